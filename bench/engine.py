@@ -62,13 +62,13 @@ class NoOp:
 
 
 class Rounds:
-    """A target whose agents do `rounds` rounds with one tool that does nothing, and tell of them if they `stage`."""
+    """A target whose agents do `rounds` rounds with one tool that does nothing; with `checkpoint` they report them."""
 
     opaque = exclusive = external = False
     description = "rounds"
 
-    def __init__(self, *, stage: bool) -> None:
-        self.stage = stage
+    def __init__(self, *, checkpoint: bool) -> None:
+        self.checkpoint = checkpoint
         self.waits: list[float] = []
         """How many seconds the tools of each round waited before they started."""
 
@@ -87,13 +87,13 @@ class RoundsAgent:
         use = {"toolUseId": "t1", "name": "tool", "input": {"n": 1}}
         result = {"toolUseId": "t1", "status": "success", "content": [{"text": "done"}]}
         attempt.add({"role": "assistant", "content": [{"toolUse": use}]})
-        if self._target.stage:
+        if self._target.checkpoint:
             began = time.perf_counter()
             await attempt.begin_round()
             self._target.waits.append(time.perf_counter() - began)
             await attempt.end_tool("t1", result)
         attempt.add({"role": "user", "content": [{"toolResult": result}]})
-        if self._target.stage:
+        if self._target.checkpoint:
             await attempt.end_round(None)
         attempt.add({"role": "assistant", "content": [{"text": "done"}]})
         return Finished(ending=Succeeded())
@@ -139,12 +139,12 @@ async def ask(service: Service, session: str, text: str = "x") -> None:
     await ticket.stream.outcome()
 
 
-async def staging(make_journal: MakeJournal, samples: int, *, stage: bool) -> dict[str, float]:
+async def checkpointing(make_journal: MakeJournal, samples: int, *, checkpoint: bool) -> dict[str, float]:
     """Return the milliseconds of a run with a round of one tool, and of the wait before it, and the CPU of such a run.
 
     The times are those of one client alone, with no other commit to be shared; the CPU is that of a run among many.
     """
-    target = Rounds(stage=stage)
+    target = Rounds(checkpoint=checkpoint)
     async with serving(make_journal, NoOp(), target=target) as service:
         for _ in range(samples // 10):
             await ask(service, "s")
@@ -290,7 +290,10 @@ def main() -> None:
             rows.append((name, "CPU of a run with an idempotency key / without", figures, share))
             idle = measure(f"{name}: latency", latency(make, samples))
             rows += [(name, f"idle session, {title}", f"{value:.2f}", "") for title, value in idle.items()]
-            none, one = (measure(f"{name}: staging", staging(make, samples, stage=stage)) for stage in (False, True))
+            none, one = (
+                measure(f"{name}: staging", checkpointing(make, samples, checkpoint=checkpoint))
+                for checkpoint in (False, True)
+            )
             rows.append(ratio(name, "run with a round that is staged / that is not", one, none, "run p50 ms"))
             rows.append((name, "wait before the tools of a round", f"{one['wait p50 ms']:.3f} ms", ""))
             share = f"{one['CPU us'] / none['CPU us']:.2f}"

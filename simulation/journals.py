@@ -22,11 +22,21 @@ from strandline.journal.port import (
     Bounds,
     Change,
     ChangeAnswer,
+    ClaimResult,
     Journal,
     Sessions,
-    Take,
 )
-from strandline.model import AgentRecord, Claim, Fact, NewRun, RoundStarted, SessionKey, Settlement, Token, ToolDone
+from strandline.model import (
+    AgentRecord,
+    Checkpoint,
+    Claim,
+    Completion,
+    FencingToken,
+    NewRun,
+    RoundStarted,
+    SessionKey,
+    ToolDone,
+)
 
 T = TypeVar("T")
 
@@ -101,7 +111,7 @@ class SlowJournal:
         self._process = process
         self._disk = disk
         self._sessions: Sessions = NO_SESSIONS
-        self._queued: dict[Token, list[Fact]] = {}
+        self._queued: dict[FencingToken, list[Checkpoint]] = {}
         self._back = Way(process.chance, disk.slow_s)
         self._unanswered = 0
         """How many verbs have taken effect and have not returned; none that comes later returns before them."""
@@ -145,30 +155,32 @@ class SlowJournal:
             alive(self._process)
             yield claim
 
-    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
+    async def accept(self, new: NewRun, bounds: Bounds, *, claim_next: bool) -> AcceptAnswer:
         """Keep a run."""
-        return await self._written(lambda: self._inner.accept(new, bounds, take=take))
+        return await self._written(lambda: self._inner.accept(new, bounds, claim_next=claim_next))
 
-    async def take(self, key: SessionKey) -> Take:
+    async def claim_next(self, key: SessionKey) -> ClaimResult:
         """Claim a session's next run."""
-        return await self._written(lambda: self._inner.take(key))
+        return await self._written(lambda: self._inner.claim_next(key))
 
-    async def stage(self, token: Token, fact: Fact) -> None:
+    async def checkpoint(self, token: FencingToken, checkpoint: Checkpoint) -> None:
         """Keep a fact; all but the start of a round are only queued."""
         alive(self._process)
-        if not isinstance(fact, RoundStarted):
-            self._queued.setdefault(token, []).append(fact)
+        if not isinstance(checkpoint, RoundStarted):
+            self._queued.setdefault(token, []).append(checkpoint)
             loop = asyncio.get_running_loop()
             if self._process.chance.happens(0.7):
                 loop.call_later(self._disk.slow_s * self._process.chance.random(), self._flush_soon, token)
             return
-        await self._written(lambda: self._inner.stage(token, fact), token)
+        await self._written(lambda: self._inner.checkpoint(token, checkpoint), token)
 
-    async def settle(self, token: Token, settlement: Settlement, *, take: bool, **more: Any) -> Take:
+    async def finish(
+        self, token: FencingToken, completion: Completion, *, claim_next: bool, **more: Any
+    ) -> ClaimResult:
         """End a run."""
-        return await self._written(lambda: self._inner.settle(token, settlement, take=take, **more), token)
+        return await self._written(lambda: self._inner.finish(token, completion, claim_next=claim_next, **more), token)
 
-    async def release(self, token: Token, *, counted: bool) -> None:
+    async def release(self, token: FencingToken, *, counted: bool) -> None:
         """Give a run back, or end its hold."""
         await self._written(lambda: self._inner.release(token, counted=counted), token)
 
@@ -205,7 +217,7 @@ class SlowJournal:
             await self._flush(token)
         await self._inner.close()
 
-    async def _written(self, verb: Callable[[], Awaitable[T]], token: Token | None = None) -> T:
+    async def _written(self, verb: Callable[[], Awaitable[T]], token: FencingToken | None = None) -> T:
         await self._before()
         if self._process.fenced and token is None:
             raise JournalUnavailable("another process has the journal")
@@ -235,7 +247,7 @@ class SlowJournal:
             self._unanswered -= 1
         alive(self._process)
 
-    def _flush_soon(self, token: Token) -> None:
+    def _flush_soon(self, token: FencingToken) -> None:
         if self._process.alive and not self._process.fenced and not self._disk.full and token in self._queued:
             # The memory journal never waits: its verb is done when its first step is.
             coroutine = self._flush(token)
@@ -244,14 +256,14 @@ class SlowJournal:
             except StopIteration:
                 pass
 
-    async def _flush(self, token: Token) -> None:
-        for fact in self._queued.pop(token, ()):
+    async def _flush(self, token: FencingToken) -> None:
+        for checkpoint in self._queued.pop(token, ()):
             try:
-                await self._inner.stage(token, fact)
+                await self._inner.checkpoint(token, checkpoint)
             except (ClaimLost, JournalUnavailable):
                 return
-            if isinstance(fact, ToolDone):
-                self._process.note("kept", token.run_id, id=fact.tool_use_id)
+            if isinstance(checkpoint, ToolDone):
+                self._process.note("kept", token.run_id, id=checkpoint.tool_use_id)
 
 
 def _resolve(answered: "asyncio.Future[None]") -> None:

@@ -174,8 +174,8 @@ class Case:
         executed = {each.run_id for each in self.records.cancels if each.status_code == EXECUTES}
         executed |= {run_id for each in self.records.sweeps for run_id in each.asked}
         blows = [*((blow, blow) for blow in self.records.blows), *((at.since, at.until) for at in self.records.struck)]
-        given_back = any(since <= view.ended_s and view.begun <= until + AT_ONCE_S for since, until in blows)
-        return given_back and run.run_id not in executed
+        requeued = any(since <= view.ended_s and view.begun <= until + AT_ONCE_S for since, until in blows)
+        return requeued and run.run_id not in executed
 
 
 def parts_of(history: Sequence[Any]) -> list[Part]:

@@ -48,7 +48,7 @@ class SeenRun:
     idempotency_key: str | None
     size: int
     """How many bytes it takes of what its principal may keep."""
-    facts: list[bytes]
+    checkpoints: list[bytes]
 
 
 @dataclass(frozen=True)
@@ -173,9 +173,9 @@ class StoredRows(SqliteRows):
         assert session.last == before, "the last row is the last"
 
     def _read_runs(self, sessions: dict[int, SeenSession]) -> Iterator[SeenRun]:
-        facts: dict[int, list[bytes]] = {}
-        for run, fact in self.database.execute("SELECT run, fact FROM staged ORDER BY run, no"):
-            facts.setdefault(run, []).append(_record(fact))
+        checkpoints: dict[int, list[bytes]] = {}
+        for run, checkpoint in self.database.execute("SELECT run, fact FROM staged ORDER BY run, no"):
+            checkpoints.setdefault(run, []).append(_record(checkpoint))
         rows: Iterable[tuple[Any, ...]] = self.database.execute(
             "SELECT session, run_id, seq, status, fence, attempt, created_at, started_at, ended_at, queue_deadline,"
             " outcome, key, length(input) + coalesce(length(metadata), 0) FROM runs ORDER BY seq"
@@ -197,7 +197,7 @@ class StoredRows(SqliteRows):
                 outcome=_record(outcome),
                 idempotency_key=idempotency_key,
                 size=size,
-                facts=facts.get(seq, []),
+                checkpoints=checkpoints.get(seq, []),
             )
             if run.status is RunStatus.QUEUED:
                 session.waiting.add(seq)

@@ -12,7 +12,7 @@ from strandline.agents.strands import StrandsTarget
 from strandline.clock import SystemClock
 from strandline.engine.service import Service
 from strandline.journal.memory import MemoryJournal
-from strandline.model import AgentRecord, Fact, RoundStarted, Token
+from strandline.model import AgentRecord, Checkpoint, FencingToken, RoundStarted
 from strandline.testing import Gate
 from target_support import answer, ask, history, run
 
@@ -25,15 +25,15 @@ class Staging(MemoryJournal):
     def __init__(self) -> None:
         super().__init__(SystemClock())
         self.log: list[str] = []
-        self.staged: list[Fact] = []
+        self.staged: list[Checkpoint] = []
         self.hold: Gate | None = None
 
-    async def stage(self, token: Token, fact: Fact) -> None:
-        self.log.append(type(fact).__name__)
-        self.staged.append(fact)
-        if self.hold is not None and isinstance(fact, RoundStarted):
+    async def checkpoint(self, token: FencingToken, checkpoint: Checkpoint) -> None:
+        self.log.append(type(checkpoint).__name__)
+        self.staged.append(checkpoint)
+        if self.hold is not None and isinstance(checkpoint, RoundStarted):
             await self.hold.wait()
-        await super().stage(token, fact)
+        await super().checkpoint(token, checkpoint)
 
 
 def serving(

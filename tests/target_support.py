@@ -18,7 +18,7 @@ from strandline.engine.requests import Request
 from strandline.engine.service import Service
 from strandline.history import history_faults
 from strandline.journal.memory import MemoryJournal
-from strandline.model import Fact, Message, Outcome, RunId, Settlement, Token
+from strandline.model import Checkpoint, Completion, FencingToken, Message, Outcome, RunId
 from workers_support import nearby
 
 RUN_IDS = count()
@@ -31,16 +31,16 @@ class Noting(MemoryJournal):
 
     def __init__(self) -> None:
         super().__init__(SystemClock())
-        self.staged: list[Fact] = []
-        self.settled: list[Settlement] = []
+        self.staged: list[Checkpoint] = []
+        self.settled: list[Completion] = []
 
-    async def stage(self, token: Token, fact: Fact) -> None:
-        self.staged.append(fact)
-        await super().stage(token, fact)
+    async def checkpoint(self, token: FencingToken, checkpoint: Checkpoint) -> None:
+        self.staged.append(checkpoint)
+        await super().checkpoint(token, checkpoint)
 
-    async def settle(self, token: Token, settlement: Settlement, **options: Any) -> Any:
-        self.settled.append(settlement)
-        return await super().settle(token, settlement, **options)
+    async def finish(self, token: FencingToken, completion: Completion, **options: Any) -> Any:
+        self.settled.append(completion)
+        return await super().finish(token, completion, **options)
 
 
 @asynccontextmanager

@@ -206,12 +206,12 @@ class Kept:
         self.told.append(delta)
 
     async def begin_round(self) -> None:
-        await self._staged("round")
+        await self._checkpoints("round")
 
     async def end_tool(self, tool_use_id: str, result: object) -> None:
-        await self._staged(tool_use_id)
+        await self._checkpoints(tool_use_id)
 
-    async def _staged(self, what: str) -> None:
+    async def _checkpoints(self, what: str) -> None:
         self.told.append(what)
         await self.gate.wait()
         if self.error is not None:

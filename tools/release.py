@@ -68,8 +68,8 @@ def key(version: str) -> tuple[int, int, int, int, int]:
     match = VERSION.fullmatch(version)
     if match is None:
         raise Refused(f"{version} is no version: write one as 1.2.3, or 1.2.3rc1")
-    stage = {"a": 0, "b": 1, "rc": 2, None: 3}[match[4]]
-    return int(match[1]), int(match[2]), int(match[3]), stage, int(match[5] or 0)
+    checkpoint = {"a": 0, "b": 1, "rc": 2, None: 3}[match[4]]
+    return int(match[1]), int(match[2]), int(match[3]), checkpoint, int(match[5] or 0)
 
 
 def version_of(source: str) -> str:

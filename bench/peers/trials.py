@@ -18,7 +18,7 @@ from bench.servers import Server, cores, server
 FIVE: Final = range(5)
 APART_S: Final = 0.03
 ANSWER_S: Final = 60.0
-SETTLE_S: Final = 0.4
+FINISH_S: Final = 0.4
 """How long the other requests get to be accepted before the kill."""
 
 
@@ -109,7 +109,7 @@ async def killed(trial: Trial, limit_s: float) -> Killed:
         await trial.say(first.url, "killed", "killed first")
         tasks = await trial.send(first.url, "killed", messages)
         await trial.until(lambda entries: ledger.begun(entries, messages[0]) is not None, ANSWER_S)
-        await asyncio.sleep(SETTLE_S)
+        await asyncio.sleep(FINISH_S)
         accepted = [message for message, task in zip(messages, tasks, strict=True) if not task.done()]
         os.kill(first.pid, signal.SIGKILL)
         await asyncio.gather(*tasks)

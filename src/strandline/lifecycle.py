@@ -16,24 +16,24 @@ from strandline.model import RunStatus
 class Move(StrEnum):
     """What can happen to a run."""
 
-    TAKE = "take"
+    CLAIM = "claim"
     SUCCEED = "succeed"
     FAIL = "fail"
     CANCEL = "cancel"
     ASK = "ask"
-    GIVE_BACK = "give back"
+    REQUEUE = "requeue"
 
 
 MOVES: Final[Mapping[tuple[RunStatus, Move], RunStatus]] = MappingProxyType(
     {
-        (RunStatus.QUEUED, Move.TAKE): RunStatus.RUNNING,
+        (RunStatus.QUEUED, Move.CLAIM): RunStatus.RUNNING,
         (RunStatus.QUEUED, Move.FAIL): RunStatus.FAILED,
         (RunStatus.QUEUED, Move.CANCEL): RunStatus.CANCELLED,
         (RunStatus.RUNNING, Move.SUCCEED): RunStatus.SUCCEEDED,
         (RunStatus.RUNNING, Move.FAIL): RunStatus.FAILED,
         (RunStatus.RUNNING, Move.CANCEL): RunStatus.CANCELLED,
         (RunStatus.RUNNING, Move.ASK): RunStatus.NEEDS_INPUT,
-        (RunStatus.RUNNING, Move.GIVE_BACK): RunStatus.QUEUED,
+        (RunStatus.RUNNING, Move.REQUEUE): RunStatus.QUEUED,
     }
 )
 

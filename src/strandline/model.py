@@ -83,7 +83,7 @@ class ErrorCode(StrEnum):
 class Lane:
     """The lanes of a queue, served in this order; priority counts within `NORMAL` only."""
 
-    GIVEN_BACK: Final = 0
+    REQUEUED: Final = 0
     ANSWER: Final = 1
     FRONT: Final = 2
     NORMAL: Final = 3
@@ -228,7 +228,7 @@ class RoundDone(Struct, frozen=True, tag="round_done"):
     state: StateRecord | None
 
 
-Fact = RoundStarted | ToolDone | RoundDone
+Checkpoint = RoundStarted | ToolDone | RoundDone
 
 
 # -- input requests -----------------------------------------------------------------------------------
@@ -411,7 +411,7 @@ class SessionView(Struct, frozen=True, kw_only=True):
     input_until: float | None = None
 
 
-class Token(NamedTuple):
+class FencingToken(NamedTuple):
     """The right to write for one claimed run; stale as soon as a larger fence was given for it."""
 
     run_id: RunId
@@ -424,19 +424,19 @@ class Claim(Struct, frozen=True, kw_only=True):
     Of a `damaged` one not all could be read: it is only to be ended.
     """
 
-    token: Token
+    token: FencingToken
     run: Run
-    facts: tuple[Fact, ...] = ()
+    checkpoints: tuple[Checkpoint, ...] = ()
     question: Question | None = None
     damaged: bool = False
 
     @property
     def goes_on(self) -> bool:
         """Whether the run has begun before."""
-        return self.run.attempt > 1 or self.run.lane == Lane.GIVEN_BACK or len(self.facts) > 0
+        return self.run.attempt > 1 or self.run.lane == Lane.REQUEUED or len(self.checkpoints) > 0
 
 
-class Settlement(Struct, frozen=True, kw_only=True):
+class Completion(Struct, frozen=True, kw_only=True):
     """All that a finished run leaves: its outcome, and its own messages from its input on, closed.
 
     `window` and `state` are None where they did not change (a window's open end does not count as a change).

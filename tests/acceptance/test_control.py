@@ -251,15 +251,15 @@ def test_a_cancel_that_was_answered_survives_a_kill(tmp_path: Path) -> None:
         server.line_up("g1 a", session_id="other")
         at.reached("k1 b", "g1 model 1")
         running, waiting, left = ids(server, "killed")
-        (given_back,) = ids(server, "other")
+        (requeued,) = ids(server, "other")
         assert post(server, f"runs/{running}/cancel").status_code == 202
         assert post(server, f"runs/{waiting}/cancel").status_code == 200
-        assert post(server, f"runs/{given_back}/cancel").status_code == 202
+        assert post(server, f"runs/{requeued}/cancel").status_code == 202
         server.kill()
         at.release()
         server.start()
         server.quiet()
-        assert [server.run(each)["status"] for each in (running, waiting, left, given_back)] == [
+        assert [server.run(each)["status"] for each in (running, waiting, left, requeued)] == [
             "cancelled", "cancelled", "succeeded", "cancelled",
         ]  # fmt: skip
         messages = server.history("killed")

@@ -12,6 +12,7 @@ from strandline.clock import SystemClock
 from strandline.journal.port import Accepted, Bounds, Pause
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import (
+    Completion,
     InputRequest,
     Message,
     NewRun,
@@ -19,7 +20,6 @@ from strandline.model import (
     Question,
     RunId,
     RunStatus,
-    Settlement,
     session_key,
 )
 
@@ -42,13 +42,13 @@ async def _keep(path: Path) -> None:
 
     async def accept(run_id: str, session: str) -> None:
         run = NewRun(run_id=RunId(run_id), key=session_key(session), input=INPUT, created_at=1.0)
-        assert isinstance(await journal.accept(run, Bounds(100, 100), take=True), Accepted)
+        assert isinstance(await journal.accept(run, Bounds(100, 100), claim_next=True), Accepted)
 
     for number in range(20):
         await accept(f"run_ended{number}", "ended")
         outcome = Outcome(status=RunStatus.SUCCEEDED, output=INPUT)
         left: list[Message] = [{"role": each, "content": [{"text": "hi"}]} for each in ("user", "assistant")]
-        await journal.settle((await anext(claims)).token, Settlement(outcome=outcome, messages=left), take=False)
+        await journal.finish((await anext(claims)).token, Completion(outcome=outcome, messages=left), claim_next=False)
     use: Message = {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t", "name": "pay", "input": {}}}]}
     for number in range(10):
         await accept(f"run_asks{number}", f"asks{number}")
@@ -56,8 +56,8 @@ async def _keep(path: Path) -> None:
         outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=requests)
         question = Question(requests=requests, message=use, results={}, state={})
         left = [{"role": "user", "content": [{"text": "hi"}]}, use]
-        asks = Settlement(outcome=outcome, messages=left, question=question, answer_within_s=1e9)
-        await journal.settle((await anext(claims)).token, asks, take=False)
+        asks = Completion(outcome=outcome, messages=left, question=question, answer_within_s=1e9)
+        await journal.finish((await anext(claims)).token, asks, claim_next=False)
     await journal.change(Pause(session_key("queued")))
     for number in range(40):
         await accept(f"run_queued{number}", "queued")

@@ -24,6 +24,7 @@ from strandline.journal.port import (
     Accepted,
     CancelSession,
     Changed,
+    ClaimResult,
     Delete,
     HistoryQuery,
     Pause,
@@ -32,7 +33,6 @@ from strandline.journal.port import (
     RunsQuery,
     SessionQuery,
     SessionsQuery,
-    Take,
 )
 from strandline.journal.reader import UNREADABLE_INPUT
 from strandline.journal.soundness import check_wal_frames
@@ -40,6 +40,7 @@ from strandline.journal.sqlite import SqliteJournal
 from strandline.model import (
     ANONYMOUS,
     Claim,
+    Completion,
     ErrorCode,
     InputRequest,
     Lane,
@@ -55,7 +56,6 @@ from strandline.model import (
     RunError,
     RunId,
     RunStatus,
-    Settlement,
     ToolDone,
     responses,
 )
@@ -127,20 +127,20 @@ async def _write(folder: Path, killed: Path) -> tuple[list[Commit], list[str]]:
     for n in range(ROUNDS):
         for session in SESSIONS:
             names.append(f"{session}.{n}")
-            await after(journal.accept(new(names[-1], session), WIDE, take=True))
+            await after(journal.accept(new(names[-1], session), WIDE, claim_next=True))
             if n >= ROUNDS - 1:
                 continue  # waits behind the one that executes
             token = (await anext(claims)).token
-            await after(journal.stage(token, RoundStarted(said(f"ask {n}"))))
+            await after(journal.checkpoint(token, RoundStarted(said(f"ask {n}"))))
             if n == ROUNDS - 2:
                 commits[-1] = commits[-1]._replace(queued=2)
-                await journal.stage(token, ToolDone("t", {"content": [{"text": "42"}]}))
-                await journal.stage(token, RoundDone(said("results"), {"n": n}))
-                await after(journal.stage(token, RoundStarted(said("once more"))))
+                await journal.checkpoint(token, ToolDone("t", {"content": [{"text": "42"}]}))
+                await journal.checkpoint(token, RoundDone(said("results"), {"n": n}))
+                await after(journal.checkpoint(token, RoundStarted(said("once more"))))
                 continue
             window = (Range(2, None),) if n == 3 else None
             end = done(f"ask {n}", f"answer {n} " + "a" * 100, state={"n": n}, window=window)
-            await after(journal.settle(token, end, take=False))
+            await after(journal.finish(token, end, claim_next=False))
     for name in (FILE, WAL):
         shutil.copy(folder / name, killed / name)
     await journal.close()
@@ -294,8 +294,8 @@ async def told(path: Path, runs: list[str]) -> Told | None:
     for session in SESSIONS:
         await ask(("session", session), journal.read(SessionQuery(key(session))))
     for orphan in orphans:
-        await ask(("settled", orphan.run.run_id), journal.settle(orphan.token, done("hi", "ho"), take=True))
-    await ask("accepted", journal.accept(new("later", "s0"), WIDE, take=False))
+        await ask(("settled", orphan.run.run_id), journal.finish(orphan.token, done("hi", "ho"), claim_next=True))
+    await ask("accepted", journal.accept(new("later", "s0"), WIDE, claim_next=False))
     await journal.close()
     return Told([_timeless_claim(orphan) for orphan in orphans], answers)
 
@@ -330,7 +330,7 @@ def test_a_file_that_is_damaged_anywhere_is_told_or_answers_the_truth(original: 
         for orphan, true in zip(answer.orphans, truth.orphans, strict=True):
             if orphan.run.opaque:  # damaged: it will not go on, and what is told of it is true
                 assert orphan.run.input in (true.run.input, UNREADABLE_INPUT)
-                assert orphan.facts == true.facts[: len(orphan.facts)]
+                assert orphan.checkpoints == true.checkpoints[: len(orphan.checkpoints)]
             else:
                 assert orphan == true, f"damaged at {at}"
     assert refused > 8
@@ -340,10 +340,10 @@ def test_a_file_that_is_damaged_anywhere_is_told_or_answers_the_truth(original: 
 # -- one damaged run --------------------------------------------------------------------------------------
 
 
-def crashed(*texts: str) -> Settlement:
+def crashed(*texts: str) -> Completion:
     """Return what a run leaves that cannot go on."""
     outcome = Outcome(status=RunStatus.FAILED, error=RunError(ErrorCode.CRASHED, "damaged"))
-    return Settlement(outcome=outcome, messages=said(*texts))
+    return Completion(outcome=outcome, messages=said(*texts))
 
 
 def spoil(path: Path, statement: str) -> None:
@@ -358,15 +358,15 @@ async def _executing(path: Path) -> None:
     claims = journal.claims()
     for session in ("s", "t"):
         for n in range(3):
-            await journal.accept(new(f"{session}.{n}", session), WIDE, take=True)
+            await journal.accept(new(f"{session}.{n}", session), WIDE, claim_next=True)
     token = (await anext(claims)).token
-    await journal.stage(token, RoundStarted(said("first")))
-    await journal.stage(token, RoundDone(said("second"), None))
+    await journal.checkpoint(token, RoundStarted(said("first")))
+    await journal.checkpoint(token, RoundDone(said("second"), None))
     await journal.close()
 
 
 @pytest.mark.parametrize(
-    ("statement", "question", "facts"),
+    ("statement", "question", "checkpoints"),
     [
         ("UPDATE runs SET input = CAST('nothing' AS BLOB) WHERE run_id = 's.0'", UNREADABLE_INPUT, 2),
         ("UPDATE staged SET fact = substr(fact, 1, 20) WHERE run = 0 AND no = 1", new("s.0").input, 1),
@@ -376,7 +376,7 @@ async def _executing(path: Path) -> None:
     ],
 )
 def test_one_damaged_run_that_executed_never_keeps_a_server_down(
-    tmp_path: Path, statement: str, question: str, facts: int
+    tmp_path: Path, statement: str, question: str, checkpoints: int
 ) -> None:
     """It comes as one of which nobody knows what it did, so that it ends; its neighbour goes on."""
     path = tmp_path / FILE
@@ -386,9 +386,9 @@ def test_one_damaged_run_that_executed_never_keeps_a_server_down(
     async def main() -> None:
         journal = SqliteJournal(path, SystemClock())
         damaged, sound = await journal.open("test", max_attempts=3)
-        assert (damaged.run.opaque, damaged.run.input, len(damaged.facts)) == (True, question, facts)
+        assert (damaged.run.opaque, damaged.run.input, len(damaged.checkpoints)) == (True, question, checkpoints)
         assert not sound.run.opaque
-        await journal.settle(damaged.token, done("hi", "ho"), take=True)
+        await journal.finish(damaged.token, done("hi", "ho"), claim_next=True)
         assert (await anext(journal.claims())).run.run_id == "s.1"
         await journal.close()
 
@@ -410,16 +410,16 @@ def test_a_damaged_run_that_waits_is_claimed_to_be_ended_and_those_behind_it_go_
         orphan, _ = await journal.open("test", max_attempts=3)
         assert await journal.prune(before=SystemClock().now() + 9, limit=9) == 0, "it waits"
         claims = journal.claims()
-        assert await journal.settle(orphan.token, done("hi", "ho"), take=True) is Take.TAKEN
+        assert await journal.finish(orphan.token, done("hi", "ho"), claim_next=True) is ClaimResult.CLAIMED
         claim = await anext(claims)
         assert (claim.run.run_id, claim.run.input, claim.damaged) == ("s.1", UNREADABLE_INPUT, True)
-        assert await journal.settle(claim.token, crashed(), take=True) is Take.TAKEN
+        assert await journal.finish(claim.token, crashed(), claim_next=True) is ClaimResult.CLAIMED
         claim = await anext(claims)
         assert (claim.run.run_id, claim.damaged) == ("s.2", False)
         if "ended_at" not in change:  # (its end is written anew)
             with pytest.raises(JournalUnavailable, match=r"run s\.1 is damaged"):
                 await journal.read(RunQuery(ANONYMOUS, RunId("s.1")))
-        await journal.settle(claim.token, done("what", "well"), take=True)
+        await journal.finish(claim.token, done("what", "well"), claim_next=True)
         assert (await journal.load(key())).messages == said("hi", "ho", "what", "well")
         await journal.close()
 
@@ -437,17 +437,17 @@ def test_an_ended_run_that_has_come_to_wait_again_is_claimed_to_be_ended_once_mo
         journal = SqliteJournal(path, SystemClock())
         await journal.open("test", max_attempts=3)
         claims = journal.claims()
-        await journal.accept(new("s.0"), WIDE, take=True)
-        await journal.settle((await anext(claims)).token, done("hi", "ho"), take=False)
+        await journal.accept(new("s.0"), WIDE, claim_next=True)
+        await journal.finish((await anext(claims)).token, done("hi", "ho"), claim_next=False)
         await journal.close()
         spoil(path, "UPDATE runs SET status = 'queued' WHERE run_id = 's.0'")
         await journal.open("test", max_attempts=3)
-        await journal.accept(new("s.1"), WIDE, take=False)
-        assert await journal.take(key()) is Take.TAKEN
+        await journal.accept(new("s.1"), WIDE, claim_next=False)
+        assert await journal.claim_next(key()) is ClaimResult.CLAIMED
         claims = journal.claims()
         claim = await anext(claims)
         assert (claim.run.run_id, claim.damaged) == ("s.0", True)
-        assert await journal.settle(claim.token, crashed(), take=True) is Take.TAKEN
+        assert await journal.finish(claim.token, crashed(), claim_next=True) is ClaimResult.CLAIMED
         assert (await anext(claims)).run.run_id == "s.1"
         await journal.close()
 
@@ -459,13 +459,13 @@ def test_a_pause_of_which_nobody_knows_since_when_can_be_ended(tmp_path: Path) -
         path = tmp_path / FILE
         journal = SqliteJournal(path, SystemClock())
         await journal.open("test", max_attempts=3)
-        await journal.accept(new("s.0"), WIDE, take=False)
+        await journal.accept(new("s.0"), WIDE, claim_next=False)
         await journal.change(Pause(key()))
         await journal.close()
         spoil(path, "UPDATE sessions SET closed_since = NULL")
         await journal.open("test", max_attempts=3)
         assert await journal.change(Resume(key())) == Changed(existed=True)
-        assert await journal.take(key()) is Take.TAKEN
+        assert await journal.claim_next(key()) is ClaimResult.CLAIMED
         await journal.close()
 
     asyncio.run(main())
@@ -549,36 +549,38 @@ def test_a_list_of_sessions_names_the_damaged_one(original: Original, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("statement", "facts"),
+    ("statement", "checkpoints"),
     [
         ("UPDATE staged SET fact = zeroblob(9) WHERE run = 0 AND no = 2", 2),
         ("UPDATE runs SET started_at = NULL WHERE run_id = 's.0'", 3),
     ],
 )
 def test_what_a_damaged_run_had_done_before_it_waited_again_comes_with_its_claim(
-    tmp_path: Path, statement: str, facts: int
+    tmp_path: Path, statement: str, checkpoints: int
 ) -> None:
     path = tmp_path / FILE
     asyncio.run(_executing(path))
 
-    async def given_back() -> None:
+    async def requeued() -> None:
         journal = SqliteJournal(path, SystemClock())
         orphan, _ = await journal.open("test", max_attempts=3)
-        await journal.stage(orphan.token, RoundStarted(said("spoilt")))
+        await journal.checkpoint(orphan.token, RoundStarted(said("spoilt")))
         await journal.release(orphan.token, counted=True)
         await journal.close()
 
-    asyncio.run(given_back())
+    asyncio.run(requeued())
     spoil(path, statement)
 
     async def main() -> None:
         journal = SqliteJournal(path, SystemClock())
         await journal.open("test", max_attempts=3)
-        assert await journal.take(key()) is Take.TAKEN
+        assert await journal.claim_next(key()) is ClaimResult.CLAIMED
         claim = await anext(journal.claims())
         assert (claim.run.run_id, claim.damaged) == ("s.0", True)
-        assert [type(fact) for fact in claim.facts] == [RoundStarted, RoundDone, RoundStarted][:facts]
-        await journal.settle(claim.token, crashed("first", "second"), take=False)
+        assert [type(checkpoint) for checkpoint in claim.checkpoints] == [RoundStarted, RoundDone, RoundStarted][
+            :checkpoints
+        ]
+        await journal.finish(claim.token, crashed("first", "second"), claim_next=False)
         assert rows(path)[STAGED] == [], "nothing stays staged"
         await journal.close()
 
@@ -667,8 +669,8 @@ def test_a_history_that_does_not_join_is_told_and_never_deleted(
             await journal.read(HistoryQuery(key("s0"), before=7, limit=6))
         assert len((await journal.read(HistoryQuery(key("s1")))).messages) == 8
         ended = [each.token for each in orphans if each.run.key == key("s0")]
-        await journal.settle(ended[0], done("hi", "ho"), take=True)
-        await journal.settle((await anext(journal.claims())).token, done("hi", "ho"), take=False)
+        await journal.finish(ended[0], done("hi", "ho"), claim_next=True)
+        await journal.finish((await anext(journal.claims())).token, done("hi", "ho"), claim_next=False)
         with contextlib.suppress(JournalUnavailable):
             await journal.change(Delete(key("s0")))
         await journal.close()
@@ -700,8 +702,8 @@ def test_a_history_of_which_a_part_has_come_to_be_out_of_sight_is_never_told_as_
         await journal.open("test", max_attempts=3)
         claims = journal.claims()
         for n in range(4):
-            await journal.accept(new(f"r{n}"), WIDE, take=True)
-            await journal.settle((await anext(claims)).token, done(f"q{n}", f"a{n}"), take=False)
+            await journal.accept(new(f"r{n}"), WIDE, claim_next=True)
+            await journal.finish((await anext(claims)).token, done(f"q{n}", f"a{n}"), claim_next=False)
         await journal.close()
         spoil(path, statement)
         await journal.open("test", max_attempts=3)
@@ -827,11 +829,11 @@ def test_a_session_that_is_damaged_when_a_commit_fails_keeps_no_other_from_going
         await journal.open("test", max_attempts=3)
         claims = journal.claims()
         for session in ("s", "t"):
-            await journal.accept(new(f"{session}.old", session), WIDE, take=True)
-            await journal.settle((await anext(claims)).token, done("hi", "ho"), take=False)
+            await journal.accept(new(f"{session}.old", session), WIDE, claim_next=True)
+            await journal.finish((await anext(claims)).token, done("hi", "ho"), claim_next=False)
         for session in ("s", "t"):
-            await journal.accept(new(f"{session}.0", session), WIDE, take=True)
-            await journal.accept(new(f"{session}.1", session), WIDE, take=False)
+            await journal.accept(new(f"{session}.0", session), WIDE, claim_next=True)
+            await journal.accept(new(f"{session}.1", session), WIDE, claim_next=False)
         token, others = [(await anext(claims)).token for _ in range(2)]
         transactions: Any = journal._transactions
         commit = transactions.commit
@@ -842,19 +844,19 @@ def test_a_session_that_is_damaged_when_a_commit_fails_keeps_no_other_from_going
 
         transactions.commit = fail
         damage(transactions, path)
-        settled = journal.settle(token, done("hi", "ho"), take=True)
+        finished = journal.finish(token, done("hi", "ho"), claim_next=True)
         if goes_on:
-            assert await settled is Take.TAKEN
+            assert await finished is ClaimResult.CLAIMED
             assert (await anext(claims)).damaged
         else:
             with pytest.raises(ClaimLost):
-                await settled
-        assert await journal.settle(others, done("hi", "ho"), take=True) is Take.TAKEN
+                await finished
+        assert await journal.finish(others, done("hi", "ho"), claim_next=True) is ClaimResult.CLAIMED
         assert (await anext(claims)).run.run_id == "t.1"
-        assert await journal.accept(new("u.0", "u"), WIDE, take=False) == Accepted(1)
+        assert await journal.accept(new("u.0", "u"), WIDE, claim_next=False) == Accepted(1)
         if not goes_on:
             with pytest.raises(JournalUnavailable, match="session s"):
-                await journal.take(key("s"))
+                await journal.claim_next(key("s"))
         await journal.close()
 
     asyncio.run(main())
@@ -872,13 +874,13 @@ def test_a_question_that_is_damaged_cannot_be_answered_and_does_not_close_its_se
         claims = journal.claims()
         answers: dict[str, Any] = {"input": responses({"i": "yes"}), "lane": Lane.ANSWER}
         for session in ("waits", "answered", "begun"):
-            await journal.accept(new(f"{session}.a", session), WIDE, take=True)
+            await journal.accept(new(f"{session}.a", session), WIDE, claim_next=True)
             question = Question(requests=asks.input_requests, message=use, results={}, state={})
-            left = Settlement(outcome=asks, messages=[*said("go"), use], question=question)
-            await journal.settle((await anext(claims)).token, left, take=False)
+            left = Completion(outcome=asks, messages=[*said("go"), use], question=question)
+            await journal.finish((await anext(claims)).token, left, claim_next=False)
         for session in ("answered", "begun"):
             answer = msgspec.structs.replace(new(f"{session}.x", session), **answers)
-            assert isinstance(await journal.accept(answer, WIDE, take=session == "begun"), Accepted)
+            assert isinstance(await journal.accept(answer, WIDE, claim_next=session == "begun"), Accepted)
         await anext(claims)
         await journal.close()
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -889,22 +891,22 @@ def test_a_question_that_is_damaged_cannot_be_answered_and_does_not_close_its_se
         assert orphan.run.opaque, "it never goes on"
         assert orphan.question is not None
         assert orphan.question.message == use
-        await journal.settle(orphan.token, done(), take=False)
+        await journal.finish(orphan.token, done(), claim_next=False)
         late = msgspec.structs.replace(new("waits.x", "waits"), **answers)
         with pytest.raises(JournalUnavailable, match="damaged"):
-            await journal.accept(late, WIDE, take=True)
+            await journal.accept(late, WIDE, claim_next=True)
         for session in ("waits", "answered", "begun"):
-            await journal.accept(new(f"{session}.b", session), WIDE, take=False)
-            assert await journal.take(key(session)) is Take.TAKEN
+            await journal.accept(new(f"{session}.b", session), WIDE, claim_next=False)
+            assert await journal.claim_next(key(session)) is ClaimResult.CLAIMED
             claim = await anext(claims)
             if session == "answered":
                 assert (claim.run.run_id, claim.damaged, claim.question and claim.question.message) == (
                     "answered.x", True, use,
                 )  # fmt: skip
-                await journal.settle(claim.token, crashed(), take=True)
+                await journal.finish(claim.token, crashed(), claim_next=True)
                 claim = await anext(claims)
             assert claim.run.run_id == f"{session}.b"
-            await journal.settle(claim.token, done("hi", "ho"), take=False)
+            await journal.finish(claim.token, done("hi", "ho"), claim_next=False)
             messages = (await journal.read(HistoryQuery(key(session)))).messages
             assert (len(messages), history_faults(messages)) == (6, [])
         answered = await journal.read(RunQuery(ANONYMOUS, RunId("answered.x")))
@@ -920,10 +922,10 @@ async def _asks(journal: SqliteJournal, claims: AsyncIterator[Claim]) -> None:
     """Have a run of session s put a question whose time is over at once."""
     use: Message = {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t", "name": "pay", "input": {}}}]}
     asks = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=[InputRequest("i", "sure")])
-    await journal.accept(new("s.0"), WIDE, take=True)
+    await journal.accept(new("s.0"), WIDE, claim_next=True)
     question = Question(requests=asks.input_requests, message=use, results={}, state={})
-    left = Settlement(outcome=asks, messages=[*said("go"), use], question=question)
-    await journal.settle((await anext(claims)).token, left, take=False)
+    left = Completion(outcome=asks, messages=[*said("go"), use], question=question)
+    await journal.finish((await anext(claims)).token, left, claim_next=False)
 
 
 def test_a_question_that_is_lost_while_the_server_runs_does_not_close_its_session_for_good(tmp_path: Path) -> None:
@@ -933,10 +935,10 @@ def test_a_question_that_is_lost_while_the_server_runs_does_not_close_its_sessio
         await journal.open("test", max_attempts=3)
         claims = journal.claims()
         await _asks(journal, claims)
-        await journal.accept(new("s.1"), WIDE, take=False)
+        await journal.accept(new("s.1"), WIDE, claim_next=False)
         spoil(path, "DELETE FROM questions")
-        assert await journal.take(key()) is Take.TAKEN
-        await journal.settle((await anext(claims)).token, done("hi", "ho"), take=False)
+        assert await journal.claim_next(key()) is ClaimResult.CLAIMED
+        await journal.finish((await anext(claims)).token, done("hi", "ho"), claim_next=False)
         messages = (await journal.read(HistoryQuery(key()))).messages
         assert (len(messages), history_faults(messages)) == (6, [])
         await journal.close()
@@ -951,14 +953,14 @@ def test_a_change_that_fails_half_way_through_damage_changes_nothing(tmp_path: P
         await journal.open("test", max_attempts=3)
         claims = journal.claims()
         await _asks(journal, claims)
-        await journal.accept(new("s.1"), WIDE, take=False)
+        await journal.accept(new("s.1"), WIDE, claim_next=False)
         await journal.close()
         spoil(path, "UPDATE questions SET question = x'01000000007b7d'")
         spoil(path, "UPDATE history SET messages = x'01000000007b7d'")
         await journal.open("test", max_attempts=3)
         with pytest.raises(JournalUnavailable, match="damaged"):
             await journal.change(CancelSession(key(), running=True))
-        assert await journal.accept(new("t.0", "t"), WIDE, take=False) == Accepted(1)
+        assert await journal.accept(new("t.0", "t"), WIDE, claim_next=False) == Accepted(1)
         await journal.close()
         await journal.open("test", max_attempts=3)
         run = await journal.read(RunQuery(ANONYMOUS, RunId("s.1")))

@@ -45,7 +45,7 @@ class World:
 
     async def accept(self, run_id: str, size: int = 3, **more: Any) -> AcceptAnswer:
         new = NewRun(run_id=RunId(run_id), key=key(run_id), input="x" * size, created_at=1.0, **more)
-        return await self.journal.accept(new, WIDE, take=True)
+        return await self.journal.accept(new, WIDE, claim_next=True)
 
     async def a_second_later(self) -> None:
         """Let the disk be looked at again: by whatever is written next."""
@@ -75,12 +75,12 @@ def test_below_the_reserve_new_runs_are_refused_and_those_that_were_accepted_end
             await world.a_second_later()
             assert await world.accept("b") == Refused("disk_low", 1)
             again = NewRun(run_id=RunId("c"), key=key("a"), input="x", created_at=1.0, keyed=keyed)
-            assert await world.journal.accept(again, WIDE, take=True) == Attached(RunId("a"))
+            assert await world.journal.accept(again, WIDE, claim_next=True) == Attached(RunId("a"))
             assert world.journal.trouble is None
             assert "less than 1048576 bytes are left" in str(world.journal.short_of_room)
-            await world.journal.stage(token, RoundStarted(said("x")))
-            await world.journal.stage(token, RoundDone([], None))
-            await world.journal.settle(token, done("hi", "ho"), take=False)
+            await world.journal.checkpoint(token, RoundStarted(said("x")))
+            await world.journal.checkpoint(token, RoundDone([], None))
+            await world.journal.finish(token, done("hi", "ho"), claim_next=False)
             for free, is_short in ((MIB + 512, True), (MIB + MIB // 8, False), (MIB, False), (MIB - 512, True)):
                 disk.free = free
                 await world.a_second_later()
@@ -136,7 +136,7 @@ def test_what_was_deleted_makes_room_for_new_runs_although_the_disk_gets_none_ba
         disk = FakeDisk(GIB)
         async with opened(tmp_path, disk) as world:
             assert await world.accept("a") == Accepted(0)
-            await world.journal.settle((await anext(world.claims)).token, done("x" * 2 * MIB, "ho"), take=False)
+            await world.journal.finish((await anext(world.claims)).token, done("x" * 2 * MIB, "ho"), claim_next=False)
             disk.free = MIB // 2
             await world.a_second_later()
             assert await world.accept("b") == Refused("disk_low", 1)

@@ -56,14 +56,14 @@ def test_of_verbs_that_come_together_those_that_end_runs_find_what_room_there_is
     async def main() -> None:
         async with opened(path) as (journal, claims):
             for session in ("s", "t"):
-                await journal.accept(new(session, session), WIDE, take=True)
-            ending, staging = (await anext(claims)).token, (await anext(claims)).token
+                await journal.accept(new(session, session), WIDE, claim_next=True)
+            ending, checkpointing = (await anext(claims)).token, (await anext(claims)).token
             allow_pages(journal, 0)
             answers: Sequence[object] = await asyncio.gather(
-                journal.accept(new("big", "u", 1_000_000), WIDE, take=True),
-                journal.settle(ending, done("hi", "ho"), take=True),
-                journal.accept(new("small", "v"), WIDE, take=True),
-                journal.stage(staging, RoundStarted(said("x"))),
+                journal.accept(new("big", "u", 1_000_000), WIDE, claim_next=True),
+                journal.finish(ending, done("hi", "ho"), claim_next=True),
+                journal.accept(new("small", "v"), WIDE, claim_next=True),
+                journal.checkpoint(checkpointing, RoundStarted(said("x"))),
                 return_exceptions=True,
             )
             refused = [each for each in answers if isinstance(each, JournalUnavailable)]
@@ -71,9 +71,9 @@ def test_of_verbs_that_come_together_those_that_end_runs_find_what_room_there_is
             assert "disk is full" in str(refused[1])
             assert [await journal.read(RunQuery(ANONYMOUS, RunId(each))) for each in ("big", "small")] == [None, None]
             allow_pages(journal, 10_000)
-            assert await journal.accept(new("big", "u", 1_000_000), WIDE, take=True) == Accepted(0)
+            assert await journal.accept(new("big", "u", 1_000_000), WIDE, claim_next=True) == Accepted(0)
         orphans = await (again := SqliteJournal(path, SystemClock())).open("test", max_attempts=3)
-        assert [(each.run.run_id, len(each.facts)) for each in orphans] == [("t", 1), ("big", 0)]
+        assert [(each.run.run_id, len(each.checkpoints)) for each in orphans] == [("t", 1), ("big", 0)]
         ended = await again.read(RunQuery(ANONYMOUS, RunId("s")))
         assert ended is not None
         assert ended.status is RunStatus.SUCCEEDED
@@ -83,26 +83,30 @@ def test_of_verbs_that_come_together_those_that_end_runs_find_what_room_there_is
 
 
 def test_a_run_that_finds_no_room_for_its_facts_or_its_end_keeps_its_claim(path: Path) -> None:
-    """Also what `stage` took without waiting is written, and first, as soon as there is room."""
+    """Also what `checkpoint` took without waiting is written, and first, as soon as there is room."""
 
     async def main() -> None:
         async with opened(path) as (journal, claims):
-            await journal.accept(new("a"), WIDE, take=True)
+            await journal.accept(new("a"), WIDE, claim_next=True)
             token = (await anext(claims)).token
-            await journal.stage(token, RoundStarted(said("x")))
+            await journal.checkpoint(token, RoundStarted(said("x")))
             allow_pages(journal, 0)
-            await journal.stage(token, RoundDone(said("y" * 100_000), None))
+            await journal.checkpoint(token, RoundDone(said("y" * 100_000), None))
             for _ in range(2):
                 with pytest.raises(JournalUnavailable, match="disk is full"):
-                    await journal.stage(token, RoundStarted(said("z" * 100_000)))
+                    await journal.checkpoint(token, RoundStarted(said("z" * 100_000)))
                 with pytest.raises(JournalUnavailable, match="disk is full"):
-                    await journal.settle(token, done("h" * 100_000, "ho"), take=True)
+                    await journal.finish(token, done("h" * 100_000, "ho"), claim_next=True)
             allow_pages(journal, 10_000)
-            await journal.stage(token, RoundStarted(said("z")))
+            await journal.checkpoint(token, RoundStarted(said("z")))
             await journal.release(token, counted=False)
-            await journal.take(key())
-            facts = (await anext(claims)).facts
-            assert facts == (RoundStarted(said("x")), RoundDone(said("y" * 100_000), None), RoundStarted(said("z")))
+            await journal.claim_next(key())
+            checkpoints = (await anext(claims)).checkpoints
+            assert checkpoints == (
+                RoundStarted(said("x")),
+                RoundDone(said("y" * 100_000), None),
+                RoundStarted(said("z")),
+            )
 
     asyncio.run(main())
 
@@ -113,12 +117,12 @@ def test_a_full_disk_gets_back_what_the_wal_takes(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as (journal, claims):
             for n in range(60):
-                await journal.accept(new(f"r{n}"), WIDE, take=True)
-                await journal.settle((await anext(claims)).token, done("hi", "ho"), take=False)
+                await journal.accept(new(f"r{n}"), WIDE, claim_next=True)
+                await journal.finish((await anext(claims)).token, done("hi", "ho"), claim_next=False)
             wal = path.with_name("journal.db-wal")
             assert wal.stat().st_size > 500_000
             fail_once(journal, sqlite3.SQLITE_FULL)
-            await journal.accept(new("more"), WIDE, take=False)
+            await journal.accept(new("more"), WIDE, claim_next=False)
             assert wal.stat().st_size < 50_000
             assert len(await waiting_runs(journal)) == 1
 
@@ -131,14 +135,14 @@ def test_one_who_reads_meanwhile_does_not_hold_up_a_full_disk(path: Path, code: 
 
     async def main() -> None:
         async with opened(path) as (journal, _):
-            await journal.accept(new("a"), WIDE, take=False)
+            await journal.accept(new("a"), WIDE, claim_next=False)
             with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as another:
                 another.execute("BEGIN")
                 another.execute("SELECT count(*) FROM runs").fetchone()
-                await journal.accept(new("b"), WIDE, take=False)
+                await journal.accept(new("b"), WIDE, claim_next=False)
                 fail_once(journal, code)
                 async with asyncio.timeout(driver.BUSY_S / 2):
-                    await journal.accept(new("c"), WIDE, take=False)
+                    await journal.accept(new("c"), WIDE, claim_next=False)
             assert connection_of(journal).execute("PRAGMA busy_timeout").fetchone() == (5000,)
 
     asyncio.run(main())
@@ -153,9 +157,9 @@ def test_a_journal_says_that_nothing_can_be_kept_for_as_long_as_that_is_so(path:
             assert journal.trouble is None
             allow_pages(journal, 0)
             with pytest.raises(JournalUnavailable):
-                await journal.accept(new("big", size=100_000), WIDE, take=False)
+                await journal.accept(new("big", size=100_000), WIDE, claim_next=False)
             await until(lambda: journal.trouble == "the journal could not be used: the disk is full")
-            await journal.accept(new("small"), WIDE, take=False)  # (it finds room on a page that there is)
+            await journal.accept(new("small"), WIDE, claim_next=False)  # (it finds room on a page that there is)
             allow_pages(journal, 10_000)
             await until(lambda: journal.trouble is None)
             assert rows_of_meta(journal) == meta
@@ -168,11 +172,11 @@ def test_to_try_whether_anything_can_be_kept_takes_no_room_from_a_run(path: Path
 
     async def main() -> None:
         async with opened(path) as (journal, _):
-            await journal.accept(new("a"), WIDE, take=False)
+            await journal.accept(new("a"), WIDE, claim_next=False)
             assert journal._transactions is not None
             journal._transactions.try_out()
             assert path.with_name("journal.db-wal").stat().st_size == 0
-            await journal.accept(new("b"), WIDE, take=False)
+            await journal.accept(new("b"), WIDE, claim_next=False)
             assert len(await waiting_runs(journal)) == 2
 
     asyncio.run(main())
@@ -188,7 +192,7 @@ def test_a_run_that_is_too_large_for_the_room_there_is_does_not_stop_the_others(
             try_out = ledger.try_out
             ledger.try_out = lambda: tried.append(try_out())
             with pytest.raises(JournalUnavailable):
-                await journal.accept(new("big", size=1_000_000), WIDE, take=False)
+                await journal.accept(new("big", size=1_000_000), WIDE, claim_next=False)
             await until(lambda: tried)
             assert journal.trouble is None
 
@@ -229,8 +233,8 @@ def test_the_wal_never_fills_a_small_disk(path: Path, monkeypatch: pytest.Monkey
     async def main() -> None:
         async with opened(path) as (journal, claims):
             for n in range(150):
-                await journal.accept(new(f"r{n}", f"s{n}"), WIDE, take=True)
-                await journal.settle((await anext(claims)).token, done("hi", "ho"), take=False)
+                await journal.accept(new(f"r{n}", f"s{n}"), WIDE, claim_next=True)
+                await journal.finish((await anext(claims)).token, done("hi", "ho"), claim_next=False)
                 sizes.append(os.stat(f"{path}-wal").st_size)
 
     asyncio.run(main())

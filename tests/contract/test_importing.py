@@ -124,8 +124,8 @@ def test_a_session_that_is_there_is_refused_or_skipped_and_stays_as_it_is(writte
     async def before() -> None:
         journal = SqliteJournal(path, SystemClock())
         await journal.open("test", max_attempts=3)
-        await journal.accept(new("a", "sound"), WIDE, take=True)
-        await journal.settle((await anext(journal.claims())).token, done("here", "first"), take=False)
+        await journal.accept(new("a", "sound"), WIDE, claim_next=True)
+        await journal.finish((await anext(journal.claims())).token, done("here", "first"), claim_next=False)
         await journal.close()
 
     asyncio.run(before())

@@ -46,7 +46,7 @@ async def begun(path: Path, *run_ids: str) -> SqliteJournal:
     journal = at(path)
     await journal.open("test", max_attempts=3)
     for run_id in run_ids:
-        assert isinstance(await journal.accept(new(run_id), WIDE, take=True), Accepted)
+        assert isinstance(await journal.accept(new(run_id), WIDE, claim_next=True), Accepted)
     return journal
 
 
@@ -143,7 +143,7 @@ def test_a_second_server_finds_the_journal_locked_although_the_lock_file_was_del
         told = await asyncio.to_thread(subprocess.run, second, capture_output=True, text=True, check=True)
         assert told.stdout.startswith("locked The journal is in use by another process"), told
         with pytest.raises(JournalUnavailable, match=r"journal\.db\.lock.* was deleted or replaced"):
-            await journal.accept(new("d"), WIDE, take=True)
+            await journal.accept(new("d"), WIDE, claim_next=True)
         await journal.close()
 
     asyncio.run(main())
@@ -170,7 +170,7 @@ def test_a_second_service_in_the_same_process_takes_no_lock_of_the_first_away(pa
         )
         assert reads.stdout == "1\n"
         assert path.with_name("journal.db-wal").exists()
-        assert isinstance(await journal.accept(new("b"), WIDE, take=True), Accepted)
+        assert isinstance(await journal.accept(new("b"), WIDE, claim_next=True), Accepted)
         await journal.close()
 
     asyncio.run(main())
@@ -219,7 +219,7 @@ def test_a_file_that_is_taken_away_is_noticed_though_nobody_asks(
         take_away(Path(f"{path}{end}"))
         assert "was deleted or replaced while it was in use" in await in_trouble(journal)
         answers = await asyncio.gather(
-            journal.accept(new("c"), WIDE, take=True), journal.load(key()), return_exceptions=True
+            journal.accept(new("c"), WIDE, claim_next=True), journal.load(key()), return_exceptions=True
         )
         assert [type(each) for each in answers] == [JournalUnavailable] * 2
         await journal.close()
@@ -254,7 +254,7 @@ def test_files_that_are_put_back_while_the_server_still_runs_are_left_alone(tmp_
             if each.suffix != ".lock":
                 each.rename(saved / each.name)
         with pytest.raises(JournalUnavailable, match="put back the file"):
-            await journal.accept(new("c"), WIDE, take=True)
+            await journal.accept(new("c"), WIDE, claim_next=True)
         for each in saved.iterdir():
             shutil.copyfile(each, tmp_path / each.name)
         before = contents(saved)
@@ -275,7 +275,7 @@ def test_a_journal_that_is_cut_off_while_it_is_in_use_is_told_as_unavailable(pat
         os.truncate(path, left)
         answers = await asyncio.gather(
             journal.read(RunQuery(ANONYMOUS, RunId("r1"))),
-            journal.accept(new("c"), WIDE, take=True),
+            journal.accept(new("c"), WIDE, claim_next=True),
             journal.load(key()),
             return_exceptions=True,
         )

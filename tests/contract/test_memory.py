@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from strandline.clock import Clock, SystemClock
 from strandline.errors import InvariantBroken, JournalUnavailable
 from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Accepted, Cancel, Journal, RunQuery, SessionsQuery, Take
+from strandline.journal.port import Accepted, Cancel, ClaimResult, Journal, RunQuery, SessionsQuery
 from strandline.journal.sqlite_rows import Mismatch, SqliteRows
 from strandline.journal.table import SessionTable
 from strandline.model import ANONYMOUS, Claim, Keyed, RunId, RunStatus
@@ -35,7 +35,7 @@ async def opened() -> MemoryJournal:
 
 
 async def claim_of(journal: MemoryJournal, run_id: str, session: str = "s") -> Claim:
-    assert await journal.accept(new(run_id, session), WIDE, take=True) == Accepted(0)
+    assert await journal.accept(new(run_id, session), WIDE, claim_next=True) == Accepted(0)
     return await anext(journal.claims())
 
 
@@ -43,16 +43,16 @@ def test_a_run_id_that_an_ended_run_has_is_refused_before_anything_is_written() 
     async def main() -> None:
         journal = await opened()
         claim = await claim_of(journal, "a")
-        await journal.settle(claim.token, done("a"), take=False)
+        await journal.finish(claim.token, done("a"), claim_next=False)
         for session in ("s", "another"):
-            for take in (True, False):
+            for claim_next in (True, False):
                 with pytest.raises(InvariantBroken, match=r"run id a is taken|UNIQUE"):
-                    await journal.accept(new("a", session), WIDE, take=take)
+                    await journal.accept(new("a", session), WIDE, claim_next=claim_next)
         shown = await journal.read(SessionsQuery(ANONYMOUS))
         assert [each.key.session_id for each in shown.sessions] == ["s"]
         assert journal.trouble is None
         for session in ("s", "another"):
-            assert await journal.accept(new(session, session), WIDE, take=True) == Accepted(0)
+            assert await journal.accept(new(session, session), WIDE, claim_next=True) == Accepted(0)
 
     asyncio.run(main())
 
@@ -73,14 +73,14 @@ def test_a_name_that_no_row_can_hold_is_refused_before_anything_is_written() -> 
         ]
         for each in refused:
             with pytest.raises(InvariantBroken):
-                await journal.accept(each, WIDE, take=True)
+                await journal.accept(each, WIDE, claim_next=True)
         with pytest.raises(InvariantBroken):
             await journal.change(Cancel(ANONYMOUS, RunId(half)))
         assert journal.trouble is None
         shown = await journal.read(SessionsQuery(ANONYMOUS))
         assert [each.key.session_id for each in shown.sessions] == ["s"]
-        assert await journal.accept(new("b", "another"), WIDE, take=True) == Accepted(0)
-        assert await journal.accept(new("c", "s"), WIDE, take=True) == Accepted(1)
+        assert await journal.accept(new("b", "another"), WIDE, claim_next=True) == Accepted(0)
+        assert await journal.accept(new("c", "s"), WIDE, claim_next=True) == Accepted(1)
 
     asyncio.run(main())
 
@@ -88,7 +88,7 @@ def test_a_name_that_no_row_can_hold_is_refused_before_anything_is_written() -> 
 def test_what_is_given_up_in_the_middle_of_a_decision_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     finish = SessionTable.finish
 
-    def finish_in_vain(table: SessionTable, *of: Any, **how: Any) -> Take:
+    def finish_in_vain(table: SessionTable, *of: Any, **how: Any) -> ClaimResult:
         finish(table, *of, **how)
         raise JournalUnavailable("a record is damaged")
 
@@ -98,12 +98,12 @@ def test_what_is_given_up_in_the_middle_of_a_decision_is_forgotten(monkeypatch: 
         with monkeypatch.context() as patch:
             patch.setattr(SessionTable, "finish", finish_in_vain)
             with pytest.raises(JournalUnavailable, match="a record is damaged"):
-                await journal.settle(claim.token, done("a"), take=True)
+                await journal.finish(claim.token, done("a"), claim_next=True)
         run = await journal.read(RunQuery(ANONYMOUS, RunId("a")))
         assert run is not None
         assert run.status is RunStatus.RUNNING
         assert journal.trouble is None
-        assert await journal.settle(claim.token, done("a"), take=True) is Take.NOTHING
+        assert await journal.finish(claim.token, done("a"), claim_next=True) is ClaimResult.NOTHING
 
     asyncio.run(main())
 
@@ -118,12 +118,12 @@ def test_a_verb_that_fails_with_a_part_of_its_rows_written_is_the_last_one(monke
         journal = await opened()
         claim = await claim_of(journal, "a")
         with pytest.raises(InvariantBroken, match="there is no such row"):
-            await journal.settle(claim.token, done("a"), take=True)
+            await journal.finish(claim.token, done("a"), claim_next=True)
         assert "restart the server" in (journal.trouble or "")
         for _ in range(2):
             for verb in (
-                journal.accept(new("b", "s"), WIDE, take=True),
-                journal.settle(claim.token, done("a"), take=True),
+                journal.accept(new("b", "s"), WIDE, claim_next=True),
+                journal.finish(claim.token, done("a"), claim_next=True),
                 journal.prune(0.0, 1),
                 journal.load(new("b", "s").key),
                 journal.read(RunQuery(ANONYMOUS, RunId("a"))),
@@ -139,7 +139,7 @@ def test_a_verb_that_fails_with_a_part_of_its_rows_written_is_the_last_one(monke
 def test_what_it_keeps_is_given_back_with_the_journal() -> None:
     async def main() -> sqlite3.Connection:
         journal = await opened()
-        await journal.accept(new("a", "s"), WIDE, take=False)
+        await journal.accept(new("a", "s"), WIDE, claim_next=False)
         return journal._connection
 
     connection = asyncio.run(main())

@@ -27,11 +27,11 @@ from strandline.journal.port import (
     Accepted,
     Bounds,
     Changed,
+    ClaimResult,
     HistoryQuery,
     Move,
     Pause,
     RunQuery,
-    Take,
 )
 from strandline.journal.sqlite import SqliteJournal
 from strandline.journal.verify import verify
@@ -57,7 +57,7 @@ RUNS = [
     (6, "elsewhere", 3, 0, 0, 2, "queued", 1, None, 0, None, 11.0, None),
 ]
 TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
-FACTS = [RoundStarted(said("ask", "tools")), ToolDone("t", {"toolUseId": "t", "content": []})]
+CHECKPOINTS = [RoundStarted(said("ask", "tools")), ToolDone("t", {"toolUseId": "t", "content": []})]
 
 
 @pytest.fixture
@@ -86,11 +86,13 @@ def make_version_1(path: Path) -> None:
             connection.execute("INSERT INTO history VALUES (?,?,?,?,?,?,?,?,?)", values)
         connection.execute("UPDATE sessions SET last = 2 WHERE no = 1")
         connection.execute("INSERT INTO agents VALUES (1, ?, ?)", (text([["range", 1, None]]), text({"n": 7})))
-        facts = (
+        checkpoints = (
             {"type": "round_started", "messages": said("ask", "tools")},
             {"type": "tool_done", "tool_use_id": "t", "result": {"toolUseId": "t", "content": []}},
         )
-        connection.executemany("INSERT INTO staged VALUES (2, ?, ?)", ((n, text(fact)) for n, fact in enumerate(facts)))
+        connection.executemany(
+            "INSERT INTO staged VALUES (2, ?, ?)", ((n, text(checkpoint)) for n, checkpoint in enumerate(checkpoints))
+        )
         connection.execute("UPDATE meta SET value = 5 WHERE name = 'epoch'")
         connection.execute("COMMIT")
 
@@ -105,7 +107,7 @@ async def check_everything_is_there(path: Path) -> None:
     journal, orphans = await opened(path)
     try:
         assert [orphan.run.run_id for orphan in orphans] == ["orphan", "opaque"]
-        assert orphans[0].facts == tuple(FACTS)
+        assert orphans[0].checkpoints == tuple(CHECKPOINTS)
         assert all(orphan.token.fence > 5 << 32 for orphan in orphans)
         runs: dict[str, Run] = {}
         for seq, run_id, _, lane, _, priority, status, attempt, _, opaque, metadata, started_at, ended_at in RUNS:
@@ -127,10 +129,10 @@ async def check_everything_is_there(path: Path) -> None:
         record = await journal.load(key())
         assert (record.origins, record.window, record.state) == ([1], (Range(1, None),), {"n": 7})
         claims = journal.claims()
-        assert await journal.settle(orphans[0].token, done("5", "6"), take=True) is Take.TAKEN
+        assert await journal.finish(orphans[0].token, done("5", "6"), claim_next=True) is ClaimResult.CLAIMED
         assert (await anext(claims)).run.run_id == "first"
         new = NewRun(run_id=RunId("new"), key=key("new"), input="x", timeout_s=1.0, trace=TRACE, created_at=1.0)
-        assert await journal.accept(new, Bounds(9, 9), take=True) == Accepted(0)
+        assert await journal.accept(new, Bounds(9, 9), claim_next=True) == Accepted(0)
         taken = (await anext(claims)).run
         assert (taken.sequence, taken.trace) == (7, TRACE)
         assert (await journal.load(key())).origins == [1, 5, 6]
@@ -261,7 +263,7 @@ def test_a_file_of_schema_2_becomes_one_of_this_schema(path: Path) -> None:
         assert (waits.queue_deadline, waits.cancel_requested, waits.if_busy) == (2010.0, False, IfBusy.ENQUEUE)
         assert await journal.change(Move(ANONYMOUS, RunId("waits"), 1)) == Changed(existed=True)
         assert await journal.change(Pause(key("u"))) == Changed(existed=True)
-        assert await journal.take(key("u")) is Take.NOTHING
+        assert await journal.claim_next(key("u")) is ClaimResult.NOTHING
         await journal.close()
 
     asyncio.run(look())
@@ -421,9 +423,9 @@ def sealed_in(path: Path) -> dict[str, list[bool]]:
 def test_what_is_written_after_a_migration_has_a_checksum_and_what_was_there_is_as_it_was(path: Path) -> None:
     async def main() -> None:
         journal, (orphan, opaque) = await opened(path)
-        assert (orphan.run.input, orphan.facts) == ("ask orphan", tuple(FACTS))
-        await journal.stage(opaque.token, RoundStarted(said("x")))
-        await journal.settle(orphan.token, done("5", "6", state={"n": 8}), take=False)
+        assert (orphan.run.input, orphan.checkpoints) == ("ask orphan", tuple(CHECKPOINTS))
+        await journal.checkpoint(opaque.token, RoundStarted(said("x")))
+        await journal.finish(orphan.token, done("5", "6", state={"n": 8}), claim_next=False)
         await journal.close()
 
     asyncio.run(main())
@@ -437,7 +439,7 @@ def test_what_is_written_after_a_migration_has_a_checksum_and_what_was_there_is_
         "staged.fact": [True],
     }
     journal, (still,) = asyncio.run(opened(path))
-    assert (still.run.run_id, still.facts) == ("opaque", (RoundStarted(said("x")),))
+    assert (still.run.run_id, still.checkpoints) == ("opaque", (RoundStarted(said("x")),))
     assert asyncio.run(journal.load(key())).state == {"n": 8}
     asyncio.run(journal.close())
 
@@ -451,8 +453,8 @@ def test_a_migrated_file_is_found_sound(path: Path, also_used: bool) -> None:
     async def main() -> None:
         journal, (orphan, opaque) = await opened(path)
         if also_used:
-            await journal.settle(orphan.token, done("5", "6"), take=True)
-            await journal.settle(opaque.token, done("hi", "ho"), take=True)
+            await journal.finish(orphan.token, done("5", "6"), claim_next=True)
+            await journal.finish(opaque.token, done("hi", "ho"), claim_next=True)
         await journal.close()
 
     asyncio.run(main())

@@ -24,9 +24,9 @@ async def _fill(path: Path) -> None:
     await journal.open("test", max_attempts=3)
     claims = journal.claims()
     for n in range(40):
-        await journal.accept(new(f"r{n}"), WIDE, take=True)
-        await journal.settle((await anext(claims)).token, done("hi", "h" * 5_000), take=False)
-    await journal.accept(new("executes"), WIDE, take=True)
+        await journal.accept(new(f"r{n}"), WIDE, claim_next=True)
+        await journal.finish((await anext(claims)).token, done("hi", "h" * 5_000), claim_next=False)
+    await journal.accept(new("executes"), WIDE, claim_next=True)
     await journal.close()
 
 
@@ -95,11 +95,11 @@ def test_room_that_a_step_has_made_is_there_although_the_next_one_fails(
     async def main() -> None:
         journal = SqliteJournal(path, SystemClock())
         (claim,) = await journal.open("test", max_attempts=3)
-        await journal.settle(claim.token, done("a", "a"), take=False)
+        await journal.finish(claim.token, done("a", "a"), claim_next=False)
         most = await _stored(journal) + 10
 
         async def accepts(run_id: str) -> object:
-            return await journal.accept(new(run_id, "s2"), Bounds(9, 9, stored_bytes=most), take=False)
+            return await journal.accept(new(run_id, "s2"), Bounds(9, 9, stored_bytes=most), claim_next=False)
 
         first = await accepts("x")
         monkeypatch.setattr("strandline.journal.forgetting.WALK", 5)

@@ -36,6 +36,7 @@ from strandline.journal.port import (
     Bounds,
     Cancel,
     Changed,
+    ClaimResult,
     Delete,
     Ended,
     EndWaiting,
@@ -43,13 +44,13 @@ from strandline.journal.port import (
     Refused,
     RunQuery,
     RunsOfQuery,
-    Take,
 )
 from strandline.journal.reader import READERS
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import (
     ANONYMOUS,
-    Fact,
+    Checkpoint,
+    Completion,
     InputRequest,
     Keyed,
     Message,
@@ -62,7 +63,6 @@ from strandline.model import (
     RoundStarted,
     RunId,
     RunStatus,
-    Settlement,
     ToolDone,
 )
 from strandline.testing.contract import JournalContract
@@ -107,10 +107,10 @@ async def fill(path: Path) -> None:
     """Make a journal with an ended, a claimed and a waiting run."""
     async with opened(path) as journal:
         claims = journal.claims()
-        await journal.accept(new("a"), WIDE, take=True)
-        await journal.settle((await anext(claims)).token, done("hi", "ho"), take=False)
-        await journal.accept(new("b"), WIDE, take=True)
-        await journal.accept(new("c"), WIDE, take=True)
+        await journal.accept(new("a"), WIDE, claim_next=True)
+        await journal.finish((await anext(claims)).token, done("hi", "ho"), claim_next=False)
+        await journal.accept(new("b"), WIDE, claim_next=True)
+        await journal.accept(new("c"), WIDE, claim_next=True)
 
 
 # -- files that are not to be opened ----------------------------------------------------------------------
@@ -378,7 +378,7 @@ def test_after_close_no_thread_is_left_and_the_lock_is_free(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as journal:
             await asyncio.gather(*(journal.load(key()) for _ in range(10)))
-            await journal.accept(new("a"), WIDE, take=True)
+            await journal.accept(new("a"), WIDE, claim_next=True)
             assert set(threading.enumerate()) > before
         assert set(threading.enumerate()) == before
         async with opened(path):
@@ -395,7 +395,7 @@ def test_after_close_no_thread_is_left_and_the_lock_is_free(path: Path) -> None:
 def test_what_was_queued_is_durable_after_close(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as journal:
-            accepts = [asyncio.create_task(journal.accept(new(f"r{n}"), WIDE, take=False)) for n in range(100)]
+            accepts = [asyncio.create_task(journal.accept(new(f"r{n}"), WIDE, claim_next=False)) for n in range(100)]
             await asyncio.sleep(0)
         assert [await accept for accept in accepts] == [Accepted(n + 1) for n in range(100)]
         async with opened(path) as journal:
@@ -446,16 +446,16 @@ def test_nothing_goes_into_a_file_that_was_taken_away(tmp_path: Path, take_away:
     async def main() -> None:
         async with opened(path) as journal:
             claims = journal.claims()
-            await journal.accept(new("a"), WIDE, take=True)
+            await journal.accept(new("a"), WIDE, claim_next=True)
             claim = await anext(claims)
             assert journal.trouble is None
             await asyncio.to_thread(take_away, path)
             there = path.read_bytes() if path.exists() else None
             for _ in range(2):
                 answers: list[object] = await asyncio.gather(
-                    *(journal.accept(new(f"r{n}", f"s{n}"), WIDE, take=True) for n in range(3)),
-                    journal.stage(claim.token, RoundStarted(said("x"))),
-                    journal.settle(claim.token, done("hi", "ho"), take=True),
+                    *(journal.accept(new(f"r{n}", f"s{n}"), WIDE, claim_next=True) for n in range(3)),
+                    journal.checkpoint(claim.token, RoundStarted(said("x"))),
+                    journal.finish(claim.token, done("hi", "ho"), claim_next=True),
                     return_exceptions=True,
                 )
                 answers += await asyncio.gather(
@@ -465,7 +465,7 @@ def test_nothing_goes_into_a_file_that_was_taken_away(tmp_path: Path, take_away:
                 assert all("deleted or replaced" in str(answer) for answer in answers)
                 assert all("restart" in str(answer) for answer in answers)
             assert "deleted or replaced" in str(journal.trouble)
-            await journal.stage(claim.token, ToolDone("t", {}))
+            await journal.checkpoint(claim.token, ToolDone("t", {}))
             await journal.close()
             assert [each async for each in claims] == []
             assert (path.read_bytes() if path.exists() else None) == there
@@ -484,8 +484,8 @@ def test_a_file_that_cannot_be_looked_at_for_a_moment_is_not_given_up(
             with monkeypatch.context() as patch:
                 patch.setattr(watched, "_look", fail)
                 with pytest.raises(JournalUnavailable, match="cannot be reached"):
-                    await journal.accept(new("a"), WIDE, take=True)
-            assert await journal.accept(new("a"), WIDE, take=True) == Accepted(0)
+                    await journal.accept(new("a"), WIDE, claim_next=True)
+            assert await journal.accept(new("a"), WIDE, claim_next=True) == Accepted(0)
 
     asyncio.run(main())
 
@@ -556,7 +556,7 @@ def test_what_is_read_at_once_is_read_where_no_file_can_be_opened_any_more(path:
 
     async def main() -> None:
         async with opened(path) as journal:
-            await journal.accept(new("a"), WIDE, take=True)
+            await journal.accept(new("a"), WIDE, claim_next=True)
             readers = journal._readers
             assert readers is not None
             with no_file_left():
@@ -586,17 +586,17 @@ def test_nothing_stays_staged_when_a_run_has_ended(path: Path) -> None:
         async with opened(path) as journal:
             claims = journal.claims()
             for session in ("s", "t"):
-                await journal.accept(new(session, session), WIDE, take=True)
+                await journal.accept(new(session, session), WIDE, claim_next=True)
             tokens = [(await anext(claims)).token for _ in range(2)]
             for token in tokens:
-                await journal.stage(token, RoundStarted(said("x")))
+                await journal.checkpoint(token, RoundStarted(said("x")))
             await journal.release(tokens[1], counted=True)
-            await journal.take(key("t"))
-            await journal.settle((await anext(claims)).token, done("hi", "ho"), take=False)
+            await journal.claim_next(key("t"))
+            await journal.finish((await anext(claims)).token, done("hi", "ho"), claim_next=False)
         with contextlib.closing(sqlite3.connect(path)) as connection:
             assert connection.execute("SELECT run, no FROM staged").fetchall() == [(0, 0)]
         async with opened(path) as journal:
-            await journal.accept(new("u", "s"), WIDE, take=True)
+            await journal.accept(new("u", "s"), WIDE, claim_next=True)
         with contextlib.closing(sqlite3.connect(path)) as connection:
             assert connection.execute("SELECT run, no FROM staged").fetchall() == [(0, 0)]
 
@@ -608,9 +608,9 @@ def test_nothing_stays_of_a_deleted_session(path: Path) -> None:
         async with opened(path) as journal:
             claims = journal.claims()
             for n in range(4):
-                await journal.accept(new(f"r{n}"), WIDE, take=True)
-                settlement = done("hi", "ho", state={"n": n}) if n % 2 else done()
-                await journal.settle((await anext(claims)).token, settlement, take=False)
+                await journal.accept(new(f"r{n}"), WIDE, claim_next=True)
+                completion = done("hi", "ho", state={"n": n}) if n % 2 else done()
+                await journal.finish((await anext(claims)).token, completion, claim_next=False)
             assert await journal.change(Delete(key())) == Changed(existed=True)
         with contextlib.closing(sqlite3.connect(path)) as connection:
             for table in ("sessions", "runs", "staged", "history", "agents"):
@@ -638,10 +638,10 @@ def test_what_is_deleted_is_overwritten_whatever_sqlite_does_by_itself(
             claims = journal.claims()
             for n, text in enumerate(said_once.values()):
                 run = NewRun(run_id=RunId(f"r{n}"), key=key(), input=text, created_at=1.0)
-                await journal.accept(run, WIDE, take=True)
+                await journal.accept(run, WIDE, claim_next=True)
                 token = (await anext(claims)).token
-                await journal.stage(token, RoundStarted(said(f"STAGED-{text}")))
-                await journal.settle(token, done("hi", text), take=False)
+                await journal.checkpoint(token, RoundStarted(said(f"STAGED-{text}")))
+                await journal.finish(token, done("hi", text), claim_next=False)
         assert b"SECRET" in path.read_bytes()
         async with opened(path) as journal:
             assert await journal.change(Delete(key())) == Changed(existed=True)
@@ -655,22 +655,22 @@ def test_nothing_stays_of_a_deleted_session_whose_runs_ended_waiting_or_were_for
     async def main() -> None:
         async with opened(path) as journal:
             claims = journal.claims()
-            await journal.accept(new("old"), WIDE, take=True)
-            await journal.settle((await anext(claims)).token, done("hi", "ho"), take=False, hold=True)
-            await journal.accept(new("staged"), WIDE, take=True)
-            await journal.accept(new("never"), WIDE, take=True)
+            await journal.accept(new("old"), WIDE, claim_next=True)
+            await journal.finish((await anext(claims)).token, done("hi", "ho"), claim_next=False, hold=True)
+            await journal.accept(new("staged"), WIDE, claim_next=True)
+            await journal.accept(new("never"), WIDE, claim_next=True)
         async with opened(path) as journal:
             assert await journal.prune(2.0, 100) == 0
             assert await journal.prune(SystemClock().now() + 1, 100) == 1
             claims = journal.claims()
-            assert await journal.take(key()) is Take.TAKEN
+            assert await journal.claim_next(key()) is ClaimResult.CLAIMED
             token = (await anext(claims)).token
-            await journal.stage(token, RoundStarted(said("x")))
+            await journal.checkpoint(token, RoundStarted(said("x")))
             await journal.release(token, counted=True)
             ended = EndWaiting(key(), RunId("never"), Outcome(status=RunStatus.CANCELLED))
             assert await journal.change(ended) == Changed(existed=True)
-            assert await journal.take(key()) is Take.TAKEN
-            await journal.settle((await anext(claims)).token, done(), take=False)
+            assert await journal.claim_next(key()) is ClaimResult.CLAIMED
+            await journal.finish((await anext(claims)).token, done(), claim_next=False)
             with contextlib.closing(sqlite3.connect(path)) as connection:
                 assert connection.execute("SELECT count(*) FROM staged").fetchone() == (0,)
             assert await journal.change(Delete(key())) == Changed(existed=True)
@@ -691,19 +691,19 @@ def test_a_session_with_work_is_never_forgotten(path: Path, monkeypatch: pytest.
             names = [f"s{n}" for n in range(12)]
             for round_ in range(2):
                 for name in names:
-                    await journal.accept(new(f"{name}.{round_}", name), WIDE, take=False)
+                    await journal.accept(new(f"{name}.{round_}", name), WIDE, claim_next=False)
                 for name in names:
-                    assert await journal.take(key(name)) is Take.TAKEN
+                    assert await journal.claim_next(key(name)) is ClaimResult.CLAIMED
                 tokens = [(await anext(claims)).token for _ in names]
                 for name in names:
-                    assert await journal.accept(new(f"{name}.x{round_}", name), WIDE, take=True) == Accepted(1)
+                    assert await journal.accept(new(f"{name}.x{round_}", name), WIDE, claim_next=True) == Accepted(1)
                 for token in tokens:
-                    assert await journal.settle(token, done("hi", "ho"), take=True) is Take.TAKEN
+                    assert await journal.finish(token, done("hi", "ho"), claim_next=True) is ClaimResult.CLAIMED
                 for _ in names:
-                    await journal.settle((await anext(claims)).token, done("hi", "ho"), take=True)
+                    await journal.finish((await anext(claims)).token, done("hi", "ho"), claim_next=True)
             for n in range(12):
-                await journal.accept(new(f"late.{n}", f"late{n}"), WIDE, take=True)
-                await journal.settle((await anext(claims)).token, done("hi", "ho"), take=True)
+                await journal.accept(new(f"late.{n}", f"late{n}"), WIDE, claim_next=True)
+                await journal.finish((await anext(claims)).token, done("hi", "ho"), claim_next=True)
             assert journal._commits is not None
             assert len(journal._commits.table._sessions) <= 3
             for name in names:
@@ -719,11 +719,11 @@ def test_an_accept_at_the_end_of_a_line_counts_no_runs(path: Path) -> None:
         async with opened(path) as journal:
             low = NewRun(run_id=RunId("low"), key=key(), input="ask", priority=5, created_at=1.0)
             for each in (new("a"), new("b"), low):
-                await journal.accept(each, WIDE, take=False)
+                await journal.accept(each, WIDE, claim_next=False)
             outcome = Outcome(status=RunStatus.CANCELLED)
             assert await journal.change(EndWaiting(key(), RunId("low"), outcome)) == Changed(existed=True)
             with traced(journal) as statements:
-                assert await journal.accept(new("c"), WIDE, take=False) == Accepted(3)
+                assert await journal.accept(new("c"), WIDE, claim_next=False) == Accepted(3)
             assert [each for each in statements if each.startswith("SELECT")] == []
 
     asyncio.run(main())
@@ -733,9 +733,9 @@ def test_storage_refuses_a_second_claim_of_a_held_session(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as journal:
             claims = journal.claims()
-            await journal.accept(new("a"), WIDE, take=True)
-            await journal.accept(new("b"), WIDE, take=True)
-            await journal.settle((await anext(claims)).token, done("hi", "ho"), take=True, hold=True)
+            await journal.accept(new("a"), WIDE, claim_next=True)
+            await journal.accept(new("b"), WIDE, claim_next=True)
+            await journal.finish((await anext(claims)).token, done("hi", "ho"), claim_next=True, hold=True)
             other = sqlite3.connect(path)
             with contextlib.closing(other), pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
                 other.execute("UPDATE runs SET fence = 99, status = 'running' WHERE run_id = 'b'")
@@ -770,7 +770,7 @@ def test_pruning_looks_at_no_run_that_was_accepted_too_late(path: Path) -> None:
             assert journal._transactions is not None
             taken = []
             for first, last in ((0, 20), (20, 2000)):
-                accepts = (journal.accept(new(f"r{n}", f"s{n}"), WIDE, take=False) for n in range(first, last))
+                accepts = (journal.accept(new(f"r{n}", f"s{n}"), WIDE, claim_next=False) for n in range(first, last))
                 await asyncio.gather(*accepts)
                 journal._transactions._connection.set_progress_handler(count, 1)
                 steps[0] = 0
@@ -787,7 +787,7 @@ def test_a_long_walk_is_made_in_several_transactions(path: Path) -> None:
 
     async def main() -> None:
         async with opened(path) as journal:
-            await asyncio.gather(*(journal.accept(new(f"r{n}", f"s{n}"), WIDE, take=False) for n in range(2500)))
+            await asyncio.gather(*(journal.accept(new(f"r{n}", f"s{n}"), WIDE, claim_next=False) for n in range(2500)))
             with traced(journal) as statements:
                 assert await journal.prune(2.0, 100) == 0
             assert statements.count("COMMIT") == 3
@@ -804,7 +804,7 @@ def test_verbs_that_are_queued_together_share_a_commit(path: Path) -> None:
             assert journal._transactions is not None
             statements: list[str] = []
             journal._transactions._connection.set_trace_callback(statements.append)
-            answers = await asyncio.gather(*(journal.accept(new(f"r{n}"), WIDE, take=False) for n in range(200)))
+            answers = await asyncio.gather(*(journal.accept(new(f"r{n}"), WIDE, claim_next=False) for n in range(200)))
             journal._transactions._connection.set_trace_callback(None)
             assert answers == [Accepted(n + 1) for n in range(200)]
             assert 1 <= statements.count("COMMIT") <= 20
@@ -816,12 +816,12 @@ def test_a_verb_that_storage_refuses_fails_alone(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as journal:
             answers = await asyncio.gather(
-                *(journal.accept(new("r3" if n == 7 else f"r{n}"), WIDE, take=False) for n in range(20)),
+                *(journal.accept(new("r3" if n == 7 else f"r{n}"), WIDE, claim_next=False) for n in range(20)),
                 return_exceptions=True,
             )
             assert [type(each).__name__ for each in answers].count("InvariantBroken") == 1
             assert len(await waiting_runs(journal)) == 19
-            assert await journal.accept(new("more"), WIDE, take=False) == Accepted(20)
+            assert await journal.accept(new("more"), WIDE, claim_next=False) == Accepted(20)
 
     asyncio.run(main())
 
@@ -832,7 +832,7 @@ def test_a_full_disk_refuses_what_is_new_and_loses_nothing(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as journal:
             claims = journal.claims()
-            await journal.accept(new("a"), WIDE, take=True)
+            await journal.accept(new("a"), WIDE, claim_next=True)
             claim = await anext(claims)
             assert journal._transactions is not None
             connection = journal._transactions._connection
@@ -840,11 +840,11 @@ def test_a_full_disk_refuses_what_is_new_and_loses_nothing(path: Path) -> None:
             connection.execute(f"PRAGMA max_page_count = {pages}")
             big = NewRun(run_id=RunId("big"), key=key(), input="x" * 1_000_000, created_at=1.0)
             with pytest.raises(JournalUnavailable, match="disk is full"):
-                await journal.accept(big, WIDE, take=True)
+                await journal.accept(big, WIDE, claim_next=True)
             assert await journal.read(RunQuery(ANONYMOUS, RunId("big"))) is None
             connection.execute("PRAGMA max_page_count = 1000000")
-            assert await journal.accept(big, WIDE, take=True) == Accepted(1)
-            await journal.settle(claim.token, done("hi", "ho"), take=True)
+            assert await journal.accept(big, WIDE, claim_next=True) == Accepted(1)
+            await journal.finish(claim.token, done("hi", "ho"), claim_next=True)
             assert (await anext(claims)).run.run_id == "big"
 
     asyncio.run(main())
@@ -896,7 +896,7 @@ def test_kill_9_between_group_commits_loses_nothing_that_was_told(path: Path, li
             if len(told) == lines:
                 process.kill()
     accepted = [run_id for what, run_id in told if what == "accepted"]
-    settled = [run_id for what, run_id in told if what == "settled"]
+    finished = [run_id for what, run_id in told if what == "settled"]
 
     async def check() -> None:
         journal = at(path)
@@ -908,7 +908,7 @@ def test_kill_9_between_group_commits_loses_nothing_that_was_told(path: Path, li
             run = await journal.read(RunQuery(ANONYMOUS, RunId(run_id)))
             assert run is not None
             assert run.status is RunStatus.SUCCEEDED or (run_id in waiting) != (run_id in claimed)
-        for run_id in settled:
+        for run_id in finished:
             run = await journal.read(RunQuery(ANONYMOUS, RunId(run_id)))
             assert run is not None
             assert run.status is RunStatus.SUCCEEDED
@@ -921,7 +921,7 @@ def test_kill_9_between_group_commits_loses_nothing_that_was_told(path: Path, li
                 assert mine == list(range(len(mine))), "runs of one client ended out of order"
             texts += asked
         assert len(texts) == len(set(texts))
-        assert set(settled) <= set(texts)
+        assert set(finished) <= set(texts)
         await journal.close()
 
     asyncio.run(check())
@@ -963,10 +963,10 @@ def test_an_accept_whose_commit_fails_is_refused_and_has_made_no_claim(path: Pat
             disk = _BrokenDisk(journal)
             disk.left = 2  # the batch, and the accept alone
             with pytest.raises(JournalUnavailable, match="disk failed"):
-                await journal.accept(new("a"), WIDE, take=True)
+                await journal.accept(new("a"), WIDE, claim_next=True)
             assert await journal.read(RunQuery(ANONYMOUS, RunId("a"))) is None
-            assert await journal.accept(new("a"), WIDE, take=True) == Accepted(0)
-            await journal.settle((await anext(claims)).token, done("hi", "ho"), take=False)
+            assert await journal.accept(new("a"), WIDE, claim_next=True) == Accepted(0)
+            await journal.finish((await anext(claims)).token, done("hi", "ho"), claim_next=False)
             await journal.close()
             assert [each async for each in claims] == []
 
@@ -1011,7 +1011,7 @@ def test_no_claim_is_delivered_and_nothing_answered_or_read_while_a_commit_is_un
             disk = _SlowDisk(journal)
             claim = asyncio.ensure_future(anext(journal.claims()))
             run = NewRun(run_id=RunId("a"), key=key(), input="ask", opaque=opaque, created_at=1.0)
-            accept = asyncio.ensure_future(journal.accept(run, WIDE, take=True))
+            accept = asyncio.ensure_future(journal.accept(run, WIDE, claim_next=True))
             await disk.next()
             for _ in range(3):  # (a round trip through another thread each)
                 assert await journal.read(RunQuery(ANONYMOUS, RunId("a"))) is None
@@ -1020,11 +1020,11 @@ def test_no_claim_is_delivered_and_nothing_answered_or_read_while_a_commit_is_un
             disk.let_go()
             token = (await claim).token
             assert accept.done(), "it is answered first"
-            settle = asyncio.ensure_future(journal.settle(token, done("hi", "ho"), take=True))
+            finish = asyncio.ensure_future(journal.finish(token, done("hi", "ho"), claim_next=True))
             await disk.next()
             assert (await journal.load(key())).length == 0
             disk.let_go()
-            await settle
+            await finish
 
     asyncio.run(main())
 
@@ -1036,11 +1036,11 @@ def test_of_verbs_that_are_retried_one_by_one_only_those_that_are_kept_have_clai
         async with opened(path) as journal:
             disk = _SlowDisk(journal, False, True, False, True)
             claims = journal.claims()
-            accepts = [asyncio.ensure_future(journal.accept(new("r0", "s0"), WIDE, take=True))]
+            accepts = [asyncio.ensure_future(journal.accept(new("r0", "s0"), WIDE, claim_next=True))]
             await disk.next()  # what comes now shares the next commit
-            take = asyncio.ensure_future(journal.take(key("none")))
+            claim_next = asyncio.ensure_future(journal.claim_next(key("none")))
             accepts += [
-                asyncio.ensure_future(journal.accept(new(f"r{n}", f"s{n}"), WIDE, take=True)) for n in (1, 2, 3)
+                asyncio.ensure_future(journal.accept(new(f"r{n}", f"s{n}"), WIDE, claim_next=True)) for n in (1, 2, 3)
             ]
             claimed = asyncio.ensure_future(anext(claims))
             await asyncio.sleep(0)
@@ -1056,7 +1056,7 @@ def test_of_verbs_that_are_retried_one_by_one_only_those_that_are_kept_have_clai
             answers = await asyncio.gather(*accepts, return_exceptions=True)
             assert answers[:2] == [Accepted(0), Accepted(0)]
             assert [type(each) for each in answers[2:]] == [JournalUnavailable, JournalUnavailable]
-            assert await take is Take.NOTHING
+            assert await claim_next is ClaimResult.NOTHING
             assert (await claimed).run.run_id == "r1"
             for n, status in enumerate((RunStatus.RUNNING, RunStatus.RUNNING, None, None)):
                 run = await journal.read(RunQuery(ANONYMOUS, RunId(f"r{n}")))
@@ -1073,10 +1073,10 @@ def test_an_accept_whose_commit_fails_at_first_takes_room_of_its_principal_once(
 
     async def main() -> None:
         async with opened(path) as journal:
-            assert await journal.accept(new("a"), two, take=False) == Accepted(1)
+            assert await journal.accept(new("a"), two, claim_next=False) == Accepted(1)
             _BrokenDisk(journal).left = 1
-            assert await journal.accept(new("b"), two, take=False) == Accepted(2)
-            assert await journal.accept(new("c"), two, take=False) == Refused("principal_full", 3)
+            assert await journal.accept(new("b"), two, claim_next=False) == Accepted(2)
+            assert await journal.accept(new("c"), two, claim_next=False) == Refused("principal_full", 3)
 
     asyncio.run(main())
 
@@ -1085,15 +1085,15 @@ def test_a_settle_whose_commit_fails_at_first_ends_its_run_and_claims_the_next_o
     async def main() -> None:
         async with opened(path) as journal:
             claims = journal.claims()
-            await journal.accept(new("a"), WIDE, take=True)
-            await journal.accept(new("b"), WIDE, take=True)
+            await journal.accept(new("a"), WIDE, claim_next=True)
+            await journal.accept(new("b"), WIDE, claim_next=True)
             first = await anext(claims)
             _BrokenDisk(journal).left = 1
-            assert await journal.settle(first.token, done("hi", "ho"), take=True) is Take.TAKEN
+            assert await journal.finish(first.token, done("hi", "ho"), claim_next=True) is ClaimResult.CLAIMED
             second = await anext(claims)
             assert (second.run.run_id, second.run.attempt) == ("b", 1)
             assert (await journal.load(key())).length == 2
-            assert await journal.settle(second.token, done("hi", "ho"), take=True) is Take.NOTHING
+            assert await journal.finish(second.token, done("hi", "ho"), claim_next=True) is ClaimResult.NOTHING
             await journal.close()
             assert [each async for each in claims] == []
 
@@ -1104,14 +1104,14 @@ def test_a_settle_that_cannot_be_kept_makes_no_claim_and_can_be_offered_again(pa
     async def main() -> None:
         async with opened(path) as journal:
             claims = journal.claims()
-            await journal.accept(new("a"), WIDE, take=True)
-            await journal.accept(new("b"), WIDE, take=True)
+            await journal.accept(new("a"), WIDE, claim_next=True)
+            await journal.accept(new("b"), WIDE, claim_next=True)
             first = await anext(claims)
             _BrokenDisk(journal).left = 2
             with pytest.raises(JournalUnavailable):
-                await journal.settle(first.token, done("hi", "ho"), take=True)
+                await journal.finish(first.token, done("hi", "ho"), claim_next=True)
             assert [each.run_id for each in await waiting_runs(journal)] == ["b"]
-            assert await journal.settle(first.token, done("hi", "ho"), take=True) is Take.TAKEN
+            assert await journal.finish(first.token, done("hi", "ho"), claim_next=True) is ClaimResult.CLAIMED
             assert (await anext(claims)).run.run_id == "b"
             await journal.close()
             assert [each async for each in claims] == []
@@ -1123,25 +1123,27 @@ def test_a_hold_whose_commit_fails_at_first_is_made_durable_as_a_hold_and_its_re
     async def main() -> None:
         async with opened(path) as journal:
             claims = journal.claims()
-            await journal.accept(new("a"), WIDE, take=True)
-            await journal.accept(new("b"), WIDE, take=True)
+            await journal.accept(new("a"), WIDE, claim_next=True)
+            await journal.accept(new("b"), WIDE, claim_next=True)
             first = await anext(claims)
             disk = _BrokenDisk(journal)
             disk.left = 1
-            assert await journal.settle(first.token, done("hi", "ho"), take=True, hold=True) is Take.NOTHING
+            assert (
+                await journal.finish(first.token, done("hi", "ho"), claim_next=True, hold=True) is ClaimResult.NOTHING
+            )
             held = await journal.read(RunQuery(ANONYMOUS, RunId("a")))
             assert held is not None
             assert held.held
-            assert await journal.take(key()) is Take.NOTHING
+            assert await journal.claim_next(key()) is ClaimResult.NOTHING
             disk.left = 1
             await journal.release(first.token, counted=True)
-            assert await journal.take(key()) is Take.TAKEN
+            assert await journal.claim_next(key()) is ClaimResult.CLAIMED
             second = await anext(claims)
             freed = await journal.read(RunQuery(ANONYMOUS, RunId("a")))
             assert freed is not None
             assert (freed.held, freed.status) == (False, RunStatus.SUCCEEDED)
             assert (second.run.run_id, second.run.attempt) == ("b", 1)
-            await journal.settle(second.token, done("hi", "ho"), take=True)
+            await journal.finish(second.token, done("hi", "ho"), claim_next=True)
             await journal.close()
             assert [each async for each in claims] == []
 
@@ -1149,7 +1151,7 @@ def test_a_hold_whose_commit_fails_at_first_is_made_durable_as_a_hold_and_its_re
 
 
 def test_facts_that_nobody_waits_for_are_written_before_any_later_verb(path: Path) -> None:
-    facts: list[Fact] = [
+    checkpoints: list[Checkpoint] = [
         RoundStarted(said("1")),
         ToolDone("t", {}),
         RoundDone(said("2"), None),
@@ -1159,25 +1161,25 @@ def test_facts_that_nobody_waits_for_are_written_before_any_later_verb(path: Pat
     async def main() -> None:
         async with opened(path) as journal:
             claims = journal.claims()
-            await journal.accept(new("a"), WIDE, take=True)
+            await journal.accept(new("a"), WIDE, claim_next=True)
             claim = await anext(claims)
-            await journal.stage(claim.token, facts[0])
+            await journal.checkpoint(claim.token, checkpoints[0])
             disk = _BrokenDisk(journal)
             disk.refuse_facts()
             disk.left = 5  # ToolDone and RoundDone are tried together, then each alone
-            await journal.stage(claim.token, facts[1])
-            await journal.stage(claim.token, facts[2])
+            await journal.checkpoint(claim.token, checkpoints[1])
+            await journal.checkpoint(claim.token, checkpoints[2])
             with pytest.raises(JournalUnavailable):
-                await journal.stage(claim.token, facts[3])
+                await journal.checkpoint(claim.token, checkpoints[3])
             disk.left = 0
-            await journal.stage(claim.token, facts[3])
+            await journal.checkpoint(claim.token, checkpoints[3])
             await journal.release(claim.token, counted=True)
-            await journal.take(key())
+            await journal.claim_next(key())
             again = await anext(claims)
-            assert again.facts == tuple(facts)
+            assert again.checkpoints == tuple(checkpoints)
             disk.left = 2
-            await journal.stage(again.token, facts[1])
-            await journal.settle(again.token, done("hi", "ho"), take=False)
+            await journal.checkpoint(again.token, checkpoints[1])
+            await journal.finish(again.token, done("hi", "ho"), claim_next=False)
             assert len(journal._owed) == 0
 
     asyncio.run(main())
@@ -1187,19 +1189,19 @@ def test_facts_that_are_owed_are_written_by_a_later_verb_also_if_its_commit_fail
     async def main() -> None:
         async with opened(path) as journal:
             claims = journal.claims()
-            await journal.accept(new("a"), WIDE, take=True)
+            await journal.accept(new("a"), WIDE, claim_next=True)
             token = (await anext(claims)).token
-            await journal.stage(token, RoundStarted(said("1")))
+            await journal.checkpoint(token, RoundStarted(said("1")))
             disk = _BrokenDisk(journal)
             disk.left = 2
-            await journal.stage(token, ToolDone("t", {}))
+            await journal.checkpoint(token, ToolDone("t", {}))
             await journal.change(EndWaiting(key(), RunId("nobody"), Outcome(status=RunStatus.CANCELLED)))
             assert (len(journal._owed), disk.left) == (1, 0)
             disk.left = 1
-            await journal.stage(token, RoundStarted(said("2")))
+            await journal.checkpoint(token, RoundStarted(said("2")))
             await journal.close()
             (orphan,) = await journal.open("test", max_attempts=3)
-            assert orphan.facts == (RoundStarted(said("1")), ToolDone("t", {}), RoundStarted(said("2")))
+            assert orphan.checkpoints == (RoundStarted(said("1")), ToolDone("t", {}), RoundStarted(said("2")))
 
     asyncio.run(main())
 
@@ -1208,19 +1210,19 @@ def test_facts_that_a_refused_release_would_have_written_are_owed_still(path: Pa
     async def main() -> None:
         async with opened(path) as journal:
             claims = journal.claims()
-            await journal.accept(new("a"), WIDE, take=True)
+            await journal.accept(new("a"), WIDE, claim_next=True)
             claim = await anext(claims)
-            await journal.stage(claim.token, RoundStarted(said("1")))
+            await journal.checkpoint(claim.token, RoundStarted(said("1")))
             disk = _BrokenDisk(journal)
             disk.left = 2
-            await journal.stage(claim.token, ToolDone("t", {}))
+            await journal.checkpoint(claim.token, ToolDone("t", {}))
             await journal.change(Cancel(Principal(ANONYMOUS), RunId("a")))
             with pytest.raises(CancelRequested):
                 await journal.release(claim.token, counted=True)
-            await journal.stage(claim.token, RoundStarted(said("2")))
+            await journal.checkpoint(claim.token, RoundStarted(said("2")))
             await journal.close()
             (orphan,) = await journal.open("test", max_attempts=3)
-            assert orphan.facts == (RoundStarted(said("1")), ToolDone("t", {}), RoundStarted(said("2")))
+            assert orphan.checkpoints == (RoundStarted(said("1")), ToolDone("t", {}), RoundStarted(said("2")))
 
     asyncio.run(main())
 
@@ -1234,20 +1236,21 @@ def test_what_concerns_a_run_that_has_ended_waits_behind_what_its_session_waits_
 
     async def main() -> None:
         async with opened(path) as journal:
-            await journal.accept(new("a"), WIDE, take=True)
-            left = Settlement(
+            await journal.accept(new("a"), WIDE, claim_next=True)
+            left = Completion(
                 outcome=Outcome(status=RunStatus.NEEDS_INPUT, input_requests=asks),
                 messages=[*said("go"), use],
                 question=Question(requests=asks, message=use, results={}, state={}),
                 answer_within_s=100.0,
             )
-            await journal.settle((await anext(journal.claims())).token, left, take=False)
+            await journal.finish((await anext(journal.claims())).token, left, claim_next=False)
             await journal.close()
             await journal.open("test", max_attempts=3)  # (nothing of it is in memory any more)
             keyed = Keyed("k", b"f" * 32, 0.0)
             dismisses = replace(new("b"), on_question=OnQuestion.DISMISS, keyed=keyed)
             accepted, cancelled = await asyncio.gather(
-                journal.accept(dismisses, WIDE, take=True), journal.change(Cancel(Principal(ANONYMOUS), RunId("a")))
+                journal.accept(dismisses, WIDE, claim_next=True),
+                journal.change(Cancel(Principal(ANONYMOUS), RunId("a"))),
             )
             assert accepted == Accepted(0)
             assert cancelled == Ended()
@@ -1262,7 +1265,8 @@ def test_a_disk_that_never_comes_back_ends_in_errors_and_a_clean_close(path: Pat
             disk = _BrokenDisk(journal)
             disk.left = 1_000_000
             results = await asyncio.gather(
-                *(journal.accept(new(f"r{n}", f"s{n}"), WIDE, take=True) for n in range(10)), return_exceptions=True
+                *(journal.accept(new(f"r{n}", f"s{n}"), WIDE, claim_next=True) for n in range(10)),
+                return_exceptions=True,
             )
             assert {type(result) for result in results} == {JournalUnavailable}
         async with opened(path) as journal:
@@ -1282,9 +1286,9 @@ def test_a_page_of_a_principals_ended_runs_looks_through_so_many_of_others_and_g
         mine, foreign = key(), key("s", "other")
         for number, session in enumerate([mine, *[foreign] * 9, mine]):
             run = NewRun(run_id=RunId(f"r{number}"), key=session, input="x" * 100_000, created_at=1.0)
-            assert await journal.accept(run, WIDE, take=True) == Accepted(0)
+            assert await journal.accept(run, WIDE, claim_next=True) == Accepted(0)
             claim = await anext(claims)
-            await journal.settle(claim.token, done("hi", "ho"), take=False)
+            await journal.finish(claim.token, done("hi", "ho"), claim_next=False)
         pages: list[list[str]] = []
         cursor: str | None = None
         while not pages or cursor is not None:
@@ -1304,7 +1308,9 @@ def test_of_a_damaged_run_a_principal_is_told_its_id_and_of_all_others_everythin
         journal = at(tmp_path / "journal.db")
         await journal.open("me", max_attempts=3)
         for name in ("a", "b", "c"):
-            await journal.accept(NewRun(run_id=RunId(name), key=key(), input="x", created_at=1.0), WIDE, take=False)
+            await journal.accept(
+                NewRun(run_id=RunId(name), key=key(), input="x", created_at=1.0), WIDE, claim_next=False
+            )
         with contextlib.closing(sqlite3.connect(tmp_path / "journal.db")) as connection, connection:
             connection.execute("UPDATE runs SET lane = 77 WHERE run_id = 'b'")
         page = await journal.read(RunsOfQuery(key().principal))

@@ -29,15 +29,17 @@ async def _fill(path: Path) -> None:
     await journal.open("test", max_attempts=3)
     claims = journal.claims()
     for n in range(70):
-        await journal.accept(new(f"s.{n}"), WIDE, take=True)
+        await journal.accept(new(f"s.{n}"), WIDE, claim_next=True)
         window = (Range(2, None),) if n == 2 else None
-        await journal.settle((await anext(claims)).token, done("hi", "ho", state={"n": n}, window=window), take=False)
+        await journal.finish(
+            (await anext(claims)).token, done("hi", "ho", state={"n": n}, window=window), claim_next=False
+        )
     for session in ("s", "t"):
-        await journal.accept(new(f"{session}.x", session), WIDE, take=True)
+        await journal.accept(new(f"{session}.x", session), WIDE, claim_next=True)
         token = (await anext(claims)).token
-        await journal.stage(token, RoundStarted(said("a")))
-        await journal.stage(token, ToolDone("t", {}))
-        await journal.accept(new(f"{session}.y", session), WIDE, take=True)
+        await journal.checkpoint(token, RoundStarted(said("a")))
+        await journal.checkpoint(token, ToolDone("t", {}))
+        await journal.accept(new(f"{session}.y", session), WIDE, claim_next=True)
     await journal.close()
 
 
@@ -278,8 +280,8 @@ class _Busy:
         claims = journal.claims()
         n = 0
         while not self._stop.is_set():
-            await journal.accept(new(f"r{n}", f"s{n % 5}"), WIDE, take=True)
-            await journal.settle((await anext(claims)).token, done("hi", "ho" * 500), take=False)
+            await journal.accept(new(f"r{n}", f"s{n % 5}"), WIDE, claim_next=True)
+            await journal.finish((await anext(claims)).token, done("hi", "ho" * 500), claim_next=False)
             n += 1
             with self._changed:
                 self._settled = n
@@ -340,8 +342,8 @@ def _serves_once(path: Path) -> Callable[..., None]:
         await journal.open("test", max_attempts=3)
         claims = journal.claims()
         for n in range(100):
-            await journal.accept(new(f"later.{n}", "later"), WIDE, take=True)
-            await journal.settle((await anext(claims)).token, done("hi", "ho" * 500), take=False)
+            await journal.accept(new(f"later.{n}", "later"), WIDE, claim_next=True)
+            await journal.finish((await anext(claims)).token, done("hi", "ho" * 500), claim_next=False)
         await journal.close()
 
     def step(*told: object) -> None:

@@ -15,6 +15,7 @@ from strandline.journal.sqlite import SqliteJournal
 from strandline.journal.verify import verify
 from strandline.model import (
     ANONYMOUS,
+    Completion,
     IfBusy,
     Keyed,
     Lane,
@@ -25,7 +26,6 @@ from strandline.model import (
     RunStatus,
     SessionId,
     SessionKey,
-    Settlement,
 )
 from strandline.testing.desk import WIDE, said
 
@@ -42,20 +42,22 @@ async def _fill(path: Path) -> None:
     await journal.open("test", max_attempts=3)
     claims = journal.claims()
     for session in ("s", "t", "u"):
-        await journal.accept(new(f"{session}1", session), WIDE, take=True)
+        await journal.accept(new(f"{session}1", session), WIDE, claim_next=True)
         token = (await anext(claims)).token
-        await journal.stage(token, RoundStarted(said("ask", "half")))
+        await journal.checkpoint(token, RoundStarted(said("ask", "half")))
         if session != "u":
             await journal.release(token, counted=True)
-    await journal.accept(new("s2", "s", lane=Lane.FRONT, if_busy=IfBusy.ROLLBACK, keyed=KEYED), WIDE, take=True)
+    await journal.accept(new("s2", "s", lane=Lane.FRONT, if_busy=IfBusy.ROLLBACK, keyed=KEYED), WIDE, claim_next=True)
     rolling = (await anext(claims)).token
-    await journal.accept(new("s3", "s", keyed=Keyed("k2", b"y" * 32, 0.0)), WIDE, take=True)
-    await journal.accept(new("s4", "s"), WIDE, take=True)
+    await journal.accept(new("s3", "s", keyed=Keyed("k2", b"y" * 32, 0.0)), WIDE, claim_next=True)
+    await journal.accept(new("s4", "s"), WIDE, claim_next=True)
     await journal.change(Move(ANONYMOUS, RunId("s4"), None))
     await journal.change(Move(ANONYMOUS, RunId("s3"), 1))
-    await journal.accept(new("s5", "s", lane=Lane.FRONT, if_busy=IfBusy.ROLLBACK), WIDE, take=True)
+    await journal.accept(new("s5", "s", lane=Lane.FRONT, if_busy=IfBusy.ROLLBACK), WIDE, claim_next=True)
     outcome = Outcome(status=RunStatus.CANCELLED)
-    await journal.settle(rolling, Settlement(outcome=outcome, messages=said("hi", "ho"), discarded=True), take=False)
+    await journal.finish(
+        rolling, Completion(outcome=outcome, messages=said("hi", "ho"), discarded=True), claim_next=False
+    )
     await journal.change(CancelSession(SessionKey(ANONYMOUS, SessionId("t")), running=True))
     await journal.change(Cancel(ANONYMOUS, RunId("u1")))
     await journal.change(Pause(SessionKey(ANONYMOUS, SessionId("s"))))
@@ -116,7 +118,7 @@ def test_a_damaged_key_is_told_to_whoever_uses_it(path: Path) -> None:
         journal = SqliteJournal(path, SystemClock())
         await journal.open("test", max_attempts=3)
         with pytest.raises(JournalUnavailable, match="idempotency key of run s3"):
-            await journal.accept(new("again", "s", keyed=Keyed("k2", b"y" * 32, 0.0)), WIDE, take=False)
+            await journal.accept(new("again", "s", keyed=Keyed("k2", b"y" * 32, 0.0)), WIDE, claim_next=False)
         await journal.close()
 
     asyncio.run(main())
@@ -139,11 +141,11 @@ def test_a_waiting_run_that_is_damaged_is_claimed_to_be_ended_and_those_behind_i
         claims = journal.claims()
         key = SessionKey(ANONYMOUS, SessionId("s"))
         done = {}
-        while str(await journal.take(key)) == "taken":
+        while str(await journal.claim_next(key)) == "claimed":
             claim = await anext(claims)
             done[str(claim.run.run_id)] = claim.damaged
             outcome = Outcome(status=RunStatus.CANCELLED if claim.damaged else RunStatus.SUCCEEDED)
-            await journal.settle(claim.token, Settlement(outcome=outcome, messages=[]), take=False)
+            await journal.finish(claim.token, Completion(outcome=outcome, messages=[]), claim_next=False)
         await journal.close()
         return done
 

@@ -45,12 +45,12 @@ from strandline.journal.port import (
     Cancel,
     CancelSession,
     Changed,
+    ClaimResult,
     Delete,
     Ended,
     HistoryPage,
     Move,
     Stopped,
-    Take,
 )
 from strandline.journal.rules import Rank
 from strandline.journal.sqlite_rows import SqliteRows
@@ -59,8 +59,10 @@ from strandline.journal.table import SessionTable
 from strandline.model import (
     INTERRUPTS,
     Claim,
+    Completion,
     Ending,
     Failed,
+    FencingToken,
     IfBusy,
     Lane,
     Message,
@@ -68,8 +70,6 @@ from strandline.model import (
     OnDisconnect,
     Question,
     RoundStarted,
-    Settlement,
-    Token,
     ToolDone,
     ToolResult,
 )
@@ -100,7 +100,7 @@ def lose_a_claim(patch: pytest.MonkeyPatch) -> None:
 def take_any_token(patch: pytest.MonkeyPatch) -> None:
     """A token is good as long as its run executes, whoever executes it."""
 
-    def claimed(table: SessionTable, token: Token) -> RunState:
+    def claimed(table: SessionTable, token: FencingToken) -> RunState:
         run = table._runs.get(token.run_id)
         if run is None or run.fence is None:
             raise ClaimLost("lost")
@@ -116,8 +116,8 @@ def stage_too_late(patch: pytest.MonkeyPatch) -> None:
         if attempt.stopping:
             raise RunStopped
         attempt.results = {}
-        fact = RoundStarted(attempt._fresh())
-        asyncio.ensure_future(attempt._journal.stage(attempt.claim.token, fact))  # noqa: RUF006
+        checkpoint = RoundStarted(attempt._fresh())
+        asyncio.ensure_future(attempt._journal.checkpoint(attempt.claim.token, checkpoint))  # noqa: RUF006
 
     patch.setattr(LiveAttempt, "begin_round", begin_round)
 
@@ -139,17 +139,17 @@ def forget_a_finished_tool(patch: pytest.MonkeyPatch) -> None:
 
 def hold_nothing(patch: pytest.MonkeyPatch) -> None:
     """A run that ends before its thread does gives its session free at once."""
-    settle = MemoryJournal.settle
+    finish = MemoryJournal.finish
 
     async def settle_without(
-        journal: MemoryJournal, token: Token, settlement: Settlement, *, take: bool, hold: bool = False
-    ) -> Take:
-        return await settle(journal, token, settlement, take=take, hold=False)
+        journal: MemoryJournal, token: FencingToken, completion: Completion, *, claim_next: bool, hold: bool = False
+    ) -> ClaimResult:
+        return await finish(journal, token, completion, claim_next=claim_next, hold=False)
 
     async def keep_nothing(holds: Holds, hold: Hold) -> None:
         del holds._held[hold.claim.run.run_id]
 
-    patch.setattr(MemoryJournal, "settle", settle_without)
+    patch.setattr(MemoryJournal, "finish", settle_without)
     patch.setattr(Holds, "keep", keep_nothing)
 
 
@@ -167,8 +167,8 @@ def lose_queue_deadlines(patch: pytest.MonkeyPatch) -> None:
 def keep_no_result(patch: pytest.MonkeyPatch) -> None:
     """What a crashed process had staged of a round comes back without the results of the tools that had ended."""
 
-    def without_results(facts: Sequence[Any], question: Any) -> Any:
-        return fold(tuple(each for each in facts if not isinstance(each, ToolDone)), question)
+    def without_results(checkpoints: Sequence[Any], question: Any) -> Any:
+        return fold(tuple(each for each in checkpoints if not isinstance(each, ToolDone)), question)
 
     patch.setattr(recovery, "fold", without_results)
 
@@ -177,7 +177,7 @@ def count_no_attempt(patch: pytest.MonkeyPatch) -> None:
     """A run that was cut off is given back as if it had never been tried."""
     release = MemoryJournal.release
 
-    async def uncounted(journal: MemoryJournal, token: Token, *, counted: bool) -> None:
+    async def uncounted(journal: MemoryJournal, token: FencingToken, *, counted: bool) -> None:
         await release(journal, token, counted=False)
 
     patch.setattr(MemoryJournal, "release", uncounted)
@@ -296,14 +296,14 @@ def let_a_run_wait_that_is_to_be_refused(patch: pytest.MonkeyPatch) -> None:
     accept = SessionTable.accept
 
     def accepting(
-        table: SessionTable, new: NewRun, body: Body, bounds: Bounds, *, take: bool, now: float
+        table: SessionTable, new: NewRun, body: Body, bounds: Bounds, *, claim_next: bool, now: float
     ) -> AcceptAnswer:
         session = table._find(new.key)
         if new.if_busy is not IfBusy.REJECT or session is None:
-            return accept(table, new, body, bounds, take=take, now=now)
+            return accept(table, new, body, bounds, claim_next=claim_next, now=now)
         claimed, session.claimed = session.claimed, None
         try:
-            return accept(table, new, body, bounds, take=False, now=now)
+            return accept(table, new, body, bounds, claim_next=False, now=now)
         finally:
             session.claimed = claimed
 
@@ -453,8 +453,8 @@ def forget_questions_in_a_crash(patch: pytest.MonkeyPatch) -> None:
 def do_again_what_had_ended(patch: pytest.MonkeyPatch) -> None:
     """What answers starts all tools of its round, also those that had ended before the question."""
 
-    def forgetting(facts: Sequence[Any], question: Any) -> Any:
-        return fold(facts, None if question is None else replace_(question, results={}))
+    def forgetting(checkpoints: Sequence[Any], question: Any) -> Any:
+        return fold(checkpoints, None if question is None else replace_(question, results={}))
 
     patch.setattr(runner, "fold", forgetting)
 

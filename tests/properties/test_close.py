@@ -15,9 +15,9 @@ from strandline.history import close, fold, history_faults, pairing_faults, ques
 from strandline.model import (
     Block,
     Cancelled,
+    Checkpoint,
     Ending,
     ErrorCode,
-    Fact,
     Failed,
     Input,
     Message,
@@ -127,18 +127,18 @@ class Story(Struct):
             unfinished=unfinished,
         )
 
-    def facts(self) -> list[Fact]:
-        facts: list[Fact] = []
+    def checkpoints(self) -> list[Checkpoint]:
+        checkpoints: list[Checkpoint] = []
         news = [question(self.prompt)]
         for number, each in enumerate(self.rounds, 1):
             closed = self.open is None or number < len(self.rounds)
             done = each.results if closed else self.results()
-            facts.append(RoundStarted(messages=[*news, each.message]))
-            facts += [ToolDone(tool_use_id=key, result=result) for key, result in done.items()]
+            checkpoints.append(RoundStarted(messages=[*news, each.message]))
+            checkpoints += [ToolDone(tool_use_id=key, result=result) for key, result in done.items()]
             if closed:
-                facts.append(RoundDone(messages=[each.answers()], state=each.state))
+                checkpoints.append(RoundDone(messages=[each.answers()], state=each.state))
             news = []
-        return facts
+        return checkpoints
 
 
 odd_fields = st.fixed_dictionaries({}, optional={"name": odd, "input": odd})
@@ -280,7 +280,7 @@ def test_a_run_that_returned_without_an_answer_is_given_one(story: Story, answer
 @given(stories(), failures)
 def test_what_was_staged_of_a_run_closes_as_what_the_run_itself_had(story: Story, ending: Ending) -> None:
     """Recovery knows the facts only; it comes to the same history, but for the model call that was under way."""
-    progress = fold(story.facts())
+    progress = fold(story.checkpoints())
     messages = progress.messages or [question(story.prompt)]
     closed = close(messages, progress.results, ending)
 
@@ -411,7 +411,7 @@ def test_no_tool_and_no_result_is_invented(messages: list[Message], ending: Endi
 @patient
 @given(stories())
 def test_fold_adds_up_to_what_happened(story: Story) -> None:
-    progress = fold(story.facts())
+    progress = fold(story.checkpoints())
 
     story.tail, story.pieces = None, False
     assert progress.messages == (story.messages() if story.rounds else [])
@@ -429,9 +429,9 @@ def test_a_round_whose_end_was_never_staged_is_not_forgotten_when_the_run_goes_o
 ) -> None:
     """A crash may come between a round's last result and its `RoundDone`; the run then goes on after that round."""
     story = Story(prompt=story.prompt, rounds=story.rounds, open=None, tail=None, whole=False)
-    ends = [number for number, fact in enumerate(story.facts()) if isinstance(fact, RoundDone)]
+    ends = [number for number, checkpoint in enumerate(story.checkpoints()) if isinstance(checkpoint, RoundDone)]
     lost = data.draw(st.sets(st.sampled_from(ends))) if ends else set()
-    progress = fold(fact for number, fact in enumerate(story.facts()) if number not in lost)
+    progress = fold(checkpoint for number, checkpoint in enumerate(story.checkpoints()) if number not in lost)
 
     ending = Failed(ErrorCode.CRASHED)
     closed = close(progress.messages or [question(story.prompt)], progress.results, ending)
@@ -442,7 +442,7 @@ def test_a_round_whose_end_was_never_staged_is_not_forgotten_when_the_run_goes_o
 @patient
 @given(stories())
 def test_a_run_goes_on_from_rounds_that_are_all_closed(story: Story) -> None:
-    on = fold(story.facts()).to_go_on()
+    on = fold(story.checkpoints()).to_go_on()
 
     assert check_pairing(on) == []
     assert [message["role"] for message in on] == (["user", "assistant"] * len(on))[: len(on)]
@@ -454,8 +454,8 @@ odd_facts = st.lists(st.tuples(st.sampled_from(["started", "tool", "done"]), odd
 @patient
 @given(odd_facts)
 def test_facts_of_no_proper_form_add_up(told: list[tuple[str, list[Any], Any, Any]]) -> None:
-    facts = _facts(told)
-    progress = fold(facts)
+    checkpoints = _checkpoints(told)
+    progress = fold(checkpoints)
 
     assert all(isinstance(name, str) for name in progress.open_tools().values())
     on = progress.to_go_on()
@@ -470,22 +470,22 @@ def test_facts_of_no_proper_form_add_up(told: list[tuple[str, list[Any], Any, An
     assert check_history(close([question("hi"), *progress.messages], progress.results, Cancelled())) == []
 
 
-def _facts(told: list[tuple[str, list[Any], Any, Any]]) -> list[Fact]:
-    facts: list[Fact] = []
+def _checkpoints(told: list[tuple[str, list[Any], Any, Any]]) -> list[Checkpoint]:
+    checkpoints: list[Checkpoint] = []
     for kind, messages, key, result in told:
         if kind == "tool":
-            facts.append(ToolDone(tool_use_id=key if isinstance(key, str) else "a", result=result))
+            checkpoints.append(ToolDone(tool_use_id=key if isinstance(key, str) else "a", result=result))
         else:
-            facts.append(RoundStarted(messages) if kind == "started" else RoundDone(messages, None))
-    return facts
+            checkpoints.append(RoundStarted(messages) if kind == "started" else RoundDone(messages, None))
+    return checkpoints
 
 
 @patient
-@given(st.one_of(stories().map(Story.facts), odd_facts.map(_facts)), st.data())
+@given(st.one_of(stories().map(Story.checkpoints), odd_facts.map(_checkpoints)), st.data())
 def test_each_tool_of_an_open_round_either_starts_again_or_has_one_result(
-    facts: list[Fact], data: st.DataObject
+    checkpoints: list[Checkpoint], data: st.DataObject
 ) -> None:
-    progress = fold(facts)
+    progress = fold(checkpoints)
     names = sorted(set(progress.open_tools().values()))
     idempotent = data.draw(st.sets(st.sampled_from(names))) if names else set()
     again = reopened(progress, unknown_tool="tell", idempotent_tools=idempotent)

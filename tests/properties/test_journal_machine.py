@@ -32,6 +32,7 @@ from strandline.journal.port import (
     Cancel,
     CancelSession,
     Changed,
+    ClaimResult,
     Delete,
     Ended,
     EndOverdue,
@@ -47,7 +48,6 @@ from strandline.journal.port import (
     RunQuery,
     SessionQuery,
     Stopped,
-    Take,
     Unanswerable,
 )
 from strandline.journal.sqlite import SqliteJournal
@@ -55,8 +55,10 @@ from strandline.model import (
     ANONYMOUS,
     WHOLE_HISTORY,
     Cancelled,
+    Checkpoint,
     Claim,
-    Fact,
+    Completion,
+    FencingToken,
     IfBusy,
     Inline,
     InputRequest,
@@ -74,9 +76,7 @@ from strandline.model import (
     RunStatus,
     SessionId,
     SessionKey,
-    Settlement,
     StateRecord,
-    Token,
     ToolDone,
     Window,
     responses,
@@ -105,7 +105,7 @@ class ModelRun:
     begun: bool = False
     fence: int | None = None
     last: bool = False
-    facts: list[Fact] = field(default_factory=list)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
     ended_at: float | None = None
     held: bool = False
     discarded: bool = False
@@ -190,10 +190,10 @@ class ListModel:
     def claimed(self, key: SessionKey) -> bool:
         return any(run.key == key and (run.status == "running" or run.held) for run in self.runs)
 
-    def holder(self, token: Token) -> ModelRun | None:
+    def holder(self, token: FencingToken) -> ModelRun | None:
         return next((run for run in self.runs if (run.run_id, run.fence) == token), None)
 
-    def worker(self, token: Token) -> ModelRun | None:
+    def worker(self, token: FencingToken) -> ModelRun | None:
         run = self.holder(token)
         return None if run is None or run.held else run
 
@@ -205,7 +205,7 @@ class ListModel:
         run.last = run.attempt > 1 and run.attempt >= MAX_ATTEMPTS
         self.taken.append(run)
 
-    def accept(self, run: ModelRun, bounds: Bounds, take: bool, now: float) -> AcceptAnswer:
+    def accept(self, run: ModelRun, bounds: Bounds, claim_next: bool, now: float) -> AcceptAnswer:
         for other in reversed(self.runs):
             if run.keyed is None or other.keyed is None or (other.key, other.keyed.key) != (run.key, run.keyed.key):
                 continue
@@ -233,7 +233,7 @@ class ListModel:
         for each in begun:
             each.status = "leaves"
         try:
-            answer = self._enter(run, bounds, take, now)
+            answer = self._enter(run, bounds, claim_next, now)
         finally:
             for each in begun:
                 each.status = "queued"
@@ -262,7 +262,7 @@ class ListModel:
         left = [each for each in wanted if each not in run.answers]
         return Unanswerable("incomplete", left) if left else None
 
-    def _enter(self, run: ModelRun, bounds: Bounds, take: bool, now: float) -> AcceptAnswer:
+    def _enter(self, run: ModelRun, bounds: Bounds, claim_next: bool, now: float) -> AcceptAnswer:
         self.places += 1
         run.place = self.places
         self.runs.append(run)
@@ -270,7 +270,7 @@ class ListModel:
         position = line.index(run) + 1
         asked = self.waits_for(run.key)
         may_go = bool(run.answers) or run.dismisses or not self.waits(run.key, now)
-        at_once = take and position == 1 and self.free(run.key) and may_go
+        at_once = claim_next and position == 1 and self.free(run.key) and may_go
         if not at_once and not run.answers and (refused := self._over(run, bounds, position, len(line))) is not None:
             return refused
         session = self.sessions.setdefault(run.key, ModelSession())
@@ -351,36 +351,36 @@ class ListModel:
         else:
             self.dismiss(run.key, now, begun)
 
-    def take(self, key: SessionKey, now: float) -> Take:
+    def claim_next(self, key: SessionKey, now: float) -> ClaimResult:
         line = self.waiting(key)
         if not line or not self.free(key) or self.waits(key, now):
-            return Take.NOTHING
+            return ClaimResult.NOTHING
         attempt = line[0].attempt + 1
         if attempt > 1 and attempt >= MAX_ATTEMPTS and any(run.last for run in self.executing()):
-            return Take.BLOCKED
+            return ClaimResult.BLOCKED
         if self.waits_for(key) is not None:
             self.dismiss(key, now)
         self.start(line[0])
-        return Take.TAKEN
+        return ClaimResult.CLAIMED
 
-    def settle(self, run: ModelRun, settlement: Settlement, take: bool, hold: bool, now: float) -> Take:
+    def finish(self, run: ModelRun, completion: Completion, claim_next: bool, hold: bool, now: float) -> ClaimResult:
         session = self.sessions[run.key]
         session.ended_at = now
-        session.messages = session.messages + [(each, settlement.discarded) for each in settlement.messages]
-        session.window = session.window if settlement.window is None else settlement.window
-        session.state = session.state if settlement.state is None else settlement.state
-        run.status, run.last, run.facts, run.ended_at = settlement.outcome.status.value, False, [], now
-        run.discarded = settlement.discarded
-        asks = settlement.question
-        closed = asks is not None or bool(settlement.messages and not settlement.discarded)
-        self.answer_ended(run, now, closed, settlement.discarded)
+        session.messages = session.messages + [(each, completion.discarded) for each in completion.messages]
+        session.window = session.window if completion.window is None else completion.window
+        session.state = session.state if completion.state is None else completion.state
+        run.status, run.last, run.checkpoints, run.ended_at = completion.outcome.status.value, False, [], now
+        run.discarded = completion.discarded
+        asks = completion.question
+        closed = asks is not None or bool(completion.messages and not completion.discarded)
+        self.answer_ended(run, now, closed, completion.discarded)
         if asks is not None:
-            self.ask(run, asks, now + settlement.answer_within_s, now, hold)
+            self.ask(run, asks, now + completion.answer_within_s, now, hold)
         if hold:
             run.held = True
-            return Take.NOTHING
+            return ClaimResult.NOTHING
         run.fence = None
-        return self.take(run.key, now) if take else Take.NOTHING
+        return self.claim_next(run.key, now) if claim_next else ClaimResult.NOTHING
 
     def release(self, run: ModelRun, counted: bool, now: float) -> None:
         if run.held:
@@ -462,7 +462,7 @@ class ListModel:
         return Stopped(ended={run.run_id: outcome for run in overdue}, asked=[])
 
     def _end(self, run: ModelRun, status: RunStatus, now: float) -> None:
-        run.status, run.facts, run.ended_at = status.value, [], now
+        run.status, run.checkpoints, run.ended_at = status.value, [], now
         self.sessions[run.key].ended_at = now
         self.answer_ended(run, now, closed=False, begun=False)
 
@@ -478,11 +478,11 @@ class ListModel:
             run.discard = run.discard or discard
             return Stopped(ended={}, asked=[run.run_id])
         question = self.answered_by(run)
-        progress = fold(run.facts, question)
+        progress = fold(run.checkpoints, question)
         left = close(progress.messages, progress.results, Cancelled()) if progress.messages else []
         if question is not None:
             left = close_answer(progress.messages, progress.results, Cancelled(), begun=progress.begun)
-        run.status, run.facts, run.ended_at = "cancelled", [], now
+        run.status, run.checkpoints, run.ended_at = "cancelled", [], now
         run.discarded = discard
         self.sessions[run.key].messages += [(each, discard) for each in left]
         self.sessions[run.key].ended_at = now
@@ -537,7 +537,7 @@ class ListModel:
 texts = st.sampled_from(["a", "b", "ü\n", "\x00"])
 messages = st.lists(st.builds(lambda text: {"role": "user", "content": [{"text": text}]}, texts), max_size=3)
 states = st.one_of(st.none(), st.dictionaries(texts, st.integers(0, 9), max_size=2))
-facts: st.SearchStrategy[Fact] = st.one_of(
+checkpoints: st.SearchStrategy[Checkpoint] = st.one_of(
     st.builds(RoundStarted, messages),
     st.builds(lambda text: ToolDone(text, {"content": [{"image": text.encode()}]}), texts),
     st.builds(RoundDone, messages, states),
@@ -584,7 +584,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.model = ListModel()
         self.clock = StillClock()
         self.made = 0
-        self.tokens: list[Token] = []
+        self.tokens: list[FencingToken] = []
         self.requests: list[str] = []
         self.claims: list[Claim] = []
         self.come = asyncio.Event()
@@ -648,12 +648,12 @@ class JournalMachine(RuleBasedStateMachine):
         assert all(claim.token.fence > token.fence for token in self.tokens)
         assert (claim.run.attempt, claim.run.lane, claim.run.key) == (run.attempt, run.lane, run.key)
         assert claim.run.queue_deadline == run.queue_deadline
-        assert list(claim.facts) == run.facts
+        assert list(claim.checkpoints) == run.checkpoints
         if run.status == "running":
             assert claim.question == self.model.answered_by(run)
         self.tokens.append(claim.token)
 
-    def _token(self, pick: int) -> Token:
+    def _token(self, pick: int) -> FencingToken:
         good = [token for token in self.tokens if self.model.holder(token) is not None]
         if pick >= 10 or not good:
             return self.tokens[-1 - pick % len(self.tokens)]
@@ -675,7 +675,7 @@ class JournalMachine(RuleBasedStateMachine):
     def accept_at_once(self, burst: list[Asked], bounds: Bounds) -> None:
         verbs: list[Awaitable[AcceptAnswer]] = []
         expected: list[AcceptAnswer] = []
-        for key, lane, priority, take, opaque, wait_s, text, if_busy, on_question in burst:
+        for key, lane, priority, claim_next, opaque, wait_s, text, if_busy, on_question in burst:
             if if_busy in (IfBusy.INTERRUPT, IfBusy.ROLLBACK):
                 lane = 2
             self.made += 1
@@ -706,8 +706,8 @@ class JournalMachine(RuleBasedStateMachine):
                 on_question=on_question,
                 is_text=is_text,
             )
-            verbs.append(self.journal.accept(new, bounds, take=take))
-            expected.append(self.model.accept(run, bounds, take, self.clock.at))
+            verbs.append(self.journal.accept(new, bounds, claim_next=claim_next))
+            expected.append(self.model.accept(run, bounds, claim_next, self.clock.at))
         assert self.call(*verbs) == expected
 
     @rule(key=sessions, behind=st.lists(asked, min_size=1, max_size=3), messages=messages, discarded=st.booleans())
@@ -721,36 +721,36 @@ class JournalMachine(RuleBasedStateMachine):
         """Have a session execute if it can, hold what does, and have others wait behind it."""
         self.accept([(key, 3, 1, True, False, None, None, IfBusy.ENQUEUE, OnQuestion.WAIT)], Bounds(9, 99))
         if self.model.free(key):
-            self.take(key)
+            self.claim_next(key)
         executing = next((run for run in self.model.executing() if run.key == key), None)
         if executing is not None:
             assert executing.fence is not None
             self._settle(
-                Token(executing.run_id, executing.fence),
-                Settlement(outcome=Outcome(status=RunStatus.SUCCEEDED), messages=messages, discarded=discarded),
-                take=False,
+                FencingToken(executing.run_id, executing.fence),
+                Completion(outcome=Outcome(status=RunStatus.SUCCEEDED), messages=messages, discarded=discarded),
+                claim_next=False,
                 hold=True,
             )
         self.accept([(key, *how) for _, *how in behind], Bounds(9, 99))
 
     @precondition(lambda self: self.model.waiting())
     @rule(key=sessions)
-    def take(self, key: SessionKey) -> None:
-        expected = self.model.take(key, self.clock.at)
-        assert self.call(self.journal.take(key)) == [expected]
+    def claim_next(self, key: SessionKey) -> None:
+        expected = self.model.claim_next(key, self.clock.at)
+        assert self.call(self.journal.claim_next(key)) == [expected]
 
     @precondition(lambda self: self.tokens)
-    @rule(pick=picks, staged=st.lists(facts, min_size=1, max_size=4))
-    def stage(self, pick: int, staged: list[Fact]) -> None:
+    @rule(pick=picks, staged=st.lists(checkpoints, min_size=1, max_size=4))
+    def checkpoint(self, pick: int, staged: list[Checkpoint]) -> None:
         token = self._token(pick)
         run = self.model.worker(token)
         if run is not None:
-            run.facts += staged
-        results = self.call(*(self.journal.stage(token, fact) for fact in staged))
-        for fact, result in zip(staged, results, strict=True):
+            run.checkpoints += staged
+        results = self.call(*(self.journal.checkpoint(token, checkpoint) for checkpoint in staged))
+        for checkpoint, result in zip(staged, results, strict=True):
             if run is not None:
                 assert result is None
-            elif isinstance(fact, RoundStarted):
+            elif isinstance(checkpoint, RoundStarted):
                 assert isinstance(result, ClaimLost)
 
     @precondition(lambda self: self.tokens)
@@ -761,10 +761,10 @@ class JournalMachine(RuleBasedStateMachine):
         window=windows,
         state=states,
         discarded=st.booleans(),
-        take=st.booleans(),
+        claim_next=st.booleans(),
         hold=st.booleans(),
     )
-    def settle(
+    def finish(
         self,
         pick: int,
         status: RunStatus,
@@ -772,26 +772,26 @@ class JournalMachine(RuleBasedStateMachine):
         window: Window | None,
         state: StateRecord | None,
         discarded: bool,
-        take: bool,
+        claim_next: bool,
         hold: bool,
     ) -> None:
-        settlement = Settlement(
+        completion = Completion(
             outcome=Outcome(status=status), messages=messages, window=window, state=state, discarded=discarded
         )
-        self._settle(self._token(pick), settlement, take, hold)
+        self._settle(self._token(pick), completion, claim_next, hold)
 
-    def _settle(self, token: Token, settlement: Settlement, take: bool, hold: bool) -> None:
+    def _settle(self, token: FencingToken, completion: Completion, claim_next: bool, hold: bool) -> None:
         run = self.model.worker(token)
-        expected: Take | None = None
-        wrong = settlement.outcome.status is not RunStatus.CANCELLED
-        if run is not None and run.cancelled and (wrong or settlement.discarded < run.discard):
-            results = self.call(self.journal.settle(token, settlement, take=take, hold=hold))
+        expected: ClaimResult | None = None
+        wrong = completion.outcome.status is not RunStatus.CANCELLED
+        if run is not None and run.cancelled and (wrong or completion.discarded < run.discard):
+            results = self.call(self.journal.finish(token, completion, claim_next=claim_next, hold=hold))
             assert [type(result) for result in results] == [CancelRequested]
-            discarded = settlement.discarded or run.discard
-            settlement = replace(settlement, outcome=Outcome(status=RunStatus.CANCELLED), discarded=discarded)
+            discarded = completion.discarded or run.discard
+            completion = replace(completion, outcome=Outcome(status=RunStatus.CANCELLED), discarded=discarded)
         if run is not None:
-            expected = self.model.settle(run, settlement, take, hold, self.clock.at)
-        (result,) = self.call(self.journal.settle(token, settlement, take=take, hold=hold))
+            expected = self.model.finish(run, completion, claim_next, hold, self.clock.at)
+        (result,) = self.call(self.journal.finish(token, completion, claim_next=claim_next, hold=hold))
         self._compare(result, expected)
 
     @rule(key=sessions, asks=st.sampled_from([1, 2]), wait_s=waits_s, hold=st.sampled_from([False, False, True]))
@@ -823,18 +823,18 @@ class JournalMachine(RuleBasedStateMachine):
         )
         self.requests += [each.id for each in requests]
         outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=requests)
-        settlement = Settlement(outcome=outcome, messages=messages, question=question, answer_within_s=wait_s)
-        self._settle(Token(executing.run_id, executing.fence), settlement, take=False, hold=hold)
+        completion = Completion(outcome=outcome, messages=messages, question=question, answer_within_s=wait_s)
+        self._settle(FencingToken(executing.run_id, executing.fence), completion, claim_next=False, hold=hold)
 
     @precondition(lambda self: self.requests)
     @rule(
         key=sessions,
         how=st.sampled_from(["right"] * 4 + ["part", "more", "old"]),
-        take=mostly,
+        claim_next=mostly,
         pick=picks,
         bounds=bounds,
     )
-    def answer(self, key: SessionKey, how: str, take: bool, pick: int, bounds: Bounds) -> None:
+    def answer(self, key: SessionKey, how: str, claim_next: bool, pick: int, bounds: Bounds) -> None:
         open_ = self.model.waits_for(key)
         answers = [] if open_ is None else [each.id for each in open_.question.requests]
         match how:
@@ -856,8 +856,8 @@ class JournalMachine(RuleBasedStateMachine):
             queue_deadline=self.clock.at + 5,
         )
         run = ModelRun(new.run_id, key, 1, new.priority, new.created_at, new.queue_deadline, answers=answers)
-        expected = self.model.accept(run, bounds, take, self.clock.at)
-        assert self.call(self.journal.accept(new, bounds, take=take)) == [expected]
+        expected = self.model.accept(run, bounds, claim_next, self.clock.at)
+        assert self.call(self.journal.accept(new, bounds, claim_next=claim_next)) == [expected]
 
     @precondition(lambda self: any(session.waits_for() for session in self.model.sessions.values()))
     @rule(key=sessions)

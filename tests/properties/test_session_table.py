@@ -23,7 +23,7 @@ from stored_rows import SeenRun, StoredRows
 from strandline.encoding import encode_messages
 from strandline.errors import CancelRequested, ClaimLost, JournalUnavailable
 from strandline.journal import live, table
-from strandline.journal.changes import AddCheckpoint, SessionRef, encoded_body, encoded_completion
+from strandline.journal.changes import AddCheckpoint, SessionRef, encode_completion, encoded_body
 from strandline.journal.port import (
     Accepted,
     Attached,
@@ -32,6 +32,7 @@ from strandline.journal.port import (
     Cancel,
     CancelSession,
     Changed,
+    ClaimResult,
     Delete,
     Ended,
     EndOverdue,
@@ -42,7 +43,6 @@ from strandline.journal.port import (
     Resume,
     Reused,
     Stopped,
-    Take,
     Unanswerable,
 )
 from strandline.journal.port import Change as AnyChange
@@ -52,6 +52,8 @@ from strandline.journal.table import Batch, SessionTable
 from strandline.model import (
     ANONYMOUS,
     Claim,
+    Completion,
+    FencingToken,
     IfBusy,
     InputRequest,
     Keyed,
@@ -67,9 +69,7 @@ from strandline.model import (
     RunStatus,
     SessionId,
     SessionKey,
-    Settlement,
     StateRecord,
-    Token,
     responses,
 )
 
@@ -161,8 +161,8 @@ class Told:
     places: int = 0
     """How many places in the front lane were drawn."""
     cancelled: set[RunId] = field(default_factory=set)
-    tokens: list[Token] = field(default_factory=list)
-    claimed: dict[RunId, Token] = field(default_factory=dict)
+    tokens: list[FencingToken] = field(default_factory=list)
+    claimed: dict[RunId, FencingToken] = field(default_factory=dict)
     ends: dict[RunId, tuple[RunStatus, bytes]] = field(default_factory=dict)
     histories: dict[SessionKey, list[bytes]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
@@ -183,14 +183,14 @@ Operation = Callable[[], object]
 
 def _repeatable(claims: list[Claim]) -> list[object]:
     """Return claims as they are made again: with other fences, and later sequences of runs that are accepted."""
-    return [(replace(claim.run, sequence=0), claim.facts, claim.question) for claim in claims]
+    return [(replace(claim.run, sequence=0), claim.checkpoints, claim.question) for claim in claims]
 
 
-def _settlement(how: RunStatus, said: int, *, discarded: bool, n: int) -> Settlement:
+def _settlement(how: RunStatus, said: int, *, discarded: bool, n: int) -> Completion:
     said_of_it: list[Message] = [{"role": "user", "content": [{"text": f"said {n}"}]}] * said
     state: StateRecord | None = {"n": n} if n % 3 == 0 else None
     window = (Range(0, None),) if n % 4 == 0 else None
-    return Settlement(outcome=Outcome(status=how), messages=said_of_it, window=window, state=state, discarded=discarded)
+    return Completion(outcome=Outcome(status=how), messages=said_of_it, window=window, state=state, discarded=discarded)
 
 
 class SessionTableMachine(RuleBasedStateMachine):
@@ -277,8 +277,8 @@ class SessionTableMachine(RuleBasedStateMachine):
             self.judge_claim(claim)
         if isinstance(answer, Refused | Attached | Reused | Unanswerable | Busy | Ended):
             assert not changes
-        if isinstance(answer, Take):
-            assert (answer is Take.TAKEN) == bool(claims)
+        if isinstance(answer, ClaimResult):
+            assert (answer is ClaimResult.CLAIMED) == bool(claims)
         if isinstance(answer, Stopped):
             assert answer.ended.keys() <= waited.keys()
         return answer, _repeatable(claims)
@@ -381,7 +381,7 @@ class SessionTableMachine(RuleBasedStateMachine):
                 end = self.told.ends.setdefault(run_id, (run.status, run.outcome))
                 assert end == (run.status, run.outcome), "an end is for good"
                 assert run_id not in self.told.cancelled or run.status is RunStatus.CANCELLED
-                assert not run.facts
+                assert not run.checkpoints
             elif run_id in self.told.cancelled:
                 assert run.status is RunStatus.RUNNING, f"{run_id} had to end as cancelled"
 
@@ -402,7 +402,7 @@ class SessionTableMachine(RuleBasedStateMachine):
         key=sessions,
         lane=st.sampled_from([3, 3, 3, 2]),
         priority=st.sampled_from([1, 3, 3, 5]),
-        take=mostly,
+        claim_next=mostly,
         how=st.sampled_from([IfBusy.ENQUEUE] * 4 + list(IfBusy)),
         on_question=st.sampled_from([OnQuestion.WAIT, *OnQuestion]),
         queue_s=st.sampled_from([2.0, None]),
@@ -417,7 +417,7 @@ class SessionTableMachine(RuleBasedStateMachine):
         key: SessionKey,
         lane: int,
         priority: int,
-        take: bool,
+        claim_next: bool,
         how: IfBusy,
         on_question: OnQuestion,
         queue_s: float | None,
@@ -439,11 +439,11 @@ class SessionTableMachine(RuleBasedStateMachine):
             if_busy=how,
             on_question=on_question,
         )
-        self.enter(new, bounds, take, fate)
+        self.enter(new, bounds, claim_next, fate)
 
     @precondition(lambda self: any(each.question is not None for each in self.store.sessions.values()))
-    @rule(key=sessions, right=mostly, pick=picks, take=mostly, fate=fates)
-    def answer(self, key: SessionKey, right: bool, pick: int, take: bool, fate: str) -> None:
+    @rule(key=sessions, right=mostly, pick=picks, claim_next=mostly, fate=fates)
+    def answer(self, key: SessionKey, right: bool, pick: int, claim_next: bool, fate: str) -> None:
         """An answer comes, mostly to what is asked."""
         session = self.store.sessions.get(key)
         asked = [] if session is None or session.question is None else session.question.requests
@@ -453,14 +453,14 @@ class SessionTableMachine(RuleBasedStateMachine):
         self.made += 1
         run_id, given = RunId(f"r{self.made}"), responses(dict.fromkeys(ids, "yes"))
         new = NewRun(run_id=run_id, key=key, input=given, lane=1, created_at=self.now, queue_deadline=self.now + 2)
-        self.enter(new, Bounds(1, 1), take, fate)
+        self.enter(new, Bounds(1, 1), claim_next, fate)
 
-    def enter(self, new: NewRun, bounds: Bounds, take: bool, fate: str) -> None:
+    def enter(self, new: NewRun, bounds: Bounds, claim_next: bool, fate: str) -> None:
         body, now = encoded_body(new), self.now
         waited, until = self.waiting(new.key), self.open_until(new.key)
         becomes_answer = new.may_answer and len(self.open_requests(new.key)) == 1
         waited_in_all = self.waiting()
-        answer = self.do(lambda: self.table.accept(new, body, bounds, take=take, now=now), fate)
+        answer = self.do(lambda: self.table.accept(new, body, bounds, claim_next=claim_next, now=now), fate)
         if isinstance(answer, Refused):
             self.judge_refusal(answer, new, bounds, waited_in_all)
         if isinstance(answer, Attached):
@@ -481,12 +481,12 @@ class SessionTableMachine(RuleBasedStateMachine):
             assert all(run_id in waited for run_id in answer.stopped.ended)
         assert (answer.position == 0) == (run.fence is not None)
         if answer.position == 0:
-            assert take
+            assert claim_next
             assert run.fence is not None
             may_start = answers or until is None or until <= now or new.dismisses
             assert may_start, "claimed while an answer is waited for"
             self.judge_start(new.run_id, new.key)
-            token = Token(new.run_id, run.fence)
+            token = FencingToken(new.run_id, run.fence)
             self.told.tokens.append(token)
             self.told.claimed[new.run_id] = token
             return
@@ -536,20 +536,20 @@ class SessionTableMachine(RuleBasedStateMachine):
 
     def judge_nothing(self, key: SessionKey, answer: object) -> None:
         """No run waits for good."""
-        if answer is Take.TAKEN:
+        if answer is ClaimResult.CLAIMED:
             return
         session, line = self.store.sessions.get(key), sorted(self.waiting(key), key=self.told.rank)
         if session is None or not line or session.claimed is not None or session.paused:
-            assert answer is not Take.BLOCKED, "blocked where nothing is to start"
+            assert answer is not ClaimResult.BLOCKED, "blocked where nothing is to start"
             return
         if (self.open_until(key) or 0) > self.now:
-            assert answer is Take.NOTHING
+            assert answer is ClaimResult.NOTHING
             return
-        assert answer is Take.BLOCKED, f"{line[0]} waits for nothing"
+        assert answer is ClaimResult.BLOCKED, f"{line[0]} waits for nothing"
         assert self.store.runs[line[0]].attempt + 1 >= MAX_ATTEMPTS
         assert any(run.attempt >= MAX_ATTEMPTS for run in self.executing())
 
-    def token(self, pick: int) -> Token | None:
+    def token(self, pick: int) -> FencingToken | None:
         """Return a token, mostly one of a claim that stands."""
         good = [self.told.claimed[run.run_id] for run in self.store.runs.values() if run.fence is not None]
         if good and pick % 5 < 4:
@@ -562,13 +562,13 @@ class SessionTableMachine(RuleBasedStateMachine):
         if (token := self.token(pick)) is None:
             return
         self.made += 1
-        fact = RoundStarted([{"role": "user", "content": [{"text": f"staged {self.made}"}]}])
-        encoded = encode_messages(fact)
+        checkpoint = RoundStarted([{"role": "user", "content": [{"text": f"staged {self.made}"}]}])
+        encoded = encode_messages(checkpoint)
         run = self.store.runs.get(token.run_id)
         stale = run is None or run.fence != token.fence or run.ended_at is not None
         answer = self.do(lambda: self.table.checkpoint(token, encoded), fate)
         assert answer is (ClaimLost if stale else None)
-        assert stale or self.store.runs[token.run_id].facts[-1] == encoded
+        assert stale or self.store.runs[token.run_id].checkpoints[-1] == encoded
 
     @rule(
         pick=picks,
@@ -576,7 +576,7 @@ class SessionTableMachine(RuleBasedStateMachine):
         said=st.integers(0, 2),
         discarded=st.sampled_from([False, False, True]),
         hold=st.sampled_from([False, False, True]),
-        take=mostly,
+        claim_next=mostly,
         within_s=st.sampled_from([0.0, 3.0, 9.0]),
         obey=mostly,
         fate=fates,
@@ -588,23 +588,23 @@ class SessionTableMachine(RuleBasedStateMachine):
         said: int,
         discarded: bool,
         hold: bool,
-        take: bool,
+        claim_next: bool,
         within_s: float,
         obey: bool,
         fate: str,
     ) -> None:
         """A run ends, some with a question."""
         if (token := self.token(pick)) is not None:
-            self.end(token, how, said, discarded, hold, take, within_s, obey, fate)
+            self.end(token, how, said, discarded, hold, claim_next, within_s, obey, fate)
 
     def end(
         self,
-        token: Token,
+        token: FencingToken,
         how: RunStatus,
         said: int,
         discarded: bool,
         hold: bool,
-        take: bool,
+        claim_next: bool,
         within_s: float,
         obey: bool,
         fate: str,
@@ -614,9 +614,9 @@ class SessionTableMachine(RuleBasedStateMachine):
         is_asked = token.run_id in self.told.cancelled
         if obey and is_asked:
             how, discarded = RunStatus.CANCELLED, True
-        left = encoded_completion(self._completion(how, said, discarded, within_s))
+        left = encode_completion(self._completion(how, said, discarded, within_s))
         now = self.now
-        answer = self.do(lambda: self.table.finish(token, left, hold=hold, take=take, now=now), fate)
+        answer = self.do(lambda: self.table.finish(token, left, hold=hold, claim_next=claim_next, now=now), fate)
         if not is_good:
             assert answer is ClaimLost
             return
@@ -629,8 +629,8 @@ class SessionTableMachine(RuleBasedStateMachine):
         assert (ended.fence is not None) == hold
         if how is RunStatus.NEEDS_INPUT and (within_s or hold):
             assert self.open_until(ended.key) == now + within_s
-        if hold or not take:
-            assert answer is Take.NOTHING
+        if hold or not claim_next:
+            assert answer is ClaimResult.NOTHING
         else:
             self.judge_nothing(ended.key, answer)
 
@@ -639,11 +639,13 @@ class SessionTableMachine(RuleBasedStateMachine):
         behind=mostly,
         said=st.integers(0, 1),
         hold=st.sampled_from([False, False, True]),
-        take=st.booleans(),
+        claim_next=st.booleans(),
         within_s=st.sampled_from([0.0, 3.0, 9.0]),
         fate=fates,
     )
-    def ask(self, key: SessionKey, behind: bool, said: int, hold: bool, take: bool, within_s: float, fate: str) -> None:
+    def ask(
+        self, key: SessionKey, behind: bool, said: int, hold: bool, claim_next: bool, within_s: float, fate: str
+    ) -> None:
         """What executes in a session, or else a run that comes, ends with a question; another one is behind it."""
         session = self.store.sessions.get(key)
         for _ in range((session is None or session.claimed is None) + behind):
@@ -653,9 +655,9 @@ class SessionTableMachine(RuleBasedStateMachine):
         session = self.store.sessions[key]
         if session.claimed is not None:
             token = self.told.claimed[session.claimed.run_id]
-            self.end(token, RunStatus.NEEDS_INPUT, said, False, hold, take, within_s, True, fate)
+            self.end(token, RunStatus.NEEDS_INPUT, said, False, hold, claim_next, within_s, True, fate)
 
-    def _completion(self, how: RunStatus, said: int, discarded: bool, within_s: float) -> Settlement:
+    def _completion(self, how: RunStatus, said: int, discarded: bool, within_s: float) -> Completion:
         self.made += 1
         if how is not RunStatus.NEEDS_INPUT:
             return _settlement(how, said, discarded=discarded, n=self.made)
@@ -667,26 +669,26 @@ class SessionTableMachine(RuleBasedStateMachine):
         question = Question(requests=requests, message=message, results={}, state={"n": self.made})
         outcome = Outcome(status=how, input_requests=requests)
         messages: list[Message] = [{"role": "user", "content": [{"text": f"? {self.made}"}]}, message]
-        return Settlement(outcome=outcome, messages=messages, question=question, answer_within_s=within_s)
+        return Completion(outcome=outcome, messages=messages, question=question, answer_within_s=within_s)
 
     @rule(pick=picks, counted=st.booleans(), fate=fates)
     def release(self, pick: int, counted: bool, fate: str) -> None:
         """A run is given back, or a hold is over."""
         if (token := self.token(pick)) is not None:
-            self.give_back(token, counted, fate)
+            self.requeue(token, counted, fate)
 
     @precondition(lambda self: any(run.fence is not None for run in self.store.runs.values()))
     @rule(counted=mostly, fate=fates)
     def give_all_back(self, counted: bool, fate: str) -> None:
         """Whatever executes is tried again, if it may be; holds are over."""
         for token in [self.told.claimed[run.run_id] for run in self.store.runs.values() if run.fence is not None]:
-            self.give_back(token, counted, fate)
+            self.requeue(token, counted, fate)
             self.claim_next(self.told_session(token), fate)
 
-    def told_session(self, token: Token) -> SessionKey:
+    def told_session(self, token: FencingToken) -> SessionKey:
         return self.store.runs[token.run_id].key
 
-    def give_back(self, token: Token, counted: bool, fate: str) -> None:
+    def requeue(self, token: FencingToken, counted: bool, fate: str) -> None:
         run, now = self.store.runs.get(token.run_id), self.now
         is_good = run is not None and run.fence == token.fence
         is_held = run is not None and run.ended_at is not None
@@ -866,12 +868,12 @@ def write_no_moved_deadline(patch: pytest.MonkeyPatch) -> None:
 
 def note_before_looking(patch: pytest.MonkeyPatch) -> None:
     """A checkpoint is noted before its token is looked at."""
-    checkpoint = SessionTable.checkpoint
+    original = SessionTable.checkpoint
 
-    def hasty(table: SessionTable, token: Token, fact: bytes) -> None:
+    def hasty(table: SessionTable, token: FencingToken, checkpoint: bytes) -> None:
         if (run := table._runs.get(token.run_id)) is not None and run.fence != token.fence:
-            table._note(run.session, AddCheckpoint(run.seq, run.checkpoints, fact))
-        checkpoint(table, token, fact)
+            table._note(run.session, AddCheckpoint(run.seq, run.checkpoints, checkpoint))
+        original(table, token, checkpoint)
 
     patch.setattr(SessionTable, "checkpoint", hasty)
 
@@ -914,7 +916,7 @@ def start_in_a_pause(patch: pytest.MonkeyPatch) -> None:
     """A pause keeps nothing from being claimed."""
     claim_next = SessionTable._claim_next
 
-    def heedless(table: SessionTable, session: SessionState) -> Take:
+    def heedless(table: SessionTable, session: SessionState) -> ClaimResult:
         paused, session.paused = session.paused, False
         try:
             return claim_next(table, session)
@@ -955,7 +957,9 @@ def forget_who_waits(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         SessionTable,
         "finish",
-        lambda table, token, left, *, hold, take, now: finish(table, token, left, hold=hold, take=False, now=now),
+        lambda table, token, left, *, hold, claim_next, now: finish(
+            table, token, left, hold=hold, claim_next=False, now=now
+        ),
     )
 
 

@@ -46,12 +46,12 @@ def lose_nothing(patch: pytest.MonkeyPatch) -> None:
 
 def say_go_too_early(patch: pytest.MonkeyPatch) -> None:
     """A round's tools start before it is durable."""
-    stage = RemoteCall._stage
+    checkpoint = RemoteCall._checkpoint
 
     async def staged(remote: RemoteCall, report: m.Told) -> None:
         if report.what == "begin_round":
             remote._say(m.Go(remote.number, on=True))
-        await stage(remote, report)
+        await checkpoint(remote, report)
 
     patch.setattr(RemoteCall, "_stage", staged)
 
@@ -59,15 +59,15 @@ def say_go_too_early(patch: pytest.MonkeyPatch) -> None:
 def take_reports_as_they_come(patch: pytest.MonkeyPatch) -> None:
     """What is reported after a round or a result does not wait until that is staged."""
 
-    def take(remote: RemoteCall, report: m.Told | m.Done) -> None:
+    def receive(remote: RemoteCall, report: m.Told | m.Done) -> None:
         if isinstance(report, m.Done):
             remote._ended(report)
         elif report.what in m.STAGED:
-            remote._staging = asyncio.create_task(remote._stage(report))
+            remote._staging = asyncio.create_task(remote._checkpoint(report))
         else:
             remote._tell(report)
 
-    patch.setattr(RemoteCall, "take", take)
+    patch.setattr(RemoteCall, "receive", receive)
 
 
 def think_that_nothing_works_on(patch: pytest.MonkeyPatch) -> None:
@@ -110,12 +110,12 @@ def replace_nobody(patch: pytest.MonkeyPatch) -> None:
 
 def mix_agents_up(patch: pytest.MonkeyPatch) -> None:
     """A worker has another agent execute a run than the one that was made for it."""
-    take = WorkerRuntime._run
+    receive = WorkerRuntime._run
 
     def run(runtime: WorkerRuntime, order: m.Run) -> None:
         agents, runtime._agents = runtime._agents, dict.fromkeys(runtime._agents, next(iter(runtime._agents.values())))
         try:
-            take(runtime, order)
+            receive(runtime, order)
         finally:
             runtime._agents = agents
 

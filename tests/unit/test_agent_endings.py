@@ -441,8 +441,8 @@ def test_a_result_is_what_its_tool_gave_although_a_hook_raised_once_it_was_there
             assert raised == [1]
             assert given == ["acted!"], "each hook had the tool's own result, once"
             assert told(await history(service)) == ["acted!"]
-            done = [fact for fact in journal.staged if isinstance(fact, ToolDone)]
-            assert [fact.result["status"] for fact in done] == ["success"]
+            done = [checkpoint for checkpoint in journal.staged if isinstance(checkpoint, ToolDone)]
+            assert [checkpoint.result["status"] for checkpoint in done] == ["success"]
 
     run(main)
 

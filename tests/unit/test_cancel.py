@@ -25,8 +25,8 @@ from strandline.engine.service import Service
 from strandline.errors import AlreadyEnded, JournalUnavailable, NotFound
 from strandline.history import UNKNOWN_OUTCOME
 from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import AcceptAnswer, Bounds, Change, ChangeAnswer, SessionQuery, Take
-from strandline.model import ANONYMOUS, NewRun, Principal, RunId, RunStatus, SessionKey, Settlement, Token
+from strandline.journal.port import AcceptAnswer, Bounds, Change, ChangeAnswer, ClaimResult, SessionQuery
+from strandline.model import ANONYMOUS, Completion, FencingToken, NewRun, Principal, RunId, RunStatus, SessionKey
 from strandline.testing.checker import check_history
 from strandline.testing.virtual import VirtualClock, run_virtual
 
@@ -375,11 +375,11 @@ def test_a_run_that_is_cancelled_while_it_is_returned_by_a_server_that_stops_has
     """Its claim came when nothing was to start any more."""
 
     class Slow(MemoryJournal):
-        async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
+        async def accept(self, new: NewRun, bounds: Bounds, *, claim_next: bool) -> AcceptAnswer:
             await asyncio.sleep(1)
-            return await super().accept(new, bounds, take=take)
+            return await super().accept(new, bounds, claim_next=claim_next)
 
-        async def release(self, token: Token, *, counted: bool) -> None:
+        async def release(self, token: FencingToken, *, counted: bool) -> None:
             await asyncio.sleep(1)
             await super().release(token, counted=counted)
 
@@ -425,9 +425,9 @@ def test_a_run_that_was_given_back_is_cancelled_at_once_and_history_tells_what_i
     class SlowTakes(MemoryJournal):
         take_s = 0.0
 
-        async def take(self, key: SessionKey) -> Take:
+        async def claim_next(self, key: SessionKey) -> ClaimResult:
             await asyncio.sleep(self.take_s)
-            return await super().take(key)
+            return await super().claim_next(key)
 
     async def main(clock: VirtualClock) -> None:
         journal = SlowTakes(clock)
@@ -488,9 +488,11 @@ def test_a_settle_that_is_on_its_way_when_a_cancel_comes_is_before_it_or_after_i
         settle_s = 0.0
         change_s = 0.0
 
-        async def settle(self, token: Token, settlement: Settlement, *, take: bool, hold: bool = False) -> Take:
+        async def finish(
+            self, token: FencingToken, completion: Completion, *, claim_next: bool, hold: bool = False
+        ) -> ClaimResult:
             await asyncio.sleep(self.settle_s)
-            return await super().settle(token, settlement, take=take, hold=hold)
+            return await super().finish(token, completion, claim_next=claim_next, hold=hold)
 
         async def change(self, change: Change) -> ChangeAnswer:
             await asyncio.sleep(self.change_s)

@@ -80,7 +80,7 @@ async def left_waiting(folder: Path, *texts: str) -> list[RunId]:
     await journal.open("older", max_attempts=3)
     runs = [NewRun(run_id=RunId(f"older_{text}"), key=key(), input=text, created_at=clock.now()) for text in texts]
     for new in runs:
-        await journal.accept(new, WIDE, take=False)
+        await journal.accept(new, WIDE, claim_next=False)
     await journal.close()
     return [new.run_id for new in runs]
 

@@ -198,7 +198,7 @@ async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body"})
 
 
-async def settle() -> None:
+async def finish() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -237,14 +237,14 @@ def test_nobody_fills_the_log_with_what_is_no_request(sent: bytes, caplog: pytes
         tally = Tally()
         wire, connection = connected(echo, made_by=Connections(most=10, patience_s=10, on_end=tally.cut_off))
         connection.data_received(sent)
-        await settle()
+        await finish()
         if not wire.ended:
             assert b" 200 " in wire.written
         else:
             assert tally.cuts["malformed"] == 1
         wire.close()
         connection.connection_lost(None)
-        await settle()
+        await finish()
 
     with caplog.at_level(logging.WARNING):
         run_virtual(life)
@@ -276,16 +276,16 @@ def test_whoever_is_cut_off_is_counted_under_one_of_the_known_reasons() -> None:
             make = Connections(most=most, patience_s=10, on_end=tally.cut_off)
             _, first = connected(app, made_by=make)
             first.data_received(sent)
-            await settle()
+            await finish()
             if most == 1:
                 _, second = connected(app, made_by=make)
                 second.data_received(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
-                await settle()
+                await finish()
                 assert tally.cuts["no_connection_left"] == before["no_connection_left"], "a probe is answered"
                 if reason == "no_connection_left":
                     _, third = connected(app, made_by=make)
                     third.data_received(INNER)
-                    await settle()
+                    await finish()
             await asyncio.sleep(11)
             assert {each: n - before[each] for each, n in tally.cuts.items() if n != before[each]} == (
                 {} if reason is None else {reason: 1}
@@ -304,7 +304,7 @@ def test_whoever_is_cut_off_is_counted_under_one_of_the_known_reasons() -> None:
         assert tally.cuts.keys() == begins.keys()
         assert set(begins.values()) == {0}
         endless.set()
-        await settle()
+        await finish()
 
     run_virtual(life)
 
@@ -327,7 +327,7 @@ def test_who_wants_another_protocol_is_answered_in_this_one_and_its_body_is_no_r
         sent = UPGRADE + body + UPGRADE + body + b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
         for start in range(0, len(sent), size):
             connection.data_received(sent[start : start + size])
-            await settle()
+            await finish()
         assert wire.written.count(b"HTTP/1.1 200") == 3
         assert wire.written.count(b"[POST /outer %s]" % INNER) == 2
         assert wire.written.endswith(b"[GET /next ]")
@@ -342,7 +342,7 @@ def test_an_answer_before_the_body_does_not_keep_the_connection_for_good() -> No
     async def life(clock: VirtualClock) -> None:
         wire, connection = connected(refuse)
         connection.data_received(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
-        await settle()
+        await finish()
         assert b"401" in wire.written
         connection.data_received(b"x")
         await asyncio.sleep(11)
@@ -374,9 +374,9 @@ def test_an_answer_that_has_begun_before_the_whole_body_was_here_goes_on() -> No
         await asyncio.sleep(30)
         assert not wire.ended
         connection.data_received(b"y")
-        await settle()
+        await finish()
         connection.data_received(b"z")
-        await settle()
+        await finish()
         assert wire.written.endswith(b"all [z]")
         assert wire.written.count(b"HTTP/1.1") == 1
 
@@ -402,9 +402,9 @@ def test_who_could_not_send_the_body_since_nobody_read_it_is_not_told_that_it_to
         await asyncio.sleep(35)
         assert (wire.ended, wire.written) == ("", b"")
         let.set()
-        await settle()
+        await finish()
         connection.data_received(body if expects else body[-1:])
-        await settle()
+        await finish()
         assert wire.written.endswith(b"[POST / %b]" % body)
 
         wire, connection = connected(waits_first)
@@ -477,7 +477,7 @@ def test_while_a_server_stops_each_request_has_a_moment_of_its_own_and_no_connec
         kept[1].data_received(INNER)
         in_work[1].data_received(INNER)
         in_work_behind[1].data_received(INNER * 2)
-        await settle()
+        await finish()
         assert b"connection: close" not in kept[0].written
         make.stop(LATE, 1)
         await asyncio.sleep(0.6)
@@ -496,7 +496,7 @@ def test_while_a_server_stops_each_request_has_a_moment_of_its_own_and_no_connec
         for wire, connection in (silent, kept):
             assert not wire.ended, "it asks nothing"
             connection.data_received(INNER)
-            await settle()
+            await finish()
             assert wire.written.endswith(b"[GET /inner ]")
             assert b"connection: close" in wire.written
             assert wire.ended
@@ -519,7 +519,7 @@ def test_a_body_that_nobody_reads_yet_keeps_no_server_from_stopping(expects: byt
         connection.data_received(b"POST / HTTP/1.1\r\nHost: a\r\n%bContent-Length: 100000\r\n\r\n" % expects)
         if not expects:
             connection.data_received(b"x" * 99_999)
-        await settle()
+        await finish()
         make.stop(LATE, 1)
         await asyncio.sleep(1.1)
         assert wire.written.startswith(b"HTTP/1.1 503")
@@ -540,7 +540,7 @@ def test_a_connection_in_the_middle_of_a_head_is_left_for_its_moment_when_all_ot
             connection.shutdown()
         assert [bool(wire.ended) for wire, _ in (silent, coming)] == [True, False]
         coming[1].data_received(b"TP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n1")
-        await settle()
+        await finish()
         assert coming[0].written.endswith(b"[POST / 1]")
         assert coming[0].ended
 
@@ -561,7 +561,7 @@ def test_who_takes_nothing_of_an_answer_is_let_go_and_who_takes_it_slowly_is_not
         for slowly in (True, False):
             wire, connection = connected(echo)
             connection.data_received(INNER)
-            await settle()
+            await finish()
             wire.waits = 100
             WAYS_TO_CLOSE[way](wire, connection)
             for _ in range(5):
@@ -582,7 +582,7 @@ def test_what_is_closed_has_to_be_taken_to_its_end() -> None:
     async def life(clock: VirtualClock) -> None:
         wire, connection = connected(echo)
         connection.data_received(INNER.replace(b"Host", b"Connection: close\r\nHost"))
-        await settle()
+        await finish()
         assert wire.ended == "closed"
         wire.waits = 10
         connection.pause_writing()
@@ -615,10 +615,10 @@ def test_who_leaves_with_several_requests_in_work_is_missed_by_each_of_them(
 
         wire, connection = connected(until_it_leaves)
         connection.data_received(INNER * 2)
-        await settle()
+        await finish()
         wire.close()
         connection.connection_lost(None)
-        await settle()
+        await finish()
         assert heard == ["http.disconnect"]
 
     with caplog.at_level(logging.ERROR):
@@ -669,10 +669,10 @@ def test_so_many_requests_may_wait_behind_the_one_in_work_and_no_more_are_kept()
 
         wire, connection = connected(slow)
         connection.data_received(INNER * (MAX_BEHIND + 1))
-        await settle()
+        await finish()
         let.set()
         for _ in range(MAX_BEHIND):
-            await settle()
+            await finish()
         assert wire.written.count(b"HTTP/1.1 200 ") == len(begun) == MAX_BEHIND + 1, "all of them are answered"
         assert not wire.ended
 
@@ -684,7 +684,7 @@ def test_so_many_requests_may_wait_behind_the_one_in_work_and_no_more_are_kept()
         assert len(connection.pipeline) == MAX_BEHIND
         connection.connection_lost(None)
         let.set()
-        await settle()
+        await finish()
 
     run_virtual(life)
 
@@ -695,7 +695,7 @@ def test_a_request_has_so_many_headers_and_no_more_are_kept() -> None:
             wire, connection = connected(echo)
             connection.data_received(b"GET / HTTP/1.1\r\n" + b"a:\r\n" * headers + b"\r\n")
             assert len(connection.headers) <= MAX_HEADERS
-            await settle()
+            await finish()
             assert wire.written.startswith(b"HTTP/1.1 %b " % status)
 
     run_virtual(life)
@@ -721,7 +721,7 @@ def test_a_head_has_16_kib_and_no_more_also_behind_another_request(before: bytes
                 sent = before + padded(size) + b"\r\n\r\n"
                 for start in range(0, len(sent), portion):
                     connection.data_received(sent[start : start + portion])
-                    await settle()
+                    await finish()
                 answers = re.findall(rb"HTTP/1.1 (\d+)", wire.written)
                 if before and not fits and portion > size:
                     assert answers == [], "the one before is not answered yet: it would read as a part of that answer"
@@ -761,7 +761,7 @@ def test_heads_that_are_not_whole_have_so_much_memory_together_and_those_go_that
         assert not first[1].headers, "it keeps nothing from then on"
         first[1].connection_lost(None)
         second[1].data_received(b"\r\n\r\n")
-        await settle()
+        await finish()
         assert b"HTTP/1.1 200 " in second[0].written, "a head that is whole by now counts no more"
         fifth = opened(padded(9_000))
         third[1].connection_lost(None)
@@ -777,7 +777,7 @@ def test_heads_that_are_not_whole_have_so_much_memory_together_and_those_go_that
         assert not small[-1][0].ended
         for _, connection in (*body, *chunked):
             connection.data_received(b"x" if connection in [each for _, each in body] else b"x\r\n0\r\n\r\n")
-        await settle()
+        await finish()
         assert all(b"HTTP/1.1 200 " in wire.written for wire, _ in (*body, *chunked))
 
     run_virtual(life)
@@ -796,10 +796,10 @@ def test_trailers_that_do_not_end_count_as_heads_do(monkeypatch: pytest.MonkeyPa
             connection.data_received(head + b"0\r\nX: " + b"x" * 12_000)
             wires.append(wire)
         assert [each.ended for each in wires] == ["closed", "", ""]
-        await settle()
+        await finish()
         wire, connection = connected(echo, made_by=make)
         connection.data_received(head + b"0\r\n\r\n")
-        await settle()
+        await finish()
         assert b"[POST / {}]" in wire.written
 
     run_virtual(life)

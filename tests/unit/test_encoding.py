@@ -14,7 +14,7 @@ from hypothesis import given
 
 from strandline.encoding import decoder, encode, encode_messages
 from strandline.model import (
-    Fact,
+    Checkpoint,
     Inline,
     Message,
     Outcome,
@@ -142,13 +142,13 @@ def test_messages_come_out_as_they_went_in() -> None:
 def test_records_come_out_as_they_went_in(blob: bytes) -> None:
     """The same with bytes and without: structs by tag, in arrays, nested in structs."""
     message: Message = {"role": "user", "content": [{"x": blob or "text"}]}
-    facts: list[Fact] = [
+    checkpoints: list[Checkpoint] = [
         RoundStarted([message]),
         ToolDone("t", {"content": [{"y": blob or 1}]}),
         RoundDone([message], {"z": blob or None}),
     ]
-    read: Any = decoder(Fact)
-    assert [read(encode_messages(fact)) for fact in facts] == facts
+    read: Any = decoder(Checkpoint)
+    assert [read(encode_messages(checkpoint)) for checkpoint in checkpoints] == checkpoints
     window: Window = (Range(0, 3), Inline(message), Range(5, None))
     assert decoder(Window)(encode_messages(window)) == window
     outcome = Outcome(status=RunStatus.SUCCEEDED, output="a", message=message, usage={"n": 1})

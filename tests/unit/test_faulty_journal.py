@@ -49,21 +49,21 @@ class Faulty(MemoryJournal):
         self._maybe_fail("accept")
         return await super().accept(*args, **options)
 
-    async def settle(self, *args: Any, **options: Any) -> Any:
-        self._maybe_fail("settle")
-        return await super().settle(*args, **options)
+    async def finish(self, *args: Any, **options: Any) -> Any:
+        self._maybe_fail("finish")
+        return await super().finish(*args, **options)
 
-    async def take(self, *args: Any) -> Any:
-        self._maybe_fail("take")
-        return await super().take(*args)
+    async def claim_next(self, *args: Any) -> Any:
+        self._maybe_fail("claim_next")
+        return await super().claim_next(*args)
 
     async def change(self, change: Any) -> Any:
         self._maybe_fail("change")
         return await super().change(change)
 
-    async def stage(self, *args: Any) -> None:
-        self._maybe_fail("stage")
-        await super().stage(*args)
+    async def checkpoint(self, *args: Any) -> None:
+        self._maybe_fail("checkpoint")
+        await super().checkpoint(*args)
 
 
 def test_a_server_whose_journal_keeps_nothing_is_not_ready_and_says_why_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -118,7 +118,7 @@ def test_an_accept_that_fails_is_told_and_leaks_no_slot() -> None:
 
 def test_an_outcome_that_cannot_be_kept_yet_is_offered_again_until_it_is() -> None:
     async def main(clock: VirtualClock) -> None:
-        async with serving(clock, Played(echo), Faulty(clock, settle=5)) as service:
+        async with serving(clock, Played(echo), Faulty(clock, finish=5)) as service:
             first, second = await send(service, "1"), await send(service, "2")
             ends = [await ticket.stream.outcome() for ticket in (first, second)]
             assert [end.output for end in ends if isinstance(end, Outcome)] == ["echo 1", "echo 2"]
@@ -130,7 +130,7 @@ def test_an_outcome_that_cannot_be_kept_yet_is_offered_again_until_it_is() -> No
 
 def test_a_waiting_run_that_cannot_be_claimed_yet_is_claimed_later() -> None:
     async def main(clock: VirtualClock) -> None:
-        async with serving(clock, Played(echo), Faulty(clock, take=2), max_running=1) as service:
+        async with serving(clock, Played(echo), Faulty(clock, claim_next=2), max_running=1) as service:
             tickets = [await send(service, "x", session) for session in ("a", "b", "c")]
             for ticket in tickets:
                 assert isinstance(await ticket.stream.outcome(), Outcome)
@@ -192,7 +192,7 @@ def test_runs_that_waited_too_long_are_asked_to_end_once_however_long_the_journa
 
 def test_a_round_that_cannot_be_staged_waits_with_its_tools_until_there_is_room() -> None:
     async def main(clock: VirtualClock) -> None:
-        journal = Faulty(clock, stage=3)
+        journal = Faulty(clock, checkpoint=3)
         started: list[float] = []
 
         async def behaviour(attempt: Attempt) -> str:
@@ -217,7 +217,7 @@ def test_a_round_that_can_never_be_staged_ends_its_run_at_the_deadline_without_a
             await play_round(attempt, "t1", partial(_noted, started, clock))
             return "answer"
 
-        async with serving(clock, Played(behaviour), Faulty(clock, stage=10_000), timeout_s=20) as service:
+        async with serving(clock, Played(behaviour), Faulty(clock, checkpoint=10_000), timeout_s=20) as service:
             end = await (await send(service, "1")).stream.outcome()
             assert isinstance(end, Outcome)
             assert end.error is not None
@@ -255,10 +255,10 @@ def test_a_run_that_a_newer_owner_took_over_ends_there_and_not_here() -> None:
 
 def test_a_run_of_a_dead_process_that_can_never_be_ended_keeps_no_server_down(caplog: pytest.LogCaptureFixture) -> None:
     class Damaged(MemoryJournal):
-        async def settle(self, token: Any, *args: Any, **options: Any) -> Any:
+        async def finish(self, token: Any, *args: Any, **options: Any) -> Any:
             if token.run_id == stuck:
                 raise RecordDamaged("what session s asks is damaged")
-            return await super().settle(token, *args, **options)
+            return await super().finish(token, *args, **options)
 
     stuck: RunId | None = None
 

@@ -7,8 +7,8 @@ from engine_support import Played, key, play_round, send, serving, settled, tool
 from engine_support import history as history_of
 from strandline.agents.port import Attempt
 from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Change, ChangeAnswer, Delete, Take
-from strandline.model import ANONYMOUS, RunStatus, Settlement, Token
+from strandline.journal.port import Change, ChangeAnswer, ClaimResult, Delete
+from strandline.model import ANONYMOUS, Completion, FencingToken, RunStatus
 from strandline.testing.virtual import VirtualClock, run_virtual
 
 
@@ -51,8 +51,8 @@ def test_an_agent_whose_run_ends_while_its_session_is_being_deleted_does_not_ser
                 await self.ended.wait()
             return await super().change(change)
 
-        async def settle(self, token: Token, settlement: Settlement, **options: Any) -> Take:
-            taken = await super().settle(token, settlement, **options)
+        async def finish(self, token: FencingToken, completion: Completion, **options: Any) -> ClaimResult:
+            taken = await super().finish(token, completion, **options)
             self.ended.set()
             return taken
 

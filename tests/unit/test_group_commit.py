@@ -10,15 +10,15 @@ import pytest
 
 from stored_rows import StoredRows
 from strandline.errors import ClaimLost, InvariantBroken, JournalUnavailable, StrandlineError
-from strandline.journal.changes import AddRun, Change, encoded_body, encoded_completion
+from strandline.journal.changes import AddRun, Change, encode_completion, encoded_body
 from strandline.journal.commits import GroupCommit, Operation, Stored, Work
 from strandline.journal.feed import ClaimFeed
 from strandline.journal.owed import Owed
-from strandline.journal.port import Accepted, Bounds, Changed, Delete, Pause, Refused, Take
+from strandline.journal.port import Accepted, Bounds, Changed, ClaimResult, Delete, Pause, Refused
 from strandline.journal.port import Change as AnyChange
 from strandline.journal.table import KEPT_BYTES, SessionTable
 from strandline.journal.writer import perform
-from strandline.model import Claim, NewRun, Outcome, RunId, RunStatus, SessionKey, Settlement, Token
+from strandline.model import Claim, Completion, FencingToken, NewRun, Outcome, RunId, RunStatus, SessionKey
 from strandline.testing.desk import WIDE, StillClock, key, said
 
 DEADLINE_S = 30
@@ -126,35 +126,35 @@ class Desk:
         bounds = self.bounds
 
         def decide(table: SessionTable, now: float) -> Any:
-            return table.accept(new, encoded_body(new), bounds, take=True, now=now)
+            return table.accept(new, encoded_body(new), bounds, claim_next=True, now=now)
 
         return self.submit(decide, run_id, key=new.key, new=True)
 
-    def finish(self, token: Token, *, take: bool = True) -> asyncio.Future[Any]:
-        done = Settlement(outcome=Outcome(status=RunStatus.SUCCEEDED), messages=said(token.run_id))
-        left = encoded_completion(done)
+    def finish(self, token: FencingToken, *, claim_next: bool = True) -> asyncio.Future[Any]:
+        done = Completion(outcome=Outcome(status=RunStatus.SUCCEEDED), messages=said(token.run_id))
+        left = encode_completion(done)
 
         def decide(table: SessionTable, now: float) -> Any:
-            taken = table.finish(token, left, hold=False, take=take, now=now)
+            taken = table.finish(token, left, hold=False, claim_next=claim_next, now=now)
             self.owed.void(token)
             return taken
 
         return self.submit(decide, f"end of {token.run_id}", token=token)
 
-    def stage(self, token: Token, what: str) -> None:
+    def checkpoint(self, token: FencingToken, what: str) -> None:
         """Have a checkpoint be stored that nobody waits for."""
-        fact = json.dumps(what).encode()
+        checkpoint = json.dumps(what).encode()
 
         def decide(table: SessionTable, now: float) -> None:
             self.owed.pay(table, token)
-            table.checkpoint(token, fact)
+            table.checkpoint(token, checkpoint)
 
-        self.commits.submit(Operation(decide, token=token, fact=fact))
+        self.commits.submit(Operation(decide, token=token, checkpoint=checkpoint))
 
-    def facts(self) -> list[bytes]:
+    def checkpoints(self) -> list[bytes]:
         """Return what is stored of the only run."""
         (run,) = self.store.runs.values()
-        return run.facts
+        return run.checkpoints
 
     def change(self, change: AnyChange, at: SessionKey | None = None) -> asyncio.Future[Any]:
         return self.submit(lambda table, now: table.change(change, now=now), key=at or key())
@@ -196,7 +196,7 @@ def test_what_is_decided_while_a_batch_is_stored_is_the_next_batch() -> None:
         assert [each.done() for each in answers] == [True, False, False, False]
         assert (await desk.works_come()).operations == 3
         await desk.let_go()
-        assert [await each for each in answers] == [Accepted(1), Accepted(2), Take.TAKEN, Accepted(2)]
+        assert [await each for each in answers] == [Accepted(1), Accepted(2), ClaimResult.CLAIMED, Accepted(2)]
         assert (await anext(desk.claims)).run.run_id == "b"
 
     play(main)
@@ -231,7 +231,7 @@ def test_what_decides_nothing_is_not_stored() -> None:
         commits = len(desk.transactions.commits)
         assert await desk.accept("b") == Refused("queue_full", 1)
         with pytest.raises(ClaimLost):
-            await desk.finish(Token(RunId("nobody"), 1))
+            await desk.finish(FencingToken(RunId("nobody"), 1))
         assert (len(desk.transactions.commits), desk.works) == (commits, [])
 
     play(main)
@@ -268,7 +268,7 @@ def test_what_is_read_is_as_of_the_rows_that_were_decided_before() -> None:
         work = await desk.works_come()
         assert (work.operations, len(work.reads)) == (1, 1)
         await desk.let_go(2)
-        assert [await accepted, await ended] == [Accepted(1), Take.TAKEN]
+        assert [await accepted, await ended] == [Accepted(1), ClaimResult.CLAIMED]
         assert (await anext(desk.claims)).run.input == long
 
     play(main)
@@ -321,7 +321,13 @@ def test_of_a_batch_that_cannot_be_stored_the_one_at_fault_fails_alone() -> None
         answers += [desk.finish(claim.token) for claim in claims]
         desk.held = False
         results = await asyncio.gather(*answers, return_exceptions=True)
-        assert [type(each) for each in results] == [Accepted, JournalUnavailable, JournalUnavailable, Take, Take]
+        assert [type(each) for each in results] == [
+            Accepted,
+            JournalUnavailable,
+            JournalUnavailable,
+            ClaimResult,
+            ClaimResult,
+        ]
         assert list(desk.store.runs) == ["s", "t", "good"]
         assert [desk.store.runs[RunId(each)].status for each in ("s", "t")] == [RunStatus.SUCCEEDED] * 2
 
@@ -336,8 +342,8 @@ def test_those_that_end_are_decided_again_before_those_that_are_new_and_the_firs
         tried = len(desk.transactions.commits)
         desk.held = False
         results = await asyncio.gather(*answers, return_exceptions=True)
-        assert [type(each) for each in results] == [JournalUnavailable] * 5 + [Take]
-        assert results[-1] is Take.NOTHING, "nothing waits by then"
+        assert [type(each) for each in results] == [JournalUnavailable] * 5 + [ClaimResult]
+        assert results[-1] is ClaimResult.NOTHING, "nothing waits by then"
         assert len(desk.transactions.commits) - tried == 3, "the batch, the end, and the first of the new ones"
 
     play(main)
@@ -353,7 +359,9 @@ def test_what_was_decided_while_the_batch_was_stored_is_decided_again_with_it() 
         ended = desk.finish(claim.token)
         late = desk.accept("c")
         desk.let_all_go()
-        assert (await ended, await late) == (Take.NOTHING, Accepted(1)), "ends come first, then the new ones again"
+        assert (await ended, await late) == (ClaimResult.NOTHING, Accepted(1)), (
+            "ends come first, then the new ones again"
+        )
         assert (await anext(desk.claims)).run.run_id == "b"
 
     play(main)
@@ -370,7 +378,7 @@ def test_what_comes_while_others_are_decided_again_is_decided_after_them() -> No
         await settled()
         assert not late.done()
         desk.let_all_go()
-        assert (await ended, await late) == (Take.NOTHING, Accepted(0))
+        assert (await ended, await late) == (ClaimResult.NOTHING, Accepted(0))
         assert desk.told[-2:] == ["end of a", "b"]
 
     play(main)
@@ -394,7 +402,7 @@ def test_as_long_as_sessions_cannot_be_put_back_nothing_is_decided_on_what_may_b
                 await desk.finish(claim.token)
         is_broken = False
         assert await desk.accept("b") == Accepted(1), "the first run still executes"
-        assert await desk.finish(claim.token) is Take.TAKEN
+        assert await desk.finish(claim.token) is ClaimResult.CLAIMED
 
     play(main)
 
@@ -415,7 +423,7 @@ def test_a_session_that_is_damaged_when_it_is_to_be_put_back_keeps_no_other_from
         desk.held = False
         with pytest.raises(ClaimLost):
             await desk.finish(claims["s"].token)
-        assert await desk.finish(claims["t"].token) is Take.NOTHING
+        assert await desk.finish(claims["t"].token) is ClaimResult.NOTHING
         with pytest.raises(JournalUnavailable, match="damaged"):
             await desk.accept("u", key("s"))
 
@@ -431,7 +439,7 @@ def test_a_claim_of_a_commit_that_failed_is_good_for_nothing_and_never_delivered
             await desk.accept("a")
         assert await desk.accept("a") == Accepted(0)
         claim = await anext(desk.claims)
-        assert await desk.finish(claim.token) is Take.NOTHING
+        assert await desk.finish(claim.token) is ClaimResult.NOTHING
         desk.feed.end()
         assert [each async for each in desk.claims] == []
 
@@ -444,16 +452,16 @@ def test_a_fact_that_nobody_waits_for_and_that_could_not_be_stored_is_stored_wit
         failing = [True, True]
         desk.transactions.fail = lambda changes: bool(failing and failing.pop())
         desk.held = False
-        desk.stage(claim.token, "1")
+        desk.checkpoint(claim.token, "1")
         await settled()
         assert len(desk.owed) == 1
-        desk.stage(claim.token, "2")
+        desk.checkpoint(claim.token, "2")
         await settled()
-        assert (len(desk.owed), [json.loads(each) for each in desk.facts()]) == (0, ["1", "2"])
+        assert (len(desk.owed), [json.loads(each) for each in desk.checkpoints()]) == (0, ["1", "2"])
         failing[:] = [True, True]
-        desk.stage(claim.token, "3")
+        desk.checkpoint(claim.token, "3")
         await settled()
-        assert await desk.finish(claim.token) is Take.NOTHING
+        assert await desk.finish(claim.token) is ClaimResult.NOTHING
         assert len(desk.owed) == 0, "the run has ended without it"
 
     play(main)
@@ -474,10 +482,10 @@ def test_a_fact_that_is_owed_after_an_operation_that_was_refused_is_stored_all_t
         with pytest.raises(ClaimLost):
             await desk.submit(refused, token=second.token)
         desk.owed.owe(second.token, b'"one"')
-        desk.stage(second.token, "two")
+        desk.checkpoint(second.token, "two")
         await settled()
-        (run,) = [each for each in desk.store.runs.values() if each.facts]
-        assert run.facts == [b'"one"', b'"two"']
+        (run,) = [each for each in desk.store.runs.values() if each.checkpoints]
+        assert run.checkpoints == [b'"one"', b'"two"']
 
     play(main)
 
@@ -495,7 +503,7 @@ def test_an_operation_that_breaks_down_half_way_is_undone_and_fails_alone() -> N
         desk.held = False
         with pytest.raises(InvariantBroken, match="a defect"):
             await broken
-        assert (await ended, await late) == (Take.NOTHING, Accepted(0)), "the session was never paused"
+        assert (await ended, await late) == (ClaimResult.NOTHING, Accepted(0)), "the session was never paused"
 
     play(main)
 

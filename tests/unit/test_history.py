@@ -19,9 +19,9 @@ from strandline.history import (
 from strandline.model import (
     Block,
     Cancelled,
+    Checkpoint,
     Ending,
     ErrorCode,
-    Fact,
     Failed,
     Message,
     Raised,
@@ -436,28 +436,28 @@ def test_an_open_round_knows_the_tools_that_may_have_run() -> None:
 
 
 def test_a_round_is_closed_by_its_results_when_the_run_goes_on_without_its_end_staged() -> None:
-    facts: list[Fact] = [
+    checkpoints: list[Checkpoint] = [
         RoundStarted(messages=[HELLO, assistant(*ask("a"))]),
         ToolDone(tool_use_id="a", result=result("a", "31")),
         RoundStarted(messages=[assistant(*ask("b"))]),
     ]
 
-    progress = fold(facts)
+    progress = fold(checkpoints)
 
     assert progress.messages == [HELLO, assistant(*ask("a")), user(*gave(result("a", "31"))), assistant(*ask("b"))]
     assert list(progress.open_tools().values()) == ["tool_b"]
 
 
 def test_the_state_is_that_of_the_last_closed_round() -> None:
-    facts: list[Fact] = [
+    checkpoints: list[Checkpoint] = [
         RoundStarted(messages=[HELLO, assistant(*ask("a"))]),
         RoundDone(messages=[user(*gave(result("a")))], state={"n": 1}),
         RoundStarted(messages=[assistant(*ask("b"))]),
         ToolDone(tool_use_id="b", result=result("b")),
     ]
 
-    assert fold(facts).state == {"n": 1}
-    assert fold(facts).to_go_on()[-1] == user(*gave(result("b")))
+    assert fold(checkpoints).state == {"n": 1}
+    assert fold(checkpoints).to_go_on()[-1] == user(*gave(result("b")))
 
 
 # -- the checks ---------------------------------------------------------------------------------------

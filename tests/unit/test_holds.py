@@ -13,7 +13,7 @@ from strandline.engine.loops import Call
 from strandline.engine.queues import Share
 from strandline.errors import Draining, HoldsFull, JournalUnavailable, SessionBusy
 from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, ErrorCode, Principal, RunStatus, Token
+from strandline.model import ANONYMOUS, ErrorCode, FencingToken, Principal, RunStatus
 from strandline.server import CONNECTIONS_GRACE_S
 from strandline.testing.checker import check_history
 from strandline.testing.virtual import InlineLoops, VirtualClock, run_virtual
@@ -205,7 +205,7 @@ def test_a_release_that_the_journal_cannot_keep_yet_is_made_later() -> None:
         class Full(MemoryJournal):
             failures = 3
 
-            async def release(self, token: Token, *, counted: bool) -> None:
+            async def release(self, token: FencingToken, *, counted: bool) -> None:
                 if self.failures:
                     self.failures -= 1
                     raise JournalUnavailable("the disk is full")
@@ -268,7 +268,7 @@ def test_an_agent_that_keeps_its_own_history_gets_none_and_leaves_none() -> None
 def test_a_hold_that_is_being_given_up_counts_once() -> None:
     async def main(clock: VirtualClock) -> None:
         class Full(MemoryJournal):
-            async def release(self, token: Token, *, counted: bool) -> None:
+            async def release(self, token: FencingToken, *, counted: bool) -> None:
                 raise JournalUnavailable("the disk is full")
 
         played = Leftovers(clock)

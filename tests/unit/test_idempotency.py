@@ -13,7 +13,7 @@ from strandline.engine.service import Service
 from strandline.engine.streams import Later
 from strandline.errors import Draining, KeyReused, QueueFull
 from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, RunStatus, Settlement, Token
+from strandline.model import ANONYMOUS, Completion, FencingToken, RunStatus
 from strandline.testing.virtual import VirtualClock, run_virtual
 
 
@@ -173,8 +173,8 @@ def test_a_run_that_ends_while_its_key_is_looked_at_is_replayed() -> None:
     """The settle is in the journal before it is answered; whoever asks in between must not wait for an end for ever."""
 
     class SlowAnswers(MemoryJournal):
-        async def settle(self, token: Token, settlement: Settlement, **more: Any) -> Any:
-            taken = await super().settle(token, settlement, **more)
+        async def finish(self, token: FencingToken, completion: Completion, **more: Any) -> Any:
+            taken = await super().finish(token, completion, **more)
             await asyncio.sleep(1)
             return taken
 
@@ -198,7 +198,7 @@ def test_a_run_that_this_process_cannot_end_is_told_to_go_on_later() -> None:
     """Whoever asks for it again must not wait for an end that does not come."""
 
     class Broken(MemoryJournal):
-        async def settle(self, token: Token, settlement: Settlement, **more: Any) -> Any:
+        async def finish(self, token: FencingToken, completion: Completion, **more: Any) -> Any:
             raise RuntimeError("a defect")
 
     async def main(clock: VirtualClock) -> None:

@@ -47,7 +47,7 @@ async def ask(service: strandline.Service, text: str, session: str = "ada") -> s
     return end.output
 
 
-def settle(future: "Future[None]", call: Callable[[], None]) -> None:
+def finish(future: "Future[None]", call: Callable[[], None]) -> None:
     try:
         call()
         future.set_result(None)
@@ -178,7 +178,7 @@ def test_a_test_client_is_told_of_an_app_that_cannot_start() -> None:
             pytest.fail("two own one journal")
 
     entering: Future[None] = Future()
-    threading.Thread(target=lambda: settle(entering, enter), daemon=True).start()
+    threading.Thread(target=lambda: finish(entering, enter), daemon=True).start()
     entering.result(20)
 
 

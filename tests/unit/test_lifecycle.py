@@ -57,7 +57,7 @@ def test_every_kind_of_move_is_used() -> None:
 
 def test_the_table_cannot_be_changed() -> None:
     with pytest.raises(TypeError):
-        MOVES[RunStatus.FAILED, Move.TAKE] = RunStatus.RUNNING  # type: ignore[index]
+        MOVES[RunStatus.FAILED, Move.CLAIM] = RunStatus.RUNNING  # type: ignore[index]
 
 
 def test_the_diagram_shows_the_beginning_each_move_and_each_end_once() -> None:

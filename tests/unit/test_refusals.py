@@ -21,8 +21,8 @@ class Asked(MemoryJournal):
         super().__init__(clock)
         self.refused = 0
 
-    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
-        answer = await super().accept(new, bounds, take=take)
+    async def accept(self, new: NewRun, bounds: Bounds, *, claim_next: bool) -> AcceptAnswer:
+        answer = await super().accept(new, bounds, claim_next=claim_next)
         self.refused += isinstance(answer, Refused)
         return answer
 

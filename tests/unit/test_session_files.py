@@ -24,6 +24,7 @@ from strandline.errors import JournalUnavailable, SettingsError
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Changed, Delete
 from strandline.model import (
+    Completion,
     InputRequest,
     Lane,
     Message,
@@ -34,7 +35,6 @@ from strandline.model import (
     RunStatus,
     SessionId,
     SessionKey,
-    Settlement,
     Window,
 )
 from strandline.session_files import files, keeper
@@ -140,10 +140,10 @@ class World:
         """Let a run end that leaves `texts`."""
         await self.settled(done(*texts, **settled), at=at, told=told)
 
-    async def settled(self, settlement: Settlement, *, at: SessionKey | None = None, told: bool = True) -> None:
+    async def settled(self, completion: Completion, *, at: SessionKey | None = None, told: bool = True) -> None:
         """Let a run end."""
         claim = await self.desk.start(f"r{next(NUMBERS)}", at or key())
-        await self.desk.settle(claim, settlement)
+        await self.desk.finish(claim, completion)
         if told:
             self.keeper.changed(at or key())
             await up_to_date(self.keeper)
@@ -193,7 +193,7 @@ async def world(folder: Path, make: Callable[[StillClock], MemoryJournal] = Memo
         yield made
     finally:
         await made.keeper.finish(DEADLINE_S)
-        await desk.finish()
+        await desk.close_down()
 
 
 def played(play: Callable[[World], Awaitable[None]], folder: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_real_manager_reads_what_was_written_and_an_agent_goes_on_with_it(tmp_
         answer = said("", "seen")[1]
         outcome = Outcome(status=RunStatus.SUCCEEDED, output="seen")
         await world.ran("one", "two", state={"state": {"mood": "good"}})
-        await world.settled(Settlement(outcome=outcome, messages=[image, answer]))
+        await world.settled(Completion(outcome=outcome, messages=[image, answer]))
         assert world.texts() == ["one", "two", "", "seen"]
 
         agent = world.read()
@@ -295,7 +295,7 @@ def test_an_open_round_is_omitted_until_it_is_closed(end: str, tmp_path: Path) -
         question = Question(requests=[InputRequest("q", "sure")], message=asks, results={}, state={})
         outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=question.requests)
         messages = [*said("go"), asks]
-        left = Settlement(outcome=outcome, messages=messages, question=question, answer_within_s=60)
+        left = Completion(outcome=outcome, messages=messages, question=question, answer_within_s=60)
         await world.ran("one", "two")
         await world.settled(left)
         assert world.texts() == ["one", "two", "go"]
@@ -317,7 +317,7 @@ def test_an_open_round_is_omitted_until_it_is_closed(end: str, tmp_path: Path) -
                 "content": [{"toolResult": {"toolUseId": "t", "status": "success", "content": [{"text": "y"}]}}],
             }
             ended = Outcome(status=RunStatus.SUCCEEDED, output="done")
-            await world.desk.settle(claim, Settlement(outcome=ended, messages=[result, said("", "done")[1]]))
+            await world.desk.finish(claim, Completion(outcome=ended, messages=[result, said("", "done")[1]]))
             world.keeper.changed(key())
             await up_to_date(world.keeper)
             assert world.texts() == ["one", "two", "go", "may I?", "", "done"]

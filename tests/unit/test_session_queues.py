@@ -5,9 +5,10 @@ from typing import Any, TypeVar
 
 from strandline.engine.queues import Obstacle, SessionQueues, Share
 from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Accepted, CancelSession, Pause, Resume, Take
+from strandline.journal.port import Accepted, CancelSession, ClaimResult, Pause, Resume
 from strandline.model import (
     Claim,
+    Completion,
     InputRequest,
     Message,
     Outcome,
@@ -16,7 +17,6 @@ from strandline.model import (
     RunStatus,
     SessionId,
     SessionKey,
-    Settlement,
 )
 from strandline.testing.desk import Desk, StillClock, done, said
 
@@ -61,13 +61,13 @@ class Queues:
 
     def wait(self, run_id: str, key: SessionKey) -> None:
         """Accept a run that waits."""
-        assert isinstance(do(self.desk.accept(run_id, key, take=False)), Accepted)
+        assert isinstance(do(self.desk.accept(run_id, key, claim_next=False)), Accepted)
 
     def go_on(self, run_id: str) -> SessionKey | None:
         """Have the session that goes next claim a run."""
         key = self.it.next()
         if key is not None:
-            assert do(self.desk.journal.take(key)) is Take.TAKEN
+            assert do(self.desk.journal.claim_next(key)) is ClaimResult.CLAIMED
             self._claim(run_id)
         return key
 
@@ -75,35 +75,35 @@ class Queues:
         claim = self._claims[run_id] = do(self.desk.claim(of=run_id))
         self.it.claimed(claim.run.run_id, claim.run.key, 5.0)
 
-    def end(self, run_id: str, *, take: bool = False) -> None:
-        """End a run; with `take`, claim the next one of its session."""
+    def end(self, run_id: str, *, claim_next: bool = False) -> None:
+        """End a run; with `claim_next`, claim the next one of its session."""
         claim = self._claims.pop(run_id)
-        taken = do(self.desk.settle(claim, take=take)) is Take.TAKEN
-        self.it.ended(claim.run.run_id, claim.run.key, taken=taken)
+        taken = do(self.desk.finish(claim, claim_next=claim_next)) is ClaimResult.CLAIMED
+        self.it.ended(claim.run.run_id, claim.run.key, claimed=taken)
 
     def ask(self, run_id: str, until: float) -> None:
         """Have a run end with a question that nothing but an answer may follow until then."""
         claim, requests = self._claims.pop(run_id), [InputRequest("i", "sure")]
         message: Message = {"role": "assistant", "content": [{"text": "sure?"}]}
-        settlement = Settlement(
+        completion = Completion(
             outcome=Outcome(status=RunStatus.NEEDS_INPUT, input_requests=requests),
             messages=[*said("go"), message],
             question=Question(requests=requests, message=message, results={}, state={}),
             answer_within_s=until - self.desk.clock.at,
         )
-        do(self.desk.settle(claim, settlement))
-        self.it.ended(claim.run.run_id, claim.run.key, taken=False)
+        do(self.desk.finish(claim, completion))
+        self.it.ended(claim.run.run_id, claim.run.key, claimed=False)
 
     def requeue(self, run_id: str) -> None:
         """Have a run wait again."""
         claim = self._claims.pop(run_id)
         do(self.desk.release(claim.token, counted=True))
-        self.it.ended(claim.run.run_id, claim.run.key, taken=False)
+        self.it.ended(claim.run.run_id, claim.run.key, claimed=False)
 
     def hold(self, run_id: str) -> None:
         """End a run of which something still works."""
         claim = self._claims[run_id]
-        do(self.desk.settle(claim, done(), hold=True))
+        do(self.desk.finish(claim, done(), hold=True))
         self.it.held(claim.run.run_id, claim.run.key)
 
     def end_hold(self, run_id: str) -> None:
@@ -143,7 +143,7 @@ def test_a_slot_goes_over_to_the_next_run_of_its_session_and_is_not_given_twice(
     assert not queues.it.reserve(A)
     queues.wait("2", A)
     assert queues.it.keeps_slot(A)
-    queues.end("1", take=True)
+    queues.end("1", claim_next=True)
     assert queues.it.expects_claims(), "the end of the run has claimed the next one"
     queues._claim("2")
     assert not queues.it.expects_claims()
@@ -157,9 +157,9 @@ def test_the_end_of_a_run_is_not_the_end_of_the_next_one_that_has_begun_already(
     queues.begin("1", A)
     queues.wait("2", A)
     claim = queues._claims.pop("1")
-    assert do(queues.desk.settle(claim, take=True)) is Take.TAKEN
+    assert do(queues.desk.finish(claim, claim_next=True)) is ClaimResult.CLAIMED
     queues._claim("2")
-    queues.it.ended(claim.run.run_id, A, taken=True)
+    queues.it.ended(claim.run.run_id, A, claimed=True)
     assert queues.it.executing_since(A) == 5.0
     assert not queues.it.expects_claims()
     queues.end("2")
@@ -306,7 +306,7 @@ def test_a_session_that_waits_for_input_again_since_the_clock_was_set_back_lines
     queues.desk.clock.at = 1_030.0
     queues.end("0")
     assert queues.it.next() == A
-    assert do(queues.desk.journal.take(A)) is Take.NOTHING
+    assert do(queues.desk.journal.claim_next(A)) is ClaimResult.NOTHING
     queues.it.free(A)
     assert queues.it.next() is None
     assert queues.it.sessions.next_due == 1_060.0
@@ -356,7 +356,7 @@ def test_slots_go_round_between_principals_however_many_sessions_one_has() -> No
     def turn() -> None:
         key = queues.it.next()
         assert key is not None
-        assert do(queues.desk.journal.take(key)) is Take.TAKEN
+        assert do(queues.desk.journal.claim_next(key)) is ClaimResult.CLAIMED
         queues._claim(names[key])
         queues.end(names[key])
         served.append(key)
@@ -419,7 +419,7 @@ def test_a_session_that_turns_out_empty_gives_its_share_back() -> None:
     queues.wait("2", B)
     assert queues.it.next() == A
     do(queues.desk.cancel("1", "p"))
-    assert do(queues.desk.journal.take(A)) is Take.NOTHING
+    assert do(queues.desk.journal.claim_next(A)) is ClaimResult.NOTHING
     queues.it.free(A)
     assert queues.go_on("2") == B
     queues.end("2")

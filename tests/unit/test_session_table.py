@@ -26,8 +26,8 @@ from strandline.journal.changes import (
     EndRun,
     KeepAgent,
     SessionRef,
+    encode_completion,
     encoded_body,
-    encoded_completion,
 )
 from strandline.journal.port import (
     AcceptAnswer,
@@ -36,12 +36,12 @@ from strandline.journal.port import (
     Bounds,
     Cancel,
     Changed,
+    ClaimResult,
     Delete,
     Move,
     Pause,
     Refused,
     Stopped,
-    Take,
 )
 from strandline.journal.port import Change as AnyChange
 from strandline.journal.records import Missing, StoredRun
@@ -50,6 +50,8 @@ from strandline.journal.table import KEPT_BYTES, Batch, SessionTable
 from strandline.model import (
     ANONYMOUS,
     Claim,
+    Completion,
+    FencingToken,
     InputRequest,
     Keyed,
     Lane,
@@ -61,8 +63,6 @@ from strandline.model import (
     RunId,
     RunStatus,
     SessionKey,
-    Settlement,
-    Token,
 )
 from strandline.testing.desk import WIDE, key, said
 
@@ -95,25 +95,25 @@ class Desk:
         stale = self.table.undo(batches)
         self.table.put_back({key: self.store.session(key) for key in stale})
 
-    def accept(self, run_id: str, session: str = "s", *, take: bool = True, **fields: Any) -> AcceptAnswer:
+    def accept(self, run_id: str, session: str = "s", *, claim_next: bool = True, **fields: Any) -> AcceptAnswer:
         fields.setdefault("input", f"ask {run_id}")
         new = NewRun(run_id=RunId(run_id), key=key(session), created_at=self.now, **fields)
-        answer = self.table.accept(new, encoded_body(new), WIDE, take=take, now=self.now)
+        answer = self.table.accept(new, encoded_body(new), WIDE, claim_next=claim_next, now=self.now)
         self.keep()
         return answer
 
-    def token(self, run_id: str) -> Token:
+    def token(self, run_id: str) -> FencingToken:
         fence = self.store.runs[RunId(run_id)].fence
         assert fence is not None
-        return Token(RunId(run_id), fence)
+        return FencingToken(RunId(run_id), fence)
 
-    def decide(self, token: Token, *, hold: bool = False, take: bool = True, **fields: Any) -> Take:
+    def decide(self, token: FencingToken, *, hold: bool = False, claim_next: bool = True, **fields: Any) -> ClaimResult:
         whole: dict[str, Any] = {"outcome": DONE, "messages": said(token.run_id)} | fields
-        left = encoded_completion(Settlement(**whole))
-        return self.table.finish(token, left, hold=hold, take=take, now=self.now)
+        left = encode_completion(Completion(**whole))
+        return self.table.finish(token, left, hold=hold, claim_next=claim_next, now=self.now)
 
-    def finish(self, run_id: str, *, hold: bool = False, take: bool = True, **fields: Any) -> Take:
-        taken = self.decide(self.token(run_id), hold=hold, take=take, **fields)
+    def finish(self, run_id: str, *, hold: bool = False, claim_next: bool = True, **fields: Any) -> ClaimResult:
+        taken = self.decide(self.token(run_id), hold=hold, claim_next=claim_next, **fields)
         self.keep()
         return taken
 
@@ -163,7 +163,7 @@ def test_the_end_of_a_run_and_the_claim_of_the_next_are_decided_together() -> No
     assert desk.kinds() == [AddRun]
     desk.checkpoint("a")
     assert desk.kinds() == [AddCheckpoint]
-    assert desk.finish("a", state={"n": 1}) is Take.TAKEN
+    assert desk.finish("a", state={"n": 1}) is ClaimResult.CLAIMED
     assert desk.kinds() == [EndRun, DropCheckpoints, AddHistory, KeepAgent, ChangeRun]
     assert [claim.run.run_id for claim in desk.claims] == ["b"]
 
@@ -177,7 +177,7 @@ def test_a_hold_ends_with_the_claim_and_its_time_is_given_to_what_waits() -> Non
     assert not desk.claims
     desk.now += 60
     desk.table.release(desk.token("a"), counted=True, now=desk.now)
-    assert desk.table.claim_next(key(), now=desk.now) is Take.TAKEN
+    assert desk.table.claim_next(key(), now=desk.now) is ClaimResult.CLAIMED
     desk.keep()
     assert desk.kinds() == [EndHold, ChangeRun, ChangeRun]
     assert desk.claims[0].run.queue_deadline == NOW + 65
@@ -194,7 +194,7 @@ def test_an_operation_that_raises_changes_nothing_and_notes_nothing() -> None:
     desk = Desk()
     desk.accept("a")
     token = desk.token("a")
-    stale = Token(token.run_id, token.fence - 1)
+    stale = FencingToken(token.run_id, token.fence - 1)
     with pytest.raises(ClaimLost):
         desk.decide(stale)
     with pytest.raises(ClaimLost):
@@ -209,13 +209,13 @@ def test_an_operation_that_raises_changes_nothing_and_notes_nothing() -> None:
     with pytest.raises(CancelRequested):
         desk.table.release(token, counted=True, now=NOW)
     assert not desk.table.decided
-    assert desk.finish("a", outcome=Outcome(status=RunStatus.CANCELLED)) is Take.NOTHING
+    assert desk.finish("a", outcome=Outcome(status=RunStatus.CANCELLED)) is ClaimResult.NOTHING
 
 
 def test_what_is_refused_leaves_no_session_behind() -> None:
     desk = Desk()
     new = NewRun(run_id=RunId("a"), key=key("s"), input="x", created_at=NOW)
-    answer = desk.table.accept(new, encoded_body(new), Bounds(0, 0), take=False, now=NOW)
+    answer = desk.table.accept(new, encoded_body(new), Bounds(0, 0), claim_next=False, now=NOW)
     assert answer == Refused("queue_full", 1)
     assert not desk.table.decided
     assert desk.table.change(Pause(key("s")), now=NOW) == Changed(existed=False)
@@ -230,13 +230,13 @@ def test_what_was_rolled_back_is_decided_again_alike_with_a_later_fence() -> Non
     desk.accept("b")
     desk.accept("c", lane=Lane.FRONT)
     token = desk.token("a")
-    assert desk.decide(token) is Take.TAKEN
+    assert desk.decide(token) is ClaimResult.CLAIMED
     batch = desk.table.drain()
     (lost,) = batch.claims
     desk.lose(batch)
     assert desk.table.position(RunId("c")) == 1
     assert desk.table.position(RunId("b")) == 2
-    assert desk.finish("a") is Take.TAKEN
+    assert desk.finish("a") is ClaimResult.CLAIMED
     (claim,) = desk.claims
     assert claim.run.run_id == lost.run.run_id == "c"
     assert claim.token.fence > lost.token.fence
@@ -246,12 +246,12 @@ def test_what_was_rolled_back_is_decided_again_alike_with_a_later_fence() -> Non
 
 def test_a_session_that_was_never_stored_is_not_there_after_its_commit_failed() -> None:
     desk = Desk()
-    for take in (True, False):
+    for claim_next in (True, False):
         new = NewRun(run_id=RunId("a"), key=key("s"), input="x", created_at=NOW)
-        desk.table.accept(new, encoded_body(new), WIDE, take=take, now=NOW)
+        desk.table.accept(new, encoded_body(new), WIDE, claim_next=claim_next, now=NOW)
         desk.lose()
         assert not desk.table.decided
-        assert desk.table.claim_next(key("s"), now=NOW) is Take.NOTHING
+        assert desk.table.claim_next(key("s"), now=NOW) is ClaimResult.NOTHING
         assert desk.table.position(RunId("a")) is None
     assert desk.accept("a") == Accepted(0)
 
@@ -262,7 +262,7 @@ def test_a_session_that_was_deleted_in_vain_is_there_again() -> None:
     desk.finish("a")
     assert desk.table.change(Delete(key()), now=NOW) == Changed(existed=True)
     new = NewRun(run_id=RunId("b"), key=key(), input="x", created_at=NOW)
-    desk.table.accept(new, encoded_body(new), WIDE, take=True, now=NOW)
+    desk.table.accept(new, encoded_body(new), WIDE, claim_next=True, now=NOW)
     desk.lose()
     session = desk.table._find(key())
     assert session is not None
@@ -275,7 +275,7 @@ def test_what_is_decided_while_a_batch_is_stored_is_undone_with_it() -> None:
     desk.decide(desk.token("a"))
     batch = desk.table.drain()
     new = NewRun(run_id=RunId("b"), key=key("other"), input="x", created_at=NOW)
-    desk.table.accept(new, encoded_body(new), WIDE, take=True, now=NOW)
+    desk.table.accept(new, encoded_body(new), WIDE, claim_next=True, now=NOW)
     assert desk.table.undo([batch]) == {key(), key("other")}
 
 
@@ -321,7 +321,7 @@ def test_what_is_missing_is_told_before_anything_is_changed() -> None:
         desk.decide(desk.token("a"))
     assert not desk.table.decided
     desk.table.found = {missing.value.what: missing.value.read(desk.store)}
-    assert desk.finish("a") is Take.TAKEN
+    assert desk.finish("a") is ClaimResult.CLAIMED
     assert desk.claims[0].run.input == "long " * KEPT_BYTES
 
 
@@ -344,7 +344,7 @@ def test_a_key_that_no_run_of_its_session_has_is_known_without_storage() -> None
 def test_of_a_session_that_comes_from_storage_all_keys_are_read_at_once() -> None:
     desk = Desk()
     for n in range(3):
-        desk.accept(f"r{n}", take=False, **keyed(f"k{n}"))
+        desk.accept(f"r{n}", claim_next=False, **keyed(f"k{n}"))
     again = Desk(desk.store, epoch=2)
     again.table.records = None
     with pytest.raises(Missing) as missing:
@@ -361,7 +361,7 @@ def test_of_many_keys_none_is_remembered(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Keys, "MOST", 2)
     desk = Desk()
     for n in range(3):
-        desk.accept(f"r{n}", take=False, **keyed(f"k{n}"))
+        desk.accept(f"r{n}", claim_next=False, **keyed(f"k{n}"))
     assert desk.accept("again", **keyed("k0")) == Attached(RunId("r0"))
     again = Desk(desk.store, epoch=2)
     assert again.accept("again", **keyed("k2")) == Attached(RunId("r2"))
@@ -396,7 +396,7 @@ def test_short_inputs_stay_in_memory_as_long_as_their_runs_wait() -> None:
     desk.table.found = {key(): None}
     desk.accept("a")
     desk.accept("b", metadata={"k": [1]})
-    assert desk.finish("a") is Take.TAKEN
+    assert desk.finish("a") is ClaimResult.CLAIMED
     (claim,) = desk.claims
     assert (claim.run.input, claim.run.metadata, claim.run.attempt) == ("ask b", {"k": [1]}, 1)
     run = desk.table._runs[RunId("b")]
@@ -407,13 +407,13 @@ def test_short_inputs_stay_in_memory_as_long_as_their_runs_wait() -> None:
 def test_what_was_stored_before_is_not_rolled_back() -> None:
     desk = Desk()
     desk.accept("a")
-    desk.accept("b", "other", take=False)
+    desk.accept("b", "other", claim_next=False)
     new = NewRun(run_id=RunId("c"), key=key(), input="x", created_at=NOW)
-    desk.table.accept(new, encoded_body(new), WIDE, take=True, now=NOW)
+    desk.table.accept(new, encoded_body(new), WIDE, claim_next=True, now=NOW)
     desk.lose()
     assert desk.table.position(RunId("b")) == 1
     assert desk.table.position(RunId("c")) is None
-    assert desk.finish("a") is Take.NOTHING
+    assert desk.finish("a") is ClaimResult.NOTHING
 
 
 # -- what stays in memory -------------------------------------------------------------------------------
@@ -422,7 +422,7 @@ def test_what_was_stored_before_is_not_rolled_back() -> None:
 def test_a_table_begins_with_the_sessions_in_which_something_goes_on() -> None:
     desk = Desk()
     for run_id, session in (("a", "executes"), ("b", "rests"), ("c", "is held"), ("d", "waits")):
-        desk.accept(run_id, session, take=session != "waits")
+        desk.accept(run_id, session, claim_next=session != "waits")
     desk.finish("b")
     desk.finish("c", hold=True)
     before = desk.token("a")
@@ -462,7 +462,7 @@ def test_a_session_is_never_dropped_to_make_room_for_itself(monkeypatch: pytest.
     for n in range(2):
         desk.accept(f"r{n}", f"s{n}")
     for n in range(3):
-        assert desk.accept(f"waits{n}", "new", take=False) == Accepted(n + 1)
+        assert desk.accept(f"waits{n}", "new", claim_next=False) == Accepted(n + 1)
         assert key("new") in desk.table._sessions
     assert desk.table.waiting == 3
 
@@ -474,7 +474,7 @@ def test_a_question_whose_time_is_over_at_once_is_dismissed_by_what_is_claimed_w
     desk = Desk()
     desk.accept("a")
     desk.accept("b")
-    assert desk.finish("a", **asks("t1"), answer_within_s=0.0) is Take.TAKEN
+    assert desk.finish("a", **asks("t1"), answer_within_s=0.0) is ClaimResult.CLAIMED
     assert [claim.run.run_id for claim in desk.claims] == ["b"]
     session = desk.store.sessions[key()]
     assert session.question is None
@@ -501,7 +501,7 @@ def test_the_time_of_a_run_stands_still_from_when_it_came_however_late_that_was_
     came = desk.now + 1
     desk.now += 4
     new = NewRun(run_id=RunId("b"), key=key(), input="x", created_at=came, queue_deadline=came + 5)
-    desk.table.accept(new, encoded_body(new), WIDE, take=True, now=desk.now)
+    desk.table.accept(new, encoded_body(new), WIDE, claim_next=True, now=desk.now)
     desk.keep()
     desk.now += 10
     desk.accept("c", on_question=OnQuestion.ANSWER)
@@ -532,7 +532,7 @@ def test_a_run_that_cannot_be_read_is_claimed_as_damaged_before_the_one_behind_i
     store.unreadable = store.runs[RunId("b")].seq
     told = []
     for run_id in ("a", "b"):
-        assert desk.finish(run_id) is Take.TAKEN
+        assert desk.finish(run_id) is ClaimResult.CLAIMED
         told += [(claim.run.run_id, claim.damaged) for claim in desk.claims]
     assert told == [("b", True), ("c", False)]
 

@@ -13,7 +13,17 @@ from strandline.agents.strands import StrandsTarget
 from strandline.clock import SystemClock
 from strandline.engine.execution import LiveAttempt
 from strandline.history import fold
-from strandline.model import WHOLE_HISTORY, AgentRecord, Claim, Fact, Run, RunId, RunStatus, Succeeded, Token
+from strandline.model import (
+    WHOLE_HISTORY,
+    AgentRecord,
+    Checkpoint,
+    Claim,
+    FencingToken,
+    Run,
+    RunId,
+    RunStatus,
+    Succeeded,
+)
 from strandline.testing import Gate, ScriptedModel, Signal, call, in_turn, pause, results, say, think
 
 RUN = Run(
@@ -32,7 +42,7 @@ RUN = Run(
 
 
 class Nowhere:
-    async def stage(self, token: Token, fact: Fact) -> None:
+    async def checkpoint(self, token: FencingToken, checkpoint: Checkpoint) -> None:
         return None
 
 
@@ -40,7 +50,7 @@ class Heard(LiveAttempt):
     """An attempt that notes what it hears."""
 
     def __init__(self) -> None:
-        claim = Claim(token=Token(RUN.run_id, 1), run=RUN)
+        claim = Claim(token=FencingToken(RUN.run_id, 1), run=RUN)
         clock = SystemClock()
         super().__init__(claim, fold([]), Nowhere(), Signal(), "/nowhere", clock, untold(clock))  # type: ignore[arg-type]
         self.touched = 0

@@ -104,7 +104,7 @@ def test_what_is_staged_is_what_hooks_of_the_user_made_of_it(tmp_path: Path) -> 
         journal = Staging()
         async with serving(factory, tmp_path, journal) as service:
             await ask(service, "x")
-            done = next(fact for fact in journal.staged if isinstance(fact, ToolDone))
+            done = next(checkpoint for checkpoint in journal.staged if isinstance(checkpoint, ToolDone))
             assert done.result["content"] == [{"text": "rewritten"}]
 
     run(main)
@@ -132,8 +132,8 @@ def test_a_tool_that_a_hook_asks_to_run_again_is_staged_once_with_its_last_resul
         journal = Staging()
         async with serving(factory, tmp_path, journal) as service:
             await ask(service, "x")
-            done = [fact for fact in journal.staged if isinstance(fact, ToolDone)]
-            assert [fact.result["content"] for fact in done] == [[{"text": "call 2"}]]
+            done = [checkpoint for checkpoint in journal.staged if isinstance(checkpoint, ToolDone)]
+            assert [checkpoint.result["content"] for checkpoint in done] == [[{"text": "call 2"}]]
 
     run(main)
 

@@ -29,7 +29,7 @@ from strandline.engine.streams import LAST
 from strandline.errors import NotFound
 from strandline.history import fold
 from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, Claim, Lane, Principal, Run, RunId, RunStatus, SessionId, Token
+from strandline.model import ANONYMOUS, Claim, FencingToken, Lane, Principal, Run, RunId, RunStatus, SessionId
 from strandline.testing.virtual import InlineLoops, VirtualClock, VirtualLoop
 
 
@@ -136,7 +136,7 @@ def test_what_was_told_when_a_run_was_to_be_settled_is_what_it_leaves() -> None:
             attempt=1,
             created_at=clock.now(),
         )
-        claim = Claim(token=Token(run.run_id, 1), run=run)
+        claim = Claim(token=FencingToken(run.run_id, 1), run=run)
         attempt = LiveAttempt(claim, fold([]), MemoryJournal(clock), Flag(), "/nowhere", clock, untold(clock))
         attempt.add_text("told")
         attempt.freeze()

@@ -33,7 +33,7 @@ from strandline.engine.streams.log import Bounds
 from strandline.history import fold
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import RunQuery
-from strandline.model import ANONYMOUS, Claim, Lane, Outcome, Run, RunId, RunStatus, Token
+from strandline.model import ANONYMOUS, Claim, FencingToken, Lane, Outcome, Run, RunId, RunStatus
 from strandline.testing.desk import StillClock
 from strandline.testing.virtual import VirtualClock, VirtualLoop
 
@@ -284,7 +284,7 @@ def claim_of(attempt: int = 1, lane: int = Lane.NORMAL) -> Claim:
         attempt=attempt,
         created_at=0.0,
     )
-    return Claim(token=Token(run.run_id, 1), run=run)
+    return Claim(token=FencingToken(run.run_id, 1), run=run)
 
 
 def streams(clock: Clock | None = None) -> Streams:
@@ -304,7 +304,7 @@ def streams(clock: Clock | None = None) -> Streams:
     [
         (1, Lane.NORMAL, "run.started"),
         (2, Lane.NORMAL, "run.restarted"),
-        (1, Lane.GIVEN_BACK, "run.restarted"),  # which is not counted
+        (1, Lane.REQUEUED, "run.restarted"),  # which is not counted
     ],
 )
 def test_only_a_run_that_has_never_begun_starts(attempt: int, lane: int, told: str) -> None:

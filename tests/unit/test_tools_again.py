@@ -23,8 +23,9 @@ from strandline.history import UNKNOWN_OUTCOME, Progress, close, fold, history_f
 from strandline.model import (
     WHOLE_HISTORY,
     AgentRecord,
+    Checkpoint,
     Claim,
-    Fact,
+    FencingToken,
     Message,
     RoundDone,
     RoundStarted,
@@ -32,7 +33,6 @@ from strandline.model import (
     RunId,
     RunStatus,
     Succeeded,
-    Token,
     ToolDone,
 )
 from strandline.testing import ScriptedModel, Signal, call, results, say
@@ -51,20 +51,20 @@ RUN = Run(
     attempt=1,
     created_at=0.0,
 )
-TOKEN = Token(RUN.run_id, 1)
+TOKEN = FencingToken(RUN.run_id, 1)
 
 
 class Facts:
     """As much of a journal as an attempt uses: it keeps `left` more facts, then another server has the run."""
 
-    def __init__(self, kept: Sequence[Fact] = (), *, left: int | None = None) -> None:
+    def __init__(self, kept: Sequence[Checkpoint] = (), *, left: int | None = None) -> None:
         self.kept = list(kept)
         self.left = left
 
-    async def stage(self, token: Token, fact: Fact) -> None:
+    async def checkpoint(self, token: FencingToken, checkpoint: Checkpoint) -> None:
         if self.left is not None and len(self.kept) >= self.left:
             raise ClaimLost("another server has the run")
-        self.kept.append(fact)
+        self.kept.append(checkpoint)
 
 
 class World:
@@ -104,7 +104,7 @@ class World:
     async def attempt(self, journal: Facts, progress: Progress, record: AgentRecord = NEW) -> LiveAttempt | None:
         """Execute one attempt; None if the server died in the middle."""
         target = StrandsTarget(self.make, takes=NOTHING, description="test")
-        claim = Claim(token=TOKEN, run=RUN, facts=tuple(journal.kept))
+        claim = Claim(token=TOKEN, run=RUN, checkpoints=tuple(journal.kept))
         clock = SystemClock()
         live = LiveAttempt(claim, progress, journal, Signal(), "/nowhere", clock, untold(clock))  # type: ignore[arg-type]
         agent = await target.build(key(), record, progress)
@@ -125,7 +125,7 @@ def one_round(*calls: Any) -> Any:
     return script
 
 
-def open_round(*calls: Any, done: Sequence[ToolDone] = ()) -> list[Fact]:
+def open_round(*calls: Any, done: Sequence[ToolDone] = ()) -> list[Checkpoint]:
     """Return what is staged of a run whose first round had begun when the server died."""
     asking: list[Message] = [
         {"role": "user", "content": [{"text": "go"}]},
@@ -181,8 +181,10 @@ def test_open_tools_that_are_all_idempotent_start_again_whatever_becomes_of_othe
 
 
 def test_a_round_that_starts_again_keeps_what_is_known_of_it() -> None:
-    facts = open_round(call("look", {"n": 1}, "a"), call("pay", {"n": 2}, "p"), done=[result("p", {"text": "paid"})])
-    once, twice = fold(facts), fold([*facts, RoundStarted([])])
+    checkpoints = open_round(
+        call("look", {"n": 1}, "a"), call("pay", {"n": 2}, "p"), done=[result("p", {"text": "paid"})]
+    )
+    once, twice = fold(checkpoints), fold([*checkpoints, RoundStarted([])])
     assert twice == once
 
 
@@ -209,7 +211,9 @@ def test_only_the_tools_to_start_again_start_and_all_others_have_the_results_tha
     assert told["f"] == done[1].result
     assert told["l"]["content"] == [{"text": "saw 2"}]
     assert told_results(world.sent[0]) == told, "the model is given what history tells"
-    assert [type(fact) for fact in journal.kept[3:]] == [ToolDone, RoundDone], "the round is not staged twice"
+    assert [type(checkpoint) for checkpoint in journal.kept[3:]] == [ToolDone, RoundDone], (
+        "the round is not staged twice"
+    )
     assert fold(journal.kept).messages == live.messages[:-1]
     assert history_faults(close(live.messages, {}, Succeeded())) == []
 
@@ -325,15 +329,15 @@ def test_however_often_the_server_dies_nothing_that_ended_starts_again_and_histo
 
     async def main() -> None:
         world = World(script)
-        facts: list[Fact] = []
+        checkpoints: list[Checkpoint] = []
         live: LiveAttempt | None = None
         for death in [*deaths, None]:
-            progress = reopened(fold(facts), unknown_tool="tell", idempotent_tools=["look"])
+            progress = reopened(fold(checkpoints), unknown_tool="tell", idempotent_tools=["look"])
             assert progress is not None
-            ended = {fact.tool_use_id for fact in facts if isinstance(fact, ToolDone)} | set(
+            ended = {checkpoint.tool_use_id for checkpoint in checkpoints if isinstance(checkpoint, ToolDone)} | set(
                 told_results(progress.messages)
             )
-            journal = Facts(facts, left=None if death is None else len(facts) + death)
+            journal = Facts(checkpoints, left=None if death is None else len(checkpoints) + death)
             world.started.clear()
             live = await world.attempt(journal, progress)
             started = Counter(each for _, each in world.started)
@@ -341,7 +345,7 @@ def test_however_often_the_server_dies_nothing_that_ended_starts_again_and_histo
             assert not ended & set(started), "a tool that had ended was started again"
             assert all(times == 1 for times in started.values())
             assert progress.again <= set(started) or live is None
-            facts = journal.kept
+            checkpoints = journal.kept
             if live is not None:
                 break
         assert live is not None

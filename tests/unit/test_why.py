@@ -193,10 +193,10 @@ def test_a_server_that_cannot_go_on_says_what_is_wrong() -> None:
         def trouble(self) -> str | None:
             return self.hindrance
 
-        async def take(self, key: SessionKey) -> Any:
+        async def claim_next(self, key: SessionKey) -> Any:
             if self.hindrance is not None:
                 raise JournalUnavailable(self.hindrance)
-            return await super().take(key)
+            return await super().claim_next(key)
 
     async def main(clock: VirtualClock) -> None:
         journal, loops = Full(clock), InlineLoops()

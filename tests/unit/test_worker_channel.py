@@ -66,13 +66,13 @@ def test_what_threads_write_to_somebody_slow_comes_whole_and_each_in_its_order()
         heard: dict[int, list[int]] = {name: [] for name in range(threads)}
         done = asyncio.Event()
 
-        def take(message: list[Any]) -> None:
+        def receive(message: list[Any]) -> None:
             name, number, _ = message
             heard[name].append(number)
             if sum(map(len, heard.values())) == threads * each:
                 done.set()
 
-        channel = Channel(take, lambda: None, msgspec.json.decode)
+        channel = Channel(receive, lambda: None, msgspec.json.decode)
         await asyncio.get_running_loop().create_connection(lambda: channel, sock=theirs)
         await asyncio.wait_for(done.wait(), 20)
         assert heard == {name: list(range(each)) for name in range(threads)}

@@ -19,7 +19,7 @@ from strandline.engine.loops import Call
 from strandline.engine.observers import RUN
 from strandline.errors import SetupError
 from strandline.journal.memory import MemoryJournal
-from strandline.model import Fact, InputRequest, NeedsInput, RoundStarted, Token
+from strandline.model import Checkpoint, FencingToken, InputRequest, NeedsInput, RoundStarted
 from strandline.settings import Settings
 from strandline.testing import Gate
 from strandline.workers import loops, pool, process
@@ -136,11 +136,11 @@ def test_no_tool_starts_before_its_round_is_durable() -> None:
     started: list[str] = []
 
     class Slow(MemoryJournal):
-        async def stage(self, token: Token, fact: Fact) -> None:
-            if isinstance(fact, RoundStarted):
+        async def checkpoint(self, token: FencingToken, checkpoint: Checkpoint) -> None:
+            if isinstance(checkpoint, RoundStarted):
                 await durable.wait()
                 started.append("durable")
-            await super().stage(token, fact)
+            await super().checkpoint(token, checkpoint)
 
     async def behaviour(attempt: Attempt) -> str:
         async def works() -> str:
@@ -252,9 +252,9 @@ def test_what_is_staged_is_so_in_the_context_of_its_run_and_workers_have_none() 
     seen: list[object] = []
 
     class Looking(MemoryJournal):
-        async def stage(self, token: Token, fact: Fact) -> None:
+        async def checkpoint(self, token: FencingToken, checkpoint: Checkpoint) -> None:
             seen.append(RUN.get() and RUN.get().run_id)  # type: ignore[union-attr]
-            await super().stage(token, fact)
+            await super().checkpoint(token, checkpoint)
 
     async def behaviour(attempt: Attempt) -> str:
         async def works() -> str:

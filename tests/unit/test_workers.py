@@ -25,7 +25,7 @@ from strandline.engine.service import Service
 from strandline.errors import ClaimLost, JournalUnavailable
 from strandline.history import UNKNOWN_OUTCOME
 from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, ErrorCode, Fact, RunId, RunStatus, Token, ToolDone
+from strandline.model import ANONYMOUS, Checkpoint, ErrorCode, FencingToken, RunId, RunStatus, ToolDone
 from strandline.testing import Gate
 from strandline.testing.checker import check_history
 from strandline.workers import messages as m
@@ -262,10 +262,10 @@ def test_what_the_journal_does_not_take_fails_the_run_and_stops_its_agent() -> N
     class Refusing(MemoryJournal):
         error: Exception
 
-        async def stage(self, token: Token, fact: Fact) -> None:
-            if isinstance(fact, ToolDone):
+        async def checkpoint(self, token: FencingToken, checkpoint: Checkpoint) -> None:
+            if isinstance(checkpoint, ToolDone):
                 raise self.error
-            await super().stage(token, fact)
+            await super().checkpoint(token, checkpoint)
 
     async def behaviour(attempt: Attempt) -> str:
         async def works() -> str:
@@ -416,8 +416,8 @@ def test_a_worker_that_does_not_answer_is_named_and_what_it_does_is_not_waited_f
             await model.reached.wait()
             (told,) = await service.stacks()
             assert any("in behaviour" in line for line in told.stack)
-            process.runtime._take = lambda order: None  # type: ignore[method-assign]
-            process.runtime.channel._take = process.runtime._take
+            process.runtime._receive = lambda order: None  # type: ignore[method-assign]
+            process.runtime.channel._receive = process.runtime._receive
             (told,) = await service.stacks()
             pid = loops._workers[0].pid
             assert told.stack == [f"worker {pid} does not answer; `py-spy dump --pid {pid}` may tell why"]

@@ -282,7 +282,7 @@ def test_what_a_run_does_is_told_before_it_does_it() -> None:
             told.extend(transport.written)
 
         runtime, transport = alone(does, clock)
-        runtime._take(order(1))
+        runtime._receive(order(1))
         await asyncio.sleep(1)
         assert b"begin_tool" in b"".join(told)
         for written in transport.written:
@@ -297,12 +297,12 @@ def test_a_run_that_was_to_end_before_it_could_begin_does_not_begin() -> None:
 
     async def main(clock: VirtualClock) -> None:
         runtime, transport = alone(began.append, clock)
-        runtime._take(order(1))
-        runtime._take(m.Signal(1))
+        runtime._receive(order(1))
+        runtime._receive(m.Signal(1))
         await asyncio.sleep(1)
         assert began == []
         assert b"RunStopped" in b"".join(transport.written)
-        runtime._take(order(2))
+        runtime._receive(order(2))
         await asyncio.sleep(1)
         assert len(began) == 1
 

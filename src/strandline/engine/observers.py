@@ -67,7 +67,7 @@ class TracedRun:
     def executes(self) -> None:
         """Note that its agent begins, or is built first."""
 
-    def settles(self) -> None:
+    def begins_to_finish(self) -> None:
         """Note that its agent has ended, and that what comes of it is about to be kept."""
 
     def ended(self, outcome: Outcome | None) -> None:

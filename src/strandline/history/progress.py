@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from strandline.form import by_id, formed
 from strandline.history.blocks import answers_to, asked_for, distinct, unknown_result
-from strandline.model import Fact, Message, Question, RoundDone, RoundStarted, StateRecord, ToolDone, ToolResult
+from strandline.model import Checkpoint, Message, Question, RoundDone, RoundStarted, StateRecord, ToolDone, ToolResult
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -56,7 +56,7 @@ class Progress(Struct, frozen=True, kw_only=True):
         return messages
 
 
-def fold(facts: Iterable[Fact], question: Question | None = None) -> Progress:
+def fold(checkpoints: Iterable[Checkpoint], question: Question | None = None) -> Progress:
     """Return what the facts of a run add up to, which goes on from `question` if it answers one.
 
     A round whose `RoundDone` was never staged (the server ended before it) is closed by what was staged of it as
@@ -66,22 +66,22 @@ def fold(facts: Iterable[Fact], question: Question | None = None) -> Progress:
     results: dict[str, ToolResult] = {} if question is None else dict(question.results)
     state: StateRecord | None = None
     begun = question is None
-    for fact in facts:
+    for checkpoint in checkpoints:
         begun = True
-        match fact:
+        match checkpoint:
             case RoundStarted(messages=[]):
                 pass  # the open round goes on: it is the tools that start again, not the round
             case RoundStarted():
-                messages = [*_before(fact.messages, messages, results), *fact.messages]
+                messages = [*_before(checkpoint.messages, messages, results), *checkpoint.messages]
                 results = {}
             case ToolDone():
-                results[fact.tool_use_id] = fact.result
+                results[checkpoint.tool_use_id] = checkpoint.result
             case RoundDone():
-                messages = [*_before(fact.messages, messages, results), *fact.messages]
+                messages = [*_before(checkpoint.messages, messages, results), *checkpoint.messages]
                 results = {}
-                state = fact.state
+                state = checkpoint.state
             case _:
-                assert_never(fact)
+                assert_never(checkpoint)
     asking = None if question is None else question.state
     return Progress(messages=messages, results=results, state=state, asking=asking, begun=begun)
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 from strandline.encoding import encode_messages
 from strandline.journal.rules import Closed
 from strandline.journal.seal import SEAL_BYTES, key_crc
-from strandline.model import NewRun, RunStatus, SessionKey, Settlement
+from strandline.model import Completion, NewRun, RunStatus, SessionKey
 
 
 class SessionRef(Struct, frozen=True, gc=False):
@@ -38,7 +38,7 @@ class Body(Struct, frozen=True, gc=False):
         return sum(len(part) + SEAL_BYTES for part in (self.prompt, self.metadata) if part is not None)
 
 
-class Completion(Struct, frozen=True, gc=False):
+class EncodedCompletion(Struct, frozen=True, gc=False):
     """What a finished run leaves, encoded; None for nothing, or no change. `length` is the number of messages."""
 
     status: RunStatus
@@ -165,7 +165,7 @@ class AddCheckpoint(Change, frozen=True, gc=False):
 
     seq: int
     nth: int
-    fact: bytes
+    checkpoint: bytes
 
 
 class DropCheckpoints(Change, frozen=True, gc=False):
@@ -217,19 +217,19 @@ def encoded_body(new: NewRun) -> Body:
     return Body(encode_messages(new.input), metadata, encode_messages(new.trace) if new.trace else None)
 
 
-def encoded_completion(settlement: Settlement) -> Completion:
+def encode_completion(completion: Completion) -> EncodedCompletion:
     """Return what a finished run leaves, encoded."""
     messages, window, state, question = (
-        settlement.messages, settlement.window, settlement.state, settlement.question,
+        completion.messages, completion.window, completion.state, completion.question,
     )  # fmt: skip
-    return Completion(
-        status=settlement.outcome.status,
-        outcome=encode_messages(settlement.outcome),
+    return EncodedCompletion(
+        status=completion.outcome.status,
+        outcome=encode_messages(completion.outcome),
         messages=encode_messages(messages) if messages else None,
         length=len(messages),
         window=None if window is None else encode_messages(window),
         state=None if state is None else encode_messages(state),
-        discarded=settlement.discarded,
+        discarded=completion.discarded,
         question=None if question is None else encode_messages(question),
-        answer_within_s=settlement.answer_within_s,
+        answer_within_s=completion.answer_within_s,
     )

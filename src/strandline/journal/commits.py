@@ -28,7 +28,7 @@ from strandline.journal.owed import Owed
 from strandline.journal.records import KnownRun, Missing, Records
 from strandline.journal.state import SessionState
 from strandline.journal.table import Batch, SessionTable
-from strandline.model import Claim, Principal, RunId, SessionKey, Token
+from strandline.model import Claim, FencingToken, Principal, RunId, SessionKey
 
 _log = logging.getLogger("strandline.journal")
 
@@ -67,11 +67,11 @@ class Operation:
     """An operation of the session table on its way.
 
     It is about the session `key`, or that of the run `run_id` or of the claim `token`. Its caller waits for `future`,
-    on `loop`; None if nobody does: then `fact` is owed for its claim if it cannot be stored. A `new` one keeps what was
-    not there before.
+    on `loop`; None if nobody does: then `checkpoint` is owed for its claim if it cannot be stored. A `new` one keeps
+    what was not there before.
     """
 
-    __slots__ = ("decide", "error", "fact", "found", "future", "key", "loop", "new", "result", "run_id", "token")
+    __slots__ = ("checkpoint", "decide", "error", "found", "future", "key", "loop", "new", "result", "run_id", "token")
 
     def __init__(
         self,
@@ -79,10 +79,10 @@ class Operation:
         *,
         key: SessionKey | None = None,
         run_id: RunId | None = None,
-        token: Token | None = None,
+        token: FencingToken | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
         new: bool = False,
-        fact: bytes | None = None,
+        checkpoint: bytes | None = None,
     ) -> None:
         self.decide = decide
         self.key = key
@@ -91,7 +91,7 @@ class Operation:
         self.loop = loop
         self.future: asyncio.Future[Any] | None = None if loop is None else loop.create_future()
         self.new = new
-        self.fact = fact
+        self.checkpoint = checkpoint
         self.result: Any = None
         self.error: StrandlineError | None = None
         self.found: dict[Hashable, Any] = {}
@@ -345,8 +345,8 @@ class GroupCommit:
                 claims: list[Claim] = []
                 if refusal is None:
                     is_stored, claims = await self._alone(operation)
-                    if not is_stored and operation.fact is not None and operation.token is not None:
-                        self._owed.owe(operation.token, operation.fact)
+                    if not is_stored and operation.checkpoint is not None and operation.token is not None:
+                        self._owed.owe(operation.token, operation.checkpoint)
                     if not is_stored and operation.new and isinstance(operation.error, JournalUnavailable):
                         refusal = operation.error
                 self._tell([operation], claims)

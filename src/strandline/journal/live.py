@@ -10,7 +10,7 @@ from sys import maxsize
 from typing import Final
 
 from strandline.journal.deadlines import Deadlines
-from strandline.journal.port import Refused, Take
+from strandline.journal.port import ClaimResult, Refused
 from strandline.journal.rules import is_last, rank
 from strandline.journal.state import RunState, SessionState
 from strandline.model import NewRun, Principal, RunId, SessionKey
@@ -85,18 +85,18 @@ class LiveSessions:
         question = None if session is None or not session.queue else session.question
         return None if question is None or question.until <= now else question.until
 
-    def cannot_claim(self, key: SessionKey, now: float) -> Take | None:
+    def cannot_claim(self, key: SessionKey, now: float) -> ClaimResult | None:
         """Return what a claim of a session's next run would be answered now, unless it would succeed."""
         session = self._sessions.get(key)
-        return Take.NOTHING if session is None else self._cannot_claim(session, now)
+        return ClaimResult.NOTHING if session is None else self._cannot_claim(session, now)
 
-    def _cannot_claim(self, session: SessionState, now: float) -> Take | None:
+    def _cannot_claim(self, session: SessionState, now: float) -> ClaimResult | None:
         if session.claimed is not None or session.paused or not session.queue:
-            return Take.NOTHING
+            return ClaimResult.NOTHING
         if (question := session.question) is not None and now < question.until:
             self._watch_question(session)  # (it was told already that this is over, if the clock was set back since)
-            return Take.NOTHING
-        return Take.BLOCKED if self._last_attempts and self._would_be_last(session.queue.head) else None
+            return ClaimResult.NOTHING
+        return ClaimResult.BLOCKED if self._last_attempts and self._would_be_last(session.queue.head) else None
 
     def _would_be_last(self, run: RunState) -> bool:
         return is_last(run.attempt + 1, self._max_attempts)

@@ -26,7 +26,7 @@ from strandline.journal.operations import Decide, Operations
 from strandline.journal.port import A, Query, Sessions
 from strandline.journal.sqlite_rows import SqliteRows
 from strandline.journal.table import Batch, SessionTable
-from strandline.model import AgentRecord, Claim, RunId, SessionKey, Token
+from strandline.model import AgentRecord, Claim, FencingToken, RunId, SessionKey
 
 T = TypeVar("T")
 
@@ -105,13 +105,13 @@ class MemoryJournal(Operations):
         *,
         key: SessionKey | None = None,
         run_id: RunId | None = None,
-        token: Token | None = None,
+        token: FencingToken | None = None,
         new: bool = False,
     ) -> T:
         with self._lock:
             return self._decided(decide)
 
-    def _operate_later(self, decide: Decide[None], token: Token, fact: bytes) -> None:
+    def _operate_later(self, decide: Decide[None], token: FencingToken, checkpoint: bytes) -> None:
         with self._lock:
             self._decided(decide)
 

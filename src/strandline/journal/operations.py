@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from strandline.encoding import encode_messages
-from strandline.journal.changes import encoded_body, encoded_completion
+from strandline.journal.changes import encode_completion, encoded_body
 from strandline.journal.owed import Owed
-from strandline.journal.port import AcceptAnswer, Bounds, Cancel, Change, ChangeAnswer, Move, Take
+from strandline.journal.port import AcceptAnswer, Bounds, Cancel, Change, ChangeAnswer, ClaimResult, Move
 from strandline.journal.rules import check_names
 from strandline.journal.table import SessionTable
-from strandline.model import Fact, NewRun, RoundStarted, RunId, SessionKey, Settlement, Token
+from strandline.model import Checkpoint, Completion, FencingToken, NewRun, RoundStarted, RunId, SessionKey
 
 T = TypeVar("T")
 Decide = Callable[[SessionTable, float], T]
@@ -33,7 +33,7 @@ class Operations(ABC):
         *,
         key: SessionKey | None = None,
         run_id: RunId | None = None,
-        token: Token | None = None,
+        token: FencingToken | None = None,
         new: bool = False,
     ) -> T:
         """Have the table decide about a session, or that of a run or claim; return once what it rests on is durable.
@@ -42,51 +42,53 @@ class Operations(ABC):
         """
 
     @abstractmethod
-    def _operate_later(self, decide: Decide[None], token: Token, fact: bytes) -> None:
+    def _operate_later(self, decide: Decide[None], token: FencingToken, checkpoint: bytes) -> None:
         """Have the table decide, before whatever is asked for after this; if it cannot be stored, the fact is owed."""
 
-    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
-        """Keep a run, or refuse it over `bounds`. With `take`, claim it if its session is free and it is first."""
+    async def accept(self, new: NewRun, bounds: Bounds, *, claim_next: bool) -> AcceptAnswer:
+        """Store a run, or refuse it over `bounds`; `claim_next`: claim it if its session is free and it is first."""
         check_names(new)
         body = encoded_body(new)
 
         def decide(table: SessionTable, now: float) -> AcceptAnswer:
-            return table.accept(new, body, bounds, take=take, now=now)
+            return table.accept(new, body, bounds, claim_next=claim_next, now=now)
 
         return await self._operate(decide, key=new.key, new=True)
 
-    async def take(self, key: SessionKey) -> Take:
+    async def claim_next(self, key: SessionKey) -> ClaimResult:
         """Claim the session's next run, counting an attempt."""
         return await self._operate(lambda table, now: table.claim_next(key, now=now), key=key)
 
-    async def stage(self, token: Token, fact: Fact) -> None:
+    async def checkpoint(self, token: FencingToken, checkpoint: Checkpoint) -> None:
         """Keep what a running run has done so far; durable on return for `RoundStarted`, else with the next verb."""
-        encoded = encode_messages(fact)
+        encoded = encode_messages(checkpoint)
 
         def decide(table: SessionTable, _: float) -> None:
             self._owed.pay(table, token)
             table.checkpoint(token, encoded)
 
-        if isinstance(fact, RoundStarted):
+        if isinstance(checkpoint, RoundStarted):
             await self._operate(decide, token=token)
         else:
             self._operate_later(decide, token, encoded)
 
-    async def settle(self, token: Token, settlement: Settlement, *, take: bool, hold: bool = False) -> Take:
+    async def finish(
+        self, token: FencingToken, completion: Completion, *, claim_next: bool, hold: bool = False
+    ) -> ClaimResult:
         """End a run: outcome, messages, window and state in one commit.
 
-        With `take`, claim the session's next run. With `hold`, keep the claim until `release`; nothing is taken then.
+        With `claim_next`, claim the session's next run. With `hold`, keep the claim until `release`, and claim nothing.
         """
-        left = encoded_completion(settlement)
+        left = encode_completion(completion)
 
-        def decide(table: SessionTable, now: float) -> Take:
-            taken = table.finish(token, left, hold=hold, take=take, now=now)
+        def decide(table: SessionTable, now: float) -> ClaimResult:
+            taken = table.finish(token, left, hold=hold, claim_next=claim_next, now=now)
             self._owed.void(token)
             return taken
 
         return await self._operate(decide, token=token)
 
-    async def release(self, token: Token, *, counted: bool) -> None:
+    async def release(self, token: FencingToken, *, counted: bool) -> None:
         """Give a running run back to the head of its queue, its facts kept; or end the hold of one that has ended.
 
         `counted` False takes the attempt of a running one back.

@@ -2,7 +2,7 @@
 
 Invariants that every journal keeps, proved by `strandline.testing.JournalContract`:
 
-* Each verb is one transaction, durable on return; many may share a commit. The only exceptions are `stage` of
+* Each verb is one transaction, durable on return; many may share a commit. The only exceptions are `checkpoint` of
   `ToolDone` and `RoundDone`: they may return when queued, but a later verb of that token is durable only after them.
 * A verb with a stale token raises `ClaimLost` and changes nothing.
 * At most one run of a session is claimed at any moment; storage itself refuses a second one.
@@ -46,8 +46,10 @@ from msgspec import Struct
 
 from strandline.model import (
     AgentRecord,
+    Checkpoint,
     Claim,
-    Fact,
+    Completion,
+    FencingToken,
     Message,
     NewRun,
     Outcome,
@@ -58,9 +60,7 @@ from strandline.model import (
     RunSummary,
     SessionKey,
     SessionView,
-    Settlement,
     StateRecord,
-    Token,
     Window,
 )
 
@@ -121,10 +121,10 @@ class Unanswerable(Struct, frozen=True):
 AcceptAnswer = Accepted | Refused | Attached | Reused | Unanswerable
 
 
-class Take(StrEnum):
+class ClaimResult(StrEnum):
     """What came of asking for a session's next run."""
 
-    TAKEN = "taken"
+    CLAIMED = "claimed"
     """Its claim is delivered through `claims()`."""
     NOTHING = "nothing"
     """Nothing waits there, or a run of that session is claimed."""
@@ -458,8 +458,8 @@ class Sessions(Protocol):
         """Return until when (seconds since the epoch) runs of a session wait for an answer; None: they do not."""
         ...
 
-    def cannot_claim(self, key: SessionKey, now: float) -> Take | None:
-        """Return what `take` would answer now, unless that is a claim."""
+    def cannot_claim(self, key: SessionKey, now: float) -> ClaimResult | None:
+        """Return what `claim_next` would answer now, unless that is a claim."""
         ...
 
     def refusal(self, new: NewRun, most: int) -> Refused | None:
@@ -539,8 +539,8 @@ class Journal(Protocol):
         """Yield every claim once, when it is durable; ends when the journal is closed. One consumer."""
         ...
 
-    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
-        """Keep a run, or refuse it over `bounds`. With `take`, claim it if its session is free and it is first.
+    async def accept(self, new: NewRun, bounds: Bounds, *, claim_next: bool) -> AcceptAnswer:
+        """Store a run, or refuse it over `bounds`; `claim_next`: claim it if its session is free and it is first.
 
         What `if_busy` says is done in the same transaction, unless the run is refused: an interrupt cancels what has
         begun in the session (what executes, and what was given back), a rollback has it discarded too.
@@ -550,22 +550,24 @@ class Journal(Protocol):
         """
         ...
 
-    async def take(self, key: SessionKey) -> Take:
+    async def claim_next(self, key: SessionKey) -> ClaimResult:
         """Claim the session's next run, counting an attempt."""
         ...
 
-    async def stage(self, token: Token, fact: Fact) -> None:
+    async def checkpoint(self, token: FencingToken, checkpoint: Checkpoint) -> None:
         """Keep what a running run has done so far."""
         ...
 
-    async def settle(self, token: Token, settlement: Settlement, *, take: bool, hold: bool = False) -> Take:
+    async def finish(
+        self, token: FencingToken, completion: Completion, *, claim_next: bool, hold: bool = False
+    ) -> ClaimResult:
         """End a run: outcome, messages, window and state in one commit.
 
-        With `take`, claim the session's next run. With `hold`, keep the claim until `release`; nothing is taken then.
+        With `claim_next`, claim the session's next run. With `hold`, keep the claim until `release`, and claim nothing.
         """
         ...
 
-    async def release(self, token: Token, *, counted: bool) -> None:
+    async def release(self, token: FencingToken, *, counted: bool) -> None:
         """Give a running run back to the head of its queue, its facts kept; or end the hold of one that has ended.
 
         `counted` False takes the attempt of a running one back.

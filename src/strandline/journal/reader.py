@@ -26,7 +26,7 @@ from strandline.model import (
     WHOLE_HISTORY,
     AgentRecord,
     Carrier,
-    Fact,
+    Checkpoint,
     IfBusy,
     Inline,
     Input,
@@ -49,7 +49,7 @@ READERS: Final = 2
 _input: Final[Callable[[bytes], Input]] = decoder(Input)
 _metadata: Final = decoder(dict[str, Any])
 _trace: Final = decoder(Carrier)
-_fact: Final[Callable[[bytes], Fact]] = decoder(Fact)
+_checkpoint: Final[Callable[[bytes], Checkpoint]] = decoder(Checkpoint)
 _message: Final[Callable[[bytes], Message]] = decoder(Message)
 in_full: Final[Callable[[bytes], list[Message]]] = decoder(list[Message])
 _raw_messages: Final = json.Decoder(list[Raw]).decode
@@ -141,14 +141,14 @@ def stored_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
     return run
 
 
-def each_fact(connection: sqlite3.Connection, seq: int) -> Iterator[Fact]:
+def each_checkpoint(connection: sqlite3.Connection, seq: int) -> Iterator[Checkpoint]:
     """Yield what is staged of a run, in order. Raises `JournalUnavailable` at the first that is damaged, or missing."""
     rows = connection.execute("SELECT no, fact FROM staged WHERE run = ? ORDER BY no", (seq,)).fetchall()
-    for expected, (no, fact) in enumerate(rows):
+    for expected, (no, checkpoint) in enumerate(rows):
         what = f"what is staged of the run with sequence {seq}"
         if no != expected:
             raise seal.damaged_record(what)
-        yield seal.read_sealed(_fact, fact, what, seal.fact_owner(seq, no))
+        yield seal.read_sealed(_checkpoint, checkpoint, what, seal.checkpoint_owner(seq, no))
 
 
 def readable(connection: sqlite3.Connection, row: RunRow, session: SessionRef) -> StoredRun:
@@ -177,13 +177,13 @@ def readable(connection: sqlite3.Connection, row: RunRow, session: SessionRef) -
             cancel_requested=bool(row.cancel_requested),
             discard=bool(row.discard),
         )
-    staged: list[Fact] = []
+    checkpoints: list[Checkpoint] = []
     try:
-        for fact in each_fact(connection, row.seq):
-            staged.append(fact)
+        for checkpoint in each_checkpoint(connection, row.seq):
+            checkpoints.append(checkpoint)
     except JournalUnavailable as damaged:
         error = error or damaged
-    return StoredRun(run if error is None else replace(run, opaque=True), tuple(staged), error)
+    return StoredRun(run if error is None else replace(run, opaque=True), tuple(checkpoints), error)
 
 
 def find_session(connection: sqlite3.Connection, key: SessionKey) -> SessionState | None:

@@ -12,7 +12,7 @@ from strandline.errors import JournalUnavailable
 from strandline.journal.changes import SessionRef
 from strandline.journal.rules import Closed
 from strandline.journal.state import SessionState
-from strandline.model import Fact, Principal, Question, Run, RunId, SessionKey
+from strandline.model import Checkpoint, Principal, Question, Run, RunId, SessionKey
 
 
 class KeyedRun(NamedTuple):
@@ -35,7 +35,7 @@ class StoredRun(NamedTuple):
     """A run that waits or is claimed, and its checkpoints: as much as can be read, `opaque` if that is not all."""
 
     run: Run
-    facts: tuple[Fact, ...]
+    checkpoints: tuple[Checkpoint, ...]
     error: JournalUnavailable | None = None
     """Why not all of it can be read; None: it is whole."""
 

@@ -12,7 +12,7 @@ from strandline.journal.port import Attached, Reused, Unanswerable
 from strandline.lifecycle import ENDED, MOVES, advance
 from strandline.model import (
     Cancelled,
-    Fact,
+    Checkpoint,
     Inline,
     Keyed,
     Lane,
@@ -90,11 +90,11 @@ def check_cancel(run: Cancellable, end: RunStatus, *, discarded: bool) -> None:
 
 
 def cancelled(
-    staged: Iterable[Fact], *, discard: bool = False, question: Question | None = None
+    checkpoints: Iterable[Checkpoint], *, discard: bool = False, question: Question | None = None
 ) -> tuple[Outcome, list[Message]]:
     """Return outcome and messages of a waiting run that is cancelled; none unless an attempt of it has staged some, or
     it was to answer a question, whose round it closes."""
-    progress = fold(staged, question)
+    progress = fold(checkpoints, question)
     closed: list[Message] = []
     if question is not None:
         ending = Cancelled(discard=discard)

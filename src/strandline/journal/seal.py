@@ -100,7 +100,7 @@ def question_owner(session: int, seq: int, until: float) -> int:
     return zlib.crc32(_ASKED.pack(seq, until), session)
 
 
-def fact_owner(seq: int, no: int) -> int:
+def checkpoint_owner(seq: int, no: int) -> int:
     """Return whose fact number `no` of a run is."""
     return ((seq << 10) + no) & 0xFFFFFFFF
 

@@ -47,7 +47,7 @@ from strandline.journal.table import SessionTable
 from strandline.journal.transactions import SqliteTransactions
 from strandline.journal.watched import Watch, WatchedTransactions
 from strandline.journal.writer import OnCommit, Writer
-from strandline.model import AgentRecord, Claim, RunId, SessionKey, Token
+from strandline.model import AgentRecord, Claim, FencingToken, RunId, SessionKey
 
 T = TypeVar("T")
 
@@ -228,7 +228,7 @@ class SqliteJournal(Operations):
         *,
         key: SessionKey | None = None,
         run_id: RunId | None = None,
-        token: Token | None = None,
+        token: FencingToken | None = None,
         new: bool = False,
     ) -> T:
         loop = asyncio.get_running_loop()
@@ -238,8 +238,8 @@ class SqliteJournal(Operations):
         answer: T = await operation.future
         return answer
 
-    def _operate_later(self, decide: Decide[None], token: Token, fact: bytes) -> None:
-        self._submit(Operation(decide, token=token, fact=fact))
+    def _operate_later(self, decide: Decide[None], token: FencingToken, checkpoint: bytes) -> None:
+        self._submit(Operation(decide, token=token, checkpoint=checkpoint))
 
     def _submit(self, operation: Operation) -> None:
         self._open_commits().submit(operation)

@@ -235,8 +235,8 @@ class SqliteRows:
         )
 
     def _add_checkpoint(self, row: changes.AddCheckpoint) -> None:
-        fact = seal.sealed(row.fact, seal.fact_owner(row.seq, row.nth))
-        self._execute("INSERT INTO staged (run, no, fact) VALUES (?,?,?)", (row.seq, row.nth, fact))
+        checkpoint = seal.sealed(row.checkpoint, seal.checkpoint_owner(row.seq, row.nth))
+        self._execute("INSERT INTO staged (run, no, fact) VALUES (?,?,?)", (row.seq, row.nth, checkpoint))
 
     def _add_question(self, row: changes.AddQuestion) -> None:
         session = row.session

@@ -21,8 +21,8 @@ from strandline.journal.changes import (
     AnswerQuestion,
     Body,
     Change,
-    Completion,
     DropSession,
+    EncodedCompletion,
     ForgetKey,
     KeepAgent,
 )
@@ -37,6 +37,7 @@ from strandline.journal.port import (
     CancelSession,
     ChangeAnswer,
     Changed,
+    ClaimResult,
     Delete,
     Ended,
     EndOverdue,
@@ -47,7 +48,6 @@ from strandline.journal.port import (
     Resume,
     Reused,
     Stopped,
-    Take,
     Unanswerable,
 )
 from strandline.journal.port import Change as AnyChange
@@ -68,6 +68,7 @@ from strandline.journal.transitions import Transitions, as_run, in_order
 from strandline.model import (
     INTERRUPTS,
     Claim,
+    FencingToken,
     IfBusy,
     Lane,
     NewRun,
@@ -77,7 +78,6 @@ from strandline.model import (
     RunId,
     RunStatus,
     SessionKey,
-    Token,
     answered,
 )
 
@@ -202,7 +202,7 @@ class SessionTable(Transitions):
             self._end_hold(held)
         claims = []
         for run in [run for run in claimed if run.fence is not None]:
-            found, staged, _ = self._stored(run)
+            found, checkpoints, _ = self._stored(run)
             question = None
             if run.session.answered_by(run) is not None:
                 question, error = self._question(run.session)
@@ -210,13 +210,15 @@ class SessionTable(Transitions):
             was, self._fence = run.fence, self._fence + 1
             run.fence = self._fence
             self._change_run(run, was=was)
-            claims.append(Claim(token=Token(run.run_id, run.fence), run=found, facts=staged, question=question))
+            claims.append(
+                Claim(token=FencingToken(run.run_id, run.fence), run=found, checkpoints=checkpoints, question=question)
+            )
         return claims
 
     # -- runs -----------------------------------------------------------------------------------------
 
-    def accept(self, new: NewRun, body: Body, bounds: Bounds, *, take: bool, now: float) -> AcceptAnswer:
-        """Keep a run, or refuse it over `bounds`; with `take`, claim it if its session is free and it is first."""
+    def accept(self, new: NewRun, body: Body, bounds: Bounds, *, claim_next: bool, now: float) -> AcceptAnswer:
+        """Store a run, or refuse it over `bounds`; `claim_next`: claim it if its session is free and it is first."""
         self._now = now
         if new.run_id in self._runs:
             raise InvariantBroken(f"run id {new.run_id} is taken")
@@ -265,7 +267,7 @@ class SessionTable(Transitions):
                 return Refused("disk_low", ahead + 1)
         answers = question is not None
         is_free = session is None or (session.claimed is None and not session.paused)
-        at_once = take and not ahead and is_free and (goes_on or answers)
+        at_once = claim_next and not ahead and is_free and (goes_on or answers)
         if not at_once and not answers:
             waiting = (len(session.queue) if session is not None else 0) - len(leaving)
             if (full := self._full(new, bounds, waiting, len(leaving))) is not None:
@@ -295,7 +297,7 @@ class SessionTable(Transitions):
             self._enqueue(run)
             return Accepted(ahead + 1, stopped)
         claimed = as_run(new, run)
-        self._claims.append(Claim(token=Token(run.run_id, fence), run=claimed, question=question))
+        self._claims.append(Claim(token=FencingToken(run.run_id, fence), run=claimed, question=question))
         return Accepted(0, stopped)
 
     def _stands_for(self, session: SessionState, new: NewRun) -> Attached | Reused | int | None:
@@ -350,7 +352,7 @@ class SessionTable(Transitions):
         """Return what an interrupt ends of the waiting runs: those that have begun."""
         if if_busy not in INTERRUPTS:
             return []
-        return [run for run in session.queue if run.lane == Lane.GIVEN_BACK and run.has_begun]
+        return [run for run in session.queue if run.lane == Lane.REQUEUED and run.has_begun]
 
     def _interrupt(self, session: SessionState, begun: list[RunState], if_busy: IfBusy) -> Stopped | None:
         """Cancel what has begun in a session, for a run that goes before all that has not."""
@@ -378,23 +380,25 @@ class SessionTable(Transitions):
         ):  # its time stands still since it came, or since the question if that was later
             run.queue_deadline += max(0.0, asked.until - max(run.created_at, session.rests_since or 0.0))
 
-    def claim_next(self, key: SessionKey, *, now: float) -> Take:
+    def claim_next(self, key: SessionKey, *, now: float) -> ClaimResult:
         """Claim the session's next run, counting an attempt."""
         self._now = now
         session = self._find(key)
         if session is None:
-            return Take.NOTHING
+            return ClaimResult.NOTHING
         self._look_ahead(session)
         return self._claim_next(session)
 
-    def checkpoint(self, token: Token, fact: bytes) -> None:
+    def checkpoint(self, token: FencingToken, checkpoint: bytes) -> None:
         """Keep what a running run has done so far."""
         run = self._executing(token)
-        self._note(run.session, AddCheckpoint(run.seq, run.checkpoints, fact))
+        self._note(run.session, AddCheckpoint(run.seq, run.checkpoints, checkpoint))
         run.checkpoints += 1
 
-    def finish(self, token: Token, left: Completion, *, hold: bool, take: bool, now: float) -> Take:
-        """End a run: outcome, messages, window and state. With `hold`, its claim stays; else `take` the next run."""
+    def finish(
+        self, token: FencingToken, left: EncodedCompletion, *, hold: bool, claim_next: bool, now: float
+    ) -> ClaimResult:
+        """End a run: outcome, messages, window and state. With `hold`, its claim stays; else claim the next."""
         check_end(RunStatus.RUNNING, left.status)
         run = self._executing(token)
         check_cancel(run, left.status, discarded=left.discarded)
@@ -403,7 +407,7 @@ class SessionTable(Transitions):
         closed = (left.length > 0 and not left.discarded) or left.question is not None
         if not closed and session.answered_by(run) is not None:
             self._question(session)
-        if take and not hold:
+        if claim_next and not hold:
             self._look_ahead(session)
         self._end(run, left.status, left.outcome, discarded=left.discarded, hold=hold)
         self._append(session, run.seq, left.messages, left.length, discarded=left.discarded)
@@ -412,9 +416,9 @@ class SessionTable(Transitions):
             self._ask(session, run.seq, left.question, now + left.answer_within_s, hold=hold)
         if left.window is not None or left.state is not None:
             self._note(session, KeepAgent(session.ref, left.window, left.state))
-        return self._claim_next(session) if take and not hold else Take.NOTHING
+        return self._claim_next(session) if claim_next and not hold else ClaimResult.NOTHING
 
-    def release(self, token: Token, *, counted: bool, now: float) -> None:
+    def release(self, token: FencingToken, *, counted: bool, now: float) -> None:
         """Have a running run wait at the head of its queue, `counted` False without its attempt; or end a hold."""
         run = self._claimed(token)
         if run.held_since is None:

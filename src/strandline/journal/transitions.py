@@ -29,13 +29,14 @@ from strandline.journal.changes import (
     SessionRef,
 )
 from strandline.journal.live import LiveSessions
-from strandline.journal.port import Take
+from strandline.journal.port import ClaimResult
 from strandline.journal.records import Missing, Records, Room, StoredQuestion, StoredRun
 from strandline.journal.rules import Closed, cancelled, is_last, rank, stood_s
 from strandline.journal.state import HistoryEnd, Keys, OpenRound, RunState, SessionState
 from strandline.lifecycle import Move, advance
 from strandline.model import (
     Claim,
+    FencingToken,
     Lane,
     Message,
     NewRun,
@@ -46,7 +47,6 @@ from strandline.model import (
     RunId,
     RunStatus,
     SessionKey,
-    Token,
 )
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ _decoded_question: Final[Callable[[bytes], Question]] = decoder(Question)
 
 NO_RUN: Final = -1
 """Of a row of history that no run has left."""
-RUNNING: Final = advance(RunStatus.QUEUED, Move.TAKE)
+RUNNING: Final = advance(RunStatus.QUEUED, Move.CLAIM)
 
 
 class Transitions(LiveSessions):
@@ -185,14 +185,14 @@ class Transitions(LiveSessions):
 
     # -- runs -----------------------------------------------------------------------------------------
 
-    def _claimed(self, token: Token) -> RunState:
+    def _claimed(self, token: FencingToken) -> RunState:
         """Return the run that `token` is for. Raises `ClaimLost` if the token is stale."""
         run = self._runs.get(token.run_id)
         if run is None or run.fence != token.fence:
             raise ClaimLost(f"the claim on run {token.run_id} is lost")
         return run
 
-    def _executing(self, token: Token) -> RunState:
+    def _executing(self, token: FencingToken) -> RunState:
         """Return the run that `token` is for. Raises `ClaimLost` if the token is stale, or good for a release only."""
         run = self._claimed(token)
         if run.held_since is not None:
@@ -241,17 +241,17 @@ class Transitions(LiveSessions):
         """Have an executing run wait at the head of its queue; it has begun, so it waits for as long as it takes."""
         was = run.fence
         self._unclaim(run)
-        run.lane, run.urgency, _ = rank(Lane.GIVEN_BACK, 0, run.seq)
+        run.lane, run.urgency, _ = rank(Lane.REQUEUED, 0, run.seq)
         run.attempt, run.queue_deadline = attempt, None
         self._enqueue(run)
         self._change_run(run, was=was)
 
-    def _claim_next(self, session: SessionState) -> Take:
+    def _claim_next(self, session: SessionState) -> ClaimResult:
         """Claim the next run of a session."""
         if (cannot := self._cannot_claim(session, self._now)) is not None:
             return cannot
         run = session.queue.head
-        stored, facts, error = self._stored(run)
+        stored, checkpoints, error = self._stored(run)
         question = None
         if session.answered_by(run) is not None:
             question, damage = self._question(session)
@@ -272,9 +272,11 @@ class Transitions(LiveSessions):
             queue_deadline=run.queue_deadline,
             position=None,
         )
-        token, damaged = Token(run.run_id, fence), error is not None
-        self._claims.append(Claim(token=token, run=claimed, facts=facts, question=question, damaged=damaged))
-        return Take.TAKEN
+        token, damaged = FencingToken(run.run_id, fence), error is not None
+        self._claims.append(
+            Claim(token=token, run=claimed, checkpoints=checkpoints, question=question, damaged=damaged)
+        )
+        return ClaimResult.CLAIMED
 
     def _end(self, run: RunState, status: RunStatus, outcome: bytes, *, discarded: bool, hold: bool = False) -> None:
         """Note that a run has ended; `hold`: its claim stays."""
@@ -311,8 +313,8 @@ class Transitions(LiveSessions):
         """End a run that waits as cancelled; one that has begun is closed by what it had staged."""
         session = run.session
         question = None if session.answered_by(run) is None else self._question(session).question
-        staged = self._stored(run).facts if run.has_begun else ()
-        outcome, messages = cancelled(staged, question=question)
+        checkpoints = self._stored(run).checkpoints if run.has_begun else ()
+        outcome, messages = cancelled(checkpoints, question=question)
         self._end_waiting(run, outcome.status, encode_messages(outcome), messages, discard=discard)
         return outcome
 

@@ -157,7 +157,7 @@ class _Check:
         self._runs()
         self._keys()
         self._questions()
-        self._staged()
+        self._checkpoints()
         self._agents()
         self._stored()
 
@@ -289,12 +289,12 @@ class _Check:
             if session.open and no not in asked:
                 self._fault(f"the last round of session {session.name} is open, and it waits for no input")
 
-    def _staged(self) -> None:
+    def _checkpoints(self) -> None:
         for (run,) in self._rows("staged", "run", "(SELECT DISTINCT run FROM staged)"):
             if run not in self._unended:
                 self._fault(f"something is staged of a run with sequence {run}, which does not wait or execute")
             with self._unless_damaged(f"what is staged of the run with sequence {run}"):
-                list(reader.each_fact(self._connection, run))
+                list(reader.each_checkpoint(self._connection, run))
 
     def _agents(self) -> None:
         for (no,) in self._rows("windows", "session", "agents"):

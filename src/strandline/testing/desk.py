@@ -13,6 +13,7 @@ from strandline.journal.port import (
     Cancel,
     CancelSession,
     ChangeAnswer,
+    ClaimResult,
     EndOverdue,
     EndWaiting,
     HistoryQuery,
@@ -21,11 +22,12 @@ from strandline.journal.port import (
     RunsOfQuery,
     SessionsQuery,
     Stopped,
-    Take,
 )
 from strandline.model import (
     ANONYMOUS,
     Claim,
+    Completion,
+    FencingToken,
     Message,
     NewRun,
     Outcome,
@@ -36,9 +38,7 @@ from strandline.model import (
     RunSummary,
     SessionId,
     SessionKey,
-    Settlement,
     StateRecord,
-    Token,
     Window,
 )
 
@@ -60,10 +60,10 @@ def said(*texts: str) -> list[Message]:
 
 def done(
     *texts: str, window: Window | None = None, state: StateRecord | None = None, discarded: bool = False
-) -> Settlement:
+) -> Completion:
     """Return what a run leaves that succeeded and said `texts`."""
     outcome = Outcome(status=RunStatus.SUCCEEDED, output=texts[-1] if texts else "")
-    return Settlement(outcome=outcome, messages=said(*texts), window=window, state=state, discarded=discarded)
+    return Completion(outcome=outcome, messages=said(*texts), window=window, state=state, discarded=discarded)
 
 
 async def waiting_runs(journal: Journal) -> list[RunSummary]:
@@ -118,7 +118,7 @@ class Desk:
         await self.open(max_attempts)
         return self.orphans
 
-    async def finish(self) -> None:
+    async def close_down(self) -> None:
         """Close the journal. Fails if claims were delivered that the test has not seen."""
         await self.journal.close()
         assert await self.rest() == [], "claims that nobody asked for"
@@ -140,29 +140,37 @@ class Desk:
         self._claims = self.journal.claims()
 
     async def accept(
-        self, run_id: str, at: SessionKey | None = None, *, take: bool = True, bounds: Bounds = WIDE, **fields: Any
+        self,
+        run_id: str,
+        at: SessionKey | None = None,
+        *,
+        claim_next: bool = True,
+        bounds: Bounds = WIDE,
+        **fields: Any,
     ) -> AcceptAnswer:
         """Accept a run with the input `ask RUN_ID`, if nothing else is said."""
         fields.setdefault("input", f"ask {run_id}")
         fields.setdefault("created_at", self.clock.at)
         new = NewRun(run_id=RunId(run_id), key=at or key(), **fields)
-        return await self.journal.accept(new, bounds, take=take)
+        return await self.journal.accept(new, bounds, claim_next=claim_next)
 
     async def start(self, run_id: str, at: SessionKey | None = None, **fields: Any) -> Claim:
         """Accept a run that is taken at once; return its claim."""
         assert await self.accept(run_id, at, **fields) == Accepted(0)
         return await self.claim(of=run_id)
 
-    async def settle(
-        self, claim: Claim, settlement: Settlement | None = None, *, take: bool = False, hold: bool = False
-    ) -> Take:
+    async def finish(
+        self, claim: Claim, completion: Completion | None = None, *, claim_next: bool = False, hold: bool = False
+    ) -> ClaimResult:
         """End a run, leaving no messages if nothing else is said."""
-        return await self.journal.settle(claim.token, settlement or done(), take=take, hold=hold)
+        return await self.journal.finish(claim.token, completion or done(), claim_next=claim_next, hold=hold)
 
-    async def release(self, token: Token, *, counted: bool, take: bool = False, at: SessionKey | None = None) -> Take:
-        """Give a run back, or end its hold; with `take`, claim the session's next run then."""
+    async def release(
+        self, token: FencingToken, *, counted: bool, claim_next: bool = False, at: SessionKey | None = None
+    ) -> ClaimResult:
+        """Give a run back, or end its hold; with `claim_next`, claim the session's next run then."""
         await self.journal.release(token, counted=counted)
-        return await self.journal.take(at or key()) if take else Take.NOTHING
+        return await self.journal.claim_next(at or key()) if claim_next else ClaimResult.NOTHING
 
     async def end(self, run_id: str, at: SessionKey | None = None, outcome: Outcome | None = None) -> ChangeAnswer:
         """End a run that waits, as cancelled if nothing else is said."""
@@ -211,7 +219,7 @@ class Desk:
     async def drain(self, claim: Claim) -> list[str]:
         """End `claim` and then run after run of its session; return their ids in the order of starting."""
         order = [claim.run.run_id]
-        while await self.settle(claim, take=True) is Take.TAKEN:
+        while await self.finish(claim, claim_next=True) is ClaimResult.CLAIMED:
             claim = await self.claim()
             order.append(claim.run.run_id)
         return [str(run_id) for run_id in order]

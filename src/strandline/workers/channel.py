@@ -93,7 +93,7 @@ class Writer:
 
 
 class Channel(asyncio.Protocol):
-    """`take` is called with each message that comes, decoded by `decode`; `gone` when the other end is closed.
+    """`receive` is called with each message that comes, decoded by `decode`; `gone` when the other end is closed.
 
     `frames` has what came before there was a loop, `write` is used instead of the transport, for those who write from
     other threads too. Belongs to the loop that it is connected on.
@@ -101,13 +101,13 @@ class Channel(asyncio.Protocol):
 
     def __init__(
         self,
-        take: Callable[[Any], object],
+        receive: Callable[[Any], object],
         gone: Callable[[], object],
         decode: Callable[[bytes], list[Any]],
         frames: Frames | None = None,
         write: Callable[[bytes], object] | None = None,
     ) -> None:
-        self._take = take
+        self._receive = receive
         self._gone = gone
         self._decode = decode
         self._frames = frames or Frames()
@@ -130,7 +130,7 @@ class Channel(asyncio.Protocol):
         """Take what has come."""
         for each in self._frames.feed(data):
             for message in self._decode(each):
-                self._take(message)
+                self._receive(message)
 
     def say(self, message: object) -> None:
         """Send a message, with all others of this turn of the loop."""

@@ -58,7 +58,7 @@ class WorkerClient:
 
     def channel(self, frames: Frames | None = None) -> Channel:
         """Return the end of the connection, to be connected."""
-        self._channel = Channel(self._take, self._gone, reports, frames)
+        self._channel = Channel(self._receive, self._gone, reports, frames)
         return self._channel
 
     # -- what is asked of it -----------------------------------------------------------------------
@@ -160,17 +160,17 @@ class WorkerClient:
 
     # -- what it tells -----------------------------------------------------------------------------
 
-    def _take(self, report: m.Report) -> None:
+    def _receive(self, report: m.Report) -> None:
         if self._dead:
             return
         match report:
             case m.Told(call) if (remote := self._remotes.get(call)) is not None:
-                remote.take(report)
+                remote.receive(report)
             case m.Told():
                 pass  # from a task that nobody has counted, of a call of which nothing was to work any more
             case m.Done(call=call):
                 self.opaque = report.opaque
-                (self._remotes[call] if report.alive else self._remotes.pop(call)).take(report)
+                (self._remotes[call] if report.alive else self._remotes.pop(call)).receive(report)
             case m.Over(call):
                 self._remotes.pop(call).over()
             case m.Pulse():

@@ -34,7 +34,7 @@ class RemoteCall:
         self._context.run(CURRENT.set, None)  # (its call is alive as the worker says)
         call.enter(self._works)
 
-    def take(self, report: m.Told | m.Done) -> None:
+    def receive(self, report: m.Told | m.Done) -> None:
         """Take a report, after all those before it."""
         if self._waiting is not None:
             self._waiting.append(report)
@@ -72,7 +72,7 @@ class RemoteCall:
             elif isinstance(report, m.Done):
                 self._ended(report)
             elif report.what in m.STAGED:
-                await self._stage(report)
+                await self._checkpoint(report)
             else:
                 self._tell(report)
         self._waiting = None
@@ -84,7 +84,7 @@ class RemoteCall:
         except Exception as error:
             self._refuse(error)
 
-    async def _stage(self, report: m.Told) -> None:
+    async def _checkpoint(self, report: m.Told) -> None:
         assert self._attempt is not None
         on = False
         self._asks = report.what == "begin_round"

@@ -58,7 +58,7 @@ class WorkerRuntime:
         frames: Frames | None = None,
         write: Callable[[bytes], object] | None = None,
     ) -> None:
-        self.channel = Channel(self._take, gone, orders, frames, write)
+        self.channel = Channel(self._receive, gone, orders, frames, write)
         self._target = target
         self._loops = loops
         self._clock = clock
@@ -83,7 +83,7 @@ class WorkerRuntime:
 
     # -- orders ------------------------------------------------------------------------------------
 
-    def _take(self, order: m.Order) -> None:
+    def _receive(self, order: m.Order) -> None:
         match order:
             case m.Run():
                 self._run(order)

@@ -121,4 +121,4 @@ class Admission:
             return None
         # An answer would find room, and be kept.
         asks = replace(new, lane=Lane.NORMAL, input="", on_question=OnQuestion.WAIT)
-        return await self._journal.accept(asks, NO_ROOM, take=False)
+        return await self._journal.accept(asks, NO_ROOM, claim_next=False)

@@ -189,7 +189,7 @@ class LiveAttempt:
                 self.results = {}
             self.begun = True
             try:
-                return await self._journal.stage(self.claim.token, RoundStarted(fresh))
+                return await self._journal.checkpoint(self.claim.token, RoundStarted(fresh))
             except JournalUnavailable as error:
                 _log.error("run %s waits before its tools: %s", self.context.run_id, error)
             self._checkpointed, self.results, self.begun = kept, results, begun
@@ -205,14 +205,14 @@ class LiveAttempt:
         self.results = {**self.results, tool_use_id: result}
         self.tell_tool(tool_use_id, result)
         self.touch()
-        await self._journal.stage(self.claim.token, ToolDone(tool_use_id, result))
+        await self._journal.checkpoint(self.claim.token, ToolDone(tool_use_id, result))
 
     async def end_round(self, state: StateRecord | None) -> None:
         """Stage the end of the round."""
         if self._frozen:
             return
         self.phase = "model"
-        await self._journal.stage(self.claim.token, RoundDone(self._fresh(), state))
+        await self._journal.checkpoint(self.claim.token, RoundDone(self._fresh(), state))
 
     def freeze(self) -> None:
         """Take no further report: the run is about to be settled."""

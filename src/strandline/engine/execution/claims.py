@@ -21,17 +21,17 @@ from strandline.journal.port import (
     AcceptAnswer,
     Accepted,
     Bounds,
+    ClaimResult,
     EndOverdue,
     Journal,
     RunQuery,
     Stopped,
-    Take,
 )
 from strandline.model import Claim, ErrorCode, NewRun, Outcome, RunError, RunId, RunStatus, SessionKey
 
 _log = logging.getLogger("strandline.claims")
 
-SETTLE_S = 1.0
+FINISH_S = 1.0
 """How long runs that were stopped get to settle."""
 TAKE_AGAIN_S = 1.0
 """How long to wait before a claim that the journal could not make is asked for again."""
@@ -105,7 +105,7 @@ class Claims:
         assert accepting is not None
         self._accepting[accepting] = new.run_id
         try:
-            answer = await self._journal.accept(new, bounds, take=reserved)
+            answer = await self._journal.accept(new, bounds, claim_next=reserved)
             taken = isinstance(answer, Accepted) and answer.position == 0
             return answer
         finally:
@@ -133,7 +133,7 @@ class Claims:
             await asyncio.wait(self._accepting, timeout=drain_grace_s + stop_grace_s)
         await self._all_ended(drain_grace_s)
         self._runner.stop(stop_grace_s)
-        await self._all_ended(stop_grace_s + SETTLE_S)
+        await self._all_ended(stop_grace_s + FINISH_S)
         self._is_over = True
         for task in (*self._tasks, *self._executing):
             task.cancel()
@@ -158,7 +158,7 @@ class Claims:
         if self._consumer is None:
             return
         while (key := self._queues.next()) is not None:
-            self.spawn(self._take(key))
+            self.spawn(self._claim_next(key))
         self._arm()
 
     def _wake(self) -> None:
@@ -167,9 +167,9 @@ class Claims:
             self._is_woken = True
             asyncio.get_running_loop().call_soon(self._pump)
 
-    async def _take(self, key: SessionKey) -> None:
+    async def _claim_next(self, key: SessionKey) -> None:
         try:
-            if await self._journal.take(key) is Take.TAKEN:
+            if await self._journal.claim_next(key) is ClaimResult.CLAIMED:
                 return
         except StrandlineError:
             _log.exception("a waiting run could not be claimed; it is tried again")
@@ -217,7 +217,7 @@ class Claims:
             self._streams.ended(run.run_id, run.key, ended.outcome, ended.duration_s)
         if ended.hold is None:
             self._holds.forget(run.run_id)
-            self._queues.ended(run.run_id, run.key, taken=ended.take is Take.TAKEN)
+            self._queues.ended(run.run_id, run.key, claimed=ended.claim_result is ClaimResult.CLAIMED)
         else:
             self._hold(ended.hold)
         self._pump()

@@ -10,6 +10,7 @@ from strandline.history import Progress, answer_text, close, close_answer, quest
 from strandline.model import (
     Cancelled,
     Claim,
+    Completion,
     Ending,
     ErrorCode,
     Failed,
@@ -20,7 +21,6 @@ from strandline.model import (
     Run,
     RunError,
     RunStatus,
-    Settlement,
     Succeeded,
     ToolResult,
 )
@@ -44,9 +44,9 @@ def closed(
     return close(messages or [question(claim.run.input)], results, ending)
 
 
-def completion(
+def completion_of(
     finished: Finished, messages: list[Message], options: Options, asked: Question | None = None
-) -> Settlement:
+) -> Completion:
     """Return what is kept of a run that has left these closed messages; `asked` is the question that it ends with.
 
     A run that is discarded changes neither window nor state. Where agents keep their history themselves, the outcome is
@@ -57,8 +57,8 @@ def completion(
     is_dropped = isinstance(ending, Failed) and options.on_failure == "drop"
     discarded = is_dropped or (isinstance(ending, Cancelled) and ending.discard)
     if options.external or discarded:
-        return Settlement(outcome=outcome, messages=[] if options.external else messages, discarded=discarded)
-    return Settlement(
+        return Completion(outcome=outcome, messages=[] if options.external else messages, discarded=discarded)
+    return Completion(
         outcome=outcome,
         messages=messages,
         window=finished.window,
@@ -68,14 +68,14 @@ def completion(
     )
 
 
-def last_resort(claim: Claim, ending: Ending | None, options: Options) -> Settlement:
+def last_resort(claim: Claim, ending: Ending | None, options: Options) -> Completion:
     """Return the least that ends a run of which nothing else can be told: its question, and that it ended early."""
     if ending is None:
         ending = Failed(ErrorCode.AGENT_ERROR, "the run could not be ended as it should; the server's log says more")
     asked = claim.question
     messages, results = ([], {}) if asked is None else ([asked.message], asked.results)
-    left = closed(claim, messages, results, ending, begun=bool(claim.facts))
-    return completion(Finished(ending=ending), left, options)
+    left = closed(claim, messages, results, ending, begun=bool(claim.checkpoints))
+    return completion_of(Finished(ending=ending), left, options)
 
 
 def outcome_of(ending: Ending, messages: list[Message], usage: dict[str, int] | None = None) -> Outcome:

@@ -10,7 +10,7 @@ other goes back to the head of its queue and goes on from its last staged round:
 import logging
 
 from strandline.agents.port import Finished
-from strandline.engine.execution.completion import closed, completion, last_resort, resumable, timed_out
+from strandline.engine.execution.completion import closed, completion_of, last_resort, resumable, timed_out
 from strandline.engine.options import Options
 from strandline.errors import JournalUnavailable, RecordDamaged
 from strandline.history import Progress, fold
@@ -36,21 +36,21 @@ async def recover(journal: Journal, orphan: Claim, options: Options, now: float)
     except Exception:
         _log.exception("run %s could not be recovered as it should; it ends as failed", orphan.run.run_id)
         ending = Cancelled(discard=orphan.run.discard) if orphan.run.cancel_requested else None
-        settlement = last_resort(orphan, ending, options)
-        await journal.settle(orphan.token, settlement, take=False)
-        return settlement.outcome
+        completion = last_resort(orphan, ending, options)
+        await journal.finish(orphan.token, completion, claim_next=False)
+        return completion.outcome
 
 
 async def _recover(journal: Journal, orphan: Claim, options: Options, now: float) -> Outcome | None:
-    progress = fold(orphan.facts, orphan.question)
+    progress = fold(orphan.checkpoints, orphan.question)
     ending = _ending(orphan, progress, options, now)
     if ending is None:
         await journal.release(orphan.token, counted=True)
         return None
     left = closed(orphan, progress.messages, progress.results, ending, begun=progress.begun)
-    settlement = completion(Finished(ending=ending), left, options)
-    await journal.settle(orphan.token, settlement, take=False)
-    return settlement.outcome
+    completion = completion_of(Finished(ending=ending), left, options)
+    await journal.finish(orphan.token, completion, claim_next=False)
+    return completion.outcome
 
 
 def _ending(orphan: Claim, progress: Progress, options: Options, now: float) -> Ending | None:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from strandline.agents.port import Finished
 from strandline.clock import Clock
 from strandline.engine.execution.attempt import LiveAttempt
-from strandline.engine.execution.completion import DAMAGED, completion, last_resort, resumable, timed_out
+from strandline.engine.execution.completion import DAMAGED, completion_of, last_resort, resumable, timed_out
 from strandline.engine.execution.failures import disclosed
 from strandline.engine.execution.holds import Hold
 from strandline.engine.execution.pool import AgentPool
@@ -28,10 +28,11 @@ from strandline.engine.queues import SessionQueues
 from strandline.engine.streams import Streams
 from strandline.errors import CancelRequested, ClaimLost, JournalUnavailable
 from strandline.history import fold
-from strandline.journal.port import Journal, Take
+from strandline.journal.port import ClaimResult, Journal
 from strandline.model import (
     Cancelled,
     Claim,
+    Completion,
     Ending,
     Failed,
     Message,
@@ -40,7 +41,6 @@ from strandline.model import (
     Question,
     RunId,
     RunStatus,
-    Settlement,
 )
 
 _log = logging.getLogger("strandline.runner")
@@ -54,7 +54,7 @@ class Ended(Struct, frozen=True, kw_only=True):
 
     claim: Claim
     outcome: Outcome | None = None
-    take: Take = Take.NOTHING
+    claim_result: ClaimResult = ClaimResult.NOTHING
     duration_s: float = 0.0
     lost: bool = False
     requeued: bool = False
@@ -124,8 +124,8 @@ class Runner(Struct, eq=False):
     def _prepare(self, claim: Claim, traced: TracedRun) -> Execution:
         """Return the record of a claim; one whose run is to end before its start has what it ends as."""
         run, options, clock = claim.run, self._options, self._clock
-        progress = fold(claim.facts, claim.question)
-        if claim.facts:
+        progress = fold(claim.checkpoints, claim.question)
+        if claim.checkpoints:
             progress = resumable(progress, options) or progress
         recorder = self._streams.started(claim, progress)
         signal, workspace = self._loops.signal(), self._pool.workspace(run.key)
@@ -140,7 +140,7 @@ class Runner(Struct, eq=False):
             execution.asked = DAMAGED
         elif execution.deadline is not None and execution.deadline <= started:  # it was passed while the run waited
             execution.asked = timed_out(run)
-        if claim.facts or claim.question or execution.asked is not None:
+        if claim.checkpoints or claim.question or execution.asked is not None:
             # What this run leaves, or has kept in an attempt that ended, is not in the conversation of this object.
             self._pool.drop(run.key)
         return execution
@@ -170,28 +170,28 @@ class Runner(Struct, eq=False):
                 return await self._requeue(claim, in_this_process=execution.stranded)
             except CancelRequested:
                 finished = Finished(ending=Cancelled(), usage=finished.usage)
-        execution.traced.settles()
+        execution.traced.begins_to_finish()
         hold = _hold(execution, execution.attempt.phase)
-        settlement, take = await self._keep(claim, partial(self._close, execution, finished), hold)
-        well = settlement.outcome.status is RunStatus.SUCCEEDED and finished.keep and execution.agent_is_current
+        completion, claim_result = await self._keep(claim, partial(self._close, execution, finished), hold)
+        well = completion.outcome.status is RunStatus.SUCCEEDED and finished.keep and execution.agent_is_current
         if well and hold is None and (agent := execution.take_agent()) is not None:
             self._pool.put(claim.run.key, agent, execution.call.loop)
             del agent
         return Ended(
             claim=claim,
-            outcome=settlement.outcome,
-            take=take,
+            outcome=completion.outcome,
+            claim_result=claim_result,
             duration_s=self._clock.monotonic() - execution.started,
             hold=hold,
         )
 
-    def _close(self, execution: Execution, finished: Finished, cancelled: Cancelled | None) -> Settlement:
+    def _close(self, execution: Execution, finished: Finished, cancelled: Cancelled | None) -> Completion:
         """Return what the run leaves; what it leaves as `cancelled`, if that was accepted before it came to its end."""
         if cancelled is not None:
             finished = Finished(ending=cancelled, usage=finished.usage)
         closed, execution.agent_is_current = execution.attempt.closed(finished)
         asked = _asked(execution.attempt, finished.ending, closed)
-        return completion(finished, closed, self._options, asked)
+        return completion_of(finished, closed, self._options, asked)
 
     def _can_go_on(self, execution: Execution) -> bool:
         """Tell whether another attempt can go on where this one is: no tool of it is in the middle."""
@@ -222,33 +222,35 @@ class Runner(Struct, eq=False):
     async def _give_up(self, claim: Claim, hold: Hold | None) -> Ended:
         """End a run that could not be ended as it should, so that its session goes on."""
         try:
-            settlement, take = await self._keep(claim, lambda ending: last_resort(claim, ending, self._options), hold)
+            completion, claim_result = await self._keep(
+                claim, lambda ending: last_resort(claim, ending, self._options), hold
+            )
         except ClaimLost:
             return Ended(claim=claim, lost=True)
-        return Ended(claim=claim, outcome=settlement.outcome, take=take, hold=hold)
+        return Ended(claim=claim, outcome=completion.outcome, claim_result=claim_result, hold=hold)
 
     async def _keep(
-        self, claim: Claim, close: Callable[[Cancelled | None], Settlement], hold: Hold | None
-    ) -> tuple[Settlement, Take]:
+        self, claim: Claim, close: Callable[[Cancelled | None], Completion], hold: Hold | None
+    ) -> tuple[Completion, ClaimResult]:
         """Keep the end of a run as soon as the journal can; if a cancel of it was accepted before, that is its end.
 
         `close` returns what the run leaves, ended or cancelled. Raises `ClaimLost`.
         """
         key, cancelled = claim.run.key, None
 
-        def settle(left: Settlement) -> Awaitable[Take]:
-            take = hold is None and self._queues.keeps_slot(key)
-            return self._journal.settle(claim.token, left, hold=hold is not None, take=take)
+        def finish(left: Completion) -> Awaitable[ClaimResult]:
+            claim_next = hold is None and self._queues.keeps_slot(key)
+            return self._journal.finish(claim.token, left, hold=hold is not None, claim_next=claim_next)
 
         while True:
-            settlement = close(cancelled)
+            completion = close(cancelled)
             try:
                 trouble = "the outcome of run %s cannot be kept yet"
-                take = await until_kept(partial(settle, settlement), trouble, claim.run.run_id)
+                claim_result = await until_kept(partial(finish, completion), trouble, claim.run.run_id)
             except CancelRequested as wanted:
                 cancelled = Cancelled(discard=wanted.discard)
             else:
-                return settlement, take
+                return completion, claim_result
 
     # -- having runs end ---------------------------------------------------------------------------
 

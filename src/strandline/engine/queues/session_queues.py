@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from strandline.clock import Clock
 from strandline.engine.queues.slots import Slot, Slots
-from strandline.journal.port import Journal, Take
+from strandline.journal.port import ClaimResult, Journal
 from strandline.model import Principal, RunId, SessionKey
 
 
@@ -64,7 +64,7 @@ class SessionQueues:
 
         def moved(key: SessionKey) -> None:
             record = self._records.get(key)
-            if record is not None and record.taken:
+            if record is not None and record.is_occupied:
                 return  # it is looked at when its slot is given back
             if not self._moved:
                 wake()
@@ -100,7 +100,7 @@ class SessionQueues:
         return sum(
             record.executing is not None or self.sessions.executes(record.key)
             for record in self._records.values()
-            if record.taken
+            if record.is_occupied
         )
 
     def executing_since(self, key: SessionKey) -> float | None:
@@ -110,7 +110,7 @@ class SessionQueues:
 
     def expects_claims(self) -> bool:
         """Tell whether a claim may be on its way, for a slot that is reserved; takes a moment for each session."""
-        return any(record.taken and record.executing is None for record in self._records.values())
+        return any(record.is_occupied and record.executing is None for record in self._records.values())
 
     def input_until(self, key: SessionKey) -> float | None:
         """Return until when (seconds since the epoch) runs of a session wait for an answer; None: they do not."""
@@ -125,11 +125,11 @@ class SessionQueues:
         """Return why a session in which runs wait and nothing goes on gets no slot; None if it has or gets one."""
         self._catch_up()
         record = self._records.get(key)
-        if record is not None and record.taken:
+        if record is not None and record.is_occupied:
             return None
         if self.is_full(key.principal):
             return Obstacle.LEFTOVERS
-        if self.sessions.cannot_claim(key, self._clock.now()) is Take.BLOCKED:
+        if self.sessions.cannot_claim(key, self._clock.now()) is ClaimResult.BLOCKED:
             return Obstacle.LAST_ATTEMPT
         if record is None:
             return None
@@ -147,7 +147,7 @@ class SessionQueues:
         self._catch_up()
         if key in self._records or not self.slots.goes_at_once(key.principal) or not self.sessions.is_idle(key):
             return False
-        self.slots.take(self._record(key))
+        self.slots.occupy(self._record(key))
         return True
 
     def next(self) -> SessionKey | None:
@@ -166,23 +166,23 @@ class SessionQueues:
         self._catch_up()
         return self.slots.goes_on(key.principal)
 
-    def ended(self, run_id: RunId, key: SessionKey, *, taken: bool) -> None:
-        """Note the end of a claim; `taken`: its slot goes over to the session's next run."""
+    def ended(self, run_id: RunId, key: SessionKey, *, claimed: bool) -> None:
+        """Note the end of a claim; `claimed`: its slot goes over to the session's next run."""
         record = self._records[key]
         if record.executing == run_id:  # else the next one has begun already
             record.executing = None
-        if not taken:
+        if not claimed:
             self.free(key)
 
     def free(self, key: SessionKey) -> None:
         """Give back a session's slot, and line it up if it can go on."""
-        self.slots.give_back(self._records[key])
+        self.slots.release(self._records[key])
         self._consider(key)
 
     def held(self, run_id: RunId, key: SessionKey) -> None:
         """Note that the run of a claim has ended and is held, without a slot. `works_no_more` follows."""
         self.slots.add_leftover(key.principal)
-        self.ended(run_id, key, taken=False)
+        self.ended(run_id, key, claimed=False)
 
     def works_no_more(self, principal: Principal) -> None:
         """Note that nothing works any more of a run that has ended."""
@@ -204,7 +204,7 @@ class SessionQueues:
     def _consider(self, key: SessionKey) -> None:
         """Have a session stand in line if its next run could be claimed, and only then."""
         record = self._records.get(key)
-        if record is not None and record.taken:
+        if record is not None and record.is_occupied:
             return
         if self.sessions.cannot_claim(key, self._clock.now()) is None:
             if record is None or not record.ready:

@@ -17,11 +17,11 @@ from strandline.model import Principal, RunId, SessionKey
 class Slot:
     """A session's slot, or its place in the line for one."""
 
-    __slots__ = ("executing", "key", "ready", "since", "taken")
+    __slots__ = ("executing", "is_occupied", "key", "ready", "since")
 
     def __init__(self, key: SessionKey) -> None:
         self.key = key
-        self.taken = False
+        self.is_occupied = False
         """Whether it has a slot: for a claim, or for one that may be on its way."""
         self.ready = False
         """Whether it stands in line for a slot."""
@@ -103,20 +103,20 @@ class Slots:
         else:
             del self._ready[principal]
         record.ready = False
-        self.take(record)
+        self.occupy(record)
         return record
 
-    def take(self, record: Slot) -> None:
+    def occupy(self, record: Slot) -> None:
         """Give a session a slot."""
-        record.taken = True
+        record.is_occupied = True
         self.free -= 1
         self._slots[record.key.principal] += 1
         self._sort(record.key.principal)
 
-    def give_back(self, record: Slot) -> None:
+    def release(self, record: Slot) -> None:
         """Take back the slot of a session."""
         principal = record.key.principal
-        record.taken = False
+        record.is_occupied = False
         self.free += 1
         self._slots[principal] -= 1
         if not self._slots[principal]:

@@ -9,8 +9,19 @@ from contextlib import suppress
 import pytest
 
 from strandline.errors import ClaimLost, JournalUnavailable
-from strandline.journal.port import Accepted, Delete, Take
-from strandline.model import AgentRecord, Claim, Lane, RoundDone, RoundStarted, Run, RunId, RunStatus, Token, ToolDone
+from strandline.journal.port import Accepted, ClaimResult, Delete
+from strandline.model import (
+    AgentRecord,
+    Claim,
+    FencingToken,
+    Lane,
+    RoundDone,
+    RoundStarted,
+    Run,
+    RunId,
+    RunStatus,
+    ToolDone,
+)
 from strandline.testing.contract.scenario import Contract, scenario
 from strandline.testing.desk import Desk, done, key, said
 
@@ -23,7 +34,7 @@ class ClaimsContract(Contract):
     @scenario
     async def test_after_its_end_a_claim_is_lost(self, desk: Desk) -> None:
         claim = await desk.start("a")
-        await desk.settle(claim, done("hi", "ho"))
+        await desk.finish(claim, done("hi", "ho"))
         await self._all_verbs_fail(desk, claim.token)
 
     @scenario
@@ -31,12 +42,12 @@ class ClaimsContract(Contract):
         claim = await desk.start("a")
         await desk.release(claim.token, counted=True)
         await self._all_verbs_fail(desk, claim.token)
-        assert await desk.journal.take(key()) is Take.TAKEN
+        assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
         again = await desk.claim(of="a")
         assert again.token.fence > claim.token.fence
         await self._all_verbs_fail(desk, claim.token)
-        assert again.facts == ()
-        await desk.settle(again)
+        assert again.checkpoints == ()
+        await desk.finish(again)
 
     @scenario
     async def test_after_a_restart_older_claims_are_lost(self, desk: Desk) -> None:
@@ -44,7 +55,7 @@ class ClaimsContract(Contract):
         (orphan,) = await desk.restart()
         assert orphan.token.fence > claim.token.fence
         await self._all_verbs_fail(desk, claim.token)
-        await desk.settle(orphan)
+        await desk.finish(orphan)
 
     @scenario
     async def test_each_owner_has_an_epoch_of_its_own_larger_than_those_before(self, desk: Desk) -> None:
@@ -58,39 +69,39 @@ class ClaimsContract(Contract):
     async def test_verbs_that_fail_by_themselves_are_no_trouble_of_the_journal(self, desk: Desk) -> None:
         assert desk.journal.trouble is None
         claim = await desk.start("a")
-        await self._all_verbs_fail(desk, Token(RunId("none"), 1))
-        await desk.settle(claim)
+        await self._all_verbs_fail(desk, FencingToken(RunId("none"), 1))
+        await desk.finish(claim)
         await desk.restart()
         assert desk.journal.trouble is None
 
     @scenario
     async def test_a_claim_on_no_run_is_lost(self, desk: Desk) -> None:
         await desk.start("a")
-        await self._all_verbs_fail(desk, Token(RunId("none"), 1))
+        await self._all_verbs_fail(desk, FencingToken(RunId("none"), 1))
 
-    async def _all_verbs_fail(self, desk: Desk, stale: Token) -> None:
+    async def _all_verbs_fail(self, desk: Desk, stale: FencingToken) -> None:
         before = await desk.seen(["a"])
         with pytest.raises(ClaimLost):
-            await desk.journal.stage(stale, RoundStarted(said("stale")))
-        for fact in (ToolDone("t", {"stale": True}), RoundDone(said("stale"), {"stale": True})):
+            await desk.journal.checkpoint(stale, RoundStarted(said("stale")))
+        for checkpoint in (ToolDone("t", {"stale": True}), RoundDone(said("stale"), {"stale": True})):
             with suppress(ClaimLost):  # these two may return before it is known
-                await desk.journal.stage(stale, fact)
+                await desk.journal.checkpoint(stale, checkpoint)
         with pytest.raises(ClaimLost):
-            await desk.journal.settle(stale, done("stale", "stale", window=(), state={"stale": True}), take=True)
+            await desk.journal.finish(stale, done("stale", "stale", window=(), state={"stale": True}), claim_next=True)
         with pytest.raises(ClaimLost):
-            await desk.release(stale, counted=False, take=True)
+            await desk.release(stale, counted=False, claim_next=True)
         assert await desk.seen(["a"]) == before
 
     @scenario
     async def test_stale_facts_never_reach_a_later_claim(self, desk: Desk) -> None:
         claim = await desk.start("a")
-        await desk.release(claim.token, counted=True, take=True)
+        await desk.release(claim.token, counted=True, claim_next=True)
         again = await desk.claim(of="a")
         with suppress(ClaimLost):
-            await desk.journal.stage(claim.token, ToolDone("t", {"stale": True}))
-        await desk.journal.stage(again.token, RoundStarted(said("mine")))
+            await desk.journal.checkpoint(claim.token, ToolDone("t", {"stale": True}))
+        await desk.journal.checkpoint(again.token, RoundStarted(said("mine")))
         (orphan,) = await desk.restart()
-        assert orphan.facts == (RoundStarted(said("mine")),)
+        assert orphan.checkpoints == (RoundStarted(said("mine")),)
 
     # -- claims ----------------------------------------------------------------------------------------
 
@@ -99,23 +110,23 @@ class ClaimsContract(Contract):
         await _call_and_leave(desk.accept("a"))
         claim = await desk.claim(of="a")
         assert (await desk.run("a")).status is RunStatus.RUNNING
-        await desk.settle(claim)
+        await desk.finish(claim)
 
     @scenario
     async def test_a_claim_arrives_though_the_caller_of_settle_is_gone(self, desk: Desk) -> None:
         claim = await desk.start("a")
         await desk.accept("b")
-        await _call_and_leave(desk.settle(claim, done("hi", "ho"), take=True))
+        await _call_and_leave(desk.finish(claim, done("hi", "ho"), claim_next=True))
         await desk.claim(of="b")
         assert await desk.history() == said("hi", "ho")
 
     @scenario
     async def test_a_claim_arrives_though_the_caller_of_take_is_gone(self, desk: Desk) -> None:
-        await desk.accept("a", take=False)
-        await _call_and_leave(desk.journal.take(key()))
+        await desk.accept("a", claim_next=False)
+        await _call_and_leave(desk.journal.claim_next(key()))
         claim = await desk.claim(of="a")
         await _call_and_leave(desk.release(claim.token, counted=True))
-        assert await desk.journal.take(key()) is Take.TAKEN
+        assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
         assert (await desk.claim(of="a")).run.attempt == 2
 
     @scenario
@@ -124,11 +135,11 @@ class ClaimsContract(Contract):
         claim = await desk.start("r0")
         for index in range(1, 20):
             await desk.accept(f"r{index}")
-            settling = asyncio.create_task(desk.settle(claim, done("hi", "ho"), take=True))
+            finishing = asyncio.create_task(desk.finish(claim, done("hi", "ho"), claim_next=True))
             claim = await desk.claim(of=f"r{index}")
             assert (await desk.journal.load(key())).length == 2 * index
             assert (await desk.run(f"r{index}")).status is RunStatus.RUNNING
-            assert await settling is Take.TAKEN
+            assert await finishing is ClaimResult.CLAIMED
 
     @scenario
     async def test_a_claim_comes_after_the_answers_of_its_verb_and_of_all_that_took_effect_before_it(
@@ -153,8 +164,8 @@ class ClaimsContract(Contract):
         for number in range(20):
             told.clear()
             claim, claiming = claiming.result(), asyncio.create_task(claims())
-            accept = noted(desk.accept(f"b{number}", take=False), "accepted")
-            await asyncio.gather(accept, noted(desk.settle(claim, take=True), "settled"), claiming)
+            accept = noted(desk.accept(f"b{number}", claim_next=False), "accepted")
+            await asyncio.gather(accept, noted(desk.finish(claim, claim_next=True), "settled"), claiming)
             assert told == ["accepted", "settled", f"claim of b{number}"]
 
     @scenario
@@ -172,7 +183,7 @@ class ClaimsContract(Contract):
         claim = await desk.start("a", opaque=True)
         assert claim.run.opaque
         await desk.accept("b", opaque=True)
-        await desk.settle(claim, take=True)
+        await desk.finish(claim, claim_next=True)
         assert (await desk.claim(of="b")).run.opaque
 
     @scenario
@@ -195,14 +206,14 @@ class ClaimsContract(Contract):
         await desk.accept("b", lane=Lane.ANSWER, priority=1)
         started_at = desk.clock.at
         desk.clock.at += 10
-        assert await desk.release(claim.token, counted=True) is Take.NOTHING
+        assert await desk.release(claim.token, counted=True) is ClaimResult.NOTHING
         run = await desk.run("a")
-        assert (run.status, run.lane, run.position, run.attempt) == (RunStatus.QUEUED, Lane.GIVEN_BACK, 1, 1)
+        assert (run.status, run.lane, run.position, run.attempt) == (RunStatus.QUEUED, Lane.REQUEUED, 1, 1)
         assert (run.sequence, run.priority) == (claim.run.sequence, 5)
-        assert await desk.journal.take(key()) is Take.TAKEN
+        assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
         again = await desk.claim(of="a")
         assert (again.run.attempt, again.run.started_at) == (2, started_at)
-        assert await desk.release(again.token, counted=False, take=True) is Take.TAKEN
+        assert await desk.release(again.token, counted=False, claim_next=True) is ClaimResult.CLAIMED
         again = await desk.claim(of="a")
         assert again.run.attempt == 2
         assert await desk.drain(again) == ["a", "b"]
@@ -212,8 +223,8 @@ class ClaimsContract(Contract):
         """With fresh tokens, in order of sequence, not through `claims()`; also what was never fetched from there."""
         await desk.start("a", key("s1"))
         await desk.accept("b", key("s1"))
-        settled = await desk.start("c", key("s2"))
-        await desk.settle(settled, done("hi", "ho", state={"n": 1}))
+        finished = await desk.start("c", key("s2"))
+        await desk.finish(finished, done("hi", "ho", state={"n": 1}))
         await desk.start("d", key("s3"), opaque=True, metadata={"x": 1})
         await desk.accept("e", key("s4"))
         orphans = await desk.restart()
@@ -224,10 +235,10 @@ class ClaimsContract(Contract):
         assert (await desk.run("c")).status is RunStatus.SUCCEEDED
         assert await desk.history(key("s2")) == said("hi", "ho")
         assert (await desk.journal.load(key("s2"))).state == {"n": 1}
-        assert await desk.journal.take(key("s1")) is Take.NOTHING
-        await desk.settle(orphans[0], take=True)
+        assert await desk.journal.claim_next(key("s1")) is ClaimResult.NOTHING
+        await desk.finish(orphans[0], claim_next=True)
         await desk.claim(of="b")
-        await desk.release(orphans[1].token, counted=True, take=True, at=key("s3"))
+        await desk.release(orphans[1].token, counted=True, claim_next=True, at=key("s3"))
         assert (await desk.claim(of="d")).run.attempt == 2
 
     @scenario
@@ -253,7 +264,7 @@ class ClaimsContract(Contract):
             claim = await desk.start("b", key("s2"))
             assert claim.token.fence > fence
             fence = claim.token.fence
-            await desk.settle(claim)
+            await desk.finish(claim)
             await desk.journal.change(Delete(key("s2")))
 
     # -- event loops and threads -----------------------------------------------------------------------
@@ -271,13 +282,13 @@ class ClaimsContract(Contract):
         await asyncio.to_thread(asyncio.run, elsewhere())
         claim = await waiter
 
-        async def end() -> tuple[Take, AgentRecord, Run]:
-            await desk.journal.stage(claim.token, RoundStarted(said("x")))
-            taken = await desk.settle(claim, done("hi", "ho"), take=True)
+        async def end() -> tuple[ClaimResult, AgentRecord, Run]:
+            await desk.journal.checkpoint(claim.token, RoundStarted(said("x")))
+            taken = await desk.finish(claim, done("hi", "ho"), claim_next=True)
             return taken, await desk.journal.load(key()), await desk.run("a")
 
         taken, record, run = await asyncio.to_thread(asyncio.run, end())
-        assert (taken, record.length, run.status) == (Take.TAKEN, 2, RunStatus.SUCCEEDED)
+        assert (taken, record.length, run.status) == (ClaimResult.CLAIMED, 2, RunStatus.SUCCEEDED)
         await desk.claim(of="b")
 
     @scenario

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from strandline.errors import CancelRequested, ClaimLost
-from strandline.journal.port import Accepted, Busy, Changed, Delete, Ended, Stopped, Take
+from strandline.journal.port import Accepted, Busy, Changed, ClaimResult, Delete, Ended, Stopped
 from strandline.model import (
     Claim,
+    Completion,
     Lane,
     Message,
     Outcome,
@@ -19,7 +20,6 @@ from strandline.model import (
     RoundStarted,
     RunId,
     RunStatus,
-    Settlement,
     ToolDone,
 )
 from strandline.testing.contract.scenario import Contract, scenario
@@ -40,9 +40,9 @@ def ended(*run_ids: str) -> Stopped:
     return Stopped(ended={RunId(run_id): CANCELLED for run_id in run_ids}, asked=[])
 
 
-def as_cancelled(*texts: str, discarded: bool = False) -> Settlement:
+def as_cancelled(*texts: str, discarded: bool = False) -> Completion:
     """Return what a run leaves that was cancelled."""
-    return Settlement(outcome=CANCELLED, messages=said(*texts), discarded=discarded)
+    return Completion(outcome=CANCELLED, messages=said(*texts), discarded=discarded)
 
 
 def tools(*names: str) -> list[Any]:
@@ -82,10 +82,10 @@ class ControlContract(Contract):
     async def test_a_run_that_was_given_back_is_closed_by_what_it_had_staged(self, desk: Desk) -> None:
         """It has begun, so history tells what it did; a tool of which there is no result may have run."""
         claim = await desk.start("a")
-        await desk.journal.stage(claim.token, RoundStarted(tools("t", "u")))
-        await desk.journal.stage(claim.token, ToolDone("t", result("t", "did t")))
+        await desk.journal.checkpoint(claim.token, RoundStarted(tools("t", "u")))
+        await desk.journal.checkpoint(claim.token, ToolDone("t", result("t", "did t")))
         await desk.release(claim.token, counted=True)
-        await desk.accept("b", take=False)
+        await desk.accept("b", claim_next=False)
         answer = await desk.cancel("a")
         results = [result("t", "did t"), result("u", UNKNOWN, "error")]
         left = [*tools("t", "u"), {"role": "user", "content": [{"toolResult": each} for each in results]}, EARLY]
@@ -96,10 +96,10 @@ class ControlContract(Contract):
         assert (run.status, run.outcome, run.attempt) == (RunStatus.CANCELLED, answer.ended[RunId("a")], 1)
         await desk.restart()
         assert await desk.history() == left
-        assert await desk.journal.take(key()) is Take.TAKEN
+        assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
         claim = await desk.claim(of="b")
-        assert claim.facts == ()
-        await desk.settle(claim, done("hi", "ho"))
+        assert claim.checkpoints == ()
+        await desk.finish(claim, done("hi", "ho"))
         assert (await desk.journal.load(key())).length == 6
 
     @scenario
@@ -116,8 +116,8 @@ class ControlContract(Contract):
     async def test_what_a_closed_round_of_it_has_left_is_kept_as_it_is(self, desk: Desk) -> None:
         claim = await desk.start("a")
         closed: Message = {"role": "user", "content": [{"toolResult": result("t", "did t")}]}
-        await desk.journal.stage(claim.token, RoundStarted(tools("t")))
-        await desk.journal.stage(claim.token, RoundDone([closed], {"n": 1}))
+        await desk.journal.checkpoint(claim.token, RoundStarted(tools("t")))
+        await desk.journal.checkpoint(claim.token, RoundDone([closed], {"n": 1}))
         await desk.release(claim.token, counted=True)
         await desk.cancel("a")
         assert await desk.history() == [*tools("t"), closed, EARLY]
@@ -133,15 +133,15 @@ class ControlContract(Contract):
         assert await desk.cancel("a") == asked("a")
         run = await desk.run("a")
         assert (run.status, run.cancel_requested, run.discard, run.outcome) == (RunStatus.RUNNING, True, False, None)
-        await desk.journal.stage(claim.token, RoundStarted(said("x")))
+        await desk.journal.checkpoint(claim.token, RoundStarted(said("x")))
         before = await desk.seen(["a", "b"])
         for wrong in (done("hi", "ho", state={"n": 1}), done("hi", window=())):
             for hold in (False, True):
                 with pytest.raises(CancelRequested) as raised:
-                    await desk.settle(claim, wrong, take=True, hold=hold)
+                    await desk.finish(claim, wrong, claim_next=True, hold=hold)
                 assert not raised.value.discard
         assert await desk.seen(["a", "b"]) == before
-        assert await desk.settle(claim, as_cancelled("hi", "ho"), take=True) is Take.TAKEN
+        assert await desk.finish(claim, as_cancelled("hi", "ho"), claim_next=True) is ClaimResult.CLAIMED
         run = await desk.run("a")
         assert (run.status, run.cancel_requested, run.outcome) == (RunStatus.CANCELLED, True, CANCELLED)
         assert await desk.history() == said("hi", "ho")
@@ -153,10 +153,10 @@ class ControlContract(Contract):
         await desk.cancel("a")
         for counted in (True, False):
             with pytest.raises(CancelRequested):
-                await desk.release(claim.token, counted=counted, take=True)
+                await desk.release(claim.token, counted=counted, claim_next=True)
         assert (await desk.run("a")).status is RunStatus.RUNNING
-        assert await desk.settle(claim, as_cancelled("hi", "ho"), hold=True) is Take.NOTHING
-        assert await desk.release(claim.token, counted=True) is Take.NOTHING
+        assert await desk.finish(claim, as_cancelled("hi", "ho"), hold=True) is ClaimResult.NOTHING
+        assert await desk.release(claim.token, counted=True) is ClaimResult.NOTHING
         assert not (await desk.run("a")).held
 
     @scenario
@@ -164,7 +164,7 @@ class ControlContract(Contract):
         claim = await desk.start("a")
         for _ in range(2):
             assert await desk.cancel("a") == asked("a")
-        await desk.settle(claim, as_cancelled("hi", "ho"))
+        await desk.finish(claim, as_cancelled("hi", "ho"))
 
     @scenario
     async def test_a_cancel_survives_a_crash(self, desk: Desk) -> None:
@@ -172,14 +172,14 @@ class ControlContract(Contract):
         await desk.cancel("a")
         (orphan,) = await desk.restart()
         assert orphan.run.cancel_requested
-        for take in (True, False):
+        for claim_next in (True, False):
             with pytest.raises(CancelRequested):
-                await desk.journal.settle(orphan.token, done("hi"), take=take)
+                await desk.journal.finish(orphan.token, done("hi"), claim_next=claim_next)
             with pytest.raises(CancelRequested):
-                await desk.release(orphan.token, counted=True, take=take)
+                await desk.release(orphan.token, counted=True, claim_next=claim_next)
             with pytest.raises(ClaimLost):
-                await desk.journal.settle(claim.token, as_cancelled("hi"), take=take)
-        await desk.settle(orphan, as_cancelled("hi", "ho"))
+                await desk.journal.finish(claim.token, as_cancelled("hi"), claim_next=claim_next)
+        await desk.finish(orphan, as_cancelled("hi", "ho"))
         assert (await desk.run("a")).cancel_requested
 
     @scenario
@@ -187,9 +187,9 @@ class ControlContract(Contract):
         claim = await desk.start("a")
         await desk.cancel("a")
         assert await desk.accept("b") == Accepted(1)
-        await desk.settle(claim, as_cancelled("hi", "ho"), hold=True)
+        await desk.finish(claim, as_cancelled("hi", "ho"), hold=True)
         assert await desk.accept("c") == Accepted(2)
-        assert await desk.release(claim.token, counted=True, take=True) is Take.TAKEN
+        assert await desk.release(claim.token, counted=True, claim_next=True) is ClaimResult.CLAIMED
         assert await desk.drain(await desk.claim(of="b")) == ["b", "c"]
 
     # -- of what has ended ----------------------------------------------------------------------------
@@ -197,7 +197,7 @@ class ControlContract(Contract):
     @scenario
     async def test_a_run_that_has_ended_stays_as_it_is(self, desk: Desk) -> None:
         claim = await desk.start("a")
-        await desk.settle(claim, done("hi", "ho"), hold=True)
+        await desk.finish(claim, done("hi", "ho"), hold=True)
         before = await desk.seen(["a"])
         assert await desk.cancel("a") == Ended()
         await desk.release(claim.token, counted=True)
@@ -224,7 +224,7 @@ class ControlContract(Contract):
         claim = await desk.start("a")
         await desk.accept("b")
         await desk.accept("c", priority=1)
-        await desk.accept("d", key("other"), take=False)
+        await desk.accept("d", key("other"), claim_next=False)
         answer = await desk.cancel_all()
         assert answer == ended("b", "c")
         assert isinstance(answer, Stopped)
@@ -240,8 +240,8 @@ class ControlContract(Contract):
         await desk.accept("b")
         assert await desk.cancel_all(running=True) == Stopped(ended={RunId("b"): CANCELLED}, asked=[RunId("a")])
         with pytest.raises(CancelRequested):
-            await desk.settle(claim)
-        await desk.settle(claim, as_cancelled("hi", "ho"), hold=True)
+            await desk.finish(claim)
+        await desk.finish(claim, as_cancelled("hi", "ho"), hold=True)
         await desk.accept("c")
         assert await desk.cancel_all(running=True) == ended("c"), "a held run has ended"
         await desk.release(claim.token, counted=True)
@@ -250,9 +250,9 @@ class ControlContract(Contract):
     @scenario
     async def test_a_cancelled_session_tells_what_had_begun(self, desk: Desk) -> None:
         claim = await desk.start("a")
-        await desk.journal.stage(claim.token, RoundStarted(tools("t")))
+        await desk.journal.checkpoint(claim.token, RoundStarted(tools("t")))
         await desk.release(claim.token, counted=True)
-        await desk.accept("b", take=False)
+        await desk.accept("b", claim_next=False)
         answer = await desk.cancel_all()
         assert isinstance(answer, Stopped)
         assert list(answer.ended) == ["a", "b"]
@@ -266,14 +266,14 @@ class ControlContract(Contract):
         for session in ("a", "b"):
             claim = await desk.start(session, key(session))
             await desk.release(claim.token, counted=True)
-        assert await desk.journal.take(key("a")) is Take.TAKEN
+        assert await desk.journal.claim_next(key("a")) is ClaimResult.CLAIMED
         first = await desk.claim(of="a")
-        await desk.accept("c", key("b"), take=False)
-        assert await desk.journal.take(key("b")) is Take.BLOCKED
+        await desk.accept("c", key("b"), claim_next=False)
+        assert await desk.journal.claim_next(key("b")) is ClaimResult.BLOCKED
         assert await desk.cancel("b") == ended("b")
-        assert await desk.journal.take(key("b")) is Take.TAKEN
-        await desk.settle(await desk.claim(of="c"))
-        await desk.settle(first)
+        assert await desk.journal.claim_next(key("b")) is ClaimResult.CLAIMED
+        await desk.finish(await desk.claim(of="c"))
+        await desk.finish(first)
 
     # -- races ----------------------------------------------------------------------------------------
 
@@ -282,45 +282,45 @@ class ControlContract(Contract):
         first = await desk.start("a")
         answers: Sequence[object] = await asyncio.gather(desk.cancel("a"), self._try(desk, first, done("hi", "ho")))
         assert [*answers] == [asked("a"), "cancel requested"]
-        await desk.settle(first, as_cancelled("hi", "ho"))
+        await desk.finish(first, as_cancelled("hi", "ho"))
         second = await desk.start("b")
         answers = await asyncio.gather(self._try(desk, second, done("hi", "ho")), desk.cancel("b"))
-        assert [*answers] == [Take.NOTHING, Ended()]
+        assert [*answers] == [ClaimResult.NOTHING, Ended()]
         assert (await desk.run("b")).status is RunStatus.SUCCEEDED
 
     @scenario
     async def test_of_a_cancel_and_a_giving_back_the_first_wins(self, desk: Desk) -> None:
         first = await desk.start("a")
-        await desk.journal.stage(first.token, RoundStarted(tools("t")))
+        await desk.journal.checkpoint(first.token, RoundStarted(tools("t")))
         answers: Sequence[object] = await asyncio.gather(desk.cancel("a"), self._try(desk, first))
         assert [*answers] == [asked("a"), "cancel requested"]
-        await desk.settle(first, as_cancelled("hi", "ho"))
+        await desk.finish(first, as_cancelled("hi", "ho"))
         second = await desk.start("b")
-        await desk.journal.stage(second.token, RoundStarted(tools("t")))
+        await desk.journal.checkpoint(second.token, RoundStarted(tools("t")))
         given, answer = await asyncio.gather(self._try(desk, second), desk.cancel("b"))
-        assert given is Take.NOTHING
+        assert given is ClaimResult.NOTHING
         assert isinstance(answer, Stopped)
         assert list(answer.ended) == ["b"]
         assert (await desk.history())[-1] == EARLY
 
     @scenario
     async def test_of_a_cancel_and_a_take_the_first_wins(self, desk: Desk) -> None:
-        await desk.accept("a", take=False)
-        answers: Sequence[object] = await asyncio.gather(desk.cancel("a"), desk.journal.take(key()))
-        assert [*answers] == [ended("a"), Take.NOTHING]
-        await desk.accept("b", take=False, lane=Lane.FRONT)
-        answers = await asyncio.gather(desk.journal.take(key()), desk.cancel("b"))
-        assert [*answers] == [Take.TAKEN, asked("b")]
+        await desk.accept("a", claim_next=False)
+        answers: Sequence[object] = await asyncio.gather(desk.cancel("a"), desk.journal.claim_next(key()))
+        assert [*answers] == [ended("a"), ClaimResult.NOTHING]
+        await desk.accept("b", claim_next=False, lane=Lane.FRONT)
+        answers = await asyncio.gather(desk.journal.claim_next(key()), desk.cancel("b"))
+        assert [*answers] == [ClaimResult.CLAIMED, asked("b")]
         claim = await desk.claim(of="b")
         assert not claim.run.cancel_requested
-        await desk.settle(claim, as_cancelled("hi", "ho"))
+        await desk.finish(claim, as_cancelled("hi", "ho"))
 
-    async def _try(self, desk: Desk, claim: Claim, settlement: Settlement | None = None) -> object:
+    async def _try(self, desk: Desk, claim: Claim, completion: Completion | None = None) -> object:
         """End a run, or give it back, and return what came of it."""
         try:
-            if settlement is None:
+            if completion is None:
                 return await desk.release(claim.token, counted=True)
-            return await desk.settle(claim, settlement)
+            return await desk.finish(claim, completion)
         except CancelRequested:
             return "cancel requested"
 
@@ -329,6 +329,6 @@ class ControlContract(Contract):
         claim = await desk.start("a")
         await desk.cancel("a")
         assert await desk.journal.change(Delete(key())) == Busy()
-        await desk.settle(claim, as_cancelled("hi", "ho", discarded=True))
+        await desk.finish(claim, as_cancelled("hi", "ho", discarded=True))
         assert await desk.history() == []
         assert await desk.journal.change(Delete(key())) == Changed(existed=True)

@@ -12,13 +12,13 @@ from strandline.journal.port import (
     Bounds,
     Busy,
     Changed,
+    ClaimResult,
     Delete,
     EndWaiting,
     HistoryPage,
     HistoryQuery,
     Pause,
     Resume,
-    Take,
 )
 from strandline.model import (
     ErrorCode,
@@ -62,13 +62,13 @@ class EndsContract(Contract):
         (orphan,) = desk.orphans
         assert times(orphan.run) == (30.0, 1_060.5, 1_030.0)
         desk.clock.at += 10
-        await desk.release(orphan.token, counted=True, take=True)
+        await desk.release(orphan.token, counted=True, claim_next=True)
         claim = await desk.claim(of="a")
         assert times(claim.run) == (30.0, None, 1_030.0)
-        await desk.settle(claim, take=True)
+        await desk.finish(claim, claim_next=True)
         claim = await desk.claim(of="b")
         assert times(claim.run) == (2.5, 1_070.0, 1_012.5)
-        await desk.settle(claim)
+        await desk.finish(claim)
         assert times(await desk.run("b")) == (2.5, 1_070.0, 1_012.5)
 
     # -- runs that end while they wait ----------------------------------------------------------------
@@ -86,8 +86,8 @@ class EndsContract(Contract):
         for run_id, outcome in ends.items():
             assert await desk.end(run_id, outcome=outcome) == Changed(existed=True)
         assert await desk.waiting() == []
-        assert await desk.settle(claim, done("hi", "ho"), take=True) is Take.NOTHING
-        await desk.settle(await desk.start("d"), done("and", "so"))
+        assert await desk.finish(claim, done("hi", "ho"), claim_next=True) is ClaimResult.NOTHING
+        await desk.finish(await desk.start("d"), done("and", "so"))
         for _ in range(2):
             for run_id, outcome in ends.items():
                 run = await desk.run(run_id)
@@ -99,11 +99,11 @@ class EndsContract(Contract):
         assert await desk.journal.change(Delete(key())) == Changed(existed=True)
         for run_id in "abcd":
             assert not await desk.exists(run_id)
-            await desk.settle(await desk.start(run_id))  # even its id is free again
+            await desk.finish(await desk.start(run_id))  # even its id is free again
 
     @scenario
     async def test_a_session_whose_only_run_ended_while_it_waited_can_be_deleted(self, desk: Desk) -> None:
-        await desk.accept("a", take=False)
+        await desk.accept("a", claim_next=False)
         await desk.end("a")
         await desk.restart()
         assert await desk.journal.change(Delete(key())) == Changed(existed=True)
@@ -116,12 +116,12 @@ class EndsContract(Contract):
         before = await desk.seen(["a"])
         assert await desk.end("a") == Busy()
         assert await desk.seen(["a"]) == before
-        await desk.settle(claim, done("hi", "ho"), hold=True)
+        await desk.finish(claim, done("hi", "ho"), hold=True)
         before = await desk.seen(["a"])
         assert await desk.end("a") == Busy()
         await desk.release(claim.token, counted=True)
         assert await desk.end("a") == Busy()
-        await desk.accept("b", take=False)
+        await desk.accept("b", claim_next=False)
         await desk.end("b")
         before = await desk.seen(["a", "b"])
         assert await desk.end("b", outcome=Outcome(status=RunStatus.FAILED)) == Busy()
@@ -142,7 +142,7 @@ class EndsContract(Contract):
         assert await desk.end_overdue() == [], "it is paused"
         await desk.restart()
         (claim,) = desk.orphans
-        await desk.settle(claim, done("hi", "ho"), hold=True)
+        await desk.finish(claim, done("hi", "ho"), hold=True)
         await desk.journal.change(Resume(key()))
         assert await desk.end_overdue() == [], "it is held"
         desk.clock.at += 5
@@ -178,23 +178,23 @@ class EndsContract(Contract):
         assert sessions.due(1_019.0) == [], "its time stood still for 12 seconds"
         assert sorted(sessions.due(1_022.0)) == [other, key()]
         for claim in await desk.restart():
-            await desk.settle(claim)
+            await desk.finish(claim)
         sessions = desk.journal.sessions
         assert sorted(sessions.due(1_022.0)) == [other, key()]
 
     @scenario
     async def test_of_an_end_and_a_take_at_once_one_wins(self, desk: Desk) -> None:
-        await desk.accept("a", take=False)
-        await desk.accept("b", take=False)
-        answers = await asyncio.gather(desk.end("a"), desk.journal.take(key()), desk.end("b"))
-        assert [*answers] == [Changed(existed=True), Take.TAKEN, Busy()]
+        await desk.accept("a", claim_next=False)
+        await desk.accept("b", claim_next=False)
+        answers = await asyncio.gather(desk.end("a"), desk.journal.claim_next(key()), desk.end("b"))
+        assert [*answers] == [Changed(existed=True), ClaimResult.CLAIMED, Busy()]
         await desk.claim(of="b")
 
     @scenario
     async def test_only_a_run_of_that_session_ends(self, desk: Desk) -> None:
-        await desk.accept("a", take=False)
-        await desk.accept("b", key("other"), take=False)
-        await desk.accept("c", key("s", "you"), take=False)
+        await desk.accept("a", claim_next=False)
+        await desk.accept("b", key("other"), claim_next=False)
+        await desk.accept("c", key("s", "you"), claim_next=False)
         before = await desk.seen(["a", "b"])
         for run_id, at in (("a", key("other")), ("b", key()), ("a", key("nobody")), ("none", key()), ("c", key())):
             assert await desk.end(run_id, at) == Changed(existed=False)
@@ -203,7 +203,7 @@ class EndsContract(Contract):
 
     @scenario
     async def test_a_run_that_waits_ends_failed_or_cancelled_only(self, desk: Desk) -> None:
-        await desk.accept("a", take=False)
+        await desk.accept("a", claim_next=False)
         before = await desk.seen(["a"])
         for status in set(RunStatus) - {RunStatus.FAILED, RunStatus.CANCELLED}:
             with pytest.raises(InvariantBroken):
@@ -234,24 +234,24 @@ class EndsContract(Contract):
     @scenario
     async def test_a_run_that_has_begun_and_waits_again_does_not_end_without_a_trace(self, desk: Desk) -> None:
         claim = await desk.start("a")
-        await desk.journal.stage(claim.token, RoundStarted(said("x")))
+        await desk.journal.checkpoint(claim.token, RoundStarted(said("x")))
         await desk.release(claim.token, counted=False)
         before = await desk.seen(["a"])
         assert await desk.end("a") == Busy()
         assert await desk.seen(["a"]) == before
-        await desk.journal.take(key())
+        await desk.journal.claim_next(key())
         claim = await desk.claim(of="a")
-        assert claim.facts == (RoundStarted(said("x")),)
-        await desk.settle(claim, done("hi", "ho"))
+        assert claim.checkpoints == (RoundStarted(said("x")),)
+        await desk.finish(claim, done("hi", "ho"))
 
     # -- discarded runs -------------------------------------------------------------------------------
 
     @scenario
     async def test_what_a_discarded_run_left_is_in_no_window(self, desk: Desk) -> None:
         """Its messages count in every index, and are never given with the record, whatever the window says."""
-        await desk.settle(await desk.start("a"), done("0", "1"))
-        await desk.settle(await desk.start("b"), done("2", "3", "4", discarded=True))
-        await desk.settle(await desk.start("c"), done("5", "6"))
+        await desk.finish(await desk.start("a"), done("0", "1"))
+        await desk.finish(await desk.start("b"), done("2", "3", "4", discarded=True))
+        await desk.finish(await desk.start("c"), done("5", "6"))
         texts = said("0", "1"), said("5", "6")
         for _ in range(2):
             record = await desk.journal.load(key())
@@ -259,20 +259,20 @@ class EndsContract(Contract):
             assert record.messages == [*texts[0], *texts[1]]
             assert [(await desk.run(run_id)).discarded for run_id in "abc"] == [False, True, False]
             await desk.restart()
-        await desk.settle(await desk.start("d"), done(window=(Range(1, 4), Range(3, 6), Range(2, 5))))
+        await desk.finish(await desk.start("d"), done(window=(Range(1, 4), Range(3, 6), Range(2, 5))))
         record = await desk.journal.load(key())
         assert record.origins == [1, 5]
         assert record.messages == [texts[0][1], texts[1][0]]
         assert await desk.journal.change(Delete(key())) == Changed(existed=True)
-        await desk.settle(await desk.start("e"), done(*"0123"))
+        await desk.finish(await desk.start("e"), done(*"0123"))
         assert (await desk.journal.load(key())).origins == [0, 1, 2, 3]
 
     @scenario
     async def test_what_a_discarded_run_left_is_read_by_those_who_ask_for_it(self, desk: Desk) -> None:
-        await desk.settle(await desk.start("a"), done("0", "1"))
-        await desk.settle(await desk.start("b"), done("2", "3", "4", discarded=True), hold=True)
+        await desk.finish(await desk.start("a"), done("0", "1"))
+        await desk.finish(await desk.start("b"), done("2", "3", "4", discarded=True), hold=True)
         await desk.restart()
-        await desk.settle(await desk.start("c"), done("5", "6"))
+        await desk.finish(await desk.start("c"), done("5", "6"))
         every = [*said("0", "1"), *said("2", "3", "4"), *said("5", "6")]
 
         async def page(before: int | None, limit: int, discarded: bool) -> HistoryPage:
@@ -293,7 +293,7 @@ class EndsContract(Contract):
 
     @scenario
     async def test_a_discarded_run_may_leave_nothing(self, desk: Desk) -> None:
-        await desk.settle(await desk.start("a"), done(discarded=True, state={"n": 1}))
+        await desk.finish(await desk.start("a"), done(discarded=True, state={"n": 1}))
         assert (await desk.run("a")).discarded
         record = await desk.journal.load(key())
         assert (record.length, record.state) == (0, {"n": 1})
@@ -303,7 +303,7 @@ class EndsContract(Contract):
     @scenario
     async def test_runs_that_ended_long_ago_are_forgotten_and_their_messages_stay(self, desk: Desk) -> None:
         for n in range(4):
-            await desk.settle(await desk.start(f"r{n}", key(f"s{n % 2}")), done(f"{n}", "yes", state={"n": n}))
+            await desk.finish(await desk.start(f"r{n}", key(f"s{n % 2}")), done(f"{n}", "yes", state={"n": n}))
             desk.clock.at += 10
         assert await desk.journal.prune(1_000.0, 100) == 0
         assert await desk.journal.prune(1_020.0, 100) == 2
@@ -314,13 +314,13 @@ class EndsContract(Contract):
             assert (record.origins, record.state) == ([0, 1, 2, 3], {"n": 3})
             assert await desk.journal.prune(1_020.0, 100) == 0
             await desk.restart()
-        await desk.settle(await desk.start("r4", key("s0")), done("4", "yes"))
+        await desk.finish(await desk.start("r4", key("s0")), done("4", "yes"))
         assert (await desk.journal.load(key("s0"))).length == 6
 
     @scenario
     async def test_the_oldest_are_forgotten_first_and_no_more_than_the_limit(self, desk: Desk) -> None:
         for n in range(7):
-            await desk.settle(await desk.start(f"r{n}", key(f"s{n % 3}")))
+            await desk.finish(await desk.start(f"r{n}", key(f"s{n % 3}")))
         desk.clock.at += 10
         left = [f"r{n}" for n in range(7)]
         for limit, forgotten in ((0, 0), (3, 3), (1, 1), (3, 3), (3, 0)):
@@ -334,11 +334,11 @@ class EndsContract(Contract):
     ) -> None:
         start = desk.clock.at
         desk.clock.at += 10**9
-        await desk.settle(await desk.start("ahead", key("s0")))
+        await desk.finish(await desk.start("ahead", key("s0")))
         early = await desk.start("early", key("s1"))
         desk.clock.at = start
-        await desk.settle(early)
-        await desk.settle(await desk.start("right", key("s2")))
+        await desk.finish(early)
+        await desk.finish(await desk.start("right", key("s2")))
         desk.clock.at += 10
         assert await desk.journal.prune(desk.clock.at - 5, 100) == 2
         assert [each for each in ("ahead", "early", "right") if await desk.exists(each)] == ["ahead"]
@@ -350,19 +350,19 @@ class EndsContract(Contract):
         running = await desk.start("runs", key("s2"))
         back = await desk.start("back", key("s3"))
         late = await desk.start("late", key("s4"))
-        await desk.settle(await desk.start("old", key("s5")))
+        await desk.finish(await desk.start("old", key("s5")))
         await desk.accept("cancelled", key("s1"))
         await desk.end("cancelled", key("s1"))
-        await desk.settle(held, hold=True)
+        await desk.finish(held, hold=True)
         await desk.release(back.token, counted=True)
         desk.clock.at += 100
-        await desk.settle(late)
+        await desk.finish(late)
         everyone = ["held", "waits", "runs", "back", "late", "old", "cancelled"]
         assert await desk.journal.prune(1_100.0, 100) == 2
         assert [each for each in everyone if not await desk.exists(each)] == ["old", "cancelled"]
-        assert await desk.release(held.token, counted=True, take=True, at=key("s1")) is Take.TAKEN
+        assert await desk.release(held.token, counted=True, claim_next=True, at=key("s1")) is ClaimResult.CLAIMED
         assert await desk.drain(await desk.claim(of="waits")) == ["waits"]
-        await desk.settle(running)
+        await desk.finish(running)
         assert await desk.journal.prune(1_100.0, 100) == 1
         assert await desk.journal.prune(1_101.0, 100) == 3
         assert [each for each in everyone if await desk.exists(each)] == ["back"]
@@ -371,16 +371,16 @@ class EndsContract(Contract):
     async def test_a_session_whose_runs_were_forgotten_is_deleted_whole(self, desk: Desk) -> None:
         """It takes no run of another session with it, though that one was accepted after a restart."""
         for n in range(3):
-            await desk.settle(await desk.start(f"r{n}"), done("hi", "ho"))
+            await desk.finish(await desk.start(f"r{n}"), done("hi", "ho"))
         desk.clock.at += 10
         assert await desk.journal.prune(1_005.0, 100) == 3
         await desk.restart()
         for n in range(3):
-            await desk.settle(await desk.start(f"o{n}", key("other")), done("hi", "ho"))
+            await desk.finish(await desk.start(f"o{n}", key("other")), done("hi", "ho"))
         assert await desk.journal.change(Delete(key())) == Changed(existed=True)
         assert await desk.history() == []
         assert [(await desk.run(f"o{n}")).key for n in range(3)] == [key("other")] * 3
-        await desk.settle(await desk.start("r0"), done("new", "yes"))
+        await desk.finish(await desk.start("r0"), done("new", "yes"))
         assert await desk.history() == said("new", "yes")
 
     @scenario
@@ -390,7 +390,7 @@ class EndsContract(Contract):
             claim = await desk.start(f"r{n}")
             assert claim.run.sequence > last
             last = claim.run.sequence
-            await desk.settle(claim)
+            await desk.finish(claim)
             desk.clock.at += 10
             assert await desk.journal.prune(desk.clock.at, 100) == 1
             await desk.restart()
@@ -399,10 +399,10 @@ class EndsContract(Contract):
     async def test_many_runs_that_stay_hide_no_old_one(self, desk: Desk) -> None:
         """However many were accepted before it and wait: fewer than the limit means that no more are left."""
         wide = Bounds(per_session=10_000, total=10_000)
-        waits = (desk.accept(f"w{n}", key("line"), take=False, bounds=wide) for n in range(2_500))
+        waits = (desk.accept(f"w{n}", key("line"), claim_next=False, bounds=wide) for n in range(2_500))
         await asyncio.gather(*waits)
         for n in range(2):
-            await desk.settle(await desk.start(f"old{n}"), done())
+            await desk.finish(await desk.start(f"old{n}"), done())
         desk.clock.at += 10
         assert await desk.journal.prune(desk.clock.at, 100) == 2
         assert not await desk.exists("old0")

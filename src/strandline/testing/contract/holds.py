@@ -8,8 +8,8 @@ from contextlib import suppress
 import pytest
 
 from strandline.errors import ClaimLost
-from strandline.journal.port import Accepted, Bounds, Busy, Changed, Delete, Refused, Take
-from strandline.model import Claim, ErrorCode, Lane, Outcome, RoundDone, RoundStarted, RunError, RunStatus, Settlement
+from strandline.journal.port import Accepted, Bounds, Busy, Changed, ClaimResult, Delete, Refused
+from strandline.model import Claim, Completion, ErrorCode, Lane, Outcome, RoundDone, RoundStarted, RunError, RunStatus
 from strandline.testing.contract.scenario import Contract, scenario
 from strandline.testing.desk import Desk, done, key, said, waiting_runs
 
@@ -24,8 +24,8 @@ class HoldsContract(Contract):
         claim = await desk.start("a", timeout_s=5.0)
         desk.clock.at += 5
         outcome = Outcome(status=RunStatus.FAILED, error=RunError(ErrorCode.TIMEOUT, "too long"))
-        settlement = Settlement(outcome=outcome, messages=said("hi", "ho"), window=(), state={"n": 1})
-        assert await desk.settle(claim, settlement, hold=True) is Take.NOTHING
+        completion = Completion(outcome=outcome, messages=said("hi", "ho"), window=(), state={"n": 1})
+        assert await desk.finish(claim, completion, hold=True) is ClaimResult.NOTHING
         run = await desk.run("a")
         assert (run.status, run.outcome, run.ended_at) == (RunStatus.FAILED, outcome, desk.clock.at)
         assert (run.held, run.position, run.attempt) == (True, None, 1)
@@ -38,10 +38,10 @@ class HoldsContract(Contract):
         """Neither by the settle itself, nor by an accept or a take; and it is not deleted."""
         claim = await desk.start("a")
         await desk.accept("b")
-        assert await desk.settle(claim, take=True, hold=True) is Take.NOTHING
+        assert await desk.finish(claim, claim_next=True, hold=True) is ClaimResult.NOTHING
         assert await desk.accept("c") == Accepted(2)
         assert await desk.accept("d", priority=1) == Accepted(1)
-        assert await desk.journal.take(key()) is Take.NOTHING
+        assert await desk.journal.claim_next(key()) is ClaimResult.NOTHING
         assert await desk.accept("e", bounds=Bounds(per_session=3, total=10)) == Refused("queue_full", 4)
         assert await desk.waiting() == ["b", "c", "d"]
         for run_id in "bcd":
@@ -51,29 +51,29 @@ class HoldsContract(Contract):
 
     @scenario
     async def test_other_sessions_go_on_beside_a_held_one(self, desk: Desk) -> None:
-        await desk.settle(await desk.start("a"), hold=True)
+        await desk.finish(await desk.start("a"), hold=True)
         assert await desk.drain(await desk.start("b", key("other"))) == ["b"]
 
     @scenario
     async def test_the_token_of_a_held_run_is_good_for_its_release_only(self, desk: Desk) -> None:
         claim = await desk.start("a")
-        await desk.journal.stage(claim.token, RoundStarted(said("x")))
-        await desk.settle(claim, done("hi", "ho", state={"n": 1}), hold=True)
+        await desk.journal.checkpoint(claim.token, RoundStarted(said("x")))
+        await desk.finish(claim, done("hi", "ho", state={"n": 1}), hold=True)
         before = await desk.seen(["a"])
         for hold in (True, False):
             with pytest.raises(ClaimLost):
-                await desk.settle(claim, done("no", "no", window=(), state={"n": 2}), take=True, hold=hold)
+                await desk.finish(claim, done("no", "no", window=(), state={"n": 2}), claim_next=True, hold=hold)
         with pytest.raises(ClaimLost):
-            await desk.journal.stage(claim.token, RoundStarted(said("no")))
+            await desk.journal.checkpoint(claim.token, RoundStarted(said("no")))
         with suppress(ClaimLost):  # this one may return before it is known
-            await desk.journal.stage(claim.token, RoundDone(said("no"), {"n": 2}))
+            await desk.journal.checkpoint(claim.token, RoundDone(said("no"), {"n": 2}))
         stale = claim.token._replace(fence=claim.token.fence - 1)
         with pytest.raises(ClaimLost):
-            await desk.release(stale, counted=True, take=True)
+            await desk.release(stale, counted=True, claim_next=True)
         assert await desk.seen(["a"]) == before
         await desk.release(claim.token, counted=True)
         assert not (await desk.run("a")).held
-        assert (await desk.start("b")).facts == ()
+        assert (await desk.start("b")).checkpoints == ()
 
     @scenario
     async def test_a_held_last_attempt_keeps_no_other_waiting(self, desk: Desk) -> None:
@@ -82,34 +82,34 @@ class HoldsContract(Contract):
         for session in ("a", "b"):
             claim = await desk.start(session, key(session))
             await desk.release(claim.token, counted=True)
-        assert await desk.journal.take(key("a")) is Take.TAKEN
+        assert await desk.journal.claim_next(key("a")) is ClaimResult.CLAIMED
         first = await desk.claim(of="a")
-        assert await desk.journal.take(key("b")) is Take.BLOCKED
-        await desk.settle(first, hold=True)
-        assert await desk.journal.take(key("b")) is Take.TAKEN
+        assert await desk.journal.claim_next(key("b")) is ClaimResult.BLOCKED
+        await desk.finish(first, hold=True)
+        assert await desk.journal.claim_next(key("b")) is ClaimResult.CLAIMED
         await desk.claim(of="b")
         before = await desk.start("c", key("c"))
         await desk.release(before.token, counted=True)
-        overtaking = await desk.start("c0", key("c"), lane=Lane.GIVEN_BACK - 1)
-        await desk.settle(overtaking, hold=True)
-        assert await desk.release(overtaking.token, counted=True, take=True, at=key("c")) is Take.BLOCKED
+        overtaking = await desk.start("c0", key("c"), lane=Lane.REQUEUED - 1)
+        await desk.finish(overtaking, hold=True)
+        assert await desk.release(overtaking.token, counted=True, claim_next=True, at=key("c")) is ClaimResult.BLOCKED
         assert not (await desk.run("c0")).held
 
     # -- its end --------------------------------------------------------------------------------------
 
     @scenario
     async def test_a_release_ends_the_hold_and_leaves_the_end_as_it_is(self, desk: Desk) -> None:
-        for take in (False, True):
-            claim = await desk.start("a" if take else "b")
-            await desk.settle(claim, done("hi", "ho"), hold=True)
+        for claim_next in (False, True):
+            claim = await desk.start("a" if claim_next else "b")
+            await desk.finish(claim, done("hi", "ho"), hold=True)
             held = await desk.run(claim.run.run_id)
             desk.clock.at += 7
-            assert await desk.release(claim.token, counted=False, take=take) is Take.NOTHING
+            assert await desk.release(claim.token, counted=False, claim_next=claim_next) is ClaimResult.NOTHING
             freed = await desk.run(claim.run.run_id)
             assert (held.held, freed.held, freed.status) == (True, False, RunStatus.SUCCEEDED)
             assert (freed.outcome, freed.ended_at, freed.attempt) == (held.outcome, held.ended_at, held.attempt)
             with pytest.raises(ClaimLost):
-                await desk.release(claim.token, counted=True, take=True)
+                await desk.release(claim.token, counted=True, claim_next=True)
         assert await desk.waiting() == []
         assert await desk.journal.change(Delete(key())) == Changed(existed=True)
 
@@ -118,13 +118,13 @@ class HoldsContract(Contract):
         claim = await desk.start("a")
         for run_id in ("b", "c"):
             await desk.accept(run_id)
-        await desk.settle(claim, done("hi", "ho"), hold=True)
-        assert await desk.release(claim.token, counted=True, take=True) is Take.TAKEN
+        await desk.finish(claim, done("hi", "ho"), hold=True)
+        assert await desk.release(claim.token, counted=True, claim_next=True) is ClaimResult.CLAIMED
         held, claim = claim, await desk.claim(of="b")
         assert claim.token.fence > held.token.fence
-        await desk.settle(claim, hold=True)
-        assert await desk.release(claim.token, counted=True) is Take.NOTHING
-        assert await desk.journal.take(key()) is Take.TAKEN
+        await desk.finish(claim, hold=True)
+        assert await desk.release(claim.token, counted=True) is ClaimResult.NOTHING
+        assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
         assert await desk.drain(await desk.claim(of="c")) == ["c"]
 
     @scenario
@@ -132,11 +132,11 @@ class HoldsContract(Contract):
         claim = await desk.start("a")
         await desk.accept("b")
         answers = await asyncio.gather(
-            desk.settle(claim, done("hi", "ho"), take=True, hold=True),
-            desk.journal.take(key()),
-            desk.release(claim.token, counted=True, take=True),
+            desk.finish(claim, done("hi", "ho"), claim_next=True, hold=True),
+            desk.journal.claim_next(key()),
+            desk.release(claim.token, counted=True, claim_next=True),
         )
-        assert [*answers] == [Take.NOTHING, Take.NOTHING, Take.TAKEN]
+        assert [*answers] == [ClaimResult.NOTHING, ClaimResult.NOTHING, ClaimResult.CLAIMED]
         await desk.claim(of="b")
         assert await desk.history() == said("hi", "ho")
 
@@ -148,7 +148,7 @@ class HoldsContract(Contract):
         running = await desk.start("c", key("s2"))
         last = await desk.start("d", key("s3"))
         for claim in (held, last):
-            await desk.settle(claim, done("hi", "ho"), hold=True)
+            await desk.finish(claim, done("hi", "ho"), hold=True)
         desk.clock.at += 25
         assert [orphan.run.run_id for orphan in await desk.restart()] == [running.run.run_id]
         for run_id in ("a", "d"):
@@ -156,8 +156,8 @@ class HoldsContract(Contract):
             assert (run.held, run.status, run.ended_at) == (False, RunStatus.SUCCEEDED, 1_000.0)
         assert (await desk.run("b")).queue_deadline == 1_125.0
         with pytest.raises(ClaimLost):
-            await desk.release(held.token, counted=True, take=True)
-        assert await desk.journal.take(key("s1")) is Take.TAKEN
+            await desk.release(held.token, counted=True, claim_next=True)
+        assert await desk.journal.claim_next(key("s1")) is ClaimResult.CLAIMED
         await desk.claim(of="b")
         assert await desk.journal.change(Delete(key("s3"))) == Changed(existed=True)
         desk.clock.at += 25
@@ -170,9 +170,9 @@ class HoldsContract(Contract):
         """Return the claim of a run that has been held since 1,010, while three wait in its session."""
         claim = await desk.start("a")
         await desk.accept("b", queue_deadline=1_100.0)
-        await desk.accept("c", key("other"), take=False, queue_deadline=1_100.0)
+        await desk.accept("c", key("other"), claim_next=False, queue_deadline=1_100.0)
         desk.clock.at = 1_010
-        await desk.settle(claim, hold=True)
+        await desk.finish(claim, hold=True)
         desk.clock.at = 1_015
         await desk.accept("d", queue_deadline=1_200.5)
         await desk.accept("e")
@@ -200,7 +200,7 @@ class HoldsContract(Contract):
     @scenario
     async def test_what_a_release_takes_has_its_deadline_moved_too(self, desk: Desk) -> None:
         claim = await self._held(desk)
-        await desk.release(claim.token, counted=True, take=True)
+        await desk.release(claim.token, counted=True, claim_next=True)
         assert (await desk.claim(of="b")).run.queue_deadline == 1_130.0
 
     @scenario
@@ -209,10 +209,10 @@ class HoldsContract(Contract):
         await desk.accept("b")
         await desk.accept("c", queue_deadline=1_100.0)
         for held_s in (10, 5):
-            await desk.settle(claim, hold=True)
+            await desk.finish(claim, hold=True)
             desk.clock.at += held_s
             if held_s == 10:
-                await desk.release(claim.token, counted=True, take=True)
+                await desk.release(claim.token, counted=True, claim_next=True)
                 claim = await desk.claim(of="b")
                 desk.clock.at += 1_000
             else:

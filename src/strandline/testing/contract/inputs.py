@@ -15,6 +15,7 @@ from strandline.journal.port import (
     Bounds,
     CancelSession,
     Changed,
+    ClaimResult,
     Delete,
     Ended,
     HistoryPage,
@@ -26,12 +27,12 @@ from strandline.journal.port import (
     Reused,
     SessionQuery,
     Stopped,
-    Take,
     Unanswerable,
 )
 from strandline.model import (
     ANONYMOUS,
     Claim,
+    Completion,
     IfBusy,
     InputRequest,
     Keyed,
@@ -44,7 +45,6 @@ from strandline.model import (
     RunId,
     RunStatus,
     SessionView,
-    Settlement,
     ToolDone,
     responses,
 )
@@ -78,10 +78,10 @@ def left(text: str, why: str = DISMISSED) -> list[Message]:
     return [results(why, "did t2", why), {"role": "assistant", "content": [{"text": text}]}]
 
 
-def ended(status: RunStatus, *texts: str, discarded: bool = False) -> Settlement:
+def ended(status: RunStatus, *texts: str, discarded: bool = False) -> Completion:
     """Return what a run leaves that answers: results, and what it said then."""
     messages = [results("done", "did t2", "done"), *said("-", *texts)[1:]]
-    return Settlement(outcome=Outcome(status=status), messages=messages, discarded=discarded)
+    return Completion(outcome=Outcome(status=status), messages=messages, discarded=discarded)
 
 
 class InputsContract(Contract):
@@ -97,8 +97,8 @@ class InputsContract(Contract):
     ) -> Question:
         question = Question(requests=requests, message=OPEN, results={"t2": SIBLING}, state={"kept": True})
         outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=requests)
-        settlement = Settlement(outcome=outcome, messages=messages, question=question, answer_within_s=TIMEOUT_S)
-        assert await desk.settle(claim, settlement, take=True) is Take.NOTHING
+        completion = Completion(outcome=outcome, messages=messages, question=question, answer_within_s=TIMEOUT_S)
+        assert await desk.finish(claim, completion, claim_next=True) is ClaimResult.NOTHING
         return question
 
     async def _answer(
@@ -146,25 +146,25 @@ class InputsContract(Contract):
         assert await desk.accept("b", priority=1) == Accepted(1)
         assert self._waits_until(desk) == until
         assert await desk.accept("c", if_busy=IfBusy.REJECT) == Refused("session_busy", 2)
-        assert await desk.journal.take(key()) is Take.NOTHING
+        assert await desk.journal.claim_next(key()) is ClaimResult.NOTHING
         assert await desk.accept("d", key("other")) == Accepted(0), "another session goes on"
-        await desk.settle(await desk.claim(of="d"))
+        await desk.finish(await desk.claim(of="d"))
 
     @scenario
     async def test_an_answer_goes_first_and_has_the_question(self, desk: Desk) -> None:
         question = await self._asks(desk)
         await desk.accept("b", priority=1)
         assert self._waits_until(desk) == await self._until(desk)
-        assert await self._answer(desk, "x", bounds=Bounds(0, 0), take=False) == Accepted(1), "no bound holds it"
+        assert await self._answer(desk, "x", bounds=Bounds(0, 0), claim_next=False) == Accepted(1), "no bound holds it"
         assert (await self._session(desk)).input_until is None
         assert self._waits_until(desk) is None
         assert await desk.journal.change(Move(ANONYMOUS, RunId("x"), 5)) == Changed(existed=True)
         assert (await desk.run("x")).position == 1, "it goes first, wherever it is moved"
-        assert await desk.journal.take(key()) is Take.TAKEN
+        assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
         claim = await desk.claim(of="x")
         assert (claim.question, claim.run.input) == (question, responses(BOTH))
         assert (await self._page(desk)).pending, "its round is not closed before the answer has ended"
-        assert await desk.settle(claim, ended(RunStatus.SUCCEEDED, "paid"), take=True) is Take.TAKEN
+        assert await desk.finish(claim, ended(RunStatus.SUCCEEDED, "paid"), claim_next=True) is ClaimResult.CLAIMED
         page = await self._page(desk)
         assert (len(page.messages), page.pending, history_faults(page.messages)) == (4, False, [])
         assert (await desk.claim(of="b")).question is None
@@ -175,18 +175,18 @@ class InputsContract(Contract):
         assert await self._answer(desk, "x") == Accepted(0)
         claim = await desk.claim(of="x")
         assert claim.question == question
-        await desk.settle(claim, ended(RunStatus.SUCCEEDED, "paid"))
+        await desk.finish(claim, ended(RunStatus.SUCCEEDED, "paid"))
 
     @scenario
     async def test_of_many_answers_at_once_exactly_one_is_accepted(self, desk: Desk) -> None:
         await self._asks(desk)
-        given = await asyncio.gather(*(self._answer(desk, f"x{n}", take=bool(n % 2)) for n in range(10)))
+        given = await asyncio.gather(*(self._answer(desk, f"x{n}", claim_next=bool(n % 2)) for n in range(10)))
         accepted = [answer for answer in given if isinstance(answer, Accepted)]
         assert len(accepted) == 1
         assert [each for each in given if each not in accepted] == [Unanswerable("answered", ["i1"])] * 9
         if accepted[0].position:
-            await desk.journal.take(key())
-        await desk.settle(await desk.claim(), ended(RunStatus.SUCCEEDED, "paid"))
+            await desk.journal.claim_next(key())
+        await desk.finish(await desk.claim(), ended(RunStatus.SUCCEEDED, "paid"))
 
     @scenario
     async def test_what_cannot_be_answered_is_refused_with_the_reason_also_later(self, desk: Desk) -> None:
@@ -198,7 +198,7 @@ class InputsContract(Contract):
         keyed = Keyed("k", b"f" * 32, 0.0)
         assert isinstance(await self._answer(desk, "x", keyed=keyed), Accepted)
         assert await self._answer(desk, "y", keyed=keyed) == Attached(RunId("x"))
-        await desk.settle(await desk.claim(of="x"), ended(RunStatus.SUCCEEDED, "paid"))
+        await desk.finish(await desk.claim(of="x"), ended(RunStatus.SUCCEEDED, "paid"))
         for _ in range(2):
             assert await self._answer(desk, "y") == Unanswerable("answered", ["i1"])
             await desk.restart()
@@ -211,12 +211,12 @@ class InputsContract(Contract):
     async def test_what_an_open_question_rests_on_is_not_pruned_before_it_is_closed(self, desk: Desk) -> None:
         """The run that asked can be read and cancelled, and its key stands for it; others are forgotten meanwhile."""
         await desk.accept("old", key("other"))
-        await desk.settle(await desk.claim(of="old"), ended(RunStatus.SUCCEEDED, "old"))
+        await desk.finish(await desk.claim(of="old"), ended(RunStatus.SUCCEEDED, "old"))
         keyed = Keyed("k", b"f" * 32, 0.0)
         await desk.accept("a", keyed=keyed)
         await self._ends_asking(desk, await desk.claim(of="a"), [*said("go"), OPEN])
         await desk.accept("new", key("other"))
-        await desk.settle(await desk.claim(of="new"), ended(RunStatus.SUCCEEDED, "new"))
+        await desk.finish(await desk.claim(of="new"), ended(RunStatus.SUCCEEDED, "new"))
         for _ in range(2):
             desk.clock.at += 10_000
             while await desk.journal.prune(desk.clock.at - 1, 1):
@@ -232,7 +232,7 @@ class InputsContract(Contract):
         while await desk.journal.prune(desk.clock.at, 1):
             pass
         assert await desk.exists("a"), "its round is open as long as the answer executes"
-        await desk.settle(claim, ended(RunStatus.SUCCEEDED, "paid"))
+        await desk.finish(claim, ended(RunStatus.SUCCEEDED, "paid"))
         desk.clock.at += 1
         while await desk.journal.prune(desk.clock.at, 1):
             pass
@@ -252,7 +252,7 @@ class InputsContract(Contract):
         await self._ends_asking(desk, claim, [results("done", "did t2", "done"), OPEN])
         assert (await self._page(desk)).pending
         await self._answer(desk, "z")
-        await desk.settle(await desk.claim(of="z"), ended(RunStatus.SUCCEEDED, "paid"))
+        await desk.finish(await desk.claim(of="z"), ended(RunStatus.SUCCEEDED, "paid"))
         page = await self._page(desk)
         assert (len(page.messages), history_faults(page.messages)) == (6, [])
 
@@ -266,38 +266,38 @@ class InputsContract(Contract):
         """As the run that its responses would have made: first, and without a place in any bound of a queue."""
         question = await self._asks(desk, requests=ONE)
         await desk.accept("w", priority=1)
-        assert await self._text(desk, "x", bounds=Bounds(0, 0), take=False) == Accepted(1)
+        assert await self._text(desk, "x", bounds=Bounds(0, 0), claim_next=False) == Accepted(1)
         run = await desk.run("x")
         assert (run.lane, run.input) == (Lane.ANSWER, responses({"i1": "yes"}))
         assert await self._text(desk, "y") == Accepted(3), "it is asked no more: a message like any other"
         assert ((await desk.run("y")).lane, (await desk.run("y")).input) == (Lane.NORMAL, "yes")
         assert await self._answer(desk, "z", {"i1": "no"}) == Unanswerable("answered", ["i1"])
         await desk.restart()
-        assert await desk.journal.take(key()) is Take.TAKEN
+        assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
         claim = await desk.claim(of="x")
         assert (claim.question, claim.run.input) == (question, responses({"i1": "yes"}))
-        assert await desk.settle(claim, ended(RunStatus.SUCCEEDED, "paid"), take=True) is Take.TAKEN
-        assert await desk.settle(await desk.claim(of="w"), take=True) is Take.TAKEN
-        await desk.settle(await desk.claim(of="y"), done("yes", "ho"))
+        assert await desk.finish(claim, ended(RunStatus.SUCCEEDED, "paid"), claim_next=True) is ClaimResult.CLAIMED
+        assert await desk.finish(await desk.claim(of="w"), claim_next=True) is ClaimResult.CLAIMED
+        await desk.finish(await desk.claim(of="y"), done("yes", "ho"))
         assert history_faults(await desk.history()) == []
 
     @scenario
     async def test_of_many_texts_at_once_exactly_one_answers(self, desk: Desk) -> None:
         await self._asks(desk, requests=ONE)
-        given = await asyncio.gather(*(self._text(desk, f"x{n}", take=bool(n % 2)) for n in range(10)))
+        given = await asyncio.gather(*(self._text(desk, f"x{n}", claim_next=bool(n % 2)) for n in range(10)))
         assert all(isinstance(each, Accepted) for each in given)
         runs = [await desk.run(f"x{n}") for n in range(10)]
         assert sum(run.lane == Lane.ANSWER for run in runs) == 1
         if not any(run.status is RunStatus.RUNNING for run in runs):
-            await desk.journal.take(key())
-        await desk.settle(await desk.claim(), ended(RunStatus.SUCCEEDED, "paid"))
+            await desk.journal.claim_next(key())
+        await desk.finish(await desk.claim(), ended(RunStatus.SUCCEEDED, "paid"))
         await desk.cancel_all()
 
     @scenario
     async def test_a_text_waits_unless_exactly_one_request_is_open(self, desk: Desk) -> None:
         """With none it is a run like any other; with two nobody knows which one it answers; blocks answer nothing."""
         assert await self._text(desk, "b") == Accepted(0), "nothing is asked"
-        await desk.settle(await desk.claim(of="b"))
+        await desk.finish(await desk.claim(of="b"))
         await self._asks(desk)
         assert await self._text(desk, "x") == Accepted(1), "two are"
         assert ((await desk.run("x")).lane, self._waits_until(desk)) == (Lane.NORMAL, await self._until(desk))
@@ -322,7 +322,7 @@ class InputsContract(Contract):
         assert (await self._session(desk)).input_requests == ONE, "what is refused answers nothing"
         assert await self._text(desk, "x", keyed=keyed) == Accepted(0)
         assert (await desk.run("x")).lane == Lane.ANSWER
-        await desk.settle(await desk.claim(of="x"), ended(RunStatus.SUCCEEDED, "paid"))
+        await desk.finish(await desk.claim(of="x"), ended(RunStatus.SUCCEEDED, "paid"))
         await self._asks(desk, "b", ONE)
         assert await self._text(desk, "y", keyed=keyed) == Attached(RunId("x")), "whatever became of the question"
         other = Keyed("k", b"o" * 32, 0.0)
@@ -342,14 +342,14 @@ class InputsContract(Contract):
         assert accepted == Accepted(0)
         claim = await desk.claim(of="x")
         assert claim.run.lane == Lane.ANSWER
-        settlement = Settlement(outcome=Outcome(status=RunStatus.NEEDS_INPUT, input_requests=ONE), messages=[])
+        completion = Completion(outcome=Outcome(status=RunStatus.NEEDS_INPUT, input_requests=ONE), messages=[])
         question = Question(requests=ONE, message=OPEN, results={"t2": SIBLING}, state={})
-        settlement = replace(settlement, question=question, answer_within_s=TIMEOUT_S)
-        await desk.settle(claim, settlement, hold=True)
+        completion = replace(completion, question=question, answer_within_s=TIMEOUT_S)
+        await desk.finish(claim, completion, hold=True)
         assert await self._text(desk, "y", if_busy=IfBusy.REJECT) == Refused("session_busy", 1), "it is held"
         assert isinstance(await self._text(desk, "y"), Accepted), "one that may wait answers, and goes on after that"
-        assert await desk.release(claim.token, counted=True, take=True) is Take.TAKEN
-        await desk.settle(await desk.claim(of="y"), ended(RunStatus.SUCCEEDED, "paid"))
+        assert await desk.release(claim.token, counted=True, claim_next=True) is ClaimResult.CLAIMED
+        await desk.finish(await desk.claim(of="y"), ended(RunStatus.SUCCEEDED, "paid"))
         await desk.cancel_all()
 
     @scenario
@@ -358,7 +358,7 @@ class InputsContract(Contract):
         assert await desk.accept("x", on_question=OnQuestion.DISMISS) == Accepted(0)
         assert (await desk.history())[-2:] == left(NOT_ANSWERED)
         assert await self._answer(desk, "y") == Unanswerable("dismissed", ["i1"])
-        await desk.settle(await desk.claim(of="x"), done("hi", "ho"))
+        await desk.finish(await desk.claim(of="x"), done("hi", "ho"))
         await self._asks(desk, "b")
         await desk.accept("w", queue_deadline=desk.clock.at + 50)
         assert self._waits_until(desk) == await self._until(desk)
@@ -370,15 +370,15 @@ class InputsContract(Contract):
         assert (await desk.history())[-2:] == left(NOT_ANSWERED), "also if it cannot be taken at once"
         assert [(await desk.run(each)).queue_deadline for each in "wz"] == [deadline, deadline]
         await desk.restart()
-        assert await desk.journal.take(key()) is Take.TAKEN
-        assert await desk.settle(await desk.claim(of="w"), take=True) is Take.TAKEN
-        await desk.settle(await desk.claim(of="z"), done("hi", "ho"))
+        assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
+        assert await desk.finish(await desk.claim(of="w"), claim_next=True) is ClaimResult.CLAIMED
+        await desk.finish(await desk.claim(of="z"), done("hi", "ho"))
         assert history_faults(await desk.history()) == []
 
     @scenario
     async def test_what_is_refused_dismisses_nothing(self, desk: Desk) -> None:
         """Over a bound, under a key of another request, or since others wait, for one that is not to wait."""
-        await desk.settle(await desk.start("k", keyed=Keyed("k", b"f" * 32, 0.0)))
+        await desk.finish(await desk.start("k", keyed=Keyed("k", b"f" * 32, 0.0)))
         await self._asks(desk)
         await desk.accept("w")
         until = await self._until(desk)
@@ -396,16 +396,16 @@ class InputsContract(Contract):
         assert ((await self._session(desk)).input_until, (await self._page(desk)).pending) == (until, True)
         await desk.end("w")
         assert await desk.accept("x", if_busy=IfBusy.REJECT, **dismiss) == Accepted(0)
-        await desk.settle(await desk.claim(of="x"), done("hi", "ho"))
+        await desk.finish(await desk.claim(of="x"), done("hi", "ho"))
 
     @scenario
     async def test_an_answer_that_waits_is_not_dismissed(self, desk: Desk) -> None:
         """It is no question any more: whoever would dismiss it waits, as for any run."""
         await self._asks(desk)
-        await self._answer(desk, "x", take=False)
+        await self._answer(desk, "x", claim_next=False)
         assert await desk.accept("y", on_question=OnQuestion.DISMISS) == Accepted(2)
-        await desk.journal.take(key())
-        await desk.settle(await desk.claim(of="x"), ended(RunStatus.SUCCEEDED, "paid"))
+        await desk.journal.claim_next(key())
+        await desk.finish(await desk.claim(of="x"), ended(RunStatus.SUCCEEDED, "paid"))
         await desk.cancel_all()
 
     # -- not answered ---------------------------------------------------------------------------------
@@ -416,15 +416,15 @@ class InputsContract(Contract):
         await desk.accept("b")
         until = await self._until(desk)
         desk.clock.at = until - 0.001
-        assert await desk.journal.take(key()) is Take.NOTHING
+        assert await desk.journal.claim_next(key()) is ClaimResult.NOTHING
         desk.clock.at = until
         assert (await self._page(desk)).pending, "nobody has gone on yet"
-        assert await desk.journal.take(key()) is Take.TAKEN
+        assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
         claim = await desk.claim(of="b")
         page = await self._page(desk)
         assert (page.messages, page.pending) == ([*said("go"), OPEN, *left(NOT_ANSWERED)], False)
         assert await self._answer(desk, "x") == Unanswerable("dismissed", ["i1"])
-        await desk.settle(claim, done("hi", "ho"))
+        await desk.finish(claim, done("hi", "ho"))
         assert history_faults(await desk.history()) == []
 
     @scenario
@@ -432,13 +432,13 @@ class InputsContract(Contract):
         await self._asks(desk)
         desk.clock.at = await self._until(desk) + 1
         assert isinstance(await self._answer(desk, "x"), Accepted)
-        await desk.settle(await desk.claim(of="x"), ended(RunStatus.SUCCEEDED, "paid"))
+        await desk.finish(await desk.claim(of="x"), ended(RunStatus.SUCCEEDED, "paid"))
         claim = await desk.start("b")
         await self._ends_asking(desk, claim, [*said("go"), OPEN])
         desk.clock.at = await self._until(desk)
         assert await desk.accept("c") == Accepted(0)
         assert await self._answer(desk, "y") == Unanswerable("dismissed", ["i1"])
-        await desk.settle(await desk.claim(of="c"), done("hi", "ho"))
+        await desk.finish(await desk.claim(of="c"), done("hi", "ho"))
         assert history_faults(await desk.history()) == []
 
     @scenario
@@ -452,7 +452,7 @@ class InputsContract(Contract):
         await desk.accept("c", queue_deadline=desk.clock.at + 50)
         await desk.restart()
         assert [(await desk.run(each)).queue_deadline for each in "bc"] == [until + 40, until + 50]
-        await self._answer(desk, "x", take=False)
+        await self._answer(desk, "x", claim_next=False)
         assert [(await desk.run(each)).queue_deadline for each in "bc"] == [desk.clock.at + 40, desk.clock.at + 50]
         await desk.cancel_all()
 
@@ -460,14 +460,14 @@ class InputsContract(Contract):
     async def test_an_answer_that_comes_to_nothing_closes_the_round(self, desk: Desk) -> None:
         """Cancelled, or ended, before it has begun."""
         await self._asks(desk)
-        await self._answer(desk, "x", take=False)
+        await self._answer(desk, "x", claim_next=False)
         stopped = await desk.cancel("x")
         assert isinstance(stopped, Stopped)
         assert list(stopped.ended) == ["x"]
         closed = left("(This run ended early: cancelled.)")
         assert await desk.history() == [*said("go"), OPEN, *closed]
         await self._asks(desk, "b")
-        await self._answer(desk, "y", take=False)
+        await self._answer(desk, "y", claim_next=False)
         assert await desk.end("y") == Changed(existed=True)
         assert (await desk.history())[-2:] == left(NOT_ANSWERED)
         assert history_faults(await desk.history()) == []
@@ -479,13 +479,13 @@ class InputsContract(Contract):
         await self._answer(desk, "x")
         claim = await desk.claim(of="x")
         assert isinstance(await desk.accept("i", if_busy=IfBusy.ROLLBACK, lane=Lane.FRONT), Accepted)
-        settlement = ended(RunStatus.CANCELLED, "cancelled", discarded=True)
-        assert await desk.settle(claim, settlement, take=True) is Take.TAKEN
+        completion = ended(RunStatus.CANCELLED, "cancelled", discarded=True)
+        assert await desk.finish(claim, completion, claim_next=True) is ClaimResult.CLAIMED
         shown = [*said("go"), OPEN, *left(NOT_ANSWERED, UNKNOWN_OUTCOME)]
         assert await desk.history() == shown
         assert (await desk.journal.load(key())).messages == shown
         assert len(await desk.history(discarded=True)) == 6
-        await desk.settle(await desk.claim(of="i"), done("hi", "ho"))
+        await desk.finish(await desk.claim(of="i"), done("hi", "ho"))
 
     @scenario
     async def test_who_interrupts_does_not_wait_for_an_answer(self, desk: Desk) -> None:
@@ -493,18 +493,18 @@ class InputsContract(Contract):
             await self._asks(desk, f"a{number}")
             assert await desk.accept(f"i{number}", if_busy=if_busy, lane=Lane.FRONT) == Accepted(0)
             assert (await desk.history())[-2:] == left(NOT_ANSWERED), "what had ended stays, also with a rollback"
-            await desk.settle(await desk.claim(of=f"i{number}"), done("hi", "ho"))
+            await desk.finish(await desk.claim(of=f"i{number}"), done("hi", "ho"))
         await self._asks(desk, "b")
-        await desk.accept("i", if_busy=IfBusy.INTERRUPT, lane=Lane.FRONT, take=False)
+        await desk.accept("i", if_busy=IfBusy.INTERRUPT, lane=Lane.FRONT, claim_next=False)
         assert (await self._session(desk)).input_until is None, "also if it cannot be taken at once"
-        assert await desk.journal.take(key()) is Take.TAKEN
-        await desk.settle(await desk.claim(of="i"), done("hi", "ho"))
+        assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
+        await desk.finish(await desk.claim(of="i"), done("hi", "ho"))
         assert history_faults(await desk.history()) == []
 
     @scenario
     async def test_a_cancel_withdraws_a_question(self, desk: Desk) -> None:
         """Of the run that asked, or of the session with all that goes on in it."""
-        await desk.settle(await desk.start("before"))
+        await desk.finish(await desk.start("before"))
         await self._asks(desk, "a")
         assert await desk.cancel("before") == Ended(), "it is not the one that asks"
         await desk.accept("b")
@@ -512,7 +512,7 @@ class InputsContract(Contract):
         assert ((await self._session(desk)).input_until, self._waits_until(desk)) == (None, None)
         assert await desk.cancel("a") == Ended()
         assert (await desk.run("a")).status is RunStatus.NEEDS_INPUT, "an outcome never changes"
-        await desk.journal.take(key())
+        await desk.journal.claim_next(key())
         await self._ends_asking(desk, await desk.claim(of="b"), [*said("go"), OPEN])
         await desk.accept("c")
         stopped = await desk.cancel_all()
@@ -537,20 +537,20 @@ class InputsContract(Contract):
         claim = await desk.start("b")
         assert await self._answer(desk, "x") == Unanswerable("unknown", ["i1"]), "nor by another one of its name"
         assert await desk.history() == []
-        await desk.settle(claim)
+        await desk.finish(claim)
 
     @scenario
     async def test_an_answer_that_executed_comes_back_with_its_question(self, desk: Desk) -> None:
         """After a crash, and when it is given back: with all that it has staged."""
         question = await self._asks(desk)
         await self._answer(desk, "x")
-        await desk.journal.stage((await desk.claim(of="x")).token, RoundStarted([]))
+        await desk.journal.checkpoint((await desk.claim(of="x")).token, RoundStarted([]))
         (orphan,) = await desk.restart()
-        assert (orphan.question, orphan.facts) == (question, (RoundStarted([]),))
-        await desk.journal.stage(orphan.token, ToolDone("t1", SIBLING))
-        assert await desk.release(orphan.token, counted=False, take=True) is Take.TAKEN
+        assert (orphan.question, orphan.checkpoints) == (question, (RoundStarted([]),))
+        await desk.journal.checkpoint(orphan.token, ToolDone("t1", SIBLING))
+        assert await desk.release(orphan.token, counted=False, claim_next=True) is ClaimResult.CLAIMED
         claim = await desk.claim(of="x")
-        assert (claim.question, len(claim.facts)) == (question, 2)
+        assert (claim.question, len(claim.checkpoints)) == (question, 2)
         await desk.release(claim.token, counted=False)
         stopped = await desk.cancel("x")
         assert isinstance(stopped, Stopped)

@@ -6,7 +6,17 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from strandline.journal.port import AcceptAnswer, Accepted, Attached, Bounds, Changed, Delete, Refused, Reused, Take
+from strandline.journal.port import (
+    AcceptAnswer,
+    Accepted,
+    Attached,
+    Bounds,
+    Changed,
+    ClaimResult,
+    Delete,
+    Refused,
+    Reused,
+)
 from strandline.model import Keyed, RunId
 from strandline.testing.contract.scenario import Contract, scenario
 from strandline.testing.desk import Desk, done, key
@@ -28,13 +38,13 @@ class KeysContract(Contract):
         claim = await desk.start("before")
         assert await self._ask(desk, "a") == Accepted(1)
         assert await self._ask(desk, "b") == Attached(RunId("a"))
-        assert await desk.settle(claim, take=True) is Take.TAKEN
+        assert await desk.finish(claim, claim_next=True) is ClaimResult.CLAIMED
         claim = await desk.claim(of="a")
         assert await self._ask(desk, "c") == Attached(RunId("a"))
         await desk.restart()
         (claim,) = desk.orphans
         assert await self._ask(desk, "d") == Attached(RunId("a"))
-        await desk.settle(claim, done("hi", "ho"))
+        await desk.finish(claim, done("hi", "ho"))
         assert await self._ask(desk, "e") == Attached(RunId("a"))
         await desk.restart()
         assert await self._ask(desk, "f") == Attached(RunId("a"))
@@ -54,9 +64,11 @@ class KeysContract(Contract):
     @scenario
     async def test_a_key_is_one_of_its_session(self, desk: Desk) -> None:
         await desk.start("before")
-        await desk.accept("there", at=key("t"), take=False)  # a session that is there already, as well as new ones
+        await desk.accept(
+            "there", at=key("t"), claim_next=False
+        )  # a session that is there already, as well as new ones
         for number, at in enumerate((key("s"), key("t"), key("s", "other"))):
-            assert not isinstance(await self._ask(desk, f"a{number}", at=at, take=False), Attached | Reused)
+            assert not isinstance(await self._ask(desk, f"a{number}", at=at, claim_next=False), Attached | Reused)
         assert await self._ask(desk, "b", name="another") == Accepted(2)
         assert await desk.accept("c") == Accepted(3), "without a key nothing is looked for"
 
@@ -78,7 +90,7 @@ class KeysContract(Contract):
     @scenario
     async def test_a_keyed_run_is_taken_at_once_as_any_other(self, desk: Desk) -> None:
         assert await self._ask(desk, "a") == Accepted(0)
-        await desk.settle(await desk.claim(of="a"))
+        await desk.finish(await desk.claim(of="a"))
 
     @scenario
     async def test_a_key_stands_for_its_run_for_a_while_after_its_end(self, desk: Desk) -> None:
@@ -86,7 +98,7 @@ class KeysContract(Contract):
         claim = await desk.claim(of="a")
         desk.clock.at += 10 * RETENTION_S
         assert await self._ask(desk, "b") == Attached(RunId("a")), "it has not ended"
-        await desk.settle(claim)
+        await desk.finish(claim)
         desk.clock.at += RETENTION_S
         assert await self._ask(desk, "b") == Attached(RunId("a"))
         assert await self._ask(desk, "b", "something else") == Reused()
@@ -95,32 +107,32 @@ class KeysContract(Contract):
         assert await self._ask(desk, "c", "something else") == Attached(RunId("b"))
         assert await self._ask(desk, "c") == Reused()
         assert await desk.exists("a"), "its key is forgotten, not the run"
-        await desk.settle(await desk.claim(of="b"))
+        await desk.finish(await desk.claim(of="b"))
 
     @scenario
     async def test_a_key_is_forgotten_with_its_run(self, desk: Desk) -> None:
         """Whether that is pruned, or its session deleted."""
         for number in range(2):
             assert await self._ask(desk, f"a{number}") == Accepted(0)
-            await desk.settle(await desk.claim(of=f"a{number}"), done("hi", "ho"))
+            await desk.finish(await desk.claim(of=f"a{number}"), done("hi", "ho"))
             desk.clock.at += 1
             if number == 0:
                 assert await desk.journal.prune(desk.clock.at, 10) == 1
             else:
                 assert await desk.journal.change(Delete(key())) == Changed(existed=True)
         assert await self._ask(desk, "b", "something else") == Accepted(0)
-        await desk.settle(await desk.claim(of="b"))
+        await desk.finish(await desk.claim(of="b"))
 
     @scenario
     async def test_an_older_run_that_is_pruned_takes_no_newer_ones_key_with_it(self, desk: Desk) -> None:
         await self._ask(desk, "a")
-        await desk.settle(await desk.claim(of="a"))
+        await desk.finish(await desk.claim(of="a"))
         desk.clock.at += RETENTION_S + 1
         await self._ask(desk, "b")
         claim = await desk.claim(of="b")
         assert await desk.journal.prune(desk.clock.at, 10) == 1
         assert await self._ask(desk, "c") == Attached(RunId("b"))
-        await desk.settle(claim)
+        await desk.finish(claim)
 
     @scenario
     async def test_a_run_that_was_cancelled_is_told_again(self, desk: Desk) -> None:
@@ -140,4 +152,4 @@ class KeysContract(Contract):
             assert answers[0] == Accepted(0 if at_once else 1)
             assert answers[1:] == [Attached(RunId(run_ids[0]))] * 4
             if at_once:
-                await desk.settle(await desk.claim(of=run_ids[0]))
+                await desk.finish(await desk.claim(of=run_ids[0]))

@@ -5,7 +5,7 @@
 import asyncio
 
 from strandline.errors import InvariantBroken
-from strandline.journal.port import Accepted, Bounds, Changed, Delete, Refused, Take
+from strandline.journal.port import Accepted, Bounds, Changed, ClaimResult, Delete, Refused
 from strandline.model import Keyed, Lane, Run, RunId, RunStatus
 from strandline.testing.contract.scenario import Contract, scenario
 from strandline.testing.desk import Desk, done, key, said
@@ -29,7 +29,7 @@ class LineContract(Contract):
         await desk.restart()
         (claim,) = desk.orphans
         assert claim.run.trace == trace
-        await desk.settle(claim, take=True)
+        await desk.finish(claim, claim_next=True)
         assert (await desk.claim(of="b")).run.trace == {**trace, "of": "b"}
         assert (await desk.run("a")).trace == trace
 
@@ -53,7 +53,7 @@ class LineContract(Contract):
             created_at=7.5,
             started_at=desk.clock.at,
         )
-        assert claim.facts == ()
+        assert claim.checkpoints == ()
         assert await desk.run("a") == claim.run
 
     @scenario
@@ -63,7 +63,7 @@ class LineContract(Contract):
         waits = await desk.run("b")
         assert (waits.status, waits.position, waits.started_at, waits.attempt) == (RunStatus.QUEUED, 1, None, 0)
         desk.clock.at += 5
-        await desk.settle(first, take=True)
+        await desk.finish(first, claim_next=True)
         claim = await desk.claim(of="b")
         assert claim.run.sequence > first.run.sequence
         assert claim.run == Run(
@@ -108,17 +108,17 @@ class LineContract(Contract):
 
     @scenario
     async def test_a_new_run_never_passes_one_that_waits_before_it(self, desk: Desk) -> None:
-        """Also when the session is free: `take` claims the new run only if it is first itself."""
-        assert await desk.accept("a", take=False) == Accepted(1)
+        """Also when the session is free: `claim_next` claims the new run only if it is first itself."""
+        assert await desk.accept("a", claim_next=False) == Accepted(1)
         assert await desk.accept("b") == Accepted(2)
         first = await desk.start("c", priority=1)
         assert await desk.drain(first) == ["c", "a", "b"]
 
     @scenario
     async def test_without_take_a_run_waits_until_it_is_asked_for(self, desk: Desk) -> None:
-        assert await desk.accept("a", take=False) == Accepted(1)
+        assert await desk.accept("a", claim_next=False) == Accepted(1)
         assert await desk.waiting() == ["a"]
-        assert await desk.journal.take(key()) is Take.TAKEN
+        assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
         claim = await desk.claim(of="a")
         assert (claim.run.attempt, claim.run.position) == (1, None)
         assert await desk.waiting() == []
@@ -127,7 +127,7 @@ class LineContract(Contract):
     async def test_sequences_rise_over_all_sessions(self, desk: Desk) -> None:
         sequences = []
         for index in range(6):
-            await desk.accept(f"r{index}", key(f"s{index % 3}"), take=False)
+            await desk.accept(f"r{index}", key(f"s{index % 3}"), claim_next=False)
             sequences.append((await desk.run(f"r{index}")).sequence)
         assert sequences == sorted(set(sequences))
 
@@ -137,13 +137,13 @@ class LineContract(Contract):
     async def test_a_session_has_one_claim_at_most(self, desk: Desk) -> None:
         claim = await desk.start("a")
         assert await desk.accept("b") == Accepted(1)
-        assert await desk.journal.take(key()) is Take.NOTHING
-        assert await desk.settle(claim, take=False) is Take.NOTHING
-        assert await desk.journal.take(key()) is Take.TAKEN
-        assert await desk.journal.take(key()) is Take.NOTHING
+        assert await desk.journal.claim_next(key()) is ClaimResult.NOTHING
+        assert await desk.finish(claim, claim_next=False) is ClaimResult.NOTHING
+        assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
+        assert await desk.journal.claim_next(key()) is ClaimResult.NOTHING
         second = await desk.claim(of="b")
-        assert await desk.settle(second, take=True) is Take.NOTHING
-        assert await desk.journal.take(key()) is Take.NOTHING
+        assert await desk.finish(second, claim_next=True) is ClaimResult.NOTHING
+        assert await desk.journal.claim_next(key()) is ClaimResult.NOTHING
 
     @scenario
     async def test_of_many_at_once_one_is_claimed(self, desk: Desk) -> None:
@@ -163,18 +163,18 @@ class LineContract(Contract):
         mine, yours = key("s", "me"), key("s", "you")
         claim = await desk.start("a", mine)
         other = await desk.start("b", yours)
-        await desk.settle(claim, done("mine", "yes", state={"of": "me"}))
+        await desk.finish(claim, done("mine", "yes", state={"of": "me"}))
         assert await desk.history(yours) == []
         assert (await desk.journal.load(yours)).state is None
         assert not await desk.exists("a", "you")
         assert await desk.exists("a", "me")
         assert await desk.journal.change(Delete(mine)) == Changed(existed=True)
-        await desk.settle(other, done("yours", "yes"))
+        await desk.finish(other, done("yours", "yes"))
         assert await desk.history(yours) == said("yours", "yes")
 
     @scenario
     async def test_there_is_nothing_to_take_in_an_unknown_session(self, desk: Desk) -> None:
-        assert await desk.journal.take(key("nobody")) is Take.NOTHING
+        assert await desk.journal.claim_next(key("nobody")) is ClaimResult.NOTHING
 
     @scenario
     async def test_a_run_id_is_accepted_once(self, desk: Desk) -> None:
@@ -202,7 +202,7 @@ class LineContract(Contract):
         assert await desk.accept("e", bounds=bounds, lane=Lane.ANSWER) == Refused("queue_full", 1)
         assert not await desk.exists("d")
         assert await desk.seen(["a", "b", "c"]) == before
-        await desk.settle(claim, take=True)
+        await desk.finish(claim, claim_next=True)
         assert await desk.accept("d", bounds=bounds) == Accepted(2)
         claim = await desk.claim(of="b")
         assert await desk.drain(claim) == ["b", "c", "d"]
@@ -210,14 +210,14 @@ class LineContract(Contract):
     @scenario
     async def test_a_full_server_refuses_before_anything_is_kept(self, desk: Desk) -> None:
         bounds = Bounds(per_session=10, total=2)
-        await desk.accept("a", key("s1"), bounds=bounds, take=False)
-        await desk.accept("b", key("s2"), bounds=bounds, take=False)
+        await desk.accept("a", key("s1"), bounds=bounds, claim_next=False)
+        await desk.accept("b", key("s2"), bounds=bounds, claim_next=False)
         assert await desk.accept("c", key("s1"), bounds=bounds) == Refused("server_full", 2)
-        assert await desk.accept("d", key("new"), bounds=bounds, take=False) == Refused("server_full", 1)
+        assert await desk.accept("d", key("new"), bounds=bounds, claim_next=False) == Refused("server_full", 1)
         assert not await desk.exists("c")
         assert await desk.journal.change(Delete(key("new"))) == Changed(existed=False)
         await desk.start("e", key("free"), bounds=bounds)
-        assert await desk.journal.take(key("s1")) is Take.TAKEN
+        assert await desk.journal.claim_next(key("s1")) is ClaimResult.CLAIMED
         await desk.claim(of="a")
         assert await desk.accept("f", key("s1"), bounds=bounds) == Accepted(1)
         assert await desk.accept("g", key("s1"), bounds=bounds) == Refused("server_full", 2)
@@ -227,7 +227,7 @@ class LineContract(Contract):
         nothing = Bounds(per_session=0, total=0)
         await desk.start("a", bounds=nothing)
         assert await desk.accept("b", bounds=nothing) == Refused("queue_full", 1)
-        assert await desk.accept("c", key("s2"), bounds=nothing, take=False) == Refused("queue_full", 1)
+        assert await desk.accept("c", key("s2"), bounds=nothing, claim_next=False) == Refused("queue_full", 1)
 
     @scenario
     async def test_a_run_that_is_given_back_waits_and_is_never_refused(self, desk: Desk) -> None:
@@ -236,16 +236,16 @@ class LineContract(Contract):
         await desk.accept("b", bounds=bounds)
         await desk.release(claim.token, counted=True)
         assert await desk.waiting() == ["a", "b"]
-        assert await desk.accept("c", key("s2"), bounds=bounds, take=False) == Refused("server_full", 1)
+        assert await desk.accept("c", key("s2"), bounds=bounds, claim_next=False) == Refused("server_full", 1)
 
     @scenario
     async def test_bounds_hold_over_a_restart(self, desk: Desk) -> None:
         bounds = Bounds(per_session=2, total=3)
         for run_id, session in (("a", "s"), ("b", "s"), ("c", "s2")):
-            await desk.accept(run_id, key(session), take=False)
+            await desk.accept(run_id, key(session), claim_next=False)
         await desk.restart()
-        assert await desk.accept("d", bounds=bounds, take=False) == Refused("queue_full", 3)
-        assert await desk.accept("d", key("s2"), bounds=bounds, take=False) == Refused("server_full", 2)
+        assert await desk.accept("d", bounds=bounds, claim_next=False) == Refused("queue_full", 3)
+        assert await desk.accept("d", key("s2"), bounds=bounds, claim_next=False) == Refused("server_full", 2)
 
     # -- last attempts ---------------------------------------------------------------------------------
 
@@ -256,21 +256,21 @@ class LineContract(Contract):
         for session in ("a", "b", "c"):
             claim = await desk.start(session, key(session))
             await desk.release(claim.token, counted=True)
-        assert await desk.journal.take(key("a")) is Take.TAKEN
+        assert await desk.journal.claim_next(key("a")) is ClaimResult.CLAIMED
         last = await desk.claim(of="a")
         assert last.run.attempt == 2
-        assert await desk.journal.take(key("b")) is Take.BLOCKED
+        assert await desk.journal.claim_next(key("b")) is ClaimResult.BLOCKED
         assert (await desk.run("b")).position == 1
         first = await desk.start("d", key("d"))
-        assert await desk.release(first.token, counted=True, take=True, at=key("d")) is Take.BLOCKED
+        assert await desk.release(first.token, counted=True, claim_next=True, at=key("d")) is ClaimResult.BLOCKED
         await desk.accept("a2", key("a"))
-        assert await desk.settle(last, take=True) is Take.TAKEN
+        assert await desk.finish(last, claim_next=True) is ClaimResult.CLAIMED
         await desk.claim(of="a2")
-        assert await desk.journal.take(key("b")) is Take.TAKEN
+        assert await desk.journal.claim_next(key("b")) is ClaimResult.CLAIMED
         last = await desk.claim(of="b")
-        assert await desk.journal.take(key("c")) is Take.BLOCKED
-        assert await desk.release(last.token, counted=False) is Take.NOTHING
-        assert await desk.journal.take(key("c")) is Take.TAKEN
+        assert await desk.journal.claim_next(key("c")) is ClaimResult.BLOCKED
+        assert await desk.release(last.token, counted=False) is ClaimResult.NOTHING
+        assert await desk.journal.claim_next(key("c")) is ClaimResult.CLAIMED
         await desk.claim(of="c")
 
     @scenario
@@ -279,10 +279,10 @@ class LineContract(Contract):
         for session in ("a", "b"):
             claim = await desk.start(session, key(session))
             await desk.release(claim.token, counted=True)
-        assert await desk.journal.take(key("a")) is Take.TAKEN
+        assert await desk.journal.claim_next(key("a")) is ClaimResult.CLAIMED
         await desk.claim(of="a")
-        overtaking = await desk.start("b0", key("b"), lane=Lane.GIVEN_BACK - 1)
-        assert await desk.settle(overtaking, take=True) is Take.BLOCKED
+        overtaking = await desk.start("b0", key("b"), lane=Lane.REQUEUED - 1)
+        assert await desk.finish(overtaking, claim_next=True) is ClaimResult.BLOCKED
 
     @scenario
     async def test_a_last_attempt_that_a_crash_cut_off_still_counts_until_it_is_settled(self, desk: Desk) -> None:
@@ -290,12 +290,12 @@ class LineContract(Contract):
         for session in ("a", "b"):
             claim = await desk.start(session, key(session))
             await desk.release(claim.token, counted=True)
-        await desk.journal.take(key("a"))
+        await desk.journal.claim_next(key("a"))
         await desk.claim(of="a")
         (orphan,) = await desk.restart(max_attempts=2)
-        assert await desk.journal.take(key("b")) is Take.BLOCKED
-        await desk.settle(orphan)
-        assert await desk.journal.take(key("b")) is Take.TAKEN
+        assert await desk.journal.claim_next(key("b")) is ClaimResult.BLOCKED
+        await desk.finish(orphan)
+        assert await desk.journal.claim_next(key("b")) is ClaimResult.CLAIMED
         await desk.claim(of="b")
 
     @scenario
@@ -303,6 +303,6 @@ class LineContract(Contract):
         await desk.restart(max_attempts=1)
         await desk.start("a", key("s1"))
         await desk.start("b", key("s2"))
-        await desk.accept("c", key("s3"), take=False)
-        assert await desk.journal.take(key("s3")) is Take.TAKEN
+        await desk.accept("c", key("s3"), claim_next=False)
+        assert await desk.journal.claim_next(key("s3")) is ClaimResult.CLAIMED
         await desk.claim(of="c")

@@ -31,9 +31,9 @@ class ListsContract(Contract):
     async def test_the_runs_of_a_session_the_last_in_line_first(self, desk: Desk) -> None:
         """Then what executes, then what has ended, the latest end first; each as it is, but its input."""
         for run_id in ("e1", "e2", "e3"):
-            await desk.settle(await desk.start(run_id), done("hi", "ho"))
+            await desk.finish(await desk.start(run_id), done("hi", "ho"))
         claim = await desk.start("x", metadata={"k": 1})
-        await desk.accept("other", key("t"), take=False)
+        await desk.accept("other", key("t"), claim_next=False)
         for run_id in ("w1", "w2", "w3"):
             await desk.accept(run_id)
         await desk.accept("urgent", priority=1)
@@ -46,7 +46,7 @@ class ListsContract(Contract):
         runs = await self._listed(desk, 100)
         assert runs == [(await desk.run(run_id)).summary() for run_id in expected]
         assert [run.position for run in runs] == [4, 3, 2, 1, None, None, None, None, None]
-        await desk.settle(claim, hold=True)
+        await desk.finish(claim, hold=True)
         assert [run.run_id for run in await self._listed(desk, 2)] == [
             "w3", "w2", "w1", "urgent", "x", "gone", "e3", "e2", "e1"
         ]  # fmt: skip
@@ -58,7 +58,7 @@ class ListsContract(Contract):
     @scenario
     async def test_runs_that_were_forgotten_are_left_out(self, desk: Desk) -> None:
         for number in range(6):
-            await desk.settle(await desk.start(f"r{number}"), done("hi", "ho"))
+            await desk.finish(await desk.start(f"r{number}"), done("hi", "ho"))
             desk.clock.at += 1
         assert await desk.journal.prune(1_003.0, 10) == 3
         for limit in range(1, 8):
@@ -71,9 +71,9 @@ class ListsContract(Contract):
         ends = [1_000.0, 9_000.0, 2_000.0, 2_000.0, 2_000.0, 9_000.0, 1_000.0, 9_000.0, 1_000.0]
         for number, at in enumerate(ends):
             desk.clock.at = at
-            await desk.settle(await desk.start(f"r{number}"), done("hi", "ho"))
+            await desk.finish(await desk.start(f"r{number}"), done("hi", "ho"))
         assert await desk.journal.prune(5_000.0, 10) == 6
-        await desk.accept("w", take=False)
+        await desk.accept("w", claim_next=False)
         for limit in range(1, 8):
             assert [run.run_id for run in await self._listed(desk, limit)] == ["w", "r7", "r5", "r1"]
 
@@ -102,7 +102,7 @@ class ListsContract(Contract):
 
     @scenario
     async def test_a_cursor_that_is_none_is_refused(self, desk: Desk) -> None:
-        await desk.settle(await desk.start("a"))
+        await desk.finish(await desk.start("a"))
         for cursor in (
             "",
             "x",
@@ -125,10 +125,10 @@ class ListsContract(Contract):
     @scenario
     async def test_a_cursor_of_another_session_shows_nothing_of_it(self, desk: Desk) -> None:
         for number in range(4):
-            await desk.settle(await desk.start(f"o{number}", key("s", "other")))
+            await desk.finish(await desk.start(f"o{number}", key("s", "other")))
         page = await desk.journal.read(RunsQuery(key("s", "other"), None, 1))
         assert page.after is not None
-        await desk.settle(await desk.start("mine"))
+        await desk.finish(await desk.start("mine"))
         mine = await desk.journal.read(RunsQuery(key(), page.after))
         assert {run.run_id for run in mine.runs} <= {"mine"}
 
@@ -154,17 +154,17 @@ class ListsContract(Contract):
     async def test_the_runs_of_a_principal_are_listed_over_all_its_sessions_the_last_accepted_first(
         self, desk: Desk
     ) -> None:
-        await desk.settle(await desk.start("ended"), done("hi", "ho"))
+        await desk.finish(await desk.start("ended"), done("hi", "ho"))
         await desk.start("foreign", key("s", "other"))
         executing = await desk.start("executes", key("t"))
         for number in range(3):
             await desk.accept(f"w{number}", key("t"))
-        await desk.accept("foreign-waits", key("s", "other"), take=False)
+        await desk.accept("foreign-waits", key("s", "other"), claim_next=False)
         await desk.accept("first", key("t"), priority=1)
-        await desk.accept("gone", key("u"), take=False)
+        await desk.accept("gone", key("u"), claim_next=False)
         await desk.cancel("gone")
         held = await desk.start("held", key("v"))
-        await desk.settle(held, done("hi", "ho"), hold=True)
+        await desk.finish(held, done("hi", "ho"), hold=True)
         expected = {
             (): ["held", "gone", "first", "w2", "w1", "w0", "executes", "ended"],
             (RunStatus.QUEUED,): ["first", "w2", "w1", "w0"],
@@ -185,16 +185,16 @@ class ListsContract(Contract):
         assert [run.position for run in listed] == [None, None, 1, 4, 3, 2, None, None]
         for most_bytes in (0, 100, 1_000):
             assert await self._of(desk, 100, most_bytes=most_bytes) == listed
-        await desk.settle(executing)
+        await desk.finish(executing)
 
     @scenario
     async def test_a_page_of_a_principals_runs_goes_on_where_the_one_before_ended(self, desk: Desk) -> None:
         """Although runs have been accepted and ended meanwhile."""
         for name in ("a", "b", "c"):
-            await desk.settle(await desk.start(name))
+            await desk.finish(await desk.start(name))
         page = await desk.journal.read(RunsOfQuery(key().principal, limit=1))
         assert [run.run_id for run in page.runs] == ["c"]
-        await desk.settle(await desk.start("d"))
+        await desk.finish(await desk.start("d"))
         page = await desk.journal.read(RunsOfQuery(key().principal, cursor=page.after))
         assert [run.run_id for run in page.runs] == ["b", "a"]
         for cursor in ("", "x", "-1", "1.2", "9" * 30):
@@ -207,8 +207,8 @@ class ListsContract(Contract):
     async def test_the_sessions_of_a_principal_in_the_order_of_their_ids(self, desk: Desk) -> None:
         names = ["b", "a", "C", "ab", "a.b", "z"]
         for name in names:
-            await desk.settle(await desk.start(f"r{name}", key(name)))
-        await desk.settle(await desk.start("x", key("a", "other")))
+            await desk.finish(await desk.start(f"r{name}", key(name)))
+        await desk.finish(await desk.start("x", key("a", "other")))
         for limit in range(1, 8):
             found: list[str] = []
             after = None
@@ -227,7 +227,7 @@ class ListsContract(Contract):
         await desk.accept("b")
         seen = SessionView(key=key(), messages=0, waiting=1, claimed=claim.run.run_id, held=False)
         assert await desk.journal.read(SessionQuery(key())) == seen
-        await desk.settle(claim, done("hi", "ho"), hold=True)
+        await desk.finish(claim, done("hi", "ho"), hold=True)
         seen = SessionView(key=key(), messages=2, waiting=1, claimed=claim.run.run_id, held=True)
         assert await desk.journal.read(SessionQuery(key())) == seen
         assert (await desk.journal.read(SessionsQuery(Principal("anonymous")))).sessions == [seen]
@@ -239,7 +239,7 @@ class ListsContract(Contract):
     @scenario
     async def test_history_tells_which_messages_were_discarded(self, desk: Desk) -> None:
         for number, discarded in enumerate((False, True, False)):
-            await desk.settle(await desk.start(f"r{number}"), done("hi", "ho", discarded=discarded))
+            await desk.finish(await desk.start(f"r{number}"), done("hi", "ho", discarded=discarded))
         page = await desk.journal.read(HistoryQuery(key(), discarded=True))
         assert (page.messages, page.discarded) == (said("hi", "ho") * 3, [2, 3])
         page = await desk.journal.read(HistoryQuery(key(), before=5, limit=3, discarded=True))

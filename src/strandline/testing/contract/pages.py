@@ -14,6 +14,7 @@ from strandline.journal.port import (
 )
 from strandline.model import (
     ANONYMOUS,
+    Completion,
     InputRequest,
     Message,
     Outcome,
@@ -22,7 +23,6 @@ from strandline.model import (
     RunStatus,
     RunSummary,
     SessionKey,
-    Settlement,
 )
 from strandline.testing.contract.scenario import Contract, scenario
 from strandline.testing.desk import Desk, key, said
@@ -165,15 +165,15 @@ async def _asking(desk: Desk) -> dict[SessionKey, int]:
         claim, reason = await desk.start(f"{at.principal}-{at.session_id}", at), reasons[at.session_id]
         sizes[at] = 0
         if reason is None:
-            await desk.settle(claim)
+            await desk.finish(claim)
             continue
         requests = [InputRequest("i1", "approval", reason)]
         use: Message = {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t1", "name": "pay", "input": {}}}]}
         question = Question(requests=requests, message=use, results={}, state={})
         outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=requests)
-        await desk.settle(
+        await desk.finish(
             claim,
-            Settlement(outcome=outcome, messages=[*said("go"), use], question=question, answer_within_s=900.0),
+            Completion(outcome=outcome, messages=[*said("go"), use], question=question, answer_within_s=900.0),
         )
         sizes[at] = len(encode_messages(question))
     return dict(sorted(sizes.items()))
@@ -192,7 +192,7 @@ async def _listed(desk: Desk) -> None:
     for number, size in enumerate((5_000, 0, 300)):
         claim = await desk.start(f"e{number}", input=LARGE_INPUT)
         outcome = Outcome(status=RunStatus.SUCCEEDED, output="o" * size)
-        await desk.settle(claim, Settlement(outcome=outcome, messages=said("hi", "ho")))
+        await desk.finish(claim, Completion(outcome=outcome, messages=said("hi", "ho")))
     await desk.start("x", input=LARGE_INPUT, metadata={"k": "m" * 200})
     await desk.accept("w0", input=LARGE_INPUT, metadata={"k": "m" * 100})
     await desk.accept("w1", input=LARGE_INPUT, metadata={"k": "ü" * 30})
@@ -219,6 +219,6 @@ async def _mixed(desk: Desk) -> tuple[list[Message], list[int]]:
         discarded = "hidden" in str(messages)
         outcome = Outcome(status=RunStatus.FAILED if discarded else RunStatus.SUCCEEDED)
         claim = await desk.start(f"r{number}")
-        await desk.settle(claim, Settlement(outcome=outcome, messages=messages, discarded=discarded))
+        await desk.finish(claim, Completion(outcome=outcome, messages=messages, discarded=discarded))
     every = [message for messages in left for message in messages]
     return every, [len(encode_messages(message)) for message in every]

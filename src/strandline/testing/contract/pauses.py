@@ -10,6 +10,7 @@ from strandline.journal.port import (
     Busy,
     ChangeAnswer,
     Changed,
+    ClaimResult,
     Delete,
     Ended,
     Move,
@@ -17,7 +18,6 @@ from strandline.journal.port import (
     Refused,
     Resume,
     SessionQuery,
-    Take,
 )
 from strandline.model import ANONYMOUS, IfBusy, Lane, Principal, RunId, SessionKey
 from strandline.testing.contract.scenario import Contract, scenario
@@ -63,49 +63,49 @@ class PausesContract(Contract):
         session = await desk.journal.read(SessionQuery(key()))
         assert session is not None
         assert session.paused
-        assert await desk.settle(claim, done("hi", "ho"), take=True) is Take.NOTHING
+        assert await desk.finish(claim, done("hi", "ho"), claim_next=True) is ClaimResult.NOTHING
         assert await desk.accept("c") == Accepted(2)
         interrupt = await desk.accept("i", lane=Lane.FRONT, if_busy=IfBusy.INTERRUPT)
         assert interrupt == Accepted(1)
         assert desk.journal.sessions.is_paused(key())
         assert await desk.accept("r", if_busy=IfBusy.REJECT) == Refused("session_busy", 4)
-        assert await desk.journal.take(key()) is Take.NOTHING
+        assert await desk.journal.claim_next(key()) is ClaimResult.NOTHING
         assert await desk.waiting() == ["b", "c", "i"]
         assert await resume(desk) == YES
         session = await desk.journal.read(SessionQuery(key()))
         assert session is not None
         assert not session.paused
         assert not desk.journal.sessions.is_paused(key())
-        assert await desk.journal.take(key()) is Take.TAKEN
+        assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
         assert await desk.drain(await desk.claim(of="i")) == ["i", "b", "c"]
 
     @scenario
     async def test_a_paused_session_is_busy_although_nothing_waits_or_executes_in_it(self, desk: Desk) -> None:
-        await desk.settle(await desk.start("a"), done("hi", "ho"))
+        await desk.finish(await desk.start("a"), done("hi", "ho"))
         assert await pause(desk) == YES
         assert await desk.accept("r", if_busy=IfBusy.REJECT) == Refused("session_busy", 1)
         assert await resume(desk) == YES
-        assert await desk.accept("r", if_busy=IfBusy.REJECT, take=False) == Accepted(1), "nothing goes on there"
+        assert await desk.accept("r", if_busy=IfBusy.REJECT, claim_next=False) == Accepted(1), "nothing goes on there"
 
     @scenario
     async def test_a_pause_outlives_the_process(self, desk: Desk) -> None:
         """Also that of a session in which nothing waits."""
         for name in ("s", "idle"):
-            await desk.settle(await desk.start(f"a-{name}", key(name)))
+            await desk.finish(await desk.start(f"a-{name}", key(name)))
             await pause(desk, key(name))
         await desk.accept("b")
         await desk.restart()
         for name, position in (("s", 2), ("idle", 1)):
-            assert await desk.journal.take(key(name)) is Take.NOTHING
+            assert await desk.journal.claim_next(key(name)) is ClaimResult.NOTHING
             assert await desk.accept(f"c-{name}", key(name)) == Accepted(position)
             assert desk.journal.sessions.is_paused(key(name))
         await resume(desk)
-        assert await desk.journal.take(key()) is Take.TAKEN
+        assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
         assert await desk.drain(await desk.claim(of="b")) == ["b", "c-s"]
 
     @scenario
     async def test_other_sessions_go_on(self, desk: Desk) -> None:
-        await desk.accept("a", take=False)
+        await desk.accept("a", claim_next=False)
         await pause(desk)
         for at in (key("t"), key("s", "other")):
             assert await desk.drain(await desk.start(f"b-{at.principal}-{at.session_id}", at))
@@ -115,23 +115,23 @@ class PausesContract(Contract):
         claim = await desk.start("a")
         await desk.accept("b")
         await pause(desk)
-        assert await desk.release(claim.token, counted=True, take=True) is Take.NOTHING
+        assert await desk.release(claim.token, counted=True, claim_next=True) is ClaimResult.NOTHING
         assert [*(await desk.cancel_all()).ended] == ["a", "b"]  # type: ignore[union-attr]
         assert await desk.journal.change(Delete(key())) == YES
         assert await desk.accept("c") == Accepted(0), "a session that is forgotten is not paused any more"
-        await desk.settle(await desk.claim(of="c"))
+        await desk.finish(await desk.claim(of="c"))
 
     @scenario
     async def test_an_unknown_session_is_neither_paused_nor_resumed(self, desk: Desk) -> None:
-        await desk.settle(await desk.start("a", key("s", "other")))
+        await desk.finish(await desk.start("a", key("s", "other")))
         for change in (pause, resume):
             assert await change(desk) == Changed(existed=False)
         assert await desk.accept("b") == Accepted(0)
-        await desk.settle(await desk.claim(of="b"))
+        await desk.finish(await desk.claim(of="b"))
 
     @scenario
     async def test_a_session_can_be_paused_and_resumed_again_and_again(self, desk: Desk) -> None:
-        await desk.accept("a", take=False, queue_deadline=1_100.0)
+        await desk.accept("a", claim_next=False, queue_deadline=1_100.0)
         for _ in range(2):
             assert await resume(desk) == YES
         for _ in range(2):
@@ -141,15 +141,15 @@ class PausesContract(Contract):
             assert await resume(desk) == YES
             desk.clock.at += 5
         assert await deadline(desk, "a") == 1_110.0
-        assert await desk.journal.take(key()) is Take.TAKEN
-        await desk.settle(await desk.claim(of="a"))
+        assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
+        await desk.finish(await desk.claim(of="a"))
 
     # -- time that stands still -----------------------------------------------------------------------
 
     @scenario
     async def test_queue_deadlines_move_on_by_the_time_that_a_pause_stood(self, desk: Desk) -> None:
-        await desk.accept("a", take=False, queue_deadline=1_100.0)
-        await desk.accept("other", key("t"), take=False, queue_deadline=1_100.0)
+        await desk.accept("a", claim_next=False, queue_deadline=1_100.0)
+        await desk.accept("other", key("t"), claim_next=False, queue_deadline=1_100.0)
         desk.clock.at = 1_010
         await pause(desk)
         desk.clock.at = 1_015
@@ -171,14 +171,14 @@ class PausesContract(Contract):
         for at, step in steps:
             desk.clock.at = at
             if step == "hold":
-                await desk.settle(claim, hold=True)
+                await desk.finish(claim, hold=True)
             elif step == "release":
-                assert await desk.release(claim.token, counted=True) is Take.NOTHING
+                assert await desk.release(claim.token, counted=True) is ClaimResult.NOTHING
             elif step == "restart":
                 await desk.restart()
             else:
                 await (pause(desk) if step == "pause" else resume(desk))
-        assert await desk.journal.take(key()) is Take.TAKEN
+        assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
         return (await desk.claim(of="w")).run.queue_deadline - 5_000.0  # type: ignore[operator]
 
     @scenario
@@ -287,35 +287,37 @@ class PausesContract(Contract):
         assert await move(desk, "b", 1) == Ended()
         assert await move(desk, "none", 1) == Changed(existed=False)
         assert await move(desk, "a", 1, "other") == Changed(existed=False)
-        assert await desk.journal.take(key()) is Take.TAKEN
+        assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
         claim = await desk.claim(of="a")
-        await desk.settle(claim, hold=True)
+        await desk.finish(claim, hold=True)
         assert await move(desk, "a") == Ended()
 
     @scenario
     async def test_of_a_move_and_a_take_the_first_wins(self, desk: Desk) -> None:
         for run_id in ("a", "b"):
-            await desk.accept(run_id, take=False)
-        answers: list[object] = [*await asyncio.gather(desk.journal.take(key()), move(desk, "a"), move(desk, "b"))]
-        assert answers == [Take.TAKEN, Busy(), YES]
-        await desk.settle(await desk.claim(of="a"))
+            await desk.accept(run_id, claim_next=False)
+        answers: list[object] = [
+            *await asyncio.gather(desk.journal.claim_next(key()), move(desk, "a"), move(desk, "b"))
+        ]
+        assert answers == [ClaimResult.CLAIMED, Busy(), YES]
+        await desk.finish(await desk.claim(of="a"))
         for run_id in ("c", "d"):
-            await desk.accept(run_id, take=False)
-        answers = [*await asyncio.gather(move(desk, "d", 1), desk.journal.take(key()), move(desk, "b", 5))]
-        assert answers == [YES, Take.TAKEN, Busy()]
+            await desk.accept(run_id, claim_next=False)
+        answers = [*await asyncio.gather(move(desk, "d", 1), desk.journal.claim_next(key()), move(desk, "b", 5))]
+        assert answers == [YES, ClaimResult.CLAIMED, Busy()]
         assert await desk.drain(await desk.claim(of="b")) == ["b", "d", "c"]
 
     @scenario
     async def test_a_moved_run_is_none_the_worse(self, desk: Desk) -> None:
         """All that it was asked with is read as before, when it is given back and taken again too."""
-        await desk.accept("a", take=False, metadata={"k": 1}, timeout_s=9.0, priority=4)
+        await desk.accept("a", claim_next=False, metadata={"k": 1}, timeout_s=9.0, priority=4)
         await move(desk, "a", 2)
         await move(desk, "a")
         await desk.restart()
-        assert await desk.journal.take(key()) is Take.TAKEN
+        assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
         claim = await desk.claim(of="a")
         assert (claim.run.metadata, claim.run.timeout_s, claim.run.priority) == ({"k": 1}, 9.0, 2)
-        await desk.release(claim.token, counted=True, take=True)
+        await desk.release(claim.token, counted=True, claim_next=True)
         claim = await desk.claim(of="a")
-        assert (claim.run.lane, claim.run.input) == (Lane.GIVEN_BACK, "ask a")
-        await desk.settle(claim, done("hi", "ho"))
+        assert (claim.run.lane, claim.run.input) == (Lane.REQUEUED, "ask a")
+        await desk.finish(claim, done("hi", "ho"))

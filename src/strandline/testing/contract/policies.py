@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from strandline.errors import CancelRequested
-from strandline.journal.port import AcceptAnswer, Accepted, Attached, Bounds, Refused, Stopped, Take
-from strandline.model import IfBusy, Keyed, Lane, Outcome, RoundStarted, RunId, RunStatus, Settlement
+from strandline.journal.port import AcceptAnswer, Accepted, Attached, Bounds, ClaimResult, Refused, Stopped
+from strandline.model import Completion, IfBusy, Keyed, Lane, Outcome, RoundStarted, RunId, RunStatus
 from strandline.testing.contract.scenario import Contract, scenario
 from strandline.testing.desk import Desk, done, said
 
@@ -22,9 +22,9 @@ def stopped(*run_ids: str) -> Stopped:
     return Stopped(ended={}, asked=[RunId(run_id) for run_id in run_ids])
 
 
-def as_cancelled(*texts: str, discarded: bool = False) -> Settlement:
+def as_cancelled(*texts: str, discarded: bool = False) -> Completion:
     """Return what a run leaves that was cancelled."""
-    return Settlement(outcome=CANCELLED, messages=said(*texts), discarded=discarded)
+    return Completion(outcome=CANCELLED, messages=said(*texts), discarded=discarded)
 
 
 class PoliciesContract(Contract):
@@ -44,13 +44,13 @@ class PoliciesContract(Contract):
         assert claim.run.if_busy is IfBusy.REJECT
         assert await desk.accept("b", if_busy=IfBusy.REJECT) == Refused("session_busy", 1)
         await desk.accept("c")
-        await desk.settle(claim, hold=True)
+        await desk.finish(claim, hold=True)
         assert await desk.accept("b", if_busy=IfBusy.REJECT) == Refused("session_busy", 2)
         await desk.release(claim.token, counted=True)
         assert await desk.accept("b", if_busy=IfBusy.REJECT) == Refused("session_busy", 2)
         assert await desk.cancel("c") == Stopped(ended={RunId("c"): CANCELLED}, asked=[])
         assert not await desk.exists("b")
-        assert await desk.accept("b", if_busy=IfBusy.REJECT, take=False) == Accepted(1), "nothing goes on there"
+        assert await desk.accept("b", if_busy=IfBusy.REJECT, claim_next=False) == Accepted(1), "nothing goes on there"
         assert (await desk.run("b")).if_busy is IfBusy.REJECT
 
     # -- interrupt and rollback -----------------------------------------------------------------------
@@ -65,8 +65,8 @@ class PoliciesContract(Contract):
         run = await desk.run("i")
         assert (run.if_busy, run.position, run.priority) == (IfBusy.INTERRUPT, 1, 5)
         with pytest.raises(CancelRequested):
-            await desk.settle(claim, done("hi", "ho"))
-        assert await desk.settle(claim, as_cancelled("hi", "ho"), take=True) is Take.TAKEN
+            await desk.finish(claim, done("hi", "ho"))
+        assert await desk.finish(claim, as_cancelled("hi", "ho"), claim_next=True) is ClaimResult.CLAIMED
         assert await desk.history() == said("hi", "ho")
         assert await desk.drain(await desk.claim(of="i")) == ["i", "b"]
 
@@ -79,13 +79,15 @@ class PoliciesContract(Contract):
         assert (orphan.run.cancel_requested, orphan.run.discard) == (True, True)
         for wrong in (done("hi", "ho"), as_cancelled("hi", "ho")):
             with pytest.raises(CancelRequested) as raised:
-                await desk.settle(orphan, wrong)
+                await desk.finish(orphan, wrong)
             assert raised.value.discard
         assert claim.token != orphan.token
-        assert await desk.settle(orphan, as_cancelled("hi", "ho", discarded=True), take=True) is Take.TAKEN
+        assert (
+            await desk.finish(orphan, as_cancelled("hi", "ho", discarded=True), claim_next=True) is ClaimResult.CLAIMED
+        )
         assert (await desk.history(), await desk.history(discarded=True)) == ([], said("hi", "ho"))
         assert (await desk.run("a")).discarded
-        await desk.settle(await desk.claim(of="i"))
+        await desk.finish(await desk.claim(of="i"))
 
     @scenario
     async def test_interrupts_start_in_the_order_in_which_they_were_accepted(self, desk: Desk) -> None:
@@ -94,38 +96,38 @@ class PoliciesContract(Contract):
         assert await self._interrupt(desk, "i1", priority=5) == Accepted(1, stopped("a"))
         assert await self._interrupt(desk, "i2", priority=1) == Accepted(2, stopped("a"))
         assert await self._interrupt(desk, "i3", IfBusy.ROLLBACK) == Accepted(3, stopped("a"))
-        await desk.settle(claim, as_cancelled("hi", "ho", discarded=True), take=True)
+        await desk.finish(claim, as_cancelled("hi", "ho", discarded=True), claim_next=True)
         claim = await desk.claim(of="i1")
         assert await self._interrupt(desk, "i4") == Accepted(3, stopped("i1")), "an interrupt can be interrupted"
-        assert await desk.settle(claim, as_cancelled("hi", "ho"), take=True) is Take.TAKEN
+        assert await desk.finish(claim, as_cancelled("hi", "ho"), claim_next=True) is ClaimResult.CLAIMED
         assert await desk.drain(await desk.claim(of="i2")) == ["i2", "i3", "i4", "b"]
 
     @scenario
     async def test_an_interrupt_of_a_free_session_is_taken_at_once(self, desk: Desk) -> None:
         for number, if_busy in enumerate(BOTH):
             assert await self._interrupt(desk, f"i{number}", if_busy) == Accepted(0)
-            await desk.settle(await desk.claim(of=f"i{number}"), done("hi", "ho"))
+            await desk.finish(await desk.claim(of=f"i{number}"), done("hi", "ho"))
         assert len(await desk.history()) == 4
 
     @scenario
     async def test_a_run_that_has_ended_is_not_touched(self, desk: Desk) -> None:
         """Held or not: it has succeeded, and stays so."""
         claim = await desk.start("a")
-        await desk.settle(claim, done("hi", "ho"), hold=True)
+        await desk.finish(claim, done("hi", "ho"), hold=True)
         assert await self._interrupt(desk, "i", IfBusy.ROLLBACK) == Accepted(1)
         run = await desk.run("a")
         assert (run.status, run.discarded, run.cancel_requested) == (RunStatus.SUCCEEDED, False, False)
         assert await desk.history() == said("hi", "ho")
-        await desk.release(claim.token, counted=True, take=True)
-        await desk.settle(await desk.claim(of="i"))
+        await desk.release(claim.token, counted=True, claim_next=True)
+        await desk.finish(await desk.claim(of="i"))
 
     @scenario
     async def test_what_was_given_back_has_begun_and_is_cancelled_too(self, desk: Desk) -> None:
         for number, if_busy in enumerate(BOTH):
             claim = await desk.start(f"a{number}")
-            await desk.journal.stage(claim.token, RoundStarted(said(f"ask {number}", "half")))
+            await desk.journal.checkpoint(claim.token, RoundStarted(said(f"ask {number}", "half")))
             await desk.release(claim.token, counted=True)
-            await desk.accept(f"b{number}", take=False)
+            await desk.accept(f"b{number}", claim_next=False)
             answer = await self._interrupt(desk, f"i{number}", if_busy)
             assert isinstance(answer, Accepted)
             assert answer.position == 0
@@ -155,7 +157,7 @@ class PoliciesContract(Contract):
     async def test_what_it_cancels_makes_room_for_it(self, desk: Desk) -> None:
         claim = await desk.start("a")
         await desk.release(claim.token, counted=True)
-        assert (await self._interrupt(desk, "i", bounds=Bounds(1, 1), take=False)) == Accepted(
+        assert (await self._interrupt(desk, "i", bounds=Bounds(1, 1), claim_next=False)) == Accepted(
             1, Stopped(ended={RunId("a"): CANCELLED}, asked=[])
         )
         assert await desk.waiting() == ["i"]
@@ -165,19 +167,19 @@ class PoliciesContract(Contract):
         claim = await desk.start("a")
         keyed = Keyed("k", b"x" * 32, 0.0)
         assert await self._interrupt(desk, "i", keyed=keyed) == Accepted(1, stopped("a"))
-        await desk.settle(claim, as_cancelled("hi", "ho"), take=True)
+        await desk.finish(claim, as_cancelled("hi", "ho"), claim_next=True)
         claim = await desk.claim(of="i")
         assert await self._interrupt(desk, "again", keyed=keyed) == Attached(RunId("i"))
         assert not (await desk.run("i")).cancel_requested
-        await desk.settle(claim, done("hi", "ho"))
+        await desk.finish(claim, done("hi", "ho"))
 
     @scenario
     async def test_of_an_interrupt_and_an_end_the_first_wins(self, desk: Desk) -> None:
         first = await desk.start("a")
         taken, answer = await asyncio.gather(
-            desk.settle(first, done("hi", "ho"), take=True), self._interrupt(desk, "i", IfBusy.ROLLBACK)
+            desk.finish(first, done("hi", "ho"), claim_next=True), self._interrupt(desk, "i", IfBusy.ROLLBACK)
         )
-        assert (taken, answer) == (Take.NOTHING, Accepted(0))
+        assert (taken, answer) == (ClaimResult.NOTHING, Accepted(0))
         assert (await desk.run("a")).status is RunStatus.SUCCEEDED
-        await desk.settle(await desk.claim(of="i"), done("hi", "ho"))
+        await desk.finish(await desk.claim(of="i"), done("hi", "ho"))
         assert len(await desk.history()) == 4

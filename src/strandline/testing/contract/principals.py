@@ -9,6 +9,7 @@ from strandline.journal.port import (
     Attached,
     Bounds,
     Changed,
+    ClaimResult,
     Delete,
     HistoryQuery,
     Refused,
@@ -16,9 +17,8 @@ from strandline.journal.port import (
     SessionsQuery,
     Stored,
     StoredQuery,
-    Take,
 )
-from strandline.model import IfBusy, Keyed, Message, Outcome, RunId, RunStatus, SessionId, SessionKey, Settlement
+from strandline.model import Completion, IfBusy, Keyed, Message, Outcome, RunId, RunStatus, SessionId, SessionKey
 from strandline.testing.contract.scenario import Contract, scenario
 from strandline.testing.desk import Desk, done, key
 
@@ -32,16 +32,16 @@ class PrincipalsContract(Contract):
 
     @scenario
     async def test_a_principal_whose_queues_are_full_together_is_refused_and_another_is_not(self, desk: Desk) -> None:
-        await desk.accept("a", ADA, bounds=TWO, take=False)
-        await desk.accept("b", ADAS_OTHER, bounds=TWO, take=False)
-        assert await desk.accept("c", ADA, bounds=TWO, take=False) == Refused("principal_full", 2)
-        assert await desk.accept("d", key("new", "ada"), bounds=TWO, take=False) == Refused("principal_full", 1)
+        await desk.accept("a", ADA, bounds=TWO, claim_next=False)
+        await desk.accept("b", ADAS_OTHER, bounds=TWO, claim_next=False)
+        assert await desk.accept("c", ADA, bounds=TWO, claim_next=False) == Refused("principal_full", 2)
+        assert await desk.accept("d", key("new", "ada"), bounds=TWO, claim_next=False) == Refused("principal_full", 1)
         assert not await desk.exists("c", "ada")
         assert await desk.journal.read(SessionQuery(key("new", "ada"))) is None, "nothing is kept of a refusal"
-        assert await desk.accept("e", BOB, bounds=TWO, take=False) == Accepted(1)
-        assert await desk.accept("f", BOBS_OTHER, bounds=TWO, take=False) == Accepted(1)
-        assert await desk.accept("g", key("s", "eve"), bounds=TWO, take=False) == Refused("server_full", 1)
-        assert await desk.accept("h", ADA, bounds=replace(TWO, per_principal=None), take=False) == Refused(
+        assert await desk.accept("e", BOB, bounds=TWO, claim_next=False) == Accepted(1)
+        assert await desk.accept("f", BOBS_OTHER, bounds=TWO, claim_next=False) == Accepted(1)
+        assert await desk.accept("g", key("s", "eve"), bounds=TWO, claim_next=False) == Refused("server_full", 1)
+        assert await desk.accept("h", ADA, bounds=replace(TWO, per_principal=None), claim_next=False) == Refused(
             "server_full", 2
         )
 
@@ -59,24 +59,24 @@ class PrincipalsContract(Contract):
         one = Bounds(per_session=9, total=9, per_principal=1)
         claim = await desk.start("a", ADA)
         assert await desk.accept("b", ADA, bounds=one) == Accepted(1)
-        assert await desk.accept("x", ADAS_OTHER, bounds=one, take=False) == Refused("principal_full", 1)
+        assert await desk.accept("x", ADAS_OTHER, bounds=one, claim_next=False) == Refused("principal_full", 1)
         await desk.cancel("b", "ada")
         assert await desk.accept("c", ADA, bounds=one) == Accepted(1)
-        assert await desk.settle(claim, take=True) is Take.TAKEN
+        assert await desk.finish(claim, claim_next=True) is ClaimResult.CLAIMED
         claim = await desk.claim(of="c")
-        assert await desk.accept("d", ADAS_OTHER, bounds=one, take=False) == Accepted(1)
+        assert await desk.accept("d", ADAS_OTHER, bounds=one, claim_next=False) == Accepted(1)
         await desk.release(claim.token, counted=True)
-        assert await desk.accept("y", ADA, bounds=one, take=False) == Refused("principal_full", 2)
+        assert await desk.accept("y", ADA, bounds=one, claim_next=False) == Refused("principal_full", 2)
         # What was given back and is interrupted makes room for what interrupts it, as in its own queue.
         two = Bounds(per_session=9, total=9, per_principal=2)
-        assert isinstance(await desk.accept("i", ADA, bounds=two, take=False, if_busy=IfBusy.INTERRUPT), Accepted)
+        assert isinstance(await desk.accept("i", ADA, bounds=two, claim_next=False, if_busy=IfBusy.INTERRUPT), Accepted)
 
     @scenario
     async def test_that_bound_holds_over_a_restart(self, desk: Desk) -> None:
-        await desk.accept("a", ADA, bounds=TWO, take=False)
-        await desk.accept("b", ADAS_OTHER, bounds=TWO, take=False)
+        await desk.accept("a", ADA, bounds=TWO, claim_next=False)
+        await desk.accept("b", ADAS_OTHER, bounds=TWO, claim_next=False)
         await desk.restart()
-        assert await desk.accept("c", ADA, bounds=TWO, take=False) == Refused("principal_full", 2)
+        assert await desk.accept("c", ADA, bounds=TWO, claim_next=False) == Refused("principal_full", 2)
 
     @scenario
     async def test_the_same_key_of_another_principal_is_another_run(self, desk: Desk) -> None:
@@ -88,8 +88,8 @@ class PrincipalsContract(Contract):
     async def test_the_sessions_of_all_principals_in_order_page_by_page(self, desk: Desk) -> None:
         keys = [ADA, ADAS_OTHER, key("a", "bob"), BOB, key("s", "carol")]
         for number, each in enumerate(reversed(keys)):
-            await desk.settle(await desk.start(f"r{number}", each), done("hi", "ho"))
-        await desk.accept("w", BOB, take=False)
+            await desk.finish(await desk.start(f"r{number}", each), done("hi", "ho"))
+        await desk.accept("w", BOB, claim_next=False)
         for limit in range(1, 7):
             found: list[SessionKey] = []
             after: SessionKey | None = None
@@ -113,7 +113,7 @@ class PrincipalsContract(Contract):
     @scenario
     async def test_nothing_that_is_done_for_one_principal_touches_the_session_of_another(self, desk: Desk) -> None:
         for run_id, each in (("a", ADA), ("b", BOB)):
-            await desk.settle(await desk.start(run_id, each), done(f"of {run_id}"))
+            await desk.finish(await desk.start(run_id, each), done(f"of {run_id}"))
         assert await desk.journal.change(Delete(ADA)) == Changed(existed=True)
         assert (await desk.journal.read(HistoryQuery(ADA))).messages == []
         kept = await desk.journal.read(HistoryQuery(BOB))
@@ -130,7 +130,7 @@ class PrincipalsContract(Contract):
         async def fits(most: int) -> bool:
             """Tell whether a run of some bytes fits; it is refused in any case, as no run may wait."""
             bounds = Bounds(0, 0, stored_bytes=most)
-            answer = await desk.accept("probe", key("probe", "ada"), bounds=bounds, take=False, input="x" * size)
+            answer = await desk.accept("probe", key("probe", "ada"), bounds=bounds, claim_next=False, input="x" * size)
             assert isinstance(answer, Refused)
             return answer.reason != "storage_full"
 
@@ -151,8 +151,8 @@ class PrincipalsContract(Contract):
         with_input = await kept()
         assert 5_000 <= with_input - nothing < 5_200
         said: list[Message] = [{"role": "assistant", "content": [{"text": "z" * 7_000}]}]
-        settlement = Settlement(outcome=Outcome(status=RunStatus.SUCCEEDED), messages=said, state={"s": "t" * 3_000})
-        await desk.settle(await desk.claim(of="a"), settlement)
+        completion = Completion(outcome=Outcome(status=RunStatus.SUCCEEDED), messages=said, state={"s": "t" * 3_000})
+        await desk.finish(await desk.claim(of="a"), completion)
         whole = await kept()
         assert 10_000 <= whole - with_input < 10_400
         for _ in range(2):
@@ -160,7 +160,7 @@ class PrincipalsContract(Contract):
             await desk.restart()
         full = Bounds(10, 10, stored_bytes=1)
         assert await desk.accept("b", key("new", "bob"), bounds=Bounds(9, 9, stored_bytes=2_000)) == Accepted(0)
-        await desk.settle(await desk.claim(of="b"))
+        await desk.finish(await desk.claim(of="b"))
         assert await desk.accept("c", ADA, bounds=full) == Refused("storage_full", 1)
         assert await desk.accept("c", ADA, bounds=full, keyed=keyed) == Attached(RunId("a")), "it is known already"
         assert not await desk.exists("c")
@@ -174,7 +174,7 @@ class PrincipalsContract(Contract):
     async def test_how_much_is_kept_is_told_for_all_and_for_the_one_that_has_most(self, desk: Desk) -> None:
         assert await desk.journal.read(StoredQuery()) == Stored(0, 0)
         for n, (each, size) in enumerate(((ADA, 3_000), (BOB, 5_000), (ADAS_OTHER, 4_000))):
-            await desk.settle(await desk.start(f"r{n}", each, input="x" * size))
+            await desk.finish(await desk.start(f"r{n}", each, input="x" * size))
         for _ in range(2):
             found = await desk.journal.read(StoredQuery())
             assert 12_000 <= found.total < 12_300

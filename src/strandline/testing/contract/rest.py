@@ -3,7 +3,7 @@
 # ruff: noqa: D102 (a test's name is its claim)
 
 from strandline.journal.port import Busy, Changed, Delete, Pause, RestingQuery, Resume, SessionQuery
-from strandline.model import InputRequest, Keyed, Message, Outcome, Question, RunStatus, SessionKey, Settlement
+from strandline.model import Completion, InputRequest, Keyed, Message, Outcome, Question, RunStatus, SessionKey
 from strandline.testing.contract.scenario import Contract, scenario
 from strandline.testing.desk import Desk, done, key, said
 
@@ -27,9 +27,9 @@ async def resting(desk: Desk, before: float, limit: int = 100) -> list[SessionKe
 async def ends_asking(desk: Desk, run_id: str, at: SessionKey) -> None:
     """Have a run end with a question."""
     question = Question(requests=[InputRequest(id="i", name="ask", reason="sure?")], message=OPEN, results={}, state={})
-    await desk.settle(
+    await desk.finish(
         await desk.start(run_id, at),
-        Settlement(
+        Completion(
             outcome=Outcome(status=RunStatus.NEEDS_INPUT),
             messages=[*said("go"), OPEN],
             question=question,
@@ -45,9 +45,9 @@ class RestContract(Contract):
     async def test_sessions_rest_since_their_last_run_ended_also_after_a_restart(self, desk: Desk) -> None:
         keys = [key(f"s{n}", f"p{n % 2}") for n in range(5)]
         for n, each in enumerate(keys):
-            await desk.settle(await desk.start(f"r{n}", each), done("hi", "ho"))
+            await desk.finish(await desk.start(f"r{n}", each), done("hi", "ho"))
             desk.clock.at += 10
-        await desk.settle(await desk.start("again", keys[1]), done("hi", "ho"))
+        await desk.finish(await desk.start("again", keys[1]), done("hi", "ho"))
         for _ in range(2):
             assert await resting(desk, 1_000.0) == []
             for limit in (1, 2, 100):
@@ -59,7 +59,7 @@ class RestContract(Contract):
         assert await desk.journal.change(Delete(keys[2], 1_031.0)) == Changed(existed=False)
         assert await desk.journal.read(SessionQuery(keys[2])) is None
         assert sorted(await resting(desk, 1_031.0)) == sorted([keys[0], keys[3]])
-        await desk.settle(await desk.start("anew", keys[2]), done("hi", "ho"))
+        await desk.finish(await desk.start("anew", keys[2]), done("hi", "ho"))
         assert sorted(await resting(desk, 1_031.0)) == sorted([keys[0], keys[3]]), "one of its name begins anew"
 
     @scenario
@@ -67,15 +67,15 @@ class RestContract(Contract):
         names = ("waits", "executes", "held", "paused", "asks", "answered", "rests", "cancelled")
         at = {name: key(name) for name in names}
         for name in ("waits", "executes", "held", "paused"):
-            await desk.settle(await desk.start(f"first {name}", at[name]), done("hi", "ho"))
-        await desk.accept("w", at["waits"], take=False)
+            await desk.finish(await desk.start(f"first {name}", at[name]), done("hi", "ho"))
+        await desk.accept("w", at["waits"], claim_next=False)
         await desk.start("e", at["executes"])
         held = await desk.start("h", at["held"])
-        await desk.settle(held, done("hi", "ho"), hold=True)
+        await desk.finish(held, done("hi", "ho"), hold=True)
         await desk.journal.change(Pause(at["paused"]))
         await ends_asking(desk, "a", at["asks"])
-        await desk.settle(await desk.start("r", at["rests"]), done())
-        await desk.accept("c", at["cancelled"], take=False)
+        await desk.finish(await desk.start("r", at["rests"]), done())
+        await desk.accept("c", at["cancelled"], claim_next=False)
         await desk.end("c", at["cancelled"])
         desk.clock.at += 1_000
         before = desk.clock.at
@@ -99,12 +99,12 @@ class RestContract(Contract):
     @scenario
     async def test_one_that_is_busy_again_meanwhile_stays_and_keeps_its_keys(self, desk: Desk) -> None:
         keyed = Keyed("k", b"f" * 32, 0.0)
-        await desk.settle(await desk.start("a"), done("hi", "ho"))
+        await desk.finish(await desk.start("a"), done("hi", "ho"))
         desk.clock.at += 100
         assert await resting(desk, desk.clock.at) == [key()]
         claim = await desk.start("b", keyed=keyed)
         assert await desk.journal.change(Delete(key(), desk.clock.at)) == Busy()
-        await desk.settle(claim, done("and", "so"))
+        await desk.finish(claim, done("and", "so"))
         assert await desk.journal.change(Delete(key(), desk.clock.at)) == Busy(), "it has ended just now"
         assert await desk.history() == said("hi", "ho", "and", "so")
         assert await desk.exists("b")
@@ -112,7 +112,7 @@ class RestContract(Contract):
     @scenario
     async def test_many_sessions_that_stay_hide_none_that_rests(self, desk: Desk) -> None:
         for n in range(30):
-            await desk.settle(await desk.start(f"r{n}", key(f"s{n:02}")), done())
+            await desk.finish(await desk.start(f"r{n}", key(f"s{n:02}")), done())
             if n % 3:
                 await desk.journal.change(Pause(key(f"s{n:02}")))
         desk.clock.at += 1
@@ -124,8 +124,8 @@ class RestContract(Contract):
     ) -> None:
         start = desk.clock.at
         desk.clock.at += 10**9
-        await desk.settle(await desk.start("ahead", key("ahead")), done())
+        await desk.finish(await desk.start("ahead", key("ahead")), done())
         desk.clock.at = start
-        await desk.settle(await desk.start("right", key("right")), done())
+        await desk.finish(await desk.start("right", key("right")), done())
         desk.clock.at += 10
         assert await resting(desk, desk.clock.at) == [key("right")]

@@ -30,7 +30,7 @@ def scenario(test: Scenario) -> Callable[[Any, Path], None]:
                 except BaseException:
                     await desk.journal.close()
                     raise
-                await desk.finish()
+                await desk.close_down()
 
         asyncio.run(play())
 

@@ -6,7 +6,7 @@ It waits for input, and it is paused or held: a minute in which both are true st
 # ruff: noqa: D102 (a test's name is its claim)
 
 from strandline.journal.port import Changed, Pause, Resume
-from strandline.model import InputRequest, Lane, Message, Outcome, Question, RunId, RunStatus, Settlement, responses
+from strandline.model import Completion, InputRequest, Lane, Message, Outcome, Question, RunId, RunStatus, responses
 from strandline.testing.contract.scenario import Contract, scenario
 from strandline.testing.desk import Desk, key, said, waiting_runs
 
@@ -35,12 +35,12 @@ class StandingContract(Contract):
                 question = Question(requests=REQUESTS, message=ROUND, results={}, state={})
                 outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=REQUESTS)
                 messages = [*said("go"), ROUND]
-                settlement = Settlement(
+                completion = Completion(
                     outcome=outcome, messages=messages, question=question, answer_within_s=UNTIL - at
                 )
-                await desk.settle(claim, settlement, hold=step == "ask and hold")
+                await desk.finish(claim, completion, hold=step == "ask and hold")
             elif step == "answer":
-                await desk.accept("x", input=responses({"i": "yes"}), lane=Lane.ANSWER, take=False)
+                await desk.accept("x", input=responses({"i": "yes"}), lane=Lane.ANSWER, claim_next=False)
             elif step == "withdraw":
                 await desk.cancel("a")
             elif step == "release":
