@@ -78,7 +78,8 @@ def _closed_s(case: Case, session: str, start: float, end: float) -> float:
 
 
 def _questions(case: Case, session: str) -> list[tuple[float, float]]:
-    """Return when a session waited for an answer that then came, from the end of the run that asked."""
+    """Return when a session waited for an answer that then came: from the end of the run that asked, until its time
+    for an answer was over. One that came later, before anything else began, counts no more."""
     views = case.records.views
     spans = []
     for runs in case.thread.values():
@@ -88,5 +89,5 @@ def _questions(case: Case, session: str) -> list[tuple[float, float]]:
             if first is None or then is None or asked is None or asked.session != session or first.ended is None:
                 continue
             if asked_by(first.ended) and first.ended_s is not None:
-                spans.append((first.ended_s, then.created))
+                spans.append((first.ended_s, min(then.created, first.ended_s + case.rules.input_timeout_s)))
     return spans

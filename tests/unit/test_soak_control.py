@@ -514,3 +514,15 @@ def test_another_worker_of_a_server_that_was_there_before_a_pause_may_go_on() ->
     world.lines[-2:] = [replace(line, parent=42) for line in world.lines[-2:]]
     world.lines.insert(0, replace(world.lines[0], kind="model", pid=41, parent=42, at_ns=1))
     assert world.judged() == []
+
+
+def test_what_waits_for_an_answer_waits_for_the_time_of_an_answer_alone() -> None:
+    """One that comes after that time, and before anything else begins, still answers; what waits may have ended."""
+    world = Asking()
+    given_up(world)
+    world.view(ASKS, ended_s=103.0)
+    world.view(QUEUED, created=103.1, ended_s=105.1)
+    world.view(ANSWER, created=105.5)
+    assert not [fault for fault in world.judged() if "that count" in fault]
+    world.view(QUEUED, created=103.1, ended_s=104.9)
+    assert [fault for fault in world.judged() if "that count" in fault]
