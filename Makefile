@@ -40,7 +40,7 @@ help: ## Say what there is
 
 run: $(VENV)/.demo ## Serve the demo agent on a small model of this machine
 	@VENV=$(VENV) tools/venv.sh model
-	@exec $(BIN)/python -m strandline.demo
+	@exec $(BIN)/python -m strandline._demo
 
 test: $(VENV)/.dev ## Run the tests (some of them: make test TESTS=tests/unit)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(if $(ORDER),--order $(ORDER)) $(TESTS)

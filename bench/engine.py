@@ -22,21 +22,21 @@ from rich.console import Console
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from strandline.agents.function import FunctionTarget, Session
-from strandline.agents.port import Attempt, Finished, SessionAgent, Target
-from strandline.clock import SystemClock
-from strandline.engine.loops import AgentLoops
-from strandline.engine.observers import UNOBSERVED, Observer
-from strandline.engine.options import Options
-from strandline.engine.requests import Request
-from strandline.engine.service import Service
-from strandline.history import Progress
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Journal
-from strandline.journal.sqlite import SqliteJournal
-from strandline.model import ANONYMOUS, AgentRecord, RunId, SessionId, SessionKey, Succeeded
-from strandline.telemetry.scrape import Scrapes
-from strandline.telemetry.tally import Tally
+from strandline._agents.function import FunctionTarget, Session
+from strandline._agents.port import Attempt, Finished, SessionAgent, Target
+from strandline._clock import SystemClock
+from strandline._engine.loops import AgentLoops
+from strandline._engine.observers import UNOBSERVED, Observer
+from strandline._engine.options import Options
+from strandline._engine.requests import Request
+from strandline._engine.service import Service
+from strandline._history import Progress
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import Journal
+from strandline._journal.sqlite import SqliteJournal
+from strandline._model import ANONYMOUS, AgentRecord, RunId, SessionId, SessionKey, Succeeded
+from strandline._telemetry.scrape import Scrapes
+from strandline._telemetry.tally import Tally
 
 MakeJournal = Callable[[Path, Tally], Journal]
 JOURNALS: dict[str, MakeJournal] = {

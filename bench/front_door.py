@@ -100,7 +100,7 @@ def until_ready(command: list[str], folder: Path, *, checkout: bool = True, ask:
 
 def serve(python: Path | str) -> list[str]:
     """Return the command that serves the agent."""
-    program = "from strandline.cli import main; main()"
+    program = "from strandline._cli import main; main()"
     return [str(python), "-c", program, "serve", "agent.py", "--port", "0", "--journal", "sqlite:journal.db"]
 
 

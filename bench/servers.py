@@ -14,7 +14,7 @@ from bench.load import Load, drive
 
 ROOT = Path(__file__).parents[1]
 START_S = 30.0
-STRANDLINE = [sys.executable, "-c", "from strandline.cli import main; main()", "serve"]
+STRANDLINE = [sys.executable, "-c", "from strandline._cli import main; main()", "serve"]
 LOCK = [sys.executable, "-m", "alternatives.lock", "--agent"]
 
 _URL = re.compile(r"http://127\.0\.0\.1:\d+")

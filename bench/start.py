@@ -24,16 +24,16 @@ def step(name: str) -> None:
 def main() -> None:
     """Take the steps."""
     step("Python itself")
-    import strandline.cli  # noqa: F401
+    import strandline._cli  # noqa: F401
 
     step("imports: the command")
-    from strandline.config import resolve
+    from strandline._config import resolve
 
     resolved = resolve({"port": "0", "journal": "sqlite:journal.db"}, os.environ)
     step("settings")
-    from strandline.agents.load import load_target
-    from strandline.engine.service import Service
-    from strandline.server import run
+    from strandline._agents.load import load_target
+    from strandline._engine.service import Service
+    from strandline._server import run
 
     step("imports: the server")
     target = load_target(sys.argv[1])

@@ -26,10 +26,10 @@ from bench.load import drive
 from bench.servers import ROOT
 
 UNWATCHED = """
-import strandline.server as server, strandline.http.app.build as app
-from strandline.telemetry.tally import Tally
-from strandline.telemetry.traces import Traces
-from strandline.engine.observers import Observer, Tracing
+import strandline._server as server, strandline._http.app.build as app
+from strandline._telemetry.tally import Tally
+from strandline._telemetry.traces import Traces
+from strandline._engine.observers import Observer, Tracing
 class Blind(Observer):
     committed = cut_off = lambda self, *given, **named: None
 server.Tally = Blind
@@ -45,7 +45,7 @@ class Process:
 
     def __init__(self, stack: ExitStack, folder: Path, subject: str, agent: str) -> None:
         eyes = UNWATCHED if subject == "not watched" else ""
-        code = f"{eyes}\nimport sys\nfrom strandline.cli import main\nsys.argv[0] = 'strandline'\nmain()"
+        code = f"{eyes}\nimport sys\nfrom strandline._cli import main\nsys.argv[0] = 'strandline'\nmain()"
         name = subject.replace(" ", "-")
         self.log = folder / f"{name}.log"
         arguments = [sys.executable, "-c", code, "serve", agent, "--port", "0"]

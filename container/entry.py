@@ -25,7 +25,7 @@ from typing import Final, NamedTuple, NoReturn
 
 DATA: Final = Path("/data")
 AGENT: Final = Path("/app/agent.py")
-DEMO: Final = "strandline.demo.agent"
+DEMO: Final = "strandline._demo.agent"
 NAME: Final = "strandline"
 COMMAND: Final = f"/opt/venv/bin/{NAME}"
 OWN_USER: Final = "strandline"

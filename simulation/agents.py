@@ -1,6 +1,6 @@
 """A target that plays scripts, and writes down what it really did.
 
-It reports as a session agent has to (`strandline.agents.port`): messages as they join, a round before its tools
+It reports as a session agent has to (`strandline._agents.port`): messages as they join, a round before its tools
 start, each result as it comes. What it did, it writes into the record at that very moment; the judge reads nothing
 else of it. Once its process is dead, it does nothing any more, whatever is called.
 """
@@ -8,9 +8,9 @@ else of it. Once its process is dead, it does nothing any more, whatever is call
 from simulation.performance import Broken, Performance
 from simulation.process import Process, alive
 from simulation.record import told
-from strandline.agents.port import Attempt, Finished, SessionAgent
-from strandline.history import Progress
-from strandline.model import AgentRecord, NeedsInput, SessionKey, StateRecord
+from strandline._agents.port import Attempt, Finished, SessionAgent
+from strandline._history import Progress
+from strandline._model import AgentRecord, NeedsInput, SessionKey, StateRecord
 
 
 class Stage:

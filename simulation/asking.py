@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from strandline.model import Run
+from strandline._model import Run
 
 
 def request_id(tool_use_id: str, given: int) -> str:

@@ -8,21 +8,11 @@ from simulation.script import draw
 from simulation.server import Gone, Server
 from simulation.town import Town, note_end, reachable
 from simulation.wishes import cancel, move, pause
-from strandline.engine.admission import Ticket
-from strandline.engine.requests import Request
-from strandline.engine.streams import Later
-from strandline.errors import (
-    AlreadyAnswered,
-    Dismissed,
-    Invalid,
-    KeyReused,
-    NotFound,
-    SessionBusy,
-    StrandlineError,
-    Unavailable,
-)
-from strandline.lifecycle import ENDED
-from strandline.model import (
+from strandline._engine.admission import Ticket
+from strandline._engine.requests import Request
+from strandline._engine.streams import Later
+from strandline._lifecycle import ENDED
+from strandline._model import (
     DEFAULT_PRIORITY,
     INTERRUPTS,
     IfBusy,
@@ -32,6 +22,16 @@ from strandline.model import (
     Outcome,
     RunId,
     SessionKey,
+)
+from strandline.errors import (
+    AlreadyAnswered,
+    Dismissed,
+    Invalid,
+    KeyReused,
+    NotFound,
+    SessionBusy,
+    StrandlineError,
+    Unavailable,
 )
 
 POLICIES = (IfBusy.INTERRUPT, IfBusy.INTERRUPT, IfBusy.ROLLBACK, IfBusy.REJECT)

@@ -11,7 +11,7 @@ from simulation.evidence import Evidence
 from simulation.life import Life
 from simulation.seen import Asked, RunEvidence, text_of
 from simulation.truth import EPOCH, SLACK_S
-from strandline.model import IfBusy, OnDisconnect, Outcome, Run, RunStatus
+from strandline._model import IfBusy, OnDisconnect, Outcome, Run, RunStatus
 
 SOON_S = 1e-6
 LEFT_ALONE_S = 2.0

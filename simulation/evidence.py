@@ -9,7 +9,7 @@ from simulation.asking import answered_by, asking_tool, questions_of
 from simulation.life import Life
 from simulation.record import Event, told
 from simulation.seen import Asked, Attempt, Deletion, Move, RunEvidence, Sweep, text_of
-from strandline.model import Message, Outcome, Run, SessionKey
+from strandline._model import Message, Outcome, Run, SessionKey
 
 
 class Evidence:

@@ -13,11 +13,10 @@ from typing import Any, Protocol, TypeVar
 
 from simulation.loop import Chance, Way
 from simulation.process import Process, alive
-from strandline.clock import Clock
-from strandline.errors import ClaimLost, JournalUnavailable
-from strandline.journal.live import NO_SESSIONS
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import (
+from strandline._clock import Clock
+from strandline._journal.live import NO_SESSIONS
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import (
     AcceptAnswer,
     Bounds,
     Change,
@@ -26,7 +25,7 @@ from strandline.journal.port import (
     Journal,
     Sessions,
 )
-from strandline.model import (
+from strandline._model import (
     AgentRecord,
     Checkpoint,
     Claim,
@@ -37,6 +36,7 @@ from strandline.model import (
     SessionKey,
     ToolDone,
 )
+from strandline.errors import ClaimLost, JournalUnavailable
 
 T = TypeVar("T")
 

@@ -17,8 +17,8 @@ from simulation.rest import forgotten_at_rest, forgotten_in_time
 from simulation.script import SECRET, Ends
 from simulation.seen import Attempt, RunEvidence, text_of
 from simulation.truth import EPOCH, SLACK_S, expired, remembered, tools_once, truthful
-from strandline.lifecycle import ENDED
-from strandline.model import ErrorCode, Outcome, Run, RunStatus
+from strandline._lifecycle import ENDED
+from strandline._model import ErrorCode, Outcome, Run, RunStatus
 
 KNOWN_LATER_S = 1.0
 """How much later than the end of a run it may become known to its server that it has ended: a disk may be slow."""

@@ -14,8 +14,8 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
-from strandline.engine.loops import Call
-from strandline.testing.virtual import InlineLoops, VirtualClock
+from strandline._engine.loops import Call
+from strandline.testing._virtual import InlineLoops, VirtualClock
 
 T = TypeVar("T")
 

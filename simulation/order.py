@@ -7,7 +7,7 @@ from simulation.evidence import Evidence
 from simulation.life import Life
 from simulation.seen import RunEvidence
 from simulation.truth import EPOCH
-from strandline.model import Run, SessionKey
+from strandline._model import Run, SessionKey
 
 ANSWER, FRONT, NORMAL = 1, 2, 3
 SOON_S = 1e-6

@@ -12,7 +12,7 @@ from simulation.asking import Question
 from simulation.evidence import Evidence
 from simulation.life import Life
 from simulation.seen import RunEvidence
-from strandline.model import Message, SessionKey
+from strandline._model import Message, SessionKey
 
 NOT_ANSWERED = "(The input that was asked for was not given.)"
 

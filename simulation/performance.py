@@ -10,11 +10,11 @@ from contextvars import Context
 from simulation.asking import request_id
 from simulation.process import Process, alive
 from simulation.script import SECRET, Ends, Script, Tool
-from strandline.agents.port import Attempt, Finished
-from strandline.engine.loops import CURRENT, LiveThread
+from strandline._agents.port import Attempt, Finished
+from strandline._engine.loops import CURRENT, LiveThread
+from strandline._history import Progress, question
+from strandline._model import InputRequest, Message, NeedsInput, Succeeded, ToolResult
 from strandline.errors import AgentFailed
-from strandline.history import Progress, question
-from strandline.model import InputRequest, Message, NeedsInput, Succeeded, ToolResult
 
 
 class Broken(Exception):

@@ -11,7 +11,7 @@ from simulation.evidence import Evidence
 from simulation.life import Life
 from simulation.seen import text_of
 from simulation.truth import EPOCH
-from strandline.model import OnDisconnect, OnQuestion, Run
+from strandline._model import OnDisconnect, OnQuestion, Run
 
 SOON_S = 1e-3
 

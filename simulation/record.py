@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from strandline.model import Message
+from strandline._model import Message
 
 
 class Event(Struct, frozen=True, array_like=True):

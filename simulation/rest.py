@@ -9,7 +9,7 @@ from simulation.evidence import Evidence
 from simulation.life import Life
 from simulation.seen import Deletion
 from simulation.truth import EPOCH
-from strandline.model import RunStatus
+from strandline._model import RunStatus
 
 SOON_S = 1e-3
 LOOKS_AFTER_S = 1.0

@@ -8,8 +8,8 @@ from simulation.asking import Question, answered_by
 from simulation.evidence import Evidence
 from simulation.life import Life
 from simulation.parts import NOT_ANSWERED, Part, last_text, uses
-from strandline.model import Message, Succeeded, ToolResult
-from strandline.testing.checker import Ledger, check_truthful
+from strandline._model import Message, Succeeded, ToolResult
+from strandline.testing._checker import Ledger, check_truthful
 
 STOPPED_AT_QUESTION = (
     "This tool asked a person for input and got no answer: it stopped at its question, and did nothing after it."

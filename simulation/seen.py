@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from simulation.record import Event
-from strandline.model import (
+from strandline._model import (
     INTERRUPTS,
     Ending,
     ErrorCode,
@@ -20,7 +20,7 @@ from strandline.model import (
     SessionKey,
     ToolResult,
 )
-from strandline.testing.checker import Ledger
+from strandline.testing._checker import Ledger
 
 ON_ITS_WAY_S = 0.2
 """How long an order may take to a worker, and to the loop of its agents."""

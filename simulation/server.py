@@ -16,12 +16,12 @@ from simulation.perils import Perils
 from simulation.record import Record
 from simulation.script import Script
 from simulation.workers import WorkerPool
-from strandline.engine.options import Options
-from strandline.engine.service import Service
-from strandline.journal.port import Change, ChangeAnswer, Changed, Delete, Journal
-from strandline.model import RunId
-from strandline.workers import messages as m
-from strandline.workers.target import WorkersTarget
+from strandline._engine.options import Options
+from strandline._engine.service import Service
+from strandline._journal.port import Change, ChangeAnswer, Changed, Delete, Journal
+from strandline._model import RunId
+from strandline._workers import messages as m
+from strandline._workers.target import WorkersTarget
 
 T = TypeVar("T")
 WORKSPACE = tempfile.gettempdir()
@@ -91,7 +91,7 @@ class Server:
         journal.change = change  # type: ignore[method-assign]
 
     async def start(self) -> None:
-        """Start it, as `strandline.composition.start` does."""
+        """Start it, as `strandline._composition.start` does."""
         if isinstance(self._target, WorkersTarget):
             await self._loops.start(self._target.try_out).done
         await self.service.start()

@@ -1,8 +1,8 @@
 """The SQLite journal without threads and files: its own group commit and its own transactions, on virtual time.
 
-`InlineWriter` writes batches as the thread of `strandline.journal.writer` does, but each step of it takes virtual time,
-and a commit may fail. What is committed is in a database in memory, which survives the processes; what is not is rolled
-back when one dies.
+`InlineWriter` writes batches as the thread of `strandline._journal.writer` does, but each step of it takes virtual
+time, and a commit may fail. What is committed is in a database in memory, which survives the processes; what is not is
+rolled back when one dies.
 """
 
 import asyncio
@@ -13,16 +13,16 @@ from typing import Any, TypeVar
 
 from simulation.journals import Disk
 from simulation.process import Process, alive
-from strandline.clock import Clock
+from strandline._clock import Clock
+from strandline._journal.commits import Operation, Stored, Work
+from strandline._journal.driver import schema_after, translated
+from strandline._journal.port import Journal
+from strandline._journal.reserve import Reserve
+from strandline._journal.sqlite import SqliteJournal
+from strandline._journal.transactions import SqliteTransactions
+from strandline._journal.writer import perform, undone
+from strandline._model import Claim
 from strandline.errors import JournalUnavailable
-from strandline.journal.commits import Operation, Stored, Work
-from strandline.journal.driver import schema_after, translated
-from strandline.journal.port import Journal
-from strandline.journal.reserve import Reserve
-from strandline.journal.sqlite import SqliteJournal
-from strandline.journal.transactions import SqliteTransactions
-from strandline.journal.writer import perform, undone
-from strandline.model import Claim
 
 T = TypeVar("T")
 
@@ -101,7 +101,7 @@ class InlineWriter:
             done(stored)
 
     async def _perform(self, work: Work) -> Stored:
-        """Write, then read, as `strandline.journal.writer.perform` does; time passes before the commit."""
+        """Write, then read, as `strandline._journal.writer.perform` does; time passes before the commit."""
         transactions = self._transactions
         if not work.changes:
             return perform(transactions, work)

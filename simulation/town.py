@@ -6,9 +6,9 @@ from typing import Protocol
 from simulation.loop import Chance
 from simulation.script import Script, Traits
 from simulation.server import Server
-from strandline.engine.requests import Request
-from strandline.engine.streams import Later
-from strandline.model import Outcome, SessionKey
+from strandline._engine.requests import Request
+from strandline._engine.streams import Later
+from strandline._model import Outcome, SessionKey
 
 
 class Town(Protocol):

@@ -15,7 +15,7 @@ from simulation.parts import Part, again_in_the_round, last_text, split, uses
 from simulation.rounds import came_to_nothing, only_uses, with_open_round
 from simulation.script import SECRET
 from simulation.seen import RunEvidence, text_of
-from strandline.model import (
+from strandline._model import (
     Cancelled,
     Ending,
     ErrorCode,
@@ -28,7 +28,7 @@ from strandline.model import (
     SessionKey,
     Succeeded,
 )
-from strandline.testing.checker import check_history, check_truthful
+from strandline.testing._checker import check_history, check_truthful
 
 EPOCH = 1_800_000_000.0
 """Wall time at virtual second 0."""

@@ -4,8 +4,8 @@ import asyncio
 
 from simulation.server import Gone
 from simulation.town import Town, note_end
+from strandline._model import RunId, RunStatus, SessionKey
 from strandline.errors import AlreadyEnded, NotFound, SessionBusy, StrandlineError, TooLate, Unavailable
-from strandline.model import RunId, RunStatus, SessionKey
 
 
 async def cancel(town: Town, key: SessionKey, run: RunId) -> None:

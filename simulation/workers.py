@@ -18,18 +18,18 @@ from simulation.pipe import Pipe, Transport
 from simulation.process import Process
 from simulation.record import Record
 from simulation.script import Script
-from strandline.clock import Clock
-from strandline.engine.loops import CURRENT, Call, Load
-from strandline.workers import messages as m
-from strandline.workers.channel import Channel, Frames
-from strandline.workers.loops import WorkerLoops
-from strandline.workers.runtime import WorkerRuntime
+from strandline._clock import Clock
+from strandline._engine.loops import CURRENT, Call, Load
+from strandline._workers import messages as m
+from strandline._workers.channel import Channel, Frames
+from strandline._workers.loops import WorkerLoops
+from strandline._workers.runtime import WorkerRuntime
 
 T = TypeVar("T")
 
 
 class VirtualWorker:
-    """A process with agents: what its server has of it (`strandline.workers.loops.Process`), what happens there."""
+    """A process with agents: what its server has of it (`strandline._workers.loops.Process`), what happens there."""
 
     def __init__(self, server: Process, pid: int, perils: Perils, clock: Clock, *, opaque: bool) -> None:
         self.pid = pid

@@ -19,11 +19,11 @@ from simulation.record import Record
 from simulation.script import Script, Traits
 from simulation.server import Server
 from simulation.wishes import sweep, wipe
-from strandline.engine.options import ErrorText, Options
-from strandline.engine.requests import Request
+from strandline._engine.options import ErrorText, Options
+from strandline._engine.requests import Request
+from strandline._journal.port import HistoryPage, HistoryQuery, RunQuery, SessionQuery
+from strandline._model import Principal, Run, RunId, SessionId, SessionKey
 from strandline.errors import StrandlineError
-from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, SessionQuery
-from strandline.model import Principal, Run, RunId, SessionId, SessionKey
 
 QUIET_S = 3000.0
 """How long it may take until nothing executes or waits, once nobody asks and nothing fails."""

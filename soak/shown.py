@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from soak.message import ASKING
-from strandline.testing.checker import check_history
+from strandline.testing._checker import check_history
 
 
 def check_shown(history: Sequence[Any]) -> list[str]:

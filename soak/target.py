@@ -19,15 +19,15 @@ from strands.types.content import Messages
 
 from soak.ledger import VARIABLE, Ledger
 from soak.message import OUT_OF_ORDER, answer, as_said, read, request_name
-from strandline.model import Message
+from strandline._model import Message
 from strandline.testing import ScriptedModel, call, say
-from strandline.testing.checker import check_pairing
-from strandline.testing.model import Answer
+from strandline.testing._checker import check_pairing
+from strandline.testing._model import Answer
 
 MALFORMED: Final = "the conversation is malformed"
 
 ledger: Final = Ledger(
-    Path(os.environ[VARIABLE]), parent=os.getppid() if "strandline.workers.__main__" in sys.modules else 0
+    Path(os.environ[VARIABLE]), parent=os.getppid() if "strandline._workers.__main__" in sys.modules else 0
 )
 
 

@@ -4,13 +4,13 @@ import asyncio
 from typing import Any
 
 from engine_support import NUMBERS, Played, Stubborn, key, outcome, send, texts, tool_round, tool_texts
-from strandline.agents.port import Attempt, Finished, SessionAgent
-from strandline.engine.admission import Ticket
-from strandline.engine.requests import Request
-from strandline.engine.service import Service
-from strandline.history import Progress, question
-from strandline.model import AgentRecord, InputRequest, NeedsInput, Outcome, RunStatus, SessionKey, Succeeded
-from strandline.testing.checker import check_history
+from strandline._agents.port import Attempt, Finished, SessionAgent
+from strandline._engine.admission import Ticket
+from strandline._engine.requests import Request
+from strandline._engine.service import Service
+from strandline._history import Progress, question
+from strandline._model import AgentRecord, InputRequest, NeedsInput, Outcome, RunStatus, SessionKey, Succeeded
+from strandline.testing._checker import check_history
 
 
 class Asking(Played):

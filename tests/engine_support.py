@@ -7,20 +7,20 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 
-from strandline.agents.port import Attempt, Finished, SessionAgent, Target
-from strandline.clock import Clock
-from strandline.engine.admission import Ticket
-from strandline.engine.events import Event
-from strandline.engine.loops import CURRENT, Call, LiveThread, Loops
-from strandline.engine.observers import UNOBSERVED, UNPROJECTED, Observer, Projection
-from strandline.engine.options import Options
-from strandline.engine.requests import Request
-from strandline.engine.service import Service
-from strandline.engine.streams import EventRecorder, RunStream
-from strandline.history import Progress, question
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Journal
-from strandline.model import (
+from strandline._agents.port import Attempt, Finished, SessionAgent, Target
+from strandline._clock import Clock
+from strandline._engine.admission import Ticket
+from strandline._engine.events import Event
+from strandline._engine.loops import CURRENT, Call, LiveThread, Loops
+from strandline._engine.observers import UNOBSERVED, UNPROJECTED, Observer, Projection
+from strandline._engine.options import Options
+from strandline._engine.requests import Request
+from strandline._engine.service import Service
+from strandline._engine.streams import EventRecorder, RunStream
+from strandline._history import Progress, question
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import Journal
+from strandline._model import (
     ANONYMOUS,
     AgentRecord,
     Message,
@@ -31,7 +31,7 @@ from strandline.model import (
     SessionKey,
     Succeeded,
 )
-from strandline.testing.virtual import InlineLoops, VirtualClock
+from strandline.testing._virtual import InlineLoops, VirtualClock
 
 NUMBERS = count()
 Behaviour = Callable[[Attempt], Awaitable[str]]

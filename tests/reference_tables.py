@@ -7,11 +7,11 @@ import msgspec
 import yaml  # type: ignore[import-untyped]
 
 from strandline import errors
-from strandline.config import ALIASES, PREFIX, default_of, descriptions
-from strandline.http import wire
-from strandline.http.app.event_schemas import RUN_EVENTS, SESSION_EVENTS
-from strandline.model import ErrorCode
-from strandline.telemetry.catalogue import METRICS
+from strandline._config import ALIASES, PREFIX, default_of, descriptions
+from strandline._http import wire
+from strandline._http.app.event_schemas import RUN_EVENTS, SESSION_EVENTS
+from strandline._model import ErrorCode
+from strandline._telemetry.catalogue import METRICS
 
 ROOT = Path(__file__).parents[1]
 

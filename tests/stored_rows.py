@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 
-from strandline.journal.changes import Change
-from strandline.journal.driver import schema_after
-from strandline.journal.forgetting import prune
-from strandline.journal.sqlite_rows import SqliteRows
-from strandline.model import Principal, RunId, RunStatus, SessionId, SessionKey
+from strandline._journal.changes import Change
+from strandline._journal.driver import schema_after
+from strandline._journal.forgetting import prune
+from strandline._journal.sqlite_rows import SqliteRows
+from strandline._model import Principal, RunId, RunStatus, SessionId, SessionKey
 
 SEAL_BYTES = 5
 

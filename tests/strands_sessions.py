@@ -11,7 +11,7 @@ from strands.session.file_session_manager import FileSessionManager
 from strands.types.content import Messages
 
 from strandline.testing import ScriptedModel, call, say
-from strandline.testing.model import Answer
+from strandline.testing._model import Answer
 
 IMAGE: Final = {"image": {"format": "png", "source": {"bytes": b"\x89PNG\x00\xff"}}}
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import target_support
 from engine_support import key
-from strandline.agents.parameters import NOTHING, Parameters
-from strandline.agents.strands import StrandsTarget
-from strandline.clock import SystemClock
-from strandline.engine.service import Service
-from strandline.journal.memory import MemoryJournal
-from strandline.model import AgentRecord, Checkpoint, FencingToken, RoundStarted
+from strandline._agents.parameters import NOTHING, Parameters
+from strandline._agents.strands import StrandsTarget
+from strandline._clock import SystemClock
+from strandline._engine.service import Service
+from strandline._journal.memory import MemoryJournal
+from strandline._model import AgentRecord, Checkpoint, FencingToken, RoundStarted
 from strandline.testing import Gate
 from target_support import answer, ask, history, run
 

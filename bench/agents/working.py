@@ -4,7 +4,7 @@ in one of them for some 20 ms, `function` does nothing."""
 from strands import Agent, tool
 from strands.types.content import Messages
 
-from strandline.scripted.model import Answer, call, results, say
+from strandline._scripted.model import Answer, call, results, say
 from strandline.testing import ScriptedModel
 
 TEXT = "A sentence of an answer that a person might like to read. " * 15

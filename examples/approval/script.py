@@ -5,7 +5,7 @@ import re
 from strands.types.content import Messages
 
 from strandline.testing import ScriptedModel, call, question, results
-from strandline.testing.model import Answer
+from strandline.testing._model import Answer
 
 _REFUND = re.compile(r"refund (?P<amount>[\d.]+) for order (?P<order>\w+)", re.IGNORECASE)
 

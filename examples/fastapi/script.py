@@ -5,7 +5,7 @@ import re
 from strands.types.content import Messages
 
 from strandline.testing import ScriptedModel, call, question, results
-from strandline.testing.model import Answer
+from strandline.testing._model import Answer
 
 
 def script(messages: Messages) -> Answer:

@@ -8,17 +8,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from strandline.client.awaiting import AsyncClient
-    from strandline.client.blocking import Client
-    from strandline.client.errors import ClientError
-    from strandline.engine.admission import Ticket
-    from strandline.engine.reading import Health, RunView
-    from strandline.engine.requests import Request
-    from strandline.engine.service import Service
-    from strandline.engine.streams import Later
-    from strandline.errors import StrandlineError
-    from strandline.library import AgentApp, asgi, open_service, serve
-    from strandline.model import (
+    from strandline._engine.admission import Ticket
+    from strandline._engine.reading import Health, RunView
+    from strandline._engine.requests import Request
+    from strandline._engine.service import Service
+    from strandline._engine.streams import Later
+    from strandline._library import AgentApp, asgi, open_service, serve
+    from strandline._model import (
         ANONYMOUS,
         IfBusy,
         Message,
@@ -30,32 +26,36 @@ if TYPE_CHECKING:
         SessionKey,
         session_key,
     )
+    from strandline.client._awaiting import AsyncClient
+    from strandline.client._blocking import Client
+    from strandline.client._errors import ClientError
+    from strandline.errors import StrandlineError
 else:
     _HOMES = {
-        "ANONYMOUS": "model",
-        "AgentApp": "library",
-        "AsyncClient": "client.awaiting",
-        "Client": "client.blocking",
-        "ClientError": "client.errors",
-        "Health": "engine.reading",
-        "IfBusy": "model",
-        "Later": "engine.streams",
-        "Message": "model",
-        "OnDisconnect": "model",
-        "OnQuestion": "model",
-        "Outcome": "model",
-        "Request": "engine.requests",
-        "RunError": "model",
-        "RunStatus": "model",
-        "RunView": "engine.reading",
-        "Service": "engine.service",
-        "SessionKey": "model",
+        "ANONYMOUS": "_model",
+        "AgentApp": "_library",
+        "AsyncClient": "client._awaiting",
+        "Client": "client._blocking",
+        "ClientError": "client._errors",
+        "Health": "_engine.reading",
+        "IfBusy": "_model",
+        "Later": "_engine.streams",
+        "Message": "_model",
+        "OnDisconnect": "_model",
+        "OnQuestion": "_model",
+        "Outcome": "_model",
+        "Request": "_engine.requests",
+        "RunError": "_model",
+        "RunStatus": "_model",
+        "RunView": "_engine.reading",
+        "Service": "_engine.service",
+        "SessionKey": "_model",
         "StrandlineError": "errors",
-        "Ticket": "engine.admission",
-        "asgi": "library",
-        "open_service": "library",
-        "serve": "library",
-        "session_key": "model",
+        "Ticket": "_engine.admission",
+        "asgi": "_library",
+        "open_service": "_library",
+        "serve": "_library",
+        "session_key": "_model",
     }
 
     def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ import signal
 def main() -> None:
     """Run the command `strandline`."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from strandline.cli import main as command
+    from strandline._cli import main as command
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     command()

@@ -9,7 +9,7 @@
 * `InvariantBroken`: a defect of Strandline itself.
 
 Each class has a stable `code` that appears on the wire and in logs. HTTP status codes live in
-`strandline.http.wire`, nowhere else.
+`strandline._http.wire`, nowhere else.
 """
 
 from typing import ClassVar

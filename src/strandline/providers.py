@@ -41,7 +41,7 @@ def load_model(spec: str) -> "Model":
     """
     provider, name = parse(spec)
     if provider == "scripted":
-        from strandline.scripted.conversation import ConversationModel
+        from strandline._scripted.conversation import ConversationModel
 
         return ConversationModel()
     make = _class_of(provider)

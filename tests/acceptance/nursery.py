@@ -26,15 +26,15 @@ from soak.nursery import MOST_BYTES
 ROOT: Final = Path(__file__).parents[2]
 MODULES: Final = (
     *(
-        "strandline.server",
+        "strandline._server",
         "strandline.testing",
-        "strandline.scripted.model",
-        "strandline.logs",
-        "strandline.remote.server",
+        "strandline._scripted.model",
+        "strandline._logs",
+        "strandline._remote.server",
     ),
-    *(f"strandline.agents.{name}" for name in ("load", "factory", "external", "function", "multi", "strands")),
-    *(f"strandline.cli.{name}" for name in ("address", "complete", "rows", "serve", "stacks")),
-    *(f"strandline.{name}" for name in ("chat.program", "chat.screen", "journal.verify", "journal.sqlite")),
+    *(f"strandline._agents.{name}" for name in ("load", "factory", "external", "function", "multi", "strands")),
+    *(f"strandline._cli.{name}" for name in ("address", "complete", "rows", "serve", "stacks")),
+    *(f"strandline.{name}" for name in ("_chat.program", "_chat.screen", "_journal.verify", "_journal.sqlite")),
     *("typer._adapters", "rich._emoji_codes", "rich.markdown", "httpx", "httpx_sse", "httpcore", "encodings.idna"),
     *("uvicorn.lifespan.off", "uvicorn.protocols.http.httptools_impl", "anyio._backends._asyncio"),
 )

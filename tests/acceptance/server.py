@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 import httpx
 
 from acceptance.nursery import Newborn, nursery
-from strandline.testing.checker import check_history
+from strandline.testing._checker import check_history
 
 COMMAND: Final = Path(sys.executable).parent / "strandline"
 TARGETS: Final = Path(__file__).parent / "targets"

@@ -19,8 +19,8 @@ from botocore.exceptions import ReadTimeoutError
 
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import DEADLINE_S, TARGETS, Server, free_port, serving, texts, until
-from strandline.check.adapters import SESSION_HEADER
-from strandline.http.dialects.agentcore.wire import REQUEST_ID, SESSION
+from strandline._check.adapters import SESSION_HEADER
+from strandline._http.dialects.agentcore.wire import REQUEST_ID, SESSION
 
 AGENT = TARGETS / "agent.py"
 MAX_BODY = 100_000

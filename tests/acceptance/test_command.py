@@ -208,7 +208,7 @@ def test_what_it_cannot_serve_it_refuses_with_help(refusals: "dict[str, Future[s
 def test_help_imports_nothing_that_takes_long(arguments: list[str]) -> None:
     """Help and completions come at once: no drawing, no agent framework, no server is imported for them."""
     script = (
-        "import sys\nfrom strandline.cli import app\n"
+        "import sys\nfrom strandline._cli import app\n"
         f"try:\n    app({arguments!r})\nexcept SystemExit:\n    pass\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
     )

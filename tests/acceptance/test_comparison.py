@@ -21,8 +21,8 @@ import pytest
 from acceptance import alternative
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import DEADLINE_S, TARGETS, TESTS, Server, serving, texts, tool_results, until
-from strandline.history import UNKNOWN_OUTCOME
-from strandline.testing.checker import check_history
+from strandline._history import UNKNOWN_OUTCOME
+from strandline.testing._checker import check_history
 
 PAGE: Final = (TESTS.parent / "docs/comparison.md").read_text()
 MANY: Final = 1000

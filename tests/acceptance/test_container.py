@@ -29,7 +29,7 @@ from docker_engine import (
     volume,
 )
 from strandline import __version__
-from strandline.config import default_of
+from strandline._config import default_of
 
 pytestmark = pytest.mark.docker
 

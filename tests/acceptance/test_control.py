@@ -9,7 +9,7 @@ import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import DEADLINE_S, TARGETS, Server, serving, texts, tool_results, until
-from strandline.history import UNKNOWN_OUTCOME
+from strandline._history import UNKNOWN_OUTCOME
 
 AGENT = TARGETS / "agent.py"
 EARLY = "(This run ended early: cancelled.)"

@@ -26,7 +26,7 @@ from acceptance.server import (
     tool_results,
     until,
 )  # fmt: skip
-from strandline.history import UNKNOWN_OUTCOME
+from strandline._history import UNKNOWN_OUTCOME
 
 CRASHED = "(This run ended early: crashed.)\nthe server died while "
 

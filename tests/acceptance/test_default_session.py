@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from acceptance.server import Server, refused, serving
-from strandline.access.keyring import new_key
+from strandline._access.keyring import new_key
 
 KEY, KEPT = new_key("ada")
 SHOWN: Final = {"Authorization": f"Bearer {KEY}"}

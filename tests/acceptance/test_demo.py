@@ -17,8 +17,8 @@ from strands.types.content import Message
 
 from docker_engine import DEADLINE_S, until
 from fakes.provider import Provider
-from strandline.demo import agent, local_model
-from strandline.testing.model import call, say
+from strandline._demo import agent, local_model
+from strandline.testing._model import call, say
 
 # -- the agent ----------------------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ def test_the_server_ends_with_its_parent_even_if_that_is_killed(tmp_path: Path) 
     parent = f"""
 import os, signal
 from pathlib import Path
-from strandline.demo import local_model
+from strandline._demo import local_model
 folder = Path({str(tmp_path)!r})
 model = local_model.start(local_model.ModelFiles(folder / local_model.BINARY, folder / "m"), folder / "model.log")
 print(model.child.pid, flush=True)
@@ -168,9 +168,9 @@ def test_a_server_that_never_answers_is_ended_and_told(tmp_path: Path) -> None:
 
 @contextmanager
 def launched(folder: Path, port: int, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """Run `python -m strandline.demo` in `folder`; it is ended on the way out."""
+    """Run `python -m strandline._demo` in `folder`; it is ended on the way out."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "strandline.demo"],
+        [sys.executable, "-m", "strandline._demo"],
         cwd=folder,
         env={**os.environ, "PORT": str(port), **environment},
         stdin=subprocess.DEVNULL,
@@ -249,7 +249,7 @@ def test_the_scripted_demo_starts_says_what_to_try_and_answers_two_at_once(tmp_p
 def test_without_a_model_the_demo_says_why_and_answers_from_the_script(tmp_path: Path, free_port: int) -> None:
     url = f"http://127.0.0.1:{free_port}"
     start = (
-        "from strandline.demo import __main__, local_model; "
+        "from strandline._demo import __main__, local_model; "
         "local_model.why_not_here = lambda: 'its server is built for another planet'; __main__.main()"
     )
     process = subprocess.Popen(
@@ -297,7 +297,7 @@ def test_a_wrong_setting_is_refused(tmp_path: Path, free_port: int, variable: st
     settings = {"PORT": str(free_port), variable: value}
     port = settings.pop("PORT")
     done = subprocess.run(
-        [sys.executable, "-m", "strandline.demo"],
+        [sys.executable, "-m", "strandline._demo"],
         cwd=tmp_path,
         env={**os.environ, "OPENAI_API_KEY": "", "OPENAI_BASE_URL": "", "PORT": port, **settings},
         capture_output=True,

@@ -18,11 +18,11 @@ import pytest
 from msgspec.structs import replace
 
 from acceptance.server import COMMAND, environment, until
-from strandline.demo.race.command import from_json
-from strandline.demo.race.judge import judge
-from strandline.demo.race.picture import draw
-from strandline.demo.race.record import Act, Asked, Got, Play, Race, Server, Spell
-from strandline.demo.race.words import findings
+from strandline._demo.race.command import from_json
+from strandline._demo.race.judge import judge
+from strandline._demo.race.picture import draw
+from strandline._demo.race.record import Act, Asked, Got, Play, Race, Server, Spell
+from strandline._demo.race.words import findings
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs/pictures/race.svg"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from acceptance.server import ran, serving
-from strandline.access.keyring import new_key
+from strandline._access.keyring import new_key
 
 AGENT = """
 from strands import Agent

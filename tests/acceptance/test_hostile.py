@@ -17,7 +17,7 @@ import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import DEADLINE_S, TARGETS, Server, serving, texts
-from strandline.http.middleware.connection_limiter import FOR_PROBES
+from strandline._http.middleware.connection_limiter import FOR_PROBES
 
 PATIENCE_S: Final = 0.6
 MOST: Final = 24

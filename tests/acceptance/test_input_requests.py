@@ -9,8 +9,8 @@ import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import TARGETS, Server, ran, serving, texts, tool_results
-from strandline.history import DISMISSED, NOT_ANSWERED, UNKNOWN_OUTCOME
-from strandline.testing.checker import check_history
+from strandline._history import DISMISSED, NOT_ANSWERED, UNKNOWN_OUTCOME
+from strandline.testing._checker import check_history
 
 AGENT = TARGETS / "agent.py"
 

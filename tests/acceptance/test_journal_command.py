@@ -11,7 +11,7 @@ import pytest
 import strands_sessions
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import TARGETS, ran, serving, texts
-from strandline.history import NO_ANSWER
+from strandline._history import NO_ANSWER
 
 
 @pytest.fixture

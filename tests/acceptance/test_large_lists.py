@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from acceptance.server import Server, ran, serving
-from strandline.clock import SystemClock
-from strandline.journal.port import Accepted, Bounds, Pause
-from strandline.journal.sqlite import SqliteJournal
-from strandline.model import (
+from strandline._clock import SystemClock
+from strandline._journal.port import Accepted, Bounds, Pause
+from strandline._journal.sqlite import SqliteJournal
+from strandline._model import (
     Completion,
     InputRequest,
     Message,

@@ -16,7 +16,7 @@ import pytest
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.mounted import MountedServer, mounted
 from acceptance.server import DEADLINE_S, TARGETS, Server, environment, texts, tool_results, until
-from strandline.history import UNKNOWN_OUTCOME
+from strandline._history import UNKNOWN_OUTCOME
 
 IN_TARGETS = ("--app-dir", str(TARGETS))
 SCRIPT = f"""

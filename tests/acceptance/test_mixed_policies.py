@@ -17,8 +17,8 @@ from acceptance.server import DEADLINE_S, TESTS, Server, serving, texts, until
 from soak.ledger import VARIABLE, Line, Reader
 from soak.server import ROOT
 from soak.trial import TARGET
-from strandline.model import Message
-from strandline.testing.checker import check_history
+from strandline._model import Message
+from strandline.testing._checker import check_history
 
 CLIENTS = 200
 BETWEEN_S = 0.02

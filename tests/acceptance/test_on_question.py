@@ -14,10 +14,10 @@ import pytest
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.events import listening
 from acceptance.server import DEADLINE_S, TARGETS, Server, ran, serving, texts, tool_results, until
+from strandline._history import NOT_ANSWERED
+from strandline._http.dialects.agentcore.wire import SESSION
 from strandline.client import Client
-from strandline.history import NOT_ANSWERED
-from strandline.http.dialects.agentcore.wire import SESSION
-from strandline.testing.checker import check_history
+from strandline.testing._checker import check_history
 
 AGENT = TARGETS / "agent.py"
 

@@ -14,8 +14,8 @@ import pytest
 from acceptance.checkpoints import checkpoints
 from acceptance.events import listening
 from acceptance.server import TARGETS, Server, serving, until
-from strandline.access.keyring import new_key
-from strandline.http.app.openapi import HEADERS
+from strandline._access.keyring import new_key
+from strandline._http.app.openapi import HEADERS
 
 Document = dict[str, Any]
 FUNCTION = f"{TARGETS / 'function.py'}:answer"

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 
 from acceptance.events import ACCEPT
 from acceptance.server import DEADLINE_S, Server, environment, serving
-from strandline.access.keyring import new_key
+from strandline._access.keyring import new_key
 
 EXAMPLES: Final = "20"
 """Of each operation; about a thousand requests in all."""

@@ -11,9 +11,9 @@ from strands.session import FileSessionManager
 
 from acceptance.checkpoints import checkpoints
 from acceptance.server import DEADLINE_S, TARGETS, Server, ran, refused, serving, until
-from strandline.model import Message
+from strandline._model import Message
 from strandline.testing import ScriptedModel
-from strandline.testing.checker import check_history
+from strandline.testing._checker import check_history
 
 AGENT = TARGETS / "agent.py"
 

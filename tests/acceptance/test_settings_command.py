@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.server import ran, serving
-from strandline.settings import Settings
+from strandline._settings import Settings
 
 
 def settings(folder: Path, *arguments: str, code: int = 0, **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -86,7 +86,7 @@ def test_the_image_reads_no_file_of_settings_from_the_folder_in_which_agents_wri
         assert (line["value"], line["origin"]) == (5, str(own))
     variables = {**image, "STRANDLINE_JOURNAL": "memory:", "STRANDLINE_HOST": "127.0.0.1"}
     variables |= {"STRANDLINE_LOG_FORMAT": "text", "STRANDLINE_DEMO_MODEL": "scripted"}
-    with serving("strandline.demo.agent", folder=tmp_path, variables=variables, journal=None) as server:
+    with serving("strandline._demo.agent", folder=tmp_path, variables=variables, journal=None) as server:
         assert server.health()["auth"] == "none"
         assert "strandline.toml is not read" in server.stderr
 
@@ -99,7 +99,7 @@ def test_a_server_says_once_that_a_variable_is_nearly_a_setting_and_serves(tmp_p
         "STRANDLINE_PORT_8000_TCP": "tcp://10.0.0.11:8000",
         "STRANDLINE_DEMO_MODEL": "scripted",
     }
-    with serving("strandline.demo.agent", folder=tmp_path, variables=variables) as server:
+    with serving("strandline._demo.agent", folder=tmp_path, variables=variables) as server:
         assert server.health()["auth"] == "none"
         told = "the variable STRANDLINE_TIMEOOT is no setting; did you mean `STRANDLINE_TIMEOUT`?"
         assert server.stderr.count(told) == 1

@@ -15,7 +15,7 @@ import pytest
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.events import listening
 from acceptance.server import DEADLINE_S, TARGETS, Server, ran, serving, texts, tool_results, until
-from strandline.history import UNKNOWN_OUTCOME
+from strandline._history import UNKNOWN_OUTCOME
 
 STOPPED = "(This run ended early: stopped.)\nthe server was stopped"
 SLOWLY_MADE = """

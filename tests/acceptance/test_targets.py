@@ -10,7 +10,7 @@ import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import DEADLINE_S, TARGETS, ran, serving, texts
-from strandline.access.keyring import new_key
+from strandline._access.keyring import new_key
 
 GRAPH = f"{TARGETS / 'nodes.py'}:make_graph"
 SWARM = f"{TARGETS / 'nodes.py'}:make_swarm"

@@ -22,7 +22,7 @@ from acceptance.server import (
     tool_results,
     until,
 )
-from strandline.history import UNKNOWN_OUTCOME
+from strandline._history import UNKNOWN_OUTCOME
 
 AGENT = TARGETS / "agent.py"
 TIMED_OUT = "(This run ended early: timeout.)"
@@ -196,7 +196,7 @@ def test_asking_for_stacks_does_not_end_a_command_that_has_the_journal(tmp_path:
     place.touch()
     script = (
         "import asyncio, sys; from pathlib import Path\n"
-        "from strandline.clock import SystemClock; from strandline.journal.ownership import Ownership\n"
+        "from strandline._clock import SystemClock; from strandline._journal.ownership import Ownership\n"
         "async def main():\n"
         "    await Ownership(Path(sys.argv[1]), SystemClock()).acquire('tidying', wait_s=0, on_wait=None)\n"
         "    print('has it', flush=True); sys.stdin.read()\n"

@@ -13,7 +13,7 @@ AGENT: Final = '''
 import asyncio, logging, pathlib
 from strands import Agent, tool
 from strandline.testing import ScriptedModel
-from strandline.scripted.model import call, question
+from strandline._scripted.model import call, question
 
 log = logging.getLogger("mine")
 

@@ -173,7 +173,7 @@ def test_everything_that_is_no_code_is_in_it_and_nothing_that_does_not_belong(wh
         for file in SOURCE.rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     }
-    assert {"strandline/py.typed", "strandline/journal/schema/0001_initial.sql"} <= wanted
+    assert {"strandline/py.typed", "strandline/_journal/schema/0001_initial.sql"} <= wanted
     assert {name for name in inside if ".dist-info/" not in name} == wanted
     assert any(name.endswith("/licenses/LICENSE") for name in inside)
 

@@ -21,7 +21,7 @@ from acceptance import (
 )
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import DEADLINE_S, TARGETS, Server, environment, ran, refused, serving, tool_results, until
-from strandline.history import UNKNOWN_OUTCOME
+from strandline._history import UNKNOWN_OUTCOME
 
 AGENT = TARGETS / "agent.py"
 TWO = ("--workers", "2")

@@ -16,11 +16,10 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import pytest
 
-from strandline.clock import SystemClock
-from strandline.errors import ClaimLost, JournalDamaged, JournalUnavailable
-from strandline.history import history_faults
-from strandline.journal import soundness
-from strandline.journal.port import (
+from strandline._clock import SystemClock
+from strandline._history import history_faults
+from strandline._journal import soundness
+from strandline._journal.port import (
     Accepted,
     CancelSession,
     Changed,
@@ -34,10 +33,10 @@ from strandline.journal.port import (
     SessionQuery,
     SessionsQuery,
 )
-from strandline.journal.reader import UNREADABLE_INPUT
-from strandline.journal.soundness import check_wal_frames
-from strandline.journal.sqlite import SqliteJournal
-from strandline.model import (
+from strandline._journal.reader import UNREADABLE_INPUT
+from strandline._journal.soundness import check_wal_frames
+from strandline._journal.sqlite import SqliteJournal
+from strandline._model import (
     ANONYMOUS,
     Claim,
     Completion,
@@ -59,7 +58,8 @@ from strandline.model import (
     ToolDone,
     responses,
 )
-from strandline.testing.desk import WIDE, done, key, said
+from strandline.errors import ClaimLost, JournalDamaged, JournalUnavailable
+from strandline.testing._desk import WIDE, done, key, said
 
 SESSIONS: Final = [f"s{n}" for n in range(4)]
 ROUNDS: Final = 6
@@ -730,7 +730,7 @@ def test_damage_that_is_found_late_leaves_file_and_wal_as_they_are(
     original: Original, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checked: int
 ) -> None:
     """A large file is not read as a whole; closing it must not move the WAL into it."""
-    monkeypatch.setattr("strandline.journal.soundness.CHECKED_BYTES", checked)
+    monkeypatch.setattr("strandline._journal.soundness.CHECKED_BYTES", checked)
     busy, folder = tmp_path / "busy", tmp_path / "copy"
     for each in (busy, folder):
         each.mkdir()

@@ -11,12 +11,12 @@ from typing import Any, cast
 
 import pytest
 
+from strandline._journal.port import AcceptAnswer, Accepted, Attached, Delete, OnDisk, Refused
+from strandline._journal.reserve import MOST, Reserve
+from strandline._journal.sqlite import SqliteJournal
+from strandline._model import Claim, Keyed, NewRun, RoundDone, RoundStarted, RunId
 from strandline.errors import JournalUnavailable
-from strandline.journal.port import AcceptAnswer, Accepted, Attached, Delete, OnDisk, Refused
-from strandline.journal.reserve import MOST, Reserve
-from strandline.journal.sqlite import SqliteJournal
-from strandline.model import Claim, Keyed, NewRun, RoundDone, RoundStarted, RunId
-from strandline.testing.desk import WIDE, StillClock, done, key, said
+from strandline.testing._desk import WIDE, StillClock, done, key, said
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB

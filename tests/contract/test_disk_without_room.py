@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from strandline.clock import SystemClock
+from strandline._clock import SystemClock
+from strandline._journal import driver
+from strandline._journal.port import Accepted, RunQuery
+from strandline._journal.sqlite import SqliteJournal
+from strandline._model import ANONYMOUS, Claim, NewRun, RoundDone, RoundStarted, RunId, RunStatus
 from strandline.errors import JournalUnavailable
-from strandline.journal import driver
-from strandline.journal.port import Accepted, RunQuery
-from strandline.journal.sqlite import SqliteJournal
-from strandline.model import ANONYMOUS, Claim, NewRun, RoundDone, RoundStarted, RunId, RunStatus
-from strandline.testing.desk import WIDE, done, key, said, waiting_runs
+from strandline.testing._desk import WIDE, done, key, said, waiting_runs
 
 
 @contextlib.asynccontextmanager
@@ -226,7 +226,7 @@ def fail_once(journal: SqliteJournal, code: int) -> None:
 @pytest.mark.parametrize(("room", "most"), [(2_000_000, 400_000), (10_000_000_000, 4_500_000)])
 def test_the_wal_never_fills_a_small_disk(path: Path, monkeypatch: pytest.MonkeyPatch, room: int, most: int) -> None:
     monkeypatch.setattr(
-        "strandline.journal.driver.os.statvfs", lambda _: SimpleNamespace(f_bavail=room // 4096, f_frsize=4096)
+        "strandline._journal.driver.os.statvfs", lambda _: SimpleNamespace(f_bavail=room // 4096, f_frsize=4096)
     )
     sizes = []
 

@@ -13,16 +13,16 @@ from typing import Any, BinaryIO
 import pytest
 
 import strands_sessions
-from strandline.clock import SystemClock
+from strandline._clock import SystemClock
+from strandline._history import NO_ANSWER, UNKNOWN_OUTCOME, history_faults, pairing_faults
+from strandline._journal.importing import Imported, Unusable, bring_in, read_session, sessions_in
+from strandline._journal.locks import try_lock
+from strandline._journal.port import HistoryQuery
+from strandline._journal.sqlite import SqliteJournal
+from strandline._journal.verify import verify
+from strandline._model import AgentRecord, Message
 from strandline.errors import JournalError, JournalLocked
-from strandline.history import NO_ANSWER, UNKNOWN_OUTCOME, history_faults, pairing_faults
-from strandline.journal.importing import Imported, Unusable, bring_in, read_session, sessions_in
-from strandline.journal.locks import try_lock
-from strandline.journal.port import HistoryQuery
-from strandline.journal.sqlite import SqliteJournal
-from strandline.journal.verify import verify
-from strandline.model import AgentRecord, Message
-from strandline.testing.desk import WIDE, done, key, said
+from strandline.testing._desk import WIDE, done, key, said
 
 from .test_damage import new
 
@@ -228,7 +228,7 @@ def test_missing_and_redacted_messages_are_told_and_honoured(tmp_path: Path) -> 
 def test_a_failure_in_the_middle_of_a_session_keeps_nothing_of_it(
     written: Path, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from strandline.journal import importing
+    from strandline._journal import importing
 
     calls = 0
 

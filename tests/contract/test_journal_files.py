@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from strandline.clock import SystemClock
+from strandline._clock import SystemClock
+from strandline._journal import writer
+from strandline._journal.backup import backup
+from strandline._journal.port import Accepted, Bounds, RunQuery
+from strandline._journal.pruning import vacuum
+from strandline._journal.sqlite import SqliteJournal
+from strandline._model import ANONYMOUS, NewRun, RunId
 from strandline.errors import JournalDamaged, JournalError, JournalLocked, JournalUnavailable
-from strandline.journal import writer
-from strandline.journal.backup import backup
-from strandline.journal.port import Accepted, Bounds, RunQuery
-from strandline.journal.pruning import vacuum
-from strandline.journal.sqlite import SqliteJournal
-from strandline.model import ANONYMOUS, NewRun, RunId
-from strandline.testing.desk import key, waiting_runs
+from strandline.testing._desk import key, waiting_runs
 
 WIDE = Bounds(per_session=1000, total=10_000)
 DEADLINE_S = 10.0
@@ -118,9 +118,9 @@ async def _opened_and_closed(journal: SqliteJournal) -> None:
 
 _SECOND = """
 import asyncio, pathlib, sys
-from strandline.clock import SystemClock
+from strandline._clock import SystemClock
 from strandline.errors import JournalLocked
-from strandline.journal.sqlite import SqliteJournal
+from strandline._journal.sqlite import SqliteJournal
 try:
     asyncio.run(SqliteJournal(pathlib.Path(sys.argv[1]), SystemClock(), lock_wait_s=0.0).open("x", max_attempts=3))
 except JournalLocked as error:

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from strandline.clock import Clock, SystemClock
+from strandline._clock import Clock, SystemClock
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import Accepted, Cancel, ClaimResult, Journal, RunQuery, SessionsQuery
+from strandline._journal.sqlite_rows import Mismatch, SqliteRows
+from strandline._journal.table import SessionTable
+from strandline._model import ANONYMOUS, Claim, Keyed, RunId, RunStatus
 from strandline.errors import InvariantBroken, JournalUnavailable
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Accepted, Cancel, ClaimResult, Journal, RunQuery, SessionsQuery
-from strandline.journal.sqlite_rows import Mismatch, SqliteRows
-from strandline.journal.table import SessionTable
-from strandline.model import ANONYMOUS, Claim, Keyed, RunId, RunStatus
-from strandline.testing.contract import JournalContract
-from strandline.testing.desk import WIDE, done
+from strandline.testing._contract import JournalContract
+from strandline.testing._desk import WIDE, done
 
 from .test_damage import new
 

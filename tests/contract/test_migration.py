@@ -18,12 +18,11 @@ from pathlib import Path
 import pytest
 
 from logged import ours
-from strandline.errors import JournalDamaged, JournalError
-from strandline.journal.driver import connect
-from strandline.journal.forgetting import COUNTED
-from strandline.journal.migrations import migrate
-from strandline.journal.ownership import APPLICATION_ID, SCHEMA_VERSION, check_file
-from strandline.journal.port import (
+from strandline._journal.driver import connect
+from strandline._journal.forgetting import COUNTED
+from strandline._journal.migrations import migrate
+from strandline._journal.ownership import APPLICATION_ID, SCHEMA_VERSION, check_file
+from strandline._journal.port import (
     Accepted,
     Bounds,
     Changed,
@@ -33,10 +32,11 @@ from strandline.journal.port import (
     Pause,
     RunQuery,
 )
-from strandline.journal.sqlite import SqliteJournal
-from strandline.journal.verify import verify
-from strandline.model import ANONYMOUS, Claim, IfBusy, NewRun, Range, RoundStarted, Run, RunId, ToolDone
-from strandline.testing.desk import StillClock, done, key, said, waiting_runs
+from strandline._journal.sqlite import SqliteJournal
+from strandline._journal.verify import verify
+from strandline._model import ANONYMOUS, Claim, IfBusy, NewRun, Range, RoundStarted, Run, RunId, ToolDone
+from strandline.errors import JournalDamaged, JournalError
+from strandline.testing._desk import StillClock, done, key, said, waiting_runs
 
 COPY = "journal.db.v1-19700101T001640Z.bak"
 """What a copy is called that is made at 1,000 s, where the clock of these tests stands."""
@@ -69,7 +69,7 @@ def path(tmp_path: Path) -> Path:
 
 def make_version_1(path: Path) -> None:
     """Make a file as the first schema had it, with runs of every kind in it."""
-    schema = resources.files("strandline.journal").joinpath("schema/0001_initial.sql").read_text()
+    schema = resources.files("strandline._journal").joinpath("schema/0001_initial.sql").read_text()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.executescript(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1; {schema}")
         connection.execute("PRAGMA journal_mode = WAL")
@@ -241,7 +241,7 @@ def test_a_new_file_is_as_a_migrated_one(path: Path, tmp_path: Path) -> None:
 
 def test_a_file_of_schema_2_becomes_one_of_this_schema(path: Path) -> None:
     """With a run that is held, and one whose time to wait stands still."""
-    schema = resources.files("strandline.journal").joinpath("schema/0002_holds_deadlines_discards.sql").read_text()
+    schema = resources.files("strandline._journal").joinpath("schema/0002_holds_deadlines_discards.sql").read_text()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.executescript(f"BEGIN; {schema} PRAGMA user_version = 2; COMMIT;")
         connection.execute("UPDATE runs SET fence = 97 WHERE run_id = 'elsewhere'")
@@ -274,7 +274,7 @@ def test_a_file_of_schema_2_becomes_one_of_this_schema(path: Path) -> None:
 @pytest.mark.parametrize("version", range(2, SCHEMA_VERSION))
 def test_a_file_of_any_older_schema_becomes_one_of_this_schema(path: Path, version: int) -> None:
     """With all that is in it; what it has no place for yet is kept of later runs."""
-    schema = resources.files("strandline.journal").joinpath("schema")
+    schema = resources.files("strandline._journal").joinpath("schema")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         for file in sorted(each.name for each in schema.iterdir()):
             if 1 < int(file[:4]) <= version:
@@ -352,7 +352,7 @@ def test_a_change_that_cannot_be_made_leaves_the_file_as_it_was(path: Path) -> N
 
 
 def test_a_file_that_another_program_has_open_is_not_migrated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("strandline.journal.driver.BUSY_S", 0.0)
+    monkeypatch.setattr("strandline._journal.driver.BUSY_S", 0.0)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("SELECT * FROM runs").fetchall()
         with pytest.raises(JournalError, match="no other program"):
@@ -365,7 +365,7 @@ def test_a_file_that_another_program_has_open_is_not_migrated(path: Path, monkey
 @pytest.mark.parametrize("with_log", [False, True])
 def test_a_damaged_file_is_not_migrated(path: Path, monkeypatch: pytest.MonkeyPatch, with_log: bool) -> None:
     """Though it is too large to be looked at whenever it is opened: its copy is. Nor is its log moved into it."""
-    monkeypatch.setattr("strandline.journal.soundness.CHECKED_BYTES", 0)
+    monkeypatch.setattr("strandline._journal.soundness.CHECKED_BYTES", 0)
     with contextlib.closing(sqlite3.connect(path)) as connection:
         (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'runs_claimed'").fetchone()
     if with_log:
@@ -467,8 +467,8 @@ def test_a_migrated_file_is_found_sound(path: Path, also_used: bool) -> None:
 
 KILLED = """
 import os, pathlib, shutil, signal, sys
-from strandline.journal import driver, migrations
-from strandline.journal.driver import connect
+from strandline._journal import driver, migrations
+from strandline._journal.driver import connect
 
 # One child for each moment: it kills itself at the n-th line of the modules, or statement of SQLite, that it comes to.
 source, folder = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])

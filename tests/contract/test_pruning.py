@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from strandline.clock import SystemClock
+from strandline._clock import SystemClock
+from strandline._journal.port import Accepted, Bounds, Refused
+from strandline._journal.pruning import prune, vacuum
+from strandline._journal.sqlite import SqliteJournal
+from strandline._journal.transactions import SqliteTransactions
+from strandline._journal.verify import verify
 from strandline.errors import JournalError, JournalLocked, JournalUnavailable
-from strandline.journal.port import Accepted, Bounds, Refused
-from strandline.journal.pruning import prune, vacuum
-from strandline.journal.sqlite import SqliteJournal
-from strandline.journal.transactions import SqliteTransactions
-from strandline.journal.verify import verify
-from strandline.testing.desk import WIDE, done, key
+from strandline.testing._desk import WIDE, done, key
 
 from .test_damage import new
 
@@ -62,7 +62,7 @@ def test_nothing_is_vacuumed_under_a_server(path: Path) -> None:
 
 
 def test_old_runs_are_forgotten_in_steps_and_nothing_else_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("strandline.journal.pruning.BATCH", 15)
+    monkeypatch.setattr("strandline._journal.pruning.BATCH", 15)
     steps: list[int] = []
     assert asyncio.run(prune(path, SystemClock(), 3600.0, steps.append)) == 0
     assert asyncio.run(prune(path, SystemClock(), 0.0, steps.append)) == 40
@@ -102,7 +102,7 @@ def test_room_that_a_step_has_made_is_there_although_the_next_one_fails(
             return await journal.accept(new(run_id, "s2"), Bounds(9, 9, stored_bytes=most), claim_next=False)
 
         first = await accepts("x")
-        monkeypatch.setattr("strandline.journal.forgetting.WALK", 5)
+        monkeypatch.setattr("strandline._journal.forgetting.WALK", 5)
         monkeypatch.setattr(SqliteTransactions, "prune", fails_later)
         with pytest.raises(JournalUnavailable):
             await journal.prune(SystemClock().now() + 1, 40)

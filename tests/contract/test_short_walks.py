@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from strandline.clock import Clock
-from strandline.journal import lists
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Journal
-from strandline.journal.sqlite import SqliteJournal
-from strandline.testing.contract.rest import RestContract
+from strandline._clock import Clock
+from strandline._journal import lists
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import Journal
+from strandline._journal.sqlite import SqliteJournal
+from strandline.testing._contract.rest import RestContract
 
 
 @pytest.fixture(autouse=True)

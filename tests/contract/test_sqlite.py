@@ -18,20 +18,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from strandline.clock import Clock, SystemClock
-from strandline.errors import (
-    CancelRequested,
-    JournalDamaged,
-    JournalError,
-    JournalForeign,
-    JournalLocked,
-    JournalNewer,
-    JournalUnavailable,
-)
-from strandline.journal import lists, ownership, sqlite, watched
-from strandline.journal.changes import AddCheckpoint
-from strandline.journal.migrations import migrate
-from strandline.journal.port import (
+from strandline._clock import Clock, SystemClock
+from strandline._journal import lists, ownership, sqlite, watched
+from strandline._journal.changes import AddCheckpoint
+from strandline._journal.migrations import migrate
+from strandline._journal.port import (
     Accepted,
     Bounds,
     Cancel,
@@ -45,9 +36,9 @@ from strandline.journal.port import (
     RunQuery,
     RunsOfQuery,
 )
-from strandline.journal.reader import READERS
-from strandline.journal.sqlite import SqliteJournal
-from strandline.model import (
+from strandline._journal.reader import READERS
+from strandline._journal.sqlite import SqliteJournal
+from strandline._model import (
     ANONYMOUS,
     Checkpoint,
     Completion,
@@ -65,8 +56,17 @@ from strandline.model import (
     RunStatus,
     ToolDone,
 )
-from strandline.testing.contract import JournalContract
-from strandline.testing.desk import done, key, said, waiting_runs
+from strandline.errors import (
+    CancelRequested,
+    JournalDamaged,
+    JournalError,
+    JournalForeign,
+    JournalLocked,
+    JournalNewer,
+    JournalUnavailable,
+)
+from strandline.testing._contract import JournalContract
+from strandline.testing._desk import done, key, said, waiting_runs
 
 WIDE = Bounds(per_session=1000, total=10_000)
 
@@ -279,8 +279,8 @@ def held_by_another_process(path: Path) -> Iterator[int]:
     """A real process that has the journal open until it is killed."""
     code = (
         "import asyncio, sys, pathlib\n"
-        "from strandline.clock import SystemClock\n"
-        "from strandline.journal.sqlite import SqliteJournal\n"
+        "from strandline._clock import SystemClock\n"
+        "from strandline._journal.sqlite import SqliteJournal\n"
         "async def main():\n"
         "    await SqliteJournal(pathlib.Path(sys.argv[1]), SystemClock()).open('other', max_attempts=3)\n"
         "    print('open', flush=True)\n"
@@ -415,7 +415,7 @@ def test_a_lock_file_that_cannot_be_written_is_told(
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"strandline.journal.ownership.os.{call}", fail)
+        patch.setattr(f"strandline._journal.ownership.os.{call}", fail)
         with pytest.raises(JournalError, match=f"{os.strerror(code)}. Make room"):
             asyncio.run(at(path).open("test", max_attempts=3))
     asyncio.run(fill(path))
@@ -683,7 +683,7 @@ def test_nothing_stays_of_a_deleted_session_whose_runs_ended_waiting_or_were_for
 
 def test_a_session_with_work_is_never_forgotten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However few sessions are known by heart; those that were forgotten are read again."""
-    monkeypatch.setattr("strandline.journal.live.CACHED_SESSIONS", 2)
+    monkeypatch.setattr("strandline._journal.live.CACHED_SESSIONS", 2)
 
     async def main() -> None:
         async with opened(path) as journal:
@@ -855,12 +855,12 @@ def test_a_full_disk_refuses_what_is_new_and_loses_nothing(path: Path) -> None:
 
 WRITER = """
 import asyncio, sys, pathlib
-from strandline.clock import SystemClock
-from strandline.journal.changes import AddCheckpoint
-from strandline.journal.port import Bounds
-from strandline.journal.sqlite import SqliteJournal
-from strandline.model import NewRun, RunId
-from strandline.testing.desk import done, key
+from strandline._clock import SystemClock
+from strandline._journal.changes import AddCheckpoint
+from strandline._journal.port import Bounds
+from strandline._journal.sqlite import SqliteJournal
+from strandline._model import NewRun, RunId
+from strandline.testing._desk import done, key
 
 async def main():
     journal = SqliteJournal(pathlib.Path(sys.argv[1]), SystemClock())

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from strandline.clock import SystemClock
+from strandline._clock import SystemClock
+from strandline._journal.backup import backup
+from strandline._journal.driver import copy_into
+from strandline._journal.seal import key_crc, message_owner, sealed
+from strandline._journal.sqlite import SqliteJournal
+from strandline._journal.verify import verify
+from strandline._model import Range, RoundStarted, ToolDone
 from strandline.errors import JournalDamaged, JournalError
-from strandline.journal.backup import backup
-from strandline.journal.driver import copy_into
-from strandline.journal.seal import key_crc, message_owner, sealed
-from strandline.journal.sqlite import SqliteJournal
-from strandline.journal.verify import verify
-from strandline.model import Range, RoundStarted, ToolDone
-from strandline.testing.desk import WIDE, done, key, said
+from strandline.testing._desk import WIDE, done, key, said
 
 from .test_damage import new, rows
 
@@ -149,7 +149,7 @@ def test_a_disk_that_is_full_to_the_last_byte_is_no_fault_of_the_journal(
         error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
         raise error
 
-    monkeypatch.setattr("strandline.journal.verify.check_current", full)
+    monkeypatch.setattr("strandline._journal.verify.check_current", full)
     with pytest.raises(JournalError, match="room on its disk"):
         verify(path)
 
@@ -301,7 +301,7 @@ def test_a_backup_beside_a_server_that_writes_all_the_time_is_of_one_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does not begin again when the server has written, else it would never end."""
-    monkeypatch.setattr("strandline.journal.driver.COPY_PAGES", 4)
+    monkeypatch.setattr("strandline._journal.driver.COPY_PAGES", 4)
     path, copy = tmp_path / "busy.db", tmp_path / "copy.db"
     steps: list[int] = []
 
@@ -363,7 +363,7 @@ def test_verify_begins_again_when_a_server_comes_that_was_not_there_at_its_begin
 def test_a_backup_begins_again_when_a_server_comes_that_was_not_there_at_its_beginning(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("strandline.journal.driver.COPY_PAGES", 4)
+    monkeypatch.setattr("strandline._journal.driver.COPY_PAGES", 4)
     copy = tmp_path / "copy"
     backup(path, copy, _serves_once(path))
     findings = verify(copy)

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from strandline.clock import SystemClock
-from strandline.errors import JournalUnavailable
-from strandline.journal.port import Cancel, CancelSession, Move, Pause
-from strandline.journal.sqlite import SqliteJournal
-from strandline.journal.verify import verify
-from strandline.model import (
+from strandline._clock import SystemClock
+from strandline._journal.port import Cancel, CancelSession, Move, Pause
+from strandline._journal.sqlite import SqliteJournal
+from strandline._journal.verify import verify
+from strandline._model import (
     ANONYMOUS,
     Completion,
     IfBusy,
@@ -27,7 +26,8 @@ from strandline.model import (
     SessionId,
     SessionKey,
 )
-from strandline.testing.desk import WIDE, said
+from strandline.errors import JournalUnavailable
+from strandline.testing._desk import WIDE, said
 
 KEYED = Keyed("k", b"x" * 32, 0.0)
 

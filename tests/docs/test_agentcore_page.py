@@ -15,9 +15,9 @@ from acceptance.server import Server, serving
 from acceptance.test_agentcore import connected
 from docs.pages import DOCS, asked_and_shown, block, blocks, printed
 from docs.test_input_requests_page import shows
-from strandline.http.dialects.agentcore import wire as agentcore
-from strandline.http.exchange.run_request import RunOptions
-from strandline.model import ErrorCode
+from strandline._http.dialects.agentcore import wire as agentcore
+from strandline._http.exchange.run_request import RunOptions
+from strandline._model import ErrorCode
 
 PAGE = "agentcore.md"
 TEXT = (DOCS / PAGE).read_text()

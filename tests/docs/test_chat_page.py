@@ -117,9 +117,9 @@ def test_the_commands_of_scripts(server: Server, tmp_path: Path) -> None:
 
 
 def test_the_numbers_are_those_of_the_code() -> None:
-    from strandline.chat.conversation import PATIENCE_S
-    from strandline.reload.changes import IGNORED
-    from strandline.settings import Settings
+    from strandline._chat.conversation import PATIENCE_S
+    from strandline._reload.changes import IGNORED
+    from strandline._settings import Settings
 
     assert f"`drain_grace` ({Settings().drain_grace_s:g} s)" in PAGE
     assert PAGE.count(f"{PATIENCE_S:g} s") == 2

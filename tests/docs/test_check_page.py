@@ -10,8 +10,8 @@ import pytest
 
 from acceptance.server import Server, serving
 from docs.pages import DOCS, blocks, pattern, printed, typed_and_shown
-from strandline.check.adapters import BUILT_IN
-from strandline.check.suite import PROMISES
+from strandline._check.adapters import BUILT_IN
+from strandline._check.suite import PROMISES
 
 PAGE = "check.md"
 TEXT = (DOCS / PAGE).read_text()

@@ -13,7 +13,9 @@ import pytest
 from acceptance.server import DEADLINE_S, Server, environment, serving
 from docs.pages import DOCS, blocks, type_checked
 from strandline import AsyncClient, Client, client
-from strandline.client import Event, errors, requests
+from strandline.client import Event
+from strandline.client import _errors as errors
+from strandline.client import _requests as requests
 
 PAGE = (DOCS / "client.md").read_text()
 FILES = dict(re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
@@ -109,7 +111,7 @@ def test_both_clients_can_do_the_same() -> None:
 
 
 def test_its_numbers_are_true() -> None:
-    from strandline.client import plans
+    from strandline.client import _plans as plans
 
     assert f"`patience_s` seconds ({plans.PATIENCE_S:g};" in PAGE
     assert f"grow from {plans.FIRST_S:g} s to {plans.RETRY_S:g} s" in PAGE

@@ -7,9 +7,9 @@ from typing import Final
 
 import pytest
 
-from strandline import compat
-from strandline.journal import migrations
-from strandline.journal.ownership import SCHEMA_VERSION
+from strandline import _compat as compat
+from strandline._journal import migrations
+from strandline._journal.ownership import SCHEMA_VERSION
 
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")

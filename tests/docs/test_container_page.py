@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from docker_engine import HARDENED
 from docs.pages import ROOT, block, blocks
-from strandline.server import CONNECTIONS_GRACE_S
+from strandline._server import CONNECTIONS_GRACE_S
 
 PAGE = (ROOT / "docs" / "container.md").read_text()
 

@@ -8,7 +8,7 @@ import pytest
 
 from acceptance.server import COMMAND, Server, environment, serving
 from docs.pages import DOCS, asked_and_shown, block, blocks, documents, printed
-from strandline.config import ALIASES
+from strandline._config import ALIASES
 
 PAGE = "contract.md"
 PAIRS = asked_and_shown(PAGE)

@@ -8,7 +8,7 @@ from msgspec import json
 from acceptance.server import serving
 from docs.pages import DOCS, asked_and_shown, block, blocks, printed
 from examples_shown import example
-from strandline.config import default_of
+from strandline._config import default_of
 
 PAGE = "input-requests.md"
 SHOWN = example("approval")

@@ -10,7 +10,7 @@ import pytest
 
 import strands_sessions
 from acceptance.server import COMMAND, TARGETS, environment, serving
-from strandline.journal.ownership import SCHEMA_VERSION
+from strandline._journal.ownership import SCHEMA_VERSION
 
 PAGE = (Path(__file__).parents[2] / "docs" / "journal.md").read_text()
 COMMANDS = [

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from strandline.config import descriptions
+from strandline._config import descriptions
 from tools.pages.__main__ import BEGIN, END, PAGE, section
 from tools.pages.endings import blocks
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from strandline.lifecycle import diagram
+from strandline._lifecycle import diagram
 
 ARCHITECTURE = Path(__file__).parents[2] / "ARCHITECTURE.md"
 

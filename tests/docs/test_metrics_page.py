@@ -16,8 +16,8 @@ from prometheus_client import ProcessCollector
 from acceptance.server import serving
 from docs.pages import DOCS, ROOT, block, printed
 from reference_tables import alerts_table, metrics_table
-from strandline.telemetry.catalogue import METRICS, PREFIX
-from strandline.telemetry.tally import CUTS
+from strandline._telemetry.catalogue import METRICS, PREFIX
+from strandline._telemetry.tally import CUTS
 
 PAGE: Final = (DOCS / "metrics.md").read_text()
 RULES: Final = ROOT / "deploy" / "prometheus" / "rules.yaml"

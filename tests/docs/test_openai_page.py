@@ -13,8 +13,8 @@ from acceptance.server import DEADLINE_S, Server, environment, serving
 from docs.pages import DOCS, asked_and_shown, block, blocks, printed
 from docs.test_input_requests_page import shows
 from examples_shown import example
-from strandline.http.dialects.openai.wire import CompletionBody
-from strandline.model import ErrorCode
+from strandline._http.dialects.openai.wire import CompletionBody
+from strandline._model import ErrorCode
 
 PAGE = "openai.md"
 TEXT = (DOCS / PAGE).read_text()

@@ -11,17 +11,17 @@ import msgspec
 import pytest
 from starlette.requests import Request
 
-from strandline.encoding import decoder
-from strandline.engine.requests import check_content
+from strandline._encoding import decoder
+from strandline._engine.requests import check_content
+from strandline._http import wire
+from strandline._http.app import event_schemas
+from strandline._http.app.docs_page import page
+from strandline._http.app.openapi import OPERATIONS, PARAMETERS, Described, document
+from strandline._http.dialects.runs import NewRunBody
+from strandline._http.exchange.idempotency import idempotency_key
+from strandline._http.exchange.run_request import Responses
+from strandline._http.routes.events import TYPES
 from strandline.errors import Invalid
-from strandline.http import wire
-from strandline.http.app import event_schemas
-from strandline.http.app.docs_page import page
-from strandline.http.app.openapi import OPERATIONS, PARAMETERS, Described, document
-from strandline.http.dialects.runs import NewRunBody
-from strandline.http.exchange.idempotency import idempotency_key
-from strandline.http.exchange.run_request import Responses
-from strandline.http.routes.events import TYPES
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
@@ -39,7 +39,7 @@ def references(node: Any) -> set[str]:
 
 
 def test_every_route_is_described_and_no_other() -> None:
-    tree = ast.parse((ROOT / "src/strandline/http/app/build.py").read_text())
+    tree = ast.parse((ROOT / "src/strandline/_http/app/build.py").read_text())
     routes = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Route":

@@ -18,11 +18,11 @@ import yaml  # type: ignore[import-untyped]
 from acceptance.server import TARGETS, Server, ran, serving, texts, until
 from docs.pages import DOCS, ROOT, blocks, printed
 from docs.test_metrics_page import NAMES, promtool, series
-from strandline import exits
-from strandline.chat.program import ASKED
-from strandline.config import descriptions
-from strandline.journal.ownership import APPLICATION_ID, SCHEMA_VERSION
-from strandline.telemetry.catalogue import METRICS
+from strandline import _exits as exits
+from strandline._chat.program import ASKED
+from strandline._config import descriptions
+from strandline._journal.ownership import APPLICATION_ID, SCHEMA_VERSION
+from strandline._telemetry.catalogue import METRICS
 
 PAGE: Final = (DOCS / "operations.md").read_text()
 SESSIONS: Final = ("ada", "bob", "eve")
@@ -257,7 +257,7 @@ def test_an_upgrade_is_rolled_back_to_what_the_old_version_had(tmp_path: Path) -
     file = tmp_path / ".strandline" / "journal.db"
     file.parent.mkdir()
     old = SCHEMA_VERSION - 1
-    scripts = sorted(resources.files("strandline.journal").joinpath("schema").iterdir(), key=lambda each: each.name)
+    scripts = sorted(resources.files("strandline._journal").joinpath("schema").iterdir(), key=lambda each: each.name)
     with closing(sqlite3.connect(file, isolation_level=None)) as made:
         made.executescript("".join(each.read_text() for each in scripts[:old]))
         made.execute("INSERT INTO sessions (no, principal, session_id) VALUES (1, 'anonymous', 'kept')")

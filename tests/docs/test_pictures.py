@@ -5,8 +5,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from strandline.lifecycle import MOVES
-from strandline.model import RunStatus
+from strandline._lifecycle import MOVES
+from strandline._model import RunStatus
 from tools.pictures.__main__ import FOLDER, PICTURES
 
 

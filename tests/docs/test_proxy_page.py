@@ -19,7 +19,7 @@ import pytest
 from acceptance.events import ACCEPT
 from acceptance.server import Server, free_port, serving, until
 from docs.browser import needed
-from strandline.config import descriptions, resolve
+from strandline._config import descriptions, resolve
 
 PAGE = (Path(__file__).parents[2] / "docs" / "behind-a-proxy.md").read_text()
 HOST = "agents.example.com"

@@ -25,7 +25,7 @@ def test_every_error_code_of_a_run_is_explained(code: str) -> None:
 
 
 def test_every_route_is_listed_and_no_other() -> None:
-    tree = ast.parse((ROOT / "src/strandline/http/app/build.py").read_text())
+    tree = ast.parse((ROOT / "src/strandline/_http/app/build.py").read_text())
     routes = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Route":
@@ -37,7 +37,7 @@ def test_every_route_is_listed_and_no_other() -> None:
 
 
 def test_every_code_that_the_door_makes_is_listed() -> None:
-    made = re.findall(r"wire\.problem\([\w.]+, \"(\w+)\"", (ROOT / "src/strandline/http/app/errors.py").read_text())
+    made = re.findall(r"wire\.problem\([\w.]+, \"(\w+)\"", (ROOT / "src/strandline/_http/app/errors.py").read_text())
     assert {"not_found", "method_not_allowed", "internal_error"} <= set(made)
     for code in set(made) - {"error"}:
         assert f"| `{code}` |" in REFERENCE

@@ -8,7 +8,7 @@ import pytest
 
 from acceptance.server import Server, ran, serving
 from docs.pages import DOCS, asks, pattern, printed, typed_and_shown
-from strandline.model import IfBusy, OnDisconnect
+from strandline._model import IfBusy, OnDisconnect
 
 PAGE = "run-control.md"
 TEXT = (DOCS / PAGE).read_text()

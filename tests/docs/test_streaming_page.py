@@ -10,7 +10,7 @@ from acceptance.events import listening
 from acceptance.server import Server, ran, serving
 from docs.browser import published
 from docs.pages import DOCS, block, pattern, printed, typed_and_shown
-from strandline.http.app.event_schemas import RUN_EVENTS
+from strandline._http.app.event_schemas import RUN_EVENTS
 
 PAGE = "streaming.md"
 TEXT = (DOCS / PAGE).read_text()

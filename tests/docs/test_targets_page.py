@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from engine_support import texts
-from strandline.agents.load import load_target
-from strandline.model import RunStatus
+from strandline._agents.load import load_target
+from strandline._model import RunStatus
 from target_support import ask, history, run, serving
 
 ROOT = Path(__file__).parents[2]

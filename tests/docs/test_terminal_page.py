@@ -12,8 +12,8 @@ import typer.main
 
 from acceptance.server import COMMAND, DEADLINE_S, Server, environment, free_port, ran
 from docs.pages import asks, pattern, typed_and_shown
-from strandline.cli import app
-from strandline.settings import Settings
+from strandline._cli import app
+from strandline._settings import Settings
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "terminal.md").read_text()

@@ -8,10 +8,10 @@ from contextvars import copy_context
 from typing import Final
 
 from docs.pages import DOCS, blocks
-from strandline.engine.observers import RUN, Named
-from strandline.logs import AsJson
-from strandline.model import RunId, session_key
-from strandline.telemetry import export, traces
+from strandline._engine.observers import RUN, Named
+from strandline._logs import AsJson
+from strandline._model import RunId, session_key
+from strandline._telemetry import export, traces
 
 PAGE: Final = (DOCS / "traces.md").read_text()
 

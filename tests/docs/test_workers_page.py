@@ -11,8 +11,8 @@ import pytest
 
 from acceptance.server import Server, until
 from docs.pages import DOCS, asked_and_shown, blocks, documents, printed
-from strandline.config import descriptions
-from strandline.workers.loops import LONGEST_WAIT_READY_S, LONGEST_WAIT_S, YOUNG_S
+from strandline._config import descriptions
+from strandline._workers.loops import LONGEST_WAIT_READY_S, LONGEST_WAIT_S, YOUNG_S
 
 PAGE: Final = (DOCS / "workers.md").read_text()
 

@@ -17,7 +17,7 @@ import pytest
 
 from docker_engine import DEADLINE_S, HARDENED, container, docker, volume
 from examples_shown import example
-from strandline.config import default_of
+from strandline._config import default_of
 
 pytestmark = pytest.mark.docker
 

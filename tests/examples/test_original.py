@@ -24,7 +24,7 @@ import strands_sessions
 from acceptance.server import free_port
 from docker_engine import CHECKOUT, DEADLINE_S, docker, until
 from examples_shown import example
-from strandline.testing.checker import check_history
+from strandline.testing._checker import check_history
 
 pytestmark = pytest.mark.docker
 

@@ -16,9 +16,9 @@ from msgspec.structs import replace as replace_
 
 from simulation.journals import SlowJournal
 from simulation.trial import play
-from strandline.agents.port import RunStopped
-from strandline.engine.admission import Control, Subscribers
-from strandline.engine.execution import (
+from strandline._agents.port import RunStopped
+from strandline._engine.admission import Control, Subscribers
+from strandline._engine.execution import (
     AgentPool,
     Claims,
     Execution,
@@ -29,16 +29,15 @@ from strandline.engine.execution import (
     recovery,
     runner,
 )
-from strandline.engine.execution.failures import disclosed
-from strandline.engine.queues.slots import Slots
-from strandline.errors import ClaimLost
-from strandline.history import close, fold, reopened
-from strandline.journal import lists, reader, table, transitions
-from strandline.journal.changes import AnswerQuestion, Body, DropSession
-from strandline.journal.commits import GroupCommit
-from strandline.journal.deadlines import Deadlines
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import (
+from strandline._engine.execution.failures import disclosed
+from strandline._engine.queues.slots import Slots
+from strandline._history import close, fold, reopened
+from strandline._journal import lists, reader, table, transitions
+from strandline._journal.changes import AnswerQuestion, Body, DropSession
+from strandline._journal.commits import GroupCommit
+from strandline._journal.deadlines import Deadlines
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import (
     AcceptAnswer,
     Attached,
     Bounds,
@@ -52,11 +51,11 @@ from strandline.journal.port import (
     Move,
     Stopped,
 )
-from strandline.journal.rules import Rank
-from strandline.journal.sqlite_rows import SqliteRows
-from strandline.journal.state import OpenRound, RunState, SessionState
-from strandline.journal.table import SessionTable
-from strandline.model import (
+from strandline._journal.rules import Rank
+from strandline._journal.sqlite_rows import SqliteRows
+from strandline._journal.state import OpenRound, RunState, SessionState
+from strandline._journal.table import SessionTable
+from strandline._model import (
     INTERRUPTS,
     Claim,
     Completion,
@@ -73,6 +72,7 @@ from strandline.model import (
     ToolDone,
     ToolResult,
 )
+from strandline.errors import ClaimLost
 
 Break = Callable[[pytest.MonkeyPatch], None]
 FIRST = 1000

@@ -1,6 +1,6 @@
 """Whatever a run leaves, in whatever ending: `close` makes history that a provider accepts and that tells the truth.
 
-The judge is `strandline.testing.checker`, which shares no code with `strandline.history`.
+The judge is `strandline.testing._checker`, which shares no code with `strandline._history`.
 """
 
 import copy
@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from strandline.history import close, fold, history_faults, pairing_faults, question, reopened
-from strandline.model import (
+from strandline._history import close, fold, history_faults, pairing_faults, question, reopened
+from strandline._model import (
     Block,
     Cancelled,
     Checkpoint,
@@ -28,7 +28,7 @@ from strandline.model import (
     ToolDone,
     ToolResult,
 )
-from strandline.testing.checker import Ledger, check_history, check_pairing, check_truthful
+from strandline.testing._checker import Ledger, check_history, check_pairing, check_truthful
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A machine that is busy with other tests is no fault of `close`."""

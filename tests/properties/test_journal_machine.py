@@ -20,10 +20,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec.structs import replace
 
-from strandline.errors import CancelRequested, ClaimLost
-from strandline.history import close, close_answer, dismissed, fold
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import (
+from strandline._history import close, close_answer, dismissed, fold
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import (
     AcceptAnswer,
     Accepted,
     Attached,
@@ -50,8 +49,8 @@ from strandline.journal.port import (
     Stopped,
     Unanswerable,
 )
-from strandline.journal.sqlite import SqliteJournal
-from strandline.model import (
+from strandline._journal.sqlite import SqliteJournal
+from strandline._model import (
     ANONYMOUS,
     WHOLE_HISTORY,
     Cancelled,
@@ -81,7 +80,8 @@ from strandline.model import (
     Window,
     responses,
 )
-from strandline.testing.desk import StillClock, waiting_runs
+from strandline.errors import CancelRequested, ClaimLost
+from strandline.testing._desk import StillClock, waiting_runs
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from strandline.http.dialects.openai import json_scanner
-from strandline.http.dialects.openai.json_scanner import Event, JsonScanner, NotJson
+from strandline._http.dialects.openai import json_scanner
+from strandline._http.dialects.openai.json_scanner import Event, JsonScanner, NotJson
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=40)

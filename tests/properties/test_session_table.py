@@ -20,11 +20,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec.structs import replace
 
 from stored_rows import SeenRun, StoredRows
-from strandline.encoding import encode_messages
-from strandline.errors import CancelRequested, ClaimLost, JournalUnavailable
-from strandline.journal import live, table
-from strandline.journal.changes import AddCheckpoint, SessionRef, encode_completion, encoded_body
-from strandline.journal.port import (
+from strandline._encoding import encode_messages
+from strandline._journal import live, table
+from strandline._journal.changes import AddCheckpoint, SessionRef, encode_completion, encoded_body
+from strandline._journal.port import (
     Accepted,
     Attached,
     Bounds,
@@ -45,11 +44,11 @@ from strandline.journal.port import (
     Stopped,
     Unanswerable,
 )
-from strandline.journal.port import Change as AnyChange
-from strandline.journal.records import Missing, StoredQuestion, StoredRun
-from strandline.journal.state import RunState, SessionState
-from strandline.journal.table import Batch, SessionTable
-from strandline.model import (
+from strandline._journal.port import Change as AnyChange
+from strandline._journal.records import Missing, StoredQuestion, StoredRun
+from strandline._journal.state import RunState, SessionState
+from strandline._journal.table import Batch, SessionTable
+from strandline._model import (
     ANONYMOUS,
     Claim,
     Completion,
@@ -72,6 +71,7 @@ from strandline.model import (
     StateRecord,
     responses,
 )
+from strandline.errors import CancelRequested, ClaimLost, JournalUnavailable
 
 SESSIONS: Final = [
     SessionKey(ANONYMOUS, SessionId("s1")),

@@ -11,13 +11,13 @@ from simulation.journals import MemoryStore
 from simulation.perils import Perils
 from simulation.trial import play
 from simulation.world import World
-from strandline.engine.execution import Ended, Execution, Runner
-from strandline.model import Claim
-from strandline.workers import messages as m
-from strandline.workers.client import WorkerClient
-from strandline.workers.loops import WorkerLoops
-from strandline.workers.remote_call import RemoteCall
-from strandline.workers.runtime import WorkerRuntime
+from strandline._engine.execution import Ended, Execution, Runner
+from strandline._model import Claim
+from strandline._workers import messages as m
+from strandline._workers.client import WorkerClient
+from strandline._workers.loops import WorkerLoops
+from strandline._workers.remote_call import RemoteCall
+from strandline._workers.runtime import WorkerRuntime
 
 Break = Callable[[pytest.MonkeyPatch], None]
 SEEDS = 150

@@ -2,10 +2,10 @@
 
 import pytest
 
-from strandline.agents.port import Finished
-from strandline.engine.execution import LiveAttempt
-from strandline.history import close, close_answer
-from strandline.model import Message
+from strandline._agents.port import Finished
+from strandline._engine.execution import LiveAttempt
+from strandline._history import close, close_answer
+from strandline._model import Message
 
 
 @pytest.fixture(autouse=True)

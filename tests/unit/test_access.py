@@ -16,15 +16,15 @@ from strands.types.content import Messages
 
 import strandline
 from engine_support import texts
-from strandline.access.keyring import Keyring, new_key
-from strandline.access.source import Keys
-from strandline.agents.function import Session
+from strandline._access.keyring import Keyring, new_key
+from strandline._access.source import Keys
+from strandline._agents.function import Session
+from strandline._http.app.openapi import OPERATIONS
+from strandline._http.dialects.agentcore.wire import SESSION
+from strandline._http.middleware.auth import Access, LetIn
+from strandline._library import AgentApp
+from strandline._settings import AppSettings
 from strandline.errors import SetupError
-from strandline.http.app.openapi import OPERATIONS
-from strandline.http.dialects.agentcore.wire import SESSION
-from strandline.http.middleware.auth import Access, LetIn
-from strandline.library import AgentApp
-from strandline.settings import AppSettings
 from strandline.testing import Gate, ScriptedModel
 from strandline.testing import question as asked
 
@@ -620,7 +620,7 @@ def test_a_key_that_is_taken_away_ends_what_it_listens_to_and_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What waits for an answer is told 401, streams end, others notice nothing; the run stays its principal's."""
-    monkeypatch.setattr("strandline.access.source.LOOK_S", 0.001)
+    monkeypatch.setattr("strandline._access.source.LOOK_S", 0.001)
     file, second = tmp_path / "keys", new_key("ada")
     lines = [second[1].line(), *LINES[1:]]
     file.write_text("\n".join([LINES[0], *lines]))

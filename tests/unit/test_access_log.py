@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import pytest
 
-from strandline.access.keyring import id_of, new_key
-from strandline.http import wire
-from strandline.http.middleware.access_log import BURST, EVERY_S, Denials
-from strandline.telemetry.tally import DENIALS, Tally
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline._access.keyring import id_of, new_key
+from strandline._http import wire
+from strandline._http.middleware.access_log import BURST, EVERY_S, Denials
+from strandline._telemetry.tally import DENIALS, Tally
+from strandline.testing._virtual import VirtualClock, run_virtual
 from unit.test_access import ADA, BOB, OPS, run, served
 
 LOGGER: Final = "strandline.access"

@@ -24,11 +24,11 @@ from strands.hooks import (
 from strands.types.exceptions import ModelThrottledException
 
 from engine_support import key, texts
-from strandline.clock import SystemClock
-from strandline.engine.service import Service
-from strandline.history import NO_ANSWER, NO_OUTPUT, UNKNOWN_OUTCOME, close, history_faults, pairing_faults
-from strandline.journal.memory import MemoryJournal
-from strandline.model import WHOLE_HISTORY, ErrorCode, Message, Range, RunStatus, ToolDone
+from strandline._clock import SystemClock
+from strandline._engine.service import Service
+from strandline._history import NO_ANSWER, NO_OUTPUT, UNKNOWN_OUTCOME, close, history_faults, pairing_faults
+from strandline._journal.memory import MemoryJournal
+from strandline._model import WHOLE_HISTORY, ErrorCode, Message, Range, RunStatus, ToolDone
 from strandline.testing import ScriptedModel, call, fast_retries, results, say, stop, think
 from strandline.testing import question as asked
 from strands_support import Staging, answer, ask, history, run, serving
@@ -194,7 +194,7 @@ def test_what_a_run_leaves_is_closed_once(
 ) -> None:
     """By an agent that goes on with the closed conversation in memory, and else by the engine."""
     closings: list[str] = []
-    for who, module in (("agent", "strandline.agents.strands"), ("engine", "strandline.engine.execution.completion")):
+    for who, module in (("agent", "strandline._agents.strands"), ("engine", "strandline._engine.execution.completion")):
 
         def counted(*given: Any, who: str = who) -> list[Message]:
             closings.append(who)

@@ -18,11 +18,11 @@ from strands.hooks import AfterModelCallEvent, AfterToolCallEvent, BeforeModelCa
 from strands.types.content import Messages
 from strands.types.exceptions import MaxTokensReachedException, ModelThrottledException
 
-from strandline.history import close
-from strandline.model import Cancelled, Ending, ErrorCode, Failed, Message, Succeeded, ToolResult
+from strandline._history import close
+from strandline._model import Cancelled, Ending, ErrorCode, Failed, Message, Succeeded, ToolResult
 from strandline.testing import Gate, ScriptedModel, Signal, call, fast_retries, in_turn, pause, say, stop, think
-from strandline.testing.checker import Ledger, check_history, check_pairing, check_truthful
-from strandline.testing.model import Answer, Script
+from strandline.testing._checker import Ledger, check_history, check_pairing, check_truthful
+from strandline.testing._model import Answer, Script
 
 T = TypeVar("T")
 

@@ -10,15 +10,14 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from strandline.clock import Clock
-from strandline.engine import events
-from strandline.engine.events import Event, Numbered, Reason, RunFinished, TextDelta, Why
-from strandline.engine.service import Service
-from strandline.errors import Draining, Invalid, NoSession, NotFound, QueueFull, StrandlineError
-from strandline.http import wire
-from strandline.http.dialects.agentcore.dialect import AgentCore
-from strandline.http.dialects.agentcore.stream import Pieces
-from strandline.http.dialects.agentcore.wire import (
+from strandline._clock import Clock
+from strandline._engine import events
+from strandline._engine.events import Event, Numbered, Reason, RunFinished, TextDelta, Why
+from strandline._engine.service import Service
+from strandline._http import wire
+from strandline._http.dialects.agentcore.dialect import AgentCore
+from strandline._http.dialects.agentcore.stream import Pieces
+from strandline._http.dialects.agentcore.wire import (
     LONGEST,
     REQUEST_ID,
     SESSION,
@@ -28,13 +27,13 @@ from strandline.http.dialects.agentcore.wire import (
     refusal,
     told_by,
 )
-from strandline.http.dialects.endings import reason_of
-from strandline.http.dialects.waiting import Waiting
-from strandline.http.exchange.exchange import Exchange
-from strandline.http.exchange.run_request import Responses, kept_with
-from strandline.http.exchange.session_naming import SessionNaming
-from strandline.http.middleware.auth import Access
-from strandline.model import (
+from strandline._http.dialects.endings import reason_of
+from strandline._http.dialects.waiting import Waiting
+from strandline._http.exchange.exchange import Exchange
+from strandline._http.exchange.run_request import Responses, kept_with
+from strandline._http.exchange.session_naming import SessionNaming
+from strandline._http.middleware.auth import Access
+from strandline._model import (
     ANONYMOUS,
     ErrorCode,
     InputRequest,
@@ -46,7 +45,8 @@ from strandline.model import (
     SessionId,
     SessionKey,
 )
-from strandline.settings import AppSettings
+from strandline._settings import AppSettings
+from strandline.errors import Draining, Invalid, NoSession, NotFound, QueueFull, StrandlineError
 
 RUN, HERE = RunId("run_1"), SessionId("ada")
 SHARED = SessionNaming(shares=True)

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from engine_support import Played, asked, outcome, send, serving, settled
-from strandline.agents.port import Attempt
-from strandline.engine.admission import Ticket
-from strandline.engine.service import Service
+from strandline._agents.port import Attempt
+from strandline._engine.admission import Ticket
+from strandline._engine.service import Service
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import Change, ChangeAnswer
+from strandline._model import ANONYMOUS, OnDisconnect, RunId, RunStatus
 from strandline.errors import JournalUnavailable
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Change, ChangeAnswer
-from strandline.model import ANONYMOUS, OnDisconnect, RunId, RunStatus
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline.testing._virtual import VirtualClock, run_virtual
 
 
 class Gated:

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from engine_support import Played, asked, key, outcome, play_round, send, tool_texts
-from strandline.agents.port import Attempt
-from strandline.clock import SystemClock
-from strandline.engine.loops import AgentLoops
-from strandline.engine.options import Options
-from strandline.engine.service import Service
+from strandline._agents.port import Attempt
+from strandline._clock import SystemClock
+from strandline._engine.loops import AgentLoops
+from strandline._engine.options import Options
+from strandline._engine.service import Service
+from strandline._history import UNKNOWN_OUTCOME
+from strandline._journal.memory import MemoryJournal
+from strandline._model import ANONYMOUS, Cancelled, ErrorCode, RunId, RunStatus
 from strandline.errors import ClaimLost
-from strandline.history import UNKNOWN_OUTCOME
-from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, Cancelled, ErrorCode, RunId, RunStatus
 from strandline.testing import Gate, Signal
-from strandline.testing.checker import check_history
+from strandline.testing._checker import check_history
 
 NUMBERS = count()
 

@@ -12,10 +12,10 @@ from strands.hooks import AfterToolsEvent
 from strands.multiagent import GraphBuilder, Swarm
 from strands.tools.executors import ConcurrentToolExecutor, SequentialToolExecutor
 
-from strandline.agents.function import Session
-from strandline.agents.load import target_for
-from strandline.agents.port import Target
-from strandline.model import ErrorCode, Outcome, RunStatus
+from strandline._agents.function import Session
+from strandline._agents.load import target_for
+from strandline._agents.port import Target
+from strandline._model import ErrorCode, Outcome, RunStatus
 from strandline.testing import ScriptedModel, call, results
 from target_support import ask, history, run, serving
 

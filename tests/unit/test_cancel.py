@@ -20,15 +20,15 @@ from engine_support import (
     texts,
     tool_texts,
 )
-from strandline.agents.port import Attempt
-from strandline.engine.service import Service
+from strandline._agents.port import Attempt
+from strandline._engine.service import Service
+from strandline._history import UNKNOWN_OUTCOME
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import AcceptAnswer, Bounds, Change, ChangeAnswer, ClaimResult, SessionQuery
+from strandline._model import ANONYMOUS, Completion, FencingToken, NewRun, Principal, RunId, RunStatus, SessionKey
 from strandline.errors import AlreadyEnded, JournalUnavailable, NotFound
-from strandline.history import UNKNOWN_OUTCOME
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import AcceptAnswer, Bounds, Change, ChangeAnswer, ClaimResult, SessionQuery
-from strandline.model import ANONYMOUS, Completion, FencingToken, NewRun, Principal, RunId, RunStatus, SessionKey
-from strandline.testing.checker import check_history
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline.testing._checker import check_history
+from strandline.testing._virtual import VirtualClock, run_virtual
 
 EARLY = "(This run ended early: cancelled.)"
 

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from strandline.chat.account import Account, Note, Said, Used, question
-from strandline.chat.turns import ToolCall
-from strandline.client.answers import Why
-from strandline.client.events import (
+from strandline._chat.account import Account, Note, Said, Used, question
+from strandline._chat.turns import ToolCall
+from strandline._model import InputRequest
+from strandline.client._answers import Why
+from strandline.client._events import (
     Event,
     MessageAdded,
     RunFinished,
@@ -21,7 +22,6 @@ from strandline.client.events import (
     ToolStarted,
     Unknown,
 )
-from strandline.model import InputRequest
 
 
 def said(text: str) -> MessageAdded:

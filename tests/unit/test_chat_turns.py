@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from strandline.chat.turns import ToolCall, Turn, brief, turns_of
+from strandline._chat.turns import ToolCall, Turn, brief, turns_of
 
 
 def user(text: str) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from strandline.check import suite
-from strandline.check.asking import Came, Told
-from strandline.check.suite import Finding, Plan, Verdict
+from strandline._check import suite
+from strandline._check.asking import Came, Told
+from strandline._check.suite import Finding, Plan, Verdict
 
 
 class Asked:

@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 
 from engine_support import NUMBERS, Played, asked, echo, history, key, send, texts
-from strandline.agents.port import Attempt
-from strandline.clock import SystemClock
-from strandline.engine.options import Options
-from strandline.engine.service import Service
+from strandline._agents.port import Attempt
+from strandline._clock import SystemClock
+from strandline._engine.options import Options
+from strandline._engine.service import Service
+from strandline._history import history_faults
+from strandline._journal.reader import UNREADABLE_INPUT
+from strandline._journal.sqlite import SqliteJournal
+from strandline._journal.transactions import SqliteTransactions
+from strandline._model import ANONYMOUS, ErrorCode, NewRun, Outcome, RunId, RunStatus
 from strandline.errors import JournalUnavailable, RecordDamaged
-from strandline.history import history_faults
-from strandline.journal.reader import UNREADABLE_INPUT
-from strandline.journal.sqlite import SqliteJournal
-from strandline.journal.transactions import SqliteTransactions
-from strandline.model import ANONYMOUS, ErrorCode, NewRun, Outcome, RunId, RunStatus
-from strandline.testing.desk import WIDE
-from strandline.testing.virtual import InlineLoops
+from strandline.testing._desk import WIDE
+from strandline.testing._virtual import InlineLoops
 
 
 class Disk:
@@ -170,7 +170,7 @@ def test_a_disk_that_fails_while_one_run_hands_over_to_the_next_never_has_it_exe
 ) -> None:
     async def main() -> None:
         disk = Disk(monkeypatch)
-        monkeypatch.setattr("strandline.engine.execution.retry.RETRY_S", 0.01)
+        monkeypatch.setattr("strandline._engine.execution.retry.RETRY_S", 0.01)
         executing: Counter[str] = Counter()
         accepted = asyncio.Event()
         most = 0
@@ -203,7 +203,7 @@ def test_a_disk_that_fails_while_one_run_hands_over_to_the_next_never_has_it_exe
 def test_whoever_waits_for_a_run_that_cannot_be_read_any_more_is_told_its_end(
     tmp_path: Path, damaged: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("strandline.journal.table.KEPT_BYTES", 0)
+    monkeypatch.setattr("strandline._journal.table.KEPT_BYTES", 0)
 
     async def main() -> None:
         gate = asyncio.Event()

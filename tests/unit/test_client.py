@@ -9,9 +9,16 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from strandline.client import Client, events, plans, requests, transport
-from strandline.client.answers import Reply
-from strandline.client.errors import (
+from strandline._encoding import encode_messages
+from strandline._engine import events as told
+from strandline._model import Message
+from strandline.client import Client
+from strandline.client import _events as events
+from strandline.client import _plans as plans
+from strandline.client import _requests as requests
+from strandline.client import _transport as transport
+from strandline.client._answers import Reply
+from strandline.client._errors import (
     ClientError,
     Conflict,
     NoServer,
@@ -21,10 +28,7 @@ from strandline.client.errors import (
     Refused,
     Unauthorized,
 )
-from strandline.client.plans import Ask, Course, Frame, Next, Open, Patience, Pause, Plan, Tell
-from strandline.encoding import encode_messages
-from strandline.engine import events as told
-from strandline.model import Message
+from strandline.client._plans import Ask, Course, Frame, Next, Open, Patience, Pause, Plan, Tell
 
 STREAM = Reply(200, {"content-type": "text/event-stream; charset=utf-8", "location": "/agent/v1/runs/run_1"})
 GONE, NOBODY, END = "the connection breaks", "nobody listens", "the stream ends"
@@ -320,7 +324,7 @@ def test_bytes_of_a_message_come_as_bytes() -> None:
 def test_the_client_costs_little_and_brings_no_server() -> None:
     code = (
         "import sys, strandline; assert 'httpx' not in sys.modules; strandline.Client; "
-        "print([m for m in ('strands', 'starlette', 'uvicorn', 'strandline.engine', 'sqlite3') if m in sys.modules])"
+        "print([m for m in ('strands', 'starlette', 'uvicorn', 'strandline._engine', 'sqlite3') if m in sys.modules])"
     )
     # (what measures coverage brings sqlite3)
     unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}

@@ -1,4 +1,4 @@
-"""`strandline.compat`: no other module uses what a package keeps private, and each part does what it is used for.
+"""`strandline._compat`: no other module uses what a package keeps private, and each part does what it is used for.
 
 A test that fails here after an upgrade says which part of the package has changed.
 """
@@ -25,12 +25,12 @@ from strands.types.content import Messages
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 import strandline
-from strandline import compat
-from strandline.compat import frames, strands, uvicorn
-from strandline.compat.threads import Threads
-from strandline.compat.virtual_loop import Deadlock, VirtualLoop
-from strandline.doctor import machine
-from strandline.http.middleware.connections import Connection as BoundedConnection
+from strandline import _compat as compat
+from strandline._compat import frames, strands, uvicorn
+from strandline._compat.threads import Threads
+from strandline._compat.virtual_loop import Deadlock, VirtualLoop
+from strandline._doctor import machine
+from strandline._http.middleware.connections import Connection as BoundedConnection
 from strandline.testing import Gate, ScriptedModel, call, results
 
 ROOT: Final = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ def sources() -> dict[Path, ast.Module]:
     return {
         path: ast.parse(path.read_text(encoding="utf-8"))
         for path in sorted(SOURCE.rglob("*.py"))
-        if "compat" not in path.relative_to(SOURCE).parts
+        if "_compat" not in path.relative_to(SOURCE).parts
     }
 
 
@@ -139,7 +139,7 @@ def ours() -> Iterator[type]:
     """Yield all classes of the package but those of `compat`."""
     for module in pkgutil.walk_packages(strandline.__path__, "strandline."):
         # (a part that is run as a program does things when it is imported)
-        if module.name.endswith("__main__") or module.name.startswith("strandline.compat"):
+        if module.name.endswith("__main__") or module.name.startswith("strandline._compat"):
             continue
         for each in vars(importlib.import_module(module.name)).values():
             if isinstance(each, type) and each.__module__ == module.name:

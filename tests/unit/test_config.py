@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from strandline.config import check_exposure, descriptions, is_loopback, resolve, survey
+from strandline._config import check_exposure, descriptions, is_loopback, resolve, survey
+from strandline._settings import Settings
 from strandline.errors import SettingsError
-from strandline.settings import Settings
 
 
 def test_flags_count_before_environment_before_file_before_default(tmp_path: Path) -> None:

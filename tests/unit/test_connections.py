@@ -17,10 +17,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from logged import ours
-from strandline.errors import Draining, StrandlineError
-from strandline.http.middleware import connections as room
-from strandline.http.middleware.connection_limiter import FOR_PROBES, ConnectionLimiter
-from strandline.http.middleware.connections import (
+from strandline._http.middleware import connections as room
+from strandline._http.middleware.connection_limiter import FOR_PROBES, ConnectionLimiter
+from strandline._http.middleware.connections import (
     HEADER_BYTES,
     MAX_BEHIND,
     MAX_HEAD_BYTES,
@@ -29,8 +28,9 @@ from strandline.http.middleware.connections import (
     Connections,
     allowed,
 )
-from strandline.telemetry.tally import Tally
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline._telemetry.tally import Tally
+from strandline.errors import Draining, StrandlineError
+from strandline.testing._virtual import VirtualClock, run_virtual
 
 
 class Seen:

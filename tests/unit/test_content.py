@@ -8,11 +8,11 @@ import pytest
 
 import strandline
 from engine_support import Played, echo, key, outcome, serving
-from strandline.agents.function import Session
-from strandline.config import resolve
-from strandline.engine.requests import Request, check_content
+from strandline._agents.function import Session
+from strandline._config import resolve
+from strandline._engine.requests import Request, check_content
 from strandline.errors import Invalid, SettingsError
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline.testing._virtual import VirtualClock, run_virtual
 
 NONE: frozenset[str] = frozenset()
 PNG = b"\x89PNG"

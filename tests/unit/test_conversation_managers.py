@@ -17,12 +17,12 @@ from strands.agent.conversation_manager.compression.pin_message import pin_messa
 from strands.types.exceptions import ContextWindowOverflowException
 
 from engine_support import key, texts
-from strandline.agents.parameters import NOTHING
-from strandline.agents.strands import StrandsTarget
-from strandline.clock import SystemClock
-from strandline.history import Progress, pairing_faults
-from strandline.journal.memory import MemoryJournal
-from strandline.model import AgentRecord, ErrorCode, Inline, Message, Range, RunStatus
+from strandline._agents.parameters import NOTHING
+from strandline._agents.strands import StrandsTarget
+from strandline._clock import SystemClock
+from strandline._history import Progress, pairing_faults
+from strandline._journal.memory import MemoryJournal
+from strandline._model import AgentRecord, ErrorCode, Inline, Message, Range, RunStatus
 from strandline.testing import ScriptedModel, call, results, say
 from strandline.testing import question as asked
 from strands_support import ask, history, loaded, run, serving

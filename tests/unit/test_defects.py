@@ -9,8 +9,8 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
+from strandline._http.app.errors import Endpoint
 from strandline.errors import InvariantBroken
-from strandline.http.app.errors import Endpoint
 
 PLACES = ("/v1/sessions/s/runs", "/v1/chat/completions", "/invocations")
 

@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from engine_support import Played, echo, send, serving
-from strandline.agents.port import Attempt
-from strandline.clock import SystemClock
-from strandline.engine.loops import AgentLoops
-from strandline.engine.options import Options
-from strandline.engine.requests import Request
-from strandline.engine.service import Service
-from strandline.engine.streams import Later
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import AcceptAnswer, RunQuery
-from strandline.journal.sqlite import SqliteJournal
-from strandline.model import ANONYMOUS, Claim, Outcome, RunId, RunStatus, SessionId, SessionKey
-from strandline.testing.virtual import InlineLoops, VirtualClock, run_virtual
+from strandline._agents.port import Attempt
+from strandline._clock import SystemClock
+from strandline._engine.loops import AgentLoops
+from strandline._engine.options import Options
+from strandline._engine.requests import Request
+from strandline._engine.service import Service
+from strandline._engine.streams import Later
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import AcceptAnswer, RunQuery
+from strandline._journal.sqlite import SqliteJournal
+from strandline._model import ANONYMOUS, Claim, Outcome, RunId, RunStatus, SessionId, SessionKey
+from strandline.testing._virtual import InlineLoops, VirtualClock, run_virtual
 
 
 def test_accepts_under_way_are_durable_and_go_on_later(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 from hypothesis import given
 
-from strandline.encoding import decoder, encode, encode_messages
-from strandline.model import (
+from strandline._encoding import decoder, encode, encode_messages
+from strandline._model import (
     Checkpoint,
     Inline,
     Message,

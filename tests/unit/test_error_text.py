@@ -11,18 +11,18 @@ from strands.multiagent import Swarm
 from strands.types.content import Messages
 
 from engine_support import texts
-from strandline.agents.function import Session
-from strandline.agents.load import target_for
-from strandline.agents.port import Target
-from strandline.config import resolve
-from strandline.engine.execution.failures import MOST_LOGGED, full_text
-from strandline.engine.options import ErrorText
+from strandline._agents.function import Session
+from strandline._agents.load import target_for
+from strandline._agents.port import Target
+from strandline._config import resolve
+from strandline._engine.execution.failures import MOST_LOGGED, full_text
+from strandline._engine.options import ErrorText
+from strandline._model import ErrorCode, Failed, Raised
 from strandline.errors import SettingsError
-from strandline.model import ErrorCode, Failed, Raised
 from strandline.testing import ScriptedModel, say, stop
 from strandline.testing import question as asked
-from strandline.testing.checker import check_history
-from strandline.testing.model import Answer
+from strandline.testing._checker import check_history
+from strandline.testing._model import Answer
 from target_support import ask, history, run, serving
 
 URL = "postgresql://ada:hunter2@db.internal/pay"

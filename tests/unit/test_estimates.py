@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from engine_support import Played, asked, key, outcome, send, serving
-from strandline.agents.port import Attempt
-from strandline.engine.queues import RunTimes, estimates
+from strandline._agents.port import Attempt
+from strandline._engine.queues import RunTimes, estimates
+from strandline._model import ANONYMOUS
 from strandline.errors import QueueFull
-from strandline.model import ANONYMOUS
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline.testing._virtual import VirtualClock, run_virtual
 
 
 async def as_long_as_asked(attempt: Attempt) -> str:

@@ -10,23 +10,23 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from engine_support import Played, asked, echo, key, serving, settled
-from strandline.agents.port import Attempt
-from strandline.engine.events import Numbered, RunFinished, RunQueued, TextDelta
-from strandline.engine.service import Service
-from strandline.engine.streams import LAST, Later
+from strandline._agents.port import Attempt
+from strandline._engine.events import Numbered, RunFinished, RunQueued, TextDelta
+from strandline._engine.service import Service
+from strandline._engine.streams import LAST, Later
+from strandline._http.caller import CALLER, EVERYBODY, Caller
+from strandline._http.dialects.runs import SessionRuns
+from strandline._http.exchange.exchange import Accepted, Dialect, Exchange, Frames
+from strandline._http.exchange.run_request import UNTIL_IT_ENDS, Responses, RunOptions, RunRequest
+from strandline._http.exchange.run_request import Response as Answered
+from strandline._http.routes.runs import Runs
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import Query, RunQuery
+from strandline._model import OnDisconnect, Outcome, Principal, RunStatus
+from strandline._settings import AppSettings
 from strandline.errors import Invalid, JournalUnavailable, NotFound
-from strandline.http.caller import CALLER, EVERYBODY, Caller
-from strandline.http.dialects.runs import SessionRuns
-from strandline.http.exchange.exchange import Accepted, Dialect, Exchange, Frames
-from strandline.http.exchange.run_request import UNTIL_IT_ENDS, Responses, RunOptions, RunRequest
-from strandline.http.exchange.run_request import Response as Answered
-from strandline.http.routes.runs import Runs
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Query, RunQuery
-from strandline.model import OnDisconnect, Outcome, Principal, RunStatus
-from strandline.settings import AppSettings
-from strandline.testing.gate import Gate
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline.testing._gate import Gate
+from strandline.testing._virtual import VirtualClock, run_virtual
 
 
 class Plain(Dialect):

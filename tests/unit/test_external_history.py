@@ -13,10 +13,10 @@ from strands.storage import LocalFileStorage
 from strands.types.content import Messages
 
 from engine_support import texts
-from strandline.agents.factory import FactoryTarget
-from strandline.agents.parameters import SESSION_ID
-from strandline.history import history_faults
-from strandline.model import RunStatus
+from strandline._agents.factory import FactoryTarget
+from strandline._agents.parameters import SESSION_ID
+from strandline._history import history_faults
+from strandline._model import RunStatus
 from strandline.testing import ScriptedModel, call, results
 from strandline.testing import question as asked
 from target_support import Noting, ask, run, serving

@@ -17,10 +17,10 @@ from strands.multiagent.graph import Graph
 from strands.tools import ToolProvider
 
 from logged import ours
-from strandline.agents import factory as module
-from strandline.agents.factory import TRIED_WITH, FactoryTarget
-from strandline.agents.parameters import NOTHING, SESSION_ID
-from strandline.model import RunStatus
+from strandline._agents import factory as module
+from strandline._agents.factory import TRIED_WITH, FactoryTarget
+from strandline._agents.parameters import NOTHING, SESSION_ID
+from strandline._model import RunStatus
 from strandline.testing import ScriptedModel
 from target_support import ask, run, serving, until
 

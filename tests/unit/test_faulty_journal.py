@@ -12,20 +12,20 @@ from starlette.requests import Request
 
 from engine_support import Played, echo, history, outcome, play_round, send, serving, settled, texts, tool_texts
 from logged import ours
-from strandline.agents.port import Attempt
-from strandline.engine.execution.claims import TAKE_AGAIN_S
-from strandline.engine.execution.retry import RETRY_S
-from strandline.engine.service import Service
-from strandline.engine.streams import Later
+from strandline._agents.port import Attempt
+from strandline._engine.execution.claims import TAKE_AGAIN_S
+from strandline._engine.execution.retry import RETRY_S
+from strandline._engine.service import Service
+from strandline._engine.streams import Later
+from strandline._http.middleware.guard import Guard
+from strandline._http.routes.health import Probes
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import EndOverdue
+from strandline._model import ErrorCode, Outcome, RunId
+from strandline._settings import AppSettings
 from strandline.errors import JournalUnavailable, RecordDamaged
-from strandline.http.middleware.guard import Guard
-from strandline.http.routes.health import Probes
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import EndOverdue
-from strandline.model import ErrorCode, Outcome, RunId
-from strandline.settings import AppSettings
-from strandline.testing.checker import check_history
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline.testing._checker import check_history
+from strandline.testing._virtual import VirtualClock, run_virtual
 
 
 class Faulty(MemoryJournal):

@@ -5,11 +5,11 @@ from typing import Any
 
 from engine_support import Played, key, play_round, send, serving, settled, tool_texts
 from engine_support import history as history_of
-from strandline.agents.port import Attempt
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Change, ChangeAnswer, ClaimResult, Delete
-from strandline.model import ANONYMOUS, Completion, FencingToken, RunStatus
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline._agents.port import Attempt
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import Change, ChangeAnswer, ClaimResult, Delete
+from strandline._model import ANONYMOUS, Completion, FencingToken, RunStatus
+from strandline.testing._virtual import VirtualClock, run_virtual
 
 
 def test_a_run_that_had_begun_does_not_end_without_trace_because_it_waits_again_for_too_long() -> None:

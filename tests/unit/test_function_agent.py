@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from engine_support import history, send, serving, texts
-from strandline.agents.function import FunctionTarget, Session
-from strandline.history import history_faults
-from strandline.journal.memory import MemoryJournal
-from strandline.model import ErrorCode, Outcome, RunStatus
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline._agents.function import FunctionTarget, Session
+from strandline._history import history_faults
+from strandline._journal.memory import MemoryJournal
+from strandline._model import ErrorCode, Outcome, RunStatus
+from strandline.testing._virtual import VirtualClock, run_virtual
 
 
 async def ask(service: object, text: str) -> Outcome:

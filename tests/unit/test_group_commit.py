@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from stored_rows import StoredRows
+from strandline._journal.changes import AddRun, Change, encode_completion, encoded_body
+from strandline._journal.commits import GroupCommit, Operation, Stored, Work
+from strandline._journal.feed import ClaimFeed
+from strandline._journal.owed import Owed
+from strandline._journal.port import Accepted, Bounds, Changed, ClaimResult, Delete, Pause, Refused
+from strandline._journal.port import Change as AnyChange
+from strandline._journal.table import KEPT_BYTES, SessionTable
+from strandline._journal.writer import perform
+from strandline._model import Claim, Completion, FencingToken, NewRun, Outcome, RunId, RunStatus, SessionKey
 from strandline.errors import ClaimLost, InvariantBroken, JournalUnavailable, StrandlineError
-from strandline.journal.changes import AddRun, Change, encode_completion, encoded_body
-from strandline.journal.commits import GroupCommit, Operation, Stored, Work
-from strandline.journal.feed import ClaimFeed
-from strandline.journal.owed import Owed
-from strandline.journal.port import Accepted, Bounds, Changed, ClaimResult, Delete, Pause, Refused
-from strandline.journal.port import Change as AnyChange
-from strandline.journal.table import KEPT_BYTES, SessionTable
-from strandline.journal.writer import perform
-from strandline.model import Claim, Completion, FencingToken, NewRun, Outcome, RunId, RunStatus, SessionKey
-from strandline.testing.desk import WIDE, StillClock, key, said
+from strandline.testing._desk import WIDE, StillClock, key, said
 
 DEADLINE_S = 30
 

@@ -4,8 +4,8 @@ from typing import Any, Final
 
 import pytest
 
-from strandline.http.middleware.guard import EXEMPT, Guard
-from strandline.settings import AppSettings
+from strandline._http.middleware.guard import EXEMPT, Guard
+from strandline._settings import AppSettings
 
 OURS: Final = ("localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.1:9", "[::1]", "[::1]:8080", "localhost:")
 ADDRESSES: Final = ("10.0.0.5", "192.168.1.7:8080", "[fe80::1]:80", "[2001:db8::1]", "127.0.0.2")

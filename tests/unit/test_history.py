@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from strandline.history import (
+from strandline._history import (
     UNKNOWN_OUTCOME,
     Progress,
     answer_text,
@@ -16,7 +16,7 @@ from strandline.history import (
     pairing_faults,
     question,
 )
-from strandline.model import (
+from strandline._model import (
     Block,
     Cancelled,
     Checkpoint,
@@ -31,7 +31,7 @@ from strandline.model import (
     ToolDone,
     ToolResult,
 )
-from strandline.testing.checker import Ledger, check_history, check_truthful
+from strandline.testing._checker import Ledger, check_history, check_truthful
 
 HELLO = question("hello")
 

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 import strandline
-from strandline.agents.function import Session
-from strandline.engine.reading import PAGE_BYTES
+from strandline._agents.function import Session
+from strandline._engine.reading import PAGE_BYTES
 
 DEADLINE_S = 60.0
 LARGE = 1_500_000

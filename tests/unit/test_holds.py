@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from engine_support import Played, Stubborn, asked, echo, history, key, outcome, play_round, send, serving, settled
-from strandline.agents.port import Attempt
-from strandline.engine.events import Reason
-from strandline.engine.loops import Call
-from strandline.engine.queues import Share
+from strandline._agents.port import Attempt
+from strandline._engine.events import Reason
+from strandline._engine.loops import Call
+from strandline._engine.queues import Share
+from strandline._journal.memory import MemoryJournal
+from strandline._model import ANONYMOUS, ErrorCode, FencingToken, Principal, RunStatus
+from strandline._server import CONNECTIONS_GRACE_S
 from strandline.errors import Draining, HoldsFull, JournalUnavailable, SessionBusy
-from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, ErrorCode, FencingToken, Principal, RunStatus
-from strandline.server import CONNECTIONS_GRACE_S
-from strandline.testing.checker import check_history
-from strandline.testing.virtual import InlineLoops, VirtualClock, run_virtual
+from strandline.testing._checker import check_history
+from strandline.testing._virtual import InlineLoops, VirtualClock, run_virtual
 
 
 class Leftovers:

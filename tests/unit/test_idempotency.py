@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from engine_support import Played, asked, history, outcome, send, serving, settled, texts
-from strandline.agents.port import Attempt
-from strandline.engine.admission import Ticket
-from strandline.engine.service import Service
-from strandline.engine.streams import Later
+from strandline._agents.port import Attempt
+from strandline._engine.admission import Ticket
+from strandline._engine.service import Service
+from strandline._engine.streams import Later
+from strandline._journal.memory import MemoryJournal
+from strandline._model import ANONYMOUS, Completion, FencingToken, RunStatus
 from strandline.errors import Draining, KeyReused, QueueFull
-from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, Completion, FencingToken, RunStatus
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline.testing._virtual import VirtualClock, run_virtual
 
 
 class Gated:

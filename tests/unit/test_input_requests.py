@@ -8,20 +8,20 @@ import pytest
 
 from asking_support import Asking, answer, asked, whole
 from engine_support import history, key, outcome, send, serving, settled
-from strandline.engine.admission import Ticket
-from strandline.engine.requests import Request
-from strandline.errors import AlreadyAnswered, Dismissed, Draining, Invalid, NotFound, QueueFull, SessionBusy
-from strandline.history import DISMISSED, NOT_ANSWERED, UNKNOWN_OUTCOME
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import RunsQuery
-from strandline.model import (
+from strandline._engine.admission import Ticket
+from strandline._engine.requests import Request
+from strandline._history import DISMISSED, NOT_ANSWERED, UNKNOWN_OUTCOME
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import RunsQuery
+from strandline._model import (
     ANONYMOUS,
     INTERRUPTS,
     IfBusy,
     OnQuestion,
     RunStatus,
 )
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline.errors import AlreadyAnswered, Dismissed, Draining, Invalid, NotFound, QueueFull, SessionBusy
+from strandline.testing._virtual import VirtualClock, run_virtual
 
 
 def test_others_wait_for_the_answer_and_the_answer_for_nobody() -> None:

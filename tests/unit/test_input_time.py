@@ -6,11 +6,11 @@ import pytest
 
 from asking_support import Asking, answer, asked
 from engine_support import key, outcome, send, serving, settled
-from strandline.engine.admission import Ticket
+from strandline._engine.admission import Ticket
+from strandline._journal.memory import MemoryJournal
+from strandline._model import ANONYMOUS, ErrorCode, OnQuestion
 from strandline.errors import QueueFull
-from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, ErrorCode, OnQuestion
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline.testing._virtual import VirtualClock, run_virtual
 
 LIMIT_S = 20.0
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from strandline.access import keyring
-from strandline.access.keyring import Keyring, KnownKey, Line, lines_of, new_key, parse
-from strandline.access.source import Keys, keys_of
-from strandline.config import check_exposure, shown, survey
+from strandline._access import keyring
+from strandline._access.keyring import Keyring, KnownKey, Line, lines_of, new_key, parse
+from strandline._access.source import Keys, keys_of
+from strandline._config import check_exposure, shown, survey
+from strandline._model import Principal
+from strandline._settings import Settings
 from strandline.errors import SettingsError
-from strandline.model import Principal
-from strandline.settings import Settings
 
 HEX = hashlib.sha256(b"secret").hexdigest()
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from logged import ours
-from strandline.access import source
-from strandline.access.keyring import KnownKey, new_key
-from strandline.access.source import Keys
-from strandline.settings import Settings
+from strandline._access import source
+from strandline._access.keyring import KnownKey, new_key
+from strandline._access.source import Keys
+from strandline._settings import Settings
 
 ADA, BOB, EVE = (new_key(name) for name in ("ada", "bob", "eve"))
 
@@ -118,7 +118,7 @@ def test_of_two_looks_the_slower_one_does_not_bring_back_what_the_file_said_befo
                 await go_on.wait()
             return found
 
-        monkeypatch.setattr("strandline.access.source.asyncio.to_thread", read)
+        monkeypatch.setattr("strandline._access.source.asyncio.to_thread", read)
         write(file, ADA)
         slow = asyncio.create_task(keys.look())
         await asyncio.sleep(0)

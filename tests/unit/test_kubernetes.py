@@ -7,10 +7,10 @@ import kubernetes_validate
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from strandline.config import ALIASES, PREFIX, default_of, descriptions
-from strandline.http.app import build as app
-from strandline.http.middleware.guard import EXEMPT
-from strandline.server import CONNECTIONS_GRACE_S
+from strandline._config import ALIASES, PREFIX, default_of, descriptions
+from strandline._http.app import build as app
+from strandline._http.middleware.guard import EXEMPT
+from strandline._server import CONNECTIONS_GRACE_S
 
 ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "deploy" / "kubernetes"

@@ -16,11 +16,11 @@ from starlette.testclient import TestClient
 from strands import Agent
 
 import strandline
-from strandline.access.keyring import new_key
-from strandline.engine.events import type_of
+from strandline._access.keyring import new_key
+from strandline._engine.events import type_of
+from strandline._library import FAILED, AppKeywords, ServerKeywords, ServiceKeywords
+from strandline._settings import AppSettings, ServiceSettings, Settings
 from strandline.errors import Invalid, JournalLocked, NotStarted, SettingsError, SetupError, TargetError
-from strandline.library import FAILED, AppKeywords, ServerKeywords, ServiceKeywords
-from strandline.settings import AppSettings, ServiceSettings, Settings
 from strandline.testing import Gate, ScriptedModel, question
 
 LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
@@ -365,7 +365,7 @@ def test_serve_says_where_it_cannot_be_called() -> None:
 
 def test_serve_tells_what_is_wrong_and_returns_the_code_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert strandline.serve(Settings, journal="memory:") == FAILED
-    assert capsys.readouterr().err.startswith("strandline: strandline.settings:Settings is a class")
+    assert capsys.readouterr().err.startswith("strandline: strandline._settings:Settings is a class")
 
 
 # -- what is exported ----------------------------------------------------------------------------------

@@ -4,9 +4,9 @@ from itertools import product
 
 import pytest
 
+from strandline._lifecycle import ENDED, MOVES, Move, advance, diagram
+from strandline._model import RunStatus
 from strandline.errors import InvariantBroken
-from strandline.lifecycle import ENDED, MOVES, Move, advance, diagram
-from strandline.model import RunStatus
 
 # queued -> running -> succeeded | failed | cancelled | needs_input; queued -> failed | cancelled; running -> queued
 DESIGN = {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from strandline.lines import Lines
+from strandline._lines import Lines
 
 DEADLINE_S = 20.0
 
@@ -170,7 +170,7 @@ def test_a_signal_that_logs_while_a_line_is_put_is_no_deadlock(pipe: tuple[int, 
 
 FORKED = """
 import logging, os
-from strandline.logs import log_to_stderr
+from strandline._logs import log_to_stderr
 log_to_stderr()
 log = logging.getLogger("strandline.test")
 log.info("before")
@@ -183,7 +183,7 @@ log.info("after")
 """
 LEAVES = """
 import logging, os
-from strandline.logs import flush, log_to_stderr
+from strandline._logs import flush, log_to_stderr
 log_to_stderr()
 for number in range(2000):
     logging.getLogger("strandline.test").info("line %d", number)

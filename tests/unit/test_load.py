@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from strandline.agents.factory import FactoryTarget
-from strandline.agents.function import FunctionTarget
-from strandline.agents.load import load_target, target_for
-from strandline.agents.parameters import NOTHING
-from strandline.agents.shared import InstanceTarget
+from strandline._agents.factory import FactoryTarget
+from strandline._agents.function import FunctionTarget
+from strandline._agents.load import load_target, target_for
+from strandline._agents.parameters import NOTHING
+from strandline._agents.shared import InstanceTarget
+from strandline._model import session_key
 from strandline.errors import TargetError
-from strandline.model import session_key
 
 
 @pytest.fixture(autouse=True)

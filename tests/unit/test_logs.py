@@ -19,16 +19,16 @@ from typing import Any
 import pytest
 import uvloop
 
-from strandline.engine.observers import RUN, Named
-from strandline.logs import TALKATIVE, AsJson, AsText, log_to_stderr
-from strandline.model import ANONYMOUS, Carrier, Run, RunId, RunStatus, session_key
-from strandline.printable import ERROR_IDS, Private
-from strandline.telemetry.traces import Traces
+from strandline._engine.observers import RUN, Named
+from strandline._logs import TALKATIVE, AsJson, AsText, log_to_stderr
+from strandline._model import ANONYMOUS, Carrier, Run, RunId, RunStatus, session_key
+from strandline._printable import ERROR_IDS, Private
+from strandline._telemetry.traces import Traces
 
 STOPPED_IN_ITS_MIDDLE = """
 import asyncio, gc
 from strands import Agent
-from strandline.logs import log_to_stderr
+from strandline._logs import log_to_stderr
 from strandline.testing import ScriptedModel
 
 async def script(messages):

@@ -8,9 +8,9 @@ from contextlib import suppress
 
 import pytest
 
-from strandline.clock import SystemClock
-from strandline.engine.loops import CURRENT, AgentLoops, adopt_current_task
-from strandline.engine.loops.thread import AgentLoop, Mailbox
+from strandline._clock import SystemClock
+from strandline._engine.loops import CURRENT, AgentLoops, adopt_current_task
+from strandline._engine.loops.thread import AgentLoop, Mailbox
 from strandline.testing import Gate, Signal
 
 

@@ -16,10 +16,10 @@ from strands import Agent
 
 import target_support
 from engine_support import key
-from strandline.agents.factory import FactoryTarget
-from strandline.agents.parameters import NOTHING
-from strandline.engine.service import Service
-from strandline.model import RunStatus
+from strandline._agents.factory import FactoryTarget
+from strandline._agents.parameters import NOTHING
+from strandline._engine.service import Service
+from strandline._model import RunStatus
 from strandline.testing import ScriptedModel, call, results
 from strandline.testing import question as asked
 from strands_support import ask, history, run, serving

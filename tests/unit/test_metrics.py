@@ -11,14 +11,14 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from engine_support import Played, echo, outcome, send, serving
-from strandline.engine.loops import Load, WorkerLoad
-from strandline.model import ErrorCode, Outcome, RunError, RunStatus
-from strandline.telemetry import disk, looks
-from strandline.telemetry.catalogue import METRICS, Seen
-from strandline.telemetry.exposition import exposed
-from strandline.telemetry.scrape import Scrapes
-from strandline.telemetry.tally import Distribution, Tally
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline._engine.loops import Load, WorkerLoad
+from strandline._model import ErrorCode, Outcome, RunError, RunStatus
+from strandline._telemetry import disk, looks
+from strandline._telemetry.catalogue import METRICS, Seen
+from strandline._telemetry.exposition import exposed
+from strandline._telemetry.scrape import Scrapes
+from strandline._telemetry.tally import Distribution, Tally
+from strandline.testing._virtual import VirtualClock, run_virtual
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 

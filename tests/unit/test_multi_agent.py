@@ -19,17 +19,17 @@ from strands.session import FileSessionManager
 from strands.types.content import Messages
 
 from engine_support import key, texts
-from strandline.agents.factory import FactoryTarget
-from strandline.agents.parameters import NOTHING
-from strandline.agents.port import Attempt, Finished, Signal
-from strandline.clock import SystemClock
-from strandline.engine.requests import Request
-from strandline.engine.streams import Later
-from strandline.journal.memory import MemoryJournal
-from strandline.model import ErrorCode, Outcome, RunStatus
+from strandline._agents.factory import FactoryTarget
+from strandline._agents.parameters import NOTHING
+from strandline._agents.port import Attempt, Finished, Signal
+from strandline._clock import SystemClock
+from strandline._engine.requests import Request
+from strandline._engine.streams import Later
+from strandline._journal.memory import MemoryJournal
+from strandline._model import ErrorCode, Outcome, RunStatus
 from strandline.testing import Gate, ScriptedModel, call, pause, results, say, stop
 from strandline.testing import question as asked
-from strandline.testing.model import Script
+from strandline.testing._model import Script
 from target_support import Noting, ask, history, run, serving, until
 
 

@@ -10,12 +10,12 @@ import pytest
 from starlette.requests import Request
 
 from engine_support import Played, echo, key, outcome, send, serving
-from strandline.engine.service import Service
+from strandline._engine.service import Service
+from strandline._http.middleware.guard import Guard
+from strandline._http.routes.health import Probes
+from strandline._settings import AppSettings
 from strandline.errors import NoWorker
-from strandline.http.middleware.guard import Guard
-from strandline.http.routes.health import Probes
-from strandline.settings import AppSettings
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline.testing._virtual import VirtualClock, run_virtual
 from workers_support import Few, few_workers
 
 

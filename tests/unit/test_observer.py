@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 
 from engine_support import Played, echo, key, outcome, send, serving, settled
-from strandline.agents.port import Attempt, Finished, SessionAgent
-from strandline.engine.maintenance import measure_lag
-from strandline.engine.maintenance.background import EVERY_S
-from strandline.engine.observers import Observer
+from strandline._agents.port import Attempt, Finished, SessionAgent
+from strandline._engine.maintenance import measure_lag
+from strandline._engine.maintenance.background import EVERY_S
+from strandline._engine.observers import Observer
+from strandline._history import Progress, question
+from strandline._journal.memory import MemoryJournal
+from strandline._model import AgentRecord, ErrorCode, InputRequest, NeedsInput, Outcome, SessionKey
+from strandline._telemetry.tally import REFUSALS
 from strandline.errors import QueueFull, Unavailable
-from strandline.history import Progress, question
-from strandline.journal.memory import MemoryJournal
-from strandline.model import AgentRecord, ErrorCode, InputRequest, NeedsInput, Outcome, SessionKey
-from strandline.telemetry.tally import REFUSALS
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline.testing._virtual import VirtualClock, run_virtual
 
 
 class Noted(Observer):

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from starlette.requests import ClientDisconnect, Request
 
+from strandline._http import wire
+from strandline._http.dialects.openai.body import PIECE_BYTES, BodyReader, LongBody, Received
+from strandline._http.dialects.openai.wire import prompt_of
+from strandline._http.exchange.idempotency import fingerprint
 from strandline.errors import StrandlineError
-from strandline.http import wire
-from strandline.http.dialects.openai.body import PIECE_BYTES, BodyReader, LongBody, Received
-from strandline.http.dialects.openai.wire import prompt_of
-from strandline.http.exchange.idempotency import fingerprint
 
 MOST = 1000
 CHAT = 20_000

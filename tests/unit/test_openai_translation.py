@@ -7,16 +7,15 @@ import msgspec
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
-from strandline.engine import events
-from strandline.engine.events import Event, MessageAdded, Numbered, Reason, RunFinished, TextDelta, Why
-from strandline.errors import Invalid
-from strandline.http import wire
-from strandline.http.dialects.openai.answer import Answer, NoAnswer, answer_of
-from strandline.http.dialects.openai.dialect import is_spoken_at, named_session
-from strandline.http.dialects.openai.stream import Chunks
-from strandline.http.dialects.openai.wire import CompletionBody, failed, prompt_of, refusal, tokens
-from strandline.http.dialects.waiting import Waiting
-from strandline.model import (
+from strandline._engine import events
+from strandline._engine.events import Event, MessageAdded, Numbered, Reason, RunFinished, TextDelta, Why
+from strandline._http import wire
+from strandline._http.dialects.openai.answer import Answer, NoAnswer, answer_of
+from strandline._http.dialects.openai.dialect import is_spoken_at, named_session
+from strandline._http.dialects.openai.stream import Chunks
+from strandline._http.dialects.openai.wire import CompletionBody, failed, prompt_of, refusal, tokens
+from strandline._http.dialects.waiting import Waiting
+from strandline._model import (
     ErrorCode,
     InputRequest,
     Message,
@@ -26,6 +25,7 @@ from strandline.model import (
     RunStatus,
     SessionId,
 )
+from strandline.errors import Invalid
 
 RUN = RunId("run_1")
 PIXEL = "data:image/png;base64,iVBORw0KGgo="

@@ -10,12 +10,12 @@ import pytest
 from strands import Agent
 
 from engine_support import send
-from strandline.agents.factory import TRIED_WITH, FactoryTarget
-from strandline.agents.function import FunctionTarget, Session
-from strandline.agents.load import target_for
-from strandline.agents.parameters import NOTHING, SESSION_ID, Parameters
+from strandline._agents.factory import TRIED_WITH, FactoryTarget
+from strandline._agents.function import FunctionTarget, Session
+from strandline._agents.load import target_for
+from strandline._agents.parameters import NOTHING, SESSION_ID, Parameters
+from strandline._model import Outcome, Principal, SessionId, SessionKey
 from strandline.errors import TargetError
-from strandline.model import Outcome, Principal, SessionId, SessionKey
 from strandline.testing import ScriptedModel
 from target_support import run, serving
 

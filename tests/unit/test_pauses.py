@@ -5,12 +5,12 @@ import asyncio
 import pytest
 
 from engine_support import Played, Stubborn, asked, history, key, outcome, send, serving, settled, texts
-from strandline.agents.port import Attempt
-from strandline.engine.service import Service
+from strandline._agents.port import Attempt
+from strandline._engine.service import Service
+from strandline._journal.memory import MemoryJournal
+from strandline._model import ANONYMOUS, ErrorCode, IfBusy, RunId, RunStatus
 from strandline.errors import AlreadyEnded, Invalid, NotFound, TooLate
-from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, ErrorCode, IfBusy, RunId, RunStatus
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline.testing._virtual import VirtualClock, run_virtual
 
 
 class Gated:

@@ -5,15 +5,15 @@ import asyncio
 import pytest
 
 from engine_support import Played, asked, history, key, outcome, play_round, send, serving, settled, texts, tool_texts
-from strandline.agents.port import Attempt
-from strandline.engine.admission import Ticket
-from strandline.engine.service import Service
+from strandline._agents.port import Attempt
+from strandline._engine.admission import Ticket
+from strandline._engine.service import Service
+from strandline._history import UNKNOWN_OUTCOME
+from strandline._journal.memory import MemoryJournal
+from strandline._model import ANONYMOUS, IfBusy, RunStatus
 from strandline.errors import Invalid, QueueFull, SessionBusy
-from strandline.history import UNKNOWN_OUTCOME
-from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, IfBusy, RunStatus
-from strandline.testing.checker import check_history
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline.testing._checker import check_history
+from strandline.testing._virtual import VirtualClock, run_virtual
 
 EARLY = "(This run ended early: cancelled.)"
 

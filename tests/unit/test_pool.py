@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from engine_support import Played, echo, key, outcome, send, serving
-from strandline.agents.port import Attempt, Finished
-from strandline.engine.execution import AgentPool
-from strandline.engine.execution.pool import REST_AFTER_S
-from strandline.engine.options import Options
-from strandline.testing.virtual import InlineLoops, VirtualClock, run_virtual
+from strandline._agents.port import Attempt, Finished
+from strandline._engine.execution import AgentPool
+from strandline._engine.execution.pool import REST_AFTER_S
+from strandline._engine.options import Options
+from strandline.testing._virtual import InlineLoops, VirtualClock, run_virtual
 
 
 class Idle:

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 import strandline
-from strandline import private
-from strandline.agents.function import Session
+from strandline import _private as private
+from strandline._agents.function import Session
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ from strands import Agent, tool
 
 from fakes.provider import Provider
 from strandline import providers
+from strandline._scripted.conversation import arguments, reply
 from strandline.errors import ModelError, SettingsError
 from strandline.providers import EXAMPLES, lacks, load_model, parse
-from strandline.scripted.conversation import arguments, reply
 
 
 @pytest.fixture(autouse=True)

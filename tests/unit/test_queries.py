@@ -7,11 +7,11 @@ from typing import Any, assert_type
 
 import pytest
 
-from strandline.clock import SystemClock
-from strandline.journal import port
-from strandline.journal.lists import ANSWERS
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import (
+from strandline._clock import SystemClock
+from strandline._journal import port
+from strandline._journal.lists import ANSWERS
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import (
     Journal,
     Query,
     RunQuery,
@@ -20,8 +20,8 @@ from strandline.journal.port import (
     Stored,
     StoredQuery,
 )
-from strandline.journal.sqlite import SqliteJournal
-from strandline.model import Principal, Run, RunId, SessionId, SessionKey
+from strandline._journal.sqlite import SqliteJournal
+from strandline._model import Principal, Run, RunId, SessionId, SessionKey
 
 KEY = SessionKey(Principal("ada"), SessionId("s"))
 GIVEN: dict[str, Any] = {"key": KEY, "principal": KEY.principal, "run_id": RunId("run_1"), "before": 1.0}

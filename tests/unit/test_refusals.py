@@ -5,13 +5,13 @@ import asyncio
 import pytest
 
 from engine_support import Played, key, send, serving
-from strandline.agents.port import Attempt
-from strandline.engine.service import Service
+from strandline._agents.port import Attempt
+from strandline._engine.service import Service
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import AcceptAnswer, Bounds, Refused
+from strandline._model import ANONYMOUS, IfBusy, NewRun
 from strandline.errors import QueueFull, SessionBusy
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import AcceptAnswer, Bounds, Refused
-from strandline.model import ANONYMOUS, IfBusy, NewRun
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline.testing._virtual import VirtualClock, run_virtual
 
 
 class Asked(MemoryJournal):

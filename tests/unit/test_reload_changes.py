@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from strandline.reload import changes
-from strandline.reload.changes import Changes
-from strandline.reload.parent import forget_compiled
+from strandline._reload import changes
+from strandline._reload.changes import Changes
+from strandline._reload.parent import forget_compiled
 
 DEADLINE_S = 20
 

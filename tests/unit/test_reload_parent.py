@@ -5,8 +5,8 @@ import socket
 import sys
 from pathlib import Path
 
-from strandline.reload.parent import Plan, _Child, _Parent
-from strandline.settings import Settings
+from strandline._reload.parent import Plan, _Child, _Parent
+from strandline._settings import Settings
 
 
 def test_told_to_stop_while_a_child_is_given_up_it_starts_no_other(tmp_path: Path) -> None:

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from engine_support import Played, echo, history, key, outcome, send, serving, texts
-from strandline.config import resolve
-from strandline.engine.events import SessionDeleted
-from strandline.engine.maintenance.background import DELETED_AT_ONCE
-from strandline.engine.observers import Unprojected
-from strandline.engine.service import Service
+from strandline._config import resolve
+from strandline._engine.events import SessionDeleted
+from strandline._engine.maintenance.background import DELETED_AT_ONCE
+from strandline._engine.observers import Unprojected
+from strandline._engine.service import Service
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import Change, ChangeAnswer, Delete, RestingQuery
+from strandline._model import ANONYMOUS, SessionKey
 from strandline.errors import JournalUnavailable, NotFound, SettingsError
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Change, ChangeAnswer, Delete, RestingQuery
-from strandline.model import ANONYMOUS, SessionKey
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline.testing._virtual import VirtualClock, run_virtual
 
 HOUR: dict[str, Any] = {"run_retention_s": 600.0, "history_retention_s": 3600.0}
 

@@ -26,7 +26,7 @@ from strandline.testing import (
     stop,
     think,
 )
-from strandline.testing.model import Answer, Script
+from strandline.testing._model import Answer, Script
 
 
 @tool

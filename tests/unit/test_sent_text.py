@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strandline.http.dialects.sent_text import BREAK, SentText
+from strandline._http.dialects.sent_text import BREAK, SentText
 
 
 def test_pieces_are_sent_as_they_come_and_the_whole_message_adds_nothing() -> None:

@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 
 from engine_support import Played, asked, echo, history, key, send, serving, settled, texts
-from strandline.agents.port import Attempt
-from strandline.engine.streams import Later
-from strandline.errors import Draining, Invalid, NotFound, QueueFull, ServerFull, SessionBusy
-from strandline.history import close as close_run
-from strandline.history import history_faults
-from strandline.model import (
+from strandline._agents.port import Attempt
+from strandline._engine.streams import Later
+from strandline._history import close as close_run
+from strandline._history import history_faults
+from strandline._model import (
     ANONYMOUS,
     Ending,
     ErrorCode,
@@ -25,7 +24,8 @@ from strandline.model import (
     RunStatus,
     ToolResult,
 )
-from strandline.testing.virtual import Deadlock, VirtualClock, run_virtual
+from strandline.errors import Draining, Invalid, NotFound, QueueFull, ServerFull, SessionBusy
+from strandline.testing._virtual import Deadlock, VirtualClock, run_virtual
 
 
 async def outcome(ticket_stream: object) -> Outcome:
@@ -375,7 +375,7 @@ def test_a_run_that_cannot_be_closed_ends_as_failed_and_its_session_goes_on(monk
             raise TypeError("a defect")
         return real(messages, results, ending)
 
-    monkeypatch.setattr("strandline.engine.execution.completion.close", close)
+    monkeypatch.setattr("strandline._engine.execution.completion.close", close)
 
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(echo)) as service:

@@ -17,13 +17,12 @@ from strands import Agent
 from strands.agent.conversation_manager import SlidingWindowConversationManager, SummarizingConversationManager
 from strands.session import FileSessionManager
 
-from strandline.agents.function import FunctionTarget
-from strandline.clock import SystemClock
-from strandline.config import resolve
-from strandline.errors import JournalUnavailable, SettingsError
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Changed, Delete
-from strandline.model import (
+from strandline._agents.function import FunctionTarget
+from strandline._clock import SystemClock
+from strandline._config import resolve
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import Changed, Delete
+from strandline._model import (
     Completion,
     InputRequest,
     Lane,
@@ -37,11 +36,12 @@ from strandline.model import (
     SessionKey,
     Window,
 )
-from strandline.session_files import files, keeper
-from strandline.session_files.keeper import SessionFiles
-from strandline.session_files.place import Place
+from strandline._session_files import files, keeper
+from strandline._session_files.keeper import SessionFiles
+from strandline._session_files.place import Place
+from strandline.errors import JournalUnavailable, SettingsError
 from strandline.testing import ScriptedModel
-from strandline.testing.desk import Desk, StillClock, done, key, said
+from strandline.testing._desk import Desk, StillClock, done, key, said
 from target_support import ask, run, serving
 
 NUMBERS = itertools.count()
@@ -349,8 +349,8 @@ def test_what_a_conversation_manager_has_removed_stays_removed(
 def test_a_long_history_is_written_in_portions_however_large_its_messages_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("strandline.session_files.keeper.PAGE", 7)
-    monkeypatch.setattr("strandline.session_files.keeper.PAGE_BYTES", 1000)
+    monkeypatch.setattr("strandline._session_files.keeper.PAGE", 7)
+    monkeypatch.setattr("strandline._session_files.keeper.PAGE_BYTES", 1000)
 
     async def play(world: World) -> None:
         texts = [f"{number} {'x' * (number % 5 * 400)}" for number in range(50)]
@@ -556,7 +556,7 @@ def test_files_leave_the_last_of_the_journals_disk_to_runs_and_are_caught_up_wit
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Told once, counted as no failure, and deletions go on meanwhile."""
-    monkeypatch.setattr("strandline.session_files.keeper.LOOK_S", 0)
+    monkeypatch.setattr("strandline._session_files.keeper.LOOK_S", 0)
 
     async def play(world: World, journal: Cramped) -> None:
         journal.size = 1 << 20
@@ -593,7 +593,7 @@ def test_files_leave_the_last_of_the_journals_disk_to_runs_and_are_caught_up_wit
 def test_what_was_begun_of_files_for_which_there_is_no_room_is_removed_and_smaller_ones_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("strandline.session_files.keeper.PAGE", 2)
+    monkeypatch.setattr("strandline._session_files.keeper.PAGE", 2)
 
     async def play(world: World, journal: Cramped) -> None:
         journal.size = 6 * files.BLOCK

@@ -3,10 +3,10 @@
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from strandline.engine.queues import Obstacle, SessionQueues, Share
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Accepted, CancelSession, ClaimResult, Pause, Resume
-from strandline.model import (
+from strandline._engine.queues import Obstacle, SessionQueues, Share
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import Accepted, CancelSession, ClaimResult, Pause, Resume
+from strandline._model import (
     Claim,
     Completion,
     InputRequest,
@@ -18,7 +18,7 @@ from strandline.model import (
     SessionId,
     SessionKey,
 )
-from strandline.testing.desk import Desk, StillClock, done, said
+from strandline.testing._desk import Desk, StillClock, done, said
 
 A = SessionKey(Principal("p"), SessionId("a"))
 B = SessionKey(Principal("p"), SessionId("b"))

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from stored_rows import StoredRows
-from strandline.encoding import encode_messages
-from strandline.errors import CancelRequested, ClaimLost, InvariantBroken, JournalUnavailable
-from strandline.journal import live
-from strandline.journal.changes import (
+from strandline._encoding import encode_messages
+from strandline._journal import live
+from strandline._journal.changes import (
     AddCheckpoint,
     AddHistory,
     AddRun,
@@ -29,7 +28,7 @@ from strandline.journal.changes import (
     encode_completion,
     encoded_body,
 )
-from strandline.journal.port import (
+from strandline._journal.port import (
     AcceptAnswer,
     Accepted,
     Attached,
@@ -43,11 +42,11 @@ from strandline.journal.port import (
     Refused,
     Stopped,
 )
-from strandline.journal.port import Change as AnyChange
-from strandline.journal.records import Missing, StoredRun
-from strandline.journal.state import Keys, RunQueue, RunState, SessionState
-from strandline.journal.table import KEPT_BYTES, Batch, SessionTable
-from strandline.model import (
+from strandline._journal.port import Change as AnyChange
+from strandline._journal.records import Missing, StoredRun
+from strandline._journal.state import Keys, RunQueue, RunState, SessionState
+from strandline._journal.table import KEPT_BYTES, Batch, SessionTable
+from strandline._model import (
     ANONYMOUS,
     Claim,
     Completion,
@@ -64,7 +63,8 @@ from strandline.model import (
     RunStatus,
     SessionKey,
 )
-from strandline.testing.desk import WIDE, key, said
+from strandline.errors import CancelRequested, ClaimLost, InvariantBroken, JournalUnavailable
+from strandline.testing._desk import WIDE, key, said
 
 DONE = Outcome(status=RunStatus.SUCCEEDED)
 NOW = 1000.0

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from strandline.composition import options_of
-from strandline.config import FIELDS, choices, kind_of, resolve
-from strandline.settings import AppSettings, ServiceSettings, Settings
+from strandline._composition import options_of
+from strandline._config import FIELDS, choices, kind_of, resolve
+from strandline._settings import AppSettings, ServiceSettings, Settings
 
 RECORDS = (ServiceSettings, AppSettings, Settings)
 

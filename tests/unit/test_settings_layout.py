@@ -6,10 +6,10 @@ import re
 import pytest
 from rich.console import Console
 
-from strandline.cli import say
-from strandline.cli.settings import WIDE, _print
-from strandline.config import survey
-from strandline.settings import Settings
+from strandline._cli import say
+from strandline._cli.settings import WIDE, _print
+from strandline._config import survey
+from strandline._settings import Settings
 
 
 @pytest.mark.parametrize("no_color", [True, False])

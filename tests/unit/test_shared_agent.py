@@ -14,13 +14,13 @@ from strands.session import FileSessionManager
 from strands.types.content import Messages
 
 from engine_support import key, texts
-from strandline.agents.shared import InstanceTarget
-from strandline.clock import SystemClock
-from strandline.engine.requests import Request
-from strandline.engine.service import Service
+from strandline._agents.shared import InstanceTarget
+from strandline._clock import SystemClock
+from strandline._engine.requests import Request
+from strandline._engine.service import Service
+from strandline._journal.memory import MemoryJournal
+from strandline._model import RunStatus
 from strandline.errors import TargetError
-from strandline.journal.memory import MemoryJournal
-from strandline.model import RunStatus
 from strandline.testing import Gate, ScriptedModel, call, pause, results
 from strandline.testing import question as asked
 from target_support import ask, history, run, serving

@@ -8,12 +8,12 @@ from strands import Agent, tool
 from strands.tools.executors import SequentialToolExecutor
 
 from engine_support import key, untold
-from strandline.agents.parameters import NOTHING
-from strandline.agents.strands import StrandsTarget
-from strandline.clock import SystemClock
-from strandline.engine.execution import LiveAttempt
-from strandline.history import fold
-from strandline.model import (
+from strandline._agents.parameters import NOTHING
+from strandline._agents.strands import StrandsTarget
+from strandline._clock import SystemClock
+from strandline._engine.execution import LiveAttempt
+from strandline._history import fold
+from strandline._model import (
     WHOLE_HISTORY,
     AgentRecord,
     Checkpoint,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-JOURNAL = Path(__file__).parents[2] / "src" / "strandline" / "journal"
+JOURNAL = Path(__file__).parents[2] / "src" / "strandline" / "_journal"
 
 
 @pytest.mark.parametrize("path", sorted(JOURNAL.glob("*.py")), ids=lambda path: path.stem)

@@ -3,7 +3,7 @@
 import pytest
 
 from stored_rows import StoredRows
-from strandline.journal.changes import (
+from strandline._journal.changes import (
     AddRun,
     AddSession,
     AnswerQuestion,
@@ -18,8 +18,8 @@ from strandline.journal.changes import (
     SessionRef,
     encoded_body,
 )
-from strandline.journal.sqlite_rows import Mismatch
-from strandline.model import ANONYMOUS, NewRun, RunId, SessionId, SessionKey
+from strandline._journal.sqlite_rows import Mismatch
+from strandline._model import ANONYMOUS, NewRun, RunId, SessionId, SessionKey
 
 WAITS = ChangeRun(
     seq=7,

@@ -7,14 +7,14 @@ import pytest
 from starlette.requests import Request
 
 from engine_support import key, tell_all
-from strandline.engine.events import MessageAdded, Numbered, TextDelta, ToolStarted
-from strandline.engine.streams import RunStream
-from strandline.engine.streams.log import AT_ONCE, Bounds
-from strandline.engine.streams.replay import ReplayBuffer
-from strandline.engine.streams.truncation import truncate_arguments, truncate_message
-from strandline.http.exchange.sse import AT_ONCE_BYTES, EventResponse, framed, wants_events
-from strandline.model import Message, Outcome, RunId, RunStatus
-from strandline.testing.desk import StillClock
+from strandline._engine.events import MessageAdded, Numbered, TextDelta, ToolStarted
+from strandline._engine.streams import RunStream
+from strandline._engine.streams.log import AT_ONCE, Bounds
+from strandline._engine.streams.replay import ReplayBuffer
+from strandline._engine.streams.truncation import truncate_arguments, truncate_message
+from strandline._http.exchange.sse import AT_ONCE_BYTES, EventResponse, framed, wants_events
+from strandline._model import Message, Outcome, RunId, RunStatus
+from strandline.testing._desk import StillClock
 
 ENDED = Outcome(status=RunStatus.SUCCEEDED, output="done")
 SCOPE = {"type": "http", "method": "GET"}

@@ -11,9 +11,9 @@ import pytest
 from strands import Agent
 
 import strandline
-from strandline.access.keyring import new_key
-from strandline.engine.maintenance import readiness
-from strandline.library import AgentApp
+from strandline._access.keyring import new_key
+from strandline._engine.maintenance import readiness
+from strandline._library import AgentApp
 from strandline.testing import Gate, ScriptedModel, question
 
 DEADLINE_S: Final = 20.0

@@ -18,14 +18,14 @@ from engine_support import (
     texts,
     tool_round,
 )
-from strandline.agents.port import Attempt, SessionAgent
-from strandline.engine.service import Service
-from strandline.engine.streams import Later
+from strandline._agents.port import Attempt, SessionAgent
+from strandline._engine.service import Service
+from strandline._engine.streams import Later
+from strandline._history import UNKNOWN_OUTCOME, Progress, history_faults
+from strandline._journal.memory import MemoryJournal
+from strandline._model import ANONYMOUS, AgentRecord, ErrorCode, RunStatus, SessionKey
 from strandline.errors import Draining
-from strandline.history import UNKNOWN_OUTCOME, Progress, history_faults
-from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, AgentRecord, ErrorCode, RunStatus, SessionKey
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline.testing._virtual import VirtualClock, run_virtual
 
 Behaviour = Callable[[Attempt], Awaitable[str]]
 
@@ -342,7 +342,7 @@ def test_a_run_that_cannot_be_recovered_ends_as_failed_and_the_server_starts(mon
         def broken(*args: object, **named: object) -> None:
             raise TypeError("a defect")
 
-        monkeypatch.setattr("strandline.engine.execution.recovery.closed", broken)
+        monkeypatch.setattr("strandline._engine.execution.recovery.closed", broken)
         async with serving(clock, Played(echo), journal) as service:
             await settled(service)
             assert [(await run_of(service, each))[0] for each in ids] == [RunStatus.FAILED, RunStatus.SUCCEEDED]

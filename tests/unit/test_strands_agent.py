@@ -17,15 +17,15 @@ from strands.types.exceptions import ContextWindowOverflowException
 from strands.types.streaming import StreamEvent
 
 from engine_support import key, texts, tool_texts
-from strandline.agents.parameters import SESSION_ID
-from strandline.agents.strands_hooks import NOT_STARTED
-from strandline.clock import SystemClock
-from strandline.engine.loops import AgentLoops
-from strandline.engine.requests import Request
-from strandline.engine.streams import Later
-from strandline.history import UNKNOWN_OUTCOME, ended_early, pairing_faults
-from strandline.journal.memory import MemoryJournal
-from strandline.model import (
+from strandline._agents.parameters import SESSION_ID
+from strandline._agents.strands_hooks import NOT_STARTED
+from strandline._clock import SystemClock
+from strandline._engine.loops import AgentLoops
+from strandline._engine.requests import Request
+from strandline._engine.streams import Later
+from strandline._history import UNKNOWN_OUTCOME, ended_early, pairing_faults
+from strandline._journal.memory import MemoryJournal
+from strandline._model import (
     ANONYMOUS,
     AgentRecord,
     ErrorCode,

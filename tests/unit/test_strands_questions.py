@@ -10,13 +10,13 @@ from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.types.content import Messages
 
 from engine_support import key, tool_texts
-from strandline.agents.shared import InstanceTarget
-from strandline.clock import SystemClock
-from strandline.engine.requests import Request
+from strandline._agents.shared import InstanceTarget
+from strandline._clock import SystemClock
+from strandline._engine.requests import Request
+from strandline._history import DISMISSED
+from strandline._journal.memory import MemoryJournal
+from strandline._model import RunStatus
 from strandline.errors import Invalid
-from strandline.history import DISMISSED
-from strandline.journal.memory import MemoryJournal
-from strandline.model import RunStatus
 from strandline.testing import ScriptedModel, call, results
 from strandline.testing import question as asked
 from strands_support import answer, ask, history, run, serving

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from engine_support import key, tell_all
-from strandline.encoding import encode_messages
-from strandline.engine.events import (
+from strandline._encoding import encode_messages
+from strandline._engine.events import (
     Event,
     MessageAdded,
     Numbered,
@@ -22,15 +22,15 @@ from strandline.engine.events import (
     TextDelta,
     ToolStarted,
 )
-from strandline.engine.streams import LARGE, EventRecorder, Later, RunStream, Subscription
-from strandline.engine.streams.changes import ChangeFeed
-from strandline.engine.streams.log import AT_ONCE, PACE_S, Bounds, size_of
-from strandline.engine.streams.replay import ENTRY_BYTES, ReplayBuffer
-from strandline.engine.streams.run_stream import MANY
-from strandline.engine.streams.truncation import truncate_arguments, truncate_message, truncate_result
-from strandline.http.exchange.sse import framed
-from strandline.model import Message, Outcome, RunId, RunStatus
-from strandline.testing.virtual import VirtualClock, VirtualLoop
+from strandline._engine.streams import LARGE, EventRecorder, Later, RunStream, Subscription
+from strandline._engine.streams.changes import ChangeFeed
+from strandline._engine.streams.log import AT_ONCE, PACE_S, Bounds, size_of
+from strandline._engine.streams.replay import ENTRY_BYTES, ReplayBuffer
+from strandline._engine.streams.run_stream import MANY
+from strandline._engine.streams.truncation import truncate_arguments, truncate_message, truncate_result
+from strandline._http.exchange.sse import framed
+from strandline._model import Message, Outcome, RunId, RunStatus
+from strandline.testing._virtual import VirtualClock, VirtualLoop
 
 ENDED = Outcome(status=RunStatus.SUCCEEDED, output="done")
 

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from engine_support import Played, asked, key, play_round, send, serving, settled, tool_result, tool_round, untold
-from strandline.agents.port import Attempt
-from strandline.engine.events import (
+from strandline._agents.port import Attempt
+from strandline._engine.events import (
     Event,
     MessageAdded,
     Numbered,
@@ -22,15 +22,15 @@ from strandline.engine.events import (
     Usage,
     type_of,
 )
-from strandline.engine.execution import LiveAttempt
-from strandline.engine.loops import Flag
-from strandline.engine.service import Service
-from strandline.engine.streams import LAST
+from strandline._engine.execution import LiveAttempt
+from strandline._engine.loops import Flag
+from strandline._engine.service import Service
+from strandline._engine.streams import LAST
+from strandline._history import fold
+from strandline._journal.memory import MemoryJournal
+from strandline._model import ANONYMOUS, Claim, FencingToken, Lane, Principal, Run, RunId, RunStatus, SessionId
 from strandline.errors import NotFound
-from strandline.history import fold
-from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, Claim, FencingToken, Lane, Principal, Run, RunId, RunStatus, SessionId
-from strandline.testing.virtual import InlineLoops, VirtualClock, VirtualLoop
+from strandline.testing._virtual import InlineLoops, VirtualClock, VirtualLoop
 
 
 def play(main: Callable[[VirtualClock], Awaitable[None]]) -> None:

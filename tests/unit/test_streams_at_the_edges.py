@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from engine_support import Played, asked, key, send, serving, settled
-from strandline.agents.port import Attempt
-from strandline.clock import Clock
-from strandline.engine.events import (
+from strandline._agents.port import Attempt
+from strandline._clock import Clock
+from strandline._engine.events import (
     Event,
     Reason,
     RunFinished,
@@ -24,18 +24,18 @@ from strandline.engine.events import (
     Why,
     type_of,
 )
-from strandline.engine.execution import LiveAttempt
-from strandline.engine.loops import Flag
-from strandline.engine.options import Options
-from strandline.engine.streams import EventRecorder, Later, RunStream, Streams
-from strandline.engine.streams.changes import ChangeFeed
-from strandline.engine.streams.log import Bounds
-from strandline.history import fold
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import RunQuery
-from strandline.model import ANONYMOUS, Claim, FencingToken, Lane, Outcome, Run, RunId, RunStatus
-from strandline.testing.desk import StillClock
-from strandline.testing.virtual import VirtualClock, VirtualLoop
+from strandline._engine.execution import LiveAttempt
+from strandline._engine.loops import Flag
+from strandline._engine.options import Options
+from strandline._engine.streams import EventRecorder, Later, RunStream, Streams
+from strandline._engine.streams.changes import ChangeFeed
+from strandline._engine.streams.log import Bounds
+from strandline._history import fold
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import RunQuery
+from strandline._model import ANONYMOUS, Claim, FencingToken, Lane, Outcome, Run, RunId, RunStatus
+from strandline.testing._desk import StillClock
+from strandline.testing._virtual import VirtualClock, VirtualLoop
 
 
 def play(main: Callable[[VirtualClock], Awaitable[None]]) -> None:

@@ -13,16 +13,16 @@ import pytest
 from strands import Agent, tool
 
 from engine_support import send
-from strandline.agents.factory import FactoryTarget
-from strandline.agents.parameters import NOTHING
-from strandline.clock import SystemClock
-from strandline.compat.threads import Threads
-from strandline.engine.loops import AgentLoops
+from strandline._agents.factory import FactoryTarget
+from strandline._agents.parameters import NOTHING
+from strandline._clock import SystemClock
+from strandline._compat.threads import Threads
+from strandline._engine.loops import AgentLoops
+from strandline._journal.reader import Readers
+from strandline._journal.sqlite import SqliteJournal
+from strandline._logs import log_to_stderr
+from strandline._model import ErrorCode, Outcome, RunStatus
 from strandline.errors import JournalUnavailable, SetupError
-from strandline.journal.reader import Readers
-from strandline.journal.sqlite import SqliteJournal
-from strandline.logs import log_to_stderr
-from strandline.model import ErrorCode, Outcome, RunStatus
 from strandline.testing import Gate, ScriptedModel, call, results
 from strandline.testing import question as asked
 from target_support import ask, run, serving, until

@@ -22,16 +22,16 @@ from engine_support import (
     texts,
     tool_texts,
 )
-from strandline.agents.port import Attempt
-from strandline.engine.streams import Later
+from strandline._agents.port import Attempt
+from strandline._engine.streams import Later
+from strandline._history import UNKNOWN_OUTCOME, ended_early
+from strandline._journal.live import LiveSessions
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import Change, ChangeAnswer, EndOverdue
+from strandline._model import ANONYMOUS, ErrorCode, RunStatus
 from strandline.errors import Invalid
-from strandline.history import UNKNOWN_OUTCOME, ended_early
-from strandline.journal.live import LiveSessions
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Change, ChangeAnswer, EndOverdue
-from strandline.model import ANONYMOUS, ErrorCode, RunStatus
-from strandline.testing.checker import check_history
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline.testing._checker import check_history
+from strandline.testing._virtual import VirtualClock, run_virtual
 
 GRACE_S = 5.0
 LONG_S = 100_000.0

@@ -13,14 +13,13 @@ from strands.hooks import AfterToolCallEvent, BeforeToolCallEvent, BeforeToolsEv
 from strands.types.tools import AgentTool
 
 from engine_support import key, untold
-from strandline.agents.parameters import NOTHING
-from strandline.agents.strands import StrandsTarget
-from strandline.agents.strands_hooks import NOT_STARTED
-from strandline.clock import SystemClock
-from strandline.engine.execution import LiveAttempt
-from strandline.errors import ClaimLost
-from strandline.history import UNKNOWN_OUTCOME, Progress, close, fold, history_faults, pairing_faults, reopened
-from strandline.model import (
+from strandline._agents.parameters import NOTHING
+from strandline._agents.strands import StrandsTarget
+from strandline._agents.strands_hooks import NOT_STARTED
+from strandline._clock import SystemClock
+from strandline._engine.execution import LiveAttempt
+from strandline._history import UNKNOWN_OUTCOME, Progress, close, fold, history_faults, pairing_faults, reopened
+from strandline._model import (
     WHOLE_HISTORY,
     AgentRecord,
     Checkpoint,
@@ -35,6 +34,7 @@ from strandline.model import (
     Succeeded,
     ToolDone,
 )
+from strandline.errors import ClaimLost
 from strandline.testing import ScriptedModel, Signal, call, results, say
 
 NEW = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)

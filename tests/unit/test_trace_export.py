@@ -11,7 +11,7 @@ from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
 from opentelemetry.util._once import Once
 
 from logged import ours
-from strandline.telemetry.export import export_if_wanted, flush
+from strandline._telemetry.export import export_if_wanted, flush
 
 
 @pytest.fixture(autouse=True)

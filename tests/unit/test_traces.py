@@ -19,17 +19,17 @@ import strands_support
 import target_support
 from engine_support import key
 from logged import ours
-from strandline.agents.function import FunctionTarget, Session
-from strandline.clock import SystemClock
-from strandline.engine.admission import Ticket
-from strandline.engine.requests import Request
-from strandline.engine.service import Service
+from strandline._agents.function import FunctionTarget, Session
+from strandline._clock import SystemClock
+from strandline._engine.admission import Ticket
+from strandline._engine.requests import Request
+from strandline._engine.service import Service
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import RunQuery
+from strandline._model import Carrier, Outcome
+from strandline._scripted.model import call
+from strandline._telemetry.traces import LONGEST, Traces
 from strandline.errors import QueueFull
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import RunQuery
-from strandline.model import Carrier, Outcome
-from strandline.scripted.model import call
-from strandline.telemetry.traces import LONGEST, Traces
 from strandline.testing import Gate, ScriptedModel
 
 TRACE: Final = "0af7651916cd43dd8448eb211c80319c"

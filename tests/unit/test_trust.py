@@ -12,15 +12,15 @@ import pytest
 
 import strandline
 from engine_support import key
-from strandline.agents.function import Session
-from strandline.engine.events import SessionPaused
-from strandline.engine.streams.changes import ChangeFeed
-from strandline.engine.streams.log import Bounds
-from strandline.http.routes.events import MOST_SESSIONS
-from strandline.library import AgentApp
-from strandline.model import SessionId
-from strandline.printable import clean
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline._agents.function import Session
+from strandline._engine.events import SessionPaused
+from strandline._engine.streams.changes import ChangeFeed
+from strandline._engine.streams.log import Bounds
+from strandline._http.routes.events import MOST_SESSIONS
+from strandline._library import AgentApp
+from strandline._model import SessionId
+from strandline._printable import clean
+from strandline.testing._virtual import VirtualClock, run_virtual
 from unit.test_access import ADA, LINES, OPS, run, served
 
 TRACE: Final = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "baggage": "user=admin"}

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from strands import Agent
 from strands.telemetry import tracer
 
-from strandline.agents.load import target_for
+from strandline._agents.load import target_for
 from strandline.testing import ScriptedModel
 
 SECRET = "the words that were said"

@@ -1,8 +1,8 @@
 """What a stream of text alone says of a run that waits for a person."""
 
-from strandline.engine.events import RunPosition, RunQueued, RunStarted
-from strandline.http.dialects.waiting import Waiting
-from strandline.model import InputRequest, SessionId
+from strandline._engine.events import RunPosition, RunQueued, RunStarted
+from strandline._http.dialects.waiting import Waiting
+from strandline._model import InputRequest, SessionId
 
 
 def test_each_question_is_told_once_however_often_the_run_moves() -> None:

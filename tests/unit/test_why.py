@@ -7,17 +7,17 @@ import pytest
 
 from asking_support import Asking, answer, asked
 from engine_support import Played, Stubborn, key, outcome, play_round, send, serving
-from strandline.agents.port import Attempt
-from strandline.engine.admission import Ticket
-from strandline.engine.events import Reason, RunFinished, RunPosition, RunQueued, RunStarted, Why
-from strandline.engine.reading import of_others
-from strandline.engine.requests import Request
-from strandline.engine.service import Service
-from strandline.engine.streams import Subscription
+from strandline._agents.port import Attempt
+from strandline._engine.admission import Ticket
+from strandline._engine.events import Reason, RunFinished, RunPosition, RunQueued, RunStarted, Why
+from strandline._engine.reading import of_others
+from strandline._engine.requests import Request
+from strandline._engine.service import Service
+from strandline._engine.streams import Subscription
+from strandline._journal.memory import MemoryJournal
+from strandline._model import ANONYMOUS, OnQuestion, Principal, SessionId, SessionKey
 from strandline.errors import JournalUnavailable, NoWorker
-from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, OnQuestion, Principal, SessionId, SessionKey
-from strandline.testing.virtual import InlineLoops, VirtualClock, run_virtual
+from strandline.testing._virtual import InlineLoops, VirtualClock, run_virtual
 
 SLOW = 1000.0
 

@@ -6,8 +6,8 @@ import pytest
 from starlette.requests import Request
 
 from strandline import errors
-from strandline.http import wire
-from strandline.http.routes.runs import preferred_wait_s
+from strandline._http import wire
+from strandline._http.routes.runs import preferred_wait_s
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (1.2, "2"), (3600.0, "3600")])

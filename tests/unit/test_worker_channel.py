@@ -9,8 +9,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strandline.encoding import encode_messages
-from strandline.workers.channel import Channel, Frames, Writer, frame
+from strandline._encoding import encode_messages
+from strandline._workers.channel import Channel, Frames, Writer, frame
 
 MESSAGES = st.lists(st.lists(st.text(max_size=20), max_size=3), max_size=6)
 

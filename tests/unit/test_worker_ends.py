@@ -11,22 +11,22 @@ import msgspec
 import pytest
 
 from engine_support import Played, asked, echo, outcome, play_round, send
-from strandline.agents.port import AgentLost, Attempt, Finished
-from strandline.clock import SystemClock
-from strandline.encoding import encode_messages
-from strandline.engine.execution import FailedRemotely
-from strandline.engine.loops import Call
-from strandline.engine.observers import RUN
+from strandline._agents.port import AgentLost, Attempt, Finished
+from strandline._clock import SystemClock
+from strandline._encoding import encode_messages
+from strandline._engine.execution import FailedRemotely
+from strandline._engine.loops import Call
+from strandline._engine.observers import RUN
+from strandline._journal.memory import MemoryJournal
+from strandline._model import Checkpoint, FencingToken, InputRequest, NeedsInput, RoundStarted
+from strandline._settings import Settings
+from strandline._workers import loops, pool, process
+from strandline._workers import messages as m
+from strandline._workers.channel import Frames, frame
+from strandline._workers.loops import WorkerLoops
+from strandline._workers.reports import reports
 from strandline.errors import SetupError
-from strandline.journal.memory import MemoryJournal
-from strandline.model import Checkpoint, FencingToken, InputRequest, NeedsInput, RoundStarted
-from strandline.settings import Settings
 from strandline.testing import Gate
-from strandline.workers import loops, pool, process
-from strandline.workers import messages as m
-from strandline.workers.channel import Frames, frame
-from strandline.workers.loops import WorkerLoops
-from strandline.workers.reports import reports
 from target_support import run, until
 from unit.test_workers import in_workers, kill
 from workers_support import DONE, SETUP, Few, Kept, Nearby, build, order, virtual

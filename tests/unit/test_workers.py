@@ -16,23 +16,23 @@ from msgspec.structs import replace
 
 import target_support
 from engine_support import Played, asked, echo, key, outcome, play_round, send, tool_texts
-from strandline.agents.port import Attempt
-from strandline.clock import SystemClock
-from strandline.encoding import encode_messages
-from strandline.engine.loops import Call
-from strandline.engine.options import Options
-from strandline.engine.service import Service
+from strandline._agents.port import Attempt
+from strandline._clock import SystemClock
+from strandline._encoding import encode_messages
+from strandline._engine.loops import Call
+from strandline._engine.options import Options
+from strandline._engine.service import Service
+from strandline._history import UNKNOWN_OUTCOME
+from strandline._journal.memory import MemoryJournal
+from strandline._model import ANONYMOUS, Checkpoint, ErrorCode, FencingToken, RunId, RunStatus, ToolDone
+from strandline._workers import messages as m
+from strandline._workers.channel import Frames, frame
+from strandline._workers.loops import WorkerLoops
+from strandline._workers.process import WorkerProcess
+from strandline._workers.reports import reports
 from strandline.errors import ClaimLost, JournalUnavailable
-from strandline.history import UNKNOWN_OUTCOME
-from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, Checkpoint, ErrorCode, FencingToken, RunId, RunStatus, ToolDone
 from strandline.testing import Gate
-from strandline.testing.checker import check_history
-from strandline.workers import messages as m
-from strandline.workers.channel import Frames, frame
-from strandline.workers.loops import WorkerLoops
-from strandline.workers.process import WorkerProcess
-from strandline.workers.reports import reports
+from strandline.testing._checker import check_history
 from target_support import run, until
 from unit import (
     test_agent_endings,

@@ -5,14 +5,14 @@ from collections.abc import Callable
 
 import pytest
 
-from strandline.agents.port import AgentLost, Attempt, Finished, RunStopped
-from strandline.clock import Clock
-from strandline.engine.loops import CURRENT
+from strandline._agents.port import AgentLost, Attempt, Finished, RunStopped
+from strandline._clock import Clock
+from strandline._engine.loops import CURRENT
+from strandline._workers import messages as m
+from strandline._workers.channel import Frames
+from strandline._workers.runtime import WorkerRuntime
 from strandline.errors import JournalUnavailable
-from strandline.testing.virtual import InlineLoops, VirtualClock, run_virtual
-from strandline.workers import messages as m
-from strandline.workers.channel import Frames
-from strandline.workers.runtime import WorkerRuntime
+from strandline.testing._virtual import InlineLoops, VirtualClock, run_virtual
 from workers_support import DONE, Few, Kept, Nowhere, build, order, virtual
 
 

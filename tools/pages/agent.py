@@ -11,7 +11,7 @@ from strands import Agent, ToolContext, tool
 from strands.types.content import Messages
 
 from strandline.testing import ScriptedModel, call, question, results, say, stop
-from strandline.testing.model import Answer
+from strandline.testing._model import Answer
 
 
 def _wait() -> None:

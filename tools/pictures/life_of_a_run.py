@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Final
 
-from strandline.lifecycle import ENDED, MOVES
-from strandline.model import RunStatus
+from strandline._lifecycle import ENDED, MOVES
+from strandline._model import RunStatus
 from tools.pictures.drawing import Drawing
 
 KINDS: Final = {

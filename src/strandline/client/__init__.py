@@ -4,10 +4,11 @@ What to send, what an answer means, where to come back to and how long to wait i
 the two clients only carry it out. It knows the wire, and nothing of a server's inside.
 """
 
-from strandline.client.answers import HistoryMessage, Problem, Run, Why
-from strandline.client.awaiting import AsyncClient
-from strandline.client.blocking import Client
-from strandline.client.errors import (
+from strandline._model import InputRequest
+from strandline.client._answers import HistoryMessage, Problem, Run, Why
+from strandline.client._awaiting import AsyncClient
+from strandline.client._blocking import Client
+from strandline.client._errors import (
     ClientError,
     Conflict,
     NoServer,
@@ -17,7 +18,7 @@ from strandline.client.errors import (
     Refused,
     Unauthorized,
 )
-from strandline.client.events import (
+from strandline.client._events import (
     Event,
     MessageAdded,
     ReasoningDelta,
@@ -35,8 +36,7 @@ from strandline.client.events import (
     Unknown,
     Usage,
 )
-from strandline.client.requests import Wishes
-from strandline.model import InputRequest
+from strandline.client._requests import Wishes
 
 __all__ = [
     "AsyncClient",

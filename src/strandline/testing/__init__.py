@@ -7,12 +7,12 @@ when they are asked for.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from strandline.testing.checker import Ledger, check_history, check_pairing, check_truthful
-from strandline.testing.gate import Gate, Signal
+from strandline.testing._checker import Ledger, check_history, check_pairing, check_truthful
+from strandline.testing._gate import Gate, Signal
 
 if TYPE_CHECKING:
-    from strandline.testing.contract import JournalContract
-    from strandline.testing.model import (
+    from strandline.testing._contract import JournalContract
+    from strandline.testing._model import (
         ScriptedModel,
         call,
         fast_retries,
@@ -50,4 +50,4 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = "contract" if name == "JournalContract" else "model"
-    return getattr(import_module(f"strandline.testing.{module}"), name)
+    return getattr(import_module(f"strandline.testing._{module}"), name)

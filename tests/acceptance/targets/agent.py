@@ -26,10 +26,10 @@ from strands.hooks import AfterToolCallEvent, BeforeToolsEvent
 from strands.types.content import Messages
 
 from acceptance.checkpoints import pass_step
-from strandline.model import Message
+from strandline._model import Message
 from strandline.testing import ScriptedModel, call, say
-from strandline.testing.checker import check_pairing
-from strandline.testing.model import Answer
+from strandline.testing._checker import check_pairing
+from strandline.testing._model import Answer
 
 
 async def script(messages: Messages) -> Answer:
@@ -100,7 +100,7 @@ async def work_async(label: str, name: str) -> str:
         name: what to do
     """
     if name.startswith("~^"):
-        in_worker = "strandline.workers.runtime" in sys.modules
+        in_worker = "strandline._workers.runtime" in sys.modules
         os.kill(os.getppid() if in_worker else os.getpid(), signal.SIGKILL)
     await asyncio.to_thread(pass_step, f"{label} {name}")
     return f"did {name}"

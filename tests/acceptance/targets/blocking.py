@@ -8,7 +8,7 @@ from strands.types.content import Messages
 
 from acceptance.checkpoints import pass_step
 from strandline.testing import ScriptedModel, call, question, results
-from strandline.testing.model import Answer
+from strandline.testing._model import Answer
 
 
 @tool

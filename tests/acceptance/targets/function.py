@@ -3,7 +3,7 @@
 import asyncio
 
 from acceptance.checkpoints import pass_step
-from strandline.agents.function import Session
+from strandline._agents.function import Session
 
 
 async def answer(message: str, session: Session) -> str:

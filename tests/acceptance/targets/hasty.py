@@ -3,7 +3,7 @@
 from typing import Any
 
 from soak.target import make_agent
-from strandline.engine.execution import LiveAttempt
+from strandline._engine.execution import LiveAttempt
 
 __all__ = ["make_agent"]
 

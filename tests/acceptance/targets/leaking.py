@@ -4,7 +4,7 @@ from strands import Agent
 from strands.types.content import Messages
 
 from strandline.testing import ScriptedModel, question, say, stop
-from strandline.testing.model import Answer
+from strandline.testing._model import Answer
 
 URL = "postgresql://ada:hunter2@db.internal/pay"
 

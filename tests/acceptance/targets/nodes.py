@@ -9,7 +9,7 @@ from strands.types.content import Messages
 
 from acceptance.checkpoints import pass_step
 from strandline.testing import ScriptedModel, call, question, results
-from strandline.testing.model import Answer
+from strandline.testing._model import Answer
 
 
 def node(name: str, *, hands_over_to: str | None = None) -> Agent:

@@ -7,7 +7,7 @@ does not matter which processes they are in.
 import asyncio
 from collections.abc import AsyncIterator
 
-from strandline.agents.function import Session
+from strandline._agents.function import Session
 
 
 async def answer(message: str, session: Session) -> AsyncIterator[str]:

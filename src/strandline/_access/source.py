@@ -1,0 +1,124 @@
+"""Where keys come from, and which count at this moment: the file may change while the server runs.
+
+A file that is missing, empty or wrong after its change does not count: those keys stay that there are, and the log says
+so. Nobody is let in by it, and nobody is shut out by an editor that has saved it up to the middle of a line.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from strandline._access.keyring import Keyring, KnownKey, Line, lines_of, parse
+from strandline._settings import Settings
+from strandline.errors import SettingsError
+
+_log = logging.getLogger("strandline.access")
+
+LOOK_S: Final = 2.0
+"""How often the file is read, for a few lines: a file in a mounted volume does not always tell that it has changed."""
+MOST_BYTES: Final = 4 * 1024 * 1024
+
+
+class Keys:
+    """The keys of a server. Belongs to the serving loop, but for what reads the file."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises `SettingsError` if there is anything wrong with them."""
+        self._listed = [
+            Line(f"api_keys, entry {number}", text.strip()) for number, text in enumerate(settings.api_keys, 1)
+        ]
+        self._file = None if settings.api_keys_file is None else Path(settings.api_keys_file)
+        self._read = b"" if self._file is None else _content(self._file)
+        self.ring = self._ring(self._read)
+        self._on_change: list[Callable[[], None]] = []
+        self._failure = ""
+        self._looking = asyncio.Lock()
+
+    @property
+    def file(self) -> Path | None:
+        """The file that they are read from."""
+        return self._file
+
+    def on_change(self, told: Callable[[], None]) -> None:
+        """Have `told` called after each change, on the loop."""
+        self._on_change.append(told)
+
+    async def follow(self) -> None:
+        """Look at the file from time to time, for as long as nobody cancels this."""
+        while self._file is not None:
+            await asyncio.sleep(LOOK_S)
+            await self.look()
+
+    async def look(self) -> None:
+        """Take over what the file says by now, if that has changed and nothing is wrong with it."""
+        if self._file is None:
+            return
+        async with self._looking:  # else the slower of two might take over what the file said before
+            await self._look(self._file)
+
+    async def _look(self, file: Path) -> None:
+        try:
+            content = await asyncio.to_thread(_content, file, again=True)  # (the disk may be slow)
+            if content == self._read:
+                self._failed("")
+                return
+            ring = self._ring(content)
+        except SettingsError as error:
+            self._failed(str(error))
+            return
+        except RuntimeError as error:  # there is no thread that would read it, now
+            self._failed(f"there is no thread for it ({error})")
+            return
+        gone = sum(each not in ring for each in self.ring.keys)
+        new = sum(each not in self.ring for each in ring.keys)
+        self.ring, self._read, self._failure = ring, content, ""
+        _log.info("the keys have changed: %d new, %d gone, %d in all", new, gone, len(ring))
+        for told in self._on_change:
+            told()
+
+    def _failed(self, why: str) -> None:
+        if why and why != self._failure:
+            _log.error("the keys that have counted so far go on counting, since the new ones cannot be read: %s", why)
+        self._failure = why
+
+    def _ring(self, content: bytes) -> Keyring:
+        keys: list[KnownKey] = []
+        if self._file is not None:
+            try:
+                keys = parse([*self._listed, *lines_of(content.decode("utf-8-sig"), str(self._file))])
+            except UnicodeDecodeError:
+                raise SettingsError(f"{self._file} (setting api_keys_file) is no text in UTF-8.") from None
+            if len(keys) == len(self._listed):
+                raise SettingsError(
+                    f"{self._file} (setting api_keys_file) has no key. Make one: strandline keys new NAME --file"
+                    f" {self._file}"
+                )
+        else:
+            keys = parse(self._listed)
+        return Keyring(keys)
+
+
+def keys_of(settings: Settings) -> Keys | None:
+    """Return the keys that the settings name, None if nobody has to show one. Raises `SettingsError`."""
+    return Keys(settings) if settings.has_keys else None
+
+
+def _content(file: Path, *, again: bool = False) -> bytes:
+    if again and file.is_fifo():  # (as `<(...)` of a shell is; the thread would wait in it, and keep the process)
+        raise SettingsError(f"{file} (setting api_keys_file) is a pipe, which can be read only once.")
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(MOST_BYTES + 1)
+    except OSError as error:
+        what = f"Make it: strandline keys new NAME --file {file}"
+        if isinstance(error, PermissionError):
+            what = f"Let the user that runs the server read it (uid {os.geteuid()}), and nobody else"
+        raise SettingsError(
+            f"the file of keys {file} (setting api_keys_file) cannot be read: {error.strerror or error}. {what}"
+        ) from None
+    if len(content) > MOST_BYTES:
+        raise SettingsError(f"{file} (setting api_keys_file) is too large to be a file of keys.")
+    return content

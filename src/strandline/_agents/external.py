@@ -1,0 +1,111 @@
+"""Agents that keep their conversation themselves, with a session manager of Strands (`history=external`).
+
+The agent reads its own storage when it is made and writes to it as it runs. What a run says is reported, so that its
+caller gets the answer, but nothing of it is staged, and neither window nor state is handed over: whether the
+conversation is well formed after a failure is up to the session manager; but no question stays open in it.
+"""
+
+from collections.abc import Sequence
+from typing import Final, cast
+
+from strands import Agent
+
+from strandline._agents.port import Attempt, Finished, RunContext, RunStopped, Signal
+from strandline._agents.strands import StrandsAgent
+from strandline._compat.strands import append_messages, is_asking, results_meanwhile, stop_asking
+from strandline._history import Progress, close_answer
+from strandline._model import (
+    WHOLE_HISTORY,
+    AgentRecord,
+    ErrorCode,
+    Failed,
+    Input,
+    Message,
+    NeedsInput,
+    StateRecord,
+    ToolResult,
+)
+
+NOTHING: Final = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
+UNANSWERED: Final = Failed(ErrorCode.AGENT_ERROR, "the agent asked for input, which cannot be answered")
+NOT_BEGUN: Final = Progress(messages=[], results={})
+
+
+async def withdraw_questions(agent: Agent) -> None:
+    """Have an agent go on that its session manager has made one that waits for answers; nobody can give them here.
+
+    The round that asked is closed, with the results that there are, in its conversation and in the session manager's.
+    """
+    if not is_asking(agent):
+        return
+    ended = results_meanwhile(agent)
+    stop_asking(agent)
+    if agent.messages:
+        last = cast(Message, agent.messages[-1])
+        results = {str(each["toolUseId"]): each for each in ended}
+        await append_messages(agent, close_answer([last], results, UNANSWERED, begun=False))
+
+
+class ExternalAgent:
+    """An agent with the conversation that its session manager has read."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = StrandsAgent(agent, NOTHING, NOT_BEGUN)
+
+    async def run(self, attempt: Attempt) -> Finished:
+        """Run the agent to its end."""
+        finished = await self._agent.run(_Unstaged(attempt))
+        if isinstance(finished.ending, NeedsInput):
+            names = ", ".join(each.name for each in finished.ending.requests)
+            detail = f"the agent asked for input ({names}), which cannot be answered with `history=external`"
+            return Finished(ending=Failed(ErrorCode.AGENT_ERROR, detail), usage=finished.usage)
+        return Finished(ending=finished.ending, usage=finished.usage, keep=finished.keep)
+
+    def rest(self) -> None:
+        """Do nothing: the messages in memory are the session manager's as well."""
+
+
+class _Unstaged:
+    """An attempt that is told everything and has nothing to stage."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self.add = attempt.add
+        self.amend = attempt.amend
+        self.add_text = attempt.add_text
+        self.add_reasoning = attempt.add_reasoning
+        self.reset_text = attempt.reset_text
+        self.begin_model = attempt.begin_model
+        self.add_usage = attempt.add_usage
+        self.enter = attempt.enter
+        self.begin_tool = attempt.begin_tool
+        self.tell_tool = attempt.tell_tool
+        self.touch = attempt.touch
+
+    @property
+    def context(self) -> RunContext:
+        return self._attempt.context
+
+    @property
+    def prompt(self) -> Input | None:
+        return self._attempt.prompt
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        return self._attempt.messages
+
+    @property
+    def signal(self) -> Signal:
+        return self._attempt.signal
+
+    async def begin_round(self) -> None:
+        self.touch()
+        if self.signal.is_set():
+            raise RunStopped
+
+    async def end_tool(self, tool_use_id: str, result: ToolResult) -> None:
+        self.tell_tool(tool_use_id, result)
+        self.touch()
+
+    async def end_round(self, state: StateRecord | None) -> None:
+        self.enter("model")

@@ -1,0 +1,135 @@
+"""Plain async functions and generators `f(message, session)`: any other framework behind a session.
+
+What the function returns or yields is text. Question and answer become two messages. Its tools cannot be seen, so a
+run of it counts as having one in the middle from its start.
+"""
+
+import copy
+import inspect
+import sys
+import zlib
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from strandline._agents.broken import noticed
+from strandline._agents.port import Attempt, Finished, RunContext, SessionAgent
+from strandline._encoding import decoder, encode_messages
+from strandline._history import Progress, answer_text, question
+from strandline._model import AgentRecord, Message, Principal, RunId, SessionId, SessionKey, StateRecord, Succeeded
+from strandline.errors import AgentFailed
+
+PACK_LEVEL = 1
+_messages = decoder(list[Message])
+
+
+class Session:
+    """What a function may know and keep of its session."""
+
+    def __init__(self, context: RunContext, messages: list[Message], state: dict[str, Any]) -> None:
+        self.id: SessionId = context.session_id
+        self.principal: Principal = context.principal
+        """Who asks: the name of the key that was shown, or `anonymous`. The same id of another is another session."""
+        self.run_id: RunId = context.run_id
+        self.workspace: str = context.workspace
+        self.context = context
+        self.state = state
+        """A dict of JSON values that is kept when the run succeeds, and as it was before when it does not."""
+        self._messages = messages
+
+    @property
+    def messages(self) -> list[Message]:
+        """A copy of the conversation before this run, oldest first."""
+        return copy.deepcopy(self._messages)
+
+
+class FunctionTarget:
+    """An async function or async generator of a message and a `Session`."""
+
+    opaque = True
+    exclusive = False
+    external = False
+
+    def __init__(self, function: Callable[[str, Session], Any], *, description: str) -> None:
+        self._function = function
+        self.description = description
+
+    async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
+        """Return an object that holds the session's conversation and state."""
+        return FunctionAgent(self._function, record)
+
+
+def _guard_agents() -> None:
+    """Have the agents of Strands guarded that the function may ask, if it knows Strands at all."""
+    if "strands" in sys.modules:
+        from strandline._agents.rounds import guard_all
+
+        guard_all()
+
+
+class FunctionAgent:
+    """The function, with the conversation of one session."""
+
+    def __init__(self, function: Callable[[str, Session], Any], record: AgentRecord) -> None:
+        self._function = function
+        self._messages = list(record.messages)
+        self._state: StateRecord = record.state or {}
+        self._encoded = msgspec.json.encode(self._state)
+        self._packed: bytes | None = None
+
+    async def run(self, attempt: Attempt) -> Finished:
+        """Call the function and collect what it says."""
+        prompt = attempt.prompt
+        assert prompt is not None, "an opaque run is never taken up in the middle"
+        if self._packed is not None:
+            self._messages, self._packed = _messages(zlib.decompress(self._packed)), None
+        asked = question(prompt)
+        attempt.add(asked)
+        session = Session(attempt.context, self._messages, self._state)
+        text = prompt if isinstance(prompt, str) else answer_text(asked)
+        with noticed() as broken:
+            _guard_agents()
+            answer = await self._answer(attempt, self._function(text, session))
+        said: Message = {"role": "assistant", "content": [{"text": answer}]}
+        if answer.strip():
+            attempt.add(said)
+        self._messages += [asked, said] if answer.strip() else [asked]
+        ending = broken.ending(Succeeded())
+        if not isinstance(ending, Succeeded):
+            return Finished(ending=ending)
+        return Finished(ending=ending, state=self._changed_state(session.state))
+
+    def rest(self) -> None:
+        """Keep the conversation as bytes."""
+        if self._packed is None:
+            self._messages, self._packed = [], zlib.compress(encode_messages(self._messages), PACK_LEVEL)
+
+    async def _answer(self, attempt: Attempt, returned: Any) -> str:
+        if inspect.isasyncgen(returned):
+            pieces: list[str] = []
+            async with aclosing(returned):
+                async for piece in returned:
+                    pieces.append(str(piece))
+                    attempt.add_text(pieces[-1])
+            return "".join(pieces)
+        value = await returned
+        return "" if value is None else str(value)
+
+    def _changed_state(self, state: object) -> StateRecord | None:
+        if not isinstance(state, dict):
+            raise AgentFailed("session.state must stay a dict")
+        try:
+            encoded = msgspec.json.encode(state)
+        except (TypeError, ValueError) as error:
+            raise AgentFailed(f"session.state must hold JSON values only: {error}") from None
+        if encoded != self._encoded and msgspec.json.decode(encoded) != state:
+            raise AgentFailed(
+                "session.state must hold JSON values only: a set, a tuple or NaN would come back as another"
+            )
+        self._state = state
+        if encoded == self._encoded:
+            return None
+        self._encoded = encoded
+        return state

@@ -1,0 +1,141 @@
+"""What a Strands agent does, as it does it: hooks that report to the attempt under way and stage its rounds.
+
+What joined the conversation is known by `MessageAddedEvent`, never by position in the agent's list of messages, since
+conversation managers rewrite it in the middle of a run; what is reported is a copy of ours for the same reason. A
+round is staged before any tool of it starts, each result as its tool ends, the closed round as its results join.
+(Facts on which hook sees what: strands-agents 1.62.0, tried by `tests/unit/test_strands_agent.py` and its neighbours.)
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any, cast
+
+from strands import Agent
+from strands.hooks import (
+    AfterToolCallEvent,
+    BeforeModelCallEvent,
+    BeforeToolCallEvent,
+    BeforeToolsEvent,
+    HookOrder,
+    MessageAddedEvent,
+)
+
+from strandline._agents.port import Attempt
+from strandline._agents.window import Origins
+from strandline._compat.strands import CANCELLED_BY_USER, TOOL_CANCELLED
+from strandline._history import UNKNOWN_OUTCOME
+from strandline._model import Message, StateRecord
+
+NOT_STARTED = "This tool was not started: the run was stopped first. Nothing of it was done; call it again if needed."
+FIRST = HookOrder.SDK_FIRST - 1000.0
+LAST = HookOrder.SDK_LAST + 1000.0
+"""Our hooks see what all others have made of an event, those that asked for `SDK_LAST` too."""
+
+
+class Reports:
+    """The hooks of one agent. They are silent while no attempt is set."""
+
+    def __init__(self, agent: Agent, origins: Origins, state_of: Callable[[Agent], StateRecord]) -> None:
+        self.attempt: Attempt | None = None
+        self._given = 0
+        """How many messages of the run the attempt has begun with: a round that is open then, others have begun."""
+        self._agent = agent
+        self._origins = origins
+        self._state_of = state_of
+        self._returned: dict[int, tuple[AfterToolCallEvent[Any], Any]] = {}
+        """The results of tools that hooks of the user are at, as the tool gave them, by the `id` of the toolUse."""
+        agent.add_hook(self._on_message, MessageAddedEvent, order=LAST)
+        agent.add_hook(self._before_model, BeforeModelCallEvent, order=LAST)
+        agent.add_hook(self._before_tools, BeforeToolsEvent, order=LAST)
+        agent.add_hook(self._before_tool, BeforeToolCallEvent, order=LAST)
+        agent.add_hook(self._tool_returned, AfterToolCallEvent, order=FIRST)
+        agent.add_hook(self._after_tool, AfterToolCallEvent, order=LAST)
+
+    def begin(self, attempt: Attempt) -> None:
+        """Report to an attempt that begins."""
+        self.attempt = attempt
+        self._given = len(attempt.messages)
+
+    async def tell_returned(self) -> None:
+        """Report the results of tools that had ended when the run broke off before all hooks had seen them."""
+        returned, self._returned = self._returned, {}
+        for event, _ in returned.values():
+            if self.attempt is not None:
+                await self.attempt.end_tool(str(event.tool_use["toolUseId"]), cast("dict[str, Any]", event.result))
+
+    def redacted(self) -> None:
+        """Report that the last message was redacted by a guardrail of the model."""
+        if self.attempt is not None and self.attempt.messages:
+            message, last = cast(Message, self._agent.messages[-1]), len(self.attempt.messages) - 1
+            self.attempt.amend(last, message["content"])
+            self._origins.remember(message, self._origins.length + last)
+
+    async def _on_message(self, event: MessageAddedEvent[Any]) -> None:
+        attempt = self.attempt
+        if attempt is None:
+            return
+        message = cast(Message, event.message)
+        told: Message = {**message}
+        if attempt.signal.is_set():
+            if message["content"] == [{"text": CANCELLED_BY_USER}]:
+                return
+            told = _told_not_started(told, begun_before=len(attempt.messages) <= self._given)
+        self._origins.remember(message, self._origins.length + len(attempt.messages))
+        attempt.add(told)
+        if message["role"] == "user" and any("toolResult" in block for block in message["content"]):
+            await attempt.end_round(self._state_of(self._agent))
+
+    def _before_model(self, event: BeforeModelCallEvent) -> None:
+        if self.attempt is not None:
+            self.attempt.begin_model()
+
+    async def _before_tools(self, event: BeforeToolsEvent) -> None:
+        if self.attempt is not None:
+            await self.attempt.begin_round()
+
+    def _before_tool(self, event: BeforeToolCallEvent[Any]) -> None:
+        """Report the tool, in the task that executes it."""
+        self._returned.pop(id(event.tool_use), None)
+        if self.attempt is not None:
+            use = event.tool_use
+            self.attempt.begin_tool(str(use["toolUseId"]), str(use["name"]), use["input"])
+
+    def _tool_returned(self, event: AfterToolCallEvent[Any]) -> None:
+        """Keep what the tool gave before other hooks see it.
+
+        When one of them raises, Strands puts its error in place of the result and asks all hooks again: then they,
+        and the model, get the tool's own result once more.
+        """
+        if self.attempt is None:
+            return
+        key = id(event.tool_use)
+        given = self._returned[key][1] if key in self._returned else event.result
+        if given is not event.result:
+            event.result = _copied(given)
+        self._returned[key] = (event, _copied(given))
+
+    async def _after_tool(self, event: AfterToolCallEvent[Any]) -> None:
+        if self.attempt is not None and not event.retry:
+            await self.attempt.end_tool(str(event.tool_use["toolUseId"]), cast("dict[str, Any]", event.result))
+            self._returned.pop(id(event.tool_use), None)
+
+
+def _told_not_started(message: Message, *, begun_before: bool) -> Message:
+    """Say of tools that Strands did not start because of a cancel that nothing of them was done: the model of the
+    run that goes on later can call them again. Those that an earlier attempt has begun may have been at work there."""
+    text = UNKNOWN_OUTCOME if begun_before else NOT_STARTED
+    content = [
+        {"toolResult": {**block["toolResult"], "content": [{"text": text}]}}
+        if "toolResult" in block and block["toolResult"].get("content") == [{"text": TOOL_CANCELLED}]
+        else block
+        for block in message["content"]
+    ]
+    return message if content == message["content"] else {**message, "content": content}
+
+
+def _copied(result: Any) -> Any:
+    """Return a copy that hooks cannot reach; what a tool has put into its result may not know how to be copied."""
+    try:
+        return copy.deepcopy(result)
+    except Exception:
+        return result

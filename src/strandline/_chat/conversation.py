@@ -1,0 +1,144 @@
+"""`Conversation` talks HTTP: one session of one server, through the client. It draws nothing and asks nobody.
+
+Whatever goes wrong is a `RemoteError`, whose message is a paragraph for people.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from typing import Any, ClassVar, Final, Self
+
+from strandline._chat.turns import Message, Turn, turns_of
+from strandline._model import OnQuestion
+from strandline._remote.answers import Other, RemoteError, making, no_key, nobody, why
+from strandline.client._awaiting import AsyncClient
+from strandline.client._errors import ClientError, NoServer, NotFound, NotNow, NotStrandline, Refused, Unauthorized
+from strandline.client._events import Event
+from strandline.client._requests import Wishes
+
+PATIENCE_S: Final = 60.0
+"""How long a server that is gone, or takes nothing at the moment, is waited for."""
+COMMAND: Final = "strandline chat http://HOST:PORT"
+
+
+class ChatError(RemoteError):
+    """There is no answer to a question; the message says why and what to do."""
+
+    code: ClassVar[str] = "chat"
+
+
+class Conversation:
+    """A session of a server. Belongs to the loop that it was made in; `on_pause` is told why the client waits.
+
+    `on_question` is what a text does that is sent while the session waits for an answer; None: what the server says.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        session: str,
+        on_pause: Callable[[ClientError, float], None],
+        key: str | None = None,
+        on_question: OnQuestion | None = None,
+    ) -> None:
+        self.url = url
+        self.session = session
+        self._wishes = Wishes() if on_question is None else Wishes(on_question=on_question)
+        self.agent_id = ""
+        with making(url):
+            self._client = AsyncClient(url, key, patience_s=PATIENCE_S, on_pause=on_pause)
+            self._at_once = AsyncClient(url, key, patience_s=0)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+        await self._at_once.close()
+
+    # -- what there is -----------------------------------------------------------------------------
+
+    async def health(self) -> dict[str, Any]:
+        """Return what the server says of itself. Raises `RemoteError`."""
+        with self._told():
+            try:
+                try:
+                    found = await self._at_once.ask("GET", "/health")
+                except NotNow:  # it starts
+                    found = await self._client.ask("GET", "/health")
+            except NotNow:
+                raise
+            except (Refused, NotStrandline) as error:
+                raise self._other(f"GET /health says {error.status}") from None
+        if found.keys() == {"status"}:
+            raise Other(f"the server at {self.url} answers to other names only; allow this one (setting allowed_hosts)")
+        if "agent_id" not in found:
+            raise self._other("its /health is another one")
+        self.agent_id = str(found["agent_id"])
+        return found
+
+    async def turns(self, count: int) -> list[Turn]:
+        """Return the last `count` turns of the session, however many messages they have."""
+        asked = 8 * count
+        while True:
+            with self._told():
+                messages: list[Message] = [dict(each) for each in await self._at_once.history(self.session, asked)]
+            found = turns_of(messages)
+            if len(found) > count or len(messages) < asked:
+                return found[-count:]
+            asked *= 4
+
+    # -- a question --------------------------------------------------------------------------------
+
+    async def ask(self, text: str) -> AsyncIterator[Event]:
+        """Send a question and yield what happens until its run has ended. Raises `RemoteError`.
+
+        Whoever stops iterating leaves the wait; a run that was accepted goes on without them.
+        """
+        with self._told():
+            async with aclosing(self._client.run(text, self.session, **self._wishes)) as events:
+                async for event in events:
+                    yield event
+
+    async def answer(self, run_id: str, responses: Mapping[str, Any]) -> AsyncIterator[Event]:
+        """Answer what a run has asked, and yield what happens in the run that goes on with it."""
+        with self._told():
+            run = await self._client.answer(run_id, responses)
+            async with aclosing(self._client.events(run.run_id)) as events:
+                async for event in events:
+                    yield event
+
+    async def cancel(self, run_id: str) -> None:
+        """Cancel a run. Raises `RemoteError`, also if it had ended."""
+        with self._told():
+            await self._client.cancel(run_id)
+
+    # -- what goes wrong ---------------------------------------------------------------------------
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except NoServer as error:
+            raise nobody(self.url, error, COMMAND) from None
+        except NotNow as error:
+            raise ChatError(
+                f"the server does not take it: {why(error)}. Nothing was accepted; try again later"
+            ) from None
+        except NotFound as error:
+            if error.code == "not_found" and error.detail.startswith("there is no run"):
+                raise ChatError(
+                    f"the server that answers now says: {error.detail}. Does it keep another journal?"
+                ) from None
+            raise self._other(why(error)) from None
+        except Unauthorized as error:
+            raise no_key(self.url, error) from None
+        except Refused as error:
+            raise ChatError(f"the server does not take this: {why(error)}") from None
+        except NotStrandline as error:
+            raise self._other(error.detail) from None
+
+    def _other(self, told: str) -> Other:
+        return Other(
+            f"what answers at {self.url} is no Strandline server, or one of another version: {told}. Name the address"
+            f" of one: {COMMAND}"
+        )

@@ -1,0 +1,163 @@
+"""`Follower`: follows one run with a person at the keys. Ctrl-C cancels the run, a second one leaves it."""
+
+import asyncio
+import signal
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from typing import Any, Final
+
+from strandline._chat.account import Account
+from strandline._chat.conversation import Conversation
+from strandline._chat.screen import Screen
+from strandline._remote.answers import RemoteError, why
+from strandline.client._errors import ClientError, NotNow, StreamEnded
+from strandline.client._events import Event
+
+TICK_S: Final = 0.1
+"""How often what changes is drawn."""
+
+
+class Left(Exception):
+    """The person has left: the run, if there is one, goes on without them."""
+
+
+class GivenUp(Exception):
+    """The person has given up before anything was accepted."""
+
+
+class Follower:
+    """Follows one run after the other, and draws what happens. `paused` is for the client to tell why it waits."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._account = Account("")
+        self._task: asyncio.Task[Account] | None = None
+        self._cancel: Callable[[str], Coroutine[Any, Any, None]] | None = None
+        self._cancelling: asyncio.Task[None] | None = None
+        self._wants_end = False
+        self._left = False
+        self._refused = False
+        """Whether the server has refused the question, and was not asked again yet."""
+        self._told: type[ClientError] | None = None
+
+    def follow(self, runner: asyncio.Runner, conversation: Conversation, events: AsyncIterator[Event]) -> Account:
+        """Follow a run to its end. Raises `RemoteError`, `Left` and `GivenUp`."""
+        with self._interrupts(runner.get_loop()):
+            try:
+                return runner.run(self._follow(conversation, events))
+            except asyncio.CancelledError:
+                raise (Left if self._left else GivenUp) from None
+            finally:
+                self._screen.clear_line()
+
+    @property
+    def run_id(self) -> str | None:
+        """The run that is followed, as soon as it is known."""
+        return self._account.run_id
+
+    @property
+    def has_cancelled(self) -> bool:
+        """Whether the person wanted the run to end."""
+        return self._wants_end
+
+    def paused(self, error: ClientError, seconds: float) -> None:
+        """Say why the client waits; what was said is not said again."""
+        again = self._told is type(error)
+        self._told = type(error)
+        run_id = self._account.run_id
+        self._refused = isinstance(error, NotNow) and run_id is None
+        if isinstance(error, NotNow):
+            what = "" if run_id else " Nothing was accepted;"
+            if again:
+                self._screen.standing(f"{why(error)}; trying again in {seconds:g} s")
+            else:
+                self._screen.note(f"Not now: {why(error)}.{what} trying again in {seconds:g} s (Ctrl-C gives up)")
+        elif not again and isinstance(error, StreamEnded):
+            known = f" ({run_id})" if run_id else ""
+            self._screen.note(f"The server stops or reloads; it keeps this run{known}, which goes on when it is back")
+        elif not again:
+            self._screen.note("The connection broke; making it again")
+
+    # -- one run -----------------------------------------------------------------------------------
+
+    async def _follow(self, conversation: Conversation, events: AsyncIterator[Event]) -> Account:
+        account = self._account = Account(conversation.session)
+        self._task = asyncio.current_task()
+        self._cancel = conversation.cancel
+        self._wants_end = self._left = self._refused = False
+        self._told = None
+        clock = asyncio.get_running_loop().time
+        begun = drawn = clock()
+        try:
+            async with aclosing(_paced(events)) as paced:
+                async for event in paced:
+                    if event is not None:
+                        self._take(event)
+                    if clock() - drawn >= TICK_S and not self._refused:
+                        drawn = clock()
+                        self._screen.live(account.text, account.standing(drawn - begun), drawn - begun)
+        finally:
+            if self._cancelling is not None:
+                self._cancelling.cancel()
+                self._cancelling = None
+        return account
+
+    def _take(self, event: Event) -> None:
+        self._refused, self._told = False, None
+        for each in self._account.take(event):
+            self._screen.show(each)
+        if self._wants_end:
+            self._end_run()
+
+    def _interrupted(self) -> None:
+        if self._task is None:
+            return
+        if self._wants_end or self._refused:
+            self._left = not self._refused
+            self._task.cancel()
+            return
+        self._wants_end = True
+        self._screen.note("Cancelling it (Ctrl-C again leaves)")
+        self._end_run()
+
+    def _end_run(self) -> None:
+        """Have the run cancelled, if it is known which one it is."""
+        if self._account.run_id is not None and self._cancelling is None and self._cancel is not None:
+            self._cancelling = asyncio.ensure_future(self._cancelled(self._cancel(self._account.run_id)))
+
+    async def _cancelled(self, cancel: Coroutine[Any, Any, None]) -> None:
+        with suppress(RemoteError):  # it had ended: its end comes by itself
+            await cancel
+
+    @contextmanager
+    def _interrupts(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        """Take Ctrl-C for the time of a `with`."""
+        before = signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(self._interrupted))
+        try:
+            yield
+        finally:
+            self._task = None
+            signal.signal(signal.SIGINT, before)
+
+
+async def _paced(events: AsyncIterator[Event]) -> AsyncGenerator[Event | None, None]:
+    """Yield events as they come, and None whenever there was none for `TICK_S`."""
+
+    async def following() -> Event | None:
+        return await anext(events, None)
+
+    coming: asyncio.Task[Event | None] | None = None
+    try:
+        while True:
+            coming = coming or asyncio.create_task(following())
+            if not (await asyncio.wait({coming}, timeout=TICK_S))[0]:
+                yield None
+                continue
+            event, coming = coming.result(), None
+            if event is None:
+                return
+            yield event
+    finally:
+        if coming is not None:
+            coming.cancel()
+            await asyncio.wait({coming})

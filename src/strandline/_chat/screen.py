@@ -1,0 +1,226 @@
+"""`Screen` draws: answers, history, what one waits for. It knows no HTTP and reads no input.
+
+On a terminal Markdown is rendered and one line at the bottom says how it stands; in a pipe there is the plain text of
+the answer on the standard output, and nothing else.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Final
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markdown import Heading, Markdown
+from rich.padding import Padding
+from rich.text import Text
+
+from strandline._chat.account import Note, Said, Used
+from strandline._chat.turns import ToolCall, Turn, brief
+from strandline._printable import clean
+
+SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+ASCII_SPINNER: Final = "|/-\\"
+BRIEF_LINES: Final = 8
+SILENT_S: Final = 0.4
+"""An answer that comes within this time is not worth a line that says that one waits."""
+MOST_LIVE_LINES: Final = 12
+"""How many lines of what is not whole yet are shown."""
+
+
+class _Heading(Heading):
+    """A heading at the left, as it was written; Rich centres them."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        self.text.justify = "left"
+        self.text.stylize("bold")
+        yield self.text
+
+
+class _Markdown(Markdown):
+    """Markdown with such headings, and with the addresses of its links: many terminals would not show them."""
+
+    elements: ClassVar = {**Markdown.elements, "heading_open": _Heading}
+
+    def __init__(self, markup: str) -> None:
+        super().__init__(markup, hyperlinks=False)
+
+
+class Screen:
+    """What people see. `plain`: answers go to the standard output as they are, all else to the other one."""
+
+    def __init__(self, *, plain: bool) -> None:
+        self.plain = plain
+        self._out = Console(highlight=False)
+        self._err = Console(stderr=True, highlight=False)
+        self._told = self._err if plain else self._out
+        self._drawn = 0
+        self._ticks = 0
+
+    # -- one run -----------------------------------------------------------------------------------
+
+    def show(self, what: Said | Used | Note) -> None:
+        """Draw what happens. What is `plain` has the answer at its end, and says nothing of what leads to it."""
+        match what:
+            case Note(text=text):
+                self.note(text)
+            case Said(text=text) if not self.plain:
+                self.clear_line()
+                self._out.print(Padding(_Markdown(clean(text)), (0, 0, 1, 2)))
+            case Used(call=call, took_s=took_s) if not self.plain:
+                self.clear_line()
+                self.tool(call, took_s)
+
+    def live(self, text: str, standing: str, elapsed_s: float) -> None:
+        """Draw what changes: the end of what the model says now, and below it how it stands."""
+        if elapsed_s >= SILENT_S or (text and not self.plain):
+            self._draw([] if self.plain else self._tail(text), standing)
+
+    def standing(self, text: str) -> None:
+        """Draw how it stands, and nothing else that changes."""
+        self._draw([], text)
+
+    def answer(self, text: str) -> None:
+        """Write an answer as it is, without what would control a terminal if it is one. Raises `BrokenPipeError`."""
+        self.clear_line()
+        self.write(clean(text) if self._out.is_terminal else text)
+
+    def write(self, text: str) -> None:
+        """Write a result to the standard output, as it is. Raises `BrokenPipeError`."""
+        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+        sys.stdout.flush()
+
+    # -- a conversation ----------------------------------------------------------------------------
+
+    def welcome(self, url: str, health: dict[str, Any], session: str) -> None:
+        """Say who answers."""
+        version = f", Strandline {health['version']}" if "version" in health else ""
+        name = clean(str(health["agent_id"]))
+        self._out.print(Text.assemble((name, "bold"), clean(f" answers at {url}{version}")), soft_wrap=True)
+        self._out.print(Text("/help tells what else you can type, Ctrl-D leaves", "dim"))
+        if health.get("ready") is False:
+            self.note("It takes no questions at the moment: it starts, stops, or can keep nothing")
+
+    def turns(self, turns: Sequence[Turn], session: str, *, whole: bool) -> None:
+        """Draw turns of the past; unless `whole`, long texts are cut."""
+        if not turns:
+            self._out.print(Text(f"Nothing has been said in session {session} yet", "dim"))
+        else:
+            how_many = "The last turn" if len(turns) == 1 else f"The last {len(turns)} turns"
+            self._out.print(Text(f"{how_many} of session {session}:", "dim"))
+        for turn in turns:
+            self._out.print(Text.assemble((f"{session}> ", "bold cyan"), _cut(clean(turn.question), whole)))
+            for said in turn.said:
+                if isinstance(said, ToolCall):
+                    self.tool(said)
+                else:
+                    self._out.print(Padding(_Markdown(_cut(clean(said), whole)), (0, 0, 0, 2)))
+            self._out.print()
+
+    def tool(self, call: ToolCall, took_s: float | None = None) -> None:
+        """Draw a tool's call on one line: what it was given, what came of it, and how long it took."""
+        took = "" if took_s is None else f" · {duration(took_s)}"
+        line = Text(f"  * {clean(brief(call))}", "red" if call.failed else "dim")
+        line.truncate(self._out.width - len(took), overflow="ellipsis")
+        line.append(took)
+        self._out.print(line, no_wrap=True, crop=True)
+
+    def table(self, values: dict[str, Any]) -> None:
+        """Draw names and values."""
+        width = max(map(len, values), default=0)
+        for name, value in values.items():
+            shown = {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
+            self._out.print(Text.assemble((f"  {name:<{width}}  ", "dim"), clean(str(shown))))
+
+    def text(self, text: str) -> None:
+        """Write lines as they are."""
+        self._out.print(Text(text), soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Say something that is no answer."""
+        self.clear_line()
+        self._told.print(Text(clean(text), "yellow"))
+
+    def error(self, text: str) -> None:
+        """Say what went wrong."""
+        self.clear_line()
+        console = self._err if self.plain else self._out
+        console.print(Text.assemble(("strandline: ", "bold red"), clean(text)), soft_wrap=self.plain)
+
+    # -- what changes, at the bottom ---------------------------------------------------------------
+
+    def _tail(self, text: str) -> list[str]:
+        """Return the last lines of a text, as many as there is room for."""
+        room = max(1, min(MOST_LIVE_LINES, self._told.height - 3))
+        told = Text(clean(text[-room * self._told.width :]), tab_size=4)
+        if not text.strip():
+            return []
+        return [f"  {line.plain}" for line in list(told.wrap(self._told, self._told.width - 3))[-room:]]
+
+    def _draw(self, lines: list[str], standing: str) -> None:
+        if not self._told.is_terminal or self._told.is_dumb_terminal:
+            return
+        self._ticks += 1
+        wheel = SPINNER if self._told.encoding.startswith("utf") else ASCII_SPINNER
+        line = f"{wheel[self._ticks % len(wheel)]} {' '.join(clean(standing).split())}"
+        width = self._told.width - 1
+        if cell_len(line) > width:
+            line = set_cell_size(line, width)
+        start, end = ("", "") if self._told.no_color else ("\x1b[2m", "\x1b[0m")
+        self._told.file.write(self._erased() + "\n".join([*lines, f"{start}{line}{end}"]))
+        self._told.file.flush()
+        self._drawn = len(lines) + 1
+
+    def clear_line(self) -> None:
+        """Take away what is drawn at the bottom."""
+        if self._drawn:
+            self._told.file.write(self._erased())
+            self._told.file.flush()
+            self._drawn = 0
+
+    def _erased(self) -> str:
+        """Return what takes away all that is drawn, and leaves the cursor where that began."""
+        return "\r" + (f"\x1b[{self._drawn - 1}A" if self._drawn > 1 else "") + "\x1b[J"
+
+    @contextmanager
+    def quiet_keys(self) -> Iterator[None]:
+        """Let what is typed meanwhile not be drawn into the line; it is there at the next prompt."""
+        try:
+            import termios
+
+            descriptor = sys.stdin.fileno()
+            before = termios.tcgetattr(descriptor)
+        except (ImportError, OSError, ValueError):
+            yield
+            return
+        except Exception as error:  # (termios.error is no OSError)
+            if type(error).__name__ != "error":
+                raise
+            yield
+            return
+        silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+        try:
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, silent)
+            yield
+        finally:
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+            self.clear_line()
+
+    def prompt(self, session: str) -> str:
+        """Return the prompt, with what readline needs to know of its width."""
+        if self._out.no_color or self._out.is_dumb_terminal or os.environ.get("TERM") is None:
+            return f"{session}> "
+        return f"\x01\x1b[1;36m\x02{session}>\x01\x1b[0m\x02 "
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people read it."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s" if seconds < 60 else f"{seconds:.0f} s"
+
+
+def _cut(text: str, whole: bool) -> str:
+    lines = text.splitlines()
+    if whole or len(lines) <= BRIEF_LINES:
+        return text
+    return "\n".join([*lines[:BRIEF_LINES], "", f"... ({len(lines) - BRIEF_LINES} more lines)"])

@@ -1,0 +1,71 @@
+"""The probe: an agent that tells when it worked on a question, and which conversation it saw then.
+
+It holds nothing in memory: what is wrong with a server shows in the answers. Serve it as you serve your own agent:
+`make_agent` is a factory of Strands agents; any other framework calls `answer` where it would call a model.
+"""
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from strands import Agent
+from strands.types.content import Messages
+
+from strandline._scripted.model import ScriptedModel
+
+MOST_TOLD: Final = 20
+"""How many earlier questions an answer names."""
+_QUESTION: Final = re.compile(r"probe (\{.*\})")
+
+
+async def answer(said: Sequence[tuple[str, str]]) -> str:
+    """Return the answer to the last of (role, text): when it was worked on, and what stood before it.
+
+    Roles are `user` and `assistant`. Raises `ConnectionError` where the question asks for a failure, as a model
+    provider that is out of order; a question that is no probe's gets a sentence that says so.
+    """
+    begun = time.time()
+    asked = [(role, _read(text)) for role, text in said]
+    now = asked[-1][1] if asked else None
+    if now is None:
+        return "I am a probe. `strandline check` knows what to ask me."
+    await asyncio.sleep(float(now.get("wait", 0)))
+    if now.get("fail"):
+        raise ConnectionError("the probe was told to fail")
+    earlier = [each for role, each in asked[:-1] if role == "user" and each is not None]
+    roles = [role for role, _ in said]
+    sound = all(role == ("user" if place % 2 == 0 else "assistant") for place, role in enumerate(roles))
+    told = {
+        "probe": now["label"],
+        "begun": begun,
+        "ended": time.time(),
+        "before": [each["label"] for each in earlier[-MOST_TOLD:]],
+        "foreign": sum(each["session"] != now["session"] for each in earlier),
+        "sound": sound,
+    }
+    return json.dumps(told)
+
+
+def make_agent(session_id: str) -> Agent:
+    """Make the probe of one session."""
+    return Agent(model=ScriptedModel(_script), callback_handler=None)
+
+
+async def _script(messages: Messages) -> str:
+    said = [
+        (str(message["role"]), "\n".join(block["text"] for block in message["content"] if "text" in block))
+        for message in messages
+    ]
+    return await answer(said)
+
+
+def _read(text: str) -> dict[str, Any] | None:
+    found = _QUESTION.search(text)
+    try:
+        question = json.loads(found.group(1)) if found else None
+    except ValueError:
+        return None
+    return question if isinstance(question, dict) and {"session", "label"} <= question.keys() else None

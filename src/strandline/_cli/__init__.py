@@ -1,0 +1,96 @@
+"""The command: `strandline`. Here its commands are put together; each has a module of its own.
+
+What a command needs beyond its flags is imported when it runs: `strandline --help` and shell completion are quick.
+"""
+
+import io
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from strandline import __version__
+from strandline._cli import say
+from strandline._cli.answer import answer
+from strandline._cli.cancel import cancel, move
+from strandline._cli.chat import chat
+from strandline._cli.check import check
+from strandline._cli.demo import demo_app
+from strandline._cli.doctor import doctor
+from strandline._cli.init import init
+from strandline._cli.journal import journal_app
+from strandline._cli.keys import keys_app
+from strandline._cli.runs import runs
+from strandline._cli.serve import serve
+from strandline._cli.sessions import history, pause, resume, sessions
+from strandline._cli.settings import settings
+from strandline._cli.stacks import stacks
+from strandline._exits import INTERRUPTED
+
+app = typer.Typer(
+    help="Put a stateful agent behind HTTP. Requests to one conversation wait their turn; they never race.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def _strandline(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        sys.stdout.write(f"{__version__}\n")
+        raise typer.Exit
+
+
+app.command()(init)
+app.command("serve")(serve)
+app.command()(chat)
+app.command(short_help="Show the sessions of a server.")(sessions)
+app.command(short_help="Show the runs of a session.")(runs)
+app.command()(history)
+app.command()(cancel)
+app.command(short_help="Move runs that wait.")(move)
+app.command(short_help="Let nothing more of a session start.")(pause)
+app.command()(resume)
+app.command(short_help="Show or answer what an agent asks a person.")(answer)
+app.command(short_help="Show every setting: its value, its origin, its meaning.")(settings)
+app.command(short_help="Say what is wrong here, if anything, and what to do.")(doctor)
+app.command()(stacks)
+app.command(short_help="Try what any server of an agent does under stress.")(check)
+app.add_typer(journal_app, name="journal")
+app.add_typer(keys_app, name="keys")
+app.add_typer(demo_app, name="demo")
+
+
+def _open_what_is_closed() -> None:
+    """Give a closed input or output to /dev/null: else the next file or socket that is opened takes its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # (open for as long as the process lives)
+
+
+def _replace_what_cannot_be_written() -> None:
+    """Have a terminal that is not UTF-8 get a replacement for each character that it cannot show, not an error.
+
+    `surrogateescape` is what Python takes for the standard output in the locale C: an error all the same for every
+    character that is no escaped byte.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
+
+
+def main() -> None:
+    """Run the command; what was typed wrong, and a defect of ours, are told in one paragraph too."""
+    _open_what_is_closed()
+    _replace_what_cannot_be_written()
+    try:
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        code = INTERRUPTED
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as error:
+        code = say.say_unforeseen(error)
+    sys.exit(code)

@@ -1,0 +1,79 @@
+"""`strandline answer`: what a session's agent asks a person, and the answer to it."""
+
+from typing import Annotated, Any
+
+import typer
+
+from strandline._cli import rows, say
+from strandline._cli.address import KeyFile, Url, address, api_key
+from strandline._cli.complete import SESSIONS
+from strandline._cli.runs import Json, print_json
+
+
+def answer(
+    session: Annotated[str, typer.Argument(help="The session that asks.", metavar="SESSION", autocompletion=SESSIONS)],
+    response: Annotated[
+        str | None, typer.Argument(help="The answer; without one, what is asked is shown.", metavar="TEXT")
+    ] = None,
+    to: Annotated[
+        list[str] | None,
+        typer.Option("--to", help="Answer one of several questions; once for each of them.", metavar="ID=TEXT"),
+    ] = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Show what an agent asks a person, or answer it: its run goes on then.
+
+    TEXT answers a single question; of several each is answered with --to.
+
+    Example: strandline answer ada yes
+    """
+    if response is not None and to:
+        say.fail("answer with TEXT or with --to ID=TEXT, not with both")
+    given = [each.partition("=") for each in to or []]
+    if any(not sign for _, sign, _ in given):
+        say.fail("--to names the question that it answers: --to ID=TEXT")
+    with say.told():
+        from strandline._model import session_id
+        from strandline._remote.server import RemoteServer
+
+        with RemoteServer(address(url), api_key(key_file)) as server:
+            asked: list[dict[str, Any]] = server.session(session_id(session)).get("input_requests", [])
+            if response is None and not given:
+                print_json(asked) if as_json else _print_asked(session, asked)
+                return
+            answers = {request_id: text for request_id, _, text in given}
+            if response is not None:
+                answers = {_only(session, asked)["id"]: response}
+            run = server.answer(session, answers)
+        if as_json:
+            print_json(run)
+        else:
+            told = f"{run['run_id']} goes on with it; `strandline runs {run['run_id']}` shows what becomes of it."
+            say.out().print(told, markup=False, soft_wrap=True)
+
+
+def _only(session: str, asked: list[dict[str, Any]]) -> dict[str, Any]:
+    if not asked:
+        say.fail(f"nothing is asked in session {session}: it was answered, dismissed, or never asked")
+    if len(asked) > 1:
+        say.fail(
+            f"{len(asked)} things are asked in session {session}; answer each of them with --to ID=TEXT."
+            f" `strandline answer {session}` shows their ids"
+        )
+    return asked[0]
+
+
+def _print_asked(session: str, asked: list[dict[str, Any]]) -> None:
+    if not asked:
+        say.err().print(f"Nothing is asked in session {session}.", markup=False, soft_wrap=True)
+        return
+    shown = [[each["id"], each["name"], _text(each.get("reason"))] for each in asked]
+    rows.show(["ID", "NAME", "WHY"], shown, whole=True)  # nobody is to say yes to what was cut off
+
+
+def _text(reason: Any) -> str:
+    from strandline._encoding import encode
+
+    return reason if isinstance(reason, str) else "" if reason is None else encode(reason).decode()

@@ -1,0 +1,156 @@
+"""`strandline cancel` and `strandline move`: the runs of a server, changed."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from strandline._cli import run_ids, say
+from strandline._cli.address import KeyFile, Url
+from strandline._cli.complete import RUNS, SESSIONS
+from strandline._cli.runs import Json, print_json, server_of, session_named, why_of
+from strandline._exits import REFUSED
+
+if TYPE_CHECKING:
+    from strandline._remote.server import RemoteServer
+
+RunIds = Annotated[
+    list[str],
+    typer.Argument(help="Ids of runs, or a beginning or an end of each.", metavar="RUN...", autocompletion=RUNS),
+]
+
+
+def cancel(
+    run: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Ids of runs, or a beginning or an end of each.",
+            metavar="RUN...",
+            show_default=False,
+            autocompletion=RUNS,
+        ),
+    ] = None,
+    session: Annotated[
+        str | None,
+        typer.Option(
+            "--session", "-s", help="All that waits in this session.", metavar="NAME", autocompletion=SESSIONS
+        ),
+    ] = None,
+    running: Annotated[bool, typer.Option("--running", help="With --session: what executes, too.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Do not wait for what still works of a run: its session goes on at once.")
+    ] = False,
+    url: Url = None,
+    key_file: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Cancel runs, or all that waits in a session.
+
+    A run that waits has ended by that. One that executes is asked to end, and
+    keeps in its history what it has done; the next one goes on after it.
+
+    Example: strandline cancel --session ada --running
+    """
+    if bool(run) == (session is not None):
+        say.fail("say what to cancel: the ids of runs, or --session NAME for all that waits there")
+    if running and session is None:
+        say.fail("--running belongs to --session; a run that is named by its id is cancelled whatever it does")
+    with say.told(), server_of(url, key_file) as server:
+        if session is not None:
+            done = server.cancel_session(session_named(session), running=running, force=force)
+            print_json(done) if as_json else _print_cancelled(server, session, done)
+            return
+        _each(server, run or [], as_json, lambda run_id: _cancel(server, run_id, force=force), _after_cancel)
+
+
+def move(
+    run: RunIds,
+    front: Annotated[bool, typer.Option("--front", help="Before all that waits.")] = False,
+    priority: Annotated[
+        int | None,
+        typer.Option(help="To the place of this priority: 1 to 5, 1 first.", metavar="N", min=1, max=5),
+    ] = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Move runs that wait: to the front, or to the place of another priority.
+
+    Example: strandline move run_... --front
+    """
+    if front == (priority is not None):
+        say.fail("say where to: --front, or --priority N (1 to 5, 1 first)")
+    with say.told(), server_of(url, key_file) as server:
+        _each(server, run, as_json, lambda run_id: server.move(run_id, priority=priority), _after_move)
+
+
+def _each(
+    server: "RemoteServer",
+    typed: list[str],
+    as_json: bool,
+    change: Callable[[str], dict[str, Any]],
+    sentence: Callable[[dict[str, Any]], str],
+) -> None:
+    """Change each run and say what became of it; one that cannot be changed is told, and keeps no other from it."""
+    from strandline._remote.server import Late, Unknown
+
+    failed = False
+    for text in typed:
+        try:
+            run = change(run_ids.found(server, text))
+        except (Unknown, Late) as error:
+            say.say_error(str(error))
+            failed = True
+            continue
+        if as_json:
+            print_json(run)
+        else:
+            say.out().print(sentence(run), markup=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(REFUSED)
+
+
+def _cancel(server: "RemoteServer", run_id: str, *, force: bool) -> dict[str, Any]:
+    """Cancel a run and return it. Raises `RemoteError`; of one that is held it says what would end that."""
+    from strandline._remote.server import Late
+
+    try:
+        return server.cancel(run_id, force=force)
+    except Late:
+        run = server.run(run_id)
+        if force or not run["held"]:
+            raise
+        raise Late(
+            f"run {run_id} has ended: {why_of(run) or 'something of it still works'}. To let session"
+            f" {run['session_id']} go on without it: strandline cancel {run_id} --force"
+        ) from None
+
+
+def _after_cancel(run: dict[str, Any]) -> str:
+    if run["status"] == "running":
+        return f"{run['run_id']} executes ({run['phase']}) and was asked to end."
+    if run["status"] == "needs_input":
+        return f"{run['run_id']} asks no more: its session goes on without an answer."
+    return f"{run['run_id']} was cancelled; it never began." if run["started_at"] is None else f"{run['run_id']} ended."
+
+
+def _after_move(run: dict[str, Any]) -> str:
+    return f"{run['run_id']} is at place {run['position']} of session {run['session_id']} now."
+
+
+def _print_cancelled(server: "RemoteServer", session: str, done: dict[str, Any]) -> None:
+    ended, asked = done["cancelled"], done["cancelling"]
+    console = say.out()
+    for run_id in ended:
+        console.print(f"{run_id} was cancelled.", markup=False, soft_wrap=True)
+    for run_id in asked:
+        console.print(f"{run_id} executes and was asked to end.", markup=False, soft_wrap=True)
+    dismissed = done.get("dismissed", False)
+    if dismissed:
+        console.print(f"Session {session} asks no more: it goes on without an answer.", markup=False, soft_wrap=True)
+    if not ended and not asked and not dismissed:
+        found = server.session(session)
+        held = (
+            f"; {why_of(found)}. To let it go on: strandline cancel {found['held']} --force" if found["held"] else "."
+        )
+        say.err().print(f"Nothing waits in session {session}{held}", markup=False, soft_wrap=True)

@@ -1,0 +1,64 @@
+"""`strandline chat`: talk to a server, from a terminal or a pipe."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from strandline._cli import say
+from strandline._cli.address import KeyFile, address, api_key
+from strandline._cli.complete import SESSIONS
+from strandline._model import OnQuestion
+
+
+def chat(
+    url: Annotated[
+        str | None, typer.Argument(help="Address of the server [from this folder's settings]", metavar="URL")
+    ] = None,
+    session: Annotated[
+        str,
+        typer.Option("--session", "-s", help="Session to talk in.", metavar="NAME", autocompletion=SESSIONS),
+    ] = "default",
+    message: Annotated[
+        str | None, typer.Option("--message", "-m", help="Ask this, print the answer, and leave.", metavar="TEXT")
+    ] = None,
+    history: Annotated[int, typer.Option(help="Turns of the past to show at first.", metavar="N", min=0, max=1000)] = 3,
+    on_question: Annotated[
+        OnQuestion | None,
+        typer.Option(
+            help="What you say while the agent waits for an answer: wait for that, be it, or end the question"
+            " [the server's setting].",
+            metavar="wait|answer|dismiss",
+        ),
+    ] = None,
+    key_file: KeyFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer, as JSON.")] = False,
+) -> None:
+    """Talk to a server, http://127.0.0.1:8080 if no other is named.
+
+    In a pipe, what comes in is one question: `echo hello | strandline chat` prints the answer.
+    """
+    with say.told():
+        from strandline._model import session_id
+
+        session_id(session)
+        where, key = address(url), api_key(key_file)
+        talks = message is None and sys.stdin.isatty() and sys.stdout.isatty()
+        if talks and as_json:
+            say.fail("--json prints one answer: say what to ask with -m TEXT, or in a pipe")
+        from strandline._chat.program import Program, ask_once
+
+        if talks:
+            code = Program(where, session, history, key=key, on_question=on_question).run()
+        else:
+            asked = _piped() if message is None else message
+            if not asked.strip():
+                say.fail("there is nothing to ask: write it to the standard input, or say -m TEXT")
+            code = ask_once(where, session, asked, key=key, as_json=as_json, on_question=on_question)
+    raise typer.Exit(code)
+
+
+def _piped() -> str:
+    if sys.stdin.isatty():
+        say.err().print("What do you want to ask? (Ctrl-D ends it)")
+    return sys.stdin.buffer.read().decode("utf-8", "replace").rstrip("\r\n")

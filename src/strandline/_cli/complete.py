@@ -1,0 +1,100 @@
+"""What the shell offers after Tab: files of the right kind, the values of a setting, sessions and runs of the server.
+
+It is asked at every Tab, so for files it looks at one folder and imports nothing. For sessions and runs it asks the
+server that the command would ask, for a moment: where nobody answers, nothing is offered and nothing said.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import typer
+
+MOST: Final = 200
+"""No more is offered: nobody reads it."""
+MOST_ASKED: Final = 1000
+WAIT_S: Final = 1.0
+"""How long the server may take to say what there is."""
+
+
+def files(*suffixes: str) -> Callable[[str], list[str]]:
+    """Return what completes a path: folders, and files whose names end so."""
+
+    def complete(incomplete: str) -> list[str]:
+        return list(_paths(incomplete, suffixes))[:MOST]
+
+    return complete
+
+
+def one_of(*values: str) -> Callable[[str], list[str]]:
+    """Return what completes one of a few values."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return complete
+
+
+def sessions(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the sessions of the server whose names begin so."""
+    return [name for name in _names(ctx, "sessions", "session_id") if name.startswith(incomplete)][:MOST]
+
+
+def runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the ids of the latest runs that begin so."""
+    return [run_id for run_id in _names(ctx, "runs", "run_id") if run_id.startswith(incomplete)][:MOST]
+
+
+def sessions_and_runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return sessions, and runs once something of an id is there."""
+    return [*sessions(ctx, incomplete), *(runs(ctx, incomplete) if incomplete else [])][:MOST]
+
+
+def _names(ctx: typer.Context, what: str, name: str) -> list[str]:
+    """Return what the server lists, without what is there twice; nothing if it does not say so soon."""
+    try:
+        return list(dict.fromkeys(str(each[name]) for each in _asked(ctx, what)[what]))
+    except (Exception, SystemExit):  # a Tab says nothing, whatever is wrong
+        return []
+
+
+def _asked(ctx: typer.Context, what: str) -> Any:
+    import contextlib
+
+    from strandline._cli.address import address, api_key
+
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        url, key = address(ctx.params.get("url")), api_key(ctx.params.get("key_file"))
+        import httpx
+
+        from strandline.client._transport import options
+
+        with httpx.Client(**{**options(url, key), "timeout": WAIT_S}) as client:
+            return client.get(f"/v1/{what}", params={"limit": MOST_ASKED}).raise_for_status().json()
+
+
+def _paths(incomplete: str, suffixes: tuple[str, ...]) -> Iterator[str]:
+    folder, _, beginning = incomplete.rpartition("/")
+    prefix = f"{folder}/" if "/" in incomplete else ""
+    try:
+        with os.scandir(os.path.expanduser(prefix) or ".") as entries:
+            for entry in sorted(entries, key=lambda each: each.name):
+                if not entry.name.startswith(beginning) or (entry.name.startswith(".") and not beginning):
+                    continue
+                if entry.is_dir():
+                    yield f"{prefix}{entry.name}/"
+                elif entry.name.endswith(suffixes):
+                    yield f"{prefix}{entry.name}"
+    except OSError:
+        return
+
+
+TARGETS: Final = files(".py")
+TOML: Final = files(".toml")
+ADAPTERS: Final = one_of("strandline", "original", "agentcore", "a2a", "ag-ui")
+JOURNALS: Final = files(".db")
+MODELS: Final = one_of("scripted", "openai:gpt-4o-mini", "bedrock:us.amazon.nova-lite-v1:0", "ollama:llama3.2")
+SESSIONS: Final = sessions
+RUNS: Final = runs
+SESSIONS_AND_RUNS: Final = sessions_and_runs
+STATUSES: Final = one_of("queued", "running", "succeeded", "failed", "cancelled", "needs_input")

@@ -1,0 +1,62 @@
+"""`strandline demo`: what Strandline is for, shown in a terminal."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from strandline._cli import say
+from strandline._exits import INTERRUPTED
+
+demo_app = typer.Typer(
+    help="See what Strandline is for.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@demo_app.callback()
+def _demo() -> None:
+    """See what Strandline is for."""
+
+
+@demo_app.command(short_help="Five requests at once: without Strandline, and with it.")
+def race(
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was measured and judged as JSON.")] = False,
+    svg: Annotated[Path | None, typer.Option("--svg", help="Draw it in a file too.", metavar="FILE")] = None,
+    kept: Annotated[
+        Path | None,
+        typer.Option("--from", help="Show a race that was kept with --json; run none.", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Race five requests to one session against four servers.
+
+    Strands as it comes, Strands told to let all calls in, a lock per session, and Strandline.
+    Three acts: five at once, one of them fails in the middle, kill -9 in the middle. All servers are real
+    processes on this machine and serve the same agent; it needs no network, no key and about 15 seconds.
+
+    Example: strandline demo race
+    """
+    import msgspec
+
+    from strandline._demo.race.command import show
+    from strandline._demo.race.processes import NotPlayed
+
+    if svg is not None and not svg.absolute().parent.is_dir():
+        say.fail(f"the picture cannot be written: there is no folder {svg.parent}. Make it, or name another file.")
+    try:
+        done = show(say.out(), kept=kept, as_json=as_json)
+        if svg is not None:
+            from strandline._demo.race.picture import draw
+
+            svg.write_text(draw(done), encoding="utf-8")
+            say.err().print(f"Drawn in {svg}.", markup=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        say.err().print("Broken off; all that was started has been ended.")
+        raise typer.Exit(INTERRUPTED) from None
+    except NotPlayed as error:
+        say.fail(f"the race could not be run: {error}")
+    except OSError as error:
+        say.fail(f"{error.filename}: {error.strerror}. Name another file.")
+    except msgspec.MsgspecError:
+        say.fail(f"{kept} holds no race. `strandline demo race --json > FILE` makes such a file.")

@@ -1,0 +1,126 @@
+"""`strandline doctor`: look at everything that a server needs, and say what to do where something is wrong."""
+
+import os
+import signal
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from strandline._cli import say
+from strandline._cli.complete import TARGETS, TOML
+from strandline._exits import INTERRUPTED
+
+if TYPE_CHECKING:
+    from strandline._doctor.agent import Trial
+    from strandline._doctor.finding import Finding
+
+PROBLEMS: Final = 1
+"""The exit code if there is a problem."""
+_COLOURS: Final = {"ok": "green", "note": "yellow", "problem": "bold red"}
+
+
+def doctor(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            help="What would be served [agent.py]", metavar="TARGET", show_default=False, autocompletion=TARGETS
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="TOML file with settings [strandline.toml]", metavar="FILE", autocompletion=TOML),
+    ] = None,
+) -> None:
+    """Look at everything that a server needs: machine, settings, journal, agent, models.
+
+    The agent is imported and made once, in a process of its own. Nothing is
+    changed, and a server that runs does not notice.
+
+    Exit code: 0, 1 if there is a problem.
+
+    Example: strandline doctor agent.py
+    """
+    from strandline._doctor.finding import Level
+
+    trials: list[Trial] = []
+
+    def leave(*signalled: object) -> None:
+        # Without an exception: most of the time it would come out of an import, where Python loses some.
+        for trial in trials:
+            trial.kill()
+        os._exit(INTERRUPTED)
+
+    signal.signal(signal.SIGINT, leave)
+    findings = list(_looked(target, config, trials))
+    if as_json:
+        from strandline._encoding import encode
+
+        sys.stdout.write(encode(findings).decode() + "\n")
+    else:
+        _print(findings)
+    if any(each.level is Level.PROBLEM for each in findings):
+        raise typer.Exit(PROBLEMS)
+
+
+def _looked(target: str | None, config: Path | None, trials: list["Trial"]) -> Iterator["Finding"]:
+    from strandline._config import DEFAULT, FIELDS, survey
+    from strandline._doctor import kept, keys, machine, place
+    from strandline._doctor.agent import Trial
+    from strandline._doctor.finding import note, ok, problem
+    from strandline._settings import Settings
+
+    found = survey(os.environ, toml=config)
+    settings = Settings(**{FIELDS[each.name]: each.value for each in found.settings if not each.error})
+    trial = Trial(target, settings)  # takes the longest: it goes on meanwhile
+    trials.append(trial)
+    try:
+        yield machine.python()
+        yield from machine.packages()
+        for error in found.errors:
+            yield problem("settings", error)
+        for remark in found.remarks:
+            yield note("settings", remark)
+        if not found.errors:
+            changed = [each.name for each in found.settings if each.origin != DEFAULT]
+            yield ok("settings", f"{', '.join(changed)} changed" if changed else "all are their defaults")
+        yield place.exposure(settings)
+        yield from keys.keys(settings, os.environ)
+        yield place.port(settings)
+        from strandline._config import journal_file
+
+        yield from kept.journal(settings)
+        yield kept.workspace(settings)
+        yield machine.open_files(settings)
+        yield machine.clock(journal_file(settings))
+        yield from machine.model_providers()
+        yield trial.finding()
+    finally:
+        trial.stop()
+
+
+def _print(findings: list["Finding"]) -> None:
+    from rich.text import Text
+
+    from strandline._printable import clean
+
+    console = say.out()
+    about = max(len(each.about) for each in findings)
+    margin = " " * (about + 11)
+    for each in findings:
+        lines = [*clean(each.told).splitlines(), *([f"-> {each.fix}"] if each.fix else [])]
+        if console.is_terminal:
+            wrapped = (
+                textwrap.wrap(line, max(30, console.width - len(margin)), break_on_hyphens=False) for line in lines
+            )
+            lines = [part for whole in wrapped for part in whole or [""]]
+        level = Text(f"{each.level.value:9}", style=_COLOURS[each.level.value])
+        console.print(Text.assemble(level, f"{each.about:{about}}  {lines[0]}"), soft_wrap=True)
+        for line in lines[1:]:
+            console.print(Text(f"{margin}{line}" if line else ""), soft_wrap=True)
+    count = sum(each.level == "problem" for each in findings)
+    console.print(f"\n{count} problem{'s' * (count != 1)}." if count else "\nNo problem.", style="bold")

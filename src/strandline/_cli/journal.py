@@ -1,0 +1,286 @@
+"""The commands of `strandline journal`: what people do with the file in which runs and history are kept.
+
+They say in a few lines what was done, on the standard output; progress and errors go to the other one. What they do
+stands in `strandline._journal`. Exit codes: 0 done and sound, 1 faults found or a session refused, 2 could not be done.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from strandline._cli import say
+from strandline._cli.complete import JOURNALS, TOML
+from strandline._config import journal_file, resolve
+from strandline._model import ANONYMOUS
+from strandline.errors import SettingsError
+
+journal_app = typer.Typer(
+    help="Back up, check, tidy and fill the journal.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+FAULTS: Final = 1
+_UNITS: Final = {"": 86_400.0, "d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="TOML file with settings [strandline.toml]", metavar="FILE", autocompletion=TOML),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+OptionalPath = Annotated[
+    str | None,
+    typer.Argument(
+        help="The journal: a file, or `sqlite:FILE` [the one that the settings name]",
+        metavar="PATH",
+        show_default=False,
+        autocompletion=JOURNALS,
+    ),
+]
+
+
+@journal_app.command(no_args_is_help=True, short_help="Copy it to a file, also while a server runs on it.")
+def backup(
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            help="The journal (left out: the one that the settings name) and the file to make.", metavar="[PATH] TO"
+        ),
+    ],
+    config: Config = None,
+) -> None:
+    """Copy the journal to a file, as it is at one moment, also while a server runs on it.
+
+    Nothing is overwritten. To restore it, stop the server, remove the journal's
+    -wal and -shm files if there are any, and put the copy in the journal's place.
+
+    Example: strandline journal backup .strandline/journal.db monday.db
+    """
+    from strandline._journal.backup import backup as copy
+
+    if len(places) > 2:
+        say.fail(f"{len(places)} files were named: name the journal and the file to make.")
+    with say.told(), _progress("pages") as step:
+        size = copy(path_of(places[0] if len(places) == 2 else None, config), Path(places[-1]), step)
+    say.out().print(f"{places[-1]}: {_size(size)}, checked and on the disk.", soft_wrap=True)
+
+
+@journal_app.command(short_help="Check everything in it; nothing is changed.")
+def verify(path: OptionalPath = None, as_json: AsJson = False, config: Config = None) -> None:
+    """Check everything in the journal, also while a server runs on it; nothing is changed.
+
+    Exit code: 0 if it is sound, 1 if there are faults, 2 if it cannot be read.
+
+    Example: strandline journal verify .strandline/journal.db --json
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    from strandline._encoding import encode
+    from strandline._journal.verify import verify as check
+
+    with say.told(), _progress("pages") as step:
+        findings = check(path_of(path, config), lambda what, done, total: step(done, total, what))
+    console = say.out()
+    if as_json:
+        sys.stdout.write(encode(findings).decode() + "\n")
+    else:
+        table = Table(show_header=False, box=None, pad_edge=False)
+        table.add_column(style="bold")
+        table.add_column(overflow="fold")
+        table.add_row("journal", escape(findings.journal))
+        table.add_row("size", _size(findings.bytes))
+        table.add_row("sessions", f"{findings.sessions:,}")
+        told = ", ".join(f"{count:,} {status}" for status, count in findings.runs.items() if count)
+        table.add_row("runs", f"{sum(findings.runs.values()):,}" + (f" ({told})" if told else ""))
+        table.add_row("held", f"{findings.held:,}")
+        table.add_row("messages", f"{findings.messages:,}")
+        hidden = f"{findings.discarded_messages:,}"
+        if findings.discarded_messages:
+            hidden += f", in {findings.discarded_in_sessions:,} session{'s' * (findings.discarded_in_sessions != 1)}"
+        table.add_row("of discarded runs", hidden)
+        count = len(findings.faults) + findings.more_faults
+        table.add_row("faults", "[green]none: it is sound[/]" if findings.sound else f"[bold red]{count:,}[/]")
+        console.print(table)
+        for fault in findings.faults:
+            console.print(f"[red]-[/] {escape(fault)}")
+        if findings.more_faults:
+            console.print(f"[red]-[/] and {findings.more_faults:,} more")
+    if not findings.sound:
+        raise typer.Exit(FAULTS)
+
+
+@journal_app.command()
+def prune(
+    older_than: Annotated[
+        str,
+        typer.Option(
+            "--older-than", help="Age of what is forgotten: days, or with a unit `30d`, `12h`, `90m`.", metavar="AGE"
+        ),
+    ],
+    path: OptionalPath = None,
+    vacuum: Annotated[
+        bool, typer.Option("--vacuum", help="Give the room back to the disk; needs as much again meanwhile.")
+    ] = False,
+    config: Config = None,
+) -> None:
+    """Forget runs that ended long ago. What was said stays in the history of its session.
+
+    For a journal that no server runs on: a server does it by itself (setting `run_retention`).
+
+    Example: strandline journal prune --older-than 30d --vacuum
+    """
+    import asyncio
+
+    from strandline._clock import SystemClock
+    from strandline._journal import pruning
+
+    age_s = _seconds(older_than)
+    clock = SystemClock()
+    with say.told():
+        place = path_of(path, config)
+        with _progress("runs forgotten") as step:
+            forgotten = asyncio.run(pruning.prune(place, clock, age_s, lambda count: step(count, None)))
+        say.out().print(f"{forgotten:,} runs forgotten.")
+        if vacuum:
+            freed = asyncio.run(pruning.vacuum(place, clock))
+            say.out().print(f"{_size(max(freed, 0))} given back.")
+
+
+@journal_app.command("import", short_help="Bring in what Strands' FileSessionManager has kept.")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="Folder with `session_ID` folders, or one of them.", metavar="FOLDER")],
+    path: OptionalPath = None,
+    session_prefix: Annotated[
+        str, typer.Option("--session-prefix", help="Put before each session's id.", metavar="TEXT", show_default=False)
+    ] = "",
+    named: Annotated[
+        str | None, typer.Option("--as", help="What the only session there is to be called.", metavar="ID")
+    ] = None,
+    principal: Annotated[
+        str, typer.Option("--principal", help="Whose sessions they become.", metavar="NAME")
+    ] = ANONYMOUS,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave sessions alone that are in the journal already.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Bring in the conversations that Strands' FileSessionManager has kept.
+
+    Each session comes whole or not at all, with its agent's state.
+
+    Where a run had failed in the middle, its messages are closed, so that the
+    conversation can go on; nothing is left out, and what was mended is told.
+
+    No server may run on the journal meanwhile. Exit code: 1 if a session was refused.
+
+    Example: strandline journal import ~/.strands/sessions .strandline/journal.db --dry-run
+    """
+    import asyncio
+
+    from rich.markup import escape
+    from rich.table import Table
+
+    from strandline._clock import SystemClock
+    from strandline._encoding import encode
+    from strandline._journal.importing import bring_in
+
+    if named is not None and session_prefix:
+        say.fail("--as and --session-prefix were given: a session gets its name from one of them.")
+    with say.told(), _progress("sessions") as step:
+        results = asyncio.run(
+            bring_in(
+                folder.expanduser(),
+                path_of(path, config),
+                SystemClock(),
+                prefix=session_prefix,
+                principal=principal,
+                skip_existing=skip_existing,
+                dry_run=dry_run,
+                on_step=step,
+                named=named,
+            )
+        )
+    console = say.out()
+    if as_json:
+        sys.stdout.write(encode(results).decode() + "\n")
+    else:
+        table = Table(box=None, pad_edge=False)
+        for name in ("session", "result"):
+            table.add_column(name, overflow="fold")
+        table.add_column("messages", justify="right")
+        table.add_column("remarks", overflow="fold")
+        colours = {"imported": "green", "skipped": "yellow", "refused": "red"}
+        for each in results:
+            remarks = "\n".join([each.reason] if each.reason else each.mended)
+            messages = f"{each.messages:,}" if each.result == "imported" else ""
+            table.add_row(
+                escape(each.session_id), f"[{colours[each.result]}]{each.result}[/]", messages, escape(remarks)
+            )
+        console.print(table)
+        counts = {name: sum(each.result == name for each in results) for name in colours}
+        told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+        console.print(f"{told}{' (nothing was written)' if dry_run else ''}")
+    if any(each.result == "refused" for each in results):
+        raise typer.Exit(FAULTS)
+
+
+# -- places and ages --------------------------------------------------------------------------------------
+
+
+def path_of(named: str | None, config: Path | None) -> Path:
+    """Return the file that PATH names, or the settings. Raises `SettingsError` if a journal is no file."""
+    if named is not None and not re.match(r"(sqlite|memory):", named):
+        return Path(named).expanduser()
+    settings = resolve({"journal": named}, os.environ, toml=config).settings
+    place = journal_file(settings)
+    if place is None:
+        raise SettingsError(
+            f"The journal {settings.journal!r} is no file, so there is nothing to work on. Name a file."
+        )
+    return place.expanduser()
+
+
+def _seconds(age: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([dhms]?)", age.strip())
+    if found is None:
+        say.fail(f"--older-than is {age!r}, which is no age. Write days (`30`) or a number with a unit (`30d`, `12h`).")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} GiB"
+
+
+# -- what is told -----------------------------------------------------------------------------------------
+
+
+Step = Callable[..., None]
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Step]:
+    """Give a function `step(done, total, what)` that shows how far it is, on a terminal, gone when it is done."""
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+    console = say.err()
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task: TaskID = progress.add_task(what, total=None)
+
+        def step(done: int, total: int | None, named: str = what) -> None:
+            progress.update(task, completed=done, total=total, description=named)
+
+        yield step

@@ -1,0 +1,51 @@
+"""Ids of runs as people type them: a beginning or an end of one is enough, if it is that of one run only."""
+
+import re
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from strandline._remote.server import RemoteServer
+
+RUN: Final = "run_"
+"""How the ids of runs begin."""
+SHOWN: Final = 8
+"""How many of its last characters are shown of an id where there is little room; what is by chance is at the end."""
+LOOKED_AT: Final = 500
+"""Among how many of the latest runs one is looked for."""
+_NAMED: Final = 5
+_WHOLE: Final = re.compile(r"run_[0-9a-f]{28}")
+_PART: Final = re.compile(r"(?:run_)?[0-9a-f]{4,}")
+
+
+def is_part(text: str) -> bool:
+    """Tell whether a text can be the beginning or the end of an id, and is none itself."""
+    return _PART.fullmatch(text) is not None and _WHOLE.fullmatch(text) is None
+
+
+def short(run_id: str) -> str:
+    """Return what is shown of an id where there is little room; it can be typed."""
+    return run_id[-SHOWN:] if _WHOLE.fullmatch(run_id) else run_id
+
+
+def found(server: "RemoteServer", text: str) -> str:
+    """Return the id that begins or ends with a text; one that cannot be a part of an id is left as it is.
+
+    Raises `Unknown` if no run has it, or several have.
+    """
+    if not is_part(text):
+        return text
+    from strandline._remote.server import Unknown
+
+    known = [(str(run["run_id"]), str(run["session_id"])) for run in server.all_runs(LOOKED_AT)["runs"]]
+    beginning = text if text.startswith(RUN) else RUN + text
+    same = [each for each in known if each[0].startswith(beginning) or each[0].endswith(text)]
+    if not same:
+        raise Unknown(
+            f"none of your latest {LOOKED_AT} runs has an id that begins or ends with {text}; `strandline runs SESSION`"
+            " lists those of a session"
+        )
+    if len(same) > 1:
+        named = ", ".join(f"{run_id} (session {session})" for run_id, session in same[:_NAMED])
+        more = f" and {len(same) - _NAMED} more" if len(same) > _NAMED else ""
+        raise Unknown(f"{len(same)} runs have an id that begins or ends with {text}: {named}{more}. Type more of it")
+    return same[0][0]

@@ -1,0 +1,269 @@
+"""`strandline runs`: the runs of a server, looked at; and what all commands about runs share."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+
+import typer
+
+from strandline._cli import rows, run_ids, say
+from strandline._cli.address import KeyFile, Url, address, api_key
+from strandline._cli.complete import SESSIONS_AND_RUNS, STATUSES
+from strandline._printable import clean
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from strandline._remote.server import RemoteServer
+
+USUAL: Final = 3
+"""The priority that is not worth telling."""
+
+BEHIND: Final = "behind"
+"""The reason that a place in the line says already."""
+
+HEAD_OF_ALL: Final = ("RUN", "SESSION", "STATUS", "ACCEPTED", "TOOK", "WHAT")
+HEAD_WATCHED: Final = ("RUN", "SESSION", "STATUS", "FOR", "WHAT")
+NARROW: Final = 120
+"""Below so many columns a watched list shows short ids and names."""
+NAME_SHOWN: Final = 16
+ENDED_SHOWN: Final = 20
+"""How many of the latest runs are watched besides those that wait and execute."""
+HEAD: Final = ("RUN", "STATUS", "ACCEPTED", "TOOK", "WHAT")
+WATCH_S: Final = 1.0
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+All = Annotated[bool, typer.Option("--all", help="Show all, however many there are.")]
+
+
+def runs(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            help="A session, or one run by its id.",
+            metavar="SESSION|RUN",
+            show_default=False,
+            autocompletion=SESSIONS_AND_RUNS,
+        ),
+    ] = None,
+    status: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of all sessions, the runs of this status; may be given more than once.",
+            metavar="STATUS",
+            autocompletion=STATUSES,
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Runs to show at most.", metavar="N", min=1)] = 100,
+    everything: All = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Go on showing them, anew every second; Ctrl-C ends it.")
+    ] = False,
+    url: Url = None,
+    key_file: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Show the runs of a session: what executes, what waits in its order, what has ended.
+
+    Without SESSION it is that named default; with the id of a run, all about
+    that run. --status and --watch alone show the runs of all sessions.
+
+    Example: strandline runs ada
+    """
+    if status and (what is not None or watch):
+        say.fail("--status shows runs of all sessions: it does not go with SESSION, RUN or --watch")
+    with say.told(), server_of(url, key_file) as server:
+        if watch:
+            _watch(server, what, limit, as_json=as_json)
+        if what is not None and what.startswith(run_ids.RUN):
+            _show_run(server, what, as_json=as_json)
+            return
+        session = session_named("default" if what is None else what)
+        limited = most(limit, everything=everything)
+        found = server.all_runs(limited, status) if status else server.runs(session, limited)
+        if not found["runs"] and "damaged" not in found and run_ids.is_part(session):
+            _show_run(server, session, as_json=as_json)
+        elif as_json:
+            print_json(found)
+        elif not found["runs"] and "damaged" not in found:
+            others = "" if what is not None else " `strandline sessions` shows those that there are."
+            told = "No runs are such." if status else f"Session {session} has no runs.{others}"
+            say.err().print(told, markup=False, soft_wrap=True)
+        else:
+            rows.show(HEAD_OF_ALL, _rows_of_all(found["runs"])) if status else rows.show(HEAD, _rows(found))
+            more(found)
+
+
+def told(run: dict[str, Any]) -> str:
+    """Return what there is to say of a run, on one line."""
+    text = _now(run)
+    extras = []
+    if run["priority"] != USUAL and run["status"] == "queued":
+        extras.append(f"priority {run['priority']}")
+    if run["attempt"] > 1:
+        extras.append(f"attempt {run['attempt']}")
+    if run["held"]:
+        return f"{why_of(run) or 'something of it still works'}{'; ' if text else ''}{text}"
+    if run["cancel_requested"] and run["status"] == "running":
+        extras.append("asked to end")
+    return f"{text} ({', '.join(extras)})" if extras and text else text or ", ".join(extras)
+
+
+def most(limit: int, *, everything: bool) -> int:
+    """Return how many entries of a list to show."""
+    import sys
+
+    return sys.maxsize if everything else limit
+
+
+def more(found: dict[str, Any]) -> None:
+    """Say that there is more than was asked for, and what cannot be shown."""
+    if damaged := found.get("damaged"):
+        say.err().print(
+            f"Damaged in the journal's file, so not shown: {clean(', '.join(damaged))}. `strandline journal verify`"
+            " says more.",
+            markup=False,
+            soft_wrap=True,
+        )
+    if found.get("next_cursor") is not None:
+        say.err().print("There are more; --all shows them.", soft_wrap=True)
+
+
+def print_json(body: Any) -> None:
+    """Print what the server answered."""
+    import sys
+
+    from strandline._encoding import encode
+
+    sys.stdout.write(encode(body).decode() + "\n")
+
+
+def _show_run(server: "RemoteServer", text: str, *, as_json: bool) -> None:
+    run = server.run(run_ids.found(server, text))
+    print_json(run) if as_json else _print_run(run)
+
+
+def _watch(server: "RemoteServer", session: str | None, limit: int, *, as_json: bool) -> NoReturn:
+    """Show the runs of a session, or of all, in place, until Ctrl-C."""
+    console = say.out()
+    if as_json or (session or "").startswith(run_ids.RUN) or not console.is_terminal:
+        say.fail("--watch shows the runs of all sessions or of one on a terminal; a program asks GET /v1/runs")
+    import time
+
+    from rich.console import Group
+    from rich.live import Live
+
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            narrow = console.width < NARROW
+            if session is None:
+                watched = _watched(server, limit)
+                shown = rows.lines(HEAD_WATCHED, [_row_watched(run, narrow=narrow) for run in watched], console)
+            else:
+                listed = _rows(server.runs(session_named(session), limit), narrow=narrow)
+                shown = rows.lines(HEAD, listed, console)
+            live.update(Group(*shown), refresh=True)
+            time.sleep(WATCH_S)
+
+
+def _watched(server: "RemoteServer", limit: int) -> list[dict[str, Any]]:
+    """Return what executes, what waits, the oldest first, and the latest of what has ended."""
+    executing = server.all_runs(limit, ("running",))["runs"]  # (asked for alone: it is older than what waits)
+    waiting = server.all_runs(limit, ("queued",))["runs"]
+    goes_on = {run["run_id"]: run for run in (*executing[::-1], *waiting[::-1])}
+    latest = [run for run in server.all_runs(min(ENDED_SHOWN, limit))["runs"] if run["run_id"] not in goes_on]
+    return [*goes_on.values(), *latest]
+
+
+def _row_watched(run: dict[str, Any], *, narrow: bool) -> list[str]:
+    session = run["session_id"]
+    if narrow and len(session) > NAME_SHOWN:
+        session = f"{session[: NAME_SHOWN - 1]}…"
+    run_id = run_ids.short(run["run_id"]) if narrow else run["run_id"]
+    since = rows.took(run) if run["started_at"] else rows.seconds(rows.age_s(run["created_at"]))
+    return [run_id, session, run["status"], since, told(run)]
+
+
+def _rows(found: dict[str, Any], *, narrow: bool = False) -> list[list[str]]:
+    from strandline._remote.server import in_line
+
+    return [
+        [
+            run_ids.short(r["run_id"]) if narrow else r["run_id"],
+            *(r["status"], rows.clock_time(r["created_at"]), rows.took(r), told(r)),
+        ]
+        for r in in_line(found["runs"])
+    ]
+
+
+def _rows_of_all(runs: list[dict[str, Any]]) -> list[list[str]]:
+    return [
+        [r["run_id"], r["session_id"], r["status"], rows.clock_time(r["created_at"]), rows.took(r), told(r)]
+        for r in runs
+    ]
+
+
+def _now(run: dict[str, Any]) -> str:
+    match run["status"]:
+        case "queued":
+            place = "next" if run["position"] == 1 else f"place {run['position']}"
+            if (why := why_of(run)) and run["why"]["code"] != BEHIND:
+                return f"{place}: {why}"
+            wait_s = run.get("estimated_wait_s")
+            return f"{place}, about {rows.seconds(wait_s)}" if wait_s else place
+        case "running":
+            return str(run["phase"] or "")
+        case "failed":
+            error = run["error"] or {"code": "failed", "detail": ""}
+            return f"{error['code']}: {error['detail']}" if error.get("detail") else str(error["code"])
+        case "needs_input":
+            names = ", ".join(str(each.get("name", each)) for each in run.get("input_requests") or [])
+            return f"{names}: {why}" if (why := why_of(run)) else names
+        case _:
+            return str(run["output"])
+
+
+def why_of(run: dict[str, Any]) -> str:
+    """Return why a run waits, in the server's words; empty if it does not, or the server does not say it."""
+    why = run.get("why")
+    return str(why["text"]) if why else ""
+
+
+def _print_run(run: dict[str, Any]) -> None:
+    """Print all about one run: a line for each thing that is worth one, then its answer."""
+    console = say.out()
+    shown = {
+        "run": run["run_id"],
+        "session": run["session_id"],
+        "status": run["status"],
+        "now": _now(run) if run["status"] not in ("succeeded", "cancelled") else "",
+        "accepted": rows.clock_time(run["created_at"]),
+        "started": rows.clock_time(run["started_at"]) if run["started_at"] else "",
+        "ended": rows.clock_time(run["ended_at"]) if run["ended_at"] else "",
+        "took": rows.took(run) if run["started_at"] else "",
+        "priority": str(run["priority"]) if run["priority"] != USUAL else "",
+        "attempt": str(run["attempt"]) if run["attempt"] > 1 else "",
+        "held": (why_of(run) or "something of it still works") if run["held"] else "",
+        "cancel": "it was asked to end" if run["cancel_requested"] and not run["ended_at"] else "",
+        "usage": ", ".join(f"{name} {number}" for name, number in (run["usage"] or {}).items()),
+        "metadata": ", ".join(f"{name}={value}" for name, value in run["metadata"].items()),
+    }
+    for name, value in shown.items():
+        if value:
+            console.print(f"{name:8}  {rows.clean(value)}", markup=False, soft_wrap=True)
+    if run["output"]:
+        from strandline._printable import clean
+
+        console.print(f"\n{clean(run['output'])}", markup=False, soft_wrap=True)
+
+
+def session_named(name: str) -> str:
+    """Return the id of a session. Raises `Invalid`."""
+    from strandline._model import session_id
+
+    return session_id(name)
+
+
+def server_of(url: str | None, key_file: "Path | None") -> "RemoteServer":
+    """Return the server that was named, or that this folder's settings name."""
+    from strandline._remote.server import RemoteServer
+
+    return RemoteServer(address(url), api_key(key_file))

@@ -1,0 +1,177 @@
+"""`strandline sessions`, `history`, `pause`, `resume`: a server's sessions, what was said in one, if it goes on."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from strandline._cli import rows, say
+from strandline._cli.address import KeyFile, Url, address, api_key
+from strandline._cli.complete import SESSIONS
+from strandline._cli.runs import All, Json, more, most, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from strandline._chat.turns import Turn
+    from strandline._remote.server import RemoteServer
+
+Session = Annotated[
+    str, typer.Argument(help="The session.", metavar="SESSION", show_default=False, autocompletion=SESSIONS)
+]
+
+
+def sessions(
+    limit: Annotated[int, typer.Option(help="Sessions to show at most.", metavar="N", min=1)] = 100,
+    everything: All = False,
+    url: Url = None,
+    key_file: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Show the sessions of a server: how much was said, what waits, what executes.
+
+    With the key of an operator those of all principals.
+
+    Example: strandline sessions
+    """
+    with say.told():
+        from strandline._remote.server import RemoteServer
+
+        with RemoteServer(address(url), api_key(key_file)) as server:
+            found = server.sessions(most(limit, everything=everything))
+        if as_json:
+            print_json(found)
+            return
+        if not found["sessions"]:
+            say.err().print("There are no sessions yet. One is made by the first run in it.", soft_wrap=True)
+            return
+        of_all = "principal" in found["sessions"][0]
+        rows.show(
+            [*(["PRINCIPAL"] if of_all else []), "SESSION", "MESSAGES", "WAITING", "NOW"],
+            [
+                [
+                    *([each["principal"]] if of_all else []),
+                    *(each["session_id"], str(each["messages"]), str(each["queue_depth"]), _now(each)),
+                ]
+                for each in found["sessions"]
+            ],
+        )
+        more(found)
+
+
+def history(
+    session: Session = "default",
+    limit: Annotated[int, typer.Option(help="Messages to show at most, the last ones.", metavar="N", min=1)] = 100,
+    everything: All = False,
+    discarded: Annotated[
+        bool, typer.Option("--discarded", help="Also what was discarded, and the agent does not see.")
+    ] = False,
+    url: Url = None,
+    key_file: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Show what was said in a session: questions, tools and answers.
+
+    Without SESSION it is that named default.
+
+    Example: strandline history ada --limit 10
+    """
+    with say.told():
+        from strandline._chat.turns import turns_of
+        from strandline._model import session_id
+        from strandline._remote.server import RemoteServer
+
+        with RemoteServer(address(url), api_key(key_file)) as server:
+            found = server.history(session_id(session), most(limit, everything=everything), discarded=discarded)
+        if as_json:
+            print_json(found)
+            return
+        if not found["messages"]:
+            say.err().print(f"Nothing has been said in session {session} yet.", markup=False, soft_wrap=True)
+            return
+        for turn in turns_of(found["messages"]):
+            _print_turn(turn)
+        more(found)
+
+
+def pause(session: Session, url: Url = None, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Let nothing more of a session start, until it is resumed; also after a restart.
+
+    What executes goes on to its end. Runs are accepted, and wait.
+
+    Example: strandline pause ada
+    """
+    from strandline._remote.server import RemoteServer
+
+    _change(RemoteServer.pause, session, url, key_file, as_json=as_json)
+
+
+def resume(session: Session, url: Url = None, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Let a session that was paused go on.
+
+    Example: strandline resume ada
+    """
+    from strandline._remote.server import RemoteServer
+
+    _change(RemoteServer.resume, session, url, key_file, as_json=as_json)
+
+
+def _change(
+    change: "Callable[[RemoteServer, str], dict[str, Any]]",
+    session: str,
+    url: str | None,
+    key_file: "Path | None",
+    *,
+    as_json: bool,
+) -> None:
+    """Pause or resume a session, and say how it stands now."""
+    with say.told():
+        from strandline._model import session_id
+        from strandline._remote.server import RemoteServer
+
+        with RemoteServer(address(url), api_key(key_file)) as server:
+            found = change(server, session_id(session))
+        if as_json:
+            print_json(found)
+            return
+        count = found["queue_depth"]
+        waiting = f"; {count} {'waits' if count == 1 else 'wait'}" if count else ""
+        executing = f"; {found['running']} executes" if found["running"] else ""
+        paused = "is paused" if found["paused"] else "goes on"
+        say.out().print(f"Session {found['session_id']} {paused}{executing}{waiting}.", markup=False, soft_wrap=True)
+
+
+def _print_turn(turn: "Turn") -> None:
+    from rich.text import Text
+
+    from strandline._chat.turns import ToolCall, brief
+    from strandline._printable import clean
+
+    console = say.out()
+    mark = ("(discarded) ", "yellow") if turn.discarded else ("", "")
+    console.print(Text.assemble(("> ", "bold cyan"), mark, (clean(turn.question), "bold")), soft_wrap=True)
+    for said in turn.said:
+        if isinstance(said, ToolCall):
+            line = Text(f"  * {rows.clean(brief(said))}", "red" if said.failed else "dim")
+            if console.is_terminal:
+                line.truncate(console.width, overflow="ellipsis")
+            console.print(line, soft_wrap=True)
+        else:
+            for each in clean(said).splitlines():
+                console.print(Text(f"  {each}"), soft_wrap=not console.is_terminal)
+    console.print()
+
+
+def _now(session: dict[str, Any]) -> str:
+    if session.get("input_until"):
+        names = ", ".join(str(each["name"]) for each in session["input_requests"])  # (none are told of others')
+        until = rows.clock_time(session["input_until"])
+        return f"waits for an answer: {names} (until {until})" if names else "waits for an answer"
+    if session.get("paused"):
+        paused = "paused"
+        return f"{paused}, {session['running']} executes" if session["running"] else paused
+    if session["running"]:
+        return f"{session['running']} executes"
+    if (why := session.get("why")) is not None:
+        return str(why["text"])
+    return f"{session['held']} has ended, something of it still works" if session["held"] else ""

@@ -1,0 +1,185 @@
+"""The composition root: builds journal, service and HTTP application from settings, for whoever gives them a life.
+
+`strandline._server` is the life of a process of its own, `strandline._library` that of a service inside another one.
+Nothing here starts anything.
+"""
+
+import asyncio
+import hashlib
+import logging
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from starlette.types import ASGIApp
+
+from strandline import _private as private
+from strandline._access.source import Keys
+from strandline._agents.load import load_target
+from strandline._agents.port import Target, TriedAtStart
+from strandline._clock import Clock
+from strandline._config import journal_file
+from strandline._engine.loops import AgentLoops, HasLoops, Loops
+from strandline._engine.observers import UNPROJECTED, Projection
+from strandline._engine.options import Options
+from strandline._engine.service import Service
+from strandline._http.app.build import build_app
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import Journal
+from strandline._logs import dropped
+from strandline._model import RunId, SessionKey
+from strandline._session_files.keeper import SessionFiles
+from strandline._session_files.place import Place
+from strandline._settings import ServiceSettings, Settings
+from strandline._telemetry.scrape import Scrapes
+from strandline._telemetry.tally import Tally
+from strandline._telemetry.traces import Traces
+
+_log = logging.getLogger("strandline")
+_SESSION: Final = re.compile(r"[0-9a-f]{64}")
+"""The name of a session's folder."""
+
+
+def new_run_id(clock: Clock) -> RunId:
+    """Return an id that sorts by time: `run_`, 12 hex digits of milliseconds, 16 of chance."""
+    return RunId(f"run_{int(clock.now() * 1000):012x}{secrets.token_hex(8)}")
+
+
+def open_journal(settings: Settings, clock: Clock, tally: Tally) -> Journal:
+    """Return the journal that the settings name, not yet opened; `tally` counts its commits."""
+    if (file := journal_file(settings)) is None:
+        return MemoryJournal(clock)
+    from strandline._journal.sqlite import SqliteJournal
+
+    lock_wait_s = settings.lock_wait_s
+    return SqliteJournal(
+        file,
+        clock,
+        lock_wait_s=lock_wait_s,
+        on_wait=_log.warning,
+        on_commit=tally.committed,
+        disk_reserve=settings.disk_reserve_bytes,
+    )
+
+
+def workspaces(settings: Settings) -> Callable[[SessionKey], str]:
+    """Return a function that names a session's folder: by the SHA-256 of its key.
+
+    The folder of all of them, if it is there and has nothing else in it, becomes its owner's alone.
+    """
+    if settings.workspace is not None:
+        root = Path(settings.workspace)
+    elif (file := journal_file(settings)) is not None:
+        root = file.parent / "workspace"
+    else:
+        root = Path(".strandline") / "workspace"
+    if _has_nothing_but_sessions(root):
+        private.tighten(root)
+    prefix = f"{root.absolute()}{os.sep}"
+
+    def workspace(key: SessionKey) -> str:
+        return prefix + hashlib.sha256("\0".join(key).encode()).hexdigest()
+
+    return workspace
+
+
+def _has_nothing_but_sessions(root: Path) -> bool:
+    try:
+        with os.scandir(root) as found:
+            return all(_SESSION.fullmatch(each.name) for each in found)
+    except OSError:
+        return False
+
+
+@contextmanager
+def served(target: str, settings: Settings) -> Iterator[Target]:
+    """Load what a TARGET names, in this process or in workers, for the time of a `with`. Raises `TargetError`."""
+    if settings.workers == 1:
+        yield load_target(target, history=settings.history, keys=settings.has_keys)
+        return
+    from strandline._workers.pool import worker_pool
+
+    with worker_pool(target, settings, Traces().carried) as workers:
+        yield workers
+
+
+def build_loops(
+    settings: Settings,
+    target: Target,
+    clock: Clock,
+    new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+) -> Loops:
+    """Return where the agents will run: where their target lives, or else in threads that `close` ends."""
+    if isinstance(target, HasLoops):
+        return target.loops
+    return AgentLoops(executor_threads=settings.executor_threads, clock=clock, new_loop=new_loop)
+
+
+def build_projection(settings: Settings, journal: Journal, clock: Clock) -> Projection:
+    """Return what writes the files of sessions, if that is wanted."""
+    if settings.session_files is None:
+        return UNPROJECTED
+    return SessionFiles(Place(settings.session_files, settings.session_files_names), journal, clock)
+
+
+def build_service(
+    settings: Settings, target: Target, journal: Journal, loops: Loops, clock: Clock, tally: Tally, traces: Traces
+) -> Service:
+    """Return a service that has not been started; `tally` counts its runs, `traces` tells of each."""
+    return Service(
+        journal=journal,
+        target=target,
+        loops=loops,
+        clock=clock,
+        new_run_id=lambda: new_run_id(clock),
+        workspace=workspaces(settings),
+        options=options_of(settings, survives=not isinstance(journal, MemoryJournal)),
+        owner=settings.agent_id,
+        observer=tally,
+        tracing=traces,
+        projection=build_projection(settings, journal, clock),
+    )
+
+
+def options_of(settings: Settings, *, survives: bool) -> Options:
+    """Return what a service reads of the settings; `survives`: what its journal keeps outlives the process."""
+    read = {name: getattr(settings, name) for name in ServiceSettings.__struct_fields__}
+    in_force = {
+        "error_text": settings.error_text_in_force,
+        "max_attempts": settings.attempts,
+        "max_holds_per_principal": settings.holds_per_principal,
+    }
+    return Options(**{**read, **in_force}, survives=survives)
+
+
+def build_http(
+    settings: Settings, service: Service, tally: Tally, traces: Traces, *, loopback: bool | None, keys: Keys | None
+) -> ASGIApp:
+    """Return the HTTP application of a service, for those who show one of `keys`; None: for everybody.
+
+    `loopback`: whether it is reached from this machine only; None: not known.
+    """
+    return build_app(
+        service,
+        Scrapes(service, tally, journal_file(settings), dropped),
+        settings,
+        keys,
+        loopback=loopback,
+        on_arrival=traces.arrived,
+        on_denied=tally.denied,
+    )
+
+
+async def start(service: Service, target: Target, loops: Loops) -> None:
+    """Learn what is served, then open the journal and let runs in. Raises `SetupError`."""
+    try:
+        if isinstance(target, TriedAtStart):
+            await loops.start(target.try_out).done
+        await service.start()
+    except BaseException:  # (a cancellation too: nobody may wait on for a server that stops)
+        service.fail_start()
+        raise

@@ -1,0 +1,138 @@
+"""Plays the acts on a server: sends the requests, breaks what the act breaks, and keeps what was seen.
+
+What the outcome depends on is waited for, never slept for: the model answers when all five requests are inside, and
+the server is killed when the ledger shows that the tool of seat 2 has started (or that nothing executes any more).
+"""
+
+import http.client
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from strandline._demo.race import ledger
+from strandline._demo.race.agent import FAILS, KILLED, ask
+from strandline._demo.race.processes import Contestant
+from strandline._demo.race.record import Act, Asked, Got, Play, Spell
+
+REQUESTS: Final = 5
+STRUCK: Final = 2
+"""The seat whose request fails, or in whose tool the server is killed."""
+BESIDES: Final = {Act.TOGETHER: "", Act.FAILURE: FAILS, Act.KILL: KILLED}
+"""What the struck request says besides."""
+NEXT: Final = REQUESTS + 1
+
+
+class Playing:
+    """One act on one server while it goes on; `seen` may be called from another thread."""
+
+    def __init__(self, contestant: Contestant, act: Act) -> None:
+        self._on = contestant
+        self._act = act
+        self._began = 0.0
+        self._asked: dict[int, Asked] = {}
+        self._threads: list[threading.Thread] = []
+        self._killed_at: float | None = None
+        self._ready_at: float | None = None
+        self._history: Sequence[Any] = ()
+        self._over = False
+        self.note = ""
+
+    def play(self) -> Play:
+        """Play the act to its end and return what was seen."""
+        self._began = time.monotonic()
+        self.note = "requests arrive"
+        for seat in range(1, REQUESTS + 1):
+            self._send(seat, BESIDES[self._act] if seat == STRUCK else "")
+            self._on.until(lambda sent=seat: self._arrived() >= sent, f"request {seat} is inside")  # type: ignore[misc]
+        ledger.gate(self._on.folder, self._act).touch()
+        self.note = "the agent works"
+        if self._act is Act.KILL:
+            self._kill_and_start()
+        for thread in self._threads:
+            thread.join()
+        self._on.until(lambda: self._on.inside() == 0, "nothing executes any more")
+        query = {"session_id": self._act.value, "count": "0", "include_tool_messages": "true"}
+        self._history = self._on.get("/history", **query)["messages"]
+        self.note = "one more message"
+        self._send(NEXT)
+        self._threads[-1].join()
+        self._over, self.note = True, ""
+        return self.seen()
+
+    def seen(self) -> Play:
+        """Return what was seen so far."""
+        steps = ledger.read(self._on.folder, self._act)
+        ends = {step.spell: step for step in steps if step.what in ("ended", "failed")}
+        spells = [
+            Spell(
+                seat=step.seat,
+                begun_at=self._since(step.at),
+                ended_at=self._since(ends[step.spell].at) if step.spell in ends else None,
+                failed=step.spell in ends and ends[step.spell].what == "failed",
+            )
+            for step in steps
+            if step.what == "begun"
+        ]
+        asked = dict(self._asked)
+        return Play(
+            server=self._on.server,
+            act=self._act,
+            asked=[asked[seat] for seat in sorted(asked) if seat != NEXT],
+            spells=[spell for spell in spells if spell.seat != NEXT],
+            tools=[step.seat for step in steps if step.what == "tool" and step.seat != NEXT],
+            killed_at=self._killed_at,
+            ready_at=self._ready_at,
+            history=self._history,
+            following=asked.get(NEXT),
+            note=self.note,
+            over=self._over,
+        )
+
+    def _arrived(self) -> int:
+        """Return how many requests are inside, or have been answered: one that is refused is so at once."""
+        return self._on.inside() + sum(asked.ended_at is not None for asked in list(self._asked.values()))
+
+    def now(self) -> float:
+        """Return how long the play has been going on."""
+        return self._since(time.monotonic()) if self._began else 0.0
+
+    def _since(self, at: float) -> float:
+        return round(at - self._began, 3)
+
+    def _kill_and_start(self) -> None:
+        def in_its_tool() -> bool:
+            steps = ledger.read(self._on.folder, self._act)
+            return any(step.what == "tool" and step.seat == STRUCK for step in steps) or not any(
+                thread.is_alive() for thread in self._threads
+            )
+
+        self._on.until(in_its_tool, f"the tool of seat {STRUCK} has started")
+        self._on.kill()
+        self._killed_at = self.now()
+        ledger.killed(self._on.folder).touch()
+        self.note = "killed with kill -9; it starts again"
+        for thread in self._threads:
+            thread.join()
+        self._on.start()
+        self._ready_at = self.now()
+        self.note = "it runs again"
+
+    def _send(self, seat: int, besides: str = "") -> None:
+        text = ask(seat, besides)
+        self._asked[seat] = Asked(seat=seat, question=text, fails=besides == FAILS, sent_at=self.now())
+        thread = threading.Thread(target=self._wait_for_answer, args=(seat, text), name=f"client-{seat}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _wait_for_answer(self, seat: int, text: str) -> None:
+        try:
+            status, body = self._on.exchange("POST", "/chat", {"message": text, "session_id": self._act.value})
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            got, said = Got.NOTHING, type(error).__name__
+        else:
+            answered = status == 200 and body.get("status") == "success"
+            got, said = Got.ANSWER if answered else Got.ERROR, str(body.get("response", body))
+        self._asked[seat] = replace(self._asked[seat], ended_at=self.now(), got=got, text=said)

@@ -1,0 +1,89 @@
+"""What `strandline demo race` does, once its flags are read."""
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from types import FrameType
+
+import msgspec
+from rich.console import Console
+
+from strandline._demo.race.judge import judge
+from strandline._demo.race.record import Act, Race
+from strandline._demo.race.run import run
+from strandline._demo.race.terminal import Screen, draw_act, introduction, marks_for, summary
+
+
+class Silent:
+    """A watcher who says nothing, for output that programs read."""
+
+    def starting(self) -> None:
+        """See that the servers start."""
+
+    def goes_on(self, *_: object) -> None:
+        """See an act."""
+
+    def over(self, *_: object) -> None:
+        """See an act that is over."""
+
+
+def show(console: Console, *, kept: Path | None, as_json: bool) -> Race:
+    """Run a race, or take one that was kept, and show it on the standard output. Raises `NotPlayed`."""
+    if kept is not None:
+        race = from_json(kept.read_bytes())
+        if not as_json:
+            marks = marks_for(console)
+            console.print(introduction(marks, kept=True))
+            for act in Act:
+                console.print(draw_act(act, [play for play in race.plays if play.act is act], marks))
+    elif as_json:
+        # Seen on a terminal only.
+        status = Console(stderr=True).status("Four servers, three acts: about 15 seconds ...")
+        with _interrupts() as interrupted, status:
+            race = run(Silent(), interrupted)
+    else:
+        with _interrupts() as interrupted, Screen(console) as screen:
+            race = run(screen, interrupted)
+    if as_json:
+        sys.stdout.write(to_json(race))
+    else:
+        console.print(summary(race, marks_for(console)), end="")
+    return race
+
+
+def to_json(race: Race) -> str:
+    """Return a race as JSON, with what is judged of each play."""
+    told = msgspec.to_builtins(race)
+    for play, seen in zip(told["plays"], race.plays, strict=True):
+        judgement = judge(seen)
+        play["judgement"] = {"holds": judgement.holds, **msgspec.to_builtins(judgement)}
+    return json.dumps(told, indent=1) + "\n"
+
+
+def from_json(text: bytes) -> Race:
+    """Return the race that `to_json` wrote; it is judged again. Raises `msgspec.MsgspecError` for anything else."""
+    return msgspec.json.decode(text, type=Race)
+
+
+@contextmanager
+def _interrupts() -> Iterator[Event]:
+    """Have Ctrl-C, SIGTERM and a closed terminal set the event that is yielded, and do nothing else.
+
+    An exception could come anywhere: where it is swallowed, or where a lock is held for good.
+    """
+    interrupted = Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, interrupt) for number in numbers]
+    try:
+        yield interrupted
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,96 @@
+"""Runs a race from beginning to end in a temporary folder; whatever happens, everything that was started is ended."""
+
+import importlib.metadata
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Any, Final, Protocol
+
+from strandline import __version__
+from strandline._demo.race.acts import Playing
+from strandline._demo.race.processes import Contestant
+from strandline._demo.race.record import Act, Play, Race, Server
+
+FRAME_S: Final = 0.1
+
+
+class Watcher(Protocol):
+    """Who looks on while the race is run."""
+
+    def starting(self) -> None:
+        """See that the servers start."""
+        ...
+
+    def goes_on(self, act: Act, plays: Sequence[Play], now: float) -> None:
+        """See an act, `now` seconds after it began; called every tenth of a second."""
+        ...
+
+    def over(self, act: Act, plays: Sequence[Play]) -> None:
+        """See an act that is over."""
+        ...
+
+
+def run(watcher: Watcher, interrupted: Event) -> Race:
+    """Play all acts on all servers, side by side, and return what was seen.
+
+    Raises `NotPlayed` when a server does not start or does not answer, and `KeyboardInterrupt` soon after
+    `interrupted` was set. On every way out no process and no file is left.
+    """
+    began = time.monotonic()
+    plays: list[Play] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="strandline-race-") as folder,
+        ThreadPoolExecutor(len(Server), thread_name_prefix="race") as threads,
+        # Closed before the threads are waited for, so that none of them waits for a server any more.
+        _contestants(Path(folder)) as contestants,
+    ):
+        _watch([threads.submit(each.start) for each in contestants], watcher.starting, interrupted)
+        for act in Act:
+            playing = [Playing(each, act) for each in contestants]
+            played = [threads.submit(each.play) for each in playing]
+            _watch(played, partial(_look, watcher, act, playing), interrupted)
+            plays += [each.result() for each in played]
+            watcher.over(act, plays[-len(contestants) :])
+    return Race(
+        strandline=__version__,
+        strands=importlib.metadata.version("strands-agents"),
+        python=platform.python_version(),
+        seconds=round(time.monotonic() - began, 1),
+        plays=plays,
+    )
+
+
+@contextmanager
+def _contestants(folder: Path) -> Iterator[list[Contestant]]:
+    contestants = []
+    for server in Server:
+        place = folder / server.value
+        place.mkdir()
+        contestants.append(Contestant(server, place))
+    try:
+        yield contestants
+    finally:
+        for each in contestants:
+            each.close()
+
+
+def _watch(tasks: Iterable["Future[Any]"], look: Callable[[], None], interrupted: Event) -> None:
+    """Look every tenth of a second until all tasks are done; raise what the first of them raises."""
+    pending = set(tasks)
+    while pending:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        look()
+        done, pending = wait(pending, FRAME_S, FIRST_EXCEPTION)
+        for each in done:
+            each.result()
+
+
+def _look(watcher: Watcher, act: Act, playing: Sequence[Playing]) -> None:
+    watcher.goes_on(act, [each.seen() for each in playing], max(each.now() for each in playing))

@@ -1,0 +1,214 @@
+"""Draws a race in a terminal, 80 columns wide: a line of time for each request, and what was found about each server.
+
+Everything can be told apart without colours. What is drawn comes from the record, the words from the judgement.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from strandline._demo.race.judge import judge
+from strandline._demo.race.record import Act, Got, Play, Race, Server, Spell
+from strandline._demo.race.words import ACTS, MEANINGS, NAMES, fate, findings
+
+WIDTH: Final = 80
+BAR: Final = 50
+SCALE_S: Final = 3.2
+"""How long the line of time is while nobody knows how long an act will take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """The characters of a drawing."""
+
+    waits: str
+    works: str
+    fails: str
+    cut: str
+    yes: str
+    no: str
+    rule: str
+
+
+FINE: Final = Marks(waits="·", works="█", fails="▒", cut="╳", yes="✓", no="✗", rule="─")
+PLAIN: Final = Marks(waits=".", works="#", fails="%", cut="X", yes="ok", no="NO", rule="-")
+
+
+def marks_for(console: Console) -> Marks:
+    """Return what this console's encoding has characters for."""
+    return FINE if console.encoding.lower().replace("-", "").startswith("utf") else PLAIN
+
+
+class Screen:
+    """A watcher that draws on a console: live on a terminal, each act once it is over elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._marks = marks_for(console)
+        self._live: Live | None = None
+
+    def __enter__(self) -> "Screen":
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
+        self._console.print(introduction(self._marks, kept=False))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def starting(self) -> None:
+        """Say that the servers start."""
+        self._show(Text("Four servers start ...", "dim"))
+
+    def goes_on(self, act: Act, plays: Sequence[Play], now: float) -> None:
+        """Draw an act as far as it has come."""
+        self._show(draw_act(act, plays, self._marks, now))
+
+    def over(self, act: Act, plays: Sequence[Play]) -> None:
+        """Draw an act with what was found; it stays on the screen."""
+        self._show(Text())
+        self._console.print(draw_act(act, plays, self._marks))
+
+    def _show(self, what: RenderableType) -> None:
+        if self._live is not None:
+            self._live.update(what, refresh=True)
+
+
+def introduction(marks: Marks, *, kept: bool) -> Text:
+    """Return what stands above the acts of a race, one that is run now or one that was kept."""
+    text = Text().append("One session, five requests at once, four servers, one agent\n", "bold")
+    text.append(
+        "Each server is a real process. The agent books seats with a tool that takes a\n"
+        "moment; its model is a script that refuses a conversation as Amazon Bedrock\n"
+        "does. As it comes, Strands refuses a call while another one is at work; it can\n"
+        "be told to let all calls in (UNSAFE_REENTRANT).\n"
+    )
+    if not kept:
+        text.append("It takes about 15 seconds; all that is drawn is measured in them.\n")
+    text.append("\n")
+    text.append(f"{marks.waits * 3}", "dim").append(" waits  ")
+    text.append(f"{marks.works * 3}", "green").append(" in the agent  ")
+    text.append(f"{marks.fails * 3}", "red").append(" in the agent, and fails  ")
+    return text.append(marks.cut, "bold red").append(" killed\n")
+
+
+def draw_act(act: Act, plays: Sequence[Play], marks: Marks, now: float | None = None) -> Group:
+    """Draw an act on all servers, on one scale; with `now`, while it goes on."""
+    number = list(Act).index(act) + 1
+    title = Text().append(f"{marks.rule * 2} {number}. {ACTS[act]} ", "bold")
+    title.append(marks.rule * (WIDTH - len(title)), "dim")
+    lines = [title, Text(f"{MEANINGS[act]}", "dim")]
+    ends = [_end(play) for play in plays]
+    scale_s = max(ends) if now is None else max(SCALE_S, now)
+    for play in plays:
+        lines += _draw_play(play, marks, scale_s, now)
+    return Group(*lines)
+
+
+def _end(play: Play) -> float:
+    moments = [asked.ended_at or 0.0 for asked in play.asked] + [spell.ended_at or 0.0 for spell in play.spells]
+    return max(*moments, play.killed_at or 0.0, play.ready_at or 0.0, 0.1)
+
+
+def _draw_play(play: Play, marks: Marks, scale_s: float, now: float | None) -> list[Text]:
+    judgement = judge(play) if now is None else None
+    head = Text().append(NAMES[play.server], "bold")
+    if play.killed_at is not None and play.ready_at is not None:
+        head.append(f"  killed at {play.killed_at:.1f} s, up at {play.ready_at:.1f} s", "dim")
+    if judgement is not None:
+        word, style = (f"{marks.yes} holds", "bold green") if judgement.holds else (f"{marks.no} breaks", "bold red")
+        head.append(" " * (WIDTH - len(head) - len(word))).append(word, style)
+    elif play.note and play.ready_at is None:
+        head.append(f"  {play.note}", "dim")
+    lines = [head]
+    for asked in play.asked:
+        row = Text(f"  {asked.seat} ").append(_bar(play, asked.seat, marks, scale_s, now))
+        row.append(f"  {fate(play, asked, judgement)}", "" if asked.got is Got.ANSWER else "dim")
+        lines.append(row)
+    if judgement is not None:
+        said = Text("  ")
+        for place, (good, text) in enumerate(findings(play, judgement)):
+            said.append("; " if place else "").append(text, "" if good else "red")
+        lines += _wrapped(said.append("."))
+        lines.append(Text())
+    return lines
+
+
+def _wrapped(text: Text) -> list[Text]:
+    lines = text.wrap(Console(width=WIDTH - 2), WIDTH - 2)
+    for line in lines:
+        line.rstrip()
+    return [line if number == 0 else Text("  ").append(line) for number, line in enumerate(lines)]
+
+
+def _bar(play: Play, seat: int, marks: Marks, scale_s: float, now: float | None) -> Text:
+    """Return the line of time of one request."""
+    asked = next(each for each in play.asked if each.seat == seat)
+    spells = [spell for spell in play.spells if spell.seat == seat]
+    bar = Text()
+    step = scale_s / BAR
+    killed = None if play.killed_at is None else min(int(play.killed_at / step), BAR - 1)
+    was_there = asked.got is Got.NOTHING
+    for cell in range(BAR):
+        begin, end = cell * step, (cell + 1) * step
+        spell = next((each for each in spells if each.begun_at < end and _until(each, play, now) > begin), None)
+        if killed == cell and was_there:
+            bar.append(marks.cut, "bold red")
+        elif spell is not None and spell.failed:
+            bar.append(marks.fails, "red")
+        elif spell is not None:
+            bar.append(marks.works, "red" if _is_cut(spell, play) else "green")
+        elif asked.sent_at < end and begin < _waits_until(play, seat, spells, asked.ended_at, now):
+            bar.append(marks.waits, "dim")
+        else:
+            bar.append(" ")
+    return bar
+
+
+def _until(spell: Spell, play: Play, now: float | None) -> float:
+    if spell.ended_at is not None:
+        return spell.ended_at
+    if _is_cut(spell, play):
+        return play.killed_at or 0.0
+    return now or 0.0
+
+
+def _is_cut(spell: Spell, play: Play) -> bool:
+    return spell.ended_at is None and play.killed_at is not None and spell.begun_at <= play.killed_at
+
+
+def _waits_until(play: Play, seat: int, spells: Sequence[Spell], ended_at: float | None, now: float | None) -> float:
+    """Return when a request has stopped to wait: when its last spell began, else when its client got something."""
+    if spells:
+        return spells[-1].begun_at
+    if ended_at is not None:
+        return ended_at
+    return now or 0.0
+
+
+def summary(race: Race, marks: Marks) -> Text:
+    """Return what stands below the acts: who held in which act."""
+    widest = max(map(len, NAMES.values()))
+    text = Text()
+    heads = ("five at once", "one fails", "kill -9")
+    text.append(" " * (widest + 2)).append("".join(f"{head:<16}" for head in heads).rstrip() + "\n", "bold")
+    for server in Server:
+        text.append(f"{NAMES[server]:<{widest + 2}}", "bold" if server is Server.STRANDLINE else "")
+        for act in Act:
+            holds = judge(race.play(server, act)).holds
+            word = f"{marks.yes} holds" if holds else f"{marks.no} breaks"
+            text.append(f"{word:<16}", "green" if holds else "red")
+        text.rstrip()
+        text.append("\n")
+    text.append(
+        f"\nMeasured in {race.seconds:g} s with Strandline {race.strandline}, Strands {race.strands}, Python "
+        f"{race.python}.\n",
+        "dim",
+    )
+    return text

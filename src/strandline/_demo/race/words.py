@@ -1,0 +1,99 @@
+"""The words for what was judged: one place for the terminal and the picture. Each is chosen by what was found."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from strandline._demo.race.agent import PROVIDER_FAILED
+from strandline._demo.race.judge import Judgement
+from strandline._demo.race.record import Act, Asked, Got, Play, Server
+
+NAMES: Final = {
+    Server.DEFAULT: "Starlette, Strands as it comes",
+    Server.UNPROTECTED: "Starlette, all calls let in",
+    Server.LOCK: "Starlette and a lock per session",
+    Server.STRANDLINE: "Strandline",
+}
+ACTS: Final = {
+    Act.TOGETHER: "Five at once",
+    Act.FAILURE: "One of them fails in the middle",
+    Act.KILL: "kill -9 in the middle, then start again",
+}
+MEANINGS: Final = {
+    Act.TOGETHER: "Five requests to one session, all there before the model says its first word.",
+    Act.FAILURE: "The same; for request 2 the model fails after its tool has booked.",
+    Act.KILL: "The same; the server is killed while the tool of request 2 works.",
+}
+
+
+def fate(play: Play, asked: Asked, judgement: Judgement | None) -> str:
+    """Return what became of one request, in a few words; without a judgement, only what its client got."""
+    got = {
+        Got.WAITS: "",
+        Got.ANSWER: "answered",
+        Got.ERROR: "failed" if asked.fails and PROVIDER_FAILED in asked.text else "error",
+        Got.NOTHING: "cut off",
+    }[asked.got]
+    if judgement is None:
+        return got
+    if asked.seat in judgement.refused:
+        return "refused"
+    if asked.seat in judgement.others:
+        got = "another's answer"
+    if asked.seat in judgement.lost:
+        return f"{got}, then forgotten" if asked.got is Got.ANSWER else f"{got}, lost"
+    if asked.seat in judgement.unfinished:
+        return f"{got}, left open"
+    if asked.got is Got.ANSWER:
+        return got
+    later = any(spell.seat == asked.seat and spell.begun_at > (play.killed_at or 0) for spell in play.spells)
+    return f"{got}, ran later" if asked.got is Got.NOTHING and later else f"{got}, and told so"
+
+
+def findings(play: Play, judgement: Judgement) -> list[tuple[bool, str]]:
+    """Return what was found about a play, in sentences, each with whether it is as it should be."""
+    count = len(play.asked)
+    said: list[tuple[bool, str]] = []
+    if judgement.at_once > 1:
+        said.append((False, f"{judgement.at_once} requests in one agent at the same time"))
+    else:
+        said.append((True, "one at a time"))
+    errors = [seat for seat in judgement.errors if seat not in judgement.refused]
+    if judgement.refused:
+        said.append((False, f"{len(judgement.own)} answered, {len(judgement.refused)} refused"))
+    else:
+        good = not judgement.others and not errors
+        said.append((good, f"{len(judgement.own)} of {count} got their answer"))
+    if judgement.others:
+        said.append((False, f"{len(judgement.others)} got the answer of another"))
+    if errors:
+        said.append((False, f"{len(errors)} got an error that is not theirs"))
+    if judgement.nothing:
+        ran = {spell.seat for spell in play.spells if play.ready_at is not None and spell.begun_at > play.ready_at}
+        later = len(ran & set(judgement.nothing))
+        said.append(
+            (True, f"{len(judgement.nothing)} were cut off" + (f", {later} of them ran later" if later else ""))
+        )
+    if judgement.twice:
+        said.append((False, f"the tool of {_seats(judgement.twice)} was started twice"))
+    if judgement.lost:
+        said.append((False, f"the conversation has lost {len(judgement.lost)} of {count} requests"))
+    elif judgement.faults:
+        said.append((False, f"the conversation is broken: {_short(judgement.faults[0])}"))
+    elif judgement.unfinished:
+        said.append((False, f"the conversation leaves {_seats(judgement.unfinished)} open"))
+    elif judgement.refused:
+        said.append((True, f"the conversation has the {count - len(judgement.refused)} that got in, well formed"))
+    else:
+        said.append((True, f"the conversation has all {count}, well formed"))
+    said.append((judgement.goes_on, "the next message " + ("is answered" if judgement.goes_on else "is refused")))
+    return said
+
+
+def _seats(seats: Sequence[int]) -> str:
+    return ("request " if len(seats) == 1 else "requests ") + ", ".join(map(str, seats))
+
+
+def _short(fault: str) -> str:
+    if fault.startswith("the roles do not go"):
+        return "roles do not alternate"
+    return fault if len(fault) <= 60 else f"{fault[:57]}..."

@@ -1,0 +1,71 @@
+"""The agent: found, imported and made once, in a process of its own, since that runs the user's code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from typing import Any, Final
+
+from strandline._agents.load import default_target
+from strandline._doctor.finding import Finding, note, ok, problem
+from strandline._doctor.trial import KEYS
+from strandline._settings import Settings
+from strandline.errors import TargetError
+
+TRIED_FOR_S: Final = 20.0
+
+
+class Trial:
+    """A try of TARGET that goes on while other things are looked at."""
+
+    def __init__(self, target: str | None, settings: Settings) -> None:
+        self._named = target is not None
+        self._missing: str | None = None
+        self._process: subprocess.Popen[str] | None = None
+        try:
+            target = target or default_target()
+        except TargetError as error:
+            self._missing = str(error)
+            return
+        keys = [KEYS] if settings.has_keys else []
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "strandline._doctor.trial", target, settings.history, *keys],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,  # Ctrl-C is ours to tell it, and whatever it starts ends with it
+        )
+
+    def finding(self, tried_for_s: float = TRIED_FOR_S) -> Finding:
+        """Return what came of it. The process has ended on return."""
+        if self._process is None:
+            return note("agent", self._missing or "")
+        try:
+            said, _ = self._process.communicate(timeout=tried_for_s)
+        except subprocess.TimeoutExpired:
+            return problem(
+                "agent", f"not imported and made within {tried_for_s:g} s",
+                "look for what waits when it is imported, or in its factory",
+            )  # fmt: skip
+        finally:
+            self.stop()
+        try:
+            told: dict[str, Any] = json.loads(said)
+        except ValueError:
+            return problem("agent", f"the process that tried it ended with status {self._process.returncode}")
+        return (ok if told["ok"] else problem)("agent", told["told"])
+
+    def stop(self) -> None:
+        """End the process and whatever it has started."""
+        self.kill()
+        if self._process is not None:
+            self._process.communicate()
+
+    def kill(self) -> None:
+        """Have them end, without waiting for that."""
+        if self._process is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)

@@ -1,0 +1,123 @@
+"""The journal and the workspace: whether they can be used, by whom they are, and how much room there is.
+
+Nothing is written and no lock is waited for; a server that has the journal does not notice.
+"""
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from strandline._config import journal_file
+from strandline._doctor.finding import Finding, note, ok, problem
+from strandline._journal.ownership import (
+    check_openable,
+    file_system,
+    holder,
+    is_network,
+    locate,
+)
+from strandline._journal.reserve import reserve_bytes
+from strandline._journal.soundness import CHECKED_BYTES, check_pages
+from strandline._journal.verify import at_one_moment
+from strandline._settings import Settings
+from strandline.errors import JournalError, StrandlineError
+
+LITTLE_ROOM: Final = 1 << 30
+NO_ROOM: Final = 64 << 20
+
+
+def journal(settings: Settings) -> Iterator[Finding]:
+    """Say whether the journal is there, sound, and free."""
+    if settings.journal == "memory:":
+        yield note("journal", "in memory: everything is forgotten when the server stops")
+        return
+    named = journal_file(settings)
+    if named is None:
+        yield problem("journal", f"{settings.journal!r} is none", "write `sqlite:PATH` or `memory:`")
+        return
+    try:
+        path = locate(named.expanduser())
+        there = check_openable(path)
+    except JournalError as error:
+        yield problem("journal", str(error))
+        return
+    yield from _folder(path, settings.disk_reserve_bytes)
+    if not there:
+        yield ok("journal", f"{named} is not there yet; the first start makes it")
+        return
+    try:
+        at_one_moment(path, lambda connection: check_pages(path, connection, CHECKED_BYTES))
+    except (StrandlineError, sqlite3.Error) as error:
+        yield problem("journal", str(error), "strandline journal verify tells more")
+        return
+    owner = holder(path)
+    looked = (
+        "sound" if path.stat().st_size <= CHECKED_BYTES else "its head is sound (the rest: strandline journal verify)"
+    )
+    size = _size(path.stat().st_size)
+    if owner is None:
+        yield ok("journal", f"{named}, {size}, {looked}, used by nobody now")
+    else:
+        yield note(
+            "journal", f"{named}, {size}, {looked}, in use by process {owner.pid} on {owner.host} since {owner.since}"
+        )
+
+
+def workspace(settings: Settings) -> Finding:
+    """Say whether sessions can have folders."""
+    file = journal_file(settings)
+    home = Path(".strandline") if file is None else file.expanduser().parent
+    root = (Path(settings.workspace) if settings.workspace else home / "workspace").absolute()
+    existing = _existing(root)
+    if not existing.is_dir():
+        return problem("workspace", f"{existing} is a file", "name another folder with --workspace")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return problem("workspace", f"{existing} is not writable", "change its owner, or name another with --workspace")
+    return ok("workspace", f"{_shown(root)}{'' if root.exists() else ', made when it is needed'}")
+
+
+def _folder(path: Path, wanted: int | None) -> Iterator[Finding]:
+    existing = _existing(path.parent)
+    kind = file_system(existing.resolve())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        yield problem("disk", f"{existing} is not writable", "change its owner, or name another file with --journal")
+    elif is_network(kind):
+        yield problem(
+            "disk", f"{existing} is on a network file system ({kind}), where locks are not reliable",
+            "name a file on a local disk with --journal",
+        )  # fmt: skip
+    else:
+        disk = shutil.disk_usage(existing)
+        free, reserve = disk.free, reserve_bytes(disk.total, wanted)
+        told = f"{free / (1 << 30):,.1f} GiB free for the journal"
+        if free < reserve:
+            yield problem(
+                "disk", f"{_size(free)} free for the journal, and {_size(reserve)} are kept for runs that were accepted"
+                " (setting disk_reserve_bytes): new ones are refused unless as much is free in the journal's file",
+                "make room on that disk, delete sessions, or set a smaller disk_reserve_bytes",
+            )  # fmt: skip
+        elif free < NO_ROOM:
+            yield problem("disk", f"{free / (1 << 20):,.0f} MiB free for the journal", "make room on that disk")
+        elif free < LITTLE_ROOM:
+            yield note("disk", told, "make room on that disk")
+        else:
+            yield ok("disk", told + (f", {kind}" if kind else ""))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1024:,.0f} KiB" if count < 1 << 20 else f"{count / (1 << 20):,.1f} MiB"
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _shown(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here)) if here in path.parents else str(path)

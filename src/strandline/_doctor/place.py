@@ -1,0 +1,62 @@
+"""Where a server would listen, and who could reach it."""
+
+import errno
+import socket
+from typing import Any
+
+from strandline._config import check_exposure, is_loopback
+from strandline._doctor.finding import Finding, note, ok, problem
+from strandline._doctor.machine import asked
+from strandline._settings import Settings
+from strandline.errors import SettingsError
+
+
+def exposure(settings: Settings) -> Finding:
+    """Say who could reach the agent."""
+    try:
+        check_exposure(settings)
+    except SettingsError as error:
+        return problem("exposure", str(error))
+    if is_loopback(settings.host):
+        return ok("exposure", f"{settings.host}: only programs of this machine")
+    if settings.has_keys:
+        return ok("exposure", f"{settings.host}: whoever reaches it, and shows a key")
+    return note("exposure", f"everybody who reaches {settings.host} may use the agent: nobody has to show a key")
+
+
+def port(settings: Settings) -> Finding:
+    """Say whether the port is free, or who answers there. It is bound for a moment, and nobody is listened to."""
+    if settings.port == 0:
+        return ok("port", "the system chooses one")
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host.strip("[]"), settings.port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return _taken(settings)
+            reason = error.strerror or str(error)
+            return problem(
+                "port", f"{settings.host} port {settings.port}: {reason}", "name another with --port or --host"
+            )
+    return ok("port", f"{settings.port} is free")
+
+
+def _taken(settings: Settings) -> Finding:
+    host = settings.host if is_loopback(settings.host) else "127.0.0.1"
+    url = f"http://[{host.strip('[]')}]" if ":" in host else f"http://{host}"
+    try:
+        health: Any = asked(f"{url}:{settings.port}/health")
+    except OSError:
+        health = None
+    if isinstance(health, dict) and {"agent_id", "queue_depth", "version"} <= health.keys():
+        state = "ready" if health.get("ready") else "not ready"
+        told = f"{health.get('running', 0)} running, {health['queue_depth']} waiting"
+        return note(
+            "port",
+            f"{settings.port}: Strandline {health['version']} ({health['agent_id']}) answers there, {state}: {told}",
+        )
+    return problem(
+        "port", f"{settings.port} is taken by another program", "name another with --port, or stop what listens there"
+    )

@@ -1,0 +1,59 @@
+"""The process in which TARGET is tried: `python -m strandline._doctor.trial TARGET HISTORY [keys]`.
+
+It prints one JSON object, `{"ok": bool, "told": str}`; whatever the user's code prints goes elsewhere.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from strandline._agents.load import load_target, own_lines
+from strandline._history import Progress
+from strandline._model import AgentRecord, Principal, SessionId, SessionKey, Window
+from strandline.errors import AgentFailed, TargetError
+
+TRIED_WITH = SessionKey(Principal("strandline-doctor"), SessionId("strandline-doctor"))
+"""Whose session it is: nobody's, so that nothing of a real principal is touched."""
+KEYS: Final = "keys"
+"""Is given where callers show keys."""
+
+
+def tried(target: str, history: str, keys: str = "") -> dict[str, Any]:
+    """Import TARGET and make an agent of it."""
+    try:
+        served = load_target(target, history=history, keys=keys == KEYS)
+    except TargetError as error:
+        return {"ok": False, "told": str(error)}
+    if not served.description.startswith("factory"):
+        return {"ok": True, "told": f"{served.description} can be served"}
+    record = AgentRecord(messages=[], origins=[], window=Window(), length=0, state=None)
+    try:
+        asyncio.run(_built(served, record))
+    except AgentFailed as failed:
+        cause = failed.__cause__
+        where = Path(target.partition(":")[0]).resolve().parent
+        told = f"{served.description}: {failed}"
+        if cause is not None:
+            told += f": {type(cause).__name__}: {cause}{own_lines(cause, where)}"
+        return {"ok": False, "told": told}
+    return {"ok": True, "told": f"{served.description} was imported, and makes an agent"}
+
+
+async def _built(served: Any, record: AgentRecord) -> None:
+    await served.build(TRIED_WITH, record, Progress(messages=[], results={}))
+
+
+def main() -> None:
+    """Try what the arguments name; leave at once, whatever threads the user's code has started."""
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    json.dump(tried(*sys.argv[1:]), answer)
+    answer.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Who is let in: a request is accepted as a run, attached to the one that its key stands for, or refused.
+
+What is refused leaves nothing behind. What is accepted is durable, and whoever waits for it gets its stream.
+"""
+
+import asyncio
+from typing import Any
+
+from msgspec.structs import replace
+
+from strandline._engine.admission.refusals import Refusals
+from strandline._engine.admission.shielded import to_the_end
+from strandline._engine.admission.ticket import Ticket
+from strandline._engine.events import RunPosition
+from strandline._engine.execution import Claims
+from strandline._engine.maintenance import Readiness
+from strandline._engine.options import Options
+from strandline._engine.reading import Reading
+from strandline._engine.requests import Drafts, Request
+from strandline._engine.streams import Streams
+from strandline._journal.port import AcceptAnswer, Accepted, Attached, Bounds, Journal, Reused
+from strandline._model import Carrier, IfBusy, Lane, NewRun, OnDisconnect, OnQuestion, RunId, SessionKey
+from strandline.errors import Draining, HoldsFull, NoWorker
+
+NO_ROOM = Bounds(0, 0)
+"""Lets no new run in, but tells which run a key stands for."""
+EXECUTES = RunPosition(0, 0.0)
+
+
+class Admission:
+    """Belongs to the serving loop."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        drafts: Drafts,
+        readiness: Readiness,
+        refusals: Refusals,
+        claims: Claims,
+        streams: Streams,
+        reading: Reading,
+        options: Options,
+    ) -> None:
+        self._journal = journal
+        self._drafts = drafts
+        self._readiness = readiness
+        self._refusals = refusals
+        self._claims = claims
+        self._streams = streams
+        self._reading = reading
+        self._on_disconnect = options.on_disconnect
+        self._bounds = Bounds(
+            options.max_queued_per_session,
+            options.max_queued,
+            per_principal=options.max_queued_per_principal,
+            stored_bytes=options.max_stored_bytes_per_principal,
+        )
+        self._under_way: set[asyncio.Task[Any]] = set()
+
+    async def submit(self, request: Request, trace: Carrier | None) -> Ticket:
+        """Accept a run, as `Service.submit` says; `trace` is kept with it."""
+        new = self._drafts.draft(request, trace)
+        answer: Ticket | AcceptAnswer
+        try:
+            self._refusals.admit(new)
+        except (Draining, NoWorker, HoldsFull):
+            known = await self._known_by_key(new)
+            if not isinstance(known, Attached | Reused):
+                raise
+            answer = known
+        else:
+            on_disconnect = request.on_disconnect or self._on_disconnect
+            answer = await to_the_end(self._accept(new, on_disconnect), self._under_way)
+        if isinstance(answer, Ticket):
+            return answer
+        if isinstance(answer, Attached):
+            return await self._attach(new.key, answer.run_id)
+        assert not isinstance(answer, Accepted)
+        raise self._refusals.error(new, answer)
+
+    async def _accept(self, new: NewRun, on_disconnect: OnDisconnect) -> Ticket | AcceptAnswer:
+        """Return the ticket of a run that the journal has accepted, or what it has answered instead."""
+        accepted = await self._claims.accept(new, self._bounds)
+        if not isinstance(accepted, Accepted):
+            return accepted
+        stream = self._streams.accepted(new.run_id, new.key, on_disconnect)  # before its claim comes
+        at, stopped = EXECUTES, accepted.stopped
+        if stopped is not None:
+            self._claims.stopped(new.key, stopped, discard=new.if_busy is IfBusy.ROLLBACK)
+        if accepted.position:
+            at = await self._reading.standings.of_waiting(new.key, accepted.position)
+            self._streams.queued(new.run_id, at)
+        return Ticket(
+            run_id=new.run_id,
+            key=new.key,
+            position=at.position,
+            estimated_wait_s=at.estimated_wait_s,
+            stream=stream,
+            heeds=on_disconnect is not OnDisconnect.CONTINUE,
+            stopped=() if stopped is None else (*stopped.asked, *stopped.ended),
+            new=new,
+        )
+
+    async def _attach(self, key: SessionKey, run_id: RunId) -> Ticket:
+        """Return the ticket of a run that was accepted before. Raises `NotFound`."""
+        run, at, stream = await self._reading.followed(key.principal, run_id)
+        return Ticket(
+            run_id=run_id,
+            key=key,
+            position=at.position,
+            estimated_wait_s=at.estimated_wait_s,
+            stream=stream,
+            attached=True,
+            replayed=run.outcome is not None,
+            heeds=run.outcome is None,
+        )
+
+    async def _known_by_key(self, new: NewRun) -> AcceptAnswer | None:
+        """Ask the journal what the key of a run stands for that cannot be accepted now; None without a key."""
+        if new.keyed is None or not self._readiness.started:
+            return None
+        # An answer would find room, and be kept.
+        asks = replace(new, lane=Lane.NORMAL, input="", on_question=OnQuestion.WAIT)
+        return await self._journal.accept(asks, NO_ROOM, claim_next=False)

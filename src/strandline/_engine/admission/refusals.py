@@ -1,0 +1,121 @@
+"""Why a request is refused: the error that its caller gets, and what is refused without asking the journal."""
+
+from typing import Final
+
+from strandline._engine.maintenance import Readiness
+from strandline._engine.options import Options
+from strandline._engine.queues import Estimates, SessionQueues
+from strandline._journal.port import Refused, Reused, Unanswerable
+from strandline._model import IfBusy, Lane, NewRun, SessionId, SessionKey
+from strandline.errors import (
+    AlreadyAnswered,
+    DiskLow,
+    Dismissed,
+    HoldsFull,
+    Invalid,
+    KeyReused,
+    NotFound,
+    PrincipalFull,
+    QueueFull,
+    ServerFull,
+    SessionBusy,
+    StorageFull,
+    StrandlineError,
+    Unavailable,
+)
+
+STORAGE_FULL_S: Final = 60.0
+"""When to come again at the earliest to what is full until somebody deletes: what is past its retention is forgotten
+once a minute."""
+
+
+class Refusals:
+    """Belongs to the serving loop."""
+
+    def __init__(self, readiness: Readiness, queues: SessionQueues, estimates: Estimates, options: Options) -> None:
+        self._readiness = readiness
+        self._queues = queues
+        self._estimates = estimates
+        self._options = options
+
+    def admit(self, new: NewRun) -> None:
+        """Let a run be asked of the journal. Raises `Draining`, `NotReady`, `NoWorker`, `HoldsFull`.
+
+        Raises `QueueFull` if its queue is full; runs with a key or a policy are always asked for.
+        """
+        self._readiness.admit_run()
+        principal = new.key.principal
+        if self._queues.is_full(principal):
+            raise HoldsFull(
+                f"{self._queues.leftovers(principal)} runs of {principal} have ended and still work (setting"
+                " max_holds_per_principal); nothing more of it is accepted before one of them works no more",
+                retry_after_s=self._options.retry_after_s,
+            )
+
+        plain = new.lane == Lane.NORMAL and new.if_busy is IfBusy.ENQUEUE and new.keyed is None
+        most = self._options.max_queued_per_session
+        if plain and (refused := self._queues.sessions.refusal(new, most)) is not None:
+            raise self._full(new.key, refused)
+
+    def error(self, new: NewRun, answer: Refused | Reused | Unanswerable) -> StrandlineError:
+        """Return the error for a run that the journal has not accepted."""
+        session_id = new.key.session_id
+        match answer:
+            case Refused("session_busy"):
+                return SessionBusy(f"session {session_id} has runs that execute or wait, and this one is not to wait")
+            case Refused():
+                return self._full(new.key, answer)
+            case Reused():
+                key = "" if new.keyed is None else new.keyed.key
+                return KeyReused(f"the idempotency key {key} was used for another request in this session")
+            case Unanswerable():
+                return _unanswerable(answer, session_id)
+
+    def _full(self, key: SessionKey, refused: Refused) -> Unavailable:
+        if refused.reason == "storage_full":
+            return StorageFull(
+                f"{self._options.max_stored_bytes_per_principal} bytes may be kept for {key.principal}, in all its"
+                " sessions (setting max_stored_bytes_per_principal), and this run would be more; delete sessions that"
+                " are not needed any more",
+                retry_after_s=max(self._options.retry_after_s, STORAGE_FULL_S),
+            )
+        if refused.reason == "disk_low":
+            return DiskLow(
+                "little room is left on the server's disk, and it is kept for runs that were accepted (setting"
+                " disk_reserve_bytes); no new one is before there is more",
+                retry_after_s=self._options.retry_after_s,
+            )
+        estimate = self._estimates.wait_s(key, refused.position)
+        if refused.reason == "queue_full":
+            return QueueFull(
+                f"{self._options.max_queued_per_session} runs of session {key.session_id} wait already",
+                retry_after_s=self._estimates.retry_after_s(key),
+                position=refused.position,
+                estimated_wait_s=estimate,
+            )
+        if refused.reason == "principal_full":
+            return PrincipalFull(
+                f"{self._options.max_queued_per_principal} runs of {key.principal} wait already, in all its sessions",
+                retry_after_s=self._options.retry_after_s,
+                position=refused.position,
+                estimated_wait_s=estimate,
+            )
+        return ServerFull(
+            f"{self._options.max_queued} runs wait already on this server",
+            retry_after_s=self._options.retry_after_s,
+            position=refused.position,
+            estimated_wait_s=estimate,
+        )
+
+
+def _unanswerable(cannot: Unanswerable, session_id: SessionId) -> StrandlineError:
+    requests = ", ".join(cannot.requests)
+    match cannot.reason:
+        case "answered":
+            return AlreadyAnswered(f"input request {requests} of session {session_id} was answered before")
+        case "dismissed":
+            return Dismissed(f"input request {requests} of session {session_id} was dismissed: it is too late")
+        case "incomplete":
+            return Invalid(f"all input requests that are open must be answered together; missing: {requests}")
+        case "unknown":
+            return NotFound(f"there is no input request {requests} in session {session_id}")

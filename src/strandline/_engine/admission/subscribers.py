@@ -1,0 +1,59 @@
+"""Who waits for runs, and what becomes of a run whose clients have all been lost.
+
+A run goes on whether anybody waits or not, unless it was asked for otherwise. A client is lost when its connection ends
+before its answer; one that got an answer, or did not want to wait, is not. Only when nobody has been left for a while
+is it acted upon: a client that comes back in time finds its run. Belongs to the serving loop; nothing here is durable,
+since a restart loses all connections at once.
+"""
+
+import asyncio
+from typing import Final
+
+from strandline._engine.admission.control import Control
+from strandline._engine.streams import RunStream, Streams
+from strandline._model import OnDisconnect, RunId
+
+LEFT_ALONE_S: Final = 2.0
+"""How long nobody must have been there."""
+
+
+class Subscribers:
+    """Counts the clients of a run in its stream, as long as its end is to come in this process."""
+
+    def __init__(self, streams: Streams, control: Control) -> None:
+        self._streams = streams
+        self._control = control
+        self._stopped = False
+        self.lost = 0
+        """How many clients have been lost so far."""
+
+    def joined(self, run_id: RunId) -> None:
+        """Note a client that waits for a run."""
+        if (stream := self._watched(run_id)) is not None:
+            stream.clients += 1
+            if stream.alone is not None:
+                stream.alone.cancel()
+                stream.alone = None
+
+    def left(self, run_id: RunId, *, lost: bool) -> None:
+        """Note that a client waits no longer, because it has its answer, or because it was lost."""
+        self.lost += lost
+        stream = self._watched(run_id)
+        if stream is None or not stream.clients:
+            return
+        stream.clients -= 1
+        if lost and not stream.clients:
+            stream.alone = asyncio.get_running_loop().call_later(LEFT_ALONE_S, self._alone, run_id)
+
+    def stop(self) -> None:
+        """Act upon nothing any more."""
+        self._stopped = True
+
+    def _watched(self, run_id: RunId) -> RunStream | None:
+        stream = self._streams.get(run_id)
+        return None if stream is None or stream.on_disconnect is OnDisconnect.CONTINUE else stream
+
+    def _alone(self, run_id: RunId) -> None:
+        if (stream := self._watched(run_id)) is not None and not self._stopped:
+            stream.alone = None
+            self._control.left_alone(run_id, stream.key, stream.on_disconnect)

@@ -1,0 +1,59 @@
+"""What a caller gets for an accepted run."""
+
+from msgspec import Struct
+
+from strandline._engine.reading import RunView
+from strandline._engine.streams import Later, RunStream
+from strandline._model import NewRun, Outcome, RunId, RunStatus, RunSummary, SessionKey
+
+
+class Ticket(Struct, frozen=True, kw_only=True):
+    """An accepted run: durable from here on. `position` is 0 if it executes, else 1 for the next to start.
+
+    `attached`: it was accepted before under the same key; `replayed`: it has ended, too, and `stream` has its end
+    already. `heeds`: it is of importance for the run whether whoever waits for it is still there; see `Service.joined`.
+    `stopped`: the runs that it has cancelled, since it interrupts. `new`: what was asked for, unless `attached`.
+    """
+
+    run_id: RunId
+    key: SessionKey
+    position: int
+    estimated_wait_s: float | None
+    stream: RunStream
+    attached: bool = False
+    replayed: bool = False
+    heeds: bool = False
+    stopped: tuple[RunId, ...] = ()
+    new: NewRun | None = None
+
+    async def outcome(self) -> Outcome | Later:
+        """Wait for the end of the run. `Later`: it goes on after a restart. Cancelling this changes nothing for it."""
+        return await self.stream.outcome()
+
+    def view(self, end: Outcome | Later) -> RunView | None:
+        """Return the run as it was accepted, ended if `end` says how; None if `attached`.
+
+        For those who cannot read it at this moment: what was accepted must not be answered as if it had not been.
+        """
+        if (new := self.new) is None:
+            return None
+        outcome = end if isinstance(end, Outcome) else None
+        waits = outcome is None and self.position > 0
+        going_on = RunStatus.QUEUED if waits else RunStatus.RUNNING
+        run = RunSummary(
+            run_id=new.run_id,
+            key=new.key,
+            lane=new.lane,
+            priority=new.priority,
+            opaque=new.opaque,
+            metadata=new.metadata,
+            sequence=0,  # (which nobody is shown)
+            status=going_on if outcome is None else outcome.status,
+            attempt=0 if waits else 1,
+            created_at=new.created_at,
+            position=self.position if waits else None,
+            outcome=outcome,
+            if_busy=new.if_busy,
+        )
+        phase = "waiting" if waits else None if outcome else "model"
+        return RunView(run=run, phase=phase, estimated_wait_s=self.estimated_wait_s if waits else None)

@@ -1,0 +1,203 @@
+"""What is published of runs and sessions: one record for each kind of event, and why a run waits. Values only.
+
+Each is of one run or session, at an instant; the stream that it is published in numbers it. Durations are seconds,
+messages and results are in Strands' form. What a tool or a model may make as large as it likes is truncated first
+(`streams`): history has it whole. All of it is plain JSON: bytes are encoded by `strandline._encoding`.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+from msgspec import Struct
+
+from strandline._model import InputRequest, Message, RunError, RunId, RunStatus, SessionId, ToolResult
+
+
+class Reason(StrEnum):
+    """What keeps a run from starting."""
+
+    SERVER_STOPPING = "server_stopping"
+    PAUSED = "paused"
+    HELD = "held"
+    WAITS_FOR_INPUT = "waits_for_input"
+    BEHIND = "behind"
+    JOURNAL_UNAVAILABLE = "journal_unavailable"
+    NO_WORKER = "no_worker"
+    HOLDS_FULL = "holds_full"
+    LAST_ATTEMPT = "last_attempt"
+    PRINCIPAL_BUSY = "principal_busy"
+    SERVER_BUSY = "server_busy"
+
+
+class Why(Struct, frozen=True):
+    """The reason, as a code for programs and in words for people."""
+
+    code: Reason
+    text: str
+
+
+class _Waits(Struct, frozen=True):
+    position: int
+    estimated_wait_s: float | None
+    why: Why | None = None
+    input_requests: list[InputRequest] = []
+
+
+class RunQueued(_Waits, frozen=True, tag="run.queued", tag_field="type"):
+    """It waits. `position` is 1 for the next to start; nobody knows the wait before a first run has ended.
+
+    `why` it waits; null in the moment in which nothing keeps it any more. If that is that its session waits for input,
+    `input_requests` are what it waits to be answered; a `reason` that is too large for an event is null.
+    """
+
+
+class RunPosition(_Waits, frozen=True, tag="run.position", tag_field="type"):
+    """It waits at another place now, or for another reason.
+
+    At most once a second, to present subscribers, without a number. `input_requests` as of `run.queued`.
+    """
+
+
+class RunStarted(Struct, frozen=True, tag="run.started", tag_field="type"):
+    """It executes."""
+
+    attempt: int
+
+
+class RunRestarted(Struct, frozen=True, tag="run.restarted", tag_field="type"):
+    """It executes again: earlier events count no more, except what is kept in `messages`, its own so far."""
+
+    attempt: int
+    messages: list[Message]
+
+
+class TextDelta(Struct, frozen=True, tag="text.delta", tag_field="type", gc=False):
+    """A piece of the model's text."""
+
+    text: str
+
+
+class TextReset(Struct, frozen=True, tag="text.reset", tag_field="type", gc=False):
+    """The model's call starts over: the text since the last message counts no more."""
+
+
+class ReasoningDelta(Struct, frozen=True, tag="reasoning.delta", tag_field="type", gc=False):
+    """A piece of the model's reasoning."""
+
+    text: str
+
+
+class ToolStarted(Struct, frozen=True, tag="tool.started", tag_field="type"):
+    """A tool begins. `input` is null and `truncated` true if its arguments are too large for an event."""
+
+    tool_use_id: str
+    name: str
+    input: Any
+    truncated: bool = False
+
+
+class ToolFinished(Struct, frozen=True, tag="tool.finished", tag_field="type"):
+    """A tool has ended with `status` `success` or `error`; `truncated`: `result` is cut short, history has it whole.
+
+    `duration_s` is null for one whose beginning was not seen.
+    """
+
+    tool_use_id: str
+    name: str
+    status: str
+    duration_s: float | None
+    result: ToolResult
+    truncated: bool = False
+
+
+class MessageAdded(Struct, frozen=True, tag="message.added", tag_field="type"):
+    """A message has joined the run's own; `truncated`: it is cut short, history has it whole."""
+
+    message: Message
+    truncated: bool = False
+
+
+class RunStalled(Struct, frozen=True, tag="run.stalled", tag_field="type"):
+    """It has given no sign of life for `quiet_s`, in `phase`."""
+
+    quiet_s: float
+    phase: str
+
+
+class StreamGap(Struct, frozen=True, tag="stream.gap", tag_field="type"):
+    """The events `first` to `last` are not kept any more; the run's end will have its whole last message."""
+
+    first: int
+    last: int
+
+
+class Usage(Struct, frozen=True, tag="usage", tag_field="type"):
+    """What one call of the model took: tokens, and seconds until its first piece and until its end."""
+
+    tokens: dict[str, int]
+    model_s: float | None
+    first_text_s: float | None
+
+
+class RunFinished(Struct, frozen=True, tag="run.finished", tag_field="type"):
+    """It has ended, and this is in the journal. The last event of every run."""
+
+    status: RunStatus
+    output: str
+    message: Message | None
+    error: RunError | None
+    input_requests: list[InputRequest]
+    usage: dict[str, int] | None
+
+
+class SessionPaused(Struct, frozen=True, tag="session.paused", tag_field="type"):
+    """Nothing more of the session starts until it is resumed."""
+
+
+class SessionResumed(Struct, frozen=True, tag="session.resumed", tag_field="type"):
+    """The session goes on."""
+
+
+class SessionDeleted(Struct, frozen=True, tag="session.deleted", tag_field="type"):
+    """The session and its history are forgotten."""
+
+
+RunEvent = (
+    RunQueued
+    | RunPosition
+    | RunStarted
+    | RunRestarted
+    | TextDelta
+    | TextReset
+    | ReasoningDelta
+    | ToolStarted
+    | ToolFinished
+    | MessageAdded
+    | RunStalled
+    | StreamGap
+    | Usage
+    | RunFinished
+)
+
+
+SessionEvent = SessionPaused | SessionResumed | SessionDeleted
+Event = RunEvent | SessionEvent
+
+
+class Numbered(Struct, frozen=True, gc=False, array_like=True):
+    """An event with its number in the log that it is published in, rising; `at` in seconds since the epoch.
+
+    `number` is None for a transient one: it is not kept, and nobody can resume after it. In the change feed it says of
+    which run and session it is.
+    """
+
+    number: int | None
+    at: float
+    event: Event
+    run_id: RunId | None = None
+    session_id: SessionId | None = None
+
+
+def type_of(event: Event) -> str:
+    """Return the type of an event, as it is on the wire."""
+    return str(event.__struct_config__.tag)

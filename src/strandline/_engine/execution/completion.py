@@ -1,0 +1,105 @@
+"""What an ending leaves, of every run: closed history, the outcome, and all that is kept with it. Pure."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Final, assert_never
+
+from strandline._agents.port import Finished
+from strandline._engine.options import Options
+from strandline._history import Progress, answer_text, close, close_answer, question, reopened
+from strandline._model import (
+    Cancelled,
+    Claim,
+    Completion,
+    Ending,
+    ErrorCode,
+    Failed,
+    Message,
+    NeedsInput,
+    Outcome,
+    Question,
+    Run,
+    RunError,
+    RunStatus,
+    Succeeded,
+    ToolResult,
+)
+
+DAMAGED: Final = Failed(
+    ErrorCode.CRASHED, "the records of this run are damaged in the journal's file, so it cannot go on"
+)
+"""How a run ends that was claimed as damaged."""
+
+
+def closed(
+    claim: Claim, messages: Sequence[Message], results: Mapping[str, ToolResult], ending: Ending, *, begun: bool
+) -> list[Message]:
+    """Return the messages that a run leaves in history, well formed and true, however it has ended.
+
+    `messages` are its own so far, its question first; `results` those of its open round. `begun`: tools of it may have
+    run, for a run that answers a question.
+    """
+    if claim.question is not None:
+        return close_answer(messages, results, ending, begun=begun)
+    return close(messages or [question(claim.run.input)], results, ending)
+
+
+def completion_of(
+    finished: Finished, messages: list[Message], options: Options, asked: Question | None = None
+) -> Completion:
+    """Return what is kept of a run that has left these closed messages; `asked` is the question that it ends with.
+
+    A run that is discarded changes neither window nor state. Where agents keep their history themselves, the outcome is
+    kept alone.
+    """
+    ending = finished.ending
+    outcome = outcome_of(ending, messages, finished.usage)
+    is_dropped = isinstance(ending, Failed) and options.on_failure == "drop"
+    discarded = is_dropped or (isinstance(ending, Cancelled) and ending.discard)
+    if options.external or discarded:
+        return Completion(outcome=outcome, messages=[] if options.external else messages, discarded=discarded)
+    return Completion(
+        outcome=outcome,
+        messages=messages,
+        window=finished.window,
+        state=finished.state,
+        question=asked,
+        answer_within_s=options.input_timeout_s,
+    )
+
+
+def last_resort(claim: Claim, ending: Ending | None, options: Options) -> Completion:
+    """Return the least that ends a run of which nothing else can be told: its question, and that it ended early."""
+    if ending is None:
+        ending = Failed(ErrorCode.AGENT_ERROR, "the run could not be ended as it should; the server's log says more")
+    asked = claim.question
+    messages, results = ([], {}) if asked is None else ([asked.message], asked.results)
+    left = closed(claim, messages, results, ending, begun=bool(claim.checkpoints))
+    return completion_of(Finished(ending=ending), left, options)
+
+
+def outcome_of(ending: Ending, messages: list[Message], usage: dict[str, int] | None = None) -> Outcome:
+    """Return the outcome for an ending and the closed messages of its run."""
+    last = messages[-1] if messages and messages[-1]["role"] == "assistant" else None
+    left = partial(Outcome, message=last, usage=usage)
+    match ending:
+        case Succeeded():
+            return left(status=RunStatus.SUCCEEDED, output=answer_text(last))
+        case Failed(code=code, detail=detail, out_of_tokens=out_of_tokens):
+            return left(status=RunStatus.FAILED, error=RunError(code, detail, out_of_tokens))
+        case Cancelled():
+            return left(status=RunStatus.CANCELLED)
+        case NeedsInput(requests=requests):
+            return left(status=RunStatus.NEEDS_INPUT, output=answer_text(last), input_requests=requests)
+        case _:
+            assert_never(ending)
+
+
+def timed_out(run: Run, meanwhile: str = "") -> Failed:
+    """Return how a run ends whose deadline has passed."""
+    return Failed(ErrorCode.TIMEOUT, f"the run took longer than {run.timeout_s:g} s{meanwhile}")
+
+
+def resumable(checkpoint: Progress, options: Options) -> Progress | None:
+    """Return what another attempt goes on from; None if the run cannot go on, as one of its tools may have run."""
+    return reopened(checkpoint, unknown_tool=options.unknown_tool, idempotent_tools=options.idempotent_tools)

@@ -1,0 +1,76 @@
+"""What becomes of a run that was executing when its process died.
+
+A run whose cancel was accepted ends as cancelled, one whose deadline has passed as timed out. One with a tool in the
+middle (begun, no result staged; an opaque run counts as one from its start) fails as `crashed`, and history says that
+the tool's outcome is unknown, unless a setting tells how to go on: the model is told so, or the tool may be started
+again. A run that has used up its attempts fails too. Any
+other goes back to the head of its queue and goes on from its last staged round: nothing that finished is done again.
+"""
+
+import logging
+
+from strandline._agents.port import Finished
+from strandline._engine.execution.completion import closed, completion_of, last_resort, resumable, timed_out
+from strandline._engine.options import Options
+from strandline._history import Progress, fold
+from strandline._journal.port import Journal
+from strandline._model import Cancelled, Claim, Ending, ErrorCode, Failed, Outcome
+from strandline.errors import JournalUnavailable, RecordDamaged
+
+_log = logging.getLogger("strandline.recovery")
+
+
+async def recover(journal: Journal, orphan: Claim, options: Options, now: float) -> Outcome | None:
+    """Settle the orphan and return its outcome, or give it back and return None.
+
+    Its token is the fresh one that `Journal.open` gave. `now` is in seconds since the epoch. An orphan that cannot be
+    closed as it should ends with its question alone: one run never keeps a server down.
+    """
+    try:
+        return await _recover(journal, orphan, options, now)
+    except RecordDamaged as error:
+        _log.error("run %s cannot be ended: %s", orphan.run.run_id, error)
+        return None
+    except JournalUnavailable:
+        raise
+    except Exception:
+        _log.exception("run %s could not be recovered as it should; it ends as failed", orphan.run.run_id)
+        ending = Cancelled(discard=orphan.run.discard) if orphan.run.cancel_requested else None
+        completion = last_resort(orphan, ending, options)
+        await journal.finish(orphan.token, completion, claim_next=False)
+        return completion.outcome
+
+
+async def _recover(journal: Journal, orphan: Claim, options: Options, now: float) -> Outcome | None:
+    progress = fold(orphan.checkpoints, orphan.question)
+    ending = _ending(orphan, progress, options, now)
+    if ending is None:
+        await journal.release(orphan.token, counted=True)
+        return None
+    left = closed(orphan, progress.messages, progress.results, ending, begun=progress.begun)
+    completion = completion_of(Finished(ending=ending), left, options)
+    await journal.finish(orphan.token, completion, claim_next=False)
+    return completion.outcome
+
+
+def _ending(orphan: Claim, progress: Progress, options: Options, now: float) -> Ending | None:
+    """Return how a run ends whose server died, None if it goes on."""
+    run = orphan.run
+    if run.cancel_requested:
+        return Cancelled(discard=run.discard)
+    if run.deadline is not None and run.deadline <= now:
+        return timed_out(run, "; the server died meanwhile")
+    detail = _why_it_ends(orphan, progress, options)
+    return None if detail is None else Failed(ErrorCode.CRASHED, detail)
+
+
+def _why_it_ends(orphan: Claim, progress: Progress, options: Options) -> str | None:
+    if orphan.run.opaque:
+        return "the server died while the run executed; what it had done by then is unknown"
+    if resumable(progress, options) is None:
+        tools = ", ".join(progress.open_tools().values())
+        return f"the server died while a tool worked ({tools}); what the tool did is unknown"
+    if orphan.run.attempt >= options.max_attempts:
+        times = "" if orphan.run.attempt == 1 else f" in each of its {orphan.run.attempt} attempts"
+        return f"the server died while the run executed{times}"
+    return None

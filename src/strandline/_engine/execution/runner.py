@@ -1,0 +1,293 @@
+"""The pipeline from a claim to an outcome: prepare, start, time-box, close, finish.
+
+An ending is what the agent returned or raised, and what a timeout, a cancel or a stop left of it. The outcome, the
+run's closed messages, the window and the state are kept in one commit. If even that fails, the run ends as failed with
+its question alone: no defect of ours may hold a session for good.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from strandline._agents.port import Finished
+from strandline._clock import Clock
+from strandline._engine.execution.attempt import LiveAttempt
+from strandline._engine.execution.completion import DAMAGED, completion_of, last_resort, resumable, timed_out
+from strandline._engine.execution.failures import disclosed
+from strandline._engine.execution.holds import Hold
+from strandline._engine.execution.pool import AgentPool
+from strandline._engine.execution.record import STOPPED, Execution
+from strandline._engine.execution.retry import until_kept
+from strandline._engine.loops import Loops
+from strandline._engine.observers import RUN, Named, TracedRun, Tracing
+from strandline._engine.options import Options
+from strandline._engine.queues import SessionQueues
+from strandline._engine.streams import Streams
+from strandline._history import fold
+from strandline._journal.port import ClaimResult, Journal
+from strandline._model import (
+    Cancelled,
+    Claim,
+    Completion,
+    Ending,
+    Failed,
+    Message,
+    NeedsInput,
+    Outcome,
+    Question,
+    RunId,
+    RunStatus,
+)
+from strandline.errors import CancelRequested, ClaimLost, JournalUnavailable
+
+_log = logging.getLogger("strandline.runner")
+
+
+class Ended(Struct, frozen=True, kw_only=True):
+    """What became of a claim: its outcome, or None if the run was requeued or the claim was lost.
+
+    `hold`: something still works for it, and its session waits for that. `requeued`: it waits again, in this process.
+    """
+
+    claim: Claim
+    outcome: Outcome | None = None
+    claim_result: ClaimResult = ClaimResult.NOTHING
+    duration_s: float = 0.0
+    lost: bool = False
+    requeued: bool = False
+    hold: Hold | None = None
+
+
+class Runner(Struct, eq=False):
+    """Executes claims. Belongs to the serving loop; user code runs on an agent loop."""
+
+    _journal: Journal
+    _loops: Loops
+    _pool: AgentPool
+    _clock: Clock
+    _options: Options
+    _queues: SessionQueues
+    _streams: Streams
+    _tracing: Tracing
+    _live: dict[RunId, Execution] = {}
+    _wanted: set[RunId] = set()
+    """Runs that are to be cancelled as soon as their claims come."""
+
+    # -- what it tells -----------------------------------------------------------------------------
+
+    def phase(self, run_id: RunId) -> str | None:
+        """Return what a run does now, None if it does not execute here."""
+        execution = self._live.get(run_id)
+        return execution.attempt.phase if execution is not None else None
+
+    def executing(self) -> list[Execution]:
+        """Return what executes."""
+        return list(self._live.values())
+
+    def quiet_s(self) -> list[float]:
+        """Return for how many seconds each of the executing runs has given no sign of life."""
+        now = self._clock.monotonic()
+        return [now - execution.attempt.last_progress for execution in self._live.values()]
+
+    # -- the pipeline ------------------------------------------------------------------------------
+
+    async def execute(self, claim: Claim) -> Ended:
+        """Execute a claim to its end, in a task of its own. Returns on every ending, also on a defect of ours."""
+        RUN.set(Named(claim.run.run_id, claim.run.key, claim.run.trace))
+        traced = self._tracing.begun(claim, self._clock.now(), again=claim.goes_on)
+        execution: Execution | None = None
+        try:
+            execution = self._prepare(claim, traced)
+            if execution.asked is None:
+                self._start(execution)
+            finished = self._disclose(execution, await execution.finished())
+            ended = await self._finish(execution, finished)
+        except ClaimLost:
+            _log.warning("the claim of run %s is lost: a newer owner has it", claim.run.run_id)
+            ended = Ended(claim=claim, lost=True, hold=_hold(execution, "a claim that was lost"))
+        except Exception:
+            self._pool.drop(claim.run.key)
+            _log.exception("run %s could not be ended as it should; it ends as failed", claim.run.run_id)
+            ended = await self._give_up(claim, _hold(execution, ""))
+        finally:
+            self._live.pop(claim.run.run_id, None)
+            self._wanted.discard(claim.run.run_id)
+            if execution is not None and (agent := execution.take_agent()) is not None:
+                self._loops.discard(agent)
+                del agent
+        traced.ended(ended.outcome)
+        return ended
+
+    def _prepare(self, claim: Claim, traced: TracedRun) -> Execution:
+        """Return the record of a claim; one whose run is to end before its start has what it ends as."""
+        run, options, clock = claim.run, self._options, self._clock
+        progress = fold(claim.checkpoints, claim.question)
+        if claim.checkpoints:
+            progress = resumable(progress, options) or progress
+        recorder = self._streams.started(claim, progress)
+        signal, workspace = self._loops.signal(), self._pool.workspace(run.key)
+        attempt = LiveAttempt(claim, progress, self._journal, signal, workspace, clock, recorder)
+        started = clock.monotonic()
+        execution = Execution(attempt, self._pool, self._loops, traced, started)
+        if run.deadline is not None:
+            execution.deadline = started + (run.deadline - clock.now())  # from here on by a clock that nobody sets
+        if run.run_id in self._wanted:
+            execution.asked = Cancelled()
+        elif claim.damaged:
+            execution.asked = DAMAGED
+        elif execution.deadline is not None and execution.deadline <= started:  # it was passed while the run waited
+            execution.asked = timed_out(run)
+        if claim.checkpoints or claim.question or execution.asked is not None:
+            # What this run leaves, or has kept in an attempt that ended, is not in the conversation of this object.
+            self._pool.drop(run.key)
+        return execution
+
+    def _start(self, execution: Execution) -> None:
+        """Have the run begin, in its time box."""
+        run = execution.claim.run
+        execution.start(self._pool.pop(run.key))
+        self._live[run.run_id] = execution
+        execution.watch_deadline(execution.started, self._options.cancel_grace_s)
+
+    def _disclose(self, execution: Execution, finished: Finished) -> Finished:
+        """Decide what is told of a failure, in answers, events and history alike."""
+        ending = finished.ending
+        if not isinstance(ending, Failed) or ending is execution.asked:
+            return finished
+        return replace(finished, ending=disclosed(ending, self._options.error_text, execution.claim.run.run_id))
+
+    async def _finish(self, execution: Execution, finished: Finished) -> Ended:
+        """Keep what has come of a run: it waits again if that was not its own end and it can go on, or it is over.
+
+        Its agent serves the session's next run, if it knows what history says.
+        """
+        claim = execution.claim
+        if (execution.stranded or finished.ending is STOPPED) and self._can_go_on(execution):
+            try:
+                return await self._requeue(claim, in_this_process=execution.stranded)
+            except CancelRequested:
+                finished = Finished(ending=Cancelled(), usage=finished.usage)
+        execution.traced.begins_to_finish()
+        hold = _hold(execution, execution.attempt.phase)
+        completion, claim_result = await self._keep(claim, partial(self._close, execution, finished), hold)
+        well = completion.outcome.status is RunStatus.SUCCEEDED and finished.keep and execution.agent_is_current
+        if well and hold is None and (agent := execution.take_agent()) is not None:
+            self._pool.put(claim.run.key, agent, execution.call.loop)
+            del agent
+        return Ended(
+            claim=claim,
+            outcome=completion.outcome,
+            claim_result=claim_result,
+            duration_s=self._clock.monotonic() - execution.started,
+            hold=hold,
+        )
+
+    def _close(self, execution: Execution, finished: Finished, cancelled: Cancelled | None) -> Completion:
+        """Return what the run leaves; what it leaves as `cancelled`, if that was accepted before it came to its end."""
+        if cancelled is not None:
+            finished = Finished(ending=cancelled, usage=finished.usage)
+        closed, execution.agent_is_current = execution.attempt.closed(finished)
+        asked = _asked(execution.attempt, finished.ending, closed)
+        return completion_of(finished, closed, self._options, asked)
+
+    def _can_go_on(self, execution: Execution) -> bool:
+        """Tell whether another attempt can go on where this one is: no tool of it is in the middle."""
+        run = execution.claim.run
+        if (run.opaque and execution.begun) or (execution.stranded and run.attempt >= self._options.max_attempts):
+            return False
+        checkpoint = execution.attempt.checkpoint()
+        if execution.stranded and execution.call.threads and checkpoint.open_tools():
+            return False  # this process lives on, and the tool with it: it must not be joined by what goes on
+        return resumable(checkpoint, self._options) is not None
+
+    async def _requeue(self, claim: Claim, *, in_this_process: bool) -> Ended:
+        """Have the run go on later: in this process, which counts as an attempt, or in the next.
+
+        Raises `CancelRequested`, `ClaimLost`.
+        """
+        release = partial(self._journal.release, claim.token, counted=in_this_process)
+        trouble = "run %s could not be given back"
+        if in_this_process:
+            await until_kept(release, trouble, claim.run.run_id)
+            return Ended(claim=claim, requeued=True)
+        try:
+            await release()
+        except JournalUnavailable as error:  # the process ends: it is taken up at the next start
+            _log.error(f"{trouble}: %s", claim.run.run_id, error)
+        return Ended(claim=claim)
+
+    async def _give_up(self, claim: Claim, hold: Hold | None) -> Ended:
+        """End a run that could not be ended as it should, so that its session goes on."""
+        try:
+            completion, claim_result = await self._keep(
+                claim, lambda ending: last_resort(claim, ending, self._options), hold
+            )
+        except ClaimLost:
+            return Ended(claim=claim, lost=True)
+        return Ended(claim=claim, outcome=completion.outcome, claim_result=claim_result, hold=hold)
+
+    async def _keep(
+        self, claim: Claim, close: Callable[[Cancelled | None], Completion], hold: Hold | None
+    ) -> tuple[Completion, ClaimResult]:
+        """Keep the end of a run as soon as the journal can; if a cancel of it was accepted before, that is its end.
+
+        `close` returns what the run leaves, ended or cancelled. Raises `ClaimLost`.
+        """
+        key, cancelled = claim.run.key, None
+
+        def finish(left: Completion) -> Awaitable[ClaimResult]:
+            claim_next = hold is None and self._queues.keeps_slot(key)
+            return self._journal.finish(claim.token, left, hold=hold is not None, claim_next=claim_next)
+
+        while True:
+            completion = close(cancelled)
+            try:
+                trouble = "the outcome of run %s cannot be kept yet"
+                claim_result = await until_kept(partial(finish, completion), trouble, claim.run.run_id)
+            except CancelRequested as wanted:
+                cancelled = Cancelled(discard=wanted.discard)
+            else:
+                return completion, claim_result
+
+    # -- having runs end ---------------------------------------------------------------------------
+
+    def cancel(self, run_id: RunId, *, discard: bool = False) -> None:
+        """Have a run end as cancelled that executes, or whose claim is on its way; the journal knows it already."""
+        execution = self._live.get(run_id)
+        if execution is not None:
+            execution.end(Cancelled(discard=discard), self._options.cancel_grace_s)
+        else:
+            self._wanted.add(run_id)
+
+    def watch_deadlines(self) -> None:
+        """Set the timers of runs whose deadline is near; to be called every second."""
+        now = self._clock.monotonic()
+        for execution in self._live.values():
+            execution.watch_deadline(now, self._options.cancel_grace_s)
+
+    def stop(self, grace_s: float) -> None:
+        """Have every run that executes end within `grace_s` seconds: those that can go on later are requeued."""
+        for execution in self.executing():
+            execution.end(STOPPED, grace_s)
+
+
+def _asked(attempt: LiveAttempt, ending: Ending, closed: list[Message]) -> Question | None:
+    """Return the question with which a run ends, if it does."""
+    if not isinstance(ending, NeedsInput):
+        return None
+    return Question(
+        requests=ending.requests,
+        message=closed[-1] if closed else attempt.messages[0],
+        results=attempt.results,
+        state=ending.state,
+    )
+
+
+def _hold(execution: Execution | None, phase: str) -> Hold | None:
+    """Return the hold of a run that ends, if something of it still works; `phase` is what it did last."""
+    if execution is None or (call := execution.leftover) is None:
+        return None
+    return Hold(execution.claim, call, phase)

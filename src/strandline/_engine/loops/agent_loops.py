@@ -1,0 +1,129 @@
+"""The agent loop of this process that is in use, and those before it that user code has blocked for good."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar
+
+from msgspec import Struct
+
+from strandline._agents.port import Signal
+from strandline._clock import Clock
+from strandline._engine.loops.calls import Call
+from strandline._engine.loops.port import Load
+from strandline._engine.loops.stacks import stack_of
+from strandline._engine.loops.thread import AgentLoop, Mailbox
+
+T = TypeVar("T")
+
+
+class Flag(Struct, eq=False):
+    """A signal: set once by one thread, read by others. Reading a field is atomic, and nobody blocks on it."""
+
+    _set: bool = False
+
+    def is_set(self) -> bool:
+        """Tell whether it was set."""
+        return self._set
+
+    def set(self) -> None:
+        """Set it."""
+        self._set = True
+
+
+class AgentLoops:
+    """The agent loop in use, and those that had to be left alone."""
+
+    def __init__(
+        self,
+        *,
+        executor_threads: int,
+        clock: Clock,
+        new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+    ) -> None:
+        self._make = partial(AgentLoop, executor_threads, clock, new_loop)
+        self._current = self._make()
+        self._replaced: list[AgentLoop] = []
+        self._outbox: Mailbox | None = None
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:
+        """Run `work()` on the agent loop in use."""
+        if self._outbox is None:
+            self._outbox = Mailbox(asyncio.get_running_loop())
+        return self._current.start(work, self._outbox)
+
+    def cancel(self, call: Call[Any]) -> None:
+        """Cancel the call's task once."""
+        _loop_of(call).inbox.post(lambda: call.task is not None and call.task.cancel())
+
+    def post(self, work: Callable[[], object]) -> None:
+        """Have `work` called on the agent loop in use."""
+        self._current.inbox.post(work)
+
+    def post_back(self, work: Callable[[], object]) -> None:
+        """Have `work` called on the serving loop; in vain once that is closed."""
+        if self._outbox is not None:
+            self._outbox.post(work)
+
+    def discard(self, thing: object) -> None:
+        """Drop a reference on the agent loop."""
+        self._current.discard(thing)
+
+    def signal(self) -> Signal:
+        """Return a flag."""
+        return Flag()
+
+    def beat(self) -> None:
+        """Ask the loop in use for a sign of life."""
+        self._current.beat()
+
+    def silent_s(self, call: Call[Any]) -> float:
+        """Return for how long the call's loop has owed a sign of life; 0 for one that is replaced already."""
+        return self._current.silent_s() if _loop_of(call) is self._current else 0.0
+
+    def blocks(self, call: Call[Any]) -> bool:
+        """Tell whether the task that runs on the call's loop is one of the call's."""
+        return _loop_of(call).running() in call.tasks
+
+    def replace(self, call: Call[Any]) -> bool:
+        """Leave the call's loop alone and use a fresh one."""
+        loop = _loop_of(call)
+        if loop is self._current:
+            self._current = self._make()
+            self._replaced.append(loop)
+            loop.abandon()
+        return False
+
+    def drain(self, call: Call[Any]) -> bool:
+        """Do nothing: a thread cannot be ended."""
+        return True
+
+    takes_calls = True
+
+    def is_current(self, loop: object) -> bool:
+        """Tell whether a loop is the one in use."""
+        return loop is self._current
+
+    accepts = is_current
+
+    def load(self) -> Load:
+        """Return how the loop in use is doing."""
+        current = self._current
+        return Load(silent_s=current.silent_s(), backlog=current.backlog(), given_up=len(self._replaced))
+
+    async def stack(self, call: Call[Any]) -> list[str]:
+        """Return where the call's threads and tasks are."""
+        loop = _loop_of(call)
+        return stack_of(call, loop.running(), loop.ident)
+
+    def close(self) -> bool:
+        """Stop all loops; False if user code still works in a thread of one."""
+        idle = self._current.close()
+        for loop in self._replaced:
+            idle = loop.close() and idle
+        return idle
+
+
+def _loop_of(call: Call[Any]) -> AgentLoop:
+    assert isinstance(call.loop, AgentLoop)
+    return call.loop

@@ -1,0 +1,98 @@
+"""What goes on in the background while a server runs: ticks every second, and the end of runs and sessions at rest."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from strandline._clock import Clock
+from strandline._journal.port import Journal, RestingQuery
+from strandline._model import SessionKey
+from strandline.errors import SessionBusy, StrandlineError
+
+_log = logging.getLogger("strandline.upkeep")
+
+EVERY_S: Final = 1.0
+PRUNE_EVERY_S: Final = 60.0
+PRUNE_PAUSE_S: Final = 0.05
+PRUNED_AT_ONCE: Final = 200
+"""How many runs one commit deletes: few, so that no run waits long behind it."""
+DELETED_AT_ONCE: Final = 100
+"""How many sessions are deleted without a pause, one after the other, each in a commit of its own."""
+
+Delete = Callable[[SessionKey, float], Awaitable[bool]]
+"""Deletes a session if its last run ended before a moment; False if there is none. Raises `SessionBusy`, others."""
+
+
+async def every_second(*ticks: Callable[[], object]) -> None:
+    """Call each tick every second, in order, until cancelled; one that fails keeps no other from its turn."""
+    while True:
+        await asyncio.sleep(EVERY_S)
+        for tick in ticks:
+            try:
+                done = tick()
+                if isinstance(done, Awaitable):
+                    await done
+            except Exception:
+                _log.exception("what is looked after every second could not be; it is tried again")
+
+
+async def measure_lag(clock: Clock, tell: Callable[[float], object]) -> None:
+    """Tell every second by how many seconds this loop was late for it, until cancelled."""
+    while True:
+        due = clock.monotonic() + EVERY_S
+        await asyncio.sleep(EVERY_S)
+        tell(max(0.0, clock.monotonic() - due))
+
+
+async def every_minute(work: Callable[[], Awaitable[object]], trouble: str) -> None:
+    """Do some work every minute until cancelled; what cannot be done now, of which the log says `trouble`, is later."""
+    await asyncio.sleep(EVERY_S)
+    while True:
+        try:
+            await work()
+        except Exception as error:
+            _log.warning("%s: %s", trouble, _text(error))
+        await asyncio.sleep(PRUNE_EVERY_S)
+
+
+async def prune_runs(journal: Journal, clock: Clock, *, run_retention_s: float) -> None:
+    """Delete the runs that ended before the retention."""
+    while await journal.prune(clock.now() - run_retention_s, PRUNED_AT_ONCE) == PRUNED_AT_ONCE:  # noqa: ASYNC110
+        await asyncio.sleep(PRUNE_PAUSE_S)
+
+
+async def delete_idle_sessions(journal: Journal, clock: Clock, delete: Delete, *, history_retention_s: float) -> None:
+    """Delete the sessions that have been at rest for longer than the retention.
+
+    One that is busy again stays, and one that cannot be deleted now is left for the next time.
+    """
+    before = clock.now() - history_retention_s
+    deleted, failed = 0, dict[SessionKey, Exception]()
+    cursor: int | None = 0
+    try:
+        while cursor is not None and journal.trouble is None:
+            page = await journal.read(RestingQuery(before, cursor, DELETED_AT_ONCE))
+            for key in page.keys:
+                try:
+                    deleted += await delete(key, before)
+                except SessionBusy:
+                    pass
+                except Exception as error:
+                    failed[key] = error
+            cursor = page.after
+            await asyncio.sleep(PRUNE_PAUSE_S)
+    finally:
+        if deleted:
+            _log.info("forgot %d sessions that were at rest for longer than history_retention", deleted)
+        if failed:
+            key, reason = next(iter(failed.items()))
+            _log.warning(
+                "%d sessions past their retention could not be forgotten yet; %s of %s: %s",
+                len(failed), key.session_id, key.principal, _text(reason),
+            )  # fmt: skip
+
+
+def _text(error: Exception) -> str:
+    """Return what is logged of an error: those that are not ours often say little without their name."""
+    return str(error) if isinstance(error, StrandlineError) else repr(error)

@@ -1,0 +1,84 @@
+"""What callers are shown: runs with what they do now, and the service in numbers. Values only."""
+
+from msgspec import Struct
+
+from strandline._engine.events import Why
+from strandline._engine.loops import Load, WorkerLoad
+from strandline._engine.options import Options
+from strandline._model import Run, RunId, RunSummary
+
+
+class RunView(Struct, frozen=True, kw_only=True):
+    """A run, and what it does now: `waiting`, `model`, `tool NAME`, `held`; None once it has ended for good.
+
+    `why` it waits, or what still works of it; None if it does neither.
+    """
+
+    run: RunSummary
+    phase: str | None
+    estimated_wait_s: float | None
+    why: Why | None = None
+
+
+class RunViews(Struct, frozen=True, kw_only=True):
+    """A page of runs, and the cursor of the next one, None at the end.
+
+    `damaged` are runs of that page whose records cannot be read any more: no more than their id can be told.
+    """
+
+    runs: list[RunView]
+    after: str | None
+    damaged: list[RunId] = []
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """What goes on, in numbers."""
+
+    ready: bool
+    has_been_ready: bool
+    draining: bool
+    trouble: str | None
+    """With which code runs are refused, although the server neither starts nor stops; None if they are not."""
+    processing: bool
+    running: int
+    held: int
+    stalled: int
+    queue_depth: int
+    oldest_wait_s: float
+    longest_no_progress_s: float
+    agents_in_memory: int
+    refused_runs: int
+    lost_clients: int
+    workers: list[WorkerLoad] = []
+    """The worker processes, if agents are in such."""
+
+
+class Vitals(Struct, frozen=True, kw_only=True):
+    """What goes on, for those who watch a server for long; counts are since its start."""
+
+    health: Health
+    options: Options
+    """The limits that are in force."""
+    most_waiting: int
+    """How many runs wait in the session where most do."""
+    projection_behind: int
+    """How many sessions have something that is not in their files yet."""
+    projection_failures: int
+    agents: Load
+    holds: int
+    holds_given_up: int
+    leftovers: int
+    """How many runs have ended and still work at this moment, held or not."""
+    stalls: int
+    claims_lost: int
+    subscribers: int
+    """How many clients wait for events, or for the end of a run, at this moment."""
+
+
+class RunStack(Struct, frozen=True, kw_only=True):
+    """What a run does at this moment, for people: `quiet_s` seconds without a sign of life, and where its code is."""
+
+    run: Run
+    phase: str
+    quiet_s: float
+    stack: list[str]

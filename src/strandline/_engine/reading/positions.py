@@ -1,0 +1,58 @@
+"""Where waiting runs stand, published to their subscribers: at most once a second, if it has changed, or why.
+
+Belongs to the serving loop.
+"""
+
+from strandline._clock import Clock
+from strandline._engine.events import Reason, RunPosition, RunQueued, Why
+from strandline._engine.queues import SessionQueues
+from strandline._engine.reading.standings import Standings
+from strandline._engine.streams import RunStream, Streams
+from strandline._model import RunId
+
+
+class Positions:
+    """Publishes where something has changed since it last did."""
+
+    def __init__(self, streams: Streams, queues: SessionQueues, standings: Standings, clock: Clock) -> None:
+        self._streams = streams
+        self._queues = queues
+        self._standings = standings
+        self._clock = clock
+        self._seen: dict[RunId, tuple[int, Reason | None, float | None]] = {}
+        """Position, reason, and until when its session waits for input, of each run that had a subscriber last time."""
+
+    async def publish(self) -> None:
+        """Publish where the runs that wait and have subscribers stand now, and why. To be called every second."""
+        before, self._seen = self._seen, {}
+        for stream in self._streams.waiting():
+            position = self._queues.sessions.position(stream.run_id)
+            if position is None or not stream.readers:
+                continue
+            why = self._standings.reasons.of_waiting(stream.key, position)
+            seen = (position, _code(why), self._queues.input_until(stream.key))
+            self._seen[stream.run_id] = seen
+            if before.get(stream.run_id) != seen:
+                await self._publish(stream, position, why)
+
+    async def _publish(self, stream: RunStream, position: int, why: Why | None) -> None:
+        """Publish where a run stands, if that is not known: at another place, or for another reason or answer."""
+        last = stream.standing
+        same = last is not None and position == last.position
+        if same and why is None:
+            return  # it is about to start
+        at = await self._standings.of_waiting(stream.key, position)
+        if same and last is not None and _asks(at) == _asks(last):
+            return
+        if self._streams.is_waiting(stream.run_id):  # else it has begun while that was looked up
+            stream.standing = at
+            stream.publish_transient(self._clock.now(), at)
+
+
+def _code(why: Why | None) -> Reason | None:
+    return None if why is None else why.code
+
+
+def _asks(at: RunPosition | RunQueued) -> tuple[Reason | None, list[str]]:
+    """Return why a run waits, and the ids of what its session asks."""
+    return _code(at.why), [each.id for each in at.input_requests]

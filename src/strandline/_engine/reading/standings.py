@@ -1,0 +1,58 @@
+"""Where a run stands: its position, why it waits and for how long, and what its session asks meanwhile.
+
+What a session asks is read from the journal when it is wanted: it decides nothing, and by the time that a client has
+read it, it may be answered.
+"""
+
+import logging
+
+from msgspec.structs import replace
+
+from strandline._engine.events import Reason, RunPosition, Why
+from strandline._engine.queues import Estimates
+from strandline._engine.reading.reasons import Reasons
+from strandline._engine.streams import truncate_arguments
+from strandline._journal.port import Journal, SessionQuery
+from strandline._model import InputRequest, RunSummary, SessionKey, SessionView
+from strandline.errors import StrandlineError
+
+_log = logging.getLogger("strandline.open_requests")
+
+
+class Standings:
+    """Belongs to the serving loop. What is asked with a reason of more than `cut` bytes of JSON is told without it."""
+
+    def __init__(self, journal: Journal, estimates: Estimates, reasons: Reasons, *, cut: int) -> None:
+        self.reasons = reasons
+        self._journal = journal
+        self._estimates = estimates
+        self._cut = cut
+
+    def wait_s(self, run: RunSummary) -> float | None:
+        """Return how many seconds a run is likely to wait; 0 if it does not."""
+        return self._estimates.wait_s(run.key, run.position or 0)
+
+    async def of_waiting(self, key: SessionKey, position: int) -> RunPosition:
+        """Return how a run stands that waits at a position, 1 for the next to start."""
+        return await self._of(key, position, self.reasons.of_waiting(key, position))
+
+    async def of_run(self, run: RunSummary) -> RunPosition:
+        """Return how a run stands that was read; at position 0 if it does not wait."""
+        return await self._of(run.key, run.position or 0, self.reasons.of_run(run))
+
+    async def _of(self, key: SessionKey, position: int, why: Why | None) -> RunPosition:
+        requests = [] if why is None or why.code is not Reason.WAITS_FOR_INPUT else await self._open_requests(key)
+        return RunPosition(position, self._estimates.wait_s(key, position), why, requests)
+
+    async def _open_requests(self, key: SessionKey) -> list[InputRequest]:
+        session = await self.asking(key)
+        requests = [] if session is None else session.input_requests
+        return [replace(each, reason=truncate_arguments(each.reason, self._cut)[0]) for each in requests]
+
+    async def asking(self, key: SessionKey) -> SessionView | None:
+        """Return a session that has asked for input; None if it cannot be read at this moment."""
+        try:
+            return await self._journal.read(SessionQuery(key))
+        except StrandlineError as error:
+            _log.warning("it cannot be told what session %s waits to be answered: %s", key.session_id, error)
+            return None

@@ -1,0 +1,150 @@
+"""From what is asked for to the run that the journal is to accept: checks, limits, lane and key. Values only."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from msgspec import Struct
+
+from strandline._agents.port import Target
+from strandline._clock import Clock
+from strandline._encoding import encode
+from strandline._engine.options import Options
+from strandline._engine.requests.content import check_content
+from strandline._engine.requests.request import Request
+from strandline._model import (
+    HIGHEST_PRIORITY,
+    INTERRUPTS,
+    LOWEST_PRIORITY,
+    Carrier,
+    IfBusy,
+    Keyed,
+    Lane,
+    NewRun,
+    OnQuestion,
+    RunId,
+    responses,
+)
+from strandline.errors import Invalid
+
+DEEPEST: Final = 100
+"""How deep metadata and content blocks may be nested, themselves counted: whatever copies or prints them on their way
+calls itself for each level, and comes to the end of Python's stack after some hundreds."""
+_NESTS: Final = (dict, list, tuple)
+
+
+class Drafts(Struct, eq=False):
+    """Makes runs of requests."""
+
+    _target: Target
+    _options: Options
+    _clock: Clock
+    _new_run_id: Callable[[], RunId]
+
+    def draft(self, request: Request, trace: Carrier | None) -> NewRun:
+        """Return the run that is asked for, of which nothing is kept yet. Raises `Invalid`."""
+        if request.if_busy is IfBusy.ROLLBACK and self._options.external:
+            raise Invalid("if_busy cannot be rollback: these agents keep their history themselves")
+        timeout_s = _within("timeout", request.timeout_s, self._options.timeout_s)
+        queue_timeout_s = _within("queue_timeout", request.queue_timeout_s, self._options.queue_timeout_s)
+        lane = Lane.FRONT if request.if_busy in INTERRUPTS else Lane.NORMAL
+        if request.answers is not None:
+            lane = Lane.ANSWER
+            _check_answers(request)
+        else:
+            _check_policies(request)
+            check_content(request.input, self._options.allowed_content)
+        self._check_size(request)
+        now = self._clock.now()
+        return NewRun(
+            run_id=self._new_run_id(),
+            key=request.key,
+            input=request.input if request.answers is None else responses(request.answers),
+            if_busy=request.if_busy,
+            on_question=self._on_question(request),
+            lane=lane,
+            priority=in_range(self._options.priority if request.priority is None else request.priority),
+            opaque=self._target.opaque,
+            timeout_s=timeout_s,
+            queue_deadline=now + queue_timeout_s,
+            metadata=request.metadata,
+            created_at=now,
+            keyed=self._keyed(request, now),
+            trace=trace,
+        )
+
+    def _check_size(self, request: Request) -> None:
+        """Raise `Invalid` for metadata that is too large, since it is shown with its run, in lists too, or too deep.
+
+        So deep can also be what is in a content block of a kind that only `allowed_content` knows.
+        """
+        if request.metadata and len(encode(request.metadata)) > (most := self._options.max_metadata_bytes):
+            raise Invalid(f"metadata must have at most {most} bytes as JSON (setting max_metadata_bytes)")
+        for name, value in (("metadata", request.metadata), ("input", request.input)):
+            if _is_deeper(value, DEEPEST):
+                raise Invalid(
+                    f"{name} must be nested at most {DEEPEST} levels deep; make it flatter, or send what is deep"
+                    " as JSON in a string"
+                )
+
+    def _on_question(self, request: Request) -> OnQuestion:
+        """Return what a run does to a question. Content blocks answer none: they wait, whatever is wanted."""
+        on_question = request.on_question or self._options.on_question
+        if on_question is OnQuestion.ANSWER and not isinstance(request.input, str):
+            return OnQuestion.WAIT
+        return on_question
+
+    def _keyed(self, request: Request, now: float) -> Keyed | None:
+        if request.idempotency_key is None:
+            return None
+        ended_before = now - self._options.idempotency_retention_s
+        return Keyed(request.idempotency_key, request.fingerprint, ended_before)
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    """Tell whether objects and lists are nested in a value for more than so many levels, without recursion."""
+    nested = [value] if isinstance(value, _NESTS) else []
+    for _ in range(levels):
+        if not nested:  # (so it is at the first look for nearly all runs)
+            return False
+        nested = [inner for each in nested for inner in _inner(each) if isinstance(inner, _NESTS)]
+    return bool(nested)
+
+
+def _inner(nest: dict[Any, object] | list[object] | tuple[object, ...]) -> Iterable[object]:
+    return nest.values() if isinstance(nest, dict) else nest
+
+
+def _check_answers(request: Request) -> None:
+    """Raise `Invalid` if a request answers in a way that nobody can."""
+    if not request.answers:
+        raise Invalid("responses must answer at least one input request")
+    if any(given is None for given in request.answers.values()):
+        raise Invalid("a response must not be null: to the agent that is no answer")
+    if request.if_busy is not IfBusy.ENQUEUE:
+        raise Invalid("if_busy does not go with responses: an answer goes before all others anyway")
+    if request.on_question is not None:
+        raise Invalid("on_question does not go with responses: they name what they answer")
+
+
+def _check_policies(request: Request) -> None:
+    """Raise `Invalid` if a request wants two things of which one excludes the other."""
+    if request.on_question is OnQuestion.ANSWER and request.if_busy in INTERRUPTS:
+        raise Invalid(
+            f"on_question cannot be answer with if_busy {request.if_busy}: that dismisses the question. Leave one out"
+        )
+
+
+def _within(name: str, asked_s: float | None, most_s: float) -> float:
+    """Return how many seconds a run gets. Raises `Invalid` unless it is more than 0 and at most what is allowed."""
+    if asked_s is None:
+        return most_s
+    if not 0 < asked_s <= most_s:  # (also NaN)
+        raise Invalid(f"{name} must be more than 0 and at most {most_s:g} seconds, which is what this server allows")
+    return asked_s
+
+
+def in_range(priority: int) -> int:
+    """Return a priority. Raises `Invalid` unless it is one."""
+    if not HIGHEST_PRIORITY <= priority <= LOWEST_PRIORITY:
+        raise Invalid(f"priority must be {HIGHEST_PRIORITY} to {LOWEST_PRIORITY}, {HIGHEST_PRIORITY} first")
+    return priority

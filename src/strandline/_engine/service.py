@@ -1,0 +1,299 @@
+"""The service: what every adapter calls, and nothing else of the engine.
+
+It accepts runs (or refuses them before anything is kept), tells whoever waits how they end, and shows what is going
+on. `start` and `drain` are its life. It puts the modules of the engine together, and what adapters ask for is answered
+by the one that knows: what is promised stands there.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Final
+
+from msgspec.structs import replace
+
+from strandline._agents.port import Target
+from strandline._clock import Clock
+from strandline._engine.admission import Admission, Control, Refusals, Subscribers, Ticket
+from strandline._engine.execution import AgentPool, Claims, Holds, Runner, recover
+from strandline._engine.loops import Loops
+from strandline._engine.maintenance import (
+    Readiness,
+    Watchdog,
+    delete_idle_sessions,
+    every_minute,
+    every_second,
+    measure_lag,
+    prune_runs,
+)
+from strandline._engine.observers import UNOBSERVED, UNPROJECTED, UNTRACED, Observer, Projection, Tracing
+from strandline._engine.options import Options
+from strandline._engine.queues import Estimates, SessionQueues
+from strandline._engine.reading import Health, Positions, Reading, Reasons, RunStack, Standings, Vitals
+from strandline._engine.requests import Drafts, Request
+from strandline._engine.streams import Streams, Subscription
+from strandline._journal.port import Journal
+from strandline._model import Principal, RunId, SessionId, SessionKey
+from strandline.errors import Unavailable
+
+_log = logging.getLogger("strandline.service")
+
+PROJECTION_S: Final = 1.0
+"""How long a projection gets to copy what is new when the service stops."""
+
+
+class Service:
+    """Accepts runs and sees each to its one outcome. Belongs to the serving loop."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        target: Target,
+        loops: Loops,
+        clock: Clock,
+        new_run_id: Callable[[], RunId],
+        workspace: Callable[[SessionKey], str],
+        options: Options,
+        owner: str = "strandline",
+        observer: Observer = UNOBSERVED,
+        tracing: Tracing = UNTRACED,
+        projection: Projection = UNPROJECTED,
+    ) -> None:
+        if target.exclusive:  # one object for all sessions: nothing may run beside it, nor beside what is left of a run
+            options = replace(options, max_running=1, max_holds=1, max_agents=0)
+        self.options = options = replace(options, external=target.external)
+        """Its limits and policies, as they are in force."""
+        self.serves = target.description
+        """What is served, for people: what kind of target, and its name."""
+        self.refused = 0
+        """How many requests were refused for now: a queue or the server was full, it was stopping, or had no worker."""
+        self._journal = journal
+        self._loops = loops
+        self._clock = clock
+        self._owner = owner
+        self._observer = observer
+        self._tracing = tracing
+        self._projection = projection
+        self._readiness = Readiness(journal, loops, clock, retry_after_s=options.retry_after_s)
+        self.exhausted = self._readiness.exhausted
+        """Set when so many runs have ended and still work that the process has to be replaced."""
+        self._queues = SessionQueues(
+            journal, clock, options.max_running, options.max_running_per_principal, options.max_holds_per_principal
+        )
+        self._pool = AgentPool(journal, target, loops, clock, options, workspace)
+        self._streams = Streams(
+            options,
+            clock,
+            is_waiting=lambda run_id: self._queues.sessions.is_waiting(run_id),
+            is_live=lambda run_id: self._queues.sessions.is_live(run_id),
+            post=loops.post_back,
+            observer=observer,
+            projection=projection,
+        )
+        self._runner = Runner(journal, loops, self._pool, clock, options, self._queues, self._streams, tracing)
+        self._holds = Holds(journal, loops, clock, options, per_principal=self._queues.slots.most_leftovers)
+        self._watchdog = Watchdog(self._runner, self._holds, loops, self._streams, clock, options)
+        estimates = Estimates(clock, self._queues, retry_after_s=options.retry_after_s)
+        self._claims = Claims(
+            journal=journal,
+            queues=self._queues,
+            estimates=estimates,
+            runner=self._runner,
+            holds=self._holds,
+            streams=self._streams,
+            tracing=tracing,
+            clock=clock,
+            exhausted=self._readiness.exhausted,
+        )
+        reasons = Reasons(self._queues, self._holds, self._readiness, clock, options)
+        standings = Standings(journal, estimates, reasons, cut=options.stream_cut)
+        reading = Reading(journal, self._runner, self._streams, standings, self._readiness)
+        self._control = Control(journal, self._readiness, self._claims, self._pool, self._streams, reading, projection)
+        self._subscribers = Subscribers(self._streams, self._control)
+        self._admission = Admission(
+            journal,
+            Drafts(target, options, clock, new_run_id),
+            self._readiness,
+            Refusals(self._readiness, self._queues, estimates, options),
+            self._claims,
+            self._streams,
+            reading,
+            options,
+        )
+        self._ticks = (
+            self._readiness.tick,
+            self._claims.look_at_deadlines,
+            self._pool.evict,
+            Positions(self._streams, self._queues, standings, clock).publish,
+            self._streams.evict,
+            self._runner.watch_deadlines,
+            self._watchdog.tick,
+            self._pool.drop_lost,
+            self._claims.look_at_leftovers,
+        )
+        # What adapters ask for, by the one who answers it.
+        self.run, self.runs, self.runs_of = reading.run, reading.runs, reading.runs_of
+        self.wait, self.stream = reading.wait, reading.stream
+        self.session, self.sessions = reading.session, reading.sessions
+        self.why, self.stored = reading.why, reading.stored
+        self.history, self.history_page = reading.history, reading.history_page
+        self.cancel, self.cancel_session = self._control.cancel, self._control.cancel_session
+        self.move, self.delete = self._control.move, self._control.delete
+        self.pause, self.resume = self._control.pause, self._control.resume
+        self.joined, self.left = self._subscribers.joined, self._subscribers.left
+        self.until_ready, self.fail_start = self._readiness.until_ready, self._readiness.fail_start
+        self.shares = self._queues.shares
+
+    # -- life --------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the journal, recover what was executing, and let waiting runs start. Raises a `JournalError`."""
+        orphans = await self._journal.open(self._owner, max_attempts=self.options.max_attempts)
+        self._streams.begin(self._journal.epoch)
+        try:
+            for orphan in orphans:
+                outcome = await recover(self._journal, orphan, self.options, self._clock.now())
+                if outcome is not None:
+                    self._observer.ended(outcome, None)
+                    self._tracing.ended(orphan.run, outcome, self._clock.now())
+            await self._claims.start()
+            self._claims.spawn(every_second(*self._ticks))
+            self._claims.spawn(measure_lag(self._clock, self._observer.lagged))
+            prune = partial(prune_runs, self._journal, self._clock, run_retention_s=self.options.run_retention_s)
+            self._claims.spawn(every_minute(prune, "runs past their retention could not be forgotten yet"))
+            if (retention_s := self.options.history_retention_s) is not None:
+                delete = partial(
+                    delete_idle_sessions,
+                    self._journal,
+                    self._clock,
+                    self._control.delete_idle,
+                    history_retention_s=retention_s,
+                )
+                self._claims.spawn(every_minute(delete, "sessions past their retention could not be listed yet"))
+        except BaseException:
+            await self._journal.close()
+            raise
+        self._projection.start()
+        if orphans:
+            _log.info("%d runs were executing when the last server died", len(orphans))
+        self._readiness.begin()
+
+    async def drain(self, *, close: bool = True) -> None:
+        """Stop: accept nothing, let what executes finish within `drain_grace_s`, stop the rest, close the journal.
+
+        On return every run has its outcome or waits in the journal, and every waiter was told which. With `close` False
+        the journal is open still, for those that read what they were told of: `close` it when they have left.
+        """
+        if self._readiness.draining:
+            return
+        self._readiness.begin_to_drain()
+        self._subscribers.stop()
+        self._streams.drain()
+        await self._claims.drain(drain_grace_s=self.options.drain_grace_s, stop_grace_s=self.options.stop_grace_s)
+        self._streams.stop()
+        await self._projection.finish(PROJECTION_S)
+        if close:
+            await self.close()
+
+    async def close(self) -> None:
+        """Close the journal, if it is open. Nothing can be asked for any more."""
+        await self._journal.close()
+
+    async def abort(self) -> None:
+        """End the service at once, and leave the journal as a killed process does."""
+        await self._projection.finish(0.0)
+        await self._claims.abort()
+        self._loops.close()
+
+    # -- what adapters ask for ---------------------------------------------------------------------
+
+    async def submit(self, request: Request) -> Ticket:
+        """Accept a run: durable on return. Raises `Unavailable` of some kind; nothing is kept then.
+
+        A request whose idempotency key is known is answered by the run that it stands for, also while the server stops;
+        raises `KeyReused` if that was another request. A caller that is cancelled meanwhile does not undo an accept.
+        """
+        try:
+            with self._tracing.asked() as trace:
+                return await self._admission.submit(request, trace)
+        except Unavailable as refusal:
+            self.refused += 1
+            self._observer.refused(refusal.code)
+            raise
+
+    def changes(
+        self, principal: Principal, after: int = 0, *, sessions: Collection[SessionId] = (), types: Collection[str] = ()
+    ) -> Subscription:
+        """Return what changes from now on, or after number `after`, in these sessions of a principal, or in all.
+
+        Text as it comes is in the events of each run only. Raises `NotReady`.
+        """
+        self._readiness.open()
+        return self._streams.changes(principal, after, sessions, types)
+
+    @property
+    def starting(self) -> bool:
+        """Whether it has not been ready yet and may still become so."""
+        return self._readiness.starting
+
+    def health(self) -> Health:
+        """Return what goes on; takes microseconds, or a few milliseconds where 10,000 sessions wait."""
+        executing, waiting = self._claims.counts()
+        oldest = self._queues.sessions.oldest if waiting else None
+        quiet_s = self._runner.quiet_s()
+        return Health(
+            ready=self._readiness.ready,
+            has_been_ready=self._readiness.has_been_ready,
+            draining=self._readiness.stopping,
+            trouble=self._readiness.trouble,
+            processing=executing > 0 or len(self._holds) > 0,
+            running=executing,
+            held=len(self._holds),
+            stalled=sum(each >= self.options.stall_after_s for each in quiet_s),
+            queue_depth=waiting,
+            oldest_wait_s=0.0 if oldest is None else max(0.0, self._clock.now() - oldest),
+            longest_no_progress_s=max(quiet_s, default=0.0),
+            agents_in_memory=len(self._pool),
+            refused_runs=self.refused,
+            lost_clients=self._subscribers.lost,
+            workers=self._loops.load().workers,
+        )
+
+    def vitals(self) -> Vitals:
+        """Return what goes on and has gone on, for metrics; takes some ten milliseconds where 10,000 sessions wait."""
+        return Vitals(
+            health=self.health(),
+            options=self.options,
+            most_waiting=self._queues.sessions.most_waiting,
+            projection_behind=self._projection.behind,
+            projection_failures=self._projection.failures,
+            agents=self._loops.load(),
+            holds=self._holds.begun,
+            holds_given_up=self._holds.given_up,
+            leftovers=len(self._holds.still_work()),
+            stalls=self._watchdog.stalls,
+            claims_lost=self._claims.lost,
+            subscribers=self._streams.subscribers,
+        )
+
+    async def stacks(self) -> list[RunStack]:
+        """Return what every run does that executes, or has ended and still works."""
+        now = self._clock.monotonic()
+        found = [
+            (each.attempt.claim.run, each.attempt.phase, each.attempt.last_progress, each.call)
+            for each in self._runner.executing()
+        ]
+        found += [(hold.claim.run, "held", hold.since, hold.call) for hold in self._holds.all()]
+        stacks = await asyncio.gather(*(self._loops.stack(call) for _, _, _, call in found))
+        return [
+            RunStack(run=run, phase=phase, quiet_s=now - since, stack=stack)
+            for (run, phase, since, _), stack in zip(found, stacks, strict=True)
+        ]
+
+    def idle_s(self) -> float:
+        """Return for how many seconds nothing has run, waited or been asked for."""
+        if self._queues.executing or self._queues.sessions.waiting or len(self._holds):
+            self._readiness.asked()
+        return self._readiness.idle_s()

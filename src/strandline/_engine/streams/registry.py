@@ -1,0 +1,264 @@
+"""The streams of all runs whose end is still to come in this process, and for a while those of runs that have ended.
+
+A run that executes has one; one that waits, or whose claim is on its way, gets it when a client comes to wait for it.
+Plain sync code.
+"""
+
+from collections.abc import Callable, Collection
+
+from strandline._clock import Clock
+from strandline._engine.events import (
+    RunPosition,
+    RunQueued,
+    RunRestarted,
+    RunStalled,
+    RunStarted,
+    SessionDeleted,
+    SessionEvent,
+)
+from strandline._engine.observers import UNOBSERVED, UNPROJECTED, Observer, Projection
+from strandline._engine.options import Options
+from strandline._engine.streams.changes import ChangeFeed
+from strandline._engine.streams.log import Bounds
+from strandline._engine.streams.replay import ReplayBuffer
+from strandline._engine.streams.run_stream import LAST, EventRecorder, Later, RunStream, finished
+from strandline._engine.streams.subscription import Subscription
+from strandline._engine.streams.truncation import truncate_message
+from strandline._history import Progress
+from strandline._model import (
+    Claim,
+    ErrorCode,
+    OnDisconnect,
+    Outcome,
+    Principal,
+    RunError,
+    RunId,
+    RunStatus,
+    RunSummary,
+    SessionId,
+    SessionKey,
+)
+
+
+class Streams:
+    """Belongs to the serving loop. `is_waiting` tells whether a run waits, `is_live` whether it waits or executes, as
+    decided; `post` has something called on that loop.
+
+    What becomes of runs is told to `observer` and `projection` as well.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        clock: Clock,
+        *,
+        is_waiting: Callable[[RunId], bool],
+        is_live: Callable[[RunId], bool],
+        post: Callable[[Callable[[], object]], None],
+        observer: Observer = UNOBSERVED,
+        projection: Projection = UNPROJECTED,
+    ) -> None:
+        self.is_waiting = is_waiting
+        self._is_live = is_live
+        self._clock = clock
+        self._post = post
+        self._observer = observer
+        self._projection = projection
+        self._survives = options.survives
+        self._cut = options.stream_cut
+        self._bounds = Bounds(options.stream_buffer, options.stream_buffer_bytes)
+        self._changes = ChangeFeed(clock, bounds=self._bounds, retention_s=options.stream_retention_s)
+        self._replay = ReplayBuffer(clock, retention_s=options.stream_retention_s, memory=options.stream_memory)
+        self._streams: dict[RunId, RunStream] = {}
+        self._left: dict[RunId, int] = {}
+        """The last numbers of runs that have left: it is rare, unless the server stops."""
+        self._epoch = 0
+        self._draining = False
+        self._stopped = False
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    @property
+    def subscribers(self) -> int:
+        """How many wait for something of a run, or for changes, at this moment."""
+        return sum(stream.subscribers for stream in self._streams.values()) + self._changes.subscribers
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def begin(self, epoch: int) -> None:
+        """Have numbers begin after those of earlier processes; `epoch` have served the journal, this one counted."""
+        self._epoch = epoch
+        self._changes.begin(epoch)
+
+    def evict(self) -> None:
+        """Drop what is kept for clients that come back and was kept for long enough. To be called every second."""
+        self._replay.evict()
+        self._changes.evict()
+
+    def drain(self) -> None:
+        """Say to all that wait for a run that waits, now or from now on, that it goes on after a restart."""
+        self._draining = True
+        for stream in self.waiting():
+            self.later(stream.run_id)
+
+    def stop(self) -> None:
+        """End all streams: the runs go on after a restart, or never will."""
+        self._stopped = True
+        for run_id in list(self._streams):
+            self.later(run_id)
+        self._changes.stop()
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def get(self, run_id: RunId) -> RunStream | None:
+        """Return the stream of a run, if it has one."""
+        return self._streams.get(run_id)
+
+    def of(self, run_id: RunId, key: SessionKey) -> RunStream | None:
+        """Return the stream of a run; None if its end is not to come in this process (any more)."""
+        stream = self._streams.get(run_id)
+        if stream is None and self.is_expected(run_id) and not self._draining:
+            stream = self._older(run_id, key)
+        return stream
+
+    def found(self, principal: Principal, run_id: RunId) -> RunStream | None:
+        """Return the stream of a run of this principal that goes on, or what is kept of one that has ended."""
+        stream = self._streams.get(run_id) or self._replay.get(run_id)
+        return stream if stream is not None and stream.key.principal == principal else None
+
+    def of_read(self, run: RunSummary) -> RunStream:
+        """Return the stream of a run as it was read.
+
+        Of one that has ended it has what is kept, or the end alone. Of one whose end is not to come in this process it
+        says already that the run goes on after a restart, or that it never will.
+        """
+        if run.outcome is not None:
+            if (stream := self._replay.get(run.run_id)) is None:
+                stream = RunStream(run.run_id, run.key, first=LAST)
+                stream.finish(run.outcome, self._clock.now() if run.ended_at is None else run.ended_at)
+        elif (stream := self.of(run.run_id, run.key)) is None:
+            stream = RunStream(run.run_id, run.key)
+            self._postpone(stream)
+        return stream
+
+    def is_expected(self, run_id: RunId) -> bool:
+        """Tell whether the end of a run is still to come in this process."""
+        if run_id in self._streams or self.is_waiting(run_id):
+            return True
+        # Its claim is on its way, unless it came and nothing could be done with it.
+        return self._is_live(run_id) and run_id not in self._left
+
+    def waiting(self) -> list[RunStream]:
+        """Return the streams of the runs that wait."""
+        return [stream for run_id, stream in self._streams.items() if self.is_waiting(run_id)]
+
+    def changes(
+        self, principal: Principal, after: int, sessions: Collection[SessionId], types: Collection[str]
+    ) -> Subscription:
+        """Return what changes from now on, or after number `after`; see `ChangeFeed.subscribe`."""
+        if not self._changes:
+            for stream in self._streams.values():
+                stream.flush()  # what was recorded before is no change from now on
+        return self._changes.subscribe(principal, after, sessions, types)
+
+    # -- publishing --------------------------------------------------------------------------------
+
+    def accepted(
+        self, run_id: RunId, key: SessionKey, on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
+    ) -> RunStream:
+        """Return the stream of a run that was accepted; its claim is to come.
+
+        `on_disconnect` is what becomes of it if its clients are lost.
+        """
+        self._observer.accepted()
+        # It may have one, if somebody has asked before its caller has the answer.
+        stream = self._streams.get(run_id) or self._begin(run_id, key, 1)
+        stream.on_disconnect = on_disconnect
+        if self._stopped:  # the journal has taken its time
+            self.later(run_id)
+        return stream
+
+    def queued(self, run_id: RunId, at: RunPosition) -> None:
+        """Publish that a run waits, unless that is known, or over."""
+        if (stream := self._streams.get(run_id)) is not None and not stream.has_begun:
+            stream.standing = RunQueued(at.position, at.estimated_wait_s, at.why, at.input_requests)
+            stream.publish(self._clock.now(), stream.standing)
+            if self._draining and self.is_waiting(run_id):
+                self.later(run_id)
+
+    def claimed(self, claim: Claim) -> None:
+        """Note that a run is about to execute, for the first time or again."""
+        if not claim.goes_on:
+            self._observer.started(max(0.0, self._clock.now() - claim.run.created_at))
+        self._of_claim(claim)
+
+    def started(self, claim: Claim, progress: Progress) -> EventRecorder:
+        """Publish that a run executes, and return what records its events; `progress` is kept of earlier attempts."""
+        run, stream = claim.run, self._of_claim(claim)
+        if claim.goes_on:
+            kept = [truncate_message(message, self._cut)[0] for message in progress.to_go_on()]
+            stream.begin(self._clock.now(), RunRestarted(run.attempt, kept))
+        else:
+            created_at = run.created_at
+            stream.begin(
+                self._clock.now(),
+                RunStarted(run.attempt),
+                on_first_text=lambda at: self._observer.first_text(max(0.0, at - created_at)),
+            )
+        return EventRecorder(stream, self._post, self._clock, cut=self._cut)
+
+    def stalled(self, run_id: RunId, quiet_s: float, phase: str) -> None:
+        """Publish that a run gives no sign of life."""
+        if (stream := self._streams.get(run_id)) is not None:
+            stream.publish(self._clock.now(), RunStalled(round(quiet_s, 3), phase))
+
+    def ended(self, run_id: RunId, key: SessionKey, outcome: Outcome | None, duration_s: float | None) -> None:
+        """Publish the outcome of a run, and keep its events for a while; None: it goes on after a restart.
+
+        `duration_s` is how many seconds it executed; None: it never did.
+        """
+        if outcome is None:
+            self.later(run_id)
+            return
+        if (stream := self._streams.pop(run_id, None)) is not None:
+            stream.finish(outcome, self._clock.now())
+            self._replay.put(stream)
+        else:  # an older process has accepted it, and nobody has asked for it since
+            self._changes.publish(key, run_id, self._clock.now(), finished(outcome))
+        self._projection.changed(key)
+        self._observer.ended(outcome, duration_s)
+
+    def later(self, run_id: RunId) -> None:
+        """Say to all that wait that a run goes on after a restart, or that it never will."""
+        if (stream := self._streams.pop(run_id, None)) is not None:
+            self._postpone(stream)
+            self._left[run_id] = stream.last  # should its claim be on its way, it comes back to this process
+
+    def changed(self, key: SessionKey, event: SessionEvent) -> None:
+        """Publish what has become of a session; with one that is deleted the events of its runs are forgotten."""
+        if isinstance(event, SessionDeleted):
+            self._replay.forget(key)
+        self._changes.publish(key, None, self._clock.now(), event)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _begin(self, run_id: RunId, key: SessionKey, first: int) -> RunStream:
+        stream = RunStream(run_id, key, first=first, bounds=self._bounds, changes=self._changes)
+        self._streams[run_id] = stream
+        return stream
+
+    def _of_claim(self, claim: Claim) -> RunStream:
+        run = claim.run
+        return self._streams.get(run.run_id) or self._older(run.run_id, run.key)
+
+    def _older(self, run_id: RunId, key: SessionKey) -> RunStream:
+        """Return a stream for a run that an older process has accepted, with numbers larger than any given there."""
+        return self._begin(run_id, key, max((self._epoch << 32) + 1, self._left.pop(run_id, 0) + 1))
+
+    def _postpone(self, stream: RunStream) -> None:
+        if self._survives:
+            stream.finish(Later.LATER)
+        else:
+            error = RunError(ErrorCode.STOPPED, "the server was stopped, and its journal keeps nothing")
+            stream.finish(Outcome(status=RunStatus.FAILED, error=error), self._clock.now())

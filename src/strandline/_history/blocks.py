@@ -1,0 +1,90 @@
+"""The blocks of one message as a provider takes them, and which tools a message asks for or answers."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
+
+from strandline._form import NAMELESS, formed_result, same_blocks, told_as_text
+from strandline._history.words import DISMISSED, NO_OUTPUT, UNKNOWN_OUTCOME, worth_keeping
+from strandline._model import Block, Message, ToolResult
+
+
+def sound_blocks(content: Iterable[Block], own: str) -> list[Block]:
+    """Return the blocks that a provider takes from one role, which has tool blocks of the kind `own` only.
+
+    The second block of one toolUseId gets an id of its own, in the answers as in the questions.
+    """
+    other = "toolUse" if own == "toolResult" else "toolResult"
+    sound = _apart([block for block in worth_keeping(content) if other not in block], own)
+    return [with_output(block) if "toolResult" in block else block for block in sound]
+
+
+def _apart(content: Iterable[Block], own: str) -> list[Block]:
+    """Return the blocks, those of the kind `own` with an id each that no other has."""
+    apart: list[Block] = []
+    ids: set[str] = set()
+    for block in content:
+        if own in block:
+            named = _unused(block[own]["toolUseId"], ids)
+            ids.add(named)
+            if named != block[own]["toolUseId"]:
+                block = {**block, own: {**block[own], "toolUseId": named}}
+        apart.append(block)
+    return apart
+
+
+def distinct(message: Message) -> Message:
+    """Return a message that is formed, each of its tool blocks with an id of its own."""
+    content = _apart(_apart(message["content"], "toolUse"), "toolResult")
+    return message if same_blocks(content, message["content"]) else {**message, "content": content}
+
+
+def _unused(name: str, used: set[str]) -> str:
+    if name not in used:
+        return name
+    return next(each for each in (f"{name}-{n}" for n in count(2)) if each not in used)
+
+
+def with_output(block: Block) -> Block:
+    """Return a toolResult block that is not empty: some providers refuse one, and the session with it."""
+    result = block["toolResult"]
+    content = worth_keeping(result["content"]) or [{"text": NO_OUTPUT}]
+    return block if same_blocks(content, result["content"]) else {**block, "toolResult": {**result, "content": content}}
+
+
+def asked_for(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """Return the toolUse blocks of the last message: what the next message has to answer."""
+    if not messages or messages[-1]["role"] != "assistant":
+        return []
+    return [block["toolUse"] for block in messages[-1]["content"] if "toolUse" in block]
+
+
+def answers_to(asked: Iterable[Mapping[str, str]], results: Mapping[str, ToolResult]) -> list[Block]:
+    """Return a toolResult block for each toolUse: its result, or one that says that its outcome is unknown."""
+    ids = [use["toolUseId"] for use in asked]
+    return [
+        with_output({"toolResult": formed_result(results[each], each) if each in results else unknown_result(each)})
+        for each in ids
+    ]
+
+
+def unknown_result(tool_use_id: str) -> ToolResult:
+    """Return the result of a tool of which nobody knows what it did."""
+    return {"toolUseId": tool_use_id, "status": "error", "content": [{"text": UNKNOWN_OUTCOME}]}
+
+
+def dismissed_result(tool_use_id: str) -> ToolResult:
+    """Return the result of a tool that has asked a person, and got no answer."""
+    return {"toolUseId": tool_use_id, "status": "error", "content": [{"text": DISMISSED}]}
+
+
+def only_answers_to(asked: Iterable[Mapping[str, str]], content: list[Block]) -> list[Block]:
+    """Drop toolResults that answer nothing; those that do not even say what they answer are told as they are."""
+    ids = {use["toolUseId"] for use in asked}
+    kept: list[Block] = []
+    for block in content:
+        if "toolResult" not in block or block["toolResult"]["toolUseId"] in ids:
+            kept.append(block)
+        elif block["toolResult"]["toolUseId"].startswith(NAMELESS):
+            told = (each for each in block["toolResult"]["content"] if each.get("text") != NO_OUTPUT)
+            kept += [{"text": told_as_text(each["json"])} if "json" in each else each for each in told]
+    return worth_keeping(kept)

@@ -1,0 +1,79 @@
+"""What a provider would refuse, in whatever form it is."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from strandline._form import formed, holds, told_as_text
+from strandline._history.blocks import with_output
+from strandline._history.words import worth_keeping
+from strandline._model import Message
+
+
+def pairing_faults(messages: Sequence[Message]) -> list[str]:
+    """Return what breaks the pairing of toolUse and toolResult in a window, one sentence each; [] if valid."""
+    faults: list[str] = []
+    asked: list[str] = []
+    for index, message in enumerate(messages):
+        role, content = _as_it_is(message)
+        results = [holds(block, "toolResult") for block in content]
+        answers, asks = _ids(content, "toolResult"), _ids(content, "toolUse")
+        if None in answers or None in asks:
+            faults.append(f"message {index} has a tool block without an id")
+        if role != "user" and answers:
+            faults.append(f"message {index} is the {told_as_text(role)}'s and holds results of tools")
+        if role != "assistant" and asks:
+            faults.append(f"message {index} is the {told_as_text(role)}'s and asks for tools")
+        if results != sorted(results, reverse=True):
+            faults.append(f"message {index} has something before its results of tools")
+        given = [each for each in answers if each is not None]
+        if unasked := [each for each in given if each not in asked]:
+            faults.append(f"message {index} answers tools that were not asked for: {', '.join(unasked)}")
+        if unanswered := [each for each in asked if each not in given]:
+            faults.append(f"message {index} leaves tools without a result: {', '.join(unanswered)}")
+        asked = [each for each in asks if each is not None] if role == "assistant" else []
+        if repeated := [each for each, times in Counter(asked + given).items() if times > 1]:
+            faults.append(f"message {index} names a tool use twice: {', '.join(repeated)}")
+    if asked:
+        faults.append(f"the last message leaves tools without a result: {', '.join(asked)}")
+    return faults
+
+
+def _as_it_is(message: Any) -> tuple[object, Sequence[object]]:
+    """Return the role and the blocks of a message in whatever form."""
+    if not isinstance(message, dict):
+        return None, []
+    content = message.get("content")
+    return message.get("role"), content if isinstance(content, list | tuple) else []
+
+
+def _ids(content: Iterable[Any], kind: str) -> list[str | None]:
+    """Return the ids of tool blocks, None where there is none."""
+    tools = [block[kind] for block in content if holds(block, kind)]
+    ids = [tool.get("toolUseId") if isinstance(tool, dict) else None for tool in tools]
+    return [each if isinstance(each, str) and each.strip() else None for each in ids]
+
+
+def history_faults(messages: Sequence[Message]) -> list[str]:
+    """Return what makes a history one that a provider refuses, one sentence each; [] if valid."""
+    faults = pairing_faults(messages)
+    for index, message in enumerate(messages):
+        expected = "assistant" if index % 2 else "user"
+        role, _ = _as_it_is(message)
+        proper = formed(message)
+        content = proper["content"]
+        if proper is not message:
+            faults.append(f"message {index} is malformed")
+        if role != expected:
+            faults.append(f"message {index} is of role {told_as_text(role)}, not {expected}")
+        if not content:
+            faults.append(f"message {index} is empty")
+        if len(worth_keeping(content)) < len(content):
+            faults.append(f"message {index} has a blank text")
+        if any(with_output(block) is not block for block in content if "toolResult" in block):
+            faults.append(f"message {index} has a tool result that is empty or has a blank text")
+        if role == "assistant" and content and "reasoningContent" in content[-1]:
+            faults.append(f"message {index} stops at its reasoning")
+    if len(messages) % 2:
+        faults.append("the last message is not the assistant's")
+    return faults

@@ -1,0 +1,137 @@
+"""`close` and its kin: from whatever a run leaves to messages that are well formed and true."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, groupby
+from typing import assert_never
+
+from strandline._form import by_id, formed, same_blocks
+from strandline._history.blocks import answers_to, asked_for, dismissed_result, distinct, only_answers_to, sound_blocks
+from strandline._history.words import EMPTY_MESSAGE, NO_ANSWER, NOT_ANSWERED, ended_early, reason_kept
+from strandline._model import (
+    Block,
+    Cancelled,
+    Ending,
+    Failed,
+    Message,
+    NeedsInput,
+    Question,
+    Succeeded,
+    ToolResult,
+)
+
+
+def close(messages: Sequence[Message], results: Mapping[str, ToolResult], ending: Ending) -> list[Message]:
+    """Return the messages that a run leaves in history, well formed whatever `messages` is a prefix of.
+
+    `messages` are the run's own, from its question on; partial text of an unfinished model call may stand at their
+    end as an assistant message. `results` are the results of tools that ended in a round that is still open; a tool
+    with none gets an error result that says that its outcome is unknown. The messages given are not changed; where
+    nothing had to be closed, the very same objects are returned. Never raises, whatever an agent has built.
+    """
+    if isinstance(ending, Succeeded) and _only_said(messages):
+        return list(messages)
+    results = by_id(results)
+    closed: list[Message] = []
+    for message in _users_joined([formed(message) for message in messages]):
+        asked = asked_for(closed)
+        if message["role"] == "user":
+            content = only_answers_to(asked, sound_blocks(message["content"], "toolResult"))
+            given = {block["toolResult"]["toolUseId"] for block in content if "toolResult" in block}
+            content += answers_to((use for use in asked if use["toolUseId"] not in given), results)
+            content.sort(key=lambda block: "toolResult" not in block)
+            if not content and not closed:
+                content = [{"text": EMPTY_MESSAGE}]
+        else:
+            content = sound_blocks(message["content"], "toolUse")
+            while content and "reasoningContent" in content[-1]:
+                content.pop()
+            if asked and content:
+                closed.append({"role": "user", "content": answers_to(asked, results)})
+        _append(closed, message, content)
+    if (asked := asked_for(closed)) and not isinstance(ending, NeedsInput):
+        closed.append({"role": "user", "content": answers_to(asked, results)})
+    match ending:
+        case NeedsInput():
+            pass  # its round stays open: whatever comes next begins with the results of it
+        case Succeeded(text=text, limit=limit):
+            if _ends_open(closed):
+                answer = text if text and text.strip() else None
+                _append_text(closed, answer or (ended_early("limit") if limit else NO_ANSWER))
+        case Failed(code=code, detail=detail):
+            _append_text(closed, ended_early(code))
+            if reason := reason_kept(detail):
+                _append_text(closed, reason)
+        case Cancelled():
+            _append_text(closed, ended_early("cancelled"))
+        case _:
+            assert_never(ending)
+    return closed
+
+
+def close_answer(
+    messages: Sequence[Message], results: Mapping[str, ToolResult], ending: Ending, *, begun: bool
+) -> list[Message]:
+    """Return the messages that a run leaves which answers a question: what comes after that open round's message.
+
+    `messages` begin with that message. Unless the round has `begun` again, its tools are told to have stopped at their
+    questions.
+    """
+    if not begun:
+        asked = asked_for([distinct(formed(messages[0]))])
+        results = {**{use["toolUseId"]: dismissed_result(use["toolUseId"]) for use in asked}, **by_id(results)}
+    return close(messages, results, ending)[1:]
+
+
+def dismissed(question: Question, *, begun: bool = False) -> list[Message]:
+    """Return the messages that close the open round of a question that is not answered, or (`begun`) to no avail."""
+    return close_answer([question.message], question.results, Succeeded(text=NOT_ANSWERED), begun=begun)
+
+
+def _only_said(messages: Sequence[Message]) -> bool:
+    """Tell whether question and answer are text and nothing else, as nearly all are: there is nothing to close."""
+    role = "user"
+    for message in messages:
+        if type(message) is not dict or message.get("role") != role:
+            return False
+        content = message.get("content")
+        if type(content) is not list or not content:
+            return False
+        for block in content:
+            if type(block) is not dict or len(block) != 1:
+                return False
+            text = block.get("text")
+            if not isinstance(text, str) or not text or text.isspace():
+                return False
+        role = "assistant" if role == "user" else "user"
+    return role == "user" and len(messages) > 0
+
+
+def _users_joined(messages: Sequence[Message]) -> Iterable[Message]:
+    """Yield the messages, neighbours of the user's as one: the results of one round may stand in several."""
+    for role, neighbours in groupby(messages, key=lambda message: message["role"]):
+        if role == "user":
+            first, *others = neighbours
+            content = chain.from_iterable(message["content"] for message in (first, *others))
+            yield {**first, "content": list(content)} if others else first
+        else:
+            yield from neighbours
+
+
+def _append(closed: list[Message], message: Message, content: list[Block]) -> None:
+    """Append `message` with `content`; two neighbours of one role become one message."""
+    if not content:
+        return
+    if closed and closed[-1]["role"] == message["role"]:
+        closed[-1] = {**closed[-1], "content": closed[-1]["content"] + content}
+    elif same_blocks(content, message["content"]):
+        closed.append(message)
+    else:
+        closed.append({**message, "content": content})
+
+
+def _append_text(closed: list[Message], text: str) -> None:
+    _append(closed, {"role": "assistant", "content": []}, [{"text": text}])
+
+
+def _ends_open(closed: list[Message]) -> bool:
+    return not closed or closed[-1]["role"] != "assistant"

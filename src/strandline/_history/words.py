@@ -1,0 +1,55 @@
+"""The fixed sentences of history, the message that a run begins with, and the text of its answer."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from strandline._form import blocks_of, formed, holds
+from strandline._model import Block, Input, Message
+
+EMPTY_MESSAGE: Final = "(empty message)"
+NO_ANSWER: Final = "(This run ended without an answer.)"
+NO_OUTPUT: Final = "(no output)"
+DISMISSED: Final = (
+    "This tool asked a person for input and got no answer: it stopped at its question, and did nothing after it."
+)
+NOT_ANSWERED: Final = "(The input that was asked for was not given.)"
+UNKNOWN_OUTCOME: Final = (
+    "The outcome of this tool call is unknown: the run ended before it returned. It may have taken effect."
+)
+
+
+MOST_OF_AN_ERROR: Final = 500
+"""Characters of an error's text that history keeps: the model reads them in every later run."""
+
+
+def ended_early(code: str) -> str:
+    """Return the sentence that tells, in history, that a run did not come to its own end."""
+    return f"(This run ended early: {code}.)"
+
+
+def reason_kept(detail: str) -> str:
+    """Return what history keeps of why a run failed, in a block of its own; `""` if there is nothing to say."""
+    kept = detail[:MOST_OF_AN_ERROR]
+    return kept if kept.strip() else ""
+
+
+def question(prompt: Input) -> Message:
+    """Return the user message for a run's input; blank text becomes `(empty message)`, since providers refuse it."""
+    if isinstance(prompt, str):
+        return {"role": "user", "content": [{"text": prompt if prompt.strip() else EMPTY_MESSAGE}]}
+    own = [block for block in prompt if not holds(block, "toolUse") and not holds(block, "toolResult")]
+    content = worth_keeping(blocks_of(own))
+    return {"role": "user", "content": content or [{"text": EMPTY_MESSAGE}]}
+
+
+def answer_text(message: Message | None) -> str:
+    """Return the text blocks of a message, a line break between two of them."""
+    if message is None:
+        return ""
+    texts = (block["text"] for block in formed(message)["content"] if "text" in block)
+    return "\n".join(text for text in texts if text is not None)
+
+
+def worth_keeping(content: Iterable[Block]) -> list[Block]:
+    """Return the blocks without blank texts, which providers refuse."""
+    return [block for block in content if not ("text" in block and not (block["text"] or "").strip())]

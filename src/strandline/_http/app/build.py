@@ -1,0 +1,145 @@
+"""The HTTP application: which path leads to what, behind the middleware that every request passes."""
+
+import functools
+from collections.abc import Callable
+from typing import Final
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp
+
+from strandline._access.source import Keys
+from strandline._clock import SystemClock
+from strandline._engine.service import Service
+from strandline._http.app.errors import Endpoint, Handler, response_to
+from strandline._http.app.openapi import Described, OpenApi
+from strandline._http.dialects.agentcore.dialect import AgentCore
+from strandline._http.dialects.agentcore.wire import SESSION
+from strandline._http.dialects.chat import Chat
+from strandline._http.dialects.openai.dialect import OpenAI
+from strandline._http.dialects.openai.wire import SEND_NO_MORE
+from strandline._http.dialects.runs import SessionRuns
+from strandline._http.exchange.exchange import Exchange
+from strandline._http.exchange.idempotency import REPLAYED
+from strandline._http.exchange.session_naming import SessionNaming
+from strandline._http.middleware.access import AccessMiddleware, Headers, StartWait
+from strandline._http.middleware.access_log import Denials
+from strandline._http.middleware.auth import Access
+from strandline._http.middleware.guard import Guard
+from strandline._http.routes.events import Changes
+from strandline._http.routes.health import Probes
+from strandline._http.routes.metrics import Metrics, Scraped
+from strandline._http.routes.runs import Runs
+from strandline._http.routes.sessions import Sessions
+from strandline._settings import AppSettings
+
+READABLE: Final = ["Location", "Retry-After", "Preference-Applied", *REPLAYED, *SEND_NO_MORE, SESSION]
+"""Headers of answers that pages of other origins may read, as clients in browsers have to."""
+
+
+def build_app(
+    service: Service,
+    scraped: Scraped,
+    settings: AppSettings,
+    keys: Keys | None = None,
+    *,
+    loopback: bool | None = None,
+    on_arrival: Callable[[Headers], object] = id,
+    on_denied: Callable[[str], object] = id,
+) -> ASGIApp:
+    """Return the application. It does not start or stop the service; without `keys` nobody has to show one.
+
+    `loopback`: whether it is reached from this machine only; None: each request has to say it. `on_arrival` is told the
+    headers of each request, in the task that answers it; `on_denied` why one was not let in.
+    """
+    guard = Guard(settings, loopback=loopback, keys=keys is not None)
+    access = Access(keys, settings)
+    in_openais_form = SessionNaming(shares=settings.default_session == "shared")
+    naming = SessionNaming(shares=keys is None or in_openais_form.shares)
+    exchange = Exchange(service)
+    chat = Chat(service, naming, settings)
+    new_runs = SessionRuns(service, settings)
+    openai = OpenAI(SystemClock(), in_openais_form, settings)
+    runtime = AgentCore(service, SystemClock(), naming, settings)
+    runs = Runs(service, exchange, settings)
+    sessions = Sessions(service, settings)
+    changes = Changes(service)
+    probes = Probes(service, guard, settings, auth=access.mode)
+    metrics = Metrics(scraped)
+    described = OpenApi(
+        Described(
+            keys=keys is not None,
+            names_session=not naming.shares,
+            session_header=settings.session_header,
+            allowed_content=frozenset(service.options.allowed_content),
+            timeout_s=service.options.timeout_s,
+            queue_timeout_s=service.options.queue_timeout_s,
+        )
+    )
+    router = Router(
+        [  # looked through in this order: those first that are asked most
+            Route(
+                "/v1/sessions/{session_id}/runs",
+                Endpoint(by_method(GET=sessions.runs, POST=functools.partial(exchange.handle, new_runs))),
+                methods=["GET", "POST"],
+            ),
+            Route("/chat", Endpoint(functools.partial(exchange.handle, chat)), methods=["POST"]),
+            Route("/health", Endpoint(probes.health), methods=["GET"]),
+            Route("/history", Endpoint(chat.history), methods=["GET"]),
+            Route("/v1/runs", Endpoint(runs.all), methods=["GET"]),
+            Route("/v1/runs/{run_id}", Endpoint(runs.read), methods=["GET"]),
+            Route("/v1/runs/{run_id}/events", Endpoint(runs.events), methods=["GET"]),
+            Route("/v1/runs/{run_id}/cancel", Endpoint(runs.cancel), methods=["POST"]),
+            Route("/v1/runs/{run_id}/move", Endpoint(runs.move), methods=["POST"]),
+            Route("/v1/sessions/{session_id}/pause", Endpoint(sessions.pause), methods=["POST"]),
+            Route("/v1/sessions/{session_id}/resume", Endpoint(sessions.resume), methods=["POST"]),
+            Route("/v1/sessions", Endpoint(sessions.sessions), methods=["GET"]),
+            Route(
+                "/v1/sessions/{session_id}",
+                Endpoint(by_method(GET=sessions.read, DELETE=sessions.delete)),
+                methods=["GET", "DELETE"],
+            ),
+            Route("/v1/sessions/{session_id}/history", Endpoint(sessions.history), methods=["GET"]),
+            Route("/v1/sessions/{session_id}/cancel", Endpoint(sessions.cancel), methods=["POST"]),
+            Route("/v1/events", Endpoint(changes.events), methods=["GET"]),
+            Route("/v1/chat/completions", Endpoint(functools.partial(exchange.handle, openai)), methods=["POST"]),
+            Route("/v1/models", Endpoint(openai.models), methods=["GET"]),
+            Route("/v1/models/{model}", Endpoint(openai.model), methods=["GET"]),
+            Route("/invocations", Endpoint(functools.partial(exchange.handle, runtime)), methods=["POST"]),
+            Route("/ping", Endpoint(runtime.ping), methods=["GET"]),
+            Route("/openapi.json", Endpoint(described.json), methods=["GET"]),
+            Route("/docs", Endpoint(described.docs), methods=["GET"]),
+            Route("/livez", Endpoint(probes.livez), methods=["GET"]),
+            Route("/readyz", Endpoint(probes.readyz), methods=["GET"]),
+            Route("/metrics", Endpoint(metrics.metrics), methods=["GET"]),
+        ],
+        redirect_slashes=False,
+    )
+    app: ASGIApp = AccessMiddleware(
+        StartWait(router, service, settings.start_wait_s),
+        guard,
+        access,
+        Denials(SystemClock(), on_denied),
+        on_arrival=on_arrival,
+        respond=response_to,
+    )
+    if settings.cors_origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=READABLE,
+        )
+    return app
+
+
+def by_method(**handlers: Handler) -> Handler:
+    """Return a handler for all methods of one path."""
+
+    async def handle(request: Request) -> Response:
+        return await handlers["GET" if request.method == "HEAD" else request.method](request)
+
+    return handle

@@ -1,0 +1,61 @@
+"""Content that callers may ask with, as the OpenAPI document describes it: as `engine/content.py` takes it."""
+
+from typing import Any, Final
+
+from strandline._engine.requests import FORMATS, LOCATION, LONGEST_NAME, NEVER, TAKEN
+
+_REF: Final = "#/components/schemas/{name}"
+_NAME: Final = "ContentBlock"
+_BYTES: Final = "EncodedBytes"
+BLOCK: Final = {"$ref": _REF.format(name=_NAME)}
+_BASE64: Final = r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)$"
+
+
+def schemas(allowed: frozenset[str]) -> dict[str, Any]:
+    """Return the components: a block of content, and bytes in JSON; `allowed` as the setting `allowed_content`."""
+    kinds = [*TAKEN, *sorted(allowed - {LOCATION, *TAKEN, *NEVER})]
+    encoded = {
+        **_object({"__bytes_encoded__": {"const": True}, "data": {"type": "string", "pattern": _BASE64}}),
+        "description": "Bytes in JSON, as base64",
+    }
+    block = {
+        "description": "A piece of content in the form of Strands: an object with one key, its kind",
+        "type": "object",
+        "oneOf": [_object({kind: _content(kind, allowed)}) for kind in kinds],
+    }
+    return {_NAME: block, _BYTES: encoded}
+
+
+def _content(kind: str, allowed: frozenset[str]) -> dict[str, Any]:
+    """Return what stands behind a kind of content."""
+    if kind == "text":
+        return {"type": "string"}
+    if kind not in FORMATS:
+        return {"type": "object"}
+    fields: dict[str, Any] = {"format": {"enum": list(FORMATS[kind])}, "source": _source(allowed)}
+    if kind != "document":
+        return _object(fields)
+    return _object(
+        {**fields, "name": {"type": "string", "pattern": r"\S", "maxLength": LONGEST_NAME}},
+        citations={"anyOf": [_object({"enabled": {"type": "boolean"}}), {"type": "null"}]},
+        context={"type": ["string", "null"]},
+    )
+
+
+def _source(allowed: frozenset[str]) -> dict[str, Any]:
+    """Return where content comes from: it is sent, or fetched where that is allowed."""
+    sent = _object({"bytes": {"$ref": _REF.format(name=_BYTES)}})
+    if LOCATION not in allowed:
+        return sent
+    location = {"type": "object", "required": ["type"], "properties": {"type": {"type": "string"}}}
+    return {"anyOf": [sent, _object({LOCATION: location})]}
+
+
+def _object(fields: dict[str, Any], **optional: Any) -> dict[str, Any]:
+    """Return the schema of an object that has these fields, may have the optional ones, and has no other."""
+    return {
+        "type": "object",
+        "required": list(fields),
+        "properties": {**fields, **optional},
+        "additionalProperties": False,
+    }

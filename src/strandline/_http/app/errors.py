@@ -1,0 +1,66 @@
+"""How errors leave: an exception becomes its answer here and nowhere else, in the form that its client knows."""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from strandline._http import wire
+from strandline._http.dialects.agentcore import dialect as agentcore
+from strandline._http.dialects.agentcore import wire as agentcore_wire
+from strandline._http.dialects.openai import wire as openai_wire
+from strandline._http.dialects.openai.dialect import is_spoken_at, nothing_at
+from strandline.errors import InvariantBroken, StrandlineError
+
+_log = logging.getLogger("strandline.http")
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Endpoint:
+    """A handler as an ASGI app; whatever it raises becomes a problem document."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        try:
+            response = await self._handler(Request(scope, receive))
+        except ClientDisconnect:
+            response = Response(status_code=wire.CLIENT_LEFT)  # a middleware around us takes silence for a defect
+        except Exception as error:
+            response = response_to(error, scope)
+        await response(scope, receive, send)
+
+
+def response_to(error: Exception, scope: Scope) -> Response:
+    """Return what is said of an error, in the form that clients of its path understand."""
+    return in_form(_problem_of(error, scope), wire.inner_path(scope))
+
+
+def in_form(problem: Response, path: str) -> Response:
+    """Return a problem document in the form that clients of a path understand."""
+    if is_spoken_at(path):
+        return openai_wire.refusal(problem)
+    return agentcore_wire.refusal(problem) if path == agentcore.PLACE else problem
+
+
+def _problem_of(error: Exception, scope: Scope) -> Response:
+    if isinstance(error, StrandlineError) and not isinstance(error, InvariantBroken):
+        return wire.error_response(error)
+    if isinstance(error, HTTPException):
+        path = scope["path"]
+        if error.status_code == wire.NOT_FOUND:
+            more = nothing_at(inner) if is_spoken_at(inner := wire.inner_path(scope)) else ""
+            return wire.problem(wire.NOT_FOUND, "not_found", f"there is nothing at {path}{more}")
+        if error.status_code == wire.METHOD_NOT_ALLOWED:
+            headers = dict(error.headers or {})
+            detail = f"{path} does not take {scope['method']}; it takes {headers.get('Allow', 'other methods')}"
+            return wire.problem(wire.METHOD_NOT_ALLOWED, "method_not_allowed", detail, headers)
+        return wire.problem(error.status_code, "error", error.detail)
+    _log.error("a request could not be answered", exc_info=error)
+    return wire.problem(wire.BROKEN, "internal_error", "the server has a defect; its log says more")

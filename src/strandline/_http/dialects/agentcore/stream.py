@@ -1,0 +1,70 @@
+"""The events of a run as AgentCore's clients read a stream: `data: ` and a line of JSON, as if the agent yielded text.
+
+A piece of text is a string. What is no text is an object, and the last event: that the run waits for a person, or why
+there is no answer.
+"""
+
+from strandline._encoding import encode, encode_messages
+from strandline._engine.events import Numbered, RunFinished
+from strandline._http.dialects.agentcore.wire import Asked, StreamFailure
+from strandline._http.dialects.endings import reason_of
+from strandline._http.dialects.sent_text import SentText
+from strandline._http.dialects.waiting import Waiting
+from strandline._model import RunId, RunStatus, SessionId
+
+
+class Pieces:
+    """Makes what one client is sent of one run. `later` says what becomes of the run if it goes on without it."""
+
+    def __init__(self, run_id: RunId, session_id: SessionId, *, waiting: Waiting, later: str) -> None:
+        self._run_id = run_id
+        self._session_id = session_id
+        self._waiting = waiting
+        self._later = later
+        self._sent = SentText()
+        self._has_ended = False
+
+    def opening(self) -> bytes:
+        """Return a comment: the contract has no word for a run that was accepted."""
+        return b": accepted\n\n"
+
+    def of(self, told: Numbered) -> bytes:
+        """Return what is sent of an event, often nothing: reasoning and tools are not part of an answer."""
+        if isinstance(told.event, RunFinished):
+            return self._end(told.event)
+        return _text(self._waiting.heard(told.event) or self._sent.heard(told.event))
+
+    def closing(self) -> bytes:
+        """Return what ends the stream."""
+        return b"" if self._has_ended else self._failed("goes_on_later", self._later, RunStatus.QUEUED)
+
+    def _end(self, end: RunFinished) -> bytes:
+        self._has_ended = True
+        if (reason := reason_of(end)) is not None:
+            return self._failed(*reason, end.status)
+        text = _text(self._sent.end(end.output))
+        if end.status is not RunStatus.NEEDS_INPUT:
+            return text
+        asked = Asked(
+            run_id=self._run_id, session_id=self._session_id, status=end.status, input_requests=end.input_requests
+        )
+        return text + _event(encode_messages(asked))
+
+    def _failed(self, code: str, text: str, status: RunStatus) -> bytes:
+        failure = StreamFailure(
+            error=text,
+            error_type=code,
+            message="The run has no answer" if status is not RunStatus.QUEUED else "The run has no answer yet",
+            run_id=self._run_id,
+            session_id=self._session_id,
+            status=status,
+        )
+        return _event(encode(failure))
+
+
+def _text(text: str) -> bytes:
+    return _event(encode(text)) if text else b""
+
+
+def _event(data: bytes) -> bytes:
+    return b"data: %b\n\n" % data

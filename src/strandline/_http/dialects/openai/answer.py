@@ -1,0 +1,87 @@
+"""How the end of a run reads as a chat completion: an answer, or an error. Pure."""
+
+from msgspec import UNSET, Struct, UnsetType
+
+from strandline._engine.events import RunFinished
+from strandline._history import answer_text
+from strandline._history.words import ended_early
+from strandline._http.dialects.endings import reason_of
+from strandline._http.dialects.openai.wire import ErrorDetail, FinishReason, failed
+from strandline._http.dialects.sent_text import BREAK
+from strandline._http.dialects.waiting import questions
+from strandline._model import InputRequest, Message, Outcome, RunId, RunStatus
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """The text of an answer. `asks` is what is said besides if the run waits for a person, and is not the model's."""
+
+    text: str
+    finish_reason: FinishReason
+    asks: str = ""
+    reasoning: str | UnsetType = UNSET
+
+    @property
+    def content(self) -> str:
+        """All that the client is to see."""
+        return BREAK.join(filter(None, (self.text, self.asks)))
+
+
+class NoAnswer(Struct, frozen=True):
+    """The error of a run that has ended without an answer."""
+
+    error: ErrorDetail
+
+
+def answer_of(end: Outcome | RunFinished, run_id: RunId) -> Answer | NoAnswer:
+    """Return what a client is told of the end of a run."""
+    match end.status:
+        case RunStatus.SUCCEEDED if not _ends_with(end.message, "limit"):
+            return Answer(text=end.output, finish_reason="stop", reasoning=reasoning_of(end.message))
+        case RunStatus.SUCCEEDED:
+            return _cut_off(end.message, "limit")
+        case RunStatus.NEEDS_INPUT:
+            return Answer(
+                text=end.output,
+                finish_reason="stop",
+                asks=asked(end.input_requests),
+                reasoning=reasoning_of(end.message),
+            )
+    reason = reason_of(end)
+    assert reason is not None
+    code, text = reason
+    if end.error is not None and end.error.out_of_tokens:
+        return _cut_off(end.message, code)
+    return NoAnswer(failed(text, code, run_id))
+
+
+def asked(requests: list[InputRequest]) -> str:
+    """Return what a run asks a person, for people to read."""
+    return f"(This waits for a person's answer. {questions(requests)})"
+
+
+def reasoning_of(message: Message | None) -> str | UnsetType:
+    """Return the reasoning that a message holds."""
+    texts: list[str] = []
+    for block in message["content"] if message else ():
+        match block:
+            case {"reasoningContent": {"reasoningText": {"text": str(text)}}}:
+                texts.append(text)
+    return "".join(texts) or UNSET
+
+
+def _ends_with(message: Message | None, code: str) -> bool:
+    last = message["content"][-1:] if message else []
+    return any(block.get("text") == ended_early(code) for block in last)
+
+
+def _cut_off(message: Message | None, code: str) -> Answer:
+    """Return the answer of a run that might have said more: its text without what history ends it with.
+
+    That is a sentence, which stays if there is nothing else, and for a failure the reason behind it.
+    """
+    text, sentence = answer_text(message), ended_early(code)
+    content = message["content"] if message else []
+    if {"text": sentence} in content[-2:]:
+        said, _, _ = text.rpartition(sentence)
+        text = said.rstrip("\n") or sentence
+    return Answer(text=text, finish_reason="length", reasoning=reasoning_of(message))

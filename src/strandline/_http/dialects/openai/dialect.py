@@ -1,0 +1,182 @@
+"""OpenAI's chat completions: `POST /v1/chat/completions` and `GET /v1/models`, through the same line as `/chat`.
+
+The conversation is the server's: of the messages that a client sends, only the last is asked. The session is named by
+a header (`X-Session-Id`, setting `session_header`), else by `metadata.session_id`, else by `user`. A client that names
+none is refused: the programs that speak this protocol know no sessions, and their users would all talk in one.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from msgspec.structs import replace
+from starlette.requests import Request
+from starlette.responses import Response
+
+from strandline._clock import Clock
+from strandline._engine.streams import Later
+from strandline._http import wire
+from strandline._http.caller import session_header, session_of
+from strandline._http.dialects.openai.answer import NoAnswer, answer_of
+from strandline._http.dialects.openai.body import BodyReader
+from strandline._http.dialects.openai.stream import Chunks
+from strandline._http.dialects.openai.wire import (
+    ENDED,
+    SEND_AGAIN,
+    SEND_NO_MORE,
+    Choice,
+    Completion,
+    CompletionBody,
+    ErrorBody,
+    ErrorDetail,
+    Extension,
+    Model,
+    Models,
+    Said,
+    failed,
+    failure,
+    prompt_of,
+    tokens,
+)
+from strandline._http.dialects.waiting import Waiting
+from strandline._http.exchange.exchange import Accepted, Dialect, Frames
+from strandline._http.exchange.idempotency import KEY
+from strandline._http.exchange.run_request import RunRequest
+from strandline._http.exchange.session_naming import SessionNaming
+from strandline._model import Outcome, RunStatus, SessionId, session_id
+from strandline._settings import AppSettings
+from strandline.errors import Invalid, NotFound
+
+_ROUTES: Final = (
+    "assistants|audio|batches|completions|containers|conversations|embeddings|evals|files|fine_tuning|images|models|"
+    "moderations|realtime|responses|threads|uploads|vector_stores|videos"
+)
+"""The first words of OpenAI's paths. Of most of them there is nothing here, which a client is to understand too."""
+_BASE: Final = "/v1"
+_PLACES: Final = re.compile(rf"((?:{_BASE})*)/(?:chat/completions|{_ROUTES})(?:/.*)?", re.DOTALL)
+
+
+def is_spoken_at(path: str) -> bool:
+    """Tell whether clients of this protocol ask at a path, and understand its errors only."""
+    return _PLACES.fullmatch(path) is not None
+
+
+def nothing_at(path: str) -> str:
+    """Return what to tell a client of this protocol besides, that has asked at a path where there is nothing."""
+    found = _PLACES.fullmatch(path)
+    if found is not None and found[1] != _BASE:
+        return f"; the base URL of OpenAI's clients ends in `{_BASE}`, once"
+    return f"; of OpenAI's API there are {_BASE}/chat/completions and {_BASE}/models"
+
+
+class OpenAI(Dialect):
+    """Chat completions, as a dialect, and the routes of models."""
+
+    def __init__(self, clock: Clock, naming: SessionNaming, settings: AppSettings) -> None:
+        self._clock = clock
+        self._naming = naming
+        self._settings = settings
+        self._bodies = BodyReader(max_body_bytes=settings.max_body_bytes, max_chat_body_bytes=settings.chat_body_bytes)
+        self._model = Model(id=settings.agent_id, created=int(clock.now()))
+
+    async def models(self, request: Request) -> Response:
+        """Return the agent as the one model that there is."""
+        return wire.answer(Models(data=[self._model]))
+
+    async def model(self, request: Request) -> Response:
+        """Return the agent as a model."""
+        if (asked := request.path_params["model"]) != self._model.id:
+            raise NotFound(f"there is no model {asked}; the agent is {self._model.id}")
+        return wire.answer(self._model)
+
+    async def parse(self, request: Request) -> RunRequest:
+        """Read the last message of a conversation, or answers."""
+        received = await self._bodies.read(request, is_keyed=KEY in request.headers)
+        body = received.body
+        kept = {name: value for name, value in (body.metadata or {}).items() if name != "session_id"}
+        return RunRequest(
+            input=prompt_of(body, received.before),
+            key=session_of(request, self._named(request, body)),
+            options=replace(body, metadata=kept),
+            body=received.sent,
+            as_events=bool(body.stream),
+        )
+
+    async def answer(self, run: Accepted, end: Outcome | Later) -> Response:
+        """Return a completion, or why there is none."""
+        if isinstance(end, Later):
+            return self._later(run)
+        answer = answer_of(end, run.ticket.run_id)
+        if isinstance(answer, NoAnswer):
+            return failure(answer.error, ENDED, {**run.replayed, **SEND_NO_MORE})
+        said = Said(content=answer.content, reasoning_content=answer.reasoning)
+        completion = Completion(
+            id=run.ticket.run_id,
+            created=int(self._clock.now()),
+            model=self._model.id,
+            choices=[Choice(message=said, finish_reason=answer.finish_reason)],
+            usage=tokens(end.usage),
+            strandline=Extension(run.ticket.key.session_id, end.status, end.input_requests),
+        )
+        return wire.answer(completion, headers=run.replayed)
+
+    def events(self, run: Accepted) -> tuple[Frames, Mapping[str, str]]:
+        """Return the events of a run as chunks."""
+        body = run.asked.options
+        assert isinstance(body, CompletionBody)
+        chunks = Chunks(
+            run.ticket.run_id,
+            run.ticket.key.session_id,
+            model=self._model.id,
+            created=int(self._clock.now()),
+            with_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
+            waiting=Waiting(run.request.scope, run.ticket.key.session_id),
+            later=_goes_on(run),
+        )
+        return chunks, run.replayed
+
+    def _named(self, request: Request, body: CompletionBody) -> str:
+        header = self._settings.session_header
+        name = named_session(header, session_header(request.headers, header), body)
+        return self._naming.named(name, f"in the header {header}, as `metadata.session_id` or as `user`")
+
+    def _later(self, run: Accepted) -> Response:
+        """Tell that a run goes on after a restart.
+
+        Sent again under its key, the request gets the answer, which clients do by themselves if they are told to.
+        Without a key it would be another run: then no status may say "again", and 202 is no error to any client.
+        """
+        error = _goes_on(run)
+        headers = run.come_back(self._settings.retry_after_s)
+        if run.keyed:
+            return failure(error, wire.UNAVAILABLE, headers | SEND_AGAIN)
+        told: dict[str, Any] = {
+            "id": run.ticket.run_id,
+            "object": "chat.completion",
+            "created": int(self._clock.now()),
+            "model": self._model.id,
+            "choices": [],
+            "strandline": Extension(run.ticket.key.session_id, RunStatus.QUEUED, []),
+        }
+        return wire.answer({**told, "error": ErrorBody(error).error}, wire.ACCEPTED, headers)
+
+
+def named_session(header: str, value: str | None, body: CompletionBody) -> SessionId | None:
+    """Return the session that a completion names. Raises `Invalid` for a name that no session can have."""
+    places = {
+        f"the header {header}": value,
+        "`$.metadata.session_id`": (body.metadata or {}).get("session_id"),
+        "`$.user`": body.user,
+    }
+    for place, name in places.items():
+        if name is not None:
+            try:
+                return session_id(name if isinstance(name, str) else "")
+            except Invalid as error:
+                raise Invalid(f"{error} - at {place}") from None
+    return None
+
+
+def _goes_on(run: Accepted) -> ErrorDetail:
+    text = f"the server stops; the run goes on after its restart, see {run.location}"
+    return failed(text, "goes_on_later", run.ticket.run_id, again=run.keyed)

@@ -1,0 +1,96 @@
+"""The events of a run as chunks of a chat completion, framed as server-sent events."""
+
+from typing import Any, Final
+
+from strandline._encoding import encode
+from strandline._engine.events import Numbered, ReasoningDelta, RunFinished, RunPosition, RunQueued
+from strandline._http.dialects.openai.answer import NoAnswer, answer_of
+from strandline._http.dialects.openai.wire import ErrorBody, ErrorDetail, Extension, tokens
+from strandline._http.dialects.sent_text import BREAK, SentText
+from strandline._http.dialects.waiting import Waiting
+from strandline._model import RunId, RunStatus, SessionId
+
+_DONE: Final = b"data: [DONE]\n\n"
+
+
+class Chunks:
+    """Makes what one client is sent of one run. `later` is the error that it gets if the run goes on without it."""
+
+    def __init__(
+        self,
+        run_id: RunId,
+        session_id: SessionId,
+        *,
+        model: str,
+        created: int,
+        with_usage: bool,
+        waiting: Waiting,
+        later: ErrorDetail,
+    ) -> None:
+        self._run_id = run_id
+        self._session_id = session_id
+        self._with_usage = with_usage
+        self._waiting = waiting
+        self._later = later
+        self._frame = {
+            "id": run_id,
+            "object": "chat.completion.chunk",
+            "created": created,
+            "model": model,
+        }
+        # Around the text of a chunk, which there are many of.
+        head, _, tail = self._chunk({"content": "?"}).rpartition(b'"?"')
+        self._around = head, tail
+        self._sent = SentText()
+        self._has_ended = False
+
+    def opening(self) -> bytes:
+        """Return the first chunk: the run was accepted."""
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def of(self, told: Numbered) -> bytes:
+        """Return the chunks of an event, often none: tools are the agent's own, and no calls to be answered."""
+        match told.event:
+            case RunFinished():
+                return self._end(told.event)
+            case ReasoningDelta(text):
+                return self._chunk({"reasoning_content": text})
+            case RunQueued() | RunPosition():
+                return self._waits(told.event)
+        return self._content(self._sent.heard(told.event))
+
+    def closing(self) -> bytes:
+        """Return what ends the stream."""
+        return _DONE if self._has_ended else _event(ErrorBody(self._later)) + _DONE
+
+    def _waits(self, event: RunQueued | RunPosition) -> bytes:
+        if not (text := self._waiting.heard(event)):
+            return b""
+        extension = Extension(self._session_id, RunStatus.QUEUED, event.input_requests)
+        return self._chunk({"content": text}, strandline=extension)
+
+    def _end(self, end: RunFinished) -> bytes:
+        self._has_ended = True
+        answer = answer_of(end, self._run_id)
+        if isinstance(answer, NoAnswer):
+            return _event(ErrorBody(answer.error))
+        told = self._content(self._sent.end(answer.text))
+        if answer.asks:
+            told += self._content(BREAK + answer.asks if answer.text else answer.asks)
+        extension = Extension(self._session_id, end.status, end.input_requests)
+        told += self._chunk({}, answer.finish_reason, strandline=extension)
+        if self._with_usage and (usage := tokens(end.usage)):
+            told += _event({**self._frame, "choices": [], "usage": usage})
+        return told
+
+    def _content(self, text: str) -> bytes:
+        return self._around[0] + encode(text) + self._around[1] if text else b""
+
+    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        usage = {"usage": None} if self._with_usage else {}
+        return _event({**self._frame, "choices": [choice], **usage, **more})
+
+
+def _event(value: object) -> bytes:
+    return b"data: %b\n\n" % encode(value)

@@ -1,0 +1,93 @@
+"""What every request passes: is it one of ours, who asks, and then, does the server take requests yet."""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from strandline._engine.service import Service
+from strandline._http import wire
+from strandline._http.middleware.access_log import Denials
+from strandline._http.middleware.auth import METRICS, OPEN, Access
+from strandline._http.middleware.guard import Guard
+from strandline.errors import NotReady
+
+NEVER_WAIT: Final = OPEN | {METRICS}
+"""What is answered at once while a server starts: probes, metrics, and what describes the routes."""
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class AccessMiddleware:
+    """Turns away foreign requests and those without a key. `respond` says what errors look like."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        guard: Guard,
+        access: Access,
+        denials: Denials,
+        *,
+        on_arrival: Callable[[Headers], object],
+        respond: Callable[[Exception, Scope], Response],
+    ) -> None:
+        self._app = app
+        self._guard = guard
+        self._access = access
+        self._denials = denials
+        self._on_arrival = on_arrival
+        self._respond = respond
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        send = Marked(send)
+        scope["app"] = self  # Starlette's router raises its 404 and 405 then, instead of answering in plain text
+        try:
+            if (reason := self._guard.refusal(scope)) is not None:
+                raise wire.Foreign(reason)
+            let_in = self._access.admit(scope)
+            self._on_arrival(scope["headers"])
+            if scope["path"].endswith("\n"):  # (for the router it is the path without, which has rules of its own)
+                raise HTTPException(wire.NOT_FOUND)
+            if let_in is None:
+                await self._app(scope, receive, send)
+            else:
+                await let_in.answer(self._app, scope, receive, send)
+        except (HTTPException, wire.Foreign, wire.Unauthorized, wire.OperatorsOnly, NotReady) as error:
+            self._denials.note(scope, error)
+            await self._respond(error, scope)(scope, receive, send)
+
+
+class StartWait:
+    """Makes requests wait for a server that starts: they have been let in, and nothing of their bodies is read."""
+
+    def __init__(self, app: ASGIApp, service: Service, wait_s: float) -> None:
+        self._app = app
+        self._service = service
+        self._wait_s = wait_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request once the server is ready. Raises `NotReady` if it takes too long, or too many wait."""
+        if self._service.starting and scope["type"] == "http" and wire.inner_path(scope) not in NEVER_WAIT:
+            await self._service.until_ready(self._wait_s)
+        await self._app(scope, receive, send)
+
+
+class Marked:
+    """Sends messages on, and has browsers take each answer for what it says that it is."""
+
+    __slots__ = ("_send",)
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    async def __call__(self, message: Message) -> None:
+        """Send a message."""
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), wire.NOSNIFF]
+        await self._send(message)

@@ -1,0 +1,40 @@
+"""What changes anywhere for whoever asks, as events."""
+
+from typing import Final, get_args
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from strandline._engine.events import RunEvent, SessionEvent
+from strandline._engine.service import Service
+from strandline._engine.streams import UNTOLD
+from strandline._http.caller import principal_of
+from strandline._http.exchange.sse import EventResponse, framed_change, last_event_id
+from strandline._model import session_id
+from strandline.errors import Invalid
+
+TYPES: Final = frozenset(
+    str(kind.__struct_config__.tag) for kind in (*get_args(RunEvent), *get_args(SessionEvent)) if kind not in UNTOLD
+)
+"""The types of events that can be asked for here."""
+MOST_SESSIONS: Final = 100
+"""Sessions that one client can ask for the events of; those of all sessions can be had without naming any."""
+
+
+class Changes:
+    """The route of all events."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def events(self, request: Request) -> Response:
+        """Return what changes from now on, or after `Last-Event-ID`; of some sessions or types only, if asked for."""
+        query = request.query_params
+        types = [each for text in query.getlist("type") for each in text.split(",")]
+        if unknown := sorted(set(types) - TYPES):
+            raise Invalid(f"type cannot be {', '.join(unknown)}; it is some of {', '.join(sorted(TYPES))}")
+        sessions = {session_id(text) for text in query.getlist("session_id")}
+        if len(sessions) > MOST_SESSIONS:
+            raise Invalid(f"at most {MOST_SESSIONS} session_id can be named; leave them out for the events of all")
+        events = self._service.changes(principal_of(request), last_event_id(request), sessions=sessions, types=types)
+        return EventResponse(events, lambda told: framed_change(told, request.scope), lambda lost: None)

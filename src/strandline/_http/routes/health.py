@@ -1,0 +1,143 @@
+"""What probes and people look at: `/health`, `/livez`, `/readyz`. They never wait for user code or for a disk."""
+
+from typing import Final, Literal
+
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
+from starlette.requests import Request
+from starlette.responses import Response
+
+from strandline import __version__
+from strandline._engine.loops import WorkerLoad
+from strandline._engine.queues import Share
+from strandline._engine.reading import Health
+from strandline._engine.service import Service
+from strandline._http import wire
+from strandline._http.caller import caller_of
+from strandline._http.middleware.guard import Guard
+from strandline._settings import AppSettings
+from strandline.errors import DiskLow, NoWorker
+
+
+class HealthBody(Struct, frozen=True, kw_only=True):
+    """What goes on, in numbers."""
+
+    status: str
+    agent_id: str
+    processing: bool
+    queue_depth: int
+    running: int
+    held: int
+    stalled: int
+    oldest_wait_s: float
+    longest_no_progress_s: float
+    refused_runs: int
+    lost_clients: int
+    agents_in_memory: int
+    ready: bool
+    auth: str
+    version: str
+    probe: bool
+    """Whether the agent is the one that `strandline check` asks."""
+    workers: list[WorkerLoad] | UnsetType = UNSET
+    principals: dict[str, Share] | UnsetType = UNSET
+    """Told to operators only."""
+
+
+class HealthWord(Struct, frozen=True):
+    """What is told to those who ask by a name that is not the server's: whether it has been ready."""
+
+    status: Literal["healthy", "starting"]
+
+
+class ProbeBody(Struct, frozen=True):
+    """One word, and where it wants somebody to do something, what that is."""
+
+    status: Literal["alive", "ready", "draining", "starting", "journal_unavailable", "disk_low", "no_worker"]
+    detail: str | UnsetType = UNSET
+
+
+PROBE: Final = "strandline._check.probe:make_agent"
+"""The agent that `strandline check` asks, as a TARGET."""
+STARTING_S: Final = 1.0
+"""When it is worth asking again for a server that starts."""
+NOTHING_IS_KEPT: Final = ProbeBody(
+    "journal_unavailable",
+    "Nothing can be kept. The log says why; docs/operations.md says what to do, under StrandlineJournalUnavailable.",
+)
+DISK_LOW: Final = ProbeBody(
+    "disk_low",
+    "Little room is left on the journal's disk, and it is kept for runs that were accepted. docs/operations.md says"
+    " what to do, under StrandlineJournalUnavailable.",
+)
+NO_WORKER: Final = ProbeBody(
+    "no_worker",
+    "No worker process takes calls. The log says why; docs/operations.md says what to do, under StrandlineNotReady.",
+)
+_TROUBLE: Final = {NoWorker.code: NO_WORKER, DiskLow.code: DISK_LOW}
+
+
+class Probes:
+    """The routes of probes."""
+
+    def __init__(self, service: Service, guard: Guard, settings: AppSettings, *, auth: str) -> None:
+        self._service = service
+        self._guard = guard
+        self._settings = settings
+        self._auth = auth
+
+    async def health(self, request: Request) -> Response:
+        """Return what goes on; `healthy` once it has been ready, as long as the server can say so.
+
+        Until then it is `starting`, with 503: clients wait for this route, and send at once. Under a name of somebody
+        else's it may be a web page that asks, and is told no more than that.
+        """
+        health = self._service.health()
+        well = health.has_been_ready
+        told: HealthBody | HealthWord = HealthWord("healthy" if well else "starting")
+        if self._guard.is_named(request.scope):
+            told = self._shown(request, health)
+        return wire.answer(told, wire.OK if well else wire.UNAVAILABLE, None if well else wire.retry_after(STARTING_S))
+
+    def _shown(self, request: Request, health: Health) -> HealthBody:
+        return HealthBody(
+            status="healthy" if health.has_been_ready else "starting",
+            agent_id=self._settings.agent_id,
+            processing=health.processing,
+            queue_depth=health.queue_depth,
+            running=health.running,
+            held=health.held,
+            stalled=health.stalled,
+            oldest_wait_s=round(health.oldest_wait_s, 3),
+            longest_no_progress_s=round(health.longest_no_progress_s, 3),
+            refused_runs=health.refused_runs,
+            lost_clients=health.lost_clients,
+            agents_in_memory=health.agents_in_memory,
+            ready=health.ready,
+            auth=self._auth,
+            version=__version__,
+            probe=PROBE in self._service.serves,
+            workers=[replace(each, silent_s=round(each.silent_s, 3)) for each in health.workers] or UNSET,
+            principals=_by_name(self._service) if caller_of(request).operator else UNSET,
+        )
+
+    async def livez(self, request: Request) -> Response:
+        """Answer 200 while the process can answer."""
+        return wire.answer(ProbeBody("alive"))
+
+    async def readyz(self, request: Request) -> Response:
+        """Answer 200 while runs are accepted, else 503."""
+        health = self._service.health()
+        if health.ready:
+            return wire.answer(ProbeBody("ready"))
+        if health.draining:
+            status = ProbeBody("draining")
+        elif health.trouble is None:
+            status = ProbeBody("starting")
+        else:
+            status = _TROUBLE.get(health.trouble, NOTHING_IS_KEPT)
+        return wire.answer(status, wire.UNAVAILABLE, wire.retry_after(self._settings.retry_after_s))
+
+
+def _by_name(service: Service) -> dict[str, Share]:
+    return {str(principal): share for principal, share in sorted(service.shares().items())}

@@ -1,0 +1,178 @@
+"""The run API: one run is read, waited for, moved, cancelled."""
+
+import asyncio
+import re
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta, Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from strandline._engine.events import Why
+from strandline._engine.reading import RunView, RunViews
+from strandline._engine.service import Service
+from strandline._http import wire
+from strandline._http.audit import changed
+from strandline._http.caller import principal_of
+from strandline._http.exchange.exchange import Exchange
+from strandline._http.exchange.run_request import Priority, whole_number
+from strandline._http.exchange.sse import RunEvents, last_event_id
+from strandline._model import IfBusy, InputRequest, Message, RunError, RunId, RunStatus, SessionId
+from strandline._settings import AppSettings
+from strandline.errors import Invalid
+
+MAX_WAIT_S: Final = 300
+_WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
+
+
+class RunBody(Struct, frozen=True, kw_only=True):
+    """A run on the wire."""
+
+    run_id: RunId
+    session_id: SessionId
+    status: RunStatus
+    phase: str | None
+    attempt: int
+    priority: int
+    if_busy: IfBusy
+    position: int | None
+    estimated_wait_s: float | None
+    why: Why | None
+    created_at: wire.Timestamp | None
+    started_at: wire.Timestamp | None
+    ended_at: wire.Timestamp | None
+    output: str
+    message: Message | None
+    error: RunError | None
+    input_requests: list[InputRequest]
+    usage: dict[str, int] | None
+    held: bool
+    cancel_requested: bool
+    metadata: dict[str, Any]
+
+
+class RunsBody(Struct, frozen=True, kw_only=True):
+    """A page of runs."""
+
+    runs: list[RunBody]
+    damaged: Annotated[list[RunId], Meta(description="Runs of this page that cannot be read any more")]
+    next_cursor: str | None
+
+
+class MoveBody(Struct, frozen=True):
+    """Where a run is moved: to the place of another priority, or to the front."""
+
+    priority: Annotated[Priority | None, Meta(description="1 to 5, 1 first")] = None
+    front: Annotated[bool, Meta(description="Before all that waits, behind those that are there already")] = False
+
+
+class CancelBody(Struct, frozen=True):
+    """What a cancel of a run reads."""
+
+    force: Annotated[bool, Meta(description="Do not wait for what still works of it")] = False
+
+
+def run_body(view: RunView) -> RunBody:
+    """Return a run as it looks on the wire."""
+    run, outcome = view.run, view.run.outcome
+    return RunBody(
+        run_id=run.run_id,
+        session_id=run.key.session_id,
+        status=run.status,
+        phase=view.phase,
+        attempt=run.attempt,
+        priority=run.priority,
+        if_busy=run.if_busy,
+        position=run.position,
+        estimated_wait_s=wire.rounded(view.estimated_wait_s) if run.position else None,
+        why=view.why,
+        created_at=wire.timestamp(run.created_at),
+        started_at=wire.timestamp(run.started_at),
+        ended_at=wire.timestamp(run.ended_at),
+        output=outcome.output if outcome else "",
+        message=outcome.message if outcome else None,
+        error=outcome.error if outcome else None,
+        input_requests=outcome.input_requests if outcome else [],
+        usage=outcome.usage if outcome else None,
+        held=run.held,
+        cancel_requested=run.cancel_requested,
+        metadata=run.metadata,
+    )
+
+
+def runs_body(page: RunViews) -> RunsBody:
+    """Return a page of runs as it looks on the wire."""
+    return RunsBody(runs=[run_body(view) for view in page.runs], damaged=page.damaged, next_cursor=page.after)
+
+
+class Runs:
+    """The routes of runs."""
+
+    def __init__(self, service: Service, exchange: Exchange, settings: AppSettings) -> None:
+        self._service = service
+        self._exchange = exchange
+        self._settings = settings
+        self._decode_move = msgspec.json.Decoder(MoveBody).decode
+        self._decode_cancel = msgspec.json.Decoder(CancelBody).decode
+
+    async def read(self, request: Request) -> Response:
+        """Return a run; with `Prefer: wait=N`, once it has ended or after N seconds, at most 300."""
+        principal, run_id = principal_of(request), RunId(request.path_params["run_id"])
+        wait_s = preferred_wait_s(request)
+        view = await self._service.run(principal, run_id)  # (of another one's run nobody becomes a client)
+        if wait_s is None:
+            return wire.answer(run_body(view))
+        if view.run.outcome is None:
+            waiting = asyncio.ensure_future(self._service.wait(principal, run_id, wait_s))
+            view = await self._exchange.while_connected(request, run_id, waiting)
+        return wire.answer(run_body(view), headers={"Preference-Applied": f"wait={wait_s}"})
+
+    async def all(self, request: Request) -> Response:
+        """Return runs of all sessions of whoever asks, the last accepted first; of some statuses, if asked for."""
+        query = request.query_params
+        named = [each for text in query.getlist("status") for each in text.split(",")]
+        if unknown := sorted(set(named) - set(RunStatus)):
+            raise Invalid(f"status cannot be {', '.join(unknown)!r}; it is some of {', '.join(RunStatus)}")
+        page = await self._service.runs_of(
+            principal_of(request),
+            statuses=[RunStatus(each) for each in named],
+            cursor=query.get("cursor"),
+            limit=wire.page_limit(request),
+        )
+        return wire.answer(runs_body(page))
+
+    async def events(self, request: Request) -> Response:
+        """Return the events of a run, those after `Last-Event-ID`; 204 once all has been read."""
+        stream = await self._service.stream(principal_of(request), RunId(request.path_params["run_id"]))
+        return self._exchange.stream(stream, RunEvents(stream, request.scope), {}, after=last_event_id(request))
+
+    async def move(self, request: Request) -> Response:
+        """Move a run that waits; 409 if it has begun or ended."""
+        run_id = RunId(request.path_params["run_id"])
+        reads = "`priority` is 1 to 5, or `front` is true"
+        body, _ = await wire.read_json(request, self._settings.max_body_bytes, self._decode_move, reads)
+        priority = whole_number(body.priority)
+        if (priority is None) is not body.front:
+            raise Invalid(f"one of two has to be said: {reads}")
+        view = await self._service.move(principal_of(request), run_id, priority)
+        where = "to the front" if priority is None else f"to priority {priority}"
+        changed(request, f"moved run {run_id} of session {view.run.key.session_id} {where}")
+        return wire.answer(run_body(view))
+
+    async def cancel(self, request: Request) -> Response:
+        """Cancel a run: 200 if it has ended by that, 202 if it executes and was asked to end; 409 if it had ended."""
+        run_id = RunId(request.path_params["run_id"])
+        body, _ = await wire.read_json(
+            request, self._settings.max_body_bytes, self._decode_cancel, "`force` is true or false"
+        )
+        view = await self._service.cancel(principal_of(request), run_id, force=body.force)
+        forced = " by force" if body.force else ""
+        changed(request, f"cancelled run {run_id} of session {view.run.key.session_id}{forced}")
+        return wire.answer(run_body(view), wire.OK if view.run.outcome else wire.ACCEPTED)
+
+
+def preferred_wait_s(request: Request) -> int | None:
+    """Return the seconds of `Prefer: wait=N`, cut to 300; None if the client does not want to wait."""
+    found = _WAIT.search(",".join(request.headers.getlist("prefer")))
+    return min(int(found.group(1)), MAX_WAIT_S) if found else None

@@ -1,0 +1,394 @@
+"""How things look on the wire: JSON answers, problem+json errors, and which status code belongs to which error.
+
+The only file that knows HTTP status codes. Errors are RFC 9457 problem details with a stable `code`.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal, TypeVar
+from urllib.parse import quote
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Scope
+
+from strandline import errors
+from strandline._encoding import encode, encode_messages
+
+T = TypeVar("T")
+
+_JSON: Final = re.compile(r"application/(?:[\w.-]+\+)?json\s*(?:;|$)", re.IGNORECASE)
+
+_ESCAPE: Final = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
+_ENCODED_HALF: Final = re.compile(rb"\xed[\xa0-\xbf]")
+
+LONE_SURROGATE: Final = "it has a lone surrogate, half of a character (such as `\\ud800`), which is no text"
+
+MOST_ON_A_PAGE: Final = 1000
+
+OK: Final = 200
+ACCEPTED: Final = 202
+NO_CONTENT: Final = 204
+BAD_REQUEST: Final = 400
+UNAUTHORIZED: Final = 401
+FORBIDDEN: Final = 403
+NOT_FOUND: Final = 404
+METHOD_NOT_ALLOWED: Final = 405
+TIMED_OUT: Final = 408
+CONFLICT: Final = 409
+TOO_LARGE: Final = 413
+UNSUPPORTED: Final = 415
+UNPROCESSABLE: Final = 422
+TOO_MANY: Final = 429
+HEAD_TOO_LARGE: Final = 431
+CLIENT_LEFT: Final = 499
+"""Nobody reads it."""
+BROKEN: Final = 500
+UNAVAILABLE: Final = 503
+
+NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
+"""Has a browser take an answer for what its `Content-Type` says, whatever a caller or an agent wrote into it."""
+
+TITLES: Final = {
+    BAD_REQUEST: "Malformed request",
+    UNAUTHORIZED: "Unauthorized",
+    FORBIDDEN: "Forbidden",
+    NOT_FOUND: "Not found",
+    METHOD_NOT_ALLOWED: "Method not allowed",
+    TIMED_OUT: "Request timeout",
+    CONFLICT: "Conflict",
+    TOO_LARGE: "Body too large",
+    UNSUPPORTED: "Unsupported media type",
+    UNPROCESSABLE: "Invalid value",
+    TOO_MANY: "Queue full",
+    HEAD_TOO_LARGE: "Headers too large",
+    BROKEN: "Internal error",
+    UNAVAILABLE: "Unavailable",
+}
+
+
+TITLES_OF: Final = {errors.StorageFull.code: "Storage full", errors.HoldsFull.code: "Holds full"}
+"""By code, where that of the status would be wrong."""
+
+
+class Malformed(errors.CallerError):
+    """The body is not what the route reads."""
+
+    code = "malformed"
+
+
+class BodyTooLarge(errors.CallerError):
+    """The body is larger than `max_body_bytes`, or one in OpenAI's form than `max_chat_body_bytes`."""
+
+    code = "body_too_large"
+
+
+class HeadTooLarge(errors.CallerError):
+    """The request's line and headers are larger than 16 KiB, or more than 200."""
+
+    code = "head_too_large"
+
+
+class TooSlow(errors.CallerError):
+    """The request was not here within `receive_timeout`; nothing of it was accepted."""
+
+    code = "request_timeout"
+
+
+class NoConnectionLeft(errors.Unavailable):
+    """The server has `max_connections`, and a request under way on each of them."""
+
+    code = "no_connection_left"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"there are {most} connections already (setting max_connections)", retry_after_s=1.0)
+
+
+class HeadsFull(errors.Unavailable):
+    """Requests whose line and headers are not whole take too much memory, and this one has taken longest to come."""
+
+    code = "heads_full"
+
+    def __init__(self) -> None:
+        told = "line and headers of this request took too long to come, and others need the memory"
+        super().__init__(told, retry_after_s=1.0)
+
+
+class NotJson(errors.CallerError):
+    """The body is not announced as JSON; send it with `Content-Type: application/json`."""
+
+    code = "not_json"
+
+
+class Foreign(errors.CallerError):
+    """The request names a `Host` that is not this server, or comes from a web page of another origin."""
+
+    code = "foreign"
+
+
+DeniedFor = Literal["no_key", "malformed_key", "unknown_key", "revoked_key"]
+
+
+class Unauthorized(errors.CallerError):
+    """The request shows no key, or one that does not count; send `Authorization: Bearer KEY`."""
+
+    code = "unauthorized"
+
+    def __init__(self, message: str, *, shown: bool, reason: DeniedFor, key_id: str | None = None) -> None:
+        super().__init__(message)
+        self.shown = shown
+        self.reason = reason
+        """For metrics; a client is told no more than the message."""
+        self.key_id = key_id
+
+
+class OperatorsOnly(errors.CallerError):
+    """The key that was shown is no operator's."""
+
+    code = "operators_only"
+
+    def __init__(self, message: str, *, key_id: str) -> None:
+        super().__init__(message)
+        self.key_id = key_id
+
+
+STATUS: Final[dict[type[errors.StrandlineError], int]] = {
+    errors.Invalid: UNPROCESSABLE,
+    errors.NoSession: UNPROCESSABLE,
+    errors.NotFound: NOT_FOUND,
+    errors.SessionBusy: CONFLICT,
+    errors.AlreadyEnded: CONFLICT,
+    errors.AlreadyAnswered: CONFLICT,
+    errors.Dismissed: CONFLICT,
+    errors.TooLate: CONFLICT,
+    errors.KeyReused: UNPROCESSABLE,
+    errors.QueueFull: TOO_MANY,
+    errors.PrincipalFull: TOO_MANY,
+    errors.StorageFull: TOO_MANY,
+    errors.HoldsFull: TOO_MANY,
+    errors.ServerFull: UNAVAILABLE,
+    errors.Draining: UNAVAILABLE,
+    errors.NotReady: UNAVAILABLE,
+    errors.NoWorker: UNAVAILABLE,
+    errors.DiskLow: UNAVAILABLE,
+    errors.JournalUnavailable: UNAVAILABLE,
+    errors.NotStarted: UNAVAILABLE,
+    Malformed: BAD_REQUEST,
+    Unauthorized: UNAUTHORIZED,
+    OperatorsOnly: FORBIDDEN,
+    BodyTooLarge: TOO_LARGE,
+    HeadTooLarge: HEAD_TOO_LARGE,
+    TooSlow: TIMED_OUT,
+    NoConnectionLeft: UNAVAILABLE,
+    HeadsFull: UNAVAILABLE,
+    NotJson: UNSUPPORTED,
+    Foreign: FORBIDDEN,
+}
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """Why a request was refused: an RFC 9457 problem document with a stable `code`."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    position: int | UnsetType = UNSET
+    """Where the run would have stood, if a queue was full."""
+    estimated_wait_s: float | UnsetType | None = UNSET
+
+
+Timestamp = Annotated[datetime, Meta(tz=True)]
+
+
+def answer(value: object, status: int = OK, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a JSON response, which ends its line for whoever reads it in a terminal; `value` may hold messages."""
+    return Response(encode_messages(value) + b"\n", status, headers, media_type="application/json")
+
+
+def problem(status: int, code: str, detail: str, headers: dict[str, str] | None = None, **more: Any) -> Response:
+    """Return a problem+json response."""
+    title = TITLES_OF.get(code) or TITLES.get(status, "Error")
+    body = Problem(type="about:blank", title=title, status=status, code=code, detail=detail, **more)
+    return Response(encode(body) + b"\n", status, headers, media_type="application/problem+json")
+
+
+def error_response(error: errors.StrandlineError) -> Response:
+    """Return the response for an error of ours."""
+    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), BROKEN)
+    headers: dict[str, str] = {}
+    more: dict[str, Any] = {}
+    if isinstance(error, errors.Unavailable):
+        headers = retry_after(error.retry_after_s)
+    if isinstance(error, Unauthorized):
+        wrong = ', error="invalid_token"' if error.shown else ""
+        headers = {"WWW-Authenticate": f'Bearer realm="strandline"{wrong}'}
+    if isinstance(error, errors.QueueFull):
+        more = {"position": error.position, "estimated_wait_s": rounded(error.estimated_wait_s)}
+    return problem(status, error.code, str(error), headers, **more)
+
+
+def without_422(status: int) -> int:
+    """Return a status of ours as protocols have it in which whatever is wrong with a request is 400."""
+    return BAD_REQUEST if status == UNPROCESSABLE else status
+
+
+def headers_beside(problem: Response) -> dict[str, str]:
+    """Return the headers of a problem document that count in every other form of it, too."""
+    return {name: value for name, value in problem.headers.items() if not name.startswith("content-")}
+
+
+def place(scope: Scope, path: str) -> str:
+    """Return where `path` of this application is for the client of a request: below whatever it is mounted at."""
+    return quote(scope.get("root_path", "").rstrip("/"), safe="/:@!$&'()*+,;=-._~") + path
+
+
+def whole(scope: Scope) -> Scope:
+    """Return a copy whose `path` begins with its `root_path`, as ASGI has it.
+
+    An app that is told by itself what a proxy strips (`FastAPI(root_path=...)`) leaves that out of `path`; what is
+    mounted in such an app would match nothing.
+    """
+    path: str = scope["path"]
+    if not path.startswith(scope.get("root_path", "")):
+        path = scope.get("app_root_path", "") + path
+    return {**scope, "path": path}
+
+
+def inner_path(scope: Scope) -> str:
+    """Return the path of a request without what this application is mounted at, whoever puts that into `path`."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
+def retry_after(seconds: float) -> dict[str, str]:
+    """Return the header that tells a client when to come back, in whole seconds and at least one."""
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}
+
+
+def announced(request: Request) -> int:
+    """Return how many bytes the body has, as the client says; 0 if it does not."""
+    text = request.headers.get("content-length")
+    return int(text) if text is not None and text.isdecimal() else 0
+
+
+def too_large(what: str, limit: int, setting: str = "max_body_bytes") -> BodyTooLarge:
+    """Return what to tell of something that has more than `limit` bytes."""
+    return BodyTooLarge(f"{what} may have at most {limit} bytes (setting {setting})")
+
+
+async def begin_body(request: Request, limit: int) -> tuple[list[bytes], int, bool]:
+    """Read until the body is whole, or more than `limit` bytes of it have come; or go on with it.
+
+    Returns what has come, its size, and whether more is to come. Raises `ClientDisconnect` if the client leaves in the
+    middle of it. Reads ASGI's bare messages: nearly all bodies come in one.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    more = True
+    while more and size <= limit:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        piece = message.get("body", b"")
+        more = message.get("more_body", False)
+        size += len(piece)
+        pieces.append(piece)
+    return pieces, size, more
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the body. Raises `BodyTooLarge` as soon as more than `limit` bytes are announced or have come.
+
+    Raises `ClientDisconnect` if the client leaves in the middle of it.
+    """
+    if announced(request) > limit:
+        raise too_large("the body", limit)
+    pieces, size, _ = await begin_body(request, limit)
+    if size > limit:
+        raise too_large("the body", limit)
+    return b"".join(pieces)
+
+
+async def read_json(request: Request, limit: int, decode: Callable[[bytes], T], reads: str) -> tuple[T, bytes]:
+    """Return what the body holds, and the body itself; no body at all is an empty object. `reads` says what it may be.
+
+    Raises `NotJson`, `Malformed`, `Invalid`, and as `read_body`.
+    """
+    return as_json(request, await read_body(request, limit), decode, reads)
+
+
+def as_json(request: Request, body: bytes, decode: Callable[[bytes], T], reads: str) -> tuple[T, bytes]:
+    """Return what a body holds that has been read, and the body, as `read_json` does."""
+    if body:
+        must_be_json(request)
+    else:
+        body = b"{}"
+    return decoded(body, decode, reads), body
+
+
+def must_be_json(request: Request) -> None:
+    """Raise `NotJson` unless the body is announced as that."""
+    kind = request.headers.get("content-type", "")
+    if kind != "application/json" and not _JSON.match(kind):
+        raise NotJson("the body must be JSON, sent with `Content-Type: application/json`")
+
+
+def decoded(body: bytes, decode: Callable[[bytes], T], reads: str) -> T:
+    """Return what a body holds. Raises `Malformed` if it is not JSON, `Invalid` if it is not what the route reads."""
+    try:
+        return decode(body)
+    except msgspec.ValidationError as error:
+        raise errors.Invalid(f"{error}. {reads}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"the body is not JSON: {_lone_surrogate(body) or error}") from None
+
+
+def _lone_surrogate(body: bytes) -> str | None:
+    """Return what is wrong with a body if it has half of a surrogate pair: what reads JSON says that it is cut off."""
+    awaited = -1
+    """Where the other half of a pair has to begin."""
+    for found in _ESCAPE.finditer(body):
+        code = int(found[1], 16) if found[1] else 0
+        if is_low := 0xDC00 <= code < 0xE000:
+            if found.start() != awaited:
+                break
+        elif awaited >= 0:
+            break
+        awaited = found.end() if 0xD800 <= code < 0xDC00 and not is_low else -1
+    else:
+        if awaited < 0 and not _ENCODED_HALF.search(body):
+            return None
+    return LONE_SURROGATE
+
+
+def page_limit(request: Request) -> int:
+    """Return how many entries a page has at most: `limit`, 1 to 1000, else 100. Raises `Invalid`."""
+    text = request.query_params.get("limit", "100")
+    if not (text.isascii() and text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MOST_ON_A_PAGE):
+        raise errors.Invalid(f"limit must be a whole number of 1 to {MOST_ON_A_PAGE}")
+    return int(text)
+
+
+def flag(name: str, text: str) -> bool:
+    """Return what a flag in a query says. Raises `Invalid`."""
+    flags = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in flags:
+        raise errors.Invalid(f"{name} must be true or false")
+    return flags[text.lower()]
+
+
+def timestamp(at: float | None) -> datetime | None:
+    """Return seconds since the epoch as a UTC time (RFC 3339 in JSON)."""
+    return None if at is None else datetime.fromtimestamp(at, UTC)
+
+
+def rounded(seconds: float | None) -> float | None:
+    """Return a duration with millisecond resolution."""
+    return None if seconds is None else round(seconds, 3)

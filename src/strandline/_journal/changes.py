@@ -1,0 +1,235 @@
+"""What a decision of the session table writes: rows, in the order in which a store has to write them.
+
+Values only, so that a store may write them later, or again. Whatever is `bytes` is JSON by `strandline._encoding`, not
+sealed. `session` names the session by number, key and checksum.
+"""
+
+from msgspec import Struct
+
+from strandline._encoding import encode_messages
+from strandline._journal.rules import Closed
+from strandline._journal.seal import SEAL_BYTES, key_crc
+from strandline._model import Completion, NewRun, RunStatus, SessionKey
+
+
+class SessionRef(Struct, frozen=True, gc=False):
+    """A session: its number in storage, its key, and the checksum of its key."""
+
+    no: int
+    key: SessionKey
+    crc: int
+
+    @classmethod
+    def of(cls, no: int, key: SessionKey) -> "SessionRef":
+        """Return a session by number and key."""
+        return cls(no, key, key_crc(key))
+
+
+class Body(Struct, frozen=True, gc=False):
+    """What a run was asked with, each part encoded; None for no metadata and no trace."""
+
+    prompt: bytes
+    metadata: bytes | None
+    trace: bytes | None
+
+    @property
+    def size(self) -> int:
+        """How many bytes of it count as kept, with their checksums."""
+        return sum(len(part) + SEAL_BYTES for part in (self.prompt, self.metadata) if part is not None)
+
+
+class EncodedCompletion(Struct, frozen=True, gc=False):
+    """What a finished run leaves, encoded; None for nothing, or no change. `length` is the number of messages."""
+
+    status: RunStatus
+    outcome: bytes
+    messages: bytes | None
+    length: int
+    window: bytes | None = None
+    state: bytes | None = None
+    discarded: bool = False
+    question: bytes | None = None
+    answer_within_s: float = 0.0
+
+
+class Change(Struct, frozen=True, gc=False):
+    """A row to write, or to delete."""
+
+
+class AddSession(Change, frozen=True, gc=False):
+    """A new session."""
+
+    session: SessionRef
+
+
+class ChangeSession(Change, frozen=True, gc=False):
+    """Whether and since when a session is closed, and since when it rests."""
+
+    no: int
+    paused: bool
+    closed_since: float | None
+    rests_since: float | None
+
+
+class DropSession(Change, frozen=True, gc=False):
+    """A session that is forgotten, with all its runs and history: `rows` rows, the newest one is `last`."""
+
+    session: SessionRef
+    last: int | None
+    rows: int
+
+
+class AddRun(Change, frozen=True, gc=False):
+    """A new run. With a `fence` it is claimed at once, its first attempt started at `started_at`."""
+
+    session: SessionRef
+    seq: int
+    new: NewRun
+    body: Body
+    urgency: int
+    queue_deadline: float | None
+    fence: int | None
+    started_at: float | None
+
+
+class ChangeRun(Change, frozen=True, gc=False):
+    """The columns of a run that change before it has ended, whole. It has a `fence` if it executes.
+
+    `was` is the fence that it has in storage, None if it waits there.
+    """
+
+    seq: int
+    was: int | None
+    lane: int
+    urgency: int
+    moved: int | None
+    attempt: int
+    fence: int | None
+    is_last: bool
+    started_at: float | None
+    queue_deadline: float | None
+    cancel_requested: bool
+    discard: bool
+
+
+class EndRun(Change, frozen=True, gc=False):
+    """The end of a run. It stays claimed with `fence` if it is held. `was` as in `ChangeRun`."""
+
+    session: SessionRef
+    seq: int
+    was: int | None
+    status: RunStatus
+    outcome: bytes
+    attempt: int
+    started_at: float | None
+    ended_at: float
+    fence: int | None
+    discarded: bool
+
+
+class EndHold(Change, frozen=True, gc=False):
+    """The end of the claim of a run that has ended."""
+
+    seq: int
+    fence: int
+
+
+class AddHistory(Change, frozen=True, gc=False):
+    """A row of history, with `length` messages from index `first` on. `run` is a sequence, -1 for none.
+
+    It is the last one of its session, which rests since then.
+    """
+
+    session: SessionRef
+    row: int
+    nth: int
+    first: int
+    length: int
+    previous: int | None
+    run: int
+    discarded: bool
+    messages: bytes | None
+    rests_since: float
+
+
+class KeepAgent(Change, frozen=True, gc=False):
+    """What an agent is rebuilt from, as far as it changed."""
+
+    session: SessionRef
+    window: bytes | None
+    state: bytes | None
+
+
+class AddCheckpoint(Change, frozen=True, gc=False):
+    """The `nth` checkpoint of an executing run, from 0."""
+
+    seq: int
+    nth: int
+    checkpoint: bytes
+
+
+class DropCheckpoints(Change, frozen=True, gc=False):
+    """The checkpoints of a run that has ended."""
+
+    seq: int
+
+
+class ForgetKey(Change, frozen=True, gc=False):
+    """The idempotency key of a run whose time is over."""
+
+    seq: int
+
+
+class AddQuestion(Change, frozen=True, gc=False):
+    """The question of the run with sequence `run`, for whose answer its session waits until then."""
+
+    session: SessionRef
+    run: int
+    until: float
+    question: bytes
+
+
+class AnswerQuestion(Change, frozen=True, gc=False):
+    """A question is answered by the run with sequence `answer`."""
+
+    no: int
+    answer: int
+
+
+class DropQuestion(Change, frozen=True, gc=False):
+    """The round of a session's question is closed."""
+
+    no: int
+
+
+class CloseRequest(Change, frozen=True, gc=False):
+    """What became of an input request that the run with sequence `run` has made."""
+
+    no: int
+    id: str
+    run: int
+    closed: Closed
+
+
+def encoded_body(new: NewRun) -> Body:
+    """Return what a run is asked with, encoded."""
+    metadata = encode_messages(new.metadata) if new.metadata else None
+    return Body(encode_messages(new.input), metadata, encode_messages(new.trace) if new.trace else None)
+
+
+def encode_completion(completion: Completion) -> EncodedCompletion:
+    """Return what a finished run leaves, encoded."""
+    messages, window, state, question = (
+        completion.messages, completion.window, completion.state, completion.question,
+    )  # fmt: skip
+    return EncodedCompletion(
+        status=completion.outcome.status,
+        outcome=encode_messages(completion.outcome),
+        messages=encode_messages(messages) if messages else None,
+        length=len(messages),
+        window=None if window is None else encode_messages(window),
+        state=None if state is None else encode_messages(state),
+        discarded=completion.discarded,
+        question=None if question is None else encode_messages(question),
+        answer_within_s=completion.answer_within_s,
+    )

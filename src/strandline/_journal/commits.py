@@ -1,0 +1,428 @@
+"""Group commit: operations are decided one after another on one event loop, and what they decided is stored in batches.
+
+While a batch is being stored the next operations are decided already; their rows are the next batch. Answers are told,
+and claims delivered, when what they rest on is durable. An operation that needs what is not in memory waits for it, and
+what comes for the same session waits behind it; nothing else does.
+
+If a batch cannot be stored, all that was decided since is undone, the sessions concerned are put back to what is
+stored, and its operations are decided again, each stored on its own: so one that is at fault fails alone. Those that
+end or go on come first, those that are new after them: when the journal cannot be written to, the first of the new
+ones finds out for all.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol
+
+from msgspec import Struct
+
+from strandline._clock import Clock
+from strandline._journal.changes import Change
+from strandline._journal.feed import ClaimFeed, resolve
+from strandline._journal.owed import Owed
+from strandline._journal.records import KnownRun, Missing, Records
+from strandline._journal.state import SessionState
+from strandline._journal.table import Batch, SessionTable
+from strandline._model import Claim, FencingToken, Principal, RunId, SessionKey
+from strandline.errors import InvariantBroken, JournalUnavailable, StrandlineError
+
+_log = logging.getLogger("strandline.journal")
+
+NOT_OPEN: Final = "the journal is not open"
+
+
+class Work(Struct):
+    """What storage has to do at once: write rows in one transaction, then read."""
+
+    changes: Sequence[Change]
+    operations: int
+    """How many operations have decided that."""
+    principals: Iterable[Principal] = ()
+    """Those of which the bytes that are kept are to be told."""
+    reads: Sequence[Callable[[Records], Any]] = ()
+
+
+class Stored(Struct):
+    """What came of it. With an `error` nothing was written, nor read."""
+
+    error: StrandlineError | None = None
+    bytes_of: dict[Principal, int] = {}
+    found: list[Any] = []
+    """What each read has returned, or the `StrandlineError` that it has raised."""
+
+
+class Storage(Protocol):
+    """Does one piece of work after another, in the order in which they come."""
+
+    def put(self, work: Work, done: Callable[[Stored], None]) -> bool:
+        """Queue work; False if nothing is taken any more. `done` is called once, from any thread."""
+        ...
+
+
+class Operation:
+    """An operation of the session table on its way.
+
+    It is about the session `key`, or that of the run `run_id` or of the claim `token`. Its caller waits for `future`,
+    on `loop`; None if nobody does: then `checkpoint` is owed for its claim if it cannot be stored. A `new` one keeps
+    what was not there before.
+    """
+
+    __slots__ = ("checkpoint", "decide", "error", "found", "future", "key", "loop", "new", "result", "run_id", "token")
+
+    def __init__(
+        self,
+        decide: Callable[[SessionTable, float], Any],
+        *,
+        key: SessionKey | None = None,
+        run_id: RunId | None = None,
+        token: FencingToken | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+        new: bool = False,
+        checkpoint: bytes | None = None,
+    ) -> None:
+        self.decide = decide
+        self.key = key
+        self.run_id = run_id if token is None else token.run_id
+        self.token = token
+        self.loop = loop
+        self.future: asyncio.Future[Any] | None = None if loop is None else loop.create_future()
+        self.new = new
+        self.checkpoint = checkpoint
+        self.result: Any = None
+        self.error: StrandlineError | None = None
+        self.found: dict[Hashable, Any] = {}
+        """What it needs and was read."""
+
+    def place(self, table: SessionTable) -> Hashable:
+        """Return what it is about: a session, or a run of which no session is known."""
+        return self.key or table.session_of(self.run_id) or self.run_id
+
+
+class _Read(NamedTuple):
+    """Something that is missing, with the operation that needs it, the first of those that wait at `place`."""
+
+    place: Hashable
+    operation: Operation
+    missing: Missing
+
+
+class GroupCommit:
+    """Belongs to the event loop on which it was made; `submit` may be called from any other."""
+
+    def __init__(
+        self,
+        table: SessionTable,
+        storage: Storage,
+        feed: ClaimFeed,
+        clock: Clock,
+        owed: Owed,
+    ) -> None:
+        self.table = table
+        self._storage = storage
+        self._feed = feed
+        self._clock = clock
+        self._owed = owed
+        self._loop = asyncio.get_running_loop()
+        self._decided: list[Operation] = []
+        """Those of which nothing is stored yet."""
+        self._parked: dict[Hashable, deque[Operation]] = {}
+        """Those that wait for what is missing, and those behind them, by what they are about."""
+        self._reads: list[_Read] = []
+        """What was not asked for yet."""
+        self._is_woken = False
+        self._is_storing = False
+        self._is_dirty = False
+        """Whether an operation failed after it had changed something."""
+        self._stale: set[SessionKey] = set()
+        """Sessions that have to be put back before anything else is decided."""
+        self.redo: asyncio.Task[None] | None = None
+        """What decides again what could not be stored, if anything does."""
+        self._arrived: deque[Operation] = deque()
+        """Those that came while others are decided again."""
+        self.is_closed = False
+        """Whether nothing is to be submitted any more."""
+        self._at_rest = asyncio.Event()
+        self._at_rest.set()
+
+    # -- from outside ---------------------------------------------------------------------------------
+
+    def submit(self, operation: Operation) -> None:
+        """Decide an operation. Raises `JournalUnavailable` if this loop is closed."""
+        if operation.loop is self._loop or _is_running(self._loop):
+            self._start(operation)
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._start, operation)
+        except RuntimeError as error:
+            raise JournalUnavailable(NOT_OPEN) from error
+
+    async def read(self, read: Callable[[Records], Any]) -> Any:
+        """Return what storage reads after all that was put before. Raises `StrandlineError`."""
+        (found,) = (await self._work(Work([], 0, reads=[read]))).found
+        if isinstance(found, StrandlineError):
+            raise found
+        return found
+
+    async def close(self) -> None:
+        """Take no more; return when all that was taken is answered. Idempotent."""
+        self.is_closed = True
+        await self._at_rest.wait()
+
+    # -- deciding -------------------------------------------------------------------------------------
+
+    def _start(self, operation: Operation) -> None:
+        self._at_rest.clear()
+        if self.redo is not None or self._stale:
+            self._arrived.append(operation)
+            if self.redo is None:
+                self._begin_redo([])
+            return
+        place = operation.place(self.table)
+        if (parked := self._parked.get(place)) is not None:
+            parked.append(operation)
+        else:
+            self._decide(operation, place)
+        self._wake()
+
+    def _decide(self, operation: Operation, place: Hashable) -> None:
+        """Decide an operation that nothing at its place is before; or have it wait for what is missing."""
+        missing = self._try(operation)
+        if missing is None:
+            self._decided.append(operation)
+            return
+        if isinstance(missing.what, SessionKey):
+            place = missing.what  # (of a run whose session was not known)
+        parked = self._parked.setdefault(place, deque())
+        parked.append(operation)
+        if parked[0] is operation:
+            self._reads.append(_Read(place, operation, missing))
+
+    def _try(self, operation: Operation) -> Missing | None:
+        """Have the table decide; return what is missing, if anything is."""
+        table = self.table
+        before = table.decided
+        table.found = operation.found
+        try:
+            operation.result = operation.decide(table, self._clock.now())
+        except Missing as missing:
+            if table.decided == before:
+                return missing
+            operation.error = InvariantBroken(f"an operation found too late that it needs {missing.what}")
+        except StrandlineError as error:
+            operation.error = error
+        except Exception as error:
+            operation.error = InvariantBroken(f"an operation failed: {error!r}")
+            operation.error.__cause__ = error
+            self._is_dirty = True
+        if operation.error is not None and table.decided != before:
+            self._is_dirty = True
+        return None
+
+    def _found(self, read: _Read, found: Any) -> None:
+        """Go on with the operations that waited for what was read."""
+        parked = self._parked.pop(read.place)
+        if isinstance(found, StrandlineError):
+            operation = parked.popleft()
+            operation.error = found
+            self._decided.append(operation)
+        else:
+            read.operation.found[read.missing.what] = found
+            if isinstance(found, KnownRun):  # it is about that session, and goes behind what waits there
+                read.operation.key = found.key
+        while parked:
+            operation = parked.popleft()
+            place = operation.key or read.place
+            if place != read.place and (others := self._parked.get(place)) is not None:
+                others.append(operation)
+                continue
+            self._decide(operation, place)
+            if (again := self._parked.get(read.place)) is not None:
+                again.extend(parked)
+                return
+
+    # -- storing --------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        if not self._is_woken:
+            self._is_woken = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Have storage do what has come together, if it does nothing else."""
+        self._is_woken = False
+        if self._is_storing or self.redo is not None:
+            return
+        if self._is_dirty:
+            decided, self._decided = self._decided, []
+            self._undo(decided, [])
+            return
+        if not self._decided and not self._reads:
+            self._rest()
+            return
+        decided, self._decided = self._decided, []
+        reads, self._reads = self._reads, []
+        batch = self.table.drain()
+        if not batch.changes and not reads:
+            self._tell(decided, [])
+            self._rest()
+            return
+        work = Work(batch.changes, len(decided), self.table.principals(batch), [each.missing.read for each in reads])
+        self._is_storing = True
+        self._put(work, partial(self._stored, decided, batch, reads))
+
+    def _put(self, work: Work, done: Callable[[Stored], None]) -> None:
+        """Have storage do something, and `done` called on this loop."""
+
+        def on_loop(stored: Stored) -> None:
+            with suppress(RuntimeError):  # this loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(done, stored)
+
+        if not self._storage.put(work, on_loop):
+            on_loop(Stored(error=JournalUnavailable(NOT_OPEN)))
+
+    def _stored(self, decided: list[Operation], batch: Batch, reads: list[_Read], stored: Stored) -> None:
+        self._is_storing = False
+        if stored.error is not None:
+            self._undo(decided, [batch])
+            return
+        self.table.durable(batch, stored.bytes_of)
+        self._tell(decided, batch.claims)
+        for read, found in zip(reads, stored.found, strict=True):
+            self._found(read, found)
+        self._flush()
+
+    def _tell(self, operations: Iterable[Operation], claims: list[Claim]) -> None:
+        """Answer the callers, then deliver the claims: after the tasks that the answers wake."""
+        for operation in operations:
+            if self._owed and operation.error is None and operation.token is not None:
+                self._owed.kept(operation.token)
+            if operation.future is None:
+                continue
+            answer = operation.result if operation.error is None else operation.error
+            if operation.loop is self._loop:
+                resolve(operation.future, answer)
+            else:
+                assert operation.loop is not None
+                with suppress(RuntimeError):  # that loop is closed: nobody waits there any more
+                    operation.loop.call_soon_threadsafe(resolve, operation.future, answer)
+        if claims:
+            self._loop.call_soon(self._feed.put, claims)
+
+    def _rest(self) -> None:
+        if not self._parked and not self._arrived:
+            self._at_rest.set()
+
+    # -- what could not be stored ---------------------------------------------------------------------
+
+    def _undo(self, decided: list[Operation], batches: list[Batch]) -> None:
+        """Undo what is not stored, and decide it again."""
+        self._is_dirty = False
+        self._stale |= self.table.undo(batches)
+        self._owed.undo()
+        decided += self._decided
+        self._decided = []
+        for parked in self._parked.values():
+            for operation in parked:
+                operation.found = {}  # (what was read may not be true any more)
+                self._arrived.append(operation)
+        self._parked.clear()
+        self._reads.clear()
+        self._begin_redo(decided)
+
+    def _begin_redo(self, operations: list[Operation]) -> None:
+        self.redo = self._loop.create_task(self._decide_again(operations))
+
+    async def _decide_again(self, operations: list[Operation]) -> None:
+        """Decide operations one by one, and those that come meanwhile, as long as anything has to be put back."""
+        while True:
+            refusal: JournalUnavailable | None = None
+            for operation in sorted(operations, key=lambda each: each.new):
+                operation.result, operation.error, operation.found = None, refusal, {}
+                claims: list[Claim] = []
+                if refusal is None:
+                    is_stored, claims = await self._alone(operation)
+                    if not is_stored and operation.checkpoint is not None and operation.token is not None:
+                        self._owed.owe(operation.token, operation.checkpoint)
+                    if not is_stored and operation.new and isinstance(operation.error, JournalUnavailable):
+                        refusal = operation.error
+                self._tell([operation], claims)
+            with suppress(StrandlineError):
+                await self._put_back()
+            operations = []
+            if not self._stale or not self._arrived:
+                break
+            operations.extend(self._arrived)
+            self._arrived.clear()
+        self.redo = None
+        arrived, self._arrived = self._arrived, deque()
+        for operation in arrived:
+            self._start(operation)
+        self._wake()
+
+    async def _alone(self, operation: Operation) -> tuple[bool, list[Claim]]:
+        """Decide an operation and store what it decided; return whether that could be, and its claims."""
+        try:
+            await self._put_back()
+            while (missing := self._try(operation)) is not None:
+                operation.found[missing.what] = await self.read(missing.read)
+        except StrandlineError as error:
+            operation.error = error
+            return False, []
+        if self._is_dirty:
+            self._is_dirty = False
+            self._stale |= self.table.undo([])
+            self._owed.undo()
+            return False, []
+        batch = self.table.drain()
+        if not batch.changes:
+            return True, []
+        stored = await self._work(Work(batch.changes, 1, self.table.principals(batch)))
+        if stored.error is not None:
+            operation.error = stored.error
+            self._stale |= self.table.undo([batch])
+            self._owed.undo()
+            return False, []
+        self.table.durable(batch, stored.bytes_of)
+        return True, batch.claims
+
+    async def _put_back(self) -> None:
+        """Put the sessions that may be wrong in memory back to what is stored. Raises `StrandlineError`."""
+        if self._stale:
+            self.table.put_back(await self.read(partial(_sessions, sorted(self._stale))))
+            self._stale.clear()
+
+    async def _work(self, work: Work) -> Stored:
+        future: asyncio.Future[Stored] = self._loop.create_future()
+
+        def done(stored: Stored) -> None:
+            if not future.done():  # (else nobody waits for it any more)
+                future.set_result(stored)
+
+        self._put(work, done)
+        stored = await future
+        if stored.error is not None and work.reads:
+            raise stored.error
+        return stored
+
+
+def _sessions(keys: Iterable[SessionKey], records: Records) -> dict[SessionKey, SessionState | None]:
+    """Return sessions as they are stored. One that is damaged is left out: what needs it fails alone."""
+    found: dict[SessionKey, SessionState | None] = {}
+    for key in keys:
+        try:
+            found[key] = records.session(key)
+        except JournalUnavailable as error:
+            _log.error("%s", error)
+            found[key] = None
+    return found
+
+
+def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

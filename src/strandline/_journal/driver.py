@@ -1,0 +1,318 @@
+"""How the SQLite file is made and opened, and what its driver's errors mean."""
+
+import glob
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing, suppress
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from strandline import _private as private
+from strandline._journal.ownership import APPLICATION_ID, SCHEMA_VERSION
+from strandline.errors import (
+    InvariantBroken,
+    JournalDamaged,
+    JournalError,
+    JournalUnavailable,
+    StrandlineError,
+)
+
+BUSY_S: Final = 5.0
+PAGE_BYTES: Final = 4096
+WAL_PAGES: Final = 1000
+COPY_PAGES: Final = 1000
+"""How many pages are copied in one step."""
+LEAST_WAL_PAGES: Final = 16
+WAL_SHARE: Final = 8
+"""The WAL takes no more than this part of the room that the disk has when the journal is opened, or a little more."""
+
+
+def create(path: Path) -> None:
+    """Make an empty journal at `path`, whole or not at all. The caller owns the lock."""
+
+    def fill(draft: Path) -> None:
+        for each in companions(path):
+            each.unlink(missing_ok=True)
+        with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
+            # In the creation itself and before WAL, so that the head of the file always shows whose it is.
+            marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+            connection.executescript(f"BEGIN; {marks} {schema_after(0)} COMMIT;")
+            connection.execute("PRAGMA journal_mode = WAL")
+
+    try:
+        make_whole(path, path.with_name(path.name + ".new"), fill)
+    except (OSError, sqlite3.Error) as error:
+        raise JournalError(f"The journal {path} cannot be made: {error}. Name another file.") from error
+
+
+def make_whole(path: Path, draft: Path, fill: Callable[[Path], None], *, replace: bool = True) -> None:
+    """Have `fill` make a database of the empty file `draft`, and put it at `path` once it is whole and on the disk.
+
+    Nobody but its owner reads it, from its first moment. No draft is left, whatever is raised: with `replace` False a
+    `FileExistsError` if something is there, also if somebody else has made it meanwhile.
+    """
+    try:
+        _remove(draft)
+        private.make_empty(draft)
+        fill(draft)
+        sync(draft)
+        if replace:
+            draft.replace(path)
+        else:
+            os.link(draft, path)
+        sync(path.parent)
+    finally:
+        with suppress(OSError):
+            _remove(draft)
+
+
+def copy_into(
+    draft: Path, source: sqlite3.Connection, path: Path, check: str, on_step: Callable[[int, int], None] | None = None
+) -> None:
+    """Copy what `source` sees of the journal at `path` to the file `draft`; nothing comes to lie beside that.
+
+    `on_step` is told how many pages are done, and of how many. Raises `JournalDamaged` if the copy, opened anew, is not
+    marked as the journal is or does not pass the pragma `check`.
+    """
+    # A read of the snapshot pins it: a server that writes meanwhile would have the copy begin again and again.
+    source.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    with closing(sqlite3.connect(draft, isolation_level=None)) as copy:
+        copy.execute("PRAGMA synchronous = OFF")  # it is synced once, as a whole
+        source.backup(copy, pages=COPY_PAGES, progress=on_step and (lambda _, left, all_: on_step(all_ - left, all_)))
+        copy.execute("PRAGMA journal_mode = DELETE")
+    with closing(connect_reader(draft)) as copy:
+        if (found := _marks(copy)) != _marks(source):
+            raise damaged(path, f"its copy is marked {found}")
+        if (finding := unsound(copy, check)) is not None:
+            raise damaged(path, finding)
+
+
+def _marks(connection: sqlite3.Connection) -> tuple[int, int]:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    return application, version_of(connection)
+
+
+def version_of(connection: sqlite3.Connection) -> int:
+    """Return of which schema a file is."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def unsound(connection: sqlite3.Connection, check: str = "integrity_check") -> str | None:
+    """Return the first thing that SQLite finds wrong with pages and tables, None if nothing is."""
+    (verdict,) = connection.execute(f"PRAGMA {check}(1)").fetchone()
+    return None if verdict == "ok" else str(verdict)
+
+
+def schema_after(version: int, upto: int = SCHEMA_VERSION) -> str:
+    """Return the SQL that makes a file of schema `upto` from one of schema `version`, 0 for one that is empty."""
+    files = [each for each in resources.files("strandline._journal").joinpath("schema").iterdir() if each.is_file()]
+    files.sort(key=lambda each: each.name)
+    return "\n".join(each.read_text() for each in files if version < int(each.name[:4]) <= upto)
+
+
+def sync(path: Path) -> None:
+    """Make a file's content durable, or what a folder says of the files in it. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the writing connection; every commit is synced."""
+    connection = sqlite3.connect(
+        path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=64
+    )
+    try:
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise JournalError(f"The journal {path} is on a file system without shared memory. Name another file.")
+        connection.text_factory = _readable  # (a damaged text is one that fits nothing, and fails no other row)
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA secure_delete = ON")  # (builds of SQLite differ in their default)
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_PAGES * PAGE_BYTES}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_wal_pages(path)}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_in_memory() -> sqlite3.Connection:
+    """Make an empty journal in memory and begin its one transaction, which ends with the connection.
+
+    It cannot be undone: SQLite keeps no record of what was there before. Any thread may use it, one at a time.
+    """
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    with closing(sqlite3.connect(":memory:")) as empty:
+        empty.deserialize(_empty_journal())
+        empty.backup(connection)
+    connection.execute("PRAGMA journal_mode = OFF")
+    connection.execute("PRAGMA secure_delete = OFF")
+    connection.execute("BEGIN")
+    return connection
+
+
+@cache
+def _empty_journal() -> bytes:
+    """Return an empty database with the tables of a journal, which takes ten times as long to make as to copy."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(schema_after(0))
+        return connection.serialize()
+
+
+def _readable(text: bytes) -> str:
+    """Return a stored text, with marks in place of what is no UTF-8 any more."""
+    return text.decode(errors="replace")
+
+
+def _wal_pages(path: Path) -> int:
+    """Return after how many pages the WAL is moved into the file: fewer on a disk that the WAL itself would fill."""
+    system = os.statvfs(path.parent)
+    room = system.f_bavail * system.f_frsize // PAGE_BYTES
+    return max(LEAST_WAL_PAGES, min(WAL_PAGES, room // WAL_SHARE))
+
+
+def cut_off_wal(connection: sqlite3.Connection) -> None:
+    """Move the WAL into the file and cut it off, as far as nobody reads from it: it holds many versions of one page.
+
+    Raises `sqlite3.Error` if the file cannot take it, as on a disk without any room.
+    """
+    _checkpoint(connection, "TRUNCATE")
+
+
+def begin_wal_anew(connection: sqlite3.Connection) -> None:
+    """Move the WAL into the file and begin it anew, if nobody reads from it just now and there is room. Raises nothing.
+
+    Whatever a killed process has left at its end, and nobody knows of, can then not be taken for a part of it.
+    """
+    with suppress(sqlite3.Error):
+        _checkpoint(connection, "RESTART")
+
+
+def _checkpoint(connection: sqlite3.Connection, mode: str) -> None:
+    """Move the WAL into the file, without waiting for those who read."""
+    try:
+        connection.execute("PRAGMA busy_timeout = 0")
+        connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+    finally:
+        with suppress(sqlite3.Error):
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000:.0f}")
+
+
+def free_bytes(connection: sqlite3.Connection) -> int:
+    """Return how much of the file nothing is in: what was deleted, as far as it took whole pages. Raises nothing."""
+    with suppress(sqlite3.Error):
+        (pages,) = connection.execute("PRAGMA freelist_count").fetchone()
+        return int(pages) * PAGE_BYTES
+    return 0
+
+
+def connect_reader(path: Path, how: str = "mode=ro") -> sqlite3.Connection:
+    """Open a connection that cannot write; each statement, or transaction, sees what was committed before it.
+
+    With `immutable=1` for `how` there are neither locks nor files beside it, and whoever changes the file is not seen.
+    """
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?{how}", uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+    )
+    connection.text_factory = _readable
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def tighten(path: Path) -> None:
+    """Have nobody but their owner read the journal, what belongs to it, and the copies that were made beside it.
+
+    What SQLite makes beside a file has the rights of that file.
+    """
+    for each in (path, *companions(path), *path.parent.glob(f"{glob.escape(path.name)}.v*.bak")):
+        private.tighten(each)
+
+
+def companions(path: Path) -> list[Path]:
+    """Return the files that SQLite may keep beside `path`."""
+    return [path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal")]
+
+
+def _remove(path: Path) -> None:
+    """Delete a database and what belongs to it, as far as it is there. Raises `OSError`."""
+    for each in (path, *companions(path)):
+        each.unlink(missing_ok=True)
+
+
+# -- errors -------------------------------------------------------------------------------------------
+
+_UNAVAILABLE: Final = {
+    sqlite3.SQLITE_BUSY: "it is locked",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
+    sqlite3.SQLITE_CORRUPT: "it is damaged",
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_IOERR: "the disk failed",
+    sqlite3.SQLITE_LOCKED: "it is locked",
+    sqlite3.SQLITE_NOMEM: "memory is exhausted",
+    sqlite3.SQLITE_NOTADB: "it is damaged",
+    sqlite3.SQLITE_READONLY: "it cannot be written to",
+}
+
+
+def code_of(error: Exception) -> int:
+    """Return which kind of error of SQLite this is, 0 for one of another kind."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def is_damage(error: Exception) -> bool:
+    """Tell whether `error` is one of pages that cannot be relied on, and will not be later."""
+    return code_of(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def is_out_of_room(error: Exception) -> bool:
+    """Tell whether `error` is one that room on the disk could have prevented (a limit of a file's size is told as
+    failed I/O)."""
+    return code_of(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+
+
+def translated(error: Exception) -> StrandlineError:
+    """Return what `error` of the driver, or of our own statements, means to whoever called a verb."""
+    if isinstance(error, StrandlineError):
+        return error
+    code = code_of(error)
+    reason = _UNAVAILABLE.get(code)
+    if not code and isinstance(error, sqlite3.OperationalError):
+        reason = "it is damaged"  # a text that is no UTF-8 any more
+    told: StrandlineError
+    if reason is not None:
+        told = JournalUnavailable(f"the journal could not be used: {reason}")
+    else:
+        told = InvariantBroken(f"the journal refused a verb: {error}")
+    told.__cause__ = error
+    return told
+
+
+def unreadable(path: Path, error: Exception) -> StrandlineError:
+    """Return what an error means that came up while the file was being opened.
+
+    What is no error of the driver comes of rows that cannot be: a session without a row, a text in place of a number.
+    """
+    if isinstance(error, JournalUnavailable):
+        return damaged(path, error)
+    if isinstance(error, StrandlineError):
+        return error
+    if not isinstance(error, sqlite3.Error):
+        return damaged(path, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+    if is_damage(error) or code_of(error) in (0, sqlite3.SQLITE_ERROR):
+        return damaged(path, error)
+    return JournalError(f"The journal {path} cannot be opened: {error}. Name another file, or make room for it.")
+
+
+def damaged(path: Path, finding: object) -> JournalDamaged:
+    """Return the error for a file whose pages cannot be relied on."""
+    return JournalDamaged(
+        f"{path} is damaged ({finding}). It was left as it is. Restore a backup, or name another file."
+    )

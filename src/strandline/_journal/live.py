@@ -1,0 +1,265 @@
+"""The sessions in memory: those in which something goes on, with their runs, and those that were asked for last.
+
+`Transitions` changes them. What waits and executes, who may be claimed and what is due are views of them; they are as
+decided, which may be a moment before it is durable.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from sys import maxsize
+from typing import Final
+
+from strandline._journal.deadlines import Deadlines
+from strandline._journal.port import ClaimResult, Refused
+from strandline._journal.rules import is_last, rank
+from strandline._journal.state import RunState, SessionState
+from strandline._model import NewRun, Principal, RunId, SessionKey
+
+CACHED_SESSIONS: Final = 10_000
+"""How many sessions stay in memory; those in which a run waits or is claimed come on top."""
+DUE_AGAIN_S: Final = 1.0
+"""When a run that has waited too long is due again, if it could not be ended."""
+
+
+class LiveSessions:
+    """Sessions and their runs, counted, with a watch over their deadlines."""
+
+    def __init__(self, *, max_attempts: int) -> None:
+        self.waiting = 0
+        """How many runs wait."""
+        self._max_attempts = max_attempts
+        self._sessions: OrderedDict[SessionKey, SessionState] = OrderedDict()
+        self._runs: dict[RunId, RunState] = {}
+        """Those that wait or are claimed."""
+        self._waiting_of: Counter[Principal] = Counter()
+        self._last_attempts: set[int] = set()
+        """The sequences of executing runs that are last attempts."""
+        self._deadlines: Deadlines[RunState | SessionState] = Deadlines()
+        self._moved: Callable[[SessionKey], None] = lambda key: None
+
+    # -- views ----------------------------------------------------------------------------------------
+
+    def watch(self, moved: Callable[[SessionKey], None]) -> None:
+        """Have `moved` called with each session in which runs wait, and in future with each that may have changed.
+
+        It is called in the middle of an operation.
+        """
+        self._moved = moved
+        for run in self._runs.values():
+            if run.fence is None:
+                moved(run.session.key)
+
+    def is_waiting(self, run_id: RunId) -> bool:
+        """Tell whether a run waits."""
+        run = self._runs.get(run_id)
+        return run is not None and run.fence is None
+
+    def is_live(self, run_id: RunId) -> bool:
+        """Tell whether a run waits or executes."""
+        run = self._runs.get(run_id)
+        return run is not None and run.held_since is None
+
+    def position(self, run_id: RunId) -> int | None:
+        """Return where a run stands in its queue, 1 for the next to start; None unless it waits."""
+        run = self._runs.get(run_id)
+        return None if run is None or run.fence is not None else run.session.queue.ahead(run.rank) + 1
+
+    def is_idle(self, key: SessionKey) -> bool:
+        """Tell whether nothing of a session waits or is claimed."""
+        session = self._sessions.get(key)
+        return session is None or session.is_idle
+
+    def executes(self, key: SessionKey) -> bool:
+        """Tell whether a run of a session executes."""
+        session = self._sessions.get(key)
+        return session is not None and session.executing is not None
+
+    def is_paused(self, key: SessionKey) -> bool:
+        """Tell whether runs wait in a session for somebody to resume it."""
+        session = self._sessions.get(key)
+        return session is not None and session.paused and len(session.queue) > 0
+
+    def input_until(self, key: SessionKey, now: float) -> float | None:
+        """Return until when (seconds since the epoch) runs of a session wait for an answer; None: they do not."""
+        session = self._sessions.get(key)
+        question = None if session is None or not session.queue else session.question
+        return None if question is None or question.until <= now else question.until
+
+    def cannot_claim(self, key: SessionKey, now: float) -> ClaimResult | None:
+        """Return what a claim of a session's next run would be answered now, unless it would succeed."""
+        session = self._sessions.get(key)
+        return ClaimResult.NOTHING if session is None else self._cannot_claim(session, now)
+
+    def _cannot_claim(self, session: SessionState, now: float) -> ClaimResult | None:
+        if session.claimed is not None or session.paused or not session.queue:
+            return ClaimResult.NOTHING
+        if (question := session.question) is not None and now < question.until:
+            self._watch_question(session)  # (it was told already that this is over, if the clock was set back since)
+            return ClaimResult.NOTHING
+        return ClaimResult.BLOCKED if self._last_attempts and self._would_be_last(session.queue.head) else None
+
+    def _would_be_last(self, run: RunState) -> bool:
+        return is_last(run.attempt + 1, self._max_attempts)
+
+    def refusal(self, new: NewRun, most: int) -> Refused | None:
+        """Return how a run is refused that has no key and no policy, if `most` runs wait in its session already."""
+        session = self._sessions.get(new.key)
+        if session is None or not session.queue or len(session.queue) < most:
+            return None
+        if session.question is not None and new.may_answer:
+            return None
+        place = rank(new.lane, new.priority, maxsize)
+        return Refused("queue_full", session.queue.ahead(place) + 1)
+
+    @property
+    def most_waiting(self) -> int:
+        """How many runs wait in the session where most do; takes a moment for each run."""
+        return max((len(run.session.queue) for run in self._runs.values()), default=0)
+
+    @property
+    def oldest(self) -> float | None:
+        """When the run that has waited longest was accepted, in seconds since the epoch; a moment for each run."""
+        return min((run.created_at for run in self._runs.values() if run.fence is None), default=None)
+
+    def claimed_of(self) -> Mapping[Principal, int]:
+        """Return how many runs of each principal execute or are held; takes a moment for each run."""
+        return Counter(run.session.key.principal for run in self._runs.values() if run.fence is not None)
+
+    def waiting_of(self) -> Mapping[Principal, int]:
+        """Return how many runs of each principal wait."""
+        return +self._waiting_of
+
+    # -- what is due ----------------------------------------------------------------------------------
+
+    @property
+    def next_due(self) -> float | None:
+        """When something may be due, in seconds since the epoch; None if nothing ever is."""
+        return self._deadlines.next
+
+    def due(self, now: float) -> list[SessionKey]:
+        """Return the sessions in which runs have waited too long: to be ended, else they are due again soon.
+
+        Of others that wait for input no longer `moved` is told.
+        """
+        overdue: dict[SessionKey, None] = {}
+        for each in self._deadlines.pop(now):
+            if isinstance(each, SessionState):
+                self._moved(each.key)
+            elif self._is_overdue(each, now):
+                self._deadlines.watch(each, now + DUE_AGAIN_S)
+                overdue[each.session.key] = None
+            elif each.queue_deadline is not None and not _stands_still(each.session):
+                self._deadlines.watch(each, each.queue_deadline)
+        return list(overdue)
+
+    def _is_overdue(self, run: RunState, now: float) -> bool:
+        deadline = run.queue_deadline
+        return deadline is not None and deadline <= now and not _stands_still(run.session)
+
+    def _watch(self, run: RunState, not_before: float = 0.0) -> None:
+        """Have a waiting run be due at its deadline, and its session when it waits for input no longer."""
+        if run.queue_deadline is not None:
+            self._deadlines.watch(run, max(run.queue_deadline, not_before))
+        self._watch_question(run.session)
+
+    def _watch_question(self, session: SessionState) -> None:
+        question = session.question
+        if question is None or not session.queue:
+            self._deadlines.forget(session)
+        elif session.due is None or session.due[0] != question.until:
+            self._deadlines.watch(session, question.until)
+
+    # -- sessions come and go -------------------------------------------------------------------------
+
+    def _install(self, session: SessionState, not_before: float = 0.0) -> None:
+        """Take a session as it is stored; nothing that waits in it is due before a time."""
+        self._evict()
+        self._sessions[session.key] = session
+        for run in session.queue:
+            self._runs[run.run_id] = run
+            self._watch(run, not_before)
+        self._count(session, len(session.queue))
+        if (claimed := session.claimed) is not None:
+            self._runs[claimed.run_id] = claimed
+            if session.executing is not None:
+                self._executes(claimed)
+        self._moved(session.key)
+
+    def _evict(self) -> None:
+        """Make room for a session. Of the oldest few an idle one is dropped, and a busy one is moved to the end."""
+        for _ in range(4):
+            if len(self._sessions) < CACHED_SESSIONS:
+                return
+            key, session = next(iter(self._sessions.items()))
+            if session.is_idle and session.is_durable:
+                del self._sessions[key]
+            else:
+                self._sessions.move_to_end(key)
+
+    def _forget(self, key: SessionKey) -> None:
+        """Take a session out of memory, with its runs."""
+        session = self._sessions.pop(key, None)
+        if session is None:
+            return
+        for run in session.queue:
+            del self._runs[run.run_id]
+            self._deadlines.forget(run)
+        self._deadlines.forget(session)
+        self._count(session, -len(session.queue))
+        if (claimed := session.claimed) is not None:
+            del self._runs[claimed.run_id]
+            if session.executing is not None:
+                self._executes_no_more(claimed)
+        self._moved(key)
+
+    # -- runs come and go -----------------------------------------------------------------------------
+
+    def _join(self, run: RunState) -> None:
+        """Have a run wait."""
+        run.session.queue.add(run)
+        self._count(run.session, 1)
+        self._watch(run)
+        self._moved(run.session.key)
+
+    def _leave(self, run: RunState) -> None:
+        """Have a run wait no longer."""
+        run.session.queue.remove(run)
+        run.new = None
+        self._count(run.session, -1)
+        self._deadlines.forget(run)
+        if not run.session.queue:
+            self._deadlines.forget(run.session)
+        self._moved(run.session.key)
+
+    def _count(self, session: SessionState, more: int) -> None:
+        """Count so many more waiting runs."""
+        if more:
+            self.waiting += more
+            self._waiting_of[session.key.principal] += more
+
+    def _executes(self, run: RunState) -> None:
+        """Note that a run executes."""
+        if is_last(run.attempt, self._max_attempts):
+            self._last_attempts.add(run.seq)
+            self._move_last_attempts()
+
+    def _executes_no_more(self, run: RunState) -> None:
+        """Note that a run does not execute any more."""
+        if run.seq in self._last_attempts:
+            self._last_attempts.remove(run.seq)
+            self._move_last_attempts()
+
+    def _move_last_attempts(self) -> None:
+        """Note that last attempts which wait may begin from now on, or not any more."""
+        for each in self._runs.values():
+            if each.fence is None and self._would_be_last(each):
+                self._moved(each.session.key)
+
+
+def _stands_still(session: SessionState) -> bool:
+    """Tell whether the time of what waits in a session stands still, so that nothing there has waited too long."""
+    return session.paused or session.held is not None
+
+
+NO_SESSIONS: Final = LiveSessions(max_attempts=1)
+"""Those of a journal that is not open yet."""

@@ -1,0 +1,95 @@
+"""How a journal file of an older version becomes one of this version: first a copy of it, then one transaction.
+
+Whoever migrates owns the lock, and nobody else has the file open. A crash at any moment leaves the old file or the new
+one. The copy is one plain file beside the journal, `PATH.v1-20260101T000000Z.bak` for schema 1, which the older version
+can open again under its own name; it is never removed by us once the journal has been migrated.
+"""
+
+import logging
+import sqlite3
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from strandline._journal.driver import copy_into, make_whole, schema_after, sync, version_of
+from strandline._journal.ownership import SCHEMA_VERSION, newer
+from strandline._journal.sqlite_rows import SqliteRows
+from strandline.errors import JournalError
+
+_log: Final = logging.getLogger("strandline.journal")
+
+
+def migrate(connection: sqlite3.Connection, path: Path, now: float, guarding: sqlite3.Connection | None = None) -> None:
+    """Bring the journal at `path`, which `connection` has open, to this version, if it is of an older one.
+
+    `now` is in seconds since the epoch. `guarding` is another connection of ours, which is closed when the copy has
+    been found whole: until then nothing may move the WAL into the file, after that it has to be moved there.
+
+    Raises `JournalNewer` for a newer file, `JournalDamaged` for a damaged one, and `JournalError` if the copy or the
+    change cannot be made; the file is left as it was then, and no copy is left behind. Whatever is wrong with rows that
+    a server has to know by heart comes as the error that reading them raises.
+    """
+    version = version_of(connection)
+    if version == SCHEMA_VERSION:
+        return
+    if version > SCHEMA_VERSION:
+        raise newer(path, version)
+    copy = _copy(connection, path, version, now)
+    if guarding is not None:
+        guarding.close()
+    try:
+        _change(connection, version)
+    except Exception as error:
+        _undo(connection)
+        copy.unlink(missing_ok=True)  # a server that is started again and again must not fill the disk with them
+        if not isinstance(error, sqlite3.Error):
+            raise
+        raise JournalError(
+            f"The journal {path} is of an older version (schema {version}) and cannot be migrated: {error}. It was left"
+            " as it is. Make room on that disk and let no other program have the file open, then start again."
+        ) from error
+    try:
+        # The log of the change must be gone for good before anything is written that it would undo.
+        sync(path.parent)
+        connection.execute("PRAGMA journal_mode = WAL")
+    except (OSError, sqlite3.Error) as error:
+        raise JournalError(
+            f"The journal {path} was migrated, but cannot be opened now: {error}. Start again; if that fails, {copy} is"
+            " a copy of it as it was."
+        ) from error
+    _log.info("migrated %s from schema %d to %d; a copy of it as it was is %s", path, version, SCHEMA_VERSION, copy)
+
+
+def _change(connection: sqlite3.Connection, version: int) -> None:
+    # Not in WAL mode, where the change would be beside the file for a while: an older server looks at the head of the
+    # file to see that it is too new for it.
+    (mode,) = connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+    if mode != "delete":
+        raise sqlite3.OperationalError("another program has it open")
+    connection.executescript(f"BEGIN EXCLUSIVE; {schema_after(version)} PRAGMA user_version = {SCHEMA_VERSION};")
+    with closing(SqliteRows(connection)) as rows:
+        list(rows.busy_sessions())  # what a server would trip over is found while all of this can be undone
+    connection.execute("COMMIT")
+
+
+def _undo(connection: sqlite3.Connection) -> None:
+    for statement in ("ROLLBACK",) * connection.in_transaction + ("PRAGMA journal_mode = WAL",):
+        with suppress(sqlite3.Error):
+            connection.execute(statement)
+
+
+def _copy(connection: sqlite3.Connection, path: Path, version: int, now: float) -> Path:
+    """Copy what `connection` sees of the journal, whole or not at all; return where the synced and checked copy is."""
+    at = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+    copy = path.with_name(f"{path.name}.v{version}-{at}.bak")
+    draft = path.with_name(path.name + ".bak.new")
+    try:
+        make_whole(copy, draft, lambda draft: copy_into(draft, connection, path, "quick_check"))
+    except (OSError, sqlite3.Error) as error:
+        raise JournalError(
+            f"The journal {path} is of an older version (schema {version}), and the copy that is made before it is"
+            f" migrated cannot be made beside it: {error}. It was left as it is. Make room on that disk for a copy of"
+            " the file, or name another file."
+        ) from error
+    return copy

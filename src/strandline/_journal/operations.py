@@ -1,0 +1,111 @@
+"""The operations of the journal, as the session table decides them. How that is stored is left to whoever inherits.
+
+Whatever can be encoded is encoded on the caller's side, before anything is decided.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeVar
+
+from strandline._encoding import encode_messages
+from strandline._journal.changes import encode_completion, encoded_body
+from strandline._journal.owed import Owed
+from strandline._journal.port import AcceptAnswer, Bounds, Cancel, Change, ChangeAnswer, ClaimResult, Move
+from strandline._journal.rules import check_names
+from strandline._journal.table import SessionTable
+from strandline._model import Checkpoint, Completion, FencingToken, NewRun, RoundStarted, RunId, SessionKey
+
+T = TypeVar("T")
+Decide = Callable[[SessionTable, float], T]
+"""Has the table decide an operation at a time, in seconds since the epoch."""
+
+
+class Operations(ABC):
+    """Accepts, claims, checkpoints, ends and changes runs."""
+
+    def __init__(self) -> None:
+        self._owed = Owed()
+
+    @abstractmethod
+    async def _operate(
+        self,
+        decide: Decide[T],
+        *,
+        key: SessionKey | None = None,
+        run_id: RunId | None = None,
+        token: FencingToken | None = None,
+        new: bool = False,
+    ) -> T:
+        """Have the table decide about a session, or that of a run or claim; return once what it rests on is durable.
+
+        A `new` operation keeps what was not there before.
+        """
+
+    @abstractmethod
+    def _operate_later(self, decide: Decide[None], token: FencingToken, checkpoint: bytes) -> None:
+        """Have the table decide, before whatever is asked for after this; if it cannot be stored, the fact is owed."""
+
+    async def accept(self, new: NewRun, bounds: Bounds, *, claim_next: bool) -> AcceptAnswer:
+        """Store a run, or refuse it over `bounds`; `claim_next`: claim it if its session is free and it is first."""
+        check_names(new)
+        body = encoded_body(new)
+
+        def decide(table: SessionTable, now: float) -> AcceptAnswer:
+            return table.accept(new, body, bounds, claim_next=claim_next, now=now)
+
+        return await self._operate(decide, key=new.key, new=True)
+
+    async def claim_next(self, key: SessionKey) -> ClaimResult:
+        """Claim the session's next run, counting an attempt."""
+        return await self._operate(lambda table, now: table.claim_next(key, now=now), key=key)
+
+    async def checkpoint(self, token: FencingToken, checkpoint: Checkpoint) -> None:
+        """Keep what a running run has done so far; durable on return for `RoundStarted`, else with the next verb."""
+        encoded = encode_messages(checkpoint)
+
+        def decide(table: SessionTable, _: float) -> None:
+            self._owed.pay(table, token)
+            table.checkpoint(token, encoded)
+
+        if isinstance(checkpoint, RoundStarted):
+            await self._operate(decide, token=token)
+        else:
+            self._operate_later(decide, token, encoded)
+
+    async def finish(
+        self, token: FencingToken, completion: Completion, *, claim_next: bool, hold: bool = False
+    ) -> ClaimResult:
+        """End a run: outcome, messages, window and state in one commit.
+
+        With `claim_next`, claim the session's next run. With `hold`, keep the claim until `release`, and claim nothing.
+        """
+        left = encode_completion(completion)
+
+        def decide(table: SessionTable, now: float) -> ClaimResult:
+            taken = table.finish(token, left, hold=hold, claim_next=claim_next, now=now)
+            self._owed.void(token)
+            return taken
+
+        return await self._operate(decide, token=token)
+
+    async def release(self, token: FencingToken, *, counted: bool) -> None:
+        """Give a running run back to the head of its queue, its facts kept; or end the hold of one that has ended.
+
+        `counted` False takes the attempt of a running one back.
+        """
+
+        def decide(table: SessionTable, now: float) -> None:
+            self._owed.pay(table, token)
+            table.release(token, counted=counted, now=now)
+
+        await self._operate(decide, token=token)
+
+    async def change(self, change: Change) -> ChangeAnswer:
+        """Apply a change that somebody asked for, unless what it is about does not allow it (any more)."""
+
+        def decide(table: SessionTable, now: float) -> ChangeAnswer:
+            return table.change(change, now=now)
+
+        if isinstance(change, Cancel | Move):
+            return await self._operate(decide, run_id=change.run_id)
+        return await self._operate(decide, key=change.key)

@@ -1,0 +1,398 @@
+"""Who owns a journal file, and whether it is ours to open: checks that leave the file untouched, and two locks.
+
+The owner holds an `flock` on PATH.lock for as long as it lives: the kernel gives it up when the process dies, and a
+laptop may sleep in between. The lock file says who holds it, for the people who have to find out; it is not
+removed, since a removed one could be held and made anew at once. Should somebody else remove it, there is a second
+`flock`, on the journal's own file. PATH is the file itself: symbolic links are followed first, so that two names of one
+file are one journal; a file with two names of its own (hard links), or mounted as a file, is refused.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import shlex
+import socket
+import stat
+import struct
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from strandline import _private as private
+from strandline._clock import Clock
+from strandline._journal.locks import is_a_strangers, is_at, keep_from_cleaning_up, try_lock
+from strandline.errors import JournalDamaged, JournalError, JournalForeign, JournalLocked, JournalNewer
+
+_log: Final = logging.getLogger("strandline.journal")
+
+APPLICATION_ID: Final = 0x5354524C
+"""`STRL`, at offset 68 of the file."""
+SCHEMA_VERSION: Final = 7
+
+POLL_S: Final = 0.1
+MOUNTINFO: Final = Path("/proc/self/mountinfo")
+_NETWORK: Final = frozenset(
+    {
+        "9p", "afs", "beegfs", "ceph", "cifs", "coda", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "glusterfs", "gpfs",
+        "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "pvfs2", "smb2", "smb3", "smbfs",
+    }
+)  # fmt: skip
+_MAGIC: Final = b"SQLite format 3\0"
+_CHANGE_OWNER: Final = "Change its owner, or name another file."
+
+
+@contextmanager
+def explained(what: str, advice: str = "Name another file.") -> Iterator[None]:
+    """Have an `OSError` in here told as a `JournalError`: `what` cannot be done, why not, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise JournalError(f"{what}: {error.strerror}. {advice}") from error
+
+
+def locate(path: Path) -> Path:
+    """Return where the journal really is or will be: absolute, with every symbolic link followed.
+
+    Opens nothing. Raises `JournalError` if there is something else than a regular file.
+    """
+    real = Path(os.path.realpath(path))
+    with explained(f"The journal {path} cannot be reached"):
+        try:
+            mode = real.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return real
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+        what = kinds.get(stat.S_IFMT(mode), "a device")
+        example = " in it" if stat.S_ISDIR(mode) else ""
+        raise JournalError(f"The journal {path} is {what}, not a file. It was left as it is. Name a file{example}.")
+    return real
+
+
+def prepare_folder(path: Path, mountinfo: Path = MOUNTINFO) -> None:
+    """Make the folder of `path`. Raises `JournalError` if it cannot be used, also if it is on a network file system."""
+    folder = path.parent
+    with explained(f"The journal's folder {folder} cannot be made", "Name another file, or make the folder."):
+        private.make_folder(folder)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise JournalError(f"The journal's folder {folder} is not writable. Name another file, or change its owner.")
+    kind = file_system(folder.resolve(), mountinfo)
+    if is_network(kind):
+        raise JournalError(
+            f"The journal {path} would be on a network file system ({kind}), where locks and syncs are not reliable. "
+            "Name a file on a local disk."
+        )
+
+
+def file_system(folder: Path, mountinfo: Path = MOUNTINFO) -> str | None:
+    """Return the type of the file system that holds `folder` (an absolute path), None where that is not known."""
+    best, kind = "", None
+    for point, found in _mounts(mountinfo):
+        if folder.is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, found
+    return kind
+
+
+def _mounts(mountinfo: Path) -> Iterator[tuple[str, str]]:
+    """Yield where something is mounted, and its type."""
+    try:
+        lines = mountinfo.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        # 36 35 98:0 /root /mount/point options [optional fields] - type source options; see proc(5)
+        head, _, tail = line.partition(" - ")
+        fields = head.split(" ")
+        if len(fields) < 5 or not tail:
+            continue
+        yield fields[4].encode().decode("unicode_escape"), tail.split(" ")[0]
+
+
+def check_only_name(path: Path, mountinfo: Path = MOUNTINFO) -> None:
+    """Raise `JournalError` if a journal has other names (hard links), or is mounted as a file.
+
+    What SQLite keeps beside it would be beside each name: a server at another one would not find what was accepted.
+    """
+    try:
+        links = os.stat(path).st_nlink
+    except OSError:
+        return
+    if links > 1:
+        raise JournalError(
+            f"The journal {path} has {links} names (hard links), and what belongs beside it would be beside each. It"
+            f" was left as it is. Remove the others (find / -xdev -samefile {shlex.quote(str(path))} shows them), or"
+            " copy it to a name of its own while no server has it."
+        )
+    if any(Path(point) == path for point, _ in _mounts(mountinfo)):
+        raise JournalError(
+            f"The journal {path} is mounted as a file, and what belongs beside it would not be beside the real one. It"
+            " was left as it is. Mount the folder that it is in."
+        )
+
+
+def check_openable(path: Path, mountinfo: Path = MOUNTINFO) -> bool:
+    """Return whether there is a journal at `path` to be opened; False: one may be made there.
+
+    Raises the errors of `check_only_name` and `check_file`, and `JournalDamaged` if there is no journal, but a log of
+    one that has what was kept last.
+    """
+    check_only_name(path, mountinfo)
+    if check_file(path):
+        return True
+    for log in _logs(path):
+        raise JournalDamaged(
+            f"{path} is not there, or empty, and {log} has what was kept in it last. Both were left as they are."
+            f" Put {path.name} back beside it, or restore a backup; to begin anew without it, move {log} away."
+        )
+    return False
+
+
+def is_network(kind: str | None) -> bool:
+    """Tell whether a type of file system is one over a network."""
+    return kind in _NETWORK
+
+
+def check_file(path: Path) -> bool:
+    """Return whether there is a journal at `path`; an absent or empty file is none.
+
+    Reads the header only. Raises `JournalDamaged`, `JournalForeign` or `JournalNewer` for a file that is not ours.
+    """
+    with explained(f"The journal {path} cannot be read"):
+        try:
+            with path.open("rb") as file:
+                header = file.read(100)
+                size = os.fstat(file.fileno()).st_size
+        except FileNotFoundError:
+            return False
+    if not size:
+        return False
+    if len(header) < 100 or not header.startswith(_MAGIC):
+        raise JournalDamaged(
+            f"{path} is no SQLite database, or its head is damaged. It was left as it is. "
+            "Restore a backup, or name another file."
+        )
+    page_size, pages, version, application = struct.unpack(">16xH10xI28xI4xI28x", header)
+    if application != APPLICATION_ID:
+        raise JournalForeign(f"{path} is a database of another program. It was left as it is. Name another file.")
+    if version > SCHEMA_VERSION:
+        raise newer(path, version)
+    if size < pages * (65536 if page_size == 1 else page_size) and not any(_logs(path)):
+        raise JournalDamaged(f"{path} is cut off. It was left as it is. Restore a backup, or name another file.")
+    return True
+
+
+def existing(place: Path) -> Path:
+    """Return where the journal at `place` really is. Raises `JournalError`, also if there is none."""
+    path = locate(place)
+    if not check_file(path):
+        raise JournalError(f"There is no journal at {place}. Name the file of one.")
+    return path
+
+
+def newer(path: Path, version: int) -> JournalNewer:
+    """Return the error for a file that a newer version has written."""
+    return JournalNewer(
+        f"{path} was written by a newer Strandline (schema {version}, this one knows {SCHEMA_VERSION}). "
+        "It was left as it is. Upgrade Strandline, or name another file."
+    )
+
+
+def _logs(path: Path) -> Iterator[str]:
+    """Yield the files from which SQLite would mend the one beside them: what was not copied in yet, or a migration."""
+    for log in (f"{path}-wal", f"{path}-journal"):
+        with suppress(OSError):
+            if os.stat(log).st_size:
+                yield log
+
+
+class Ownership:
+    """The locks on one journal file. Not reentrant; `release` may be called from any thread."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._file = path
+        self._path = lock_of(path)
+        self._clock = clock
+        self._fd: int | None = None
+        self._file_fd: int | None = None
+        kept = weakref.ref(self)
+        # What user code forks would hold the locks, too, and might outlive this process.
+        os.register_at_fork(after_in_child=lambda: _left_to_parent(kept()))
+
+    async def acquire(self, owner: str, *, wait_s: float = 0.0, on_wait: Callable[[str], None] | None = None) -> None:
+        """Take the locks, waiting up to `wait_s` for another holder, without blocking the event loop.
+
+        `on_wait` is called once, with a sentence that names the holder, when it has to wait. Raises `JournalLocked`
+        when the time is up; nothing is held then, nor when the wait is cancelled. The lock on the journal's own file is
+        taken if there is one; else `hold_file` does, once it is made.
+        """
+        patience = _Patience(self._clock, wait_s, self._clock.monotonic() + wait_s, on_wait)
+        lock = f"The lock file {self._path} cannot be"
+        try:
+            with explained(f"{lock} locked and written", "Make room on that disk, or name a file on another one."):
+                while self._fd is None or not is_at(self._fd, self._path):
+                    self.release()  # (it was deleted or replaced while another one had it)
+                    with explained(f"{lock} opened", _CHANGE_OWNER):
+                        self._fd = private.open_file(self._path, os.O_RDWR | os.O_CREAT)
+                    if not await self._locks(self._fd, patience):
+                        self._replace_lock(self._fd)
+                self._file_fd = self._open_file()
+                if self._file_fd is not None:
+                    await self._locks(self._file_fd, patience)  # (if another user has locked it, PATH.lock is ours)
+                _sign(self._fd, owner, self._clock.now())
+        except BaseException:
+            self.release()
+            raise
+
+    def hold_file(self) -> None:
+        """Lock the journal's own file, if `acquire` had none to lock, or an empty one that was replaced since.
+
+        To be called before SQLite opens the file: a descriptor of it that is closed takes SQLite's locks away. Raises
+        `JournalLocked`.
+        """
+        if self._file_fd is not None:
+            if is_at(self._file_fd, self._file):
+                return
+            os.close(self._file_fd)
+        self._file_fd = self._open_file()
+        if self._file_fd is not None and not try_lock(self._file_fd):
+            raise JournalLocked("The journal is in use by another process. Stop that one, or name another file.")
+
+    def leave_files(self) -> None:
+        """Have SQLite touch none of the files any more as it closes them."""
+        if self._file_fd is not None:
+            keep_from_cleaning_up(self._file_fd)
+
+    def _open_file(self) -> int | None:
+        """Open the journal's own file, if there is one. Nobody but SQLite opens and closes it from now on."""
+        with explained(f"The journal {self._file} cannot be opened", _CHANGE_OWNER):
+            try:
+                return os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
+
+    async def _locks(self, fd: int, patience: "_Patience") -> bool:
+        """Lock an open file; False if another user has, who opened it while it was readable for all."""
+        while not try_lock(fd):
+            if is_a_strangers(fd, self._owner()):
+                return False
+            await patience.wait(_holder(self._fd))
+        return True
+
+    def _owner(self) -> int:
+        """Return whose the journal's file is; root's if there is none yet."""
+        try:
+            return os.stat(self._file).st_uid
+        except OSError:
+            return 0
+
+    def _replace_lock(self, fd: int) -> None:
+        """Take away a lock file that another user holds; then a new one is made."""
+        if is_at(fd, self._path):
+            _log.warning("another user's process holds %s, and cannot own the journal: a new one is made", self._path)
+            self._path.unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Give the locks up. Idempotent. SQLite has to have closed the file."""
+        held = (self._file_fd, self._fd)
+        self._fd = self._file_fd = None
+        for fd in held:
+            if fd is not None:
+                os.close(fd)
+
+
+class _Patience(Struct):
+    """How long to wait for another owner, and who is told that, once."""
+
+    clock: Clock
+    wait_s: float
+    deadline: float
+    on_wait: Callable[[str], None] | None
+
+    async def wait(self, holder: str) -> None:
+        """Wait a moment. Raises `JournalLocked` when the time is up."""
+        if self.clock.monotonic() >= self.deadline:
+            raise JournalLocked(
+                f"The journal is in use by {holder}, which did not give it up within {self.wait_s:g} s. "
+                "Stop that one, or name another file."
+            )
+        on_wait, self.on_wait = self.on_wait, None
+        if on_wait is not None:
+            on_wait(f"waiting for the journal, which is in use by {holder}")
+        await asyncio.sleep(POLL_S)
+
+
+def _left_to_parent(held: Ownership | None) -> None:
+    if held is not None:
+        held.release()
+
+
+class Holder(Struct, frozen=True):
+    """Who owns a journal, as its lock file says it; `since` is a time as people read it."""
+
+    pid: int
+    host: str
+    since: str
+    owner: str = ""
+
+
+def holder(path: Path) -> Holder | None:
+    """Return who owns the journal at `path`, None if nobody does or it cannot be told."""
+    with lock_seen(path) as (fd, held):
+        return _signed(fd) if held else None
+
+
+def is_held(path: Path) -> bool:
+    """Tell whether somebody owns the journal at `path`, perhaps in this very process. Its own file is not opened: once
+    that is closed again, the locks are gone that SQLite has on it for this process."""
+    with lock_seen(path) as (_, held):
+        return held
+
+
+@contextmanager
+def lock_seen(path: Path) -> Iterator[tuple[int, bool]]:
+    """Open the lock file, if there is one, and tell whether it is locked; if not, nobody can lock it as long as this
+    lasts."""
+    try:
+        fd = os.open(lock_of(path), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield -1, False
+        return
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            yield fd, True
+        else:
+            yield fd, False
+    finally:
+        os.close(fd)
+
+
+def lock_of(path: Path) -> Path:
+    """Return the lock file of the journal at `path`."""
+    return path.with_name(path.name + ".lock")
+
+
+def _sign(fd: int, owner: str, now: float) -> None:
+    since = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, msgspec.json.encode(Holder(os.getpid(), socket.gethostname(), since, owner)) + b"\n", 0)
+
+
+def _signed(fd: int) -> Holder | None:
+    try:
+        return msgspec.json.decode(os.pread(fd, 4096, 0), type=Holder)
+    except (OSError, ValueError):  # (of which msgspec's errors are)
+        return None
+
+
+def _holder(fd: int | None) -> str:
+    held = None if fd is None else _signed(fd)
+    return "another process" if held is None else f"process {held.pid} on host {held.host} since {held.since}"

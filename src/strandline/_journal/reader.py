@@ -1,0 +1,448 @@
+"""What is read from the SQLite journal: committed state, on connections and threads of its own."""
+
+import sqlite3
+from collections import deque, namedtuple
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from msgspec import Raw, ValidationError, convert, json
+from msgspec.structs import replace
+
+from strandline._compat.threads import Threads, no_thread
+from strandline._encoding import decoder
+from strandline._journal import seal
+from strandline._journal.changes import SessionRef
+from strandline._journal.driver import connect_reader
+from strandline._journal.port import HistoryPage, HistoryQuery, RunQuery, Standing, StandingQuery
+from strandline._journal.records import StoredRun
+from strandline._journal.rules import Rank, Room, rank, spans
+from strandline._journal.state import HistoryEnd, OpenRound, SessionState
+from strandline._lifecycle import ENDED
+from strandline._model import (
+    WHOLE_HISTORY,
+    AgentRecord,
+    Carrier,
+    Checkpoint,
+    IfBusy,
+    Inline,
+    Input,
+    Lane,
+    Message,
+    Outcome,
+    Question,
+    Run,
+    RunStatus,
+    RunSummary,
+    SessionKey,
+    StateRecord,
+    Window,
+)
+from strandline.errors import JournalUnavailable
+
+T = TypeVar("T")
+AnyRun = TypeVar("AnyRun", bound=RunSummary)
+
+READERS: Final = 2
+_input: Final[Callable[[bytes], Input]] = decoder(Input)
+_metadata: Final = decoder(dict[str, Any])
+_trace: Final = decoder(Carrier)
+_checkpoint: Final[Callable[[bytes], Checkpoint]] = decoder(Checkpoint)
+_message: Final[Callable[[bytes], Message]] = decoder(Message)
+in_full: Final[Callable[[bytes], list[Message]]] = decoder(list[Message])
+_raw_messages: Final = json.Decoder(list[Raw]).decode
+_outcome: Final = decoder(Outcome)
+_question: Final[Callable[[bytes], Question]] = decoder(Question)
+_state: Final = decoder(StateRecord)
+_window: Final[Callable[[bytes], Window]] = decoder(Window)
+
+UNREADABLE_INPUT: Final = "(This question cannot be read any more: the journal's file is damaged.)"
+
+
+class RunRow(
+    namedtuple(
+        "RunRow",
+        "run_id lane priority opaque metadata seq status attempt created_at started_at ended_at outcome timeout_s"
+        " queue_deadline discarded cancel_requested discard if_busy moved trace fence urgency input",
+    )
+):
+    """A run as it is stored: a row of the columns `RUN_COLUMNS`, of which any may be damaged."""
+
+    __slots__ = ()
+
+    @property
+    def rank(self) -> Rank:
+        """Where it stands among the waiting runs of its session, if it waits."""
+        return self.lane, self.urgency, self.seq
+
+
+RUN_COLUMNS: Final = ", ".join(RunRow._fields)
+
+
+def sound_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
+    """Return a stored run, or its summary. Raises `JournalUnavailable` if it is damaged, or cannot be."""
+    run = stored_run(kind, row, session)
+    for _ in faults_of(run, row):
+        raise seal.damaged_record(f"run {run.run_id}")
+    return run
+
+
+def faults_of(run: RunSummary, row: RunRow) -> Iterator[str]:
+    """Yield what cannot be of a run that reads as `run`, as it is stored."""
+    ended, claimed, status = run.status in ENDED, row.fence is not None, run.status
+    if ended and (run.outcome is None or run.ended_at is None):
+        yield f"is {status} without an outcome"
+    if not ended and (run.outcome is not None or run.ended_at is not None):
+        yield f"is {status} and has an outcome"
+    if status is RunStatus.RUNNING and (not claimed or run.attempt < 1):
+        yield "is running without a claim"
+    if status is RunStatus.QUEUED and claimed:
+        yield "waits and is claimed"
+    if run.cancel_requested and status not in (RunStatus.RUNNING, RunStatus.CANCELLED):
+        yield f"is {status} although its cancel was accepted before"
+    if run.discard > (run.cancel_requested and (run.discarded or not ended)):
+        yield "was to be discarded, and is not"
+    if run.discarded and not ended:
+        yield f"is {status} and discarded already"
+    if run.started_at is None and (run.attempt > 0 or status is RunStatus.RUNNING):
+        yield "was attempted and has never started"
+    _, least, _ = rank(run.lane, run.priority, run.sequence)
+    is_place = row.urgency >= least if run.lane == Lane.FRONT else row.urgency == least
+    if not (run.lane <= Lane.NORMAL and run.attempt >= 0 and is_place):
+        yield "stands where no run can stand"
+
+
+def stored_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
+    """Return a stored run, or its summary, whether it can be or not. Raises `JournalUnavailable` if it is damaged."""
+    what, crc = f"run {row.run_id}", session.crc
+    asked = seal.request_owner(crc, row.seq, row.run_id, row.priority, bool(row.opaque), row.created_at, row.timeout_s)
+    stored = row._asdict() | {
+        "key": session.key,
+        "sequence": row.seq,
+        "priority": row.priority if row.moved is None else row.moved,
+        "metadata": {} if row.metadata is None else seal.read_sealed(_metadata, row.metadata, what, asked),
+        "trace": None if row.trace is None else seal.read_sealed(_trace, row.trace, what, asked),
+        "if_busy": IfBusy.ENQUEUE if row.if_busy is None else row.if_busy,
+        "held": row.fence is not None and row.ended_at is not None,
+    }
+    if row.outcome is not None:
+        owner = seal.end_owner(crc, row.seq, row.attempt, bool(row.discarded), row.started_at, row.ended_at)
+        stored["outcome"] = seal.read_sealed(_outcome, row.outcome, what, owner)
+    if kind is Run:
+        stored["input"] = seal.read_sealed(_input, row.input, what, asked)
+    try:
+        run = convert(stored, kind, strict=False)  # (0 and 1 are read as bools, and no other number is)
+    except ValidationError as error:
+        raise seal.damaged_record(what) from error
+    if run.outcome is not None and run.outcome.status != run.status:
+        raise seal.damaged_record(what)
+    return run
+
+
+def each_checkpoint(connection: sqlite3.Connection, seq: int) -> Iterator[Checkpoint]:
+    """Yield what is staged of a run, in order. Raises `JournalUnavailable` at the first that is damaged, or missing."""
+    rows = connection.execute("SELECT no, fact FROM staged WHERE run = ? ORDER BY no", (seq,)).fetchall()
+    for expected, (no, checkpoint) in enumerate(rows):
+        what = f"what is staged of the run with sequence {seq}"
+        if no != expected:
+            raise seal.damaged_record(what)
+        yield seal.read_sealed(_checkpoint, checkpoint, what, seal.checkpoint_owner(seq, no))
+
+
+def readable(connection: sqlite3.Connection, row: RunRow, session: SessionRef) -> StoredRun:
+    """Return a stored run and what is staged of it, as far as both can be read.
+
+    A run of which anything is damaged is `opaque`: nobody knows what it had done, so it never goes on.
+    """
+    error: JournalUnavailable | None = None
+    try:
+        run = sound_run(Run, row, session)
+    except JournalUnavailable as damaged:
+        error = damaged
+        run = Run(
+            run_id=row.run_id,
+            key=session.key,
+            input=UNREADABLE_INPUT,
+            lane=row.lane,
+            priority=row.priority,
+            opaque=True,
+            metadata={},
+            sequence=row.seq,
+            status=RunStatus.RUNNING if row.status == RunStatus.RUNNING else RunStatus.QUEUED,
+            attempt=row.attempt,
+            created_at=row.created_at,
+            started_at=row.started_at,
+            cancel_requested=bool(row.cancel_requested),
+            discard=bool(row.discard),
+        )
+    checkpoints: list[Checkpoint] = []
+    try:
+        for checkpoint in each_checkpoint(connection, row.seq):
+            checkpoints.append(checkpoint)
+    except JournalUnavailable as damaged:
+        error = error or damaged
+    return StoredRun(run if error is None else replace(run, opaque=True), tuple(checkpoints), error)
+
+
+def find_session(connection: sqlite3.Connection, key: SessionKey) -> SessionState | None:
+    """Return a session without its runs, None if there is none. Raises `JournalUnavailable` if its end is damaged."""
+    row = connection.execute(
+        "SELECT sessions.no, paused, closed_since, rests_since, questions.run, until, answer,"
+        " (messages IS NULL) = (count = 0) AND history.session = sessions.no, last, nth, first + count"
+        " FROM sessions LEFT JOIN history ON history.no = last LEFT JOIN questions ON questions.session = sessions.no"
+        " WHERE principal = ? AND session_id = ?",
+        key,
+    ).fetchone()
+    if row is None:
+        return None
+    no, paused, closed_since, rests_since, asked, until, answer, is_whole, *end = row
+    if end[0] is not None and not is_whole:
+        raise seal.damaged_record(f"the end of the history of session {key.session_id}")
+    return SessionState(
+        SessionRef.of(no, key),
+        HistoryEnd() if end[0] is None else HistoryEnd(*end),
+        bool(paused),
+        closed_since,
+        rests_since,
+        None if asked is None else OpenRound(asked, until, answer),
+    )
+
+
+CHAIN: Final = (
+    "WITH RECURSIVE chain (no, session, first, previous, run) AS (SELECT no, session, first, previous, run FROM history"
+    " WHERE no = ? AND session = ? UNION ALL SELECT history.no, history.session, history.first, history.previous,"
+    " history.run FROM chain JOIN history ON history.no = chain.previous AND history.session = chain.session"
+    " WHERE chain.first > ? AND chain.previous < chain.no) "
+)
+"""The rows of one session's history from a row back to the one that has message `first`; -1 is all of them.
+
+Each row names an older one of the same session; where one that is damaged does not, the chain ends.
+"""
+
+
+class Readers:
+    """A small pool of threads, each call on a connection that no other call uses meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.check: Callable[[], None] = lambda: None
+        """Called before a connection is made; raises if the file is not the one that is in use any more.
+
+        (A new connection to a file that was emptied would delete the WAL.)
+        """
+        self._idle: deque[sqlite3.Connection] = deque()  # (each of its calls is atomic)
+        self._threads = Threads(READERS, "strandline-journal-reader")
+
+    def open(self) -> None:
+        """Make a connection for each thread, and have it open all files; start the first thread.
+
+        Later there may be no file and no thread to be had.
+        """
+        for _ in range(READERS):
+            connection = connect_reader(self._path)
+            self._idle.append(connection)
+            connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+        self.ask(lambda connection: None).result()
+
+    def ask(self, question: Callable[[sqlite3.Connection], T]) -> Future[T]:
+        """Answer `question` in one transaction. Raises `JournalUnavailable` after `close`, and if no thread can."""
+        try:
+            answer = self._threads.submit(self._answer, question)
+        except RuntimeError as error:
+            raise JournalUnavailable("the journal is not open") from error
+        if self._threads.withdrawn(answer):
+            raise JournalUnavailable(no_thread("reads of the journal", self._threads.refusal))
+        return answer
+
+    def _answer(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            self.check()
+            connection = connect_reader(self._path)
+        try:
+            connection.execute("BEGIN")
+            answer = question(connection)
+            connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            connection.close()  # failed I/O has ended its transaction already; who knows what else
+            raise
+        except BaseException:
+            connection.execute("ROLLBACK")
+            self._idle.append(connection)
+            raise
+        self._idle.append(connection)
+        return answer
+
+    def close(self) -> None:
+        """Wait for the calls under way, then close all connections. Blocks."""
+        self._threads.shutdown()
+        while self._idle:
+            self._idle.pop().close()
+
+
+# -- the questions ------------------------------------------------------------------------------------
+
+
+def load(connection: sqlite3.Connection, key: SessionKey) -> AgentRecord:
+    """Return window and state of a session; an unknown session has the empty record."""
+    session = find_session(connection, key)
+    if session is None:
+        return AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
+    kept, length = _standing(connection, session), session.end.length
+    shown: list[tuple[int | None, Message]] = []
+    for span in spans(kept.window, length):
+        shown += [(None, span.message)] if isinstance(span, Inline) else between(connection, session, *span)
+    return AgentRecord(
+        messages=[message for _, message in shown],
+        origins=[index for index, _ in shown],
+        window=kept.window,
+        length=length,
+        state=kept.state,
+    )
+
+
+def standing(connection: sqlite3.Connection, query: StandingQuery) -> Standing:
+    """Return window and state of a session, without its messages."""
+    session = find_session(connection, query.key)
+    return Standing(WHOLE_HISTORY, None) if session is None else _standing(connection, session)
+
+
+def _standing(connection: sqlite3.Connection, session: SessionState) -> Standing:
+    row = connection.execute("SELECT window, state FROM agents WHERE session = ?", (session.no,)).fetchone()
+    window, state = row or (None, None)
+    what = f"the window or state of session {session.key.session_id}"
+    return Standing(
+        WHOLE_HISTORY if window is None else seal.read_sealed(_window, window, what, session.ref.crc),
+        None if state is None else seal.read_sealed(_state, state, what, session.ref.crc),
+    )
+
+
+def between(connection: sqlite3.Connection, session: SessionState, start: int, end: int) -> list[tuple[int, Message]]:
+    """Return messages `start` to `end` with their indices, without those of discarded runs."""
+    with closing(_back(in_full, connection, session, start, end)) as messages:
+        return [(index, message) for index, message, discarded in messages if not discarded][::-1]
+
+
+def fingerprint(session: int, seq: int, run_id: str, key: str, stored: bytes) -> bytes:
+    """Return what an idempotency key of a run stands for; `session` is the `key_crc` of its session.
+
+    Raises `JournalUnavailable` if it is damaged.
+    """
+    what = f"the idempotency key of run {run_id}"
+    return seal.read_sealed(bytes, stored, what, seal.key_owner(session, seq, key), is_new=True)
+
+
+def _back(
+    decode: Callable[[bytes], list[T]], connection: sqlite3.Connection, session: SessionState, start: int, end: int
+) -> Generator[tuple[int, T, bool]]:
+    """Yield messages `end` to `start`, the last one first: its index, what `decode` makes of it, if it was discarded.
+
+    A row is read when it is its turn. Raises `JournalUnavailable` where one is damaged or missing.
+    """
+    mark = connection.execute(
+        "SELECT no FROM history WHERE session = ? AND nth % 64 = 0 AND first >= ? ORDER BY first LIMIT 1",
+        (session.no, end),
+    ).fetchone()
+    missing = f"the history of session {session.key.session_id} before message {{}}"
+    above, joins = end, False
+    # Not sorted, which would read them all at once: a chain comes link by link, and each has to join the one before.
+    asked = connection.execute(
+        f"{CHAIN} SELECT history.first, count, discarded, messages FROM chain CROSS JOIN history USING (no)"
+        " WHERE history.first < ?",
+        (session.end.row if mark is None else mark[0], session.no, start, end),
+    )
+    with closing(asked):  # (what is read to the half keeps the state of that moment before the connection's eyes)
+        for first, count, discarded, stored in asked:
+            if first + count != above if joins else first + count < end:
+                raise seal.damaged_record(missing.format(above))
+            above, joins = first, True
+            if stored is not None or count:
+                messages = messages_in(decode, stored, session.ref, first, count, discarded=bool(discarded))
+                for index in range(min(end, first + count) - 1, max(start, first) - 1, -1):
+                    yield index, messages[index - first], bool(discarded)
+    if start < min(end, above):
+        raise seal.damaged_record(missing.format(above))
+
+
+def messages_in(
+    decode: Callable[[bytes], list[T]],
+    stored: bytes | None,
+    session: SessionRef,
+    first: int,
+    count: int,
+    *,
+    discarded: bool,
+) -> list[T]:
+    """Return the messages of a row of history. Raises `JournalUnavailable` if it is damaged."""
+    what = f"the history of session {session.key.session_id} from message {first} on"
+    messages = seal.read_sealed(
+        decode, stored or b"", what, seal.message_owner(session.crc, first, discarded=discarded)
+    )
+    if len(messages) != count:
+        raise seal.damaged_record(what)
+    return messages
+
+
+def history(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPage:
+    """Return a page of a session's history. Of a row no more is decoded than what stands on the page."""
+    session = find_session(connection, query.key)
+    if session is None:
+        return HistoryPage([], 0)
+    length = session.end.length
+    end = length if query.before is None else min(query.before, length)
+    first, room = end, Room(query.most_bytes)
+    shown: list[tuple[Message, bool]] = []
+    with closing(_back(_raw_messages, connection, session, max(0, end - query.limit), end)) as messages:
+        for index, raw, discarded in messages:
+            stored = bytes(raw)
+            if not room.takes(len(stored)):
+                break
+            first = index
+            if discarded <= query.discarded:
+                what = f"message {index} of the history of session {query.key.session_id}"
+                shown.append((seal.read_sealed(_message, stored, what, 0), discarded))
+    shown.reverse()
+    hidden = [place for place, (_, discarded) in enumerate(shown) if discarded]
+    pending = bool(shown) and end == length and session.round is not None
+    return HistoryPage([message for message, _ in shown], first, hidden, pending)
+
+
+def run(connection: sqlite3.Connection, query: RunQuery) -> Run | None:
+    """Return one run of a principal, with its position if it waits."""
+    row = connection.execute(
+        f"SELECT session, principal, session_id, {RUN_COLUMNS} FROM runs JOIN sessions ON no = session"
+        " WHERE run_id = ? AND principal = ?",  # (of somebody else's run the input is not read)
+        (query.run_id, query.principal),
+    ).fetchone()
+    if row is None:
+        return None
+    no, principal, session_id, *columns = row
+    stored = RunRow(*columns)
+    found = sound_run(Run, stored, SessionRef.of(no, SessionKey(principal, session_id)))
+    return replace(found, position=position_of(connection, no, stored))
+
+
+def position_of(connection: sqlite3.Connection, session: int, row: RunRow) -> int | None:
+    """Return where a run waits, 1 for the next to start; None if it does not wait."""
+    return waiting_before(connection, session, row.rank) + 1 if row.status == RunStatus.QUEUED else None
+
+
+def waiting_before(connection: sqlite3.Connection, session: int, place: tuple[int, ...]) -> int:
+    """Return how many runs of a session wait before `place`."""
+    row = connection.execute(
+        "SELECT count(*) FROM runs WHERE session = ? AND status = 'queued' AND (lane, urgency, seq) < (?,?,?)",
+        (session, *place),
+    ).fetchone()
+    return int(row[0])
+
+
+def question_of(connection: sqlite3.Connection, session: SessionRef, run: int, until: float) -> Question:
+    """Return the question that a run has put, which waits until then. Raises `JournalUnavailable` if it is damaged."""
+    row = connection.execute("SELECT question FROM questions WHERE session = ?", (session.no,)).fetchone()
+    what = f"what session {session.key.session_id} waits to be answered"
+    if row is None:
+        raise seal.damaged_record(what)
+    return seal.read_sealed(_question, row[0], what, seal.question_owner(session.crc, run, until), is_new=True)

@@ -1,0 +1,172 @@
+"""What every journal decides in the same way: order, last attempts, legal ends, cancels, holds, windows. Pure."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import inf
+from typing import Final, Literal, Protocol
+
+from msgspec.structs import replace
+
+from strandline._history import close, close_answer, fold
+from strandline._journal.port import Attached, Reused, Unanswerable
+from strandline._lifecycle import ENDED, MOVES, advance
+from strandline._model import (
+    Cancelled,
+    Checkpoint,
+    Inline,
+    Keyed,
+    Lane,
+    Message,
+    NewRun,
+    Outcome,
+    Question,
+    RunId,
+    RunStatus,
+    Window,
+    responses,
+)
+from strandline.errors import CancelRequested, InvariantBroken
+
+Closed = Literal["answered", "dismissed"]
+"""What becomes of an input request."""
+Rank = tuple[int, int, int]
+"""Where a run stands among those of its session: (lane, urgency, sequence); the smallest is next.
+
+The urgency is the priority in the normal lane, the place that was drawn in the front one, and 0 in all others.
+"""
+
+_DRAWN: Final = 1 << 40
+
+_MOVE_TO: Final = {end: move for (_, move), end in MOVES.items() if end in ENDED}
+
+
+def rank(lane: int, priority: int, sequence: int) -> Rank:
+    """Return where a run stands: by priority in the normal lane, by its arrival there in the front one."""
+    return (lane, priority if lane == Lane.NORMAL else drawn(sequence) if lane == Lane.FRONT else 0, sequence)
+
+
+def drawn(place: int) -> int:
+    """Return the urgency of a run in the front lane that has drawn `place`: one that no priority can be."""
+    return _DRAWN + place
+
+
+def is_last(attempt: int, max_attempts: int) -> bool:
+    """Tell whether attempt number `attempt` may not be followed by another; a first attempt never counts as last."""
+    return attempt >= max_attempts and attempt > 1
+
+
+def check_names(new: NewRun) -> None:
+    """Raise `InvariantBroken` for a name that no row can hold.
+
+    Names are looked up and compared, so they are kept as they are; half a character has no form to be kept in.
+    """
+    names = (new.run_id, *new.key) if new.keyed is None else (new.run_id, *new.key, new.keyed.key)
+    for name in names:
+        if not name.isascii():
+            try:
+                name.encode()
+            except UnicodeEncodeError as error:
+                raise InvariantBroken(f"the name {name!a} cannot be kept: {error.reason}") from error
+
+
+def check_end(start: RunStatus, end: RunStatus) -> None:
+    """Raise `InvariantBroken` unless a run that is `start` can end as `end`."""
+    move = _MOVE_TO.get(end)
+    if move is None:
+        raise InvariantBroken(f"a run cannot end as {end}")
+    advance(start, move)
+
+
+class Cancellable(Protocol):
+    """A run that executes, as a journal knows it."""
+
+    cancel_requested: bool
+    discard: bool
+
+
+def check_cancel(run: Cancellable, end: RunStatus, *, discarded: bool) -> None:
+    """Raise `CancelRequested` if an executing run may not become `end`: the cancel was accepted before."""
+    if run.cancel_requested and not (end is RunStatus.CANCELLED and discarded >= run.discard):
+        raise CancelRequested("a cancel of this run was accepted before", discard=run.discard)
+
+
+def cancelled(
+    checkpoints: Iterable[Checkpoint], *, discard: bool = False, question: Question | None = None
+) -> tuple[Outcome, list[Message]]:
+    """Return outcome and messages of a waiting run that is cancelled; none unless an attempt of it has staged some, or
+    it was to answer a question, whose round it closes."""
+    progress = fold(checkpoints, question)
+    closed: list[Message] = []
+    if question is not None:
+        ending = Cancelled(discard=discard)
+        closed = close_answer(progress.messages, progress.results, ending, begun=progress.begun)
+    elif progress.messages:
+        closed = close(progress.messages, progress.results, Cancelled(discard=discard))
+    return Outcome(status=RunStatus.CANCELLED, message=closed[-1] if closed else None), closed
+
+
+def check_answer(
+    given: Sequence[str], question: Question | None, closed: Callable[[str], Closed | None]
+) -> Unanswerable | None:
+    """Return why a run cannot answer what it answers, None if it can: all requests of the open question, and no other.
+
+    `closed` tells what became of a request that is not open.
+    """
+    open_ids = [] if question is None else [each.id for each in question.requests]
+    for each in given:
+        if each not in open_ids:
+            return Unanswerable(closed(each) or "unknown", [each])
+    missing = [each for each in open_ids if each not in given]
+    return Unanswerable("incomplete", missing) if missing else None
+
+
+def as_answer(new: NewRun, question: Question) -> NewRun | None:
+    """Return a run as the answer that it becomes; None if there is not exactly one request that it may answer."""
+    if not new.may_answer or len(question.requests) != 1:
+        return None
+    return replace(new, lane=Lane.ANSWER, input=responses({question.requests[0].id: new.input}))
+
+
+def answers_key(keyed: Keyed, run_id: RunId, ended_at: float | None, fingerprint: bytes) -> Attached | Reused | None:
+    """Return how a request is answered whose key stands for a run; None if the key's time is over."""
+    if ended_at is not None and ended_at < keyed.ended_before:
+        return None
+    return Attached(run_id) if fingerprint == keyed.fingerprint else Reused()
+
+
+def stood_s(held_since: float, created_at: float, now: float) -> float:
+    """Return how long the queue deadline of a run stood still that waited in a held session; never less than 0."""
+    return max(0.0, now - max(held_since, created_at))
+
+
+class Room:
+    """What is left of the bytes that a page of history may have, None: any number. Of one message there is room."""
+
+    __slots__ = ("_is_taken", "_left")
+
+    def __init__(self, most_bytes: int | None) -> None:
+        self._left = inf if most_bytes is None else most_bytes
+        self._is_taken = False
+
+    def takes(self, size: int) -> bool:
+        """Tell whether there is room for a message of so many bytes, and take it. Where there is none the page ends."""
+        if self._is_taken and size > self._left:
+            return False
+        self._left -= size
+        self._is_taken = True
+        return True
+
+
+def first_fence(epoch: int) -> int:
+    """Return the smallest fence of an owner; every fence of a later owner (a larger epoch) is larger."""
+    return epoch << 32
+
+
+def spans(window: Window, length: int) -> Iterator[tuple[int, int] | Inline]:
+    """Yield `(start, end)` for each range that is not empty in a history of `length` messages, and each inline one."""
+    for part in window:
+        if isinstance(part, Inline):
+            yield part
+        else:
+            end = length if part.end is None else min(part.end, length)
+            if part.start < end:
+                yield part.start, end

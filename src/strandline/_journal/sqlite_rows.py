@@ -1,0 +1,335 @@
+"""The rows of a journal in SQLite: written as the session table says, and read for its decisions.
+
+It decides nothing. Belongs to the thread that writes, and works in the transaction that is open there.
+
+The driver takes whole numbers, texts and `bytearray` at once. For None, bool and `bytes` it looks for an adapter first,
+which takes 0.5 us for each: so what is nearly always NULL is left out, or is a 0 that the statement makes NULL.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from typing import Any, Final
+
+from msgspec.structs import asdict
+
+from strandline._journal import changes, reader, seal
+from strandline._journal.driver import is_damage
+from strandline._journal.records import KeyedRun, KnownRun, StoredQuestion, StoredRun
+from strandline._journal.rules import Closed, drawn
+from strandline._journal.state import RunState, SessionState
+from strandline._lifecycle import ENDED
+from strandline._model import IfBusy, Lane, Principal, Question, RunId, RunStatus, SessionKey
+from strandline.errors import JournalUnavailable
+
+_QUEUED: Final = RunStatus.QUEUED.value
+_RUNNING: Final = RunStatus.RUNNING.value
+_EVERY_RUN: Final = (
+    "seq", "run_id", "session", "lane", "urgency", "priority", "status", "attempt", "last", "opaque", "input",
+    "created_at",
+)  # fmt: skip
+_GOES_ON: Final = " AND ".join(f"status <> '{status.value}'" for status in sorted(ENDED))
+"""Of a run. (For a list of more than two SQLite makes a table, each time.)"""
+
+_CHANGE_RUN: Final = (
+    "UPDATE runs SET status = ?, lane = ?, urgency = ?, moved = ?, attempt = ?, fence = nullif(?, 0), last = ?,"
+    " started_at = ?, queue_deadline = ?, cancel_requested = ?, discard = ?"
+    f" WHERE seq = ? AND fence IS nullif(?, 0) AND {_GOES_ON}"
+)
+_END_RUN: Final = (
+    "UPDATE runs SET status = ?, outcome = ?, ended_at = ?, fence = nullif(?, 0), last = 0, discarded = ?"
+    f" WHERE seq = ? AND fence IS nullif(?, 0) AND {_GOES_ON}"
+)
+_ADD_HISTORY: Final = (
+    "INSERT INTO history (no, session, nth, first, count, previous, run, discarded, messages)"
+    " VALUES (?,?,?,?,?,?,?,?,?)"
+)
+_PLAIN: Final[dict[type[changes.Change], str]] = {
+    changes.ChangeSession: (
+        "UPDATE sessions SET paused = :paused, closed_since = :closed_since, rests_since = :rests_since WHERE no = :no"
+    ),
+    changes.EndHold: "UPDATE runs SET fence = NULL WHERE seq = :seq AND fence = :fence",
+    changes.DropCheckpoints: "DELETE FROM staged WHERE run = :seq",
+    changes.ForgetKey: "UPDATE runs SET key = NULL, fingerprint = NULL WHERE seq = :seq",
+    changes.AnswerQuestion: "UPDATE questions SET answer = :answer WHERE session = :no AND answer IS NULL",
+    changes.DropQuestion: "DELETE FROM questions WHERE session = :no",
+    changes.CloseRequest: (
+        "INSERT OR REPLACE INTO closed_requests (session, id, run, closed)"
+        " SELECT :no, :id, :run, :closed WHERE EXISTS (SELECT 1 FROM runs WHERE seq = :run)"
+    ),
+}
+"""What one statement writes of the fields as they are."""
+_OF_WHAT_IS_THERE: Final = (changes.ChangeSession, changes.EndHold, changes.AnswerQuestion)
+_LAST_ROW: Final = "UPDATE sessions SET last = ?, rests_since = ? WHERE no = ?"
+_NEW_STATE: Final = "UPDATE agents SET state = ? WHERE session = ?"
+_LIVE: Final = (
+    "SELECT run_id, seq, lane, urgency, created_at, queue_deadline, attempt, started_at, moved, fence,"
+    f" CASE WHEN NOT ({_GOES_ON}) THEN coalesce(ended_at, created_at) END, cancel_requested, discard,"
+    " CASE WHEN started_at IS NULL AND attempt = 0 THEN 0 ELSE (SELECT count(*) FROM staged WHERE run = seq) END"
+    " FROM runs"
+)
+"""What `RunState` has of a run that waits or is claimed, in the order of its fields."""
+_LIVE_OF: Final = (
+    f"{_LIVE} WHERE session = ? AND status = 'queued' UNION ALL {_LIVE} WHERE session = ? AND fence IS NOT NULL"
+)
+_BUSY: Final = (
+    "SELECT session, principal, session_id FROM (SELECT session FROM runs WHERE status = 'queued'"
+    " UNION SELECT session FROM runs WHERE fence IS NOT NULL) LEFT JOIN sessions ON no = session"
+)
+_LAST_PLACE: Final = f"SELECT max(urgency) FROM runs WHERE status = 'queued' AND lane = {Lane.FRONT}"
+
+
+@cache
+def _add_run(more: tuple[str, ...]) -> str:
+    """Return the statement that adds a run, with these columns besides those that every run has."""
+    columns = (*_EVERY_RUN, *more)
+    return f"INSERT INTO runs ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+
+
+class Mismatch(Exception):
+    """What is in memory is not what is stored."""
+
+
+class SqliteRows:
+    """What is written and read on one connection. Implements `records.Records`."""
+
+    def __init__(self, connection: sqlite3.Connection, look: Callable[[], None] = lambda: None) -> None:
+        # One cursor for all: making one for each statement takes a tenth of the time of a short one. What it returns is
+        # to be read before the next statement.
+        self._cursor = connection.cursor()
+        self._execute = self._cursor.execute
+        self._connection = connection
+        self._look = look
+        self._writers: dict[type[Any], Callable[[Any], None]] = {
+            changes.AddSession: self._add_session,
+            changes.DropSession: self._drop_session,
+            changes.AddRun: self._add_run,
+            changes.ChangeRun: self._change_run,
+            changes.EndRun: self._end_run,
+            changes.AddHistory: self._add_history,
+            changes.KeepAgent: self._keep_agent,
+            changes.AddCheckpoint: self._add_checkpoint,
+            changes.AddQuestion: self._add_question,
+            **dict.fromkeys(_PLAIN, self._write_plain),
+        }
+
+    def close(self) -> None:
+        """Let go of the connection: one that is closed while a statement is not stays open in secret."""
+        self._cursor.close()
+
+    def next_numbers(self) -> tuple[int, int, int]:
+        """Return the numbers of the next session, run and row of history."""
+        (session,) = self._execute("SELECT coalesce(max(no), 0) + 1 FROM sessions").fetchone()
+        (row,) = self._execute("SELECT coalesce(max(no), 0) + 1 FROM history").fetchone()
+        (pruned,) = self._execute("SELECT value FROM meta WHERE name = 'pruned'").fetchone()
+        (highest,) = self._execute("SELECT coalesce(max(seq), -1) FROM runs").fetchone()
+        (place,) = self._execute(_LAST_PLACE).fetchone()
+        return session, max(pruned, highest, (place or 0) - drawn(0)) + 1, row
+
+    # -- what is written ------------------------------------------------------------------------------
+
+    def write(self, rows: Iterable[changes.Change]) -> None:
+        """Write rows in their order. Raises `Mismatch` if one of them is not as the session table has it."""
+        writers = self._writers
+        for row in rows:
+            writers[type(row)](row)
+
+    def _update(self, statement: str, values: tuple[object, ...] | dict[str, Any]) -> None:
+        if self._execute(statement, values).rowcount != 1:
+            raise Mismatch(f"not one row was changed by: {statement}")
+
+    def _write_plain(self, row: changes.Change) -> None:
+        write = self._update if isinstance(row, _OF_WHAT_IS_THERE) else self._execute
+        write(_PLAIN[type(row)], asdict(row))
+
+    def _add_session(self, row: changes.AddSession) -> None:
+        session = row.session
+        self._execute("INSERT INTO sessions (no, principal, session_id) VALUES (?,?,?)", (session.no, *session.key))
+
+    def _drop_session(self, row: changes.DropSession) -> None:
+        # No run of it waits or is claimed, so that each has its row of history.
+        session, delete = row.session, self._connection.executemany
+        rows = self._execute(f"{reader.CHAIN} SELECT run, no FROM chain", (row.last, session.no, -1)).fetchall()
+        if len(rows) != row.rows:
+            raise seal.damaged_record(f"the history of session {session.key.session_id}")
+        delete("DELETE FROM runs WHERE seq = ? AND session = ?", ((seq, session.no) for seq, _ in rows))
+        delete("DELETE FROM history WHERE no = ?", ((no,) for _, no in rows))
+        for table in ("agents", "questions", "closed_requests"):
+            self._execute(f"DELETE FROM {table} WHERE session = ?", (session.no,))
+        self._execute("DELETE FROM sessions WHERE no = ?", (session.no,))
+
+    def _add_run(self, row: changes.AddRun) -> None:
+        new, body, seq, crc = row.new, row.body, row.seq, row.session.crc
+        owner = seal.request_owner(crc, seq, new.run_id, new.priority, new.opaque, new.created_at, new.timeout_s)
+        more: dict[str, object] = {}
+        if row.fence is not None:
+            more["fence"], more["started_at"] = row.fence, row.started_at
+        if row.queue_deadline is not None:
+            more["queue_deadline"] = row.queue_deadline
+        if new.timeout_s is not None:
+            more["timeout_s"] = new.timeout_s
+        if body.metadata is not None:
+            more["metadata"] = seal.sealed(body.metadata, owner)
+        if body.trace is not None:
+            more["trace"] = seal.sealed(body.trace, owner)
+        if new.if_busy is not IfBusy.ENQUEUE:
+            more["if_busy"] = new.if_busy.value
+        if (keyed := new.keyed) is not None:
+            more["key"] = keyed.key
+            more["fingerprint"] = seal.sealed(keyed.fingerprint, seal.key_owner(crc, seq, keyed.key))
+        status, attempt = (_QUEUED, 0) if row.fence is None else (_RUNNING, 1)
+        self._execute(
+            _add_run(tuple(more)),
+            (
+                seq, new.run_id, row.session.no, new.lane, row.urgency, new.priority, status, attempt, 0,
+                int(new.opaque), seal.sealed(body.prompt, owner), new.created_at, *more.values(),
+            ),
+        )  # fmt: skip
+
+    def _change_run(self, row: changes.ChangeRun) -> None:
+        self._update(
+            _CHANGE_RUN,
+            (
+                _QUEUED if row.fence is None else _RUNNING, row.lane, row.urgency, row.moved, row.attempt,
+                row.fence or 0, int(row.is_last), row.started_at, row.queue_deadline, int(row.cancel_requested),
+                int(row.discard), row.seq, row.was or 0,
+            ),
+        )  # fmt: skip
+
+    def _end_run(self, row: changes.EndRun) -> None:
+        # A run that has ended and has a fence is held, and the index of claims has its session.
+        owner = seal.end_owner(row.session.crc, row.seq, row.attempt, row.discarded, row.started_at, row.ended_at)
+        self._update(
+            _END_RUN,
+            (
+                row.status.value, seal.sealed(row.outcome, owner), row.ended_at, row.fence or 0, int(row.discarded),
+                row.seq, row.was or 0,
+            ),
+        )  # fmt: skip
+
+    def _add_history(self, row: changes.AddHistory) -> None:
+        session = row.session
+        messages = row.messages and seal.sealed(
+            row.messages, seal.message_owner(session.crc, row.first, discarded=row.discarded)
+        )
+        self._execute(
+            _ADD_HISTORY,
+            (
+                row.row, session.no, row.nth, row.first, row.length, row.previous, row.run, int(row.discarded),
+                messages,
+            ),
+        )  # fmt: skip
+        self._update(_LAST_ROW, (row.row, row.rests_since, session.no))
+
+    def _keep_agent(self, row: changes.KeepAgent) -> None:
+        # Nearly always there is a row, and only a state.
+        session = row.session
+        window = row.window and seal.sealed(row.window, session.crc)
+        state = row.state and seal.sealed(row.state, session.crc)
+        if window is None and self._execute(_NEW_STATE, (state, session.no)).rowcount:
+            return
+        self._execute(
+            "INSERT INTO agents (session, window, state) VALUES (?,?,?) ON CONFLICT DO UPDATE SET"
+            " window = coalesce(excluded.window, window), state = coalesce(excluded.state, state)",
+            (session.no, window, state),
+        )
+
+    def _add_checkpoint(self, row: changes.AddCheckpoint) -> None:
+        checkpoint = seal.sealed(row.checkpoint, seal.checkpoint_owner(row.seq, row.nth))
+        self._execute("INSERT INTO staged (run, no, fact) VALUES (?,?,?)", (row.seq, row.nth, checkpoint))
+
+    def _add_question(self, row: changes.AddQuestion) -> None:
+        session = row.session
+        question = seal.sealed(row.question, seal.question_owner(session.crc, row.run, row.until))
+        self._execute(
+            "INSERT OR REPLACE INTO questions (session, run, until, answer, question) VALUES (?,?,?,NULL,?)",
+            (session.no, row.run, row.until, question),
+        )
+
+    # -- what the session table asks for --------------------------------------------------------------
+
+    def busy_sessions(self) -> Iterator[SessionState]:
+        """Yield every session in which runs wait or are claimed."""
+        for no, *key in self._execute(_BUSY).fetchall():
+            session = self._session(SessionKey(*key))
+            if session is None:
+                raise Mismatch(f"session {no} has runs and is not there")
+            yield session
+
+    def session(self, key: SessionKey) -> SessionState | None:
+        """Return a session, None if there is none."""
+        try:
+            return self._session(key)
+        except sqlite3.Error as error:
+            if is_damage(error):
+                raise seal.damaged_record(f"session {key.session_id}") from error
+            raise
+
+    def _session(self, key: SessionKey) -> SessionState | None:
+        session = reader.find_session(self._connection, key)
+        if session is not None:
+            for columns in self._execute(_LIVE_OF, (session.no, session.no)).fetchall():
+                run = RunState(session, *columns)
+                run.cancel_requested, run.discard = bool(run.cancel_requested), bool(run.discard)
+                if run.fence is None:
+                    session.queue.add(run)
+                else:
+                    session.claimed = run
+        return session
+
+    def known_run(self, run_id: RunId) -> KnownRun | None:
+        """Return a run, None if it is not kept."""
+        row = self._execute(
+            "SELECT principal, session_id, seq FROM runs JOIN sessions ON no = session WHERE run_id = ?", (run_id,)
+        ).fetchone()
+        return None if row is None else KnownRun(SessionKey(*row[:2]), row[2])
+
+    def keys(self, session: changes.SessionRef, most: int) -> list[str]:
+        """Return the idempotency keys of a session's runs."""
+        found = self._execute(
+            "SELECT key FROM runs WHERE session = ? AND key IS NOT NULL LIMIT ?", (session.no, most)
+        ).fetchall()
+        return [key for (key,) in found]
+
+    def keyed_run(self, session: changes.SessionRef, key: str) -> KeyedRun | None:
+        """Return the run that an idempotency key stands for."""
+        row = self._execute(
+            "SELECT run_id, seq, ended_at, fingerprint FROM runs WHERE session = ? AND key = ?", (session.no, key)
+        ).fetchone()
+        if row is None:
+            return None
+        run_id, seq, ended_at, stored = row
+        return KeyedRun(RunId(run_id), seq, ended_at, reader.fingerprint(session.crc, seq, run_id, key, stored))
+
+    def run(self, session: changes.SessionRef, seq: int) -> StoredRun:
+        """Return a run with its input and checkpoints, as far as they can be read."""
+        row = self._execute(f"SELECT {reader.RUN_COLUMNS} FROM runs WHERE seq = ?", (seq,)).fetchone()
+        if row is None:
+            raise Mismatch(f"there is no run with sequence {seq}")
+        return reader.readable(self._connection, reader.RunRow(*row), session)
+
+    def question(self, session: changes.SessionRef, run: int, until: float) -> StoredQuestion:
+        """Return the question whose round is open, or what history has of it."""
+        try:
+            return StoredQuestion(reader.question_of(self._connection, session, run, until))
+        except JournalUnavailable as error:
+            asking = reader.find_session(self._connection, session.key)
+            assert asking is not None
+            ((_, message),) = reader.between(self._connection, asking, asking.end.length - 1, asking.end.length)
+            return StoredQuestion(Question(requests=[], message=message, results={}, state={}), error)
+
+    def closed_request(self, session: changes.SessionRef, request: str) -> Closed | None:
+        """Return what became of an input request."""
+        row = self._execute(
+            "SELECT closed FROM closed_requests WHERE session = ? AND id = ?", (session.no, request)
+        ).fetchone()
+        return row[0] if row else None
+
+    def stored_bytes(self, principal: Principal) -> int:
+        """Return how many bytes are kept for a principal."""
+        row = self._execute("SELECT bytes FROM stored WHERE principal = ?", (principal,)).fetchone()
+        return row[0] if row else 0
+
+    def look_for_room(self) -> None:
+        """See how much room the disk has."""
+        self._look()

@@ -1,0 +1,593 @@
+"""The session table: one rule set that decides what becomes of every session and run.
+
+Deterministic and synchronous: it knows no clock, event loop or SQL. Each operation looks up what it needs
+(`records.py`), decides, changes the state in memory and notes the rows to write and the claims that were made; `drain`
+hands them out as a batch. An operation that raises has changed nothing and notes nothing. Batches have to be stored, in
+their order, before the answers that rest on them are told or their claims delivered; more may be decided meanwhile. If
+one could not be, `undo` says which sessions have to be put back to what is stored. `now` is in seconds since the epoch.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal, assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from strandline._encoding import encode_messages
+from strandline._journal.changes import (
+    AddCheckpoint,
+    AddRun,
+    AnswerQuestion,
+    Body,
+    Change,
+    DropSession,
+    EncodedCompletion,
+    ForgetKey,
+    KeepAgent,
+)
+from strandline._journal.live import DUE_AGAIN_S
+from strandline._journal.port import (
+    AcceptAnswer,
+    Accepted,
+    Attached,
+    Bounds,
+    Busy,
+    Cancel,
+    CancelSession,
+    ChangeAnswer,
+    Changed,
+    ClaimResult,
+    Delete,
+    Ended,
+    EndOverdue,
+    EndWaiting,
+    Move,
+    Pause,
+    Refused,
+    Resume,
+    Reused,
+    Stopped,
+    Unanswerable,
+)
+from strandline._journal.port import Change as AnyChange
+from strandline._journal.records import KnownRun, Records, Room
+from strandline._journal.rules import (
+    Closed,
+    answers_key,
+    as_answer,
+    check_answer,
+    check_cancel,
+    check_end,
+    drawn,
+    first_fence,
+    rank,
+)
+from strandline._journal.state import Keys, OpenRound, RunState, SessionState
+from strandline._journal.transitions import Transitions, as_run, in_order
+from strandline._model import (
+    INTERRUPTS,
+    Claim,
+    FencingToken,
+    IfBusy,
+    Lane,
+    NewRun,
+    Outcome,
+    Principal,
+    Question,
+    RunId,
+    RunStatus,
+    SessionKey,
+    answered,
+)
+from strandline.errors import InvariantBroken
+
+_ENQUEUE: Final = IfBusy.ENQUEUE
+KEPT_BYTES: Final = 2048
+"""An input of no more bytes stays in memory while its run waits; a longer one is read when its run is claimed."""
+
+
+class Batch(Struct, gc=False):
+    """What was decided and has to be stored together: rows in their order, and the claims to deliver after that."""
+
+    changes: list[Change]
+    claims: list[Claim]
+    sessions: list[SessionState]
+    """Those that are changed."""
+    coming: list[tuple[Principal, int]]
+    """How many bytes new runs have, as far as that matters for their principals."""
+    dropped: list[SessionKey]
+    """Sessions that are deleted."""
+
+
+class SessionTable(Transitions):
+    """All sessions in which something goes on, and those that were asked for last."""
+
+    @classmethod
+    def of(
+        cls,
+        records: Records,
+        *,
+        max_attempts: int,
+        next_no: int,
+        next_seq: int,
+        next_row: int,
+        room: Room | None = None,
+    ) -> "SessionTable":
+        """Return the table of what is stored. `next_*` are the numbers of the next session, run and row of history.
+
+        What is not in memory is read from `records` at once, until its `records` are set to None.
+        """
+        table = cls(records, room, max_attempts=max_attempts, next_no=next_no, next_seq=next_seq, next_row=next_row)
+        table._install_all(records.busy_sessions())
+        return table
+
+    def _install_all(self, sessions: Iterable[SessionState]) -> None:
+        for session in sessions:
+            self._install(session)
+
+    # -- what was decided -----------------------------------------------------------------------------
+
+    def drain(self) -> Batch:
+        """Return what was decided since the last drain."""
+        changes, self._changes = self._changes, []
+        claims, self._claims = self._claims, []
+        sessions, self._changed = self._changed, []
+        for session in sessions:
+            session.is_changed = False
+            session.in_flight += 1
+        coming, self._coming = self._coming, []
+        dropped, self._dropped = self._dropped, []
+        return Batch(changes, claims, sessions, coming, dropped)
+
+    @property
+    def decided(self) -> int:
+        """How many rows were decided since the last drain."""
+        return len(self._changes)
+
+    def durable(self, batch: Batch, stored: Mapping[Principal, int]) -> None:
+        """Note that a batch is stored for good. `stored` are the bytes now kept for each of its `principals`."""
+        for session in batch.sessions:
+            session.in_flight -= 1
+        for principal, size in batch.coming:
+            self._bytes_in_flight[principal] -= size
+        for key in batch.dropped:
+            self._drops_in_flight[key] -= 1
+            if not self._drops_in_flight[key]:
+                del self._drops_in_flight[key]
+        self._stored_of.update(stored)
+
+    def principals(self, batch: Batch) -> set[Principal]:
+        """Return the principals of a batch of which the bytes that are kept have to be known."""
+        return (
+            {session.key.principal for session in batch.sessions} & self._stored_of.keys() if self._stored_of else set()
+        )
+
+    def forget_stored(self) -> None:
+        """Note that what is kept for principals has changed by something that was not decided here."""
+        self._stored_of.clear()
+
+    def undo(self, batches: Iterable[Batch]) -> set[SessionKey]:
+        """Drop what was decided since the last drain, as `batches` could not be stored; return what to `put_back`."""
+        sessions = [*self._changed, *(session for batch in batches for session in batch.sessions)]
+        self._changes.clear()
+        self._claims.clear()
+        self._changed.clear()
+        self._coming.clear()
+        self._dropped.clear()
+        self._stored_of.clear()
+        self._bytes_in_flight.clear()
+        self._drops_in_flight.clear()
+        return {session.key for session in sessions}
+
+    def put_back(self, sessions: Mapping[SessionKey, SessionState | None]) -> None:
+        """Replace sessions by what is stored of them; None: there is no such session."""
+        for key, session in sessions.items():
+            self._forget(key)
+            if session is not None:  # (if it could not be stored that a run is ended, it cannot be at once again)
+                self._install(session, self._now + DUE_AGAIN_S)
+
+    def session_of(self, run_id: RunId | None) -> SessionKey | None:
+        """Return the session of a run that waits or is claimed; None if it is no such run."""
+        run = None if run_id is None else self._runs.get(run_id)
+        return None if run is None else run.session.key
+
+    # -- ownership ------------------------------------------------------------------------------------
+
+    def take_over(self, epoch: int, now: float) -> list[Claim]:
+        """End all holds and fence every older owner; return what was executing, in order of sequence, claimed anew."""
+        self._now = now
+        self._fence = first_fence(epoch)
+        claimed = in_order(run for run in self._runs.values() if run.fence is not None)
+        for held in [run for run in claimed if run.held_since is not None]:
+            self._end_hold(held)
+        claims = []
+        for run in [run for run in claimed if run.fence is not None]:
+            found, checkpoints, _ = self._stored(run)
+            question = None
+            if run.session.answered_by(run) is not None:
+                question, error = self._question(run.session)
+                found = found if error is None else replace(found, opaque=True)
+            was, self._fence = run.fence, self._fence + 1
+            run.fence = self._fence
+            self._change_run(run, was=was)
+            claims.append(
+                Claim(token=FencingToken(run.run_id, run.fence), run=found, checkpoints=checkpoints, question=question)
+            )
+        return claims
+
+    # -- runs -----------------------------------------------------------------------------------------
+
+    def accept(self, new: NewRun, body: Body, bounds: Bounds, *, claim_next: bool, now: float) -> AcceptAnswer:
+        """Store a run, or refuse it over `bounds`; `claim_next`: claim it if its session is free and it is first."""
+        self._now = now
+        if new.run_id in self._runs:
+            raise InvariantBroken(f"run id {new.run_id} is taken")
+        session = self._find(new.key)
+        asked = None if session is None else session.question
+        forgotten = None
+        if new.keyed is not None and session is not None:
+            known = self._stands_for(session, new)
+            if isinstance(known, Attached | Reused):
+                return known
+            forgotten = known
+        question: Question | None = None
+        if session is not None and asked is not None and new.may_answer:
+            found = self._question(session).question
+            if (answer := as_answer(new, found)) is not None:
+                new, question = answer, found
+                body = replace(body, prompt=encode_messages(answer.input))
+        place = rank(new.lane, new.priority, self._next_seq)
+        ahead = session.queue.ahead(place) if session is not None else 0
+        goes_on = asked is None or new.dismisses or asked.until <= now
+        leaving: list[RunState] = []
+        if new.if_busy is not _ENQUEUE and session is not None:
+            is_behind = new.lane != Lane.ANSWER and (len(session.queue) > 0 or not goes_on)
+            is_busy = is_behind or session.claimed is not None or session.paused
+            if is_busy and new.if_busy is IfBusy.REJECT:
+                return Refused("session_busy", ahead + 1)
+            leaving = self._begun_and_waiting(session, new.if_busy)
+            self._look_up_waiting(leaving)
+            ahead -= len(leaving)
+        if session is not None and asked is not None and goes_on:
+            self._question(session)  # (it is to be dismissed)
+        if new.lane == Lane.ANSWER and question is None:
+            if session is not None and asked is not None:
+                question, error = self._question(session)
+                if error is not None:
+                    raise error
+            if (cannot := self._cannot_answer(session, question, new)) is not None:
+                return cannot
+        most = bounds.stored_bytes
+        if most is not None and self._stored_bytes(new.key.principal) + body.size > most:
+            return Refused("storage_full", ahead + 1)
+        if (room := self._room) is not None:
+            if room.is_due:
+                self._known("room", lambda records: records.look_for_room())
+            if not room.has_room(body.size):
+                return Refused("disk_low", ahead + 1)
+        answers = question is not None
+        is_free = session is None or (session.claimed is None and not session.paused)
+        at_once = claim_next and not ahead and is_free and (goes_on or answers)
+        if not at_once and not answers:
+            waiting = (len(session.queue) if session is not None else 0) - len(leaving)
+            if (full := self._full(new, bounds, waiting, len(leaving))) is not None:
+                return Refused(full, ahead + 1)
+        if session is None:
+            session = self._add(new.key)
+        if new.keyed is not None and session.keys is not None:
+            session.keys.add(new.keyed.key)
+        run = RunState(session, new.run_id, self._next_seq, new.lane, place[1], new.created_at, new.queue_deadline)
+        self._next_seq += 1
+        if most is not None:
+            self._coming.append((new.key.principal, body.size))
+            self._bytes_in_flight[new.key.principal] += body.size
+        if room is not None:
+            room.keeps(body.size)
+        if asked is not None:
+            self._meet_question(session, asked, run, question, dismiss=at_once or new.dismisses)
+        stopped = None if new.if_busy is _ENQUEUE else self._interrupt(session, leaving, new.if_busy)
+        if forgotten is not None:
+            self._note(session, ForgetKey(forgotten))
+        fence = self._claim(run) if at_once else None
+        added = AddRun(session.ref, run.seq, new, body, run.urgency, run.queue_deadline, fence, run.started_at)
+        self._note(session, added)
+        self._runs[run.run_id] = run
+        if fence is None:
+            run.new = new if body.size <= KEPT_BYTES else None
+            self._enqueue(run)
+            return Accepted(ahead + 1, stopped)
+        claimed = as_run(new, run)
+        self._claims.append(Claim(token=FencingToken(run.run_id, fence), run=claimed, question=question))
+        return Accepted(0, stopped)
+
+    def _stands_for(self, session: SessionState, new: NewRun) -> Attached | Reused | int | None:
+        """Return what the key of a new run stands for; the sequence of a run whose key is to be forgotten; or None."""
+        assert new.keyed is not None
+        ref, key = session.ref, new.keyed.key
+        if session.keys is None:
+            session.keys = Keys(self._known(("keys", session.no), lambda records: records.keys(ref, Keys.MOST + 1)))
+        if not session.keys.may_have(key):
+            return None
+        known = self._known(("key", session.no, key), lambda records: records.keyed_run(ref, key))
+        if known is None:
+            return None
+        is_asking = session.round is not None and session.round.run == known.seq
+        answer = answers_key(new.keyed, known.run_id, None if is_asking else known.ended_at, known.fingerprint)
+        return known.seq if answer is None else answer
+
+    def _cannot_answer(
+        self, session: SessionState | None, question: Question | None, new: NewRun
+    ) -> Unanswerable | None:
+        def closed(request: str) -> Closed | None:
+            if session is None:
+                return None
+            ref = session.ref
+            return self._known(("closed", ref.no, request), lambda records: records.closed_request(ref, request))
+
+        return check_answer(answered(new.input), question, closed)
+
+    def _stored_bytes(self, principal: Principal) -> int:
+        """Return how many bytes are kept for a principal, those counted whose commit is under way."""
+        if self.records is not None:
+            return self.records.stored_bytes(principal)
+        stored = self._stored_of.get(principal)
+        if stored is None:
+            what = ("bytes", principal)
+            stored = self._known(what, lambda records: records.stored_bytes(principal))
+            self._stored_of[principal] = stored
+            self.found.pop(what)  # (what is decided meanwhile changes it)
+        return stored + self._bytes_in_flight[principal]
+
+    def _full(
+        self, new: NewRun, bounds: Bounds, waiting: int, leaving: int
+    ) -> Literal["queue_full", "principal_full", "server_full"] | None:
+        if waiting >= bounds.per_session:
+            return "queue_full"
+        most = bounds.per_principal
+        if most is not None and self._waiting_of[new.key.principal] - leaving >= most:
+            return "principal_full"
+        return "server_full" if self.waiting - leaving >= bounds.total else None
+
+    def _begun_and_waiting(self, session: SessionState, if_busy: IfBusy) -> list[RunState]:
+        """Return what an interrupt ends of the waiting runs: those that have begun."""
+        if if_busy not in INTERRUPTS:
+            return []
+        return [run for run in session.queue if run.lane == Lane.REQUEUED and run.has_begun]
+
+    def _interrupt(self, session: SessionState, begun: list[RunState], if_busy: IfBusy) -> Stopped | None:
+        """Cancel what has begun in a session, for a run that goes before all that has not."""
+        if if_busy not in INTERRUPTS:
+            return None
+        discard = if_busy is IfBusy.ROLLBACK
+        ended = {run.run_id: self._cancel_waiting(run, discard=discard) for run in begun}
+        executing = session.executing
+        asked = [] if executing is None else [self._have_end(executing, discard=discard)]
+        return Stopped(ended, asked) if ended or asked else None
+
+    def _meet_question(
+        self, session: SessionState, asked: OpenRound, run: RunState, question: Question | None, *, dismiss: bool
+    ) -> None:
+        """Do what a run that is accepted does to the question of its session; with `question`, it answers it."""
+        if question is not None:
+            self._close_requests(session, asked, question, "answered")
+            asked.answer = run.seq
+            self._note(session, AnswerQuestion(session.no, run.seq))
+            self._question_moved(session)
+        elif dismiss:
+            self._dismiss(session)
+        elif (
+            run.queue_deadline is not None
+        ):  # its time stands still since it came, or since the question if that was later
+            run.queue_deadline += max(0.0, asked.until - max(run.created_at, session.rests_since or 0.0))
+
+    def claim_next(self, key: SessionKey, *, now: float) -> ClaimResult:
+        """Claim the session's next run, counting an attempt."""
+        self._now = now
+        session = self._find(key)
+        if session is None:
+            return ClaimResult.NOTHING
+        self._look_ahead(session)
+        return self._claim_next(session)
+
+    def checkpoint(self, token: FencingToken, checkpoint: bytes) -> None:
+        """Keep what a running run has done so far."""
+        run = self._executing(token)
+        self._note(run.session, AddCheckpoint(run.seq, run.checkpoints, checkpoint))
+        run.checkpoints += 1
+
+    def finish(
+        self, token: FencingToken, left: EncodedCompletion, *, hold: bool, claim_next: bool, now: float
+    ) -> ClaimResult:
+        """End a run: outcome, messages, window and state. With `hold`, its claim stays; else claim the next."""
+        check_end(RunStatus.RUNNING, left.status)
+        run = self._executing(token)
+        check_cancel(run, left.status, discarded=left.discarded)
+        self._now = now
+        session = run.session
+        closed = (left.length > 0 and not left.discarded) or left.question is not None
+        if not closed and session.answered_by(run) is not None:
+            self._question(session)
+        if claim_next and not hold:
+            self._look_ahead(session)
+        self._end(run, left.status, left.outcome, discarded=left.discarded, hold=hold)
+        self._append(session, run.seq, left.messages, left.length, discarded=left.discarded)
+        self._answered(run, closed=closed, begun=left.discarded)
+        if left.question is not None:
+            self._ask(session, run.seq, left.question, now + left.answer_within_s, hold=hold)
+        if left.window is not None or left.state is not None:
+            self._note(session, KeepAgent(session.ref, left.window, left.state))
+        return self._claim_next(session) if claim_next and not hold else ClaimResult.NOTHING
+
+    def release(self, token: FencingToken, *, counted: bool, now: float) -> None:
+        """Have a running run wait at the head of its queue, `counted` False without its attempt; or end a hold."""
+        run = self._claimed(token)
+        if run.held_since is None:
+            check_cancel(run, RunStatus.QUEUED, discarded=False)
+            self._now = now
+            self._requeue(run, run.attempt - (not counted))
+        else:
+            self._now = now
+            self._end_hold(run)
+
+    # -- changes that somebody asks for ---------------------------------------------------------------
+
+    def change(self, change: AnyChange, *, now: float) -> ChangeAnswer:
+        """Apply a change that somebody asks for, unless what it is about does not allow it (any more)."""
+        self._now = now
+        match change:
+            case Cancel():
+                return self._cancel(change)
+            case EndWaiting():
+                return self._end_one(change)
+            case EndOverdue():
+                return self._end_overdue(change)
+            case CancelSession():
+                return self._cancel_session(change)
+            case Move():
+                return self._move(change)
+            case Pause():
+                return self._pause(change)
+            case Resume():
+                return self._resume(change)
+            case Delete():
+                return self._delete(change)
+            case _:
+                assert_never(change)
+
+    def _known_run(self, run_id: RunId) -> KnownRun | None:
+        """Return a run that is kept; of those that are not in memory storage knows."""
+        return self._known(run_id, lambda records: records.known_run(run_id))
+
+    def _delete(self, change: Delete) -> Changed | Busy:
+        """Forget a session with its history, state and ended runs, unless a run of it waits or is claimed."""
+        session = self._find(change.key)
+        if session is None:
+            return Changed(existed=False)
+        if not session.is_idle:
+            return Busy()
+        if (before := change.ended_before) is not None:
+            is_closed = session.paused or session.round is not None
+            if is_closed or session.rests_since is None or session.rests_since >= before:
+                return Busy()
+        self._note(session, DropSession(session.ref, session.end.row, session.end.nth))
+        del self._sessions[session.key]
+        self._dropped.append(session.key)
+        self._drops_in_flight[session.key] += 1
+        return Changed(existed=True)
+
+    def _end_one(self, change: EndWaiting) -> Changed | Busy:
+        """End a run of this session if it still waits and has not begun; it leaves no message in history."""
+        check_end(RunStatus.QUEUED, change.outcome.status)
+        run = self._runs.get(change.run_id)
+        if run is None:
+            known = self._known_run(change.run_id)
+            return Busy() if known is not None and known.key == change.key else Changed(existed=False)
+        if run.session.key != change.key:
+            return Changed(existed=False)
+        if run.fence is not None or run.has_begun:
+            return Busy()
+        self._look_up_waiting([run])
+        self._end_waiting(run, change.outcome.status, encode_messages(change.outcome), [])
+        return Changed(existed=True)
+
+    def _end_overdue(self, change: EndOverdue) -> Stopped:
+        """End the runs of a session that have waited too long; they leave no message in history."""
+        check_end(RunStatus.QUEUED, change.outcome.status)
+        session = self._find(change.key)
+        overdue = [] if session is None else [run for run in session.queue if self._is_overdue(run, self._now)]
+        self._look_up_waiting(overdue)
+        for run in overdue:
+            self._end_waiting(run, change.outcome.status, encode_messages(change.outcome), [])
+        return Stopped(ended={run.run_id: change.outcome for run in overdue}, asked=[])
+
+    def _cancel(self, change: Cancel) -> Stopped | Changed | Ended:
+        """End a run that waits, have one that executes end, or dismiss the question of one that has asked."""
+        run = self._runs.get(change.run_id)
+        if run is not None and run.held_since is None:
+            if run.session.key.principal != change.principal:
+                return Changed(existed=False)
+            if run.fence is not None:
+                return Stopped(ended={}, asked=[self._have_end(run)])
+            self._look_up_waiting([run])
+            return Stopped(ended={run.run_id: self._cancel_waiting(run)}, asked=[])
+        known = self._known_run(change.run_id)
+        if known is None or known.key.principal != change.principal:
+            return Changed(existed=False)
+        session = self._find(known.key)
+        if session is None:  # (it was deleted meanwhile)
+            return Changed(existed=False)
+        asked = session.question
+        if asked is None or asked.run != known.seq:
+            return Ended()
+        self._question(session)
+        self._dismiss(session)
+        return Stopped(ended={}, asked=[], dismissed=True)
+
+    def _cancel_session(self, change: CancelSession) -> Stopped | Changed:
+        """End all that waits in a session; with `running` also what executes, and the question."""
+        session = self._find(change.key)
+        if session is None:
+            return Changed(existed=False)
+        self._look_up_waiting(session.queue)
+        if session.round is not None:
+            self._question(session)
+        ended: dict[RunId, Outcome] = {run.run_id: self._cancel_waiting(run) for run in session.queue}
+        asked, dismissed = list[RunId](), False
+        if change.running:
+            if (executing := session.executing) is not None:
+                asked.append(self._have_end(executing))
+            if dismissed := session.question is not None:
+                self._dismiss(session)
+        return Stopped(ended, asked, dismissed)
+
+    def _move(self, change: Move) -> Changed | Busy | Ended:
+        """Give a run that waits another priority, or the last place of the front lane."""
+        run = self._runs.get(change.run_id)
+        if run is None or run.held_since is not None:
+            known = self._known_run(change.run_id)
+            existed = known is not None and known.key.principal == change.principal
+            return Ended() if existed else Changed(existed=False)
+        if run.session.key.principal != change.principal:
+            return Changed(existed=False)
+        if run.fence is not None or run.has_begun:
+            return Busy()
+        if run.lane == Lane.ANSWER:
+            return Changed(existed=True)
+        queue = run.session.queue
+        queue.remove(run)
+        if change.priority is None:
+            run.lane, run.urgency = Lane.FRONT, drawn(self._next_seq)
+            self._next_seq += 1
+        else:
+            run.lane, run.urgency, run.moved = Lane.NORMAL, change.priority, change.priority
+        queue.add(run)
+        self._moved(run.session.key)
+        self._change_run(run, was=None)
+        return Changed(existed=True)
+
+    def _pause(self, change: Pause) -> Changed:
+        """Claim nothing more of a session; its time stands still, since before if it is held."""
+        session = self._find(change.key)
+        if session is None:
+            return Changed(existed=False)
+        if session.closed_since is None:
+            held, asked = session.held, session.question
+            since = held.held_since if held is not None and held.held_since is not None else self._now
+            session.closed_since = since if asked is None else max(since, asked.until)
+        session.paused = True
+        self._change_session(session)
+        self._moved(session.key)
+        return Changed(existed=True)
+
+    def _resume(self, change: Resume) -> Changed:
+        """Let a session go on, unless it is held: then when that is over. It rests since now at the earliest."""
+        session = self._find(change.key)
+        if session is None:
+            return Changed(existed=False)
+        if session.paused:
+            session.paused = False
+            session.rests_since = None if session.rests_since is None else self._now
+            self._change_session(session)
+            if session.held is None:
+                self._open_again(session, self._now)
+        return Changed(existed=True)

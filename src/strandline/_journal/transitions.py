@@ -1,0 +1,466 @@
+"""The steps that the operations of the session table are put together from: what becomes of runs, sessions, questions.
+
+Each changes the state in memory and notes the rows that say so. What an operation needs of storage is looked up before
+its first step, since a step that raises `Missing` would leave it half done.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, Final, TypeVar
+
+from msgspec.structs import replace
+
+from strandline._encoding import decoder, encode_messages
+from strandline._history import dismissed
+from strandline._journal.changes import (
+    AddHistory,
+    AddQuestion,
+    AddSession,
+    Change,
+    ChangeRun,
+    ChangeSession,
+    CloseRequest,
+    DropCheckpoints,
+    DropQuestion,
+    EndHold,
+    EndRun,
+    SessionRef,
+)
+from strandline._journal.live import LiveSessions
+from strandline._journal.port import ClaimResult
+from strandline._journal.records import Missing, Records, Room, StoredQuestion, StoredRun
+from strandline._journal.rules import Closed, cancelled, is_last, rank, stood_s
+from strandline._journal.state import HistoryEnd, Keys, OpenRound, RunState, SessionState
+from strandline._lifecycle import Move, advance
+from strandline._model import (
+    Claim,
+    FencingToken,
+    Lane,
+    Message,
+    NewRun,
+    Outcome,
+    Principal,
+    Question,
+    Run,
+    RunId,
+    RunStatus,
+    SessionKey,
+)
+from strandline.errors import ClaimLost
+
+T = TypeVar("T")
+
+_log = logging.getLogger("strandline.journal")
+_decoded_question: Final[Callable[[bytes], Question]] = decoder(Question)
+
+NO_RUN: Final = -1
+"""Of a row of history that no run has left."""
+RUNNING: Final = advance(RunStatus.QUEUED, Move.CLAIM)
+
+
+class Transitions(LiveSessions):
+    """What changes the sessions in memory, and which rows say so."""
+
+    def __init__(
+        self,
+        records: Records | None,
+        room: Room | None,
+        *,
+        max_attempts: int,
+        next_no: int,
+        next_seq: int,
+        next_row: int,
+    ) -> None:
+        super().__init__(max_attempts=max_attempts)
+        self.records = records
+        """Where what is not in memory is read at once; None: it is `Missing`."""
+        self.found: dict[Hashable, Any] = {}
+        """What was missing and was read for the operation that is decided next."""
+        self._room = room
+        self._next_no = next_no
+        self._next_seq = next_seq
+        """The next sequence, or place in the front lane."""
+        self._next_row = next_row
+        self._fence = 0
+        self._now = 0.0
+        self._changes: list[Change] = []
+        self._claims: list[Claim] = []
+        self._changed: list[SessionState] = []
+        """Sessions of which something was changed that no batch has yet."""
+        self._stored_of: dict[Principal, int] = {}
+        """How many bytes are kept for a principal, as far as that was asked; those that come are counted."""
+        self._coming: list[tuple[Principal, int]] = []
+        """How many bytes new runs have that no batch has yet."""
+        self._bytes_in_flight: Counter[Principal] = Counter()
+        """How many bytes of new runs are not durable, as far as that is asked."""
+        self._dropped: list[SessionKey] = []
+        """Sessions that were deleted, in no batch yet."""
+        self._drops_in_flight: Counter[SessionKey] = Counter()
+        """Sessions whose deletion is not durable, and how often: storage still has them."""
+
+    # -- what is stored -------------------------------------------------------------------------------
+
+    def _known(self, what: Hashable, read: Callable[[Records], T]) -> T:
+        """Return what is read from storage. Raises `Missing` if it was not."""
+        if self.records is not None:
+            return read(self.records)
+        try:
+            found: T = self.found[what]
+        except KeyError:
+            raise Missing(what, read) from None
+        return found
+
+    def _stored(self, run: RunState) -> StoredRun:
+        """Return a run that waits or is claimed, with its checkpoints."""
+        if run.new is not None:
+            return StoredRun(as_run(run.new, run), ())
+        session, seq = run.session.ref, run.seq
+        return self._known(("run", seq), lambda records: records.run(session, seq))
+
+    def _question(self, session: SessionState) -> StoredQuestion:
+        """Return the question whose round is open in a session."""
+        asked = session.round
+        assert asked is not None
+        for change in reversed(self._changes):  # (one that is asked in this operation)
+            if isinstance(change, AddQuestion) and change.session.no == session.no:
+                return StoredQuestion(_decoded_question(change.question))
+        ref, run, until = session.ref, asked.run, asked.until
+        return self._known(("question", session.no, run), lambda records: records.question(ref, run, until))
+
+    def _look_ahead(self, session: SessionState) -> None:
+        """Look up what the next claim of a session needs: its next run, the question that it answers or dismisses."""
+        if not session.queue:
+            return
+        run = session.queue.head
+        if run.new is None:
+            self._stored(run)
+        if session.question is not None or session.answered_by(run) is not None:
+            self._question(session)
+
+    def _look_up_waiting(self, runs: Iterable[RunState]) -> None:
+        """Look up what cancelling waiting runs needs."""
+        for run in runs:
+            if run.has_begun:
+                self._stored(run)
+            if run.session.answered_by(run) is not None:
+                self._question(run.session)
+
+    # -- sessions -------------------------------------------------------------------------------------
+
+    def _find(self, key: SessionKey) -> SessionState | None:
+        """Return a session, from storage if it is not in memory; None if there is none."""
+        session = self._sessions.get(key)
+        if session is None and key not in self._drops_in_flight:
+            session = self._known(key, lambda records: records.session(key))
+            if session is not None:
+                self._install(session)
+                self.found.pop(key, None)
+        return session
+
+    def _add(self, key: SessionKey) -> SessionState:
+        session = SessionState(SessionRef.of(self._next_no, key), keys=Keys())
+        self._next_no += 1
+        self._install(session)
+        self._note(session, AddSession(session.ref))
+        return session
+
+    def _change_session(self, session: SessionState) -> None:
+        self._note(
+            session,
+            ChangeSession(session.no, session.paused, session.closed_since, session.rests_since),
+        )
+
+    def _touch(self, session: SessionState) -> None:
+        """Note that a session is about to be changed."""
+        if not session.is_changed:
+            session.is_changed = True
+            self._changed.append(session)
+
+    def _note(self, session: SessionState, change: Change) -> None:
+        """Note a row to write."""
+        if not session.is_changed:
+            self._touch(session)
+        self._changes.append(change)
+
+    # -- runs -----------------------------------------------------------------------------------------
+
+    def _claimed(self, token: FencingToken) -> RunState:
+        """Return the run that `token` is for. Raises `ClaimLost` if the token is stale."""
+        run = self._runs.get(token.run_id)
+        if run is None or run.fence != token.fence:
+            raise ClaimLost(f"the claim on run {token.run_id} is lost")
+        return run
+
+    def _executing(self, token: FencingToken) -> RunState:
+        """Return the run that `token` is for. Raises `ClaimLost` if the token is stale, or good for a release only."""
+        run = self._claimed(token)
+        if run.held_since is not None:
+            raise ClaimLost(f"run {token.run_id} has ended; its claim is held and can only be released")
+        return run
+
+    def _enqueue(self, run: RunState) -> None:
+        self._touch(run.session)
+        self._join(run)
+
+    def _leave_queue(self, run: RunState) -> None:
+        self._touch(run.session)
+        self._leave(run)
+
+    def _change_run(self, run: RunState, *, was: int | None) -> None:
+        last = run.fence is not None and is_last(run.attempt, self._max_attempts)
+        self._note(
+            run.session,
+            ChangeRun(
+                run.seq, was, run.lane, run.urgency, run.moved, run.attempt, run.fence, last, run.started_at,
+                run.queue_deadline, run.cancel_requested, run.discard,
+            ),
+        )  # fmt: skip
+
+    def _claim(self, run: RunState) -> int:
+        """Have a run execute from here on; return its fence."""
+        self._touch(run.session)
+        self._fence += 1
+        run.fence = self._fence
+        run.attempt += 1
+        if run.started_at is None:
+            run.started_at = self._now
+        run.session.claimed = run
+        self._executes(run)
+        return self._fence
+
+    def _unclaim(self, run: RunState) -> None:
+        self._touch(run.session)
+        run.session.claimed = None
+        run.fence = None
+        if run.held_since is None:
+            self._executes_no_more(run)
+        self._moved(run.session.key)
+
+    def _requeue(self, run: RunState, attempt: int) -> None:
+        """Have an executing run wait at the head of its queue; it has begun, so it waits for as long as it takes."""
+        was = run.fence
+        self._unclaim(run)
+        run.lane, run.urgency, _ = rank(Lane.REQUEUED, 0, run.seq)
+        run.attempt, run.queue_deadline = attempt, None
+        self._enqueue(run)
+        self._change_run(run, was=was)
+
+    def _claim_next(self, session: SessionState) -> ClaimResult:
+        """Claim the next run of a session."""
+        if (cannot := self._cannot_claim(session, self._now)) is not None:
+            return cannot
+        run = session.queue.head
+        stored, checkpoints, error = self._stored(run)
+        question = None
+        if session.answered_by(run) is not None:
+            question, damage = self._question(session)
+            error = error or damage
+        if error is not None:
+            _log.error("run %s cannot go on: %s", run.run_id, error)
+        if session.question is not None:
+            self._dismiss(session)
+        self._leave_queue(run)
+        fence = self._claim(run)
+        self._change_run(run, was=None)
+        claimed = replace(
+            stored,
+            status=RUNNING,
+            lane=run.lane,
+            attempt=run.attempt,
+            started_at=run.started_at,
+            queue_deadline=run.queue_deadline,
+            position=None,
+        )
+        token, damaged = FencingToken(run.run_id, fence), error is not None
+        self._claims.append(
+            Claim(token=token, run=claimed, checkpoints=checkpoints, question=question, damaged=damaged)
+        )
+        return ClaimResult.CLAIMED
+
+    def _end(self, run: RunState, status: RunStatus, outcome: bytes, *, discarded: bool, hold: bool = False) -> None:
+        """Note that a run has ended; `hold`: its claim stays."""
+        was = run.fence
+        if hold:
+            run.held_since = self._now
+            self._executes_no_more(run)
+        else:
+            if run.session.claimed is run:
+                self._unclaim(run)
+            else:
+                self._leave_queue(run)
+            del self._runs[run.run_id]
+        end = EndRun(
+            run.session.ref, run.seq, was, status, outcome, run.attempt, run.started_at, self._now, run.fence,
+            discarded,
+        )  # fmt: skip
+        self._note(run.session, end)
+        if run.checkpoints:
+            self._note(run.session, DropCheckpoints(run.seq))
+            run.checkpoints = 0
+
+    def _end_waiting(
+        self, run: RunState, status: RunStatus, outcome: bytes, messages: Sequence[Message], *, discard: bool = False
+    ) -> None:
+        """End a run that waits, leaving `messages` in history."""
+        session = run.session
+        self._end(run, status, outcome, discarded=discard)
+        encoded = encode_messages(messages) if messages else None
+        self._append(session, run.seq, encoded, len(messages), discarded=discard)
+        self._answered(run, closed=bool(messages) and not discard, begun=discard)
+
+    def _cancel_waiting(self, run: RunState, *, discard: bool = False) -> Outcome:
+        """End a run that waits as cancelled; one that has begun is closed by what it had staged."""
+        session = run.session
+        question = None if session.answered_by(run) is None else self._question(session).question
+        checkpoints = self._stored(run).checkpoints if run.has_begun else ()
+        outcome, messages = cancelled(checkpoints, question=question)
+        self._end_waiting(run, outcome.status, encode_messages(outcome), messages, discard=discard)
+        return outcome
+
+    def _have_end(self, run: RunState, *, discard: bool = False) -> RunId:
+        """Note that an executing run can only end as cancelled."""
+        run.cancel_requested = True
+        run.discard = run.discard or discard
+        self._change_run(run, was=run.fence)
+        return run.run_id
+
+    def _append(
+        self, session: SessionState, seq: int, messages: bytes | None, count: int, *, discarded: bool = False
+    ) -> None:
+        """Append what a run leaves to history."""
+        end, row = session.end, self._next_row
+        self._next_row += 1
+        self._note(
+            session,
+            AddHistory(
+                session.ref, row, end.nth + 1, end.length, count, end.row, seq, discarded, messages, self._now
+            ),
+        )  # fmt: skip
+        session.end = HistoryEnd(row, end.nth + 1, end.length + count)
+        session.rests_since = self._now
+
+    # -- time that stands still -----------------------------------------------------------------------
+
+    def _end_hold(self, run: RunState) -> None:
+        """Free the session of a held run, unless it is paused: then its time stands still on."""
+        session, since = run.session, run.held_since
+        assert run.fence is not None
+        self._note(session, EndHold(run.seq, run.fence))
+        self._unclaim(run)
+        del self._runs[run.run_id]
+        if not session.paused:
+            self._open_again(session, since)
+
+    def _open_again(self, session: SessionState, held_since: float | None) -> None:
+        """Let the time of a session go on that was held since then, or closed before; what waits gets what it stood."""
+        since = session.closed_since if session.closed_since is not None else held_since
+        assert since is not None
+        self._stood_since(session, since)
+        if session.closed_since is not None:
+            session.closed_since = None
+            self._change_session(session)
+        for run in session.queue:
+            self._watch(run)
+        self._moved(session.key)
+
+    def _stood_since(self, session: SessionState, since: float) -> None:
+        for run in session.queue:
+            self._delay(run, stood_s(since, run.created_at, self._now))
+
+    def _delay_all(self, session: SessionState, seconds: float) -> None:
+        for run in session.queue:
+            self._delay(run, seconds)
+
+    def _delay(self, run: RunState, seconds: float) -> None:
+        if run.queue_deadline is not None and seconds:
+            run.queue_deadline += seconds
+            self._change_run(run, was=None)
+            if seconds < 0:
+                self._watch(run)
+
+    # -- questions ------------------------------------------------------------------------------------
+
+    def _ask(self, session: SessionState, seq: int, question: bytes, until: float, *, hold: bool) -> None:
+        """Have a session wait for input until then; what waits in it may wait for so much longer.
+
+        If it is closed besides, its time stands still for that only when it waits no longer: no minute counts twice.
+        """
+        session.round = OpenRound(seq, until)
+        self._note(session, AddQuestion(session.ref, seq, until, question))
+        if session.closed_since is not None:
+            self._stood_since(session, session.closed_since)
+        if session.closed_since is not None or hold:
+            session.closed_since = until
+            self._change_session(session)
+        self._delay_all(session, max(0.0, until - self._now))
+        self._question_moved(session)
+
+    def _close_requests(self, session: SessionState, asked: OpenRound, question: Question, how: Closed) -> None:
+        """Have a session wait for input no longer; note why, for as long as the run is kept that has asked."""
+        for each in question.requests:
+            self._note(session, CloseRequest(session.no, each.id, asked.run, how))
+        self._delay_all(session, -max(0.0, asked.until - self._now))
+        if session.closed_since is not None and session.closed_since > self._now:
+            session.closed_since = self._now
+            self._change_session(session)
+
+    def _dismiss(self, session: SessionState, *, begun: bool = False) -> None:
+        """Close the open round of a question in history."""
+        asked = session.round
+        assert asked is not None
+        question, error = self._question(session)
+        if error is not None:
+            _log.error("%s", error)
+        if asked.answer is None:
+            self._close_requests(session, asked, question, "dismissed")
+        messages = dismissed(question, begun=begun)
+        self._append(session, NO_RUN, encode_messages(messages), len(messages))
+        self._drop_question(session)
+
+    def _drop_question(self, session: SessionState) -> None:
+        session.round = None
+        self._note(session, DropQuestion(session.no))
+        self._question_moved(session)
+
+    def _question_moved(self, session: SessionState) -> None:
+        """Note that a session waits for input from now on, or no longer."""
+        self._watch_question(session)
+        self._moved(session.key)
+
+    def _answered(self, run: RunState, *, closed: bool, begun: bool) -> None:
+        """Note that a run has ended; if it answered a question, its round is `closed` by what it left, or else here."""
+        session = run.session
+        if session.answered_by(run) is None:
+            return
+        if closed:
+            self._drop_question(session)
+        else:
+            self._dismiss(session, begun=begun)
+
+
+def in_order(runs: Iterable[RunState]) -> list[RunState]:
+    """Return runs in order of sequence."""
+    return sorted(runs, key=lambda run: run.seq)
+
+
+def as_run(new: NewRun, run: RunState) -> Run:
+    """Return a run as it is now, from what it was accepted as."""
+    return Run(
+        run_id=new.run_id,
+        key=new.key,
+        input=new.input,
+        lane=run.lane,
+        priority=new.priority if run.moved is None else run.moved,
+        opaque=new.opaque,
+        metadata=new.metadata,
+        sequence=run.seq,
+        status=RunStatus.QUEUED if run.fence is None else RUNNING,
+        attempt=run.attempt,
+        created_at=new.created_at,
+        started_at=run.started_at,
+        timeout_s=new.timeout_s,
+        queue_deadline=run.queue_deadline,
+        if_busy=new.if_busy,
+        trace=new.trace,
+    )

@@ -1,0 +1,258 @@
+"""One thread that writes: one piece of work after another, each in a transaction of its own with one sync.
+
+Whether work failed for a reason of its own, or nothing can be kept any more, is tried out. Knows no SQL and no journal.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from typing import Any, Final, Protocol
+
+from strandline._compat.threads import no_thread
+from strandline._journal.changes import Change
+from strandline._journal.commits import Stored, Work
+from strandline._journal.records import Records
+from strandline._model import Principal
+from strandline.errors import JournalError, JournalUnavailable, StrandlineError
+
+TRY_S: Final = 1.0
+"""How often it is tried out at most whether anything can be kept."""
+
+LOOK_S: Final = 1.0
+"""How long nothing is kept before it is looked whether it could be."""
+
+OnCommit = Callable[[float, int], object]
+"""Told, on the writer's thread, how many seconds a commit took to be durable, and how many operations shared it."""
+
+
+class Transactions(Protocol):
+    """What a writer drives. Used on the writer's thread only."""
+
+    @property
+    def records(self) -> Records:
+        """What is stored."""
+        ...
+
+    def begin(self) -> None:
+        """Start a transaction."""
+        ...
+
+    def write(self, changes: Iterable[Change]) -> None:
+        """Write rows in their order."""
+        ...
+
+    def commit(self) -> None:
+        """Make the transaction durable."""
+        ...
+
+    def rollback(self) -> None:
+        """Undo the transaction, as far as there is one. Raises nothing."""
+        ...
+
+    def make_room(self, error: Exception) -> None:
+        """Do what can be done against the reason of a failed transaction before the next one. Raises nothing."""
+        ...
+
+    def try_out(self) -> None:
+        """Make as much durable as a run needs, and undo it. Raises what hinders it. No transaction is open."""
+        ...
+
+    def look(self) -> None:
+        """Raise if it is known without a try that nothing can be kept. Cheap. No transaction is open."""
+        ...
+
+    def translated(self, error: Exception) -> StrandlineError:
+        """Return an error of the driver as one of ours."""
+        ...
+
+
+def perform(transactions: Transactions, work: Work, on_commit: OnCommit | None = None) -> Stored:
+    """Write rows, then read. Raises nothing."""
+    stored = Stored()
+    if work.changes:
+        try:
+            transactions.begin()
+            transactions.write(work.changes)
+            stored.bytes_of = _bytes_of(transactions.records, work.principals)
+            began = time.perf_counter()
+            transactions.commit()
+        except Exception as error:
+            return Stored(error=undone(transactions, error))
+        if on_commit is not None:
+            on_commit(time.perf_counter() - began, work.operations)
+    stored.found = [_read(transactions, read) for read in work.reads]
+    return stored
+
+
+def _bytes_of(records: Records, principals: Iterable[Principal]) -> dict[Principal, int]:
+    return {principal: records.stored_bytes(principal) for principal in principals}
+
+
+def undone(transactions: Transactions, error: Exception) -> StrandlineError:
+    """Undo a transaction that has failed; return why it has."""
+    transactions.rollback()
+    transactions.make_room(error)
+    return transactions.translated(error)
+
+
+def _read(transactions: Transactions, read: Callable[[Records], Any]) -> Any:
+    """Return what is read, or the error. Of a file that was taken away nothing that is found, or damaged, counts."""
+    found: Any
+    try:
+        transactions.look()
+        found = read(transactions.records)
+    except Exception as error:
+        found = transactions.translated(error)
+    if isinstance(found, StrandlineError):
+        try:
+            transactions.look()
+        except Exception as error:
+            return transactions.translated(error)
+    return found
+
+
+Job = Callable[[Transactions], StrandlineError | None]
+"""What the thread does: it raises nothing, and returns why nothing was written, None if all was."""
+
+
+class Writer:
+    """The thread, from `start` to `stop`. Implements `commits.Storage`.
+
+    `prepare` is the first thing that runs on the thread, `clean_up` the last, whatever happened in between.
+    """
+
+    def __init__(
+        self,
+        prepare: Callable[[], Transactions],
+        clean_up: Callable[[], None],
+        *,
+        name: str,
+        on_commit: OnCommit | None = None,
+    ) -> None:
+        self._prepare = prepare
+        self._clean_up = clean_up
+        self._on_commit = on_commit
+        self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._gate = threading.Lock()
+        self._stopping = False
+        self.trouble: str | None = None
+        """Why nothing can be kept, as it was tried out last; None: it can, as far as is known."""
+        self._doubtful = False
+        """Whether something could not be kept since it was last tried out well."""
+        self._tried_at = float("-inf")
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+        self.prepared: Future[None] = Future()
+        """Done when `prepare` has returned; if it raised, that, and the thread is at its end."""
+        self.finished: Future[None] = Future()
+        """Done when everything queued is durable and all is cleaned up."""
+
+    def start(self) -> None:
+        """Start the thread. Raises `JournalError` if none can be; all is cleaned up then."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._clean_up()
+            raise JournalError(no_thread("the journal", error)) from error
+
+    def put(self, work: Work, done: Callable[[Stored], None]) -> bool:
+        """Queue work; False if the writer has been stopped. `done` is called on the thread."""
+
+        def job(transactions: Transactions) -> StrandlineError | None:
+            stored = perform(transactions, work, self._on_commit)
+            done(stored)
+            return stored.error
+
+        return self._put(job)
+
+    def transact(self, call: Callable[[], Any], done: Callable[[Any], None]) -> bool:
+        """Queue a call that writes rows of its own; False if the writer has been stopped.
+
+        `done` is called on the thread, with what the call has returned or with the `StrandlineError` that hindered it.
+        """
+
+        def job(transactions: Transactions) -> StrandlineError | None:
+            try:
+                transactions.begin()
+                answer = call()
+                transactions.commit()
+            except Exception as failure:
+                error = undone(transactions, failure)
+                done(error)
+                return error
+            done(answer)
+            return None
+
+        return self._put(job)
+
+    def _put(self, job: Job) -> bool:
+        with self._gate:
+            if self._stopping:
+                return False
+            self._queue.put(job)
+            return True
+
+    def stop(self) -> None:
+        """Let the thread end after what is queued. Idempotent."""
+        with self._gate:
+            if not self._stopping:
+                self._stopping = True
+                self._queue.put(None)
+
+    def join(self) -> None:
+        """Wait for the thread to be gone: a moment, once `finished` is done or `prepared` has failed."""
+        self._thread.join()
+
+    # -- on the thread --------------------------------------------------------------------------------
+
+    def _main(self) -> None:
+        try:
+            transactions = self._prepare()
+        except BaseException as error:
+            self._clean_up()
+            self.finished.set_result(None)
+            self.prepared.set_exception(error)
+            return
+        self.prepared.set_result(None)
+        try:
+            while (job := self._next(transactions)) is not None:
+                self._doubtful |= isinstance(job(transactions), JournalUnavailable)
+                if self._doubtful and time.monotonic() >= self._tried_at + TRY_S:
+                    self._try_out(transactions)
+        finally:
+            self._clean_up()
+            self.finished.set_result(None)
+
+    def _next(self, transactions: Transactions) -> Job | None:
+        """Return the next job, None at the end; as long as it is doubtful whether it can be kept, that is tried out.
+
+        While nothing is to be kept it is looked whether it could be, so that a server that nobody asks is not ready.
+        """
+        while True:
+            due_s = self._tried_at + TRY_S - time.monotonic() if self._doubtful else LOOK_S
+            try:
+                return self._queue.get(timeout=max(0.0, due_s))
+            except Empty:
+                if not self._doubtful:
+                    self._doubtful = _is_doubtful(transactions)
+                if self._doubtful:
+                    self._try_out(transactions)
+
+    def _try_out(self, transactions: Transactions) -> None:
+        """See whether anything can be kept: work may have failed by what only it needs, a damaged page."""
+        try:
+            transactions.try_out()
+        except Exception as error:
+            self.trouble = str(transactions.translated(error))
+        else:
+            self.trouble, self._doubtful = None, False
+        self._tried_at = time.monotonic()
+
+
+def _is_doubtful(transactions: Transactions) -> bool:
+    try:
+        transactions.look()
+    except Exception:
+        return True
+    return False

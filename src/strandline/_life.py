@@ -1,0 +1,111 @@
+"""The life of a service on an event loop of somebody else: its start, and its drain, which a signal may begin.
+
+`strandline._server` is the life of a process of its own. Knows no HTTP and no ASGI.
+"""
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from strandline._agents.port import Target
+from strandline._clock import SystemClock
+from strandline._composition import build_loops, build_service, open_journal, start
+from strandline._settings import Settings
+from strandline._telemetry.tally import Tally
+from strandline._telemetry.traces import Traces
+from strandline.errors import SetupError
+
+_log = logging.getLogger("strandline")
+
+
+class Life:
+    """One life of a service on the running event loop, from its start to the end of its drain."""
+
+    def __init__(self, target: Target, settings: Settings) -> None:
+        clock = SystemClock()
+        self.tally = Tally()
+        self.traces = Traces()
+        journal = open_journal(settings, clock, self.tally)
+        self._loop = asyncio.get_running_loop()
+        self._loops = build_loops(settings, target, clock, _kind_of_loop())
+        self.service = build_service(settings, target, journal, self._loops, clock, self.tally, self.traces)
+        self._start = self._loop.create_task(start(self.service, target, self._loops))
+        self._watch = self._loop.create_task(self._exhausted())
+        self._drain: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        """Return when it has started. Raises `SetupError`, also if it is told to stop meanwhile."""
+        try:
+            await self._start
+        except asyncio.CancelledError:
+            if self._drain is None:
+                raise
+            raise SetupError("told to stop before it had started") from None
+
+    def drain_soon(self) -> None:
+        """Begin to drain; may be called from a signal handler."""
+        self._loop.call_soon_threadsafe(self._drained)
+
+    async def end(self) -> None:
+        """Return when everything has ended; a drain that was begun is waited for. Nobody may ask for anything now."""
+        try:
+            await asyncio.shield(self._drained())
+            await self.service.close()
+        finally:
+            self._watch.cancel()
+            if not await asyncio.to_thread(self._loops.close):
+                _log.warning("user code still works in a thread; Python waits for it before it leaves")
+
+    def _drained(self) -> "asyncio.Task[None]":
+        if self._drain is None:
+            self._drain = self._loop.create_task(self._stop())
+        return self._drain
+
+    async def _stop(self) -> None:
+        self._start.cancel()
+        await asyncio.wait([self._start])
+        if not self._start.cancelled() and self._start.exception() is None:
+            await self.service.drain(close=False)
+
+    async def _exhausted(self) -> None:
+        await self.service.exhausted.wait()
+        _log.error("nothing is accepted any more: too much still works of runs that have ended. Restart this process")
+
+
+@contextmanager
+def told_early(stop: Callable[[], None]) -> Iterator[None]:
+    """Have `stop` called when SIGTERM or Ctrl-C comes, before the handler that is there; if there is one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[signal.Signals, Callable[[int, FrameType | None], Any]] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop()
+        before[signal.Signals(number)](number, frame)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        handler = signal.getsignal(number)
+        if callable(handler) and handler is not signal.default_int_handler:
+            before[number] = handler
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is handle:
+                signal.signal(number, handler)
+
+
+def _kind_of_loop() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes a loop of the kind that runs: agents get what the program around them has chosen."""
+    if type(asyncio.get_running_loop()).__module__.partition(".")[0] == "uvloop":
+        import uvloop
+
+        return uvloop.new_event_loop
+    return asyncio.new_event_loop

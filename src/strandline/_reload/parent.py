@@ -1,0 +1,307 @@
+"""The parent of `strandline serve --reload`: holds the socket, watches the files, starts one server after the other.
+
+Invariants: at most one child serves; the next one gets its turn when no other is left. Code that does not load never
+replaces code that does: each child loads its target first, while its predecessor serves, and is given up if it cannot.
+The socket is never closed between two children. The parent imports neither the target nor what serves it.
+"""
+
+import asyncio
+import importlib.util
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+from strandline import __version__
+from strandline._config import CONFIG, TOML_FILE, check_exposure
+from strandline._exits import INTERRUPTED, REFUSED
+from strandline._listener import listen
+from strandline._reload.changes import Changes
+from strandline._reload.words import executing, go_on, how, shown, unfinished
+from strandline._settings import Settings
+from strandline.errors import TargetError
+
+QUIET_S: Final = 0.15
+"""A reload begins when no file has changed for so long: editors and version control write several at once."""
+GO: Final = b"g"
+ENTRY: Final = "from strandline._cli import main; main()"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to serve and how: `arguments` are those of `strandline serve`, without `--reload`."""
+
+    arguments: Sequence[str]
+    folder: Path
+    files: Sequence[Path]
+    settings: Settings
+
+
+def plan(target: str, arguments: Sequence[str], config: Path | None, settings: Settings) -> Plan:
+    """Return what to watch and start for TARGET. Address and port stay what they are, whatever settings become.
+
+    Raises `TargetError` for a file that is not there: that is a slip, and nothing to wait for.
+    """
+    where = target.partition(":")[0]
+    if where.endswith(".py") and not Path(where).is_file():
+        raise TargetError(f"{where} does not exist. TARGET is the path of a Python file, seen from {Path.cwd()}")
+    folder = Path(where).resolve().parent if where.endswith(".py") else Path.cwd()
+    files = [folder / TOML_FILE, config or Path(os.environ.get(CONFIG) or TOML_FILE)]
+    return Plan(list(arguments), folder, [file.absolute() for file in files], settings)
+
+
+def supervise(plan: Plan, say: Callable[[str], None]) -> int:
+    """Serve, and serve anew whenever the code changes, until told to stop. Return the exit code.
+
+    Raises `SetupError` if it cannot listen. `say` is told what happens, in lines for people.
+    """
+    check_exposure(plan.settings)
+    listener = listen(plan.settings)
+    try:
+        return asyncio.run(_Parent(plan, listener, say).life())
+    finally:
+        listener.close()
+
+
+@dataclass(eq=False, slots=True)
+class _Child:
+    """A server that is loading, waits for its turn, serves, or stops."""
+
+    process: asyncio.subprocess.Process
+    link: socket.socket
+    begun: float
+    loaded: bool = False
+    ready: bool = False
+    stopping: bool = False
+
+
+class _Parent:
+    """One life: `_serving` is the child whose turn it is, `_next` the one that loads or waits for its turn."""
+
+    def __init__(self, plan: Plan, listener: socket.socket, say: Callable[[str], None]) -> None:
+        self._plan = plan
+        self._listener = listener
+        self._address = ("--host", plan.settings.host, "--port", str(listener.getsockname()[1]))
+        self._say = say
+        self._serving: _Child | None = None
+        self._next: _Child | None = None
+        self._changed: set[Path] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._happened: asyncio.Queue[Callable[[], Any]] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._code: int | None = None
+        self._stopping = False
+        self._away_since: float | None = None
+
+    async def life(self) -> int:
+        """Start the first child and see to what happens, one thing after the other."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self._told_to_stop)
+        loop.add_signal_handler(signal.SIGTERM, self._terminated)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # (else it was started to outlive its terminal)
+            loop.add_signal_handler(signal.SIGHUP, self._terminated)
+        changes = Changes(
+            self._plan.folder,
+            self._plan.files,
+            lambda path: loop.call_soon_threadsafe(self._note, path),  # type: ignore[arg-type]
+        )
+        changes.start()
+        try:
+            self._say(f"Strandline {__version__} reloads whenever Python files in {self._plan.folder} change")
+            if self._plan.settings.journal == "memory:":
+                self._say("The journal is in memory: each reload forgets all conversations and runs")
+            await self._start_next()
+            while self._code is None:
+                act = await self._happened.get()
+                if asyncio.iscoroutine(done := act()):
+                    await done
+            return self._code
+        finally:
+            changes.stop()
+            for child in (self._serving, self._next):
+                if child is not None and child.process.returncode is None:
+                    child.process.kill()
+                    await child.process.wait()
+
+    # -- what happens ------------------------------------------------------------------------------
+
+    def _note(self, path: Path) -> None:
+        """Gather changed files until it has been quiet for a moment."""
+        self._changed.add(path)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(QUIET_S, self._happened.put_nowait, self._reload)
+
+    async def _reload(self) -> None:
+        changed, self._changed = self._changed, set()
+        if not changed:
+            return
+        await self._give_up_next()
+        if self._stopping:  # (perhaps told to meanwhile: the socket is closed)
+            return
+        names = sorted(shown(path, self._plan.folder) for path in changed)
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        self._say(f"{', '.join(names[:3])}{more} changed; loading")
+        for path in changed:
+            forget_compiled(path)
+        await self._start_next()
+
+    def _heard(self, child: _Child, message: dict[str, Any]) -> None:
+        """Act on what a child says."""
+        match message:
+            case {"event": "stopping", "running": int(running)} if self._stopping and running:
+                grace_s = self._plan.settings.drain_grace_s
+                self._say(f"{executing(running)}: {grace_s:g} s to finish; Ctrl-C again leaves at once")
+            case _ if self._stopping:
+                pass
+            case {"event": "loaded"} if child is self._next:
+                child.loaded = True
+                if self._serving is None:
+                    self._give_turn()
+                else:
+                    self._stop(self._serving)
+            case {"event": "welcome", "line": line}:
+                if self._away_since is None:
+                    self._say(line)
+            case {"event": "ready", "runs": runs}:
+                child.ready = True
+                if self._away_since is not None:
+                    self._say(f"Reloaded; nobody served for {monotonic() - self._away_since:.1f} s.{go_on(runs)}")
+                    self._away_since = None
+            case {"event": "stopping", "running": running, "waiting": waiting}:
+                self._away_since = monotonic()
+                for line in unfinished(running, waiting, self._plan.settings.drain_grace_s):
+                    self._say(line)
+
+    async def _ended(self, child: _Child, code: int) -> None:
+        """Act on the end of a child, wanted or not."""
+        child.link.close()
+        if child is self._next:
+            self._next = None
+            if not self._stopping:
+                old = self._serving is not None and not self._serving.stopping
+                self._say(
+                    "The new code does not load: the server goes on with the old one, until the next change"
+                    if old
+                    else "The code does not load: nobody serves, and requests wait, until the next change"
+                )
+        elif child is self._serving:
+            self._serving = None
+            if self._stopping:
+                self._code = code if code >= 0 else 128 - code  # (as shells tell of a signal)
+            elif child.stopping:
+                if self._next is not None and self._next.loaded:
+                    self._give_turn()
+            else:
+                await self._ended_by_itself(child, code)
+        if self._stopping and self._serving is None and self._code is None:
+            self._code = 0
+
+    async def _ended_by_itself(self, child: _Child, code: int) -> None:
+        if code == 0 or (code == REFUSED and not child.ready):
+            if code == 0:
+                self._say("The server stopped by itself (setting idle_timeout_minutes)")
+            self._code = code
+            return
+        if not child.ready:
+            self._say(f"The server ended before it was ready ({how(code)}): nobody serves until the next change")
+            return
+        self._away_since = monotonic()
+        self._say(f"The server ended by itself ({how(code)}); starting it again")
+        if self._next is None:
+            await self._start_next()
+        elif self._next.loaded:
+            self._give_turn()
+
+    def _terminated(self) -> None:
+        """Stop cleanly, however often it is said: supervisors do so, and get it without --reload too."""
+        if not self._stopping:
+            self._told_to_stop()
+
+    def _told_to_stop(self) -> None:
+        """Stop cleanly at first, at once the second time: the journal is safe either way."""
+        if self._stopping:
+            self._say("left at once; what executed is taken up at the next start")
+            for child in (self._serving, self._next):
+                if child is not None and child.process.returncode is None:
+                    child.process.kill()
+            self._happened.put_nowait(lambda: setattr(self, "_code", INTERRUPTED))
+            return
+        self._stopping = True
+        self._say("Stopping")
+        self._listener.close()
+        if self._next is not None and self._next.process.returncode is None:
+            self._next.process.kill()
+        if self._serving is not None:
+            self._stop(self._serving)
+        elif self._next is None:
+            self._happened.put_nowait(lambda: setattr(self, "_code", 0))
+
+    # -- children ----------------------------------------------------------------------------------
+
+    async def _start_next(self) -> None:
+        ours, theirs = socket.socketpair()
+        descriptors = (self._listener.fileno(), theirs.fileno())
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # (as an installed command does: the current folder shadows no module of ours)
+                "-c",
+                ENTRY,
+                "serve",
+                *self._plan.arguments,
+                *self._address,
+                "--handed-over",
+                ":".join(map(str, descriptors)),
+                pass_fds=descriptors,
+            )
+        child = self._next = _Child(process, ours, monotonic())
+        self._attend(self._listen_to(child))
+
+    def _attend(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _listen_to(self, child: _Child) -> None:
+        """Hand on all that a child says, and then its end."""
+        reader, _ = await asyncio.open_connection(sock=child.link.dup())
+        with suppress(OSError):
+            async for line in reader:
+                self._happened.put_nowait(partial(self._heard, child, json.loads(line)))
+        code = await child.process.wait()
+        self._happened.put_nowait(partial(self._ended, child, code))
+
+    async def _give_up_next(self) -> None:
+        """End a child that loads code which is old by now."""
+        if (child := self._next) is None:
+            return
+        self._next = None
+        if child.process.returncode is None:
+            child.process.kill()
+        await child.process.wait()
+
+    def _give_turn(self) -> None:
+        assert self._next is not None
+        self._serving, self._next = self._next, None
+        with suppress(OSError):
+            self._serving.link.sendall(GO)
+
+    def _stop(self, child: _Child) -> None:
+        if not child.stopping and child.process.returncode is None:
+            child.stopping = True
+            child.process.terminate()
+
+
+def forget_compiled(path: Path) -> None:
+    """Drop the compiled form of a file: it is told from the source by size and second only, and a person is quicker."""
+    with suppress(OSError, NotImplementedError):
+        os.unlink(importlib.util.cache_from_source(str(path)))

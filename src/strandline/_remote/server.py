@@ -1,0 +1,181 @@
+"""`RemoteServer`: one server's run API, for commands that look at runs and change them.
+
+Each call is one request (a list: as many as it has pages), and returns what the server answered, in its words. What it
+refuses is an error whose message is a paragraph for people.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+from strandline._remote.answers import Other, RemoteError, making, no_key, nobody, why
+from strandline.client import _requests as requests
+from strandline.client._blocking import Client
+from strandline.client._errors import ClientError, Conflict, NoServer, NotFound, NotNow, Refused, Unauthorized
+from strandline.client._requests import PAGE
+
+_LISTS: Final = {
+    "runs": "`strandline runs SESSION` lists the runs of a session",
+    "asked": "`strandline answer SESSION` shows what a session asks",
+    "sessions": "`strandline sessions` lists those that there are",
+}
+
+Body = dict[str, Any]
+
+
+class Unknown(RemoteError):
+    """The server knows no such run or session."""
+
+
+class Late(RemoteError):
+    """The run has ended, or begun: it cannot be changed so any more."""
+
+
+class RemoteServer:
+    """A server at an address. Close it, or use it in a `with`."""
+
+    def __init__(self, url: str, key: str | None = None) -> None:
+        self.url = url
+        with making(url):
+            self._client = Client(url, key, patience_s=0)  # whoever types a command wants to know now
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    # -- what there is -----------------------------------------------------------------------------
+
+    def sessions(self, most: int) -> Body:
+        """Return up to `most` sessions, in the order of their ids."""
+        return self._pages("/v1/sessions", "sessions", most)
+
+    def runs(self, session: str, most: int) -> Body:
+        """Return up to `most` runs of a session: what waits, the last in line first, what executes, what has ended."""
+        return self._pages(f"{_path(session)}/runs", "runs", most)
+
+    def all_runs(self, most: int, statuses: Sequence[str] = ()) -> Body:
+        """Return up to `most` runs of all sessions, the last accepted first; with `statuses` only those."""
+        return self._pages("/v1/runs", "runs", most, query={"status": ",".join(statuses)} if statuses else {})
+
+    def history(self, session: str, most: int, *, discarded: bool = False) -> Body:
+        """Return the last `most` messages of a session, oldest first; with `discarded` those that are hidden too."""
+        query = {"discarded": "true"} if discarded else {}
+        return self._pages(f"{_path(session)}/history", "messages", most, older=True, query=query)
+
+    def run(self, run_id: str) -> Body:
+        """Return a run. Raises `Unknown`."""
+        return self._ask("GET", f"/v1/runs/{_quoted(run_id)}")
+
+    def session(self, session: str) -> Body:
+        """Return a session. Raises `Unknown`."""
+        return self._ask("GET", _path(session))
+
+    # -- what is changed ---------------------------------------------------------------------------
+
+    def cancel(self, run_id: str, *, force: bool = False) -> Body:
+        """Cancel a run and return it: it has ended by that, or was asked to end. Raises `Unknown` and `Late`."""
+        return self._ask("POST", f"/v1/runs/{_quoted(run_id)}/cancel", {"force": force})
+
+    def cancel_session(self, session: str, *, running: bool = False, force: bool = False) -> Body:
+        """Cancel what waits in a session, with `running` what executes too; return which those were."""
+        return self._ask("POST", f"{_path(session)}/cancel", {"running": running, "force": force})
+
+    def move(self, run_id: str, *, priority: int | None = None) -> Body:
+        """Move a run that waits to the place of a priority; None is the front. Raises `Unknown` and `Late`."""
+        body: Body = {"front": True} if priority is None else {"priority": priority}
+        return self._ask("POST", f"/v1/runs/{_quoted(run_id)}/move", body)
+
+    def pause(self, session: str) -> Body:
+        """Let nothing more of a session start, and return it. Raises `Unknown`."""
+        return self._ask("POST", f"{_path(session)}/pause")
+
+    def resume(self, session: str) -> Body:
+        """Let a paused session go on, and return it. Raises `Unknown`."""
+        return self._ask("POST", f"{_path(session)}/resume")
+
+    def answer(self, session: str, answers: dict[str, str]) -> Body:
+        """Answer what a session's agent asks, by the ids of its requests; return the run that goes on with it."""
+        return self._ask("POST", f"{_path(session)}/runs", {"input": requests.responses(answers)})
+
+    # -- one request -------------------------------------------------------------------------------
+
+    def _pages(self, path: str, name: str, most: int, *, older: bool = False, query: Body | None = None) -> Body:
+        """Return up to `most` entries of a list, in one; `older`: each further page belongs before the others."""
+        entries: list[Any] = []
+        damaged: list[Any] = []
+        cursor: str | None = None
+        while len(entries) < most:
+            asked = {**(query or {}), "limit": str(min(PAGE, most - len(entries)))}
+            page = self._ask("GET", path, query=asked if cursor is None else {**asked, "cursor": cursor})
+            if not isinstance(page.get(name), list):
+                raise self._other(f"GET {path} has no {name}")
+            entries = [*page[name], *entries] if older else [*entries, *page[name]]
+            damaged += page.get("damaged", [])
+            cursor = page.get("next_cursor")
+            if cursor is None:
+                break
+        return {name: entries, "next_cursor": cursor, **({"damaged": damaged} if damaged else {})}
+
+    def _ask(self, method: str, path: str, body: Body | None = None, query: Body | None = None) -> Body:
+        try:
+            return self._client.ask(method, path, body, query=query)
+        except UnicodeEncodeError as error:
+            raise _unreadable(error) from None
+        except NoServer as error:
+            raise nobody(self.url, error, "--url http://HOST:PORT") from None
+        except ClientError as error:
+            raise self._refused(method, path, error) from None
+
+    def _refused(self, method: str, path: str, error: ClientError) -> RemoteError:
+        match error:
+            case NotFound(detail=detail) if error.code and not detail.startswith("there is nothing at"):
+                what = "runs" if path.startswith("/v1/runs/") else "asked" if "input request" in detail else "sessions"
+                return Unknown(f"{detail}; {_LISTS[what]}")
+            case NotFound(code=code) if code:
+                return self._other(f"it has no {path}")
+            case Conflict(detail=detail) if error.code:
+                return Late(f"{detail}; `strandline runs {path.split('/')[3]}` shows what became of it")
+            case NotNow() if error.code:
+                return RemoteError(f"not now: {why(error)}. Try again in {error.retry_after_s:g} s")
+            case Unauthorized() if error.code:
+                return no_key(self.url, error)
+            case Refused() if error.code:
+                return RemoteError(f"the server does not do this: {why(error)}")
+            case Refused():
+                return self._other(f"{method} {path} says {error.status}")
+            case _:
+                return self._other(error.detail)
+
+    def _other(self, told: str) -> Other:
+        return Other(
+            f"what answers at {self.url} is no Strandline server, or one of another version: {told}. Name the address"
+            " of one: --url http://HOST:PORT"
+        )
+
+
+def _quoted(name: str) -> str:
+    """Return a name as a part of a path. Raises `RemoteError` if it is no text."""
+    try:
+        return quote(name, safe="")
+    except UnicodeEncodeError as error:
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: UnicodeEncodeError) -> RemoteError:
+    """Return what to say of an argument with bytes that are no characters: Python has lone surrogates for them."""
+    return RemoteError(f"{error.object!r} is no text in the encoding of this terminal")
+
+
+def _path(session: str) -> str:
+    return f"/v1/sessions/{_quoted(session)}"
+
+
+def in_line(runs: list[Body]) -> Iterator[Body]:
+    """Yield runs as they will be and were started: what executes, what waits in its order, what has ended."""
+    executing = [run for run in runs if run["status"] == "running"]
+    waiting = [run for run in runs if run["status"] == "queued"]
+    yield from executing
+    yield from sorted(waiting, key=lambda run: run.get("position") or 0)
+    yield from (run for run in runs if run["status"] not in ("queued", "running"))

@@ -1,0 +1,132 @@
+"""What stands in the files of a session: the records of Strands' `FileSessionManager` (strands-agents 1.62.0). Pure.
+
+`session.json` has one key more than Strands writes, which Strands does not look at: the mark, which says how far into
+the journal's history the files go. It is written last, so that what it says is there.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from strandline._encoding import decoder, encode_messages
+from strandline._journal.port import Standing
+from strandline._model import Message, Principal, Range, SessionId, SessionKey
+
+AGENT: Final = "agents/agent_default"
+"""The folder of the agent: `default` is the id that Strands gives an agent of which nothing else is said."""
+SESSION_FILE: Final = "session.json"
+AGENT_FILE: Final = f"{AGENT}/agent.json"
+_MANAGER: Final = {"__name__": "SlidingWindowConversationManager", "removed_message_count": 0, "model_call_count": 0}
+"""The conversation manager of an agent of which nothing else is known: the one that Strands gives it."""
+_NOTHING_ASKED: Final = {"interrupts": {}, "context": {}, "activated": False}
+
+
+class Mark(Struct, frozen=True, kw_only=True):
+    """How far the files go: to message `length` of history, without those between each two numbers of `left_out`.
+
+    `last` is the digest of the last message before `length`, whether it is left out or not.
+    """
+
+    principal: Principal
+    session_id: SessionId
+    length: int = 0
+    left_out: list[tuple[int, int]] = []
+    last: str = ""
+
+    @property
+    def key(self) -> SessionKey:
+        """Whose files they are."""
+        return SessionKey(self.principal, self.session_id)
+
+    def files_before(self, index: int) -> int:
+        """Return how many messages before `index` have a file."""
+        return index - sum(min(end, index) - min(start, index) for start, end in self.left_out)
+
+
+class SessionFile(Struct, frozen=True, kw_only=True):
+    """`session.json`, as far as it matters here. Without a mark, it is somebody else's."""
+
+    created_at: str = ""
+    strandline: Mark | None = None
+
+
+_session_file: Final[Callable[[bytes], SessionFile]] = decoder(SessionFile)
+
+
+def read_session_file(data: bytes) -> SessionFile:
+    """Return what a `session.json` says; what is none of ours has no mark."""
+    try:
+        return _session_file(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return SessionFile()
+
+
+def time_of(at: float) -> str:
+    """Return a time (seconds since the epoch) as Strands writes it."""
+    return datetime.fromtimestamp(at, UTC).isoformat()
+
+
+def message_file(number: int) -> str:
+    """Return the name of a message's file."""
+    return f"{AGENT}/messages/message_{number}.json"
+
+
+def session_record(name: str, mark: Mark, created_at: str, now: str) -> bytes:
+    """Return what stands in `session.json`."""
+    return _written(
+        {"session_id": name, "session_type": "AGENT", "created_at": created_at, "updated_at": now, "strandline": mark}
+    )
+
+
+def agent_record(standing: Standing, mark: Mark, created_at: str, now: str) -> bytes:
+    """Return what stands in `agent.json`."""
+    state = standing.state or {}
+    manager = {**(state.get("conversation_manager_state") or _MANAGER)}
+    manager["removed_message_count"] = _removed(standing, mark)
+    return _written(
+        {
+            "agent_id": "default",
+            "state": state.get("state") or {},
+            "conversation_manager_state": manager,
+            "_internal_state": {"interrupt_state": _NOTHING_ASKED, "model_state": state.get("model_state") or {}},
+            "created_at": created_at,
+            "updated_at": now,
+        }
+    )
+
+
+def message_record(message: Message, number: int, now: str) -> bytes:
+    """Return what stands in a message's file."""
+    return _written(
+        {"message": message, "message_id": number, "redact_message": None, "created_at": now, "updated_at": now}
+    )
+
+
+def digest(message: Message) -> str:
+    """Return what tells a message from others."""
+    return hashlib.sha256(encode_messages(message)).hexdigest()
+
+
+def with_left_out(spans: Sequence[tuple[int, int]], index: int) -> list[tuple[int, int]]:
+    """Return the spans with one message more, which comes after all of them."""
+    if spans and spans[-1][1] == index:
+        return [*spans[:-1], (spans[-1][0], index + 1)]
+    return [*spans, (index, index + 1)]
+
+
+def _removed(standing: Standing, mark: Mark) -> int:
+    """Return how many of the files the agent works without: those before the part of history that it has to its end."""
+    ends = standing.window[-1:]
+    match ends:
+        case (Range(start, None),):
+            return mark.files_before(min(start, mark.length))
+        case _:  # its last message was rewritten: nothing in the files is that one, and more is better than less
+            return 0
+
+
+def _written(record: dict[str, Any]) -> bytes:
+    return msgspec.json.format(encode_messages(record), indent=2)

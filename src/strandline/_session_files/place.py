@@ -1,0 +1,102 @@
+"""Which folder the files of a session are in. Pure; touches no file.
+
+A session's folder is `session_NAME` in the folder that the setting `session_files` names, as `FileSessionManager` calls
+it (strands-agents 1.62.0). Two sessions never share one: names of sessions go in as they are or, if they are too long
+for a file system, with a digest; principals are escaped; and what `session_files_names` exchanges, it exchanges both
+ways.
+"""
+
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from strandline._model import Principal, SessionId, SessionKey, session_id
+from strandline.errors import Invalid, SettingsError
+
+SESSION: Final = "session_"
+_PLACEHOLDER: Final = re.compile(r"\{[^{}]*\}|[{}]")
+_PRINCIPAL: Final = "{principal}"
+_SESSION_ID: Final = "{session_id}"
+_LONGEST: Final = 120
+"""How long a name may be before a digest takes the place of its end: file systems take 255 bytes, and a part of a path
+may have two of them."""
+
+
+class Place:
+    """Where the files of each session are. Raises `SettingsError` for what cannot be meant."""
+
+    def __init__(self, template: str, names: Sequence[str] = ()) -> None:
+        for found in _PLACEHOLDER.findall(template):
+            if found not in (_PRINCIPAL, _SESSION_ID):
+                raise SettingsError(
+                    f"session_files is {template!r}: {found} stands for nothing there. It may hold {_PRINCIPAL} and"
+                    f" {_SESSION_ID}."
+                )
+        self._template = os.path.abspath(os.path.expanduser(template))
+        self._names = _exchanged(names)
+
+    @property
+    def root(self) -> Path:
+        """The folder that is that of all sessions."""
+        own, brace, _ = self._template.partition("{")
+        return Path(own + "_").parent if brace else Path(own)
+
+    @property
+    def keeps_principals_apart(self) -> bool:
+        """Whether each principal has a folder of its own."""
+        return _PRINCIPAL in self._template
+
+    def name(self, id: SessionId) -> str:  # noqa: A002
+        """Return the name that a session has there."""
+        name = self._names.get(id, id)
+        return name if len(name) <= _LONGEST else f"{name[:40]}-{hashlib.sha256(name.encode()).hexdigest()}"
+
+    def folder(self, key: SessionKey) -> Path:
+        """Return the folder of a session's files."""
+        name = self.name(key.session_id)
+        storage = self._template.replace(_PRINCIPAL, _part(key.principal)).replace(_SESSION_ID, name)
+        return Path(storage) / f"{SESSION}{name}"
+
+    def pattern(self, inside: str) -> str:
+        """Return a pattern, for `glob`, of a file called `inside` in the folders of all sessions."""
+        parts = re.split(f"({re.escape(_PRINCIPAL)}|{re.escape(_SESSION_ID)})", self._template)
+        storage = "".join("*" if each in (_PRINCIPAL, _SESSION_ID) else glob.escape(each) for each in parts)
+        return os.path.join(storage, f"{SESSION}*", inside)
+
+
+def _exchanged(names: Sequence[str]) -> dict[str, str]:
+    """Return which name each session has that has another one: if `a` is called `b`, `b` is called `a`."""
+    exchanged: dict[str, str] = {}
+    for each in names:
+        own, _, other = each.partition("=")
+        try:
+            pair = (session_id(own.strip()), session_id(other.strip()))
+        except Invalid:
+            raise SettingsError(
+                f"session_files_names has {each!r}. Write SESSION=NAME, such as default=agent, both as session ids are:"
+                " 1 to 256 of A-Z a-z 0-9 . _ : @ -"
+            ) from None
+        if pair[0] == pair[1] or not exchanged.keys().isdisjoint(pair):
+            raise SettingsError(
+                f"session_files_names has {each!r}, but a name can be exchanged once only, and for another one: two"
+                " sessions must not have the same files. Take one of them out."
+            )
+        exchanged |= {pair[0]: pair[1], pair[1]: pair[0]}
+    return exchanged
+
+
+def _part(principal: Principal) -> str:
+    """Return a principal as one part of a path, different for each."""
+    plain = principal.encode("utf-8", "surrogatepass")
+    part = quote(plain, safe="@") or "%"
+    if part in (".", ".."):
+        part = part.replace(".", "%2E")
+    if len(part) > _LONGEST:
+        # (no escaped name has a `%-`)
+        part = f"{part[:40]}%-{hashlib.sha256(plain).hexdigest()}"
+    return part

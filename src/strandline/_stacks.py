@@ -1,0 +1,135 @@
+"""What every running run does at this moment, for people at the server's own machine: `strandline stacks`.
+
+The server owns PATH.lock, which holds its process id. Whoever asks sends that process SIGUSR1; it writes PATH.stacks,
+readable by its own user only, since stacks tell of what users do. No route of HTTP shows them.
+"""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from strandline._engine.reading import RunStack
+from strandline._journal.ownership import holder, locate, lock_of
+from strandline.errors import SetupError
+
+ANSWER_S: Final = 10.0
+"""How long a server gets to answer."""
+ASK_AGAIN_S: Final = 1.0
+"""After this long without an answer it is asked again."""
+LOOK_EVERY_S: Final = 0.02
+
+
+class NobodyAnswers(SetupError):
+    """No server owns the journal, or it does not answer."""
+
+    code = "nobody_answers"
+
+
+def report(stacks: Sequence[RunStack]) -> str:
+    """Return a text that shows each run and where its code is."""
+    if not stacks:
+        return "Nothing runs.\n"
+    lines: list[str] = []
+    for each in stacks:
+        run = each.run
+        lines.append(
+            f"{run.run_id}  session {run.key.session_id}  attempt {run.attempt}  {each.phase}"
+            f"  ({each.quiet_s:.1f} s without a sign of life)"
+        )
+        lines += [f"    {line}" for line in each.stack]
+    return "\n".join(lines) + "\n"
+
+
+def answer(journal: Path, stacks: Sequence[RunStack]) -> None:
+    """Write the report for whoever asked; whole or not at all."""
+    place = _place(journal)
+    draft = place.with_name(place.name + ".new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(report(stacks))
+    draft.replace(place)
+
+
+def ask(journal: Path) -> str:
+    """Return the report of the server that owns the journal. Raises `NobodyAnswers`, saying what to do."""
+    found = holder(locate(journal))
+    if found is None:
+        raise NobodyAnswers(
+            f"no server has the journal {journal} open. Name the server's journal with --journal; for a container, ask"
+            " in it: docker exec CONTAINER strandline stacks"
+        )
+    pid = found.pid
+    if found.host != socket.gethostname() or not _has_open(pid, lock_of(locate(journal))):
+        raise NobodyAnswers(
+            f"the journal belongs to process {pid} on host {found.host}, which is not here. Ask there; in a container:"
+            " docker exec CONTAINER strandline stacks"
+        )
+    place = _place(journal)
+    place.unlink(missing_ok=True)
+    deadline = time.monotonic() + ANSWER_S
+    while time.monotonic() < deadline:
+        _signal(pid)
+        if (told := _told(place)) is not None:
+            return told
+    raise NobodyAnswers(f"process {pid} has not answered within {ANSWER_S:g} s; `py-spy dump --pid {pid}` may tell why")
+
+
+def _signal(pid: int) -> None:
+    """Ask a process for its report. Never a process that does not listen: the signal would end it."""
+    if not _catches(pid, signal.SIGUSR1):
+        raise NobodyAnswers(
+            f"the journal is in use by process {pid}, which is no server: a `strandline journal` command, perhaps. Ask"
+            " again when a server has it"
+        )
+    try:
+        os.kill(pid, signal.SIGUSR1)
+    except PermissionError:
+        raise NobodyAnswers(f"process {pid} belongs to another user: ask as that user, or as root") from None
+    except ProcessLookupError:
+        raise NobodyAnswers(f"the server, process {pid}, has just ended") from None
+
+
+def _told(place: Path) -> str | None:
+    """Return the report once it is there; None after a while, since somebody else who asks may have taken it away."""
+    deadline = time.monotonic() + ASK_AGAIN_S
+    while time.monotonic() < deadline:
+        try:
+            told = place.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            time.sleep(LOOK_EVERY_S)
+            continue
+        place.unlink(missing_ok=True)
+        return told
+    return None
+
+
+def _catches(pid: int, number: int) -> bool:
+    """Tell whether a process has a handler for a signal; True where the system does not say."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return True
+    caught = next((int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:")), -1)
+    return bool(caught >> (number - 1) & 1)
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    """Tell whether a process has a file open; True where the system does not say. A number alone may be anybody's."""
+    descriptors = Path("/proc") / str(pid) / "fd"
+    if not Path("/proc/self/fd").is_dir():
+        return True
+    try:
+        return any(os.path.realpath(each) == str(path) for each in descriptors.iterdir())
+    except PermissionError:
+        return True
+    except FileNotFoundError:
+        return False
+
+
+def _place(journal: Path) -> Path:
+    path = locate(journal)
+    return path.with_name(path.name + ".stacks")

@@ -1,0 +1,38 @@
+"""What the disk says of a journal: how large it is, and how much room is left."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+from msgspec import Struct
+
+from strandline._telemetry.looks import Looks
+
+
+class Place(Struct, frozen=True):
+    """In bytes."""
+
+    journal: int
+    left: int
+
+
+class Disk(Looks[Place]):
+    """Where a journal is kept, looked at in a thread; None before the journal is there, and without a thread."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(self._in_thread)
+        self._file = file
+
+    async def _in_thread(self) -> Place | None:
+        try:
+            return await asyncio.to_thread(self._measured)
+        except RuntimeError:  # there is no thread to be had
+            return None
+
+    def _measured(self) -> Place | None:
+        try:
+            beside = [self._file, self._file.with_name(f"{self._file.name}-wal")]
+            size = sum(each.stat().st_size for each in beside if each.exists())
+            return Place(journal=size, left=shutil.disk_usage(self._file.parent).free)
+        except OSError:
+            return None

@@ -1,0 +1,43 @@
+"""One scrape: what the service and the disk say, beside what was counted; put into words in a thread of its own."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from strandline._engine.service import Service
+from strandline._telemetry.catalogue import Seen
+from strandline._telemetry.disk import Disk
+from strandline._telemetry.looks import Looks
+from strandline._telemetry.tally import Tally
+
+
+class Scrapes:
+    """Belongs to the serving loop. `file` is the journal's, None if it has none.
+
+    `dropped_lines` tells how many lines of the log nobody took.
+    """
+
+    def __init__(
+        self, service: Service, tally: Tally, file: Path | None, dropped_lines: Callable[[], int] = lambda: 0
+    ) -> None:
+        self._dropped_lines = dropped_lines
+        self._service = service
+        self._tally = tally
+        self._disk = None if file is None else Disk(file)
+        self._stored = Looks(service.stored)
+
+    async def scrape(self, accept: str) -> tuple[bytes, str]:
+        """Return all metrics, and their media type; `accept` is what the client would like to have."""
+        place = None if self._disk is None else await self._disk.look()
+        stored = await self._stored.look()
+        seen = Seen(self._service.vitals(), self._tally, place, stored, self._dropped_lines())
+        try:
+            return await asyncio.to_thread(_exposed, seen, accept)
+        except RuntimeError:  # there is no thread to be had, which is when metrics are wanted
+            return _exposed(seen, accept)
+
+
+def _exposed(seen: Seen, accept: str) -> tuple[bytes, str]:
+    from strandline._telemetry.exposition import exposed  # the first time it takes a while
+
+    return exposed(seen, accept)

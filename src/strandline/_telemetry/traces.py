@@ -1,0 +1,238 @@
+"""Traces: a run as spans of OpenTelemetry, in the trace of whoever asked for it.
+
+Only its API is used, which does nothing unless the program around has set up an SDK. Even then a run's carrier is kept
+and made current for its agent, so that a tool that calls another server can pass the trace on.
+
+`strandline.run` is a child of the request's own span. It begins when the run was accepted, or for a run that goes on
+when it was taken up again, with the same parent: so all attempts are in one trace, in whatever process. Its parts are
+`strandline.wait`, `strandline.execute` (below which are the agent's own spans) and `strandline.commit`. A request that
+brings no trace begins one, with `strandline.accept`. A span is made when it is needed: nothing is kept of a run that
+waits.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Final
+
+from opentelemetry import trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context, attach, get_current
+from opentelemetry.propagate import get_global_textmap
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import TextMapPropagator
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    NoOpTracerProvider,
+    ProxyTracerProvider,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+    get_current_span,
+    get_tracer_provider,
+    set_span_in_context,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from strandline import __version__
+from strandline._engine.observers import UNTRACED_RUN, TracedRun, Tracing
+from strandline._model import Carrier, Claim, Outcome, Run, RunStatus
+from strandline.errors import StrandlineError
+
+LONGEST: Final = 1024
+"""How many characters of a header are read and kept; a longer one is ignored."""
+XRAY: Final = "x-amzn-trace-id"
+_NOBODY: Final = frozenset({ProxyTracerProvider, NoOpTracerProvider})
+"""The providers that are there when no SDK is."""
+
+Headers = Iterable[tuple[bytes, bytes]]
+_NOTHING: Final = nullcontext()
+_HEADERS: ContextVar[Headers] = ContextVar("strandline_headers", default=())
+
+
+class Traces(Tracing):
+    """Traces the runs of a service."""
+
+    def __init__(self) -> None:
+        self._tracer: Tracer = trace.get_tracer("strandline", __version__)
+        self._kept_as = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
+        self._read_as: TextMapPropagator | None = None
+        self._names: frozenset[bytes] = frozenset()
+
+    @property
+    def active(self) -> bool:
+        """Whether there is an SDK."""
+        return type(get_tracer_provider()) not in _NOBODY
+
+    # -- a request ---------------------------------------------------------------------------------
+
+    def arrived(self, headers: Headers) -> None:
+        """Note the headers of the request that the task which runs is about to answer."""
+        _HEADERS.set(headers)
+
+    def asked(self) -> AbstractContextManager[Carrier | None]:
+        """Return the trace of the request that is answered: of the span that is current, else of its headers."""
+        context = get_current()
+        if not _span_context(context).is_valid:
+            context = self._told()
+        if context and _span_context(context).is_valid:
+            return nullcontext(self._kept(context))
+        return self._accepting() if self.active else _NOTHING
+
+    @contextmanager
+    def _accepting(self) -> Iterator[Carrier]:
+        """Begin a trace for a request that brings none."""
+        span = self._tracer.start_span("strandline.accept", Context(), SpanKind.SERVER)
+        try:
+            yield self._kept(set_span_in_context(span, Context()))
+        except StrandlineError as error:
+            _failed(span, error.code)
+            raise
+        finally:
+            span.end()
+
+    def _told(self) -> Context:
+        """Return what the headers say, in whatever form this program is set to understand; none of it: an empty one."""
+        read_as = get_global_textmap()
+        if read_as is not self._read_as:
+            self._read_as = read_as
+            self._names = frozenset(name.lower().encode() for name in (*read_as.fields, XRAY))
+        found: Carrier = {}
+        for raw, value in _HEADERS.get():
+            if raw in self._names and len(value) <= LONGEST:
+                name, text = raw.decode("ascii"), value.decode("latin-1")
+                # A list may come in several headers; two of what is no list contradict each other.
+                found[name] = f"{found[name]},{text}" if name in found else text
+        if not found:
+            return Context()
+        context = read_as.extract(found, Context())
+        if not _span_context(context).is_valid and XRAY in found:
+            return _of_xray(found[XRAY], context)
+        return context
+
+    def _kept(self, context: Context) -> Carrier:
+        carrier: Carrier = {}
+        self._kept_as.inject(carrier, context)
+        return {name: value for name, value in carrier.items() if len(value) <= LONGEST}
+
+    # -- a run -------------------------------------------------------------------------------------
+
+    def begun(self, claim: Claim, now: float, *, again: bool) -> TracedRun:
+        """Begin the spans of an attempt; for a run that begins for the first time, with the time that it waited."""
+        run, active = claim.run, self.active
+        if not active and run.trace is None:
+            return UNTRACED_RUN
+        parent = self._parent(run)
+        if not active:
+            attach(parent)  # (in the run's own task, which ends with it)
+            return UNTRACED_RUN
+        span = self._span(run, parent, now if again else run.created_at)
+        context = set_span_in_context(span, parent)
+        if not again:
+            self._part("wait", context, run.created_at).end(_ns(now))
+        return _Attempt(self._tracer, span, context)
+
+    def ended(self, run: Run, outcome: Outcome, now: float) -> None:
+        """Tell of a run that ended while it waited, or with the process that executed it."""
+        if not self.active:
+            return
+        span = self._span(run, parent := self._parent(run), run.created_at if run.attempt == 0 else now)
+        if run.attempt == 0:
+            self._part("wait", set_span_in_context(span, parent), run.created_at).end(_ns(now))
+        _tell(span, outcome)
+        span.end(_ns(now))
+
+    # -- over to another process -------------------------------------------------------------------
+
+    def carried(self) -> Carrier | None:
+        """Return what joins another process to the span that is current; None if there is none."""
+        context = get_current()
+        return self._kept(context) if _span_context(context).is_valid else None
+
+    def join(self, carrier: Carrier) -> None:
+        """Make the span current that is current where the carrier comes from, for the task that runs."""
+        attach(self._kept_as.extract(carrier, Context()))
+
+    def _parent(self, run: Run) -> Context:
+        return self._kept_as.extract(run.trace or {}, Context())
+
+    def _span(self, run: Run, parent: Context, since: float) -> Span:
+        about: dict[str, str | int] = {
+            "strandline.run_id": run.run_id,
+            "strandline.session_id": run.key.session_id,
+            "strandline.attempt": run.attempt,
+        }
+        return self._tracer.start_span("strandline.run", parent, SpanKind.CONSUMER, about, start_time=_ns(since))
+
+    def _part(self, name: str, context: Context, since: float) -> Span:
+        return self._tracer.start_span(f"strandline.{name}", context, start_time=_ns(since))
+
+
+class _Attempt(TracedRun):
+    """The spans of one attempt."""
+
+    __slots__ = ("_context", "_part", "_span", "_tracer")
+
+    def __init__(self, tracer: Tracer, span: Span, context: Context) -> None:
+        self._tracer = tracer
+        self._span = span
+        self._context = context
+        self._part: Span | None = None
+
+    def executes(self) -> None:
+        """Begin the part in which the agent works, and make it current."""
+        self._part = self._tracer.start_span("strandline.execute", self._context)
+        attach(set_span_in_context(self._part, self._context))
+
+    def begins_to_finish(self) -> None:
+        """Begin the part in which the journal keeps the end; it may come to that again."""
+        if self._part is not None:
+            self._part.end()
+        self._part = self._tracer.start_span("strandline.commit", self._context)
+
+    def ended(self, outcome: Outcome | None) -> None:
+        """End all of it."""
+        if self._part is not None:
+            self._part.end()
+        _tell(self._span, outcome)
+        self._span.end()
+
+
+def _tell(span: Span, outcome: Outcome | None) -> None:
+    """Say how a run ended; never what was said in it, nor what an exception says."""
+    span.set_attribute("strandline.status", RunStatus.QUEUED if outcome is None else outcome.status.value)
+    if outcome is not None and outcome.error is not None:
+        _failed(span, outcome.error.code.value)
+
+
+def _failed(span: Span, code: str) -> None:
+    span.set_attribute("error.type", code)
+    span.set_status(Status(StatusCode.ERROR, code))
+
+
+def _span_context(context: Context) -> SpanContext:
+    return get_current_span(context).get_span_context()
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * 1e9)
+
+
+def _of_xray(header: str, context: Context) -> Context:
+    """Return what AWS's own header says: `Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1`.
+
+    Without a parent it names no span that anything could be a child of.
+    """
+    said = dict(each.strip().partition("=")[::2] for each in header.split(";"))
+    version, _, root = said.get("Root", "").partition("-")
+    try:
+        trace_id, span_id = int(root.replace("-", "", 1), 16), int(said.get("Parent", ""), 16)
+    except ValueError:
+        return context
+    flags = TraceFlags(TraceFlags.SAMPLED if said.get("Sampled") == "1" else TraceFlags.DEFAULT)
+    remote = SpanContext(trace_id, span_id, is_remote=True, trace_flags=flags)
+    return set_span_in_context(NonRecordingSpan(remote), context) if version == "1" and remote.is_valid else context

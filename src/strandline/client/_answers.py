@@ -1,0 +1,154 @@
+"""What servers answer, as values, and which error an answer is. Fields that a newer server adds are left out."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, TypedDict, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from strandline._encoding import decoder
+from strandline._model import Block, InputRequest, Message, RunStatus
+from strandline.client._errors import ClientError, Conflict, NotFound, NotNow, NotStrandline, Refused, Unauthorized
+
+T = TypeVar("T")
+
+OK: Final = 200
+NO_CONTENT: Final = 204
+FIRST_ERROR: Final = 300
+UNAUTHORIZED: Final = 401
+NOT_FOUND: Final = 404
+CONFLICT: Final = 409
+FOR_NOW: Final = frozenset({429, 502, 503, 504})
+"""Refused for the moment: by the server, or by a proxy that does not reach it."""
+LONGEST_RETRY_S: Final = 300.0
+ENDED: Final = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.NEEDS_INPUT})
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer as it came; the names of its headers are lower-case. Of a stream there is no body."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+class Problem(Struct, frozen=True):
+    """Why a run has failed."""
+
+    code: str
+    detail: str
+
+
+class Why(Struct, frozen=True):
+    """Why a run waits: a code for programs (`paused`, `behind`, ...), and words for people."""
+
+    code: str
+    text: str
+
+
+class Run(Struct, frozen=True, kw_only=True):
+    """A run, as the server tells it. `output` is the text of its answer; `status` is one of `RunStatus`."""
+
+    run_id: str
+    session_id: str
+    status: str
+    phase: str | None = None
+    attempt: int = 0
+    position: int | None = None
+    estimated_wait_s: float | None = None
+    why: Why | None = None
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    output: str = ""
+    message: Message | None = None
+    error: Problem | None = None
+    input_requests: list[InputRequest] = []
+    usage: dict[str, int] | None = None
+    held: bool = False
+    cancel_requested: bool = False
+    metadata: dict[str, Any] = {}
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended; nothing of it changes any more."""
+        return self.status in ENDED
+
+    @property
+    def ok(self) -> bool:
+        """Whether it has succeeded."""
+        return self.status == RunStatus.SUCCEEDED
+
+
+class RunsPage(Struct, frozen=True):
+    """A page of runs."""
+
+    runs: list[Run]
+    next_cursor: str | None = None
+
+
+class HistoryMessage(TypedDict):
+    """A message of history. `discarded`: hidden from the agent; `pending`: its tools have no results yet."""
+
+    role: str
+    content: list[Block]
+    discarded: bool
+    pending: bool
+
+
+class HistoryPage(Struct, frozen=True):
+    """A page of history, oldest message first; the next page has older ones."""
+
+    messages: list[HistoryMessage]
+    next_cursor: str | None = None
+
+
+class _Refusal(Struct, frozen=True):
+    code: str = ""
+    detail: str = ""
+
+
+_refusal: Final = msgspec.json.Decoder(_Refusal).decode
+run: Final = decoder(Run)
+runs_page: Final = decoder(RunsPage)
+history_page: Final = decoder(HistoryPage)
+
+
+def read(reply: Reply, decode: Callable[[bytes], T]) -> T:
+    """Return what an answer holds. Raises `NotStrandline`."""
+    try:
+        return decode(reply.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotStrandline(f"its answer is not what a Strandline server says: {error}", status=reply.status) from None
+
+
+def failure(reply: Reply) -> ClientError:
+    """Return the error that an answer is."""
+    try:
+        told = _refusal(reply.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        told = _Refusal()
+    kind: type[Refused] = Refused
+    retry_after_s: float | None = None
+    if reply.status in FOR_NOW:
+        kind, retry_after_s = NotNow, _retry_after_s(reply)
+    elif reply.status == UNAUTHORIZED:
+        kind = Unauthorized
+    elif reply.status == NOT_FOUND:
+        kind = NotFound
+    elif reply.status == CONFLICT:
+        kind = Conflict
+    detail = told.detail or f"the server says {reply.status}"
+    return kind(detail, code=told.code, status=reply.status, retry_after_s=retry_after_s)
+
+
+def _retry_after_s(reply: Reply) -> float:
+    try:
+        told = float(reply.headers.get("retry-after", "1"))
+    except ValueError:
+        return 1.0
+    return 1.0 if math.isnan(told) else min(max(told, 0.1), LONGEST_RETRY_S)

@@ -1,0 +1,180 @@
+"""`Client`: a server, for code that blocks. It carries out plans, and decides nothing."""
+
+import random
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any, Self, TypeVar, Unpack
+from uuid import uuid4
+
+import httpx
+import msgspec
+from httpx_sse import EventSource, ServerSentEvent
+
+from strandline._model import DEFAULT_SESSION, Block
+from strandline.client import _answers as answers
+from strandline.client import _plans as plans
+from strandline.client import _requests as requests
+from strandline.client import _transport as transport
+from strandline.client._answers import HistoryMessage, Reply, Run
+from strandline.client._errors import ClientError, NoServer
+from strandline.client._events import Event
+from strandline.client._plans import Ask, Course, Frame, Next, Open, Patience, Pause, Plan, Tell
+from strandline.client._requests import Wishes
+
+T = TypeVar("T")
+
+
+class Client:
+    """A server at an address. Use it in a `with`, or close it; any thread may use it.
+
+    `key` is an API key. A call goes on trying for `patience_s` seconds while nothing new comes: the server restarts, or
+    refuses for the moment; 0 never tries again. `on_pause` is called before each wait with the reason and its seconds.
+    All methods raise `ClientError`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        patience_s: float = plans.PATIENCE_S,
+        on_pause: Callable[[ClientError, float], None] | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._patience_s = patience_s
+        self._on_pause = on_pause
+        with transport.making(self.url):
+            self._http = httpx.Client(**transport.options(self.url, key))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    # -- runs --------------------------------------------------------------------------------------
+
+    def chat(self, text: str | list[Block], session_id: str = DEFAULT_SESSION, **wishes: Unpack[Wishes]) -> Run:
+        """Ask, wait for the end of the run, and return it: its `output` is the answer."""
+        return self._do(plans.chat(text, session_id, wishes, _key(), self._patience()))
+
+    def run(
+        self, text: str | list[Block], session_id: str = DEFAULT_SESSION, **wishes: Unpack[Wishes]
+    ) -> Generator[Event, None, None]:
+        """Ask, and iterate over what happens until `RunFinished`. Nothing is sent before the first step of it.
+
+        Whoever stops iterating leaves; the run goes on without them.
+        """
+        request = requests.streamed(requests.new_run(session_id, text, wishes, _key()))
+        return self._tell(plans.follow(request, "", 0, self._patience()))
+
+    def events(self, run_id: str, after: int = 0) -> Generator[Event, None, None]:
+        """Iterate over what happens in a run that is there, after the event with the id `after`, until its end."""
+        return self._tell(plans.follow(None, run_id, after, self._patience()))
+
+    def wait(self, run_id: str) -> Run:
+        """Wait for the end of a run, and return it."""
+        return self._do(plans.wait(run_id, self._patience()))
+
+    def cancel(self, run_id: str, *, force: bool = False) -> Run:
+        """Cancel a run and return it: it has ended by that, or was asked to end. Raises `Conflict` if it had ended."""
+        return self._do(plans.cancel(run_id, force, self._patience()))
+
+    def answer(self, run_id: str, responses: Mapping[str, Any]) -> Run:
+        """Answer what a run has asked, by the ids of its input requests; return the run that goes on with it."""
+        return self._do(plans.answer(run_id, responses, _key(), self._patience()))
+
+    def runs(self, statuses: str | Sequence[str] = (), limit: int | None = None) -> list[Run]:
+        """Return the last `limit` runs of all sessions, or all, the last accepted first; with `statuses` only those."""
+        return self._do(plans.runs(statuses, limit, self._patience()))
+
+    def history(
+        self, session_id: str = DEFAULT_SESSION, limit: int | None = None, *, discarded: bool = False
+    ) -> list[HistoryMessage]:
+        """Return the last `limit` messages of a session, oldest first, or all; with `discarded` hidden ones too."""
+        return self._do(plans.history(session_id, limit, discarded, self._patience()))
+
+    def ask(
+        self, method: str, path: str, body: object = None, *, query: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Ask any other route for its JSON object. What changes something is sent once, unless it was refused."""
+        reply = self._do(plans.ask(requests.anything(method, path, body, query), self._patience()))
+        return answers.read(reply, msgspec.json.Decoder(dict[str, Any]).decode)
+
+    # -- carrying out ------------------------------------------------------------------------------
+
+    def _patience(self) -> Patience:
+        return Patience(self._patience_s, time.monotonic, random.random)
+
+    def _do(self, plan: Plan[T]) -> T:
+        course = Course(plan)
+        for _ in self._events(course):
+            raise AssertionError("only `follow` tells events")
+        return course.result
+
+    def _tell(self, plan: Plan[None]) -> Generator[Event, None, None]:
+        return self._events(Course(plan))
+
+    def _events(self, course: Course[T]) -> Generator[Event, None, None]:
+        with closing(_Line(self._http, self.url, self._on_pause)) as line:
+            while (step := course.step) is not None:
+                if isinstance(step, Tell):
+                    yield step.event
+                    course.did()
+                    continue
+                try:
+                    done = line.do(step)
+                except NoServer as error:
+                    course.failed(error)
+                else:
+                    course.did(done)
+
+
+class _Line:
+    """The one connection of a call: it does steps, and holds the stream that is open."""
+
+    def __init__(self, http: httpx.Client, url: str, on_pause: Callable[[ClientError, float], None] | None) -> None:
+        self._http = http
+        self._url = url
+        self._on_pause = on_pause
+        self._response: httpx.Response | None = None
+        self._frames: Iterator[ServerSentEvent] = iter(())
+
+    def do(self, step: Ask | Open | Next | Pause) -> Reply | Frame | None:
+        """Do a step, and return what came of it. Raises `NoServer`."""
+        match step:
+            case Next():
+                with transport.reaching(self._url):
+                    event = next(self._frames, None)
+                return None if event is None else transport.frame(event)
+            case Pause(seconds, error):
+                self.close()
+                if error is not None and self._on_pause is not None:
+                    self._on_pause(error, seconds)
+                time.sleep(seconds)
+                return None
+            case Ask(request) | Open(request):
+                self.close()
+                with transport.reaching(self._url):
+                    response = self._response = self._http.send(
+                        self._http.build_request(**transport.sent(request)), stream=True
+                    )
+                    if isinstance(step, Open) and transport.is_stream(response):
+                        self._frames = EventSource(response).iter_sse()
+                        return transport.reply(response)
+                    return transport.reply(response, response.read())
+
+    def close(self) -> None:
+        """End the stream that is open, if one is."""
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+
+
+def _key() -> str:
+    return uuid4().hex

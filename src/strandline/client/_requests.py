@@ -1,0 +1,126 @@
+"""What a client sends: one request for each thing that it can ask of a server. Values only."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypedDict
+from urllib.parse import quote
+
+from strandline._encoding import encode_messages
+from strandline._model import Block, IfBusy, OnDisconnect, OnQuestion
+
+QUIET_S: Final = 45.0
+"""How long a stream may be silent: a server says every 15 s that it is alive."""
+READ_S: Final = 30.0
+"""How long any other answer may take, besides what the server was asked to wait."""
+WAIT_S: Final = 30
+"""How long a server is asked to wait for the end of a run: below what most proxies allow."""
+PAGE: Final = 1000
+"""The most that a page may have."""
+EVENTS: Final = "text/event-stream"
+
+
+class Wishes(TypedDict, total=False):
+    """What a run may be asked for with; durations are seconds. The routes of the reference say what each does.
+
+    With a `idempotency_key` of one's own the same request is the same run also when another process sends it again.
+    """
+
+    if_busy: IfBusy | Literal["enqueue", "reject", "interrupt", "rollback"]
+    on_question: OnQuestion | Literal["wait", "answer", "dismiss"]
+    priority: int
+    timeout: float
+    queue_timeout: float
+    on_disconnect: OnDisconnect | Literal["continue", "cancel", "cancel_if_queued"]
+    metadata: dict[str, Any]
+    idempotency_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`again`: sending it twice does no harm, as it would the second time. `read_s`: how long nothing may come."""
+
+    method: str
+    path: str
+    body: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    again: bool = True
+    read_s: float = READ_S
+
+
+def anything(method: str, path: str, body: object = None, query: Mapping[str, str] | None = None) -> Request:
+    """Return a request to any route; only one that reads is sent again."""
+    return _request(method, path, body, query=query or {}, again=method in ("GET", "HEAD"))
+
+
+def new_run(
+    session: str, given: "str | list[Block] | Mapping[str, Any]", wishes: Wishes, key: str, *, wait: bool = False
+) -> Request:
+    """Return the request for a run, under a key; with `wait` for its end, if that comes soon."""
+    asked: dict[str, Any] = {"input": given, **wishes}
+    headers = {"Idempotency-Key": f'"{_escaped(str(asked.pop("idempotency_key", key)))}"'}
+    path = f"/v1/sessions/{quote(session, safe='')}/runs"
+    return _request("POST", path, asked, headers=headers | _prefer(wait), read_s=READ_S + (WAIT_S if wait else 0))
+
+
+def streamed(request: Request) -> Request:
+    """Return the same request, for the events of the run."""
+    headers = {**request.headers, "Accept": EVENTS}
+    return Request(request.method, request.path, request.body, headers, request.query, read_s=QUIET_S)
+
+
+def events(run_id: str, after: int) -> Request:
+    """Return the request for the events of a run after number `after`, 0 for all of them."""
+    headers = {"Accept": EVENTS, **({"Last-Event-ID": str(after)} if after else {})}
+    return _request("GET", f"{_run(run_id)}/events", headers=headers, read_s=QUIET_S)
+
+
+def run(run_id: str, *, wait: bool = False) -> Request:
+    """Return the request for a run as it is; with `wait` once it has ended, if that comes soon."""
+    return _request("GET", _run(run_id), headers=_prefer(wait), read_s=READ_S + (WAIT_S if wait else 0))
+
+
+def runs(statuses: str | Sequence[str], limit: int, cursor: str | None) -> Request:
+    """Return the request for a page of the runs of all sessions."""
+    named = statuses if isinstance(statuses, str) else ",".join(statuses)
+    query = {"limit": str(min(limit, PAGE)), **({"status": named} if named else {})}
+    return _request("GET", "/v1/runs", query=query if cursor is None else {**query, "cursor": cursor})
+
+
+def cancel(run_id: str, *, force: bool) -> Request:
+    """Return the request to cancel a run."""
+    return _request("POST", f"{_run(run_id)}/cancel", {"force": force})
+
+
+def history(session: str, limit: int, cursor: str | None, *, discarded: bool) -> Request:
+    """Return the request for a page of history."""
+    query = {"limit": str(min(limit, PAGE)), **({"discarded": "true"} if discarded else {})}
+    if cursor is not None:
+        query["cursor"] = cursor
+    return _request("GET", f"/v1/sessions/{quote(session, safe='')}/history", query=query)
+
+
+def responses(answers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the input of a run that answers input requests, by their ids."""
+    return {"responses": [{"id": each, "response": response} for each, response in answers.items()]}
+
+
+def _request(
+    method: str, path: str, body: object = None, *, headers: Mapping[str, str] | None = None, **more: Any
+) -> Request:
+    headers = {"Accept": "application/json", **(headers or {})}
+    if body is not None:
+        headers["Content-Type"] = "application/json"
+    return Request(method, path, None if body is None else encode_messages(body), headers, **more)
+
+
+def _prefer(wait: bool) -> dict[str, str]:
+    return {"Prefer": f"wait={WAIT_S}"} if wait else {}
+
+
+def _run(run_id: str) -> str:
+    return f"/v1/runs/{quote(run_id, safe='')}"
+
+
+def _escaped(key: str) -> str:
+    return key.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,102 @@
+"""What both clients have of httpx: how one is made for an address, and what its errors mean."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+from httpx_sse import ServerSentEvent
+
+from strandline import __version__
+from strandline.client._answers import Reply
+from strandline.client._errors import ClientError, NoServer
+from strandline.client._plans import Frame
+from strandline.client._requests import EVENTS, Request
+
+CONNECT_S: Final = 5.0
+_NOT_REACHED: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+
+def is_loopback(url: str) -> bool:
+    """Tell whether an address is of this machine: no proxy stands before it."""
+    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+
+
+def options(url: str, key: str | None) -> dict[str, Any]:
+    """Return what a client of httpx is made with. One client may have any number of streams open.
+
+    Raises `ClientError` for a key that is none.
+    """
+    headers = {"User-Agent": f"strandline/{__version__}"}
+    if key is not None:
+        headers["Authorization"] = f"Bearer {sendable(key)}"
+    return {
+        "base_url": url,
+        "headers": headers,
+        "timeout": httpx.Timeout(CONNECT_S),
+        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=20),
+        "trust_env": not is_loopback(url),
+    }
+
+
+def sendable(key: str) -> str:
+    """Return a key without the space around it, which files have. What is wrong with one is told without showing it."""
+    key = key.strip()
+    if not key or not all("!" <= character <= "~" for character in key):
+        raise ClientError("the API key must be printable ASCII without space, and not empty", code="bad_key")
+    return key
+
+
+@contextmanager
+def making(url: str) -> Iterator[None]:
+    """Have a client made for an address. Raises `ClientError` where none can be made; the cause says why."""
+    try:
+        yield
+    except httpx.InvalidURL as error:
+        detail = f"{url!r} is no address of a server ({str(error).rstrip('.')})"
+        raise ClientError(detail, code="bad_address") from error
+    except (ImportError, OSError, ValueError) as error:
+        raise NoServer(f"there is no way to {url}: {str(error).rstrip('.')}", code="no_way") from error
+
+
+@contextmanager
+def reaching(url: str) -> Iterator[None]:
+    """Send and receive. Raises `NoServer` for whatever keeps an answer from coming; the cause is httpx's."""
+    try:
+        yield
+    except (httpx.TransportError, httpx.DecodingError) as error:
+        told = str(error) or type(error).__name__
+        reached = not isinstance(error, _NOT_REACHED)
+        what = "breaks off" if reached else "does not answer"
+        raise NoServer(f"{url} {what} ({told})", reached=reached) from error
+
+
+def sent(request: Request) -> dict[str, Any]:
+    """Return a request as httpx takes it."""
+    headers = dict(request.headers)
+    if headers["Accept"] == EVENTS:
+        headers["Accept-Encoding"] = "identity"  # whoever compresses holds back what is there
+    return {
+        "method": request.method,
+        "url": request.path,
+        "content": request.body,
+        "headers": headers,
+        "params": dict(request.query),
+        "timeout": httpx.Timeout(CONNECT_S, read=request.read_s, write=request.read_s),
+    }
+
+
+def is_stream(response: httpx.Response) -> bool:
+    """Tell whether events come."""
+    return response.status_code == httpx.codes.OK and response.headers.get("content-type", "").startswith(EVENTS)
+
+
+def reply(response: httpx.Response, body: bytes = b"") -> Reply:
+    """Return an answer as a value."""
+    return Reply(response.status_code, {name.lower(): value for name, value in response.headers.items()}, body)
+
+
+def frame(event: ServerSentEvent) -> Frame:
+    """Return a server-sent event as a value."""
+    return Frame(event.data, event.id, event.retry)

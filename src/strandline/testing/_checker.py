@@ -1,0 +1,297 @@
+"""Tells whether messages are a history that a model provider accepts, and whether they tell what happened.
+
+Written from the rules of the providers and from what Strandline promises, not from the code that makes history, so
+that it can judge that code, a journal's contents, or what a server answers. Knows nothing but the form of messages.
+
+    assert check_history(messages) == []
+    assert check_truthful(messages, Ledger(ending=Cancelled(), finished={"t1": result}, unfinished={"t2"})) == []
+
+Both return faults, one sentence each.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from itertools import pairwise
+from typing import Any, Final, assert_never
+
+from msgspec import Struct
+
+from strandline._model import Block, Cancelled, Ending, Failed, Input, Message, NeedsInput, Succeeded, ToolResult
+
+_EARLY: Final = "(This run ended early: "
+_REASON: Final = 500
+"""Characters of why a run failed that history keeps."""
+
+
+class Ledger(Struct, frozen=True, kw_only=True):
+    """What really happened in one run, as somebody who watched it wrote it down.
+
+    What is left at its default is not checked, `finished` and `unfinished` apart: together they are all the tools
+    that the run asked for.
+    """
+
+    ending: Ending
+    question: Input | None = None
+    """What was asked, as it was sent."""
+    said: Sequence[str] = ()
+    """The texts that the model finished, in order."""
+    partial: str = ""
+    """The text of the model call that was cut off."""
+    finished: Mapping[str, ToolResult] = {}
+    """The result of every tool that ended, by toolUseId."""
+    unfinished: Set[str] = frozenset()
+    """The toolUseIds that were asked for and have no result: begun, or perhaps begun."""
+
+
+# -- what a provider accepts --------------------------------------------------------------------------
+
+
+def check_pairing(messages: Sequence[Message]) -> list[str]:
+    """Return what a provider refuses in the tool blocks of a conversation, or of a part of one.
+
+    Tools are asked for by the assistant, each under an id that its message has once; the next message begins with
+    one result for each of them; no result stands anywhere else.
+    """
+    if malformed := list(_tool_form(messages)):
+        return malformed
+    return list(_pairing(messages))
+
+
+def check_history(messages: Sequence[Message]) -> list[str]:
+    """Return what a provider refuses in a whole conversation that is at rest, waiting for the next question.
+
+    Besides the pairing of tools: it goes user, assistant, user, assistant; no message is empty, no text blank, no
+    tool result empty (Amazon Bedrock), no answer ends in reasoning (Anthropic); everything has its form.
+    """
+    if malformed := list(_form(messages)):
+        return malformed
+    return [*_pairing(messages), *_order(messages), *_content(messages)]
+
+
+def _form(messages: Sequence[Any]) -> Iterator[str]:
+    """Say what has not the form that every provider's messages have, so that nothing else can be said of it."""
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("content"), list):
+            yield f"message {number} is no message with a list of blocks"
+        elif message.get("role") not in ("user", "assistant"):
+            yield f"message {number} is nobody's"
+        elif not all(map(_is_block, message["content"])):
+            yield f"message {number} has a malformed block"
+
+
+def _is_block(block: Any) -> bool:
+    if not _is_simple(block):
+        return False
+    known = {"text", "toolUse", "toolResult"} & set(block)
+    if known == {"toolUse"}:
+        use = block["toolUse"]
+        return _is_named(use, "toolUseId") and _is_named(use, "name") and isinstance(use.get("input"), dict)
+    if known == {"toolResult"}:
+        result = block["toolResult"]
+        if not _is_named(result, "toolUseId") or result.get("status") not in ("success", "error"):
+            return False
+        output = result.get("content")
+        return isinstance(output, list) and all(
+            _is_simple(each) and "toolUse" not in each and "toolResult" not in each for each in output
+        )
+    return len(known) < 2
+
+
+def _is_simple(block: Any) -> bool:
+    """Tell whether it is a text, JSON, or of a kind whose value is an object, as those of all others are."""
+    if not isinstance(block, dict):
+        return False
+    if "text" in block:
+        return block["text"] is None or isinstance(block["text"], str)
+    return "json" in block or dict in map(type, block.values())
+
+
+def _is_named(tool: Any, by: str) -> bool:
+    return isinstance(tool, dict) and isinstance(tool.get(by), str) and tool[by].strip() != ""
+
+
+def _tool_form(messages: Sequence[Any]) -> Iterator[str]:
+    for number, message in enumerate(messages):
+        for block in _blocks(message):
+            for kind in ("toolUse", "toolResult"):
+                if kind in block and not _is_named(block[kind], "toolUseId"):
+                    yield f"message {number} has a {kind} without an id"
+
+
+def _blocks(message: Any) -> list[Block]:
+    content = message.get("content") if isinstance(message, dict) else None
+    return [each if isinstance(each, dict) else {} for each in content] if isinstance(content, list | tuple) else []
+
+
+def _pairing(messages: Sequence[Message]) -> Iterator[str]:
+    ends: list[Message] = [{"role": "assistant", "content": []}, {"role": "user", "content": []}]
+    told = [ends[0], *messages, ends[1]]
+    for number, (before, after) in enumerate(pairwise(told)):
+        asks = _ids(before, "toolUse") if _is_of(before, "assistant") else []
+        gives = _ids(after, "toolResult") if _is_of(after, "user") else []
+        for each in sorted(set(asks) | set(gives)):
+            if asks.count(each) != gives.count(each):
+                yield f"{each} is asked for {asks.count(each)} times and answered {gives.count(each)} at {number}"
+            elif asks.count(each) > 1:
+                yield f"{each} is asked for twice in one message before {number}"
+        if any("toolResult" not in block for block in _blocks(after)[: len(gives)]):
+            yield f"message {number} does not begin with its results"
+    for number, message in enumerate(messages):
+        for kind, role in (("toolUse", "assistant"), ("toolResult", "user")):
+            if _ids(message, kind) and not _is_of(message, role):
+                yield f"message {number} has a {kind} and is not of role {role}"
+
+
+def _order(messages: Sequence[Message]) -> Iterator[str]:
+    roles = [message["role"] for message in messages]
+    if roles != ["user", "assistant"] * (len(roles) // 2):
+        yield f"the roles do not go user, assistant, ..., but {', '.join(roles)}"
+
+
+def _content(messages: Sequence[Message]) -> Iterator[str]:
+    for number, message in enumerate(messages):
+        blocks = message["content"]
+        if blocks == []:
+            yield f"message {number} has no content"
+        elif message["role"] == "assistant" and "reasoningContent" in blocks[-1]:
+            yield f"message {number} ends in reasoning"
+        for block in blocks:
+            if _blank(block):
+                yield f"message {number} has a blank text"
+            if "toolResult" in block:
+                output = block["toolResult"]["content"]
+                if output == [] or any(map(_blank, output)):
+                    yield f"message {number} has an empty result"
+
+
+def _ids(message: Message, kind: str) -> list[str]:
+    return [block[kind]["toolUseId"] for block in _blocks(message) if kind in block]
+
+
+def _is_of(message: Any, role: str) -> bool:
+    return isinstance(message, dict) and message.get("role") == role
+
+
+def _blank(block: Mapping[str, Any]) -> bool:
+    return "text" in block and (block["text"] is None or block["text"].isspace() or block["text"] == "")
+
+
+# -- what happened ------------------------------------------------------------------------------------
+
+
+def check_truthful(messages: Sequence[Message], ledger: Ledger) -> list[str]:
+    """Return where the messages of one run (from its question on) do not tell what the ledger says.
+
+    The question and everything that the model said is there; a tool that ended has its result, and one that did not
+    reads as unknown; nothing else is told of any tool; the end is told in the fixed words and in no others. What a
+    tool returned in no proper form has to be there as text.
+    """
+    if malformed := list(_form(messages)):
+        return malformed
+    return [
+        *_question(messages, ledger),
+        *_tools(messages, ledger),
+        *_words(messages, ledger),
+        *_end(messages, ledger),
+    ]
+
+
+def _question(messages: Sequence[Message], ledger: Ledger) -> Iterator[str]:
+    if ledger.question is None:
+        return
+    asked: list[Block] = [{"text": ledger.question}] if isinstance(ledger.question, str) else ledger.question
+    worth = [block for block in asked if not _blank(block)] or [{"text": "(empty message)"}]
+    if not messages or messages[0]["role"] != "user" or messages[0]["content"][: len(worth)] != worth:
+        yield "the run does not begin with its question"
+
+
+def _tools(messages: Sequence[Message], ledger: Ledger) -> Iterator[str]:
+    told: dict[str, ToolResult] = {}
+    for message in messages:
+        for block in message["content"]:
+            if "toolResult" in block:
+                told[block["toolResult"]["toolUseId"]] = block["toolResult"]
+    asked = {each for message in messages for each in _ids(message, "toolUse")}
+    for each, result in ledger.finished.items():
+        if each not in asked or each not in told:
+            yield f"tool {each} had ended and is forgotten"
+        elif _output(told[each]) != _output(result) or told[each]["status"] != _status(result):
+            yield f"tool {each} had ended with another result"
+    for each in ledger.unfinished:
+        if each not in asked or each not in told:
+            yield f"tool {each} may have run and is forgotten"
+        elif told[each].get("status") != "error" or "unknown" not in _text(told[each]["content"]):
+            yield f"tool {each} may have run and does not read as unknown"
+    for each in sorted((asked | set(told)) - set(ledger.finished) - ledger.unfinished):
+        yield f"tool {each} is told of and was never asked for"
+
+
+def _words(messages: Sequence[Message], ledger: Ledger) -> Iterator[str]:
+    texts = iter([text for message in messages if message["role"] == "assistant" for text in _texts(message)])
+    for said in ledger.said:
+        if said.strip() and said not in texts:  # goes on where the last one was found
+            yield f"the model said {said!r}, which is not there or out of order"
+    if ledger.partial.strip():
+        last = _texts(messages[-1]) if messages else []
+        if isinstance(ledger.ending, Succeeded):
+            yield "a run that succeeded has no partial text"
+        elif ledger.partial not in last[:-1]:
+            yield "the partial text is not a block of its own before the closing one"
+
+
+def _end(messages: Sequence[Message], ledger: Ledger) -> Iterator[str]:
+    closing: list[str] = []
+    match ledger.ending:
+        case Succeeded(limit=True):
+            closing = [f"{_EARLY}limit.)"]
+        case Failed(code=code, detail=detail, raised=raised):
+            kept = detail[:_REASON]
+            closing = [f"{_EARLY}{code.value}.)", *([kept] if kept.strip() else [])]
+            if raised is not None and any(raised.text in text for message in messages for text in _texts(message)):
+                yield "history has the text of an exception that is not to be told"
+        case Cancelled():
+            closing = [f"{_EARLY}cancelled.)"]
+        case Succeeded() | NeedsInput():
+            pass
+        case _:
+            assert_never(ledger.ending)
+    texts = [text for message in messages for text in _texts(message)]
+    told = [text for text in texts if text.startswith(_EARLY)]
+    last = messages[-1]["content"][-len(closing) :] if messages else []
+    if not closing:
+        if told:
+            yield "a run that came to its own end reads as ended early"
+    elif last != [{"text": text} for text in closing] or messages[-1]["role"] != "assistant":
+        yield f"the run does not close with {closing!r}"
+    elif len(told) > 1:
+        yield "the end is told twice"
+
+
+def _texts(message: Message) -> list[str]:
+    return [block["text"] for block in message["content"] if "text" in block]
+
+
+def _text(content: Iterable[Mapping[str, Any]]) -> str:
+    return "\n".join(block["text"] for block in content if "text" in block)
+
+
+def _status(result: Any) -> str:
+    given = result.get("status") if isinstance(result, dict) else None
+    return {"success": "success", "None": "success"}.get(str(given), "error")
+
+
+def _output(result: Any) -> list[Block]:
+    """Return what a tool said, in blocks, whatever it said it in; an empty result may be told in any words."""
+    if isinstance(result, dict):
+        result = result.get("content")
+    if not isinstance(result, list | tuple):
+        result = [] if result is None else [result]
+    said = [_as_block(each) for each in result]
+    return [block for block in said if block != {} and not _blank(block) and block != {"text": "(no output)"}]
+
+
+def _as_block(said: Any) -> Block:
+    if said == {} or (_is_simple(said) and not {"toolUse", "toolResult"} & set(said)):
+        return dict(said)
+    if isinstance(said, dict) and "text" in said and "toolUse" not in said and "toolResult" not in said:
+        return {**said, "text": str(said["text"])}
+    return {"text": str(said)}

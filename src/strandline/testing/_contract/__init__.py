@@ -1,0 +1,52 @@
+"""What every journal has to do, as tests: subclass `JournalContract`, say how yours is made, run pytest.
+
+    class TestMine(JournalContract):
+        def make_journal(self, folder, clock):
+            return MyJournal(folder / "journal", clock)
+
+        async def reopen(self, journal, folder, clock):
+            await journal.close()
+            return self.make_journal(folder, clock)
+
+Each test is named for the invariant that it shows. None sleeps, each has a deadline. Every test ends by closing the
+journal and checking that no claim was delivered but those that the test has seen. A journal that does not pass does
+not exist.
+"""
+
+from strandline.testing._contract.claims import ClaimsContract
+from strandline.testing._contract.control import ControlContract
+from strandline.testing._contract.ends import EndsContract
+from strandline.testing._contract.history import HistoryContract
+from strandline.testing._contract.holds import HoldsContract
+from strandline.testing._contract.inputs import InputsContract
+from strandline.testing._contract.keys import KeysContract
+from strandline.testing._contract.line import LineContract
+from strandline.testing._contract.lists import ListsContract
+from strandline.testing._contract.pages import PagesContract
+from strandline.testing._contract.pauses import PausesContract
+from strandline.testing._contract.policies import PoliciesContract
+from strandline.testing._contract.principals import PrincipalsContract
+from strandline.testing._contract.rest import RestContract
+from strandline.testing._contract.standing import StandingContract
+
+__all__ = ["JournalContract"]
+
+
+class JournalContract(
+    LineContract,
+    ClaimsContract,
+    HistoryContract,
+    HoldsContract,
+    EndsContract,
+    ControlContract,
+    InputsContract,
+    KeysContract,
+    ListsContract,
+    PagesContract,
+    PoliciesContract,
+    PausesContract,
+    PrincipalsContract,
+    RestContract,
+    StandingContract,
+):
+    """The conformance suite: subclass it with a name that starts with `Test`."""

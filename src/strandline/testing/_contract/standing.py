@@ -1,0 +1,110 @@
+"""What every journal does with the time of runs that wait in a session that is closed for two reasons at once.
+
+It waits for input, and it is paused or held: a minute in which both are true stands still once.
+"""
+
+from strandline._journal.port import Changed, Pause, Resume
+from strandline._model import Completion, InputRequest, Lane, Message, Outcome, Question, RunId, RunStatus, responses
+from strandline.testing._contract.scenario import Contract, scenario
+from strandline.testing._desk import Desk, key, said, waiting_runs
+
+ROUND: Message = {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t", "name": "pay", "input": {}}}]}
+REQUESTS = [InputRequest("i", "sure")]
+LIMIT_S = 5_000.0
+UNTIL = 2_000.0
+
+
+class StandingContract(Contract):
+    """Pauses and holds that overlap with a question."""
+
+    async def _stood(self, desk: Desk, *steps: tuple[float, str]) -> dict[str, float]:
+        """Return how long the time of each run stood that waits (named as it comes, with `+`), after these steps.
+
+        A run executes from 1,000 on, and asks with a question that is open until 2,000.
+        """
+        claim = await desk.start("a")
+        accepted: dict[str, float] = {}
+        for at, step in steps:
+            desk.clock.at = at
+            if step.startswith("+"):
+                accepted[step] = at
+                await desk.accept(step, queue_deadline=at + LIMIT_S)
+            elif step.startswith("ask"):
+                question = Question(requests=REQUESTS, message=ROUND, results={}, state={})
+                outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=REQUESTS)
+                messages = [*said("go"), ROUND]
+                completion = Completion(
+                    outcome=outcome, messages=messages, question=question, answer_within_s=UNTIL - at
+                )
+                await desk.finish(claim, completion, hold=step == "ask and hold")
+            elif step == "answer":
+                await desk.accept("x", input=responses({"i": "yes"}), lane=Lane.ANSWER, claim_next=False)
+            elif step == "withdraw":
+                await desk.cancel("a")
+            elif step == "release":
+                await desk.release(claim.token, counted=True)
+            elif step == "restart":
+                await desk.restart()
+            elif step == "pause":
+                assert await desk.journal.change(Pause(key())) == Changed(existed=True)
+            else:
+                await desk.journal.change(Resume(key()))
+        waiting = {each.run_id: each.queue_deadline or 0.0 for each in await waiting_runs(desk.journal)}
+        return {run_id: waiting[RunId(run_id)] - began - LIMIT_S for run_id, began in accepted.items()}
+
+    @scenario
+    async def test_a_pause_within_a_question(self, desk: Desk) -> None:
+        steps = ((1_000, "+w"), (1_100, "ask"), (1_200, "pause"), (1_250, "+v"), (1_300, "resume"), (1_500, "answer"))
+        assert await self._stood(desk, *steps) == {"+w": 400, "+v": 250}
+
+    @scenario
+    async def test_a_question_within_a_pause(self, desk: Desk) -> None:
+        steps = ((1_000, "+w"), (1_100, "pause"), (1_200, "ask"), (1_300, "+v"), (1_400, "answer"), (1_600, "resume"))
+        assert await self._stood(desk, *steps) == {"+w": 500, "+v": 300}
+
+    @scenario
+    async def test_a_pause_that_begins_in_a_question_and_ends_after_it(self, desk: Desk) -> None:
+        steps = ((1_000, "+w"), (1_100, "ask"), (1_200, "pause"), (1_300, "withdraw"), (1_350, "+v"), (1_600, "resume"))
+        assert await self._stood(desk, *steps) == {"+w": 500, "+v": 250}
+
+    @scenario
+    async def test_a_pause_that_begins_before_a_question_and_ends_in_it(self, desk: Desk) -> None:
+        steps = ((1_000, "+w"), (1_100, "pause"), (1_150, "+v"), (1_200, "ask"), (1_300, "resume"), (1_400, "withdraw"))
+        assert await self._stood(desk, *steps) == {"+w": 300, "+v": 250}
+
+    @scenario
+    async def test_a_pause_that_outlasts_the_time_of_a_question(self, desk: Desk) -> None:
+        """Nobody has answered, and nothing could go on instead."""
+        steps = ((1_000, "+w"), (1_100, "ask"), (1_200, "pause"), (2_300, "+v"), (2_500, "resume"))
+        assert await self._stood(desk, *steps) == {"+w": 1_400, "+v": 200}
+
+    @scenario
+    async def test_a_pause_that_begins_when_the_time_of_a_question_is_over(self, desk: Desk) -> None:
+        steps = ((1_000, "+w"), (1_100, "ask"), (2_200, "pause"), (2_300, "answer"), (2_500, "resume"))
+        assert await self._stood(desk, *steps) == {"+w": 1_200}
+
+    @scenario
+    async def test_a_hold_of_the_run_that_asks(self, desk: Desk) -> None:
+        steps = ((1_000, "+w"), (1_100, "ask and hold"), (1_200, "answer"), (1_300, "release"))
+        assert await self._stood(desk, *steps) == {"+w": 200}
+
+    @scenario
+    async def test_a_hold_that_ends_before_the_answer_comes(self, desk: Desk) -> None:
+        steps = ((1_000, "+w"), (1_100, "ask and hold"), (1_200, "release"), (1_300, "answer"))
+        assert await self._stood(desk, *steps) == {"+w": 200}
+
+    @scenario
+    async def test_a_question_a_hold_and_a_pause(self, desk: Desk) -> None:
+        steps = (
+            (1_000, "+w"), (1_050, "pause"), (1_100, "ask and hold"), (1_200, "release"), (1_300, "answer"),
+            (1_400, "resume"),
+        )  # fmt: skip
+        assert await self._stood(desk, *steps) == {"+w": 350}
+
+    @scenario
+    async def test_a_restart_in_the_middle_of_all_of_them(self, desk: Desk) -> None:
+        steps = (
+            (1_000, "+w"), (1_050, "pause"), (1_100, "ask and hold"), (1_150, "resume"), (1_200, "restart"),
+            (1_250, "pause"), (1_260, "restart"), (1_300, "answer"), (1_400, "restart"), (1_500, "resume"),
+        )  # fmt: skip
+        assert await self._stood(desk, *steps) == {"+w": 450}

@@ -1,0 +1,41 @@
+"""`ScriptedModel` and the words of its scripts, as tests know them; they live in `strandline._scripted.model`."""
+
+from strandline._scripted.model import (
+    Answer,
+    Block,
+    Item,
+    Pause,
+    Script,
+    ScriptedModel,
+    Stop,
+    Waitable,
+    call,
+    fast_retries,
+    in_turn,
+    pause,
+    question,
+    results,
+    say,
+    stop,
+    think,
+)
+
+__all__ = [
+    "Answer",
+    "Block",
+    "Item",
+    "Pause",
+    "Script",
+    "ScriptedModel",
+    "Stop",
+    "Waitable",
+    "call",
+    "fast_retries",
+    "in_turn",
+    "pause",
+    "question",
+    "results",
+    "say",
+    "stop",
+    "think",
+]
