@@ -1,7 +1,7 @@
 """What an idle session and a waiting run take in memory: `python -m bench.memory [--quick]`.
 
 Measured from outside, as the growth of a server's resident memory divided by how many were added, after as
-many others have filled its caches. It is an upper bound: memory that the server has freed but not given back
+many others have filled its caches. It is an upper bound: memory that the server has freed but not returned
 counts. The agent has ten tools and, after ten turns, 20 messages.
 """
 

@@ -48,7 +48,7 @@ def cancelled(life: Life, evidence: Evidence) -> Iterator[str]:
 
 
 def _ended_by(life: Life, kept: Run, at: float) -> bool:
-    """Tell whether a run had ended at that second, as far as can be known."""
+    """Return whether a run had ended at that second, as far as can be known."""
     return kept.ended_at is not None and (not life.steady or kept.ended_at - EPOCH <= at + SOON_S)
 
 
@@ -178,7 +178,7 @@ def _interrupts_of(life: Life, evidence: Evidence, run: RunEvidence) -> list[Ask
 
 
 def _busy(life: Life, request: Asked) -> bool:
-    """Tell whether a session may have had a run at some time after it was asked for another."""
+    """Return whether a session may have had a run at some time after it was asked for another."""
     return any(
         run.key == request.session
         and run.created_at - EPOCH < request.at + 100.0

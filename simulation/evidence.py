@@ -23,7 +23,7 @@ class Evidence:
         self.deaths: list[float] = []
         """When workers died."""
         self.ends: list[int] = []
-        """When processes died, lost their journal or began to drain: what executed there may be given back."""
+        """When processes died, lost their journal or began to drain: what executed there may be requeued."""
         self.drains: list[tuple[int, float, bool]] = []
         self.by_session: dict[SessionKey, list[Attempt]] = defaultdict(list)
         self.histories_seen: list[tuple[int, SessionKey, list[Message], bool]] = []
@@ -109,7 +109,7 @@ class Evidence:
         return {key: list(runs.values()) for key, runs in started.items()}
 
     def is_deleted(self, run: RunEvidence, *, for_sure: bool = False) -> bool:
-        """Tell whether a run may have been deleted with its session."""
+        """Return whether a run may have been deleted with its session."""
         return any(
             each.session == run.request.session
             and (each.told_nth > 0 if for_sure else True)
@@ -118,7 +118,7 @@ class Evidence:
         )
 
     def was_deleted(self, session: SessionKey, since_nth: int = -1) -> bool:
-        """Tell whether a session may have been deleted after a place in the record."""
+        """Return whether a session may have been deleted after a place in the record."""
         return any(
             each.session == session and (each.told_nth < 0 or each.told_nth > since_nth)
             for each in self.deletions.values()
@@ -129,7 +129,7 @@ class Evidence:
         return [each for each in self._life.runs.values() if each.key == session]
 
     def was_asked(self, session: SessionKey) -> bool:
-        """Tell whether a run of a session has ever asked a person."""
+        """Return whether a run of a session has ever asked a person."""
         return any(attempt.asks for attempt in self.by_session[session])
 
     def _run(self, run_id: str) -> RunEvidence:

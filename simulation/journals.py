@@ -1,9 +1,10 @@
-"""The journal as one process has it: each verb takes its time, may fail, and does nothing any more once that is dead.
+"""The journal as one process has it: each operation takes its time, may fail, and does nothing any more once that is
+dead.
 
 In front of a `MemoryJournal`, which is what survives. Facts that may return when queued wait here, in order, for a
-later verb of their token; a crash loses them, as it loses what a real journal has not yet committed. Verbs take effect
-in any order, but are answered in the order in which they did: so it is with one thread that writes, and the engine
-relies on it. A claim comes after the answer to the verb that made it, at once or a while later.
+later operation of their token; a crash loses them, as it loses what a real journal has not yet committed. Operations
+take effect in any order, but are answered in the order in which they did: so it is with one thread that writes, and the
+engine relies on it. A claim comes after the answer to the operation that made it, at once or a while later.
 """
 
 import asyncio
@@ -42,7 +43,8 @@ T = TypeVar("T")
 
 
 class Disk:
-    """How well the disk does: `full` fails every verb that writes, `fails` is how often any fails for no reason."""
+    """How well the disk does: `full` fails every operation that writes, `fails` is how often any fails for no
+    reason."""
 
     def __init__(self) -> None:
         self.full = False
@@ -114,7 +116,7 @@ class SlowJournal:
         self._queued: dict[FencingToken, list[Checkpoint]] = {}
         self._back = Way(process.chance, disk.slow_s)
         self._unanswered = 0
-        """How many verbs have taken effect and have not returned; none that comes later returns before them."""
+        """How many operations have taken effect and have not returned; none that comes later returns before them."""
 
     @property
     def epoch(self) -> int:
@@ -217,7 +219,7 @@ class SlowJournal:
             await self._flush(token)
         await self._inner.close()
 
-    async def _written(self, verb: Callable[[], Awaitable[T]], token: FencingToken | None = None) -> T:
+    async def _written(self, operation: Callable[[], Awaitable[T]], token: FencingToken | None = None) -> T:
         await self._before()
         if self._process.fenced and token is None:
             raise JournalUnavailable("another process has the journal")
@@ -226,7 +228,7 @@ class SlowJournal:
             raise JournalUnavailable("the disk is full")
         if token is not None:
             await self._flush(token)
-        result = await verb()
+        result = await operation()
         await self._after()
         return result
 
@@ -249,7 +251,7 @@ class SlowJournal:
 
     def _flush_soon(self, token: FencingToken) -> None:
         if self._process.alive and not self._process.fenced and not self._disk.full and token in self._queued:
-            # The memory journal never waits: its verb is done when its first step is.
+            # The memory journal never waits: its operation is done when its first step is.
             coroutine = self._flush(token)
             try:
                 coroutine.send(None)

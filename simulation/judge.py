@@ -212,7 +212,7 @@ def _exclusive(life: Life, evidence: Evidence) -> Iterator[str]:
 
 
 def _given_up(life: Life, evidence: Evidence, earlier: Attempt, later: Attempt) -> bool:
-    """Tell whether the hold of an attempt whose code still works was over when another began."""
+    """Return whether the hold of an attempt whose code still works was over when another began."""
     kept = life.runs.get(earlier.run)
     if kept is None and evidence.is_deleted(evidence.runs[earlier.run]):
         return _may_be_left(life)
@@ -249,7 +249,8 @@ def _kept_out(life: Life, evidence: Evidence) -> Iterator[str]:
 
 
 def _was_left(life: Life, attempt: Attempt, begun: Attempt) -> bool:
-    """Tell whether it was known that an attempt had left its code working when the run of another was first claimed."""
+    """Return whether it was known that an attempt had left its code working when the run of another was first
+    claimed."""
     kept = life.runs.get(begun.run)
     if kept is None or kept.started_at is None or begun.number > 1 or attempt.worker_gone_at < begun.began_at:
         return False
@@ -257,7 +258,7 @@ def _was_left(life: Life, attempt: Attempt, begun: Attempt) -> bool:
 
 
 def _may_be_left(life: Life) -> bool:
-    """Tell whether a run may end before its code does."""
+    """Return whether a run may end before its code does."""
     return bool(life.traits.threads or life.traits.swallows or life.workers)
 
 

@@ -31,7 +31,7 @@ class Chance(random.Random):
         """How likely virtual time passes at a seam."""
 
     def happens(self, probability: float) -> bool:
-        """Tell whether something happens that does so with this probability."""
+        """Return whether something happens that does so with this probability."""
         return self.random() < probability
 
     def between(self, low: float, high: float) -> float:

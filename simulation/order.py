@@ -41,9 +41,9 @@ def paused(life: Life, evidence: Evidence) -> Iterator[str]:
 
 
 def _may_stand_behind_more(evidence: Evidence, run: RunEvidence) -> bool:
-    """Tell whether a run may stand one place behind the last that is accepted: it was there, and another came back.
+    """Return whether a run may stand one place behind the last that is accepted: it was there, and another came back.
 
-    One that was attached to is told where it stands then. Whatever was given back had left the queue before, so that
+    One that was attached to is told where it stands then. Whatever was requeued had left the queue before, so that
     others were accepted in its place; of each session that is one run at most. So it is with an answer, which no bound
     holds.
     """
@@ -80,7 +80,7 @@ def _rank(run: RunEvidence, kept: Run, at: float) -> tuple[int, int, int] | None
 
 
 def _before(one: tuple[int, int, int], other: tuple[int, int, int]) -> bool:
-    """Tell whether one run goes before another for sure."""
+    """Return whether one run goes before another for sure."""
     moved = 1 in (one[1], other[1]) and one[0] == other[0] == FRONT
     return one < other and not moved
 
@@ -115,7 +115,7 @@ def _by_rank(life: Life, runs: list[RunEvidence]) -> Iterator[str]:
 
 
 def _going_on(life: Life, evidence: Evidence, key: SessionKey) -> Iterator[str]:
-    """What was given back goes on before anything else of its session begins."""
+    """What was requeued goes on before anything else of its session begins."""
     attempts = [each for each in evidence.by_session[key] if each.run in life.runs]
     lasts = {attempt.run: nth for nth, attempt in enumerate(attempts)}
     begun: str | None = None

@@ -35,5 +35,5 @@ class Perils:
         """Whether nothing befalls them any more."""
 
     def happens(self, chance: Chance, probability: float) -> bool:
-        """Tell whether something befalls a worker."""
+        """Return whether something befalls a worker."""
         return probability > 0.0 and not self.calm and chance.happens(probability)

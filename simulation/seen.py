@@ -60,7 +60,7 @@ class Attempt:
         """How many of `said` are durable for sure: a round was staged after them."""
 
     def was_on_its_way(self, at: float) -> bool:
-        """Tell whether its worker may have been told to begin it before second `at`, and did so later."""
+        """Return whether its worker may have been told to begin it before second `at`, and did so later."""
         return self.worker > 0 and (self.stood or self.began_at <= at + ON_ITS_WAY_S)
 
     def end(self, nth: int, at: float) -> None:

@@ -167,13 +167,13 @@ class Server:
                 reply.set_exception(Gone())
 
     def is_quiet(self) -> bool:
-        """Tell whether nothing executes, is held, waits or is on its way, and it would go on if something came."""
+        """Return whether nothing executes, is held, waits or is on its way, and it would go on if something came."""
         health = self.service.health()
         rests = not (health.processing or health.queue_depth or self.service._queues.expects_claims())
         return self.ready and health.ready and rests
 
     def is_choked(self) -> bool:
-        """Tell whether runs wait since too many ended ones of their principal still work."""
+        """Return whether runs wait since too many ended ones of their principal still work."""
         queues = self.service._queues
         return any(share.waiting and queues.is_full(name) for name, share in self.service.shares().items())
 

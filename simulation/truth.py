@@ -33,7 +33,7 @@ from strandline.testing._checker import check_history, check_truthful
 EPOCH = 1_800_000_000.0
 """Wall time at virtual second 0."""
 SLACK_S = 2.0
-"""How much longer than promised something may take: for verbs that are slow."""
+"""How much longer than promised something may take: for operations that are slow."""
 
 
 def tools_once(life: Life, evidence: Evidence) -> Iterator[str]:
@@ -110,7 +110,7 @@ def _traces(life: Life, run: RunEvidence) -> tuple[int, ...]:
     if kept.status is RunStatus.NEEDS_INPUT and run.request.answers:
         return (0, 1)  # none, if it has asked again in the round that it had to close
     if kept.status is RunStatus.CANCELLED and not run.staged and not run.request.answers:
-        # None, if it waited, also if it was given back with nothing staged.
+        # None, if it waited, also if it was requeued with nothing staged.
         return (0,) if kept.started_at is None else (0, 1)
     if kept.status is RunStatus.CANCELLED and kept.started_at is None and run.hung_up_at:
         return (0, 1)  # none, if it waited and was left alone: the question that it answers is given up
@@ -135,7 +135,7 @@ def _pending(messages: list[Message], pending: bool) -> Iterator[str]:
 
 
 def _hidden(life: Life, run: RunEvidence | None) -> bool:
-    """Tell whether what a run left is to be flagged and hidden."""
+    """Return whether what a run left is to be flagged and hidden."""
     kept = None if run is None else life.runs.get(run.id)
     if kept is not None and kept.status is RunStatus.CANCELLED:
         return kept.discarded
@@ -203,6 +203,6 @@ def remembered(life: Life, evidence: Evidence) -> Iterator[str]:
 
 
 def expired(life: Life, run: RunEvidence) -> bool:
-    """Tell whether a run ended because it had waited too long; it leaves no trace."""
+    """Return whether a run ended because it had waited too long; it leaves no trace."""
     outcome = life.runs[run.id].outcome
     return outcome is not None and outcome.error is not None and outcome.error.code is ErrorCode.QUEUE_TIMEOUT

@@ -213,7 +213,7 @@ class WorkersOwnLoops(SeededLoops):
         return Load(silent_s=0.0 if self._asked_at is None else self._clock.monotonic() - self._asked_at)
 
     def blocks(self, call: Call[Any]) -> bool:
-        """Tell whether it is this call's code that has the thread."""
+        """Return whether it is this call's code that has the thread."""
         return call is self.blocker
 
     def _begin(self, call: Call[T], work: Callable[[], Coroutine[Any, Any, T]]) -> None:

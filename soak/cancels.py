@@ -54,7 +54,7 @@ def _cancels(case: Case) -> Iterator[str]:
 
 
 def _may_stand(cancel: Cancel, view: View) -> bool:
-    """Tell whether a run may have ended otherwise though its cancel was answered so.
+    """Return whether a run may have ended otherwise though its cancel was answered so.
 
     Of one that asks the question was withdrawn; of one that had ended only the hold, by force.
     """

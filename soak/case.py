@@ -148,13 +148,13 @@ class Case:
         return self.records.asked.get(self.label_of.get(run_id, ""))
 
     def is_last(self, run_id: str) -> bool:
-        """Tell whether no other run has gone on with what this one has begun."""
+        """Return whether no other run has gone on with what this one has begun."""
         return self.thread[self._thread_of_run(run_id)][-1:] == [run_id]
 
     def leaves_a_trace(self, run: Stored) -> bool:
-        """Tell whether a run has to be in history: all are, but those that came to their end while they waited.
+        """Return whether a run has to be in history: all are, but those that came to their end while they waited.
 
-        One that had begun and waits again, given back, leaves what it had staged when it is cancelled: maybe nothing.
+        One that had begun and waits again, requeued, leaves what it had staged when it is cancelled: maybe nothing.
         """
         view = self.records.views.get(run.run_id)
         if view is None or view.ended is None:
@@ -164,7 +164,7 @@ class Case:
         return view.started or view.ended.kind not in ("queue_timeout", "cancelled")
 
     def _waited_again(self, run: Stored, view: View) -> bool:
-        """Tell whether a run may have waited, with nothing that it did, when it was cancelled.
+        """Return whether a run may have waited, with nothing that it did, when it was cancelled.
 
         Its server was told to end, or killed, or a worker struck, after it had begun; it had started no tool; nobody
         was told that it executed when it was cancelled.

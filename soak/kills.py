@@ -63,7 +63,7 @@ class Hit(Struct, frozen=True, kw_only=True):
 
 
 def has_workers(seed: int, number: int) -> bool:
-    """Tell whether a server has workers."""
+    """Return whether a server has workers."""
     return random.Random(f"{seed} workers of {number}").random() < WITH_WORKERS
 
 

@@ -102,7 +102,7 @@ def _went_on(case: Case) -> Iterator[str]:
 
 
 def _dismissed(case: Case, run_id: str, view: View) -> bool:
-    """Tell whether there was something that closes a question which nobody has answered."""
+    """Return whether there was something that closes a question which nobody has answered."""
     asked, ended_s = case.asked_for(run_id), view.ended_s or 0.0
     if asked is None:
         return False
@@ -144,7 +144,7 @@ def _waited(case: Case) -> Iterator[str]:
 
 
 def _is_withdrawn(case: Case, run_id: str, asked: Asked) -> bool:
-    """Tell whether a question may have been closed before its time."""
+    """Return whether a question may have been closed before its time."""
     return (
         any(each.run_id == run_id and each.status_code in (0, WITHDRAWN) for each in case.records.cancels)
         or any(each.session == asked.session and each.running for each in case.records.sweeps)

@@ -110,7 +110,7 @@ class Server:
             self._complaints.append(text.strip()[:500])
 
     def _has_reason(self, text: str) -> bool:
-        """Tell whether a line of its log is about what was done to its workers."""
+        """Return whether a line of its log is about what was done to its workers."""
         if died := _DIED.search(text):
             return int(died[1]) in self.struck
         return bool(self.struck) and any(each in text for each in _STRUCK)

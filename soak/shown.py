@@ -13,7 +13,7 @@ def check_shown(history: Sequence[Any]) -> list[str]:
 
 
 def is_open(history: Sequence[Any]) -> bool:
-    """Tell whether the last round waits for input, or goes on with it."""
+    """Return whether the last round waits for input, or goes on with it."""
     return any(use["name"] in ASKING for use in _uses(history))
 
 

@@ -56,7 +56,7 @@ class Talk:
             return None
 
     async def _send(self, server: Server, say: Say, body: dict[str, Any]) -> Reply | None:
-        """Send a message; return the answer if it settles it."""
+        """Send a message; return the answer if it finishes it."""
         headers = f"Idempotency-Key: {say.label}\r\n" if say.keyed else ""
         try:
             reply = await ask(server.port, "POST", "/chat", body, headers=headers)

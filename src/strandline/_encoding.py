@@ -66,7 +66,7 @@ def decoder(kind: Any) -> Callable[[bytes], Any]:
 
 
 def _to_wrap(value: Any) -> bool:
-    """Tell whether there are bytes or our mark in it; on the way of every run, hence the loop and the exact types."""
+    """Return whether there are bytes or our mark in it; on the way of every run, hence the loop and the exact types."""
     kind = type(value)
     if kind in _LEAVES:
         return False
@@ -192,7 +192,8 @@ def _apart(record: msgspec.Struct, inner: Callable[[object], object]) -> object:
 
 
 def _is_default(value: object, default: object) -> bool:
-    """Tell whether the encoder leaves a value out: the default itself, or an empty one from `list`, `dict` or `set`."""
+    """Return whether the encoder leaves a value out: the default itself, or an empty one from `list`, `dict` or
+    `set`."""
     if value is default:
         return True
     factory = getattr(default, "factory", None)

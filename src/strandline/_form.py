@@ -129,10 +129,10 @@ def told_as_text(value: object) -> str:
 
 
 def holds(block: object, kind: str) -> bool:
-    """Tell whether this is a block with the key `kind`."""
+    """Return whether this is a block with the key `kind`."""
     return isinstance(block, dict) and kind in block
 
 
 def same_blocks(content: Sequence[Block], other: Sequence[Block]) -> bool:
-    """Tell whether two lists hold the very same blocks; what agents put into blocks may not know how to compare."""
+    """Return whether two lists hold the very same blocks; what agents put into blocks may not know how to compare."""
     return len(content) == len(other) and all(map(operator.is_, content, other))

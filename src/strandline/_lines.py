@@ -70,7 +70,7 @@ class Lines:
             self._add(line)
 
     def flush(self, within_s: float) -> bool:
-        """Tell whether everything that was put so far is written, or dropped; waits so many seconds at most.
+        """Return whether everything that was put so far is written, or dropped; waits so many seconds at most.
 
         It waits once only for a reader who has taken nothing since: an end has several parts that flush.
         """

@@ -96,7 +96,7 @@ def flush(within_s: float = FLUSH_S) -> None:
 
 
 def flush_printed(within_s: float = FLUSH_S) -> bool:
-    """Tell whether what user code has printed is written; if nobody has read it after so many seconds, it is not."""
+    """Return whether what user code has printed is written; if nobody has read it after so many seconds, it is not."""
 
     def write() -> None:
         for each in (sys.stdout, sys.stderr):

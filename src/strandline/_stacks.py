@@ -108,7 +108,7 @@ def _told(place: Path) -> str | None:
 
 
 def _catches(pid: int, number: int) -> bool:
-    """Tell whether a process has a handler for a signal; True where the system does not say."""
+    """Return whether a process has a handler for a signal; True where the system does not say."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -118,7 +118,7 @@ def _catches(pid: int, number: int) -> bool:
 
 
 def _has_open(pid: int, path: Path) -> bool:
-    """Tell whether a process has a file open; True where the system does not say. A number alone may be anybody's."""
+    """Return whether a process has a file open; True where the system does not say. A number alone may be anybody's."""
     descriptors = Path("/proc") / str(pid) / "fd"
     if not Path("/proc/self/fd").is_dir():
         return True

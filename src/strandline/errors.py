@@ -155,7 +155,7 @@ class DiskLow(Unavailable):
 
 
 class JournalUnavailable(Unavailable):
-    """The journal could not commit (a full disk, an I/O error); nothing of the verb was kept."""
+    """The journal could not commit (a full disk, an I/O error); nothing of the operation was kept."""
 
     code = "journal_unavailable"
 
@@ -234,7 +234,7 @@ class JournalNewer(JournalError):
 
 
 class ClaimLost(StrandlineError):
-    """The token is stale: the run has ended, was given back, or a newer owner fenced it. Nothing was changed."""
+    """The token is stale: the run has ended, was requeued, or a newer owner fenced it. Nothing was changed."""
 
     code = "claim_lost"
 

@@ -80,7 +80,7 @@ def parse(spec: str) -> tuple[str, str]:
 
 
 def installed(provider: str) -> bool:
-    """Tell whether the package of a provider is there, without importing it."""
+    """Return whether the package of a provider is there, without importing it."""
     return provider not in PACKAGES or find_spec(PACKAGES[provider]) is not None
 
 
@@ -92,7 +92,7 @@ def to_install(provider: str) -> str:
 def lacks(provider: str) -> str | None:
     """Say which credentials are missing and where they would be looked for; None if there are some, or none needed.
 
-    Asks nothing over a network, so it cannot tell whether they are right.
+    Asks nothing over a network, so it cannot return whether they are right.
     """
     if provider == "openai" and not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
         return (
@@ -127,7 +127,7 @@ def _class_of(provider: str) -> Any:
 
 
 def _aws_credentials() -> bool:
-    """Tell whether boto3 would find credentials, or could be given some by what this runs on."""
+    """Return whether boto3 would find credentials, or could be given some by what this runs on."""
     given = ("AWS_BEARER_TOKEN_BEDROCK", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
     if any(os.environ.get(name) for name in given):
         return True
@@ -140,7 +140,7 @@ def _aws_credentials() -> bool:
 
 
 def _locally_found() -> bool:
-    """Tell whether boto3 finds credentials on this machine, in any of the places that it looks at."""
+    """Return whether boto3 finds credentials on this machine, in any of the places that it looks at."""
     from botocore.exceptions import BotoCoreError
     from botocore.session import Session
 

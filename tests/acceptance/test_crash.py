@@ -312,7 +312,7 @@ def said_by(*arguments: str, folder: Path) -> "subprocess.Popen[str]":
 
 
 def answers(server: Server, path: str) -> bool:
-    """Tell whether somebody listens there and answers."""
+    """Return whether somebody listens there and answers."""
     try:
         return server.client.get(path).status_code == 200
     except OSError:

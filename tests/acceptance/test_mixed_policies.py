@@ -94,7 +94,7 @@ def whole_history(server: Server) -> list[dict[str, Any]]:
 
 
 def one_at_a_time(lines: list[Line]) -> bool:
-    """Tell whether no tool of one run began before all tools of the run before had ended."""
+    """Return whether no tool of one run began before all tools of the run before had ended."""
     executions: dict[str, list[int]] = {}
     for line in lines:
         if line.kind != "model":

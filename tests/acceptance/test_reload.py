@@ -80,7 +80,7 @@ def process(server: Server) -> int:
 
 
 def gone(pid: int) -> bool:
-    """Tell whether a process has ended, though perhaps nobody has asked for its exit code."""
+    """Return whether a process has ended, though perhaps nobody has asked for its exit code."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -194,7 +194,7 @@ def _ask_and_wait(server: Server, session_id: str, prompt: str) -> httpx.Respons
 
 
 def test_what_does_not_finish_within_the_grace(at: Checkpoints, tmp_path: Path) -> None:
-    """No tool in the middle: given back, uncounted, goes on where it was. In a tool: stopped, told as unknown."""
+    """No tool in the middle: requeued, uncounted, goes on where it was. In a tool: stopped, told as unknown."""
     with serving(TARGETS / "agent.py", "--drain-grace", "0.2", folder=tmp_path, variables=at.environment) as server:
         at.hold("model-1 model 0", "between-1 model 1", "gap-1 a ended", "tool-1 b")
         model = server.line_up("model-1 a", "model-2", session_id="model")
@@ -242,7 +242,7 @@ def test_what_does_not_finish_within_the_grace(at: Checkpoints, tmp_path: Path) 
 
 
 def test_an_opaque_run_that_does_not_finish_is_stopped(at: Checkpoints, tmp_path: Path) -> None:
-    """What a plain function has done cannot be seen, so it is not given back."""
+    """What a plain function has done cannot be seen, so it is not requeued."""
     with serving(
         TARGETS / "function.py:answer", "--drain-grace", "0", folder=tmp_path, variables=at.environment
     ) as server:

@@ -49,7 +49,7 @@ def at() -> Iterator[Checkpoints]:
 
 
 def is_there(pid: int) -> bool:
-    """Tell whether a process still is more than an entry in the table."""
+    """Return whether a process still is more than an entry in the table."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:

@@ -121,7 +121,7 @@ def test_a_verb_that_fails_with_a_part_of_its_rows_written_is_the_last_one(monke
             await journal.finish(claim.token, done("a"), claim_next=True)
         assert "restart the server" in (journal.trouble or "")
         for _ in range(2):
-            for verb in (
+            for operation in (
                 journal.accept(new("b", "s"), WIDE, claim_next=True),
                 journal.finish(claim.token, done("a"), claim_next=True),
                 journal.prune(0.0, 1),
@@ -129,7 +129,7 @@ def test_a_verb_that_fails_with_a_part_of_its_rows_written_is_the_last_one(monke
                 journal.read(RunQuery(ANONYMOUS, RunId("a"))),
             ):
                 with pytest.raises(JournalUnavailable, match="cannot be undone: restart the server"):
-                    await verb
+                    await operation
             with pytest.raises(JournalUnavailable, match="restart the server"):
                 await journal.open("another", max_attempts=3)
 

@@ -15,7 +15,7 @@ SHOWN = example("approval")
 
 
 def shows(whole: Any, shown: Any) -> bool:
-    """Tell whether all that is shown is there, `...` being anything."""
+    """Return whether all that is shown is there, `...` being anything."""
     match shown:
         case "...":
             return whole not in (None, "")

@@ -174,7 +174,7 @@ def keep_no_result(patch: pytest.MonkeyPatch) -> None:
 
 
 def count_no_attempt(patch: pytest.MonkeyPatch) -> None:
-    """A run that was cut off is given back as if it had never been tried."""
+    """A run that was cut off is requeued as if it had never been tried."""
     release = MemoryJournal.release
 
     async def uncounted(journal: MemoryJournal, token: FencingToken, *, counted: bool) -> None:

@@ -505,7 +505,7 @@ class ListModel:
         return done
 
     def rests_on(self, run: ModelRun) -> bool:
-        """Tell whether the question of a run is open."""
+        """Return whether the question of a run is open."""
         session = self.sessions.get(run.key)
         return session is not None and session.question is not None and session.question.asker == run.run_id
 
@@ -519,7 +519,7 @@ class ListModel:
         return old[:limit]
 
     def rests(self, key: SessionKey, before: float) -> bool:
-        """Tell whether a session is at rest since before a moment."""
+        """Return whether a session is at rest since before a moment."""
         session = self.sessions.get(key)
         if session is None or session.paused or session.question is not None or session.ended_at is None:
             return False
@@ -616,11 +616,11 @@ class JournalMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
         assert self.claims == []
 
-    def call(self, *verbs: Awaitable[T]) -> list[T | BaseException]:
-        """Await verbs that are asked for at once, and let the consumer have what they made; then a second passes."""
+    def call(self, *operations: Awaitable[T]) -> list[T | BaseException]:
+        """Await operations that are called at once, and let the consumer have what they made; then a second passes."""
 
         async def main() -> list[T | BaseException]:
-            results = await asyncio.gather(*verbs, return_exceptions=True)
+            results = await asyncio.gather(*operations, return_exceptions=True)
             with suppress(
                 TimeoutError
             ):  # (then `_check_claims` tells what is missing; too many are told by the next call)
@@ -673,7 +673,7 @@ class JournalMachine(RuleBasedStateMachine):
             self.accept_at_once(list(together), bounds)
 
     def accept_at_once(self, burst: list[Asked], bounds: Bounds) -> None:
-        verbs: list[Awaitable[AcceptAnswer]] = []
+        operations: list[Awaitable[AcceptAnswer]] = []
         expected: list[AcceptAnswer] = []
         for key, lane, priority, claim_next, opaque, wait_s, text, if_busy, on_question in burst:
             if if_busy in (IfBusy.INTERRUPT, IfBusy.ROLLBACK):
@@ -706,9 +706,9 @@ class JournalMachine(RuleBasedStateMachine):
                 on_question=on_question,
                 is_text=is_text,
             )
-            verbs.append(self.journal.accept(new, bounds, claim_next=claim_next))
+            operations.append(self.journal.accept(new, bounds, claim_next=claim_next))
             expected.append(self.model.accept(run, bounds, claim_next, self.clock.at))
-        assert self.call(*verbs) == expected
+        assert self.call(*operations) == expected
 
     @rule(key=sessions, behind=st.lists(asked, min_size=1, max_size=3), messages=messages, discarded=st.booleans())
     def hold(

@@ -673,7 +673,7 @@ class SessionTableMachine(RuleBasedStateMachine):
 
     @rule(pick=picks, counted=st.booleans(), fate=fates)
     def release(self, pick: int, counted: bool, fate: str) -> None:
-        """A run is given back, or a hold is over."""
+        """A run is requeued, or a hold is over."""
         if (token := self.token(pick)) is not None:
             self.requeue(token, counted, fate)
 
@@ -937,7 +937,7 @@ def know_no_last_attempt(patch: pytest.MonkeyPatch) -> None:
 
 
 def let_a_cancelled_run_go_on(patch: pytest.MonkeyPatch) -> None:
-    """A run that is to end as cancelled ends otherwise, or is given back."""
+    """A run that is to end as cancelled ends otherwise, or is requeued."""
     patch.setattr(table, "check_cancel", lambda run, end, *, discarded: None)
 
 

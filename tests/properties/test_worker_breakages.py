@@ -82,7 +82,7 @@ def think_that_nothing_works_on(patch: pytest.MonkeyPatch) -> None:
 
 
 def count_no_attempt(patch: pytest.MonkeyPatch) -> None:
-    """A run whose worker has died is given back as if it had never been tried."""
+    """A run whose worker has died is requeued as if it had never been tried."""
 
     async def uncounted(runner: Runner, claim: Claim, *, in_this_process: bool) -> Ended:
         await runner._journal.release(claim.token, counted=False)
@@ -123,12 +123,12 @@ def mix_agents_up(patch: pytest.MonkeyPatch) -> None:
 
 
 def has_workers(seed: int) -> bool:
-    """Tell whether the servers of a world have workers."""
+    """Return whether the servers of a world have workers."""
     return Perils(seed).workers > 0
 
 
 def has_holds_in_workers(seed: int) -> bool:
-    """Tell whether runs of a world may leave threads in workers, for which their sessions are held."""
+    """Return whether runs of a world may leave threads in workers, for which their sessions are held."""
     if not has_workers(seed):
         return False
 

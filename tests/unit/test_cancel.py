@@ -1,4 +1,4 @@
-"""Runs that somebody cancels, wherever they are: waiting, executing, held, given back, about to end."""
+"""Runs that somebody cancels, wherever they are: waiting, executing, held, requeued, about to end."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -344,7 +344,7 @@ def test_a_cancelled_run_is_not_given_back_by_a_server_that_stops() -> None:
 
 
 def test_a_run_that_is_cancelled_while_it_is_being_stopped_tells_what_it_did() -> None:
-    """It could have gone on later, and was about to be given back."""
+    """It could have gone on later, and was about to be requeued."""
 
     async def main(clock: VirtualClock) -> None:
         async def model(attempt: Attempt) -> str:

@@ -182,7 +182,7 @@ def test_a_disk_that_fails_while_one_run_hands_over_to_the_next_never_has_it_exe
             if asked(attempt) == "one":
                 await accepted.wait()
                 disk.failures = failures
-            await asyncio.sleep(0.1)  # longer than it takes until the settle is tried again
+            await asyncio.sleep(0.1)  # longer than it takes until the finish is tried again
             executing[asked(attempt)] -= 1
             return await echo(attempt)
 

@@ -15,7 +15,7 @@ from strandline.errors import InvariantBroken
 PLACES = ("/v1/sessions/s/runs", "/v1/chat/completions", "/invocations")
 
 
-@pytest.mark.parametrize("error", [InvariantBroken("the journal refused a verb: hunter2"), KeyError("hunter2")])
+@pytest.mark.parametrize("error", [InvariantBroken("the journal refused an operation: hunter2"), KeyError("hunter2")])
 @pytest.mark.parametrize("path", PLACES)
 def test_a_defect_is_in_the_log_and_its_text_is_not_told(
     path: str, error: Exception, caplog: pytest.LogCaptureFixture

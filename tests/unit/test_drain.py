@@ -1,4 +1,4 @@
-"""A drain that begins while runs are being accepted: what was claimed for them is given back, uncounted."""
+"""A drain that begins while runs are being accepted: what was claimed for them is requeued, uncounted."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -56,7 +56,7 @@ def test_accepts_under_way_are_durable_and_go_on_later(tmp_path: Path) -> None:
 
 
 class Late(MemoryJournal):
-    """Delivers claims long after the answers of their verbs."""
+    """Delivers claims long after the answers of their operations."""
 
     async def claims(self) -> AsyncIterator[Claim]:
         async for claim in super().claims():

@@ -42,7 +42,7 @@ def test_a_run_that_had_begun_does_not_end_without_trace_because_it_waits_again_
 
 def test_an_agent_whose_run_ends_while_its_session_is_being_deleted_does_not_serve_the_next_of_that_name() -> None:
     class Late(MemoryJournal):
-        """Deletes as soon as the run that executes has ended: verbs may take effect in another order."""
+        """Deletes as soon as the run that executes has ended: operations may take effect in another order."""
 
         ended: asyncio.Event
 

@@ -494,7 +494,7 @@ def test_a_stop_reaches_a_polite_tool_in_a_node_and_no_further_node_starts(tmp_p
                 await asyncio.sleep(0.01)
             await service.drain()
             end = await asyncio.wait_for(ticket.stream.outcome(), 20)
-            assert not isinstance(end, Later), "an opaque run is not given back"
+            assert not isinstance(end, Later), "an opaque run is not requeued"
             assert end.error is not None
             assert end.error.code is ErrorCode.STOPPED
             assert told.is_set()

@@ -1,4 +1,4 @@
-"""What becomes of runs when the server stops, and when it died: given back, gone on with, or ended once."""
+"""What becomes of runs when the server stops, and when it died: requeued, gone on with, or ended once."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -64,7 +64,7 @@ class Keyring:
         return len(self.keys)
 
     def __contains__(self, key: KnownKey) -> bool:
-        """Tell whether a key stands for the principal that it stood for."""
+        """Return whether a key stands for the principal that it stood for."""
         return any(each.digest == key.digest and each.principal == key.principal for each in self.keys)
 
     def find(self, shown: bytes) -> KnownKey | None:

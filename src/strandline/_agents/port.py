@@ -31,7 +31,7 @@ class Signal(Protocol):
     """A flag that is set once, from any thread; user code polls it, as it polls a `threading.Event`."""
 
     def is_set(self) -> bool:
-        """Tell whether somebody asked for the end."""
+        """Return whether somebody asked for the end."""
         ...
 
     def set(self) -> None:

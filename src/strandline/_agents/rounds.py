@@ -83,7 +83,7 @@ async def _on_tool(context: ExecuteToolContext, go_on: Any) -> AsyncGenerator[An
 
 
 def _breaks_off(error: BaseException) -> bool:
-    """Tell whether this ends a task so that nobody hears of it. A cancel that somebody has asked for does not."""
+    """Return whether this ends a task so that nobody hears of it. A cancel that somebody has asked for does not."""
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         return task is not None and not task.cancelling()
@@ -91,7 +91,7 @@ def _breaks_off(error: BaseException) -> bool:
 
 
 def _is_asked_for(tool_use_id: str, agent: object) -> bool:
-    """Tell whether a model's last message asks for this tool."""
+    """Return whether a model's last message asks for this tool."""
     messages = cast("list[Message]", cast(Agent, agent).messages)
     last = next((message for message in reversed(messages) if message["role"] == "assistant"), None)
     blocks = [] if last is None else last["content"]

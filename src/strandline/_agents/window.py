@@ -96,7 +96,7 @@ class Origins:
         return messages
 
     def _is_own(self, message: Message) -> bool:
-        """Tell whether a message is one of the run under way, whatever a manager has made of it."""
+        """Return whether a message is one of the run under way, whatever a manager has made of it."""
         origin = self._origins.get(id(message))
         return origin is not None and origin.message is message and origin.at >= self.length
 

@@ -72,7 +72,7 @@ class Asker:
         await self._client.aclose()
 
     async def announces_another_agent(self) -> bool:
-        """Tell whether the server says in its health that it serves another agent than the probe."""
+        """Return whether the server says in its health that it serves another agent than the probe."""
         try:
             response = await self._client.get(f"{self.url}/health")
             health = response.json()

@@ -18,7 +18,7 @@ _PART: Final = re.compile(r"(?:run_)?[0-9a-f]{4,}")
 
 
 def is_part(text: str) -> bool:
-    """Tell whether a text can be the beginning or the end of an id, and is none itself."""
+    """Return whether a text can be the beginning or the end of an id, and is none itself."""
     return _PART.fullmatch(text) is not None and _WHOLE.fullmatch(text) is None
 
 

@@ -19,6 +19,6 @@ def bounds(package: str) -> str:
 
 
 def was_tried(package: str, version: str) -> bool:
-    """Tell whether a version of a package is one on which its private parts were tried."""
+    """Return whether a version of a package is one on which its private parts were tried."""
     first, beyond = TRIED[package]
     return first <= tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < beyond

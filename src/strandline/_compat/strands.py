@@ -37,17 +37,17 @@ Message = Mapping[str, Any]
 
 
 def has_session_manager(agent: Agent) -> bool:
-    """Tell whether an agent keeps its conversation itself."""
+    """Return whether an agent keeps its conversation itself."""
     return agent._session_manager is not None
 
 
 def is_checkpointing(agent: Agent) -> bool:
-    """Tell whether an agent ends its runs in the middle."""
+    """Return whether an agent ends its runs in the middle."""
     return bool(agent._checkpointing)
 
 
 def has_background_tasks(agent: Agent) -> bool:
-    """Tell whether an agent was given tasks that outlive their run."""
+    """Return whether an agent was given tasks that outlive their run."""
     return agent._background_tasks is not None
 
 
@@ -93,7 +93,7 @@ def asked_in_a_round(agent: Agent) -> dict[str, Any] | None:
 
 
 def is_asking(agent: Agent) -> bool:
-    """Tell whether an agent takes nothing but answers."""
+    """Return whether an agent takes nothing but answers."""
     return bool(_asking(agent)["interrupt_state"]["activated"])
 
 

@@ -42,7 +42,7 @@ class Connection(HttpToolsProtocol):
         return self.cycle
 
     def has_to_answer(self) -> bool:
-        """Tell whether a whole request has not been answered yet. `pipeline`: those behind the one in work."""
+        """Return whether a whole request has not been answered yet. `pipeline`: those behind the one in work."""
         latest = self.latest_request()
         return bool(self.pipeline) or (latest is not None and not latest.response_complete and not latest.more_body)
 
@@ -51,7 +51,7 @@ class Connection(HttpToolsProtocol):
         return len(self.pipeline)
 
     def is_kept_alive(self) -> bool:
-        """Tell whether it was answered, and a timer closes it unless another request comes."""
+        """Return whether it was answered, and a timer closes it unless another request comes."""
         return self.timeout_keep_alive_task is not None
 
     def stop_keeping_alive(self) -> None:
@@ -70,7 +70,7 @@ class Connection(HttpToolsProtocol):
 
 
 def nobody_waits_for_body(connection: Connection, request: ServedRequest) -> bool:
-    """Tell whether it is not the client's turn: nothing has asked for more of the body yet."""
+    """Return whether it is not the client's turn: nothing has asked for more of the body yet."""
     return connection.flow.read_paused or request.waiting_for_100_continue
 
 

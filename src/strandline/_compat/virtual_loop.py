@@ -47,7 +47,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._now = math.nextafter(self._now + seconds, math.inf)
 
     def is_busy(self) -> bool:
-        """Tell whether something is ready to run at this instant."""
+        """Return whether something is ready to run at this instant."""
         return len(self._ready) > 0
 
     def _process_events(self, event_list: list[Any]) -> None:

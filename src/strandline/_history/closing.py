@@ -88,7 +88,7 @@ def dismissed(question: Question, *, begun: bool = False) -> list[Message]:
 
 
 def _only_said(messages: Sequence[Message]) -> bool:
-    """Tell whether question and answer are text and nothing else, as nearly all are: there is nothing to close."""
+    """Return whether question and answer are text and nothing else, as nearly all are: there is nothing to close."""
     role = "user"
     for message in messages:
         if type(message) is not dict or message.get("role") != role:

@@ -30,7 +30,8 @@ class Progress(Struct, frozen=True, kw_only=True):
 
     @property
     def takes_answers(self) -> bool:
-        """Tell whether the agent is to be given the answers: it has not gone on with them yet, or is to do so again."""
+        """Return whether the agent is to be given the answers: it has not gone on with them yet, or is to do so
+        again."""
         return self.asking is not None and (not self.begun or bool(self.again and len(self.messages) == 1))
 
     def open_tools(self) -> dict[str, str]:

@@ -268,18 +268,18 @@ def code_of(error: Exception) -> int:
 
 
 def is_damage(error: Exception) -> bool:
-    """Tell whether `error` is one of pages that cannot be relied on, and will not be later."""
+    """Return whether `error` is one of pages that cannot be relied on, and will not be later."""
     return code_of(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def is_out_of_room(error: Exception) -> bool:
-    """Tell whether `error` is one that room on the disk could have prevented (a limit of a file's size is told as
+    """Return whether `error` is one that room on the disk could have prevented (a limit of a file's size is told as
     failed I/O)."""
     return code_of(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
 def translated(error: Exception) -> StrandlineError:
-    """Return what `error` of the driver, or of our own statements, means to whoever called a verb."""
+    """Return what `error` of the driver, or of our own statements, means to whoever called an operation."""
     if isinstance(error, StrandlineError):
         return error
     code = code_of(error)
@@ -290,7 +290,7 @@ def translated(error: Exception) -> StrandlineError:
     if reason is not None:
         told = JournalUnavailable(f"the journal could not be used: {reason}")
     else:
-        told = InvariantBroken(f"the journal refused a verb: {error}")
+        told = InvariantBroken(f"the journal refused an operation: {error}")
     told.__cause__ = error
     return told
 

@@ -4,7 +4,7 @@ import sqlite3
 from typing import Final
 
 WALK: Final = 1000
-"""How many runs one step of pruning looks at, at most: every other verb waits meanwhile (about 1 ms)."""
+"""How many runs one step of pruning looks at, at most: every other operation waits meanwhile (about 1 ms)."""
 
 
 COUNTED: Final = """

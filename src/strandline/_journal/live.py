@@ -50,12 +50,12 @@ class LiveSessions:
                 moved(run.session.key)
 
     def is_waiting(self, run_id: RunId) -> bool:
-        """Tell whether a run waits."""
+        """Return whether a run waits."""
         run = self._runs.get(run_id)
         return run is not None and run.fence is None
 
     def is_live(self, run_id: RunId) -> bool:
-        """Tell whether a run waits or executes."""
+        """Return whether a run waits or executes."""
         run = self._runs.get(run_id)
         return run is not None and run.held_since is None
 
@@ -65,17 +65,17 @@ class LiveSessions:
         return None if run is None or run.fence is not None else run.session.queue.ahead(run.rank) + 1
 
     def is_idle(self, key: SessionKey) -> bool:
-        """Tell whether nothing of a session waits or is claimed."""
+        """Return whether nothing of a session waits or is claimed."""
         session = self._sessions.get(key)
         return session is None or session.is_idle
 
     def executes(self, key: SessionKey) -> bool:
-        """Tell whether a run of a session executes."""
+        """Return whether a run of a session executes."""
         session = self._sessions.get(key)
         return session is not None and session.executing is not None
 
     def is_paused(self, key: SessionKey) -> bool:
-        """Tell whether runs wait in a session for somebody to resume it."""
+        """Return whether runs wait in a session for somebody to resume it."""
         session = self._sessions.get(key)
         return session is not None and session.paused and len(session.queue) > 0
 
@@ -257,7 +257,7 @@ class LiveSessions:
 
 
 def _stands_still(session: SessionState) -> bool:
-    """Tell whether the time of what waits in a session stands still, so that nothing there has waited too long."""
+    """Return whether the time of what waits in a session stands still, so that nothing there has waited too long."""
     return session.paused or session.held is not None
 
 

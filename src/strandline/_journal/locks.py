@@ -29,7 +29,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def is_at(descriptor: int, path: Path) -> bool:
-    """Tell whether `path` still leads to this open file."""
+    """Return whether `path` still leads to this open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except OSError:
@@ -37,7 +37,7 @@ def is_at(descriptor: int, path: Path) -> bool:
 
 
 def is_a_strangers(descriptor: int, owner: int) -> bool:
-    """Tell whether the lock of an open file is held by users who could not write what it guards, and by nobody else.
+    """Return whether the lock of an open file is held by users who could not write what it guards, and by nobody else.
 
     Those are all but root, this process's user and `owner`. False where the system does not tell who holds it.
     """

@@ -60,7 +60,8 @@ class Operations(ABC):
         return await self._operate(lambda table, now: table.claim_next(key, now=now), key=key)
 
     async def checkpoint(self, token: FencingToken, checkpoint: Checkpoint) -> None:
-        """Keep what a running run has done so far; durable on return for `RoundStarted`, else with the next verb."""
+        """Keep what a running run has done so far; durable on return for `RoundStarted`, else with the next
+        operation."""
         encoded = encode_messages(checkpoint)
 
         def decide(table: SessionTable, _: float) -> None:

@@ -155,7 +155,7 @@ def check_openable(path: Path, mountinfo: Path = MOUNTINFO) -> bool:
 
 
 def is_network(kind: str | None) -> bool:
-    """Tell whether a type of file system is one over a network."""
+    """Return whether a type of file system is one over a network."""
     return kind in _NETWORK
 
 
@@ -349,15 +349,15 @@ def holder(path: Path) -> Holder | None:
 
 
 def is_held(path: Path) -> bool:
-    """Tell whether somebody owns the journal at `path`, perhaps in this very process. Its own file is not opened: once
-    that is closed again, the locks are gone that SQLite has on it for this process."""
+    """Return whether somebody owns the journal at `path`, perhaps in this very process. Its own file is not opened:
+    once that is closed again, the locks are gone that SQLite has on it for this process."""
     with lock_seen(path) as (_, held):
         return held
 
 
 @contextmanager
 def lock_seen(path: Path) -> Iterator[tuple[int, bool]]:
-    """Open the lock file, if there is one, and tell whether it is locked; if not, nobody can lock it as long as this
+    """Open the lock file, if there is one, and return whether it is locked; if not, nobody can lock it as long as this
     lasts."""
     try:
         fd = os.open(lock_of(path), os.O_RDONLY | os.O_CLOEXEC)

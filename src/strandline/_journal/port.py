@@ -2,26 +2,28 @@
 
 Invariants that every journal keeps, proved by `strandline.testing.JournalContract`:
 
-* Each verb is one transaction, durable on return; many may share a commit. The only exceptions are `checkpoint` of
-  `ToolDone` and `RoundDone`: they may return when queued, but a later verb of that token is durable only after them.
-* A verb with a stale token raises `ClaimLost` and changes nothing.
+* Each operation is one transaction, durable on return; many may share a commit. The only exceptions are `checkpoint` of
+  `ToolDone` and `RoundDone`: they may return when queued, but a later operation of that token is durable only after
+  them.
+* An operation with a stale token raises `ClaimLost` and changes nothing.
 * At most one run of a session is claimed at any moment; storage itself refuses a second one.
 * The next run of a session is the first by (lane, priority, sequence); priority counts in `Lane.NORMAL` only.
   The sequence is given in the accept's own commit.
 * A claim never travels as a return value (a caller that is cancelled between commit and return would lose it):
   every claim is delivered exactly once through `claims()`.
-* A claim is delivered once the commit that made it is durable, not before; a verb that fails has made none. It comes
-  after the answers of that verb, and of all that took effect before it, to those who await them on the consumer's loop.
+* A claim is delivered once the commit that made it is durable, not before; an operation that fails has made none. It
+  comes after the answers of that operation, and of all that took effect before it, to those who await them on the
+  consumer's loop.
 * A waiting run of which not all can be read is claimed in its turn, as `damaged`: whoever gets the claim ends it.
-* A run that is settled with `hold` has ended, and its claim stays: its session is *held* until `release`. Opening the
+* A run that is finished with `hold` has ended, and its claim stays: its session is *held* until `release`. Opening the
   journal ends every hold.
 * A session is *closed* while it is held or paused, or both. While it is, nothing of it is taken, and the
   `queue_deadline` of what waits in it stands still: what opens it again moves each on by the time that it stood.
-* A run that was given back has begun: it has no `queue_deadline` any more.
+* A run that was requeued has begun: it has no `queue_deadline` any more.
 * A run that waits and is cancelled has ended on return, closed by what it had staged. One that executes has
-  `cancel_requested`: from then on it can be settled as cancelled only, and not be given back (`CancelRequested`). So of
+  `cancel_requested`: from then on it can be finished as cancelled only, and not be requeued (`CancelRequested`). So of
   a cancel and a completion the first one wins, and a cancel that was answered survives a crash.
-* A run that is settled with a `question` leaves its round open, as the last message of history, and its session waits
+* A run that is finished with a `question` leaves its round open, as the last message of history, and its session waits
   for input: for `answer_within_s` from the run's end on nothing is taken there but an answer to it, and the
   `queue_deadline` of what waits stands still. One answer is accepted, to all requests at once. Its run closes the
   round, however it ends; else the question is dismissed by whatever is taken, interrupts or has `OnQuestion.DISMISS`,
@@ -33,7 +35,7 @@ Invariants that every journal keeps, proved by `strandline.testing.JournalContra
 * What waits and executes can be seen at any moment, as decided (`sessions`).
 * A last attempt (of a run that is attempted again) is taken only while no other last attempt runs.
 
-Verbs may be awaited from any event loop. Those awaited from one loop are answered in the order in which they took
+Operations may be awaited from any event loop. Those awaited from one loop are answered in the order in which they took
 effect. A journal knows nothing of agents.
 """
 
@@ -431,11 +433,11 @@ class Sessions(Protocol):
         ...
 
     def is_waiting(self, run_id: RunId) -> bool:
-        """Tell whether a run waits."""
+        """Return whether a run waits."""
         ...
 
     def is_live(self, run_id: RunId) -> bool:
-        """Tell whether a run waits or executes."""
+        """Return whether a run waits or executes."""
         ...
 
     def position(self, run_id: RunId) -> int | None:
@@ -443,15 +445,15 @@ class Sessions(Protocol):
         ...
 
     def is_idle(self, key: SessionKey) -> bool:
-        """Tell whether nothing of a session waits or is claimed."""
+        """Return whether nothing of a session waits or is claimed."""
         ...
 
     def executes(self, key: SessionKey) -> bool:
-        """Tell whether a run of a session executes."""
+        """Return whether a run of a session executes."""
         ...
 
     def is_paused(self, key: SessionKey) -> bool:
-        """Tell whether runs wait in a session for somebody to resume it."""
+        """Return whether runs wait in a session for somebody to resume it."""
         ...
 
     def input_until(self, key: SessionKey, now: float) -> float | None:
@@ -508,8 +510,8 @@ class Journal(Protocol):
     def trouble(self) -> str | None:
         """Why nothing can be kept at this moment, for people; None: it can, as far as is known. Never blocks.
 
-        Told soon after a verb has failed by it, and by itself no more as soon as it is over. A verb that fails for a
-        reason of its own (a damaged record, more than there is room for) is none.
+        Told soon after an operation has failed by it, and by itself no more as soon as it is over. An operation that
+        fails for a reason of its own (a damaged record, more than there is room for) is none.
         """
         ...
 
@@ -529,7 +531,7 @@ class Journal(Protocol):
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
         """Take ownership, fence every older owner, and return what was executing then, with fresh tokens.
 
-        The returned claims are not delivered through `claims()`; the opener settles or releases each of them. Holds
+        The returned claims are not delivered through `claims()`; the opener finishes or releases each of them. Holds
         are over: no thread of an older owner is alive.
         Raises a `JournalError` that says what to do; the file is left untouched then.
         """
@@ -543,7 +545,7 @@ class Journal(Protocol):
         """Store a run, or refuse it over `bounds`; `claim_next`: claim it if its session is free and it is first.
 
         What `if_busy` says is done in the same transaction, unless the run is refused: an interrupt cancels what has
-        begun in the session (what executes, and what was given back), a rollback has it discarded too.
+        begun in the session (what executes, and what was requeued), a rollback has it discarded too.
 
         If the run is `keyed`, its key is looked at first: one that stands for a run keeps nothing and is no matter of
         `bounds`. A refusal is not kept either; the key of a run is forgotten together with it.

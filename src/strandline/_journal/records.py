@@ -113,7 +113,7 @@ class Room(Protocol):
         ...
 
     def has_room(self, size: int) -> bool:
-        """Tell whether a new run of so many bytes may be kept."""
+        """Return whether a new run of so many bytes may be kept."""
         ...
 
     def keeps(self, size: int) -> None:

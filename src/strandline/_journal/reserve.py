@@ -97,7 +97,7 @@ class Reserve:
         self._looked_at = float("-inf")
 
     def has_room(self, size: int) -> bool:
-        """Tell whether a new run of so many bytes leaves the reserve as it is."""
+        """Return whether a new run of so many bytes leaves the reserve as it is."""
         return self.short is None and (self._room is None or self._kept + COPIES * size <= self._room)
 
     def keeps(self, size: int) -> None:

@@ -50,7 +50,7 @@ def drawn(place: int) -> int:
 
 
 def is_last(attempt: int, max_attempts: int) -> bool:
-    """Tell whether attempt number `attempt` may not be followed by another; a first attempt never counts as last."""
+    """Return whether attempt number `attempt` may not be followed by another; a first attempt never counts as last."""
     return attempt >= max_attempts and attempt > 1
 
 
@@ -148,7 +148,8 @@ class Room:
         self._is_taken = False
 
     def takes(self, size: int) -> bool:
-        """Tell whether there is room for a message of so many bytes, and take it. Where there is none the page ends."""
+        """Return whether there is room for a message of so many bytes, and take it. Where there is none the page
+        ends."""
         if self._is_taken and size > self._left:
             return False
         self._left -= size

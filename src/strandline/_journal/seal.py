@@ -34,7 +34,7 @@ def sealed(record: bytes, owner: int) -> bytearray:
 
 
 def is_sealed(stored: bytes | None) -> bool:
-    """Tell whether a record has a checksum before it."""
+    """Return whether a record has a checksum before it."""
     return stored is not None and stored.startswith(_MARK)
 
 
@@ -80,7 +80,7 @@ def request_owner(
 def end_owner(
     session: int, seq: int, attempt: int, discarded: bool, started_at: float | None, ended_at: float | None
 ) -> int:
-    """Return whose the outcome of a run is; with what else its end has settled for good."""
+    """Return whose the outcome of a run is; with what else its end has finished for good."""
     return zlib.crc32(_RUN.pack(seq, attempt, discarded, started_at or 0.0, ended_at or 0.0), session)
 
 

@@ -140,7 +140,7 @@ class Keys:
             self._hashes = array("q", sorted(map(hash, keys)))
 
     def may_have(self, key: str) -> bool:
-        """Tell whether a key may stand for a run."""
+        """Return whether a key may stand for a run."""
         hashes, wanted = self._hashes, hash(key)
         if hashes is None:
             return True

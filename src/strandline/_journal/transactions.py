@@ -54,7 +54,7 @@ class SqliteTransactions:
     def try_out(self) -> None:
         """Make as much durable as a run needs, and undo it. Raises what hinders it.
 
-        The room that it took is given back: what it found is there for a run.
+        The room that it took is free again: what it found is there for a run.
         """
         try:
             for statement in _TRIAL:

@@ -57,7 +57,7 @@ class Changes:
             self._observer.join()
 
     def counts(self, path: Path) -> bool:
-        """Tell whether a change of `path` calls for a reload."""
+        """Return whether a change of `path` calls for a reload."""
         if path in self._files:
             return True
         if path.suffix != ".py" or path.name.startswith(".") or self._folder not in path.parents:
@@ -109,7 +109,7 @@ class Changes:
             self._changed(path)
 
     def is_top(self, folder: Path) -> bool:
-        """Tell whether a folder is right below the one that is followed, and to be followed too."""
+        """Return whether a folder is right below the one that is followed, and to be followed too."""
         return folder.parent == self._folder and not ignored(folder)
 
 
@@ -142,5 +142,5 @@ class _Handler(FileSystemEventHandler):
 
 
 def ignored(folder: Path) -> bool:
-    """Tell whether what happens in a folder is none of a reload's business."""
+    """Return whether what happens in a folder is none of a reload's business."""
     return folder.name.startswith(".") or folder.name in IGNORED or (folder / "pyvenv.cfg").exists()

@@ -107,7 +107,7 @@ def _other(wanted: object, words: list[str], asked: str) -> Any:
 
 
 def _is_named(name: str, asked: str) -> bool:
-    """Tell whether a question has all words of a tool's name, without those that say nothing."""
+    """Return whether a question has all words of a tool's name, without those that say nothing."""
     said = set(re.findall(r"[a-z0-9]+", asked.lower()))
     words = set(re.findall(r"[a-z0-9]+", name.lower().replace("_", " "))) - _SMALL_WORDS
     return bool(words) and words <= said

@@ -42,7 +42,7 @@ def kept(folder: Path, key: SessionKey) -> tuple[str, Mark] | None:
 
 
 def _is_whole(folder: Path, mark: Mark) -> bool:
-    """Tell whether the last file is there and is not empty, as one may be after a power cut."""
+    """Return whether the last file is there and is not empty, as one may be after a power cut."""
     count = mark.files_before(mark.length)
     try:
         return count == 0 or (folder / message_file(count - 1)).stat().st_size > 0
@@ -67,7 +67,7 @@ def room_of(files: Iterable[tuple[str, bytes]]) -> int:
 
 
 def share_a_disk(folder: Path, file: Path) -> bool:
-    """Tell whether what is written into a folder, which may not be there yet, takes the room of a file's disk.
+    """Return whether what is written into a folder, which may not be there yet, takes the room of a file's disk.
 
     If that cannot be told, it may.
     """
@@ -161,7 +161,7 @@ def remove(folder: Path, key: SessionKey, root: Path) -> None:
 
 
 def is_to_be_removed(folder: Path) -> bool:
-    """Tell whether somebody meant to delete a session when its files were seen last."""
+    """Return whether somebody meant to delete a session when its files were seen last."""
     return (folder / DELETING).exists()
 
 

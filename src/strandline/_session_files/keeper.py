@@ -145,7 +145,8 @@ class SessionFiles:
         return next((key for key, (at, _) in self._failed.items() if at <= now), None)
 
     def _waits_for_room(self) -> bool:
-        """Tell whether there is no use in trying; once the disk has room again, all that is behind is tried at once."""
+        """Return whether there is no use in trying; once the disk has room again, all that is behind is tried at
+        once."""
         was_short, self._is_short = self._is_short, self._lacks_room and self._journal.short_of_room is not None
         if was_short and not self._is_short:
             now = self._clock.monotonic()
@@ -258,7 +259,7 @@ class SessionFiles:
             await self._write(folder, mark, view.messages, None if kept is None else kept[0])
 
     async def _agrees(self, mark: Mark, length: int) -> bool:
-        """Tell whether files are of the history that the journal has, and not of another one of that name."""
+        """Return whether files are of the history that the journal has, and not of another one of that name."""
         if mark.length > length:
             return False
         if mark.length == 0:

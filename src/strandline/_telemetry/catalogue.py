@@ -135,7 +135,7 @@ METRICS: Final = (
            lambda seen: seen.vitals.agents.backlog),
     _histogram("journal_commit_seconds", "How long a commit of the journal took to be durable",
                lambda seen: seen.tally.commits),
-    _histogram("journal_commit_batch", "How many verbs shared a commit", lambda seen: seen.tally.batches),
+    _histogram("journal_commit_batch", "How many operations shared a commit", lambda seen: seen.tally.batches),
     _gauge("journal_bytes", "How large the journal is: its file and its WAL; missing for `memory:`",
            lambda seen: None if seen.place is None else seen.place.journal),
     _gauge("disk_free_bytes", "How much room is left on the disk of the journal; missing for `memory:`",

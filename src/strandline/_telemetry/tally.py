@@ -143,7 +143,7 @@ class Tally(Observer):
         """Count by how much the serving loop was late."""
         self.lags.note(lag_s)
 
-    def committed(self, took_s: float, verbs: int) -> None:
+    def committed(self, took_s: float, operations: int) -> None:
         """Count a commit of the journal; on the writer's thread."""
         self.commits.note(took_s)
-        self.batches.note(verbs)
+        self.batches.note(operations)

@@ -125,7 +125,7 @@ class WorkerClient:
         return max(theirs, 0.0 if self._asked_at is None else now - self._asked_at)
 
     def blocks(self, call: Call[Any]) -> bool:
-        """Tell whether it is this call's code that had the agent loop's thread when last heard of."""
+        """Return whether it is this call's code that had the agent loop's thread when last heard of."""
         remote = self._remotes.get(-1 if self._pulse.running is None else self._pulse.running)
         return remote is not None and remote.call is call
 

@@ -82,7 +82,7 @@ class ToldFlag:
         self._tell: Callable[[], object] | None = None
 
     def is_set(self) -> bool:
-        """Tell whether it was set."""
+        """Return whether it was set."""
         return self._set
 
     def set(self) -> None:
@@ -257,7 +257,7 @@ class WorkerLoops:
         )
 
     def blocks(self, call: Call[Any]) -> bool:
-        """Tell whether it is this call's code that had the thread of its worker's loop when last heard of."""
+        """Return whether it is this call's code that had the thread of its worker's loop when last heard of."""
         return isinstance(call.loop, WorkerClient) and call.loop.blocks(call)
 
     def replace(self, call: Call[Any]) -> bool:
@@ -292,11 +292,11 @@ class WorkerLoops:
         return True
 
     def is_current(self, loop: object) -> bool:
-        """Tell whether calls may begin in a worker."""
+        """Return whether calls may begin in a worker."""
         return isinstance(loop, WorkerClient) and loop.is_free
 
     def accepts(self, loop: object) -> bool:
-        """Tell whether a worker takes calls, and is neither blocked nor much busier while another one is not.
+        """Return whether a worker takes calls, and is neither blocked nor much busier while another one is not.
 
         After a death all sessions are with the others: without this they would stay there for as long as they talk.
         """

@@ -19,7 +19,7 @@ _NOT_REACHED: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeo
 
 
 def is_loopback(url: str) -> bool:
-    """Tell whether an address is of this machine: no proxy stands before it."""
+    """Return whether an address is of this machine: no proxy stands before it."""
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
@@ -88,7 +88,7 @@ def sent(request: Request) -> dict[str, Any]:
 
 
 def is_stream(response: httpx.Response) -> bool:
-    """Tell whether events come."""
+    """Return whether events come."""
     return response.status_code == httpx.codes.OK and response.headers.get("content-type", "").startswith(EVENTS)
 
 

@@ -97,7 +97,7 @@ def _is_block(block: Any) -> bool:
 
 
 def _is_simple(block: Any) -> bool:
-    """Tell whether it is a text, JSON, or of a kind whose value is an object, as those of all others are."""
+    """Return whether it is a text, JSON, or of a kind whose value is an object, as those of all others are."""
     if not isinstance(block, dict):
         return False
     if "text" in block:

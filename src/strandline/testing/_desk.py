@@ -199,7 +199,7 @@ class Desk:
         return run
 
     async def exists(self, run_id: str, principal: str = ANONYMOUS) -> bool:
-        """Tell whether a principal has this run."""
+        """Return whether a principal has this run."""
         return await self.journal.read(RunQuery(Principal(principal), RunId(run_id))) is not None
 
     async def history(self, at: SessionKey | None = None, *, discarded: bool = False) -> list[Message]:

@@ -21,7 +21,7 @@ class Signal:
         self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = set()
 
     def is_set(self) -> bool:
-        """Tell whether it has happened."""
+        """Return whether it has happened."""
         return self._flag.is_set()
 
     def set(self) -> None:

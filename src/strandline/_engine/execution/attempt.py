@@ -215,7 +215,7 @@ class LiveAttempt:
         await self._journal.checkpoint(self.claim.token, RoundDone(self._fresh(), state))
 
     def freeze(self) -> None:
-        """Take no further report: the run is about to be settled."""
+        """Take no further report: the run is about to be finished."""
         self._frozen = True
 
     def checkpoint(self) -> Progress:

@@ -206,7 +206,7 @@ class Claims:
             await self._execute(claim)  # to be ended: it does not begin
             return
         except StrandlineError:
-            _log.exception("run %s could not be given back; it is taken up at the next start", claim.run.run_id)
+            _log.exception("run %s could not be requeued; it is taken up at the next start", claim.run.run_id)
         self._after_end(Ended(claim=claim))
 
     def _after_end(self, ended: Ended) -> None:
@@ -344,7 +344,7 @@ class Claims:
     async def _all_ended(self, timeout_s: float) -> None:
         """Wait until nothing executes, and no claim may still come, at most `timeout_s` seconds.
 
-        A claim that came when the journal is closed could not be given back: its run would look like one that ran.
+        A claim that came when the journal is closed could not be requeued: its run would look like one that ran.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):

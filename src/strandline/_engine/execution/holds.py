@@ -83,7 +83,7 @@ class Holds(Struct, eq=False):
         return [hold.call for hold in self._held.values()] + given_up
 
     def begin(self, hold: Hold) -> bool:
-        """Note a hold; `keep` follows. Tell whether the process is exhausted by it."""
+        """Note a hold; `keep` follows. Return whether the process is exhausted by it."""
         self.begun += 1
         hold.since = self._clock.monotonic()
         self._held[hold.claim.run.run_id] = hold
@@ -135,7 +135,7 @@ class Holds(Struct, eq=False):
     async def keep(self, hold: Hold) -> bool:
         """Say in the log what works on, and return when the hold is over and the journal knows it.
 
-        Tell whether nothing works any more; else `tick` tells when that is so.
+        Return whether nothing works any more; else `tick` tells when that is so.
         """
         claim, call, limit_s = hold.claim, hold.call, self._options.hold_limit_s
         run_id = claim.run.run_id

@@ -21,7 +21,7 @@ _log = logging.getLogger("strandline.recovery")
 
 
 async def recover(journal: Journal, orphan: Claim, options: Options, now: float) -> Outcome | None:
-    """Settle the orphan and return its outcome, or give it back and return None.
+    """Finish the orphan and return its outcome, or give it back and return None.
 
     Its token is the fresh one that `Journal.open` gave. `now` is in seconds since the epoch. An orphan that cannot be
     closed as it should ends with its question alone: one run never keeps a server down.

@@ -194,7 +194,7 @@ class Runner(Struct, eq=False):
         return completion_of(finished, closed, self._options, asked)
 
     def _can_go_on(self, execution: Execution) -> bool:
-        """Tell whether another attempt can go on where this one is: no tool of it is in the middle."""
+        """Return whether another attempt can go on where this one is: no tool of it is in the middle."""
         run = execution.claim.run
         if (run.opaque and execution.begun) or (execution.stranded and run.attempt >= self._options.max_attempts):
             return False
@@ -209,7 +209,7 @@ class Runner(Struct, eq=False):
         Raises `CancelRequested`, `ClaimLost`.
         """
         release = partial(self._journal.release, claim.token, counted=in_this_process)
-        trouble = "run %s could not be given back"
+        trouble = "run %s could not be requeued"
         if in_this_process:
             await until_kept(release, trouble, claim.run.run_id)
             return Ended(claim=claim, requeued=True)

@@ -23,7 +23,7 @@ class Flag(Struct, eq=False):
     _set: bool = False
 
     def is_set(self) -> bool:
-        """Tell whether it was set."""
+        """Return whether it was set."""
         return self._set
 
     def set(self) -> None:
@@ -82,7 +82,7 @@ class AgentLoops:
         return self._current.silent_s() if _loop_of(call) is self._current else 0.0
 
     def blocks(self, call: Call[Any]) -> bool:
-        """Tell whether the task that runs on the call's loop is one of the call's."""
+        """Return whether the task that runs on the call's loop is one of the call's."""
         return _loop_of(call).running() in call.tasks
 
     def replace(self, call: Call[Any]) -> bool:
@@ -101,7 +101,7 @@ class AgentLoops:
     takes_calls = True
 
     def is_current(self, loop: object) -> bool:
-        """Tell whether a loop is the one in use."""
+        """Return whether a loop is the one in use."""
         return loop is self._current
 
     accepts = is_current

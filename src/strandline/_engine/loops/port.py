@@ -74,7 +74,7 @@ class Loops(Protocol):
         ...
 
     def blocks(self, call: Call[Any]) -> bool:
-        """Tell whether it is this call's code that has the loop's thread at this moment."""
+        """Return whether it is this call's code that has the loop's thread at this moment."""
         ...
 
     def replace(self, call: Call[Any]) -> bool:
@@ -97,11 +97,11 @@ class Loops(Protocol):
         ...
 
     def is_current(self, loop: object) -> bool:
-        """Tell whether an agent that was built on the loop `loop` can still be used."""
+        """Return whether an agent that was built on the loop `loop` can still be used."""
         ...
 
     def accepts(self, loop: object) -> bool:
-        """Tell whether a run had better begin on `loop`, where its agent is, than elsewhere with one made anew."""
+        """Return whether a run had better begin on `loop`, where its agent is, than elsewhere with one made anew."""
         ...
 
     def load(self) -> Load:

@@ -60,12 +60,12 @@ class Readiness:
 
     @property
     def ready(self) -> bool:
-        """Tell whether requests are taken."""
+        """Return whether requests are taken."""
         return self.started and not self.stopping and self.trouble is None
 
     @property
     def starting(self) -> bool:
-        """Tell whether it has not been ready yet and may still become so."""
+        """Return whether it has not been ready yet and may still become so."""
         return not self._start_over.is_set()
 
     def begin(self) -> None:
@@ -125,7 +125,7 @@ class Readiness:
 
     @property
     def stopping(self) -> bool:
-        """Tell whether nothing new is taken any more."""
+        """Return whether nothing new is taken any more."""
         return self.draining or self.exhausted.is_set()
 
     def admit(self) -> None:

@@ -64,7 +64,7 @@ class Watchdog(Struct, eq=False):
                 execution.end(Cancelled(), self._options.cancel_grace_s)
 
     def _is_kept_out(self, execution: Execution, leftovers: Sequence[Call[Any]]) -> bool:
-        """Tell whether a run is quiet because another one's code has the thread of their loop."""
+        """Return whether a run is quiet because another one's code has the thread of their loop."""
         call = execution.call
         if self._loops.silent_s(call) < SILENT_S or self._loops.blocks(call):
             return False

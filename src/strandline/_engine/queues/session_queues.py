@@ -65,7 +65,7 @@ class SessionQueues:
         def moved(key: SessionKey) -> None:
             record = self._records.get(key)
             if record is not None and record.is_occupied:
-                return  # it is looked at when its slot is given back
+                return  # it is looked at when its slot is free again
             if not self._moved:
                 wake()
             self._moved[key] = None
@@ -91,7 +91,7 @@ class SessionQueues:
         return self.slots.leftovers[principal]
 
     def is_full(self, principal: Principal) -> bool:
-        """Tell whether as many ended runs of a principal as may be still work: nothing more of it starts."""
+        """Return whether as many ended runs of a principal as may be still work: nothing more of it starts."""
         return self.slots.is_full(principal)
 
     @property
@@ -109,7 +109,7 @@ class SessionQueues:
         return None if record is None or record.executing is None else record.since
 
     def expects_claims(self) -> bool:
-        """Tell whether a claim may be on its way, for a slot that is reserved; takes a moment for each session."""
+        """Return whether a claim may be on its way, for a slot that is reserved; takes a moment for each session."""
         return any(record.is_occupied and record.executing is None for record in self._records.values())
 
     def input_until(self, key: SessionKey) -> float | None:
@@ -117,7 +117,7 @@ class SessionQueues:
         return self.sessions.input_until(key, self._clock.now())
 
     def is_closed(self, key: SessionKey) -> bool:
-        """Tell whether runs wait in a session for somebody to resume it, or to answer what it asks, or for what still
+        """Return whether runs wait in a session for somebody to resume it, or to answer what it asks, or for what still
         works of its principal's ended runs."""
         return self.sessions.is_paused(key) or self.input_until(key) is not None or self.is_full(key.principal)
 
@@ -142,7 +142,7 @@ class SessionQueues:
     def reserve(self, key: SessionKey) -> bool:
         """Reserve a slot for a run that is about to be accepted, if its session is idle and nobody waits for a slot.
 
-        Tell whether there is one; its claim follows, or `free`.
+        Return whether there is one; its claim follows, or `free`.
         """
         self._catch_up()
         if key in self._records or not self.slots.goes_at_once(key.principal) or not self.sessions.is_idle(key):
@@ -162,7 +162,7 @@ class SessionQueues:
         record.executing, record.since = run_id, since
 
     def keeps_slot(self, key: SessionKey) -> bool:
-        """Tell whether a session whose run ends may go on with its own next run: nobody else waits for the slot."""
+        """Return whether a session whose run ends may go on with its own next run: nobody else waits for the slot."""
         self._catch_up()
         return self.slots.goes_on(key.principal)
 

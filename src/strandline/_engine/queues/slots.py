@@ -65,27 +65,28 @@ class Slots:
         return self.free > kept
 
     def is_full(self, principal: Principal) -> bool:
-        """Tell whether nothing more of a principal starts, since as many of its runs as may have ended and still work.
+        """Return whether nothing more of a principal starts, since as many of its runs as may have ended and still
+        work.
 
         A share that leftovers have used up counts too: its next slot is free when one of them ends, not before.
         """
         return self.most_leftovers is not None and self.leftovers[principal] >= self.most_leftovers
 
     def is_sated(self, principal: Principal) -> bool:
-        """Tell whether a principal has all the slots that it may have, or is full."""
+        """Return whether a principal has all the slots that it may have, or is full."""
         kept = self.leftovers[principal] if self._keeps_share else 0
         return self._slots[principal] + kept >= self._share or self.is_full(principal)
 
     def stands_in_line(self, principal: Principal) -> bool:
-        """Tell whether sessions of a principal that has its share stand in line."""
+        """Return whether sessions of a principal that has its share stand in line."""
         return principal in self._sated
 
     def goes_at_once(self, principal: Principal) -> bool:
-        """Tell whether a new session gets a slot now: there is one, and nobody waits for it."""
+        """Return whether a new session gets a slot now: there is one, and nobody waits for it."""
         return not self._stopped and not self._ready and self.has_room and not self.is_sated(principal)
 
     def goes_on(self, principal: Principal) -> bool:
-        """Tell whether a session may keep its slot for its own next run: nobody else waits for that."""
+        """Return whether a session may keep its slot for its own next run: nobody else waits for that."""
         return not (self._stopped or self._ready or principal in self._sated or self.is_full(principal))
 
     def stop(self) -> None:

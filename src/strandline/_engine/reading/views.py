@@ -121,7 +121,7 @@ class Reading(Struct, eq=False):
             run = await self.kept(principal, run_id)  # it has ended since it was read, or ends in a later process only
         stream = self._streams.of_read(run)
         at = await self.standings.of_run(run)
-        if at.position and run.lane != Lane.REQUEUED:  # (one that was given back goes on, and does not begin to wait)
+        if at.position and run.lane != Lane.REQUEUED:  # (one that was requeued goes on, and does not begin to wait)
             self._streams.queued(run_id, at)
         return run, at, stream
 

@@ -101,7 +101,7 @@ class Drafts(Struct, eq=False):
 
 
 def _is_deeper(value: object, levels: int) -> bool:
-    """Tell whether objects and lists are nested in a value for more than so many levels, without recursion."""
+    """Return whether objects and lists are nested in a value for more than so many levels, without recursion."""
     nested = [value] if isinstance(value, _NESTS) else []
     for _ in range(levels):
         if not nested:  # (so it is at the first look for nearly all runs)

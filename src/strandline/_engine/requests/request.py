@@ -57,7 +57,7 @@ def check_key(key: object) -> None:
 
 
 def _can_be_kept(name: object) -> bool:
-    """Tell whether a journal can hold a name: text that has no half of a character in it."""
+    """Return whether a journal can hold a name: text that has no half of a character in it."""
     if not isinstance(name, str):
         return False
     try:

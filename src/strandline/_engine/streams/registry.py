@@ -143,7 +143,7 @@ class Streams:
         return stream
 
     def is_expected(self, run_id: RunId) -> bool:
-        """Tell whether the end of a run is still to come in this process."""
+        """Return whether the end of a run is still to come in this process."""
         if run_id in self._streams or self.is_waiting(run_id):
             return True
         # Its claim is on its way, unless it came and nothing could be done with it.

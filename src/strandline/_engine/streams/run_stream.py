@@ -195,7 +195,7 @@ class RunStream(EventLog):
         return len(self._readers) + len(self._waiters)
 
     def is_read(self, after: int) -> bool:
-        """Tell whether a client that has had the events up to number `after` has had the end."""
+        """Return whether a client that has had the events up to number `after` has had the end."""
         return isinstance(self._end, Outcome) and self.last <= after
 
     def outcome(self) -> "asyncio.Future[Outcome | Later]":

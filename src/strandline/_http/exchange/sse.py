@@ -141,7 +141,7 @@ def framed(told: Numbered, run_id: RunId | None, answer: HowToAnswer | None = No
 
 
 def wants_events(request: Request) -> bool:
-    """Tell whether the client would rather have events than one answer."""
+    """Return whether the client would rather have events than one answer."""
     accepted = ",".join(request.headers.getlist("accept")).lower()
     if MEDIA_TYPE not in accepted:  # (as of nearly all)
         return False

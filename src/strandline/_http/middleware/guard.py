@@ -72,7 +72,7 @@ class Guard:
         return None
 
     def is_named(self, scope: Scope) -> bool:
-        """Tell whether a request names this server as it is answered to: for routes that are exempt."""
+        """Return whether a request names this server as it is answered to: for routes that are exempt."""
         hosts = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"]
         return len(hosts) < 2 and self._answers(scope, hosts[0] if hosts else "")
 
@@ -98,7 +98,7 @@ def _unknown(host: str) -> str:
 
 
 def _came_by_loopback(scope: Scope) -> bool:
-    """Tell whether a request has reached its server at an address of this machine only (`server` of ASGI)."""
+    """Return whether a request has reached its server at an address of this machine only (`server` of ASGI)."""
     address = (scope.get("server") or ("",))[0]
     return is_loopback(address.removeprefix("::ffff:"))
 

@@ -1,4 +1,4 @@
-"""What every journal does for claims: delivered once and durable, fenced, given back, taken over by the next owner."""
+"""What every journal does for claims: delivered once and durable, fenced, requeued, taken over by the next owner."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -146,8 +146,8 @@ class ClaimsContract(Contract):
         """Whoever keeps books of what waits and of what is claimed learns of a run before its claim comes."""
         told: list[str] = []
 
-        async def noted(verb: Awaitable[object], name: str) -> None:
-            await verb
+        async def noted(operation: Awaitable[object], name: str) -> None:
+            await operation
             told.append(name)
 
         async def claims() -> Claim:
@@ -302,9 +302,9 @@ class ClaimsContract(Contract):
         assert len(order) == 100
 
 
-async def _call_and_leave(verb: Awaitable[object]) -> None:
-    """Begin a verb and be cancelled while it is under way, or just after."""
-    call = asyncio.ensure_future(verb)
+async def _call_and_leave(operation: Awaitable[object]) -> None:
+    """Begin an operation and be cancelled while it is under way, or just after."""
+    call = asyncio.ensure_future(operation)
     await asyncio.sleep(0)
     call.cancel()
     await asyncio.wait([call])

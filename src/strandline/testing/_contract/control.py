@@ -103,7 +103,7 @@ class ControlContract(Contract):
     @scenario
     async def test_a_run_that_was_given_back_before_anything_was_staged_leaves_no_trace(self, desk: Desk) -> None:
         """By design, though it had started: no tool begins before its round is staged, and a run whose tools cannot be
-        seen is not given back once its agent has begun."""
+        seen is not requeued once its agent has begun."""
         claim = await desk.start("a")
         await desk.release(claim.token, counted=False)
         assert await desk.cancel("a") == ended("a")

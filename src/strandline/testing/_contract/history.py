@@ -141,7 +141,7 @@ class HistoryContract(Contract):
 
     @scenario
     async def test_a_window_is_ranges_of_history_and_inline_messages(self, desk: Desk) -> None:
-        """Its open end follows history; a settle that names no window or state keeps the last ones."""
+        """Its open end follows history; a finish that names no window or state keeps the last ones."""
         summary = said("summary")[0]
         window: Window = (Range(0, 1), Inline(summary), Range(3, 5), Range(6, None))
         await desk.finish(await desk.start("a"), done(*"0123"))

@@ -33,7 +33,7 @@ class HoldsContract(Contract):
 
     @scenario
     async def test_a_held_session_is_not_taken_from(self, desk: Desk) -> None:
-        """Neither by the settle itself, nor by an accept or a take; and it is not deleted."""
+        """Neither by the finish itself, nor by an accept or a take; and it is not deleted."""
         claim = await desk.start("a")
         await desk.accept("b")
         assert await desk.finish(claim, claim_next=True, hold=True) is ClaimResult.NOTHING

@@ -539,7 +539,7 @@ class InputsContract(Contract):
 
     @scenario
     async def test_an_answer_that_executed_comes_back_with_its_question(self, desk: Desk) -> None:
-        """After a crash, and when it is given back: with all that it has staged."""
+        """After a crash, and when it is requeued: with all that it has staged."""
         question = await self._asks(desk)
         await self._answer(desk, "x")
         await desk.journal.checkpoint((await desk.claim(of="x")).token, RoundStarted([]))

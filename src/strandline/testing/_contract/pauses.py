@@ -307,7 +307,7 @@ class PausesContract(Contract):
 
     @scenario
     async def test_a_moved_run_is_none_the_worse(self, desk: Desk) -> None:
-        """All that it was asked with is read as before, when it is given back and taken again too."""
+        """All that it was asked with is read as before, when it is requeued and claimed again too."""
         await desk.accept("a", claim_next=False, metadata={"k": 1}, timeout_s=9.0, priority=4)
         await move(desk, "a", 2)
         await move(desk, "a")

@@ -65,7 +65,7 @@ class PrincipalsContract(Contract):
         assert await desk.accept("d", ADAS_OTHER, bounds=one, claim_next=False) == Accepted(1)
         await desk.release(claim.token, counted=True)
         assert await desk.accept("y", ADA, bounds=one, claim_next=False) == Refused("principal_full", 2)
-        # What was given back and is interrupted makes room for what interrupts it, as in its own queue.
+        # What was requeued and is interrupted makes room for what interrupts it, as in its own queue.
         two = Bounds(per_session=9, total=9, per_principal=2)
         assert isinstance(await desk.accept("i", ADA, bounds=two, claim_next=False, if_busy=IfBusy.INTERRUPT), Accepted)
 
@@ -126,7 +126,7 @@ class PrincipalsContract(Contract):
         size = 1_000
 
         async def fits(most: int) -> bool:
-            """Tell whether a run of some bytes fits; it is refused in any case, as no run may wait."""
+            """Return whether a run of some bytes fits; it is refused in any case, as no run may wait."""
             bounds = Bounds(0, 0, stored_bytes=most)
             answer = await desk.accept("probe", key("probe", "ada"), bounds=bounds, claim_next=False, input="x" * size)
             assert isinstance(answer, Refused)

@@ -109,7 +109,7 @@ class AgentCore(Dialect):
         return pieces, {"Location": run.location, SESSION: session, **run.replayed}
 
     async def ping(self, request: Request) -> Response:
-        """Tell whether anything runs or waits: AgentCore ends a machine that has been idle for long, by the time."""
+        """Return whether anything runs or waits: AgentCore ends a machine that has been idle for long, by the time."""
         self._look()
         return wire.answer(PingBody("HealthyBusy" if self._is_busy else "Healthy", int(self._changed_at)))
 

@@ -57,7 +57,7 @@ _PLACES: Final = re.compile(rf"((?:{_BASE})*)/(?:chat/completions|{_ROUTES})(?:/
 
 
 def is_spoken_at(path: str) -> bool:
-    """Tell whether clients of this protocol ask at a path, and understand its errors only."""
+    """Return whether clients of this protocol ask at a path, and understand its errors only."""
     return _PLACES.fullmatch(path) is not None
 
 
