@@ -35,13 +35,15 @@ from strandline._journal.memory import MemoryJournal
 from strandline._journal.port import Journal
 from strandline._journal.sqlite import SqliteJournal
 from strandline._model import ANONYMOUS, AgentRecord, RunId, SessionId, SessionKey, Succeeded
+from strandline._telemetry.recorder import MetricsRecorder
 from strandline._telemetry.scrape import Scrapes
-from strandline._telemetry.tally import Tally
 
-MakeJournal = Callable[[Path, Tally], Journal]
+MakeJournal = Callable[[Path, MetricsRecorder], Journal]
 JOURNALS: dict[str, MakeJournal] = {
-    "memory": lambda folder, tally: MemoryJournal(SystemClock()),
-    "sqlite": lambda folder, tally: SqliteJournal(folder / "journal.db", SystemClock(), on_commit=tally.committed),
+    "memory": lambda folder, recorder: MemoryJournal(SystemClock()),
+    "sqlite": lambda folder, recorder: SqliteJournal(
+        folder / "journal.db", SystemClock(), on_commit=recorder.committed
+    ),
 }
 SESSIONS = 50
 
@@ -112,11 +114,11 @@ async def serving(
 ) -> AsyncIterator[Service]:
     numbers = count()
     loops = AgentLoops(executor_threads=8, clock=SystemClock(), new_loop=uvloop.new_event_loop)
-    tally = Tally()
-    observer: Observer = tally if observed else UNOBSERVED
+    recorder = MetricsRecorder()
+    observer: Observer = recorder if observed else UNOBSERVED
     with tempfile.TemporaryDirectory() as folder:
         service = Service(
-            journal=make_journal(Path(folder), tally),
+            journal=make_journal(Path(folder), recorder),
             target=target or FunctionTarget(agent.answer, description="no-op"),
             loops=loops,
             clock=SystemClock(),
@@ -245,7 +247,7 @@ async def scrape(make_journal: MakeJournal, waiting: int, samples: int) -> dict[
         for first in range(0, waiting, 500):
             numbers = range(first, min(first + 500, waiting))
             await asyncio.gather(*(service.submit(Request(key=key(f"w{n}"), input="x")) for n in numbers))
-        scrapes, times = Scrapes(service, Tally(), None), []
+        scrapes, times = Scrapes(service, MetricsRecorder(), None), []
         await scrapes.scrape("")
         for _ in range(samples):
             asked = time.perf_counter()

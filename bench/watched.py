@@ -27,7 +27,7 @@ from bench.servers import ROOT
 
 UNWATCHED = """
 import strandline._server as server, strandline._http.app.build as app
-from strandline._telemetry.tally import Tally
+from strandline._telemetry.recorder import Tally
 from strandline._telemetry.traces import Traces
 from strandline._engine.observers import Observer, Tracing
 class Blind(Observer):

@@ -35,8 +35,8 @@ from strandline._model import RunId, SessionKey
 from strandline._session_files.keeper import SessionFiles
 from strandline._session_files.place import Place
 from strandline._settings import ServiceSettings, Settings
+from strandline._telemetry.recorder import MetricsRecorder
 from strandline._telemetry.scrape import Scrapes
-from strandline._telemetry.tally import Tally
 from strandline._telemetry.traces import Traces
 
 _log = logging.getLogger("strandline")
@@ -49,8 +49,8 @@ def new_run_id(clock: Clock) -> RunId:
     return RunId(f"run_{int(clock.now() * 1000):012x}{secrets.token_hex(8)}")
 
 
-def open_journal(settings: Settings, clock: Clock, tally: Tally) -> Journal:
-    """Return the journal that the settings name, not yet opened; `tally` counts its commits."""
+def open_journal(settings: Settings, clock: Clock, recorder: MetricsRecorder) -> Journal:
+    """Return the journal that the settings name, not yet opened; `recorder` counts its commits."""
     if (file := journal_file(settings)) is None:
         return MemoryJournal(clock)
     from strandline._journal.sqlite import SqliteJournal
@@ -61,7 +61,7 @@ def open_journal(settings: Settings, clock: Clock, tally: Tally) -> Journal:
         clock,
         lock_wait_s=lock_wait_s,
         on_wait=_log.warning,
-        on_commit=tally.committed,
+        on_commit=recorder.committed,
         disk_reserve=settings.disk_reserve_bytes,
     )
 
@@ -127,9 +127,15 @@ def build_projection(settings: Settings, journal: Journal, clock: Clock) -> Proj
 
 
 def build_service(
-    settings: Settings, target: Target, journal: Journal, loops: Loops, clock: Clock, tally: Tally, traces: Traces
+    settings: Settings,
+    target: Target,
+    journal: Journal,
+    loops: Loops,
+    clock: Clock,
+    recorder: MetricsRecorder,
+    traces: Traces,
 ) -> Service:
-    """Return a service that has not been started; `tally` counts its runs, `traces` tells of each."""
+    """Return a service that has not been started; `recorder` counts its runs, `traces` tells of each."""
     return Service(
         journal=journal,
         target=target,
@@ -139,7 +145,7 @@ def build_service(
         workspace=workspaces(settings),
         options=options_of(settings, survives=not isinstance(journal, MemoryJournal)),
         owner=settings.agent_id,
-        observer=tally,
+        observer=recorder,
         tracing=traces,
         projection=build_projection(settings, journal, clock),
     )
@@ -157,7 +163,13 @@ def options_of(settings: Settings, *, survives: bool) -> Options:
 
 
 def build_http(
-    settings: Settings, service: Service, tally: Tally, traces: Traces, *, loopback: bool | None, keys: Keys | None
+    settings: Settings,
+    service: Service,
+    recorder: MetricsRecorder,
+    traces: Traces,
+    *,
+    loopback: bool | None,
+    keys: Keys | None,
 ) -> ASGIApp:
     """Return the HTTP application of a service, for those who show one of `keys`; None: for everybody.
 
@@ -165,12 +177,12 @@ def build_http(
     """
     return build_app(
         service,
-        Scrapes(service, tally, journal_file(settings), dropped),
+        Scrapes(service, recorder, journal_file(settings), dropped),
         settings,
         keys,
         loopback=loopback,
         on_arrival=traces.arrived,
-        on_denied=tally.denied,
+        on_denied=recorder.denied,
     )
 
 

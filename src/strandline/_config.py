@@ -60,7 +60,7 @@ _TYPES: Final = {
 """What msgspec calls types, and what people do."""
 
 
-class Told(Struct, frozen=True):
+class SettingState(Struct, frozen=True):
     """One setting as it stands: `value` is what was written, if that is wrong; `error` says why then."""
 
     name: str
@@ -71,7 +71,7 @@ class Told(Struct, frozen=True):
     error: str | None
 
 
-def shown(told: Told) -> Told:
+def shown(told: SettingState) -> SettingState:
     """Return a setting as it may be shown to people."""
     if told.name not in HIDDEN or not told.value:
         return told
@@ -82,7 +82,7 @@ def shown(told: Told) -> Told:
 class Survey(Struct, frozen=True):
     """All settings, what is wrong with the file that they are in, and remarks about what is no setting."""
 
-    settings: list[Told]
+    settings: list[SettingState]
     faults: list[str]
     remarks: list[str]
 
@@ -219,7 +219,7 @@ def survey(environ: Mapping[str, str], *, toml: Path | None = None, folder: Path
             value = _convert(name, value, hints[name], origin)
         except SettingsError as wrong:
             error = str(wrong)
-        told.append(Told(name, value, default_of(name), origin, _description(hints[name]), error))
+        told.append(SettingState(name, value, default_of(name), origin, _description(hints[name]), error))
     return Survey(told, faults, _remarks(toml, environ, folder))
 
 

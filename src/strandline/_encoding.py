@@ -27,7 +27,7 @@ def _text(value: object) -> str:
     try:
         return str(value)
     except Exception:
-        return f"(a {type(value).__name__} that cannot be told)"
+        return f"(a {type(value).__name__} that cannot be shown as text)"
 
 
 _encoder: Final = msgspec.json.Encoder(enc_hook=_text)

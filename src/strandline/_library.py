@@ -206,7 +206,9 @@ class AgentApp:
         if self._life is not None:
             raise SetupError("this app runs already: give its lifespan to one app only, or make another with asgi(...)")
         life = self._life = Life(self._target, self._settings)
-        self._http = build_http(self._settings, life.service, life.tally, life.traces, loopback=None, keys=self._keys)
+        self._http = build_http(
+            self._settings, life.service, life.recorder, life.traces, loopback=None, keys=self._keys
+        )
         try:
             with told_early(life.drain_soon):
                 await life.begin()

@@ -16,7 +16,7 @@ from strandline._agents.port import Target
 from strandline._clock import SystemClock
 from strandline._composition import build_loops, build_service, open_journal, start
 from strandline._settings import Settings
-from strandline._telemetry.tally import Tally
+from strandline._telemetry.recorder import MetricsRecorder
 from strandline._telemetry.traces import Traces
 from strandline.errors import SetupError
 
@@ -28,12 +28,12 @@ class Life:
 
     def __init__(self, target: Target, settings: Settings) -> None:
         clock = SystemClock()
-        self.tally = Tally()
+        self.recorder = MetricsRecorder()
         self.traces = Traces()
-        journal = open_journal(settings, clock, self.tally)
+        journal = open_journal(settings, clock, self.recorder)
         self._loop = asyncio.get_running_loop()
         self._loops = build_loops(settings, target, clock, _kind_of_loop())
-        self.service = build_service(settings, target, journal, self._loops, clock, self.tally, self.traces)
+        self.service = build_service(settings, target, journal, self._loops, clock, self.recorder, self.traces)
         self._start = self._loop.create_task(start(self.service, target, self._loops))
         self._watch = self._loop.create_task(self._exhausted())
         self._drain: asyncio.Task[None] | None = None

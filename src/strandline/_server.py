@@ -30,14 +30,14 @@ from strandline._composition import build_http, build_loops, build_service, open
 from strandline._config import check_exposure, is_loopback, journal_file
 from strandline._exits import EXHAUSTED, INTERRUPTED
 from strandline._garbage import look_less
-from strandline._http.app.errors import in_form
+from strandline._http.app.errors import render_problem
 from strandline._http.middleware.connections import Connections, allowed
 from strandline._journal.port import Journal
 from strandline._listener import keep_from_forks, listen
 from strandline._settings import Settings
 from strandline._stacks import answer
 from strandline._telemetry.export import export_if_wanted, flush
-from strandline._telemetry.tally import Tally
+from strandline._telemetry.recorder import MetricsRecorder
 from strandline._telemetry.traces import Traces
 from strandline.errors import Draining
 
@@ -84,12 +84,12 @@ def run(
             "".join(f", {each}" for each in settings.allowed_hosts) or " and no other name",
         )
     clock = SystemClock()
-    tally, traces = Tally(), Traces()
+    recorder, traces = MetricsRecorder(), Traces()
     export_if_wanted(os.environ, settings.agent_id)
-    journal = open_journal(settings, clock, tally)
+    journal = open_journal(settings, clock, recorder)
     listener = listen(settings) if handed is None else handed.listener
     keep_from_forks(listener)
-    server = _Server(target, settings, clock, tally, traces, journal, keys, listener, announce, handed)
+    server = _Server(target, settings, clock, recorder, traces, journal, keys, listener, announce, handed)
     try:
         code = uvloop.run(server.life())
         flush()
@@ -119,7 +119,7 @@ class _Server:
         target: Target,
         settings: Settings,
         clock: Clock,
-        tally: Tally,
+        recorder: MetricsRecorder,
         traces: Traces,
         journal: Journal,
         keys: Keys | None,
@@ -130,7 +130,7 @@ class _Server:
         self._handed = handed
         self._keys = keys
         self._settings = settings
-        self._tally = tally
+        self._recorder = recorder
         self._traces = traces
         self._target = target
         self._listener = listener
@@ -140,13 +140,13 @@ class _Server:
         """Whether no user code works any more, once its life is over."""
         self._showing: asyncio.Task[None] | None = None
         self.loops = build_loops(settings, target, clock, uvloop.new_event_loop)
-        self._service = build_service(settings, target, journal, self.loops, clock, tally, traces)
+        self._service = build_service(settings, target, journal, self.loops, clock, recorder, traces)
 
     async def life(self) -> int:
         """Listen, start, serve until told to stop, drain, leave. Returns the exit code."""
         settings = self._settings
         app = build_http(
-            settings, self._service, self._tally, self._traces, loopback=is_loopback(settings.host), keys=self._keys
+            settings, self._service, self._recorder, self._traces, loopback=is_loopback(settings.host), keys=self._keys
         )
         connections = self._connections()
         late = Draining(
@@ -234,7 +234,7 @@ class _Server:
                 wanted,
             )
         patience_s = self._settings.receive_timeout_s
-        return Connections(most=most, patience_s=patience_s, on_end=self._tally.cut_off, form=in_form)
+        return Connections(most=most, patience_s=patience_s, on_end=self._recorder.cut_off, render=render_problem)
 
     async def _follow_keys(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let those keys in that the file has by now: it is looked at from time to time, and at once on SIGHUP."""
@@ -243,7 +243,7 @@ class _Server:
         looks: set[asyncio.Task[None]] = set()
 
         def look() -> None:
-            looks.add(task := asyncio.create_task(keys.look()))
+            looks.add(task := asyncio.create_task(keys.reload()))
             task.add_done_callback(looks.discard)
 
         if self._handed is None:  # (else it is for the parent, and tells both that their terminal is gone)

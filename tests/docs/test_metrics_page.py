@@ -17,7 +17,7 @@ from acceptance.server import serving
 from docs.pages import DOCS, ROOT, block, printed
 from reference_tables import alerts_table, metrics_table
 from strandline._telemetry.catalogue import METRICS, PREFIX
-from strandline._telemetry.tally import CUTS
+from strandline._telemetry.recorder import CUTS
 
 PAGE: Final = (DOCS / "metrics.md").read_text()
 RULES: Final = ROOT / "deploy" / "prometheus" / "rules.yaml"

@@ -21,7 +21,7 @@ from strandline._access.source import Keys
 from strandline._agents.function import Session
 from strandline._http.app.openapi import OPERATIONS
 from strandline._http.dialects.agentcore.wire import SESSION
-from strandline._http.middleware.auth import Access, LetIn
+from strandline._http.middleware.auth import Access, AdmittedRequest
 from strandline._library import AgentApp
 from strandline._settings import AppSettings
 from strandline.errors import SetupError
@@ -620,7 +620,7 @@ def test_a_key_that_is_taken_away_ends_what_it_listens_to_and_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What waits for an answer is told 401, streams end, others notice nothing; the run stays its principal's."""
-    monkeypatch.setattr("strandline._access.source.LOOK_S", 0.001)
+    monkeypatch.setattr("strandline._access.source.POLL_S", 0.001)
     file, second = tmp_path / "keys", new_key("ada")
     lines = [second[1].line(), *LINES[1:]]
     file.write_text("\n".join([LINES[0], *lines]))
@@ -669,7 +669,7 @@ class OneKey:
 SCOPE: Final[Any] = {"type": "http", "path": "/", "headers": [(b"authorization", f"Bearer {ADA[0]}".encode())]}
 
 
-def let_in(access: Access) -> LetIn:
+def let_in(access: Access) -> AdmittedRequest:
     found = access.admit(dict(SCOPE))
     assert found is not None
     return found

@@ -11,7 +11,7 @@ import pytest
 from strandline._access.keyring import id_of, new_key
 from strandline._http import wire
 from strandline._http.middleware.access_log import BURST, EVERY_S, Denials
-from strandline._telemetry.tally import DENIALS, Tally
+from strandline._telemetry.recorder import DENIALS, MetricsRecorder
 from strandline.testing._virtual import VirtualClock, run_virtual
 from unit.test_access import ADA, BOB, OPS, run, served
 
@@ -76,7 +76,7 @@ def test_a_key_that_is_taken_away_from_a_request_that_waits_is_told_by_its_id(
             await world.gate.reached.wait()
             file.write_text(lines_of_file[1])
             assert world.app._keys is not None
-            await world.app._keys.look()
+            await world.app._keys.reload()
             assert (await waiting).status_code == 401
         (line,) = [each for each in lines(caplog) if each.startswith("refused ")]
         assert line == f"refused POST /chat from 127.0.0.1: this key has been taken away (key {ADA[1].id})"
@@ -87,9 +87,9 @@ def test_a_key_that_is_taken_away_from_a_request_that_waits_is_told_by_its_id(
 
 def test_refusals_are_few_lines_however_many_there_are_and_all_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     async def life(clock: VirtualClock) -> None:
-        tally = Tally()
-        assert set(tally.denials) == set(DENIALS)
-        denials = Denials(clock, tally.denied)
+        recorder = MetricsRecorder()
+        assert set(recorder.denials) == set(DENIALS)
+        denials = Denials(clock, recorder.denied)
         scope = {"type": "http", "method": "GET", "path": "/x\n2026 ERROR \x1b[2J\u202e" + "y" * 1000, "client": None}
         error = wire.Unauthorized("this key is not known", shown=True, reason="unknown_key")
         for _ in range(10_000):
@@ -106,7 +106,7 @@ def test_refusals_are_few_lines_however_many_there_are_and_all_are_counted(caplo
             denials.note(scope, error)
         assert len(lines(caplog)) == 2 * BURST + 1
         assert "1 more were refused" in lines(caplog)[BURST + 1]
-        assert tally.denials["unknown_key"] == 10_102
+        assert recorder.denials["unknown_key"] == 10_102
         assert all(each.isprintable() and len(each) < 500 for each in lines(caplog))
 
     with caplog.at_level(logging.INFO, LOGGER):

@@ -25,7 +25,7 @@ from strandline._http.dialects.agentcore.wire import (
     named_session,
     prompt_of,
     refusal,
-    told_by,
+    runtime_metadata,
 )
 from strandline._http.dialects.endings import reason_of
 from strandline._http.dialects.waiting import Waiting
@@ -111,7 +111,9 @@ def test_a_session_that_two_headers_name_is_refused(second: str) -> None:
 
 def test_what_agentcore_tells_is_kept_and_no_client_can_make_it_up() -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    told = told_by(Headers({REQUEST_ID: "r1", "traceparent": trace, "baggage": "x" * (LONGEST + 1), "tracestate": ""}))
+    told = runtime_metadata(
+        Headers({REQUEST_ID: "r1", "traceparent": trace, "baggage": "x" * (LONGEST + 1), "tracestate": ""})
+    )
     assert told == {"request_id": "r1", "traceparent": trace}
     mine = {"agentcore": {"request_id": "made up"}, "colour": "blue"}
     assert kept_with(mine, told) == {"agentcore": told, "colour": "blue"}

@@ -28,7 +28,7 @@ from strandline._http.middleware.connections import (
     Connections,
     allowed,
 )
-from strandline._telemetry.tally import Tally
+from strandline._telemetry.recorder import MetricsRecorder
 from strandline.errors import Draining, StrandlineError
 from strandline.testing._virtual import VirtualClock, run_virtual
 
@@ -49,7 +49,7 @@ class Seen:
     def took_too_long(self, reason: StrandlineError) -> None:
         self.told.append(asyncio.get_running_loop().time())
         if self.comes_back:
-            self.limiter.owes(self)
+            self.limiter.expects_request(self)
 
     def took_too_little(self) -> None:
         self.told.append("took too little")
@@ -71,8 +71,8 @@ def test_each_has_its_own_time_from_its_own_beginning_and_one_timer_serves_all()
         began = loop.time()
         first, again, owed, stays = (Seen(limiter, comes_back=n == 3) for n in range(4))
         await asyncio.sleep(4)
-        limiter.owes(again)
-        limiter.is_owed(owed)
+        limiter.expects_request(again)
+        limiter.has_request(owed)
         timers = []
         for _ in range(5):
             await asyncio.sleep(10)
@@ -103,13 +103,13 @@ def test_of_too_many_the_one_goes_that_has_owed_for_longest_and_none_that_is_owe
     async def life(clock: VirtualClock) -> None:
         limiter = ConnectionLimiter(most=3, patience_s=10)
         owed, first, second = (Seen(limiter) for _ in range(3))
-        limiter.is_owed(owed)
-        limiter.owes(first)  # (it has been answered: its time begins anew)
+        limiter.has_request(owed)
+        limiter.expects_request(first)  # (it has been answered: its time begins anew)
         third = Seen(limiter)
         assert [each.told for each in (owed, first, second, third)] == [[], [], ["cut"], []]
 
         for each in (first, third):
-            limiter.is_owed(each)
+            limiter.has_request(each)
         late = [Seen(limiter) for _ in range(FOR_PROBES)]
         assert all(each.probes_only and not each.told for each in late)
         assert Seen(limiter).told == ["no_connection_left"]
@@ -234,14 +234,14 @@ NO_HTTP: Final = (
 @pytest.mark.parametrize("sent", NO_HTTP)
 def test_nobody_fills_the_log_with_what_is_no_request(sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async def life(clock: VirtualClock) -> None:
-        tally = Tally()
-        wire, connection = connected(echo, made_by=Connections(most=10, patience_s=10, on_end=tally.cut_off))
+        recorder = MetricsRecorder()
+        wire, connection = connected(echo, made_by=Connections(most=10, patience_s=10, on_end=recorder.cut_off))
         connection.data_received(sent)
         await finish()
         if not wire.ended:
             assert b" 200 " in wire.written
         else:
-            assert tally.cuts["malformed"] == 1
+            assert recorder.cuts["malformed"] == 1
         wire.close()
         connection.connection_lost(None)
         await finish()
@@ -253,8 +253,8 @@ def test_nobody_fills_the_log_with_what_is_no_request(sent: bytes, caplog: pytes
 
 def test_whoever_is_cut_off_is_counted_under_one_of_the_known_reasons() -> None:
     async def life(clock: VirtualClock) -> None:
-        tally, endless = Tally(), asyncio.Event()
-        begins = dict(tally.cuts)
+        recorder, endless = MetricsRecorder(), asyncio.Event()
+        begins = dict(recorder.cuts)
 
         async def slow(scope: Scope, receive: Receive, send: Send) -> None:
             await endless.wait()
@@ -272,8 +272,8 @@ def test_whoever_is_cut_off_is_counted_under_one_of_the_known_reasons() -> None:
             (slow, 1, INNER, "no_connection_left"),
             (echo, 1, b"", "idle"),
         ):
-            before = dict(tally.cuts)
-            make = Connections(most=most, patience_s=10, on_end=tally.cut_off)
+            before = dict(recorder.cuts)
+            make = Connections(most=most, patience_s=10, on_end=recorder.cut_off)
             _, first = connected(app, made_by=make)
             first.data_received(sent)
             await finish()
@@ -281,27 +281,27 @@ def test_whoever_is_cut_off_is_counted_under_one_of_the_known_reasons() -> None:
                 _, second = connected(app, made_by=make)
                 second.data_received(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
                 await finish()
-                assert tally.cuts["no_connection_left"] == before["no_connection_left"], "a probe is answered"
+                assert recorder.cuts["no_connection_left"] == before["no_connection_left"], "a probe is answered"
                 if reason == "no_connection_left":
                     _, third = connected(app, made_by=make)
                     third.data_received(INNER)
                     await finish()
             await asyncio.sleep(11)
-            assert {each: n - before[each] for each, n in tally.cuts.items() if n != before[each]} == (
+            assert {each: n - before[each] for each, n in recorder.cuts.items() if n != before[each]} == (
                 {} if reason is None else {reason: 1}
             )
-        make = Connections(most=1, patience_s=10, on_end=tally.cut_off)
+        make = Connections(most=1, patience_s=10, on_end=recorder.cut_off)
         wire, connection = connected(echo, made_by=make)
         wire.waits = 100
         connection.pause_writing()
         await asyncio.sleep(11)
-        assert tally.cuts["not_taken"] == 1
+        assert recorder.cuts["not_taken"] == 1
         for _ in range(FOR_PROBES):  # (beside the one before, whose end nobody has told)
             _, connection = connected(slow, made_by=make)
             connection.data_received(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
         connected(slow, made_by=make)
-        assert tally.cuts["no_connection_left"] == 2, "more than there is room for probes"
-        assert tally.cuts.keys() == begins.keys()
+        assert recorder.cuts["no_connection_left"] == 2, "more than there is room for probes"
+        assert recorder.cuts.keys() == begins.keys()
         assert set(begins.values()) == {0}
         endless.set()
         await finish()
@@ -443,8 +443,8 @@ def test_who_is_late_is_refused_in_the_form_of_where_it_asks_whether_it_is_slow_
 ) -> None:
     async def life(clock: VirtualClock) -> None:
         for stops, status, code in ((False, 408, "request_timeout"), (True, 503, "draining")):
-            tally = Tally()
-            make = Connections(most=10, patience_s=10, on_end=tally.cut_off, form=in_words)
+            recorder = MetricsRecorder()
+            make = Connections(most=10, patience_s=10, on_end=recorder.cut_off, render=in_words)
             wire, connection = connected(echo, made_by=make)
             connection.data_received(sent)
             await asyncio.sleep(5)
@@ -459,7 +459,7 @@ def test_who_is_late_is_refused_in_the_form_of_where_it_asks_whether_it_is_slow_
             assert wire.written.startswith(b"HTTP/1.1 %d" % status)
             assert wire.written.endswith(f"{code} at {told}".encode())
             assert wire.ended == "closed"
-            assert tally.cuts[code] == 1
+            assert recorder.cuts[code] == 1
 
     run_virtual(life)
 
@@ -470,7 +470,7 @@ def test_while_a_server_stops_each_request_has_a_moment_of_its_own_and_no_connec
         await echo(scope, receive, send)
 
     async def life(clock: VirtualClock) -> None:
-        make = Connections(most=10, patience_s=10, form=in_words)
+        make = Connections(most=10, patience_s=10, render=in_words)
         silent, kept, before = (connected(echo, made_by=make) for _ in range(3))
         in_work, in_work_behind = connected(slow, made_by=make), connected(slow, made_by=make)
         before[1].data_received(b"POST / HTTP/1.1\r\n")
@@ -738,8 +738,8 @@ def test_heads_that_are_not_whole_have_so_much_memory_together_and_those_go_that
     monkeypatch.setattr(room, "MAX_HEADS_BYTES", 30_000)
 
     async def life(clock: VirtualClock) -> None:
-        tally = Tally()
-        make = Connections(most=100, patience_s=10, on_end=tally.cut_off)
+        recorder = MetricsRecorder()
+        make = Connections(most=100, patience_s=10, on_end=recorder.cut_off)
 
         def opened(sent: bytes) -> tuple[Wire, Connection]:
             wire, connection = connected(echo, made_by=make)
@@ -757,7 +757,7 @@ def test_heads_that_are_not_whole_have_so_much_memory_together_and_those_go_that
         assert b"HTTP/1.1 503 " in first[0].written
         assert b'"heads_full"' in first[0].written
         assert b"retry-after: 1" in first[0].written.lower()
-        assert tally.cuts["heads_full"] == 1
+        assert recorder.cuts["heads_full"] == 1
         assert not first[1].headers, "it keeps nothing from then on"
         first[1].connection_lost(None)
         second[1].data_received(b"\r\n\r\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from strandline._access import keyring
-from strandline._access.keyring import Keyring, KnownKey, Line, lines_of, new_key, parse
+from strandline._access.keyring import ApiKey, Keyring, Line, lines_of, new_key, parse
 from strandline._access.source import Keys, keys_of
 from strandline._config import check_exposure, shown, survey
 from strandline._model import Principal
@@ -18,7 +18,7 @@ from strandline.errors import SettingsError
 HEX = hashlib.sha256(b"secret").hexdigest()
 
 
-def only(text: str) -> KnownKey:
+def only(text: str) -> ApiKey:
     (key,) = parse([Line("here", text)])
     return key
 

@@ -11,18 +11,18 @@ import pytest
 
 from logged import ours
 from strandline._access import source
-from strandline._access.keyring import KnownKey, new_key
+from strandline._access.keyring import ApiKey, new_key
 from strandline._access.source import Keys
 from strandline._settings import Settings
 
 ADA, BOB, EVE = (new_key(name) for name in ("ada", "bob", "eve"))
 
 
-def write(file: Path, *made: tuple[str, KnownKey]) -> None:
+def write(file: Path, *made: tuple[str, ApiKey]) -> None:
     file.write_text("".join(f"{kept.line()}\n" for _, kept in made))
 
 
-def knows(keys: Keys, made: tuple[str, KnownKey]) -> bool:
+def knows(keys: Keys, made: tuple[str, ApiKey]) -> bool:
     return keys.ring.find(made[0].encode()) == made[1]
 
 
@@ -37,13 +37,13 @@ def test_what_the_file_says_by_now_counts(file: Path, caplog: pytest.LogCaptureF
     changes: list[str] = []
     keys = Keys(Settings(api_keys=[EVE[1].line()], api_keys_file=str(file)))
     keys.on_change(lambda: changes.append("changed"))
-    asyncio.run(keys.look())
+    asyncio.run(keys.reload())
     assert changes == []
     carol = new_key("carol")
     write(file, ADA, carol)
     with caplog.at_level(logging.INFO):
-        asyncio.run(keys.look())
-        asyncio.run(keys.look())
+        asyncio.run(keys.reload())
+        asyncio.run(keys.reload())
     assert changes == ["changed"]
     assert [knows(keys, each) for each in (ADA, BOB, carol, EVE)] == [True, False, True, True]
     assert [each.getMessage() for each in caplog.records] == ["the keys have changed: 1 new, 1 gone, 3 in all"]
@@ -60,8 +60,8 @@ def test_a_file_that_is_wrong_changes_nothing_and_is_told_once_for_each_time_tha
         else:
             file.write_text(content)
         with caplog.at_level(logging.INFO):
-            asyncio.run(keys.look())
-            asyncio.run(keys.look())
+            asyncio.run(keys.reload())
+            asyncio.run(keys.reload())
         assert knows(keys, ADA)
         assert knows(keys, BOB)
         (record,) = ours(caplog)
@@ -70,9 +70,9 @@ def test_a_file_that_is_wrong_changes_nothing_and_is_told_once_for_each_time_tha
         assert "THISISTHEKEY" not in caplog.text
         caplog.clear()
         write(file, ADA, BOB)
-        asyncio.run(keys.look())
+        asyncio.run(keys.reload())
     write(file, ADA)
-    asyncio.run(keys.look())
+    asyncio.run(keys.reload())
     assert not knows(keys, BOB)
 
 
@@ -83,10 +83,10 @@ def test_the_last_key_goes_when_another_one_stands_in_its_place_and_not_by_an_em
     write(file, ADA)
     keys = Keys(Settings(api_keys_file=str(file)))
     file.write_text(empty)
-    asyncio.run(keys.look())
+    asyncio.run(keys.reload())
     assert knows(keys, ADA)
     write(file, EVE)
-    asyncio.run(keys.look())
+    asyncio.run(keys.reload())
     assert not knows(keys, ADA)
     assert knows(keys, EVE)
 
@@ -97,10 +97,10 @@ def test_a_key_that_changes_hands_is_gone_for_whom_it_stood_for(file: Path) -> N
     assert before is not None
     assert before in keys.ring
     file.write_text("mallory" + ADA[1].line().removeprefix("ada"))
-    asyncio.run(keys.look())
+    asyncio.run(keys.reload())
     assert before not in keys.ring
     file.write_text(ADA[1].line() + " operator")
-    asyncio.run(keys.look())
+    asyncio.run(keys.reload())
     assert before in keys.ring, "the same principal, with more rights"
 
 
@@ -120,11 +120,11 @@ def test_of_two_looks_the_slower_one_does_not_bring_back_what_the_file_said_befo
 
         monkeypatch.setattr("strandline._access.source.asyncio.to_thread", read)
         write(file, ADA)
-        slow = asyncio.create_task(keys.look())
+        slow = asyncio.create_task(keys.reload())
         await asyncio.sleep(0)
         assert len(began) == 1
         write(file, BOB)
-        fast = asyncio.create_task(keys.look())
+        fast = asyncio.create_task(keys.reload())
         for _ in range(5):
             await asyncio.sleep(0)
         go_on.set()
@@ -135,7 +135,7 @@ def test_of_two_looks_the_slower_one_does_not_bring_back_what_the_file_said_befo
 
 
 def test_the_file_is_looked_at_by_itself(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "LOOK_S", 0.001)
+    monkeypatch.setattr(source, "POLL_S", 0.001)
 
     async def main() -> None:
         keys = Keys(Settings(api_keys_file=str(file)))
@@ -153,14 +153,14 @@ def test_the_file_is_looked_at_by_itself(file: Path, monkeypatch: pytest.MonkeyP
 def test_without_a_file_there_is_nothing_to_look_at() -> None:
     keys = Keys(Settings(api_keys=[ADA[1].line()]))
     asyncio.run(asyncio.wait_for(keys.follow(), 20))
-    asyncio.run(keys.look())
+    asyncio.run(keys.reload())
     assert knows(keys, ADA)
 
 
 def test_a_file_of_an_editor_that_marks_utf_8_and_ends_lines_with_two_characters_is_read(file: Path) -> None:
     keys = Keys(Settings(api_keys_file=str(file)))
     file.write_bytes(b"\xef\xbb\xbf" + f"{ADA[1].line()}\r\n{EVE[1].line()}\r\n".encode())
-    asyncio.run(keys.look())
+    asyncio.run(keys.reload())
     assert [knows(keys, each) for each in (ADA, BOB, EVE)] == [True, False, True]
 
 
@@ -169,7 +169,7 @@ def test_a_pipe_is_read_once_and_waited_for_by_nobody(file: Path, caplog: pytest
     keys = Keys(Settings(api_keys_file=str(file)))
     file.unlink()
     os.mkfifo(file)
-    asyncio.run(asyncio.wait_for(keys.look(), 20))
+    asyncio.run(asyncio.wait_for(keys.reload(), 20))
     assert knows(keys, ADA)
     assert "is a pipe" in caplog.text
 
@@ -185,11 +185,11 @@ def test_without_a_thread_to_read_the_file_the_keys_go_on_counting_and_it_is_loo
     async def main() -> None:
         with monkeypatch.context() as patched:
             patched.setattr(threading.Thread, "start", none)
-            await keys.look()
+            await keys.reload()
         assert knows(keys, ADA)
         assert "can't start new thread" in caplog.text
         write(file, EVE)
-        await keys.look()
+        await keys.reload()
         assert (knows(keys, ADA), knows(keys, EVE)) == (False, True)
 
     asyncio.run(main())

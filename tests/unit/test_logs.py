@@ -260,7 +260,7 @@ def test_what_strangers_write_into_a_trace_fills_no_log(logged: Logged) -> None:
             ("baggage", "a=%zz;;;,=,secret"),
         ):
             traces.arrived([(b"traceparent", TRACEPARENT.encode()), (name.encode(), value.encode())])
-            with traces.asked() as carrier:
+            with traces.request_trace() as carrier:
                 assert carrier is not None
                 assert carrier["traceparent"] == TRACEPARENT
 

@@ -13,11 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from engine_support import Played, echo, outcome, send, serving
 from strandline._engine.loops import Load, WorkerLoad
 from strandline._model import ErrorCode, Outcome, RunError, RunStatus
-from strandline._telemetry import disk, looks
+from strandline._telemetry import disk, sampler
 from strandline._telemetry.catalogue import METRICS, Seen
 from strandline._telemetry.exposition import exposed
+from strandline._telemetry.recorder import Distribution, MetricsRecorder
 from strandline._telemetry.scrape import Scrapes
-from strandline._telemetry.tally import Distribution, Tally
 from strandline.testing._virtual import VirtualClock, run_virtual
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -32,19 +32,19 @@ def test_a_distribution_counts_each_value_in_every_bucket_from_its_own_on() -> N
     assert total == pytest.approx(77.6)
 
 
-def seen_of(tally: Tally) -> Seen:
+def seen_of(recorder: MetricsRecorder) -> Seen:
     """Return what a scrape has before it when one run has been served."""
 
     async def main(clock: VirtualClock) -> Seen:
-        async with serving(clock, Played(echo), observer=tally, max_stored_bytes_per_principal=1_000_000) as service:
+        async with serving(clock, Played(echo), observer=recorder, max_stored_bytes_per_principal=1_000_000) as service:
             await outcome(await send(service, "hello"))
-            return Seen(service.vitals(), tally, disk.Place(journal=1000, left=2000), await service.stored())
+            return Seen(service.vitals(), recorder, disk.Place(journal=1000, left=2000), await service.stored())
 
     return run_virtual(main)
 
 
 def test_a_scrape_that_asks_for_a_version_that_is_none_is_answered_in_plain_text() -> None:
-    seen = seen_of(Tally())
+    seen = seen_of(MetricsRecorder())
     for version in ("abc", "1..0", "1.x", "9" * 5000, "-1"):
         for kind in ("application/openmetrics-text", "text/plain"):
             text, media_type = exposed(seen, f"{kind};version={version}")
@@ -53,7 +53,7 @@ def test_a_scrape_that_asks_for_a_version_that_is_none_is_answered_in_plain_text
 
 
 def test_every_metric_is_told_in_both_forms_from_the_start() -> None:
-    seen = seen_of(Tally())
+    seen = seen_of(MetricsRecorder())
     workers = [WorkerLoad(pid=4711, running=0, silent_s=0.0)]
     seen = replace(seen, vitals=replace(seen.vitals, agents=Load(workers=workers)))
     text, media_type = exposed(seen, "text/plain")
@@ -72,17 +72,17 @@ def test_every_metric_is_told_in_both_forms_from_the_start() -> None:
 
 
 def test_every_outcome_and_code_is_there_before_and_after_it_has_happened() -> None:
-    tally = Tally()
-    before = set(tally.ends)
+    recorder = MetricsRecorder()
+    before = set(recorder.ends)
     for status in (RunStatus.SUCCEEDED, RunStatus.CANCELLED, RunStatus.NEEDS_INPUT):
-        tally.ended(Outcome(status=status), 1.0)
+        recorder.ended(Outcome(status=status), 1.0)
     for code in ErrorCode:
-        tally.ended(Outcome(status=RunStatus.FAILED, error=RunError(code, "it failed")), None)
-    for reason in list(tally.refusals):
-        tally.refused(reason)
-    assert set(tally.ends) == before
-    assert set(tally.ends.values()) == set(tally.refusals.values()) == {1}
-    assert [each.seen()[0][-1][1] for each in tally.durations.values()] == [1, 0, 1, 1]
+        recorder.ended(Outcome(status=RunStatus.FAILED, error=RunError(code, "it failed")), None)
+    for reason in list(recorder.refusals):
+        recorder.refused(reason)
+    assert set(recorder.ends) == before
+    assert set(recorder.ends.values()) == set(recorder.refusals.values()) == {1}
+    assert [each.seen()[0][-1][1] for each in recorder.durations.values()] == [1, 0, 1, 1]
 
 
 @pytest.fixture
@@ -102,13 +102,13 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 def test_a_disk_that_hangs_takes_one_thread_however_often_it_is_looked_at(
     tmp_path: Path, hanging: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looks, "LOOK_S", 0.0)
+    monkeypatch.setattr(sampler, "SAMPLE_S", 0.0)
 
     async def main() -> None:
         place = disk.Disk(tmp_path / "journal.db")
         before = threading.active_count()
         for _ in range(4):
-            assert await place.look() is None
+            assert await place.sample() is None
         assert threading.active_count() <= before + 1
         hanging.set()
 
@@ -122,10 +122,10 @@ def test_without_a_thread_everything_is_told_but_what_the_disk_says(
         raise RuntimeError("can't start new thread")
 
     async def main(clock: VirtualClock) -> None:
-        tally = Tally()
-        async with serving(clock, Played(echo), observer=tally) as service:
+        recorder = MetricsRecorder()
+        async with serving(clock, Played(echo), observer=recorder) as service:
             await outcome(await send(service, "hello"))
-            text, _ = await Scrapes(service, tally, tmp_path / "journal.db").scrape("text/plain")
+            text, _ = await Scrapes(service, recorder, tmp_path / "journal.db").scrape("text/plain")
             assert b"\nstrandline_runs_accepted_total 1.0\n" in text
             assert b"\nstrandline_journal_bytes " not in text
 
@@ -136,22 +136,22 @@ def test_without_a_thread_everything_is_told_but_what_the_disk_says(
 def test_a_disk_that_hangs_is_told_as_it_was_seen_last(
     tmp_path: Path, hanging: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looks, "LOOK_S", 0.01)
+    monkeypatch.setattr(sampler, "SAMPLE_S", 0.01)
     file = tmp_path / "journal.db"
     file.write_bytes(bytes(100))
     file.with_name("journal.db-wal").write_bytes(bytes(11))
 
     async def main() -> None:
         place = disk.Disk(file)
-        assert await place.look() is None
+        assert await place.sample() is None
         hanging.set()
-        while (seen := await place.look()) is None:
+        while (seen := await place.sample()) is None:
             pass
         assert seen.journal == 111
         assert seen.left > 0
         hanging.clear()
-        assert await place.look() == seen
-        assert set(await asyncio.gather(place.look(), place.look())) == {seen}
+        assert await place.sample() == seen
+        assert set(await asyncio.gather(place.sample(), place.sample())) == {seen}
         hanging.set()
 
     asyncio.run(asyncio.wait_for(main(), 30))
@@ -159,7 +159,7 @@ def test_a_disk_that_hangs_is_told_as_it_was_seen_last(
 
 def test_a_journal_that_is_not_there_yet_or_in_memory_has_no_size(tmp_path: Path) -> None:
     async def main() -> None:
-        assert await disk.Disk(tmp_path / "none" / "journal.db").look() is None
+        assert await disk.Disk(tmp_path / "none" / "journal.db").sample() is None
 
     asyncio.run(main())
 
@@ -167,7 +167,7 @@ def test_a_journal_that_is_not_there_yet_or_in_memory_has_no_size(tmp_path: Path
 def test_a_server_without_a_file_tells_no_disk() -> None:
     async def main() -> str:
         async with serving(VirtualClock(asyncio.get_running_loop()), Played(echo)) as service:
-            return (await Scrapes(service, Tally(), None).scrape(""))[0].decode()
+            return (await Scrapes(service, MetricsRecorder(), None).scrape(""))[0].decode()
 
     told = {sample.name for family in parse_text(asyncio.run(main())) for sample in family.samples}
     assert "strandline_runs_waiting" in told

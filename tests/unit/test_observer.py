@@ -13,7 +13,7 @@ from strandline._engine.observers import Observer
 from strandline._history import Progress, question
 from strandline._journal.memory import MemoryJournal
 from strandline._model import AgentRecord, ErrorCode, InputRequest, NeedsInput, Outcome, SessionKey
-from strandline._telemetry.tally import REFUSALS
+from strandline._telemetry.recorder import REFUSALS
 from strandline.errors import QueueFull, Unavailable
 from strandline.testing._virtual import VirtualClock, run_virtual
 

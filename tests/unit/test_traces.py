@@ -346,7 +346,7 @@ def test_without_an_sdk_a_tool_can_pass_the_trace_on(tmp_path: Path) -> None:
 def test_the_span_that_is_current_counts_before_the_headers(spans: InMemorySpanExporter) -> None:
     traces = Traces()
     traces.arrived([(b"traceparent", TRACEPARENT.encode())])
-    with trace.get_tracer("mine").start_as_current_span("mine", Context()) as span, traces.asked() as carrier:
+    with trace.get_tracer("mine").start_as_current_span("mine", Context()) as span, traces.request_trace() as carrier:
         assert carrier is not None
         assert carrier["traceparent"].split("-")[2] == trace.format_span_id(span.get_span_context().span_id)
     traces.arrived(())

@@ -37,7 +37,7 @@ class Line(Struct, frozen=True):
     text: str
 
 
-class KnownKey(Struct, frozen=True):
+class ApiKey(Struct, frozen=True):
     """A key: the principal that whoever shows it is, and whether it is an operator's."""
 
     principal: Principal
@@ -57,17 +57,17 @@ class KnownKey(Struct, frozen=True):
 class Keyring:
     """The keys that are known."""
 
-    def __init__(self, keys: Iterable[KnownKey]) -> None:
+    def __init__(self, keys: Iterable[ApiKey]) -> None:
         self.keys = tuple(keys)
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __contains__(self, key: KnownKey) -> bool:
+    def __contains__(self, key: ApiKey) -> bool:
         """Return whether a key stands for the principal that it stood for."""
         return any(each.digest == key.digest and each.principal == key.principal for each in self.keys)
 
-    def find(self, shown: bytes) -> KnownKey | None:
+    def find(self, shown: bytes) -> ApiKey | None:
         """Return the key that was shown, None if it is none of them.
 
         All are compared, each in constant time: how long it takes tells neither which it is nor how near it was.
@@ -88,12 +88,12 @@ def id_of(shown: bytes) -> str | None:
     return hashlib.sha256(shown).hexdigest()[:ID_DIGITS] if _OURS.fullmatch(shown) else None
 
 
-def new_key(name: str, *, operator: bool = False) -> tuple[str, KnownKey]:
+def new_key(name: str, *, operator: bool = False) -> tuple[str, ApiKey]:
     """Return a new key, which is nowhere else, and what is kept of it. Raises `SettingsError` for the name."""
     if _NAME.fullmatch(name) is None:
         raise SettingsError(f"{name!r} cannot be the name of a key: it is {_NAMES}")
     key = PREFIX + secrets.token_urlsafe(32)
-    return key, KnownKey(Principal(name), hashlib.sha256(key.encode()).digest(), operator)
+    return key, ApiKey(Principal(name), hashlib.sha256(key.encode()).digest(), operator)
 
 
 def lines_of(text: str, source: str) -> list[Line]:
@@ -102,7 +102,7 @@ def lines_of(text: str, source: str) -> list[Line]:
     return [each for each in lines if each.text and not each.text.startswith("#")]
 
 
-def parse(lines: Iterable[Line]) -> list[KnownKey]:
+def parse(lines: Iterable[Line]) -> list[ApiKey]:
     """Return the keys that lines stand for. Raises `SettingsError` that names the place of the first that is wrong."""
     places: dict[bytes, str] = {}
     keys = []
@@ -115,7 +115,7 @@ def parse(lines: Iterable[Line]) -> list[KnownKey]:
     return keys
 
 
-def _parsed(line: Line) -> KnownKey:
+def _parsed(line: Line) -> ApiKey:
     name, *rest = line.text.split()
     if not rest or not rest[0].startswith("sha256:"):
         raise SettingsError(f"{line.place} is no key (and is not shown, since it may be a secret). It must be {FORM}.")
@@ -126,4 +126,4 @@ def _parsed(line: Line) -> KnownKey:
         raise SettingsError(f"{line.place}: the hash of {name} must be `sha256:` and 64 hex digits.")
     if rest[1:] not in ([], [OPERATOR]):
         raise SettingsError(f"{line.place}: behind the hash of {name} may stand `operator`, and nothing else.")
-    return KnownKey(Principal(name), bytes.fromhex(found[1]), bool(rest[1:]))
+    return ApiKey(Principal(name), bytes.fromhex(found[1]), bool(rest[1:]))

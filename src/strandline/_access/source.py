@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from strandline._access.keyring import Keyring, KnownKey, Line, lines_of, parse
+from strandline._access.keyring import ApiKey, Keyring, Line, lines_of, parse
 from strandline._settings import Settings
 from strandline.errors import SettingsError
 
 _log = logging.getLogger("strandline.access")
 
-LOOK_S: Final = 2.0
+POLL_S: Final = 2.0
 """How often the file is read, for a few lines: a file in a mounted volume does not always tell that it has changed."""
 MOST_BYTES: Final = 4 * 1024 * 1024
 
@@ -35,7 +35,7 @@ class Keys:
         self.ring = self._ring(self._read)
         self._on_change: list[Callable[[], None]] = []
         self._failure = ""
-        self._looking = asyncio.Lock()
+        self._reloading = asyncio.Lock()
 
     @property
     def file(self) -> Path | None:
@@ -49,17 +49,17 @@ class Keys:
     async def follow(self) -> None:
         """Look at the file from time to time, for as long as nobody cancels this."""
         while self._file is not None:
-            await asyncio.sleep(LOOK_S)
-            await self.look()
+            await asyncio.sleep(POLL_S)
+            await self.reload()
 
-    async def look(self) -> None:
+    async def reload(self) -> None:
         """Take over what the file says by now, if that has changed and nothing is wrong with it."""
         if self._file is None:
             return
-        async with self._looking:  # else the slower of two might take over what the file said before
-            await self._look(self._file)
+        async with self._reloading:  # else the slower of two might take over what the file said before
+            await self._reload(self._file)
 
-    async def _look(self, file: Path) -> None:
+    async def _reload(self, file: Path) -> None:
         try:
             content = await asyncio.to_thread(_content, file, again=True)  # (the disk may be slow)
             if content == self._read:
@@ -85,7 +85,7 @@ class Keys:
         self._failure = why
 
     def _ring(self, content: bytes) -> Keyring:
-        keys: list[KnownKey] = []
+        keys: list[ApiKey] = []
         if self._file is not None:
             try:
                 keys = parse([*self._listed, *lines_of(content.decode("utf-8-sig"), str(self._file))])

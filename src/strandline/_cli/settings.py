@@ -14,7 +14,7 @@ import typer
 
 from strandline._cli import say
 from strandline._cli.complete import TOML
-from strandline._config import DEFAULT, Survey, Told, survey
+from strandline._config import DEFAULT, SettingState, Survey, survey
 from strandline._config import shown as showable
 from strandline._exits import REFUSED
 
@@ -74,7 +74,7 @@ def text_of(value: Any) -> str:
             return str(value)
 
 
-def _print(shown: list[Told]) -> None:
+def _print(shown: list[SettingState]) -> None:
     if not shown:
         return
     console = say.out()

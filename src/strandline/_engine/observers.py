@@ -89,7 +89,7 @@ class Tracing:
         """Whether anybody looks at traces."""
         return False
 
-    def asked(self) -> AbstractContextManager[Carrier | None]:
+    def request_trace(self) -> AbstractContextManager[Carrier | None]:
         """Return what to keep with the run that is asked for now; it is left when the run was accepted, or not.
 
         The engine keeps the carrier with the run, and never looks into it.

@@ -216,7 +216,7 @@ class Service:
         raises `KeyReused` if that was another request. A caller that is cancelled meanwhile does not undo an accept.
         """
         try:
-            with self._tracing.asked() as trace:
+            with self._tracing.request_trace() as trace:
                 return await self._admission.submit(request, trace)
         except Unavailable as refusal:
             self.refused += 1

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 
-from strandline._form import NAMELESS, formed_result, same_blocks, told_as_text
 from strandline._history.words import DISMISSED, NO_OUTPUT, UNKNOWN_OUTCOME, worth_keeping
 from strandline._model import Block, Message, ToolResult
+from strandline._normalize import NAMELESS, as_text, normalize_result, same_blocks
 
 
 def sound_blocks(content: Iterable[Block], own: str) -> list[Block]:
@@ -62,7 +62,7 @@ def answers_to(asked: Iterable[Mapping[str, str]], results: Mapping[str, ToolRes
     """Return a toolResult block for each toolUse: its result, or one that says that its outcome is unknown."""
     ids = [use["toolUseId"] for use in asked]
     return [
-        with_output({"toolResult": formed_result(results[each], each) if each in results else unknown_result(each)})
+        with_output({"toolResult": normalize_result(results[each], each) if each in results else unknown_result(each)})
         for each in ids
     ]
 
@@ -86,5 +86,5 @@ def only_answers_to(asked: Iterable[Mapping[str, str]], content: list[Block]) ->
             kept.append(block)
         elif block["toolResult"]["toolUseId"].startswith(NAMELESS):
             told = (each for each in block["toolResult"]["content"] if each.get("text") != NO_OUTPUT)
-            kept += [{"text": told_as_text(each["json"])} if "json" in each else each for each in told]
+            kept += [{"text": as_text(each["json"])} if "json" in each else each for each in told]
     return worth_keeping(kept)

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from strandline._form import formed, holds, told_as_text
 from strandline._history.blocks import with_output
 from strandline._history.words import worth_keeping
 from strandline._model import Message
+from strandline._normalize import as_text, holds, normalize_message
 
 
 def pairing_faults(messages: Sequence[Message]) -> list[str]:
@@ -21,9 +21,9 @@ def pairing_faults(messages: Sequence[Message]) -> list[str]:
         if None in answers or None in asks:
             faults.append(f"message {index} has a tool block without an id")
         if role != "user" and answers:
-            faults.append(f"message {index} is the {told_as_text(role)}'s and holds results of tools")
+            faults.append(f"message {index} is the {as_text(role)}'s and holds results of tools")
         if role != "assistant" and asks:
-            faults.append(f"message {index} is the {told_as_text(role)}'s and asks for tools")
+            faults.append(f"message {index} is the {as_text(role)}'s and asks for tools")
         if results != sorted(results, reverse=True):
             faults.append(f"message {index} has something before its results of tools")
         given = [each for each in answers if each is not None]
@@ -60,12 +60,12 @@ def history_faults(messages: Sequence[Message]) -> list[str]:
     for index, message in enumerate(messages):
         expected = "assistant" if index % 2 else "user"
         role, _ = _as_it_is(message)
-        proper = formed(message)
+        proper = normalize_message(message)
         content = proper["content"]
         if proper is not message:
             faults.append(f"message {index} is malformed")
         if role != expected:
-            faults.append(f"message {index} is of role {told_as_text(role)}, not {expected}")
+            faults.append(f"message {index} is of role {as_text(role)}, not {expected}")
         if not content:
             faults.append(f"message {index} is empty")
         if len(worth_keeping(content)) < len(content):

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, groupby
 from typing import assert_never
 
-from strandline._form import by_id, formed, same_blocks
 from strandline._history.blocks import answers_to, asked_for, dismissed_result, distinct, only_answers_to, sound_blocks
 from strandline._history.words import EMPTY_MESSAGE, NO_ANSWER, NOT_ANSWERED, ended_early, reason_kept
 from strandline._model import (
@@ -18,6 +17,7 @@ from strandline._model import (
     Succeeded,
     ToolResult,
 )
+from strandline._normalize import by_id, normalize_message, same_blocks
 
 
 def close(messages: Sequence[Message], results: Mapping[str, ToolResult], ending: Ending) -> list[Message]:
@@ -32,7 +32,7 @@ def close(messages: Sequence[Message], results: Mapping[str, ToolResult], ending
         return list(messages)
     results = by_id(results)
     closed: list[Message] = []
-    for message in _users_joined([formed(message) for message in messages]):
+    for message in _users_joined([normalize_message(message) for message in messages]):
         asked = asked_for(closed)
         if message["role"] == "user":
             content = only_answers_to(asked, sound_blocks(message["content"], "toolResult"))
@@ -77,7 +77,7 @@ def close_answer(
     questions.
     """
     if not begun:
-        asked = asked_for([distinct(formed(messages[0]))])
+        asked = asked_for([distinct(normalize_message(messages[0]))])
         results = {**{use["toolUseId"]: dismissed_result(use["toolUseId"]) for use in asked}, **by_id(results)}
     return close(messages, results, ending)[1:]
 

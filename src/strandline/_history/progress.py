@@ -6,9 +6,9 @@ from typing import Literal, assert_never
 from msgspec import Struct
 from msgspec.structs import replace
 
-from strandline._form import by_id, formed
 from strandline._history.blocks import answers_to, asked_for, distinct, unknown_result
 from strandline._model import Checkpoint, Message, Question, RoundDone, RoundStarted, StateRecord, ToolDone, ToolResult
+from strandline._normalize import by_id, normalize_message
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -37,12 +37,14 @@ class Progress(Struct, frozen=True, kw_only=True):
     def open_tools(self) -> dict[str, str]:
         """Return the tools that have begun and have no result, name by id: what they did is not known."""
         ended = by_id(self.results)
-        asked = asked_for([distinct(formed(message)) for message in self.messages[-1:]]) if self.begun else []
+        asked = (
+            asked_for([distinct(normalize_message(message)) for message in self.messages[-1:]]) if self.begun else []
+        )
         return {use["toolUseId"]: use["name"] for use in asked if use["toolUseId"] not in ended}
 
     def ended(self) -> list[ToolResult]:
         """Return the results of the open round, but of the tools that are to be started `again`."""
-        asked = asked_for([distinct(formed(message)) for message in self.messages[-1:]])
+        asked = asked_for([distinct(normalize_message(message)) for message in self.messages[-1:]])
         ended = [use for use in asked if use["toolUseId"] not in self.again]
         return [block["toolResult"] for block in answers_to(ended, by_id(self.results))]
 
@@ -51,7 +53,7 @@ class Progress(Struct, frozen=True, kw_only=True):
 
         An open round is closed by the results that it has, unless tools of it are started `again`.
         """
-        messages = [distinct(formed(message)) for message in self.messages]
+        messages = [distinct(normalize_message(message)) for message in self.messages]
         if self.begun and not self.again and (asked := asked_for(messages)):
             messages.append({"role": "user", "content": answers_to(asked, by_id(self.results))})
         return messages
@@ -89,8 +91,8 @@ def fold(checkpoints: Iterable[Checkpoint], question: Question | None = None) ->
 
 def _before(added: Sequence[Message], messages: list[Message], results: Mapping[str, ToolResult]) -> list[Message]:
     """Return `messages` as they stand before `added`: their open round is closed unless `added` closes it."""
-    asked = asked_for([distinct(formed(message)) for message in messages[-1:]])
-    if not asked or (added and formed(added[0])["role"] == "user"):
+    asked = asked_for([distinct(normalize_message(message)) for message in messages[-1:]])
+    if not asked or (added and normalize_message(added[0])["role"] == "user"):
         return messages
     return [*messages, {"role": "user", "content": answers_to(asked, by_id(results))}]
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Final
 
-from strandline._form import blocks_of, formed, holds
 from strandline._model import Block, Input, Message
+from strandline._normalize import holds, normalize_blocks, normalize_message
 
 EMPTY_MESSAGE: Final = "(empty message)"
 NO_ANSWER: Final = "(This run ended without an answer.)"
@@ -38,7 +38,7 @@ def question(prompt: Input) -> Message:
     if isinstance(prompt, str):
         return {"role": "user", "content": [{"text": prompt if prompt.strip() else EMPTY_MESSAGE}]}
     own = [block for block in prompt if not holds(block, "toolUse") and not holds(block, "toolResult")]
-    content = worth_keeping(blocks_of(own))
+    content = worth_keeping(normalize_blocks(own))
     return {"role": "user", "content": content or [{"text": EMPTY_MESSAGE}]}
 
 
@@ -46,7 +46,7 @@ def answer_text(message: Message | None) -> str:
     """Return the text blocks of a message, a line break between two of them."""
     if message is None:
         return ""
-    texts = (block["text"] for block in formed(message)["content"] if "text" in block)
+    texts = (block["text"] for block in normalize_message(message)["content"] if "text" in block)
     return "\n".join(text for text in texts if text is not None)
 
 

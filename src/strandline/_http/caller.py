@@ -6,7 +6,7 @@ from msgspec import Struct
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from strandline._access.keyring import KnownKey
+from strandline._access.keyring import ApiKey
 from strandline._model import ANONYMOUS, Principal, SessionKey, session_id
 from strandline.errors import Invalid
 
@@ -19,7 +19,7 @@ class Caller(Struct, frozen=True):
 
     principal: Principal
     operator: bool = False
-    key: KnownKey | None = None
+    key: ApiKey | None = None
 
 
 EVERYBODY: Final = Caller(ANONYMOUS)

@@ -18,7 +18,6 @@ from msgspec import MsgspecError, Struct, field
 
 from strandline._clock import Clock
 from strandline._encoding import decoder, encode_messages
-from strandline._form import formed, holds, told_as_text
 from strandline._history import EMPTY_MESSAGE, close
 from strandline._journal.changes import AddHistory, AddSession, Change, ChangeSession, KeepAgent, SessionRef
 from strandline._journal.driver import connect, create, tighten, unreadable
@@ -37,6 +36,7 @@ from strandline._model import (
     Window,
     session_id,
 )
+from strandline._normalize import as_text, holds, normalize_message
 from strandline.errors import Invalid, JournalError, JournalLocked
 
 T = TypeVar("T")
@@ -162,7 +162,7 @@ def _messages(folder: Path) -> tuple[list[Message], list[str]]:
     messages = []
     for _, file in sorted(numbers.items()):
         record = _read(file, _message_file)
-        messages.append(formed(record.redact_message or record.message))
+        messages.append(normalize_message(record.redact_message or record.message))
     return messages, mended
 
 
@@ -225,7 +225,7 @@ def _nothing_unasked(run: Sequence[Message], start: int, mended: list[str]) -> l
                 content.append(block)
             else:
                 mended.append(f"message {index} had a {kind} that belongs to nothing: it was kept as text")
-                content.append({"text": f"({kind} of a conversation that was cut off: {told_as_text(block[kind])})"})
+                content.append({"text": f"({kind} of a conversation that was cut off: {as_text(block[kind])})"})
         if message["role"] == "assistant":
             asked = [block["toolUse"]["toolUseId"] for block in content if holds(block, "toolUse")]
         changed = any(new is not old for new, old in zip(content, message["content"], strict=True))
@@ -241,7 +241,7 @@ def _window(runs: Sequence[Sequence[Message]], starts: Sequence[int], manager: d
         return None
     kept = sum(len(run) for run, end in zip(runs, [*starts[1:], removed + 1], strict=True) if end <= removed)
     summary = manager.get("summary_message")
-    return (*([Inline(formed(summary))] if summary else []), Range(kept, None))
+    return (*([Inline(normalize_message(summary))] if summary else []), Range(kept, None))
 
 
 # -- writing ----------------------------------------------------------------------------------------------

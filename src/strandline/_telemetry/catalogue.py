@@ -13,7 +13,7 @@ from strandline._engine.loops import WorkerLoad
 from strandline._engine.reading import Vitals
 from strandline._journal.port import Stored
 from strandline._telemetry.disk import Place
-from strandline._telemetry.tally import Distribution, Tally
+from strandline._telemetry.recorder import Distribution, MetricsRecorder
 
 PREFIX: Final = "strandline_"
 
@@ -25,7 +25,7 @@ class Seen(Struct, frozen=True):
     """What a scrape has before it."""
 
     vitals: Vitals
-    tally: Tally
+    recorder: MetricsRecorder
     place: Place | None
     stored: Stored | None
     dropped_lines: int = 0
@@ -85,17 +85,17 @@ METRICS: Final = (
            lambda seen: seen.vitals.health.oldest_wait_s),
     _gauge("longest_no_progress_seconds", "For how long one of the runs that execute has given no sign of life",
            lambda seen: seen.vitals.health.longest_no_progress_s),
-    _counter("runs_accepted", "Runs that were accepted", lambda seen: seen.tally.accepts),
+    _counter("runs_accepted", "Runs that were accepted", lambda seen: seen.recorder.accepts),
     Metric("counter", "runs_ended",
            "Runs that have ended, by outcome; `code` is the error's code, `none` if it is no failure",
-           lambda seen: list(seen.tally.ends.items()), ("outcome", "code")),
+           lambda seen: list(seen.recorder.ends.items()), ("outcome", "code")),
     Metric("counter", "refusals", "Requests that were refused for now, before anything was kept; `reason` is the code",
-           lambda seen: [((reason,), count) for reason, count in seen.tally.refusals.items()], ("reason",)),
-    _histogram("run_wait_seconds", "From the acceptance of a run to its start", lambda seen: seen.tally.waits),
+           lambda seen: [((reason,), count) for reason, count in seen.recorder.refusals.items()], ("reason",)),
+    _histogram("run_wait_seconds", "From the acceptance of a run to its start", lambda seen: seen.recorder.waits),
     _histogram("first_text_seconds", "From the acceptance of a run to the first text of its agent",
-               lambda seen: seen.tally.first_texts),
+               lambda seen: seen.recorder.first_texts),
     Metric("histogram", "run_duration_seconds", "How long the last attempt of a run took, with the commit of its end",
-           lambda seen: [((outcome,), each) for outcome, each in seen.tally.durations.items()], ("outcome",)),
+           lambda seen: [((outcome,), each) for outcome, each in seen.recorder.durations.items()], ("outcome",)),
     _counter("holds", "Sessions that were held by a run that had ended", lambda seen: seen.vitals.holds),
     _counter("holds_given_up", "Holds that ended although something of their run still worked",
              lambda seen: seen.vitals.holds_given_up),
@@ -107,10 +107,10 @@ METRICS: Final = (
     Metric("counter", "connections_cut",
            "Connections that were ended before their time; `reason` is the code that was told, or `idle`, `not_taken`,"
            " `too_many_behind`",
-           lambda seen: [((reason,), count) for reason, count in seen.tally.cuts.items()], ("reason",)),
+           lambda seen: [((reason,), count) for reason, count in seen.recorder.cuts.items()], ("reason",)),
     Metric("counter", "requests_denied",
            "Requests that were not let in, by `reason`: of their key, of what only operators see, or `foreign`",
-           lambda seen: [((reason,), count) for reason, count in seen.tally.denials.items()], ("reason",)),
+           lambda seen: [((reason,), count) for reason, count in seen.recorder.denials.items()], ("reason",)),
     _gauge("subscribers", "Clients that wait for events, or for the end of a run, at this moment",
            lambda seen: seen.vitals.subscribers),
     _gauge("agents_in_memory", "Idle agents that are kept for the next run of their session",
@@ -118,7 +118,7 @@ METRICS: Final = (
     _gauge("ready", "1 while runs are accepted, else 0", lambda seen: float(seen.vitals.health.ready)),
     _gauge("draining", "1 while the server stops, else 0", lambda seen: float(seen.vitals.health.draining)),
     _histogram("loop_lag_seconds", "By how much the loop that serves was late, looked at once a second",
-               lambda seen: seen.tally.lags),
+               lambda seen: seen.recorder.lags),
     _gauge("agent_loop_silent_seconds", "For how long the loop that agents share has owed a sign of life",
            lambda seen: seen.vitals.agents.silent_s),
     _counter("agent_loops_given_up", "Loops of agents that user code blocked for good",
@@ -134,8 +134,8 @@ METRICS: Final = (
     _gauge("executor_backlog", "Sync tools that wait for one of `executor_threads`",
            lambda seen: seen.vitals.agents.backlog),
     _histogram("journal_commit_seconds", "How long a commit of the journal took to be durable",
-               lambda seen: seen.tally.commits),
-    _histogram("journal_commit_batch", "How many operations shared a commit", lambda seen: seen.tally.batches),
+               lambda seen: seen.recorder.commits),
+    _histogram("journal_commit_batch", "How many operations shared a commit", lambda seen: seen.recorder.batches),
     _gauge("journal_bytes", "How large the journal is: its file and its WAL; missing for `memory:`",
            lambda seen: None if seen.place is None else seen.place.journal),
     _gauge("disk_free_bytes", "How much room is left on the disk of the journal; missing for `memory:`",

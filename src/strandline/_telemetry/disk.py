@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from strandline._telemetry.looks import Looks
+from strandline._telemetry.sampler import Sampler
 
 
 class Place(Struct, frozen=True):
@@ -16,7 +16,7 @@ class Place(Struct, frozen=True):
     left: int
 
 
-class Disk(Looks[Place]):
+class Disk(Sampler[Place]):
     """Where a journal is kept, looked at in a thread; None before the journal is there, and without a thread."""
 
     def __init__(self, file: Path) -> None:

@@ -13,7 +13,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from strandline._telemetry.catalogue import METRICS, PREFIX, Metric, Seen
-from strandline._telemetry.tally import Distribution
+from strandline._telemetry.recorder import Distribution
 
 _PROCESS = ProcessCollector(registry=None)
 

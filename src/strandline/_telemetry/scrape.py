@@ -7,8 +7,8 @@ from pathlib import Path
 from strandline._engine.service import Service
 from strandline._telemetry.catalogue import Seen
 from strandline._telemetry.disk import Disk
-from strandline._telemetry.looks import Looks
-from strandline._telemetry.tally import Tally
+from strandline._telemetry.recorder import MetricsRecorder
+from strandline._telemetry.sampler import Sampler
 
 
 class Scrapes:
@@ -18,19 +18,23 @@ class Scrapes:
     """
 
     def __init__(
-        self, service: Service, tally: Tally, file: Path | None, dropped_lines: Callable[[], int] = lambda: 0
+        self,
+        service: Service,
+        recorder: MetricsRecorder,
+        file: Path | None,
+        dropped_lines: Callable[[], int] = lambda: 0,
     ) -> None:
         self._dropped_lines = dropped_lines
         self._service = service
-        self._tally = tally
+        self._recorder = recorder
         self._disk = None if file is None else Disk(file)
-        self._stored = Looks(service.stored)
+        self._stored = Sampler(service.stored)
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics, and their media type; `accept` is what the client would like to have."""
-        place = None if self._disk is None else await self._disk.look()
-        stored = await self._stored.look()
-        seen = Seen(self._service.vitals(), self._tally, place, stored, self._dropped_lines())
+        place = None if self._disk is None else await self._disk.sample()
+        stored = await self._stored.sample()
+        seen = Seen(self._service.vitals(), self._recorder, place, stored, self._dropped_lines())
         try:
             return await asyncio.to_thread(_exposed, seen, accept)
         except RuntimeError:  # there is no thread to be had, which is when metrics are wanted

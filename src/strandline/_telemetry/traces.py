@@ -59,8 +59,8 @@ class Traces(Tracing):
 
     def __init__(self) -> None:
         self._tracer: Tracer = trace.get_tracer("strandline", __version__)
-        self._kept_as = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
-        self._read_as: TextMapPropagator | None = None
+        self._propagator = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
+        self._global_propagator: TextMapPropagator | None = None
         self._names: frozenset[bytes] = frozenset()
 
     @property
@@ -74,11 +74,11 @@ class Traces(Tracing):
         """Note the headers of the request that the task which runs is about to answer."""
         _HEADERS.set(headers)
 
-    def asked(self) -> AbstractContextManager[Carrier | None]:
+    def request_trace(self) -> AbstractContextManager[Carrier | None]:
         """Return the trace of the request that is answered: of the span that is current, else of its headers."""
         context = get_current()
         if not _span_context(context).is_valid:
-            context = self._told()
+            context = self._from_headers()
         if context and _span_context(context).is_valid:
             return nullcontext(self._kept(context))
         return self._accepting() if self.active else _NOTHING
@@ -95,11 +95,11 @@ class Traces(Tracing):
         finally:
             span.end()
 
-    def _told(self) -> Context:
+    def _from_headers(self) -> Context:
         """Return what the headers say, in whatever form this program is set to understand; none of it: an empty one."""
         read_as = get_global_textmap()
-        if read_as is not self._read_as:
-            self._read_as = read_as
+        if read_as is not self._global_propagator:
+            self._global_propagator = read_as
             self._names = frozenset(name.lower().encode() for name in (*read_as.fields, XRAY))
         found: Carrier = {}
         for raw, value in _HEADERS.get():
@@ -116,7 +116,7 @@ class Traces(Tracing):
 
     def _kept(self, context: Context) -> Carrier:
         carrier: Carrier = {}
-        self._kept_as.inject(carrier, context)
+        self._propagator.inject(carrier, context)
         return {name: value for name, value in carrier.items() if len(value) <= LONGEST}
 
     # -- a run -------------------------------------------------------------------------------------
@@ -155,10 +155,10 @@ class Traces(Tracing):
 
     def join(self, carrier: Carrier) -> None:
         """Make the span current that is current where the carrier comes from, for the task that runs."""
-        attach(self._kept_as.extract(carrier, Context()))
+        attach(self._propagator.extract(carrier, Context()))
 
     def _parent(self, run: Run) -> Context:
-        return self._kept_as.extract(run.trace or {}, Context())
+        return self._propagator.extract(run.trace or {}, Context())
 
     def _span(self, run: Run, parent: Context, since: float) -> Span:
         about: dict[str, str | int] = {

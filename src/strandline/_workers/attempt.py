@@ -11,8 +11,8 @@ from strandline._agents.port import RunContext, RunStopped, Signal
 from strandline._clock import Clock
 from strandline._encoding import encode_messages
 from strandline._engine.loops import adopt_current_task
-from strandline._form import formed, formed_result
 from strandline._model import Block, Input, Message, StateRecord, ToolResult
+from strandline._normalize import normalize_message, normalize_result
 from strandline._workers.messages import Run, Told
 
 TOUCH_EVERY_S: Final = 0.1
@@ -52,12 +52,12 @@ class RemoteAttempt:
     def add(self, message: Message) -> None:
         """Report a message."""
         self._messages.append(message)
-        self._tell("add", formed(message))
+        self._tell("add", normalize_message(message))
 
     def amend(self, index: int, content: list[Block]) -> None:
         """Report another content of a message."""
         self._messages[index]["content"] = content
-        self._tell("amend", index, formed(self._messages[index])["content"])
+        self._tell("amend", index, normalize_message(self._messages[index])["content"])
 
     def add_text(self, delta: str) -> None:
         """Report a piece of text."""
@@ -94,7 +94,7 @@ class RemoteAttempt:
 
     def tell_tool(self, tool_use_id: str, result: ToolResult) -> None:
         """Report a tool that has ended."""
-        self._tell("tell_tool", tool_use_id, formed_result(result, tool_use_id))
+        self._tell("tell_tool", tool_use_id, normalize_result(result, tool_use_id))
 
     def touch(self) -> None:
         """Report that something went on, unless that was reported just now."""
@@ -110,7 +110,7 @@ class RemoteAttempt:
 
     async def end_tool(self, tool_use_id: str, result: ToolResult) -> None:
         """Report one result."""
-        self._tell("end_tool", tool_use_id, formed_result(result, tool_use_id))
+        self._tell("end_tool", tool_use_id, normalize_result(result, tool_use_id))
 
     async def end_round(self, state: StateRecord | None) -> None:
         """Report the end of the round."""

@@ -24,7 +24,6 @@ from strandline._engine.execution.completion import closed
 from strandline._engine.execution.retry import RETRY_S
 from strandline._engine.loops import adopt_current_task
 from strandline._engine.streams import EventRecorder, truncate_arguments, truncate_message, truncate_result
-from strandline._form import formed, formed_result
 from strandline._history import Progress, question
 from strandline._journal.port import Journal
 from strandline._model import (
@@ -38,6 +37,7 @@ from strandline._model import (
     ToolDone,
     ToolResult,
 )
+from strandline._normalize import normalize_message, normalize_result
 from strandline.errors import JournalUnavailable
 
 _log = logging.getLogger("strandline.runner")
@@ -163,7 +163,7 @@ class LiveAttempt:
         """Have whoever listens told that a tool has ended."""
         if self._frozen:
             return
-        result = formed_result(result, tool_use_id)
+        result = normalize_result(result, tool_use_id)
         name, started = self._tools.pop(tool_use_id, ("", None))
         duration_s = None if started is None else self._clock.monotonic() - started
         kept, cut = truncate_result(result, self._recorder.cut)
@@ -201,7 +201,7 @@ class LiveAttempt:
         """Stage one result."""
         if self._frozen:
             return
-        result = formed_result(result, tool_use_id)
+        result = normalize_result(result, tool_use_id)
         self.results = {**self.results, tool_use_id: result}
         self.tell_tool(tool_use_id, result)
         self.touch()
@@ -250,7 +250,7 @@ class LiveAttempt:
 
     def _fresh(self) -> list[Message]:
         """Return the messages that are not staged yet, in the form that they are read back in."""
-        fresh = [formed(message) for message in self.messages[self._checkpointed :]]
+        fresh = [normalize_message(message) for message in self.messages[self._checkpointed :]]
         self._checkpointed = len(self.messages)
         return fresh
 

@@ -39,10 +39,10 @@ class Endpoint:
 
 def response_to(error: Exception, scope: Scope) -> Response:
     """Return what is said of an error, in the form that clients of its path understand."""
-    return in_form(_problem_of(error, scope), wire.inner_path(scope))
+    return render_problem(_problem_of(error, scope), wire.inner_path(scope))
 
 
-def in_form(problem: Response, path: str) -> Response:
+def render_problem(problem: Response, path: str) -> Response:
     """Return a problem document in the form that clients of a path understand."""
     if is_spoken_at(path):
         return openai_wire.refusal(problem)

@@ -65,7 +65,7 @@ class SessionRuns(Dialect):
                 raise  # (it was asked for under a key: sent again, it is the same run)
             view = accepted
         headers = {"Location": run.location, **run.replayed}
-        wait_s = run.asked.wait_s
+        wait_s = run.run_request.wait_s
         if wait_s is not None:
             headers["Preference-Applied"] = f"wait={wait_s:g}"
         if view.run.outcome is not None and (run.ticket.replayed or wait_s is not None):

@@ -31,7 +31,7 @@ class Accepted(Struct, frozen=True):
     """A run that was accepted for a request."""
 
     request: Request
-    asked: RunRequest
+    run_request: RunRequest
     ticket: Ticket
     keyed: bool
     """Whether the same request, sent again, is answered by this run: it has an `Idempotency-Key`."""
@@ -95,18 +95,18 @@ class Exchange:
 
     async def handle(self, dialect: Dialect, request: Request) -> Response:
         """Answer a request for a run. Once it is accepted, a client that leaves ends it only if it wants that."""
-        asked = await dialect.parse(request)
+        run_request = await dialect.parse(request)
         key = idempotency_key(request)
-        ticket = await self._service.submit(asked.for_service(key))
+        ticket = await self._service.submit(run_request.for_service(key))
         interrupted(request, ticket)
-        run = Accepted(request, asked, ticket, key is not None)
+        run = Accepted(request, run_request, ticket, key is not None)
         dialect.accepted(run)
-        if asked.as_events:
+        if run_request.as_events:
             frames, headers = dialect.events(run)
-            return self.stream(ticket.stream, frames, headers, after=_had(ticket, asked.after))
+            return self.stream(ticket.stream, frames, headers, after=_had(ticket, run_request.after))
         end: Outcome | Later = Later.LATER
-        if asked.wait_s is not None:
-            end = await self.while_connected(request, ticket.run_id, _end_of(ticket.stream, asked.wait_s))
+        if run_request.wait_s is not None:
+            end = await self.while_connected(request, ticket.run_id, _end_of(ticket.stream, run_request.wait_s))
         return await dialect.answer(run, end)
 
     async def while_connected(self, request: Request, run_id: RunId, answer: "asyncio.Future[T]") -> T:

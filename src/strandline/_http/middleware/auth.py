@@ -13,7 +13,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from strandline._access.keyring import KnownKey, id_of
+from strandline._access.keyring import ApiKey, id_of
 from strandline._access.source import Keys
 from strandline._http import wire
 from strandline._http.caller import CALLER, EVERYBODY, Caller
@@ -32,7 +32,7 @@ class Access:
         self._keys = keys
         self._trusted_baggage = settings.trusted_baggage
         self._open = OPEN | {METRICS} if settings.metrics_public else OPEN
-        self._let_in: dict[LetIn, None] = {}
+        self._let_in: dict[AdmittedRequest, None] = {}
         if keys is not None:
             keys.on_change(self._changed)
 
@@ -41,7 +41,7 @@ class Access:
         """`keys` if there are any, else `none`."""
         return "none" if self._keys is None else "keys"
 
-    def admit(self, scope: Scope) -> "LetIn | None":
+    def admit(self, scope: Scope) -> "AdmittedRequest | None":
         """Note in `scope` who asks; return whom to answer under whose key, None if nobody needs one.
 
         `scope` loses its `baggage` if whoever asks is not trusted with one. Raises `Unauthorized`, `OperatorsOnly`.
@@ -51,7 +51,7 @@ class Access:
             scope["headers"] = [each for each in scope["headers"] if each[0] != b"baggage"]
         return let_in
 
-    def _admit(self, scope: Scope) -> "LetIn | None":
+    def _admit(self, scope: Scope) -> "AdmittedRequest | None":
         if self._keys is None:
             scope[CALLER] = EVERYBODY
             return None
@@ -72,7 +72,7 @@ class Access:
             told = "metrics are for operators: show the key of one (setting metrics_public)"
             raise wire.OperatorsOnly(told, key_id=known.id)
         scope[CALLER] = _caller(known)
-        return LetIn(self._let_in, known)
+        return AdmittedRequest(self._let_in, known)
 
     def _changed(self) -> None:
         assert self._keys is not None
@@ -80,12 +80,12 @@ class Access:
             each.end()
 
 
-class LetIn:
+class AdmittedRequest:
     """A request that goes on for as long as its key counts; `answer` awaits its answer."""
 
     __slots__ = ("_completed", "_let_in", "_revoked", "_send", "_started", "_task", "key")
 
-    def __init__(self, let_in: "dict[LetIn, None]", key: KnownKey) -> None:
+    def __init__(self, let_in: "dict[AdmittedRequest, None]", key: ApiKey) -> None:
         self._let_in = let_in
         self.key = key
         self._revoked = self._started = self._completed = False
@@ -124,11 +124,11 @@ class LetIn:
         await self._send(message)
 
 
-def _caller(known: KnownKey | None) -> Caller:
+def _caller(known: ApiKey | None) -> Caller:
     return EVERYBODY if known is None else Caller(known.principal, known.operator, known)
 
 
-def _shown(keys: Keys, scope: Scope) -> KnownKey | wire.Unauthorized | None:
+def _shown(keys: Keys, scope: Scope) -> ApiKey | wire.Unauthorized | None:
     """Return the key that a request shows, None if it shows none, the error if that does not count."""
     values = [value for name, value in scope["headers"] if name == b"authorization"]
     if not values:

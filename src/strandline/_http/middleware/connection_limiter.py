@@ -16,17 +16,17 @@ from strandline.errors import StrandlineError
 FOR_PROBES: Final = 100
 """Connections kept free for probes, so that nobody restarts a server for having many clients."""
 
-Told = Callable[[str], object]
+OnEnd = Callable[[str], object]
 """Told why a connection was ended before its time: the code of what its client was told, `idle` if it had asked nothing
 and made room, `not_taken` if it took nothing of its answer, `too_many_behind` if it
 asked on and on without waiting for any."""
 
 
-def untold(reason: str) -> None:
+def ignore_end(reason: str) -> None:
     """Tell nobody."""
 
 
-Form = Callable[[Response, str], Response]
+Render = Callable[[Response, str], Response]
 """Puts a problem document into the form that clients of a path understand."""
 
 
@@ -74,8 +74,8 @@ class ConnectionLimiter:
         most: int,
         patience_s: float,
         most_head_bytes: int = sys.maxsize,
-        on_end: Told = untold,
-        form: Form = plain,
+        on_end: OnEnd = ignore_end,
+        render: Render = plain,
     ) -> None:
         self._most = most
         self._most_head_bytes = most_head_bytes
@@ -83,7 +83,7 @@ class ConnectionLimiter:
         """What connections keep of heads that are not whole, those first that have kept anything for longest."""
         self._head_bytes = 0
         self.on_end = on_end
-        self.form = form
+        self.render = render
         self.stops = False
         """Whether the server does."""
         self._too_late: StrandlineError = wire.TooSlow(
@@ -96,7 +96,7 @@ class ConnectionLimiter:
     def came(self, connection: Member) -> None:
         """Let a connection in, for which another one goes if there are too many."""
         self._open.add(connection)
-        self.owes(connection)
+        self.expects_request(connection)
         if len(self._open) <= self._most:
             return
         idle = next((each for each in self._owing if each is not connection and not each.probes_only), None)
@@ -145,20 +145,20 @@ class ConnectionLimiter:
             self._head_bytes -= self._heads.pop(oldest)
             oldest.refuse(wire.HeadsFull())
 
-    def owes(self, connection: Member) -> None:
+    def expects_request(self, connection: Member) -> None:
         """It is the client's turn from now on."""
         self._owing.began(connection)
 
-    def is_owed(self, connection: Member) -> None:
+    def has_request(self, connection: Member) -> None:
         """It is our turn, and the client waits."""
         self._owing.ended(connection)
 
-    def has_to_take(self, connection: Member) -> None:
+    def expects_reading(self, connection: Member) -> None:
         """More has been written to it than it has taken."""
         if connection in self._open:
             self._taking.began(connection)
 
-    def has_taken(self, connection: Member) -> None:
+    def has_read(self, connection: Member) -> None:
         """It has taken enough."""
         self._taking.ended(connection)
 

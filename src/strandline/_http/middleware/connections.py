@@ -24,7 +24,14 @@ from starlette.types import Receive, Scope, Send
 
 from strandline._compat import uvicorn
 from strandline._http import wire
-from strandline._http.middleware.connection_limiter import FOR_PROBES, ConnectionLimiter, Form, Told, plain, untold
+from strandline._http.middleware.connection_limiter import (
+    FOR_PROBES,
+    ConnectionLimiter,
+    OnEnd,
+    Render,
+    ignore_end,
+    plain,
+)
 from strandline._http.middleware.guard import EXEMPT
 from strandline.errors import StrandlineError
 
@@ -113,7 +120,7 @@ class Connection(uvicorn.Connection):
         self._in_body = False
         self._upgrading = None
         if not self.has_to_answer():
-            self._limiter.owes(self)
+            self._limiter.expects_request(self)
 
     def on_message_complete(self) -> None:
         """A request is here."""
@@ -123,7 +130,7 @@ class Connection(uvicorn.Connection):
         self._in_head = self._in_body = False
         self._unread = self._before = 0
         if self.has_to_answer():
-            self._limiter.is_owed(self)
+            self._limiter.has_request(self)
 
     def on_response_complete(self) -> None:
         """A request is answered."""
@@ -132,7 +139,7 @@ class Connection(uvicorn.Connection):
         if self.transport.is_closing():
             self._has_to_take()
         elif not self.has_to_answer():
-            self._limiter.owes(self)
+            self._limiter.expects_request(self)
 
     # -- what is to be taken ----------------------------------------------------------------------------
 
@@ -145,7 +152,7 @@ class Connection(uvicorn.Connection):
         """Most of it has been taken. (Of what is closed the rest has to be, too.)"""
         super().resume_writing()
         if not self.transport.is_closing():
-            self._limiter.has_taken(self)
+            self._limiter.has_read(self)
 
     def timeout_keep_alive_handler(self) -> None:
         """Close it: nothing was asked any more."""
@@ -163,7 +170,7 @@ class Connection(uvicorn.Connection):
 
     def _has_to_take(self) -> None:
         self._left_bytes = self._not_taken()
-        self._limiter.has_to_take(self)
+        self._limiter.expects_reading(self)
 
     def _not_taken(self) -> int:
         """Return how many bytes wait for the client, those in the system too: it takes them in large portions."""
@@ -281,14 +288,16 @@ class Connection(uvicorn.Connection):
             if request.response_started:
                 return
             if uvicorn.nobody_waits_for_body(self, request) and not self._limiter.stops:
-                self._limiter.owes(self)  # nobody has asked for its body yet: the time that passes is ours
+                self._limiter.expects_request(self)  # nobody has asked for its body yet: the time that passes is ours
                 return
             uvicorn.tell_disconnected(request)  # so that whoever reads the body hears that there is no more
         elif not self._unread:
             if request is None and not self._limiter.stops:
                 self.cut()
             elif request is None or self.is_kept_alive():
-                self._limiter.owes(self)  # it was answered, and stays for `keep_alive`: uvicorn has a timer for that
+                self._limiter.expects_request(
+                    self
+                )  # it was answered, and stays for `keep_alive`: uvicorn has a timer for that
             else:
                 self._close()  # it was answered early, and its body goes on, or has: uvicorn has no timer for that
             return
@@ -313,7 +322,7 @@ class Connection(uvicorn.Connection):
                 await app(scope, receive, send)
             else:
                 self._limiter.on_end(wire.NoConnectionLeft.code)
-                answer = self._limiter.form(wire.error_response(wire.NoConnectionLeft(most)), wire.inner_path(scope))
+                answer = self._limiter.render(wire.error_response(wire.NoConnectionLeft(most)), wire.inner_path(scope))
                 answer.headers["connection"] = "close"
                 answer.raw_headers.append(wire.NOSNIFF)
                 await answer(scope, receive, send)
@@ -326,7 +335,7 @@ class Connection(uvicorn.Connection):
             return
         self._limiter.on_end(error.code)
         if not self.has_to_answer():  # (else it would stand in the middle of an answer)
-            self.transport.write(_as_bytes(self._limiter.form(wire.error_response(error), self._path())))
+            self.transport.write(_as_bytes(self._limiter.render(wire.error_response(error), self._path())))
         self._close()
 
     def _path(self) -> str:
@@ -355,13 +364,13 @@ class Connection(uvicorn.Connection):
 class Connections:
     """Makes the connections of one server; `patience_s` is how long a request may take to come.
 
-    `on_end` is told of each that is ended before its time, why; `form` puts what its client is told into the form of
+    `on_end` is told of each that is ended before its time, why; `render` puts what its client is told into the form of
     the path that it has asked at.
     """
 
-    def __init__(self, *, most: int, patience_s: float, on_end: Told = untold, form: Form = plain) -> None:
+    def __init__(self, *, most: int, patience_s: float, on_end: OnEnd = ignore_end, render: Render = plain) -> None:
         self._limiter = ConnectionLimiter(
-            most=most, most_head_bytes=MAX_HEADS_BYTES, patience_s=patience_s, on_end=on_end, form=form
+            most=most, most_head_bytes=MAX_HEADS_BYTES, patience_s=patience_s, on_end=on_end, render=render
         )
 
     def __call__(

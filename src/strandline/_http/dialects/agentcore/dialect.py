@@ -28,7 +28,7 @@ from strandline._http.dialects.agentcore.wire import (
     failed,
     named_session,
     prompt_of,
-    told_by,
+    runtime_metadata,
 )
 from strandline._http.dialects.endings import reason_of
 from strandline._http.dialects.waiting import Waiting
@@ -66,14 +66,14 @@ class AgentCore(Dialect):
             input=prompt_of(body),
             options=body,
             body=sent,
-            runtime=told_by(request.headers),
+            runtime=runtime_metadata(request.headers),
             as_events=as_events,
         )
 
     def accepted(self, run: Accepted) -> None:
         """Look whether that has changed what `/ping` tells."""
         self._look()
-        if (request_id := run.asked.runtime.get("request_id")) is not None:
+        if (request_id := run.run_request.runtime.get("request_id")) is not None:
             _log.debug("run %s is what request %s of AgentCore asks for", run.ticket.run_id, request_id)
 
     async def answer(self, run: Accepted, end: Outcome | Later) -> Response:

@@ -77,7 +77,7 @@ def named_session(headers: Headers, naming: SessionNaming) -> SessionId:
         raise Invalid(f"{error} - in the header {SESSION}") from None
 
 
-def told_by(headers: Mapping[str, str]) -> dict[str, str]:
+def runtime_metadata(headers: Mapping[str, str]) -> dict[str, str]:
     """Return what AgentCore tells of a request, for the metadata of its run."""
     found = {name: headers.get(header, "") for name, header in TOLD.items()}
     return {name: value for name, value in found.items() if 0 < len(value) <= LONGEST}

@@ -122,7 +122,7 @@ class OpenAI(Dialect):
 
     def events(self, run: Accepted) -> tuple[Frames, Mapping[str, str]]:
         """Return the events of a run as chunks."""
-        body = run.asked.options
+        body = run.run_request.options
         assert isinstance(body, CompletionBody)
         chunks = Chunks(
             run.ticket.run_id,

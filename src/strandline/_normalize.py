@@ -1,7 +1,7 @@
-"""The form of messages: what agents and tools build by hand, put into a form that the rest can trust. Pure.
+"""Normalizes messages that agents and tools build by hand, so that all other modules can rely on their form. Pure.
 
-What is no block is told as text; nothing that a tool returned is dropped for its form. What already has the form comes
-back as the very same object, so that it can be told by identity.
+A value that is no content block becomes text, so nothing that a tool returned is lost. A message in normal form comes
+back as the very same object: callers compare by identity.
 """
 
 import operator
@@ -11,43 +11,43 @@ from typing import Any, Final, cast
 from strandline._model import Block, Message, ToolResult
 
 NAMELESS: Final = "unnamed"
-"""The toolUseId of a tool block that has none."""
+"""The toolUseId of a tool block without one."""
 _KINDS: Final = ("text", "toolUse", "toolResult")
 
 
-def formed(message: Any) -> Message:
-    """Return a message in whose form one can trust; the very same if it has that form. What is blank stays so.
+def normalize_message(message: Any) -> Message:
+    """Return a message in normal form, the very same object if it has that form. Blank text stays blank.
 
-    Its role is one of the two, its content a list of blocks; texts are text (or None), tool blocks have all that
-    belongs to them.
+    Its role is `user` or `assistant`, its content a list of blocks. Every text is a `str` (or None), every tool block
+    has an id and its other required fields.
     """
     if not isinstance(message, dict):
-        return {"role": "user", "content": blocks_of(message)}
+        return {"role": "user", "content": normalize_blocks(message)}
     given = message.get("content")
-    content = blocks_of(given)
+    content = normalize_blocks(given)
     role = "assistant" if message.get("role") == "assistant" else "user"
-    formed: Any = message
+    normal: Any = message
     if content is not given or role != message.get("role"):
-        formed = {**message, "role": role, "content": content}
-    return cast(Message, formed)
+        normal = {**message, "role": role, "content": content}
+    return cast(Message, normal)
 
 
-def blocks_of(content: Any, *, of_result: bool = False) -> list[Block]:
-    """Return the content of a message or of a toolResult as blocks; the very same list if it is one of blocks."""
+def normalize_blocks(content: Any, *, of_result: bool = False) -> list[Block]:
+    """Return the content of a message or a toolResult as blocks; the very same list if it has nothing else."""
     if content is None:
         return []
-    told: list[Block] = []
+    blocks: list[Block] = []
     for item in content if isinstance(content, list | tuple) else [content]:
         if type(item) is dict and len(item) == 1 and type(item.get("text")) is str:
-            told.append(item)
+            blocks.append(item)
         else:
-            told += _of_result(item) if of_result else _of_message(item)
-    return content if isinstance(content, list) and same_blocks(told, content) else told
+            blocks += _of_result(item) if of_result else _of_message(item)
+    return content if isinstance(content, list) and same_blocks(blocks, content) else blocks
 
 
 def _of_result(item: Any) -> Sequence[Block]:
     if holds(item, "toolUse") or holds(item, "toolResult"):
-        return ({"text": told_as_text(item)},)
+        return ({"text": as_text(item)},)
     return _plain(item)
 
 
@@ -64,27 +64,27 @@ def _of_message(item: Any) -> Sequence[Block]:
     tool = item[kind]
     if not isinstance(tool, dict):
         return _plain(tool)
-    formed = _formed_use(tool) if kind == "toolUse" else formed_result(tool, id_of(tool.get("toolUseId")))
-    return (item if formed is tool else {**item, kind: formed},)
+    normal = _normalize_use(tool) if kind == "toolUse" else normalize_result(tool, id_of(tool.get("toolUseId")))
+    return (item if normal is tool else {**item, kind: normal},)
 
 
 def _plain(item: Any) -> Sequence[Block]:
-    """Return what holds no tool as blocks: a block of text, one of another kind (which holds a dict), else its text."""
+    """Return an item without tool fields as blocks: itself if it has text or a dict under its kind, else its text."""
     if not isinstance(item, dict):
-        return ({"text": told_as_text(item)},)
+        return ({"text": as_text(item)},)
     if "text" in item:
         text = item["text"]
-        return (item if text is None or isinstance(text, str) else {**item, "text": told_as_text(text)},)
+        return (item if text is None or isinstance(text, str) else {**item, "text": as_text(text)},)
     if "json" in item or any(isinstance(value, dict) for value in item.values()):
         return (item,)
-    return ({"text": told_as_text(item)},) if item else ()
+    return ({"text": as_text(item)},) if item else ()
 
 
-def _formed_use(use: dict[str, Any]) -> dict[str, Any]:
-    """Return a toolUse with an id, a name and an object as its input, which Bedrock insists on."""
+def _normalize_use(use: dict[str, Any]) -> dict[str, Any]:
+    """Return a toolUse with an id, a name and an object as its input. (Bedrock rejects any other.)"""
     named, called, given = id_of(use.get("toolUseId")), use.get("name"), use.get("input")
     if not isinstance(called, str) or not called.strip():
-        called = ("" if called is None else told_as_text(called).strip()) or "unknown"
+        called = ("" if called is None else as_text(called).strip()) or "unknown"
     if not isinstance(given, dict):
         given = {} if given is None else {"value": given}
     if named is use.get("toolUseId") and called is use.get("name") and given is use.get("input"):
@@ -92,40 +92,40 @@ def _formed_use(use: dict[str, Any]) -> dict[str, Any]:
     return {**use, "toolUseId": named, "name": called, "input": given}
 
 
-def formed_result(result: Any, named: str) -> ToolResult:
-    """Return what a tool has returned as a toolResult with this id; a status that is neither of the two is an error."""
+def normalize_result(result: Any, named: str) -> ToolResult:
+    """Return the value of a tool as a toolResult with this id. A status other than the two becomes `error`."""
     if not isinstance(result, dict):
         result = {"content": result}
     elif "content" not in result:
         own = {key: value for key, value in result.items() if key in ("toolUseId", "status")}
         result = {**own, "content": {key: value for key, value in result.items() if key not in own}}
-    content = blocks_of(result["content"], of_result=True)
+    content = normalize_blocks(result["content"], of_result=True)
     status = result.get("status")
     if not isinstance(status, str) or status not in ("success", "error"):
         status = "success" if status is None else "error"
-    formed: ToolResult = result
+    normal: ToolResult = result
     if named is not result.get("toolUseId") or status is not result.get("status") or content is not result["content"]:
-        formed = {**result, "toolUseId": named, "status": status, "content": content}
-    return formed
+        normal = {**result, "toolUseId": named, "status": status, "content": content}
+    return normal
 
 
 def by_id(results: Mapping[str, ToolResult]) -> Mapping[str, ToolResult]:
-    """Return results by the ids that their tool blocks have in proper form."""
+    """Return results under the normalized ids of their tool blocks."""
     return {id_of(key): result for key, result in results.items()}
 
 
 def id_of(value: object) -> str:
-    """Return a toolUseId as text that is not blank."""
-    named = value if isinstance(value, str) else "" if value is None else told_as_text(value)
+    """Return a toolUseId as text, `NAMELESS` if it is blank."""
+    named = value if isinstance(value, str) else "" if value is None else as_text(value)
     return named if named.strip() else NAMELESS
 
 
-def told_as_text(value: object) -> str:
-    """Return a value as text, whatever its own `__str__` does."""
+def as_text(value: object) -> str:
+    """Return a value as text, even if its `__str__` raises."""
     try:
         return str(value)
     except Exception:
-        return f"(a {type(value).__name__} that cannot be told)"
+        return f"(a {type(value).__name__} that cannot be shown as text)"
 
 
 def holds(block: object, kind: str) -> bool:
@@ -134,5 +134,5 @@ def holds(block: object, kind: str) -> bool:
 
 
 def same_blocks(content: Sequence[Block], other: Sequence[Block]) -> bool:
-    """Return whether two lists hold the very same blocks; what agents put into blocks may not know how to compare."""
+    """Return whether two lists hold the very same objects. (Values in blocks may not support `==`.)"""
     return len(content) == len(other) and all(map(operator.is_, content, other))

@@ -89,7 +89,7 @@ class Distribution:
         return cumulated, self._sum
 
 
-class Tally(Observer):
+class MetricsRecorder(Observer):
     """The observer of an engine, and of its journal's commits."""
 
     def __init__(self) -> None:
