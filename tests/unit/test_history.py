@@ -325,7 +325,7 @@ class _Mute:
         (say("sunny"), [say("sunny")]),
         ([{"json": 31}, {"degrees": 31}, {"text": 31}], [{"json": 31}, say("{'degrees': 31}"), say("31")]),
         ([{"toolUse": {"toolUseId": "b"}}], [say("{'toolUse': {'toolUseId': 'b'}}")]),
-        ([_Mute()], [say("(a _Mute that cannot be told)")]),
+        ([_Mute()], [say("(a _Mute that cannot be shown as text)")]),
     ],
 )
 def test_what_a_tool_returned_in_no_proper_form_is_told_as_text(content: Any, told: list[Block]) -> None:
