@@ -66,7 +66,7 @@ class NoOp:
 class Rounds:
     """A target whose agents do `rounds` rounds with one tool that does nothing; with `checkpoint` they report them."""
 
-    opaque = exclusive = external = False
+    resumable, exclusive, external = True, False, False
     description = "rounds"
 
     def __init__(self, *, checkpoint: bool) -> None:

@@ -20,8 +20,8 @@ class Stage:
     external = False
     description = "a stage"
 
-    def __init__(self, process: Process, *, opaque: bool) -> None:
-        self.opaque = opaque
+    def __init__(self, process: Process, *, resumable: bool) -> None:
+        self.resumable = resumable
         self._process = process
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:

@@ -129,9 +129,9 @@ class SlowJournal:
         return self._inner.trouble
 
     @property
-    def short_of_room(self) -> str | None:
+    def low_disk(self) -> str | None:
         """Why nothing new is kept."""
-        return self._inner.short_of_room
+        return self._inner.low_disk
 
     @property
     def sessions(self) -> Sessions:

@@ -120,7 +120,7 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
         in_a_tool = cut_off and last in run.asked.values()
         # (Of those whose worker is ended because another's code blocks it, nobody waits until they are dead.)
         fails = in_a_tool and (life.options.unknown_tool == "fail" or (last is not None and last.beside_blocked))
-        if not (life.opaque or life.runs[run.id].attempt >= life.options.max_attempts or fails):
+        if not (not life.resumable or life.runs[run.id].attempt >= life.options.max_attempts or fails):
             yield "and could have gone on"
     elif code is ErrorCode.TIMEOUT:
         if life.steady and not _lasted(life.runs[run.id], _limit(life, run, "timeout_s")):
@@ -134,7 +134,7 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
     elif outcome.status is RunStatus.CANCELLED:
         pass  # see `cancelled`
     elif last is None:
-        on_its_way = bool(life.workers) and life.opaque and code is ErrorCode.STOPPED  # it counts as begun then
+        on_its_way = bool(life.workers) and not life.resumable and code is ErrorCode.STOPPED  # it counts as begun then
         if not ((code is ErrorCode.AGENT_ERROR and life.faulty) or on_its_way):
             yield "and never began"
     else:

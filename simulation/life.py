@@ -23,7 +23,7 @@ class Life(Struct, frozen=True, kw_only=True):
     seed: int
     options: Options
     traits: Traits
-    opaque: bool
+    resumable: bool
     workers: int
     """How many worker processes each server has; 0: agents live in the server itself."""
     steady: bool
@@ -86,7 +86,7 @@ async def _live(seed: int, make_store: MakeStore, show: bool) -> Life:
         seed=seed,
         options=world.options,
         traits=world.traits,
-        opaque=world.opaque,
+        resumable=world.resumable,
         workers=world.perils.workers,
         steady=world.steady,
         faulty=world.disk.faulty,

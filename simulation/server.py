@@ -53,14 +53,14 @@ class Server:
         self.service: Service
 
     def make(
-        self, journal: Journal, options: Options, new_run_id: Callable[[], RunId], perils: Perils, *, opaque: bool
+        self, journal: Journal, options: Options, new_run_id: Callable[[], RunId], perils: Perils, *, resumable: bool
     ) -> None:
         """Make the service; it does not start yet."""
         self._loops: SeededLoops | WorkerPool = SeededLoops(self.chance)
-        self._target: Stage | WorkersTarget = Stage(self, opaque=opaque)
+        self._target: Stage | WorkersTarget = Stage(self, resumable=resumable)
         if perils.workers:
-            self._loops = WorkerPool(self, perils, self._clock, opaque=opaque)
-            loaded = m.Loaded(opaque=opaque, exclusive=False, external=False, description="a stage")
+            self._loops = WorkerPool(self, perils, self._clock, resumable=resumable)
+            loaded = m.Loaded(resumable=resumable, exclusive=False, external=False, description="a stage")
             self._target = WorkersTarget(loaded, self._loops, lambda: None)
             self.at_death(self._loops.close)
         self._tell_what_is_forgotten(journal)

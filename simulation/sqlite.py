@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from simulation.journals import Disk
 from simulation.process import Process, alive
 from strandline._clock import Clock
-from strandline._journal.commits import Operation, Stored, Work
+from strandline._journal.commits import Operation, Work, WriteResult
 from strandline._journal.driver import schema_after, translated
 from strandline._journal.port import Journal
 from strandline._journal.reserve import Reserve
@@ -78,7 +78,7 @@ class InlineWriter:
         self._transactions = transactions
         self._process = process
         self._disk = disk
-        self._queue: asyncio.Queue[tuple[Work, Callable[[Stored], None]]] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[Work, Callable[[WriteResult], None]]] = asyncio.Queue()
         self._task = asyncio.get_running_loop().create_task(self._drive())
         process.at_death(self._task.cancel)
 
@@ -87,7 +87,7 @@ class InlineWriter:
         self._task.cancel()
         await asyncio.wait([self._task])
 
-    def put(self, work: Work, done: Callable[[Stored], None]) -> bool:
+    def put(self, work: Work, done: Callable[[WriteResult], None]) -> bool:
         """Queue work."""
         self._queue.put_nowait((work, done))
         return True
@@ -100,7 +100,7 @@ class InlineWriter:
             await self._pass_time()
             done(stored)
 
-    async def _perform(self, work: Work) -> Stored:
+    async def _perform(self, work: Work) -> WriteResult:
         """Write, then read, as `strandline._journal.writer.perform` does; time passes before the commit."""
         transactions = self._transactions
         if not work.changes:
@@ -112,7 +112,7 @@ class InlineWriter:
             await self._pass_time()
             transactions.commit()
         except Exception as error:
-            return Stored(error=undone(transactions, error))
+            return WriteResult(error=undone(transactions, error))
         stored = perform(transactions, Work([], 0, reads=work.reads))
         stored.bytes_of = bytes_of
         return stored

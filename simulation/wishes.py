@@ -47,7 +47,7 @@ async def sweep(town: Town) -> None:
     except (Gone, StrandlineError):
         return
     else:
-        town.note("swept", name, ended=sorted(stopped.ended), asked=stopped.asked)
+        town.note("swept", name, ended=sorted(stopped.ended), asked=stopped.cancelling)
         for run, outcome in stopped.ended.items():
             note_end(town, run, outcome)
 

@@ -31,7 +31,7 @@ T = TypeVar("T")
 class VirtualWorker:
     """A process with agents: what its server has of it (`strandline._workers.loops.Process`), what happens there."""
 
-    def __init__(self, server: Process, pid: int, perils: Perils, clock: Clock, *, opaque: bool) -> None:
+    def __init__(self, server: Process, pid: int, perils: Perils, clock: Clock, *, resumable: bool) -> None:
         self.pid = pid
         self.number = server.number
         self.alive = True
@@ -42,7 +42,7 @@ class VirtualWorker:
         self._server = server
         self._perils = perils
         self._clock = clock
-        self._opaque = opaque
+        self._resumable = resumable
         self._at_death: list[Callable[[], object]] = []
         self._process, self._agents = Gate(), Gate()
         self._context = Context()
@@ -128,14 +128,14 @@ class VirtualWorker:
     def _begin(self) -> None:
         if not self.alive:
             return
-        target = Stage(self, opaque=self._opaque)
+        target = Stage(self, resumable=self._resumable)
         self._loops = WorkersOwnLoops(self.chance, self._clock, self._agents)
         self._runtime = WorkerRuntime(
             target, self._loops, self._clock, lambda carrier: None, leave=self.kill, gone=self.kill
         )
         self._runtime.channel.connection_made(Transport(self._out))
         self._in.read_by(self._runtime.channel)
-        loaded = m.Loaded(opaque=self._opaque, exclusive=False, external=False, description=target.description)
+        loaded = m.Loaded(resumable=self._resumable, exclusive=False, external=False, description=target.description)
         self._runtime.channel.say(loaded)
         asyncio.get_running_loop().create_task(self._tried())
 
@@ -224,7 +224,7 @@ class WorkersOwnLoops(SeededLoops):
 class WorkerPool(WorkerLoops):
     """The workers of one server, which end with it."""
 
-    def __init__(self, server: Process, perils: Perils, clock: Clock, *, opaque: bool) -> None:
+    def __init__(self, server: Process, perils: Perils, clock: Clock, *, resumable: bool) -> None:
         self._everyone: list[VirtualWorker] = []
 
         def spawn() -> VirtualWorker:
@@ -233,11 +233,11 @@ class WorkerPool(WorkerLoops):
             return begun()
 
         def begun() -> VirtualWorker:
-            worker = VirtualWorker(server, len(self._everyone) + 1, perils, clock, opaque=opaque)
+            worker = VirtualWorker(server, len(self._everyone) + 1, perils, clock, resumable=resumable)
             self._everyone.append(worker)
             return worker
 
-        super().__init__([begun() for _ in range(perils.workers)], spawn, clock, opaque=opaque)
+        super().__init__([begun() for _ in range(perils.workers)], spawn, clock, resumable=resumable)
         self._calls: dict[asyncio.Task[Any], None] = {}
 
     def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:

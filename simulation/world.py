@@ -57,7 +57,7 @@ class World:
         self.disk = Disk()
         self.server: Server | None = None
         self.ids: list[RunId] = []
-        self.opaque = chance.happens(0.1)
+        self.resumable = not chance.happens(0.1)
         self.steady = chance.happens(0.6)
         self.options = replace(
             _options(chance),
@@ -82,7 +82,7 @@ class World:
             attached=chance.choice((0.0, 0.0, 0.5)),
             deletes=chance.choice((0.0, 0.0, 0.7)),
             priorities=chance.choice((0.0, 0.0, 0.6)),
-            asks=0.0 if self.opaque or chance.happens(0.6) else 0.4,
+            asks=0.0 if not self.resumable or chance.happens(0.6) else 0.4,
         )
         if self.traits.asks:
             self.traits = replace(self.traits, on_questions=0.3)
@@ -177,7 +177,7 @@ class World:
                 self._servers, chance=self.chance, record=self.record, scripts=self.scripts, clock=self.clock
             )
             journal = self._store.of(server, self.disk)
-            server.make(journal, self.options, self._new_run_id, self.perils, opaque=self.opaque)
+            server.make(journal, self.options, self._new_run_id, self.perils, resumable=self.resumable)
             self.server = server
             self.disk.fails = self._fails if self._servers < 20 else 0.0
             starting = asyncio.ensure_future(server.start())

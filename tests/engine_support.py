@@ -55,9 +55,9 @@ def untold(clock: Clock) -> EventRecorder:
 class Played:
     """A target that plays `behaviour(attempt)` and answers with the text that it returns."""
 
-    def __init__(self, behaviour: Behaviour, *, opaque: bool = False) -> None:
+    def __init__(self, behaviour: Behaviour, *, resumable: bool = True) -> None:
         self.behaviour = behaviour
-        self.opaque = opaque
+        self.resumable = resumable
         self.exclusive = False
         self.external = False
         self.description = "played"

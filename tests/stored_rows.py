@@ -14,12 +14,12 @@ from typing import Any
 import msgspec
 
 from strandline._journal.changes import Change
+from strandline._journal.deletion import prune
 from strandline._journal.driver import schema_after
-from strandline._journal.forgetting import prune
 from strandline._journal.sqlite_rows import SqliteRows
 from strandline._model import Principal, RunId, RunStatus, SessionId, SessionKey
 
-SEAL_BYTES = 5
+CHECKSUM_BYTES = 5
 
 
 def _record(stored: bytes | None) -> bytes:
@@ -27,7 +27,7 @@ def _record(stored: bytes | None) -> bytes:
     if stored is None:
         return b""
     assert stored[0] == 1, "every record has a seal"
-    return stored[SEAL_BYTES:]
+    return stored[CHECKSUM_BYTES:]
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def nearby(target: Target, workers: int = 2, spawn: Spawn | None = None) -> tupl
     spawn = spawn or (lambda: Nearby(target))
     loops = WorkerLoops([spawn() for _ in range(workers)], spawn, SystemClock())
     loaded = Loaded(
-        opaque=target.opaque, exclusive=target.exclusive, external=target.external, description=target.description
+        resumable=target.resumable, exclusive=target.exclusive, external=target.external, description=target.description
     )
     return WorkersTarget(loaded, loops, Traces().carried), loops
 
@@ -165,7 +165,7 @@ class Far:
             self.takes_calls()
 
     def takes_calls(self) -> None:
-        self.tell(m.Ready(opaque=False))
+        self.tell(m.Ready(resumable=True))
 
     def dies(self) -> None:
         self.over.set()
@@ -226,7 +226,7 @@ class Few:
         self.refuses = False
         self.are_ready = True
         """Whether those that are started take calls at once."""
-        self.loops = WorkerLoops([self._begun() for _ in range(workers)], self.spawn, clock, opaque=False)
+        self.loops = WorkerLoops([self._begun() for _ in range(workers)], self.spawn, clock, resumable=True)
 
     def spawn(self) -> Far:
         if self.refuses:

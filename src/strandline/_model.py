@@ -311,7 +311,7 @@ Carrier = dict[str, str]
 
 
 class NewRun(Struct, frozen=True, kw_only=True):
-    """A run to accept. `opaque`: nothing can be seen of its tools, so it has one in the middle from its start.
+    """A run to accept. Not `resumable`: its tools cannot be seen, so one counts as executing from its start.
 
     One that interrupts (`if_busy`) is in `Lane.FRONT`, one whose input is `responses` in `Lane.ANSWER`; of those in
     `Lane.NORMAL` alone `on_question` counts. `timeout_s` counts from the run's first start; at `queue_deadline`
@@ -323,7 +323,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
     input: Input
     lane: int = Lane.NORMAL
     priority: int = DEFAULT_PRIORITY
-    opaque: bool = False
+    resumable: bool = True
     timeout_s: float | None = None
     queue_deadline: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -357,7 +357,7 @@ class RunSummary(Struct, frozen=True, kw_only=True):
     key: SessionKey
     lane: int
     priority: int
-    opaque: bool
+    resumable: bool
     metadata: dict[str, Any]
     sequence: int
     status: RunStatus
@@ -431,7 +431,7 @@ class Claim(Struct, frozen=True, kw_only=True):
     damaged: bool = False
 
     @property
-    def goes_on(self) -> bool:
+    def resumes(self) -> bool:
         """Whether the run has begun before."""
         return self.run.attempt > 1 or self.run.lane == Lane.REQUEUED or len(self.checkpoints) > 0
 

@@ -18,7 +18,8 @@ import pytest
 
 from strandline._clock import SystemClock
 from strandline._history import history_faults
-from strandline._journal import soundness
+from strandline._journal import integrity
+from strandline._journal.integrity import check_wal_frames
 from strandline._journal.port import (
     Accepted,
     CancelSession,
@@ -34,7 +35,6 @@ from strandline._journal.port import (
     SessionsQuery,
 )
 from strandline._journal.reader import UNREADABLE_INPUT
-from strandline._journal.soundness import check_wal_frames
 from strandline._journal.sqlite import SqliteJournal
 from strandline._model import (
     ANONYMOUS,
@@ -250,7 +250,7 @@ def test_another_reader_that_makes_the_index_of_the_wal_anew_is_no_damage(
     def overtaken(path: Path, how: str) -> sqlite3.Connection:
         return sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, isolation_level=None, factory=Overtaken)
 
-    monkeypatch.setattr(soundness, "connect_reader", overtaken)
+    monkeypatch.setattr(integrity, "connect_reader", overtaken)
     assert asyncio.run(opened(path)) is not None
     assert rows(path) == original.commits[-1].rows
 
@@ -328,7 +328,7 @@ def test_a_file_that_is_damaged_anywhere_is_told_or_answers_the_truth(original: 
             if not isinstance(name, tuple) or name[0] != "settled":
                 assert heard is None or heard == true, f"{name}, damaged at {at}"
         for orphan, true in zip(answer.orphans, truth.orphans, strict=True):
-            if orphan.run.opaque:  # damaged: it will not go on, and what is told of it is true
+            if not orphan.run.resumable:  # damaged: it will not resume, and what is reported of it is true
                 assert orphan.run.input in (true.run.input, UNREADABLE_INPUT)
                 assert orphan.checkpoints == true.checkpoints[: len(orphan.checkpoints)]
             else:
@@ -386,8 +386,8 @@ def test_one_damaged_run_that_executed_never_keeps_a_server_down(
     async def main() -> None:
         journal = SqliteJournal(path, SystemClock())
         damaged, sound = await journal.open("test", max_attempts=3)
-        assert (damaged.run.opaque, damaged.run.input, len(damaged.checkpoints)) == (True, question, checkpoints)
-        assert not sound.run.opaque
+        assert (damaged.run.resumable, damaged.run.input, len(damaged.checkpoints)) == (False, question, checkpoints)
+        assert sound.run.resumable
         await journal.finish(damaged.token, done("hi", "ho"), claim_next=True)
         assert (await anext(journal.claims())).run.run_id == "s.1"
         await journal.close()
@@ -730,7 +730,7 @@ def test_damage_that_is_found_late_leaves_file_and_wal_as_they_are(
     original: Original, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checked: int
 ) -> None:
     """A large file is not read as a whole; closing it must not move the WAL into it."""
-    monkeypatch.setattr("strandline._journal.soundness.CHECKED_BYTES", checked)
+    monkeypatch.setattr("strandline._journal.integrity.CHECKED_BYTES", checked)
     busy, folder = tmp_path / "busy", tmp_path / "copy"
     for each in (busy, folder):
         each.mkdir()
@@ -888,7 +888,7 @@ def test_a_question_that_is_damaged_cannot_be_answered_and_does_not_close_its_se
         journal = SqliteJournal(path, SystemClock())
         (orphan,) = await journal.open("test", max_attempts=3)
         claims = journal.claims()
-        assert orphan.run.opaque, "it never goes on"
+        assert not orphan.run.resumable, "it never goes on"
         assert orphan.question is not None
         assert orphan.question.message == use
         await journal.finish(orphan.token, done(), claim_next=False)

@@ -77,14 +77,14 @@ def test_below_the_reserve_new_runs_are_refused_and_those_that_were_accepted_end
             again = NewRun(run_id=RunId("c"), key=key("a"), input="x", created_at=1.0, keyed=keyed)
             assert await world.journal.accept(again, WIDE, claim_next=True) == Attached(RunId("a"))
             assert world.journal.trouble is None
-            assert "less than 1048576 bytes are left" in str(world.journal.short_of_room)
+            assert "less than 1048576 bytes are left" in str(world.journal.low_disk)
             await world.journal.checkpoint(token, RoundStarted(said("x")))
             await world.journal.checkpoint(token, RoundDone([], None))
             await world.journal.finish(token, done("hi", "ho"), claim_next=False)
             for free, is_short in ((MIB + 512, True), (MIB + MIB // 8, False), (MIB, False), (MIB - 512, True)):
                 disk.free = free
                 await world.a_second_later()
-                assert (world.journal.short_of_room is not None) is is_short, f"with {free} bytes left"
+                assert (world.journal.low_disk is not None) is is_short, f"with {free} bytes left"
             disk.free = 2 * MIB
             await world.a_second_later()
             assert await world.accept("d") == Accepted(0)
@@ -101,7 +101,7 @@ def test_what_comes_at_once_does_not_take_the_reserve_before_the_disk_is_asked_a
             kept = [each for each in answers if each == Accepted(0)]
             assert len(kept) == 4, "each is on the disk twice for a while"
             assert answers[4:] == [Refused("disk_low", 1)] * 16
-            assert world.journal.short_of_room is None, "smaller ones have room"
+            assert world.journal.low_disk is None, "smaller ones have room"
             assert await world.accept("m", metadata={"x": "x" * MIB}) == Refused("disk_low", 1)
             await world.a_second_later()
             assert await world.accept("later", MIB) == Accepted(0), "what was kept is seen on the disk by now"
@@ -142,7 +142,7 @@ def test_what_was_deleted_makes_room_for_new_runs_although_the_disk_gets_none_ba
             assert await world.accept("b") == Refused("disk_low", 1)
             await world.journal.change(Delete(key("a")))
             await world.a_second_later()
-            assert world.journal.short_of_room is None
+            assert world.journal.low_disk is None
             assert await world.accept("b") == Accepted(0)
             await anext(world.claims)
             assert await world.accept("c", MIB) == Refused("disk_low", 1), "so much has no room in the WAL"
@@ -200,10 +200,10 @@ def test_the_reserve_is_a_tenth_of_a_small_disk_and_64_mib_of_a_large_one(
     clock, disk = StillClock(), FakeDisk(reserve // 512 * 512 + 512, size)
     kept = Reserve(Path(), clock, wanted, statvfs=disk)
     assert kept.is_due is (reserve > 0)
-    kept.look()
+    kept.measure()
     assert kept.has_room(0)
     disk.free -= 1024
     clock.at += 1
-    kept.look()
+    kept.measure()
     assert kept.has_room(0) is (reserve == 0)
     assert bool(disk.asked) is (reserve > 0)

@@ -174,7 +174,7 @@ def test_to_try_whether_anything_can_be_kept_takes_no_room_from_a_run(path: Path
         async with opened(path) as (journal, _):
             await journal.accept(new("a"), WIDE, claim_next=False)
             assert journal._transactions is not None
-            journal._transactions.try_out()
+            journal._transactions.probe()
             assert path.with_name("journal.db-wal").stat().st_size == 0
             await journal.accept(new("b"), WIDE, claim_next=False)
             assert len(await waiting_runs(journal)) == 2
@@ -189,8 +189,8 @@ def test_a_run_that_is_too_large_for_the_room_there_is_does_not_stop_the_others(
         async with opened(path) as (journal, _):
             allow_pages(journal, 50)
             ledger: Any = journal._transactions
-            try_out = ledger.try_out
-            ledger.try_out = lambda: tried.append(try_out())
+            probe = ledger.probe
+            ledger.probe = lambda: tried.append(probe())
             with pytest.raises(JournalUnavailable):
                 await journal.accept(new("big", size=1_000_000), WIDE, claim_next=False)
             await until(lambda: tried)

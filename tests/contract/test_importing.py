@@ -15,7 +15,7 @@ import pytest
 import strands_sessions
 from strandline._clock import SystemClock
 from strandline._history import NO_ANSWER, UNKNOWN_OUTCOME, history_faults, pairing_faults
-from strandline._journal.importing import Imported, Unusable, bring_in, read_session, sessions_in
+from strandline._journal.importing import Imported, Unusable, import_sessions, read_session, sessions_in
 from strandline._journal.locks import try_lock
 from strandline._journal.port import HistoryQuery
 from strandline._journal.sqlite import SqliteJournal
@@ -41,7 +41,7 @@ def path(tmp_path: Path) -> Path:
 
 def imported(folder: Path, path: Path, **options: Any) -> dict[str, Imported]:
     given: dict[str, Any] = {"prefix": "", "principal": "anonymous", "skip_existing": False, "dry_run": False} | options
-    results = asyncio.run(bring_in(folder, path, SystemClock(), on_step=lambda done, total: None, **given))
+    results = asyncio.run(import_sessions(folder, path, SystemClock(), on_step=lambda done, total: None, **given))
     return {each.session_id: each for each in results}
 
 
@@ -85,7 +85,7 @@ def test_after_an_import_the_journal_is_one_file(written: Path, path: Path) -> N
 
 
 def test_a_sound_session_is_as_it_was(written: Path, path: Path) -> None:
-    assert imported(written / "session_sound", path)["sound"].mended == []
+    assert imported(written / "session_sound", path)["sound"].repairs == []
     ((record, history),) = loaded(path, "sound")
     assert record.state is not None
     assert record.state["state"] == {"mood": {"is": "good"}}
@@ -103,8 +103,8 @@ def test_what_was_left_open_is_closed_and_told(written: Path, path: Path) -> Non
         "five fail", NO_ANSWER,
     ]  # fmt: skip
     assert texts(went_on)[-2:] == ["two", "answer to two"]
-    assert results["cut"].mended == ["the run from message 2 on did not come to its end: it was closed"]
-    assert len(results["failed"].mended) == 4
+    assert results["cut"].repairs == ["the run from message 2 on did not come to its end: it was closed"]
+    assert len(results["failed"].repairs) == 4
 
 
 def test_the_window_is_what_the_agent_worked_with(written: Path, path: Path) -> None:
@@ -211,7 +211,7 @@ def test_tool_blocks_that_belong_to_nothing_stay_as_text(tmp_path: Path) -> None
     for text in ("hello", "'toolUseId': 'u'", "result a", "result b", "'toolUseId': 'x'", "done", "really", "'y'"):
         assert text in everything, text
     assert UNKNOWN_OUTCOME not in everything
-    assert len(conversation.mended) == 6
+    assert len(conversation.repairs) == 6
 
 
 def test_missing_and_redacted_messages_are_told_and_honoured(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_missing_and_redacted_messages_are_told_and_honoured(tmp_path: Path) -> 
     (messages / "message_0.json").write_text(json.dumps(redacted))
     conversation = read_session(folder)
     assert [texts(run) for run in conversation.runs] == [["(redacted)", NO_ANSWER], ["2", "3"]]
-    assert conversation.mended[0] == "messages are missing in the folder: 1"
+    assert conversation.repairs[0] == "messages are missing in the folder: 1"
 
 
 def test_a_failure_in_the_middle_of_a_session_keeps_nothing_of_it(
@@ -300,7 +300,7 @@ def test_an_import_locks_the_journals_own_file_and_leaves_it_to_its_owner_alone(
 
     for prefix in ("first-", "second-"):
         given = {"prefix": prefix, "principal": "anonymous", "skip_existing": False, "dry_run": False}
-        asyncio.run(bring_in(written, path, SystemClock(), on_step=look, **given))  # type: ignore[arg-type]
+        asyncio.run(import_sessions(written, path, SystemClock(), on_step=look, **given))  # type: ignore[arg-type]
         assert path.stat().st_mode & 0o777 == 0o600
         assert others
         assert try_lock(others[0].fileno())
@@ -321,7 +321,7 @@ def test_two_files_with_one_number_are_refused_and_a_number_that_is_far_off_is_t
     folder = _folder(tmp_path, *map(dict, said("a", "b")))
     messages = folder / "agents" / "agent_a" / "messages"
     (messages / "message_1.json").rename(messages / "message_1000000000000.json")
-    assert read_session(folder).mended == ["messages are missing in the folder: 1 to 999999999999"]
+    assert read_session(folder).repairs == ["messages are missing in the folder: 1 to 999999999999"]
     shutil.copy(messages / "message_0.json", messages / "message_00.json")
     with pytest.raises(Unusable, match="has no number"):
         read_session(folder)
@@ -337,7 +337,7 @@ def test_an_import_that_is_interrupted_keeps_the_lock_until_it_writes_no_more(wr
             assert go_on.wait(30)
 
         work = asyncio.create_task(
-            bring_in(
+            import_sessions(
                 written, path, SystemClock(), prefix="", principal="anonymous", skip_existing=False, dry_run=False,
                 on_step=step,
             )

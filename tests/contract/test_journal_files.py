@@ -73,7 +73,7 @@ async def in_trouble(journal: SqliteJournal) -> str:
 
 @pytest.fixture
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "LOOK_S", 0.01)
+    monkeypatch.setattr(writer, "CHECK_S", 0.01)
 
 
 # -- one journal, two servers -----------------------------------------------------------------------------

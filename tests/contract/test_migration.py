@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from logged import ours
+from strandline._journal.deletion import COUNT_STORED_BYTES
 from strandline._journal.driver import connect
-from strandline._journal.forgetting import COUNTED
 from strandline._journal.migrations import migrate
 from strandline._journal.ownership import APPLICATION_ID, SCHEMA_VERSION, check_file
 from strandline._journal.port import (
@@ -113,7 +113,7 @@ async def check_everything_is_there(path: Path) -> None:
         for seq, run_id, _, lane, _, priority, status, attempt, _, opaque, metadata, started_at, ended_at in RUNS:
             run = await journal.read(RunQuery(ANONYMOUS, RunId(run_id)))
             assert run is not None
-            assert (run.sequence, run.lane, run.priority, run.opaque) == (seq, lane, priority, bool(opaque))
+            assert (run.sequence, run.lane, run.priority, run.resumable) == (seq, lane, priority, not opaque)
             assert (run.status, run.attempt, run.created_at) == (status, attempt, 10.0 + seq)
             assert (run.started_at, run.ended_at) == (started_at, ended_at)
             assert run.trace is None
@@ -284,7 +284,7 @@ def test_a_file_of_any_older_schema_becomes_one_of_this_schema(path: Path, versi
     assert version_of(path) == SCHEMA_VERSION
     assert version_of(path.with_name(COPY.replace("v1", f"v{version}"))) == version
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        counted = dict(connection.execute(COUNTED))
+        counted = dict(connection.execute(COUNT_STORED_BYTES))
         assert dict(connection.execute("SELECT principal, bytes FROM stored")) == counted
         assert counted[ANONYMOUS] > 100
 
@@ -365,7 +365,7 @@ def test_a_file_that_another_program_has_open_is_not_migrated(path: Path, monkey
 @pytest.mark.parametrize("with_log", [False, True])
 def test_a_damaged_file_is_not_migrated(path: Path, monkeypatch: pytest.MonkeyPatch, with_log: bool) -> None:
     """Though it is too large to be looked at whenever it is opened: its copy is. Nor is its log moved into it."""
-    monkeypatch.setattr("strandline._journal.soundness.CHECKED_BYTES", 0)
+    monkeypatch.setattr("strandline._journal.integrity.CHECKED_BYTES", 0)
     with contextlib.closing(sqlite3.connect(path)) as connection:
         (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'runs_claimed'").fetchone()
     if with_log:

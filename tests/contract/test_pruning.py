@@ -102,7 +102,7 @@ def test_room_that_a_step_has_made_is_there_although_the_next_one_fails(
             return await journal.accept(new(run_id, "s2"), Bounds(9, 9, stored_bytes=most), claim_next=False)
 
         first = await accepts("x")
-        monkeypatch.setattr("strandline._journal.forgetting.WALK", 5)
+        monkeypatch.setattr("strandline._journal.deletion.WALK", 5)
         monkeypatch.setattr(SqliteTransactions, "prune", fails_later)
         with pytest.raises(JournalUnavailable):
             await journal.prune(SystemClock().now() + 1, 40)

@@ -1002,15 +1002,15 @@ class _SlowDisk:
             self._let_go.release()
 
 
-@pytest.mark.parametrize("opaque", [False, True])
+@pytest.mark.parametrize("resumable", [True, False])
 def test_no_claim_is_delivered_and_nothing_answered_or_read_while_a_commit_is_under_way(
-    path: Path, opaque: bool
+    path: Path, resumable: bool
 ) -> None:
     async def main() -> None:
         async with opened(path) as journal:
             disk = _SlowDisk(journal)
             claim = asyncio.ensure_future(anext(journal.claims()))
-            run = NewRun(run_id=RunId("a"), key=key(), input="ask", opaque=opaque, created_at=1.0)
+            run = NewRun(run_id=RunId("a"), key=key(), input="ask", resumable=resumable, created_at=1.0)
             accept = asyncio.ensure_future(journal.accept(run, WIDE, claim_next=True))
             await disk.next()
             for _ in range(3):  # (a round trip through another thread each)
@@ -1180,7 +1180,7 @@ def test_facts_that_nobody_waits_for_are_written_before_any_later_verb(path: Pat
             disk.left = 2
             await journal.checkpoint(again.token, checkpoints[1])
             await journal.finish(again.token, done("hi", "ho"), claim_next=False)
-            assert len(journal._owed) == 0
+            assert len(journal._deferred) == 0
 
     asyncio.run(main())
 
@@ -1196,7 +1196,7 @@ def test_facts_that_are_owed_are_written_by_a_later_verb_also_if_its_commit_fail
             disk.left = 2
             await journal.checkpoint(token, ToolDone("t", {}))
             await journal.change(EndWaiting(key(), RunId("nobody"), Outcome(status=RunStatus.CANCELLED)))
-            assert (len(journal._owed), disk.left) == (1, 0)
+            assert (len(journal._deferred), disk.left) == (1, 0)
             disk.left = 1
             await journal.checkpoint(token, RoundStarted(said("2")))
             await journal.close()

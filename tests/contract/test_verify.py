@@ -13,8 +13,8 @@ import pytest
 
 from strandline._clock import SystemClock
 from strandline._journal.backup import backup
+from strandline._journal.checksums import key_crc, message_owner, with_checksum
 from strandline._journal.driver import copy_into
-from strandline._journal.seal import key_crc, message_owner, sealed
 from strandline._journal.sqlite import SqliteJournal
 from strandline._journal.verify import verify
 from strandline._model import Range, RoundStarted, ToolDone
@@ -73,12 +73,12 @@ def test_a_sound_journal_is_counted(path: Path) -> None:
 
 
 def _history(text: str) -> str:
-    stored = sealed(text.encode(), message_owner(key_crc(key()), 0)).hex()
+    stored = with_checksum(text.encode(), message_owner(key_crc(key()), 0)).hex()
     return f"UPDATE history SET messages = x'{stored}', count = 2 WHERE no = 1"
 
 
 def _window(text: str) -> str:
-    return f"UPDATE agents SET window = x'{sealed(text.encode(), key_crc(key())).hex()}'"
+    return f"UPDATE agents SET window = x'{with_checksum(text.encode(), key_crc(key())).hex()}'"
 
 
 _USE = '{"toolUse":{"toolUseId":"u","name":"t","input":{}}}'
@@ -158,7 +158,7 @@ def test_discarded_messages_and_holds_are_counted(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         for no in (7, 9):
             first, stored = connection.execute("SELECT first, messages FROM history WHERE no = ?", (no,)).fetchone()
-            again = sealed(stored[5:], message_owner(key_crc(key()), first, discarded=True))
+            again = with_checksum(stored[5:], message_owner(key_crc(key()), first, discarded=True))
             connection.execute("UPDATE history SET discarded = 1, messages = ? WHERE no = ?", (again, no))
         connection.execute("UPDATE runs SET fence = NULL, status = 'queued' WHERE run_id = 's.x'")
         connection.execute("UPDATE runs SET fence = 5 WHERE seq = 3")

@@ -469,11 +469,11 @@ def keep_what_was_taken_back(patch: pytest.MonkeyPatch) -> None:
     cancel = SessionTable._cancel
 
     def heedless(table: SessionTable, change: Cancel) -> Any:
-        run = table._known_run(change.run_id)
+        run = table._locate_run(change.run_id)
         session = None if run is None else table._find(run.key)
         asked = None if session is None else session.question
         if run is not None and asked is not None and asked.run == run.seq:
-            return Stopped(ended={}, asked=[])
+            return Stopped(ended={}, cancelling=[])
         return cancel(table, change)
 
     patch.setattr(SessionTable, "_cancel", heedless)

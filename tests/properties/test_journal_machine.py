@@ -241,13 +241,13 @@ class ListModel:
             return answer
         if not run.interrupts:
             return answer
-        stopped = Stopped(ended={}, asked=[])
+        stopped = Stopped(ended={}, cancelling=[])
         others = [each for each in self.executing() if each.key == run.key and each is not run]
         for each in begun + others:
             done = self.cancel(each, now, discard=run.if_busy is IfBusy.ROLLBACK)
             assert isinstance(done, Stopped)
             stopped.ended.update(done.ended)
-            stopped.asked.extend(done.asked)
+            stopped.cancelling.extend(done.cancelling)
         if begun or others:
             return replace(answer, stopped=stopped)
         return answer
@@ -459,7 +459,7 @@ class ListModel:
             overdue = [run for run in waiting if run.queue_deadline is not None and run.queue_deadline <= now]
         for run in overdue:
             self._end(run, outcome.status, now)
-        return Stopped(ended={run.run_id: outcome for run in overdue}, asked=[])
+        return Stopped(ended={run.run_id: outcome for run in overdue}, cancelling=[])
 
     def _end(self, run: ModelRun, status: RunStatus, now: float) -> None:
         run.status, run.checkpoints, run.ended_at = status.value, [], now
@@ -472,11 +472,11 @@ class ListModel:
             if asked is None or asked.answer is not None or asked.asker != run.run_id:
                 return Ended()
             self.dismiss(run.key, now)
-            return Stopped(ended={}, asked=[], dismissed=True)
+            return Stopped(ended={}, cancelling=[], dismissed=True)
         if run.status == "running":
             run.cancelled = True
             run.discard = run.discard or discard
-            return Stopped(ended={}, asked=[run.run_id])
+            return Stopped(ended={}, cancelling=[run.run_id])
         question = self.answered_by(run)
         progress = fold(run.checkpoints, question)
         left = close(progress.messages, progress.results, Cancelled()) if progress.messages else []
@@ -488,17 +488,17 @@ class ListModel:
         self.sessions[run.key].ended_at = now
         self.answer_ended(run, now, closed=bool(left) and not discard, begun=discard)
         outcome = Outcome(status=RunStatus.CANCELLED, message=left[-1] if left else None)
-        return Stopped(ended={run.run_id: outcome}, asked=[])
+        return Stopped(ended={run.run_id: outcome}, cancelling=[])
 
     def cancel_session(self, key: SessionKey, running: bool, now: float) -> Stopped | Changed:
         if key not in self.sessions:
             return Changed(existed=False)
-        done = Stopped(ended={}, asked=[])
+        done = Stopped(ended={}, cancelling=[])
         for run in self.waiting(key) + [run for run in self.executing() if running and run.key == key]:
             each = self.cancel(run, now)
             assert isinstance(each, Stopped)
             done.ended.update(each.ended)
-            done.asked.extend(each.asked)
+            done.cancelling.extend(each.cancelling)
         if running and self.waits_for(key) is not None:
             self.dismiss(key, now)
             return replace(done, dismissed=True)
@@ -675,7 +675,7 @@ class JournalMachine(RuleBasedStateMachine):
     def accept_at_once(self, burst: list[Asked], bounds: Bounds) -> None:
         operations: list[Awaitable[AcceptAnswer]] = []
         expected: list[AcceptAnswer] = []
-        for key, lane, priority, claim_next, opaque, wait_s, text, if_busy, on_question in burst:
+        for key, lane, priority, claim_next, resumable, wait_s, text, if_busy, on_question in burst:
             if if_busy in (IfBusy.INTERRUPT, IfBusy.ROLLBACK):
                 lane = 2
             self.made += 1
@@ -687,7 +687,7 @@ class JournalMachine(RuleBasedStateMachine):
                 input="?" if is_text else [{"text": "?"}],
                 lane=lane,
                 priority=priority,
-                opaque=opaque,
+                resumable=resumable,
                 created_at=self.clock.at,
                 if_busy=if_busy,
                 on_question=on_question,

@@ -101,7 +101,7 @@ class FaultyStore(StoredRows):
     def run(self, session: SessionRef, seq: int) -> StoredRun:
         stored = super().run(session, seq)
         if seq in self.damaged:
-            return StoredRun(replace(stored.run, input="?", opaque=True), (), JournalUnavailable("damaged"))
+            return StoredRun(replace(stored.run, input="?", resumable=False), (), JournalUnavailable("damaged"))
         return stored
 
     def question(self, session: SessionRef, run: int, until: float) -> StoredQuestion:
@@ -349,7 +349,7 @@ class SessionTableMachine(RuleBasedStateMachine):
 
     def note_stopped(self, stopped: object) -> None:
         if isinstance(stopped, Stopped):
-            self.told.cancelled.update(stopped.asked)
+            self.told.cancelled.update(stopped.cancelling)
 
     @invariant()
     def what_lives_is_what_is_stored(self) -> None:

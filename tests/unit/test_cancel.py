@@ -181,11 +181,11 @@ def test_a_session_is_cancelled_with_or_without_what_executes() -> None:
             first, second, third = [await send(service, text) for text in ("wait", "b", "c")]
             other = await send(service, "d", "other session")
             stopped = await service.cancel_session(key())
-            assert (list(stopped.ended), stopped.asked) == ([second.run_id, third.run_id], [])
+            assert (list(stopped.ended), stopped.cancelling) == ([second.run_id, third.run_id], [])
             assert [(await outcome(each)).status for each in (second, third)] == [RunStatus.CANCELLED] * 2
             fourth = await send(service, "e")
             stopped = await service.cancel_session(key(), running=True)
-            assert (list(stopped.ended), stopped.asked) == ([fourth.run_id], [first.run_id])
+            assert (list(stopped.ended), stopped.cancelling) == ([fourth.run_id], [first.run_id])
             fifth = await send(service, "f")
             assert (await outcome(first)).status is RunStatus.CANCELLED
             assert (await outcome(fifth)).output == "answer to f"

@@ -29,7 +29,7 @@ def test_accepts_under_way_are_durable_and_go_on_later(tmp_path: Path) -> None:
         loops = AgentLoops(executor_threads=1, clock=SystemClock())
         service = Service(
             journal=journal,
-            target=Played(echo, opaque=True),
+            target=Played(echo, resumable=False),
             loops=loops,
             clock=SystemClock(),
             new_run_id=lambda: RunId(f"run_{next(numbers)}"),

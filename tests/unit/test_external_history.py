@@ -63,7 +63,7 @@ def test_the_conversation_is_the_session_managers_also_once_the_agent_was_made_a
 def test_its_runs_are_opaque_and_nothing_of_them_is_staged_or_kept_as_state(tmp_path: Path) -> None:
     async def main() -> None:
         target = external(keeper(tmp_path))
-        assert target.opaque
+        assert not target.resumable
         assert target.external
         journal = Noting()
         async with serving(target, tmp_path / "work", journal) as service:

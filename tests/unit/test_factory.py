@@ -71,27 +71,27 @@ class Builds:
 
 
 @pytest.mark.parametrize(
-    ("make", "opaque"),
+    ("make", "resumable"),
     [
-        (says_agent, False),
-        (says_optional, False),
-        (says_awaitable, False),
-        (says_agent_later, False),
-        (functools.partial(says_with_model, "x"), False),
-        (Mine, False),
-        (functools.partial(Agent, model="x"), False),
-        (says_swarm, True),
-        (says_either, True),
-        (Builds(), True),
+        (says_agent, True),
+        (says_optional, True),
+        (says_awaitable, True),
+        (says_agent_later, True),
+        (functools.partial(says_with_model, "x"), True),
+        (Mine, True),
+        (functools.partial(Agent, model="x"), True),
+        (says_swarm, False),
+        (says_either, False),
+        (Builds(), False),
     ],
 )
 def test_a_factory_that_says_what_it_makes_is_not_called_at_the_start(
-    make: Callable[..., Any], opaque: bool, caplog: pytest.LogCaptureFixture
+    make: Callable[..., Any], resumable: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     target = FactoryTarget(make, takes=NOTHING, description="test")
     with caplog.at_level(logging.INFO, "strandline"):
         asyncio.run(target.try_out())
-    assert target.opaque is opaque
+    assert target.resumable is resumable
     assert ours(caplog) == []
 
 
@@ -104,11 +104,11 @@ async def later() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("make", "opaque"),
-    [(lambda: Mine(), False), (lambda: later(), False), (lambda: a_graph(), True), (lambda: Swarm([Mine()]), True)],
+    ("make", "resumable"),
+    [(lambda: Mine(), True), (lambda: later(), True), (lambda: a_graph(), False), (lambda: Swarm([Mine()]), False)],
     ids=["agent", "awaitable", "graph", "swarm"],
 )
-def test_a_factory_that_does_not_say_is_called_once_to_see(make: Callable[..., Any], opaque: bool) -> None:
+def test_a_factory_that_does_not_say_is_called_once_to_see(make: Callable[..., Any], resumable: bool) -> None:
     called: list[object] = []
 
     def counting(session_id: str) -> Any:
@@ -117,7 +117,7 @@ def test_a_factory_that_does_not_say_is_called_once_to_see(make: Callable[..., A
 
     target = FactoryTarget(counting, takes=SESSION_ID, description="test")
     asyncio.run(target.try_out())
-    assert target.opaque is opaque
+    assert target.resumable is resumable
     assert called == [TRIED_WITH]
 
 
@@ -144,7 +144,7 @@ def test_a_factory_that_fails_when_it_is_tried_is_told_of_and_counts_as_opaque(
     with caplog.at_level(logging.WARNING, "strandline"):
         asyncio.run(target.try_out())
     assert said in caplog.text
-    assert target.opaque
+    assert not target.resumable
 
 
 def test_a_factory_that_does_not_return_does_not_hold_up_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_a_factory_that_does_not_return_does_not_hold_up_the_start(monkeypatch: 
         target = FactoryTarget(slow, takes=NOTHING, description="test")
         await target.try_out()
         assert not goes_on.is_set()
-        assert target.opaque
+        assert not target.resumable
         goes_on.set()
 
     run(main)
@@ -244,10 +244,10 @@ def test_a_factory_that_failed_at_the_start_is_known_once_it_has_made_an_agent(t
         target = FactoryTarget(late, takes=NOTHING, description="test")
         async with serving(target, tmp_path) as service:
             assert (await ask(service, "q")).status is RunStatus.FAILED
-            assert target.opaque
+            assert not target.resumable
             up.append(True)
             assert (await ask(service, "q")).output == "fine"
-            assert not target.opaque
+            assert target.resumable
 
     run(main)
 
@@ -275,6 +275,6 @@ def test_a_factory_that_says_that_it_makes_either_may_make_either(tmp_path: Path
         async with serving(target, tmp_path) as service:
             answers = await asyncio.gather(ask(service, "q", "a"), ask(service, "q", "b"))
             assert [answer.output for answer in answers] == ["fine", "fine"]
-            assert target.opaque
+            assert not target.resumable
 
     run(main)

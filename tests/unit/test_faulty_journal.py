@@ -270,7 +270,7 @@ def test_a_run_of_a_dead_process_that_can_never_be_ended_keeps_no_server_down(ca
             await asyncio.sleep(100_000)
             return "never"
 
-        async with serving(clock, Played(hang, opaque=True), journal) as service:
+        async with serving(clock, Played(hang, resumable=False), journal) as service:
             stuck = (await send(service, "hang")).run_id
             await asyncio.sleep(1)
         async with serving(clock, Played(echo), journal) as service:

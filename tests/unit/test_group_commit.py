@@ -10,9 +10,9 @@ import pytest
 
 from stored_rows import StoredRows
 from strandline._journal.changes import AddRun, Change, encode_completion, encoded_body
-from strandline._journal.commits import GroupCommit, Operation, Stored, Work
+from strandline._journal.commits import GroupCommit, Operation, Work, WriteResult
+from strandline._journal.deferred import DeferredWrites
 from strandline._journal.feed import ClaimFeed
-from strandline._journal.owed import Owed
 from strandline._journal.port import Accepted, Bounds, Changed, ClaimResult, Delete, Pause, Refused
 from strandline._journal.port import Change as AnyChange
 from strandline._journal.table import KEPT_BYTES, SessionTable
@@ -51,10 +51,10 @@ class Transactions:
     def make_room(self, error: Exception) -> None:
         pass
 
-    def try_out(self) -> None:
+    def probe(self) -> None:
         pass
 
-    def look(self) -> None:
+    def check(self) -> None:
         pass
 
     def translated(self, error: Exception) -> Any:
@@ -69,19 +69,19 @@ class Desk:
         self.transactions = Transactions(self.store)
         self.clock = StillClock()
         self.held = held
-        self.works: list[tuple[Work, Callable[[Stored], None]]] = []
-        self.owed = Owed()
+        self.works: list[tuple[Work, Callable[[WriteResult], None]]] = []
+        self.deferred = DeferredWrites()
         self.feed = ClaimFeed()
         table = SessionTable.of(self.store, max_attempts=3, next_no=1, next_seq=0, next_row=1)
         table.take_over(1, self.clock.now())
         table.drain()
         table.records = None
-        self.commits = GroupCommit(table, self, self.feed, self.clock, self.owed)
+        self.commits = GroupCommit(table, self, self.feed, self.clock, self.deferred)
         self.claims = self.feed.follow()
         self.bounds = WIDE
         self.told: list[str] = []
 
-    def put(self, work: Work, done: Callable[[Stored], None]) -> bool:
+    def put(self, work: Work, done: Callable[[WriteResult], None]) -> bool:
         if self.held:
             self.works.append((work, done))
         else:
@@ -136,7 +136,7 @@ class Desk:
 
         def decide(table: SessionTable, now: float) -> Any:
             taken = table.finish(token, left, hold=False, claim_next=claim_next, now=now)
-            self.owed.void(token)
+            self.deferred.discard(token)
             return taken
 
         return self.submit(decide, f"end of {token.run_id}", token=token)
@@ -146,7 +146,7 @@ class Desk:
         checkpoint = json.dumps(what).encode()
 
         def decide(table: SessionTable, now: float) -> None:
-            self.owed.pay(table, token)
+            self.deferred.flush(table, token)
             table.checkpoint(token, checkpoint)
 
         self.commits.submit(Operation(decide, token=token, checkpoint=checkpoint))
@@ -454,15 +454,15 @@ def test_a_fact_that_nobody_waits_for_and_that_could_not_be_stored_is_stored_wit
         desk.held = False
         desk.checkpoint(claim.token, "1")
         await settled()
-        assert len(desk.owed) == 1
+        assert len(desk.deferred) == 1
         desk.checkpoint(claim.token, "2")
         await settled()
-        assert (len(desk.owed), [json.loads(each) for each in desk.checkpoints()]) == (0, ["1", "2"])
+        assert (len(desk.deferred), [json.loads(each) for each in desk.checkpoints()]) == (0, ["1", "2"])
         failing[:] = [True, True]
         desk.checkpoint(claim.token, "3")
         await settled()
         assert await desk.finish(claim.token) is ClaimResult.NOTHING
-        assert len(desk.owed) == 0, "the run has ended without it"
+        assert len(desk.deferred) == 0, "the run has ended without it"
 
     play(main)
 
@@ -472,16 +472,16 @@ def test_a_fact_that_is_owed_after_an_operation_that_was_refused_is_stored_all_t
 
     async def main(desk: Desk) -> None:
         first, second = await desk.start("a"), await desk.start("b", key("other"))
-        desk.owed.owe(first.token, b"of another")
+        desk.deferred.defer(first.token, b"of another")
         desk.held = False
 
         def refused(table: SessionTable, now: float) -> None:
-            desk.owed.pay(table, second.token)
+            desk.deferred.flush(table, second.token)
             raise ClaimLost("no")
 
         with pytest.raises(ClaimLost):
             await desk.submit(refused, token=second.token)
-        desk.owed.owe(second.token, b'"one"')
+        desk.deferred.defer(second.token, b'"one"')
         desk.checkpoint(second.token, "two")
         await settled()
         (run,) = [each for each in desk.store.runs.values() if each.checkpoints]
@@ -557,7 +557,7 @@ def test_bytes_that_were_read_for_an_operation_are_good_for_one_decision() -> No
 
     async def main(desk: Desk) -> None:
         def decide(table: SessionTable, now: float) -> tuple[int, int]:
-            return table._stored_bytes(key().principal), table._known("more", lambda records: 7)
+            return table._stored_bytes(key().principal), table._fetched("more", lambda records: 7)
 
         deciding = desk.submit(decide, key=key())
         await desk.let_go()

@@ -255,7 +255,7 @@ def test_of_a_shared_agent_one_run_goes_at_a_time_and_a_thread_left_behind_stops
 
 def test_an_agent_that_keeps_its_own_history_gets_none_and_leaves_none() -> None:
     async def main(clock: VirtualClock) -> None:
-        target = Played(echo, opaque=True)
+        target = Played(echo, resumable=False)
         target.external = True
         async with serving(clock, target) as service:
             assert (await outcome(await send(service, "a"))).output == "echo a"

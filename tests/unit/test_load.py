@@ -37,7 +37,7 @@ def test_a_factory_is_found_in_a_file(target: str, tmp_path: Path) -> None:
     path = write(FACTORY)
     found = load_target(target.format(path=path, folder=tmp_path))
     assert isinstance(found, FactoryTarget)
-    assert not found.opaque
+    assert found.resumable
     assert "make_agent" in found.description
 
 
@@ -46,7 +46,7 @@ def test_a_function_is_found_by_name_in_a_module_of_this_folder() -> None:
     write(FACTORY, "package/mine.py")
     found = load_target("package.mine:answer")
     assert isinstance(found, FunctionTarget)
-    assert found.opaque
+    assert not found.resumable
 
 
 def test_a_file_may_import_what_lies_beside_it() -> None:
@@ -295,4 +295,4 @@ def test_a_factory_is_not_called_at_the_start_when_its_agents_keep_their_history
     write("def make_agent(session_id): raise AssertionError('called')")
     target = load_target("agent.py", history="external")
     assert target.external
-    assert target.opaque
+    assert not target.resumable

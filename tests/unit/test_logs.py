@@ -110,7 +110,7 @@ def run_of(principal: str = ANONYMOUS, trace: Carrier | None = None) -> Run:
         input="secret",
         lane=3,
         priority=3,
-        opaque=False,
+        resumable=True,
         metadata={},
         sequence=0,
         status=RunStatus.RUNNING,

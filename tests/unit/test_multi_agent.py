@@ -85,7 +85,7 @@ def test_question_and_the_last_nodes_answer_become_two_messages(tmp_path: Path) 
     async def main() -> None:
         target = factory(lambda: graph(agent("plans"), agent("writes")))
         async with serving(target, tmp_path) as service:
-            assert target.opaque
+            assert not target.resumable
             outcome = await ask(service, "q")
             assert (outcome.status, outcome.output) == (RunStatus.SUCCEEDED, "writes 1")
             assert outcome.usage is not None
@@ -494,7 +494,7 @@ def test_a_stop_reaches_a_polite_tool_in_a_node_and_no_further_node_starts(tmp_p
                 await asyncio.sleep(0.01)
             await service.drain()
             end = await asyncio.wait_for(ticket.stream.outcome(), 20)
-            assert not isinstance(end, Later), "an opaque run is not requeued"
+            assert not isinstance(end, Later), "a run that is not resumable is not requeued"
             assert end.error is not None
             assert end.error.code is ErrorCode.STOPPED
             assert told.is_set()

@@ -150,7 +150,7 @@ def test_a_run_that_is_cancelled_while_it_executes() -> None:
 class Asks:
     """A target whose agents ask a person."""
 
-    opaque = exclusive = external = False
+    resumable, exclusive, external = True, False, False
     description = "asks"
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
@@ -210,10 +210,10 @@ def test_a_run_whose_server_died() -> None:
             await asyncio.sleep(1.0)
         async with serving(clock, Played(works), journal, observer=noted) as service:
             await settled(service)
-        async with serving(clock, Played(works, opaque=True), journal, observer=noted) as service:
+        async with serving(clock, Played(works, resumable=False), journal, observer=noted) as service:
             await send(service, "5")
             await asyncio.sleep(1.0)
-        async with serving(clock, Played(works, opaque=True), journal, observer=noted) as service:
+        async with serving(clock, Played(works, resumable=False), journal, observer=noted) as service:
             await settled(service)
 
     run_virtual(main)

@@ -517,7 +517,7 @@ class Cramped(MemoryJournal):
         return self.size - used
 
     @property
-    def short_of_room(self) -> str | None:
+    def low_disk(self) -> str | None:
         return None if self.room > 0 else "it is full"
 
     async def grant_room(self, size: int) -> bool:

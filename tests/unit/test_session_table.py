@@ -23,8 +23,8 @@ from strandline._journal.changes import (
     DropCheckpoints,
     EndHold,
     EndRun,
-    KeepAgent,
     SessionRef,
+    StoreAgent,
     encode_completion,
     encoded_body,
 )
@@ -164,7 +164,7 @@ def test_the_end_of_a_run_and_the_claim_of_the_next_are_decided_together() -> No
     desk.checkpoint("a")
     assert desk.kinds() == [AddCheckpoint]
     assert desk.finish("a", state={"n": 1}) is ClaimResult.CLAIMED
-    assert desk.kinds() == [EndRun, DropCheckpoints, AddHistory, KeepAgent, ChangeRun]
+    assert desk.kinds() == [EndRun, DropCheckpoints, AddHistory, StoreAgent, ChangeRun]
     assert [claim.run.run_id for claim in desk.claims] == ["b"]
 
 

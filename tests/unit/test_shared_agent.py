@@ -303,7 +303,7 @@ def test_an_agent_that_is_a_tool_of_it_remembers_nothing_of_another_session(tmp_
 def test_the_start_up_line_says_what_a_factory_would_do_better() -> None:
     served = target(Agent(model=ScriptedModel(lambda _: "")))
     assert served.exclusive
-    assert not served.opaque
+    assert served.resumable
     assert "one run at a time" in served.description
     assert "make_agent" in served.description
     assert "\n" not in served.description

@@ -12,9 +12,9 @@ from strandline._journal.changes import (
     ChangeSession,
     CloseRequest,
     DropCheckpoints,
+    DropKey,
     DropQuestion,
     EndHold,
-    ForgetKey,
     SessionRef,
     encoded_body,
 )
@@ -56,7 +56,7 @@ def test_a_change_of_what_is_not_stored_is_found_out(row: Change) -> None:
     "row",
     [
         DropCheckpoints(seq=7),
-        ForgetKey(seq=7),
+        DropKey(seq=7),
         DropQuestion(no=7),
         CloseRequest(no=7, id="ask", run=7, closed="answered"),
     ],

@@ -127,8 +127,10 @@ def test_a_run_that_died_in_a_tool_fails_and_tells_that_the_outcome_is_unknown()
 def test_an_opaque_run_counts_as_having_a_tool_in_the_middle() -> None:
     async def main(clock: VirtualClock) -> None:
         journal = MemoryJournal(clock)
-        ids = await killed(journal, clock, Played(Tools(hang="at the end").behaviour, opaque=True), 10, "one", "two")
-        async with serving(clock, Played(echo, opaque=True), journal) as service:
+        ids = await killed(
+            journal, clock, Played(Tools(hang="at the end").behaviour, resumable=False), 10, "one", "two"
+        )
+        async with serving(clock, Played(echo, resumable=False), journal) as service:
             await settled(service)
             assert await run_of(service, ids[0]) == (RunStatus.FAILED, ErrorCode.CRASHED, 1)
             assert await run_of(service, ids[1]) == (RunStatus.SUCCEEDED, None, 1)
@@ -397,13 +399,13 @@ def test_an_opaque_run_that_a_stop_met_before_it_began_is_given_back() -> None:
             await asyncio.sleep(1000)
             return "never"
 
-        async with serving(clock, Slow(behaviour, opaque=True), journal, drain_grace_s=0) as service:
+        async with serving(clock, Slow(behaviour, resumable=False), journal, drain_grace_s=0) as service:
             ticket = await send(service, "x")
             await asyncio.sleep(1)
             await service.drain()
             assert await ticket.stream.outcome() is Later.LATER
             assert began == []
-        async with serving(clock, Played(echo, opaque=True), journal) as service:
+        async with serving(clock, Played(echo, resumable=False), journal) as service:
             assert (await service.wait(ANONYMOUS, ticket.run_id, 10)).run.status is RunStatus.SUCCEEDED
 
     run_virtual(main)

@@ -130,7 +130,7 @@ def test_what_was_told_when_a_run_was_to_be_settled_is_what_it_leaves() -> None:
             metadata={},
             lane=Lane.NORMAL,
             priority=3,
-            opaque=False,
+            resumable=True,
             sequence=1,
             status=RunStatus.RUNNING,
             attempt=1,

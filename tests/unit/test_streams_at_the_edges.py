@@ -278,7 +278,7 @@ def claim_of(attempt: int = 1, lane: int = Lane.NORMAL) -> Claim:
         metadata={},
         lane=lane,
         priority=3,
-        opaque=False,
+        resumable=True,
         sequence=1,
         status=RunStatus.RUNNING,
         attempt=attempt,

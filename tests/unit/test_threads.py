@@ -192,7 +192,7 @@ def test_a_tool_that_finds_no_thread_waits_and_starts_once(machine: Machine, tmp
             return working(started)()  # type: ignore[no-any-return]
 
         made = FactoryTarget(make, takes=NOTHING, description="test")
-        made._unknown, made.opaque = False, False
+        made._unknown, made.resumable = False, True
         async with serving(made, tmp_path) as service:
             machine.has_threads = False
             ticket = await send(service, "work")
@@ -214,7 +214,7 @@ def test_a_tool_whose_run_was_over_before_there_was_a_thread_never_starts(machin
             return working(started)()  # type: ignore[no-any-return]
 
         made = FactoryTarget(make, takes=NOTHING, description="test")
-        made._unknown, made.opaque = False, False
+        made._unknown, made.resumable = False, True
         async with serving(made, tmp_path, cancel_grace_s=0.3) as service:
             machine.has_threads = False
             ticket = await send(service, "work", timeout_s=0.5)

@@ -77,7 +77,9 @@ def test_a_report_that_cannot_be_taken_fails_its_own_run_and_no_other(what: tupl
         few.all[0].tell(m.Told(0, *what))
         await asyncio.sleep(1)
         assert m.Cancel(0) in few.all[0].orders()
-        few.all[0].tell(m.Done(call=0, opaque=False, failure=CANCELLED), m.Done(call=1, opaque=False, finished=DONE))
+        few.all[0].tell(
+            m.Done(call=0, resumable=True, failure=CANCELLED), m.Done(call=1, resumable=True, finished=DONE)
+        )
         with pytest.raises(TypeError):
             await call.done
         assert await other.done == DONE
@@ -121,7 +123,7 @@ def test_an_end_in_a_form_that_cannot_be_kept_fails_its_own_run_and_no_other() -
     async def main(few: Few) -> None:
         (call, _), (other, _) = few.run(Kept()), few.run(Kept())
         await asyncio.sleep(1)
-        few.all[0].tell(m.Done(call=0, opaque=False, finished=odd), m.Done(call=1, opaque=False, finished=DONE))
+        few.all[0].tell(m.Done(call=0, resumable=True, finished=odd), m.Done(call=1, resumable=True, finished=DONE))
         with pytest.raises(FailedRemotely, match="in a form that cannot be kept: Expected `str`, got `int`"):
             await call.done
         await asyncio.sleep(1)

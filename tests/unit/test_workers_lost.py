@@ -23,7 +23,7 @@ def test_what_a_worker_has_said_counts_although_its_death_is_heard_of_first() ->
         few.all[0].over.set()
         await asyncio.sleep(0.5)
         assert not worker.is_free, "nothing begins there"
-        few.all[0].tell(m.Told(0, "add_text", ["last words"]), m.Done(call=0, opaque=False, finished=DONE))
+        few.all[0].tell(m.Told(0, "add_text", ["last words"]), m.Done(call=0, resumable=True, finished=DONE))
         few.all[0].channel.connection_lost(None)
         assert await call.done == DONE
         assert attempt.told == ["last words"]
@@ -40,7 +40,7 @@ def test_whoever_keeps_the_connection_of_a_dead_worker_open_is_not_waited_for_no
             await asyncio.wait_for(call.done, 2)
         assert not call.is_alive
         assert few.all[0].transport.is_gone, "no descriptor is left"
-        few.all[0].tell(m.Done(call=0, opaque=False, finished=DONE), m.Over(7), m.Ready(opaque=True))
+        few.all[0].tell(m.Done(call=0, resumable=True, finished=DONE), m.Over(7), m.Ready(resumable=False))
 
     virtual(main)
 
@@ -49,9 +49,9 @@ def test_a_report_of_a_call_of_which_nothing_works_any_more_harms_nobody() -> No
     async def main(few: Few) -> None:
         (call, worker), (other, _) = few.run(attempt := Kept()), few.run(Kept())
         await asyncio.sleep(1)
-        few.all[0].tell(m.Done(call=0, opaque=False, finished=DONE), m.Told(0, "add_text", ["late"]))
+        few.all[0].tell(m.Done(call=0, resumable=True, finished=DONE), m.Told(0, "add_text", ["late"]))
         assert await call.done == DONE
-        few.all[0].tell(m.Told(0, "end_tool", ["t1", {}]), m.Done(call=1, opaque=False, finished=DONE))
+        few.all[0].tell(m.Told(0, "end_tool", ["t1", {}]), m.Done(call=1, resumable=True, finished=DONE))
         assert await other.done == DONE
         assert attempt.told == []
         assert worker.is_free
@@ -63,7 +63,7 @@ def test_a_call_that_has_ended_is_alive_until_its_worker_says_that_nothing_works
     async def main(few: Few) -> None:
         call, worker = few.run(Kept())
         await asyncio.sleep(1)
-        few.all[0].tell(m.Done(call=0, opaque=False, finished=DONE, alive=True))
+        few.all[0].tell(m.Done(call=0, resumable=True, finished=DONE, alive=True))
         assert await call.done == DONE
         await asyncio.sleep(100)
         alive = [call.is_alive]
@@ -119,7 +119,7 @@ def test_no_tool_starts_before_its_round_is_durable_and_none_if_that_fails() -> 
             attempt.gate.set()
             await asyncio.sleep(1)
             assert m.Go(number, on=error is None) in few.all[0].orders()
-            few.all[0].tell(m.Done(call=number, opaque=False, finished=DONE))
+            few.all[0].tell(m.Done(call=number, resumable=True, finished=DONE))
             await asyncio.wait([call.done])
 
     virtual(main)
@@ -133,7 +133,7 @@ def test_what_a_tool_has_come_to_is_known_also_after_another_result_could_not_be
         call, _ = few.run(attempt)
         await asyncio.sleep(1)
         few.all[0].tell(m.Told(0, "end_tool", ["t1", {}]), m.Told(0, "end_tool", ["t2", {}]))
-        few.all[0].tell(m.Done(call=0, opaque=False, failure=m.Failure("CancelledError", "", cancelled=True)))
+        few.all[0].tell(m.Done(call=0, resumable=True, failure=m.Failure("CancelledError", "", cancelled=True)))
         with pytest.raises(JournalUnavailable):
             await call.done
         assert attempt.told == ["t1", "t2"]
@@ -196,14 +196,14 @@ def test_a_worker_is_not_ended_between_the_making_of_an_agent_and_its_run() -> N
         call = few.loops.start(works)
         leftover, _ = few.run(Kept())
         await asyncio.sleep(1)
-        few.all[0].tell(m.Done(call=0, opaque=False))
+        few.all[0].tell(m.Done(call=0, resumable=True))
         leftover.abandon(DONE)
         await asyncio.sleep(0.5)
         few.loops.drain(leftover)
         await asyncio.sleep(1)
         few.loops.beat()
         assert few.killed() == []
-        few.all[0].tell(m.Done(call=2, opaque=False, finished=DONE))
+        few.all[0].tell(m.Done(call=2, resumable=True, finished=DONE))
         assert await call.done == DONE
         few.loops.beat()
         assert few.killed() == [0]
@@ -229,17 +229,17 @@ def test_what_is_known_of_the_tools_is_known_while_no_worker_takes_calls() -> No
     async def main(few: Few) -> None:
         few.run()
         await asyncio.sleep(1)
-        few.all[0].tell(m.Done(call=0, opaque=True))
-        assert few.loops.opaque
+        few.all[0].tell(m.Done(call=0, resumable=False))
+        assert not few.loops.resumable
         few.are_ready = False
         await asyncio.sleep(20)
         few.all[0].dies()
-        assert few.loops.opaque, "while it is dead"
+        assert not few.loops.resumable, "while it is dead"
         await asyncio.sleep(5)
         assert few.in_use() == [1]
-        assert few.loops.opaque, "while another one begins"
-        few.all[1].tell(m.Ready(opaque=False))
-        assert [few.loops.opaque] == [False]
+        assert not few.loops.resumable, "while another one begins"
+        few.all[1].tell(m.Ready(resumable=True))
+        assert [few.loops.resumable] == [True]
 
     virtual(main)
 
@@ -247,7 +247,7 @@ def test_what_is_known_of_the_tools_is_known_while_no_worker_takes_calls() -> No
 class Alone:
     """A target and its only agent: `does` is what it does with an attempt."""
 
-    opaque = exclusive = external = False
+    resumable, exclusive, external = True, False, False
     description = "a target"
 
     def __init__(self, does: Callable[[Attempt], object]) -> None:

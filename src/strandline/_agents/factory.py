@@ -54,7 +54,7 @@ class FactoryTarget(StrandsTarget):
         self._unknown = made is None and not external
         self._tried: object | None = None
         """What the trial has made, until a session has an agent: the last to go closes connections that they share."""
-        self.opaque = made != {Agent}
+        self.resumable = made == {Agent}
 
     async def try_out(self) -> None:
         """Call the factory once, unless it is known what it makes. A factory that fails is told of, no more.
@@ -101,7 +101,7 @@ class FactoryTarget(StrandsTarget):
             await withdraw_questions(keeper)
             return ExternalAgent(keeper)
         if isinstance(made, Graph | Swarm):
-            if not self.opaque:
+            if self.resumable:
                 raise AgentFailed(
                     f"the factory returned a {type(made).__name__}, but was taken for one that makes agents only. What"
                     " it makes has to be known before a run is accepted: give it the return annotation"
@@ -126,7 +126,7 @@ class FactoryTarget(StrandsTarget):
     def _learn(self, made: object) -> None:
         if self._unknown:
             self._unknown = False
-            self.opaque = not isinstance(made, Agent)
+            self.resumable = isinstance(made, Agent)
 
     def _checked_multi(self, made: Graph | Swarm) -> Graph | Swarm:
         check_multi(made)

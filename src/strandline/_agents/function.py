@@ -48,7 +48,7 @@ class Session:
 class FunctionTarget:
     """An async function or async generator of a message and a `Session`."""
 
-    opaque = True
+    resumable = False
     exclusive = False
     external = False
 
@@ -82,7 +82,7 @@ class FunctionAgent:
     async def run(self, attempt: Attempt) -> Finished:
         """Call the function and collect what it says."""
         prompt = attempt.prompt
-        assert prompt is not None, "an opaque run is never taken up in the middle"
+        assert prompt is not None, "a run of a function never resumes"
         if self._packed is not None:
             self._messages, self._packed = _messages(zlib.decompress(self._packed)), None
         asked = question(prompt)

@@ -56,7 +56,7 @@ class MultiAgent:
     async def run(self, attempt: Attempt) -> Finished:
         """Send the question through the nodes, to the end."""
         prompt = attempt.prompt
-        assert prompt is not None, "an opaque run is never taken up in the middle"
+        assert prompt is not None, "a run of a graph or swarm never resumes"
         if self._packed is not None:
             packed, self._packed = self._packed, None
             _remind(self._made, _record(zlib.decompress(packed)))

@@ -171,10 +171,10 @@ class Target(Protocol):
     """What is served: makes the agent of a session."""
 
     @property
-    def opaque(self) -> bool:
-        """True if its tools cannot be seen, so that a run of it counts as having one in the middle.
+    def resumable(self) -> bool:
+        """Whether its tools can be seen. If not, a run counts as having one in the middle from its start.
 
-        Asked at each accept: a factory that could not be tried at the start shows later what it makes.
+        Read at each accept: a factory that could not be tried at the start shows later what it makes.
         """
         ...
 

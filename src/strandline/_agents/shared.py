@@ -24,7 +24,7 @@ from strandline.errors import AgentFailed, TargetError
 class InstanceTarget:
     """An `Agent` that all sessions take turns with."""
 
-    opaque = False
+    resumable = True
     exclusive = True
     external = False
 

@@ -67,7 +67,7 @@ MANAGER_STATE = "conversation_manager_state"
 class StrandsTarget:
     """A factory of agents, sync or async, that takes the session's id, its principal, both or nothing."""
 
-    opaque: bool = False
+    resumable: bool = True
     exclusive = False
     external: bool = False
 

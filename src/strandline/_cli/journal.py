@@ -191,13 +191,13 @@ def import_(
 
     from strandline._clock import SystemClock
     from strandline._encoding import encode
-    from strandline._journal.importing import bring_in
+    from strandline._journal.importing import import_sessions
 
     if named is not None and session_prefix:
         say.fail("--as and --session-prefix were given: a session gets its name from one of them.")
     with say.told(), _progress("sessions") as step:
         results = asyncio.run(
-            bring_in(
+            import_sessions(
                 folder.expanduser(),
                 path_of(path, config),
                 SystemClock(),
@@ -220,7 +220,7 @@ def import_(
         table.add_column("remarks", overflow="fold")
         colours = {"imported": "green", "skipped": "yellow", "refused": "red"}
         for each in results:
-            remarks = "\n".join([each.reason] if each.reason else each.mended)
+            remarks = "\n".join([each.reason] if each.reason else each.repairs)
             messages = f"{each.messages:,}" if each.result == "imported" else ""
             table.add_row(
                 escape(each.session_id), f"[{colours[each.result]}]{each.result}[/]", messages, escape(remarks)

@@ -12,6 +12,7 @@ from typing import Final
 
 from strandline._config import journal_file
 from strandline._doctor.finding import Finding, note, ok, problem
+from strandline._journal.integrity import CHECKED_BYTES, check_pages
 from strandline._journal.ownership import (
     check_openable,
     file_system,
@@ -20,7 +21,6 @@ from strandline._journal.ownership import (
     locate,
 )
 from strandline._journal.reserve import reserve_bytes
-from strandline._journal.soundness import CHECKED_BYTES, check_pages
 from strandline._journal.verify import at_one_moment
 from strandline._settings import Settings
 from strandline.errors import JournalError, StrandlineError

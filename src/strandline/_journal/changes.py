@@ -7,8 +7,8 @@ sealed. `session` names the session by number, key and checksum.
 from msgspec import Struct
 
 from strandline._encoding import encode_messages
+from strandline._journal.checksums import CHECKSUM_BYTES, key_crc
 from strandline._journal.rules import Closed
-from strandline._journal.seal import SEAL_BYTES, key_crc
 from strandline._model import Completion, NewRun, RunStatus, SessionKey
 
 
@@ -35,7 +35,7 @@ class Body(Struct, frozen=True, gc=False):
     @property
     def size(self) -> int:
         """How many bytes of it count as kept, with their checksums."""
-        return sum(len(part) + SEAL_BYTES for part in (self.prompt, self.metadata) if part is not None)
+        return sum(len(part) + CHECKSUM_BYTES for part in (self.prompt, self.metadata) if part is not None)
 
 
 class EncodedCompletion(Struct, frozen=True, gc=False):
@@ -152,7 +152,7 @@ class AddHistory(Change, frozen=True, gc=False):
     rests_since: float
 
 
-class KeepAgent(Change, frozen=True, gc=False):
+class StoreAgent(Change, frozen=True, gc=False):
     """What an agent is rebuilt from, as far as it changed."""
 
     session: SessionRef
@@ -174,7 +174,7 @@ class DropCheckpoints(Change, frozen=True, gc=False):
     seq: int
 
 
-class ForgetKey(Change, frozen=True, gc=False):
+class DropKey(Change, frozen=True, gc=False):
     """The idempotency key of a run whose time is over."""
 
     seq: int

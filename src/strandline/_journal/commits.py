@@ -22,9 +22,9 @@ from msgspec import Struct
 
 from strandline._clock import Clock
 from strandline._journal.changes import Change
+from strandline._journal.deferred import DeferredWrites
 from strandline._journal.feed import ClaimFeed, resolve
-from strandline._journal.owed import Owed
-from strandline._journal.records import KnownRun, Missing, Records
+from strandline._journal.records import Missing, Records, RunLocation
 from strandline._journal.state import SessionState
 from strandline._journal.table import Batch, SessionTable
 from strandline._model import Claim, FencingToken, Principal, RunId, SessionKey
@@ -46,7 +46,7 @@ class Work(Struct):
     reads: Sequence[Callable[[Records], Any]] = ()
 
 
-class Stored(Struct):
+class WriteResult(Struct):
     """What came of it. With an `error` nothing was written, nor read."""
 
     error: StrandlineError | None = None
@@ -58,7 +58,7 @@ class Stored(Struct):
 class Storage(Protocol):
     """Does one piece of work after another, in the order in which they come."""
 
-    def put(self, work: Work, done: Callable[[Stored], None]) -> bool:
+    def put(self, work: Work, done: Callable[[WriteResult], None]) -> bool:
         """Queue work; False if nothing is taken any more. `done` is called once, from any thread."""
         ...
 
@@ -119,13 +119,13 @@ class GroupCommit:
         storage: Storage,
         feed: ClaimFeed,
         clock: Clock,
-        owed: Owed,
+        deferred: DeferredWrites,
     ) -> None:
         self.table = table
         self._storage = storage
         self._feed = feed
         self._clock = clock
-        self._owed = owed
+        self._deferred = deferred
         self._loop = asyncio.get_running_loop()
         self._decided: list[Operation] = []
         """Those of which nothing is stored yet."""
@@ -231,7 +231,7 @@ class GroupCommit:
             self._decided.append(operation)
         else:
             read.operation.found[read.missing.what] = found
-            if isinstance(found, KnownRun):  # it is about that session, and goes behind what waits there
+            if isinstance(found, RunLocation):  # it is about that session, and goes behind what waits there
                 read.operation.key = found.key
         while parked:
             operation = parked.popleft()
@@ -274,17 +274,17 @@ class GroupCommit:
         self._is_storing = True
         self._put(work, partial(self._stored, decided, batch, reads))
 
-    def _put(self, work: Work, done: Callable[[Stored], None]) -> None:
+    def _put(self, work: Work, done: Callable[[WriteResult], None]) -> None:
         """Have storage do something, and `done` called on this loop."""
 
-        def on_loop(stored: Stored) -> None:
+        def on_loop(stored: WriteResult) -> None:
             with suppress(RuntimeError):  # this loop is closed: nobody waits any more
                 self._loop.call_soon_threadsafe(done, stored)
 
         if not self._storage.put(work, on_loop):
-            on_loop(Stored(error=JournalUnavailable(NOT_OPEN)))
+            on_loop(WriteResult(error=JournalUnavailable(NOT_OPEN)))
 
-    def _stored(self, decided: list[Operation], batch: Batch, reads: list[_Read], stored: Stored) -> None:
+    def _stored(self, decided: list[Operation], batch: Batch, reads: list[_Read], stored: WriteResult) -> None:
         self._is_storing = False
         if stored.error is not None:
             self._undo(decided, [batch])
@@ -298,8 +298,8 @@ class GroupCommit:
     def _tell(self, operations: Iterable[Operation], claims: list[Claim]) -> None:
         """Answer the callers, then deliver the claims: after the tasks that the answers wake."""
         for operation in operations:
-            if self._owed and operation.error is None and operation.token is not None:
-                self._owed.kept(operation.token)
+            if self._deferred and operation.error is None and operation.token is not None:
+                self._deferred.committed(operation.token)
             if operation.future is None:
                 continue
             answer = operation.result if operation.error is None else operation.error
@@ -322,7 +322,7 @@ class GroupCommit:
         """Undo what is not stored, and decide it again."""
         self._is_dirty = False
         self._stale |= self.table.undo(batches)
-        self._owed.undo()
+        self._deferred.rolled_back()
         decided += self._decided
         self._decided = []
         for parked in self._parked.values():
@@ -346,7 +346,7 @@ class GroupCommit:
                 if refusal is None:
                     is_stored, claims = await self._alone(operation)
                     if not is_stored and operation.checkpoint is not None and operation.token is not None:
-                        self._owed.owe(operation.token, operation.checkpoint)
+                        self._deferred.defer(operation.token, operation.checkpoint)
                     if not is_stored and operation.new and isinstance(operation.error, JournalUnavailable):
                         refusal = operation.error
                 self._tell([operation], claims)
@@ -375,7 +375,7 @@ class GroupCommit:
         if self._is_dirty:
             self._is_dirty = False
             self._stale |= self.table.undo([])
-            self._owed.undo()
+            self._deferred.rolled_back()
             return False, []
         batch = self.table.drain()
         if not batch.changes:
@@ -384,7 +384,7 @@ class GroupCommit:
         if stored.error is not None:
             operation.error = stored.error
             self._stale |= self.table.undo([batch])
-            self._owed.undo()
+            self._deferred.rolled_back()
             return False, []
         self.table.durable(batch, stored.bytes_of)
         return True, batch.claims
@@ -395,10 +395,10 @@ class GroupCommit:
             self.table.put_back(await self.read(partial(_sessions, sorted(self._stale))))
             self._stale.clear()
 
-    async def _work(self, work: Work) -> Stored:
-        future: asyncio.Future[Stored] = self._loop.create_future()
+    async def _work(self, work: Work) -> WriteResult:
+        future: asyncio.Future[WriteResult] = self._loop.create_future()
 
-        def done(stored: Stored) -> None:
+        def done(stored: WriteResult) -> None:
             if not future.done():  # (else nobody waits for it any more)
                 future.set_result(stored)
 

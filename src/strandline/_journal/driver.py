@@ -86,7 +86,7 @@ def copy_into(
     with closing(connect_reader(draft)) as copy:
         if (found := _marks(copy)) != _marks(source):
             raise damaged(path, f"its copy is marked {found}")
-        if (finding := unsound(copy, check)) is not None:
+        if (finding := integrity_error(copy, check)) is not None:
             raise damaged(path, finding)
 
 
@@ -101,7 +101,7 @@ def version_of(connection: sqlite3.Connection) -> int:
     return int(version)
 
 
-def unsound(connection: sqlite3.Connection, check: str = "integrity_check") -> str | None:
+def integrity_error(connection: sqlite3.Connection, check: str = "integrity_check") -> str | None:
     """Return the first thing that SQLite finds wrong with pages and tables, None if nothing is."""
     (verdict,) = connection.execute(f"PRAGMA {check}(1)").fetchone()
     return None if verdict == "ok" else str(verdict)

@@ -19,10 +19,10 @@ from msgspec import MsgspecError, Struct, field
 from strandline._clock import Clock
 from strandline._encoding import decoder, encode_messages
 from strandline._history import EMPTY_MESSAGE, close
-from strandline._journal.changes import AddHistory, AddSession, Change, ChangeSession, KeepAgent, SessionRef
+from strandline._journal.changes import AddHistory, AddSession, Change, ChangeSession, SessionRef, StoreAgent
 from strandline._journal.driver import connect, create, tighten, unreadable
+from strandline._journal.integrity import check_current, guard
 from strandline._journal.ownership import Ownership, check_openable, explained, locate, prepare_folder
-from strandline._journal.soundness import check_current, guard
 from strandline._journal.sqlite_rows import SqliteRows
 from strandline._journal.transitions import NO_RUN
 from strandline._model import (
@@ -72,7 +72,7 @@ class Conversation(Struct, frozen=True, kw_only=True):
     runs: list[list[Message]]
     window: Window | None
     state: StateRecord | None
-    mended: list[str]
+    repairs: list[str]
 
 
 class Imported(Struct, kw_only=True):
@@ -81,7 +81,7 @@ class Imported(Struct, kw_only=True):
     session_id: str
     result: str
     messages: int = 0
-    mended: list[str] = field(default_factory=list)
+    repairs: list[str] = field(default_factory=list)
     reason: str = ""
 
 
@@ -121,18 +121,18 @@ def read_session(folder: Path) -> Conversation:
             else "it has no agent"
         )
     record = _read(agents[0] / "agent.json", _agent_file)
-    messages, mended = _messages(agents[0] / "messages")
+    messages, repairs = _messages(agents[0] / "messages")
     manager = record.conversation_manager_state
     interrupts = record.internal.get("interrupt_state")
     if isinstance(interrupts, dict) and interrupts.get("activated"):
-        mended.append("it waited for an answer to a question of its agent, which cannot be given any more")
+        repairs.append("it waited for an answer to a question of its agent, which cannot be given any more")
     state: StateRecord = {"state": record.state}
     if manager:
         state["conversation_manager_state"] = manager
     if record.internal.get("model_state"):
         state["model_state"] = record.internal["model_state"]
-    runs, starts = _closed(messages, mended)
-    return Conversation(runs=runs, window=_window(runs, starts, manager), state=state, mended=mended)
+    runs, starts = _closed(messages, repairs)
+    return Conversation(runs=runs, window=_window(runs, starts, manager), state=state, repairs=repairs)
 
 
 def _read(file: Path, decode: Callable[[bytes], T]) -> T:
@@ -156,14 +156,14 @@ def _messages(folder: Path) -> tuple[list[Message], list[str]]:
         if not number.isdecimal() or str(int(number)) != number:
             raise Unusable(f"{file} has no number")
         numbers[int(number)] = file
-    mended = []
+    repairs = []
     if missing := list(_missing(sorted(numbers))):
-        mended.append(f"messages are missing in the folder: {', '.join(missing)}")
+        repairs.append(f"messages are missing in the folder: {', '.join(missing)}")
     messages = []
     for _, file in sorted(numbers.items()):
         record = _read(file, _message_file)
         messages.append(normalize_message(record.redact_message or record.message))
-    return messages, mended
+    return messages, repairs
 
 
 def _missing(numbers: Sequence[int]) -> Iterator[str]:
@@ -178,20 +178,20 @@ def _missing(numbers: Sequence[int]) -> Iterator[str]:
 # -- closing what was left open ---------------------------------------------------------------------------
 
 
-def _closed(messages: Sequence[Message], mended: list[str]) -> tuple[list[list[Message]], list[int]]:
+def _closed(messages: Sequence[Message], repairs: list[str]) -> tuple[list[list[Message]], list[int]]:
     """Return the messages of each run, closed, and the number of the first original message of each."""
     runs, starts = [], []
     for start, run in _by_run(messages):
-        told = _nothing_unasked(run, start, mended)
+        told = _nothing_unasked(run, start, repairs)
         if told[0]["role"] != "user":
             told.insert(0, {"role": "user", "content": [{"text": EMPTY_MESSAGE}]})
-            mended.append(f"message {start} was the assistant's and answered nothing: a question was put before it")
+            repairs.append(f"message {start} was the assistant's and answered nothing: a question was put before it")
         closed = close(told, {}, Succeeded())
         if closed != told:
             how = (
                 "did not come to its end" if closed[: len(told)] == told else "is malformed or did not come to its end"
             )
-            mended.append(f"the run from message {start} on {how}: it was closed")
+            repairs.append(f"the run from message {start} on {how}: it was closed")
         runs.append(closed)
         starts.append(start)
     return runs, starts
@@ -209,7 +209,7 @@ def _by_run(messages: Sequence[Message]) -> Iterator[tuple[int, list[Message]]]:
         yield start, list(messages[start:])
 
 
-def _nothing_unasked(run: Sequence[Message], start: int, mended: list[str]) -> list[Message]:
+def _nothing_unasked(run: Sequence[Message], start: int, repairs: list[str]) -> list[Message]:
     """Return messages in which tool blocks that stand where none may stand are told as text, so that they stay."""
     told: list[Message] = []
     asked: list[str] = []
@@ -224,7 +224,7 @@ def _nothing_unasked(run: Sequence[Message], start: int, mended: list[str]) -> l
                 asked.remove(block[kind]["toolUseId"])
                 content.append(block)
             else:
-                mended.append(f"message {index} had a {kind} that belongs to nothing: it was kept as text")
+                repairs.append(f"message {index} had a {kind} that belongs to nothing: it was kept as text")
                 content.append({"text": f"({kind} of a conversation that was cut off: {as_text(block[kind])})"})
         if message["role"] == "assistant":
             asked = [block["toolUse"]["toolUseId"] for block in content if holds(block, "toolUse")]
@@ -247,7 +247,7 @@ def _window(runs: Sequence[Sequence[Message]], starts: Sequence[int], manager: d
 # -- writing ----------------------------------------------------------------------------------------------
 
 
-async def bring_in(
+async def import_sessions(
     folder: Path,
     place: Path,
     clock: Clock,
@@ -341,7 +341,7 @@ class _Work(Struct):
         except (Unusable, Invalid) as error:
             return Imported(session_id=named, result="refused", reason=str(error))
         count = sum(map(len, conversation.runs))
-        return Imported(session_id=named, result="imported", messages=count, mended=conversation.mended)
+        return Imported(session_id=named, result="imported", messages=count, repairs=conversation.repairs)
 
 
 def _is_there(connection: sqlite3.Connection, key: SessionKey) -> bool:
@@ -372,4 +372,4 @@ def _changes(session: SessionRef, row: int, conversation: Conversation, now: flo
         None if each is None else encode_messages(each) for each in (conversation.window, conversation.state)
     )
     if window is not None or state is not None:
-        yield KeepAgent(session, window, state)
+        yield StoreAgent(session, window, state)

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from strandline._journal import port, reader
 from strandline._journal.changes import SessionRef
+from strandline._journal.checksums import CHECKSUM_BYTES, damaged_record, has_checksum
 from strandline._journal.rules import Room
-from strandline._journal.seal import SEAL_BYTES, damaged_record, is_sealed
 from strandline._model import RunId, RunStatus, RunSummary, SessionId, SessionKey, SessionView
 from strandline.errors import Invalid, JournalUnavailable
 
@@ -77,7 +77,7 @@ class _Listed:
         if self.is_full or not self._room.takes(_listed_bytes(row)):
             return False
         try:
-            run = reader.sound_run(RunSummary, row, session)
+            run = reader.intact_run(RunSummary, row, session)
         except JournalUnavailable:
             self._damaged.append(row.run_id)
         else:
@@ -92,9 +92,9 @@ class _Listed:
 def _listed_bytes(row: reader.RunRow) -> int:
     """Return how many bytes of a page a run takes, see `RunsQuery`; seals take none."""
     bodies = (each for each in (row.metadata, row.outcome) if isinstance(each, bytes))
-    shown = sum(len(each) - SEAL_BYTES * is_sealed(each) for each in bodies)
+    shown = sum(len(each) - CHECKSUM_BYTES * has_checksum(each) for each in bodies)
     length: int = row.input  # (see `_COLUMNS`)
-    return shown + max(0, length - SEAL_BYTES) // port.PASSED_OVER
+    return shown + max(0, length - CHECKSUM_BYTES) // port.SKIPPED_INPUT_DIVISOR
 
 
 def sessions(connection: sqlite3.Connection, query: port.SessionsQuery) -> port.SessionsPage:
@@ -111,7 +111,7 @@ def sessions(connection: sqlite3.Connection, query: port.SessionsQuery) -> port.
     damaged: list[SessionKey] = []
     last: SessionKey | None = None
     for number, (principal, session_id, length) in enumerate(rows):
-        if number == query.limit or not room.takes(max(0, (length or 0) - SEAL_BYTES)):
+        if number == query.limit or not room.takes(max(0, (length or 0) - CHECKSUM_BYTES)):
             return port.SessionsPage(shown, last, damaged)
         last = SessionKey(principal, session_id)
         try:
@@ -264,7 +264,7 @@ def _ended(
 ANSWERS: Final[Mapping[type[port.Query[Any]], Callable[[sqlite3.Connection, Any], Any]]] = {
     port.RunQuery: reader.run,
     port.HistoryQuery: reader.history,
-    port.StandingQuery: reader.standing,
+    port.AgentStateQuery: reader.standing,
     port.RunsQuery: runs,
     port.RunsOfQuery: runs_of,
     port.SessionQuery: session,

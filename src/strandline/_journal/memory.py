@@ -17,9 +17,9 @@ from typing import TypeVar
 from strandline._clock import Clock
 from strandline._journal import lists, reader
 from strandline._journal.changes import AddRun
+from strandline._journal.deletion import prune
 from strandline._journal.driver import connect_in_memory, translated
 from strandline._journal.feed import ClaimFeed
-from strandline._journal.forgetting import prune
 from strandline._journal.live import NO_SESSIONS
 from strandline._journal.operations import Decide, Operations
 from strandline._journal.port import A, Query, Sessions
@@ -60,7 +60,7 @@ class MemoryJournal(Operations):
         return self._trouble
 
     @property
-    def short_of_room(self) -> str | None:
+    def low_disk(self) -> str | None:
         """It has no disk."""
         return None
 
@@ -150,7 +150,7 @@ class MemoryJournal(Operations):
 
     def _check_run_ids(self, batch: Batch) -> None:
         for row in batch.changes:
-            if isinstance(row, AddRun) and self._rows.known_run(row.new.run_id) is not None:
+            if isinstance(row, AddRun) and self._rows.locate_run(row.new.run_id) is not None:
                 self._undo(batch)
                 raise InvariantBroken(f"run id {row.new.run_id} is taken")
 

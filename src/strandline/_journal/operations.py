@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from strandline._encoding import encode_messages
 from strandline._journal.changes import encode_completion, encoded_body
-from strandline._journal.owed import Owed
+from strandline._journal.deferred import DeferredWrites
 from strandline._journal.port import AcceptAnswer, Bounds, Cancel, Change, ChangeAnswer, ClaimResult, Move
 from strandline._journal.rules import check_names
 from strandline._journal.table import SessionTable
@@ -24,7 +24,7 @@ class Operations(ABC):
     """Accepts, claims, checkpoints, ends and changes runs."""
 
     def __init__(self) -> None:
-        self._owed = Owed()
+        self._deferred = DeferredWrites()
 
     @abstractmethod
     async def _operate(
@@ -65,7 +65,7 @@ class Operations(ABC):
         encoded = encode_messages(checkpoint)
 
         def decide(table: SessionTable, _: float) -> None:
-            self._owed.pay(table, token)
+            self._deferred.flush(table, token)
             table.checkpoint(token, encoded)
 
         if isinstance(checkpoint, RoundStarted):
@@ -84,7 +84,7 @@ class Operations(ABC):
 
         def decide(table: SessionTable, now: float) -> ClaimResult:
             taken = table.finish(token, left, hold=hold, claim_next=claim_next, now=now)
-            self._owed.void(token)
+            self._deferred.discard(token)
             return taken
 
         return await self._operate(decide, token=token)
@@ -96,7 +96,7 @@ class Operations(ABC):
         """
 
         def decide(table: SessionTable, now: float) -> None:
-            self._owed.pay(table, token)
+            self._deferred.flush(table, token)
             table.release(token, counted=counted, now=now)
 
         await self._operate(decide, token=token)

@@ -225,13 +225,13 @@ class Ended(Struct, frozen=True):
 
 
 class Stopped(Struct, frozen=True):
-    """What a cancel has done: the outcomes of runs that had waited, and which runs execute and were asked to end.
+    """What a cancel has done: the outcomes of runs that had waited, and which runs are still `cancelling`.
 
     `dismissed`: the question that the session waited to be answered was dismissed.
     """
 
     ended: dict[RunId, Outcome]
-    asked: list[RunId]
+    cancelling: list[RunId]
     dismissed: bool = False
 
 
@@ -277,7 +277,7 @@ class HistoryPage(Struct, frozen=True):
     """Whether the round of the last message is open: its tools wait for input, or go on with it."""
 
 
-PASSED_OVER: Final = 128
+SKIPPED_INPUT_DIVISOR: Final = 128
 """How many bytes of an input that a page of runs passes over count as one that is on it."""
 
 
@@ -287,8 +287,8 @@ class RunsQuery(Query["RunsPage"], frozen=True):
 
     With `most_bytes` the page ends before its runs have more than that of outcomes and metadata, counted as the bytes
     of JSON that `strandline._encoding.encode_messages` makes of each. Inputs are not read, but a journal may have to
-    pass over them: each counts as its bytes divided by `PASSED_OVER`, rounded down. There is always room for one run.
-    None: no bound.
+    pass over them: each counts as its bytes divided by `SKIPPED_INPUT_DIVISOR`, rounded down. There is always room for
+    one run. None: no bound.
     """
 
     key: SessionKey
@@ -383,13 +383,13 @@ class Stored(Struct, frozen=True):
     largest: int
 
 
-class StandingQuery(Query["Standing"], frozen=True):
+class AgentStateQuery(Query["AgentState"], frozen=True):
     """Where the agent of a session stands: window and state as they are kept, without the messages."""
 
     key: SessionKey
 
 
-class Standing(Struct, frozen=True):
+class AgentState(Struct, frozen=True):
     """The window and the state that an agent is rebuilt from; an unknown session has the empty ones."""
 
     window: Window
@@ -516,7 +516,7 @@ class Journal(Protocol):
         ...
 
     @property
-    def short_of_room(self) -> str | None:
+    def low_disk(self) -> str | None:
         """Why no new run is kept at this moment although others go on, for people; None: new runs are kept.
 
         So little room is left that it is needed for what was accepted. As far as is known; never blocks.

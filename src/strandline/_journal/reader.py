@@ -13,10 +13,10 @@ from msgspec.structs import replace
 
 from strandline._compat.threads import Threads, no_thread
 from strandline._encoding import decoder
-from strandline._journal import seal
+from strandline._journal import checksums
 from strandline._journal.changes import SessionRef
 from strandline._journal.driver import connect_reader
-from strandline._journal.port import HistoryPage, HistoryQuery, RunQuery, Standing, StandingQuery
+from strandline._journal.port import AgentState, AgentStateQuery, HistoryPage, HistoryQuery, RunQuery
 from strandline._journal.records import StoredRun
 from strandline._journal.rules import Rank, Room, rank, spans
 from strandline._journal.state import HistoryEnd, OpenRound, SessionState
@@ -81,11 +81,11 @@ class RunRow(
 RUN_COLUMNS: Final = ", ".join(RunRow._fields)
 
 
-def sound_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
+def intact_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
     """Return a stored run, or its summary. Raises `JournalUnavailable` if it is damaged, or cannot be."""
     run = stored_run(kind, row, session)
     for _ in faults_of(run, row):
-        raise seal.damaged_record(f"run {run.run_id}")
+        raise checksums.damaged_record(f"run {run.run_id}")
     return run
 
 
@@ -117,27 +117,30 @@ def faults_of(run: RunSummary, row: RunRow) -> Iterator[str]:
 def stored_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
     """Return a stored run, or its summary, whether it can be or not. Raises `JournalUnavailable` if it is damaged."""
     what, crc = f"run {row.run_id}", session.crc
-    asked = seal.request_owner(crc, row.seq, row.run_id, row.priority, bool(row.opaque), row.created_at, row.timeout_s)
+    request = checksums.request_owner(
+        crc, row.seq, row.run_id, row.priority, not row.opaque, row.created_at, row.timeout_s
+    )
     stored = row._asdict() | {
         "key": session.key,
         "sequence": row.seq,
         "priority": row.priority if row.moved is None else row.moved,
-        "metadata": {} if row.metadata is None else seal.read_sealed(_metadata, row.metadata, what, asked),
-        "trace": None if row.trace is None else seal.read_sealed(_trace, row.trace, what, asked),
+        "metadata": {} if row.metadata is None else checksums.read_checked(_metadata, row.metadata, what, request),
+        "trace": None if row.trace is None else checksums.read_checked(_trace, row.trace, what, request),
+        "resumable": {0: True, 1: False}.get(row.opaque),  # (None, which is refused, for a damaged number)
         "if_busy": IfBusy.ENQUEUE if row.if_busy is None else row.if_busy,
         "held": row.fence is not None and row.ended_at is not None,
     }
     if row.outcome is not None:
-        owner = seal.end_owner(crc, row.seq, row.attempt, bool(row.discarded), row.started_at, row.ended_at)
-        stored["outcome"] = seal.read_sealed(_outcome, row.outcome, what, owner)
+        owner = checksums.end_owner(crc, row.seq, row.attempt, bool(row.discarded), row.started_at, row.ended_at)
+        stored["outcome"] = checksums.read_checked(_outcome, row.outcome, what, owner)
     if kind is Run:
-        stored["input"] = seal.read_sealed(_input, row.input, what, asked)
+        stored["input"] = checksums.read_checked(_input, row.input, what, request)
     try:
         run = convert(stored, kind, strict=False)  # (0 and 1 are read as bools, and no other number is)
     except ValidationError as error:
-        raise seal.damaged_record(what) from error
+        raise checksums.damaged_record(what) from error
     if run.outcome is not None and run.outcome.status != run.status:
-        raise seal.damaged_record(what)
+        raise checksums.damaged_record(what)
     return run
 
 
@@ -147,18 +150,18 @@ def each_checkpoint(connection: sqlite3.Connection, seq: int) -> Iterator[Checkp
     for expected, (no, checkpoint) in enumerate(rows):
         what = f"what is staged of the run with sequence {seq}"
         if no != expected:
-            raise seal.damaged_record(what)
-        yield seal.read_sealed(_checkpoint, checkpoint, what, seal.checkpoint_owner(seq, no))
+            raise checksums.damaged_record(what)
+        yield checksums.read_checked(_checkpoint, checkpoint, what, checksums.checkpoint_owner(seq, no))
 
 
 def readable(connection: sqlite3.Connection, row: RunRow, session: SessionRef) -> StoredRun:
     """Return a stored run and what is staged of it, as far as both can be read.
 
-    A run of which anything is damaged is `opaque`: nobody knows what it had done, so it never goes on.
+    A damaged run is not `resumable`: nobody knows what it had done.
     """
     error: JournalUnavailable | None = None
     try:
-        run = sound_run(Run, row, session)
+        run = intact_run(Run, row, session)
     except JournalUnavailable as damaged:
         error = damaged
         run = Run(
@@ -167,7 +170,7 @@ def readable(connection: sqlite3.Connection, row: RunRow, session: SessionRef) -
             input=UNREADABLE_INPUT,
             lane=row.lane,
             priority=row.priority,
-            opaque=True,
+            resumable=False,
             metadata={},
             sequence=row.seq,
             status=RunStatus.RUNNING if row.status == RunStatus.RUNNING else RunStatus.QUEUED,
@@ -183,7 +186,7 @@ def readable(connection: sqlite3.Connection, row: RunRow, session: SessionRef) -
             checkpoints.append(checkpoint)
     except JournalUnavailable as damaged:
         error = error or damaged
-    return StoredRun(run if error is None else replace(run, opaque=True), tuple(checkpoints), error)
+    return StoredRun(run if error is None else replace(run, resumable=False), tuple(checkpoints), error)
 
 
 def find_session(connection: sqlite3.Connection, key: SessionKey) -> SessionState | None:
@@ -199,7 +202,7 @@ def find_session(connection: sqlite3.Connection, key: SessionKey) -> SessionStat
         return None
     no, paused, closed_since, rests_since, asked, until, answer, is_whole, *end = row
     if end[0] is not None and not is_whole:
-        raise seal.damaged_record(f"the end of the history of session {key.session_id}")
+        raise checksums.damaged_record(f"the end of the history of session {key.session_id}")
     return SessionState(
         SessionRef.of(no, key),
         HistoryEnd() if end[0] is None else HistoryEnd(*end),
@@ -304,19 +307,19 @@ def load(connection: sqlite3.Connection, key: SessionKey) -> AgentRecord:
     )
 
 
-def standing(connection: sqlite3.Connection, query: StandingQuery) -> Standing:
+def standing(connection: sqlite3.Connection, query: AgentStateQuery) -> AgentState:
     """Return window and state of a session, without its messages."""
     session = find_session(connection, query.key)
-    return Standing(WHOLE_HISTORY, None) if session is None else _standing(connection, session)
+    return AgentState(WHOLE_HISTORY, None) if session is None else _standing(connection, session)
 
 
-def _standing(connection: sqlite3.Connection, session: SessionState) -> Standing:
+def _standing(connection: sqlite3.Connection, session: SessionState) -> AgentState:
     row = connection.execute("SELECT window, state FROM agents WHERE session = ?", (session.no,)).fetchone()
     window, state = row or (None, None)
     what = f"the window or state of session {session.key.session_id}"
-    return Standing(
-        WHOLE_HISTORY if window is None else seal.read_sealed(_window, window, what, session.ref.crc),
-        None if state is None else seal.read_sealed(_state, state, what, session.ref.crc),
+    return AgentState(
+        WHOLE_HISTORY if window is None else checksums.read_checked(_window, window, what, session.ref.crc),
+        None if state is None else checksums.read_checked(_state, state, what, session.ref.crc),
     )
 
 
@@ -332,7 +335,7 @@ def fingerprint(session: int, seq: int, run_id: str, key: str, stored: bytes) ->
     Raises `JournalUnavailable` if it is damaged.
     """
     what = f"the idempotency key of run {run_id}"
-    return seal.read_sealed(bytes, stored, what, seal.key_owner(session, seq, key), is_new=True)
+    return checksums.read_checked(bytes, stored, what, checksums.key_owner(session, seq, key), is_new=True)
 
 
 def _back(
@@ -357,14 +360,14 @@ def _back(
     with closing(asked):  # (what is read to the half keeps the state of that moment before the connection's eyes)
         for first, count, discarded, stored in asked:
             if first + count != above if joins else first + count < end:
-                raise seal.damaged_record(missing.format(above))
+                raise checksums.damaged_record(missing.format(above))
             above, joins = first, True
             if stored is not None or count:
                 messages = messages_in(decode, stored, session.ref, first, count, discarded=bool(discarded))
                 for index in range(min(end, first + count) - 1, max(start, first) - 1, -1):
                     yield index, messages[index - first], bool(discarded)
     if start < min(end, above):
-        raise seal.damaged_record(missing.format(above))
+        raise checksums.damaged_record(missing.format(above))
 
 
 def messages_in(
@@ -378,11 +381,11 @@ def messages_in(
 ) -> list[T]:
     """Return the messages of a row of history. Raises `JournalUnavailable` if it is damaged."""
     what = f"the history of session {session.key.session_id} from message {first} on"
-    messages = seal.read_sealed(
-        decode, stored or b"", what, seal.message_owner(session.crc, first, discarded=discarded)
+    messages = checksums.read_checked(
+        decode, stored or b"", what, checksums.message_owner(session.crc, first, discarded=discarded)
     )
     if len(messages) != count:
-        raise seal.damaged_record(what)
+        raise checksums.damaged_record(what)
     return messages
 
 
@@ -403,7 +406,7 @@ def history(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPage:
             first = index
             if discarded <= query.discarded:
                 what = f"message {index} of the history of session {query.key.session_id}"
-                shown.append((seal.read_sealed(_message, stored, what, 0), discarded))
+                shown.append((checksums.read_checked(_message, stored, what, 0), discarded))
     shown.reverse()
     hidden = [place for place, (_, discarded) in enumerate(shown) if discarded]
     pending = bool(shown) and end == length and session.round is not None
@@ -421,7 +424,7 @@ def run(connection: sqlite3.Connection, query: RunQuery) -> Run | None:
         return None
     no, principal, session_id, *columns = row
     stored = RunRow(*columns)
-    found = sound_run(Run, stored, SessionRef.of(no, SessionKey(principal, session_id)))
+    found = intact_run(Run, stored, SessionRef.of(no, SessionKey(principal, session_id)))
     return replace(found, position=position_of(connection, no, stored))
 
 
@@ -444,5 +447,7 @@ def question_of(connection: sqlite3.Connection, session: SessionRef, run: int, u
     row = connection.execute("SELECT question FROM questions WHERE session = ?", (session.no,)).fetchone()
     what = f"what session {session.key.session_id} waits to be answered"
     if row is None:
-        raise seal.damaged_record(what)
-    return seal.read_sealed(_question, row[0], what, seal.question_owner(session.crc, run, until), is_new=True)
+        raise checksums.damaged_record(what)
+    return checksums.read_checked(
+        _question, row[0], what, checksums.question_owner(session.crc, run, until), is_new=True
+    )

@@ -24,7 +24,7 @@ class KeyedRun(NamedTuple):
     fingerprint: bytes
 
 
-class KnownRun(NamedTuple):
+class RunLocation(NamedTuple):
     """A run that is kept, in whatever status."""
 
     key: SessionKey
@@ -32,7 +32,8 @@ class KnownRun(NamedTuple):
 
 
 class StoredRun(NamedTuple):
-    """A run that waits or is claimed, and its checkpoints: as much as can be read, `opaque` if that is not all."""
+    """A run that waits or is claimed, and its checkpoints: as much as can be read; not `resumable` if that is not
+    all."""
 
     run: Run
     checkpoints: tuple[Checkpoint, ...]
@@ -59,7 +60,7 @@ class Records(Protocol):
         """Return a session with its waiting and claimed runs, None if there is none."""
         ...
 
-    def known_run(self, run_id: RunId) -> KnownRun | None:
+    def locate_run(self, run_id: RunId) -> RunLocation | None:
         """Return a run that has ended, waits or is claimed; None if it is not kept."""
         ...
 

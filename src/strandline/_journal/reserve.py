@@ -1,10 +1,9 @@
 """The room on the journal's disk that is kept for what was accepted: with less, no new run is, and the others can end.
 
 Others of this server that write onto that disk ask first, and wait as long as new runs do. The disk is asked on the
-writer's thread (`look`), which waits for that disk anyway: once a second at most, and after a commit that failed. All
-else belongs to the serving loop. Empty pages of the journal's file count as room, too: what was deleted
-makes room for new runs, although the file never shrinks. A part of the reserve has to be on the disk itself, for the
-WAL.
+writer's thread (`measure`), which waits for that disk anyway: once a second at most, and after a commit that failed.
+All else belongs to the serving loop. Empty pages of the journal's file count as room, too: what was deleted makes room
+for new runs, although the file never shrinks. A part of the reserve has to be on the disk itself, for the WAL.
 """
 
 import os
@@ -66,7 +65,7 @@ class Reserve:
         """Whether how much is left has to be looked up before anything is asked."""
         return self._wanted != 0 and self._clock.monotonic() >= self._looked_at + LOOK_S
 
-    def look(self) -> None:
+    def measure(self) -> None:
         """See how much is left, if that is not known. Raises nothing.
 
         Once there is too little, an eighth of the reserve has to be free besides before new runs are kept again.

@@ -27,6 +27,7 @@ from strandline._journal.driver import (
     unreadable,
 )
 from strandline._journal.feed import ClaimFeed, resolve
+from strandline._journal.integrity import guard
 from strandline._journal.live import NO_SESSIONS
 from strandline._journal.migrations import migrate
 from strandline._journal.operations import Decide, Operations
@@ -41,7 +42,6 @@ from strandline._journal.ownership import (
 from strandline._journal.port import A, Query, Sessions
 from strandline._journal.reader import Readers
 from strandline._journal.reserve import Reserve, Statvfs
-from strandline._journal.soundness import guard
 from strandline._journal.table import SessionTable
 from strandline._journal.transactions import SqliteTransactions
 from strandline._journal.watched import Watch, WatchedTransactions
@@ -106,7 +106,7 @@ class SqliteJournal(Operations):
         return None if self._writer is None else self._writer.trouble
 
     @property
-    def short_of_room(self) -> str | None:
+    def low_disk(self) -> str | None:
         """Why no new run is kept at this moment although others go on; None: new runs are kept."""
         return None if self._reserve is None else self._reserve.short
 
@@ -203,7 +203,7 @@ class SqliteJournal(Operations):
 
     def _begin(self, table: SessionTable, storage: Storage) -> None:
         """Decide operations from here on."""
-        self._commits = GroupCommit(table, storage, self._feed, self._clock, self._owed)
+        self._commits = GroupCommit(table, storage, self._feed, self._clock, self._deferred)
 
     def claims(self) -> AsyncIterator[Claim]:
         """Yield every claim made since `open`, once; ends when the journal is closed."""

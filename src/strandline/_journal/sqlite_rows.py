@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from msgspec.structs import asdict
 
-from strandline._journal import changes, reader, seal
+from strandline._journal import changes, checksums, reader
 from strandline._journal.driver import is_damage
-from strandline._journal.records import KeyedRun, KnownRun, StoredQuestion, StoredRun
+from strandline._journal.records import KeyedRun, RunLocation, StoredQuestion, StoredRun
 from strandline._journal.rules import Closed, drawn
 from strandline._journal.state import RunState, SessionState
 from strandline._lifecycle import ENDED
@@ -50,7 +50,7 @@ _PLAIN: Final[dict[type[changes.Change], str]] = {
     ),
     changes.EndHold: "UPDATE runs SET fence = NULL WHERE seq = :seq AND fence = :fence",
     changes.DropCheckpoints: "DELETE FROM staged WHERE run = :seq",
-    changes.ForgetKey: "UPDATE runs SET key = NULL, fingerprint = NULL WHERE seq = :seq",
+    changes.DropKey: "UPDATE runs SET key = NULL, fingerprint = NULL WHERE seq = :seq",
     changes.AnswerQuestion: "UPDATE questions SET answer = :answer WHERE session = :no AND answer IS NULL",
     changes.DropQuestion: "DELETE FROM questions WHERE session = :no",
     changes.CloseRequest: (
@@ -107,7 +107,7 @@ class SqliteRows:
             changes.ChangeRun: self._change_run,
             changes.EndRun: self._end_run,
             changes.AddHistory: self._add_history,
-            changes.KeepAgent: self._keep_agent,
+            changes.StoreAgent: self._store_agent,
             changes.AddCheckpoint: self._add_checkpoint,
             changes.AddQuestion: self._add_question,
             **dict.fromkeys(_PLAIN, self._write_plain),
@@ -151,7 +151,7 @@ class SqliteRows:
         session, delete = row.session, self._connection.executemany
         rows = self._execute(f"{reader.CHAIN} SELECT run, no FROM chain", (row.last, session.no, -1)).fetchall()
         if len(rows) != row.rows:
-            raise seal.damaged_record(f"the history of session {session.key.session_id}")
+            raise checksums.damaged_record(f"the history of session {session.key.session_id}")
         delete("DELETE FROM runs WHERE seq = ? AND session = ?", ((seq, session.no) for seq, _ in rows))
         delete("DELETE FROM history WHERE no = ?", ((no,) for _, no in rows))
         for table in ("agents", "questions", "closed_requests"):
@@ -160,7 +160,9 @@ class SqliteRows:
 
     def _add_run(self, row: changes.AddRun) -> None:
         new, body, seq, crc = row.new, row.body, row.seq, row.session.crc
-        owner = seal.request_owner(crc, seq, new.run_id, new.priority, new.opaque, new.created_at, new.timeout_s)
+        owner = checksums.request_owner(
+            crc, seq, new.run_id, new.priority, new.resumable, new.created_at, new.timeout_s
+        )
         more: dict[str, object] = {}
         if row.fence is not None:
             more["fence"], more["started_at"] = row.fence, row.started_at
@@ -169,20 +171,20 @@ class SqliteRows:
         if new.timeout_s is not None:
             more["timeout_s"] = new.timeout_s
         if body.metadata is not None:
-            more["metadata"] = seal.sealed(body.metadata, owner)
+            more["metadata"] = checksums.with_checksum(body.metadata, owner)
         if body.trace is not None:
-            more["trace"] = seal.sealed(body.trace, owner)
+            more["trace"] = checksums.with_checksum(body.trace, owner)
         if new.if_busy is not IfBusy.ENQUEUE:
             more["if_busy"] = new.if_busy.value
         if (keyed := new.keyed) is not None:
             more["key"] = keyed.key
-            more["fingerprint"] = seal.sealed(keyed.fingerprint, seal.key_owner(crc, seq, keyed.key))
+            more["fingerprint"] = checksums.with_checksum(keyed.fingerprint, checksums.key_owner(crc, seq, keyed.key))
         status, attempt = (_QUEUED, 0) if row.fence is None else (_RUNNING, 1)
         self._execute(
             _add_run(tuple(more)),
             (
                 seq, new.run_id, row.session.no, new.lane, row.urgency, new.priority, status, attempt, 0,
-                int(new.opaque), seal.sealed(body.prompt, owner), new.created_at, *more.values(),
+                int(not new.resumable), checksums.with_checksum(body.prompt, owner), new.created_at, *more.values(),
             ),
         )  # fmt: skip
 
@@ -198,19 +200,19 @@ class SqliteRows:
 
     def _end_run(self, row: changes.EndRun) -> None:
         # A run that has ended and has a fence is held, and the index of claims has its session.
-        owner = seal.end_owner(row.session.crc, row.seq, row.attempt, row.discarded, row.started_at, row.ended_at)
+        owner = checksums.end_owner(row.session.crc, row.seq, row.attempt, row.discarded, row.started_at, row.ended_at)
         self._update(
             _END_RUN,
             (
-                row.status.value, seal.sealed(row.outcome, owner), row.ended_at, row.fence or 0, int(row.discarded),
-                row.seq, row.was or 0,
+                row.status.value, checksums.with_checksum(row.outcome, owner), row.ended_at, row.fence or 0,
+                int(row.discarded), row.seq, row.was or 0,
             ),
         )  # fmt: skip
 
     def _add_history(self, row: changes.AddHistory) -> None:
         session = row.session
-        messages = row.messages and seal.sealed(
-            row.messages, seal.message_owner(session.crc, row.first, discarded=row.discarded)
+        messages = row.messages and checksums.with_checksum(
+            row.messages, checksums.message_owner(session.crc, row.first, discarded=row.discarded)
         )
         self._execute(
             _ADD_HISTORY,
@@ -221,11 +223,11 @@ class SqliteRows:
         )  # fmt: skip
         self._update(_LAST_ROW, (row.row, row.rests_since, session.no))
 
-    def _keep_agent(self, row: changes.KeepAgent) -> None:
+    def _store_agent(self, row: changes.StoreAgent) -> None:
         # Nearly always there is a row, and only a state.
         session = row.session
-        window = row.window and seal.sealed(row.window, session.crc)
-        state = row.state and seal.sealed(row.state, session.crc)
+        window = row.window and checksums.with_checksum(row.window, session.crc)
+        state = row.state and checksums.with_checksum(row.state, session.crc)
         if window is None and self._execute(_NEW_STATE, (state, session.no)).rowcount:
             return
         self._execute(
@@ -235,12 +237,12 @@ class SqliteRows:
         )
 
     def _add_checkpoint(self, row: changes.AddCheckpoint) -> None:
-        checkpoint = seal.sealed(row.checkpoint, seal.checkpoint_owner(row.seq, row.nth))
+        checkpoint = checksums.with_checksum(row.checkpoint, checksums.checkpoint_owner(row.seq, row.nth))
         self._execute("INSERT INTO staged (run, no, fact) VALUES (?,?,?)", (row.seq, row.nth, checkpoint))
 
     def _add_question(self, row: changes.AddQuestion) -> None:
         session = row.session
-        question = seal.sealed(row.question, seal.question_owner(session.crc, row.run, row.until))
+        question = checksums.with_checksum(row.question, checksums.question_owner(session.crc, row.run, row.until))
         self._execute(
             "INSERT OR REPLACE INTO questions (session, run, until, answer, question) VALUES (?,?,?,NULL,?)",
             (session.no, row.run, row.until, question),
@@ -262,7 +264,7 @@ class SqliteRows:
             return self._session(key)
         except sqlite3.Error as error:
             if is_damage(error):
-                raise seal.damaged_record(f"session {key.session_id}") from error
+                raise checksums.damaged_record(f"session {key.session_id}") from error
             raise
 
     def _session(self, key: SessionKey) -> SessionState | None:
@@ -277,12 +279,12 @@ class SqliteRows:
                     session.claimed = run
         return session
 
-    def known_run(self, run_id: RunId) -> KnownRun | None:
+    def locate_run(self, run_id: RunId) -> RunLocation | None:
         """Return a run, None if it is not kept."""
         row = self._execute(
             "SELECT principal, session_id, seq FROM runs JOIN sessions ON no = session WHERE run_id = ?", (run_id,)
         ).fetchone()
-        return None if row is None else KnownRun(SessionKey(*row[:2]), row[2])
+        return None if row is None else RunLocation(SessionKey(*row[:2]), row[2])
 
     def keys(self, session: changes.SessionRef, most: int) -> list[str]:
         """Return the idempotency keys of a session's runs."""

@@ -20,10 +20,10 @@ from strandline._journal.changes import (
     AnswerQuestion,
     Body,
     Change,
+    DropKey,
     DropSession,
     EncodedCompletion,
-    ForgetKey,
-    KeepAgent,
+    StoreAgent,
 )
 from strandline._journal.live import DUE_AGAIN_S
 from strandline._journal.port import (
@@ -50,7 +50,7 @@ from strandline._journal.port import (
     Unanswerable,
 )
 from strandline._journal.port import Change as AnyChange
-from strandline._journal.records import KnownRun, Records, Room
+from strandline._journal.records import Records, Room, RunLocation
 from strandline._journal.rules import (
     Closed,
     answers_key,
@@ -206,7 +206,7 @@ class SessionTable(Transitions):
             question = None
             if run.session.answered_by(run) is not None:
                 question, error = self._question(run.session)
-                found = found if error is None else replace(found, opaque=True)
+                found = found if error is None else replace(found, resumable=False)
             was, self._fence = run.fence, self._fence + 1
             run.fence = self._fence
             self._change_run(run, was=was)
@@ -262,7 +262,7 @@ class SessionTable(Transitions):
             return Refused("storage_full", ahead + 1)
         if (room := self._room) is not None:
             if room.is_due:
-                self._known("room", lambda records: records.look_for_room())
+                self._fetched("room", lambda records: records.look_for_room())
             if not room.has_room(body.size):
                 return Refused("disk_low", ahead + 1)
         answers = question is not None
@@ -287,7 +287,7 @@ class SessionTable(Transitions):
             self._meet_question(session, asked, run, question, dismiss=at_once or new.dismisses)
         stopped = None if new.if_busy is _ENQUEUE else self._interrupt(session, leaving, new.if_busy)
         if forgotten is not None:
-            self._note(session, ForgetKey(forgotten))
+            self._note(session, DropKey(forgotten))
         fence = self._claim(run) if at_once else None
         added = AddRun(session.ref, run.seq, new, body, run.urgency, run.queue_deadline, fence, run.started_at)
         self._note(session, added)
@@ -305,10 +305,10 @@ class SessionTable(Transitions):
         assert new.keyed is not None
         ref, key = session.ref, new.keyed.key
         if session.keys is None:
-            session.keys = Keys(self._known(("keys", session.no), lambda records: records.keys(ref, Keys.MOST + 1)))
+            session.keys = Keys(self._fetched(("keys", session.no), lambda records: records.keys(ref, Keys.MOST + 1)))
         if not session.keys.may_have(key):
             return None
-        known = self._known(("key", session.no, key), lambda records: records.keyed_run(ref, key))
+        known = self._fetched(("key", session.no, key), lambda records: records.keyed_run(ref, key))
         if known is None:
             return None
         is_asking = session.round is not None and session.round.run == known.seq
@@ -322,7 +322,7 @@ class SessionTable(Transitions):
             if session is None:
                 return None
             ref = session.ref
-            return self._known(("closed", ref.no, request), lambda records: records.closed_request(ref, request))
+            return self._fetched(("closed", ref.no, request), lambda records: records.closed_request(ref, request))
 
         return check_answer(answered(new.input), question, closed)
 
@@ -333,7 +333,7 @@ class SessionTable(Transitions):
         stored = self._stored_of.get(principal)
         if stored is None:
             what = ("bytes", principal)
-            stored = self._known(what, lambda records: records.stored_bytes(principal))
+            stored = self._fetched(what, lambda records: records.stored_bytes(principal))
             self._stored_of[principal] = stored
             self.found.pop(what)  # (what is decided meanwhile changes it)
         return stored + self._bytes_in_flight[principal]
@@ -361,8 +361,8 @@ class SessionTable(Transitions):
         discard = if_busy is IfBusy.ROLLBACK
         ended = {run.run_id: self._cancel_waiting(run, discard=discard) for run in begun}
         executing = session.executing
-        asked = [] if executing is None else [self._have_end(executing, discard=discard)]
-        return Stopped(ended, asked) if ended or asked else None
+        cancelling = [] if executing is None else [self._have_end(executing, discard=discard)]
+        return Stopped(ended, cancelling) if ended or cancelling else None
 
     def _meet_question(
         self, session: SessionState, asked: OpenRound, run: RunState, question: Question | None, *, dismiss: bool
@@ -415,7 +415,7 @@ class SessionTable(Transitions):
         if left.question is not None:
             self._ask(session, run.seq, left.question, now + left.answer_within_s, hold=hold)
         if left.window is not None or left.state is not None:
-            self._note(session, KeepAgent(session.ref, left.window, left.state))
+            self._note(session, StoreAgent(session.ref, left.window, left.state))
         return self._claim_next(session) if claim_next and not hold else ClaimResult.NOTHING
 
     def release(self, token: FencingToken, *, counted: bool, now: float) -> None:
@@ -454,9 +454,9 @@ class SessionTable(Transitions):
             case _:
                 assert_never(change)
 
-    def _known_run(self, run_id: RunId) -> KnownRun | None:
+    def _locate_run(self, run_id: RunId) -> RunLocation | None:
         """Return a run that is kept; of those that are not in memory storage knows."""
-        return self._known(run_id, lambda records: records.known_run(run_id))
+        return self._fetched(run_id, lambda records: records.locate_run(run_id))
 
     def _delete(self, change: Delete) -> Changed | Busy:
         """Forget a session with its history, state and ended runs, unless a run of it waits or is claimed."""
@@ -480,7 +480,7 @@ class SessionTable(Transitions):
         check_end(RunStatus.QUEUED, change.outcome.status)
         run = self._runs.get(change.run_id)
         if run is None:
-            known = self._known_run(change.run_id)
+            known = self._locate_run(change.run_id)
             return Busy() if known is not None and known.key == change.key else Changed(existed=False)
         if run.session.key != change.key:
             return Changed(existed=False)
@@ -498,7 +498,7 @@ class SessionTable(Transitions):
         self._look_up_waiting(overdue)
         for run in overdue:
             self._end_waiting(run, change.outcome.status, encode_messages(change.outcome), [])
-        return Stopped(ended={run.run_id: change.outcome for run in overdue}, asked=[])
+        return Stopped(ended={run.run_id: change.outcome for run in overdue}, cancelling=[])
 
     def _cancel(self, change: Cancel) -> Stopped | Changed | Ended:
         """End a run that waits, have one that executes end, or dismiss the question of one that has asked."""
@@ -507,10 +507,10 @@ class SessionTable(Transitions):
             if run.session.key.principal != change.principal:
                 return Changed(existed=False)
             if run.fence is not None:
-                return Stopped(ended={}, asked=[self._have_end(run)])
+                return Stopped(ended={}, cancelling=[self._have_end(run)])
             self._look_up_waiting([run])
-            return Stopped(ended={run.run_id: self._cancel_waiting(run)}, asked=[])
-        known = self._known_run(change.run_id)
+            return Stopped(ended={run.run_id: self._cancel_waiting(run)}, cancelling=[])
+        known = self._locate_run(change.run_id)
         if known is None or known.key.principal != change.principal:
             return Changed(existed=False)
         session = self._find(known.key)
@@ -521,7 +521,7 @@ class SessionTable(Transitions):
             return Ended()
         self._question(session)
         self._dismiss(session)
-        return Stopped(ended={}, asked=[], dismissed=True)
+        return Stopped(ended={}, cancelling=[], dismissed=True)
 
     def _cancel_session(self, change: CancelSession) -> Stopped | Changed:
         """End all that waits in a session; with `running` also what executes, and the question."""
@@ -532,19 +532,19 @@ class SessionTable(Transitions):
         if session.round is not None:
             self._question(session)
         ended: dict[RunId, Outcome] = {run.run_id: self._cancel_waiting(run) for run in session.queue}
-        asked, dismissed = list[RunId](), False
+        cancelling, dismissed = list[RunId](), False
         if change.running:
             if (executing := session.executing) is not None:
-                asked.append(self._have_end(executing))
+                cancelling.append(self._have_end(executing))
             if dismissed := session.question is not None:
                 self._dismiss(session)
-        return Stopped(ended, asked, dismissed)
+        return Stopped(ended, cancelling, dismissed)
 
     def _move(self, change: Move) -> Changed | Busy | Ended:
         """Give a run that waits another priority, or the last place of the front lane."""
         run = self._runs.get(change.run_id)
         if run is None or run.held_since is not None:
-            known = self._known_run(change.run_id)
+            known = self._locate_run(change.run_id)
             existed = known is not None and known.key.principal == change.principal
             return Ended() if existed else Changed(existed=False)
         if run.session.key.principal != change.principal:

@@ -5,8 +5,8 @@ from contextlib import suppress
 from typing import Final
 
 from strandline._clock import Clock
+from strandline._journal.deletion import prune
 from strandline._journal.driver import cut_off_wal, is_out_of_room, translated
-from strandline._journal.forgetting import prune
 from strandline._journal.reserve import Reserve
 from strandline._journal.sqlite_rows import SqliteRows
 from strandline._journal.table import SessionTable
@@ -29,7 +29,7 @@ class SqliteTransactions:
         self._connection = connection
         self._clock = clock
         self._reserve = reserve
-        self.records = SqliteRows(connection, reserve.look)
+        self.records = SqliteRows(connection, reserve.measure)
         self.write = self.records.write
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ class SqliteTransactions:
             with suppress(sqlite3.Error):
                 self._execute("ROLLBACK")
 
-    def try_out(self) -> None:
+    def probe(self) -> None:
         """Make as much durable as a run needs, and undo it. Raises what hinders it.
 
         The room that it took is free again: what it found is there for a run.
@@ -65,7 +65,7 @@ class SqliteTransactions:
         finally:
             self.rollback()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Raise what is known to hinder that anything is kept: nothing here."""
 
     def make_room(self, error: Exception) -> None:

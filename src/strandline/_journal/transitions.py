@@ -101,7 +101,7 @@ class Transitions(LiveSessions):
 
     # -- what is stored -------------------------------------------------------------------------------
 
-    def _known(self, what: Hashable, read: Callable[[Records], T]) -> T:
+    def _fetched(self, what: Hashable, read: Callable[[Records], T]) -> T:
         """Return what is read from storage. Raises `Missing` if it was not."""
         if self.records is not None:
             return read(self.records)
@@ -116,7 +116,7 @@ class Transitions(LiveSessions):
         if run.new is not None:
             return StoredRun(as_run(run.new, run), ())
         session, seq = run.session.ref, run.seq
-        return self._known(("run", seq), lambda records: records.run(session, seq))
+        return self._fetched(("run", seq), lambda records: records.run(session, seq))
 
     def _question(self, session: SessionState) -> StoredQuestion:
         """Return the question whose round is open in a session."""
@@ -126,7 +126,7 @@ class Transitions(LiveSessions):
             if isinstance(change, AddQuestion) and change.session.no == session.no:
                 return StoredQuestion(_decoded_question(change.question))
         ref, run, until = session.ref, asked.run, asked.until
-        return self._known(("question", session.no, run), lambda records: records.question(ref, run, until))
+        return self._fetched(("question", session.no, run), lambda records: records.question(ref, run, until))
 
     def _look_ahead(self, session: SessionState) -> None:
         """Look up what the next claim of a session needs: its next run, the question that it answers or dismisses."""
@@ -152,7 +152,7 @@ class Transitions(LiveSessions):
         """Return a session, from storage if it is not in memory; None if there is none."""
         session = self._sessions.get(key)
         if session is None and key not in self._drops_in_flight:
-            session = self._known(key, lambda records: records.session(key))
+            session = self._fetched(key, lambda records: records.session(key))
             if session is not None:
                 self._install(session)
                 self.found.pop(key, None)
@@ -452,7 +452,7 @@ def as_run(new: NewRun, run: RunState) -> Run:
         input=new.input,
         lane=run.lane,
         priority=new.priority if run.moved is None else run.moved,
-        opaque=new.opaque,
+        resumable=new.resumable,
         metadata=new.metadata,
         sequence=run.seq,
         status=RunStatus.QUEUED if run.fence is None else RUNNING,

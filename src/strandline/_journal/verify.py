@@ -16,12 +16,12 @@ from msgspec import Struct, field
 from strandline._history import asked_for, history_faults, pairing_faults
 from strandline._journal import reader
 from strandline._journal.changes import SessionRef
+from strandline._journal.checksums import damaged_record
+from strandline._journal.deletion import COUNT_STORED_BYTES
 from strandline._journal.driver import code_of, connect_reader
-from strandline._journal.forgetting import COUNTED
+from strandline._journal.integrity import check_current, check_pages, check_wal_frames, check_wal_head
 from strandline._journal.ownership import existing, lock_seen
 from strandline._journal.rules import spans
-from strandline._journal.seal import damaged_record
-from strandline._journal.soundness import check_current, check_pages, check_wal_frames, check_wal_head
 from strandline._lifecycle import ENDED
 from strandline._model import ANONYMOUS, AgentRecord, Inline, Message, Run, RunStatus, SessionKey
 from strandline.errors import JournalDamaged, JournalError, JournalUnavailable
@@ -309,7 +309,7 @@ class _Check:
                     self._fault(f"{where}{fault}")
 
     def _stored(self) -> None:
-        counted = dict(self._connection.execute(COUNTED))
+        counted = dict(self._connection.execute(COUNT_STORED_BYTES))
         told = dict(self._connection.execute("SELECT principal, bytes FROM stored"))
         for principal in sorted(counted.keys() | told.keys()):
             if (what := told.get(principal)) != counted.get(principal, 0):

@@ -107,21 +107,21 @@ class WatchedTransactions(SqliteTransactions):
 
     def begin(self) -> None:
         """Start a transaction. Raises `JournalUnavailable` if it would not be kept."""
-        self.look()
+        self.check()
         super().begin()
 
-    def try_out(self) -> None:
+    def probe(self) -> None:
         """Keep something. Raises `JournalUnavailable` if it would not be kept."""
-        self.look()
-        super().try_out()
+        self.check()
+        super().probe()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Raise `JournalUnavailable` if nothing would be kept. No transaction is open.
 
         The first time what a deleted WAL has is moved into the file, by the connection that has it open still. How much
         room is left on the disk is looked at, too, now and then.
         """
-        self._reserve.look()
+        self._reserve.measure()
         watch = self._watch
         if watch is None:
             return

@@ -12,15 +12,15 @@ from typing import Any, Final, Protocol
 
 from strandline._compat.threads import no_thread
 from strandline._journal.changes import Change
-from strandline._journal.commits import Stored, Work
+from strandline._journal.commits import Work, WriteResult
 from strandline._journal.records import Records
 from strandline._model import Principal
 from strandline.errors import JournalError, JournalUnavailable, StrandlineError
 
-TRY_S: Final = 1.0
+PROBE_S: Final = 1.0
 """How often it is tried out at most whether anything can be kept."""
 
-LOOK_S: Final = 1.0
+CHECK_S: Final = 1.0
 """How long nothing is kept before it is looked whether it could be."""
 
 OnCommit = Callable[[float, int], object]
@@ -55,11 +55,11 @@ class Transactions(Protocol):
         """Do what can be done against the reason of a failed transaction before the next one. Raises nothing."""
         ...
 
-    def try_out(self) -> None:
+    def probe(self) -> None:
         """Make as much durable as a run needs, and undo it. Raises what hinders it. No transaction is open."""
         ...
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Raise if it is known without a try that nothing can be kept. Cheap. No transaction is open."""
         ...
 
@@ -68,9 +68,9 @@ class Transactions(Protocol):
         ...
 
 
-def perform(transactions: Transactions, work: Work, on_commit: OnCommit | None = None) -> Stored:
+def perform(transactions: Transactions, work: Work, on_commit: OnCommit | None = None) -> WriteResult:
     """Write rows, then read. Raises nothing."""
-    stored = Stored()
+    stored = WriteResult()
     if work.changes:
         try:
             transactions.begin()
@@ -79,7 +79,7 @@ def perform(transactions: Transactions, work: Work, on_commit: OnCommit | None =
             began = time.perf_counter()
             transactions.commit()
         except Exception as error:
-            return Stored(error=undone(transactions, error))
+            return WriteResult(error=undone(transactions, error))
         if on_commit is not None:
             on_commit(time.perf_counter() - began, work.operations)
     stored.found = [_read(transactions, read) for read in work.reads]
@@ -101,13 +101,13 @@ def _read(transactions: Transactions, read: Callable[[Records], Any]) -> Any:
     """Return what is read, or the error. Of a file that was taken away nothing that is found, or damaged, counts."""
     found: Any
     try:
-        transactions.look()
+        transactions.check()
         found = read(transactions.records)
     except Exception as error:
         found = transactions.translated(error)
     if isinstance(found, StrandlineError):
         try:
-            transactions.look()
+            transactions.check()
         except Exception as error:
             return transactions.translated(error)
     return found
@@ -141,7 +141,7 @@ class Writer:
         """Why nothing can be kept, as it was tried out last; None: it can, as far as is known."""
         self._doubtful = False
         """Whether something could not be kept since it was last tried out well."""
-        self._tried_at = float("-inf")
+        self._probed_at = float("-inf")
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self.prepared: Future[None] = Future()
         """Done when `prepare` has returned; if it raised, that, and the thread is at its end."""
@@ -156,7 +156,7 @@ class Writer:
             self._clean_up()
             raise JournalError(no_thread("the journal", error)) from error
 
-    def put(self, work: Work, done: Callable[[Stored], None]) -> bool:
+    def put(self, work: Work, done: Callable[[WriteResult], None]) -> bool:
         """Queue work; False if the writer has been stopped. `done` is called on the thread."""
 
         def job(transactions: Transactions) -> StrandlineError | None:
@@ -218,8 +218,8 @@ class Writer:
         try:
             while (job := self._next(transactions)) is not None:
                 self._doubtful |= isinstance(job(transactions), JournalUnavailable)
-                if self._doubtful and time.monotonic() >= self._tried_at + TRY_S:
-                    self._try_out(transactions)
+                if self._doubtful and time.monotonic() >= self._probed_at + PROBE_S:
+                    self._probe(transactions)
         finally:
             self._clean_up()
             self.finished.set_result(None)
@@ -230,29 +230,29 @@ class Writer:
         While nothing is to be kept it is looked whether it could be, so that a server that nobody asks is not ready.
         """
         while True:
-            due_s = self._tried_at + TRY_S - time.monotonic() if self._doubtful else LOOK_S
+            due_s = self._probed_at + PROBE_S - time.monotonic() if self._doubtful else CHECK_S
             try:
                 return self._queue.get(timeout=max(0.0, due_s))
             except Empty:
                 if not self._doubtful:
                     self._doubtful = _is_doubtful(transactions)
                 if self._doubtful:
-                    self._try_out(transactions)
+                    self._probe(transactions)
 
-    def _try_out(self, transactions: Transactions) -> None:
+    def _probe(self, transactions: Transactions) -> None:
         """See whether anything can be kept: work may have failed by what only it needs, a damaged page."""
         try:
-            transactions.try_out()
+            transactions.probe()
         except Exception as error:
             self.trouble = str(transactions.translated(error))
         else:
             self.trouble, self._doubtful = None, False
-        self._tried_at = time.monotonic()
+        self._probed_at = time.monotonic()
 
 
 def _is_doubtful(transactions: Transactions) -> bool:
     try:
-        transactions.look()
+        transactions.check()
     except Exception:
         return True
     return False

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from strandline._clock import Clock
 from strandline._history import asked_for
-from strandline._journal.port import HistoryQuery, Journal, OnDisk, SessionQuery, SessionsQuery, StandingQuery
+from strandline._journal.port import AgentStateQuery, HistoryQuery, Journal, OnDisk, SessionQuery, SessionsQuery
 from strandline._model import Message, SessionKey
 from strandline._session_files import files, layout
 from strandline._session_files.layout import Mark
@@ -147,7 +147,7 @@ class SessionFiles:
     def _waits_for_room(self) -> bool:
         """Return whether there is no use in trying; once the disk has room again, all that is behind is tried at
         once."""
-        was_short, self._is_short = self._is_short, self._lacks_room and self._journal.short_of_room is not None
+        was_short, self._is_short = self._is_short, self._lacks_room and self._journal.low_disk is not None
         if was_short and not self._is_short:
             now = self._clock.monotonic()
             self._failed = {key: (now, times) for key, (_, times) in self._failed.items()}
@@ -294,7 +294,7 @@ class SessionFiles:
             mark = reached
         if mark == before:
             return False
-        standing = await self._journal.read(StandingQuery(mark.key))
+        standing = await self._journal.read(AgentStateQuery(mark.key))
         name = self._place.name(mark.session_id)
         records = [
             (layout.AGENT_FILE, layout.agent_record(standing, mark, created_at, now)),

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from strandline._encoding import decoder, encode_messages
-from strandline._journal.port import Standing
+from strandline._journal.port import AgentState
 from strandline._model import Message, Principal, Range, SessionId, SessionKey
 
 AGENT: Final = "agents/agent_default"
@@ -82,7 +82,7 @@ def session_record(name: str, mark: Mark, created_at: str, now: str) -> bytes:
     )
 
 
-def agent_record(standing: Standing, mark: Mark, created_at: str, now: str) -> bytes:
+def agent_record(standing: AgentState, mark: Mark, created_at: str, now: str) -> bytes:
     """Return what stands in `agent.json`."""
     state = standing.state or {}
     manager = {**(state.get("conversation_manager_state") or _MANAGER)}
@@ -118,7 +118,7 @@ def with_left_out(spans: Sequence[tuple[int, int]], index: int) -> list[tuple[in
     return [*spans, (index, index + 1)]
 
 
-def _removed(standing: Standing, mark: Mark) -> int:
+def _removed(standing: AgentState, mark: Mark) -> int:
     """Return how many of the files the agent works without: those before the part of history that it has to its end."""
     ends = standing.window[-1:]
     match ends:

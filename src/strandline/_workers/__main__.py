@@ -67,7 +67,10 @@ def _loaded(setup: m.Setup, connection: socket.socket) -> tuple[Target, AgentLoo
     _say(
         connection,
         m.Loaded(
-            opaque=target.opaque, exclusive=target.exclusive, external=target.external, description=target.description
+            resumable=target.resumable,
+            exclusive=target.exclusive,
+            external=target.external,
+            description=target.description,
         ),
     )
     return target, AgentLoops(

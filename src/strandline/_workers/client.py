@@ -28,10 +28,10 @@ class WorkerClient:
     `kill` ends the process at once, however it is; whoever knows that nothing of it is left says so with `dead`.
     """
 
-    def __init__(self, pid: int, clock: Clock, kill: Callable[[], object], *, opaque: bool | None = None) -> None:
+    def __init__(self, pid: int, clock: Clock, kill: Callable[[], object], *, resumable: bool | None = None) -> None:
         self.pid = pid
-        self.opaque = opaque
-        """Whether what it serves counts as opaque, None if nobody knows; given: what the one before it has said."""
+        self.resumable = resumable
+        """Whether runs of its target are resumable, None if unknown; its predecessor's answer until it reports."""
         self.ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """Whether it takes calls, or why not, as soon as that is known."""
         self.leaving = False
@@ -169,7 +169,7 @@ class WorkerClient:
             case m.Told():
                 pass  # from a task that nobody has counted, of a call of which nothing was to work any more
             case m.Done(call=call):
-                self.opaque = report.opaque
+                self.resumable = report.resumable
                 (self._remotes[call] if report.alive else self._remotes.pop(call)).receive(report)
             case m.Over(call):
                 self._remotes.pop(call).over()
@@ -178,8 +178,8 @@ class WorkerClient:
             case m.Here(call, lines):
                 if not (answer := self._answers.pop(call)).done():
                     answer.set_result(lines)
-            case m.Ready(opaque):
-                self.opaque = opaque
+            case m.Ready(resumable):
+                self.resumable = resumable
                 self.ready.set_result(True)
             case m.Refused(why):
                 self.why = why

@@ -102,14 +102,14 @@ class ToldFlag:
 class WorkerLoops:
     """Agent loops in worker processes. `spawn` starts a process; `processes` were started already, one for each.
 
-    `opaque` is what is known of what they serve before they take calls.
+    `resumable` says whether runs of their target are, until a worker reports it.
     """
 
     def __init__(
-        self, processes: Sequence[Process], spawn: Callable[[], Process], clock: Clock, *, opaque: bool = True
+        self, processes: Sequence[Process], spawn: Callable[[], Process], clock: Clock, *, resumable: bool = False
     ) -> None:
         self._first = processes
-        self._opaque = opaque
+        self._resumable = resumable
         self._spawn = spawn
         self._clock = clock
         self._workers: list[WorkerClient] = []
@@ -158,13 +158,13 @@ class WorkerLoops:
         )
 
     @property
-    def opaque(self) -> bool:
-        """Whether what is served counts as opaque in any worker, or did in the one before that."""
-        known = [worker.opaque for worker in self._workers if worker.opaque is not None]
-        return any(known) if known else self._opaque
+    def resumable(self) -> bool:
+        """Whether runs are resumable in every worker, as each or its predecessor reported."""
+        known = [worker.resumable for worker in self._workers if worker.resumable is not None]
+        return all(known) if known else self._resumable
 
-    def _attended(self, place: int, process: Process, *, opaque: bool | None = None) -> WorkerClient:
-        worker = WorkerClient(process.pid, self._clock, process.kill, opaque=opaque)
+    def _attended(self, place: int, process: Process, *, resumable: bool | None = None) -> WorkerClient:
+        worker = WorkerClient(process.pid, self._clock, process.kill, resumable=resumable)
         self._processes[worker] = process
         worker.ready.add_done_callback(lambda _: self._free.set())
         self._do(self._attend(place, worker, process))
@@ -204,7 +204,7 @@ class WorkerLoops:
             _log.error("no process can take the place of worker %d yet: %s", place, error)
             self._do(self._replace_later(place, worker))
             return
-        self._workers[place] = self._attended(place, process, opaque=worker.opaque)
+        self._workers[place] = self._attended(place, process, resumable=worker.resumable)
         _log.info("process %d takes the place of worker %d", process.pid, place)
 
     async def _replace_later(self, place: int, worker: WorkerClient) -> None:

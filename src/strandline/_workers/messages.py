@@ -101,7 +101,7 @@ Order = Setup | Build | Run | Signal | Cancel | Go | Rest | Drop | Beat | Where 
 class Loaded(Struct, frozen=True, kw_only=True, tag="loaded"):
     """What is served, as far as it is known before the first agent is built."""
 
-    opaque: bool
+    resumable: bool
     exclusive: bool
     external: bool
     description: str
@@ -116,7 +116,7 @@ class Refused(Struct, frozen=True, tag="refused"):
 class Ready(Struct, frozen=True, tag="ready"):
     """The worker has tried what it serves, and takes calls."""
 
-    opaque: bool
+    resumable: bool
 
 
 class Told(Struct, frozen=True, tag="told"):
@@ -139,7 +139,7 @@ class Done(Struct, frozen=True, kw_only=True, tag="done"):
     """A call has ended. `finished` is None for a build; `alive`: something works on for it, until it is `Over`."""
 
     call: int
-    opaque: bool
+    resumable: bool
     finished: Finished | None = None
     failure: Failure | None = None
     alive: bool = False

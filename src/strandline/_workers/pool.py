@@ -52,7 +52,7 @@ def worker_pool(target: str, settings: Settings, carried: Callable[[], Carrier |
             each.kill()
             each.gone(1.0)
         raise
-    loops = WorkerLoops(processes, lambda: WorkerProcess(setup), SystemClock(), opaque=loaded.opaque)
+    loops = WorkerLoops(processes, lambda: WorkerProcess(setup), SystemClock(), resumable=loaded.resumable)
     try:
         yield WorkersTarget(loaded, loops, carried)
     finally:

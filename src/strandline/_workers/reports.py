@@ -27,4 +27,4 @@ def _report(told: Any) -> m.Report:
         if told.get("type") != "done":
             raise
         failure = m.Failure(type(error).__name__, f"the agent has ended in a form that cannot be kept: {error}")
-        return m.Done(call=told["call"], opaque=told["opaque"], failure=failure, alive=told["alive"])
+        return m.Done(call=told["call"], resumable=told["resumable"], failure=failure, alive=told["alive"])

@@ -79,7 +79,7 @@ class WorkerRuntime:
                 self.channel.say(m.Refused(str(error)))
                 self._leave()
                 return
-        self.channel.say(m.Ready(self._target.opaque))
+        self.channel.say(m.Ready(self._target.resumable))
 
     # -- orders ------------------------------------------------------------------------------------
 
@@ -141,8 +141,8 @@ class WorkerRuntime:
         except CallCancelled:
             finished, failure = None, m.Failure("CancelledError", "", cancelled=True)
         alive = call.is_alive
-        opaque = self._target.opaque
-        self.channel.say(m.Done(call=number, opaque=opaque, finished=finished, failure=failure, alive=alive))
+        resumable = self._target.resumable
+        self.channel.say(m.Done(call=number, resumable=resumable, finished=finished, failure=failure, alive=alive))
         while call.is_alive:  # noqa: ASYNC110 (threads of user code tell nobody that they end)
             await asyncio.sleep(LOOK_EVERY_S)
         del self._calls[number]

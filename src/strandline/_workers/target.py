@@ -26,9 +26,9 @@ class WorkersTarget:
         self._carried = carried
 
     @property
-    def opaque(self) -> bool:
-        """Whether its tools cannot be seen, as far as the workers know."""
-        return self.loops.opaque
+    def resumable(self) -> bool:
+        """Whether its tools can be seen, as far as the workers know."""
+        return self.loops.resumable
 
     async def try_out(self) -> None:
         """Return when the workers have tried what they serve."""

@@ -181,7 +181,7 @@ class Desk:
         """End the runs of a session that have waited too long, and return which."""
         ended = await self.journal.change(EndOverdue(at or key(), Outcome(status=RunStatus.FAILED)))
         assert isinstance(ended, Stopped)
-        assert not ended.asked
+        assert not ended.cancelling
         return list(ended.ended)
 
     async def cancel(self, run_id: str, principal: str = ANONYMOUS) -> ChangeAnswer:

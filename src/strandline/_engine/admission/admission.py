@@ -97,7 +97,7 @@ class Admission:
             estimated_wait_s=at.estimated_wait_s,
             stream=stream,
             heeds=on_disconnect is not OnDisconnect.CONTINUE,
-            stopped=() if stopped is None else (*stopped.asked, *stopped.ended),
+            stopped=() if stopped is None else (*stopped.cancelling, *stopped.ended),
             new=new,
         )
 

@@ -45,7 +45,7 @@ class Ticket(Struct, frozen=True, kw_only=True):
             key=new.key,
             lane=new.lane,
             priority=new.priority,
-            opaque=new.opaque,
+            resumable=new.resumable,
             metadata=new.metadata,
             sequence=0,  # (which nobody is shown)
             status=going_on if outcome is None else outcome.status,

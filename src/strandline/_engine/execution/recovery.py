@@ -1,10 +1,10 @@
 """What becomes of a run that was executing when its process died.
 
 A run whose cancel was accepted ends as cancelled, one whose deadline has passed as timed out. One with a tool in the
-middle (begun, no result staged; an opaque run counts as one from its start) fails as `crashed`, and history says that
-the tool's outcome is unknown, unless a setting tells how to go on: the model is told so, or the tool may be started
-again. A run that has used up its attempts fails too. Any
-other goes back to the head of its queue and goes on from its last staged round: nothing that finished is done again.
+middle (begun, no result staged; a run that is not `resumable` counts as one from its start) fails as `crashed`, and
+history says that the tool's outcome is unknown, unless a setting tells how to go on: the model is told so, or the tool
+may be started again. A run that has used up its attempts fails too. Any other goes back to the head of its queue and
+goes on from its last staged round: nothing that finished is done again.
 """
 
 import logging
@@ -65,7 +65,7 @@ def _ending(orphan: Claim, progress: Progress, options: Options, now: float) -> 
 
 
 def _why_it_ends(orphan: Claim, progress: Progress, options: Options) -> str | None:
-    if orphan.run.opaque:
+    if not orphan.run.resumable:
         return "the server died while the run executed; what it had done by then is unknown"
     if resumable(progress, options) is None:
         tools = ", ".join(progress.open_tools().values())

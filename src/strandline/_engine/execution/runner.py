@@ -97,7 +97,7 @@ class Runner(Struct, eq=False):
     async def execute(self, claim: Claim) -> Ended:
         """Execute a claim to its end, in a task of its own. Returns on every ending, also on a defect of ours."""
         RUN.set(Named(claim.run.run_id, claim.run.key, claim.run.trace))
-        traced = self._tracing.begun(claim, self._clock.now(), again=claim.goes_on)
+        traced = self._tracing.begun(claim, self._clock.now(), again=claim.resumes)
         execution: Execution | None = None
         try:
             execution = self._prepare(claim, traced)
@@ -196,7 +196,9 @@ class Runner(Struct, eq=False):
     def _can_go_on(self, execution: Execution) -> bool:
         """Return whether another attempt can go on where this one is: no tool of it is in the middle."""
         run = execution.claim.run
-        if (run.opaque and execution.begun) or (execution.stranded and run.attempt >= self._options.max_attempts):
+        if (not run.resumable and execution.begun) or (
+            execution.stranded and run.attempt >= self._options.max_attempts
+        ):
             return False
         checkpoint = execution.attempt.checkpoint()
         if execution.stranded and execution.call.threads and checkpoint.open_tools():

@@ -54,7 +54,7 @@ class Readiness:
         if not self._loops.takes_calls:
             what = "no worker takes calls, runs are refused and those that were accepted wait"
             return NoWorker.code, f"{what}; the lines above say why"
-        if (short := self._journal.short_of_room) is not None:
+        if (short := self._journal.low_disk) is not None:
             return DiskLow.code, f"new runs are refused and those that were accepted go on: {short}"
         return None
 

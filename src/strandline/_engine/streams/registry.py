@@ -189,14 +189,14 @@ class Streams:
 
     def claimed(self, claim: Claim) -> None:
         """Note that a run is about to execute, for the first time or again."""
-        if not claim.goes_on:
+        if not claim.resumes:
             self._observer.started(max(0.0, self._clock.now() - claim.run.created_at))
         self._of_claim(claim)
 
     def started(self, claim: Claim, progress: Progress) -> EventRecorder:
         """Publish that a run executes, and return what records its events; `progress` is kept of earlier attempts."""
         run, stream = claim.run, self._of_claim(claim)
-        if claim.goes_on:
+        if claim.resumes:
             kept = [truncate_message(message, self._cut)[0] for message in progress.to_go_on()]
             stream.begin(self._clock.now(), RunRestarted(run.attempt, kept))
         else:

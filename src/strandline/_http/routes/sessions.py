@@ -112,10 +112,10 @@ class Sessions:
         key = _key(request)
         stopped = await self._service.cancel_session(key, running=body.running, force=body.force)
         forced = " by force" if body.force else ""
-        runs = ", ".join((*stopped.ended, *stopped.asked)) or "no run"
+        runs = ", ".join((*stopped.ended, *stopped.cancelling)) or "no run"
         changed(request, f"cancelled what was in session {key.session_id}{forced}: {runs}")
-        shown = CancelledBody(cancelled=list(stopped.ended), cancelling=stopped.asked, dismissed=stopped.dismissed)
-        return wire.answer(shown, wire.ACCEPTED if stopped.asked else wire.OK)
+        shown = CancelledBody(cancelled=list(stopped.ended), cancelling=stopped.cancelling, dismissed=stopped.dismissed)
+        return wire.answer(shown, wire.ACCEPTED if stopped.cancelling else wire.OK)
 
     # -- sessions ----------------------------------------------------------------------------------
 

@@ -20,20 +20,20 @@ from strandline.testing._contract.history import HistoryContract
 from strandline.testing._contract.holds import HoldsContract
 from strandline.testing._contract.inputs import InputsContract
 from strandline.testing._contract.keys import KeysContract
-from strandline.testing._contract.line import LineContract
 from strandline.testing._contract.lists import ListsContract
 from strandline.testing._contract.pages import PagesContract
 from strandline.testing._contract.pauses import PausesContract
 from strandline.testing._contract.policies import PoliciesContract
 from strandline.testing._contract.principals import PrincipalsContract
+from strandline.testing._contract.queue_time import QueueTimeContract
+from strandline.testing._contract.queues import QueuesContract
 from strandline.testing._contract.rest import RestContract
-from strandline.testing._contract.standing import StandingContract
 
 __all__ = ["JournalContract"]
 
 
 class JournalContract(
-    LineContract,
+    QueuesContract,
     ClaimsContract,
     HistoryContract,
     HoldsContract,
@@ -47,6 +47,6 @@ class JournalContract(
     PausesContract,
     PrincipalsContract,
     RestContract,
-    StandingContract,
+    QueueTimeContract,
 ):
     """The conformance suite: subclass it with a name that starts with `Test`."""

@@ -177,12 +177,12 @@ class ClaimsContract(Contract):
         await desk.claim(of="a")
 
     @scenario
-    async def test_claims_of_opaque_runs_arrive_too(self, desk: Desk) -> None:
-        claim = await desk.start("a", opaque=True)
-        assert claim.run.opaque
-        await desk.accept("b", opaque=True)
+    async def test_claims_of_runs_that_are_not_resumable_arrive_too(self, desk: Desk) -> None:
+        claim = await desk.start("a", resumable=False)
+        assert not claim.run.resumable
+        await desk.accept("b", resumable=False)
         await desk.finish(claim, claim_next=True)
-        assert (await desk.claim(of="b")).run.opaque
+        assert not (await desk.claim(of="b")).run.resumable
 
     @scenario
     async def test_claims_that_are_there_at_the_close_are_delivered(self, desk: Desk) -> None:
@@ -223,12 +223,12 @@ class ClaimsContract(Contract):
         await desk.accept("b", key("s1"))
         finished = await desk.start("c", key("s2"))
         await desk.finish(finished, done("hi", "ho", state={"n": 1}))
-        await desk.start("d", key("s3"), opaque=True, metadata={"x": 1})
+        await desk.start("d", key("s3"), resumable=False, metadata={"x": 1})
         await desk.accept("e", key("s4"))
         orphans = await desk.restart()
         assert [orphan.run.run_id for orphan in orphans] == ["a", "d", "e"]
         assert all(orphan.run.status is RunStatus.RUNNING and orphan.run.attempt == 1 for orphan in orphans)
-        assert (orphans[1].run.opaque, orphans[1].run.metadata) == (True, {"x": 1})
+        assert (orphans[1].run.resumable, orphans[1].run.metadata) == (False, {"x": 1})
         assert await desk.waiting() == ["b"]
         assert (await desk.run("c")).status is RunStatus.SUCCEEDED
         assert await desk.history(key("s2")) == said("hi", "ho")

@@ -30,12 +30,12 @@ EARLY: Message = {"role": "assistant", "content": [{"text": "(This run ended ear
 
 def asked(*run_ids: str) -> Stopped:
     """Return the answer to a cancel of runs that execute."""
-    return Stopped(ended={}, asked=[RunId(run_id) for run_id in run_ids])
+    return Stopped(ended={}, cancelling=[RunId(run_id) for run_id in run_ids])
 
 
 def ended(*run_ids: str) -> Stopped:
     """Return the answer to a cancel of runs that waited, and had never begun."""
-    return Stopped(ended={RunId(run_id): CANCELLED for run_id in run_ids}, asked=[])
+    return Stopped(ended={RunId(run_id): CANCELLED for run_id in run_ids}, cancelling=[])
 
 
 def as_cancelled(*texts: str, discarded: bool = False) -> Completion:
@@ -236,7 +236,7 @@ class ControlContract(Contract):
     async def test_a_session_is_cancelled_with_what_executes(self, desk: Desk) -> None:
         claim = await desk.start("a")
         await desk.accept("b")
-        assert await desk.cancel_all(running=True) == Stopped(ended={RunId("b"): CANCELLED}, asked=[RunId("a")])
+        assert await desk.cancel_all(running=True) == Stopped(ended={RunId("b"): CANCELLED}, cancelling=[RunId("a")])
         with pytest.raises(CancelRequested):
             await desk.finish(claim)
         await desk.finish(claim, as_cancelled("hi", "ho"), hold=True)

@@ -3,14 +3,14 @@
 import pytest
 
 from strandline._journal.port import (
+    AgentState,
+    AgentStateQuery,
     Busy,
     Changed,
     Delete,
     HistoryPage,
     HistoryQuery,
     RunsOfQuery,
-    Standing,
-    StandingQuery,
 )
 from strandline._model import (
     ANONYMOUS,
@@ -59,13 +59,13 @@ class HistoryContract(Contract):
 
     @scenario
     async def test_where_an_agent_stands_is_read_without_its_messages(self, desk: Desk) -> None:
-        assert await desk.journal.read(StandingQuery(key())) == Standing(WHOLE_HISTORY, None)
+        assert await desk.journal.read(AgentStateQuery(key())) == AgentState(WHOLE_HISTORY, None)
         window: Window = (Inline(said("", "summary")[1]), Range(2, None))
         await desk.finish(await desk.start("a"), done(*"0123", window=window, state={"blob": b"\x04"}))
-        assert await desk.journal.read(StandingQuery(key())) == Standing(window, {"blob": b"\x04"})
+        assert await desk.journal.read(AgentStateQuery(key())) == AgentState(window, {"blob": b"\x04"})
         await desk.finish(await desk.start("b"), done(*"45"))
         record = await desk.journal.load(key())
-        assert await desk.journal.read(StandingQuery(key())) == Standing(record.window, record.state)
+        assert await desk.journal.read(AgentStateQuery(key())) == AgentState(record.window, record.state)
 
     @scenario
     async def test_a_run_ends_in_an_end_only(self, desk: Desk) -> None:

@@ -506,7 +506,7 @@ class InputsContract(Contract):
         await self._asks(desk, "a")
         assert await desk.cancel("before") == Ended(), "it is not the one that asks"
         await desk.accept("b")
-        assert await desk.cancel("a") == Stopped(ended={}, asked=[], dismissed=True)
+        assert await desk.cancel("a") == Stopped(ended={}, cancelling=[], dismissed=True)
         assert ((await self._session(desk)).input_until, self._waits_until(desk)) == (None, None)
         assert await desk.cancel("a") == Ended()
         assert (await desk.run("a")).status is RunStatus.NEEDS_INPUT, "an outcome never changes"

@@ -4,7 +4,7 @@ from typing import Final
 
 from strandline._encoding import encode_messages
 from strandline._journal.port import (
-    PASSED_OVER,
+    SKIPPED_INPUT_DIVISOR,
     HistoryPage,
     HistoryQuery,
     RunsQuery,
@@ -198,7 +198,7 @@ async def _listed(desk: Desk) -> None:
 
 def _listed_size(run: RunSummary) -> int:
     metadata = len(encode_messages(run.metadata)) if run.metadata else 0
-    passed_over = len(encode_messages(LARGE_INPUT)) // PASSED_OVER
+    passed_over = len(encode_messages(LARGE_INPUT)) // SKIPPED_INPUT_DIVISOR
     return passed_over + metadata + (0 if run.outcome is None else len(encode_messages(run.outcome)))
 
 

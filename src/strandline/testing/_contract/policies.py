@@ -17,7 +17,7 @@ BOTH = (IfBusy.INTERRUPT, IfBusy.ROLLBACK)
 
 def stopped(*run_ids: str) -> Stopped:
     """Return what an interrupt has done to runs that execute."""
-    return Stopped(ended={}, asked=[RunId(run_id) for run_id in run_ids])
+    return Stopped(ended={}, cancelling=[RunId(run_id) for run_id in run_ids])
 
 
 def as_cancelled(*texts: str, discarded: bool = False) -> Completion:
@@ -46,7 +46,7 @@ class PoliciesContract(Contract):
         assert await desk.accept("b", if_busy=IfBusy.REJECT) == Refused("session_busy", 2)
         await desk.release(claim.token, counted=True)
         assert await desk.accept("b", if_busy=IfBusy.REJECT) == Refused("session_busy", 2)
-        assert await desk.cancel("c") == Stopped(ended={RunId("c"): CANCELLED}, asked=[])
+        assert await desk.cancel("c") == Stopped(ended={RunId("c"): CANCELLED}, cancelling=[])
         assert not await desk.exists("b")
         assert await desk.accept("b", if_busy=IfBusy.REJECT, claim_next=False) == Accepted(1), "nothing goes on there"
         assert (await desk.run("b")).if_busy is IfBusy.REJECT
@@ -131,7 +131,7 @@ class PoliciesContract(Contract):
             assert answer.position == 0
             assert answer.stopped is not None
             assert [*answer.stopped.ended] == [f"a{number}"]
-            assert answer.stopped.asked == []
+            assert answer.stopped.cancelling == []
             run = await desk.run(f"a{number}")
             assert (run.status, run.discarded) == (RunStatus.CANCELLED, if_busy is IfBusy.ROLLBACK)
             assert await desk.drain(await desk.claim(of=f"i{number}")) == [f"i{number}", f"b{number}"]
@@ -156,7 +156,7 @@ class PoliciesContract(Contract):
         claim = await desk.start("a")
         await desk.release(claim.token, counted=True)
         assert (await self._interrupt(desk, "i", bounds=Bounds(1, 1), claim_next=False)) == Accepted(
-            1, Stopped(ended={RunId("a"): CANCELLED}, asked=[])
+            1, Stopped(ended={RunId("a"): CANCELLED}, cancelling=[])
         )
         assert await desk.waiting() == ["i"]
 

@@ -7,7 +7,7 @@ WALK: Final = 1000
 """How many runs one step of pruning looks at, at most: every other operation waits meanwhile (about 1 ms)."""
 
 
-COUNTED: Final = """
+COUNT_STORED_BYTES: Final = """
 SELECT sessions.principal, coalesce(sum(parts.bytes), 0) FROM sessions LEFT JOIN (
     SELECT session, length(input) + coalesce(length(metadata), 0) AS bytes FROM runs
     UNION ALL SELECT session, coalesce(length(messages), 0) FROM history

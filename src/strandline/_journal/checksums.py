@@ -20,34 +20,34 @@ T = TypeVar("T")
 
 _MARK: Final = b"\x01"
 """JSON begins with no such byte."""
-SEAL_BYTES: Final = 5
+CHECKSUM_BYTES: Final = 5
 """How many bytes a checksum adds to a record."""
-_SEAL: Final = struct.Struct("<BI")
+_CHECKSUM: Final = struct.Struct("<BI")
 _RUN: Final = struct.Struct("<qq?dd")
 _NUMBER: Final = struct.Struct("<q")
-_ASKED: Final = struct.Struct("<qd")
+_QUESTION: Final = struct.Struct("<qd")
 
 
-def sealed(record: bytes, owner: int) -> bytearray:
+def with_checksum(record: bytes, owner: int) -> bytearray:
     """Return `record` with the checksum of it and of its owner before it, as the driver takes it at once."""
-    return bytearray(_SEAL.pack(1, zlib.crc32(record, owner))) + record
+    return bytearray(_CHECKSUM.pack(1, zlib.crc32(record, owner))) + record
 
 
-def is_sealed(stored: bytes | None) -> bool:
+def has_checksum(stored: bytes | None) -> bool:
     """Return whether a record has a checksum before it."""
     return stored is not None and stored.startswith(_MARK)
 
 
-def read_sealed(decode: Callable[[bytes], T], stored: bytes, what: str, owner: int, *, is_new: bool = False) -> T:
+def read_checked(decode: Callable[[bytes], T], stored: bytes, what: str, owner: int, *, is_new: bool = False) -> T:
     """Return what `decode` makes of a stored record. Raises `RecordDamaged` that names it if it is damaged.
 
     One without a seal is read as it is, unless it `is_new`: since there are such records all have one.
     """
     try:
-        if not is_sealed(stored):
+        if not has_checksum(stored):
             if not is_new:
                 return decode(stored)
-        elif stored[1:SEAL_BYTES] == zlib.crc32(record := stored[SEAL_BYTES:], owner).to_bytes(4, "little"):
+        elif stored[1:CHECKSUM_BYTES] == zlib.crc32(record := stored[CHECKSUM_BYTES:], owner).to_bytes(4, "little"):
             return decode(record)
     except (msgspec.MsgspecError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise damaged_record(what) from error
@@ -68,13 +68,13 @@ def request_owner(
     seq: int,
     run_id: str,
     priority: int,
-    opaque: bool,
+    resumable: bool,
     created_at: float,
     timeout_s: float | None,
 ) -> int:
     """Return whose the input and metadata of a run are; with what else was asked for, which never changes."""
-    asked = _RUN.pack(seq, priority, opaque, created_at, -1.0 if timeout_s is None else timeout_s)
-    return zlib.crc32(run_id.encode(), zlib.crc32(asked, session))
+    request = _RUN.pack(seq, priority, not resumable, created_at, -1.0 if timeout_s is None else timeout_s)
+    return zlib.crc32(run_id.encode(), zlib.crc32(request, session))
 
 
 def end_owner(
@@ -97,7 +97,7 @@ def key_owner(session: int, seq: int, key: str) -> int:
 
 def question_owner(session: int, seq: int, until: float) -> int:
     """Return whose the question is that the run with that sequence has put."""
-    return zlib.crc32(_ASKED.pack(seq, until), session)
+    return zlib.crc32(_QUESTION.pack(seq, until), session)
 
 
 def checkpoint_owner(seq: int, no: int) -> int:

@@ -9,7 +9,7 @@ from strandline.testing._contract.scenario import Contract, scenario
 from strandline.testing._desk import Desk, done, key, said
 
 
-class LineContract(Contract):
+class QueuesContract(Contract):
     """Order, exclusivity, bounds and last attempts."""
 
     # -- what was asked for ----------------------------------------------------------------------------
@@ -43,7 +43,7 @@ class LineContract(Contract):
             input=[{"text": "hi"}],
             lane=Lane.NORMAL,
             priority=2,
-            opaque=False,
+            resumable=True,
             metadata={"k": [1]},
             sequence=claim.run.sequence,
             status=RunStatus.RUNNING,
@@ -57,7 +57,7 @@ class LineContract(Contract):
     @scenario
     async def test_a_run_that_waited_is_claimed_as_it_was_asked_for(self, desk: Desk) -> None:
         first = await desk.start("a")
-        await desk.accept("b", input=[{"text": "hi"}], metadata={"k": [1]}, priority=2, opaque=True, created_at=7.5)
+        await desk.accept("b", input=[{"text": "hi"}], metadata={"k": [1]}, priority=2, resumable=False, created_at=7.5)
         waits = await desk.run("b")
         assert (waits.status, waits.position, waits.started_at, waits.attempt) == (RunStatus.QUEUED, 1, None, 0)
         desk.clock.at += 5
@@ -70,7 +70,7 @@ class LineContract(Contract):
             input=[{"text": "hi"}],
             lane=Lane.NORMAL,
             priority=2,
-            opaque=True,
+            resumable=False,
             metadata={"k": [1]},
             sequence=waits.sequence,
             status=RunStatus.RUNNING,

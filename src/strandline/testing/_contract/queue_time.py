@@ -14,7 +14,7 @@ LIMIT_S = 5_000.0
 UNTIL = 2_000.0
 
 
-class StandingContract(Contract):
+class QueueTimeContract(Contract):
     """Pauses and holds that overlap with a question."""
 
     async def _stood(self, desk: Desk, *steps: tuple[float, str]) -> dict[str, float]:

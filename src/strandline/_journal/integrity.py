@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from strandline._journal.driver import connect_reader, damaged, schema_after, unsound, version_of
+from strandline._journal.driver import connect_reader, damaged, integrity_error, schema_after, version_of
 from strandline._journal.ownership import SCHEMA_VERSION
 from strandline.errors import JournalDamaged, JournalError
 
@@ -58,7 +58,7 @@ def check_pages(path: Path, connection: sqlite3.Connection, most_bytes: int | No
     if _schema(connection) != _expected_schema(version_of(connection)):
         raise damaged(path, "its tables are not those of a journal")
     if most_bytes is None or path.stat().st_size <= most_bytes:
-        if (finding := unsound(connection)) is not None:
+        if (finding := integrity_error(connection)) is not None:
             raise damaged(path, finding)
         partial = "SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'index' AND sql LIKE '% WHERE %'"
         for name, table, sql in connection.execute(partial):
