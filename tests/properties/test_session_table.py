@@ -166,7 +166,8 @@ class Told:
     ends: dict[RunId, tuple[RunStatus, bytes]] = field(default_factory=dict)
     histories: dict[SessionKey, list[bytes]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
-    sequence: int = -1
+    pruned: int = -1
+    """The highest sequence of a run that was pruned."""
 
     def rank(self, run_id: RunId) -> tuple[int, int, int]:
         return (self.lanes[run_id], self.urgencies[run_id], self.arrivals.index(run_id))
@@ -471,8 +472,9 @@ class SessionTableMachine(RuleBasedStateMachine):
             assert new.run_id not in self.store.runs
             return
         run = self.store.runs[new.run_id]
-        assert run.seq > self.told.sequence, "sequences rise"
-        self.told.sequence = run.seq
+        others = [each.seq for run_id, each in self.store.runs.items() if run_id != run.run_id]
+        assert run.seq > max(others, default=-1), "sequences rise"
+        assert run.seq > self.told.pruned, "that of a run that was pruned is not used again"
         self.told.arrivals.append(new.run_id)
         answers = new.lane == 1 or becomes_answer
         self.told.wait_in(new.run_id, 1 if answers else new.lane, new.priority)
@@ -777,6 +779,7 @@ class SessionTableMachine(RuleBasedStateMachine):
         asks = {each.question.run for each in self.store.sessions.values() if each.question is not None}
         old = [run for run in in_time if run.ended_at is not None and run.ended_at < before]
         past = [run.run_id for run in old if run.fence is None and run.seq not in asks][:limit]
+        self.told.pruned = max([self.told.pruned, *(self.store.runs[run_id].seq for run_id in past)])
         left = [run_id for run_id in self.store.runs if run_id not in past]
         assert self.store.prune(before, limit, self.now) == (len(past), None)
         assert list(self.store.runs) == left

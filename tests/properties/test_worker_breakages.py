@@ -53,7 +53,7 @@ def say_go_too_early(patch: pytest.MonkeyPatch) -> None:
             remote._say(m.Go(remote.number, on=True))
         await checkpoint(remote, report)
 
-    patch.setattr(RemoteCall, "_stage", staged)
+    patch.setattr(RemoteCall, "_checkpoint", staged)
 
 
 def take_reports_as_they_come(patch: pytest.MonkeyPatch) -> None:
