@@ -39,7 +39,7 @@ class Player:
         self._process = process
         self._key = key
         self._messages = [*record.messages]
-        if progress.asking is not None:
+        if progress.question_state is not None:
             self._messages.pop()  # it counts as one of the run that goes on from it
         self._state: StateRecord = (progress.state if progress.state is not None else record.state) or {}
         self._fresh = True
@@ -50,7 +50,7 @@ class Player:
         process, run = self._process, attempt.context.run_id
         alive(process)
         progress, self._progress = self._progress, None
-        answers = progress is not None and progress.asking is not None
+        answers = progress is not None and progress.question_state is not None
         text = _text_of(attempt, answers=answers)
         process.note(
             "entered",

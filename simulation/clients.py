@@ -231,9 +231,9 @@ async def _wait(town: Town, server: Server, ticket: Ticket, patience_s: float) -
     """Wait for the end, or leave after a while; None if there was none."""
     try:
         wait = server.ask(_present(town, server, ticket))
-        if ticket.heeds:  # it is of interest what becomes of it without a client
+        if ticket.counts_clients:  # it is of interest what becomes of it without a client
             patience_s /= 5
-        leaves = town.chance.happens(0.7 if ticket.heeds else 0.3)
+        leaves = town.chance.happens(0.7 if ticket.counts_clients else 0.3)
         return await (asyncio.wait_for(wait, patience_s) if leaves else wait)
     except (Gone, TimeoutError):
         return None

@@ -12,7 +12,7 @@ from simulation.process import Process, alive
 from simulation.script import SECRET, Ends, Script, Tool
 from strandline._agents.port import Attempt, Finished
 from strandline._engine.loops import CURRENT, LiveThread
-from strandline._history import Progress, question
+from strandline._history import Progress, prompt_message
 from strandline._model import InputRequest, Message, NeedsInput, Succeeded, ToolResult
 from strandline.errors import AgentFailed
 
@@ -38,8 +38,8 @@ class Performance:
 
     def go_on(self, progress: Progress) -> None:
         """Go on in the middle of the last round, if it is open: only the tools that are to start do."""
-        if progress.again:
-            ended = {result["toolUseId"]: result for result in progress.ended()}
+        if progress.to_restart:
+            ended = {result["toolUseId"]: result for result in progress.ended_results()}
         elif progress.takes_answers:
             ended = progress.results
         else:
@@ -47,14 +47,14 @@ class Performance:
         asked = [block["toolUse"]["toolUseId"] for block in progress.messages[-1]["content"] if "toolUse" in block]
         self._again = {each: ended.get(each) for each in asked}
         if progress.takes_answers:
-            assert progress.asking is not None
-            self._given = progress.asking["given"]
+            assert progress.question_state is not None
+            self._given = progress.question_state["given"]
 
     async def play(self, *, fresh: bool) -> Finished:
         """Play from where the last attempt was; the messages say where that is."""
         attempt, script = self._attempt, self._script
         if attempt.prompt is not None and self._again is None:
-            attempt.add(question(attempt.prompt))
+            attempt.add(prompt_message(attempt.prompt))
         if fresh and script.build_s:
             await self._wait(script.build_s)
         if fresh and script.build_fails:

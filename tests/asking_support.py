@@ -8,7 +8,7 @@ from strandline._agents.port import Attempt, Finished, SessionAgent
 from strandline._engine.admission import Ticket
 from strandline._engine.requests import Request
 from strandline._engine.service import Service
-from strandline._history import Progress, question
+from strandline._history import Progress, prompt_message
 from strandline._model import AgentRecord, InputRequest, NeedsInput, Outcome, RunStatus, SessionKey, Succeeded
 from strandline.testing._checker import check_history
 
@@ -35,14 +35,14 @@ class Asking(Played):
 class AskingAgent:
     def __init__(self, target: Asking, progress: Progress) -> None:
         self._target = target
-        self._asking = progress.asking
+        self._asking = progress.question_state
 
     async def run(self, attempt: Attempt) -> Finished:
         if self._asking is not None:
             state, self._asking = self._asking, None
             return await self._go_on(attempt, state)
         assert isinstance(attempt.prompt, str)
-        attempt.add(question(attempt.prompt))
+        attempt.add(prompt_message(attempt.prompt))
         if not attempt.prompt.startswith("ask"):
             attempt.add({"role": "assistant", "content": [{"text": f"answer to {attempt.prompt}"}]})
             return Finished(ending=Succeeded())
@@ -82,7 +82,7 @@ class AskingAgent:
         pass
 
 
-async def asked(service: Service, text: str = "ask") -> Outcome:
+async def ask(service: Service, text: str = "ask") -> Outcome:
     end = await outcome(await send(service, text))
     assert end.status is RunStatus.NEEDS_INPUT
     return end

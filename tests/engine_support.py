@@ -17,7 +17,7 @@ from strandline._engine.options import Options
 from strandline._engine.requests import Request
 from strandline._engine.service import Service
 from strandline._engine.streams import EventRecorder, RunStream
-from strandline._history import Progress, question
+from strandline._history import Progress, prompt_message
 from strandline._journal.memory import MemoryJournal
 from strandline._journal.port import Journal
 from strandline._model import (
@@ -37,7 +37,7 @@ NUMBERS = count()
 Behaviour = Callable[[Attempt], Awaitable[str]]
 
 
-def tell_all(stream: RunStream, events: Iterable[tuple[float, Event]]) -> None:
+def publish_all(stream: RunStream, events: Iterable[tuple[float, Event]]) -> None:
     """Tell many events."""
     for at, event in events:
         stream.publish(at, event)
@@ -47,7 +47,7 @@ def key(session: str = "s", principal: str = ANONYMOUS) -> SessionKey:
     return SessionKey(Principal(principal), SessionId(session))
 
 
-def untold(clock: Clock) -> EventRecorder:
+def silent_recorder(clock: Clock) -> EventRecorder:
     """Return a telling that nobody hears."""
     return EventRecorder(RunStream(RunId("r"), key()), lambda arrive: None, clock, cut=1000)
 
@@ -75,7 +75,7 @@ class PlayedAgent:
 
     async def run(self, attempt: Attempt) -> Finished:
         if attempt.prompt is not None:
-            attempt.add(question(attempt.prompt))
+            attempt.add(prompt_message(attempt.prompt))
         text = await self._target.behaviour(attempt)
         attempt.add({"role": "assistant", "content": [{"text": text}]})
         return Finished(ending=Succeeded())
@@ -85,10 +85,10 @@ class PlayedAgent:
 
 
 async def echo(attempt: Attempt) -> str:
-    return f"echo {asked(attempt)}"
+    return f"echo {prompt_of(attempt)}"
 
 
-def asked(attempt: Attempt) -> str:
+def prompt_of(attempt: Attempt) -> str:
     return str(attempt.messages[0]["content"][0]["text"])
 
 
@@ -151,7 +151,7 @@ async def outcome(ticket: Ticket) -> Outcome:
     return end
 
 
-async def settled(service: Service) -> None:
+async def until_idle(service: Service) -> None:
     """Return when nothing runs or waits."""
     while service.health().processing or service.health().queue_depth:
         await asyncio.sleep(0.01)

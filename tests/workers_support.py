@@ -15,7 +15,7 @@ from strandline._agents.port import Finished, RunContext, Target
 from strandline._clock import Clock, SystemClock
 from strandline._encoding import encode_messages
 from strandline._engine.loops import CURRENT, AgentLoops, Call
-from strandline._engine.observers import RUN
+from strandline._engine.observers import CURRENT_RUN
 from strandline._history import fold
 from strandline._model import WHOLE_HISTORY, AgentRecord, Principal, RunId, SessionId, SessionKey, Succeeded
 from strandline._telemetry.traces import Traces
@@ -158,7 +158,7 @@ class Far:
         """The run for which it was started, as far as it knows."""
 
     async def connect(self, channel: Channel) -> None:
-        self.began_for = RUN.get()
+        self.began_for = CURRENT_RUN.get()
         self.channel = channel
         channel.connection_made(self.transport)
         if self.is_ready:

@@ -20,7 +20,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
-from strandline._engine.observers import RUN
+from strandline._engine.observers import CURRENT_RUN
 from strandline._lines import Lines
 from strandline._model import ANONYMOUS
 from strandline._printable import ERROR_IDS, Private
@@ -199,7 +199,7 @@ class AsJson(logging.Formatter):
             "logger": record.name,
             "message": self._message(record),
         }
-        if (run := RUN.get()) is not None:
+        if (run := CURRENT_RUN.get()) is not None:
             line |= {"run_id": run.run_id, "session_id": run.key.session_id}
             if run.key.principal != ANONYMOUS:
                 line["principal"] = run.key.principal

@@ -8,7 +8,7 @@ from contextvars import copy_context
 from typing import Final
 
 from docs.pages import DOCS, blocks
-from strandline._engine.observers import RUN, Named
+from strandline._engine.observers import CURRENT_RUN, CurrentRun
 from strandline._logs import AsJson
 from strandline._model import RunId, session_key
 from strandline._telemetry import export, traces
@@ -35,10 +35,10 @@ def test_the_line_of_the_page_is_one_that_a_server_writes() -> None:
     (text,) = blocks("traces.md", "json")
     shown = json.loads(text)
     trace = {"traceparent": f"00-{shown['trace_id']}-b7ad6b7169203331-01"}
-    run = Named(RunId(shown["run_id"]), session_key(shown["session_id"]), trace)
+    run = CurrentRun(RunId(shown["run_id"]), session_key(shown["session_id"]), trace)
 
     def line() -> str:
-        RUN.set(run)
+        CURRENT_RUN.set(run)
         record = logging.LogRecord(shown["logger"], logging.WARNING, "x.py", 1, shown["message"], (), None)
         return AsJson(details=False).format(record)
 

@@ -31,7 +31,7 @@ from strandline._engine.execution import (
 )
 from strandline._engine.execution.failures import disclosed
 from strandline._engine.queues.slots import Slots
-from strandline._history import close, fold, reopened
+from strandline._history import close, fold, resume_point
 from strandline._journal import lists, reader, table, transitions
 from strandline._journal.changes import AnswerQuestion, Body, DropSession
 from strandline._journal.commits import GroupCommit
@@ -187,9 +187,9 @@ def go_on_whatever_was_done(patch: pytest.MonkeyPatch) -> None:
     """After a crash a run goes on, also one with a tool in the middle that must not be started again."""
 
     def reckless(progress: Any, **settings: Any) -> Any:
-        return reopened(progress, **(settings | {"unknown_tool": "tell"}))
+        return resume_point(progress, **(settings | {"unknown_tool": "tell"}))
 
-    patch.setattr(completion, "reopened", reckless)
+    patch.setattr(completion, "resume_point", reckless)
 
 
 def end_in_spite_of_a_cancel(patch: pytest.MonkeyPatch) -> None:
@@ -394,12 +394,12 @@ def overlook_lost_clients(patch: pytest.MonkeyPatch) -> None:
 
 def cancel_whatever_is_left_alone(patch: pytest.MonkeyPatch) -> None:
     """A run that is to go on once it has begun is cancelled all the same."""
-    alone = Control.left_alone
+    alone = Control.all_disconnected
 
     def reckless(control: Control, run_id: Any, key: Any, on_disconnect: OnDisconnect) -> None:
         alone(control, run_id, key, OnDisconnect.CANCEL)
 
-    patch.setattr(Control, "left_alone", reckless)
+    patch.setattr(Control, "all_disconnected", reckless)
 
 
 def answer_whatever_is_asked(patch: pytest.MonkeyPatch) -> None:

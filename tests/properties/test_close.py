@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from strandline._history import close, fold, history_faults, pairing_faults, question, reopened
+from strandline._history import close, fold, history_faults, pairing_faults, prompt_message, resume_point
 from strandline._model import (
     Block,
     Cancelled,
@@ -96,7 +96,7 @@ class Story(Struct):
     """Whether each result comes in a message of its own, after an empty one of the assistant's."""
 
     def messages(self) -> list[Message]:
-        told = [question(self.prompt)]
+        told = [prompt_message(self.prompt)]
         for number, each in enumerate(self.rounds, 1):
             told.append(each.message)
             if self.open is not None and number == len(self.rounds):
@@ -129,7 +129,7 @@ class Story(Struct):
 
     def checkpoints(self) -> list[Checkpoint]:
         checkpoints: list[Checkpoint] = []
-        news = [question(self.prompt)]
+        news = [prompt_message(self.prompt)]
         for number, each in enumerate(self.rounds, 1):
             closed = self.open is None or number < len(self.rounds)
             done = each.results if closed else self.results()
@@ -203,7 +203,7 @@ any_message: st.SearchStrategy[Message] = st.builds(
     st.lists(st.one_of(text_block, any_use, any_use, any_result, any_result, reasoning, image), max_size=4),
 )
 rubbish = st.lists(any_message, max_size=7)
-after_a_question = rubbish.map(lambda told: [question("hi"), *told])
+after_a_question = rubbish.map(lambda told: [prompt_message("hi"), *told])
 from_the_user: st.SearchStrategy[list[Message]] = st.builds(
     lambda first, others: [{**first, "role": "user"}, *others], any_message, rubbish
 )
@@ -229,7 +229,7 @@ odd_dict: st.SearchStrategy[Any] = st.builds(
 odd_rubbish: st.SearchStrategy[list[Any]] = st.lists(
     st.one_of(any_message, odd_dict, odd_dict, st.one_of(odd, st.just({"role": "user"}))), max_size=7
 )
-odd_after_a_question = odd_rubbish.map(lambda told: [question("hi"), *told])
+odd_after_a_question = odd_rubbish.map(lambda told: [prompt_message("hi"), *told])
 odd_from_the_user: st.SearchStrategy[list[Any]] = st.builds(
     lambda first, others: [{**first, "role": "user"}, *others], odd_dict, odd_rubbish
 )
@@ -281,7 +281,7 @@ def test_a_run_that_returned_without_an_answer_is_given_one(story: Story, answer
 def test_what_was_staged_of_a_run_closes_as_what_the_run_itself_had(story: Story, ending: Ending) -> None:
     """Recovery knows the facts only; it comes to the same history, but for the model call that was under way."""
     progress = fold(story.checkpoints())
-    messages = progress.messages or [question(story.prompt)]
+    messages = progress.messages or [prompt_message(story.prompt)]
     closed = close(messages, progress.results, ending)
 
     seen = Story(prompt=story.prompt, rounds=story.rounds, open=story.open, tail=None, whole=False)
@@ -370,7 +370,7 @@ def test_so_do_those_that_have_no_proper_form(messages: list[Any], results: dict
 def test_whatever_a_tool_returned_is_told(outputs: list[Any], data: st.DataObject) -> None:
     """In a message or staged, in its result's content or instead of a result."""
     uses: list[Block] = [{"toolUse": {"toolUseId": f"t{n}", "name": "x", "input": {}}} for n in range(len(outputs))]
-    asks: list[Message] = [question("hi"), {"role": "assistant", "content": uses}]
+    asks: list[Message] = [prompt_message("hi"), {"role": "assistant", "content": uses}]
     given_by = {f"t{number}": each for number, each in enumerate(outputs)}
     ledger = Ledger(ending=Cancelled(), finished={key: {"content": each} for key, each in given_by.items()})
     blocks: list[Block] = [{"toolResult": {"toolUseId": key, "content": each}} for key, each in given_by.items()]
@@ -434,7 +434,7 @@ def test_a_round_whose_end_was_never_staged_is_not_forgotten_when_the_run_goes_o
     progress = fold(checkpoint for number, checkpoint in enumerate(story.checkpoints()) if number not in lost)
 
     ending = Failed(ErrorCode.CRASHED)
-    closed = close(progress.messages or [question(story.prompt)], progress.results, ending)
+    closed = close(progress.messages or [prompt_message(story.prompt)], progress.results, ending)
     assert check_history(closed) == []
     assert check_truthful(closed, story.ledger(ending)) == []
 
@@ -442,7 +442,7 @@ def test_a_round_whose_end_was_never_staged_is_not_forgotten_when_the_run_goes_o
 @patient
 @given(stories())
 def test_a_run_goes_on_from_rounds_that_are_all_closed(story: Story) -> None:
-    on = fold(story.checkpoints()).to_go_on()
+    on = fold(story.checkpoints()).messages_to_resume()
 
     assert check_pairing(on) == []
     assert [message["role"] for message in on] == (["user", "assistant"] * len(on))[: len(on)]
@@ -458,7 +458,7 @@ def test_facts_of_no_proper_form_add_up(told: list[tuple[str, list[Any], Any, An
     progress = fold(checkpoints)
 
     assert all(isinstance(name, str) for name in progress.open_tools().values())
-    on = progress.to_go_on()
+    on = progress.messages_to_resume()
     assert not [
         block
         for message in on[-1:]
@@ -466,8 +466,8 @@ def test_facts_of_no_proper_form_add_up(told: list[tuple[str, list[Any], Any, An
         for block in message["content"]
         if "toolUse" in block
     ]
-    assert check_history(close([question("hi"), *on], {}, Cancelled())) == []
-    assert check_history(close([question("hi"), *progress.messages], progress.results, Cancelled())) == []
+    assert check_history(close([prompt_message("hi"), *on], {}, Cancelled())) == []
+    assert check_history(close([prompt_message("hi"), *progress.messages], progress.results, Cancelled())) == []
 
 
 def _checkpoints(told: list[tuple[str, list[Any], Any, Any]]) -> list[Checkpoint]:
@@ -488,20 +488,20 @@ def test_each_tool_of_an_open_round_either_starts_again_or_has_one_result(
     progress = fold(checkpoints)
     names = sorted(set(progress.open_tools().values()))
     idempotent = data.draw(st.sets(st.sampled_from(names))) if names else set()
-    again = reopened(progress, unknown_tool="tell", idempotent_tools=idempotent)
+    again = resume_point(progress, unknown_tool="tell", idempotent_tools=idempotent)
 
     assert again is not None
-    assert {progress.open_tools()[each] for each in again.again} == idempotent
+    assert {progress.open_tools()[each] for each in again.to_restart} == idempotent
     assert again.messages == progress.messages
     assert {key: again.results[key] for key in progress.results} == dict(progress.results)
-    if not again.again:
-        assert again.to_go_on() == progress.to_go_on()
+    if not again.to_restart:
+        assert again.messages_to_resume() == progress.messages_to_resume()
         return
-    asked = [block["toolUse"]["toolUseId"] for block in again.to_go_on()[-1]["content"] if "toolUse" in block]
-    given = [result["toolUseId"] for result in again.ended()]
-    assert sorted([*given, *again.again]) == sorted(asked), "each has a result or is started, and none has both"
+    asked = [block["toolUse"]["toolUseId"] for block in again.messages_to_resume()[-1]["content"] if "toolUse" in block]
+    given = [result["toolUseId"] for result in again.ended_results()]
+    assert sorted([*given, *again.to_restart]) == sorted(asked), "each has a result or is started, and none has both"
     if set(names) - idempotent:
-        assert reopened(progress, unknown_tool="fail", idempotent_tools=idempotent) is None
+        assert resume_point(progress, unknown_tool="fail", idempotent_tools=idempotent) is None
 
 
 # -- the two judges agree -----------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from simulation.journals import MemoryStore
 from simulation.perils import Perils
 from simulation.trial import play
 from simulation.world import World
-from strandline._engine.execution import Ended, Execution, Runner
+from strandline._engine.execution import Execution, ExecutionResult, Runner
 from strandline._model import Claim
 from strandline._workers import messages as m
 from strandline._workers.client import WorkerClient
@@ -84,23 +84,23 @@ def think_that_nothing_works_on(patch: pytest.MonkeyPatch) -> None:
 def count_no_attempt(patch: pytest.MonkeyPatch) -> None:
     """A run whose worker has died is requeued as if it had never been tried."""
 
-    async def uncounted(runner: Runner, claim: Claim, *, in_this_process: bool) -> Ended:
+    async def uncounted(runner: Runner, claim: Claim, *, in_this_process: bool) -> ExecutionResult:
         await runner._journal.release(claim.token, counted=False)
-        return Ended(claim=claim, requeued=in_this_process)
+        return ExecutionResult(claim=claim, requeued=in_this_process)
 
     patch.setattr(Runner, "_requeue", uncounted)
 
 
 def go_on_whatever_was_done(patch: pytest.MonkeyPatch) -> None:
     """A run whose worker has died in one of its tools goes on."""
-    can_go_on = Runner._can_go_on
+    can_go_on = Runner._can_resume
     patch.setattr(
-        Runner, "_can_go_on", lambda runner, execution: is_stranded(execution) or can_go_on(runner, execution)
+        Runner, "_can_resume", lambda runner, execution: is_loop_lost(execution) or can_go_on(runner, execution)
     )
 
 
-def is_stranded(execution: Execution) -> bool:
-    return execution.stranded
+def is_loop_lost(execution: Execution) -> bool:
+    return execution.loop_lost
 
 
 def replace_nobody(patch: pytest.MonkeyPatch) -> None:

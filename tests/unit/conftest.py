@@ -15,7 +15,7 @@ def nothing_is_left_to_close(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def checked(attempt: LiveAttempt, finished: Finished) -> tuple[list[Message], bool]:
         messages, is_whole = closed(attempt, finished)
-        if finished.closed and attempt.progress.asking is not None:
+        if finished.closed and attempt.progress.question_state is not None:
             again = close_answer(attempt.so_far(), attempt.results, finished.ending, begun=attempt.begun)
             assert again == messages
         elif finished.closed:

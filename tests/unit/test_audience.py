@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from engine_support import Played, asked, outcome, send, serving, settled
+from engine_support import Played, outcome, prompt_of, send, serving, until_idle
 from strandline._agents.port import Attempt
 from strandline._engine.admission import Ticket
 from strandline._engine.service import Service
@@ -26,7 +26,7 @@ class Gated:
             await asyncio.sleep(0.01)
             if attempt.signal.is_set():
                 raise RuntimeError("told to end")
-        return f"answer to {asked(attempt)}"
+        return f"answer to {prompt_of(attempt)}"
 
 
 async def ask(service: Service, text: str, on_disconnect: str, **more: Any) -> Ticket:
@@ -62,7 +62,7 @@ def test_what_becomes_of_a_run_whose_client_is_lost(
             await asyncio.sleep(0.2)
             assert (await service.run(ANONYMOUS, second.run_id)).run.started_at is None
             gated.go_on.set()
-            await settled(service)
+            await until_idle(service)
             assert [await status(service, each.run_id) for each in (first, second)] == [executing, waiting]
             assert service.health().lost_clients == 2
             assert len(service._streams) == 0
@@ -78,7 +78,7 @@ def test_a_client_that_comes_back_in_time_finds_its_run() -> None:
             service.left(ticket.run_id, lost=True)
             await asyncio.sleep(1.5)
             again = await ask(service, "a", "cancel", idempotency_key="k", fingerprint=b"a")
-            assert (again.run_id, again.heeds) == (ticket.run_id, True)
+            assert (again.run_id, again.counts_clients) == (ticket.run_id, True)
             await asyncio.sleep(10)
             assert await status(service, ticket.run_id) is RunStatus.RUNNING
             service.left(ticket.run_id, lost=True)
@@ -128,7 +128,7 @@ def test_the_service_has_a_default() -> None:
         gated = Gated()
         async with serving(clock, gated.target, on_disconnect=OnDisconnect.CANCEL) as service:
             first, second = await send(service, "a"), await ask(service, "b", "continue")
-            assert (first.heeds, second.heeds) == (True, False)
+            assert (first.counts_clients, second.counts_clients) == (True, False)
             service.joined(first.run_id)
             for ticket in (first, second):
                 service.left(ticket.run_id, lost=True)

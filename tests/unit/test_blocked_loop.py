@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engine_support import Played, asked, key, outcome, play_round, send, tool_texts
+from engine_support import Played, key, outcome, play_round, prompt_of, send, tool_texts
 from strandline._agents.port import Attempt
 from strandline._clock import SystemClock
 from strandline._engine.loops import AgentLoops
@@ -54,7 +54,7 @@ def test_a_loop_that_is_blocked_for_good_is_given_up_and_all_other_sessions_go_o
     started: list[tuple[str, int]] = []
 
     async def behaviour(attempt: Attempt) -> str:
-        text, number = asked(attempt), attempt.context.attempt
+        text, number = prompt_of(attempt), attempt.context.attempt
         started.append((text, number))
 
         async def blocks() -> str:
@@ -117,7 +117,7 @@ def test_what_a_stranded_run_does_later_counts_for_nothing() -> None:
     seen: list[BaseException] = []
 
     async def behaviour(attempt: Attempt) -> str:
-        if asked(attempt) == "blocks":
+        if prompt_of(attempt) == "blocks":
             gate.block()
         elif attempt.context.attempt == 1:
             try:
@@ -133,10 +133,10 @@ def test_what_a_stranded_run_does_later_counts_for_nothing() -> None:
 
     async def main() -> None:
         async with on_threads(behaviour, timeout_s=30.0) as service:
-            stranded = await send(service, "waits", "b")
+            loop_lost = await send(service, "waits", "b")
             await model.reached.wait()
             await send(service, "blocks", "a", timeout_s=0.1)
-            assert (await asyncio.wait_for(outcome(stranded), 20)).output == "fine"
+            assert (await asyncio.wait_for(outcome(loop_lost), 20)).output == "fine"
             gate.open()
             async with asyncio.timeout(10):
                 while len(seen) < 2:
@@ -157,7 +157,7 @@ def test_a_run_that_blocks_the_loop_for_a_while_is_named_in_the_log(caplog: pyte
                 told.set()
 
     async def behaviour(attempt: Attempt) -> str:
-        if asked(attempt) == "blocks":
+        if prompt_of(attempt) == "blocks":
             gate.block()
         return "fine"
 
@@ -184,9 +184,9 @@ def test_of_runs_that_ended_on_a_loop_given_up_only_the_one_that_blocks_it_is_wa
     gate = Gate()
 
     async def behaviour(attempt: Attempt) -> str:
-        if asked(attempt) == "blocks":
+        if prompt_of(attempt) == "blocks":
             gate.block()
-        elif asked(attempt) == "waits":
+        elif prompt_of(attempt) == "waits":
             await asyncio.sleep(1000)
         return "fine"
 
@@ -217,23 +217,23 @@ def test_a_stranded_run_does_not_go_on_beside_a_tool_of_its_own_that_still_works
         return "done"
 
     async def behaviour(attempt: Attempt) -> str:
-        if asked(attempt) == "blocks":
+        if prompt_of(attempt) == "blocks":
             gate.block()
-        elif asked(attempt) == "tool":
+        elif prompt_of(attempt) == "tool":
             attempts.append(attempt.context.attempt)
             await play_round(attempt, "t1", in_a_thread)
         return "fine"
 
     async def main() -> None:
         async with on_threads(behaviour, timeout_s=30.0, **how) as service:
-            stranded = await send(service, "tool", "a")
+            loop_lost = await send(service, "tool", "a")
             await tool.reached.wait()
             after = await send(service, "next", "a")
             await send(service, "blocks", "b", timeout_s=0.1)
-            end = await asyncio.wait_for(outcome(stranded), 20)
+            end = await asyncio.wait_for(outcome(loop_lost), 20)
             assert end.error is not None
             assert end.error.code is ErrorCode.CRASHED
-            assert (await service.run(ANONYMOUS, stranded.run_id)).run.held
+            assert (await service.run(ANONYMOUS, loop_lost.run_id)).run.held
             tool.open()
             assert (await asyncio.wait_for(outcome(after), 20)).output == "fine"
             assert attempts == [1]
@@ -246,17 +246,17 @@ def test_a_run_that_is_stranded_in_its_last_attempt_ends() -> None:
     gate, model = Gate(), Gate()
 
     async def behaviour(attempt: Attempt) -> str:
-        if asked(attempt) == "blocks":
+        if prompt_of(attempt) == "blocks":
             gate.block()
         await model.wait()
         return "fine"
 
     async def main() -> None:
         async with on_threads(behaviour, timeout_s=30.0, max_attempts=1) as service:
-            stranded = await send(service, "waits", "a")
+            loop_lost = await send(service, "waits", "a")
             await model.reached.wait()
             await send(service, "blocks", "b", timeout_s=0.1)
-            end = await asyncio.wait_for(outcome(stranded), 20)
+            end = await asyncio.wait_for(outcome(loop_lost), 20)
             assert end.error is not None
             assert end.error.code is ErrorCode.CRASHED
             gate.open()
@@ -268,7 +268,7 @@ def test_stalled_runs_are_cancelled_but_not_those_that_another_one_keeps_from_go
     gate = Gate()
 
     async def behaviour(attempt: Attempt) -> str:
-        if asked(attempt) == "blocks":
+        if prompt_of(attempt) == "blocks":
             gate.block()
         elif attempt.context.attempt == 1:
             await asyncio.sleep(1000)
@@ -290,7 +290,7 @@ def test_a_run_that_was_to_be_cancelled_when_its_loop_is_given_up_is_cancelled()
     attempts: list[int] = []
 
     async def behaviour(attempt: Attempt) -> str:
-        if asked(attempt) == "blocks":
+        if prompt_of(attempt) == "blocks":
             gate.block()
         else:
             attempts.append(attempt.context.attempt)

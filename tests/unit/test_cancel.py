@@ -8,17 +8,17 @@ import pytest
 from engine_support import (
     Played,
     Stubborn,
-    asked,
     echo,
     history,
     key,
     outcome,
     play_round,
+    prompt_of,
     send,
     serving,
-    settled,
     texts,
     tool_texts,
+    until_idle,
 )
 from strandline._agents.port import Attempt
 from strandline._engine.service import Service
@@ -43,7 +43,7 @@ class Desk:
         self.target = Played(self.behaviour)
 
     async def behaviour(self, attempt: Attempt) -> str:
-        text = asked(attempt)
+        text = prompt_of(attempt)
         self.began.append(text)
         if text.startswith("wait"):
             await self.until(attempt)
@@ -212,7 +212,7 @@ def test_a_run_that_is_cancelled_before_its_claim_has_come_does_not_begin() -> N
                     ticket = await accept
             assert (await outcome(ticket)).status is RunStatus.CANCELLED
             assert desk.began == []
-            await settled(service)
+            await until_idle(service)
             nothing_is_left(service)
 
     run_virtual(main)
@@ -235,15 +235,15 @@ def test_a_cancelled_run_whose_thread_works_on_is_held_and_a_forced_one_is_not()
             view = await service.cancel(ANONYMOUS, held.run_id, force=True)
             assert (view.run.held, view.run.status) == (False, RunStatus.CANCELLED)
             await executes(desk, "hang on")
-            assert len(service._holds.still_work()) == 1
+            assert len(service._holds.lingering_calls()) == 1
             await service.cancel(ANONYMOUS, behind.run_id, force=True)
             last = await send(service, "last")
             at = clock.monotonic()
             assert (await outcome(last)).output == "answer to last"
             assert clock.monotonic() - at < 1.2
-            assert len(service._holds.still_work()) == 2
+            assert len(service._holds.lingering_calls()) == 2
             desk.work.end()
-            await settled(service)
+            await until_idle(service)
             nothing_is_left(service)
 
     run_virtual(main)
@@ -285,7 +285,7 @@ def test_whoever_asks_for_a_cancel_may_leave_before_the_journal_has_answered() -
                 await asyncio.sleep(0.5)
                 asking.cancel()
             assert [(await outcome(each)).status for each in (first, second)] == [RunStatus.CANCELLED] * 2
-            await settled(service)
+            await until_idle(service)
             nothing_is_left(service)
 
     run_virtual(main)
@@ -412,7 +412,7 @@ def test_a_cancel_that_was_answered_is_the_ending_after_a_crash() -> None:
         async with serving(clock, Played(echo), journal) as service:
             run = (await service.run(ANONYMOUS, ticket.run_id)).run
             assert (run.status, run.outcome and run.outcome.error) == (RunStatus.CANCELLED, None)
-            await settled(service)
+            await until_idle(service)
             messages = await history(service)
             assert tool_texts(messages) == ["did it", UNKNOWN_OUTCOME]
             assert texts(messages)[:2] == ["tool", EARLY]
@@ -448,7 +448,7 @@ def test_a_run_that_was_given_back_is_cancelled_at_once_and_history_tells_what_i
         async with serving(clock, Played(echo), journal) as service:
             view = await service.cancel(ANONYMOUS, ticket.run_id)
             assert (view.run.status, view.run.attempt) == (RunStatus.CANCELLED, 0)
-            await settled(service)
+            await until_idle(service)
             await asyncio.sleep(2)
             assert texts(await history(service)) == ["x", EARLY]
             assert tool_texts(await history(service)) == ["did it"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from engine_support import NUMBERS, Played, asked, echo, history, key, send, texts
+from engine_support import NUMBERS, Played, echo, history, key, prompt_of, send, texts
 from strandline._agents.port import Attempt
 from strandline._clock import SystemClock
 from strandline._engine.options import Options
@@ -130,7 +130,7 @@ def test_an_agent_is_never_asked_what_was_refused(tmp_path: Path, monkeypatch: p
         questions: list[str] = []
 
         async def behaviour(attempt: Attempt) -> str:
-            questions.append(asked(attempt))
+            questions.append(prompt_of(attempt))
             return await echo(attempt)
 
         target = Played(behaviour)
@@ -177,13 +177,13 @@ def test_a_disk_that_fails_while_one_run_hands_over_to_the_next_never_has_it_exe
 
         async def behaviour(attempt: Attempt) -> str:
             nonlocal most
-            executing[asked(attempt)] += 1
+            executing[prompt_of(attempt)] += 1
             most = max(most, executing.total())
-            if asked(attempt) == "one":
+            if prompt_of(attempt) == "one":
                 await accepted.wait()
                 disk.failures = failures
             await asyncio.sleep(0.1)  # longer than it takes until the finish is tried again
-            executing[asked(attempt)] -= 1
+            executing[prompt_of(attempt)] -= 1
             return await echo(attempt)
 
         async with serving(tmp_path, Played(behaviour)) as service:
@@ -303,7 +303,7 @@ def test_a_run_that_is_cancelled_while_its_claim_is_being_kept_does_not_begin(
         begun, go_on, executed = asyncio.Event(), asyncio.Event(), list[str]()
 
         async def behaviour(attempt: Attempt) -> str:
-            executed.append(asked(attempt))
+            executed.append(prompt_of(attempt))
             begun.set()
             await go_on.wait()
             return await echo(attempt)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from engine_support import Played, asked, key, outcome, send, serving
+from engine_support import Played, key, outcome, prompt_of, send, serving
 from strandline._agents.port import Attempt
 from strandline._engine.queues import RunTimes, estimates
 from strandline._model import ANONYMOUS
@@ -13,7 +13,7 @@ from strandline.testing._virtual import VirtualClock, run_virtual
 
 
 async def as_long_as_asked(attempt: Attempt) -> str:
-    await asyncio.sleep(float(asked(attempt)))
+    await asyncio.sleep(float(prompt_of(attempt)))
     return "done"
 
 

@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from engine_support import Played, asked, echo, key, serving, settled
+from engine_support import Played, echo, key, prompt_of, serving, until_idle
 from strandline._agents.port import Attempt
 from strandline._engine.events import Numbered, RunFinished, RunQueued, TextDelta
 from strandline._engine.service import Service
@@ -154,7 +154,7 @@ def test_who_asks_for_the_run_of_another_principal_is_no_client_of_it(leaves: bo
 
     async def held(attempt: Attempt) -> str:
         await gate.wait()
-        return asked(attempt)
+        return prompt_of(attempt)
 
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(held), Slow(clock)) as service:
@@ -178,7 +178,7 @@ def test_who_asks_for_the_run_of_another_principal_is_no_client_of_it(leaves: bo
             (view,) = (await service.runs(key())).runs
             assert view.run.status is (RunStatus.RUNNING if leaves else RunStatus.CANCELLED)
             gate.open()
-            await settled(service)
+            await until_idle(service)
 
     run_virtual(main)
 
@@ -189,7 +189,7 @@ def test_a_client_that_is_lost_ends_its_run_only_if_it_wants_that(wanted: OnDisc
 
     async def held(attempt: Attempt) -> str:
         await gate.wait()
-        return asked(attempt)
+        return prompt_of(attempt)
 
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(held)) as service:
@@ -202,7 +202,7 @@ def test_a_client_that_is_lost_ends_its_run_only_if_it_wants_that(wanted: OnDisc
             assert service.health().lost_clients == 1
             await asyncio.sleep(10)
             gate.open()
-            await settled(service)
+            await until_idle(service)
             (view,) = (await service.runs(key())).runs
             assert view.run.status is (RunStatus.SUCCEEDED if wanted is None else RunStatus.CANCELLED)
 
@@ -213,7 +213,7 @@ def test_a_client_that_is_lost_ends_its_run_only_if_it_wants_that(wanted: OnDisc
 def test_an_answer_waits_as_long_as_its_client_wants(wait_s: float | None, status: int) -> None:
     async def slow(attempt: Attempt) -> str:
         await asyncio.sleep(10)
-        return asked(attempt)
+        return prompt_of(attempt)
 
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(slow)) as service:
@@ -223,7 +223,7 @@ def test_an_answer_waits_as_long_as_its_client_wants(wait_s: float | None, statu
             assert clock.monotonic() - began == pytest.approx(min(wait_s or 0, 10), abs=0.5)
             if status == 202:
                 assert answer.headers["location"] == f"/below/v1/runs/{dialect.noted[0]}"
-            await settled(service)
+            await until_idle(service)
 
     run_virtual(main)
 
@@ -233,7 +233,7 @@ def test_a_server_that_stops_tells_those_that_wait_that_their_runs_go_on() -> No
 
     async def held(attempt: Attempt) -> str:
         await gate.wait()
-        return asked(attempt)
+        return prompt_of(attempt)
 
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(held), drain_grace_s=0.0) as service:
@@ -277,7 +277,7 @@ def test_the_stream_of_a_new_run_begins_with_its_first_event_whatever_id_its_cli
 
     async def held(attempt: Attempt) -> str:
         await gate.wait()
-        return asked(attempt)
+        return prompt_of(attempt)
 
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(held)) as service:
@@ -296,9 +296,9 @@ def test_a_run_that_goes_on_is_told_from_its_beginning_to_a_client_that_has_the_
     gate = Gate()
 
     async def held(attempt: Attempt) -> str:
-        attempt.add_text(asked(attempt))
+        attempt.add_text(prompt_of(attempt))
         await gate.wait()
-        return asked(attempt)
+        return prompt_of(attempt)
 
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(held)) as service:
@@ -341,7 +341,7 @@ def test_a_run_that_was_accepted_is_answered_as_accepted_though_it_cannot_be_rea
 
     async def slow(attempt: Attempt) -> str:
         await asyncio.sleep(5)
-        return f"did {asked(attempt)}"
+        return f"did {prompt_of(attempt)}"
 
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(slow), Unreadable(clock)) as service:
@@ -368,6 +368,6 @@ def test_a_run_that_was_accepted_is_answered_as_accepted_though_it_cannot_be_rea
                 ]
             else:
                 assert [(each["status"], each["position"]) for each in shown] == [("running", None), ("queued", 1)]
-            await settled(service)
+            await until_idle(service)
 
     run_virtual(main)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from engine_support import Played, echo, history, outcome, play_round, send, serving, settled, texts, tool_texts
+from engine_support import Played, echo, history, outcome, play_round, send, serving, texts, tool_texts, until_idle
 from logged import ours
 from strandline._agents.port import Attempt
-from strandline._engine.execution.claims import TAKE_AGAIN_S
+from strandline._engine.execution.claims import CLAIM_RETRY_S
 from strandline._engine.execution.retry import RETRY_S
 from strandline._engine.service import Service
 from strandline._engine.streams import Later
@@ -134,7 +134,7 @@ def test_a_waiting_run_that_cannot_be_claimed_yet_is_claimed_later() -> None:
             tickets = [await send(service, "x", session) for session in ("a", "b", "c")]
             for ticket in tickets:
                 assert isinstance(await ticket.stream.outcome(), Outcome)
-            await settled(service)
+            await until_idle(service)
 
     run_virtual(main)
 
@@ -150,7 +150,7 @@ def test_a_run_that_waited_too_long_and_cannot_be_ended_yet_is_ended_later() -> 
             end = await outcome(second)
             assert end.error is not None
             assert end.error.code is ErrorCode.QUEUE_TIMEOUT
-            assert clock.monotonic() == pytest.approx(10 + 3 * TAKE_AGAIN_S)
+            assert clock.monotonic() == pytest.approx(10 + 3 * CLAIM_RETRY_S)
             assert (await outcome(first)).output == "late"
 
     run_virtual(main)

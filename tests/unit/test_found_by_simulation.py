@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from engine_support import Played, key, play_round, send, serving, settled, tool_texts
+from engine_support import Played, key, play_round, send, serving, tool_texts, until_idle
 from engine_support import history as history_of
 from strandline._agents.port import Attempt
 from strandline._journal.memory import MemoryJournal
@@ -33,7 +33,7 @@ def test_a_run_that_had_begun_does_not_end_without_trace_because_it_waits_again_
             await asyncio.sleep(1)
         await asyncio.sleep(20)
         async with serving(clock, Played(behaviour), journal, queue_timeout_s=10, max_running=1) as service:
-            await settled(service)
+            await until_idle(service)
             assert (await service.run(ANONYMOUS, run_id)).run.status is RunStatus.SUCCEEDED
             assert tool_texts(await history_of(service)) == ["money sent"]
 
@@ -70,7 +70,7 @@ def test_an_agent_whose_run_ends_while_its_session_is_being_deleted_does_not_ser
             await asyncio.sleep(0.5)
             assert await service.delete(key())
             await send(service, "y")
-            await settled(service)
+            await until_idle(service)
             assert len(played.built) == 2, "the agent of the deleted conversation is not there any more"
 
     run_virtual(main)

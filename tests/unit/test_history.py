@@ -14,7 +14,7 @@ from strandline._history import (
     fold,
     history_faults,
     pairing_faults,
-    question,
+    prompt_message,
 )
 from strandline._model import (
     Block,
@@ -33,7 +33,7 @@ from strandline._model import (
 )
 from strandline.testing._checker import Ledger, check_history, check_truthful
 
-HELLO = question("hello")
+HELLO = prompt_message("hello")
 
 
 def user(*content: Block) -> Message:
@@ -68,19 +68,19 @@ def unknown(tool_use_id: str) -> ToolResult:
 
 
 def test_a_question_is_a_user_message() -> None:
-    assert question("hello") == user(say("hello"))
-    assert question([say("look"), {"image": {"format": "png", "source": {"bytes": b"1"}}}]) == user(
+    assert prompt_message("hello") == user(say("hello"))
+    assert prompt_message([say("look"), {"image": {"format": "png", "source": {"bytes": b"1"}}}]) == user(
         say("look"), {"image": {"format": "png", "source": {"bytes": b"1"}}}
     )
 
 
 @pytest.mark.parametrize("prompt", ["", " ", "\n\t", [], [say("")], [say(" "), say("\n")], [*ask("a")]])
 def test_an_empty_message_reaches_history_as_a_text_that_says_so(prompt: str | list[Block]) -> None:
-    assert question(prompt) == user(say("(empty message)"))
+    assert prompt_message(prompt) == user(say("(empty message)"))
 
 
 def test_a_caller_cannot_put_tool_blocks_into_history() -> None:
-    assert question([*ask("a"), say("hi"), *gave(result("a"))]) == user(say("hi"))
+    assert prompt_message([*ask("a"), say("hi"), *gave(result("a"))]) == user(say("hi"))
 
 
 def test_the_text_of_an_answer_is_its_text_blocks() -> None:
@@ -335,7 +335,7 @@ def test_what_a_tool_returned_in_no_proper_form_is_told_as_text(content: Any, to
 
     assert close([*ends, user(*gave(odd)), assistant(say("ok"))], {}, Succeeded())[2] == fine
     assert close(ends, {"a": odd}, Cancelled())[2] == fine
-    assert Progress(messages=ends, results={"a": odd}).to_go_on()[2] == fine
+    assert Progress(messages=ends, results={"a": odd}).messages_to_resume()[2] == fine
     if not isinstance(content, dict):
         assert close(ends, {"a": content}, Cancelled())[2] == fine
 
@@ -369,7 +369,7 @@ def test_a_tool_use_has_an_id_a_name_and_an_object_as_input() -> None:
     ]
     progress = fold([RoundStarted([HELLO, assistant(*odd)]), ToolDone("5", result("5", "31"))])
     assert list(progress.open_tools().values()) == ["unknown", "unknown"]
-    assert progress.to_go_on() == closed[:3]
+    assert progress.messages_to_resume() == closed[:3]
 
 
 def test_a_result_without_an_id_is_told_as_the_text_that_it_is() -> None:
@@ -409,7 +409,7 @@ def test_text_of_no_proper_form_is_text() -> None:
     odd: list[Any] = ["one", {"text": 2}, {"text": None}]
 
     assert answer_text({"role": "assistant", "content": odd}) == "one\n2"
-    assert question(odd) == user(say("one"), say("2"))
+    assert prompt_message(odd) == user(say("one"), say("2"))
 
 
 # -- what a run has done so far -----------------------------------------------------------------------
@@ -420,7 +420,7 @@ def test_a_run_with_nothing_staged_has_done_nothing() -> None:
 
     assert progress == Progress(messages=[], results={}, state=None)
     assert list(progress.open_tools().values()) == []
-    assert progress.to_go_on() == []
+    assert progress.messages_to_resume() == []
 
 
 def test_an_open_round_knows_the_tools_that_may_have_run() -> None:
@@ -457,7 +457,7 @@ def test_the_state_is_that_of_the_last_closed_round() -> None:
     ]
 
     assert fold(checkpoints).state == {"n": 1}
-    assert fold(checkpoints).to_go_on()[-1] == user(*gave(result("b")))
+    assert fold(checkpoints).messages_to_resume()[-1] == user(*gave(result("b")))
 
 
 # -- the checks ---------------------------------------------------------------------------------------
@@ -565,7 +565,7 @@ def test_the_checker_finds_nothing_in_a_true_story() -> None:
 @pytest.mark.parametrize(
     ("messages", "fault"),
     [
-        ([question("bye"), *CLOSED[1:]], "the run does not begin with its question"),
+        ([prompt_message("bye"), *CLOSED[1:]], "the run does not begin with its question"),
         ([HELLO, CLOSED[3]], "tool a had ended and is forgotten"),
         ([*CLOSED[:2], user(*gave(unknown("a"), unknown("b"))), CLOSED[3]], "tool a had ended with another result"),
         ([HELLO, CLOSED[3]], "tool b may have run and is forgotten"),

@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 
-from engine_support import Played, Stubborn, asked, echo, history, key, outcome, play_round, send, serving, settled
+from engine_support import (
+    Played,
+    Stubborn,
+    echo,
+    history,
+    key,
+    outcome,
+    play_round,
+    prompt_of,
+    send,
+    serving,
+    until_idle,
+)
 from strandline._agents.port import Attempt
 from strandline._engine.events import Reason
 from strandline._engine.loops import Call
@@ -29,7 +41,7 @@ class Leftovers:
         self.target = Played(self.behaviour)
 
     async def behaviour(self, attempt: Attempt) -> str:
-        text = asked(attempt)
+        text = prompt_of(attempt)
         self.began[text] = self.clock.monotonic()
 
         async def tool() -> str:
@@ -85,9 +97,9 @@ def test_a_hold_is_given_up_at_its_limit_and_the_session_goes_on_with_a_fresh_ag
             assert played.began["next"] == pytest.approx(10.8 + 60, abs=0.1)
             assert len(played.target.built) == 2
             assert service.health().held == 0
-            assert len(service._holds.still_work()) == 1
+            assert len(service._holds.lingering_calls()) == 1
             played.work.end()
-            assert service._holds.still_work() == []
+            assert service._holds.lingering_calls() == []
 
     run_virtual(main)
 
@@ -232,7 +244,7 @@ def test_of_a_shared_agent_one_run_goes_at_a_time_and_a_thread_left_behind_stops
             inside += 1
             await asyncio.sleep(1)
             inside -= 1
-            if asked(attempt) == "leave":
+            if prompt_of(attempt) == "leave":
                 work.leave()
             return "done"
 
@@ -260,7 +272,7 @@ def test_an_agent_that_keeps_its_own_history_gets_none_and_leaves_none() -> None
         async with serving(clock, target) as service:
             assert (await outcome(await send(service, "a"))).output == "echo a"
             assert await history(service) == []
-            await settled(service)
+            await until_idle(service)
 
     run_virtual(main)
 
@@ -294,7 +306,7 @@ def test_what_one_principal_leaves_behind_keeps_itself_out_and_nobody_else(caplo
             for each in at_once:
                 assert (await outcome(each)).status is RunStatus.FAILED
             await asyncio.sleep(6)  # all are given up, and still work
-            assert len(service._holds.still_work()) == 8
+            assert len(service._holds.lingering_calls()) == 8
             assert not service.exhausted.is_set(), "one principal alone does not stop the server"
             with pytest.raises(HoldsFull, match="8 runs of ada have ended and still work"):
                 await send(service, "more", "another", "ada")
@@ -305,7 +317,7 @@ def test_what_one_principal_leaves_behind_keeps_itself_out_and_nobody_else(caplo
             assert waits.why.code is Reason.HOLDS_FULL
             assert waits.why.text.startswith("8 ended runs of ada still work")
             assert service.shares() == {"ada": Share(claimed=0, waiting=1, leftovers=8)}
-            assert service.vitals().leftovers == 8
+            assert service.vitals().lingering == 8
             played.work.end()
             assert (await outcome(queued)).output == "answer to queued"
             assert (await outcome(await send(service, "more", "another", "ada"))).output == "answer to more"
@@ -397,7 +409,7 @@ def test_what_is_left_over_is_ended_by_force_at_the_hold_limit_and_no_sooner_if_
             assert loops.asked == [], "somebody who forces holds must not end workers as fast as that"
             await asyncio.sleep(10)
             assert loops.asked == pytest.approx([60, 61, 62], abs=1.1), "what cannot be seen to is asked for again"
-            assert service._holds.still_work() == []
+            assert service._holds.lingering_calls() == []
             await asyncio.sleep(10)
             assert len(loops.asked) == 3
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine_support import Played, asked, history, outcome, send, serving, settled, texts
+from engine_support import Played, history, outcome, prompt_of, send, serving, texts, until_idle
 from strandline._agents.port import Attempt
 from strandline._engine.admission import Ticket
 from strandline._engine.service import Service
@@ -26,9 +26,9 @@ class Gated:
         self.target = Played(self.behaviour)
 
     async def behaviour(self, attempt: Attempt) -> str:
-        self.began.append(asked(attempt))
+        self.began.append(prompt_of(attempt))
         await self.go_on.wait()
-        return f"answer to {asked(attempt)}"
+        return f"answer to {prompt_of(attempt)}"
 
 
 async def ask(service: Service, text: str, key: str | None = "k", **more: Any) -> Ticket:
@@ -126,7 +126,7 @@ def test_a_key_while_the_server_stops() -> None:
             await draining
             assert len(service._streams) == 0
         async with serving(clock, gated.target, journal) as service:
-            await settled(service)
+            await until_idle(service)
             assert texts(await history(service))[::2] == ["ended", "runs", "waits"]
 
     run_virtual(main)
@@ -163,7 +163,7 @@ def test_a_refusal_is_not_kept_and_a_client_that_left_may_come_back() -> None:
             assert (await ask(service, "x")).run_id == first.run_id, "also over the limit"
             gated.go_on.set()
             assert (await outcome(await ask(service, "x"))).output == "answer to x"
-            await settled(service)
+            await until_idle(service)
             assert (await outcome(await ask(service, "y", "k2"))).output == "answer to y"
 
     run_virtual(main)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from asking_support import Asking, answer, asked, whole
-from engine_support import history, key, outcome, send, serving, settled
+from asking_support import Asking, answer, ask, whole
+from engine_support import history, key, outcome, send, serving, until_idle
 from strandline._engine.admission import Ticket
 from strandline._engine.requests import Request
 from strandline._history import DISMISSED, NOT_ANSWERED, UNKNOWN_OUTCOME
@@ -27,7 +27,7 @@ from strandline.testing._virtual import VirtualClock, run_virtual
 def test_others_wait_for_the_answer_and_the_answer_for_nobody() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Asking(), max_running=1) as service:
-            end = await asked(service)
+            end = await ask(service)
             waits = [await send(service, f"w{n}", priority=1) for n in range(3)]
             await asyncio.sleep(500)
             assert [ticket.stream._end for ticket in waits] == [None] * 3
@@ -44,7 +44,7 @@ def test_of_two_answers_at_once_one_wins_and_the_tool_goes_on_once() -> None:
     async def main(clock: VirtualClock) -> None:
         target = Asking()
         async with serving(clock, target) as service:
-            end = await asked(service)
+            end = await ask(service)
             given = await asyncio.gather(*(answer(service, end, n) for n in range(20)), return_exceptions=True)
             won = [each for each in given if isinstance(each, Ticket)]
             assert len(won) == 1
@@ -63,7 +63,7 @@ def test_an_answer_against_the_dismissal_has_one_winner(early_s: float) -> None:
     async def main(clock: VirtualClock) -> None:
         target = Asking()
         async with serving(clock, target, input_timeout_s=60) as service:
-            end = await asked(service)
+            end = await ask(service)
             waits = await send(service, "next")
             await asyncio.sleep(60 - early_s)
             try:
@@ -85,20 +85,20 @@ def test_an_answer_against_the_dismissal_has_one_winner(early_s: float) -> None:
 def test_the_time_of_those_that_wait_stands_still() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Asking(), input_timeout_s=600) as service:
-            end = await asked(service)
+            end = await ask(service)
             waits = await send(service, "w", queue_timeout_s=30)
             await asyncio.sleep(300)
             slow = await answer(service, end)
             assert (await outcome(slow)).output == "done: yes"
             assert (await outcome(waits)).output == "answer to w"
-            end = await asked(service, "ask slow")
+            end = await ask(service, "ask slow")
             waits = await send(service, "w", queue_timeout_s=30)
             await asyncio.sleep(300)
             await answer(service, end)
             late = await outcome(waits)
             assert late.error is not None, "it goes on while the answer executes"
             assert late.error.code == "queue_timeout"
-            await settled(service)
+            await until_idle(service)
 
     run_virtual(main)
 
@@ -108,7 +108,7 @@ def test_what_waits_goes_on_when_the_time_is_over_also_after_a_restart(restarted
     async def main(clock: VirtualClock) -> None:
         journal = MemoryJournal(clock)
         async with serving(clock, Asking(), journal, input_timeout_s=60) as service:
-            await asked(service)
+            await ask(service)
             waits = await send(service, "next", queue_timeout_s=10)
             if not restarted:
                 assert (await outcome(waits)).output == "answer to next"
@@ -127,7 +127,7 @@ def test_what_waits_goes_on_when_the_time_is_over_also_after_a_restart(restarted
 def test_a_tool_can_ask_twice() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Asking()) as service:
-            first = await asked(service, "ask twice")
+            first = await ask(service, "ask twice")
             second = await outcome(await answer(service, first))
             assert second.status is RunStatus.NEEDS_INPUT
             assert second.input_requests != first.input_requests
@@ -142,10 +142,10 @@ def test_a_tool_can_ask_twice() -> None:
 def test_an_answer_that_fails_or_is_rolled_back_closes_the_round() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Asking(), cancel_grace_s=1) as service:
-            end = await outcome(await answer(service, await asked(service, "ask fail")))
+            end = await outcome(await answer(service, await ask(service, "ask fail")))
             assert end.error is not None
             assert (await whole(service))[-1] == UNKNOWN_OUTCOME
-            ticket = await answer(service, await asked(service, "ask slow"))
+            ticket = await answer(service, await ask(service, "ask slow"))
             await asyncio.sleep(10)
             goes_on = await send(service, "next", if_busy=IfBusy.ROLLBACK)
             assert (await outcome(goes_on)).output == "answer to next"
@@ -160,26 +160,26 @@ def test_an_answer_that_fails_or_is_rolled_back_closes_the_round() -> None:
 def test_policies_and_cancels_against_an_open_question() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Asking()) as service:
-            await asked(service)
+            await ask(service)
             with pytest.raises(SessionBusy):
                 await send(service, "no", if_busy=IfBusy.REJECT)
             for if_busy in (IfBusy.INTERRUPT, IfBusy.ROLLBACK):
                 assert (await outcome(await send(service, "now", if_busy=if_busy))).output == "answer to now"
                 await whole(service)
-                await asked(service)
+                await ask(service)
             run_id = (await service.runs(key())).runs[0].run.run_id
             waits = await send(service, "waits")
             view = await service.cancel(ANONYMOUS, run_id)
             assert view.run.status is RunStatus.NEEDS_INPUT
             assert (await outcome(waits)).output == "answer to waits"
-            end = await asked(service)
+            end = await ask(service)
             waits = await send(service, "waits")
             await service.cancel_session(key(), running=True)
             assert (await outcome(waits)).status is RunStatus.CANCELLED
             with pytest.raises(Dismissed):
                 await answer(service, end)
             await whole(service)
-            await asked(service)
+            await ask(service)
             assert await service.delete(key())
             assert await history(service) == []
             assert (await outcome(await send(service, "new"))).output == "answer to new"
@@ -190,7 +190,7 @@ def test_policies_and_cancels_against_an_open_question() -> None:
 def test_a_pause_holds_an_answer_too_and_keys_stand_for_it() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Asking()) as service:
-            end = await asked(service)
+            end = await ask(service)
             await service.pause(key())
             keyed = {"idempotency_key": "k", "fingerprint": b"f" * 32}
             ticket = await answer(service, end, **keyed)
@@ -210,7 +210,7 @@ def test_an_answer_that_is_refused_while_the_server_stops_is_not_kept(by_text: b
         journal = MemoryJournal(clock)
         other: dict[str, Any] = {"idempotency_key": "other", "fingerprint": b"o" * 32}
         async with serving(clock, Asking(), journal, drain_grace_s=100) as service:
-            end = await asked(service)
+            end = await ask(service)
             executes = await send(service, "ask slow", session="busy")
             await service.submit(Request(key=key("busy"), answers=await requests_of(executes)))
             draining = asyncio.ensure_future(service.drain())
@@ -237,7 +237,7 @@ async def requests_of(ticket: Ticket) -> dict[str, Any]:
 def test_what_cannot_be_answered_is_refused() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Asking()) as service:
-            end = await asked(service)
+            end = await ask(service)
             with pytest.raises(NotFound):
                 await service.submit(Request(key=key(), answers={"x": 1}))
             with pytest.raises(NotFound):
@@ -257,7 +257,7 @@ def test_a_text_answers_what_is_asked_and_the_second_one_waits() -> None:
     async def main(clock: VirtualClock) -> None:
         target = Asking()
         async with serving(clock, target, on_question=OnQuestion.ANSWER, max_queued_per_session=1) as service:
-            await asked(service)
+            await ask(service)
             waits = await send(service, "w", on_question=OnQuestion.WAIT)
             with pytest.raises(QueueFull):
                 await send(service, "another", on_question=OnQuestion.WAIT)
@@ -280,7 +280,7 @@ def test_of_twenty_texts_at_once_one_answers_and_the_others_are_asked() -> None:
     async def main(clock: VirtualClock) -> None:
         target = Asking()
         async with serving(clock, target, max_running=1) as service:
-            await asked(service)
+            await ask(service)
             texts = [send(service, f"t{n}", on_question=OnQuestion.ANSWER) for n in range(20)]
             ends = [(await outcome(ticket)).output for ticket in await asyncio.gather(*texts)]
             assert sorted(ends) == sorted(["done: t0", *(f"answer to t{n}" for n in range(1, 20))])
@@ -293,7 +293,7 @@ def test_of_twenty_texts_at_once_one_answers_and_the_others_are_asked() -> None:
 def test_a_run_that_dismisses_has_all_go_on_that_waited_for_the_answer() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Asking(), max_running=1) as service:
-            end = await asked(service)
+            end = await ask(service)
             waits = await send(service, "w", queue_timeout_s=30)
             await asyncio.sleep(100)
             then = await send(service, "then", on_question=OnQuestion.DISMISS, queue_timeout_s=30)
@@ -312,7 +312,7 @@ def test_a_run_that_dismisses_has_all_go_on_that_waited_for_the_answer() -> None
 def test_who_is_not_to_wait_is_let_in_if_it_answers_or_dismisses(on_question: OnQuestion) -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Asking()) as service:
-            await asked(service)
+            await ask(service)
             wishes: dict[str, Any] = {"if_busy": IfBusy.REJECT, "on_question": on_question}
             if on_question is OnQuestion.WAIT:
                 with pytest.raises(SessionBusy):
@@ -328,7 +328,7 @@ def test_who_is_not_to_wait_is_let_in_if_it_answers_or_dismisses(on_question: On
 def test_wishes_that_exclude_each_other_are_refused_and_an_interrupt_dismisses_whatever_the_default() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Asking(), on_question=OnQuestion.ANSWER) as service:
-            end = await asked(service)
+            end = await ask(service)
             with pytest.raises(Invalid, match="on_question does not go with responses"):
                 await answer(service, end, on_question=OnQuestion.ANSWER)
             for if_busy in INTERRUPTS:
@@ -338,7 +338,7 @@ def test_wishes_that_exclude_each_other_are_refused_and_an_interrupt_dismisses_w
             goes_on = await send(service, "next", if_busy=IfBusy.INTERRUPT)
             assert (await outcome(goes_on)).output == "answer to next"
             assert NOT_ANSWERED in await whole(service)
-            assert (await outcome(await answer(service, await asked(service)))).output == "done: yes"
+            assert (await outcome(await answer(service, await ask(service)))).output == "done: yes"
 
     run_virtual(main)
 
@@ -346,11 +346,11 @@ def test_wishes_that_exclude_each_other_are_refused_and_an_interrupt_dismisses_w
 def test_an_answer_by_text_is_the_same_run_under_its_key_whatever_became_of_the_question() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Asking()) as service:
-            await asked(service)
+            await ask(service)
             keyed: dict[str, Any] = {"idempotency_key": "k", "fingerprint": b"f" * 32, "on_question": OnQuestion.ANSWER}
             first = await send(service, "yes", **keyed)
             assert (await outcome(first)).output == "done: yes"
-            await asked(service)
+            await ask(service)
             again = await send(service, "yes", **keyed)
             assert (again.run_id, again.replayed) == (first.run_id, True)
             assert (await service.session(key())).input_requests, "the next question is still open"

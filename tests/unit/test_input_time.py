@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from asking_support import Asking, answer, asked
-from engine_support import key, outcome, send, serving, settled
+from asking_support import Asking, answer, ask
+from engine_support import key, outcome, send, serving, until_idle
 from strandline._engine.admission import Ticket
 from strandline._journal.memory import MemoryJournal
 from strandline._model import ANONYMOUS, ErrorCode, OnQuestion
@@ -20,16 +20,16 @@ def test_what_waits_goes_on_in_the_moment_in_which_the_time_is_over(restarted: b
     async def main(clock: VirtualClock) -> None:
         journal = MemoryJournal(clock)
         async with serving(clock, Asking(), journal, input_timeout_s=60.4) as service:
-            await asked(service)
+            await ask(service)
             until = (await service.session(key())).input_until
             assert until is not None
             waits = (await send(service, "next")).run_id
             if not restarted:
-                await settled(service)
+                await until_idle(service)
             started_at = (await service.run(ANONYMOUS, waits)).run.started_at
         if restarted:
             async with serving(clock, Asking(), journal) as service:
-                await settled(service)
+                await until_idle(service)
                 started_at = (await service.run(ANONYMOUS, waits)).run.started_at
         assert started_at == pytest.approx(until, abs=0.02)
 
@@ -99,7 +99,7 @@ def test_nobody_knows_how_long_runs_wait_for_an_answer() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Asking(), max_queued_per_session=1, retry_after_s=7) as service:
             await outcome(await send(service, "before"))
-            end = await asked(service)
+            end = await ask(service)
             waits = await send(service, "w")
             assert (waits.position, waits.estimated_wait_s) == (1, None)
             assert (await service.run(ANONYMOUS, waits.run_id)).estimated_wait_s is None
@@ -110,7 +110,7 @@ def test_nobody_knows_how_long_runs_wait_for_an_answer() -> None:
             await answer(service, end)
             await service.resume(key())
             assert (await service.run(ANONYMOUS, waits.run_id)).estimated_wait_s is not None
-            await settled(service)
+            await until_idle(service)
 
     run_virtual(main)
 
@@ -119,7 +119,7 @@ def test_a_full_queue_lets_in_what_answers_a_question() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Asking(), max_queued_per_session=1) as service:
             await outcome(await send(service, "before"))
-            await asked(service)
+            await ask(service)
             waits = await send(service, "w")
             with pytest.raises(QueueFull):
                 await send(service, "v")
@@ -127,6 +127,6 @@ def test_a_full_queue_lets_in_what_answers_a_question() -> None:
             assert answers.position <= 1
             await outcome(answers)
             await outcome(waits)
-            await settled(service)
+            await until_idle(service)
 
     run_virtual(main)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from strandline._engine.observers import RUN, Named
+from strandline._engine.observers import CURRENT_RUN, CurrentRun
 from strandline._logs import TALKATIVE, AsJson, AsText, log_to_stderr
 from strandline._model import ANONYMOUS, Carrier, Run, RunId, RunStatus, session_key
 from strandline._printable import ERROR_IDS, Private
@@ -94,7 +94,7 @@ def test_a_line_of_a_run_says_which(logged: Logged) -> None:
     traced = run_of("anna", {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"})
 
     def act(run: Run) -> None:
-        RUN.set(Named(run.run_id, run.key, run.trace))
+        CURRENT_RUN.set(CurrentRun(run.run_id, run.key, run.trace))
         logging.getLogger("mine").warning("hello")
 
     for run, more in ((traced, {"principal": "anna", "trace_id": "0af7651916cd43dd8448eb211c80319c"}), (run_of(), {})):

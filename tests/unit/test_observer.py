@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from engine_support import Played, echo, key, outcome, send, serving, settled
+from engine_support import Played, echo, key, outcome, send, serving, until_idle
 from strandline._agents.port import Attempt, Finished, SessionAgent
 from strandline._engine.maintenance import measure_lag
 from strandline._engine.maintenance.background import EVERY_S
 from strandline._engine.observers import Observer
-from strandline._history import Progress, question
+from strandline._history import Progress, prompt_message
 from strandline._journal.memory import MemoryJournal
 from strandline._model import AgentRecord, ErrorCode, InputRequest, NeedsInput, Outcome, SessionKey
 from strandline._telemetry.recorder import REFUSALS
@@ -160,7 +160,7 @@ class Asks:
 class AsksAgent:
     async def run(self, attempt: Attempt) -> Finished:
         assert attempt.prompt is not None
-        attempt.add(question(attempt.prompt))
+        attempt.add(prompt_message(attempt.prompt))
         use = {"toolUseId": "t1", "name": "pay", "input": {}}
         attempt.add({"role": "assistant", "content": [{"toolUse": use}]})
         await attempt.begin_round()
@@ -209,12 +209,12 @@ def test_a_run_whose_server_died() -> None:
             await send(service, "5 speak")
             await asyncio.sleep(1.0)
         async with serving(clock, Played(works), journal, observer=noted) as service:
-            await settled(service)
+            await until_idle(service)
         async with serving(clock, Played(works, resumable=False), journal, observer=noted) as service:
             await send(service, "5")
             await asyncio.sleep(1.0)
         async with serving(clock, Played(works, resumable=False), journal, observer=noted) as service:
-            await settled(service)
+            await until_idle(service)
 
     run_virtual(main)
     assert noted.ends == [("succeeded", None, 6.0), ("failed", ErrorCode.CRASHED, None)]

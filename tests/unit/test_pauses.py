@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from engine_support import Played, Stubborn, asked, history, key, outcome, send, serving, settled, texts
+from engine_support import Played, Stubborn, history, key, outcome, prompt_of, send, serving, texts, until_idle
 from strandline._agents.port import Attempt
 from strandline._engine.service import Service
 from strandline._journal.memory import MemoryJournal
@@ -23,11 +23,11 @@ class Gated:
         self.target = Played(self.behaviour)
 
     async def behaviour(self, attempt: Attempt) -> str:
-        self.began.append(asked(attempt))
-        if asked(attempt) == "leave":
+        self.began.append(prompt_of(attempt))
+        if prompt_of(attempt) == "leave":
             self.work.leave()
         await self.go_on.wait()
-        return f"answer to {asked(attempt)}"
+        return f"answer to {prompt_of(attempt)}"
 
 
 def nothing_is_left(service: Service) -> None:
@@ -81,7 +81,7 @@ def test_a_pause_outlives_the_server_and_so_does_the_time_that_stands_still() ->
 
             async def behaviour(attempt: Attempt) -> str:
                 await blocker.wait()
-                return f"answer to {asked(attempt)}"
+                return f"answer to {prompt_of(attempt)}"
 
             gated.target.behaviour = behaviour
             await service.resume(key())
@@ -91,7 +91,7 @@ def test_a_pause_outlives_the_server_and_so_does_the_time_that_stands_still() ->
             assert end.error is not None
             assert end.error.code is ErrorCode.QUEUE_TIMEOUT
             blocker.set()
-            await settled(service)
+            await until_idle(service)
             assert (await service.run(ANONYMOUS, patient.run_id)).run.status is RunStatus.SUCCEEDED
             nothing_is_left(service)
 
@@ -246,7 +246,7 @@ def test_a_drain_leaves_a_paused_session_as_it_is() -> None:
             await asyncio.sleep(10)
             assert gated.began == ["a"]
             await service.resume(key())
-            await settled(service)
+            await until_idle(service)
             assert texts(await history(service))[2:] == ["b", "answer to b"]
 
     run_virtual(main)

@@ -4,7 +4,19 @@ import asyncio
 
 import pytest
 
-from engine_support import Played, asked, history, key, outcome, play_round, send, serving, settled, texts, tool_texts
+from engine_support import (
+    Played,
+    history,
+    key,
+    outcome,
+    play_round,
+    prompt_of,
+    send,
+    serving,
+    texts,
+    tool_texts,
+    until_idle,
+)
 from strandline._agents.port import Attempt
 from strandline._engine.admission import Ticket
 from strandline._engine.service import Service
@@ -20,7 +32,7 @@ EARLY = "(This run ended early: cancelled.)"
 
 async def slow(attempt: Attempt) -> str:
     """Do a tool, and then another one that takes for ever, if the question begins with `slow`."""
-    text = asked(attempt)
+    text = prompt_of(attempt)
 
     async def done() -> str:
         return f"did {text}"
@@ -110,7 +122,7 @@ def test_a_run_that_may_not_wait_is_refused_and_changes_nothing() -> None:
             assert other.position == 1, "that session is free; the server is not"
             await service.cancel(ANONYMOUS, first.run_id)
             assert (await outcome(other)).output == "answer to yes"
-            await settled(service)
+            await until_idle(service)
             assert len(service._streams) == 0
 
     run_virtual(main)
@@ -151,7 +163,7 @@ def test_a_run_that_was_given_back_is_interrupted_before_it_goes_on() -> None:
             second = await ask(service, "now", IfBusy.INTERRUPT)
             await service.cancel(ANONYMOUS, blocker.run_id)
             assert (await outcome(second)).output == "answer to now"
-            await settled(service)
+            await until_idle(service)
             assert (await service.run(ANONYMOUS, first.run_id)).run.status is RunStatus.CANCELLED
             assert tool_texts(await history(service)) == ["did it"]
             assert check_history(await history(service)) == []
@@ -167,7 +179,7 @@ def test_an_interrupt_that_is_accepted_survives_a_crash_with_what_it_asked_for()
             await asyncio.sleep(1)
             second = await ask(service, "now", IfBusy.ROLLBACK)
         async with serving(clock, Played(slow), journal) as service:
-            await settled(service)
+            await until_idle(service)
             runs = [(await service.run(ANONYMOUS, each.run_id)).run for each in (first, second)]
             assert [run.status for run in runs] == [RunStatus.CANCELLED, RunStatus.SUCCEEDED]
             assert texts(await history(service)) == ["now", "answer to now"]

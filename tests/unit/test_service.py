@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine_support import Played, asked, echo, history, key, send, serving, settled, texts
+from engine_support import Played, echo, history, key, prompt_of, send, serving, texts, until_idle
 from strandline._agents.port import Attempt
 from strandline._engine.streams import Later
 from strandline._history import close as close_run
@@ -39,9 +39,9 @@ def test_runs_of_one_session_go_one_at_a_time_in_the_order_of_acceptance() -> No
         log: list[str] = []
 
         async def behaviour(attempt: Attempt) -> str:
-            log.append(f"> {asked(attempt)}")
+            log.append(f"> {prompt_of(attempt)}")
             await asyncio.sleep(1)
-            log.append(f"< {asked(attempt)}")
+            log.append(f"< {prompt_of(attempt)}")
             return await echo(attempt)
 
         async with serving(clock, Played(behaviour)) as service:
@@ -95,7 +95,7 @@ def test_a_failing_run_fails_alone_and_leaves_a_valid_history() -> None:
     async def main(clock: VirtualClock) -> None:
         async def behaviour(attempt: Attempt) -> str:
             attempt.add_text("I was about to ")
-            if asked(attempt) == "bad":
+            if prompt_of(attempt) == "bad":
                 raise RuntimeError("secret token 123")
             return await echo(attempt)
 
@@ -123,7 +123,7 @@ def test_a_failing_run_fails_alone_and_leaves_a_valid_history() -> None:
 def test_user_code_that_cancels_its_own_task_fails_its_run_only() -> None:
     async def main(clock: VirtualClock) -> None:
         async def behaviour(attempt: Attempt) -> str:
-            if asked(attempt) == "exit":
+            if prompt_of(attempt) == "exit":
                 raise asyncio.CancelledError
             return await echo(attempt)
 
@@ -159,7 +159,7 @@ def test_a_full_queue_refuses_before_acceptance_and_says_where_the_run_would_hav
             assert (await send(service, "again")).estimated_wait_s == pytest.approx(20, abs=0.1)
             for ticket in waiting:
                 await outcome(ticket.stream)
-            await settled(service)
+            await until_idle(service)
             assert "no" not in texts(await history(service))
 
     run_virtual(main)

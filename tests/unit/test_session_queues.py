@@ -427,19 +427,19 @@ def test_a_session_that_turns_out_empty_gives_its_share_back() -> None:
 
 
 def test_leftovers_keep_the_slots_of_their_principal_until_they_work_no_more() -> None:
-    queues = Queues(9, per_principal=2, leftovers_per_principal=4)
+    queues = Queues(9, per_principal=2, lingering_per_principal=4)
     queues.leave("1", A)
     assert queues.it.shares() == {"p": Share(claimed=0, waiting=0, leftovers=1)}
     queues.begin("2", A)
     assert not queues.it.reserve(B), "one slot is the leftover's, one that of the run that executes"
     queues.wait("3", B)
     assert queues.it.next() is None
-    queues.it.works_no_more(A.principal)
+    queues.it.lingering_ended(A.principal)
     assert queues.go_on("3") == B
 
 
 def test_a_principal_with_as_many_leftovers_as_it_may_have_starts_nothing_more_and_delays_no_other() -> None:
-    queues = Queues(9, leftovers_per_principal=2)
+    queues = Queues(9, lingering_per_principal=2)
     queues.begin("w", A)
     queues.leave("1", B)
     assert not queues.it.is_full(A.principal)
@@ -450,16 +450,16 @@ def test_a_principal_with_as_many_leftovers_as_it_may_have_starts_nothing_more_a
     assert not queues.it.reserve(B)
     queues.wait("3", B)
     assert queues.it.next() is None
-    assert queues.it.obstacle(B) is Obstacle.LEFTOVERS
+    assert queues.it.obstacle(B) is Obstacle.LINGERING
     assert not queues.it.is_full(OTHER.principal)
     assert queues.it.reserve(OTHER)
-    queues.it.works_no_more(A.principal)
+    queues.it.lingering_ended(A.principal)
     assert queues.go_on("3") == B
 
 
 def test_leftovers_keep_half_of_all_slots_at_most_so_that_something_can_execute() -> None:
     for max_running, left in ((1, 1), (2, 1), (3, 2), (4, 2)):
-        queues = Queues(max_running, leftovers_per_principal=1)
+        queues = Queues(max_running, lingering_per_principal=1)
         for number in range(6):
             queues.leave(f"r{number}", SessionKey(Principal(f"p{number}"), A.session_id))
         assert queues.free == left

@@ -7,7 +7,7 @@ from typing import Any
 from strands import Agent, tool
 from strands.tools.executors import SequentialToolExecutor
 
-from engine_support import key, untold
+from engine_support import key, silent_recorder
 from strandline._agents.parameters import NOTHING
 from strandline._agents.strands import StrandsTarget
 from strandline._clock import SystemClock
@@ -52,7 +52,7 @@ class Heard(LiveAttempt):
     def __init__(self) -> None:
         claim = Claim(token=FencingToken(RUN.run_id, 1), run=RUN)
         clock = SystemClock()
-        super().__init__(claim, fold([]), Nowhere(), Signal(), "/nowhere", clock, untold(clock))  # type: ignore[arg-type]
+        super().__init__(claim, fold([]), Nowhere(), Signal(), "/nowhere", clock, silent_recorder(clock))  # type: ignore[arg-type]
         self.touched = 0
         self.looked = 0
         self.seen: dict[str, bool] = {}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from engine_support import key, tell_all
+from engine_support import key, publish_all
 from strandline._engine.events import MessageAdded, Numbered, TextDelta, ToolStarted
 from strandline._engine.streams import RunStream
 from strandline._engine.streams.log import AT_ONCE, Bounds
@@ -103,7 +103,7 @@ def test_whoever_reads_nothing_has_no_more_waiting_than_one_portion() -> None:
         for _ in range(5):
             await asyncio.sleep(0)
         wire.reads.clear()
-        tell_all(run, ((1.0, TextDelta("x" * 5000)) for _ in range(1000)))
+        publish_all(run, ((1.0, TextDelta("x" * 5000)) for _ in range(1000)))
         for _ in range(20):
             await asyncio.sleep(0)
         waiting = len(wire.sent[-1]["body"])
@@ -122,7 +122,7 @@ def test_whoever_reads_nothing_has_no_more_waiting_than_one_portion() -> None:
 def test_what_is_large_is_encoded_once_for_all_and_sent_in_pieces() -> None:
     async def play() -> None:
         run, made = run_with(0), list[int | None]()
-        tell_all(run, ((1.0, TextDelta(size * "x")) for size in (10, 10 * AT_ONCE_BYTES, 20)))
+        publish_all(run, ((1.0, TextDelta(size * "x")) for size in (10, 10 * AT_ONCE_BYTES, 20)))
         run.finish(ENDED, 2.0)
         wires = [Wire() for _ in range(3)]
 
@@ -131,7 +131,7 @@ def test_what_is_large_is_encoded_once_for_all_and_sent_in_pieces() -> None:
             return framed(told, run.run_id)
 
         for wire in wires:
-            shared = lambda told: run.made(told, frame)  # noqa: E731
+            shared = lambda told: run.encode_once(told, frame)  # noqa: E731
             await EventResponse(run.subscribe(), shared, lambda lost: None)(SCOPE, wire.receive, wire.send)
         assert all(len(message.get("body", b"")) <= AT_ONCE_BYTES for message in wires[0].sent)
         assert wires[0].body == wires[1].body == wires[2].body

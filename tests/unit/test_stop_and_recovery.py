@@ -8,15 +8,15 @@ import pytest
 
 from engine_support import (
     Played,
-    asked,
     echo,
     history,
     play_round,
+    prompt_of,
     send,
     serving,
-    settled,
     texts,
     tool_round,
+    until_idle,
 )
 from strandline._agents.port import Attempt, SessionAgent
 from strandline._engine.service import Service
@@ -86,7 +86,7 @@ def test_a_killed_run_goes_on_at_its_last_staged_round_and_no_tool_runs_twice(pl
         ids = await killed(journal, clock, Played(tools.behaviour), 10, "one", "two", "three")
         done_before = list(tools.done)
         async with serving(clock, Played(tools.behaviour), journal) as service:
-            await settled(service)
+            await until_idle(service)
             assert tools.begun[:3] == ["0", "1", "2"], "each tool of the killed run starts once"
             assert done_before == tools.begun[: len(done_before)]
             assert [await run_of(service, each) for each in ids] == [
@@ -108,7 +108,7 @@ def test_a_run_that_died_in_a_tool_fails_and_tells_that_the_outcome_is_unknown()
         tools = Tools(3, hang="in 1")
         ids = await killed(journal, clock, Played(tools.behaviour), 10, "one", "two")
         async with serving(clock, Played(Tools().behaviour), journal) as service:
-            await settled(service)
+            await until_idle(service)
             assert await run_of(service, ids[0]) == (RunStatus.FAILED, ErrorCode.CRASHED, 1)
             assert await run_of(service, ids[1]) == (RunStatus.SUCCEEDED, None, 1)
             assert tools.begun == ["0", "1"], "the tool in the middle is not started again"
@@ -131,7 +131,7 @@ def test_an_opaque_run_counts_as_having_a_tool_in_the_middle() -> None:
             journal, clock, Played(Tools(hang="at the end").behaviour, resumable=False), 10, "one", "two"
         )
         async with serving(clock, Played(echo, resumable=False), journal) as service:
-            await settled(service)
+            await until_idle(service)
             assert await run_of(service, ids[0]) == (RunStatus.FAILED, ErrorCode.CRASHED, 1)
             assert await run_of(service, ids[1]) == (RunStatus.SUCCEEDED, None, 1)
             assert texts(await history(service))[:2] == ["one", "(This run ended early: crashed.)"]
@@ -147,7 +147,7 @@ def test_a_run_that_kills_the_server_again_and_again_ends_at_max_attempts_and_is
         for _ in range(2):
             await killed(journal, clock, target, 1)
         async with serving(clock, Played(echo), journal) as service:
-            await settled(service)
+            await until_idle(service)
             assert await run_of(service, ids[0]) == (RunStatus.FAILED, ErrorCode.CRASHED, 3)
             assert texts(await history(service)) == [
                 "poison",
@@ -166,10 +166,10 @@ def test_one_poisonous_run_never_fails_innocent_ones() -> None:
         together: list[str] = []
 
         async def behaviour(attempt: Attempt) -> str:
-            together.append(asked(attempt))
+            together.append(prompt_of(attempt))
             if attempt.context.attempt < 3:
                 await asyncio.sleep(1000)
-            if asked(attempt) == "poison":
+            if prompt_of(attempt) == "poison":
                 await asyncio.sleep(1000)
             return await echo(attempt)
 
@@ -182,7 +182,7 @@ def test_one_poisonous_run_never_fails_innocent_ones() -> None:
         await killed(journal, clock, Played(behaviour), 1)
         assert together[-1] == "poison", "no last attempt may run beside the poisonous one"
         async with serving(clock, Played(behaviour), journal) as service:
-            await settled(service)
+            await until_idle(service)
             ends = [(await run_of(service, each))[0] for each in ids]
             assert ends == [RunStatus.FAILED, RunStatus.SUCCEEDED, RunStatus.SUCCEEDED]
 
@@ -204,7 +204,7 @@ def test_a_drain_refuses_new_runs_lets_running_ones_finish_and_keeps_waiting_one
             assert not isinstance(end, Later)
             assert end.status is RunStatus.SUCCEEDED
         async with serving(clock, Played(echo), journal) as service:
-            await settled(service)
+            await until_idle(service)
             assert await run_of(service, waiting.run_id) == (RunStatus.SUCCEEDED, None, 1)
 
     run_virtual(main)
@@ -225,7 +225,7 @@ def test_a_stopped_run_with_no_tool_in_the_middle_is_given_back_uncounted(place:
             assert await ticket.stream.outcome() is Later.LATER
         tools.hang = ""
         async with serving(clock, Played(tools.behaviour), journal) as service:
-            await settled(service)
+            await until_idle(service)
             assert await run_of(service, ticket.run_id) == (RunStatus.SUCCEEDED, None, 1)
             assert await run_of(service, second.run_id) == (RunStatus.SUCCEEDED, None, 1)
             assert tools.begun[:3] == ["0", "1", "2"]
@@ -308,7 +308,7 @@ def test_no_tool_starts_while_a_run_is_being_stopped() -> None:
             await service.drain()
             assert tools.begun == []
         async with serving(clock, Played(tools.behaviour), journal) as service:
-            await settled(service)
+            await until_idle(service)
             assert tools.begun == ["0"]
             assert history_faults(await history(service)) == []
 
@@ -346,7 +346,7 @@ def test_a_run_that_cannot_be_recovered_ends_as_failed_and_the_server_starts(mon
 
         monkeypatch.setattr("strandline._engine.execution.recovery.closed", broken)
         async with serving(clock, Played(echo), journal) as service:
-            await settled(service)
+            await until_idle(service)
             assert [(await run_of(service, each))[0] for each in ids] == [RunStatus.FAILED, RunStatus.SUCCEEDED]
             assert history_faults(await history(service)) == []
 
@@ -360,7 +360,7 @@ def test_a_tool_result_of_any_form_is_told_and_holds_neither_its_session_nor_a_r
 ) -> None:
     async def main(clock: VirtualClock) -> None:
         async def behaviour(attempt: Attempt) -> str:
-            if attempt.prompt is not None and asked(attempt) == "odd":
+            if attempt.prompt is not None and prompt_of(attempt) == "odd":
                 attempt.add(tool_round("tool", "t1"))
                 await attempt.begin_round()
                 result = {"toolUseId": "t1", "status": "success", "content": content}
@@ -374,7 +374,7 @@ def test_a_tool_result_of_any_form_is_told_and_holds_neither_its_session_nor_a_r
         journal = MemoryJournal(clock)
         ids = await killed(journal, clock, Played(behaviour), 1, "odd", "next")
         async with serving(clock, Played(behaviour), journal) as service:
-            await settled(service)
+            await until_idle(service)
             assert [(await run_of(service, each))[0] for each in ids] == [RunStatus.SUCCEEDED] * 2
             messages = await history(service)
             assert history_faults(messages) == []
@@ -395,7 +395,7 @@ def test_an_opaque_run_that_a_stop_met_before_it_began_is_given_back() -> None:
         began: list[str] = []
 
         async def behaviour(attempt: Attempt) -> str:
-            began.append(asked(attempt))
+            began.append(prompt_of(attempt))
             await asyncio.sleep(1000)
             return "never"
 

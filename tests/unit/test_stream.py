@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine_support import key, tell_all
+from engine_support import key, publish_all
 from strandline._encoding import encode_messages
 from strandline._engine.events import (
     Event,
@@ -126,7 +126,7 @@ def test_the_bytes_that_are_kept_are_bounded_too_but_the_last_event_is_always_th
 
 def test_much_is_handed_out_in_portions_in_order_and_whole() -> None:
     run = stream()
-    tell_all(run, ((0.0, TextDelta(str(n))) for n in range(3 * AT_ONCE + 7)))
+    publish_all(run, ((0.0, TextDelta(str(n))) for n in range(3 * AT_ONCE + 7)))
     subscription, told = run.subscribe(), []
     while portion := subscription.ready():
         assert len(portion) <= AT_ONCE
@@ -136,7 +136,7 @@ def test_much_is_handed_out_in_portions_in_order_and_whole() -> None:
 
 def test_no_portion_is_large_unless_one_event_is() -> None:
     run = stream()
-    tell_all(run, ((0.0, TextDelta(size * "x")) for size in (*[1000] * 100, 2 * LARGE, *[1000] * 100)))
+    publish_all(run, ((0.0, TextDelta(size * "x")) for size in (*[1000] * 100, 2 * LARGE, *[1000] * 100)))
     subscription, portions = run.subscribe(), []
     while portion := subscription.ready():
         portions.append(portion)
@@ -201,7 +201,7 @@ def test_what_nobody_asks_for_is_kept_within_bounds_all_the_same(loop: VirtualLo
 @pytest.mark.parametrize("bounds", [Bounds(events=3), Bounds(size=1500)])
 def test_no_more_is_kept_of_an_ended_run_than_the_bounds_say(loop: VirtualLoop, bounds: Bounds) -> None:
     run = stream(bounds=bounds)
-    tell_all(run, [(1.0, TextDelta("x" * 300))] * 10)
+    publish_all(run, [(1.0, TextDelta("x" * 300))] * 10)
     run.finish(ENDED, 2.0)
     shelf = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=100_000)
     shelf.put(run)
@@ -526,12 +526,12 @@ def test_what_was_made_of_an_event_goes_with_it() -> None:
 
     run.publish(1.0, TextDelta("a"))
     (first,) = run.kept()
-    assert run.made(first, make) is run.made(first, make)
+    assert run.encode_once(first, make) is run.encode_once(first, make)
     for _ in range(2):
         run.publish(2.0, TextDelta("b"))
     run.flush()
-    run.made(first, make)
-    run.made(first, make)
+    run.encode_once(first, make)
+    run.encode_once(first, make)
     assert made == [1, 1, 1], "it is not kept any more, nor what was made of it"
 
 
@@ -546,7 +546,7 @@ def test_an_id_that_was_never_told_is_taken_for_the_last() -> None:
 
 def test_one_that_wants_little_does_not_stop_at_a_portion_of_what_it_does_not_want() -> None:
     run = stream()
-    tell_all(run, ((0.0, TextDelta(str(n))) for n in range(3 * AT_ONCE)))
+    publish_all(run, ((0.0, TextDelta(str(n))) for n in range(3 * AT_ONCE)))
     run.finish(ENDED, 1.0)
     picky = Subscription(run, 0, lambda told: isinstance(told.event, RunFinished))
     assert numbers(picky.ready()) == [3 * AT_ONCE + 1]

@@ -5,7 +5,18 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from engine_support import Played, asked, key, play_round, send, serving, settled, tool_result, tool_round, untold
+from engine_support import (
+    Played,
+    key,
+    play_round,
+    prompt_of,
+    send,
+    serving,
+    silent_recorder,
+    tool_result,
+    tool_round,
+    until_idle,
+)
 from strandline._agents.port import Attempt
 from strandline._engine.events import (
     Event,
@@ -137,7 +148,7 @@ def test_what_was_told_when_a_run_was_to_be_settled_is_what_it_leaves() -> None:
             created_at=clock.now(),
         )
         claim = Claim(token=FencingToken(run.run_id, 1), run=run)
-        attempt = LiveAttempt(claim, fold([]), MemoryJournal(clock), Flag(), "/nowhere", clock, untold(clock))
+        attempt = LiveAttempt(claim, fold([]), MemoryJournal(clock), Flag(), "/nowhere", clock, silent_recorder(clock))
         attempt.add_text("told")
         attempt.freeze()
         attempt.add_text(" too late")
@@ -176,7 +187,7 @@ def test_what_tools_give_back_is_cut_where_the_setting_says() -> None:
 
 async def gated(attempt: Attempt) -> str:
     """Take 10 s, or as many as the question says."""
-    question = asked(attempt)
+    question = prompt_of(attempt)
     await asyncio.sleep(float(question) if question.isdigit() else 10.0)
     return question
 
@@ -214,7 +225,7 @@ def test_nothing_is_asked_of_the_journal_for_runs_to_which_nobody_listens() -> N
             for _ in range(10):
                 await send(service, "10")
             before = journal.reads
-            await settled(service)
+            await until_idle(service)
             assert journal.reads == before
 
     play(main)
@@ -313,7 +324,7 @@ def test_a_run_of_another_principal_is_not_there() -> None:
             for _ in range(2):  # while it goes on, and of what is kept of it
                 with pytest.raises(NotFound):
                     await service.stream(Principal("bob"), ticket.run_id)
-                await settled(service)
+                await until_idle(service)
             assert await service.stream(Principal("ann"), ticket.run_id)
 
     play(main)
@@ -348,7 +359,7 @@ def test_a_principal_hears_of_all_its_runs_and_sessions_and_of_no_others() -> No
             first = await send(service, "1", "a", "ann")
             second = await send(service, "2", "b", "ann")
             await send(service, "3", "b", "bob")
-            await settled(service)
+            await until_idle(service)
             await service.pause(key("b", "ann"))
             await service.resume(key("b", "ann"))
             await service.delete(key("b", "ann"))
@@ -371,20 +382,20 @@ def test_whoever_comes_back_to_a_feed_in_time_has_missed_nothing_and_later_is_to
         async with serving(clock, Played(gated), stream_retention_s=60.0, stream_buffer=1000) as service:
             first = service.changes(ANONYMOUS)
             await send(service, "1")
-            await settled(service)
+            await until_idle(service)
             last = first.ready()[-1].number or 0
             first.close()
             await send(service, "1")
-            await settled(service)
+            await until_idle(service)
             back = service.changes(ANONYMOUS, last)
             assert kinds([each.event for each in back.ready()])[0] == "run.started"
             await asyncio.sleep(100.0)
             assert back.is_over, "its feed is gone, and it has to come again"
             await send(service, "1")
-            await settled(service)
+            await until_idle(service)
             again = service.changes(ANONYMOUS, last)
             await send(service, "1")
-            await settled(service)
+            await until_idle(service)
             events = [each.event for each in again.ready()]
             assert isinstance(events[0], StreamGap)
             assert kinds(events)[1] == "run.started"
@@ -398,7 +409,7 @@ def test_a_feed_keeps_so_many_events_and_tells_what_is_gone() -> None:
             slow = service.changes(ANONYMOUS)
             for _ in range(10):
                 await send(service, "1")
-            await settled(service)
+            await until_idle(service)
             events = [each.event for each in slow.ready()]
             assert isinstance(events[0], StreamGap)
             assert len(events) == 11
@@ -410,7 +421,7 @@ def test_nothing_is_kept_for_those_who_do_not_listen() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(gated)) as service:
             await send(service, "1")
-            await settled(service)
+            await until_idle(service)
             assert service.changes(ANONYMOUS).ready() == []
 
     play(main)
@@ -421,12 +432,12 @@ def test_whoever_had_all_of_a_feed_that_is_gone_is_told_that_there_was_more() ->
         async with serving(clock, Played(gated), stream_retention_s=60.0) as service:
             first = service.changes(ANONYMOUS)
             await send(service, "1")
-            await settled(service)
+            await until_idle(service)
             last = first.ready()[-1].number or 0
             first.close()
             await asyncio.sleep(100.0)
             await send(service, "1")  # nobody listens: nothing of it is numbered
-            await settled(service)
+            await until_idle(service)
             back = service.changes(ANONYMOUS, last)
             await service.pause(key())
             assert kinds([each.event for each in back.ready()]) == ["stream.gap", "session.paused"]
@@ -452,7 +463,7 @@ def test_what_was_told_of_a_session_is_forgotten_with_it() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(gated)) as service:
             gone, stays = await send(service, "1", "a"), await send(service, "1", "b")
-            await settled(service)
+            await until_idle(service)
             await service.delete(key("a"))
             with pytest.raises(NotFound):
                 await service.stream(ANONYMOUS, gone.run_id)
@@ -470,7 +481,7 @@ def test_nothing_is_brought_over_for_a_run_to_which_nobody_listens_but_when_it_i
             super().post_back(work)
 
     async def behaviour(attempt: Attempt) -> str:
-        for n in range(int(asked(attempt))):
+        for n in range(int(prompt_of(attempt))):
             attempt.add_text(f"{n} ")
             await asyncio.sleep(0.01)
         return "end"
@@ -479,11 +490,11 @@ def test_nothing_is_brought_over_for_a_run_to_which_nobody_listens_but_when_it_i
         loops = Counting()
         async with serving(clock, Played(behaviour), loops=loops) as service:
             quiet = await send(service, "100")
-            await settled(service)
+            await until_idle(service)
             assert loops.told == 0
             assert len(await numbered(service, quiet.run_id)) == 1 + 1 + 100 + 1 + 1
             await send(service, "1000")
-            await settled(service)
+            await until_idle(service)
             assert 3 <= loops.told <= 6, "what gathers is bounded"
             heard = await send(service, "100")
             events = await numbered(service, heard.run_id)
@@ -514,7 +525,7 @@ def test_whoever_begins_to_listen_in_the_middle_is_told_at_once_what_was_said_an
             assert after.event == TextDelta("after")
             assert after.at == pytest.approx(clock.now(), abs=0.1)
             every = service.changes(ANONYMOUS)
-            await settled(service)
+            await until_idle(service)
             kinds_heard = kinds([each.event for each in every.ready()])
             assert kinds_heard == ["message.added", "run.finished"], "nothing that was before"
 

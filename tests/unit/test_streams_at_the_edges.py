@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine_support import Played, asked, key, send, serving, settled
+from engine_support import Played, key, prompt_of, send, serving, until_idle
 from strandline._agents.port import Attempt
 from strandline._clock import Clock
 from strandline._engine.events import (
@@ -49,7 +49,7 @@ def play(main: Callable[[VirtualClock], Awaitable[None]]) -> None:
 
 async def for_seconds(attempt: Attempt) -> str:
     """Take as many seconds as the question says."""
-    await asyncio.sleep(float(asked(attempt)))
+    await asyncio.sleep(float(prompt_of(attempt)))
     return "done"
 
 
@@ -130,7 +130,7 @@ def test_whoever_comes_back_to_a_feed_too_late_is_told_so_at_once() -> None:
         async with serving(clock, Played(for_seconds), journal) as service:
             feed = service.changes(ANONYMOUS)
             await send(service, "1")
-            await settled(service)
+            await until_idle(service)
             last = feed.ready()[-1].number or 0
         async with serving(clock, Played(for_seconds), journal) as service:
             for _ in range(2):  # the second finds the feed of the first
@@ -154,7 +154,7 @@ def test_a_feed_stays_as_long_as_somebody_listens_however_long_nothing_changes()
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(for_seconds), stream_retention_s=60.0) as service:
             await send(service, "1")
-            await settled(service)
+            await until_idle(service)
             changes = service.changes(ANONYMOUS)
             waiting = asyncio.create_task(changes.next())
             await asyncio.sleep(600.0)
@@ -171,7 +171,7 @@ def test_a_feed_stays_for_a_client_that_is_slow_and_never_seen_to_wait() -> None
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(for_seconds), stream_retention_s=5.0) as service:
             await send(service, "1")
-            await settled(service)
+            await until_idle(service)
             changes = service.changes(ANONYMOUS)
             for pause in (service.pause, service.resume) * 3:
                 await pause(key())
@@ -372,7 +372,7 @@ def test_what_was_done_before_somebody_listens_is_no_change_from_now_on() -> Non
             await send(service, "go")
             await asyncio.sleep(5.0)
             changes = service.changes(ANONYMOUS)
-            await settled(service)
+            await until_idle(service)
             assert [type_of(each.event) for each in changes.ready()] == ["message.added", "run.finished"]
 
     play(main)

@@ -10,17 +10,17 @@ import pytest
 from engine_support import (
     Behaviour,
     Played,
-    asked,
     echo,
     history,
     key,
     outcome,
     play_round,
+    prompt_of,
     send,
     serving,
-    settled,
     texts,
     tool_texts,
+    until_idle,
 )
 from strandline._agents.port import Attempt
 from strandline._engine.streams import Later
@@ -197,7 +197,7 @@ def test_a_run_that_was_given_back_and_whose_deadline_passed_is_not_started_agai
         await asyncio.sleep(200)
         target = Played(echo)
         async with serving(clock, target, journal, timeout_s=100) as service:
-            await settled(service)
+            await until_idle(service)
             run = (await service.run(ANONYMOUS, ticket.run_id)).run
             assert run.outcome is not None
             assert run.outcome.error is not None
@@ -215,7 +215,7 @@ def test_a_run_that_waits_too_long_ends_on_time_and_leaves_no_trace() -> None:
     async def main(clock: VirtualClock) -> None:
         async def slow(attempt: Attempt) -> str:
             await asyncio.sleep(50)
-            return f"answer to {asked(attempt)}"
+            return f"answer to {prompt_of(attempt)}"
 
         async with serving(clock, Played(slow), queue_timeout_s=40) as service:
             first = await send(service, "first")
@@ -358,7 +358,7 @@ def test_a_run_whose_wait_was_over_while_no_server_ran_is_not_even_begun_though_
             assert run.outcome.error is not None
             assert run.outcome.error.code is ErrorCode.QUEUE_TIMEOUT
             assert key() not in [built for built, _, _ in target.built]
-            await settled(service)
+            await until_idle(service)
             assert len(service._queues) == 0
 
     run_virtual(main)
@@ -382,11 +382,11 @@ def test_of_many_runs_whose_wait_was_over_while_no_server_ran_none_is_begun() ->
         begun: list[str] = []
 
         async def behaviour(attempt: Attempt) -> str:
-            begun.append(asked(attempt))
+            begun.append(prompt_of(attempt))
             return "done"
 
         async with serving(clock, Played(behaviour), journal) as service:
-            await settled(service)
+            await until_idle(service)
         assert begun == ["executes"]
 
     run_virtual(main)

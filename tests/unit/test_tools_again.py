@@ -12,13 +12,13 @@ from strands import Agent, tool
 from strands.hooks import AfterToolCallEvent, BeforeToolCallEvent, BeforeToolsEvent
 from strands.types.tools import AgentTool
 
-from engine_support import key, untold
+from engine_support import key, silent_recorder
 from strandline._agents.parameters import NOTHING
 from strandline._agents.strands import StrandsTarget
 from strandline._agents.strands_hooks import NOT_STARTED
 from strandline._clock import SystemClock
 from strandline._engine.execution import LiveAttempt
-from strandline._history import UNKNOWN_OUTCOME, Progress, close, fold, history_faults, pairing_faults, reopened
+from strandline._history import UNKNOWN_OUTCOME, Progress, close, fold, history_faults, pairing_faults, resume_point
 from strandline._model import (
     WHOLE_HISTORY,
     AgentRecord,
@@ -106,7 +106,7 @@ class World:
         target = StrandsTarget(self.make, takes=NOTHING, description="test")
         claim = Claim(token=TOKEN, run=RUN, checkpoints=tuple(journal.kept))
         clock = SystemClock()
-        live = LiveAttempt(claim, progress, journal, Signal(), "/nowhere", clock, untold(clock))  # type: ignore[arg-type]
+        live = LiveAttempt(claim, progress, journal, Signal(), "/nowhere", clock, silent_recorder(clock))  # type: ignore[arg-type]
         agent = await target.build(key(), record, progress)
         try:
             async with asyncio.timeout(20):
@@ -147,14 +147,14 @@ def told_results(messages: Sequence[Message]) -> dict[str, Any]:
     }
 
 
-# -- reopened -----------------------------------------------------------------------------------------
+# -- resume_point --------------------------------------------------------------------------------------
 
 
 def test_a_progress_without_an_open_tool_is_not_changed() -> None:
     none = fold([])
-    assert reopened(none, unknown_tool="fail", idempotent_tools=()) is none
+    assert resume_point(none, unknown_tool="fail", idempotent_tools=()) is none
     all_done = fold(open_round(call("pay", {"n": 1}, "p"), done=[result("p", {"text": "paid 1"})]))
-    assert reopened(all_done, unknown_tool="fail", idempotent_tools=["pay"]) is all_done
+    assert resume_point(all_done, unknown_tool="fail", idempotent_tools=["pay"]) is all_done
 
 
 @pytest.mark.parametrize("idempotent", [[], ["look"]])
@@ -162,10 +162,10 @@ def test_an_open_tool_that_is_not_idempotent_ends_the_run_unless_its_outcome_may
     idempotent: list[str],
 ) -> None:
     progress = fold(open_round(call("pay", {"n": 1}, "p"), call("look", {"n": 2}, "l")))
-    assert reopened(progress, unknown_tool="fail", idempotent_tools=idempotent) is None
-    told = reopened(progress, unknown_tool="tell", idempotent_tools=idempotent)
+    assert resume_point(progress, unknown_tool="fail", idempotent_tools=idempotent) is None
+    told = resume_point(progress, unknown_tool="tell", idempotent_tools=idempotent)
     assert told is not None
-    assert told.again == frozenset({"l"} if idempotent else ())
+    assert told.to_restart == frozenset({"l"} if idempotent else ())
     assert told.results["p"]["content"] == [{"text": UNKNOWN_OUTCOME}]
     assert told.results["p"]["status"] == "error"
     assert ("l" in told.results) is not bool(idempotent)
@@ -173,11 +173,11 @@ def test_an_open_tool_that_is_not_idempotent_ends_the_run_unless_its_outcome_may
 
 def test_open_tools_that_are_all_idempotent_start_again_whatever_becomes_of_others() -> None:
     progress = fold(open_round(call("look", {"n": 1}, "a"), call("pay", {"n": 2}, "p"), done=[result("p")]))
-    again = reopened(progress, unknown_tool="fail", idempotent_tools=["look"])
+    again = resume_point(progress, unknown_tool="fail", idempotent_tools=["look"])
     assert again is not None
-    assert again.again == {"a"}
+    assert again.to_restart == {"a"}
     assert again.results == progress.results
-    assert again.to_go_on()[-1]["role"] == "assistant"
+    assert again.messages_to_resume()[-1]["role"] == "assistant"
 
 
 def test_a_round_that_starts_again_keeps_what_is_known_of_it() -> None:
@@ -200,7 +200,7 @@ def test_only_the_tools_to_start_again_start_and_all_others_have_the_results_tha
     calls = [call("pay", {"n": 1}, "p"), call("look", {"n": 2}, "l"), call("pay", {"n": 3}, "f")]
     world = World(one_round(*calls))
     journal = Facts(open_round(*calls, done=done))
-    progress = reopened(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look"])
+    progress = resume_point(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look"])
     assert progress is not None
     live = asyncio.run(world.attempt(journal, progress))
 
@@ -231,7 +231,7 @@ def test_hooks_of_the_user_are_not_asked_about_tools_that_do_not_start_again() -
     calls = [call("pay", {"n": 1}, "p"), call("look", {"n": 2}, "l")]
     world = World(one_round(*calls), hooks=[(before, BeforeToolCallEvent), (rewrite, AfterToolCallEvent)])
     journal = Facts(open_round(*calls, done=[result("p", {"text": "rewritten before"})]))
-    progress = reopened(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look"])
+    progress = resume_point(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look"])
     assert progress is not None
     live = asyncio.run(world.attempt(journal, progress))
 
@@ -246,7 +246,7 @@ def test_a_tool_whose_outcome_is_told_as_unknown_is_not_started() -> None:
     calls = [call("pay", {"n": 1}, "p"), call("look", {"n": 2}, "l")]
     world = World(one_round(*calls))
     journal = Facts(open_round(*calls))
-    progress = reopened(fold(journal.kept), unknown_tool="tell", idempotent_tools=["look"])
+    progress = resume_point(fold(journal.kept), unknown_tool="tell", idempotent_tools=["look"])
     assert progress is not None
     live = asyncio.run(world.attempt(journal, progress))
     assert live is not None
@@ -267,11 +267,11 @@ def test_a_tool_that_a_stop_keeps_from_starting_again_may_have_run_before_and_is
         calls = [call("look", {"n": 1}, "l"), call("pay", {"n": 2}, "p")]
         world = World(one_round(*calls), hooks=[(stop, BeforeToolsEvent)])
         journal: Any = Facts(open_round(*calls) if again else [])
-        progress = reopened(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look", "pay"])
+        progress = resume_point(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look", "pay"])
         assert progress is not None
         agent = await StrandsTarget(world.make, takes=NOTHING, description="test").build(key(), NEW, progress)
         claim, clock = Claim(token=TOKEN, run=RUN), SystemClock()
-        live = LiveAttempt(claim, progress, journal, signal, "/nowhere", clock, untold(clock))
+        live = LiveAttempt(claim, progress, journal, signal, "/nowhere", clock, silent_recorder(clock))
         await agent.run(live)
         assert world.started == []
         return live
@@ -298,13 +298,17 @@ def test_an_agent_that_had_tools_started_again_takes_the_next_question_also_afte
             description="test",
         )
         journal: Any = Facts(open_round(call("look", {"n": 1}, "l")))
-        progress = reopened(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look"])
+        progress = resume_point(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look"])
         assert progress is not None
         agent = await target.build(key(), NEW, progress)
         claim = Claim(token=TOKEN, run=RUN)
-        live = LiveAttempt(claim, progress, journal, Signal(), "/nowhere", SystemClock(), untold(SystemClock()))
+        live = LiveAttempt(
+            claim, progress, journal, Signal(), "/nowhere", SystemClock(), silent_recorder(SystemClock())
+        )
         assert isinstance((await agent.run(live)).ending, Succeeded)
-        following = LiveAttempt(claim, fold([]), journal, Signal(), "/nowhere", SystemClock(), untold(SystemClock()))
+        following = LiveAttempt(
+            claim, fold([]), journal, Signal(), "/nowhere", SystemClock(), silent_recorder(SystemClock())
+        )
         assert isinstance((await agent.run(following)).ending, Succeeded)
         assert following.messages[-1]["content"] == [{"text": "fine"}]
 
@@ -332,7 +336,7 @@ def test_however_often_the_server_dies_nothing_that_ended_starts_again_and_histo
         checkpoints: list[Checkpoint] = []
         live: LiveAttempt | None = None
         for death in [*deaths, None]:
-            progress = reopened(fold(checkpoints), unknown_tool="tell", idempotent_tools=["look"])
+            progress = resume_point(fold(checkpoints), unknown_tool="tell", idempotent_tools=["look"])
             assert progress is not None
             ended = {checkpoint.tool_use_id for checkpoint in checkpoints if isinstance(checkpoint, ToolDone)} | set(
                 told_results(progress.messages)
@@ -344,7 +348,7 @@ def test_however_often_the_server_dies_nothing_that_ended_starts_again_and_histo
             paid.update(each for name, each in world.started if name == "pay")
             assert not ended & set(started), "a tool that had ended was started again"
             assert all(times == 1 for times in started.values())
-            assert progress.again <= set(started) or live is None
+            assert progress.to_restart <= set(started) or live is None
             checkpoints = journal.kept
             if live is not None:
                 break
@@ -386,7 +390,7 @@ def test_a_round_goes_on_with_tools_of_every_kind_of_its_agent() -> None:
     calls = [call("odd", {}, "o"), call("look", {"n": 2}, "l")]
     world = World(one_round(*calls), extra=[Odd()])
     journal = Facts(open_round(*calls))
-    progress = reopened(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look", "odd"])
+    progress = resume_point(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look", "odd"])
     assert progress is not None
     live = asyncio.run(world.attempt(journal, progress))
     assert live is not None

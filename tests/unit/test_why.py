@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from asking_support import Asking, answer, asked
+from asking_support import Asking, answer, ask
 from engine_support import Played, Stubborn, key, outcome, play_round, send, serving
 from strandline._agents.port import Attempt
 from strandline._engine.admission import Ticket
@@ -114,12 +114,12 @@ def test_times_are_told_in_utc_with_their_day_unless_that_is_today() -> None:
     async def main(clock: VirtualClock) -> None:
         clock._epoch = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC
         async with serving(clock, Asking(), input_timeout_s=60) as service:
-            await asked(service)
+            await ask(service)
             told = await of_session(service)
             assert told is not None
             assert told.text.endswith(", until 22:14:20 UTC")
         async with serving(clock, Asking(), input_timeout_s=86400) as service:
-            end = await asked(service)
+            end = await ask(service)
             told = await of_session(service)
             assert told is not None
             assert told.text.endswith(", until 2023-11-15 22:13 UTC")
@@ -265,7 +265,7 @@ def test_who_waits_for_an_answer_is_told_what_is_asked_and_of_the_next_question_
     async def main(clock: VirtualClock) -> None:
         journal = MemoryJournal(clock)
         async with serving(clock, Asking(), journal) as service:
-            first = await asked(service, "ask twice")
+            first = await ask(service, "ask twice")
             waits = await send(service, "next")
             events = waits.stream.subscribe()
             queued = await told(events)
@@ -291,7 +291,7 @@ def test_who_waits_for_an_answer_is_told_what_is_asked_and_of_the_next_question_
 def test_a_reason_that_is_too_large_to_be_told_is_to_be_read_in_the_session() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Asking(), stream_cut=8) as service:
-            (request,) = (await asked(service)).input_requests
+            (request,) = (await ask(service)).input_requests
             assert request.reason == "really?"
             waits = await send(service, "next")
             (shown,) = (await told(waits.stream.subscribe())).input_requests
@@ -307,7 +307,7 @@ def test_what_waits_behind_a_text_that_answers_or_dismisses_waits_for_no_person_
 ) -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Asking(), max_running=1) as service:
-            await asked(service)
+            await ask(service)
             slow = await outcome(await send(service, "ask slow", session="busy"))
             answers = {each.id: "yes" for each in slow.input_requests}
             await service.submit(Request(key=key("busy"), answers=answers))

@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine_support import Played, asked, echo, outcome, play_round, send
+from engine_support import Played, echo, outcome, play_round, prompt_of, send
 from strandline._agents.port import AgentLost, Attempt, Finished
 from strandline._clock import SystemClock
 from strandline._encoding import encode_messages
 from strandline._engine.execution import FailedRemotely
 from strandline._engine.loops import Call
-from strandline._engine.observers import RUN
+from strandline._engine.observers import CURRENT_RUN
 from strandline._journal.memory import MemoryJournal
 from strandline._model import Checkpoint, FencingToken, InputRequest, NeedsInput, RoundStarted
 from strandline._settings import Settings
@@ -149,7 +149,7 @@ def test_no_tool_starts_before_its_round_is_durable() -> None:
             started.append("tool")
             return "done"
 
-        if asked(attempt) == "go":
+        if prompt_of(attempt) == "go":
             await play_round(attempt, "t1", works)
         return "done"
 
@@ -170,9 +170,9 @@ def test_a_session_goes_on_as_soon_as_its_worker_says_that_nothing_works_on() ->
     leftover = Gate()
 
     async def behaviour(attempt: Attempt) -> str:
-        if asked(attempt) == "stuck":
+        if prompt_of(attempt) == "stuck":
             await asyncio.to_thread(leftover.block)
-        return f"answer to {asked(attempt)}"
+        return f"answer to {prompt_of(attempt)}"
 
     async def main() -> None:
         async with in_workers(behaviour, workers=1, hold_limit_s=3600.0) as (service, served, _):
@@ -255,7 +255,7 @@ def test_what_is_staged_is_so_in_the_context_of_its_run_and_workers_have_none() 
 
     class Looking(MemoryJournal):
         async def checkpoint(self, token: FencingToken, checkpoint: Checkpoint) -> None:
-            seen.append(RUN.get() and RUN.get().run_id)  # type: ignore[union-attr]
+            seen.append(CURRENT_RUN.get() and CURRENT_RUN.get().run_id)  # type: ignore[union-attr]
             await super().checkpoint(token, checkpoint)
 
     async def behaviour(attempt: Attempt) -> str:
@@ -263,7 +263,7 @@ def test_what_is_staged_is_so_in_the_context_of_its_run_and_workers_have_none() 
             return "done"
 
         await play_round(attempt, "t1", works)
-        return asked(attempt)
+        return prompt_of(attempt)
 
     async def main() -> None:
         async with in_workers(behaviour, journal=Looking(SystemClock())) as (service, _, _):
@@ -274,7 +274,7 @@ def test_what_is_staged_is_so_in_the_context_of_its_run_and_workers_have_none() 
     async def replaced(few: Few) -> None:
         call, _ = few.run(Kept())
         named: Any = "a run"
-        RUN.set(named)
+        CURRENT_RUN.set(named)
         await asyncio.sleep(1)
         few.loops.drain(call)
         await asyncio.sleep(1)

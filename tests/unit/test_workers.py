@@ -15,7 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 import target_support
-from engine_support import Played, asked, echo, key, outcome, play_round, send, tool_texts
+from engine_support import Played, echo, key, outcome, play_round, prompt_of, send, tool_texts
 from strandline._agents.port import Attempt
 from strandline._clock import SystemClock
 from strandline._encoding import encode_messages
@@ -132,7 +132,7 @@ def test_a_run_goes_on_in_another_worker_at_its_last_round_when_its_own_one_dies
     done: list[str] = []
 
     async def behaviour(attempt: Attempt) -> str:
-        if asked(attempt) == "other":
+        if prompt_of(attempt) == "other":
             await other.wait()
             return "undisturbed"
 
@@ -143,7 +143,7 @@ def test_a_run_goes_on_in_another_worker_at_its_last_round_when_its_own_one_dies
         if attempt.context.attempt == 1:
             await play_round(attempt, "t1", pays)
             await model.wait()
-        return f"answer to {asked(attempt)}, attempt {attempt.context.attempt}"
+        return f"answer to {prompt_of(attempt)}, attempt {attempt.context.attempt}"
 
     async def main() -> None:
         async with in_workers(behaviour) as (service, loops, _):
@@ -182,9 +182,9 @@ def test_a_run_whose_worker_dies_in_a_tool_ends_as_crashed_and_its_session_goes_
             await tool.wait()
             return "never"
 
-        if asked(attempt) == "go":
+        if prompt_of(attempt) == "go":
             await play_round(attempt, "t1", waits)
-        return f"answer to {asked(attempt)}"
+        return f"answer to {prompt_of(attempt)}"
 
     async def main() -> None:
         async with in_workers(behaviour) as (service, loops, _):
@@ -296,11 +296,11 @@ def test_something_that_works_on_when_its_hold_is_over_ends_with_its_worker_when
     leftover, beside = Gate(), Gate()
 
     async def behaviour(attempt: Attempt) -> str:
-        if asked(attempt) == "stuck":
+        if prompt_of(attempt) == "stuck":
             await asyncio.to_thread(leftover.block)
-        elif asked(attempt) == "beside":
+        elif prompt_of(attempt) == "beside":
             await beside.wait()
-        return f"answer to {asked(attempt)}"
+        return f"answer to {prompt_of(attempt)}"
 
     async def main() -> None:
         async with in_workers(behaviour, workers=1, hold_limit_s=0.2) as (service, loops, _):
@@ -313,11 +313,11 @@ def test_something_that_works_on_when_its_hold_is_over_ends_with_its_worker_when
             assert (await outcome(follows)).output == "answer to next"
             assert loops._workers != [worker], "another worker has taken its place"
             assert worker in loops._processes, "it still does what somebody waits for"
-            assert len(service._holds.still_work()) == 1
+            assert len(service._holds.lingering_calls()) == 1
             beside.open()
             assert (await outcome(innocent)).output == "answer to beside"
             await until(lambda: worker not in loops._processes)
-            await until(lambda: not service._holds.still_work())
+            await until(lambda: not service._holds.lingering_calls())
             assert loops.load().workers_lost == 0, "it was told to"
         leftover.open()
 
@@ -329,12 +329,12 @@ def test_of_workers_that_are_to_end_there_are_no_more_than_workers_and_no_run_di
     waiting: list[str] = []
 
     async def behaviour(attempt: Attempt) -> str:
-        if asked(attempt) == "stuck":
+        if prompt_of(attempt) == "stuck":
             await asyncio.to_thread(leftovers.block)
         else:
-            waiting.append(asked(attempt))
+            waiting.append(prompt_of(attempt))
             await beside.wait()
-        return f"answer to {asked(attempt)}"
+        return f"answer to {prompt_of(attempt)}"
 
     async def main() -> None:
         async with in_workers(behaviour, workers=1, hold_limit_s=0.1, max_holds=8) as (service, loops, _):
@@ -349,12 +349,12 @@ def test_of_workers_that_are_to_end_there_are_no_more_than_workers_and_no_run_di
             service._holds.tick()
             assert loops._draining == [first], "the other one is to end when this one has"
             assert loops._workers == [second]
-            assert len(service._holds.still_work()) == 2
+            assert len(service._holds.lingering_calls()) == 2
             beside.open()
             for each in tickets:
                 assert (await outcome(each)).output == "answer to beside"
                 assert (await service.run(ANONYMOUS, each.run_id)).run.attempt == 1
-            await until(lambda: not service._holds.still_work())
+            await until(lambda: not service._holds.lingering_calls())
             assert not {first, second} & set(loops._processes)
         leftovers.open()
 
@@ -433,7 +433,7 @@ def test_sessions_that_are_all_in_one_worker_after_a_death_spread_again() -> Non
     gate = Gate()
 
     async def behaviour(attempt: Attempt) -> str:
-        if asked(attempt) == "wait":
+        if prompt_of(attempt) == "wait":
             await gate.wait()
         return "done"
 
@@ -482,7 +482,7 @@ def test_who_shares_a_worker_with_code_that_blocks_it_goes_on_by_the_rules_of_a_
             await tool.wait()
             return "never"
 
-        if asked(attempt) == "blocks":
+        if prompt_of(attempt) == "blocks":
             blocks.block()
         elif attempt.context.attempt == 1:
             await play_round(attempt, "t1", waits)

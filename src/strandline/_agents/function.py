@@ -17,7 +17,7 @@ import msgspec
 from strandline._agents.broken import noticed
 from strandline._agents.port import Attempt, Finished, RunContext, SessionAgent
 from strandline._encoding import decoder, encode_messages
-from strandline._history import Progress, answer_text, question
+from strandline._history import Progress, answer_text, prompt_message
 from strandline._model import AgentRecord, Message, Principal, RunId, SessionId, SessionKey, StateRecord, Succeeded
 from strandline.errors import AgentFailed
 
@@ -85,7 +85,7 @@ class FunctionAgent:
         assert prompt is not None, "a run of a function never resumes"
         if self._packed is not None:
             self._messages, self._packed = _messages(zlib.decompress(self._packed)), None
-        asked = question(prompt)
+        asked = prompt_message(prompt)
         attempt.add(asked)
         session = Session(attempt.context, self._messages, self._state)
         text = prompt if isinstance(prompt, str) else answer_text(asked)

@@ -29,7 +29,7 @@ from strandline._agents.port import Attempt, Finished, Signal
 from strandline._agents.strands import check_agent, invocation_state, kind_of, whole_numbers
 from strandline._agents.window import PACK_LEVEL
 from strandline._encoding import decoder, encode_messages
-from strandline._history import answer_text, pairing_faults, question
+from strandline._history import answer_text, pairing_faults, prompt_message
 from strandline._model import Ending, ErrorCode, Failed, Message, Raised, StateRecord, Succeeded
 from strandline.errors import AgentFailed
 
@@ -60,7 +60,7 @@ class MultiAgent:
         if self._packed is not None:
             packed, self._packed = self._packed, None
             _remind(self._made, _record(zlib.decompress(packed)))
-        asked = question(prompt)
+        asked = prompt_message(prompt)
         attempt.add(asked)
         task = asked["content"][0]["text"] if isinstance(prompt, str) else asked["content"]
         with noticed() as broken:

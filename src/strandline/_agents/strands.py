@@ -41,7 +41,7 @@ from strandline._compat.strands import (
     with_sub_agents,
 )
 from strandline._encoding import encode
-from strandline._history import Progress, close, question
+from strandline._history import Progress, close, prompt_message
 from strandline._model import (
     WHOLE_HISTORY,
     AgentRecord,
@@ -168,24 +168,26 @@ class StrandsAgent:
     def __init__(self, agent: Agent, record: AgentRecord, progress: Progress) -> None:
         self._agent = agent
         self._packed: Packed | None = None
-        self._carried = progress.asking is not None
+        self._carried = progress.question_state is not None
         """Whether the first message of the run under way is the open one of the run that asked for input."""
         if self._carried:
             record = _without_the_last(record)
         self._origins = Origins(record)
         primers = copy.deepcopy(agent.messages) if record.window == WHOLE_HISTORY else []
         # Copies, since the attempt tells these messages too, and a manager may shorten those of the agent.
-        begun: list[Message] = [{**message} for message in progress.to_go_on()]
+        begun: list[Message] = [{**message} for message in progress.messages_to_resume()]
         for offset, message in enumerate(begun):
             self._origins.remember(message, record.length + offset)
         agent.messages = [*primers, *cast("list[Any]", record.messages), *cast("list[Any]", begun)]
         self._state = encode(record.state)
         _restore(agent, record.state, progress.state)
-        self._reopened = bool(progress.again)
-        if progress.asking is not None and progress.takes_answers:
-            have_it_ask(agent, copy.deepcopy(progress.asking), progress.ended() if self._reopened else None)
+        self._reopened = bool(progress.to_restart)
+        if progress.question_state is not None and progress.takes_answers:
+            have_it_ask(
+                agent, copy.deepcopy(progress.question_state), progress.ended_results() if self._reopened else None
+            )
         elif self._reopened:
-            have_it_go_on(agent, agent.messages[-1], progress.ended())
+            have_it_go_on(agent, agent.messages[-1], progress.ended_results())
         self._reports = Reports(agent, self._origins, _state_of)
 
     async def run(self, attempt: Attempt) -> Finished:
@@ -261,7 +263,7 @@ class StrandsAgent:
     def _prompt(self, attempt: Attempt) -> object:
         """Return what the agent is asked: nothing, or no answers to its open round, where it goes on by itself."""
         if attempt.prompt is not None:
-            return attempt.prompt if self._carried else question(attempt.prompt)["content"]
+            return attempt.prompt if self._carried else prompt_message(attempt.prompt)["content"]
         return [] if self._reopened else None
 
     # -- window and state --------------------------------------------------------------------------
@@ -276,7 +278,7 @@ class StrandsAgent:
         """
         told = list(attempt.messages)
         if not self._carried and attempt.prompt is not None and (not told or told[0]["role"] != "user"):
-            told.insert(0, question(attempt.prompt))
+            told.insert(0, prompt_message(attempt.prompt))
         closed = close(told, {}, ending)
         messages = cast("list[Message]", self._agent.messages)
         alike = self._closed_alike(attempt, closed)

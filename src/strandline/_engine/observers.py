@@ -47,7 +47,7 @@ UNOBSERVED: Final = Observer()
 # -- traces --------------------------------------------------------------------------------------------
 
 
-class Named(Struct, frozen=True):
+class CurrentRun(Struct, frozen=True):
     """Which run it is, for those who tell of it, and the trace of its request."""
 
     run_id: RunId
@@ -55,7 +55,7 @@ class Named(Struct, frozen=True):
     trace: Carrier | None
 
 
-RUN: ContextVar[Named | None] = ContextVar("strandline_run", default=None)
+CURRENT_RUN: ContextVar[CurrentRun | None] = ContextVar("strandline_run", default=None)
 """The run for which something works: in its own task, on the agent loop, and in the threads of its tools."""
 
 
@@ -67,7 +67,7 @@ class TracedRun:
     def executes(self) -> None:
         """Note that its agent begins, or is built first."""
 
-    def begins_to_finish(self) -> None:
+    def finishes(self) -> None:
         """Note that its agent has ended, and that what comes of it is about to be kept."""
 
     def ended(self, outcome: Outcome | None) -> None:

@@ -31,7 +31,7 @@ from strandline._engine.observers import UNOBSERVED, UNPROJECTED, UNTRACED, Obse
 from strandline._engine.options import Options
 from strandline._engine.queues import Estimates, SessionQueues
 from strandline._engine.reading import Health, Positions, Reading, Reasons, RunStack, Standings, Vitals
-from strandline._engine.requests import Drafts, Request
+from strandline._engine.requests import Request, RunBuilder
 from strandline._engine.streams import Streams, Subscription
 from strandline._journal.port import Journal
 from strandline._model import Principal, RunId, SessionId, SessionKey
@@ -93,7 +93,7 @@ class Service:
             projection=projection,
         )
         self._runner = Runner(journal, loops, self._pool, clock, options, self._queues, self._streams, tracing)
-        self._holds = Holds(journal, loops, clock, options, per_principal=self._queues.slots.most_leftovers)
+        self._holds = Holds(journal, loops, clock, options, per_principal=self._queues.slots.most_lingering)
         self._watchdog = Watchdog(self._runner, self._holds, loops, self._streams, clock, options)
         estimates = Estimates(clock, self._queues, retry_after_s=options.retry_after_s)
         self._claims = Claims(
@@ -114,7 +114,7 @@ class Service:
         self._subscribers = Subscribers(self._streams, self._control)
         self._admission = Admission(
             journal,
-            Drafts(target, options, clock, new_run_id),
+            RunBuilder(target, options, clock, new_run_id),
             self._readiness,
             Refusals(self._readiness, self._queues, estimates, options),
             self._claims,
@@ -124,14 +124,14 @@ class Service:
         )
         self._ticks = (
             self._readiness.tick,
-            self._claims.look_at_deadlines,
+            self._claims.check_deadlines,
             self._pool.evict,
             Positions(self._streams, self._queues, standings, clock).publish,
             self._streams.evict,
             self._runner.watch_deadlines,
             self._watchdog.tick,
             self._pool.drop_lost,
-            self._claims.look_at_leftovers,
+            self._claims.check_lingering,
         )
         # What adapters ask for, by the one who answers it.
         self.run, self.runs, self.runs_of = reading.run, reading.runs, reading.runs_of
@@ -272,7 +272,7 @@ class Service:
             agents=self._loops.load(),
             holds=self._holds.begun,
             holds_given_up=self._holds.given_up,
-            leftovers=len(self._holds.still_work()),
+            lingering=len(self._holds.lingering_calls()),
             stalls=self._watchdog.stalls,
             claims_lost=self._claims.lost,
             subscribers=self._streams.subscribers,
@@ -295,5 +295,5 @@ class Service:
     def idle_s(self) -> float:
         """Return for how many seconds nothing has run, waited or been asked for."""
         if self._queues.executing or self._queues.sessions.waiting or len(self._holds):
-            self._readiness.asked()
+            self._readiness.note_request()
         return self._readiness.idle_s()

@@ -10,11 +10,11 @@ Agents and tools build messages by hand, so nothing here trusts their form: what
 nothing that a tool returned is dropped for its form.
 """
 
-from strandline._history.blocks import asked_for
+from strandline._history.blocks import open_tool_uses
 from strandline._history.checks import history_faults, pairing_faults
 from strandline._history.closing import close, close_answer, dismissed
-from strandline._history.progress import Progress, fold, reopened
-from strandline._history.words import (
+from strandline._history.progress import Progress, fold, resume_point
+from strandline._history.texts import (
     DISMISSED,
     EMPTY_MESSAGE,
     NO_ANSWER,
@@ -23,7 +23,7 @@ from strandline._history.words import (
     UNKNOWN_OUTCOME,
     answer_text,
     ended_early,
-    question,
+    prompt_message,
 )
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
     "UNKNOWN_OUTCOME",
     "Progress",
     "answer_text",
-    "asked_for",
+    "open_tool_uses",
     "close",
     "close_answer",
     "dismissed",
@@ -43,6 +43,6 @@ __all__ = [
     "fold",
     "history_faults",
     "pairing_faults",
-    "question",
-    "reopened",
+    "prompt_message",
+    "resume_point",
 ]

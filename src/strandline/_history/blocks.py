@@ -3,18 +3,18 @@
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 
-from strandline._history.words import DISMISSED, NO_OUTPUT, UNKNOWN_OUTCOME, worth_keeping
+from strandline._history.texts import DISMISSED, NO_OUTPUT, UNKNOWN_OUTCOME, without_blank_text
 from strandline._model import Block, Message, ToolResult
 from strandline._normalize import NAMELESS, as_text, normalize_result, same_blocks
 
 
-def sound_blocks(content: Iterable[Block], own: str) -> list[Block]:
+def valid_blocks(content: Iterable[Block], own: str) -> list[Block]:
     """Return the blocks that a provider takes from one role, which has tool blocks of the kind `own` only.
 
     The second block of one toolUseId gets an id of its own, in the answers as in the questions.
     """
     other = "toolUse" if own == "toolResult" else "toolResult"
-    sound = _apart([block for block in worth_keeping(content) if other not in block], own)
+    sound = _apart([block for block in without_blank_text(content) if other not in block], own)
     return [with_output(block) if "toolResult" in block else block for block in sound]
 
 
@@ -47,18 +47,18 @@ def _unused(name: str, used: set[str]) -> str:
 def with_output(block: Block) -> Block:
     """Return a toolResult block that is not empty: some providers refuse one, and the session with it."""
     result = block["toolResult"]
-    content = worth_keeping(result["content"]) or [{"text": NO_OUTPUT}]
+    content = without_blank_text(result["content"]) or [{"text": NO_OUTPUT}]
     return block if same_blocks(content, result["content"]) else {**block, "toolResult": {**result, "content": content}}
 
 
-def asked_for(messages: Sequence[Message]) -> list[dict[str, str]]:
+def open_tool_uses(messages: Sequence[Message]) -> list[dict[str, str]]:
     """Return the toolUse blocks of the last message: what the next message has to answer."""
     if not messages or messages[-1]["role"] != "assistant":
         return []
     return [block["toolUse"] for block in messages[-1]["content"] if "toolUse" in block]
 
 
-def answers_to(asked: Iterable[Mapping[str, str]], results: Mapping[str, ToolResult]) -> list[Block]:
+def results_for(asked: Iterable[Mapping[str, str]], results: Mapping[str, ToolResult]) -> list[Block]:
     """Return a toolResult block for each toolUse: its result, or one that says that its outcome is unknown."""
     ids = [use["toolUseId"] for use in asked]
     return [
@@ -77,7 +77,7 @@ def dismissed_result(tool_use_id: str) -> ToolResult:
     return {"toolUseId": tool_use_id, "status": "error", "content": [{"text": DISMISSED}]}
 
 
-def only_answers_to(asked: Iterable[Mapping[str, str]], content: list[Block]) -> list[Block]:
+def without_stray_results(asked: Iterable[Mapping[str, str]], content: list[Block]) -> list[Block]:
     """Drop toolResults that answer nothing; those that do not even say what they answer are told as they are."""
     ids = {use["toolUseId"] for use in asked}
     kept: list[Block] = []
@@ -87,4 +87,4 @@ def only_answers_to(asked: Iterable[Mapping[str, str]], content: list[Block]) ->
         elif block["toolResult"]["toolUseId"].startswith(NAMELESS):
             told = (each for each in block["toolResult"]["content"] if each.get("text") != NO_OUTPUT)
             kept += [{"text": as_text(each["json"])} if "json" in each else each for each in told]
-    return worth_keeping(kept)
+    return without_blank_text(kept)

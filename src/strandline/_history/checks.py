@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from strandline._history.blocks import with_output
-from strandline._history.words import worth_keeping
+from strandline._history.texts import without_blank_text
 from strandline._model import Message
 from strandline._normalize import as_text, holds, normalize_message
 
@@ -68,7 +68,7 @@ def history_faults(messages: Sequence[Message]) -> list[str]:
             faults.append(f"message {index} is of role {as_text(role)}, not {expected}")
         if not content:
             faults.append(f"message {index} is empty")
-        if len(worth_keeping(content)) < len(content):
+        if len(without_blank_text(content)) < len(content):
             faults.append(f"message {index} has a blank text")
         if any(with_output(block) is not block for block in content if "toolResult" in block):
             faults.append(f"message {index} has a tool result that is empty or has a blank text")

@@ -4,8 +4,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, groupby
 from typing import assert_never
 
-from strandline._history.blocks import answers_to, asked_for, dismissed_result, distinct, only_answers_to, sound_blocks
-from strandline._history.words import EMPTY_MESSAGE, NO_ANSWER, NOT_ANSWERED, ended_early, reason_kept
+from strandline._history.blocks import (
+    dismissed_result,
+    distinct,
+    open_tool_uses,
+    results_for,
+    valid_blocks,
+    without_stray_results,
+)
+from strandline._history.texts import EMPTY_MESSAGE, NO_ANSWER, NOT_ANSWERED, ended_early, stored_reason
 from strandline._model import (
     Block,
     Cancelled,
@@ -33,23 +40,23 @@ def close(messages: Sequence[Message], results: Mapping[str, ToolResult], ending
     results = by_id(results)
     closed: list[Message] = []
     for message in _users_joined([normalize_message(message) for message in messages]):
-        asked = asked_for(closed)
+        asked = open_tool_uses(closed)
         if message["role"] == "user":
-            content = only_answers_to(asked, sound_blocks(message["content"], "toolResult"))
+            content = without_stray_results(asked, valid_blocks(message["content"], "toolResult"))
             given = {block["toolResult"]["toolUseId"] for block in content if "toolResult" in block}
-            content += answers_to((use for use in asked if use["toolUseId"] not in given), results)
+            content += results_for((use for use in asked if use["toolUseId"] not in given), results)
             content.sort(key=lambda block: "toolResult" not in block)
             if not content and not closed:
                 content = [{"text": EMPTY_MESSAGE}]
         else:
-            content = sound_blocks(message["content"], "toolUse")
+            content = valid_blocks(message["content"], "toolUse")
             while content and "reasoningContent" in content[-1]:
                 content.pop()
             if asked and content:
-                closed.append({"role": "user", "content": answers_to(asked, results)})
+                closed.append({"role": "user", "content": results_for(asked, results)})
         _append(closed, message, content)
-    if (asked := asked_for(closed)) and not isinstance(ending, NeedsInput):
-        closed.append({"role": "user", "content": answers_to(asked, results)})
+    if (asked := open_tool_uses(closed)) and not isinstance(ending, NeedsInput):
+        closed.append({"role": "user", "content": results_for(asked, results)})
     match ending:
         case NeedsInput():
             pass  # its round stays open: whatever comes next begins with the results of it
@@ -59,7 +66,7 @@ def close(messages: Sequence[Message], results: Mapping[str, ToolResult], ending
                 _append_text(closed, answer or (ended_early("limit") if limit else NO_ANSWER))
         case Failed(code=code, detail=detail):
             _append_text(closed, ended_early(code))
-            if reason := reason_kept(detail):
+            if reason := stored_reason(detail):
                 _append_text(closed, reason)
         case Cancelled():
             _append_text(closed, ended_early("cancelled"))
@@ -77,7 +84,7 @@ def close_answer(
     questions.
     """
     if not begun:
-        asked = asked_for([distinct(normalize_message(messages[0]))])
+        asked = open_tool_uses([distinct(normalize_message(messages[0]))])
         results = {**{use["toolUseId"]: dismissed_result(use["toolUseId"]) for use in asked}, **by_id(results)}
     return close(messages, results, ending)[1:]
 

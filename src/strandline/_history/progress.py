@@ -6,56 +6,58 @@ from typing import Literal, assert_never
 from msgspec import Struct
 from msgspec.structs import replace
 
-from strandline._history.blocks import answers_to, asked_for, distinct, unknown_result
+from strandline._history.blocks import distinct, open_tool_uses, results_for, unknown_result
 from strandline._model import Checkpoint, Message, Question, RoundDone, RoundStarted, StateRecord, ToolDone, ToolResult
 from strandline._normalize import by_id, normalize_message
 
 
 class Progress(Struct, frozen=True, kw_only=True):
-    """What is staged of a run: its messages, the results of its open round, the state at its last closed round.
+    """The checkpoints of a run: its messages, the results of its open round, the state at its last closed round.
 
-    `again` are the toolUseIds of the open round whose tools are to be started again (they are idempotent); the open
-    round stays open then, and `results` has one for each of its other tools.
+    `to_restart` are the toolUseIds in the open round whose tools are idempotent and start again; the round then stays
+    open, and `results` has one for each of its other tools.
 
-    A run that answers a question begins in the middle of a round: its first message is that of the run that asked, and
-    `asking` the state that the agent goes on from with the answers. `begun` False: no tool of it was started since.
+    A run that answers a question begins in the middle of a round: its first message is the one that asked, and the
+    agent resumes from `question_state` with the answers. `begun` is False until a tool of that round starts again.
     """
 
     messages: list[Message]
     results: dict[str, ToolResult]
     state: StateRecord | None = None
-    again: frozenset[str] = frozenset()
-    asking: StateRecord | None = None
+    to_restart: frozenset[str] = frozenset()
+    question_state: StateRecord | None = None
     begun: bool = True
 
     @property
     def takes_answers(self) -> bool:
         """Return whether the agent is to be given the answers: it has not gone on with them yet, or is to do so
         again."""
-        return self.asking is not None and (not self.begun or bool(self.again and len(self.messages) == 1))
+        return self.question_state is not None and (not self.begun or bool(self.to_restart and len(self.messages) == 1))
 
     def open_tools(self) -> dict[str, str]:
         """Return the tools that have begun and have no result, name by id: what they did is not known."""
         ended = by_id(self.results)
         asked = (
-            asked_for([distinct(normalize_message(message)) for message in self.messages[-1:]]) if self.begun else []
+            open_tool_uses([distinct(normalize_message(message)) for message in self.messages[-1:]])
+            if self.begun
+            else []
         )
         return {use["toolUseId"]: use["name"] for use in asked if use["toolUseId"] not in ended}
 
-    def ended(self) -> list[ToolResult]:
-        """Return the results of the open round, but of the tools that are to be started `again`."""
-        asked = asked_for([distinct(normalize_message(message)) for message in self.messages[-1:]])
-        ended = [use for use in asked if use["toolUseId"] not in self.again]
-        return [block["toolResult"] for block in answers_to(ended, by_id(self.results))]
+    def ended_results(self) -> list[ToolResult]:
+        """Return the results of the open round, but of the tools that are to be started `to_restart`."""
+        asked = open_tool_uses([distinct(normalize_message(message)) for message in self.messages[-1:]])
+        ended = [use for use in asked if use["toolUseId"] not in self.to_restart]
+        return [block["toolResult"] for block in results_for(ended, by_id(self.results))]
 
-    def to_go_on(self) -> list[Message]:
+    def messages_to_resume(self) -> list[Message]:
         """Return the messages that an attempt goes on from.
 
-        An open round is closed by the results that it has, unless tools of it are started `again`.
+        An open round is closed by the results that it has, unless tools of it are started `to_restart`.
         """
         messages = [distinct(normalize_message(message)) for message in self.messages]
-        if self.begun and not self.again and (asked := asked_for(messages)):
-            messages.append({"role": "user", "content": answers_to(asked, by_id(self.results))})
+        if self.begun and not self.to_restart and (asked := open_tool_uses(messages)):
+            messages.append({"role": "user", "content": results_for(asked, by_id(self.results))})
         return messages
 
 
@@ -86,25 +88,25 @@ def fold(checkpoints: Iterable[Checkpoint], question: Question | None = None) ->
             case _:
                 assert_never(checkpoint)
     asking = None if question is None else question.state
-    return Progress(messages=messages, results=results, state=state, asking=asking, begun=begun)
+    return Progress(messages=messages, results=results, state=state, question_state=asking, begun=begun)
 
 
 def _before(added: Sequence[Message], messages: list[Message], results: Mapping[str, ToolResult]) -> list[Message]:
     """Return `messages` as they stand before `added`: their open round is closed unless `added` closes it."""
-    asked = asked_for([distinct(normalize_message(message)) for message in messages[-1:]])
+    asked = open_tool_uses([distinct(normalize_message(message)) for message in messages[-1:]])
     if not asked or (added and normalize_message(added[0])["role"] == "user"):
         return messages
-    return [*messages, {"role": "user", "content": answers_to(asked, by_id(results))}]
+    return [*messages, {"role": "user", "content": results_for(asked, by_id(results))}]
 
 
-def reopened(
+def resume_point(
     progress: Progress, *, unknown_tool: Literal["fail", "tell"], idempotent_tools: Collection[str]
 ) -> Progress | None:
-    """Return what another attempt goes on from after the process died; None if the run cannot go on.
+    """Return the progress that another attempt resumes from after a crash; None if the run cannot resume.
 
-    Open tools named in `idempotent_tools` are to be started `again`, under their ids. Of any other open tool nobody
-    knows what it did: with `tell` its result says so and the run goes on, with `fail` there is no way on. A progress
-    without an open tool comes back as it is.
+    Open tools named in `idempotent_tools` start again, under their ids. The outcome of any other open tool is unknown:
+    with `tell` its result says so and the run resumes, with `fail` it cannot. Progress without an open tool is returned
+    unchanged.
     """
     open_tools = progress.open_tools()
     if not open_tools:
@@ -114,5 +116,5 @@ def reopened(
     if unknown and unknown_tool == "fail":
         return None
     return replace(
-        progress, results={**progress.results, **{each: unknown_result(each) for each in unknown}}, again=again
+        progress, results={**progress.results, **{each: unknown_result(each) for each in unknown}}, to_restart=again
     )

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from msgspec import Struct, field
 
-from strandline._history import asked_for, history_faults, pairing_faults
+from strandline._history import history_faults, open_tool_uses, pairing_faults
 from strandline._journal import reader
 from strandline._journal.changes import SessionRef
 from strandline._journal.checksums import damaged_record
@@ -224,7 +224,7 @@ class _Check:
                 )
                 faults = history_faults(session.open + messages)
                 if not discarded:
-                    session.open = [*_ASKED, messages[-1]] if asked_for(messages) else []
+                    session.open = [*_ASKED, messages[-1]] if open_tool_uses(messages) else []
                     faults = faults[: len(faults) - bool(session.open)]  # the last one is that: the round is open
                 for fault in faults:
                     self._fault(f"{where}: {fault}")

@@ -15,7 +15,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from strandline._clock import Clock
-from strandline._history import asked_for
+from strandline._history import open_tool_uses
 from strandline._journal.port import AgentStateQuery, HistoryQuery, Journal, OnDisk, SessionQuery, SessionsQuery
 from strandline._model import Message, SessionKey
 from strandline._session_files import files, layout
@@ -343,7 +343,7 @@ class SessionFiles:
                         (layout.message_file(number - 1), layout.message_record(open_round, number - 1, now))
                     )
                     open_round = None
-                if asked_for([message]):
+                if open_tool_uses([message]):
                     open_round = message
                 else:
                     records.append((layout.message_file(number), layout.message_record(message, number, now)))

@@ -76,7 +76,7 @@ METRICS: Final = (
     _gauge("runs_held", "Runs that have ended and hold their session, because something of them still works",
            lambda seen: seen.vitals.health.held),
     _gauge("runs_still_working", "Runs that have ended and still work: held, or their hold was given up",
-           lambda seen: seen.vitals.leftovers),
+           lambda seen: seen.vitals.lingering),
     _gauge("runs_still_working_max", "At how many of those the server stops itself (setting `max_holds`)",
            lambda seen: seen.vitals.options.max_holds),
     _gauge("runs_stalled", "Runs that execute and have given no sign of life for `stall_after`",

@@ -188,7 +188,7 @@ class _Attempt(TracedRun):
         self._part = self._tracer.start_span("strandline.execute", self._context)
         attach(set_span_in_context(self._part, self._context))
 
-    def begins_to_finish(self) -> None:
+    def finishes(self) -> None:
         """Begin the part in which the journal keeps the end; it may come to that again."""
         if self._part is not None:
             self._part.end()

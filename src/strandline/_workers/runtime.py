@@ -17,7 +17,7 @@ from strandline._clock import Clock
 from strandline._encoding import decoder
 from strandline._engine.execution import detail_of, kind_of
 from strandline._engine.loops import Call, CallCancelled, Loops
-from strandline._engine.observers import RUN, Named
+from strandline._engine.observers import CURRENT_RUN, CurrentRun
 from strandline._model import Carrier, SessionKey
 from strandline._workers import messages as m
 from strandline._workers.attempt import RemoteAttempt
@@ -126,10 +126,10 @@ class WorkerRuntime:
     ) -> None:
         """Begin a call, in a context of its own."""
         if isinstance(order, m.Build):
-            RUN.set(Named(order.run_id, order.key, order.trace))
+            CURRENT_RUN.set(CurrentRun(order.run_id, order.key, order.trace))
         else:
             context = order.context
-            RUN.set(Named(context.run_id, SessionKey(context.principal, context.session_id), order.trace))
+            CURRENT_RUN.set(CurrentRun(context.run_id, SessionKey(context.principal, context.session_id), order.trace))
         if order.carrier is not None:
             self._join(order.carrier)
         under = self._calls[order.call] = _Under(self._loops.start(partial(_ended, work)), attempt)

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from strandline._agents.port import Attempt, Finished, SessionAgent
 from strandline._engine.loops import CURRENT
-from strandline._engine.observers import RUN
+from strandline._engine.observers import CURRENT_RUN
 from strandline._history import Progress
 from strandline._model import AgentRecord, Carrier, SessionKey
 from strandline._workers import messages as m
@@ -36,7 +36,7 @@ class WorkersTarget:
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
         """Have an agent built in the worker that has least to do."""
-        call, run = CURRENT.get(), RUN.get()
+        call, run = CURRENT.get(), CURRENT_RUN.get()
         assert call is not None
         assert run is not None
         worker = await self.loops.free()
@@ -66,7 +66,7 @@ class AgentProxy:
 
     async def run(self, attempt: Attempt) -> Finished:
         """Have an attempt executed."""
-        worker, call, run = self._worker, CURRENT.get(), RUN.get()
+        worker, call, run = self._worker, CURRENT.get(), CURRENT_RUN.get()
         assert call is not None
         assert run is not None
         order = m.Run(

@@ -16,7 +16,7 @@ from strandline._engine.execution import Claims
 from strandline._engine.maintenance import Readiness
 from strandline._engine.options import Options
 from strandline._engine.reading import Reading
-from strandline._engine.requests import Drafts, Request
+from strandline._engine.requests import Request, RunBuilder
 from strandline._engine.streams import Streams
 from strandline._journal.port import AcceptAnswer, Accepted, Attached, Bounds, Journal, Reused
 from strandline._model import Carrier, IfBusy, Lane, NewRun, OnDisconnect, OnQuestion, RunId, SessionKey
@@ -33,7 +33,7 @@ class Admission:
     def __init__(
         self,
         journal: Journal,
-        drafts: Drafts,
+        builder: RunBuilder,
         readiness: Readiness,
         refusals: Refusals,
         claims: Claims,
@@ -42,7 +42,7 @@ class Admission:
         options: Options,
     ) -> None:
         self._journal = journal
-        self._drafts = drafts
+        self._builder = builder
         self._readiness = readiness
         self._refusals = refusals
         self._claims = claims
@@ -59,7 +59,7 @@ class Admission:
 
     async def submit(self, request: Request, trace: Carrier | None) -> Ticket:
         """Accept a run, as `Service.submit` says; `trace` is kept with it."""
-        new = self._drafts.draft(request, trace)
+        new = self._builder.build(request, trace)
         answer: Ticket | AcceptAnswer
         try:
             self._refusals.admit(new)
@@ -96,7 +96,7 @@ class Admission:
             position=at.position,
             estimated_wait_s=at.estimated_wait_s,
             stream=stream,
-            heeds=on_disconnect is not OnDisconnect.CONTINUE,
+            counts_clients=on_disconnect is not OnDisconnect.CONTINUE,
             stopped=() if stopped is None else (*stopped.cancelling, *stopped.ended),
             new=new,
         )
@@ -112,7 +112,7 @@ class Admission:
             stream=stream,
             attached=True,
             replayed=run.outcome is not None,
-            heeds=run.outcome is None,
+            counts_clients=run.outcome is None,
         )
 
     async def _known_by_key(self, new: NewRun) -> AcceptAnswer | None:

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from strandline._engine.admission.shielded import to_the_end
 from strandline._engine.events import SessionDeleted, SessionEvent, SessionPaused, SessionResumed
-from strandline._engine.execution import AgentPool, Claims, until_kept
+from strandline._engine.execution import AgentPool, Claims, until_stored
 from strandline._engine.maintenance import Readiness
 from strandline._engine.observers import Projection
 from strandline._engine.reading import Reading, RunView
-from strandline._engine.requests import check_key, in_range
+from strandline._engine.requests import check_key, checked_priority
 from strandline._engine.streams import Streams
 from strandline._journal.port import (
     Busy,
@@ -37,7 +37,7 @@ from strandline.errors import AlreadyEnded, InvariantBroken, NotFound, RecordDam
 
 _log = logging.getLogger("strandline.control")
 
-UNHELD_S: Final = 1.0
+END_HOLD_S: Final = 1.0
 """How long to wait until the end of a hold that was forced is in the journal. It never is once the server has drained:
 then the answer has to be given before connections are closed."""
 
@@ -86,7 +86,7 @@ class Control:
                         f"run {run_id} has ended, and something of it still works; with `force` its session goes on"
                         " without it"
                     )
-                await self._claims.unheld(run_id, UNHELD_S)
+                await self._claims.end_hold(run_id, END_HOLD_S)
             case Changed():
                 raise NotFound(f"there is no run {run_id}")
             case answer:
@@ -99,18 +99,18 @@ class Control:
         With `force` besides, the session is not held by what still works of that one, or of one that has ended.
         Raises `NotFound`.
         """
-        self._readiness.asked()
+        self._readiness.note_request()
         answer = await self._changed(key, CancelSession(key, running), force=force)
         if not isinstance(answer, Stopped):
             raise NotFound(f"there is no session {key.session_id}")
         if running and force:
             session = await self._journal.read(SessionQuery(key))
             if session is not None and session.held and session.claimed is not None:
-                await self._claims.unheld(session.claimed, UNHELD_S)
+                await self._claims.end_hold(session.claimed, END_HOLD_S)
         self._projection.changed(key)  # a question that was dismissed leaves something without a run that ends
         return answer
 
-    def left_alone(self, run_id: RunId, key: SessionKey, on_disconnect: OnDisconnect) -> None:
+    def all_disconnected(self, run_id: RunId, key: SessionKey, on_disconnect: OnDisconnect) -> None:
         """Cancel a run whose clients were lost, if that is wanted; what cannot be kept now is tried again."""
         change: Cancel | EndWaiting
         if on_disconnect is OnDisconnect.CANCEL:
@@ -122,7 +122,7 @@ class Control:
     async def _cancel_alone(self, run_id: RunId, key: SessionKey, change: Cancel | EndWaiting) -> None:
         trouble = "run %s is left alone and cannot be cancelled yet"
         try:
-            await until_kept(partial(self._changed, key, change), trouble, run_id, log=_log)
+            await until_stored(partial(self._changed, key, change), trouble, run_id, log=_log)
         except RecordDamaged as error:
             _log.error("run %s is left alone and cannot be cancelled: %s", run_id, error)
 
@@ -131,8 +131,8 @@ class Control:
 
         Raises `Invalid`, `NotFound`, `AlreadyEnded`, `TooLate` if it has begun.
         """
-        change = Move(principal, run_id, None if priority is None else in_range(priority))
-        self._readiness.asked()
+        change = Move(principal, run_id, None if priority is None else checked_priority(priority))
+        self._readiness.note_request()
         match await self._journal.change(change):
             case Changed(existed=True):
                 return await self._reading.run(principal, run_id)

@@ -47,7 +47,7 @@ class Refusals:
         principal = new.key.principal
         if self._queues.is_full(principal):
             raise HoldsFull(
-                f"{self._queues.leftovers(principal)} runs of {principal} have ended and still work (setting"
+                f"{self._queues.lingering(principal)} runs of {principal} have ended and still work (setting"
                 " max_holds_per_principal); nothing more of it is accepted before one of them works no more",
                 retry_after_s=self._options.retry_after_s,
             )

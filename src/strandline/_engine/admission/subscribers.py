@@ -13,7 +13,7 @@ from strandline._engine.admission.control import Control
 from strandline._engine.streams import RunStream, Streams
 from strandline._model import OnDisconnect, RunId
 
-LEFT_ALONE_S: Final = 2.0
+DISCONNECT_GRACE_S: Final = 2.0
 """How long nobody must have been there."""
 
 
@@ -31,9 +31,9 @@ class Subscribers:
         """Note a client that waits for a run."""
         if (stream := self._watched(run_id)) is not None:
             stream.clients += 1
-            if stream.alone is not None:
-                stream.alone.cancel()
-                stream.alone = None
+            if stream.disconnect_timer is not None:
+                stream.disconnect_timer.cancel()
+                stream.disconnect_timer = None
 
     def left(self, run_id: RunId, *, lost: bool) -> None:
         """Note that a client waits no longer, because it has its answer, or because it was lost."""
@@ -43,7 +43,7 @@ class Subscribers:
             return
         stream.clients -= 1
         if lost and not stream.clients:
-            stream.alone = asyncio.get_running_loop().call_later(LEFT_ALONE_S, self._alone, run_id)
+            stream.disconnect_timer = asyncio.get_running_loop().call_later(DISCONNECT_GRACE_S, self._alone, run_id)
 
     def stop(self) -> None:
         """Act upon nothing any more."""
@@ -55,5 +55,5 @@ class Subscribers:
 
     def _alone(self, run_id: RunId) -> None:
         if (stream := self._watched(run_id)) is not None and not self._stopped:
-            stream.alone = None
-            self._control.left_alone(run_id, stream.key, stream.on_disconnect)
+            stream.disconnect_timer = None
+            self._control.all_disconnected(run_id, stream.key, stream.on_disconnect)

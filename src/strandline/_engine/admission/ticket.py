@@ -10,9 +10,9 @@ from strandline._model import NewRun, Outcome, RunId, RunStatus, RunSummary, Ses
 class Ticket(Struct, frozen=True, kw_only=True):
     """An accepted run: durable from here on. `position` is 0 if it executes, else 1 for the next to start.
 
-    `attached`: it was accepted before under the same key; `replayed`: it has ended, too, and `stream` has its end
-    already. `heeds`: it is of importance for the run whether whoever waits for it is still there; see `Service.joined`.
-    `stopped`: the runs that it has cancelled, since it interrupts. `new`: what was asked for, unless `attached`.
+    `attached`: it was accepted before, under the same key; `replayed`: it has also ended, and `stream` has its end.
+    `counts_clients`: disconnects of its clients matter to the run; see `Service.joined`. `stopped`: the runs that it
+    has interrupted. `new`: the run as requested, unless `attached`.
     """
 
     run_id: RunId
@@ -22,7 +22,7 @@ class Ticket(Struct, frozen=True, kw_only=True):
     stream: RunStream
     attached: bool = False
     replayed: bool = False
-    heeds: bool = False
+    counts_clients: bool = False
     stopped: tuple[RunId, ...] = ()
     new: NewRun | None = None
 

@@ -17,13 +17,13 @@ from strandline._engine.execution.holds import Hold, Holds
 from strandline._engine.execution.pool import AgentPool
 from strandline._engine.execution.record import Execution
 from strandline._engine.execution.recovery import recover
-from strandline._engine.execution.retry import until_kept
-from strandline._engine.execution.runner import Ended, Runner
+from strandline._engine.execution.retry import until_stored
+from strandline._engine.execution.runner import ExecutionResult, Runner
 
 __all__ = [
     "AgentPool",
     "Claims",
-    "Ended",
+    "ExecutionResult",
     "Execution",
     "FailedRemotely",
     "Hold",
@@ -33,5 +33,5 @@ __all__ = [
     "detail_of",
     "kind_of",
     "recover",
-    "until_kept",
+    "until_stored",
 ]

@@ -24,7 +24,7 @@ from strandline._engine.execution.completion import closed
 from strandline._engine.execution.retry import RETRY_S
 from strandline._engine.loops import adopt_current_task
 from strandline._engine.streams import EventRecorder, truncate_arguments, truncate_message, truncate_result
-from strandline._history import Progress, question
+from strandline._history import Progress, prompt_message
 from strandline._journal.port import Journal
 from strandline._model import (
     Block,
@@ -67,7 +67,7 @@ class LiveAttempt:
             workspace=workspace,
         )
         self.progress = progress
-        self.messages: list[Message] = list(progress.to_go_on())
+        self.messages: list[Message] = list(progress.messages_to_resume())
         self.results: dict[str, ToolResult] = dict(progress.results)
         self.signal = signal
         self.phase = "model"
@@ -223,15 +223,15 @@ class LiveAttempt:
         return Progress(
             messages=self.messages[: self._checkpointed],
             results=self.results,
-            asking=self.progress.asking,
+            question_state=self.progress.question_state,
             begun=self.begun,
         )
 
     def so_far(self) -> list[Message]:
         """Return the run's messages, its question first, partial text last: what `close` takes."""
         messages = list(self.messages)
-        if self.progress.asking is None and (not messages or messages[0]["role"] != "user"):
-            messages.insert(0, question(self.claim.run.input))
+        if self.progress.question_state is None and (not messages or messages[0]["role"] != "user"):
+            messages.insert(0, prompt_message(self.claim.run.input))
         if text := "".join(self._partial):
             messages.append({"role": "assistant", "content": [{"text": text}]})
         return messages
@@ -241,7 +241,7 @@ class LiveAttempt:
 
         They are closed once: by an agent that has to know what is made of its own, or here.
         """
-        so_far, answers = self.so_far(), self.progress.asking is not None
+        so_far, answers = self.so_far(), self.progress.question_state is not None
         known = so_far[1:] if answers else so_far
         if finished.closed and len(so_far) == len(self.messages):
             return known, True

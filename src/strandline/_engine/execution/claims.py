@@ -12,7 +12,7 @@ from typing import Any
 
 from strandline._clock import Clock
 from strandline._engine.execution.holds import Hold, Holds
-from strandline._engine.execution.runner import Ended, Runner
+from strandline._engine.execution.runner import ExecutionResult, Runner
 from strandline._engine.observers import Tracing
 from strandline._engine.queues import Estimates, SessionQueues
 from strandline._engine.streams import Streams
@@ -33,7 +33,7 @@ _log = logging.getLogger("strandline.claims")
 
 FINISH_S = 1.0
 """How long runs that were stopped get to settle."""
-TAKE_AGAIN_S = 1.0
+CLAIM_RETRY_S = 1.0
 """How long to wait before a claim that the journal could not make is asked for again."""
 
 WAITED_TOO_LONG = Outcome(
@@ -173,7 +173,7 @@ class Claims:
                 return
         except StrandlineError:
             _log.exception("a waiting run could not be claimed; it is tried again")
-            await asyncio.sleep(TAKE_AGAIN_S)
+            await asyncio.sleep(CLAIM_RETRY_S)
         self._queues.free(key)
         self._pump()
 
@@ -194,7 +194,7 @@ class Claims:
             ended = await self._runner.execute(claim)
         except Exception:
             _log.exception("run %s could not be ended; it is taken up at the next start", claim.run.run_id)
-            ended = Ended(claim=claim)
+            ended = ExecutionResult(claim=claim)
         self._after_end(ended)
 
     async def _return(self, claim: Claim) -> None:
@@ -207,9 +207,9 @@ class Claims:
             return
         except StrandlineError:
             _log.exception("run %s could not be requeued; it is taken up at the next start", claim.run.run_id)
-        self._after_end(Ended(claim=claim))
+        self._after_end(ExecutionResult(claim=claim))
 
-    def _after_end(self, ended: Ended) -> None:
+    def _after_end(self, ended: ExecutionResult) -> None:
         run = ended.claim.run
         self.lost += ended.lost
         if not ended.requeued:
@@ -233,9 +233,9 @@ class Claims:
             _log.warning(
                 "%d runs of %s have ended and still work: what else it wants is refused or waits until one of them"
                 " works no more (setting max_holds_per_principal)",
-                self._queues.leftovers(principal), principal,
+                self._queues.lingering(principal), principal,
             )  # fmt: skip
-        self.look_at_leftovers()
+        self.check_lingering()
         if self._holds.begin(hold):
             self._queues.stop()  # what still works of ended runs must not have company, or more of it
             self._exhausted.set()
@@ -243,18 +243,18 @@ class Claims:
 
     async def _until_over(self, hold: Hold) -> None:
         if await self._holds.keep(hold):
-            self._queues.works_no_more(hold.principal)
+            self._queues.lingering_ended(hold.principal)
         else:
-            self.look_at_leftovers()
+            self.check_lingering()
         self._pump()
 
-    def look_at_leftovers(self) -> None:
+    def check_lingering(self) -> None:
         """Find those whose hold was given up and that work no more; to be called every second."""
         for principal in self._holds.tick():
-            self._queues.works_no_more(principal)
+            self._queues.lingering_ended(principal)
             self._pump()
 
-    async def unheld(self, run_id: RunId, timeout_s: float) -> None:
+    async def end_hold(self, run_id: RunId, timeout_s: float) -> None:
         """End the hold of a run that has ended; return when it is over, or after `timeout_s` seconds."""
         await self._holds.end(run_id, timeout_s)
 
@@ -291,7 +291,7 @@ class Claims:
 
     # -- what is due -------------------------------------------------------------------------------
 
-    def look_at_deadlines(self) -> None:
+    def check_deadlines(self) -> None:
         """Act on what is due; to be called every second, for the timer does not see that a clock was set, or that the
         machine slept."""
         self._disarm()
@@ -308,7 +308,7 @@ class Claims:
             return
         self._disarm()
         self._timer_at = at
-        self._timer = asyncio.get_running_loop().call_later(self._seconds_to(at), self.look_at_deadlines)
+        self._timer = asyncio.get_running_loop().call_later(self._seconds_to(at), self.check_deadlines)
 
     def _disarm(self) -> None:
         if self._timer is not None:

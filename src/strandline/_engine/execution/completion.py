@@ -6,7 +6,7 @@ from typing import Final, assert_never
 
 from strandline._agents.port import Finished
 from strandline._engine.options import Options
-from strandline._history import Progress, answer_text, close, close_answer, question, reopened
+from strandline._history import Progress, answer_text, close, close_answer, prompt_message, resume_point
 from strandline._model import (
     Cancelled,
     Claim,
@@ -41,7 +41,7 @@ def closed(
     """
     if claim.question is not None:
         return close_answer(messages, results, ending, begun=begun)
-    return close(messages or [question(claim.run.input)], results, ending)
+    return close(messages or [prompt_message(claim.run.input)], results, ending)
 
 
 def completion_of(
@@ -100,6 +100,6 @@ def timed_out(run: Run, meanwhile: str = "") -> Failed:
     return Failed(ErrorCode.TIMEOUT, f"the run took longer than {run.timeout_s:g} s{meanwhile}")
 
 
-def resumable(checkpoint: Progress, options: Options) -> Progress | None:
+def resume_point_of(checkpoint: Progress, options: Options) -> Progress | None:
     """Return what another attempt goes on from; None if the run cannot go on, as one of its tools may have run."""
-    return reopened(checkpoint, unknown_tool=options.unknown_tool, idempotent_tools=options.idempotent_tools)
+    return resume_point(checkpoint, unknown_tool=options.unknown_tool, idempotent_tools=options.idempotent_tools)

@@ -22,7 +22,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from strandline._clock import Clock
-from strandline._engine.execution.retry import until_kept
+from strandline._engine.execution.retry import until_stored
 from strandline._engine.loops import Call, Loops
 from strandline._engine.options import Options
 from strandline._journal.port import Journal
@@ -77,7 +77,7 @@ class Holds(Struct, eq=False):
         """Return what holds a session, None if nothing does. There are few holds at any time."""
         return next((hold for hold in self._held.values() if hold.claim.run.key == key), None)
 
-    def still_work(self) -> list[Call[Any]]:
+    def lingering_calls(self) -> list[Call[Any]]:
         """Return the calls whose runs have ended and that still work: those held, and those whose hold was given up."""
         given_up = [each.call for each in self._given_up if each.call.is_alive]
         return [hold.call for hold in self._held.values()] + given_up
@@ -91,7 +91,7 @@ class Holds(Struct, eq=False):
             return False
         if self._count() >= self._options.max_holds:
             why = f"{self._options.max_holds} runs have ended and still work (setting max_holds)"
-        elif (threads := sum(len(each.threads) for each in self.still_work())) >= self._options.executor_threads:
+        elif (threads := sum(len(each.threads) for each in self.lingering_calls())) >= self._options.executor_threads:
             why = f"{threads} threads of runs that have ended still work (setting executor_threads)"
         else:
             return False
@@ -155,7 +155,7 @@ class Holds(Struct, eq=False):
             _log.info("nothing of run %s works any more; its session goes on", run_id)
         with suppress(ClaimLost):
             release = partial(self._journal.release, claim.token, counted=True)
-            await until_kept(release, "the hold of run %s cannot be ended yet", run_id, log=_log)
+            await until_stored(release, "the hold of run %s cannot be ended yet", run_id, log=_log)
         del self._held[run_id]
         if (over := self._forced.pop(run_id, None)) is not None:
             over.set()

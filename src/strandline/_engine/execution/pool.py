@@ -17,7 +17,7 @@ from strandline import _private as private
 from strandline._agents.port import SessionAgent, Target
 from strandline._clock import Clock
 from strandline._engine.execution.attempt import LiveAttempt
-from strandline._engine.execution.retry import until_kept
+from strandline._engine.execution.retry import until_stored
 from strandline._engine.loops import Loops
 from strandline._engine.options import Options
 from strandline._journal.port import Journal
@@ -77,7 +77,7 @@ class AgentPool(Struct, eq=False):
         record = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
         if not self._options.external:
             trouble = "run %s waits for its session's history"
-            record = await until_kept(partial(self._journal.load, key), trouble, attempt.context.run_id)
+            record = await until_stored(partial(self._journal.load, key), trouble, attempt.context.run_id)
         agent = await self._target.build(key, record, attempt.progress)
         attempt.enter("model")
         return agent

@@ -49,7 +49,7 @@ class Execution(Struct, eq=False):
     """What the run is to end as, if it was asked to end."""
     begun: bool = False
     """Whether the agent may have done anything."""
-    stranded: bool = False
+    loop_lost: bool = False
     """Whether it ends because its agent loop was given up, or has died with its process."""
     agent_is_current: bool = False
     """Whether the agent knows the conversation as history has it."""
@@ -68,7 +68,7 @@ class Execution(Struct, eq=False):
         return self.attempt.claim
 
     @property
-    def leftover(self) -> Call[Finished] | None:
+    def lingering_call(self) -> Call[Finished] | None:
         """Its call, if something of it still works."""
         return self._call if self._call is not None and self._call.is_alive else None
 
@@ -123,16 +123,16 @@ class Execution(Struct, eq=False):
 
     def abandon(self, ending: Failed) -> None:
         """End the run at once, because its agent loop was given up; one that was asked to end before ends as that."""
-        self._strand(ending)
+        self._lose_loop(ending)
         self._leave()
 
-    def _strand(self, ending: Failed) -> Ending:
+    def _lose_loop(self, ending: Failed) -> Ending:
         """Note that it has lost its loop; return what it ends as."""
-        self.stranded = self.asked is None
+        self.loop_lost = self.asked is None
         self.asked = self.asked or ending
         return self.asked
 
-    def take_agent(self) -> SessionAgent | None:
+    def release_agent(self) -> SessionAgent | None:
         """Hand over the agent; the execution has ended or was left."""
         agent, self._agent = self._agent, None
         return agent
@@ -172,7 +172,7 @@ class Execution(Struct, eq=False):
         except asyncio.CancelledError:
             return Finished(ending=Failed(ErrorCode.AGENT_ERROR, "the agent's own code cancelled its task"))
         except AgentLost as lost:
-            return Finished(ending=self._strand(Failed(ErrorCode.CRASHED, str(lost))))
+            return Finished(ending=self._lose_loop(Failed(ErrorCode.CRASHED, str(lost))))
         except RecordDamaged as error:
             return Finished(ending=Failed(ErrorCode.CRASHED, str(error)))
         except (ClaimLost, JournalUnavailable) as error:

@@ -10,7 +10,7 @@ goes on from its last staged round: nothing that finished is done again.
 import logging
 
 from strandline._agents.port import Finished
-from strandline._engine.execution.completion import closed, completion_of, last_resort, resumable, timed_out
+from strandline._engine.execution.completion import closed, completion_of, last_resort, resume_point_of, timed_out
 from strandline._engine.options import Options
 from strandline._history import Progress, fold
 from strandline._journal.port import Journal
@@ -67,7 +67,7 @@ def _ending(orphan: Claim, progress: Progress, options: Options, now: float) -> 
 def _why_it_ends(orphan: Claim, progress: Progress, options: Options) -> str | None:
     if not orphan.run.resumable:
         return "the server died while the run executed; what it had done by then is unknown"
-    if resumable(progress, options) is None:
+    if resume_point_of(progress, options) is None:
         tools = ", ".join(progress.open_tools().values())
         return f"the server died while a tool worked ({tools}); what the tool did is unknown"
     if orphan.run.attempt >= options.max_attempts:

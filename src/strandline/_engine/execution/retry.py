@@ -14,7 +14,7 @@ RETRY_S: Final = 1.0
 """How long to wait before the journal is asked again."""
 
 
-async def until_kept(
+async def until_stored(
     operation: Callable[[], Awaitable[T]], trouble: str, *named: object, log: logging.Logger = _log
 ) -> T:
     """Return what `operation()` does, as soon as the journal can; `log` has each `trouble` (a format of `named`).

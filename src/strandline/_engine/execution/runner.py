@@ -15,14 +15,14 @@ from msgspec.structs import replace
 from strandline._agents.port import Finished
 from strandline._clock import Clock
 from strandline._engine.execution.attempt import LiveAttempt
-from strandline._engine.execution.completion import DAMAGED, completion_of, last_resort, resumable, timed_out
+from strandline._engine.execution.completion import DAMAGED, completion_of, last_resort, resume_point_of, timed_out
 from strandline._engine.execution.failures import disclosed
 from strandline._engine.execution.holds import Hold
 from strandline._engine.execution.pool import AgentPool
 from strandline._engine.execution.record import STOPPED, Execution
-from strandline._engine.execution.retry import until_kept
+from strandline._engine.execution.retry import until_stored
 from strandline._engine.loops import Loops
-from strandline._engine.observers import RUN, Named, TracedRun, Tracing
+from strandline._engine.observers import CURRENT_RUN, CurrentRun, TracedRun, Tracing
 from strandline._engine.options import Options
 from strandline._engine.queues import SessionQueues
 from strandline._engine.streams import Streams
@@ -46,7 +46,7 @@ from strandline.errors import CancelRequested, ClaimLost, JournalUnavailable
 _log = logging.getLogger("strandline.runner")
 
 
-class Ended(Struct, frozen=True, kw_only=True):
+class ExecutionResult(Struct, frozen=True, kw_only=True):
     """What became of a claim: its outcome, or None if the run was requeued or the claim was lost.
 
     `hold`: something still works for it, and its session waits for that. `requeued`: it waits again, in this process.
@@ -94,9 +94,9 @@ class Runner(Struct, eq=False):
 
     # -- the pipeline ------------------------------------------------------------------------------
 
-    async def execute(self, claim: Claim) -> Ended:
+    async def execute(self, claim: Claim) -> ExecutionResult:
         """Execute a claim to its end, in a task of its own. Returns on every ending, also on a defect of ours."""
-        RUN.set(Named(claim.run.run_id, claim.run.key, claim.run.trace))
+        CURRENT_RUN.set(CurrentRun(claim.run.run_id, claim.run.key, claim.run.trace))
         traced = self._tracing.begun(claim, self._clock.now(), again=claim.resumes)
         execution: Execution | None = None
         try:
@@ -107,7 +107,7 @@ class Runner(Struct, eq=False):
             ended = await self._finish(execution, finished)
         except ClaimLost:
             _log.warning("the claim of run %s is lost: a newer owner has it", claim.run.run_id)
-            ended = Ended(claim=claim, lost=True, hold=_hold(execution, "a claim that was lost"))
+            ended = ExecutionResult(claim=claim, lost=True, hold=_hold(execution, "a claim that was lost"))
         except Exception:
             self._pool.drop(claim.run.key)
             _log.exception("run %s could not be ended as it should; it ends as failed", claim.run.run_id)
@@ -115,7 +115,7 @@ class Runner(Struct, eq=False):
         finally:
             self._live.pop(claim.run.run_id, None)
             self._wanted.discard(claim.run.run_id)
-            if execution is not None and (agent := execution.take_agent()) is not None:
+            if execution is not None and (agent := execution.release_agent()) is not None:
                 self._loops.discard(agent)
                 del agent
         traced.ended(ended.outcome)
@@ -126,7 +126,7 @@ class Runner(Struct, eq=False):
         run, options, clock = claim.run, self._options, self._clock
         progress = fold(claim.checkpoints, claim.question)
         if claim.checkpoints:
-            progress = resumable(progress, options) or progress
+            progress = resume_point_of(progress, options) or progress
         recorder = self._streams.started(claim, progress)
         signal, workspace = self._loops.signal(), self._pool.workspace(run.key)
         attempt = LiveAttempt(claim, progress, self._journal, signal, workspace, clock, recorder)
@@ -159,25 +159,25 @@ class Runner(Struct, eq=False):
             return finished
         return replace(finished, ending=disclosed(ending, self._options.error_text, execution.claim.run.run_id))
 
-    async def _finish(self, execution: Execution, finished: Finished) -> Ended:
+    async def _finish(self, execution: Execution, finished: Finished) -> ExecutionResult:
         """Keep what has come of a run: it waits again if that was not its own end and it can go on, or it is over.
 
         Its agent serves the session's next run, if it knows what history says.
         """
         claim = execution.claim
-        if (execution.stranded or finished.ending is STOPPED) and self._can_go_on(execution):
+        if (execution.loop_lost or finished.ending is STOPPED) and self._can_resume(execution):
             try:
-                return await self._requeue(claim, in_this_process=execution.stranded)
+                return await self._requeue(claim, in_this_process=execution.loop_lost)
             except CancelRequested:
                 finished = Finished(ending=Cancelled(), usage=finished.usage)
-        execution.traced.begins_to_finish()
+        execution.traced.finishes()
         hold = _hold(execution, execution.attempt.phase)
         completion, claim_result = await self._keep(claim, partial(self._close, execution, finished), hold)
         well = completion.outcome.status is RunStatus.SUCCEEDED and finished.keep and execution.agent_is_current
-        if well and hold is None and (agent := execution.take_agent()) is not None:
+        if well and hold is None and (agent := execution.release_agent()) is not None:
             self._pool.put(claim.run.key, agent, execution.call.loop)
             del agent
-        return Ended(
+        return ExecutionResult(
             claim=claim,
             outcome=completion.outcome,
             claim_result=claim_result,
@@ -193,19 +193,19 @@ class Runner(Struct, eq=False):
         asked = _asked(execution.attempt, finished.ending, closed)
         return completion_of(finished, closed, self._options, asked)
 
-    def _can_go_on(self, execution: Execution) -> bool:
+    def _can_resume(self, execution: Execution) -> bool:
         """Return whether another attempt can go on where this one is: no tool of it is in the middle."""
         run = execution.claim.run
         if (not run.resumable and execution.begun) or (
-            execution.stranded and run.attempt >= self._options.max_attempts
+            execution.loop_lost and run.attempt >= self._options.max_attempts
         ):
             return False
         checkpoint = execution.attempt.checkpoint()
-        if execution.stranded and execution.call.threads and checkpoint.open_tools():
+        if execution.loop_lost and execution.call.threads and checkpoint.open_tools():
             return False  # this process lives on, and the tool with it: it must not be joined by what goes on
-        return resumable(checkpoint, self._options) is not None
+        return resume_point_of(checkpoint, self._options) is not None
 
-    async def _requeue(self, claim: Claim, *, in_this_process: bool) -> Ended:
+    async def _requeue(self, claim: Claim, *, in_this_process: bool) -> ExecutionResult:
         """Have the run go on later: in this process, which counts as an attempt, or in the next.
 
         Raises `CancelRequested`, `ClaimLost`.
@@ -213,23 +213,23 @@ class Runner(Struct, eq=False):
         release = partial(self._journal.release, claim.token, counted=in_this_process)
         trouble = "run %s could not be requeued"
         if in_this_process:
-            await until_kept(release, trouble, claim.run.run_id)
-            return Ended(claim=claim, requeued=True)
+            await until_stored(release, trouble, claim.run.run_id)
+            return ExecutionResult(claim=claim, requeued=True)
         try:
             await release()
         except JournalUnavailable as error:  # the process ends: it is taken up at the next start
             _log.error(f"{trouble}: %s", claim.run.run_id, error)
-        return Ended(claim=claim)
+        return ExecutionResult(claim=claim)
 
-    async def _give_up(self, claim: Claim, hold: Hold | None) -> Ended:
+    async def _give_up(self, claim: Claim, hold: Hold | None) -> ExecutionResult:
         """End a run that could not be ended as it should, so that its session goes on."""
         try:
             completion, claim_result = await self._keep(
                 claim, lambda ending: last_resort(claim, ending, self._options), hold
             )
         except ClaimLost:
-            return Ended(claim=claim, lost=True)
-        return Ended(claim=claim, outcome=completion.outcome, claim_result=claim_result, hold=hold)
+            return ExecutionResult(claim=claim, lost=True)
+        return ExecutionResult(claim=claim, outcome=completion.outcome, claim_result=claim_result, hold=hold)
 
     async def _keep(
         self, claim: Claim, close: Callable[[Cancelled | None], Completion], hold: Hold | None
@@ -248,7 +248,7 @@ class Runner(Struct, eq=False):
             completion = close(cancelled)
             try:
                 trouble = "the outcome of run %s cannot be kept yet"
-                claim_result = await until_kept(partial(finish, completion), trouble, claim.run.run_id)
+                claim_result = await until_stored(partial(finish, completion), trouble, claim.run.run_id)
             except CancelRequested as wanted:
                 cancelled = Cancelled(discard=wanted.discard)
             else:
@@ -290,6 +290,6 @@ def _asked(attempt: LiveAttempt, ending: Ending, closed: list[Message]) -> Quest
 
 def _hold(execution: Execution | None, phase: str) -> Hold | None:
     """Return the hold of a run that ends, if something of it still works; `phase` is what it did last."""
-    if execution is None or (call := execution.leftover) is None:
+    if execution is None or (call := execution.lingering_call) is None:
         return None
     return Hold(execution.claim, call, phase)

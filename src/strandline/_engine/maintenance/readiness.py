@@ -36,7 +36,7 @@ class Readiness:
         self._waiting = 0
         self.exhausted = asyncio.Event()
         """Set when so many runs have ended and still work that the process has to be replaced."""
-        self._last_asked = clock.monotonic()
+        self._last_request = clock.monotonic()
 
     @property
     def trouble(self) -> str | None:
@@ -131,7 +131,7 @@ class Readiness:
     def admit(self) -> None:
         """Let a request in that changes something. Raises `Draining`, `NotReady`."""
         if self.stopping:
-            self.asked()
+            self.note_request()
             raise Draining("the server is stopping", retry_after_s=self._retry_after_s)
         self.open()
 
@@ -143,14 +143,14 @@ class Readiness:
 
     def open(self) -> None:
         """Let a request in that needs what is known once the journal is open. Raises `NotReady`."""
-        self.asked()
+        self.note_request()
         if not self.started:
             raise NotReady("the server is starting", retry_after_s=self._retry_after_s)
 
-    def asked(self) -> None:
+    def note_request(self) -> None:
         """Note that somebody has asked for something."""
-        self._last_asked = self._clock.monotonic()
+        self._last_request = self._clock.monotonic()
 
     def idle_s(self) -> float:
         """Return for how many seconds nobody has asked for anything."""
-        return self._clock.monotonic() - self._last_asked
+        return self._clock.monotonic() - self._last_request

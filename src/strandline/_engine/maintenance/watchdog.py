@@ -35,7 +35,7 @@ class Watchdog(Struct, eq=False):
         """Look at what executes, and at what still works of runs that have ended. To be called every second."""
         await self._name_who_blocks()
         self._loops.beat()
-        leftovers = self._holds.still_work()
+        leftovers = self._holds.lingering_calls()
         await self._report(leftovers)
         for call in leftovers:
             await self._replace_silent_loop(call, leftovers)

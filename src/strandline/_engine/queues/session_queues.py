@@ -20,7 +20,7 @@ from strandline._model import Principal, RunId, SessionKey
 class Obstacle(StrEnum):
     """Why a session in which runs wait gets no slot."""
 
-    LEFTOVERS = "leftovers"
+    LINGERING = "leftovers"
     """As many ended runs of its principal as may be still work."""
     LAST_ATTEMPT = "last attempt"
     """Its next run is a last attempt, and another session's executes."""
@@ -48,9 +48,9 @@ class SessionQueues:
         clock: Clock,
         max_running: int,
         per_principal: int | None = None,
-        leftovers_per_principal: int | None = None,
+        lingering_per_principal: int | None = None,
     ) -> None:
-        self.slots = Slots(max_running, per_principal, leftovers_per_principal)
+        self.slots = Slots(max_running, per_principal, lingering_per_principal)
         self._journal = journal
         self._clock = clock
         self._records: dict[SessionKey, Slot] = {}
@@ -80,15 +80,15 @@ class SessionQueues:
 
     def shares(self) -> dict[Principal, Share]:
         """Return what goes on for each principal; takes a moment for each run that waits or is claimed."""
-        claimed, waiting, leftovers = self.sessions.claimed_of(), self.sessions.waiting_of(), self.slots.leftovers
+        claimed, waiting, leftovers = self.sessions.claimed_of(), self.sessions.waiting_of(), self.slots.lingering
         return {
             each: Share(claimed.get(each, 0), waiting.get(each, 0), leftovers[each])
             for each in {**claimed, **waiting, **leftovers}
         }
 
-    def leftovers(self, principal: Principal) -> int:
+    def lingering(self, principal: Principal) -> int:
         """Return how many runs of a principal have ended and still work."""
-        return self.slots.leftovers[principal]
+        return self.slots.lingering[principal]
 
     def is_full(self, principal: Principal) -> bool:
         """Return whether as many ended runs of a principal as may be still work: nothing more of it starts."""
@@ -128,14 +128,14 @@ class SessionQueues:
         if record is not None and record.is_occupied:
             return None
         if self.is_full(key.principal):
-            return Obstacle.LEFTOVERS
+            return Obstacle.LINGERING
         if self.sessions.cannot_claim(key, self._clock.now()) is ClaimResult.BLOCKED:
             return Obstacle.LAST_ATTEMPT
         if record is None:
             return None
         if not self.slots.has_room:
             return Obstacle.SERVER
-        return Obstacle.PRINCIPAL if self.slots.stands_in_line(key.principal) else None
+        return Obstacle.PRINCIPAL if self.slots.has_waiting(key.principal) else None
 
     # -- slots -------------------------------------------------------------------------------------
 
@@ -145,7 +145,7 @@ class SessionQueues:
         Return whether there is one; its claim follows, or `free`.
         """
         self._catch_up()
-        if key in self._records or not self.slots.goes_at_once(key.principal) or not self.sessions.is_idle(key):
+        if key in self._records or not self.slots.starts_at_once(key.principal) or not self.sessions.is_idle(key):
             return False
         self.slots.occupy(self._record(key))
         return True
@@ -164,7 +164,7 @@ class SessionQueues:
     def keeps_slot(self, key: SessionKey) -> bool:
         """Return whether a session whose run ends may go on with its own next run: nobody else waits for the slot."""
         self._catch_up()
-        return self.slots.goes_on(key.principal)
+        return self.slots.may_keep_slot(key.principal)
 
     def ended(self, run_id: RunId, key: SessionKey, *, claimed: bool) -> None:
         """Note the end of a claim; `claimed`: its slot goes over to the session's next run."""
@@ -180,13 +180,13 @@ class SessionQueues:
         self._consider(key)
 
     def held(self, run_id: RunId, key: SessionKey) -> None:
-        """Note that the run of a claim has ended and is held, without a slot. `works_no_more` follows."""
-        self.slots.add_leftover(key.principal)
+        """Note that the run of a claim has ended and is held, without a slot. `lingering_ended` follows."""
+        self.slots.add_lingering(key.principal)
         self.ended(run_id, key, claimed=False)
 
-    def works_no_more(self, principal: Principal) -> None:
+    def lingering_ended(self, principal: Principal) -> None:
         """Note that nothing works any more of a run that has ended."""
-        self.slots.drop_leftover(principal)
+        self.slots.drop_lingering(principal)
 
     def stop(self) -> None:
         """Let nothing start any more."""
@@ -208,10 +208,10 @@ class SessionQueues:
             return
         if self.sessions.cannot_claim(key, self._clock.now()) is None:
             if record is None or not record.ready:
-                self.slots.line_up(self._record(key))
+                self.slots.enqueue(self._record(key))
         elif record is not None:
             if record.ready:
-                self.slots.withdraw(record)
+                self.slots.dequeue(record)
             del self._records[key]
 
     def _record(self, key: SessionKey) -> Slot:

@@ -34,26 +34,26 @@ class Slot:
 class Slots:
     """Which session with waiting runs goes next."""
 
-    def __init__(self, max_running: int, per_principal: int | None, leftovers_per_principal: int | None) -> None:
+    def __init__(self, max_running: int, per_principal: int | None, lingering_per_principal: int | None) -> None:
         self.free = max_running
         """How many slots no session has; leftovers keep some of these."""
         self._share = max_running if per_principal is None else per_principal
         """How many slots one principal may have."""
-        self._keeps_share = per_principal is not None and leftovers_per_principal is not None
+        self._keeps_share = per_principal is not None and lingering_per_principal is not None
         """Whether leftovers keep slots of their principal's share."""
-        self.most_leftovers = leftovers_per_principal
+        self.most_lingering = lingering_per_principal
         """At how many leftovers nothing more of a principal starts; None: they are not bounded, and keep no slot."""
-        if per_principal is not None and leftovers_per_principal is not None:
-            self.most_leftovers = min(per_principal, leftovers_per_principal)
+        if per_principal is not None and lingering_per_principal is not None:
+            self.most_lingering = min(per_principal, lingering_per_principal)
         self._most_kept = max_running // 2
         """How many of all slots leftovers may keep."""
         self._slots: Counter[Principal] = Counter()
         """How many slots the sessions of each have; none is at 0."""
-        self.leftovers: Counter[Principal] = Counter()
+        self.lingering: Counter[Principal] = Counter()
         """How many leftovers each has; none is at 0."""
         self._ready: OrderedDict[Principal, OrderedDict[SessionKey, Slot]] = OrderedDict()
         """Sessions that stand in line, in order."""
-        self._sated: dict[Principal, OrderedDict[SessionKey, Slot]] = {}
+        self._at_limit: dict[Principal, OrderedDict[SessionKey, Slot]] = {}
         """The same, of principals that have their share, or as many leftovers as they may: none of theirs goes next
         before one of those ends."""
         self._stopped = False
@@ -61,7 +61,7 @@ class Slots:
     @property
     def has_room(self) -> bool:
         """Whether there is a slot for another session."""
-        kept = 0 if self.most_leftovers is None else min(self.leftovers.total(), self._most_kept)
+        kept = 0 if self.most_lingering is None else min(self.lingering.total(), self._most_kept)
         return self.free > kept
 
     def is_full(self, principal: Principal) -> bool:
@@ -70,24 +70,24 @@ class Slots:
 
         A share that leftovers have used up counts too: its next slot is free when one of them ends, not before.
         """
-        return self.most_leftovers is not None and self.leftovers[principal] >= self.most_leftovers
+        return self.most_lingering is not None and self.lingering[principal] >= self.most_lingering
 
-    def is_sated(self, principal: Principal) -> bool:
+    def is_at_limit(self, principal: Principal) -> bool:
         """Return whether a principal has all the slots that it may have, or is full."""
-        kept = self.leftovers[principal] if self._keeps_share else 0
+        kept = self.lingering[principal] if self._keeps_share else 0
         return self._slots[principal] + kept >= self._share or self.is_full(principal)
 
-    def stands_in_line(self, principal: Principal) -> bool:
+    def has_waiting(self, principal: Principal) -> bool:
         """Return whether sessions of a principal that has its share stand in line."""
-        return principal in self._sated
+        return principal in self._at_limit
 
-    def goes_at_once(self, principal: Principal) -> bool:
+    def starts_at_once(self, principal: Principal) -> bool:
         """Return whether a new session gets a slot now: there is one, and nobody waits for it."""
-        return not self._stopped and not self._ready and self.has_room and not self.is_sated(principal)
+        return not self._stopped and not self._ready and self.has_room and not self.is_at_limit(principal)
 
-    def goes_on(self, principal: Principal) -> bool:
+    def may_keep_slot(self, principal: Principal) -> bool:
         """Return whether a session may keep its slot for its own next run: nobody else waits for that."""
-        return not (self._stopped or self._ready or principal in self._sated or self.is_full(principal))
+        return not (self._stopped or self._ready or principal in self._at_limit or self.is_full(principal))
 
     def stop(self) -> None:
         """Give no slot any more."""
@@ -124,35 +124,35 @@ class Slots:
             del self._slots[principal]
         self._sort(principal)
 
-    def line_up(self, record: Slot) -> None:
+    def enqueue(self, record: Slot) -> None:
         """Put a session at the end of its principal's line."""
         record.ready = True
-        line = self._sated if self.is_sated(record.key.principal) else self._ready
+        line = self._at_limit if self.is_at_limit(record.key.principal) else self._ready
         line.setdefault(record.key.principal, OrderedDict())[record.key] = record
 
-    def withdraw(self, record: Slot) -> None:
+    def dequeue(self, record: Slot) -> None:
         """Take a session out of its line."""
         record.ready = False
-        line = self._ready if record.key.principal in self._ready else self._sated
+        line = self._ready if record.key.principal in self._ready else self._at_limit
         sessions = line[record.key.principal]
         del sessions[record.key]
         if not sessions:
             del line[record.key.principal]
 
-    def add_leftover(self, principal: Principal) -> None:
+    def add_lingering(self, principal: Principal) -> None:
         """Note a run of a principal that has ended and still works."""
-        self.leftovers[principal] += 1
+        self.lingering[principal] += 1
         self._sort(principal)
 
-    def drop_leftover(self, principal: Principal) -> None:
+    def drop_lingering(self, principal: Principal) -> None:
         """Note that nothing works any more of a run that has ended."""
-        self.leftovers[principal] -= 1
-        if not self.leftovers[principal]:
-            del self.leftovers[principal]
+        self.lingering[principal] -= 1
+        if not self.lingering[principal]:
+            del self.lingering[principal]
         self._sort(principal)
 
     def _sort(self, principal: Principal) -> None:
         """Put a principal whose sessions stand in line where it belongs: among those that go next, or not."""
-        here, there = (self._ready, self._sated) if self.is_sated(principal) else (self._sated, self._ready)
+        here, there = (self._ready, self._at_limit) if self.is_at_limit(principal) else (self._at_limit, self._ready)
         if (sessions := here.pop(principal, None)) is not None:
             there[principal] = sessions

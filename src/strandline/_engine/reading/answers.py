@@ -67,7 +67,7 @@ class Vitals(Struct, frozen=True, kw_only=True):
     agents: Load
     holds: int
     holds_given_up: int
-    leftovers: int
+    lingering: int
     """How many runs have ended and still work at this moment, held or not."""
     stalls: int
     claims_lost: int

@@ -132,8 +132,8 @@ class Reasons:
             case NoWorker.code:
                 return _plain(Reason.NO_WORKER)
         match self._queues.obstacle(key):
-            case Obstacle.LEFTOVERS:
-                count = self._queues.leftovers(key.principal)
+            case Obstacle.LINGERING:
+                count = self._queues.lingering(key.principal)
                 return Why(
                     Reason.HOLDS_FULL,
                     f"{count} ended runs of {key.principal} still work, and nothing more of it starts before one of"

@@ -80,7 +80,7 @@ class Reading(Struct, eq=False):
 
     def _asked(self) -> Journal:
         """Note that somebody asks, and return what is asked."""
-        self._readiness.asked()
+        self._readiness.note_request()
         return self._journal
 
     async def _views(self, runs: Sequence[RunSummary]) -> list[RunView]:

@@ -1,23 +1,30 @@
 """Requests: what callers ask with, checked and made a run that the journal can accept.
 
-`Request` is a run that somebody asks for; `Drafts` makes a `NewRun` of it: limits, defaults, lane and key.
+`Request` is a run that somebody asks for; `RunBuilder` makes a `NewRun` of it: limits, defaults, lane and key.
 `check_content` is the allowlist of content blocks. Everything here is a value or a check: nothing is kept, and nothing
 is known of who else waits.
 """
 
-from strandline._engine.requests.content import FORMATS, LOCATION, LONGEST_NAME, NEVER, TAKEN, check_content
-from strandline._engine.requests.drafts import Drafts, in_range
+from strandline._engine.requests.content import (
+    ALWAYS_ALLOWED,
+    FORMATS,
+    LOCATION,
+    LONGEST_NAME,
+    NEVER_ALLOWED,
+    check_content,
+)
 from strandline._engine.requests.request import Request, check_key
+from strandline._engine.requests.run_builder import RunBuilder, checked_priority
 
 __all__ = [
     "FORMATS",
     "LOCATION",
     "LONGEST_NAME",
-    "NEVER",
-    "TAKEN",
-    "Drafts",
+    "NEVER_ALLOWED",
+    "ALWAYS_ALLOWED",
+    "RunBuilder",
     "Request",
     "check_content",
     "check_key",
-    "in_range",
+    "checked_priority",
 ]

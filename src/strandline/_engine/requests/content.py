@@ -14,7 +14,7 @@ from typing import Any, Final
 from strandline._model import Input
 from strandline.errors import Invalid
 
-NEVER: Final = frozenset({"toolUse", "toolResult", "interruptResponse"})
+NEVER_ALLOWED: Final = frozenset({"toolUse", "toolResult", "interruptResponse"})
 """Blocks of tools and of answers: they would break the pairing of history, so that no setting allows them."""
 LOCATION: Final = "location"
 """A source that is fetched: what `allowed_content` calls it."""
@@ -28,7 +28,7 @@ FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
 }
 """The formats of each kind of media (`strands.types.media`, 1.62)."""
-TAKEN: Final = ("text", "image", "document", "video")
+ALWAYS_ALLOWED: Final = ("text", "image", "document", "video")
 """The kinds that every server takes."""
 LONGEST_NAME: Final = 200
 """Characters of a document's name, as Bedrock has it."""
@@ -38,7 +38,7 @@ _SHOWN: Final = 40
 
 
 def check_content(given: Input, allowed: Collection[str]) -> None:
-    """Raise `Invalid` unless callers may ask with this; `allowed` are kinds that a setting allows besides `TAKEN`.
+    """Raise `Invalid` unless callers may send this; a setting adds the kinds in `allowed` to `ALWAYS_ALLOWED`.
 
     The error names the block and says what it may be.
     """
@@ -57,7 +57,7 @@ def _check_block(block: Mapping[str, Any], there: str, allowed: Collection[str])
             f" it has {', '.join(f'`{_shown(each)}`' for each in list(block)[:5]) or 'none'}"
         )
     ((kind, value),) = block.items()
-    if kind in NEVER or kind == LOCATION or (kind not in TAKEN and kind not in allowed):
+    if kind in NEVER_ALLOWED or kind == LOCATION or (kind not in ALWAYS_ALLOWED and kind not in allowed):
         raise Invalid(f"{there} is of kind `{_shown(kind)}`, which callers may not send. {_taken(kind, allowed)}")
     if kind == "text":
         if not isinstance(value, str):
@@ -108,10 +108,10 @@ def _check_source(source: object, there: str, allowed: Collection[str]) -> None:
 
 def _taken(kind: str, allowed: Collection[str]) -> str:
     """Say what is taken, and who can change that."""
-    kinds = _listed([*TAKEN, *sorted({*allowed} - {LOCATION, *TAKEN, *NEVER})], "and")
+    kinds = _listed([*ALWAYS_ALLOWED, *sorted({*allowed} - {LOCATION, *ALWAYS_ALLOWED, *NEVER_ALLOWED})], "and")
     if kind == "interruptResponse":
         return f"Input requests are answered by `responses`; blocks may be {kinds}"
-    if kind in NEVER:
+    if kind in NEVER_ALLOWED:
         return f"Tools are the agent's own; blocks may be {kinds}"
     return f"Send {kinds}, or have the server's operator add this kind to the setting allowed_content"
 

@@ -11,7 +11,7 @@ subscribers; all that is kept is bounded. Knows nothing of how runs are ordered,
 `__all__` names is for the rest of the code; the modules in here are not.
 """
 
-from strandline._engine.streams.changes import UNTOLD
+from strandline._engine.streams.changes import NOT_IN_FEED
 from strandline._engine.streams.log import LARGE
 from strandline._engine.streams.registry import Streams
 from strandline._engine.streams.run_stream import LAST, EventRecorder, Later, RunStream, as_last
@@ -21,7 +21,7 @@ from strandline._engine.streams.truncation import truncate_arguments, truncate_m
 __all__ = [
     "LARGE",
     "LAST",
-    "UNTOLD",
+    "NOT_IN_FEED",
     "EventRecorder",
     "Later",
     "RunStream",

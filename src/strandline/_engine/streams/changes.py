@@ -24,7 +24,7 @@ from strandline._engine.streams.log import Bounds, EventLog
 from strandline._engine.streams.subscription import Subscription
 from strandline._model import Principal, RunId, SessionId, SessionKey
 
-UNTOLD: Final = (TextDelta, TextReset, ReasoningDelta, RunPosition)
+NOT_IN_FEED: Final = (TextDelta, TextReset, ReasoningDelta, RunPosition)
 """Events that are published in the stream of their run only."""
 
 
@@ -65,7 +65,7 @@ class ChangeFeed(Struct, eq=False):
     def publish(self, key: SessionKey, run_id: RunId | None, at: float, event: Event) -> None:
         """Publish an event of a session, or of a run of it, to the subscribers of its principal."""
         log = self._logs.get(key.principal)
-        if log is not None and not isinstance(event, UNTOLD):
+        if log is not None and not isinstance(event, NOT_IN_FEED):
             log.add(at, event, run_id, key.session_id)
             log.wake()
 

@@ -177,7 +177,7 @@ class EventLog(Struct, kw_only=True, eq=False, weakref=True):
             found.insert(0, Numbered(None, at, StreamGap(after + 1, first - 1)))
         return found
 
-    def made(self, numbered: Numbered, make: Callable[[Numbered], bytes]) -> bytes:
+    def encode_once(self, numbered: Numbered, make: Callable[[Numbered], bytes]) -> bytes:
         """Return what `make` makes of an event: what is large once for all subscribers, which may send it for long.
 
         All callers have to make the same of an event.

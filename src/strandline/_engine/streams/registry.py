@@ -197,7 +197,7 @@ class Streams:
         """Publish that a run executes, and return what records its events; `progress` is kept of earlier attempts."""
         run, stream = claim.run, self._of_claim(claim)
         if claim.resumes:
-            kept = [truncate_message(message, self._cut)[0] for message in progress.to_go_on()]
+            kept = [truncate_message(message, self._cut)[0] for message in progress.messages_to_resume()]
             stream.begin(self._clock.now(), RunRestarted(run.attempt, kept))
         else:
             created_at = run.created_at

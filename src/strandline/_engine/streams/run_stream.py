@@ -54,12 +54,12 @@ class RunStream(EventLog):
     standing: RunQueued | RunPosition | None = None
     """Where and why it waits, as that was published last."""
     on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
-    """What becomes of its run if all `clients` are lost that wait for it; `alone` goes off when they are for long.
+    """What becomes of its run when all `clients` that wait for it have disconnected.
 
-    They are counted where it makes a difference.
+    They are counted only where this makes a difference; `disconnect_timer` runs while none is left.
     """
     clients: int = 0
-    alone: asyncio.TimerHandle | None = None
+    disconnect_timer: asyncio.TimerHandle | None = None
     inbox: list[tuple[float, Event]] = field(default_factory=list)
     """What has no number yet, with its times; the recorder of the present attempt appends to it, from any thread.
 

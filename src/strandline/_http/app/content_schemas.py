@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from strandline._engine.requests import FORMATS, LOCATION, LONGEST_NAME, NEVER, TAKEN
+from strandline._engine.requests import ALWAYS_ALLOWED, FORMATS, LOCATION, LONGEST_NAME, NEVER_ALLOWED
 
 _REF: Final = "#/components/schemas/{name}"
 _NAME: Final = "ContentBlock"
@@ -13,7 +13,7 @@ _BASE64: Final = r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[
 
 def schemas(allowed: frozenset[str]) -> dict[str, Any]:
     """Return the components: a block of content, and bytes in JSON; `allowed` as the setting `allowed_content`."""
-    kinds = [*TAKEN, *sorted(allowed - {LOCATION, *TAKEN, *NEVER})]
+    kinds = [*ALWAYS_ALLOWED, *sorted(allowed - {LOCATION, *ALWAYS_ALLOWED, *NEVER_ALLOWED})]
     encoded = {
         **_object({"__bytes_encoded__": {"const": True}, "data": {"type": "string", "pattern": _BASE64}}),
         "description": "Bytes in JSON, as base64",

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from strandline._engine.events import RunEvent, RunPosition, RunQueued, SessionEvent, StreamGap
-from strandline._engine.streams import UNTOLD
+from strandline._engine.streams import NOT_IN_FEED
 from strandline._http.exchange.input_requests import HowToAnswer
 
 REFS: Final = "#/components/schemas/{name}"
@@ -19,7 +19,7 @@ OF_A_RUN: Final = "RunEvents"
 OF_ALL: Final = "Changes"
 RUN_EVENTS: Final[tuple[type[Struct], ...]] = get_args(RunEvent)
 SESSION_EVENTS: Final[tuple[type[Struct], ...]] = get_args(SessionEvent)
-ALL_EVENTS: Final = tuple(each for each in (*RUN_EVENTS, *SESSION_EVENTS) if each not in UNTOLD)
+ALL_EVENTS: Final = tuple(each for each in (*RUN_EVENTS, *SESSION_EVENTS) if each not in NOT_IN_FEED)
 
 _AT: Final = {"type": "string", "format": "date-time", "description": "When it happened"}
 _RUN_ID: Final = {"type": "string", "description": "Of which run it is told"}

@@ -110,7 +110,7 @@ class RunEvents:
         if open_requests(told.event):
             stream = self._stream
             return framed(told, stream.run_id, _answer(self._scope, stream.key.session_id, told.event))
-        return self._stream.made(told, self._framed)
+        return self._stream.encode_once(told, self._framed)
 
     def _framed(self, told: Numbered) -> bytes:
         return framed(as_last(told), self._stream.run_id)

@@ -7,14 +7,16 @@ from starlette.responses import Response
 
 from strandline._engine.events import RunEvent, SessionEvent
 from strandline._engine.service import Service
-from strandline._engine.streams import UNTOLD
+from strandline._engine.streams import NOT_IN_FEED
 from strandline._http.caller import principal_of
 from strandline._http.exchange.sse import EventResponse, framed_change, last_event_id
 from strandline._model import session_id
 from strandline.errors import Invalid
 
 TYPES: Final = frozenset(
-    str(kind.__struct_config__.tag) for kind in (*get_args(RunEvent), *get_args(SessionEvent)) if kind not in UNTOLD
+    str(kind.__struct_config__.tag)
+    for kind in (*get_args(RunEvent), *get_args(SessionEvent))
+    if kind not in NOT_IN_FEED
 )
 """The types of events that can be asked for here."""
 MOST_SESSIONS: Final = 100

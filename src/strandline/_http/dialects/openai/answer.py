@@ -4,7 +4,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from strandline._engine.events import RunFinished
 from strandline._history import answer_text
-from strandline._history.words import ended_early
+from strandline._history.texts import ended_early
 from strandline._http.dialects.endings import reason_of
 from strandline._http.dialects.openai.wire import ErrorDetail, FinishReason, failed
 from strandline._http.dialects.sent_text import BREAK

@@ -32,7 +32,7 @@ calls itself for each level, and comes to the end of Python's stack after some h
 _NESTS: Final = (dict, list, tuple)
 
 
-class Drafts(Struct, eq=False):
+class RunBuilder(Struct, eq=False):
     """Makes runs of requests."""
 
     _target: Target
@@ -40,7 +40,7 @@ class Drafts(Struct, eq=False):
     _clock: Clock
     _new_run_id: Callable[[], RunId]
 
-    def draft(self, request: Request, trace: Carrier | None) -> NewRun:
+    def build(self, request: Request, trace: Carrier | None) -> NewRun:
         """Return the run that is asked for, of which nothing is kept yet. Raises `Invalid`."""
         if request.if_busy is IfBusy.ROLLBACK and self._options.external:
             raise Invalid("if_busy cannot be rollback: these agents keep their history themselves")
@@ -62,7 +62,7 @@ class Drafts(Struct, eq=False):
             if_busy=request.if_busy,
             on_question=self._on_question(request),
             lane=lane,
-            priority=in_range(self._options.priority if request.priority is None else request.priority),
+            priority=checked_priority(self._options.priority if request.priority is None else request.priority),
             resumable=self._target.resumable,
             timeout_s=timeout_s,
             queue_deadline=now + queue_timeout_s,
@@ -143,7 +143,7 @@ def _within(name: str, asked_s: float | None, most_s: float) -> float:
     return asked_s
 
 
-def in_range(priority: int) -> int:
+def checked_priority(priority: int) -> int:
     """Return a priority. Raises `Invalid` unless it is one."""
     if not HIGHEST_PRIORITY <= priority <= LOWEST_PRIORITY:
         raise Invalid(f"priority must be {HIGHEST_PRIORITY} to {LOWEST_PRIORITY}, {HIGHEST_PRIORITY} first")

@@ -27,18 +27,18 @@ def ended_early(code: str) -> str:
     return f"(This run ended early: {code}.)"
 
 
-def reason_kept(detail: str) -> str:
+def stored_reason(detail: str) -> str:
     """Return what history keeps of why a run failed, in a block of its own; `""` if there is nothing to say."""
     kept = detail[:MOST_OF_AN_ERROR]
     return kept if kept.strip() else ""
 
 
-def question(prompt: Input) -> Message:
+def prompt_message(prompt: Input) -> Message:
     """Return the user message for a run's input; blank text becomes `(empty message)`, since providers refuse it."""
     if isinstance(prompt, str):
         return {"role": "user", "content": [{"text": prompt if prompt.strip() else EMPTY_MESSAGE}]}
     own = [block for block in prompt if not holds(block, "toolUse") and not holds(block, "toolResult")]
-    content = worth_keeping(normalize_blocks(own))
+    content = without_blank_text(normalize_blocks(own))
     return {"role": "user", "content": content or [{"text": EMPTY_MESSAGE}]}
 
 
@@ -50,6 +50,6 @@ def answer_text(message: Message | None) -> str:
     return "\n".join(text for text in texts if text is not None)
 
 
-def worth_keeping(content: Iterable[Block]) -> list[Block]:
+def without_blank_text(content: Iterable[Block]) -> list[Block]:
     """Return the blocks without blank texts, which providers refuse."""
     return [block for block in content if not ("text" in block and not (block["text"] or "").strip())]
