@@ -152,15 +152,15 @@ async def cancel_streaming(url: str, chunk_ms: int, samples: int) -> list[float]
     times: list[float] = []
 
     async def one(session: str) -> None:
-        async with callers(url, 2) as (asks, waits):
+        async with callers(url, 2) as (asking, waits):
             for _ in range(samples // 4):
-                run_id = await asks.send(session, f"stream {chunk_ms}")
-                while (await asks.ask("GET", f"/v1/runs/{run_id}"))[1]["status"] != "running":
+                run_id = await asking.send(session, f"stream {chunk_ms}")
+                while (await asking.ask("GET", f"/v1/runs/{run_id}"))[1]["status"] != "running":
                     await asyncio.sleep(0.005)
                 ended = asyncio.create_task(waits.ended(run_id))
                 await asyncio.sleep(0.05 + random.random() * chunk_ms / 1000)
                 began = time.perf_counter()
-                cancel = asyncio.create_task(asks.ask("POST", f"/v1/runs/{run_id}/cancel"))
+                cancel = asyncio.create_task(asking.ask("POST", f"/v1/runs/{run_id}/cancel"))
                 assert (await ended)["status"] == "cancelled"
                 times.append((time.perf_counter() - began) * 1000)
                 await cancel
@@ -185,13 +185,13 @@ async def fill(url: str) -> None:
 
 async def probe(url: str, seconds: float) -> list[float]:
     """Ask every `PROBE_S`; return the milliseconds of each answer, from when it was to be asked."""
-    client, asked = await connect(url), refused(url)
+    client, refusing = await connect(url), refused(url)
     times = []
     begin = time.perf_counter()
     for number in range(int(seconds / PROBE_S)):
         due = begin + number * PROBE_S
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        status, _ = await client.ask(asked)
+        status, _ = await client.ask(refusing)
         assert status == 429, status
         times.append((time.perf_counter() - due) * 1000)
     client.close()
@@ -200,7 +200,7 @@ async def probe(url: str, seconds: float) -> list[float]:
 
 async def hammer(url: str, seconds: float, per_s: float) -> dict[str, Any]:
     """Have 63 clients ask again as soon as they are answered, or `per_s` times a second in all, each in its turn."""
-    clients, asked = [await connect(url) for _ in range(HAMMERS)], refused(url)
+    clients, refusing = [await connect(url) for _ in range(HAMMERS)], refused(url)
     for client in clients:
         await client.ask(health(url))
     times: list[float] = []
@@ -213,7 +213,7 @@ async def hammer(url: str, seconds: float, per_s: float) -> dict[str, Any]:
             if per_s:
                 await asyncio.sleep(max(0.0, due - now))
             start = due if per_s else now
-            status, _ = await client.ask(asked)
+            status, _ = await client.ask(refusing)
             assert status == 429, status
             times.append((time.perf_counter() - start) * 1000)
             due += every_s

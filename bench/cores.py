@@ -213,8 +213,8 @@ def main() -> None:
                 with pinned({1} if name == "one" else BOTH), first(args.first):
                     done = uvloop.run(turn(servers, AGENTS[agent][1], args.seconds, stream=agent == "stream"))
                 turns[agent, name].append(done)
-                told = f"{agent}/{name}: {done.per_s:.0f}/s, others {done.others:.2f}, load {os.getloadavg()[0]:.1f}"
-                print(told, flush=True)
+                line = f"{agent}/{name}: {done.per_s:.0f}/s, others {done.others:.2f}, load {os.getloadavg()[0]:.1f}"
+                print(line, flush=True)
         for agent in dict.fromkeys(agent for agent, _ in running):
             report(agent, {name: seen for (of, name), seen in turns.items() if of == agent and seen})
 

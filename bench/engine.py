@@ -250,9 +250,9 @@ async def scrape(make_journal: MakeJournal, waiting: int, samples: int) -> dict[
         scrapes, times = Scrapes(service, MetricsRecorder(), None), []
         await scrapes.scrape("")
         for _ in range(samples):
-            asked = time.perf_counter()
+            sent_at = time.perf_counter()
             await scrapes.scrape("")
-            times.append((time.perf_counter() - asked) * 1000)
+            times.append((time.perf_counter() - sent_at) * 1000)
         return {"p50 ms": statistics.median(times), "p99 ms": sorted(times)[len(times) * 99 // 100]}
 
 

@@ -137,8 +137,8 @@ def install(folder: Path, *what: str, cold: bool) -> tuple[Path, float]:
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     options = ["--no-cache-dir"] if cold else []
     versions = folder / "versions.txt"
-    told = subprocess.run([python, ROOT / "tools/pins.py", "versions"], capture_output=True, text=True, check=True)
-    versions.write_text(told.stdout)
+    pins = subprocess.run([python, ROOT / "tools/pins.py", "versions"], capture_output=True, text=True, check=True)
+    versions.write_text(pins.stdout)
     command = [*pip, *options, "-c", str(versions), *what]
     return python, timed(command, folder, checkout=False).clock_s
 

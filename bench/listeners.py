@@ -61,15 +61,15 @@ class Listener(asyncio.Protocol):
         """Ask for events. Returns when."""
         assert self._transport is not None
         self._begin()
-        asked_at = time.monotonic()
+        sent_at = time.monotonic()
         self._transport.write(request)
-        return asked_at
+        return sent_at
 
     async def hear(self, request: bytes) -> float:
         """Ask for events and hear all of them. Returns how many seconds after that the first text came; 0 for none."""
-        asked_at = self.ask(request)
+        sent_at = self.ask(request)
         await self.ended
-        return 0.0 if self.first_at is None else self.first_at - asked_at
+        return 0.0 if self.first_at is None else self.first_at - sent_at
 
     def close(self) -> None:
         """Leave, without a word."""

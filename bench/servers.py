@@ -88,7 +88,7 @@ class Loop:
         self._process = process
         self.pid = process.pid
 
-    def _tell(self, **command: float) -> Load:
+    def _report(self, **command: float) -> Load:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(command) + "\n")
@@ -97,12 +97,12 @@ class Loop:
 
     async def warm(self, sessions: int, turns: int) -> None:
         """Let every session have its turns."""
-        self._tell(sessions=sessions, turns=turns)
+        self._report(sessions=sessions, turns=turns)
 
     async def load(self, sessions: int, seconds: float, *, probe_s: float | None = None) -> Load:
         """Load it and measure; there is nothing to probe."""
         before = cpu_s(self.pid)
-        load = self._tell(sessions=sessions, seconds=seconds)
+        load = self._report(sessions=sessions, seconds=seconds)
         load.cpu_s = cpu_s(self.pid) - before
         return load
 

@@ -142,8 +142,8 @@ async def answered(url: str, method: str, path: str, body: object = None) -> dic
     client = await connect(url)
     _, answer = await client.ask(request(url, method, path, body))
     client.close()
-    told: dict[str, Any] = json.loads(answer)
-    return told
+    result: dict[str, Any] = json.loads(answer)
+    return result
 
 
 # -- whole, resumed, idle -----------------------------------------------------------------------------
@@ -162,8 +162,8 @@ def faults(heard: list[tuple[int | None, dict[str, Any]]]) -> list[str]:
 async def whole(subject: Server, seconds: float) -> tuple[list[float], list[str]]:
     """Return how late the chunks of 50 sessions are, and what is missing of them."""
     ears = [await listener(subject.url, keep=True) for _ in range(SESSIONS)]
-    asked = f"{SESSIONS_PER_S} {int(SESSIONS_PER_S * seconds)}"
-    await asyncio.gather(*(ear.hear(v1(subject.url, f"whole-{n}", asked)) for n, ear in enumerate(ears)))
+    rate = f"{SESSIONS_PER_S} {int(SESSIONS_PER_S * seconds)}"
+    await asyncio.gather(*(ear.hear(v1(subject.url, f"whole-{n}", rate)) for n, ear in enumerate(ears)))
     for ear in ears:
         ear.close()
     return [late for ear in ears for late in ear.late_s], [each for ear in ears for each in faults(ear.events())]
@@ -194,14 +194,14 @@ async def resumed(subject: Server) -> tuple[int, list[str]]:
     return going_on, wrong
 
 
-async def idle(subject: Server, count: int, asked: bytes) -> float:
+async def idle(subject: Server, count: int, payload: bytes) -> float:
     """Return the bytes by which the server grows for one more client that listens and hears nothing."""
     ears: list[Listener] = []
 
     async def add(number: int) -> None:
         for _ in range(number):
             ears.append(await listener(subject.url))
-            ears[-1].ask(asked)
+            ears[-1].ask(payload)
             await ears[-1].first_byte
 
     await add(count // 3)
@@ -288,7 +288,7 @@ def main() -> None:
         def begun(title: str, arguments: list[str]) -> Server:
             return stack.enter_context(server(arguments, core, folder / f"{title}.log"))
 
-        def told(work: Coroutine[Any, Any, Any]) -> Any:
+        def result(work: Coroutine[Any, Any, Any]) -> Any:
             with pinned(own):
                 return uvloop.run(work)
 
@@ -298,24 +298,24 @@ def main() -> None:
         subjects = {"a lock": (locked, lock), "strandline": (strandline, v1)}
         for table in first_texts(subjects, core, own, plan):
             console.print(table)
-        late, missing = told(whole(strandline, plan.seconds))
+        late, missing = result(whole(strandline, plan.seconds))
         console.print(
             f"{SESSIONS} sessions, {SESSIONS_PER_S} chunks/s each: {len(late):,} chunks, late p50 {ms(late, 0.5):.2f}"
             f" ms, p99 {ms(late, 0.99):.2f} ms; {f'[red]{missing[0]}[/red]' if missing else 'none was dropped'}",
             highlight=False,
         )
-        going_on, wrong = told(resumed(strandline))
+        going_on, wrong = result(resumed(strandline))
         console.print(
             f"{CUT} streams cut and resumed, {going_on} while their runs went on: "
             + (f"[red]{len(wrong)} wrong, e.g. {wrong[0]}[/red]" if wrong else "the same text in all"),
             highlight=False,
         )
         bare = begun("bare", [sys.executable, "-m", "bench.echo"])
-        grown = {"bare uvicorn app": told(idle(bare, plan.idle, request(bare.url, "GET", "/wait")))}
+        grown = {"bare uvicorn app": result(idle(bare, plan.idle, request(bare.url, "GET", "/wait")))}
         for title, work in (("events of one run", of_a_run), ("all that changes", of_all)):
             # A server of its own: the memory of those who have left is used again.
             fresh = begun(title, [*STRANDLINE, AGENT, "--port", "0", "--journal", f"sqlite:{folder / title}.db"])
-            grown[title] = told(work(fresh, plan.idle))
+            grown[title] = result(work(fresh, plan.idle))
         memory = Table(title="An idle subscriber, to reach 10 KB", title_justify="left")
         memory.add_column("")
         memory.add_column("KB", justify="right")

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Final
 
 FIRST: Final = "/proc/1/cmdline"
-ASKED: Final = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+REQUEST: Final = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 ANSWER_S: Final = 2.0
 MOST_BYTES: Final = 65_536
 
@@ -25,8 +25,8 @@ def main() -> int:
             arguments = file.read().split("\0")
     except OSError:
         arguments = []
-    is_well, told = look(port_of(arguments, os.environ))
-    sys.stdout.write(f"/readyz: {told}\n")
+    is_well, reason = look(port_of(arguments, os.environ))
+    sys.stdout.write(f"/readyz: {reason}\n")
     return 0 if is_well else 1
 
 
@@ -45,13 +45,13 @@ def look(port: int) -> tuple[bool, str]:
     """Return whether the server is well, and what it says."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_S) as connection:
-            connection.sendall(ASKED)
+            connection.sendall(REQUEST)
             with connection.makefile("rb") as answer:
                 head, _, body = answer.read(MOST_BYTES).partition(b"\r\n\r\n")
     except OSError as error:
         return False, str(error)
-    told = body.decode(errors="replace")
-    return head.split()[1:2] == [b"200"] or '"draining"' in told, told
+    text = body.decode(errors="replace")
+    return head.split()[1:2] == [b"200"] or '"draining"' in text, text
 
 
 if __name__ == "__main__":

@@ -57,8 +57,8 @@ def litellm_client() -> tuple[str, Path]:
 
 def _place(name: str, versions: Path) -> Path:
     """Return the folder of a set of packages: another one for other versions."""
-    told = versions.read_bytes() + sys.version.encode()
-    return CACHE / f"{name}-{hashlib.sha256(told).hexdigest()[:12]}"
+    content = versions.read_bytes() + sys.version.encode()
+    return CACHE / f"{name}-{hashlib.sha256(content).hexdigest()[:12]}"
 
 
 def _install(*command: str, folder: Path) -> None:

@@ -26,9 +26,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     heed_signals()
-    if (asked := config.getoption("--order")) is not None:
-        told = getattr(config, "workerinput", {})  # of a process that shares the tests with others
-        config.option.order = told.get("order") or order.drawn(asked)
+    if (value := config.getoption("--order")) is not None:
+        worker = getattr(config, "workerinput", {})  # of a process that shares the tests with others
+        config.option.order = worker.get("order") or order.drawn(value)
 
 
 def heed_signals() -> None:

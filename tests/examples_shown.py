@@ -39,7 +39,7 @@ class Example:
         return shlex.split(command.split("strandline serve", 1)[1], comments=True)
 
     @property
-    def asked(self) -> list[dict[str, Any]]:
+    def chat_bodies(self) -> list[dict[str, Any]]:
         """The bodies that its page posts to `/chat`, in order."""
         bodies = re.findall(r"/chat\s+-d '(.*?)'", self.readme, re.DOTALL)
         return [json.loads(body) for body in bodies]
@@ -57,7 +57,7 @@ def example(name: str) -> Example:
 
 def answers(server: Server, shown: Example) -> list[str]:
     """Ask what the page asks, one after the other, and return what was answered; all must have succeeded."""
-    given = [server.client.post("/chat", json=body).raise_for_status().json() for body in shown.asked]
+    given = [server.client.post("/chat", json=body).raise_for_status().json() for body in shown.chat_bodies]
     assert {answer["status"] for answer in given} == {"success"}, given
     return [answer["response"] for answer in given]
 

@@ -14,13 +14,13 @@ import pytest
 RANDOM = "random"
 
 
-def drawn(asked: str) -> str:
+def drawn(value: str) -> str:
     """Return the seed that was asked for, or one by chance. Raises `UsageError`."""
-    if asked == RANDOM:
+    if value == RANDOM:
         return str(random.SystemRandom().randrange(10_000))
-    if not re.fullmatch(r"\d{1,9}", asked):
+    if not re.fullmatch(r"\d{1,9}", value):
         raise pytest.UsageError("--order is a number, or `random`")
-    return asked
+    return value
 
 
 def shuffle(items: list[pytest.Item], seed: str) -> None:

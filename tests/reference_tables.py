@@ -48,9 +48,9 @@ def alerts_table() -> str:
     groups = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yaml").read_text())["groups"]
     rows = ["| alert | when | severity |", "|---|---|---|"]
     for rule in (rule for group in groups for rule in group["rules"]):
-        asked = rule["expr"].replace("|", "\\|")
+        expression = rule["expr"].replace("|", "\\|")
         lasts = f", for {rule['for']}" if "for" in rule else ""
-        rows.append(f"| `{rule['alert']}` | `{asked}`{lasts} | {rule['labels']['severity']} |")
+        rows.append(f"| `{rule['alert']}` | `{expression}`{lasts} | {rule['labels']['severity']} |")
     return "\n".join(rows)
 
 

@@ -31,15 +31,15 @@ class Noting(MemoryJournal):
 
     def __init__(self) -> None:
         super().__init__(SystemClock())
-        self.staged: list[Checkpoint] = []
-        self.settled: list[Completion] = []
+        self.checkpoints: list[Checkpoint] = []
+        self.completions: list[Completion] = []
 
     async def checkpoint(self, token: FencingToken, checkpoint: Checkpoint) -> None:
-        self.staged.append(checkpoint)
+        self.checkpoints.append(checkpoint)
         await super().checkpoint(token, checkpoint)
 
     async def finish(self, token: FencingToken, completion: Completion, **options: Any) -> Any:
-        self.settled.append(completion)
+        self.completions.append(completion)
         return await super().finish(token, completion, **options)
 
 
@@ -85,9 +85,9 @@ async def ask(service: Service, text: str, session: str = "s") -> Outcome:
     return end
 
 
-async def answer(service: Service, asked: Outcome, response: object = "yes", session: str = "s") -> Outcome:
+async def answer(service: Service, question: Outcome, response: object = "yes", session: str = "s") -> Outcome:
     """Return how the run ends that answers all that a run has asked for."""
-    answers = {each.id: response for each in asked.input_requests}
+    answers = {each.id: response for each in question.input_requests}
     ticket = await service.submit(Request(key=key(session), answers=answers))
     end = await asyncio.wait_for(ticket.stream.outcome(), 20)
     assert isinstance(end, Outcome)

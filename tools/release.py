@@ -215,14 +215,14 @@ def build(wanted: Wanted, artefacts: Path, say: Callable[[str], None]) -> None:
 def release(wanted: Wanted, say: Callable[[str], None]) -> None:
     """Do all of it."""
     old = check(wanted)
-    told = entries((wanted.folder / CHANGELOG).read_text(encoding="utf-8"))
+    notes = entries((wanted.folder / CHANGELOG).read_text(encoding="utf-8"))
     with put_back_if_it_fails(wanted.folder):
         say(f"setting the version: {old} becomes {wanted.version}")
         write(wanted, old)
         run("git", "commit", "--quiet", "--all", "--message", f"Release {wanted.version}", folder=wanted.folder)
         build(wanted, wanted.folder / "dist", say)
         say(f"tagging {wanted.tag}")
-        message = f"Strandline {wanted.version}\n\n{told}"
+        message = f"Strandline {wanted.version}\n\n{notes}"
         # (a line that begins with # is a heading of the changelog, no comment)
         run("git", "tag", "--annotate", "--cleanup=verbatim", "--message", message, wanted.tag, folder=wanted.folder)
 

@@ -21,10 +21,10 @@ class Paced(ScriptedModel):
 
     async def stream(self, messages: Messages, *args: Any, **more: Any) -> AsyncGenerator[StreamEvent, None]:
         """Stream one answer."""
-        asked = question(messages)
-        if asked == "hold":
+        prompt = question(messages)
+        if prompt == "hold":
             await asyncio.Event().wait()
-        rate, count = map(int, asked.split())
+        rate, count = map(int, prompt.split())
         begin = time.monotonic()
         yield {"messageStart": {"role": "assistant"}}
         yield {"contentBlockStart": {"contentBlockIndex": 0, "start": {}}}

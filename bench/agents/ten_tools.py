@@ -10,10 +10,10 @@ from strandline.testing import ScriptedModel, question
 
 
 async def answer(messages: Messages) -> str:
-    asked = question(messages)
-    if asked == "hold":
+    prompt = question(messages)
+    if prompt == "hold":
         await asyncio.Event().wait()
-    return f"You said: {asked}"
+    return f"You said: {prompt}"
 
 
 def make_tool(number: int) -> AgentTool:

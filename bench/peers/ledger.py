@@ -18,7 +18,7 @@ class Entry:
     said: tuple[tuple[str, str], ...]
 
     @property
-    def asked(self) -> str:
+    def question(self) -> str:
         """The last message of the conversation."""
         return self.said[-1][1] if self.said else ""
 
@@ -42,12 +42,12 @@ def parse(lines: Iterable[str]) -> list[Entry]:
 
 def begun(entries: Iterable[Entry], message: str) -> Entry | None:
     """Return the last call that a message has begun."""
-    return next((each for each in reversed(list(entries)) if each.what == "begin" and each.asked == message), None)
+    return next((each for each in reversed(list(entries)) if each.what == "begin" and each.question == message), None)
 
 
 def ended(entries: Iterable[Entry], message: str) -> bool:
     """Return whether the model has answered a message."""
-    return any(each.what == "end" and each.asked == message for each in entries)
+    return any(each.what == "end" and each.question == message for each in entries)
 
 
 def shown(entry: Entry | None, message: str) -> bool:
@@ -74,7 +74,7 @@ def alternates(entry: Entry | None) -> bool:
 def most_at_once(entries: Iterable[Entry], messages: Sequence[str]) -> int:
     """Return how many of the messages' calls overlapped at most."""
     inside = most = 0
-    for each in sorted((each for each in entries if each.asked in messages), key=lambda each: each.at_s):
+    for each in sorted((each for each in entries if each.question in messages), key=lambda each: each.at_s):
         inside += 1 if each.what == "begin" else -1
         most = max(most, inside)
     return most

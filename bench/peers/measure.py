@@ -60,7 +60,7 @@ class Listener(Client):
 
 
 @dataclass(slots=True)
-class Taken:
+class Measured:
     """All repetitions of one subject."""
 
     one: list[Load] = field(default_factory=list)
@@ -111,7 +111,7 @@ class Peer:
             probe=lambda url: request(url, "GET", dialect.health),
             answered=quickly_answered,
         )
-        self.taken = Taken(idle_bytes=rss_bytes(server.pid))
+        self.taken = Measured(idle_bytes=rss_bytes(server.pid))
 
     async def warm(self, plan: Plan) -> None:
         """Take the memory of sessions, then fill the windows of those that are measured."""
@@ -161,7 +161,7 @@ class Called:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self.taken = Taken()
+        self.taken = Measured()
 
     async def warm(self, plan: Plan) -> None:
         """Do what is done to servers."""

@@ -89,15 +89,15 @@ def conditions(record: Record) -> str:
     busy = max(machine.load_before, machine.load_during - OWN_LOAD) > machine.cores
     quiet = f"The loop's own answers went from {min(record.spread):.2f} to {max(record.spread):.2f} of their median."
     where = f"{machine.processor}, {machine.cores} cores, {machine.system}, Python {machine.python}"
-    told = [f"{machine.date}; {where}; {record.took_s / 60:.0f} minutes, {load}. {quiet}"]
+    sentences = [f"{machine.date}; {where}; {record.took_s / 60:.0f} minutes, {load}. {quiet}"]
     if busy:
-        told.append(
+        sentences.append(
             "**Other work kept this machine busy**: compare the times roughly, and only with each other."
             " The last three rows do not depend on it."
         )
     if record.quick:
-        told.append("A `--quick` run: one repetition of everything, so its times are only a first look.")
-    return " ".join(told)
+        sentences.append("A `--quick` run: one repetition of everything, so its times are only a first look.")
+    return " ".join(sentences)
 
 
 def written(record: Record) -> str:

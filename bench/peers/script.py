@@ -41,9 +41,9 @@ def well_formed(said: Said) -> bool:
     )
 
 
-def text_of(asked: str) -> str:
+def text_of(message: str) -> str:
     """Return the answer to a message."""
-    return f"Answer to {asked}"
+    return f"Answer to {message}"
 
 
 async def answer(said: Said) -> str:
@@ -59,14 +59,14 @@ async def answer(said: Said) -> str:
 
 
 async def _answer(said: Said) -> str:
-    asked = said[-1][1] if said else ""
+    prompt = said[-1][1] if said else ""
     if not well_formed(said):
         raise Refused("roles must alternate between user and assistant")
-    found = _WAIT.match(asked)
+    found = _WAIT.match(prompt)
     await asyncio.sleep(float(found[1]) if found else 0)  # others run meanwhile, as during any model's call
-    if asked.startswith("fail "):
+    if prompt.startswith("fail "):
         raise OutOfOrder("the provider is out of order")
-    return text_of(asked)
+    return text_of(prompt)
 
 
 def pieces(text: str) -> list[str]:

@@ -16,19 +16,19 @@ class Verdict:
 
 def of_five(five: Five) -> Verdict:
     """Judge five requests at once: all answered, one at a time, and history as they came."""
-    asked = five.answered + five.refused
+    total = five.answered + five.refused
     answers = f"{five.answered} answered" + (f", {five.refused} refused" if five.refused else "")
     overlap = "one at a time" if five.at_once <= 1 else f"{five.at_once} overlap"
-    in_order = five.order == list(range(asked))
+    in_order = five.order == list(range(total))
     if not five.well_formed:
         history = "history malformed"
     elif in_order:
         history = "history in order"
     elif (len(five.order) == five.answered and five.order == sorted(five.order)) or len(five.order) < five.answered:
-        history = f"history has {len(five.order)} of {asked}"
+        history = f"history has {len(five.order)} of {total}"
     else:
         history = f"history in the order {', '.join(str(number + 1) for number in five.order)}"
-    good = five.answered == asked and five.at_once <= 1 and in_order and five.well_formed
+    good = five.answered == total and five.at_once <= 1 and in_order and five.well_formed
     short = "5 in order" if good else f"{five.refused} refused" if five.refused else "out of order"
     return Verdict(f"{answers}; {overlap}; {history}", short, good)
 

@@ -8,15 +8,15 @@ from strandline.testing._model import Answer
 
 def script(messages: Messages) -> Answer:
     """Answer `note TITLE: TEXT`, `what about TITLE?` and `what do you have?`."""
-    if told := results(messages):
-        return " ".join(told.values())
-    asked = question(messages)
-    if asked.startswith("note ") and ":" in asked:
-        title, _, text = asked.removeprefix("note ").partition(":")
+    if tool_results := results(messages):
+        return " ".join(tool_results.values())
+    prompt = question(messages)
+    if prompt.startswith("note ") and ":" in prompt:
+        title, _, text = prompt.removeprefix("note ").partition(":")
         return [call("write_note", {"title": title, "text": text.strip()})]
-    if asked.startswith("what about "):
-        return [call("read_note", {"title": asked.removeprefix("what about ")})]
-    if asked.startswith("what do you have"):
+    if prompt.startswith("what about "):
+        return [call("read_note", {"title": prompt.removeprefix("what about ")})]
+    if prompt.startswith("what do you have"):
         return [call("list_notes")]
     return "Tell me `note TITLE: TEXT`, or ask `what about TITLE?` or `what do you have?`"
 

@@ -10,13 +10,13 @@ from strandline.testing._model import Answer
 
 def script(messages: Messages) -> Answer:
     """Answer `where is NUMBER?` and `pack NUMBER`; count whatever else is said."""
-    if told := results(messages):
-        return f"Your order is {' and '.join(told.values())}."
-    asked = question(messages)
-    if found := re.match(r"(where is|pack) (\d+)", asked):
+    if tool_results := results(messages):
+        return f"Your order is {' and '.join(tool_results.values())}."
+    prompt = question(messages)
+    if found := re.match(r"(where is|pack) (\d+)", prompt):
         return [call("pack" if found[1] == "pack" else "order_status", {"number": int(found[2])})]
-    asked_before = sum("text" in block for each in messages if each["role"] == "user" for block in each["content"])
-    return f"This is question {asked_before} of this conversation."
+    earlier = sum("text" in block for each in messages if each["role"] == "user" for block in each["content"])
+    return f"This is question {earlier} of this conversation."
 
 
 model = ScriptedModel(script)

@@ -8,9 +8,9 @@ from langchain_core.runnables import RunnableLambda
 
 async def script(messages: Sequence[BaseMessage]) -> AIMessage:
     """Repeat the last message, if it is one about an order, and say how often one was asked."""
-    asked = sum(message.type == "human" for message in messages)
+    count = sum(message.type == "human" for message in messages)
     known = messages[-1].text if isinstance(messages[-1], SystemMessage) else "Which order do you mean?"
-    return AIMessage(f"{known} (question {asked})")
+    return AIMessage(f"{known} (question {count})")
 
 
 model = RunnableLambda(script)

@@ -8,8 +8,8 @@ from strandline.testing._model import Answer
 
 def script(messages: Messages) -> Answer:
     """Answer `how many THING?` and `keep COUNT THING`."""
-    if told := results(messages):
-        return " ".join(told.values())
+    if tool_results := results(messages):
+        return " ".join(tool_results.values())
     match question(messages).rstrip("?").split():
         case ["how", "many", thing]:
             return [call("stock", {"thing": thing})]

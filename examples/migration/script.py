@@ -8,14 +8,14 @@ from strandline.testing._model import Answer
 
 def script(messages: Messages) -> Answer:
     """Answer `lend TITLE` and `what do I have?`; tell anything else how many questions there were."""
-    if told := results(messages):
-        return " ".join(told.values())
-    asked = question(messages)
-    if asked == "fail":
+    if tool_results := results(messages):
+        return " ".join(tool_results.values())
+    prompt = question(messages)
+    if prompt == "fail":
         raise ConnectionError("the provider is out of order")
-    if asked.startswith("lend "):
-        return [call("lend", {"title": asked.removeprefix("lend ")})]
-    if asked.startswith("what do I have"):
+    if prompt.startswith("lend "):
+        return [call("lend", {"title": prompt.removeprefix("lend ")})]
+    if prompt.startswith("what do I have"):
         return [call("lent")]
     count = sum(message["role"] == "user" and "text" in message["content"][0] for message in messages)
     return f"This was question {count} of our conversation."

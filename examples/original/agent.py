@@ -45,8 +45,8 @@ def system_prompt() -> str:
         parts = [custom, WHERE]
     elif found := first_text(PROMPTS):
         parts = [found]
-    if told := capabilities(os.environ.get("AGENT_ENV_METADATA", "")):
-        parts.append(f"Environment capabilities:\n{told}")
+    if known := capabilities(os.environ.get("AGENT_ENV_METADATA", "")):
+        parts.append(f"Environment capabilities:\n{known}")
     return "\n\n".join(parts)
 
 

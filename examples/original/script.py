@@ -8,14 +8,14 @@ from strandline.testing._model import Answer
 
 def script(messages: Messages) -> Answer:
     """Answer a question."""
-    asked = question(messages)
+    prompt = question(messages)
     if done := results(messages):
         return f"It says: {[*done.values()][-1]}"
-    if asked.startswith("run: "):
-        return [call("shell", {"command": asked.removeprefix("run: ")})]
-    if asked == "fail":
+    if prompt.startswith("run: "):
+        return [call("shell", {"command": prompt.removeprefix("run: ")})]
+    if prompt == "fail":
         raise ConnectionError("the provider is out of order")
-    return f"Question {sum('text' in each['content'][0] and each['role'] == 'user' for each in messages)}: {asked}"
+    return f"Question {sum('text' in each['content'][0] and each['role'] == 'user' for each in messages)}: {prompt}"
 
 
 model = ScriptedModel(script)

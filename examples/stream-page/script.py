@@ -10,8 +10,8 @@ from strandline.testing._model import Answer
 
 def script(messages: Messages) -> Answer:
     """Answer `where is NUMBER?`; say back whatever else is said."""
-    if told := results(messages):
-        return f"Your order is {' and '.join(told.values())}."
+    if tool_results := results(messages):
+        return f"Your order is {' and '.join(tool_results.values())}."
     if found := re.match(r"where is (\d+)", question(messages)):
         return [say("Let me look. "), call("order_status", {"number": int(found[1])})]
     return f"You said: {question(messages)}"

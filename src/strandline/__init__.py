@@ -26,16 +26,16 @@ if TYPE_CHECKING:
         SessionKey,
         session_key,
     )
-    from strandline.client._awaiting import AsyncClient
-    from strandline.client._blocking import Client
+    from strandline.client._async_client import AsyncClient
     from strandline.client._errors import ClientError
+    from strandline.client._sync_client import Client
     from strandline.errors import StrandlineError
 else:
     _HOMES = {
         "ANONYMOUS": "_model",
         "AgentApp": "_library",
-        "AsyncClient": "client._awaiting",
-        "Client": "client._blocking",
+        "AsyncClient": "client._async_client",
+        "Client": "client._sync_client",
         "ClientError": "client._errors",
         "Health": "_engine.reading",
         "IfBusy": "_model",

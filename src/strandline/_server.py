@@ -35,7 +35,7 @@ from strandline._http.middleware.connections import Connections, allowed
 from strandline._journal.port import Journal
 from strandline._listener import keep_from_forks, listen
 from strandline._settings import Settings
-from strandline._stacks import answer
+from strandline._stacks import write_report
 from strandline._telemetry.export import export_if_wanted, flush
 from strandline._telemetry.recorder import MetricsRecorder
 from strandline._telemetry.traces import Traces
@@ -44,7 +44,7 @@ from strandline.errors import Draining
 _log = logging.getLogger("strandline")
 
 CONNECTIONS_GRACE_S = 2
-"""How long open connections get to take their last answer, after the drain."""
+"""How long open connections get to take their last write_report, after the drain."""
 LAST_REQUESTS_S = 1.5
 """How long a request may take to be here while the server stops; within `CONNECTIONS_GRACE_S`, so that each is told."""
 ARRIVAL_S = 0.05
@@ -257,7 +257,7 @@ class _Server:
 
     async def _write_stacks(self, place: Path) -> None:
         try:
-            answer(place, await self._service.stacks())
+            write_report(place, await self._service.stacks())
         except OSError as error:
             _log.error("what runs do could not be written down: %s", error)
 

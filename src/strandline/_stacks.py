@@ -20,16 +20,16 @@ ANSWER_S: Final = 10.0
 """How long a server gets to answer."""
 ASK_AGAIN_S: Final = 1.0
 """After this long without an answer it is asked again."""
-LOOK_EVERY_S: Final = 0.02
+POLL_S: Final = 0.02
 
 
-class NobodyAnswers(SetupError):
+class NoServerAnswers(SetupError):
     """No server owns the journal, or it does not answer."""
 
     code = "nobody_answers"
 
 
-def report(stacks: Sequence[RunStack]) -> str:
+def render(stacks: Sequence[RunStack]) -> str:
     """Return a text that shows each run and where its code is."""
     if not stacks:
         return "Nothing runs.\n"
@@ -44,27 +44,27 @@ def report(stacks: Sequence[RunStack]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def answer(journal: Path, stacks: Sequence[RunStack]) -> None:
+def write_report(journal: Path, stacks: Sequence[RunStack]) -> None:
     """Write the report for whoever asked; whole or not at all."""
     place = _place(journal)
     draft = place.with_name(place.name + ".new")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(report(stacks))
+        file.write(render(stacks))
     draft.replace(place)
 
 
-def ask(journal: Path) -> str:
-    """Return the report of the server that owns the journal. Raises `NobodyAnswers`, saying what to do."""
+def fetch_report(journal: Path) -> str:
+    """Return the report of the server that owns the journal. Raises `NoServerAnswers`, saying what to do."""
     found = holder(locate(journal))
     if found is None:
-        raise NobodyAnswers(
+        raise NoServerAnswers(
             f"no server has the journal {journal} open. Name the server's journal with --journal; for a container, ask"
             " in it: docker exec CONTAINER strandline stacks"
         )
     pid = found.pid
     if found.host != socket.gethostname() or not _has_open(pid, lock_of(locate(journal))):
-        raise NobodyAnswers(
+        raise NoServerAnswers(
             f"the journal belongs to process {pid} on host {found.host}, which is not here. Ask there; in a container:"
             " docker exec CONTAINER strandline stacks"
         )
@@ -73,37 +73,39 @@ def ask(journal: Path) -> str:
     deadline = time.monotonic() + ANSWER_S
     while time.monotonic() < deadline:
         _signal(pid)
-        if (told := _told(place)) is not None:
-            return told
-    raise NobodyAnswers(f"process {pid} has not answered within {ANSWER_S:g} s; `py-spy dump --pid {pid}` may tell why")
+        if (report := _read_report(place)) is not None:
+            return report
+    raise NoServerAnswers(
+        f"process {pid} has not answered within {ANSWER_S:g} s; `py-spy dump --pid {pid}` may tell why"
+    )
 
 
 def _signal(pid: int) -> None:
     """Ask a process for its report. Never a process that does not listen: the signal would end it."""
     if not _catches(pid, signal.SIGUSR1):
-        raise NobodyAnswers(
+        raise NoServerAnswers(
             f"the journal is in use by process {pid}, which is no server: a `strandline journal` command, perhaps. Ask"
             " again when a server has it"
         )
     try:
         os.kill(pid, signal.SIGUSR1)
     except PermissionError:
-        raise NobodyAnswers(f"process {pid} belongs to another user: ask as that user, or as root") from None
+        raise NoServerAnswers(f"process {pid} belongs to another user: ask as that user, or as root") from None
     except ProcessLookupError:
-        raise NobodyAnswers(f"the server, process {pid}, has just ended") from None
+        raise NoServerAnswers(f"the server, process {pid}, has just ended") from None
 
 
-def _told(place: Path) -> str | None:
+def _read_report(place: Path) -> str | None:
     """Return the report once it is there; None after a while, since somebody else who asks may have taken it away."""
     deadline = time.monotonic() + ASK_AGAIN_S
     while time.monotonic() < deadline:
         try:
-            told = place.read_text(encoding="utf-8")
+            text = place.read_text(encoding="utf-8")
         except FileNotFoundError:
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(POLL_S)
             continue
         place.unlink(missing_ok=True)
-        return told
+        return text
     return None
 
 

@@ -69,7 +69,7 @@ class Newborn:
 
     def send_signal(self, number: int) -> None:
         """Have a signal sent, unless it has ended: only its parent can tell, without a chance to hit another."""
-        self._nursery.tell({"number": self._number, "signal": number})
+        self._nursery.send({"number": self._number, "signal": number})
 
     def kill(self) -> None:
         """End it at once."""
@@ -101,8 +101,8 @@ class Nursery:
         """Have a command forked, with these as stdin, stdout and stderr; return it once it runs."""
         number = next(self._numbers)
         newborn = self._newborns[number] = Newborn(self, number)
-        wish = {"number": number, "command": command, "folder": str(folder), "environment": dict(environment)}
-        self.tell(wish, *(each if isinstance(each, int) else each.fileno() for each in files))
+        order = {"number": number, "command": command, "folder": str(folder), "environment": dict(environment)}
+        self.send(order, *(each if isinstance(each, int) else each.fileno() for each in files))
         end = time.monotonic() + DEADLINE_S
         while not newborn.pid:
             assert time.monotonic() < end, f"not born within {DEADLINE_S} s"
@@ -140,17 +140,17 @@ class Nursery:
             stderr.seek(0)
             return subprocess.CompletedProcess(list(command), code, stdout.read(), stderr.read())
 
-    def tell(self, wish: Mapping[str, Any], *fds: int) -> None:
+    def send(self, order: Mapping[str, Any], *fds: int) -> None:
         """Ask the process for something."""
-        socket.send_fds(self._socket, [json.dumps(wish).encode()], list(fds))
+        socket.send_fds(self._socket, [json.dumps(order).encode()], list(fds))
 
     def hear(self, at_most_s: float) -> None:
         """Note what is told of any of them, waiting for it so long."""
         with self._lock:
             while select.select([self._socket], [], [], at_most_s)[0]:
-                told = self._socket.recv(MOST_BYTES)
-                assert told, "the nursery has died, and with it all that it has forked"
-                news, at_most_s = json.loads(told), 0
+                received = self._socket.recv(MOST_BYTES)
+                assert received, "the nursery has died, and with it all that it has forked"
+                news, at_most_s = json.loads(received), 0
                 if "pid" in news:
                     self._newborns[news["number"]].pid = news["pid"]
                 else:
@@ -173,8 +173,8 @@ def nursery(environment: Mapping[str, str]) -> Nursery | None:
 
 
 @cache
-def _nursery(asked: frozenset[tuple[str, str]]) -> Nursery:
+def _nursery(preloads: frozenset[tuple[str, str]]) -> Nursery:
     plain = {name: value for name, value in os.environ.items() if not name.startswith(FROM_THE_START)}
-    made = Nursery({**plain, **dict(asked)})
+    made = Nursery({**plain, **dict(preloads)})
     atexit.register(made.close)
     return made

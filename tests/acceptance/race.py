@@ -170,11 +170,11 @@ def judge(history: list[dict[str, Any]], questions: list[str] | None = None) -> 
     if roles != expected:
         problems.append(f"roles in history do not take turns: {', '.join(roles)}")
     for place, message in enumerate(history):
-        asked = sorted(block["toolUse"]["toolUseId"] for block in message["content"] if "toolUse" in block)
+        calls = sorted(block["toolUse"]["toolUseId"] for block in message["content"] if "toolUse" in block)
         after = history[place + 1]["content"] if place + 1 < len(history) else []
         given = sorted(block["toolResult"]["toolUseId"] for block in after if "toolResult" in block)
-        if asked != given:
-            problems.append(f"message {place} of history asks for tools {asked} and gets results for {given}")
+        if calls != given:
+            problems.append(f"message {place} of history asks for tools {calls} and gets results for {given}")
     if questions is None:
         return problems
     talk = [text for message in history if (text := _text(message))]

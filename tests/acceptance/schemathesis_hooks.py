@@ -52,8 +52,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
 
 def _answer_each_once(body: dict[str, Any]) -> None:
     """Two elements of a list may not have the same `id`."""
-    asked = body.get("input")
-    for answers in (body, asked):
+    given = body.get("input")
+    for answers in (body, given):
         if isinstance(answers, dict) and isinstance(answers.get("responses"), list):
             answers["responses"] = list({each["id"]: each for each in answers["responses"]}.values())
 
@@ -61,8 +61,8 @@ def _answer_each_once(body: dict[str, Any]) -> None:
 def _end_with_a_question(body: dict[str, Any]) -> None:
     """The last message, instructions left out, is a text of the user's; or there are answers in its place."""
     said = [each for each in body["messages"] if each["role"] not in INSTRUCTIONS]
-    asks = said and said[-1]["role"] == "user" and isinstance(said[-1].get("content"), str)
-    if not asks and body.get("responses") is None:
+    has_prompt = said and said[-1]["role"] == "user" and isinstance(said[-1].get("content"), str)
+    if not has_prompt and body.get("responses") is None:
         body["messages"] = [*body["messages"], {"role": "user", "content": "Hello"}]
 
 
@@ -77,8 +77,8 @@ def _name_a_session(case: Any) -> None:
 def _keep_the_key_for_this_body(case: Any) -> None:
     """Under one key another body is refused, as it has to be: each body has its own, in the form that was made."""
     if (key := (case.headers or {}).get(KEY)) is not None:
-        told = hashlib.sha256(json.dumps(case.body, sort_keys=True).encode()).hexdigest()[:16]
-        case.headers = {**case.headers, KEY: f'"{told}"' if key.startswith('"') else f"{told}{key[len(told) :]}"}
+        digest = hashlib.sha256(json.dumps(case.body, sort_keys=True).encode()).hexdigest()[:16]
+        case.headers = {**case.headers, KEY: f'"{digest}"' if key.startswith('"') else f"{digest}{key[len(digest) :]}"}
 
 
 @schemathesis.hook

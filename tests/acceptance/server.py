@@ -147,7 +147,7 @@ class Server:
         """Whether the process has ended without a word of its address."""
         self._client: httpx.Client | None = None
         self._askers = ThreadPoolExecutor(CLIENTS, thread_name_prefix="asker")
-        self._asked: list[Future[httpx.Response]] = []
+        self._sent: list[Future[httpx.Response]] = []
 
     # -- the process ----------------------------------------------------------------------------------
 
@@ -215,8 +215,8 @@ class Server:
         assert process.stderr is not None
         process.stderr.close()
         self._process = None
-        wait(self._asked, DEADLINE_S)  # whoever still waited has an answer or a broken connection
-        self._asked.clear()
+        wait(self._sent, DEADLINE_S)  # whoever still waited has an answer or a broken connection
+        self._sent.clear()
         return code
 
     def close(self) -> None:
@@ -278,25 +278,25 @@ class Server:
         self, request: Callable[..., httpx.Response], *arguments: Any, **options: Any
     ) -> "Future[httpx.Response]":
         """Make any request in a thread."""
-        asked = self._askers.submit(request, *arguments, **options)
-        self._asked.append(asked)
-        return asked
+        pending = self._askers.submit(request, *arguments, **options)
+        self._sent.append(pending)
+        return pending
 
     def line_up(self, *messages: str, session_id: str = "default") -> "list[Future[httpx.Response]]":
         """Ask one after the other: each once the one before is seen inside. Something must hold them there."""
-        asked = []
+        requests = []
         for message in messages:
             before = self.inside()
-            asked.append(self.ask(message, session_id))
+            requests.append(self.ask(message, session_id))
             until(lambda before=before: self.inside() > before, f"{message!r} inside\n{self.stderr}")  # type: ignore[misc]
-        return asked
+        return requests
 
     def line_up_behind(self, message: str, session_id: str) -> "list[Future[httpx.Response]]":
         """Ask in a session that is held: return once the question is seen waiting."""
         before = self.health()["queue_depth"]
-        asked = self.ask(message, session_id)
+        pending = self.ask(message, session_id)
         until(lambda: self.health()["queue_depth"] > before, f"{message!r} waiting\n{self.stderr}")
-        return [asked]
+        return [pending]
 
     def health(self) -> dict[str, Any]:
         """Return what `/health` says."""
@@ -325,7 +325,7 @@ class Server:
         assert check_history(messages) == [], messages
         return messages
 
-    def settled(self) -> None:
+    def wait_until_stored(self) -> None:
         """Return when everything that was handed to the journal so far is durable.
 
         Its verbs are carried out in order, and a new session's first answer needs two of them.
@@ -333,7 +333,7 @@ class Server:
         assert self.chat("settled", f"settled-{time.monotonic_ns()}")["status"] == "success"
 
     def stored(self) -> list[Stored]:
-        """Return the runs of the journal's file, in order of acceptance, without those of `settled`."""
+        """Return the runs of the journal's file, in order of acceptance, without those of `wait_until_stored`."""
         assert self._journal is not None
         with closing(sqlite3.connect(self.folder / self._journal.removeprefix("sqlite:"))) as file:
             rows = file.execute(

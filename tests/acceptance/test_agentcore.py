@@ -93,12 +93,12 @@ def data(lines: Iterator[str] | Any) -> list[Any]:
 
 def error(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     """Check that this is an error in the form of the contract, and return it."""
-    told: dict[str, Any] = response.json()
-    assert (response.status_code, told["error"]) == (status, code), response.text
+    body: dict[str, Any] = response.json()
+    assert (response.status_code, body["error"]) == (status, code), response.text
     assert response.headers["content-type"] == "application/json"
-    assert isinstance(told["details"], str)
-    assert told["details"]
-    return told
+    assert isinstance(body["details"], str)
+    assert body["details"]
+    return body
 
 
 # -- answers ------------------------------------------------------------------------------------------
@@ -118,8 +118,8 @@ def test_an_answer_to_awss_own_client_is_that_of_the_run(server: Server, aws: An
     assert answer == {"result": "q1: did a", "session_id": session("whole"), "status": "succeeded"}
     run = server.run(run_id)
     assert run["metadata"].pop("colour") == "blue"
-    told = run["metadata"]["agentcore"]
-    assert (told["request_id"], told["traceparent"]) == ("request-1", TRACE)
+    metadata = run["metadata"]["agentcore"]
+    assert (metadata["request_id"], metadata["traceparent"]) == ("request-1", TRACE)
 
 
 def test_pieces_reach_awss_own_client_while_the_run_goes_on(aws: Any, at: Checkpoints) -> None:
@@ -152,17 +152,17 @@ def test_one_line_with_chat(server: Server, at: Checkpoints, tmp_path: Path) -> 
     """Requests of both contracts wait in the order in which they were accepted, and see what was said before."""
     with serving(AGENT, folder=tmp_path, variables=at.environment) as served:
         at.hold("m1 model 0")
-        asked: list[Any] = []
+        requests: list[Any] = []
         for number in range(1, 7):
             before = served.inside()
             if number % 2:
-                asked.append(served.ask(f"m{number}", session("mixed")))
+                requests.append(served.ask(f"m{number}", session("mixed")))
             else:
                 accept = EVENTS if number == 4 else {}
-                asked.append(served.submit(invoke, served, f"m{number}", "mixed", **accept))
+                requests.append(served.submit(invoke, served, f"m{number}", "mixed", **accept))
             until(lambda before=before: served.inside() > before, f"m{number} inside")  # type: ignore[misc]
         at.release()
-        answers = [each.result(DEADLINE_S) for each in asked]
+        answers = [each.result(DEADLINE_S) for each in requests]
         assert [each.status_code for each in answers] == [200] * 6
         assert answers[1].json()["result"] == "m2"
         assert data(answers[3].iter_lines()) == ["m4"]
@@ -172,9 +172,9 @@ def test_one_line_with_chat(server: Server, at: Checkpoints, tmp_path: Path) -> 
 
 
 def test_a_question_to_a_person_is_answered_in_the_same_way(server: Server) -> None:
-    asked = invoke(server, "i1 @pay", "asks").json()
-    assert (asked["status"], asked["result"]) == ("needs_input", "Round 0. ")
-    (request,) = asked["input_requests"]
+    run = invoke(server, "i1 @pay", "asks").json()
+    assert (run["status"], run["result"]) == ("needs_input", "Round 0. ")
+    (request,) = run["input_requests"]
     assert request["reason"] == "may I, i1?"
     answers = {"responses": [{"id": request["id"], "response": "yes"}]}
     headers = {SESSION: session("asks")}
@@ -194,10 +194,10 @@ def test_the_header_is_the_one_that_check_sends() -> None:
 
 def test_ping_is_busy_as_long_as_something_runs_or_waits_and_tells_since_when(server: Server, at: Checkpoints) -> None:
     def ping() -> tuple[str, int]:
-        told = server.client.get("/ping").json()
-        assert told.keys() == {"status", "time_of_last_update"}
-        assert isinstance(told["time_of_last_update"], int)
-        return told["status"], told["time_of_last_update"]
+        body = server.client.get("/ping").json()
+        assert body.keys() == {"status", "time_of_last_update"}
+        assert isinstance(body["time_of_last_update"], int)
+        return body["status"], body["time_of_last_update"]
 
     at.hold("p1 model 0", "p2 model 0")
     first = server.submit(invoke, server, "p1", "pinged")
@@ -226,32 +226,32 @@ def test_ping_is_answered_whoever_asks(server: Server) -> None:
 
 
 def test_an_agent_that_fails_is_500_and_in_a_stream_the_last_event(server: Server) -> None:
-    told = error(invoke(server, "f1 a fail", "fails"), 500, "agent_error")
-    assert "out of order" in told["details"]
-    assert (told["session_id"], told["status"]) == (session("fails"), "failed")
-    assert server.run(told["run_id"])["error"]["detail"] == told["details"]
+    refusal = error(invoke(server, "f1 a fail", "fails"), 500, "agent_error")
+    assert "out of order" in refusal["details"]
+    assert (refusal["session_id"], refusal["status"]) == (session("fails"), "failed")
+    assert server.run(refusal["run_id"])["error"]["detail"] == refusal["details"]
     *_, last = data(invoke(server, "f2 a fail", "fails", **EVENTS).iter_lines())
     assert "out of order" in last["error"]
     assert last["error_type"] == "agent_error"
 
 
 def test_a_run_that_somebody_cancels_is_an_error_too(server: Server, at: Checkpoints) -> None:
-    asked = server.submit(invoke, server, "c1 ?a", "cancelled")
+    pending = server.submit(invoke, server, "c1 ?a", "cancelled")
     at.reached("c1 ?a")
     place = f"/v1/sessions/{session('cancelled')}/cancel"
     assert server.client.post(place, json={"running": True}).status_code == 202
-    error(asked.result(DEADLINE_S), 500, "cancelled")
+    error(pending.result(DEADLINE_S), 500, "cancelled")
 
 
 def test_a_full_queue(server: Server, at: Checkpoints) -> None:
     at.hold("full-1 model 0")
-    asked = server.line_up("full-1", "full-2", session_id=session("full"))
+    requests = server.line_up("full-1", "full-2", session_id=session("full"))
     for accept in ({}, EVENTS):
         refused = invoke(server, "full-3", "full", **accept)
         assert error(refused, 429, "queue_full")["position"] == 2
         assert int(refused.headers["retry-after"]) >= 1
     at.release()
-    assert {each.result(DEADLINE_S).status_code for each in asked} == {200}
+    assert {each.result(DEADLINE_S).status_code for each in requests} == {200}
 
 
 def test_what_cannot_be_read_is_refused_with_400(server: Server) -> None:
@@ -263,8 +263,8 @@ def test_what_cannot_be_read_is_refused_with_400(server: Server) -> None:
     error(post("/invocations", json={"prompt": "x", "priority": 9}), 400, "invalid")
     error(post("/invocations", json={"prompt": "x"}, headers={SESSION: "a/b"}), 400, "invalid")
     twice = httpx.Headers([(SESSION, session("one")), (SESSION.lower(), session("two"))])
-    told = error(post("/invocations", json={"prompt": "x"}, headers=twice), 400, "invalid")
-    assert told["details"] == f"the request has two {SESSION} headers; send one"
+    refusal = error(post("/invocations", json={"prompt": "x"}, headers=twice), 400, "invalid")
+    assert refusal["details"] == f"the request has two {SESSION} headers; send one"
     for name in ("one", "two"):
         assert server.client.get(f"/v1/sessions/{session(name)}").status_code == 404
     error(post("/invocations", json={"prompt": "x" * MAX_BODY}), 413, "body_too_large")
@@ -314,16 +314,16 @@ def test_a_run_outlives_a_server_that_stops_and_its_clients_are_told_so(at: Chec
         pieces = server.submit(invoke, server, "r2 a", "restart-2", **EVENTS)
         at.reached("r1 model 1", "r2 model 1")
         server.terminate()
-        told = whole.result(DEADLINE_S)
-        assert told.status_code == 202
-        assert (told.json()["status"], told.json()["result"]) == ("queued", "")
-        assert int(told.headers["retry-after"]) >= 1
+        queued = whole.result(DEADLINE_S)
+        assert queued.status_code == 202
+        assert (queued.json()["status"], queued.json()["result"]) == ("queued", "")
+        assert int(queued.headers["retry-after"]) >= 1
         *_, last = data(pieces.result(DEADLINE_S).iter_lines())
         assert (last["error_type"], last["status"]) == ("goes_on_later", "queued")
         at.release()
         assert server.ended() == 0
         server.start()
-        for run_id, place in ((told.json()["run_id"], told.headers["location"]), (last["run_id"], None)):
+        for run_id, place in ((queued.json()["run_id"], queued.headers["location"]), (last["run_id"], None)):
             assert place in (None, f"/v1/runs/{run_id}")
             assert server.run(run_id, wait_s=20)["status"] == "succeeded"
         assert [at.steps.count(step) for step in ("r1 a", "r2 a")] == [1, 1]
@@ -332,7 +332,7 @@ def test_a_run_outlives_a_server_that_stops_and_its_clients_are_told_so(at: Chec
 def test_whoever_comes_while_the_server_stops_is_refused(at: Checkpoints, tmp_path: Path) -> None:
     with serving(AGENT, "--drain-grace", "20", folder=tmp_path, variables=at.environment) as server:
         at.hold("d1 model 0")
-        asked = server.submit(invoke, server, "d1", "drained")
+        pending = server.submit(invoke, server, "d1", "drained")
         at.reached("d1 model 0")
         server.terminate()
         until(lambda: server.client.get("/readyz").status_code == 503, "not ready")
@@ -341,5 +341,5 @@ def test_whoever_comes_while_the_server_stops_is_refused(at: Checkpoints, tmp_pa
         assert int(refused.headers["retry-after"]) >= 1
         assert server.client.get("/ping").json()["status"] == "HealthyBusy"
         at.release()
-        assert asked.result(DEADLINE_S).json()["result"] == "d1"
+        assert pending.result(DEADLINE_S).json()["result"] == "d1"
         assert server.ended() == 0

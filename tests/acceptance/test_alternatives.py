@@ -115,9 +115,9 @@ def test_judge_finds_every_kind_of_broken_history() -> None:
     def message(role: str, **block: object) -> dict[str, object]:
         return {"role": role, "content": [block]}
 
-    asks = message("assistant", toolUse={"toolUseId": "1"})
+    asking = message("assistant", toolUse={"toolUseId": "1"})
     result = message("user", toolResult={"toolUseId": "1"})
-    fine = [message("user", text="q"), asks, result, message("assistant", text="You asked: q")]
+    fine = [message("user", text="q"), asking, result, message("assistant", text="You asked: q")]
     assert judge(fine, ["q"]) == []
     assert "take turns" in judge(fine[:3])[0]
     assert "results for []" in judge(fine[:2])[0]

@@ -38,11 +38,11 @@ def nothing_left_behind(server: Server, at: Checkpoints) -> Iterator[None]:
     server.quiet()
 
 
-def answers(asked: "list[Future[httpx.Response]]") -> list[dict[str, Any]]:
+def answers(requests: "list[Future[httpx.Response]]") -> list[dict[str, Any]]:
     """Wait for all of these and return their bodies; each must have come with 200."""
-    wait(asked, DEADLINE_S)
-    responses = [each.result(0) for each in asked]
-    assert [response.status_code for response in responses] == [200] * len(asked)
+    wait(requests, DEADLINE_S)
+    responses = [each.result(0) for each in requests]
+    assert [response.status_code for response in responses] == [200] * len(requests)
     return [response.json() for response in responses]
 
 
@@ -57,17 +57,17 @@ def test_five_concurrent_requests_are_answered_in_order_each_with_its_own(server
     """The test of the original system: five at once; while they wait, `/health` shows it and how many."""
     labels = [f"five-{number}" for number in range(1, 6)]
     at.hold("five-1 model 0")
-    asked = server.line_up(*labels)
+    requests = server.line_up(*labels)
     health = server.health()
     assert (health["processing"], health["queue_depth"], health["running"]) == (True, 4, 1)
     assert health["oldest_wait_s"] > 0
     at.release()
-    told = answers(asked)
-    assert [each["response"] for each in told] == labels
-    assert {each["status"] for each in told} == {"success"}
+    replies = answers(requests)
+    assert [each["response"] for each in replies] == labels
+    assert {each["status"] for each in replies} == {"success"}
     # In order: none begins before the one before it has ended.
     assert [step for step in at.steps if step.startswith("five-")] == [f"{label} model 0" for label in labels]
-    runs = [server.run(each["run_id"]) for each in told]
+    runs = [server.run(each["run_id"]) for each in replies]
     assert all(moment(before["ended_at"]) <= moment(after["started_at"]) for before, after in pairwise(runs))
     messages = server.history()  # (of a session that other tests use as well)
     assert texts(messages, "user")[-5:] == labels
@@ -81,16 +81,16 @@ def test_fifty_concurrent_requests_over_five_sessions_with_tools(server: Server,
     sessions = {f"fifty-{name}": [f"{name}{number} a ~b+c" for number in range(10)] for name in "vwxyz"}
     firsts = [f"{name}0 model 0" for name in "vwxyz"]
     at.hold(*firsts)
-    asked = {session: server.line_up(*questions, session_id=session) for session, questions in sessions.items()}
+    requests = {session: server.line_up(*questions, session_id=session) for session, questions in sessions.items()}
     at.reached(*firsts)  # all five sessions are in the model at once
     health = server.health()
     assert (health["running"], health["queue_depth"]) == (5, 45)
     at.release()
     for session, questions in sessions.items():
-        told = answers(asked[session])
+        replies = answers(requests[session])
         labels = [question.split()[0] for question in questions]
-        assert [each["response"] for each in told] == [f"{label}: did a, did ~b, did c" for label in labels]
-        assert {each["session_id"] for each in told} == {session}
+        assert [each["response"] for each in replies] == [f"{label}: did a, did ~b, did c" for label in labels]
+        assert {each["session_id"] for each in replies} == {session}
         done = [step.split()[0] for step in at.steps if step.split()[0] in labels]
         assert [label for n, label in enumerate(done) if n == 0 or done[n - 1] != label] == labels
         messages = server.history(session)
@@ -100,8 +100,8 @@ def test_fifty_concurrent_requests_over_five_sessions_with_tools(server: Server,
 
 def test_thirty_requests_at_once_in_any_order(server: Server) -> None:
     """However they arrive, each gets its own answer, and history has each question followed by that answer."""
-    asked = [server.ask(f"thirty-{number} a", f"thirty-{number % 3}") for number in range(30)]
-    assert [each["response"] for each in answers(asked)] == [f"thirty-{number}: did a" for number in range(30)]
+    pending = [server.ask(f"thirty-{number} a", f"thirty-{number % 3}") for number in range(30)]
+    assert [each["response"] for each in answers(pending)] == [f"thirty-{number}: did a" for number in range(30)]
     for session in range(3):
         messages = server.history(f"thirty-{session}")
         questions = texts(messages, "user")
@@ -113,29 +113,29 @@ def test_thirty_requests_at_once_in_any_order(server: Server) -> None:
 def test_a_run_that_fails_in_the_middle_of_a_queue(server: Server, at: Checkpoints) -> None:
     """It is answered as an error, its sentence closes history, and those behind it go on with a valid history."""
     at.hold("mid-1 model 0")
-    asked = server.line_up("mid-1", "mid-2 fail", "mid-3 a fail", "mid-4 b", session_id="mid")
+    requests = server.line_up("mid-1", "mid-2 fail", "mid-3 a fail", "mid-4 b", session_id="mid")
     at.release()
-    told = answers(asked)
-    assert [each["status"] for each in told] == ["success", "error", "error", "success"]
-    assert [each.get("error_code") for each in told] == [None, "agent_error", "agent_error", None]
-    assert "the provider is out of order" in told[1]["response"]
-    assert told[3]["response"] == "mid-4: did b"
+    replies = answers(requests)
+    assert [each["status"] for each in replies] == ["success", "error", "error", "success"]
+    assert [each.get("error_code") for each in replies] == [None, "agent_error", "agent_error", None]
+    assert "the provider is out of order" in replies[1]["response"]
+    assert replies[3]["response"] == "mid-4: did b"
     messages = server.history("mid")
     assert texts(messages, "user") == ["mid-1", "mid-2 fail", "mid-3 a fail", "mid-4 b"]
     assert texts(messages, "assistant") == [
         "mid-1", STOPPED_EARLY, "Round 0. ", STOPPED_EARLY, "Round 0. ", "mid-4: did b"
     ]  # fmt: skip
     assert tool_results(messages) == ["did a", "did b"]
-    failed = server.run(told[1]["run_id"])
+    failed = server.run(replies[1]["run_id"])
     assert failed["status"] == "failed"
     assert failed["error"]["code"] == "agent_error"
 
 
 def test_a_tool_that_raises_is_a_result_for_the_model(server: Server) -> None:
     """The run goes on and succeeds; its session too."""
-    told = server.chat("raise !x", "raises")
-    assert told["status"] == "success"
-    assert "!x went wrong" in told["response"]
+    reply = server.chat("raise !x", "raises")
+    assert reply["status"] == "success"
+    assert "!x went wrong" in reply["response"]
     assert server.chat("raise-2", "raises")["response"] == "raise-2"
     assert len(server.history("raises")) == 6
 
@@ -161,15 +161,15 @@ def run_of(server: Server, session_id: str, place: int) -> str:
 def test_a_client_that_leaves_while_it_waits(server: Server, at: Checkpoints) -> None:
     """Its run keeps its place and its answer; the queue goes on."""
     at.hold("wait-1 model 0")
-    asked = server.line_up("wait-1", session_id="leaves-waiting")
+    requests = server.line_up("wait-1", session_id="leaves-waiting")
     with raw_request(server, "wait-2 a", "leaves-waiting"):
         until(lambda: server.inside() == 2, "the second inside")
-    asked += server.line_up("wait-3", session_id="leaves-waiting")
+    requests += server.line_up("wait-3", session_id="leaves-waiting")
     run_id = run_of(server, "leaves-waiting", 1)
     waiting = server.run(run_id)
     assert (waiting["status"], waiting["phase"], waiting["position"]) == ("queued", "waiting", 1)
     at.release()
-    assert [each["response"] for each in answers(asked)] == ["wait-1", "wait-3"]
+    assert [each["response"] for each in answers(requests)] == ["wait-1", "wait-3"]
     left = server.run(run_id)
     assert (left["status"], left["output"]) == ("succeeded", "wait-2: did a")
     assert texts(server.history("leaves-waiting"), "user") == ["wait-1", "wait-2 a", "wait-3"]
@@ -180,12 +180,12 @@ def test_a_client_that_leaves_while_its_run_executes(server: Server, at: Checkpo
     at.hold("run-1 a")
     with raw_request(server, "run-1 a", "leaves-running"):
         at.reached("run-1 a")
-    asked = server.line_up("run-2", session_id="leaves-running")
+    requests = server.line_up("run-2", session_id="leaves-running")
     run_id = run_of(server, "leaves-running", 0)
     running = server.run(run_id)
     assert (running["status"], running["phase"], running["output"]) == ("running", "tool work", "")
     at.release()
-    assert answers(asked)[0]["response"] == "run-2"
+    assert answers(requests)[0]["response"] == "run-2"
     left = server.run(run_id)
     assert (left["status"], left["output"]) == ("succeeded", "run-1: did a")
     assert texts(server.history("leaves-running"), "assistant") == ["Round 0. ", "run-1: did a", "run-2"]
@@ -216,10 +216,10 @@ def test_every_json_answer_is_one_line_and_ends_it(server: Server) -> None:
 
 
 def test_an_answer_has_exactly_the_keys_of_the_contract(server: Server) -> None:
-    told = server.chat("keys", "keys")
-    run_id = told.pop("run_id")
+    reply = server.chat("keys", "keys")
+    run_id = reply.pop("run_id")
     expected = {"status": "success", "response": "keys", "agent_id": "original-7", "session_id": "keys"}
-    assert told == expected
+    assert reply == expected
     run = server.run(run_id)
     assert (run["run_id"], run["session_id"], run["status"], run["output"]) == (run_id, "keys", "succeeded", "keys")
     assert run["message"] == {"role": "assistant", "content": [{"text": "keys"}]} | {
@@ -230,8 +230,8 @@ def test_an_answer_has_exactly_the_keys_of_the_contract(server: Server) -> None:
 
 @pytest.mark.parametrize("given", ["", ', "session_id": null', ', "session_id": "default"'])
 def test_without_a_session_it_is_the_default_one(server: Server, given: str) -> None:
-    told = post(server, f'{{"message": "def"{given}}}').json()
-    assert (told["status"], told["session_id"]) == ("success", "default")
+    body = post(server, f'{{"message": "def"{given}}}').json()
+    assert (body["status"], body["session_id"]) == ("success", "default")
     assert texts(server.history("default"), "user")[-1] == "def"
 
 

@@ -18,7 +18,7 @@ from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import COMMAND, DEADLINE_S, TARGETS, Server, environment, free_port, ran, serving, until
 from acceptance.terminal import CTRL_C, CTRL_D, terminal
 
-TELLING = '''
+MESSAGES = '''
 from strands import Agent, tool
 from strandline.testing import ScriptedModel, call, question, results, say
 
@@ -56,7 +56,7 @@ def at() -> Iterator[Checkpoints]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("chat")
-    (folder / "agent.py").write_text(TELLING)
+    (folder / "agent.py").write_text(MESSAGES)
     with serving("agent.py", folder=folder) as server:
         yield server
 
@@ -95,7 +95,7 @@ def test_an_agent_that_fails_is_exit_code_1_and_an_error(server: Server, tmp_pat
 
 def test_what_cannot_be_done_is_said_in_one_paragraph(server: Server, tmp_path: Path) -> None:
     nobody = f"127.0.0.1:{free_port()}"
-    for arguments, typed, told in [
+    for arguments, typed, expected in [
         ((nobody, "-m", "x"), None, "strandline serve"),
         (("ftp://x", "-m", "x"), None, "http://HOST:PORT"),
         ((server.url, "-m", "x", "--session", "no spaces"), None, "session_id"),
@@ -109,7 +109,7 @@ def test_what_cannot_be_done_is_said_in_one_paragraph(server: Server, tmp_path: 
     ]:
         done = piped(*arguments, folder=tmp_path, typed=typed)
         assert (done.returncode, done.stdout) == (2, ""), arguments
-        assert told in done.stderr
+        assert expected in done.stderr
         assert done.stderr.count("\n") == 1
 
 
@@ -202,7 +202,7 @@ def test_a_server_that_accepts_nothing_is_told_from_one_that_is_not_there(tmp_pa
 
 
 def test_a_message_that_is_too_large_is_told(tmp_path: Path) -> None:
-    (tmp_path / "agent.py").write_text(TELLING)
+    (tmp_path / "agent.py").write_text(MESSAGES)
     with serving("agent.py", "--max-body-bytes", "1000", folder=tmp_path) as server:
         done = piped(server.url, typed="x" * 2000, folder=tmp_path)
         assert done.returncode == 2
@@ -303,15 +303,15 @@ def test_a_run_is_followed_over_a_crash(at: Checkpoints, tmp_path: Path) -> None
         with asking(server, "again a", tmp_path) as waiting:
             assert waiting.stderr is not None
             at.reached("again model 1")
-            server.settled()
+            server.wait_until_stored()
             server.kill()
             assert "The connection broke" in waiting.stderr.readline()
             server.start()
             at.reached("again model 1", times=2)
             at.release()
-            out, told = waiting.communicate(timeout=DEADLINE_S)
-            assert (waiting.returncode, out) == (0, "again: did a\n"), told
-            assert "the run goes on with what was kept of it (attempt 2)" in told
+            out, stderr = waiting.communicate(timeout=DEADLINE_S)
+            assert (waiting.returncode, out) == (0, "again: did a\n"), stderr
+            assert "the run goes on with what was kept of it (attempt 2)" in stderr
 
 
 def test_a_run_that_the_crash_ended_is_told_as_failed(at: Checkpoints, tmp_path: Path) -> None:
@@ -323,9 +323,9 @@ def test_a_run_that_the_crash_ended_is_told_as_failed(at: Checkpoints, tmp_path:
     ):
         assert server.ended() == -signal.SIGKILL
         server.start()
-        out, told = waiting.communicate(timeout=DEADLINE_S)
+        out, stderr = waiting.communicate(timeout=DEADLINE_S)
         assert (waiting.returncode, out) == (1, "")
-        assert "the agent failed (crashed)" in told
+        assert "the agent failed (crashed)" in stderr
 
 
 def test_a_question_that_is_lost_is_said_to_be(at: Checkpoints, tmp_path: Path) -> None:
@@ -340,10 +340,10 @@ def test_a_question_that_is_lost_is_said_to_be(at: Checkpoints, tmp_path: Path) 
             server.kill()
             at.release()
             server.start()
-            told = waiting.communicate(timeout=DEADLINE_S)[1]
+            stderr = waiting.communicate(timeout=DEADLINE_S)[1]
             assert waiting.returncode == 2
-            assert "there is no run run_" in told
-            assert "Does it keep another journal?" in told
+            assert "there is no run run_" in stderr
+            assert "Does it keep another journal?" in stderr
 
 
 def test_a_reader_that_has_enough_is_no_defect(server: Server, tmp_path: Path) -> None:
@@ -419,9 +419,9 @@ def test_turns_of_many_messages_are_shown_whole(at: Checkpoints, tmp_path: Path)
     with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server:
         server.chat("long " + " ".join("abcdefghijklmnopqrstuvwxyz"))
         with terminal("chat", server.url, "--history", "1", folder=tmp_path) as shown:
-            told = shown.until("did z\n  long: did a")
-            assert "default> long a b c" in told
-            assert told.count("* work(") == 26
+            output = shown.until("did z\n  long: did a")
+            assert "default> long a b c" in output
+            assert output.count("* work(") == 26
 
 
 def test_text_of_several_lines_is_one_question(server: Server, tmp_path: Path) -> None:
@@ -494,9 +494,9 @@ def test_ctrl_c_in_a_pipe_cancels_the_run(at: Checkpoints, tmp_path: Path) -> No
         with asking(server, "one ?a", tmp_path) as waiting:
             at.reached("one ?a")  # it ends when it is asked to
             waiting.send_signal(signal.SIGINT)
-            out, told = waiting.communicate(timeout=DEADLINE_S)
+            out, stderr = waiting.communicate(timeout=DEADLINE_S)
             assert (waiting.returncode, out) == (130, "")
-            assert "The run was cancelled" in told
+            assert "The run was cancelled" in stderr
         assert [run.status for run in server.stored()] == ["cancelled"]
 
 

@@ -166,17 +166,17 @@ def test_a_strandline_server_with_another_agent_is_not_judged_and_its_agent_is_a
 
 
 def test_any_other_server_with_another_agent_is_not_judged_and_gets_one_question(tmp_path: Path) -> None:
-    asked = []
+    requests = []
 
     async def chat(request: Request) -> Response:
-        asked.append(await request.json())
+        requests.append(await request.json())
         return JSONResponse({"status": "success", "response": "hello"})
 
     with fake(Starlette(routes=[Route("/chat", chat, methods=["POST"])])) as url:
         done = typed(url, "-a", "original", "--json", folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "is no probe ('hello')" in done.stderr
-    assert len(asked) == 1
+    assert len(requests) == 1
 
 
 def test_what_was_tried_and_cannot_be_told_is_no_pass(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_what_cannot_be_tried_is_said_in_one_paragraph(server: Server, tmp_path:
     (tmp_path / "empty.py").write_text("")
     (tmp_path / "broken.py").write_text("import no_such_package\n")
     nobody = f"http://127.0.0.1:{free_port()}"
-    for arguments, told in [
+    for arguments, expected in [
         ((nobody,), "nobody answers at"),
         ((server.url, "-a", "grpc"), "name one of strandline, original"),
         ((server.url, "-a", "none.py"), "does not exist"),
@@ -222,7 +222,7 @@ def test_what_cannot_be_tried_is_said_in_one_paragraph(server: Server, tmp_path:
     ]:
         done = typed(*arguments, folder=tmp_path)
         assert (done.returncode, done.stdout) == (2, ""), arguments
-        assert told in done.stderr, done.stderr
+        assert expected in done.stderr, done.stderr
         assert done.stderr.count("\n") == 1, done.stderr
 
 

@@ -102,14 +102,14 @@ def test_streams_that_are_cut_in_the_middle_are_the_same_to_the_byte(tmp_path: P
 def test_the_blocking_client_comes_back_too(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text(TALKING)
     sizes = itertools.chain([100, 2_000, 50, 5_000], itertools.repeat(None))
-    told: list[str] = []
+    pauses: list[str] = []
     with (
         serving("agent.py", folder=tmp_path) as server,
         cutting(server.url, lambda: next(sizes)) as (url, proxy),
-        Client(url, on_pause=lambda error, _: told.append(error.code)) as client,
+        Client(url, on_pause=lambda error, _: pauses.append(error.code)) as client,
     ):
         assert said(list(client.run("one"))) == whole("one")
-        assert proxy.cuts == len(told) == 4
+        assert proxy.cuts == len(pauses) == 4
         sizes = itertools.chain([30], itertools.repeat(None))
         assert client.chat("two").output == whole("two"), "an answer that is cut is asked for again"
         assert texts(server.history(), "user") == ["one", "two"]
@@ -126,12 +126,12 @@ def test_a_server_that_is_killed_in_the_middle_of_a_stream_is_survived(
         TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=free_port()
     ) as server, Client(server.url, patience_s=DEADLINE_S) as client:  # fmt: skip
         first = client.run("one a", "s")
-        told = list(itertools.takewhile(lambda event: not isinstance(event, ToolFinished), first))
-        assert [type(event) for event in told[:2]] == [RunStarted, MessageAdded]
+        before = list(itertools.takewhile(lambda event: not isinstance(event, ToolFinished), first))
+        assert [type(event) for event in before[:2]] == [RunStarted, MessageAdded]
         second = asking.submit(client.chat, "two", "s")
         server.line_up_behind("three", "s")
         at.reached("one model 1")
-        server.settled()
+        server.wait_until_stored()
         server.kill()
         server.start()
         at.release()
@@ -139,7 +139,7 @@ def test_a_server_that_is_killed_in_the_middle_of_a_stream_is_survived(
         again = next(event for event in rest if isinstance(event, RunRestarted))
         assert again.attempt == 2
         assert [list(message["content"][0]) for message in again.messages][:1] == [["text"]]
-        numbers = [event.id for event in [*told, *rest] if event.id is not None]
+        numbers = [event.id for event in [*before, *rest] if event.id is not None]
         assert numbers == sorted(set(numbers))
         end = rest[-1]
         assert isinstance(end, RunFinished)
@@ -165,7 +165,7 @@ def test_a_run_that_waits_while_the_server_restarts_is_answered(
         queued = next(streamed)
         assert isinstance(queued, RunQueued)
         assert queued.position == 1
-        asked = asking.submit(client.chat, "three", "s")
+        pending = asking.submit(client.chat, "three", "s")
         server.line_up_behind("four", "s")
         server.terminate()
         until(lambda: server.client.get("/readyz").status_code == 503, "it stops")  # else two might still begin
@@ -176,7 +176,7 @@ def test_a_run_that_waits_while_the_server_restarts_is_answered(
         assert rest[0].id is not None
         assert queued.id is not None
         assert rest[0].id > queued.id
-        assert asked.result(DEADLINE_S).output == "three"
+        assert pending.result(DEADLINE_S).output == "three"
         assert isinstance(rest[-1], RunFinished)
         assert rest[-1].output == "two"
         assert "stream_ended" in reasons
@@ -203,10 +203,10 @@ def test_a_full_queue_is_waited_for_as_long_as_it_says(
             with pytest.raises(NotNow) as refused:
                 hasty.chat("no")
             assert (refused.value.code, refused.value.status, refused.value.retry_after_s) == ("queue_full", 429, 1.0)
-            asked = asking.submit(client.chat, "two")
+            pending = asking.submit(client.chat, "two")
             assert paused.wait(DEADLINE_S)
             at.release()
-            assert asked.result(DEADLINE_S).output == "two"
+            assert pending.result(DEADLINE_S).output == "two"
         assert set(waits) == {("queue_full", 1.0)}
         assert texts(server.history(), "user") == ["one", "two"]
 
@@ -234,16 +234,16 @@ def test_a_client_asks_watches_answers_cancels_and_reads(at: Checkpoints, tmp_pa
         serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server,
         Client(f"{server.url}/", key="a-key-is-sent-and-nobody-asks-for-it-here") as client,
     ):
-        asked = client.chat("one @a", "desk", priority=1, metadata={"from": "a test"})
-        assert (asked.status, asked.metadata, asked.ok) == ("needs_input", {"from": "a test"}, False)
-        (request,) = asked.input_requests
+        run = client.chat("one @a", "desk", priority=1, metadata={"from": "a test"})
+        assert (run.status, run.metadata, run.ok) == ("needs_input", {"from": "a test"}, False)
+        (request,) = run.input_requests
         assert (request.name, request.reason) == ("@a", "may I, one?")
-        going_on = client.answer(asked.run_id, {request.id: "yes"})
+        going_on = client.answer(run.run_id, {request.id: "yes"})
         events = list(client.events(going_on.run_id))
         assert [event.name for event in events if isinstance(event, ToolStarted)] == ["work"]
         assert client.wait(going_on.run_id).output == "one: did @a (yes)"
         with pytest.raises(Conflict) as answered:
-            client.answer(asked.run_id, {request.id: "no"})
+            client.answer(run.run_id, {request.id: "no"})
         assert answered.value.code == "already_answered"
         assert texts(client.history("desk"), "user") == ["one @a"]
         assert len(client.history("desk", 1)) == 1

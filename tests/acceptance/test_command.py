@@ -48,8 +48,8 @@ def test_settings_from_flag_environment_and_file(at: Checkpoints, tmp_path: Path
 
 def test_listening_for_everybody_has_to_be_allowed(at: Checkpoints, tmp_path: Path) -> None:
     """0.0.0.0 only with the variable; it is logged and shown, and no page gets in under a name of its own."""
-    told = refused(str(TARGETS / "agent.py"), "--host", "0.0.0.0", "--port", "0", folder=tmp_path)
-    assert "STRANDLINE_ALLOW_ANONYMOUS=1" in told
+    message = refused(str(TARGETS / "agent.py"), "--host", "0.0.0.0", "--port", "0", folder=tmp_path)
+    assert "STRANDLINE_ALLOW_ANONYMOUS=1" in message
     variables = {"STRANDLINE_ALLOW_ANONYMOUS": "1", **at.environment}
     with serving(TARGETS / "agent.py", "--host", "0.0.0.0", folder=tmp_path, variables=variables) as server:
         assert server.health()["auth"] == "none"
@@ -92,12 +92,12 @@ def test_it_stops_itself_when_nothing_is_asked_of_it(at: Checkpoints, tmp_path: 
     variables = {"IDLE_TIMEOUT_MINUTES": "0.03", **at.environment}  # about two seconds
     with serving(TARGETS / "agent.py", folder=tmp_path, variables=variables, installed=True) as server:
         at.hold("one model 0")
-        (asked,) = server.line_up("one")
+        (requests,) = server.line_up("one")
         until(server.stored, "it is kept")  # it executes while its commit is under way
         run_id = server.stored()[0].run_id
         assert server.run(run_id, wait_s=3)["status"] == "running"
         at.release()
-        assert asked.result(DEADLINE_S).json()["response"] == "one"
+        assert requests.result(DEADLINE_S).json()["response"] == "one"
         assert server.ended() == 0
         assert "nothing has run, waited or been asked for" in server.stderr
 
@@ -115,9 +115,9 @@ def test_an_idle_timeout_of_zero_is_none(at: Checkpoints, tmp_path: Path) -> Non
 def test_a_port_that_is_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        told = refused(str(TARGETS / "agent.py"), "--port", port, "--journal", "memory:", folder=tmp_path)
-    assert f"port {port}" in told
-    assert "--port" in told
+        message = refused(str(TARGETS / "agent.py"), "--port", port, "--journal", "memory:", folder=tmp_path)
+    assert f"port {port}" in message
+    assert "--port" in message
 
 
 # -- what it cannot do --------------------------------------------------------------------------------
@@ -196,9 +196,9 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[dict[str, Fu
 @pytest.mark.parametrize("what", REFUSALS)
 def test_what_it_cannot_serve_it_refuses_with_help(refusals: "dict[str, Future[str]]", what: str) -> None:
     """Exit code 2, no traceback, and a paragraph that says what is wrong and what to write instead."""
-    told = refusals[what].result(DEADLINE_S)
+    response = refusals[what].result(DEADLINE_S)
     for part in REFUSALS[what][1]:
-        assert part in told
+        assert part in response
 
 
 # -- help -----------------------------------------------------------------------------------------------

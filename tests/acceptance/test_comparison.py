@@ -74,15 +74,15 @@ def both(folder: Path, measure: Measure, *flags: str, target: str = "agent.py") 
     return measured[0].result(), measured[1].result()
 
 
-def answer(asked: "Future[httpx.Response]") -> dict[str, Any]:
-    body: dict[str, Any] = asked.result(DEADLINE_S).json()
+def answer(pending: "Future[httpx.Response]") -> dict[str, Any]:
+    body: dict[str, Any] = pending.result(DEADLINE_S).json()
     return body
 
 
-def answered(asked: "list[Future[httpx.Response]]", texts_: list[str]) -> int:
+def answered(requests: "list[Future[httpx.Response]]", texts_: list[str]) -> int:
     """Return how many clients got the answer that they should; `texts_` are those answers."""
-    wait(asked, DEADLINE_S)
-    got = [None if each.exception() else each.result() for each in asked]
+    wait(requests, DEADLINE_S)
+    got = [None if each.exception() else each.result() for each in requests]
     return sum(
         reply is not None and reply.status_code == 200 and reply.json()["response"] == text
         for reply, text in zip(got, texts_, strict=True)
@@ -101,9 +101,9 @@ def said(server: Server, session_id: str = "default") -> list[str]:
 def test_five_requests_at_once(tmp_path: Path) -> None:
     def measure(server: Server, at: Checkpoints) -> str:
         at.hold("q1 model 0")
-        asked = server.line_up(*(f"q{number} a" for number in range(1, 6)))
+        requests = server.line_up(*(f"q{number} a" for number in range(1, 6)))
         at.release()
-        count = answered(asked, [f"q{number}: did a" for number in range(1, 6)])
+        count = answered(requests, [f"q{number}: did a" for number in range(1, 6)])
         labels = [step.split()[0] for step in at.steps]
         in_order = labels == sorted(labels)  # each one's steps in one piece, one after the other
         sound = check_history(server.history()) == []
@@ -120,8 +120,10 @@ def test_a_request_fails_in_the_middle(tmp_path: Path) -> None:
         if after["status"] == "error":
             return "every later message is refused" if server.chat("q4")["status"] == "error" else "one more fails"
         kept = tool_results(server.history()) == ["did a"]
-        told = any(each.startswith("(This run ended early: agent_error.)") for each in said(server))
-        return "the next one is answered" + ("; history has the failure and the tool's result" if kept and told else "")
+        failure_kept = any(each.startswith("(This run ended early: agent_error.)") for each in said(server))
+        return "the next one is answered" + (
+            "; history has the failure and the tool's result" if kept and failure_kept else ""
+        )
 
     assert both(tmp_path, measure) == row("A request fails after its tool has worked")
 
@@ -165,10 +167,10 @@ def test_killed_while_three_wait(tmp_path: Path) -> None:
         at.release()
         server.start()
         until(lambda: server.inside() == 0, "quiet")
-        told = said(server)
-        if "q0" not in told:
-            return f"all {4 - len(told)} are lost, and the conversation"
-        ran = sum(f"q{number}: did a" in told for number in (2, 3, 4))
+        replies = said(server)
+        if "q0" not in replies:
+            return f"all {4 - len(replies)} are lost, and the conversation"
+        ran = sum(f"q{number}: did a" in replies for number in (2, 3, 4))
         once = sorted(step for step in at.steps if step.endswith(" a")) == ["q1 a", "q2 a", "q3 a", "q4 a"]
         unknown = tool_results(server.history())[0] == UNKNOWN_OUTCOME
         if not (once and unknown):
@@ -181,13 +183,13 @@ def test_killed_while_three_wait(tmp_path: Path) -> None:
 def test_stopped_with_time_enough(tmp_path: Path) -> None:
     def measure(server: Server, at: Checkpoints) -> str:
         at.hold("q1 a")
-        asked = server.line_up("q1 a", "q2", "q3", "q4")
+        requests = server.line_up("q1 a", "q2", "q3", "q4")
         at.reached("q1 a")
         server.terminate()
-        told, _ = wait(asked[1:], PATIENCE_S)  # while the first one still executes
-        later = [each.result() for each in asked[1:] if each in told]
+        answered_early, _ = wait(requests[1:], PATIENCE_S)  # while the first one still executes
+        later = [each.result() for each in requests[1:] if each in answered_early]
         at.release()
-        count = answered(asked, ["q1: did a", "q2", "q3", "q4"])
+        count = answered(requests, ["q1: did a", "q2", "q3", "q4"])
         assert server.ended() in (0, -15)
         if not later:
             return f"{count} are answered before it ends"
@@ -215,12 +217,12 @@ def test_stopped_without_time_enough(tmp_path: Path) -> None:
         at.release()
         server.start()
         until(lambda: server.inside() == 0, "quiet")
-        told = said(server)
-        if code == -9 and told == []:
+        replies = said(server)
+        if code == -9 and replies == []:
             return "it waits until it is killed; all is lost"
         assert code == 0
-        assert "(This run ended early: stopped.)\nthe server was stopped" in told
-        assert told[-1] == "q2"
+        assert "(This run ended early: stopped.)\nthe server was stopped" in replies
+        assert replies[-1] == "q2"
         return "it ends by itself; one ends as `stopped`, one runs after the restart"
 
     assert both(tmp_path, measure, "--drain-grace", "0.2") == row("SIGTERM, and the running request does not end")
@@ -240,13 +242,13 @@ def test_a_restart(tmp_path: Path) -> None:
 def test_a_tool_hangs(tmp_path: Path) -> None:
     def measure(server: Server, at: Checkpoints) -> str:
         at.hold("q1 a")
-        asked = server.line_up("q1 a", "q2")
+        requests = server.line_up("q1 a", "q2")
         at.reached("q1 a")
-        done, _ = wait(asked, PATIENCE_S)
+        done, _ = wait(requests, PATIENCE_S)
         if not done:
             return "neither it nor the next one is answered"
-        assert answer(asked[0])["error_code"] == "timeout"
-        assert answer(asked[1])["response"] == "q2"
+        assert answer(requests[0])["error_code"] == "timeout"
+        assert answer(requests[1])["response"] == "q2"
         return "it is answered at its `timeout`; the next one runs"
 
     flags = ("--timeout", "0.5", "--cancel-grace", "0.3", "--hold-limit", "0.5")

@@ -17,7 +17,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def asked(folder: Path, shell: str, line: str) -> str:
+def completed(folder: Path, shell: str, line: str) -> str:
     """Ask as that shell does; the last word of the line is the one to complete."""
     variables = {"_STRANDLINE_COMPLETE": f"complete_{shell}", "COMP_WORDS": line, "_TYPER_COMPLETE_ARGS": line}
     variables["COMP_CWORD"] = str(line.count(" "))
@@ -49,12 +49,12 @@ OFFERED = {
 
 @pytest.mark.parametrize("line", OFFERED)
 def test_what_is_offered_in_bash(folder: Path, line: str) -> None:
-    assert asked(folder, "bash", line).split() == OFFERED[line]
+    assert completed(folder, "bash", line).split() == OFFERED[line]
 
 
 @pytest.mark.parametrize("line", ["strandline serve a", "strandline journal v", "strandline serve --after-crash "])
 def test_what_is_offered_in_zsh(folder: Path, line: str) -> None:
-    said = asked(folder, "zsh", line)
+    said = completed(folder, "zsh", line)
     assert said.startswith("_arguments '*: :((")
     for each in OFFERED.get(line, ["agent.py"]):
         assert f'"{each}"' in said

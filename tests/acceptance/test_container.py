@@ -171,9 +171,9 @@ def test_what_was_accepted_under_load_survives_a_kill(image: str, app: App, wait
             with httpx.Client(base_url=url) as client:
                 ended = [client.get(f"/v1/runs/{each}").json() for each in runs]
             assert [each["status"] for each in ended] == ["succeeded"] * len(runs)
-            told = history(url, f"s{number}")
-            assert judge(told) == []
-            answers = [text(message) for message in told if message["role"] == "assistant"]
+            replies = history(url, f"s{number}")
+            assert judge(replies) == []
+            answers = [text(message) for message in replies if message["role"] == "assistant"]
             # In the order of acceptance; what was accepted without that anybody was told may stand between.
             places = [answers.index(each["output"]) for each in ended]
             assert places == sorted(places)
@@ -256,9 +256,9 @@ def test_an_agent_that_cannot_be_imported_ends_it_with_what_to_do(image: str, ap
 
     assert done.status == 2
     (line,) = done.stderr.splitlines()
-    told = json.loads(line)["message"].splitlines()
-    assert told[0].startswith("/app/agent.py cannot be imported: ModuleNotFoundError")
-    assert told[-1].startswith("Install it")
+    lines = json.loads(line)["message"].splitlines()
+    assert lines[0].startswith("/app/agent.py cannot be imported: ModuleNotFoundError")
+    assert lines[-1].startswith("Install it")
     assert "Traceback" not in line
 
 
@@ -372,7 +372,7 @@ def test_credentials_that_are_mounted_for_root_are_handed_on_or_it_is_told_why_n
     (aws / "credentials").write_text("[default]\naws_access_key_id = AKID\naws_secret_access_key = secret\n")
     (aws / "credentials").chmod(0o600)
     mount = ("--volume", f"{aws}:/root/.aws:ro")
-    asks = ("python", "-c", "import boto3; print(getattr(boto3.Session().get_credentials(), 'access_key', None))")
+    print_key = ("python", "-c", "import boto3; print(getattr(boto3.Session().get_credentials(), 'access_key', None))")
     where = (
         "sh",
         "-c",
@@ -381,7 +381,7 @@ def test_credentials_that_are_mounted_for_root_are_handed_on_or_it_is_told_why_n
     kept = ("grep", "-r", "secret", "/data")
 
     # Root's: copied to where nothing is kept.
-    assert run_to_end(image, *mount, command=asks).stdout == "AKID\n"
+    assert run_to_end(image, *mount, command=print_key).stdout == "AKID\n"
     place = "/tmp/aws-10001"
     assert run_to_end(image, *mount, command=where).stdout.split() == [f"{place}/credentials", place, "700"]
     assert run_to_end(image, *mount, command=kept).stdout == ""
@@ -390,11 +390,11 @@ def test_credentials_that_are_mounted_for_root_are_handed_on_or_it_is_told_why_n
         owner = os.getuid() or 5555
         for each in (aws, aws / "credentials"):
             os.chown(each, owner, -1)
-        assert run_to_end(image, *mount, *data.mount, command=asks).stdout == "AKID\n"
-        told = run_to_end(image, *mount, *data.mount, command=where).stdout.split()
-        assert told[:2] == ["/root/.aws/credentials", "/root/.aws"]
+        assert run_to_end(image, *mount, *data.mount, command=print_key).stdout == "AKID\n"
+        output = run_to_end(image, *mount, *data.mount, command=where).stdout.split()
+        assert output[:2] == ["/root/.aws/credentials", "/root/.aws"]
     # Nobody's whom the container can be: told in a sentence, and it goes on.
-    done = run_to_end(image, *HARDENED, *mount, command=asks)
+    done = run_to_end(image, *HARDENED, *mount, command=print_key)
     assert (done.status, done.stdout) == (0, "None\n")
     assert "/root/.aws, but user 10001" in done.stderr
     assert "\n" not in done.stderr.strip()
@@ -489,8 +489,8 @@ def test_options_behind_the_image_reach_the_server(image: str, app: App) -> None
 
 
 def test_the_image_says_what_it_is_and_is_for_any_processor(image: str) -> None:
-    told = docker("inspect", "--format", "{{json .Config.Labels}}", image)
-    labels = {name.removeprefix("org.opencontainers.image."): value for name, value in json.loads(told).items()}
+    shown = docker("inspect", "--format", "{{json .Config.Labels}}", image)
+    labels = {name.removeprefix("org.opencontainers.image."): value for name, value in json.loads(shown).items()}
 
     assert {"title", "description", "vendor", "licenses", "version"} <= set(labels)
     assert (labels["title"], labels["licenses"], labels["version"]) == ("Strandline", "Apache-2.0", __version__)

@@ -37,7 +37,7 @@ def nothing_left_behind(server: Server, at: Checkpoints) -> Iterator[None]:
 
 def ids(server: Server, session_id: str) -> list[str]:
     """Return the ids of a session's runs, in order of acceptance."""
-    server.settled()
+    server.wait_until_stored()
     return [run.run_id for run in server.stored() if run.session_id == session_id]
 
 
@@ -73,7 +73,7 @@ def test_a_session_is_paused_and_resumed(server: Server, at: Checkpoints) -> Non
 
 def test_runs_are_moved(server: Server, at: Checkpoints) -> None:
     at.hold("m1 model 0")
-    asked = server.line_up("m1", "m2", "m3", "m4", session_id="moved")
+    requests = server.line_up("m1", "m2", "m3", "m4", session_id="moved")
     run_ids = ids(server, "moved")
     answer = post(server, f"runs/{run_ids[3]}/move", front=True)
     assert (answer.status_code, answer.json()["position"]) == (200, 1)
@@ -91,7 +91,7 @@ def test_runs_are_moved(server: Server, at: Checkpoints) -> None:
         problem(post(server, f"runs/{run_ids[2]}/move", **body), 422, "invalid")
     problem(post(server, "runs/none/move", front=True), 404, "not_found")
     at.release()
-    assert [each.result(DEADLINE_S).json()["response"] for each in asked] == ["m1", "m2", "m3", "m4"]
+    assert [each.result(DEADLINE_S).json()["response"] for each in requests] == ["m1", "m2", "m3", "m4"]
     assert texts(server.history("moved"), "user") == ["m1", "m4", "m3", "m2"]
     problem(post(server, f"runs/{run_ids[3]}/move", front=True), 409, "already_ended")
 
@@ -119,8 +119,8 @@ def test_a_pause_and_a_place_survive_a_kill(tmp_path: Path) -> None:
 def test_an_interrupt_and_a_rollback(server: Server, at: Checkpoints) -> None:
     first = server.submit(server.client.post, "/chat", json={"message": "i1 a ?b", "session_id": "busy"})
     at.reached("i1 ?b")
-    told = problem(post(server, "sessions/busy/runs", input="no", if_busy="reject"), 409, "session_busy")
-    assert "busy" in told["detail"]
+    refusal = problem(post(server, "sessions/busy/runs", input="no", if_busy="reject"), 409, "session_busy")
+    assert "busy" in refusal["detail"]
     chat = {"message": "i2", "session_id": "busy", "if_busy": "interrupt"}
     assert server.client.post("/chat", json=chat).json()["response"] == "i2"
     assert first.result(DEADLINE_S).json()["error_code"] == "cancelled"
@@ -137,8 +137,8 @@ def test_an_interrupt_and_a_rollback(server: Server, at: Checkpoints) -> None:
     assert texts(server.history("busy"), "user") == ["i1 a ?b", "i2", "i4"]
     page = server.client.get("/v1/sessions/busy/history", params={"discarded": "true"}).json()["messages"]
     assert texts([message for message in page if message["discarded"]], "user") == ["i3 c"]
-    told = problem(post(server, "sessions/busy/runs", input="no", if_busy="shout"), 422, "invalid")
-    assert "if_busy" in told["detail"]
+    refusal = problem(post(server, "sessions/busy/runs", input="no", if_busy="shout"), 422, "invalid")
+    assert "if_busy" in refusal["detail"]
     assert post(server, "sessions/idle/runs", input="i5", if_busy="reject").status_code == 202
 
 
@@ -152,9 +152,9 @@ def test_a_waiting_run_is_cancelled_at_once_and_its_client_is_told(server: Serve
     answer = post(server, f"runs/{run_ids[1]}/cancel")
     assert answer.status_code == 200, answer.text
     assert (answer.json()["status"], answer.json()["started_at"], answer.json()["phase"]) == ("cancelled", None, None)
-    told = second.result(DEADLINE_S)
-    assert told.status_code == 200
-    assert (told.json()["status"], told.json()["error_code"]) == ("error", "cancelled")
+    response = second.result(DEADLINE_S)
+    assert response.status_code == 200
+    assert (response.json()["status"], response.json()["error_code"]) == ("error", "cancelled")
     assert server.run(run_ids[2])["position"] == 1
     at.release()
     assert [each.result(DEADLINE_S).json()["response"] for each in (first, third)] == ["w1", "w3"]
@@ -165,14 +165,14 @@ def test_a_waiting_run_is_cancelled_at_once_and_its_client_is_told(server: Serve
 
 def test_an_executing_run_is_cancelled_within_the_grace_and_keeps_what_it_did(server: Server, at: Checkpoints) -> None:
     """A tool that can be asked to end ends by itself, and its result is kept."""
-    asked, behind = server.line_up("e1 a ?b", "e2", session_id="executes")
+    requests, behind = server.line_up("e1 a ?b", "e2", session_id="executes")
     at.reached("e1 ?b")
     run_id = ids(server, "executes")[0]
     answer = post(server, f"runs/{run_id}/cancel")
     assert answer.status_code == 202, answer.text
     assert answer.json()["cancel_requested"]
-    told = asked.result(DEADLINE_S).json()
-    assert (told["status"], told["error_code"], told["run_id"]) == ("error", "cancelled", run_id)
+    body = requests.result(DEADLINE_S).json()
+    assert (body["status"], body["error_code"], body["run_id"]) == ("error", "cancelled", run_id)
     assert server.run(run_id)["status"] == "cancelled"
     assert behind.result(DEADLINE_S).json()["response"] == "e2"
     messages = server.history("executes")
@@ -212,18 +212,18 @@ def test_a_run_that_is_cancelled_with_force_does_not_hold_its_session(server: Se
 
 def test_a_session_is_cancelled(server: Server, at: Checkpoints) -> None:
     at.hold("s1 model 0")
-    asked = server.line_up("s1", "s2", "s3", session_id="all")
+    requests = server.line_up("s1", "s2", "s3", session_id="all")
     first, second, third = ids(server, "all")
     answer = post(server, "sessions/all/cancel")
     assert (answer.status_code, answer.json()) == (
         200,
         {"cancelled": [second, third], "cancelling": [], "dismissed": False},
     )
-    assert [each.result(DEADLINE_S).json()["error_code"] for each in asked[1:]] == ["cancelled"] * 2
+    assert [each.result(DEADLINE_S).json()["error_code"] for each in requests[1:]] == ["cancelled"] * 2
     answer = post(server, "sessions/all/cancel", running=True)
     assert (answer.status_code, answer.json()) == (202, {"cancelled": [], "cancelling": [first], "dismissed": False})
     at.release()
-    assert asked[0].result(DEADLINE_S).json()["error_code"] == "cancelled"
+    assert requests[0].result(DEADLINE_S).json()["error_code"] == "cancelled"
     assert server.chat("s4", "all")["response"] == "s4"
     problem(post(server, "sessions/none/cancel"), 404, "not_found")
 
@@ -235,8 +235,8 @@ def test_what_a_cancel_refuses(server: Server) -> None:
     problem(server.client.post(path, content="force=true"), 415, "not_json")
     problem(server.client.post(path, content="{}", headers={"Content-Type": "text/plain"}), 415, "not_json")
     problem(server.client.post(path, content="{", headers={"Content-Type": "application/json"}), 400, "malformed")
-    told = problem(server.client.post(path, json={"force": "yes"}), 422, "invalid")
-    assert "`force`" in told["detail"]
+    refusal = problem(server.client.post(path, json={"force": "yes"}), 422, "invalid")
+    assert "`force`" in refusal["detail"]
     problem(server.client.post("/v1/runs/none/cancel"), 404, "not_found")
     problem(server.client.get(path), 405, "method_not_allowed")
     problem(server.client.post("/v1/sessions/a%20b/cancel"), 422, "invalid")

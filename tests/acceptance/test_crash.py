@@ -39,7 +39,7 @@ def at() -> Iterator[Checkpoints]:
 
 def killed_and_started(server: Server) -> None:
     """Kill the server when all that was handed to its journal is durable; start it again on the same journal."""
-    server.settled()
+    server.wait_until_stored()
     server.kill()
     server.start()
 
@@ -63,7 +63,7 @@ def test_killed_with_runs_at_every_place(at: Checkpoints, tmp_path: Path) -> Non
         server.line_up("tool-1 a b+~c", "tool-2", "tool-3 d", session_id="tool")
         at.reached("model-1 model 0", "between-1 model 1", "gap-1 a ended", "gap-1 b ended", "tool-1 b", "tool-1 ~c")
         at.reached("tool-1 ~c ended")
-        server.settled()
+        server.wait_until_stored()
         server.kill()
         at.release()
         before = server.stored()
@@ -104,7 +104,7 @@ def test_killed_before_a_round_is_durable(at: Checkpoints, tmp_path: Path) -> No
         at.hold("one model 1 asks")
         server.line_up("one a b")
         at.reached("one model 1 asks")
-        server.settled()
+        server.wait_until_stored()
         with closing(sqlite3.connect(tmp_path / "journal.db", isolation_level=None)) as another:
             another.execute("BEGIN IMMEDIATE")  # from here on the server's writer has to wait
             at.release()
@@ -138,7 +138,7 @@ def test_five_rounds_killed_three_times_run_each_tool_once(at: Checkpoints, tmp_
         server.line_up("five a ~b c d e", "six")
         for place in ("five model 1", "five c ended", "five model 5"):
             at.reached(place)
-            server.settled()
+            server.wait_until_stored()
             server.kill()
             at.release(place)
             server.start()
@@ -166,7 +166,7 @@ def test_attempts_used_up_and_a_last_attempt_alone(at: Checkpoints, tmp_path: Pa
             at.reached("poison model 0", "innocent model 0", times=attempt)
             killed_and_started(server)
         at.reached("poison model 0", times=3)
-        server.settled()
+        server.wait_until_stored()
         assert at.steps.count("innocent model 0") == 2
         waiting = runs_of(server, "innocent")[0]
         assert (waiting["status"], waiting["attempt"], waiting["position"]) == ("queued", 2, 1)
@@ -192,7 +192,7 @@ def test_a_last_attempt_that_ends_lets_the_next_one_go(at: Checkpoints, tmp_path
         at.reached(*(f"{each} model 0" for each in sessions))
         killed_and_started(server)
         at.reached("one model 0", times=2)
-        server.settled()
+        server.wait_until_stored()
         assert server.health()["running"] == 1
         at.release()
         server.quiet()
@@ -234,7 +234,7 @@ def test_killed_at_any_instant(at: Checkpoints, tmp_path: Path) -> None:
     """Under load, at no chosen place: every accepted run ends once, in order, and no tool of it is started twice."""
     with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server:
         questions = [(f"{name}{number} a b+~c", name) for number in range(8) for name in "wxyz"]
-        asked = {question: server.ask(question, name) for question, name in questions}
+        pending = {question: server.ask(question, name) for question, name in questions}
         until(lambda: len(at.steps) >= 5, "a few steps")
         server.kill()
         accepted = server.stored()
@@ -245,7 +245,7 @@ def test_killed_at_any_instant(at: Checkpoints, tmp_path: Path) -> None:
         server.start()
         server.quiet()
         assert [run[:2] for run in server.stored()] == [run[:2] for run in accepted]
-        told: list[str] = []
+        recorded: list[str] = []
         for name in "wxyz":
             in_history = texts(server.history(name), "user")
             runs = runs_of(server, name)
@@ -257,10 +257,10 @@ def test_killed_at_any_instant(at: Checkpoints, tmp_path: Path) -> None:
                     assert (run["status"], run["error"]["code"]) == ("failed", "crashed")
             # Each kill can have failed no more than the one that executed.
             assert [run["status"] for run in runs].count("failed") <= 2
-            told += in_history
-        assert len(told) == len(set(told)), "a run is in history twice"
-        answered = {question for question, each in asked.items() if each.exception(0) is None}
-        assert answered <= set(told)
+            recorded += in_history
+        assert len(recorded) == len(set(recorded)), "a run is in history twice"
+        answered = {question for question, each in pending.items() if each.exception(0) is None}
+        assert answered <= set(recorded)
         tools = [step for step in at.steps if " model " not in step and not step.endswith("ended")]
         assert len(tools) == len(set(tools)), "a tool was started twice"
 

@@ -22,11 +22,11 @@ def test_a_run_that_was_started_has_waited_for_its_turn(tmp_path: Path) -> None:
             server.submit(server.client.post, "/chat", json=body)
         at.reached("one model 1", "two model 1")
         over = time.monotonic() + QUEUE_TIMEOUT_S
-        server.settled()
+        server.wait_until_stored()
         server.kill()
         server.start()
         until(lambda: time.monotonic() > over + 0.2, "their time to wait is over")
-        server.settled()
+        server.wait_until_stored()
         assert server.inside() == 2
         at.release()
         server.quiet()

@@ -35,10 +35,10 @@ def session_that_answered(response: httpx.Response) -> str:
 
 def test_without_keys_openais_form_wants_a_session_and_chat_does_not(agent: str, tmp_path: Path) -> None:
     with serving(agent, folder=tmp_path) as server:
-        told = completion(server)
-        assert (told.status_code, told.json()["error"]["code"]) == (400, "no_session")
+        refusal = completion(server)
+        assert (refusal.status_code, refusal.json()["error"]["code"]) == (400, "no_session")
         for how in ("X-Session-Id", "metadata.session_id", "user", "default_session=shared"):
-            assert how in told.json()["error"]["message"]
+            assert how in refusal.json()["error"]["message"]
         assert server.client.get("/v1/sessions").json()["sessions"] == []
         assert server.chat("hello")["session_id"] == "default"
         assert server.client.get("/history").status_code == 200
@@ -74,9 +74,9 @@ def test_all_share_a_session_where_the_server_says_so(agent: str, tmp_path: Path
 def test_another_header_names_the_session(agent: str, tmp_path: Path) -> None:
     with serving(agent, "--session-header", "X-OpenWebUI-Chat-Id", folder=tmp_path) as server:
         assert session_that_answered(completion(server, {"x-openwebui-chat-id": "c1"}, user="u")) == "c1"
-        told = completion(server, {"X-Session-Id": "c1"})
-        assert told.json()["error"]["code"] == "no_session"
-        assert "X-OpenWebUI-Chat-Id" in told.json()["error"]["message"]
+        refusal = completion(server, {"X-Session-Id": "c1"})
+        assert refusal.json()["error"]["code"] == "no_session"
+        assert "X-OpenWebUI-Chat-Id" in refusal.json()["error"]["message"]
         two = httpx.Headers([("X-OpenWebUI-Chat-Id", "one"), ("x-openwebui-chat-id", "two")])
         assert "two X-OpenWebUI-Chat-Id headers" in completion(server, two).json()["error"]["message"]  # type: ignore[arg-type]
         parameters = server.client.get("/openapi.json").json()["paths"]["/v1/chat/completions"]["post"]["parameters"]

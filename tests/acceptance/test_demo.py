@@ -284,7 +284,7 @@ def test_a_port_that_is_taken_is_refused_with_what_to_type(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "told"),
+    ("variable", "value", "expected"),
     [
         ("PORT", "http", "PORT is 'http'"),
         ("STRANDLINE_DEMO_MODEL", "gpt", "names no provider that is known here"),
@@ -293,7 +293,7 @@ def test_a_port_that_is_taken_is_refused_with_what_to_type(tmp_path: Path) -> No
         ("STRANDLINE_DEMO_MODEL", "openai:gpt-4o-mini", "Set OPENAI_API_KEY"),
     ],
 )
-def test_a_wrong_setting_is_refused(tmp_path: Path, free_port: int, variable: str, value: str, told: str) -> None:
+def test_a_wrong_setting_is_refused(tmp_path: Path, free_port: int, variable: str, value: str, expected: str) -> None:
     settings = {"PORT": str(free_port), variable: value}
     port = settings.pop("PORT")
     done = subprocess.run(
@@ -307,7 +307,7 @@ def test_a_wrong_setting_is_refused(tmp_path: Path, free_port: int, variable: st
     )
 
     assert done.returncode == 2
-    assert told in done.stdout
+    assert expected in done.stdout
 
 
 def test_a_model_of_a_provider_answers_by_its_name(tmp_path: Path, free_port: int) -> None:
@@ -320,11 +320,11 @@ def test_a_model_of_a_provider_answers_by_its_name(tmp_path: Path, free_port: in
             answer = httpx.post(f"{url}/chat", json={"message": "Hello."}, timeout=DEADLINE_S).json()
             process.terminate()
             said, _ = process.communicate(timeout=DEADLINE_S)
-        (asked,) = provider.requests
+        (sent,) = provider.requests
 
     assert answer["response"].strip() == "Good day."
-    assert asked.body["model"] == "small-one"
-    assert [each["function"]["name"] for each in asked.body["tools"]] == ["roll_dice"]
+    assert sent.body["model"] == "small-one"
+    assert [each["function"]["name"] for each in sent.body["tools"]] == ["roll_dice"]
     assert "The demo answers with openai:small-one." in said
 
 

@@ -21,8 +21,8 @@ from acceptance.server import COMMAND, environment, until
 from strandline._demo.race.command import from_json
 from strandline._demo.race.judge import judge
 from strandline._demo.race.picture import draw
-from strandline._demo.race.record import Act, Asked, Got, Play, Race, Server, Spell
-from strandline._demo.race.words import findings
+from strandline._demo.race.record import ClientResult, Invocation, Race, Request, Scenario, Server, Trial
+from strandline._demo.race.text import findings
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs/pictures/race.svg"
@@ -44,7 +44,7 @@ def command(*arguments: str, folder: Path, **variables: str) -> "subprocess.Comp
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> str:
+def race_json(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What the command prints as JSON."""
     folder = tmp_path_factory.mktemp("race")
     done = command("--json", folder=folder)
@@ -53,66 +53,66 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> str:
     return done.stdout
 
 
-def judgement(told: str, server: Server, act: Act) -> dict[str, Any]:
-    plays = json.loads(told)["plays"]
-    return next(play["judgement"] for play in plays if (play["server"], play["act"]) == (server, act))
+def judgement(race_json: str, server: Server, scenario: Scenario) -> dict[str, Any]:
+    plays = json.loads(race_json)["plays"]
+    return next(play["judgement"] for play in plays if (play["server"], play["act"]) == (server, scenario))
 
 
 # -- what is measured ---------------------------------------------------------------------------------
 
 
-def test_as_it_comes_strands_answers_one_and_refuses_four(told: str) -> None:
+def test_as_it_comes_strands_answers_one_and_refuses_four(race_json: str) -> None:
     """Its conversation stays well formed as long as its process lives: what was refused never got in."""
-    found = judgement(told, Server.DEFAULT, Act.TOGETHER)
+    found = judgement(race_json, Server.DEFAULT, Scenario.TOGETHER)
     assert (found["holds"], found["own"], found["refused"]) == (False, [1], [2, 3, 4, 5])
     assert (found["at_once"], found["faults"], found["lost"], found["goes_on"]) == (1, [], [], True)
-    race = from_json(told.encode())
-    refused = [asked.text for asked in race.play(Server.DEFAULT, Act.TOGETHER).asked[1:]]
+    race = from_json(race_json.encode())
+    refused = [requests.text for requests in race.play(Server.DEFAULT, Scenario.TOGETHER).requests[1:]]
     assert all("already processing a request" in text for text in refused), refused
-    said = [text for _, text in findings(race.play(Server.DEFAULT, Act.TOGETHER), judge(race.plays[0]))]
+    said = [text for _, text in findings(race.play(Server.DEFAULT, Scenario.TOGETHER), judge(race.plays[0]))]
     assert "1 answered, 4 refused" in said
-    assert judgement(told, Server.DEFAULT, Act.FAILURE)["refused"] == [2, 3, 4, 5]
-    assert judgement(told, Server.DEFAULT, Act.KILL)["lost"] == [1]
+    assert judgement(race_json, Server.DEFAULT, Scenario.FAILURE)["refused"] == [2, 3, 4, 5]
+    assert judgement(race_json, Server.DEFAULT, Scenario.KILL)["lost"] == [1]
 
 
-def test_without_protection_requests_meet_in_one_agent(told: str) -> None:
+def test_without_protection_requests_meet_in_one_agent(race_json: str) -> None:
     """All five are inside it at once, and the conversation is refused from then on."""
-    found = judgement(told, Server.UNPROTECTED, Act.TOGETHER)
+    found = judgement(race_json, Server.UNPROTECTED, Scenario.TOGETHER)
     assert not found["holds"]
     assert found["at_once"] == 5
     assert found["faults"] != []
     assert not found["goes_on"]
-    assert not judgement(told, Server.UNPROTECTED, Act.FAILURE)["holds"]
-    assert judgement(told, Server.UNPROTECTED, Act.KILL)["lost"] == [1, 2, 3, 4, 5]
+    assert not judgement(race_json, Server.UNPROTECTED, Scenario.FAILURE)["holds"]
+    assert judgement(race_json, Server.UNPROTECTED, Scenario.KILL)["lost"] == [1, 2, 3, 4, 5]
 
 
-def test_a_lock_holds_until_something_fails(told: str) -> None:
+def test_a_lock_holds_until_something_fails(race_json: str) -> None:
     """It serialises; a failure makes its conversation unusable, and a kill takes all of it."""
-    found = judgement(told, Server.LOCK, Act.TOGETHER)
+    found = judgement(race_json, Server.LOCK, Scenario.TOGETHER)
     assert (found["holds"], found["at_once"], found["own"]) == (True, 1, [1, 2, 3, 4, 5])
-    found = judgement(told, Server.LOCK, Act.FAILURE)
+    found = judgement(race_json, Server.LOCK, Scenario.FAILURE)
     assert (found["holds"], found["at_once"], found["own"], found["errors"]) == (False, 1, [1], [3, 4, 5])
     assert not found["goes_on"]
-    found = judgement(told, Server.LOCK, Act.KILL)
+    found = judgement(race_json, Server.LOCK, Scenario.KILL)
     assert (found["holds"], found["own"], found["lost"]) == (False, [1], [1, 2, 3, 4, 5])
     assert found["goes_on"]
 
 
-def test_strandline_holds_in_every_act(told: str) -> None:
+def test_strandline_holds_in_every_act(race_json: str) -> None:
     """What fails is told, what waited runs, and no tool is started twice."""
-    assert all(judgement(told, Server.STRANDLINE, act)["holds"] for act in Act)
-    assert judgement(told, Server.STRANDLINE, Act.FAILURE)["own"] == [1, 3, 4, 5]
-    race = from_json(told.encode())
-    killed = race.play(Server.STRANDLINE, Act.KILL)
-    assert [asked.got for asked in killed.asked] == [Got.ANSWER] + [Got.NOTHING] * 4
+    assert all(judgement(race_json, Server.STRANDLINE, scenario)["holds"] for scenario in Scenario)
+    assert judgement(race_json, Server.STRANDLINE, Scenario.FAILURE)["own"] == [1, 3, 4, 5]
+    race = from_json(race_json.encode())
+    killed = race.play(Server.STRANDLINE, Scenario.KILL)
+    assert [requests.got for requests in killed.requests] == [ClientResult.ANSWER] + [ClientResult.NOTHING] * 4
     assert killed.tools == [1, 2, 3, 4, 5]
     assert killed.killed_at is not None
-    assert [spell.seat for spell in killed.spells if spell.begun_at > killed.killed_at] == [3, 4, 5]
+    assert [invocation.seat for invocation in killed.invocations if invocation.begun_at > killed.killed_at] == [3, 4, 5]
 
 
-def test_the_same_race_can_be_shown_again(told: str, tmp_path: Path) -> None:
+def test_the_same_race_can_be_shown_again(race_json: str, tmp_path: Path) -> None:
     """From the file, in 80 columns, without colours when nobody would see them, in any encoding."""
-    (tmp_path / "race.json").write_text(told)
+    (tmp_path / "race.json").write_text(race_json)
     shown = command("--from", "race.json", folder=tmp_path)
     assert (shown.returncode, shown.stderr) == (0, "")
     lines = shown.stdout.splitlines()
@@ -124,7 +124,7 @@ def test_the_same_race_can_be_shown_again(told: str, tmp_path: Path) -> None:
     plain = command("--from", "race.json", folder=tmp_path, PYTHONIOENCODING="ascii")
     assert plain.returncode == 0, plain.stderr
     assert "ok holds" in plain.stdout
-    assert json.loads(command("--from", "race.json", "--json", folder=tmp_path).stdout) == json.loads(told)
+    assert json.loads(command("--from", "race.json", "--json", folder=tmp_path).stdout) == json.loads(race_json)
 
 
 # -- what it starts, it ends --------------------------------------------------------------------------
@@ -226,28 +226,28 @@ def message(role: str, text: str) -> dict[str, Any]:
     return {"role": role, "content": [{"text": text}]}
 
 
-def good_play() -> Play:
+def good_play() -> Trial:
     """Return a play in which nothing is wrong, made by hand."""
 
-    def asked(seat: int) -> Asked:
+    def requests(seat: int) -> Request:
         text = f"Book seat {seat}, please."
         answer = f"Seat {seat} is yours."
-        return Asked(seat=seat, question=text, sent_at=0, ended_at=seat, got=Got.ANSWER, text=answer)
+        return Request(seat=seat, question=text, sent_at=0, ended_at=seat, got=ClientResult.ANSWER, text=answer)
 
     history = [
-        message(*told)
-        for each in (asked(1), asked(2))
-        for told in (("user", each.question), ("assistant", each.text))
+        message(*race_json)
+        for each in (requests(1), requests(2))
+        for race_json in (("user", each.question), ("assistant", each.text))
     ]  # fmt: skip
-    spells = [Spell(seat=seat, begun_at=seat - 1, ended_at=seat) for seat in (1, 2)]
-    return Play(
+    invocations = [Invocation(seat=seat, begun_at=seat - 1, ended_at=seat) for seat in (1, 2)]
+    return Trial(
         server=Server.STRANDLINE,
-        act=Act.TOGETHER,
-        asked=[asked(1), asked(2)],
-        spells=spells,
+        scenario=Scenario.TOGETHER,
+        requests=[requests(1), requests(2)],
+        invocations=invocations,
         tools=[1, 2],
         history=history,
-        following=asked(6),
+        following=requests(6),
         over=True,
     )
 
@@ -259,19 +259,31 @@ def test_the_judge_finds_nothing_where_nothing_is_wrong() -> None:
 @pytest.mark.parametrize(
     ("broken", "finds"),
     [
-        (lambda play: {"spells": [replace(play.spells[0], ended_at=1.5), play.spells[1]]}, {"at_once": 2}),
-        (lambda play: {"spells": [replace(play.spells[0], ended_at=None), play.spells[1]]}, {"at_once": 2}),
+        (
+            lambda play: {"invocations": [replace(play.invocations[0], ended_at=1.5), play.invocations[1]]},
+            {"at_once": 2},
+        ),
+        (
+            lambda play: {"invocations": [replace(play.invocations[0], ended_at=None), play.invocations[1]]},
+            {"at_once": 2},
+        ),
         (lambda play: {"history": play.history[:2]}, {"lost": [2]}),
         (lambda play: {"history": play.history[:3]}, {"unfinished": [2]}),
         (lambda play: {"history": [play.history[0], *play.history[2:]]}, {"unfinished": [1]}),
         (lambda play: {"tools": [1, 2, 1]}, {"twice": [1]}),
-        (lambda play: {"following": replace(play.following, got=Got.ERROR)}, {"goes_on": False}),
-        (lambda play: {"asked": [play.asked[0], replace(play.asked[1], got=Got.ERROR)]}, {"errors": [2]}),
-        (lambda play: {"asked": [play.asked[0], replace(play.asked[1], text="Seat 1 is yours.")]}, {"others": [2]}),
+        (lambda play: {"following": replace(play.following, got=ClientResult.ERROR)}, {"goes_on": False}),
+        (
+            lambda play: {"requests": [play.requests[0], replace(play.requests[1], got=ClientResult.ERROR)]},
+            {"errors": [2]},
+        ),
+        (
+            lambda play: {"requests": [play.requests[0], replace(play.requests[1], text="Seat 1 is yours.")]},
+            {"others": [2]},
+        ),
     ],
 )
 def test_the_judge_finds_what_is_wrong_on_whatever_server(
-    broken: Callable[[Play], dict[str, Any]], finds: dict[str, Any]
+    broken: Callable[[Trial], dict[str, Any]], finds: dict[str, Any]
 ) -> None:
     for server in Server:
         play = replace(good_play(), server=server)
@@ -282,9 +294,9 @@ def test_the_judge_finds_what_is_wrong_on_whatever_server(
 
 def test_what_an_act_breaks_on_purpose_is_not_held_against_a_server() -> None:
     play = good_play()
-    fails = replace(play.asked[1], fails=True, got=Got.ERROR)
-    assert judge(replace(play, asked=[play.asked[0], fails])).holds
-    assert judge(replace(play, asked=[play.asked[0], replace(play.asked[1], got=Got.NOTHING)])).holds
+    fails = replace(play.requests[1], fails=True, got=ClientResult.ERROR)
+    assert judge(replace(play, requests=[play.requests[0], fails])).holds
+    assert judge(replace(play, requests=[play.requests[0], replace(play.requests[1], got=ClientResult.NOTHING)])).holds
 
 
 # -- the picture --------------------------------------------------------------------------------------
@@ -293,15 +305,17 @@ def test_what_an_act_breaks_on_purpose_is_not_held_against_a_server() -> None:
 def test_the_picture_of_the_readme_is_drawn_from_the_race_beside_it() -> None:
     race = from_json(KEPT.read_bytes())
     assert PICTURE.read_text(encoding="utf-8") == draw(race), "draw it again: see docs/comparison.md"
-    assert len(race.plays) == len(Server) * len(Act)
+    assert len(race.plays) == len(Server) * len(Scenario)
 
 
 def test_the_picture_follows_what_was_measured() -> None:
     """A race with another outcome gives another picture, not the same words."""
     race = from_json(KEPT.read_bytes())
-    good = replace(good_play(), act=Act.TOGETHER)
+    good = replace(good_play(), scenario=Scenario.TOGETHER)
     plays = [
-        replace(good, server=play.server) if play.server is Server.DEFAULT and play.act is Act.TOGETHER else play
+        replace(good, server=play.server)
+        if play.server is Server.DEFAULT and play.scenario is Scenario.TOGETHER
+        else play
         for play in race.plays
     ]
     other = Race(strandline="1", strands="1", python="3", seconds=1, plays=plays)

@@ -58,22 +58,22 @@ def run_of(server: Server, session_id: str) -> dict[str, Any]:
 def test_a_run_that_executes_is_cancelled_when_its_client_hangs_up(server: Server, at: Checkpoints, route: str) -> None:
     """Whether it waits in `/chat`, in the run API, under the same key as another one, or for a run that is there."""
     session, text = f"c-{route}", f"{route} ?a"
-    wishes = {"on_disconnect": "cancel"}
+    options = {"on_disconnect": "cancel"}
     runs = f"/v1/sessions/{session}/runs"
     if route == "chat":
-        connection = connected(server, "POST", "/chat", message=text, session_id=session, **wishes)
+        connection = connected(server, "POST", "/chat", message=text, session_id=session, **options)
     elif route == "later":
-        answer = server.client.post(runs, json={"input": text, **wishes})
+        answer = server.client.post(runs, json={"input": text, **options})
         assert answer.status_code == 202
         connection = connected(server, "GET", answer.headers["location"], "Prefer: wait=60\r\n")
     else:
         headers = "Prefer: wait=60\r\nIdempotency-Key: k\r\n"
-        connection = connected(server, "POST", runs, headers, input=text, **wishes)
+        connection = connected(server, "POST", runs, headers, input=text, **options)
         if route == "attached":
             at.reached(f"{route} ?a")
             before = lost(server)
             connection.close()
-            connection = connected(server, "POST", runs, headers, input=text, **wishes)
+            connection = connected(server, "POST", runs, headers, input=text, **options)
             until(lambda: lost(server) == before + 1, "the first client is missed")
             with pytest.raises(AssertionError):
                 until(lambda: run_of(server, session)["cancel_requested"], "cancelled", deadline_s=2.5)
@@ -88,10 +88,10 @@ def test_a_run_that_waits_is_cancelled_if_that_is_wanted_and_one_that_executes_g
     server: Server, at: Checkpoints
 ) -> None:
     at.hold("q1 model 0")
-    wishes = {"session_id": "queued", "on_disconnect": "cancel_if_queued"}
-    executes = connected(server, "POST", "/chat", message="q1", **wishes)
+    options = {"session_id": "queued", "on_disconnect": "cancel_if_queued"}
+    executes = connected(server, "POST", "/chat", message="q1", **options)
     at.reached("q1 model 0")
-    waits = connected(server, "POST", "/chat", message="q2", **wishes)
+    waits = connected(server, "POST", "/chat", message="q2", **options)
     until(lambda: server.health()["queue_depth"] == 1, "one waits")
     for connection in (executes, waits):
         connection.close()

@@ -72,10 +72,10 @@ def test_every_line_is_one_for_grep_and_a_problem_says_what_to_do(tmp_path: Path
 
 def test_a_variable_that_is_nearly_a_setting_is_noted(tmp_path: Path) -> None:
     done = run(tmp_path, STRANDLINE_TIMEOOT="5", STRANDLINE_SERVICE_HOST="10.0.0.11", STRANDLINE_PORT="0")
-    told = [line for line in done.stdout.splitlines() if "is no setting" in line]
-    assert len(told) == 1
-    assert told[0].startswith("note")
-    assert "STRANDLINE_TIMEOOT is no setting; did you mean `STRANDLINE_TIMEOUT`?" in told[0]
+    lines = [line for line in done.stdout.splitlines() if "is no setting" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("note")
+    assert "STRANDLINE_TIMEOOT is no setting; did you mean `STRANDLINE_TIMEOUT`?" in lines[0]
 
 
 def test_a_disk_with_less_left_than_the_reserve_is_a_problem(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_beside_a_server_it_says_who_answers_and_changes_nothing(tmp_path: Path)
     with serving("agent.py", folder=tmp_path, variables={"STRANDLINE_DEMO_PACE": "0"}) as server:
         server.chat("hello")
         server.quiet()
-        server.settled()
+        server.wait_until_stored()
         before = {
             each.name: each.read_bytes() for each in tmp_path.glob("journal.db*") if not each.name.endswith("-shm")
         }
@@ -115,14 +115,14 @@ def test_a_port_of_another_program_and_one_of_another_address(tmp_path: Path) ->
 
 
 def test_who_may_reach_it(tmp_path: Path) -> None:
-    told = problems(doctor(tmp_path, STRANDLINE_HOST="0.0.0.0", STRANDLINE_PORT="0"))
-    assert "STRANDLINE_ALLOW_ANONYMOUS=1" in told["exposure"]
+    refused = problems(doctor(tmp_path, STRANDLINE_HOST="0.0.0.0", STRANDLINE_PORT="0"))
+    assert "STRANDLINE_ALLOW_ANONYMOUS=1" in refused["exposure"]
     found = doctor(tmp_path, STRANDLINE_HOST="0.0.0.0", STRANDLINE_PORT="0", STRANDLINE_ALLOW_ANONYMOUS="1")
     assert (found["exposure"][0]["level"], problems(found)) == ("note", {})
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("import no_such_package", ["agent.py, line 1", "Install it"]),
         ("def make_agent(:", ["line 1"]),
@@ -135,25 +135,25 @@ def test_who_may_reach_it(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_an_agent_that_cannot_be_served(tmp_path: Path, text: str, told: list[str]) -> None:
+def test_an_agent_that_cannot_be_served(tmp_path: Path, text: str, expected: list[str]) -> None:
     (tmp_path / "agent.py").write_text(text + "\n")
     said = problems(doctor(tmp_path, STRANDLINE_PORT="0"))["agent"]
-    for each in told:
+    for each in expected:
         assert each in said
     assert "site-packages" not in said
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         (b"not a database, but long enough to have a head" * 10, "is no SQLite database"),
         (b"SQLite format 3\0" + bytes(200), "another program"),
     ],
 )
-def test_a_journal_that_is_none_is_left_as_it_is(tmp_path: Path, content: bytes, told: str) -> None:
+def test_a_journal_that_is_none_is_left_as_it_is(tmp_path: Path, content: bytes, expected: str) -> None:
     (tmp_path / "j.db").write_bytes(content)
     found = doctor(tmp_path, STRANDLINE_JOURNAL="sqlite:j.db", STRANDLINE_PORT="0")
-    assert told in problems(found)["journal"]
+    assert expected in problems(found)["journal"]
     assert sorted(each.name for each in tmp_path.iterdir()) == ["j.db"]
     assert (tmp_path / "j.db").read_bytes() == content
 
@@ -189,8 +189,8 @@ def make_agent(TAKES) -> Agent:
 """
     keys = {"STRANDLINE_API_KEYS": new_key("ada")[1].line(), "STRANDLINE_PORT": "0"}
     (tmp_path / "agent.py").write_text(keeper.replace("TAKES", "session_id"))
-    told = problems(doctor(tmp_path, STRANDLINE_HISTORY="external", **keys))
-    assert "does not take the principal" in told["agent"]
+    found = problems(doctor(tmp_path, STRANDLINE_HISTORY="external", **keys))
+    assert "does not take the principal" in found["agent"]
     assert problems(doctor(tmp_path, STRANDLINE_HISTORY="external", STRANDLINE_PORT="0")) == {}
     (tmp_path / "agent.py").write_text(keeper.replace("TAKES", "session_id, principal"))
     assert problems(doctor(tmp_path, STRANDLINE_HISTORY="external", **keys)) == {}

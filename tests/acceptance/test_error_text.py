@@ -38,12 +38,12 @@ def said(history: list[dict[str, Any]]) -> list[str]:
     return [block["text"] for each in history if each["role"] == "assistant" for block in each["content"]]
 
 
-def asked(client: httpx.Client, session: str) -> dict[str, httpx.Response]:
+def failures(client: httpx.Client, session: str) -> dict[str, httpx.Response]:
     """Have a run fail by every protocol, in every form, and return all that is told of it."""
     completion = {"messages": [{"role": "user", "content": "fail"}], "user": session}
     events = {"Accept": "text/event-stream"}
     core = {"X-Amzn-Bedrock-AgentCore-Runtime-Session-Id": session}
-    told = {
+    response = {
         "chat": client.post("/chat", json={"message": "fail", "session_id": session}),
         "chat's events": client.post("/chat", json={"message": "fail", "session_id": session}, headers=events),
         "run": client.post(RUNS.format(session), json={"input": "fail"}, headers=WAIT),
@@ -53,8 +53,8 @@ def asked(client: httpx.Client, session: str) -> dict[str, httpx.Response]:
         "invocation": client.post("/invocations", json={"prompt": "fail"}, headers=core),
         "invocation in pieces": client.post("/invocations", json={"prompt": "fail"}, headers=core | events),
     }
-    run_id = told["run"].json()["run_id"]
-    return told | {
+    run_id = response["run"].json()["run_id"]
+    return response | {
         "run, read again": client.get(f"/v1/runs/{run_id}"),
         "events, read again": client.get(f"/v1/runs/{run_id}/events"),
         "list": client.get(RUNS.format(session)),
@@ -68,14 +68,14 @@ def test_no_protocol_tells_what_an_exception_says_and_each_names_where_the_log_h
 ) -> None:
     server, key = served
     with httpx.Client(base_url=server.url, headers=shown(key), timeout=DEADLINE_S, trust_env=False) as client:
-        told = asked(client, "desk")
-        for where, answer in told.items():
+        failed = failures(client, "desk")
+        for where, answer in failed.items():
             assert SECRET not in answer.text, where
             assert ID.search(answer.text), where
-        run = told["run"].json()
+        run = failed["run"].json()
         assert ID.fullmatch(run["error"]["detail"])
         assert (run["error"]["code"], "out_of_tokens" in run["error"]) == ("agent_error", False)
-        assert ID.fullmatch(told["chat"].json()["response"])
+        assert ID.fullmatch(failed["chat"].json()["response"])
         assert run["message"]["content"][-1] == {"text": run["error"]["detail"]}
         unbuilt = client.post(RUNS.format("unbuilt"), json={"input": "hello"}, headers=WAIT)
         assert SECRET not in unbuilt.text

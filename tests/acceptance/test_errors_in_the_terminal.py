@@ -49,7 +49,7 @@ class Case(NamedTuple):
     """What is typed, and what must be said to it."""
 
     arguments: Sequence[str]
-    told: Sequence[str]
+    expected: Sequence[str]
     variables: Mapping[str, str] = MappingProxyType({})
     code: int = 2
 
@@ -185,7 +185,7 @@ def test_whatever_is_wrong_is_one_clear_paragraph(answers: "dict[str, Ended]", w
     case = CASES[what]
     assert done.returncode == case.code, done.stderr
     said = done.stderr[done.stderr.rindex("strandline: ") :]
-    for part in case.told:
+    for part in case.expected:
         assert part in said
     assert "Traceback" not in done.stderr
     assert "a defect of Strandline" not in done.stderr
@@ -333,8 +333,8 @@ def test_a_terminal_that_is_not_utf_8_gets_replacements(encoding: str, how: dict
                 [COMMAND, *arguments], cwd=tmp_path, env=environment(variables), capture_output=True, check=False,
                 timeout=DEADLINE_S,
             )  # fmt: skip
-            told = done.stderr.decode(encoding)
-            assert (done.returncode, told) == (0, ""), told
+            stderr = done.stderr.decode(encoding)
+            assert (done.returncode, stderr) == (0, ""), stderr
             assert "?" in done.stdout.decode(encoding)
         done = subprocess.run(
             [COMMAND, "serve", "\u4f60.py"], cwd=tmp_path, env=environment(variables), capture_output=True, check=False,
@@ -353,6 +353,6 @@ def test_what_is_typed_in_another_encoding_is_no_defect(tmp_path: Path) -> None:
                 [COMMAND, *arguments, b"--url", server.url], cwd=tmp_path, env=environment({}), capture_output=True,
                 check=False, timeout=DEADLINE_S,
             )  # fmt: skip
-            told = done.stderr.decode()
-            assert done.returncode == 2, told
-            assert "is no text in the encoding of this terminal" in told
+            stderr = done.stderr.decode()
+            assert done.returncode == 2, stderr
+            assert "is no text in the encoding of this terminal" in stderr

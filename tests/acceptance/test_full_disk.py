@@ -22,7 +22,7 @@ from acceptance.server import TARGETS, Server, serving, texts, until
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs mount or prlimit")
 
 DISK_BYTES: Final = 2 << 20
-ASKED: Final = 200
+REQUESTS: Final = 200
 
 
 class Disk(Protocol):
@@ -106,18 +106,18 @@ def ask_until_refused(server: Server, disk: Disk) -> list[str]:
     its end waits for room, and its client with it.
     """
     accepted: list[str] = []
-    for n in range(ASKED):
+    for n in range(REQUESTS):
         disk.fill(server)
         session = f"while-full-{n}"
-        asked = server.ask("more", session)
-        until(lambda asked=asked: asked.done() or "cannot be kept yet" in server.stderr, "an answer, or no room for it")  # type: ignore[misc]
-        if not asked.done() or asked.result().status_code == 200:
+        pending = server.ask("more", session)
+        until(lambda sent=pending: sent.done() or "cannot be kept yet" in server.stderr, "an answer, or no room for it")  # type: ignore[misc]
+        if not pending.done() or pending.result().status_code == 200:
             accepted.append(session)
-            if asked.done():
+            if pending.done():
                 continue
             disk.fill(server)
             return accepted
-        response = asked.result()
+        response = pending.result()
         assert response.status_code == 503, response.text
         assert response.headers["Content-Type"] == "application/problem+json"
         assert response.json()["code"] == "journal_unavailable"
@@ -125,7 +125,7 @@ def ask_until_refused(server: Server, disk: Disk) -> list[str]:
         assert server.history(session) == []
         disk.fill(server)
         return accepted
-    raise AssertionError(f"the disk was not full after {ASKED} runs")
+    raise AssertionError(f"the disk was not full after {REQUESTS} runs")
 
 
 def runs_of(server: Server, session: str) -> list[str]:
@@ -147,7 +147,7 @@ def test_a_full_disk_loses_nothing_and_needs_no_restart(disk: Disk, at: Checkpoi
         running = server.ask("running", "running")
         at.reached("running model 0")
         (waiting,) = server.line_up("waiting", session_id="running")
-        server.settled()
+        server.wait_until_stored()
         (_, first) = runs_of(server, "running")  # the one that waits comes before it
         accepted = ask_until_refused(server, disk)
         assert server.client.get("/livez").status_code == 200
@@ -205,7 +205,7 @@ def test_before_the_disk_is_full_new_runs_are_refused_and_those_that_were_accept
         running = server.ask("running", "running")
         at.reached("running model 0")
         (waiting,) = server.line_up("waiting", session_id="running")
-        server.settled()
+        server.wait_until_stored()
         left = shutil.disk_usage(disk.folder).free
         ballast = left - DISK_BYTES // 10 + 65536  # (a few pages of the journal's file are empty)
         (disk.folder / "ballast").write_bytes(bytes(ballast))
@@ -253,7 +253,7 @@ def test_session_files_leave_the_reserve_of_the_journals_disk_to_runs_and_are_wr
         at.hold(long)
         running = server.ask(long, "long")
         at.reached(long)
-        server.settled()
+        server.wait_until_stored()
         left = shutil.disk_usage(disk.folder).free
         (disk.folder / "ballast").write_bytes(bytes(left - reserve + 100_000))
         until(lambda: readiness(server) == (503, "disk_low"), "nobody is sent here")

@@ -288,10 +288,10 @@ def test_deep_metadata_is_refused_by_every_route_and_what_is_taken_fails_no_run(
 
     def sent(levels: int) -> Answer:
         metadata = '{"a":' * (levels - 1) + "{}" + "}" * (levels - 1)
-        told = f'{json.dumps(body)[:-1]}, "metadata": {metadata}}}'.encode()
+        payload = f'{json.dumps(body)[:-1]}, "metadata": {metadata}}}'.encode()
         with clients(server, 1) as (client,):
             headers = ("Content-Type: application/json", "Prefer: wait=20", "X-Session-Id: deep")
-            return client.send(post(told, *headers, path=path)).answer()
+            return client.send(post(payload, *headers, path=path)).answer()
 
     server.quiet()
     before = len(at.steps)
@@ -329,8 +329,8 @@ def test_no_route_takes_content_that_acts_for_the_server(served: tuple[Server, C
     with httpx.Client(base_url=server.url, trust_env=False) as client:
         for block in ACTING:
             content: object = [{"text": "acting", "type": "text"}, block] if "type" in block else [block]
-            asked = [{"role": "user", "content": content}] if field == "messages" else content
-            answer = client.post(path, json={field: asked}, headers={"X-Session-Id": "acting"})
+            value = [{"role": "user", "content": content}] if field == "messages" else content
+            answer = client.post(path, json={field: value}, headers={"X-Session-Id": "acting"})
             assert answer.status_code == status, f"{block}: {answer.text}"
         for session in ("acting", "deep", "default"):
             history = client.get(f"/v1/sessions/{session}/history").text

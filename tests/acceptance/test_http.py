@@ -74,8 +74,8 @@ NOT_JSON = {
     [b"\\ud800 alone", b"at the end \\uDBFF", b"\\udc00", b"\\ud83d\\ud83d\\ude00", b"\xed\xa0\x80", b"\\\\\\ud800"],
 )
 def test_a_lone_surrogate_is_called_by_its_name(server: Server, text: bytes) -> None:
-    told = problem(post(server, b'{"message": "%b"}' % text), 400, "malformed")
-    assert "lone surrogate" in told["detail"]
+    refusal = problem(post(server, b'{"message": "%b"}' % text), 400, "malformed")
+    assert "lone surrogate" in refusal["detail"]
 
 
 @pytest.mark.parametrize("text", [b"\\ud83d\\ude00", b"\\\\ud800", b"\xf0\x9f\x98\x80"])
@@ -85,8 +85,8 @@ def test_what_only_looks_like_a_lone_surrogate_is_read(server: Server, text: byt
 
 
 def test_null_stands_for_what_is_left_out(server: Server) -> None:
-    wishes = dict.fromkeys(("if_busy", "priority", "timeout", "queue_timeout", "on_disconnect", "metadata"))
-    said = server.client.post("/v1/sessions/null/runs", json={"input": "n", **wishes}, headers={"Prefer": "wait=20"})
+    options = dict.fromkeys(("if_busy", "priority", "timeout", "queue_timeout", "on_disconnect", "metadata"))
+    said = server.client.post("/v1/sessions/null/runs", json={"input": "n", **options}, headers={"Prefer": "wait=20"})
     assert said.status_code == 200, said.text
     run = said.json()
     assert (run["if_busy"], run["priority"], run["metadata"]) == ("enqueue", 3, {})
@@ -103,14 +103,14 @@ def test_a_body_that_is_not_json(server: Server, body: bytes) -> None:
      '{"message": {"text": "a"}}', '{"message": "a", "session_id": 5}', '{"message": "a", "session_id": ["b"]}'],
 )  # fmt: skip
 def test_a_value_of_the_wrong_type(server: Server, body: str) -> None:
-    told = problem(post(server, body), 422, "invalid")
-    assert "`message`" in told["detail"]
+    refusal = problem(post(server, body), 422, "invalid")
+    assert "`message`" in refusal["detail"]
 
 
 @pytest.mark.parametrize("session", ["", " ", "a b", ".", "..", "a/b", "ü", "a\n", "x" * 257, "a\u0000"])
 def test_a_session_id_that_is_not_allowed(server: Server, session: str) -> None:
-    told = problem(server.client.post("/chat", json={"message": "a", "session_id": session}), 422, "invalid")
-    assert "session_id must be 1 to 256 characters" in told["detail"]
+    refusal = problem(server.client.post("/chat", json={"message": "a", "session_id": session}), 422, "invalid")
+    assert "session_id must be 1 to 256 characters" in refusal["detail"]
 
 
 @pytest.mark.parametrize("session", ["a", "x" * 256, "...", "Tenant:user@host.example_1-2"])
@@ -123,8 +123,8 @@ def test_a_body_that_is_too_large(server: Server) -> None:
     start = b'{"message": "large", "session_id": "large", "more": "'
     fitting = start + b"x" * (MAX_BODY - len(start) - 2) + b'"}'
     assert post(server, fitting).json()["response"] == "large"
-    told = problem(post(server, fitting + b" "), 413, "body_too_large")
-    assert str(MAX_BODY) in told["detail"]
+    refusal = problem(post(server, fitting + b" "), 413, "body_too_large")
+    assert str(MAX_BODY) in refusal["detail"]
     chunks = iter([fitting, b" "])
     problem(server.client.post("/chat", content=chunks), 413, "body_too_large")
     assert server.client.post("/chat", content=iter([fitting])).json()["response"] == "large"
@@ -182,16 +182,16 @@ def test_a_full_queue_refuses_and_goes_on(server: Server, at: Checkpoints) -> No
     """429 with the place and the estimate, before anything is kept; what waits is answered, then there is room."""
     server.chat("before", "full")
     at.hold("full-1 model 0")
-    asked = server.line_up("full-1", "full-2", "full-3", session_id="full")
+    requests = server.line_up("full-1", "full-2", "full-3", session_id="full")
     response = server.client.post("/chat", json={"message": "full-4", "session_id": "full"})
-    told = problem(response, 429, "queue_full")
+    refusal = problem(response, 429, "queue_full")
     assert int(response.headers["retry-after"]) >= 1
-    assert told["position"] == 3
-    assert told["estimated_wait_s"] >= 0
+    assert refusal["position"] == 3
+    assert refusal["estimated_wait_s"] >= 0
     assert server.health()["queue_depth"] == 2
     assert server.chat("elsewhere", "elsewhere")["status"] == "success"
     at.release()
-    assert [each.result(DEADLINE_S).json()["response"] for each in asked] == ["full-1", "full-2", "full-3"]
+    assert [each.result(DEADLINE_S).json()["response"] for each in requests] == ["full-1", "full-2", "full-3"]
     assert server.chat("full-5", "full")["response"] == "full-5"
     assert texts(server.history("full"), "user") == ["before", "full-1", "full-2", "full-3", "full-5"]
 
@@ -199,16 +199,16 @@ def test_a_full_queue_refuses_and_goes_on(server: Server, at: Checkpoints) -> No
 def test_a_full_server_refuses_whoever_would_wait(server: Server, at: Checkpoints) -> None:
     """503 in whatever session; one whose session is free does not wait, so it is served."""
     at.hold("s1-1 model 0", "s2-1 model 0", "s3-1 model 0")
-    asked = server.line_up("s1-1", "s1-2", "s1-3", session_id="s1")
-    asked += server.line_up("s2-1", "s2-2", "s2-3", session_id="s2")
-    asked += server.line_up("s3-1", session_id="s3")
+    requests = server.line_up("s1-1", "s1-2", "s1-3", session_id="s1")
+    requests += server.line_up("s2-1", "s2-2", "s2-3", session_id="s2")
+    requests += server.line_up("s3-1", session_id="s3")
     response = server.client.post("/chat", json={"message": "s3-2", "session_id": "s3"})
-    told = problem(response, 503, "server_full")
+    refusal = problem(response, 503, "server_full")
     assert int(response.headers["retry-after"]) == 5
-    assert told["position"] == 1
+    assert refusal["position"] == 1
     assert server.chat("s4-1", "s4")["response"] == "s4-1"
     at.release()
-    assert {each.result(DEADLINE_S).status_code for each in asked} == {200}
+    assert {each.result(DEADLINE_S).status_code for each in requests} == {200}
     assert texts(server.history("s3"), "user") == ["s3-1"]
     assert server.chat("s3-3", "s3")["response"] == "s3-3"
 
@@ -264,7 +264,7 @@ def test_a_run_in_all_its_states(server: Server, at: Checkpoints) -> None:
     """Waiting with its place, in the model, in a tool, ended with its answer."""
     server.chat("zero", "states")
     at.hold("first model 0", "second model 0", "second a")
-    asked = server.line_up("first", "second a", "third", session_id="states")
+    requests = server.line_up("first", "second a", "third", session_id="states")
     second, third = (run.run_id for run in server.stored()[-2:])
     run = server.run(third)
     assert (run["status"], run["phase"], run["position"]) == ("queued", "waiting", 2)
@@ -302,7 +302,7 @@ def test_a_run_in_all_its_states(server: Server, at: Checkpoints) -> None:
     assert moment(run["ended_at"]) - moment(run["started_at"]) < timedelta(seconds=DEADLINE_S)
     assert run["message"]["content"] == [{"text": "second: did a"}]
     assert wait_for(server, second, "wait=20").json() == run
-    assert [each.result(DEADLINE_S).json()["run_id"] for each in asked[1:]] == [second, third]
+    assert [each.result(DEADLINE_S).json()["run_id"] for each in requests[1:]] == [second, third]
 
 
 def test_a_session_can_be_deleted(server: Server, at: Checkpoints) -> None:
@@ -310,10 +310,10 @@ def test_a_session_can_be_deleted(server: Server, at: Checkpoints) -> None:
     problem(server.client.delete("/v1/sessions/gone"), 404, "not_found")
     problem(server.client.delete("/v1/sessions/a b"), 422, "invalid")
     at.hold("gone-1 model 0")
-    asked = server.line_up("gone-1", session_id="gone")
+    requests = server.line_up("gone-1", session_id="gone")
     problem(server.client.delete("/v1/sessions/gone"), 409, "session_busy")
     at.release()
-    run_id = asked[0].result(DEADLINE_S).json()["run_id"]
+    run_id = requests[0].result(DEADLINE_S).json()["run_id"]
     assert server.client.delete("/v1/sessions/gone").status_code == 204
     assert server.history("gone") == []
     problem(server.client.get(f"/v1/runs/{run_id}"), 404, "not_found")
@@ -333,6 +333,6 @@ def test_estimates_are_null_until_runs_have_ended(at: Checkpoints, tmp_path: Pat
         at.hold("fresh-1 model 0")
         fresh.line_up("fresh-1", "fresh-2")
         assert fresh.run(fresh.stored()[1].run_id)["estimated_wait_s"] is None
-        told = problem(fresh.client.post("/chat", json={"message": "fresh-3"}), 429, "queue_full")
-        assert told["estimated_wait_s"] is None
+        refusal = problem(fresh.client.post("/chat", json={"message": "fresh-3"}), 429, "queue_full")
+        assert refusal["estimated_wait_s"] is None
         at.release()

@@ -31,8 +31,8 @@ def test_a_request_that_is_sent_again_is_answered_again_and_done_once(at: Checkp
         first = server.submit(ask, server, "q1 a", "k1")
         at.reached("q1 a")
         second = server.submit(ask, server, "q1 a", '"k1"')
-        told = ask(server, "another", "k1")
-        assert (told.status_code, told.json()["code"]) == (422, "key_reused")
+        response = ask(server, "another", "k1")
+        assert (response.status_code, response.json()["code"]) == (422, "key_reused")
         at.release()
         answers = [each.result(DEADLINE_S) for each in (first, second)]
         assert [answer.json()["response"] for answer in answers] == ["q1: did a"] * 2
@@ -46,7 +46,7 @@ def test_a_request_that_is_sent_again_is_answered_again_and_done_once(at: Checkp
         assert again.json() == answers[0].json()
         assert again.headers["idempotency-replayed"] == "true"
         assert replayed('{"session_id":"s","message":"q1 a","timeout":5}').status_code == 422
-        server.settled()
+        server.wait_until_stored()
         server.kill()
         server.start()
         again = ask(server, "q1 a", "k1")
@@ -60,7 +60,7 @@ def test_a_request_that_was_cut_off_by_a_kill_is_attached_to_its_run(at: Checkpo
         at.hold("q1 model 1")
         server.submit(ask, server, "q1 a", "k1")
         at.reached("q1 model 1")
-        server.settled()
+        server.wait_until_stored()
         server.kill()
         at.release()
         server.start()
@@ -79,8 +79,8 @@ def test_a_key_while_the_server_stops(at: Checkpoints, tmp_path: Path) -> None:
         server.terminate()
         assert waiting.result(DEADLINE_S).status_code == 202
         second = server.submit(ask, server, "q1", "k1")
-        told = ask(server, "q2", "k2")
-        assert (told.status_code, told.json()["code"]) == (503, "draining")
+        response = ask(server, "q2", "k2")
+        assert (response.status_code, response.json()["code"]) == (503, "draining")
         at.release()
         assert [each.result(DEADLINE_S).json()["response"] for each in (first, second)] == ["q1", "q1"]
         assert server.ended() == 0
@@ -98,6 +98,6 @@ def test_a_key_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_key_cannot_outlive_its_run(tmp_path: Path) -> None:
-    told = refused(f"{TARGETS / 'function.py'}:answer", "--run-retention", "3600", folder=tmp_path)
-    assert "run_retention is 3600 (--run-retention)" in told
-    assert "idempotency_retention" in told
+    message = refused(f"{TARGETS / 'function.py'}:answer", "--run-retention", "3600", folder=tmp_path)
+    assert "run_retention is 3600 (--run-retention)" in message
+    assert "idempotency_retention" in message

@@ -40,11 +40,11 @@ def test_from_nothing_to_two_answers_that_waited_for_each_other(tmp_path: Path) 
         asking = f"{first} {second}".replace("localhost:8080", f"127.0.0.1:{port}")
         done = subprocess.run(["sh", "-c", asking], capture_output=True, text=True, timeout=DEADLINE_S, check=True)
         assert sorted(re.findall(r'"status":"(\w+)"', done.stdout)) == ["success", "success"]
-        told = "".join(re.findall(r'"response":"([^"]*)"', done.stdout))
-        assert "message 1 of this session" in told
-        assert "message 2 of this session" in told
-        assert "add returned 5." in told
-        assert "I am a script. You said: and hello." in told
+        output = "".join(re.findall(r'"response":"([^"]*)"', done.stdout))
+        assert "message 1 of this session" in output
+        assert "message 2 of this session" in output
+        assert "add returned 5." in output
+        assert "I am a script. You said: and hello." in output
         kept = subprocess.run(
             ["sh", "-c", history.replace("localhost:8080", f"127.0.0.1:{port}")],
             capture_output=True, text=True, timeout=DEADLINE_S, check=True,

@@ -26,7 +26,7 @@ def ask(server: Server, prompt: Any, session_id: str = "s", wait: int | None = 3
     return server.client.post(f"/v1/sessions/{session_id}/runs", json={"input": prompt, **body}, headers=headers)
 
 
-def asked(server: Server, prompt: str, session_id: str = "s") -> dict[str, Any]:
+def paused_run(server: Server, prompt: str, session_id: str = "s") -> dict[str, Any]:
     """Send a message whose run asks for input; return that run."""
     answer = ask(server, prompt, session_id)
     assert answer.status_code == 200, answer.text
@@ -46,17 +46,17 @@ def messages(server: Server, session_id: str = "s") -> list[dict[str, Any]]:
 
 def test_a_cancel_of_a_session_tells_whether_it_dismissed_an_input_request(at: Checkpoints, tmp_path: Path) -> None:
     with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
-        asked(server, "go @b")
+        paused_run(server, "go @b")
         for body, dismissed in (({}, False), ({"running": True}, True), ({"running": True}, False)):
             answer = server.client.post("/v1/sessions/s/cancel", json=body)
-            told = {"cancelled": [], "cancelling": [], "dismissed": dismissed}
-            assert (answer.status_code, answer.json()) == (200, told)
+            expected = {"cancelled": [], "cancelling": [], "dismissed": dismissed}
+            assert (answer.status_code, answer.json()) == (200, expected)
         assert server.client.get("/v1/sessions/s").json()["input_requests"] == []
 
 
 def test_a_run_asks_and_its_answer_goes_on_with_it(at: Checkpoints, tmp_path: Path) -> None:
     with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
-        run = asked(server, "go a @b")
+        run = paused_run(server, "go a @b")
         (request,) = run["input_requests"]
         assert (request["name"], request["reason"]) == ("@b", "may I, go?")
         assert [message["pending"] for message in messages(server)] == [False, False, False, True]
@@ -79,7 +79,7 @@ def test_a_run_asks_and_its_answer_goes_on_with_it(at: Checkpoints, tmp_path: Pa
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 def test_a_question_and_its_answer_survive_a_restart(at: Checkpoints, tmp_path: Path, how: str) -> None:
     with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
-        run = asked(server, "go a+@b+c")
+        run = paused_run(server, "go a+@b+c")
         if how == "killed":
             server.kill()
         else:
@@ -101,7 +101,7 @@ def test_a_question_and_its_answer_survive_a_restart(at: Checkpoints, tmp_path: 
 def test_killed_when_the_answer_was_accepted(at: Checkpoints, tmp_path: Path) -> None:
     """While it waits for its turn, before the tool has gone on, while it works, and when it has ended."""
     with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
-        runs = {name: asked(server, f"{name} a+@b", name) for name in ("waits", "begins", "works", "ended")}
+        runs = {name: paused_run(server, f"{name} a+@b", name) for name in ("waits", "begins", "works", "ended")}
         at.hold("begins @b", "works @b answered yes", "ended @b ended")
         accepted = {}
         for name in ("begins", "works", "ended"):
@@ -112,7 +112,7 @@ def test_killed_when_the_answer_was_accepted(at: Checkpoints, tmp_path: Path) ->
         at.reached("works @b answered yes", "ended @b ended")
         server.client.post("/v1/sessions/waits/pause")
         accepted["waits"] = ask(server, answers(runs["waits"]), "waits", wait=None).json()["run_id"]
-        server.settled()
+        server.wait_until_stored()
         server.kill()
         at.release()
         server.start()
@@ -135,7 +135,7 @@ def test_killed_when_the_answer_was_accepted(at: Checkpoints, tmp_path: Path) ->
 
 def test_whatever_waits_goes_on_when_nobody_answers_also_after_a_kill(at: Checkpoints, tmp_path: Path) -> None:
     with serving(AGENT, "--input-timeout", "3", folder=tmp_path, variables=at.environment) as server:
-        run = asked(server, "go @b")
+        run = paused_run(server, "go @b")
         waits = ask(server, "next", wait=None).json()
         assert (waits["status"], waits["position"]) == ("queued", 1)
         server.kill()
@@ -153,11 +153,11 @@ def test_whatever_waits_goes_on_when_nobody_answers_also_after_a_kill(at: Checkp
 def test_an_idempotent_tool_is_given_the_answer_again_after_a_crash(at: Checkpoints, tmp_path: Path) -> None:
     flags = ("--idempotent-tools", "work")
     with serving(AGENT, *flags, folder=tmp_path, variables=at.environment) as server:
-        run = asked(server, "go a+@b")
+        run = paused_run(server, "go a+@b")
         at.hold("go @b answered yes")
         accepted = ask(server, answers(run), wait=None).json()
         at.reached("go @b answered yes")
-        server.settled()
+        server.wait_until_stored()
         server.kill()
         at.release()
         server.start()
@@ -192,23 +192,23 @@ def test_chat_shows_what_is_asked_and_takes_the_answer(at: Checkpoints, tmp_path
 
 def test_a_question_is_withdrawn_by_a_cancel_and_a_session_can_be_deleted(at: Checkpoints, tmp_path: Path) -> None:
     with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
-        run = asked(server, "go @b")
+        run = paused_run(server, "go @b")
         cancelled = server.client.post(f"/v1/runs/{run['run_id']}/cancel")
         assert (cancelled.status_code, cancelled.json()["status"]) == (200, "needs_input")
         assert server.client.post(f"/v1/runs/{run['run_id']}/cancel").status_code == 409
         assert ask(server, "next").json()["output"] == "next"
-        asked(server, "then @b")
+        paused_run(server, "then @b")
         assert server.client.delete("/v1/sessions/s").status_code == 204
         assert server.history("s") == []
 
 
 def test_verify_finds_open_and_closed_questions_sound(at: Checkpoints, tmp_path: Path) -> None:
     with serving(AGENT, "--input-timeout", "0.1", folder=tmp_path, variables=at.environment) as server:
-        ask(server, answers(asked(server, "go a @b", "answered")), "answered")
-        asked(server, "go @b", "dismissed")
+        ask(server, answers(paused_run(server, "go a @b", "answered")), "answered")
+        paused_run(server, "go @b", "dismissed")
         ask(server, "next", "dismissed")
         ask(server, {"responses": []}, "dismissed")
-        asked(server, "go a @b", "open")
-        server.settled()
+        paused_run(server, "go a @b", "open")
+        server.wait_until_stored()
         done = ran("journal", "verify", "journal.db", folder=tmp_path)
         assert (done.returncode, done.stdout + done.stderr)[0] == 0, done.stdout + done.stderr

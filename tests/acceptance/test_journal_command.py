@@ -41,10 +41,10 @@ def test_a_backup_made_beside_a_server_is_served_elsewhere(at: Checkpoints, tmp_
         server.chat("done a", "first")
         at.hold("runs model 0")
         server.line_up("runs", "waits", session_id="second")
-        server.settled()
+        server.wait_until_stored()
         assert "checked and on the disk" in journal(tmp_path, "backup", "journal.db", elsewhere / "journal.db").stdout
-        told = json.loads(journal(tmp_path, "verify", "sqlite:journal.db", "--json").stdout)
-        assert (told["sound"], told["runs"]["running"], told["runs"]["queued"]) == (True, 1, 1)
+        output = json.loads(journal(tmp_path, "verify", "sqlite:journal.db", "--json").stdout)
+        assert (output["sound"], output["runs"]["running"], output["runs"]["queued"]) == (True, 1, 1)
         server.chat("late", "first")
         at.release()
         server.quiet()
@@ -91,8 +91,8 @@ def test_a_damaged_journal_ends_with_1_and_tells_where(tmp_path: Path) -> None:
         assert server.ended() == 0
     file = tmp_path / "journal.db"
     file.write_bytes(file.read_bytes().replace(b"hello there", b"hullo there"))
-    told = journal(tmp_path, "verify", "journal.db", code=1).stdout
-    assert "the history of session somebody from message 0 on is damaged" in told
+    output = journal(tmp_path, "verify", "journal.db", code=1).stdout
+    assert "the history of session somebody from message 0 on is damaged" in output
     assert json.loads(journal(tmp_path, "verify", "journal.db", "--json", code=1).stdout)["sound"] is False
     with serving(TARGETS / "remembers.py", folder=tmp_path) as server:
         response = server.client.get("/history", params={"session_id": "somebody"})
@@ -113,8 +113,8 @@ def test_old_runs_are_forgotten_and_their_room_given_back(tmp_path: Path) -> Non
             server.chat("x" * 20_000, f"s{n % 3}")
     before = (tmp_path / "journal.db").stat().st_size
     assert "0 runs forgotten" in journal(tmp_path, "prune", "journal.db", "--older-than", "1h").stdout
-    told = journal(tmp_path, "prune", "--older-than", "0s", "journal.db", "--vacuum").stdout
-    assert "30 runs forgotten" in told
+    output = journal(tmp_path, "prune", "--older-than", "0s", "journal.db", "--vacuum").stdout
+    assert "30 runs forgotten" in output
     assert (tmp_path / "journal.db").stat().st_size < before * 0.8
     assert json.loads(journal(tmp_path, "verify", "journal.db", "--json").stdout)["runs"]["succeeded"] == 0
     with serving(TARGETS / "remembers.py", folder=tmp_path) as server:
@@ -128,8 +128,8 @@ def test_what_strands_kept_is_served_on(tmp_path: Path) -> None:
     dry = journal(tmp_path, "import", folder, "journal.db", "--dry-run", code=1)
     assert "nothing was written" in dry.stdout
     assert not (tmp_path / "journal.db").exists()
-    told = journal(tmp_path, "import", folder, "journal.db", "--session-prefix", "old.", "--json", code=1).stdout
-    results = {each["session_id"]: each for each in json.loads(told)}
+    output = journal(tmp_path, "import", folder, "journal.db", "--session-prefix", "old.", "--json", code=1).stdout
+    results = {each["session_id"]: each for each in json.loads(output)}
     assert [name for name, each in results.items() if each["result"] == "refused"] == ["old.two"]
     skipped = journal(
         tmp_path, "import", folder, "journal.db", "--session-prefix", "old.", "--skip-existing", code=1
@@ -158,8 +158,8 @@ def test_a_terminal_of_80_columns_shows_everything(tmp_path: Path) -> None:
     with serving(TARGETS / "remembers.py", folder=tmp_path) as server:
         server.chat("hello")
     for arguments in (["verify", "journal.db"], ["--help"], ["verify", "--help"], ["import", "--help"]):
-        told = journal(tmp_path, *arguments, COLUMNS="80").stdout
-        assert max(map(len, told.splitlines())) <= 80
-        assert "…" not in told
+        output = journal(tmp_path, *arguments, COLUMNS="80").stdout
+        assert max(map(len, output.splitlines())) <= 80
+        assert "…" not in output
     for command in ("backup", "verify", "prune", "import"):
         assert "Example: strandline journal" in journal(tmp_path, command, "--help").stdout

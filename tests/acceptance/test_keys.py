@@ -55,7 +55,7 @@ def test_a_server_with_keys_over_its_whole_life(at: Checkpoints, tmp_path: Path)
         _clients(server, old, tmp_path)
         _events_are_the_listeners_own(server, old, bob)
         _each_request_on_a_connection_is_looked_at(server, old)
-        _what_is_asked_of_others_is_not_told(server, bob, ops)
+        _questions_of_others_are_hidden(server, bob, ops)
         new = _rotated(server, at, tmp_path, old)
         server.kill()
         server.start()
@@ -83,9 +83,9 @@ def _clients(server: Server, key: str, folder: Path) -> None:
     (folder / "mine").write_text(f"{key}\n")
     url = ("--url", server.url)
     for arguments in (("sessions", *url), ("chat", server.url, "-m", "hello"), ("cancel", "-s", "desk", *url)):
-        told = command(folder, *arguments, code=2).stderr
-        assert "--key-file" in told
-        assert "strandline keys new NAME" in told
+        stderr = command(folder, *arguments, code=2).stderr
+        assert "--key-file" in stderr
+        assert "strandline keys new NAME" in stderr
         assert "not known" in command(folder, *arguments, code=2, STRANDLINE_API_KEY="wrong").stderr
     assert "desk" in command(folder, "sessions", *url, "--key-file", "mine").stdout
     assert "desk" in command(folder, "sessions", *url, STRANDLINE_API_KEY=key).stdout
@@ -122,7 +122,7 @@ def _each_request_on_a_connection_is_looked_at(server: Server, key: str) -> None
     assert re.findall(rb"HTTP/1.1 (\d+)", came) == [b"200", b"401", b"200"]
 
 
-def _what_is_asked_of_others_is_not_told(server: Server, bob: str, ops: str) -> None:
+def _questions_of_others_are_hidden(server: Server, bob: str, ops: str) -> None:
     """An operator sees that bob's session waits for an answer, and not to what (which may be in the name, too)."""
     with Client(server.url, bob) as client:
         assert client.chat("asks @x", "asks").status == "needs_input"
@@ -184,10 +184,10 @@ def test_the_command_makes_keys_that_only_their_owner_can_read_about(tmp_path: P
     lines = (tmp_path / "keys").read_text().splitlines()
     assert [line.split()[0] for line in lines] == ["ada", "#", "bob"]
     (tmp_path / "keys").write_text("strandline_THISISTHEKEY\n")
-    told = command(tmp_path, "keys", "new", "eve", "--file", "keys", code=2)
-    assert "line 1" in told.stderr
-    assert "THISISTHEKEY" not in told.stderr
-    assert told.stdout == ""
+    failed = command(tmp_path, "keys", "new", "eve", "--file", "keys", code=2)
+    assert "line 1" in failed.stderr
+    assert "THISISTHEKEY" not in failed.stderr
+    assert failed.stdout == ""
     assert (tmp_path / "keys").read_text() == "strandline_THISISTHEKEY\n"
     assert "cannot be the name" in command(tmp_path, "keys", "new", "a b", code=2).stderr
     assert "cannot be written" in command(tmp_path, "keys", "new", "a", "--file", "no/keys", code=2).stderr
@@ -208,9 +208,9 @@ def test_what_is_wrong_with_keys_keeps_a_server_from_starting_and_the_doctor_say
     file = tmp_path / "keys"
     for content in ("", "strandline_THISISTHEKEY"):
         file.write_text(content)
-        told = command(tmp_path, "serve", "agent.py:answer", "--port", "0", "--api-keys-file", "keys", code=2).stderr
-        assert "keys" in told
-        assert "THISISTHEKEY" not in told
+        stderr = command(tmp_path, "serve", "agent.py:answer", "--port", "0", "--api-keys-file", "keys", code=2).stderr
+        assert "keys" in stderr
+        assert "THISISTHEKEY" not in stderr
     assert "line 1" in found(STRANDLINE_API_KEYS_FILE="keys")["problem"]
     file.unlink()
     made(tmp_path, "ada")

@@ -56,8 +56,8 @@ async def _keep(path: Path) -> None:
         outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=requests)
         question = Question(requests=requests, message=use, results={}, state={})
         left = [{"role": "user", "content": [{"text": "hi"}]}, use]
-        asks = Completion(outcome=outcome, messages=left, question=question, answer_within_s=1e9)
-        await journal.finish((await anext(claims)).token, asks, claim_next=False)
+        asking = Completion(outcome=outcome, messages=left, question=question, answer_within_s=1e9)
+        await journal.finish((await anext(claims)).token, asking, claim_next=False)
     await journal.change(Pause(session_key("queued")))
     for number in range(40):
         await accept(f"run_queued{number}", "queued")
@@ -101,9 +101,9 @@ def test_lists_over_large_inputs_and_outputs_stay_under_the_documented_memory(tm
         assert [len(page) for page in ended] == [1] * 20, "of outputs that are larger than a page there is one on it"
         assert [page[0]["run_id"] for page in ended] == [f"run_ended{number}" for number in reversed(range(20))]
         assert all(page[0]["output"] == INPUT for page in ended)
-        asks = pages(server, "/v1/sessions", "sessions")
-        assert [len(page) for page in asks] == [1] * 9 + [3], "what is asked is larger than half a page"
-        assert [page[0]["session_id"] for page in asks] == [f"asks{number}" for number in range(10)]
+        asking = pages(server, "/v1/sessions", "sessions")
+        assert [len(page) for page in asking] == [1] * 9 + [3], "what is asked is larger than half a page"
+        assert [page[0]["session_id"] for page in asking] == [f"asks{number}" for number in range(10)]
         assert peak_bytes(server) < DOCUMENTED_BYTES
 
 

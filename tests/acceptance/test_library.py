@@ -32,8 +32,8 @@ def at() -> Iterator[Checkpoints]:
         yield made
 
 
-def answered(asked: "Future[httpx.Response]") -> str:
-    response = asked.result(DEADLINE_S)
+def answered(pending: "Future[httpx.Response]") -> str:
+    response = pending.result(DEADLINE_S)
     assert response.status_code == 200, response.text
     return str(response.json()["response"])
 
@@ -113,16 +113,16 @@ def test_other_protocols_say_where_a_run_is_found_as_their_clients_see_it(at: Ch
         post, bodies = server.client.post, []
         said = {"messages": [{"role": "user", "content": "x"}], "user": "ada"}
         runtime = {"X-Amzn-Bedrock-AgentCore-Runtime-Session-Id": "ada"}
-        asked = [
+        pending = [
             server.submit(post, "/v1/chat/completions", json=said),
             server.submit(post, "/v1/chat/completions", json={**said, "stream": True}),
             server.submit(
                 post, "/invocations", json={"prompt": "x"}, headers={**runtime, "Accept": "text/event-stream"}
             ),
         ]
-        until(lambda: server.health()["queue_depth"] == len(asked), "all wait")
+        until(lambda: server.health()["queue_depth"] == len(pending), "all wait")
         server.terminate()
-        bodies = [each.result(DEADLINE_S).text for each in asked]
+        bodies = [each.result(DEADLINE_S).text for each in pending]
         at.release()
         server.ended()
         for body in bodies:
@@ -131,7 +131,7 @@ def test_other_protocols_say_where_a_run_is_found_as_their_clients_see_it(at: Ch
 
 def test_how_to_answer_is_told_as_clients_see_it(at: Checkpoints, tmp_path: Path) -> None:
     """What waits for a person says where the answer goes with what the app is mounted at, in every stream."""
-    asked: list[tuple[str, str, dict[str, Any] | None]] = [
+    calls: list[tuple[str, str, dict[str, Any] | None]] = [
         ("POST", "/v1/sessions/ada/runs", {"input": "x"}),
         ("GET", "/v1/events?session_id=ada", None),
         (
@@ -145,12 +145,12 @@ def test_how_to_answer_is_told_as_clients_see_it(at: Checkpoints, tmp_path: Path
     headers = {"Accept": "text/event-stream", "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id": "ada"}
     with mounted("mounting:mounted", *IN_TARGETS, *flags, folder=tmp_path, variables=at.environment) as server:
         server.client.post("/chat", json={"message": "go @pay", "session_id": "ada"})
-        for method, path, body in asked:
+        for method, path, body in calls:
             with server.client.stream(method, path, json=body, headers=headers) as stream:
                 if body is None:
                     server.client.post("/v1/sessions/ada/runs", json={"input": "x"})
-                told = next(line for line in stream.iter_lines() if "/v1/sessions/ada/runs" in line)
-            assert "/shop/agent/v1/sessions/ada/runs" in told, path
+                how = next(line for line in stream.iter_lines() if "/v1/sessions/ada/runs" in line)
+            assert "/shop/agent/v1/sessions/ada/runs" in how, path
 
 
 def test_a_page_with_a_name_of_its_own_cannot_drive_an_app_on_loopback(at: Checkpoints, tmp_path: Path) -> None:
@@ -171,10 +171,10 @@ def test_a_page_with_a_name_of_its_own_cannot_drive_an_app_on_loopback(at: Check
 def test_killed_it_breaks_the_connections_and_goes_on_after_the_start(at: Checkpoints, tmp_path: Path) -> None:
     with mounted("mounting:mounted", *IN_TARGETS, folder=tmp_path, variables=at.environment) as server:
         at.hold("one a")
-        asked = server.line_up("one a", "two", session_id="ada")
+        requests = server.line_up("one a", "two", session_id="ada")
         at.reached("one a")
         server.kill()
-        for each in asked:
+        for each in requests:
             assert isinstance(each.exception(DEADLINE_S), httpx.RemoteProtocolError)
         at.release()
         server.start()
@@ -196,9 +196,9 @@ def test_a_run_that_outlasts_the_grace_does_not_keep_the_server_from_leaving(
     try:
         server.start()
         at.hold("one model 0")
-        asked = server.line_up("one", "two", session_id="ada")
+        requests = server.line_up("one", "two", session_id="ada")
         server.terminate()
-        answers = [each.result(DEADLINE_S) for each in asked]
+        answers = [each.result(DEADLINE_S) for each in requests]
         assert [each.status_code for each in answers] == [202, 202]
         at.release()  # (a thread of the agent's own, for which Python would wait)
         assert server.ended() == -signal.SIGTERM
@@ -271,19 +271,19 @@ def test_a_script_serves_until_it_is_told_to_stop(at: Checkpoints, tmp_path: Pat
     try:
         server.start()
         at.hold("one model 0")
-        asked = server.line_up("one", "two")
+        requests = server.line_up("one", "two")
         server.terminate()
         until(lambda: server.client.get("/readyz").status_code == 503, "it stops")
         at.release()
-        assert answered(asked[0]) == "one"
-        assert asked[1].result(DEADLINE_S).status_code == 202
+        assert answered(requests[0]) == "one"
+        assert requests[1].result(DEADLINE_S).status_code == 202
         assert server.ended() == 0
     finally:
         server.close()
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "expected"),
     [
         (", max_runing=3", "strandline: `max_runing` is no setting; did you mean `max_running`?\n"),
         (", max_running=0", "max_running is 0 (given to strandline.serve); it must be a whole number"),
@@ -291,13 +291,13 @@ def test_a_script_serves_until_it_is_told_to_stop(at: Checkpoints, tmp_path: Pat
         (', history="external", config="none.toml"', "none.toml cannot be read"),
     ],
 )
-def test_what_keeps_a_script_from_serving_is_told_in_one_paragraph(more: str, told: str, tmp_path: Path) -> None:
+def test_what_keeps_a_script_from_serving_is_told_in_one_paragraph(more: str, expected: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(script(tmp_path, more))],
         cwd=tmp_path, env=environment({}), capture_output=True, text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert told in done.stderr
+    assert expected in done.stderr
     assert re.fullmatch(r"strandline: [^\n]+\n", done.stderr), done.stderr
     assert not (tmp_path / "journal.db").exists()
 

@@ -51,8 +51,8 @@ def post(server: Server, body: bytes, **headers: str) -> httpx.Response:
 
 
 def error(response: httpx.Response) -> tuple[int, str, str]:
-    told = response.json()["error"]
-    return response.status_code, told["code"], told["message"]
+    body = response.json()["error"]
+    return response.status_code, body["code"], body["message"]
 
 
 def test_six_old_images_do_not_end_a_chat(server: Server) -> None:
@@ -121,16 +121,18 @@ def test_long_chats_take_the_memory_of_their_last_messages_and_leave_the_loop_to
         post(server, chat([], "warm", last=small.decode()))
         before = peak_bytes(server)
         with ThreadPoolExecutor(AT_ONCE) as elsewhere:
-            asked = [
+            pending = [
                 elsewhere.submit(httpx.post, server.url + PLACE, content=body, headers=AS_JSON, timeout=DEADLINE_S * 4)
                 for body in (bodies * AT_ONCE)[:AT_ONCE]
             ]
             waited = []
-            while not all(each.done() for each in asked):
+            while not all(each.done() for each in pending):
                 began = time.perf_counter()
                 assert server.client.get("/health").status_code == 200
                 waited.append(time.perf_counter() - began)
-        assert [each.result().status_code for each in asked] == [200] * AT_ONCE, [each.result().text for each in asked]
+        assert [each.result().status_code for each in pending] == [200] * AT_ONCE, [
+            each.result().text for each in pending
+        ]
         grown = peak_bytes(server) - before
         assert grown < AT_ONCE * 8 * MAX_BODY, f"{grown / MIB:.0f} MiB for {AT_ONCE} of 64 MiB"
         assert statistics.median(waited) < 0.2

@@ -31,8 +31,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 def test_fifty_sessions_that_talk_at_once_are_each_heard_whole_and_in_order(server: Server) -> None:
     def hear(number: int) -> list[Sent]:
-        asked = {"input": f"{PIECES} 6 in step at {rendezvous.getsockname()[1]}"}
-        with listening(server, "POST", f"/v1/sessions/s{number}/runs", json=asked) as ear:
+        body = {"input": f"{PIECES} 6 in step at {rendezvous.getsockname()[1]}"}
+        with listening(server, "POST", f"/v1/sessions/s{number}/runs", json=body) as ear:
             return ear.rest()
 
     with (

@@ -20,7 +20,7 @@ def at() -> Iterator[Checkpoints]:
         yield made
 
 
-def told(server: Server) -> dict[str, float]:
+def samples(server: Server) -> dict[str, float]:
     """Return every sample, by its name and the values of its labels, in their order by name."""
     answer = server.client.get("/metrics").raise_for_status()
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -35,12 +35,12 @@ def test_a_server_tells_what_goes_on_and_has_gone_on(at: Checkpoints, tmp_path: 
     """What executes and waits is seen while it does, every outcome is counted, and a restart begins anew."""
     flags = ("--max-queued-per-session", "2", "--cancel-grace", "1")
     with serving(TARGETS / "agent.py", *flags, folder=tmp_path, variables=at.environment) as server:
-        assert told(server)["strandline_runs_accepted_total"] == 0
+        assert samples(server)["strandline_runs_accepted_total"] == 0
         at.hold("q1 model 0")
-        asked = server.line_up("q1", "q2", "q3", session_id="s")
+        requests = server.line_up("q1", "q2", "q3", session_id="s")
         assert server.client.post("/chat", json={"message": "q4", "session_id": "s"}).status_code == 429
-        until(lambda: told(server)["strandline_subscribers"] == 3, "three clients wait")
-        now = told(server)
+        until(lambda: samples(server)["strandline_subscribers"] == 3, "three clients wait")
+        now = samples(server)
         assert now["strandline_runs_running"] == 1
         assert now["strandline_runs_waiting"] == 2
         assert now["strandline_runs_waiting_max"] == 10_000
@@ -52,11 +52,11 @@ def test_a_server_tells_what_goes_on_and_has_gone_on(at: Checkpoints, tmp_path: 
         runs = server.client.get("/v1/sessions/s/runs").json()["runs"]
         assert server.client.post(f"/v1/runs/{runs[0]['run_id']}/cancel").status_code == 200
         at.release()
-        for each in asked:
+        for each in requests:
             each.result(DEADLINE_S)
         server.chat("q5 a fail", "s")
-        until(lambda: told(server)["strandline_loop_lag_seconds_count"] > 0, "a second is over")
-        now = told(server)
+        until(lambda: samples(server)["strandline_loop_lag_seconds_count"] > 0, "a second is over")
+        now = samples(server)
         assert now["strandline_runs_accepted_total"] == 4
         assert now["strandline_runs_ended_total none succeeded"] == 2
         assert now["strandline_runs_ended_total none cancelled"] == 1
@@ -74,12 +74,12 @@ def test_a_server_tells_what_goes_on_and_has_gone_on(at: Checkpoints, tmp_path: 
         with socket.create_connection((server.client.base_url.host, server.client.base_url.port or 0)) as stranger:
             stranger.sendall(b"no HTTP at all\r\n\r\n")
             assert stranger.recv(100).startswith(b"HTTP/1.1 400 ")
-        assert told(server)["strandline_connections_cut_total malformed"] == 1
+        assert samples(server)["strandline_connections_cut_total malformed"] == 1
         assert "nvalid" not in server.stderr, "nobody fills the log with that"
         server.terminate()
         assert server.ended() == 0
         server.start()
-        assert told(server)["strandline_runs_accepted_total"] == 0
+        assert samples(server)["strandline_runs_accepted_total"] == 0
 
 
 def test_metrics_name_nobody_and_are_told_to_no_web_page(at: Checkpoints, tmp_path: Path) -> None:
@@ -108,6 +108,6 @@ def test_a_run_whose_server_was_killed_is_counted_by_the_next_one(at: Checkpoint
         server.kill()
         at.release()
         server.start()
-        now = told(server)
+        now = samples(server)
         assert now["strandline_runs_ended_total crashed failed"] == 1
         assert now["strandline_run_duration_seconds_count failed"] == now["strandline_run_wait_seconds_count"] == 0

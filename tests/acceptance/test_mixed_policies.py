@@ -33,15 +33,15 @@ async def all_at_once(server: Server) -> list[tuple[dict[str, Any], httpx.Respon
     Returns each answer with what was asked for.
     """
     chance = random.Random(5)
-    asked: list[tuple[dict[str, Any], dict[str, str]]] = []
+    requests: list[tuple[dict[str, Any], dict[str, str]]] = []
     for number in range(CLIENTS):
         body: dict[str, Any] = {"input": f"m0-{number} work.4", "if_busy": chance.choice(POLICIES)}
         if chance.random() < 0.3:
             body["priority"] = chance.randint(1, 5)
         keyed = {"Idempotency-Key": f"key {number - number % 5}"} if number % 5 < 2 else {}
         if number % 5 == 1:
-            body = asked[-1][0]
-        asked.append((body, {"Prefer": f"wait={DEADLINE_S:.0f}", **keyed}))
+            body = requests[-1][0]
+        requests.append((body, {"Prefer": f"wait={DEADLINE_S:.0f}", **keyed}))
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=server.url, timeout=DEADLINE_S, limits=limits, trust_env=False) as client:
 
@@ -49,8 +49,8 @@ async def all_at_once(server: Server) -> list[tuple[dict[str, Any], httpx.Respon
             await asyncio.sleep(max(0, number - CLIENTS // 2) * BETWEEN_S)  # a client that comes later
             return await client.post(f"/v1/sessions/{SESSION}/runs", json=body, headers=headers)
 
-        answers = await asyncio.gather(*(ask(number, *each) for number, each in enumerate(asked)))
-    return [(body, answer) for (body, _), answer in zip(asked, answers, strict=True)]
+        answers = await asyncio.gather(*(ask(number, *each) for number, each in enumerate(requests)))
+    return [(body, answer) for (body, _), answer in zip(requests, answers, strict=True)]
 
 
 def cut_off(server: Server, number: int, policy: str) -> list[tuple[dict[str, Any], httpx.Response]]:
@@ -120,12 +120,12 @@ def test_two_hundred_requests_of_all_policies_leave_nothing_lost_and_nothing_bro
     assert Counter(answer.status_code for _, answer in answers).keys() == {200, 409}
     for body, answer in answers:
         assert answer.status_code == 200 or (body.get("if_busy"), answer.json()["code"]) == ("reject", "session_busy")
-    told = {answer.json()["run_id"]: answer.json() for _, answer in answers if answer.status_code == 200}
-    for run in told.values():  # (the answer may have come while something of a cancelled run still worked)
+    answered = {answer.json()["run_id"]: answer.json() for _, answer in answers if answer.status_code == 200}
+    for run in answered.values():  # (the answer may have come while something of a cancelled run still worked)
         run |= {"phase": None, "held": False}
 
     # No run is lost, none was made up, and a key stands for one run.
-    assert {run["run_id"]: run for run in runs} == told
+    assert {run["run_id"]: run for run in runs} == answered
     assert {run["status"] for run in runs} == ENDED
     assert (session["queue_depth"], session["running"], session["held"]) == (0, None, None)
     by_input: dict[str, set[str]] = {}

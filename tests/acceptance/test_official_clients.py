@@ -61,8 +61,8 @@ class Client:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line, f"the client ended: {self._process.poll()}"
-        told: dict[str, Any] = json.loads(line)
-        return told
+        body: dict[str, Any] = json.loads(line)
+        return body
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def _installed(script: str) -> tuple[str, Path]:
 
 
 @pytest.fixture(params=FORMS)
-def asked(name: str, request: pytest.FixtureRequest) -> dict[str, str]:
+def request_options(name: str, request: pytest.FixtureRequest) -> dict[str, str]:
     """What a client is asked besides the text, in a session of its own."""
     session = "".join(each if each.isalnum() else "-" for each in request.node.name)
     return {"session_id": session, "form": str(request.param), "through": PROGRAMS[name][1]}
@@ -119,32 +119,32 @@ def runs(server: Server, session_id: str) -> list[str]:
     return [str(run["status"]) for run in listed]
 
 
-def test_an_answer_is_one_run(client: Client, asked: dict[str, str], server: Server) -> None:
-    said = client.ask(text="q1 a", **asked).result(PATIENCE_S)
+def test_an_answer_is_one_run(client: Client, request_options: dict[str, str], server: Server) -> None:
+    said = client.ask(text="q1 a", **request_options).result(PATIENCE_S)
     assert said["text"].endswith("q1: did a")
-    assert runs(server, asked["session_id"]) == ["succeeded"]
+    assert runs(server, request_options["session_id"]) == ["succeeded"]
 
 
-def test_a_run_that_fails_is_one_run(client: Client, asked: dict[str, str], server: Server) -> None:
+def test_a_run_that_fails_is_one_run(client: Client, request_options: dict[str, str], server: Server) -> None:
     """Also before it has said anything, when some clients take an error in a stream for one of the request."""
-    said = client.ask(text="f1 fail", **asked).result(PATIENCE_S)
+    said = client.ask(text="f1 fail", **request_options).result(PATIENCE_S)
     assert "out of order" in said["error"]
-    if asked["form"] == "whole":
+    if request_options["form"] == "whole":
         assert said["status"] == ENDED_WITHOUT_AN_ANSWER
-    assert runs(server, asked["session_id"]) == ["failed"]
+    assert runs(server, request_options["session_id"]) == ["failed"]
 
 
 def test_a_run_that_a_person_cancels_is_one_run(
-    client: Client, asked: dict[str, str], server: Server, at: Checkpoints
+    client: Client, request_options: dict[str, str], server: Server, at: Checkpoints
 ) -> None:
-    session = asked["session_id"]
+    session = request_options["session_id"]
     at.hold(f"{session} model 0")
-    answer = client.ask(text=session, **asked)
+    answer = client.ask(text=session, **request_options)
     at.reached(f"{session} model 0")
     assert server.client.post(f"/v1/sessions/{session}/cancel", json={"running": True}).status_code == 202
     said = answer.result(PATIENCE_S)
     at.release()
     assert "cancelled" in said["error"]
-    if asked["form"] == "whole":
+    if request_options["form"] == "whole":
         assert said["status"] == ENDED_WITHOUT_AN_ANSWER
     assert runs(server, session) == ["cancelled"]

@@ -34,7 +34,7 @@ def server(at: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield made
 
 
-def asks(server: Server, session: str, text: str = "go @pay") -> list[dict[str, Any]]:
+def pause_at_question(server: Server, session: str, text: str = "go @pay") -> list[dict[str, Any]]:
     """Have the agent ask; return what."""
     said = server.client.post("/chat", json={"message": text, "session_id": session}).json()
     assert said["status"] == "needs_input", said
@@ -42,7 +42,7 @@ def asks(server: Server, session: str, text: str = "go @pay") -> list[dict[str, 
     return requests
 
 
-def asked(server: Server, session: str) -> list[dict[str, Any]]:
+def open_requests(server: Server, session: str) -> list[dict[str, Any]]:
     requests: list[dict[str, Any]] = server.client.get(f"/v1/sessions/{session}").json()["input_requests"]
     return requests
 
@@ -50,40 +50,40 @@ def asked(server: Server, session: str) -> list[dict[str, Any]]:
 # -- the routes ---------------------------------------------------------------------------------------
 
 
-def by_run_api(server: Server, session: str, text: str, **wishes: Any) -> str:
-    body = {"input": text, **wishes}
+def by_run_api(server: Server, session: str, text: str, **run_options: Any) -> str:
+    body = {"input": text, **run_options}
     answer = server.client.post(f"/v1/sessions/{session}/runs", json=body, headers={"Prefer": "wait=30"})
     assert answer.status_code == 200, answer.text
     return str(answer.json()["output"])
 
 
-def by_chat(server: Server, session: str, text: str, **wishes: Any) -> str:
-    answer = server.client.post("/chat", json={"message": text, "session_id": session, **wishes})
+def by_chat(server: Server, session: str, text: str, **run_options: Any) -> str:
+    answer = server.client.post("/chat", json={"message": text, "session_id": session, **run_options})
     assert answer.status_code == 200, answer.text
     return str(answer.json()["response"])
 
 
-def by_openai(server: Server, session: str, text: str, **wishes: Any) -> str:
-    body = {"messages": [{"role": "user", "content": text}], "user": session, **wishes}
+def by_openai(server: Server, session: str, text: str, **run_options: Any) -> str:
+    body = {"messages": [{"role": "user", "content": text}], "user": session, **run_options}
     answer = server.client.post("/v1/chat/completions", json=body)
     assert answer.status_code == 200, answer.text
     return str(answer.json()["choices"][0]["message"]["content"])
 
 
-def by_agentcore(server: Server, session: str, text: str, **wishes: Any) -> str:
-    answer = server.client.post("/invocations", json={"prompt": text, **wishes}, headers={SESSION: session})
+def by_agentcore(server: Server, session: str, text: str, **run_options: Any) -> str:
+    answer = server.client.post("/invocations", json={"prompt": text, **run_options}, headers={SESSION: session})
     assert answer.status_code == 200, answer.text
     return str(answer.json()["result"])
 
 
-def by_client(server: Server, session: str, text: str, **wishes: Any) -> str:
+def by_client(server: Server, session: str, text: str, **run_options: Any) -> str:
     with Client(server.url) as client:
-        return client.chat(text, session, **wishes).output
+        return client.chat(text, session, **run_options).output
 
 
-def by_command(server: Server, session: str, text: str, **wishes: Any) -> str:
-    options = [word for name, value in wishes.items() for word in (f"--{name.replace('_', '-')}", value)]
-    done = ran("chat", server.url, "-s", session, "-m", text, *options, folder=server.folder, deadline_s=DEADLINE_S)
+def by_command(server: Server, session: str, text: str, **run_options: Any) -> str:
+    flags = [word for name, value in run_options.items() for word in (f"--{name.replace('_', '-')}", value)]
+    done = ran("chat", server.url, "-s", session, "-m", text, *flags, folder=server.folder, deadline_s=DEADLINE_S)
     assert done.returncode == 0, done.stderr
     return str(done.stdout).rstrip("\n")
 
@@ -95,11 +95,11 @@ ROUTES: list[Route] = [by_run_api, by_chat, by_openai, by_agentcore, by_client, 
 @pytest.mark.parametrize("route", ROUTES)
 def test_a_text_answers_or_dismisses_over_every_route(server: Server, route: Route) -> None:
     session = f"answers-{route.__name__}"
-    asks(server, session)
+    pause_at_question(server, session)
     assert route(server, session, "no, stop!", on_question="answer").endswith("did @pay (no, stop!)")
-    assert asked(server, session) == []
+    assert open_requests(server, session) == []
     assert texts(server.history(session), "user") == ["go @pay"], "it is no message of its own"
-    asks(server, session, "again @pay")
+    pause_at_question(server, session, "again @pay")
     assert route(server, session, "next", on_question="dismiss") == "next"
     assert NOT_ANSWERED in str(server.history(session))
     assert check_history(server.history(session)) == []
@@ -111,22 +111,22 @@ def test_the_setting_is_what_a_message_does_that_says_nothing(
 ) -> None:
     folder = tmp_path_factory.mktemp("setting")
     with serving(AGENT, "--on-question", "answer", folder=folder, variables=at.environment) as server:
-        asks(server, "s")
+        pause_at_question(server, "s")
         assert route(server, "s", "yes").endswith("did @pay (yes)")
-        (request,) = asks(server, "s", "again @pay")
+        (request,) = pause_at_question(server, "s", "again @pay")
         given = {"responses": [{"id": request["id"], "response": {"sure": True}}], "session_id": "s"}
         assert server.client.post("/chat", json=given).json()["status"] == "success", "responses are as ever"
 
 
 def test_with_two_open_requests_a_text_waits_and_so_does_the_second_of_two_texts(server: Server) -> None:
-    asks(server, "two", "go @a+@b")
+    pause_at_question(server, "two", "go @a+@b")
     (waits,) = behind(server, "yes", "two")
-    requests = asked(server, "two")
+    requests = open_requests(server, "two")
     assert len(requests) == 2
     answers = {"responses": [{"id": each["id"], "response": "ok"} for each in requests]}
     assert server.client.post("/chat", json={"session_id": "two", **answers}).json()["status"] == "success"
     assert waits.result(DEADLINE_S).json()["response"] == "yes"
-    asks(server, "two", "then @c")
+    pause_at_question(server, "two", "then @c")
     server.client.post("/v1/sessions/two/pause")
     both = behind(server, "one", "two") + behind(server, "other", "two")
     server.client.post("/v1/sessions/two/resume")
@@ -145,19 +145,19 @@ def behind(server: Server, text: str, session: str) -> "list[Future[httpx.Respon
 
 
 def test_who_is_not_to_wait_is_refused_unless_it_answers_or_dismisses(server: Server) -> None:
-    asks(server, "reject")
+    pause_at_question(server, "reject")
     path, body = "/v1/sessions/reject/runs", {"input": "yes", "if_busy": "reject"}
-    for wishes in ({}, {"on_question": "wait"}, {"on_question": None}):
-        assert server.client.post(path, json={**body, **wishes}).json()["code"] == "session_busy"
+    for run_options in ({}, {"on_question": "wait"}, {"on_question": None}):
+        assert server.client.post(path, json={**body, **run_options}).json()["code"] == "session_busy"
     blocks = {**body, "input": [{"text": "yes"}], "on_question": "answer"}
     assert server.client.post(path, json=blocks).json()["code"] == "session_busy", "blocks answer nothing"
     assert by_run_api(server, "reject", "yes", if_busy="reject", on_question="answer").endswith("did @pay (yes)")
-    asks(server, "reject", "again @pay")
+    pause_at_question(server, "reject", "again @pay")
     assert by_run_api(server, "reject", "next", if_busy="reject", on_question="dismiss") == "next"
 
 
 def test_what_does_not_go_together_is_refused_and_answers_nothing(server: Server) -> None:
-    (request,) = asks(server, "odd")
+    (request,) = pause_at_question(server, "odd")
     responses = [{"id": request["id"], "response": "yes"}]
     path = "/v1/sessions/odd/runs"
     for refused in (
@@ -170,26 +170,26 @@ def test_what_does_not_go_together_is_refused_and_answers_nothing(server: Server
         assert "on_question" in refused.json()["detail"]
     body = {"messages": [], "responses": responses, "user": "odd", "on_question": "dismiss"}
     assert server.client.post("/v1/chat/completions", json=body).status_code == 400
-    assert asked(server, "odd") == [request]
+    assert open_requests(server, "odd") == [request]
 
 
 def test_the_same_request_is_the_same_run_whatever_became_of_the_question(server: Server) -> None:
-    asks(server, "again")
+    pause_at_question(server, "again")
     headers = {"Idempotency-Key": '"k1"'}
     body = {"message": "yes", "session_id": "again", "on_question": "answer"}
     first = server.client.post("/chat", json=body, headers=headers).json()
-    (request,) = asks(server, "again", "then @pay")
+    (request,) = pause_at_question(server, "again", "then @pay")
     second = server.client.post("/chat", json=body, headers=headers)
     assert (second.json()["run_id"], second.headers["Idempotency-Replayed"]) == (first["run_id"], "true")
-    assert asked(server, "again") == [request]
+    assert open_requests(server, "again") == [request]
     other = server.client.post("/chat", json={**body, "on_question": "dismiss"}, headers=headers)
     assert (other.status_code, other.json()["code"]) == (422, "key_reused")
-    assert asked(server, "again") == [request]
+    assert open_requests(server, "again") == [request]
 
 
 def test_a_text_that_was_accepted_as_the_answer_is_that_after_a_kill(at: Checkpoints, tmp_path: Path) -> None:
     with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
-        asks(server, "s")
+        pause_at_question(server, "s")
         server.client.post("/v1/sessions/s/pause")
         path = "/v1/sessions/s/runs"
         answers = server.client.post(path, json={"input": "yes", "on_question": "answer"}).json()
@@ -209,7 +209,7 @@ def test_a_text_that_was_accepted_as_the_answer_is_that_after_a_kill(at: Checkpo
 @pytest.mark.parametrize("route", ["runs", "chat"])
 def test_a_stream_says_at_once_what_it_waits_for_and_how_to_answer(server: Server, route: str) -> None:
     session = f"told-{route}"
-    (request,) = asks(server, session)
+    (request,) = pause_at_question(server, session)
     path, body = (f"/v1/sessions/{session}/runs", {"input": "yes"})
     if route == "chat":
         path, body = "/chat", {"message": "yes", "session_id": session}
@@ -237,24 +237,24 @@ def test_a_stream_says_at_once_what_it_waits_for_and_how_to_answer(server: Serve
 
 
 def test_a_stream_of_openai_says_at_once_what_it_waits_for_and_how_to_answer(server: Server) -> None:
-    (request,) = asks(server, "told-openai")
+    (request,) = pause_at_question(server, "told-openai")
     body = {"messages": [{"role": "user", "content": "yes"}], "user": "told-openai", "stream": True}
     with server.client.stream("POST", "/v1/chat/completions", json=body) as answer:
         lines = (line.removeprefix("data: ") for line in answer.iter_lines() if line.startswith("data: "))
         assert json.loads(next(lines))["choices"][0]["delta"]["role"] == "assistant"
-        told = json.loads(next(lines))
-        said = told["choices"][0]["delta"]["content"]
+        reply = json.loads(next(lines))
+        said = reply["choices"][0]["delta"]["content"]
         assert "@pay: may I, go?" in said
         assert f"POST /v1/sessions/told-openai/runs with {json.dumps(given(request), separators=(',', ':'))}" in said
         extension = {"session_id": "told-openai", "status": "queued", "input_requests": [request]}
-        assert told["strandline"] == extension
+        assert reply["strandline"] == extension
         assert by_run_api(server, "told-openai", "sure", on_question="answer").endswith("did @pay (sure)")
         rest = [json.loads(line)["choices"][0]["delta"].get("content", "") for line in lines if line != "[DONE]"]
         assert "".join(rest) == "yes"
 
 
 def test_a_stream_of_agentcore_says_at_once_what_it_waits_for_and_how_to_answer(server: Server) -> None:
-    (request,) = asks(server, "told-agentcore")
+    (request,) = pause_at_question(server, "told-agentcore")
     headers = {SESSION: "told-agentcore", "Accept": "text/event-stream"}
     with server.client.stream("POST", "/invocations", json={"prompt": "yes"}, headers=headers) as answer:
         pieces = (json.loads(line.removeprefix("data: ")) for line in answer.iter_lines() if line.startswith("data: "))
@@ -276,15 +276,15 @@ def test_who_waits_behind_a_run_that_asks_is_told_within_a_second_and_of_the_nex
         assert next(iter(events)).data["why"]["code"] == "behind"
         at.release()
         (request,) = first.result(DEADLINE_S).json()["input_requests"]
-        told = events.until("run.position", lambda data: data["input_requests"])
-        assert (told.data["input_requests"], told.data["why"]["code"]) == ([request], "waits_for_input")
-        assert told.data["answer"]["body"] == given(request)
+        event = events.until("run.position", lambda data: data["input_requests"])
+        assert (event.data["input_requests"], event.data["why"]["code"]) == ([request], "waits_for_input")
+        assert event.data["answer"]["body"] == given(request)
         by_run_api(server, "later", "yes", on_question="answer")
         assert events.until("run.finished").data["output"] == "next"
 
 
 def test_strandline_chat_says_what_a_message_waits_for(server: Server) -> None:
-    asks(server, "chat")
+    pause_at_question(server, "chat")
     arguments = ("chat", server.url, "-s", "chat", "-m", "yes")
     with ThreadPoolExecutor(1) as people:
         waits = people.submit(ran, *arguments, folder=server.folder, deadline_s=DEADLINE_S)

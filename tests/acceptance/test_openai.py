@@ -65,11 +65,11 @@ def raw(server: Server, **body: Any) -> httpx.Response:
 def error(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     """Check that this is an error in OpenAI's form, and return it."""
     assert response.headers["content-type"] == "application/json", response.text
-    told: dict[str, Any] = response.json()["error"]
-    assert (response.status_code, told["code"]) == (status, code)
-    assert told.keys() >= {"message", "type", "param", "code"}
-    assert told["message"]
-    return told
+    body: dict[str, Any] = response.json()["error"]
+    assert (response.status_code, body["code"]) == (status, code)
+    assert body.keys() >= {"message", "type", "param", "code"}
+    assert body["message"]
+    return body
 
 
 # -- answers ------------------------------------------------------------------------------------------
@@ -187,16 +187,16 @@ def test_one_line_with_chat(server: Server, at: Checkpoints, tmp_path: Path) -> 
         connected(served, max_retries=0) as client,
     ):
         at.hold("m1 model 0")
-        asked: list[Any] = []
+        requests: list[Any] = []
         for number in range(1, 7):
             before = served.inside()
             if number % 2:
-                asked.append(served.ask(f"m{number}", "mixed"))
+                requests.append(served.ask(f"m{number}", "mixed"))
             else:
-                asked.append(served.submit(ask, client, f"m{number}", "mixed"))  # type: ignore[arg-type]
+                requests.append(served.submit(ask, client, f"m{number}", "mixed"))  # type: ignore[arg-type]
             until(lambda before=before: served.inside() > before, f"m{number} inside")  # type: ignore[misc]
         at.release()
-        answers = [each.result(DEADLINE_S) for each in asked]
+        answers = [each.result(DEADLINE_S) for each in requests]
         said = [
             each.choices[0].message.content if isinstance(each, ChatCompletion) else each.json()["response"]
             for each in answers
@@ -239,9 +239,9 @@ def test_a_question_to_a_person_is_answered_with_the_same_client(client: OpenAI,
     assert said.choices[0].finish_reason == "stop"
     assert said.choices[0].message.content == "Round 0. \n\n(This waits for a person's answer. @pay: may I, i1?)"
     assert said.model_extra is not None
-    told = said.model_extra["strandline"]
-    assert told["status"] == "needs_input"
-    (request,) = told["input_requests"]
+    extension = said.model_extra["strandline"]
+    assert extension["status"] == "needs_input"
+    (request,) = extension["input_requests"]
     answers = {"responses": [{"id": request["id"], "response": "yes"}]}
     both: dict[str, Any] = {"messages": [{"role": "user", "content": "yes"}], **answers}
     with pytest.raises(openai.BadRequestError, match="do not go together"):
@@ -271,45 +271,45 @@ def test_a_run_that_fails_is_an_error_and_is_not_tried_again(server: Server, cli
 
 
 def test_a_run_that_somebody_cancels(server: Server, client: OpenAI, at: Checkpoints) -> None:
-    asked = server.submit(ask, client, "c1 ?a", "cancelled")  # type: ignore[arg-type]
+    pending = server.submit(ask, client, "c1 ?a", "cancelled")  # type: ignore[arg-type]
     at.reached("c1 ?a")
     assert server.client.post("/v1/sessions/cancelled/cancel", json={"running": True}).status_code == 202
     with pytest.raises(openai.UnprocessableEntityError) as cancelled:
-        asked.result(DEADLINE_S)
+        pending.result(DEADLINE_S)
     assert cancelled.value.code == "cancelled"
     assert len(server.client.get("/v1/sessions/cancelled/runs").json()["runs"]) == 1
 
 
 def test_a_full_queue(server: Server, at: Checkpoints) -> None:
     at.hold("full-1 model 0")
-    asked = server.line_up("full-1", "full-2", session_id="full")
+    requests = server.line_up("full-1", "full-2", session_id="full")
     with connected(server, max_retries=0) as client, pytest.raises(openai.RateLimitError) as refused:
         ask(client, "full-3", "full")
     assert int(refused.value.response.headers["retry-after"]) >= 1
     assert isinstance(refused.value.body, dict)
     assert (refused.value.code, refused.value.body["position"]) == ("queue_full", 2)
     at.release()
-    assert {each.result(DEADLINE_S).status_code for each in asked} == {200}
+    assert {each.result(DEADLINE_S).status_code for each in requests} == {200}
 
 
 def test_the_client_comes_back_by_itself_when_it_is_told_to(server: Server, at: Checkpoints) -> None:
     at.hold("back-1 model 0")
-    asked = server.line_up("back-1", "back-2", session_id="back")
+    requests = server.line_up("back-1", "back-2", session_id="back")
     statuses: list[int] = []
 
-    def told(response: Any) -> None:
+    def on_response(response: Any) -> None:
         statuses.append(response.status_code)
         at.release()
 
     with (
-        openai.DefaultHttpxClient(event_hooks={"response": [told]}) as http_client,
+        openai.DefaultHttpxClient(event_hooks={"response": [on_response]}) as http_client,
         connected(server, http_client=http_client, max_retries=5) as client,
     ):
         assert ask(client, "back-3", "back").choices[0].message.content == "back-3"
     assert statuses[0] == 429
     assert statuses[-1] == 200
     assert texts(server.history("back"), "user") == ["back-1", "back-2", "back-3"]
-    assert {each.result(DEADLINE_S).status_code for each in asked} == {200}
+    assert {each.result(DEADLINE_S).status_code for each in requests} == {200}
 
 
 def test_what_cannot_be_read_is_refused_in_openais_form(server: Server) -> None:
@@ -327,8 +327,8 @@ def test_what_cannot_be_read_is_refused_in_openais_form(server: Server) -> None:
     error(raw(server, messages=said, padding="x" * MAX_BODY), 413, "body_too_large")
     error(post(place, json={"messages": said}, headers={"X-Session-Id": "a/b"}), 400, "invalid")
     twice = httpx.Headers([("X-Session-Id", "one"), ("x-session-id", "two")])
-    told = error(post(place, json={"messages": said}, headers=twice), 400, "invalid")
-    assert told["message"] == "the request has two X-Session-Id headers; send one"
+    refusal = error(post(place, json={"messages": said}, headers=twice), 400, "invalid")
+    assert refusal["message"] == "the request has two X-Session-Id headers; send one"
     error(post(place, json={"messages": said}, headers={"Host": "example.com"}), 403, "foreign")
     gone = server.client.get(place)
     error(gone, 405, "method_not_allowed")
@@ -341,15 +341,15 @@ def test_what_cannot_be_read_is_refused_in_openais_form(server: Server) -> None:
     "place", ["/chat/completions", "/models", "/models/any", "/responses", "/v1/v1/chat/completions"]
 )
 def test_a_wrong_base_url_is_named_in_openais_form(server: Server, client: OpenAI, place: str) -> None:
-    told = error(server.client.post(place, json={}), 404, "not_found")
-    assert "base URL" in told["message"]
-    assert "ends in `/v1`" in told["message"]
+    refusal = error(server.client.post(place, json={}), 404, "not_found")
+    assert "base URL" in refusal["message"]
+    assert "ends in `/v1`" in refusal["message"]
 
 
 @pytest.mark.parametrize("place", ["responses", "conversations", "embeddings", "threads/x/runs", "vector_stores"])
 def test_what_is_not_there_of_openais_routes_is_told_in_its_form(server: Server, place: str) -> None:
-    told = error(server.client.post(f"/v1/{place}", json={}), 404, "not_found")
-    assert "/v1/chat/completions" in told["message"]
+    refusal = error(server.client.post(f"/v1/{place}", json={}), 404, "not_found")
+    assert "/v1/chat/completions" in refusal["message"]
 
 
 # -- again, and the end of the server -----------------------------------------------------------------
@@ -396,19 +396,19 @@ def test_a_client_gets_its_answer_over_a_crash_if_it_has_a_key(at: Checkpoints, 
         ThreadPoolExecutor(1) as elsewhere,
     ):
         at.hold("d1 model 1")
-        asked = elsewhere.submit(ask, client, "d1 a", "crash", "key")
+        pending = elsewhere.submit(ask, client, "d1 a", "crash", "key")
         at.reached("d1 model 1")
-        server.settled()
+        server.wait_until_stored()
         server.kill()
         at.release()
         server.start()
-        said = asked.result(DEADLINE_S)
+        said = pending.result(DEADLINE_S)
         assert said.choices[0].message.content == "d1: did a"
         assert texts(server.history("crash"), "user") == ["d1 a"]
         assert at.steps.count("d1 a") == 1
 
         at.hold("d2 model 0")
-        asked = elsewhere.submit(ask, client, "d2", "crash")
+        pending = elsewhere.submit(ask, client, "d2", "crash")
         at.reached("d2 model 0")
         server.terminate()
         until(lambda: server.client.get("/readyz").status_code == 503, "not ready")
@@ -416,7 +416,7 @@ def test_a_client_gets_its_answer_over_a_crash_if_it_has_a_key(at: Checkpoints, 
         error(refused, 503, "draining")
         assert int(refused.headers["retry-after"]) >= 1
         at.release()
-        assert asked.result(DEADLINE_S).choices[0].message.content == "d2"
+        assert pending.result(DEADLINE_S).choices[0].message.content == "d2"
         assert server.ended() == 0
 
 
@@ -437,12 +437,12 @@ def test_a_client_gets_its_answer_over_a_restart_if_it_has_a_key(at: Checkpoints
             model="any", messages=[{"role": "user", "content": "r3"}], user="restart", stream=True
         )
         server.terminate()
-        told = bare.result(DEADLINE_S)
-        error(told, 202, "goes_on_later")
-        assert told.json()["choices"] == []
-        assert (told.json()["model"], told.json()["object"]) == ("strandline", "chat.completion")
-        assert told.json()["created"] > 0
-        assert told.headers["location"] == f"/v1/runs/{told.json()['id']}"
+        response = bare.result(DEADLINE_S)
+        error(response, 202, "goes_on_later")
+        assert response.json()["choices"] == []
+        assert (response.json()["model"], response.json()["object"]) == ("strandline", "chat.completion")
+        assert response.json()["created"] > 0
+        assert response.headers["location"] == f"/v1/runs/{response.json()['id']}"
         with pytest.raises(openai.APIError, match="goes on after its restart"):
             list(streamed)
         assert server.ended() == 0
@@ -450,7 +450,7 @@ def test_a_client_gets_its_answer_over_a_restart_if_it_has_a_key(at: Checkpoints
         server.start()
         said = keyed.result(DEADLINE_S)
         assert said.choices[0].message.content == "r1: did a"
-        assert server.run(told.json()["id"], wait_s=20)["output"] == "r2"
+        assert server.run(response.json()["id"], wait_s=20)["output"] == "r2"
         server.quiet()
         assert texts(server.history("restart"), "user") == ["r1 a", "r2", "r3"]
         assert at.steps.count("r1 a") == 1

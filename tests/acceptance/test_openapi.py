@@ -68,7 +68,7 @@ def test_answers_are_as_described(server: Server, document: Document) -> None:
     completions = "/v1/chat/completions"
     created = post("/v1/sessions/s/runs", json={"input": "x", "metadata": {"a": 1}}, headers=wait)
     run_id = created.json()["run_id"]
-    asked = [
+    responses = [
         (runs, created),
         (runs, post("/v1/sessions/s/runs", json={"input": "y"})),
         (runs, post("/v1/sessions/s/runs", json={"input": "k"}, headers={**wait, "Idempotency-Key": "k"})),
@@ -114,10 +114,10 @@ def test_answers_are_as_described(server: Server, document: Document) -> None:
         ("/readyz", get("/readyz")),
         (session, server.client.delete("/v1/sessions/s")),
     ]
-    for path, answer in asked:
+    for path, answer in responses:
         check(document, path, answer)
-    assert {answer.status_code for _, answer in asked} >= {200, 202, 204, 400, 404, 409, 415, 422}
-    assert {name for name in HEADERS for _, answer in asked if name in answer.headers} == HEADERS.keys() - {
+    assert {answer.status_code for _, answer in responses} >= {200, 202, 204, 400, 404, 409, 415, 422}
+    assert {name for name in HEADERS for _, answer in responses if name in answer.headers} == HEADERS.keys() - {
         "Retry-After", "WWW-Authenticate"
     }  # fmt: skip
 
@@ -154,20 +154,20 @@ def test_refusals_are_as_described(tmp_path: Path) -> None:
 
         for session in ("a", "a", "b", "b"):
             assert server.client.post(f"/v1/sessions/{session}/runs", json={"input": "x"}).status_code == 202
-        asked = [both("a"), both("c"), both("c", "x" * 500), both("c", headers={"Origin": "http://evil.example"})]
+        responses = [both("a"), both("c"), both("c", "x" * 500), both("c", headers={"Origin": "http://evil.example"})]
         run_id = server.client.get("/v1/sessions/a/runs").json()["runs"][0]["run_id"]
         server.terminate()
         until(lambda: server.client.get("/readyz").status_code == 503, "not ready")
-        asked.append(both("c"))
-        told = server.client.delete("/v1/sessions/c")
-        check(document, "/v1/sessions/{session_id}", told)
+        responses.append(both("c"))
+        response = server.client.delete("/v1/sessions/c")
+        check(document, "/v1/sessions/{session_id}", response)
         check(document, "/readyz", server.client.get("/readyz"))
         check(document, "/v1/runs/{run_id}/move", server.client.post(f"/v1/runs/{run_id}/move", json={"front": True}))
-        for each in asked:
+        for each in responses:
             for path, answer in zip((runs, chat), each, strict=True):
                 check(document, path, answer)
                 assert ("retry-after" in answer.headers) is (answer.status_code in (429, 503))
-        codes = [[answer.json()["code"] for answer in each] for each in asked]
+        codes = [[answer.json()["code"] for answer in each] for each in responses]
         assert codes == [[code] * 2 for code in ("queue_full", "server_full", "body_too_large", "foreign", "draining")]
         at.release()
         assert server.ended() == 0
@@ -176,8 +176,8 @@ def test_refusals_are_as_described(tmp_path: Path) -> None:
 def test_streams_are_as_described(server: Server, document: Document) -> None:
     runs, events = "/v1/sessions/{session_id}/runs", "/v1/runs/{run_id}/events"
     with listening(server, "GET", "/v1/events") as changes:
-        with listening(server, "POST", "/v1/sessions/t/runs", json={"input": "x"}) as told:
-            run_id = told.until("run.finished").data["run_id"]
+        with listening(server, "POST", "/v1/sessions/t/runs", json={"input": "x"}) as lines:
+            run_id = lines.until("run.finished").data["run_id"]
         changes.until("run.finished")
         server.client.post("/v1/sessions/t/pause")
         server.client.post("/v1/sessions/t/resume")
@@ -187,7 +187,7 @@ def test_streams_are_as_described(server: Server, document: Document) -> None:
     once = server.client.post("/v1/sessions/u/runs", json={"input": "x"}, headers=kept)
     last = re.findall(r"^id: (\d+)$", once.text, re.MULTILINE)[-1]
     path = once.headers["Location"] + "/events"
-    asked = [
+    responses = [
         (runs, once),
         (runs, server.client.post("/v1/sessions/u/runs", json={"input": "x"}, headers={**kept, "Last-Event-ID": last})),
         ("/chat", server.client.post("/chat", json={"message": "x"}, headers={"Accept": EVENTS})),
@@ -197,9 +197,9 @@ def test_streams_are_as_described(server: Server, document: Document) -> None:
         (events, server.client.get(f"/v1/runs/{run_id}/events")),
         ("/v1/events", server.client.get("/v1/events?type=x")),
     ]
-    for described, answer in asked:
+    for described, answer in responses:
         check(document, described, answer)
-    assert [answer.status_code for _, answer in asked] == [200, 204, 200, 200, 204, 422, 404, 422]
+    assert [answer.status_code for _, answer in responses] == [200, 204, 200, 200, 204, 422, 404, 422]
 
 
 def test_the_page_is_there(server: Server) -> None:
@@ -209,7 +209,7 @@ def test_the_page_is_there(server: Server) -> None:
     assert "/v1/sessions/{session_id}/runs" in answer.text
 
 
-def asked(server: Server, command: str, headers: dict[str, str]) -> int:
+def status_of(server: Server, command: str, headers: dict[str, str]) -> int:
     """Ask what a command for curl asks, and return the status; of an endless answer nothing is read."""
     words = iter(shlex.split(command.replace("\\\n", ""))[1:])
     method, body, url = "GET", None, ""
@@ -241,7 +241,7 @@ def test_each_example_of_the_page_is_one_that_the_server_takes(keys: bool, tmp_p
         for command in sorted(commands, key=lambda each: "DELETE" in each):  # (it forgets what the others ask for)
             assert f" {server.url}/" in command or f" '{server.url}/" in command, command
             server.quiet()
-            status = asked(server, command.replace("RUN_ID", run).replace("MODEL", "strandline"), shown)
+            status = status_of(server, command.replace("RUN_ID", run).replace("MODEL", "strandline"), shown)
             # The run has ended: it can neither be cancelled nor moved.
             assert status < 300 or (status == 409 and "RUN_ID" in command), (command, status)
 

@@ -11,8 +11,8 @@ from strandline.testing import Gate
 STOPPED_EARLY = "(This run ended early: agent_error.)"
 
 
-def answer(asked: Asked) -> Reply:
-    return Refusal(500) if "please fail" in asked.question else f"answer to {asked.question}"
+def answer(request: Asked) -> Reply:
+    return Refusal(500) if "please fail" in request.question else f"answer to {request.question}"
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +49,16 @@ def test_a_provider_that_fails(server: Server, provider: Provider, what: str) ->
     """The run ends as failed, what was done and said is kept, and the next run works, as does one that waited."""
     session = what.replace(" ", "-")
     provider.then(*FAILURES[what])
-    told = server.chat("first", session)
-    assert (told["status"], told["error_code"]) == ("error", "agent_error")
-    assert told["response"]
+    reply = server.chat("first", session)
+    assert (reply["status"], reply["error_code"]) == ("error", "agent_error")
+    assert reply["response"]
     assert server.chat("second", session)["response"] == "answer to second"
 
     messages = server.history(session)
     assert texts(messages, "user") == ["first", "second"]
     last = FAILURES[what][-1]
     partial = "" if isinstance(last, Refusal) else "".join(part for part in last if isinstance(part, str))
-    said = "\n".join(filter(None, (partial, STOPPED_EARLY, told["response"])))
+    said = "\n".join(filter(None, (partial, STOPPED_EARLY, reply["response"])))
     assert texts(messages, "assistant") == [said, "answer to second"]
     used = FAILURES[what][0] is WEATHER
     assert tool_results(messages) == (["sunny in Rome"] if used else [])
@@ -83,9 +83,9 @@ def test_a_failure_in_the_middle_of_a_queue(server: Server, provider: Provider) 
     """Those that wait behind a failing run are answered, and what the provider is given stays valid."""
     gate = Gate()
     provider.then([Wait(gate), "answer to line-0"])
-    asked = server.line_up("line-0", "line-1", "line-2 please fail", "line-3", session_id="line")
+    requests = server.line_up("line-0", "line-1", "line-2 please fail", "line-3", session_id="line")
     gate.open()
-    answers = [each.result(DEADLINE_S).json() for each in asked]
+    answers = [each.result(DEADLINE_S).json() for each in requests]
     assert [each["status"] for each in answers] == ["success", "success", "error", "success"]
     assert [each["response"] for each in answers if each["status"] == "success"] == [
         "answer to line-0", "answer to line-1", "answer to line-3"

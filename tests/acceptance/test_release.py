@@ -91,8 +91,8 @@ def test_everything_that_stands_against_it_is_said_at_once(checkout: Path) -> No
     before = state(checkout)
     done = release(checkout, "7.0.0")
     assert done.returncode == 1
-    for told in ("the tag v7.0.0 is there", "CHANGELOG.md\n", "no entry under [Unreleased]", "--green"):
-        assert told in done.stderr, told
+    for expected in ("the tag v7.0.0 is there", "CHANGELOG.md\n", "no entry under [Unreleased]", "--green"):
+        assert expected in done.stderr, expected
     assert state(checkout) == before
 
 

@@ -128,10 +128,10 @@ def test_a_run_in_a_chain_of_tools_goes_on_in_the_new_code(at: Checkpoints, tmp_
     shutil.copy(TARGETS / "agent.py", tmp_path / "agent.py")
     with reloading("agent.py", "--drain-grace", "0.2", folder=tmp_path, variables=at.environment) as server:
         at.hold("long model 2")
-        asked = server.line_up("long a b c")[0]
+        pending = server.line_up("long a b c")[0]
         at.reached("long model 2")
         edit(tmp_path / "agent.py", 'f"{label}: {', 'f"new {label}: {')
-        later = asked.result(DEADLINE_S)
+        later = pending.result(DEADLINE_S)
         assert later.status_code == 202
         said(server, "1 run goes on, from its last finished round")
         at.release()
@@ -181,20 +181,20 @@ def test_a_conversation_in_a_terminal_sees_a_run_through_a_reload(at: Checkpoint
 
 
 @pytest.mark.parametrize(
-    ("broken", "told"),
+    ("broken", "expected"),
     [
         ("async def answer(message, session:\n    return 'x'\n", "SyntaxError"),
         ("import nothing_of_that_name\n", "line 1"),
         ("answer = 3\n", "answer"),
     ],
 )
-def test_code_that_does_not_load_leaves_the_old_one_serving(broken: str, told: str, tmp_path: Path) -> None:
+def test_code_that_does_not_load_leaves_the_old_one_serving(broken: str, expected: str, tmp_path: Path) -> None:
     write(tmp_path, "one")
     with reloading("agent.py:answer", folder=tmp_path) as server:
         before = process(server)
         (tmp_path / "agent.py").write_text(broken)
         said(server, "The new code does not load: the server goes on with the old one, until the next change")
-        assert told in server.stderr
+        assert expected in server.stderr
         assert process(server) == before
         write(tmp_path, "two")
         said(server, RELOADED)
@@ -255,13 +255,13 @@ def test_a_second_sigterm_is_no_reason_to_hurry(at: Checkpoints, tmp_path: Path)
     shutil.copy(TARGETS / "agent.py", tmp_path / "agent.py")
     with reloading("agent.py", "--drain-grace", "60", folder=tmp_path, variables=at.environment) as server:
         at.hold("one model 0")
-        asked = server.ask("one")
+        pending = server.ask("one")
         at.reached("one model 0")
         server.signal(signal.SIGTERM)
         said(server, "Ctrl-C again leaves at once")
         server.signal(signal.SIGTERM)
         at.release()
-        assert asked.result(DEADLINE_S).json()["response"] == "one"
+        assert pending.result(DEADLINE_S).json()["response"] == "one"
         assert server.ended() == 0
 
 
@@ -281,13 +281,13 @@ def test_what_a_terminal_sends_reaches_both_and_ends_them_cleanly(
         at.hold("one model 0")
         with ThreadPoolExecutor(1) as pool:
             body = {"message": "one"}
-            asked = pool.submit(httpx.post, f"{url}/chat", json=body, timeout=DEADLINE_S, trust_env=False)
+            pending = pool.submit(httpx.post, f"{url}/chat", json=body, timeout=DEADLINE_S, trust_env=False)
             at.reached("one model 0")
             os.killpg(parent.pid, number)
             next(line for line in lines if line == "Stopping\n")
             assert next(lines) == "1 run executes: 6 s to finish; Ctrl-C again leaves at once\n"
             at.release()
-            assert asked.result(DEADLINE_S).json()["response"] == "one"
+            assert pending.result(DEADLINE_S).json()["response"] == "one"
         rest = "".join(lines)
         assert parent.wait(DEADLINE_S) == 0
         assert "Traceback" not in rest
@@ -355,7 +355,7 @@ def test_what_cannot_start_is_refused_at_once(tmp_path: Path) -> None:
     write(tmp_path, "one")
     with reloading("agent.py:answer", folder=tmp_path) as server:
         port = server.url.rpartition(":")[2]
-        told = refused("agent.py:answer", "--reload", "--port", port, folder=tmp_path)
-        assert f"cannot listen on 127.0.0.1 port {port}" in told
+        message = refused("agent.py:answer", "--reload", "--port", port, folder=tmp_path)
+        assert f"cannot listen on 127.0.0.1 port {port}" in message
     assert "max_running is '0'" in refused("agent.py:answer", "--reload", "--max-running", "0", folder=tmp_path)
     assert "nothing.py does not exist" in refused("nothing.py", "--reload", folder=tmp_path)

@@ -189,10 +189,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_cannot_be_asked_for(server: Server, name: str) -> None:
-    body, told = WRONG[name]
+    body, expected = WRONG[name]
     answer = server.client.post("/v1/sessions/wrong/runs", json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
-    assert told in answer.json()["detail"]
+    assert expected in answer.json()["detail"]
     assert get(server, "sessions/wrong/runs") == {"runs": [], "damaged": [], "next_cursor": None}
     assert server.client.get("/v1/sessions/wrong").status_code == 404
 
@@ -304,7 +304,7 @@ def test_runs_of_all_sessions_are_listed_by_status(server: Server, at: Checkpoin
     with Client(server.url) as client:
         assert [run.run_id for run in client.runs(["queued", "running"])] == [*waits[::-1], executes]
         assert [run.run_id for run in client.runs("queued", limit=2)] == waits[::-1]
-    for query, told in [("status=done", "it is some of queued"), ("cursor=x", "cursor"), ("limit=0", "limit")]:
+    for query, expected in [("status=done", "it is some of queued"), ("cursor=x", "cursor"), ("limit=0", "limit")]:
         refused = server.client.get(f"/v1/runs?{query}")
         assert (refused.status_code, refused.json()["code"]) == (422, "invalid")
-        assert told in refused.json()["detail"]
+        assert expected in refused.json()["detail"]

@@ -88,13 +88,13 @@ def test_runs_of_a_status_are_listed_over_all_sessions(server: Server, at: Check
     assert [each["run_id"] for each in listed["runs"]] == [waits]
     done = ran("runs", "--status", "failed", folder=server.folder)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "No runs are such.\n")
-    for wrong, told in [
+    for wrong, expected in [
         (("--status", "dead"), "it is some of queued"),
         (("x", "--status", "queued"), "does not go with SESSION"),
     ]:
         done = ran("runs", *wrong, folder=server.folder)
         assert (done.returncode, done.stdout) == (2, "")
-        assert told in done.stderr
+        assert expected in done.stderr
 
 
 def test_all_sessions_are_watched_in_80_columns_with_ids_that_can_be_typed(server: Server, at: Checkpoints) -> None:

@@ -233,8 +233,8 @@ def test_a_run_is_moved_to_the_front_or_by_priority(server: Server, at: Checkpoi
 
 
 def test_what_an_agent_asks_is_shown_and_answered(server: Server) -> None:
-    asked = ended(server, sent(server, "asks", "i1 @b"))
-    (request,) = asked["input_requests"]
+    run = ended(server, sent(server, "asks", "i1 @b"))
+    (request,) = run["input_requests"]
     lines = said(server, "answer", "asks").splitlines()
     assert [columns(line) for line in lines] == [["ID", "NAME", "WHY"], [request["id"], "@b", request["reason"]]]
     assert json.loads(said(server, "answer", "asks", "--json")) == [request]
@@ -250,10 +250,10 @@ def test_what_an_agent_asks_is_shown_and_answered(server: Server) -> None:
 
 
 def test_on_a_terminal_a_question_is_shown_whole_and_a_long_name_moves_its_own_row_only(server: Server) -> None:
-    asked = ended(server, sent(server, "whole", f"{'what-is-to-be-allowed-' * 5}end @b"))
+    run = ended(server, sent(server, "whole", f"{'what-is-to-be-allowed-' * 5}end @b"))
     with terminal("answer", "whole", folder=server.folder, columns=40) as shown:
         assert shown.ended() == 0
-    assert asked["input_requests"][0]["reason"] in shown.screen
+    assert run["input_requests"][0]["reason"] in shown.screen
     ended(server, sent(server, "n" * 200, "x"))
     with terminal("sessions", "--all", folder=server.folder, columns=80) as shown:
         assert shown.ended() == 0
@@ -268,19 +268,19 @@ def test_a_question_is_withdrawn_and_that_is_said(server: Server) -> None:
     ended(server, run_id)
     assert said(server, "cancel", run_id) == f"{run_id} asks no more: its session goes on without an answer.\n"
     ended(server, sent(server, "withdrawn", "i2 @b"))
-    told = said(server, "cancel", "--session", "withdrawn", "--running")
-    assert told == "Session withdrawn asks no more: it goes on without an answer.\n"
+    output = said(server, "cancel", "--session", "withdrawn", "--running")
+    assert output == "Session withdrawn asks no more: it goes on without an answer.\n"
     done = typed(server, "cancel", "--session", "withdrawn", "--running")
     assert done.stderr == "Nothing waits in session withdrawn.\n"
 
 
 def test_of_several_questions_each_is_answered_by_its_id(server: Server) -> None:
-    asked = ended(server, sent(server, "several", "i2 @b+@c"))["input_requests"]
-    assert len(asked) == 2
+    questions = ended(server, sent(server, "several", "i2 @b+@c"))["input_requests"]
+    assert len(questions) == 2
     done = typed(server, "answer", "several", "yes")
     assert done.returncode == 2
     assert "answer each of them with --to ID=TEXT" in done.stderr
-    to = [part for each in asked for part in ("--to", f"{each['id']}={each['name']}!")]
+    to = [part for each in questions for part in ("--to", f"{each['id']}={each['name']}!")]
     goes_on = said(server, "answer", "several", *to).split()[0]
     assert ended(server, goes_on)["output"] == "i2: did @b (@b!), did @c (@c!)"
     for wrong in (("answer", "several", "x", "--to", "a=b"), ("answer", "several", "--to", "a")):
@@ -289,7 +289,7 @@ def test_of_several_questions_each_is_answered_by_its_id(server: Server) -> None
 
 def test_what_cannot_be_done_is_said_in_one_paragraph(server: Server, tmp_path: Path) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
-    for arguments, told in [
+    for arguments, expected in [
         (("sessions", "--url", nobody), "strandline serve agent.py; or name the address of one: --url"),
         (("runs", "--url", "ftp://x"), "http://HOST:PORT"),
         (("runs", "no spaces", "--url", server.url), "session_id"),
@@ -306,17 +306,17 @@ def test_what_cannot_be_done_is_said_in_one_paragraph(server: Server, tmp_path: 
     ]:
         done = typed(server, *arguments, folder=tmp_path)
         assert (done.returncode, done.stdout) == (2, ""), arguments
-        assert told in done.stderr, arguments
+        assert expected in done.stderr, arguments
         assert done.stderr.count("\n") == 1, done.stderr
 
 
 def test_nothing_to_show_is_said_and_is_no_error(server: Server) -> None:
-    for arguments, told in [
+    for arguments, expected in [
         (("history", "unknown"), "Nothing has been said in session unknown yet.\n"),
         (("runs", "unknown"), "Session unknown has no runs.\n"),
     ]:
         done = typed(server, *arguments)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", told)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", expected)
 
 
 def test_what_answers_and_is_no_strandline_server_is_told(server: Server) -> None:

@@ -57,11 +57,11 @@ def test_strands_goes_on_with_what_a_server_has_written_and_a_crash_costs_nothin
         assert check_history(kept(files, "agent")) == []
 
         at.hold("q3 e")
-        asked = server.line_up("q3 e")
+        requests = server.line_up("q3 e")
         at.reached("q3 e")
         server.kill()
         with pytest.raises(httpx.TransportError):
-            asked[0].result(DEADLINE_S)
+            requests[0].result(DEADLINE_S)
         for file in folder_of(files, "t").iterdir():  # as if the kill had come before they were written
             file.unlink()
         at.release()
@@ -90,8 +90,8 @@ def test_with_keys_each_principal_has_files_of_its_own(tmp_path: Path) -> None:
         found = re.search(r"slk_\S+|\bsk\S+", made.stdout)
         keys[name] = found[0] if found else made.stdout.split()[0]
     files = tmp_path / "files"
-    told = refused(str(AGENT), "--api-keys-file", "keys", "--session-files", str(files), folder=tmp_path)
-    assert "{principal}" in told
+    message = refused(str(AGENT), "--api-keys-file", "keys", "--session-files", str(files), folder=tmp_path)
+    assert "{principal}" in message
     flags = ("--api-keys-file", "keys", "--session-files", f"{files}/{{principal}}")
     with checkpoints() as at, serving(AGENT, *flags, folder=tmp_path, variables=at.environment) as server:
         for name, key in keys.items():

@@ -35,8 +35,8 @@ def test_where_values_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ["agent_id", "ada", "AGENT_ID"], ["max_running", "3", "strandline.toml"], ["port", "9001", "PORT"]
     ]  # fmt: skip
     assert "a, b" in lines[2]
-    told = json.loads(settings(tmp_path, "--json", "--changed", "--config", "other.toml").stdout)
-    assert [(each["name"], each["value"], each["origin"]) for each in told["settings"]] == [
+    report = json.loads(settings(tmp_path, "--json", "--changed", "--config", "other.toml").stdout)
+    assert [(each["name"], each["value"], each["origin"]) for each in report["settings"]] == [
         ("max_running", 4, "other.toml")
     ]
 
@@ -46,21 +46,21 @@ def test_what_is_wrong_is_shown_in_place_and_told(tmp_path: Path) -> None:
     (tmp_path / "strandline.toml").write_text('max_runing = 3\nstall_action = "hope"\n')
     done = settings(tmp_path, code=2, STRANDLINE_TIMEOUT="soon", STRANDLINE_MAX_QEUED="7")
     assert "STRANDLINE_TIMEOUT, WRONG" in next(line for line in done.stdout.splitlines() if line.startswith("timeout"))
-    told = done.stderr.splitlines()
-    assert len(told) == 4
-    assert told[0] == "note: the variable STRANDLINE_MAX_QEUED is no setting; did you mean `STRANDLINE_MAX_QUEUED`?"
-    assert "strandline.toml has `max_runing`, which is no setting; did you mean `max_running`?" in told[1]
-    assert "timeout is 'soon' (STRANDLINE_TIMEOUT); it must be a number" in told[2]
-    assert "stall_action is 'hope' (strandline.toml); it must be report or cancel" in told[3]
+    stderr = done.stderr.splitlines()
+    assert len(stderr) == 4
+    assert stderr[0] == "note: the variable STRANDLINE_MAX_QEUED is no setting; did you mean `STRANDLINE_MAX_QUEUED`?"
+    assert "strandline.toml has `max_runing`, which is no setting; did you mean `max_running`?" in stderr[1]
+    assert "timeout is 'soon' (STRANDLINE_TIMEOUT); it must be a number" in stderr[2]
+    assert "stall_action is 'hope' (strandline.toml); it must be report or cancel" in stderr[3]
     as_json = json.loads(settings(tmp_path, "--json", code=2).stdout)
     assert [each["name"] for each in as_json["settings"] if each["error"]] == ["stall_action"]
     assert len(as_json["faults"]) == 1
 
 
-@pytest.mark.parametrize(("text", "told"), [("port =\n", "line 1"), ("\xff", "cannot be read")])
-def test_a_file_that_cannot_be_read(tmp_path: Path, text: str, told: str) -> None:
+@pytest.mark.parametrize(("text", "expected"), [("port =\n", "line 1"), ("\xff", "cannot be read")])
+def test_a_file_that_cannot_be_read(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "strandline.toml").write_text(text, encoding="latin-1")
-    assert told in settings(tmp_path, code=2).stderr
+    assert expected in settings(tmp_path, code=2).stderr
 
 
 def test_the_image_reads_no_file_of_settings_from_the_folder_in_which_agents_write(tmp_path: Path) -> None:
@@ -72,10 +72,10 @@ def test_the_image_reads_no_file_of_settings_from_the_folder_in_which_agents_wri
         'api_keys = ["tool sha256:0 operator"]\nmetrics_public = true\nmax_running = 1\n'
     )
     done = settings(tmp_path, "--json", **image)
-    told = json.loads(done.stdout)
-    assert {each["name"] for each in told["settings"] if each["origin"] == "strandline.toml"} == set()
-    assert told["faults"] == []
-    assert "strandline.toml is not read" in told["remarks"][0]
+    report = json.loads(done.stdout)
+    assert {each["name"] for each in report["settings"] if each["origin"] == "strandline.toml"} == set()
+    assert report["faults"] == []
+    assert "strandline.toml is not read" in report["remarks"][0]
     own = tmp_path / "app.toml"
     own.write_text("max_running = 5\n")
     for found in (
@@ -101,6 +101,6 @@ def test_a_server_says_once_that_a_variable_is_nearly_a_setting_and_serves(tmp_p
     }
     with serving("strandline._demo.agent", folder=tmp_path, variables=variables) as server:
         assert server.health()["auth"] == "none"
-        told = "the variable STRANDLINE_TIMEOOT is no setting; did you mean `STRANDLINE_TIMEOUT`?"
-        assert server.stderr.count(told) == 1
+        message = "the variable STRANDLINE_TIMEOOT is no setting; did you mean `STRANDLINE_TIMEOUT`?"
+        assert server.stderr.count(message) == 1
         assert server.stderr.count("is no setting") == 1

@@ -35,9 +35,9 @@ def at() -> Iterator[Checkpoints]:
         yield made
 
 
-def told_later(asked: "Future[httpx.Response]", session_id: str) -> str:
+def accepted_for_later(pending: "Future[httpx.Response]", session_id: str) -> str:
     """Check that a client was told that its run goes on later, and return where to ask for it."""
-    response = asked.result(DEADLINE_S)
+    response = pending.result(DEADLINE_S)
     body = response.json()
     assert response.status_code == 202, response.text
     assert (body["status"], body["session_id"]) == ("queued", session_id)
@@ -45,8 +45,8 @@ def told_later(asked: "Future[httpx.Response]", session_id: str) -> str:
     return str(response.headers["location"])
 
 
-def answer(asked: "Future[httpx.Response]") -> dict[str, Any]:
-    response = asked.result(DEADLINE_S)
+def answer(pending: "Future[httpx.Response]") -> dict[str, Any]:
+    response = pending.result(DEADLINE_S)
     assert response.status_code == 200, response.text
     body: dict[str, Any] = response.json()
     return body
@@ -65,7 +65,7 @@ def test_a_hangup_drains_as_sigterm_does(at: Checkpoints, tmp_path: Path) -> Non
         one, two = server.line_up("one", "two", session_id="s")
         at.reached("one model 0")
         server.signal(signal.SIGHUP)
-        waited = told_later(two, "s")
+        waited = accepted_for_later(two, "s")
         at.release()
         assert answer(one)["response"] == "one"
         assert server.ended() == 0
@@ -99,7 +99,7 @@ def test_what_executes_finishes_within_the_grace(at: Checkpoints, tmp_path: Path
         tool = server.line_up("tool-1 a+b ~c", "tool-2", session_id="tool")
         at.reached("model-1 model 0", "tool-1 a", "tool-1 b")
         draining(server)
-        waited = [told_later(each, "model") for each in model[1:]] + [told_later(tool[1], "tool")]
+        waited = [accepted_for_later(each, "model") for each in model[1:]] + [accepted_for_later(tool[1], "tool")]
 
         # While it drains, it is alive, says what it does, and accepts nothing.
         probe = server.client.get("/readyz")
@@ -134,7 +134,7 @@ def test_whoever_waits_for_a_run_of_the_run_api_is_told_what_became_of_it(at: Ch
     with serving(TARGETS / "agent.py", "--drain-grace", "0.3", folder=tmp_path, variables=at.environment) as server:
         names = [f"given-{number}" for number in range(4)]
         at.hold("tool a", *(f"{name} model 0" for name in names))
-        asked = [
+        pending = [
             server.submit(_ask_and_wait, server, name, f"{name} {tool}")
             for name, tool in [("tool", "a"), *((name, "b") for name in names)]
         ]
@@ -143,7 +143,7 @@ def test_whoever_waits_for_a_run_of_the_run_api_is_told_what_became_of_it(at: Ch
         until(lambda: server.health()["queue_depth"] == 1, "one waits")
         draining(server)
         assert waiting.result(DEADLINE_S).json()["status"] == "queued"
-        answers = [each.result(DEADLINE_S) for each in asked]
+        answers = [each.result(DEADLINE_S) for each in pending]
         assert [(answer.status_code, answer.json()["status"]) for answer in answers] == [(200, "failed")] + [
             (202, "queued")
         ] * 4
@@ -206,8 +206,12 @@ def test_what_does_not_finish_within_the_grace(at: Checkpoints, tmp_path: Path) 
         at.reached("tool-1 ~c ended")
         begun = time.monotonic()
         server.terminate()
-        later = [told_later(each, "model") for each in model] + [told_later(between[0], "between")]
-        later += [told_later(gap[0], "gap"), told_later(polite[0], "polite"), told_later(tool[1], "tool")]
+        later = [accepted_for_later(each, "model") for each in model] + [accepted_for_later(between[0], "between")]
+        later += [
+            accepted_for_later(gap[0], "gap"),
+            accepted_for_later(polite[0], "polite"),
+            accepted_for_later(tool[1], "tool"),
+        ]
         stopped = answer(tool[0])
         assert (stopped["status"], stopped["error_code"]) == ("error", "stopped")
         # Although the thread of a sync tool still works.
@@ -247,11 +251,11 @@ def test_an_opaque_run_that_does_not_finish_is_stopped(at: Checkpoints, tmp_path
         TARGETS / "function.py:answer", "--drain-grace", "0", folder=tmp_path, variables=at.environment
     ) as server:
         at.hold("one")
-        asked = server.line_up("one", "two")
+        requests = server.line_up("one", "two")
         at.reached("one")
         server.terminate()
-        assert answer(asked[0])["error_code"] == "stopped"
-        location = told_later(asked[1], "default")
+        assert answer(requests[0])["error_code"] == "stopped"
+        location = accepted_for_later(requests[1], "default")
         assert server.ended() == 0
         server.start()
         run = server.client.get(location, headers={"Prefer": "wait=20"}).json()
@@ -287,13 +291,13 @@ def test_it_leaves_although_user_code_blocks_its_loop(at: Checkpoints, tmp_path:
     with serving(
         TARGETS / "blocking.py", *one, "--drain-grace", "0.2", folder=tmp_path, variables=at.environment
     ) as server:
-        asked = server.line_up("block 60", "two")
+        requests = server.line_up("block 60", "two")
         at.reached("blocks")
         other = server.line_up("three", session_id="other")[0]
         begun = time.monotonic()
         server.terminate()
-        assert answer(asked[0])["error_code"] == "stopped"
-        later = [told_later(asked[1], "default"), told_later(other, "other")]
+        assert answer(requests[0])["error_code"] == "stopped"
+        later = [accepted_for_later(requests[1], "default"), accepted_for_later(other, "other")]
         assert server.ended() == 0
         assert time.monotonic() - begun < 10
         server.start()
@@ -321,25 +325,25 @@ def test_stopped_at_any_instant(at: Checkpoints, tmp_path: Path) -> None:
     with serving(
         TARGETS / "function.py:answer", "--drain-grace", "20", folder=tmp_path, variables=at.environment
     ) as server:
-        told: list[httpx.Response] = []
+        responses: list[httpx.Response] = []
 
         def ask_on(name: str, client: httpx.Client) -> httpx.Response:
             number = 0
             while True:
                 body = {"message": f"{name}-{number}", "session_id": f"{name}-{number % 7}"}
-                told.append(client.post("/chat", json=body))
+                responses.append(client.post("/chat", json=body))
                 number += 1
 
         askers = [server.submit(ask_on, f"asker-{number}", server.client) for number in range(24)]
-        until(lambda: len(told) > 100, f"a hundred answers\n{server.stderr}")
+        until(lambda: len(responses) > 100, f"a hundred answers\n{server.stderr}")
         server.terminate()
         assert server.ended() == 0
         assert all(isinstance(asker.exception(0), httpx.HTTPError) for asker in askers), askers
         assert "Traceback" not in server.stderr, server.stderr
-        assert {response.status_code for response in told} <= {200, 202, 503}
+        assert {response.status_code for response in responses} <= {200, 202, 503}
         before = server.stored()
         assert {run.status for run in before} <= {"queued", "succeeded"}
-        accepted = {response.json()["run_id"] for response in told if response.status_code != 503}
+        accepted = {response.json()["run_id"] for response in responses if response.status_code != 503}
         assert accepted <= {run.run_id for run in before}
         server.start()
         server.quiet()

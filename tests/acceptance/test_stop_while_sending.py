@@ -15,7 +15,7 @@ from acceptance.server import DEADLINE_S, TARGETS, Server, serving, texts, until
 LARGE: Final = 200_000
 """More than a connection reads ahead of what an answer is made of, and more than `MAX_BODY_BYTES`."""
 MAX_BODY_BYTES: Final = 100_000
-TOLD_S: Final = 5.0
+RESPONSE_S: Final = 5.0
 """Well before a drain with a grace of a minute is over."""
 
 
@@ -25,18 +25,18 @@ def at() -> Iterator[Checkpoints]:
         yield made
 
 
-class Told(NamedTuple):
+class Response(NamedTuple):
     status: int
     headers: dict[str, str]
     body: Any
 
 
-Form = tuple[str, Callable[[Any], str]]
+Dialect = tuple[str, Callable[[Any], str]]
 """A media type, and where the code of an error stands."""
-PROBLEM: Final[Form] = ("application/problem+json", lambda body: body["code"])
-OPENAI: Final[Form] = ("application/json", lambda body: body["error"]["code"])
-AGENTCORE: Final[Form] = ("application/json", lambda body: body["error"])
-FORMS: Final[dict[str, tuple[Form, dict[str, Any]]]] = {
+PROBLEM: Final[Dialect] = ("application/problem+json", lambda body: body["code"])
+OPENAI: Final[Dialect] = ("application/json", lambda body: body["error"]["code"])
+AGENTCORE: Final[Dialect] = ("application/json", lambda body: body["error"])
+FORMS: Final[dict[str, tuple[Dialect, dict[str, Any]]]] = {
     "/chat": (PROBLEM, {"message": "late", "session_id": "late"}),
     "/v1/sessions/late/runs": (PROBLEM, {"input": "late"}),
     "/v1/runs/run_none/cancel": (PROBLEM, {"force": True}),
@@ -58,17 +58,17 @@ class Connection:
         self.socket.sendall(data)
         return self
 
-    def told(self) -> Told:
+    def response(self) -> Response:
         """Return the next answer."""
         status = int(self._read.readline().split()[1])
         if status == 100:
             assert self._read.readline() == b"\r\n"
-            return self.told()
+            return self.response()
         headers = {}
         while (line := self._read.readline().decode().strip()) != "":
             name, _, value = line.partition(": ")
             headers[name.lower()] = value
-        return Told(status, headers, json.loads(self._read.read(int(headers["content-length"]))))
+        return Response(status, headers, json.loads(self._read.read(int(headers["content-length"]))))
 
     def rest(self) -> bytes:
         """Return what comes until the server closes the connection."""
@@ -95,11 +95,11 @@ def head(path: str, length: int | None, *more: str) -> bytes:
 def check(connection: Connection, path: str) -> None:
     """Check that a client was told that the server stops, as clients of this path are, and that it is to come again."""
     (media_type, code_of), _ = FORMS[path]
-    told = connection.told()
-    assert (told.status, told.headers["content-type"]) == (503, media_type), told
-    assert code_of(told.body) == "draining"
-    assert int(told.headers["retry-after"]) >= 1
-    assert told.headers["connection"] == "close"
+    response = connection.response()
+    assert (response.status, response.headers["content-type"]) == (503, media_type), response
+    assert code_of(response.body) == "draining"
+    assert int(response.headers["retry-after"]) >= 1
+    assert response.headers["connection"] == "close"
     assert connection.rest() == b""
 
 
@@ -151,7 +151,7 @@ def test_a_request_whose_head_is_not_whole_is_refused_too(at: Checkpoints, tmp_p
     with serving(TARGETS / "function.py:answer", folder=tmp_path, variables=at.environment) as server:
         with connected(server, *FORMS, "nowhere", "silent", "answered") as clients:
             answered = clients["answered"].send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert answered.told().status == 200
+            assert answered.response().status == 200
             for path in FORMS:
                 clients[path].send(head(path, 100)[:-2])
             clients["nowhere"].send(b"POST /ch")
@@ -159,7 +159,7 @@ def test_a_request_whose_head_is_not_whole_is_refused_too(at: Checkpoints, tmp_p
             server.terminate()
             for path in FORMS:
                 check(clients[path], path)
-            assert clients["nowhere"].told().body["code"] == "draining"
+            assert clients["nowhere"].response().body["code"] == "draining"
             assert [clients["silent"].rest(), answered.rest()] == [b"", b""]
         assert server.ended() == 0
 
@@ -179,7 +179,7 @@ def test_while_a_drain_goes_on_requests_are_refused_whether_they_are_here_or_sti
         ):
             for each in (*kept.values(), others["steady"]):
                 each.send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                answer = each.told()
+                answer = each.response()
                 assert (answer.status, answer.headers.get("connection")) == (200, None)
             server.terminate()
             until(lambda: server.client.get("/readyz").status_code == 503, "not ready")
@@ -187,7 +187,7 @@ def test_while_a_drain_goes_on_requests_are_refused_whether_they_are_here_or_sti
                 if path != "/v1/runs/run_none/cancel":  # (cancels are taken: what executes ends the sooner for it)
                     body = json.dumps(FORMS[path][1]).encode()
                     check(kept[path].send(head(path, len(body)) + body), path)
-                slow[path].socket.settimeout(TOLD_S)
+                slow[path].socket.settimeout(RESPONSE_S)
                 slow[path].send(begun(path, "begun"))
             for path in FORMS:
                 check(slow[path], path)
@@ -195,7 +195,7 @@ def test_while_a_drain_goes_on_requests_are_refused_whether_they_are_here_or_sti
             # What has asked nothing is not refused, and is answered if it asks after all.
             for name in ("silent", "steady"):
                 others[name].send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                answer = others[name].told()
+                answer = others[name].response()
                 assert (answer.status, answer.headers["connection"]) == (200, "close")
             at.release()
         assert one.result(DEADLINE_S).json()["response"] == "one"
@@ -211,14 +211,14 @@ def test_a_body_that_comes_in_time_is_answered_while_the_server_stops(at: Checkp
     with serving(TARGETS / "agent.py", "--drain-grace", "60", folder=tmp_path, variables=at.environment) as server:
         at.hold("two model 0")
         with connected(server, "first", "again") as clients:
-            assert clients["first"].send(head("/chat", len(body), key) + body).told().body["response"] == "one"
+            assert clients["first"].send(head("/chat", len(body), key) + body).response().body["response"] == "one"
             server.line_up("two", session_id="t")
             at.reached("two model 0")
             clients["again"].send(head("/chat", len(body), key) + body[:-1])
             server.health()
             server.terminate()
             until(lambda: server.client.get("/readyz").status_code == 503, "not ready")
-            told = clients["again"].send(body[-1:]).told()
-            assert (told.status, told.body["response"], told.headers["connection"]) == (200, "one", "close")
+            response = clients["again"].send(body[-1:]).response()
+            assert (response.status, response.body["response"], response.headers["connection"]) == (200, "one", "close")
         at.release()
         assert server.ended() == 0

@@ -160,8 +160,8 @@ def test_a_run_goes_on_when_nobody_listens_any_more(server: Server, at: Checkpoi
 
 def test_a_run_whose_only_listener_is_lost_is_cancelled_if_it_was_asked_for_so(server: Server, at: Checkpoints) -> None:
     at.hold("lost model 0")
-    asked = {"input": "lost a", "on_disconnect": "cancel"}
-    with listening(server, "POST", "/v1/sessions/lost/runs", json=asked) as ear:
+    body = {"input": "lost a", "on_disconnect": "cancel"}
+    with listening(server, "POST", "/v1/sessions/lost/runs", json=body) as ear:
         run_id = ear.until("run.started").data["run_id"]
         at.reached("lost model 0")
     until(lambda: server.client.get(f"/v1/runs/{run_id}").json()["cancel_requested"], "the cancel")
@@ -188,14 +188,14 @@ def test_a_run_that_fails_tells_so_at_its_end(server: Server) -> None:
 
 def test_the_same_key_is_the_same_stream(server: Server, at: Checkpoints) -> None:
     at.hold("keyed a")
-    asked = {"json": {"input": "keyed a"}, "headers": {"Idempotency-Key": "k"}}
-    with listening(server, "POST", "/v1/sessions/keyed/runs", **asked) as first:  # type: ignore[arg-type]
+    body = {"json": {"input": "keyed a"}, "headers": {"Idempotency-Key": "k"}}
+    with listening(server, "POST", "/v1/sessions/keyed/runs", **body) as first:  # type: ignore[arg-type]
         first.until("tool.started")
-        with listening(server, "POST", "/v1/sessions/keyed/runs", **asked, after=first.last_id) as second:
+        with listening(server, "POST", "/v1/sessions/keyed/runs", **body, after=first.last_id) as second:
             at.release()
             heard = [*first.heard, *second.rest()]
         assert first.rest() == heard
-    with listening(server, "POST", "/v1/sessions/keyed/runs", **asked) as replayed:  # type: ignore[arg-type]
+    with listening(server, "POST", "/v1/sessions/keyed/runs", **body) as replayed:  # type: ignore[arg-type]
         assert replayed.rest() == heard
     assert replayed.response.headers["idempotency-replayed"] == "true"
 
@@ -208,8 +208,8 @@ def test_where_a_run_stands_is_told_to_those_who_listen_when_it_changes(server: 
     with listening(server, "POST", "/v1/sessions/places/runs", json={"input": "p3"}) as ear:
         assert ear.until("run.queued").data["position"] == 2
         at.release("p1 model 0")
-        told = ear.until("run.position")
-        assert (told.id, told.data["position"]) == (None, 1)
+        event = ear.until("run.position")
+        assert (event.id, event.data["position"]) == (None, 1)
         at.release()
         heard = ear.rest()
     assert len(ids_of_a_run(heard)) == len(heard) - 1
@@ -237,9 +237,9 @@ def test_a_request_for_a_run_is_taken_whatever_id_of_another_stream_comes_with_i
     answers = [server.client.post(path, json=body, headers=headers) for _ in range(2)]
     assert [answer.is_success for answer in answers] == [True, True]
     if path != "/invocations" and accept == ACCEPT["Accept"]:
-        asked, again = (re.findall(rb"^id: (\d+)$", answer.content, re.MULTILINE) for answer in answers)
-        assert len(asked) > 1
-        assert asked == again, "the same run again, from its beginning"
+        numbers, again = (re.findall(rb"^id: (\d+)$", answer.content, re.MULTILINE) for answer in answers)
+        assert len(numbers) > 1
+        assert numbers == again, "the same run again, from its beginning"
 
 
 def test_head_of_events_is_answered_at_once(server: Server) -> None:

@@ -22,8 +22,8 @@ def at() -> Iterator[Checkpoints]:
         yield made
 
 
-def answer(asked: "Future[httpx.Response]") -> dict[str, Any]:
-    body: dict[str, Any] = asked.result(DEADLINE_S).json()
+def answer(pending: "Future[httpx.Response]") -> dict[str, Any]:
+    body: dict[str, Any] = pending.result(DEADLINE_S).json()
     return body
 
 
@@ -53,8 +53,8 @@ def test_a_graph_that_was_in_the_middle_when_the_server_died_is_never_run_twice(
         run = next(stored for stored in server.stored() if stored.status == "failed")
         assert server.run(run.run_id)["error"]["code"] == "crashed"
         assert server.chat("q3")["response"] == "writes knows 2", "the nodes know nothing of the run that crashed"
-        told = texts(server.history(), "assistant")[1]
-        assert told.startswith("(This run ended early: crashed.)\nthe server died while the run executed")
+        reply = texts(server.history(), "assistant")[1]
+        assert reply.startswith("(This run ended early: crashed.)\nthe server died while the run executed")
     assert at.steps.count("plans q2") == 1
 
 
@@ -79,15 +79,15 @@ def test_one_agent_serves_three_sessions_by_turns_in_order_and_mixes_nothing(at:
     with serving(TARGETS / "shared.py", folder=tmp_path, variables=at.environment) as server:
         assert "one run at a time" in server.stderr
         at.hold("a1 begins")
-        asked = {"a1": server.line_up("a1", session_id="a")[0]}
+        pending = {"a1": server.line_up("a1", session_id="a")[0]}
         at.reached("a1 begins")
         for number in (1, 2, 3):
             for session in "abc":
                 if (question := f"{session}{number}") != "a1":
-                    asked[question] = server.line_up(question, session_id=session)[0]
+                    pending[question] = server.line_up(question, session_id=session)[0]
         assert server.health()["running"] == 1
         at.release()
-        for question, given in asked.items():
+        for question, given in pending.items():
             numbers = range(1, int(question[1]) + 1)
             assert answer(given)["response"] == " ".join(f"{question[0]}{number}" for number in numbers)
         server.quiet()

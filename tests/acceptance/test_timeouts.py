@@ -81,8 +81,8 @@ def test_a_run_in_a_tool_that_nobody_can_stop_is_answered_on_time_and_holds_its_
         assert "has ended (in tool work)" in server.stderr
         assert "in pass_step" in server.stderr, "the log says where the thread is"
     with capsys.disabled():
-        told = ", ".join(f"{each * 1000:+.1f}" for each in late)
-        print(f"\na timeout is answered at timeout + cancel_grace {told} ms")  # noqa: T201
+        summary = ", ".join(f"{each * 1000:+.1f}" for each in late)
+        print(f"\na timeout is answered at timeout + cancel_grace {summary} ms")  # noqa: T201
     assert min(late) <= ANSWERED_WITHIN_S, late
 
 
@@ -211,14 +211,14 @@ def test_asking_for_stacks_does_not_end_a_command_that_has_the_journal(tmp_path:
     ) as command:
         assert command.stdout is not None
         assert command.stdout.readline() == "has it\n"
-        asked = stacks(tmp_path, "--journal", "sqlite:journal.db")
-        assert asked.returncode == 2
-        assert "no server" in " ".join(asked.stderr.split())
+        done = stacks(tmp_path, "--journal", "sqlite:journal.db")
+        assert done.returncode == 2
+        assert "no server" in " ".join(done.stderr.split())
         command.communicate("")
     assert command.returncode == 0
 
 
 def test_two_who_ask_for_stacks_at_once_are_both_answered(tmp_path: Path) -> None:
     with serving(AGENT, folder=tmp_path), ThreadPoolExecutor(4) as askers:
-        asked = [askers.submit(stacks, tmp_path, "--journal", "sqlite:journal.db") for _ in range(4)]
-        assert [each.result(DEADLINE_S).stdout for each in asked] == ["Nothing runs.\n"] * 4
+        pending = [askers.submit(stacks, tmp_path, "--journal", "sqlite:journal.db") for _ in range(4)]
+        assert [each.result(DEADLINE_S).stdout for each in pending] == ["Nothing runs.\n"] * 4

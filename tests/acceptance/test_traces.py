@@ -101,8 +101,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         runs["runs"] = server.client.post(
             "/v1/sessions/t/runs", json={"input": f"fail {SECRET}"}, headers=headers("runs") | wait
         ).json()["run_id"]
-        asked = {"model": "m", "messages": [{"role": "user", "content": SECRET}], "user": "default"}
-        runs["openai"] = server.client.post("/v1/chat/completions", json=asked, headers=headers("openai")).json()["id"]
+        body = {"model": "m", "messages": [{"role": "user", "content": SECRET}], "user": "default"}
+        runs["openai"] = server.client.post("/v1/chat/completions", json=body, headers=headers("openai")).json()["id"]
         xray = {"X-Amzn-Trace-Id": f"Root=1-{TRACES['core'][:8]}-{TRACES['core'][8:]};Parent={PARENT};Sampled=1"}
         runs["core"] = server.client.post("/invocations", json={"prompt": "hi"}, headers=xray).json()["run_id"]
         answer = server.client.post("/chat", json={"message": "hi"}, headers={"traceparent": "x" * 9000})

@@ -63,12 +63,12 @@ def test_behind_paused_and_without_a_slot_a_run_says_so_everywhere(server: Serve
     assert why_of(server, "one")["code"] == "behind"
     executing(server, at, "two", "b1")
     full = sent(server, "three", "c1")
-    told = {"code": "server_busy", "text": "the server executes as many runs as it may at once: 2"}
-    assert server.run(full)["why"] == told == why_of(server, "three")
+    expected = {"code": "server_busy", "text": "the server executes as many runs as it may at once: 2"}
+    assert server.run(full)["why"] == expected == why_of(server, "three")
     (listed,) = server.client.get("/v1/sessions/three/runs").json()["runs"]
-    assert listed["why"] == told
-    assert f"next: {told['text']}" in ran("runs", "three", folder=server.folder).stdout
-    assert told["text"] in ran("sessions", folder=server.folder).stdout
+    assert listed["why"] == expected
+    assert f"next: {expected['text']}" in ran("runs", "three", folder=server.folder).stdout
+    assert expected["text"] in ran("sessions", folder=server.folder).stdout
     server.client.post("/v1/sessions/one/pause")
     assert code(server, behind) == "paused"
     assert "the session is paused" in ran("runs", behind, folder=server.folder).stdout
@@ -95,12 +95,12 @@ def test_a_held_session_names_its_tool_and_cancel_offers_force(server: Server, a
     server.client.post(f"/v1/runs/{run_id}/cancel").raise_for_status()
     until(lambda: server.run(run_id)["held"], "it has ended, and its tool works on")
     waiting = sent(server, "held", "h2")
-    told = server.run(waiting)["why"]
-    assert told["code"] == "held"
-    assert told["text"].startswith("held since ")
-    assert told["text"].endswith(f" UTC by tool work of {run_id}, which has ended and still works")
-    assert server.run(run_id)["why"] == told == why_of(server, "held")
-    assert told["text"] in ran("runs", "held", folder=server.folder).stdout
+    why = server.run(waiting)["why"]
+    assert why["code"] == "held"
+    assert why["text"].startswith("held since ")
+    assert why["text"].endswith(f" UTC by tool work of {run_id}, which has ended and still works")
+    assert server.run(run_id)["why"] == why == why_of(server, "held")
+    assert why["text"] in ran("runs", "held", folder=server.folder).stdout
     done = ran("cancel", run_id, folder=server.folder)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.endswith(f"To let session held go on without it: strandline cancel {run_id} --force\n")
@@ -117,9 +117,9 @@ def test_a_held_session_names_its_tool_and_cancel_offers_force(server: Server, a
 def test_a_session_that_asks_says_until_when_it_waits(server: Server) -> None:
     run_id = sent(server, "asks", "i1 @b")
     assert server.run(run_id, wait_s=20)["status"] == "needs_input"
-    told = server.run(run_id)["why"]
-    assert told["code"] == "waits_for_input"
-    assert told["text"].startswith("the session waits for an answer to its question, until ")
+    why = server.run(run_id)["why"]
+    assert why["code"] == "waits_for_input"
+    assert why["text"].startswith("the session waits for an answer to its question, until ")
     waiting = sent(server, "asks", "i2")
     until(lambda: code(server, waiting) == "waits_for_input", "it knows why it waits")
     assert why_of(server, "asks")["code"] == "waits_for_input"
@@ -127,7 +127,7 @@ def test_a_session_that_asks_says_until_when_it_waits(server: Server) -> None:
     (asking,) = [
         line for line in ran("runs", "asks", folder=server.folder).stdout.splitlines() if line.startswith(run_id)
     ]
-    assert f"@b: {told['text']}" in asking
+    assert f"@b: {why['text']}" in asking
     server.client.post(f"/v1/runs/{run_id}/cancel").raise_for_status()
     assert server.run(run_id)["why"] is None
 

@@ -163,15 +163,15 @@ def test_the_same_is_true_of_a_server_with_workers(
 
 def test_what_cannot_be_served_is_told_as_without_workers(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text("import nothing_of_this_name\n")
-    told = refused("agent.py", *TWO, "--port", "0", folder=tmp_path)
-    assert "nothing_of_this_name" in told
-    assert told == refused("agent.py", "--port", "0", folder=tmp_path)
+    message = refused("agent.py", *TWO, "--port", "0", folder=tmp_path)
+    assert "nothing_of_this_name" in message
+    assert message == refused("agent.py", "--port", "0", folder=tmp_path)
 
 
 def test_a_module_that_ends_its_process_is_told_of(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text("import os\nos._exit(7)\n")
-    told = refused("agent.py", *TWO, "--port", "0", folder=tmp_path)
-    assert "a worker process has ended while it loaded what it serves: exit code 7" in " ".join(told.split())
+    message = refused("agent.py", *TWO, "--port", "0", folder=tmp_path)
+    assert "a worker process has ended while it loaded what it serves: exit code 7" in " ".join(message.split())
 
 
 def test_one_agent_for_all_sessions_has_one_worker_and_takes_turns(at: Checkpoints, tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ ANSWER_S = float(os.environ.get("ANSWER_S", "0.2"))
 
 async def repeat(messages: Messages) -> str:
     """Answer the last question after a while; a question with `please fail` is the provider's failure."""
-    asked = question(messages)
+    prompt = question(messages)
     await asyncio.sleep(ANSWER_S)
-    if "please fail" in asked:
+    if "please fail" in prompt:
         raise ConnectionError("the provider is out of order")
-    return f"You asked: {asked}"
+    return f"You asked: {prompt}"
 
 
 def make_agent(session_id: str) -> Agent:

@@ -43,14 +43,14 @@ def needed(*names: str) -> str:
 
 
 class Published:
-    """The files of a folder on a port of this machine. What a page posts to `/told` is kept for `told`."""
+    """The files of a folder on a port of this machine. What a page posts to `/posted` is kept for `posted`."""
 
     def __init__(self, url: str, said: "queue.Queue[Any]") -> None:
         self.url = url
         self._said = said
 
-    def told(self, page: str) -> Any:
-        """Open `page` in a browser that reaches no other host, and return the JSON that it posts to `/told`."""
+    def posted(self, page: str) -> Any:
+        """Open `page` in a browser that reaches no other host, and return the JSON that it posts to `/posted`."""
         browser = needed(*NAMES)
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
             process = subprocess.Popen(

@@ -26,7 +26,7 @@ def block(page: str, language: str, containing: str) -> str:
     return next(text for text in blocks(page, language) if containing in text)
 
 
-def asked_and_shown(page: str) -> list[tuple[str, str]]:
+def commands_and_output(page: str) -> list[tuple[str, str]]:
     """Return each block of commands that is followed by what it prints as JSON, with only prose between them."""
     text = (DOCS / page).read_text()
     found = re.findall(r"^```sh\n((?:(?!^```).)*?)^```\n((?:(?!^```).)*)^```json\n(.*?)^```", text, re.M | re.S)
@@ -117,7 +117,7 @@ def pattern(shown: str) -> str:
     return "".join(lines)
 
 
-def asks(command: str, url: str) -> dict[str, str]:
+def api_variables(command: str, url: str) -> dict[str, str]:
     """Return the setting by which a command of a page finds the server that is there."""
     is_client = re.match(r"strandline (chat|sessions|runs|history|cancel|move|pause|resume|answer)\b", command)
     return {"STRANDLINE_PORT": url.rpartition(":")[2]} if is_client else {}

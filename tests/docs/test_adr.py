@@ -47,8 +47,8 @@ def test_a_number_is_given_once() -> None:
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_record_that_touches_another_one_is_named_there_in_turn(name: str) -> None:
-    told = {file for _, file in relations(name)}
-    assert {file for _, file in LINK.findall(status(name))} == told, f"say how: {', '.join(INVERSE)}"
+    linked = {file for _, file in relations(name)}
+    assert {file for _, file in LINK.findall(status(name))} == linked, f"say how: {', '.join(INVERSE)}"
     assert not re.search(r"ADR \d", status(name)), "link to it"
     for how, file in relations(name):
         if how in INVERSE:

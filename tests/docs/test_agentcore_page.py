@@ -13,7 +13,7 @@ from botocore.config import Config
 
 from acceptance.server import Server, serving
 from acceptance.test_agentcore import connected
-from docs.pages import DOCS, asked_and_shown, block, blocks, printed
+from docs.pages import DOCS, block, blocks, commands_and_output, printed
 from docs.test_input_requests_page import shows
 from strandline._http.dialects.agentcore import wire as agentcore
 from strandline._http.exchange.run_request import RunOptions
@@ -32,7 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_its_command_prints_what_it_shows(server: Server) -> None:
-    ((command, shown),) = asked_and_shown(PAGE)
+    ((command, shown),) = commands_and_output(PAGE)
     answer = json.loads(printed(command, folder=server.folder, url=server.url))
     assert shows(answer, json.loads(shown)), answer
     assert answer.keys() == json.loads(shown).keys()
@@ -40,11 +40,11 @@ def test_its_command_prints_what_it_shows(server: Server) -> None:
 
 def test_its_stream_is_lines_of_text(server: Server) -> None:
     assert len(blocks(PAGE, "sh")) == 2
-    told = printed(block(PAGE, "sh", "event-stream"), folder=server.folder, url=server.url).split("\n")
-    pieces = [json.loads(line.removeprefix("data: ")) for line in told if line.startswith("data: ")]
+    output = printed(block(PAGE, "sh", "event-stream"), folder=server.folder, url=server.url).split("\n")
+    pieces = [json.loads(line.removeprefix("data: ")) for line in output if line.startswith("data: ")]
     assert len(pieces) > 1
     assert "".join(pieces).startswith("I am a script. You said: hello.")
-    assert {line for line in told if not line.startswith((":", "data: "))} == {""}
+    assert {line for line in output if not line.startswith((":", "data: "))} == {""}
 
 
 def test_its_program_prints_what_it_shows(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

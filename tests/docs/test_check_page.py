@@ -37,9 +37,9 @@ def test_the_probe_answers_for_another_framework() -> None:
     names: dict[str, Any] = {}
     exec(next(text for text in blocks(PAGE, "python") if "other.py" in text), names)
     question = 'probe {"session": "s", "label": "one"}'
-    told = asyncio.run(names["reply"]([{"role": "user", "content": question}]))
-    assert '"probe": "one"' in told
-    assert '"sound": true' in told
+    reply = asyncio.run(names["reply"]([{"role": "user", "content": question}]))
+    assert '"probe": "one"' in reply
+    assert '"sound": true' in reply
 
 
 def test_every_promise_and_every_adapter_stands_there() -> None:

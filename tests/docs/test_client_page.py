@@ -98,8 +98,8 @@ def test_no_event_error_method_or_wish_is_left_out() -> None:
     for name, method in inspect.getmembers(Client, inspect.isfunction):
         if not name.startswith("_") and name != "close":
             assert f"| `{name}({next(iter(list(inspect.signature(method).parameters)[1:]))}" in PAGE
-    for wish in requests.Wishes.__annotations__:
-        assert wish in PAGE
+    for option in requests.Wishes.__annotations__:
+        assert option in PAGE
 
 
 def test_both_clients_can_do_the_same() -> None:

@@ -152,10 +152,10 @@ def test_clients_of_agentcore_ask_as_they_did(tmp_path: Path) -> None:
         assert said.json()["result"] == "Question 1: hello"
         events = {**session, "Accept": "text/event-stream"}
         pieces = server.client.post("/invocations", json={"prompt": "and now?"}, headers=events)
-        told = [
+        texts = [
             json.loads(line.removeprefix("data: ")) for line in pieces.text.split("\n") if line.startswith("data: ")
         ]
-        assert "".join(told) == "Question 2: and now?"
+        assert "".join(texts) == "Question 2: and now?"
         assert server.client.get("/ping").json()["status"] in ("Healthy", "HealthyBusy")
     with serving("entrypoint.py:invoke", folder=tmp_path, journal="sqlite:other.db") as server:
         said = server.client.post("/invocations", json={"prompt": "hello"}, headers=session)
@@ -189,9 +189,9 @@ def test_the_new_client_of_the_langgraph_page_is_answered(langgraph: Server) -> 
 def test_what_the_langgraph_page_says_is_missing_is_missing(langgraph: Server) -> None:
     run_id = langgraph.chat("hello")["run_id"]
     assert langgraph.client.get(f"/v1/runs/{run_id}", headers={"Prefer": "wait=1"}).status_code == 200
-    told = langgraph.client.get(f"/v1/runs/{run_id}/events").text
-    assert "event: run.finished" in told, "what the function yields is told, and its end"
-    assert "event: tool.started" not in told, "the graph's own events are not"
+    text = langgraph.client.get(f"/v1/runs/{run_id}/events").text
+    assert "event: run.finished" in text, "what the function yields is told, and its end"
+    assert "event: tool.started" not in text, "the graph's own events are not"
     assert langgraph.client.delete("/v1/sessions/default").status_code == 204
 
 

@@ -18,9 +18,9 @@ JOURNALS: Final = re.findall(r"(?m)^\| ([\w. ]+?) \| (\d+) \| (?:1 to )?(\d+) \|
 
 
 def test_the_versions_of_python_are_those_that_the_package_names() -> None:
-    (told,) = re.findall(r"(?m)^\| Python \| (3.+) \|$", PAGE)
+    (versions,) = re.findall(r"(?m)^\| Python \| (3.+) \|$", PAGE)
     named = [each.rpartition(" ")[2] for each in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", each)]
-    assert told.split(", ") == named
+    assert versions.split(", ") == named
     assert PROJECT["requires-python"] == f">={named[0]}"
 
 

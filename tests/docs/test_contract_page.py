@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from acceptance.server import COMMAND, Server, environment, serving
-from docs.pages import DOCS, asked_and_shown, block, blocks, documents, printed
+from docs.pages import DOCS, block, blocks, commands_and_output, documents, printed
 from strandline._config import ALIASES
 
 PAGE = "contract.md"
-PAIRS = asked_and_shown(PAGE)
+PAIRS = commands_and_output(PAGE)
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ HOOKS: Final[list[dict[str, Any]]] = [
 
 def test_every_target_of_make_is_there() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    told = set(re.findall(r"`(?:[A-Z_]+=\S+ )*make ([a-z ]+)", CONTRIBUTING))
-    targets = {target for words in told for target in words.split()}
+    commands = set(re.findall(r"`(?:[A-Z_]+=\S+ )*make ([a-z ]+)", CONTRIBUTING))
+    targets = {target for words in commands for target in words.split()}
     assert {"check", "test", "coverage", "docs"} <= targets
     assert {target for target in targets if not re.search(rf"(?m)^{target}:", makefile)} == set()
 

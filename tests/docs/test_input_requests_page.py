@@ -6,7 +6,7 @@ from typing import Any
 from msgspec import json
 
 from acceptance.server import serving
-from docs.pages import DOCS, asked_and_shown, block, blocks, printed
+from docs.pages import DOCS, block, blocks, commands_and_output, printed
 from examples_shown import example
 from strandline._config import default_of
 
@@ -34,7 +34,7 @@ def test_its_code_is_that_of_the_example() -> None:
 
 def test_its_commands_print_what_it_shows(tmp_path: Path) -> None:
     folder = SHOWN.copy(tmp_path / "approval")
-    pairs = asked_and_shown(PAGE)
+    pairs = commands_and_output(PAGE)
     assert len(pairs) == len(blocks(PAGE, "json")) == len(blocks(PAGE, "sh")) == 5
     with serving(*SHOWN.serve, folder=folder, journal=None) as server:
         for command, shown in pairs:

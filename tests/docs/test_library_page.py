@@ -122,9 +122,9 @@ def test_mypy_accepts_every_file_of_the_page_and_of_the_example_and_no_wrong_set
     done = type_checked(*FILES, *example, "wrong.py", folder=folder)
     errors = [line for line in done.stdout.splitlines() if ": error:" in line]
     assert len(errors) == len(WRONG), done.stdout
-    for number, (error, told) in enumerate(zip(errors, WRONG.values(), strict=True), 3):
+    for number, (error, expected) in enumerate(zip(errors, WRONG.values(), strict=True), 3):
         assert error.startswith(f"wrong.py:{number}:")
-        assert told in error
+        assert expected in error
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -12,17 +12,17 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, str]:
+def endings() -> dict[str, str]:
     return blocks()
 
 
-def test_every_ending_is_shown_as_it_is(told: dict[str, str]) -> None:
+def test_every_ending_is_shown_as_it_is(endings: dict[str, str]) -> None:
     shown = PAGE.read_text().partition(BEGIN)[2].partition(END)[0]
-    assert shown == section(told), "write it anew with: python -m tools.pages"
+    assert shown == section(endings), "write it anew with: python -m tools.pages"
 
 
-def test_no_tool_of_a_killed_run_is_started_again(told: dict[str, str]) -> None:
-    (killed,) = [text for title, text in told.items() if title.endswith("after a tool")]
+def test_no_tool_of_a_killed_run_is_started_again(endings: dict[str, str]) -> None:
+    (killed,) = [text for title, text in endings.items() if title.endswith("after a tool")]
     assert killed.count("calls book") == killed.count("booked Oslo\n") - 1 == 1
 
 

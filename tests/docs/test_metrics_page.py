@@ -65,8 +65,8 @@ def test_the_page_explains_every_reason_for_which_a_connection_is_ended() -> Non
 
 
 def test_whatever_is_asked_for_is_told() -> None:
-    known, asked = series(), [rule["expr"] for rule in rules()] + expressions(json.loads(DASHBOARD.read_text()))
-    named = {name for each in asked for name in NAMES.findall(each)}
+    known, queries = series(), [rule["expr"] for rule in rules()] + expressions(json.loads(DASHBOARD.read_text()))
+    named = {name for each in queries for name in NAMES.findall(each)}
     assert named - known == set()
     assert len(named) > len(METRICS) / 2
     tested = set(re.findall(rf"{PREFIX}\w+(?={{)", RULES_TEST.read_text()))
@@ -101,10 +101,10 @@ def test_the_alerts_are_what_prometheus_reads_and_fire_when_they_should() -> Non
 
 
 def test_the_dashboard_asks_what_prometheus_understands(tmp_path: Path) -> None:
-    asked = [each for each in expressions(json.loads(DASHBOARD.read_text())) if PREFIX in each or "process_" in each]
-    asked = [each for each in asked if not each.startswith("label_values(")]
-    told = [each.replace("$__rate_interval", "5m").replace("$instance", ".*") for each in asked]
-    group = {"name": "dashboard", "rules": [{"record": f"panel:{n}", "expr": each} for n, each in enumerate(told)]}
+    queries = [each for each in expressions(json.loads(DASHBOARD.read_text())) if PREFIX in each or "process_" in each]
+    queries = [each for each in queries if not each.startswith("label_values(")]
+    ready = [each.replace("$__rate_interval", "5m").replace("$instance", ".*") for each in queries]
+    group = {"name": "dashboard", "rules": [{"record": f"panel:{n}", "expr": each} for n, each in enumerate(ready)]}
     (tmp_path / "dashboard.yaml").write_text(yaml.safe_dump({"groups": [group]}))
     promtool("check", "rules", str(tmp_path / "dashboard.yaml"))
 

@@ -10,7 +10,7 @@ import pytest
 from msgspec import json
 
 from acceptance.server import DEADLINE_S, Server, environment, serving
-from docs.pages import DOCS, asked_and_shown, block, blocks, printed
+from docs.pages import DOCS, block, blocks, commands_and_output, printed
 from docs.test_input_requests_page import shows
 from examples_shown import example
 from strandline._http.dialects.openai.wire import CompletionBody
@@ -59,7 +59,7 @@ def test_its_programs_print_what_it_shows(server: Server) -> None:
 
 
 def test_its_command_prints_what_it_shows(server: Server) -> None:
-    ((command, shown),) = asked_and_shown(PAGE)
+    ((command, shown),) = commands_and_output(PAGE)
     answer = json.decode(printed(command, folder=server.folder, url=server.url))
     assert shows(answer, json.decode(shown)), answer
     assert answer.keys() == json.decode(shown).keys()

@@ -85,13 +85,13 @@ def _mapping(schema: Any) -> dict[str, str]:
 
 
 def test_whatever_may_be_a_stream_is_described_as_one() -> None:
-    told = {
+    streams = {
         (method, path): operation["responses"]["200"]["content"]["text/event-stream"]
         for path, methods in document()["paths"].items()
         for method, operation in methods.items()
         if "text/event-stream" in operation["responses"].get("200", {}).get("content", {})
     }
-    assert set(told) == {
+    assert set(streams) == {
         ("post", "/chat"),
         ("post", "/v1/sessions/{session_id}/runs"),
         ("get", "/v1/runs/{run_id}/events"),
@@ -99,10 +99,10 @@ def test_whatever_may_be_a_stream_is_described_as_one() -> None:
         ("post", "/v1/chat/completions"),
         ("post", "/invocations"),
     }
-    of_others = [told.pop(("post", path)) for path in ("/v1/chat/completions", "/invocations")]
+    of_others = [streams.pop(("post", path)) for path in ("/v1/chat/completions", "/invocations")]
     for media in of_others:
         assert "`data` is" in media["schema"]["description"]
-    for (_, path), media in told.items():
+    for (_, path), media in streams.items():
         of = media["schema"]["properties"]["data"]["contentSchema"]["$ref"].rpartition("/")[2]
         assert of == (event_schemas.OF_ALL if path == "/v1/events" else event_schemas.OF_A_RUN)
 

@@ -46,7 +46,7 @@ def _secrets(stateful_set: dict[str, object]) -> list[str]:
 @pytest.mark.docker
 def test_a_night_with_a_container(image: str, tmp_path: Path) -> None:
     """Look, back up, try the new version, restore and roll back; as the page has it, and as root of the engine."""
-    looks, shell, trial, back_up, restore, roll_back = _in_order()
+    commands, shell, trial, back_up, restore, roll_back = _in_order()
     app = tmp_path / "app"
     app.mkdir(mode=0o755)
     (app / "agent.py").write_text((TARGETS / "remembers.py").read_text())
@@ -56,10 +56,10 @@ def test_a_night_with_a_container(image: str, tmp_path: Path) -> None:
             return type_in(block, server, image, tmp_path)
 
         ask(server.until_ready(), "before")
-        told = typed(looks)
-        assert "Nothing runs." in told
-        assert "factory /app/agent.py" in told
-        assert "/data/journal.db" in told
+        output = typed(commands)
+        assert "Nothing runs." in output
+        assert "factory /app/agent.py" in output
+        assert "/data/journal.db" in output
         typed(back_up)
         assert (tmp_path / "monday.db").stat().st_size
         assert "none: it is sound" in typed(trial)
@@ -70,14 +70,14 @@ def test_a_night_with_a_container(image: str, tmp_path: Path) -> None:
         ask(server.url, "lost")
         (tmp_path / "monday.db").chmod(0o600)  # (a container's user could not read it)
         assert "none: it is sound" in typed(restore)
-        assert asked(server.until_ready()) == ["before"]
+        assert user_messages(server.until_ready()) == ["before"]
 
         ask(server.url, "kept")
         server.execute("strandline", "journal", "backup", "/data/journal.db.v1-20260101T000000Z.bak")
         ask(server.url, "lost, too")
         typed(roll_back)
         typed(shell)
-        assert asked(server.until_ready()) == ["before", "kept"]
+        assert user_messages(server.until_ready()) == ["before", "kept"]
         owners = server.execute("find", "/data", "-not", "-user", "10001")
         assert owners == "", "nothing in there is root's"
 
@@ -90,7 +90,7 @@ def _in_order() -> list[str]:
     return [each for (each,) in found]
 
 
-def asked(url: str) -> list[str]:
+def user_messages(url: str) -> list[str]:
     return [text(message) for message in history(url) if message["role"] == "user"]
 
 

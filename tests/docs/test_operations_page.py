@@ -19,7 +19,7 @@ from acceptance.server import TARGETS, Server, ran, serving, texts, until
 from docs.pages import DOCS, ROOT, blocks, printed
 from docs.test_metrics_page import NAMES, promtool, series
 from strandline import _exits as exits
-from strandline._chat.program import ASKED
+from strandline._chat.program import NEEDS_INPUT
 from strandline._config import descriptions
 from strandline._journal.ownership import APPLICATION_ID, SCHEMA_VERSION
 from strandline._telemetry.catalogue import METRICS
@@ -58,10 +58,10 @@ def test_every_alert_has_a_section_that_it_leads_to_and_no_section_is_left_over(
 
 @pytest.mark.parametrize("alert", [rule["alert"] for rule in RULES])
 def test_every_section_says_what_it_means_how_to_confirm_it_and_what_to_do(alert: str) -> None:
-    told = section(alert, "###")
-    said = re.findall(r"^\*\*(It means|Confirm|Now|Tomorrow)\b", told, re.MULTILINE)
+    text = section(alert, "###")
+    said = re.findall(r"^\*\*(It means|Confirm|Now|Tomorrow)\b", text, re.MULTILINE)
     assert said == ["It means", "Confirm", "Now", "Tomorrow"]
-    confirm = told[told.index("**Confirm") : told.index("**Now")]
+    confirm = text[text.index("**Confirm") : text.index("**Now")]
     assert "```" in confirm
 
 
@@ -75,7 +75,7 @@ def test_it_names_nothing_that_is_not_there() -> None:
 def test_the_table_of_exit_codes_is_that_of_the_code() -> None:
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", section("Exit codes"), re.MULTILINE)}
     ours = {value for name, value in vars(exits).items() if name.isupper()}
-    assert listed == ours | {0, ASKED, 137}
+    assert listed == ours | {0, NEEDS_INPUT, 137}
 
 
 def test_what_verify_is_said_to_say_it_says() -> None:
@@ -87,9 +87,9 @@ def test_what_verify_is_said_to_say_it_says() -> None:
 
 
 def test_prometheus_understands_what_it_is_asked(tmp_path: Path) -> None:
-    asked = [each for block in blocks("operations.md", "promql") for each in re.split(r"\n(?! )", block.strip())]
-    assert len(asked) > 5
-    rules = [{"record": f"asked:{n}", "expr": each} for n, each in enumerate(asked)]
+    queries = [each for block in blocks("operations.md", "promql") for each in re.split(r"\n(?! )", block.strip())]
+    assert len(queries) > 5
+    rules = [{"record": f"asked:{n}", "expr": each} for n, each in enumerate(queries)]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "page", "rules": rules}]}))
     promtool("check", "rules", str(tmp_path / "rules.yaml"))
 
@@ -121,25 +121,25 @@ def typed(command: str, server: Server) -> str:
 
 
 def test_the_fields_of_health_are_there(server: Server) -> None:
-    told = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", section("Look first"), re.MULTILINE)))
-    assert len(told) > 5
-    assert set(told) <= set(server.health())
+    named = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", section("Look first"), re.MULTILINE)))
+    assert len(named) > 5
+    assert set(named) <= set(server.health())
 
 
-LOOKS: Final = [
+COMMANDS: Final = [
     each for text in (section("Look first"), section("Alerts")) for each in commands(text) if "-d '" not in each
 ]
 
 
-@pytest.mark.parametrize("command", sorted({line for each in LOOKS for line in each.splitlines()}))
+@pytest.mark.parametrize("command", sorted({line for each in COMMANDS for line in each.splitlines()}))
 def test_every_command_of_the_night_can_be_typed_and_shows_something(command: str, server: Server) -> None:
     assert typed(command, server).strip()
 
 
 def test_the_probe_of_the_journal_is_a_run_like_any_other(server: Server) -> None:
     (probe,) = (each for each in commands(section("StrandlineJournalUnavailable", "###")) if "-d '" in each)
-    told = json.loads(typed(probe.splitlines()[0], server))
-    assert server.run(told["run_id"], wait_s=20)["status"] == "succeeded"
+    reply = json.loads(typed(probe.splitlines()[0], server))
+    assert server.run(reply["run_id"], wait_s=20)["status"] == "succeeded"
 
 
 def test_the_commands_that_stand_in_sentences_are_there(server: Server) -> None:
@@ -225,7 +225,7 @@ def test_a_lost_journal_is_restored_from_a_backup_that_was_made_under_load(tmp_p
             load.end()
         late = []
         for session in SESSIONS:
-            after = [run_id for run_id, (asked, _, _) in list(load.answers.items())[since:] if asked == session]
+            after = [run_id for run_id, (questions, _, _) in list(load.answers.items())[since:] if questions == session]
             late += after[1:]  # of the first one nobody can say: it may have been under way when the copy was made
         server.kill()
         (tmp_path / ".strandline" / "journal.db").unlink()  # its WAL is left, and must not be mixed with the copy
@@ -241,11 +241,11 @@ def test_a_lost_journal_is_restored_from_a_backup_that_was_made_under_load(tmp_p
         for run_id in late:
             assert server.client.get(f"/v1/runs/{run_id}").status_code == 404
         for session in SESSIONS:
-            asked = texts(server.history(session), "user")
-            assert asked == [f"q{number + 1}" for number in range(len(asked))]
+            questions = texts(server.history(session), "user")
+            assert questions == [f"q{number + 1}" for number in range(len(questions))]
             seen = server.chat("again", session)["response"].split(" | ")  # (its window may be shorter than all)
             assert len(seen) > 4
-            assert seen == [*asked, "again"][-len(seen) :]
+            assert seen == [*questions, "again"][-len(seen) :]
         server.terminate()
         assert server.ended() == 0
         assert "none: it is sound" in printed("strandline journal verify", folder=tmp_path)

@@ -106,8 +106,8 @@ class _nginx:  # noqa: N801
 
     def _answers(self) -> bool:
         assert self._process.poll() is None, self._process.communicate()[1].decode()
-        with socket.socket() as asked:
-            return asked.connect_ex(("127.0.0.1", self._port)) == 0
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
@@ -130,13 +130,13 @@ def _another(front: Front, folder: Path, without: str) -> Iterator[str]:
 def test_messages_wait_their_turn_and_are_answered_through_the_proxy(front: Front) -> None:
     (front.folder / "open").unlink(missing_ok=True)
     with front.client() as client:
-        asked = []
+        pending = []
         for number in range(3):
-            asked.append(front.server.submit(client.post, "/chat", json={"message": f"m{number}"}))
-            until(lambda: front.server.inside() == len(asked), "inside")
+            pending.append(front.server.submit(client.post, "/chat", json={"message": f"m{number}"}))
+            until(lambda: front.server.inside() == len(pending), "inside")
         assert client.get("/health").json()["queue_depth"] == 2
         (front.folder / "open").touch()
-        answers = [each.result(30).json() for each in asked]
+        answers = [each.result(30).json() for each in pending]
         assert [each["response"] for each in answers] == [f"You asked: m{number}" for number in range(3)]
         run = client.get(f"/v1/runs/{answers[0]['run_id']}").json()
         assert run["status"] == "succeeded"
@@ -244,16 +244,16 @@ def test_several_servers_have_each_its_sessions_for_good(tmp_path: Path) -> None
             httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client,
         ):
 
-            def asked(path: str, session: str) -> str:
+            def get(path: str, session: str) -> str:
                 answer = client.get(path, headers={"X-Session": session})
                 return answer.text if answer.status_code == 200 else str(answer.status_code)
 
             sessions = [f"user-{number}" for number in range(20)]
-            before = {each: asked("/history", each) for each in sessions}
+            before = {each: get("/history", each) for each in sessions}
             assert set(before.values()) == {"one", "two"}
-            assert {each: asked("/v1/runs/7", each) for each in sessions} == before
+            assert {each: get("/v1/runs/7", each) for each in sessions} == before
             assert client.get("/history").status_code == 400
             stack.close()
             for _ in range(3):
-                now = {each: asked("/history", each) for each in sessions}
+                now = {each: get("/history", each) for each in sessions}
                 assert now == {each: "one" if name == "one" else "502" for each, name in before.items()}

@@ -10,7 +10,7 @@ import pytest
 
 from acceptance.server import DEADLINE_S, Server, serving
 from docker_engine import container, volume
-from docs.pages import ROOT, asked_and_shown, block, blocks, documents, printed
+from docs.pages import ROOT, block, blocks, commands_and_output, documents, printed
 
 PAGE = "quick-start.md"
 
@@ -31,7 +31,7 @@ def test_init_writes_the_file_that_is_shown(server: Server) -> None:
 @pytest.fixture(scope="module")
 def answers(server: Server) -> tuple[str, str]:
     """What the two questions get, asked once, and what the page shows."""
-    command, shown = next(pair for pair in asked_and_shown(PAGE) if "and hello" in pair[0])
+    command, shown = next(pair for pair in commands_and_output(PAGE) if "and hello" in pair[0])
     # Two that are sent at once arrive in either order; the page shows one of them.
     first, second = command.splitlines(keepends=True)[:2]
     inside = "until curl -s localhost:8080/health | grep -q '\"processing\":true'; do :; done"
@@ -44,7 +44,7 @@ def test_the_two_questions_get_the_answers_that_are_shown(answers: tuple[str, st
 
 
 def test_history_is_as_it_is_shown(server: Server, answers: tuple[str, str]) -> None:
-    command, shown = next(pair for pair in asked_and_shown(PAGE) if "/history" in pair[0])
+    command, shown = next(pair for pair in commands_and_output(PAGE) if "/history" in pair[0])
     assert documents(printed(command, folder=server.folder, url=server.url)) == documents(shown)
 
 

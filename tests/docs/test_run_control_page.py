@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.server import Server, ran, serving
-from docs.pages import DOCS, asks, pattern, printed, typed_and_shown
+from docs.pages import DOCS, api_variables, pattern, printed, typed_and_shown
 from strandline._model import IfBusy, OnDisconnect
 
 PAGE = "run-control.md"
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_command_prints_what_the_page_shows(server: Server, folder: Path) -> None:
     assert len(SHOWN) == 17
     for command, shown in SHOWN:
-        said = printed(command, folder=folder, url=server.url, **asks(command, server.url))
+        said = printed(command, folder=folder, url=server.url, **api_variables(command, server.url))
         said = "\n".join(line.rstrip() for line in said.splitlines())
         assert re.fullmatch(pattern(shown), f"{said}\n" if said else ""), f"{command}:\n{said}\nshown:\n{shown}"
 

@@ -152,7 +152,7 @@ def test_in_a_browser_without_a_network_every_page_and_picture_shows(site: Path)
     pages = sorted(page.relative_to(site).as_posix() for page in site.rglob("*.html"))
     probe = PROBE.replace("PAGES", json.dumps([f"/{page}" for page in pages]))
     with published(site) as served, _added(site / "probe.html", probe):
-        seen = served.told(f"{served.url}/probe.html")
+        seen = served.posted(f"{served.url}/probe.html")
     assert len(seen) == len(pages)
     for page, what in seen.items():
         assert what["heading"], page
@@ -166,7 +166,7 @@ def test_the_copy_button_takes_commands_alone_and_wide_tables_scroll_on_a_phone(
     pages = ["/reference.html", "/metrics.html", "/security.html", "/performance.html"]
     probe = COPIED.replace("PAGES", json.dumps(pages))
     with published(site) as served, _added(site / "copies.html", probe):
-        seen = served.told(f"{served.url}/copies.html")
+        seen = served.posted(f"{served.url}/copies.html")
     commands = [line.strip() for block in seen["copied"] for line in block.splitlines() if line.strip()]
     typed = re.findall(r"^\$ (.*)$", (ROOT / "docs/terminal.md").read_text(), re.MULTILINE)
     assert len(typed) > 10
@@ -195,9 +195,9 @@ def test_dark_mode_follows_the_system_until_a_reader_chooses(site: Path) -> None
 @pytest.mark.parametrize("scheme", ["http", "file"])
 def test_search_finds_a_word_of_a_page(site: Path, scheme: str) -> None:
     page = (site / "index.html").read_text()
-    with published(site) as served, _added(site / "asks.html", page + FOUND.replace("URL", served.url)) as asks:
-        start = asks.as_uri() if scheme == "file" else f"{served.url}/asks.html"
-        found = served.told(f"{start}?q=idempotent_tools")
+    with published(site) as served, _added(site / "asks.html", page + FOUND.replace("URL", served.url)) as page_file:
+        start = page_file.as_uri() if scheme == "file" else f"{served.url}/asks.html"
+        found = served.posted(f"{start}?q=idempotent_tools")
     assert "reference.html" in [link.rpartition("/")[2].partition("?")[0] for link in found], found
 
 
@@ -215,7 +215,7 @@ def test_search_finds_a_word_of_a_page(site: Path, scheme: str) -> None:
 def test_search_finds_a_guide_before_a_decision(site: Path, words: str, pages: tuple[str, ...]) -> None:
     page = (site / "index.html").read_text()
     with published(site) as served, _added(site / "asks.html", page + FOUND.replace("URL", served.url)):
-        found = served.told(f"{served.url}/asks.html?q={quote(words)}")
+        found = served.posted(f"{served.url}/asks.html?q={quote(words)}")
     assert found[0].rpartition("/")[2].partition("?")[0].removesuffix(".html") in pages, found
 
 

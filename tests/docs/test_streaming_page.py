@@ -83,7 +83,7 @@ def test_its_script_shows_an_answer_in_a_browser_as_it_comes(tmp_path: Path) -> 
     ):
         html = BROWSER.replace("SERVER", server.url).replace("SCRIPT", block(PAGE, "js", "EventSource"))
         (folder / "index.html").write_text(html)
-        shown = site.told(f"{site.url}/index.html")
+        shown = site.posted(f"{site.url}/index.html")
     assert "Let me call add." in shown[0]
     assert shown[-1] == "add returned 5. That was message 1 of this session."
     assert len(shown) > 3

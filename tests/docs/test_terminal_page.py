@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 from acceptance.server import COMMAND, DEADLINE_S, Server, environment, free_port, ran
-from docs.pages import asks, pattern, typed_and_shown
+from docs.pages import api_variables, pattern, typed_and_shown
 from strandline._cli import app
 from strandline._settings import Settings
 
@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.mark.parametrize(("command", "output"), SHOWN, ids=[command for command, _ in SHOWN])
 def test_every_command_prints_what_the_page_shows(folder: Path, server: Server, command: str, output: str) -> None:
     path = os.pathsep.join([str(COMMAND.parent), os.environ["PATH"]])
-    variables = dict(asks(command, server.url))
+    variables = dict(api_variables(command, server.url))
     if command == "strandline doctor":  # the port of the page may be taken on this machine
         variables["STRANDLINE_PORT"] = str(free_port())
         output = output.replace("all are their defaults", "...").replace("8080", "...")

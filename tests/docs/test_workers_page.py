@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from acceptance.server import Server, until
-from docs.pages import DOCS, asked_and_shown, blocks, documents, printed
+from docs.pages import DOCS, blocks, commands_and_output, documents, printed
 from strandline._config import descriptions
 from strandline._workers.loops import LONGEST_WAIT_READY_S, LONGEST_WAIT_S, YOUNG_S
 
@@ -37,19 +37,19 @@ def without_pids(text: str) -> str:
 
 
 def test_two_sessions_are_in_two_workers_and_one_that_was_in_a_worker_that_died_goes_on(server: Server) -> None:
-    ((command, shown),) = asked_and_shown("workers.md")
-    told = printed(command, folder=server.folder, url=server.url)
-    assert documents(without_pids(told)) == documents(without_pids(shown))
+    ((command, shown),) = commands_and_output("workers.md")
+    output = printed(command, folder=server.folder, url=server.url)
+    assert documents(without_pids(output)) == documents(without_pids(shown))
 
     def pids(text: str) -> list[str]:
         return re.findall(r"Process (\d+)", text) + re.findall(r'"pid":(\d+)', text)
 
-    for text in (told, shown):
+    for text in (output, shown):
         ada, bob, *workers = pids(text)
         assert ada != bob
         assert {ada, bob} == set(workers)
 
-    ada, bob = pids(told)[:2]
+    ada, bob = pids(output)[:2]
     os.kill(int(ada), signal.SIGKILL)
     until(lambda: f"worker 0 (process {ada}) has died" in server.stderr, "its death")
     assert ada not in server.chat("and now?", "ada")["response"]

@@ -46,8 +46,8 @@ def test_the_desk_is_asked_before_much_is_paid(tmp_path: Path) -> None:
 def test_a_server_that_is_killed_meanwhile_pays_once(tmp_path: Path) -> None:
     folder = SHOWN.copy(tmp_path / "approval")
     with serving(*SHOWN.serve, folder=folder, journal=None) as server:
-        asked = server.client.post("/chat", json={"session_id": "desk", "message": LARGE}).json()
-        assert asked["status"] == "needs_input"
+        run = server.client.post("/chat", json={"session_id": "desk", "message": LARGE}).json()
+        assert run["status"] == "needs_input"
         server.kill()
         server.start()
         (request,) = server.client.get("/v1/sessions/desk").json()["input_requests"]

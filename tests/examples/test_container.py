@@ -162,7 +162,7 @@ def test_what_the_page_says_about_compose(folder: Path) -> None:
         if line.startswith("docker compose ")
     ]
     assert [command[0] for command in shown] == ["up", "down", "up"]
-    first, second = SHOWN.asked
+    first, second = SHOWN.chat_bodies
     with project(folder) as agent:
         agent.compose(*shown[0])
         before = agent.container

@@ -15,7 +15,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples/fastapi"
 
 
 TAKES_A_WHILE = "await asyncio.sleep(2)"
-AS_LONG_AS_TOLD = 'from acceptance.checkpoints import pass_step; await asyncio.to_thread(pass_step, "pack")'
+PAUSE_OPTION = 'from acceptance.checkpoints import pass_step; await asyncio.to_thread(pass_step, "pack")'
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def packing(folder: Path) -> Iterator[tuple[MountedServer, Checkpoints]]:
     """The example, but packing takes as long as a test wants it to, instead of two seconds."""
     text = (folder / "app.py").read_text()
     assert text.count(TAKES_A_WHILE) == 1
-    (folder / "app.py").write_text(text.replace(TAKES_A_WHILE, AS_LONG_AS_TOLD))
+    (folder / "app.py").write_text(text.replace(TAKES_A_WHILE, PAUSE_OPTION))
     with checkpoints() as at, mounted("app:app", folder=folder, variables=at.environment) as server:
         at.hold("pack")
         yield server, at

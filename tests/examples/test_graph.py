@@ -27,10 +27,10 @@ def test_with_real_models_the_run_shows_which_node_is_at_work(tmp_path: Path) ->
         provider.then("a plan", [Wait(gate), "a text"])
         variables = {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": provider.url}
         with serving(*SHOWN.serve, folder=folder, variables=variables) as server:
-            asked = server.ask("bees")
+            pending = server.ask("bees")
             until(lambda: len(provider.requests) == 2, "the second node asks its model")
             (stored,) = server.stored()
             assert server.run(stored.run_id)["phase"] == "node write"
             gate.open()
-            assert asked.result(DEADLINE_S).json()["response"] == "a text"
+            assert pending.result(DEADLINE_S).json()["response"] == "a text"
         assert "a plan" in provider.requests[1].question

@@ -34,11 +34,11 @@ def test_all_sessions_ask_one_server_and_a_new_one_is_started_when_it_dies(tmp_p
         (shop,) = shops(server)
         os.kill(shop, signal.SIGKILL)
         until(lambda: shops(server) != [shop], "the shop is gone")
-        told = server.chat("how many rope?")["response"]
-        if told != "12 of rope":  # the end of the server was not noticed before the call was on its way
-            assert told.endswith("The server is gone. What it did of this call is unknown.")
-            told = server.chat("how many rope?")["response"]
-        assert told == "12 of rope", "a new server has a new stock"
+        reply = server.chat("how many rope?")["response"]
+        if reply != "12 of rope":  # the end of the server was not noticed before the call was on its way
+            assert reply.endswith("The server is gone. What it did of this call is unknown.")
+            reply = server.chat("how many rope?")["response"]
+        assert reply == "12 of rope", "a new server has a new stock"
         assert server.chat("how many tent?", "bob")["response"] == "0 of tent"
         assert len(shops(server)) == 1
         server.terminate()

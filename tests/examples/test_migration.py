@@ -104,8 +104,8 @@ def test_a_conversation_with_a_tool_round_and_a_failure_comes_along_from_where_e
     asyncio.run(strands_sessions.write(tmp_path / "sessions"))
     shutil.copytree(tmp_path / "sessions/session_failed", data / place)
     command = next(line for block in SHOWN.blocks("sh") for line in block.splitlines() if "journal import" in line)
-    told = typed(command.replace("session_$AGENT_ID", place).replace("/data", str(data)), tmp_path)
-    assert "1 imported" in told
+    output = typed(command.replace("session_$AGENT_ID", place).replace("/data", str(data)), tmp_path)
+    assert "1 imported" in output
     with serving(TARGETS / "remembers.py", folder=data, journal=f"sqlite:{data}/journal.db") as server:
         history = server.history()
         questions = ["one fail", "two", "tool three fail", "four fail", "five fail"]
@@ -140,9 +140,9 @@ def typed(commands: str, folder: Path) -> str:
 
 
 def test_every_variable_of_the_original_is_told_and_means_something_now(folder: Path) -> None:
-    told = SHOWN.readme
+    text = SHOWN.readme
     with serving("agent.py", folder=folder, variables={**VARIABLES, "PORT": str(free_port())}, port=None) as server:
         assert server.health()["agent_id"] == "librarian"
         for variable in ("AGENT_ID", "PORT", "IDLE_TIMEOUT_MINUTES"):
             assert f'"{variable}"' in (folder / "agent_runner.py").read_text()
-            assert f"`{variable}`" in told
+            assert f"`{variable}`" in text

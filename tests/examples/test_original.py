@@ -236,7 +236,7 @@ def aws(tmp_path: Path) -> Path:
     return folder
 
 
-ASKS_BOTO = "python -c 'import boto3; s = boto3.Session(); print(s.get_credentials().access_key, s.region_name)'"
+CALLS_BOTO = "python -c 'import boto3; s = boto3.Session(); print(s.get_credentials().access_key, s.region_name)'"
 
 
 @pytest.mark.usefixtures("_root")
@@ -251,12 +251,12 @@ def test_a_host_chats_stops_the_container_reads_the_disk_and_starts_it_again(
         assert {"status", "response", "agent_id"} <= first.keys()
         assert "1000" in host.run("id -u; echo x > here.txt")
         assert (tmp_path / "agent/workspace/here.txt").read_text() == "x\n"
-        assert "AKIDWORK" in host.run(ASKS_BOTO)
-        assert "eu-west-1" in host.run("unset AWS_DEFAULT_REGION; " + ASKS_BOTO)
+        assert "AKIDWORK" in host.run(CALLS_BOTO)
+        assert "eu-west-1" in host.run("unset AWS_DEFAULT_REGION; " + CALLS_BOTO)
         assert "token.json" in host.run("ls ~/.aws/sso/cache")
-        told = host.run("git --version && curl --version && uv --version && git config user.name && env")
+        output = host.run("git --version && curl --version && uv --version && git config user.name && env")
         for each in ("git version", "curl 8", "uv 0", "Containerized Agent", "BYPASS_TOOL_CONSENT=true"):
-            assert each in told
+            assert each in output
         assert host.chat("fail")["status"] == "error"
         until(lambda: host.on_disk() == host.history(), "the disk has what the container has")
         before = host.history()
@@ -360,13 +360,13 @@ def test_a_host_of_the_older_version_reads_the_disk_where_it_looks(
 
 @pytest.mark.usefixtures("_root")
 def test_git_has_the_hosts_token_for_github_and_for_nobody_else(runner: str, tmp_path: Path) -> None:
-    asks = "printf 'protocol=https\\nhost={host}\\n\\n' | GIT_TERMINAL_PROMPT=0 git credential fill"
+    ask_credentials = "printf 'protocol=https\\nhost={host}\\n\\n' | GIT_TERMINAL_PROMPT=0 git credential fill"
     with hosted(runner, tmp_path / "agent") as host:
         host.start(CONTAINERIZED_AGENTS_GITHUB_TOKEN="token-of-the-host")
         host.wait()
-        assert "password=token-of-the-host" in host.run(asks.format(host="github.com"))
-        assert "token-of-the-host" not in host.run(asks.format(host="github.com.evil.example"))
-        assert "token-of-the-host" not in host.run(asks.format(host="git.example"))
+        assert "password=token-of-the-host" in host.run(ask_credentials.format(host="github.com"))
+        assert "token-of-the-host" not in host.run(ask_credentials.format(host="github.com.evil.example"))
+        assert "token-of-the-host" not in host.run(ask_credentials.format(host="git.example"))
 
 
 @pytest.mark.usefixtures("_root")
@@ -419,11 +419,11 @@ def test_the_agent_has_the_prompt_tools_skills_and_servers_that_the_host_gives_i
         metadata = {"A_KEY": {"available": True, "capability": "Lent: keys"}, "B": {"available": False}}
         host.start(CUSTOM_SYSTEM_PROMPT="true", AGENT_ENV_METADATA=json.dumps(metadata))
         host.wait()
-        told = host.inside(
+        output = host.inside(
             "import agent, json; it = agent.make_agent('s');"
             "print(json.dumps([it.system_prompt, sorted(it.tool_names), type(it.conversation_manager).__name__]))"
         )
-        prompt, tools, manager = json.loads(told.splitlines()[-1])
+        prompt, tools, manager = json.loads(output.splitlines()[-1])
         assert prompt.startswith("You are a librarian.")
         assert "/data/workspace" in prompt
         assert "- Lent: keys" in prompt
@@ -437,7 +437,7 @@ def test_the_agent_has_the_prompt_tools_skills_and_servers_that_the_host_gives_i
 def test_the_pages_show_how_it_is_built_and_what_becomes_of_all_that_a_host_gives() -> None:
     build = next(line for block in SHOWN.blocks("sh") for line in block.splitlines() if "docker build" in line)
     assert shlex.split(build) == ["docker", "build", "--tag", "agent-host-runner", "."]
-    told = (CHECKOUT / "docs/contract.md").read_text().partition("## Hosts that start containers")[2]
+    text = (CHECKOUT / "docs/contract.md").read_text().partition("## Hosts that start containers")[2]
     for each in ("CUSTOM_SYSTEM_PROMPT", "AGENT_ENV_METADATA", "mcp.json", "AWS_PROFILE", "/app/tools", "/app/skills"):
-        assert f"`{each}`" in told, each
+        assert f"`{each}`" in text, each
         assert each.rpartition("/")[2] in (SHOWN.folder / "agent.py").read_text() or each == "AWS_PROFILE"

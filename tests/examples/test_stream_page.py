@@ -35,24 +35,24 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Published]:
-    with published(tmp_path) as told:
-        yield told
+    with published(tmp_path) as page:
+        yield page
 
 
 def test_the_page_shows_an_answer_as_it_comes_and_comes_back_to_it(folder: Path, browser: Published) -> None:
     page = folder / "page.html"
     page.write_text(page.read_text() + DRIVER.replace("TOLD", f"{browser.url}/told"))
     with mounted("app:app", folder=folder) as server:
-        told = browser.told(f"{server.url}/")
-        assert told["seen"][-1] == ANSWER
-        assert all(ANSWER.startswith(text) for text in told["seen"])
-        assert len(set(told["seen"])) > 4, "it came in pieces"
+        shown = browser.posted(f"{server.url}/")
+        assert shown["seen"][-1] == ANSWER
+        assert all(ANSWER.startswith(text) for text in shown["seen"])
+        assert len(set(shown["seen"])) > 4, "it came in pieces"
         assert texts(server.history("page"), "user") == ["where is 17?"]
-        again = browser.told(f"{server.url}/{told['hash']}")
+        again = browser.posted(f"{server.url}/{shown['hash']}")
         assert again["seen"][-1] == ANSWER
         server.kill()
         server.start()
-        late = browser.told(f"{server.url}/{told['hash']}")
+        late = browser.posted(f"{server.url}/{shown['hash']}")
         assert late["seen"][-1] == "Your order is on its way."
         assert texts(server.history("page"), "user") == ["where is 17?"], "nothing was asked again"
 
@@ -82,7 +82,7 @@ def test_messages_count_and_not_their_pieces(folder: Path, browser: Published) -
     page = folder / "page.html"
     page.write_text(HEARD + page.read_text() + PLAYED.replace("TOLD", f"{browser.url}/told"))
     with mounted("app:app", folder=folder) as server:
-        assert browser.told(f"{server.url}/")["shown"] == "kept\n(redacted)\ntold whole\n"
+        assert browser.posted(f"{server.url}/")["shown"] == "kept\n(redacted)\ntold whole\n"
 
 
 def test_the_command_of_its_page_streams(folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from bench.load import Load, Speech, drive, request
 from bench.peers import ledger, protocols, script
 from bench.peers.ledger import Entry
-from bench.peers.measure import Listener, Taken
+from bench.peers.measure import Listener, Measured
 from bench.peers.record import Failed, Figures, Five, Killed
 from bench.peers.subjects import SERVERS, Subject
 from bench.peers.verdicts import of_failed, of_five, of_killed
@@ -21,7 +21,7 @@ Said = Sequence[tuple[str, str]]
 
 def turns(*messages: str) -> list[tuple[str, str]]:
     """Make a conversation in which each message was answered."""
-    return [each for asked in messages for each in (("user", asked), ("assistant", script.text_of(asked)))]
+    return [each for text in messages for each in (("user", text), ("assistant", script.text_of(text)))]
 
 
 def entry(what: str, said: Said, at_s: float = 0.0) -> Entry:
@@ -62,7 +62,7 @@ def test_each_call_leaves_a_line_when_it_begins_and_one_when_it_ends_or_fails(
     with pytest.raises(script.Refused):
         asyncio.run(script.answer(turns("a")))
     path.write_text(path.read_text() + '{"what": "begin", "at_s": 1')  # as kill -9 leaves it
-    assert [(each.what, each.asked) for each in ledger.read(path)] == [
+    assert [(each.what, each.question) for each in ledger.read(path)] == [
         ("begin", "a"),
         ("end", "a"),
         ("begin", "Answer to a"),
@@ -154,7 +154,9 @@ def test_a_kill_is_good_only_if_all_that_was_accepted_ran_and_the_conversation_i
 
 
 def test_a_load_with_failures_is_named_and_has_no_figures() -> None:
-    taken = Taken(one=[Load([0.001, 0.003], seconds=1.0)], many=[Load([0.1] * 10, seconds=2.0)], idle_bytes=50_000_000)
+    taken = Measured(
+        one=[Load([0.001, 0.003], seconds=1.0)], many=[Load([0.1] * 10, seconds=2.0)], idle_bytes=50_000_000
+    )
     taken.hot = [Load([0.1] * 4, ["503"], seconds=1.0)]
     figures = Figures("lock", {})
     taken.put(figures)
@@ -245,17 +247,17 @@ def test_a_stream_that_comes_in_pieces_is_one_answer_when_its_last_chunk_is_ther
 
 
 def test_many_clients_share_a_session_and_refusals_are_counted() -> None:
-    asked: list[str] = []
+    calls: list[str] = []
 
     def ask(url: str, session: str) -> bytes:
-        asked.append(session)
+        calls.append(session)
         return request(url, "GET", "/")
 
     async def play() -> None:
         speech = Speech(ask, lambda url: request(url, "GET", "/health"), lambda status, body: body == b"yes")
         async with asyncio.timeout(10), answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno") as url:
             load = await drive(url, 3, turns=2, speech=speech, session="hot")
-        assert asked == ["hot"] * 3
+        assert calls == ["hot"] * 3
         assert len(load.latencies_s) == len(load.failures) == 6
 
     asyncio.run(play())

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from strandline._encoding import encode_messages
-from strandline._engine import events as told
+from strandline._engine import events as engine_events
 from strandline._model import Message
 from strandline.client import Client
 from strandline.client import _events as events
@@ -28,7 +28,7 @@ from strandline.client._errors import (
     Refused,
     Unauthorized,
 )
-from strandline.client._plans import Ask, Course, Frame, Next, Open, Patience, Pause, Plan, Tell
+from strandline.client._plans import Ask, Emit, Frame, Next, Open, Patience, Pause, Plan, PlanRunner
 
 STREAM = Reply(200, {"content-type": "text/event-stream; charset=utf-8", "location": "/agent/v1/runs/run_1"})
 GONE, NOBODY, END = "the connection breaks", "nobody listens", "the stream ends"
@@ -61,18 +61,18 @@ class Played:
         self.now = 0.0
         self.sent: list[requests.Request] = []
         self.pauses: list[tuple[float, str]] = []
-        self.told: list[events.Event] = []
+        self.events: list[events.Event] = []
         self.left = list(happens)
-        course = Course(plan(Patience(patience_s, lambda: self.now, lambda: 1.0)))
+        course = PlanRunner(plan(Patience(patience_s, lambda: self.now, lambda: 1.0)))
         while (step := course.step) is not None:
             match step:
-                case Tell(event):
-                    self.told.append(event)
-                    course.did()
+                case Emit(event):
+                    self.events.append(event)
+                    course.done()
                 case Pause(seconds, error):
                     self.now += seconds
                     self.pauses.append((seconds, "" if error is None else error.code))
-                    course.did()
+                    course.done()
                 case Ask(request) | Open(request):
                     self.sent.append(request)
                     self._happen(course)
@@ -80,17 +80,17 @@ class Played:
                     self._happen(course)
         self.result = course.result
 
-    def _happen(self, course: Course[Any]) -> None:
+    def _happen(self, course: PlanRunner[Any]) -> None:
         match self.left.pop(0):
             case str(what) if what is END:
-                course.did(None)
+                course.done(None)
             case str(what):
                 course.failed(NoServer(what, reached=what is GONE))
             case happens:
-                course.did(happens)
+                course.done(happens)
 
     @property
-    def asked(self) -> list[tuple[str, str]]:
+    def routes(self) -> list[tuple[str, str]]:
         """Where the requests went, and after which event."""
         return [(f"{each.method} {each.path}", each.headers.get("Last-Event-ID", "")) for each in self.sent]
 
@@ -113,8 +113,8 @@ FINISHED = frame(4, "run.finished", status="succeeded", output="hello")
 
 def test_the_events_of_a_run_are_told_up_to_its_end() -> None:
     played = Played(new, STREAM, Frame("", "", 1000), *HELLO, FINISHED)
-    assert [type(event).__name__ for event in played.told] == ["RunStarted", "TextDelta", "TextDelta", "RunFinished"]
-    assert [(event.id, event.run_id) for event in played.told] == [(n, "run_1") for n in (1, 2, 3, 4)]
+    assert [type(event).__name__ for event in played.events] == ["RunStarted", "TextDelta", "TextDelta", "RunFinished"]
+    assert [(event.id, event.run_id) for event in played.events] == [(n, "run_1") for n in (1, 2, 3, 4)]
     assert played.pauses == []
     (request,) = played.sent
     assert (request.method, request.path) == ("POST", "/v1/sessions/ada/runs")
@@ -128,14 +128,14 @@ def test_wherever_the_connection_breaks_it_goes_on_after_the_last_event() -> Non
     for place in range(len(frames)):
         for broken in (GONE, END):
             played = Played(new, STREAM, *frames[:place], broken, NOBODY, STREAM, *frames[place:])
-            assert [event.id for event in played.told] == [1, 2, 3, 4], "no gap, no repeat"
+            assert [event.id for event in played.events] == [1, 2, 3, 4], "no gap, no repeat"
             again = ("GET /v1/runs/run_1/events", str(place) if place else "")
-            assert played.asked == [("POST /v1/sessions/ada/runs", ""), again, again]
+            assert played.routes == [("POST /v1/sessions/ada/runs", ""), again, again]
 
 
 def test_as_long_as_nobody_has_said_which_run_it_is_the_request_is_sent_again_with_its_key() -> None:
     played = Played(new, GONE, NOBODY, refused(503, "draining", retry_after="2"), STREAM, FINISHED)
-    assert [path for path, _ in played.asked] == ["POST /v1/sessions/ada/runs"] * 4
+    assert [path for path, _ in played.routes] == ["POST /v1/sessions/ada/runs"] * 4
     assert {each.headers["Idempotency-Key"] for each in played.sent} == {'"key-1"'}
     assert len({each.body for each in played.sent}) == 1
     assert played.pauses == [(0.1, "no_server"), (0.2, "no_server"), (2.0, "draining")]
@@ -145,15 +145,15 @@ def test_a_run_that_waits_in_a_server_that_stops_is_asked_for_until_the_next_one
     queued = frame(1, "run.queued", position=2, estimated_wait_s=1.5)
     restarted = frame(2**32 + 1, "run.restarted", attempt=2, messages=[])
     played = Played(new, STREAM, queued, END, STREAM, END, NOBODY, STREAM, restarted, GONE, STREAM, FINISHED)
-    assert [event.id for event in played.told] == [1, 2**32 + 1, 4]
-    assert [after for _, after in played.asked] == ["", "1", "1", "1", str(2**32 + 1)]
+    assert [event.id for event in played.events] == [1, 2**32 + 1, 4]
+    assert [after for _, after in played.routes] == ["", "1", "1", "1", str(2**32 + 1)]
     assert [seconds for seconds, _ in played.pauses] == [0.1, 0.2, 0.4, 0.1], "something new begins it again"
 
 
 def test_what_is_told_in_passing_moves_no_place() -> None:
     passing = Frame(frame(0, "run.position", position=1, estimated_wait_s=None).data, "7")
     played = Played(lambda p: plans.follow(None, "run_1", 7, p), STREAM, passing, END, STREAM, FINISHED)
-    assert [after for _, after in played.asked] == ["7", "7"]
+    assert [after for _, after in played.routes] == ["7", "7"]
 
 
 def test_the_server_says_how_long_a_client_waits_at_most_before_it_comes_back() -> None:
@@ -207,7 +207,7 @@ def test_a_chat_that_is_cut_off_is_sent_again_with_its_key_and_waits_for_the_run
     accepted = Reply(202, {}, json(run("queued", position=1)))
     played = Played(chat, GONE, accepted, accepted, NOBODY, ended("hello"))
     assert played.result.output == "hello"
-    assert [path for path, _ in played.asked] == ["POST /v1/sessions/ada/runs"] * 2 + ["GET /v1/runs/run_1"] * 3
+    assert [path for path, _ in played.routes] == ["POST /v1/sessions/ada/runs"] * 2 + ["GET /v1/runs/run_1"] * 3
     assert {each.headers.get("Idempotency-Key") for each in played.sent[:2]} == {'"key-1"'}
     assert played.pauses[1] == (plans.SOON_S, ""), "a server that does not wait is not asked without end"
 
@@ -223,7 +223,7 @@ def test_an_answer_goes_to_the_session_that_asks() -> None:
     played = Played(
         lambda p: plans.answer("run_1", {"q1": "yes"}, "key-2", p), Reply(200, {}, json(run("needs_input"))), accepted
     )
-    assert [path for path, _ in played.asked] == ["GET /v1/runs/run_1", "POST /v1/sessions/ada/runs"]
+    assert [path for path, _ in played.routes] == ["GET /v1/runs/run_1", "POST /v1/sessions/ada/runs"]
     assert played.sent[1].body == b'{"input":{"responses":[{"id":"q1","response":"yes"}]}}'
 
 
@@ -298,7 +298,7 @@ def test_every_event_of_the_engine_is_known_with_all_its_fields() -> None:
 
     ours = {kind: fields - {"run_id", "at", "id"} for kind, fields in shapes(events.Event).items()}
     del ours["unknown"]
-    assert ours == shapes(told.RunEvent)
+    assert ours == shapes(engine_events.RunEvent)
 
 
 def test_an_event_of_a_newer_server_is_unknown_and_breaks_nothing() -> None:

@@ -68,8 +68,8 @@ def test_its_runs_are_opaque_and_nothing_of_them_is_staged_or_kept_as_state(tmp_
         journal = Noting()
         async with serving(target, tmp_path / "work", journal) as service:
             assert (await ask(service, "tool")).output == "tool"
-            assert journal.staged == []
-            assert [(each.window, each.state) for each in journal.settled] == [(None, None)]
+            assert journal.checkpoints == []
+            assert [(each.window, each.state) for each in journal.completions] == [(None, None)]
 
     run(main)
 

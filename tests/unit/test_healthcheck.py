@@ -67,8 +67,8 @@ def test_who_is_silent_or_not_there_is_not_well(monkeypatch: pytest.MonkeyPatch)
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as silent:  # it takes connections, and that is all
         port = silent.server_port
         assert check.look(port) == (False, "timed out")
-    well, told = check.look(port)
-    assert (well, "refused" in told) == (False, True)
+    well, reason = check.look(port)
+    assert (well, "refused" in reason) == (False, True)
 
 
 @pytest.mark.parametrize(

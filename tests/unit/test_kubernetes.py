@@ -84,10 +84,10 @@ def test_probes_ask_what_is_there_and_open_to_all_and_on_its_port() -> None:
     (port,) = CONTAINER["ports"]
     assert port["containerPort"] == default_of("port")
     probes = {kind: CONTAINER[f"{kind}Probe"] for kind in ("startup", "liveness", "readiness")}
-    asked = {kind: (probe["httpGet"]["path"], probe["httpGet"]["port"]) for kind, probe in probes.items()}
+    paths = {kind: (probe["httpGet"]["path"], probe["httpGet"]["port"]) for kind, probe in probes.items()}
     # Alive is not ready: who waits for the journal of a pod that still stops must not be killed for it.
-    assert asked == {"startup": ("/livez", "http"), "liveness": ("/livez", "http"), "readiness": ("/readyz", "http")}
-    assert {path for path, _ in asked.values()} <= EXEMPT
+    assert paths == {"startup": ("/livez", "http"), "liveness": ("/livez", "http"), "readiness": ("/readyz", "http")}
+    assert {path for path, _ in paths.values()} <= EXEMPT
     patience_s = {kind: probe["periodSeconds"] * probe["failureThreshold"] for kind, probe in probes.items()}
     assert patience_s["startup"] >= 60, "imports on a node that has much to do"
     assert patience_s["liveness"] >= 30, "a server that is slow for a moment is not ended"

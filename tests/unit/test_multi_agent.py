@@ -295,7 +295,7 @@ def test_what_a_swarm_remembers_is_kept_again_only_when_it_changed(tmp_path: Pat
         ) as service:
             await ask(service, "q")
             await ask(service, "q")
-        assert [completion.state is not None for completion in journal.settled] == [True, False]
+        assert [completion.state is not None for completion in journal.completions] == [True, False]
 
     run(main)
 

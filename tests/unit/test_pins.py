@@ -74,8 +74,8 @@ def test_every_line_is_a_pin_with_the_hashes_of_its_files() -> None:
     assert list(GROUPS) == ["run", "dev", "build", "release", "model"]
     for pin in (pin for group in GROUPS.values() for pin in group):
         assert re.fullmatch(r"[\w.-]+==[\w.]+( \\\n    --hash=sha256:[0-9a-f]{64})+", pin), pin
-    told = [line for line in TEXT.splitlines() if line and not line.startswith(("#", "    --hash=sha256:"))]
-    assert len(told) == sum(map(len, GROUPS.values()))
+    lines = [line for line in TEXT.splitlines() if line and not line.startswith(("#", "    --hash=sha256:"))]
+    assert len(lines) == sum(map(len, GROUPS.values()))
     both = [pin for pin in GROUPS["build"] if any(pin in GROUPS[other] for other in ("run", "dev"))]
     assert all(named("run", "dev").get(name, version) == version for name, version in named("build").items())
     assert len(both) >= 1
@@ -104,8 +104,8 @@ def test_the_build_backend_is_pinned() -> None:
 
 @pytest.mark.parametrize("name", WITHOUT_ADVISORIES)
 def test_what_reads_requests_has_no_release_with_a_known_advisory(name: str) -> None:
-    (asked,) = (each for each in map(Requirement, PROJECT["project"]["dependencies"]) if each.name == name)
-    floor = next(Version(each.version) for each in asked.specifier if each.operator == ">=")
+    (required,) = (each for each in map(Requirement, PROJECT["project"]["dependencies"]) if each.name == name)
+    floor = next(Version(each.version) for each in required.specifier if each.operator == ">=")
     assert floor >= Version(WITHOUT_ADVISORIES[name])
 
 
@@ -121,6 +121,6 @@ def test_all_that_installs_checks_hashes() -> None:
 
 
 def test_versions_are_told_without_hashes_for_a_constraints_file() -> None:
-    told = pins.versions(GROUPS["run"])
-    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", each) for each in told)
-    assert f"starlette=={named('run')['starlette']}" in told
+    versions = pins.versions(GROUPS["run"])
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", each) for each in versions)
+    assert f"starlette=={named('run')['starlette']}" in versions

@@ -39,8 +39,8 @@ release = load()
 
 
 def test_versions_are_ordered_as_they_come() -> None:
-    told = ["0.9.0", "0.10.0a1", "0.10.0b1", "0.10.0rc1", "0.10.0rc2", "0.10.0", "0.10.1", "1.0.0"]
-    assert sorted({*told}, key=release.key) == told
+    versions = ["0.9.0", "0.10.0a1", "0.10.0b1", "0.10.0rc1", "0.10.0rc2", "0.10.0", "0.10.1", "1.0.0"]
+    assert sorted({*versions}, key=release.key) == versions
 
 
 @pytest.mark.parametrize("version", ["", "1.0", "v1.0.0", "1.0.0-rc1", "1.0.0.dev1", "1.0.0 "])

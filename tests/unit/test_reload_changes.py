@@ -16,11 +16,11 @@ DEADLINE_S = 20
 
 @contextmanager
 def followed(folder: Path, *files: Path) -> Iterator["queue.Queue[Path]"]:
-    told: queue.Queue[Path] = queue.Queue()
-    followed = Changes(folder, files, told.put)
+    paths: queue.Queue[Path] = queue.Queue()
+    followed = Changes(folder, files, paths.put)
     followed.start()
     try:
-        yield told
+        yield paths
     finally:
         followed.stop()
 
@@ -35,7 +35,7 @@ def test_code_in_folders_of_any_age_is_seen_and_nothing_else(
         folder.mkdir(parents=True)
     settings = elsewhere / "mine.toml"
     settings.write_text("")
-    with followed(home, settings) as told:
+    with followed(home, settings) as paths:
         for place in (home / ".venv/a.py", home / "__pycache__/a.py", home / "a.txt", elsewhere / "a.py"):
             place.write_text("x")
         expected = [home / "a.py", home / "old/deep/a.py", home / "new/deep/a.py", settings]
@@ -44,7 +44,7 @@ def test_code_in_folders_of_any_age_is_seen_and_nothing_else(
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text("x = 1")
             while place not in seen:
-                seen.add(told.get(timeout=DEADLINE_S))
+                seen.add(paths.get(timeout=DEADLINE_S))
         assert seen == set(expected)
 
 
@@ -52,15 +52,15 @@ def test_a_file_that_replaces_another_and_one_that_goes_are_changes(tmp_path: Pa
     """Editors write beside a file and rename; version control removes."""
     code = tmp_path / "agent.py"
     code.write_text("1")
-    with followed(tmp_path) as told:
+    with followed(tmp_path) as paths:
         beside = tmp_path / ".agent.py.swp"
         beside.write_text("2")
         beside.rename(code)
-        assert told.get(timeout=DEADLINE_S) == code
-        while not told.empty():
-            told.get()
+        assert paths.get(timeout=DEADLINE_S) == code
+        while not paths.empty():
+            paths.get()
         code.unlink()
-        assert told.get(timeout=DEADLINE_S) == code
+        assert paths.get(timeout=DEADLINE_S) == code
 
 
 def test_the_compiled_form_of_a_changed_file_is_dropped(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_told_to_stop_while_a_child_is_given_up_it_starts_no_other(tmp_path: Pat
             )
             parent._next = _Child(process, ours, 0.0)
             parent._changed = {tmp_path / "agent.py"}
-            asyncio.get_running_loop().call_soon(parent._told_to_stop)
+            asyncio.get_running_loop().call_soon(parent._stop_requested)
             await parent._reload()
             assert process.returncode is not None
             assert parent._next is None

@@ -10,9 +10,9 @@ BEGIN: Final = "<!-- from here made by: python -m tools.pages -->\n"
 END: Final = "<!-- to here -->\n"
 
 
-def section(told: dict[str, str]) -> str:
-    """Return the part of the page that shows `told`, a block for each heading."""
-    return "\n".join(f"### {title}\n```text\n{text}```\n" for title, text in told.items())
+def section(endings: dict[str, str]) -> str:
+    """Return the part of the page that shows `endings`, a block for each heading."""
+    return "\n".join(f"### {title}\n```text\n{text}```\n" for title, text in endings.items())
 
 
 if __name__ == "__main__":

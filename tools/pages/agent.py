@@ -47,21 +47,21 @@ def book(city: str, tool_context: ToolContext) -> str:
 
 async def script(messages: Messages) -> Answer:
     """Answer as the question says."""
-    asked, done = question(messages), list(results(messages).values())
-    if asked == "Are you there?":
+    prompt, done = question(messages), list(results(messages).values())
+    if prompt == "Are you there?":
         return "Yes."
-    if asked.startswith("Fail"):
+    if prompt.startswith("Fail"):
         return [say("Let me think. "), ConnectionError("the model provider is out of order")]
-    if asked.startswith("Write"):
+    if prompt.startswith("Write"):
         return [say("Once upon a time, "), stop("max_tokens")]
-    if asked.startswith("Think"):
+    if prompt.startswith("Think"):
         return [say("Let me think. "), await asyncio.sleep(3600, "never")]
     if not done:
-        return [say("I will book it. "), call("book", {"city": asked.split()[-1].rstrip(".")})]
-    if asked == "Book Paris.":
+        return [say("I will book it. "), call("book", {"city": prompt.split()[-1].rstrip(".")})]
+    if prompt == "Book Paris.":
         _reached("cancel")
         await asyncio.sleep(3600)
-    if asked == "Book Oslo." and not _may_go_on():
+    if prompt == "Book Oslo." and not _may_go_on():
         await asyncio.sleep(3600)
     return f"Done: {done[0]}"
 

@@ -63,26 +63,26 @@ class _Play:
         self._url = ""
 
     def all(self) -> dict[str, str]:
-        told: dict[str, str] = {}
+        answers: dict[str, str] = {}
         with self._served() as server:
             for case in PLAIN:
-                told[case.title] = self._told(self._ask(case), case)
-            told[CANCELLED.title] = self._told(self._cancelled(), CANCELLED)
+                answers[case.title] = self._answer_text(self._ask(case), case)
+            answers[CANCELLED.title] = self._answer_text(self._cancelled(), CANCELLED)
             first = self._clients.submit(self._ask, Case(QUEUED.session, "", {"message": "Book Rome."}))
             self._reached(QUEUED.session)
-            told[QUEUED.title] = self._answer(self._ask(QUEUED))
+            answers[QUEUED.title] = self._answer(self._ask(QUEUED))
             self._go_on(True)
             first.result()
-            told[QUEUED.title] += self._history(QUEUED.session)
+            answers[QUEUED.title] += self._history(QUEUED.session)
             self._go_on(False)
-            asked = self._clients.submit(self._ask, STOPPED)
+            pending = self._clients.submit(self._ask, STOPPED)
             self._reached(STOPPED.session)
             server.send_signal(signal.SIGTERM)
-            stopped = asked.result()
+            stopped = pending.result()
             server.wait(DEADLINE_S)
         self._go_on(False)
         with self._served() as server:
-            told[STOPPED.title] = self._told(stopped, STOPPED)
+            answers[STOPPED.title] = self._answer_text(stopped, STOPPED)
             for case in KILLED:
                 self._clients.submit(self._ask, case)
                 self._reached(case.session)
@@ -92,8 +92,8 @@ class _Play:
         self._go_on(True)
         with self._served():
             for case in KILLED:
-                told[case.title] = self._told({}, case)
-        return told
+                answers[case.title] = self._answer_text({}, case)
+        return answers
 
     @contextlib.contextmanager
     def _served(self) -> Iterator["subprocess.Popen[str]"]:
@@ -127,13 +127,13 @@ class _Play:
 
     def _cancelled(self) -> dict[str, Any]:
         """Cancel a run once it has come where its agent waits; return what its client was told."""
-        asked = self._clients.submit(self._ask, CANCELLED)
+        pending = self._clients.submit(self._ask, CANCELLED)
         self._reached(CANCELLED.session)
         path = f"{self._url}/v1/sessions/{CANCELLED.session}/cancel"
         httpx.post(path, json={"running": True}, timeout=DEADLINE_S, trust_env=False).raise_for_status()
-        return asked.result()
+        return pending.result()
 
-    def _told(self, answer: dict[str, Any], case: Case) -> str:
+    def _answer_text(self, answer: dict[str, Any], case: Case) -> str:
         """Return what the client was told and what history has, once the session's next question was answered."""
         if case.session == "timeout":
             self._go_on(True)
@@ -146,9 +146,9 @@ class _Play:
     def _answer(self, answer: dict[str, Any]) -> str:
         if not answer:
             return _line("/chat", "(the connection breaks)") + "\n"
-        told = answer["response"].partition(". ")[0]  # the rest of a long one is advice of others
+        sentence = answer["response"].partition(". ")[0]  # the rest of a long one is advice of others
         status = ", ".join(f'"{name}": "{answer[name]}"' for name in ("status", "error_code") if name in answer)
-        return _line("/chat", status) + _line("", f'"response": "{told}"') + "\n"
+        return _line("/chat", status) + _line("", f'"response": "{sentence}"') + "\n"
 
     def _history(self, session: str) -> str:
         query = {"session_id": session, "count": "0", "include_tool_messages": "true"}

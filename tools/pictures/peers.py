@@ -45,6 +45,6 @@ def draw(record: Record | None = None) -> str:
                 picture.box(x, y, PILL, 22, "good" if verdict.good else "bad", 6)
                 picture.text(x + PILL / 2, y + 15, verdict.short, "small")
     machine = record.machine
-    told = f"{machine.date}, {machine.cores} cores, load up to {machine.load_during:.0f}"
-    picture.text(16, TOP + len(record.figures) * ROW + 16, f"{told}. Measured by: make bench-peers", "small", "start")
+    note = f"{machine.date}, {machine.cores} cores, load up to {machine.load_during:.0f}"
+    picture.text(16, TOP + len(record.figures) * ROW + 16, f"{note}. Measured by: make bench-peers", "small", "start")
     return picture.svg()

@@ -9,7 +9,7 @@ def draw() -> str:
     left, comes, right = 120, 290, 624
     picture.path(f"M{comes} 44V352", arrow=False, kind="line dashed")
     picture.text(comes, 34, "the new run comes", "small")
-    for number, (policy, old_end, told) in enumerate(
+    for number, (policy, old_end, fate) in enumerate(
         (
             ("enqueue", 400, "ends as it would"),
             ("reject", 400, "ends as it would"),
@@ -21,7 +21,7 @@ def draw() -> str:
         picture.text(106, top + 18, policy, "strong", "end")
         picture.box(left, top, old_end - left, 26, "work", 5)
         picture.text((left + min(old_end, comes)) / 2, top + 18, "executes", "on")
-        picture.text(old_end + 8, top + 18, told, "small", "start")
+        picture.text(old_end + 8, top + 18, fate, "small", "start")
         below = top + 32
         match policy:
             case "enqueue":

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Final, Self
 
 from strandline._chat.turns import Message, Turn, turns_of
 from strandline._model import OnQuestion
-from strandline._remote.answers import Other, RemoteError, making, no_key, nobody, why
-from strandline.client._awaiting import AsyncClient
+from strandline._remote.errors import NotAServer, RemoteError, connecting, unauthorized, unreachable, why
+from strandline.client._async_client import AsyncClient
 from strandline.client._errors import ClientError, NoServer, NotFound, NotNow, NotStrandline, Refused, Unauthorized
 from strandline.client._events import Event
 from strandline.client._requests import Wishes
@@ -44,7 +44,7 @@ class Conversation:
         self.session = session
         self._wishes = Wishes() if on_question is None else Wishes(on_question=on_question)
         self.agent_id = ""
-        with making(url):
+        with connecting(url):
             self._client = AsyncClient(url, key, patience_s=PATIENCE_S, on_pause=on_pause)
             self._at_once = AsyncClient(url, key, patience_s=0)
 
@@ -59,7 +59,7 @@ class Conversation:
 
     async def health(self) -> dict[str, Any]:
         """Return what the server says of itself. Raises `RemoteError`."""
-        with self._told():
+        with self._translated_errors():
             try:
                 try:
                     found = await self._at_once.ask("GET", "/health")
@@ -68,24 +68,26 @@ class Conversation:
             except NotNow:
                 raise
             except (Refused, NotStrandline) as error:
-                raise self._other(f"GET /health says {error.status}") from None
+                raise self._not_a_server(f"GET /health says {error.status}") from None
         if found.keys() == {"status"}:
-            raise Other(f"the server at {self.url} answers to other names only; allow this one (setting allowed_hosts)")
+            raise NotAServer(
+                f"the server at {self.url} answers to other names only; allow this one (setting allowed_hosts)"
+            )
         if "agent_id" not in found:
-            raise self._other("its /health is another one")
+            raise self._not_a_server("its /health is another one")
         self.agent_id = str(found["agent_id"])
         return found
 
     async def turns(self, count: int) -> list[Turn]:
         """Return the last `count` turns of the session, however many messages they have."""
-        asked = 8 * count
+        limit = 8 * count
         while True:
-            with self._told():
-                messages: list[Message] = [dict(each) for each in await self._at_once.history(self.session, asked)]
+            with self._translated_errors():
+                messages: list[Message] = [dict(each) for each in await self._at_once.history(self.session, limit)]
             found = turns_of(messages)
-            if len(found) > count or len(messages) < asked:
+            if len(found) > count or len(messages) < limit:
                 return found[-count:]
-            asked *= 4
+            limit *= 4
 
     # -- a question --------------------------------------------------------------------------------
 
@@ -94,14 +96,14 @@ class Conversation:
 
         Whoever stops iterating leaves the wait; a run that was accepted goes on without them.
         """
-        with self._told():
+        with self._translated_errors():
             async with aclosing(self._client.run(text, self.session, **self._wishes)) as events:
                 async for event in events:
                     yield event
 
     async def answer(self, run_id: str, responses: Mapping[str, Any]) -> AsyncIterator[Event]:
         """Answer what a run has asked, and yield what happens in the run that goes on with it."""
-        with self._told():
+        with self._translated_errors():
             run = await self._client.answer(run_id, responses)
             async with aclosing(self._client.events(run.run_id)) as events:
                 async for event in events:
@@ -109,17 +111,17 @@ class Conversation:
 
     async def cancel(self, run_id: str) -> None:
         """Cancel a run. Raises `RemoteError`, also if it had ended."""
-        with self._told():
+        with self._translated_errors():
             await self._client.cancel(run_id)
 
     # -- what goes wrong ---------------------------------------------------------------------------
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         try:
             yield
         except NoServer as error:
-            raise nobody(self.url, error, COMMAND) from None
+            raise unreachable(self.url, error, COMMAND) from None
         except NotNow as error:
             raise ChatError(
                 f"the server does not take it: {why(error)}. Nothing was accepted; try again later"
@@ -129,16 +131,16 @@ class Conversation:
                 raise ChatError(
                     f"the server that answers now says: {error.detail}. Does it keep another journal?"
                 ) from None
-            raise self._other(why(error)) from None
+            raise self._not_a_server(why(error)) from None
         except Unauthorized as error:
-            raise no_key(self.url, error) from None
+            raise unauthorized(self.url, error) from None
         except Refused as error:
             raise ChatError(f"the server does not take this: {why(error)}") from None
         except NotStrandline as error:
-            raise self._other(error.detail) from None
+            raise self._not_a_server(error.detail) from None
 
-    def _other(self, told: str) -> Other:
-        return Other(
-            f"what answers at {self.url} is no Strandline server, or one of another version: {told}. Name the address"
+    def _not_a_server(self, reason: str) -> NotAServer:
+        return NotAServer(
+            f"what answers at {self.url} is no Strandline server, or one of another version: {reason}. Name the address"
             f" of one: {COMMAND}"
         )

@@ -6,10 +6,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextlib import aclosing, contextmanager, suppress
 from typing import Any, Final
 
-from strandline._chat.account import Account
 from strandline._chat.conversation import Conversation
+from strandline._chat.progress import RunProgress
 from strandline._chat.screen import Screen
-from strandline._remote.answers import RemoteError, why
+from strandline._remote.errors import RemoteError, why
 from strandline.client._errors import ClientError, NotNow, StreamEnded
 from strandline.client._events import Event
 
@@ -17,7 +17,7 @@ TICK_S: Final = 0.1
 """How often what changes is drawn."""
 
 
-class Left(Exception):
+class Detached(Exception):
     """The person has left: the run, if there is one, goes on without them."""
 
 
@@ -30,30 +30,30 @@ class Follower:
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
-        self._account = Account("")
-        self._task: asyncio.Task[Account] | None = None
+        self._progress = RunProgress("")
+        self._task: asyncio.Task[RunProgress] | None = None
         self._cancel: Callable[[str], Coroutine[Any, Any, None]] | None = None
         self._cancelling: asyncio.Task[None] | None = None
         self._wants_end = False
         self._left = False
         self._refused = False
         """Whether the server has refused the question, and was not asked again yet."""
-        self._told: type[ClientError] | None = None
+        self._last_error: type[ClientError] | None = None
 
-    def follow(self, runner: asyncio.Runner, conversation: Conversation, events: AsyncIterator[Event]) -> Account:
-        """Follow a run to its end. Raises `RemoteError`, `Left` and `GivenUp`."""
+    def follow(self, runner: asyncio.Runner, conversation: Conversation, events: AsyncIterator[Event]) -> RunProgress:
+        """Follow a run to its end. Raises `RemoteError`, `Detached` and `GivenUp`."""
         with self._interrupts(runner.get_loop()):
             try:
                 return runner.run(self._follow(conversation, events))
             except asyncio.CancelledError:
-                raise (Left if self._left else GivenUp) from None
+                raise (Detached if self._left else GivenUp) from None
             finally:
                 self._screen.clear_line()
 
     @property
     def run_id(self) -> str | None:
         """The run that is followed, as soon as it is known."""
-        return self._account.run_id
+        return self._progress.run_id
 
     @property
     def has_cancelled(self) -> bool:
@@ -62,14 +62,14 @@ class Follower:
 
     def paused(self, error: ClientError, seconds: float) -> None:
         """Say why the client waits; what was said is not said again."""
-        again = self._told is type(error)
-        self._told = type(error)
-        run_id = self._account.run_id
+        again = self._last_error is type(error)
+        self._last_error = type(error)
+        run_id = self._progress.run_id
         self._refused = isinstance(error, NotNow) and run_id is None
         if isinstance(error, NotNow):
             what = "" if run_id else " Nothing was accepted;"
             if again:
-                self._screen.standing(f"{why(error)}; trying again in {seconds:g} s")
+                self._screen.status(f"{why(error)}; trying again in {seconds:g} s")
             else:
                 self._screen.note(f"Not now: {why(error)}.{what} trying again in {seconds:g} s (Ctrl-C gives up)")
         elif not again and isinstance(error, StreamEnded):
@@ -80,12 +80,12 @@ class Follower:
 
     # -- one run -----------------------------------------------------------------------------------
 
-    async def _follow(self, conversation: Conversation, events: AsyncIterator[Event]) -> Account:
-        account = self._account = Account(conversation.session)
+    async def _follow(self, conversation: Conversation, events: AsyncIterator[Event]) -> RunProgress:
+        progress = self._progress = RunProgress(conversation.session)
         self._task = asyncio.current_task()
         self._cancel = conversation.cancel
         self._wants_end = self._left = self._refused = False
-        self._told = None
+        self._last_error = None
         clock = asyncio.get_running_loop().time
         begun = drawn = clock()
         try:
@@ -95,16 +95,16 @@ class Follower:
                         self._take(event)
                     if clock() - drawn >= TICK_S and not self._refused:
                         drawn = clock()
-                        self._screen.live(account.text, account.standing(drawn - begun), drawn - begun)
+                        self._screen.live(progress.text, progress.status(drawn - begun), drawn - begun)
         finally:
             if self._cancelling is not None:
                 self._cancelling.cancel()
                 self._cancelling = None
-        return account
+        return progress
 
     def _take(self, event: Event) -> None:
-        self._refused, self._told = False, None
-        for each in self._account.take(event):
+        self._refused, self._last_error = False, None
+        for each in self._progress.apply(event):
             self._screen.show(each)
         if self._wants_end:
             self._end_run()
@@ -122,8 +122,8 @@ class Follower:
 
     def _end_run(self) -> None:
         """Have the run cancelled, if it is known which one it is."""
-        if self._account.run_id is not None and self._cancelling is None and self._cancel is not None:
-            self._cancelling = asyncio.ensure_future(self._cancelled(self._cancel(self._account.run_id)))
+        if self._progress.run_id is not None and self._cancelling is None and self._cancel is not None:
+            self._cancelling = asyncio.ensure_future(self._cancelled(self._cancel(self._progress.run_id)))
 
     async def _cancelled(self, cancel: Coroutine[Any, Any, None]) -> None:
         with suppress(RemoteError):  # it had ended: its end comes by itself

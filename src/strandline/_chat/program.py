@@ -12,18 +12,18 @@ from typing import Any, Final
 
 import msgspec
 
-from strandline._chat.account import Account, question
 from strandline._chat.conversation import Conversation
-from strandline._chat.follower import Follower, GivenUp, Left
+from strandline._chat.follower import Detached, Follower, GivenUp
+from strandline._chat.progress import RunProgress, question
 from strandline._chat.screen import Screen
 from strandline._exits import INTERRUPTED
 from strandline._model import InputRequest, OnQuestion, RunStatus, session_id
-from strandline._remote.answers import RemoteError
+from strandline._remote.errors import RemoteError
 from strandline.client._events import Event, RunFinished
 from strandline.errors import Invalid
 
 AGENT_FAILED: Final = 1
-ASKED: Final = 3
+NEEDS_INPUT: Final = 3
 """The exit code of a question that the agent answers with one of its own."""
 WORDS: Final = {"y": "yes", "n": "no"}
 HELP: Final = """\
@@ -53,15 +53,15 @@ def ask_once(
         conversation = runner.run(_opened(url, session, key, follower, on_question))
         try:
             runner.run(conversation.health())
-            account = follower.follow(runner, conversation, conversation.ask(text))
+            progress = follower.follow(runner, conversation, conversation.ask(text))
         except GivenUp:
             return INTERRUPTED
-        except Left:
+        except Detached:
             screen.note(_left(follower.run_id))
             return INTERRUPTED
         finally:
             runner.run(conversation.__aexit__())
-    end = account.end
+    end = progress.end
     assert end is not None, "the events of a run end with its end"
     answer = _as_answer(end, session, conversation.agent_id)
     try:
@@ -75,7 +75,7 @@ def ask_once(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if follower.has_cancelled:
         return INTERRUPTED
-    return 0 if end.ok else ASKED if end.input_requests else AGENT_FAILED
+    return 0 if end.ok else NEEDS_INPUT if end.input_requests else AGENT_FAILED
 
 
 class Program:
@@ -152,7 +152,7 @@ class Program:
             self._screen.text("")
         except GivenUp:
             self._screen.note("Given up; nothing was accepted")
-        except Left:
+        except Detached:
             self._screen.note(_left(self._follower.run_id))
             self._left, self._code = True, INTERRUPTED
         except (RemoteError, Invalid) as error:
@@ -160,25 +160,25 @@ class Program:
 
     def _ask(self, runner: asyncio.Runner, conversation: Conversation, text: str) -> None:
         """Ask, and answer what is asked back, until the agent has answered."""
-        account = self._follow(runner, conversation, conversation.ask(text))
-        while account.asks and account.run_id is not None:
-            answers = self._answers(account.asks, conversation.session)
+        progress = self._follow(runner, conversation, conversation.ask(text))
+        while progress.input_requests and progress.run_id is not None:
+            answers = self._answers(progress.input_requests, conversation.session)
             if answers is None:
                 return
-            account = self._follow(runner, conversation, conversation.answer(account.run_id, answers))
+            progress = self._follow(runner, conversation, conversation.answer(progress.run_id, answers))
 
-    def _follow(self, runner: asyncio.Runner, conversation: Conversation, events: AsyncIterator[Event]) -> Account:
+    def _follow(self, runner: asyncio.Runner, conversation: Conversation, events: AsyncIterator[Event]) -> RunProgress:
         with self._screen.quiet_keys():
-            account = self._follower.follow(runner, conversation, events)
-        if account.end is not None and not account.end.ok and not account.asks:
-            _say_end(self._screen, account.end, conversation.session)
-        return account
+            progress = self._follower.follow(runner, conversation, events)
+        if progress.end is not None and not progress.end.ok and not progress.input_requests:
+            _say_end(self._screen, progress.end, conversation.session)
+        return progress
 
-    def _answers(self, asks: list[InputRequest], session: str) -> dict[str, Any] | None:
+    def _answers(self, input_requests: list[InputRequest], session: str) -> dict[str, Any] | None:
         """Ask the person all that the agent asks; None if they do not want to answer now."""
         answers: dict[str, Any] = {}
         try:
-            for request in asks:
+            for request in input_requests:
                 self._screen.note(question(request))
                 typed = ""
                 while not typed:

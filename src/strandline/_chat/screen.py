@@ -16,7 +16,7 @@ from rich.markdown import Heading, Markdown
 from rich.padding import Padding
 from rich.text import Text
 
-from strandline._chat.account import Note, Said, Used
+from strandline._chat.progress import Note, Said, ToolUsed
 from strandline._chat.turns import ToolCall, Turn, brief
 from strandline._printable import clean
 
@@ -54,13 +54,13 @@ class Screen:
         self.plain = plain
         self._out = Console(highlight=False)
         self._err = Console(stderr=True, highlight=False)
-        self._told = self._err if plain else self._out
+        self._console = self._err if plain else self._out
         self._drawn = 0
         self._ticks = 0
 
     # -- one run -----------------------------------------------------------------------------------
 
-    def show(self, what: Said | Used | Note) -> None:
+    def show(self, what: Said | ToolUsed | Note) -> None:
         """Draw what happens. What is `plain` has the answer at its end, and says nothing of what leads to it."""
         match what:
             case Note(text=text):
@@ -68,16 +68,16 @@ class Screen:
             case Said(text=text) if not self.plain:
                 self.clear_line()
                 self._out.print(Padding(_Markdown(clean(text)), (0, 0, 1, 2)))
-            case Used(call=call, took_s=took_s) if not self.plain:
+            case ToolUsed(call=call, took_s=took_s) if not self.plain:
                 self.clear_line()
                 self.tool(call, took_s)
 
-    def live(self, text: str, standing: str, elapsed_s: float) -> None:
+    def live(self, text: str, status: str, elapsed_s: float) -> None:
         """Draw what changes: the end of what the model says now, and below it how it stands."""
         if elapsed_s >= SILENT_S or (text and not self.plain):
-            self._draw([] if self.plain else self._tail(text), standing)
+            self._draw([] if self.plain else self._tail(text), status)
 
-    def standing(self, text: str) -> None:
+    def status(self, text: str) -> None:
         """Draw how it stands, and nothing else that changes."""
         self._draw([], text)
 
@@ -140,7 +140,7 @@ class Screen:
     def note(self, text: str) -> None:
         """Say something that is no answer."""
         self.clear_line()
-        self._told.print(Text(clean(text), "yellow"))
+        self._console.print(Text(clean(text), "yellow"))
 
     def error(self, text: str) -> None:
         """Say what went wrong."""
@@ -152,31 +152,31 @@ class Screen:
 
     def _tail(self, text: str) -> list[str]:
         """Return the last lines of a text, as many as there is room for."""
-        room = max(1, min(MOST_LIVE_LINES, self._told.height - 3))
-        told = Text(clean(text[-room * self._told.width :]), tab_size=4)
+        room = max(1, min(MOST_LIVE_LINES, self._console.height - 3))
+        shown = Text(clean(text[-room * self._console.width :]), tab_size=4)
         if not text.strip():
             return []
-        return [f"  {line.plain}" for line in list(told.wrap(self._told, self._told.width - 3))[-room:]]
+        return [f"  {line.plain}" for line in list(shown.wrap(self._console, self._console.width - 3))[-room:]]
 
-    def _draw(self, lines: list[str], standing: str) -> None:
-        if not self._told.is_terminal or self._told.is_dumb_terminal:
+    def _draw(self, lines: list[str], status: str) -> None:
+        if not self._console.is_terminal or self._console.is_dumb_terminal:
             return
         self._ticks += 1
-        wheel = SPINNER if self._told.encoding.startswith("utf") else ASCII_SPINNER
-        line = f"{wheel[self._ticks % len(wheel)]} {' '.join(clean(standing).split())}"
-        width = self._told.width - 1
+        wheel = SPINNER if self._console.encoding.startswith("utf") else ASCII_SPINNER
+        line = f"{wheel[self._ticks % len(wheel)]} {' '.join(clean(status).split())}"
+        width = self._console.width - 1
         if cell_len(line) > width:
             line = set_cell_size(line, width)
-        start, end = ("", "") if self._told.no_color else ("\x1b[2m", "\x1b[0m")
-        self._told.file.write(self._erased() + "\n".join([*lines, f"{start}{line}{end}"]))
-        self._told.file.flush()
+        start, end = ("", "") if self._console.no_color else ("\x1b[2m", "\x1b[0m")
+        self._console.file.write(self._erased() + "\n".join([*lines, f"{start}{line}{end}"]))
+        self._console.file.flush()
         self._drawn = len(lines) + 1
 
     def clear_line(self) -> None:
         """Take away what is drawn at the bottom."""
         if self._drawn:
-            self._told.file.write(self._erased())
-            self._told.file.flush()
+            self._console.file.write(self._erased())
+            self._console.file.flush()
             self._drawn = 0
 
     def _erased(self) -> str:

@@ -34,42 +34,42 @@ def answer(
     given = [each.partition("=") for each in to or []]
     if any(not sign for _, sign, _ in given):
         say.fail("--to names the question that it answers: --to ID=TEXT")
-    with say.told():
+    with say.errors_reported():
         from strandline._model import session_id
         from strandline._remote.server import RemoteServer
 
         with RemoteServer(address(url), api_key(key_file)) as server:
-            asked: list[dict[str, Any]] = server.session(session_id(session)).get("input_requests", [])
+            questions: list[dict[str, Any]] = server.session(session_id(session)).get("input_requests", [])
             if response is None and not given:
-                print_json(asked) if as_json else _print_asked(session, asked)
+                print_json(questions) if as_json else _print_questions(session, questions)
                 return
             answers = {request_id: text for request_id, _, text in given}
             if response is not None:
-                answers = {_only(session, asked)["id"]: response}
+                answers = {_only(session, questions)["id"]: response}
             run = server.answer(session, answers)
         if as_json:
             print_json(run)
         else:
-            told = f"{run['run_id']} goes on with it; `strandline runs {run['run_id']}` shows what becomes of it."
-            say.out().print(told, markup=False, soft_wrap=True)
+            sentence = f"{run['run_id']} goes on with it; `strandline runs {run['run_id']}` shows what becomes of it."
+            say.out().print(sentence, markup=False, soft_wrap=True)
 
 
-def _only(session: str, asked: list[dict[str, Any]]) -> dict[str, Any]:
-    if not asked:
+def _only(session: str, questions: list[dict[str, Any]]) -> dict[str, Any]:
+    if not questions:
         say.fail(f"nothing is asked in session {session}: it was answered, dismissed, or never asked")
-    if len(asked) > 1:
+    if len(questions) > 1:
         say.fail(
-            f"{len(asked)} things are asked in session {session}; answer each of them with --to ID=TEXT."
+            f"{len(questions)} things are asked in session {session}; answer each of them with --to ID=TEXT."
             f" `strandline answer {session}` shows their ids"
         )
-    return asked[0]
+    return questions[0]
 
 
-def _print_asked(session: str, asked: list[dict[str, Any]]) -> None:
-    if not asked:
+def _print_questions(session: str, questions: list[dict[str, Any]]) -> None:
+    if not questions:
         say.err().print(f"Nothing is asked in session {session}.", markup=False, soft_wrap=True)
         return
-    shown = [[each["id"], each["name"], _text(each.get("reason"))] for each in asked]
+    shown = [[each["id"], each["name"], _text(each.get("reason"))] for each in questions]
     rows.show(["ID", "NAME", "WHY"], shown, whole=True)  # nobody is to say yes to what was cut off
 
 

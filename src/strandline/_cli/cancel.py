@@ -55,7 +55,7 @@ def cancel(
         say.fail("say what to cancel: the ids of runs, or --session NAME for all that waits there")
     if running and session is None:
         say.fail("--running belongs to --session; a run that is named by its id is cancelled whatever it does")
-    with say.told(), server_of(url, key_file) as server:
+    with say.errors_reported(), server_of(url, key_file) as server:
         if session is not None:
             done = server.cancel_session(session_named(session), running=running, force=force)
             print_json(done) if as_json else _print_cancelled(server, session, done)
@@ -80,7 +80,7 @@ def move(
     """
     if front == (priority is not None):
         say.fail("say where to: --front, or --priority N (1 to 5, 1 first)")
-    with say.told(), server_of(url, key_file) as server:
+    with say.errors_reported(), server_of(url, key_file) as server:
         _each(server, run, as_json, lambda run_id: server.move(run_id, priority=priority), _after_move)
 
 
@@ -92,13 +92,13 @@ def _each(
     sentence: Callable[[dict[str, Any]], str],
 ) -> None:
     """Change each run and say what became of it; one that cannot be changed is told, and keeps no other from it."""
-    from strandline._remote.server import Late, Unknown
+    from strandline._remote.server import TooLate, UnknownId
 
     failed = False
     for text in typed:
         try:
             run = change(run_ids.found(server, text))
-        except (Unknown, Late) as error:
+        except (UnknownId, TooLate) as error:
             say.say_error(str(error))
             failed = True
             continue
@@ -112,15 +112,15 @@ def _each(
 
 def _cancel(server: "RemoteServer", run_id: str, *, force: bool) -> dict[str, Any]:
     """Cancel a run and return it. Raises `RemoteError`; of one that is held it says what would end that."""
-    from strandline._remote.server import Late
+    from strandline._remote.server import TooLate
 
     try:
         return server.cancel(run_id, force=force)
-    except Late:
+    except TooLate:
         run = server.run(run_id)
         if force or not run["held"]:
             raise
-        raise Late(
+        raise TooLate(
             f"run {run_id} has ended: {why_of(run) or 'something of it still works'}. To let session"
             f" {run['session_id']} go on without it: strandline cancel {run_id} --force"
         ) from None
@@ -139,16 +139,16 @@ def _after_move(run: dict[str, Any]) -> str:
 
 
 def _print_cancelled(server: "RemoteServer", session: str, done: dict[str, Any]) -> None:
-    ended, asked = done["cancelled"], done["cancelling"]
+    ended, cancelling = done["cancelled"], done["cancelling"]
     console = say.out()
     for run_id in ended:
         console.print(f"{run_id} was cancelled.", markup=False, soft_wrap=True)
-    for run_id in asked:
+    for run_id in cancelling:
         console.print(f"{run_id} executes and was asked to end.", markup=False, soft_wrap=True)
     dismissed = done.get("dismissed", False)
     if dismissed:
         console.print(f"Session {session} asks no more: it goes on without an answer.", markup=False, soft_wrap=True)
-    if not ended and not asked and not dismissed:
+    if not ended and not cancelling and not dismissed:
         found = server.session(session)
         held = (
             f"; {why_of(found)}. To let it go on: strandline cancel {found['held']} --force" if found["held"] else "."

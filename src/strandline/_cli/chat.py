@@ -38,7 +38,7 @@ def chat(
 
     In a pipe, what comes in is one question: `echo hello | strandline chat` prints the answer.
     """
-    with say.told():
+    with say.errors_reported():
         from strandline._model import session_id
 
         session_id(session)
@@ -51,10 +51,10 @@ def chat(
         if talks:
             code = Program(where, session, history, key=key, on_question=on_question).run()
         else:
-            asked = _piped() if message is None else message
-            if not asked.strip():
+            text = _piped() if message is None else message
+            if not text.strip():
                 say.fail("there is nothing to ask: write it to the standard input, or say -m TEXT")
-            code = ask_once(where, session, asked, key=key, as_json=as_json, on_question=on_question)
+            code = ask_once(where, session, text, key=key, as_json=as_json, on_question=on_question)
     raise typer.Exit(code)
 
 

@@ -52,7 +52,7 @@ def check(
 
     Example: strandline check http://localhost:8080 --adapter original
     """
-    with say.told():
+    with say.errors_reported():
         from strandline._check.adapters import load
         from strandline._check.suite import Plan, Verdict
 

@@ -12,7 +12,7 @@ import typer
 
 MOST: Final = 200
 """No more is offered: nobody reads it."""
-MOST_ASKED: Final = 1000
+MOST_FETCHED: Final = 1000
 WAIT_S: Final = 1.0
 """How long the server may take to say what there is."""
 
@@ -53,12 +53,12 @@ def sessions_and_runs(ctx: typer.Context, incomplete: str) -> list[str]:
 def _names(ctx: typer.Context, what: str, name: str) -> list[str]:
     """Return what the server lists, without what is there twice; nothing if it does not say so soon."""
     try:
-        return list(dict.fromkeys(str(each[name]) for each in _asked(ctx, what)[what]))
+        return list(dict.fromkeys(str(each[name]) for each in _fetched(ctx, what)[what]))
     except (Exception, SystemExit):  # a Tab says nothing, whatever is wrong
         return []
 
 
-def _asked(ctx: typer.Context, what: str) -> Any:
+def _fetched(ctx: typer.Context, what: str) -> Any:
     import contextlib
 
     from strandline._cli.address import address, api_key
@@ -70,7 +70,7 @@ def _asked(ctx: typer.Context, what: str) -> Any:
         from strandline.client._transport import options
 
         with httpx.Client(**{**options(url, key), "timeout": WAIT_S}) as client:
-            return client.get(f"/v1/{what}", params={"limit": MOST_ASKED}).raise_for_status().json()
+            return client.get(f"/v1/{what}", params={"limit": MOST_FETCHED}).raise_for_status().json()
 
 
 def _paths(incomplete: str, suffixes: tuple[str, ...]) -> Iterator[str]:

@@ -56,7 +56,7 @@ def doctor(
         os._exit(INTERRUPTED)
 
     signal.signal(signal.SIGINT, leave)
-    findings = list(_looked(target, config, trials))
+    findings = list(_findings(target, config, trials))
     if as_json:
         from strandline._encoding import encode
 
@@ -67,9 +67,9 @@ def doctor(
         raise typer.Exit(PROBLEMS)
 
 
-def _looked(target: str | None, config: Path | None, trials: list["Trial"]) -> Iterator["Finding"]:
+def _findings(target: str | None, config: Path | None, trials: list["Trial"]) -> Iterator["Finding"]:
     from strandline._config import DEFAULT, FIELDS, survey
-    from strandline._doctor import kept, keys, machine, place
+    from strandline._doctor import keys, machine, network, storage
     from strandline._doctor.agent import Trial
     from strandline._doctor.finding import note, ok, problem
     from strandline._settings import Settings
@@ -88,13 +88,13 @@ def _looked(target: str | None, config: Path | None, trials: list["Trial"]) -> I
         if not found.errors:
             changed = [each.name for each in found.settings if each.origin != DEFAULT]
             yield ok("settings", f"{', '.join(changed)} changed" if changed else "all are their defaults")
-        yield place.exposure(settings)
+        yield network.exposure(settings)
         yield from keys.keys(settings, os.environ)
-        yield place.port(settings)
+        yield network.port(settings)
         from strandline._config import journal_file
 
-        yield from kept.journal(settings)
-        yield kept.workspace(settings)
+        yield from storage.journal(settings)
+        yield storage.workspace(settings)
         yield machine.open_files(settings)
         yield machine.clock(journal_file(settings))
         yield from machine.model_providers()
@@ -112,7 +112,7 @@ def _print(findings: list["Finding"]) -> None:
     about = max(len(each.about) for each in findings)
     margin = " " * (about + 11)
     for each in findings:
-        lines = [*clean(each.told).splitlines(), *([f"-> {each.fix}"] if each.fix else [])]
+        lines = [*clean(each.message).splitlines(), *([f"-> {each.fix}"] if each.fix else [])]
         if console.is_terminal:
             wrapped = (
                 textwrap.wrap(line, max(30, console.width - len(margin)), break_on_hyphens=False) for line in lines

@@ -69,7 +69,7 @@ def init(
     """
     from strandline.providers import parse
 
-    with say.told():
+    with say.errors_reported():
         provider, name = parse(model)
     model = f"{provider}:{name}" if name else provider
     file, kept = folder / FILE, folder / KEPT
@@ -151,14 +151,14 @@ def _say_what_to_type(folder: Path, file: Path, model: str) -> None:
     line('  curl -s localhost:8080/chat -d \'{"message": "add 2 and 3"}\' &', "bold")
     line('  curl -s localhost:8080/chat -d \'{"message": "and hello"}\' & wait', "bold")
     line()
-    told = 'The second waits for the first, and each gets its own answer, in "response"'
+    sentence = 'The second waits for the first, and each gets its own answer, in "response"'
     if provider == "scripted":
-        line(f"{told}:")
+        line(f"{sentence}:")
         line()
         line("  add returned 5. That was message 1 of this session.", "dim")
         line("  I am a script. You said: and hello. That was message 2 of this session. ...", "dim")
     else:
-        line(f"{told}.")
+        line(f"{sentence}.")
     line()
     line("What was said is kept, whatever becomes of the server:")
     line()

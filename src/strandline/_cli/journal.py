@@ -66,7 +66,7 @@ def backup(
 
     if len(places) > 2:
         say.fail(f"{len(places)} files were named: name the journal and the file to make.")
-    with say.told(), _progress("pages") as step:
+    with say.errors_reported(), _progress("pages") as step:
         size = copy(path_of(places[0] if len(places) == 2 else None, config), Path(places[-1]), step)
     say.out().print(f"{places[-1]}: {_size(size)}, checked and on the disk.", soft_wrap=True)
 
@@ -85,7 +85,7 @@ def verify(path: OptionalPath = None, as_json: AsJson = False, config: Config = 
     from strandline._encoding import encode
     from strandline._journal.verify import verify as check
 
-    with say.told(), _progress("pages") as step:
+    with say.errors_reported(), _progress("pages") as step:
         findings = check(path_of(path, config), lambda what, done, total: step(done, total, what))
     console = say.out()
     if as_json:
@@ -97,8 +97,8 @@ def verify(path: OptionalPath = None, as_json: AsJson = False, config: Config = 
         table.add_row("journal", escape(findings.journal))
         table.add_row("size", _size(findings.bytes))
         table.add_row("sessions", f"{findings.sessions:,}")
-        told = ", ".join(f"{count:,} {status}" for status, count in findings.runs.items() if count)
-        table.add_row("runs", f"{sum(findings.runs.values()):,}" + (f" ({told})" if told else ""))
+        summary = ", ".join(f"{count:,} {status}" for status, count in findings.runs.items() if count)
+        table.add_row("runs", f"{sum(findings.runs.values()):,}" + (f" ({summary})" if summary else ""))
         table.add_row("held", f"{findings.held:,}")
         table.add_row("messages", f"{findings.messages:,}")
         hidden = f"{findings.discarded_messages:,}"
@@ -143,7 +143,7 @@ def prune(
 
     age_s = _seconds(older_than)
     clock = SystemClock()
-    with say.told():
+    with say.errors_reported():
         place = path_of(path, config)
         with _progress("runs forgotten") as step:
             forgotten = asyncio.run(pruning.prune(place, clock, age_s, lambda count: step(count, None)))
@@ -195,7 +195,7 @@ def import_(
 
     if named is not None and session_prefix:
         say.fail("--as and --session-prefix were given: a session gets its name from one of them.")
-    with say.told(), _progress("sessions") as step:
+    with say.errors_reported(), _progress("sessions") as step:
         results = asyncio.run(
             import_sessions(
                 folder.expanduser(),
@@ -227,8 +227,8 @@ def import_(
             )
         console.print(table)
         counts = {name: sum(each.result == name for each in results) for name in colours}
-        told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-        console.print(f"{told}{' (nothing was written)' if dry_run else ''}")
+        summary = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+        console.print(f"{summary}{' (nothing was written)' if dry_run else ''}")
     if any(each.result == "refused" for each in results):
         raise typer.Exit(FAULTS)
 

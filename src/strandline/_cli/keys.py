@@ -42,7 +42,7 @@ def new(
 
     Example: strandline keys new ada --file keys
     """
-    with say.told():
+    with say.errors_reported():
         from strandline._access.keyring import new_key
 
         key, kept = new_key(name, operator=operator)
@@ -52,8 +52,8 @@ def new(
     sys.stdout.flush()
     console = say.err()
     stored = f"{file} has its line" if file is not None else "the second line is to be stored"
-    told = f"This is the key, shown this once; {stored}. Servers that read it there let the key in by themselves."
-    console.print(told, markup=False, soft_wrap=not console.is_terminal)
+    sentence = f"This is the key, shown this once; {stored}. Servers that read it there let the key in by themselves."
+    console.print(sentence, markup=False, soft_wrap=not console.is_terminal)
 
 
 def _append(file: Path, line: str) -> None:

@@ -30,22 +30,22 @@ def short(run_id: str) -> str:
 def found(server: "RemoteServer", text: str) -> str:
     """Return the id that begins or ends with a text; one that cannot be a part of an id is left as it is.
 
-    Raises `Unknown` if no run has it, or several have.
+    Raises `UnknownId` if no run has it, or several have.
     """
     if not is_part(text):
         return text
-    from strandline._remote.server import Unknown
+    from strandline._remote.server import UnknownId
 
     known = [(str(run["run_id"]), str(run["session_id"])) for run in server.all_runs(LOOKED_AT)["runs"]]
     beginning = text if text.startswith(RUN) else RUN + text
     same = [each for each in known if each[0].startswith(beginning) or each[0].endswith(text)]
     if not same:
-        raise Unknown(
+        raise UnknownId(
             f"none of your latest {LOOKED_AT} runs has an id that begins or ends with {text}; `strandline runs SESSION`"
             " lists those of a session"
         )
     if len(same) > 1:
         named = ", ".join(f"{run_id} (session {session})" for run_id, session in same[:_NAMED])
         more = f" and {len(same) - _NAMED} more" if len(same) > _NAMED else ""
-        raise Unknown(f"{len(same)} runs have an id that begins or ends with {text}: {named}{more}. Type more of it")
+        raise UnknownId(f"{len(same)} runs have an id that begins or ends with {text}: {named}{more}. Type more of it")
     return same[0][0]

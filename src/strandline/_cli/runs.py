@@ -70,7 +70,7 @@ def runs(
     """
     if status and (what is not None or watch):
         say.fail("--status shows runs of all sessions: it does not go with SESSION, RUN or --watch")
-    with say.told(), server_of(url, key_file) as server:
+    with say.errors_reported(), server_of(url, key_file) as server:
         if watch:
             _watch(server, what, limit, as_json=as_json)
         if what is not None and what.startswith(run_ids.RUN):
@@ -85,14 +85,14 @@ def runs(
             print_json(found)
         elif not found["runs"] and "damaged" not in found:
             others = "" if what is not None else " `strandline sessions` shows those that there are."
-            told = "No runs are such." if status else f"Session {session} has no runs.{others}"
-            say.err().print(told, markup=False, soft_wrap=True)
+            message = "No runs are such." if status else f"Session {session} has no runs.{others}"
+            say.err().print(message, markup=False, soft_wrap=True)
         else:
             rows.show(HEAD_OF_ALL, _rows_of_all(found["runs"])) if status else rows.show(HEAD, _rows(found))
             more(found)
 
 
-def told(run: dict[str, Any]) -> str:
+def describe(run: dict[str, Any]) -> str:
     """Return what there is to say of a run, on one line."""
     text = _now(run)
     extras = []
@@ -179,24 +179,24 @@ def _row_watched(run: dict[str, Any], *, narrow: bool) -> list[str]:
         session = f"{session[: NAME_SHOWN - 1]}…"
     run_id = run_ids.short(run["run_id"]) if narrow else run["run_id"]
     since = rows.took(run) if run["started_at"] else rows.seconds(rows.age_s(run["created_at"]))
-    return [run_id, session, run["status"], since, told(run)]
+    return [run_id, session, run["status"], since, describe(run)]
 
 
 def _rows(found: dict[str, Any], *, narrow: bool = False) -> list[list[str]]:
-    from strandline._remote.server import in_line
+    from strandline._remote.server import display_order
 
     return [
         [
             run_ids.short(r["run_id"]) if narrow else r["run_id"],
-            *(r["status"], rows.clock_time(r["created_at"]), rows.took(r), told(r)),
+            *(r["status"], rows.clock_time(r["created_at"]), rows.took(r), describe(r)),
         ]
-        for r in in_line(found["runs"])
+        for r in display_order(found["runs"])
     ]
 
 
 def _rows_of_all(runs: list[dict[str, Any]]) -> list[list[str]]:
     return [
-        [r["run_id"], r["session_id"], r["status"], rows.clock_time(r["created_at"]), rows.took(r), told(r)]
+        [r["run_id"], r["session_id"], r["status"], rows.clock_time(r["created_at"]), rows.took(r), describe(r)]
         for r in runs
     ]
 

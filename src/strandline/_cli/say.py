@@ -58,7 +58,7 @@ def fail(message: str) -> NoReturn:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def errors_reported() -> Iterator[None]:
     """Say an error of ours in one paragraph, and leave with exit code 2."""
     try:
         yield

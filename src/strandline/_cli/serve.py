@@ -38,7 +38,7 @@ def _serve(
     agent for a session, or an async function that answers a message. Without `:name`, `make_agent` is looked for;
     without TARGET, `agent.py` of this folder is served.
     """
-    with say.told():
+    with say.errors_reported():
         child = _child(handed_over)
         resolved = resolve(flags, os.environ, toml=config)
         from strandline._agents.load import default_target
@@ -59,9 +59,9 @@ def _serve(
         for remark in resolved.remarks:
             _log.warning("%s", remark)
         if not settings.has_keys and (misplaced := OF_CLIENTS & os.environ.keys()):
-            told = "%s is what a client shows, and lets nobody in here: a server has its keys from %sAPI_KEYS_FILE"
-            _log.warning(told, ", ".join(sorted(misplaced)), PREFIX)
-        with _told_as(settings.log_format), served(target, settings) as loaded:
+            sentence = "%s is what a client shows, and lets nobody in here: a server has its keys from %sAPI_KEYS_FILE"
+            _log.warning(sentence, ", ".join(sorted(misplaced)), PREFIX)
+        with _errors_logged(settings.log_format), served(target, settings) as loaded:
             code = run(
                 loaded,
                 settings,
@@ -72,7 +72,7 @@ def _serve(
 
 
 @contextmanager
-def _told_as(form: str) -> Iterator[None]:
+def _errors_logged(form: str) -> Iterator[None]:
     """Tell what keeps a server from serving in its log, if programs read that."""
     try:
         yield

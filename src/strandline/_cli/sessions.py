@@ -34,7 +34,7 @@ def sessions(
 
     Example: strandline sessions
     """
-    with say.told():
+    with say.errors_reported():
         from strandline._remote.server import RemoteServer
 
         with RemoteServer(address(url), api_key(key_file)) as server:
@@ -76,7 +76,7 @@ def history(
 
     Example: strandline history ada --limit 10
     """
-    with say.told():
+    with say.errors_reported():
         from strandline._chat.turns import turns_of
         from strandline._model import session_id
         from strandline._remote.server import RemoteServer
@@ -125,7 +125,7 @@ def _change(
     as_json: bool,
 ) -> None:
     """Pause or resume a session, and say how it stands now."""
-    with say.told():
+    with say.errors_reported():
         from strandline._model import session_id
         from strandline._remote.server import RemoteServer
 

@@ -8,7 +8,7 @@ import typer
 
 from strandline._cli.complete import JOURNALS, TOML
 from strandline._cli.journal import path_of
-from strandline._cli.say import told
+from strandline._cli.say import errors_reported
 
 
 def stacks(
@@ -30,9 +30,9 @@ def stacks(
     Asks the server that has the journal open, on this machine. For one in a container: docker exec CONTAINER strandline
     stacks.
     """
-    with told():
+    with errors_reported():
         place = path_of(journal, config)
         from strandline._printable import clean
-        from strandline._stacks import ask
+        from strandline._stacks import fetch_report
 
-        sys.stdout.write(clean(ask(place)))
+        sys.stdout.write(clean(fetch_report(place)))

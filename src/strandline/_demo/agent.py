@@ -77,10 +77,10 @@ def answer(messages: Messages) -> Answer:
     rolled = results(messages)
     if rolled:
         return f"I rolled {' and '.join(rolled.values())}. That was message {nth} of this session."
-    asked = question(messages)
-    if _ROLL.search(asked):
-        return [say("Let me roll. "), call("roll_dice", {"sides": _sides(asked)})]
-    return f"I am a script, and you said: {asked} That was message {nth} of this session."
+    prompt = question(messages)
+    if _ROLL.search(prompt):
+        return [say("Let me roll. "), call("roll_dice", {"sides": _sides(prompt)})]
+    return f"I am a script, and you said: {prompt} That was message {nth} of this session."
 
 
 def _named() -> str | None:
@@ -118,8 +118,8 @@ def _has_text(content: object) -> bool:
     return isinstance(content, list) and any("text" in block for block in content)
 
 
-def _sides(asked: str) -> int:
-    found = _SIDES.search(asked)
+def _sides(text: str) -> int:
+    found = _SIDES.search(text)
     if found is None:
         return 6
     return min(max(int(found[1] or found[2]), 2), MAX_SIDES)

@@ -14,7 +14,7 @@ from strandline._doctor.trial import KEYS
 from strandline._settings import Settings
 from strandline.errors import TargetError
 
-TRIED_FOR_S: Final = 20.0
+TRIAL_LIMIT_S: Final = 20.0
 
 
 class Trial:
@@ -39,24 +39,24 @@ class Trial:
             start_new_session=True,  # Ctrl-C is ours to tell it, and whatever it starts ends with it
         )
 
-    def finding(self, tried_for_s: float = TRIED_FOR_S) -> Finding:
+    def finding(self, limit_s: float = TRIAL_LIMIT_S) -> Finding:
         """Return what came of it. The process has ended on return."""
         if self._process is None:
             return note("agent", self._missing or "")
         try:
-            said, _ = self._process.communicate(timeout=tried_for_s)
+            said, _ = self._process.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
             return problem(
-                "agent", f"not imported and made within {tried_for_s:g} s",
+                "agent", f"not imported and made within {limit_s:g} s",
                 "look for what waits when it is imported, or in its factory",
             )  # fmt: skip
         finally:
             self.stop()
         try:
-            told: dict[str, Any] = json.loads(said)
+            report: dict[str, Any] = json.loads(said)
         except ValueError:
             return problem("agent", f"the process that tried it ended with status {self._process.returncode}")
-        return (ok if told["ok"] else problem)("agent", told["told"])
+        return (ok if report["ok"] else problem)("agent", report["message"])
 
     def stop(self) -> None:
         """End the process and whatever it has started."""

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 
 class Level(StrEnum):
@@ -18,20 +18,20 @@ class Finding(Struct, frozen=True):
 
     level: Level
     about: str
-    told: str
+    message: str = field(name="told")
     fix: str | None = None
 
 
-def ok(about: str, told: str) -> Finding:
+def ok(about: str, message: str) -> Finding:
     """Make a finding that all is well."""
-    return Finding(Level.OK, about, told)
+    return Finding(Level.OK, about, message)
 
 
-def note(about: str, told: str, fix: str | None = None) -> Finding:
+def note(about: str, message: str, fix: str | None = None) -> Finding:
     """Make a finding that is worth knowing."""
-    return Finding(Level.NOTE, about, told, fix)
+    return Finding(Level.NOTE, about, message, fix)
 
 
-def problem(about: str, told: str, fix: str | None = None) -> Finding:
+def problem(about: str, message: str, fix: str | None = None) -> Finding:
     """Make a finding that something has to be mended; an error of ours says in its own words what to do."""
-    return Finding(Level.PROBLEM, about, told, fix)
+    return Finding(Level.PROBLEM, about, message, fix)

@@ -21,7 +21,7 @@ from strandline._doctor.finding import Finding, note, ok, problem
 from strandline._settings import Settings
 from strandline.providers import PACKAGES, installed, lacks, to_install
 
-ASKED_FOR_S: Final = 1.0
+PROBE_TIMEOUT_S: Final = 1.0
 """How long a server on this machine gets to answer."""
 FEW_FILES: Final = 1024
 EARLIEST: Final = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
@@ -46,8 +46,8 @@ def packages() -> Iterator[Finding]:
             yield problem("packages", f"{name} {version} is not one that this version knows", fix)
             return
     shown = (*TRIED, "uvloop", "starlette")
-    told = ", ".join(f"{name} {_version(name) or 'missing'}" for name in shown)
-    yield ok("packages", f"strandline {__version__}, {told}")
+    versions = ", ".join(f"{name} {_version(name) or 'missing'}" for name in shown)
+    yield ok("packages", f"strandline {__version__}, {versions}")
 
 
 def open_files(settings: Settings) -> Finding:
@@ -86,22 +86,22 @@ def model_providers() -> Iterator[Finding]:
         if not installed(provider):
             yield note(provider, "its package is not installed", to_install(provider))
         elif (missing := lacks(provider)) is not None:
-            told, _, fix = missing.partition(". ")
-            yield note(provider, told, fix)
+            message, _, fix = missing.partition(". ")
+            yield note(provider, message, fix)
         elif provider == "ollama":
             yield _ollama()
         else:
             yield ok(provider, "credentials are there (they were not tried)")
 
 
-def asked(url: str) -> Any:
+def fetch_json(url: str) -> Any:
     """Return the JSON that a server on this machine answers with, well or not, None if it answers with something else.
 
     Raises `OSError` if nothing answers in time.
     """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=ASKED_FOR_S) as response:
+        with opener.open(url, timeout=PROBE_TIMEOUT_S) as response:
             body = response.read(1 << 16)
     except urllib.error.HTTPError as error:
         body = error.read(1 << 16)
@@ -121,7 +121,7 @@ def _ollama() -> Finding:
     if host != "localhost" and not _is_loopback(host):
         return ok("ollama", f"at {url}, which was not asked: it is another machine")
     try:
-        answer = asked(f"{parts.scheme}://{host}:{port}/api/version")
+        answer = fetch_json(f"{parts.scheme}://{host}:{port}/api/version")
     except OSError:
         return note("ollama", f"nothing answers at {url}", "ollama serve")
     version = answer.get("version") if isinstance(answer, dict) else None

@@ -1,6 +1,6 @@
 """The process in which TARGET is tried: `python -m strandline._doctor.trial TARGET HISTORY [keys]`.
 
-It prints one JSON object, `{"ok": bool, "told": str}`; whatever the user's code prints goes elsewhere.
+It prints one JSON object, `{"ok": bool, "message": str}`; whatever the user's code prints goes elsewhere.
 """
 
 import asyncio
@@ -26,20 +26,20 @@ def tried(target: str, history: str, keys: str = "") -> dict[str, Any]:
     try:
         served = load_target(target, history=history, keys=keys == KEYS)
     except TargetError as error:
-        return {"ok": False, "told": str(error)}
+        return {"ok": False, "message": str(error)}
     if not served.description.startswith("factory"):
-        return {"ok": True, "told": f"{served.description} can be served"}
+        return {"ok": True, "message": f"{served.description} can be served"}
     record = AgentRecord(messages=[], origins=[], window=Window(), length=0, state=None)
     try:
         asyncio.run(_built(served, record))
     except AgentFailed as failed:
         cause = failed.__cause__
         where = Path(target.partition(":")[0]).resolve().parent
-        told = f"{served.description}: {failed}"
+        message = f"{served.description}: {failed}"
         if cause is not None:
-            told += f": {type(cause).__name__}: {cause}{own_lines(cause, where)}"
-        return {"ok": False, "told": told}
-    return {"ok": True, "told": f"{served.description} was imported, and makes an agent"}
+            message += f": {type(cause).__name__}: {cause}{own_lines(cause, where)}"
+        return {"ok": False, "message": message}
+    return {"ok": True, "message": f"{served.description} was imported, and makes an agent"}
 
 
 async def _built(served: Any, record: AgentRecord) -> None:

@@ -42,19 +42,19 @@ class Child:
 
     def wait_for_turn(self) -> Handed:
         """Tell that the target is loaded; return when no predecessor is left."""
-        self._tell(event="loaded")
+        self._send(event="loaded")
         self._turn.wait()
         return Handed(
             listener=self._listener,
-            ready=lambda runs: self._tell(event="ready", runs=runs),
-            stopping=lambda running, waiting: self._tell(event="stopping", running=running, waiting=waiting),
+            ready=lambda runs: self._send(event="ready", runs=runs),
+            stopping=lambda running, waiting: self._send(event="stopping", running=running, waiting=waiting),
         )
 
     def announce(self, line: str) -> None:
         """Tell the parent the line for people."""
-        self._tell(event="welcome", line=line)
+        self._send(event="welcome", line=line)
 
-    def _tell(self, **message: object) -> None:
+    def _send(self, **message: object) -> None:
         with suppress(OSError):  # (a parent that is gone is noticed where it is read from)
             self._link.sendall(json.dumps(message).encode() + b"\n")
 

@@ -25,7 +25,7 @@ from strandline._config import CONFIG, TOML_FILE, check_exposure
 from strandline._exits import INTERRUPTED, REFUSED
 from strandline._listener import listen
 from strandline._reload.changes import Changes
-from strandline._reload.words import executing, go_on, how, shown, unfinished
+from strandline._reload.messages import describe_exit, display_path, executing, resumed, unfinished
 from strandline._settings import Settings
 from strandline.errors import TargetError
 
@@ -104,7 +104,7 @@ class _Parent:
     async def life(self) -> int:
         """Start the first child and see to what happens, one thing after the other."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGINT, self._told_to_stop)
+        loop.add_signal_handler(signal.SIGINT, self._stop_requested)
         loop.add_signal_handler(signal.SIGTERM, self._terminated)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # (else it was started to outlive its terminal)
             loop.add_signal_handler(signal.SIGHUP, self._terminated)
@@ -147,7 +147,7 @@ class _Parent:
         await self._give_up_next()
         if self._stopping:  # (perhaps told to meanwhile: the socket is closed)
             return
-        names = sorted(shown(path, self._plan.folder) for path in changed)
+        names = sorted(display_path(path, self._plan.folder) for path in changed)
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         self._say(f"{', '.join(names[:3])}{more} changed; loading")
         for path in changed:
@@ -174,7 +174,7 @@ class _Parent:
             case {"event": "ready", "runs": runs}:
                 child.ready = True
                 if self._away_since is not None:
-                    self._say(f"Reloaded; nobody served for {monotonic() - self._away_since:.1f} s.{go_on(runs)}")
+                    self._say(f"Reloaded; nobody served for {monotonic() - self._away_since:.1f} s.{resumed(runs)}")
                     self._away_since = None
             case {"event": "stopping", "running": running, "waiting": waiting}:
                 self._away_since = monotonic()
@@ -212,10 +212,12 @@ class _Parent:
             self._code = code
             return
         if not child.ready:
-            self._say(f"The server ended before it was ready ({how(code)}): nobody serves until the next change")
+            self._say(
+                f"The server ended before it was ready ({describe_exit(code)}): nobody serves until the next change"
+            )
             return
         self._away_since = monotonic()
-        self._say(f"The server ended by itself ({how(code)}); starting it again")
+        self._say(f"The server ended by itself ({describe_exit(code)}); starting it again")
         if self._next is None:
             await self._start_next()
         elif self._next.loaded:
@@ -224,9 +226,9 @@ class _Parent:
     def _terminated(self) -> None:
         """Stop cleanly, however often it is said: supervisors do so, and get it without --reload too."""
         if not self._stopping:
-            self._told_to_stop()
+            self._stop_requested()
 
-    def _told_to_stop(self) -> None:
+    def _stop_requested(self) -> None:
         """Stop cleanly at first, at once the second time: the journal is safe either way."""
         if self._stopping:
             self._say("left at once; what executed is taken up at the next start")

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, Self
 from urllib.parse import quote
 
-from strandline._remote.answers import Other, RemoteError, making, no_key, nobody, why
+from strandline._remote.errors import NotAServer, RemoteError, connecting, unauthorized, unreachable, why
 from strandline.client import _requests as requests
-from strandline.client._blocking import Client
 from strandline.client._errors import ClientError, Conflict, NoServer, NotFound, NotNow, Refused, Unauthorized
 from strandline.client._requests import PAGE
+from strandline.client._sync_client import Client
 
 _LISTS: Final = {
     "runs": "`strandline runs SESSION` lists the runs of a session",
@@ -23,11 +23,11 @@ _LISTS: Final = {
 Body = dict[str, Any]
 
 
-class Unknown(RemoteError):
+class UnknownId(RemoteError):
     """The server knows no such run or session."""
 
 
-class Late(RemoteError):
+class TooLate(RemoteError):
     """The run has ended, or begun: it cannot be changed so any more."""
 
 
@@ -36,7 +36,7 @@ class RemoteServer:
 
     def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url
-        with making(url):
+        with connecting(url):
             self._client = Client(url, key, patience_s=0)  # whoever types a command wants to know now
 
     def __enter__(self) -> Self:
@@ -65,17 +65,17 @@ class RemoteServer:
         return self._pages(f"{_path(session)}/history", "messages", most, older=True, query=query)
 
     def run(self, run_id: str) -> Body:
-        """Return a run. Raises `Unknown`."""
+        """Return a run. Raises `UnknownId`."""
         return self._ask("GET", f"/v1/runs/{_quoted(run_id)}")
 
     def session(self, session: str) -> Body:
-        """Return a session. Raises `Unknown`."""
+        """Return a session. Raises `UnknownId`."""
         return self._ask("GET", _path(session))
 
     # -- what is changed ---------------------------------------------------------------------------
 
     def cancel(self, run_id: str, *, force: bool = False) -> Body:
-        """Cancel a run and return it: it has ended by that, or was asked to end. Raises `Unknown` and `Late`."""
+        """Cancel a run and return it: it has ended by that, or was asked to end. Raises `UnknownId` and `TooLate`."""
         return self._ask("POST", f"/v1/runs/{_quoted(run_id)}/cancel", {"force": force})
 
     def cancel_session(self, session: str, *, running: bool = False, force: bool = False) -> Body:
@@ -83,16 +83,16 @@ class RemoteServer:
         return self._ask("POST", f"{_path(session)}/cancel", {"running": running, "force": force})
 
     def move(self, run_id: str, *, priority: int | None = None) -> Body:
-        """Move a run that waits to the place of a priority; None is the front. Raises `Unknown` and `Late`."""
+        """Move a run that waits to the place of a priority; None is the front. Raises `UnknownId` and `TooLate`."""
         body: Body = {"front": True} if priority is None else {"priority": priority}
         return self._ask("POST", f"/v1/runs/{_quoted(run_id)}/move", body)
 
     def pause(self, session: str) -> Body:
-        """Let nothing more of a session start, and return it. Raises `Unknown`."""
+        """Let nothing more of a session start, and return it. Raises `UnknownId`."""
         return self._ask("POST", f"{_path(session)}/pause")
 
     def resume(self, session: str) -> Body:
-        """Let a paused session go on, and return it. Raises `Unknown`."""
+        """Let a paused session go on, and return it. Raises `UnknownId`."""
         return self._ask("POST", f"{_path(session)}/resume")
 
     def answer(self, session: str, answers: dict[str, str]) -> Body:
@@ -107,10 +107,10 @@ class RemoteServer:
         damaged: list[Any] = []
         cursor: str | None = None
         while len(entries) < most:
-            asked = {**(query or {}), "limit": str(min(PAGE, most - len(entries)))}
-            page = self._ask("GET", path, query=asked if cursor is None else {**asked, "cursor": cursor})
+            page_query = {**(query or {}), "limit": str(min(PAGE, most - len(entries)))}
+            page = self._ask("GET", path, query=page_query if cursor is None else {**page_query, "cursor": cursor})
             if not isinstance(page.get(name), list):
-                raise self._other(f"GET {path} has no {name}")
+                raise self._not_a_server(f"GET {path} has no {name}")
             entries = [*page[name], *entries] if older else [*entries, *page[name]]
             damaged += page.get("damaged", [])
             cursor = page.get("next_cursor")
@@ -124,7 +124,7 @@ class RemoteServer:
         except UnicodeEncodeError as error:
             raise _unreadable(error) from None
         except NoServer as error:
-            raise nobody(self.url, error, "--url http://HOST:PORT") from None
+            raise unreachable(self.url, error, "--url http://HOST:PORT") from None
         except ClientError as error:
             raise self._refused(method, path, error) from None
 
@@ -132,25 +132,25 @@ class RemoteServer:
         match error:
             case NotFound(detail=detail) if error.code and not detail.startswith("there is nothing at"):
                 what = "runs" if path.startswith("/v1/runs/") else "asked" if "input request" in detail else "sessions"
-                return Unknown(f"{detail}; {_LISTS[what]}")
+                return UnknownId(f"{detail}; {_LISTS[what]}")
             case NotFound(code=code) if code:
-                return self._other(f"it has no {path}")
+                return self._not_a_server(f"it has no {path}")
             case Conflict(detail=detail) if error.code:
-                return Late(f"{detail}; `strandline runs {path.split('/')[3]}` shows what became of it")
+                return TooLate(f"{detail}; `strandline runs {path.split('/')[3]}` shows what became of it")
             case NotNow() if error.code:
                 return RemoteError(f"not now: {why(error)}. Try again in {error.retry_after_s:g} s")
             case Unauthorized() if error.code:
-                return no_key(self.url, error)
+                return unauthorized(self.url, error)
             case Refused() if error.code:
                 return RemoteError(f"the server does not do this: {why(error)}")
             case Refused():
-                return self._other(f"{method} {path} says {error.status}")
+                return self._not_a_server(f"{method} {path} says {error.status}")
             case _:
-                return self._other(error.detail)
+                return self._not_a_server(error.detail)
 
-    def _other(self, told: str) -> Other:
-        return Other(
-            f"what answers at {self.url} is no Strandline server, or one of another version: {told}. Name the address"
+    def _not_a_server(self, reason: str) -> NotAServer:
+        return NotAServer(
+            f"what answers at {self.url} is no Strandline server, or one of another version: {reason}. Name the address"
             " of one: --url http://HOST:PORT"
         )
 
@@ -172,7 +172,7 @@ def _path(session: str) -> str:
     return f"/v1/sessions/{_quoted(session)}"
 
 
-def in_line(runs: list[Body]) -> Iterator[Body]:
+def display_order(runs: list[Body]) -> Iterator[Body]:
     """Yield runs as they will be and were started: what executes, what waits in its order, what has ended."""
     executing = [run for run in runs if run["status"] == "running"]
     waiting = [run for run in runs if run["status"] == "queued"]

@@ -6,8 +6,7 @@ the two clients only carry it out. It knows the wire, and nothing of a server's 
 
 from strandline._model import InputRequest
 from strandline.client._answers import HistoryMessage, Problem, Run, Why
-from strandline.client._awaiting import AsyncClient
-from strandline.client._blocking import Client
+from strandline.client._async_client import AsyncClient
 from strandline.client._errors import (
     ClientError,
     Conflict,
@@ -37,6 +36,7 @@ from strandline.client._events import (
     Usage,
 )
 from strandline.client._requests import Wishes
+from strandline.client._sync_client import Client
 
 __all__ = [
     "AsyncClient",

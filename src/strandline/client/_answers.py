@@ -129,9 +129,9 @@ def read(reply: Reply, decode: Callable[[bytes], T]) -> T:
 def failure(reply: Reply) -> ClientError:
     """Return the error that an answer is."""
     try:
-        told = _refusal(reply.body)
+        refusal = _refusal(reply.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        told = _Refusal()
+        refusal = _Refusal()
     kind: type[Refused] = Refused
     retry_after_s: float | None = None
     if reply.status in FOR_NOW:
@@ -142,13 +142,13 @@ def failure(reply: Reply) -> ClientError:
         kind = NotFound
     elif reply.status == CONFLICT:
         kind = Conflict
-    detail = told.detail or f"the server says {reply.status}"
-    return kind(detail, code=told.code, status=reply.status, retry_after_s=retry_after_s)
+    detail = refusal.detail or f"the server says {reply.status}"
+    return kind(detail, code=refusal.code, status=reply.status, retry_after_s=retry_after_s)
 
 
 def _retry_after_s(reply: Reply) -> float:
     try:
-        told = float(reply.headers.get("retry-after", "1"))
+        seconds = float(reply.headers.get("retry-after", "1"))
     except ValueError:
         return 1.0
-    return 1.0 if math.isnan(told) else min(max(told, 0.1), LONGEST_RETRY_S)
+    return 1.0 if math.isnan(seconds) else min(max(seconds, 0.1), LONGEST_RETRY_S)

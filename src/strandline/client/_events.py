@@ -17,7 +17,7 @@ from strandline.client._answers import Problem, Why
 from strandline.client._errors import NotStrandline
 
 
-class Told(Struct, frozen=True, kw_only=True, tag_field="type"):
+class EventBase(Struct, frozen=True, kw_only=True, tag_field="type"):
     """What every event has. `id` is the number after which to come back; None if nothing numbered was told before."""
 
     run_id: str = ""
@@ -25,7 +25,7 @@ class Told(Struct, frozen=True, kw_only=True, tag_field="type"):
     id: int | None = None
 
 
-class RunQueued(Told, frozen=True, tag="run.queued"):
+class RunQueued(EventBase, frozen=True, tag="run.queued"):
     """It waits; `position` is 1 for the next to start.
 
     `input_requests` are what its session waits to be answered first, if that is why: `answer` takes their ids with the
@@ -38,7 +38,7 @@ class RunQueued(Told, frozen=True, tag="run.queued"):
     input_requests: list[InputRequest] = []
 
 
-class RunPosition(Told, frozen=True, tag="run.position"):
+class RunPosition(EventBase, frozen=True, tag="run.position"):
     """It waits at another place now, or for another reason; `input_requests` as of `RunQueued`."""
 
     position: int
@@ -47,36 +47,36 @@ class RunPosition(Told, frozen=True, tag="run.position"):
     input_requests: list[InputRequest] = []
 
 
-class RunStarted(Told, frozen=True, tag="run.started"):
+class RunStarted(EventBase, frozen=True, tag="run.started"):
     """It executes."""
 
     attempt: int
 
 
-class RunRestarted(Told, frozen=True, tag="run.restarted"):
+class RunRestarted(EventBase, frozen=True, tag="run.restarted"):
     """It executes again: what was told before counts no more, except what is kept in `messages`, its own so far."""
 
     attempt: int
     messages: list[Message] = []
 
 
-class TextDelta(Told, frozen=True, tag="text.delta"):
+class TextDelta(EventBase, frozen=True, tag="text.delta"):
     """A piece of the model's text."""
 
     text: str
 
 
-class TextReset(Told, frozen=True, tag="text.reset"):
+class TextReset(EventBase, frozen=True, tag="text.reset"):
     """The model's call starts over: the text since the last message counts no more."""
 
 
-class ReasoningDelta(Told, frozen=True, tag="reasoning.delta"):
+class ReasoningDelta(EventBase, frozen=True, tag="reasoning.delta"):
     """A piece of the model's reasoning."""
 
     text: str
 
 
-class ToolStarted(Told, frozen=True, tag="tool.started"):
+class ToolStarted(EventBase, frozen=True, tag="tool.started"):
     """A tool begins. `truncated`: its arguments are too large to be told, and `input` is None."""
 
     tool_use_id: str
@@ -85,7 +85,7 @@ class ToolStarted(Told, frozen=True, tag="tool.started"):
     truncated: bool = False
 
 
-class ToolFinished(Told, frozen=True, tag="tool.finished"):
+class ToolFinished(EventBase, frozen=True, tag="tool.finished"):
     """A tool has ended with `status` `success` or `error`. `truncated`: its result is larger than what is told of it.
 
     `duration_s` is None for one whose beginning was not seen.
@@ -99,28 +99,28 @@ class ToolFinished(Told, frozen=True, tag="tool.finished"):
     truncated: bool = False
 
 
-class MessageAdded(Told, frozen=True, tag="message.added"):
+class MessageAdded(EventBase, frozen=True, tag="message.added"):
     """A message has joined the run's own. `truncated`: a block of it is larger than what is told; texts are whole."""
 
     message: Message
     truncated: bool = False
 
 
-class RunStalled(Told, frozen=True, tag="run.stalled"):
+class RunStalled(EventBase, frozen=True, tag="run.stalled"):
     """It has given no sign of life for `quiet_s`, in `phase`."""
 
     quiet_s: float
     phase: str
 
 
-class StreamGap(Told, frozen=True, tag="stream.gap"):
+class StreamGap(EventBase, frozen=True, tag="stream.gap"):
     """The events `first` to `last` are not kept any more; the run's end will have its whole last message."""
 
     first: int
     last: int
 
 
-class Usage(Told, frozen=True, tag="usage"):
+class Usage(EventBase, frozen=True, tag="usage"):
     """What one call of the model took: tokens, and seconds until its first piece and until its end."""
 
     tokens: dict[str, int]
@@ -128,7 +128,7 @@ class Usage(Told, frozen=True, tag="usage"):
     first_text_s: float | None = None
 
 
-class RunFinished(Told, frozen=True, tag="run.finished"):
+class RunFinished(EventBase, frozen=True, tag="run.finished"):
     """It has ended: the last event of every run. `output` is the text of its answer; `status` one of `RunStatus`."""
 
     status: str
@@ -144,14 +144,14 @@ class RunFinished(Told, frozen=True, tag="run.finished"):
         return self.status == RunStatus.SUCCEEDED
 
 
-class Unknown(Told, frozen=True, tag="unknown"):
+class Unknown(EventBase, frozen=True, tag="unknown"):
     """An event that this client does not know; `kind` is its type, `data` all that it has."""
 
     kind: str
     data: dict[str, Any] = {}
 
 
-_Known = (
+_KnownEvent = (
     RunQueued
     | RunPosition
     | RunStarted
@@ -167,11 +167,11 @@ _Known = (
     | Usage
     | RunFinished
 )
-Event = _Known | Unknown
+Event = _KnownEvent | Unknown
 LAST: Final = "run.finished"
 
-_known: Final = decoder(_Known)
-_anything: Final = decoder(dict[str, Any])
+_decode_known: Final = decoder(_KnownEvent)
+_decode_any: Final = decoder(dict[str, Any])
 
 
 def read(data: str, number: str) -> Event:
@@ -179,14 +179,14 @@ def read(data: str, number: str) -> Event:
     after = int(number) if number.isascii() and number.isdecimal() else None
     sent = data.encode()
     try:
-        event: Event = replace(_known(sent), id=after)
+        event: Event = replace(_decode_known(sent), id=after)
     except msgspec.ValidationError as error:
-        told = _anything(sent) if data.startswith("{") else {}
-        kind = str(told.get("type", ""))
+        fields = _decode_any(sent) if data.startswith("{") else {}
+        kind = str(fields.get("type", ""))
         if not kind or kind == LAST:
             raise NotStrandline(f"what it tells of the run is no event that is known here: {error}") from None
-        run_id = told.get("run_id")
-        return Unknown(kind=kind, data=told, run_id=run_id if isinstance(run_id, str) else "", id=after)
+        run_id = fields.get("run_id")
+        return Unknown(kind=kind, data=fields, run_id=run_id if isinstance(run_id, str) else "", id=after)
     except (msgspec.DecodeError, RecursionError) as error:
         raise NotStrandline(f"what it tells of the run is no JSON: {error}") from None
     return event

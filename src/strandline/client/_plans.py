@@ -62,7 +62,7 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
+class Emit:
     """Hand an event to whoever called."""
 
     event: Event
@@ -77,33 +77,33 @@ class Frame:
     retry_ms: int | None = None
 
 
-Step = Ask | Open | Next | Pause | Tell
+Step = Ask | Open | Next | Pause | Emit
 Plan = Generator[Step, Any, T]
 
 
-class Course(Generic[T]):
+class PlanRunner(Generic[T]):
     """A plan under way: `step` is what is to be done now; None when it is over, and `result` is there."""
 
     def __init__(self, plan: Plan[T]) -> None:
         self._plan = plan
         self.step: Step | None = None
         self._results: list[T] = []
-        self._go_on(lambda: next(plan))
+        self._advance(lambda: next(plan))
 
     @property
     def result(self) -> T:
         """What came of it."""
         return self._results[0]
 
-    def did(self, result: Reply | Frame | None = None) -> None:
+    def done(self, result: Reply | Frame | None = None) -> None:
         """Note that the step was done."""
-        self._go_on(lambda: self._plan.send(result))
+        self._advance(lambda: self._plan.send(result))
 
     def failed(self, error: NoServer) -> None:
         """Note that the step was not done."""
-        self._go_on(lambda: self._plan.throw(error))
+        self._advance(lambda: self._plan.throw(error))
 
-    def _go_on(self, resume: Callable[[], Step]) -> None:
+    def _advance(self, resume: Callable[[], Step]) -> None:
         try:
             self.step = resume()
         except StopIteration as end:
@@ -192,12 +192,12 @@ def wait(run_id: str, patience: Patience) -> Plan[Run]:
     """Wait for the end of a run, also over restarts of its server. Raises `ClientError`."""
     while True:
         patience.refresh()
-        asked = patience.now()
+        sent_at = patience.now()
         reply = yield from ask(requests.run(run_id, wait=True), patience)
         found = answers.read(reply, answers.run)
         if found.ended:
             return found
-        if patience.now() - asked < requests.WAIT_S / 2:  # (it is stopping, and waits for nothing)
+        if patience.now() - sent_at < requests.WAIT_S / 2:  # (it is stopping, and waits for nothing)
             yield Pause(SOON_S)
 
 
@@ -226,7 +226,7 @@ def follow(request: Request | None, run_id: str, after: int, patience: Patience)
                     event = events.read(frame.data, frame.id)
                     run_id, after = event.run_id or run_id, event.id or after
                     patience.refresh()
-                    yield Tell(event)
+                    yield Emit(event)
                     if isinstance(event, RunFinished):
                         return
             raise StreamEnded

@@ -57,10 +57,10 @@ def new_run(
     session: str, given: "str | list[Block] | Mapping[str, Any]", wishes: Wishes, key: str, *, wait: bool = False
 ) -> Request:
     """Return the request for a run, under a key; with `wait` for its end, if that comes soon."""
-    asked: dict[str, Any] = {"input": given, **wishes}
-    headers = {"Idempotency-Key": f'"{_escaped(str(asked.pop("idempotency_key", key)))}"'}
+    body: dict[str, Any] = {"input": given, **wishes}
+    headers = {"Idempotency-Key": f'"{_escaped(str(body.pop("idempotency_key", key)))}"'}
     path = f"/v1/sessions/{quote(session, safe='')}/runs"
-    return _request("POST", path, asked, headers=headers | _prefer(wait), read_s=READ_S + (WAIT_S if wait else 0))
+    return _request("POST", path, body, headers=headers | _prefer(wait), read_s=READ_S + (WAIT_S if wait else 0))
 
 
 def streamed(request: Request) -> Request:

@@ -49,7 +49,7 @@ def sendable(key: str) -> str:
 
 
 @contextmanager
-def making(url: str) -> Iterator[None]:
+def connecting(url: str) -> Iterator[None]:
     """Have a client made for an address. Raises `ClientError` where none can be made; the cause says why."""
     try:
         yield
@@ -61,15 +61,15 @@ def making(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def reaching(url: str) -> Iterator[None]:
+def translating_errors(url: str) -> Iterator[None]:
     """Send and receive. Raises `NoServer` for whatever keeps an answer from coming; the cause is httpx's."""
     try:
         yield
     except (httpx.TransportError, httpx.DecodingError) as error:
-        told = str(error) or type(error).__name__
+        reason = str(error) or type(error).__name__
         reached = not isinstance(error, _NOT_REACHED)
         what = "breaks off" if reached else "does not answer"
-        raise NoServer(f"{url} {what} ({told})", reached=reached) from error
+        raise NoServer(f"{url} {what} ({reason})", reached=reached) from error
 
 
 def sent(request: Request) -> dict[str, Any]:

@@ -40,19 +40,19 @@ async def script(messages: Messages) -> Answer:
     faults = check_pairing(cast("list[Message]", messages))
     if faults or any(before["role"] == after["role"] for before, after in pairwise(messages)):
         raise ValueError(f"the conversation is malformed: {faults or [message['role'] for message in messages]}")
-    asked = max(number for number, message in enumerate(messages) if _texts_of(messages, number))
-    texts = _texts_of(messages, asked)
+    last_text = max(number for number, message in enumerate(messages) if _texts_of(messages, number))
+    texts = _texts_of(messages, last_text)
     label, *rounds = texts[-1].split()
-    told = [message for message in messages[asked + 1 :] if message["role"] == "user"]
-    await asyncio.to_thread(pass_step, f"{label} model {len(told)}")
-    if len(told) == len(rounds):
-        results = [part["text"] for message in told for part in _results_of(message["content"])]
+    users = [message for message in messages[last_text + 1 :] if message["role"] == "user"]
+    await asyncio.to_thread(pass_step, f"{label} model {len(users)}")
+    if len(users) == len(rounds):
+        results = [part["text"] for message in users for part in _results_of(message["content"])]
         return f"{label}: {', '.join(results)}" if results else label
-    names = rounds[len(told)]
+    names = rounds[len(users)]
     if names == "fail":
         raise ConnectionError("the provider is out of order")
     return [
-        say(f"Round {len(told)}. "),
+        say(f"Round {len(users)}. "),
         *(
             call("work_async" if name.startswith("~") else "work", {"label": label, "name": name})
             for name in names.split("+")
@@ -106,7 +106,7 @@ async def work_async(label: str, name: str) -> str:
     return f"did {name}"
 
 
-async def asks(event: BeforeToolsEvent) -> None:
+async def before_tools(event: BeforeToolsEvent) -> None:
     """Tell that the model has asked for tools."""
     uses = [block["toolUse"] for block in event.message["content"] if "toolUse" in block]
     number = next(block["text"] for block in event.message["content"] if "text" in block).split()[1].rstrip(".")
@@ -115,13 +115,13 @@ async def asks(event: BeforeToolsEvent) -> None:
 
 async def ended(event: AfterToolCallEvent) -> None:
     """Tell that a tool's result was handed over to the server."""
-    asked = event.tool_use["input"]
-    await asyncio.to_thread(pass_step, f"{asked['label']} {asked['name']} ended")
+    arguments = event.tool_use["input"]
+    await asyncio.to_thread(pass_step, f"{arguments['label']} {arguments['name']} ended")
 
 
 def make_agent(session_id: str) -> Agent:
     """Build the agent of one session."""
     agent = Agent(model=ScriptedModel(script), tools=[work, work_async])
-    agent.add_hook(asks, BeforeToolsEvent, order=-math.inf)  # before the server's own
+    agent.add_hook(before_tools, BeforeToolsEvent, order=-math.inf)  # before the server's own
     agent.add_hook(ended, AfterToolCallEvent, order=math.inf)  # after the server's own
     return agent

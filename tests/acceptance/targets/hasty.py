@@ -18,7 +18,7 @@ async def _keep_in_memory(self: LiveAttempt, tool_use_id: str, result: dict[str,
     self.results = {**self.results, tool_use_id: result}
 
 
-async def _stage_all(self: LiveAttempt, state: dict[str, Any] | None) -> None:
+async def _checkpoint_all(self: LiveAttempt, state: dict[str, Any] | None) -> None:
     closing = self.messages.pop()
     await _begin_round(self)
     self.messages.append(closing)
@@ -27,4 +27,4 @@ async def _stage_all(self: LiveAttempt, state: dict[str, Any] | None) -> None:
 
 LiveAttempt.begin_round = _begin_at_once  # type: ignore[method-assign]
 LiveAttempt.end_tool = _keep_in_memory  # type: ignore[method-assign]
-LiveAttempt.end_round = _stage_all  # type: ignore[method-assign]
+LiveAttempt.end_round = _checkpoint_all  # type: ignore[method-assign]

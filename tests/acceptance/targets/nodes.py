@@ -16,10 +16,10 @@ def node(name: str, *, hands_over_to: str | None = None) -> Agent:
     """Make an agent that answers with its name and how many questions it remembers, or hands over."""
 
     async def script(messages: Messages) -> Answer:
-        asked = next(word for word in question(messages).split() if word.startswith("q"))
-        await asyncio.to_thread(pass_step, f"{name} {asked}")
+        prompt = next(word for word in question(messages).split() if word.startswith("q"))
+        await asyncio.to_thread(pass_step, f"{name} {prompt}")
         if hands_over_to is not None and not results(messages):
-            return [call("handoff_to_agent", {"agent_name": hands_over_to, "message": f"{asked} is yours"})]
+            return [call("handoff_to_agent", {"agent_name": hands_over_to, "message": f"{prompt} is yours"})]
         return f"{name} knows {len([each for each in messages if each['role'] == 'user'])}"
 
     return Agent(model=ScriptedModel(script), name=name)

@@ -16,12 +16,12 @@ router = litellm.Router([{"model_name": "agent", "litellm_params": where}])
 
 def ask(session_id: str, text: str, form: str, through: str) -> str:
     """Ask once, and return the answer."""
-    asked: dict[str, Any] = {
+    body: dict[str, Any] = {
         "messages": [{"role": "user", "content": text}],
         "extra_headers": {"X-Session-Id": session_id},
         "stream": form == "stream",
     }
-    answer = router.completion(model="agent", **asked) if through else litellm.completion(**where, **asked)
+    answer = router.completion(model="agent", **body) if through else litellm.completion(**where, **body)
     if form == "stream":
         return "".join(chunk.choices[0].delta.content or "" for chunk in answer)
     return str(answer.choices[0].message.content)

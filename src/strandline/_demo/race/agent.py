@@ -35,7 +35,7 @@ KILLED: Final = "(the server will be killed)"
 PROVIDER_FAILED: Final = "the model's provider does not answer"
 
 _SEAT: Final = re.compile(r"\bseat (\d+)", re.IGNORECASE)
-_SPELL: Final = "spell"
+_INVOCATION: Final = "invocation"
 
 
 class Refused(Exception):
@@ -81,13 +81,16 @@ def _make(session_id: str, mode: ConcurrentInvocationMode) -> Agent:
         return f"seat {seat} is booked"
 
     def begun(event: BeforeInvocationEvent) -> None:
-        event.invocation_state[_SPELL] = (uuid.uuid4().hex, seat_of(question(event.messages or event.agent.messages)))
-        spell, seat = event.invocation_state[_SPELL]
-        ledger.write(folder, session_id, "begun", seat, spell)
+        event.invocation_state[_INVOCATION] = (
+            uuid.uuid4().hex,
+            seat_of(question(event.messages or event.agent.messages)),
+        )
+        invocation, seat = event.invocation_state[_INVOCATION]
+        ledger.write(folder, session_id, "begun", seat, invocation)
 
     def ended(event: AfterInvocationEvent) -> None:
-        spell, seat = event.invocation_state[_SPELL]
-        ledger.write(folder, session_id, "failed" if event.result is None else "ended", seat, spell)
+        invocation, seat = event.invocation_state[_INVOCATION]
+        ledger.write(folder, session_id, "failed" if event.result is None else "ended", seat, invocation)
 
     agent = Agent(
         model=ScriptedModel(_script(ledger.gate(folder, session_id))),
@@ -109,12 +112,12 @@ def _script(gate: Path) -> Script:
         await asyncio.sleep(THINKS_S)
         if refusal is not None:
             raise Refused(refusal)
-        asked, told = question(messages), results(messages)
-        if not told:
-            return [say("Let me book it. "), call("book", {"seat": seat_of(asked), "slowly": KILLED in asked})]
-        if FAILS in asked:
+        prompt, tool_results = question(messages), results(messages)
+        if not tool_results:
+            return [say("Let me book it. "), call("book", {"seat": seat_of(prompt), "slowly": KILLED in prompt})]
+        if FAILS in prompt:
             raise ConnectionError(PROVIDER_FAILED)
-        return f"Seat {seat_of(asked)} is yours."
+        return f"Seat {seat_of(prompt)} is yours."
 
     return script
 

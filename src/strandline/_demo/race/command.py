@@ -13,9 +13,9 @@ import msgspec
 from rich.console import Console
 
 from strandline._demo.race.judge import judge
-from strandline._demo.race.record import Act, Race
+from strandline._demo.race.record import Race, Scenario
 from strandline._demo.race.run import run
-from strandline._demo.race.terminal import Screen, draw_act, introduction, marks_for, summary
+from strandline._demo.race.terminal import Screen, draw_scenario, introduction, marks_for, summary
 
 
 class Silent:
@@ -24,7 +24,7 @@ class Silent:
     def starting(self) -> None:
         """See that the servers start."""
 
-    def goes_on(self, *_: object) -> None:
+    def progress(self, *_: object) -> None:
         """See an act."""
 
     def over(self, *_: object) -> None:
@@ -38,8 +38,10 @@ def show(console: Console, *, kept: Path | None, as_json: bool) -> Race:
         if not as_json:
             marks = marks_for(console)
             console.print(introduction(marks, kept=True))
-            for act in Act:
-                console.print(draw_act(act, [play for play in race.plays if play.act is act], marks))
+            for scenario in Scenario:
+                console.print(
+                    draw_scenario(scenario, [play for play in race.plays if play.scenario is scenario], marks)
+                )
     elif as_json:
         # Seen on a terminal only.
         status = Console(stderr=True).status("Four servers, three acts: about 15 seconds ...")
@@ -57,11 +59,11 @@ def show(console: Console, *, kept: Path | None, as_json: bool) -> Race:
 
 def to_json(race: Race) -> str:
     """Return a race as JSON, with what is judged of each play."""
-    told = msgspec.to_builtins(race)
-    for play, seen in zip(told["plays"], race.plays, strict=True):
+    data = msgspec.to_builtins(race)
+    for play, seen in zip(data["plays"], race.plays, strict=True):
         judgement = judge(seen)
         play["judgement"] = {"holds": judgement.holds, **msgspec.to_builtins(judgement)}
-    return json.dumps(told, indent=1) + "\n"
+    return json.dumps(data, indent=1) + "\n"
 
 
 def from_json(text: bytes) -> Race:

@@ -11,7 +11,7 @@ from typing import Final
 from msgspec import Struct
 
 from strandline._demo.race.agent import seat_of
-from strandline._demo.race.record import Asked, Got, Play
+from strandline._demo.race.record import ClientResult, Request, Trial
 from strandline.testing._checker import check_history
 
 FOREVER: Final = float("inf")
@@ -50,57 +50,59 @@ class Judgement(Struct, frozen=True, kw_only=True):
         return self.at_once <= 1 and self.goes_on and not any(wrong)
 
 
-def judge(play: Play) -> Judgement:
+def judge(play: Trial) -> Judgement:
     """Judge one play that is over."""
-    answered = [asked for asked in play.asked if asked.got is Got.ANSWER]
-    told = _told(play)
-    inside = {spell.seat for spell in play.spells}
+    answered = [request for request in play.requests if request.got is ClientResult.ANSWER]
+    answers = _answers_in_history(play)
+    inside = {invocation.seat for invocation in play.invocations}
     refused = [
-        asked.seat
-        for asked in play.asked
-        if asked.got is Got.ERROR and asked.seat not in inside and asked.question not in told
+        request.seat
+        for request in play.requests
+        if request.got is ClientResult.ERROR and request.seat not in inside and request.question not in answers
     ]
     return Judgement(
-        own=[asked.seat for asked in answered if _is_own(asked)],
-        others=[asked.seat for asked in answered if not _is_own(asked)],
-        errors=[asked.seat for asked in play.asked if asked.got is Got.ERROR and not asked.fails],
+        own=[request.seat for request in answered if _is_own(request)],
+        others=[request.seat for request in answered if not _is_own(request)],
+        errors=[request.seat for request in play.requests if request.got is ClientResult.ERROR and not request.fails],
         refused=refused,
-        nothing=[asked.seat for asked in play.asked if asked.got is Got.NOTHING],
+        nothing=[request.seat for request in play.requests if request.got is ClientResult.NOTHING],
         at_once=_at_once(play),
         faults=check_history(play.history),
-        lost=[asked.seat for asked in play.asked if asked.question not in told and asked.seat not in refused],
-        unfinished=[asked.seat for asked in play.asked if told.get(asked.question) == ""],
+        lost=[
+            request.seat for request in play.requests if request.question not in answers and request.seat not in refused
+        ],
+        unfinished=[request.seat for request in play.requests if answers.get(request.question) == ""],
         twice=[seat for seat, starts in sorted(Counter(play.tools).items()) if starts > 1],
-        goes_on=play.following is not None and play.following.got is Got.ANSWER and _is_own(play.following),
+        goes_on=play.following is not None and play.following.got is ClientResult.ANSWER and _is_own(play.following),
     )
 
 
-def _is_own(asked: Asked) -> bool:
-    return seat_of(asked.text) == asked.seat
+def _is_own(request: Request) -> bool:
+    return seat_of(request.text) == request.seat
 
 
-def _at_once(play: Play) -> int:
+def _at_once(play: Trial) -> int:
     """Return the largest number of spells that have a moment in common; one that was cut off ended with its server."""
     ends = [
-        spell.ended_at if spell.ended_at is not None
-        else play.killed_at if play.killed_at is not None and spell.begun_at <= play.killed_at
+        invocation.ended_at if invocation.ended_at is not None
+        else play.killed_at if play.killed_at is not None and invocation.begun_at <= play.killed_at
         else FOREVER
-        for spell in play.spells
+        for invocation in play.invocations
     ]  # fmt: skip
-    spans = list(zip((spell.begun_at for spell in play.spells), ends, strict=True))
+    spans = list(zip((invocation.begun_at for invocation in play.invocations), ends, strict=True))
     return max((sum(begun <= at < end for begun, end in spans) for at, _ in spans), default=0)
 
 
-def _told(play: Play) -> dict[str, str]:
+def _answers_in_history(play: Trial) -> dict[str, str]:
     """Return every question in the conversation with the last text that the assistant said before the next one."""
-    told: dict[str, str] = {}
-    asked = ""
+    answers: dict[str, str] = {}
+    question = ""
     for message in play.history:
         texts = [block["text"] for block in message["content"] if "text" in block]
         calls = any("toolUse" in block for block in message["content"])
         if message["role"] == "user" and texts:
-            asked = texts[0]
-            told[asked] = ""
-        elif message["role"] == "assistant" and texts and not calls and asked:
-            told[asked] = texts[-1]
-    return told
+            question = texts[0]
+            answers[question] = ""
+        elif message["role"] == "assistant" and texts and not calls and question:
+            answers[question] = texts[-1]
+    return answers

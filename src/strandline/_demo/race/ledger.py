@@ -18,17 +18,17 @@ FOLDER_VARIABLE: Final = "STRANDLINE_DEMO_RACE"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Something that the agent did for a seat: `begun`, `tool`, `ended` or `failed`, in the invocation `spell`."""
+    """Something that the agent did for a seat: `begun`, `tool`, `ended` or `failed`, in the invocation `invocation`."""
 
     at: float
     what: str
     seat: int
-    spell: str = ""
+    invocation: str = ""
 
 
-def write(folder: Path, session_id: str, what: str, seat: int, spell: str = "") -> None:
+def write(folder: Path, session_id: str, what: str, seat: int, invocation: str = "") -> None:
     """Add a step; it is in the file when this returns, whoever is killed next."""
-    line = json.dumps({"at": time.monotonic(), "what": what, "seat": seat, "spell": spell}) + "\n"
+    line = json.dumps({"at": time.monotonic(), "what": what, "seat": seat, "invocation": invocation}) + "\n"
     file = os.open(folder / f"{session_id}.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(file, line.encode())

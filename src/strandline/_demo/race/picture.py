@@ -9,8 +9,8 @@ from typing import Any, Final
 from xml.sax.saxutils import escape
 
 from strandline._demo.race.judge import Judgement, judge
-from strandline._demo.race.record import Act, Asked, Got, Play, Race, Server, Spell
-from strandline._demo.race.words import ACTS, NAMES, findings
+from strandline._demo.race.record import ClientResult, Invocation, Race, Request, Scenario, Server, Trial
+from strandline._demo.race.text import NAMES, SCENARIOS, findings
 
 WIDTH: Final = 860
 HEIGHT: Final = 588
@@ -50,7 +50,7 @@ text { font-family: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-se
 
 def draw(race: Race) -> str:
     """Return the picture of a race."""
-    left, right = race.play(Server.DEFAULT, Act.TOGETHER), race.play(Server.STRANDLINE, Act.TOGETHER)
+    left, right = race.play(Server.DEFAULT, Scenario.TOGETHER), race.play(Server.STRANDLINE, Scenario.TOGETHER)
     scale_s = max(_end(left), _end(right))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"',
@@ -78,25 +78,25 @@ def draw(race: Race) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _about(*plays: Play) -> str:
+def _about(*plays: Trial) -> str:
     return " ".join(
         f"{NAMES[play.server]}: {'; '.join(text for _, text in findings(play, judge(play)))}." for play in plays
     )
 
 
-def _panel(play: Play, x: int, scale_s: float) -> Iterator[str]:
+def _panel(play: Trial, x: int, scale_s: float) -> Iterator[str]:
     """Draw one server's requests over time, and the conversation below them."""
     judgement = judge(play)
     yield _text(x, 96, NAMES[play.server], "head")
     yield from _legend(x + 208, judgement)
     per_s = _BARS / scale_s
-    for number, asked in enumerate(play.asked):
+    for number, request in enumerate(play.requests):
         y = _TOP + number * _ROW
-        yield _text(x, y + 14, str(asked.seat), "dim")
-        yield from _row(play, asked, x + 18, y, per_s)
-        got, good = _got(asked, judgement)
+        yield _text(x, y + 14, str(request.seat), "dim")
+        yield from _row(play, request, x + 18, y, per_s)
+        got, good = _got(request, judgement)
         yield _text(x + 18 + _BARS + 8, y + 14, got, "good" if good else "bad")
-    floor = _TOP + len(play.asked) * _ROW
+    floor = _TOP + len(play.requests) * _ROW
     yield f'<line class="line" x1="{x + 18}" y1="{floor}" x2="{x + 18 + _BARS}" y2="{floor}"/>'
     for second in range(int(scale_s) + 1):
         yield _text(x + 18 + round(second * per_s), floor + 15, f"{second} s", "dim")
@@ -117,22 +117,27 @@ def _legend(x: int, judgement: Judgement) -> Iterator[str]:
     yield _rect("bar-good" if in_line else "bar-bad", x + 72, 85, 18, 14) + _text(x + 96, 96, "in the agent", "dim")
 
 
-def _row(play: Play, asked: Asked, x: int, y: int, per_s: float) -> Iterator[str]:
-    spells = [spell for spell in play.spells if spell.seat == asked.seat]
-    waits_until = spells[0].begun_at if spells else asked.ended_at or asked.sent_at
-    yield _rect("wait", x + asked.sent_at * per_s, y + 6, (waits_until - asked.sent_at) * per_s, 8)
-    for spell in spells:
-        end = _ended(spell, play)
-        kind = "bar-bad" if spell.failed or spell.ended_at is None else "bar-good"
-        yield _rect(kind, x + spell.begun_at * per_s, y, (end - spell.begun_at) * per_s, 20)
+def _row(play: Trial, request: Request, x: int, y: int, per_s: float) -> Iterator[str]:
+    invocations = [invocation for invocation in play.invocations if invocation.seat == request.seat]
+    waits_until = invocations[0].begun_at if invocations else request.ended_at or request.sent_at
+    yield _rect("wait", x + request.sent_at * per_s, y + 6, (waits_until - request.sent_at) * per_s, 8)
+    for invocation in invocations:
+        end = _ended(invocation, play)
+        kind = "bar-bad" if invocation.failed or invocation.ended_at is None else "bar-good"
+        yield _rect(kind, x + invocation.begun_at * per_s, y, (end - invocation.begun_at) * per_s, 20)
 
 
-def _got(asked: Asked, judgement: Judgement) -> tuple[str, bool]:
-    if asked.seat in judgement.own:
+def _got(request: Request, judgement: Judgement) -> tuple[str, bool]:
+    if request.seat in judgement.own:
         return "answered", True
-    if asked.seat in judgement.refused:
+    if request.seat in judgement.refused:
         return "refused", False
-    return {Got.ERROR: "error", Got.ANSWER: "another's", Got.NOTHING: "nothing", Got.WAITS: ""}[asked.got], False
+    return {
+        ClientResult.ERROR: "error",
+        ClientResult.ANSWER: "another's",
+        ClientResult.NOTHING: "nothing",
+        ClientResult.WAITS: "",
+    }[request.got], False
 
 
 def _conversation(history: Sequence[Any], x: int, y: int) -> Iterator[str]:
@@ -154,7 +159,7 @@ def _conversation(history: Sequence[Any], x: int, y: int) -> Iterator[str]:
         yield _rect("assistant", words + 52, y + 3, 9, 9) + _text(words + 65, y + 12, "assistant", "dim")
 
 
-def _last_words(play: Play, judgement: Judgement) -> list[tuple[bool, str]]:
+def _last_words(play: Trial, judgement: Judgement) -> list[tuple[bool, str]]:
     said = findings(play, judgement)
     return [said[1 if judgement.refused else 0], *said[-2:]]
 
@@ -163,13 +168,13 @@ def _grid(race: Race) -> Iterator[str]:
     """Draw who held in which act."""
     top, columns = 424, (_LEFT, 258, 450, 668)
     yield f'<line class="line" x1="{_LEFT}" y1="{top - 24}" x2="{WIDTH - _LEFT}" y2="{top - 24}"/>'
-    for x, act in zip(columns[1:], Act, strict=True):
-        yield _text(x, top, ACTS[act].split(",")[0], "dim")
+    for x, scenario in zip(columns[1:], Scenario, strict=True):
+        yield _text(x, top, SCENARIOS[scenario].split(",")[0], "dim")
     for number, server in enumerate(Server, 1):
         y = top + number * 24
         yield _text(_LEFT, y, NAMES[server], "own" if server is Server.STRANDLINE else "")
-        for x, act in zip(columns[1:], Act, strict=True):
-            judgement = judge(race.play(server, act))
+        for x, scenario in zip(columns[1:], Scenario, strict=True):
+            judgement = judge(race.play(server, scenario))
             word = "✓ holds" if judgement.holds else f"✗ {_worst(judgement)}"
             yield _text(x, y, word, "good" if judgement.holds else "bad")
 
@@ -187,12 +192,18 @@ def _worst(judgement: Judgement) -> str:
     return "a tool twice" if judgement.twice else "wrong answers"
 
 
-def _ended(spell: Spell, play: Play) -> float:
-    return spell.ended_at if spell.ended_at is not None else play.killed_at or spell.begun_at
+def _ended(invocation: Invocation, play: Trial) -> float:
+    return invocation.ended_at if invocation.ended_at is not None else play.killed_at or invocation.begun_at
 
 
-def _end(play: Play) -> float:
-    return max([0.1, *(_ended(spell, play) for spell in play.spells), *(each.ended_at or 0.0 for each in play.asked)])
+def _end(play: Trial) -> float:
+    return max(
+        [
+            0.1,
+            *(_ended(invocation, play) for invocation in play.invocations),
+            *(each.ended_at or 0.0 for each in play.requests),
+        ]
+    )
 
 
 def _rect(kind: str, x: float, y: float, width: float, height: float) -> str:

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from strands import Agent
 
 from strandline._demo.race.agent import make_agent, make_reentrant_agent
-from strandline._demo.race.tether import tie
+from strandline._demo.race.parent_watch import exit_with_parent
 
 
 def make_app(*, lock: bool = False, let_in: bool = False) -> Starlette:
@@ -68,7 +68,7 @@ def make_app(*, lock: bool = False, let_in: bool = False) -> Starlette:
 
 def main() -> None:
     """Serve on a port of the loopback interface that the system chooses, and print the URL to stderr."""
-    tie()
+    exit_with_parent()
     listener = socket.create_server(("127.0.0.1", 0))
     app = make_app(lock="--lock" in sys.argv[1:], let_in="--let-in" in sys.argv[1:])
     sys.stderr.write(f"serving at http://127.0.0.1:{listener.getsockname()[1]}\n")

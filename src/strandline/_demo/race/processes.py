@@ -21,7 +21,10 @@ REPLY_S: Final = 90.0
 POLL_S: Final = 0.01
 _URL: Final = re.compile(r"http://127\.0\.0\.1:(\d+)")
 _OURS: Final = re.compile(r"STRANDLINE_|AGENT_ID$|PORT$|IDLE_TIMEOUT_MINUTES$")
-_STRANDLINE: Final = "from strandline._demo.race.tether import tie; tie(); from strandline._cli import main; main()"
+_STRANDLINE: Final = (
+    "from strandline._demo.race.parent_watch import exit_with_parent; exit_with_parent();"
+    " from strandline._cli import main; main()"
+)
 
 
 def _import_path() -> list[str]:
@@ -77,7 +80,7 @@ class Contestant:
                 command(self.server),
                 cwd=self.folder,
                 env={**kept, FOLDER_VARIABLE: str(self.folder), "PYTHONPATH": os.pathsep.join(_import_path())},
-                stdin=subprocess.PIPE,  # (nothing is written; see `tether`)
+                stdin=subprocess.PIPE,  # (nothing is written; see `parent_watch`)
                 stdout=output,
                 stderr=output,
                 # An interrupt from the keyboard is for the command, which then ends its servers.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 
 class Server(StrEnum):
@@ -21,7 +21,7 @@ class Server(StrEnum):
     STRANDLINE = "strandline"
 
 
-class Act(StrEnum):
+class Scenario(StrEnum):
     """What happens to the five requests."""
 
     TOGETHER = "together"
@@ -29,7 +29,7 @@ class Act(StrEnum):
     KILL = "kill"
 
 
-class Got(StrEnum):
+class ClientResult(StrEnum):
     """What a client got for its request."""
 
     WAITS = "waits"
@@ -38,7 +38,7 @@ class Got(StrEnum):
     NOTHING = "nothing"
 
 
-class Asked(Struct, frozen=True, kw_only=True):
+class Request(Struct, frozen=True, kw_only=True):
     """One request as its client saw it."""
 
     seat: int
@@ -47,12 +47,12 @@ class Asked(Struct, frozen=True, kw_only=True):
     """Whether it asks for the failure of the model."""
     sent_at: float
     ended_at: float | None = None
-    got: Got = Got.WAITS
+    got: ClientResult = ClientResult.WAITS
     text: str = ""
     """The answer, or what the error says."""
 
 
-class Spell(Struct, frozen=True, kw_only=True):
+class Invocation(Struct, frozen=True, kw_only=True):
     """One invocation of the agent, as the agent's ledger has it."""
 
     seat: int
@@ -62,13 +62,13 @@ class Spell(Struct, frozen=True, kw_only=True):
     failed: bool = False
 
 
-class Play(Struct, frozen=True, kw_only=True):
+class Trial(Struct, frozen=True, kw_only=True):
     """One act on one server."""
 
     server: Server
-    act: Act
-    asked: Sequence[Asked]
-    spells: Sequence[Spell]
+    scenario: Scenario = field(name="act")
+    requests: Sequence[Request] = field(name="asked")
+    invocations: Sequence[Invocation] = field(name="spells")
     tools: Sequence[int]
     """The seat of every start of the tool, in order."""
     killed_at: float | None = None
@@ -76,7 +76,7 @@ class Play(Struct, frozen=True, kw_only=True):
     """When the server answered again after it was killed."""
     history: Sequence[Any] = ()
     """The conversation as the server tells it in the end, before the next message."""
-    following: Asked | None = None
+    following: Request | None = None
     """The next message, sent when everything was over."""
     note: str = ""
     """What goes on just now, for whoever watches."""
@@ -90,11 +90,11 @@ class Race(Struct, frozen=True, kw_only=True):
     strands: str
     python: str
     seconds: float
-    plays: Sequence[Play]
+    plays: Sequence[Trial]
 
-    def play(self, server: Server, act: Act) -> Play:
+    def play(self, server: Server, scenario: Scenario) -> Trial:
         """Return one play. Raises `KeyError` when it was not played."""
         for each in self.plays:
-            if (each.server, each.act) == (server, act):
+            if (each.server, each.scenario) == (server, scenario):
                 return each
-        raise KeyError(f"{act} on {server}")
+        raise KeyError(f"{scenario} on {server}")

@@ -13,9 +13,9 @@ from threading import Event
 from typing import Any, Final, Protocol
 
 from strandline import __version__
-from strandline._demo.race.acts import Playing
+from strandline._demo.race.play import LiveTrial
 from strandline._demo.race.processes import Contestant
-from strandline._demo.race.record import Act, Play, Race, Server
+from strandline._demo.race.record import Race, Scenario, Server, Trial
 
 FRAME_S: Final = 0.1
 
@@ -27,11 +27,11 @@ class Watcher(Protocol):
         """See that the servers start."""
         ...
 
-    def goes_on(self, act: Act, plays: Sequence[Play], now: float) -> None:
+    def progress(self, scenario: Scenario, plays: Sequence[Trial], now: float) -> None:
         """See an act, `now` seconds after it began; called every tenth of a second."""
         ...
 
-    def over(self, act: Act, plays: Sequence[Play]) -> None:
+    def over(self, scenario: Scenario, plays: Sequence[Trial]) -> None:
         """See an act that is over."""
         ...
 
@@ -43,7 +43,7 @@ def run(watcher: Watcher, interrupted: Event) -> Race:
     `interrupted` was set. On every way out no process and no file is left.
     """
     began = time.monotonic()
-    plays: list[Play] = []
+    plays: list[Trial] = []
     with (
         tempfile.TemporaryDirectory(prefix="strandline-race-") as folder,
         ThreadPoolExecutor(len(Server), thread_name_prefix="race") as threads,
@@ -51,12 +51,12 @@ def run(watcher: Watcher, interrupted: Event) -> Race:
         _contestants(Path(folder)) as contestants,
     ):
         _watch([threads.submit(each.start) for each in contestants], watcher.starting, interrupted)
-        for act in Act:
-            playing = [Playing(each, act) for each in contestants]
+        for scenario in Scenario:
+            playing = [LiveTrial(each, scenario) for each in contestants]
             played = [threads.submit(each.play) for each in playing]
-            _watch(played, partial(_look, watcher, act, playing), interrupted)
+            _watch(played, partial(_look, watcher, scenario, playing), interrupted)
             plays += [each.result() for each in played]
-            watcher.over(act, plays[-len(contestants) :])
+            watcher.over(scenario, plays[-len(contestants) :])
     return Race(
         strandline=__version__,
         strands=importlib.metadata.version("strands-agents"),
@@ -92,5 +92,5 @@ def _watch(tasks: Iterable["Future[Any]"], look: Callable[[], None], interrupted
             each.result()
 
 
-def _look(watcher: Watcher, act: Act, playing: Sequence[Playing]) -> None:
-    watcher.goes_on(act, [each.seen() for each in playing], max(each.now() for each in playing))
+def _look(watcher: Watcher, scenario: Scenario, playing: Sequence[LiveTrial]) -> None:
+    watcher.progress(scenario, [each.seen() for each in playing], max(each.now() for each in playing))

@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.text import Text
 
 from strandline._demo.race.judge import judge
-from strandline._demo.race.record import Act, Got, Play, Race, Server, Spell
-from strandline._demo.race.words import ACTS, MEANINGS, NAMES, fate, findings
+from strandline._demo.race.record import ClientResult, Invocation, Race, Scenario, Server, Trial
+from strandline._demo.race.text import MEANINGS, NAMES, SCENARIOS, fate, findings
 
 WIDTH: Final = 80
 BAR: Final = 50
@@ -66,14 +66,14 @@ class Screen:
         """Say that the servers start."""
         self._show(Text("Four servers start ...", "dim"))
 
-    def goes_on(self, act: Act, plays: Sequence[Play], now: float) -> None:
+    def progress(self, scenario: Scenario, plays: Sequence[Trial], now: float) -> None:
         """Draw an act as far as it has come."""
-        self._show(draw_act(act, plays, self._marks, now))
+        self._show(draw_scenario(scenario, plays, self._marks, now))
 
-    def over(self, act: Act, plays: Sequence[Play]) -> None:
+    def over(self, scenario: Scenario, plays: Sequence[Trial]) -> None:
         """Draw an act with what was found; it stays on the screen."""
         self._show(Text())
-        self._console.print(draw_act(act, plays, self._marks))
+        self._console.print(draw_scenario(scenario, plays, self._marks))
 
     def _show(self, what: RenderableType) -> None:
         if self._live is not None:
@@ -98,12 +98,12 @@ def introduction(marks: Marks, *, kept: bool) -> Text:
     return text.append(marks.cut, "bold red").append(" killed\n")
 
 
-def draw_act(act: Act, plays: Sequence[Play], marks: Marks, now: float | None = None) -> Group:
+def draw_scenario(scenario: Scenario, plays: Sequence[Trial], marks: Marks, now: float | None = None) -> Group:
     """Draw an act on all servers, on one scale; with `now`, while it goes on."""
-    number = list(Act).index(act) + 1
-    title = Text().append(f"{marks.rule * 2} {number}. {ACTS[act]} ", "bold")
+    number = list(Scenario).index(scenario) + 1
+    title = Text().append(f"{marks.rule * 2} {number}. {SCENARIOS[scenario]} ", "bold")
     title.append(marks.rule * (WIDTH - len(title)), "dim")
-    lines = [title, Text(f"{MEANINGS[act]}", "dim")]
+    lines = [title, Text(f"{MEANINGS[scenario]}", "dim")]
     ends = [_end(play) for play in plays]
     scale_s = max(ends) if now is None else max(SCALE_S, now)
     for play in plays:
@@ -111,12 +111,14 @@ def draw_act(act: Act, plays: Sequence[Play], marks: Marks, now: float | None = 
     return Group(*lines)
 
 
-def _end(play: Play) -> float:
-    moments = [asked.ended_at or 0.0 for asked in play.asked] + [spell.ended_at or 0.0 for spell in play.spells]
+def _end(play: Trial) -> float:
+    moments = [request.ended_at or 0.0 for request in play.requests] + [
+        invocation.ended_at or 0.0 for invocation in play.invocations
+    ]
     return max(*moments, play.killed_at or 0.0, play.ready_at or 0.0, 0.1)
 
 
-def _draw_play(play: Play, marks: Marks, scale_s: float, now: float | None) -> list[Text]:
+def _draw_play(play: Trial, marks: Marks, scale_s: float, now: float | None) -> list[Text]:
     judgement = judge(play) if now is None else None
     head = Text().append(NAMES[play.server], "bold")
     if play.killed_at is not None and play.ready_at is not None:
@@ -127,9 +129,9 @@ def _draw_play(play: Play, marks: Marks, scale_s: float, now: float | None) -> l
     elif play.note and play.ready_at is None:
         head.append(f"  {play.note}", "dim")
     lines = [head]
-    for asked in play.asked:
-        row = Text(f"  {asked.seat} ").append(_bar(play, asked.seat, marks, scale_s, now))
-        row.append(f"  {fate(play, asked, judgement)}", "" if asked.got is Got.ANSWER else "dim")
+    for request in play.requests:
+        row = Text(f"  {request.seat} ").append(_bar(play, request.seat, marks, scale_s, now))
+        row.append(f"  {fate(play, request, judgement)}", "" if request.got is ClientResult.ANSWER else "dim")
         lines.append(row)
     if judgement is not None:
         said = Text("  ")
@@ -147,46 +149,50 @@ def _wrapped(text: Text) -> list[Text]:
     return [line if number == 0 else Text("  ").append(line) for number, line in enumerate(lines)]
 
 
-def _bar(play: Play, seat: int, marks: Marks, scale_s: float, now: float | None) -> Text:
+def _bar(play: Trial, seat: int, marks: Marks, scale_s: float, now: float | None) -> Text:
     """Return the line of time of one request."""
-    asked = next(each for each in play.asked if each.seat == seat)
-    spells = [spell for spell in play.spells if spell.seat == seat]
+    request = next(each for each in play.requests if each.seat == seat)
+    invocations = [invocation for invocation in play.invocations if invocation.seat == seat]
     bar = Text()
     step = scale_s / BAR
     killed = None if play.killed_at is None else min(int(play.killed_at / step), BAR - 1)
-    was_there = asked.got is Got.NOTHING
+    was_there = request.got is ClientResult.NOTHING
     for cell in range(BAR):
         begin, end = cell * step, (cell + 1) * step
-        spell = next((each for each in spells if each.begun_at < end and _until(each, play, now) > begin), None)
+        invocation = next(
+            (each for each in invocations if each.begun_at < end and _until(each, play, now) > begin), None
+        )
         if killed == cell and was_there:
             bar.append(marks.cut, "bold red")
-        elif spell is not None and spell.failed:
+        elif invocation is not None and invocation.failed:
             bar.append(marks.fails, "red")
-        elif spell is not None:
-            bar.append(marks.works, "red" if _is_cut(spell, play) else "green")
-        elif asked.sent_at < end and begin < _waits_until(play, seat, spells, asked.ended_at, now):
+        elif invocation is not None:
+            bar.append(marks.works, "red" if _is_cut(invocation, play) else "green")
+        elif request.sent_at < end and begin < _waits_until(play, seat, invocations, request.ended_at, now):
             bar.append(marks.waits, "dim")
         else:
             bar.append(" ")
     return bar
 
 
-def _until(spell: Spell, play: Play, now: float | None) -> float:
-    if spell.ended_at is not None:
-        return spell.ended_at
-    if _is_cut(spell, play):
+def _until(invocation: Invocation, play: Trial, now: float | None) -> float:
+    if invocation.ended_at is not None:
+        return invocation.ended_at
+    if _is_cut(invocation, play):
         return play.killed_at or 0.0
     return now or 0.0
 
 
-def _is_cut(spell: Spell, play: Play) -> bool:
-    return spell.ended_at is None and play.killed_at is not None and spell.begun_at <= play.killed_at
+def _is_cut(invocation: Invocation, play: Trial) -> bool:
+    return invocation.ended_at is None and play.killed_at is not None and invocation.begun_at <= play.killed_at
 
 
-def _waits_until(play: Play, seat: int, spells: Sequence[Spell], ended_at: float | None, now: float | None) -> float:
+def _waits_until(
+    play: Trial, seat: int, invocations: Sequence[Invocation], ended_at: float | None, now: float | None
+) -> float:
     """Return when a request has stopped to wait: when its last spell began, else when its client got something."""
-    if spells:
-        return spells[-1].begun_at
+    if invocations:
+        return invocations[-1].begun_at
     if ended_at is not None:
         return ended_at
     return now or 0.0
@@ -200,8 +206,8 @@ def summary(race: Race, marks: Marks) -> Text:
     text.append(" " * (widest + 2)).append("".join(f"{head:<16}" for head in heads).rstrip() + "\n", "bold")
     for server in Server:
         text.append(f"{NAMES[server]:<{widest + 2}}", "bold" if server is Server.STRANDLINE else "")
-        for act in Act:
-            holds = judge(race.play(server, act)).holds
+        for scenario in Scenario:
+            holds = judge(race.play(server, scenario)).holds
             word = f"{marks.yes} holds" if holds else f"{marks.no} breaks"
             text.append(f"{word:<16}", "green" if holds else "red")
         text.rstrip()

@@ -92,7 +92,7 @@ def _folder(path: Path, wanted: int | None) -> Iterator[Finding]:
     else:
         disk = shutil.disk_usage(existing)
         free, reserve = disk.free, reserve_bytes(disk.total, wanted)
-        told = f"{free / (1 << 30):,.1f} GiB free for the journal"
+        message = f"{free / (1 << 30):,.1f} GiB free for the journal"
         if free < reserve:
             yield problem(
                 "disk", f"{_size(free)} free for the journal, and {_size(reserve)} are kept for runs that were accepted"
@@ -102,9 +102,9 @@ def _folder(path: Path, wanted: int | None) -> Iterator[Finding]:
         elif free < NO_ROOM:
             yield problem("disk", f"{free / (1 << 20):,.0f} MiB free for the journal", "make room on that disk")
         elif free < LITTLE_ROOM:
-            yield note("disk", told, "make room on that disk")
+            yield note("disk", message, "make room on that disk")
         else:
-            yield ok("disk", told + (f", {kind}" if kind else ""))
+            yield ok("disk", message + (f", {kind}" if kind else ""))
 
 
 def _size(count: int) -> str:

@@ -19,21 +19,21 @@ class RemoteError(StrandlineError):
     code: ClassVar[str] = "remote"
 
 
-class Nobody(RemoteError):
+class Unreachable(RemoteError):
     """Nobody answers at the address."""
 
 
-class Other(RemoteError):
+class NotAServer(RemoteError):
     """Somebody answers at the address, and it is no Strandline server."""
 
 
 @contextmanager
-def making(url: str) -> Iterator[None]:
+def connecting(url: str) -> Iterator[None]:
     """Have a client made for an address. Raises `RemoteError` where none can be made."""
     try:
         yield
     except NoServer as error:
-        raise Nobody(
+        raise Unreachable(
             f"{error.detail}. Look at the variables that name a proxy or certificates (HTTP_PROXY, HTTPS_PROXY,"
             " ALL_PROXY, SSL_CERT_FILE), or unset them"
         ) from None
@@ -42,31 +42,31 @@ def making(url: str) -> Iterator[None]:
         raise RemoteError(f"{error.detail}{hint}") from None
 
 
-def nobody(url: str, failed: NoServer, command: str) -> Nobody:
+def unreachable(url: str, failed: NoServer, command: str) -> Unreachable:
     """Return the error for an address that does not answer; `command` is what would name another."""
     error = failed.__cause__ or failed
     if isinstance(error, httpx.ReadTimeout):
-        return Nobody(
+        return Unreachable(
             f"somebody listens at {url}, but does not answer. If it is a server with --reload, it waits for"
             " runs of the old code, or for code that loads: its own terminal says which"
         )
     if isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError)):
-        return Nobody(
+        return Unreachable(
             f"somebody listens at {url}, and breaks off without an answer ({str(error) or 'closed'}). It is no"
             f" server of HTTP, or one that ends at this moment. Name the address of one: {command}"
         )
     if url.startswith("https:") and "SSL" in str(error):
-        return Nobody(
+        return Unreachable(
             f"what listens at {url} speaks no https that can be trusted ({error}). A server of Strandline"
             " itself speaks http: write http://HOST:PORT"
         )
-    return Nobody(
+    return Unreachable(
         f"nobody answers at {url} ({str(error) or type(error).__name__}). Start a server there: strandline"
         f" serve agent.py; or name the address of one: {command}"
     )
 
 
-def no_key(url: str, error: Unauthorized) -> RemoteError:
+def unauthorized(url: str, error: Unauthorized) -> RemoteError:
     """Return the error for a server that wants a key, or another one."""
     return RemoteError(
         f"the server at {url} lets nobody in like this: {error.detail}. Name the file of an API key with --key-file, or"

@@ -1,9 +1,10 @@
-"""`Client`: a server, for code that blocks. It carries out plans, and decides nothing."""
+"""`AsyncClient`: a server, for async code. It carries out plans, and decides nothing."""
 
+import asyncio
 import random
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Self, TypeVar, Unpack
 from uuid import uuid4
 
@@ -19,14 +20,14 @@ from strandline.client import _transport as transport
 from strandline.client._answers import HistoryMessage, Reply, Run
 from strandline.client._errors import ClientError, NoServer
 from strandline.client._events import Event
-from strandline.client._plans import Ask, Course, Frame, Next, Open, Patience, Pause, Plan, Tell
+from strandline.client._plans import Ask, Emit, Frame, Next, Open, Patience, Pause, Plan, PlanRunner
 from strandline.client._requests import Wishes
 
 T = TypeVar("T")
 
 
-class Client:
-    """A server at an address. Use it in a `with`, or close it; any thread may use it.
+class AsyncClient:
+    """A server at an address. Use it in an `async with`, or close it; it belongs to one event loop.
 
     `key` is an API key. A call goes on trying for `patience_s` seconds while nothing new comes: the server restarts, or
     refuses for the moment; 0 never tries again. `on_pause` is called before each wait with the reason and its seconds.
@@ -44,66 +45,66 @@ class Client:
         self.url = url.rstrip("/")
         self._patience_s = patience_s
         self._on_pause = on_pause
-        with transport.making(self.url):
-            self._http = httpx.Client(**transport.options(self.url, key))
+        with transport.connecting(self.url):
+            self._http = httpx.AsyncClient(**transport.options(self.url, key))
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close all connections."""
-        self._http.close()
+        await self._http.aclose()
 
     # -- runs --------------------------------------------------------------------------------------
 
-    def chat(self, text: str | list[Block], session_id: str = DEFAULT_SESSION, **wishes: Unpack[Wishes]) -> Run:
+    async def chat(self, text: str | list[Block], session_id: str = DEFAULT_SESSION, **wishes: Unpack[Wishes]) -> Run:
         """Ask, wait for the end of the run, and return it: its `output` is the answer."""
-        return self._do(plans.chat(text, session_id, wishes, _key(), self._patience()))
+        return await self._do(plans.chat(text, session_id, wishes, _key(), self._patience()))
 
     def run(
         self, text: str | list[Block], session_id: str = DEFAULT_SESSION, **wishes: Unpack[Wishes]
-    ) -> Generator[Event, None, None]:
+    ) -> AsyncGenerator[Event, None]:
         """Ask, and iterate over what happens until `RunFinished`. Nothing is sent before the first step of it.
 
-        Whoever stops iterating leaves; the run goes on without them.
+        Whoever stops iterating leaves (at once within `contextlib.aclosing`); the run goes on without them.
         """
         request = requests.streamed(requests.new_run(session_id, text, wishes, _key()))
-        return self._tell(plans.follow(request, "", 0, self._patience()))
+        return self._iterate(plans.follow(request, "", 0, self._patience()))
 
-    def events(self, run_id: str, after: int = 0) -> Generator[Event, None, None]:
+    def events(self, run_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
         """Iterate over what happens in a run that is there, after the event with the id `after`, until its end."""
-        return self._tell(plans.follow(None, run_id, after, self._patience()))
+        return self._iterate(plans.follow(None, run_id, after, self._patience()))
 
-    def wait(self, run_id: str) -> Run:
+    async def wait(self, run_id: str) -> Run:
         """Wait for the end of a run, and return it."""
-        return self._do(plans.wait(run_id, self._patience()))
+        return await self._do(plans.wait(run_id, self._patience()))
 
-    def cancel(self, run_id: str, *, force: bool = False) -> Run:
+    async def cancel(self, run_id: str, *, force: bool = False) -> Run:
         """Cancel a run and return it: it has ended by that, or was asked to end. Raises `Conflict` if it had ended."""
-        return self._do(plans.cancel(run_id, force, self._patience()))
+        return await self._do(plans.cancel(run_id, force, self._patience()))
 
-    def answer(self, run_id: str, responses: Mapping[str, Any]) -> Run:
+    async def answer(self, run_id: str, responses: Mapping[str, Any]) -> Run:
         """Answer what a run has asked, by the ids of its input requests; return the run that goes on with it."""
-        return self._do(plans.answer(run_id, responses, _key(), self._patience()))
+        return await self._do(plans.answer(run_id, responses, _key(), self._patience()))
 
-    def runs(self, statuses: str | Sequence[str] = (), limit: int | None = None) -> list[Run]:
+    async def runs(self, statuses: str | Sequence[str] = (), limit: int | None = None) -> list[Run]:
         """Return the last `limit` runs of all sessions, or all, the last accepted first; with `statuses` only those."""
-        return self._do(plans.runs(statuses, limit, self._patience()))
+        return await self._do(plans.runs(statuses, limit, self._patience()))
 
-    def history(
+    async def history(
         self, session_id: str = DEFAULT_SESSION, limit: int | None = None, *, discarded: bool = False
     ) -> list[HistoryMessage]:
         """Return the last `limit` messages of a session, oldest first, or all; with `discarded` hidden ones too."""
-        return self._do(plans.history(session_id, limit, discarded, self._patience()))
+        return await self._do(plans.history(session_id, limit, discarded, self._patience()))
 
-    def ask(
+    async def ask(
         self, method: str, path: str, body: object = None, *, query: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
         """Ask any other route for its JSON object. What changes something is sent once, unless it was refused."""
-        reply = self._do(plans.ask(requests.anything(method, path, body, query), self._patience()))
+        reply = await self._do(plans.ask(requests.anything(method, path, body, query), self._patience()))
         return answers.read(reply, msgspec.json.Decoder(dict[str, Any]).decode)
 
     # -- carrying out ------------------------------------------------------------------------------
@@ -111,68 +112,70 @@ class Client:
     def _patience(self) -> Patience:
         return Patience(self._patience_s, time.monotonic, random.random)
 
-    def _do(self, plan: Plan[T]) -> T:
-        course = Course(plan)
-        for _ in self._events(course):
+    async def _do(self, plan: Plan[T]) -> T:
+        course = PlanRunner(plan)
+        async for _ in self._events(course):
             raise AssertionError("only `follow` tells events")
         return course.result
 
-    def _tell(self, plan: Plan[None]) -> Generator[Event, None, None]:
-        return self._events(Course(plan))
+    def _iterate(self, plan: Plan[None]) -> AsyncGenerator[Event, None]:
+        return self._events(PlanRunner(plan))
 
-    def _events(self, course: Course[T]) -> Generator[Event, None, None]:
-        with closing(_Line(self._http, self.url, self._on_pause)) as line:
+    async def _events(self, course: PlanRunner[T]) -> AsyncGenerator[Event, None]:
+        async with aclosing(_Connection(self._http, self.url, self._on_pause)) as line:
             while (step := course.step) is not None:
-                if isinstance(step, Tell):
+                if isinstance(step, Emit):
                     yield step.event
-                    course.did()
+                    course.done()
                     continue
                 try:
-                    done = line.do(step)
+                    done = await line.do(step)
                 except NoServer as error:
                     course.failed(error)
                 else:
-                    course.did(done)
+                    course.done(done)
 
 
-class _Line:
+class _Connection:
     """The one connection of a call: it does steps, and holds the stream that is open."""
 
-    def __init__(self, http: httpx.Client, url: str, on_pause: Callable[[ClientError, float], None] | None) -> None:
+    def __init__(
+        self, http: httpx.AsyncClient, url: str, on_pause: Callable[[ClientError, float], None] | None
+    ) -> None:
         self._http = http
         self._url = url
         self._on_pause = on_pause
         self._response: httpx.Response | None = None
-        self._frames: Iterator[ServerSentEvent] = iter(())
+        self._frames: AsyncIterator[ServerSentEvent]
 
-    def do(self, step: Ask | Open | Next | Pause) -> Reply | Frame | None:
+    async def do(self, step: Ask | Open | Next | Pause) -> Reply | Frame | None:
         """Do a step, and return what came of it. Raises `NoServer`."""
         match step:
             case Next():
-                with transport.reaching(self._url):
-                    event = next(self._frames, None)
+                with transport.translating_errors(self._url):
+                    event = await anext(self._frames, None)
                 return None if event is None else transport.frame(event)
             case Pause(seconds, error):
-                self.close()
+                await self.aclose()
                 if error is not None and self._on_pause is not None:
                     self._on_pause(error, seconds)
-                time.sleep(seconds)
+                await asyncio.sleep(seconds)
                 return None
             case Ask(request) | Open(request):
-                self.close()
-                with transport.reaching(self._url):
-                    response = self._response = self._http.send(
+                await self.aclose()
+                with transport.translating_errors(self._url):
+                    response = self._response = await self._http.send(
                         self._http.build_request(**transport.sent(request)), stream=True
                     )
                     if isinstance(step, Open) and transport.is_stream(response):
-                        self._frames = EventSource(response).iter_sse()
+                        self._frames = EventSource(response).aiter_sse()
                         return transport.reply(response)
-                    return transport.reply(response, response.read())
+                    return transport.reply(response, await response.aread())
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """End the stream that is open, if one is."""
         if self._response is not None:
-            self._response.close()
+            await self._response.aclose()
             self._response = None
 
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from strandline._demo.race.agent import PROVIDER_FAILED
 from strandline._demo.race.judge import Judgement
-from strandline._demo.race.record import Act, Asked, Got, Play, Server
+from strandline._demo.race.record import ClientResult, Request, Scenario, Server, Trial
 
 NAMES: Final = {
     Server.DEFAULT: "Starlette, Strands as it comes",
@@ -13,45 +13,48 @@ NAMES: Final = {
     Server.LOCK: "Starlette and a lock per session",
     Server.STRANDLINE: "Strandline",
 }
-ACTS: Final = {
-    Act.TOGETHER: "Five at once",
-    Act.FAILURE: "One of them fails in the middle",
-    Act.KILL: "kill -9 in the middle, then start again",
+SCENARIOS: Final = {
+    Scenario.TOGETHER: "Five at once",
+    Scenario.FAILURE: "One of them fails in the middle",
+    Scenario.KILL: "kill -9 in the middle, then start again",
 }
 MEANINGS: Final = {
-    Act.TOGETHER: "Five requests to one session, all there before the model says its first word.",
-    Act.FAILURE: "The same; for request 2 the model fails after its tool has booked.",
-    Act.KILL: "The same; the server is killed while the tool of request 2 works.",
+    Scenario.TOGETHER: "Five requests to one session, all there before the model says its first word.",
+    Scenario.FAILURE: "The same; for request 2 the model fails after its tool has booked.",
+    Scenario.KILL: "The same; the server is killed while the tool of request 2 works.",
 }
 
 
-def fate(play: Play, asked: Asked, judgement: Judgement | None) -> str:
+def fate(play: Trial, request: Request, judgement: Judgement | None) -> str:
     """Return what became of one request, in a few words; without a judgement, only what its client got."""
     got = {
-        Got.WAITS: "",
-        Got.ANSWER: "answered",
-        Got.ERROR: "failed" if asked.fails and PROVIDER_FAILED in asked.text else "error",
-        Got.NOTHING: "cut off",
-    }[asked.got]
+        ClientResult.WAITS: "",
+        ClientResult.ANSWER: "answered",
+        ClientResult.ERROR: "failed" if request.fails and PROVIDER_FAILED in request.text else "error",
+        ClientResult.NOTHING: "cut off",
+    }[request.got]
     if judgement is None:
         return got
-    if asked.seat in judgement.refused:
+    if request.seat in judgement.refused:
         return "refused"
-    if asked.seat in judgement.others:
+    if request.seat in judgement.others:
         got = "another's answer"
-    if asked.seat in judgement.lost:
-        return f"{got}, then forgotten" if asked.got is Got.ANSWER else f"{got}, lost"
-    if asked.seat in judgement.unfinished:
+    if request.seat in judgement.lost:
+        return f"{got}, then forgotten" if request.got is ClientResult.ANSWER else f"{got}, lost"
+    if request.seat in judgement.unfinished:
         return f"{got}, left open"
-    if asked.got is Got.ANSWER:
+    if request.got is ClientResult.ANSWER:
         return got
-    later = any(spell.seat == asked.seat and spell.begun_at > (play.killed_at or 0) for spell in play.spells)
-    return f"{got}, ran later" if asked.got is Got.NOTHING and later else f"{got}, and told so"
+    later = any(
+        invocation.seat == request.seat and invocation.begun_at > (play.killed_at or 0)
+        for invocation in play.invocations
+    )
+    return f"{got}, ran later" if request.got is ClientResult.NOTHING and later else f"{got}, and told so"
 
 
-def findings(play: Play, judgement: Judgement) -> list[tuple[bool, str]]:
+def findings(play: Trial, judgement: Judgement) -> list[tuple[bool, str]]:
     """Return what was found about a play, in sentences, each with whether it is as it should be."""
-    count = len(play.asked)
+    count = len(play.requests)
     said: list[tuple[bool, str]] = []
     if judgement.at_once > 1:
         said.append((False, f"{judgement.at_once} requests in one agent at the same time"))
@@ -68,7 +71,11 @@ def findings(play: Play, judgement: Judgement) -> list[tuple[bool, str]]:
     if errors:
         said.append((False, f"{len(errors)} got an error that is not theirs"))
     if judgement.nothing:
-        ran = {spell.seat for spell in play.spells if play.ready_at is not None and spell.begun_at > play.ready_at}
+        ran = {
+            invocation.seat
+            for invocation in play.invocations
+            if play.ready_at is not None and invocation.begun_at > play.ready_at
+        }
         later = len(ran & set(judgement.nothing))
         said.append(
             (True, f"{len(judgement.nothing)} were cut off" + (f", {later} of them ran later" if later else ""))

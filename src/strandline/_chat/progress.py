@@ -1,4 +1,4 @@
-"""`Account`: what is known of one run while it goes on, and what a person is to be shown of each event. No I/O.
+"""`RunProgress`: what is known of one run while it goes on, and what a person is to be shown of each event. No I/O.
 
 What the model says is shown as it comes, and is withdrawn when its call starts over; a message that is whole stays.
 """
@@ -38,7 +38,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Used:
+class ToolUsed:
     """The agent has used a tool; `took_s` is None if nobody has seen it begin."""
 
     call: ToolCall
@@ -52,7 +52,7 @@ class Note:
     text: str
 
 
-class Account:
+class RunProgress:
     """One run of a session, from its first event to its last."""
 
     def __init__(self, session: str) -> None:
@@ -63,48 +63,48 @@ class Account:
         self.text = ""
         """What the model says at the moment, as far as it has come."""
         self.end: RunFinished | None = None
-        self._standing = ""
+        self._status_text = ""
         self._calls: dict[str, ToolCall] = {}
         self._said = ""
 
     @property
-    def asks(self) -> list[InputRequest]:
+    def input_requests(self) -> list[InputRequest]:
         """What the run asks a person, now that it has ended."""
         return [] if self.end is None else self.end.input_requests
 
-    def standing(self, elapsed_s: float) -> str:
+    def status(self, elapsed_s: float) -> str:
         """Return how it stands, on one line."""
         seconds = f"{elapsed_s:.0f} s"
-        return f"{seconds} · {self._standing}" if self._standing else seconds
+        return f"{seconds} · {self._status_text}" if self._status_text else seconds
 
-    def take(self, event: Event) -> list[Said | Used | Note]:
+    def apply(self, event: Event) -> list[Said | ToolUsed | Note]:
         """Take note of an event; return what is to be shown for good."""
         self.run_id = event.run_id or self.run_id
         match event:
             case RunQueued() | RunPosition():
-                self._standing = _place(event.position, event.estimated_wait_s, event.why)
-                return self._waits_for(event.input_requests)
+                self._status_text = _place(event.position, event.estimated_wait_s, event.why)
+                return self._waiting_for(event.input_requests)
             case RunStarted():
-                self._standing = "it executes"
+                self._status_text = "it executes"
             case RunRestarted():
                 return self._restarted(event.attempt)
             case TextDelta(text=text):
                 self.text += text
-                self._standing = "the model answers"
+                self._status_text = "the model answers"
             case TextReset():
                 return self._withdrawn("The model starts over")
             case ToolStarted():
                 call = self._calls[event.tool_use_id] = ToolCall(event.name, event.input)
-                self._standing = f"it uses {call.name}"
+                self._status_text = f"it uses {call.name}"
             case ToolFinished():
-                return [Used(self._used(event), event.duration_s)]
+                return [ToolUsed(self._used(event), event.duration_s)]
             case MessageAdded(message=message):
                 self.text = ""
-                self._standing = "it executes"
+                self._status_text = "it executes"
                 if message["role"] == "assistant":
                     return self._say(text_of({**message}))
             case RunStalled():
-                self._standing = f"no sign of life for {event.quiet_s:.0f} s ({event.phase})"
+                self._status_text = f"no sign of life for {event.quiet_s:.0f} s ({event.phase})"
             case StreamGap():  # (how many is no matter: numbers jump, after a crash by billions)
                 return [Note("Some of what it did is not kept any more; its end is still to come")]
             case RunFinished():
@@ -113,27 +113,27 @@ class Account:
                 return self._say(event.output) if event.ok else []
         return []
 
-    def _say(self, text: str) -> list[Said | Used | Note]:
+    def _say(self, text: str) -> list[Said | ToolUsed | Note]:
         if not text.strip() or text.split() == self._said.split():  # (the end tells the last message again)
             return []
         self._said = text
         return [Said(text)]
 
-    def _waits_for(self, requests: list[InputRequest]) -> list[Said | Used | Note]:
+    def _waiting_for(self, requests: list[InputRequest]) -> list[Said | ToolUsed | Note]:
         ids = [each.id for each in requests]
         if not requests or ids == self._open:
             return []
         self._open = ids
-        asked = "; ".join(map(question, requests))
-        return [Note(f"It waits for an answer to {asked} (strandline answer {self._session} TEXT)")]
+        questions = "; ".join(map(question, requests))
+        return [Note(f"It waits for an answer to {questions} (strandline answer {self._session} TEXT)")]
 
-    def _restarted(self, attempt: int) -> list[Said | Used | Note]:
-        self._standing = "it executes"
+    def _restarted(self, attempt: int) -> list[Said | ToolUsed | Note]:
+        self._status_text = "it executes"
         self._calls.clear()
         self.text = ""
         return [Note(f"The server has begun anew; the run goes on with what was kept of it (attempt {attempt})")]
 
-    def _withdrawn(self, why: str) -> list[Said | Used | Note]:
+    def _withdrawn(self, why: str) -> list[Said | ToolUsed | Note]:
         was, self.text = self.text, ""
         return [Note(f"{why}; what it has said since its last message counts no more")] if was.strip() else []
 
@@ -141,15 +141,15 @@ class Account:
         call = self._calls.pop(event.tool_use_id, None) or ToolCall(event.name, None)
         call.result = _text(event.result.get("content"))
         call.failed = event.status == "error"
-        self._standing = f"it uses {next(iter(self._calls.values())).name}" if self._calls else "it executes"
+        self._status_text = f"it uses {next(iter(self._calls.values())).name}" if self._calls else "it executes"
         return call
 
 
 def question(request: InputRequest) -> str:
     """Return what a run asks a person, on a line: the name of what asks, and why."""
     reason = request.reason
-    told = reason if isinstance(reason, str) else "" if reason is None else json.dumps(reason, ensure_ascii=False)
-    return f"{request.name}: {told}" if told else request.name
+    text = reason if isinstance(reason, str) else "" if reason is None else json.dumps(reason, ensure_ascii=False)
+    return f"{request.name}: {text}" if text else request.name
 
 
 def _text(content: Any) -> str:

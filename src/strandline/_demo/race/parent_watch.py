@@ -7,9 +7,9 @@ import os
 import threading
 
 
-def tie() -> None:
+def exit_with_parent() -> None:
     """End this process at once when its standard input ends."""
-    threading.Thread(target=_wait, name="tether", daemon=True).start()
+    threading.Thread(target=_wait, name="parent-watch", daemon=True).start()
 
 
 def _wait() -> None:

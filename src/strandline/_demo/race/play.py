@@ -15,24 +15,24 @@ from msgspec.structs import replace
 from strandline._demo.race import ledger
 from strandline._demo.race.agent import FAILS, KILLED, ask
 from strandline._demo.race.processes import Contestant
-from strandline._demo.race.record import Act, Asked, Got, Play, Spell
+from strandline._demo.race.record import ClientResult, Invocation, Request, Scenario, Trial
 
 REQUESTS: Final = 5
 STRUCK: Final = 2
 """The seat whose request fails, or in whose tool the server is killed."""
-BESIDES: Final = {Act.TOGETHER: "", Act.FAILURE: FAILS, Act.KILL: KILLED}
+BESIDES: Final = {Scenario.TOGETHER: "", Scenario.FAILURE: FAILS, Scenario.KILL: KILLED}
 """What the struck request says besides."""
 NEXT: Final = REQUESTS + 1
 
 
-class Playing:
+class LiveTrial:
     """One act on one server while it goes on; `seen` may be called from another thread."""
 
-    def __init__(self, contestant: Contestant, act: Act) -> None:
+    def __init__(self, contestant: Contestant, scenario: Scenario) -> None:
         self._on = contestant
-        self._act = act
+        self._scenario = scenario
         self._began = 0.0
-        self._asked: dict[int, Asked] = {}
+        self._requests: dict[int, Request] = {}
         self._threads: list[threading.Thread] = []
         self._killed_at: float | None = None
         self._ready_at: float | None = None
@@ -40,21 +40,21 @@ class Playing:
         self._over = False
         self.note = ""
 
-    def play(self) -> Play:
+    def play(self) -> Trial:
         """Play the act to its end and return what was seen."""
         self._began = time.monotonic()
         self.note = "requests arrive"
         for seat in range(1, REQUESTS + 1):
-            self._send(seat, BESIDES[self._act] if seat == STRUCK else "")
+            self._send(seat, BESIDES[self._scenario] if seat == STRUCK else "")
             self._on.until(lambda sent=seat: self._arrived() >= sent, f"request {seat} is inside")  # type: ignore[misc]
-        ledger.gate(self._on.folder, self._act).touch()
+        ledger.gate(self._on.folder, self._scenario).touch()
         self.note = "the agent works"
-        if self._act is Act.KILL:
+        if self._scenario is Scenario.KILL:
             self._kill_and_start()
         for thread in self._threads:
             thread.join()
         self._on.until(lambda: self._on.inside() == 0, "nothing executes any more")
-        query = {"session_id": self._act.value, "count": "0", "include_tool_messages": "true"}
+        query = {"session_id": self._scenario.value, "count": "0", "include_tool_messages": "true"}
         self._history = self._on.get("/history", **query)["messages"]
         self.note = "one more message"
         self._send(NEXT)
@@ -62,38 +62,38 @@ class Playing:
         self._over, self.note = True, ""
         return self.seen()
 
-    def seen(self) -> Play:
+    def seen(self) -> Trial:
         """Return what was seen so far."""
-        steps = ledger.read(self._on.folder, self._act)
-        ends = {step.spell: step for step in steps if step.what in ("ended", "failed")}
-        spells = [
-            Spell(
+        steps = ledger.read(self._on.folder, self._scenario)
+        ends = {step.invocation: step for step in steps if step.what in ("ended", "failed")}
+        invocations = [
+            Invocation(
                 seat=step.seat,
                 begun_at=self._since(step.at),
-                ended_at=self._since(ends[step.spell].at) if step.spell in ends else None,
-                failed=step.spell in ends and ends[step.spell].what == "failed",
+                ended_at=self._since(ends[step.invocation].at) if step.invocation in ends else None,
+                failed=step.invocation in ends and ends[step.invocation].what == "failed",
             )
             for step in steps
             if step.what == "begun"
         ]
-        asked = dict(self._asked)
-        return Play(
+        requests = dict(self._requests)
+        return Trial(
             server=self._on.server,
-            act=self._act,
-            asked=[asked[seat] for seat in sorted(asked) if seat != NEXT],
-            spells=[spell for spell in spells if spell.seat != NEXT],
+            scenario=self._scenario,
+            requests=[requests[seat] for seat in sorted(requests) if seat != NEXT],
+            invocations=[invocation for invocation in invocations if invocation.seat != NEXT],
             tools=[step.seat for step in steps if step.what == "tool" and step.seat != NEXT],
             killed_at=self._killed_at,
             ready_at=self._ready_at,
             history=self._history,
-            following=asked.get(NEXT),
+            following=requests.get(NEXT),
             note=self.note,
             over=self._over,
         )
 
     def _arrived(self) -> int:
         """Return how many requests are inside, or have been answered: one that is refused is so at once."""
-        return self._on.inside() + sum(asked.ended_at is not None for asked in list(self._asked.values()))
+        return self._on.inside() + sum(request.ended_at is not None for request in list(self._requests.values()))
 
     def now(self) -> float:
         """Return how long the play has been going on."""
@@ -104,7 +104,7 @@ class Playing:
 
     def _kill_and_start(self) -> None:
         def in_its_tool() -> bool:
-            steps = ledger.read(self._on.folder, self._act)
+            steps = ledger.read(self._on.folder, self._scenario)
             return any(step.what == "tool" and step.seat == STRUCK for step in steps) or not any(
                 thread.is_alive() for thread in self._threads
             )
@@ -122,17 +122,17 @@ class Playing:
 
     def _send(self, seat: int, besides: str = "") -> None:
         text = ask(seat, besides)
-        self._asked[seat] = Asked(seat=seat, question=text, fails=besides == FAILS, sent_at=self.now())
+        self._requests[seat] = Request(seat=seat, question=text, fails=besides == FAILS, sent_at=self.now())
         thread = threading.Thread(target=self._wait_for_answer, args=(seat, text), name=f"client-{seat}", daemon=True)
         self._threads.append(thread)
         thread.start()
 
     def _wait_for_answer(self, seat: int, text: str) -> None:
         try:
-            status, body = self._on.exchange("POST", "/chat", {"message": text, "session_id": self._act.value})
+            status, body = self._on.exchange("POST", "/chat", {"message": text, "session_id": self._scenario.value})
         except (OSError, http.client.HTTPException, ValueError) as error:
-            got, said = Got.NOTHING, type(error).__name__
+            got, said = ClientResult.NOTHING, type(error).__name__
         else:
             answered = status == 200 and body.get("status") == "success"
-            got, said = Got.ANSWER if answered else Got.ERROR, str(body.get("response", body))
-        self._asked[seat] = replace(self._asked[seat], ended_at=self.now(), got=got, text=said)
+            got, said = ClientResult.ANSWER if answered else ClientResult.ERROR, str(body.get("response", body))
+        self._requests[seat] = replace(self._requests[seat], ended_at=self.now(), got=got, text=said)

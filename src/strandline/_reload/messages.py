@@ -6,12 +6,12 @@ from pathlib import Path
 from strandline._exits import EXHAUSTED
 
 
-def shown(path: Path, folder: Path) -> str:
+def display_path(path: Path, folder: Path) -> str:
     """Return how a file is called: seen from `folder`, if it is in it."""
     return str(path.relative_to(folder)) if folder in path.parents else str(path)
 
 
-def how(code: int) -> str:
+def describe_exit(code: int) -> str:
     """Say how a server has ended."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
@@ -25,15 +25,15 @@ def executing(runs: int) -> str:
 
 def unfinished(running: int, waiting: int, grace_s: float) -> list[str]:
     """Say what becomes of the runs that a server has when it stops for its successor."""
-    told = []
+    lines = []
     if running:
-        told.append(f"{executing(running)}: {grace_s:g} s to finish, then the new code goes on")
+        lines.append(f"{executing(running)}: {grace_s:g} s to finish, then the new code goes on")
     if waiting:
-        told.append(f"{'1 run waits' if waiting == 1 else f'{waiting} runs wait'} for the new code")
-    return told
+        lines.append(f"{'1 run waits' if waiting == 1 else f'{waiting} runs wait'} for the new code")
+    return lines
 
 
-def go_on(runs: int) -> str:
+def resumed(runs: int) -> str:
     """Say how many runs a server has taken up from the one before it."""
     match runs:
         case 0:

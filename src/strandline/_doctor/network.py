@@ -6,7 +6,7 @@ from typing import Any
 
 from strandline._config import check_exposure, is_loopback
 from strandline._doctor.finding import Finding, note, ok, problem
-from strandline._doctor.machine import asked
+from strandline._doctor.machine import fetch_json
 from strandline._settings import Settings
 from strandline.errors import SettingsError
 
@@ -47,15 +47,15 @@ def _taken(settings: Settings) -> Finding:
     host = settings.host if is_loopback(settings.host) else "127.0.0.1"
     url = f"http://[{host.strip('[]')}]" if ":" in host else f"http://{host}"
     try:
-        health: Any = asked(f"{url}:{settings.port}/health")
+        health: Any = fetch_json(f"{url}:{settings.port}/health")
     except OSError:
         health = None
     if isinstance(health, dict) and {"agent_id", "queue_depth", "version"} <= health.keys():
         state = "ready" if health.get("ready") else "not ready"
-        told = f"{health.get('running', 0)} running, {health['queue_depth']} waiting"
+        counts = f"{health.get('running', 0)} running, {health['queue_depth']} waiting"
         return note(
             "port",
-            f"{settings.port}: Strandline {health['version']} ({health['agent_id']}) answers there, {state}: {told}",
+            f"{settings.port}: Strandline {health['version']} ({health['agent_id']}) answers there, {state}: {counts}",
         )
     return problem(
         "port", f"{settings.port} is taken by another program", "name another with --port, or stop what listens there"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from strandline._chat.account import Account, Note, Said, Used, question
+from strandline._chat.progress import Note, RunProgress, Said, ToolUsed, question
 from strandline._chat.turns import ToolCall
 from strandline._model import InputRequest
 from strandline.client._answers import Why
@@ -32,20 +32,20 @@ def result(text: str, status: str = "success") -> dict[str, Any]:
     return {"toolUseId": "t1", "status": status, "content": [{"text": text}]}
 
 
-def shown(*events: Event) -> list[Said | Used | Note]:
-    account = Account("desk")
-    return [each for event in events for each in account.take(event)]
+def shown(*events: Event) -> list[Said | ToolUsed | Note]:
+    progress = RunProgress("desk")
+    return [each for event in events for each in progress.apply(event)]
 
 
 def test_text_is_there_as_it_comes_and_shown_for_good_when_its_message_is_whole() -> None:
-    account = Account("desk")
-    assert account.take(TextDelta("It is ", run_id="run_1")) == []
-    assert account.take(TextDelta("3.")) == []
-    assert (account.text, account.run_id) == ("It is 3.", "run_1")
-    assert account.take(said("It is 3.")) == [Said("It is 3.")]
-    assert account.text == ""
-    assert account.take(RunFinished("succeeded", output="It is 3.")) == [], "it is not said twice"
-    assert account.end is not None
+    progress = RunProgress("desk")
+    assert progress.apply(TextDelta("It is ", run_id="run_1")) == []
+    assert progress.apply(TextDelta("3.")) == []
+    assert (progress.text, progress.run_id) == ("It is 3.", "run_1")
+    assert progress.apply(said("It is 3.")) == [Said("It is 3.")]
+    assert progress.text == ""
+    assert progress.apply(RunFinished("succeeded", output="It is 3.")) == [], "it is not said twice"
+    assert progress.end is not None
 
 
 def test_the_end_says_what_was_not_said() -> None:
@@ -57,26 +57,26 @@ def test_the_end_says_what_was_not_said() -> None:
 
 
 def test_a_model_that_starts_over_takes_back_what_it_has_said_since_its_last_message() -> None:
-    account = Account("desk")
-    account.take(TextDelta("wro"))
-    (note,) = account.take(TextReset())
+    progress = RunProgress("desk")
+    progress.apply(TextDelta("wro"))
+    (note,) = progress.apply(TextReset())
     assert isinstance(note, Note)
-    assert account.text == ""
-    assert account.take(TextReset()) == [], "there is nothing to take back"
+    assert progress.text == ""
+    assert progress.apply(TextReset()) == [], "there is nothing to take back"
 
 
 def test_a_tool_is_a_line_when_it_has_ended() -> None:
     assert shown(
         ToolStarted("t1", "add", {"a": 1}), ToolFinished("t1", "add", "success", 0.25, result("3"))
-    ) == [Used(ToolCall("add", {"a": 1}, "3"), 0.25)]  # fmt: skip
+    ) == [ToolUsed(ToolCall("add", {"a": 1}, "3"), 0.25)]  # fmt: skip
     assert shown(ToolFinished("t1", "add", "error", None, result("no", "error"))) == [
-        Used(ToolCall("add", None, "no", failed=True), None)
+        ToolUsed(ToolCall("add", None, "no", failed=True), None)
     ]
 
 
 def test_how_it_stands() -> None:
-    account = Account("desk")
-    assert account.standing(0.4) == "0 s"
+    progress = RunProgress("desk")
+    assert progress.status(0.4) == "0 s"
     steps: list[tuple[Event, str]] = [
         (RunQueued(3, 4.2), "2 runs before it, about 4 s"),
         (RunPosition(2), "1 run before it"),
@@ -91,19 +91,19 @@ def test_how_it_stands() -> None:
         (RunStalled(120.0, "tool add"), "no sign of life for 120 s (tool add)"),
         (Unknown(kind="run.dreamt"), "no sign of life for 120 s (tool add)"),
     ]
-    for event, standing in steps:
-        account.take(event)
-        assert account.standing(7.0) == f"7 s · {standing}"
+    for event, status in steps:
+        progress.apply(event)
+        assert progress.status(7.0) == f"7 s · {status}"
 
 
 def test_a_restart_and_a_gap_are_told() -> None:
-    account = Account("desk")
-    account.take(TextDelta("half an"))
-    (note,) = account.take(RunRestarted(2))
+    progress = RunProgress("desk")
+    progress.apply(TextDelta("half an"))
+    (note,) = progress.apply(RunRestarted(2))
     assert isinstance(note, Note)
     assert "attempt 2" in note.text
-    assert account.text == ""
-    (gap,) = account.take(StreamGap(4, 2**53 - 2))  # as when its server was killed, and it cannot go on
+    assert progress.text == ""
+    (gap,) = progress.apply(StreamGap(4, 2**53 - 2))  # as when its server was killed, and it cannot go on
     assert isinstance(gap, Note)
     assert not any(each.isdigit() for each in gap.text)
 
@@ -117,10 +117,10 @@ def test_a_question_is_one_line() -> None:
 def test_who_waits_for_an_answer_is_told_once_what_is_asked_and_how_it_is_answered() -> None:
     why = Why("waits_for_input", "the session waits for an answer to its question, until 12:00:00 UTC")
     first, next_ = InputRequest("i1", "refund", {"order": "B2"}), InputRequest("i2", "sure")
-    told = 'It waits for an answer to refund: {"order": "B2"} (strandline answer desk TEXT)'
+    note = 'It waits for an answer to refund: {"order": "B2"} (strandline answer desk TEXT)'
     assert shown(
         RunQueued(1, why=why, input_requests=[first]),
         RunPosition(2, why=why, input_requests=[first]),
         RunPosition(2, why=Why("behind", "1 run is ahead of it in its session")),
         RunPosition(1, why=why, input_requests=[next_]),
-    ) == [Note(told), Note("It waits for an answer to sure (strandline answer desk TEXT)")]
+    ) == [Note(note), Note("It waits for an answer to sure (strandline answer desk TEXT)")]
