@@ -66,7 +66,7 @@ class NoOp:
 class Rounds:
     """A target whose agents do `rounds` rounds with one tool that does nothing; with `checkpoint` they report them."""
 
-    resumable, exclusive, external = True, False, False
+    resumable, singleton, self_managed = True, False, False
     description = "rounds"
 
     def __init__(self, *, checkpoint: bool) -> None:
@@ -100,7 +100,7 @@ class RoundsAgent:
         attempt.add({"role": "assistant", "content": [{"text": "done"}]})
         return Finished(ending=Succeeded())
 
-    def rest(self) -> None:
+    def compact(self) -> None:
         """Keep nothing."""
 
 

@@ -16,8 +16,8 @@ from strandline._model import AgentRecord, NeedsInput, SessionKey, StateRecord
 class Stage:
     """The target of one process."""
 
-    exclusive = False
-    external = False
+    singleton = False
+    self_managed = False
     description = "a stage"
 
     def __init__(self, process: Process, *, resumable: bool) -> None:
@@ -81,7 +81,7 @@ class Player:
         self._state = finished.state or {}
         return finished
 
-    def rest(self) -> None:
+    def compact(self) -> None:
         """Take as little memory as possible."""
 
 

@@ -60,7 +60,7 @@ class Server:
         self._target: Stage | WorkersTarget = Stage(self, resumable=resumable)
         if perils.workers:
             self._loops = WorkerPool(self, perils, self._clock, resumable=resumable)
-            loaded = m.Loaded(resumable=resumable, exclusive=False, external=False, description="a stage")
+            loaded = m.Loaded(resumable=resumable, singleton=False, self_managed=False, description="a stage")
             self._target = WorkersTarget(loaded, self._loops, lambda: None)
             self.at_death(self._loops.close)
         self._tell_what_is_forgotten(journal)
@@ -93,7 +93,7 @@ class Server:
     async def start(self) -> None:
         """Start it, as `strandline._composition.start` does."""
         if isinstance(self._target, WorkersTarget):
-            await self._loops.start(self._target.try_out).done
+            await self._loops.start(self._target.probe).done
         await self.service.start()
 
     def kill_workers(self) -> None:

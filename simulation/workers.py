@@ -135,8 +135,10 @@ class VirtualWorker:
         )
         self._runtime.channel.connection_made(Transport(self._out))
         self._in.read_by(self._runtime.channel)
-        loaded = m.Loaded(resumable=self._resumable, exclusive=False, external=False, description=target.description)
-        self._runtime.channel.say(loaded)
+        loaded = m.Loaded(
+            resumable=self._resumable, singleton=False, self_managed=False, description=target.description
+        )
+        self._runtime.channel.send(loaded)
         asyncio.get_running_loop().create_task(self._tried())
 
     async def _tried(self) -> None:

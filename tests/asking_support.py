@@ -78,7 +78,7 @@ class AskingAgent:
         attempt.add({"role": "assistant", "content": [{"text": f"done: {given}"}]})
         return Finished(ending=Succeeded())
 
-    def rest(self) -> None:
+    def compact(self) -> None:
         pass
 
 

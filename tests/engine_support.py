@@ -58,8 +58,8 @@ class Played:
     def __init__(self, behaviour: Behaviour, *, resumable: bool = True) -> None:
         self.behaviour = behaviour
         self.resumable = resumable
-        self.exclusive = False
-        self.external = False
+        self.singleton = False
+        self.self_managed = False
         self.description = "played"
         self.rested = 0
         self.built: list[tuple[SessionKey, AgentRecord, Progress]] = []
@@ -80,7 +80,7 @@ class PlayedAgent:
         attempt.add({"role": "assistant", "content": [{"text": text}]})
         return Finished(ending=Succeeded())
 
-    def rest(self) -> None:
+    def compact(self) -> None:
         self._target.rested += 1
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from engine_support import key
-from strandline._agents.port import Target, TriedAtStart
+from strandline._agents.port import ProbedAtStart, Target
 from strandline._clock import SystemClock
 from strandline._engine.loops import AgentLoops, Loops
 from strandline._engine.observers import UNPROJECTED, UNTRACED, Projection, Tracing
@@ -56,7 +56,7 @@ async def serving(
     """Serve a target; what still runs at the end of the block is left as a killed process leaves it."""
     loops: Loops = AgentLoops(executor_threads=8, clock=SystemClock())
     if WORKERS is not None:
-        target, loops = nearby(target, 1 if target.exclusive else int(WORKERS))
+        target, loops = nearby(target, 1 if target.singleton else int(WORKERS))
     service = Service(
         journal=journal or MemoryJournal(SystemClock()),
         target=target,
@@ -68,8 +68,8 @@ async def serving(
         tracing=tracing,
         projection=projection,
     )
-    if isinstance(target, TriedAtStart):
-        await loops.start(target.try_out).done
+    if isinstance(target, ProbedAtStart):
+        await loops.start(target.probe).done
     await service.start()
     try:
         yield service

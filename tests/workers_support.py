@@ -98,7 +98,10 @@ def nearby(target: Target, workers: int = 2, spawn: Spawn | None = None) -> tupl
     spawn = spawn or (lambda: Nearby(target))
     loops = WorkerLoops([spawn() for _ in range(workers)], spawn, SystemClock())
     loaded = Loaded(
-        resumable=target.resumable, exclusive=target.exclusive, external=target.external, description=target.description
+        resumable=target.resumable,
+        singleton=target.singleton,
+        self_managed=target.self_managed,
+        description=target.description,
     )
     return WorkersTarget(loaded, loops, Traces().carried), loops
 

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 from strandline import _private as private
 from strandline._access.source import Keys
 from strandline._agents.load import load_target
-from strandline._agents.port import Target, TriedAtStart
+from strandline._agents.port import ProbedAtStart, Target
 from strandline._clock import Clock
 from strandline._config import journal_file
 from strandline._engine.loops import AgentLoops, HasLoops, Loops
@@ -32,8 +32,8 @@ from strandline._journal.memory import MemoryJournal
 from strandline._journal.port import Journal
 from strandline._logs import dropped
 from strandline._model import RunId, SessionKey
-from strandline._session_files.keeper import SessionFiles
-from strandline._session_files.place import Place
+from strandline._session_files.paths import SessionPaths
+from strandline._session_files.projection import SessionFiles
 from strandline._settings import ServiceSettings, Settings
 from strandline._telemetry.recorder import MetricsRecorder
 from strandline._telemetry.scrape import Scrapes
@@ -123,7 +123,7 @@ def build_projection(settings: Settings, journal: Journal, clock: Clock) -> Proj
     """Return what writes the files of sessions, if that is wanted."""
     if settings.session_files is None:
         return UNPROJECTED
-    return SessionFiles(Place(settings.session_files, settings.session_files_names), journal, clock)
+    return SessionFiles(SessionPaths(settings.session_files, settings.session_files_names), journal, clock)
 
 
 def build_service(
@@ -189,8 +189,8 @@ def build_http(
 async def start(service: Service, target: Target, loops: Loops) -> None:
     """Learn what is served, then open the journal and let runs in. Raises `SetupError`."""
     try:
-        if isinstance(target, TriedAtStart):
-            await loops.start(target.try_out).done
+        if isinstance(target, ProbedAtStart):
+            await loops.start(target.probe).done
         await service.start()
     except BaseException:  # (a cancellation too: nobody may wait on for a server that stops)
         service.fail_start()

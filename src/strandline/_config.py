@@ -20,7 +20,7 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_typ
 import msgspec
 from msgspec import Meta, Struct
 
-from strandline._session_files.place import Place
+from strandline._session_files.paths import SessionPaths
 from strandline._settings import Settings
 from strandline.errors import SettingsError
 
@@ -192,7 +192,7 @@ def _check_session_files(settings: Settings) -> None:
         if settings.session_files_names:
             raise SettingsError("session_files_names is set, but session_files is not. Name the folder there, too.")
         return
-    place = Place(settings.session_files, settings.session_files_names)
+    place = SessionPaths(settings.session_files, settings.session_files_names)
     if settings.history == "external":
         raise SettingsError(
             "session_files is set, but with history=external the journal has no conversations to write: the agent's own"

@@ -8,7 +8,7 @@ YOUNG_OBJECTS: Final = 10_000
 once is looked through several times meanwhile: a sixth of the processor time of runs that do nothing."""
 
 
-def look_less() -> None:
+def collect_less_often() -> None:
     """Have what was imported left out (it will not become garbage), and new objects looked at less often."""
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])

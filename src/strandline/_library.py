@@ -24,7 +24,7 @@ from strandline._config import FIELDS, Resolved, resolve
 from strandline._engine.service import Service
 from strandline._http import wire
 from strandline._http.app.errors import response_to
-from strandline._life import Life, told_early
+from strandline._lifespan import Lifespan, on_stop_signal
 from strandline._settings import AppSettings, ServiceSettings, Settings
 from strandline.errors import JournalLocked, NotStarted, SettingsError, SetupError
 
@@ -168,7 +168,7 @@ async def open_service(
 
     Raises `SetupError` if it cannot start.
     """
-    life = Life(*_recipe("strandline.open_service", target, config, settings, OF_A_SERVER | OF_HTTP))
+    life = Lifespan(*_recipe("strandline.open_service", target, config, settings, OF_A_SERVER | OF_HTTP))
     try:
         await life.begin()
         yield life.service
@@ -183,7 +183,7 @@ class AgentApp:
         self._target = target
         self._settings = settings
         self._keys = keys_of(settings)
-        self._life: Life | None = None
+        self._lifespan: Lifespan | None = None
         self._http: ASGIApp | None = None
         """Takes requests from before it has started: they wait for that."""
         self._started = False
@@ -192,9 +192,9 @@ class AgentApp:
     @property
     def service(self) -> Service:
         """The service, for routes of one's own. Raises `NotStarted` before the app has started and after its end."""
-        if self._life is None or not self._started:
+        if self._lifespan is None or not self._started:
             raise self._missing()
-        return self._life.service
+        return self._lifespan.service
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
@@ -203,14 +203,14 @@ class AgentApp:
         SIGTERM and Ctrl-C begin the drain at once if a server in the main thread listens to them: it would wait for
         all answers otherwise before it tells anybody that it stops. The server's own handler is called too.
         """
-        if self._life is not None:
+        if self._lifespan is not None:
             raise SetupError("this app runs already: give its lifespan to one app only, or make another with asgi(...)")
-        life = self._life = Life(self._target, self._settings)
+        life = self._lifespan = Lifespan(self._target, self._settings)
         self._http = build_http(
             self._settings, life.service, life.recorder, life.traces, loopback=None, keys=self._keys
         )
         try:
-            with told_early(life.drain_soon):
+            with on_stop_signal(life.drain_soon):
                 await life.begin()
                 self._started = True
                 following = asyncio.create_task(_follow(self._keys))
@@ -224,7 +224,7 @@ class AgentApp:
                 " (uvicorn --workers 1)."
             ) from None
         finally:
-            self._life = self._http = None
+            self._lifespan = self._http = None
             self._started = False
             self._ended = True
             await life.end()

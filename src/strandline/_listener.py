@@ -37,7 +37,7 @@ def inherited(descriptor: int) -> socket.socket:
     return listener
 
 
-def keep_from_forks(held: socket.socket) -> None:
+def close_in_forks(held: socket.socket) -> None:
     """Have processes that user code forks have nothing in place of a socket, for as long as this process has it.
 
     A pool of processes outlives a server that was killed: through it the address would stay in use.

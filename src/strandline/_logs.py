@@ -6,7 +6,7 @@ is its kind and where it happened, and `Private` arguments are what they say ins
 as they are: what the user's own code writes into a line of its own, and the text of an error for which callers were
 given an id (`error_text`), which is in the log alone.
 
-Nobody who logs waits for whoever reads the log, or for its disk: see `strandline._lines`.
+Nobody who logs waits for whoever reads the log, or for its disk: see `strandline._line_writer`.
 """
 
 import json
@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
 from strandline._engine.observers import CURRENT_RUN
-from strandline._lines import Lines
+from strandline._line_writer import LineWriter
 from strandline._model import ANONYMOUS
 from strandline._printable import ERROR_IDS, Private
 
@@ -125,13 +125,13 @@ class _Handler(logging.Handler):
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
-        self._lines: Lines | None = None
+        self._lines: LineWriter | None = None
         try:
             descriptor = stream.fileno()
         except (OSError, ValueError, AttributeError):
             return
         stream.flush()
-        self._lines = Lines(descriptor, self._missing)
+        self._lines = LineWriter(descriptor, self._missing)
 
     @property
     def dropped(self) -> int:

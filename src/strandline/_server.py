@@ -29,11 +29,11 @@ from strandline._compat import uvicorn
 from strandline._composition import build_http, build_loops, build_service, open_journal, start
 from strandline._config import check_exposure, is_loopback, journal_file
 from strandline._exits import EXHAUSTED, INTERRUPTED
-from strandline._garbage import look_less
+from strandline._garbage import collect_less_often
 from strandline._http.app.errors import render_problem
 from strandline._http.middleware.connections import Connections, allowed
 from strandline._journal.port import Journal
-from strandline._listener import keep_from_forks, listen
+from strandline._listener import close_in_forks, listen
 from strandline._settings import Settings
 from strandline._stacks import write_report
 from strandline._telemetry.export import export_if_wanted, flush
@@ -52,7 +52,7 @@ ARRIVAL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
+class Handover:
     """What a server gets from the process that holds its socket, and what that process wants to hear.
 
     `ready` is told how many runs of its predecessors go on; `stopping` how many execute and wait when it stops.
@@ -68,7 +68,7 @@ def run(
     settings: Settings,
     *,
     announce: Callable[[str], None] = lambda line: None,
-    handed: Handed | None = None,
+    handed: Handover | None = None,
 ) -> int:
     """Serve until told to stop and return the exit code. Raises a `SetupError` if it cannot start.
 
@@ -88,7 +88,7 @@ def run(
     export_if_wanted(os.environ, settings.agent_id)
     journal = open_journal(settings, clock, recorder)
     listener = listen(settings) if handed is None else handed.listener
-    keep_from_forks(listener)
+    close_in_forks(listener)
     server = _Server(target, settings, clock, recorder, traces, journal, keys, listener, announce, handed)
     try:
         code = uvloop.run(server.life())
@@ -125,7 +125,7 @@ class _Server:
         keys: Keys | None,
         listener: socket.socket,
         announce: Callable[[str], None],
-        handed: Handed | None,
+        handed: Handover | None,
     ) -> None:
         self._handed = handed
         self._keys = keys
@@ -186,7 +186,7 @@ class _Server:
             await asyncio.wait([starting, stopping, serving], return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
-                look_less()
+                collect_less_often()
                 self._announce(self._welcome())
                 if self._handed is not None:
                     health = self._service.health()
@@ -217,11 +217,11 @@ class _Server:
             # Not before: who waited for a run reads it now, and must not hear that there is no journal.
             await self._service.close()
 
-    async def _leave_the_rest(self, web: "_Web", handed: Handed) -> None:
+    async def _leave_the_rest(self, web: "_Web", handed: Handover) -> None:
         """Accept no connection any more, and no further request on those that are open."""
         web.stop_accepting()
         await asyncio.sleep(ARRIVAL_S)
-        web.let_go()
+        web.shutdown_connections()
         health = self._service.health()
         handed.stopping(health.running, health.queue_depth)
 

@@ -32,7 +32,7 @@ MODULES: Final = (
         "strandline._logs",
         "strandline._remote.server",
     ),
-    *(f"strandline._agents.{name}" for name in ("load", "factory", "external", "function", "multi", "strands")),
+    *(f"strandline._agents.{name}" for name in ("load", "factory", "self_managed", "function", "multi", "strands")),
     *(f"strandline._cli.{name}" for name in ("address", "complete", "rows", "serve", "stacks")),
     *(f"strandline.{name}" for name in ("_chat.program", "_chat.screen", "_journal.verify", "_journal.sqlite")),
     *("typer._adapters", "rich._emoji_codes", "rich.markdown", "httpx", "httpx_sse", "httpcore", "encodings.idna"),

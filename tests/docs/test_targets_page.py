@@ -41,12 +41,12 @@ def test_what_the_page_shows_can_be_served_and_answers(command: str, tmp_path: P
         served = load_target(
             target, history=dict(zip(flags[::2], flags[1::2], strict=True)).get("--history", "journal")
         )
-        options = {"max_running": 1, "max_agents": 0} if served.exclusive else {}
+        options = {"max_running": 1, "max_agents": 0} if served.singleton else {}
         async with serving(served, tmp_path / "work", **options) as service:  # type: ignore[arg-type]
             outcome = await ask(service, "hello")
             assert outcome.status is RunStatus.SUCCEEDED, outcome
             assert ANSWERS.get(target, "You asked: hello") in outcome.output
-            if not served.external:
+            if not served.self_managed:
                 assert texts(await history(service))[0] == "hello"
 
     run(main)

@@ -48,21 +48,21 @@ def say_go_too_early(patch: pytest.MonkeyPatch) -> None:
     """A round's tools start before it is durable."""
     checkpoint = RemoteCall._checkpoint
 
-    async def staged(remote: RemoteCall, report: m.Told) -> None:
-        if report.what == "begin_round":
-            remote._say(m.Go(remote.number, on=True))
+    async def checkpointed(remote: RemoteCall, report: m.AttemptCall) -> None:
+        if report.method == "begin_round":
+            remote._say(m.Proceed(remote.number, allowed=True))
         await checkpoint(remote, report)
 
-    patch.setattr(RemoteCall, "_checkpoint", staged)
+    patch.setattr(RemoteCall, "_checkpoint", checkpointed)
 
 
 def take_reports_as_they_come(patch: pytest.MonkeyPatch) -> None:
     """What is reported after a round or a result does not wait until that is staged."""
 
-    def receive(remote: RemoteCall, report: m.Told | m.Done) -> None:
+    def receive(remote: RemoteCall, report: m.AttemptCall | m.Done) -> None:
         if isinstance(report, m.Done):
             remote._ended(report)
-        elif report.what in m.STAGED:
+        elif report.method in m.AWAITED:
             remote._staging = asyncio.create_task(remote._checkpoint(report))
         else:
             remote._tell(report)
@@ -141,7 +141,7 @@ def has_holds_in_workers(seed: int) -> bool:
 
 BREAKAGES: dict[str, tuple[Break, int, str]] = {
     "a worker that is of no use and stays": (end_no_worker, 1000, "of no use"),
-    "a worker that is thought dead too early": (think_it_dead_too_early, 1060, "executed at once"),
+    "a worker that is thought dead too early": (think_it_dead_too_early, 2440, "executed at once"),
     "a death that nobody hears of": (lose_nothing, 1000, "waits for good"),
     "a round that begins too early": (say_go_too_early, 1040, "is forgotten"),
     "reports out of order": (take_reports_as_they_come, 2600, "its agent answered|the model said"),

@@ -166,15 +166,15 @@ def test_an_override_would_be_found() -> None:
 # -- which versions they were tried on ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("package", compat.TRIED)
+@pytest.mark.parametrize("package", compat.TESTED_VERSIONS)
 def test_what_is_asked_for_is_what_was_tried(package: str) -> None:
     asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     assert f"{package}{compat.bounds(package)}" in asked
 
 
-@pytest.mark.parametrize("package", compat.TRIED)
+@pytest.mark.parametrize("package", compat.TESTED_VERSIONS)
 def test_the_version_that_these_tests_run_on_was_tried(package: str) -> None:
-    assert compat.was_tried(package, metadata.version(package))
+    assert compat.is_tested(package, metadata.version(package))
 
 
 @pytest.mark.parametrize(
@@ -189,10 +189,10 @@ def test_the_version_that_these_tests_run_on_was_tried(package: str) -> None:
     ],
 )
 def test_whether_a_version_was_tried(version: str, tried: bool) -> None:
-    assert compat.was_tried("strands-agents", version) is tried
+    assert compat.is_tested("strands-agents", version) is tried
 
 
-@pytest.mark.parametrize("package", compat.TRIED)
+@pytest.mark.parametrize("package", compat.TESTED_VERSIONS)
 def test_doctor_tells_of_a_version_that_was_not_tried(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "9.9.9" if name == package else real(name))
@@ -323,17 +323,17 @@ def test_what_a_round_asks_goes_over_to_another_agent_with_the_results_of_its_ot
     async def main() -> None:
         desk = Asking()
         first = desk.agent()
-        assert not strands.is_asking(first)
-        assert strands.asked_in_a_round(first) is None
+        assert not strands.is_interrupted(first)
+        assert strands.interrupted_round(first) is None
         asked = (await first.invoke_async("go")).interrupts
-        assert strands.is_asking(first)
-        (ended,) = strands.results_meanwhile(first)
+        assert strands.is_interrupted(first)
+        (ended,) = strands.completed_results(first)
         assert ended["content"] == [{"text": "worked"}]
-        fields = strands.asked_in_a_round(first)
+        fields = strands.interrupted_round(first)
         assert fields is not None
         second = desk.agent(first.messages)
-        strands.have_it_ask(second, fields)
-        assert strands.is_asking(second)
+        strands.restore_interrupt(second, fields)
+        assert strands.is_interrupted(second)
         answers: Any = [{"interruptResponse": {"interruptId": each.id, "response": "yes"}} for each in asked or ()]
         assert text_of(await second.invoke_async(answers)) == "approved: yes, worked"
         assert desk.worked == 1
@@ -346,11 +346,11 @@ def test_tools_whose_results_are_taken_away_start_again() -> None:
         desk = Asking()
         first = desk.agent()
         asked = (await first.invoke_async("go")).interrupts
-        fields = strands.asked_in_a_round(first)
+        fields = strands.interrupted_round(first)
         assert fields is not None
         second = desk.agent(first.messages)
-        strands.have_it_ask(second, fields, [])
-        assert strands.results_meanwhile(second) == []
+        strands.restore_interrupt(second, fields, [])
+        assert strands.completed_results(second) == []
         answers: Any = [{"interruptResponse": {"interruptId": each.id, "response": "yes"}} for each in asked or ()]
         assert text_of(await second.invoke_async(answers)) == "approved: yes, worked"
         assert desk.worked == 2
@@ -377,7 +377,7 @@ def test_an_agent_that_goes_on_starts_only_the_tools_that_have_no_result() -> No
             tools=[work],
             messages=cast(Messages, messages),
         )
-        strands.have_it_go_on(made, made.messages[-1], [done])
+        strands.resume_round(made, made.messages[-1], [done])
         assert text_of(await made.invoke_async([])) == "a before, b again"
         assert starts == ["b"]
 
@@ -388,8 +388,8 @@ def test_an_agent_that_is_to_stop_asking_takes_messages_again() -> None:
     async def main() -> None:
         made = Asking().agent()
         await made.invoke_async("go")
-        strands.stop_asking(made)
-        assert not strands.is_asking(made)
+        strands.clear_interrupt(made)
+        assert not strands.is_interrupted(made)
         made.messages.clear()
         assert (await made.invoke_async("go")).stop_reason == "interrupt"
 
@@ -433,12 +433,12 @@ def test_every_way_to_ask_an_agent_passes_the_one_place(as_before: None) -> None
 
     def stream(agent: Agent, *args: Any, **options: Any) -> AsyncIterator[Any]:
         passed.append(agent.name)
-        return strands.as_strands_streams(agent, *args, **options)
+        return strands.original_stream(agent, *args, **options)
 
     before = agent(name="was there before")
-    strands.have_all_stream_by(stream)
-    strands.have_all_stream_by(stream)
-    assert inspect.signature(Agent.stream_async) == inspect.signature(strands.as_strands_streams)
+    strands.patch_stream(stream)
+    strands.patch_stream(stream)
+    assert inspect.signature(Agent.stream_async) == inspect.signature(strands.original_stream)
     before("called")
     asyncio.run(before.invoke_async("awaited"))
     inner = agent(name="inner")
@@ -528,15 +528,15 @@ def test_a_connection_has_to_answer_once_a_whole_request_is_here() -> None:
     async def main(talk: Talk) -> None:
         connection = talk.connection
         assert connection.latest_request() is None
-        assert not connection.has_to_answer()
+        assert not connection.has_unanswered_request()
         connection.data_received(POST + b"\r\n")
         assert isinstance(connection.latest_request(), uvicorn.ServedRequest)
-        assert not connection.has_to_answer()
+        assert not connection.has_unanswered_request()
         connection.data_received(b"abc")
-        assert connection.has_to_answer()
+        assert connection.has_unanswered_request()
         assert not connection.is_kept_alive()
         await talk.answered()
-        assert not connection.has_to_answer()
+        assert not connection.has_unanswered_request()
         latest = connection.latest_request()
         assert latest is not None
         assert latest.response_started
@@ -554,16 +554,16 @@ def test_requests_behind_the_one_in_work_are_counted() -> None:
         assert talk.connection.behind() == 0
         talk.connection.data_received(HEAD * 2)
         assert talk.connection.behind() == 2
-        assert talk.connection.has_to_answer()
+        assert talk.connection.has_unanswered_request()
 
     talk(main)
 
 
 def test_a_connection_that_is_to_answer_last_is_closed_with_its_answer() -> None:
     async def main(talk: Talk) -> None:
-        talk.connection.answer_last()
+        talk.connection.close_after_response()
         talk.connection.data_received(HEAD)
-        talk.connection.answer_last()
+        talk.connection.close_after_response()
         await talk.answered()
         assert b"connection: close" in talk.wire.written
         assert talk.wire.closed
@@ -576,9 +576,9 @@ def test_who_reads_a_body_hears_that_nobody_is_there() -> None:
         talk.connection.data_received(POST + b"\r\n")
         latest = talk.connection.latest_request()
         assert latest is not None
-        assert not uvicorn.nobody_waits_for_body(talk.connection, latest)
+        assert not uvicorn.is_body_paused(talk.connection, latest)
         await talk.reads.wait()  # (it waits for the body from here on)
-        uvicorn.tell_disconnected(latest)
+        uvicorn.mark_disconnected(latest)
         await talk.answered()
         assert talk.heard == ["http.disconnect"]
 
@@ -590,7 +590,7 @@ def test_a_client_that_waits_to_be_told_to_go_on_is_not_waited_for() -> None:
         talk.connection.data_received(POST + b"expect: 100-continue\r\n\r\n")
         latest = talk.connection.latest_request()
         assert latest is not None
-        assert uvicorn.nobody_waits_for_body(talk.connection, latest)
+        assert uvicorn.is_body_paused(talk.connection, latest)
 
     talk(main)
 
@@ -602,7 +602,7 @@ def test_a_body_that_nobody_reads_is_not_waited_for() -> None:
         talk.connection.data_received(b"x" * (size - 1))
         latest = talk.connection.latest_request()
         assert latest is not None
-        assert uvicorn.nobody_waits_for_body(talk.connection, latest)
+        assert uvicorn.is_body_paused(talk.connection, latest)
 
     talk(main)
 
@@ -613,7 +613,7 @@ def test_a_head_that_is_forgotten_is_kept_nowhere() -> None:
         connection: Any = talk.connection
         assert connection.url
         assert isinstance(connection.parser, httptools.HttpRequestParser)
-        connection.forget_head()
+        connection.discard_head()
         assert [connection.headers, connection.url, connection.parser] == [[], b"", None]
 
     talk(main)
@@ -663,7 +663,7 @@ def test_a_server_leaves_signals_and_lets_go_of_its_socket_and_connections() -> 
             address = kept.getsockname()
             server.stop_accepting()
             assert not any(each.is_serving() for each in server.servers)
-            server.let_go()
+            server.shutdown_connections()
             assert (await reader.read()).endswith(b"\r\n\r\n")
             writer.close()
             late = socket.create_connection(address)  # (waits in the socket, and nobody has taken it)

@@ -43,7 +43,7 @@ class Seen:
         self.told: list[object] = []
         self.limiter.came(self)
 
-    def answer_last(self) -> None:
+    def close_after_response(self) -> None:
         self.told.append("answers last")
 
     def took_too_long(self, reason: StrandlineError) -> None:

@@ -90,7 +90,7 @@ def test_a_factory_that_says_what_it_makes_is_not_called_at_the_start(
 ) -> None:
     target = FactoryTarget(make, takes=NOTHING, description="test")
     with caplog.at_level(logging.INFO, "strandline"):
-        asyncio.run(target.try_out())
+        asyncio.run(target.probe())
     assert target.resumable is resumable
     assert ours(caplog) == []
 
@@ -116,7 +116,7 @@ def test_a_factory_that_does_not_say_is_called_once_to_see(make: Callable[..., A
         return make()
 
     target = FactoryTarget(counting, takes=SESSION_ID, description="test")
-    asyncio.run(target.try_out())
+    asyncio.run(target.probe())
     assert target.resumable is resumable
     assert called == [TRIED_WITH]
 
@@ -142,7 +142,7 @@ def test_a_factory_that_fails_when_it_is_tried_is_told_of_and_counts_as_opaque(
 ) -> None:
     target = FactoryTarget(make, takes=NOTHING, description="test")
     with caplog.at_level(logging.WARNING, "strandline"):
-        asyncio.run(target.try_out())
+        asyncio.run(target.probe())
     assert said in caplog.text
     assert not target.resumable
 
@@ -157,7 +157,7 @@ def test_a_factory_that_does_not_return_does_not_hold_up_the_start(monkeypatch: 
 
     async def main() -> None:
         target = FactoryTarget(slow, takes=NOTHING, description="test")
-        await target.try_out()
+        await target.probe()
         assert not goes_on.is_set()
         assert not target.resumable
         goes_on.set()

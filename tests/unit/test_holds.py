@@ -249,7 +249,7 @@ def test_of_a_shared_agent_one_run_goes_at_a_time_and_a_thread_left_behind_stops
             return "done"
 
         target = Played(behaviour)
-        target.exclusive = True
+        target.singleton = True
         async with serving(clock, target, max_running=8, hold_limit_s=1000) as service:
             for ticket in [await send(service, f"{n}", f"s{n}") for n in range(4)]:
                 assert (await outcome(ticket)).status is RunStatus.SUCCEEDED
@@ -268,7 +268,7 @@ def test_of_a_shared_agent_one_run_goes_at_a_time_and_a_thread_left_behind_stops
 def test_an_agent_that_keeps_its_own_history_gets_none_and_leaves_none() -> None:
     async def main(clock: VirtualClock) -> None:
         target = Played(echo, resumable=False)
-        target.external = True
+        target.self_managed = True
         async with serving(clock, target) as service:
             assert (await outcome(await send(service, "a"))).output == "echo a"
             assert await history(service) == []

@@ -10,7 +10,7 @@ from strandline._agents.factory import FactoryTarget
 from strandline._agents.function import FunctionTarget
 from strandline._agents.load import load_target, target_for
 from strandline._agents.parameters import NOTHING
-from strandline._agents.shared import InstanceTarget
+from strandline._agents.singleton import SingletonTarget
 from strandline._model import session_key
 from strandline.errors import TargetError
 
@@ -253,8 +253,8 @@ INSTANCES = (
 def test_one_agent_is_served_to_all_sessions_and_its_factory_recommended(name: str) -> None:
     write(INSTANCES)
     target = load_target(f"agent.py:{name}")
-    assert isinstance(target, InstanceTarget)
-    assert target.exclusive
+    assert isinstance(target, SingletonTarget)
+    assert target.singleton
     assert "make_agent(session_id)" in target.description
 
 
@@ -294,5 +294,5 @@ def test_history_is_external_for_factories_only(source: str, name: str, said: st
 def test_a_factory_is_not_called_at_the_start_when_its_agents_keep_their_history() -> None:
     write("def make_agent(session_id): raise AssertionError('called')")
     target = load_target("agent.py", history="external")
-    assert target.external
+    assert target.self_managed
     assert not target.resumable

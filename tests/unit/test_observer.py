@@ -150,7 +150,7 @@ def test_a_run_that_is_cancelled_while_it_executes() -> None:
 class Asks:
     """A target whose agents ask a person."""
 
-    resumable, exclusive, external = True, False, False
+    resumable, singleton, self_managed = True, False, False
     description = "asks"
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
@@ -167,7 +167,7 @@ class AsksAgent:
         requests = [InputRequest(id="i1", name="pay", reason="may I?")]
         return Finished(ending=NeedsInput(requests=requests, state={}))
 
-    def rest(self) -> None:
+    def compact(self) -> None:
         """Keep nothing."""
 
 

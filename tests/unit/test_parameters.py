@@ -122,7 +122,7 @@ def test_at_the_start_a_factory_is_tried_as_a_principal_of_our_own() -> None:
 
     target = target_for(make, "make")
     assert isinstance(target, FactoryTarget)
-    asyncio.run(target.try_out())
+    asyncio.run(target.probe())
     assert target.resumable
     assert tried == [(TRIED_WITH, TRIED_WITH)]
 

@@ -190,7 +190,7 @@ def test_an_interrupt_that_is_accepted_survives_a_crash_with_what_it_asked_for()
 def test_what_an_agent_keeps_itself_cannot_be_rolled_back() -> None:
     async def main(clock: VirtualClock) -> None:
         played = Played(slow, resumable=False)
-        played.external = True
+        played.self_managed = True
         async with serving(clock, played, cancel_grace_s=1) as service:
             with pytest.raises(Invalid):
                 await ask(service, "no", IfBusy.ROLLBACK)

@@ -19,7 +19,7 @@ class Idle:
     async def run(self, attempt: Attempt) -> Finished:
         raise NotImplementedError
 
-    def rest(self) -> None:
+    def compact(self) -> None:
         """Nothing."""
 
 
@@ -85,12 +85,12 @@ def test_an_idle_agent_is_told_to_rest_once_and_goes_when_it_was_idle_for_too_lo
             pool.put(key(f"s{number}"), agent, "a")
             await asyncio.sleep(REST_AFTER_S * 0.75)
             pool.evict()
-        assert loops.posted == [agents[0].rest, agents[1].rest], "each once, and not the one that has just come"
+        assert loops.posted == [agents[0].compact, agents[1].compact], "each once, and not the one that has just come"
         assert pool.pop(key("s0")) is agents[0]
         pool.put(key("s0"), agents[0], "a")
         await asyncio.sleep(REST_AFTER_S)
         pool.evict()
-        assert sorted(loops.posted[2:], key=hash) == sorted((agents[0].rest, agents[2].rest), key=hash)
+        assert sorted(loops.posted[2:], key=hash) == sorted((agents[0].compact, agents[2].compact), key=hash)
         assert not loops.discarded
         await asyncio.sleep(10.0 - REST_AFTER_S)
         pool.evict()
@@ -102,7 +102,7 @@ def test_an_idle_agent_is_told_to_rest_once_and_goes_when_it_was_idle_for_too_lo
 def test_an_object_that_all_sessions_share_is_made_ready_anew_before_each_run() -> None:
     async def main(clock: VirtualClock) -> None:
         target = Played(echo)
-        target.exclusive = True
+        target.singleton = True
         async with serving(clock, target) as service:
             for text in ("a", "b"):
                 await outcome(await send(service, text))

@@ -36,9 +36,9 @@ from strandline._model import (
     SessionKey,
     Window,
 )
-from strandline._session_files import files, keeper
-from strandline._session_files.keeper import SessionFiles
-from strandline._session_files.place import Place
+from strandline._session_files import files, projection
+from strandline._session_files.paths import SessionPaths
+from strandline._session_files.projection import SessionFiles
 from strandline.errors import JournalUnavailable, SettingsError
 from strandline.testing import ScriptedModel
 from strandline.testing._desk import Desk, StillClock, done, key, said
@@ -53,11 +53,11 @@ DEADLINE_S = 30.0
 
 def test_a_session_is_where_the_manager_of_strands_has_it(tmp_path: Path) -> None:
     manager = FileSessionManager("ada.1:x@y", storage_dir=str(tmp_path))
-    assert Place(str(tmp_path)).folder(key("ada.1:x@y")) == Path(manager._get_session_path("ada.1:x@y"))
+    assert SessionPaths(str(tmp_path)).folder(key("ada.1:x@y")) == Path(manager._get_session_path("ada.1:x@y"))
 
 
 def test_names_are_exchanged_both_ways_so_that_two_sessions_never_share_files(tmp_path: Path) -> None:
-    place = Place(str(tmp_path), ["default=agent"])
+    place = SessionPaths(str(tmp_path), ["default=agent"])
     names = [place.folder(key(each)).name for each in ("default", "agent", "other")]
     assert names == ["session_agent", "session_default", "session_other"]
 
@@ -71,7 +71,7 @@ def test_no_two_sessions_of_any_principals_share_a_folder_and_none_leaves_the_pl
         "x-{principal}{session_id}",
         "{session_id}/{principal}/y",
     ):
-        place = Place(str(tmp_path / template), ["default=agent"])
+        place = SessionPaths(str(tmp_path / template), ["default=agent"])
         keys = [SessionKey(Principal(p), SessionId(s)) for p in principals for s in sessions]
         folders = [place.folder(each) for each in keys]
         assert len(set(folders)) == len(keys)
@@ -127,7 +127,7 @@ class World:
 
     def new_keeper(self, template: str = "") -> SessionFiles:
         """Return what a server that starts now makes."""
-        return SessionFiles(Place(template or str(self.folder)), self.desk.journal, self.desk.clock)
+        return SessionFiles(SessionPaths(template or str(self.folder)), self.desk.journal, self.desk.clock)
 
     async def restart(self) -> None:
         """End what keeps the files, and start it again."""
@@ -349,8 +349,8 @@ def test_what_a_conversation_manager_has_removed_stays_removed(
 def test_a_long_history_is_written_in_portions_however_large_its_messages_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("strandline._session_files.keeper.PAGE", 7)
-    monkeypatch.setattr("strandline._session_files.keeper.PAGE_BYTES", 1000)
+    monkeypatch.setattr("strandline._session_files.projection.PAGE", 7)
+    monkeypatch.setattr("strandline._session_files.projection.PAGE_BYTES", 1000)
 
     async def play(world: World) -> None:
         texts = [f"{number} {'x' * (number % 5 * 400)}" for number in range(50)]
@@ -556,7 +556,7 @@ def test_files_leave_the_last_of_the_journals_disk_to_runs_and_are_caught_up_wit
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Told once, counted as no failure, and deletions go on meanwhile."""
-    monkeypatch.setattr("strandline._session_files.keeper.LOOK_S", 0)
+    monkeypatch.setattr("strandline._session_files.projection.LOOK_S", 0)
 
     async def play(world: World, journal: Cramped) -> None:
         journal.size = 1 << 20
@@ -593,7 +593,7 @@ def test_files_leave_the_last_of_the_journals_disk_to_runs_and_are_caught_up_wit
 def test_what_was_begun_of_files_for_which_there_is_no_room_is_removed_and_smaller_ones_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("strandline._session_files.keeper.PAGE", 2)
+    monkeypatch.setattr("strandline._session_files.projection.PAGE", 2)
 
     async def play(world: World, journal: Cramped) -> None:
         journal.size = 6 * files.BLOCK
@@ -735,7 +735,7 @@ def test_without_a_thread_at_the_start_the_files_are_brought_up_to_date_later(
     async def play(world: World) -> None:
         await world.keeper.finish(DEADLINE_S)
         await world.settled(done("one", "two"), told=False)
-        monkeypatch.setattr(keeper, "AGAIN_S", (0.0,))
+        monkeypatch.setattr(projection, "AGAIN_S", (0.0,))
         monkeypatch.setattr(asyncio, "to_thread", threadless_at_first)
         await world.restart()
         assert world.texts() == ["one", "two"]
@@ -840,7 +840,7 @@ def test_the_files_are_for_nobody_else(tmp_path: Path) -> None:
 def test_a_service_that_stops_has_everything_written_before_its_journal_is_closed(tmp_path: Path) -> None:
     async def main() -> None:
         journal = MemoryJournal(SystemClock())
-        keeper = SessionFiles(Place(str(tmp_path / "files")), journal, SystemClock())
+        keeper = SessionFiles(SessionPaths(str(tmp_path / "files")), journal, SystemClock())
         target = FunctionTarget(answer, description="test")
         async with serving(target, tmp_path / "work", journal, projection=keeper) as service:
             async with keeper._files:  # writing takes long

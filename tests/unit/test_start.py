@@ -72,7 +72,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 async def waiting(world: World, count: int) -> None:
     """Return when so many requests wait."""
-    state = world.app._life.service._readiness  # type: ignore[union-attr]
+    state = world.app._lifespan.service._readiness  # type: ignore[union-attr]
     while state._waiting < count:
         await asyncio.sleep(0)
 
@@ -121,7 +121,7 @@ def test_nothing_but_what_needs_a_started_server_waits_for_it(tmp_path: Path) ->
         async with starting(tmp_path) as world, world.client() as client:
             told = {path: (await client.get(path)).status_code for path in AT_ONCE}
             assert told == dict.fromkeys(AT_ONCE, 200) | {"/readyz": 503, "/health": 503}
-            assert world.app._life.service.starting, "none of them has waited"  # type: ignore[union-attr]
+            assert world.app._lifespan.service.starting, "none of them has waited"  # type: ignore[union-attr]
 
     run(main())
 
@@ -153,7 +153,7 @@ def test_who_is_not_let_in_is_refused_while_a_server_starts_and_no_body_is_read_
             reading.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await reading
-            assert world.app._life.service._readiness._waiting == 0, "who has left waits no more"  # type: ignore[union-attr]
+            assert world.app._lifespan.service._readiness._waiting == 0, "who has left waits no more"  # type: ignore[union-attr]
         assert not sent
 
     run(main())
@@ -200,7 +200,7 @@ def test_who_waits_for_a_start_that_is_given_up_is_told_so_at_once(tmp_path: Pat
         async with starting(tmp_path, start_wait=1_000) as world, world.client() as client:
             asked = asyncio.create_task(client.post("/chat", json={"message": "m"}))
             await waiting(world, 1)
-            world.app._life.drain_soon()  # type: ignore[union-attr]
+            world.app._lifespan.drain_soon()  # type: ignore[union-attr]
             refused = await asked
             assert refused.status_code == 503
             assert refused.json()["code"] in ("not_ready", "draining")
@@ -216,7 +216,7 @@ def test_who_waits_for_a_server_that_begins_to_drain_before_it_was_ready_is_told
         async with starting(tmp_path, start_wait=1_000) as world, world.client() as client:
             asked = asyncio.create_task(client.post("/chat", json={"message": "m"}))
             await waiting(world, 1)
-            world.app._life.service._readiness.begin_to_drain()  # type: ignore[union-attr]
+            world.app._lifespan.service._readiness.begin_to_drain()  # type: ignore[union-attr]
             refused = await asked
             assert (refused.status_code, refused.json()["code"]) == (503, "draining")
 

@@ -10,7 +10,7 @@ from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.types.content import Messages
 
 from engine_support import key, tool_texts
-from strandline._agents.shared import InstanceTarget
+from strandline._agents.singleton import SingletonTarget
 from strandline._clock import SystemClock
 from strandline._engine.requests import Request
 from strandline._history import DISMISSED
@@ -107,7 +107,7 @@ def test_a_window_that_slides_over_a_question_stays_one_that_a_provider_takes(si
 
 def test_one_agent_for_all_sessions_asks_in_each_for_itself(tmp_path: Path) -> None:
     async def main() -> None:
-        target = InstanceTarget(factory()(), description="one")
+        target = SingletonTarget(factory()(), description="one")
         async with serving_target(target, tmp_path) as service:
             first = await ask(service, "ask a", "s")
             assert first.status is RunStatus.NEEDS_INPUT

@@ -51,7 +51,7 @@ def test_a_round_that_nobody_is_there_to_begin_any_more_is_not_staged() -> None:
     async def main(few: Few) -> None:
         call, _ = few.run(attempt := Kept())
         await asyncio.sleep(1)
-        few.all[0].tell(m.Told(0, "end_tool", ["t1", {}]), m.Told(0, "begin_round", []))
+        few.all[0].tell(m.AttemptCall(0, "end_tool", ["t1", {}]), m.AttemptCall(0, "begin_round", []))
         few.all[0].dies()
         await asyncio.sleep(1)
         attempt.gate.set()
@@ -74,7 +74,7 @@ def test_a_report_that_cannot_be_taken_fails_its_own_run_and_no_other(what: tupl
     async def main(few: Few) -> None:
         (call, _), (other, _) = few.run(Odd()), few.run(Odd())
         await asyncio.sleep(1)
-        few.all[0].tell(m.Told(0, *what))
+        few.all[0].tell(m.AttemptCall(0, *what))
         await asyncio.sleep(1)
         assert m.Cancel(0) in few.all[0].orders()
         few.all[0].tell(
@@ -210,7 +210,7 @@ def test_a_worker_that_dies_again_and_again_before_it_takes_calls_is_replaced_ev
         few.all[0].dies()
         await asyncio.sleep(3)
         assert few.in_use() == [1]
-        few.all[1].tell(m.Refused("no such module"))
+        few.all[1].tell(m.LoadFailed("no such module"))
         few.all[1].dies()
         await asyncio.sleep(25)
         assert few.in_use() == []
@@ -357,7 +357,7 @@ def test_a_worker_that_has_no_thread_says_what_to_do(tmp_path: Path, capfd: pyte
             told += [report for each in frames.feed(data) for report in reports(each)]
     finally:
         started.gone(20)
-    assert [type(each) for each in told] == [m.Loaded, m.Refused]
+    assert [type(each) for each in told] == [m.Loaded, m.LoadFailed]
     assert "no thread can be started for agents" in told[1].why
     assert "Traceback" not in capfd.readouterr().err
 

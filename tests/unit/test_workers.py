@@ -37,24 +37,24 @@ from target_support import run, until
 from unit import (
     test_agent_endings,
     test_conversation_managers,
-    test_external_history,
-    test_multi_agent,
-    test_shared_agent,
-    test_strands_agent,
+    test_multi,
+    test_self_managed,
+    test_singleton,
+    test_strands,
     test_strands_questions,
 )
 from workers_support import SETUP, Nearby, nearby
 
 NUMBERS = count()
 THE_SAME = [
-    test_strands_agent.test_a_round_is_durable_before_any_tool_of_it_starts,
-    test_strands_agent.test_what_is_staged_is_what_hooks_of_the_user_made_of_it,
-    test_strands_agent.test_the_window_slides_in_the_agent_and_in_the_journal_and_history_keeps_all,
-    test_strands_agent.test_agent_state_is_kept_when_a_run_succeeds_and_rolled_back_when_it_fails,
-    test_strands_agent.test_an_interrupt_leaves_its_round_open_until_it_is_answered,
-    test_strands_agent.test_partial_text_of_a_stream_that_broke_is_kept_and_that_of_a_repeated_call_is_not,
-    test_strands_agent.test_a_tool_that_calls_sys_exit_fails_its_own_run_and_is_not_asked_for_again,
-    test_strands_agent.test_a_conversation_that_user_code_broke_is_rebuilt_from_history,
+    test_strands.test_a_round_is_durable_before_any_tool_of_it_starts,
+    test_strands.test_what_is_staged_is_what_hooks_of_the_user_made_of_it,
+    test_strands.test_the_window_slides_in_the_agent_and_in_the_journal_and_history_keeps_all,
+    test_strands.test_agent_state_is_kept_when_a_run_succeeds_and_rolled_back_when_it_fails,
+    test_strands.test_an_interrupt_leaves_its_round_open_until_it_is_answered,
+    test_strands.test_partial_text_of_a_stream_that_broke_is_kept_and_that_of_a_repeated_call_is_not,
+    test_strands.test_a_tool_that_calls_sys_exit_fails_its_own_run_and_is_not_asked_for_again,
+    test_strands.test_a_conversation_that_user_code_broke_is_rebuilt_from_history,
     test_agent_endings.test_what_a_guardrail_redacts_is_redacted_in_history_and_for_the_model_of_the_next_run,
     test_agent_endings.test_structured_output_that_is_valid_at_last_is_the_answer,
     test_agent_endings.test_a_result_that_a_hook_still_looked_at_when_the_run_failed_is_not_forgotten,
@@ -63,11 +63,11 @@ THE_SAME = [
     test_conversation_managers.test_a_conversation_goes_on_under_another_manager_than_before,
     test_strands_questions.test_two_tools_that_ask_are_answered_together,
     test_strands_questions.test_a_sub_agent_that_asks_is_answered_through_the_one_that_uses_it,
-    test_multi_agent.test_the_nodes_of_a_graph_go_on_with_their_conversations_also_once_it_was_made_anew,
-    test_multi_agent.test_a_stop_reaches_a_polite_tool_in_a_node_and_no_further_node_starts,
-    test_shared_agent.test_each_session_goes_on_with_its_own_conversation_and_state,
-    test_shared_agent.test_a_stop_in_the_middle_does_not_cancel_the_next_run,
-    test_external_history.test_the_conversation_is_the_session_managers_also_once_the_agent_was_made_anew,
+    test_multi.test_the_nodes_of_a_graph_go_on_with_their_conversations_also_once_it_was_made_anew,
+    test_multi.test_a_stop_reaches_a_polite_tool_in_a_node_and_no_further_node_starts,
+    test_singleton.test_each_session_goes_on_with_its_own_conversation_and_state,
+    test_singleton.test_a_stop_in_the_middle_does_not_cancel_the_next_run,
+    test_self_managed.test_the_conversation_is_the_session_managers_also_once_the_agent_was_made_anew,
 ]
 """Of all that is claimed of agents, what has most to do with the way to them and back."""
 
@@ -105,7 +105,7 @@ async def in_workers(
         workspace=lambda key: tempfile.gettempdir(),
         options=Options(**{"cancel_grace_s": 0.3, "drain_grace_s": 0, **options}),
     )
-    await loops.start(target.try_out).done
+    await loops.start(target.probe).done
     await service.start()
     try:
         yield service, loops, played
@@ -462,10 +462,10 @@ def test_a_sign_of_life_that_is_asked_for_while_a_process_begins_is_given(tmp_pa
     (tmp_path / "agent.py").write_text("async def agent(message, session):\n    return message\n")
     process = WorkerProcess(replace(SETUP, target=str(tmp_path / "agent.py"), path=sys.path))
     try:
-        process._socket.sendall(frame(encode_messages(m.Beat())))  # long before it reads anything
+        process._socket.sendall(frame(encode_messages(m.Ping())))  # long before it reads anything
         process._socket.settimeout(20)
         frames, told = Frames(), set[type]()
-        while not {m.Loaded, m.Ready, m.Pulse} <= told:
+        while not {m.Loaded, m.Ready, m.Heartbeat} <= told:
             told |= {type(report) for each in frames.feed(process._socket.recv(1 << 16)) for report in reports(each)}
     finally:
         process.leave()

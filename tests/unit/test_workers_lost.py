@@ -23,7 +23,7 @@ def test_what_a_worker_has_said_counts_although_its_death_is_heard_of_first() ->
         few.all[0].over.set()
         await asyncio.sleep(0.5)
         assert not worker.is_free, "nothing begins there"
-        few.all[0].tell(m.Told(0, "add_text", ["last words"]), m.Done(call=0, resumable=True, finished=DONE))
+        few.all[0].tell(m.AttemptCall(0, "add_text", ["last words"]), m.Done(call=0, resumable=True, finished=DONE))
         few.all[0].channel.connection_lost(None)
         assert await call.done == DONE
         assert attempt.told == ["last words"]
@@ -40,7 +40,7 @@ def test_whoever_keeps_the_connection_of_a_dead_worker_open_is_not_waited_for_no
             await asyncio.wait_for(call.done, 2)
         assert not call.is_alive
         assert few.all[0].transport.is_gone, "no descriptor is left"
-        few.all[0].tell(m.Done(call=0, resumable=True, finished=DONE), m.Over(7), m.Ready(resumable=False))
+        few.all[0].tell(m.Done(call=0, resumable=True, finished=DONE), m.WorkEnded(7), m.Ready(resumable=False))
 
     virtual(main)
 
@@ -49,9 +49,9 @@ def test_a_report_of_a_call_of_which_nothing_works_any_more_harms_nobody() -> No
     async def main(few: Few) -> None:
         (call, worker), (other, _) = few.run(attempt := Kept()), few.run(Kept())
         await asyncio.sleep(1)
-        few.all[0].tell(m.Done(call=0, resumable=True, finished=DONE), m.Told(0, "add_text", ["late"]))
+        few.all[0].tell(m.Done(call=0, resumable=True, finished=DONE), m.AttemptCall(0, "add_text", ["late"]))
         assert await call.done == DONE
-        few.all[0].tell(m.Told(0, "end_tool", ["t1", {}]), m.Done(call=1, resumable=True, finished=DONE))
+        few.all[0].tell(m.AttemptCall(0, "end_tool", ["t1", {}]), m.Done(call=1, resumable=True, finished=DONE))
         assert await other.done == DONE
         assert attempt.told == []
         assert worker.is_free
@@ -67,7 +67,7 @@ def test_a_call_that_has_ended_is_alive_until_its_worker_says_that_nothing_works
         assert await call.done == DONE
         await asyncio.sleep(100)
         alive = [call.is_alive]
-        few.all[0].tell(m.Over(0))
+        few.all[0].tell(m.WorkEnded(0))
         assert [*alive, call.is_alive] == [True, False]
         assert worker._remotes == {}
 
@@ -79,8 +79,8 @@ def test_results_that_wait_for_the_journal_are_taken_before_the_death_of_their_w
         attempt = Kept()
         call, _ = few.run(attempt)
         await asyncio.sleep(1)
-        t1, t2 = (m.Told(0, "end_tool", [named, {}]) for named in ("t1", "t2"))
-        few.all[0].tell(t1, m.Told(0, "add_text", ["more"]), t2)
+        t1, t2 = (m.AttemptCall(0, "end_tool", [named, {}]) for named in ("t1", "t2"))
+        few.all[0].tell(t1, m.AttemptCall(0, "add_text", ["more"]), t2)
         few.all[0].dies()
         await asyncio.sleep(1)
         assert not call.done.done()
@@ -96,7 +96,7 @@ def test_a_round_that_the_journal_does_not_take_is_not_waited_for_when_its_worke
     async def main(few: Few) -> None:
         call, _ = few.run(Kept())
         await asyncio.sleep(1)
-        few.all[0].tell(m.Told(0, "begin_round", []), m.Told(0, "add_text", ["more"]))
+        few.all[0].tell(m.AttemptCall(0, "begin_round", []), m.AttemptCall(0, "add_text", ["more"]))
         few.all[0].dies()
         with pytest.raises(AgentLost):
             await asyncio.wait_for(call.done, 1)
@@ -113,12 +113,12 @@ def test_no_tool_starts_before_its_round_is_durable_and_none_if_that_fails() -> 
             await asyncio.sleep(1)
             number = max(worker._remotes)
             few.all[0].transport.written.clear()
-            few.all[0].tell(m.Told(number, "begin_round", []))
+            few.all[0].tell(m.AttemptCall(number, "begin_round", []))
             await asyncio.sleep(1)
             assert few.all[0].orders() == []
             attempt.gate.set()
             await asyncio.sleep(1)
-            assert m.Go(number, on=error is None) in few.all[0].orders()
+            assert m.Proceed(number, allowed=error is None) in few.all[0].orders()
             few.all[0].tell(m.Done(call=number, resumable=True, finished=DONE))
             await asyncio.wait([call.done])
 
@@ -132,7 +132,7 @@ def test_what_a_tool_has_come_to_is_known_also_after_another_result_could_not_be
         attempt.gate.set()
         call, _ = few.run(attempt)
         await asyncio.sleep(1)
-        few.all[0].tell(m.Told(0, "end_tool", ["t1", {}]), m.Told(0, "end_tool", ["t2", {}]))
+        few.all[0].tell(m.AttemptCall(0, "end_tool", ["t1", {}]), m.AttemptCall(0, "end_tool", ["t2", {}]))
         few.all[0].tell(m.Done(call=0, resumable=True, failure=m.Failure("CancelledError", "", cancelled=True)))
         with pytest.raises(JournalUnavailable):
             await call.done
@@ -247,7 +247,7 @@ def test_what_is_known_of_the_tools_is_known_while_no_worker_takes_calls() -> No
 class Alone:
     """A target and its only agent: `does` is what it does with an attempt."""
 
-    resumable, exclusive, external = True, False, False
+    resumable, singleton, self_managed = True, False, False
     description = "a target"
 
     def __init__(self, does: Callable[[Attempt], object]) -> None:
@@ -260,7 +260,7 @@ class Alone:
         self._does(attempt)
         return DONE
 
-    def rest(self) -> None:
+    def compact(self) -> None:
         """Nothing."""
 
 
@@ -315,10 +315,10 @@ def test_a_worker_that_answers_while_the_loop_of_its_agents_does_not_counts_as_s
     async def main(few: Few) -> None:
         call, _ = few.run(Kept())
         few.loops.beat()
-        few.all[0].tell(m.Pulse(silent_s=2.0, running=None, backlog=0))
+        few.all[0].tell(m.Heartbeat(silent_s=2.0, running=None, backlog=0))
         await asyncio.sleep(3)
         assert few.loops.silent_s(call) == pytest.approx(5)
-        few.all[0].tell(m.Pulse(silent_s=0.0, running=None, backlog=0))
+        few.all[0].tell(m.Heartbeat(silent_s=0.0, running=None, backlog=0))
         await asyncio.sleep(3)
         assert few.loops.silent_s(call) == 0.0
 

@@ -21,10 +21,10 @@ from strands import Agent
 from strands.multiagent.graph import Graph
 from strands.multiagent.swarm import Swarm
 
-from strandline._agents.external import ExternalAgent, withdraw_questions
 from strandline._agents.multi import MultiAgent, agents_in, check_multi
 from strandline._agents.parameters import Parameters
 from strandline._agents.port import SessionAgent
+from strandline._agents.self_managed import SelfManagedAgent, withdraw_questions
 from strandline._agents.strands import StrandsAgent, StrandsTarget, kind_of
 from strandline._compat.strands import has_session_manager
 from strandline._history import Progress
@@ -46,17 +46,17 @@ class FactoryTarget(StrandsTarget):
     """A factory, sync or async, of an `Agent`, a `Graph` or a `Swarm`."""
 
     def __init__(
-        self, factory: Callable[..., Any], *, takes: Parameters, description: str, external: bool = False
+        self, factory: Callable[..., Any], *, takes: Parameters, description: str, self_managed: bool = False
     ) -> None:
         super().__init__(factory, takes=takes, description=description)
-        self.external = external
-        made = None if external else announced(factory)
-        self._unknown = made is None and not external
+        self.self_managed = self_managed
+        made = None if self_managed else announced(factory)
+        self._unknown = made is None and not self_managed
         self._tried: object | None = None
         """What the trial has made, until a session has an agent: the last to go closes connections that they share."""
         self.resumable = made == {Agent}
 
-    async def try_out(self) -> None:
+    async def probe(self) -> None:
         """Call the factory once, unless it is known what it makes. A factory that fails is told of, no more.
 
         It may fail (or return None) for a session that does not exist, or because something that it needs is not up
@@ -96,10 +96,10 @@ class FactoryTarget(StrandsTarget):
 
     async def _built(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
         made = await self._made(key)
-        if self.external:
+        if self.self_managed:
             keeper = self._checked_external(made)
             await withdraw_questions(keeper)
-            return ExternalAgent(keeper)
+            return SelfManagedAgent(keeper)
         if isinstance(made, Graph | Swarm):
             if self.resumable:
                 raise AgentFailed(
@@ -155,7 +155,7 @@ class FactoryTarget(StrandsTarget):
         return self._checked(made)
 
     def _check_history(self, agent: Agent) -> None:
-        if not self.external:
+        if not self.self_managed:
             super()._check_history(agent)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from strandline._agents.broken import noticed
+from strandline._agents.abnormal_exit import watch_exits
 from strandline._agents.port import Attempt, Finished, RunContext, SessionAgent
 from strandline._encoding import decoder, encode_messages
 from strandline._history import Progress, answer_text, prompt_message
@@ -49,8 +49,8 @@ class FunctionTarget:
     """An async function or async generator of a message and a `Session`."""
 
     resumable = False
-    exclusive = False
-    external = False
+    singleton = False
+    self_managed = False
 
     def __init__(self, function: Callable[[str, Session], Any], *, description: str) -> None:
         self._function = function
@@ -89,7 +89,7 @@ class FunctionAgent:
         attempt.add(asked)
         session = Session(attempt.context, self._messages, self._state)
         text = prompt if isinstance(prompt, str) else answer_text(asked)
-        with noticed() as broken:
+        with watch_exits() as broken:
             _guard_agents()
             answer = await self._answer(attempt, self._function(text, session))
         said: Message = {"role": "assistant", "content": [{"text": answer}]}
@@ -101,7 +101,7 @@ class FunctionAgent:
             return Finished(ending=ending)
         return Finished(ending=ending, state=self._changed_state(session.state))
 
-    def rest(self) -> None:
+    def compact(self) -> None:
         """Keep the conversation as bytes."""
         if self._packed is None:
             self._messages, self._packed = [], zlib.compress(encode_messages(self._messages), PACK_LEVEL)

@@ -72,9 +72,9 @@ def target_for(thing: object, description: str, *, history: str = "journal", key
 
     Raises `TargetError` with what to write instead.
     """
-    external = history == "external"
+    self_managed = history == "external"
     if _is_agent(thing):
-        return _instance(thing, description, external=external)
+        return _instance(thing, description, self_managed=self_managed)
     _refuse_instances(thing, description)
     _refuse_classes(thing, description)
     if inspect.isbuiltin(thing):
@@ -108,7 +108,7 @@ def target_for(thing: object, description: str, *, history: str = "journal", key
             f"{description} is a generator, because there is a `yield` in it. A factory returns one agent:"
             f"\n\n{FACTORY_EXAMPLE}"
         )
-    if keys and external and not takes.principal:
+    if keys and self_managed and not takes.principal:
         raise TargetError(
             f"{description} does not take the principal. There are API keys, and with history=external session managers"
             " keep what is said: two callers who use the same session id would meet in one conversation. Take the"
@@ -116,7 +116,7 @@ def target_for(thing: object, description: str, *, history: str = "journal", key
         )
     from strandline._agents.factory import FactoryTarget
 
-    return FactoryTarget(thing, takes=takes, description=f"factory {description}", external=external)
+    return FactoryTarget(thing, takes=takes, description=f"factory {description}", self_managed=self_managed)
 
 
 def _function(thing: Any, description: str, names: list[str], *, is_async: bool, history: str) -> Target:
@@ -334,16 +334,16 @@ def _is_agent(thing: object) -> bool:
     return "strands.agent.agent.Agent" in (f"{kind.__module__}.{kind.__qualname__}" for kind in type(thing).__mro__)
 
 
-def _instance(agent: Any, description: str, *, external: bool) -> Target:
-    if external:
+def _instance(agent: Any, description: str, *, self_managed: bool) -> Target:
+    if self_managed:
         raise TargetError(
             f"{description} is one Agent. With history=external its session manager would keep one conversation for all"
             " sessions: write a factory that gives each session an agent and a session manager of its own:\n\n"
             "def make_agent(session_id):\n    return Agent(session_manager=FileSessionManager(session_id=session_id))"
         )
-    from strandline._agents.shared import InstanceTarget
+    from strandline._agents.singleton import SingletonTarget
 
-    return InstanceTarget(agent, description=f"agent {description}")
+    return SingletonTarget(agent, description=f"agent {description}")
 
 
 def _refuse_instances(thing: object, description: str) -> None:

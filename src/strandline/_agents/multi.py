@@ -4,7 +4,7 @@ The tools of the nodes cannot be seen, so a run counts as having one in the midd
 remember from run to run is Strands' own way, kept as the session's state record: each agent of a Graph has a
 conversation of its own that goes on (unless `reset_on_revisit` resets it within a run); a Swarm resets its agents
 whenever one is entered, and only its shared context goes on. (strands-agents 1.62.0, tried by the tests in
-`tests/unit/test_multi_agent.py`.) Strands' `serialize_state` is not used: it tells where an unfinished task stands, and
+`tests/unit/test_multi.py`.) Strands' `serialize_state` is not used: it tells where an unfinished task stands, and
 a Graph that has it back goes on with that task instead of the next question.
 """
 
@@ -23,7 +23,7 @@ from strands.multiagent.graph import Graph, GraphResult
 from strands.multiagent.swarm import Swarm, SwarmResult
 from strands.telemetry.metrics import EventLoopMetrics
 
-from strandline._agents.broken import Broken, noticed
+from strandline._agents.abnormal_exit import AbnormalExit, watch_exits
 from strandline._agents.nodes import NodeProgress
 from strandline._agents.port import Attempt, Finished, Signal
 from strandline._agents.strands import check_agent, invocation_state, kind_of, whole_numbers
@@ -63,10 +63,10 @@ class MultiAgent:
         asked = prompt_message(prompt)
         attempt.add(asked)
         task = asked["content"][0]["text"] if isinstance(prompt, str) else asked["content"]
-        with noticed() as broken:
+        with watch_exits() as broken:
             return await self._run(task, attempt, broken)
 
-    async def _run(self, task: Any, attempt: Attempt, broken: Broken) -> Finished:
+    async def _run(self, task: Any, attempt: Attempt, broken: AbnormalExit) -> Finished:
         progress = NodeProgress(attempt)
         watch = asyncio.create_task(self._pass_on(attempt.signal))
         try:
@@ -93,7 +93,7 @@ class MultiAgent:
         # A cancel that came too late has marked agents that did not run: their next run would end at once.
         return Finished(ending=ending, usage=usage, state=self._changed_memory(), keep=not attempt.signal.is_set())
 
-    def rest(self) -> None:
+    def compact(self) -> None:
         """Keep what the nodes remember as bytes."""
         if self._packed is None:
             self._packed = zlib.compress(encode_messages(_memory(self._made)), PACK_LEVEL)

@@ -118,7 +118,7 @@ class Attempt(Protocol):
         """Report that a tool starts with the arguments `given`. The task that reports is one of the run's own."""
         ...
 
-    def tell_tool(self, tool_use_id: str, result: ToolResult) -> None:
+    def publish_tool_end(self, tool_use_id: str, result: ToolResult) -> None:
         """Have whoever listens told that a tool has ended, of which nothing is staged; `end_tool` does both."""
         ...
 
@@ -162,7 +162,7 @@ class SessionAgent(Protocol):
         """Execute an attempt. Raises whatever the user's code raises; the object is not used again then."""
         ...
 
-    def rest(self) -> None:
+    def compact(self) -> None:
         """Take as little memory as possible until the next run. Called on the agent loop, between runs."""
         ...
 
@@ -179,12 +179,12 @@ class Target(Protocol):
         ...
 
     @property
-    def exclusive(self) -> bool:
+    def singleton(self) -> bool:
         """True if all sessions share one object: one run at a time over all of them, none beside a leftover thread."""
         ...
 
     @property
-    def external(self) -> bool:
+    def self_managed(self) -> bool:
         """True if the agent keeps its history itself: the journal's record is not given to it, and none is made."""
         ...
 
@@ -202,9 +202,9 @@ class Target(Protocol):
 
 
 @runtime_checkable
-class TriedAtStart(Protocol):
+class ProbedAtStart(Protocol):
     """A target that finds out something about itself before the first run is accepted."""
 
-    async def try_out(self) -> None:
+    async def probe(self) -> None:
         """Find it out, on the agent loop, in bounded time. Raises nothing."""
         ...

@@ -5,7 +5,7 @@ Strands runs tools, and the nodes of a Graph, in tasks of their own. One that en
 and in the end the run looks like a good one. A run's own agent, a sub-agent, a node and an agent that a tool makes are
 the same here: whatever is streamed while a run is current has the guard, so it is put where all of them pass, in
 `Agent.stream_async`. Agents that work for no run are as Strands has them.
-(strands-agents 1.62.0, tried by `tests/unit/test_broken_rounds.py`.)
+(strands-agents 1.62.0, tried by `tests/unit/test_rounds.py`.)
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from strands import Agent
 from strands.hooks import BeforeModelCallEvent, HookOrder, HookRegistry, MessageAddedEvent
 from strands.middleware import ExecuteToolContext, ExecuteToolStage
 
-from strandline._agents.broken import CURRENT, Broken
-from strandline._compat.strands import as_strands_streams, have_all_stream_by, leave_out_unrecorded
+from strandline._agents.abnormal_exit import CURRENT, AbnormalExit
+from strandline._compat.strands import original_stream, patch_stream, skip_unrecorded_spans
 from strandline._model import Message
 from strandline.errors import AgentFailed
 
@@ -31,8 +31,8 @@ _guarded: WeakSet[HookRegistry] = WeakSet()
 
 def guard_all() -> None:
     """Have every agent guarded that works for a run from now on, whoever makes it and when."""
-    have_all_stream_by(_stream_async)
-    leave_out_unrecorded()
+    patch_stream(_stream_async)
+    skip_unrecorded_spans()
 
 
 def guard(agent: Agent) -> None:
@@ -45,7 +45,7 @@ def guard(agent: Agent) -> None:
 
 
 def _stream_async(agent: Agent, *args: Any, **options: Any) -> AsyncIterator[Any]:
-    events = as_strands_streams(agent, *args, **options)
+    events = original_stream(agent, *args, **options)
     broken = CURRENT.get()
     if broken is None:
         return events
@@ -53,7 +53,7 @@ def _stream_async(agent: Agent, *args: Any, **options: Any) -> AsyncIterator[Any
     return _noticing(agent, cast(Any, events), broken)
 
 
-async def _noticing(agent: Agent, events: Any, broken: Broken) -> AsyncIterator[Any]:
+async def _noticing(agent: Agent, events: Any, broken: AbnormalExit) -> AsyncIterator[Any]:
     """Yield events, and note it if they end by what no `except Exception` sees: the task that asks may be lost."""
     try:
         async with aclosing(events):

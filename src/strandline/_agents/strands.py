@@ -2,7 +2,7 @@
 
 The agent's own list of messages is the window; `window.py` knows where in history they stand, `strands_hooks.py`
 reports what goes on, `rounds.py` has no round go on that was broken off. What else is served of Strands builds on this
-room: `factory` (which kind does a factory make), `multi`, `nodes`, `shared`, `external`. No other room imports
+room: `factory` (which kind does a factory make), `multi`, `nodes`, `shared`, `self_managed`. No other room imports
 `strands`.
 """
 
@@ -23,21 +23,21 @@ from strands.handlers.callback_handler import null_callback_handler
 from strands.telemetry.metrics import EventLoopMetrics
 from strands.types.exceptions import EventLoopException
 
-from strandline._agents.broken import Broken, noticed
+from strandline._agents.abnormal_exit import AbnormalExit, watch_exits
 from strandline._agents.parameters import Parameters
 from strandline._agents.port import Attempt, Finished, RunContext, SessionAgent
 from strandline._agents.rounds import guard_all
 from strandline._agents.strands_hooks import Reports
 from strandline._agents.window import Origins, Packed, window_faults
 from strandline._compat.strands import (
-    asked_in_a_round,
+    clear_interrupt,
     has_background_tasks,
     has_session_manager,
-    have_it_ask,
-    have_it_go_on,
+    interrupted_round,
     is_checkpointing,
     load,
-    stop_asking,
+    restore_interrupt,
+    resume_round,
     with_sub_agents,
 )
 from strandline._encoding import encode
@@ -68,8 +68,8 @@ class StrandsTarget:
     """A factory of agents, sync or async, that takes the session's id, its principal, both or nothing."""
 
     resumable: bool = True
-    exclusive = False
-    external: bool = False
+    singleton = False
+    self_managed: bool = False
 
     def __init__(self, factory: Callable[..., Any], *, takes: Parameters, description: str) -> None:
         guard_all()
@@ -183,19 +183,19 @@ class StrandsAgent:
         _restore(agent, record.state, progress.state)
         self._reopened = bool(progress.to_restart)
         if progress.question_state is not None and progress.takes_answers:
-            have_it_ask(
+            restore_interrupt(
                 agent, copy.deepcopy(progress.question_state), progress.ended_results() if self._reopened else None
             )
         elif self._reopened:
-            have_it_go_on(agent, agent.messages[-1], progress.ended_results())
+            resume_round(agent, agent.messages[-1], progress.ended_results())
         self._reports = Reports(agent, self._origins, _state_of)
 
     async def run(self, attempt: Attempt) -> Finished:
         """Run the agent to its end."""
-        with noticed() as broken:
+        with watch_exits() as broken:
             return await self._run(attempt, broken)
 
-    async def _run(self, attempt: Attempt, broken: Broken) -> Finished:
+    async def _run(self, attempt: Attempt, broken: AbnormalExit) -> Finished:
         if self._packed is not None:
             self._agent.messages = cast("list[Any]", self._origins.unpacked(self._packed))
             self._packed = None
@@ -203,7 +203,7 @@ class StrandsAgent:
         ending = broken.ending(_ending(self._agent, result, cancelled=attempt.signal.is_set()))
         if self._reopened:
             self._reopened = False
-            stop_asking(self._agent)
+            clear_interrupt(self._agent)
         invocation = result.metrics.latest_agent_invocation
         usage = None if invocation is None else whole_numbers(dict(invocation.usage))
         self._agent.event_loop_metrics = EventLoopMetrics()  # else it grows by every message ever said
@@ -214,7 +214,7 @@ class StrandsAgent:
         state = self._changed_state()
         return Finished(ending=ending, usage=usage, window=window, state=state, keep=keep, closed=closed)
 
-    def rest(self) -> None:
+    def compact(self) -> None:
         """Keep the conversation as bytes."""
         if self._packed is None:
             self._packed = self._origins.packed(cast("list[Message]", self._agent.messages))
@@ -333,7 +333,7 @@ def _ending(agent: Agent, result: AgentResult, *, cancelled: bool) -> Ending:
     """Return how a run ended that returned. A cancel that nobody asked for is the agent's own way to stop."""
     if result.stop_reason == "interrupt":
         asked = {each.id: InputRequest(each.id, each.name, each.reason) for each in result.interrupts or ()}
-        if asked and (state := asked_in_a_round(agent)) is not None:
+        if asked and (state := interrupted_round(agent)) is not None:
             return NeedsInput(list(asked.values()), state)
         names = ", ".join(each.name for each in asked.values())
         return Failed(

@@ -3,7 +3,7 @@
 What joined the conversation is known by `MessageAddedEvent`, never by position in the agent's list of messages, since
 conversation managers rewrite it in the middle of a run; what is reported is a copy of ours for the same reason. A
 round is staged before any tool of it starts, each result as its tool ends, the closed round as its results join.
-(Facts on which hook sees what: strands-agents 1.62.0, tried by `tests/unit/test_strands_agent.py` and its neighbours.)
+(Facts on which hook sees what: strands-agents 1.62.0, tried by `tests/unit/test_strands.py` and its neighbours.)
 """
 
 import copy

@@ -7,18 +7,18 @@ gone or works otherwise. Nothing here knows of runs, sessions or HTTP.
 
 from typing import Final
 
-TRIED: Final = {"strands-agents": ((1, 62), (1, 63)), "uvicorn": ((0, 53), (0, 55))}
+TESTED_VERSIONS: Final = {"strands-agents": ((1, 62), (1, 63)), "uvicorn": ((0, 53), (0, 55))}
 """For each package the first version on which those tests pass, and the first on which they have not been run; what
 `pyproject.toml` asks for."""
 
 
 def bounds(package: str) -> str:
     """Return the versions of a package that were tried, as pip takes them: `>=1.62,<1.63`."""
-    (first, beyond) = (".".join(map(str, version)) for version in TRIED[package])
+    (first, beyond) = (".".join(map(str, version)) for version in TESTED_VERSIONS[package])
     return f">={first},<{beyond}"
 
 
-def was_tried(package: str, version: str) -> bool:
+def is_tested(package: str, version: str) -> bool:
     """Return whether a version of a package is one on which its private parts were tried."""
-    first, beyond = TRIED[package]
+    first, beyond = TESTED_VERSIONS[package]
     return first <= tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < beyond

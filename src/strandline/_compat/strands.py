@@ -1,7 +1,7 @@
 """What `strands-agents` keeps private: facts about an agent, its open round, its stream, what it writes into spans.
 
 A part that is gone raises `AttributeError` where it is used, and never passes for one that is unset: an agent that is
-served otherwise than it was made would mix conversations. Only what saves time (`leave_out_unrecorded`) does without.
+served otherwise than it was made would mix conversations. Only what saves time (`skip_unrecorded_spans`) does without.
 """
 
 import functools
@@ -86,34 +86,34 @@ def load(agent: Agent, fields: dict[str, Any]) -> None:
 # -- a round that is open -----------------------------------------------------------------------------------
 
 
-def asked_in_a_round(agent: Agent) -> dict[str, Any] | None:
+def interrupted_round(agent: Agent) -> dict[str, Any] | None:
     """Return the fields of a snapshot with which an agent can go on with what it asks; None if no round of it asks."""
     fields = _asking(agent)
     return fields if fields["interrupt_state"].get("pending_tool_execution") else None
 
 
-def is_asking(agent: Agent) -> bool:
+def is_interrupted(agent: Agent) -> bool:
     """Return whether an agent takes nothing but answers."""
     return bool(_asking(agent)["interrupt_state"]["activated"])
 
 
-def results_meanwhile(agent: Agent) -> list[dict[str, Any]]:
+def completed_results(agent: Agent) -> list[dict[str, Any]]:
     """Return the results of those tools of the round that asks which have ended."""
     round_ = _asking(agent)["interrupt_state"].get("pending_tool_execution") or {}
     return list(round_.get("completed_tool_results") or ())
 
 
-def have_it_ask(agent: Agent, fields: dict[str, Any], results: Sequence[Message] | None = None) -> None:
+def restore_interrupt(agent: Agent, fields: dict[str, Any], results: Sequence[Message] | None = None) -> None:
     """Have an agent wait for the answers to what `fields` ask, with these results of its round if they are given.
 
-    `fields` are those of `asked_in_a_round`, and are the agent's own from now on.
+    `fields` are those of `interrupted_round`, and are the agent's own from now on.
     """
     if results is not None:
         fields["interrupt_state"]["pending_tool_execution"]["completed_tool_results"] = list(results)
     load(agent, fields)
 
 
-def have_it_go_on(agent: Agent, message: object, results: Sequence[Message]) -> None:
+def resume_round(agent: Agent, message: object, results: Sequence[Message]) -> None:
     """Have an agent start the tools of its last message that have no result yet, and go on from there.
 
     To Strands it is a round that was interrupted, and is answered with nothing.
@@ -122,7 +122,7 @@ def have_it_go_on(agent: Agent, message: object, results: Sequence[Message]) -> 
     load(agent, {"interrupt_state": {**_NOTHING_ASKED, "activated": True, "pending_tool_execution": round_}})
 
 
-def stop_asking(agent: Agent) -> None:
+def clear_interrupt(agent: Agent) -> None:
     """Have the agent take messages again; after a round that was cancelled it would still wait for answers."""
     load(agent, {"interrupt_state": _NOTHING_ASKED})
 
@@ -133,19 +133,19 @@ def _asking(agent: Agent) -> dict[str, Any]:
 
 # -- where all agents pass ----------------------------------------------------------------------------------
 
-as_strands_streams: Final = cast(Stream, Agent.stream_async)
+original_stream: Final = cast(Stream, Agent.stream_async)
 """`Agent.stream_async` as Strands has it."""
 
 
-def have_all_stream_by(stream: Stream) -> None:
+def patch_stream(stream: Stream) -> None:
     """Have every agent stream by `stream`, whoever has made it and when; it is called with the agent first."""
-    Agent.stream_async = functools.wraps(as_strands_streams)(stream)  # type: ignore[method-assign]
+    Agent.stream_async = functools.wraps(original_stream)(stream)  # type: ignore[method-assign]
 
 
 # -- what is written into spans -------------------------------------------------------------------------------
 
 
-def leave_out_unrecorded() -> None:
+def skip_unrecorded_spans() -> None:
     """Have nothing of a conversation written for a span that is not recorded, from now on.
 
     Before each call of a model Strands writes the whole conversation as JSON, twice, and adds it to spans. It does so

@@ -18,9 +18,9 @@ __all__ = [
     "ServedRequest",
     "Server",
     "ServerState",
-    "nobody_waits_for_body",
+    "is_body_paused",
     "status_line",
-    "tell_disconnected",
+    "mark_disconnected",
 ]
 
 ServedRequest = RequestResponseCycle
@@ -41,7 +41,7 @@ class Connection(HttpToolsProtocol):
         """Return the latest request whose head was whole."""
         return self.cycle
 
-    def has_to_answer(self) -> bool:
+    def has_unanswered_request(self) -> bool:
         """Return whether a whole request has not been answered yet. `pipeline`: those behind the one in work."""
         latest = self.latest_request()
         return bool(self.pipeline) or (latest is not None and not latest.response_complete and not latest.more_body)
@@ -58,23 +58,23 @@ class Connection(HttpToolsProtocol):
         """Stop that timer: something comes."""
         self._unset_keepalive_if_required()
 
-    def answer_last(self) -> None:
+    def close_after_response(self) -> None:
         """Have the latest request whose head is here be the last one that is answered."""
         if self.cycle is not None:
             self.cycle.keep_alive = False
 
-    def forget_head(self) -> None:
+    def discard_head(self) -> None:
         """Keep nothing of what was read; nothing can be read any more."""
         self.headers, self.url = [], b""
         self.parser = None  # type: ignore[assignment]
 
 
-def nobody_waits_for_body(connection: Connection, request: ServedRequest) -> bool:
+def is_body_paused(connection: Connection, request: ServedRequest) -> bool:
     """Return whether it is not the client's turn: nothing has asked for more of the body yet."""
     return connection.flow.read_paused or request.waiting_for_100_continue
 
 
-def tell_disconnected(request: ServedRequest) -> None:
+def mark_disconnected(request: ServedRequest) -> None:
     """Have whoever reads the body, or writes the answer, hear that there is nobody any more."""
     request.disconnected = True
     request.message_event.set()
@@ -93,7 +93,7 @@ class Server(uvicorn.Server):
         for server in getattr(self, "servers", ()):  # (it has none before it has begun to serve)
             server.close()
 
-    def let_go(self) -> None:
+    def shutdown_connections(self) -> None:
         """Close connections that wait for a request, and each other one once it has its answer."""
         for connection in list(self.server_state.connections):
             connection.shutdown()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from strandline import __version__
-from strandline._compat import TRIED, bounds, was_tried
+from strandline._compat import TESTED_VERSIONS, bounds, is_tested
 from strandline._doctor.finding import Finding, note, ok, problem
 from strandline._settings import Settings
 from strandline.providers import PACKAGES, installed, lacks, to_install
@@ -36,16 +36,16 @@ def python() -> Finding:
 
 def packages() -> Iterator[Finding]:
     """Say which versions of what Strandline stands on are installed."""
-    for name in TRIED:
+    for name in TESTED_VERSIONS:
         version = _version(name)
         if version is None:
             yield problem("packages", f"{name} is not installed", "pip install strandline")
             return
-        if not was_tried(name, version):
+        if not is_tested(name, version):
             fix = f"pip install '{name}{bounds(name)}'"
             yield problem("packages", f"{name} {version} is not one that this version knows", fix)
             return
-    shown = (*TRIED, "uvloop", "starlette")
+    shown = (*TESTED_VERSIONS, "uvloop", "starlette")
     versions = ", ".join(f"{name} {_version(name) or 'missing'}" for name in shown)
     yield ok("packages", f"strandline {__version__}, {versions}")
 

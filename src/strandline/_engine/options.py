@@ -18,5 +18,5 @@ class Options(ServiceSettings, frozen=True, kw_only=True):
     stop_grace_s: float = 1.0
     survives: bool = True
     """Whether what the journal keeps outlives the process."""
-    external: bool = False
+    self_managed: bool = False
     """Whether the agents keep their history themselves: it is neither given to them nor kept."""

@@ -61,9 +61,9 @@ class Service:
         tracing: Tracing = UNTRACED,
         projection: Projection = UNPROJECTED,
     ) -> None:
-        if target.exclusive:  # one object for all sessions: nothing may run beside it, nor beside what is left of a run
+        if target.singleton:  # one object for all sessions: nothing may run beside it, nor beside what is left of a run
             options = replace(options, max_running=1, max_holds=1, max_agents=0)
-        self.options = options = replace(options, external=target.external)
+        self.options = options = replace(options, self_managed=target.self_managed)
         """Its limits and policies, as they are in force."""
         self.serves = target.description
         """What is served, for people: what kind of target, and its name."""

@@ -311,8 +311,8 @@ class SessionTable(Transitions):
         known = self._fetched(("key", session.no, key), lambda records: records.keyed_run(ref, key))
         if known is None:
             return None
-        is_asking = session.round is not None and session.round.run == known.seq
-        answer = answers_key(new.keyed, known.run_id, None if is_asking else known.ended_at, known.fingerprint)
+        is_interrupted = session.round is not None and session.round.run == known.seq
+        answer = answers_key(new.keyed, known.run_id, None if is_interrupted else known.ended_at, known.fingerprint)
         return known.seq if answer is None else answer
 
     def _cannot_answer(

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Final
 
 from strandline._listener import inherited
-from strandline._server import Handed
+from strandline._server import Handover
 
 GO: Final = b"g"
 """What the parent sends when it is the child's turn."""
@@ -40,11 +40,11 @@ class Child:
         """Log warnings only: what a server says of each start and stop, the parent says in its own words."""
         logging.getLogger("strandline").setLevel(logging.WARNING)
 
-    def wait_for_turn(self) -> Handed:
+    def wait_for_turn(self) -> Handover:
         """Tell that the target is loaded; return when no predecessor is left."""
         self._send(event="loaded")
         self._turn.wait()
-        return Handed(
+        return Handover(
             listener=self._listener,
             ready=lambda runs: self._send(event="ready", runs=runs),
             stopping=lambda running, waiting: self._send(event="stopping", running=running, waiting=waiting),

@@ -21,7 +21,7 @@ from strandline._agents.port import Target
 from strandline._clock import SystemClock
 from strandline._encoding import encode_messages
 from strandline._engine.loops import AgentLoops
-from strandline._garbage import look_less
+from strandline._garbage import collect_less_often
 from strandline._logs import log_to_stderr
 from strandline._telemetry.export import export_if_wanted, flush
 from strandline._telemetry.traces import Traces
@@ -44,13 +44,13 @@ def main() -> None:
         signal.signal(each, lambda *_: None)
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.set_inheritable(False)
-    _keep_from_forks(connection.fileno())
+    _close_in_forks(connection.fileno())
     frames = Frames()
     setup = _setup(connection, frames)
     try:
         target, loops = _loaded(setup, connection)
     except SetupError as error:
-        _say(connection, m.Refused(str(error)))
+        _say(connection, m.LoadFailed(str(error)))
         return
     uvloop.run(_serve(connection, frames, target, loops))
     idle = loops.close()
@@ -68,8 +68,8 @@ def _loaded(setup: m.Setup, connection: socket.socket) -> tuple[Target, AgentLoo
         connection,
         m.Loaded(
             resumable=target.resumable,
-            exclusive=target.exclusive,
-            external=target.external,
+            singleton=target.singleton,
+            self_managed=target.self_managed,
             description=target.description,
         ),
     )
@@ -87,13 +87,13 @@ async def _serve(connection: socket.socket, frames: Frames, target: Target, loop
             _gone()
 
     writer = Writer(connection)
-    _keep_from_forks(writer.fileno())
+    _close_in_forks(writer.fileno())
     runtime = WorkerRuntime(
         target, loops, SystemClock(), Traces().join, leave=leaving.set, gone=gone, frames=frames, write=writer.write
     )
     await asyncio.get_running_loop().create_connection(lambda: runtime.channel, sock=connection)
     beginning = asyncio.create_task(runtime.begin())
-    beginning.add_done_callback(lambda _: look_less())
+    beginning.add_done_callback(lambda _: collect_less_often())
     await leaving.wait()
     beginning.cancel()
 
@@ -120,7 +120,7 @@ def _gone() -> NoReturn:
     os._exit(0)
 
 
-def _keep_from_forks(descriptor: int) -> None:
+def _close_in_forks(descriptor: int) -> None:
     """Have processes that user code forks have nothing in place of a descriptor.
 
     Through it one that is left behind would keep the connection open, and one that goes on as an agent would report.

@@ -13,7 +13,7 @@ from strandline._encoding import encode_messages
 from strandline._engine.loops import adopt_current_task
 from strandline._model import Block, Input, Message, StateRecord, ToolResult
 from strandline._normalize import normalize_message, normalize_result
-from strandline._workers.messages import Run, Told
+from strandline._workers.messages import AttemptCall, Run
 
 TOUCH_EVERY_S: Final = 0.1
 """Signs of life that say nothing else are told no more often."""
@@ -92,9 +92,9 @@ class RemoteAttempt:
         self._tell("begin_tool", tool_use_id, name, given)
         self._flush()
 
-    def tell_tool(self, tool_use_id: str, result: ToolResult) -> None:
+    def publish_tool_end(self, tool_use_id: str, result: ToolResult) -> None:
         """Report a tool that has ended."""
-        self._tell("tell_tool", tool_use_id, normalize_result(result, tool_use_id))
+        self._tell("publish_tool_end", tool_use_id, normalize_result(result, tool_use_id))
 
     def touch(self) -> None:
         """Report that something went on, unless that was reported just now."""
@@ -116,11 +116,11 @@ class RemoteAttempt:
         """Report the end of the round."""
         self._tell("end_round", state)
 
-    def go(self, on: bool) -> None:
+    def proceed(self, allowed: bool) -> None:
         """Take the answer to `begin_round`."""
         if self._asked is not None and not self._asked.done():
-            self._asked.set_result(on)
+            self._asked.set_result(allowed)
 
     def _tell(self, what: str, *given: Any) -> None:
         self._told_at = self._clock.monotonic()
-        self._send(encode_messages(Told(self._call, what, list(given))))
+        self._send(encode_messages(AttemptCall(self._call, what, list(given))))

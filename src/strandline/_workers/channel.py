@@ -132,7 +132,7 @@ class Channel(asyncio.Protocol):
             for message in self._decode(each):
                 self._receive(message)
 
-    def say(self, message: object) -> None:
+    def send(self, message: object) -> None:
         """Send a message, with all others of this turn of the loop."""
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._flush)

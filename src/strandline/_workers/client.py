@@ -50,7 +50,7 @@ class WorkerClient:
         """Those that have executed here, until their runs have ended."""
         self._numbers = count()
         self._asked_at: float | None = None
-        self._pulse = m.Pulse(silent_s=0.0, running=None, backlog=0)
+        self._pulse = m.Heartbeat(silent_s=0.0, running=None, backlog=0)
         self._pulse_at = clock.monotonic()
         self._answers: dict[int, asyncio.Future[list[str]]] = {}
         self._dead = False
@@ -78,10 +78,10 @@ class WorkerClient:
         """How many tools wait there for a thread."""
         return self._pulse.backlog
 
-    def say(self, order: m.Order) -> None:
+    def send(self, order: m.Order) -> None:
         """Give an order; in vain if it is dead."""
         if self._channel is not None and not self._dead:
-            self._channel.say(order)
+            self._channel.send(order)
 
     def number(self) -> int:
         """Return the number of a new call."""
@@ -95,23 +95,23 @@ class WorkerClient:
         if self._dead:
             raise AgentLost("the worker process has died")
         call.loop = self
-        remote = self._remotes[order.call] = RemoteCall(order.call, call, attempt, self.say)
+        remote = self._remotes[order.call] = RemoteCall(order.call, call, attempt, self.send)
         self._calls.add(call)  # also between the call that builds an agent and the one that it executes
         call.done.add_done_callback(lambda _: self._calls.discard(call))
-        self.say(order)
+        self.send(order)
         while True:
             try:
                 return await asyncio.shield(remote.done)
             except asyncio.CancelledError:
                 if remote.done.cancelled() or call.done.done():
                     raise  # it was, or nobody waits for it any more: this loop is at its end
-                self.say(m.Cancel(order.call))
+                self.send(m.Cancel(order.call))
 
     def beat(self) -> None:
         """Ask for a sign of life, unless one is owed."""
         if self._asked_at is None and not self._dead:
             self._asked_at = self._clock.monotonic()
-            self.say(m.Beat())
+            self.send(m.Ping())
 
     def silent_s(self) -> float:
         """Return for how long a sign of life has been owed, by the worker or by the loop of its agents.
@@ -136,7 +136,7 @@ class WorkerClient:
             answer = self._answers.get(number)
             if answer is None:
                 answer = self._answers[number] = asyncio.get_running_loop().create_future()
-                self.say(m.Where(number))
+                self.send(m.GetStack(number))
             try:
                 lines += await asyncio.wait_for(asyncio.shield(answer), WHERE_S)
             except TimeoutError:
@@ -164,24 +164,24 @@ class WorkerClient:
         if self._dead:
             return
         match report:
-            case m.Told(call) if (remote := self._remotes.get(call)) is not None:
+            case m.AttemptCall(call) if (remote := self._remotes.get(call)) is not None:
                 remote.receive(report)
-            case m.Told():
+            case m.AttemptCall():
                 pass  # from a task that nobody has counted, of a call of which nothing was to work any more
             case m.Done(call=call):
                 self.resumable = report.resumable
                 (self._remotes[call] if report.alive else self._remotes.pop(call)).receive(report)
-            case m.Over(call):
+            case m.WorkEnded(call):
                 self._remotes.pop(call).over()
-            case m.Pulse():
+            case m.Heartbeat():
                 self._pulse, self._pulse_at, self._asked_at = report, self._clock.monotonic(), None
-            case m.Here(call, lines):
+            case m.Stack(call, lines):
                 if not (answer := self._answers.pop(call)).done():
                     answer.set_result(lines)
             case m.Ready(resumable):
                 self.resumable = resumable
                 self.ready.set_result(True)
-            case m.Refused(why):
+            case m.LoadFailed(why):
                 self.why = why
             case m.Loaded():
                 pass  # it knows more when it is ready

@@ -72,7 +72,7 @@ class Process(Protocol):
         ...
 
 
-class ToldFlag:
+class ForwardedSignal:
     """A signal that others are told of."""
 
     __slots__ = ("_set", "_tell")
@@ -237,7 +237,7 @@ class WorkerLoops:
 
     def signal(self) -> Signal:
         """Return a signal that a worker is told of."""
-        return ToldFlag()
+        return ForwardedSignal()
 
     def beat(self) -> None:
         """Ask all workers for a sign of life."""

@@ -1,6 +1,7 @@
-"""What the serving process and a worker say to each other: orders one way, reports the other. Values only.
+"""The messages between the serving process and a worker: orders one way, reports the other. Values only.
 
-A *call* is user code that is executed there, by its number; an *agent* has the number of the call that has built it.
+A *call* is user code that runs in the worker, identified by a number; an *agent* has the number of the call that built
+it.
 """
 
 from typing import Any, Final
@@ -13,7 +14,7 @@ from strandline._model import AgentRecord, Carrier, Input, Message, RunId, Sessi
 
 
 class Setup(Struct, frozen=True, kw_only=True, tag="setup"):
-    """The first order: what is served and how, as the serving process was told; `path` is where modules are found."""
+    """The first order: what to serve and how. `path` is the `sys.path` of the serving process."""
 
     target: str
     history: str
@@ -27,7 +28,7 @@ class Setup(Struct, frozen=True, kw_only=True, tag="setup"):
 
 
 class Build(Struct, frozen=True, kw_only=True, tag="build"):
-    """Have an agent built. `trace` is that of the run's request, `carrier` joins what is current now."""
+    """Build an agent. `trace` belongs to the run's request; `carrier` continues the current trace."""
 
     call: int
     run_id: RunId
@@ -39,7 +40,7 @@ class Build(Struct, frozen=True, kw_only=True, tag="build"):
 
 
 class Run(Struct, frozen=True, kw_only=True, tag="run"):
-    """Have an agent execute an attempt."""
+    """Execute an attempt with an agent."""
 
     call: int
     agent: int
@@ -51,7 +52,7 @@ class Run(Struct, frozen=True, kw_only=True, tag="run"):
 
 
 class Signal(Struct, frozen=True, tag="signal"):
-    """A run should end soon."""
+    """Set the signal of a run that should end soon."""
 
     call: int
 
@@ -62,73 +63,73 @@ class Cancel(Struct, frozen=True, tag="cancel"):
     call: int
 
 
-class Go(Struct, frozen=True, tag="go"):
-    """A round is durable: its tools may start; or the run is being stopped, and they may not."""
+class Proceed(Struct, frozen=True, tag="proceed"):
+    """Answer `begin_round`. `allowed`: the round is durable and its tools may start; else the run is being stopped."""
 
     call: int
-    on: bool
+    allowed: bool
 
 
-class Rest(Struct, frozen=True, tag="rest"):
-    """An idle agent may take less memory."""
+class Compact(Struct, frozen=True, tag="compact"):
+    """Let an idle agent take less memory."""
 
     agent: int
 
 
 class Drop(Struct, frozen=True, tag="drop"):
-    """An agent is needed no longer."""
+    """Release an agent that is no longer needed."""
 
     agent: int
 
 
-class Beat(Struct, frozen=True, tag="beat"):
-    """Give a sign of life."""
+class Ping(Struct, frozen=True, tag="ping"):
+    """Request a `Heartbeat`."""
 
 
-class Where(Struct, frozen=True, tag="where"):
-    """Tell where the code of a call is."""
+class GetStack(Struct, frozen=True, tag="get_stack"):
+    """Request the `Stack` of a call."""
 
     call: int
 
 
-class Leave(Struct, frozen=True, tag="leave"):
-    """End in good order: nobody needs anything any more. Without it, the end of the connection is a death."""
+class Exit(Struct, frozen=True, tag="exit"):
+    """Exit cleanly. Without it, a closed connection means that the serving process has died."""
 
 
-Order = Setup | Build | Run | Signal | Cancel | Go | Rest | Drop | Beat | Where | Leave
+Order = Setup | Build | Run | Signal | Cancel | Proceed | Compact | Drop | Ping | GetStack | Exit
 
 
 class Loaded(Struct, frozen=True, kw_only=True, tag="loaded"):
-    """What is served, as far as it is known before the first agent is built."""
+    """The properties of the target, as far as they are known before the first agent is built."""
 
     resumable: bool
-    exclusive: bool
-    external: bool
+    singleton: bool
+    self_managed: bool
     description: str
 
 
-class Refused(Struct, frozen=True, tag="refused"):
-    """It cannot be served; the text is for people."""
+class LoadFailed(Struct, frozen=True, tag="load_failed"):
+    """The target cannot be served. `why` is for people."""
 
     why: str
 
 
 class Ready(Struct, frozen=True, tag="ready"):
-    """The worker has tried what it serves, and takes calls."""
+    """The worker has probed the target and accepts calls."""
 
     resumable: bool
 
 
-class Told(Struct, frozen=True, tag="told"):
+class AttemptCall(Struct, frozen=True, tag="attempt_call"):
     """A call to a method of `Attempt`, by its name."""
 
     call: int
-    what: str
-    given: list[Any]
+    method: str
+    args: list[Any]
 
 
 class Failure(Struct, frozen=True):
-    """What user code has raised; `cancelled`: its task was cancelled."""
+    """An exception of user code. `cancelled`: its task was cancelled."""
 
     kind: str
     detail: str
@@ -136,7 +137,7 @@ class Failure(Struct, frozen=True):
 
 
 class Done(Struct, frozen=True, kw_only=True, tag="done"):
-    """A call has ended. `finished` is None for a build; `alive`: something works on for it, until it is `Over`."""
+    """A call has ended. `finished` is None for a build. `alive`: a thread or task of it works until `WorkEnded`."""
 
     call: int
     resumable: bool
@@ -145,32 +146,32 @@ class Done(Struct, frozen=True, kw_only=True, tag="done"):
     alive: bool = False
 
 
-class Over(Struct, frozen=True, tag="over"):
-    """Nothing works for a call any more that has ended."""
+class WorkEnded(Struct, frozen=True, tag="work_ended"):
+    """No thread or task works for an ended call any more."""
 
     call: int
 
 
-class Pulse(Struct, frozen=True, kw_only=True, tag="pulse"):
-    """A sign of life: for how long the loop of the agents owes one, which call has its thread, how many tools wait."""
+class Heartbeat(Struct, frozen=True, kw_only=True, tag="heartbeat"):
+    """How long the agent loop has been silent, the call that occupies it, and the number of tools without a thread."""
 
     silent_s: float
     running: int | None
     backlog: int
 
 
-class Here(Struct, frozen=True, tag="here"):
-    """Where the code of a call is, one line of text each."""
+class Stack(Struct, frozen=True, tag="stack"):
+    """The stack of a call, one line of text per frame."""
 
     call: int
     lines: list[str]
 
 
-Report = Loaded | Refused | Ready | Told | Done | Over | Pulse | Here
+Report = Loaded | LoadFailed | Ready | AttemptCall | Done | WorkEnded | Heartbeat | Stack
 
-STAGED: Final = frozenset({"begin_round", "end_tool", "end_round"})
+AWAITED: Final = frozenset({"begin_round", "end_tool", "end_round"})
 """The methods of `Attempt` that are awaited."""
-TOLD: Final = STAGED | {
+ATTEMPT_METHODS: Final = AWAITED | {
     "add",
     "add_reasoning",
     "add_text",
@@ -179,8 +180,8 @@ TOLD: Final = STAGED | {
     "begin_model",
     "begin_tool",
     "enter",
+    "publish_tool_end",
     "reset_text",
-    "tell_tool",
     "touch",
 }
-"""The methods of `Attempt` that reports name."""
+"""All methods of `Attempt` that a worker may call."""

@@ -41,7 +41,7 @@ def worker_pool(target: str, settings: Settings, carried: Callable[[], Carrier |
         except OSError as error:
             raise SetupError(f"{settings.workers} worker processes cannot be started: {error}") from error
         loaded = processes[0].loaded()
-        if loaded.exclusive:
+        if loaded.singleton:
             _log.warning("workers = %d is of no use for one Agent for all sessions: it has one", settings.workers)
             for each in processes[1:]:
                 each.kill()

@@ -55,7 +55,7 @@ class WorkerProcess:
                 match reports(each):
                     case [m.Loaded() as loaded]:
                         return loaded
-                    case [m.Refused(why)]:
+                    case [m.LoadFailed(why)]:
                         raise TargetError(why)
         self.kill()
         raise SetupError(
@@ -96,7 +96,7 @@ class WorkerProcess:
         """Tell it to leave, whether a loop runs here or not."""
         with suppress(OSError):
             self._last_word.setblocking(False)
-            self._last_word.sendall(frame(encode_messages(m.Leave())))
+            self._last_word.sendall(frame(encode_messages(m.Exit())))
         self._last_word.close()
 
     def gone(self, within_s: float) -> None:

@@ -13,16 +13,18 @@ from strandline._workers import messages as m
 
 
 class RemoteCall:
-    """`call` is the one that it is executed for, `attempt` is told what it reports; `say` gives its worker an order."""
+    """The state of one call. `attempt` receives its reports; `send` sends orders to its worker."""
 
-    def __init__(self, number: int, call: Call[Any], attempt: Attempt | None, say: Callable[[m.Order], object]) -> None:
+    def __init__(
+        self, number: int, call: Call[Any], attempt: Attempt | None, send: Callable[[m.Order], object]
+    ) -> None:
         self.number = number
         self.call = call
         self.done: asyncio.Future[Finished | None] = asyncio.get_running_loop().create_future()
         self._attempt = attempt
-        self._say = say
+        self._say = send
         self._works = LiveThread("worker")
-        self._waiting: deque[m.Told | m.Done | None] | None = None
+        self._waiting: deque[m.AttemptCall | m.Done | None] | None = None
         """What was reported since one that is being staged, None if none is. A None in it: and then it was lost."""
         self._asks = False
         """Whether it is a round that is being staged."""
@@ -34,13 +36,13 @@ class RemoteCall:
         self._context.run(CURRENT.set, None)  # (its call is alive as the worker says)
         call.enter(self._works)
 
-    def receive(self, report: m.Told | m.Done) -> None:
+    def receive(self, report: m.AttemptCall | m.Done) -> None:
         """Take a report, after all those before it."""
         if self._waiting is not None:
             self._waiting.append(report)
         elif isinstance(report, m.Done):
             self._ended(report)
-        elif report.what in m.STAGED:
+        elif report.method in m.AWAITED:
             self._waiting = deque([report])
             self._staging = asyncio.create_task(self._catch_up(self._waiting), context=self._context)
         else:
@@ -63,7 +65,7 @@ class RemoteCall:
         if not self.done.done():
             self.done.set_exception(self._refused or AgentLost("the worker process that executed the run has died"))
 
-    async def _catch_up(self, waiting: deque[m.Told | m.Done | None]) -> None:
+    async def _catch_up(self, waiting: deque[m.AttemptCall | m.Done | None]) -> None:
         """Take what was reported, in order, until nothing waits."""
         while waiting:
             report = waiting.popleft()
@@ -71,36 +73,36 @@ class RemoteCall:
                 self._lost()
             elif isinstance(report, m.Done):
                 self._ended(report)
-            elif report.what in m.STAGED:
+            elif report.method in m.AWAITED:
                 await self._checkpoint(report)
             else:
                 self._tell(report)
         self._waiting = None
 
-    def _tell(self, report: m.Told) -> None:
+    def _tell(self, report: m.AttemptCall) -> None:
         try:
-            if report.what in m.TOLD and self._attempt is not None:
-                getattr(self._attempt, report.what)(*report.given)
+            if report.method in m.ATTEMPT_METHODS and self._attempt is not None:
+                getattr(self._attempt, report.method)(*report.args)
         except Exception as error:
             self._refuse(error)
 
-    async def _checkpoint(self, report: m.Told) -> None:
+    async def _checkpoint(self, report: m.AttemptCall) -> None:
         assert self._attempt is not None
-        on = False
-        self._asks = report.what == "begin_round"
+        allowed = False
+        self._asks = report.method == "begin_round"
         try:
             if self._asks and self._is_lost:
                 pass  # nobody is there to begin it; where it is known, its tools count as begun
-            elif self._refused is None or report.what == "end_tool":  # (what has ended is known, kept or not)
-                await getattr(self._attempt, report.what)(*report.given)
-                on = True
+            elif self._refused is None or report.method == "end_tool":  # (what has ended is known, kept or not)
+                await getattr(self._attempt, report.method)(*report.args)
+                allowed = True
         except RunStopped:
             pass
         except Exception as error:
             self._refuse(error)
         if self._asks:
             self._asks = False
-            self._say(m.Go(self.number, on))
+            self._say(m.Proceed(self.number, allowed))
 
     def _refuse(self, error: Exception) -> None:
         """Have the run end, as this error: what it would do further could not be kept."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from strandline._agents.port import Finished, RunStopped, SessionAgent, Signal, Target, TriedAtStart
+from strandline._agents.port import Finished, ProbedAtStart, RunStopped, SessionAgent, Signal, Target
 from strandline._clock import Clock
 from strandline._encoding import decoder
 from strandline._engine.execution import detail_of, kind_of
@@ -72,14 +72,14 @@ class WorkerRuntime:
 
     async def begin(self) -> None:
         """Try what is served, and say that calls are taken; or why they cannot be, and leave."""
-        if isinstance(self._target, TriedAtStart):
+        if isinstance(self._target, ProbedAtStart):
             try:
-                await self._loops.start(self._target.try_out).done
+                await self._loops.start(self._target.probe).done
             except SetupError as error:
-                self.channel.say(m.Refused(str(error)))
+                self.channel.send(m.LoadFailed(str(error)))
                 self._leave()
                 return
-        self.channel.say(m.Ready(self._target.resumable))
+        self.channel.send(m.Ready(self._target.resumable))
 
     # -- orders ------------------------------------------------------------------------------------
 
@@ -93,17 +93,17 @@ class WorkerRuntime:
                 attempt.signal.set()
             case m.Cancel(call) if (under := self._calls.get(call)) is not None:
                 self._loops.cancel(under.call)
-            case m.Go(call, on) if (attempt := self._attempt(call)) is not None:
-                self._loops.post(partial(attempt.go, on))
-            case m.Rest(agent) if (idle := self._agents.get(agent)) is not None:
-                self._loops.post(idle.rest)
+            case m.Proceed(call, allowed) if (attempt := self._attempt(call)) is not None:
+                self._loops.post(partial(attempt.proceed, allowed))
+            case m.Compact(agent) if (idle := self._agents.get(agent)) is not None:
+                self._loops.post(idle.compact)
             case m.Drop(agent):
                 self._loops.discard(self._agents.pop(agent, None))
-            case m.Beat():
+            case m.Ping():
                 self._pulse()
-            case m.Where(call):
+            case m.GetStack(call):
                 self._spawn(self._tell_where(call))
-            case m.Leave():
+            case m.Exit():
                 self._leave()
 
     def _attempt(self, call: int) -> RemoteAttempt | None:
@@ -142,12 +142,12 @@ class WorkerRuntime:
             finished, failure = None, m.Failure("CancelledError", "", cancelled=True)
         alive = call.is_alive
         resumable = self._target.resumable
-        self.channel.say(m.Done(call=number, resumable=resumable, finished=finished, failure=failure, alive=alive))
+        self.channel.send(m.Done(call=number, resumable=resumable, finished=finished, failure=failure, alive=alive))
         while call.is_alive:  # noqa: ASYNC110 (threads of user code tell nobody that they end)
             await asyncio.sleep(LOOK_EVERY_S)
         del self._calls[number]
         if alive:
-            self.channel.say(m.Over(number))
+            self.channel.send(m.WorkEnded(number))
 
     # -- reports -----------------------------------------------------------------------------------
 
@@ -169,12 +169,12 @@ class WorkerRuntime:
         running = None
         if load.silent_s:
             running = next((call for call, under in self._calls.items() if self._loops.blocks(under.call)), None)
-        self.channel.say(m.Pulse(silent_s=load.silent_s, running=running, backlog=load.backlog))
+        self.channel.send(m.Heartbeat(silent_s=load.silent_s, running=running, backlog=load.backlog))
         self._loops.beat()
 
     async def _tell_where(self, call: int) -> None:
         under = self._calls.get(call)
-        self.channel.say(m.Here(call, [] if under is None else await self._loops.stack(under.call)))
+        self.channel.send(m.Stack(call, [] if under is None else await self._loops.stack(under.call)))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

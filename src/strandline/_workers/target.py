@@ -12,15 +12,15 @@ from strandline._history import Progress
 from strandline._model import AgentRecord, Carrier, SessionKey
 from strandline._workers import messages as m
 from strandline._workers.client import WorkerClient
-from strandline._workers.loops import ToldFlag, WorkerLoops
+from strandline._workers.loops import ForwardedSignal, WorkerLoops
 
 
 class WorkersTarget:
     """What the workers of `loops` have loaded. `carried` returns what joins a worker to the trace that is current."""
 
     def __init__(self, loaded: m.Loaded, loops: WorkerLoops, carried: Callable[[], Carrier | None]) -> None:
-        self.exclusive = loaded.exclusive
-        self.external = loaded.external
+        self.singleton = loaded.singleton
+        self.self_managed = loaded.self_managed
         self.description = loaded.description
         self.loops = loops
         self._carried = carried
@@ -30,7 +30,7 @@ class WorkersTarget:
         """Whether its tools can be seen, as far as the workers know."""
         return self.loops.resumable
 
-    async def try_out(self) -> None:
+    async def probe(self) -> None:
         """Return when the workers have tried what they serve."""
         await self.loops.begin()
 
@@ -78,16 +78,16 @@ class AgentProxy:
             prompt=attempt.prompt,
             messages=list(attempt.messages),
         )
-        assert isinstance(attempt.signal, ToldFlag)
+        assert isinstance(attempt.signal, ForwardedSignal)
         # (It is not set yet: the engine has looked in this very step of the loop.)
-        attempt.signal.follow(lambda: worker.say(m.Signal(order.call)))
+        attempt.signal.follow(lambda: worker.send(m.Signal(order.call)))
         finished = await worker.execute(order, call, attempt)
         assert finished is not None
         return finished
 
-    def rest(self) -> None:
+    def compact(self) -> None:
         """Have it take less memory."""
-        self._worker.say(m.Rest(self._number))
+        self._worker.send(m.Compact(self._number))
 
 
 def _drop_soon(loop: asyncio.AbstractEventLoop, worker: WorkerClient, number: int) -> None:
@@ -97,4 +97,4 @@ def _drop_soon(loop: asyncio.AbstractEventLoop, worker: WorkerClient, number: in
 
 def _drop(worker: WorkerClient, number: int) -> None:
     worker.agents -= 1
-    worker.say(m.Drop(number))
+    worker.send(m.Drop(number))

@@ -159,7 +159,7 @@ class LiveAttempt:
             self._tools[tool_use_id] = (name, self._clock.monotonic())
             self._recorder.record(ToolStarted(tool_use_id, name, *truncate_arguments(given, self._recorder.cut)))
 
-    def tell_tool(self, tool_use_id: str, result: ToolResult) -> None:
+    def publish_tool_end(self, tool_use_id: str, result: ToolResult) -> None:
         """Have whoever listens told that a tool has ended."""
         if self._frozen:
             return
@@ -203,7 +203,7 @@ class LiveAttempt:
             return
         result = normalize_result(result, tool_use_id)
         self.results = {**self.results, tool_use_id: result}
-        self.tell_tool(tool_use_id, result)
+        self.publish_tool_end(tool_use_id, result)
         self.touch()
         await self._journal.checkpoint(self.claim.token, ToolDone(tool_use_id, result))
 

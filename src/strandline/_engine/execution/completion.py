@@ -56,8 +56,8 @@ def completion_of(
     outcome = outcome_of(ending, messages, finished.usage)
     is_dropped = isinstance(ending, Failed) and options.on_failure == "drop"
     discarded = is_dropped or (isinstance(ending, Cancelled) and ending.discard)
-    if options.external or discarded:
-        return Completion(outcome=outcome, messages=[] if options.external else messages, discarded=discarded)
+    if options.self_managed or discarded:
+        return Completion(outcome=outcome, messages=[] if options.self_managed else messages, discarded=discarded)
     return Completion(
         outcome=outcome,
         messages=messages,

@@ -75,7 +75,7 @@ class AgentPool(Struct, eq=False):
         private.tighten(workspace)  # (older versions made it laxer)
         key = attempt.claim.run.key
         record = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
-        if not self._options.external:
+        if not self._options.self_managed:
             trouble = "run %s waits for its session's history"
             record = await until_stored(partial(self._journal.load, key), trouble, attempt.context.run_id)
         agent = await self._target.build(key, record, attempt.progress)
@@ -118,7 +118,7 @@ class AgentPool(Struct, eq=False):
                 break
             if idle.since <= now - REST_AFTER_S:
                 idle.rests = True
-                self._loops.post(idle.agent.rest)
+                self._loops.post(idle.agent.compact)
         while self._idle and next(iter(self._idle.values())).since <= now - self._options.agent_idle_s:
             self._drop_oldest()
 

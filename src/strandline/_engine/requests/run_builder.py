@@ -42,7 +42,7 @@ class RunBuilder(Struct, eq=False):
 
     def build(self, request: Request, trace: Carrier | None) -> NewRun:
         """Return the run that is asked for, of which nothing is kept yet. Raises `Invalid`."""
-        if request.if_busy is IfBusy.ROLLBACK and self._options.external:
+        if request.if_busy is IfBusy.ROLLBACK and self._options.self_managed:
             raise Invalid("if_busy cannot be rollback: these agents keep their history themselves")
         timeout_s = _within("timeout", request.timeout_s, self._options.timeout_s)
         queue_timeout_s = _within("queue_timeout", request.queue_timeout_s, self._options.queue_timeout_s)

@@ -44,7 +44,7 @@ class Member(Protocol):
         """Hear that its request was not here in time, and what its client is to be told."""
         ...
 
-    def answer_last(self) -> None:
+    def close_after_response(self) -> None:
         """End with the answer that is under way, if one is: the server stops."""
         ...
 
@@ -120,7 +120,7 @@ class ConnectionLimiter:
             return
         self.stops, self._too_late = True, error
         for each in self._open:
-            each.answer_last()
+            each.close_after_response()
         self._owing.hurry(patience_s)
 
     def left(self, connection: Member) -> None:

@@ -105,7 +105,7 @@ class Connection(uvicorn.Connection):
         """End."""
         self._limiter.left(self)
         for each in self._unanswered:  # (uvicorn tells the latest one only, and an earlier one would write to nobody)
-            uvicorn.tell_disconnected(each)
+            uvicorn.mark_disconnected(each)
         super().connection_lost(exc)
 
     def eof_received(self) -> None:
@@ -119,7 +119,7 @@ class Connection(uvicorn.Connection):
         self._in_head = True
         self._in_body = False
         self._upgrading = None
-        if not self.has_to_answer():
+        if not self.has_unanswered_request():
             self._limiter.expects_request(self)
 
     def on_message_complete(self) -> None:
@@ -129,7 +129,7 @@ class Connection(uvicorn.Connection):
         super().on_message_complete()
         self._in_head = self._in_body = False
         self._unread = self._before = 0
-        if self.has_to_answer():
+        if self.has_unanswered_request():
             self._limiter.has_request(self)
 
     def on_response_complete(self) -> None:
@@ -138,7 +138,7 @@ class Connection(uvicorn.Connection):
         super().on_response_complete()
         if self.transport.is_closing():
             self._has_to_take()
-        elif not self.has_to_answer():
+        elif not self.has_unanswered_request():
             self._limiter.expects_request(self)
 
     # -- what is to be taken ----------------------------------------------------------------------------
@@ -249,7 +249,7 @@ class Connection(uvicorn.Connection):
         super().on_headers_complete()
         self._unanswered.append(self.cycle)
         if self._limiter.stops:
-            self.answer_last()
+            self.close_after_response()
 
     def _head_without_upgrade(self) -> bytes:
         """Return the head that was read, without what makes the parser take its body for another protocol.
@@ -287,10 +287,10 @@ class Connection(uvicorn.Connection):
         if request is not None and not request.response_complete:
             if request.response_started:
                 return
-            if uvicorn.nobody_waits_for_body(self, request) and not self._limiter.stops:
+            if uvicorn.is_body_paused(self, request) and not self._limiter.stops:
                 self._limiter.expects_request(self)  # nobody has asked for its body yet: the time that passes is ours
                 return
-            uvicorn.tell_disconnected(request)  # so that whoever reads the body hears that there is no more
+            uvicorn.mark_disconnected(request)  # so that whoever reads the body hears that there is no more
         elif not self._unread:
             if request is None and not self._limiter.stops:
                 self.cut()
@@ -334,7 +334,7 @@ class Connection(uvicorn.Connection):
         if self.transport.is_closing():
             return
         self._limiter.on_end(error.code)
-        if not self.has_to_answer():  # (else it would stand in the middle of an answer)
+        if not self.has_unanswered_request():  # (else it would stand in the middle of an answer)
             self.transport.write(_as_bytes(self._limiter.render(wire.error_response(error), self._path())))
         self._close()
 
@@ -354,7 +354,7 @@ class Connection(uvicorn.Connection):
         self.transport.close()
         self._has_to_take()
         # It keeps nothing from here on: many more may be closed before any of them hears of its end.
-        self.forget_head()
+        self.discard_head()
 
     def _refuse_head(self) -> None:
         most = f"at most {MAX_HEAD_BYTES} bytes, and there may be {MAX_HEADERS} of them"

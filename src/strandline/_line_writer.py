@@ -23,7 +23,7 @@ Item = bytes | threading.Event
 """A line, or whom to tell that everything before has been written."""
 
 
-class Lines:
+class LineWriter:
     """Lines for one descriptor, which stays open. `missing` returns the line that says how many were dropped.
 
     Raises `SetupError` if there is no thread to write them.
@@ -145,6 +145,6 @@ class Lines:
         self._write_at_once = True
 
 
-def _forked(lines: Lines | None) -> None:
+def _forked(lines: LineWriter | None) -> None:
     if lines is not None:
         lines.leave_to_parent()

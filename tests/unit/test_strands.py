@@ -236,8 +236,8 @@ def test_an_agent_that_has_rested_goes_on_as_if_it_had_not(tmp_path: Path) -> No
                     agent = service._pool.pop(key())
                     assert agent is not None
                     if rests:
-                        agent.rest()
-                        agent.rest()
+                        agent.compact()
+                        agent.compact()
                         assert agents[0].messages == []
                     service._pool.put(key(), agent, loops._current)
             assert len(agents) == 1

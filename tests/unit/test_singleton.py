@@ -14,7 +14,7 @@ from strands.session import FileSessionManager
 from strands.types.content import Messages
 
 from engine_support import key, texts
-from strandline._agents.shared import InstanceTarget
+from strandline._agents.singleton import SingletonTarget
 from strandline._clock import SystemClock
 from strandline._engine.requests import Request
 from strandline._engine.service import Service
@@ -29,8 +29,8 @@ TURNS: dict[str, Any] = {"max_running": 1, "max_agents": 0}
 """One run at a time, and no agent kept for the next: what an engine owes to a target that is exclusive."""
 
 
-def target(agent: Agent) -> InstanceTarget:
-    return InstanceTarget(agent, description="agent test")
+def target(agent: Agent) -> SingletonTarget:
+    return SingletonTarget(agent, description="agent test")
 
 
 @tool
@@ -302,7 +302,7 @@ def test_an_agent_that_is_a_tool_of_it_remembers_nothing_of_another_session(tmp_
 
 def test_the_start_up_line_says_what_a_factory_would_do_better() -> None:
     served = target(Agent(model=ScriptedModel(lambda _: "")))
-    assert served.exclusive
+    assert served.singleton
     assert served.resumable
     assert "one run at a time" in served.description
     assert "make_agent" in served.description

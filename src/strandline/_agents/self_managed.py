@@ -12,7 +12,7 @@ from strands import Agent
 
 from strandline._agents.port import Attempt, Finished, RunContext, RunStopped, Signal
 from strandline._agents.strands import StrandsAgent
-from strandline._compat.strands import append_messages, is_asking, results_meanwhile, stop_asking
+from strandline._compat.strands import append_messages, clear_interrupt, completed_results, is_interrupted
 from strandline._history import Progress, close_answer
 from strandline._model import (
     WHOLE_HISTORY,
@@ -36,17 +36,17 @@ async def withdraw_questions(agent: Agent) -> None:
 
     The round that asked is closed, with the results that there are, in its conversation and in the session manager's.
     """
-    if not is_asking(agent):
+    if not is_interrupted(agent):
         return
-    ended = results_meanwhile(agent)
-    stop_asking(agent)
+    ended = completed_results(agent)
+    clear_interrupt(agent)
     if agent.messages:
         last = cast(Message, agent.messages[-1])
         results = {str(each["toolUseId"]): each for each in ended}
         await append_messages(agent, close_answer([last], results, UNANSWERED, begun=False))
 
 
-class ExternalAgent:
+class SelfManagedAgent:
     """An agent with the conversation that its session manager has read."""
 
     def __init__(self, agent: Agent) -> None:
@@ -61,7 +61,7 @@ class ExternalAgent:
             return Finished(ending=Failed(ErrorCode.AGENT_ERROR, detail), usage=finished.usage)
         return Finished(ending=finished.ending, usage=finished.usage, keep=finished.keep)
 
-    def rest(self) -> None:
+    def compact(self) -> None:
         """Do nothing: the messages in memory are the session manager's as well."""
 
 
@@ -79,7 +79,7 @@ class _Unstaged:
         self.add_usage = attempt.add_usage
         self.enter = attempt.enter
         self.begin_tool = attempt.begin_tool
-        self.tell_tool = attempt.tell_tool
+        self.publish_tool_end = attempt.publish_tool_end
         self.touch = attempt.touch
 
     @property
@@ -104,7 +104,7 @@ class _Unstaged:
             raise RunStopped
 
     async def end_tool(self, tool_use_id: str, result: ToolResult) -> None:
-        self.tell_tool(tool_use_id, result)
+        self.publish_tool_end(tool_use_id, result)
         self.touch()
 
     async def end_round(self, state: StateRecord | None) -> None:

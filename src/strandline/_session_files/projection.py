@@ -20,7 +20,7 @@ from strandline._journal.port import AgentStateQuery, HistoryQuery, Journal, OnD
 from strandline._model import Message, SessionKey
 from strandline._session_files import files, layout
 from strandline._session_files.layout import Mark
-from strandline._session_files.place import Place
+from strandline._session_files.paths import SessionPaths
 from strandline.errors import JournalUnavailable, StrandlineError
 
 _log = logging.getLogger("strandline.session_files")
@@ -46,7 +46,7 @@ class _NoRoom(Exception):
 class SessionFiles:
     """The projection of a journal into files. `start` begins, `finish` ends it."""
 
-    def __init__(self, place: Place, journal: Journal, clock: Clock) -> None:
+    def __init__(self, place: SessionPaths, journal: Journal, clock: Clock) -> None:
         self._place = place
         self._journal = journal
         self._clock = clock

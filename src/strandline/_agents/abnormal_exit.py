@@ -13,7 +13,7 @@ from strandline._model import Ending, ErrorCode, Failed, Raised
 from strandline.errors import AgentFailed
 
 
-class Broken:
+class AbnormalExit:
     """What is known of one attempt of a run. May be written and read from every thread."""
 
     def __init__(self) -> None:
@@ -31,14 +31,14 @@ class Broken:
         return Failed(ErrorCode.AGENT_ERROR, raised=Raised(AgentFailed.__name__, self.told))
 
 
-CURRENT: ContextVar[Broken | None] = ContextVar("strandline_broken", default=None)
+CURRENT: ContextVar[AbnormalExit | None] = ContextVar("strandline_broken", default=None)
 """The attempt for which code works; None for code that works for none."""
 
 
 @contextmanager
-def noticed() -> Iterator[Broken]:
+def watch_exits() -> Iterator[AbnormalExit]:
     """Have it noted, for the time of a `with`, what code tries that this task runs or starts."""
-    broken = Broken()
+    broken = AbnormalExit()
     token = CURRENT.set(broken)
     try:
         yield broken

@@ -27,7 +27,7 @@ _LONGEST: Final = 120
 may have two of them."""
 
 
-class Place:
+class SessionPaths:
     """Where the files of each session are. Raises `SettingsError` for what cannot be meant."""
 
     def __init__(self, template: str, names: Sequence[str] = ()) -> None:

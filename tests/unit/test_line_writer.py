@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from strandline._lines import Lines
+from strandline._line_writer import LineWriter
 
 DEADLINE_S = 20.0
 
@@ -39,7 +39,7 @@ def read(reader: int, until: bytes) -> bytes:
 
 def test_all_lines_arrive_in_their_order(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
-    lines = Lines(writer, missing)
+    lines = LineWriter(writer, missing)
     heard: list[bytes] = []
     reading = threading.Thread(target=lambda: heard.append(read(reader, b"9999\n")))
     reading.start()
@@ -66,7 +66,7 @@ def filled(writer: int) -> bytes:
 def test_nobody_waits_for_a_reader_who_reads_nothing_and_what_is_missing_is_told(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     before = filled(writer)
-    lines = Lines(writer, missing, most_bytes=10_000)
+    lines = LineWriter(writer, missing, most_bytes=10_000)
     for number in range(250):  # returns, although nobody reads
         lines.put(b"%099d\n" % number)
     assert lines.dropped == 150
@@ -86,7 +86,7 @@ def test_nobody_waits_for_a_reader_who_reads_nothing_and_what_is_missing_is_told
 
 def test_there_is_room_for_one_line_however_long_it_is(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
-    lines = Lines(writer, missing, most_bytes=10)
+    lines = LineWriter(writer, missing, most_bytes=10)
     lines.put(b"x" * 50_000 + b"\n")
     assert len(read(reader, b"\n")) == 50_001
     assert lines.dropped == 0
@@ -96,7 +96,7 @@ def test_there_is_room_for_one_line_however_long_it_is(pipe: tuple[int, int]) ->
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="has no such device")
 def test_what_has_no_room_on_the_disk_is_dropped_and_counted() -> None:
     full = os.open("/dev/full", os.O_WRONLY)
-    lines = Lines(full, missing)
+    lines = LineWriter(full, missing)
     for _ in range(3):
         lines.put(b"line\n")
         assert lines.flush(DEADLINE_S)
@@ -121,7 +121,7 @@ def test_a_line_that_a_full_disk_has_cut_is_not_joined_by_the_next_one(
     written_to = os.write
     monkeypatch.setattr(os, "write", write)
     log = (tmp_path / "log").open("wb")
-    lines = Lines(log.fileno(), missing)
+    lines = LineWriter(log.fileno(), missing)
     for line in (b"line 1\n", b"line 2\n", b"line 3\n"):
         lines.put(line)
         assert lines.flush(DEADLINE_S)
@@ -141,7 +141,7 @@ def test_a_descriptor_that_does_not_block_loses_nothing_as_long_as_somebody_read
     reader, writer = pipe
     filling = filled(writer)
     os.set_blocking(writer, False)
-    lines = Lines(writer, missing)
+    lines = LineWriter(writer, missing)
     lines.put(b"x" * 100_000 + b"\n")
     lines.put(b"the last one\n")
     assert not lines.flush(0.01)
@@ -152,7 +152,7 @@ def test_a_descriptor_that_does_not_block_loses_nothing_as_long_as_somebody_read
 
 def test_a_signal_that_logs_while_a_line_is_put_is_no_deadlock(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
-    lines: Lines
+    lines: LineWriter
 
     class Line(bytes):
         def __len__(self) -> int:
@@ -162,7 +162,7 @@ def test_a_signal_that_logs_while_a_line_is_put_is_no_deadlock(pipe: tuple[int, 
             return super().__len__()
 
     entered: list[bool] = []
-    lines = Lines(writer, missing)
+    lines = LineWriter(writer, missing)
     lines.put(Line(b"line\n"))
     assert sorted(read(reader, b"line\n").splitlines()) == [b"from the handler", b"line"]
     lines.close()

@@ -22,8 +22,8 @@ from strandline.testing import question as asked
 from target_support import Noting, ask, run, serving
 
 
-def external(make: Callable[..., object]) -> FactoryTarget:
-    return FactoryTarget(make, takes=SESSION_ID, description="test", external=True)
+def self_managed(make: Callable[..., object]) -> FactoryTarget:
+    return FactoryTarget(make, takes=SESSION_ID, description="test", self_managed=True)
 
 
 def counted(messages: Messages) -> Any:
@@ -51,7 +51,7 @@ def keeper(folder: Path) -> Callable[[str], Agent]:
 def test_the_conversation_is_the_session_managers_also_once_the_agent_was_made_anew(tmp_path: Path) -> None:
     async def main() -> None:
         for turn in (0, 1):
-            async with serving(external(keeper(tmp_path)), tmp_path / "work") as service:
+            async with serving(self_managed(keeper(tmp_path)), tmp_path / "work") as service:
                 assert (await ask(service, "a", "one")).output == ("a" if turn == 0 else "a a b a a b a")
                 assert (await ask(service, "x", "two")).output.endswith("x")
                 assert (await ask(service, "b", "one")).output.startswith("a a b")
@@ -62,9 +62,9 @@ def test_the_conversation_is_the_session_managers_also_once_the_agent_was_made_a
 
 def test_its_runs_are_opaque_and_nothing_of_them_is_staged_or_kept_as_state(tmp_path: Path) -> None:
     async def main() -> None:
-        target = external(keeper(tmp_path))
+        target = self_managed(keeper(tmp_path))
         assert not target.resumable
-        assert target.external
+        assert target.self_managed
         journal = Noting()
         async with serving(target, tmp_path / "work", journal) as service:
             assert (await ask(service, "tool")).output == "tool"
@@ -82,7 +82,7 @@ def test_after_a_failure_the_next_run_reads_what_the_session_manager_has(tmp_pat
             made.append(session_id)
             return keeper(tmp_path)(session_id)
 
-        async with serving(external(make), tmp_path / "work") as service:
+        async with serving(self_managed(make), tmp_path / "work") as service:
             await ask(service, "a")
             assert (await ask(service, "fail")).status is RunStatus.FAILED
             assert (await ask(service, "b")).output == "a a fail b", "the question that failed is in its files"
@@ -93,7 +93,7 @@ def test_after_a_failure_the_next_run_reads_what_the_session_manager_has(tmp_pat
 
 def test_a_damaged_file_fails_every_run_of_its_session_and_none_of_another(tmp_path: Path) -> None:
     async def main() -> None:
-        async with serving(external(keeper(tmp_path)), tmp_path / "work", max_agents=0) as service:
+        async with serving(self_managed(keeper(tmp_path)), tmp_path / "work", max_agents=0) as service:
             await ask(service, "a", "one")
             for file in (tmp_path / "session_one").rglob("*.json"):
                 file.write_text("{")
@@ -118,7 +118,7 @@ def test_what_keeps_no_conversation_of_its_own_is_refused(
     make: Callable[[], object], said: str, tmp_path: Path
 ) -> None:
     async def main() -> None:
-        async with serving(external(lambda session_id: make()), tmp_path) as service:
+        async with serving(self_managed(lambda session_id: make()), tmp_path) as service:
             outcome = await ask(service, "q")
             assert outcome.error is not None
             assert said in outcome.error.detail
@@ -190,7 +190,7 @@ def test_a_question_that_cannot_be_answered_fails_its_run_and_none_after_it(
     async def main() -> None:
         make = Asker(tmp_path / "kept", manager, by_hook=by_hook)
         for turn in (0, 1):
-            async with serving(external(make), tmp_path / "work") as service:
+            async with serving(self_managed(make), tmp_path / "work") as service:
                 outcome = await ask(service, "ask")
                 assert outcome.error is not None
                 assert "cannot be answered with `history=external`" in outcome.error.detail or by_hook
@@ -212,7 +212,7 @@ def test_a_session_whose_question_was_left_open_before_goes_on(tmp_path: Path) -
     async def main() -> None:
         make = Asker(tmp_path / "kept", by_files)
         assert (await make("s").invoke_async("ask")).stop_reason == "interrupt"
-        async with serving(external(make), tmp_path / "work") as service:
+        async with serving(self_managed(make), tmp_path / "work") as service:
             assert (await ask(service, "hello")).output == "fine"
         assert faults(make.given) == []
 
@@ -239,7 +239,7 @@ def test_what_other_tools_of_a_round_have_done_that_one_broke_off_is_in_the_sess
                 session_manager=by_files(session_id, tmp_path / "kept"),
             )
 
-        async with serving(external(make), tmp_path / "work") as service:
+        async with serving(self_managed(make), tmp_path / "work") as service:
             assert (await ask(service, "both")).status is RunStatus.FAILED
             assert (await ask(service, "next")).output == "fine"
         assert "worked" in str(given[-1])

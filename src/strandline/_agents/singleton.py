@@ -21,12 +21,12 @@ from strandline._model import AgentRecord, SessionKey
 from strandline.errors import AgentFailed, TargetError
 
 
-class InstanceTarget:
+class SingletonTarget:
     """An `Agent` that all sessions take turns with."""
 
     resumable = True
-    exclusive = True
-    external = False
+    singleton = True
+    self_managed = False
 
     def __init__(self, agent: Agent, *, description: str) -> None:
         """Remember the agent as it is now. Raises `TargetError` if it cannot be served."""

@@ -23,7 +23,7 @@ from strandline.errors import SetupError
 _log = logging.getLogger("strandline")
 
 
-class Life:
+class Lifespan:
     """One life of a service on the running event loop, from its start to the end of its drain."""
 
     def __init__(self, target: Target, settings: Settings) -> None:
@@ -78,7 +78,7 @@ class Life:
 
 
 @contextmanager
-def told_early(stop: Callable[[], None]) -> Iterator[None]:
+def on_stop_signal(stop: Callable[[], None]) -> Iterator[None]:
     """Have `stop` called when SIGTERM or Ctrl-C comes, before the handler that is there; if there is one."""
     if threading.current_thread() is not threading.main_thread():
         yield
