@@ -98,7 +98,7 @@ def test_no_event_error_method_or_wish_is_left_out() -> None:
     for name, method in inspect.getmembers(Client, inspect.isfunction):
         if not name.startswith("_") and name != "close":
             assert f"| `{name}({next(iter(list(inspect.signature(method).parameters)[1:]))}" in PAGE
-    for option in requests.Wishes.__annotations__:
+    for option in requests.RunOptions.__annotations__:
         assert option in PAGE
 
 

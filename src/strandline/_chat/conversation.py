@@ -13,7 +13,7 @@ from strandline._remote.errors import NotAServer, RemoteError, connecting, unaut
 from strandline.client._async_client import AsyncClient
 from strandline.client._errors import ClientError, NoServer, NotFound, NotNow, NotStrandline, Refused, Unauthorized
 from strandline.client._events import Event
-from strandline.client._requests import Wishes
+from strandline.client._requests import RunOptions
 
 PATIENCE_S: Final = 60.0
 """How long a server that is gone, or takes nothing at the moment, is waited for."""
@@ -42,7 +42,7 @@ class Conversation:
     ) -> None:
         self.url = url
         self.session = session
-        self._wishes = Wishes() if on_question is None else Wishes(on_question=on_question)
+        self._options = RunOptions() if on_question is None else RunOptions(on_question=on_question)
         self.agent_id = ""
         with connecting(url):
             self._client = AsyncClient(url, key, patience_s=PATIENCE_S, on_pause=on_pause)
@@ -97,7 +97,7 @@ class Conversation:
         Whoever stops iterating leaves the wait; a run that was accepted goes on without them.
         """
         with self._translated_errors():
-            async with aclosing(self._client.run(text, self.session, **self._wishes)) as events:
+            async with aclosing(self._client.run(text, self.session, **self._options)) as events:
                 async for event in events:
                     yield event
 

@@ -1,8 +1,10 @@
 """A typed client of Strandline servers: `Client` and, for async code, `AsyncClient`.
 
-What to send, what an answer means, where to come back to and how long to wait is decided once, without I/O (`plans`);
+What to send, what an answer means, where to come back to and how long to wait is decided once, without I/O (`_plans`);
 the two clients only carry it out. It knows the wire, and nothing of a server's inside.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from strandline._model import InputRequest
 from strandline.client._answers import HistoryMessage, Problem, Run, Why
@@ -35,7 +37,7 @@ from strandline.client._events import (
     Unknown,
     Usage,
 )
-from strandline.client._requests import Wishes
+from strandline.client._requests import RunOptions
 from strandline.client._sync_client import Client
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "Refused",
     "Run",
     "RunFinished",
+    "RunOptions",
     "RunPosition",
     "RunQueued",
     "RunRestarted",
@@ -70,5 +73,16 @@ __all__ = [
     "Unknown",
     "Usage",
     "Why",
-    "Wishes",
 ]
+
+if TYPE_CHECKING:
+    Wishes = RunOptions
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name != "Wishes":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import warnings
+
+        warnings.warn("Wishes is deprecated: use RunOptions", DeprecationWarning, stacklevel=2)
+        return RunOptions

@@ -17,7 +17,7 @@ from strandline.client import _requests as requests
 from strandline.client._answers import Reply, Run
 from strandline.client._errors import ClientError, NoServer, NotFound, NotNow, NotStrandline, StreamEnded
 from strandline.client._events import Event, RunFinished
-from strandline.client._requests import Request, Wishes
+from strandline.client._requests import Request, RunOptions
 
 T = TypeVar("T")
 
@@ -181,9 +181,9 @@ def ask(request: Request, patience: Patience) -> Plan[Reply]:
         yield pause
 
 
-def chat(given: str | list[Block], session: str, wishes: Wishes, key: str, patience: Patience) -> Plan[Run]:
+def chat(given: str | list[Block], session: str, options: RunOptions, key: str, patience: Patience) -> Plan[Run]:
     """Have a run accepted and wait for its end. Raises `ClientError`."""
-    reply = yield from ask(requests.new_run(session, given, wishes, key, wait=True), patience)
+    reply = yield from ask(requests.new_run(session, given, options, key, wait=True), patience)
     found = answers.read(reply, answers.run)
     return found if found.ended else (yield from wait(found.run_id, patience))
 

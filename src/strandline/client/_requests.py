@@ -19,7 +19,7 @@ PAGE: Final = 1000
 EVENTS: Final = "text/event-stream"
 
 
-class Wishes(TypedDict, total=False):
+class RunOptions(TypedDict, total=False):
     """What a run may be asked for with; durations are seconds. The routes of the reference say what each does.
 
     With a `idempotency_key` of one's own the same request is the same run also when another process sends it again.
@@ -54,10 +54,10 @@ def anything(method: str, path: str, body: object = None, query: Mapping[str, st
 
 
 def new_run(
-    session: str, given: "str | list[Block] | Mapping[str, Any]", wishes: Wishes, key: str, *, wait: bool = False
+    session: str, given: "str | list[Block] | Mapping[str, Any]", options: RunOptions, key: str, *, wait: bool = False
 ) -> Request:
     """Return the request for a run, under a key; with `wait` for its end, if that comes soon."""
-    body: dict[str, Any] = {"input": given, **wishes}
+    body: dict[str, Any] = {"input": given, **options}
     headers = {"Idempotency-Key": f'"{_escaped(str(body.pop("idempotency_key", key)))}"'}
     path = f"/v1/sessions/{quote(session, safe='')}/runs"
     return _request("POST", path, body, headers=headers | _prefer(wait), read_s=READ_S + (WAIT_S if wait else 0))

@@ -20,7 +20,7 @@ from strandline.client._answers import HistoryMessage, Reply, Run
 from strandline.client._errors import ClientError, NoServer
 from strandline.client._events import Event
 from strandline.client._plans import Ask, Emit, Frame, Next, Open, Patience, Pause, Plan, PlanRunner
-from strandline.client._requests import Wishes
+from strandline.client._requests import RunOptions
 
 T = TypeVar("T")
 
@@ -59,18 +59,18 @@ class Client:
 
     # -- runs --------------------------------------------------------------------------------------
 
-    def chat(self, text: str | list[Block], session_id: str = DEFAULT_SESSION, **wishes: Unpack[Wishes]) -> Run:
+    def chat(self, text: str | list[Block], session_id: str = DEFAULT_SESSION, **options: Unpack[RunOptions]) -> Run:
         """Ask, wait for the end of the run, and return it: its `output` is the answer."""
-        return self._do(plans.chat(text, session_id, wishes, _key(), self._patience()))
+        return self._do(plans.chat(text, session_id, options, _key(), self._patience()))
 
     def run(
-        self, text: str | list[Block], session_id: str = DEFAULT_SESSION, **wishes: Unpack[Wishes]
+        self, text: str | list[Block], session_id: str = DEFAULT_SESSION, **options: Unpack[RunOptions]
     ) -> Generator[Event, None, None]:
         """Ask, and iterate over what happens until `RunFinished`. Nothing is sent before the first step of it.
 
         Whoever stops iterating leaves; the run goes on without them.
         """
-        request = requests.streamed(requests.new_run(session_id, text, wishes, _key()))
+        request = requests.streamed(requests.new_run(session_id, text, options, _key()))
         return self._iterate(plans.follow(request, "", 0, self._patience()))
 
     def events(self, run_id: str, after: int = 0) -> Generator[Event, None, None]:
