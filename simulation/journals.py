@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 from simulation.loop import Chance, Way
 from simulation.process import Process, alive
 from strandline._clock import Clock
+from strandline._journal.errors import ClaimLost
 from strandline._journal.live import NO_SESSIONS
 from strandline._journal.memory import MemoryJournal
 from strandline._journal.port import (
@@ -37,7 +38,7 @@ from strandline._model import (
     SessionKey,
     ToolDone,
 )
-from strandline.errors import ClaimLost, JournalUnavailable
+from strandline.errors import JournalUnavailable
 
 T = TypeVar("T")
 

@@ -20,9 +20,8 @@ from strands.types.content import Messages
 from soak.ledger import VARIABLE, Ledger
 from soak.message import OUT_OF_ORDER, answer, as_said, read, request_name
 from strandline._model import Message
-from strandline.testing import ScriptedModel, call, say
+from strandline.testing import Answer, ScriptedModel, call, say
 from strandline.testing._checker import check_pairing
-from strandline.testing._model import Answer
 
 MALFORMED: Final = "the conversation is malformed"
 

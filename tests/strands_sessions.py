@@ -10,8 +10,7 @@ from strands.agent.conversation_manager import SlidingWindowConversationManager,
 from strands.session.file_session_manager import FileSessionManager
 from strands.types.content import Messages
 
-from strandline.testing import ScriptedModel, call, say
-from strandline.testing._model import Answer
+from strandline.testing import Answer, ScriptedModel, call, say
 
 IMAGE: Final = {"image": {"format": "png", "source": {"bytes": b"\x89PNG\x00\xff"}}}
 

@@ -2,8 +2,7 @@
 
 from strands.types.content import Messages
 
-from strandline.testing import ScriptedModel, call, question, results
-from strandline.testing._model import Answer
+from strandline.testing import Answer, ScriptedModel, call, question, results
 
 
 def script(messages: Messages) -> Answer:

@@ -7,7 +7,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 from script import model
 
-from strandline._agents.function import Session
+from strandline import Session
 
 ORDERS = {"17": "left the warehouse on Monday, and comes on Thursday", "18": "waits for a spare part"}
 

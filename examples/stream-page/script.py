@@ -4,8 +4,7 @@ import re
 
 from strands.types.content import Messages
 
-from strandline.testing import ScriptedModel, call, question, results, say
-from strandline.testing._model import Answer
+from strandline.testing import Answer, ScriptedModel, call, question, results, say
 
 
 def script(messages: Messages) -> Answer:

@@ -1,6 +1,6 @@
 """Strandline puts a stateful agent behind HTTP so that requests to one conversation never race.
 
-What stands in `__all__` is imported when it is first asked for: `import strandline` costs nothing.
+What `__all__` names is imported when it is first used: `import strandline` costs nothing.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -8,50 +8,79 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from strandline._engine.admission import Ticket
-    from strandline._engine.reading import Health, RunView
+    from strandline._agents.function import Session
+    from strandline._agents.port import RunContext
+    from strandline._engine.events import Reason, Why
+    from strandline._engine.loops import WorkerLoad
+    from strandline._engine.reading import Health, RunPage, RunView
     from strandline._engine.requests import Request
-    from strandline._engine.service import Service
     from strandline._engine.streams import Later
-    from strandline._library import AgentApp, asgi, open_service, serve
+    from strandline._journal.port import SessionPage
+    from strandline._library import AgentApp, AppKeywords, ServerKeywords, ServiceKeywords, asgi, open_service, serve
+    from strandline._logs import JsonFormatter
     from strandline._model import (
         ANONYMOUS,
+        ErrorCode,
         IfBusy,
+        InputRequest,
         Message,
         OnDisconnect,
         OnQuestion,
         Outcome,
+        Principal,
         RunError,
+        RunId,
         RunStatus,
+        RunSummary,
+        SessionId,
         SessionKey,
+        SessionView,
         session_key,
     )
-    from strandline.client._async_client import AsyncClient
-    from strandline.client._errors import ClientError
-    from strandline.client._sync_client import Client
+    from strandline._service import CancelledRuns, Service, Ticket
+    from strandline.client import AsyncClient, Client, ClientError
     from strandline.errors import StrandlineError
 else:
     _HOMES = {
         "ANONYMOUS": "_model",
         "AgentApp": "_library",
-        "AsyncClient": "client._async_client",
-        "Client": "client._sync_client",
-        "ClientError": "client._errors",
+        "AppKeywords": "_library",
+        "AsyncClient": "client",
+        "CancelledRuns": "_service",
+        "Client": "client",
+        "ClientError": "client",
+        "ErrorCode": "_model",
         "Health": "_engine.reading",
         "IfBusy": "_model",
+        "InputRequest": "_model",
+        "JsonFormatter": "_logs",
         "Later": "_engine.streams",
         "Message": "_model",
         "OnDisconnect": "_model",
         "OnQuestion": "_model",
         "Outcome": "_model",
+        "Principal": "_model",
+        "Reason": "_engine.events",
         "Request": "_engine.requests",
+        "RunContext": "_agents.port",
         "RunError": "_model",
+        "RunId": "_model",
+        "RunPage": "_engine.reading",
         "RunStatus": "_model",
+        "RunSummary": "_model",
         "RunView": "_engine.reading",
-        "Service": "_engine.service",
+        "ServerKeywords": "_library",
+        "Service": "_service",
+        "ServiceKeywords": "_library",
+        "Session": "_agents.function",
+        "SessionId": "_model",
         "SessionKey": "_model",
+        "SessionPage": "_journal.port",
+        "SessionView": "_model",
         "StrandlineError": "errors",
-        "Ticket": "_engine.admission",
+        "Ticket": "_service",
+        "Why": "_engine.events",
+        "WorkerLoad": "_engine.loops",
         "asgi": "_library",
         "open_service": "_library",
         "serve": "_library",
@@ -73,24 +102,43 @@ else:
 __all__ = [
     "ANONYMOUS",
     "AgentApp",
+    "AppKeywords",
     "AsyncClient",
+    "CancelledRuns",
     "Client",
     "ClientError",
+    "ErrorCode",
     "Health",
     "IfBusy",
+    "InputRequest",
+    "JsonFormatter",
     "Later",
     "Message",
     "OnDisconnect",
     "OnQuestion",
     "Outcome",
+    "Principal",
+    "Reason",
     "Request",
+    "RunContext",
     "RunError",
+    "RunId",
+    "RunPage",
     "RunStatus",
+    "RunSummary",
     "RunView",
+    "ServerKeywords",
     "Service",
+    "ServiceKeywords",
+    "Session",
+    "SessionId",
     "SessionKey",
+    "SessionPage",
+    "SessionView",
     "StrandlineError",
     "Ticket",
+    "Why",
+    "WorkerLoad",
     "__version__",
     "asgi",
     "open_service",

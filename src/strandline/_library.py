@@ -21,10 +21,10 @@ from strandline._agents.load import load_target, target_for
 from strandline._agents.port import Target
 from strandline._composition import build_http, served
 from strandline._config import FIELDS, Resolved, resolve
-from strandline._engine.service import Service
 from strandline._http import wire
 from strandline._http.app.errors import response_to
 from strandline._lifespan import Lifespan, on_stop_signal
+from strandline._service import Service
 from strandline._settings import AppSettings, ServiceSettings, Settings
 from strandline.errors import JournalLocked, NotStarted, SettingsError, SetupError
 
@@ -129,7 +129,7 @@ def asgi(target: object, *, config: Place | None = None, **settings: Unpack[AppK
     `target` is a factory, a function, an agent, or a TARGET as the command takes it (`"agent.py:make_agent"`).
     `config` names a TOML file with settings. Raises `SetupError` for what cannot be served or set.
     """
-    return AgentApp(*_recipe("strandline.asgi", target, config, settings, OF_A_SERVER))
+    return AgentApp(target, config=config, **settings)
 
 
 def serve(target: object, *, config: Place | None = None, **settings: Unpack[ServerKeywords]) -> int:
@@ -171,18 +171,17 @@ async def open_service(
     life = Lifespan(*_recipe("strandline.open_service", target, config, settings, OF_A_SERVER | OF_HTTP))
     try:
         await life.begin()
-        yield life.service
+        yield Service(life.service)
     finally:
         await life.end()
 
 
 class AgentApp:
-    """An ASGI app with a life of its own: it has to be started by the server or by the app that it is mounted in."""
+    """An ASGI app, as `asgi` returns it. The server starts it, or the app that it is mounted in."""
 
-    def __init__(self, target: Target, settings: Settings) -> None:
-        self._target = target
-        self._settings = settings
-        self._keys = keys_of(settings)
+    def __init__(self, target: object, *, config: Place | None = None, **settings: Unpack[AppKeywords]) -> None:
+        self._target, self._settings = _recipe("strandline.asgi", target, config, settings, OF_A_SERVER)
+        self._keys = keys_of(self._settings)
         self._lifespan: Lifespan | None = None
         self._http: ASGIApp | None = None
         """Takes requests from before it has started: they wait for that."""
@@ -194,7 +193,7 @@ class AgentApp:
         """The service, for routes of one's own. Raises `NotStarted` before the app has started and after its end."""
         if self._lifespan is None or not self._started:
             raise self._missing()
-        return self._lifespan.service
+        return Service(self._lifespan.service)
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:

@@ -51,7 +51,7 @@ def log_to_stderr(*, level: str = "info", form: str = "text", details: bool = Fa
     `form` is `text` or `json`; `details`: also the texts of exceptions in JSON. May be called again.
     """
     handler = _Handler(sys.stderr)
-    handler.setFormatter(AsJson(details=details) if form == "json" else AsText())
+    handler.setFormatter(JsonFormatter(details=details) if form == "json" else TextFormatter())
     root, debug = logging.getLogger(), level == "debug"
     for former in _handlers():
         root.removeHandler(former)
@@ -173,7 +173,7 @@ def _encoded(line: str) -> bytes:
     return f"{line}\n".encode(errors="backslashreplace")
 
 
-class AsText(logging.Formatter):
+class TextFormatter(logging.Formatter):
     """Lines for people; nothing in them controls their terminal."""
 
     def __init__(self) -> None:
@@ -184,15 +184,18 @@ class AsText(logging.Formatter):
         return CONTROL.sub(lambda found: ascii(found[0])[1:-1], super().format(record)).replace("\n", "\n  ")
 
 
-class AsJson(logging.Formatter):
-    """One object a line, in ASCII."""
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line, in ASCII, without what agents were told or said.
 
-    def __init__(self, *, details: bool) -> None:
+    `details` adds the texts of exceptions, which may quote both.
+    """
+
+    def __init__(self, *, details: bool = False) -> None:
         super().__init__()
         self._details = details
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return one line."""
+        """Return the line of a record."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
             "level": record.levelname.lower(),

@@ -3,8 +3,6 @@
 * `CallerError`: the caller sent something wrong; sending it again will not help.
 * `Unavailable`: the environment cannot do it now; nothing was accepted, trying again later may help.
 * `SetupError`: the operator's settings, target or files are wrong; the message says what to change.
-* `ClaimLost`, `CancelRequested`: inner control flow; a newer owner executes the run, or its cancel was accepted before.
-  Nothing was changed.
 * `AgentFailed`: the user's agent could not be built or run.
 * `InvariantBroken`: a defect of Strandline itself.
 
@@ -13,6 +11,44 @@ Each class has a stable `code` that appears on the wire and in logs. HTTP status
 """
 
 from typing import ClassVar
+
+__all__ = [
+    "AgentFailed",
+    "AlreadyAnswered",
+    "AlreadyEnded",
+    "CallerError",
+    "DiskLow",
+    "Dismissed",
+    "Draining",
+    "HoldsFull",
+    "Invalid",
+    "InvariantBroken",
+    "JournalDamaged",
+    "JournalError",
+    "JournalForeign",
+    "JournalLocked",
+    "JournalNewer",
+    "JournalUnavailable",
+    "KeyReused",
+    "ModelError",
+    "NoSession",
+    "NoWorker",
+    "NotFound",
+    "NotReady",
+    "NotStarted",
+    "PrincipalFull",
+    "QueueFull",
+    "RecordDamaged",
+    "ServerFull",
+    "SessionBusy",
+    "SettingsError",
+    "SetupError",
+    "StorageFull",
+    "StrandlineError",
+    "TargetError",
+    "TooLate",
+    "Unavailable",
+]
 
 
 class StrandlineError(Exception):
@@ -230,26 +266,7 @@ class JournalNewer(JournalError):
     code = "journal_newer"
 
 
-# -- inner control flow, the agent, ourselves ---------------------------------------------------------
-
-
-class ClaimLost(StrandlineError):
-    """The token is stale: the run has ended, was requeued, or a newer owner fenced it. Nothing was changed."""
-
-    code = "claim_lost"
-
-
-class CancelRequested(StrandlineError):
-    """A cancel of the run was accepted before: it can only end as cancelled now, with `discard` also discarded.
-
-    Nothing was changed.
-    """
-
-    code = "cancel_requested"
-
-    def __init__(self, message: str, *, discard: bool) -> None:
-        super().__init__(message)
-        self.discard = discard
+# -- the agent, ourselves -----------------------------------------------------------------------------
 
 
 class AgentFailed(StrandlineError):

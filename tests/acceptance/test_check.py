@@ -20,19 +20,19 @@ from acceptance.terminal import terminal
 from fakes.server import serving as fake
 from fakes.wires import wires
 
-PROBE = "strandline._check.probe:make_agent"
+PROBE = "strandline.testing.probe:make_agent"
 LETS_ALL_IN = """
 from strands import Agent
 from strands.types.agent import ConcurrentInvocationMode
 
-from strandline._check import probe
+from strandline.testing import probe
 
 
 def make_agent(session_id: str) -> Agent:
     agent = probe.make_agent(session_id)
     return Agent(model=agent.model, concurrent_invocation_mode=ConcurrentInvocationMode.UNSAFE_REENTRANT)
 """
-REFUSES = "from strandline._check.probe import make_agent\n"
+REFUSES = "from strandline.testing.probe import make_agent\n"
 ALL = {
     "exclusive", "answered", "order", "conversation", "failure", "disconnect", "isolation", "parallel", "bounded",
     "restart", "accepted",
@@ -159,7 +159,7 @@ def test_a_strandline_server_with_another_agent_is_not_judged_and_its_agent_is_a
         done = typed(other.url, "--adapter", adapter, "--json", folder=tmp_path)
         sessions = other.client.get("/v1/sessions").json()["sessions"]
     assert (done.returncode, done.stdout) == (2, "")
-    assert "serve strandline._check.probe:make_agent" in done.stderr
+    assert "serve strandline.testing.probe:make_agent" in done.stderr
     assert "nothing was sent" in done.stderr
     assert not (tmp_path / "asked").exists()
     assert sessions == []

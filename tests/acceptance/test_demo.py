@@ -18,7 +18,7 @@ from strands.types.content import Message
 from docker_engine import DEADLINE_S, until
 from fakes.provider import Provider
 from strandline._demo import agent, local_model
-from strandline.testing._model import call, say
+from strandline.testing import call, say
 
 # -- the agent ----------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ import pytest
 from strandline._clock import SystemClock
 from strandline._history import history_faults
 from strandline._journal import integrity
+from strandline._journal.errors import ClaimLost
 from strandline._journal.integrity import check_wal_frames
 from strandline._journal.port import (
     Accepted,
@@ -58,7 +59,7 @@ from strandline._model import (
     ToolDone,
     responses,
 )
-from strandline.errors import ClaimLost, JournalDamaged, JournalUnavailable
+from strandline.errors import JournalDamaged, JournalUnavailable
 from strandline.testing._desk import WIDE, done, key, said
 
 SESSIONS: Final = [f"s{n}" for n in range(4)]

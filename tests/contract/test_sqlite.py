@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from strandline._clock import Clock, SystemClock
 from strandline._journal import lists, ownership, sqlite, watched
 from strandline._journal.changes import AddCheckpoint
+from strandline._journal.errors import CancelRequested
 from strandline._journal.migrations import migrate
 from strandline._journal.port import (
     Accepted,
@@ -57,7 +58,6 @@ from strandline._model import (
     ToolDone,
 )
 from strandline.errors import (
-    CancelRequested,
     JournalDamaged,
     JournalError,
     JournalForeign,

@@ -114,12 +114,81 @@ WRONG = {
 }
 
 
+USES = """
+import logging
+from typing import Unpack, assert_type
+
+import strandline
+from agent import make_agent
+from strandline import errors, testing
+from strandline.client import Run, RunOptions
+from strandline.providers import load_model
+from strandline.testing import probe
+
+
+def app_of(**settings: Unpack[strandline.AppKeywords]) -> strandline.AgentApp:
+    return strandline.asgi(make_agent, **settings)
+
+
+async def use(service: strandline.Service, ada: strandline.SessionKey) -> None:
+    me = strandline.Principal("me")
+    ticket = await service.submit(strandline.Request(key=ada, input="x", if_busy=strandline.IfBusy.REJECT))
+    assert_type(ticket, strandline.Ticket)
+    run_id: strandline.RunId = ticket.run_id
+    assert_type(await ticket.outcome(), strandline.Outcome | strandline.Later)
+    view = await service.run(me, run_id)
+    assert_type(view, strandline.RunView)
+    assert_type(view.run, strandline.RunSummary)
+    assert_type(view.why, strandline.Why | None)
+    assert_type(await service.wait(me, run_id, 1), strandline.RunView)
+    assert_type(await service.cancel(me, run_id, force=True), strandline.RunView)
+    assert_type(await service.move(me, run_id, None), strandline.RunView)
+    page = await service.runs(ada)
+    assert_type(page, strandline.RunPage)
+    assert_type(await service.runs(ada, cursor=page.after), strandline.RunPage)
+    session = await service.session(ada)
+    assert_type(session, strandline.SessionView)
+    assert_type(session.key.session_id, strandline.SessionId)
+    assert_type(session.input_requests, list[strandline.InputRequest])
+    assert_type(await service.sessions(me), strandline.SessionPage)
+    assert_type(await service.history(ada), list[strandline.Message])
+    assert_type(await service.cancel_session(ada, running=True), strandline.CancelledRuns)
+    assert_type(await service.pause(ada), strandline.SessionView)
+    assert_type(await service.resume(ada), strandline.SessionView)
+    assert_type(await service.delete(ada), bool)
+    assert_type(service.health(), strandline.Health)
+    assert_type(service.health().workers, list[strandline.WorkerLoad])
+    if view.why is not None:
+        assert_type(view.why.code, strandline.Reason)
+    if (end := view.run.outcome) is not None and end.error is not None:
+        assert_type(end.error, strandline.RunError)
+        assert_type(end.error.code, strandline.ErrorCode)
+
+
+async def function(message: str, session: strandline.Session) -> str:
+    assert_type(session.context, strandline.RunContext)
+    return f"{message} {session.id} {load_model('scripted')}"
+
+
+def of_the_client(client: strandline.Client, options: RunOptions) -> Run:
+    return client.chat("x", **options)
+
+
+def of_tests(gate: testing.Gate, error: errors.QueueFull) -> testing.Script:
+    logging.StreamHandler().setFormatter(strandline.JsonFormatter(details=True))
+    ledger = testing.Ledger(ending=testing.Failed(strandline.ErrorCode.TIMEOUT))
+    faults: list[str] = testing.check_truthful([], ledger)
+    return lambda messages: [testing.pause(gate), testing.say(f"{faults} {error.position} {probe.make_agent('x')}")]
+"""
+
+
 def test_mypy_accepts_every_file_of_the_page_and_of_the_example_and_no_wrong_setting(folder: Path) -> None:
     example = [file.name for file in (ROOT / "examples/fastapi").glob("*.py")]
     for name in example:
         shutil.copy(ROOT / "examples/fastapi" / name, folder)
     (folder / "wrong.py").write_text("\n".join(["import strandline", "from agent import make_agent", *WRONG, ""]))
-    done = type_checked(*FILES, *example, "wrong.py", folder=folder)
+    (folder / "uses.py").write_text(USES)
+    done = type_checked(*FILES, *example, "uses.py", "wrong.py", folder=folder)
     errors = [line for line in done.stdout.splitlines() if ": error:" in line]
     assert len(errors) == len(WRONG), done.stdout
     for number, (error, expected) in enumerate(zip(errors, WRONG.values(), strict=True), 3):

@@ -9,7 +9,7 @@ from typing import Final
 
 from docs.pages import DOCS, blocks
 from strandline._engine.observers import CURRENT_RUN, CurrentRun
-from strandline._logs import AsJson
+from strandline._logs import JsonFormatter
 from strandline._model import RunId, session_key
 from strandline._telemetry import export, traces
 
@@ -40,7 +40,7 @@ def test_the_line_of_the_page_is_one_that_a_server_writes() -> None:
     def line() -> str:
         CURRENT_RUN.set(run)
         record = logging.LogRecord(shown["logger"], logging.WARNING, "x.py", 1, shown["message"], (), None)
-        return AsJson(details=False).format(record)
+        return JsonFormatter(details=False).format(record)
 
     written = json.loads(copy_context().run(line))
     assert written | {"time": shown["time"]} == shown

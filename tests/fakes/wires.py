@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from fakes.server import serving
-from strandline._check.probe import answer
+from strandline.testing.probe import answer
 
 SESSION: Final = "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id"
 MOST: Final = 20

@@ -36,6 +36,7 @@ from strandline._journal import lists, reader, table, transitions
 from strandline._journal.changes import AnswerQuestion, Body, DropSession
 from strandline._journal.commits import GroupCommit
 from strandline._journal.deadlines import Deadlines
+from strandline._journal.errors import ClaimLost
 from strandline._journal.memory import MemoryJournal
 from strandline._journal.port import (
     AcceptAnswer,
@@ -72,7 +73,6 @@ from strandline._model import (
     ToolDone,
     ToolResult,
 )
-from strandline.errors import ClaimLost
 
 Break = Callable[[pytest.MonkeyPatch], None]
 FIRST = 1000

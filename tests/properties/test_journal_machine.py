@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec.structs import replace
 
 from strandline._history import close, close_answer, dismissed, fold
+from strandline._journal.errors import CancelRequested, ClaimLost
 from strandline._journal.memory import MemoryJournal
 from strandline._journal.port import (
     AcceptAnswer,
@@ -80,7 +81,6 @@ from strandline._model import (
     Window,
     responses,
 )
-from strandline.errors import CancelRequested, ClaimLost
 from strandline.testing._desk import StillClock, waiting_runs
 
 T = TypeVar("T")

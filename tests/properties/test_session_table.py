@@ -23,6 +23,7 @@ from stored_rows import SeenRun, StoredRows
 from strandline._encoding import encode_messages
 from strandline._journal import live, table
 from strandline._journal.changes import AddCheckpoint, SessionRef, encode_completion, encoded_body
+from strandline._journal.errors import CancelRequested, ClaimLost
 from strandline._journal.port import (
     Accepted,
     Attached,
@@ -71,7 +72,7 @@ from strandline._model import (
     StateRecord,
     responses,
 )
-from strandline.errors import CancelRequested, ClaimLost, JournalUnavailable
+from strandline.errors import JournalUnavailable
 
 SESSIONS: Final = [
     SessionKey(ANONYMOUS, SessionId("s1")),

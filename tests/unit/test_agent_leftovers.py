@@ -20,9 +20,21 @@ from strands.types.exceptions import MaxTokensReachedException, ModelThrottledEx
 
 from strandline._history import close
 from strandline._model import Cancelled, Ending, ErrorCode, Failed, Message, Succeeded, ToolResult
-from strandline.testing import Gate, ScriptedModel, Signal, call, fast_retries, in_turn, pause, say, stop, think
+from strandline.testing import (
+    Answer,
+    Gate,
+    Script,
+    ScriptedModel,
+    Signal,
+    call,
+    fast_retries,
+    in_turn,
+    pause,
+    say,
+    stop,
+    think,
+)
 from strandline.testing._checker import Ledger, check_history, check_pairing, check_truthful
-from strandline.testing._model import Answer, Script
 
 T = TypeVar("T")
 

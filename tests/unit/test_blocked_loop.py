@@ -17,9 +17,9 @@ from strandline._engine.loops import AgentLoops
 from strandline._engine.options import Options
 from strandline._engine.service import Service
 from strandline._history import UNKNOWN_OUTCOME
+from strandline._journal.errors import ClaimLost
 from strandline._journal.memory import MemoryJournal
 from strandline._model import ANONYMOUS, Cancelled, ErrorCode, RunId, RunStatus
-from strandline.errors import ClaimLost
 from strandline.testing import Gate, Signal
 from strandline.testing._checker import check_history
 

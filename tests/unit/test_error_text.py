@@ -19,10 +19,9 @@ from strandline._engine.execution.failures import MOST_LOGGED, full_text
 from strandline._engine.options import ErrorText
 from strandline._model import ErrorCode, Failed, Raised
 from strandline.errors import SettingsError
-from strandline.testing import ScriptedModel, say, stop
+from strandline.testing import Answer, ScriptedModel, say, stop
 from strandline.testing import question as asked
 from strandline.testing._checker import check_history
-from strandline.testing._model import Answer
 from target_support import ask, history, run, serving
 
 URL = "postgresql://ada:hunter2@db.internal/pay"

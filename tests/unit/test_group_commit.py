@@ -12,13 +12,14 @@ from stored_rows import StoredRows
 from strandline._journal.changes import AddRun, Change, encode_completion, encoded_body
 from strandline._journal.commits import GroupCommit, Operation, Work, WriteResult
 from strandline._journal.deferred import DeferredWrites
+from strandline._journal.errors import ClaimLost
 from strandline._journal.feed import ClaimFeed
 from strandline._journal.port import Accepted, Bounds, Changed, ClaimResult, Delete, Pause, Refused
 from strandline._journal.port import Change as AnyChange
 from strandline._journal.table import KEPT_BYTES, SessionTable
 from strandline._journal.writer import perform
 from strandline._model import Claim, Completion, FencingToken, NewRun, Outcome, RunId, RunStatus, SessionKey
-from strandline.errors import ClaimLost, InvariantBroken, JournalUnavailable, StrandlineError
+from strandline.errors import InvariantBroken, JournalUnavailable, StrandlineError
 from strandline.testing._desk import WIDE, StillClock, key, said
 
 DEADLINE_S = 30

@@ -404,7 +404,7 @@ async def _read_again(**settings: Any) -> list[list[str]]:
         ids = [ticket.run_id for ticket in tickets]
         del tickets, ticket  # whoever reads holds on to what is read
         gc.collect()
-        streams = [await service.stream(strandline.ANONYMOUS, run_id) for run_id in ids]
+        streams = [await service._engine.stream(strandline.ANONYMOUS, run_id) for run_id in ids]
         return [[type_of(each.event) async for each in stream.subscribe()] for stream in streams]
 
 

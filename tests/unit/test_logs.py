@@ -20,7 +20,7 @@ import pytest
 import uvloop
 
 from strandline._engine.observers import CURRENT_RUN, CurrentRun
-from strandline._logs import TALKATIVE, AsJson, AsText, log_to_stderr
+from strandline._logs import TALKATIVE, JsonFormatter, TextFormatter, log_to_stderr
 from strandline._model import ANONYMOUS, Carrier, Run, RunId, RunStatus, session_key
 from strandline._printable import ERROR_IDS, Private
 from strandline._telemetry.traces import Traces
@@ -71,7 +71,7 @@ def logged(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., list[di
     yield lines
     threading.excepthook, sys.unraisablehook = hooks
     logging.captureWarnings(False)
-    for handler in [each for each in root.handlers if isinstance(each.formatter, AsJson | AsText)]:
+    for handler in [each for each in root.handlers if isinstance(each.formatter, JsonFormatter | TextFormatter)]:
         root.removeHandler(handler)
     for name, level in before.items():
         logging.getLogger(name).setLevel(level)

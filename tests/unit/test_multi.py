@@ -27,9 +27,8 @@ from strandline._engine.requests import Request
 from strandline._engine.streams import Later
 from strandline._journal.memory import MemoryJournal
 from strandline._model import ErrorCode, Outcome, RunStatus
-from strandline.testing import Gate, ScriptedModel, call, pause, results, say, stop
+from strandline.testing import Gate, Script, ScriptedModel, call, pause, results, say, stop
 from strandline.testing import question as asked
-from strandline.testing._model import Script
 from target_support import Noting, ask, history, run, serving, until
 
 

@@ -9,10 +9,10 @@ import pytest
 from strands import Agent, tool
 
 from fakes.provider import Provider
-from strandline import providers
+from strandline import _providers as providers
+from strandline._providers import EXAMPLES, lacks, load_model, parse
 from strandline._scripted.conversation import arguments, reply
 from strandline.errors import ModelError, SettingsError
-from strandline.providers import EXAMPLES, lacks, load_model, parse
 
 
 @pytest.fixture(autouse=True)

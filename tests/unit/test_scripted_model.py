@@ -14,7 +14,9 @@ from strands.types.content import Messages
 from strands.types.exceptions import EventLoopException, MaxTokensReachedException, ModelThrottledException
 
 from strandline.testing import (
+    Answer,
     Gate,
+    Script,
     ScriptedModel,
     call,
     fast_retries,
@@ -26,7 +28,6 @@ from strandline.testing import (
     stop,
     think,
 )
-from strandline.testing._model import Answer, Script
 
 
 @tool

@@ -28,6 +28,7 @@ from strandline._journal.changes import (
     encode_completion,
     encoded_body,
 )
+from strandline._journal.errors import CancelRequested, ClaimLost
 from strandline._journal.port import (
     AcceptAnswer,
     Accepted,
@@ -63,7 +64,7 @@ from strandline._model import (
     RunStatus,
     SessionKey,
 )
-from strandline.errors import CancelRequested, ClaimLost, InvariantBroken, JournalUnavailable
+from strandline.errors import InvariantBroken, JournalUnavailable
 from strandline.testing._desk import WIDE, key, said
 
 DONE = Outcome(status=RunStatus.SUCCEEDED)

@@ -90,7 +90,7 @@ def test_health_says_starting_until_the_first_request_would_be_taken_and_healthy
             assert (health.status_code, health.json()["status"]) == (200, "healthy")
             first = await client.post("/chat", json={"message": "sent at once"})
             assert (first.status_code, first.json()["response"]) == (200, "sent at once")
-            world.app.service._readiness.exhausted.set()
+            world.app.service._engine._readiness.exhausted.set()
             late = await client.get("/health")
             assert (late.status_code, late.json()["status"], late.json()["ready"]) == (200, "healthy", False)
 

@@ -19,6 +19,7 @@ from strandline._agents.strands_hooks import NOT_STARTED
 from strandline._clock import SystemClock
 from strandline._engine.execution import LiveAttempt
 from strandline._history import UNKNOWN_OUTCOME, Progress, close, fold, history_faults, pairing_faults, resume_point
+from strandline._journal.errors import ClaimLost
 from strandline._model import (
     WHOLE_HISTORY,
     AgentRecord,
@@ -34,7 +35,6 @@ from strandline._model import (
     Succeeded,
     ToolDone,
 )
-from strandline.errors import ClaimLost
 from strandline.testing import ScriptedModel, Signal, call, results, say
 
 NEW = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)

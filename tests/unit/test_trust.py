@@ -111,7 +111,7 @@ def test_so_many_sessions_can_be_listened_to_and_no_more(tmp_path: Path) -> None
             assert "leave them out" in refused.json()["detail"]
             twice = names[:MOST_SESSIONS] * 2
             listening = asyncio.create_task(client.get(f"/v1/events?{'&'.join(twice)}"))
-            while not world.app.service.vitals().subscribers:
+            while not world.app.service._engine.vitals().subscribers:
                 assert not listening.done()
                 await asyncio.sleep(0)
             listening.cancel()

@@ -23,6 +23,7 @@ from strandline._engine.loops import Call
 from strandline._engine.options import Options
 from strandline._engine.service import Service
 from strandline._history import UNKNOWN_OUTCOME
+from strandline._journal.errors import ClaimLost
 from strandline._journal.memory import MemoryJournal
 from strandline._model import ANONYMOUS, Checkpoint, ErrorCode, FencingToken, RunId, RunStatus, ToolDone
 from strandline._workers import messages as m
@@ -30,7 +31,7 @@ from strandline._workers.channel import Frames, frame
 from strandline._workers.loops import WorkerLoops
 from strandline._workers.process import WorkerProcess
 from strandline._workers.reports import reports
-from strandline.errors import ClaimLost, JournalUnavailable
+from strandline.errors import JournalUnavailable
 from strandline.testing import Gate
 from strandline.testing._checker import check_history
 from target_support import run, until

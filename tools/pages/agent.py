@@ -10,8 +10,7 @@ from pathlib import Path
 from strands import Agent, ToolContext, tool
 from strands.types.content import Messages
 
-from strandline.testing import ScriptedModel, call, question, results, say, stop
-from strandline.testing._model import Answer
+from strandline.testing import Answer, ScriptedModel, call, question, results, say, stop
 
 
 def _wait() -> None:

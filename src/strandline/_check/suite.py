@@ -25,8 +25,8 @@ ARRIVED_S: Final = 2.0
 BACK_S: Final = 90.0
 """How long a server may take to come back."""
 _SERVE_IT: Final = (
-    "Nothing can be told of a server by the answers of another agent: serve strandline._check.probe:make_agent there in"
-    " its place, and check again"
+    "Nothing can be told of a server by the answers of another agent: serve strandline.testing.probe:make_agent there"
+    " in its place, and check again"
 )
 
 

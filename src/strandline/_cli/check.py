@@ -44,7 +44,7 @@ def check(
 ) -> None:
     """Try what a server does when requests to one conversation meet, fail or are lost.
 
-    Any server: serve the probe there (strandline._check.probe:make_agent). It is
+    Any server: serve the probe there (strandline.testing.probe:make_agent). It is
     asked some hundred things, in sessions of its own that begin with check-.
 
     Exit code: 0 if all holds that was tried, 1 if something breaks, 2 if it

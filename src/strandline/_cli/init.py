@@ -67,7 +67,7 @@ def init(
 
     Example: strandline init my-agent --model openai:gpt-4o-mini
     """
-    from strandline.providers import parse
+    from strandline._providers import parse
 
     with say.errors_reported():
         provider, name = parse(model)
@@ -126,7 +126,7 @@ def _quoted(folder: Path) -> str:
 
 
 def _say_what_to_type(folder: Path, file: Path, model: str) -> None:
-    from strandline.providers import PACKAGES, installed, lacks, parse, to_install
+    from strandline._providers import PACKAGES, installed, lacks, parse, to_install
 
     provider, _ = parse(model)
     console = say.out()

@@ -18,8 +18,8 @@ from typing import Any, Final
 from strandline import __version__
 from strandline._compat import TESTED_VERSIONS, bounds, is_tested
 from strandline._doctor.finding import Finding, note, ok, problem
+from strandline._providers import PACKAGES, installed, lacks, to_install
 from strandline._settings import Settings
-from strandline.providers import PACKAGES, installed, lacks, to_install
 
 PROBE_TIMEOUT_S: Final = 1.0
 """How long a server on this machine gets to answer."""

@@ -97,7 +97,7 @@ def _listed_bytes(row: reader.RunRow) -> int:
     return shown + max(0, length - CHECKSUM_BYTES) // port.SKIPPED_INPUT_DIVISOR
 
 
-def sessions(connection: sqlite3.Connection, query: port.SessionsQuery) -> port.SessionsPage:
+def sessions(connection: sqlite3.Connection, query: port.SessionsQuery) -> port.SessionPage:
     """Return a page of the sessions of a principal, or of all, in the order of principal and id."""
     own = query.principal
     begin = max(query.after or ("", ""), (own or "", ""))
@@ -112,7 +112,7 @@ def sessions(connection: sqlite3.Connection, query: port.SessionsQuery) -> port.
     last: SessionKey | None = None
     for number, (principal, session_id, length) in enumerate(rows):
         if number == query.limit or not room.takes(max(0, (length or 0) - CHECKSUM_BYTES)):
-            return port.SessionsPage(shown, last, damaged)
+            return port.SessionPage(shown, last, damaged)
         last = SessionKey(principal, session_id)
         try:
             found = session(connection, port.SessionQuery(last))
@@ -122,7 +122,7 @@ def sessions(connection: sqlite3.Connection, query: port.SessionsQuery) -> port.
             if found is None:  # its name is damaged: no page could begin after it
                 raise damaged_record(f"the name of session {session_id}")
             shown.append(found)
-    return port.SessionsPage(shown, None, damaged)
+    return port.SessionPage(shown, None, damaged)
 
 
 def resting(connection: sqlite3.Connection, query: port.RestingQuery) -> port.RestingPage:

@@ -329,7 +329,7 @@ class SessionQuery(Query[SessionView | None], frozen=True):
     key: SessionKey
 
 
-class SessionsQuery(Query["SessionsPage"], frozen=True):
+class SessionsQuery(Query["SessionPage"], frozen=True):
     """Up to `limit` sessions of a principal (None: of all), those after `after` in the order of principal and id.
 
     With `most_bytes` the page ends before its sessions have more than that of questions that wait to be answered,
@@ -342,7 +342,7 @@ class SessionsQuery(Query["SessionsPage"], frozen=True):
     most_bytes: int | None = None
 
 
-class SessionsPage(Struct, frozen=True):
+class SessionPage(Struct, frozen=True):
     """Some sessions, and the one after which the next page begins, None at the end.
 
     `damaged` are those of them of which no more than their key can be told.

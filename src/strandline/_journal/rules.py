@@ -7,6 +7,7 @@ from typing import Final, Literal, Protocol
 from msgspec.structs import replace
 
 from strandline._history import close, close_answer, fold
+from strandline._journal.errors import CancelRequested
 from strandline._journal.port import Attached, Reused, Unanswerable
 from strandline._lifecycle import ENDED, MOVES, advance
 from strandline._model import (
@@ -24,7 +25,7 @@ from strandline._model import (
     Window,
     responses,
 )
-from strandline.errors import CancelRequested, InvariantBroken
+from strandline.errors import InvariantBroken
 
 Closed = Literal["answered", "dismissed"]
 """What becomes of an input request."""

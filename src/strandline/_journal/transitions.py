@@ -27,6 +27,7 @@ from strandline._journal.changes import (
     EndRun,
     SessionRef,
 )
+from strandline._journal.errors import ClaimLost
 from strandline._journal.live import LiveSessions
 from strandline._journal.port import ClaimResult
 from strandline._journal.records import Missing, Records, Room, StoredQuestion, StoredRun
@@ -47,7 +48,6 @@ from strandline._model import (
     RunStatus,
     SessionKey,
 )
-from strandline.errors import ClaimLost
 
 T = TypeVar("T")
 

@@ -1,19 +1,23 @@
-"""Parts for tests of Strandline and of whatever is built on it.
+"""Parts for tests of agents, and of programs that use Strandline.
 
-Importing this package imports neither an agent framework nor pytest; `ScriptedModel` and `JournalContract` do that,
-when they are asked for.
+Importing this package imports neither an agent framework nor pytest: what needs one is imported when it is first used.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from strandline._model import Cancelled, Failed, NeedsInput, Raised, Succeeded
 from strandline.testing._checker import Ledger, check_history, check_pairing, check_truthful
 from strandline.testing._gate import Gate, Signal
 
 if TYPE_CHECKING:
-    from strandline.testing._contract import JournalContract
-    from strandline.testing._model import (
+    from strandline._check.adapters import Refused
+    from strandline._scripted.model import (
+        Answer,
+        Pause,
+        Script,
         ScriptedModel,
+        Stop,
+        Waitable,
         call,
         fast_retries,
         in_turn,
@@ -24,13 +28,60 @@ if TYPE_CHECKING:
         stop,
         think,
     )
+    from strandline.testing._contract import JournalContract as JournalContract
+else:
+    _HOMES = {
+        "JournalContract": "testing._contract",
+        "Refused": "_check.adapters",
+        "Answer": "_scripted.model",
+        "Pause": "_scripted.model",
+        "Script": "_scripted.model",
+        "ScriptedModel": "_scripted.model",
+        "Stop": "_scripted.model",
+        "Waitable": "_scripted.model",
+        "call": "_scripted.model",
+        "fast_retries": "_scripted.model",
+        "in_turn": "_scripted.model",
+        "pause": "_scripted.model",
+        "question": "_scripted.model",
+        "results": "_scripted.model",
+        "say": "_scripted.model",
+        "stop": "_scripted.model",
+        "think": "_scripted.model",
+    }
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        if name == "JournalContract":
+            import warnings
+
+            told = "JournalContract is deprecated: it takes parts of Strandline that are private"
+            warnings.warn(told, DeprecationWarning, stacklevel=2)
+        return getattr(import_module(f"strandline.{_HOMES[name]}"), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __all__ = [
+    "Answer",
+    "Cancelled",
+    "Failed",
     "Gate",
-    "JournalContract",
     "Ledger",
+    "NeedsInput",
+    "Pause",
+    "Raised",
+    "Refused",
+    "Script",
     "ScriptedModel",
     "Signal",
+    "Stop",
+    "Succeeded",
+    "Waitable",
     "call",
     "check_history",
     "check_pairing",
@@ -44,10 +95,3 @@ __all__ = [
     "stop",
     "think",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "contract" if name == "JournalContract" else "model"
-    return getattr(import_module(f"strandline.testing._{module}"), name)

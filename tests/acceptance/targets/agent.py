@@ -27,9 +27,8 @@ from strands.types.content import Messages
 
 from acceptance.checkpoints import pass_step
 from strandline._model import Message
-from strandline.testing import ScriptedModel, call, say
+from strandline.testing import Answer, ScriptedModel, call, say
 from strandline.testing._checker import check_pairing
-from strandline.testing._model import Answer
 
 
 async def script(messages: Messages) -> Answer:

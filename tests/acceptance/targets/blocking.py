@@ -7,8 +7,7 @@ from strands import Agent, tool
 from strands.types.content import Messages
 
 from acceptance.checkpoints import pass_step
-from strandline.testing import ScriptedModel, call, question, results
-from strandline.testing._model import Answer
+from strandline.testing import Answer, ScriptedModel, call, question, results
 
 
 @tool

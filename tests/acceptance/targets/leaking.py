@@ -3,8 +3,7 @@
 from strands import Agent
 from strands.types.content import Messages
 
-from strandline.testing import ScriptedModel, question, say, stop
-from strandline.testing._model import Answer
+from strandline.testing import Answer, ScriptedModel, question, say, stop
 
 URL = "postgresql://ada:hunter2@db.internal/pay"
 

@@ -8,8 +8,7 @@ from strands.multiagent.graph import Graph
 from strands.types.content import Messages
 
 from acceptance.checkpoints import pass_step
-from strandline.testing import ScriptedModel, call, question, results
-from strandline.testing._model import Answer
+from strandline.testing import Answer, ScriptedModel, call, question, results
 
 
 def node(name: str, *, hands_over_to: str | None = None) -> Agent:

@@ -21,8 +21,8 @@ from strands.types.content import Messages
 
 from strandline._demo.race import ledger
 from strandline._model import Message
+from strandline.testing import Answer, Script, ScriptedModel, call, question, results, say
 from strandline.testing._checker import check_pairing
-from strandline.testing._model import Answer, Script, ScriptedModel, call, question, results, say
 
 THINKS_S: Final = 0.15
 BOOKS_S: Final = 0.25

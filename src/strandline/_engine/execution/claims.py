@@ -16,6 +16,7 @@ from strandline._engine.execution.runner import ExecutionResult, Runner
 from strandline._engine.observers import Tracing
 from strandline._engine.queues import Estimates, SessionQueues
 from strandline._engine.streams import Streams
+from strandline._journal.errors import CancelRequested
 from strandline._journal.port import (
     AcceptAnswer,
     Accepted,
@@ -27,7 +28,7 @@ from strandline._journal.port import (
     Stopped,
 )
 from strandline._model import Claim, ErrorCode, NewRun, Outcome, RunError, RunId, RunStatus, SessionKey
-from strandline.errors import CancelRequested, StrandlineError
+from strandline.errors import StrandlineError
 
 _log = logging.getLogger("strandline.claims")
 

@@ -25,9 +25,9 @@ from strandline._clock import Clock
 from strandline._engine.execution.retry import until_stored
 from strandline._engine.loops import Call, Loops
 from strandline._engine.options import Options
+from strandline._journal.errors import ClaimLost
 from strandline._journal.port import Journal
 from strandline._model import Claim, Principal, RunId, SessionKey
-from strandline.errors import ClaimLost
 
 _log = logging.getLogger("strandline.holds")
 

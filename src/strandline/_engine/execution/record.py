@@ -20,8 +20,9 @@ from strandline._engine.execution.failures import failed
 from strandline._engine.execution.pool import AgentPool
 from strandline._engine.loops import Call, CallCancelled, Loops
 from strandline._engine.observers import TracedRun
+from strandline._journal.errors import ClaimLost
 from strandline._model import Claim, Ending, ErrorCode, Failed, NeedsInput, Succeeded
-from strandline.errors import ClaimLost, JournalUnavailable, RecordDamaged
+from strandline.errors import JournalUnavailable, RecordDamaged
 
 _log = logging.getLogger("strandline.runner")
 

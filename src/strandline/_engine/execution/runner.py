@@ -27,6 +27,7 @@ from strandline._engine.options import Options
 from strandline._engine.queues import SessionQueues
 from strandline._engine.streams import Streams
 from strandline._history import fold
+from strandline._journal.errors import CancelRequested, ClaimLost
 from strandline._journal.port import ClaimResult, Journal
 from strandline._model import (
     Cancelled,
@@ -41,7 +42,7 @@ from strandline._model import (
     RunId,
     RunStatus,
 )
-from strandline.errors import CancelRequested, ClaimLost, JournalUnavailable
+from strandline.errors import JournalUnavailable
 
 _log = logging.getLogger("strandline.runner")
 

@@ -6,7 +6,7 @@ to the subscribers of waiting runs where these stand. Nothing in here decides or
 is for the rest of the code; the modules in here are not.
 """
 
-from strandline._engine.reading.answers import Health, RunStack, RunView, RunViews, Vitals
+from strandline._engine.reading.answers import Health, RunPage, RunStack, RunView, Vitals
 from strandline._engine.reading.positions import Positions
 from strandline._engine.reading.reasons import Reasons, of_others
 from strandline._engine.reading.standings import Standings
@@ -20,7 +20,7 @@ __all__ = [
     "Reasons",
     "RunStack",
     "RunView",
-    "RunViews",
+    "RunPage",
     "Standings",
     "Vitals",
     "of_others",

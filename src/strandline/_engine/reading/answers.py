@@ -20,7 +20,7 @@ class RunView(Struct, frozen=True, kw_only=True):
     why: Why | None = None
 
 
-class RunViews(Struct, frozen=True, kw_only=True):
+class RunPage(Struct, frozen=True, kw_only=True):
     """A page of runs, and the cursor of the next one, None at the end.
 
     `damaged` are runs of that page whose records cannot be read any more: no more than their id can be told.

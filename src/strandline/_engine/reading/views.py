@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from strandline._engine.events import RunPosition, Why
 from strandline._engine.execution import Runner
 from strandline._engine.maintenance import Readiness
-from strandline._engine.reading.answers import RunView, RunViews
+from strandline._engine.reading.answers import RunPage, RunView
 from strandline._engine.reading.reasons import of_others
 from strandline._engine.reading.standings import Standings
 from strandline._engine.requests import check_key
@@ -23,8 +23,8 @@ from strandline._journal.port import (
     RunQuery,
     RunsOfQuery,
     RunsQuery,
+    SessionPage,
     SessionQuery,
-    SessionsPage,
     SessionsQuery,
     Stored,
     StoredQuery,
@@ -125,13 +125,13 @@ class Reading(Struct, eq=False):
             self._streams.queued(run_id, at)
         return run, at, stream
 
-    async def runs(self, key: SessionKey, *, cursor: str | None = None, limit: int = 100) -> RunViews:
+    async def runs(self, key: SessionKey, *, cursor: str | None = None, limit: int = 100) -> RunPage:
         """Return a page of runs of a session: the last in line first, then what executes, then the latest end first.
 
         Raises `Invalid` for a cursor that is none; an unknown session has no runs.
         """
         page = await self._asked().read(RunsQuery(key, cursor, limit, PAGE_BYTES))
-        return RunViews(runs=await self._views(page.runs), after=page.after, damaged=page.damaged)
+        return RunPage(runs=await self._views(page.runs), after=page.after, damaged=page.damaged)
 
     async def runs_of(
         self,
@@ -140,13 +140,13 @@ class Reading(Struct, eq=False):
         statuses: Collection[RunStatus] = (),
         cursor: str | None = None,
         limit: int = 100,
-    ) -> RunViews:
+    ) -> RunPage:
         """Return a page of runs of all sessions of a principal, of these statuses or of all, the last accepted first.
 
         Raises `Invalid` for a cursor that is none.
         """
         page = await self._asked().read(RunsOfQuery(principal, frozenset(statuses), cursor, limit, PAGE_BYTES))
-        return RunViews(runs=await self._views(page.runs), after=page.after, damaged=page.damaged)
+        return RunPage(runs=await self._views(page.runs), after=page.after, damaged=page.damaged)
 
     async def session(self, key: SessionKey) -> SessionView:
         """Return a session. Raises `NotFound`."""
@@ -165,7 +165,7 @@ class Reading(Struct, eq=False):
 
     async def sessions(
         self, principal: Principal | None, *, after: SessionKey | None = None, limit: int = 100
-    ) -> SessionsPage:
+    ) -> SessionPage:
         """Return sessions of a principal (None: of all), those after `after` in the order of principal and id."""
         return await self._asked().read(SessionsQuery(principal, after, limit, PAGE_BYTES))
 

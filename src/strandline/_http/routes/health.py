@@ -57,7 +57,7 @@ class ProbeBody(Struct, frozen=True):
     detail: str | UnsetType = UNSET
 
 
-PROBE: Final = "strandline._check.probe:make_agent"
+PROBE: Final = "strandline.testing.probe:make_agent"
 """The agent that `strandline check` asks, as a TARGET."""
 STARTING_S: Final = 1.0
 """When it is worth asking again for a server that starts."""

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline._engine.events import Why
-from strandline._engine.reading import RunView, RunViews
+from strandline._engine.reading import RunPage, RunView
 from strandline._engine.service import Service
 from strandline._http import wire
 from strandline._http.audit import changed
@@ -101,7 +101,7 @@ def run_body(view: RunView) -> RunBody:
     )
 
 
-def runs_body(page: RunViews) -> RunsBody:
+def runs_body(page: RunPage) -> RunsBody:
     """Return a page of runs as it looks on the wire."""
     return RunsBody(runs=[run_body(view) for view in page.runs], damaged=page.damaged, next_cursor=page.after)
 

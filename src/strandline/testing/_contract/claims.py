@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import pytest
 
+from strandline._journal.errors import ClaimLost
 from strandline._journal.port import Accepted, ClaimResult, Delete
 from strandline._model import (
     AgentRecord,
@@ -19,7 +20,7 @@ from strandline._model import (
     RunStatus,
     ToolDone,
 )
-from strandline.errors import ClaimLost, JournalUnavailable
+from strandline.errors import JournalUnavailable
 from strandline.testing._contract.scenario import Contract, scenario
 from strandline.testing._desk import Desk, done, key, said
 

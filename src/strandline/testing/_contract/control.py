@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from strandline._journal.errors import CancelRequested, ClaimLost
 from strandline._journal.port import Accepted, Busy, Changed, ClaimResult, Delete, Ended, Stopped
 from strandline._model import (
     Claim,
@@ -19,7 +20,6 @@ from strandline._model import (
     RunStatus,
     ToolDone,
 )
-from strandline.errors import CancelRequested, ClaimLost
 from strandline.testing._contract.scenario import Contract, scenario
 from strandline.testing._desk import Desk, done, key, said
 

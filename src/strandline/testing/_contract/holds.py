@@ -5,9 +5,9 @@ from contextlib import suppress
 
 import pytest
 
+from strandline._journal.errors import ClaimLost
 from strandline._journal.port import Accepted, Bounds, Busy, Changed, ClaimResult, Delete, Refused
 from strandline._model import Claim, Completion, ErrorCode, Lane, Outcome, RoundDone, RoundStarted, RunError, RunStatus
-from strandline.errors import ClaimLost
 from strandline.testing._contract.scenario import Contract, scenario
 from strandline.testing._desk import Desk, done, key, said, waiting_runs
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from strandline._journal.errors import CancelRequested
 from strandline._journal.port import AcceptAnswer, Accepted, Attached, Bounds, ClaimResult, Refused, Stopped
 from strandline._model import Completion, IfBusy, Keyed, Lane, Outcome, RoundStarted, RunId, RunStatus
-from strandline.errors import CancelRequested
 from strandline.testing._contract.scenario import Contract, scenario
 from strandline.testing._desk import Desk, done, said
 

@@ -16,7 +16,9 @@ from strands.types.content import Messages
 
 from strandline._scripted.model import ScriptedModel
 
-MOST_TOLD: Final = 20
+__all__ = ["answer", "make_agent"]
+
+_MOST_TOLD: Final = 20
 """How many earlier questions an answer names."""
 _QUESTION: Final = re.compile(r"probe (\{.*\})")
 
@@ -42,7 +44,7 @@ async def answer(said: Sequence[tuple[str, str]]) -> str:
         "probe": now["label"],
         "begun": begun,
         "ended": time.time(),
-        "before": [each["label"] for each in earlier[-MOST_TOLD:]],
+        "before": [each["label"] for each in earlier[-_MOST_TOLD:]],
         "foreign": sum(each["session"] != now["session"] for each in earlier),
         "sound": sound,
     }

@@ -1,0 +1,187 @@
+"""The service as a program sees it: `Service` and `Ticket`, facades of the engine's, and no more of it than users need.
+
+The engine's own service starts, drains and serves adapters, whose needs change from version to version. What is here is
+stable: docs/library.md promises it, and all that it takes or returns can be imported from `strandline`. It decides
+nothing.
+"""
+
+from msgspec import Struct
+
+from strandline._engine.admission import Ticket as EngineTicket
+from strandline._engine.reading import Health, RunPage, RunView
+from strandline._engine.requests import Request
+from strandline._engine.service import Service as EngineService
+from strandline._engine.streams import Later
+from strandline._journal.port import SessionPage
+from strandline._model import Message, Outcome, Principal, RunId, SessionKey, SessionView
+
+
+class CancelledRuns(Struct, frozen=True, kw_only=True):
+    """What `Service.cancel_session` has done."""
+
+    cancelled: list[RunId]
+    """Runs that waited, and are cancelled now."""
+    cancelling: list[RunId]
+    """Runs that execute, and end as cancelled."""
+    dismissed: bool
+    """Whether it dismissed the input requests of the session."""
+
+
+class Ticket:
+    """A run that `Service.submit` has accepted."""
+
+    __slots__ = ("_ticket",)
+
+    def __init__(self, _ticket: EngineTicket) -> None:
+        self._ticket = _ticket
+
+    def __repr__(self) -> str:
+        return f"Ticket(run_id={self.run_id!r}, key={self.key!r}, position={self.position!r})"
+
+    @property
+    def run_id(self) -> RunId:
+        """The run, for `Service.run`, `wait`, `cancel` and `move`."""
+        return self._ticket.run_id
+
+    @property
+    def key(self) -> SessionKey:
+        """The session of the run."""
+        return self._ticket.key
+
+    @property
+    def position(self) -> int:
+        """Its place in the queue when it was accepted: 0 executes, 1 is the next to start."""
+        return self._ticket.position
+
+    @property
+    def estimated_wait_s(self) -> float | None:
+        """How many seconds it is likely to wait; None until a first run has ended."""
+        return self._ticket.estimated_wait_s
+
+    @property
+    def attached(self) -> bool:
+        """Whether an earlier request with the same idempotency key had been accepted: this is its run."""
+        return self._ticket.attached
+
+    @property
+    def replayed(self) -> bool:
+        """Whether that run had ended already."""
+        return self._ticket.replayed
+
+    @property
+    def stopped(self) -> tuple[RunId, ...]:
+        """The runs that it cancelled, because its request interrupts (`if_busy`)."""
+        return self._ticket.stopped
+
+    async def outcome(self) -> Outcome | Later:
+        """Wait for the end of the run, and return it.
+
+        `Later.LATER`: the service stops, and the run continues when it is opened again. Cancelling this call does not
+        cancel the run.
+        """
+        return await self._ticket.outcome()
+
+
+class Service:
+    """Accepts runs and executes those of each session one at a time; `strandline.open_service` opens one.
+
+    Belongs to the event loop that opened it. `principal` is the caller: `ANONYMOUS`, which HTTP uses without keys, or
+    the name of a key. No caller finds the runs or sessions of another one.
+    """
+
+    __slots__ = ("_engine",)
+
+    def __init__(self, _engine: EngineService) -> None:
+        self._engine = _engine
+
+    # -- runs --------------------------------------------------------------------------------------
+
+    async def submit(self, request: Request) -> Ticket:
+        """Accept a run; on return it is durable.
+
+        Raises `Invalid` for what no agent can be given, `SessionBusy` with `IfBusy.REJECT`, `KeyReused` if the
+        idempotency key stands for another request, and a kind of `Unavailable` if nothing was accepted because a queue
+        is full or the service stops. Cancelling this call may leave the run accepted.
+        """
+        return Ticket(await self._engine.submit(request))
+
+    async def run(self, principal: Principal, run_id: RunId) -> RunView:
+        """Return a run as it is now, also one of an earlier process. Raises `NotFound`."""
+        return await self._engine.run(principal, run_id)
+
+    async def wait(self, principal: Principal, run_id: RunId, timeout_s: float) -> RunView:
+        """Return a run once it has ended, or as it is after `timeout_s` seconds. Raises `NotFound`."""
+        return await self._engine.wait(principal, run_id, timeout_s)
+
+    async def cancel(self, principal: Principal, run_id: RunId, *, force: bool = False) -> RunView:
+        """Cancel a run and return it: ended, or with `cancel_requested` if it executes, which survives a crash.
+
+        With `force` its session continues without waiting for a tool of it that still works. Raises `NotFound`, and
+        `AlreadyEnded` unless `force` ends such a wait.
+        """
+        return await self._engine.cancel(principal, run_id, force=force)
+
+    async def move(self, principal: Principal, run_id: RunId, priority: int | None) -> RunView:
+        """Give a waiting run another priority (1 to 5, 1 first), or with None move it to the front; return it.
+
+        Raises `Invalid`, `NotFound`, `AlreadyEnded`, and `TooLate` if it has begun.
+        """
+        return await self._engine.move(principal, run_id, priority)
+
+    async def runs(self, key: SessionKey, *, cursor: str | None = None, limit: int = 100) -> RunPage:
+        """Return a page of a session's runs: those that wait, last first, then what executes, then the latest ended.
+
+        `cursor` is the `after` of the page before. Raises `Invalid` for a cursor that no page has given.
+        """
+        return await self._engine.runs(key, cursor=cursor, limit=limit)
+
+    # -- sessions ----------------------------------------------------------------------------------
+
+    async def session(self, key: SessionKey) -> SessionView:
+        """Return a session. Raises `NotFound`."""
+        return await self._engine.session(key)
+
+    async def sessions(
+        self, principal: Principal | None, *, after: SessionKey | None = None, limit: int = 100
+    ) -> SessionPage:
+        """Return a page of the sessions of a caller, or with None of all callers, ordered by caller and id.
+
+        `after` is the `after` of the page before.
+        """
+        return await self._engine.sessions(principal, after=after, limit=limit)
+
+    async def history(self, key: SessionKey, *, count: int = 0, include_tool_messages: bool = False) -> list[Message]:
+        """Return the last `count` messages of a session, oldest first; 0 is all.
+
+        Messages of tool calls and results are left out unless `include_tool_messages`. An unknown session has none.
+        """
+        return await self._engine.history(key, count=count, include_tool_messages=include_tool_messages)
+
+    async def cancel_session(self, key: SessionKey, *, running: bool = False, force: bool = False) -> CancelledRuns:
+        """Cancel all waiting runs of a session, with `running` the one that executes too.
+
+        With both and `force` the session continues without waiting for a tool that still works. Raises `NotFound`.
+        """
+        done = await self._engine.cancel_session(key, running=running, force=force)
+        return CancelledRuns(cancelled=list(done.ended), cancelling=done.cancelling, dismissed=done.dismissed)
+
+    async def pause(self, key: SessionKey) -> SessionView:
+        """Pause a session: accept runs, start none, also after a restart; return it. Raises `NotFound`."""
+        return await self._engine.pause(key)
+
+    async def resume(self, key: SessionKey) -> SessionView:
+        """Resume a paused session, and return it. Raises `NotFound`."""
+        return await self._engine.resume(key)
+
+    async def delete(self, key: SessionKey) -> bool:
+        """Delete a session with its history and runs; return whether there was one.
+
+        Raises `SessionBusy` while a run of it waits or executes.
+        """
+        return await self._engine.delete(key)
+
+    # -- the service -------------------------------------------------------------------------------
+
+    def health(self) -> Health:
+        """Return what goes on, in numbers: the content of `/health`."""
+        return self._engine.health()
