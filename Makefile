@@ -54,7 +54,7 @@ coverage: $(VENV)/.dev ## Run the tests, and say which lines of the package none
 check: $(VENV)/.dev ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy src tests bench container simulation soak tools
+	$(BIN)/mypy src tests bench container judging simulation soak tools
 	@# Each folder has an agent.py of its own, served from there.
 	@for each in examples/*/; do MYPYPATH=$$each $(BIN)/mypy $$each || exit; done
 	$(BIN)/lint-imports

@@ -8,16 +8,17 @@ things cannot be seen from outside, both are allowed.
 from collections.abc import Iterator
 from itertools import pairwise
 
-from simulation.control import as_told, cancelled, cancelled_all, keyed, left_alone, went_by_policy
-from simulation.evidence import Evidence
+import judging.judge
+from simulation.adapter import as_reported, evidence_of
+from simulation.control import cancelled, cancelled_all, discarded, refused_as_busy, reused
 from simulation.life import Life
-from simulation.order import ordered, paused
-from simulation.questions import answered_once, asked_and_waited, refused_with_reason, waited_for_input_s
+from simulation.order import ordered
+from simulation.questions import answered_in_time, asked_and_waited, waited_for_input_s
 from simulation.rest import forgotten_at_rest, forgotten_in_time
 from simulation.script import SECRET, Ends
-from simulation.seen import Attempt, RunEvidence, text_of
-from simulation.truth import EPOCH, SLACK_S, expired, remembered, tools_once, truthful
-from strandline._lifecycle import ENDED
+from simulation.seen import Attempt, ObservedRun
+from simulation.timeline import Timeline
+from simulation.truth import EPOCH, SLACK_S, expired, may_outlive, remembered, truthful
 from strandline._model import ErrorCode, Outcome, Run, RunStatus
 
 KNOWN_LATER_S = 1.0
@@ -28,70 +29,37 @@ SETTLE_S = 1.0
 
 def judge(life: Life) -> list[str]:
     """Return what was broken, one sentence each; [] if all was kept."""
-    evidence = Evidence(life)
-    rules = (_durable, _told_the_same, _caused, _exclusive, _kept_out, _in_time)
-    wishes = (cancelled, cancelled_all, left_alone, went_by_policy, keyed, ordered, paused)
-    questions = (answered_once, asked_and_waited, refused_with_reason)
+    timeline = Timeline(life)
+    rules = (_continued_later, _caused, _bounded, _kept_out, _in_time)
+    control = (cancelled, cancelled_all, discarded, refused_as_busy, reused, ordered)
+    questions = (answered_in_time, asked_and_waited)
     rest = (forgotten_at_rest, forgotten_in_time)
-    truths = (tools_once, truthful, remembered)
+    truths = (truthful, remembered)
     return [
         *life.faults,
-        *(fault for rule in (*rules, *wishes, *questions, *rest, *truths) for fault in rule(life, evidence)),
+        *judging.judge.judge(evidence_of(life, timeline)),
+        *(fault for rule in (*rules, *control, *questions, *rest, *truths) for fault in rule(life, timeline)),
     ]
 
 
-# -- G3: nothing is lost, nothing ends twice -----------------------------------------------------------
-
-
-def _durable(life: Life, evidence: Evidence) -> Iterator[str]:
-    for run in evidence.runs.values():
-        kept = life.runs.get(run.id)
-        if kept is None:
-            if run.accepted and not evidence.is_deleted(run):
-                yield f"run {run.id} was accepted and is lost"
-            continue
-        if kept.status not in ENDED or kept.outcome is None or kept.outcome.status is not kept.status:
-            yield f"run {run.id} has come to no end: {kept.status}"
-        if evidence.is_deleted(run, for_sure=True):
-            yield f"run {run.id} was deleted with its session, and is kept"
-        if run.missing:
-            yield f"run {run.id} was told to be unknown"
-    for text, code in evidence.refused.items():
-        for kept in life.runs.values():
-            if text_of(kept) == text and text not in evidence.unsure and (text, kept.run_id) not in evidence.answered:
-                yield f"run {kept.run_id} was refused ({code}) and is kept"
-    asked = [text_of(run) for run in life.runs.values()]
-    if len(asked) != len(set(asked)):
-        yield "one request became two runs"
-
-
-def _told_the_same(life: Life, evidence: Evidence) -> Iterator[str]:
-    for run in evidence.runs.values():
-        kept = life.runs.get(run.id)
-        for told in run.told:
-            if kept is None and evidence.is_deleted(run):
-                continue
-            if kept is None or kept.outcome is None:
-                yield f"run {run.id} was told to have ended and has not"
-            elif told != as_told(kept.outcome):
-                yield f"run {run.id} was told as {told} and is kept as {as_told(kept.outcome)}"
-        if run.later and not (evidence.drains or life.faulty):
-            yield f"run {run.id} was told to go on later, without a cause"
+def _continued_later(life: Life, timeline: Timeline) -> Iterator[str]:
+    """Yield the runs of which a client heard that they continue later, though nothing had stopped."""
+    for run in timeline.runs.values():
+        if run.later and not (timeline.drains or life.faulty):
+            yield f"run {run.id} was to continue later, without a cause"
 
 
 # -- every end has a cause -----------------------------------------------------------------------------
 
 
-def _caused(life: Life, evidence: Evidence) -> Iterator[str]:
-    for run, outcome in evidence.ended():
-        for fault in _cause(life, evidence, run, outcome):
-            yield f"run {run.id} ended as {as_told(outcome)}, {fault}"
-        if (times := life.runs[run.id].attempt) > life.options.max_attempts:
-            yield f"run {run.id} was attempted {times} times"
-        yield from _went_on(life, evidence, run)
+def _caused(life: Life, timeline: Timeline) -> Iterator[str]:
+    for run, outcome in timeline.ended():
+        for fault in _cause(life, timeline, run, outcome):
+            yield f"run {run.id} ended as {as_reported(outcome)}, {fault}"
+        yield from _went_on(life, timeline, run)
 
 
-def _went_on(life: Life, evidence: Evidence, run: RunEvidence) -> Iterator[str]:
+def _went_on(life: Life, timeline: Timeline, run: ObservedRun) -> Iterator[str]:
     """Say what is wrong with the attempts that came after one that was cut off."""
     # Without those that began in a process that had lost its journal: they end as they begin.
     for before, attempt in pairwise(each for each in run.attempts if each.ended_nth > each.began_nth):
@@ -103,36 +71,33 @@ def _went_on(life: Life, evidence: Evidence, run: RunEvidence) -> Iterator[str]:
             yield f"run {run.id} went on, and nobody knows what became of {tools}"
 
 
-def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -> Iterator[str]:
+def _cause(life: Life, timeline: Timeline, run: ObservedRun, outcome: Outcome) -> Iterator[str]:
     """Say why a run cannot have ended as it did."""
     code = outcome.error.code if outcome.error else None
     if outcome.error and life.options.error_text != "full" and SECRET in outcome.error.detail:
         yield "and tells what its agent raised"
     last = run.attempts[-1] if run.attempts else None
     if code is ErrorCode.CRASHED:
-        crashes = any(nth > run.request.nth for nth in evidence.crashes)
+        crashes = any(nth > run.request.sent for nth in timeline.crashes)
         # (It may have been sent to a worker of which the server did not know yet that it was dead.)
-        crashes = crashes or any(at > run.request.at - SLACK_S for at in evidence.deaths)
-        if not crashes and not (life.faulty and evidence.drains):
+        crashes = crashes or any(at > run.request.sent_s - SLACK_S for at in timeline.deaths)
+        if not crashes and not (life.faulty and timeline.drains):
             yield "and nothing had crashed"
         # A server that stops on a full disk cannot keep how its runs ended: at the next start they have crashed.
-        cut_off = last is not None and (last.crashed or (life.faulty and bool(evidence.drains)))
+        cut_off = last is not None and (last.crashed or (life.faulty and bool(timeline.drains)))
         in_a_tool = cut_off and last in run.asked.values()
         # (Of those whose worker is ended because another's code blocks it, nobody waits until they are dead.)
         fails = in_a_tool and (life.options.unknown_tool == "fail" or (last is not None and last.beside_blocked))
         if not (not life.resumable or life.runs[run.id].attempt >= life.options.max_attempts or fails):
             yield "and could have gone on"
     elif code is ErrorCode.TIMEOUT:
-        if life.steady and not _lasted(life.runs[run.id], _limit(life, run, "timeout_s")):
-            yield "before its time was up"
+        pass  # see `judging.times`
     elif code is ErrorCode.QUEUE_TIMEOUT:
         # The claim of one that was cut off early may never have been kept.
         if any(each.kept or not each.crashed for each in run.attempts):
             yield "and had begun"
-        if life.steady and not _waited(life.runs[run.id], _limit(life, run, "queue_timeout_s")):
-            yield "before its time was up"
     elif outcome.status is RunStatus.CANCELLED:
-        pass  # see `cancelled`
+        pass  # see `judging.cancels`
     elif last is None:
         on_its_way = bool(life.workers) and not life.resumable and code is ErrorCode.STOPPED  # it counts as begun then
         if not ((code is ErrorCode.AGENT_ERROR and life.faulty) or on_its_way):
@@ -141,7 +106,7 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
         yield from _own_cause(life, run, last, outcome)
 
 
-def _in_the_middle(life: Life, run: RunEvidence, attempt: Attempt) -> list[str]:
+def _in_the_middle(life: Life, run: ObservedRun, attempt: Attempt) -> list[str]:
     """Return the tools for which a run must not go on after an attempt that was cut off."""
     if life.options.unknown_tool != "fail":
         return []
@@ -153,7 +118,7 @@ def _in_the_middle(life: Life, run: RunEvidence, attempt: Attempt) -> list[str]:
     ]
 
 
-def _own_cause(life: Life, run: RunEvidence, last: Attempt, outcome: Outcome) -> Iterator[str]:
+def _own_cause(life: Life, run: ObservedRun, last: Attempt, outcome: Outcome) -> Iterator[str]:
     """Say why a run whose last attempt was seen cannot have ended by what it did."""
     script = life.scripts[run.text]
     code = outcome.error.code if outcome.error else None
@@ -175,34 +140,23 @@ def _own_cause(life: Life, run: RunEvidence, last: Attempt, outcome: Outcome) ->
         yield "which nobody asked for"
 
 
-# -- G1: exclusive ------------------------------------------------------------------------------------
+# -- G1: no more at once than may be -------------------------------------------------------------------
 
 
-def _exclusive(life: Life, evidence: Evidence) -> Iterator[str]:
-    for attempts in evidence.by_session.values():
-        working: list[Attempt] = []
-        for later in attempts:
-            working = [each for each in working if each.ended_nth > later.began_nth]
-            for earlier in working:
-                if not _given_up(life, evidence, earlier, later):
-                    yield (
-                        f"runs {earlier.run} and {later.run} of one session executed at once, from"
-                        f" {later.began_at:.4f} to {earlier.ended_at:.4f}"
-                    )
-            working.append(later)
-    for begun, attempts in evidence.at_once:
+def _bounded(life: Life, timeline: Timeline) -> Iterator[str]:
+    for begun, attempts in timeline.at_once:
         process, at = begun.process, begun.began_at
         # One that was left has ended, and has no slot, before its code has.
-        there = [evidence.runs[each.run] for each in attempts]
-        gone = {run.id for run in there if evidence.is_deleted(run)}
+        there = [timeline.runs[each.run] for each in attempts]
+        gone = {run.id for run in there if timeline.is_deleted(run)}
         claimed = [each for each in attempts if each.run not in gone]
         most = 1 + sum(not life.steady or not _had_ended(life, each, at) for each in claimed)
-        if most > life.options.max_running and (life.steady or not _may_be_left(life)):
+        if most > life.options.max_running and (life.steady or not may_outlive(life)):
             yield f"{most} runs executed at once in process {process}"
         own = [each for each in claimed if each.session.principal == begun.session.principal]
         most = 1 + sum(not life.steady or not _had_ended(life, each, at) for each in own)
         share = life.options.max_running_per_principal
-        if share is not None and most > share and (life.steady or not _may_be_left(life)):
+        if share is not None and most > share and (life.steady or not may_outlive(life)):
             yield f"{most} runs of one principal executed at once in process {process}"
         last = [each for each in claimed if each.number >= life.options.max_attempts > 1]
         if last and begun.number >= life.options.max_attempts and life.steady:
@@ -211,30 +165,17 @@ def _exclusive(life: Life, evidence: Evidence) -> Iterator[str]:
                     yield f"the last attempts of runs {each.run} and {begun.run} executed at once"
 
 
-def _given_up(life: Life, evidence: Evidence, earlier: Attempt, later: Attempt) -> bool:
-    """Return whether the hold of an attempt whose code still works was over when another began."""
-    kept = life.runs.get(earlier.run)
-    if kept is None and evidence.is_deleted(evidence.runs[earlier.run]):
-        return _may_be_left(life)
-    if evidence.runs[earlier.run].forced:
-        return True  # its hold was not wanted
-    if kept is None or kept.ended_at is None or not _may_be_left(life):
-        return False
-    held_from = kept.ended_at - EPOCH if life.steady else earlier.began_at
-    return later.began_at > held_from + life.options.hold_limit_s - 1e-3
-
-
 def _had_ended(life: Life, attempt: Attempt, at: float) -> bool:
     kept = life.runs.get(attempt.run)
     return kept is not None and kept.ended_at is not None and kept.ended_at - EPOCH <= at + 1e-6
 
 
-def _kept_out(life: Life, evidence: Evidence) -> Iterator[str]:
+def _kept_out(life: Life, timeline: Timeline) -> Iterator[str]:
     """Say which runs began although as many ended ones of their principal as may be still worked."""
     bound = life.options.max_holds_per_principal
     if bound is None or not life.steady:
         return
-    everything = [each for attempts in evidence.by_session.values() for each in attempts]
+    everything = [each for attempts in timeline.by_session.values() for each in attempts]
     for begun in everything:
         left = [
             each
@@ -257,44 +198,39 @@ def _was_left(life: Life, attempt: Attempt, begun: Attempt) -> bool:
     return _had_ended(life, attempt, kept.started_at - EPOCH - KNOWN_LATER_S)
 
 
-def _may_be_left(life: Life) -> bool:
-    """Return whether a run may end before its code does."""
-    return bool(life.traits.threads or life.traits.swallows or life.workers)
-
-
 # -- G9, and what has to end in time -------------------------------------------------------------------
 
 
-def _in_time(life: Life, evidence: Evidence) -> Iterator[str]:
+def _in_time(life: Life, timeline: Timeline) -> Iterator[str]:
     options = life.options
-    for process, took_s, faulty in evidence.drains:
+    for process, took_s, faulty in timeline.drains:
         grace_s = options.drain_grace_s + options.stop_grace_s + SETTLE_S
         if took_s > (2 * grace_s if faulty else grace_s) + SLACK_S:
             yield f"the drain of process {process} took {took_s:.1f} s"
     if not life.steady or life.faulty:
         return
-    for run, _ in evidence.ended():
+    for run, _ in timeline.ended():
         kept = life.runs[run.id]
         assert kept.ended_at is not None
         if run.attempts and not (run.attempts[-1].crashed or run.attempts[-1].drained or kept.started_at is None):
-            up = max(kept.started_at + _limit(life, run, "timeout_s"), run.attempts[-1].began_at + EPOCH)
+            up = max(kept.started_at + (run.request.timeout_s or 0.0), run.attempts[-1].began_at + EPOCH)
             if kept.ended_at > up + options.cancel_grace_s + SLACK_S:
                 yield f"run {run.id} ended {kept.ended_at - up:.1f} s after its time was up"
-        yield from _waited_in_time(life, evidence, run)
+        yield from _waited_in_time(life, timeline, run)
 
 
-def _waited_in_time(life: Life, evidence: Evidence, run: RunEvidence) -> Iterator[str]:
+def _waited_in_time(life: Life, timeline: Timeline, run: ObservedRun) -> Iterator[str]:
     """Say whether a run was given up too late, or not at all, or although its session was held for a while."""
     kept = life.runs[run.id]
     over = expired(life, run)
     until = kept.ended_at if over else kept.started_at
     if until is None or any(
-        kept.created_at - EPOCH <= each <= until - EPOCH + SLACK_S for each in evidence.interruptions
+        kept.created_at - EPOCH <= each <= until - EPOCH + SLACK_S for each in timeline.interruptions
     ):
         return
-    more_s = until - kept.created_at - _limit(life, run, "queue_timeout_s")
-    held_s = _held_s(life, evidence, kept, until)
-    least_s, most_s = waited_for_input_s(life, evidence, kept, until)
+    more_s = until - kept.created_at - (run.request.queue_timeout_s or 0.0)
+    held_s = _held_s(life, timeline, kept, until)
+    least_s, most_s = waited_for_input_s(life, timeline, kept, until)
     if more_s > SLACK_S + held_s + most_s:  # (held and asked at once counts once; from outside it is not seen which)
         late_s = more_s - max(held_s, most_s)
         yield f"run {run.id} {'ended' if over else 'started'} {late_s:.1f} s after it had waited too long"
@@ -303,24 +239,12 @@ def _waited_in_time(life: Life, evidence: Evidence, run: RunEvidence) -> Iterato
         yield f"run {run.id} was given up {early_s:.1f} s too early: its session was closed"
 
 
-def _held_s(life: Life, evidence: Evidence, run: Run, until: float) -> float:
+def _held_s(life: Life, timeline: Timeline, run: Run, until: float) -> float:
     """Return for how many seconds of its wait the session of a run was held."""
     held_s = 0.0
-    for attempt in evidence.by_session[run.key]:
+    for attempt in timeline.by_session[run.key]:
         earlier = life.runs.get(attempt.run)
         if earlier is not None and earlier.ended_at is not None and attempt.run != run.run_id:
             over = min(attempt.ended_at + EPOCH, earlier.ended_at + life.options.hold_limit_s, until)
             held_s += max(0.0, over - max(earlier.ended_at, run.created_at))
     return held_s
-
-
-def _limit(life: Life, run: RunEvidence, name: str) -> float:
-    return run.request.limits.get(name, float(getattr(life.options, name)))
-
-
-def _lasted(run: Run, seconds: float) -> bool:
-    return run.started_at is not None and run.ended_at is not None and run.ended_at - run.started_at >= seconds - 1e-3
-
-
-def _waited(run: Run, seconds: float) -> bool:
-    return run.ended_at is not None and run.ended_at - run.created_at >= seconds - 1e-3

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from simulation.asking import Question
-from simulation.evidence import Evidence
 from simulation.life import Life
-from simulation.seen import RunEvidence
+from simulation.seen import ObservedRun
+from simulation.timeline import Timeline
 from strandline._model import Message, SessionKey
 
 NOT_ANSWERED = "(The input that was asked for was not given.)"
@@ -20,7 +20,7 @@ NOT_ANSWERED = "(The input that was asked for was not given.)"
 class Part(Struct, frozen=True, kw_only=True):
     """What one run has left, or (`run` is None) nobody: the journal, or somebody who is no run at all."""
 
-    run: RunEvidence | None
+    run: ObservedRun | None
     messages: list[Message]
     hidden: bool
     opened: Message | None = None
@@ -39,16 +39,16 @@ def last_text(messages: list[Message]) -> str:
     return str(messages[-1]["content"][-1].get("text", ""))
 
 
-def split(life: Life, evidence: Evidence, key: SessionKey) -> list[Part]:
+def split(life: Life, timeline: Timeline, key: SessionKey) -> list[Part]:
     """Return the parts of a session's history, hidden ones too."""
-    return list(_Splitter(life, evidence, key).parts())
+    return list(_Splitter(life, timeline, key).parts())
 
 
 class _Splitter:
-    def __init__(self, life: Life, evidence: Evidence, key: SessionKey) -> None:
-        self._texts = {run.text: run for run in evidence.runs.values()}
-        self._runs = evidence.runs
-        self._questions = evidence.questions
+    def __init__(self, life: Life, timeline: Timeline, key: SessionKey) -> None:
+        self._texts = {run.text: run for run in timeline.runs.values()}
+        self._runs = timeline.runs
+        self._questions = timeline.questions
         self._messages = life.history[key]
         self._hidden = life.hidden[key]
         self._opened: Message | None = None
@@ -70,14 +70,14 @@ class _Splitter:
                 self._opened, self._asked = self._messages[end - 1], last_of(question, self._questions)
             start = end
 
-    def _asks(self, message: Message) -> RunEvidence | None:
+    def _asks(self, message: Message) -> ObservedRun | None:
         return self._texts.get(message["content"][0].get("text", "")) if message["role"] == "user" else None
 
     def _closes(self, message: Message) -> bool:
         answers = [block["toolResult"]["toolUseId"] for block in message["content"] if "toolResult" in block]
         return self._opened is not None and bool({*answers} & {*uses(self._opened)})
 
-    def _closer(self, start: int) -> RunEvidence | None:
+    def _closer(self, start: int) -> ObservedRun | None:
         """Return the run that closes the open round, None if none does."""
         assert self._asked is not None
         two = self._messages[start : start + 2]
@@ -85,7 +85,7 @@ class _Splitter:
             return None
         return self._runs.get(self._asked.answer.run_id)
 
-    def _end(self, start: int, run: RunEvidence | None) -> int:
+    def _end(self, start: int, run: ObservedRun | None) -> int:
         question = None if run is None else self._questions.get(run.id)
         for n in range(start, len(self._messages)):
             message = self._messages[n]

@@ -6,62 +6,54 @@ session starts, unless its time is up or somebody did not want to wait. Nothing 
 
 from collections.abc import Iterator
 
-from simulation.asking import Question, answered_by
-from simulation.evidence import Evidence
+from simulation.asking import Question
 from simulation.life import Life
 from simulation.seen import text_of
+from simulation.timeline import Timeline
 from simulation.truth import EPOCH
 from strandline._model import OnDisconnect, OnQuestion, Run
 
 SOON_S = 1e-3
 
 
-def answered_once(life: Life, evidence: Evidence) -> Iterator[str]:
+def answered_in_time(life: Life, timeline: Timeline) -> Iterator[str]:
     """Say which questions were answered twice, or in part, or what was answered that nobody had asked."""
-    for question in evidence.questions.values():
-        run, answers = evidence.runs[question.run.run_id], question.answers
-        if len(answers) > 1:
-            yield f"what run {run.id} asked was answered by {len(answers)} runs: {[each.run_id for each in answers]}"
+    for question in timeline.questions.values():
+        run, answers = timeline.runs[question.run.run_id], question.answers
         for answer in answers:
-            request = evidence.requests[str(answer.metadata["text"])]
-            if {*answered_by(answer)} != question.requests or answer.key != question.run.key:
-                yield f"run {answer.run_id} was accepted, and does not answer what run {run.id} asked"
+            request = timeline.requests[str(answer.metadata["text"])]
             if request.by_text and (request.on_question is not OnQuestion.ANSWER or len(question.requests) != 1):
                 yield f"run {answer.run_id} is a text, and was taken for an answer to what run {run.id} asked"
-            if 0 <= run.withdrawn_nth < request.nth:
+            if 0 <= run.withdrawn_nth < request.sent:
                 yield f"run {answer.run_id} was accepted although what run {run.id} asked had been taken back"
-            for sweep in evidence.sweeps.values():
-                over = sweep.running and sweep.session == answer.key and 0 <= run.told_nth < sweep.nth
-                if over and 0 <= sweep.told_nth < request.nth:
+            for sweep in timeline.sweeps.values():
+                over = sweep.running and sweep.session == answer.key and 0 <= run.told_nth < sweep.sent
+                if over and 0 <= sweep.answered < request.sent:
                     yield f"run {answer.run_id} was accepted although its session had been cancelled, question and all"
-            later = evidence.runs[answer.run_id]
+            later = timeline.runs[answer.run_id]
             if again := sorted(tool for tool in later.begun if tool in run.finished):
                 yield f"tools {again} had ended in run {run.id} and were started again in run {later.id}"
-            yield from _dismissed_before(life, evidence, question, answer)
-    known = {request for each in evidence.questions.values() for request in each.requests}
-    for kept in life.runs.values():
-        if not known.issuperset(answered_by(kept)):
-            yield f"run {kept.run_id} answers what no run has asked"
+            yield from _dismissed_before(life, timeline, question, answer)
     for key, waits_for in life.waits_for.items():
-        open_ = [each for each in evidence.questions.values() if each.run.key == key and each.requests == waits_for]
+        open_ = [each for each in timeline.questions.values() if each.run.key == key and each.requests == waits_for]
         if bool(waits_for) is not life.pending[key] or (waits_for and (not open_ or open_[0].answers)):
             yield f"session {key} waits for {sorted(waits_for)}, and its end is {life.pending[key] or 'not'} pending"
 
 
-def _dismissed_before(life: Life, evidence: Evidence, question: Question, answer: Run) -> Iterator[str]:
+def _dismissed_before(life: Life, timeline: Timeline, question: Question, answer: Run) -> Iterator[str]:
     """Say which runs had ended a question that was answered later."""
     asked_at = question.run.ended_at
-    for other in _others(evidence, question):
+    for other in _others(timeline, question):
         is_between = asked_at is not None and asked_at < other.created_at and other.sequence < answer.sequence
-        if life.steady and is_between and evidence.requests[text_of(other)].dismisses:
+        if life.steady and is_between and timeline.requests[text_of(other)].dismisses:
             asked = question.run.run_id
             yield f"run {answer.run_id} answers what run {asked} asked and run {other.run_id} had dismissed"
 
 
-def asked_and_waited(life: Life, evidence: Evidence) -> Iterator[str]:
+def asked_and_waited(life: Life, timeline: Timeline) -> Iterator[str]:
     """Say which runs started while their session waited for input, or before the answer."""
-    order = evidence.in_order_of_start()
-    for question in evidence.questions.values():
+    order = timeline.in_order_of_start()
+    for question in timeline.questions.values():
         asked, answer = question.run, question.answer
         started = [run.id for run in order.get(asked.key, ())]
         if answer is not None and answer.run_id in started:
@@ -71,24 +63,22 @@ def asked_and_waited(life: Life, evidence: Evidence) -> Iterator[str]:
         if life.steady:
             for kept in life.runs.values():
                 if kept.key == asked.key:
-                    yield from _waited(life, evidence, question, kept)
+                    yield from _waited(life, timeline, question, kept)
 
 
-def _waited(life: Life, evidence: Evidence, question: Question, kept: Run) -> Iterator[str]:
+def _waited(life: Life, timeline: Timeline, question: Question, kept: Run) -> Iterator[str]:
     """Say whether a run started, or was accepted, too early for a question."""
     asked, answer = question.run, question.answer
     assert asked.ended_at is not None
-    run = evidence.runs[kept.run_id]
+    run = timeline.runs[kept.run_id]
     if kept is answer or kept is asked:
         return
     over = asked.ended_at + life.options.input_timeout_s
     if answer is not None:
         # (Until it was accepted for sure: the answer itself closes the session no longer than it waits or executes.)
         over = min(over, answer.started_at or answer.ended_at or over)
-    over = min([over, *_given_up_at(evidence, question)])
-    if kept.started_at is not None and asked.ended_at + SOON_S < kept.started_at < over - SOON_S:
-        yield f"run {kept.run_id} started while its session waited for what run {asked.run_id} had asked"
-    at_a_time = asked.ended_at - EPOCH + SOON_S < run.request.at and run.accepted_at < over - EPOCH - SOON_S
+    over = min([over, *closed_at(timeline, question)])
+    at_a_time = asked.ended_at - EPOCH + SOON_S < run.request.sent_s and run.accepted_at < over - EPOCH - SOON_S
     if answer is not None or not run.accepted or not at_a_time:
         return
     if run.request.must_not_wait:
@@ -97,51 +87,33 @@ def _waited(life: Life, evidence: Evidence, question: Question, kept: Run) -> It
         yield f"run {kept.run_id} was accepted, and does not answer what run {asked.run_id} had asked"
 
 
-def _given_up_at(evidence: Evidence, question: Question) -> Iterator[float]:
+def closed_at(timeline: Timeline, question: Question) -> Iterator[float]:
     """Yield when somebody may have given up a question: by a run that dismisses it, by a cancel of the run that asks or
     of its session, or by leaving."""
     asked = question.run
     assert asked.ended_at is not None
-    for run in evidence.runs.values():  # one that was told to be accepted before had nothing to give up
+    for run in timeline.runs.values():  # one that was told to be accepted before had nothing to give up
         came_later = not run.accepted or EPOCH + run.accepted_at >= asked.ended_at
         if run.request.session == asked.key and run.request.dismisses and came_later:
-            yield EPOCH + run.request.at
-    asker = evidence.runs[asked.run_id]
+            yield EPOCH + run.request.sent_s
+    asker = timeline.runs[asked.run_id]
     yield from (EPOCH + at for at in asker.cancelling_at)
     if asker.request.on_disconnect is OnDisconnect.CANCEL:
         yield from (EPOCH + at for at in asker.hung_up_at)
-    for sweep in evidence.sweeps.values():
-        came_later = sweep.told_nth < 0 or EPOCH + sweep.told_at >= asked.ended_at
+    for sweep in timeline.sweeps.values():
+        came_later = sweep.answered < 0 or EPOCH + sweep.answered_s >= asked.ended_at
         if sweep.session == asked.key and sweep.running and came_later:
-            yield EPOCH + sweep.at
+            yield EPOCH + sweep.sent_s
 
 
-def refused_with_reason(life: Life, evidence: Evidence) -> Iterator[str]:
-    """Say which answers were refused for a reason that was none."""
-    by_request = {request: each for each in evidence.questions.values() for request in each.requests}
-    for text, code in evidence.refused.items():
-        request = evidence.requests[text]
-        if not request.answers or evidence.was_deleted(request.session):
-            continue
-        asked = [by_request[each] for each in request.answers if each in by_request]
-        whole = bool(asked) and asked[0].requests == {*request.answers}
-        match code:
-            case "already_answered" if not any(each.answers for each in asked):
-                yield f"request {text} was told that its question is answered, and it was not"
-            case "dismissed" if any(each.answers for each in asked):
-                yield f"request {text} was told that its question is dismissed, and it was answered"
-            case "not_found" | "invalid" if whole:
-                yield f"request {text} answers all that was asked, and was told that it does not ({code})"
-
-
-def waited_for_input_s(life: Life, evidence: Evidence, run: Run, until: float) -> tuple[float, float]:
+def waited_for_input_s(life: Life, timeline: Timeline, run: Run, until: float) -> tuple[float, float]:
     """Return for how many seconds of its wait the session of a run was closed by questions, at least and at most."""
     least_s = most_s = 0.0
-    for question in evidence.questions.values():
+    for question in timeline.questions.values():
         asked = question.run
         if asked.key != run.key or asked.ended_at is None or asked is run:
             continue
-        after = [each.started_at for each in _others(evidence, question) if each.started_at is not None]
+        after = [each.started_at for each in _others(timeline, question) if each.started_at is not None]
         over = min(
             [until, asked.ended_at + life.options.input_timeout_s, *(each for each in after if each > asked.ended_at)]
         )
@@ -149,9 +121,9 @@ def waited_for_input_s(life: Life, evidence: Evidence, run: Run, until: float) -
             over = min(over, question.answer.created_at)
         since = max(asked.ended_at, run.created_at)
         most_s += max(0.0, over - since)
-        least_s += max(0.0, min([over, *_given_up_at(evidence, question)]) - since)
+        least_s += max(0.0, min([over, *closed_at(timeline, question)]) - since)
     return least_s, most_s
 
 
-def _others(evidence: Evidence, question: Question) -> list[Run]:
-    return [each for each in evidence.kept_in(question.run.key) if each is not question.run]
+def _others(timeline: Timeline, question: Question) -> list[Run]:
+    return [each for each in timeline.kept_in(question.run.key) if each is not question.run]

@@ -5,9 +5,9 @@ What a client was told before a session is forgotten must be older than that, an
 
 from collections.abc import Iterator
 
-from simulation.evidence import Evidence
 from simulation.life import Life
 from simulation.seen import Deletion
+from simulation.timeline import Timeline
 from simulation.truth import EPOCH
 from strandline._model import RunStatus
 
@@ -18,56 +18,57 @@ LOOKED_S = 20.0
 """How long after that everything is forgotten that is to be, however slow the disk is."""
 
 
-def forgotten_at_rest(life: Life, evidence: Evidence) -> Iterator[str]:
+def forgotten_at_rest(life: Life, timeline: Timeline) -> Iterator[str]:
     """Say which sessions were forgotten in which something went on, or was open."""
-    for each in evidence.deletions.values():
-        if each.at_rest and each.told_nth >= 0:
+    for each in timeline.deletions.values():
+        if each.at_rest and each.answered >= 0:
             if each.paused:
                 yield f"session {each.session} was paused, and was forgotten"
-            yield from _used(life, evidence, each)
-            yield from _asked(evidence, each)
+            yield from _used(life, timeline, each)
+            yield from _asked(timeline, each)
 
 
-def _used(life: Life, evidence: Evidence, forgotten: Deletion) -> Iterator[str]:
+def _used(life: Life, timeline: Timeline, forgotten: Deletion) -> Iterator[str]:
     """Say what had gone on in a session for a shorter time before than it is kept."""
     assert life.options.history_retention_s is not None
     if not life.steady:
         return
-    since = forgotten.at - life.options.history_retention_s + SOON_S
-    for run in evidence.runs.values():
-        there = run.request.session == forgotten.session and 0 <= run.accepted_nth < forgotten.nth
-        if there and run.request.at > since:
-            yield f"run {run.id} came {forgotten.at - run.request.at:.1f} s before its session was forgotten"
-    for attempt in evidence.by_session[forgotten.session]:
-        if attempt.began_nth < forgotten.nth and attempt.began_at > since:
-            yield f"run {attempt.run} began {forgotten.at - attempt.began_at:.1f} s before its session was forgotten"
+    since = forgotten.sent_s - life.options.history_retention_s + SOON_S
+    for run in timeline.runs.values():
+        there = run.request.session == forgotten.session and 0 <= run.accepted_nth < forgotten.sent
+        if there and run.request.sent_s > since:
+            yield f"run {run.id} came {forgotten.sent_s - run.request.sent_s:.1f} s before its session was forgotten"
+    for attempt in timeline.by_session[forgotten.session]:
+        if attempt.began_nth < forgotten.sent and attempt.began_at > since:
+            before_s = forgotten.sent_s - attempt.began_at
+            yield f"run {attempt.run} began {before_s:.1f} s before its session was forgotten"
 
 
-def _asked(evidence: Evidence, forgotten: Deletion) -> Iterator[str]:
+def _asked(timeline: Timeline, forgotten: Deletion) -> Iterator[str]:
     """Say which question was open in a session: nobody had done anything by which it may have been closed."""
     key = forgotten.session
-    for run in evidence.runs.values():
+    for run in timeline.runs.values():
         asks = any(status == RunStatus.NEEDS_INPUT for status, _, _ in run.told)
-        if run.request.session != key or not (asks and 0 <= run.told_nth < forgotten.nth):
+        if run.request.session != key or not (asks and 0 <= run.told_nth < forgotten.sent):
             continue
         if run.withdrawn_nth >= 0 or run.cancelling or run.hung_up_at:
             continue
-        others = [each for each in evidence.requests.values() if each.session == key and each is not run.request]
-        wiped = [each for each in evidence.deletions.values() if each.session == key and each is not forgotten]
-        swept = any(sweep.session == key for sweep in evidence.sweeps.values())
-        if not (wiped or swept) and all(each.nth > forgotten.told_nth for each in others):
+        others = [each for each in timeline.requests.values() if each.session == key and each is not run.request]
+        wiped = [each for each in timeline.deletions.values() if each.session == key and each is not forgotten]
+        swept = any(sweep.session == key for sweep in timeline.sweeps.values())
+        if not (wiped or swept) and all(each.sent > forgotten.answered for each in others):
             yield f"session {key} was forgotten while it waited for what run {run.id} had asked"
 
 
-def forgotten_in_time(life: Life, evidence: Evidence) -> Iterator[str]:
+def forgotten_in_time(life: Life, timeline: Timeline) -> Iterator[str]:
     """Say which sessions are kept although they were at rest for long enough when it was last looked."""
     retention_s = life.options.history_retention_s
-    looked_at = evidence.started_at + LOOKS_AFTER_S
+    looked_at = timeline.started_at + LOOKS_AFTER_S
     if retention_s is None or not life.steady or life.faulty or life.events[-1].at < looked_at + LOOKED_S:
         return
     for key, messages in life.history.items():
-        runs = evidence.kept_in(key)
-        may_rest_later = key in evidence.paused or evidence.was_asked(key)
+        runs = timeline.kept_in(key)
+        may_rest_later = key in timeline.paused or timeline.was_asked(key)
         ended = [run.ended_at for run in runs if run.ended_at is not None]
         if messages and runs and len(ended) == len(runs) and not may_rest_later:
             rested_s = looked_at - (max(ended) - EPOCH)

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from simulation.asking import Question, answered_by
-from simulation.evidence import Evidence
 from simulation.life import Life
 from simulation.parts import NOT_ANSWERED, Part, last_text, uses
+from simulation.timeline import Timeline
 from strandline._model import Message, Succeeded, ToolResult
 from strandline.testing._checker import Ledger, check_truthful
 
@@ -21,13 +21,13 @@ def only_uses(message: Message) -> Message:
     return {**message, "content": [block for block in message["content"] if "toolUse" in block]}
 
 
-def with_open_round(ledger: Ledger, part: Part, evidence: Evidence) -> Ledger:
+def with_open_round(ledger: Ledger, part: Part, timeline: Timeline) -> Ledger:
     """Return what happened in a run that goes on with an open round, with what had happened there before."""
     assert part.opened is not None
     assert part.asked is not None
     finished, unfinished = dict(ledger.finished), set(ledger.unfinished)
     unknown = _unknown(part.messages[0])
-    earlier = _earlier(part.asked, evidence, unknown)
+    earlier = _earlier(part.asked, timeline, unknown)
     for tool in uses(part.opened):
         if tool in earlier:
             finished[tool] = earlier[tool]
@@ -41,7 +41,7 @@ def with_open_round(ledger: Ledger, part: Part, evidence: Evidence) -> Ledger:
     return replace(ledger, finished=finished, unfinished=frozenset(unfinished))
 
 
-def came_to_nothing(life: Life, evidence: Evidence, part: Part) -> Iterator[str]:
+def came_to_nothing(life: Life, timeline: Timeline, part: Part) -> Iterator[str]:
     """Say what is wrong with what the journal itself has added, to close the round of a question."""
     assert part.opened is not None
     assert part.asked is not None
@@ -49,8 +49,8 @@ def came_to_nothing(life: Life, evidence: Evidence, part: Part) -> Iterator[str]
     if len(part.messages) != 2 or last_text(part.messages) != NOT_ANSWERED:
         yield f"{name} is left by no run: {last_text(part.messages)!r}"
         return
-    earlier = _earlier(part.asked, evidence, _unknown(part.messages[0]))
-    answer = None if part.asked.answer is None else evidence.runs[part.asked.answer.run_id]
+    earlier = _earlier(part.asked, timeline, _unknown(part.messages[0]))
+    answer = None if part.asked.answer is None else timeline.runs[part.asked.answer.run_id]
     ledger = Ledger(ending=Succeeded(), finished={each: earlier[each] for each in uses(part.opened) if each in earlier})
     left = [each for each in uses(part.opened) if each not in earlier]
     if answer is not None and life.runs[answer.id].started_at is not None:  # its tools may have gone on
@@ -73,17 +73,17 @@ def _unknown(message: Message) -> set[str]:
     return {each["toolUseId"] for each in results if "unknown" in str(each["content"])}
 
 
-def _earlier(question: Question, evidence: Evidence, unknown: set[str]) -> dict[str, ToolResult]:
+def _earlier(question: Question, timeline: Timeline, unknown: set[str]) -> dict[str, ToolResult]:
     """Return the results that an open round had when its last question was asked.
 
     What had ended in an attempt whose process died may be lost, if nobody saw it kept: those that are told as `unknown`
     are no results then.
     """
     found: dict[str, ToolResult] = {}
-    by_request = {request: each for each in evidence.questions.values() for request in each.requests}
+    by_request = {request: each for each in timeline.questions.values() for request in each.requests}
     asked: Question | None = question
     while asked is not None:
-        run = evidence.runs[asked.run.run_id]
+        run = timeline.runs[asked.run.run_id]
         found = {
             tool: result
             for tool, (_, _, result, attempt) in run.finished.items()

@@ -4,22 +4,10 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-from msgspec import Struct
-
+import judging.evidence
+from judging.evidence import Move, Request
 from simulation.record import Event
-from strandline._model import (
-    INTERRUPTS,
-    Ending,
-    ErrorCode,
-    Failed,
-    IfBusy,
-    Message,
-    OnDisconnect,
-    OnQuestion,
-    Run,
-    SessionKey,
-    ToolResult,
-)
+from strandline._model import Ending, ErrorCode, Failed, Message, Run, ToolResult
 from strandline.testing._checker import Ledger
 
 ON_ITS_WAY_S = 0.2
@@ -69,77 +57,17 @@ class Attempt:
             self.ended_nth, self.ended_at = nth, at
 
 
-class Asked(Struct, frozen=True, kw_only=True):
-    """A request, as its client sent it; it may have sent it more than once."""
+class Deletion(judging.evidence.Deletion, frozen=True, kw_only=True):
+    """A session that was deleted by a client, or by retention."""
 
-    nth: int
-    at: float
-    session: SessionKey
-    if_busy: IfBusy
-    priority: int
-    key: str | None
-    """Its idempotency key."""
-    on_disconnect: OnDisconnect
-    on_question: OnQuestion = OnQuestion.WAIT
-    answers: tuple[str, ...] = ()
-    """The input requests that it answers."""
-    by_text: bool = False
-    """Whether its client did not name them: the server has taken its text for the answer."""
-    limits: dict[str, float]
-    """`timeout_s`, `queue_timeout_s`, where it asked for one."""
-
-    @property
-    def must_not_wait(self) -> bool:
-        """Whether it is to be refused rather than wait."""
-        return self.if_busy is IfBusy.REJECT
-
-    @property
-    def interrupts(self) -> bool:
-        """Whether it cancels what has begun."""
-        return self.if_busy in INTERRUPTS
-
-    @property
-    def dismisses(self) -> bool:
-        """Whether it ends what its session waits to be answered."""
-        return self.interrupts or self.on_question is OnQuestion.DISMISS
-
-
-class Sweep(Struct, frozen=True, kw_only=True):
-    """A cancel of a whole session; it was answered unless `told_nth` is -1."""
-
-    nth: int
-    at: float
-    session: SessionKey
-    running: bool
-    force: bool
-    told_nth: int = -1
-    told_at: float = -1.0
-    stopped: tuple[str, ...] = ()
-    """What it was told to have ended, or asked to end."""
-
-
-class Deletion(Struct, frozen=True, kw_only=True):
-    """A session that was deleted, or may have been: nobody knows if `told_nth` is -1."""
-
-    nth: int
-    at: float
-    session: SessionKey
-    told_nth: int = -1
+    sent_s: float
     at_rest: bool = False
-    """Whether nobody asked for it: the session was to be at rest for longer than is kept."""
+    """Whether retention deleted it."""
     paused: bool = False
     """Whether the session was paused for sure all the while."""
 
 
-class Move(Struct, frozen=True, kw_only=True):
-    """A move of a run, to a `priority` or (None) to the front. Nobody knows whether it was made if `told_at` is -1."""
-
-    asked_at: float
-    told_at: float = -1.0
-    priority: int | None
-
-
-class RunEvidence:
+class ObservedRun:
     """All that was seen of one run."""
 
     def __init__(self, run_id: str) -> None:
@@ -149,7 +77,7 @@ class RunEvidence:
         self.accepted_nth = -1
         self.accepted_at = -1.0
         self.position = 0
-        self.request: Asked
+        self.request: Request
         self.withdrawn_nth = -1
         """When a client was told that the question of this run is taken back."""
         self.told_nth = -1

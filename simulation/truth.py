@@ -5,16 +5,18 @@ What an agent did and said is told in order, with every tool that was started; w
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from msgspec.structs import replace
 
-from simulation.evidence import Evidence
+from judging.histories import malformed
 from simulation.life import Life
 from simulation.parts import Part, again_in_the_round, last_text, split, uses
 from simulation.rounds import came_to_nothing, only_uses, with_open_round
 from simulation.script import SECRET
-from simulation.seen import RunEvidence, text_of
+from simulation.seen import ObservedRun, text_of
+from simulation.timeline import Timeline
 from strandline._model import (
     Cancelled,
     Ending,
@@ -28,7 +30,7 @@ from strandline._model import (
     SessionKey,
     Succeeded,
 )
-from strandline.testing._checker import check_history, check_truthful
+from strandline.testing._checker import check_truthful
 
 EPOCH = 1_800_000_000.0
 """Wall time at virtual second 0."""
@@ -36,32 +38,21 @@ SLACK_S = 2.0
 """How much longer than promised something may take: for operations that are slow."""
 
 
-def tools_once(life: Life, evidence: Evidence) -> Iterator[str]:
-    """Say which tools were started twice, and which left no trace."""
-    for run in evidence.runs.values():
-        for tool, times in run.begun.items():
-            if times > 1 and not (tool in run.idempotent and life.options.idempotent_tools):
-                yield f"tool {tool} of run {run.id} was started {times} times"
-        if run.id not in life.runs:
-            if run.begun and not evidence.is_deleted(run):
-                yield f"run {run.id} was not kept, and its tools were started"
-        elif run.begun and expired(life, run):
-            yield f"run {run.id} left no trace, and its tools were started"
-
-
-def truthful(life: Life, evidence: Evidence) -> Iterator[str]:
+def truthful(life: Life, timeline: Timeline) -> Iterator[str]:
     """Say what is wrong in the histories, and what they tell that was otherwise."""
-    for nth, key, messages, pending in evidence.histories_seen:
-        for fault in (*check_history(_closed(messages, evidence)), *_pending(messages, pending)):
+
+    def asks(use: Mapping[str, Any]) -> bool:
+        return use["toolUseId"] in timeline.asking
+
+    for _, key, messages, pending in timeline.histories_seen:
+        for fault in (*malformed(messages, asks), *_pending(messages, pending)):
             yield f"the history of {key}, as it was shown: {fault}"
-        if messages != life.shown[key][: len(messages)] and not evidence.was_deleted(key, nth):
-            yield f"the history of {key} was shown otherwise than it is in the end"
     times: Counter[str] = Counter()
     for key, messages in life.history.items():
-        parts = split(life, evidence, key)
+        parts = split(life, timeline, key)
         told = [message for part in parts if not (part.hidden and part.opened) for message in part.messages]
         for each in (told, life.shown[key]):
-            for fault in check_history(_closed(each, evidence)):
+            for fault in malformed(each, asks):
                 yield f"the history of {key}: {fault}"
         for fault in _pending(life.shown[key], life.pending[key]):
             yield f"the history of {key}: {fault}"
@@ -71,21 +62,21 @@ def truthful(life: Life, evidence: Evidence) -> Iterator[str]:
             yield f"the history of {key} does not hide what is discarded, and nothing else"
         for part in parts:
             if part.run is None and part.opened is not None:
-                yield from came_to_nothing(life, evidence, part)
+                yield from came_to_nothing(life, timeline, part)
                 continue
             outcome = None if part.run is None or part.run.id not in life.runs else life.runs[part.run.id].outcome
             if part.run is None or outcome is None:
                 yield f"history tells of {last_text(part.messages[:1])!r}, which is no run"
                 continue
             times[part.run.id] += 1
-            for fault in _part(life, evidence, part, part.run, outcome):
+            for fault in _part(life, timeline, part, part.run, outcome):
                 yield f"run {part.run.id} in history: {fault}"
-    for run in evidence.runs.values():
+    for run in timeline.runs.values():
         if run.id in life.runs and times[run.id] not in (traces := _traces(life, run)):
             yield f"run {run.id} stands {times[run.id]} times in history, not {traces[-1]}"
 
 
-def _part(life: Life, evidence: Evidence, part: Part, run: RunEvidence, outcome: Outcome) -> Iterator[str]:
+def _part(life: Life, timeline: Timeline, part: Part, run: ObservedRun, outcome: Outcome) -> Iterator[str]:
     told = [*part.messages]
     open_tools: list[str] = []
     if outcome.status is RunStatus.NEEDS_INPUT:  # what became of them is told by whoever closes the round
@@ -94,15 +85,15 @@ def _part(life: Life, evidence: Evidence, part: Part, run: RunEvidence, outcome:
     if part.opened is not None:
         told.insert(0, only_uses(part.opened))
     ledger = run.ledger(
-        _ending(life, outcome), told, _heard_until(life, evidence, run), answers=part.opened is not None
+        _ending(life, outcome), told, _heard_until(life, timeline, run), answers=part.opened is not None
     )
     if part.opened is not None:
-        ledger = with_open_round(ledger, part, evidence)
+        ledger = with_open_round(ledger, part, timeline)
     finished = {tool: result for tool, result in ledger.finished.items() if tool not in open_tools}
     yield from check_truthful(told, replace(ledger, finished=finished, unfinished=ledger.unfinished - set(open_tools)))
 
 
-def _traces(life: Life, run: RunEvidence) -> tuple[int, ...]:
+def _traces(life: Life, run: ObservedRun) -> tuple[int, ...]:
     """Return how many parts of history a run may have left."""
     kept = life.runs[run.id]
     if expired(life, run):
@@ -117,24 +108,13 @@ def _traces(life: Life, run: RunEvidence) -> tuple[int, ...]:
     return (1,)
 
 
-def _closed(messages: list[Message], evidence: Evidence) -> list[Message]:
-    """Return a history whose end may be the open round of a question, as it would be if that were closed."""
-    if not messages or not {*uses(messages[-1])} & evidence.asking:
-        return messages
-    results = [
-        {"toolResult": {"toolUseId": each, "status": "success", "content": [{"text": "-"}]}}
-        for each in uses(messages[-1])
-    ]
-    return [*messages, {"role": "user", "content": results}, {"role": "assistant", "content": [{"text": "-"}]}]
-
-
 def _pending(messages: list[Message], pending: bool) -> Iterator[str]:
     is_open = bool(messages and uses(messages[-1]))
     if is_open is not pending:
         yield f"its end is {'' if is_open else 'not '}open, and is shown as {'' if pending else 'not '}pending"
 
 
-def _hidden(life: Life, run: RunEvidence | None) -> bool:
+def _hidden(life: Life, run: ObservedRun | None) -> bool:
     """Return whether what a run left is to be flagged and hidden."""
     kept = None if run is None else life.runs.get(run.id)
     if kept is not None and kept.status is RunStatus.CANCELLED:
@@ -142,7 +122,7 @@ def _hidden(life: Life, run: RunEvidence | None) -> bool:
     return kept is not None and kept.status is RunStatus.FAILED and life.options.on_failure == "drop"
 
 
-def _heard_until(life: Life, evidence: Evidence, run: RunEvidence) -> float:
+def _heard_until(life: Life, timeline: Timeline, run: ObservedRun) -> float:
     """Return until when for sure what an agent reports is told: a run may be left before its code has ended."""
     kept = life.runs[run.id]
     code = kept.outcome.error.code if kept.outcome and kept.outcome.error else None
@@ -150,7 +130,7 @@ def _heard_until(life: Life, evidence: Evidence, run: RunEvidence) -> float:
         return math.inf
     ended_at = math.inf if kept.ended_at is None or not life.steady else kept.ended_at
     # At the very moment in which a process is gone the next one may have it; told apart as the clock rounds its times.
-    if run.attempts and ended_at >= EPOCH + evidence.gone.get(run.attempts[-1].process, math.inf):
+    if run.attempts and ended_at >= EPOCH + timeline.gone.get(run.attempts[-1].process, math.inf):
         return 0.0  # it ended in another process, which knew what was staged and nothing else
     if run.attempts and ended_at >= EPOCH + run.attempts[-1].worker_gone_at:
         return 0.0
@@ -167,32 +147,32 @@ def _ending(life: Life, outcome: Outcome) -> Ending:
     return Succeeded() if outcome.status is RunStatus.SUCCEEDED else Cancelled()
 
 
-def remembered(life: Life, evidence: Evidence) -> Iterator[str]:
+def remembered(life: Life, timeline: Timeline) -> Iterator[str]:
     """Say where an agent knew another conversation, or another state, than its session had."""
     by_session: dict[SessionKey, dict[str, tuple[str, str]]] = defaultdict(dict)
     for key in life.history:
         before: list[Message] = []
         state = ""
         known = by_session[key]
-        for part in split(life, evidence, key):
+        for part in split(life, timeline, key):
             run = part.run
             if run is not None and part.opened is None:
-                known[run.text] = (evidence.as_line(before), state)
+                known[run.text] = (timeline.as_line(before), state)
             if not part.hidden:
                 before += part.messages
             kept = None if run is None else life.runs.get(run.id)
             if run is not None and kept is not None and kept.status in (RunStatus.SUCCEEDED, RunStatus.NEEDS_INPUT):
                 state = run.text
-            question = None if run is None else evidence.questions.get(run.id)
+            question = None if run is None else timeline.questions.get(run.id)
             while question is not None and question.answer is not None:
                 text = text_of(question.answer)
-                known[text] = (evidence.as_line(before[:-1]), state)
-                question = again_in_the_round(question, evidence.questions)
+                known[text] = (timeline.as_line(before[:-1]), state)
+                question = again_in_the_round(question, timeline.questions)
                 state = state if question is None else text
-    for attempts in evidence.by_session.values():
+    for attempts in timeline.by_session.values():
         for attempt in attempts:
             expected = by_session[attempt.session].get(attempt.text)
-            if attempt.run not in life.runs and not evidence.is_deleted(evidence.runs[attempt.run]):
+            if attempt.run not in life.runs and not timeline.is_deleted(timeline.runs[attempt.run]):
                 yield f"run {attempt.run} began, and is not kept"
             if expected is None or attempt.run not in life.runs:  # (its request may have come again, as another run)
                 continue
@@ -202,7 +182,12 @@ def remembered(life: Life, evidence: Evidence) -> Iterator[str]:
                 yield f"the agent of run {attempt.run} had the state of {attempt.state!r}, not of {expected[1]!r}"
 
 
-def expired(life: Life, run: RunEvidence) -> bool:
+def expired(life: Life, run: ObservedRun) -> bool:
     """Return whether a run ended because it had waited too long; it leaves no trace."""
     outcome = life.runs[run.id].outcome
     return outcome is not None and outcome.error is not None and outcome.error.code is ErrorCode.QUEUE_TIMEOUT
+
+
+def may_outlive(life: Life) -> bool:
+    """Return whether the code of a run may work longer than the run."""
+    return bool(life.traits.threads or life.traits.swallows or life.workers)

@@ -5,6 +5,7 @@ Pure, and as ignorant of servers as the judge is.
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Final
 
 from msgspec import Struct
@@ -95,6 +96,13 @@ class Case:
         for runs in self.stored.values():
             for run in runs:
                 self.thread[self._thread_of_run(run.run_id)].append(run.run_id)
+        self.hidden = {
+            part.label
+            for session, parts in self.parts.items()
+            for part, places in zip(parts, places_of(parts), strict=True)
+            if not records.hidden.get(session, frozenset()).isdisjoint(places)
+        }
+        """The labels of messages of which something in history is hidden."""
         by_label = {part.label: part for parts in self.parts.values() for part in parts}
         threads = {run_id: self._thread_of_run(run_id) for run_id in self.label_of}
         self.part_of = {run_id: by_label[thread] for run_id, thread in threads.items() if thread in by_label}
@@ -147,6 +155,18 @@ class Case:
         """Return what a run was asked for with, if it is known."""
         return self.records.asked.get(self.label_of.get(run_id, ""))
 
+    def is_answered(self, label: str) -> bool:
+        """Return whether an answer goes on with what a message has begun."""
+        return any(each in self.answers for each in self.thread[label])
+
+    def is_rolled_back(self, run_id: str) -> bool | None:
+        """Return whether what a run left is hidden, None if it left nothing of its own.
+
+        Of an answer that was rolled back only what it did itself is hidden.
+        """
+        part, label = self.part_of.get(run_id), self.label_of.get(run_id, "")
+        return None if part is None or part.label != label or self.is_answered(label) else part.label in self.hidden
+
     def is_last(self, run_id: str) -> bool:
         """Return whether no other run has gone on with what this one has begun."""
         return self.thread[self._thread_of_run(run_id)][-1:] == [run_id]
@@ -187,6 +207,12 @@ def parts_of(history: Sequence[Any]) -> list[Part]:
             parts.append(Part(texts[0].split()[0] if texts else "", []))
         parts[-1].messages.append(message)
     return parts
+
+
+def places_of(parts: Sequence[Part]) -> list[range]:
+    """Return where in a history each of its parts is."""
+    ends = [*accumulate(len(part.messages) for part in parts)]
+    return [range(end - len(part.messages), end) for part, end in zip(parts, ends, strict=True)]
 
 
 def text_of(result: dict[str, Any]) -> str:

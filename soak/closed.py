@@ -11,20 +11,8 @@ from soak.records import asked_by
 
 def judge_closed(case: Case) -> Iterator[str]:
     """Yield everything that is wrong about pauses, and about the time that runs may wait."""
-    yield from _started(case)
     yield from _went_on(case)
     yield from _given_up(case)
-
-
-def _started(case: Case) -> Iterator[str]:
-    """Nothing starts in a paused session."""
-    for pause in case.records.pauses:
-        for run in case.stored[pause.session]:
-            view = case.records.views.get(run.run_id)
-            begun = view.begun if view is not None else None
-            if begun is not None and pause.told + CLOCKS_S < begun < pause.resuming - CLOCKS_S:
-                label = case.label_of.get(run.run_id)
-                yield f"run {run.run_id} ({label}) started {begun - pause.told:.2f} s after {pause.session} was paused"
 
 
 def _went_on(case: Case) -> Iterator[str]:

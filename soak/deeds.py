@@ -14,7 +14,6 @@ from soak.ledger import Line
 def judge_deeds(case: Case) -> Iterator[str]:
     """Yield everything that is wrong about what was done."""
     yield from _starts(case)
-    yield from _alone(case)
     yield from _tools(case)
 
 
@@ -50,28 +49,6 @@ def _difference(order: list[str], told: list[str]) -> str:
     return f"{order[place : place + 3]} and {told[place : place + 3]}"
 
 
-def _alone(case: Case) -> Iterator[str]:
-    """No tool of a run works while a tool of another run of its session does.
-
-    Unless somebody has said by force that it is not to be waited for. Of one in another process it is known that it
-    works only if it writes down its end later.
-    """
-    ends = {line.token for line in case.lines if line.kind == "end"}
-    let_go = {cancel.run_id for cancel in case.records.cancels if cancel.force}
-    swept = {sweep.session for sweep in case.records.sweeps if sweep.force and sweep.running}
-    working: dict[str, dict[str, Line]] = defaultdict(dict)
-    for line in case.lines:
-        here = working[line.session]
-        if line.kind == "begin":
-            work = [each for each in here.values() if each.pid == line.pid or each.token in ends]
-            others = {each.run_id for each in work if each.run_id != line.run_id} - let_go
-            if others and line.session not in swept:
-                yield f"in {line.session} a tool of {line.label} began while one of {', '.join(sorted(others))} worked"
-            here[line.token] = line
-        elif line.kind == "end":
-            here.pop(line.token, None)
-
-
 def _tools(case: Case) -> Iterator[str]:
     """No tool is started twice, and history tells of every one what really became of it."""
     begun: dict[tuple[str, str], list[Line]] = defaultdict(list)
@@ -84,8 +61,6 @@ def _tools(case: Case) -> Iterator[str]:
             ended[line.token] = line
     for (_, tool_use_id), starts in begun.items():
         first, run_id = starts[0], starts[-1].run_id
-        if len(starts) > 1 and first.tool not in case.rules.idempotent:
-            yield f"{first.tool} {tool_use_id} of run {run_id} ({first.label}) was started {len(starts)} times"
         if (part := case.part_of.get(run_id)) is None:
             continue  # said by others: the run is lost, or its session's history is short
         if (result := part.results.get(tool_use_id)) is None:

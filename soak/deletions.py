@@ -32,9 +32,6 @@ def _deleted(case: Case, deletion: Deletion) -> Iterator[str]:
     before = _known_before(case, deletion)
     if deletion.shown not in (0, NONE):
         yield f"{deletion.session} was deleted, and is shown with {deletion.shown}"
-    for run in case.stored[deletion.session]:
-        if case.label_of.get(run.run_id) in before:
-            yield f"run {run.run_id} ({case.label_of[run.run_id]}) was deleted with {deletion.session}, and is kept"
     for part in case.parts.get(deletion.session, []):
         if part.label in before:
             yield f"{part.label} was deleted with {deletion.session}, and is in history"

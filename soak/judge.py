@@ -4,20 +4,22 @@ Reads the clients' ledger (`Records`) and the tools' ledger (`Line`s), and knows
 out. Returns faults, one sentence each; none if all is well.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+import judging.judge
+from soak.adapter import evidence_of
 from soak.cancels import judge_cancels
-from soak.case import CLOCKS_S, NOT_GIVEN, UNKNOWN, Case, Part, Rules, text_of
+from soak.case import NOT_GIVEN, UNKNOWN, Case, Part, Rules, text_of
 from soak.closed import judge_closed
 from soak.deeds import judge_deeds
 from soak.deletions import judge_deletions
 from soak.ledger import Line
 from soak.message import LABEL, OUT_OF_ORDER, Message, answer
 from soak.questions import judge_questions
-from soak.records import ENDED, Asked, Ended, Records, View, digest
+from soak.records import Asked, Ended, Records, View
 from soak.shown import check_shown, is_open
-from soak.wishes import INTERRUPTS, judge_wishes
+from soak.wishes import judge_wishes
 
 LATE_S: Final = 15.0
 """How much later than promised a run may end: servers are dead for a while, and machines are busy."""
@@ -34,9 +36,9 @@ UNSEEN: Final = 255
 def judge(records: Records, lines: Sequence[Line], rules: Rules) -> list[str]:
     """Return everything that is wrong."""
     case = Case(records, lines, rules)
-    wishes = (judge_wishes, judge_cancels, judge_questions, judge_closed, judge_deletions)
-    judges = (_seen_at_once, _lost, _outcomes, _histories, _order, judge_deeds, *wishes, _ends, _exits)
-    return [fault for each in judges for fault in each(case)]
+    judges = (_seen_at_once, _lists, _histories, _traces, judge_deeds, judge_wishes, judge_cancels, judge_questions)
+    own = [fault for each in (*judges, judge_closed, judge_deletions, _ends, _exits) for fault in each(case)]
+    return judging.judge.judge(evidence_of(case)) + own
 
 
 def _seen_at_once(case: Case) -> Iterator[str]:
@@ -45,46 +47,16 @@ def _seen_at_once(case: Case) -> Iterator[str]:
         yield f"at the end {case.records.left} runs still executed, waited or were held"
 
 
-def _lost(case: Case) -> Iterator[str]:
-    """Whatever was acknowledged is there, and ended; whatever was refused never happened."""
+def _lists(case: Case) -> Iterator[str]:
+    """The journal lists a run once, and as the run API shows it; every client sees it end at the same time."""
     records = case.records
-    acknowledged = {line.run_id: "executed" for line in case.lines if line.run_id}
-    acknowledged |= {run_id: "seen as waiting" for run_id, _ in records.seen_waiting.values()}
-    acknowledged |= {answer.run_id: f"answered {answer.status_code}" for answer in records.answered if answer.run_id}
-    stored = {run.run_id for run in records.stored}
-    if len(stored) < len(records.stored):
+    if len({run.run_id for run in records.stored}) < len(records.stored):
         yield "a run is listed twice"
-    for run_id, how in acknowledged.items():
-        view = records.views.get(run_id)
-        if case.label_of.get(run_id) in case.gone:
-            continue
-        if run_id not in stored or view is None or view.status_code == 404:
-            yield f"run {run_id} ({case.label_of.get(run_id)}) was {how}, and is lost"
-    for run_id in records.not_found:
-        if case.label_of.get(run_id) not in case.gone:
-            yield f"run {run_id} ({case.label_of.get(run_id)}) was known, and could not be found"
     for run in records.stored:
         view = records.views.get(run.run_id)
-        if run.status not in ENDED or view is None or view.ended is None:
-            yield f"run {run.run_id} has no outcome: {run.status}"
-        elif view.status != run.status:
-            yield f"run {run.run_id} is shown as {view.status} and kept as {run.status}"
-        if run.attempt > case.rules.max_attempts:
-            yield f"run {run.run_id} had {run.attempt} attempts"
-    refused = {answer.label for answer in records.answered} - records.unsure
-    refused -= {answer.label for answer in records.answered if answer.run_id}
-    happened = {line.label for line in case.lines} | {part.label for parts in case.parts.values() for part in parts}
-    happened |= {case.label_of.get(run.run_id, "") for run in records.stored}
-    for label in sorted(refused & happened):
-        yield f"{label} was refused, and ran"
-
-
-def _outcomes(case: Case) -> Iterator[str]:
-    """A run has one outcome, whoever asks and whenever."""
-    for run_id, ends in case.records.told.items():
-        if len(ends) > 1:
-            yield f"run {run_id} ended in more than one way: {sorted(f'{end.kind} {end.text!r}' for end in ends)}"
-    for run_id, times in case.records.told_at.items():
+        if view is not None and view.ended is not None and view.status != run.status:
+            yield f"run {run.run_id} is shown as {view.status} and stored as {run.status}"
+    for run_id, times in records.told_at.items():
         if len(times) > 1:
             yield f"run {run_id} ended more than once: {sorted(times)}"
 
@@ -99,9 +71,6 @@ def _histories(case: Case) -> Iterator[str]:
             yield f"the history of {session} is malformed: {'; '.join(faults[:3])}"
         if is_open(shown) != (session in case.records.pending):
             yield f"the last round of {session} is {'' if is_open(shown) else 'not '}open, and shown otherwise"
-        for seen in () if case.deletions[session] else case.records.seen.get(session, ()):
-            if digest(shown[: seen.count]) != seen.digest:
-                yield f"the history of {session} was changed in its first {seen.count} messages"
         for part in case.parts[session]:
             asked = case.records.asked.get(part.label)
             if asked is None or LABEL.fullmatch(part.label) is None:
@@ -113,42 +82,13 @@ def _histories(case: Case) -> Iterator[str]:
             places[part.label] = session
 
 
-def _order(case: Case) -> Iterator[str]:
-    """Equals of a session go in the order of acceptance, as the journal tells it and as clients know it."""
+def _traces(case: Case) -> Iterator[str]:
+    """Each thread has one part of history, unless it came to its end while it waited."""
     for session, runs in case.stored.items():
         threads = [run for run in runs if not ((asked := case.asked_for(run.run_id)) and asked.thread)]
-        left = [run for run in threads if case.leaves_a_trace(run)]
-        parts = case.parts.get(session, [])
+        left, parts = [run for run in threads if case.leaves_a_trace(run)], case.parts.get(session, [])
         if len(left) != len(parts):
             yield f"session {session} has {len(left)} runs, and {len(parts)} in history"
-            continue
-        accepted, told = (
-            _by_class(case, (case.label_of.get(run.run_id, "") for run in left)),
-            _by_class(case, (part.label for part in parts)),
-        )
-        for equals, labels in accepted.items():
-            for label, other in zip(labels, told.get(equals, ()), strict=False):
-                if label != other:
-                    yield f"in {session} {label} was accepted where {other} stands in history"
-    for session, parts in case.parts.items():
-        for labels in _by_class(case, (part.label for part in parts)).values():
-            earliest, first = 2**63, ""
-            for label in reversed(labels):
-                if earliest < case.records.asked[label].sent_ns:
-                    yield f"in {session} {first} was accepted before {label} was sent, and comes after it"
-                if case.known_ns.get(label, 2**63) < earliest:
-                    earliest, first = case.known_ns[label], label
-
-
-def _by_class(case: Case, labels: Iterable[str]) -> dict[tuple[bool, int], list[str]]:
-    """Return the labels of equals that stayed in their places, each in the same order: those that interrupt, and those
-    of each priority."""
-    found: dict[tuple[bool, int], list[str]] = {}
-    for label in labels:
-        if (asked := case.records.asked.get(label)) is not None and label not in case.moved:
-            interrupts = asked.if_busy in INTERRUPTS
-            found.setdefault((interrupts, 0 if interrupts else asked.priority), []).append(label)
-    return found
 
 
 def _ends(case: Case) -> Iterator[str]:
@@ -200,12 +140,8 @@ def _end(asked: Asked, message: Message, part: Part, ended: Ended) -> Iterator[s
 
 
 def _times(asked: Asked, view: View, kind: str, rules: Rules) -> Iterator[str]:
-    """Whatever had a time to run or to wait had all of it, and not much more."""
+    """A run takes, and waits, not much longer than its time."""
     took_s, waited_s = view.took_s or 0.0, view.waited_s or 0.0
-    if kind == "timeout" and (asked.timeout_s is None or took_s < asked.timeout_s - CLOCKS_S):
-        yield f"timed out after {took_s} s, and had {asked.timeout_s or 'no end of time'}"
-    if kind == "queue_timeout" and (asked.queue_timeout_s is None or waited_s < asked.queue_timeout_s - CLOCKS_S):
-        yield f"waited {waited_s} s, was given up, and had {asked.queue_timeout_s or 'no end of time'}"
     if asked.timeout_s is not None and took_s > asked.timeout_s + rules.cancel_grace_s + LATE_S:
         yield f"took {took_s} s, and had {asked.timeout_s}"
     most_s = None if asked.timeout_s is None else asked.timeout_s + rules.cancel_grace_s

@@ -8,7 +8,7 @@ from typing import Final
 
 from soak.case import CLOCKS_S, NOT_ANSWERED, NOT_GIVEN, Case, text_of
 from soak.message import ASKING, as_said
-from soak.records import Answered, Asked, Stored, View, asked_by
+from soak.records import Asked, Stored, View, asked_by
 from soak.wishes import INTERRUPTS
 
 WITHDRAWN: Final = 200
@@ -17,10 +17,7 @@ WITHDRAWN: Final = 200
 def judge_questions(case: Case) -> Iterator[str]:
     """Yield everything that is wrong about input requests."""
     yield from _asked(case)
-    yield from _answered(case)
-    yield from _refused(case)
     yield from _went_on(case)
-    yield from _waited(case)
 
 
 def _asked(case: Case) -> Iterator[str]:
@@ -33,49 +30,6 @@ def _asked(case: Case) -> Iterator[str]:
         names = set(asked_by(view.ended).values())
         if not names or names not in [turn.asks(message.label) for turn in message.turns]:
             yield f"run {run_id} ({label}) asks {sorted(names)}, and its message does not"
-
-
-def _answered(case: Case) -> Iterator[str]:
-    """A question is answered by one run at most, which answers what the run before it has asked."""
-    for thread, runs in case.thread.items():
-        for place, run_id in enumerate(runs):
-            if run_id not in case.answers:
-                continue
-            asked, before = case.asked_for(run_id), case.records.views.get(runs[place - 1]) if place else None
-            if asked is None or before is None or before.ended is None:
-                continue
-            if set(asked.requests) != set(asked_by(before.ended)):
-                again = any(set(asked.requests) == set(_requests(case, other)) for other in runs[:place])
-                what = "a question that was answered before" if again else "what was not asked"
-                yield f"run {run_id} ({asked.label}) was accepted as an answer of {thread} to {what}"
-
-
-def _requests(case: Case, run_id: str) -> tuple[str, ...]:
-    asked = case.asked_for(run_id)
-    return asked.requests if asked is not None else ()
-
-
-def _refused(case: Case) -> Iterator[str]:
-    """An answer is refused for what is true: there was another one, or none, or nobody has asked."""
-    accepted = {request for run_id in case.answers for request in _requests(case, run_id)}
-    known = {request for view in case.records.views.values() if view.ended for request in asked_by(view.ended)}
-    for answer in case.records.answered:
-        asked = case.records.asked.get(answer.label)
-        if asked is not None and asked.thread and (why := _wrongly(answer, asked, accepted, known)):
-            yield f"{answer.label} was answered {answer.status_code} {answer.code}, and {why}"
-
-
-def _wrongly(answer: Answered, asked: Asked, accepted: set[str], known: set[str]) -> str:
-    match answer.code:
-        case "already_answered" if accepted.isdisjoint(asked.requests):
-            return "there was no other answer"
-        case "dismissed" if not accepted.isdisjoint(asked.requests):
-            return "there was an answer"
-        case "not_found" if not known.isdisjoint(asked.requests):
-            return "its question was asked"
-    if answer.run_id and known.isdisjoint(asked.requests):
-        return "nobody has asked that"
-    return ""
 
 
 def _went_on(case: Case) -> Iterator[str]:
@@ -125,28 +79,12 @@ def _others(case: Case, session: str, run_id: str) -> Iterator[tuple[Stored, Vie
             yield run, view, asked
 
 
-def _waited(case: Case) -> Iterator[str]:
-    """While a session waits for input, nothing else of it starts."""
-    for runs in case.thread.values():
-        for place, run_id in enumerate(runs):
-            view, asked = case.records.views.get(run_id), case.asked_for(run_id)
-            if view is None or view.ended is None or view.ended.kind != "needs_input" or asked is None:
-                continue
-            if view.ended_s is None or _is_withdrawn(case, run_id, asked):
-                continue
-            until = view.ended_s + case.rules.input_timeout_s
-            if place + 1 < len(runs) and (answer := case.records.views.get(runs[place + 1])) is not None:
-                until = (answer.begun if answer.begun is not None else answer.ended_s) or until
-            for _, other, also in _others(case, asked.session, run_id):
-                if other.begun is not None and view.ended_s + CLOCKS_S < other.begun < until - CLOCKS_S:
-                    early_s = until - other.begun
-                    yield f"{also.label} started while {asked.label} waited for input for {early_s:.2f} s more"
-
-
-def _is_withdrawn(case: Case, run_id: str, asked: Asked) -> bool:
+def is_withdrawn(case: Case, run_id: str) -> bool:
     """Return whether a question may have been closed before its time."""
+    asked = case.asked_for(run_id)
     return (
         any(each.run_id == run_id and each.status_code in (0, WITHDRAWN) for each in case.records.cancels)
+        or asked is None
         or any(each.session == asked.session and each.running for each in case.records.sweeps)
         or any(each.if_busy in INTERRUPTS for _, _, each in _others(case, asked.session, run_id))
     )

@@ -1,32 +1,21 @@
-"""Whether a history is well formed as it is shown: at rest, or with a round at its end that waits for input. Pure."""
+"""What a history of the soak shows at its end: a round that waits for input, or not. Pure."""
 
 from collections.abc import Sequence
 from typing import Any
 
+from judging.histories import malformed, open_uses
 from soak.message import ASKING
-from strandline.testing._checker import check_history
 
 
 def check_shown(history: Sequence[Any]) -> list[str]:
-    """Return what is malformed; a round that waits for input is taken for closed."""
-    return check_history([*history, *_closing(history)])
+    """Return what is malformed; a round that waits for input counts as closed."""
+    return malformed(history, _asks)
 
 
 def is_open(history: Sequence[Any]) -> bool:
-    """Return whether the last round waits for input, or goes on with it."""
-    return any(use["name"] in ASKING for use in _uses(history))
+    """Return whether the last round waits for input, or continues with it."""
+    return any(map(_asks, open_uses(history)))
 
 
-def _closing(history: Sequence[Any]) -> list[Any]:
-    if not is_open(history):
-        return []
-    results = [
-        {"toolResult": {"toolUseId": use["toolUseId"], "status": "success", "content": [{"text": "to come"}]}}
-        for use in _uses(history)
-    ]
-    return [{"role": "user", "content": results}, {"role": "assistant", "content": [{"text": "to come"}]}]
-
-
-def _uses(history: Sequence[Any]) -> list[Any]:
-    last = history[-1] if history else {"content": []}
-    return [block["toolUse"] for block in last["content"] if "toolUse" in block]
+def _asks(use: dict[str, Any]) -> bool:
+    return use["name"] in ASKING

@@ -184,7 +184,7 @@ def be_cancelled_too_late(world: World) -> None:
 def interrupt_nothing(world: World) -> None:
     world.records.asked[FAILED] = replace(world.records.asked[FAILED], if_busy="interrupt")
     world.records.views[f"run-{FAILED}"] = replace(world.records.views[f"run-{FAILED}"], created=231.0)
-    world.records.views[f"run-{CRASHED}"] = replace(world.records.views[f"run-{CRASHED}"], took_s=5.0)
+    world.records.views[f"run-{CRASHED}"] = replace(world.records.views[f"run-{CRASHED}"], ended_s=235.0)
 
 
 def hide_what_nobody_rolled_back(world: World) -> None:
@@ -222,7 +222,7 @@ def leave_something(world: World) -> None:
     [
         (lose_a_run, "was answered 200, and is lost"),
         (lose_a_waiting_run, "was seen as waiting, and is lost"),
-        (lose_a_run_that_executed, "was executed, and is lost"),
+        (lose_a_run_that_executed, "was known, and could not be found"),
         (leave_a_run_waiting, "has no outcome"),
         (tell_two_outcomes, "ended in more than one way"),
         (tell_two_ends, "ended more than once"),
@@ -239,12 +239,12 @@ def leave_something(world: World) -> None:
         (tell_a_run_twice, "is twice in history"),
         (tell_of_a_run_that_nobody_asked_for, "a question that nobody asked"),
         (swap_runs_in_history, "in another order than they have in history"),
-        (accept_out_of_order, "was accepted where"),
-        (send_after_an_answer_what_comes_before_it, "and comes after it"),
+        (accept_out_of_order, "which is first by sequence"),
+        (send_after_an_answer_what_comes_before_it, "and executed after it"),
         (execute_in_another_order, "in another order than they have in history"),
-        (execute_two_at_once, "began while one of"),
-        (execute_beside_what_has_not_ended, "began while one of"),
-        (execute_two_at_once_in_two_processes, "began while one of"),
+        (execute_two_at_once, "executed at once"),
+        (execute_beside_what_has_not_ended, "executed at once"),
+        (execute_two_at_once_in_two_processes, "executed at once"),
         (run_what_was_refused, "was refused, and ran"),
         (fail_without_reason, "failed without reason"),
         (close_otherwise, "and history closes with"),
@@ -256,9 +256,9 @@ def leave_something(world: World) -> None:
         (crash_without_a_tool, "though it could have gone on"),
         (try_too_often, "had 4 attempts"),
         (become_two_runs, "became 2 runs"),
-        (succeed_after_a_cancel, "and its cancel was answered 202"),
-        (be_cancelled, "its cancel nobody asked for"),
-        (be_cancelled_too_late, "its cancel came too late"),
+        (succeed_after_a_cancel, "although its cancel was accepted"),
+        (be_cancelled, "though nobody requested it"),
+        (be_cancelled_too_late, "though its cancel came too late"),
         (interrupt_nothing, "had interrupted it"),
         (hide_what_nobody_rolled_back, "nobody has rolled it back"),
         (hide_a_part, "is hidden in part"),
@@ -341,14 +341,14 @@ def test_a_run_that_was_given_up_while_it_waited_leaves_no_trace() -> None:
     world.records.asked[QUEUED] = replace(world.records.asked[QUEUED], queue_timeout_s=0.5)
     world.records.stored[-1] = replace(world.records.stored[-1], status="failed")
     ended = Ended(kind="queue_timeout", text="it waited too long")
-    view = View(status_code=200, status="failed", ended_at="t5", ended=ended, waited_s=0.6)
+    view = View(status_code=200, status="failed", ended_at="t5", ended=ended, created=105.0, ended_s=105.6)
     world.records.views[run_id] = view
     world.records.told[run_id] = {ended}
     assert any("5 in history" in fault for fault in world.judged())
     del world.history[-2:]
     assert world.judged() == []
-    world.records.views[run_id] = replace(view, waited_s=0.3)
-    assert any("was given up" in fault for fault in world.judged())
+    world.records.views[run_id] = replace(view, ended_s=105.3)
+    assert any("queue_timeout after" in fault for fault in world.judged())
 
 
 def test_a_run_may_ask_its_model_and_be_known_to_nobody_if_its_server_died_while_that_was_committed() -> None:

@@ -1,23 +1,25 @@
 """What was seen in a life, put in order for the judge: by run, by attempt, by session."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from msgspec.structs import replace
 
+from judging.evidence import Move, Pause, Request, Sweep
 from simulation.asking import answered_by, asking_tool, questions_of
 from simulation.life import Life
 from simulation.record import Event, told
-from simulation.seen import Asked, Attempt, Deletion, Move, RunEvidence, Sweep, text_of
+from simulation.seen import Attempt, Deletion, ObservedRun, text_of
 from strandline._model import Message, Outcome, Run, SessionKey
 
 
-class Evidence:
+class Timeline:
     """The record of a life, sorted."""
 
     def __init__(self, life: Life) -> None:
         self._life = life
-        self.runs: dict[str, RunEvidence] = {}
+        self.runs: dict[str, ObservedRun] = {}
         self.refused: dict[str, str] = {}
         self.crashes: list[int] = []
         self.deaths: list[float] = []
@@ -34,7 +36,7 @@ class Evidence:
         """When a process was at its end."""
         self.interruptions: list[float] = []
         """When processes died, lost their journal or began to drain."""
-        self.requests: dict[str, Asked] = {}
+        self.requests: dict[str, Request] = {}
         """By text."""
         self.unsure: set[str] = set()
         """The texts of requests of which a client never knew what became."""
@@ -55,8 +57,7 @@ class Evidence:
         self._under_way: Counter[SessionKey] = Counter()
         """How many are resuming or deleting a session just now."""
         self._resumed_nth: Counter[SessionKey] = Counter()
-        self.while_paused: list[tuple[Attempt, float]] = []
-        """Attempts that began when their session had been paused for sure, and since when."""
+        self.pauses: list[Pause] = []
         self._over: set[int] = set()
         """Processes that are dead, or fenced."""
         self._draining_now: set[int] = set()
@@ -70,6 +71,8 @@ class Evidence:
                 handle(nth, event)
         for attempt in self._live.values():
             attempt.end(len(life.events), life.events[-1].at)
+        for key in list(self._shut):
+            self._unpause(key, math.inf)
         for kept in life.runs.values():
             run = self._run(kept.run_id)
             run.text = text_of(kept)
@@ -92,35 +95,33 @@ class Evidence:
         """Return a conversation as agents write down what they know."""
         return told(messages)
 
-    def ended(self) -> Iterator[tuple[RunEvidence, Outcome]]:
+    def ended(self) -> Iterator[tuple[ObservedRun, Outcome]]:
         """Yield the runs that are kept with an outcome."""
         for run in self.runs.values():
             kept = self._life.runs.get(run.id)
             if kept is not None and kept.outcome is not None:
                 yield run, kept.outcome
 
-    def in_order_of_start(self) -> dict[SessionKey, list[RunEvidence]]:
+    def in_order_of_start(self) -> dict[SessionKey, list[ObservedRun]]:
         """Return the runs of each session that are kept, in the order in which they first began."""
-        started: dict[SessionKey, dict[str, RunEvidence]] = defaultdict(dict)
+        started: dict[SessionKey, dict[str, ObservedRun]] = defaultdict(dict)
         for key, attempts in self.by_session.items():
             for attempt in attempts:
                 if attempt.run in self._life.runs:
                     started[key].setdefault(attempt.run, self.runs[attempt.run])
         return {key: list(runs.values()) for key, runs in started.items()}
 
-    def is_deleted(self, run: RunEvidence, *, for_sure: bool = False) -> bool:
+    def is_deleted(self, run: ObservedRun) -> bool:
         """Return whether a run may have been deleted with its session."""
         return any(
-            each.session == run.request.session
-            and (each.told_nth > 0 if for_sure else True)
-            and (0 <= run.accepted_nth < each.nth if for_sure else each.told_nth < 0 or run.request.nth < each.told_nth)
+            each.session == run.request.session and (each.answered < 0 or run.request.sent < each.answered)
             for each in self.deletions.values()
         )
 
     def was_deleted(self, session: SessionKey, since_nth: int = -1) -> bool:
         """Return whether a session may have been deleted after a place in the record."""
         return any(
-            each.session == session and (each.told_nth < 0 or each.told_nth > since_nth)
+            each.session == session and (each.answered < 0 or each.answered > since_nth)
             for each in self.deletions.values()
         )
 
@@ -132,10 +133,10 @@ class Evidence:
         """Return whether a run of a session has ever asked a person."""
         return any(attempt.asks for attempt in self.by_session[session])
 
-    def _run(self, run_id: str) -> RunEvidence:
+    def _run(self, run_id: str) -> ObservedRun:
         run = self.runs.get(run_id)
         if run is None:
-            run = self.runs[run_id] = RunEvidence(run_id)
+            run = self.runs[run_id] = ObservedRun(run_id)
         return run
 
     def _attempt(self, event: Event) -> Attempt:
@@ -145,7 +146,10 @@ class Evidence:
     # -- events ----------------------------------------------------------------------------------------
 
     def _asked(self, nth: int, event: Event) -> None:
-        self.requests[event.run] = Asked(nth=nth, at=event.at, **event.facts)
+        facts = {name: value for name, value in event.facts.items() if name != "limits"}
+        own, options = event.facts["limits"], self._life.options
+        limits = {name: own.get(name, float(getattr(options, name))) for name in ("timeout_s", "queue_timeout_s")}
+        self.requests[event.run] = Request(name=event.run, sent=nth, sent_s=event.at, **facts, **limits)
 
     def _refused(self, nth: int, event: Event) -> None:
         self.refused[event.run] = event.facts["code"]
@@ -185,13 +189,13 @@ class Evidence:
             self.interruptions.append(event.at)
 
     def _sweeping(self, nth: int, event: Event) -> None:
-        self.sweeps[event.run] = Sweep(nth=nth, at=event.at, **event.facts)
+        self.sweeps[event.run] = Sweep(sent=nth, sent_s=event.at, **event.facts)
         if event.facts["force"]:
             self.interruptions.append(event.at)
 
     def _swept(self, nth: int, event: Event) -> None:
         stopped = (*event.facts["ended"], *event.facts["asked"])
-        self.sweeps[event.run] = replace(self.sweeps[event.run], told_nth=nth, told_at=event.at, stopped=stopped)
+        self.sweeps[event.run] = replace(self.sweeps[event.run], answered=nth, answered_s=event.at, stopped=stopped)
         for run_id in stopped:
             self._is_cancelled(self._run(run_id), nth, event)
 
@@ -199,12 +203,12 @@ class Evidence:
         self._run(event.run).hung_up_at.append(event.at)
 
     def _moving(self, nth: int, event: Event) -> None:
-        self._run(event.run).move = Move(asked_at=event.at, priority=event.facts["priority"])
+        self._run(event.run).move = Move(sent_s=event.at, priority=event.facts["priority"])
 
     def _moved(self, nth: int, event: Event) -> None:
         run = self._run(event.run)
         assert run.move is not None
-        run.move = replace(run.move, told_at=event.at)
+        run.move = replace(run.move, answered_s=event.at)
 
     def _unmoved(self, nth: int, event: Event) -> None:
         self._run(event.run).move = None
@@ -218,21 +222,26 @@ class Evidence:
         self.interruptions.append(event.at)
         key = event.facts["session"]
         if not self._under_way[key] and self._resumed_nth[key] < self._pausing_nth[event.run]:
-            self._shut[key] = event.at  # else a resume may have come after it
+            self._shut.setdefault(key, event.at)  # else a resume may have come after it
 
     def _resuming(self, nth: int, event: Event) -> None:
         self.interruptions.append(event.at)
-        self._shut.pop(event.facts["session"], None)
+        self._unpause(event.facts["session"], event.at)
         self._under_way[event.facts["session"]] += 1
 
     def _resumed(self, nth: int, event: Event) -> None:
         self._under_way[event.facts["session"]] -= 1
         self._resumed_nth[event.facts["session"]] = nth
 
+    def _unpause(self, key: SessionKey, at: float) -> None:
+        """Note until when a session was paused for sure."""
+        if (since_s := self._shut.pop(key, None)) is not None:
+            self.pauses.append(Pause(session=key, since_s=since_s, until_s=at))
+
     def _deleting(self, nth: int, event: Event) -> None:
         key = event.facts["session"]
-        self.deletions[event.run] = Deletion(nth=nth, at=event.at, session=key)
-        self._shut.pop(key, None)
+        self.deletions[event.run] = Deletion(sent=nth, sent_s=event.at, session=key)
+        self._unpause(key, event.at)
         self._under_way[key] += 1
 
     def _undeleted(self, nth: int, event: Event) -> None:
@@ -243,17 +252,19 @@ class Evidence:
         self._under_way[deletion.session] -= 1
         self._resumed_nth[deletion.session] = nth
         if event.facts["existed"]:
-            self.deletions[event.run] = replace(deletion, told_nth=nth)
+            self.deletions[event.run] = replace(deletion, answered=nth)
 
     def _forgetting(self, nth: int, event: Event) -> None:
         key = event.facts["session"]
-        self.deletions[event.run] = Deletion(nth=nth, at=event.at, session=key, at_rest=True, paused=key in self._shut)
+        self.deletions[event.run] = Deletion(
+            sent=nth, sent_s=event.at, session=key, at_rest=True, paused=key in self._shut
+        )
 
     def _forgot(self, nth: int, event: Event) -> None:
         deletion = self.deletions.pop(event.run)
         if event.facts["existed"]:
             paused = deletion.paused and deletion.session in self._shut
-            self.deletions[event.run] = replace(deletion, told_nth=nth, paused=paused)
+            self.deletions[event.run] = replace(deletion, answered=nth, paused=paused)
 
     def _started(self, nth: int, event: Event) -> None:
         self.started_at = event.at
@@ -269,7 +280,7 @@ class Evidence:
         if run.withdrawn_nth < 0:
             run.withdrawn_nth = nth
 
-    def _is_cancelled(self, run: RunEvidence, nth: int, event: Event) -> None:
+    def _is_cancelled(self, run: ObservedRun, nth: int, event: Event) -> None:
         if run.cancelled_at is None:
             run.cancelled_at, run.cancelled_nth = event.at, nth
 
@@ -288,8 +299,6 @@ class Evidence:
             return
         attempt.drained = attempt.process in self._draining_now
         attempt.stood = (attempt.process, attempt.worker) in self._stood
-        if attempt.session in self._shut:
-            self.while_paused.append((attempt, self._shut[attempt.session]))
         run.attempts.append(attempt)
         self.by_session[attempt.session].append(attempt)
         self._live[attempt.run, attempt.process] = attempt

@@ -1,0 +1,23 @@
+"""Applies every rule to a record of evidence."""
+
+from judging.cancels import cancelled, cancelled_sessions, left_alone
+from judging.durability import deleted, lost, one_outcome, one_run, refused
+from judging.evidence import Evidence
+from judging.histories import grown
+from judging.order import accepted_order, exclusive, paused, priorities, ranked, started_once
+from judging.policies import interrupted
+from judging.questions import answered_once, refused_with_reason, waited
+from judging.times import had_its_time
+
+RULES = (
+    *(lost, refused, deleted, one_outcome, one_run),
+    *(exclusive, accepted_order, ranked, priorities, paused, started_once),
+    *(cancelled, cancelled_sessions, left_alone, interrupted),
+    *(answered_once, refused_with_reason, waited),
+    *(had_its_time, grown),
+)
+
+
+def judge(evidence: Evidence) -> list[str]:
+    """Return which promises were broken, one sentence each."""
+    return [fault for rule in RULES for fault in rule(evidence)]

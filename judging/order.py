@@ -1,0 +1,121 @@
+"""The runs of a session execute one at a time, in order of lane, priority and acceptance, and none while it is paused.
+
+Answers come first, then what interrupts or was moved to the front, then the others by priority.
+"""
+
+from collections.abc import Iterator
+from itertools import groupby, pairwise
+
+from judging.evidence import Evidence, Move, Run
+
+ANSWER, FRONT, NORMAL = 1, 2, 3
+MOVED = 1
+Rank = tuple[int, int, int]
+
+
+def accepted_order(evidence: Evidence) -> Iterator[str]:
+    """Yield the runs that executed before an equal that was accepted earlier, by the journal or as clients know it."""
+    for session, runs in evidence.executed.items():
+        # (stable: those of a class stay in the order in which they executed)
+        equals = sorted((run for run in runs if not run.moves), key=_class)
+        for _, group in groupby(equals, key=_class):
+            yield from _equals(session, list(group))
+
+
+def _class(run: Run) -> int:
+    if run.request.answers:
+        return -1
+    return 0 if run.request.interrupts else run.request.priority
+
+
+def _equals(session: object, runs: list[Run]) -> Iterator[str]:
+    for earlier, later in pairwise(runs):
+        if earlier.sequence > later.sequence:
+            yield f"run {earlier.label} executed before {later.label} of {session}, which is first by sequence"
+    last: Run | None = None
+    for run in runs:
+        if last is not None and 0 <= run.accepted < last.request.sent:
+            yield f"run {run.label} of {session} was accepted before {last.label} was sent, and executed after it"
+        if last is None or last.request.sent < run.request.sent:
+            last = run
+
+
+def ranked(evidence: Evidence) -> Iterator[str]:
+    """Yield the runs that started while another waited that goes before them."""
+    for runs in evidence.by_session.values():
+        begun = [(run.started_s, run) for run in runs if run.started_s is not None]
+        for started_s, run in begun if len(begun) > 1 else ():
+            at = started_s - evidence.limits.soon_s
+            for later_s, other in begun:
+                if later_s <= started_s or other.accepted_s is None or other.accepted_s >= at:
+                    continue
+                own, others = rank(run, at), rank(other, at)
+                if own is not None and others is not None and _is_before(others, own):
+                    yield f"run {run.label} started while {other.label} waited, which goes before it"
+
+
+def rank(run: Run, at: float) -> Rank | None:
+    """Return where a run that waits is placed at second `at`, None if that cannot be known."""
+    if run.request.answers:
+        return ANSWER, 0, run.sequence
+    moves = [move for move in run.moves if move.sent_s <= at]
+    if any(not 0 <= move.answered_s < at for move in moves) or len(moves) > 1:
+        return None
+    if moves:
+        priority = moves[0].priority
+        return (FRONT, MOVED, 0) if priority is None else (NORMAL, priority, run.sequence)
+    return (FRONT, 0, run.sequence) if run.request.interrupts else (NORMAL, run.request.priority, run.sequence)
+
+
+def _is_before(one: Rank, other: Rank) -> bool:
+    """Return whether one goes before another for sure: of those moved to the front it is not known which came first."""
+    return one < other and not (one[0] == other[0] == FRONT and MOVED in (one[1], other[1]))
+
+
+def priorities(evidence: Evidence) -> Iterator[str]:
+    """Yield the runs that have another priority than their request, or their last move, gave them."""
+    for run in evidence.runs.values():
+        if run.request.answers and run.moves:
+            continue  # it goes first wherever it is moved
+        moves = [move for move in run.moves if move.priority is not None]
+        wanted: set[int | None] = {move.priority for move in moves if not _is_replaced(move, moves)}
+        if all(move.answered_s < 0 for move in moves):
+            wanted.add(run.request.priority)
+        if run.end is not None and run.priority not in wanted:
+            yield f"run {run.label} has priority {run.priority}, and was to have {sorted(map(str, wanted))}"
+
+
+def _is_replaced(move: Move, moves: list[Move]) -> bool:
+    return move.answered_s >= 0 and any(other.answered_s >= 0 and other.sent_s > move.answered_s for other in moves)
+
+
+def paused(evidence: Evidence) -> Iterator[str]:
+    """Yield the runs that started in a session that was paused."""
+    soon_s = evidence.limits.soon_s
+    for pause in evidence.pauses:
+        for run in evidence.by_session.get(pause.session, ()):
+            if run.started_s is not None and pause.since_s + soon_s < run.started_s < pause.until_s - soon_s:
+                for_s = run.started_s - pause.since_s
+                yield f"run {run.label} started when {pause.session} had been paused for {for_s:.4f} s"
+
+
+def exclusive(evidence: Evidence) -> Iterator[str]:
+    """Yield the runs of one session that worked at once, unless the session was free by force or after its hold."""
+    for session, work in evidence.work.items():
+        working: list[tuple[int, int]] = []
+        for number, later in enumerate(work):
+            working = [each for each in working if each[0] > later.began]
+            for _, place in working:
+                earlier = work[place]
+                if earlier.unit != later.unit and later.began_s <= earlier.free_from_s:
+                    yield f"runs {earlier.run_id} and {later.run_id} of {session} executed at once"
+            working.append((later.ended, number))
+
+
+def started_once(evidence: Evidence) -> Iterator[str]:
+    """Yield the tool calls that were started twice and may not be, or by a run that waited until its time was over."""
+    for each in evidence.tools:
+        if each.run_id in evidence.runs and evidence.runs[each.run_id].kind == "queue_timeout":
+            yield f"run {each.run_id} left no trace, and its tool {each.tool} was started"
+        if each.times > 1 and not each.idempotent:
+            yield f"tool {each.tool} of run {each.run_id} was started {each.times} times"
