@@ -1,9 +1,9 @@
 """The value of every setting in `strandline._settings`, and where it came from.
 
-A value comes from, the first that has it: the command's flag (`--max-running 8`), the environment
-(`STRANDLINE_MAX_RUNNING=8`), a TOML file (`max_running = 8` in `strandline.toml`), the default. The file is the one
-that is named (`--config`, `STRANDLINE_CONFIG`), else that of the working folder. Agents may be able to write there, so
-keys are only taken from a file that somebody has named, and `STRANDLINE_CONFIG=none` has no file read, as in the image.
+The first of these that has a value wins: the command's flag (`--max-running 8`), the environment
+(`STRANDLINE_MAX_RUNNING=8`), a TOML file (`max_running = 8` in `strandline.toml`), the default. The file is the named
+one (`--config`, `STRANDLINE_CONFIG`), else that of the working folder. Agents may be able to write there, so keys are
+read only from a named file, and `STRANDLINE_CONFIG=none`, as in the image, reads no file.
 """
 
 import difflib
@@ -25,27 +25,27 @@ from strandline._settings import Settings
 from strandline.errors import SettingsError
 
 DEFAULT: Final = "default"
-"""The origin of a setting that nobody gave."""
+"""The origin of a setting that is not set."""
 PREFIX: Final = "STRANDLINE_"
 HIDDEN: Final = frozenset({"api_keys"})
-"""Settings whose values are not shown: somebody may have written a key itself there."""
+"""Settings whose values are not shown, since they may contain an API key by mistake."""
 OF_CLIENTS: Final = frozenset({"STRANDLINE_API_KEY", "STRANDLINE_API_KEY_FILE"})
-"""Variables of those who ask a server, and no settings of one."""
+"""Variables of clients, which are not settings."""
 TOML_FILE: Final = "strandline.toml"
 CONFIG: Final = "STRANDLINE_CONFIG"
 """The variable that names the file of settings, as `--config` does."""
 NO_FILE: Final = "none"
-"""Its value where no file is to be read unless `--config` names one."""
+"""Its value to read no file unless `--config` names one."""
 NAMED_ONLY: Final = ("api_keys", "api_keys_file")
-"""Settings that decide who is let in, and as whom: taken only from a file that somebody has named."""
+"""Settings that grant access: read only from a named file."""
 ALIASES: Final = {"agent_id": "AGENT_ID", "port": "PORT", "idle_timeout_minutes": "IDLE_TIMEOUT_MINUTES"}
-"""Names of the environment that clients of the original runner set; `STRANDLINE_*` counts first."""
+"""Variables of the original runner; `STRANDLINE_*` takes precedence."""
 
 _SERVICE_LINK: Final = re.compile(
     r"\w+_(?:SERVICE_HOST=|SERVICE_PORT(?:_\w+)?=|PORT(?:_\d+_(?:TCP|UDP|SCTP))?=\w+://|"
     r"PORT_\d+_(?:TCP|UDP|SCTP)_(?:PROTO|PORT|ADDR)=)"
 )
-"""What Kubernetes (and Docker's links) put into the environment for a service of any name, ours too, begins so."""
+"""Matches the variables that Kubernetes (and Docker's links) set for a service, which may be called `strandline`."""
 
 _TYPES: Final = {
     "int | null": "a whole number",
@@ -57,11 +57,11 @@ _TYPES: Final = {
     "bool": "true or false",
     "array": "a list",
 }
-"""What msgspec calls types, and what people do."""
+"""msgspec's names of types, and plain words for them."""
 
 
 class SettingState(Struct, frozen=True):
-    """One setting as it stands: `value` is what was written, if that is wrong; `error` says why then."""
+    """One setting and its value. If the value is wrong, it is shown as written, and `error` says why."""
 
     name: str
     value: Any
@@ -71,16 +71,16 @@ class SettingState(Struct, frozen=True):
     error: str | None
 
 
-def shown(told: SettingState) -> SettingState:
-    """Return a setting as it may be shown to people."""
-    if told.name not in HIDDEN or not told.value:
-        return told
-    count = len(told.value) if isinstance(told.value, list) else 1
-    return msgspec.structs.replace(told, value=f"{count}, not shown")
+def shown(setting: SettingState) -> SettingState:
+    """Return a setting without a value that may be secret."""
+    if setting.name not in HIDDEN or not setting.value:
+        return setting
+    count = len(setting.value) if isinstance(setting.value, list) else 1
+    return msgspec.structs.replace(setting, value=f"{count}, not shown")
 
 
 class Survey(Struct, frozen=True):
-    """All settings, what is wrong with the file that they are in, and remarks about what is no setting."""
+    """All settings, the errors in their file, and remarks about names that are not settings."""
 
     settings: list[SettingState]
     faults: list[str]
@@ -88,7 +88,7 @@ class Survey(Struct, frozen=True):
 
     @property
     def errors(self) -> list[str]:
-        """Everything for which a server would refuse to start."""
+        """All errors that keep a server from starting."""
         return [*self.faults, *(each.error for each in self.settings if each.error)]
 
 
@@ -96,16 +96,16 @@ _FOR_KEYS: Final = (f"{PREFIX}API_KEYS", f"{PREFIX}API_KEYS_FILE")
 
 
 class Resolved(Struct, frozen=True):
-    """Settings, and for each of them where its value came from, in words."""
+    """Settings, and where the value of each came from, in words."""
 
     settings: Settings
     origins: dict[str, str]
     remarks: list[str]
-    """What the log should say of where they were not taken from, and of what was perhaps meant as one."""
+    """Log lines about a file that was not read, and variables that look like misspelt settings."""
 
 
 FIELDS: Final = dict(zip(Settings.__struct_encode_fields__, Settings.__struct_fields__, strict=True))
-"""Of each setting by its name, the field that has it."""
+"""The field of each setting, by the setting's name."""
 
 
 def descriptions() -> dict[str, str]:
@@ -125,7 +125,7 @@ def kind_of(name: str) -> Any:
 
 
 def choices(kind: Any) -> tuple[str, ...]:
-    """Return the values that a setting of this type may have, if they are few."""
+    """Return the values that a setting of this type may have, if it is a choice."""
     inner = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     for each in (inner, *get_args(inner)):
         if get_origin(each) is Literal:
@@ -143,11 +143,11 @@ def resolve(
     folder: Path | None = None,
     given: str | None = None,
 ) -> Resolved:
-    """Return the settings in force. Raises `SettingsError` that names each that is wrong, its origin, what it may be.
+    """Return the settings in force. Raises `SettingsError`, which names each wrong one, its origin and what it may be.
 
-    `flags` holds only what was given; `toml`, or else the variable `STRANDLINE_CONFIG`, names a file that must exist;
-    else `strandline.toml` of `folder` (the current one) is read if it is there. `given` says where `flags` come from,
-    if they are none of a command.
+    `flags` has only flags that were given. `toml`, or else the variable `STRANDLINE_CONFIG`, names a file that must
+    exist; without them `strandline.toml` of `folder` (default: the working folder) is read if it exists. `given` says
+    where `flags` come from, if not from a command line.
     """
     table, faults = _from_toml(toml, environ, folder or Path.cwd())
     values: dict[str, Any] = {}
@@ -161,57 +161,59 @@ def resolve(
                 faults.append(str(wrong))
             origins[name] = origin
     if faults:
-        count = f"{len(faults)} things are wrong with the settings:\n\n" if len(faults) > 1 else ""
+        count = f"the settings have {len(faults)} errors:\n\n" if len(faults) > 1 else ""
         raise SettingsError(count + "\n\n".join(faults))
     settings = Settings(**{FIELDS[name]: value for name, value in values.items()})
     if not settings.has_keys and (blank := [name for name in _FOR_KEYS if name in environ]):
         raise SettingsError(
-            f"{blank[0]} is set and names no key, so nobody would have to show one. Put the line of a key there"
-            " (strandline keys new NAME), or a file that has one; or unset it if everybody is to be let in."
+            f"{blank[0]} is set but has no key, so everybody would have access. Set it to the line of a key"
+            " (strandline keys new NAME), or to a file that has one; or unset it if no key is to be required."
         )
     if settings.idempotency_retention_s > settings.run_retention_s:
         name = "run_retention" if origins["run_retention"] != "default" else "idempotency_retention"
         raise SettingsError(
-            f"{name} is {getattr(settings, FIELDS[name]):g} ({origins[name]}), but an idempotency key is kept with its"
-            f" run: run_retention ({settings.run_retention_s:g} s) must not be below idempotency_retention"
-            f" ({settings.idempotency_retention_s:g} s). Make the one longer or the other shorter."
+            f"{name} is {getattr(settings, FIELDS[name]):g} ({origins[name]}), but an idempotency key is stored with"
+            f" its run: run_retention ({settings.run_retention_s:g} s) must not be below idempotency_retention"
+            f" ({settings.idempotency_retention_s:g} s). Raise the former or lower the latter."
         )
     if settings.history_retention_s is not None and settings.history_retention_s < settings.run_retention_s:
         raise SettingsError(
-            f"history_retention is {settings.history_retention_s:g} ({origins['history_retention']}), but a session"
-            " that is forgotten takes its runs and their idempotency keys along: it must not be below run_retention"
-            f" ({settings.run_retention_s:g} s). Make the one longer or the other shorter."
+            f"history_retention is {settings.history_retention_s:g} ({origins['history_retention']}), but a session is"
+            " deleted with its runs and their idempotency keys: it must not be below run_retention"
+            f" ({settings.run_retention_s:g} s). Raise the former or lower the latter."
         )
     _check_session_files(settings)
     return Resolved(settings, origins, _remarks(toml, environ, folder or Path.cwd()))
 
 
 def _check_session_files(settings: Settings) -> None:
-    """Raise `SettingsError` if files of sessions are wanted where there can be none."""
+    """Raise `SettingsError` if `session_files` cannot work with the other settings."""
     if settings.session_files is None:
         if settings.session_files_names:
-            raise SettingsError("session_files_names is set, but session_files is not. Name the folder there, too.")
+            raise SettingsError(
+                "session_files_names is set, but session_files is not. Set session_files to the folder."
+            )
         return
     place = SessionPaths(settings.session_files, settings.session_files_names)
     if settings.history == "external":
         raise SettingsError(
-            "session_files is set, but with history=external the journal has no conversations to write: the agent's own"
-            " session manager keeps them. Unset one of the two."
+            "session_files is set, but with history=external the agent's own session manager stores the conversations,"
+            " so there is nothing to write. Unset one of the two."
         )
     if settings.has_keys and not place.keeps_principals_apart:
         raise SettingsError(
-            f"session_files is {settings.session_files}, and with keys two principals may have sessions of one name."
-            f" Let it hold {{principal}}: {settings.session_files.rstrip('/')}/{{principal}}"
+            f"session_files is {settings.session_files}, and with keys two callers may have sessions of the same name."
+            f" Add {{principal}}: {settings.session_files.rstrip('/')}/{{principal}}"
         )
 
 
 def survey(environ: Mapping[str, str], *, toml: Path | None = None, folder: Path | None = None) -> Survey:
-    """Return every setting as it stands, also where it is wrong, and whatever else is wrong with them. Never raises."""
+    """Return every setting with its value, even a wrong one, and all errors. Never raises."""
     folder = folder or Path.cwd()
     table, faults = _from_toml(toml, environ, folder)
     found = table | _from_environment(environ)
     hints = _hints()
-    told = []
+    settings = []
     for name in FIELDS:
         value, origin = found.get(name, (default_of(name), DEFAULT))
         error = None
@@ -219,29 +221,29 @@ def survey(environ: Mapping[str, str], *, toml: Path | None = None, folder: Path
             value = _convert(name, value, hints[name], origin)
         except SettingsError as wrong:
             error = str(wrong)
-        told.append(SettingState(name, value, default_of(name), origin, _description(hints[name]), error))
-    return Survey(told, faults, _remarks(toml, environ, folder))
+        settings.append(SettingState(name, value, default_of(name), origin, _description(hints[name]), error))
+    return Survey(settings, faults, _remarks(toml, environ, folder))
 
 
 def journal_file(settings: Settings) -> Path | None:
-    """Return the file that the journal is, None if it is no file."""
+    """Return the journal's file, None if it is in memory."""
     kind, _, place = settings.journal.partition(":")
     return Path(place) if kind == "sqlite" and place else None
 
 
 def check_exposure(settings: Settings) -> None:
-    """Raise `SettingsError` if the server would listen beyond this machine without anybody having allowed it."""
+    """Raise `SettingsError` if the server would listen beyond this machine without keys or permission."""
     if settings.has_keys or settings.allow_anonymous or is_loopback(settings.host):
         return
     raise SettingsError(
-        f"host is {settings.host}, so other machines could drive your agent, and nobody has to show a key. Make keys"
-        " (strandline keys new NAME --file keys, and --api-keys-file keys), listen on 127.0.0.1, or set"
-        " STRANDLINE_ALLOW_ANONYMOUS=1 if everybody who reaches this address may use the agent."
+        f"host is {settings.host}, so other machines could use your agent without a key. Make keys (strandline keys new"
+        " NAME --file keys, and --api-keys-file keys), listen on 127.0.0.1, or set STRANDLINE_ALLOW_ANONYMOUS=1 if"
+        " everybody who reaches this address may use the agent."
     )
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether an address to listen on can be reached from this machine only."""
+    """Return whether a listening address can be reached from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -262,7 +264,7 @@ Source = dict[str, tuple[Any, str]]
 def _from_flags(flags: Mapping[str, Any], given: str | None) -> Source:
     for name in flags:
         if name not in FIELDS:
-            raise SettingsError(f"`{name}` is no setting{_meant(name, FIELDS)}")
+            raise SettingsError(f"`{name}` is not a setting{_meant(name, FIELDS)}")
     return {name: (value, given or f"--{name.replace('_', '-')}") for name, value in flags.items() if value is not None}
 
 
@@ -277,7 +279,7 @@ def _from_environment(environ: Mapping[str, str]) -> Source:
 
 
 def _from_toml(given: Path | None, environ: Mapping[str, str], folder: Path) -> tuple[Source, list[str]]:
-    """Return what the file says, and what is wrong with it."""
+    """Return the settings in the file, and its errors."""
     named = environ.get(CONFIG)
     path = given or (Path(named) if named else None)
     file = path or folder / TOML_FILE
@@ -289,21 +291,23 @@ def _from_toml(given: Path | None, environ: Mapping[str, str], folder: Path) -> 
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        return {}, [f"{shown} cannot be read: {error.strerror}. Name another file with --config, or mend this one."]
+        return {}, [f"{shown} cannot be read: {error.strerror}. Fix it, or name another file with --config."]
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        return {}, [f"{shown} cannot be read: {error}. It is TOML: a line for each setting, such as `port = 8080`."]
+        return {}, [
+            f"{shown} cannot be read: {error}. It must be TOML, with a line for each setting, such as `port = 8080`."
+        ]
     faults = []
     for name in table:
         if name not in FIELDS:
             hint = _meant(name, FIELDS)
             faults.append(
-                f"{shown} has `{name}`, which is no setting{hint or '.'} `strandline settings` shows all of them."
+                f"{shown} has `{name}`, which is not a setting{hint or '.'} `strandline settings` shows all of them."
             )
     found = {name: (value, str(shown)) for name, value in table.items() if name in FIELDS}
     if path is None:
         faults += [
-            f"{shown} has `{name}`, which is not taken from a file that nobody has named: whoever can write into this"
-            f" folder, such as a tool of the agent, could let itself in. Name the file (--config {TOML_FILE}, or"
+            f"{shown} has `{name}`, which is read only from a file that you name: anything that can write into this"
+            f" folder, such as a tool of the agent, could grant itself access. Name the file (--config {TOML_FILE}, or"
             f" {CONFIG}={TOML_FILE}) or set {PREFIX}{name.upper()}."
             for name in NAMED_ONLY
             if found.pop(name, None) is not None
@@ -312,25 +316,25 @@ def _from_toml(given: Path | None, environ: Mapping[str, str], folder: Path) -> 
 
 
 def _remarks(given: Path | None, environ: Mapping[str, str], folder: Path) -> list[str]:
-    """Return what is no setting in force although somebody may think so. Nothing of it keeps a server from starting."""
+    """Return remarks about a file or variables that look like settings but have no effect."""
     return [*_passed_over(given, environ, folder), *_misspelt_variables(environ)]
 
 
 def _passed_over(given: Path | None, environ: Mapping[str, str], folder: Path) -> list[str]:
-    """Return a remark if there is a file of settings that would be read elsewhere."""
+    """Return a remark if a settings file exists that `STRANDLINE_CONFIG=none` ignores."""
     file = folder / TOML_FILE
     if given is not None or environ.get(CONFIG) != NO_FILE or not file.is_file():
         return []
-    told = f"{file} is not read, since {CONFIG} is {NO_FILE}: agents can write where it is."
-    return [f"{told} Mount it to another folder, and name it there with --config or {CONFIG}"]
+    remark = f"{file} is not read, because {CONFIG} is {NO_FILE}: agents can write to its folder."
+    return [f"{remark} Mount it into another folder, and name it with --config or {CONFIG}"]
 
 
 def _misspelt_variables(environ: Mapping[str, str]) -> list[str]:
-    """Return a remark for each variable that reads like a misspelt one of ours."""
+    """Return a remark for each variable that looks like a misspelt setting."""
     names = [name.upper() for name in FIELDS] + [CONFIG.removeprefix(PREFIX)]
     unknown = (name.removeprefix(PREFIX) for name in sorted(environ) if name.startswith(PREFIX))
     return [
-        f"the variable {PREFIX}{name} is no setting{hint}"
+        f"the variable {PREFIX}{name} is not a setting{hint}"
         for name in unknown
         if name not in names
         and PREFIX + name not in OF_CLIENTS
@@ -350,7 +354,7 @@ def _convert(name: str, raw: Any, kind: Any, origin: str) -> Any:
     try:
         converted = msgspec.convert(value, kind, strict=False)
         if isinstance(converted, float) and not math.isfinite(converted):
-            raise msgspec.ValidationError("Expected a number that is finite")
+            raise msgspec.ValidationError("Expected a finite number")
         return converted
     except msgspec.ValidationError as error:
         said = "not shown here" if name in HIDDEN else repr(raw)
@@ -360,7 +364,7 @@ def _convert(name: str, raw: Any, kind: Any, origin: str) -> Any:
 
 
 def _wanted(error: msgspec.ValidationError) -> str:
-    """Say what was expected, in words of people: msgspec's name types."""
+    """Return in plain words what was expected: msgspec names types."""
     expected = str(error).partition(", got")[0].partition(" - at")[0]
     for name, words in _TYPES.items():
         expected = expected.replace(f"`{name}`", words)
@@ -373,7 +377,7 @@ def _description(kind: Any) -> str:
 
 
 def _choices(kind: Any) -> str:
-    """Return the values that a setting of few values may have, or the forms of one that has to have one of them."""
+    """Return the choices of a setting, or its examples; empty if it has neither."""
     if few := choices(kind):
         return " or ".join(few)
     forms = [each.examples for each in getattr(kind, "__metadata__", ()) if isinstance(each, Meta) and each.examples]

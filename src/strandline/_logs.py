@@ -1,12 +1,11 @@
-"""Where a server's log goes: to the standard error output, as lines of text for people or of JSON for programs.
+"""A server's log: on the standard error output, as text for people or JSON for programs.
 
-A line that is logged while a run executes says which one, whoever logs it: the engine, the agent, its tools in their
-threads, Strands. In JSON nothing of what agents are told or say is in a line, unless somebody asks for it: an exception
-is its kind and where it happened, and `Private` arguments are what they say instead of themselves. Two things are left
-as they are: what the user's own code writes into a line of its own, and the text of an error for which callers were
-given an id (`error_text`), which is in the log alone.
+A line logged while a run executes names the run, no matter who logs it: the engine, the agent, its tools in their
+threads, Strands. A JSON log has no text of messages by default (`log_details`): an exception is its type and where it
+happened, and a `Private` argument is its `instead`. Two texts are always logged: lines of the user's own code, and
+the text of an error for which callers get an id (`error_text`), which is nowhere else.
 
-Nobody who logs waits for whoever reads the log, or for its disk: see `strandline._line_writer`.
+Logging never waits for the reader of the log or for its disk: see `strandline._line_writer`.
 """
 
 import json
@@ -28,13 +27,13 @@ from strandline._printable import ERROR_IDS, Private
 _log = logging.getLogger("strandline.logs")
 
 FLUSH_S: Final = 1.0
-"""How long a process that ends waits for its log to be taken."""
+"""How long an ending process waits for its log to be written."""
 
 CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-# Of a stream that is closed in its middle, as that of a cancelled run may be, Strands leaves the inner parts to the
-# garbage collector, and OpenTelemetry tells, with a traceback, that its context was not left where it was entered. It
-# also quotes the baggage and the trace state of strangers.
-TALKATIVE: Final = (
+# If a stream is closed early, as that of a cancelled run may be, Strands leaves its inner parts to the garbage
+# collector, and OpenTelemetry logs a traceback, because its context is not left where it was entered. It also quotes
+# baggage and trace state of clients.
+NOISY: Final = (
     "strands",
     "opentelemetry.context",
     "opentelemetry.baggage.propagation",
@@ -42,13 +41,13 @@ TALKATIVE: Final = (
 )
 
 CALLBACK: Final = re.compile(r"(?<=^Exception in callback) .*")
-"""What `asyncio` was to call, in its own message: with what it was to be called, too."""
+"""The callback and its arguments in a message of `asyncio`."""
 
 
 def log_to_stderr(*, level: str = "info", form: str = "text", details: bool = False) -> None:
-    """Log warnings of everybody and what Strandline does; at `debug` more of both, at `warning` and `error` less.
+    """Log warnings of all packages and Strandline's own lines; at `debug` more of both, at `warning` and `error` less.
 
-    `form` is `text` or `json`; `details`: also the texts of exceptions in JSON. May be called again.
+    `form` is `text` or `json`; `details` adds the texts of exceptions to JSON. May be called again.
     """
     handler = _Handler(sys.stderr)
     handler.setFormatter(JsonFormatter(details=details) if form == "json" else TextFormatter())
@@ -61,7 +60,7 @@ def log_to_stderr(*, level: str = "info", form: str = "text", details: bool = Fa
     root.setLevel(logging.INFO if debug else max(least, logging.WARNING))
     logging.getLogger("strandline").setLevel(least)
     logging.getLogger(ERROR_IDS).setLevel(min(least, logging.WARNING))
-    for name in TALKATIVE:
+    for name in NOISY:
         logging.getLogger(name).setLevel(logging.INFO if debug else logging.CRITICAL)
     logging.captureWarnings(form == "json")
     if form == "json":
@@ -70,18 +69,18 @@ def log_to_stderr(*, level: str = "info", form: str = "text", details: bool = Fa
 
 
 def _ended_thread(failure: threading.ExceptHookArgs) -> None:
-    """Log what has ended a thread, which Python would write as it is."""
+    """Log the exception that ended a thread. (Python would print it unformatted.)"""
     if failure.exc_type is not SystemExit:
         _log.error("an exception has ended a thread", exc_info=failure.exc_value)
 
 
 def _uncatchable(failure: "sys.UnraisableHookArgs") -> None:
-    """Log what was raised where nobody can catch it, in a `__del__` for instance."""
-    _log.error("an exception was raised where nobody can catch it", exc_info=failure.exc_value)
+    """Log an exception that nothing can catch, such as one in `__del__`."""
+    _log.error("an exception was raised where nothing can catch it", exc_info=failure.exc_value)
 
 
 def say(line: str) -> None:
-    """Say a line to people on the standard error output, after what was logged before; nobody waits for it."""
+    """Write a line for people to the standard error output, after earlier log lines, without waiting for it."""
     if handlers := _handlers():
         handlers[0].write(line)
     else:
@@ -90,13 +89,13 @@ def say(line: str) -> None:
 
 
 def flush(within_s: float = FLUSH_S) -> None:
-    """Return when all that was logged is written, after so many seconds at the latest."""
+    """Return when all log lines are written, after `within_s` seconds at the latest."""
     for each in _handlers():
         each.flush(within_s)
 
 
 def flush_printed(within_s: float = FLUSH_S) -> bool:
-    """Return whether what user code has printed is written; if nobody has read it after so many seconds, it is not."""
+    """Return whether the printed output of user code was written within `within_s` seconds."""
 
     def write() -> None:
         for each in (sys.stdout, sys.stderr):
@@ -104,14 +103,14 @@ def flush_printed(within_s: float = FLUSH_S) -> bool:
                 each.flush()
 
     writing = threading.Thread(target=write, name="strandline-print", daemon=True)
-    with suppress(RuntimeError):  # (no thread is to be had: Python tries it as it ends)
+    with suppress(RuntimeError):  # (no thread is available: Python flushes at exit)
         writing.start()
         writing.join(within_s)
     return not writing.is_alive()
 
 
 def dropped() -> int:
-    """Return how many lines were dropped, since nobody took them."""
+    """Return how many lines were dropped, because the log is full or is not read."""
     return sum(each.dropped for each in _handlers())
 
 
@@ -120,7 +119,7 @@ def _handlers() -> "list[_Handler]":
 
 
 class _Handler(logging.Handler):
-    """Ours. What has no descriptor (in a test, say) is written to at once."""
+    """Our handler. A stream without a descriptor (in a test, say) is written to directly."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -139,14 +138,14 @@ class _Handler(logging.Handler):
         return 0 if self._lines is None else self._lines.dropped
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Put a line on its way."""
+        """Queue a record's line."""
         try:
             self.write(self.format(record))
         except Exception:
             self.handleError(record)
 
     def write(self, line: str) -> None:
-        """Put a line, as it is, on its way."""
+        """Queue a line as it is."""
         if self._lines is not None:
             self._lines.put(_encoded(line))
         else:
@@ -154,19 +153,19 @@ class _Handler(logging.Handler):
             self._stream.flush()
 
     def flush(self, within_s: float = FLUSH_S) -> None:
-        """Return when all is written, after so many seconds at the latest."""
+        """Return when all is written, after `within_s` seconds at the latest."""
         if self._lines is not None:
             self._lines.flush(within_s)
 
     def close(self) -> None:
-        """Let the writing thread end after what is on its way."""
+        """Let the writing thread end once the queued lines are written."""
         if self._lines is not None:
             self._lines.close()
         super().close()
 
     def _missing(self, count: int) -> bytes:
-        told = "%d lines of this log are missing here: nobody took them, or there was no room for them"
-        return _encoded(self.format(_log.makeRecord(_log.name, logging.WARNING, "", 0, told, (count,), None)))
+        text = "%d lines of this log are missing here: the log was full or was not read"
+        return _encoded(self.format(_log.makeRecord(_log.name, logging.WARNING, "", 0, text, (count,), None)))
 
 
 def _encoded(line: str) -> bytes:
@@ -180,7 +179,8 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return a line, and what belongs to it below, indented: no text that is quoted can look like another line."""
+        """Return a record's text with its further lines indented, so that no quoted text can look like another
+        record."""
         return CONTROL.sub(lambda found: ascii(found[0])[1:-1], super().format(record)).replace("\n", "\n  ")
 
 
@@ -216,7 +216,7 @@ class JsonFormatter(logging.Formatter):
 
     def _message(self, record: logging.LogRecord) -> str:
         if not self._details and record.name == "asyncio" and record.exc_info:
-            # (Its further lines quote the exception.)
+            # (The further lines quote the exception.)
             return CALLBACK.sub("", record.getMessage().partition("\n")[0])
         if not self._details and isinstance(record.args, tuple):
             shown = tuple(each.instead if isinstance(each, Private) else each for each in record.args)
@@ -225,7 +225,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _where(error: BaseException | None) -> Iterator[str]:
-    """Yield what kind of error it is and where it happened, and what led to it, without a word of what it says."""
+    """Yield the type and traceback of an error and of its causes, without their texts."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -1,7 +1,7 @@
-"""Every error of Strandline on one page, in families by who has to act.
+"""Every error of Strandline on one page, in families by who must act.
 
-* `CallerError`: the caller sent something wrong; sending it again will not help.
-* `Unavailable`: the environment cannot do it now; nothing was accepted, trying again later may help.
+* `CallerError`: the caller sent something wrong; sending it again does not help.
+* `Unavailable`: the server cannot do it now; nothing was accepted, and trying again later may help.
 * `SetupError`: the operator's settings, target or files are wrong; the message says what to change.
 * `AgentFailed`: the user's agent could not be built or run.
 * `InvariantBroken`: a defect of Strandline itself.
@@ -65,55 +65,55 @@ class CallerError(StrandlineError):
 
 
 class Invalid(CallerError):
-    """A value is of the right shape but not allowed; the message names the field and what it may be."""
+    """A value is not allowed; the message names the field and what it may be."""
 
     code = "invalid"
 
 
 class NoSession(Invalid):
-    """The request names no session; name one, or have all that name none share one (setting `default_session`)."""
+    """The request names no session: name one, or set `default_session=shared`, so that all such requests share one."""
 
     code = "no_session"
 
 
 class NotFound(CallerError):
-    """No such run, session or page for this principal."""
+    """The caller has no such run, session or page."""
 
     code = "not_found"
 
 
 class SessionBusy(CallerError):
-    """The session has a run that waits or executes; wait for it, then try again."""
+    """A run of the session waits or executes; try again when it has ended."""
 
     code = "session_busy"
 
 
 class TooLate(CallerError):
-    """The run has begun; only what waits can be moved."""
+    """The run has started; only a queued run can be moved."""
 
     code = "too_late"
 
 
 class KeyReused(CallerError):
-    """This `Idempotency-Key` was used for another request in the same session; take a new one."""
+    """This `Idempotency-Key` was used for another request in the same session; use a new one."""
 
     code = "key_reused"
 
 
 class AlreadyAnswered(CallerError):
-    """The input request was answered before; only one answer counts."""
+    """The input request was already answered; only the first answer counts."""
 
     code = "already_answered"
 
 
 class Dismissed(CallerError):
-    """The input request is not open any more: its time was over, or somebody went on without an answer."""
+    """The input request is no longer open: it timed out, was dismissed, or the conversation continued without it."""
 
     code = "dismissed"
 
 
 class AlreadyEnded(CallerError):
-    """The run has ended; nothing of it can be changed any more."""
+    """The run has ended and can no longer be changed."""
 
     code = "already_ended"
 
@@ -132,7 +132,7 @@ class Unavailable(StrandlineError):
 
 
 class QueueFull(Unavailable):
-    """This session's queue holds `max_queued_per_session` runs; `position` is where the run would have stood."""
+    """The session's queue is full (`max_queued_per_session`); `position` is the place that the run would have had."""
 
     code = "queue_full"
 
@@ -143,55 +143,55 @@ class QueueFull(Unavailable):
 
 
 class PrincipalFull(QueueFull):
-    """All sessions of this principal together hold `max_queued_per_principal` runs that wait."""
+    """The queues of all the caller's sessions together are full (`max_queued_per_principal`)."""
 
     code = "principal_full"
 
 
 class ServerFull(QueueFull):
-    """The queues of all sessions together hold `max_queued` runs."""
+    """The queues of all sessions together are full (`max_queued`)."""
 
     code = "server_full"
 
 
 class StorageFull(Unavailable):
-    """All that is kept for this principal has `max_stored_bytes_per_principal` bytes; delete sessions to make room."""
+    """The caller has reached `max_stored_bytes_per_principal`; delete sessions to make room."""
 
     code = "storage_full"
 
 
 class HoldsFull(Unavailable):
-    """So many runs of this principal have ended and still work (`max_holds_per_principal`) that no more are started."""
+    """Tools of `max_holds_per_principal` ended runs of the caller still execute, so none of its runs starts."""
 
     code = "holds_full"
 
 
 class Draining(Unavailable):
-    """The server is stopping and accepts nothing new."""
+    """The server is stopping and accepts no new runs."""
 
     code = "draining"
 
 
 class NotReady(Unavailable):
-    """The server has not started within `start_wait`, cannot start, or too many requests wait for that already."""
+    """The server did not start within `start_wait`, cannot start, or too many requests already wait for its start."""
 
     code = "not_ready"
 
 
 class NoWorker(Unavailable):
-    """No worker process takes calls, and none has for some seconds; the server's log says why."""
+    """No worker process has been able to execute runs for some seconds; the server's log says why."""
 
     code = "no_worker"
 
 
 class DiskLow(Unavailable):
-    """Less than `disk_reserve_bytes` is left on the journal's disk, kept for what was accepted, which goes on."""
+    """Less than `disk_reserve_bytes` is free on the journal's disk, reserved for accepted runs, which continue."""
 
     code = "disk_low"
 
 
 class JournalUnavailable(Unavailable):
-    """The journal could not commit (a full disk, an I/O error); nothing of the operation was kept."""
+    """The journal could not commit (a full disk, an I/O error); the operation changed nothing."""
 
     code = "journal_unavailable"
 
@@ -200,38 +200,38 @@ class JournalUnavailable(Unavailable):
 
 
 class RecordDamaged(JournalUnavailable):
-    """A record that is needed is damaged in the journal's file; it will be the next time, too."""
+    """A record that the request needs is damaged in the journal's file; trying again does not help."""
 
 
 # -- the operator -------------------------------------------------------------------------------------
 
 
 class SetupError(StrandlineError):
-    """The server cannot start as it is set up; the message is one paragraph that says what to change."""
+    """The server cannot start with this setup; the message is one paragraph that says what to change."""
 
     code = "setup"
 
 
 class SettingsError(SetupError):
-    """A setting has a value that it cannot have; the message names the setting and where it came from."""
+    """A setting has an invalid value; the message names the setting and where the value came from."""
 
     code = "settings"
 
 
 class NotStarted(SetupError):
-    """The app into which this one is mounted does not start it; the detail says which line is missing."""
+    """The app that mounts this one does not start it; the detail shows the missing line."""
 
     code = "not_started"
 
 
 class TargetError(SetupError):
-    """TARGET cannot be served; the message says why and what to write instead."""
+    """TARGET cannot be served; the message says why, and what to write instead."""
 
     code = "target"
 
 
 class ModelError(SetupError):
-    """A model cannot be loaded by its name: the message says which name, package or credentials are missing."""
+    """A model cannot be loaded by its name; the message says which name, package or credentials are missing."""
 
     code = "model"
 
@@ -249,7 +249,7 @@ class JournalLocked(JournalError):
 
 
 class JournalDamaged(JournalError):
-    """The file is no SQLite database or its pages are damaged; restore a backup or name another file."""
+    """The file is not an SQLite database, or its pages are damaged; restore a backup or name another file."""
 
     code = "journal_damaged"
 
@@ -276,6 +276,6 @@ class AgentFailed(StrandlineError):
 
 
 class InvariantBroken(StrandlineError):
-    """Something that cannot happen has happened; please report it."""
+    """Strandline has a defect; please report it."""
 
     code = "invariant_broken"

@@ -72,10 +72,10 @@ def test_every_line_is_one_for_grep_and_a_problem_says_what_to_do(tmp_path: Path
 
 def test_a_variable_that_is_nearly_a_setting_is_noted(tmp_path: Path) -> None:
     done = run(tmp_path, STRANDLINE_TIMEOOT="5", STRANDLINE_SERVICE_HOST="10.0.0.11", STRANDLINE_PORT="0")
-    lines = [line for line in done.stdout.splitlines() if "is no setting" in line]
+    lines = [line for line in done.stdout.splitlines() if "is not a setting" in line]
     assert len(lines) == 1
     assert lines[0].startswith("note")
-    assert "STRANDLINE_TIMEOOT is no setting; did you mean `STRANDLINE_TIMEOUT`?" in lines[0]
+    assert "STRANDLINE_TIMEOOT is not a setting; did you mean `STRANDLINE_TIMEOUT`?" in lines[0]
 
 
 def test_a_disk_with_less_left_than_the_reserve_is_a_problem(tmp_path: Path) -> None:

@@ -105,8 +105,8 @@ CASES = {
     "several at once": Case(
         ["serve", "--config", "several.toml", "--max-holds", "none"],
         [
-            "4 things are wrong",
-            "`queues`, which is no setting",
+            "the settings have 4 errors",
+            "`queues`, which is not a setting",
             "max_running is 'many' (several.toml)",
             "timeout is -1 (several.toml)",
             "max_holds is 'none' (--max-holds)",

@@ -285,7 +285,7 @@ def test_a_script_serves_until_it_is_told_to_stop(at: Checkpoints, tmp_path: Pat
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        (", max_runing=3", "strandline: `max_runing` is no setting; did you mean `max_running`?\n"),
+        (", max_runing=3", "strandline: `max_runing` is not a setting; did you mean `max_running`?\n"),
         (", max_running=0", "max_running is 0 (given to strandline.serve); it must be a whole number"),
         (', host="0.0.0.0"', "set STRANDLINE_ALLOW_ANONYMOUS=1"),
         (', history="external", config="none.toml"', "none.toml cannot be read"),

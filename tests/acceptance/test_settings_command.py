@@ -48,8 +48,8 @@ def test_what_is_wrong_is_shown_in_place_and_told(tmp_path: Path) -> None:
     assert "STRANDLINE_TIMEOUT, WRONG" in next(line for line in done.stdout.splitlines() if line.startswith("timeout"))
     stderr = done.stderr.splitlines()
     assert len(stderr) == 4
-    assert stderr[0] == "note: the variable STRANDLINE_MAX_QEUED is no setting; did you mean `STRANDLINE_MAX_QUEUED`?"
-    assert "strandline.toml has `max_runing`, which is no setting; did you mean `max_running`?" in stderr[1]
+    assert stderr[0] == "note: the variable STRANDLINE_MAX_QEUED is not a setting; did you mean `STRANDLINE_MAX_QUEUED`?"
+    assert "strandline.toml has `max_runing`, which is not a setting; did you mean `max_running`?" in stderr[1]
     assert "timeout is 'soon' (STRANDLINE_TIMEOUT); it must be a number" in stderr[2]
     assert "stall_action is 'hope' (strandline.toml); it must be report or cancel" in stderr[3]
     as_json = json.loads(settings(tmp_path, "--json", code=2).stdout)
@@ -101,6 +101,6 @@ def test_a_server_says_once_that_a_variable_is_nearly_a_setting_and_serves(tmp_p
     }
     with serving("strandline._demo.agent", folder=tmp_path, variables=variables) as server:
         assert server.health()["auth"] == "none"
-        message = "the variable STRANDLINE_TIMEOOT is no setting; did you mean `STRANDLINE_TIMEOUT`?"
+        message = "the variable STRANDLINE_TIMEOOT is not a setting; did you mean `STRANDLINE_TIMEOUT`?"
         assert server.stderr.count(message) == 1
-        assert server.stderr.count("is no setting") == 1
+        assert server.stderr.count("is not a setting") == 1

@@ -6,7 +6,6 @@ from typing import Final
 import pytest
 
 from docs.pages import DOCS, ROOT
-from reference_tables import alerts_table, events_table, metrics_table, problems_table, settings_table
 
 INSTEAD: Final = {
     r"whoever": "name the one who acts",
@@ -24,11 +23,6 @@ INSTEAD: Final = {
 }
 OTHERS: Final = {"ARCHITECTURE.md", "CHANGELOG.md"}
 """Pages for those who work on the code, or of what was."""
-FROM_CODE: Final = {
-    line
-    for table in (settings_table, problems_table, events_table, metrics_table, alerts_table)
-    for line in table().splitlines()
-}
 PAGES: Final = sorted(
     page.relative_to(ROOT).as_posix()
     for page in [*ROOT.glob("*.md"), *DOCS.glob("*.md"), *(ROOT / "examples").rglob("*.md")]
@@ -37,9 +31,8 @@ PAGES: Final = sorted(
 
 
 def prose(page: str) -> str:
-    """Return a page without its code, the targets of its links, and rows that are written in code."""
-    lines = [line for line in (ROOT / page).read_text().splitlines() if line not in FROM_CODE]
-    text = re.sub(r"^ *```.*?^ *```", "", "\n".join(lines), flags=re.MULTILINE | re.DOTALL)
+    """Return a page without its code and the targets of its links."""
+    text = re.sub(r"^ *```.*?^ *```", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
     return re.sub(r"`[^`]*`|\]\([^)]*\)|<!--.*?-->", "", text)
 
 

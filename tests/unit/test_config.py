@@ -42,7 +42,7 @@ def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
 def test_keys_that_somebody_wanted_and_that_are_none_let_nobody_in(variable: str, value: str, tmp_path: Path) -> None:
     """As `docker run --env STRANDLINE_API_KEYS="$KEYS"` without `KEYS`, in an image that allows to have none."""
     environment = {f"STRANDLINE_{variable}": value, "STRANDLINE_ALLOW_ANONYMOUS": "1"}
-    with pytest.raises(SettingsError, match=f"STRANDLINE_{variable} is set and names no key"):
+    with pytest.raises(SettingsError, match=f"STRANDLINE_{variable} is set but has no key"):
         resolve({}, environment, folder=tmp_path)
     assert resolve({"api_keys_file": "keys"}, environment, folder=tmp_path).settings.has_keys
 
@@ -208,7 +208,7 @@ def test_no_file_of_settings_is_read_where_the_variable_says_so_and_one_that_is_
 def test_a_variable_that_is_nearly_a_setting_is_told_with_the_one_that_was_meant(
     variable: str, meant: str | None, tmp_path: Path
 ) -> None:
-    told = [] if meant is None else [f"the variable {variable} is no setting; did you mean `{meant}`?"]
+    told = [] if meant is None else [f"the variable {variable} is not a setting; did you mean `{meant}`?"]
     assert resolve({}, {variable: "x"}, folder=tmp_path).remarks == told
     assert survey({variable: "x"}, folder=tmp_path).remarks == told
 

@@ -66,7 +66,7 @@ def test_a_file_that_is_wrong_changes_nothing_and_is_told_once_for_each_time_tha
         assert knows(keys, BOB)
         (record,) = ours(caplog)
         assert record.levelno == logging.ERROR
-        assert "go on counting" in record.getMessage()
+        assert "stay valid" in record.getMessage()
         assert "THISISTHEKEY" not in caplog.text
         caplog.clear()
         write(file, ADA, BOB)

@@ -247,7 +247,7 @@ def test_nothing_is_touched_before_the_start(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"max_runing": 3}, "`max_runing` is no setting; did you mean `max_running`?"),
+        ({"max_runing": 3}, "`max_runing` is not a setting; did you mean `max_running`?"),
         ({"max_running": 0}, r"max_running is 0 \(given to strandline.asgi\); it must be a whole number >= 1"),
         ({"stall_action": "explode"}, "it must be report or cancel"),
         ({"journal": "x.db"}, "it must be `sqlite:PATH` or `memory:`"),
@@ -266,7 +266,7 @@ def test_a_variable_that_is_nearly_a_setting_is_told_in_the_log(
     monkeypatch.setenv("STRANDLINE_TIMEOOT", "5")
     strandline.asgi(make_agent)
     assert [each.getMessage() for each in caplog.records] == [
-        "the variable STRANDLINE_TIMEOOT is no setting; did you mean `STRANDLINE_TIMEOUT`?"
+        "the variable STRANDLINE_TIMEOOT is not a setting; did you mean `STRANDLINE_TIMEOUT`?"
     ]
 
 

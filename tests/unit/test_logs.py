@@ -20,7 +20,7 @@ import pytest
 import uvloop
 
 from strandline._engine.observers import CURRENT_RUN, CurrentRun
-from strandline._logs import TALKATIVE, JsonFormatter, TextFormatter, log_to_stderr
+from strandline._logs import NOISY, JsonFormatter, TextFormatter, log_to_stderr
 from strandline._model import ANONYMOUS, Carrier, Run, RunId, RunStatus, session_key
 from strandline._printable import ERROR_IDS, Private
 from strandline._telemetry.traces import Traces
@@ -60,7 +60,7 @@ def test_a_run_that_was_stopped_in_its_middle_logs_no_traceback_of_others(level:
 def logged(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., list[dict[str, Any]]]]:
     """Return a function that sets a JSON log up, has something logged, and returns the lines."""
     root = logging.getLogger()
-    before = {name: logging.getLogger(name).level for name in ("root", "strandline", ERROR_IDS, *TALKATIVE)}
+    before = {name: logging.getLogger(name).level for name in ("root", "strandline", ERROR_IDS, *NOISY)}
     hooks = threading.excepthook, sys.unraisablehook
 
     def lines(act: Callable[[], object], **settings: Any) -> list[dict[str, Any]]:
@@ -191,7 +191,7 @@ def test_a_text_that_callers_have_an_id_for_is_in_every_log(
         (forget_a_task, "Task exception was never retrieved"),
         (call_soon, "Exception in callback"),
         (in_a_thread, "an exception has ended a thread"),
-        (Raises, "an exception was raised where nobody can catch it"),
+        (Raises, "an exception was raised where nothing can catch it"),
     ],
     ids=["a task", "a callback", "a thread", "nobody"],
 )

@@ -81,7 +81,7 @@ def test_an_exporter_that_is_missing_is_told_of(
     export_if_wanted(variables, "s")
     [record] = ours(caplog)
     assert record.getMessage() == (
-        f"traces are not sent: there is no exporter {missing}. Install it: pip install 'strandline[otel]'"
+        f"traces are not sent: exporter {missing} is not installed. Install it: pip install 'strandline[otel]'"
     )
     assert isinstance(get_tracer_provider(), ProxyTracerProvider)
 

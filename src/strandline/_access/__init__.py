@@ -1,1 +1,1 @@
-"""API keys: how they are made and kept, and which of them count at this moment. Knows no HTTP."""
+"""API keys: how they are made and stored, and which are valid now. Knows no HTTP."""

@@ -1,7 +1,7 @@
-"""Where keys come from, and which count at this moment: the file may change while the server runs.
+"""Where keys come from, and which are valid now: the file may change while the server runs.
 
-A file that is missing, empty or wrong after its change does not count: those keys stay that there are, and the log says
-so. Nobody is let in by it, and nobody is shut out by an editor that has saved it up to the middle of a line.
+If a changed file is missing, empty or wrong, the previous keys stay valid, and the log says so. So a half-saved file
+neither lets anybody in nor locks anybody out.
 """
 
 import asyncio
@@ -18,15 +18,15 @@ from strandline.errors import SettingsError
 _log = logging.getLogger("strandline.access")
 
 POLL_S: Final = 2.0
-"""How often the file is read, for a few lines: a file in a mounted volume does not always tell that it has changed."""
+"""How often the file is read. (A file in a mounted volume does not always report its changes.)"""
 MOST_BYTES: Final = 4 * 1024 * 1024
 
 
 class Keys:
-    """The keys of a server. Belongs to the serving loop, but for what reads the file."""
+    """The keys of a server. Belongs to the serving loop, except the reading of the file."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises `SettingsError` if there is anything wrong with them."""
+        """Raises `SettingsError` if the keys are wrong."""
         self._listed = [
             Line(f"api_keys, entry {number}", text.strip()) for number, text in enumerate(settings.api_keys, 1)
         ]
@@ -39,24 +39,24 @@ class Keys:
 
     @property
     def file(self) -> Path | None:
-        """The file that they are read from."""
+        """The file of keys."""
         return self._file
 
-    def on_change(self, told: Callable[[], None]) -> None:
-        """Have `told` called after each change, on the loop."""
-        self._on_change.append(told)
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after each change, on the loop."""
+        self._on_change.append(callback)
 
     async def follow(self) -> None:
-        """Look at the file from time to time, for as long as nobody cancels this."""
+        """Read the file regularly, until cancelled."""
         while self._file is not None:
             await asyncio.sleep(POLL_S)
             await self.reload()
 
     async def reload(self) -> None:
-        """Take over what the file says by now, if that has changed and nothing is wrong with it."""
+        """Use the keys in the file, if it has changed and is correct."""
         if self._file is None:
             return
-        async with self._reloading:  # else the slower of two might take over what the file said before
+        async with self._reloading:  # else the slower of two could bring older keys back
             await self._reload(self._file)
 
     async def _reload(self, file: Path) -> None:
@@ -69,19 +69,19 @@ class Keys:
         except SettingsError as error:
             self._failed(str(error))
             return
-        except RuntimeError as error:  # there is no thread that would read it, now
-            self._failed(f"there is no thread for it ({error})")
+        except RuntimeError as error:  # no thread is available
+            self._failed(f"no thread is available ({error})")
             return
         gone = sum(each not in ring for each in self.ring.keys)
         new = sum(each not in self.ring for each in ring.keys)
         self.ring, self._read, self._failure = ring, content, ""
         _log.info("the keys have changed: %d new, %d gone, %d in all", new, gone, len(ring))
-        for told in self._on_change:
-            told()
+        for callback in self._on_change:
+            callback()
 
     def _failed(self, why: str) -> None:
         if why and why != self._failure:
-            _log.error("the keys that have counted so far go on counting, since the new ones cannot be read: %s", why)
+            _log.error("the new keys cannot be read, so the previous ones stay valid: %s", why)
         self._failure = why
 
     def _ring(self, content: bytes) -> Keyring:
@@ -90,7 +90,7 @@ class Keys:
             try:
                 keys = parse([*self._listed, *lines_of(content.decode("utf-8-sig"), str(self._file))])
             except UnicodeDecodeError:
-                raise SettingsError(f"{self._file} (setting api_keys_file) is no text in UTF-8.") from None
+                raise SettingsError(f"{self._file} (setting api_keys_file) is not UTF-8 text.") from None
             if len(keys) == len(self._listed):
                 raise SettingsError(
                     f"{self._file} (setting api_keys_file) has no key. Make one: strandline keys new NAME --file"
@@ -102,12 +102,12 @@ class Keys:
 
 
 def keys_of(settings: Settings) -> Keys | None:
-    """Return the keys that the settings name, None if nobody has to show one. Raises `SettingsError`."""
+    """Return the keys of the settings, None if no key is required. Raises `SettingsError`."""
     return Keys(settings) if settings.has_keys else None
 
 
 def _content(file: Path, *, again: bool = False) -> bytes:
-    if again and file.is_fifo():  # (as `<(...)` of a shell is; the thread would wait in it, and keep the process)
+    if again and file.is_fifo():  # (such as a shell's `<(...)`: reading it would block the thread and the exit)
         raise SettingsError(f"{file} (setting api_keys_file) is a pipe, which can be read only once.")
     try:
         with file.open("rb") as opened:
@@ -115,10 +115,10 @@ def _content(file: Path, *, again: bool = False) -> bytes:
     except OSError as error:
         what = f"Make it: strandline keys new NAME --file {file}"
         if isinstance(error, PermissionError):
-            what = f"Let the user that runs the server read it (uid {os.geteuid()}), and nobody else"
+            what = f"Let only the user that runs the server read it (uid {os.geteuid()})"
         raise SettingsError(
-            f"the file of keys {file} (setting api_keys_file) cannot be read: {error.strerror or error}. {what}"
+            f"the key file {file} (setting api_keys_file) cannot be read: {error.strerror or error}. {what}"
         ) from None
     if len(content) > MOST_BYTES:
-        raise SettingsError(f"{file} (setting api_keys_file) is too large to be a file of keys.")
+        raise SettingsError(f"{file} (setting api_keys_file) is too large for a key file.")
     return content

@@ -44,28 +44,28 @@ class _Waits(Struct, frozen=True):
 
 
 class RunQueued(_Waits, frozen=True, tag="run.queued", tag_field="type"):
-    """It waits. `position` is 1 for the next to start; nobody knows the wait before a first run has ended.
+    """The run waits. `position` is 1 for the next to start. `estimated_wait_s` is null until a first run has ended.
 
-    `why` it waits; null in the moment in which nothing keeps it any more. If that is that its session waits for input,
-    `input_requests` are what it waits to be answered; a `reason` that is too large for an event is null.
+    `why` says what it waits for, and is null once nothing keeps it from starting. If its session waits for input,
+    `input_requests` are the open ones; a `reason` that is too large for an event is null.
     """
 
 
 class RunPosition(_Waits, frozen=True, tag="run.position", tag_field="type"):
-    """It waits at another place now, or for another reason.
+    """The position of the run, or the reason why it waits, has changed.
 
-    At most once a second, to present subscribers, without a number. `input_requests` as of `run.queued`.
+    Sent at most once a second, to current subscribers, without a number. `input_requests` as in `run.queued`.
     """
 
 
 class RunStarted(Struct, frozen=True, tag="run.started", tag_field="type"):
-    """It executes."""
+    """The run executes."""
 
     attempt: int
 
 
 class RunRestarted(Struct, frozen=True, tag="run.restarted", tag_field="type"):
-    """It executes again: earlier events count no more, except what is kept in `messages`, its own so far."""
+    """The run executes again: discard its earlier events and begin from `messages`, its own so far."""
 
     attempt: int
     messages: list[Message]
@@ -78,7 +78,7 @@ class TextDelta(Struct, frozen=True, tag="text.delta", tag_field="type", gc=Fals
 
 
 class TextReset(Struct, frozen=True, tag="text.reset", tag_field="type", gc=False):
-    """The model's call starts over: the text since the last message counts no more."""
+    """The model call starts over: discard the text since the last message."""
 
 
 class ReasoningDelta(Struct, frozen=True, tag="reasoning.delta", tag_field="type", gc=False):
@@ -88,7 +88,7 @@ class ReasoningDelta(Struct, frozen=True, tag="reasoning.delta", tag_field="type
 
 
 class ToolStarted(Struct, frozen=True, tag="tool.started", tag_field="type"):
-    """A tool begins. `input` is null and `truncated` true if its arguments are too large for an event."""
+    """A tool starts. `input` is null and `truncated` true if its arguments are too large for an event."""
 
     tool_use_id: str
     name: str
@@ -97,9 +97,9 @@ class ToolStarted(Struct, frozen=True, tag="tool.started", tag_field="type"):
 
 
 class ToolFinished(Struct, frozen=True, tag="tool.finished", tag_field="type"):
-    """A tool has ended with `status` `success` or `error`; `truncated`: `result` is cut short, history has it whole.
+    """A tool has ended, with `status` `success` or `error`. If `truncated`, only history has the whole `result`.
 
-    `duration_s` is null for one whose beginning was not seen.
+    `duration_s` is null if its start was not observed.
     """
 
     tool_use_id: str
@@ -111,28 +111,28 @@ class ToolFinished(Struct, frozen=True, tag="tool.finished", tag_field="type"):
 
 
 class MessageAdded(Struct, frozen=True, tag="message.added", tag_field="type"):
-    """A message has joined the run's own; `truncated`: it is cut short, history has it whole."""
+    """The run has a new message. If `truncated`, only history has it whole."""
 
     message: Message
     truncated: bool = False
 
 
 class RunStalled(Struct, frozen=True, tag="run.stalled", tag_field="type"):
-    """It has given no sign of life for `quiet_s`, in `phase`."""
+    """The run has given no sign of life for `quiet_s` seconds, in `phase`."""
 
     quiet_s: float
     phase: str
 
 
 class StreamGap(Struct, frozen=True, tag="stream.gap", tag_field="type"):
-    """The events `first` to `last` are not kept any more; the run's end will have its whole last message."""
+    """The events `first` to `last` are no longer stored. `run.finished` has the whole last message."""
 
     first: int
     last: int
 
 
 class Usage(Struct, frozen=True, tag="usage", tag_field="type"):
-    """What one call of the model took: tokens, and seconds until its first piece and until its end."""
+    """The cost of one model call: tokens, and seconds until its first piece and until its end."""
 
     tokens: dict[str, int]
     model_s: float | None
@@ -140,7 +140,7 @@ class Usage(Struct, frozen=True, tag="usage", tag_field="type"):
 
 
 class RunFinished(Struct, frozen=True, tag="run.finished", tag_field="type"):
-    """It has ended, and this is in the journal. The last event of every run."""
+    """The run has ended, and its outcome is stored. The last event of every run."""
 
     status: RunStatus
     output: str
@@ -151,15 +151,15 @@ class RunFinished(Struct, frozen=True, tag="run.finished", tag_field="type"):
 
 
 class SessionPaused(Struct, frozen=True, tag="session.paused", tag_field="type"):
-    """Nothing more of the session starts until it is resumed."""
+    """The session is paused: none of its runs starts until it is resumed."""
 
 
 class SessionResumed(Struct, frozen=True, tag="session.resumed", tag_field="type"):
-    """The session goes on."""
+    """The session is resumed."""
 
 
 class SessionDeleted(Struct, frozen=True, tag="session.deleted", tag_field="type"):
-    """The session and its history are forgotten."""
+    """The session and its history are deleted."""
 
 
 RunEvent = (

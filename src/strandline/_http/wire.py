@@ -76,31 +76,31 @@ TITLES_OF: Final = {errors.StorageFull.code: "Storage full", errors.HoldsFull.co
 
 
 class Malformed(errors.CallerError):
-    """The body is not what the route reads."""
+    """The body, or the request itself, cannot be parsed."""
 
     code = "malformed"
 
 
 class BodyTooLarge(errors.CallerError):
-    """The body is larger than `max_body_bytes`, or one in OpenAI's form than `max_chat_body_bytes`."""
+    """The body is larger than `max_body_bytes`, or in OpenAI's format than `max_chat_body_bytes`."""
 
     code = "body_too_large"
 
 
 class HeadTooLarge(errors.CallerError):
-    """The request's line and headers are larger than 16 KiB, or more than 200."""
+    """The request line and headers exceed 16 KiB, or there are more than 200 headers."""
 
     code = "head_too_large"
 
 
 class TooSlow(errors.CallerError):
-    """The request was not here within `receive_timeout`; nothing of it was accepted."""
+    """The request did not arrive within `receive_timeout`; nothing was accepted."""
 
     code = "request_timeout"
 
 
 class NoConnectionLeft(errors.Unavailable):
-    """The server has `max_connections`, and a request under way on each of them."""
+    """All `max_connections` connections have a request under way."""
 
     code = "no_connection_left"
 
@@ -109,17 +109,17 @@ class NoConnectionLeft(errors.Unavailable):
 
 
 class HeadsFull(errors.Unavailable):
-    """Requests whose line and headers are not whole take too much memory, and this one has taken longest to come."""
+    """Unfinished requests take too much memory, and the headers of this one have taken the longest to arrive."""
 
     code = "heads_full"
 
     def __init__(self) -> None:
-        told = "line and headers of this request took too long to come, and others need the memory"
-        super().__init__(told, retry_after_s=1.0)
+        detail = "the line and headers of this request took too long to arrive, and other requests need the memory"
+        super().__init__(detail, retry_after_s=1.0)
 
 
 class NotJson(errors.CallerError):
-    """The body is not announced as JSON; send it with `Content-Type: application/json`."""
+    """The body is not declared as JSON; send it with `Content-Type: application/json`."""
 
     code = "not_json"
 
@@ -134,7 +134,7 @@ DeniedFor = Literal["no_key", "malformed_key", "unknown_key", "revoked_key"]
 
 
 class Unauthorized(errors.CallerError):
-    """The request shows no key, or one that does not count; send `Authorization: Bearer KEY`."""
+    """The request has no valid API key; send `Authorization: Bearer KEY`."""
 
     code = "unauthorized"
 
@@ -142,12 +142,12 @@ class Unauthorized(errors.CallerError):
         super().__init__(message)
         self.shown = shown
         self.reason = reason
-        """For metrics; a client is told no more than the message."""
+        """For metrics; clients get only the message."""
         self.key_id = key_id
 
 
 class OperatorsOnly(errors.CallerError):
-    """The key that was shown is no operator's."""
+    """The route needs an operator's key."""
 
     code = "operators_only"
 

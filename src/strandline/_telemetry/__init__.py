@@ -1,1 +1,1 @@
-"""What people watch a server by: metrics for Prometheus."""
+"""Metrics for Prometheus and traces for OpenTelemetry."""

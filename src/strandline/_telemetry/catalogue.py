@@ -1,6 +1,6 @@
-"""Every metric: its name, what it means and where it is read. The page of the documentation is made from this table.
+"""Every metric: its name, its meaning and where its value is read. `docs/metrics.md` has the same table.
 
-No label can have more values than the code knows: none names a session, a run or a principal.
+Every label has a fixed set of values: none names a session, a run or a caller.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,11 +18,11 @@ from strandline._telemetry.recorder import Distribution, MetricsRecorder
 PREFIX: Final = "strandline_"
 
 Read = float | Distribution | None
-"""A number, or how often which; None: there is nothing to be told (yet)."""
+"""A number or a distribution; None: there is no value (yet)."""
 
 
 class Seen(Struct, frozen=True):
-    """What a scrape has before it."""
+    """The sources of one scrape."""
 
     vitals: Vitals
     recorder: MetricsRecorder
@@ -32,7 +32,7 @@ class Seen(Struct, frozen=True):
 
 
 class Metric(Struct, frozen=True):
-    """One metric. `read` returns its values, each with those of its labels."""
+    """One metric. `read` returns its values, each with the values of its labels."""
 
     kind: Literal["gauge", "counter", "histogram"]
     name: str
@@ -42,7 +42,7 @@ class Metric(Struct, frozen=True):
 
     @property
     def shown(self) -> str:
-        """The name by which it is asked for; that of a histogram has `_bucket`, `_sum` and `_count` besides."""
+        """The full name. The series of a histogram add `_bucket`, `_sum` and `_count`."""
         return f"{PREFIX}{self.name}{'_total' if self.kind == 'counter' else ''}"
 
 
@@ -65,93 +65,96 @@ def _each_worker(seen: Seen, read: Callable[[WorkerLoad], float]) -> Iterable[tu
 METRICS: Final = (
     _gauge("runs_waiting", "Runs that wait for their turn", lambda seen: seen.vitals.health.queue_depth),
     _gauge("runs_running", "Runs that execute", lambda seen: seen.vitals.health.running),
-    _gauge("runs_waiting_max", "Most runs that may wait (setting `max_queued`)",
+    _gauge("runs_waiting_max", "Maximum number of waiting runs (setting `max_queued`)",
            lambda seen: seen.vitals.options.max_queued),
-    _gauge("session_runs_waiting", "Runs that wait in the session where most do",
+    _gauge("session_runs_waiting", "Runs that wait in the session with the longest queue",
            lambda seen: seen.vitals.most_waiting),
-    _gauge("session_runs_waiting_max", "Most runs that may wait in one session (setting `max_queued_per_session`)",
+    _gauge("session_runs_waiting_max",
+           "Maximum number of waiting runs in one session (setting `max_queued_per_session`)",
            lambda seen: seen.vitals.options.max_queued_per_session),
-    _gauge("runs_running_max", "Most runs that may execute (setting `max_running`); 1 for one `Agent` for all sessions",
+    _gauge("runs_running_max",
+           "Maximum number of executing runs (setting `max_running`); 1 if sessions share one `Agent`",
            lambda seen: seen.vitals.options.max_running),
-    _gauge("runs_held", "Runs that have ended and hold their session, because something of them still works",
+    _gauge("runs_held", "Ended runs that lock their session, because a tool of them still executes",
            lambda seen: seen.vitals.health.held),
-    _gauge("runs_still_working", "Runs that have ended and still work: held, or their hold was given up",
+    _gauge("runs_still_working", "Ended runs with a tool that still executes, also if their session is unlocked",
            lambda seen: seen.vitals.lingering),
-    _gauge("runs_still_working_max", "At how many of those the server stops itself (setting `max_holds`)",
+    _gauge("runs_still_working_max", "Number of those at which the server stops itself (setting `max_holds`)",
            lambda seen: seen.vitals.options.max_holds),
-    _gauge("runs_stalled", "Runs that execute and have given no sign of life for `stall_after`",
+    _gauge("runs_stalled", "Executing runs without a sign of life for `stall_after`",
            lambda seen: seen.vitals.health.stalled),
-    _gauge("oldest_wait_seconds", "How long the run that was accepted first has waited; 0 if none waits",
+    _gauge("oldest_wait_seconds", "How long the oldest waiting run has waited; 0 if none waits",
            lambda seen: seen.vitals.health.oldest_wait_s),
-    _gauge("longest_no_progress_seconds", "For how long one of the runs that execute has given no sign of life",
+    _gauge("longest_no_progress_seconds", "Longest time for which an executing run has given no sign of life",
            lambda seen: seen.vitals.health.longest_no_progress_s),
-    _counter("runs_accepted", "Runs that were accepted", lambda seen: seen.recorder.accepts),
+    _counter("runs_accepted", "Accepted runs", lambda seen: seen.recorder.accepts),
     Metric("counter", "runs_ended",
-           "Runs that have ended, by outcome; `code` is the error's code, `none` if it is no failure",
+           "Ended runs, by outcome; `code` is the error's code, or `none`",
            lambda seen: list(seen.recorder.ends.items()), ("outcome", "code")),
-    Metric("counter", "refusals", "Requests that were refused for now, before anything was kept; `reason` is the code",
+    Metric("counter", "refusals", "Requests that were refused for now, with nothing stored; `reason` is the code",
            lambda seen: [((reason,), count) for reason, count in seen.recorder.refusals.items()], ("reason",)),
     _histogram("run_wait_seconds", "From the acceptance of a run to its start", lambda seen: seen.recorder.waits),
     _histogram("first_text_seconds", "From the acceptance of a run to the first text of its agent",
                lambda seen: seen.recorder.first_texts),
-    Metric("histogram", "run_duration_seconds", "How long the last attempt of a run took, with the commit of its end",
+    Metric("histogram", "run_duration_seconds", "Duration of a run's last attempt, including the commit of its outcome",
            lambda seen: [((outcome,), each) for outcome, each in seen.recorder.durations.items()], ("outcome",)),
-    _counter("holds", "Sessions that were held by a run that had ended", lambda seen: seen.vitals.holds),
-    _counter("holds_given_up", "Holds that ended although something of their run still worked",
+    _counter("holds", "Times that a session was locked by an ended run", lambda seen: seen.vitals.holds),
+    _counter("holds_given_up", "Times that such a session was unlocked while the tool still executed",
              lambda seen: seen.vitals.holds_given_up),
     _counter("stalls", "Times that a run gave no sign of life for `stall_after`", lambda seen: seen.vitals.stalls),
-    _counter("claims_lost", "Claims that were lost: a newer owner has the journal",
+    _counter("claims_lost", "Claims that were lost to a newer owner of the journal",
              lambda seen: seen.vitals.claims_lost),
-    _counter("clients_lost", "Clients whose connection ended before their answer",
+    _counter("clients_lost", "Clients that disconnected before their answer",
              lambda seen: seen.vitals.health.lost_clients),
     Metric("counter", "connections_cut",
-           "Connections that were ended before their time; `reason` is the code that was told, or `idle`, `not_taken`,"
+           "Connections that the server closed early; `reason` is the error's code, or `idle`, `not_taken`,"
            " `too_many_behind`",
            lambda seen: [((reason,), count) for reason, count in seen.recorder.cuts.items()], ("reason",)),
     Metric("counter", "requests_denied",
-           "Requests that were not let in, by `reason`: of their key, of what only operators see, or `foreign`",
+           "Requests that were denied access, by `reason`: a missing or invalid key, `operators_only`, or `foreign`",
            lambda seen: [((reason,), count) for reason, count in seen.recorder.denials.items()], ("reason",)),
-    _gauge("subscribers", "Clients that wait for events, or for the end of a run, at this moment",
+    _gauge("subscribers", "Clients that currently wait for events, or for the end of a run",
            lambda seen: seen.vitals.subscribers),
-    _gauge("agents_in_memory", "Idle agents that are kept for the next run of their session",
+    _gauge("agents_in_memory", "Idle agents in memory, ready for the next run of their session",
            lambda seen: seen.vitals.health.agents_in_memory),
     _gauge("ready", "1 while runs are accepted, else 0", lambda seen: float(seen.vitals.health.ready)),
     _gauge("draining", "1 while the server stops, else 0", lambda seen: float(seen.vitals.health.draining)),
-    _histogram("loop_lag_seconds", "By how much the loop that serves was late, looked at once a second",
+    _histogram("loop_lag_seconds", "How late the loop that serves HTTP was, measured once a second",
                lambda seen: seen.recorder.lags),
-    _gauge("agent_loop_silent_seconds", "For how long the loop that agents share has owed a sign of life",
+    _gauge("agent_loop_silent_seconds", "How long the loop that agents share has not answered its check",
            lambda seen: seen.vitals.agents.silent_s),
-    _counter("agent_loops_given_up", "Loops of agents that user code blocked for good",
+    _counter("agent_loops_given_up", "Agent loops that were abandoned because user code blocked them",
              lambda seen: seen.vitals.agents.given_up),
-    Metric("gauge", "worker_ready", "1 while runs may begin in this worker process, else 0 (setting `workers`)",
+    Metric("gauge", "worker_ready", "1 while this worker process can start runs, else 0 (setting `workers`)",
            lambda seen: _each_worker(seen, lambda each: float(each.pid is not None)), ("worker",)),
     Metric("gauge", "worker_runs_running", "Runs that execute in this worker process",
            lambda seen: _each_worker(seen, lambda each: each.running), ("worker",)),
-    Metric("gauge", "worker_silent_seconds", "For how long this worker process, or the loop of its agents, has owed a"
-           " sign of life", lambda seen: _each_worker(seen, lambda each: each.silent_s), ("worker",)),
-    _counter("workers_lost", "Worker processes that have ended without being told to",
+    Metric("gauge", "worker_silent_seconds", "How long this worker process, or the loop of its agents, has not"
+           " answered its check", lambda seen: _each_worker(seen, lambda each: each.silent_s), ("worker",)),
+    _counter("workers_lost", "Worker processes that ended unexpectedly",
              lambda seen: seen.vitals.agents.workers_lost),
-    _gauge("executor_backlog", "Sync tools that wait for one of `executor_threads`",
+    _gauge("executor_backlog", "Sync tools that wait for one of the `executor_threads`",
            lambda seen: seen.vitals.agents.backlog),
-    _histogram("journal_commit_seconds", "How long a commit of the journal took to be durable",
+    _histogram("journal_commit_seconds", "Duration of a commit of the journal",
                lambda seen: seen.recorder.commits),
-    _histogram("journal_commit_batch", "How many operations shared a commit", lambda seen: seen.recorder.batches),
-    _gauge("journal_bytes", "How large the journal is: its file and its WAL; missing for `memory:`",
+    _histogram("journal_commit_batch", "Operations in one commit", lambda seen: seen.recorder.batches),
+    _gauge("journal_bytes", "Size of the journal: its file and its WAL; missing for `memory:`",
            lambda seen: None if seen.place is None else seen.place.journal),
-    _gauge("disk_free_bytes", "How much room is left on the disk of the journal; missing for `memory:`",
+    _gauge("disk_free_bytes", "Free space on the journal's disk; missing for `memory:`",
            lambda seen: None if seen.place is None else seen.place.left),
-    _gauge("stored_bytes", "How many bytes of inputs, metadata, history, windows and state are kept, of all principals",
+    _gauge("stored_bytes", "Bytes of inputs, metadata, history, context windows and state stored for all callers",
            lambda seen: None if seen.stored is None else seen.stored.total),
-    _gauge("principal_stored_bytes", "The same of the principal that has most",
+    _gauge("principal_stored_bytes", "The same for the caller with the most",
            lambda seen: None if seen.stored is None else seen.stored.largest),
-    _gauge("principal_stored_bytes_max", "Most that may be kept for one (setting `max_stored_bytes_per_principal`);"
-           " missing without", lambda seen: seen.vitals.options.max_stored_bytes_per_principal),
-    _gauge("session_files_behind", "Sessions with something that is not in their files yet (setting `session_files`)",
+    _gauge("principal_stored_bytes_max", "Maximum number of bytes stored for one caller (setting"
+           " `max_stored_bytes_per_principal`); missing if it is not set",
+           lambda seen: seen.vitals.options.max_stored_bytes_per_principal),
+    _gauge("session_files_behind", "Sessions whose files are not up to date yet (setting `session_files`)",
            lambda seen: seen.vitals.projection_behind),
-    _counter("session_files_failures", "Times that files of a session could not be written or removed; tried again",
+    _counter("session_files_failures", "Times that the files of a session could not be written or removed; retried",
              lambda seen: seen.vitals.projection_failures),
-    _counter("log_lines_dropped", "Lines of the log that were dropped, since nobody took them or there was no room",
+    _counter("log_lines_dropped", "Log lines that were dropped, because the log is full or is not read",
              lambda seen: seen.dropped_lines),
-    Metric("gauge", "build_info", "1; `version` is that of Strandline", lambda seen: [((__version__,), 1.0)],
-           ("version",)),
+    Metric("gauge", "build_info", "Always 1; `version` is the version of Strandline",
+           lambda seen: [((__version__,), 1.0)], ("version",)),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the disk says of a journal: how large it is, and how much room is left."""
+"""The size of a journal, and the free space on its disk."""
 
 import asyncio
 import shutil
@@ -10,14 +10,14 @@ from strandline._telemetry.sampler import Sampler
 
 
 class Place(Struct, frozen=True):
-    """In bytes."""
+    """Both in bytes."""
 
     journal: int
     left: int
 
 
 class Disk(Sampler[Place]):
-    """Where a journal is kept, looked at in a thread; None before the journal is there, and without a thread."""
+    """Measured in a thread; None before the journal exists, and if no thread is available."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(self._in_thread)
@@ -26,7 +26,7 @@ class Disk(Sampler[Place]):
     async def _in_thread(self) -> Place | None:
         try:
             return await asyncio.to_thread(self._measured)
-        except RuntimeError:  # there is no thread to be had
+        except RuntimeError:  # no thread is available
             return None
 
     def _measured(self) -> Place | None:

@@ -1,6 +1,6 @@
-"""Where a server's traces go, if anybody wants them: what OpenTelemetry's own environment variables say.
+"""Exports a server's traces, if OpenTelemetry's own environment variables ask for that.
 
-A program that has set up an SDK itself (`opentelemetry-instrument`, or the module of the agent) is left alone.
+A program that has set up an SDK itself (`opentelemetry-instrument`, or the agent's module) keeps it.
 """
 
 import logging
@@ -16,15 +16,15 @@ from strandline._telemetry.traces import Traces
 _log = logging.getLogger("strandline.traces")
 
 FLUSH_S: Final = 2.0
-"""How long a server that stops waits until its last spans are sent: within what Docker leaves beside the drain."""
+"""How long a stopping server waits to send its last spans: within the time that Docker leaves after the drain."""
 _OTLP: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
 
 def export_if_wanted(environ: Mapping[str, str], name: str) -> None:
-    """Have spans sent to where `environ` says, under the service name `name` unless it has another.
+    """Export spans as `environ` says, under the service name `name` unless it has another.
 
-    An exporter that is not installed is told of in the log: no server stays away because nobody can watch it.
+    An exporter that is not installed is logged: missing traces do not keep a server from starting.
     """
     wanted = _wanted(environ)
     if not wanted or Traces().active:
@@ -34,7 +34,7 @@ def export_if_wanted(environ: Mapping[str, str], name: str) -> None:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     is_named = "OTEL_SERVICE_NAME" in environ or "service.name=" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    # It is flushed when the server stops, and for so long: at exit, it would wait for a receiver that is not there.
+    # `flush` is called when the server stops, with a time limit. At exit the SDK would wait for an absent receiver.
     provider = TracerProvider(
         resource=Resource.create({} if is_named else {"service.name": name}), shutdown_on_exit=False
     )
@@ -46,14 +46,14 @@ def export_if_wanted(environ: Mapping[str, str], name: str) -> None:
             break
         else:
             _log.warning(
-                "traces are not sent: there is no exporter %s. Install it: pip install 'strandline[otel]'", each
+                "traces are not sent: exporter %s is not installed. Install it: pip install 'strandline[otel]'", each
             )
     if found:
         set_tracer_provider(provider)
 
 
 def flush(within_s: float = FLUSH_S) -> None:
-    """Send what was not sent yet, for at most `within_s` seconds, if there is anything that can."""
+    """Send the remaining spans, within `within_s` seconds, if there is an SDK."""
     force_flush = getattr(get_tracer_provider(), "force_flush", None)
     if force_flush is None:
         return
@@ -61,11 +61,11 @@ def flush(within_s: float = FLUSH_S) -> None:
     flushing.start()
     flushing.join(within_s)
     if flushing.is_alive():
-        _log.warning("the last traces could not be sent within %g s, and are lost", within_s)
+        _log.warning("the last traces could not be sent within %g s and are lost", within_s)
 
 
 def _wanted(environ: Mapping[str, str]) -> list[str]:
-    """Return the names of exporters, as packages register them."""
+    """Return the names of the requested exporters, as packages register them."""
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return []
     named = environ.get("OTEL_TRACES_EXPORTER") or ("otlp" if any(map(environ.get, _OTLP)) else "none")

@@ -1,6 +1,6 @@
-"""Metrics in the form that Prometheus reads. The only module that knows prometheus-client, which takes long to import.
+"""Metrics in the format of Prometheus. The only module that imports prometheus-client, which takes long.
 
-Everything is put together when somebody asks, so that nobody pays for metrics that nobody reads.
+Everything is built at the time of a scrape, so metrics that nobody reads cost nothing.
 """
 
 import math
@@ -19,16 +19,16 @@ _PROCESS = ProcessCollector(registry=None)
 
 
 def exposed(seen: Seen, accept: str) -> tuple[bytes, str]:
-    """Return all metrics and the media type that they are in: OpenMetrics if `accept` names it, else plain text."""
+    """Return all metrics and their media type: OpenMetrics if `accept` names it, else plain text."""
     try:
         encode, media_type = choose_encoder(accept)
-    except (TypeError, ValueError):  # what it raises for a version that is no number
+    except (TypeError, ValueError):  # raised for a version that is not a number
         encode, media_type = choose_encoder("")
     return encode(_Families(seen)), media_type
 
 
 class _Families(Collector):
-    """What a scrape is told: our metrics, and `process_*` where the system tells them."""
+    """The metrics of one scrape: ours, and `process_*` where the system provides them."""
 
     def __init__(self, seen: Seen) -> None:
         self._seen = seen

@@ -1,8 +1,8 @@
-"""What has gone on since the start, in plain numbers: an observer that costs a run next to nothing.
+"""Counts what happens, as plain numbers: an observer that costs a run next to nothing.
 
-Everything is counted on the serving loop, but for commits, which the journal's writer tells on its own thread; any
-thread may read. Every label has its values from the start, and all of them are known to the code: a counter that is
-there only after the first failure cannot be alerted on.
+Everything is counted on the serving loop, except commits, which the journal's writer reports on its own thread. Any
+thread may read. Every label has all its values from the start: a counter that appears with the first failure cannot
+raise an alert for it.
 """
 
 from bisect import bisect_left
@@ -26,7 +26,7 @@ from strandline.errors import (
 )
 
 NO_CODE: Final = "none"
-"""The code of an outcome that is no failure."""
+"""The code of an outcome without an error."""
 REFUSALS: Final = tuple(
     kind.code
     for kind in (
@@ -53,9 +53,9 @@ CUTS: Final = (
     "request_timeout",
     "too_many_behind",
 )
-"""Why connections are ended before their time: see `strandline._http.middleware.connection_limiter`."""
+"""Why the server closes connections early: see `strandline._http.middleware.connection_limiter`."""
 DENIALS: Final = ("foreign", "malformed_key", "no_key", "operators_only", "revoked_key", "unknown_key")
-"""Why requests were not let in: see `strandline._http.middleware.access_log`."""
+"""Why requests are denied access: see `strandline._http.middleware.access_log`."""
 OUTCOMES: Final = tuple(sorted(status.value for status in ENDED))
 
 RUN_TIMES: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
@@ -65,7 +65,7 @@ LAGS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0
 
 
 class Distribution:
-    """How often a value was how large; `bounds` are the largest values of its buckets, ascending."""
+    """A histogram of values; `bounds` are the upper bounds of its buckets, ascending."""
 
     __slots__ = ("_bounds", "_counts", "_sum")
 
@@ -80,7 +80,7 @@ class Distribution:
         self._sum += value
 
     def seen(self) -> tuple[list[tuple[float, int]], float]:
-        """Return for each bound how many values were not above it, infinity last, and the sum of all."""
+        """Return for each bound how many values were at or below it, infinity last, and the sum of all values."""
         counts, total = list(self._counts), 0
         cumulated: list[tuple[float, int]] = []
         for bound, count in zip((*self._bounds, float("inf")), counts, strict=True):
@@ -90,7 +90,7 @@ class Distribution:
 
 
 class MetricsRecorder(Observer):
-    """The observer of an engine, and of its journal's commits."""
+    """The observer of an engine, its HTTP application and its journal."""
 
     def __init__(self) -> None:
         self.accepts = 0
@@ -108,7 +108,7 @@ class MetricsRecorder(Observer):
         self.batches = Distribution(BATCHES)
 
     def accepted(self) -> None:
-        """Count a run."""
+        """Count an accepted run."""
         self.accepts += 1
 
     def refused(self, reason: str) -> None:
@@ -116,23 +116,23 @@ class MetricsRecorder(Observer):
         self.refusals[reason] = self.refusals.get(reason, 0) + 1
 
     def cut_off(self, reason: str) -> None:
-        """Count a connection that was ended before its time."""
+        """Count a connection that the server closed early."""
         self.cuts[reason] = self.cuts.get(reason, 0) + 1
 
     def denied(self, reason: str) -> None:
-        """Count a request that was not let in."""
+        """Count a request that was denied access."""
         self.denials[reason] = self.denials.get(reason, 0) + 1
 
     def started(self, wait_s: float) -> None:
-        """Count how long a run has waited."""
+        """Record how long a run waited."""
         self.waits.note(wait_s)
 
     def first_text(self, after_s: float) -> None:
-        """Count how long a run's first text took."""
+        """Record how long a run's first text took."""
         self.first_texts.note(after_s)
 
     def ended(self, outcome: Outcome, duration_s: float | None) -> None:
-        """Count an outcome, and how long its run took, if it did."""
+        """Count an outcome, and record how long its run took, if it started."""
         status = outcome.status.value
         code = NO_CODE if outcome.error is None else outcome.error.code.value
         self.ends[status, code] = self.ends.get((status, code), 0) + 1
@@ -140,10 +140,10 @@ class MetricsRecorder(Observer):
             self.durations[status].note(duration_s)
 
     def lagged(self, lag_s: float) -> None:
-        """Count by how much the serving loop was late."""
+        """Record how late the serving loop was."""
         self.lags.note(lag_s)
 
     def committed(self, took_s: float, operations: int) -> None:
-        """Count a commit of the journal; on the writer's thread."""
+        """Record a commit of the journal. Called on the writer's thread."""
         self.commits.note(took_s)
         self.batches.note(operations)

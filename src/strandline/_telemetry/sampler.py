@@ -1,4 +1,4 @@
-"""What has to be looked up for a scrape: one look at a time, and none that hangs holds a scrape up for long."""
+"""A value that a scrape has to look up. One lookup runs at a time, and one that hangs delays a scrape only briefly."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,11 +7,11 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 
 SAMPLE_S: Final = 0.5
-"""How long a look may take before what was seen last is told instead."""
+"""How long a scrape waits for a lookup before it uses the last value."""
 
 
 class Sampler(Generic[T]):
-    """What `read` returns, None if it cannot tell. Belongs to one event loop."""
+    """The value that `read` returns, None if it has none. Belongs to one event loop."""
 
     def __init__(self, read: Callable[[], Awaitable[T | None]]) -> None:
         self._read = read
@@ -19,10 +19,10 @@ class Sampler(Generic[T]):
         self._last: T | None = None
 
     async def sample(self) -> T | None:
-        """Return what is seen, or was last if that takes too long; None before anything was."""
+        """Return the value, or the last one if reading it takes too long; None before the first."""
         if self._sample is None or self._sample.done():
             self._sample = asyncio.ensure_future(self._read())
-        sample = self._sample  # (another scrape may begin the next one meanwhile)
+        sample = self._sample  # (another scrape may start the next one meanwhile)
         done, _ = await asyncio.wait([sample], timeout=SAMPLE_S)
         if done:
             self._last = sample.result()

@@ -1,4 +1,4 @@
-"""One scrape: what the service and the disk say, beside what was counted; put into words in a thread of its own."""
+"""One scrape: reads the service, the disk and the recorder, and encodes the metrics in a thread."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from strandline._telemetry.sampler import Sampler
 class Scrapes:
     """Belongs to the serving loop. `file` is the journal's, None if it has none.
 
-    `dropped_lines` tells how many lines of the log nobody took.
+    `dropped_lines` returns how many log lines were dropped.
     """
 
     def __init__(
@@ -31,17 +31,17 @@ class Scrapes:
         self._stored = Sampler(service.stored)
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
-        """Return all metrics, and their media type; `accept` is what the client would like to have."""
+        """Return all metrics and their media type; `accept` is the client's header."""
         place = None if self._disk is None else await self._disk.sample()
         stored = await self._stored.sample()
         seen = Seen(self._service.vitals(), self._recorder, place, stored, self._dropped_lines())
         try:
             return await asyncio.to_thread(_exposed, seen, accept)
-        except RuntimeError:  # there is no thread to be had, which is when metrics are wanted
+        except RuntimeError:  # no thread is available, which is when metrics matter
             return _exposed(seen, accept)
 
 
 def _exposed(seen: Seen, accept: str) -> tuple[bytes, str]:
-    from strandline._telemetry.exposition import exposed  # the first time it takes a while
+    from strandline._telemetry.exposition import exposed  # the first import takes a while
 
     return exposed(seen, accept)

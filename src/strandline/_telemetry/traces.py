@@ -1,13 +1,12 @@
-"""Traces: a run as spans of OpenTelemetry, in the trace of whoever asked for it.
+"""Traces: a run as OpenTelemetry spans, in the trace of its request.
 
-Only its API is used, which does nothing unless the program around has set up an SDK. Even then a run's carrier is kept
-and made current for its agent, so that a tool that calls another server can pass the trace on.
+Only the API is used, which does nothing unless the surrounding program has set up an SDK. Without an SDK a run's
+carrier is still stored and made current for its agent, so that a tool that calls another server can pass the trace on.
 
-`strandline.run` is a child of the request's own span. It begins when the run was accepted, or for a run that goes on
-when it was taken up again, with the same parent: so all attempts are in one trace, in whatever process. Its parts are
-`strandline.wait`, `strandline.execute` (below which are the agent's own spans) and `strandline.commit`. A request that
-brings no trace begins one, with `strandline.accept`. A span is made when it is needed: nothing is kept of a run that
-waits.
+`strandline.run` is a child of the request's span. It starts when the run is accepted, or resumed, always with the same
+parent: all attempts share one trace, in any process. Its children are `strandline.wait`, `strandline.execute` (the
+parent of the agent's own spans) and `strandline.commit`. A request without a trace starts one, with
+`strandline.accept`. Spans are created when they are needed: a waiting run has none.
 """
 
 from collections.abc import Iterable, Iterator
@@ -44,10 +43,10 @@ from strandline._model import Carrier, Claim, Outcome, Run, RunStatus
 from strandline.errors import StrandlineError
 
 LONGEST: Final = 1024
-"""How many characters of a header are read and kept; a longer one is ignored."""
+"""Maximum length of a header in characters; longer ones are ignored."""
 XRAY: Final = "x-amzn-trace-id"
-_NOBODY: Final = frozenset({ProxyTracerProvider, NoOpTracerProvider})
-"""The providers that are there when no SDK is."""
+_NO_SDK: Final = frozenset({ProxyTracerProvider, NoOpTracerProvider})
+"""The providers without an SDK."""
 
 Headers = Iterable[tuple[bytes, bytes]]
 _NOTHING: Final = nullcontext()
@@ -65,30 +64,30 @@ class Traces(Tracing):
 
     @property
     def active(self) -> bool:
-        """Whether there is an SDK."""
-        return type(get_tracer_provider()) not in _NOBODY
+        """Whether an SDK is set up."""
+        return type(get_tracer_provider()) not in _NO_SDK
 
     # -- a request ---------------------------------------------------------------------------------
 
     def arrived(self, headers: Headers) -> None:
-        """Note the headers of the request that the task which runs is about to answer."""
+        """Remember the headers of the request that the current task answers."""
         _HEADERS.set(headers)
 
     def request_trace(self) -> AbstractContextManager[Carrier | None]:
-        """Return the trace of the request that is answered: of the span that is current, else of its headers."""
+        """Return the trace of the current request: that of the current span, else of its headers."""
         context = get_current()
         if not _span_context(context).is_valid:
             context = self._from_headers()
         if context and _span_context(context).is_valid:
-            return nullcontext(self._kept(context))
+            return nullcontext(self._carrier(context))
         return self._accepting() if self.active else _NOTHING
 
     @contextmanager
     def _accepting(self) -> Iterator[Carrier]:
-        """Begin a trace for a request that brings none."""
+        """Start a trace for a request without one."""
         span = self._tracer.start_span("strandline.accept", Context(), SpanKind.SERVER)
         try:
-            yield self._kept(set_span_in_context(span, Context()))
+            yield self._carrier(set_span_in_context(span, Context()))
         except StrandlineError as error:
             _failed(span, error.code)
             raise
@@ -96,7 +95,7 @@ class Traces(Tracing):
             span.end()
 
     def _from_headers(self) -> Context:
-        """Return what the headers say, in whatever form this program is set to understand; none of it: an empty one."""
+        """Return the context in the headers, read with the propagator of this program; empty if there is none."""
         read_as = get_global_textmap()
         if read_as is not self._global_propagator:
             self._global_propagator = read_as
@@ -105,7 +104,7 @@ class Traces(Tracing):
         for raw, value in _HEADERS.get():
             if raw in self._names and len(value) <= LONGEST:
                 name, text = raw.decode("ascii"), value.decode("latin-1")
-                # A list may come in several headers; two of what is no list contradict each other.
+                # Several headers of one name are one list; for a header that is not a list the result is invalid.
                 found[name] = f"{found[name]},{text}" if name in found else text
         if not found:
             return Context()
@@ -114,7 +113,7 @@ class Traces(Tracing):
             return _of_xray(found[XRAY], context)
         return context
 
-    def _kept(self, context: Context) -> Carrier:
+    def _carrier(self, context: Context) -> Carrier:
         carrier: Carrier = {}
         self._propagator.inject(carrier, context)
         return {name: value for name, value in carrier.items() if len(value) <= LONGEST}
@@ -122,13 +121,13 @@ class Traces(Tracing):
     # -- a run -------------------------------------------------------------------------------------
 
     def begun(self, claim: Claim, now: float, *, again: bool) -> TracedRun:
-        """Begin the spans of an attempt; for a run that begins for the first time, with the time that it waited."""
+        """Start the spans of an attempt; for a run's first start, also the span of its wait."""
         run, active = claim.run, self.active
         if not active and run.trace is None:
             return UNTRACED_RUN
         parent = self._parent(run)
         if not active:
-            attach(parent)  # (in the run's own task, which ends with it)
+            attach(parent)  # (in the run's own task, which ends with the run)
             return UNTRACED_RUN
         span = self._span(run, parent, now if again else run.created_at)
         context = set_span_in_context(span, parent)
@@ -137,24 +136,24 @@ class Traces(Tracing):
         return _Attempt(self._tracer, span, context)
 
     def ended(self, run: Run, outcome: Outcome, now: float) -> None:
-        """Tell of a run that ended while it waited, or with the process that executed it."""
+        """Record a run that ended while it waited, or with the process that executed it."""
         if not self.active:
             return
         span = self._span(run, parent := self._parent(run), run.created_at if run.attempt == 0 else now)
         if run.attempt == 0:
             self._part("wait", set_span_in_context(span, parent), run.created_at).end(_ns(now))
-        _tell(span, outcome)
+        _record(span, outcome)
         span.end(_ns(now))
 
-    # -- over to another process -------------------------------------------------------------------
+    # -- to another process ------------------------------------------------------------------------
 
     def carried(self) -> Carrier | None:
-        """Return what joins another process to the span that is current; None if there is none."""
+        """Return a carrier with which another process joins the current span; None if there is none."""
         context = get_current()
-        return self._kept(context) if _span_context(context).is_valid else None
+        return self._carrier(context) if _span_context(context).is_valid else None
 
     def join(self, carrier: Carrier) -> None:
-        """Make the span current that is current where the carrier comes from, for the task that runs."""
+        """Make the carrier's span the current one, for the current task."""
         attach(self._propagator.extract(carrier, Context()))
 
     def _parent(self, run: Run) -> Context:
@@ -184,26 +183,26 @@ class _Attempt(TracedRun):
         self._part: Span | None = None
 
     def executes(self) -> None:
-        """Begin the part in which the agent works, and make it current."""
+        """Start the span of the agent's work, and make it current."""
         self._part = self._tracer.start_span("strandline.execute", self._context)
         attach(set_span_in_context(self._part, self._context))
 
     def finishes(self) -> None:
-        """Begin the part in which the journal keeps the end; it may come to that again."""
+        """Start the span in which the journal stores the end. May be called again."""
         if self._part is not None:
             self._part.end()
         self._part = self._tracer.start_span("strandline.commit", self._context)
 
     def ended(self, outcome: Outcome | None) -> None:
-        """End all of it."""
+        """End all spans."""
         if self._part is not None:
             self._part.end()
-        _tell(self._span, outcome)
+        _record(self._span, outcome)
         self._span.end()
 
 
-def _tell(span: Span, outcome: Outcome | None) -> None:
-    """Say how a run ended; never what was said in it, nor what an exception says."""
+def _record(span: Span, outcome: Outcome | None) -> None:
+    """Record how a run ended, but no text of messages or exceptions."""
     span.set_attribute("strandline.status", RunStatus.QUEUED if outcome is None else outcome.status.value)
     if outcome is not None and outcome.error is not None:
         _failed(span, outcome.error.code.value)
@@ -223,16 +222,16 @@ def _ns(seconds: float) -> int:
 
 
 def _of_xray(header: str, context: Context) -> Context:
-    """Return what AWS's own header says: `Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1`.
+    """Return the context in AWS's header: `Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1`.
 
-    Without a parent it names no span that anything could be a child of.
+    A header without a parent names no span, and is ignored.
     """
-    said = dict(each.strip().partition("=")[::2] for each in header.split(";"))
-    version, _, root = said.get("Root", "").partition("-")
+    fields = dict(each.strip().partition("=")[::2] for each in header.split(";"))
+    version, _, root = fields.get("Root", "").partition("-")
     try:
-        trace_id, span_id = int(root.replace("-", "", 1), 16), int(said.get("Parent", ""), 16)
+        trace_id, span_id = int(root.replace("-", "", 1), 16), int(fields.get("Parent", ""), 16)
     except ValueError:
         return context
-    flags = TraceFlags(TraceFlags.SAMPLED if said.get("Sampled") == "1" else TraceFlags.DEFAULT)
+    flags = TraceFlags(TraceFlags.SAMPLED if fields.get("Sampled") == "1" else TraceFlags.DEFAULT)
     remote = SpanContext(trace_id, span_id, is_remote=True, trace_flags=flags)
     return set_span_in_context(NonRecordingSpan(remote), context) if version == "1" and remote.is_valid else context
