@@ -65,12 +65,12 @@ def test_its_program_prints_what_it_shows(server: Server, monkeypatch: pytest.Mo
 def test_what_it_names_is_there() -> None:
     for code in ErrorCode:
         assert f"`{code}`" in TEXT
-    for name in (agentcore.SESSION, *agentcore.TOLD.values(), *agentcore.Invocation.__struct_fields__):
+    for name in (agentcore.SESSION, *agentcore.RUNTIME_HEADERS.values(), *agentcore.Invocation.__struct_fields__):
         assert f"`{name}`" in TEXT, name
     assert {*RunOptions.__struct_fields__} <= {*agentcore.Invocation.__struct_fields__}
     assert f"up to {agentcore.LONGEST} characters" in TEXT
     for status in get_args(agentcore.PingBody.__annotations__["status"]):
         assert status in TEXT
-    for kind in (agentcore.Asked, agentcore.StreamFailure):
+    for kind in (agentcore.InputNeeded, agentcore.StreamFailure):
         for name in kind.__struct_fields__:
             assert re.search(rf'"{name}"', TEXT), name

@@ -93,7 +93,7 @@ def test_a_file_that_is_wrong_is_told(tmp_path: Path) -> None:
     for text, said in (
         ("max_runing = 3", "did you mean `max_running`"),
         ("port =", "cannot be read"),
-        ("x = 1", "no setting"),
+        ("x = 1", "not a setting"),
     ):
         file.write_text(text)
         with pytest.raises(SettingsError, match=said):

@@ -46,10 +46,10 @@ def test_a_file_of_keys_may_have_remarks_and_empty_lines_and_two_keys_of_one_nam
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("strandline_THISISTHEKEY", "is no key"),
-        ("ada strandline_THISISTHEKEY", "is no key"),
-        ("ada", "is no key"),
-        (f"sha256:{HEX}", "is no key"),
+        ("strandline_THISISTHEKEY", "is not a key"),
+        ("ada strandline_THISISTHEKEY", "is not a key"),
+        ("ada", "is not a key"),
+        (f"sha256:{HEX}", "is not a key"),
         ("ada sha256:THISISTHEKEY", "the hash of ada must be"),
         (f"ada sha256:{HEX}0", "the hash of ada must be"),
         (f"ada sha256:{HEX} admin-THISISTHEKEY", "only `operator` may follow"),
@@ -104,7 +104,7 @@ def test_keys_come_from_the_setting_and_the_file_together(tmp_path: Path) -> Non
     settings = Settings(api_keys=[new_key("ada")[1].line()], api_keys_file=str(tmp_path / "keys"))
     assert [key.principal for key in Keys(settings).ring.keys] == ["ada", "bob"]
     assert keys_of(Settings()) is None
-    with pytest.raises(SettingsError, match="api_keys, entry 2 is no key") as error:
+    with pytest.raises(SettingsError, match="api_keys, entry 2 is not a key") as error:
         keys_of(Settings(api_keys=[f"ada sha256:{HEX}", "THISISTHEKEY"]))
     assert "THISISTHEKEY" not in str(error.value)
 
@@ -116,7 +116,7 @@ def test_a_file_without_a_key_lets_no_server_start(content: bytes, tmp_path: Pat
     with pytest.raises(SettingsError, match="cannot be read: No such file"):
         keys_of(Settings(api_keys_file=str(file)))
     file.write_bytes(content)
-    with pytest.raises(SettingsError, match=r"has no key|no text in UTF-8"):
+    with pytest.raises(SettingsError, match=r"has no key|not UTF-8 text"):
         keys_of(Settings(api_keys_file=str(file)))
 
 
@@ -125,7 +125,7 @@ def test_a_file_that_may_not_be_read_is_told_with_whom_to_let(tmp_path: Path, mo
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(SettingsError, match=rf"Permission denied. Let the user .* read it \(uid {os.geteuid()}\)"):
+    with pytest.raises(SettingsError, match=rf"Permission denied. Let only the user .* read it \(uid {os.geteuid()}\)"):
         keys_of(Settings(api_keys_file=str(tmp_path / "keys")))
 
 

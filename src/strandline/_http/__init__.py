@@ -1,1 +1,1 @@
-"""HTTP: dialects and routes translate, call the service, translate back."""
+"""HTTP: dialects and routes translate a request, call the service and translate the result."""

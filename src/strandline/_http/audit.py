@@ -1,4 +1,4 @@
-"""What the log says of those who were let in: who changed what, under which key, from where."""
+"""The audit log: who changed what, with which key, from where."""
 
 import logging
 
@@ -12,20 +12,20 @@ _log = logging.getLogger("strandline.access")
 
 
 def changed(request: Request, what: str) -> None:
-    """Log that somebody changed something: `what` is what they did, such as `cancelled run run_1`."""
+    """Log a change by the caller: `what` describes it, such as `cancelled run run_1`."""
     caller = caller_of(request)
     key = "no key" if caller.key is None else f"key {caller.key.id}"
     _log.info("%s (%s, from %s) %s", caller.principal, key, address_of(request.scope), what)
 
 
 def interrupted(request: Request, ticket: Ticket) -> None:
-    """Log which runs were cancelled for the one that a request has asked for, if any."""
+    """Log the runs that a new run has interrupted, if any."""
     if ticket.stopped:
         stopped = ", ".join(ticket.stopped)
         changed(request, f"cancelled {stopped} of session {ticket.key.session_id}, for {ticket.run_id}")
 
 
 def address_of(scope: Scope) -> str:
-    """Return from where a request came: the client, or the proxy before it."""
+    """Return the address that a request came from: the client's, or that of the proxy before us."""
     client = scope.get("client")
     return str(client[0]) if client else "an unknown address"

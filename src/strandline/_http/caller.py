@@ -1,4 +1,4 @@
-"""Who asks, as the middleware has found out, and whose sessions a request is about."""
+"""The caller of a request, as the middleware has identified it, and the session that it names."""
 
 from typing import Final
 
@@ -11,11 +11,11 @@ from strandline._model import ANONYMOUS, Principal, SessionKey, session_id
 from strandline.errors import Invalid
 
 CALLER: Final = "strandline.caller"
-"""Where a request's scope has its `Caller`."""
+"""The key of a request's `Caller` in its scope."""
 
 
 class Caller(Struct, frozen=True):
-    """Who asks. `key` is None if nobody has to show one, or where that does not matter."""
+    """Who sent a request. `key` is None if no key is required."""
 
     principal: Principal
     operator: bool = False
@@ -26,25 +26,25 @@ EVERYBODY: Final = Caller(ANONYMOUS)
 
 
 def caller_of(request: Request) -> Caller:
-    """Return who asks."""
-    caller: Caller = request.scope[CALLER]  # (there is no default: what was let in by nobody must not be answered)
+    """Return the caller of a request."""
+    caller: Caller = request.scope[CALLER]  # (no default: a request that skipped the middleware must fail)
     return caller
 
 
 def principal_of(request: Request) -> Principal:
-    """Return whose runs and sessions a request is about."""
+    """Return the caller's name."""
     return caller_of(request).principal
 
 
 def session_of(request: Request, name: str) -> SessionKey:
-    """Return the session of whoever asks that has this name. Raises `Invalid` for a name that no session can have."""
+    """Return the caller's session of this name. Raises `Invalid` for an invalid name."""
     return SessionKey(request.scope[CALLER].principal, session_id(name))
 
 
 def session_header(headers: Headers, name: str) -> str | None:
     """Return the session that a header names, None without it.
 
-    Raises `Invalid` if it is there twice: whoever has looked at the request on its way may have read the other one.
+    Raises `Invalid` if it is repeated: a proxy may have checked the other one.
     """
     values = headers.getlist(name)
     if len(values) > 1:

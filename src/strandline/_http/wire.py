@@ -1,4 +1,4 @@
-"""How things look on the wire: JSON answers, problem+json errors, and which status code belongs to which error.
+"""The wire format: JSON answers, problem+json errors, and the status code of each error.
 
 The only file that knows HTTP status codes. Errors are RFC 9457 problem details with a stable `code`.
 """
@@ -26,7 +26,7 @@ _JSON: Final = re.compile(r"application/(?:[\w.-]+\+)?json\s*(?:;|$)", re.IGNORE
 _ESCAPE: Final = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 _ENCODED_HALF: Final = re.compile(rb"\xed[\xa0-\xbf]")
 
-LONE_SURROGATE: Final = "it has a lone surrogate, half of a character (such as `\\ud800`), which is no text"
+LONE_SURROGATE: Final = "it has a lone surrogate, half of a character (such as `\\ud800`), which is not text"
 
 MOST_ON_A_PAGE: Final = 1000
 
@@ -46,12 +46,12 @@ UNPROCESSABLE: Final = 422
 TOO_MANY: Final = 429
 HEAD_TOO_LARGE: Final = 431
 CLIENT_LEFT: Final = 499
-"""Nobody reads it."""
+"""Never sent: the client has disconnected."""
 BROKEN: Final = 500
 UNAVAILABLE: Final = 503
 
 NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
-"""Has a browser take an answer for what its `Content-Type` says, whatever a caller or an agent wrote into it."""
+"""Makes browsers trust the `Content-Type`, so that text of callers and agents is never taken for HTML."""
 
 TITLES: Final = {
     BAD_REQUEST: "Malformed request",
@@ -72,7 +72,7 @@ TITLES: Final = {
 
 
 TITLES_OF: Final = {errors.StorageFull.code: "Storage full", errors.HoldsFull.code: "Holds full"}
-"""By code, where that of the status would be wrong."""
+"""Titles by code, for which the title of the status would be wrong."""
 
 
 class Malformed(errors.CallerError):
@@ -199,7 +199,7 @@ class Problem(Struct, frozen=True, kw_only=True):
     code: str
     detail: str
     position: int | UnsetType = UNSET
-    """Where the run would have stood, if a queue was full."""
+    """The place that the run would have had, if a queue was full."""
     estimated_wait_s: float | UnsetType | None = UNSET
 
 
@@ -207,7 +207,7 @@ Timestamp = Annotated[datetime, Meta(tz=True)]
 
 
 def answer(value: object, status: int = OK, headers: Mapping[str, str] | None = None) -> Response:
-    """Return a JSON response, which ends its line for whoever reads it in a terminal; `value` may hold messages."""
+    """Return a JSON response, with a newline at its end for terminals; `value` may contain messages."""
     return Response(encode_messages(value) + b"\n", status, headers, media_type="application/json")
 
 
@@ -219,7 +219,7 @@ def problem(status: int, code: str, detail: str, headers: dict[str, str] | None 
 
 
 def error_response(error: errors.StrandlineError) -> Response:
-    """Return the response for an error of ours."""
+    """Return the response for one of our errors."""
     status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), BROKEN)
     headers: dict[str, str] = {}
     more: dict[str, Any] = {}
@@ -234,25 +234,25 @@ def error_response(error: errors.StrandlineError) -> Response:
 
 
 def without_422(status: int) -> int:
-    """Return a status of ours as protocols have it in which whatever is wrong with a request is 400."""
+    """Return a status for protocols that answer every invalid request with 400."""
     return BAD_REQUEST if status == UNPROCESSABLE else status
 
 
 def headers_beside(problem: Response) -> dict[str, str]:
-    """Return the headers of a problem document that count in every other form of it, too."""
+    """Return the headers of a problem document that other formats of it keep."""
     return {name: value for name, value in problem.headers.items() if not name.startswith("content-")}
 
 
 def place(scope: Scope, path: str) -> str:
-    """Return where `path` of this application is for the client of a request: below whatever it is mounted at."""
+    """Return the path for the client of a request, including the prefix that the application is mounted at."""
     return quote(scope.get("root_path", "").rstrip("/"), safe="/:@!$&'()*+,;=-._~") + path
 
 
 def whole(scope: Scope) -> Scope:
-    """Return a copy whose `path` begins with its `root_path`, as ASGI has it.
+    """Return a copy whose `path` begins with its `root_path`, as ASGI defines it.
 
-    An app that is told by itself what a proxy strips (`FastAPI(root_path=...)`) leaves that out of `path`; what is
-    mounted in such an app would match nothing.
+    An app that sets the prefix which a proxy strips (`FastAPI(root_path=...)`) leaves it out of `path`, and an app
+    mounted in it would match no route.
     """
     path: str = scope["path"]
     if not path.startswith(scope.get("root_path", "")):
@@ -261,33 +261,33 @@ def whole(scope: Scope) -> Scope:
 
 
 def inner_path(scope: Scope) -> str:
-    """Return the path of a request without what this application is mounted at, whoever puts that into `path`."""
+    """Return the path of a request without the prefix that this application is mounted at."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "").rstrip("/")
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 def retry_after(seconds: float) -> dict[str, str]:
-    """Return the header that tells a client when to come back, in whole seconds and at least one."""
+    """Return the `Retry-After` header, in whole seconds and at least one."""
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
 def announced(request: Request) -> int:
-    """Return how many bytes the body has, as the client says; 0 if it does not."""
+    """Return the body's `Content-Length`; 0 without one."""
     text = request.headers.get("content-length")
     return int(text) if text is not None and text.isdecimal() else 0
 
 
 def too_large(what: str, limit: int, setting: str = "max_body_bytes") -> BodyTooLarge:
-    """Return what to tell of something that has more than `limit` bytes."""
+    """Return the error for something with more than `limit` bytes."""
     return BodyTooLarge(f"{what} may have at most {limit} bytes (setting {setting})")
 
 
 async def begin_body(request: Request, limit: int) -> tuple[list[bytes], int, bool]:
-    """Read until the body is whole, or more than `limit` bytes of it have come; or go on with it.
+    """Read a body, or its next part, until it is complete or exceeds `limit` bytes.
 
-    Returns what has come, its size, and whether more is to come. Raises `ClientDisconnect` if the client leaves in the
-    middle of it. Reads ASGI's bare messages: nearly all bodies come in one.
+    Returns the pieces, their size, and whether more follows. Raises `ClientDisconnect` if the client disconnects
+    meanwhile. Reads ASGI messages directly: nearly all bodies come in one.
     """
     pieces: list[bytes] = []
     size = 0
@@ -304,9 +304,9 @@ async def begin_body(request: Request, limit: int) -> tuple[list[bytes], int, bo
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Return the body. Raises `BodyTooLarge` as soon as more than `limit` bytes are announced or have come.
+    """Return the body. Raises `BodyTooLarge` as soon as it declares or exceeds more than `limit` bytes.
 
-    Raises `ClientDisconnect` if the client leaves in the middle of it.
+    Raises `ClientDisconnect` if the client disconnects meanwhile.
     """
     if announced(request) > limit:
         raise too_large("the body", limit)
@@ -317,7 +317,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def read_json(request: Request, limit: int, decode: Callable[[bytes], T], reads: str) -> tuple[T, bytes]:
-    """Return what the body holds, and the body itself; no body at all is an empty object. `reads` says what it may be.
+    """Return the decoded body and its bytes; an absent body is an empty object. `reads` describes what it may be.
 
     Raises `NotJson`, `Malformed`, `Invalid`, and as `read_body`.
     """
@@ -325,7 +325,7 @@ async def read_json(request: Request, limit: int, decode: Callable[[bytes], T], 
 
 
 def as_json(request: Request, body: bytes, decode: Callable[[bytes], T], reads: str) -> tuple[T, bytes]:
-    """Return what a body holds that has been read, and the body, as `read_json` does."""
+    """Return the same for a body that has been read."""
     if body:
         must_be_json(request)
     else:
@@ -334,14 +334,14 @@ def as_json(request: Request, body: bytes, decode: Callable[[bytes], T], reads: 
 
 
 def must_be_json(request: Request) -> None:
-    """Raise `NotJson` unless the body is announced as that."""
+    """Raise `NotJson` unless the body is declared as JSON."""
     kind = request.headers.get("content-type", "")
     if kind != "application/json" and not _JSON.match(kind):
         raise NotJson("the body must be JSON, sent with `Content-Type: application/json`")
 
 
 def decoded(body: bytes, decode: Callable[[bytes], T], reads: str) -> T:
-    """Return what a body holds. Raises `Malformed` if it is not JSON, `Invalid` if it is not what the route reads."""
+    """Return the decoded body. Raises `Malformed` if it is not JSON, `Invalid` if the route cannot use it."""
     try:
         return decode(body)
     except msgspec.ValidationError as error:
@@ -351,9 +351,9 @@ def decoded(body: bytes, decode: Callable[[bytes], T], reads: str) -> T:
 
 
 def _lone_surrogate(body: bytes) -> str | None:
-    """Return what is wrong with a body if it has half of a surrogate pair: what reads JSON says that it is cut off."""
+    """Return the error of a body with half of a surrogate pair, for which the decoder's own message misleads."""
     awaited = -1
-    """Where the other half of a pair has to begin."""
+    """Where the other half of a pair must begin."""
     for found in _ESCAPE.finditer(body):
         code = int(found[1], 16) if found[1] else 0
         if is_low := 0xDC00 <= code < 0xE000:
@@ -369,15 +369,15 @@ def _lone_surrogate(body: bytes) -> str | None:
 
 
 def page_limit(request: Request) -> int:
-    """Return how many entries a page has at most: `limit`, 1 to 1000, else 100. Raises `Invalid`."""
+    """Return the maximum number of entries on a page: `limit`, 1 to 1000, default 100. Raises `Invalid`."""
     text = request.query_params.get("limit", "100")
     if not (text.isascii() and text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MOST_ON_A_PAGE):
-        raise errors.Invalid(f"limit must be a whole number of 1 to {MOST_ON_A_PAGE}")
+        raise errors.Invalid(f"limit must be a whole number from 1 to {MOST_ON_A_PAGE}")
     return int(text)
 
 
 def flag(name: str, text: str) -> bool:
-    """Return what a flag in a query says. Raises `Invalid`."""
+    """Return the value of a flag in a query. Raises `Invalid`."""
     flags = {"true": True, "1": True, "false": False, "0": False}
     if text.lower() not in flags:
         raise errors.Invalid(f"{name} must be true or false")

@@ -1,4 +1,4 @@
-"""The HTTP application: which path leads to what, behind the middleware that every request passes."""
+"""The HTTP application: its routes, behind the middleware that every request passes."""
 
 import functools
 from collections.abc import Callable
@@ -36,7 +36,7 @@ from strandline._http.routes.sessions import Sessions
 from strandline._settings import AppSettings
 
 READABLE: Final = ["Location", "Retry-After", "Preference-Applied", *REPLAYED, *SEND_NO_MORE, SESSION]
-"""Headers of answers that pages of other origins may read, as clients in browsers have to."""
+"""Response headers that web pages of other origins may read."""
 
 
 def build_app(
@@ -49,10 +49,10 @@ def build_app(
     on_arrival: Callable[[Headers], object] = id,
     on_denied: Callable[[str], object] = id,
 ) -> ASGIApp:
-    """Return the application. It does not start or stop the service; without `keys` nobody has to show one.
+    """Return the application. It does not start or stop the service; without `keys`, no key is required.
 
-    `loopback`: whether it is reached from this machine only; None: each request has to say it. `on_arrival` is told the
-    headers of each request, in the task that answers it; `on_denied` why one was not let in.
+    `loopback` says whether it is reached from this machine only; None: decided per request. `on_arrival` gets the
+    headers of each request, in the task that answers it, `on_denied` the reason of each denied one.
     """
     guard = Guard(settings, loopback=loopback, keys=keys is not None)
     access = Access(keys, settings)
@@ -79,7 +79,7 @@ def build_app(
         )
     )
     router = Router(
-        [  # looked through in this order: those first that are asked most
+        [  # matched in this order, so the busiest come first
             Route(
                 "/v1/sessions/{session_id}/runs",
                 Endpoint(by_method(GET=sessions.runs, POST=functools.partial(exchange.handle, new_runs))),
@@ -137,7 +137,7 @@ def build_app(
 
 
 def by_method(**handlers: Handler) -> Handler:
-    """Return a handler for all methods of one path."""
+    """Return one handler for all methods of a path."""
 
     async def handle(request: Request) -> Response:
         return await handlers["GET" if request.method == "HEAD" else request.method](request)

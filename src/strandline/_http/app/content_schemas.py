@@ -1,4 +1,4 @@
-"""Content that callers may ask with, as the OpenAPI document describes it: as `engine/content.py` takes it."""
+"""The OpenAPI schemas of the content that callers may send, as `_engine/requests/content.py` accepts it."""
 
 from typing import Any, Final
 
@@ -12,14 +12,14 @@ _BASE64: Final = r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[
 
 
 def schemas(allowed: frozenset[str]) -> dict[str, Any]:
-    """Return the components: a block of content, and bytes in JSON; `allowed` as the setting `allowed_content`."""
+    """Return the components: a content block, and bytes in JSON. `allowed` is the setting `allowed_content`."""
     kinds = [*ALWAYS_ALLOWED, *sorted(allowed - {LOCATION, *ALWAYS_ALLOWED, *NEVER_ALLOWED})]
     encoded = {
         **_object({"__bytes_encoded__": {"const": True}, "data": {"type": "string", "pattern": _BASE64}}),
         "description": "Bytes in JSON, as base64",
     }
     block = {
-        "description": "A piece of content in the form of Strands: an object with one key, its kind",
+        "description": "A content block in the format of Strands: an object with one key, its kind",
         "type": "object",
         "oneOf": [_object({kind: _content(kind, allowed)}) for kind in kinds],
     }
@@ -27,7 +27,7 @@ def schemas(allowed: frozenset[str]) -> dict[str, Any]:
 
 
 def _content(kind: str, allowed: frozenset[str]) -> dict[str, Any]:
-    """Return what stands behind a kind of content."""
+    """Return the schema of the value under a kind of content."""
     if kind == "text":
         return {"type": "string"}
     if kind not in FORMATS:
@@ -43,7 +43,7 @@ def _content(kind: str, allowed: frozenset[str]) -> dict[str, Any]:
 
 
 def _source(allowed: frozenset[str]) -> dict[str, Any]:
-    """Return where content comes from: it is sent, or fetched where that is allowed."""
+    """Return the schema of a source: bytes, or a location if that is allowed."""
     sent = _object({"bytes": {"$ref": _REF.format(name=_BYTES)}})
     if LOCATION not in allowed:
         return sent
@@ -52,7 +52,7 @@ def _source(allowed: frozenset[str]) -> dict[str, Any]:
 
 
 def _object(fields: dict[str, Any], **optional: Any) -> dict[str, Any]:
-    """Return the schema of an object that has these fields, may have the optional ones, and has no other."""
+    """Return the schema of an object with these fields, perhaps the optional ones, and no others."""
     return {
         "type": "object",
         "required": list(fields),

@@ -1,4 +1,4 @@
-"""The document of the routes as one page: no scripts, no fonts, no pictures from anywhere. Pure."""
+"""The OpenAPI document as one page without scripts, fonts or pictures. Pure."""
 
 import base64
 import hashlib
@@ -29,12 +29,12 @@ _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).
 POLICY: Final = (
     f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""What a browser may do with the page: show it in its own style, in no frame of another one."""
+"""The page may use its own style, and may not be framed."""
 _METHODS: Final = ("get", "post", "delete")
 
 
 def page(document: dict[str, Any], root: str, url: str) -> str:
-    """Return the page; `root` is where the server is mounted, `url` the address that examples ask."""
+    """Return the page; `root` is the path where the server is mounted, `url` the address in the examples."""
     info, schemas = document["info"], document["components"]["schemas"]
     by_tag: dict[str, list[str]] = {tag["name"]: [] for tag in document["tags"]}
     for path, methods in document["paths"].items():
@@ -45,7 +45,7 @@ def page(document: dict[str, Any], root: str, url: str) -> str:
     parts = [f"<h2>{escape(tag)}</h2>{''.join(operations)}" for tag, operations in by_tag.items()]
     wanted = any("security" in operation for methods in document["paths"].values() for operation in methods.values())
     keys = (
-        "<p>This server wants a key: <code>Authorization: Bearer KEY</code>, as the examples show.</p>"
+        "<p>This server requires an API key: <code>Authorization: Bearer KEY</code>, as the examples show.</p>"
         if wanted
         else ""
     )
@@ -55,8 +55,8 @@ def page(document: dict[str, Any], root: str, url: str) -> str:
         f"<title>{escape(info['title'])}</title><style>{_STYLE}</style></head><body>"
         f"<h1>{escape(info['title'])} {escape(info['version'])}</h1><p class=lead>{escape(info['description'])}</p>"
         f'<p>For programs: <a href="{escape(root)}/openapi.json">openapi.json</a> (OpenAPI 3.1).'
-        " What the routes are for, with examples that were run, is in the guides: <code>docs/</code> of the source"
-        f" (begin with <code>docs/quick-start.md</code>), as a site <code>make docs</code>.</p>{keys}"
+        " The guides have tested examples: <code>docs/</code> of the source (begin with"
+        f" <code>docs/quick-start.md</code>); <code>make docs</code> builds them as a site.</p>{keys}"
         f"{''.join(parts)}<h2>events</h2>{''.join(_events(schemas))}</body></html>"
     )
 
@@ -70,7 +70,7 @@ def _operation(path: str, method: str, operation: dict[str, Any], schemas: dict[
         needed = schema.get("required", [])
         fields = sorted(schema["properties"].items(), key=lambda field: field[0] not in needed)
         rows = [_field(name, field, schemas, name in needed) for name, field in fields]
-        parts.append(_table("Body" if body["required"] else "Body (may be left out)", rows))
+        parts.append(_table("Body" if body["required"] else "Body (optional)", rows))
     parts.append(_table("Answers", [_answer(status, each) for status, each in operation["responses"].items()]))
     shown = _curl(url, path, method, operation.get("parameters", []), example, key="security" in operation)
     parts.append(f"<h3>Example</h3><pre>{escape(shown)}</pre>")
@@ -107,13 +107,13 @@ def _answer(status: str, answer: dict[str, Any]) -> str:
 
 
 def _named(kind: str, schema: dict[str, Any]) -> str:
-    """Return what an answer of a media type holds, in a word."""
+    """Return the content of an answer, in a word."""
     named = [str(each["$ref"]).rpartition("/")[2] for each in (schema, *schema.get("anyOf", ())) if "$ref" in each]
     return " or ".join(named) or ("text" if kind == "text/plain" else "events")
 
 
 def _events(schemas: dict[str, Any]) -> list[str]:
-    """Return each type of event that streams tell."""
+    """Return all types of events."""
     unions = [schema["discriminator"]["mapping"] for schema in schemas.values() if "discriminator" in schema]
     parts = []
     for kind, reference in {kind: each for union in unions for kind, each in union.items()}.items():
@@ -155,7 +155,7 @@ def _resolved(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]
 def _curl(
     url: str, path: str, method: str, parameters: list[dict[str, Any]], body: dict[str, Any] | None, *, key: bool
 ) -> str:
-    """Return the command that asks. What only the reader knows stands there in capitals, such as `RUN_ID`."""
+    """Return an example command. Values that only the reader knows are in capitals, such as `RUN_ID`."""
     shown = ' -H "Authorization: Bearer $KEY"' if key else ""
     for each in parameters:
         name, example = each["name"], each.get("example")
@@ -165,12 +165,12 @@ def _curl(
             shown += f" -H '{name}: {example}'"
         elif example is not None:
             path += f"?{name}={example}"
-    verb = "" if method == "get" or body else f" -X {method.upper()}"
+    option = "" if method == "get" or body else f" -X {method.upper()}"
     data = "" if not body else f" \\\n  -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
-    return f"curl{verb}{shown} {shlex.quote(url + path)}{data}"
+    return f"curl{option}{shown} {shlex.quote(url + path)}{data}"
 
 
 def _marked(text: str) -> str:
-    """Return text as HTML; what stands between backticks is code."""
+    """Return text as HTML, with backticks as code."""
     pieces = escape(text).split("`")
     return "".join(f"<code>{piece}</code>" if index % 2 else piece for index, piece in enumerate(pieces))

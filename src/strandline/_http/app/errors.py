@@ -1,4 +1,4 @@
-"""How errors leave: an exception becomes its answer here and nowhere else, in the form that its client knows."""
+"""The only place where exceptions become answers, each in the format of its client's protocol."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -21,7 +21,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Endpoint:
-    """A handler as an ASGI app; whatever it raises becomes a problem document."""
+    """A handler as an ASGI app. Its exceptions become answers."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
@@ -31,19 +31,19 @@ class Endpoint:
         try:
             response = await self._handler(Request(scope, receive))
         except ClientDisconnect:
-            response = Response(status_code=wire.CLIENT_LEFT)  # a middleware around us takes silence for a defect
+            response = Response(status_code=wire.CLIENT_LEFT)  # (an outer middleware would report silence as a defect)
         except Exception as error:
             response = response_to(error, scope)
         await response(scope, receive, send)
 
 
 def response_to(error: Exception, scope: Scope) -> Response:
-    """Return what is said of an error, in the form that clients of its path understand."""
+    """Return the answer for an exception, in the format of its path's protocol."""
     return render_problem(_problem_of(error, scope), wire.inner_path(scope))
 
 
 def render_problem(problem: Response, path: str) -> Response:
-    """Return a problem document in the form that clients of a path understand."""
+    """Return a problem document in the format of its path's protocol."""
     if is_spoken_at(path):
         return openai_wire.refusal(problem)
     return agentcore_wire.refusal(problem) if path == agentcore.PLACE else problem

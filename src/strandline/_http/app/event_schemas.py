@@ -1,7 +1,7 @@
-"""Events as the OpenAPI document describes them: a schema for each type, from the very records that are told.
+"""The OpenAPI schemas of events, generated from the records that are published.
 
-OpenAPI 3.1 has no word for one event of a stream (3.2 has: `itemSchema`), and leaves open what `schema` is about there.
-As most readers of 3.1 take it, it describes each event here; the text of it says so.
+OpenAPI 3.1 cannot describe one event of a stream (3.2 can, with `itemSchema`). Like most documents of 3.1, ours uses
+`schema` for each event; its description says so.
 """
 
 from collections.abc import Sequence
@@ -22,20 +22,20 @@ SESSION_EVENTS: Final[tuple[type[Struct], ...]] = get_args(SessionEvent)
 ALL_EVENTS: Final = tuple(each for each in (*RUN_EVENTS, *SESSION_EVENTS) if each not in NOT_IN_FEED)
 
 _AT: Final = {"type": "string", "format": "date-time", "description": "When it happened"}
-_RUN_ID: Final = {"type": "string", "description": "Of which run it is told"}
-_SESSION_ID: Final = {"type": "string", "description": "Of which session; in `/v1/events`"}
+_RUN_ID: Final = {"type": "string", "description": "The event's run"}
+_SESSION_ID: Final = {"type": "string", "description": "The event's session; only in `/v1/events`"}
 _ANSWER: Final = {
     "$ref": REFS.format(name=HowToAnswer.__name__),
-    "description": "How to answer `input_requests`, if there are any",
+    "description": "How to answer `input_requests`, if there are some",
 }
 _DESCRIBED: Final = (
-    "One event of the stream: what OpenAPI 3.2 calls `itemSchema`, for which 3.1 has no word. `data` is one line of"
-    " JSON. `id` is missing where nobody can go on after it. A comment is sent when nothing else was for 15 seconds."
+    "One event of the stream, as `itemSchema` of OpenAPI 3.2 describes it. `data` is one line of JSON. An event"
+    " without `id` cannot be resumed after. A comment is sent after 15 silent seconds."
 )
 
 
 def schemas() -> dict[str, Any]:
-    """Return the components: one for each type of event, and what they refer to."""
+    """Return the components: one for each type of event, and their parts."""
     kinds = [*RUN_EVENTS, *SESSION_EVENTS, HowToAnswer]
     _, found = msgspec.json.schema_components(kinds, ref_template=REFS)
     for kind in (*RUN_EVENTS, *SESSION_EVENTS):
@@ -46,7 +46,7 @@ def schemas() -> dict[str, Any]:
 
 
 def media_type(name: str) -> dict[str, Any]:
-    """Return how a stream of events is described; `name` is the schema of their data."""
+    """Return the media type of a stream of events; `name` is the schema of their data."""
     data = {"type": "string", "contentMediaType": "application/json", "contentSchema": {"$ref": REFS.format(name=name)}}
     return {
         "schema": {
@@ -63,19 +63,19 @@ def media_type(name: str) -> dict[str, Any]:
 
 
 def stream_of(what: str) -> dict[str, Any]:
-    """Return how the stream of another protocol is described, whose events have data alone."""
+    """Return the media type of another protocol's stream, whose events have only data."""
     return {"schema": {"description": what, "type": "object", "properties": {"data": {"type": "string"}}}}
 
 
 def _complete(schema: dict[str, Any], kind: type[Struct]) -> None:
-    """Add to what a record holds what is told with it."""
+    """Add the fields that the wire format adds to a record."""
     schema["properties"]["at"] = _AT
     schema["required"] = [*schema["required"], "at"]
     if kind in (RunQueued, RunPosition):
         schema["properties"]["answer"] = _ANSWER
     if kind in RUN_EVENTS:
         schema["properties"]["run_id"] = _RUN_ID
-    if kind is StreamGap:  # in `/v1/events` it is one of all sessions
+    if kind is StreamGap:  # in `/v1/events` it belongs to no session
         return
     if kind in ALL_EVENTS:
         schema["properties"]["session_id"] = _SESSION_ID

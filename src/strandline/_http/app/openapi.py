@@ -1,7 +1,6 @@
-"""`/openapi.json` and `/docs`: the routes as a document, from the very types that requests are decoded with.
+"""`/openapi.json` and `/docs`: the OpenAPI document, generated from the types that decode requests.
 
-`OPERATIONS` says in words what each route is for; a test compares it with the routes that there are, and real answers
-with the document.
+`OPERATIONS` describes each route. A test compares it with the real routes, and real answers with the document.
 """
 
 import re
@@ -41,28 +40,28 @@ _TEXT: Final = "text/plain"
 _SESSION_ID: Final = {"type": "string", "pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]{1,256}$"}
 HOST: Final = "127.0.0.1:8080"
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
-"""What may stand in a command that people copy; whatever else a `Host` is, the examples name the usual address."""
-_NEXT: Final = "The `next_cursor` of the page before"
+"""A `Host` that is safe in a command that people copy; for any other, the examples use the default address."""
+_NEXT: Final = "The `next_cursor` of the previous page"
 _RUNS_CURSOR: Final = r"^(w[0-9]{1,18}\.[0-9]{1,18}\.[0-9]{1,18}|r|h[0-9]{1,18})$"
 _KEY_HEADER: Final = (
-    r"^(?:[!#-~](?:[ -~]{0,253}[!-~])?"  # bare, where spaces around it are none of it
-    r'|"(?:[ !#-\[\]-~]|\\["\\]){1,255}")$'  # quoted, as RFC 8941 has it
+    r"^(?:[!#-~](?:[ -~]{0,253}[!-~])?"  # bare, without surrounding spaces
+    r'|"(?:[ !#-\[\]-~]|\\["\\]){1,255}")$'  # quoted (RFC 8941)
 )
 _SESSIONS_CURSOR: Final = r"^(?!(.+/)?\.{1,2}$)(.+/)?[A-Za-z0-9._:@-]{1,256}$"
 
 
 def _nothing_of(*names: str) -> dict[str, Any]:
-    """Return the schema of an object that has none of these, or null in their place."""
+    """Return the schema of an object without these fields, or with null in them."""
     return {"properties": {name: {"type": "null"} for name in names}}
 
 
 def _some(name: str) -> dict[str, Any]:
-    """Return the schema of an object that has this, and not null."""
+    """Return the schema of an object with this field, not null."""
     return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
 
 
 _ANSWERS: Final = {"if_busy": {"enum": ["enqueue", None]}, "on_question": {"type": "null"}}
-"""RunOptions of a body that answers input requests: an answer goes before all others anyway."""
+"""Run options of a body that answers input requests: an answer precedes all queued runs anyway."""
 _ANSWERS_IN: Final[dict[str, Any]] = {
     "required": ["responses"],
     "properties": {"responses": {"type": "array", "minItems": 1}, **_ANSWERS},
@@ -77,7 +76,7 @@ _AT_ODDS: Final = {
         },
     }
 }
-"""RunOptions of which one excludes the other: an interrupt dismisses the question that the other one is to answer."""
+"""Run options that exclude each other: an interrupt dismisses the question that `answer` would answer."""
 BODIES: Final[dict[str, dict[str, Any]]] = {
     "ChatBody": {
         **_AT_ODDS,
@@ -123,7 +122,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     "Responses": {"properties": {"responses": {"minItems": 1}}},
     "Response": {"properties": {"response": {"not": {"type": "null"}}}},
 }
-"""What types cannot say of bodies: which of their fields go together."""
+"""Which fields of a body go together, which types cannot express."""
 
 
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
@@ -133,15 +132,15 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "CompletionBody": {"user": "my-session", "messages": [{"role": "user", "content": "Hello"}]},
     "Invocation": {"prompt": "Hello"},
 }
-"""A body of each kind that is taken as it stands, with keys too; bodies that may be left out have none."""
+"""A complete example of each required body."""
 _NAMED: Final = dict.fromkeys(("session", "of", "runtime_session"), "my-session")
-"""What the examples have for parameters, so that they name their session."""
+"""Example values of parameters that name a session."""
 _NAMING: Final = frozenset({"of", "runtime_session"})
-"""Parameters by which a session is named, that some servers want and others do without."""
+"""Parameters that name a session, which only some servers require."""
 
 
 class Refusals(Struct, frozen=True):
-    """The form in which a route is refused: its media type, what it holds, and the status that it has for ours."""
+    """The format of a route's errors: its media type, its body, and its status for one of ours."""
 
     media_type: str
     form: type[Struct]
@@ -154,7 +153,7 @@ _AGENTCORE: Final = Refusals(_JSON, InvocationFailure, wire.without_422)
 
 
 class Operation(Struct, frozen=True, kw_only=True):
-    """One method of one path: what it reads, what it answers by status, and what it may be refused with."""
+    """One method of one path: its body, its answers by status, and its errors."""
 
     method: Literal["GET", "POST", "DELETE"]
     path: str
@@ -163,11 +162,11 @@ class Operation(Struct, frozen=True, kw_only=True):
     body: type[Struct] | None = None
     answers: dict[int, type[Struct] | type[str] | None]
     events: str | None = None
-    """The schema of events that may be its answer (200)."""
+    """The schema of the events, if it can answer (200) with a stream of ours."""
     brief: type[Struct] | None = None
-    """What is answered in place of all that to those who ask by a name that is not the server's."""
+    """The answer to a request whose `Host` is not this server."""
     streams: str | None = None
-    """What the events are about that another protocol has for its answer (200), if they are asked for."""
+    """The description of the events, if it can answer (200) with a stream of another protocol."""
     refused: tuple[type[errors.StrandlineError], ...] = ()
     takes: tuple[str, ...] = ()
     """Names of `PARAMETERS`."""
@@ -180,101 +179,106 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
         "session_id",
         "path",
         _SESSION_ID,
-        "The id of a session: 1 to 256 of A-Z a-z 0-9 . _ : @ -",
+        "The id of a session: 1 to 256 characters of A-Z a-z 0-9 . _ : @ -",
     ),
     "model": ("model", "path", {"type": "string"}, "The name of the agent"),
     "named": (
         SESSION_HEADER,
         "header",
         _SESSION_ID,
-        "The session, before `metadata.session_id` and `user` in the body; one of them is needed, unless all share one",
+        "The session, before `metadata.session_id` and `user` in the body; one is required, unless sessions are shared",
     ),
     "runtime_session": (
         agentcore_wire.SESSION,
         "header",
         _SESSION_ID,
-        "The session; `default` if it is left out",
+        "The session; default: `default`",
     ),
-    "request_id": (agentcore_wire.REQUEST_ID, "header", {"type": "string"}, "Kept in the metadata of the run"),
+    "request_id": (agentcore_wire.REQUEST_ID, "header", {"type": "string"}, "Stored in the metadata of the run"),
     "key": (
         "Idempotency-Key",
         "header",
         {"type": "string", "pattern": _KEY_HEADER},
-        "The same request under the same key is the same run",
+        "A request repeated under the same key is the same run",
     ),
     "runs_cursor": ("cursor", "query", {"type": "string", "pattern": _RUNS_CURSOR}, _NEXT),
     "sessions_cursor": ("cursor", "query", {"type": "string", "pattern": _SESSIONS_CURSOR}, _NEXT),
     "number_cursor": ("cursor", "query", {"type": "string", "pattern": "^[0-9]{1,15}$"}, _NEXT),
-    "prefer": ("Prefer", "header", {"type": "string"}, "`wait=N`: wait up to N seconds (at most 300) for the end"),
+    "prefer": (
+        "Prefer",
+        "header",
+        {"type": "string"},
+        "`wait=N`: wait up to N seconds (at most 300) for the end of the run",
+    ),
     "last": (
         "Last-Event-ID",
         "header",
         {"type": "string", "pattern": "^[0-9]{0,16}$"},
-        "The `id` of the last event that you have had, to go on after it",
+        "Resume after the event with this `id`",
     ),
     "last_of_a_run": (
         "Last-Event-ID",
         "header",
         {"type": "string"},
-        "Where the same run is asked for again under its key: the `id` of its last event that you have had",
+        "For a request repeated under its `Idempotency-Key`: resume after the event with this `id`",
     ),
     "sessions": (
         "session_id",
         "query",
         {"type": "array", "items": _SESSION_ID},
-        "Tell of these sessions only; may be given more than once",
+        "Only events of this session; may be repeated",
     ),
     "types": (
         "type",
         "query",
         {"type": "array", "items": {"enum": sorted(TYPES)}},
-        "Tell events of these types only; may be given more than once, or as a list with commas",
+        "Only events of these types; may be repeated, or be a list with commas",
     ),
     "status": (
         "status",
         "query",
         {"type": "array", "items": {"enum": [str(each) for each in RunStatus]}},
-        "Runs of these statuses only; may be given more than once, or as a list with commas",
+        "Only runs of these statuses; may be repeated, or be a list with commas",
     ),
     "limit": (
         "limit",
         "query",
         {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
-        "Entries on a page",
+        "Maximum number of entries on a page",
     ),
-    "discarded": ("discarded", "query", {"type": "boolean", "default": False}, "Show messages that are hidden, too"),
+    "discarded": ("discarded", "query", {"type": "boolean", "default": False}, "Include hidden messages"),
     "of": ("session_id", "query", {**_SESSION_ID, "default": "default"}, "The id of a session"),
     "count": (
         "count",
         "query",
         {"type": "integer", "minimum": 0, "maximum": 999_999_999, "default": 1},
-        "How many messages; 0 is all",
+        "Number of messages; 0: all",
     ),
     "tools": (
         "include_tool_messages",
         "query",
         {"type": "boolean", "default": False},
-        "Show messages that hold nothing but tool blocks, too",
+        "Include messages that have only tool blocks",
     ),
 }
 
 _KEY: Final = {
     "type": "http",
     "scheme": "bearer",
-    "description": "An API key, made with `strandline keys new NAME`; wanted only by servers that have keys",
+    "description": "An API key, made with `strandline keys new NAME`; required only by servers that have keys",
 }
 
 HEADERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
-    "Location": ({"type": "string"}, "Where the run is read"),
-    "Retry-After": ({"type": "integer", "minimum": 1}, "Seconds after which it is worth coming back"),
-    "Preference-Applied": ({"type": "string"}, "`wait=N`, if that was preferred"),
-    "WWW-Authenticate": ({"type": "string"}, "`Bearer`: a key is wanted, or another one"),
-    "Idempotency-Replayed": ({"const": "true"}, "The run had ended before, under the same key"),
+    "Location": ({"type": "string"}, "The path of the run"),
+    "Retry-After": ({"type": "integer", "minimum": 1}, "Seconds after which to try again"),
+    "Preference-Applied": ({"type": "string"}, "`wait=N`, if the request preferred to wait"),
+    "WWW-Authenticate": ({"type": "string"}, "`Bearer`: a valid API key is required"),
+    "Idempotency-Replayed": ({"const": "true"}, "The run had already ended, under the same `Idempotency-Key`"),
 }
-"""Headers of answers: what they look like and mean. Which answer has which: `_headers`."""
+"""Response headers: schema and description. `_headers` says which answer has which."""
 
-_DOOR: Final = (wire.Foreign, wire.Unauthorized)
-_READING: Final = (*_DOOR, errors.NotReady, errors.JournalUnavailable)
+_GUARDED: Final = (wire.Foreign, wire.Unauthorized)
+_READING: Final = (*_GUARDED, errors.NotReady, errors.JournalUnavailable)
 _BODY: Final = (wire.Malformed, wire.BodyTooLarge, errors.Invalid)
 _UNNAMED: Final = (*_BODY, errors.NoSession)
 _ANSWERED: Final = (errors.NotFound, errors.AlreadyAnswered, errors.Dismissed)
@@ -302,13 +306,13 @@ OPERATIONS: Final = (
     Operation(method="GET", path="/v1/runs/{run_id}", tag="runs", takes=("run_id", "prefer"),
               summary="Read a run, or wait for its end", answers={200: RunBody}, refused=(errors.NotFound, *_READING)),
     Operation(method="GET", path="/v1/runs/{run_id}/events", tag="runs", takes=("run_id", "last"),
-              summary="Follow a run, from its place in the queue to its end", answers={204: None},
+              summary="Stream the events of a run", answers={204: None},
               events=event_schemas.OF_A_RUN, refused=(errors.NotFound, errors.Invalid, *_READING)),
     Operation(method="POST", path="/v1/runs/{run_id}/cancel", tag="runs", takes=("run_id",), summary="Cancel a run",
               body=CancelBody, answers={200: RunBody, 202: RunBody},
               refused=(errors.NotFound, errors.AlreadyEnded, *_V1)),
     Operation(method="POST", path="/v1/runs/{run_id}/move", tag="runs", takes=("run_id",),
-              summary="Move a run that waits", body=MoveBody, answers={200: RunBody},
+              summary="Move a queued run", body=MoveBody, answers={200: RunBody},
               refused=(errors.NotFound, errors.AlreadyEnded, errors.TooLate, *_V1)),
     Operation(method="GET", path="/v1/sessions", tag="sessions", takes=("limit", "sessions_cursor"),
               summary="List all sessions", answers={200: SessionsBody}, refused=(errors.Invalid, *_READING)),
@@ -316,7 +320,7 @@ OPERATIONS: Final = (
               summary="Read a session", answers={200: SessionBody},
               refused=(errors.NotFound, errors.Invalid, *_READING)),
     Operation(method="DELETE", path="/v1/sessions/{session_id}", tag="sessions", takes=("session",),
-              summary="Forget a session, its history, state and ended runs", answers={204: None},
+              summary="Delete a session, its history, state and ended runs", answers={204: None},
               refused=(errors.NotFound, errors.SessionBusy, errors.Invalid, errors.Draining, *_READING)),
     Operation(method="GET", path="/v1/sessions/{session_id}/runs", tag="sessions",
               takes=("session", "limit", "runs_cursor"),
@@ -326,68 +330,68 @@ OPERATIONS: Final = (
               takes=("session", "limit", "number_cursor", "discarded"), summary="Read the messages of a session",
               answers={200: HistoryBody}, refused=(errors.Invalid, *_READING)),
     Operation(method="POST", path="/v1/sessions/{session_id}/cancel", tag="sessions", takes=("session",),
-              summary="Cancel what waits in a session, and what executes if that is wanted", body=CancelSessionBody,
+              summary="Cancel the queued runs of a session, and optionally the executing one", body=CancelSessionBody,
               answers={200: CancelledBody, 202: CancelledBody}, refused=(errors.NotFound, *_V1)),
     Operation(method="POST", path="/v1/sessions/{session_id}/pause", tag="sessions", takes=("session",),
-              summary="Let nothing more of a session start", answers={200: SessionBody},
+              summary="Pause a session: accept runs, start none", answers={200: SessionBody},
               refused=(errors.NotFound, errors.Invalid, *_READING)),
     Operation(method="POST", path="/v1/sessions/{session_id}/resume", tag="sessions", takes=("session",),
-              summary="Let a paused session go on", answers={200: SessionBody},
+              summary="Resume a paused session", answers={200: SessionBody},
               refused=(errors.NotFound, errors.Invalid, *_READING)),
     Operation(method="GET", path="/v1/events", tag="sessions", takes=("sessions", "types", "last"),
-              summary="Follow what changes anywhere", answers={}, events=event_schemas.OF_ALL,
-              refused=(errors.Invalid, *_DOOR, errors.NotReady)),
+              summary="Stream the events of all your sessions", answers={}, events=event_schemas.OF_ALL,
+              refused=(errors.Invalid, *_GUARDED, errors.NotReady)),
     Operation(method="POST", path="/chat", tag="chat", takes=("key", "last_of_a_run"),
-              summary="Accept a message, wait its turn and its answer", body=ChatBody,
+              summary="Send a message and wait for its answer", body=ChatBody,
               answers={200: ChatAnswer, 202: ChatAnswer, 204: None},
               events=event_schemas.OF_A_RUN, refused=(*_UNNAMED, *_READING, *_RUNS)),
     Operation(method="GET", path="/history", tag="chat", takes=("of", "count", "tools"),
               summary="Read the last messages of a session", answers={200: HistoryAnswer},
               refused=(errors.Invalid, errors.NoSession, *_READING)),
     Operation(method="POST", path="/v1/chat/completions", tag="openai", takes=("named", "key"),
-              summary="Ask in the form of chat completions", body=CompletionBody,
+              summary="Create a chat completion", body=CompletionBody,
               answers={200: Completion, 202: ErrorBody, 422: ErrorBody}, refusals=_OPENAI,
-              streams="With `stream`: `data` is a `chat.completion.chunk` or an error, at last `[DONE]`",
+              streams="With `stream`: `data` is a `chat.completion.chunk` or an error, finally `[DONE]`",
               refused=(*_V1, errors.NoSession, *_RUNS)),
     Operation(method="GET", path="/v1/models", tag="openai", summary="List the agent as a model",
-              answers={200: Models}, refused=_DOOR, refusals=_OPENAI),
+              answers={200: Models}, refused=_GUARDED, refusals=_OPENAI),
     Operation(method="GET", path="/v1/models/{model}", tag="openai", takes=("model",),
-              summary="Read the agent as a model", answers={200: Model}, refused=(errors.NotFound, *_DOOR),
+              summary="Read the agent as a model", answers={200: Model}, refused=(errors.NotFound, *_GUARDED),
               refusals=_OPENAI),
     Operation(method="POST", path="/invocations", tag="agentcore", takes=("runtime_session", "request_id", "key"),
-              summary="Ask as AgentCore Runtime asks", body=Invocation,
+              summary="Invoke the agent, as AgentCore Runtime does", body=Invocation,
               answers={200: InvocationAnswer, 202: InvocationAnswer, 500: InvocationFailure},
-              streams="To whoever accepts them: `data` is a piece of the answer's text, or an object at the end",
+              streams="With `Accept: text/event-stream`: `data` is a piece of the answer, or an object at the end",
               refusals=_AGENTCORE, refused=(*_UNNAMED, *_READING, *_RUNS)),
-    Operation(method="GET", path="/ping", tag="agentcore", summary="See whether anything runs or waits",
+    Operation(method="GET", path="/ping", tag="agentcore", summary="Show whether any run executes or waits",
               answers={200: PingBody}),
-    Operation(method="GET", path="/health", tag="probes", summary="See what goes on, in numbers",
+    Operation(method="GET", path="/health", tag="probes", summary="Show the state of the server in numbers",
               answers={200: HealthBody, 503: HealthBody}, brief=HealthWord),
-    Operation(method="GET", path="/livez", tag="probes", summary="See whether the process can answer",
+    Operation(method="GET", path="/livez", tag="probes", summary="Check that the process responds",
               answers={200: ProbeBody}),
-    Operation(method="GET", path="/readyz", tag="probes", summary="See whether runs are accepted",
+    Operation(method="GET", path="/readyz", tag="probes", summary="Check that runs are accepted",
               answers={200: ProbeBody, 503: ProbeBody}),
-    Operation(method="GET", path="/metrics", tag="probes", summary="Read all metrics, in the form of Prometheus",
-              answers={200: str}, refused=(*_DOOR, wire.OperatorsOnly)),
+    Operation(method="GET", path="/metrics", tag="probes", summary="Read all metrics, for Prometheus",
+              answers={200: str}, refused=(*_GUARDED, wire.OperatorsOnly)),
 )  # fmt: skip
 
 
 class Described(Struct, frozen=True, kw_only=True):
-    """What a server's settings make of its document."""
+    """The settings that change a server's document."""
 
     keys: bool = False
-    """Whether it wants them."""
+    """Whether it requires them."""
     names_session: bool = False
-    """Whether a request has to name its session where the original contract, and AgentCore's, leave that open."""
+    """Whether a request must name its session, which is optional in the original contract and AgentCore's."""
     session_header: str = SESSION_HEADER
-    """By which a completion names its session."""
+    """The header that names the session of a completion."""
     allowed_content: frozenset[str] = frozenset()
     timeout_s: float | None = None
     queue_timeout_s: float | None = None
 
 
 class OpenApi:
-    """The routes of the document, made once."""
+    """The routes of the document, which is built once."""
 
     def __init__(self, described: Described) -> None:
         self._document = document(described)
@@ -399,12 +403,12 @@ class OpenApi:
     async def docs(self, request: Request) -> Response:
         """Return the document as a page that needs no network."""
         root = request.scope.get("root_path", "")
-        shown = page(self._document, root, f"{_asked_at(request)}{root}")
+        shown = page(self._document, root, f"{_url_of(request)}{root}")
         return Response(shown, media_type="text/html", headers={"Content-Security-Policy": POLICY})
 
 
-def _asked_at(request: Request) -> str:
-    """Return the address at which a server was asked, for examples that lead to it."""
+def _url_of(request: Request) -> str:
+    """Return the address that a request was sent to, for the examples."""
     host = request.headers.get("host", "")
     return f"{request.url.scheme}://{host if _HOST.fullmatch(host) else HOST}"
 
@@ -419,7 +423,7 @@ def document(server: Described | None = None) -> dict[str, Any]:
             for kind in (each.body, each.brief, *each.answers.values())
             if kind not in (None, str)
         },
-        key=lambda kind: kind.__name__,  # (wherever they are declared)
+        key=lambda kind: kind.__name__,  # (a stable order)
     )
     _, components = msgspec.json.schema_components([*types, wire.Problem], ref_template=event_schemas.REFS)
     components |= event_schemas.schemas()
@@ -443,7 +447,7 @@ def document(server: Described | None = None) -> dict[str, Any]:
         "info": {
             "title": "Strandline",
             "version": __version__,
-            "description": "Runs of a stateful agent: accepted, in line, strictly one at a time in each session.",
+            "description": "Runs of a stateful agent: durable, in order, and one at a time in each session.",
         },
         "tags": [{"name": tag} for tag in dict.fromkeys(each.tag for each in OPERATIONS)],
         "paths": paths,
@@ -452,7 +456,7 @@ def document(server: Described | None = None) -> dict[str, Any]:
 
 
 def _bounded(properties: dict[str, Any], server: Described) -> None:
-    """Add what the fields of a body that asks for a run have to be besides their type."""
+    """Add the limits of the fields in a body that submits a run."""
     for name, most in (("timeout", server.timeout_s), ("queue_timeout", server.queue_timeout_s)):
         number, null = properties[name]["anyOf"]
         bound = {} if most is None else {"maximum": most}
@@ -465,14 +469,14 @@ def _bounded(properties: dict[str, Any], server: Described) -> None:
 
 
 def _needed(body: dict[str, Any], name: str) -> None:
-    """Describe a field that may be left out, or null, as one that may not."""
+    """Make an optional field required."""
     described = body["properties"][name]
     (body["properties"][name],) = [each for each in described["anyOf"] if each != {"type": "null"}]
     body["required"] = [*body.get("required", ()), name]
 
 
 def _as_integer(described: dict[str, Any]) -> None:
-    """Describe a whole number by the one type that a schema has for all its forms."""
+    """Describe a whole number as `integer`, which covers all its JSON forms."""
     described["anyOf"] = [each for each in described["anyOf"] if each["type"] != "number"]
 
 
@@ -512,20 +516,20 @@ def _responses(operation: Operation) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, kind in operation.answers.items():
         if kind is None:
-            told: dict[str, Any] = {"description": "Nothing is left to tell."}
+            response: dict[str, Any] = {"description": "No content."}
         elif issubclass(kind, str):
-            told = {"description": "Text.", "content": {_TEXT: {"schema": {"type": "string"}}}}
+            response = {"description": "Text.", "content": {_TEXT: {"schema": {"type": "string"}}}}
         else:
             text = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
             schema = _ref(kind) if operation.brief is None else {"anyOf": [_ref(kind), _ref(operation.brief)]}
-            told = {"description": text, "content": {_JSON: {"schema": schema}}}
-        responses[str(status)] = told
+            response = {"description": text, "content": {_JSON: {"schema": schema}}}
+        responses[str(status)] = response
         if names := _headers(operation, status):
             responses[str(status)]["headers"] = _shown(names)
     if operation.events is not None:
-        told = responses.setdefault("200", {"description": "", "content": {}})
-        told["description"] = f"{told['description']} Events, to whoever accepts `text/event-stream`.".lstrip()
-        told["content"][MEDIA_TYPE] = event_schemas.media_type(operation.events)
+        response = responses.setdefault("200", {"description": "", "content": {}})
+        response["description"] = f"{response['description']} Events, with `Accept: text/event-stream`.".lstrip()
+        response["content"][MEDIA_TYPE] = event_schemas.media_type(operation.events)
     if operation.streams is not None:
         responses["200"]["content"][MEDIA_TYPE] = event_schemas.stream_of(operation.streams)
     refusals: dict[int, list[str]] = {}
@@ -545,18 +549,18 @@ def _responses(operation: Operation) -> dict[str, Any]:
 
 
 def _headers(operation: Operation, status: int) -> list[str]:
-    """Return the names of the headers that an answer may have. A stop is why one may be told to come back."""
+    """Return the names of the headers that an answer may have."""
     names = ["Preference-Applied"] if "prefer" in operation.takes else []
     if "key" in operation.takes:
         replayed = ["Idempotency-Replayed"]
-        told = {
+        response = {
             wire.OK: replayed,
             wire.BROKEN: replayed,
             wire.UNPROCESSABLE: replayed,
             wire.ACCEPTED: ["Location", "Retry-After"],
             wire.NO_CONTENT: [*replayed, "Location"],
         }
-        names += told.get(status, [])
+        names += response.get(status, [])
         if operation.events is not None and status == wire.OK:
             names.append("Location")
     if status == wire.UNAVAILABLE:
@@ -569,7 +573,7 @@ def _shown(names: list[str]) -> dict[str, Any]:
 
 
 def _id_of(operation: Operation) -> str:
-    """Return a name for those who generate clients."""
+    """Return an operation's id, for generated clients."""
     words = [word.strip("{}") for word in operation.path.split("/") if word not in ("", "v1")]
     return "_".join([operation.method.lower(), *words])
 

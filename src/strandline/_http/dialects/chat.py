@@ -91,15 +91,15 @@ class Chat(Dialect):
     async def answer(self, run: Accepted, end: Outcome | Later) -> responses.Response:
         """Return the text of the agent's last message, or why there is none."""
         if isinstance(end, Later):
-            later = self._told(run, RunStatus.QUEUED, "")
+            later = self._body(run, RunStatus.QUEUED, "")
             return wire.answer(later, wire.ACCEPTED, run.come_back(self._settings.retry_after_s))
         if (reason := reason_of(end)) is not None:
             code, text = reason
-            told = self._told(run, "error", text, code)
+            body = self._body(run, "error", text, code)
         else:
             status = "success" if end.status is RunStatus.SUCCEEDED else "needs_input"
-            told = self._told(run, status, end.output, asks=end.input_requests)
-        return wire.answer(told, headers=run.replayed)
+            body = self._body(run, status, end.output, input_requests=end.input_requests)
+        return wire.answer(body, headers=run.replayed)
 
     def events(self, run: Accepted) -> tuple[Frames, Mapping[str, str]]:
         """Return our own events."""
@@ -115,8 +115,13 @@ class Chat(Dialect):
         shown = [ShownMessage(message["role"], message["content"]) for message in messages]
         return wire.answer(HistoryAnswer("success", shown))
 
-    def _told(
-        self, run: Accepted, status: str, text: str, code: str | None = None, asks: Sequence[InputRequest] = ()
+    def _body(
+        self,
+        run: Accepted,
+        status: str,
+        text: str,
+        code: str | None = None,
+        input_requests: Sequence[InputRequest] = (),
     ) -> ChatAnswer:
         return ChatAnswer(
             status=status,
@@ -125,7 +130,7 @@ class Chat(Dialect):
             session_id=run.ticket.key.session_id,
             run_id=run.ticket.run_id,
             error_code=code,
-            input_requests=list(asks),
+            input_requests=list(input_requests),
         )
 
 

@@ -24,15 +24,15 @@ class Waiting:
     def __init__(self, scope: Scope, session_id: SessionId) -> None:
         self._scope = scope
         self._session_id = session_id
-        self._told: list[str] = []
+        self._shown: list[str] = []
 
     def heard(self, event: Event) -> str:
         """Take any event: of most there is nothing to say. What is said ends with a blank line."""
         requests = open_requests(event)
         ids = [each.id for each in requests]
-        if not requests or ids == self._told:
+        if not requests or ids == self._shown:
             return ""
-        self._told = ids
+        self._shown = ids
         how = how_to_answer(self._scope, self._session_id, requests)
         said = _SAYS.format(
             questions=questions(requests), method=how.method, path=how.path, body=encode(how.body).decode()

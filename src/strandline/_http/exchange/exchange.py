@@ -58,7 +58,7 @@ class Frames(Protocol):
         """Return what is sent before all events, often nothing."""
         ...
 
-    def of(self, told: Numbered) -> bytes:
+    def of(self, numbered: Numbered) -> bytes:
         """Return what is sent of an event, often nothing."""
         ...
 

@@ -108,9 +108,9 @@ def whole_number(given: float | None) -> int | None:
     return None if given is None else int(given)
 
 
-def kept_with(metadata: dict[str, Any], told: Mapping[str, str]) -> dict[str, Any]:
+def kept_with(metadata: dict[str, Any], runtime: Mapping[str, str]) -> dict[str, Any]:
     """Return the metadata of a run: the client's own, and what AgentCore tells, which no client can make up."""
-    if not told and OF_AGENTCORE not in metadata:
+    if not runtime and OF_AGENTCORE not in metadata:
         return metadata
     own = {name: value for name, value in metadata.items() if name != OF_AGENTCORE}
-    return {**own, OF_AGENTCORE: dict(told)} if told else own
+    return {**own, OF_AGENTCORE: dict(runtime)} if runtime else own

@@ -78,8 +78,8 @@ class EventResponse(Response):
                 await send(_part(self._opening))
                 before, wait_s = b"", ALIVE_S
             while not events.is_over:
-                if told := await events.next(wait_s):
-                    for portion in _portions(b"".join([before, *map(self._frame, told)])):
+                if numbered := await events.next(wait_s):
+                    for portion in _portions(b"".join([before, *map(self._frame, numbered)])):
                         await send(_part(portion))
                         before = b""
                     if events.is_behind:
@@ -105,38 +105,38 @@ class RunEvents:
         """Return nothing: the first event is the first that is sent."""
         return b""
 
-    def of(self, told: Numbered) -> bytes:
+    def of(self, numbered: Numbered) -> bytes:
         """Return an event. One that says how to answer is made anew: clients may reach this app by several paths."""
-        if open_requests(told.event):
+        if open_requests(numbered.event):
             stream = self._stream
-            return framed(told, stream.run_id, _answer(self._scope, stream.key.session_id, told.event))
-        return self._stream.encode_once(told, self._framed)
+            return framed(numbered, stream.run_id, _answer(self._scope, stream.key.session_id, numbered.event))
+        return self._stream.encode_once(numbered, self._framed)
 
-    def _framed(self, told: Numbered) -> bytes:
-        return framed(as_last(told), self._stream.run_id)
+    def _framed(self, numbered: Numbered) -> bytes:
+        return framed(as_last(numbered), self._stream.run_id)
 
     def closing(self) -> bytes:
         """Return nothing: the end is an event."""
         return b""
 
 
-def framed_change(told: Numbered, scope: Scope) -> bytes:
+def framed_change(numbered: Numbered, scope: Scope) -> bytes:
     """Return an event of any run or session as it looks on the wire."""
-    if told.session_id is not None and open_requests(told.event):
-        return framed(told, told.run_id, _answer(scope, told.session_id, told.event))
-    return framed(told, told.run_id)
+    if numbered.session_id is not None and open_requests(numbered.event):
+        return framed(numbered, numbered.run_id, _answer(scope, numbered.session_id, numbered.event))
+    return framed(numbered, numbered.run_id)
 
 
-def framed(told: Numbered, run_id: RunId | None, answer: HowToAnswer | None = None) -> bytes:
+def framed(numbered: Numbered, run_id: RunId | None, answer: HowToAnswer | None = None) -> bytes:
     """Return an event as it looks on the wire; `answer` is how to answer what its run waits for."""
-    event = told.event
+    event = numbered.event
     about = b"" if run_id is None else b',"run_id":"%b"' % run_id.encode()
-    if told.session_id is not None:
-        about += b',"session_id":"%b"' % told.session_id.encode()
+    if numbered.session_id is not None:
+        about += b',"session_id":"%b"' % numbered.session_id.encode()
     if answer is not None:
         about += b',"answer":' + encode(answer)
-    number = b"" if told.number is None else b"id: %d\n" % told.number
-    line = (number, type_of(event).encode(), encode(event)[:-1], about, encode(wire.timestamp(told.at)))
+    number = b"" if numbered.number is None else b"id: %d\n" % numbered.number
+    line = (number, type_of(event).encode(), encode(event)[:-1], about, encode(wire.timestamp(numbered.at)))
     return b'%bevent: %b\ndata: %b%b,"at":%b}\n\n' % line
 
 

@@ -31,7 +31,7 @@ class Denials:
         self._on_denied = on_denied
         self._left = float(BURST)
         self._at = clock.monotonic()
-        self._untold = 0
+        self._unlogged = 0
 
     def note(self, scope: Scope, error: Exception) -> None:
         """Note a request that is answered by an error, if that says that it was not let in.
@@ -53,11 +53,11 @@ class Denials:
         self._left = min(float(BURST), self._left + (now - self._at) / EVERY_S)
         self._at = now
         if self._left < 1:
-            self._untold += 1
+            self._unlogged += 1
             return
         self._left -= 1
-        more = f"; {self._untold} more were refused since the last line of this kind" if self._untold else ""
-        self._untold = 0
+        more = f"; {self._unlogged} more were refused since the last line of this kind" if self._unlogged else ""
+        self._unlogged = 0
         route = f"{scope['method']} {scope['path']}"
         if len(route) > LONGEST_ROUTE:
             route = f"{route[:LONGEST_ROUTE]}..."

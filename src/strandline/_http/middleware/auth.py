@@ -69,8 +69,8 @@ class Access:
                 "this server wants a key: send `Authorization: Bearer KEY`", shown=False, reason="no_key"
             )
         if path == METRICS and not known.operator:
-            told = "metrics are for operators: show the key of one (setting metrics_public)"
-            raise wire.OperatorsOnly(told, key_id=known.id)
+            detail = "metrics are for operators: show the key of one (setting metrics_public)"
+            raise wire.OperatorsOnly(detail, key_id=known.id)
         scope[CALLER] = _caller(known)
         return AdmittedRequest(self._let_in, known)
 
@@ -105,8 +105,8 @@ class AdmittedRequest:
             if not self._revoked or task.uncancel() > 0:
                 raise
             if not self._started:
-                told = "this key has been taken away"
-                raise wire.Unauthorized(told, shown=True, reason="revoked_key", key_id=self.key.id) from None
+                detail = "this key has been taken away"
+                raise wire.Unauthorized(detail, shown=True, reason="revoked_key", key_id=self.key.id) from None
             if not self._completed:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
@@ -134,13 +134,13 @@ def _shown(keys: Keys, scope: Scope) -> ApiKey | wire.Unauthorized | None:
     if not values:
         return None
     if len(values) > 1:
-        told = "the request has two Authorization headers; send one"
-        return wire.Unauthorized(told, shown=True, reason="malformed_key")
+        detail = "the request has two Authorization headers; send one"
+        return wire.Unauthorized(detail, shown=True, reason="malformed_key")
     scheme, _, key = values[0].strip().partition(b" ")
     key = key.strip()
     if scheme.lower() != b"bearer" or not key:
-        told = "the Authorization header must be `Bearer KEY`"
-        return wire.Unauthorized(told, shown=True, reason="malformed_key")
+        detail = "the Authorization header must be `Bearer KEY`"
+        return wire.Unauthorized(detail, shown=True, reason="malformed_key")
     known = keys.ring.find(key) if len(key) <= LONGEST_KEY else None
     if known is None:
         return wire.Unauthorized("this key is not known", shown=True, reason="unknown_key", key_id=id_of(key))

@@ -39,4 +39,4 @@ class Changes:
         if len(sessions) > MOST_SESSIONS:
             raise Invalid(f"at most {MOST_SESSIONS} session_id can be named; leave them out for the events of all")
         events = self._service.changes(principal_of(request), last_event_id(request), sessions=sessions, types=types)
-        return EventResponse(events, lambda told: framed_change(told, request.scope), lambda lost: None)
+        return EventResponse(events, lambda numbered: framed_change(numbered, request.scope), lambda lost: None)

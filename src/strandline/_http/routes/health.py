@@ -94,10 +94,10 @@ class Probes:
         """
         health = self._service.health()
         well = health.has_been_ready
-        told: HealthBody | HealthWord = HealthWord("healthy" if well else "starting")
+        body: HealthBody | HealthWord = HealthWord("healthy" if well else "starting")
         if self._guard.is_named(request.scope):
-            told = self._shown(request, health)
-        return wire.answer(told, wire.OK if well else wire.UNAVAILABLE, None if well else wire.retry_after(STARTING_S))
+            body = self._shown(request, health)
+        return wire.answer(body, wire.OK if well else wire.UNAVAILABLE, None if well else wire.retry_after(STARTING_S))
 
     def _shown(self, request: Request, health: Health) -> HealthBody:
         return HealthBody(

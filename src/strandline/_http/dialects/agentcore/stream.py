@@ -6,7 +6,7 @@ there is no answer.
 
 from strandline._encoding import encode, encode_messages
 from strandline._engine.events import Numbered, RunFinished
-from strandline._http.dialects.agentcore.wire import Asked, StreamFailure
+from strandline._http.dialects.agentcore.wire import InputNeeded, StreamFailure
 from strandline._http.dialects.endings import reason_of
 from strandline._http.dialects.sent_text import SentText
 from strandline._http.dialects.waiting import Waiting
@@ -28,11 +28,11 @@ class Pieces:
         """Return a comment: the contract has no word for a run that was accepted."""
         return b": accepted\n\n"
 
-    def of(self, told: Numbered) -> bytes:
+    def of(self, numbered: Numbered) -> bytes:
         """Return what is sent of an event, often nothing: reasoning and tools are not part of an answer."""
-        if isinstance(told.event, RunFinished):
-            return self._end(told.event)
-        return _text(self._waiting.heard(told.event) or self._sent.heard(told.event))
+        if isinstance(numbered.event, RunFinished):
+            return self._end(numbered.event)
+        return _text(self._waiting.heard(numbered.event) or self._sent.heard(numbered.event))
 
     def closing(self) -> bytes:
         """Return what ends the stream."""
@@ -45,10 +45,10 @@ class Pieces:
         text = _text(self._sent.end(end.output))
         if end.status is not RunStatus.NEEDS_INPUT:
             return text
-        asked = Asked(
+        needed = InputNeeded(
             run_id=self._run_id, session_id=self._session_id, status=end.status, input_requests=end.input_requests
         )
-        return text + _event(encode_messages(asked))
+        return text + _event(encode_messages(needed))
 
     def _failed(self, code: str, text: str, status: RunStatus) -> bytes:
         failure = StreamFailure(

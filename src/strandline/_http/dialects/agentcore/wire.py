@@ -29,7 +29,7 @@ from strandline.errors import Invalid
 
 SESSION: Final = "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id"
 REQUEST_ID: Final = "X-Amzn-Bedrock-AgentCore-Runtime-Request-Id"
-TOLD: Final = {
+RUNTIME_HEADERS: Final = {
     "request_id": REQUEST_ID,
     "trace_id": "X-Amzn-Trace-Id",
     "traceparent": "traceparent",
@@ -58,14 +58,14 @@ class Invocation(RunOptions, frozen=True, kw_only=True):
 
 def prompt_of(body: Invocation) -> str | Responses:
     """Return what the agent is asked, or the answers that stand in its place. Raises `Invalid`."""
-    asked = next((text for text in (body.prompt, body.message, body.input) if text is not None), None)
+    prompt = next((text for text in (body.prompt, body.message, body.input) if text is not None), None)
     if body.responses is not None:
-        if asked is not None:
+        if prompt is not None:
             raise Invalid("prompt and responses do not go together: answer first, then ask what you like")
         return Responses(body.responses)
-    if asked is None:
+    if prompt is None:
         raise Invalid(f"Object missing required field `prompt`. {READS}")
-    return asked
+    return prompt
 
 
 def named_session(headers: Headers, naming: SessionNaming) -> SessionId:
@@ -79,7 +79,7 @@ def named_session(headers: Headers, naming: SessionNaming) -> SessionId:
 
 def runtime_metadata(headers: Mapping[str, str]) -> dict[str, str]:
     """Return what AgentCore tells of a request, for the metadata of its run."""
-    found = {name: headers.get(header, "") for name, header in TOLD.items()}
+    found = {name: headers.get(header, "") for name, header in RUNTIME_HEADERS.items()}
     return {name: value for name, value in found.items() if 0 < len(value) <= LONGEST}
 
 
@@ -96,7 +96,7 @@ class InvocationAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     input_requests: list[InputRequest] = []
 
 
-class Asked(Struct, frozen=True, kw_only=True):
+class InputNeeded(Struct, frozen=True, kw_only=True):
     """The last event of a stream whose run waits for a person."""
 
     run_id: RunId
@@ -141,11 +141,11 @@ class PingBody(Struct, frozen=True):
 
 def refusal(problem: Response) -> Response:
     """Return a problem document in the form of this contract."""
-    told = msgspec.json.decode(problem.body, type=wire.Problem)
+    ours = msgspec.json.decode(problem.body, type=wire.Problem)
     failure = InvocationFailure(
-        error=told.code, details=told.detail, position=told.position, estimated_wait_s=told.estimated_wait_s
+        error=ours.code, details=ours.detail, position=ours.position, estimated_wait_s=ours.estimated_wait_s
     )
-    return failed(failure, wire.without_422(told.status), wire.headers_beside(problem))
+    return failed(failure, wire.without_422(ours.status), wire.headers_beside(problem))
 
 
 def failed(failure: InvocationFailure, status: int, headers: Mapping[str, str]) -> Response:

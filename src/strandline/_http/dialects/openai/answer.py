@@ -13,17 +13,17 @@ from strandline._model import InputRequest, Message, Outcome, RunId, RunStatus
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """The text of an answer. `asks` is what is said besides if the run waits for a person, and is not the model's."""
+    """The text of an answer. `question` is our own text, if the run waits for a person."""
 
     text: str
     finish_reason: FinishReason
-    asks: str = ""
+    question: str = ""
     reasoning: str | UnsetType = UNSET
 
     @property
     def content(self) -> str:
         """All that the client is to see."""
-        return BREAK.join(filter(None, (self.text, self.asks)))
+        return BREAK.join(filter(None, (self.text, self.question)))
 
 
 class NoAnswer(Struct, frozen=True):
@@ -43,7 +43,7 @@ def answer_of(end: Outcome | RunFinished, run_id: RunId) -> Answer | NoAnswer:
             return Answer(
                 text=end.output,
                 finish_reason="stop",
-                asks=asked(end.input_requests),
+                question=question_of(end.input_requests),
                 reasoning=reasoning_of(end.message),
             )
     reason = reason_of(end)
@@ -54,7 +54,7 @@ def answer_of(end: Outcome | RunFinished, run_id: RunId) -> Answer | NoAnswer:
     return NoAnswer(failed(text, code, run_id))
 
 
-def asked(requests: list[InputRequest]) -> str:
+def question_of(requests: list[InputRequest]) -> str:
     """Return what a run asks a person, for people to read."""
     return f"(This waits for a person's answer. {questions(requests)})"
 

@@ -85,8 +85,8 @@ class OpenAI(Dialect):
 
     async def model(self, request: Request) -> Response:
         """Return the agent as a model."""
-        if (asked := request.path_params["model"]) != self._model.id:
-            raise NotFound(f"there is no model {asked}; the agent is {self._model.id}")
+        if (model := request.path_params["model"]) != self._model.id:
+            raise NotFound(f"there is no model {model}; the agent is {self._model.id}")
         return wire.answer(self._model)
 
     async def parse(self, request: Request) -> RunRequest:
@@ -150,7 +150,7 @@ class OpenAI(Dialect):
         headers = run.come_back(self._settings.retry_after_s)
         if run.keyed:
             return failure(error, wire.UNAVAILABLE, headers | SEND_AGAIN)
-        told: dict[str, Any] = {
+        body: dict[str, Any] = {
             "id": run.ticket.run_id,
             "object": "chat.completion",
             "created": int(self._clock.now()),
@@ -158,7 +158,7 @@ class OpenAI(Dialect):
             "choices": [],
             "strandline": Extension(run.ticket.key.session_id, RunStatus.QUEUED, []),
         }
-        return wire.answer({**told, "error": ErrorBody(error).error}, wire.ACCEPTED, headers)
+        return wire.answer({**body, "error": ErrorBody(error).error}, wire.ACCEPTED, headers)
 
 
 def named_session(header: str, value: str | None, body: CompletionBody) -> SessionId | None:

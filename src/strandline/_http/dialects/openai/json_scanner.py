@@ -89,7 +89,7 @@ class _Awaits(Enum):
 _MAY_CLOSE: Final = (_Awaits.COMMA, _Awaits.FIRST_VALUE, _Awaits.FIRST_KEY)
 
 
-class _Inside(Enum):
+class _Partial(Enum):
     """In the middle of what the text is."""
 
     KEY = auto()
@@ -105,7 +105,7 @@ class JsonScanner:
         self._open = bytearray()
         """What closes the containers that are open."""
         self._awaits = _Awaits.VALUE
-        self._inside: _Inside | None = None
+        self._partial: _Partial | None = None
         self._scalar = b""
         """What there is of a number, or of true, false or null."""
         self._escape = b""
@@ -122,10 +122,10 @@ class JsonScanner:
         text, self._escape = self._escape + piece, b""
         at, end = 0, len(text)
         while at < end:
-            if (inside := self._inside) is not None:
-                at = self._rest(text, at, inside)
-                if self._inside is None and len(self._open) <= WATCHED:
-                    event = Event.KEY_ENDS if inside is _Inside.KEY else Event.VALUE_ENDS
+            if (partial := self._partial) is not None:
+                at = self._rest(text, at, partial)
+                if self._partial is None and len(self._open) <= WATCHED:
+                    event = Event.KEY_ENDS if partial is _Partial.KEY else Event.VALUE_ENDS
                     yield Mark(event, len(self._open), at - before)
                 continue
             byte = text[at]
@@ -152,7 +152,7 @@ class JsonScanner:
         self._decode(b"", is_last=True)
         if _HALF.match(self._escape):
             raise NotJson(f"{LONE_SURROGATE} (byte {self._at})")
-        if self._inside is _Inside.SCALAR and not self._open:
+        if self._partial is _Partial.SCALAR and not self._open:
             self._check_scalar(self._at)
         elif self._awaits is not _Awaits.NOTHING:
             raise NotJson("it ends before it is whole")
@@ -192,7 +192,7 @@ class JsonScanner:
         elif awaits is _Awaits.COLON and byte == _COLON:
             self._awaits = _Awaits.VALUE
         elif awaits in (_Awaits.KEY, _Awaits.FIRST_KEY) and byte == _QUOTE:
-            self._inside = _Inside.KEY
+            self._partial = _Partial.KEY
             return Event.KEY_BEGINS
         elif awaits in (_Awaits.VALUE, _Awaits.FIRST_VALUE) and self._is_value(byte, at):
             return Event.VALUE_BEGINS
@@ -206,14 +206,14 @@ class JsonScanner:
     def _is_value(self, byte: int, at: int) -> bool:
         """Begin a value, if the byte begins one."""
         if byte == _QUOTE:
-            self._inside = _Inside.STRING
+            self._partial = _Partial.STRING
         elif byte in _CLOSED_BY:
             if len(self._open) == MOST_NESTED:
                 raise NotJson(f"more than {MOST_NESTED} levels in one another (byte {at})")
             self._open.append(_CLOSED_BY[byte])
             self._awaits = _Awaits.FIRST_VALUE if byte == _BRACKET else _Awaits.FIRST_KEY
         elif byte in _BEGIN_SCALARS:
-            self._inside = _Inside.SCALAR
+            self._partial = _Partial.SCALAR
             self._scalar = bytes((byte,))
         else:
             return False
@@ -224,9 +224,9 @@ class JsonScanner:
 
     # -- what goes on -----------------------------------------------------------------------------------
 
-    def _rest(self, text: bytes, at: int, inside: _Inside) -> int:
+    def _rest(self, text: bytes, at: int, partial: _Partial) -> int:
         """Go on in what the text is in the middle of; return where that ends, or the text does. Raises `NotJson`."""
-        if inside is _Inside.SCALAR:
+        if partial is _Partial.SCALAR:
             end = _end(_LETTERS, text, at)
             self._scalar += text[at:end]
             if end < len(text) or len(self._scalar) > MOST_OF_A_NUMBER:
@@ -236,8 +236,8 @@ class JsonScanner:
         if end == len(text):
             return end
         if text[end] == _QUOTE:
-            self._inside = None
-            if inside is _Inside.KEY:
+            self._partial = None
+            if partial is _Partial.KEY:
                 self._awaits = _Awaits.COLON
             else:
                 self._value_ended()
@@ -255,7 +255,7 @@ class JsonScanner:
             raise NotJson(f"a number of more than {MOST_OF_A_NUMBER} characters (byte {at})")
         if _SCALAR.fullmatch(self._scalar) is None:
             raise NotJson(f"invalid number or word (byte {at})")
-        self._inside = None
+        self._partial = None
         self._value_ended()
 
 

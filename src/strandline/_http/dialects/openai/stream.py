@@ -48,16 +48,16 @@ class Chunks:
         """Return the first chunk: the run was accepted."""
         return self._chunk({"role": "assistant", "content": ""})
 
-    def of(self, told: Numbered) -> bytes:
+    def of(self, numbered: Numbered) -> bytes:
         """Return the chunks of an event, often none: tools are the agent's own, and no calls to be answered."""
-        match told.event:
+        match numbered.event:
             case RunFinished():
-                return self._end(told.event)
+                return self._end(numbered.event)
             case ReasoningDelta(text):
                 return self._chunk({"reasoning_content": text})
             case RunQueued() | RunPosition():
-                return self._waits(told.event)
-        return self._content(self._sent.heard(told.event))
+                return self._waits(numbered.event)
+        return self._content(self._sent.heard(numbered.event))
 
     def closing(self) -> bytes:
         """Return what ends the stream."""
@@ -74,14 +74,14 @@ class Chunks:
         answer = answer_of(end, self._run_id)
         if isinstance(answer, NoAnswer):
             return _event(ErrorBody(answer.error))
-        told = self._content(self._sent.end(answer.text))
-        if answer.asks:
-            told += self._content(BREAK + answer.asks if answer.text else answer.asks)
+        data = self._content(self._sent.end(answer.text))
+        if answer.question:
+            data += self._content(BREAK + answer.question if answer.text else answer.question)
         extension = Extension(self._session_id, end.status, end.input_requests)
-        told += self._chunk({}, answer.finish_reason, strandline=extension)
+        data += self._chunk({}, answer.finish_reason, strandline=extension)
         if self._with_usage and (usage := tokens(end.usage)):
-            told += _event({**self._frame, "choices": [], "usage": usage})
-        return told
+            data += _event({**self._frame, "choices": [], "usage": usage})
+        return data
 
     def _content(self, text: str) -> bytes:
         return self._around[0] + encode(text) + self._around[1] if text else b""

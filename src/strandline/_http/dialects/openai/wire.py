@@ -97,7 +97,7 @@ def prompt_of(body: CompletionBody, before: int = 0) -> Input | Responses:
 
 def _refuse_what_is_not_there(body: CompletionBody) -> None:
     """Raise `Invalid` for what would change the form of the answer; what only colours it is ignored."""
-    asked = {
+    unsupported = {
         "n": body.n not in (None, 1),
         "tools": bool(body.tools),
         "functions": bool(body.functions),
@@ -105,8 +105,8 @@ def _refuse_what_is_not_there(body: CompletionBody) -> None:
         "response_format": (body.response_format or {}).get("type", "text") != "text",
         "modalities": any(each != "text" for each in body.modalities or ()),
     }
-    for name, is_asked in asked.items():
-        if is_asked:
+    for name, is_set in unsupported.items():
+        if is_set:
             raise Invalid(f"The agent gives one answer in text, with tools of its own; leave this out - at `$.{name}`")
 
 
@@ -239,18 +239,18 @@ def refusal(problem: Response) -> Response:
     with 409 they wanted no waiting, or are too late for good, nobody knows what was done before a defect, and storage
     is full until somebody deletes.
     """
-    told = msgspec.json.decode(problem.body, type=wire.Problem)
-    status = wire.without_422(told.status)
-    found = _PARAM.search(told.detail)
+    ours = msgspec.json.decode(problem.body, type=wire.Problem)
+    status = wire.without_422(ours.status)
+    found = _PARAM.search(ours.detail)
     error = ErrorDetail(
-        message=told.detail,
+        message=ours.detail,
         type=_type_of(status),
         param=found and (found[1] or found[2]),
-        code=told.code,
-        position=told.position,
-        estimated_wait_s=told.estimated_wait_s,
+        code=ours.code,
+        position=ours.position,
+        estimated_wait_s=ours.estimated_wait_s,
     )
-    lasts = status in (wire.CONFLICT, wire.BROKEN) or told.code == StorageFull.code
+    lasts = status in (wire.CONFLICT, wire.BROKEN) or ours.code == StorageFull.code
     again = SEND_NO_MORE if lasts else {}
     return failure(error, status, wire.headers_beside(problem) | again)
 
