@@ -46,12 +46,12 @@ def test_what_is_wrong_is_shown_in_place_and_told(tmp_path: Path) -> None:
     (tmp_path / "strandline.toml").write_text('max_runing = 3\nstall_action = "hope"\n')
     done = settings(tmp_path, code=2, STRANDLINE_TIMEOUT="soon", STRANDLINE_MAX_QEUED="7")
     assert "STRANDLINE_TIMEOUT, WRONG" in next(line for line in done.stdout.splitlines() if line.startswith("timeout"))
-    stderr = done.stderr.splitlines()
-    assert len(stderr) == 4
-    assert stderr[0] == "note: the variable STRANDLINE_MAX_QEUED is not a setting; did you mean `STRANDLINE_MAX_QUEUED`?"
-    assert "strandline.toml has `max_runing`, which is not a setting; did you mean `max_running`?" in stderr[1]
-    assert "timeout is 'soon' (STRANDLINE_TIMEOUT); it must be a number" in stderr[2]
-    assert "stall_action is 'hope' (strandline.toml); it must be report or cancel" in stderr[3]
+    lines = done.stderr.splitlines()
+    assert len(lines) == 4
+    assert lines[0] == "note: the variable STRANDLINE_MAX_QEUED is not a setting; did you mean `STRANDLINE_MAX_QUEUED`?"
+    assert "strandline.toml has `max_runing`, which is not a setting; did you mean `max_running`?" in lines[1]
+    assert "timeout is 'soon' (STRANDLINE_TIMEOUT); it must be a number" in lines[2]
+    assert "stall_action is 'hope' (strandline.toml); it must be report or cancel" in lines[3]
     as_json = json.loads(settings(tmp_path, "--json", code=2).stdout)
     assert [each["name"] for each in as_json["settings"] if each["error"]] == ["stall_action"]
     assert len(as_json["faults"]) == 1
