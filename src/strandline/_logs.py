@@ -173,7 +173,7 @@ def _encoded(line: str) -> bytes:
 
 
 class TextFormatter(logging.Formatter):
-    """Lines for people; nothing in them controls their terminal."""
+    """Lines for people, safe for a terminal."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -185,9 +185,9 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line, in ASCII, without what agents were told or said.
+    """One JSON object per line, in ASCII, without texts of messages.
 
-    `details` adds the texts of exceptions, which may quote both.
+    `details` adds the texts of exceptions, which may quote them.
     """
 
     def __init__(self, *, details: bool = False) -> None:
