@@ -110,7 +110,7 @@ def ask_until_refused(server: Server, disk: Disk) -> list[str]:
         disk.fill(server)
         session = f"while-full-{n}"
         pending = server.ask("more", session)
-        until(lambda sent=pending: sent.done() or "cannot be kept yet" in server.stderr, "an answer, or no room for it")  # type: ignore[misc]
+        until(lambda sent=pending: sent.done() or "cannot be stored yet" in server.stderr, "an answer, or none")  # type: ignore[misc]
         if not pending.done() or pending.result().status_code == 200:
             accepted.append(session)
             if pending.done():
@@ -152,7 +152,7 @@ def test_a_full_disk_loses_nothing_and_needs_no_restart(disk: Disk, at: Checkpoi
         accepted = ask_until_refused(server, disk)
         assert server.client.get("/livez").status_code == 200
         at.release()
-        until(lambda: f"{first} cannot be kept yet" in server.stderr, "the end of the run finds no room")
+        until(lambda: f"{first} cannot be stored yet" in server.stderr, "the end of the run finds no room")
         assert not running.done()
         until(lambda: readiness(server) == (503, "journal_unavailable"), "nobody is sent here")
         if killed:
@@ -179,7 +179,7 @@ def test_a_full_disk_loses_nothing_and_needs_no_restart(disk: Disk, at: Checkpoi
         server.close()
     assert "Traceback" not in server.stderr, server.stderr
     if not killed:
-        assert server.stderr.count("not ready: nothing can be kept") == 1, server.stderr
+        assert server.stderr.count("not ready: the journal can store nothing") == 1, server.stderr
 
 
 @pytest.mark.parametrize("disk", ["mounted"], indirect=True)
@@ -228,9 +228,9 @@ def test_before_the_disk_is_full_new_runs_are_refused_and_those_that_were_accept
         assert server.ended() == 0
     finally:
         server.close()
-    assert server.stderr.count("not ready: new runs are refused and those that were accepted go on") == 1
+    assert server.stderr.count("not ready: new runs are refused and accepted ones continue") == 1
     assert "less than 209715 bytes are left" in server.stderr
-    assert "cannot be kept yet" not in server.stderr
+    assert "cannot be stored yet" not in server.stderr
     assert "Traceback" not in server.stderr, server.stderr
 
 
@@ -273,7 +273,7 @@ def test_session_files_leave_the_reserve_of_the_journals_disk_to_runs_and_are_wr
         assert server.ended() == 0
     finally:
         server.close()
-    assert "cannot be kept yet" not in server.stderr
+    assert "cannot be stored yet" not in server.stderr
     assert "Traceback" not in server.stderr, server.stderr
 
 

@@ -97,8 +97,8 @@ def test_a_held_session_names_its_tool_and_cancel_offers_force(server: Server, a
     waiting = sent(server, "held", "h2")
     why = server.run(waiting)["why"]
     assert why["code"] == "held"
-    assert why["text"].startswith("held since ")
-    assert why["text"].endswith(f" UTC by tool work of {run_id}, which has ended and still works")
+    assert why["text"].startswith("locked since ")
+    assert why["text"].endswith(f" UTC by tool work of {run_id}, which has ended and is still executing")
     assert server.run(run_id)["why"] == why == why_of(server, "held")
     assert why["text"] in ran("runs", "held", folder=server.folder).stdout
     done = ran("cancel", run_id, folder=server.folder)

@@ -470,11 +470,11 @@ GOOD = [HELLO, assistant(*ask("a")), user(*gave(result("a"))), assistant(say("do
     [
         ([*GOOD[:2], assistant(say("done"))], "message 2 leaves tools without a result: a"),
         (GOOD[:2], "the last message leaves tools without a result: a"),
-        ([HELLO, GOOD[3], GOOD[2]], "message 2 answers tools that were not asked for: a"),
+        ([HELLO, GOOD[3], GOOD[2]], "message 2 answers tools that were not called: a"),
         ([*GOOD[:2], user(say("hm"), *gave(result("a")))], "message 2 has something before its results of tools"),
         ([*GOOD[:2], user(*gave(result("a"), result("a")))], "message 2 names a tool use twice: a"),
         ([HELLO, assistant(*ask("a", "a")), GOOD[2]], "message 1 names a tool use twice: a"),
-        ([user(*ask("a")), GOOD[3]], "message 0 is the user's and asks for tools"),
+        ([user(*ask("a")), GOOD[3]], "message 0 is the user's and calls tools"),
         ([*GOOD[:2], assistant(*gave(result("a")))], "message 2 is the assistant's and holds results of tools"),
     ],
 )

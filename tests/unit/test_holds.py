@@ -308,14 +308,14 @@ def test_what_one_principal_leaves_behind_keeps_itself_out_and_nobody_else(caplo
             await asyncio.sleep(6)  # all are given up, and still work
             assert len(service._holds.lingering_calls()) == 8
             assert not service.exhausted.is_set(), "one principal alone does not stop the server"
-            with pytest.raises(HoldsFull, match="8 runs of ada have ended and still work"):
+            with pytest.raises(HoldsFull, match="8 ended runs of ada are still executing"):
                 await send(service, "more", "another", "ada")
             assert (await outcome(await send(service, "hello", "s", "bob"))).output == "answer to hello"
             waits = await service.run(Principal("ada"), queued.run_id)
             assert (waits.run.status, waits.estimated_wait_s) == (RunStatus.QUEUED, None)
             assert waits.why is not None
             assert waits.why.code is Reason.HOLDS_FULL
-            assert waits.why.text.startswith("8 ended runs of ada still work")
+            assert waits.why.text.startswith("8 ended runs of ada are still executing")
             assert service.shares() == {"ada": Share(claimed=0, waiting=1, leftovers=8)}
             assert service.vitals().lingering == 8
             played.work.end()

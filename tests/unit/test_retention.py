@@ -72,7 +72,7 @@ def test_a_session_at_rest_for_longer_than_the_retention_is_forgotten_as_if_a_cl
     with caplog.at_level(logging.INFO, "strandline.upkeep"):
         run_virtual(main)
     assert [each.getMessage() for each in caplog.records if each.name == "strandline.upkeep"] == [
-        "forgot 1 sessions that were at rest for longer than history_retention"
+        "deleted 1 sessions that were idle for longer than history_retention"
     ]
 
 
@@ -145,7 +145,7 @@ def test_a_session_that_cannot_be_forgotten_keeps_no_other_and_is_tried_again_on
             assert journal.looks - looks < 3700 / 60 + 10
 
     run_virtual(main)
-    told = [each.getMessage() for each in caplog.records if "could not be forgotten" in each.getMessage()]
+    told = [each.getMessage() for each in caplog.records if "could not be deleted" in each.getMessage()]
     assert 1 <= len(told) <= 3
     assert "damaged of anonymous: the history" in told[0]
 
@@ -203,7 +203,7 @@ def test_whatever_keeps_a_session_from_being_forgotten_the_next_ones_are_and_it_
             assert not await is_there(service, "s0")
 
     run_virtual(main)
-    told = [each for each in caplog.records if "could not be forgotten" in each.getMessage()]
+    told = [each for each in caplog.records if "could not be deleted" in each.getMessage()]
     assert len(told) == 1
     assert "can't start new thread" in told[0].getMessage()
 

@@ -381,7 +381,7 @@ def test_a_run_that_cannot_be_closed_ends_as_failed_and_its_session_goes_on(monk
         async with serving(clock, Played(echo)) as service:
             bad, good = await send(service, "bad"), await send(service, "good")
             assert (await outcome(bad.stream)).error == RunError(
-                ErrorCode.AGENT_ERROR, "the run could not be ended as it should; the server's log says more"
+                ErrorCode.AGENT_ERROR, "the run could not be ended properly; the server's log says more"
             )
             assert (await outcome(good.stream)).output == "echo good"
             messages = await history(service)
@@ -389,7 +389,7 @@ def test_a_run_that_cannot_be_closed_ends_as_failed_and_its_session_goes_on(monk
             assert texts(messages) == [
                 "bad",
                 "(This run ended early: agent_error.)",
-                "the run could not be ended as it should; the server's log says more",
+                "the run could not be ended properly; the server's log says more",
                 "good",
                 "echo good",
             ]

@@ -19,7 +19,7 @@ from soak.trial import Trial
 
 DIED = "2026-01-01 00:00:00,000 ERROR strandline.workers: worker 0 (process {}) has died: ended by {}"
 BLOCKED = "2026-01-01 00:00:00,000 ERROR strandline.runner: an agent loop is blocked for good and is given up:"
-NONE = "2026-01-01 00:00:00,000 ERROR strandline.readiness: not ready: no worker takes calls, runs are refused"
+NONE = "2026-01-01 00:00:00,000 ERROR strandline.readiness: not ready: no worker takes calls; runs are refused"
 
 
 def test_a_seed_has_some_servers_with_workers_and_some_workers_struck_in_each_way() -> None:

@@ -93,12 +93,12 @@ def test_a_held_session_names_the_tool_that_still_works_and_since_when() -> None
             told = await why(service, waits)
             assert told is not None
             assert told.code is Reason.HELD
-            assert told.text.endswith(f" by tool lookup of {hangs.run_id}, which has ended and still works")
-            assert told.text.startswith("held since ")
+            assert told.text.endswith(f" by tool lookup of {hangs.run_id}, which has ended and is still executing")
+            assert told.text.startswith("locked since ")
             assert await why(service, hangs) == told, "the run that holds it says so too"
             assert await of_session(service) == told
             plain = of_others(told)
-            assert plain == Why(Reason.HELD, "something of a run that has ended still works, and holds the session")
+            assert plain == Why(Reason.HELD, "a tool of an ended run is still executing and locks the session")
             await service.pause(key())
             assert code(await why(service, waits)) is Reason.PAUSED, "that needs a person; the hold ends by itself"
             assert code(await of_session(service)) is Reason.PAUSED
@@ -154,7 +154,7 @@ def test_without_a_slot_it_says_whose_slots_are_taken() -> None:
             await send(service, "a", "1", "ada")
             sated = await send(service, "b", "2", "ada")
             assert await why(service, sated) == Why(
-                Reason.PRINCIPAL_BUSY, "ada has as many runs that execute as it may have at once: 1"
+                Reason.PRINCIPAL_BUSY, "ada executes as many runs as it may at once: 1"
             )
             assert code(await of_session(service, "2", "ada")) is Reason.PRINCIPAL_BUSY
             await send(service, "c", "3", "bob")

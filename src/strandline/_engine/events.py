@@ -1,8 +1,8 @@
-"""What is published of runs and sessions: one record for each kind of event, and why a run waits. Values only.
+"""Events of runs and sessions: one record for each kind, and the reasons for which a run waits. Values only.
 
-Each is of one run or session, at an instant; the stream that it is published in numbers it. Durations are seconds,
-messages and results are in Strands' form. What a tool or a model may make as large as it likes is truncated first
-(`streams`): history has it whole. All of it is plain JSON: bytes are encoded by `strandline._encoding`.
+Each event belongs to one run or session and one instant; the stream that publishes it numbers it. Durations are
+seconds; messages and results are in Strands' form. Parts that a tool or a model can make arbitrarily large are
+truncated first (`streams`): history has them whole. Everything is plain JSON: `strandline._encoding` encodes bytes.
 """
 
 from enum import StrEnum
@@ -14,7 +14,7 @@ from strandline._model import InputRequest, Message, RunError, RunId, RunStatus,
 
 
 class Reason(StrEnum):
-    """What keeps a run from starting."""
+    """Why a run does not start yet."""
 
     SERVER_STOPPING = "server_stopping"
     PAUSED = "paused"
@@ -30,7 +30,7 @@ class Reason(StrEnum):
 
 
 class Why(Struct, frozen=True):
-    """The reason, as a code for programs and in words for people."""
+    """The reason, as a code for programs and as text for people."""
 
     code: Reason
     text: str
@@ -185,10 +185,10 @@ Event = RunEvent | SessionEvent
 
 
 class Numbered(Struct, frozen=True, gc=False, array_like=True):
-    """An event with its number in the log that it is published in, rising; `at` in seconds since the epoch.
+    """An event with its rising number in the log that publishes it; `at` in seconds since the epoch.
 
-    `number` is None for a transient one: it is not kept, and nobody can resume after it. In the change feed it says of
-    which run and session it is.
+    `number` is None for a transient event: it is not stored, and no client can resume after it. In the change feed it
+    has its run and session.
     """
 
     number: int | None
@@ -199,5 +199,5 @@ class Numbered(Struct, frozen=True, gc=False, array_like=True):
 
 
 def type_of(event: Event) -> str:
-    """Return the type of an event, as it is on the wire."""
+    """Return an event's type on the wire."""
     return str(event.__struct_config__.tag)

@@ -1,8 +1,8 @@
 """The ports of those that follow the engine: `Observer` (metrics), `Tracing` (spans), `Projection` (copies).
 
-The engine calls them at the edges of a run and never waits for them. They are called on the serving loop, in the middle
-of somebody's request: they return at once and raise nothing. What goes on at a moment is not published to them but
-read, by `Service.vitals`. What they do not override takes no notice.
+The engine calls them at the edges of a run and never waits for them. It calls them on the serving loop, in the middle
+of a request: they return at once and raise nothing. The present state is not published to them; `Service.vitals` shows
+it. Their default methods do nothing.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -17,28 +17,28 @@ from strandline._model import Carrier, Claim, Outcome, Run, RunId, SessionKey
 
 
 class Observer:
-    """Watches all runs. Times are seconds."""
+    """Observes all runs. Times are seconds."""
 
     def accepted(self) -> None:
-        """Note a run that was accepted; it was not there before."""
+        """Note a new run that was accepted."""
 
     def refused(self, reason: str) -> None:
         """Note a request that was refused for now; `reason` is the code of its `Unavailable`."""
 
     def started(self, wait_s: float) -> None:
-        """Note a run that begins for the first time, and how long after its acceptance; not one that goes on."""
+        """Note a run's first start, and how long after its acceptance; a run that resumes is not noted."""
 
     def first_text(self, after_s: float) -> None:
         """Note the first text of such a run, and how long after its acceptance it came."""
 
     def ended(self, outcome: Outcome, duration_s: float | None) -> None:
-        """Note the one outcome of a run, and how long its last attempt took.
+        """Note a run's outcome, and how long its last attempt took.
 
         `duration_s` is None for a run that never began, or ended with a server that died.
         """
 
     def lagged(self, lag_s: float) -> None:
-        """Note by how much the serving loop was late for something that was due; called about once a second."""
+        """Note how late the serving loop was for a timer; called about once a second."""
 
 
 UNOBSERVED: Final = Observer()
@@ -48,7 +48,7 @@ UNOBSERVED: Final = Observer()
 
 
 class CurrentRun(Struct, frozen=True):
-    """Which run it is, for those who tell of it, and the trace of its request."""
+    """A run and the trace of its request, for logs and traces."""
 
     run_id: RunId
     key: SessionKey
@@ -56,11 +56,11 @@ class CurrentRun(Struct, frozen=True):
 
 
 CURRENT_RUN: ContextVar[CurrentRun | None] = ContextVar("strandline_run", default=None)
-"""The run for which something works: in its own task, on the agent loop, and in the threads of its tools."""
+"""The run that the current code works for: in its own task, on the agent loop, and in the threads of its tools."""
 
 
 class TracedRun:
-    """One attempt of a run, as it goes on."""
+    """One attempt of a run while it executes."""
 
     __slots__ = ()
 
@@ -68,10 +68,10 @@ class TracedRun:
         """Note that its agent begins, or is built first."""
 
     def finishes(self) -> None:
-        """Note that its agent has ended, and that what comes of it is about to be kept."""
+        """Note that its agent has ended, and that its results are about to be stored."""
 
     def ended(self, outcome: Outcome | None) -> None:
-        """Note the end of the attempt, and the run's outcome; None: it goes on later, or its claim was lost."""
+        """Note the end of the attempt, and the run's outcome; None: it resumes later, or its claim was lost."""
 
 
 UNTRACED_RUN: Final = TracedRun()
@@ -80,24 +80,25 @@ UNTRACED_RUN: Final = TracedRun()
 class Tracing:
     """Traces runs. Times are seconds since the epoch.
 
-    `begun` and what it returns are called in the run's own task, whose context goes with the run to the agent loop:
-    what is made current there is current for the agent and its tools.
+    `begun` and the methods of its result are called in the run's own task, whose context follows the run to the agent
+    loop: a span that they make current is current for the agent and its tools.
     """
 
     @property
     def active(self) -> bool:
-        """Whether anybody looks at traces."""
+        """Whether traces are exported."""
         return False
 
     def request_trace(self) -> AbstractContextManager[Carrier | None]:
-        """Return what to keep with the run that is asked for now; it is left when the run was accepted, or not.
+        """Return the carrier to store with the run of the current request; the context ends when the run is accepted or
+        refused.
 
-        The engine keeps the carrier with the run, and never looks into it.
+        The engine never looks into the carrier.
         """
         return nullcontext()
 
     def begun(self, claim: Claim, now: float, *, again: bool) -> TracedRun:
-        """Note an attempt that begins; `again`: the run has begun before."""
+        """Note that an attempt begins; `again`: the run has begun before."""
         return UNTRACED_RUN
 
     def ended(self, run: Run, outcome: Outcome, now: float) -> None:
@@ -111,24 +112,24 @@ UNTRACED: Final = Tracing()
 
 
 class Projection(Protocol):
-    """Follows the journal, which is the truth."""
+    """A copy of conversations that follows the journal."""
 
     @property
     def behind(self) -> int:
-        """How many sessions have something that is not in the copy, as far as is known."""
+        """How many sessions the copy is known to lag behind in."""
         return 0
 
     @property
     def failures(self) -> int:
-        """How often something could not be copied or removed."""
+        """How often copying or removing has failed."""
         return 0
 
     def start(self) -> None:
-        """Begin to follow, with what was missed; the journal is open."""
+        """Begin to follow, with the changes that were missed; the journal is open."""
         return
 
     def changed(self, key: SessionKey) -> None:
-        """Note that the history of a session is longer."""
+        """Note that a session's history has grown."""
         return
 
     async def deleting(self, key: SessionKey) -> None:
@@ -136,11 +137,11 @@ class Projection(Protocol):
         return
 
     async def deleted(self, key: SessionKey, *, done: bool) -> None:
-        """Remove what is copied of a session, if it was deleted (`done`)."""
+        """Remove the copy of a session, if it was deleted (`done`)."""
         return
 
     async def finish(self, within_s: float) -> None:
-        """Copy what is new, for no longer than this, and end. The journal is open until then."""
+        """Copy new messages for at most `within_s` seconds, and end. The journal is open until then."""
         return
 
 

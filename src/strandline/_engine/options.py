@@ -1,4 +1,4 @@
-"""The limits and policies of a service: its settings, and what follows from its target and journal.
+"""The limits and policies of a service: its settings, and values that follow from its target and journal.
 
 `strandline._settings` says what each setting means.
 """
@@ -8,15 +8,15 @@ from typing import Literal
 from strandline._settings import ServiceSettings
 
 ErrorText = Literal["full", "class", "id"]
-"""How much is told of what user code has raised."""
+"""How much of the text of user code's errors callers see."""
 
 
 class Options(ServiceSettings, frozen=True, kw_only=True):
-    """Settings of which one depends on others have here what is in force."""
+    """Settings that depend on others have the value in force here."""
 
     error_text: ErrorText = "full"
     stop_grace_s: float = 1.0
     survives: bool = True
-    """Whether what the journal keeps outlives the process."""
+    """Whether the journal's contents outlive the process."""
     self_managed: bool = False
     """Whether the agents keep their history themselves: it is neither given to them nor kept."""

@@ -1,8 +1,8 @@
-"""The service: what every adapter calls, and nothing else of the engine.
+"""The service: the only part of the engine that adapters call.
 
-It accepts runs (or refuses them before anything is kept), tells whoever waits how they end, and shows what is going
-on. `start` and `drain` are its life. It puts the modules of the engine together, and what adapters ask for is answered
-by the one that knows: what is promised stands there.
+It accepts runs, or refuses them before anything is stored, reports how they end, and shows the present state. `start`
+and `drain` are its life cycle. It composes the engine's modules and delegates to them: their docstrings state the
+promises.
 """
 
 import asyncio
@@ -40,11 +40,11 @@ from strandline.errors import Unavailable
 _log = logging.getLogger("strandline.service")
 
 PROJECTION_S: Final = 1.0
-"""How long a projection gets to copy what is new when the service stops."""
+"""How long a projection gets to copy new messages when the service stops."""
 
 
 class Service:
-    """Accepts runs and sees each to its one outcome. Belongs to the serving loop."""
+    """Accepts runs and brings each to its one outcome. Belongs to the serving loop."""
 
     def __init__(
         self,
@@ -61,14 +61,15 @@ class Service:
         tracing: Tracing = UNTRACED,
         projection: Projection = UNPROJECTED,
     ) -> None:
-        if target.singleton:  # one object for all sessions: nothing may run beside it, nor beside what is left of a run
+        if target.singleton:  # one object for all sessions: nothing may run beside it, nor beside a lingering run
             options = replace(options, max_running=1, max_holds=1, max_agents=0)
         self.options = options = replace(options, self_managed=target.self_managed)
-        """Its limits and policies, as they are in force."""
+        """The limits and policies in force."""
         self.serves = target.description
-        """What is served, for people: what kind of target, and its name."""
+        """The kind of the target and its name, for people."""
         self.refused = 0
-        """How many requests were refused for now: a queue or the server was full, it was stopping, or had no worker."""
+        """How many requests were refused for now: a queue or the server was full, the server was stopping, or had
+        no worker."""
         self._journal = journal
         self._loops = loops
         self._clock = clock
@@ -78,7 +79,7 @@ class Service:
         self._projection = projection
         self._readiness = Readiness(journal, loops, clock, retry_after_s=options.retry_after_s)
         self.exhausted = self._readiness.exhausted
-        """Set when so many runs have ended and still work that the process has to be replaced."""
+        """Set when too many ended runs are still executing, so that the process must be replaced."""
         self._queues = SessionQueues(
             journal, clock, options.max_running, options.max_running_per_principal, options.max_holds_per_principal
         )
@@ -133,7 +134,7 @@ class Service:
             self._pool.drop_lost,
             self._claims.check_lingering,
         )
-        # What adapters ask for, by the one who answers it.
+        # Each method of adapters, from the module that implements it.
         self.run, self.runs, self.runs_of = reading.run, reading.runs, reading.runs_of
         self.wait, self.stream = reading.wait, reading.stream
         self.session, self.sessions = reading.session, reading.sessions
@@ -146,10 +147,10 @@ class Service:
         self.until_ready, self.fail_start = self._readiness.until_ready, self._readiness.fail_start
         self.shares = self._queues.shares
 
-    # -- life --------------------------------------------------------------------------------------
+    # -- life cycle ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Open the journal, recover what was executing, and let waiting runs start. Raises a `JournalError`."""
+        """Open the journal, recover the runs that were executing, and start waiting ones. Raises a `JournalError`."""
         orphans = await self._journal.open(self._owner, max_attempts=self.options.max_attempts)
         self._streams.begin(self._journal.epoch)
         try:
@@ -162,7 +163,7 @@ class Service:
             self._claims.spawn(every_second(*self._ticks))
             self._claims.spawn(measure_lag(self._clock, self._observer.lagged))
             prune = partial(prune_runs, self._journal, self._clock, run_retention_s=self.options.run_retention_s)
-            self._claims.spawn(every_minute(prune, "runs past their retention could not be forgotten yet"))
+            self._claims.spawn(every_minute(prune, "runs past their retention could not be deleted yet"))
             if (retention_s := self.options.history_retention_s) is not None:
                 delete = partial(
                     delete_idle_sessions,
@@ -181,10 +182,10 @@ class Service:
         self._readiness.begin()
 
     async def drain(self, *, close: bool = True) -> None:
-        """Stop: accept nothing, let what executes finish within `drain_grace_s`, stop the rest, close the journal.
+        """Stop: refuse new runs, give executing ones `drain_grace_s`, stop the rest, and close the journal.
 
-        On return every run has its outcome or waits in the journal, and every waiter was told which. With `close` False
-        the journal is open still, for those that read what they were told of: `close` it when they have left.
+        On return every run has its outcome or waits in the journal, and every waiting client has its answer. With
+        `close` False the journal stays open for clients that read their answers: call `close` when they have left.
         """
         if self._readiness.draining:
             return
@@ -198,7 +199,7 @@ class Service:
             await self.close()
 
     async def close(self) -> None:
-        """Close the journal, if it is open. Nothing can be asked for any more."""
+        """Close the journal, if it is open. Further calls fail."""
         await self._journal.close()
 
     async def abort(self) -> None:
@@ -207,13 +208,13 @@ class Service:
         await self._claims.abort()
         self._loops.close()
 
-    # -- what adapters ask for ---------------------------------------------------------------------
+    # -- requests of adapters -----------------------------------------------------------------------
 
     async def submit(self, request: Request) -> Ticket:
-        """Accept a run: durable on return. Raises `Unavailable` of some kind; nothing is kept then.
+        """Accept a run: durable on return. Raises an `Unavailable`; nothing is stored then.
 
-        A request whose idempotency key is known is answered by the run that it stands for, also while the server stops;
-        raises `KeyReused` if that was another request. A caller that is cancelled meanwhile does not undo an accept.
+        A request with a known idempotency key gets its earlier run, also while the server stops; raises `KeyReused` if
+        the two requests differ. Cancelling the call does not undo an accept.
         """
         try:
             with self._tracing.request_trace() as trace:
@@ -226,9 +227,9 @@ class Service:
     def changes(
         self, principal: Principal, after: int = 0, *, sessions: Collection[SessionId] = (), types: Collection[str] = ()
     ) -> Subscription:
-        """Return what changes from now on, or after number `after`, in these sessions of a principal, or in all.
+        """Subscribe to the changes from now on, or after number `after`, in these sessions of a principal, or in all.
 
-        Text as it comes is in the events of each run only. Raises `NotReady`.
+        Text deltas are in each run's own events only. Raises `NotReady`.
         """
         self._readiness.open()
         return self._streams.changes(principal, after, sessions, types)
@@ -239,7 +240,7 @@ class Service:
         return self._readiness.starting
 
     def health(self) -> Health:
-        """Return what goes on; takes microseconds, or a few milliseconds where 10,000 sessions wait."""
+        """Return the present state; takes microseconds, or a few milliseconds with 10,000 waiting sessions."""
         executing, waiting = self._claims.counts()
         oldest = self._queues.sessions.oldest if waiting else None
         quiet_s = self._runner.quiet_s()
@@ -262,7 +263,7 @@ class Service:
         )
 
     def vitals(self) -> Vitals:
-        """Return what goes on and has gone on, for metrics; takes some ten milliseconds where 10,000 sessions wait."""
+        """Return the state and counters for metrics; takes some ten milliseconds with 10,000 waiting sessions."""
         return Vitals(
             health=self.health(),
             options=self.options,
@@ -279,7 +280,7 @@ class Service:
         )
 
     async def stacks(self) -> list[RunStack]:
-        """Return what every run does that executes, or has ended and still works."""
+        """Return what each run is executing, also those that have ended and still execute."""
         now = self._clock.monotonic()
         found = [
             (each.attempt.claim.run, each.attempt.phase, each.attempt.last_progress, each.call)
@@ -293,7 +294,7 @@ class Service:
         ]
 
     def idle_s(self) -> float:
-        """Return for how many seconds nothing has run, waited or been asked for."""
+        """Return for how many seconds nothing has run or waited and no request has come."""
         if self._queues.executing or self._queues.sessions.waiting or len(self._holds):
             self._readiness.note_request()
         return self._readiness.idle_s()

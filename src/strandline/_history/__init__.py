@@ -1,13 +1,12 @@
-"""History: what closes it, what a run has done so far, and what a provider would refuse. Pure.
+"""History: closing it, following a run's progress, and checking it. Pure.
 
-A provider accepts a conversation only if its roles alternate, starting with `user`; if every `toolUse` of an
-assistant message is answered by one `toolResult` at the head of the very next message; if no text is blank, no tool
-result empty, and no answer stops at its reasoning. `close` turns whatever a run leaves (any prefix of it, in any
-ending) into messages of that kind, without forgetting or inventing a side effect: the one place where the guarantee
-"truthful history" is made.
+A provider accepts a conversation only if its roles alternate, starting with `user`; if every `toolUse` of an assistant
+message is answered by one `toolResult` at the head of the next message; if no text is blank and no tool result empty;
+and if no answer stops at its reasoning. `close` turns what a run leaves (any prefix of it, in any ending) into such
+messages, without losing or inventing a side effect. It is the one place that makes the guarantee "truthful history".
 
-Agents and tools build messages by hand, so nothing here trusts their form: what is no block is told as text, and
-nothing that a tool returned is dropped for its form.
+Agents and tools build messages by hand, so nothing here trusts their form: anything that is not a block becomes text,
+and nothing that a tool returned is dropped for its form.
 """
 
 from strandline._history.blocks import open_tool_uses

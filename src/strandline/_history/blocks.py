@@ -1,4 +1,4 @@
-"""The blocks of one message as a provider takes them, and which tools a message asks for or answers."""
+"""The blocks of one message in the form that providers accept, and the tools that it calls or answers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
@@ -9,17 +9,17 @@ from strandline._normalize import NAMELESS, as_text, normalize_result, same_bloc
 
 
 def valid_blocks(content: Iterable[Block], own: str) -> list[Block]:
-    """Return the blocks that a provider takes from one role, which has tool blocks of the kind `own` only.
+    """Return the blocks that a provider accepts from one role, whose only tool blocks are of the kind `own`.
 
-    The second block of one toolUseId gets an id of its own, in the answers as in the questions.
+    A repeated toolUseId gets a new id, in toolUses and toolResults alike.
     """
     other = "toolUse" if own == "toolResult" else "toolResult"
-    sound = _apart([block for block in without_blank_text(content) if other not in block], own)
-    return [with_output(block) if "toolResult" in block else block for block in sound]
+    valid = _apart([block for block in without_blank_text(content) if other not in block], own)
+    return [with_output(block) if "toolResult" in block else block for block in valid]
 
 
 def _apart(content: Iterable[Block], own: str) -> list[Block]:
-    """Return the blocks, those of the kind `own` with an id each that no other has."""
+    """Return the blocks, each of the kind `own` with a unique id."""
     apart: list[Block] = []
     ids: set[str] = set()
     for block in content:
@@ -33,7 +33,7 @@ def _apart(content: Iterable[Block], own: str) -> list[Block]:
 
 
 def distinct(message: Message) -> Message:
-    """Return a message that is formed, each of its tool blocks with an id of its own."""
+    """Return a normalized message, each of its tool blocks with a unique id."""
     content = _apart(_apart(message["content"], "toolUse"), "toolResult")
     return message if same_blocks(content, message["content"]) else {**message, "content": content}
 
@@ -45,22 +45,22 @@ def _unused(name: str, used: set[str]) -> str:
 
 
 def with_output(block: Block) -> Block:
-    """Return a toolResult block that is not empty: some providers refuse one, and the session with it."""
+    """Return a toolResult block that is not empty: some providers refuse an empty one, and with it the session."""
     result = block["toolResult"]
     content = without_blank_text(result["content"]) or [{"text": NO_OUTPUT}]
     return block if same_blocks(content, result["content"]) else {**block, "toolResult": {**result, "content": content}}
 
 
 def open_tool_uses(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """Return the toolUse blocks of the last message: what the next message has to answer."""
+    """Return the toolUse blocks of the last message, which the next message has to answer."""
     if not messages or messages[-1]["role"] != "assistant":
         return []
     return [block["toolUse"] for block in messages[-1]["content"] if "toolUse" in block]
 
 
-def results_for(asked: Iterable[Mapping[str, str]], results: Mapping[str, ToolResult]) -> list[Block]:
+def results_for(uses: Iterable[Mapping[str, str]], results: Mapping[str, ToolResult]) -> list[Block]:
     """Return a toolResult block for each toolUse: its result, or one that says that its outcome is unknown."""
-    ids = [use["toolUseId"] for use in asked]
+    ids = [use["toolUseId"] for use in uses]
     return [
         with_output({"toolResult": normalize_result(results[each], each) if each in results else unknown_result(each)})
         for each in ids
@@ -68,23 +68,23 @@ def results_for(asked: Iterable[Mapping[str, str]], results: Mapping[str, ToolRe
 
 
 def unknown_result(tool_use_id: str) -> ToolResult:
-    """Return the result of a tool of which nobody knows what it did."""
+    """Return the result of a tool whose outcome is unknown."""
     return {"toolUseId": tool_use_id, "status": "error", "content": [{"text": UNKNOWN_OUTCOME}]}
 
 
 def dismissed_result(tool_use_id: str) -> ToolResult:
-    """Return the result of a tool that has asked a person, and got no answer."""
+    """Return the result of a tool that asked a person and got no answer."""
     return {"toolUseId": tool_use_id, "status": "error", "content": [{"text": DISMISSED}]}
 
 
-def without_stray_results(asked: Iterable[Mapping[str, str]], content: list[Block]) -> list[Block]:
-    """Drop toolResults that answer nothing; those that do not even say what they answer are told as they are."""
-    ids = {use["toolUseId"] for use in asked}
+def without_stray_results(uses: Iterable[Mapping[str, str]], content: list[Block]) -> list[Block]:
+    """Drop toolResults that answer no toolUse; the content of those without an id becomes text."""
+    ids = {use["toolUseId"] for use in uses}
     kept: list[Block] = []
     for block in content:
         if "toolResult" not in block or block["toolResult"]["toolUseId"] in ids:
             kept.append(block)
         elif block["toolResult"]["toolUseId"].startswith(NAMELESS):
-            told = (each for each in block["toolResult"]["content"] if each.get("text") != NO_OUTPUT)
-            kept += [{"text": as_text(each["json"])} if "json" in each else each for each in told]
+            unnamed = (each for each in block["toolResult"]["content"] if each.get("text") != NO_OUTPUT)
+            kept += [{"text": as_text(each["json"])} if "json" in each else each for each in unnamed]
     return without_blank_text(kept)

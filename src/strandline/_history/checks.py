@@ -1,4 +1,4 @@
-"""What a provider would refuse, in whatever form it is."""
+"""What a provider would refuse in messages of any form."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,34 +13,34 @@ from strandline._normalize import as_text, holds, normalize_message
 def pairing_faults(messages: Sequence[Message]) -> list[str]:
     """Return what breaks the pairing of toolUse and toolResult in a window, one sentence each; [] if valid."""
     faults: list[str] = []
-    asked: list[str] = []
+    called: list[str] = []
     for index, message in enumerate(messages):
         role, content = _as_it_is(message)
         results = [holds(block, "toolResult") for block in content]
-        answers, asks = _ids(content, "toolResult"), _ids(content, "toolUse")
-        if None in answers or None in asks:
+        answers, calls = _ids(content, "toolResult"), _ids(content, "toolUse")
+        if None in answers or None in calls:
             faults.append(f"message {index} has a tool block without an id")
         if role != "user" and answers:
             faults.append(f"message {index} is the {as_text(role)}'s and holds results of tools")
-        if role != "assistant" and asks:
-            faults.append(f"message {index} is the {as_text(role)}'s and asks for tools")
+        if role != "assistant" and calls:
+            faults.append(f"message {index} is the {as_text(role)}'s and calls tools")
         if results != sorted(results, reverse=True):
             faults.append(f"message {index} has something before its results of tools")
         given = [each for each in answers if each is not None]
-        if unasked := [each for each in given if each not in asked]:
-            faults.append(f"message {index} answers tools that were not asked for: {', '.join(unasked)}")
-        if unanswered := [each for each in asked if each not in given]:
+        if uncalled := [each for each in given if each not in called]:
+            faults.append(f"message {index} answers tools that were not called: {', '.join(uncalled)}")
+        if unanswered := [each for each in called if each not in given]:
             faults.append(f"message {index} leaves tools without a result: {', '.join(unanswered)}")
-        asked = [each for each in asks if each is not None] if role == "assistant" else []
-        if repeated := [each for each, times in Counter(asked + given).items() if times > 1]:
+        called = [each for each in calls if each is not None] if role == "assistant" else []
+        if repeated := [each for each, times in Counter(called + given).items() if times > 1]:
             faults.append(f"message {index} names a tool use twice: {', '.join(repeated)}")
-    if asked:
-        faults.append(f"the last message leaves tools without a result: {', '.join(asked)}")
+    if called:
+        faults.append(f"the last message leaves tools without a result: {', '.join(called)}")
     return faults
 
 
 def _as_it_is(message: Any) -> tuple[object, Sequence[object]]:
-    """Return the role and the blocks of a message in whatever form."""
+    """Return the role and the blocks of a message of any form."""
     if not isinstance(message, dict):
         return None, []
     content = message.get("content")
@@ -48,14 +48,14 @@ def _as_it_is(message: Any) -> tuple[object, Sequence[object]]:
 
 
 def _ids(content: Iterable[Any], kind: str) -> list[str | None]:
-    """Return the ids of tool blocks, None where there is none."""
+    """Return the ids of tool blocks, None where one is missing."""
     tools = [block[kind] for block in content if holds(block, kind)]
     ids = [tool.get("toolUseId") if isinstance(tool, dict) else None for tool in tools]
     return [each if isinstance(each, str) and each.strip() else None for each in ids]
 
 
 def history_faults(messages: Sequence[Message]) -> list[str]:
-    """Return what makes a history one that a provider refuses, one sentence each; [] if valid."""
+    """Return what makes a provider refuse a history, one sentence each; [] if valid."""
     faults = pairing_faults(messages)
     for index, message in enumerate(messages):
         expected = "assistant" if index % 2 else "user"

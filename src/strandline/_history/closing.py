@@ -1,4 +1,4 @@
-"""`close` and its kin: from whatever a run leaves to messages that are well formed and true."""
+"""`close` and its variants: they make well-formed, true messages of whatever a run leaves."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, groupby
@@ -28,23 +28,23 @@ from strandline._normalize import by_id, normalize_message, same_blocks
 
 
 def close(messages: Sequence[Message], results: Mapping[str, ToolResult], ending: Ending) -> list[Message]:
-    """Return the messages that a run leaves in history, well formed whatever `messages` is a prefix of.
+    """Return the messages that a run leaves in history, well formed whatever prefix of the run `messages` is.
 
-    `messages` are the run's own, from its question on; partial text of an unfinished model call may stand at their
-    end as an assistant message. `results` are the results of tools that ended in a round that is still open; a tool
-    with none gets an error result that says that its outcome is unknown. The messages given are not changed; where
-    nothing had to be closed, the very same objects are returned. Never raises, whatever an agent has built.
+    `messages` are the run's own, from its prompt on; an assistant message at their end may have the partial text of an
+    unfinished model call. `results` are the results in the round that is still open; a tool without one gets an error
+    result that says that its outcome is unknown. The arguments are not changed; a message that needs no closing is
+    returned as the same object. Never raises, whatever an agent has built.
     """
     if isinstance(ending, Succeeded) and _only_said(messages):
         return list(messages)
     results = by_id(results)
     closed: list[Message] = []
     for message in _users_joined([normalize_message(message) for message in messages]):
-        asked = open_tool_uses(closed)
+        uses = open_tool_uses(closed)
         if message["role"] == "user":
-            content = without_stray_results(asked, valid_blocks(message["content"], "toolResult"))
+            content = without_stray_results(uses, valid_blocks(message["content"], "toolResult"))
             given = {block["toolResult"]["toolUseId"] for block in content if "toolResult" in block}
-            content += results_for((use for use in asked if use["toolUseId"] not in given), results)
+            content += results_for((use for use in uses if use["toolUseId"] not in given), results)
             content.sort(key=lambda block: "toolResult" not in block)
             if not content and not closed:
                 content = [{"text": EMPTY_MESSAGE}]
@@ -52,14 +52,14 @@ def close(messages: Sequence[Message], results: Mapping[str, ToolResult], ending
             content = valid_blocks(message["content"], "toolUse")
             while content and "reasoningContent" in content[-1]:
                 content.pop()
-            if asked and content:
-                closed.append({"role": "user", "content": results_for(asked, results)})
+            if uses and content:
+                closed.append({"role": "user", "content": results_for(uses, results)})
         _append(closed, message, content)
-    if (asked := open_tool_uses(closed)) and not isinstance(ending, NeedsInput):
-        closed.append({"role": "user", "content": results_for(asked, results)})
+    if (uses := open_tool_uses(closed)) and not isinstance(ending, NeedsInput):
+        closed.append({"role": "user", "content": results_for(uses, results)})
     match ending:
         case NeedsInput():
-            pass  # its round stays open: whatever comes next begins with the results of it
+            pass  # its round stays open: the next messages begin with its results
         case Succeeded(text=text, limit=limit):
             if _ends_open(closed):
                 answer = text if text and text.strip() else None
@@ -78,24 +78,24 @@ def close(messages: Sequence[Message], results: Mapping[str, ToolResult], ending
 def close_answer(
     messages: Sequence[Message], results: Mapping[str, ToolResult], ending: Ending, *, begun: bool
 ) -> list[Message]:
-    """Return the messages that a run leaves which answers a question: what comes after that open round's message.
+    """Return the messages that the run of an answer leaves: those after the message of the open round.
 
-    `messages` begin with that message. Unless the round has `begun` again, its tools are told to have stopped at their
-    questions.
+    `messages` begin with that message. Unless the round has `begun` again, the results of its tools say that they
+    stopped at their questions.
     """
     if not begun:
-        asked = open_tool_uses([distinct(normalize_message(messages[0]))])
-        results = {**{use["toolUseId"]: dismissed_result(use["toolUseId"]) for use in asked}, **by_id(results)}
+        uses = open_tool_uses([distinct(normalize_message(messages[0]))])
+        results = {**{use["toolUseId"]: dismissed_result(use["toolUseId"]) for use in uses}, **by_id(results)}
     return close(messages, results, ending)[1:]
 
 
 def dismissed(question: Question, *, begun: bool = False) -> list[Message]:
-    """Return the messages that close the open round of a question that is not answered, or (`begun`) to no avail."""
+    """Return the messages that close the open round of a question that got no answer, or (`begun`) one in vain."""
     return close_answer([question.message], question.results, Succeeded(text=NOT_ANSWERED), begun=begun)
 
 
 def _only_said(messages: Sequence[Message]) -> bool:
-    """Return whether question and answer are text and nothing else, as nearly all are: there is nothing to close."""
+    """Return whether prompt and answer are nothing but text, as nearly all are: then there is nothing to close."""
     role = "user"
     for message in messages:
         if type(message) is not dict or message.get("role") != role:
@@ -114,7 +114,7 @@ def _only_said(messages: Sequence[Message]) -> bool:
 
 
 def _users_joined(messages: Sequence[Message]) -> Iterable[Message]:
-    """Yield the messages, neighbours of the user's as one: the results of one round may stand in several."""
+    """Yield the messages, joining neighbours of the user's: the results of one round may be in several."""
     for role, neighbours in groupby(messages, key=lambda message: message["role"]):
         if role == "user":
             first, *others = neighbours

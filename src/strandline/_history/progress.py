@@ -1,4 +1,4 @@
-"""What a run has done so far, from what is staged of it, and what another attempt goes on from."""
+"""What a run has done so far, from its checkpoints, and what another attempt resumes from."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, assert_never
@@ -17,7 +17,7 @@ class Progress(Struct, frozen=True, kw_only=True):
     `to_restart` are the toolUseIds in the open round whose tools are idempotent and start again; the round then stays
     open, and `results` has one for each of its other tools.
 
-    A run that answers a question begins in the middle of a round: its first message is the one that asked, and the
+    A run that answers a question begins in the middle of a round: its first message is the one that uses, and the
     agent resumes from `question_state` with the answers. `begun` is False until a tool of that round starts again.
     """
 
@@ -30,42 +30,41 @@ class Progress(Struct, frozen=True, kw_only=True):
 
     @property
     def takes_answers(self) -> bool:
-        """Return whether the agent is to be given the answers: it has not gone on with them yet, or is to do so
-        again."""
+        """Return whether the agent gets the answers: it has not resumed with them yet, or is to do so again."""
         return self.question_state is not None and (not self.begun or bool(self.to_restart and len(self.messages) == 1))
 
     def open_tools(self) -> dict[str, str]:
-        """Return the tools that have begun and have no result, name by id: what they did is not known."""
+        """Return the tools that have begun and have no result, name by id: their outcome is unknown."""
         ended = by_id(self.results)
-        asked = (
+        uses = (
             open_tool_uses([distinct(normalize_message(message)) for message in self.messages[-1:]])
             if self.begun
             else []
         )
-        return {use["toolUseId"]: use["name"] for use in asked if use["toolUseId"] not in ended}
+        return {use["toolUseId"]: use["name"] for use in uses if use["toolUseId"] not in ended}
 
     def ended_results(self) -> list[ToolResult]:
-        """Return the results of the open round, but of the tools that are to be started `to_restart`."""
-        asked = open_tool_uses([distinct(normalize_message(message)) for message in self.messages[-1:]])
-        ended = [use for use in asked if use["toolUseId"] not in self.to_restart]
+        """Return the results of the open round, without the tools that are `to_restart`."""
+        uses = open_tool_uses([distinct(normalize_message(message)) for message in self.messages[-1:]])
+        ended = [use for use in uses if use["toolUseId"] not in self.to_restart]
         return [block["toolResult"] for block in results_for(ended, by_id(self.results))]
 
     def messages_to_resume(self) -> list[Message]:
-        """Return the messages that an attempt goes on from.
+        """Return the messages that an attempt resumes from.
 
-        An open round is closed by the results that it has, unless tools of it are started `to_restart`.
+        The results close an open round, unless some of its tools are `to_restart`.
         """
         messages = [distinct(normalize_message(message)) for message in self.messages]
-        if self.begun and not self.to_restart and (asked := open_tool_uses(messages)):
-            messages.append({"role": "user", "content": results_for(asked, by_id(self.results))})
+        if self.begun and not self.to_restart and (uses := open_tool_uses(messages)):
+            messages.append({"role": "user", "content": results_for(uses, by_id(self.results))})
         return messages
 
 
 def fold(checkpoints: Iterable[Checkpoint], question: Question | None = None) -> Progress:
-    """Return what the facts of a run add up to, which goes on from `question` if it answers one.
+    """Return the progress that a run's checkpoints add up to; it starts from `question` if the run answers one.
 
-    A round whose `RoundDone` was never staged (the server ended before it) is closed by what was staged of it as
-    soon as a later fact shows that the run went on.
+    The server may die before it stores a round's `RoundDone`. The stored results then close that round as soon as a
+    later checkpoint shows that the run continued.
     """
     messages: list[Message] = [] if question is None else [question.message]
     results: dict[str, ToolResult] = {} if question is None else dict(question.results)
@@ -75,7 +74,7 @@ def fold(checkpoints: Iterable[Checkpoint], question: Question | None = None) ->
         begun = True
         match checkpoint:
             case RoundStarted(messages=[]):
-                pass  # the open round goes on: it is the tools that start again, not the round
+                pass  # the open round continues: its tools start again, not the round
             case RoundStarted():
                 messages = [*_before(checkpoint.messages, messages, results), *checkpoint.messages]
                 results = {}
@@ -92,11 +91,11 @@ def fold(checkpoints: Iterable[Checkpoint], question: Question | None = None) ->
 
 
 def _before(added: Sequence[Message], messages: list[Message], results: Mapping[str, ToolResult]) -> list[Message]:
-    """Return `messages` as they stand before `added`: their open round is closed unless `added` closes it."""
-    asked = open_tool_uses([distinct(normalize_message(message)) for message in messages[-1:]])
-    if not asked or (added and normalize_message(added[0])["role"] == "user"):
+    """Return `messages` as they are before `added`: their open round is closed unless `added` closes it."""
+    uses = open_tool_uses([distinct(normalize_message(message)) for message in messages[-1:]])
+    if not uses or (added and normalize_message(added[0])["role"] == "user"):
         return messages
-    return [*messages, {"role": "user", "content": results_for(asked, by_id(results))}]
+    return [*messages, {"role": "user", "content": results_for(uses, by_id(results))}]
 
 
 def resume_point(

@@ -18,32 +18,32 @@ UNKNOWN_OUTCOME: Final = (
 )
 
 
-MOST_OF_AN_ERROR: Final = 500
+LONGEST_ERROR: Final = 500
 """Characters of an error's text that history keeps: the model reads them in every later run."""
 
 
 def ended_early(code: str) -> str:
-    """Return the sentence that tells, in history, that a run did not come to its own end."""
+    """Return the sentence in history that says that a run did not end by itself."""
     return f"(This run ended early: {code}.)"
 
 
 def stored_reason(detail: str) -> str:
-    """Return what history keeps of why a run failed, in a block of its own; `""` if there is nothing to say."""
-    kept = detail[:MOST_OF_AN_ERROR]
-    return kept if kept.strip() else ""
+    """Return the text that history stores about a failure, in a block of its own; `""` for none."""
+    stored = detail[:LONGEST_ERROR]
+    return stored if stored.strip() else ""
 
 
 def prompt_message(prompt: Input) -> Message:
     """Return the user message for a run's input; blank text becomes `(empty message)`, since providers refuse it."""
     if isinstance(prompt, str):
         return {"role": "user", "content": [{"text": prompt if prompt.strip() else EMPTY_MESSAGE}]}
-    own = [block for block in prompt if not holds(block, "toolUse") and not holds(block, "toolResult")]
-    content = without_blank_text(normalize_blocks(own))
+    blocks = [block for block in prompt if not holds(block, "toolUse") and not holds(block, "toolResult")]
+    content = without_blank_text(normalize_blocks(blocks))
     return {"role": "user", "content": content or [{"text": EMPTY_MESSAGE}]}
 
 
 def answer_text(message: Message | None) -> str:
-    """Return the text blocks of a message, a line break between two of them."""
+    """Return the text blocks of a message, with line breaks between them."""
     if message is None:
         return ""
     texts = (block["text"] for block in normalize_message(message)["content"] if "text" in block)

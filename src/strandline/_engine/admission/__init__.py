@@ -1,8 +1,8 @@
-"""Admission: what callers may do with runs and sessions. A request is accepted, attached to an earlier run, or refused.
+"""Admission: what callers may do with runs and sessions; a request is accepted, attached to an earlier run, or refused.
 
-`Admission` decides about requests, `Control` about everything after: cancel, move, pause, resume, delete.
-`Subscribers` knows who waits for runs, and has those left alone cancelled where that is wanted. The journal has decided
-before anybody here is told of anything.
+`Admission` decides about requests, `Control` about everything after: cancel, move, pause, resume, delete. `Subscribers`
+counts the clients that wait for runs, and has runs without any cancelled where their caller wants that. The journal
+always decides first.
 """
 
 from strandline._engine.admission.admission import Admission

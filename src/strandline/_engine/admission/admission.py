@@ -1,6 +1,6 @@
-"""Who is let in: a request is accepted as a run, attached to the one that its key stands for, or refused.
+"""Decides about a request: it is accepted as a run, attached to its key's earlier run, or refused.
 
-What is refused leaves nothing behind. What is accepted is durable, and whoever waits for it gets its stream.
+A refused request leaves nothing behind. An accepted run is durable, and its clients get its stream.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from strandline._model import Carrier, IfBusy, Lane, NewRun, OnDisconnect, OnQue
 from strandline.errors import Draining, HoldsFull, NoWorker
 
 NO_ROOM = Bounds(0, 0)
-"""Lets no new run in, but tells which run a key stands for."""
+"""Accepts no new run, but finds the run of a key."""
 EXECUTES = RunPosition(0, 0.0)
 
 
@@ -58,7 +58,7 @@ class Admission:
         self._under_way: set[asyncio.Task[Any]] = set()
 
     async def submit(self, request: Request, trace: Carrier | None) -> Ticket:
-        """Accept a run, as `Service.submit` says; `trace` is kept with it."""
+        """Accept a run, as `Service.submit` says; `trace` is stored with it."""
         new = self._builder.build(request, trace)
         answer: Ticket | AcceptAnswer
         try:
@@ -79,7 +79,7 @@ class Admission:
         raise self._refusals.error(new, answer)
 
     async def _accept(self, new: NewRun, on_disconnect: OnDisconnect) -> Ticket | AcceptAnswer:
-        """Return the ticket of a run that the journal has accepted, or what it has answered instead."""
+        """Return the ticket of a run that the journal has accepted, or the journal's other answer."""
         accepted = await self._claims.accept(new, self._bounds)
         if not isinstance(accepted, Accepted):
             return accepted
@@ -103,7 +103,7 @@ class Admission:
 
     async def _attach(self, key: SessionKey, run_id: RunId) -> Ticket:
         """Return the ticket of a run that was accepted before. Raises `NotFound`."""
-        run, at, stream = await self._reading.followed(key.principal, run_id)
+        run, at, stream = await self._reading.with_stream(key.principal, run_id)
         return Ticket(
             run_id=run_id,
             key=key,
@@ -116,9 +116,9 @@ class Admission:
         )
 
     async def _known_by_key(self, new: NewRun) -> AcceptAnswer | None:
-        """Ask the journal what the key of a run stands for that cannot be accepted now; None without a key."""
+        """Return the journal's answer to the key of a run that cannot be accepted now; None without a key."""
         if new.keyed is None or not self._readiness.started:
             return None
-        # An answer would find room, and be kept.
-        asks = replace(new, lane=Lane.NORMAL, input="", on_question=OnQuestion.WAIT)
-        return await self._journal.accept(asks, NO_ROOM, claim_next=False)
+        # (An answer goes past all bounds, and would be accepted.)
+        probe = replace(new, lane=Lane.NORMAL, input="", on_question=OnQuestion.WAIT)
+        return await self._journal.accept(probe, NO_ROOM, claim_next=False)

@@ -1,6 +1,6 @@
-"""What callers may do with runs that were accepted, and with sessions: the journal decides, then the engine is told.
+"""What callers may do with accepted runs and with sessions: the journal decides, then the engine acts.
 
-Belongs to the serving loop. What the journal has answered is true whatever becomes of this process.
+Belongs to the serving loop. The journal's answer is true even if this process dies.
 """
 
 import asyncio
@@ -38,11 +38,11 @@ from strandline.errors import AlreadyEnded, InvariantBroken, NotFound, RecordDam
 _log = logging.getLogger("strandline.control")
 
 END_HOLD_S: Final = 1.0
-"""How long to wait until the end of a hold that was forced is in the journal. It never is once the server has drained:
-then the answer has to be given before connections are closed."""
+"""How long to wait until the journal has the end of a hold that was forced. It never does once the server has drained:
+the answer must then be given before connections are closed."""
 
-_Told = Cancel | CancelSession | EndWaiting | Pause | Resume
-"""Changes of which somebody in the engine has to know."""
+_Change = Cancel | CancelSession | EndWaiting | Pause | Resume
+"""Changes that the engine acts on."""
 
 
 class Control:
@@ -68,36 +68,36 @@ class Control:
         self._under_way: set[asyncio.Task[Any]] = set()
 
     async def cancel(self, principal: Principal, run_id: RunId, *, force: bool = False) -> RunView:
-        """Cancel a run and return it: ended, or asked to end (its `cancel_requested`), which then survives a crash.
+        """Cancel a run and return it: ended, or ending (its `cancel_requested`), which then survives a crash.
 
-        With `force` its session is not held by what still works of it then, nor by what still works of it now.
-        Raises `NotFound`, and `AlreadyEnded` unless there is a hold to be ended.
+        With `force` its session is not locked by a tool that is still executing, now or after its end. Raises
+        `NotFound`, and `AlreadyEnded` unless there is a lock to end.
         """
-        run = await self._reading.kept(principal, run_id)
+        run = await self._reading.stored_run(principal, run_id)
         match await self._changed(run.key, Cancel(principal, run_id), force=force):
             case Stopped():
                 pass
             case Ended():
-                run = await self._reading.kept(principal, run_id)
+                run = await self._reading.stored_run(principal, run_id)
                 if not run.held:
                     raise AlreadyEnded(f"run {run_id} has ended")
                 if not force:
                     raise AlreadyEnded(
-                        f"run {run_id} has ended, and something of it still works; with `force` its session goes on"
-                        " without it"
+                        f"run {run_id} has ended, and a tool of it is still executing; with `force` its session"
+                        " continues without it"
                     )
                 await self._claims.end_hold(run_id, END_HOLD_S)
             case Changed():
                 raise NotFound(f"there is no run {run_id}")
             case answer:
-                raise InvariantBroken(f"the journal has answered a cancel by {answer}")
+                raise InvariantBroken(f"the journal answered a cancel with {answer}")
         return await self._reading.run(principal, run_id)
 
     async def cancel_session(self, key: SessionKey, *, running: bool = False, force: bool = False) -> Stopped:
         """Cancel all runs that wait in a session, with `running` the one that executes too.
 
-        With `force` besides, the session is not held by what still works of that one, or of one that has ended.
-        Raises `NotFound`.
+        With `force` besides, the session is not locked by a tool of that run, or of one that has ended. Raises
+        `NotFound`.
         """
         self._readiness.note_request()
         answer = await self._changed(key, CancelSession(key, running), force=force)
@@ -107,27 +107,27 @@ class Control:
             session = await self._journal.read(SessionQuery(key))
             if session is not None and session.held and session.claimed is not None:
                 await self._claims.end_hold(session.claimed, END_HOLD_S)
-        self._projection.changed(key)  # a question that was dismissed leaves something without a run that ends
+        self._projection.changed(key)  # a dismissed question leaves messages without the end of a run
         return answer
 
     def all_disconnected(self, run_id: RunId, key: SessionKey, on_disconnect: OnDisconnect) -> None:
-        """Cancel a run whose clients were lost, if that is wanted; what cannot be kept now is tried again."""
+        """Cancel a run whose clients have all disconnected, if its caller wants that; retried until it is stored."""
         change: Cancel | EndWaiting
         if on_disconnect is OnDisconnect.CANCEL:
             change = Cancel(key.principal, run_id)
         else:
             change = EndWaiting(key, run_id, Outcome(status=RunStatus.CANCELLED))
-        self._claims.spawn(self._cancel_alone(run_id, key, change))
+        self._claims.spawn(self._cancel_disconnected(run_id, key, change))
 
-    async def _cancel_alone(self, run_id: RunId, key: SessionKey, change: Cancel | EndWaiting) -> None:
-        trouble = "run %s is left alone and cannot be cancelled yet"
+    async def _cancel_disconnected(self, run_id: RunId, key: SessionKey, change: Cancel | EndWaiting) -> None:
+        trouble = "run %s has lost all its clients and cannot be cancelled yet"
         try:
             await until_stored(partial(self._changed, key, change), trouble, run_id, log=_log)
         except RecordDamaged as error:
-            _log.error("run %s is left alone and cannot be cancelled: %s", run_id, error)
+            _log.error("run %s has lost all its clients and cannot be cancelled: %s", run_id, error)
 
     async def move(self, principal: Principal, run_id: RunId, priority: int | None) -> RunView:
-        """Give a run that waits another priority, or with None the last place of the front; return it.
+        """Give a waiting run another priority, or with None the last place of the front; return it.
 
         Raises `Invalid`, `NotFound`, `AlreadyEnded`, `TooLate` if it has begun.
         """
@@ -144,11 +144,11 @@ class Control:
                 raise NotFound(f"there is no run {run_id}")
 
     async def pause(self, key: SessionKey) -> SessionView:
-        """Let nothing more of a session start until it is resumed, also after a restart. Raises `NotFound`."""
+        """Pause a session: accept runs, start none until it is resumed, also after a restart. Raises `NotFound`."""
         return await self._paused(key, Pause(key), SessionPaused())
 
     async def resume(self, key: SessionKey) -> SessionView:
-        """Let a paused session go on. Raises `NotFound`."""
+        """Resume a paused session. Raises `NotFound`."""
         return await self._paused(key, Resume(key), SessionResumed())
 
     async def _paused(self, key: SessionKey, change: Pause | Resume, event: SessionEvent) -> SessionView:
@@ -158,25 +158,27 @@ class Control:
         return await self._reading.session(key)
 
     async def delete(self, key: SessionKey) -> bool:
-        """Forget a session; False if there was none. Raises `SessionBusy` while a run of it waits or executes."""
+        """Delete a session; False if there was none. Raises `SessionBusy` while a run of it waits or executes."""
         check_key(key)
         self._readiness.admit()
         return await self.delete_idle(key, None)
 
     async def delete_idle(self, key: SessionKey, ended_before: float | None) -> bool:
-        """Forget a session if it is at rest since before a moment (None: if it is); False if there was none.
+        """Delete a session if it has been idle since before a moment (None: if it is idle); False if there was none.
 
         Raises `SessionBusy`.
         """
         changed = await to_the_end(self._delete(Delete(key, ended_before)), self._under_way)
         if not isinstance(changed, Changed):
-            raise SessionBusy("the session has a run that waits, executes or is held; delete it when that has ended")
+            raise SessionBusy(
+                "the session has a run that waits or executes, or is locked; delete it when that has ended"
+            )
         if changed.existed:
             self._streams.changed(key, SessionDeleted())
         return changed.existed
 
     async def _delete(self, change: Delete) -> ChangeAnswer:
-        # A run that ends before the deletion and after it was asked for must not leave its agent for another session.
+        # A run that ends while the deletion is under way must not leave its agent for another session.
         key, done = change.key, False
         await self._projection.deleting(key)
         try:
@@ -187,11 +189,11 @@ class Control:
             await self._projection.deleted(key, done=done)
         return changed
 
-    async def _changed(self, key: SessionKey, change: _Told, *, force: bool = False) -> ChangeAnswer:
-        """Have the journal make a change and tell whoever has to know, to the end of it whoever waits."""
+    async def _changed(self, key: SessionKey, change: _Change, *, force: bool = False) -> ChangeAnswer:
+        """Have the journal make a change and the engine act on it, also if the caller leaves meanwhile."""
         return await to_the_end(self._change(key, change, force), self._under_way)
 
-    async def _change(self, key: SessionKey, change: _Told, force: bool) -> ChangeAnswer:
+    async def _change(self, key: SessionKey, change: _Change, force: bool) -> ChangeAnswer:
         answer = await self._journal.change(change)
         match change, answer:
             case _, Stopped():

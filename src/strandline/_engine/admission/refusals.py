@@ -1,4 +1,4 @@
-"""Why a request is refused: the error that its caller gets, and what is refused without asking the journal."""
+"""Why a request is refused: the caller's error, and the refusals that need no journal."""
 
 from typing import Final
 
@@ -25,8 +25,7 @@ from strandline.errors import (
 )
 
 STORAGE_FULL_S: Final = 60.0
-"""When to come again at the earliest to what is full until somebody deletes: what is past its retention is forgotten
-once a minute."""
+"""The shortest `Retry-After` of what is full until somebody deletes: expired records are deleted once a minute."""
 
 
 class Refusals:
@@ -39,16 +38,16 @@ class Refusals:
         self._options = options
 
     def admit(self, new: NewRun) -> None:
-        """Let a run be asked of the journal. Raises `Draining`, `NotReady`, `NoWorker`, `HoldsFull`.
+        """Let a run go to the journal. Raises `Draining`, `NotReady`, `NoWorker`, `HoldsFull`.
 
-        Raises `QueueFull` if its queue is full; runs with a key or a policy are always asked for.
+        Raises `QueueFull` if its queue is full; runs with a key or a policy always go to the journal.
         """
         self._readiness.admit_run()
         principal = new.key.principal
         if self._queues.is_full(principal):
             raise HoldsFull(
-                f"{self._queues.lingering(principal)} runs of {principal} have ended and still work (setting"
-                " max_holds_per_principal); nothing more of it is accepted before one of them works no more",
+                f"{self._queues.lingering(principal)} ended runs of {principal} are still executing (setting"
+                " max_holds_per_principal); its requests are refused until one of them stops",
                 retry_after_s=self._options.retry_after_s,
             )
 

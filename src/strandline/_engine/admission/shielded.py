@@ -1,4 +1,4 @@
-"""What is done to its end whoever waits for it."""
+"""Work that completes even if its caller is cancelled."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,15 +8,16 @@ T = TypeVar("T")
 
 
 async def to_the_end(work: Coroutine[Any, Any, T], under_way: set[asyncio.Task[Any]]) -> T:
-    """Return what `work` does, in a task that is in `under_way` until it is done; cancelling this does not stop it."""
+    """Return the result of `work`, which completes even if the caller is cancelled: as a task, in `under_way` until
+    then."""
     task = asyncio.create_task(work)
     under_way.add(task)
     task.add_done_callback(under_way.discard)
-    task.add_done_callback(_looked_at)
+    task.add_done_callback(_retrieve)
     return await asyncio.shield(task)
 
 
-def _looked_at(task: "asyncio.Task[Any]") -> None:
-    """Note that whoever asked knows of a failure, or is not there any more."""
+def _retrieve(task: "asyncio.Task[Any]") -> None:
+    """Retrieve a failure: the caller has it, or is gone."""
     if not task.cancelled():
         task.exception()

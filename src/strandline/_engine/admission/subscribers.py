@@ -1,9 +1,9 @@
-"""Who waits for runs, and what becomes of a run whose clients have all been lost.
+"""The clients that wait for runs, and what happens to a run when all of them have disconnected.
 
-A run goes on whether anybody waits or not, unless it was asked for otherwise. A client is lost when its connection ends
-before its answer; one that got an answer, or did not want to wait, is not. Only when nobody has been left for a while
-is it acted upon: a client that comes back in time finds its run. Belongs to the serving loop; nothing here is durable,
-since a restart loses all connections at once.
+A run continues without clients, unless its caller asked otherwise. A client is lost when its connection ends before its
+answer; one that got its answer, or did not want to wait, is not. The service acts only when a run has had no client for
+a while: a client that reconnects in time finds its run. Belongs to the serving loop; nothing here is durable, since a
+restart ends all connections at once.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ from strandline._engine.streams import RunStream, Streams
 from strandline._model import OnDisconnect, RunId
 
 DISCONNECT_GRACE_S: Final = 2.0
-"""How long nobody must have been there."""
+"""How long a run must have had no client."""
 
 
 class Subscribers:
-    """Counts the clients of a run in its stream, as long as its end is to come in this process."""
+    """Counts a run's clients in its stream, until the run ends in this process."""
 
     def __init__(self, streams: Streams, control: Control) -> None:
         self._streams = streams
@@ -29,31 +29,33 @@ class Subscribers:
 
     def joined(self, run_id: RunId) -> None:
         """Note a client that waits for a run."""
-        if (stream := self._watched(run_id)) is not None:
+        if (stream := self._counted(run_id)) is not None:
             stream.clients += 1
             if stream.disconnect_timer is not None:
                 stream.disconnect_timer.cancel()
                 stream.disconnect_timer = None
 
     def left(self, run_id: RunId, *, lost: bool) -> None:
-        """Note that a client waits no longer, because it has its answer, or because it was lost."""
+        """Note that a client waits no longer, because it has its answer, or because it was `lost`."""
         self.lost += lost
-        stream = self._watched(run_id)
+        stream = self._counted(run_id)
         if stream is None or not stream.clients:
             return
         stream.clients -= 1
         if lost and not stream.clients:
-            stream.disconnect_timer = asyncio.get_running_loop().call_later(DISCONNECT_GRACE_S, self._alone, run_id)
+            stream.disconnect_timer = asyncio.get_running_loop().call_later(
+                DISCONNECT_GRACE_S, self._all_disconnected, run_id
+            )
 
     def stop(self) -> None:
-        """Act upon nothing any more."""
+        """Cancel no more runs."""
         self._stopped = True
 
-    def _watched(self, run_id: RunId) -> RunStream | None:
+    def _counted(self, run_id: RunId) -> RunStream | None:
         stream = self._streams.get(run_id)
         return None if stream is None or stream.on_disconnect is OnDisconnect.CONTINUE else stream
 
-    def _alone(self, run_id: RunId) -> None:
-        if (stream := self._watched(run_id)) is not None and not self._stopped:
+    def _all_disconnected(self, run_id: RunId) -> None:
+        if (stream := self._counted(run_id)) is not None and not self._stopped:
             stream.disconnect_timer = None
             self._control.all_disconnected(run_id, stream.key, stream.on_disconnect)

@@ -1,4 +1,4 @@
-"""What a caller gets for an accepted run."""
+"""The caller's record of an accepted run."""
 
 from msgspec import Struct
 
@@ -27,19 +27,20 @@ class Ticket(Struct, frozen=True, kw_only=True):
     new: NewRun | None = None
 
     async def outcome(self) -> Outcome | Later:
-        """Wait for the end of the run. `Later`: it goes on after a restart. Cancelling this changes nothing for it."""
+        """Wait for the end of the run. `Later`: it resumes after a restart. Cancelling the wait does not affect the
+        run."""
         return await self.stream.outcome()
 
     def view(self, end: Outcome | Later) -> RunView | None:
         """Return the run as it was accepted, ended if `end` says how; None if `attached`.
 
-        For those who cannot read it at this moment: what was accepted must not be answered as if it had not been.
+        For when the journal cannot be read: an accepted run must not be answered as if it had been refused.
         """
         if (new := self.new) is None:
             return None
         outcome = end if isinstance(end, Outcome) else None
         waits = outcome is None and self.position > 0
-        going_on = RunStatus.QUEUED if waits else RunStatus.RUNNING
+        unended = RunStatus.QUEUED if waits else RunStatus.RUNNING
         run = RunSummary(
             run_id=new.run_id,
             key=new.key,
@@ -47,8 +48,8 @@ class Ticket(Struct, frozen=True, kw_only=True):
             priority=new.priority,
             resumable=new.resumable,
             metadata=new.metadata,
-            sequence=0,  # (which nobody is shown)
-            status=going_on if outcome is None else outcome.status,
+            sequence=0,  # (never shown)
+            status=unended if outcome is None else outcome.status,
             attempt=0 if waits else 1,
             created_at=new.created_at,
             position=self.position if waits else None,

@@ -1,13 +1,13 @@
-"""Execution: from a claim to the outcome of its run. The only package of the engine that calls user code.
+"""Execution: from a claim to the outcome of its run. The engine's only package that calls user code.
 
 A run passes one pipeline over one record (`Execution`): `Runner` prepares it, starts it on an agent loop, gives it a
-time box, closes what it leaves and finishes it. What the agent reports on the way is checkpointed by `LiveAttempt`.
-`recover` does the last two steps for a run whose process died. `Claims` fetches claims and has each executed as a task;
-`Holds` keeps those whose runs have ended and still work. `AgentPool` keeps the agents of idle sessions.
+time box, closes what it leaves and finishes it. `LiveAttempt` checkpoints the agent's reports on the way. `recover`
+does the last two steps for a run whose process died. `Claims` fetches claims and has each executed as a task; `Holds`
+keeps the claims of ended runs that still execute code. `AgentPool` keeps the agents of idle sessions.
 
 Invariants: every ending is a value; a claim ends in one completion, or its run is requeued, or the claim is lost;
-history is what `closed` makes of a run, and nothing else; only an agent whose run ended well serves another one.
-Knows nothing of who waits for a run; which session goes next is for the queues to say.
+history is the result of `closed`, and nothing else; only an agent whose run ended well serves another one. Knows
+nothing of clients; the queues decide which session goes next.
 """
 
 from strandline._engine.execution.attempt import LiveAttempt

@@ -1,9 +1,9 @@
-"""One attempt of one run while it executes: what it has done, said and checkpointed so far, published as it goes on.
+"""One executing attempt of a run: its messages, results and text so far, checkpointed and published as they come.
 
-What a run takes apart is measured here: how long a tool and a call of the model took, and when the first piece came.
-Written on the agent loop by the session agent, read on the serving loop by the runner; every field is either set
-once or replaced whole, so that the reader sees a consistent value at any time. Once it is frozen nothing that still
-works for the run can change what is told of it. Knows nothing of kinds of agents.
+It also measures how long each tool and each model call took, and when a call's first piece came. The session agent
+writes it on the agent loop and the runner reads it on the serving loop; every field is either set once or replaced
+whole, so that the reader always sees a consistent value. Once it is frozen, code that still executes for the run cannot
+change what is stored or published. Knows nothing of kinds of agents.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ class LiveAttempt:
         self.phase = "model"
         self.last_progress = clock.monotonic()
         self.stopping = False
-        """Whether the run was asked to end: no further tool is started."""
+        """Whether the run is to end: no further tool is started."""
         self.begun = progress.begun
         """Whether tools may have run; False for an answer whose round has not begun again."""
         self._frozen = False
@@ -83,20 +83,20 @@ class LiveAttempt:
         self._clock = clock
         self._recorder = recorder
         self._tools: dict[str, tuple[str, float]] = {}
-        """The name of each tool that works, and since when."""
+        """The name of each executing tool, and since when."""
         self._called_at: float | None = None
-        """When the call of the model began whose end is to come."""
+        """When the current model call began."""
         self._first_s: float | None = None
-        """How many seconds after that its first piece came."""
+        """How many seconds later its first piece came."""
 
     @property
     def prompt(self) -> Input | None:
-        """The question, unless an earlier attempt has asked it; or the answers to one, as long as they are wanted."""
-        is_asked = self.progress.takes_answers or not self.progress.messages
-        return self.claim.run.input if is_asked else None
+        """The run's input, unless an earlier attempt has sent it; or the answers, while the agent needs them."""
+        is_needed = self.progress.takes_answers or not self.progress.messages
+        return self.claim.run.input if is_needed else None
 
     def add(self, message: Message) -> None:
-        """Take a message that joined the conversation."""
+        """Add a message that joined the conversation."""
         if not self._frozen:
             self.messages.append(message)
             self._partial = []
@@ -104,32 +104,32 @@ class LiveAttempt:
             self.touch()
 
     def amend(self, index: int, content: list[Block]) -> None:
-        """Take another content of a message."""
+        """Replace the content of a message."""
         if not self._frozen:
             self.messages[index]["content"] = content
 
     def add_text(self, delta: str) -> None:
-        """Take a piece of text."""
+        """Add a piece of text."""
         if not self._frozen:
             self._partial.append(delta)
             self._record_piece(TextDelta(delta))
         self.last_progress = self._clock.monotonic()
 
     def add_reasoning(self, delta: str) -> None:
-        """Take a piece of reasoning: told to whoever listens, and part of the message that comes."""
+        """Add a piece of reasoning: published now, and part of the message that follows."""
         if not self._frozen:
             self._record_piece(ReasoningDelta(delta))
         self.touch()
 
     def add_usage(self, tokens: dict[str, int]) -> None:
-        """Take what one call of the model has used."""
+        """Add the usage of one model call."""
         if not self._frozen:
             called_at, self._called_at = self._called_at, None
             model_s = None if called_at is None else self._clock.monotonic() - called_at
             self._recorder.record(Usage(tokens, _rounded(model_s), _rounded(self._first_s)))
 
     def begin_model(self) -> None:
-        """Note that a call of the model starts (again): the partial text counts no more."""
+        """Note that a model call starts (again): the partial text is void."""
         self.reset_text()
         self.enter("model")
         self._called_at = self._clock.monotonic()
@@ -147,20 +147,20 @@ class LiveAttempt:
             self._partial = []
 
     def enter(self, phase: str) -> None:
-        """Note what the run does now, and that the task which says so works for it."""
+        """Note what the run does now, and that the calling task works for it."""
         self.phase = phase
         adopt_current_task()
         self.touch()
 
     def begin_tool(self, tool_use_id: str, name: str, given: object) -> None:
-        """Note that a tool starts, in the task that executes it; one that a hook has start again is told once."""
+        """Note that a tool starts, in the task that executes it; one that a hook starts again is published once."""
         self.enter(f"tool {name}")
         if not self._frozen and tool_use_id not in self._tools:
             self._tools[tool_use_id] = (name, self._clock.monotonic())
             self._recorder.record(ToolStarted(tool_use_id, name, *truncate_arguments(given, self._recorder.cut)))
 
     def publish_tool_end(self, tool_use_id: str, result: ToolResult) -> None:
-        """Have whoever listens told that a tool has ended."""
+        """Publish that a tool has ended."""
         if self._frozen:
             return
         result = normalize_result(result, tool_use_id)
@@ -171,15 +171,16 @@ class LiveAttempt:
         self._recorder.record(ToolFinished(tool_use_id, name, status, _rounded(duration_s), kept, cut))
 
     def touch(self) -> None:
-        """Note that something went on."""
+        """Note progress."""
         self.last_progress = self._clock.monotonic()
 
     async def begin_round(self) -> None:
-        """Stage the round; from here on its tools may have run. Raises `RunStopped` while the run is being stopped.
+        """Checkpoint the round; from here on its tools may have run. Raises `RunStopped` while the run is being
+        stopped.
 
-        A round that an earlier attempt has staged stays as it is, with the results known of it; so does the one of a
-        question that is answered, which begins again here. A journal that has no
-        room is asked again until it has, or the run is to end.
+        A round that an earlier attempt has checkpointed stays as it is, with its known results; so does the round of a
+        question that is answered, which begins again here. A full journal is tried again until it has room, or the run
+        is to end.
         """
         while not (self.stopping or self._frozen):
             kept, results, begun = self._checkpointed, self.results, self.begun
@@ -198,7 +199,7 @@ class LiveAttempt:
         raise RunStopped
 
     async def end_tool(self, tool_use_id: str, result: ToolResult) -> None:
-        """Stage one result."""
+        """Checkpoint one result."""
         if self._frozen:
             return
         result = normalize_result(result, tool_use_id)
@@ -208,14 +209,14 @@ class LiveAttempt:
         await self._journal.checkpoint(self.claim.token, ToolDone(tool_use_id, result))
 
     async def end_round(self, state: StateRecord | None) -> None:
-        """Stage the end of the round."""
+        """Checkpoint the end of the round."""
         if self._frozen:
             return
         self.phase = "model"
         await self._journal.checkpoint(self.claim.token, RoundDone(self._fresh(), state))
 
     def freeze(self) -> None:
-        """Take no further report: the run is about to be finished."""
+        """Ignore further reports: the run is about to be finished."""
         self._frozen = True
 
     def checkpoint(self) -> Progress:
@@ -228,7 +229,7 @@ class LiveAttempt:
         )
 
     def so_far(self) -> list[Message]:
-        """Return the run's messages, its question first, partial text last: what `close` takes."""
+        """Return the run's messages for `close`: its prompt first, partial text last."""
         messages = list(self.messages)
         if self.progress.question_state is None and (not messages or messages[0]["role"] != "user"):
             messages.insert(0, prompt_message(self.claim.run.input))
@@ -237,9 +238,9 @@ class LiveAttempt:
         return messages
 
     def closed(self, finished: Finished) -> tuple[list[Message], bool]:
-        """Return the messages that the run leaves in history, and whether they are those that its agent knows.
+        """Return the messages that the run leaves in history, and whether its agent has exactly these.
 
-        They are closed once: by an agent that has to know what is made of its own, or here.
+        They are closed once: by an agent that must know its closed messages, or here.
         """
         so_far, answers = self.so_far(), self.progress.question_state is not None
         known = so_far[1:] if answers else so_far
@@ -249,7 +250,7 @@ class LiveAttempt:
         return left, left == known
 
     def _fresh(self) -> list[Message]:
-        """Return the messages that are not staged yet, in the form that they are read back in."""
+        """Return the messages that have no checkpoint yet, in the form in which they are read back."""
         fresh = [normalize_message(message) for message in self.messages[self._checkpointed :]]
         self._checkpointed = len(self.messages)
         return fresh

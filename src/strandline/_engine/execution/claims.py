@@ -1,7 +1,7 @@
-"""From what waits to what executes: asks for claims as slots are free, and has the runner execute them.
+"""From waiting to executing: requests claims as slots become free, and has the runner execute them.
 
-It owns every task that executes a run. Nothing it starts outlives `drain` or `abort`. Every run that begins, has an
-outcome, or goes on in a later process is published from here.
+It owns every task that executes a run. Nothing it starts outlives `drain` or `abort`. It publishes every run that
+begins, has an outcome, or resumes in a later process.
 """
 
 import asyncio
@@ -33,9 +33,9 @@ from strandline.errors import StrandlineError
 _log = logging.getLogger("strandline.claims")
 
 FINISH_S = 1.0
-"""How long runs that were stopped get to settle."""
+"""How long stopped runs get to finish."""
 CLAIM_RETRY_S = 1.0
-"""How long to wait before a claim that the journal could not make is asked for again."""
+"""How long to wait before a failed claim is tried again."""
 
 WAITED_TOO_LONG = Outcome(
     status=RunStatus.FAILED,
@@ -73,25 +73,25 @@ class Claims:
         self.lost = 0
         """How many claims were lost."""
         self._exhausted = exhausted
-        """To be set when so many runs have ended and still work that the process has to be replaced."""
+        """Set when too many ended runs are still executing, so that the process must be replaced."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._executing: set[asyncio.Task[None]] = set()
         self._accepting: dict[asyncio.Future[Any], RunId] = {}
-        """Accepts under way, and of which runs."""
+        """Accepts under way, and their runs."""
         self._moved = asyncio.Event()
         """Set when a claim has come, or comes no more, or its run has ended."""
         self._consumer: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._is_woken = False
-        """Whether what goes next is to be claimed soon."""
+        """Whether the next claims are made soon."""
         self._expiring: dict[SessionKey, bool] = {}
-        """Sessions whose overdue runs the journal is asked to end, and whether more may be overdue since."""
+        """Sessions whose overdue runs the journal is ending, and whether more may be overdue since."""
 
     async def start(self) -> None:
-        """Let what waits start."""
+        """Let waiting runs start."""
         self._queues.follow(self._wake)
-        # Before anything starts: their time was over while no server ran. (Together they take few commits.)
+        # Before anything starts: they expired while no server ran. (Together they take few commits.)
         await asyncio.gather(*map(self._expire, self._queues.sessions.due(self._clock.now())))
         if self._is_over:
             return
@@ -101,31 +101,31 @@ class Claims:
     async def accept(self, new: NewRun, bounds: Bounds) -> AcceptAnswer:
         """Have the journal accept a run, claimed at once if a slot is free. Not to be cancelled: shield it."""
         reserved = self._queues.reserve(new.key)
-        taken = False
+        claimed = False
         accepting = asyncio.current_task()
         assert accepting is not None
         self._accepting[accepting] = new.run_id
         try:
             answer = await self._journal.accept(new, bounds, claim_next=reserved)
-            taken = isinstance(answer, Accepted) and answer.position == 0
+            claimed = isinstance(answer, Accepted) and answer.position == 0
             return answer
         finally:
             del self._accepting[accepting]
-            if reserved and not taken:
+            if reserved and not claimed:
                 self._queues.free(new.key)
             self._pump()
 
     def counts(self) -> tuple[int, int]:
-        """Return how many runs execute, and how many wait; those whose accept is not durable do not count."""
+        """Return how many runs execute, and how many wait; a run does not count before its accept is durable."""
         sessions = self._queues.sessions
         coming = [run_id for run_id in self._accepting.values() if sessions.is_live(run_id)]
         wait = sum(map(sessions.is_waiting, coming))
         return self._queues.executing - (len(coming) - wait), sessions.waiting - wait
 
     async def drain(self, *, drain_grace_s: float, stop_grace_s: float) -> None:
-        """Let what executes finish, at most `drain_grace_s` seconds, then have the rest end within `stop_grace_s`.
+        """Let executing runs finish, for at most `drain_grace_s` seconds, then end the rest within `stop_grace_s`.
 
-        Nothing that waits starts any more.
+        No waiting run starts any more.
         """
         self._stopping = True
         self._queues.stop()
@@ -153,7 +153,7 @@ class Claims:
     # -- claims ------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Have the journal claim for every session that goes next."""
+        """Claim a run for every session that goes next."""
         self._is_woken = False
         self._moved.set()
         if self._consumer is None:
@@ -163,7 +163,7 @@ class Claims:
         self._arm()
 
     def _wake(self) -> None:
-        """Have the journal claim soon."""
+        """Claim soon."""
         if not self._is_woken:
             self._is_woken = True
             asyncio.get_running_loop().call_soon(self._pump)
@@ -173,7 +173,7 @@ class Claims:
             if await self._journal.claim_next(key) is ClaimResult.CLAIMED:
                 return
         except StrandlineError:
-            _log.exception("a waiting run could not be claimed; it is tried again")
+            _log.exception("a waiting run could not be claimed; retrying")
             await asyncio.sleep(CLAIM_RETRY_S)
         self._queues.free(key)
         self._pump()
@@ -194,20 +194,20 @@ class Claims:
         try:
             ended = await self._runner.execute(claim)
         except Exception:
-            _log.exception("run %s could not be ended; it is taken up at the next start", claim.run.run_id)
+            _log.exception("run %s could not be ended; the next start recovers it", claim.run.run_id)
             ended = ExecutionResult(claim=claim)
         self._after_end(ended)
 
     async def _return(self, claim: Claim) -> None:
-        """Give back a run that was claimed when the server had begun to stop; it has done nothing yet."""
+        """Requeue a run that was claimed when the server had begun to stop; it has done nothing yet."""
         try:
             await self._journal.release(claim.token, counted=False)
         except CancelRequested as wanted:
             self._runner.cancel(claim.run.run_id, discard=wanted.discard)
-            await self._execute(claim)  # to be ended: it does not begin
+            await self._execute(claim)  # it ends without a start
             return
         except StrandlineError:
-            _log.exception("run %s could not be requeued; it is taken up at the next start", claim.run.run_id)
+            _log.exception("run %s could not be requeued; the next start recovers it", claim.run.run_id)
         self._after_end(ExecutionResult(claim=claim))
 
     def _after_end(self, ended: ExecutionResult) -> None:
@@ -226,19 +226,19 @@ class Claims:
     # -- holds -------------------------------------------------------------------------------------
 
     def _hold(self, hold: Hold) -> None:
-        """Keep a session from going on while something of its last run still works."""
+        """Lock a session while its last run still executes code."""
         run, principal = hold.claim.run, hold.principal
         was_full = self._queues.is_full(principal)
         self._queues.held(run.run_id, run.key)
         if self._queues.is_full(principal) and not was_full:
             _log.warning(
-                "%d runs of %s have ended and still work: what else it wants is refused or waits until one of them"
-                " works no more (setting max_holds_per_principal)",
+                "%d ended runs of %s are still executing: its other requests are refused or wait until one of them"
+                " stops (setting max_holds_per_principal)",
                 self._queues.lingering(principal), principal,
             )  # fmt: skip
         self.check_lingering()
         if self._holds.begin(hold):
-            self._queues.stop()  # what still works of ended runs must not have company, or more of it
+            self._queues.stop()  # nothing may run beside the lingering runs, and none may join them
             self._exhausted.set()
         self.spawn(self._until_over(hold))
 
@@ -250,7 +250,7 @@ class Claims:
         self._pump()
 
     def check_lingering(self) -> None:
-        """Find those whose hold was given up and that work no more; to be called every second."""
+        """Find runs that outlived their hold and have stopped executing; to be called every second."""
         for principal in self._holds.tick():
             self._queues.lingering_ended(principal)
             self._pump()
@@ -259,7 +259,7 @@ class Claims:
         """End the hold of a run that has ended; return when it is over, or after `timeout_s` seconds."""
         await self._holds.end(run_id, timeout_s)
 
-    # -- what somebody has changed -----------------------------------------------------------------
+    # -- changes of callers ----------------------------------------------------------------------
 
     def ended(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
         """Note that a run that waited has ended."""
@@ -268,7 +268,7 @@ class Claims:
             self.spawn(self._trace(run_id, key, outcome))
 
     async def _trace(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
-        """Have a run traced that has ended while it waited; only the journal knows of it."""
+        """Trace a run that ended while it waited; only the journal has it."""
         try:
             run = await self._journal.read(RunQuery(key.principal, run_id))
         except StrandlineError as error:
@@ -278,10 +278,10 @@ class Claims:
             self._tracing.ended(run, outcome, self._clock.now())
 
     def stopped(self, key: SessionKey, stopped: Stopped, *, force: bool = False, discard: bool = False) -> None:
-        """Act on what the journal has cancelled in a session, without a wait after its answer.
+        """Act on the runs that the journal has cancelled in a session, synchronously after its answer.
 
-        What executes, or whose claim is on its way, is to end: the journal lets it end as cancelled only. With `force`
-        its session is not held by what still works of it then; with `discard` what it leaves is hidden.
+        A run that executes, or whose claim is on its way, ends: the journal accepts no end but `cancelled`. With
+        `force` its session is not locked afterwards; with `discard` its messages are hidden.
         """
         for run_id, outcome in stopped.ended.items():
             self.ended(run_id, key, outcome)
@@ -290,11 +290,11 @@ class Claims:
             if force:
                 self._holds.force(run_id)
 
-    # -- what is due -------------------------------------------------------------------------------
+    # -- deadlines -------------------------------------------------------------------------------
 
     def check_deadlines(self) -> None:
-        """Act on what is due; to be called every second, for the timer does not see that a clock was set, or that the
-        machine slept."""
+        """Act on deadlines; to be called every second, since the timer misses it when a clock is set or the machine
+        sleeps."""
         self._disarm()
         if self._stopping:
             return
@@ -303,7 +303,7 @@ class Claims:
         self._pump()
 
     def _arm(self) -> None:
-        """Have the timer go off when the next deadline is."""
+        """Set the timer to the next deadline."""
         at = self._queues.sessions.next_due
         if at is None or self._stopping or (self._timer is not None and self._timer_at <= at):
             return
@@ -319,14 +319,14 @@ class Claims:
     async def _expire(self, key: SessionKey) -> None:
         """End the runs of a session that have waited too long; those that cannot be ended now are due again soon.
 
-        However long the journal takes, it is asked for one thing at a time.
+        There is one request to the journal at a time, however slow it is.
         """
-        is_asked = key in self._expiring
+        is_under_way = key in self._expiring
         self._expiring[key] = True
-        if is_asked:
+        if is_under_way:
             return
         try:
-            while self._expiring[key]:  # (more may be due by the time that it has answered)
+            while self._expiring[key]:  # (more may be due when it has answered)
                 self._expiring[key] = False
                 ended = await self._journal.change(EndOverdue(key, WAITED_TOO_LONG))
                 assert isinstance(ended, Stopped)
@@ -345,7 +345,7 @@ class Claims:
     async def _all_ended(self, timeout_s: float) -> None:
         """Wait until nothing executes, and no claim may still come, at most `timeout_s` seconds.
 
-        A claim that came when the journal is closed could not be requeued: its run would look like one that ran.
+        A claim that comes when the journal is closed cannot be requeued: its run would look like one that ran.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):

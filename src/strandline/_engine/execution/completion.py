@@ -1,4 +1,4 @@
-"""What an ending leaves, of every run: closed history, the outcome, and all that is kept with it. Pure."""
+"""The result of a run's ending: closed history, the outcome, and everything stored with it. Pure."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -26,18 +26,18 @@ from strandline._model import (
 )
 
 DAMAGED: Final = Failed(
-    ErrorCode.CRASHED, "the records of this run are damaged in the journal's file, so it cannot go on"
+    ErrorCode.CRASHED, "the records of this run are damaged in the journal's file, so it cannot resume"
 )
-"""How a run ends that was claimed as damaged."""
+"""The ending of a run that was claimed as damaged."""
 
 
 def closed(
     claim: Claim, messages: Sequence[Message], results: Mapping[str, ToolResult], ending: Ending, *, begun: bool
 ) -> list[Message]:
-    """Return the messages that a run leaves in history, well formed and true, however it has ended.
+    """Return the messages that a run leaves in history, well formed and true, whatever its ending.
 
-    `messages` are its own so far, its question first; `results` those of its open round. `begun`: tools of it may have
-    run, for a run that answers a question.
+    `messages` are its own so far, its prompt first; `results` those of its open round. `begun`: its tools may have run,
+    for a run that answers a question.
     """
     if claim.question is not None:
         return close_answer(messages, results, ending, begun=begun)
@@ -45,12 +45,11 @@ def closed(
 
 
 def completion_of(
-    finished: Finished, messages: list[Message], options: Options, asked: Question | None = None
+    finished: Finished, messages: list[Message], options: Options, question: Question | None = None
 ) -> Completion:
-    """Return what is kept of a run that has left these closed messages; `asked` is the question that it ends with.
+    """Return the completion of a run with these closed messages; `question` is the one that it ends with.
 
-    A run that is discarded changes neither window nor state. Where agents keep their history themselves, the outcome is
-    kept alone.
+    A discarded run changes neither window nor state. Where agents keep their own history, only the outcome is stored.
     """
     ending = finished.ending
     outcome = outcome_of(ending, messages, finished.usage)
@@ -63,17 +62,17 @@ def completion_of(
         messages=messages,
         window=finished.window,
         state=finished.state,
-        question=asked,
+        question=question,
         answer_within_s=options.input_timeout_s,
     )
 
 
 def last_resort(claim: Claim, ending: Ending | None, options: Options) -> Completion:
-    """Return the least that ends a run of which nothing else can be told: its question, and that it ended early."""
+    """Return the least that ends a run: its prompt, and that it ended early."""
     if ending is None:
-        ending = Failed(ErrorCode.AGENT_ERROR, "the run could not be ended as it should; the server's log says more")
-    asked = claim.question
-    messages, results = ([], {}) if asked is None else ([asked.message], asked.results)
+        ending = Failed(ErrorCode.AGENT_ERROR, "the run could not be ended properly; the server's log says more")
+    question = claim.question
+    messages, results = ([], {}) if question is None else ([question.message], question.results)
     left = closed(claim, messages, results, ending, begun=bool(claim.checkpoints))
     return completion_of(Finished(ending=ending), left, options)
 
@@ -96,10 +95,10 @@ def outcome_of(ending: Ending, messages: list[Message], usage: dict[str, int] | 
 
 
 def timed_out(run: Run, meanwhile: str = "") -> Failed:
-    """Return how a run ends whose deadline has passed."""
+    """Return the ending of a run whose deadline has passed."""
     return Failed(ErrorCode.TIMEOUT, f"the run took longer than {run.timeout_s:g} s{meanwhile}")
 
 
 def resume_point_of(checkpoint: Progress, options: Options) -> Progress | None:
-    """Return what another attempt goes on from; None if the run cannot go on, as one of its tools may have run."""
+    """Return what another attempt resumes from; None if the run cannot resume, as one of its tools may have run."""
     return resume_point(checkpoint, unknown_tool=options.unknown_tool, idempotent_tools=options.idempotent_tools)

@@ -1,8 +1,8 @@
-"""What user code has raised: what it is for programs, and how much of its text is told.
+"""Errors of user code: their kind for programs, and how much of their text callers see.
 
-An exception may quote anything: a database's URL with its password, another caller's message. So its text travels apart
-from our own words (`Failed.raised`) until `disclosed` decides, once, what answers, history and events have of it; the
-log has what they have not. Wrappers of the framework and of ours are left out.
+An exception may quote anything: a database's URL with its password, another caller's message. So its text stays apart
+from the engine's own words (`Failed.raised`) until `disclosed` decides, once, how much of it answers, history and
+events get; the log gets the rest. Wrappers of the framework and of the engine are left out.
 """
 
 import logging
@@ -20,11 +20,11 @@ _log = logging.getLogger("strandline.runner")
 _ids = logging.getLogger(ERROR_IDS)
 
 MOST_LOGGED: Final = 20_000
-"""Characters of a text in the log: it may quote a message, and nobody is to fill a disk or the log's queue by that."""
+"""Characters of a text in the log: it may quote a message, which must not fill a disk or the log's queue."""
 
 
 class FailedRemotely(AgentFailed):
-    """What user code has raised in another process; `kind` is the name of its class there."""
+    """An error that user code raised in another process; `kind` is the name of its class there."""
 
     def __init__(self, detail: str, kind: str) -> None:
         super().__init__(detail)
@@ -32,19 +32,19 @@ class FailedRemotely(AgentFailed):
 
 
 def failed(error: BaseException) -> Failed:
-    """Return how a run ends whose code has raised this. What the error is, is decided here, before it is redacted."""
+    """Return the ending of a run whose code raised this. The kind of error is decided here, before it is redacted."""
     raised = Raised(kind_of(error), detail_of(error))
     return Failed(ErrorCode.AGENT_ERROR, raised=raised, out_of_tokens=raised.is_out_of_tokens)
 
 
 def disclosed(ending: Failed, error_text: ErrorText, run_id: RunId) -> Failed:
-    """Return an ending with as much of what was raised as callers and history are to have, as a part of `detail`.
+    """Return an ending with as much of the error's text in `detail` as callers and history may see.
 
-    All that is known of it is in the log.
+    The log gets all of it.
     """
     known = full_text(ending)
     if ending.raised is not None and error_text == "id":
-        _ids.warning("run %s failed, which is told as %s: %s", run_id, error_id(run_id), known)
+        _ids.warning("run %s failed, shown to callers as %s: %s", run_id, error_id(run_id), known)
     elif ending.code is ErrorCode.AGENT_ERROR:
         kind = ending.code.value if ending.raised is None else ending.raised.kind
         _log.warning("run %s failed: %s", run_id, Private(known, kind))
@@ -63,14 +63,14 @@ def disclosed(ending: Failed, error_text: ErrorText, run_id: RunId) -> Failed:
 
 
 def full_text(ending: Failed) -> str:
-    """Return what is known of why a run failed, for the log: all of it, unless it is very long."""
+    """Return the known reason why a run failed, for the log: all of it, unless it is very long."""
     text = _joined(ending.detail, "" if ending.raised is None else ending.raised.text)
     more = len(text) - MOST_LOGGED
     return text if more <= 0 else f"{text[:MOST_LOGGED]}... ({more} more characters)"
 
 
 def error_id(run_id: RunId) -> str:
-    """Return the id that stands for a run's error: a run has one at most, so that it needs no memory of its own."""
+    """Return the id that stands for a run's error: a run has at most one, so that the id needs no memory of its own."""
     return f"err_{run_id.removeprefix('run_')}"
 
 
@@ -79,13 +79,13 @@ def _joined(*parts: str) -> str:
 
 
 def kind_of(error: BaseException) -> str:
-    """Return the name of the class of what the user's code raised."""
+    """Return the name of the class of the error that user code raised."""
     error = _cause(error)
     return error.kind if isinstance(error, FailedRemotely) else type(error).__name__
 
 
 def detail_of(error: BaseException) -> str:
-    """Return what the user's code raised, in one line."""
+    """Return the error that user code raised, in one line."""
     error = _cause(error)
     if isinstance(error, AgentFailed):
         return str(error)
@@ -93,7 +93,7 @@ def detail_of(error: BaseException) -> str:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Return what the user's code raised, or the wrapper, if it wraps nothing."""
+    """Return the error that user code raised, or the wrapper, if it wraps nothing."""
     while isinstance(error, AgentFailed) and error.__cause__ is not None:
         error = error.__cause__
     return error

@@ -1,15 +1,15 @@
-"""Holds: claims that are kept after their runs have ended, because a thread or task of theirs still works.
+"""Holds: claims that are kept after their runs have ended, because a thread or task of theirs still executes.
 
-A held session takes nothing, so that what still works there is never joined by a second run. A hold ends when nothing
-of its run works any more, or at `limit_s` or because somebody wants it: then it is given up.
+A locked session starts no run, so that no second run joins the code that is still executing. A hold ends when its run's
+code has stopped, or, given up, at `limit_s` or by a forced cancel.
 
-A run that has ended counts as a *leftover* for as long as anything of it works, whether its hold was given up or not.
-Too many leftovers exhaust the process; `begin` tells so, once. One principal alone does not exhaust it: beyond
-`per_principal` its leftovers do not count (the queues let no more of it start then), unless they have all the threads
-that there are for sync tools.
+A run that has ended counts as *lingering* for as long as any of its code executes, whether its hold was given up or
+not. Too many lingering runs exhaust the process; `begin` reports that, once. One principal alone does not exhaust it:
+beyond `per_principal` its lingering runs do not count (the queues start no more of its runs then), unless they have all
+the threads for sync tools.
 
-Where leftovers can be ended by force, with their worker process, that is asked for at `limit_s` after the end of their
-run and no sooner, however their hold has ended: somebody who forces holds must not replace workers as fast as that.
+Lingering code that can be ended by force, with its worker process, is ended at `limit_s` after the end of its run and
+no sooner, however its hold ended: callers who force holds must not replace workers as fast as they like.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ CHECK_EVERY_S: Final = 0.02
 
 
 class Hold(Struct):
-    """A claim that is kept, what works for it, what its run did last, and since when, on the monotonic clock."""
+    """A claim that is kept, its lingering call, its run's last phase, and since when, on the monotonic clock."""
 
     claim: Claim
     call: Call[Any]
@@ -44,12 +44,12 @@ class Hold(Struct):
 
     @property
     def principal(self) -> Principal:
-        """Whose it is."""
+        """The session's owner."""
         return self.claim.run.key.principal
 
 
 class Holds(Struct, eq=False):
-    """Belongs to the serving loop. `keep` is run as a task for each hold."""
+    """Belongs to the serving loop. `keep` runs as a task for each hold."""
 
     _journal: Journal
     _loops: Loops
@@ -59,12 +59,12 @@ class Holds(Struct, eq=False):
     _held: dict[RunId, Hold] = {}
     _given_up: list[Hold] = []
     _forced: dict[RunId, asyncio.Event] = {}
-    """Runs whose hold is not wanted (some may not have ended yet), and what is set when it is over."""
+    """Runs whose hold is to end (some may not have ended yet), and the event that is set when it has."""
     _full: bool = False
     begun: int = 0
     """How many holds there have been."""
     given_up: int = 0
-    """How many of them have ended although something still worked."""
+    """How many of them ended although code still executed."""
 
     def __len__(self) -> int:
         return len(self._held)
@@ -78,21 +78,21 @@ class Holds(Struct, eq=False):
         return next((hold for hold in self._held.values() if hold.claim.run.key == key), None)
 
     def lingering_calls(self) -> list[Call[Any]]:
-        """Return the calls whose runs have ended and that still work: those held, and those whose hold was given up."""
+        """Return the calls of ended runs that still execute: with a hold, and with a hold that was given up."""
         given_up = [each.call for each in self._given_up if each.call.is_alive]
         return [hold.call for hold in self._held.values()] + given_up
 
     def begin(self, hold: Hold) -> bool:
-        """Note a hold; `keep` follows. Return whether the process is exhausted by it."""
+        """Note a hold; `keep` follows. Return whether it exhausts the process."""
         self.begun += 1
         hold.since = self._clock.monotonic()
         self._held[hold.claim.run.run_id] = hold
         if self._full:
             return False
         if self._count() >= self._options.max_holds:
-            why = f"{self._options.max_holds} runs have ended and still work (setting max_holds)"
+            why = f"{self._options.max_holds} ended runs are still executing (setting max_holds)"
         elif (threads := sum(len(each.threads) for each in self.lingering_calls())) >= self._options.executor_threads:
-            why = f"{threads} threads of runs that have ended still work (setting executor_threads)"
+            why = f"{threads} threads of ended runs are still executing (setting executor_threads)"
         else:
             return False
         self._full = True
@@ -100,13 +100,13 @@ class Holds(Struct, eq=False):
         return True
 
     def _count(self) -> int:
-        """Return how many leftovers count for the process: of each principal as many as it may have."""
+        """Return how many lingering runs count for the process: of each principal at most as many as it may have."""
         principals = Counter(each.principal for each in (*self._held.values(), *self._given_up))
         most = self._options.max_holds if self.per_principal is None else self.per_principal
         return sum(min(count, most) for count in principals.values())
 
     def tick(self) -> list[Principal]:
-        """Have what is due ended; return of whom those are that were given up and work no more, each once."""
+        """End what is due; return the principal of each given-up run that has stopped executing."""
         over = [each for each in self._given_up if not each.call.is_alive]
         self._given_up = [each for each in self._given_up if each.call.is_alive]
         for each in self._given_up:
@@ -115,11 +115,11 @@ class Holds(Struct, eq=False):
         return [each.principal for each in over]
 
     def _left_s(self, hold: Hold) -> float:
-        """Return for how many seconds a hold may last yet."""
+        """Return for how many seconds a hold may still last."""
         return hold.since + self._options.hold_limit_s - self._clock.monotonic()
 
     def force(self, run_id: RunId) -> asyncio.Event:
-        """Have the hold of a run end at once, now or as soon as there is one; what is returned is set then."""
+        """End the hold of a run at once, now or as soon as there is one; the returned event is set then."""
         return self._forced.setdefault(run_id, asyncio.Event())
 
     def forget(self, run_id: RunId) -> None:
@@ -127,32 +127,32 @@ class Holds(Struct, eq=False):
         self._forced.pop(run_id, None)
 
     async def end(self, run_id: RunId, timeout_s: float) -> None:
-        """End the hold of a run, if there is one; return when the journal knows it, or after `timeout_s` seconds."""
+        """End the hold of a run, if there is one; return when that is durable, or after `timeout_s` seconds."""
         if run_id in self._held:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.force(run_id).wait(), timeout_s)
 
     async def keep(self, hold: Hold) -> bool:
-        """Say in the log what works on, and return when the hold is over and the journal knows it.
+        """Log what is still executing, and return when the hold is over and the journal has that.
 
-        Return whether nothing works any more; else `tick` tells when that is so.
+        Return whether all has stopped executing; otherwise `tick` reports it later.
         """
         claim, call, limit_s = hold.claim, hold.call, self._options.hold_limit_s
         run_id = claim.run.run_id
         where = "\n".join(f"    {line}" for line in await self._loops.stack(call))
         _log.warning(
-            "run %s of session %s has ended (in %s), but something of it still works; its session waits for that, at"
-            " most %g s:\n%s",
+            "run %s of session %s has ended (in %s), but its code is still executing; it locks its session, at most"
+            " %g s:\n%s",
             run_id, claim.run.key.session_id, hold.phase, limit_s, where,
         )  # fmt: skip
         while call.is_alive and (left_s := self._left_s(hold)) > 0 and run_id not in self._forced:  # noqa: ASYNC110
-            await asyncio.sleep(min(CHECK_EVERY_S, left_s))  # (threads of user code tell nobody that they end)
+            await asyncio.sleep(min(CHECK_EVERY_S, left_s))  # (threads of user code do not report their end)
         if call.is_alive and run_id in self._forced:
-            _log.warning("run %s still works; its session goes on without it, as somebody wanted", run_id)
+            _log.warning("run %s is still executing; its session continues without it, after a forced cancel", run_id)
         elif call.is_alive:
-            _log.warning("run %s still works after %g s; its session goes on without it", run_id, limit_s)
+            _log.warning("run %s is still executing after %g s; its session continues without it", run_id, limit_s)
         else:
-            _log.info("nothing of run %s works any more; its session goes on", run_id)
+            _log.info("run %s has stopped executing; its session continues", run_id)
         with suppress(ClaimLost):
             release = partial(self._journal.release, claim.token, counted=True)
             await until_stored(release, "the hold of run %s cannot be ended yet", run_id, log=_log)

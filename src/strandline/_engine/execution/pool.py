@@ -1,8 +1,8 @@
-"""Agents: kept in memory between two runs of their session, so that they need not be rebuilt, or built.
+"""Agents in memory between two runs of their session, so that they need not be rebuilt; and their building.
 
 An agent is in the pool only while no run of its session executes: a run takes it out, and only a run that ended well
 puts it back, once its end is durable. Dropping an agent is therefore the rollback; the next run rebuilds it from the
-journal. One whose loop is lost, or much busier than another one, is never given out.
+journal. The pool never returns an agent whose loop is lost, or much busier than another one.
 """
 
 from collections import Counter, OrderedDict
@@ -24,11 +24,11 @@ from strandline._journal.port import Journal
 from strandline._model import WHOLE_HISTORY, AgentRecord, SessionKey
 
 REST_AFTER_S = 1.0
-"""After this long an idle agent is told to take as little memory as it can."""
+"""How long an agent is idle before it frees what memory it can."""
 
 
 class _Idle(Struct):
-    """An idle agent, the loop that it was built on, since when it is idle, and whether it was told to rest."""
+    """An idle agent, the loop that it was built on, since when it is idle, and whether it rests."""
 
     agent: SessionAgent
     loop: object
@@ -39,7 +39,7 @@ class _Idle(Struct):
 class AgentPool(Struct, eq=False):
     """At most `max_agents` idle agents, none idle for longer than `agent_idle_s`; the longest idle go first.
 
-    Belongs to the serving loop, but for `build`. `workspace` names the folder of a session.
+    Belongs to the serving loop, except for `build`. `workspace` names the folder of a session.
     """
 
     _journal: Journal
@@ -49,16 +49,16 @@ class AgentPool(Struct, eq=False):
     _options: Options
     workspace: Callable[[SessionKey], str]
     _idle: OrderedDict[SessionKey, _Idle] = field(default_factory=OrderedDict)
-    """In the order in which they became idle: those that rest first."""
+    """In the order in which they became idle: resting ones first."""
     _unwanted: Counter[SessionKey] = field(default_factory=Counter)
     _used_loops: set[object] = set()
-    """The loops of all that are here, and maybe some that no agent is on any more."""
+    """The loops of all pooled agents, and maybe some that no agent uses any more."""
 
     def __len__(self) -> int:
         return len(self._idle)
 
     def pop(self, key: SessionKey) -> SessionAgent | None:
-        """Take out the agent of a session, if it is here and had better be used than one made anew."""
+        """Take out the agent of a session, if it is here and better than a new one."""
         idle = self._idle.pop(key, None)
         if idle is None:
             return None
@@ -68,7 +68,7 @@ class AgentPool(Struct, eq=False):
         return None
 
     async def build(self, attempt: LiveAttempt) -> SessionAgent:
-        """Return an agent for a session, built on the agent loop from what the journal has of it."""
+        """Return an agent for a session, built on the agent loop from the session's record in the journal."""
         attempt.enter("building the agent")
         workspace = Path(attempt.context.workspace)
         private.make_folder(workspace)
@@ -111,7 +111,7 @@ class AgentPool(Struct, eq=False):
             self._loops.discard(idle.agent)
 
     def evict(self) -> None:
-        """Drop the agents that have been idle for too long, and let those rest that have been idle for a while."""
+        """Drop the agents that have been idle for too long, and have those rest that have been idle for a while."""
         now = self._clock.monotonic()
         for idle in reversed(self._idle.values()):
             if idle.rests:
@@ -127,7 +127,7 @@ class AgentPool(Struct, eq=False):
         self._loops.discard(oldest.agent)
 
     def drop_lost(self) -> None:
-        """Drop the agents whose loops are lost; as long as none is, no agent is looked at."""
+        """Drop the agents whose loops are lost; while none is, agents are not examined."""
         lost = {loop for loop in self._used_loops if not self._loops.is_current(loop)}
         if not lost:
             return

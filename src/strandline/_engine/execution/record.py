@@ -1,8 +1,8 @@
 """The record of one claim on its way to an outcome: its user code on the agent loop, and its time box.
 
-A run in its time box is left alone until its deadline, or until somebody wants it to end. The shutdown sequence then,
-with a grace of some seconds: ask (the cancel signal); shortly before the grace is over, cancel the task,
-and again (an async tool may swallow one); when it is over, leave: the run ends whatever its task still does.
+A run in its time box is undisturbed until its deadline, or until its end is requested. Then follows the shutdown
+sequence, with a grace of some seconds: signal (set the cancel signal); shortly before the grace is over, cancel the
+task, and again (an async tool may swallow one); when it is over, abandon: the run ends whatever its task still does.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ STOPPED: Final = Failed(ErrorCode.STOPPED, "the server was stopped")
 
 
 class Execution(Struct, eq=False):
-    """Belongs to the serving loop, but for `_run`, which is on the agent loop."""
+    """Belongs to the serving loop, except for `_run`, which is on the agent loop."""
 
     attempt: LiveAttempt
     _pool: AgentPool
@@ -45,19 +45,19 @@ class Execution(Struct, eq=False):
     started: float
     """When it was prepared, on the monotonic clock."""
     deadline: float | None = None
-    """When it has to have ended, on the monotonic clock; None also once a timer watches it."""
-    asked: Ending | None = None
-    """What the run is to end as, if it was asked to end."""
+    """When it must have ended, on the monotonic clock; None also once a timer watches it."""
+    requested_ending: Ending | None = None
+    """The ending that was requested, if any."""
     begun: bool = False
     """Whether the agent may have done anything."""
     loop_lost: bool = False
-    """Whether it ends because its agent loop was given up, or has died with its process."""
+    """Whether it ends because its agent loop was given up, or died with its process."""
     agent_is_current: bool = False
-    """Whether the agent knows the conversation as history has it."""
-    reported: bool = False
+    """Whether the agent has the conversation as history has it."""
+    stall_reported: bool = False
     """Whether it was reported as stalled."""
-    named: bool = False
-    """Whether it was named as the one that blocks its loop."""
+    blocker_logged: bool = False
+    """Whether the log has named it as the one that blocks its loop."""
     _agent: SessionAgent | None = None
     _timers: list[asyncio.TimerHandle] = []
     _left_at: float | None = None
@@ -65,12 +65,12 @@ class Execution(Struct, eq=False):
 
     @property
     def claim(self) -> Claim:
-        """What it executes."""
+        """The claim that it executes."""
         return self.attempt.claim
 
     @property
     def lingering_call(self) -> Call[Finished] | None:
-        """Its call, if something of it still works."""
+        """Its call, if that still executes."""
         return self._call if self._call is not None and self._call.is_alive else None
 
     @property
@@ -85,11 +85,11 @@ class Execution(Struct, eq=False):
         self._call = self._loops.start(partial(self._run, agent))
 
     async def finished(self) -> Finished:
-        """Wait for the end; what a run was asked to end as counts, unless it came to a good end of its own.
+        """Wait for the end; the requested ending counts, unless the run came to a good end of its own.
 
-        A run that was asked to end before its start does not begin.
+        A run that was to end before its start does not begin.
         """
-        finished = Finished(ending=self.asked or STOPPED)
+        finished = Finished(ending=self.requested_ending or STOPPED)
         if self._call is not None:
             try:
                 finished = await self._call.done
@@ -98,22 +98,22 @@ class Execution(Struct, eq=False):
             finally:
                 self._disarm()
         self.attempt.freeze()
-        if self.asked is None or isinstance(finished.ending, Succeeded | NeedsInput):
+        if self.requested_ending is None or isinstance(finished.ending, Succeeded | NeedsInput):
             return finished
-        return Finished(ending=self.asked, usage=finished.usage)
+        return Finished(ending=self.requested_ending, usage=finished.usage)
 
     def watch_deadline(self, now: float, grace_s: float) -> None:
-        """Have the run end as timed out at its deadline, within `grace_s` seconds, if that is soon."""
+        """End the run as timed out at its deadline, within `grace_s` seconds, if that is soon."""
         if self.deadline is not None and self.deadline < now + SOON_S:
             self._arm(max(0.0, self.deadline - now), partial(self.end, timed_out(self.claim.run), grace_s))
             self.deadline = None
 
     def end(self, ending: Ending, grace_s: float) -> None:
-        """Have the run end within `grace_s` seconds. The first ending counts, and the shortest grace."""
+        """End the run within `grace_s` seconds. The first ending counts, and the shortest grace."""
         now = asyncio.get_running_loop().time()
         if self._left_at is not None and self._left_at <= now + grace_s:
             return
-        self.asked = self.asked or ending
+        self.requested_ending = self.requested_ending or ending
         self._left_at = now + grace_s
         self.attempt.stopping = True
         self.attempt.signal.set()
@@ -123,18 +123,18 @@ class Execution(Struct, eq=False):
         self._arm(grace_s, self._leave)
 
     def abandon(self, ending: Failed) -> None:
-        """End the run at once, because its agent loop was given up; one that was asked to end before ends as that."""
+        """End the run at once, because its agent loop was given up; an ending that was requested before counts."""
         self._lose_loop(ending)
         self._leave()
 
     def _lose_loop(self, ending: Failed) -> Ending:
-        """Note that it has lost its loop; return what it ends as."""
-        self.loop_lost = self.asked is None
-        self.asked = self.asked or ending
-        return self.asked
+        """Note that it has lost its loop; return its ending."""
+        self.loop_lost = self.requested_ending is None
+        self.requested_ending = self.requested_ending or ending
+        return self.requested_ending
 
     def release_agent(self) -> SessionAgent | None:
-        """Hand over the agent; the execution has ended or was left."""
+        """Hand over the agent; the execution has ended or was abandoned."""
         agent, self._agent = self._agent, None
         return agent
 
@@ -153,7 +153,7 @@ class Execution(Struct, eq=False):
             self._loops.cancel(self.call)
 
     def _leave(self) -> None:
-        self.call.abandon(Finished(ending=self.asked or STOPPED))
+        self.call.abandon(Finished(ending=self.requested_ending or STOPPED))
 
     # -- on the agent loop -------------------------------------------------------------------------
 
@@ -165,8 +165,8 @@ class Execution(Struct, eq=False):
                 agent = await self._pool.build(attempt)
             self._agent = agent
             del agent
-            self.begun = True  # before the look: whoever stops it looks in the other order
-            if attempt.stopping:  # also if the factory has swallowed the cancel: nothing may begin any more
+            self.begun = True  # before the check: `end` does both in the other order
+            if attempt.stopping:  # (also if the factory has swallowed the cancel)
                 self.begun = False
                 return Finished(ending=STOPPED)
             return await self._agent.run(attempt)
@@ -180,6 +180,6 @@ class Execution(Struct, eq=False):
             return Finished(ending=Failed(ErrorCode.AGENT_ERROR, str(error)))
         except BaseException as error:
             # Also SystemExit: a tool that calls sys.exit() fails its own run only.
-            if self.asked is None:
+            if self.requested_ending is None:
                 _log.debug("run %s failed here", attempt.context.run_id, exc_info=error)
             return Finished(ending=failed(error))

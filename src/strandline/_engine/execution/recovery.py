@@ -1,10 +1,10 @@
-"""What becomes of a run that was executing when its process died.
+"""What happens to a run that was executing when its process died.
 
-A run whose cancel was accepted ends as cancelled, one whose deadline has passed as timed out. One with a tool in the
-middle (begun, no result staged; a run that is not `resumable` counts as one from its start) fails as `crashed`, and
-history says that the tool's outcome is unknown, unless a setting tells how to go on: the model is told so, or the tool
-may be started again. A run that has used up its attempts fails too. Any other goes back to the head of its queue and
-goes on from its last staged round: nothing that finished is done again.
+A run whose cancel was accepted ends as cancelled, one whose deadline has passed as timed out. A run with a tool in the
+middle (begun, without a checkpointed result; a run that is not resumable counts as one from its start) fails as
+`crashed`, and history says that the tool's outcome is unknown, unless a setting allows it to resume: its result says
+so, or the tool may be started again. A run that has used up its attempts fails too. Any other returns to the head of
+its queue and resumes from its last checkpoint: nothing that finished is done again.
 """
 
 import logging
@@ -21,10 +21,10 @@ _log = logging.getLogger("strandline.recovery")
 
 
 async def recover(journal: Journal, orphan: Claim, options: Options, now: float) -> Outcome | None:
-    """Finish the orphan and return its outcome, or give it back and return None.
+    """Finish the orphan and return its outcome, or requeue it and return None.
 
-    Its token is the fresh one that `Journal.open` gave. `now` is in seconds since the epoch. An orphan that cannot be
-    closed as it should ends with its question alone: one run never keeps a server down.
+    Its token is the fresh one of `Journal.open`. `now` is in seconds since the epoch. An orphan that cannot be closed
+    properly ends with its prompt alone: one run never keeps a server down.
     """
     try:
         return await _recover(journal, orphan, options, now)
@@ -34,7 +34,7 @@ async def recover(journal: Journal, orphan: Claim, options: Options, now: float)
     except JournalUnavailable:
         raise
     except Exception:
-        _log.exception("run %s could not be recovered as it should; it ends as failed", orphan.run.run_id)
+        _log.exception("run %s could not be recovered properly; it ends as failed", orphan.run.run_id)
         ending = Cancelled(discard=orphan.run.discard) if orphan.run.cancel_requested else None
         completion = last_resort(orphan, ending, options)
         await journal.finish(orphan.token, completion, claim_next=False)
@@ -54,7 +54,7 @@ async def _recover(journal: Journal, orphan: Claim, options: Options, now: float
 
 
 def _ending(orphan: Claim, progress: Progress, options: Options, now: float) -> Ending | None:
-    """Return how a run ends whose server died, None if it goes on."""
+    """Return how a run ends whose server died, None if it resumes."""
     run = orphan.run
     if run.cancel_requested:
         return Cancelled(discard=run.discard)

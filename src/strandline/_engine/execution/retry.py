@@ -1,4 +1,4 @@
-"""What the journal cannot keep or load now is asked of it again: an outcome that is known is never given up."""
+"""Operations that the journal cannot do now are retried: a known outcome is never given up."""
 
 import asyncio
 import logging
@@ -11,15 +11,15 @@ T = TypeVar("T")
 _log = logging.getLogger("strandline.runner")
 
 RETRY_S: Final = 1.0
-"""How long to wait before the journal is asked again."""
+"""How long to wait before the journal is tried again."""
 
 
 async def until_stored(
     operation: Callable[[], Awaitable[T]], trouble: str, *named: object, log: logging.Logger = _log
 ) -> T:
-    """Return what `operation()` does, as soon as the journal can; `log` has each `trouble` (a format of `named`).
+    """Return the result of `operation()`, as soon as the journal can; `log` gets each `trouble` (a format of `named`).
 
-    Raises whatever else `operation()` raises, and `RecordDamaged`.
+    Raises the other errors of `operation()`, and `RecordDamaged`.
     """
     while True:
         try:

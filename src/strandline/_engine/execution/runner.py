@@ -1,8 +1,8 @@
 """The pipeline from a claim to an outcome: prepare, start, time-box, close, finish.
 
-An ending is what the agent returned or raised, and what a timeout, a cancel or a stop left of it. The outcome, the
-run's closed messages, the window and the state are kept in one commit. If even that fails, the run ends as failed with
-its question alone: no defect of ours may hold a session for good.
+An ending is what the agent returned or raised, or what a timeout, a cancel or a stop left. The outcome, the run's
+closed messages, the window and the state are stored in one commit. If even that fails, the run ends as failed with its
+prompt alone: a defect of the engine must not block a session for good.
 """
 
 import logging
@@ -48,9 +48,9 @@ _log = logging.getLogger("strandline.runner")
 
 
 class ExecutionResult(Struct, frozen=True, kw_only=True):
-    """What became of a claim: its outcome, or None if the run was requeued or the claim was lost.
+    """The result of a claim: its outcome, or None if the run was requeued or the claim was lost.
 
-    `hold`: something still works for it, and its session waits for that. `requeued`: it waits again, in this process.
+    `hold`: its code is still executing, which locks its session. `requeued`: it waits again, in this process.
     """
 
     claim: Claim
@@ -75,9 +75,9 @@ class Runner(Struct, eq=False):
     _tracing: Tracing
     _live: dict[RunId, Execution] = {}
     _wanted: set[RunId] = set()
-    """Runs that are to be cancelled as soon as their claims come."""
+    """Runs to cancel as soon as their claims come."""
 
-    # -- what it tells -----------------------------------------------------------------------------
+    # -- the present state ------------------------------------------------------------------------
 
     def phase(self, run_id: RunId) -> str | None:
         """Return what a run does now, None if it does not execute here."""
@@ -85,7 +85,7 @@ class Runner(Struct, eq=False):
         return execution.attempt.phase if execution is not None else None
 
     def executing(self) -> list[Execution]:
-        """Return what executes."""
+        """Return the executing runs."""
         return list(self._live.values())
 
     def quiet_s(self) -> list[float]:
@@ -96,13 +96,13 @@ class Runner(Struct, eq=False):
     # -- the pipeline ------------------------------------------------------------------------------
 
     async def execute(self, claim: Claim) -> ExecutionResult:
-        """Execute a claim to its end, in a task of its own. Returns on every ending, also on a defect of ours."""
+        """Execute a claim to its end, in a task of its own. Returns on every ending, also on a defect of the engine."""
         CURRENT_RUN.set(CurrentRun(claim.run.run_id, claim.run.key, claim.run.trace))
         traced = self._tracing.begun(claim, self._clock.now(), again=claim.resumes)
         execution: Execution | None = None
         try:
             execution = self._prepare(claim, traced)
-            if execution.asked is None:
+            if execution.requested_ending is None:
                 self._start(execution)
             finished = self._disclose(execution, await execution.finished())
             ended = await self._finish(execution, finished)
@@ -111,7 +111,7 @@ class Runner(Struct, eq=False):
             ended = ExecutionResult(claim=claim, lost=True, hold=_hold(execution, "a claim that was lost"))
         except Exception:
             self._pool.drop(claim.run.key)
-            _log.exception("run %s could not be ended as it should; it ends as failed", claim.run.run_id)
+            _log.exception("run %s could not be ended properly; it ends as failed", claim.run.run_id)
             ended = await self._give_up(claim, _hold(execution, ""))
         finally:
             self._live.pop(claim.run.run_id, None)
@@ -123,7 +123,7 @@ class Runner(Struct, eq=False):
         return ended
 
     def _prepare(self, claim: Claim, traced: TracedRun) -> Execution:
-        """Return the record of a claim; one whose run is to end before its start has what it ends as."""
+        """Return the record of a claim, with its ending if the run is to end before its start."""
         run, options, clock = claim.run, self._options, self._clock
         progress = fold(claim.checkpoints, claim.question)
         if claim.checkpoints:
@@ -134,36 +134,36 @@ class Runner(Struct, eq=False):
         started = clock.monotonic()
         execution = Execution(attempt, self._pool, self._loops, traced, started)
         if run.deadline is not None:
-            execution.deadline = started + (run.deadline - clock.now())  # from here on by a clock that nobody sets
+            execution.deadline = started + (run.deadline - clock.now())  # (the monotonic clock cannot be set)
         if run.run_id in self._wanted:
-            execution.asked = Cancelled()
+            execution.requested_ending = Cancelled()
         elif claim.damaged:
-            execution.asked = DAMAGED
+            execution.requested_ending = DAMAGED
         elif execution.deadline is not None and execution.deadline <= started:  # it was passed while the run waited
-            execution.asked = timed_out(run)
-        if claim.checkpoints or claim.question or execution.asked is not None:
-            # What this run leaves, or has kept in an attempt that ended, is not in the conversation of this object.
+            execution.requested_ending = timed_out(run)
+        if claim.checkpoints or claim.question or execution.requested_ending is not None:
+            # The pooled agent does not have this run's messages, nor those of its earlier attempts.
             self._pool.drop(run.key)
         return execution
 
     def _start(self, execution: Execution) -> None:
-        """Have the run begin, in its time box."""
+        """Start the run, in its time box."""
         run = execution.claim.run
         execution.start(self._pool.pop(run.key))
         self._live[run.run_id] = execution
         execution.watch_deadline(execution.started, self._options.cancel_grace_s)
 
     def _disclose(self, execution: Execution, finished: Finished) -> Finished:
-        """Decide what is told of a failure, in answers, events and history alike."""
+        """Decide how much of a failure answers, events and history show."""
         ending = finished.ending
-        if not isinstance(ending, Failed) or ending is execution.asked:
+        if not isinstance(ending, Failed) or ending is execution.requested_ending:
             return finished
         return replace(finished, ending=disclosed(ending, self._options.error_text, execution.claim.run.run_id))
 
     async def _finish(self, execution: Execution, finished: Finished) -> ExecutionResult:
-        """Keep what has come of a run: it waits again if that was not its own end and it can go on, or it is over.
+        """Store the run's end, or requeue it if the end was not its own and it can resume.
 
-        Its agent serves the session's next run, if it knows what history says.
+        Its agent serves the session's next run, if it has what history says.
         """
         claim = execution.claim
         if (execution.loop_lost or finished.ending is STOPPED) and self._can_resume(execution):
@@ -187,15 +187,15 @@ class Runner(Struct, eq=False):
         )
 
     def _close(self, execution: Execution, finished: Finished, cancelled: Cancelled | None) -> Completion:
-        """Return what the run leaves; what it leaves as `cancelled`, if that was accepted before it came to its end."""
+        """Return what the run leaves; as `cancelled`, if a cancel was accepted before its end."""
         if cancelled is not None:
             finished = Finished(ending=cancelled, usage=finished.usage)
         closed, execution.agent_is_current = execution.attempt.closed(finished)
-        asked = _asked(execution.attempt, finished.ending, closed)
-        return completion_of(finished, closed, self._options, asked)
+        question = _question_of(execution.attempt, finished.ending, closed)
+        return completion_of(finished, closed, self._options, question)
 
     def _can_resume(self, execution: Execution) -> bool:
-        """Return whether another attempt can go on where this one is: no tool of it is in the middle."""
+        """Return whether another attempt can resume where this one is: no tool of it is in the middle."""
         run = execution.claim.run
         if (not run.resumable and execution.begun) or (
             execution.loop_lost and run.attempt >= self._options.max_attempts
@@ -203,11 +203,11 @@ class Runner(Struct, eq=False):
             return False
         checkpoint = execution.attempt.checkpoint()
         if execution.loop_lost and execution.call.threads and checkpoint.open_tools():
-            return False  # this process lives on, and the tool with it: it must not be joined by what goes on
+            return False  # the tool lives on in this process: the next attempt must not join it
         return resume_point_of(checkpoint, self._options) is not None
 
     async def _requeue(self, claim: Claim, *, in_this_process: bool) -> ExecutionResult:
-        """Have the run go on later: in this process, which counts as an attempt, or in the next.
+        """Requeue the run: in this process, which counts as an attempt, or for the next.
 
         Raises `CancelRequested`, `ClaimLost`.
         """
@@ -218,12 +218,12 @@ class Runner(Struct, eq=False):
             return ExecutionResult(claim=claim, requeued=True)
         try:
             await release()
-        except JournalUnavailable as error:  # the process ends: it is taken up at the next start
+        except JournalUnavailable as error:  # the process ends: the next start recovers it
             _log.error(f"{trouble}: %s", claim.run.run_id, error)
         return ExecutionResult(claim=claim)
 
     async def _give_up(self, claim: Claim, hold: Hold | None) -> ExecutionResult:
-        """End a run that could not be ended as it should, so that its session goes on."""
+        """End a run that could not be ended properly, so that its session continues."""
         try:
             completion, claim_result = await self._keep(
                 claim, lambda ending: last_resort(claim, ending, self._options), hold
@@ -235,7 +235,7 @@ class Runner(Struct, eq=False):
     async def _keep(
         self, claim: Claim, close: Callable[[Cancelled | None], Completion], hold: Hold | None
     ) -> tuple[Completion, ClaimResult]:
-        """Keep the end of a run as soon as the journal can; if a cancel of it was accepted before, that is its end.
+        """Store the end of a run as soon as the journal can; if a cancel of it was accepted before, that is its end.
 
         `close` returns what the run leaves, ended or cancelled. Raises `ClaimLost`.
         """
@@ -248,17 +248,17 @@ class Runner(Struct, eq=False):
         while True:
             completion = close(cancelled)
             try:
-                trouble = "the outcome of run %s cannot be kept yet"
+                trouble = "the outcome of run %s cannot be stored yet"
                 claim_result = await until_stored(partial(finish, completion), trouble, claim.run.run_id)
             except CancelRequested as wanted:
                 cancelled = Cancelled(discard=wanted.discard)
             else:
                 return completion, claim_result
 
-    # -- having runs end ---------------------------------------------------------------------------
+    # -- ending runs --------------------------------------------------------------------------------
 
     def cancel(self, run_id: RunId, *, discard: bool = False) -> None:
-        """Have a run end as cancelled that executes, or whose claim is on its way; the journal knows it already."""
+        """End a run as cancelled that executes, or whose claim is on its way; the journal has the cancel already."""
         execution = self._live.get(run_id)
         if execution is not None:
             execution.end(Cancelled(discard=discard), self._options.cancel_grace_s)
@@ -272,13 +272,13 @@ class Runner(Struct, eq=False):
             execution.watch_deadline(now, self._options.cancel_grace_s)
 
     def stop(self, grace_s: float) -> None:
-        """Have every run that executes end within `grace_s` seconds: those that can go on later are requeued."""
+        """End every executing run within `grace_s` seconds: those that can resume later are requeued."""
         for execution in self.executing():
             execution.end(STOPPED, grace_s)
 
 
-def _asked(attempt: LiveAttempt, ending: Ending, closed: list[Message]) -> Question | None:
-    """Return the question with which a run ends, if it does."""
+def _question_of(attempt: LiveAttempt, ending: Ending, closed: list[Message]) -> Question | None:
+    """Return the question with which a run ends, if any."""
     if not isinstance(ending, NeedsInput):
         return None
     return Question(
@@ -290,7 +290,7 @@ def _asked(attempt: LiveAttempt, ending: Ending, closed: list[Message]) -> Quest
 
 
 def _hold(execution: Execution | None, phase: str) -> Hold | None:
-    """Return the hold of a run that ends, if something of it still works; `phase` is what it did last."""
+    """Return the hold of a run that ends, if its code is still executing; `phase` is what it did last."""
     if execution is None or (call := execution.lingering_call) is None:
         return None
     return Hold(execution.claim, call, phase)

@@ -1,8 +1,8 @@
-"""Agent loops: where user code runs, and what works for a run there.
+"""Agent loops: where user code runs, and the count of all that executes for a run there.
 
-Owns the way between the serving loop and the loops of agents, in both directions and in order; the threads of sync
-tools; and the count of everything that works for a call, also after its end. `Loops` is the port: `AgentLoops` keeps
-its promises with threads of this process, `strandline._workers` with processes. Knows no run, session or journal.
+Owns the way between the serving loop and the agent loops, in both directions and in order; the threads of sync tools;
+and the count of everything that executes for a call, also after its end. `Loops` is the port: `AgentLoops` keeps its
+promises with threads of this process, `strandline._workers` with processes. Knows no run, session or journal.
 """
 
 from strandline._engine.loops.agent_loops import AgentLoops, Flag

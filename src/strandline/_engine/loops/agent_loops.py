@@ -1,4 +1,4 @@
-"""The agent loop of this process that is in use, and those before it that user code has blocked for good."""
+"""The current agent loop of this process, and earlier ones that user code has blocked for good."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Flag(Struct, eq=False):
-    """A signal: set once by one thread, read by others. Reading a field is atomic, and nobody blocks on it."""
+    """A signal: set once by one thread, read by others, without blocking (reading a field is atomic)."""
 
     _set: bool = False
 
@@ -27,12 +27,12 @@ class Flag(Struct, eq=False):
         return self._set
 
     def set(self) -> None:
-        """Set it."""
+        """Set the flag."""
         self._set = True
 
 
 class AgentLoops:
-    """The agent loop in use, and those that had to be left alone."""
+    """The current agent loop, and those that were given up."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class AgentLoops:
         self._outbox: Mailbox | None = None
 
     def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:
-        """Run `work()` on the agent loop in use."""
+        """Run `work()` on the current agent loop."""
         if self._outbox is None:
             self._outbox = Mailbox(asyncio.get_running_loop())
         return self._current.start(work, self._outbox)
@@ -57,11 +57,11 @@ class AgentLoops:
         _loop_of(call).inbox.post(lambda: call.task is not None and call.task.cancel())
 
     def post(self, work: Callable[[], object]) -> None:
-        """Have `work` called on the agent loop in use."""
+        """Call `work` on the current agent loop."""
         self._current.inbox.post(work)
 
     def post_back(self, work: Callable[[], object]) -> None:
-        """Have `work` called on the serving loop; in vain once that is closed."""
+        """Call `work` on the serving loop; does nothing once that is closed."""
         if self._outbox is not None:
             self._outbox.post(work)
 
@@ -74,19 +74,19 @@ class AgentLoops:
         return Flag()
 
     def beat(self) -> None:
-        """Ask the loop in use for a sign of life."""
+        """Request a heartbeat of the current loop."""
         self._current.beat()
 
     def silent_s(self, call: Call[Any]) -> float:
-        """Return for how long the call's loop has owed a sign of life; 0 for one that is replaced already."""
+        """Return for how long the heartbeat of the call's loop is overdue; 0 for one that is replaced already."""
         return self._current.silent_s() if _loop_of(call) is self._current else 0.0
 
     def blocks(self, call: Call[Any]) -> bool:
-        """Return whether the task that runs on the call's loop is one of the call's."""
+        """Return whether the running task of the call's loop is one of the call's."""
         return _loop_of(call).running() in call.tasks
 
     def replace(self, call: Call[Any]) -> bool:
-        """Leave the call's loop alone and use a fresh one."""
+        """Give up the call's loop and use a fresh one."""
         loop = _loop_of(call)
         if loop is self._current:
             self._current = self._make()
@@ -101,13 +101,13 @@ class AgentLoops:
     takes_calls = True
 
     def is_current(self, loop: object) -> bool:
-        """Return whether a loop is the one in use."""
+        """Return whether a loop is the current one."""
         return loop is self._current
 
     accepts = is_current
 
     def load(self) -> Load:
-        """Return how the loop in use is doing."""
+        """Return the current loop's load."""
         current = self._current
         return Load(silent_s=current.silent_s(), backlog=current.backlog(), given_up=len(self._replaced))
 
@@ -117,7 +117,7 @@ class AgentLoops:
         return stack_of(call, loop.running(), loop.ident)
 
     def close(self) -> bool:
-        """Stop all loops; False if user code still works in a thread of one."""
+        """Stop all loops; False if user code still executes in a thread of one."""
         idle = self._current.close()
         for loop in self._replaced:
             idle = loop.close() and idle

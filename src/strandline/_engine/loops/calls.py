@@ -1,8 +1,8 @@
-"""A call: user code that runs on an agent loop, seen from the serving loop, with everything that works for it.
+"""A call: user code on an agent loop, seen from the serving loop, with everything that executes for it.
 
-A call may go on to work after it has ended: a task that swallows its cancellation, a thread that nobody can stop. What
-works for a call is counted by the context that it runs in: its own task, the tasks that report to it, and every thread
-that its code took from the loop's executor. Threads that user code starts by itself are not seen.
+A call may execute on after its end: a task that swallows its cancellation, a thread that nobody can stop. The context
+decides which call code belongs to: the call's own task, the tasks that report to it, and every thread that its code
+took from the loop's executor. Threads that user code starts by itself are not seen.
 """
 
 import asyncio
@@ -20,24 +20,25 @@ class CallCancelled(Exception):
 
 
 class LiveThread(Struct, eq=False):
-    """A thread that works, or is about to work, for a call; `ident` is its identifier once it does."""
+    """A thread that executes, or is about to, for a call; `ident` is its identifier once it does."""
 
     name: str
     ident: int | None = None
 
 
 class Call(Struct, Generic[T], eq=False):
-    """A coroutine on an agent loop. `done` belongs to the serving loop and never holds an exception of ours."""
+    """A coroutine on an agent loop. `done` belongs to the serving loop and never has an exception of the engine."""
 
     done: asyncio.Future[T]
     loop: object
-    """The loop that it runs on, for comparison only; one that runs in a process gets it when it is known which."""
+    """The loop that it runs on, for comparison only; set later if it is not yet known which process runs it."""
     task: asyncio.Task[T] | None = None
     _tasks: set[asyncio.Task[Any]] = set()
     _threads: set[LiveThread] = set()
 
     def begin(self, work: Callable[[], Coroutine[Any, Any, T]], context: Context) -> "asyncio.Task[T]":
-        """Run `work()` for it, as a task of the loop that runs and in this context; `end` is to be told of its end."""
+        """Run `work()` for it, as a task of the running loop in this context; pass the task to `end` once it is
+        done."""
         context.run(CURRENT.set, self)
         self.task = task = asyncio.get_running_loop().create_task(work(), context=context)
         return task
@@ -56,21 +57,21 @@ class Call(Struct, Generic[T], eq=False):
         if not self.done.done():
             self.done.set_result(value)
 
-    # -- what works for it: written on the agent loop and in its threads, read anywhere -----------------
+    # -- what executes for it: written on the agent loop and in its threads, read anywhere -----------------
 
     @property
     def is_alive(self) -> bool:
-        """Whether anything still works for it."""
+        """Whether anything still executes for it."""
         return self.task is not None or bool(self._tasks) or bool(self._threads)
 
     @property
     def threads(self) -> list[LiveThread]:
-        """The threads that work for it."""
+        """The threads that execute for it."""
         return list(self._threads)
 
     @property
     def tasks(self) -> "list[asyncio.Task[Any]]":
-        """The tasks that work for it."""
+        """The tasks that execute for it."""
         return [*([] if self.task is None else [self.task]), *self._tasks]
 
     def enter(self, thread: LiveThread) -> None:
@@ -78,7 +79,7 @@ class Call(Struct, Generic[T], eq=False):
         self._threads.add(thread)
 
     def leave(self, thread: LiveThread) -> None:
-        """Count a thread no longer."""
+        """Stop counting a thread."""
         self._threads.discard(thread)
 
     def adopt(self, task: "asyncio.Task[Any]") -> None:
@@ -88,7 +89,7 @@ class Call(Struct, Generic[T], eq=False):
             task.add_done_callback(self._tasks.discard)
 
     def disown_tasks(self) -> None:
-        """Count its tasks no longer: their loop will not run them on."""
+        """Stop counting its tasks: their loop will not run them again."""
         self.task = None
         self._tasks = set()
 
@@ -98,7 +99,7 @@ CURRENT: ContextVar[Call[Any] | None] = ContextVar("strandline_call", default=No
 
 
 def adopt_current_task() -> None:
-    """Count the task that runs as one that works for its call."""
+    """Count the running task for its call."""
     call, task = CURRENT.get(), asyncio.current_task()
     if call is not None and task is not None:
         call.adopt(task)

@@ -1,7 +1,7 @@
 """Agent loops, a port: where user code runs. Knows nothing of threads or processes.
 
-The loop that serves HTTP never runs a factory, an agent or a hook. A call is started from the serving loop and its
-result comes back there. User code can block its loop for good: such a loop is replaced.
+The loop that serves HTTP never runs a factory, an agent or a hook. A call starts from the serving loop and its result
+comes back there. User code can block its loop for good: such a loop is replaced.
 """
 
 from collections.abc import Callable, Coroutine
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class WorkerLoad(Struct, frozen=True, kw_only=True):
-    """How a worker process is doing: it has owed a sign of life for `silent_s` seconds; `pid` None: it is starting."""
+    """A worker process's load: its heartbeat is overdue for `silent_s` seconds; `pid` None: it is starting."""
 
     pid: int | None
     running: int
@@ -24,18 +24,18 @@ class WorkerLoad(Struct, frozen=True, kw_only=True):
 
 
 class Load(Struct, frozen=True, kw_only=True):
-    """How the agent loop in use is doing, or all of those in use."""
+    """The load of the current agent loop, or of all current ones."""
 
     silent_s: float = 0.0
-    """For how many seconds it has owed a sign of life; of several, the one that has for longest."""
+    """For how many seconds its heartbeat is overdue; of several, the longest."""
     backlog: int = 0
     """How many sync tools wait for a thread."""
     given_up: int = 0
-    """How many loops before it were left alone."""
+    """How many earlier loops were given up."""
     workers: list[WorkerLoad] = []
-    """The worker processes, if agents are in such."""
+    """The worker processes, if agents run in some."""
     workers_lost: int = 0
-    """How many worker processes have ended that nobody had told to."""
+    """How many worker processes have ended unexpectedly."""
 
 
 class Loops(Protocol):
@@ -50,11 +50,11 @@ class Loops(Protocol):
         ...
 
     def post(self, work: Callable[[], object]) -> None:
-        """Have `work` called on the agent loop, after whatever was started there before."""
+        """Call `work` on the agent loop, after everything that was started there before."""
         ...
 
     def post_back(self, work: Callable[[], object]) -> None:
-        """Have `work` called on the loop that serves, before the end of whatever call told it; from the agent loop."""
+        """Call `work` on the serving loop, from the agent loop, before the end of the call that posts it."""
         ...
 
     def discard(self, thing: object) -> None:
@@ -66,34 +66,34 @@ class Loops(Protocol):
         ...
 
     def beat(self) -> None:
-        """Ask the agent loop for a sign of life; to be called every second or so."""
+        """Request a heartbeat of the agent loop; to be called every second or so."""
         ...
 
     def silent_s(self, call: Call[Any]) -> float:
-        """Return for how many seconds the call's loop has owed a sign of life; 0 if it owes none."""
+        """Return for how many seconds the heartbeat of the call's loop is overdue; 0 if it is not."""
         ...
 
     def blocks(self, call: Call[Any]) -> bool:
-        """Return whether it is this call's code that has the loop's thread at this moment."""
+        """Return whether this call's code has the loop's thread at this moment."""
         ...
 
     def replace(self, call: Call[Any]) -> bool:
-        """Leave the call's loop alone for good and use a fresh one. Should it come back, its tasks are cancelled.
+        """Give up the call's loop for good and use a fresh one. Should it come back, its tasks are cancelled.
 
-        True if all that works there ends with it, and its calls say so themselves.
+        True if everything there ends with it, and its calls report that themselves.
         """
         ...
 
     def drain(self, call: Call[Any]) -> bool:
-        """Have what still works for a call end, for which nobody waits any more, as soon as that harms no other.
+        """End a call that nobody waits for any more, as soon as that harms no other.
 
-        False if it cannot be seen to now: to be asked for again. Once it is seen to, asking again does nothing.
+        False if that is not possible now: call it again later. Calling it again after True does nothing.
         """
         ...
 
     @property
     def takes_calls(self) -> bool:
-        """Whether what is started begins, at once or in a moment."""
+        """Whether calls start, at once or in a moment."""
         ...
 
     def is_current(self, loop: object) -> bool:
@@ -101,11 +101,11 @@ class Loops(Protocol):
         ...
 
     def accepts(self, loop: object) -> bool:
-        """Return whether a run had better begin on `loop`, where its agent is, than elsewhere with one made anew."""
+        """Return whether a run should begin on `loop`, where its agent is, rather than elsewhere with a new one."""
         ...
 
     def load(self) -> Load:
-        """Return how the loop in use is doing."""
+        """Return the load of the current loop."""
         ...
 
     async def stack(self, call: Call[Any]) -> list[str]:
@@ -113,15 +113,15 @@ class Loops(Protocol):
         ...
 
     def close(self) -> bool:
-        """Stop. Return False if a thread of user code still works: the process cannot leave by itself."""
+        """Stop. Return False if a thread of user code still executes: the process cannot exit by itself."""
         ...
 
 
 @runtime_checkable
 class HasLoops(Protocol):
-    """A target whose agents live on loops of its own."""
+    """A target whose agents run on loops of its own."""
 
     @property
     def loops(self) -> Loops:
-        """They."""
+        """The target's loops."""
         ...

@@ -1,4 +1,4 @@
-"""Where code is, for people: the frames of threads, and of tasks that wait."""
+"""Where code is, for people: the frames of threads and of waiting tasks."""
 
 import asyncio
 import traceback

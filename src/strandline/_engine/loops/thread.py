@@ -1,7 +1,7 @@
-"""One agent loop in a thread of its own. The only module of the engine that imports `threading`.
+"""One agent loop in a thread of its own. The engine's only module that imports `threading`.
 
-Many calls and results share one wake-up of the other loop. Sync tools have a large executor, whose threads count for
-the call that uses them.
+Many calls and results share one wake-up of the other loop. Sync tools have a large executor, whose threads are counted
+for their call.
 """
 
 import asyncio
@@ -25,20 +25,20 @@ T = TypeVar("T")
 _log = logging.getLogger("strandline.loops")
 
 DISCARD_AFTER_S: Final = 0.5
-"""How long a thing that is discarded is held: longer than any caller's frame holds it."""
+"""How long a discarded object is kept: longer than any frame of its caller keeps it."""
 LEAVE_S: Final = 0.2
-"""How long tasks that are left when the loop is closed get to take their cancellation, and then generators to close."""
+"""How long remaining tasks get to handle their cancellation when the loop is closed, and then generators to close."""
 
 
 class Mailbox(Struct, eq=False):
-    """Callables for a loop from other threads, in order; all that gather until it wakes share one wake-up."""
+    """Callables for a loop from other threads, in order; those that gather until it wakes share one wake-up."""
 
     _loop: asyncio.AbstractEventLoop
     _items: deque[Callable[[], object]] = field(default_factory=deque)
     _woken: bool = False
 
     def post(self, item: Callable[[], object]) -> None:
-        """Have `item` called on the loop. Raises `RuntimeError` if the loop is closed."""
+        """Call `item` on the loop. Raises `RuntimeError` if the loop is closed."""
         self._items.append(item)
         if not self._woken:
             self._woken = True
@@ -51,11 +51,11 @@ class Mailbox(Struct, eq=False):
             try:
                 items.popleft()()
             except Exception:
-                _log.exception("a call between two loops failed; the others go on")
+                _log.exception("a call between two loops failed; the others continue")
 
 
 class CountingExecutor(Threads):
-    """A thread pool that tells each call which threads work for it, from the submit until the work is done."""
+    """A thread pool that counts each call's threads, from the submit until the work is done."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
         """Schedule `fn` for the call whose code submits it."""
@@ -65,7 +65,7 @@ class CountingExecutor(Threads):
             return super().submit(done)
         thread = LiveThread(getattr(fn, "__qualname__", type(fn).__name__))
 
-        context = copy_context()  # what is current for the run is so in its threads, whoever takes them
+        context = copy_context()  # the run's context is that of its threads
 
         def work() -> T:
             thread.ident = threading.get_ident()
@@ -77,14 +77,14 @@ class CountingExecutor(Threads):
         except BaseException:
             call.leave(thread)
             raise
-        future.add_done_callback(lambda _: call.leave(thread))  # before the callback that wakes whoever waits
+        future.add_done_callback(lambda _: call.leave(thread))  # before the callback that wakes the waiter
         return future
 
 
 def _done(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
     """Return what `fn` does. Raises `RuntimeError` in place of `StopIteration`, as a coroutine would.
 
-    No future of asyncio can hold that one: on Python 3.11 whoever awaits it would wait for ever.
+    No asyncio future can hold a `StopIteration`: on Python 3.11 awaiting it would never return.
     """
     try:
         return fn(*args, **kwargs)
@@ -102,9 +102,9 @@ class AgentLoop:
         self._starved = False
         self._loop.set_default_executor(self._executor)
         self.inbox = Mailbox(self._loop)
-        """What is to be called here."""
+        """Functions to call on this loop."""
         self._closing = False
-        self._asked_at: float | None = None
+        self._beat_requested_at: float | None = None
         self._thread = threading.Thread(target=self._serve, name="strandline-agents", daemon=True)
         try:
             self._thread.start()
@@ -113,31 +113,31 @@ class AgentLoop:
             raise SetupError(no_thread("agents", error)) from error
 
     def start(self, work: Callable[[], Coroutine[Any, Any, T]], outbox: Mailbox) -> Call[T]:
-        """Run `work()` here; its end is told through `outbox`."""
+        """Run `work()` here; its end is reported through `outbox`."""
         call: Call[T] = Call(asyncio.get_running_loop().create_future(), self)
-        # The context of whoever starts it, not of whoever happens to wake the loop.
+        # The caller's context, not that of the code that happens to wake the loop.
         context = copy_context()
         self.inbox.post(lambda: self._begin(call, work, outbox, context))
         return call
 
     def discard(self, thing: object) -> None:
-        """Drop a reference here, a moment later: the caller still holds it, and must not be the last."""
+        """Drop a reference here, a moment later: the caller still has it, and must not be the last."""
         box = [thing]
         self.inbox.post(lambda: self._loop.call_later(DISCARD_AFTER_S, box.clear))
 
     def beat(self) -> None:
-        """Ask for a sign of life, unless one is owed already; start the threads that could not be started before."""
-        if self._asked_at is None:
-            self._asked_at = self._clock.monotonic()
+        """Request a heartbeat, unless one is overdue; start the threads that could not be started before."""
+        if self._beat_requested_at is None:
+            self._beat_requested_at = self._clock.monotonic()
             self.inbox.post(self._answer)
         self._executor.start_more()
-        self._tell_of_threads()
+        self._log_missing_threads()
 
     def _answer(self) -> None:
-        self._asked_at = None
+        self._beat_requested_at = None
 
-    def _tell_of_threads(self) -> None:
-        """Say in the log once that there are no threads to be had, and once that this is over."""
+    def _log_missing_threads(self) -> None:
+        """Log once that no threads are available, and once that this is over."""
         refusal = self._executor.refusal
         if refusal is not None and not self._starved:
             _log.error("%s; %d calls wait", no_thread("sync tools and factories", refusal), self._executor.backlog)
@@ -146,9 +146,9 @@ class AgentLoop:
         self._starved = refusal is not None
 
     def silent_s(self) -> float:
-        """Return for how long a sign of life has been owed."""
-        asked_at = self._asked_at
-        return 0.0 if asked_at is None else self._clock.monotonic() - asked_at
+        """Return for how long a heartbeat is overdue."""
+        requested_at = self._beat_requested_at
+        return 0.0 if requested_at is None else self._clock.monotonic() - requested_at
 
     def backlog(self) -> int:
         """Return how many sync tools wait for a thread."""
@@ -164,13 +164,13 @@ class AgentLoop:
         return self._thread.ident
 
     def abandon(self) -> None:
-        """Stop as soon as user code gives the thread back; its tasks are cancelled before they go on."""
+        """Stop as soon as user code releases the thread; its tasks are cancelled before they continue."""
         self._closing = True
         self.inbox.post(self._loop.stop)
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> bool:
-        """Stop the loop and its idle threads; False if user code still works in one."""
+        """Stop the loop and its idle threads; False if user code still executes in one."""
         if not self._closing:  # a second stop would break into what an abandoned loop does last
             self._closing = True
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -189,17 +189,17 @@ class AgentLoop:
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
         stopped = False
-        while not (stopped and self._closing):  # the stop that is on its way is waited for
+        while not (stopped and self._closing):  # a stop on its way is awaited
             try:
                 self._loop.run_forever()
                 stopped = True
             except BaseException:
                 # A tool that calls sys.exit() breaks out of run_forever; the loop itself is intact.
-                _log.exception("user code tried to end the agent loop; it goes on")
+                _log.exception("user code tried to end the agent loop; it continues")
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
         self._leave(asyncio.all_tasks(self._loop))
-        # A stream that a provider's client has open is a generator that nobody went through to its end.
+        # A provider client's open stream is a generator that was not exhausted.
         self._leave({self._loop.create_task(self._loop.shutdown_asyncgens())})
 
     def _leave(self, tasks: "set[asyncio.Task[Any]]") -> None:

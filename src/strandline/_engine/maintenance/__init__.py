@@ -1,9 +1,9 @@
-"""Maintenance: what is looked at every second, and what is deleted when its time is over.
+"""Maintenance: regular ticks, and the deletion of expired records.
 
-`every_second` calls the ticks of those who have something to look at. `Watchdog` finds runs that give no sign of life
-and agent loops that user code blocks for good; `Readiness` says whether requests are taken, and why not. `prune_runs`
-and `delete_idle_sessions`, done `every_minute`, keep the retention settings. Whatever fails here is logged and tried
-again: nothing of it ends because of an error, which nobody would notice before the disk is full.
+`every_second` calls the ticks of other modules. `Watchdog` finds runs without a sign of life and agent loops that user
+code blocks for good; `Readiness` says whether requests are accepted, and why not. `prune_runs` and
+`delete_idle_sessions`, called by `every_minute`, apply the retention settings. Every failure is logged and retried: no
+task here ends because of an error, which nobody would notice before the disk is full.
 """
 
 from strandline._engine.maintenance.background import (

@@ -1,4 +1,4 @@
-"""What goes on in the background while a server runs: ticks every second, and the end of runs and sessions at rest."""
+"""Background tasks of a running server: ticks every second, and the deletion of expired runs and sessions."""
 
 import asyncio
 import logging
@@ -18,14 +18,14 @@ PRUNE_PAUSE_S: Final = 0.05
 PRUNED_AT_ONCE: Final = 200
 """How many runs one commit deletes: few, so that no run waits long behind it."""
 DELETED_AT_ONCE: Final = 100
-"""How many sessions are deleted without a pause, one after the other, each in a commit of its own."""
+"""How many sessions are deleted without a pause, one after the other, each in its own commit."""
 
 Delete = Callable[[SessionKey, float], Awaitable[bool]]
-"""Deletes a session if its last run ended before a moment; False if there is none. Raises `SessionBusy`, others."""
+"""Deletes a session if its last run ended before a moment; False if there is none. Raises `SessionBusy`, and others."""
 
 
 async def every_second(*ticks: Callable[[], object]) -> None:
-    """Call each tick every second, in order, until cancelled; one that fails keeps no other from its turn."""
+    """Call each tick every second, in order, until cancelled; a failing tick does not affect the others."""
     while True:
         await asyncio.sleep(EVERY_S)
         for tick in ticks:
@@ -34,19 +34,19 @@ async def every_second(*ticks: Callable[[], object]) -> None:
                 if isinstance(done, Awaitable):
                     await done
             except Exception:
-                _log.exception("what is looked after every second could not be; it is tried again")
+                _log.exception("a task of every second failed; retrying in a second")
 
 
-async def measure_lag(clock: Clock, tell: Callable[[float], object]) -> None:
-    """Tell every second by how many seconds this loop was late for it, until cancelled."""
+async def measure_lag(clock: Clock, report: Callable[[float], object]) -> None:
+    """Report every second by how many seconds this loop was late, until cancelled."""
     while True:
         due = clock.monotonic() + EVERY_S
         await asyncio.sleep(EVERY_S)
-        tell(max(0.0, clock.monotonic() - due))
+        report(max(0.0, clock.monotonic() - due))
 
 
 async def every_minute(work: Callable[[], Awaitable[object]], trouble: str) -> None:
-    """Do some work every minute until cancelled; what cannot be done now, of which the log says `trouble`, is later."""
+    """Call `work` every minute until cancelled; a failure is logged as `trouble` and retried the next minute."""
     await asyncio.sleep(EVERY_S)
     while True:
         try:
@@ -63,9 +63,9 @@ async def prune_runs(journal: Journal, clock: Clock, *, run_retention_s: float) 
 
 
 async def delete_idle_sessions(journal: Journal, clock: Clock, delete: Delete, *, history_retention_s: float) -> None:
-    """Delete the sessions that have been at rest for longer than the retention.
+    """Delete the sessions that have been idle for longer than the retention.
 
-    One that is busy again stays, and one that cannot be deleted now is left for the next time.
+    A session that is busy again stays; one that cannot be deleted now is left for the next time.
     """
     before = clock.now() - history_retention_s
     deleted, failed = 0, dict[SessionKey, Exception]()
@@ -84,15 +84,15 @@ async def delete_idle_sessions(journal: Journal, clock: Clock, delete: Delete, *
             await asyncio.sleep(PRUNE_PAUSE_S)
     finally:
         if deleted:
-            _log.info("forgot %d sessions that were at rest for longer than history_retention", deleted)
+            _log.info("deleted %d sessions that were idle for longer than history_retention", deleted)
         if failed:
             key, reason = next(iter(failed.items()))
             _log.warning(
-                "%d sessions past their retention could not be forgotten yet; %s of %s: %s",
+                "%d sessions past their retention could not be deleted yet; %s of %s: %s",
                 len(failed), key.session_id, key.principal, _text(reason),
             )  # fmt: skip
 
 
 def _text(error: Exception) -> str:
-    """Return what is logged of an error: those that are not ours often say little without their name."""
+    """Return an error's text for the log: other libraries' errors often say little without their name."""
     return str(error) if isinstance(error, StrandlineError) else repr(error)

@@ -1,6 +1,6 @@
-"""Queues: which session goes next, of those in which something waits.
+"""Queues: which waiting session goes next.
 
-`SessionQueues` owns one record for each session that has a slot or stands in line for one; what waits and executes is
+`SessionQueues` owns one record for each session that has a slot or waits for one; the runs that wait and execute are
 the journal's, and read there. `Estimates` adds how long runs have taken.
 
 All of it is plain sync code: it decides, and `execution.Claims` acts.

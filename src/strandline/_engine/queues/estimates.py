@@ -10,7 +10,7 @@ from strandline._model import SessionKey
 NEWEST_WEIGHS: Final = 0.2
 """The share of the newest run in a decaying mean of run times."""
 KNOWN_SESSIONS: Final = 10_000
-"""Of how many sessions run times are remembered; those that had none for longest are forgotten first."""
+"""How many sessions' run times are remembered; the least recent are forgotten first."""
 
 
 class RunTimes:
@@ -35,7 +35,7 @@ class RunTimes:
     def wait_s(self, key: SessionKey, position: int, taken_s: float = 0.0) -> float | None:
         """Return how long a run at `position` is likely to wait, 1 for the next to start, 0 for one that executes.
 
-        `taken_s` is what the run that executes has taken already; one that takes longer than most may end at any time.
+        `taken_s` is how long the executing run has taken already; one that takes longer than most may end at any time.
         """
         mean_s = self.mean_s(key)
         if position == 0:
@@ -48,7 +48,7 @@ def _mean(before_s: float | None, took_s: float) -> float:
 
 
 class Estimates:
-    """What callers are told of run times. `retry_after_s`: when to come again to a server that is full."""
+    """Run times as callers see them. `retry_after_s`: the `Retry-After` of a full server."""
 
     def __init__(self, clock: Clock, queues: SessionQueues, *, retry_after_s: float) -> None:
         self._clock = clock
@@ -61,13 +61,13 @@ class Estimates:
         self._times.ended(key, took_s)
 
     def wait_s(self, key: SessionKey, position: int) -> float | None:
-        """Return how long a run at `position` is likely to wait; nobody knows how long people let a session wait."""
+        """Return how long a run at `position` is likely to wait; None if that depends on people."""
         if position and self._queues.is_closed(key):
             return None
         return self._times.wait_s(key, position, self._taken_s(key))
 
     def retry_after_s(self, key: SessionKey) -> float:
-        """Return when there is likely to be room in the queue of a session: when its next run has ended."""
+        """Return when a session's queue is likely to have room: when its next run has ended."""
         if self._queues.is_closed(key):
             return self._retry_after_s
         return max(1.0, self._times.wait_s(key, 1, self._taken_s(key)) or 1.0)

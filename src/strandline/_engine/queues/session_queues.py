@@ -1,9 +1,9 @@
-"""Which session goes next, of those in which something waits. Pure: others act.
+"""Which waiting session goes next. Pure: others act.
 
-What waits and executes, and what keeps a session from going on, is the journal's: its `sessions` are asked. Kept here
-are the slots, and who stands in line for one. The journal tells of each session that may have moved; it lines up, or
-leaves the line, before anything is asked here. Whoever asks the journal for a claim reserves a slot first, so that a
-claim never waits for one.
+The journal knows what waits and executes and what keeps a session from continuing: its `sessions` answer. This module
+has the slots and the sessions that wait for one. The journal reports each session that may have moved; the session is
+queued for a slot, or leaves that queue, before the next decision. A slot is reserved before the journal makes a claim,
+so that a claim never waits for one.
 """
 
 from collections.abc import Callable
@@ -18,10 +18,10 @@ from strandline._model import Principal, RunId, SessionKey
 
 
 class Obstacle(StrEnum):
-    """Why a session in which runs wait gets no slot."""
+    """Why a session with waiting runs gets no slot."""
 
-    LINGERING = "leftovers"
-    """As many ended runs of its principal as may be still work."""
+    LINGERING = "lingering runs"
+    """Its principal has as many lingering runs as it may have."""
     LAST_ATTEMPT = "last attempt"
     """Its next run is a last attempt, and another session's executes."""
     PRINCIPAL = "principal"
@@ -31,8 +31,8 @@ class Obstacle(StrEnum):
 
 
 class Share(Struct, frozen=True):
-    """What goes on for one principal: runs that execute or are held, runs that wait, and runs that have ended and
-    still work, held or not."""
+    """One principal's activity: runs that execute or lock their session, runs that wait, and lingering runs, which have
+    ended and still execute code, with or without a lock."""
 
     claimed: int
     waiting: int
@@ -57,7 +57,7 @@ class SessionQueues:
         self.sessions = journal.sessions
         """What waits and executes, and in which sessions."""
         self._moved: dict[SessionKey, None] = {}
-        """Sessions that may have moved since they were looked at."""
+        """Sessions that may have moved since they were last considered."""
 
     def follow(self, wake: Callable[[], None]) -> None:
         """Begin to follow the sessions of the journal, which is open; `wake` is called when one of them has moved."""
@@ -65,7 +65,7 @@ class SessionQueues:
         def moved(key: SessionKey) -> None:
             record = self._records.get(key)
             if record is not None and record.is_occupied:
-                return  # it is looked at when its slot is free again
+                return  # it is considered when its slot is free again
             if not self._moved:
                 wake()
             self._moved[key] = None
@@ -73,13 +73,13 @@ class SessionQueues:
         self.sessions = self._journal.sessions
         self.sessions.watch(moved)
 
-    # -- what it tells -----------------------------------------------------------------------------
+    # -- the present state ------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self._records)
 
     def shares(self) -> dict[Principal, Share]:
-        """Return what goes on for each principal; takes a moment for each run that waits or is claimed."""
+        """Return each principal's activity; takes a moment for each run that waits or is claimed."""
         claimed, waiting, leftovers = self.sessions.claimed_of(), self.sessions.waiting_of(), self.slots.lingering
         return {
             each: Share(claimed.get(each, 0), waiting.get(each, 0), leftovers[each])
@@ -87,16 +87,16 @@ class SessionQueues:
         }
 
     def lingering(self, principal: Principal) -> int:
-        """Return how many runs of a principal have ended and still work."""
+        """Return how many lingering runs a principal has."""
         return self.slots.lingering[principal]
 
     def is_full(self, principal: Principal) -> bool:
-        """Return whether as many ended runs of a principal as may be still work: nothing more of it starts."""
+        """Return whether a principal has as many lingering runs as it may have: it starts no other."""
         return self.slots.is_full(principal)
 
     @property
     def executing(self) -> int:
-        """How many runs execute, each from the moment in which it waits no longer; a moment for each session."""
+        """How many runs execute, from the moment in which they wait no longer; takes a moment for each session."""
         return sum(
             record.executing is not None or self.sessions.executes(record.key)
             for record in self._records.values()
@@ -109,20 +109,19 @@ class SessionQueues:
         return None if record is None or record.executing is None else record.since
 
     def expects_claims(self) -> bool:
-        """Return whether a claim may be on its way, for a slot that is reserved; takes a moment for each session."""
+        """Return whether a claim may be on its way to a reserved slot; takes a moment for each session."""
         return any(record.is_occupied and record.executing is None for record in self._records.values())
 
     def input_until(self, key: SessionKey) -> float | None:
-        """Return until when (seconds since the epoch) runs of a session wait for an answer; None: they do not."""
+        """Return until when (seconds since the epoch) a session's runs wait for an answer; None: they do not."""
         return self.sessions.input_until(key, self._clock.now())
 
     def is_closed(self, key: SessionKey) -> bool:
-        """Return whether runs wait in a session for somebody to resume it, or to answer what it asks, or for what still
-        works of its principal's ended runs."""
+        """Return whether a session's runs wait for a resume, an answer, or the lingering runs of their principal."""
         return self.sessions.is_paused(key) or self.input_until(key) is not None or self.is_full(key.principal)
 
     def obstacle(self, key: SessionKey) -> Obstacle | None:
-        """Return why a session in which runs wait and nothing goes on gets no slot; None if it has or gets one."""
+        """Return why a session with waiting runs and no executing one gets no slot; None if it has or gets one."""
         self._catch_up()
         record = self._records.get(key)
         if record is not None and record.is_occupied:
@@ -140,7 +139,8 @@ class SessionQueues:
     # -- slots -------------------------------------------------------------------------------------
 
     def reserve(self, key: SessionKey) -> bool:
-        """Reserve a slot for a run that is about to be accepted, if its session is idle and nobody waits for a slot.
+        """Reserve a slot for a run that is about to be accepted, if its session is idle and no session waits for a
+        slot.
 
         Return whether there is one; its claim follows, or `free`.
         """
@@ -157,17 +157,18 @@ class SessionQueues:
         return None if record is None else record.key
 
     def claimed(self, run_id: RunId, key: SessionKey, since: float = 0.0) -> None:
-        """Note a claim, which comes to the slot that was reserved for it; `since` when, on the monotonic clock."""
+        """Note a claim, which comes to its reserved slot; `since` is the time on the monotonic clock."""
         record = self._records[key]
         record.executing, record.since = run_id, since
 
     def keeps_slot(self, key: SessionKey) -> bool:
-        """Return whether a session whose run ends may go on with its own next run: nobody else waits for the slot."""
+        """Return whether a session whose run ends may continue with its own next run: no other session waits for the
+        slot."""
         self._catch_up()
         return self.slots.may_keep_slot(key.principal)
 
     def ended(self, run_id: RunId, key: SessionKey, *, claimed: bool) -> None:
-        """Note the end of a claim; `claimed`: its slot goes over to the session's next run."""
+        """Note the end of a claim; `claimed`: its slot passes to the session's next run."""
         record = self._records[key]
         if record.executing == run_id:  # else the next one has begun already
             record.executing = None
@@ -175,34 +176,35 @@ class SessionQueues:
             self.free(key)
 
     def free(self, key: SessionKey) -> None:
-        """Give back a session's slot, and line it up if it can go on."""
+        """Free a session's slot, and queue it for another if it can continue."""
         self.slots.release(self._records[key])
         self._consider(key)
 
     def held(self, run_id: RunId, key: SessionKey) -> None:
-        """Note that the run of a claim has ended and is held, without a slot. `lingering_ended` follows."""
+        """Note that a claim's run has ended and lingers, without a slot, and locks its session. `lingering_ended`
+        follows."""
         self.slots.add_lingering(key.principal)
         self.ended(run_id, key, claimed=False)
 
     def lingering_ended(self, principal: Principal) -> None:
-        """Note that nothing works any more of a run that has ended."""
+        """Note that a lingering run has stopped executing."""
         self.slots.drop_lingering(principal)
 
     def stop(self) -> None:
-        """Let nothing start any more."""
+        """Start nothing any more."""
         self.slots.stop()
 
     # -- records -----------------------------------------------------------------------------------
 
     def _catch_up(self) -> None:
-        """Look at the sessions that have moved."""
+        """Consider the sessions that have moved."""
         while self._moved:
             moved, self._moved = self._moved, {}
             for key in moved:
                 self._consider(key)
 
     def _consider(self, key: SessionKey) -> None:
-        """Have a session stand in line if its next run could be claimed, and only then."""
+        """Queue a session for a slot if its next run could be claimed, and only then."""
         record = self._records.get(key)
         if record is not None and record.is_occupied:
             return

@@ -1,12 +1,12 @@
-"""Slots, and the sessions that stand in line for one: fair between principals. Pure.
+"""Slots, and the sessions that wait for one: fair between principals. Pure.
 
 A slot is the right to have one run claimed; there are `max_running`, of which each principal may have a share. Sessions
 are served in turn: between principals first, then between the sessions of one.
 
-A run that has ended and still works is a *leftover*, until its last thread has ended, also when its session goes on.
-Where leftovers are bounded for each principal, each keeps its slot: of the share of its principal, if that has one, and
-of `max_running`, of which all together keep half at most, so that threads that never end cannot stop everybody. A
-principal that has as many as it may starts nothing more, and delays no other.
+A run that has ended and still executes code is *lingering*, until its last thread has ended, also when its session
+continues. Where lingering runs are limited per principal, each keeps its slot: of its principal's share, if that is
+limited, and of `max_running`, of which all together keep half at most, so that endless threads cannot stop everybody. A
+principal at its limit starts nothing more, and delays no other.
 """
 
 from collections import Counter, OrderedDict
@@ -15,7 +15,7 @@ from strandline._model import Principal, RunId, SessionKey
 
 
 class Slot:
-    """A session's slot, or its place in the line for one."""
+    """A session's slot, or its place in the queue for one."""
 
     __slots__ = ("executing", "is_occupied", "key", "ready", "since")
 
@@ -24,7 +24,7 @@ class Slot:
         self.is_occupied = False
         """Whether it has a slot: for a claim, or for one that may be on its way."""
         self.ready = False
-        """Whether it stands in line for a slot."""
+        """Whether it waits for a slot."""
         self.executing: RunId | None = None
         """The run that executes in it."""
         self.since = 0.0
@@ -32,30 +32,31 @@ class Slot:
 
 
 class Slots:
-    """Which session with waiting runs goes next."""
+    """Decides which waiting session goes next."""
 
     def __init__(self, max_running: int, per_principal: int | None, lingering_per_principal: int | None) -> None:
         self.free = max_running
-        """How many slots no session has; leftovers keep some of these."""
+        """How many slots no session has; lingering runs keep some of these."""
         self._share = max_running if per_principal is None else per_principal
         """How many slots one principal may have."""
         self._keeps_share = per_principal is not None and lingering_per_principal is not None
-        """Whether leftovers keep slots of their principal's share."""
+        """Whether lingering runs keep slots of their principal's share."""
         self.most_lingering = lingering_per_principal
-        """At how many leftovers nothing more of a principal starts; None: they are not bounded, and keep no slot."""
+        """The number of lingering runs at which a principal starts nothing more; None: no limit, and they keep no slot.
+        """
         if per_principal is not None and lingering_per_principal is not None:
             self.most_lingering = min(per_principal, lingering_per_principal)
         self._most_kept = max_running // 2
-        """How many of all slots leftovers may keep."""
+        """How many of all slots lingering runs may keep."""
         self._slots: Counter[Principal] = Counter()
-        """How many slots the sessions of each have; none is at 0."""
+        """How many slots each principal's sessions have; none is at 0."""
         self.lingering: Counter[Principal] = Counter()
-        """How many leftovers each has; none is at 0."""
+        """How many lingering runs each principal has; none is at 0."""
         self._ready: OrderedDict[Principal, OrderedDict[SessionKey, Slot]] = OrderedDict()
-        """Sessions that stand in line, in order."""
+        """The sessions that wait for a slot, in order."""
         self._at_limit: dict[Principal, OrderedDict[SessionKey, Slot]] = {}
-        """The same, of principals that have their share, or as many leftovers as they may: none of theirs goes next
-        before one of those ends."""
+        """The same, of principals that have their share of slots or their limit of lingering runs: none of their
+        sessions goes next before a run of theirs ends."""
         self._stopped = False
 
     @property
@@ -65,10 +66,10 @@ class Slots:
         return self.free > kept
 
     def is_full(self, principal: Principal) -> bool:
-        """Return whether nothing more of a principal starts, since as many of its runs as may have ended and still
-        work.
+        """Return whether a principal starts nothing more, since it has as many lingering runs as it may have.
 
-        A share that leftovers have used up counts too: its next slot is free when one of them ends, not before.
+        This includes lingering runs that have used up its share: its next slot is free when one of them ends, not
+        before.
         """
         return self.most_lingering is not None and self.lingering[principal] >= self.most_lingering
 
@@ -78,19 +79,19 @@ class Slots:
         return self._slots[principal] + kept >= self._share or self.is_full(principal)
 
     def has_waiting(self, principal: Principal) -> bool:
-        """Return whether sessions of a principal that has its share stand in line."""
+        """Return whether sessions of a principal that has its share wait."""
         return principal in self._at_limit
 
     def starts_at_once(self, principal: Principal) -> bool:
-        """Return whether a new session gets a slot now: there is one, and nobody waits for it."""
+        """Return whether a new session gets a slot now: one is free, and no other session waits for it."""
         return not self._stopped and not self._ready and self.has_room and not self.is_at_limit(principal)
 
     def may_keep_slot(self, principal: Principal) -> bool:
-        """Return whether a session may keep its slot for its own next run: nobody else waits for that."""
+        """Return whether a session may keep its slot for its own next run: no other session waits for it."""
         return not (self._stopped or self._ready or principal in self._at_limit or self.is_full(principal))
 
     def stop(self) -> None:
-        """Give no slot any more."""
+        """Give out no more slots."""
         self._stopped = True
 
     def next(self) -> Slot | None:
@@ -125,34 +126,34 @@ class Slots:
         self._sort(principal)
 
     def enqueue(self, record: Slot) -> None:
-        """Put a session at the end of its principal's line."""
+        """Put a session at the end of its principal's queue."""
         record.ready = True
-        line = self._at_limit if self.is_at_limit(record.key.principal) else self._ready
-        line.setdefault(record.key.principal, OrderedDict())[record.key] = record
+        queue = self._at_limit if self.is_at_limit(record.key.principal) else self._ready
+        queue.setdefault(record.key.principal, OrderedDict())[record.key] = record
 
     def dequeue(self, record: Slot) -> None:
-        """Take a session out of its line."""
+        """Take a session out of its queue."""
         record.ready = False
-        line = self._ready if record.key.principal in self._ready else self._at_limit
-        sessions = line[record.key.principal]
+        queue = self._ready if record.key.principal in self._ready else self._at_limit
+        sessions = queue[record.key.principal]
         del sessions[record.key]
         if not sessions:
-            del line[record.key.principal]
+            del queue[record.key.principal]
 
     def add_lingering(self, principal: Principal) -> None:
-        """Note a run of a principal that has ended and still works."""
+        """Note a lingering run of a principal."""
         self.lingering[principal] += 1
         self._sort(principal)
 
     def drop_lingering(self, principal: Principal) -> None:
-        """Note that nothing works any more of a run that has ended."""
+        """Note that a lingering run has stopped executing."""
         self.lingering[principal] -= 1
         if not self.lingering[principal]:
             del self.lingering[principal]
         self._sort(principal)
 
     def _sort(self, principal: Principal) -> None:
-        """Put a principal whose sessions stand in line where it belongs: among those that go next, or not."""
+        """Move a principal with waiting sessions to the right queues: those that go next, or those at their limit."""
         here, there = (self._ready, self._at_limit) if self.is_at_limit(principal) else (self._at_limit, self._ready)
         if (sessions := here.pop(principal, None)) is not None:
             there[principal] = sessions

@@ -1,9 +1,8 @@
-"""Reading: what callers are shown of runs, sessions and history, and why a run waits.
+"""Reading: runs, sessions and history as callers see them, and why a run waits.
 
-`Reading` reads the journal and adds what runs do now. `Reasons` says why a run waits, from those that keep it from
-starting; `Standings` adds its position, how long it is likely to wait, and what its session asks. `Positions` publishes
-to the subscribers of waiting runs where these stand. Nothing in here decides or changes anything. What `__all__` names
-is for the rest of the code; the modules in here are not.
+`Reading` reads the journal and adds what runs do now. `Reasons` finds why a run waits; `Standings` adds its position,
+its likely wait, and its session's open input requests. `Positions` publishes the positions of waiting runs to their
+subscribers. Nothing in here decides or changes anything. The rest of the code imports `__all__` only.
 """
 
 from strandline._engine.reading.answers import Health, RunPage, RunStack, RunView, Vitals

@@ -1,4 +1,4 @@
-"""What callers are shown: runs with what they do now, and the service in numbers. Values only."""
+"""What callers see: runs with what they do now, and the service in numbers. Values only."""
 
 from msgspec import Struct
 
@@ -11,7 +11,7 @@ from strandline._model import Run, RunId, RunSummary
 class RunView(Struct, frozen=True, kw_only=True):
     """A run, and what it does now: `waiting`, `model`, `tool NAME`, `held`; None once it has ended for good.
 
-    `why` it waits, or what still works of it; None if it does neither.
+    `why` it waits, or what of it is still executing; None if neither applies.
     """
 
     run: RunSummary
@@ -23,7 +23,7 @@ class RunView(Struct, frozen=True, kw_only=True):
 class RunPage(Struct, frozen=True, kw_only=True):
     """A page of runs, and the cursor of the next one, None at the end.
 
-    `damaged` are runs of that page whose records cannot be read any more: no more than their id can be told.
+    `damaged` are the ids of runs on that page whose records cannot be read any more.
     """
 
     runs: list[RunView]
@@ -32,13 +32,13 @@ class RunPage(Struct, frozen=True, kw_only=True):
 
 
 class Health(Struct, frozen=True, kw_only=True):
-    """What goes on, in numbers."""
+    """The service's present state, in numbers."""
 
     ready: bool
     has_been_ready: bool
     draining: bool
     trouble: str | None
-    """With which code runs are refused, although the server neither starts nor stops; None if they are not."""
+    """The code with which runs are refused, although the server neither starts nor stops; None if they are not."""
     processing: bool
     running: int
     held: int
@@ -50,25 +50,25 @@ class Health(Struct, frozen=True, kw_only=True):
     refused_runs: int
     lost_clients: int
     workers: list[WorkerLoad] = []
-    """The worker processes, if agents are in such."""
+    """The worker processes, if agents run in some."""
 
 
 class Vitals(Struct, frozen=True, kw_only=True):
-    """What goes on, for those who watch a server for long; counts are since its start."""
+    """The service's state and counters, for monitoring; counts are since its start."""
 
     health: Health
     options: Options
-    """The limits that are in force."""
+    """The limits in force."""
     most_waiting: int
     """How many runs wait in the session where most do."""
     projection_behind: int
-    """How many sessions have something that is not in their files yet."""
+    """How many sessions have messages that are not in their files yet."""
     projection_failures: int
     agents: Load
     holds: int
     holds_given_up: int
     lingering: int
-    """How many runs have ended and still work at this moment, held or not."""
+    """How many ended runs are still executing at this moment, with or without a hold."""
     stalls: int
     claims_lost: int
     subscribers: int
@@ -76,7 +76,8 @@ class Vitals(Struct, frozen=True, kw_only=True):
 
 
 class RunStack(Struct, frozen=True, kw_only=True):
-    """What a run does at this moment, for people: `quiet_s` seconds without a sign of life, and where its code is."""
+    """What a run is executing at this moment, for people: `quiet_s` seconds without a sign of life, and where its code
+    is."""
 
     run: Run
     phase: str

@@ -1,4 +1,4 @@
-"""Where waiting runs stand, published to their subscribers: at most once a second, if it has changed, or why.
+"""The positions of waiting runs, published to their subscribers: at most once a second, and only changes.
 
 Belongs to the serving loop.
 """
@@ -12,7 +12,7 @@ from strandline._model import RunId
 
 
 class Positions:
-    """Publishes where something has changed since it last did."""
+    """Publishes the positions and reasons that have changed since the last time."""
 
     def __init__(self, streams: Streams, queues: SessionQueues, standings: Standings, clock: Clock) -> None:
         self._streams = streams
@@ -23,7 +23,7 @@ class Positions:
         """Position, reason, and until when its session waits for input, of each run that had a subscriber last time."""
 
     async def publish(self) -> None:
-        """Publish where the runs that wait and have subscribers stand now, and why. To be called every second."""
+        """Publish the positions and reasons of waiting runs with subscribers. To be called every second."""
         before, self._seen = self._seen, {}
         for stream in self._streams.waiting():
             position = self._queues.sessions.position(stream.run_id)
@@ -36,15 +36,15 @@ class Positions:
                 await self._publish(stream, position, why)
 
     async def _publish(self, stream: RunStream, position: int, why: Why | None) -> None:
-        """Publish where a run stands, if that is not known: at another place, or for another reason or answer."""
+        """Publish a run's standing, unless its position, its reason and its session's input requests are known."""
         last = stream.standing
         same = last is not None and position == last.position
         if same and why is None:
             return  # it is about to start
         at = await self._standings.of_waiting(stream.key, position)
-        if same and last is not None and _asks(at) == _asks(last):
+        if same and last is not None and _reason_and_requests(at) == _reason_and_requests(last):
             return
-        if self._streams.is_waiting(stream.run_id):  # else it has begun while that was looked up
+        if self._streams.is_waiting(stream.run_id):  # otherwise it has begun meanwhile
             stream.standing = at
             stream.publish_transient(self._clock.now(), at)
 
@@ -53,6 +53,6 @@ def _code(why: Why | None) -> Reason | None:
     return None if why is None else why.code
 
 
-def _asks(at: RunPosition | RunQueued) -> tuple[Reason | None, list[str]]:
-    """Return why a run waits, and the ids of what its session asks."""
+def _reason_and_requests(at: RunPosition | RunQueued) -> tuple[Reason | None, list[str]]:
+    """Return why a run waits, and the ids of its session's open input requests."""
     return _code(at.why), [each.id for each in at.input_requests]

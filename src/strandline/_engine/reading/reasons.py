@@ -1,6 +1,6 @@
-"""Why a run waits, in words and as a code: from what the engine knows at this moment, without a look at the journal.
+"""Why a run waits, as text and as a code: from the engine's present state, without reading the journal.
 
-It decides nothing, and owns nothing: it asks those who keep runs from starting. Belongs to the serving loop.
+It decides nothing and owns nothing. Belongs to the serving loop.
 """
 
 from datetime import UTC, datetime
@@ -15,24 +15,25 @@ from strandline._engine.queues import Obstacle, SessionQueues
 from strandline._model import RunStatus, RunSummary, SessionKey, SessionView
 from strandline.errors import JournalUnavailable, NoWorker
 
-_OF_ANYBODY: Final = {
-    Reason.SERVER_STOPPING: "the server is stopping; what waits goes on after its restart",
+_TEXTS: Final = {
+    Reason.SERVER_STOPPING: "the server is stopping; waiting runs resume after its restart",
     Reason.PAUSED: "the session is paused",
-    Reason.HELD: "something of a run that has ended still works, and holds the session",
+    Reason.HELD: "a tool of an ended run is still executing and locks the session",
     Reason.WAITS_FOR_INPUT: "the session waits for an answer to its question",
     Reason.BEHIND: "another run of the session executes",
-    Reason.JOURNAL_UNAVAILABLE: "the server can keep nothing at the moment; its log says why",
+    Reason.JOURNAL_UNAVAILABLE: "the server can store nothing at the moment; its log says why",
     Reason.NO_WORKER: "no worker process takes calls; the server's log says why",
-    Reason.HOLDS_FULL: "as many ended runs of its principal as may be still work (max_holds_per_principal)",
-    Reason.LAST_ATTEMPT: "the last attempts of runs that were cut off go one at a time, and another one executes",
-    Reason.PRINCIPAL_BUSY: "as many runs of its principal execute as may at once (max_running_per_principal)",
-    Reason.SERVER_BUSY: "as many runs execute as the server has room for at once (max_running)",
+    Reason.HOLDS_FULL: "too many ended runs of its principal are still executing (max_holds_per_principal)",
+    Reason.LAST_ATTEMPT: "last attempts of interrupted runs execute one at a time, and another one does now",
+    Reason.PRINCIPAL_BUSY: "its principal executes as many runs as it may at once (max_running_per_principal)",
+    Reason.SERVER_BUSY: "the server executes as many runs as it may at once (max_running)",
 }
-"""What each reason says without anything that is a principal's own."""
+"""The text of each reason, without anything of one principal."""
 
 
 class Reasons:
-    """Of several reasons the one is named that will last longest: what needs a person before what ends by itself."""
+    """Of several reasons it names the one that will last longest: one that needs a person before one that ends by
+    itself."""
 
     def __init__(
         self,
@@ -49,25 +50,25 @@ class Reasons:
         self._options = options
 
     def of_run(self, run: RunSummary, session: SessionView | None = None) -> Why | None:
-        """Return why a run waits, or why its session does since it has ended; None if neither waits for it.
+        """Return why a run waits, or why its session does since the run has ended; None if neither waits.
 
-        `session` is that of a run that has asked for input.
+        `session` is that of a run that waits for an answer.
         """
         if run.status is RunStatus.QUEUED and run.position is not None:
             return self.of_waiting(run.key, run.position)
         if run.held:
             return self._held(self._holds.of(run.key))
-        asked = {each.id for each in run.outcome.input_requests} if run.outcome is not None else set()
+        questions = {each.id for each in run.outcome.input_requests} if run.outcome is not None else set()
         if (
             session is not None
             and session.input_until is not None
-            and asked & {each.id for each in session.input_requests}
+            and questions & {each.id for each in session.input_requests}
         ):
-            return self._asks(session.input_until)
+            return self._open_question(session.input_until)
         return None
 
     def of_waiting(self, key: SessionKey, position: int) -> Why | None:
-        """Return why a run waits that is at a position of its session's queue, 1 for the next to start.
+        """Return why a run waits at a position of its session's queue, 1 for the next to start.
 
         None in the moment in which nothing keeps it from starting any more.
         """
@@ -85,14 +86,14 @@ class Reasons:
         return self._obstacle(key)
 
     def of_session(self, session: SessionView) -> Why | None:
-        """Return why nothing more of a session starts; None if it is at rest, or only executes."""
+        """Return why a session starts no runs; None if it is idle, or only executes."""
         key = session.key
         if session.waiting and self._readiness.stopping:
             return _plain(Reason.SERVER_STOPPING)
         if (closed := self._closed(key, paused=session.paused, until=session.input_until)) is not None:
             return closed
         if session.held:
-            return self._held(None)  # (it is on its way to be held, or from it)
+            return self._held(None)  # (its lock begins or ends just now)
         if not session.waiting:
             return None
         if session.claimed is not None:
@@ -100,16 +101,16 @@ class Reasons:
         return self._obstacle(key)
 
     def _closed(self, key: SessionKey, *, paused: bool, until: float | None) -> Why | None:
-        """Return why the journal would give nothing of a session, if that is so."""
+        """Return why the journal would make no claim in a session, if so."""
         if paused:
             return _plain(Reason.PAUSED)
         if (hold := self._holds.of(key)) is not None:
             return self._held(hold)
         if until is not None:
-            return self._asks(until)
+            return self._open_question(until)
         return None
 
-    def _asks(self, until: float) -> Why:
+    def _open_question(self, until: float) -> Why:
         return Why(
             Reason.WAITS_FOR_INPUT, f"the session waits for an answer to its question, until {self._time(until)}"
         )
@@ -118,14 +119,15 @@ class Reasons:
         if hold is None:
             return _plain(Reason.HELD)
         since = self._clock.now() - (self._clock.monotonic() - hold.since)
-        what = hold.phase if hold.phase.startswith("tool ") else "something"
+        what = hold.phase if hold.phase.startswith("tool ") else "code"
         return Why(
             Reason.HELD,
-            f"held since {self._time(since)} by {what} of {hold.claim.run.run_id}, which has ended and still works",
+            f"locked since {self._time(since)} by {what} of {hold.claim.run.run_id},"
+            " which has ended and is still executing",
         )
 
     def _obstacle(self, key: SessionKey) -> Why | None:
-        """Return why a session that could go on gets no slot."""
+        """Return why a session that could continue gets no slot."""
         match self._readiness.trouble:
             case JournalUnavailable.code:
                 return _plain(Reason.JOURNAL_UNAVAILABLE)
@@ -136,8 +138,7 @@ class Reasons:
                 count = self._queues.lingering(key.principal)
                 return Why(
                     Reason.HOLDS_FULL,
-                    f"{count} ended runs of {key.principal} still work, and nothing more of it starts before one of"
-                    " them works no more",
+                    f"{count} ended runs of {key.principal} are still executing; its runs wait until one of them stops",
                 )
             case Obstacle.LAST_ATTEMPT:
                 return _plain(Reason.LAST_ATTEMPT)
@@ -145,7 +146,7 @@ class Reasons:
                 most = self._options.max_running_per_principal
                 return Why(
                     Reason.PRINCIPAL_BUSY,
-                    f"{key.principal} has as many runs that execute as it may have at once: {most}",
+                    f"{key.principal} executes as many runs as it may at once: {most}",
                 )
             case Obstacle.SERVER:
                 most = self._options.max_running
@@ -154,18 +155,18 @@ class Reasons:
                 return None
 
     def _time(self, at: float) -> str:
-        """Return an instant as people read it, with its day unless that is today."""
+        """Return an instant for people, with its day unless that is today."""
         moment, today = datetime.fromtimestamp(at, UTC), datetime.fromtimestamp(self._clock.now(), UTC).date()
         return f"{moment:%H:%M:%S} UTC" if moment.date() == today else f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 def of_others(why: Why | None) -> Why | None:
-    """Return a reason without what is a principal's own: ids, names of tools."""
+    """Return a reason without ids and names of tools, which belong to one principal."""
     return None if why is None else _plain(why.code)
 
 
 def _plain(code: Reason) -> Why:
-    return Why(code, _OF_ANYBODY[code])
+    return Why(code, _TEXTS[code])
 
 
 def _runs(count: int) -> str:

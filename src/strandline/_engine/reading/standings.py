@@ -1,7 +1,7 @@
-"""Where a run stands: its position, why it waits and for how long, and what its session asks meanwhile.
+"""A run's standing: its position, why and how long it waits, and its session's open input requests.
 
-What a session asks is read from the journal when it is wanted: it decides nothing, and by the time that a client has
-read it, it may be answered.
+Open input requests are read from the journal on demand: they decide nothing, and may be answered by the time that a
+client has read them.
 """
 
 import logging
@@ -20,7 +20,7 @@ _log = logging.getLogger("strandline.open_requests")
 
 
 class Standings:
-    """Belongs to the serving loop. What is asked with a reason of more than `cut` bytes of JSON is told without it."""
+    """Belongs to the serving loop. A request whose reason takes more than `cut` bytes of JSON is shown without it."""
 
     def __init__(self, journal: Journal, estimates: Estimates, reasons: Reasons, *, cut: int) -> None:
         self.reasons = reasons
@@ -33,11 +33,11 @@ class Standings:
         return self._estimates.wait_s(run.key, run.position or 0)
 
     async def of_waiting(self, key: SessionKey, position: int) -> RunPosition:
-        """Return how a run stands that waits at a position, 1 for the next to start."""
+        """Return the standing of a run at a position, 1 for the next to start."""
         return await self._of(key, position, self.reasons.of_waiting(key, position))
 
     async def of_run(self, run: RunSummary) -> RunPosition:
-        """Return how a run stands that was read; at position 0 if it does not wait."""
+        """Return the standing of a run that was read; at position 0 if it does not wait."""
         return await self._of(run.key, run.position or 0, self.reasons.of_run(run))
 
     async def _of(self, key: SessionKey, position: int, why: Why | None) -> RunPosition:
@@ -50,9 +50,9 @@ class Standings:
         return [replace(each, reason=truncate_arguments(each.reason, self._cut)[0]) for each in requests]
 
     async def asking(self, key: SessionKey) -> SessionView | None:
-        """Return a session that has asked for input; None if it cannot be read at this moment."""
+        """Return a session that has open input requests; None if it cannot be read at this moment."""
         try:
             return await self._journal.read(SessionQuery(key))
         except StrandlineError as error:
-            _log.warning("it cannot be told what session %s waits to be answered: %s", key.session_id, error)
+            _log.warning("the open input requests of session %s cannot be read: %s", key.session_id, error)
             return None

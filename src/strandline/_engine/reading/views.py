@@ -1,4 +1,4 @@
-"""What callers are shown: runs, sessions and history as the journal has them, and what runs do now."""
+"""Runs, sessions and history as the journal has them, with what runs do now."""
 
 import asyncio
 from collections.abc import Collection, Sequence
@@ -46,9 +46,9 @@ from strandline.errors import NotFound, StrandlineError
 
 HISTORY_PAGE: Final = 500
 PAGE_BYTES: Final = 4 * 1024 * 1024
-"""How much of a history, of what runs have left or of what sessions ask is read and held at once, as the JSON that is
-kept: a page that many ask for at the same time costs memory and the serving loop's time for each of them, however large
-the messages are that some agent has left."""
+"""How much of a history, of runs' outcomes or of sessions' questions is read at once, as stored JSON: each client
+that requests a page costs memory and the serving loop's time, however large the messages are that an agent has
+left."""
 
 
 class Reading(Struct, eq=False):
@@ -63,29 +63,29 @@ class Reading(Struct, eq=False):
     async def run(self, principal: Principal, run_id: RunId, *, end: Outcome | Later | None = None) -> RunView:
         """Return a run. Raises `NotFound`, also for a run of another principal.
 
-        `end` is what its stream has told: a server that stops may have no place left to keep that.
+        `end` is the end in its stream, which a stopping server's journal may not be able to store.
         """
-        run = await self.kept(principal, run_id)
-        if isinstance(end, Outcome) and run.status not in ENDED:  # its journal keeps nothing, and the server stops
+        run = await self.stored_run(principal, run_id)
+        if isinstance(end, Outcome) and run.status not in ENDED:  # its journal is in memory, and the server stops
             ended = replace(run.summary(), status=end.status, outcome=end, position=None)
             return RunView(run=ended, phase=None, estimated_wait_s=None)
-        return (await self._views([run.summary()]))[0]  # (its input may be large, and who has the view may wait long)
+        return (await self._views([run.summary()]))[0]  # (its input may be large, and the view may live long)
 
-    async def kept(self, principal: Principal, run_id: RunId) -> Run:
+    async def stored_run(self, principal: Principal, run_id: RunId) -> Run:
         """Return a run as the journal has it. Raises `NotFound`."""
-        run = await self._asked().read(RunQuery(principal, run_id))
+        run = await self._noted_journal().read(RunQuery(principal, run_id))
         if run is None:
             raise NotFound(f"there is no run {run_id}")
         return run
 
-    def _asked(self) -> Journal:
-        """Note that somebody asks, and return what is asked."""
+    def _noted_journal(self) -> Journal:
+        """Note a request, and return the journal."""
         self._readiness.note_request()
         return self._journal
 
     async def _views(self, runs: Sequence[RunSummary]) -> list[RunView]:
-        asking = {run.key for run in runs if run.status is RunStatus.NEEDS_INPUT}
-        sessions = {key: await self.standings.asking(key) for key in asking}
+        keys = {run.key for run in runs if run.status is RunStatus.NEEDS_INPUT}
+        sessions = {key: await self.standings.asking(key) for key in keys}
         return [self._view(run, sessions.get(run.key)) for run in runs]
 
     def _view(self, run: RunSummary, session: SessionView | None) -> RunView:
@@ -106,31 +106,32 @@ class Reading(Struct, eq=False):
         return await self.run(principal, run_id, end=end)
 
     async def stream(self, principal: Principal, run_id: RunId) -> RunStream:
-        """Return what is told of a run: its events can be read while it goes on, and for a while after its end.
+        """Return a run's stream: its events can be read while it executes, and for a while after its end.
 
         Later there is its end alone. Raises `NotFound`.
         """
         if (stream := self._streams.found(principal, run_id)) is not None and stream.has_begun:
             return stream
-        return (await self.followed(principal, run_id))[2]
+        return (await self.with_stream(principal, run_id))[2]
 
-    async def followed(self, principal: Principal, run_id: RunId) -> tuple[Run, RunPosition, RunStream]:
-        """Return a run, how it stands, and its stream, which has that too if it waits. Raises `NotFound`."""
-        run = await self.kept(principal, run_id)
+    async def with_stream(self, principal: Principal, run_id: RunId) -> tuple[Run, RunPosition, RunStream]:
+        """Return a run, its standing, and its stream, which has the standing too if it waits. Raises `NotFound`."""
+        run = await self.stored_run(principal, run_id)
         if run.outcome is None and not self._streams.is_expected(run_id):
-            run = await self.kept(principal, run_id)  # it has ended since it was read, or ends in a later process only
+            run = await self.stored_run(principal, run_id)  # it has ended meanwhile, or ends in a later process
         stream = self._streams.of_read(run)
         at = await self.standings.of_run(run)
-        if at.position and run.lane != Lane.REQUEUED:  # (one that was requeued goes on, and does not begin to wait)
+        if at.position and run.lane != Lane.REQUEUED:  # (a requeued run resumes, and does not begin to wait)
             self._streams.queued(run_id, at)
         return run, at, stream
 
     async def runs(self, key: SessionKey, *, cursor: str | None = None, limit: int = 100) -> RunPage:
-        """Return a page of runs of a session: the last in line first, then what executes, then the latest end first.
+        """Return a page of a session's runs: the last in the queue first, then the executing one, then the latest end
+        first.
 
-        Raises `Invalid` for a cursor that is none; an unknown session has no runs.
+        Raises `Invalid` for an invalid cursor; an unknown session has no runs.
         """
-        page = await self._asked().read(RunsQuery(key, cursor, limit, PAGE_BYTES))
+        page = await self._noted_journal().read(RunsQuery(key, cursor, limit, PAGE_BYTES))
         return RunPage(runs=await self._views(page.runs), after=page.after, damaged=page.damaged)
 
     async def runs_of(
@@ -143,22 +144,22 @@ class Reading(Struct, eq=False):
     ) -> RunPage:
         """Return a page of runs of all sessions of a principal, of these statuses or of all, the last accepted first.
 
-        Raises `Invalid` for a cursor that is none.
+        Raises `Invalid` for an invalid cursor.
         """
-        page = await self._asked().read(RunsOfQuery(principal, frozenset(statuses), cursor, limit, PAGE_BYTES))
+        page = await self._noted_journal().read(RunsOfQuery(principal, frozenset(statuses), cursor, limit, PAGE_BYTES))
         return RunPage(runs=await self._views(page.runs), after=page.after, damaged=page.damaged)
 
     async def session(self, key: SessionKey) -> SessionView:
         """Return a session. Raises `NotFound`."""
-        session = await self._asked().read(SessionQuery(key))
+        session = await self._noted_journal().read(SessionQuery(key))
         if session is None:
             raise NotFound(f"there is no session {key.session_id}")
         return session
 
     def why(self, session: SessionView, *, of_another: bool = False) -> Why | None:
-        """Return why nothing more of a session starts, None if it is at rest or only executes.
+        """Return why a session starts no runs, None if it is idle or only executes.
 
-        `of_another`: without what is the principal's own, for an operator.
+        `of_another`: without the principal's own ids and names, for an operator.
         """
         why = self.standings.reasons.of_session(session)
         return of_others(why) if of_another else why
@@ -167,27 +168,27 @@ class Reading(Struct, eq=False):
         self, principal: Principal | None, *, after: SessionKey | None = None, limit: int = 100
     ) -> SessionPage:
         """Return sessions of a principal (None: of all), those after `after` in the order of principal and id."""
-        return await self._asked().read(SessionsQuery(principal, after, limit, PAGE_BYTES))
+        return await self._noted_journal().read(SessionsQuery(principal, after, limit, PAGE_BYTES))
 
     async def history_page(
         self, key: SessionKey, *, before: int | None = None, limit: int = 100, discarded: bool = False
     ) -> HistoryPage:
         """Return the last messages before index `before`, oldest first; with `discarded` hidden ones too.
 
-        No more than `limit`, and fewer where they are large: `first` of the page is where it begins, and the `before`
-        of the next one; 0 is the end.
+        At most `limit`, and fewer where they are large: `first` of the page is its beginning, and the `before` of the
+        next one; 0 is the end.
         """
-        return await self._asked().read(HistoryQuery(key, before, limit, discarded, PAGE_BYTES))
+        return await self._noted_journal().read(HistoryQuery(key, before, limit, discarded, PAGE_BYTES))
 
     async def history(self, key: SessionKey, *, count: int = 0, include_tool_messages: bool = False) -> list[Message]:
         """Return the last `count` messages of a session, oldest first; 0 is all. An unknown session has none."""
         check_key(key)
         kept: list[Message] = []
         before: int | None = None
-        # Where all is wanted, small pages would only have those who ask at the same time hold it at the same time.
+        # (For a whole history, small pages would save no memory.)
         most_bytes = PAGE_BYTES if count else None
         while True:
-            page = await self._asked().read(HistoryQuery(key, before, HISTORY_PAGE, most_bytes=most_bytes))
+            page = await self._noted_journal().read(HistoryQuery(key, before, HISTORY_PAGE, most_bytes=most_bytes))
             messages = page.messages if include_tool_messages else [m for m in page.messages if not _only_tools(m)]
             kept = messages + kept
             if page.first == 0 or (count and len(kept) >= count):
@@ -195,7 +196,7 @@ class Reading(Struct, eq=False):
             before = page.first
 
     async def stored(self) -> Stored | None:
-        """Return how many bytes are kept, for metrics; None while the journal cannot tell."""
+        """Return how many bytes are stored, for metrics; None while the journal cannot say."""
         try:
             return await self._journal.read(StoredQuery())
         except StrandlineError:

@@ -1,8 +1,8 @@
-"""Requests: what callers ask with, checked and made a run that the journal can accept.
+"""Requests: what callers send, checked and made into runs that the journal can accept.
 
-`Request` is a run that somebody asks for; `RunBuilder` makes a `NewRun` of it: limits, defaults, lane and key.
-`check_content` is the allowlist of content blocks. Everything here is a value or a check: nothing is kept, and nothing
-is known of who else waits.
+`Request` is a request for a run; `RunBuilder` makes a `NewRun` of it: limits, defaults, lane and key. `check_content`
+is the allowlist of content blocks. Everything here is a value or a check: nothing is stored, and other runs do not
+matter.
 """
 
 from strandline._engine.requests.content import (

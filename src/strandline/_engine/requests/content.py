@@ -1,11 +1,11 @@
-"""What callers may put into an input: content that asks, and nothing that acts with the server's authority. Pure.
+"""What an input may contain: content for the agent, and nothing that acts with the server's authority. Pure.
 
 An allowlist, in the forms of `strands.types.content` and `strands.types.media` (Bedrock's): text, and images, documents
-and videos that come with their bytes. Other kinds act for whoever runs the server: a `location` is fetched under the
-server's cloud role, `guardContent` has a guardrail look at nothing else, a `cachePoint` is paid for, reasoning and
-citations are the model's own words. The setting `allowed_content` names those that callers may send all the same.
+and videos that come with their bytes. Other kinds act for the server's operator: a `location` is fetched under the
+server's cloud role, `guardContent` limits a guardrail to itself, a `cachePoint` costs money, reasoning and citations
+are the model's own words. The setting `allowed_content` names kinds that callers may send all the same.
 
-Runs only come in through here; what agents and tools build, and sessions that an operator imports, do not.
+It applies to runs only, not to blocks that agents and tools build, nor to sessions that an operator imports.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,9 +15,9 @@ from strandline._model import Input
 from strandline.errors import Invalid
 
 NEVER_ALLOWED: Final = frozenset({"toolUse", "toolResult", "interruptResponse"})
-"""Blocks of tools and of answers: they would break the pairing of history, so that no setting allows them."""
+"""Blocks of tools and answers: no setting allows them, since they would break the pairing of history."""
 LOCATION: Final = "location"
-"""A source that is fetched: what `allowed_content` calls it."""
+"""The name in `allowed_content` of a source that is fetched."""
 FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
     "image": ("png", "jpeg", "gif", "webp"),
     "document": ("pdf", "csv", "doc", "docx", "xls", "xlsx", "html", "txt", "md"),
@@ -29,9 +29,9 @@ FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The formats of each kind of media (`strands.types.media`, 1.62)."""
 ALWAYS_ALLOWED: Final = ("text", "image", "document", "video")
-"""The kinds that every server takes."""
+"""The kinds that every server accepts."""
 LONGEST_NAME: Final = 200
-"""Characters of a document's name, as Bedrock has it."""
+"""Characters of a document's name, Bedrock's limit."""
 _KEYS: Final = ("format", "source")
 _KEYS_OF_A_DOCUMENT: Final = ("format", "name", "source", "citations", "context")
 _SHOWN: Final = 40
@@ -58,7 +58,7 @@ def _check_block(block: Mapping[str, Any], there: str, allowed: Collection[str])
         )
     ((kind, value),) = block.items()
     if kind in NEVER_ALLOWED or kind == LOCATION or (kind not in ALWAYS_ALLOWED and kind not in allowed):
-        raise Invalid(f"{there} is of kind `{_shown(kind)}`, which callers may not send. {_taken(kind, allowed)}")
+        raise Invalid(f"{there} is of kind `{_shown(kind)}`, which callers may not send. {_accepted(kind, allowed)}")
     if kind == "text":
         if not isinstance(value, str):
             raise Invalid(f"{there}.text must be a text")
@@ -106,8 +106,8 @@ def _check_source(source: object, there: str, allowed: Collection[str]) -> None:
     )
 
 
-def _taken(kind: str, allowed: Collection[str]) -> str:
-    """Say what is taken, and who can change that."""
+def _accepted(kind: str, allowed: Collection[str]) -> str:
+    """Say which kinds are accepted, and who can change that."""
     kinds = _listed([*ALWAYS_ALLOWED, *sorted({*allowed} - {LOCATION, *ALWAYS_ALLOWED, *NEVER_ALLOWED})], "and")
     if kind == "interruptResponse":
         return f"Input requests are answered by `responses`; blocks may be {kinds}"
@@ -122,6 +122,6 @@ def _listed(names: "list[str] | tuple[str, ...]", word: str) -> str:
 
 
 def _shown(name: object) -> str:
-    """Return what a caller calls something, short enough to be quoted."""
+    """Return a caller's name for something, short enough to quote."""
     text = str(name)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

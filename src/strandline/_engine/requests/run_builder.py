@@ -1,4 +1,4 @@
-"""From what is asked for to the run that the journal is to accept: checks, limits, lane and key. Values only."""
+"""From a request to the run that the journal accepts: checks, limits, lane and key. Values only."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -27,13 +27,13 @@ from strandline._model import (
 from strandline.errors import Invalid
 
 DEEPEST: Final = 100
-"""How deep metadata and content blocks may be nested, themselves counted: whatever copies or prints them on their way
-calls itself for each level, and comes to the end of Python's stack after some hundreds."""
+"""How deep metadata and content blocks may be nested, themselves counted. Code that copies or prints them calls
+itself for each level, and Python's stack ends after some hundreds."""
 _NESTS: Final = (dict, list, tuple)
 
 
 class RunBuilder(Struct, eq=False):
-    """Makes runs of requests."""
+    """Builds runs from requests."""
 
     _target: Target
     _options: Options
@@ -41,7 +41,7 @@ class RunBuilder(Struct, eq=False):
     _new_run_id: Callable[[], RunId]
 
     def build(self, request: Request, trace: Carrier | None) -> NewRun:
-        """Return the run that is asked for, of which nothing is kept yet. Raises `Invalid`."""
+        """Return the requested run; nothing of it is stored yet. Raises `Invalid`."""
         if request.if_busy is IfBusy.ROLLBACK and self._options.self_managed:
             raise Invalid("if_busy cannot be rollback: these agents keep their history themselves")
         timeout_s = _within("timeout", request.timeout_s, self._options.timeout_s)
@@ -73,9 +73,9 @@ class RunBuilder(Struct, eq=False):
         )
 
     def _check_size(self, request: Request) -> None:
-        """Raise `Invalid` for metadata that is too large, since it is shown with its run, in lists too, or too deep.
+        """Raise `Invalid` if metadata is too large, since lists show it with its run, or nested too deep.
 
-        So deep can also be what is in a content block of a kind that only `allowed_content` knows.
+        A content block of a kind that only `allowed_content` knows can be nested too deep as well.
         """
         if request.metadata and len(encode(request.metadata)) > (most := self._options.max_metadata_bytes):
             raise Invalid(f"metadata must have at most {most} bytes as JSON (setting max_metadata_bytes)")
@@ -87,7 +87,8 @@ class RunBuilder(Struct, eq=False):
                 )
 
     def _on_question(self, request: Request) -> OnQuestion:
-        """Return what a run does to a question. Content blocks answer none: they wait, whatever is wanted."""
+        """Return what a run does to a question. A run of content blocks waits whatever the policy: it cannot answer
+        one."""
         on_question = request.on_question or self._options.on_question
         if on_question is OnQuestion.ANSWER and not isinstance(request.input, str):
             return OnQuestion.WAIT
@@ -101,10 +102,10 @@ class RunBuilder(Struct, eq=False):
 
 
 def _is_deeper(value: object, levels: int) -> bool:
-    """Return whether objects and lists are nested in a value for more than so many levels, without recursion."""
+    """Return whether a value's objects and lists are nested more than so many levels deep, without recursion."""
     nested = [value] if isinstance(value, _NESTS) else []
     for _ in range(levels):
-        if not nested:  # (so it is at the first look for nearly all runs)
+        if not nested:  # (nearly all runs end here, in the first round)
             return False
         nested = [inner for each in nested for inner in _inner(each) if isinstance(inner, _NESTS)]
     return bool(nested)
@@ -115,11 +116,11 @@ def _inner(nest: dict[Any, object] | list[object] | tuple[object, ...]) -> Itera
 
 
 def _check_answers(request: Request) -> None:
-    """Raise `Invalid` if a request answers in a way that nobody can."""
+    """Raise `Invalid` if a request's answers can never be valid."""
     if not request.answers:
         raise Invalid("responses must answer at least one input request")
     if any(given is None for given in request.answers.values()):
-        raise Invalid("a response must not be null: to the agent that is no answer")
+        raise Invalid("a response must not be null, which is no answer to the agent")
     if request.if_busy is not IfBusy.ENQUEUE:
         raise Invalid("if_busy does not go with responses: an answer goes before all others anyway")
     if request.on_question is not None:
@@ -127,24 +128,24 @@ def _check_answers(request: Request) -> None:
 
 
 def _check_policies(request: Request) -> None:
-    """Raise `Invalid` if a request wants two things of which one excludes the other."""
+    """Raise `Invalid` if a request's policies exclude each other."""
     if request.on_question is OnQuestion.ANSWER and request.if_busy in INTERRUPTS:
         raise Invalid(
             f"on_question cannot be answer with if_busy {request.if_busy}: that dismisses the question. Leave one out"
         )
 
 
-def _within(name: str, asked_s: float | None, most_s: float) -> float:
-    """Return how many seconds a run gets. Raises `Invalid` unless it is more than 0 and at most what is allowed."""
-    if asked_s is None:
+def _within(name: str, requested_s: float | None, most_s: float) -> float:
+    """Return how many seconds a run gets. Raises `Invalid` unless it is more than 0 and at most the server's limit."""
+    if requested_s is None:
         return most_s
-    if not 0 < asked_s <= most_s:  # (also NaN)
+    if not 0 < requested_s <= most_s:  # (also NaN)
         raise Invalid(f"{name} must be more than 0 and at most {most_s:g} seconds, which is what this server allows")
-    return asked_s
+    return requested_s
 
 
 def checked_priority(priority: int) -> int:
-    """Return a priority. Raises `Invalid` unless it is one."""
+    """Return a priority. Raises `Invalid` if it is out of range."""
     if not HIGHEST_PRIORITY <= priority <= LOWEST_PRIORITY:
         raise Invalid(f"priority must be {HIGHEST_PRIORITY} to {LOWEST_PRIORITY}, {HIGHEST_PRIORITY} first")
     return priority

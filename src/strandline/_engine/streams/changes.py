@@ -1,7 +1,7 @@
 """The change feed: the events of all runs and sessions of a principal, for the clients that subscribe to it.
 
-The log of a principal begins when somebody subscribes, and is kept for a while after the last subscriber has left, for
-those that come back. Text as it comes is no part of it: that is in the stream of each run. Belongs to the serving loop.
+A principal's log begins with the first subscriber, and stays for a while after the last one has left, so that clients
+can come back. Text deltas are not in it, only in each run's stream. Belongs to the serving loop.
 """
 
 from collections.abc import Collection
@@ -29,19 +29,19 @@ NOT_IN_FEED: Final = (TextDelta, TextReset, ReasoningDelta, RunPosition)
 
 
 class _Changes(EventLog):
-    """Those of one principal; `read_at` is when a subscriber last read, or was seen to wait, on the monotonic clock."""
+    """The log of one principal; `read_at` is when a subscriber last read or waited, on the monotonic clock."""
 
     clock: Clock
     read_at: float
 
     def since(self, after: int) -> list[Numbered]:
-        """Return events, as any log does: to a subscriber that may take its time to wait for the next."""
+        """Return events, as any log does; the subscriber may take its time before it waits for the next."""
         self.read_at = self.clock.monotonic()
         return super().since(after)
 
 
 class ChangeFeed(Struct, eq=False):
-    """A log for each principal that has subscribers, kept for `retention_s` after the last. True if there is any."""
+    """A log for each principal with subscribers, kept for `retention_s` after the last. True if there is any."""
 
     _clock: Clock
     bounds: Bounds
@@ -55,11 +55,11 @@ class ChangeFeed(Struct, eq=False):
 
     @property
     def subscribers(self) -> int:
-        """How many wait for something at this moment."""
+        """How many wait at this moment."""
         return sum(log.readers for log in self._logs.values())
 
     def begin(self, epoch: int) -> None:
-        """Have numbers begin after those of all processes that have served the journal before."""
+        """Start numbers after those of all earlier processes on this journal."""
         self._last = epoch << 32
 
     def publish(self, key: SessionKey, run_id: RunId | None, at: float, event: Event) -> None:
@@ -72,9 +72,9 @@ class ChangeFeed(Struct, eq=False):
     def subscribe(
         self, principal: Principal, after: int, sessions: Collection[SessionId], types: Collection[str]
     ) -> Subscription:
-        """Return a subscription to the events after number `after`, or with 0 to all that come from now on.
+        """Return a subscription to the events after number `after`, or with 0 to all from now on.
 
-        Only those of these sessions and types, of all if there are none of them; a gap is always in it.
+        `sessions` and `types` select events, if they are not empty; gaps are always included.
         """
         sessions, types = frozenset(sessions), frozenset(types)  # (each event is looked up in them)
         log = self._logs.get(principal)
@@ -102,7 +102,7 @@ class ChangeFeed(Struct, eq=False):
                 log.read_at = now
             elif now - log.read_at > self.retention_s:
                 del self._logs[principal]
-                # One more, for what nobody will have read: a client that had all of this log gets a gap.
+                # One more, for events that nobody will have read: a client that had all of this log gets a gap.
                 self._last = max(self._last, log.last + 1)
                 log.end()
 

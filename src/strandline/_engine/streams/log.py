@@ -1,7 +1,7 @@
-"""Events in order, numbered and kept once for all subscribers: in a bounded buffer, each subscription a place in it.
+"""Events in order, numbered and stored once for all subscribers: in a bounded buffer, each subscription a place in it.
 
-So a slow subscriber slows nobody and takes no memory: what has left the buffer before it was read is a gap, and is
-published as one. Belongs to the serving loop.
+So a slow subscriber slows nobody and takes no memory: events that left the buffer before it read them are published as
+a gap. Belongs to the serving loop.
 """
 
 import asyncio
@@ -25,18 +25,18 @@ from strandline._engine.events import (
 from strandline._model import RunId, SessionId
 
 EVENT_BYTES: Final = 200
-"""What an event is taken to cost in memory, besides what it holds."""
+"""The assumed cost of an event in memory, besides its content."""
 AT_ONCE: Final = 200
-"""How many events a subscription hands out at most in one go."""
+"""How many events a subscription returns at most at a time."""
 LARGE: Final = 64 * 1024
-"""How many bytes a subscription hands out at most in one go, if that is more than one event; what is larger on the wire
-is encoded once for all subscribers."""
+"""How many bytes a subscription returns at most at a time, if they are more than one event; an event that is larger on
+the wire is encoded once for all subscribers."""
 PACE_S: Final = 0.004
-"""How long a piece of text waits at most for those that follow, if another was published less than that before."""
+"""How long a piece of text waits at most for more, if another was published less than that before."""
 
 
 class Bounds(Struct, frozen=True):
-    """What is kept: so many events, and so many bytes; the oldest go first."""
+    """How many events and bytes are stored; the oldest go first."""
 
     events: int = 10_000
     size: int = 4 * 1024 * 1024
@@ -47,9 +47,9 @@ TEXT: Final = (TextDelta, ReasoningDelta)
 
 
 class EventLog(Struct, kw_only=True, eq=False, weakref=True):
-    """Numbers events from `first` on. Those from number `older` on that are not kept any more are a gap.
+    """Numbers events from `first` on. Those from number `older` on that are no longer stored are a gap.
 
-    With `began`, when it did, a gap is published at once; without it together with the first event that is there.
+    With `began`, the time of its start, a gap is published at once; without it, with the first event that is stored.
     """
 
     first: int = 1
@@ -57,9 +57,9 @@ class EventLog(Struct, kw_only=True, eq=False, weakref=True):
     bounds: Bounds = Bounds()
     began: float | None = None
     newest: int = 0
-    """The number of the last event that has one; one less than that of the first, if nothing was published yet."""
+    """The number of the last numbered event; `first` less one before any was published."""
     transient: Numbered | None = None
-    """What was published as transient since the last event that is kept."""
+    """The transient event since the last stored one."""
     closed: bool = False
     """Whether there will be no further event."""
     _events: deque[Numbered] = field(default_factory=deque)
@@ -76,7 +76,7 @@ class EventLog(Struct, kw_only=True, eq=False, weakref=True):
 
     @property
     def last(self) -> int:
-        """The number of the last event, of those too that had none yet."""
+        """The number of the last event, with those that are still unnumbered."""
         self.flush()
         return self.newest
 
@@ -86,17 +86,17 @@ class EventLog(Struct, kw_only=True, eq=False, weakref=True):
         return len(self._readers)
 
     def flush(self) -> None:
-        """Number and keep what was recorded and is not in here yet."""
+        """Number and store the recorded events."""
 
     def kept(self) -> list[Numbered]:
-        """Return the events that are kept, the oldest first."""
+        """Return the stored events, the oldest first."""
         self.flush()
         return list(self._events)
 
-    # -- for those who publish ---------------------------------------------------------------------
+    # -- for publishers ----------------------------------------------------------------------------
 
     def add(self, at: float, event: Event, run_id: RunId | None = None, session_id: SessionId | None = None) -> None:
-        """Number an event and keep it; `wake` is to follow."""
+        """Number an event and store it; call `wake` next."""
         self.newest += 1
         self._events.append(Numbered(self.newest, at, event, run_id, session_id))
         self._sizes.append(size_of(event))
@@ -109,7 +109,7 @@ class EventLog(Struct, kw_only=True, eq=False, weakref=True):
         self.transient = None
 
     def end(self) -> None:
-        """Have no further event, and wake those that wait for one."""
+        """Have no further event, and wake the readers."""
         self.closed = True
         self.wake()
 
@@ -122,9 +122,9 @@ class EventLog(Struct, kw_only=True, eq=False, weakref=True):
                 reader.set_result(None)
 
     def _wake_for_text(self) -> None:
-        """Wake those that wait: at once, or if that was done less than `PACE_S` ago, when that is over.
+        """Wake the readers: at once, or `PACE_S` after the last time.
 
-        So text that comes fast takes one way to each subscriber for many pieces, and nothing else is late.
+        So fast text takes one way to each subscriber for many pieces, and nothing else is late.
         """
         if not self._readers:
             return
@@ -138,14 +138,14 @@ class EventLog(Struct, kw_only=True, eq=False, weakref=True):
 
     @property
     def is_paced(self) -> bool:
-        """Whether text that is recorded is taken in within `PACE_S` anyway; may be asked from any thread."""
+        """Whether recorded text is flushed within `PACE_S` anyway; thread-safe."""
         return self._paced is not None
 
     def _wake_paced(self) -> None:
-        """Take in what came meanwhile and wake those that wait; as long as text comes, look again after `PACE_S`."""
-        self._paced = None  # first: what is recorded from now on may be too late for this look
+        """Flush new events and wake the readers; while text comes, look again after `PACE_S`."""
+        self._paced = None  # first: an event recorded from now on may be too late for this flush
         is_followed, woken = bool(self._readers), self._woken
-        self._text_at = -PACE_S  # (so that it is told now: a timer may ring a little early)
+        self._text_at = -PACE_S  # (so that it is published now: a timer may fire a little early)
         self.flush()
         if self.newest > woken:
             if self.newest > self._woken:
@@ -155,12 +155,12 @@ class EventLog(Struct, kw_only=True, eq=False, weakref=True):
             if is_followed:
                 self._paced = loop.call_at(self._text_at + PACE_S, self._wake_paced)
 
-    # -- for those who subscribe -------------------------------------------------------------------
+    # -- for subscribers ---------------------------------------------------------------------------
 
     def since(self, after: int) -> list[Numbered]:
-        """Return the events after number `after` that are kept, a gap first if there were more.
+        """Return the stored events after number `after`, a gap first if some are missing.
 
-        `AT_ONCE` at most, and together no more than `LARGE`, or one: a slow reader holds on to no more of them.
+        At most `AT_ONCE`, and together no more than `LARGE`, or one: a slow reader occupies no more memory.
         """
         events, sizes = self._events, self._sizes
         first = self.newest - len(events) + 1
@@ -178,9 +178,9 @@ class EventLog(Struct, kw_only=True, eq=False, weakref=True):
         return found
 
     def encode_once(self, numbered: Numbered, make: Callable[[Numbered], bytes]) -> bytes:
-        """Return what `make` makes of an event: what is large once for all subscribers, which may send it for long.
+        """Return `make(numbered)`; a large result is made once for all subscribers, which may send it for long.
 
-        All callers have to make the same of an event.
+        All callers must make the same of an event.
         """
         number = numbered.number
         if number is None:
@@ -193,18 +193,18 @@ class EventLog(Struct, kw_only=True, eq=False, weakref=True):
         return made
 
     def await_next(self) -> "asyncio.Future[None]":
-        """Return a future of the next event, of whatever kind, or of the end; give it back with `leave`."""
+        """Return a future of the next event of any kind, or of the end; pass it to `leave` afterwards."""
         reader: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._readers[reader] = None
         return reader
 
     def leave(self, reader: "asyncio.Future[None]") -> None:
-        """Forget a future that is of no more interest."""
+        """Forget a future that nobody awaits any more."""
         self._readers.pop(reader, None)
 
 
 def size_of(event: Event) -> int:
-    """Return about how many bytes an event takes in memory. What most runs publish is not encoded for it."""
+    """Return about how many bytes an event takes in memory. Common events are not encoded for it."""
     if isinstance(event, TEXT):  # (most are, and `match` takes ten times as long)
         return EVENT_BYTES + len(event.text)
     match event:

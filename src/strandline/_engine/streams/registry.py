@@ -1,7 +1,7 @@
-"""The streams of all runs whose end is still to come in this process, and for a while those of runs that have ended.
+"""The streams of all runs that end in this process, and for a while those of ended runs.
 
-A run that executes has one; one that waits, or whose claim is on its way, gets it when a client comes to wait for it.
-Plain sync code.
+An executing run has one; a run that waits, or whose claim is on its way, gets one when a client waits for it. Plain
+sync code.
 """
 
 from collections.abc import Callable, Collection
@@ -41,10 +41,10 @@ from strandline._model import (
 
 
 class Streams:
-    """Belongs to the serving loop. `is_waiting` tells whether a run waits, `is_live` whether it waits or executes, as
-    decided; `post` has something called on that loop.
+    """Belongs to the serving loop. `is_waiting` says whether a run waits, `is_live` whether it waits or executes, as
+    decided; `post` calls a function on that loop.
 
-    What becomes of runs is told to `observer` and `projection` as well.
+    `observer` and `projection` are notified as well.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Streams:
         self._replay = ReplayBuffer(clock, retention_s=options.stream_retention_s, memory=options.stream_memory)
         self._streams: dict[RunId, RunStream] = {}
         self._left: dict[RunId, int] = {}
-        """The last numbers of runs that have left: it is rare, unless the server stops."""
+        """The last numbers of runs whose streams ended early: rare, unless the server stops."""
         self._epoch = 0
         self._draining = False
         self._stopped = False
@@ -81,29 +81,29 @@ class Streams:
 
     @property
     def subscribers(self) -> int:
-        """How many wait for something of a run, or for changes, at this moment."""
+        """How many wait for a run or for changes at this moment."""
         return sum(stream.subscribers for stream in self._streams.values()) + self._changes.subscribers
 
     # -- life --------------------------------------------------------------------------------------
 
     def begin(self, epoch: int) -> None:
-        """Have numbers begin after those of earlier processes; `epoch` have served the journal, this one counted."""
+        """Start numbers after those of earlier processes; `epoch` counts this journal's processes, with this one."""
         self._epoch = epoch
         self._changes.begin(epoch)
 
     def evict(self) -> None:
-        """Drop what is kept for clients that come back and was kept for long enough. To be called every second."""
+        """Drop what was stored for clients that come back, when its time is over. To be called every second."""
         self._replay.evict()
         self._changes.evict()
 
     def drain(self) -> None:
-        """Say to all that wait for a run that waits, now or from now on, that it goes on after a restart."""
+        """Answer all that wait for a waiting run, now or from now on, that it resumes after a restart."""
         self._draining = True
         for stream in self.waiting():
             self.later(stream.run_id)
 
     def stop(self) -> None:
-        """End all streams: the runs go on after a restart, or never will."""
+        """End all streams: the runs resume after a restart, or never."""
         self._stopped = True
         for run_id in list(self._streams):
             self.later(run_id)
@@ -116,22 +116,22 @@ class Streams:
         return self._streams.get(run_id)
 
     def of(self, run_id: RunId, key: SessionKey) -> RunStream | None:
-        """Return the stream of a run; None if its end is not to come in this process (any more)."""
+        """Return the stream of a run; None if it does not end in this process (any more)."""
         stream = self._streams.get(run_id)
         if stream is None and self.is_expected(run_id) and not self._draining:
             stream = self._older(run_id, key)
         return stream
 
     def found(self, principal: Principal, run_id: RunId) -> RunStream | None:
-        """Return the stream of a run of this principal that goes on, or what is kept of one that has ended."""
+        """Return the stream of a principal's run that is live, or the stored events of one that has ended."""
         stream = self._streams.get(run_id) or self._replay.get(run_id)
         return stream if stream is not None and stream.key.principal == principal else None
 
     def of_read(self, run: RunSummary) -> RunStream:
-        """Return the stream of a run as it was read.
+        """Return the stream of a run that was read from the journal.
 
-        Of one that has ended it has what is kept, or the end alone. Of one whose end is not to come in this process it
-        says already that the run goes on after a restart, or that it never will.
+        For an ended run it has the stored events, or the end alone. For a run that does not end in this process it has
+        ended already: the run resumes after a restart, or never.
         """
         if run.outcome is not None:
             if (stream := self._replay.get(run.run_id)) is None:
@@ -143,23 +143,23 @@ class Streams:
         return stream
 
     def is_expected(self, run_id: RunId) -> bool:
-        """Return whether the end of a run is still to come in this process."""
+        """Return whether a run still ends in this process."""
         if run_id in self._streams or self.is_waiting(run_id):
             return True
         # Its claim is on its way, unless it came and nothing could be done with it.
         return self._is_live(run_id) and run_id not in self._left
 
     def waiting(self) -> list[RunStream]:
-        """Return the streams of the runs that wait."""
+        """Return the streams of the waiting runs."""
         return [stream for run_id, stream in self._streams.items() if self.is_waiting(run_id)]
 
     def changes(
         self, principal: Principal, after: int, sessions: Collection[SessionId], types: Collection[str]
     ) -> Subscription:
-        """Return what changes from now on, or after number `after`; see `ChangeFeed.subscribe`."""
+        """Subscribe to the changes from now on, or after number `after`; see `ChangeFeed.subscribe`."""
         if not self._changes:
             for stream in self._streams.values():
-                stream.flush()  # what was recorded before is no change from now on
+                stream.flush()  # earlier events are no changes from now on
         return self._changes.subscribe(principal, after, sessions, types)
 
     # -- publishing --------------------------------------------------------------------------------
@@ -167,20 +167,20 @@ class Streams:
     def accepted(
         self, run_id: RunId, key: SessionKey, on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
     ) -> RunStream:
-        """Return the stream of a run that was accepted; its claim is to come.
+        """Return the stream of an accepted run, whose claim follows.
 
-        `on_disconnect` is what becomes of it if its clients are lost.
+        `on_disconnect` is what happens to it when its clients disconnect.
         """
         self._observer.accepted()
-        # It may have one, if somebody has asked before its caller has the answer.
+        # It may have one, if a client came before its caller has the answer.
         stream = self._streams.get(run_id) or self._begin(run_id, key, 1)
         stream.on_disconnect = on_disconnect
-        if self._stopped:  # the journal has taken its time
+        if self._stopped:  # the journal was slow
             self.later(run_id)
         return stream
 
     def queued(self, run_id: RunId, at: RunPosition) -> None:
-        """Publish that a run waits, unless that is known, or over."""
+        """Publish that a run waits, unless that was published or the run has begun."""
         if (stream := self._streams.get(run_id)) is not None and not stream.has_begun:
             stream.standing = RunQueued(at.position, at.estimated_wait_s, at.why, at.input_requests)
             stream.publish(self._clock.now(), stream.standing)
@@ -194,7 +194,7 @@ class Streams:
         self._of_claim(claim)
 
     def started(self, claim: Claim, progress: Progress) -> EventRecorder:
-        """Publish that a run executes, and return what records its events; `progress` is kept of earlier attempts."""
+        """Publish that a run executes, and return its event recorder; `progress` is that of earlier attempts."""
         run, stream = claim.run, self._of_claim(claim)
         if claim.resumes:
             kept = [truncate_message(message, self._cut)[0] for message in progress.messages_to_resume()]
@@ -214,7 +214,7 @@ class Streams:
             stream.publish(self._clock.now(), RunStalled(round(quiet_s, 3), phase))
 
     def ended(self, run_id: RunId, key: SessionKey, outcome: Outcome | None, duration_s: float | None) -> None:
-        """Publish the outcome of a run, and keep its events for a while; None: it goes on after a restart.
+        """Publish the outcome of a run, and store its events for a while; None: it resumes after a restart.
 
         `duration_s` is how many seconds it executed; None: it never did.
         """
@@ -224,19 +224,19 @@ class Streams:
         if (stream := self._streams.pop(run_id, None)) is not None:
             stream.finish(outcome, self._clock.now())
             self._replay.put(stream)
-        else:  # an older process has accepted it, and nobody has asked for it since
+        else:  # an older process has accepted it, and no client has come since
             self._changes.publish(key, run_id, self._clock.now(), finished(outcome))
         self._projection.changed(key)
         self._observer.ended(outcome, duration_s)
 
     def later(self, run_id: RunId) -> None:
-        """Say to all that wait that a run goes on after a restart, or that it never will."""
+        """Answer all that wait for a run that it resumes after a restart, or never."""
         if (stream := self._streams.pop(run_id, None)) is not None:
             self._postpone(stream)
-            self._left[run_id] = stream.last  # should its claim be on its way, it comes back to this process
+            self._left[run_id] = stream.last  # (if its claim is on its way, it comes back to this process)
 
     def changed(self, key: SessionKey, event: SessionEvent) -> None:
-        """Publish what has become of a session; with one that is deleted the events of its runs are forgotten."""
+        """Publish a change of a session; deleting a session also deletes the events of its runs."""
         if isinstance(event, SessionDeleted):
             self._replay.forget(key)
         self._changes.publish(key, None, self._clock.now(), event)
@@ -253,12 +253,12 @@ class Streams:
         return self._streams.get(run.run_id) or self._older(run.run_id, run.key)
 
     def _older(self, run_id: RunId, key: SessionKey) -> RunStream:
-        """Return a stream for a run that an older process has accepted, with numbers larger than any given there."""
+        """Return a stream for a run that an older process accepted, with numbers larger than any given there."""
         return self._begin(run_id, key, max((self._epoch << 32) + 1, self._left.pop(run_id, 0) + 1))
 
     def _postpone(self, stream: RunStream) -> None:
         if self._survives:
             stream.finish(Later.LATER)
         else:
-            error = RunError(ErrorCode.STOPPED, "the server was stopped, and its journal keeps nothing")
+            error = RunError(ErrorCode.STOPPED, "the server was stopped, and its journal is in memory")
             stream.finish(Outcome(status=RunStatus.FAILED, error=error), self._clock.now())

@@ -1,4 +1,4 @@
-"""The events of runs that have ended, kept for clients that come back: as bytes, for a while, in bounded memory."""
+"""The events of ended runs, stored for clients that come back: as bytes, for a while, in bounded memory."""
 
 from collections import OrderedDict
 from typing import Final
@@ -17,40 +17,40 @@ ENTRY_BYTES: Final = 600
 """What the events of a run cost in memory besides their bytes."""
 
 
-class _Kept(Struct, frozen=True, gc=False):
+class _Entry(Struct, frozen=True, gc=False):
     key: SessionKey
     events: bytes
     until: float
 
 
 class ReplayBuffer(Struct, eq=False):
-    """Keeps `memory` bytes in all, nothing for longer than `retention_s`; the oldest go first."""
+    """Stores `memory` bytes in all, nothing for longer than `retention_s`; the oldest go first."""
 
     _clock: Clock
     retention_s: float
     memory: int
-    _kept: OrderedDict[RunId, _Kept] = field(default_factory=OrderedDict)
+    _kept: OrderedDict[RunId, _Entry] = field(default_factory=OrderedDict)
     _size: int = 0
     _read: WeakValueDictionary[RunId, RunStream] = field(default_factory=WeakValueDictionary)
-    """The streams that somebody reads right now: one for all, however many and slow they are."""
+    """The streams that clients are reading: one for all readers of a run."""
     _latest: RunStream | None = None
-    """The one that was read last, until the next `evict`: to make one of bytes takes tens of milliseconds."""
+    """The one that was read last, until the next `evict`: to decode one takes tens of milliseconds."""
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def put(self, stream: RunStream) -> None:
-        """Keep the events of a run that has ended."""
+        """Store the events of a run that has ended."""
         if self.retention_s <= 0 or self.memory <= 0:
             return
         events = stream.as_bytes()
-        self._kept[stream.run_id] = _Kept(stream.key, events, self._clock.monotonic() + self.retention_s)
+        self._kept[stream.run_id] = _Entry(stream.key, events, self._clock.monotonic() + self.retention_s)
         self._size += len(events) + ENTRY_BYTES
         while self._size > self.memory:
             self._drop(next(iter(self._kept)))
 
     def get(self, run_id: RunId) -> RunStream | None:
-        """Return the stream of a run whose events are kept."""
+        """Return the stream of a run with stored events."""
         kept = self._kept.get(run_id)
         if kept is None or kept.until <= self._clock.monotonic():
             return None
@@ -60,13 +60,13 @@ class ReplayBuffer(Struct, eq=False):
         return stream
 
     def forget(self, key: SessionKey) -> None:
-        """Forget the events of the runs of a session."""
+        """Delete the events of the runs of a session."""
         for run_id in [run_id for run_id, kept in self._kept.items() if kept.key == key]:
             self._drop(run_id)
         self._latest = None
 
     def evict(self) -> None:
-        """Drop what was kept for long enough. To be called every second."""
+        """Drop expired events. To be called every second."""
         self._latest = None
         now = self._clock.monotonic()
         while self._kept and next(iter(self._kept.values())).until <= now:

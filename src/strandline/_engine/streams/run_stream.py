@@ -1,8 +1,8 @@
-"""What is published of one run: its events, as its attempts record them, numbered; and its end.
+"""The published events of one run, as its attempts record them, numbered; and its end.
 
-A run goes on whether it has subscribers or not; any number may subscribe, late, leave at any time and come back. What
-nobody has asked for yet lies in the inbox as it was recorded: it is numbered and measured when somebody does. A stream
-belongs to the serving loop, but for its inbox.
+A run continues with or without subscribers; any number of clients may subscribe, late, leave at any time and come back.
+Events that nobody has requested yet stay in the inbox as they were recorded: they are numbered and measured on request.
+A stream belongs to the serving loop, except for its inbox.
 """
 
 import asyncio
@@ -31,16 +31,16 @@ from strandline._model import Message, OnDisconnect, Outcome, RunId, SessionKey
 
 _as_it_was: Final = decoder(Message)
 MANY: Final = 200
-"""How many events lie in an inbox, at most, before they are numbered."""
+"""How many unnumbered events an inbox holds at most."""
 LAST: Final = 2**53 - 1
-"""The number of every end for those who come back: after all others, and exact in every JSON reader.
+"""The number of every end for clients that come back: after all others, and exact in every JSON reader.
 
-It has to be known when all else of a run is forgotten, and an end is published from the journal alone.
+It must be known even when everything else of a run is deleted, and an end is published from the journal alone.
 """
 
 
 class Later(StrEnum):
-    """The run was accepted and goes on, but not in this process: ask for it again after the restart."""
+    """The run was accepted and resumes, but not in this process: request it again after the restart."""
 
     LATER = "later"
 
@@ -52,7 +52,7 @@ class RunStream(EventLog):
     key: SessionKey
     changes: ChangeFeed | None = None
     standing: RunQueued | RunPosition | None = None
-    """Where and why it waits, as that was published last."""
+    """Where and why it waits, as last published."""
     on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
     """What becomes of its run when all `clients` that wait for it have disconnected.
 
@@ -61,9 +61,9 @@ class RunStream(EventLog):
     clients: int = 0
     disconnect_timer: asyncio.TimerHandle | None = None
     inbox: list[tuple[float, Event]] = field(default_factory=list)
-    """What has no number yet, with its times; the recorder of the present attempt appends to it, from any thread.
+    """Unnumbered events with their times; the recorder of the present attempt appends to it, from any thread.
 
-    It is replaced when an attempt begins and at the end: what an earlier attempt records after that is too late.
+    A new inbox replaces it when an attempt begins and at the end: later records of an earlier attempt are void.
     """
     _on_first_text: Callable[[float], object] | None = None
     _end: Outcome | Later | None = None
@@ -71,12 +71,12 @@ class RunStream(EventLog):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # The events of an older process are no gap: a run that is restarted publishes what is kept of it.
+        # An older process's events are no gap: a restarted run publishes its progress.
         self.older = 1 if self.first == LAST else (self.first >> 32 << 32) + 1
 
     @classmethod
     def replayed(cls, run_id: RunId, key: SessionKey, events: list[Numbered]) -> "RunStream":
-        """Return the stream of a run that has ended: `events` are those that are kept, the end last."""
+        """Return the stream of an ended run: `events` are the stored ones, the end last."""
         end = events[-1].event
         assert events[0].number is not None
         assert isinstance(end, RunFinished)
@@ -87,15 +87,15 @@ class RunStream(EventLog):
         stream.end()
         return stream
 
-    # -- for those who publish ---------------------------------------------------------------------
+    # -- for publishers ----------------------------------------------------------------------------
 
     @property
     def is_followed(self) -> bool:
-        """Whether events are wanted at once, by a subscriber or the change feed; may be asked from any thread."""
+        """Whether a subscriber or the change feed wants events at once; thread-safe."""
         return bool(self._readers) or bool(self.changes)
 
     def flush(self) -> None:
-        """Number and keep what lies in the inbox, and wake those that wait for it."""
+        """Number and store the events in the inbox, and wake the readers."""
         if not self.inbox:
             return
         only_text, changes = True, self.changes or None
@@ -112,7 +112,7 @@ class RunStream(EventLog):
             self.wake()
 
     def publish(self, at: float, event: Event) -> None:
-        """Publish an event that has happened at a time, in seconds since the epoch. After the end nothing is."""
+        """Publish an event that happened at a time, in seconds since the epoch. Nothing is published after the end."""
         if self.closed:
             return
         self.inbox.append((at, event))
@@ -120,31 +120,31 @@ class RunStream(EventLog):
             self.flush()
 
     def publish_transient(self, at: float, event: Event) -> None:
-        """Publish an event to present subscribers; only the last one counts, and it is not kept."""
+        """Publish an event to present subscribers; only the last one counts, and it is not stored."""
         if not self.closed:
             self.flush()
             self.transient = Numbered(None, at, event)
             self.wake()
 
     def begin(self, at: float, event: Event, *, on_first_text: Callable[[float], object] | None = None) -> None:
-        """Publish that an attempt begins; its recorder has the inbox from here on, no earlier one.
+        """Publish that an attempt begins; from here on its recorder has the inbox.
 
-        `on_first_text` is called with the time of its first text, when its events are taken in.
+        `on_first_text` is called with the time of its first text, when its events are flushed.
         """
         self.inbox = self._taken()
         self._on_first_text = on_first_text
         self.publish(at, event)
 
     def finish(self, end: Outcome | Later, at: float = 0.0) -> None:
-        """Publish the end, for all that wait and all that come later. The first end counts."""
+        """Publish the end, to all that wait and all that come later. The first end counts."""
         if self.closed:
             return
-        self.inbox = self._taken()  # what an attempt records from now on would come after the end
+        self.inbox = self._taken()  # later events of an attempt would come after the end
         if isinstance(end, Outcome):
             self.publish(at, finished(end))
         else:
             self.flush()
-        self.changes = None  # one that begins later has nothing to do with what lies here unasked for
+        self.changes = None  # a later change feed does not get these events
         self._end = end
         for waiter in self._waiters:
             if not waiter.done():
@@ -153,7 +153,7 @@ class RunStream(EventLog):
         self.end()
 
     def _taken(self) -> list[tuple[float, Event]]:
-        """Take all out of the inbox."""
+        """Take all events out of the inbox."""
         events = self.inbox[:]
         del self.inbox[: len(events)]  # (a recorder may have appended more meanwhile)
         if self._on_first_text is not None:
@@ -163,12 +163,12 @@ class RunStream(EventLog):
                 on_first_text(at)
         return events
 
-    # -- for those who subscribe -------------------------------------------------------------------
+    # -- for subscribers ---------------------------------------------------------------------------
 
     def subscribe(self, after: int = 0) -> Subscription:
         """Return a subscription to the events after number `after`; 0 is from the beginning.
 
-        One that was never published is taken for the last, so that nobody waits for it to be passed.
+        A number that was never published counts as the last one, so that no client waits to pass it.
         """
         self.flush()
         return Subscription(self, min(after, self.last))
@@ -181,7 +181,7 @@ class RunStream(EventLog):
         return len(self._events) > 0 or len(self.inbox) > 0
 
     def as_bytes(self) -> bytes:
-        """Return all that is kept of a run that has ended, as JSON of a list of `Numbered`."""
+        """Return the stored events of an ended run, as JSON of a list of `Numbered`."""
         if not self._events and len(self.inbox) <= self.bounds.events:
             events = [(number, at, event) for number, (at, event) in enumerate(self.inbox, self.newest + 1)]
             encoded = encode(events)
@@ -195,11 +195,11 @@ class RunStream(EventLog):
         return len(self._readers) + len(self._waiters)
 
     def is_read(self, after: int) -> bool:
-        """Return whether a client that has had the events up to number `after` has had the end."""
+        """Return whether a client that has the events up to number `after` has the end."""
         return isinstance(self._end, Outcome) and self.last <= after
 
     def outcome(self) -> "asyncio.Future[Outcome | Later]":
-        """Return a future of the end. Cancelled, it leaves nothing behind, and changes nothing for the run."""
+        """Return a future of the end. Cancelling it leaves nothing behind and does not affect the run."""
         waiter: asyncio.Future[Outcome | Later] = asyncio.get_running_loop().create_future()
         if self._end is not None:
             waiter.set_result(self._end)
@@ -214,11 +214,11 @@ class RunStream(EventLog):
 
 
 class EventRecorder(Struct, eq=False):
-    """Brings what goes on in one attempt from the agent loop to its run's stream, as events, in order.
+    """Brings the events of one attempt from the agent loop to its run's stream, in order.
 
-    Many events share one way over, and as long as nobody subscribes they take none: the stream takes them in when
-    somebody does, or when the run has ended. Belongs to the agent loop, but for `_flush`, which `post` has called on
-    the serving loop. `cut` is the bytes of `truncation`.
+    Many events share one trip, and without subscribers they take none: the stream flushes them when a client subscribes
+    or the run ends. Belongs to the agent loop, except for `_flush`, which `post` calls on the serving loop. `cut` is
+    the limit of `truncation` in bytes.
     """
 
     _stream: RunStream
@@ -226,17 +226,17 @@ class EventRecorder(Struct, eq=False):
     _clock: Clock
     cut: int
     _inbox: list[tuple[float, Event]] = []
-    """That of its attempt, whatever the stream has later."""
+    """The inbox of its attempt, even if the stream has a later one."""
     _on_its_way: bool = False
 
     def __post_init__(self) -> None:
         self._inbox = self._stream.inbox
 
     def record(self, event: Event) -> None:
-        """Record an event, as of now. Text waits for the stream to take it in, if that is about to do so by itself."""
+        """Record an event, as of now. Text waits for the stream's next flush, if that is near anyway."""
         inbox, stream = self._inbox, self._stream
         inbox.append((self._clock.now(), event))
-        # In this order: a client that subscribes after the look takes what is there, and finds this.
+        # In this order: a client that subscribes after the check flushes the inbox, and finds this event.
         if self._on_its_way:
             return
         if (stream.is_followed and not (stream.is_paced and isinstance(event, TEXT))) or len(inbox) >= MANY:
@@ -244,23 +244,25 @@ class EventRecorder(Struct, eq=False):
             self._post(self._flush)
 
     def _flush(self) -> None:
-        self._on_its_way = False  # first: what is recorded from now on may be too late for this way, and takes another
+        self._on_its_way = (
+            False  # first: an event recorded from now on may be too late for this trip, and takes another
+        )
         self._stream.flush()
 
 
 def finished(outcome: Outcome) -> RunFinished:
-    """Return the event of an end, with its message whole, as plain JSON."""
+    """Return the event of an end, with its whole message, as plain JSON."""
     message = None if outcome.message is None else plain(outcome.message)
     return RunFinished(outcome.status, outcome.output, message, outcome.error, outcome.input_requests, outcome.usage)
 
 
 def as_last(numbered: Numbered) -> Numbered:
-    """Return an event as clients get it: the end with the number that it keeps."""
+    """Return an event for clients: the end gets the number of every end."""
     return replace(numbered, number=LAST) if isinstance(numbered.event, RunFinished) else numbered
 
 
 def outcome_of(event: RunFinished) -> Outcome:
-    """Return the end that an event stands for."""
+    """Return the outcome in an event."""
     return Outcome(
         status=event.status,
         output=event.output,

@@ -1,4 +1,4 @@
-"""A place in a log of events: what is new after it, waited for or not. Belongs to the serving loop."""
+"""A place in a log of events, and the wait for the next ones. Belongs to the serving loop."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -10,9 +10,9 @@ from strandline._engine.streams.log import EventLog
 
 
 class Subscription(Struct, eq=False):
-    """Events from some number on, in order. Any number of them, at any pace; close it when it is of no more interest.
+    """Events after some number, in order. Any number of subscriptions, at any pace; close it after use.
 
-    With `wanted`, only those for which it is true.
+    With `wanted`, only the events for which it is true.
     """
 
     _log: EventLog
@@ -26,12 +26,12 @@ class Subscription(Struct, eq=False):
 
     @property
     def is_over(self) -> bool:
-        """Whether there will be nothing more: all has been read, or it was closed."""
+        """Whether there will be nothing more: everything was read, or it was closed."""
         return self._closed or self.is_read
 
     @property
     def is_read(self) -> bool:
-        """Whether all has been read, the end too."""
+        """Whether everything was read, with the end."""
         return self._log.closed and self._log.last <= self._after
 
     @property
@@ -40,13 +40,13 @@ class Subscription(Struct, eq=False):
         return self._after < self._log.last
 
     async def next(self, wait_s: float | None = None) -> list[Numbered]:
-        """Wait for events, at most `wait_s` seconds, and return those that there are by now; none once it is over."""
+        """Wait for events, at most `wait_s` seconds, and return those that are there; none once it is over."""
         loop = asyncio.get_running_loop()
         until = None if wait_s is None else loop.time() + wait_s
         while not (events := self.ready()) and not self.is_over and (until is None or loop.time() < until):
             self._reader = self._log.await_next()
             try:
-                if events := self.ready():  # it was recorded before anybody could see that it is waited for
+                if events := self.ready():  # it was recorded before this reader was visible
                     return events
                 if until is not None:
                     self._wake_at(until)
@@ -57,7 +57,7 @@ class Subscription(Struct, eq=False):
         return events
 
     def ready(self) -> list[Numbered]:
-        """Return the events that are there by now, up to some number; they count as read."""
+        """Return the events that are there, up to some number; they count as read."""
         log = self._log
         events: list[Numbered] = []
         log.flush()
@@ -71,7 +71,7 @@ class Subscription(Struct, eq=False):
         return events
 
     def close(self) -> None:
-        """Wait for nothing any more."""
+        """Stop waiting."""
         self._closed = True
         if self._alarm is not None:
             self._alarm.cancel()
@@ -85,7 +85,7 @@ class Subscription(Struct, eq=False):
                 yield event
 
     def _wake_at(self, until: float) -> None:
-        """Have one timer for many waits, which nearly all end long before: it is set anew when it has rung."""
+        """Share one timer among many waits, which nearly all end long before: it is set again when it has fired."""
         self._until = until
         if self._alarm is None:
             self._alarm = asyncio.get_running_loop().call_at(until, self._ring)
@@ -105,7 +105,7 @@ class Subscription(Struct, eq=False):
 
 
 def _last_of(numbered: Numbered) -> int:
-    """Return the number of an event, or the last one of those that are gone."""
+    """Return the number of an event, or the last number of a gap."""
     if isinstance(numbered.event, StreamGap):
         return numbered.event.last
     assert numbered.number is not None

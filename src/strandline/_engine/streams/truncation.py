@@ -1,7 +1,7 @@
-"""What is published of messages, arguments and results: plain JSON, a copy, truncated where it is too large. Pure.
+"""Messages, arguments and results as they are published: plain JSON, a copy, truncated where it is too large. Pure.
 
-What the model and people say is published whole. What tools are given and give back, and what else there is (images,
-documents), is published up to a number of bytes: history has it whole.
+Text of the model and of people is published whole. Arguments and results of tools, and other content (images,
+documents), are published up to a number of bytes: history has them whole.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ def truncate_message(message: Message, most: int) -> tuple[Message, bool]:
 
 
 def plain(message: Message) -> Message:
-    """Return a copy of a message, whole, as plain JSON."""
+    """Return a whole copy of a message, as plain JSON."""
     if len(message) == 2:
         return {"role": message["role"], "content": [_copied(block) for block in message["content"]]}
     copied: Message = msgspec.json.decode(encode_messages(message))
@@ -33,7 +33,7 @@ def truncate_arguments(given: object, most: int) -> tuple[Any, bool]:
 
 
 def truncate_result(result: ToolResult, most: int) -> tuple[ToolResult, bool]:
-    """Return a toolResult, and whether it was cut: to the first characters of it, as one text."""
+    """Return a toolResult, and whether it was cut to its first characters, as one text."""
     encoded = encode_messages(result)
     if len(encoded) <= most:
         return msgspec.json.decode(encoded), False
@@ -45,7 +45,7 @@ def truncate_result(result: ToolResult, most: int) -> tuple[ToolResult, bool]:
 
 
 def _copied(block: Block) -> Block:
-    """Return a copy of a block, whole, as plain JSON. Nearly all are a text and nothing else."""
+    """Return a whole copy of a block, as plain JSON. Nearly all are a text and nothing else."""
     if len(block) == 1 and type(text := block.get("text")) is str:
         return {"text": text}
     copied: Block = msgspec.json.decode(encode_messages(block))
