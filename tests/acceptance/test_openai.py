@@ -443,7 +443,7 @@ def test_a_client_gets_its_answer_over_a_restart_if_it_has_a_key(at: Checkpoints
         assert (response.json()["model"], response.json()["object"]) == ("strandline", "chat.completion")
         assert response.json()["created"] > 0
         assert response.headers["location"] == f"/v1/runs/{response.json()['id']}"
-        with pytest.raises(openai.APIError, match="goes on after its restart"):
+        with pytest.raises(openai.APIError, match="continues after its restart"):
             list(streamed)
         assert server.ended() == 0
         at.release()

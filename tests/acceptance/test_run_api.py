@@ -304,7 +304,7 @@ def test_runs_of_all_sessions_are_listed_by_status(server: Server, at: Checkpoin
     with Client(server.url) as client:
         assert [run.run_id for run in client.runs(["queued", "running"])] == [*waits[::-1], executes]
         assert [run.run_id for run in client.runs("queued", limit=2)] == waits[::-1]
-    for query, expected in [("status=done", "it is some of queued"), ("cursor=x", "cursor"), ("limit=0", "limit")]:
+    for query, expected in [("status=done", "it must be among queued"), ("cursor=x", "cursor"), ("limit=0", "limit")]:
         refused = server.client.get(f"/v1/runs?{query}")
         assert (refused.status_code, refused.json()["code"]) == (422, "invalid")
         assert expected in refused.json()["detail"]

@@ -89,7 +89,7 @@ def test_runs_of_a_status_are_listed_over_all_sessions(server: Server, at: Check
     done = ran("runs", "--status", "failed", folder=server.folder)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "No runs are such.\n")
     for wrong, expected in [
-        (("--status", "dead"), "it is some of queued"),
+        (("--status", "dead"), "it must be among queued"),
         (("x", "--status", "queued"), "does not go with SESSION"),
     ]:
         done = ran("runs", *wrong, folder=server.folder)

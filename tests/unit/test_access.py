@@ -640,7 +640,7 @@ def test_a_key_that_is_taken_away_ends_what_it_listens_to_and_no_run(
                     await asyncio.sleep(0)
                 file.write_text("\n".join(lines))
                 assert await waits.end() == 401
-                assert b"taken away" in waits.body
+                assert b"revoked" in waits.body
                 assert await streams.end() == 200
                 assert b"run.finished" not in streams.body
                 assert await all_events.end() == 200

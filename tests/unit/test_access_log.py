@@ -32,7 +32,7 @@ def test_a_request_that_is_not_let_in_leaves_a_line_with_the_id_of_its_key_and_a
             for key, path, told in (
                 (None, "/v1/sessions", "no key"),
                 (unknown, "/v1/runs/run_1", f"key {id_of(unknown.encode())}"),
-                ("password", "/chat", "a key of no form that is known"),
+                ("password", "/chat", "a malformed key"),
                 (ADA[0], "/metrics", f"key {ADA[1].id}"),
             ):
                 async with world.client(key) as client:
@@ -79,7 +79,7 @@ def test_a_key_that_is_taken_away_from_a_request_that_waits_is_told_by_its_id(
             await world.app._keys.reload()
             assert (await waiting).status_code == 401
         (line,) = [each for each in lines(caplog) if each.startswith("refused ")]
-        assert line == f"refused POST /chat from 127.0.0.1: this key has been taken away (key {ADA[1].id})"
+        assert line == f"refused POST /chat from 127.0.0.1: this key has been revoked (key {ADA[1].id})"
 
     with caplog.at_level(logging.INFO, LOGGER):
         run(main())
@@ -91,7 +91,7 @@ def test_refusals_are_few_lines_however_many_there_are_and_all_are_counted(caplo
         assert set(recorder.denials) == set(DENIALS)
         denials = Denials(clock, recorder.denied)
         scope = {"type": "http", "method": "GET", "path": "/x\n2026 ERROR \x1b[2J\u202e" + "y" * 1000, "client": None}
-        error = wire.Unauthorized("this key is not known", shown=True, reason="unknown_key")
+        error = wire.Unauthorized("this key is not valid", shown=True, reason="unknown_key")
         for _ in range(10_000):
             denials.note(scope, error)
         assert len(lines(caplog)) == BURST
@@ -149,7 +149,7 @@ def test_who_changed_what_is_logged_with_the_id_of_the_key(tmp_path: Path, caplo
             assert await done(ada, "POST", "/v1/sessions/desk/resume") == "resumed session desk"
             assert await done(ada, "POST", f"/v1/runs/{ids[0]}/cancel") == f"cancelled run {ids[0]} of session desk"
             told = await done(ada, "POST", "/v1/sessions/desk/cancel", {"running": True})
-            assert told.startswith("cancelled what was in session desk: ")
+            assert told.startswith("cancelled the runs of session desk: ")
             assert set(re.findall(r"run_\w+", told)) == {first, ids[1], ids[2]}
             world.gate.open()
             while (await ada.get("/v1/sessions/desk")).json()["running"]:

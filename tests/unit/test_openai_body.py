@@ -204,7 +204,9 @@ def test_what_is_no_message_is_bounded_as_a_body_is_wherever_it_stands(place: st
         "space": b'{"messages":[%b]%b}' % (b" " * MOST, b" " * MOST),
         "messages": b'{"messages":{"a":"%b"}}' % (b"x" * MOST),
     }[place]
-    assert f"all that is not a message may have at most {MOST} bytes (setting max_body_bytes)" in refused_for(text)
+    assert f"everything that is not a message may have at most {MOST} bytes (setting max_body_bytes)" in refused_for(
+        text
+    )
 
 
 def test_space_between_messages_is_passed_over() -> None:

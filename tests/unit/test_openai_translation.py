@@ -70,7 +70,7 @@ def test_what_everybody_calls_jpg_has_the_name_that_providers_know() -> None:
         ([], "needs content", "content"),
         ([{"type": "input_audio", "input_audio": {}}], "of type text or image_url", "content[0]"),
         ([{"type": "text"}], "of type text or image_url", "content[0]"),
-        ([{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}], "none is fetched", "content[0]"),
+        ([{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}], "no URL is fetched", "content[0]"),
         ([{"type": "image_url", "image_url": {"url": "data:image/tiff;base64,AA=="}}], "png, jpeg, gif", "content[0]"),
         ([{"type": "text", "text": ""}, {"type": "image_url", "image_url": PIXEL + "!"}], "not base64", "content[1]"),
     ],
@@ -85,7 +85,7 @@ def test_content_that_nobody_can_be_asked_is_refused_with_its_place(content: Any
 
 @pytest.mark.parametrize("roles", [[], ["system"], ["user", "assistant"], ["user", "assistant", "tool"]])
 def test_without_a_message_of_the_user_at_the_end_nothing_is_asked(roles: list[str]) -> None:
-    with pytest.raises(Invalid, match="no message of the user"):
+    with pytest.raises(Invalid, match="must be the user's"):
         prompt_of(body(messages=[{"role": role, "content": "x"} for role in roles]))
 
 

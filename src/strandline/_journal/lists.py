@@ -231,7 +231,7 @@ def _numbers(written: str, count: int | None) -> tuple[int, ...]:
     """Return the numbers of a cursor, which are so many. Raises `Invalid`."""
     numbers = written.split(".") if written else []
     if len(numbers) != count or not all(each.isascii() and each.isdecimal() and len(each) < 19 for each in numbers):
-        raise Invalid("cursor must be one that a page of this list has named as its next")
+        raise Invalid("cursor must be the `next_cursor` of a page of this list")
     return tuple(map(int, numbers))
 
 

@@ -1,4 +1,4 @@
-"""The original contract: `POST /chat` and `GET /history`, as clients of the original runner know them."""
+"""The original contract: `POST /chat` and `GET /history`, for clients of the original runner."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -27,12 +27,12 @@ from strandline._model import (
 from strandline._settings import AppSettings
 from strandline.errors import Invalid
 
-READS: Final = "The body is an object with `message`, a string, and, if you like, `session_id`"
+READS: Final = "The body is an object with `message`, a string, and optionally `session_id`"
 MISSING: Final = f"Object missing required field `message`. {READS}"
 
 
 class ChatBody(RunOptions, frozen=True, kw_only=True):
-    """What `/chat` reads; further keys are ignored."""
+    """The body of `/chat`; other keys are ignored."""
 
     message: str | UnsetType = UNSET
     responses: list[Response] | None = None
@@ -40,21 +40,21 @@ class ChatBody(RunOptions, frozen=True, kw_only=True):
 
 
 class ShownMessage(Struct, frozen=True):
-    """A message, as `/history` shows it."""
+    """A message in `/history`."""
 
     role: str
     content: list[Block]
 
 
 class HistoryAnswer(Struct, frozen=True):
-    """What `/history` answers."""
+    """The answer of `/history`."""
 
     status: str
     messages: list[ShownMessage]
 
 
 class ChatAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What `/chat` answers."""
+    """The answer of `/chat`."""
 
     status: str
     response: str
@@ -66,7 +66,7 @@ class ChatAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Chat(Dialect):
-    """`POST /chat`, as a dialect, and `GET /history`."""
+    """The dialect of `POST /chat`, and `GET /history`."""
 
     def __init__(self, service: Service, naming: SessionNaming, settings: AppSettings) -> None:
         self._service = service
@@ -75,7 +75,7 @@ class Chat(Dialect):
         self._decode = msgspec.json.Decoder(ChatBody).decode
 
     async def parse(self, request: Request) -> RunRequest:
-        """Read a message, or answers."""
+        """Read a message, or answers to input requests."""
         as_events = wants_events(request)
         sent = await wire.read_body(request, self._settings.max_body_bytes)
         body = wire.decoded(sent, self._decode, READS)
@@ -89,7 +89,7 @@ class Chat(Dialect):
         )
 
     async def answer(self, run: Accepted, end: Outcome | Later) -> responses.Response:
-        """Return the text of the agent's last message, or why there is none."""
+        """Return the text of the agent's last message, or an error."""
         if isinstance(end, Later):
             later = self._body(run, RunStatus.QUEUED, "")
             return wire.answer(later, wire.ACCEPTED, run.come_back(self._settings.retry_after_s))
@@ -102,7 +102,7 @@ class Chat(Dialect):
         return wire.answer(body, headers=run.replayed)
 
     def events(self, run: Accepted) -> tuple[Frames, Mapping[str, str]]:
-        """Return our own events."""
+        """Return events in our own format."""
         return RunEvents(run.ticket.stream, run.request.scope), {"Location": run.location, **run.replayed}
 
     async def history(self, request: Request) -> responses.Response:
@@ -135,10 +135,10 @@ class Chat(Dialect):
 
 
 def _prompt(body: ChatBody) -> str | Responses:
-    """Return the message, or the answers that stand in its place. Raises `Invalid` unless there is one of them."""
+    """Return the message, or the answers. Raises `Invalid` unless exactly one of them is given."""
     if body.responses is not None:
         if body.message is not UNSET:
-            raise Invalid("message and responses do not go together: answer first, then say what you like")
+            raise Invalid("message and responses do not go together: answer first, then send a message")
         return Responses(body.responses)
     if body.message is UNSET:
         raise Invalid(MISSING)

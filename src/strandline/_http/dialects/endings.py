@@ -1,11 +1,11 @@
-"""Why a run has no answer, in words that every dialect tells in its own form."""
+"""Why a run has no answer, in words that all dialects share."""
 
 from strandline._engine.events import RunFinished
 from strandline._model import ErrorCode, Outcome, RunStatus
 
 
 def reason_of(end: Outcome | RunFinished) -> tuple[str, str] | None:
-    """Return the code and the text of an end that is no answer, else None."""
+    """Return the code and text of an end without an answer, else None."""
     match end.status:
         case RunStatus.SUCCEEDED | RunStatus.NEEDS_INPUT:
             return None

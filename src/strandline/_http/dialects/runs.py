@@ -1,4 +1,4 @@
-"""Our own dialect: `POST /v1/sessions/{session_id}/runs` accepts a run and answers with it, as `GET /v1/runs` does."""
+"""Our own dialect: `POST /v1/sessions/{session_id}/runs` accepts a run and answers with it."""
 
 from collections.abc import Mapping
 from typing import Annotated, Final
@@ -24,11 +24,11 @@ READS: Final = 'The body is an object with `input`, a text or content blocks suc
 
 
 class NewRunBody(RunOptions, frozen=True, kw_only=True):
-    """What a new run is asked for with; further keys are ignored."""
+    """A new run; other keys are ignored."""
 
     input: Annotated[
         str | list[Block] | Responses,
-        Meta(description="A text, content blocks in the form of Strands, or answers to input requests"),
+        Meta(description="A text, content blocks in the format of Strands, or answers to input requests"),
     ]
 
 
@@ -41,7 +41,7 @@ class SessionRuns(Dialect):
         self._decode = decoder(NewRunBody)
 
     async def parse(self, request: Request) -> RunRequest:
-        """Read an input, or answers."""
+        """Read an input, or answers to input requests."""
         key = session_of(request, request.path_params["session_id"])
         wait_s = preferred_wait_s(request)
         as_events = wants_events(request)
@@ -57,12 +57,12 @@ class SessionRuns(Dialect):
         )
 
     async def answer(self, run: Accepted, end: Outcome | Later) -> Response:
-        """Return the run as it is by now, or as it was accepted if it cannot be read."""
+        """Return the run as it is now, or as it was accepted if it cannot be read."""
         try:
             view = await self._service.run(run.ticket.key.principal, run.ticket.run_id, end=end)
         except JournalUnavailable:
             if (accepted := run.ticket.view(end)) is None:
-                raise  # (it was asked for under a key: sent again, it is the same run)
+                raise  # (a repeated request: it can be sent again)
             view = accepted
         headers = {"Location": run.location, **run.replayed}
         wait_s = run.run_request.wait_s
@@ -75,5 +75,5 @@ class SessionRuns(Dialect):
         return wire.answer(run_body(view), wire.ACCEPTED, headers)
 
     def events(self, run: Accepted) -> tuple[Frames, Mapping[str, str]]:
-        """Return our own events."""
+        """Return events in our own format."""
         return RunEvents(run.ticket.stream, run.request.scope), {"Location": run.location, **run.replayed}

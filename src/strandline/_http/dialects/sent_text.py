@@ -1,8 +1,7 @@
-"""What of a run's text its client has been sent, where a protocol cannot withdraw any of it.
+"""The text of a run sent so far, for protocols that cannot withdraw any of it.
 
-A model whose call starts over says its text again, a guard may replace a message, a slow client misses some: what was
-sent stays sent. So nothing is sent twice that is the same, and where the text is another one, it follows whole after a
-blank line. Values only.
+A model call that starts over repeats its text, a guard may replace a message, a slow client may miss some. So text
+that is the same is not sent twice, and text that differs follows whole after a blank line. Values only.
 """
 
 from typing import Final
@@ -11,26 +10,26 @@ from strandline._engine.events import Event, MessageAdded, RunRestarted, StreamG
 from strandline._model import Message
 
 BREAK: Final = "\n\n"
-"""Between two messages, and between a text that counts no more and the one that does."""
+"""Between two messages, and between withdrawn text and its replacement."""
 
 
 class SentText:
-    """Each method takes what the run tells, and returns what is to be sent now, which is often nothing."""
+    """Each method takes an event of the run and returns the text to send now, often none."""
 
     __slots__ = ("_again", "_any", "_deaf", "_over", "_shown")
 
     def __init__(self) -> None:
         self._shown: list[str] = []
-        """What was sent of the message that is being said; of the last one, when that is over."""
+        """The pieces sent of the current message, or of the last one if that is complete."""
         self._over = True
         self._any = False
         self._again: str | None = None
-        """What the model has said since its text was withdrawn, as long as that is the same."""
+        """The text repeated since the withdrawal, while it is the same as before."""
         self._deaf = False
-        """Pieces are missing: what comes makes no text until the message is whole."""
+        """Whether pieces are missing, so that none is sent until the message is whole."""
 
     def heard(self, event: Event) -> str:
-        """Take any event but the end: of most there is nothing to say."""
+        """Take any event but the end. Most have no text."""
         match event:
             case TextDelta(text):
                 return self.piece(text)
@@ -59,25 +58,25 @@ class SentText:
         return before + text
 
     def withdrawn(self) -> None:
-        """Note that the text since the last message counts no more."""
+        """Discard the text since the last message."""
         if not self._over and self._shown:
             self._again = ""
 
     def gap(self) -> None:
-        """Note that something was missed."""
+        """Note that events are missing."""
         self._deaf = True
 
     def whole(self, text: str) -> str:
-        """Take the text of a whole message, of which pieces may have come before."""
+        """Take the text of a whole message, whose pieces may have been sent."""
         shown = "" if self._over else "".join(self._shown)
         return self._completed(shown, text)
 
     def end(self, text: str) -> str:
-        """Take the text of the last message, as the run has left it: it may have got an end of its own."""
+        """Take the final text of the last message, to which an ending may have been added."""
         return self._completed("".join(self._shown), text)
 
     def kept(self, texts: list[str]) -> str:
-        """Take the messages that are kept of a run that starts again: whoever heard the run before has them."""
+        """Take the messages that a restarted run keeps. A client that was connected before has them."""
         if self._any:
             self.withdrawn()
             return ""
@@ -102,10 +101,10 @@ class SentText:
 
 
 def text_of(message: Message) -> str:
-    """Return the text of a message, as its pieces were told."""
+    """Return the text of a message, as in its pieces."""
     return "".join(block.get("text") or "" for block in message["content"])
 
 
 def _squeezed(text: str) -> str:
-    """Return a text without its space: what stands between two blocks of a message is told in one way only."""
+    """Return a text without whitespace: pieces and whole messages separate blocks differently."""
     return "".join(text.split())

@@ -1,5 +1,6 @@
-"""What a stream says of a run that waits until a person has answered, where a protocol has text alone: who reads along
-would see nothing for as long as that takes.
+"""The text in a stream whose run waits for a person's answer, for protocols that have only text.
+
+Without it the client would see nothing until then.
 """
 
 from typing import Final
@@ -19,7 +20,7 @@ _SAYS: Final = (
 
 
 class Waiting:
-    """Says it once of each question, as it comes. `scope` is that of the request whose client is told."""
+    """Returns the text once for each question. `scope` is that of the client's request."""
 
     def __init__(self, scope: Scope, session_id: SessionId) -> None:
         self._scope = scope
@@ -27,7 +28,7 @@ class Waiting:
         self._shown: list[str] = []
 
     def heard(self, event: Event) -> str:
-        """Take any event: of most there is nothing to say. What is said ends with a blank line."""
+        """Take any event and return the text for it, ending with a blank line. Most have none."""
         requests = open_requests(event)
         ids = [each.id for each in requests]
         if not requests or ids == self._shown:
@@ -41,7 +42,7 @@ class Waiting:
 
 
 def questions(requests: list[InputRequest]) -> str:
-    """Return what is asked, for people to read."""
+    """Return the questions for people to read."""
     return "; ".join(f"{each.name}: {_reason(each)}" if each.reason is not None else each.name for each in requests)
 
 

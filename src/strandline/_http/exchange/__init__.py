@@ -1,1 +1,1 @@
-"""What lies between a request for a run and its answer, the same in every dialect."""
+"""The exchange between a request for a run and its answer, shared by all dialects."""

@@ -1,8 +1,7 @@
-"""One exchange for every dialect: the run is submitted, its end is waited for or its events are streamed.
+"""One exchange for all dialects: submit the run, then wait for its end or stream its events.
 
-A dialect reads a request into a `RunRequest`, and writes what comes of the run. Everything between is here and nowhere
-else: the key under which a request may be sent again, clients that are lost, where a stream goes on, and a server that
-stops. No dialect is known here.
+A dialect reads a request into a `RunRequest` and writes the answer. Everything between is only here: idempotency keys,
+disconnects, resumed streams, and a stopping server. Knows no dialect.
 """
 
 import asyncio
@@ -28,73 +27,73 @@ T = TypeVar("T")
 
 
 class Accepted(Struct, frozen=True):
-    """A run that was accepted for a request."""
+    """An accepted run and its request."""
 
     request: Request
     run_request: RunRequest
     ticket: Ticket
     keyed: bool
-    """Whether the same request, sent again, is answered by this run: it has an `Idempotency-Key`."""
+    """Whether the request has an `Idempotency-Key`, so that it can be repeated for the same run."""
 
     @property
     def location(self) -> str:
-        """Where its client reads it."""
+        """The path of the run for its client."""
         return wire.place(self.request.scope, f"/v1/runs/{self.ticket.run_id}")
 
     def come_back(self, retry_after_s: float) -> dict[str, str]:
-        """Return the headers that tell a client where and when to ask for the end."""
+        """Return the headers with the path of the run, and when to read it."""
         return {"Location": self.location, **wire.retry_after(retry_after_s)}
 
     @property
     def replayed(self) -> Mapping[str, str]:
-        """The header that says so if it had ended before, under the same key."""
+        """The header for a run that had already ended, under the same key."""
         return REPLAYED if self.ticket.replayed else {}
 
 
 class Frames(Protocol):
-    """Writes the events of one run for one client."""
+    """Encodes the events of one run for one client."""
 
     def opening(self) -> bytes:
-        """Return what is sent before all events, often nothing."""
+        """Return the bytes before all events, often none."""
         ...
 
     def of(self, numbered: Numbered) -> bytes:
-        """Return what is sent of an event, often nothing."""
+        """Return the bytes of an event, often none."""
         ...
 
     def closing(self) -> bytes:
-        """Return what ends the stream."""
+        """Return the bytes after the last event."""
         ...
 
 
 class Dialect(Protocol):
-    """How clients of one kind ask for runs, and are answered."""
+    """A protocol in which clients submit runs and get answers."""
 
     async def parse(self, request: Request) -> RunRequest:
-        """Return what a request asks for. Raises errors of the caller."""
+        """Return the run request in an HTTP request. Raises `CallerError`."""
         ...
 
     def accepted(self, run: Accepted) -> None:
-        """Note that a run was accepted; it may have ended by now."""
+        """Called when a run is accepted. It may have ended since."""
         return
 
     async def answer(self, run: Accepted, end: Outcome | Later) -> Response:
-        """Return the one answer. `Later`: the run goes on, here or after a restart."""
+        """Return the answer. `Later`: the run has not ended, and continues here or after a restart."""
         ...
 
     def events(self, run: Accepted) -> tuple[Frames, Mapping[str, str]]:
-        """Return what writes the events of a run, and the headers of the answer that has them."""
+        """Return the encoder of a run's events, and the headers of their response."""
         ...
 
 
 class Exchange:
-    """Asks the service for what clients want."""
+    """Submits runs to the service, and returns their answers."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     async def handle(self, dialect: Dialect, request: Request) -> Response:
-        """Answer a request for a run. Once it is accepted, a client that leaves ends it only if it wants that."""
+        """Answer a request for a run. Once accepted, it survives its client unless `on_disconnect` says otherwise."""
         run_request = await dialect.parse(request)
         key = idempotency_key(request)
         ticket = await self._service.submit(run_request.for_service(key))
@@ -110,9 +109,9 @@ class Exchange:
         return await dialect.answer(run, end)
 
     async def while_connected(self, request: Request, run_id: RunId, answer: "asyncio.Future[T]") -> T:
-        """Return what `answer` comes to, for which a client waits. Raises `ClientDisconnect` if it leaves before.
+        """Return the result of `answer`. Raises `ClientDisconnect` if the client disconnects first.
 
-        Nobody is left to be answered then: `answer` is cancelled, and what it takes in memory is free at once.
+        `answer` is then cancelled, which frees its memory at once.
         """
         gone = asyncio.ensure_future(disconnected(request.receive))
         gone.add_done_callback(lambda _: answer.cancel())
@@ -130,7 +129,7 @@ class Exchange:
             gone.cancel()
 
     def stream(self, stream: RunStream, frames: Frames, headers: Mapping[str, str], *, after: int) -> Response:
-        """Return the events of a run after number `after`; nothing, with a status that says so, if all are read."""
+        """Return the events of a run after number `after`; 204 if the client has read them all."""
         if stream.is_read(after):
             return Response(status_code=wire.NO_CONTENT, headers=headers)
         run_id = stream.run_id
@@ -146,16 +145,16 @@ class Exchange:
 
 
 def _had(ticket: Ticket, after: int) -> int:
-    """Return the last event that the client of a request has had of its run; 0: none.
+    """Return the last event of the run that its client has read; 0: none.
 
-    An id that comes with a new run is one of another run, and so is one that its run has not told yet.
+    An id sent with a new run belongs to another run, and so does one that the run has not published.
     """
     stream = ticket.stream
     return after if ticket.attached and (after <= stream.last or stream.is_read(after)) else 0
 
 
 def _end_of(stream: RunStream, wait_s: float) -> "asyncio.Future[Outcome | Later]":
-    """Return a future of the end of a run, or of `Later` after `wait_s` seconds."""
+    """Return a future of the run's end, or of `Later` after `wait_s` seconds."""
     end = stream.outcome()
     return end if wait_s == UNTIL_IT_ENDS else asyncio.ensure_future(_within(end, wait_s))
 

@@ -1,4 +1,4 @@
-"""The `Idempotency-Key` header: a request that is sent again under the same key is the same run."""
+"""The `Idempotency-Key` header: a request repeated under the same key is the same run."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ _KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
 
 
 def idempotency_key(request: Request) -> str | None:
-    """Return the key, bare or quoted (RFC 8941); None if there is none. Raises `Invalid`."""
+    """Return the key, sent bare or quoted (RFC 8941); None without one. Raises `Invalid`."""
     values = request.headers.getlist(KEY)
     if not values:
         return None
@@ -31,7 +31,7 @@ def idempotency_key(request: Request) -> str | None:
 
 
 def fingerprint(body: bytes) -> bytes:
-    """Return the SHA-256 of a JSON body, whatever the order of its keys and the space in it. Raises `Malformed`."""
+    """Return the SHA-256 of a JSON body, independent of key order and whitespace. Raises `Malformed`."""
     try:
         canonical = msgspec.json.encode(msgspec.json.decode(body), order="sorted")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

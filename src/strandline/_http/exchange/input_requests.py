@@ -1,4 +1,4 @@
-"""How a session's input requests are answered: told to those whose runs wait until they are."""
+"""How to answer a session's input requests, for clients whose runs wait for the answer."""
 
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ _OF_WAITING: Final = (RunQueued, RunPosition)
 
 
 class HowToAnswer(Struct, frozen=True):
-    """The request that answers; each `response` in its body is null, to be filled in: any JSON that is not."""
+    """The request that answers. Replace each null `response` in its body by the answer, any JSON but null."""
 
     method: str
     path: str
@@ -21,12 +21,12 @@ class HowToAnswer(Struct, frozen=True):
 
 
 def open_requests(event: Event) -> list[InputRequest]:
-    """Return what has to be answered before the run of an event can start."""
+    """Return the input requests that an event's run waits for."""
     return event.input_requests if isinstance(event, _OF_WAITING) else []
 
 
 def how_to_answer(scope: Scope, session: SessionId, requests: list[InputRequest]) -> HowToAnswer:
-    """Return how the client of a request answers what a session asks."""
+    """Return how the client of a request answers the input requests of a session."""
     responses = [{"id": each.id, "response": None} for each in requests]
     path = wire.place(scope, f"/v1/sessions/{session}/runs")
     return HowToAnswer("POST", path, {"input": {"responses": responses}})

@@ -1,4 +1,4 @@
-"""The one record that every dialect reads a request into: the run that its client asks for, and how it is answered."""
+"""The record that every dialect reads a request into: the requested run, and how to answer."""
 
 import math
 from collections.abc import Mapping
@@ -13,72 +13,71 @@ from strandline.errors import Invalid
 
 UNTIL_IT_ENDS: Final = math.inf
 OF_AGENTCORE: Final = "agentcore"
-"""The key of metadata under which stands what AgentCore Runtime says of a request."""
+"""The key of a run's metadata for the headers of AgentCore Runtime."""
 
 
 Priority = Annotated[int, Meta(ge=1, le=5)] | Annotated[float, Meta(ge=1, le=5, multiple_of=1)]
-"""A whole number, in every form in which JSON may have it: `2`, `2.0`, `2e0`. `whole_number` makes an int of it."""
+"""A whole number in any JSON form: `2`, `2.0`, `2e0`. `whole_number` converts it to an int."""
 
 
 class RunOptions(Struct, frozen=True, kw_only=True):
-    """The part of a body that all routes have in common which ask for a run. Null is as good as left out."""
+    """The fields that all bodies which submit a run share. Null means absent."""
 
     if_busy: Annotated[
         IfBusy | None,
         Meta(
-            description="What becomes of the run, or of others, if the session has runs that wait or execute; it waits"
-            " by default (`enqueue`)"
+            description="What happens if the session has queued or executing runs; by default the run waits (`enqueue`)"
         ),
     ] = None
     on_question: Annotated[
         OnQuestion | None,
         Meta(
-            description="What the run does if the session waits for a person's answer: it waits for that too (`wait`),"
-            " is the answer, if it is a text and exactly one input request is open (`answer`), or ends the question"
-            " (`dismiss`); the setting `on_question` by default"
+            description="What happens if the session waits for a person's answer: the run waits too (`wait`), is the"
+            " answer, if it is a text and exactly one input request is open (`answer`), or dismisses the question"
+            " (`dismiss`); default: the setting `on_question`"
         ),
     ] = None
-    priority: Annotated[Priority | None, Meta(description="Place in the queue, 1 first")] = None
+    priority: Annotated[Priority | None, Meta(description="Priority in the queue, 1 to 5, 1 first")] = None
     timeout: Annotated[float | None, Meta(description="Seconds that the run may take")] = None
     queue_timeout: Annotated[float | None, Meta(description="Seconds that the run may wait for its turn")] = None
     on_disconnect: Annotated[
-        OnDisconnect | None, Meta(description="What becomes of the run if its clients are lost")
+        OnDisconnect | None, Meta(description="What happens to the run if all its clients disconnect")
     ] = None
-    metadata: Annotated[dict[str, Any] | None, Meta(description="Kept with the run, and handed to its tools")] = None
+    metadata: Annotated[dict[str, Any] | None, Meta(description="Stored with the run, and passed to its tools")] = None
 
 
 class Response(Struct, frozen=True):
     """The answer to one input request."""
 
     id: Annotated[str, Meta(description="The `id` of the input request")]
-    response: Annotated[Any, Meta(description="Whatever the tool that asks makes something of; not null")]
+    response: Annotated[Any, Meta(description="The answer, any JSON but null")]
 
 
 class Responses(Struct, frozen=True):
-    """In place of a text: the answers to all input requests that are open in the session."""
+    """Answers to all open input requests of the session, instead of a text."""
 
     responses: list[Response]
 
 
 class RunRequest(Struct, frozen=True, kw_only=True):
-    """A run that a client asks for. `options` are those that every dialect has in common."""
+    """A run requested by a client. `options` are the fields that all dialects share."""
 
     key: SessionKey
     input: Input | Responses
     options: RunOptions
     body: bytes
-    """What was sent, as JSON, or what stands for it: the same for a request that is sent again."""
+    """The body as JSON, or a digest of it: the same for a repeated request."""
     runtime: Mapping[str, str] = {}
-    """What AgentCore Runtime says of the request."""
+    """The headers of AgentCore Runtime."""
     as_events: bool = False
-    """Whether the answer is a stream of the run's events, else it is one answer."""
+    """Whether to answer with a stream of the run's events."""
     after: int = 0
-    """The event after which a client goes on that comes back to a stream."""
+    """The event after which a stream resumes."""
     wait_s: float | None = UNTIL_IT_ENDS
-    """How long the one answer waits for the run's end; None: not at all."""
+    """How long the answer waits for the run's end; None: not at all."""
 
     def for_service(self, idempotency_key: str | None) -> Request:
-        """Return what the service is asked. Raises `Invalid`."""
+        """Return the request to the service. Raises `Invalid`."""
         answers: dict[str, Any] | None = None
         prompt = self.input
         if isinstance(prompt, Responses):
@@ -104,12 +103,12 @@ class RunRequest(Struct, frozen=True, kw_only=True):
 
 
 def whole_number(given: float | None) -> int | None:
-    """Return a number that was checked to be whole as an int."""
+    """Return a number, already checked to be whole, as an int."""
     return None if given is None else int(given)
 
 
 def kept_with(metadata: dict[str, Any], runtime: Mapping[str, str]) -> dict[str, Any]:
-    """Return the metadata of a run: the client's own, and what AgentCore tells, which no client can make up."""
+    """Return the metadata of a run: the client's, and AgentCore's headers, which a client's cannot replace."""
     if not runtime and OF_AGENTCORE not in metadata:
         return metadata
     own = {name: value for name, value in metadata.items() if name != OF_AGENTCORE}

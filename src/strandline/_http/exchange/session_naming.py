@@ -1,4 +1,4 @@
-"""Which session a request is about that may leave that open: the one that it names, or one that all such share."""
+"""The session of a request that may name none: then it is refused, or shares one with all such requests."""
 
 from typing import Final
 
@@ -7,16 +7,16 @@ from msgspec import Struct
 from strandline._model import DEFAULT_SESSION
 from strandline.errors import NoSession
 
-SHARED: Final = "or have all requests that name none share one (setting default_session=shared)"
+SHARED: Final = "or let all requests without one share a session (setting default_session=shared)"
 
 
 class SessionNaming(Struct, frozen=True):
-    """`shares`: whether requests that name no session talk in `default`, all of them in one conversation."""
+    """`shares`: whether all requests without a session share the session `default`."""
 
     shares: bool
 
     def named(self, name: str | None, how: str) -> str:
-        """Return the name of a session as it was given, or the one that all share; `how` says how to give one.
+        """Return the given name of a session, or the shared one; `how` says how to name one.
 
         Raises `NoSession`.
         """

@@ -1,8 +1,8 @@
 """Events on the wire: server-sent events (WHATWG HTML, section 9.2), one response per subscriber.
 
-An event's `id` is its number, its `event` the type, its `data` one line of JSON that has the type, the run and the time
-too. What is told in passing has no id, so that nobody resumes after it. Nothing is kept for a subscriber: one that
-reads slowly is slowed by its own connection.
+An event's `id` is its number, `event` its type, `data` one line of JSON, which also has the type, the run and the time.
+A transient event has no id, so that no client resumes after it. Nothing is buffered per subscriber: backpressure slows
+only its own connection.
 """
 
 import asyncio
@@ -23,24 +23,24 @@ from strandline.errors import Invalid
 
 MEDIA_TYPE: Final = "text/event-stream"
 FIRST_S: Final = 0.1
-"""How long the first event is waited for before a comment is sent; that of a run that starts at once takes a commit."""
+"""How long to wait for the first event before sending a comment. If the run starts at once, it takes one commit."""
 ALIVE_S: Final = 15.0
-"""How long nothing is sent before a comment is, for proxies that end what is silent."""
+"""The silence after which a comment is sent, for proxies that close silent connections."""
 _ALIVE: Final = b": alive\n\n"
 _RETRY: Final = b"retry: 1000\n"
-"""Milliseconds after which a client that lost its connection is to come back. It stands in the block of the first
-event: on its own it is a block that some readers (httpx-sse) hand on as an event without data."""
+"""Milliseconds after which a disconnected client should reconnect. Sent in the block of the first event, because some
+clients (httpx-sse) report a block of its own as an event without data."""
 AT_ONCE_BYTES: Final = LARGE
-"""How much is sent in one go, at most: what a client that reads nothing has waiting for it."""
+"""Maximum of one write: what is buffered for a client that does not read."""
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class EventResponse(Response):
-    """A response that goes on as long as its subscription does, or its client.
+    """A response that streams a subscription until it or the connection ends.
 
-    `frame` makes bytes of an event, which may be none; `left` is told whether the client was lost. `opening` is sent
-    before all events, `closing()` after the last one. Without an `opening` the first event says when to come back, and
-    where none comes soon a comment is sent, for proxies that hold back headers until a body begins.
+    `frame` encodes an event, perhaps as no bytes; `left` is called with whether the client disconnected. `opening` is
+    sent before all events, `closing()` after the last. Without an `opening` the first event has `retry`, and a
+    comment is sent if no event comes soon, for proxies that hold headers back until a body begins.
     """
 
     media_type = MEDIA_TYPE
@@ -65,9 +65,9 @@ class EventResponse(Response):
         self.init_headers({**_HEADERS, **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events. Their end, or that of the connection, ends the response."""
+        """Send the events until they or the connection end."""
         events = self._events
-        if scope["method"] == "HEAD":  # which is answered with headers alone, and would never know that it is over
+        if scope["method"] == "HEAD":  # answered with headers only, which would never end
             events.close()
         gone = asyncio.ensure_future(disconnected(receive))
         gone.add_done_callback(lambda _: events.close())
@@ -83,30 +83,32 @@ class EventResponse(Response):
                         await send(_part(portion))
                         before = b""
                     if events.is_behind:
-                        await asyncio.sleep(0)  # who has much to catch up with leaves the loop to others in between
+                        await asyncio.sleep(0)  # a subscriber that catches up yields to others
                 elif not events.is_over:
                     await send(_part(_ALIVE))
                 wait_s = ALIVE_S
             if not gone.done():
                 await send(_part(self._closing(), more=False))
         finally:
-            self._left(gone.done() and not events.is_read)  # (who leaves at the end, as browsers do, is not lost)
+            self._left(
+                gone.done() and not events.is_read
+            )  # (closing after the end, as browsers do, is not a disconnect)
             gone.cancel()
 
 
 class RunEvents:
-    """Writes the events of a run in our own form, for the client of a request."""
+    """Encodes the events of a run in our own format, for the client of a request."""
 
     def __init__(self, stream: RunStream, scope: Scope) -> None:
         self._stream = stream
         self._scope = scope
 
     def opening(self) -> bytes:
-        """Return nothing: the first event is the first that is sent."""
+        """Return nothing: the stream begins with the first event."""
         return b""
 
     def of(self, numbered: Numbered) -> bytes:
-        """Return an event. One that says how to answer is made anew: clients may reach this app by several paths."""
+        """Return an encoded event. One with `answer` is not shared: its path depends on the client's request."""
         if open_requests(numbered.event):
             stream = self._stream
             return framed(numbered, stream.run_id, _answer(self._scope, stream.key.session_id, numbered.event))
@@ -116,19 +118,19 @@ class RunEvents:
         return framed(as_last(numbered), self._stream.run_id)
 
     def closing(self) -> bytes:
-        """Return nothing: the end is an event."""
+        """Return nothing: the last event is the end."""
         return b""
 
 
 def framed_change(numbered: Numbered, scope: Scope) -> bytes:
-    """Return an event of any run or session as it looks on the wire."""
+    """Return an event of `/v1/events` in wire format."""
     if numbered.session_id is not None and open_requests(numbered.event):
         return framed(numbered, numbered.run_id, _answer(scope, numbered.session_id, numbered.event))
     return framed(numbered, numbered.run_id)
 
 
 def framed(numbered: Numbered, run_id: RunId | None, answer: HowToAnswer | None = None) -> bytes:
-    """Return an event as it looks on the wire; `answer` is how to answer what its run waits for."""
+    """Return an event in wire format; `answer` is how to answer the input requests that its run waits for."""
     event = numbered.event
     about = b"" if run_id is None else b',"run_id":"%b"' % run_id.encode()
     if numbered.session_id is not None:
@@ -141,9 +143,9 @@ def framed(numbered: Numbered, run_id: RunId | None, answer: HowToAnswer | None 
 
 
 def wants_events(request: Request) -> bool:
-    """Return whether the client would rather have events than one answer."""
+    """Return whether the client prefers events to a single answer."""
     accepted = ",".join(request.headers.getlist("accept")).lower()
-    if MEDIA_TYPE not in accepted:  # (as of nearly all)
+    if MEDIA_TYPE not in accepted:  # (nearly all requests)
         return False
     weights = {MEDIA_TYPE: 0.0, "application/json": 0.0}
     for entry in accepted.split(","):
@@ -154,28 +156,28 @@ def wants_events(request: Request) -> bool:
 
 
 def last_event_id(request: Request) -> int:
-    """Return the number after which a client goes on; 0 is from the beginning. Raises `Invalid`."""
+    """Return the number after which a stream resumes; 0: from the beginning. Raises `Invalid`."""
     if (number := _event_id(request)) is None:
-        raise Invalid("Last-Event-ID must be the id of an event, as it was sent with it")
+        raise Invalid("Last-Event-ID must be the id of an event, as sent with it")
     return number
 
 
 def resumed_after(request: Request) -> int:
-    """Return the number after which the client of a request for a run goes on; 0 is from the beginning.
+    """Return the number after which the stream of a requested run resumes; 0: from the beginning.
 
-    Its id may be one of another run, and as far as it cannot be told from one of this run, it counts.
+    The id may belong to another run: the exchange ignores those that this run cannot have sent.
     """
     return _event_id(request) or 0
 
 
 def _event_id(request: Request) -> int | None:
-    """Return the number in `Last-Event-ID`, 0 without one, None if no event of ours can have it."""
+    """Return the number in `Last-Event-ID`, 0 without one, None if it is not a possible id."""
     text = request.headers.get("last-event-id", "").strip() or "0"
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 17 else None
 
 
 def _portions(body: bytes) -> Iterator[bytes]:
-    """Yield the same bytes in pieces of `AT_ONCE_BYTES` at most; nothing of nothing."""
+    """Yield the bytes in pieces of at most `AT_ONCE_BYTES`; none if they are empty."""
     for start in range(0, len(body), AT_ONCE_BYTES):
         yield body[start : start + AT_ONCE_BYTES]
 
@@ -196,6 +198,6 @@ def _part(body: bytes, *, more: bool = True) -> Message:
 
 
 async def disconnected(receive: Receive) -> None:
-    """Return when the client has left; whatever still comes of its request is of no interest."""
+    """Return when the client disconnects; ignore the rest of its request."""
     while (await receive())["type"] != "http.disconnect":
         pass

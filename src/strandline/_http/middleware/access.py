@@ -1,4 +1,4 @@
-"""What every request passes: is it one of ours, who asks, and then, does the server take requests yet."""
+"""The middleware of every request: check its origin, identify its caller, then wait until the server has started."""
 
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -15,13 +15,13 @@ from strandline._http.middleware.guard import Guard
 from strandline.errors import NotReady
 
 NEVER_WAIT: Final = OPEN | {METRICS}
-"""What is answered at once while a server starts: probes, metrics, and what describes the routes."""
+"""Paths that are answered while the server starts: probes, metrics, and the description of the routes."""
 
 Headers = Iterable[tuple[bytes, bytes]]
 
 
 class AccessMiddleware:
-    """Turns away foreign requests and those without a key. `respond` says what errors look like."""
+    """Refuses foreign requests and those without a valid key. `respond` formats the errors."""
 
     def __init__(
         self,
@@ -46,13 +46,15 @@ class AccessMiddleware:
             await self._app(scope, receive, send)
             return
         send = Marked(send)
-        scope["app"] = self  # Starlette's router raises its 404 and 405 then, instead of answering in plain text
+        scope["app"] = self  # makes Starlette's router raise its 404 and 405 instead of answering in plain text
         try:
             if (reason := self._guard.refusal(scope)) is not None:
                 raise wire.Foreign(reason)
             let_in = self._access.admit(scope)
             self._on_arrival(scope["headers"])
-            if scope["path"].endswith("\n"):  # (for the router it is the path without, which has rules of its own)
+            if scope["path"].endswith(
+                "\n"
+            ):  # (the router would match the path without it, which may be a path with other rules)
                 raise HTTPException(wire.NOT_FOUND)
             if let_in is None:
                 await self._app(scope, receive, send)
@@ -64,7 +66,7 @@ class AccessMiddleware:
 
 
 class StartWait:
-    """Makes requests wait for a server that starts: they have been let in, and nothing of their bodies is read."""
+    """Makes requests wait for a starting server. They are authenticated, and their bodies are not read yet."""
 
     def __init__(self, app: ASGIApp, service: Service, wait_s: float) -> None:
         self._app = app
@@ -72,14 +74,14 @@ class StartWait:
         self._wait_s = wait_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request once the server is ready. Raises `NotReady` if it takes too long, or too many wait."""
+        """Answer one request once the server is ready. Raises `NotReady` if that takes too long, or too many wait."""
         if self._service.starting and scope["type"] == "http" and wire.inner_path(scope) not in NEVER_WAIT:
             await self._service.until_ready(self._wait_s)
         await self._app(scope, receive, send)
 
 
 class Marked:
-    """Sends messages on, and has browsers take each answer for what it says that it is."""
+    """Forwards messages, and adds `nosniff` to each response."""
 
     __slots__ = ("_send",)
 

@@ -1,8 +1,8 @@
-"""What the log says of requests that were not let in.
+"""Logs and counts requests that were denied access.
 
-Refusals can be made by anybody, as many as they like, so their lines are few: `BURST` at once, then one every `EVERY_S`
-seconds, which says how many were left out. All of them are counted. No line has a key: one that is known or has the
-form of ours is told by its id, the beginning of its hash, as it stands in the file of keys.
+Anybody can cause any number of them, so the log is limited: `BURST` lines at once, then one every `EVERY_S` seconds,
+which says how many were left out. All are counted. No line has a key: a known key, or one that looks like ours, is
+named by its id, the beginning of its hash in the key file.
 """
 
 import logging
@@ -24,7 +24,7 @@ FOREIGN: Final = "foreign"
 
 
 class Denials:
-    """Logs and counts requests that were not let in. Belongs to the serving loop."""
+    """Logs and counts denied requests. Belongs to the serving loop."""
 
     def __init__(self, clock: Clock, on_denied: Callable[[str], object]) -> None:
         self._clock = clock
@@ -34,15 +34,15 @@ class Denials:
         self._unlogged = 0
 
     def note(self, scope: Scope, error: Exception) -> None:
-        """Note a request that is answered by an error, if that says that it was not let in.
+        """Log and count a request if its error means that it was denied access.
 
-        It is of a foreign page or under a foreign name, without a key that counts, or for what only operators see.
+        It comes from a foreign page or names a foreign host, has no valid key, or needs an operator's key.
         """
         match error:
             case wire.Foreign():
                 self._denied(scope, FOREIGN, str(error))
             case wire.Unauthorized(key_id=key_id):
-                shown = f"key {key_id}" if key_id else "a key of no form that is known" if error.shown else "no key"
+                shown = f"key {key_id}" if key_id else "a malformed key" if error.shown else "no key"
                 self._denied(scope, error.reason, f"{error} ({shown})")
             case wire.OperatorsOnly():
                 self._denied(scope, error.code, f"{error} (key {error.key_id})")
@@ -56,7 +56,7 @@ class Denials:
             self._unlogged += 1
             return
         self._left -= 1
-        more = f"; {self._unlogged} more were refused since the last line of this kind" if self._unlogged else ""
+        more = f"; {self._unlogged} more were refused since the last such line" if self._unlogged else ""
         self._unlogged = 0
         route = f"{scope['method']} {scope['path']}"
         if len(route) > LONGEST_ROUTE:

@@ -1,11 +1,10 @@
-"""Who asks: the key that a request shows, and the principal that it stands for.
+"""Authentication: the key of a request, and the caller that it identifies.
 
-Keys are shown in one place only, the header `Authorization: Bearer KEY`: what stands in an address is written to logs
-on the way. Whoever shows none is told so before anything of the request is read. Probes and what describes the routes
-are open to all, and tell nobody of sessions or principals.
+A key counts only in the header `Authorization: Bearer KEY`, because URLs are logged on the way. A request without one
+is refused before its body is read. Probes and the description of the routes are open to all, and show no sessions or
+callers.
 
-A key that is taken away is gone for what goes on, too: each request that it let in, and that is still being answered,
-is ended. What had been accepted by then stays accepted.
+Revoking a key also ends the requests that are still being answered under it. Their accepted runs stay accepted.
 """
 
 import asyncio
@@ -26,7 +25,7 @@ LONGEST_KEY: Final = 512
 
 
 class Access:
-    """Lets requests in. Without keys it lets everybody in, as one principal. Belongs to the serving loop."""
+    """Authenticates requests. Without keys all have one caller. Belongs to the serving loop."""
 
     def __init__(self, keys: Keys | None, settings: AppSettings) -> None:
         self._keys = keys
@@ -38,13 +37,13 @@ class Access:
 
     @property
     def mode(self) -> str:
-        """`keys` if there are any, else `none`."""
+        """`keys` if keys are required, else `none`."""
         return "none" if self._keys is None else "keys"
 
     def admit(self, scope: Scope) -> "AdmittedRequest | None":
-        """Note in `scope` who asks; return whom to answer under whose key, None if nobody needs one.
+        """Put the caller into `scope`; return the request to answer under its key, None if it needs none.
 
-        `scope` loses its `baggage` if whoever asks is not trusted with one. Raises `Unauthorized`, `OperatorsOnly`.
+        Removes `baggage` from `scope` if the caller's is not trusted. Raises `Unauthorized`, `OperatorsOnly`.
         """
         let_in = self._admit(scope)
         if self._trusted_baggage != "all" and not (self._trusted_baggage == "operators" and scope[CALLER].operator):
@@ -57,7 +56,7 @@ class Access:
             return None
         path = wire.inner_path(scope)
         if path in self._open:
-            # Whoever shows the key of an operator may be told more; a wrong one shuts nobody out of a probe.
+            # An operator's key may show more; a wrong key does not fail a probe.
             known = _shown(self._keys, scope) if path in EXEMPT else None
             scope[CALLER] = EVERYBODY if isinstance(known, wire.Unauthorized) else _caller(known)
             return None
@@ -66,10 +65,10 @@ class Access:
             raise known
         if known is None:
             raise wire.Unauthorized(
-                "this server wants a key: send `Authorization: Bearer KEY`", shown=False, reason="no_key"
+                "this server requires an API key: send `Authorization: Bearer KEY`", shown=False, reason="no_key"
             )
         if path == METRICS and not known.operator:
-            detail = "metrics are for operators: show the key of one (setting metrics_public)"
+            detail = "metrics need an operator's key (setting metrics_public)"
             raise wire.OperatorsOnly(detail, key_id=known.id)
         scope[CALLER] = _caller(known)
         return AdmittedRequest(self._let_in, known)
@@ -81,7 +80,7 @@ class Access:
 
 
 class AdmittedRequest:
-    """A request that goes on for as long as its key counts; `answer` awaits its answer."""
+    """A request that is answered while its key is valid."""
 
     __slots__ = ("_completed", "_let_in", "_revoked", "_send", "_started", "_task", "key")
 
@@ -91,9 +90,9 @@ class AdmittedRequest:
         self._revoked = self._started = self._completed = False
 
     async def answer(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Have a request answered. Raises `Unauthorized` if its key is taken away before anything was sent.
+        """Answer the request. Raises `Unauthorized` if its key is revoked before anything is sent.
 
-        An answer that had begun by then is over: it ends as if there were no more to tell.
+        A response that has begun by then ends early, as if it were complete.
         """
         task = asyncio.current_task()
         assert task is not None
@@ -105,7 +104,7 @@ class AdmittedRequest:
             if not self._revoked or task.uncancel() > 0:
                 raise
             if not self._started:
-                detail = "this key has been taken away"
+                detail = "this key has been revoked"
                 raise wire.Unauthorized(detail, shown=True, reason="revoked_key", key_id=self.key.id) from None
             if not self._completed:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -113,7 +112,7 @@ class AdmittedRequest:
             self._let_in.pop(self, None)
 
     def end(self) -> None:
-        """End the request: its key counts no more."""
+        """End the request: its key has been revoked."""
         if not self._revoked:
             self._revoked = True
             self._task.cancel()
@@ -129,7 +128,7 @@ def _caller(known: ApiKey | None) -> Caller:
 
 
 def _shown(keys: Keys, scope: Scope) -> ApiKey | wire.Unauthorized | None:
-    """Return the key that a request shows, None if it shows none, the error if that does not count."""
+    """Return the key of a request, None without one, an error if it is not valid."""
     values = [value for name, value in scope["headers"] if name == b"authorization"]
     if not values:
         return None
@@ -143,5 +142,5 @@ def _shown(keys: Keys, scope: Scope) -> ApiKey | wire.Unauthorized | None:
         return wire.Unauthorized(detail, shown=True, reason="malformed_key")
     known = keys.ring.find(key) if len(key) <= LONGEST_KEY else None
     if known is None:
-        return wire.Unauthorized("this key is not known", shown=True, reason="unknown_key", key_id=id_of(key))
+        return wire.Unauthorized("this key is not valid", shown=True, reason="unknown_key", key_id=id_of(key))
     return known

@@ -1,6 +1,6 @@
-"""Who has to go of all connections of a server: who keeps it waiting too long, or for longest if there are too many.
+"""Decides which connections a server closes: those that are too slow, and at the limit the longest-idle one.
 
-Knows time and order, and no bytes.
+Knows time and order, but no bytes.
 """
 
 import asyncio
@@ -14,24 +14,24 @@ from strandline._http import wire
 from strandline.errors import StrandlineError
 
 FOR_PROBES: Final = 100
-"""Connections kept free for probes, so that nobody restarts a server for having many clients."""
+"""Connections reserved for probes, so that a server with many clients is not restarted."""
 
 OnEnd = Callable[[str], object]
-"""Told why a connection was ended before its time: the code of what its client was told, `idle` if it had asked nothing
-and made room, `not_taken` if it took nothing of its answer, `too_many_behind` if it
-asked on and on without waiting for any."""
+"""Called with the reason why a connection is closed early: the code of its error, `idle` if it made room for another,
+`not_taken` if its client read nothing of an answer, `too_many_behind` if it sent too many requests without waiting for
+an answer."""
 
 
 def ignore_end(reason: str) -> None:
-    """Tell nobody."""
+    """Ignore the reason."""
 
 
 Render = Callable[[Response, str], Response]
-"""Puts a problem document into the form that clients of a path understand."""
+"""Formats a problem document for the clients of a path."""
 
 
 def plain(problem: Response, path: str) -> Response:
-    """Leave a problem document as it is."""
+    """Return a problem document as it is."""
     return problem
 
 
@@ -41,32 +41,32 @@ class Member(Protocol):
     probes_only: bool
 
     def took_too_long(self, reason: StrandlineError) -> None:
-        """Hear that its request was not here in time, and what its client is to be told."""
+        """Close it with an error: its request did not arrive in time."""
         ...
 
     def close_after_response(self) -> None:
-        """End with the answer that is under way, if one is: the server stops."""
+        """Close it after the answer under way, if there is one: the server is stopping."""
         ...
 
     def took_too_little(self) -> None:
-        """Hear that it has had its time to take what was written to it."""
+        """Close it if its client has read nothing in its time."""
         ...
 
     def cut(self) -> None:
-        """End it at once."""
+        """Close it at once."""
         ...
 
     def take_probes_only(self, most: int) -> None:
-        """Answer probes, and nothing else."""
+        """Answer only probes."""
         ...
 
     def refuse(self, error: StrandlineError) -> None:
-        """Say why, and end it."""
+        """Send an error and close it."""
         ...
 
 
 class ConnectionLimiter:
-    """All connections of a server; those that owe a request in the order in which their time began."""
+    """All connections of a server, and those that we wait for, in order of time."""
 
     def __init__(
         self,
@@ -80,26 +80,26 @@ class ConnectionLimiter:
         self._most = most
         self._most_head_bytes = most_head_bytes
         self._heads: dict[Member, int] = {}
-        """What connections keep of heads that are not whole, those first that have kept anything for longest."""
+        """Bytes of incomplete heads by connection, the oldest first."""
         self._head_bytes = 0
         self.on_end = on_end
         self.render = render
         self.stops = False
-        """Whether the server does."""
+        """Whether the server is stopping."""
         self._too_late: StrandlineError = wire.TooSlow(
-            f"the request was not here within {patience_s:g} s (setting receive_timeout)"
+            f"the request did not arrive within {patience_s:g} s (setting receive_timeout)"
         )
         self._open: set[Member] = set()
-        self._owing = Waiting(patience_s, lambda each: each.took_too_long(self._too_late))
-        self._taking = Waiting(patience_s, lambda each: each.took_too_little())
+        self._expected = Waiting(patience_s, lambda each: each.took_too_long(self._too_late))
+        self._reading = Waiting(patience_s, lambda each: each.took_too_little())
 
     def came(self, connection: Member) -> None:
-        """Let a connection in, for which another one goes if there are too many."""
+        """Accept a connection; at the limit, close the longest-idle one for it."""
         self._open.add(connection)
         self.expects_request(connection)
         if len(self._open) <= self._most:
             return
-        idle = next((each for each in self._owing if each is not connection and not each.probes_only), None)
+        idle = next((each for each in self._expected if each is not connection and not each.probes_only), None)
         if idle is None and len(self._open) <= self._most + FOR_PROBES:
             connection.take_probes_only(self._most)
             return
@@ -112,28 +112,28 @@ class ConnectionLimiter:
             self.left(connection)
 
     def stop(self, error: StrandlineError, patience_s: float) -> None:
-        """Refuse with `error` each request that is not here within `patience_s`, or within that of its own beginning.
+        """Refuse with `error` each request that has not arrived within `patience_s`, from now or from its beginning.
 
-        No connection is kept once a request on it has been answered. The first call counts.
+        Connections are closed once their request is answered. Only the first call counts.
         """
         if self.stops:
             return
         self.stops, self._too_late = True, error
         for each in self._open:
             each.close_after_response()
-        self._owing.hurry(patience_s)
+        self._expected.hurry(patience_s)
 
     def left(self, connection: Member) -> None:
         """Forget a connection."""
         self.keeps(connection, 0)
         self._open.discard(connection)
-        self._owing.ended(connection)
-        self._taking.ended(connection)
+        self._expected.ended(connection)
+        self._reading.ended(connection)
 
     def keeps(self, connection: Member, head_bytes: int) -> None:
-        """Note how much a connection keeps of a head that is not whole; over the bound for all, the oldest heads go.
+        """Note the bytes of a connection's incomplete head; above the limit for all, refuse the oldest.
 
-        A head comes in one piece or a few, so a client that means no harm keeps anything for a moment only.
+        A head arrives in one piece or a few, so a harmless client's is incomplete only for a moment.
         """
         self._head_bytes += head_bytes - self._heads.get(connection, 0)
         if head_bytes:
@@ -146,67 +146,67 @@ class ConnectionLimiter:
             oldest.refuse(wire.HeadsFull())
 
     def expects_request(self, connection: Member) -> None:
-        """It is the client's turn from now on."""
-        self._owing.began(connection)
+        """Wait for a request: it is the client's turn."""
+        self._expected.began(connection)
 
     def has_request(self, connection: Member) -> None:
-        """It is our turn, and the client waits."""
-        self._owing.ended(connection)
+        """A request has arrived: it is our turn."""
+        self._expected.ended(connection)
 
     def expects_reading(self, connection: Member) -> None:
-        """More has been written to it than it has taken."""
+        """Wait for the client to read."""
         if connection in self._open:
-            self._taking.began(connection)
+            self._reading.began(connection)
 
     def has_read(self, connection: Member) -> None:
-        """It has taken enough."""
-        self._taking.ended(connection)
+        """The client has read enough."""
+        self._reading.ended(connection)
 
 
 class Waiting:
-    """Connections that we wait for, in the order in which that began, and one timer for all of them."""
+    """Connections that we wait for, oldest first, with one timer for all."""
 
     def __init__(self, patience_s: float, is_over: Callable[[Member], None]) -> None:
         self._patience_s = patience_s
         self._is_over = is_over
         self._since: dict[Member, float] = {}
-        self._patrol: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def __iter__(self) -> Iterator[Member]:
-        """Yield first whom we have waited for longest."""
+        """Yield the longest-awaited first."""
         return iter(self._since)
 
     def began(self, connection: Member) -> None:
-        """Wait for a connection from now on."""
+        """Wait for a connection, from now."""
         self._since.pop(connection, None)
         self._since[connection] = asyncio.get_running_loop().time()
-        if self._patrol is None:
-            self._patrol_in(self._patience_s)
+        if self._timer is None:
+            self._schedule(self._patience_s)
 
     def ended(self, connection: Member) -> None:
-        """Wait for it no more."""
+        """Stop waiting for it."""
         self._since.pop(connection, None)
 
     def hurry(self, patience_s: float) -> None:
-        """Wait no longer than this, from now on, for any of them and for those that come."""
+        """Wait at most this long, from now, for all of them and for later ones."""
         self._patience_s = min(self._patience_s, patience_s)
         now = asyncio.get_running_loop().time()
         self._since = dict.fromkeys(self._since, now)
-        if self._patrol is not None:
-            self._patrol.cancel()
-            self._patrol_in(self._patience_s)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._schedule(self._patience_s)
 
-    def _patrol_in(self, seconds: float) -> None:
-        self._patrol = asyncio.get_running_loop().call_later(seconds, self._look)
+    def _schedule(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
 
-    def _look(self) -> None:
-        """Tell of those whose time is over, and come back when the next one's will be."""
+    def _expire(self) -> None:
+        """Report the connections whose time is over, and schedule the next check."""
         now = asyncio.get_running_loop().time()
-        while self._since:  # (`_patrol` stays set meanwhile: who begins anew in here needs no second one)
+        while self._since:  # (`_timer` stays set meanwhile, so `began` sets no second timer)
             connection, since = next(iter(self._since.items()))
             if (left_s := since + self._patience_s - now) > 0:
-                self._patrol_in(left_s)
+                self._schedule(left_s)
                 return
             del self._since[connection]
             self._is_over(connection)
-        self._patrol = None
+        self._timer = None

@@ -1,14 +1,14 @@
-"""The connections of a server's own process: how many there may be, how long each may take, how large a head may be.
+"""The connections of a server in its own process: limits their number, their time, and the size of request heads.
 
-uvicorn bounds none of that: a client that sends nothing, a byte a minute or an endless header would keep a file
-descriptor and memory for good. What is owed decides. As long as a connection owes us a request (it has sent none, a
-part of one, or has been answered) it is the client's turn: it has so much time, and among too many the one that has
-taken longest goes. Once the request is here it is our turn, and the connection stays until it is answered; but whoever
-takes nothing of an answer in that time is let go, too. When the server stops a request has less time to be here, and is
-then refused as the routes refuse what comes while it stops: nothing of it was accepted.
+uvicorn limits none of these: a client that sends nothing, a byte a minute or an endless header would keep a file
+descriptor and memory forever. While we wait for a request (none or only a part has arrived, or the last one is
+answered), it is the client's turn: its time is limited, and at the limit of connections the longest-idle one is closed.
+Once the request has arrived it is our turn, and the connection stays open until it is answered, unless the client reads
+nothing of the answer for too long. While the server stops, requests have less time to arrive, and are then refused like
+other requests to a stopping server: nothing of them was accepted.
 
-Knows bytes and time, and nothing of what is asked but where, since that decides the form in which it is refused.
-`asgi` in a server of somebody else has what that one offers.
+Knows bytes and time, and of a request only its path, which decides the format of errors. In another program's server
+(`asgi`), that server's own limits apply.
 """
 
 import asyncio
@@ -36,23 +36,23 @@ from strandline._http.middleware.guard import EXEMPT
 from strandline.errors import StrandlineError
 
 MAX_HEAD_BYTES: Final = 16 * 1024
-"""Of a request's line and headers; what servers and proxies allow is 8 to 64 KiB."""
+"""Maximum of a request's line and headers. Other servers and proxies allow 8 to 64 KiB."""
 MAX_HEADS_BYTES: Final = 8 * 1024 * 1024
-"""Of all heads that are not whole yet, together: until they are, nobody knows whose they are."""
+"""Maximum of all incomplete heads together, whose callers are not known yet."""
 MAX_HEADERS: Final = 200
-"""Of a request: one of four bytes takes a hundred in memory, and as long to read as a long one."""
+"""Maximum of a request's headers: one of four bytes takes a hundred in memory, and as much time as a long one."""
 HEADER_BYTES: Final = 150
-"""What a header takes in memory besides its own bytes."""
+"""Memory for a header besides its own bytes."""
 MAX_BEHIND: Final = 16
-"""Requests behind the one in work: one of 18 bytes takes some KB in memory, and they come 14,000 at a time."""
+"""Maximum of pipelined requests: one of 18 bytes takes some KB in memory, and 14,000 can arrive at once."""
 OF_FILES: Final = 3 / 4
-"""Part of the files that a process may open which connections may be; journal and agents open files too."""
+"""The share of a process's file limit for connections; journal and agents open files too."""
 
 
 class Connection(uvicorn.Connection):
-    """One connection: uvicorn's, with bounds."""
+    """One connection: uvicorn's, with limits."""
 
-    # (With these in the dictionary of uvicorn's own attributes it would be 1.2 KB larger, for each connection.)
+    # (In uvicorn's own attribute dictionary these would take 1.2 KB more per connection.)
     __slots__ = (
         "_before",
         "_head_bytes",
@@ -78,43 +78,45 @@ class Connection(uvicorn.Connection):
         super().__init__(config, server_state, app_state, _loop)
         self._limiter = limiter
         self._unread = 0
-        """How many bytes have come since a head was whole or a body grew: of a head, or of trailers, that never end."""
+        """Bytes received since the last complete head or piece of body: part of a head or of trailers."""
         self._before = 0
-        """How many of a head there may be besides: it began behind something else, in the same piece."""
+        """Further bytes that may belong to the head, which began within the previous piece."""
         self._head_bytes = 0
-        """How much the limiter was told that this connection keeps of a head that is not whole."""
+        """The size of the incomplete head that was last reported to the limiter."""
         self._in_head = False
-        """Or in trailers, as far as anybody knows."""
+        """Also true if it may be in trailers."""
         self._in_body = False
         self._upgrading: str | None = None
-        """The version of HTTP of a request that wants another protocol."""
+        """The HTTP version of a request that asks for another protocol."""
         self._unanswered: list[uvicorn.ServedRequest] = []
         self._left_bytes = 0
-        """How much of what was written had not been taken when its time began."""
+        """Bytes that the client had not read when its time began."""
         self.probes_only = False
         self.url = b""
 
-    # -- what is owed ---------------------------------------------------------------------------------
+    # -- requests and answers ---------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin."""
+        """Register the connection."""
         super().connection_made(transport)
         self._limiter.came(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
+        """Unregister the connection."""
         self._limiter.left(self)
-        for each in self._unanswered:  # (uvicorn tells the latest one only, and an earlier one would write to nobody)
+        for each in (
+            self._unanswered
+        ):  # (uvicorn notifies only the latest one; earlier ones would write to a closed connection)
             uvicorn.mark_disconnected(each)
         super().connection_lost(exc)
 
     def eof_received(self) -> None:
-        """End, once all that was written has been taken."""
+        """Close it once the client has read everything."""
         super().eof_received()
         self._has_to_take()
 
     def on_message_begin(self) -> None:
-        """A request begins: its time does too, unless another one is still to be answered."""
+        """A request begins, and its time too, unless an earlier one is still being answered."""
         super().on_message_begin()
         self._in_head = True
         self._in_body = False
@@ -123,7 +125,7 @@ class Connection(uvicorn.Connection):
             self._limiter.expects_request(self)
 
     def on_message_complete(self) -> None:
-        """A request is here."""
+        """A request has arrived."""
         if self._upgrading is not None:
             return
         super().on_message_complete()
@@ -141,30 +143,30 @@ class Connection(uvicorn.Connection):
         elif not self.has_unanswered_request():
             self._limiter.expects_request(self)
 
-    # -- what is to be taken ----------------------------------------------------------------------------
+    # -- reading by the client ----------------------------------------------------------------------------
 
     def pause_writing(self) -> None:
-        """Much has been written that is not taken yet."""
+        """The client does not keep up with reading."""
         super().pause_writing()
         self._has_to_take()
 
     def resume_writing(self) -> None:
-        """Most of it has been taken. (Of what is closed the rest has to be, too.)"""
+        """The client has read most of it. (Before a close, it must read the rest too.)"""
         super().resume_writing()
         if not self.transport.is_closing():
             self._limiter.has_read(self)
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close it: nothing was asked any more."""
+        """Close it: it is idle."""
         super().timeout_keep_alive_handler()
         self._has_to_take()
 
     def took_too_little(self) -> None:
-        """Close it if nothing was taken all the time; who is slow may be slow."""
+        """Close it if the client has read nothing at all; slow clients may stay."""
         if self._not_taken() < self._left_bytes:
             self._has_to_take()
         else:
-            if not self.transport.is_closing():  # (else it had ended before)
+            if not self.transport.is_closing():  # (else it was already closing)
                 self._limiter.on_end("not_taken")
             self.cut()
 
@@ -173,27 +175,27 @@ class Connection(uvicorn.Connection):
         self._limiter.expects_reading(self)
 
     def _not_taken(self) -> int:
-        """Return how many bytes wait for the client, those in the system too: it takes them in large portions."""
+        """Return how many bytes the client has not read, including those in the kernel's buffer."""
         size = self.transport.get_write_buffer_size()
         if sys.platform == "linux":
             import fcntl
             import termios
 
-            # (closed by now, which has no descriptor, or a connection of another kind)
+            # (closed, so without a descriptor, or another kind of connection)
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 file = self.transport.get_extra_info("socket").fileno()
                 size += int.from_bytes(fcntl.ioctl(file, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
         return size
 
-    # -- how large ------------------------------------------------------------------------------------
+    # -- sizes ----------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Read on. Whoever wants another protocol is answered in this one, as all that do not know it have to."""
+        """Read data. A request for another protocol is answered in this one, as HTTP requires."""
         if self.transport.is_closing():
             return
         self.stop_keeping_alive()
         rest = memoryview(data)
-        while rest:  # (a read may be larger than any head, and what is behind one is not known to begin before it ends)
+        while rest:  # (one read may have several heads, whose sizes are known only as each ends)
             if not self._read(rest[:MAX_HEAD_BYTES]):
                 return
             rest = rest[MAX_HEAD_BYTES:]
@@ -205,7 +207,7 @@ class Connection(uvicorn.Connection):
             self._limiter.keeps(self, kept)
 
     def _read(self, piece: memoryview) -> bool:
-        """Read a piece; return whether there is any use in reading on."""
+        """Parse a piece; return whether to continue."""
         size = len(piece)
         self._unread += size
         try:
@@ -227,9 +229,9 @@ class Connection(uvicorn.Connection):
         return not self.transport.is_closing()
 
     def on_headers_complete(self) -> None:
-        """The head is whole. What raises here makes `data_received` refuse it."""
+        """The head is complete. An exception makes `data_received` refuse it."""
         self._in_head = False
-        if self._unread + self._before > MAX_HEAD_BYTES:  # (or a body came with it)
+        if self._unread + self._before > MAX_HEAD_BYTES:  # (or part of it is body)
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             if size > MAX_HEAD_BYTES:
                 self._refuse_head()
@@ -252,16 +254,16 @@ class Connection(uvicorn.Connection):
             self.close_after_response()
 
     def _head_without_upgrade(self) -> bytes:
-        """Return the head that was read, without what makes the parser take its body for another protocol.
+        """Return the head without `Upgrade`, which makes the parser treat the body as another protocol.
 
-        It would be lost, or be read as the next request: one that no proxy in front has looked at.
+        The body would be lost, or be parsed as a next request that no proxy has checked.
         """
         fields = b"".join(b"%b: %b\r\n" % pair for pair in self.headers if pair[0] != b"upgrade")
         first = (self.parser.get_method(), self.url, str(self._upgrading).encode())
         return b"%b %b HTTP/%b\r\n%b\r\n" % (*first, fields)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header in; not if it comes behind a body, where no proxy has looked at it."""
+        """Accept a header, but not a trailer, which proxies do not check."""
         if self._in_body:
             return
         if len(self.headers) == MAX_HEADERS:
@@ -270,50 +272,48 @@ class Connection(uvicorn.Connection):
         super().on_header(name, value)
 
     def on_chunk_header(self) -> None:
-        """A chunk of a body begins, or trailers do."""
+        """A chunk of a body begins, or its trailers."""
         self._in_head = True
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of a body in."""
+        """Accept a piece of a body."""
         self._unread = self._before = 0
         self._in_head = False
         super().on_body(body)
 
-    # -- farewells ------------------------------------------------------------------------------------
+    # -- closing --------------------------------------------------------------------------------------
 
     def took_too_long(self, reason: StrandlineError) -> None:
-        """Close it: the client has had its time. An answer that has begun without the whole body goes on."""
+        """Close it: its request did not arrive in time. An answer that has already begun continues."""
         request = self.latest_request()
         if request is not None and not request.response_complete:
             if request.response_started:
                 return
             if uvicorn.is_body_paused(self, request) and not self._limiter.stops:
-                self._limiter.expects_request(self)  # nobody has asked for its body yet: the time that passes is ours
+                self._limiter.expects_request(self)  # the app has not asked for the body yet: it is our turn
                 return
-            uvicorn.mark_disconnected(request)  # so that whoever reads the body hears that there is no more
+            uvicorn.mark_disconnected(request)  # so that the app stops waiting for the body
         elif not self._unread:
             if request is None and not self._limiter.stops:
                 self.cut()
             elif request is None or self.is_kept_alive():
-                self._limiter.expects_request(
-                    self
-                )  # it was answered, and stays for `keep_alive`: uvicorn has a timer for that
+                self._limiter.expects_request(self)  # answered and idle: uvicorn has a timer (`keep_alive`)
             else:
-                self._close()  # it was answered early, and its body goes on, or has: uvicorn has no timer for that
+                self._close()  # answered early, while its body arrives: uvicorn has no timer
             return
         self.refuse(reason)
 
     def shutdown(self) -> None:
-        """Close it, now or once it has its answer; whose head is not whole yet hears why, in its time."""
+        """Close it, now or after its answer. A request whose head is incomplete gets an error when its time is over."""
         if not (self._limiter.stops and self._in_head and self._unread):
             super().shutdown()
 
     def cut(self) -> None:
-        """Close it without a word: nothing was asked."""
+        """Close it without an answer."""
         self.transport.abort()
 
     def take_probes_only(self, most: int) -> None:
-        """Answer probes, and say to all others that there is no room."""
+        """Answer probes; refuse all other requests."""
         self.probes_only = True
         app = self.app
 
@@ -330,16 +330,16 @@ class Connection(uvicorn.Connection):
         self.app = probes
 
     def refuse(self, error: StrandlineError) -> None:
-        """Say why, and close it."""
+        """Send an error and close it."""
         if self.transport.is_closing():
             return
         self._limiter.on_end(error.code)
-        if not self.has_unanswered_request():  # (else it would stand in the middle of an answer)
+        if not self.has_unanswered_request():  # (else it would be in the middle of an answer)
             self.transport.write(_as_bytes(self._limiter.render(wire.error_response(error), self._path())))
         self._close()
 
     def _path(self) -> str:
-        """Return where the request goes that is coming, as far as it has said so."""
+        """Return the path of the arriving request, as far as it is known."""
         try:
             path = parse_url(self.url).path if self.url else None
         except HttpParserInvalidURLError:
@@ -347,25 +347,24 @@ class Connection(uvicorn.Connection):
         return urllib.parse.unquote((path or b"").decode("latin-1"))
 
     def send_400_response(self, msg: str) -> None:
-        """Say that this is no HTTP, as all errors are said."""
-        self.refuse(wire.Malformed("this is no HTTP request"))
+        """Refuse what is not HTTP, in the format of other errors."""
+        self.refuse(wire.Malformed("this is not an HTTP request"))
 
     def _close(self) -> None:
         self.transport.close()
         self._has_to_take()
-        # It keeps nothing from here on: many more may be closed before any of them hears of its end.
+        # Free its head now: many connections may close before `connection_lost` is called for any.
         self.discard_head()
 
     def _refuse_head(self) -> None:
-        most = f"at most {MAX_HEAD_BYTES} bytes, and there may be {MAX_HEADERS} of them"
-        self.refuse(wire.HeadTooLarge(f"line and headers of a request may have {most}"))
+        most = f"at most {MAX_HEAD_BYTES} bytes, and at most {MAX_HEADERS} headers"
+        self.refuse(wire.HeadTooLarge(f"the line and headers of a request may have {most}"))
 
 
 class Connections:
-    """Makes the connections of one server; `patience_s` is how long a request may take to come.
+    """Creates the connections of one server; `patience_s` is how long a request may take to arrive.
 
-    `on_end` is told of each that is ended before its time, why; `render` puts what its client is told into the form of
-    the path that it has asked at.
+    `on_end` is called with the reason of each early close; `render` formats an error for the request's path.
     """
 
     def __init__(self, *, most: int, patience_s: float, on_end: OnEnd = ignore_end, render: Render = plain) -> None:
@@ -380,16 +379,16 @@ class Connections:
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> Connection:
-        """Make one; uvicorn calls this for each that comes."""
+        """Create a connection. uvicorn calls this for each one."""
         return Connection(config, server_state, app_state, _loop, limiter=self._limiter)
 
     def stop(self, error: StrandlineError, patience_s: float) -> None:
-        """Refuse with `error` what is not here within `patience_s`, and keep no connection that was answered."""
+        """Refuse with `error` requests that have not arrived within `patience_s`, and close answered connections."""
         self._limiter.stop(error, patience_s)
 
 
 def allowed(most: int) -> int:
-    """Return how many of `most` connections the system lets this process have, after asking it for more files."""
+    """Return how many of `most` connections the system allows, after raising the limit of open files."""
     if sys.platform == "win32":
         return most
     import resource
@@ -398,7 +397,7 @@ def allowed(most: int) -> int:
     wanted = math.ceil((most + FOR_PROBES) / OF_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        with contextlib.suppress(OSError, ValueError):  # (what a system does not grant, it does not grant)
+        with contextlib.suppress(OSError, ValueError):  # (the system may refuse)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return most if soft == resource.RLIM_INFINITY else max(1, min(most, int(soft * OF_FILES) - FOR_PROBES))

@@ -1,17 +1,17 @@
-"""A web page must not drive an agent: which `Host`, which `Origin` and which `Sec-Fetch-Site` are answered.
+"""Protects the agent from foreign web pages: checks `Host`, `Origin` and `Sec-Fetch-Site`.
 
-A page can point a name of its own at any address that its reader reaches (DNS rebinding); the browser then takes this
-server for the page's own, and only the `Host` header tells. So names are checked:
+A page can point its own host name at any address that its reader can reach (DNS rebinding). The browser then treats
+this server as the page's own, and only the `Host` header reveals it. So the names are checked:
 
-- listening on loopback: those of this machine, and `allowed_hosts`;
-- listening beyond it, without keys or with `allowed_hosts`: `localhost`, `allowed_hosts` and IP addresses, which nobody
-  can point elsewhere;
-- in a server of somebody else (`strandline.asgi`), which alone knows how it listens: as on loopback for each request
-  that came in there, else only with `allowed_hosts`.
+- listening on loopback: the names of this machine, and `allowed_hosts`;
+- listening beyond it, without keys or with `allowed_hosts`: `localhost`, `allowed_hosts` and IP addresses, which cannot
+  be rebound;
+- inside another server (`strandline.asgi`), which alone knows how it listens: as on loopback for each request that
+  arrived there, else only with `allowed_hosts`.
 
-An `Origin` is refused unless it is the `Host`'s own or in `cors_origins`; without one, `Sec-Fetch-Site: cross-site` is
-refused but for a link to a page. Probes are exempt, since load balancers ask by any name or none: `/health` has one
-word for them then (`is_named`), the others never have more.
+An `Origin` is refused unless it is the `Host`'s own or in `cors_origins`. Without one, `Sec-Fetch-Site: cross-site` is
+refused, except for a link to a page. Probes are exempt, because load balancers use any name or none; `/health` then
+answers with one word (`is_named`).
 """
 
 import functools
@@ -27,16 +27,16 @@ from strandline._settings import AppSettings
 
 EXEMPT: Final = frozenset({"/livez", "/readyz", "/ping", "/health"})
 PAGES: Final = frozenset({"/docs"})
-"""What is HTML, so that links of other sites may lead there."""
+"""HTML pages, which other sites may link to."""
 LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 ALL_HOSTS: Final = "*"
-"""In `allowed_hosts`: answer to every name."""
+"""In `allowed_hosts`: accept every name."""
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:@/]+)(?::\d*)?")
 _PLAIN_NAME: Final = re.compile(r"[a-z0-9_.-]{1,253}")
 
 
 class Guard:
-    """Tells which requests are foreign, before anything of them is read."""
+    """Finds foreign requests before their bodies are read."""
 
     def __init__(self, settings: AppSettings, *, loopback: bool | None, keys: bool = False) -> None:
         self._loopback = loopback
@@ -45,7 +45,7 @@ class Guard:
         self._origins = frozenset(origin.rstrip("/").lower() for origin in settings.cors_origins)
 
     def refusal(self, scope: Scope) -> str | None:
-        """Return why a request is refused, None if it is not."""
+        """Return why a request is refused, None if it is allowed."""
         path = wire.inner_path(scope)
         if path in EXEMPT:
             return None
@@ -64,7 +64,7 @@ class Guard:
         host, origin = found.get(b"host", ""), found.get(b"origin", "")
         if not self._answers(scope, host):
             return _unknown(host)
-        # Not `urlsplit`: an origin is a scheme and a host, and whatever else stands there must not be an error.
+        # Not `urlsplit`, which raises for some values: an origin is a scheme and a host.
         if origin and origin not in self._origins and (not host or origin.partition("://")[2] != host):
             return f"a page of {origin} may not call this server (setting cors_origins)"
         if cross_site and not origin and not (path in PAGES and mode == "navigate" and scope["method"] == "GET"):
@@ -72,7 +72,7 @@ class Guard:
         return None
 
     def is_named(self, scope: Scope) -> bool:
-        """Return whether a request names this server as it is answered to: for routes that are exempt."""
+        """Return whether a request names this server, for exempt routes."""
         hosts = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"]
         return len(hosts) < 2 and self._answers(scope, hosts[0] if hosts else "")
 
@@ -87,24 +87,24 @@ class Guard:
 
 
 def _unknown(host: str) -> str:
-    """Say that a `Host` is not answered to, and how it would be."""
+    """Return why a `Host` is refused, and how to allow it."""
     name = _name_of(host)
     setting = f"STRANDLINE_ALLOWED_HOSTS={name}" if _PLAIN_NAME.fullmatch(name) else "allowed_hosts"
     return (
-        f"the Host header names {host or 'nothing'}, which is not this server: it answers to localhost, to IP addresses"
-        f" unless it listens on loopback, and to the names in the setting allowed_hosts. If this name is to lead here,"
-        f" set {setting}"
+        f"the Host header names {host or 'nothing'}, which is not this server: it accepts localhost, IP addresses"
+        " (unless it listens on loopback), and the names in the setting allowed_hosts. To allow this name, set"
+        f" {setting}"
     )
 
 
 def _came_by_loopback(scope: Scope) -> bool:
-    """Return whether a request has reached its server at an address of this machine only (`server` of ASGI)."""
+    """Return whether a request arrived at a loopback address (ASGI's `server`)."""
     address = (scope.get("server") or ("",))[0]
     return is_loopback(address.removeprefix("::ffff:"))
 
 
 def _name_of(host: str) -> str:
-    """Return the name or address in a `Host` header, without the port; empty if it is not well formed."""
+    """Return the name or address in a `Host` header, without the port; empty if it is malformed."""
     found = _HOST.fullmatch(host)
     return "" if found is None else found[1]
 

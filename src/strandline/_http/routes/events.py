@@ -1,4 +1,4 @@
-"""What changes anywhere for whoever asks, as events."""
+"""The events of all the caller's sessions."""
 
 from typing import Final, get_args
 
@@ -18,9 +18,9 @@ TYPES: Final = frozenset(
     for kind in (*get_args(RunEvent), *get_args(SessionEvent))
     if kind not in NOT_IN_FEED
 )
-"""The types of events that can be asked for here."""
+"""The types of events in `/v1/events`."""
 MOST_SESSIONS: Final = 100
-"""Sessions that one client can ask for the events of; those of all sessions can be had without naming any."""
+"""Maximum of sessions in the filter of one client."""
 
 
 class Changes:
@@ -30,13 +30,13 @@ class Changes:
         self._service = service
 
     async def events(self, request: Request) -> Response:
-        """Return what changes from now on, or after `Last-Event-ID`; of some sessions or types only, if asked for."""
+        """Return the events from now on, or after `Last-Event-ID`, filtered by session and type."""
         query = request.query_params
         types = [each for text in query.getlist("type") for each in text.split(",")]
         if unknown := sorted(set(types) - TYPES):
-            raise Invalid(f"type cannot be {', '.join(unknown)}; it is some of {', '.join(sorted(TYPES))}")
+            raise Invalid(f"type cannot be {', '.join(unknown)}; it must be among {', '.join(sorted(TYPES))}")
         sessions = {session_id(text) for text in query.getlist("session_id")}
         if len(sessions) > MOST_SESSIONS:
-            raise Invalid(f"at most {MOST_SESSIONS} session_id can be named; leave them out for the events of all")
+            raise Invalid(f"at most {MOST_SESSIONS} session_id can be named; name none for the events of all")
         events = self._service.changes(principal_of(request), last_event_id(request), sessions=sessions, types=types)
         return EventResponse(events, lambda numbered: framed_change(numbered, request.scope), lambda lost: None)

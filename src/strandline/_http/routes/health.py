@@ -1,4 +1,4 @@
-"""What probes and people look at: `/health`, `/livez`, `/readyz`. They never wait for user code or for a disk."""
+"""Health routes: `/health`, `/livez`, `/readyz`. They never wait for user code or a disk."""
 
 from typing import Final, Literal
 
@@ -20,7 +20,7 @@ from strandline.errors import DiskLow, NoWorker
 
 
 class HealthBody(Struct, frozen=True, kw_only=True):
-    """What goes on, in numbers."""
+    """The state of the server in numbers."""
 
     status: str
     agent_id: str
@@ -38,41 +38,41 @@ class HealthBody(Struct, frozen=True, kw_only=True):
     auth: str
     version: str
     probe: bool
-    """Whether the agent is the one that `strandline check` asks."""
+    """Whether the agent is the probe of `strandline check`."""
     workers: list[WorkerLoad] | UnsetType = UNSET
     principals: dict[str, Share] | UnsetType = UNSET
-    """Told to operators only."""
+    """Shown to operators only."""
 
 
 class HealthWord(Struct, frozen=True):
-    """What is told to those who ask by a name that is not the server's: whether it has been ready."""
+    """The answer to a request whose `Host` is not this server: whether it has been ready."""
 
     status: Literal["healthy", "starting"]
 
 
 class ProbeBody(Struct, frozen=True):
-    """One word, and where it wants somebody to do something, what that is."""
+    """One word, and what to do if action is needed."""
 
     status: Literal["alive", "ready", "draining", "starting", "journal_unavailable", "disk_low", "no_worker"]
     detail: str | UnsetType = UNSET
 
 
 PROBE: Final = "strandline.testing.probe:make_agent"
-"""The agent that `strandline check` asks, as a TARGET."""
+"""The probe of `strandline check`, as a TARGET."""
 STARTING_S: Final = 1.0
-"""When it is worth asking again for a server that starts."""
-NOTHING_IS_KEPT: Final = ProbeBody(
+"""`Retry-After` of a starting server."""
+NOTHING_STORED: Final = ProbeBody(
     "journal_unavailable",
-    "Nothing can be kept. The log says why; docs/operations.md says what to do, under StrandlineJournalUnavailable.",
+    "Nothing can be stored. The log says why; docs/operations.md says what to do, under StrandlineJournalUnavailable.",
 )
 DISK_LOW: Final = ProbeBody(
     "disk_low",
-    "Little room is left on the journal's disk, and it is kept for runs that were accepted. docs/operations.md says"
-    " what to do, under StrandlineJournalUnavailable.",
+    "The free space on the journal's disk is low, and reserved for accepted runs. docs/operations.md says what to do,"
+    " under StrandlineJournalUnavailable.",
 )
 NO_WORKER: Final = ProbeBody(
     "no_worker",
-    "No worker process takes calls. The log says why; docs/operations.md says what to do, under StrandlineNotReady.",
+    "No worker can execute runs. The log says why; docs/operations.md says what to do, under StrandlineNotReady.",
 )
 _TROUBLE: Final = {NoWorker.code: NO_WORKER, DiskLow.code: DISK_LOW}
 
@@ -87,10 +87,10 @@ class Probes:
         self._auth = auth
 
     async def health(self, request: Request) -> Response:
-        """Return what goes on; `healthy` once it has been ready, as long as the server can say so.
+        """Return the state of the server. It is `healthy` from the moment when it was first ready.
 
-        Until then it is `starting`, with 503: clients wait for this route, and send at once. Under a name of somebody
-        else's it may be a web page that asks, and is told no more than that.
+        Until then it is `starting`, with 503: clients wait for this route before they send. A request with a foreign
+        `Host` may come from a web page, and gets only that word.
         """
         health = self._service.health()
         well = health.has_been_ready
@@ -135,7 +135,7 @@ class Probes:
         elif health.trouble is None:
             status = ProbeBody("starting")
         else:
-            status = _TROUBLE.get(health.trouble, NOTHING_IS_KEPT)
+            status = _TROUBLE.get(health.trouble, NOTHING_STORED)
         return wire.answer(status, wire.UNAVAILABLE, wire.retry_after(self._settings.retry_after_s))
 
 

@@ -1,4 +1,4 @@
-"""What Prometheus reads: `/metrics`. It waits for no user code, and for a disk half a second at most."""
+"""`/metrics`, for Prometheus. It never waits for user code, and at most half a second for a disk."""
 
 from typing import Protocol
 
@@ -7,10 +7,10 @@ from starlette.responses import Response
 
 
 class Scraped(Protocol):
-    """Whoever knows the metrics."""
+    """The source of metrics."""
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
-        """Return all metrics, and their media type; `accept` is what the client would like to have."""
+        """Return all metrics and their media type; `accept` is the client's header."""
         ...
 
 
@@ -21,6 +21,6 @@ class Metrics:
         self._scraped = scraped
 
     async def metrics(self, request: Request) -> Response:
-        """Return all metrics. They name no session, no run and no principal."""
+        """Return all metrics. They name no session, run or caller."""
         body, media_type = await self._scraped.scrape(request.headers.get("accept", ""))
         return Response(body, headers={"Content-Type": media_type, "Cache-Control": "no-store"})

@@ -1,4 +1,4 @@
-"""The run API: one run is read, waited for, moved, cancelled."""
+"""The run API: read, wait for, move and cancel runs."""
 
 import asyncio
 import re
@@ -27,7 +27,7 @@ _WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 
 
 class RunBody(Struct, frozen=True, kw_only=True):
-    """A run on the wire."""
+    """A run."""
 
     run_id: RunId
     session_id: SessionId
@@ -56,25 +56,27 @@ class RunsBody(Struct, frozen=True, kw_only=True):
     """A page of runs."""
 
     runs: list[RunBody]
-    damaged: Annotated[list[RunId], Meta(description="Runs of this page that cannot be read any more")]
+    damaged: Annotated[list[RunId], Meta(description="Runs of this page whose records are damaged")]
     next_cursor: str | None
 
 
 class MoveBody(Struct, frozen=True):
-    """Where a run is moved: to the place of another priority, or to the front."""
+    """Where to move a run: to another priority, or to the front."""
 
     priority: Annotated[Priority | None, Meta(description="1 to 5, 1 first")] = None
-    front: Annotated[bool, Meta(description="Before all that waits, behind those that are there already")] = False
+    front: Annotated[bool, Meta(description="Before all queued runs, after those moved there earlier")] = False
 
 
 class CancelBody(Struct, frozen=True):
-    """What a cancel of a run reads."""
+    """Options of a run's cancel."""
 
-    force: Annotated[bool, Meta(description="Do not wait for what still works of it")] = False
+    force: Annotated[bool, Meta(description="Unlock the session without waiting for a tool that still executes")] = (
+        False
+    )
 
 
 def run_body(view: RunView) -> RunBody:
-    """Return a run as it looks on the wire."""
+    """Return a run in wire format."""
     run, outcome = view.run, view.run.outcome
     return RunBody(
         run_id=run.run_id,
@@ -102,7 +104,7 @@ def run_body(view: RunView) -> RunBody:
 
 
 def runs_body(page: RunPage) -> RunsBody:
-    """Return a page of runs as it looks on the wire."""
+    """Return a page of runs in wire format."""
     return RunsBody(runs=[run_body(view) for view in page.runs], damaged=page.damaged, next_cursor=page.after)
 
 
@@ -120,7 +122,9 @@ class Runs:
         """Return a run; with `Prefer: wait=N`, once it has ended or after N seconds, at most 300."""
         principal, run_id = principal_of(request), RunId(request.path_params["run_id"])
         wait_s = preferred_wait_s(request)
-        view = await self._service.run(principal, run_id)  # (of another one's run nobody becomes a client)
+        view = await self._service.run(
+            principal, run_id
+        )  # (fails for another caller's run, before this client is counted)
         if wait_s is None:
             return wire.answer(run_body(view))
         if view.run.outcome is None:
@@ -129,11 +133,11 @@ class Runs:
         return wire.answer(run_body(view), headers={"Preference-Applied": f"wait={wait_s}"})
 
     async def all(self, request: Request) -> Response:
-        """Return runs of all sessions of whoever asks, the last accepted first; of some statuses, if asked for."""
+        """Return the runs of all the caller's sessions, last accepted first, filtered by status."""
         query = request.query_params
         named = [each for text in query.getlist("status") for each in text.split(",")]
         if unknown := sorted(set(named) - set(RunStatus)):
-            raise Invalid(f"status cannot be {', '.join(unknown)!r}; it is some of {', '.join(RunStatus)}")
+            raise Invalid(f"status cannot be {', '.join(unknown)!r}; it must be among {', '.join(RunStatus)}")
         page = await self._service.runs_of(
             principal_of(request),
             statuses=[RunStatus(each) for each in named],
@@ -143,25 +147,25 @@ class Runs:
         return wire.answer(runs_body(page))
 
     async def events(self, request: Request) -> Response:
-        """Return the events of a run, those after `Last-Event-ID`; 204 once all has been read."""
+        """Return the events of a run after `Last-Event-ID`; 204 once the client has read all."""
         stream = await self._service.stream(principal_of(request), RunId(request.path_params["run_id"]))
         return self._exchange.stream(stream, RunEvents(stream, request.scope), {}, after=last_event_id(request))
 
     async def move(self, request: Request) -> Response:
-        """Move a run that waits; 409 if it has begun or ended."""
+        """Move a queued run; 409 if it has started or ended."""
         run_id = RunId(request.path_params["run_id"])
         reads = "`priority` is 1 to 5, or `front` is true"
         body, _ = await wire.read_json(request, self._settings.max_body_bytes, self._decode_move, reads)
         priority = whole_number(body.priority)
         if (priority is None) is not body.front:
-            raise Invalid(f"one of two has to be said: {reads}")
+            raise Invalid(f"the body needs one of two fields: {reads}")
         view = await self._service.move(principal_of(request), run_id, priority)
         where = "to the front" if priority is None else f"to priority {priority}"
         changed(request, f"moved run {run_id} of session {view.run.key.session_id} {where}")
         return wire.answer(run_body(view))
 
     async def cancel(self, request: Request) -> Response:
-        """Cancel a run: 200 if it has ended by that, 202 if it executes and was asked to end; 409 if it had ended."""
+        """Cancel a run: 200 if that ends it, 202 if it executes and will end; 409 if it had ended."""
         run_id = RunId(request.path_params["run_id"])
         body, _ = await wire.read_json(
             request, self._settings.max_body_bytes, self._decode_cancel, "`force` is true or false"
@@ -173,6 +177,6 @@ class Runs:
 
 
 def preferred_wait_s(request: Request) -> int | None:
-    """Return the seconds of `Prefer: wait=N`, cut to 300; None if the client does not want to wait."""
+    """Return the seconds of `Prefer: wait=N`, at most 300; None if the client does not wait."""
     found = _WAIT.search(",".join(request.headers.getlist("prefer")))
     return min(int(found.group(1)), MAX_WAIT_S) if found else None

@@ -1,4 +1,4 @@
-"""The session API: its runs, its history; all are cancelled, all is forgotten."""
+"""The session API: list, read, cancel, pause, resume and delete sessions."""
 
 from datetime import datetime
 from typing import Annotated
@@ -30,16 +30,18 @@ from strandline.errors import Invalid, NotFound
 
 
 class CancelSessionBody(Struct, frozen=True):
-    """What a cancel of a session reads."""
+    """Options of a session's cancel."""
 
-    running: Annotated[bool, Meta(description="Cancel the run that executes, too")] = False
-    force: Annotated[bool, Meta(description="Do not wait for what still works of it")] = False
+    running: Annotated[bool, Meta(description="Also cancel the executing run")] = False
+    force: Annotated[bool, Meta(description="Unlock the session without waiting for a tool that still executes")] = (
+        False
+    )
 
 
 class CancelledBody(Struct, frozen=True):
-    """What a cancel of a session has done: runs that have ended by it, and those that execute and were asked to end.
+    """The result of a session's cancel: runs that it has ended, and executing runs that will end.
 
-    `dismissed`: what the session waited to be answered is not asked any more.
+    `dismissed`: whether an input request was dismissed.
     """
 
     cancelled: list[RunId]
@@ -48,7 +50,7 @@ class CancelledBody(Struct, frozen=True):
 
 
 class SessionBody(Struct, frozen=True, kw_only=True):
-    """A session on the wire."""
+    """A session."""
 
     session_id: SessionId
     messages: int
@@ -59,21 +61,21 @@ class SessionBody(Struct, frozen=True, kw_only=True):
     input_requests: list[InputRequest]
     input_until: datetime | None
     why: Why | None
-    principal: Annotated[str | UnsetType, Meta(description="Whose it is; told to operators only")] = UNSET
+    principal: Annotated[str | UnsetType, Meta(description="Its caller; shown to operators only")] = UNSET
 
 
 class SessionsBody(Struct, frozen=True, kw_only=True):
     """A page of sessions."""
 
     sessions: list[SessionBody]
-    damaged: Annotated[list[SessionId], Meta(description="Sessions of this page that cannot be read any more")]
+    damaged: Annotated[list[SessionId], Meta(description="Sessions of this page whose records are damaged")]
     next_cursor: str | None
 
 
 class MessageBody(Struct, frozen=True, kw_only=True):
-    """A message of history; `discarded`: it is hidden from the agent, and shown only to those who ask for it.
+    """A message of history. If `discarded`, it is hidden from the agent, and shown only on request.
 
-    `pending`: its tools wait for input, or go on with it, and have no results yet.
+    If `pending`, its tools wait for input, or execute after it, and have no results yet.
     """
 
     role: str
@@ -83,7 +85,7 @@ class MessageBody(Struct, frozen=True, kw_only=True):
 
 
 class HistoryBody(Struct, frozen=True, kw_only=True):
-    """A page of history, oldest message first; the next page has older ones."""
+    """A page of history, oldest message first; the next page has older messages."""
 
     messages: list[MessageBody]
     next_cursor: str | None
@@ -100,27 +102,27 @@ class Sessions:
     # -- runs --------------------------------------------------------------------------------------
 
     async def runs(self, request: Request) -> Response:
-        """Return runs of a session: those that wait, the last in line first, the one that executes, the ended ones."""
+        """Return the runs of a session: queued ones, last in the queue first, the executing one, ended ones."""
         limit = wire.page_limit(request)
         page = await self._service.runs(_key(request), cursor=request.query_params.get("cursor"), limit=limit)
         return wire.answer(runs_body(page))
 
     async def cancel(self, request: Request) -> Response:
-        """Cancel what waits in a session, with `running` what executes too: 202 if that was asked to end, else 200."""
+        """Cancel a session's queued runs, with `running` the executing one too: then 202, else 200."""
         reads = "`running` and `force` are true or false"
         body, _ = await wire.read_json(request, self._settings.max_body_bytes, self._decode_cancel, reads)
         key = _key(request)
         stopped = await self._service.cancel_session(key, running=body.running, force=body.force)
         forced = " by force" if body.force else ""
         runs = ", ".join((*stopped.ended, *stopped.cancelling)) or "no run"
-        changed(request, f"cancelled what was in session {key.session_id}{forced}: {runs}")
+        changed(request, f"cancelled the runs of session {key.session_id}{forced}: {runs}")
         shown = CancelledBody(cancelled=list(stopped.ended), cancelling=stopped.cancelling, dismissed=stopped.dismissed)
         return wire.answer(shown, wire.ACCEPTED if stopped.cancelling else wire.OK)
 
     # -- sessions ----------------------------------------------------------------------------------
 
     async def sessions(self, request: Request) -> Response:
-        """Return the sessions of whoever asks, in the order of their ids; those of all principals for an operator."""
+        """Return the caller's sessions by id; those of all callers to an operator."""
         caller, limit = caller_of(request), wire.page_limit(request)
         after = _after(request.query_params.get("cursor"), caller.principal)
         own = None if caller.operator else caller.principal
@@ -132,9 +134,9 @@ class Sessions:
         )
 
     def _listed(self, session: SessionView, caller: Caller) -> SessionBody:
-        """Return a session as a list shows it: to an operator with whose it is.
+        """Return a session for a list; to an operator with its caller.
 
-        What one of another asks is not told, not even its name or id: agents make both of whatever they like.
+        Other callers' input requests are left out, even their names and ids, which agents may make of any text.
         """
         if not caller.operator:
             return self._body(session)
@@ -148,21 +150,21 @@ class Sessions:
         return wire.answer(self._body(await self._service.session(_key(request))))
 
     async def pause(self, request: Request) -> Response:
-        """Let nothing more of a session start."""
+        """Pause a session: accept runs, start none."""
         key = _key(request)
         paused = await self._service.pause(key)
         changed(request, f"paused session {key.session_id}")
         return wire.answer(self._body(paused))
 
     async def resume(self, request: Request) -> Response:
-        """Let a paused session go on."""
+        """Resume a paused session."""
         key = _key(request)
         resumed = await self._service.resume(key)
         changed(request, f"resumed session {key.session_id}")
         return wire.answer(self._body(resumed))
 
     async def delete(self, request: Request) -> Response:
-        """Forget a session and its history; 409 while a run of it waits or executes."""
+        """Delete a session and its history; 409 while a run of it waits or executes."""
         key = _key(request)
         if not await self._service.delete(key):
             raise NotFound(f"there is no session {key.session_id}")
@@ -173,7 +175,7 @@ class Sessions:
         return session_body(session, self._service.why(session, of_another=of_another))
 
     async def history(self, request: Request) -> Response:
-        """Return the last messages of a session before the cursor, oldest first; with `discarded` hidden ones too."""
+        """Return a session's last messages before the cursor, oldest first; with `discarded`, hidden ones too."""
         query = request.query_params
         page = await self._service.history_page(
             _key(request),
@@ -195,7 +197,7 @@ class Sessions:
 
 
 def session_body(session: SessionView, why: Why | None) -> SessionBody:
-    """Return a session as it looks on the wire."""
+    """Return a session in wire format."""
     return SessionBody(
         session_id=session.key.session_id,
         messages=session.messages,
@@ -214,19 +216,19 @@ def _key(request: Request) -> SessionKey:
 
 
 def _after(cursor: str | None, own: Principal) -> SessionKey | None:
-    """Return the session that a cursor names: one of whoever asks, unless it says whose. Raises `Invalid`.
+    """Return the session that a cursor names: the caller's, unless the cursor has a caller. Raises `Invalid`.
 
-    So a cursor means the same whoever shows it: a key may have become an operator's since the page before.
+    So a cursor keeps its meaning if the caller has become an operator since the previous page.
     """
     if cursor is None:
         return None
     principal, slash, name = cursor.rpartition("/")
     if slash and not principal:
-        raise Invalid("cursor must be one that a page of this list has named as its next")
+        raise Invalid("cursor must be the `next_cursor` of a page of this list")
     return SessionKey(Principal(principal) if slash else own, session_id(name))
 
 
 def _before(cursor: str | None) -> int | None:
     if cursor is not None and not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 16):
-        raise Invalid("cursor must be one that a page of this list has named as its next")
+        raise Invalid("cursor must be the `next_cursor` of a page of this list")
     return None if cursor is None else int(cursor)

@@ -1,7 +1,7 @@
-"""AgentCore Runtime's HTTP contract: `POST /invocations` and `GET /ping`, through the same line as `/chat`.
+"""AgentCore Runtime's HTTP contract: `POST /invocations` and `GET /ping`, on the same queues as `/chat`.
 
-The session is named by a header, which AgentCore sends with every request. What AgentCore
-tells of a request besides (its id, the trace that it belongs to) is kept with the run.
+A header that AgentCore sends with every request names the session. Its other headers (request id, trace) are stored
+with the run.
 """
 
 import logging
@@ -45,7 +45,7 @@ PLACE: Final = "/invocations"
 
 
 class AgentCore(Dialect):
-    """`POST /invocations`, as a dialect, and `GET /ping`."""
+    """The dialect of `POST /invocations`, and `GET /ping`."""
 
     def __init__(self, service: Service, clock: Clock, naming: SessionNaming, settings: AppSettings) -> None:
         self._service = service
@@ -57,7 +57,7 @@ class AgentCore(Dialect):
         self._changed_at = clock.now()
 
     async def parse(self, request: Request) -> RunRequest:
-        """Read a prompt, or answers. Any content type will do."""
+        """Read a prompt, or answers to input requests. Any content type is accepted."""
         as_events = wants_events(request)
         sent = await wire.read_body(request, self._settings.max_body_bytes)
         body = wire.decoded(sent, self._decode, READS)
@@ -71,16 +71,16 @@ class AgentCore(Dialect):
         )
 
     def accepted(self, run: Accepted) -> None:
-        """Look whether that has changed what `/ping` tells."""
-        self._look()
+        """Update the status of `/ping`."""
+        self._update()
         if (request_id := run.run_request.runtime.get("request_id")) is not None:
-            _log.debug("run %s is what request %s of AgentCore asks for", run.ticket.run_id, request_id)
+            _log.debug("run %s is for request %s of AgentCore", run.ticket.run_id, request_id)
 
     async def answer(self, run: Accepted, end: Outcome | Later) -> Response:
-        """Return the text of the agent's last message, or why there is none.
+        """Return the text of the agent's last message, or an error.
 
-        A run that goes on after a restart is never an error: nothing in this contract makes a client send the same
-        again as the same run, and AWS's own clients send again what got one.
+        A run that continues after a restart is not an error: AWS's clients retry errors, and without an idempotency key
+        a retry is another run.
         """
         run_id, session = run.ticket.run_id, run.ticket.key.session_id
         if isinstance(end, Later):
@@ -104,19 +104,19 @@ class AgentCore(Dialect):
     def events(self, run: Accepted) -> tuple[Frames, Mapping[str, str]]:
         """Return the events of a run as pieces of text."""
         session = run.ticket.key.session_id
-        later = f"the server stops; the run goes on after its restart, see {run.location}"
+        later = f"the server is stopping; the run continues after its restart, see {run.location}"
         pieces = Pieces(run.ticket.run_id, session, waiting=Waiting(run.request.scope, session), later=later)
         return pieces, {"Location": run.location, SESSION: session, **run.replayed}
 
     async def ping(self, request: Request) -> Response:
-        """Return whether anything runs or waits: AgentCore ends a machine that has been idle for long, by the time."""
-        self._look()
+        """Return whether any run executes or waits, and since when. AgentCore stops a machine that is idle for long."""
+        self._update()
         return wire.answer(PingBody("HealthyBusy" if self._is_busy else "Healthy", int(self._changed_at)))
 
-    def _look(self) -> None:
-        """Take the time if the status has changed: AgentCore looks every few seconds, and invocations look, too.
+    def _update(self) -> None:
+        """Note the time if the status has changed. Called at each ping and each invocation.
 
-        So a run that comes and goes between two looks of AgentCore's is no time in which nothing happened.
+        So a run that starts and ends between two pings counts as activity too.
         """
         health = self._service.health()
         is_busy = health.running + health.queue_depth > 0

@@ -1,7 +1,6 @@
-"""The events of a run as AgentCore's clients read a stream: `data: ` and a line of JSON, as if the agent yielded text.
+"""The events of a run in AgentCore's stream format: `data: ` and a line of JSON, as if the agent yielded text.
 
-A piece of text is a string. What is no text is an object, and the last event: that the run waits for a person, or why
-there is no answer.
+A piece of text is a string. An object is the last event: the run waits for a person, or has no answer.
 """
 
 from strandline._encoding import encode, encode_messages
@@ -14,7 +13,7 @@ from strandline._model import RunId, RunStatus, SessionId
 
 
 class Pieces:
-    """Makes what one client is sent of one run. `later` says what becomes of the run if it goes on without it."""
+    """Encodes one run for one client. `later` is the text if the run continues after the stream."""
 
     def __init__(self, run_id: RunId, session_id: SessionId, *, waiting: Waiting, later: str) -> None:
         self._run_id = run_id
@@ -25,17 +24,17 @@ class Pieces:
         self._has_ended = False
 
     def opening(self) -> bytes:
-        """Return a comment: the contract has no word for a run that was accepted."""
+        """Return a comment: the contract has no event for an accepted run."""
         return b": accepted\n\n"
 
     def of(self, numbered: Numbered) -> bytes:
-        """Return what is sent of an event, often nothing: reasoning and tools are not part of an answer."""
+        """Return the bytes of an event, often none: reasoning and tools are not part of an answer."""
         if isinstance(numbered.event, RunFinished):
             return self._end(numbered.event)
         return _text(self._waiting.heard(numbered.event) or self._sent.heard(numbered.event))
 
     def closing(self) -> bytes:
-        """Return what ends the stream."""
+        """Return the bytes after the last event."""
         return b"" if self._has_ended else self._failed("goes_on_later", self._later, RunStatus.QUEUED)
 
     def _end(self, end: RunFinished) -> bytes:

@@ -1,7 +1,7 @@
-"""AgentCore Runtime's HTTP contract on the wire: what is read, what is answered, and the form of errors. Values only.
+"""AgentCore Runtime's HTTP contract on the wire: requests, answers and errors. Values only.
 
-Source: the developer guide of AgentCore, "HTTP protocol contract", and what `BedrockAgentCoreApp` (bedrock-agentcore
-1.25) answers. What is in a body is there each agent's own affair; `prompt` and `result` are what its examples use.
+Source: the developer guide of AgentCore, "HTTP protocol contract", and `BedrockAgentCoreApp` (bedrock-agentcore 1.25).
+AgentCore leaves the content of bodies to each agent; `prompt` and `result` are the names in its examples.
 """
 
 from collections.abc import Mapping
@@ -36,32 +36,32 @@ RUNTIME_HEADERS: Final = {
     "tracestate": "tracestate",
     "baggage": "baggage",
 }
-"""Headers that are kept with the run, each under its name in the run's metadata."""
+"""Headers that are stored with the run, by their names in its metadata."""
 LONGEST: Final = 512
-"""Characters of a header that is kept: what is longer is left out, since metadata is shown in lists."""
+"""Maximum length of a stored header in characters; longer ones are dropped, since lists show metadata."""
 READS: Final = "The body is an object with `prompt`, a string"
 
 
-# -- what is read -------------------------------------------------------------------------------------
+# -- requests -----------------------------------------------------------------------------------------
 
 
 class Invocation(RunOptions, frozen=True, kw_only=True):
-    """What an invocation reads; further keys are ignored."""
+    """An invocation; other keys are ignored."""
 
-    prompt: Annotated[str | None, Meta(description="What the agent is asked", examples=["Hello"])] = None
-    message: Annotated[str | None, Meta(description="The same, if there is no `prompt`")] = None
-    input: Annotated[str | None, Meta(description="The same, if there is neither")] = None
-    responses: Annotated[
-        list[Answered] | None, Meta(description="In place of all of them: answers to input requests")
-    ] = None
+    prompt: Annotated[str | None, Meta(description="The prompt for the agent", examples=["Hello"])] = None
+    message: Annotated[str | None, Meta(description="The prompt, if there is no `prompt`")] = None
+    input: Annotated[str | None, Meta(description="The prompt, if there is neither")] = None
+    responses: Annotated[list[Answered] | None, Meta(description="Answers to input requests, instead of a prompt")] = (
+        None
+    )
 
 
 def prompt_of(body: Invocation) -> str | Responses:
-    """Return what the agent is asked, or the answers that stand in its place. Raises `Invalid`."""
+    """Return the prompt, or the answers. Raises `Invalid` unless exactly one of them is given."""
     prompt = next((text for text in (body.prompt, body.message, body.input) if text is not None), None)
     if body.responses is not None:
         if prompt is not None:
-            raise Invalid("prompt and responses do not go together: answer first, then ask what you like")
+            raise Invalid("prompt and responses do not go together: answer first, then send a prompt")
         return Responses(body.responses)
     if prompt is None:
         raise Invalid(f"Object missing required field `prompt`. {READS}")
@@ -69,7 +69,7 @@ def prompt_of(body: Invocation) -> str | Responses:
 
 
 def named_session(headers: Headers, naming: SessionNaming) -> SessionId:
-    """Return the session of an invocation. Raises `Invalid` for a name that no session can have, and for two."""
+    """Return the session of an invocation. Raises `Invalid` for an invalid name or two names."""
     name = naming.named(session_header(headers, SESSION), f"in the header {SESSION}")
     try:
         return session_id(name)
@@ -78,16 +78,16 @@ def named_session(headers: Headers, naming: SessionNaming) -> SessionId:
 
 
 def runtime_metadata(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return what AgentCore tells of a request, for the metadata of its run."""
+    """Return AgentCore's headers for the metadata of a run."""
     found = {name: headers.get(header, "") for name, header in RUNTIME_HEADERS.items()}
     return {name: value for name, value in found.items() if 0 < len(value) <= LONGEST}
 
 
-# -- what is answered ---------------------------------------------------------------------------------
+# -- answers ------------------------------------------------------------------------------------------
 
 
 class InvocationAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer. `status` is `succeeded`, `needs_input`, or `queued` if the run goes on after a restart."""
+    """The answer. `status` is `succeeded`, `needs_input`, or `queued` if the run continues after a restart."""
 
     result: str
     run_id: RunId
@@ -106,7 +106,7 @@ class InputNeeded(Struct, frozen=True, kw_only=True):
 
 
 class InvocationFailure(Struct, frozen=True, kw_only=True):
-    """Why there is no answer: `error` is a stable code, `details` says more. With `run_id` if a run was accepted."""
+    """Why there is no answer: `error` is a stable code, `details` the text. Has `run_id` if a run was accepted."""
 
     error: str
     details: str
@@ -114,12 +114,12 @@ class InvocationFailure(Struct, frozen=True, kw_only=True):
     session_id: SessionId | UnsetType = UNSET
     status: RunStatus | UnsetType = UNSET
     position: int | UnsetType = UNSET
-    """Where the run would have stood, if a queue was full."""
+    """The place that the run would have had, if a queue was full."""
     estimated_wait_s: float | UnsetType | None = UNSET
 
 
 class StreamFailure(Struct, frozen=True, kw_only=True):
-    """The same as the last event of a stream, by the names that it has there: `error` is the text."""
+    """The same as the last event of a stream, which has other field names: `error` is the text."""
 
     error: str
     error_type: str
@@ -130,7 +130,7 @@ class StreamFailure(Struct, frozen=True, kw_only=True):
 
 
 class PingBody(Struct, frozen=True):
-    """Whether anything runs or waits, and since when that is so, in seconds since the epoch."""
+    """Whether any run executes or waits, and since when, in seconds since the epoch."""
 
     status: Literal["Healthy", "HealthyBusy"]
     time_of_last_update: int
@@ -140,7 +140,7 @@ class PingBody(Struct, frozen=True):
 
 
 def refusal(problem: Response) -> Response:
-    """Return a problem document in the form of this contract."""
+    """Return a problem document in the format of this contract."""
     ours = msgspec.json.decode(problem.body, type=wire.Problem)
     failure = InvocationFailure(
         error=ours.code, details=ours.detail, position=ours.position, estimated_wait_s=ours.estimated_wait_s

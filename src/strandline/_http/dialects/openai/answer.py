@@ -1,4 +1,4 @@
-"""How the end of a run reads as a chat completion: an answer, or an error. Pure."""
+"""The end of a run as a chat completion: an answer or an error. Pure."""
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -22,18 +22,18 @@ class Answer(Struct, frozen=True, kw_only=True):
 
     @property
     def content(self) -> str:
-        """All that the client is to see."""
+        """The whole text for the client."""
         return BREAK.join(filter(None, (self.text, self.question)))
 
 
 class NoAnswer(Struct, frozen=True):
-    """The error of a run that has ended without an answer."""
+    """The error of a run that ended without an answer."""
 
     error: ErrorDetail
 
 
 def answer_of(end: Outcome | RunFinished, run_id: RunId) -> Answer | NoAnswer:
-    """Return what a client is told of the end of a run."""
+    """Return the answer or error for the end of a run."""
     match end.status:
         case RunStatus.SUCCEEDED if not _ends_with(end.message, "limit"):
             return Answer(text=end.output, finish_reason="stop", reasoning=reasoning_of(end.message))
@@ -55,12 +55,12 @@ def answer_of(end: Outcome | RunFinished, run_id: RunId) -> Answer | NoAnswer:
 
 
 def question_of(requests: list[InputRequest]) -> str:
-    """Return what a run asks a person, for people to read."""
+    """Return a run's questions for people to read."""
     return f"(This waits for a person's answer. {questions(requests)})"
 
 
 def reasoning_of(message: Message | None) -> str | UnsetType:
-    """Return the reasoning that a message holds."""
+    """Return the reasoning in a message."""
     texts: list[str] = []
     for block in message["content"] if message else ():
         match block:
@@ -75,9 +75,9 @@ def _ends_with(message: Message | None, code: str) -> bool:
 
 
 def _cut_off(message: Message | None, code: str) -> Answer:
-    """Return the answer of a run that might have said more: its text without what history ends it with.
+    """Return the answer of a run that was cut off: its text without the ending that history adds.
 
-    That is a sentence, which stays if there is nothing else, and for a failure the reason behind it.
+    The ending is a fixed sentence, which stays if there is no other text, and for a failure also the reason.
     """
     text, sentence = answer_text(message), ended_early(code)
     content = message["content"] if message else []

@@ -1,9 +1,9 @@
-"""How the body of a completion is read: whole or, if it is larger than others may be, without its earlier messages.
+"""Reads the body of a completion: whole, or without its earlier messages if it exceeds `max_body_bytes`.
 
-A client of this protocol sends the whole conversation each time, with every image that was ever in it, and only the
-last message counts. So a body may be larger than others (`max_chat_body_bytes`), and takes no more memory: the messages
-before the last one are checked as they come, one at a time, and forgotten. `max_body_bytes` bounds the last one, and
-all that is not a message.
+Clients of this protocol send the whole conversation each time, with all its images, although only the last message
+counts. So a body may be larger than others (`max_chat_body_bytes`) but needs no more memory: earlier messages are
+checked one at a time as they arrive, and discarded. `max_body_bytes` limits the last one, and everything that is not a
+message.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from strandline._http.exchange.idempotency import fingerprint
 from strandline.errors import Invalid
 
 PIECE_BYTES: Final = 4 * 1024
-"""What is looked at before others have their turn."""
+"""How much is scanned before other requests have their turn."""
 
 _decode: Final = msgspec.json.Decoder(CompletionBody).decode
 _decode_messages: Final = msgspec.json.Decoder(list[ChatMessage]).decode
@@ -32,30 +32,30 @@ _BRACKET: Final = ord("[")
 
 
 class Received(Struct, frozen=True, gc=False):
-    """A completion as it was asked for."""
+    """A request for a completion."""
 
     body: CompletionBody
     sent: bytes
-    """What stands for all that was sent: JSON, the same for the same request."""
+    """JSON that represents the whole request: the same for a repeated one."""
     before: int = 0
-    """How many messages came before those of the body, and were left out."""
+    """How many messages before those of the body were discarded."""
 
 
 class BodyReader:
-    """Reads bodies within their bounds."""
+    """Reads bodies within their limits."""
 
     def __init__(self, *, max_body_bytes: int, max_chat_body_bytes: int) -> None:
         self._max_body_bytes = max_body_bytes
         self._max_chat_body_bytes = max_chat_body_bytes
         self._whole = min(max_body_bytes, max_chat_body_bytes)
-        """How large a body may be that is read whole."""
-        self._looking = asyncio.Lock()
-        """Held while a piece is looked at, and until all others have had a turn: one piece, of whichever long body."""
+        """Maximum size of a body that is read whole."""
+        self._turn = asyncio.Lock()
+        """Held while a piece of any long body is scanned, and until all other requests have had a turn."""
 
     async def read(self, request: Request, *, is_keyed: bool) -> Received:
-        """Return what was sent; `is_keyed`: with a key, under which it may be sent again.
+        """Return the request; `is_keyed`: it has an idempotency key, so it may be repeated.
 
-        Raises `BodyTooLarge`, `NotJson`, `Malformed`, `Invalid`, and `ClientDisconnect` if the client leaves.
+        Raises `BodyTooLarge`, `NotJson`, `Malformed`, `Invalid`, and `ClientDisconnect` if the client disconnects.
         """
         announced = wire.announced(request)
         if announced > self._whole:
@@ -70,7 +70,7 @@ class BodyReader:
             self._bound(came)
             for piece in pieces:
                 for at in range(0, len(piece), PIECE_BYTES):
-                    async with self._looking:
+                    async with self._turn:
                         long.feed(piece[at : at + PIECE_BYTES])
                         await asyncio.sleep(0)
             if not more:
@@ -84,16 +84,16 @@ class BodyReader:
 
 
 class _Part(Enum):
-    """Of a body."""
+    """A part of a body."""
 
     REST = auto()
     BETWEEN = auto()
-    """Messages, or before the first or behind the last one."""
+    """Between messages, before the first or after the last one."""
     MESSAGE = auto()
 
 
 class LongBody:
-    """A body that comes in pieces, and what counts of it."""
+    """A body that arrives in pieces, reduced to what counts."""
 
     def __init__(self, most: int, *, is_keyed: bool) -> None:
         self._most = most
@@ -103,15 +103,15 @@ class LongBody:
         self._rest = bytearray()
         """The body without its messages."""
         self._key_at = 0
-        """Where the latest of its keys begins."""
+        """Where its latest key begins."""
         self._is_messages = False
-        """Whether that is `messages`."""
+        """Whether that key is `messages`."""
         self._messages_at = 0
-        """Where they stood."""
+        """Where they were."""
         self._messages = Messages(most, is_keyed=is_keyed)
 
     def feed(self, piece: bytes) -> None:
-        """Take in the next piece. Raises `BodyTooLarge`, `Malformed`, `Invalid`."""
+        """Process the next piece. Raises `BodyTooLarge`, `Malformed`, `Invalid`."""
         done = 0
         try:
             for mark in self._scanner.feed(piece):
@@ -131,7 +131,7 @@ class LongBody:
         self._take(piece[done:])
 
     def end(self) -> Received:
-        """Return what the body was. Raises as `feed`."""
+        """Return the request. Raises as `feed`."""
         try:
             self._scanner.close()
         except NotJson as error:
@@ -142,7 +142,7 @@ class LongBody:
         return Received(replace(body, messages=self._messages.kept()), bytes(self._rest), self._messages.before)
 
     def _in_rest(self, mark: Mark, piece: bytes, done: int) -> int:
-        """Look at a key or value of the body itself; return up to where the piece was taken in."""
+        """Process a key or value of the body itself; return the offset up to which the piece is consumed."""
         if mark.event is Event.VALUE_ENDS:
             return done
         begins = self._is_messages and mark.event is Event.VALUE_BEGINS and piece[mark.at] == _BRACKET
@@ -163,30 +163,30 @@ class LongBody:
         elif self._part is _Part.REST:
             self._rest += data
             if len(self._rest) > self._most:
-                raise wire.too_large("all that is not a message", self._most)
+                raise wire.too_large("everything that is not a message", self._most)
 
 
 class Messages:
-    """The messages of a body, one after another: the last one that is looked at is kept."""
+    """The messages of a body, one after another: only the last one that counts is kept."""
 
     def __init__(self, most: int, *, is_keyed: bool) -> None:
         self._most = most
         self._count = 0
         self._coming = bytearray()
-        """The message that is coming, as far as it was not too large to be kept."""
+        """The bytes of the current message, unless it is too large."""
         self._is_dropped = False
-        """Whether the message that is coming is too large."""
+        """Whether the current message is too large."""
         self._hash = hashlib.sha256()
-        """Of what was dropped of it."""
+        """The hash of its discarded bytes."""
         self._kept: list[ChatMessage] = []
         self._is_too_large = False
-        """Whether the one to keep was."""
+        """Whether the message to keep is too large."""
         self.before = 0
-        """How many came before the one that is kept."""
+        """How many messages precede the kept one."""
         self._all = hashlib.sha256() if is_keyed else None
 
     def take(self, data: bytes) -> None:
-        """Take in a part of a message."""
+        """Process a part of a message."""
         self._coming += data
         if self._is_dropped or len(self._coming) > self._most:
             self._is_dropped = True
@@ -197,7 +197,7 @@ class Messages:
     def end_one(self) -> None:
         """End a message. Raises `Malformed`, `Invalid`.
 
-        Of one that is too large nobody knows whose it is: it counts, unless one that does comes behind it.
+        The role of a message that is too large is unknown: it counts unless a later one does.
         """
         message = None if self._is_dropped else self._read()
         if self._all is not None:
@@ -210,13 +210,13 @@ class Messages:
         self._coming, self._is_dropped, self._hash = bytearray(), False, hashlib.sha256()
 
     def kept(self) -> list[ChatMessage]:
-        """Return the last message that is looked at, if there is one; else any. Raises `BodyTooLarge`."""
+        """Return the last message that counts, if there is one; else any. Raises `BodyTooLarge`."""
         if self._is_too_large:
             raise wire.too_large("the last message", self._most)
         return self._kept
 
     def digest(self) -> bytes:
-        """Return what stands for all of them, in letters."""
+        """Return a digest of all messages, as hex digits."""
         return b"" if self._all is None else self._all.hexdigest().encode()
 
     def _read(self) -> ChatMessage:

@@ -1,8 +1,8 @@
-"""OpenAI's chat completions: `POST /v1/chat/completions` and `GET /v1/models`, through the same line as `/chat`.
+"""OpenAI's chat completions: `POST /v1/chat/completions` and `GET /v1/models`, on the same queues as `/chat`.
 
-The conversation is the server's: of the messages that a client sends, only the last is asked. The session is named by
-a header (`X-Session-Id`, setting `session_header`), else by `metadata.session_id`, else by `user`. A client that names
-none is refused: the programs that speak this protocol know no sessions, and their users would all talk in one.
+The server stores the conversation: of the messages that a client sends, only the last is used. The session is named by
+a header (`X-Session-Id`, setting `session_header`), else by `metadata.session_id`, else by `user`. A request without
+one is refused, because programs of this protocol know no sessions, and all their users would share one.
 """
 
 import re
@@ -51,26 +51,26 @@ _ROUTES: Final = (
     "assistants|audio|batches|completions|containers|conversations|embeddings|evals|files|fine_tuning|images|models|"
     "moderations|realtime|responses|threads|uploads|vector_stores|videos"
 )
-"""The first words of OpenAI's paths. Of most of them there is nothing here, which a client is to understand too."""
+"""The first segments of OpenAI's paths. Most do not exist here; their 404 has OpenAI's format too."""
 _BASE: Final = "/v1"
 _PLACES: Final = re.compile(rf"((?:{_BASE})*)/(?:chat/completions|{_ROUTES})(?:/.*)?", re.DOTALL)
 
 
 def is_spoken_at(path: str) -> bool:
-    """Return whether clients of this protocol ask at a path, and understand its errors only."""
+    """Return whether a path belongs to this protocol, so that its errors need this protocol's format."""
     return _PLACES.fullmatch(path) is not None
 
 
 def nothing_at(path: str) -> str:
-    """Return what to tell a client of this protocol besides, that has asked at a path where there is nothing."""
+    """Return a hint for a path of this protocol that does not exist."""
     found = _PLACES.fullmatch(path)
     if found is not None and found[1] != _BASE:
-        return f"; the base URL of OpenAI's clients ends in `{_BASE}`, once"
-    return f"; of OpenAI's API there are {_BASE}/chat/completions and {_BASE}/models"
+        return f"; the base URL of an OpenAI client must end in `{_BASE}`, once"
+    return f"; this server has {_BASE}/chat/completions and {_BASE}/models of OpenAI's API"
 
 
 class OpenAI(Dialect):
-    """Chat completions, as a dialect, and the routes of models."""
+    """The dialect of chat completions, and the routes of models."""
 
     def __init__(self, clock: Clock, naming: SessionNaming, settings: AppSettings) -> None:
         self._clock = clock
@@ -80,7 +80,7 @@ class OpenAI(Dialect):
         self._model = Model(id=settings.agent_id, created=int(clock.now()))
 
     async def models(self, request: Request) -> Response:
-        """Return the agent as the one model that there is."""
+        """Return the agent as the only model."""
         return wire.answer(Models(data=[self._model]))
 
     async def model(self, request: Request) -> Response:
@@ -90,7 +90,7 @@ class OpenAI(Dialect):
         return wire.answer(self._model)
 
     async def parse(self, request: Request) -> RunRequest:
-        """Read the last message of a conversation, or answers."""
+        """Read the last message of a conversation, or answers to input requests."""
         received = await self._bodies.read(request, is_keyed=KEY in request.headers)
         body = received.body
         kept = {name: value for name, value in (body.metadata or {}).items() if name != "session_id"}
@@ -103,7 +103,7 @@ class OpenAI(Dialect):
         )
 
     async def answer(self, run: Accepted, end: Outcome | Later) -> Response:
-        """Return a completion, or why there is none."""
+        """Return a completion or an error."""
         if isinstance(end, Later):
             return self._later(run)
         answer = answer_of(end, run.ticket.run_id)
@@ -131,7 +131,7 @@ class OpenAI(Dialect):
             created=int(self._clock.now()),
             with_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
             waiting=Waiting(run.request.scope, run.ticket.key.session_id),
-            later=_goes_on(run),
+            later=_continues(run),
         )
         return chunks, run.replayed
 
@@ -141,12 +141,12 @@ class OpenAI(Dialect):
         return self._naming.named(name, f"in the header {header}, as `metadata.session_id` or as `user`")
 
     def _later(self, run: Accepted) -> Response:
-        """Tell that a run goes on after a restart.
+        """Return the answer for a run that continues after a restart.
 
-        Sent again under its key, the request gets the answer, which clients do by themselves if they are told to.
-        Without a key it would be another run: then no status may say "again", and 202 is no error to any client.
+        With a key, a retry gets the run's answer, so a 503 makes clients retry. Without one, a retry would be another
+        run, so the status is 202, which no client retries.
         """
-        error = _goes_on(run)
+        error = _continues(run)
         headers = run.come_back(self._settings.retry_after_s)
         if run.keyed:
             return failure(error, wire.UNAVAILABLE, headers | SEND_AGAIN)
@@ -162,7 +162,7 @@ class OpenAI(Dialect):
 
 
 def named_session(header: str, value: str | None, body: CompletionBody) -> SessionId | None:
-    """Return the session that a completion names. Raises `Invalid` for a name that no session can have."""
+    """Return the session that a completion names. Raises `Invalid` for an invalid name."""
     places = {
         f"the header {header}": value,
         "`$.metadata.session_id`": (body.metadata or {}).get("session_id"),
@@ -177,6 +177,6 @@ def named_session(header: str, value: str | None, body: CompletionBody) -> Sessi
     return None
 
 
-def _goes_on(run: Accepted) -> ErrorDetail:
-    text = f"the server stops; the run goes on after its restart, see {run.location}"
+def _continues(run: Accepted) -> ErrorDetail:
+    text = f"the server is stopping; the run continues after its restart, see {run.location}"
     return failed(text, "goes_on_later", run.ticket.run_id, again=run.keyed)

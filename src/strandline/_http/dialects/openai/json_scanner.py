@@ -1,8 +1,8 @@
-"""A JSON text that comes in pieces, cut anywhere: checked as RFC 8259 has it, and told where its outer values stand.
+"""Scans JSON that arrives in pieces, cut anywhere: checks it (RFC 8259) and reports where its outer values are.
 
-Keeps of the text no more than which containers are open, a number, and a part of an escape: 64 MiB take no more memory
-than 64 bytes. Stricter than `json.loads`: no NaN, no half of a surrogate pair, no byte order mark, no more than
-`MOST_NESTED` containers in one another. A key may come twice, as for everybody who reads JSON.
+Keeps only the open containers, a partial number and a partial escape: 64 MiB take no more memory than 64 bytes.
+Stricter than `json.loads`: no NaN, no lone surrogate, no byte order mark, at most `MOST_NESTED` nested containers. A
+key may be repeated, as in other JSON parsers.
 """
 
 import codecs
@@ -17,17 +17,17 @@ from msgspec import Struct
 from strandline._http.wire import LONE_SURROGATE
 
 WATCHED: Final = 2
-"""Of values and keys in at most so many containers is told."""
+"""Values and keys in at most this many containers are reported."""
 MOST_NESTED: Final = 1000
-"""As many as what reads whole bodies has stack for."""
+"""The maximum of the parser for whole bodies."""
 MOST_OF_A_NUMBER: Final = 4300
-"""Characters of a number: as many as Python reads of one."""
+"""Maximum length of a number in characters, the same as Python's."""
 MOST_STEPS: Final = 1_000_000
-"""Bytes that are looked at one by one, a microsecond each. Nearly all is skipped in bulk, but for what is nested deep
-again and again."""
+"""Maximum of bytes scanned one by one, a microsecond each. Nearly everything is skipped in bulk, except repeated deep
+nesting."""
 _LONGEST_ESCAPE: Final = len(r"\ud83d\ude00")
 _LEVELS: Final = 3
-"""Of containers that are skipped in bulk: such as the content of a message, a list of parts with an image each."""
+"""Levels of containers that are skipped in bulk, such as a message's content: a list of parts, each with an image."""
 
 _CHARACTERS: Final = (
     rb'(?:[^"\\\x00-\x1f]++'
@@ -51,11 +51,11 @@ _BEGIN_SCALARS: Final = frozenset(b"-0123456789tfn")
 
 
 class NotJson(ValueError):
-    """The text is no JSON."""
+    """The text is not JSON."""
 
 
 class Event(Enum):
-    """What stands at an offset."""
+    """The kind of a mark."""
 
     KEY_BEGINS = auto()
     KEY_ENDS = auto()
@@ -64,9 +64,9 @@ class Event(Enum):
 
 
 class Mark(Struct, frozen=True):
-    """An event; `depth` says how many containers it stands in, `at` where in the piece that was fed.
+    """An event; `depth` is the number of containers around it, `at` its offset in the piece.
 
-    What begins is at its first byte, what ends behind its last one. (A number that is all of the text never ends.)
+    A beginning is at the first byte, an end after the last one. (A number that is the whole text never ends.)
     """
 
     event: Event
@@ -75,7 +75,7 @@ class Mark(Struct, frozen=True):
 
 
 class _Awaits(Enum):
-    """What may come next."""
+    """The token that may come next."""
 
     VALUE = auto()
     FIRST_VALUE = auto()
@@ -90,7 +90,7 @@ _MAY_CLOSE: Final = (_Awaits.COMMA, _Awaits.FIRST_VALUE, _Awaits.FIRST_KEY)
 
 
 class _Partial(Enum):
-    """In the middle of what the text is."""
+    """The kind of the token that the text is in the middle of."""
 
     KEY = auto()
     STRING = auto()
@@ -98,25 +98,25 @@ class _Partial(Enum):
 
 
 class JsonScanner:
-    """One text."""
+    """The scanner of one text."""
 
     def __init__(self) -> None:
         self._value, self._members, self._list = _in_bulk()
         self._open = bytearray()
-        """What closes the containers that are open."""
+        """The closing brackets of the open containers."""
         self._awaits = _Awaits.VALUE
         self._partial: _Partial | None = None
         self._scalar = b""
-        """What there is of a number, or of true, false or null."""
+        """The beginning of a number, or of true, false or null."""
         self._escape = b""
-        """What there is of an escape that was cut off."""
+        """The beginning of an escape that was cut off."""
         self._steps = 0
         self._at = 0
-        """Where the piece begins in the text, and an escape before it."""
+        """The offset in the text of the piece, and of the escape before it."""
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
 
     def feed(self, piece: bytes) -> Iterator[Mark]:
-        """Go on through the next piece, and tell what begins and ends in it. Raises `NotJson`."""
+        """Scan the next piece, and yield what begins and ends in it. Raises `NotJson`."""
         self._decode(piece)
         before = len(self._escape)
         text, self._escape = self._escape + piece, b""
@@ -148,14 +148,14 @@ class JsonScanner:
         self._at += end - len(self._escape)
 
     def close(self) -> None:
-        """End the text. Raises `NotJson` if it is not whole."""
+        """End the text. Raises `NotJson` if it is incomplete."""
         self._decode(b"", is_last=True)
         if _HALF.match(self._escape):
             raise NotJson(f"{LONE_SURROGATE} (byte {self._at})")
         if self._partial is _Partial.SCALAR and not self._open:
             self._check_scalar(self._at)
         elif self._awaits is not _Awaits.NOTHING:
-            raise NotJson("it ends before it is whole")
+            raise NotJson("it ends too early")
 
     def _decode(self, piece: bytes, *, is_last: bool = False) -> None:
         begins = self._at + len(self._escape) - len(self._utf8.getstate()[0])
@@ -165,7 +165,7 @@ class JsonScanner:
             raise NotJson(f"it is not UTF-8 (byte {begins + error.start})") from None
 
     def _skip(self, text: bytes, at: int, depth: int) -> int:
-        """Return where that ends which begins here and is whole in the piece: a value, or many that nobody watches."""
+        """Return the end of what begins here and is complete in the piece: a value, or many that are not reported."""
         awaits = self._awaits
         if not WATCHED <= depth <= MOST_NESTED - _LEVELS or awaits is _Awaits.COMMA or awaits is _Awaits.COLON:
             return at
@@ -179,10 +179,10 @@ class JsonScanner:
         self._awaits = _Awaits.COMMA
         return found.end()
 
-    # -- what begins ------------------------------------------------------------------------------------
+    # -- tokens -----------------------------------------------------------------------------------------
 
     def _token(self, byte: int, at: int) -> Event | None:
-        """Take in a byte that is in the middle of nothing; return what begins there. Raises `NotJson`."""
+        """Process a byte between tokens; return what begins there. Raises `NotJson`."""
         self._steps += 1
         if self._steps > MOST_STEPS:
             raise NotJson(f"it has too much structure (byte {at})")
@@ -204,7 +204,7 @@ class JsonScanner:
         return None
 
     def _is_value(self, byte: int, at: int) -> bool:
-        """Begin a value, if the byte begins one."""
+        """Begin a value if the byte begins one; return whether it does."""
         if byte == _QUOTE:
             self._partial = _Partial.STRING
         elif byte in _CLOSED_BY:
@@ -222,10 +222,10 @@ class JsonScanner:
     def _value_ended(self) -> None:
         self._awaits = _Awaits.COMMA if self._open else _Awaits.NOTHING
 
-    # -- what goes on -----------------------------------------------------------------------------------
+    # -- partial tokens --------------------------------------------------------------------------------
 
     def _rest(self, text: bytes, at: int, partial: _Partial) -> int:
-        """Go on in what the text is in the middle of; return where that ends, or the text does. Raises `NotJson`."""
+        """Continue a partial token; return where it ends, or the text does. Raises `NotJson`."""
         if partial is _Partial.SCALAR:
             end = _end(_LETTERS, text, at)
             self._scalar += text[at:end]
@@ -250,7 +250,7 @@ class JsonScanner:
         raise NotJson(f"invalid character or escape in a string (byte {self._at + end})")
 
     def _check_scalar(self, at: int) -> None:
-        """End a scalar."""
+        """Check and end a scalar."""
         if len(self._scalar) > MOST_OF_A_NUMBER:
             raise NotJson(f"a number of more than {MOST_OF_A_NUMBER} characters (byte {at})")
         if _SCALAR.fullmatch(self._scalar) is None:
@@ -260,16 +260,16 @@ class JsonScanner:
 
 
 def _end(pattern: re.Pattern[bytes], text: bytes, at: int) -> int:
-    """Return where that ends which matches at a place; the patterns here match the empty text too."""
+    """Return the end of a match at an offset. (The patterns here also match empty text.)"""
     found = pattern.match(text, at)
     return at if found is None else found.end()
 
 
 @functools.cache
 def _in_bulk() -> tuple[re.Pattern[bytes], re.Pattern[bytes], re.Pattern[bytes]]:
-    """Return what matches a value of so many levels, and what matches members and elements that are all of them so.
+    """Return patterns for a value of at most `_LEVELS` levels, and for members and elements that have only such values.
 
-    All of it is possessive: it never goes back. A number must be followed by something, since the rest may be to come.
+    All are possessive: they never backtrack. A number must be followed by something, because the rest may be missing.
     """
     value = scalar = rb"%b|%b(?=[ \t\n\r,\]}])" % (_STRING, _WORD)
     for _ in range(_LEVELS):

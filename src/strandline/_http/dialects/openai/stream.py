@@ -14,7 +14,7 @@ _DONE: Final = b"data: [DONE]\n\n"
 
 
 class Chunks:
-    """Makes what one client is sent of one run. `later` is the error that it gets if the run goes on without it."""
+    """Encodes one run for one client. `later` is the error if the run continues after the stream."""
 
     def __init__(
         self,
@@ -38,18 +38,18 @@ class Chunks:
             "created": created,
             "model": model,
         }
-        # Around the text of a chunk, which there are many of.
+        # Encoded once, because there are many chunks of text.
         head, _, tail = self._chunk({"content": "?"}).rpartition(b'"?"')
         self._around = head, tail
         self._sent = SentText()
         self._has_ended = False
 
     def opening(self) -> bytes:
-        """Return the first chunk: the run was accepted."""
+        """Return the first chunk: the run is accepted."""
         return self._chunk({"role": "assistant", "content": ""})
 
     def of(self, numbered: Numbered) -> bytes:
-        """Return the chunks of an event, often none: tools are the agent's own, and no calls to be answered."""
+        """Return the chunks of an event, often none: the agent's tool calls are not the client's to answer."""
         match numbered.event:
             case RunFinished():
                 return self._end(numbered.event)
@@ -60,7 +60,7 @@ class Chunks:
         return self._content(self._sent.heard(numbered.event))
 
     def closing(self) -> bytes:
-        """Return what ends the stream."""
+        """Return the bytes after the last event."""
         return _DONE if self._has_ended else _event(ErrorBody(self._later)) + _DONE
 
     def _waits(self, event: RunQueued | RunPosition) -> bytes:

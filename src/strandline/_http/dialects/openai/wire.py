@@ -1,7 +1,7 @@
-"""OpenAI's chat completions on the wire: what is read, what is answered, and the form of errors. Values only.
+"""OpenAI's chat completions on the wire: requests, answers and errors. Values only.
 
-Source: the API reference of OpenAI, "Chat", "Streaming" and "Errors". `reasoning_content` is what other servers of this
-protocol call the model's reasoning; `strandline` is ours alone.
+Source: the API reference of OpenAI, "Chat", "Streaming" and "Errors". Other servers of this protocol
+also send the model's reasoning as `reasoning_content`; `strandline` is our own extension.
 """
 
 import base64
@@ -26,48 +26,48 @@ READS: Final = "The body is an object with `messages`, the last of them the user
 _PARAM: Final = re.compile(r"at `\$\.([^`]+)`|missing required field `(\w+)`(?!.* at `\$)")
 _DATA_URL: Final = re.compile(r"data:image/(png|jpeg|jpg|gif|webp);base64,(.*)", re.DOTALL)
 INSTRUCTIONS: Final = frozenset({"system", "developer"})
-"""Roles of messages that are not looked at: the agent has a system prompt of its own."""
+"""Roles of messages that are ignored: the agent has its own system prompt."""
 
 _Metadata = Annotated[
-    dict[str, Any] | None, Meta(description="Kept with the run, but for `session_id`, which names the session")
+    dict[str, Any] | None, Meta(description="Stored with the run, except `session_id`, which names the session")
 ]
 FinishReason = Literal["stop", "length"]
 ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
 
 
-# -- what is read -------------------------------------------------------------------------------------
+# -- requests -----------------------------------------------------------------------------------------
 
 
 class ChatMessage(Struct, frozen=True):
-    """A message of the conversation, as the client has it."""
+    """A message of the client's copy of the conversation."""
 
     role: str
     content: str | list[dict[str, Any]] | None = None
 
 
 class StreamOptions(Struct, frozen=True):
-    """What a stream is to tell besides."""
+    """Options of a stream."""
 
     include_usage: bool | None = None
 
 
 class CompletionBody(RunOptions, frozen=True, kw_only=True):
-    """What a completion is asked for with; further keys are ignored."""
+    """A request for a completion; other keys are ignored."""
 
     messages: Annotated[
         list[ChatMessage],
         Meta(
-            description="The last one is the user's, and the input; the server has the others",
+            description="The last one must be the user's and is the input; the server has the others",
             examples=[[{"role": "user", "content": "Hello"}]],
         ),
     ]
     responses: Annotated[
-        list[Answered] | None, Meta(description="With `messages` empty: answers to input requests")
+        list[Answered] | None, Meta(description="Answers to input requests; `messages` must be empty")
     ] = None
     model: Annotated[str | None, Meta(description="Any name; there is one agent")] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: Annotated[str | None, Meta(description="The session, if neither header nor metadata names one")] = None
+    user: Annotated[str | None, Meta(description="The session, if neither the header nor `metadata` names one")] = None
     metadata: _Metadata = None
     n: float | None = None
     tools: list[dict[str, Any]] | None = None
@@ -78,25 +78,25 @@ class CompletionBody(RunOptions, frozen=True, kw_only=True):
 
 
 def prompt_of(body: CompletionBody, before: int = 0) -> Input | Responses:
-    """Return what the agent is asked; `before` messages were left out. Raises `Invalid` if it cannot be asked so."""
+    """Return the input; `before` earlier messages were discarded. Raises `Invalid`."""
     _refuse_what_is_not_there(body)
     if body.responses is not None:
         if body.messages:
-            raise Invalid("messages and responses do not go together: answer first, then say what you like")
+            raise Invalid("messages and responses do not go together: answer first, then send a message")
         return Responses(body.responses)
     said = [number for number, each in enumerate(body.messages) if each.role not in INSTRUCTIONS]
     if not said or body.messages[said[-1]].role != "user":
-        raise Invalid(f"There is no message of the user at the end - at `$.messages`. {READS}")
+        raise Invalid(f"The last message must be the user's - at `$.messages`. {READS}")
     content, there = body.messages[said[-1]].content, f"$.messages[{before + said[-1]}].content"
     if isinstance(content, str):
         return content
     if not content:
-        raise Invalid(f"A message needs content, a text or parts - at `{there}`")
+        raise Invalid(f"A message needs content: a text, or a list of parts - at `{there}`")
     return [_block(part, f"{there}[{number}]") for number, part in enumerate(content)]
 
 
 def _refuse_what_is_not_there(body: CompletionBody) -> None:
-    """Raise `Invalid` for what would change the form of the answer; what only colours it is ignored."""
+    """Raise `Invalid` for options that change the format of the answer. Others, such as temperature, are ignored."""
     unsupported = {
         "n": body.n not in (None, 1),
         "tools": bool(body.tools),
@@ -107,11 +107,11 @@ def _refuse_what_is_not_there(body: CompletionBody) -> None:
     }
     for name, is_set in unsupported.items():
         if is_set:
-            raise Invalid(f"The agent gives one answer in text, with tools of its own; leave this out - at `$.{name}`")
+            raise Invalid(f"The agent gives one text answer and uses its own tools; leave this out - at `$.{name}`")
 
 
 def _block(part: dict[str, Any], there: str) -> Block:
-    """Return a part of a message in the form of Strands. Raises `Invalid`."""
+    """Return a part of a message as a block of Strands. Raises `Invalid`."""
     if part.get("type") == "text" and isinstance(part.get("text"), str):
         return {"text": part["text"]}
     image = part.get("image_url")
@@ -120,21 +120,21 @@ def _block(part: dict[str, Any], there: str) -> Block:
         found = _DATA_URL.fullmatch(url)
         if found is None:
             raise Invalid(
-                f"An image must be a data: URL, base64 of png, jpeg, gif or webp; none is fetched - at `{there}`"
+                f"An image must be a data: URL (base64 of png, jpeg, gif or webp); no URL is fetched - at `{there}`"
             )
         try:
             data = base64.b64decode(found[2], validate=True)
         except binascii.Error as error:
             raise Invalid(f"The image is not base64: {error} - at `{there}`") from None
         return {"image": {"format": "jpeg" if found[1] == "jpg" else found[1], "source": {"bytes": data}}}
-    raise Invalid(f"A part must be of type text or image_url, and have that - at `{there}`")
+    raise Invalid(f"A part must be of type text or image_url, with a field of that name - at `{there}`")
 
 
-# -- what is answered ---------------------------------------------------------------------------------
+# -- answers ------------------------------------------------------------------------------------------
 
 
 class Tokens(Struct, frozen=True, omit_defaults=True):
-    """What the whole run has used, over all its calls of the model."""
+    """The tokens of the whole run, over all its model calls."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -143,7 +143,7 @@ class Tokens(Struct, frozen=True, omit_defaults=True):
 
 
 class Extension(Struct, frozen=True):
-    """What this protocol has no words for: where it was said, how the run has ended, and what it asks a person."""
+    """Fields that this protocol lacks: the session, the run's status, and its questions to a person."""
 
     session_id: SessionId
     status: RunStatus
@@ -160,7 +160,7 @@ class Said(Struct, frozen=True, kw_only=True):
 
 
 class Choice(Struct, frozen=True, kw_only=True):
-    """The one choice there is."""
+    """The only choice."""
 
     index: Literal[0] = 0
     message: Said
@@ -169,7 +169,7 @@ class Choice(Struct, frozen=True, kw_only=True):
 
 
 class Completion(Struct, frozen=True, kw_only=True):
-    """A whole answer; `id` is that of its run. With `stream` the same comes in pieces, as server-sent events."""
+    """A whole answer; `id` is the run's. With `stream` it is sent in pieces, as server-sent events."""
 
     id: RunId
     object: Literal["chat.completion"] = "chat.completion"
@@ -190,14 +190,14 @@ class Model(Struct, frozen=True, kw_only=True):
 
 
 class Models(Struct, frozen=True, kw_only=True):
-    """All there are: one."""
+    """The list of models, which has one."""
 
     object: Literal["list"] = "list"
     data: list[Model]
 
 
 def tokens(usage: dict[str, int] | None) -> Tokens | UnsetType:
-    """Return a usage record of Strands in the words of this protocol; nothing if nobody has counted."""
+    """Return the token usage in the format of this protocol; UNSET if it is unknown."""
     if usage is None:
         return UNSET
     given, said = usage.get("inputTokens", 0), usage.get("outputTokens", 0)
@@ -214,30 +214,30 @@ def tokens(usage: dict[str, int] | None) -> Tokens | UnsetType:
 
 
 class ErrorDetail(Struct, frozen=True, kw_only=True):
-    """Why there is no answer; `param` is what of the request is wrong, `code` is ours and stable."""
+    """Why there is no answer; `param` is the wrong field of the request, `code` is our stable code."""
 
     message: str
     type: ErrorType
     param: str | None
     code: str
     run_id: RunId | UnsetType = UNSET
-    """The run that was accepted, and has no answer (yet)."""
+    """The accepted run without an answer (yet)."""
     position: int | UnsetType = UNSET
     estimated_wait_s: float | UnsetType | None = UNSET
 
 
 class ErrorBody(Struct, frozen=True):
-    """An error in OpenAI's form."""
+    """An error in OpenAI's format."""
 
     error: ErrorDetail
 
 
 def refusal(problem: Response) -> Response:
-    """Return a problem document in OpenAI's form.
+    """Return a problem document in OpenAI's format.
 
-    Its clients send again by themselves what gets 409, 429 or 500, which they are told not to do where it is no use:
-    with 409 they wanted no waiting, or are too late for good, nobody knows what was done before a defect, and storage
-    is full until somebody deletes.
+    Its clients retry 409, 429 and 500 by themselves. A header stops them where a retry does not help: after 409 the
+    request did not want to wait or is too late, after a defect its effects are unknown, and full storage stays full
+    until sessions are deleted.
     """
     ours = msgspec.json.decode(problem.body, type=wire.Problem)
     status = wire.without_422(ours.status)
@@ -261,21 +261,20 @@ def failure(error: ErrorDetail, status: int, headers: Mapping[str, str]) -> Resp
 
 
 def failed(message: str, code: str, run_id: RunId, *, again: bool = False) -> ErrorDetail:
-    """Return the error of a run that was accepted; `again`: the same request gets its answer later.
+    """Return the error of an accepted run; `again`: a repeated request gets its answer later.
 
-    Clients take `server_error` for "send it again", also in a stream, where an error has no status: Vercel's looks at
-    the type until the first text has come. What is not to be sent again has the type of all that is the client's to
-    change.
+    Clients retry a `server_error`, even in a stream, where an error has no status: Vercel's checks the type until the
+    first text arrives. An error that must not be retried has the type `invalid_request_error`.
     """
     kind: ErrorType = "server_error" if again else "invalid_request_error"
     return ErrorDetail(message=message, type=kind, param=None, code=code, run_id=run_id)
 
 
 ENDED: Final = wire.UNPROCESSABLE
-"""The status of a run that has ended without an answer: no client tries that again, as they do 408, 409, 429 and 5xx.
-Nothing else has it in this protocol (`wire.without_422`)."""
+"""The status of a run that ended without an answer: clients do not retry it, as they do 408, 409, 429 and 5xx. No other
+answer of this protocol has it (`wire.without_422`)."""
 SEND_NO_MORE: Final = {"X-Should-Retry": "false"}
-"""Heeded by OpenAI's own clients, which otherwise send the same again after 409 and 5xx: as another run."""
+"""OpenAI's own clients obey it. Otherwise they retry 409 and 5xx, which would be another run."""
 SEND_AGAIN: Final = {"X-Should-Retry": "true"}
 
 
