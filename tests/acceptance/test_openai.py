@@ -343,7 +343,7 @@ def test_what_cannot_be_read_is_refused_in_openais_form(server: Server) -> None:
 def test_a_wrong_base_url_is_named_in_openais_form(server: Server, client: OpenAI, place: str) -> None:
     refusal = error(server.client.post(place, json={}), 404, "not_found")
     assert "base URL" in refusal["message"]
-    assert "ends in `/v1`" in refusal["message"]
+    assert "must end in `/v1`" in refusal["message"]
 
 
 @pytest.mark.parametrize("place", ["responses", "conversations", "embeddings", "threads/x/runs", "vector_stores"])
