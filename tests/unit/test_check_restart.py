@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 
 from strandline._check import suite
-from strandline._check.asking import Came, Told
+from strandline._check.asking import Answered, Reply
 from strandline._check.suite import Finding, Plan, Verdict
 
 
 class Asked:
     """Answers whatever it is asked."""
 
-    async def ask(self, session: str, label: str) -> Came:
+    async def ask(self, session: str, label: str) -> Reply:
         """Return an answer."""
-        return Told(label, label, {"before": ["remember"], "sound": True})
+        return Answered(label, label, {"before": ["remember"], "sound": True})
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_what_seems_lost_gets_two_seconds_to_arrive_in_another_session(
 ) -> None:
     sessions: list[str] = []
 
-    async def restarted(given: Any, command: str, session: str, queued: str, gap_s: float) -> tuple[Came, Finding]:
+    async def restarted(given: Any, command: str, session: str, queued: str, gap_s: float) -> tuple[Reply, Finding]:
         sessions.append(queued)
         found = Verdict.HOLDS if arrives_s <= gap_s else Verdict.BREAKS
         return await Asked().ask(session, "after"), Finding("accepted", "", found, "")

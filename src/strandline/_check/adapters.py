@@ -89,10 +89,10 @@ async def a2a(client: httpx.AsyncClient, url: str, session: str, text: str) -> s
     state = result.get("status", {}).get("state", "completed")
     parts = [part for artifact in result.get("artifacts") or [] for part in artifact["parts"]]
     parts = parts or result.get("parts") or result.get("status", {}).get("message", {}).get("parts", [])
-    told = "".join(part.get("text", "") for part in parts)
+    reply = "".join(part.get("text", "") for part in parts)
     if state != "completed":
-        raise RuntimeError(f"the task is {state}: {told}")
-    return told
+        raise RuntimeError(f"the task is {state}: {reply}")
+    return reply
 
 
 class AgUi:
@@ -120,16 +120,16 @@ class AgUi:
         }
         response = await client.post(url, json=body, headers={"Accept": "text/event-stream"})
         response.raise_for_status()
-        message_id, told = uuid.uuid4().hex, ""
+        message_id, reply = uuid.uuid4().hex, ""
         for event in _events(response.text):
             match event:
                 case {"type": "TEXT_MESSAGE_CONTENT" | "TEXT_MESSAGE_CHUNK", "delta": str(delta)}:
-                    message_id, told = event.get("messageId") or message_id, told + delta
+                    message_id, reply = event.get("messageId") or message_id, reply + delta
                 case {"type": "RUN_ERROR"}:
                     reason = f"{event.get('code', '')} {event.get('message', '')}".strip()
                     raise Refused(reason) if "BUSY" in str(event.get("code", "")).upper() else RuntimeError(reason)
-        thread += [question, {"id": message_id, "role": "assistant", "content": told}]
-        return told
+        thread += [question, {"id": message_id, "role": "assistant", "content": reply}]
+        return reply
 
 
 BUILT_IN: Final[dict[str, Ask | type[AgUi]]] = {

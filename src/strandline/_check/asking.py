@@ -1,4 +1,4 @@
-"""`Asker`: sends probes to a server and takes what comes of each as a value. It judges nothing."""
+"""`Asker`: sends probes to a server, and returns the result of each as a value. It judges nothing."""
 
 import asyncio
 import json
@@ -15,8 +15,8 @@ NOT_NOW: Final = frozenset({409, 429, 503})
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """An answer; `probe` is None if no probe has given it."""
+class Answered:
+    """An answer; `probe` is None if it is not the probe's."""
 
     label: str
     text: str
@@ -24,7 +24,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class NotTaken:
+class Rejected:
     """The server refused the request; `retry_after`: it said when to come back."""
 
     label: str
@@ -33,7 +33,7 @@ class NotTaken:
 
 
 @dataclass(frozen=True, slots=True)
-class NotAnswered:
+class Unanswered:
     """The request failed, or nothing came within the patience."""
 
     label: str
@@ -41,19 +41,19 @@ class NotAnswered:
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
-    """Nobody answers at the address."""
+class Unreachable:
+    """Nothing listens at the address."""
 
     label: str
     why: str
 
 
-Came = Told | NotTaken | NotAnswered | Gone
-_Kinds = type[NotTaken] | tuple[type[NotTaken], type[NotAnswered], type[Gone]]
+Reply = Answered | Rejected | Unanswered | Unreachable
+_Kinds = type[Rejected] | tuple[type[Rejected], type[Unanswered], type[Unreachable]]
 
 
 class Asker:
-    """A server, asked through an adapter. Belongs to the loop that it was made in; close it."""
+    """A server, called through an adapter. Belongs to the loop that it was made in; close it."""
 
     def __init__(self, url: str, ask: Ask, *, patience_s: float, key: str | None = None) -> None:
         self.url = url
@@ -72,7 +72,7 @@ class Asker:
         await self._client.aclose()
 
     async def announces_another_agent(self) -> bool:
-        """Return whether the server says in its health that it serves another agent than the probe."""
+        """Return whether the server reports in its health that it does not serve the probe."""
         try:
             response = await self._client.get(f"{self.url}/health")
             health = response.json()
@@ -80,36 +80,36 @@ class Asker:
             return False
         return isinstance(health, dict) and health.get("probe") is False
 
-    async def ask(self, session: str, label: str, *, wait_s: float = 0.0, fail: bool = False) -> Came:
-        """Send one probe and return what came of it. Cancelling it drops the connection."""
+    async def ask(self, session: str, label: str, *, wait_s: float = 0.0, fail: bool = False) -> Reply:
+        """Send one probe and return its result. Cancelling this drops the connection."""
         question: dict[str, Any] = {"session": session, "label": label, "wait": wait_s}
         if fail:
             question["fail"] = True
         text = f"probe {json.dumps(question)}"
         try:
             async with asyncio.timeout(self._patience_s):
-                told = await self._ask(self._client, self.url, session, text)
+                reply = await self._ask(self._client, self.url, session, text)
         except TimeoutError:
-            return NotAnswered(label, f"no answer within {self._patience_s:g} s")
+            return Unanswered(label, f"no answer within {self._patience_s:g} s")
         except Refused as error:
-            return NotTaken(label, str(error))
+            return Rejected(label, str(error))
         except httpx.HTTPStatusError as error:
             return _by_status(label, error.response)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            return Gone(label, str(error) or type(error).__name__)
+            return Unreachable(label, str(error) or type(error).__name__)
         except Exception as error:
-            return NotAnswered(label, f"{type(error).__name__}: {error}".rstrip(": "))
-        return Told(label, told, _probe(told))
+            return Unanswered(label, f"{type(error).__name__}: {error}".rstrip(": "))
+        return Answered(label, reply, _probe(reply))
 
-    async def back(self, session: str, label: str, within_s: float) -> Came:
-        """Ask until somebody answers again, or the time is up; return what came last."""
-        return await self._again(session, label, within_s, (NotTaken, NotAnswered, Gone))
+    async def back(self, session: str, label: str, within_s: float) -> Reply:
+        """Send probes until one is answered, or the time is up; return the last result."""
+        return await self._again(session, label, within_s, (Rejected, Unanswered, Unreachable))
 
-    async def taken(self, session: str, label: str, within_s: float) -> Came:
-        """Ask, and again as long as it is refused, until the time is up; return what came last."""
-        return await self._again(session, label, within_s, NotTaken)
+    async def taken(self, session: str, label: str, within_s: float) -> Reply:
+        """Send probes while the server refuses them, until the time is up; return the last result."""
+        return await self._again(session, label, within_s, Rejected)
 
-    async def _again(self, session: str, label: str, within_s: float, unless: _Kinds) -> Came:
+    async def _again(self, session: str, label: str, within_s: float, unless: _Kinds) -> Reply:
         end = time.monotonic() + within_s
         while True:
             came = await self.ask(session, label)
@@ -118,7 +118,7 @@ class Asker:
             await asyncio.sleep(0.2)
 
 
-def _by_status(label: str, response: httpx.Response) -> Came:
+def _by_status(label: str, response: httpx.Response) -> Reply:
     try:
         body = response.json()
     except ValueError:
@@ -126,8 +126,8 @@ def _by_status(label: str, response: httpx.Response) -> Came:
     detail = body.get("detail") or body.get("error") or "" if isinstance(body, dict) else ""
     why = f"{response.status_code} {detail}".strip()
     if response.status_code in NOT_NOW:
-        return NotTaken(label, why, "retry-after" in response.headers)
-    return NotAnswered(label, why)
+        return Rejected(label, why, "retry-after" in response.headers)
+    return Unanswered(label, why)
 
 
 def _probe(text: str) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from strandline._check.adapters import AdapterError, Ask
-from strandline._check.asking import Asker, Came, Gone, NotAnswered, NotTaken, Told
+from strandline._check.asking import Answered, Asker, Rejected, Reply, Unanswered, Unreachable
 from strandline.errors import SetupError
 
 AT_ONCE: Final = 5
@@ -94,9 +94,9 @@ async def examine(url: str, ask: Ask, plan: Plan) -> AsyncIterator[Finding]:
         if await asker.announces_another_agent():
             raise NoProbe(f"{url} serves another agent than the probe, and nothing was sent to it. {_SERVE_IT}")
         first = await asker.ask(suite.session("first"), "first")
-        if isinstance(first, Gone):
+        if isinstance(first, Unreachable):
             raise AdapterError(f"nobody answers at {url} ({first.why}). Start the server, and name its address")
-        if not isinstance(first, Told):
+        if not isinstance(first, Answered):
             raise AdapterError(f"the first request to {url} was not answered: {first.why}. Is it the right adapter?")
         if first.probe is None:
             raise NoProbe(f"what answers at {url} is no probe ({first.text[:60]!r}). {_SERVE_IT}")
@@ -128,8 +128,8 @@ class _Suite:
                 await asyncio.sleep(GAP_S)
         came = [each.result() for each in sent]
         after = await self._asker.ask(session, "after")
-        probes = [each.probe for each in came if isinstance(each, Told) and each.probe is not None]
-        own = [each for each in came if isinstance(each, Told) and each.probe and each.probe["probe"] == each.label]
+        probes = [each.probe for each in came if isinstance(each, Answered) and each.probe is not None]
+        own = [each for each in came if isinstance(each, Answered) and each.probe and each.probe["probe"] == each.label]
         begun = sorted(probes, key=lambda each: each["begun"])
         crossing = sum(
             late["begun"] < max(early["ended"] for early in begun[:place])
@@ -177,7 +177,7 @@ class _Suite:
             await asyncio.sleep(GAP_S)
             others = [group.create_task(self._asker.ask(quick, f"quick{number}")) for number in (1, 2)]
         afterwards = [await self._asker.ask(session, "after") for session in (slow, quick)]
-        probes = [each.probe for each in afterwards if isinstance(each, Told) and each.probe is not None]
+        probes = [each.probe for each in afterwards if isinstance(each, Answered) and each.probe is not None]
         foreign = sum(int(each["foreign"]) for each in probes)
         isolation = _finding(
             "isolation",
@@ -185,13 +185,13 @@ class _Suite:
             f"{foreign} messages of another session were seen" if probes else f"not answered{_reason(afterwards)}",
         )
         ends = [each.result() for each in (first, *others)]
-        ended = [each.probe["ended"] if isinstance(each, Told) and each.probe else None for each in ends]
+        ended = [each.probe["ended"] if isinstance(each, Answered) and each.probe else None for each in ends]
         quick_ends = [each for each in ended[1:] if each is not None]  # of two at once, one may be refused
         if ended[0] is None or not quick_ends:
             return [isolation, _finding("parallel", Verdict.UNKNOWN, f"not answered{_reason(ends)}")]
         early = min(quick_ends) < ended[0]
-        told = "a quick request ended while a slow one was worked on" if early else "a quick request waited for it"
-        return [isolation, _finding("parallel", _if(early), told)]
+        detail = "a quick request ended while a slow one was worked on" if early else "a quick request waited for it"
+        return [isolation, _finding("parallel", _if(early), detail)]
 
     async def bounded(self) -> list[Finding]:
         session = self.session("bounded")
@@ -201,19 +201,19 @@ class _Suite:
             await asyncio.sleep(GAP_S)
             sent += [group.create_task(self._asker.ask(session, f"n{n}")) for n in range(self._plan.flood)]
         came = [each.result() for each in sent[1:]]
-        refused = [each for each in came if isinstance(each, NotTaken)]
+        refused = [each for each in came if isinstance(each, Rejected)]
         if not refused:
-            failed = sum(not isinstance(each, Told) for each in came)
-            told = f"none of {len(came)} was refused" + (f", {failed} failed{_reason(came)}" if failed else "")
-            return [_finding("bounded", Verdict.UNKNOWN if failed == len(came) else Verdict.BREAKS, told)]
+            failed = sum(not isinstance(each, Answered) for each in came)
+            detail = f"none of {len(came)} was refused" + (f", {failed} failed{_reason(came)}" if failed else "")
+            return [_finding("bounded", Verdict.UNKNOWN if failed == len(came) else Verdict.BREAKS, detail)]
         hint = " with Retry-After" if all(each.retry_after for each in refused) else " without Retry-After"
         return [_finding("bounded", Verdict.HOLDS, f"{len(refused)} of {len(came)} were refused{hint}")]
 
     async def restart(self) -> list[Finding]:
         command = self._plan.restart
         if command is None:
-            told = "say how to restart it: --restart COMMAND"
-            return [replace(_finding(name, Verdict.UNKNOWN, told), tried=False) for name in ("restart", "accepted")]
+            detail = "say how to restart it: --restart COMMAND"
+            return [replace(_finding(name, Verdict.UNKNOWN, detail), tried=False) for name in ("restart", "accepted")]
         session = self.session("restart")
         await self._asker.ask(session, "remember")
         back, accepted = await self._restart(command, session, self.session("accepted"), GAP_S)
@@ -221,7 +221,7 @@ class _Suite:
             _, accepted = await self._restart(command, session, self.session("accepted2"), ARRIVED_S)
         return [_conversation("restart", back, ["remember"]), accepted]
 
-    async def _restart(self, command: str, session: str, queued: str, gap_s: float) -> tuple[Came, Finding]:
+    async def _restart(self, command: str, session: str, queued: str, gap_s: float) -> tuple[Reply, Finding]:
         """Restart the server with two requests that wait in `queued`, sent `gap_s` before; return what `session`
         answers then, and what became of those."""
         sent = [asyncio.ensure_future(self._asker.ask(queued, "working", wait_s=SLOW_S))]
@@ -237,25 +237,25 @@ class _Suite:
         last = await self._asker.ask(queued, "after")
         await asyncio.wait(sent, timeout=SLOW_S)
         ended = [each.result() for each in sent if each.done()]
-        answered = {each.label for each in ended if isinstance(each, Told)}
-        refused = [each for each in ended if isinstance(each, NotTaken)]
+        answered = {each.label for each in ended if isinstance(each, Answered)}
+        refused = [each for each in ended if isinstance(each, Rejected)]
         for each in sent:
             each.cancel()
         await asyncio.gather(*sent, return_exceptions=True)
-        seen = set(last.probe["before"]) if isinstance(last, Told) and last.probe else set()
+        seen = set(last.probe["before"]) if isinstance(last, Answered) and last.probe else set()
         waited = {"waits1", "waits2"} - {each.label for each in refused}
         lost = sorted(waited - seen - answered)
-        told = f"{' and '.join(lost)} never reached the agent" if lost else "all that waited were done"
+        detail = f"{' and '.join(lost)} never reached the agent" if lost else "all that waited were done"
         if waited:
-            accepted = _finding("accepted", _if(not lost), told)
+            accepted = _finding("accepted", _if(not lost), detail)
         else:
             accepted = _finding("accepted", Verdict.UNKNOWN, f"nothing waited{_reason(refused)}")
         return back, accepted
 
 
-def _conversation(name: str, after: Came, expected: Sequence[str]) -> Finding:
+def _conversation(name: str, after: Reply, expected: Sequence[str]) -> Finding:
     """Judge a conversation by what the agent saw before its last question."""
-    if not isinstance(after, Told):
+    if not isinstance(after, Answered):
         return _finding(name, Verdict.BREAKS, f"the next request was not answered: {after.why}")
     if after.probe is None:
         return _finding(name, Verdict.BREAKS, f"the next request got {after.text[:60]!r}")
@@ -270,8 +270,8 @@ def _conversation(name: str, after: Came, expected: Sequence[str]) -> Finding:
     )
 
 
-def _judge(name: str, found: Sequence[str], right: Sequence[str], told: str) -> Finding:
-    return _finding(name, _if(list(found) == list(right)), told)
+def _judge(name: str, found: Sequence[str], right: Sequence[str], detail: str) -> Finding:
+    return _finding(name, _if(list(found) == list(right)), detail)
 
 
 def _finding(name: str, verdict: Verdict, seen: str) -> Finding:
@@ -286,9 +286,9 @@ def _pairs(crossing: int, worked: int) -> str:
     return f"{crossing} of {worked} began before another had ended" if crossing else f"none of {worked} overlapped"
 
 
-def _reason(came: Sequence[Came]) -> str:
+def _reason(came: Sequence[Reply]) -> str:
     """Return why those that have no answer have none, as far as the first of them tells."""
     for each in came:
-        if isinstance(each, (NotTaken, NotAnswered, Gone)):
-            return f" ({'refused' if isinstance(each, NotTaken) else 'failed'}: {each.why[:80]})"
+        if isinstance(each, (Rejected, Unanswered, Unreachable)):
+            return f" ({'refused' if isinstance(each, Rejected) else 'failed'}: {each.why[:80]})"
     return ""

@@ -1,6 +1,6 @@
-"""The probe: an agent that tells when it worked on a question, and which conversation it saw then.
+"""The probe of `strandline check`: an agent that reports when it worked on a question, and which conversation it saw.
 
-It holds nothing in memory: what is wrong with a server shows in the answers. Serve it as you serve your own agent:
+It keeps nothing in memory, so its answers show what is wrong with a server. Serve it as you serve your own agent:
 `make_agent` is a factory of Strands agents; any other framework calls `answer` where it would call a model.
 """
 
@@ -18,16 +18,16 @@ from strandline._scripted.model import ScriptedModel
 
 __all__ = ["answer", "make_agent"]
 
-_MOST_TOLD: Final = 20
+_MOST_NAMED: Final = 20
 """How many earlier questions an answer names."""
 _QUESTION: Final = re.compile(r"probe (\{.*\})")
 
 
 async def answer(said: Sequence[tuple[str, str]]) -> str:
-    """Return the answer to the last of (role, text): when it was worked on, and what stood before it.
+    """Return the answer to the last of (role, text): when the probe worked on it, and which questions came before.
 
-    Roles are `user` and `assistant`. Raises `ConnectionError` where the question asks for a failure, as a model
-    provider that is out of order; a question that is no probe's gets a sentence that says so.
+    Roles are `user` and `assistant`. Raises `ConnectionError` if the question requests a failure, as a broken model
+    provider does. A question that `strandline check` did not send gets a sentence that says so.
     """
     begun = time.time()
     asked = [(role, _read(text)) for role, text in said]
@@ -40,19 +40,19 @@ async def answer(said: Sequence[tuple[str, str]]) -> str:
     earlier = [each for role, each in asked[:-1] if role == "user" and each is not None]
     roles = [role for role, _ in said]
     sound = all(role == ("user" if place % 2 == 0 else "assistant") for place, role in enumerate(roles))
-    told = {
+    report = {
         "probe": now["label"],
         "begun": begun,
         "ended": time.time(),
-        "before": [each["label"] for each in earlier[-_MOST_TOLD:]],
+        "before": [each["label"] for each in earlier[-_MOST_NAMED:]],
         "foreign": sum(each["session"] != now["session"] for each in earlier),
         "sound": sound,
     }
-    return json.dumps(told)
+    return json.dumps(report)
 
 
 def make_agent(session_id: str) -> Agent:
-    """Make the probe of one session."""
+    """Return the probe of one session."""
     return Agent(model=ScriptedModel(_script), callback_handler=None)
 
 
