@@ -1,7 +1,7 @@
 """Strandline inside another program: an ASGI app to mount, the server in one call, the service without HTTP.
 
-Whoever calls is told at once, as a `SetupError`, what cannot be. Nothing starts, and no file is touched, before a
-server or a `with` starts it: a module that is imported by several processes is harmless.
+What cannot be served or set raises a `SetupError` at the call. Nothing starts, and no file is touched, before a server
+or a `with` starts it, so several processes may import the same module.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ Place = str | os.PathLike[str]
 
 
 class ServiceKeywords(TypedDict, total=False):
-    """The settings of a service, by name; what is not given comes from where `strandline serve` has it from."""
+    """The settings of a service, as keywords; the others come from where `strandline serve` reads them."""
 
     agent_id: str
     journal: str
@@ -108,7 +108,7 @@ class AppKeywords(ServiceKeywords, total=False):
 
 
 class ServerKeywords(AppKeywords, total=False):
-    """The settings of a server: all that there are."""
+    """The settings of a server: all of them."""
 
     host: str
     port: int
@@ -137,8 +137,8 @@ def serve(target: object, *, config: Place | None = None, **settings: Unpack[Ser
 
     It logs to the standard error output, unless the program has said where its log goes.
 
-    What keeps it from serving is told on the standard error output, in one paragraph. Raises `SetupError` only if it is
-    called where no server can live: outside the main thread, or inside a running event loop.
+    If it cannot serve, it writes the reason to the standard error output, in one paragraph. Raises `SetupError` only if
+    it is called where no server can run: outside the main thread, or inside a running event loop.
     """
     _check_thread()
     from strandline._logs import log_to_stderr
@@ -168,7 +168,7 @@ async def open_service(
 
     Raises `SetupError` if it cannot start.
     """
-    life = Lifespan(*_recipe("strandline.open_service", target, config, settings, OF_A_SERVER | OF_HTTP))
+    life = Lifespan(*_target_and_settings("strandline.open_service", target, config, settings, OF_A_SERVER | OF_HTTP))
     try:
         await life.begin()
         yield Service(life.service)
@@ -180,7 +180,7 @@ class AgentApp:
     """An ASGI app, as `asgi` returns it. The server starts it, or the app that it is mounted in."""
 
     def __init__(self, target: object, *, config: Place | None = None, **settings: Unpack[AppKeywords]) -> None:
-        self._target, self._settings = _recipe("strandline.asgi", target, config, settings, OF_A_SERVER)
+        self._target, self._settings = _target_and_settings("strandline.asgi", target, config, settings, OF_A_SERVER)
         self._keys = keys_of(self._settings)
         self._lifespan: Lifespan | None = None
         self._http: ASGIApp | None = None
@@ -263,7 +263,7 @@ class AgentApp:
         )
 
 
-def _recipe(
+def _target_and_settings(
     name: str, target: object, config: Place | None, settings: Mapping[str, Any], foreign: Set[str]
 ) -> tuple[Target, Settings]:
     """Return what to serve and how, in this process. Raises `SetupError`."""

@@ -107,6 +107,20 @@ def test_what_executes_at_the_end_finishes_and_what_waits_is_told_so_and_goes_on
     asyncio.run(main())
 
 
+def test_a_function_sees_the_metadata_and_the_attempt_of_its_run() -> None:
+    async def function(message: str, session: strandline.Session) -> str:
+        return f"{message} {session.context.metadata} {session.context.attempt}"
+
+    async def main() -> None:
+        async with strandline.open_service(function, journal="memory:") as service:
+            wanted = strandline.Request(key=strandline.session_key(), input="x", metadata={"from": "a test"})
+            end = await asyncio.wait_for((await service.submit(wanted)).outcome(), 20)
+            assert isinstance(end, strandline.Outcome)
+            assert end.output == "x {'from': 'a test'} 1"
+
+    asyncio.run(main())
+
+
 def test_no_thread_outlives_it() -> None:
     async def main() -> None:
         async with strandline.open_service(make_agent, journal="sqlite:journal.db") as service:

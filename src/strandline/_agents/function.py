@@ -26,17 +26,17 @@ _messages = decoder(list[Message])
 
 
 class Session:
-    """What a function may know and keep of its session."""
+    """The session of a served function: `async def answer(message: str, session: strandline.Session) -> str`."""
 
     def __init__(self, context: RunContext, messages: list[Message], state: dict[str, Any]) -> None:
         self.id: SessionId = context.session_id
         self.principal: Principal = context.principal
-        """Who asks: the name of the key that was shown, or `anonymous`. The same id of another is another session."""
+        """The caller: the name of its key, or `anonymous`. The same id of another caller is another session."""
         self.run_id: RunId = context.run_id
         self.workspace: str = context.workspace
         self.context = context
         self.state = state
-        """A dict of JSON values that is kept when the run succeeds, and as it was before when it does not."""
+        """A dict of JSON values, stored if the run succeeds; otherwise it stays as it was before."""
         self._messages = messages
 
     @property

@@ -20,9 +20,9 @@ EVENTS: Final = "text/event-stream"
 
 
 class RunOptions(TypedDict, total=False):
-    """What a run may be asked for with; durations are seconds. The routes of the reference say what each does.
+    """Options of a run, as keywords of `chat` and `run`; durations are seconds. docs/reference.md explains each.
 
-    With a `idempotency_key` of one's own the same request is the same run also when another process sends it again.
+    With an `idempotency_key` another process can send the same request again, and gets the same run.
     """
 
     if_busy: IfBusy | Literal["enqueue", "reject", "interrupt", "rollback"]
