@@ -865,18 +865,18 @@ from strandline.testing._desk import done, key
 async def main():
     journal = SqliteJournal(pathlib.Path(sys.argv[1]), SystemClock())
     await journal.open("victim", max_attempts=3)
-    async def tell(run_id, session):
+    async def accept(run_id, session):
         await journal.accept(NewRun(run_id=RunId(run_id), key=key(session), input="ask", created_at=1.0),
-                             Bounds(100000, 100000), take=True)
+                             Bounds(100000, 100000), claim_next=True)
         sys.stdout.write(f'["accepted", "{run_id}"]\\n')
         sys.stdout.flush()
     async def client(name):
         for count in range(100000):
-            await tell(f"{name}.{count}", f"s{name % 4}")
+            await accept(f"{name}.{count}", f"s{name % 4}")
     async def worker():
         async for claim in journal.claims():
             run_id = claim.run.run_id
-            await journal.settle(claim.token, done(run_id, "yes"), take=True)
+            await journal.finish(claim.token, done(run_id, "yes"), claim_next=True)
             sys.stdout.write(f'["settled", "{run_id}"]\\n')
             sys.stdout.flush()
     await asyncio.gather(worker(), *(client(name) for name in range(8)))
@@ -895,6 +895,7 @@ def test_kill_9_between_group_commits_loses_nothing_that_was_told(path: Path, li
                 told.append(json.loads(line))
             if len(told) == lines:
                 process.kill()
+    assert len(told) >= lines, "it was killed in the middle of its work"
     accepted = [run_id for what, run_id in told if what == "accepted"]
     finished = [run_id for what, run_id in told if what == "settled"]
 
