@@ -23,10 +23,10 @@ CHECKSUM_BYTES = 5
 
 
 def _record(stored: bytes | None) -> bytes:
-    """Return a stored record without its seal."""
+    """Return a stored record without its checksum."""
     if stored is None:
         return b""
-    assert stored[0] == 1, "every record has a seal"
+    assert stored[0] == 1, "every record has a checksum"
     return stored[CHECKSUM_BYTES:]
 
 

@@ -1,12 +1,12 @@
-"""JSON for messages and records: whatever an agent puts into a message comes out of a journal as it was.
+"""JSON for messages and records: what an agent puts into a message comes out of a journal unchanged.
 
-Bytes (images, documents) are kept in the form that Strands' own session files use:
-`{"__bytes_encoded__": true, "data": BASE64}`. What JSON cannot hold (a date, an object in a tool's input) is kept
-as its text, infinite and missing numbers as null; lone surrogates become `?`, and what is nested deeper than any sane
-message, or in itself, is cut off. Encoding therefore never fails on a message that an agent could build.
+Bytes (images, documents) are stored in the form of Strands' own session files: `{"__bytes_encoded__": true, "data":
+BASE64}`. A value without a JSON form (a date, an object in a tool's input) is stored as text, infinity and NaN as null.
+Lone surrogates become `?`, and cyclic or absurdly deep nesting is cut off. So encoding never fails on a message that an
+agent can build.
 
-A dict of an agent's own with the key `__bytes_encoded__` is kept as `{"__bytes_encoded__": false, "data": DICT}`, so
-that it comes out as the dict that it was.
+An agent's own dict with the key `__bytes_encoded__` is stored as `{"__bytes_encoded__": false, "data": DICT}`, and
+comes out as that dict.
 """
 
 import base64
@@ -42,7 +42,7 @@ def encode(value: object) -> bytes:
 
 
 def encode_messages(value: object) -> bytes:
-    """Return a record that holds messages as JSON, bytes wrapped. As fast as `encode` where there are no bytes."""
+    """Return a record with messages as JSON, bytes wrapped. As fast as `encode` if there are no bytes."""
     try:
         return _encoder.encode(_wrapped(value) if _to_wrap(value) else value)
     except (UnicodeEncodeError, TypeError, RecursionError):
@@ -54,7 +54,7 @@ def decoder(kind: type[T]) -> Callable[[bytes], T]: ...
 @overload
 def decoder(kind: object) -> Callable[[bytes], Any]: ...
 def decoder(kind: Any) -> Callable[[bytes], Any]:
-    """Return a function that reads what `encode_messages` wrote as `kind`."""
+    """Return a function that decodes what `encode_messages` wrote as `kind`."""
     typed = msgspec.json.Decoder(kind)
 
     def decode(data: bytes) -> Any:
@@ -66,7 +66,8 @@ def decoder(kind: Any) -> Callable[[bytes], Any]:
 
 
 def _to_wrap(value: Any) -> bool:
-    """Return whether there are bytes or our mark in it; on the way of every run, hence the loop and the exact types."""
+    """Return whether a value has bytes or our mark in it. Every run pays for this, hence the loop and the exact
+    types."""
     kind = type(value)
     if kind in _LEAVES:
         return False
@@ -94,7 +95,7 @@ def _to_wrap(value: Any) -> bool:
 
 
 def _wrapped(value: object) -> object:
-    """Return `value` with its bytes in the form that is kept, structs taken apart."""
+    """Return `value` with its bytes in the stored form, structs as dicts."""
     match value:
         case bytes() | bytearray() | memoryview():
             return {_MARK: True, "data": base64.b64encode(value).decode()}
@@ -108,13 +109,13 @@ def _wrapped(value: object) -> object:
             return value
 
 
-def _escaped(told: dict[Any, object]) -> object:
-    """Return a dict that is no bytes in a form that cannot be taken for them."""
-    return {_MARK: False, "data": told} if _MARK in told else told
+def _escaped(mapping: dict[Any, object]) -> object:
+    """Return a dict in a form that cannot be mistaken for encoded bytes."""
+    return {_MARK: False, "data": mapping} if _MARK in mapping else mapping
 
 
 def _unwrapped(value: object) -> object:
-    """Return what was decoded with its bytes as bytes; changes it in place, without recursion, however deep it is."""
+    """Return a decoded value with its bytes as bytes; changes it in place, without recursion."""
     whole: list[Any] = [value]
     holders: list[Any] = [whole]
     while holders:
@@ -127,22 +128,22 @@ def _unwrapped(value: object) -> object:
     return whole[0]
 
 
-def _unmarked(told: dict[str, Any]) -> object:
-    """Return the bytes, or the dict, that the mark stands for; without a meaning for us it is an agent's own dict."""
-    match told:
+def _unmarked(mapping: dict[str, Any]) -> object:
+    """Return the bytes or the dict that a marked dict stands for; any other is an agent's own dict."""
+    match mapping:
         case {"__bytes_encoded__": True, "data": str(data), **others} if not others:
             try:
                 return base64.b64decode(data, validate=True)
             except ValueError:
-                return told
+                return mapping
         case {"__bytes_encoded__": False, "data": {"__bytes_encoded__": _} as data, **others} if not others:
             return data
         case _:
-            return told
+            return mapping
 
 
 def _plain(value: object, depth: int) -> object:
-    """Return `value` as what the encoder surely takes: the slow way, for what it has refused."""
+    """Return `value` in a form that the encoder accepts: the slow way, for values that it has refused."""
     if depth > _DEEPEST:
         return "(nested too deep)"
     match value:
@@ -165,7 +166,7 @@ def _plain(value: object, depth: int) -> object:
 
 
 def _single(value: object) -> object:
-    """Return one value that holds no others: dates and the like as the encoder writes them, all else as text."""
+    """Return a scalar: dates and the like as the encoder writes them, all else as text."""
     try:
         return msgspec.json.decode(_encoder.encode(value))
     except (UnicodeEncodeError, TypeError, RecursionError):
@@ -192,8 +193,7 @@ def _apart(record: msgspec.Struct, inner: Callable[[object], object]) -> object:
 
 
 def _is_default(value: object, default: object) -> bool:
-    """Return whether the encoder leaves a value out: the default itself, or an empty one from `list`, `dict` or
-    `set`."""
+    """Return whether the encoder omits a value: the default itself, or an empty one from `list`, `dict` or `set`."""
     if value is default:
         return True
     factory = getattr(default, "factory", None)

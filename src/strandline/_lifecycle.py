@@ -1,7 +1,7 @@
-"""The life of a run: one table of legal moves. Pure; whoever changes a status asks `advance` first.
+"""The life of a run: one table of legal moves. Pure. Every change of a status goes through `advance`.
 
-A run waits (`queued`), executes (`running`) and ends once. A waiting run may also end without ever having
-run. A running one may go back to waiting: given back by a server that stops, or taken up again after a crash.
+A run waits (`queued`), executes (`running`) and ends once. A waiting run may end without having run. A running one may
+be requeued, by a server that stops or after a crash.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from strandline.errors import InvariantBroken
 
 
 class Move(StrEnum):
-    """What can happen to a run."""
+    """The moves of a run."""
 
     CLAIM = "claim"
     SUCCEED = "succeed"

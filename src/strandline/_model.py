@@ -1,4 +1,4 @@
-"""The nouns: what a session, a run, a message, an outcome is. Values only; knows no other module but errors.
+"""The values that all modules share: sessions, runs, messages, outcomes. Imports only `errors`.
 
 All records are frozen. Times are seconds since the epoch (`*_at`), durations are seconds (`*_s`). Messages
 are in the form of Strands Agents: `{"role": "user" | "assistant", "content": [block, ...]}`, where a block is
@@ -31,7 +31,7 @@ def session_id(text: str) -> SessionId:
 
 
 class SessionKey(NamedTuple):
-    """A session belongs to one principal; the same id of another principal is another session."""
+    """A session belongs to one principal; another principal's session may have the same id."""
 
     principal: Principal
     session_id: SessionId
@@ -60,7 +60,7 @@ StateRecord = dict[str, Any]
 
 
 class RunStatus(StrEnum):
-    """Where a run stands. Everything after `running` is an end and never changes again."""
+    """The status of a run. Everything after `running` is an end and never changes again."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -81,7 +81,7 @@ class ErrorCode(StrEnum):
 
 
 class Lane:
-    """The lanes of a queue, served in this order; priority counts within `NORMAL` only."""
+    """The lanes of a queue, in the order in which they are served. Priority counts in `NORMAL` only."""
 
     REQUEUED: Final = 0
     ANSWER: Final = 1
@@ -99,15 +99,15 @@ LOWEST_PRIORITY: Final = 5
 
 
 class Succeeded(Struct, frozen=True, tag="succeeded"):
-    """The agent returned. `text` answers a tail that has no answer (the JSON of a structured output);
-    `limit` says that a limit of the agent's own ended the run."""
+    """The agent returned. `text` is the answer if its messages have none (the JSON of a structured output); `limit`: a
+    limit of the agent ended the run."""
 
     text: str | None = None
     limit: bool = False
 
 
 class Raised(Struct, frozen=True):
-    """What user code has raised: the name of its class, and its text, which may quote messages and secrets."""
+    """An exception of user code: the name of its class, and its text, which may quote messages and secrets."""
 
     kind: str
     text: str
@@ -121,8 +121,8 @@ class Raised(Struct, frozen=True):
 class Failed(Struct, frozen=True, tag="failed"):
     """The run did not return. `detail` says why, to callers and in history.
 
-    The text of an exception is not in `detail` but in `raised`, until it is decided how much of it is told. What the
-    error is for programs (`out_of_tokens`: the model may say no more) is known before that.
+    The text of an exception is in `raised`, not in `detail`, until `error_text` decides how much of it is shown.
+    `out_of_tokens`: the model may say no more.
     """
 
     code: ErrorCode
@@ -132,13 +132,13 @@ class Failed(Struct, frozen=True, tag="failed"):
 
 
 class Cancelled(Struct, frozen=True, tag="cancelled"):
-    """Somebody asked for the end; `discard`: and that what the run did is hidden."""
+    """The run was cancelled; `discard`: and its messages are hidden."""
 
     discard: bool = False
 
 
 class InputRequest(Struct, frozen=True):
-    """What a run asks a person. `id` is unique in its session; `reason` is whatever the tool or hook gave."""
+    """A question to a person. `id` is unique in its session; `reason` is the value that the tool or hook gave."""
 
     id: str
     name: str
@@ -146,7 +146,7 @@ class InputRequest(Struct, frozen=True):
 
 
 class NeedsInput(Struct, frozen=True, tag="needs_input"):
-    """The agent stopped in the middle of a round, to go on when all `requests` are answered; `state` is how it does."""
+    """The agent stopped in the middle of a round, and resumes with `state` when all `requests` are answered."""
 
     requests: list[InputRequest]
     state: StateRecord
@@ -164,7 +164,7 @@ class RunError(Struct, frozen=True, omit_defaults=True):
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """How a run ended, as a value. `message` is the last assistant message of the run, if it has one."""
+    """How a run ended. `message` is the last assistant message of the run, if it has one."""
 
     status: RunStatus
     output: str = ""
@@ -185,7 +185,7 @@ class Range(Struct, frozen=True, tag="range", array_like=True):
 
 
 class Inline(Struct, frozen=True, tag="inline", array_like=True):
-    """A message that is not (or no longer) in history as it stands here: a summary, a shortened result."""
+    """A message that history does not have in this form: a summary, a shortened result."""
 
     message: Message
 
@@ -209,20 +209,20 @@ class AgentRecord(Struct, frozen=True, kw_only=True):
 
 
 class RoundStarted(Struct, frozen=True, tag="round_started"):
-    """The messages since the last fact; the last of them asks for tools, none of which has started."""
+    """The messages since the last checkpoint. The last one calls tools, of which none has started."""
 
     messages: list[Message]
 
 
 class ToolDone(Struct, frozen=True, tag="tool_done"):
-    """One tool of the open round has ended with this toolResult."""
+    """A tool of the open round ended with this toolResult."""
 
     tool_use_id: str
     result: ToolResult
 
 
 class RoundDone(Struct, frozen=True, tag="round_done"):
-    """The round is closed by `messages` (one user message of toolResults); the agent's state as it is then."""
+    """`messages` (one user message of toolResults) close the round; `state` is the agent's state after it."""
 
     messages: list[Message]
     state: StateRecord | None
@@ -235,8 +235,8 @@ Checkpoint = RoundStarted | ToolDone | RoundDone
 
 
 class Question(Struct, frozen=True, kw_only=True):
-    """What a run has put to a person, and what it takes to go on: the open round's message, the results of its tools
-    that have ended, the agent's `state`.
+    """A run's question to a person, with all that it needs to resume: the open round's message, the results of its
+    tools that have ended, the agent's `state`.
     """
 
     requests: list[InputRequest]
@@ -246,7 +246,7 @@ class Question(Struct, frozen=True, kw_only=True):
 
 
 def responses(answers: dict[str, Any]) -> list[Block]:
-    """Return the input of a run that answers input requests, by their ids: in the form that Strands takes."""
+    """Return the input, in Strands' form, of a run that answers input requests; `answers` are by their ids."""
     return [{"interruptResponse": {"interruptId": each, "response": given}} for each, given in answers.items()]
 
 
@@ -260,45 +260,45 @@ def answered(prompt: Input) -> list[str]:
 
 
 class IfBusy(StrEnum):
-    """What a run does to a session in which others wait or execute."""
+    """What a run does if others wait or execute in its session."""
 
     ENQUEUE = "enqueue"
     """Wait."""
     REJECT = "reject"
     """Be refused."""
     INTERRUPT = "interrupt"
-    """Cancel what has begun, keep what that did, and go next."""
+    """Cancel what has begun, keep its messages, and run next."""
     ROLLBACK = "rollback"
-    """Cancel what has begun, discard what that did, and go next."""
+    """Cancel what has begun, discard its messages, and run next."""
 
 
 class OnQuestion(StrEnum):
-    """What a run does to the question that its session waits to be answered, unless it interrupts or answers it."""
+    """What a run does about an open question of its session, unless it interrupts or answers it."""
 
     WAIT = "wait"
-    """Wait until it is answered, or that has taken too long."""
+    """Wait until it is answered or has timed out."""
     ANSWER = "answer"
-    """Be the answer, if the input is a text and exactly one input request is open; else wait."""
+    """Become the answer, if the input is a text and exactly one input request is open; else wait."""
     DISMISS = "dismiss"
-    """End it, and wait for nothing but what is ahead."""
+    """Dismiss it, and wait only for the runs ahead."""
 
 
 class OnDisconnect(StrEnum):
-    """What becomes of a run whose clients have all been lost."""
+    """What happens to a run that has lost all its clients."""
 
     CONTINUE = "continue"
     CANCEL = "cancel"
     CANCEL_IF_QUEUED = "cancel_if_queued"
-    """Cancel it as long as it has not begun."""
+    """Cancel it if it has not begun."""
 
 
 INTERRUPTS: Final = frozenset({IfBusy.INTERRUPT, IfBusy.ROLLBACK})
 
 
 class Keyed(Struct, frozen=True):
-    """A request that may be sent again: its `key`, unique in its session, and the SHA-256 of what it asks for.
+    """A request that may be repeated: its idempotency `key`, unique in its session, and the SHA-256 of its content.
 
-    A key whose run ended before `ended_before` (seconds since the epoch) stands for nothing any more.
+    A key has expired if its run ended before `ended_before` (seconds since the epoch).
     """
 
     key: str
@@ -307,15 +307,15 @@ class Keyed(Struct, frozen=True):
 
 
 Carrier = dict[str, str]
-"""What joins a run to the trace that its request belongs to: headers by name. Opaque, but to who made it."""
+"""Headers, by name, that join a run to the trace of its request. Only the tracing module reads them."""
 
 
 class NewRun(Struct, frozen=True, kw_only=True):
-    """A run to accept. Not `resumable`: its tools cannot be seen, so one counts as executing from its start.
+    """A run to accept. Unless `resumable` its tools cannot be seen, so one counts as executing from its start.
 
-    One that interrupts (`if_busy`) is in `Lane.FRONT`, one whose input is `responses` in `Lane.ANSWER`; of those in
-    `Lane.NORMAL` alone `on_question` counts. `timeout_s` counts from the run's first start; at `queue_deadline`
-    (seconds since the epoch) it waits no longer.
+    A run that interrupts (`if_busy`) is in `Lane.FRONT`, one whose input is `responses` in `Lane.ANSWER`; `on_question`
+    counts in `Lane.NORMAL` only. `timeout_s` counts from the first start; `queue_deadline` (seconds since the epoch)
+    ends the wait.
     """
 
     run_id: RunId
@@ -335,7 +335,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
 
     @property
     def dismisses(self) -> bool:
-        """Whether it ends the question that its session waits to be answered."""
+        """Whether it dismisses an open question of its session."""
         return self.if_busy in INTERRUPTS or (self.lane == Lane.NORMAL and self.on_question is OnQuestion.DISMISS)
 
     @property
@@ -346,11 +346,11 @@ class NewRun(Struct, frozen=True, kw_only=True):
 
 
 class RunSummary(Struct, frozen=True, kw_only=True):
-    """A run as lists show it: all but its input. `position` is 1 for the next to start, None unless it waits.
+    """A run as lists show it, without its input. `position` is 1 for the next to start, None unless it waits.
 
-    `held`: it has ended, and its session waits for a thread of it that still works. `discarded`: what it left in
-    history is flagged, hidden, and no part of the window. `cancel_requested`: it can only end as cancelled, and with
-    `discard` also discarded; both stay as they were when it ended.
+    `held`: it has ended, and its session waits for a thread of it that still works. `discarded`: its messages are
+    flagged in history, hidden, and not in the window. `cancel_requested`: it can only end as cancelled, with `discard`
+    also discarded; both keep their values after the end.
     """
 
     run_id: RunId
@@ -378,14 +378,14 @@ class RunSummary(Struct, frozen=True, kw_only=True):
 
     @property
     def deadline(self) -> float | None:
-        """When it has to have ended, in seconds since the epoch: `timeout_s` after its first start."""
+        """When it times out, in seconds since the epoch: `timeout_s` after its first start."""
         if self.timeout_s is None or self.started_at is None:
             return None
         return self.started_at + self.timeout_s
 
 
 class Run(RunSummary, frozen=True, kw_only=True):
-    """A run as the journal knows it."""
+    """A run as stored, with its input."""
 
     input: Input
 
@@ -395,10 +395,10 @@ class Run(RunSummary, frozen=True, kw_only=True):
 
 
 class SessionView(Struct, frozen=True, kw_only=True):
-    """A session as the journal knows it: how many messages its history has, how many runs wait, which one is claimed.
+    """A session as stored: how many messages its history has, how many runs wait, which one is claimed.
 
-    `held`: that one has ended, and something of it still works. While the session waits for input, `input_requests` are
-    what it is asked for, and a run that is not an answer is started at `input_until` at the earliest.
+    `held`: the claimed run has ended, and a thread or task of it still works. While the session waits for input,
+    `input_requests` are the open ones, and only an answer starts before `input_until`.
     """
 
     key: SessionKey
@@ -412,16 +412,16 @@ class SessionView(Struct, frozen=True, kw_only=True):
 
 
 class FencingToken(NamedTuple):
-    """The right to write for one claimed run; stale as soon as a larger fence was given for it."""
+    """The right to write for one claimed run. A larger fence for the same run makes it stale."""
 
     run_id: RunId
     fence: int
 
 
 class Claim(Struct, frozen=True, kw_only=True):
-    """The exclusive right to execute `run`, what earlier attempts of it have staged, and the question it answers.
+    """The exclusive right to execute `run`, with the checkpoints of earlier attempts and the question it answers.
 
-    Of a `damaged` one not all could be read: it is only to be ended.
+    A `damaged` run could not be read in full: end it, do not execute it.
     """
 
     token: FencingToken
@@ -437,12 +437,12 @@ class Claim(Struct, frozen=True, kw_only=True):
 
 
 class Completion(Struct, frozen=True, kw_only=True):
-    """All that a finished run leaves: its outcome, and its own messages from its input on, closed.
+    """What a finished run leaves: its outcome, and its own messages from its input on, closed.
 
     `window` and `state` are None where they did not change (a window's open end does not count as a change).
-    `discarded`: the messages stay in history, flagged, and are never in the window. `question` comes with an outcome
-    of `needs_input`: the last message of history is then the one whose round is open, and the session waits for the
-    answer for `answer_within_s` seconds.
+    `discarded`: the messages stay in history, flagged, and are never in the window. `question` comes with an outcome of
+    `needs_input`: the round of the last message is then open, and the session waits `answer_within_s` seconds for the
+    answer.
     """
 
     outcome: Outcome

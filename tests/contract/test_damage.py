@@ -1,4 +1,5 @@
-"""A damaged file is told, or what it still holds is true: never a wrong answer, never half a verb, never another error.
+"""A damaged file is reported, or what it still holds is true: never a wrong answer, half an operation, or another
+error.
 
 Damage is done at places drawn from a seed, to a journal in which everything that can be kept has been kept.
 """
@@ -79,7 +80,7 @@ def new(run_id: str, session: str = "s") -> NewRun:
 
 
 def rows(path: Path) -> list[Any]:
-    """Return everything that is told of a journal's runs and history, as it is stored."""
+    """Return everything that is stored of a journal's runs and history."""
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
         return [
             connection.execute(statement).fetchall()
@@ -93,7 +94,7 @@ def rows(path: Path) -> list[Any]:
         ]
 
 
-STAGED = 3
+CHECKPOINTS = 3
 """Where in `rows` the facts of runs are that execute."""
 
 
@@ -121,8 +122,8 @@ async def _write(folder: Path, killed: Path) -> tuple[list[Commit], list[str]]:
     claims = journal.claims()
     commits, names = [Commit((folder / WAL).stat().st_size, rows(path))], []
 
-    async def after(verb: Any) -> None:
-        await verb
+    async def after(operation: Any) -> None:
+        await operation
         commits.append(Commit((folder / WAL).stat().st_size, rows(path)))
 
     for n in range(ROUNDS):
@@ -152,7 +153,7 @@ async def _write(folder: Path, killed: Path) -> tuple[list[Commit], list[str]]:
 def original(tmp_path_factory: pytest.TempPathFactory) -> Original:
     killed, closed = (tmp_path_factory.mktemp(name) for name in ("killed", "closed"))
     commits, names = asyncio.run(_write(closed, killed))
-    assert len({commit.wal_bytes for commit in commits}) == len(commits), "two verbs shared a commit"
+    assert len({commit.wal_bytes for commit in commits}) == len(commits), "two operations shared a commit"
     return Original(killed, closed, commits, names)
 
 
@@ -197,31 +198,31 @@ def test_a_wal_that_was_cut_off_anywhere_holds_the_last_whole_commit(original: O
         last = max((n for n, commit in enumerate(original.commits) if commit.wal_bytes <= at), default=None)
         if last is not None:  # before the first there is the empty journal
             commit, found = original.commits[last], rows(path)
-            staged = len(found[STAGED]) - len(commit.rows[STAGED])
-            assert 0 <= staged <= commit.queued, f"cut off at {at}"
-            kept = [each for each in found[STAGED] if each in commit.rows[STAGED]]
-            assert [*found[:STAGED], kept, *found[STAGED + 1 :]] == commit.rows, f"cut off at {at}"
+            stored = len(found[CHECKPOINTS]) - len(commit.rows[CHECKPOINTS])
+            assert 0 <= stored <= commit.queued, f"cut off at {at}"
+            kept = [each for each in found[CHECKPOINTS] if each in commit.rows[CHECKPOINTS]]
+            assert [*found[:CHECKPOINTS], kept, *found[CHECKPOINTS + 1 :]] == commit.rows, f"cut off at {at}"
             seen.add(last)
     assert len(seen) > 20
 
 
-def test_a_wal_that_is_damaged_anywhere_is_told_or_lacks_no_commit_but_the_last(
+def test_a_wal_damaged_anywhere_is_reported_or_lacks_at_most_the_last_commit(
     original: Original, tmp_path: Path
 ) -> None:
     whole = (original.killed / WAL).read_bytes()
-    told = 0
+    noticed = 0
     for dice, at in places("wal", len(whole), 80):
         path = copied(original.killed, tmp_path)
         (tmp_path / WAL).write_bytes(_flipped(whole, at, dice))
         if asyncio.run(opened(path)) is None:
-            told += 1
+            noticed += 1
         else:
             assert rows(path) in [commit.rows for commit in original.commits[-2:]], f"damaged at {at}"
-    assert told > 60
+    assert noticed > 60
 
 
 @pytest.mark.parametrize("at", [0, 9, 17, 30])
-def test_a_wal_with_a_damaged_head_is_told(original: Original, tmp_path: Path, at: int) -> None:
+def test_a_wal_with_a_damaged_head_is_reported(original: Original, tmp_path: Path, at: int) -> None:
     """SQLite alone would forget everything in it."""
     path = copied(original.killed, tmp_path)
     (tmp_path / WAL).write_bytes(_flipped((original.killed / WAL).read_bytes(), at, random.Random(at)))
@@ -238,7 +239,7 @@ def test_a_wal_that_was_never_synced_is_no_damage(original: Original, tmp_path: 
 def test_another_reader_that_makes_the_index_of_the_wal_anew_is_no_damage(
     original: Original, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between two looks nobody holds the file; whoever opens it then cuts the index off first, to 3 bytes."""
+    """Between two checks nobody holds the file; a process that opens it then first truncates the index, to 3 bytes."""
     path = copied(original.killed, tmp_path)
     index = path.with_name(f"{path.name}-shm")
 
@@ -262,15 +263,15 @@ def _flipped(data: bytes, at: int, dice: random.Random) -> bytes:
     return bytes(changed)
 
 
-class Told(NamedTuple):
-    """All that a journal answers, without the times that are no part of any promise; None where it told of damage."""
+class Answers(NamedTuple):
+    """All answers of a journal, without times that no promise covers; None where it reported damage."""
 
     orphans: list[Claim]
     answers: dict[object, Any]
 
 
-async def told(path: Path, runs: list[str]) -> Told | None:
-    """Open a journal, ask it everything, go on with it a little, and close it. None if it could not be opened."""
+async def answers_of(path: Path, runs: list[str]) -> Answers | None:
+    """Open a journal, read everything, continue with it a little, and close it. None if it could not be opened."""
     journal = SqliteJournal(path, SystemClock())
     try:
         orphans = await journal.open("test", max_attempts=3)
@@ -295,10 +296,10 @@ async def told(path: Path, runs: list[str]) -> Told | None:
     for session in SESSIONS:
         await ask(("session", session), journal.read(SessionQuery(key(session))))
     for orphan in orphans:
-        await ask(("settled", orphan.run.run_id), journal.finish(orphan.token, done("hi", "ho"), claim_next=True))
+        await ask(("finished", orphan.run.run_id), journal.finish(orphan.token, done("hi", "ho"), claim_next=True))
     await ask("accepted", journal.accept(new("later", "s0"), WIDE, claim_next=False))
     await journal.close()
-    return Told([_timeless_claim(orphan) for orphan in orphans], answers)
+    return Answers([_timeless_claim(orphan) for orphan in orphans], answers)
 
 
 def _timeless(run: Run) -> Run:
@@ -309,16 +310,16 @@ def _timeless_claim(claim: Claim) -> Claim:
     return msgspec.structs.replace(claim, run=_timeless(claim.run))
 
 
-def test_a_file_that_is_damaged_anywhere_is_told_or_answers_the_truth(original: Original, tmp_path: Path) -> None:
+def test_a_file_damaged_anywhere_is_reported_or_answers_the_truth(original: Original, tmp_path: Path) -> None:
     whole = (original.closed / FILE).read_bytes()
-    truth = asyncio.run(told(copied(original.closed, tmp_path), original.runs))
+    truth = asyncio.run(answers_of(copied(original.closed, tmp_path), original.runs))
     assert truth is not None
     refused = unavailable = 0
     for dice, at in places("file", len(whole), 250):
         path = copied(original.closed, tmp_path)
         path.write_bytes(_flipped(whole, at, dice))
         before = contents(tmp_path)
-        answer = asyncio.run(told(path, original.runs))
+        answer = asyncio.run(answers_of(path, original.runs))
         if answer is None:
             assert contents(tmp_path) == before, f"damaged at {at}, found, and written to"
             refused += 1
@@ -326,7 +327,7 @@ def test_a_file_that_is_damaged_anywhere_is_told_or_answers_the_truth(original: 
         unavailable += None in answer.answers.values()
         for name, true in truth.answers.items():
             heard = answer.answers[name]
-            if not isinstance(name, tuple) or name[0] != "settled":
+            if not isinstance(name, tuple) or name[0] != "finished":
                 assert heard is None or heard == true, f"{name}, damaged at {at}"
         for orphan, true in zip(answer.orphans, truth.orphans, strict=True):
             if not orphan.run.resumable:  # damaged: it will not resume, and what is reported of it is true
@@ -342,7 +343,7 @@ def test_a_file_that_is_damaged_anywhere_is_told_or_answers_the_truth(original: 
 
 
 def crashed(*texts: str) -> Completion:
-    """Return what a run leaves that cannot go on."""
+    """Return the completion of a run that cannot resume."""
     outcome = Outcome(status=RunStatus.FAILED, error=RunError(ErrorCode.CRASHED, "damaged"))
     return Completion(outcome=outcome, messages=said(*texts))
 
@@ -379,7 +380,7 @@ async def _executing(path: Path) -> None:
 def test_one_damaged_run_that_executed_never_keeps_a_server_down(
     tmp_path: Path, statement: str, question: str, checkpoints: int
 ) -> None:
-    """It comes as one of which nobody knows what it did, so that it ends; its neighbour goes on."""
+    """It comes as not resumable, so that it ends; its neighbour continues."""
     path = tmp_path / FILE
     asyncio.run(_executing(path))
     spoil(path, statement)
@@ -425,7 +426,7 @@ def test_a_damaged_run_that_waits_is_claimed_to_be_ended_and_those_behind_it_go_
         await journal.close()
 
     asyncio.run(main())
-    assert "run s.1 cannot go on" in caplog.text
+    assert "run s.1 cannot resume" in caplog.text
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT status, fence FROM runs WHERE run_id = 's.1'").fetchone() == ("failed", None)
 
@@ -582,7 +583,7 @@ def test_what_a_damaged_run_had_done_before_it_waited_again_comes_with_its_claim
             :checkpoints
         ]
         await journal.finish(claim.token, crashed("first", "second"), claim_next=False)
-        assert rows(path)[STAGED] == [], "nothing stays staged"
+        assert rows(path)[CHECKPOINTS] == [], "no checkpoint is left"
         await journal.close()
 
     asyncio.run(main())
@@ -626,9 +627,7 @@ def test_a_damaged_row_of_history_is_named_and_every_other_session_goes_on(origi
         "run_id = 's9.9'",
     ],
 )
-def test_an_ended_run_that_cannot_be_or_is_not_as_it_ended_is_told(
-    original: Original, tmp_path: Path, change: str
-) -> None:
+def test_an_ended_run_that_cannot_be_true_is_reported(original: Original, tmp_path: Path, change: str) -> None:
     path = copied(original.closed, tmp_path)
     spoil(path, f"UPDATE runs SET {change} WHERE run_id = 's1.1'")
 
@@ -655,7 +654,7 @@ def test_an_ended_run_that_cannot_be_or_is_not_as_it_ended_is_told(
         "count = count + 1",
     ],
 )
-def test_a_history_that_does_not_join_is_told_and_never_deleted(
+def test_a_history_that_does_not_join_is_reported_and_never_deleted(
     original: Original, tmp_path: Path, change: str
 ) -> None:
     """Neither does it take rows of another session with it, nor go round for ever."""
@@ -693,9 +692,7 @@ def test_a_history_that_does_not_join_is_told_and_never_deleted(
         "UPDATE history SET previous = NULL WHERE no = 4",
     ],
 )
-def test_a_history_of_which_a_part_has_come_to_be_out_of_sight_is_never_told_as_whole(
-    tmp_path: Path, statement: str
-) -> None:
+def test_a_history_with_a_hidden_part_is_never_shown_as_whole(tmp_path: Path, statement: str) -> None:
     path = tmp_path / FILE
 
     async def main() -> None:
@@ -721,8 +718,8 @@ def test_records_of_older_files_without_a_checksum_are_read(original: Original, 
     with closing(sqlite3.connect(path)) as connection, connection:
         for table, column in [("runs", "input"), ("runs", "outcome"), ("history", "messages"), ("staged", "fact")]:
             connection.execute(f"UPDATE {table} SET {column} = substr({column}, 6) WHERE {column} IS NOT NULL")
-    answers = asyncio.run(told(path, original.runs))
-    truth = asyncio.run(told(copied(original.closed, tmp_path), original.runs))
+    answers = asyncio.run(answers_of(path, original.runs))
+    truth = asyncio.run(answers_of(copied(original.closed, tmp_path), original.runs))
     assert answers == truth
 
 
@@ -866,7 +863,7 @@ def test_a_session_that_is_damaged_when_a_commit_fails_keeps_no_other_from_going
 def test_a_question_that_is_damaged_cannot_be_answered_and_does_not_close_its_session_for_good(tmp_path: Path) -> None:
     """Its round is closed by what history has of it; an answer that was accepted before ends as crashed."""
     use: Message = {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t", "name": "pay", "input": {}}}]}
-    asks = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=[InputRequest("i", "sure")])
+    needs_input = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=[InputRequest("i", "sure")])
 
     async def go() -> None:
         path = tmp_path / FILE
@@ -876,8 +873,8 @@ def test_a_question_that_is_damaged_cannot_be_answered_and_does_not_close_its_se
         answers: dict[str, Any] = {"input": responses({"i": "yes"}), "lane": Lane.ANSWER}
         for session in ("waits", "answered", "begun"):
             await journal.accept(new(f"{session}.a", session), WIDE, claim_next=True)
-            question = Question(requests=asks.input_requests, message=use, results={}, state={})
-            left = Completion(outcome=asks, messages=[*said("go"), use], question=question)
+            question = Question(requests=needs_input.input_requests, message=use, results={}, state={})
+            left = Completion(outcome=needs_input, messages=[*said("go"), use], question=question)
             await journal.finish((await anext(claims)).token, left, claim_next=False)
         for session in ("answered", "begun"):
             answer = msgspec.structs.replace(new(f"{session}.x", session), **answers)
@@ -889,7 +886,7 @@ def test_a_question_that_is_damaged_cannot_be_answered_and_does_not_close_its_se
         journal = SqliteJournal(path, SystemClock())
         (orphan,) = await journal.open("test", max_attempts=3)
         claims = journal.claims()
-        assert not orphan.run.resumable, "it never goes on"
+        assert not orphan.run.resumable, "it never resumes"
         assert orphan.question is not None
         assert orphan.question.message == use
         await journal.finish(orphan.token, done(), claim_next=False)
@@ -919,13 +916,13 @@ def test_a_question_that_is_damaged_cannot_be_answered_and_does_not_close_its_se
     asyncio.run(go())
 
 
-async def _asks(journal: SqliteJournal, claims: AsyncIterator[Claim]) -> None:
+async def _ask_question(journal: SqliteJournal, claims: AsyncIterator[Claim]) -> None:
     """Have a run of session s put a question whose time is over at once."""
     use: Message = {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t", "name": "pay", "input": {}}}]}
-    asks = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=[InputRequest("i", "sure")])
+    needs_input = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=[InputRequest("i", "sure")])
     await journal.accept(new("s.0"), WIDE, claim_next=True)
-    question = Question(requests=asks.input_requests, message=use, results={}, state={})
-    left = Completion(outcome=asks, messages=[*said("go"), use], question=question)
+    question = Question(requests=needs_input.input_requests, message=use, results={}, state={})
+    left = Completion(outcome=needs_input, messages=[*said("go"), use], question=question)
     await journal.finish((await anext(claims)).token, left, claim_next=False)
 
 
@@ -935,7 +932,7 @@ def test_a_question_that_is_lost_while_the_server_runs_does_not_close_its_sessio
         journal = SqliteJournal(path, SystemClock())
         await journal.open("test", max_attempts=3)
         claims = journal.claims()
-        await _asks(journal, claims)
+        await _ask_question(journal, claims)
         await journal.accept(new("s.1"), WIDE, claim_next=False)
         spoil(path, "DELETE FROM questions")
         assert await journal.claim_next(key()) is ClaimResult.CLAIMED
@@ -953,7 +950,7 @@ def test_a_change_that_fails_half_way_through_damage_changes_nothing(tmp_path: P
         journal = SqliteJournal(path, SystemClock())
         await journal.open("test", max_attempts=3)
         claims = journal.claims()
-        await _asks(journal, claims)
+        await _ask_question(journal, claims)
         await journal.accept(new("s.1"), WIDE, claim_next=False)
         await journal.close()
         spoil(path, "UPDATE questions SET question = x'01000000007b7d'")

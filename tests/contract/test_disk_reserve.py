@@ -27,11 +27,11 @@ class FakeDisk:
 
     def __init__(self, free: int, size: int = GIB) -> None:
         self.free, self.size = free, size
-        self.asked: list[int] = []
+        self.calls: list[int] = []
         self.error: OSError | None = None
 
     def __call__(self, folder: Path) -> os.statvfs_result:
-        self.asked.append(threading.get_ident())
+        self.calls.append(threading.get_ident())
         if self.error is not None:
             raise self.error
         found = SimpleNamespace(f_blocks=self.size // 512, f_bavail=self.free // 512, f_frsize=512)
@@ -93,7 +93,7 @@ def test_below_the_reserve_new_runs_are_refused_and_those_that_were_accepted_end
     asyncio.run(main())
 
 
-def test_what_comes_at_once_does_not_take_the_reserve_before_the_disk_is_asked_again(tmp_path: Path) -> None:
+def test_runs_that_come_at_once_leave_the_reserve_until_the_disk_is_measured_again(tmp_path: Path) -> None:
     async def main() -> None:
         disk = FakeDisk(11 * MIB)
         async with opened(tmp_path, disk) as world:
@@ -153,27 +153,27 @@ def test_what_was_deleted_makes_room_for_new_runs_although_the_disk_gets_none_ba
     asyncio.run(main())
 
 
-def test_the_disk_is_asked_once_a_second_at_most_and_never_by_the_loop_that_waits(tmp_path: Path) -> None:
+def test_the_disk_is_measured_at_most_once_a_second_and_never_on_the_loop(tmp_path: Path) -> None:
     async def main() -> None:
         disk = FakeDisk(GIB)
         async with opened(tmp_path, disk) as world:
             for n in range(20):
                 await world.accept(f"r{n}")
                 await anext(world.claims)
-            assert len(disk.asked) == 1
+            assert len(disk.calls) == 1
             await world.a_second_later()
-            assert len(disk.asked) == 2
-            assert threading.get_ident() not in disk.asked
+            assert len(disk.calls) == 2
+            assert threading.get_ident() not in disk.calls
             assert world.journal._transactions is not None
             world.journal._transactions.make_room(OSError())
             await world.accept("after a commit that failed")
             await anext(world.claims)
-            assert len(disk.asked) == 3
+            assert len(disk.calls) == 3
 
     asyncio.run(main())
 
 
-def test_a_disk_that_tells_nothing_of_itself_keeps_no_run_out(tmp_path: Path) -> None:
+def test_a_disk_that_cannot_be_measured_refuses_no_run(tmp_path: Path) -> None:
     async def main() -> None:
         disk = FakeDisk(0, size=0)
         async with opened(tmp_path, disk, None) as world:
@@ -206,4 +206,4 @@ def test_the_reserve_is_a_tenth_of_a_small_disk_and_64_mib_of_a_large_one(
     clock.at += 1
     kept.measure()
     assert kept.has_room(0) is (reserve == 0)
-    assert bool(disk.asked) is (reserve > 0)
+    assert bool(disk.calls) is (reserve > 0)

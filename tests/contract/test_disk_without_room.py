@@ -1,4 +1,4 @@
-"""A disk without room refuses what is new, loses nothing of what goes on, and is used again as soon as it has room."""
+"""A full disk refuses new runs, loses nothing of accepted ones, and is used again as soon as it has space."""
 
 import asyncio
 import contextlib
@@ -50,7 +50,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "journal.db"
 
 
-def test_of_verbs_that_come_together_those_that_end_runs_find_what_room_there_is(path: Path) -> None:
+def test_of_operations_that_come_together_those_that_end_runs_get_the_space_that_is_left(path: Path) -> None:
     """The first of the new ones finds out that there is none for it, and the others are refused with it."""
 
     async def main() -> None:
@@ -82,7 +82,7 @@ def test_of_verbs_that_come_together_those_that_end_runs_find_what_room_there_is
     asyncio.run(main())
 
 
-def test_a_run_that_finds_no_room_for_its_facts_or_its_end_keeps_its_claim(path: Path) -> None:
+def test_a_run_without_space_for_its_checkpoints_or_its_end_keeps_its_claim(path: Path) -> None:
     """Also what `checkpoint` took without waiting is written, and first, as soon as there is room."""
 
     async def main() -> None:
@@ -168,7 +168,7 @@ def test_a_journal_says_that_nothing_can_be_kept_for_as_long_as_that_is_so(path:
 
 
 def test_to_try_whether_anything_can_be_kept_takes_no_room_from_a_run(path: Path) -> None:
-    """Else a server whose disk had just enough for the trial is ready, and refuses whoever asks."""
+    """Else a server whose disk had just enough for the probe would be ready and refuse every request."""
 
     async def main() -> None:
         async with opened(path) as (journal, _):

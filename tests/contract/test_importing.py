@@ -71,10 +71,10 @@ def test_every_conversation_becomes_one_that_can_go_on_and_nothing_is_left_out(w
     for name, (record, history) in zip(names, loaded(path, *names), strict=True):
         assert history_faults(history) == []
         assert pairing_faults(record.messages) == []
-        told = texts(history)
+        shown = texts(history)
         for file in (written / f"session_{name}").rglob("message_*.json"):
             for block in json.loads(file.read_text())["message"]["content"]:
-                assert "text" not in block or block["text"] in told
+                assert "text" not in block or block["text"] in shown
                 assert "toolUse" not in block or block in [each for m in history for each in m["content"]]
 
 
@@ -94,7 +94,7 @@ def test_a_sound_session_is_as_it_was(written: Path, path: Path) -> None:
     assert record.messages == history
 
 
-def test_what_was_left_open_is_closed_and_told(written: Path, path: Path) -> None:
+def test_open_ends_are_closed_and_reported(written: Path, path: Path) -> None:
     results = imported(written, path)
     (_, cut), (_, failed), (_, went_on) = loaded(path, "cut", "failed", "went-on")
     assert [str(block) for block in cut[-2]["content"] if UNKNOWN_OUTCOME in str(block)]
@@ -148,10 +148,10 @@ def test_the_only_session_of_a_folder_can_be_called_something_else(written: Path
     assert imported(written / "session_sound", path, named="not an id")["not an id"].result == "refused"
 
 
-def test_a_dry_run_tells_the_same_and_writes_nothing(written: Path, path: Path) -> None:
-    told = imported(written, path, dry_run=True)
+def test_a_dry_run_reports_the_same_and_writes_nothing(written: Path, path: Path) -> None:
+    reported = imported(written, path, dry_run=True)
     assert list(path.parent.iterdir()) == []
-    assert imported(written, path) == told
+    assert imported(written, path) == reported
     before = path.read_bytes()
     assert imported(written, path, prefix="x", dry_run=True)["xsound"].result == "imported"
     assert path.read_bytes() == before
@@ -214,7 +214,7 @@ def test_tool_blocks_that_belong_to_nothing_stay_as_text(tmp_path: Path) -> None
     assert len(conversation.repairs) == 6
 
 
-def test_missing_and_redacted_messages_are_told_and_honoured(tmp_path: Path) -> None:
+def test_missing_messages_are_reported_and_redactions_are_honoured(tmp_path: Path) -> None:
     folder = _folder(tmp_path, *map(dict, said("secret", "1", "2", "3")))
     messages = folder / "agents" / "agent_a" / "messages"
     (messages / "message_1.json").unlink()
@@ -247,7 +247,7 @@ def test_a_failure_in_the_middle_of_a_session_keeps_nothing_of_it(
     assert imported(written / "session_failed", path)["failed"].result == "imported"
 
 
-def test_a_journal_in_use_and_a_folder_without_sessions_are_told(written: Path, path: Path, tmp_path: Path) -> None:
+def test_a_journal_in_use_and_a_folder_without_sessions_are_refused(written: Path, path: Path, tmp_path: Path) -> None:
     async def main() -> None:
         journal = SqliteJournal(path, SystemClock())
         await journal.open("test", max_attempts=3)
@@ -317,7 +317,7 @@ def test_messages_that_cannot_be_listed_are_never_taken_for_none(tmp_path: Path,
     assert "messages cannot be read" in imported(tmp_path, path)["made"].reason
 
 
-def test_two_files_with_one_number_are_refused_and_a_number_that_is_far_off_is_told_at_once(tmp_path: Path) -> None:
+def test_two_files_with_one_number_are_refused_and_a_number_far_off_is_reported_at_once(tmp_path: Path) -> None:
     folder = _folder(tmp_path, *map(dict, said("a", "b")))
     messages = folder / "agents" / "agent_a" / "messages"
     (messages / "message_1.json").rename(messages / "message_1000000000000.json")
@@ -344,7 +344,7 @@ def test_an_import_that_is_interrupted_keeps_the_lock_until_it_writes_no_more(wr
         )  # fmt: skip
         await asyncio.wait_for(begun.wait(), 30)
         work.cancel()
-        await asyncio.sleep(0)  # it is told to stop now, before its thread goes on
+        await asyncio.sleep(0)  # cancelled now, before its thread continues
         with pytest.raises(JournalLocked):
             await SqliteJournal(path, SystemClock(), lock_wait_s=0.0).open("test", max_attempts=3)
         go_on.set()

@@ -72,7 +72,7 @@ async def in_trouble(journal: SqliteJournal) -> str:
 
 
 @pytest.fixture
-def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def checks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "CHECK_S", 0.01)
 
 
@@ -140,8 +140,8 @@ def test_a_second_server_finds_the_journal_locked_although_the_lock_file_was_del
         journal = await begun(path, "c")
         path.with_name("journal.db.lock").unlink()
         second = [sys.executable, "-c", _SECOND, str(path)]
-        told = await asyncio.to_thread(subprocess.run, second, capture_output=True, text=True, check=True)
-        assert told.stdout.startswith("locked The journal is in use by another process"), told
+        process = await asyncio.to_thread(subprocess.run, second, capture_output=True, text=True, check=True)
+        assert process.stdout.startswith("locked The journal is in use by another process"), process
         with pytest.raises(JournalUnavailable, match=r"journal\.db\.lock.* was deleted or replaced"):
             await journal.accept(new("d"), WIDE, claim_next=True)
         await journal.close()
@@ -210,8 +210,8 @@ def _replace(file: Path) -> None:
 
 @pytest.mark.parametrize("end", ["", "-wal", "-shm", ".lock"])
 @pytest.mark.parametrize("take_away", [_delete, _replace])
-@pytest.mark.usefixtures("looks_often")
-def test_a_file_that_is_taken_away_is_noticed_though_nobody_asks(
+@pytest.mark.usefixtures("checks_often")
+def test_a_file_that_is_taken_away_is_noticed_on_an_idle_server(
     path: Path, end: str, take_away: Callable[[Path], None]
 ) -> None:
     async def main() -> None:
@@ -228,7 +228,7 @@ def test_a_file_that_is_taken_away_is_noticed_though_nobody_asks(
 
 
 @pytest.mark.parametrize("end", ["-wal", "-shm"])
-@pytest.mark.usefixtures("looks_often")
+@pytest.mark.usefixtures("checks_often")
 def test_what_a_deleted_wal_had_is_in_the_file_once_that_is_noticed(tmp_path: Path, path: Path, end: str) -> None:
     """So that a kill after it costs nothing that was acknowledged."""
 
@@ -267,8 +267,8 @@ def test_files_that_are_put_back_while_the_server_still_runs_are_left_alone(tmp_
 
 
 @pytest.mark.parametrize("left", [0, 4096])
-@pytest.mark.usefixtures("looks_often")
-def test_a_journal_that_is_cut_off_while_it_is_in_use_is_told_as_unavailable(path: Path, left: int) -> None:
+@pytest.mark.usefixtures("checks_often")
+def test_a_journal_cut_off_while_in_use_is_unavailable(path: Path, left: int) -> None:
     async def main() -> None:
         journal = await begun(path, *(f"r{number}" for number in range(50)))
         assert journal.trouble is None
@@ -287,7 +287,7 @@ def test_a_journal_that_is_cut_off_while_it_is_in_use_is_told_as_unavailable(pat
 
     asyncio.run(main())
     assert path.stat().st_size == left
-    assert path.with_name("journal.db-wal").stat().st_size > 0, "what may help to mend it is left"
+    assert path.with_name("journal.db-wal").stat().st_size > 0, "what may help to repair it is left"
 
 
 @pytest.mark.parametrize("empty", [False, True])

@@ -108,7 +108,7 @@ def test_what_is_given_up_in_the_middle_of_a_decision_is_forgotten(monkeypatch: 
     asyncio.run(main())
 
 
-def test_a_verb_that_fails_with_a_part_of_its_rows_written_is_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_operation_that_fails_halfway_is_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def write_none(rows: SqliteRows, row: Any) -> None:
         raise Mismatch("there is no such row")
 

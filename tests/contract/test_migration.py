@@ -103,7 +103,7 @@ async def opened(path: Path) -> tuple[SqliteJournal, list[Claim]]:
 
 
 async def check_everything_is_there(path: Path) -> None:
-    """Open what has become of the version 1 file, look at all that was in it, and go on with it."""
+    """Open the migrated version 1 file, check all its content, and continue with it."""
     journal, orphans = await opened(path)
     try:
         assert [orphan.run.run_id for orphan in orphans] == ["orphan", "opaque"]
@@ -213,7 +213,7 @@ def test_what_was_in_the_log_of_a_killed_server_is_in_both(path: Path) -> None:
     asyncio.run(main(killed.with_name(COPY)))
 
 
-def test_a_migration_is_told_in_the_log(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_migration_is_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="strandline.journal"):
         for _ in range(2):
             journal, _ = asyncio.run(opened(path))
@@ -398,8 +398,8 @@ def test_rows_that_no_server_could_start_with_are_found_before_anything_is_chang
 # -- records without a checksum -----------------------------------------------------------------------------
 
 
-def sealed_in(path: Path) -> dict[str, list[bool]]:
-    """Tell of each record in a file, in order, whether it has a checksum."""
+def checksums_in(path: Path) -> dict[str, list[bool]]:
+    """Return for each record of a file, in order, whether it has a checksum."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         return {
             f"{table}.{column}": [
@@ -429,7 +429,7 @@ def test_what_is_written_after_a_migration_has_a_checksum_and_what_was_there_is_
         await journal.close()
 
     asyncio.run(main())
-    assert sealed_in(path) == {
+    assert checksums_in(path) == {
         "runs.input": [False] * len(RUNS),
         "runs.metadata": [False],
         "runs.outcome": [False, False, True],
@@ -521,7 +521,7 @@ def test_a_crash_at_any_moment_leaves_the_old_file_or_the_new_one(path: Path, tm
 
 
 def test_a_commit_that_was_cut_off_half_way_is_undone(path: Path, tmp_path: Path) -> None:
-    """The head of the file may tell of pages by then that were not written yet; the log beside it mends that."""
+    """The file's header may then name pages that are not written yet; the rollback journal restores it."""
     cut = tmp_path / "cut" / path.name
     cut.parent.mkdir()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:

@@ -189,7 +189,7 @@ def test_a_network_file_system_is_refused(tmp_path: Path) -> None:
     assert ownership.file_system(tmp_path, tmp_path / "none") is None
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalError, match="cannot be made"):
         asyncio.run(at(tmp_path / "file" / "journal.db").open("test", max_attempts=3))
@@ -207,7 +207,7 @@ def test_a_creation_that_was_cut_off_is_done_anew(path: Path) -> None:
     assert sorted(each.name for each in path.parent.iterdir()) == ["journal.db", "journal.db.lock"]
 
 
-def test_a_creation_whose_draft_is_in_the_way_is_told(path: Path) -> None:
+def test_a_draft_in_the_way_of_a_new_journal_is_an_error(path: Path) -> None:
     path.with_name("journal.db.new").mkdir()
     with pytest.raises(JournalError, match="cannot be made"):
         asyncio.run(at(path).open("test", max_attempts=3))
@@ -231,7 +231,7 @@ def test_what_is_no_file_is_left_as_it_is(path: Path, make: Callable[[Path], Non
     assert sorted(each.name for each in path.parent.iterdir()) == names
 
 
-def test_a_link_that_leads_to_itself_is_told(path: Path) -> None:
+def test_a_link_to_itself_is_an_error(path: Path) -> None:
     path.symlink_to(path)
     with pytest.raises(JournalError, match="cannot be reached"):
         asyncio.run(at(path).open("test", max_attempts=3))
@@ -296,21 +296,21 @@ def held_by_another_process(path: Path) -> Iterator[int]:
             process.kill()
 
 
-def test_a_second_process_is_told_who_has_the_journal(path: Path) -> None:
+def test_a_second_process_learns_who_has_the_journal(path: Path) -> None:
     with held_by_another_process(path) as pid, pytest.raises(JournalLocked, match=f"process {pid} on host"):
         asyncio.run(at(path).open("test", max_attempts=3))
 
 
 def test_a_second_process_waits_and_goes_on_when_the_first_is_killed(path: Path) -> None:
-    """The event loop is free meanwhile, and told once for whom it waits."""
-    told: list[str] = []
+    """The event loop stays free meanwhile, and `on_wait` names the owner once."""
+    sentences: list[str] = []
 
     async def main() -> None:
         with held_by_another_process(path) as pid:
             waits = asyncio.Event()
 
             def on_wait(sentence: str) -> None:
-                told.append(sentence)
+                sentences.append(sentence)
                 waits.set()
 
             journal = SqliteJournal(path, SystemClock(), lock_wait_s=30.0, on_wait=on_wait)
@@ -320,8 +320,8 @@ def test_a_second_process_waits_and_goes_on_when_the_first_is_killed(path: Path)
             os.kill(pid, signal.SIGKILL)
             assert await opening == []
             await journal.close()
-            assert len(told) == 1
-            assert f"process {pid}" in told[0]
+            assert len(sentences) == 1
+            assert f"process {pid}" in sentences[0]
 
     asyncio.run(main())
 
@@ -344,7 +344,7 @@ def test_a_cancelled_wait_for_the_lock_leaves_nothing(path: Path) -> None:
 def test_cancelled_while_the_file_is_prepared_it_returns_once_the_lock_is_free(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever starts again at once finds nothing in the way."""
+    """A restart right afterwards finds nothing in the way."""
     prepares, go_on = threading.Event(), threading.Event()
 
     def held(*arguments: Any) -> None:
@@ -406,7 +406,7 @@ def test_what_was_queued_is_durable_after_close(path: Path) -> None:
 
 @pytest.mark.parametrize("call", ["ftruncate", "pwrite"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
-def test_a_lock_file_that_cannot_be_written_is_told(
+def test_a_lock_file_that_cannot_be_written_is_an_error(
     path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
 ) -> None:
     """The lock is free afterwards."""
@@ -440,7 +440,7 @@ def _move_the_folder(path: Path) -> None:
 
 @pytest.mark.parametrize("take_away", [_delete, _replace, _move_the_folder])
 def test_nothing_goes_into_a_file_that_was_taken_away(tmp_path: Path, take_away: Callable[[Path], None]) -> None:
-    """Every verb fails from then on, also when a file is there again; what is there is left as it is."""
+    """Every operation fails from then on, even when a file is there again; that file is left as it is."""
     path = tmp_path / "folder" / "journal.db"
 
     async def main() -> None:
@@ -514,7 +514,7 @@ def test_every_commit_is_synced(path: Path) -> None:
 
 
 def test_queues_are_read_through_their_indices(path: Path) -> None:
-    """Cost does not grow with age: no statement of a verb scans the runs."""
+    """Cost does not grow with age: no statement of an operation scans the runs."""
     asyncio.run(fill(path))
     with contextlib.closing(sqlite3.connect(path)) as connection:
         for statement, index in [
@@ -546,7 +546,7 @@ def test_queues_are_read_through_their_indices(path: Path) -> None:
 
 
 def test_what_is_read_at_once_is_read_where_no_file_can_be_opened_any_more(path: Path) -> None:
-    """Whatever user code has left open: an accepted run is shown, and goes on with its history."""
+    """Whatever user code has left open, an accepted run is shown and resumes with its history."""
     together = threading.Barrier(READERS, timeout=10)
 
     def count(connection: sqlite3.Connection) -> int:
@@ -581,7 +581,7 @@ def no_file_left() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_nothing_stays_staged_when_a_run_has_ended(path: Path) -> None:
+def test_an_ended_run_has_no_checkpoints(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as journal:
             claims = journal.claims()
@@ -622,7 +622,7 @@ def test_nothing_stays_of_a_deleted_session(path: Path) -> None:
 def test_what_is_deleted_is_overwritten_whatever_sqlite_does_by_itself(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the file, once the server has ended: what was said, small or large, and what was staged."""
+    """In the file, once the server has ended: messages, small or large, and checkpoints."""
     connect = sqlite3.connect
 
     def connect_to_a_lax_build(*given: Any, **named: Any) -> sqlite3.Connection:
@@ -640,7 +640,7 @@ def test_what_is_deleted_is_overwritten_whatever_sqlite_does_by_itself(
                 run = NewRun(run_id=RunId(f"r{n}"), key=key(), input=text, created_at=1.0)
                 await journal.accept(run, WIDE, claim_next=True)
                 token = (await anext(claims)).token
-                await journal.checkpoint(token, RoundStarted(said(f"STAGED-{text}")))
+                await journal.checkpoint(token, RoundStarted(said(f"CHECKPOINT-{text}")))
                 await journal.finish(token, done("hi", text), claim_next=False)
         assert b"SECRET" in path.read_bytes()
         async with opened(path) as journal:
@@ -756,7 +756,7 @@ def traced(journal: SqliteJournal) -> Iterator[list[str]]:
     journal._transactions._connection.set_trace_callback(None)
 
 
-def test_pruning_looks_at_no_run_that_was_accepted_too_late(path: Path) -> None:
+def test_pruning_reads_no_run_that_was_accepted_too_late(path: Path) -> None:
     """Its cost does not grow with what is kept: with 2,000 such runs it takes about as many steps as with 20."""
 
     async def main() -> None:
@@ -783,7 +783,7 @@ def test_pruning_looks_at_no_run_that_was_accepted_too_late(path: Path) -> None:
 
 
 def test_a_long_walk_is_made_in_several_transactions(path: Path) -> None:
-    """Other verbs have their turn in between, however many old runs stay."""
+    """Other operations have their turn in between, however many old runs stay."""
 
     async def main() -> None:
         async with opened(path) as journal:
@@ -798,7 +798,7 @@ def test_a_long_walk_is_made_in_several_transactions(path: Path) -> None:
 # -- group commit -----------------------------------------------------------------------------------------
 
 
-def test_verbs_that_are_queued_together_share_a_commit(path: Path) -> None:
+def test_operations_queued_together_share_a_commit(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as journal:
             assert journal._transactions is not None
@@ -812,7 +812,7 @@ def test_verbs_that_are_queued_together_share_a_commit(path: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_verb_that_storage_refuses_fails_alone(path: Path) -> None:
+def test_an_operation_that_storage_refuses_fails_alone(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as journal:
             answers = await asyncio.gather(
@@ -827,7 +827,7 @@ def test_a_verb_that_storage_refuses_fails_alone(path: Path) -> None:
 
 
 def test_a_full_disk_refuses_what_is_new_and_loses_nothing(path: Path) -> None:
-    """Here the file may not grow; when it may again, everything goes on."""
+    """The file must not grow; when it may again, everything continues."""
 
     async def main() -> None:
         async with opened(path) as journal:
@@ -877,7 +877,7 @@ async def main():
         async for claim in journal.claims():
             run_id = claim.run.run_id
             await journal.finish(claim.token, done(run_id, "yes"), claim_next=True)
-            sys.stdout.write(f'["settled", "{run_id}"]\\n')
+            sys.stdout.write(f'["finished", "{run_id}"]\\n')
             sys.stdout.flush()
     await asyncio.gather(worker(), *(client(name) for name in range(8)))
 
@@ -886,18 +886,18 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("lines", [1, 400, 1500])
-def test_kill_9_between_group_commits_loses_nothing_that_was_told(path: Path, lines: int) -> None:
-    told: list[list[str]] = []
+def test_kill_9_between_group_commits_loses_nothing_that_was_answered(path: Path, lines: int) -> None:
+    answers: list[list[str]] = []
     with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.endswith("\n"):
-                told.append(json.loads(line))
-            if len(told) == lines:
+                answers.append(json.loads(line))
+            if len(answers) == lines:
                 process.kill()
-    assert len(told) >= lines, "it was killed in the middle of its work"
-    accepted = [run_id for what, run_id in told if what == "accepted"]
-    finished = [run_id for what, run_id in told if what == "settled"]
+    assert len(answers) >= lines, "it was killed in the middle of its work"
+    accepted = [run_id for what, run_id in answers if what == "accepted"]
+    finished = [run_id for what, run_id in answers if what == "finished"]
 
     async def check() -> None:
         journal = at(path)
@@ -916,11 +916,11 @@ def test_kill_9_between_group_commits_loses_nothing_that_was_told(path: Path, li
         texts: list[str] = []
         for session in range(4):
             record = await journal.load(key(f"s{session}"))
-            asked = [message["content"][0]["text"] for message in record.messages[::2]]
+            questions = [message["content"][0]["text"] for message in record.messages[::2]]
             for client in (session, session + 4):
-                mine = [int(text.split(".")[1]) for text in asked if text.startswith(f"{client}.")]
+                mine = [int(text.split(".")[1]) for text in questions if text.startswith(f"{client}.")]
                 assert mine == list(range(len(mine))), "runs of one client ended out of order"
-            texts += asked
+            texts += questions
         assert len(texts) == len(set(texts))
         assert set(finished) <= set(texts)
         await journal.close()
@@ -941,7 +941,7 @@ class _BrokenDisk:
         self.left = 0
         ledger.commit = self._failing(ledger.commit)
 
-    def refuse_facts(self) -> None:
+    def refuse_checkpoints(self) -> None:
         writers = self._ledger.records._writers
         writers[AddCheckpoint] = self._failing(writers[AddCheckpoint])
 
@@ -1030,7 +1030,7 @@ def test_no_claim_is_delivered_and_nothing_answered_or_read_while_a_commit_is_un
     asyncio.run(main())
 
 
-def test_of_verbs_that_are_retried_one_by_one_only_those_that_are_kept_have_claims(path: Path) -> None:
+def test_of_operations_retried_one_by_one_only_stored_ones_have_claims(path: Path) -> None:
     """The commit of a batch fails, then that of one of its accepts; those behind it are not even tried."""
 
     async def main() -> None:
@@ -1082,7 +1082,7 @@ def test_an_accept_whose_commit_fails_at_first_takes_room_of_its_principal_once(
     asyncio.run(main())
 
 
-def test_a_settle_whose_commit_fails_at_first_ends_its_run_and_claims_the_next_one_once(path: Path) -> None:
+def test_a_finish_whose_first_commit_fails_ends_its_run_and_claims_the_next_one_once(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as journal:
             claims = journal.claims()
@@ -1101,7 +1101,7 @@ def test_a_settle_whose_commit_fails_at_first_ends_its_run_and_claims_the_next_o
     asyncio.run(main())
 
 
-def test_a_settle_that_cannot_be_kept_makes_no_claim_and_can_be_offered_again(path: Path) -> None:
+def test_a_finish_that_cannot_be_stored_makes_no_claim_and_can_be_retried(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as journal:
             claims = journal.claims()
@@ -1151,7 +1151,7 @@ def test_a_hold_whose_commit_fails_at_first_is_made_durable_as_a_hold_and_its_re
     asyncio.run(main())
 
 
-def test_facts_that_nobody_waits_for_are_written_before_any_later_verb(path: Path) -> None:
+def test_checkpoints_that_nobody_awaits_are_written_before_any_later_operation(path: Path) -> None:
     checkpoints: list[Checkpoint] = [
         RoundStarted(said("1")),
         ToolDone("t", {}),
@@ -1166,7 +1166,7 @@ def test_facts_that_nobody_waits_for_are_written_before_any_later_verb(path: Pat
             claim = await anext(claims)
             await journal.checkpoint(claim.token, checkpoints[0])
             disk = _BrokenDisk(journal)
-            disk.refuse_facts()
+            disk.refuse_checkpoints()
             disk.left = 5  # ToolDone and RoundDone are tried together, then each alone
             await journal.checkpoint(claim.token, checkpoints[1])
             await journal.checkpoint(claim.token, checkpoints[2])
@@ -1186,7 +1186,7 @@ def test_facts_that_nobody_waits_for_are_written_before_any_later_verb(path: Pat
     asyncio.run(main())
 
 
-def test_facts_that_are_owed_are_written_by_a_later_verb_also_if_its_commit_fails_at_first(path: Path) -> None:
+def test_deferred_checkpoints_are_written_by_a_later_operation_even_if_its_first_commit_fails(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as journal:
             claims = journal.claims()
@@ -1207,7 +1207,7 @@ def test_facts_that_are_owed_are_written_by_a_later_verb_also_if_its_commit_fail
     asyncio.run(main())
 
 
-def test_facts_that_a_refused_release_would_have_written_are_owed_still(path: Path) -> None:
+def test_checkpoints_stay_deferred_if_the_release_that_writes_them_is_refused(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as journal:
             claims = journal.claims()
@@ -1233,15 +1233,15 @@ def test_what_concerns_a_run_that_has_ended_waits_behind_what_its_session_waits_
 ) -> None:
     """A run that dismisses a question has to read it, and so has the cancel of the run that asked."""
     use: Message = {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t", "name": "pay", "input": {}}}]}
-    asks = [InputRequest("i", "sure")]
+    requests = [InputRequest("i", "sure")]
 
     async def main() -> None:
         async with opened(path) as journal:
             await journal.accept(new("a"), WIDE, claim_next=True)
             left = Completion(
-                outcome=Outcome(status=RunStatus.NEEDS_INPUT, input_requests=asks),
+                outcome=Outcome(status=RunStatus.NEEDS_INPUT, input_requests=requests),
                 messages=[*said("go"), use],
-                question=Question(requests=asks, message=use, results={}, state={}),
+                question=Question(requests=requests, message=use, results={}, state={}),
                 answer_within_s=100.0,
             )
             await journal.finish((await anext(journal.claims())).token, left, claim_next=False)
@@ -1276,11 +1276,11 @@ def test_a_disk_that_never_comes_back_ends_in_errors_and_a_clean_close(path: Pat
     asyncio.run(main())
 
 
-def test_a_page_of_a_principals_ended_runs_looks_through_so_many_of_others_and_goes_on(
+def test_a_page_of_a_principals_ended_runs_skips_a_bounded_number_of_others_and_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
-        monkeypatch.setattr(lists, "_LOOKED_AT", 4)
+        monkeypatch.setattr(lists, "_RUNS_READ", 4)
         journal = at(tmp_path / "journal.db")
         await journal.open("me", max_attempts=3)
         claims = journal.claims()
@@ -1298,13 +1298,13 @@ def test_a_page_of_a_principals_ended_runs_looks_through_so_many_of_others_and_g
             cursor = page.after
         assert pages == [["r10"], [], ["r0"]]
         waits = await journal.read(RunsOfQuery(mine.principal, frozenset({RunStatus.QUEUED, RunStatus.RUNNING})))
-        assert (waits.runs, waits.after) == ([], None), "what goes on is found at once"
+        assert (waits.runs, waits.after) == ([], None), "executing runs are found at once"
         await journal.close()
 
     asyncio.run(main())
 
 
-def test_of_a_damaged_run_a_principal_is_told_its_id_and_of_all_others_everything(tmp_path: Path) -> None:
+def test_a_damaged_run_is_listed_by_its_id_and_all_others_in_full(tmp_path: Path) -> None:
     async def main() -> None:
         journal = at(tmp_path / "journal.db")
         await journal.open("me", max_attempts=3)

@@ -120,7 +120,7 @@ _USE = '{"toolUse":{"toolUseId":"u","name":"t","input":{}}}'
             "UPDATE staged SET run = 5 WHERE run = 70 AND no = 0",
             "a run with sequence 5, which does not wait or execute",
         ),
-        ("DELETE FROM staged WHERE run = 70 AND no = 0", "what is staged of the run with sequence 70 is damaged"),
+        ("DELETE FROM staged WHERE run = 70 AND no = 0", "a checkpoint of the run with sequence 70 is damaged"),
         ("DELETE FROM meta", "how often the journal was opened"),
         ("CREATE TABLE other (x)", "its tables are not those of a journal"),
         ("UPDATE stored SET bytes = bytes + 1", "counts as"),
@@ -215,7 +215,7 @@ def test_a_backup_is_the_journal_and_can_be_served(path: Path, tmp_path: Path) -
 
 
 def test_a_backup_is_never_mixed_with_the_wal_of_the_file_that_was_there(path: Path, tmp_path: Path) -> None:
-    """Put in the place of a killed server's journal with its WAL beside it, it is not opened, and told what to do."""
+    """Put in place of a killed server's journal, beside its WAL, it is not opened, and the error says what to do."""
     place = tmp_path / "place" / "journal.db"
     place.parent.mkdir()
     backup(path, place)
@@ -256,7 +256,7 @@ class _Busy:
         self._path = path
         self._stop = threading.Event()
         self._changed = threading.Condition()
-        self._settled = 0
+        self._done = 0
         self._thread = threading.Thread(target=asyncio.run, args=(self._write(),))
 
     def __enter__(self) -> "_Busy":
@@ -271,8 +271,8 @@ class _Busy:
     def more(self, count: int = 1) -> None:
         """Return when `count` more runs have ended."""
         with self._changed:
-            wanted = self._settled + count
-            assert self._changed.wait_for(lambda: self._settled >= wanted, timeout=30)
+            wanted = self._done + count
+            assert self._changed.wait_for(lambda: self._done >= wanted, timeout=30)
 
     async def _write(self) -> None:
         journal = SqliteJournal(self._path, SystemClock())
@@ -284,7 +284,7 @@ class _Busy:
             await journal.finish((await anext(claims)).token, done("hi", "ho" * 500), claim_next=False)
             n += 1
             with self._changed:
-                self._settled = n
+                self._done = n
                 self._changed.notify_all()
         await journal.close()
 
@@ -321,7 +321,7 @@ def test_a_backup_beside_a_server_that_writes_all_the_time_is_of_one_moment(
 
 
 def test_a_copy_that_is_not_marked_as_its_journal_is_none(path: Path, tmp_path: Path) -> None:
-    """Neither a backup nor a migration goes on with it, although an empty file is a sound one."""
+    """Neither a backup nor a migration continues with it, although an empty file is a valid one."""
 
     class CopiesNothing(sqlite3.Connection):
         def backup(self, target: sqlite3.Connection, **more: Any) -> None:
@@ -346,7 +346,7 @@ def _serves_once(path: Path) -> Callable[..., None]:
             await journal.finish((await anext(claims)).token, done("hi", "ho" * 500), claim_next=False)
         await journal.close()
 
-    def step(*told: object) -> None:
+    def step(*progress: object) -> None:
         if not served:
             served.append(None)
             asyncio.run(serve())

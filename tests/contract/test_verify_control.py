@@ -1,4 +1,4 @@
-"""`verify` of a journal in which runs were cancelled, interrupted, moved and paused: it is sound; damage is told."""
+"""`verify` of a journal with cancelled, interrupted, moved and paused runs: undamaged; damage is reported."""
 
 import asyncio
 import shutil
@@ -98,19 +98,19 @@ FAULTS = {
     "UPDATE runs SET key = 'other' WHERE run_id = 's2'": "the idempotency key of run s2 is damaged",
     "UPDATE runs SET fingerprint = x'00' WHERE run_id = 's3'": "the idempotency key of run s3 is damaged",
     "UPDATE runs SET fingerprint = NULL WHERE run_id = 's3'": "the idempotency key of run s3 is damaged",
-    "UPDATE sessions SET closed_since = NULL WHERE session_id = 's'": "session s is paused, and nobody knows",
+    "UPDATE sessions SET closed_since = NULL WHERE session_id = 's'": "session s is paused since an unknown time",
 }
 
 
 @pytest.mark.parametrize("statement", FAULTS)
-def test_what_is_wrong_is_told(path: Path, statement: str) -> None:
+def test_every_fault_is_reported(path: Path, statement: str) -> None:
     change(path, statement)
     findings = verify(path)
     assert not findings.sound
     assert any(FAULTS[statement] in fault for fault in findings.faults), findings.faults
 
 
-def test_a_damaged_key_is_told_to_whoever_uses_it(path: Path) -> None:
+def test_a_damaged_key_is_an_error_to_the_client_that_uses_it(path: Path) -> None:
     """A request must not become a second run because nobody can read what its key stands for."""
     change(path, "UPDATE runs SET fingerprint = x'0100000000' WHERE run_id = 's3'")
 

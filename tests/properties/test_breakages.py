@@ -500,7 +500,7 @@ def close_no_round_of_a_hidden_answer(patch: pytest.MonkeyPatch) -> None:
         if run.session.answered_by(run) is not None:
             table._drop_question(run.session)
 
-    patch.setattr(SessionTable, "_answered", left_open)
+    patch.setattr(SessionTable, "_close_round_of", left_open)
 
 
 def show_no_open_end(patch: pytest.MonkeyPatch) -> None:
@@ -633,7 +633,7 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
     "an answer that waits its turn": (line_an_answer_up_behind, "started before run .*, which answers"),
     "a question that a crash forgets": (forget_questions_in_a_crash, "shown as not pending|waits for"),
     "a tool that an answer starts again": (do_again_what_had_ended, "had ended in run .* and were started again"),
-    "a question that is given up in silence": (dismiss_in_silence, "is asked for 1 times and answered 0"),
+    "a question that is given up in silence": (dismiss_in_silence, "is called 1 times and answered 0"),
     "a question that is taken back and stays": (keep_what_was_taken_back, "had been taken back"),
     "a text that is no answer": (take_no_text_for_an_answer, "was accepted, and does not answer what"),
     "a text that answers unasked": (take_any_text_for_an_answer, "is a text, and was taken for an answer"),

@@ -1,4 +1,4 @@
-"""Whatever a run leaves, in whatever ending: `close` makes history that a provider accepts and that tells the truth.
+"""For every run and every ending, `close` makes a history that a provider accepts and that is true.
 
 The judge is `strandline.testing._checker`, which shares no code with `strandline._history`.
 """
@@ -96,17 +96,17 @@ class Story(Struct):
     """Whether each result comes in a message of its own, after an empty one of the assistant's."""
 
     def messages(self) -> list[Message]:
-        told = [prompt_message(self.prompt)]
+        messages = [prompt_message(self.prompt)]
         for number, each in enumerate(self.rounds, 1):
-            told.append(each.message)
+            messages.append(each.message)
             if self.open is not None and number == len(self.rounds):
                 break
             if self.pieces:
-                told.append({"role": "assistant", "content": [{"text": ""}]})
-                told += [{"role": "user", "content": [block]} for block in each.answers()["content"]]
+                messages.append({"role": "assistant", "content": [{"text": ""}]})
+                messages += [{"role": "user", "content": [block]} for block in each.answers()["content"]]
             else:
-                told.append(each.answers())
-        return [*told, self.tail] if self.tail else told
+                messages.append(each.answers())
+        return [*messages, self.tail] if self.tail else messages
 
     def results(self) -> dict[str, ToolResult]:
         if self.open is None:
@@ -167,9 +167,9 @@ def rounds(draw: st.DrawFn, number: int) -> Round:
 @st.composite
 def stories(draw: st.DrawFn, *, whole: bool | None = None) -> Story:
     """Any run, cut off at any point: before or in a model call, in a round with any of its results, at its end."""
-    told = [draw(rounds(number)) for number in range(draw(st.integers(0, 4)))]
+    done = [draw(rounds(number)) for number in range(draw(st.integers(0, 4)))]
     cut = "end" if whole else draw(st.sampled_from(["before", "in the model", "in a round", "end"]))
-    if cut == "in a round" and not told:
+    if cut == "in a round" and not done:
         cut = "before"
     event(f"cut {cut}")
     tail: Message | None = None
@@ -178,10 +178,10 @@ def stories(draw: st.DrawFn, *, whole: bool | None = None) -> Story:
         tail = {"role": "assistant", "content": answer, "metadata": {"usage": {"outputTokens": len(answer)}}}
     elif cut == "in the model":
         tail = {"role": "assistant", "content": [{"text": draw(text)}]}
-    ended = draw(st.sets(st.sampled_from(sorted(told[-1].results)))) if cut == "in a round" else None
+    ended = draw(st.sets(st.sampled_from(sorted(done[-1].results)))) if cut == "in a round" else None
     return Story(
         prompt=draw(inputs),
-        rounds=told,
+        rounds=done,
         open=None if ended is None else frozenset(ended),
         tail=tail,
         whole=cut == "end",
@@ -203,7 +203,7 @@ any_message: st.SearchStrategy[Message] = st.builds(
     st.lists(st.one_of(text_block, any_use, any_use, any_result, any_result, reasoning, image), max_size=4),
 )
 rubbish = st.lists(any_message, max_size=7)
-after_a_question = rubbish.map(lambda told: [prompt_message("hi"), *told])
+after_a_question = rubbish.map(lambda messages: [prompt_message("hi"), *messages])
 from_the_user: st.SearchStrategy[list[Message]] = st.builds(
     lambda first, others: [{**first, "role": "user"}, *others], any_message, rubbish
 )
@@ -229,7 +229,7 @@ odd_dict: st.SearchStrategy[Any] = st.builds(
 odd_rubbish: st.SearchStrategy[list[Any]] = st.lists(
     st.one_of(any_message, odd_dict, odd_dict, st.one_of(odd, st.just({"role": "user"}))), max_size=7
 )
-odd_after_a_question = odd_rubbish.map(lambda told: [prompt_message("hi"), *told])
+odd_after_a_question = odd_rubbish.map(lambda messages: [prompt_message("hi"), *messages])
 odd_from_the_user: st.SearchStrategy[list[Any]] = st.builds(
     lambda first, others: [{**first, "role": "user"}, *others], odd_dict, odd_rubbish
 )
@@ -270,15 +270,15 @@ def test_a_run_that_returned_without_an_answer_is_given_one(story: Story, answer
     closed = close(story.messages(), story.results(), Succeeded(answer, limit))
 
     assert check_history(closed) == []
-    told = limit and not (answer and answer.strip())
-    assert check_truthful(closed, story.ledger(Succeeded(limit=told))) == []
+    is_said = limit and not (answer and answer.strip())
+    assert check_truthful(closed, story.ledger(Succeeded(limit=is_said))) == []
     if answer and answer.strip():
         assert closed[-1] == {"role": "assistant", "content": [{"text": answer}]}
 
 
 @patient
 @given(stories(), failures)
-def test_what_was_staged_of_a_run_closes_as_what_the_run_itself_had(story: Story, ending: Ending) -> None:
+def test_the_checkpoints_of_a_run_close_like_the_run_itself(story: Story, ending: Ending) -> None:
     """Recovery knows the facts only; it comes to the same history, but for the model call that was under way."""
     progress = fold(story.checkpoints())
     messages = progress.messages or [prompt_message(story.prompt)]
@@ -291,9 +291,9 @@ def test_what_was_staged_of_a_run_closes_as_what_the_run_itself_had(story: Story
 
 @patient
 @given(st.lists(st.tuples(stories(), failures), max_size=4))
-def test_closed_runs_after_one_another_are_valid_history(told: list[tuple[Story, Ending]]) -> None:
+def test_closed_runs_after_one_another_are_valid_history(runs: list[tuple[Story, Ending]]) -> None:
     history: list[Message] = []
-    for story, ending in told:
+    for story, ending in runs:
         history += close(story.messages(), story.results(), ending)
 
     assert check_history(history) == []
@@ -367,10 +367,10 @@ def test_so_do_those_that_have_no_proper_form(messages: list[Any], results: dict
 
 @patient
 @given(st.lists(odd, min_size=1), st.data())
-def test_whatever_a_tool_returned_is_told(outputs: list[Any], data: st.DataObject) -> None:
-    """In a message or staged, in its result's content or instead of a result."""
+def test_every_result_of_a_tool_is_in_history(outputs: list[Any], data: st.DataObject) -> None:
+    """In a message or a checkpoint, in its result's content or instead of a result."""
     uses: list[Block] = [{"toolUse": {"toolUseId": f"t{n}", "name": "x", "input": {}}} for n in range(len(outputs))]
-    asks: list[Message] = [prompt_message("hi"), {"role": "assistant", "content": uses}]
+    opened: list[Message] = [prompt_message("hi"), {"role": "assistant", "content": uses}]
     given_by = {f"t{number}": each for number, each in enumerate(outputs)}
     ledger = Ledger(ending=Cancelled(), finished={key: {"content": each} for key, each in given_by.items()})
     blocks: list[Block] = [{"toolResult": {"toolUseId": key, "content": each}} for key, each in given_by.items()]
@@ -378,9 +378,9 @@ def test_whatever_a_tool_returned_is_told(outputs: list[Any], data: st.DataObjec
     bare = {key: {"content": each} if isinstance(each, dict) else each for key, each in given_by.items()}
 
     for closed in (
-        close([*asks, answers], {}, Cancelled()),
-        close(asks, dict(ledger.finished), Cancelled()),
-        close(asks, bare, Cancelled()),
+        close([*opened, answers], {}, Cancelled()),
+        close(opened, dict(ledger.finished), Cancelled()),
+        close(opened, bare, Cancelled()),
     ):
         assert check_history(closed) == []
         assert check_truthful(closed, ledger) == []
@@ -392,10 +392,10 @@ def test_no_tool_and_no_result_is_invented(messages: list[Message], ending: Endi
     """With no results at hand, every result that reads as a success was in the messages."""
     closed = close(messages, {}, ending)
 
-    def succeeded(told: list[Message]) -> list[list[Block]]:
+    def succeeded(messages: list[Message]) -> list[list[Block]]:
         return [
             [each for each in block["toolResult"]["content"] if each.get("text", "x").strip()]
-            for message in told
+            for message in messages
             for block in message["content"]
             if "toolResult" in block and block["toolResult"]["status"] == "success"
         ]
@@ -418,16 +418,14 @@ def test_fold_adds_up_to_what_happened(story: Story) -> None:
     assert progress.results == story.results()
     closed = story.rounds if story.open is None else story.rounds[:-1]
     assert progress.state == (closed[-1].state if closed else None)
-    asked = len(story.rounds[-1].results) if story.open is not None else 0
-    assert len(progress.open_tools()) == asked - len(story.results())
+    called = len(story.rounds[-1].results) if story.open is not None else 0
+    assert len(progress.open_tools()) == called - len(story.results())
 
 
 @patient
 @given(stories(), st.data())
-def test_a_round_whose_end_was_never_staged_is_not_forgotten_when_the_run_goes_on(
-    story: Story, data: st.DataObject
-) -> None:
-    """A crash may come between a round's last result and its `RoundDone`; the run then goes on after that round."""
+def test_a_round_without_a_checkpoint_of_its_end_survives_a_resume(story: Story, data: st.DataObject) -> None:
+    """A crash may come between a round's last result and its `RoundDone`; the run then resumes after that round."""
     story = Story(prompt=story.prompt, rounds=story.rounds, open=None, tail=None, whole=False)
     ends = [number for number, checkpoint in enumerate(story.checkpoints()) if isinstance(checkpoint, RoundDone)]
     lost = data.draw(st.sets(st.sampled_from(ends))) if ends else set()
@@ -448,13 +446,13 @@ def test_a_run_goes_on_from_rounds_that_are_all_closed(story: Story) -> None:
     assert [message["role"] for message in on] == (["user", "assistant"] * len(on))[: len(on)]
 
 
-odd_facts = st.lists(st.tuples(st.sampled_from(["started", "tool", "done"]), odd_rubbish, odd_id, odd_output))
+odd_checkpoints = st.lists(st.tuples(st.sampled_from(["started", "tool", "done"]), odd_rubbish, odd_id, odd_output))
 
 
 @patient
-@given(odd_facts)
-def test_facts_of_no_proper_form_add_up(told: list[tuple[str, list[Any], Any, Any]]) -> None:
-    checkpoints = _checkpoints(told)
+@given(odd_checkpoints)
+def test_malformed_checkpoints_add_up(items: list[tuple[str, list[Any], Any, Any]]) -> None:
+    checkpoints = _checkpoints(items)
     progress = fold(checkpoints)
 
     assert all(isinstance(name, str) for name in progress.open_tools().values())
@@ -470,9 +468,9 @@ def test_facts_of_no_proper_form_add_up(told: list[tuple[str, list[Any], Any, An
     assert check_history(close([prompt_message("hi"), *progress.messages], progress.results, Cancelled())) == []
 
 
-def _checkpoints(told: list[tuple[str, list[Any], Any, Any]]) -> list[Checkpoint]:
+def _checkpoints(items: list[tuple[str, list[Any], Any, Any]]) -> list[Checkpoint]:
     checkpoints: list[Checkpoint] = []
-    for kind, messages, key, result in told:
+    for kind, messages, key, result in items:
         if kind == "tool":
             checkpoints.append(ToolDone(tool_use_id=key if isinstance(key, str) else "a", result=result))
         else:
@@ -481,7 +479,7 @@ def _checkpoints(told: list[tuple[str, list[Any], Any, Any]]) -> list[Checkpoint
 
 
 @patient
-@given(st.one_of(stories().map(Story.checkpoints), odd_facts.map(_checkpoints)), st.data())
+@given(st.one_of(stories().map(Story.checkpoints), odd_checkpoints.map(_checkpoints)), st.data())
 def test_each_tool_of_an_open_round_either_starts_again_or_has_one_result(
     checkpoints: list[Checkpoint], data: st.DataObject
 ) -> None:
@@ -497,9 +495,11 @@ def test_each_tool_of_an_open_round_either_starts_again_or_has_one_result(
     if not again.to_restart:
         assert again.messages_to_resume() == progress.messages_to_resume()
         return
-    asked = [block["toolUse"]["toolUseId"] for block in again.messages_to_resume()[-1]["content"] if "toolUse" in block]
+    called = [
+        block["toolUse"]["toolUseId"] for block in again.messages_to_resume()[-1]["content"] if "toolUse" in block
+    ]
     given = [result["toolUseId"] for result in again.ended_results()]
-    assert sorted([*given, *again.to_restart]) == sorted(asked), "each has a result or is started, and none has both"
+    assert sorted([*given, *again.to_restart]) == sorted(called), "each has a result or is started, and none has both"
     if set(names) - idempotent:
         assert resume_point(progress, unknown_tool="fail", idempotent_tools=idempotent) is None
 

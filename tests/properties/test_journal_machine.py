@@ -1,8 +1,8 @@
-"""Both journals against a list: whatever is asked for in whatever order, they answer as the simplest model does.
+"""Both journals against a list: for any requests in any order, they answer like the simplest model.
 
-The model is a list of runs that is searched and sorted anew for every question. It shares no code with the journals.
-What is asked for leans towards what is there: most tokens are good ones, most runs named wait, and there are two
-sessions only, so that few steps find a session that waits, executes, is held and has been forgotten in part.
+The model is a list of runs that is searched and sorted for every query. It shares no code with the journals. Requests
+favour existing state: most tokens are valid, most named runs wait, and there are only two sessions, so that few steps
+find a session that waits, executes, is held and is partly pruned.
 """
 
 import asyncio
@@ -184,8 +184,8 @@ class ListModel:
         return None if session is None else session.waits_for()
 
     def waits(self, key: SessionKey, now: float) -> bool:
-        asked = self.waits_for(key)
-        return asked is not None and now < asked.until
+        open_question = self.waits_for(key)
+        return open_question is not None and now < open_question.until
 
     def claimed(self, key: SessionKey) -> bool:
         return any(run.key == key and (run.status == "running" or run.held) for run in self.runs)
@@ -214,11 +214,11 @@ class ListModel:
                 return Attached(other.run_id) if other.keyed.fingerprint == run.keyed.fingerprint else Reused()
             break
         line = self.waiting(run.key)
-        asked = self.waits_for(run.key)
+        open_question = self.waits_for(run.key)
         may = run.lane == 3 and run.on_question is OnQuestion.ANSWER and run.is_text
-        became = may and asked is not None and len(asked.question.requests) == 1
-        if became and asked is not None:
-            run.lane, run.answers = 1, [asked.question.requests[0].id]
+        became = may and open_question is not None and len(open_question.question.requests) == 1
+        if became and open_question is not None:
+            run.lane, run.answers = 1, [open_question.question.requests[0].id]
         waits = self.waits(run.key, now) and not run.dismisses
         behind = not run.answers and (line or waits)
         if run.if_busy is IfBusy.REJECT and (behind or not self.free(run.key)):
@@ -227,7 +227,11 @@ class ListModel:
             position = self.waiting(run.key).index(run) + 1
             self.runs.remove(run)
             return Refused("session_busy", position)
-        if run.answers and (cannot := self.cannot_answer(run, None if asked is None else asked.question)) is not None:
+        if (
+            run.answers
+            and (cannot := self.cannot_answer(run, None if open_question is None else open_question.question))
+            is not None
+        ):
             return cannot
         begun = [each for each in line if run.interrupts and each.lane == 0 and each.begun]
         for each in begun:
@@ -252,9 +256,9 @@ class ListModel:
             return replace(answer, stopped=stopped)
         return answer
 
-    def cannot_answer(self, run: ModelRun, asked: Question | None) -> Unanswerable | None:
+    def cannot_answer(self, run: ModelRun, open_question: Question | None) -> Unanswerable | None:
         known = self.sessions[run.key].closed if run.key in self.sessions else {}
-        wanted = [] if asked is None else [each.id for each in asked.requests]
+        wanted = [] if open_question is None else [each.id for each in open_question.requests]
         for each in run.answers:
             if each not in wanted:
                 reason: Any = known[each][1] if each in known else "unknown"
@@ -268,13 +272,13 @@ class ListModel:
         self.runs.append(run)
         line = self.waiting(run.key)
         position = line.index(run) + 1
-        asked = self.waits_for(run.key)
+        open_question = self.waits_for(run.key)
         may_go = bool(run.answers) or run.dismisses or not self.waits(run.key, now)
         at_once = claim_next and position == 1 and self.free(run.key) and may_go
         if not at_once and not run.answers and (refused := self._over(run, bounds, position, len(line))) is not None:
             return refused
         session = self.sessions.setdefault(run.key, ModelSession())
-        if session.question is not None and asked is not None:
+        if session.question is not None and open_question is not None:
             if run.answers:
                 session.question.answer = run.run_id
                 run.status = "arrives"
@@ -285,7 +289,7 @@ class ListModel:
                 self.dismiss(run.key, now)
                 run.status = "queued"
             elif run.queue_deadline is not None:
-                run.queue_deadline += max(0.0, asked.until - now)
+                run.queue_deadline += max(0.0, open_question.until - now)
         if at_once:
             self.start(run)
             return Accepted(0)
@@ -316,11 +320,11 @@ class ListModel:
             session.closed_since = until
         self.move_deadlines(run.key, max(0.0, until - now))
 
-    def close_question(self, key: SessionKey, asked: ModelQuestion, how: str, now: float) -> None:
-        if any(run.run_id == asked.asker for run in self.runs):
-            for each in asked.question.requests:
-                self.sessions[key].closed[each.id] = (asked.asker, how)
-        self.move_deadlines(key, -max(0.0, asked.until - now))
+    def close_question(self, key: SessionKey, open_question: ModelQuestion, how: str, now: float) -> None:
+        if any(run.run_id == open_question.asker for run in self.runs):
+            for each in open_question.question.requests:
+                self.sessions[key].closed[each.id] = (open_question.asker, how)
+        self.move_deadlines(key, -max(0.0, open_question.until - now))
         session = self.sessions[key]
         if session.closed_since is not None:
             session.closed_since = min(session.closed_since, now)
@@ -332,16 +336,16 @@ class ListModel:
 
     def dismiss(self, key: SessionKey, now: float, begun: bool = False) -> None:
         session = self.sessions[key]
-        asked, session.question = session.question, None
-        assert asked is not None
-        if asked.answer is None:
-            self.close_question(key, asked, "dismissed", now)
-        session.messages += [(each, False) for each in dismissed(asked.question, begun=begun)]
+        open_question, session.question = session.question, None
+        assert open_question is not None
+        if open_question.answer is None:
+            self.close_question(key, open_question, "dismissed", now)
+        session.messages += [(each, False) for each in dismissed(open_question.question, begun=begun)]
         session.ended_at = now
 
     def answered_by(self, run: ModelRun) -> Question | None:
-        asked = self.sessions[run.key].question
-        return asked.question if asked is not None and asked.answer == run.run_id else None
+        open_question = self.sessions[run.key].question
+        return open_question.question if open_question is not None and open_question.answer == run.run_id else None
 
     def answer_ended(self, run: ModelRun, now: float, closed: bool, begun: bool) -> None:
         if self.answered_by(run) is None:
@@ -371,11 +375,11 @@ class ListModel:
         session.state = session.state if completion.state is None else completion.state
         run.status, run.last, run.checkpoints, run.ended_at = completion.outcome.status.value, False, [], now
         run.discarded = completion.discarded
-        asks = completion.question
-        closed = asks is not None or bool(completion.messages and not completion.discarded)
+        question = completion.question
+        closed = question is not None or bool(completion.messages and not completion.discarded)
         self.answer_ended(run, now, closed, completion.discarded)
-        if asks is not None:
-            self.ask(run, asks, now + completion.answer_within_s, now, hold)
+        if question is not None:
+            self.ask(run, question, now + completion.answer_within_s, now, hold)
         if hold:
             run.held = True
             return ClaimResult.NOTHING
@@ -416,9 +420,9 @@ class ListModel:
             return Changed(existed=False)
         if session.closed_since is None:
             held_since = self.held_since(key)
-            asked = self.waits_for(key)
+            open_question = self.waits_for(key)
             since = now if held_since is None else held_since
-            session.closed_since = since if asked is None else max(since, asked.until)
+            session.closed_since = since if open_question is None else max(since, open_question.until)
         session.paused = True
         return Changed(existed=True)
 
@@ -468,8 +472,8 @@ class ListModel:
 
     def cancel(self, run: ModelRun, now: float, discard: bool = False) -> Stopped | Ended:
         if run.ended_at is not None:
-            asked = self.sessions[run.key].question
-            if asked is None or asked.answer is not None or asked.asker != run.run_id:
+            open_question = self.sessions[run.key].question
+            if open_question is None or open_question.answer is not None or open_question.asker != run.run_id:
                 return Ended()
             self.dismiss(run.key, now)
             return Stopped(ended={}, cancelling=[], dismissed=True)
@@ -554,7 +558,7 @@ bounds = st.sampled_from(
 )
 deadlines = st.sampled_from([0, 1, 3, None])
 waits_s = st.sampled_from([0, 2, 6, 20])
-asked = st.tuples(
+requests = st.tuples(
     sessions,
     st.sampled_from([3, 3, 3, 2, 0]),
     st.sampled_from([3, 3, 1, 5]),
@@ -565,7 +569,7 @@ asked = st.tuples(
     st.sampled_from([IfBusy.ENQUEUE, IfBusy.ENQUEUE, *IfBusy]),
     st.sampled_from([OnQuestion.WAIT, OnQuestion.WAIT, *OnQuestion]),
 )
-Asked = tuple[SessionKey, int, int, bool, bool, int | None, bytes | None, IfBusy, OnQuestion]
+Request = tuple[SessionKey, int, int, bool, bool, int | None, bytes | None, IfBusy, OnQuestion]
 picks = st.integers(0, 11)
 """Which of those that there are. The last two may be of those that were."""
 ends = st.sampled_from([status for status in RunStatus if status not in (RunStatus.QUEUED, RunStatus.RUNNING)])
@@ -621,9 +625,7 @@ class JournalMachine(RuleBasedStateMachine):
 
         async def main() -> list[T | BaseException]:
             results = await asyncio.gather(*operations, return_exceptions=True)
-            with suppress(
-                TimeoutError
-            ):  # (then `_check_claims` tells what is missing; too many are told by the next call)
+            with suppress(TimeoutError):  # (then `_check_claims` finds missing ones; the next call finds extra ones)
                 async with asyncio.timeout(30):
                     while len(self.claims) < len(self.model.taken):
                         self.come.clear()
@@ -664,15 +666,15 @@ class JournalMachine(RuleBasedStateMachine):
         some = self.model.runs if pick >= 10 or not waiting else waiting
         return some[pick % len(some)]
 
-    # -- what can be asked for ------------------------------------------------------------------------
+    # -- requests ------------------------------------------------------------------------------------
 
-    @rule(burst=st.lists(asked, min_size=1, max_size=3), bounds=bounds)
-    def accept(self, burst: list[Asked], bounds: Bounds) -> None:
+    @rule(burst=st.lists(requests, min_size=1, max_size=3), bounds=bounds)
+    def accept(self, burst: list[Request], bounds: Bounds) -> None:
         """Runs come, those of one session at once: of others the one goes first of which nothing has to be read."""
         for _, together in itertools.groupby(burst, key=lambda each: each[0]):
             self.accept_at_once(list(together), bounds)
 
-    def accept_at_once(self, burst: list[Asked], bounds: Bounds) -> None:
+    def accept_at_once(self, burst: list[Request], bounds: Bounds) -> None:
         operations: list[Awaitable[AcceptAnswer]] = []
         expected: list[AcceptAnswer] = []
         for key, lane, priority, claim_next, resumable, wait_s, text, if_busy, on_question in burst:
@@ -710,11 +712,11 @@ class JournalMachine(RuleBasedStateMachine):
             expected.append(self.model.accept(run, bounds, claim_next, self.clock.at))
         assert self.call(*operations) == expected
 
-    @rule(key=sessions, behind=st.lists(asked, min_size=1, max_size=3), messages=messages, discarded=st.booleans())
+    @rule(key=sessions, behind=st.lists(requests, min_size=1, max_size=3), messages=messages, discarded=st.booleans())
     def hold(
         self,
         key: SessionKey,
-        behind: list[Asked],
+        behind: list[Request],
         messages: list[Message],
         discarded: bool,
     ) -> None:
@@ -725,7 +727,7 @@ class JournalMachine(RuleBasedStateMachine):
         executing = next((run for run in self.model.executing() if run.key == key), None)
         if executing is not None:
             assert executing.fence is not None
-            self._settle(
+            self._finish(
                 FencingToken(executing.run_id, executing.fence),
                 Completion(outcome=Outcome(status=RunStatus.SUCCEEDED), messages=messages, discarded=discarded),
                 claim_next=False,
@@ -740,14 +742,14 @@ class JournalMachine(RuleBasedStateMachine):
         assert self.call(self.journal.claim_next(key)) == [expected]
 
     @precondition(lambda self: self.tokens)
-    @rule(pick=picks, staged=st.lists(checkpoints, min_size=1, max_size=4))
-    def checkpoint(self, pick: int, staged: list[Checkpoint]) -> None:
+    @rule(pick=picks, given=st.lists(checkpoints, min_size=1, max_size=4))
+    def checkpoint(self, pick: int, given: list[Checkpoint]) -> None:
         token = self._token(pick)
         run = self.model.worker(token)
         if run is not None:
-            run.checkpoints += staged
-        results = self.call(*(self.journal.checkpoint(token, checkpoint) for checkpoint in staged))
-        for checkpoint, result in zip(staged, results, strict=True):
+            run.checkpoints += given
+        results = self.call(*(self.journal.checkpoint(token, checkpoint) for checkpoint in given))
+        for checkpoint, result in zip(given, results, strict=True):
             if run is not None:
                 assert result is None
             elif isinstance(checkpoint, RoundStarted):
@@ -778,9 +780,9 @@ class JournalMachine(RuleBasedStateMachine):
         completion = Completion(
             outcome=Outcome(status=status), messages=messages, window=window, state=state, discarded=discarded
         )
-        self._settle(self._token(pick), completion, claim_next, hold)
+        self._finish(self._token(pick), completion, claim_next, hold)
 
-    def _settle(self, token: FencingToken, completion: Completion, claim_next: bool, hold: bool) -> None:
+    def _finish(self, token: FencingToken, completion: Completion, claim_next: bool, hold: bool) -> None:
         run = self.model.worker(token)
         expected: ClaimResult | None = None
         wrong = completion.outcome.status is not RunStatus.CANCELLED
@@ -794,8 +796,8 @@ class JournalMachine(RuleBasedStateMachine):
         (result,) = self.call(self.journal.finish(token, completion, claim_next=claim_next, hold=hold))
         self._compare(result, expected)
 
-    @rule(key=sessions, asks=st.sampled_from([1, 2]), wait_s=waits_s, hold=st.sampled_from([False, False, True]))
-    def ask(self, key: SessionKey, asks: int, wait_s: int, hold: bool) -> None:
+    @rule(key=sessions, count=st.sampled_from([1, 2]), wait_s=waits_s, hold=st.sampled_from([False, False, True]))
+    def ask(self, key: SessionKey, count: int, wait_s: int, hold: bool) -> None:
         """Have what executes in a session, or else a run that comes, end with a question."""
         if not self.model.claimed(key):
             self.accept([(key, 3, 1, True, False, None, None, IfBusy.ENQUEUE, OnQuestion.WAIT)], Bounds(9, 99))
@@ -805,14 +807,14 @@ class JournalMachine(RuleBasedStateMachine):
         assert executing.fence is not None
         before = self.model.answered_by(executing)
         self.made += 1
-        ids = [f"t{self.made}.{n}" for n in range(asks + 1)]
+        ids = [f"t{self.made}.{n}" for n in range(count + 1)]
         message: Message = {
             "role": "assistant",
             "content": [{"toolUse": {"toolUseId": each, "name": "pay", "input": {}}} for each in ids],
         }
         sibling = {"toolUseId": ids[-1], "status": "success", "content": [{"text": "done"}]}
         messages: list[Message] = [{"role": "user", "content": [{"text": "?"}]}, message]
-        if before is not None and asks == 1:  # of the same round
+        if before is not None and count == 1:  # of the same round
             message, messages = before.message, []
         requests = [InputRequest(each, "sure", self.made) for each in ids[:-1]]
         question = Question(
@@ -824,7 +826,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.requests += [each.id for each in requests]
         outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=requests)
         completion = Completion(outcome=outcome, messages=messages, question=question, answer_within_s=wait_s)
-        self._settle(FencingToken(executing.run_id, executing.fence), completion, claim_next=False, hold=hold)
+        self._finish(FencingToken(executing.run_id, executing.fence), completion, claim_next=False, hold=hold)
 
     @precondition(lambda self: self.requests)
     @rule(
@@ -866,8 +868,8 @@ class JournalMachine(RuleBasedStateMachine):
         session = self.model.sessions.get(key)
         if session is None or session.question is None:
             return
-        asked = session.question
-        asker = next((run for run in self.model.runs if run.run_id == asked.asker), None)
+        open_question = session.question
+        asker = next((run for run in self.model.runs if run.run_id == open_question.asker), None)
         if asker is not None:
             expected = self.model.cancel(asker, self.clock.at)
             assert self.call(self.journal.change(Cancel(key.principal, asker.run_id))) == [expected]
@@ -924,7 +926,7 @@ class JournalMachine(RuleBasedStateMachine):
         outcome = Outcome(status=RunStatus.FAILED)
         due = self.journal.sessions.due(self.clock.at)
         expected = self.model.end_overdue(key, outcome, self.clock.at)
-        assert not expected.ended or key in due or later_s == 0.0, "it was not told that runs are due"
+        assert not expected.ended or key in due or later_s == 0.0, "it did not learn that runs are due"
         assert self.call(self.journal.change(EndOverdue(key, outcome))) == [expected]
 
     @precondition(lambda self: self.model.runs)
@@ -1021,11 +1023,15 @@ class JournalMachine(RuleBasedStateMachine):
             session = self.model.sessions.get(key, ModelSession())
             view = await self.journal.read(SessionQuery(key))
             assert (view is not None and view.paused) == session.paused
-            asked = session.waits_for()
+            open_question = session.waits_for()
             if view is not None:
-                wanted = ([], None) if asked is None else (asked.question.requests, asked.until)
+                wanted = ([], None) if open_question is None else (open_question.question.requests, open_question.until)
                 assert (view.input_requests, view.input_until) == wanted
-            until = None if asked is None or not self.model.waiting(key) or asked.until <= now else asked.until
+            until = (
+                None
+                if open_question is None or not self.model.waiting(key) or open_question.until <= now
+                else open_question.until
+            )
             assert sessions.input_until(key, now) == until
             for hidden in (False, True):
                 said = await self.journal.read(HistoryQuery(key, limit=1000, discarded=hidden))

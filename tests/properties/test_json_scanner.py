@@ -76,7 +76,7 @@ def no_constant(name: str) -> None:
 
 
 def is_json(text: bytes) -> bool:
-    """Tell what `json.loads` says, which takes NaN besides, and halves of surrogate pairs: of all members."""
+    """Return the members by `json.loads`, which also takes NaN and lone surrogates."""
     try:
         value = json.loads(text.decode(), parse_constant=no_constant, object_pairs_hook=Pairs)
         json.dumps(value, ensure_ascii=False).encode()
@@ -197,7 +197,7 @@ def test_a_number_that_does_not_end_is_refused_before_more_of_it_comes() -> None
 
 @pytest.mark.parametrize("size", [1, 3, 4, 100])
 @pytest.mark.parametrize("wrong", [b"\xff", b"\xed\xa0\x80", b"\xe2\x82"])
-def test_where_it_is_no_utf_8_is_told_however_it_is_cut(wrong: bytes, size: int) -> None:
+def test_the_place_of_invalid_utf_8_is_found_however_the_text_is_cut(wrong: bytes, size: int) -> None:
     text = b'["\\n\xe2\x82\xac' + wrong + b'"]'
     with pytest.raises(NotJson, match=r"it is not UTF-8 \(byte 7\)"):
         scanned([text[at : at + size] for at in range(0, len(text), size)])

@@ -149,12 +149,12 @@ def restored(store: FaultyStore) -> SessionTable:
     return SessionTable.of(store, max_attempts=MAX_ATTEMPTS, next_no=no, next_seq=seq, next_row=row)
 
 
-# -- what was told, and the rules that it has to keep ---------------------------------------------------
+# -- what a client sees, and the rules for it ----------------------------------------------------------
 
 
 @dataclass
-class Told:
-    """What a client knows that was told every answer. It is told nothing of what was not stored."""
+class ClientView:
+    """What a client knows that got every answer. Nothing that was not stored is answered."""
 
     lanes: dict[RunId, int] = field(default_factory=dict)
     urgencies: dict[RunId, int] = field(default_factory=dict)
@@ -188,7 +188,7 @@ def _repeatable(claims: list[Claim]) -> list[object]:
     return [(replace(claim.run, sequence=0), claim.checkpoints, claim.question) for claim in claims]
 
 
-def _settlement(how: RunStatus, said: int, *, discarded: bool, n: int) -> Completion:
+def _completion(how: RunStatus, said: int, *, discarded: bool, n: int) -> Completion:
     said_of_it: list[Message] = [{"role": "user", "content": [{"text": f"said {n}"}]}] * said
     state: StateRecord | None = {"n": n} if n % 3 == 0 else None
     window = (Range(0, None),) if n % 4 == 0 else None
@@ -202,16 +202,16 @@ class SessionTableMachine(RuleBasedStateMachine):
         super().__init__()
         self.store = FaultyStore()
         self.table = restored(self.store)
-        self.told = Told()
+        self.view = ClientView()
         self.now = 1_000.0
         self.epoch = 1
         self.made = 0
         self.fence = 0
-        """The largest that was ever given, also to a claim that was never told."""
+        """The largest that was ever given, even to a claim that was never delivered."""
         self.batches: list[Batch] = []
         """Those that are not durable."""
-        self.before: Told | None = None
-        """What was told when operations began to gather; None: every one has a commit of its own."""
+        self.before: ClientView | None = None
+        """The client's view when operations began to share a commit; None: each has a commit of its own."""
         self.table.take_over(self.epoch, self.now)
         self.table.drain()
         self.patch = pytest.MonkeyPatch()
@@ -240,7 +240,7 @@ class SessionTableMachine(RuleBasedStateMachine):
         return answer
 
     def is_durable(self) -> None:
-        """Tell the table that all that it has decided is stored."""
+        """Make all decisions of the table durable."""
         for batch in self.batches:
             self.table.durable(batch, {key: self.store.noted[key] for key in self.table.principals(batch)})
         self.batches.clear()
@@ -287,13 +287,13 @@ class SessionTableMachine(RuleBasedStateMachine):
 
     def begin(self) -> None:
         """Have what comes be stored or lost together."""
-        self.before = copy.deepcopy(self.told)
+        self.before = copy.deepcopy(self.view)
         self.store.transaction("BEGIN")
 
     def lose_all(self) -> None:
-        """Lose what was written since `begin`; nobody was told of it."""
+        """Lose what was written since `begin`; it was never answered."""
         assert self.before is not None
-        self.told, self.before = self.before, None
+        self.view, self.before = self.before, None
         self.store.transaction("ROLLBACK")
         self.table.records = self.store
         stale = self.table.undo(self.batches)
@@ -314,44 +314,44 @@ class SessionTableMachine(RuleBasedStateMachine):
     def open_until(self, key: SessionKey) -> float | None:
         """Until when a session waits to be answered."""
         session = self.store.sessions.get(key)
-        asked = None if session is None else session.question
-        return None if asked is None or asked.answer is not None else asked.until
+        open_question = None if session is None else session.question
+        return None if open_question is None or open_question.answer is not None else open_question.until
 
     def open_requests(self, key: SessionKey) -> list[str]:
         """What a session waits to be answered, as far as it can be read."""
         session = self.store.sessions.get(key)
-        asked = None if session is None else session.question
-        if asked is None or asked.answer is not None or asked.run in self.store.damaged:
+        open_question = None if session is None else session.question
+        if open_question is None or open_question.answer is not None or open_question.run in self.store.damaged:
             return []
-        return asked.requests
+        return open_question.requests
 
     def judge_claim(self, claim: Claim) -> None:
-        """Look at a claim as it is told."""
+        """Check a claim as it is delivered."""
         run_id, key = claim.run.run_id, claim.run.key
         assert claim.token.fence > self.fence, "fences rise, whatever becomes of commits"
         self.fence = claim.token.fence
-        if run_id not in self.told.lanes:
-            return  # (its accept is not yet told: `accept` looks)
+        if run_id not in self.view.lanes:
+            return  # (its accept is not answered yet: `accept` checks)
         self.judge_start(run_id, key)
         if claim.run.sequence in self.store.damaged:
             assert claim.damaged, "claimed as if all of it could be read"
-        self.told.tokens.append(claim.token)
-        self.told.claimed[run_id] = claim.token
+        self.view.tokens.append(claim.token)
+        self.view.claimed[run_id] = claim.token
 
     def judge_start(self, run_id: RunId, key: SessionKey) -> None:
         """Look whether the run that was claimed was the one to start, and whether any was to start."""
         session = self.store.sessions[key]
         assert not session.paused, "claimed in a pause"
-        rank = self.told.rank(run_id)
+        rank = self.view.rank(run_id)
         for other in self.waiting(key):
-            assert rank < self.told.rank(other), f"{run_id} was claimed before {other}"
+            assert rank < self.view.rank(other), f"{run_id} was claimed before {other}"
         until = self.open_until(key)
         is_over = until is None or (until <= self.now and session.question is None)
         assert is_over, "claimed while an answer is waited for"
 
     def note_stopped(self, stopped: object) -> None:
         if isinstance(stopped, Stopped):
-            self.told.cancelled.update(stopped.cancelling)
+            self.view.cancelled.update(stopped.cancelling)
 
     @invariant()
     def what_lives_is_what_is_stored(self) -> None:
@@ -367,11 +367,11 @@ class SessionTableMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_run_is_in_one_place(self) -> None:
-        assert list(self.store.runs) == [each for each in self.told.arrivals if each in self.store.runs]
+        assert list(self.store.runs) == [each for each in self.view.arrivals if each in self.store.runs]
         at_last = [run for run in self.executing() if run.attempt >= MAX_ATTEMPTS]
         assert len(at_last) <= 1, "two last attempts"
         for key in self.store.sessions:
-            order = sorted(self.waiting(key), key=self.told.rank)
+            order = sorted(self.waiting(key), key=self.view.rank)
             places = [self.table.position(each) for each in order]
             assert places == list(range(1, len(order) + 1)), "where it stands"
         for run_id, run in self.store.runs.items():
@@ -380,19 +380,19 @@ class SessionTableMachine(RuleBasedStateMachine):
             assert (run.status is RunStatus.RUNNING) <= (run.fence is not None)
             if run.ended_at is not None:
                 assert run.outcome is not None
-                end = self.told.ends.setdefault(run_id, (run.status, run.outcome))
+                end = self.view.ends.setdefault(run_id, (run.status, run.outcome))
                 assert end == (run.status, run.outcome), "an end is for good"
-                assert run_id not in self.told.cancelled or run.status is RunStatus.CANCELLED
+                assert run_id not in self.view.cancelled or run.status is RunStatus.CANCELLED
                 assert not run.checkpoints
-            elif run_id in self.told.cancelled:
+            elif run_id in self.view.cancelled:
                 assert run.status is RunStatus.RUNNING, f"{run_id} had to end as cancelled"
 
     @invariant()
     def histories_only_grow(self) -> None:
         for key, session in self.store.sessions.items():
-            known = self.told.histories.get(key, [])
+            known = self.view.histories.get(key, [])
             assert session.history[: len(known)] == known
-            self.told.histories[key] = list(session.history)
+            self.view.histories[key] = list(session.history)
             live = self.table._find(key)
             assert live is not None
             assert (live.end.length, live.end.nth, live.end.row) == (len(session.history), session.rows, session.last)
@@ -446,10 +446,10 @@ class SessionTableMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(each.question is not None for each in self.store.sessions.values()))
     @rule(key=sessions, right=mostly, pick=picks, claim_next=mostly, fate=fates)
     def answer(self, key: SessionKey, right: bool, pick: int, claim_next: bool, fate: str) -> None:
-        """An answer comes, mostly to what is asked."""
+        """An answer comes, mostly to open requests."""
         session = self.store.sessions.get(key)
-        asked = [] if session is None or session.question is None else session.question.requests
-        ids = asked if right else self.told.requests[pick % (len(self.told.requests) or 1) :][:1]
+        requests = [] if session is None or session.question is None else session.question.requests
+        ids = requests if right else self.view.requests[pick % (len(self.view.requests) or 1) :][:1]
         if not ids:
             return
         self.made += 1
@@ -475,10 +475,10 @@ class SessionTableMachine(RuleBasedStateMachine):
         run = self.store.runs[new.run_id]
         others = [each.seq for run_id, each in self.store.runs.items() if run_id != run.run_id]
         assert run.seq > max(others, default=-1), "sequences rise"
-        assert run.seq > self.told.pruned, "that of a run that was pruned is not used again"
-        self.told.arrivals.append(new.run_id)
+        assert run.seq > self.view.pruned, "that of a run that was pruned is not used again"
+        self.view.arrivals.append(new.run_id)
         answers = new.lane == 1 or becomes_answer
-        self.told.wait_in(new.run_id, 1 if answers else new.lane, new.priority)
+        self.view.wait_in(new.run_id, 1 if answers else new.lane, new.priority)
         self.note_stopped(answer.stopped)
         if answer.stopped is not None:
             assert all(run_id in waited for run_id in answer.stopped.ended)
@@ -490,10 +490,10 @@ class SessionTableMachine(RuleBasedStateMachine):
             assert may_start, "claimed while an answer is waited for"
             self.judge_start(new.run_id, new.key)
             token = FencingToken(new.run_id, run.fence)
-            self.told.tokens.append(token)
-            self.told.claimed[new.run_id] = token
+            self.view.tokens.append(token)
+            self.view.claimed[new.run_id] = token
             return
-        line = sorted(self.waiting(new.key), key=self.told.rank)
+        line = sorted(self.waiting(new.key), key=self.view.rank)
         assert answer.position == line.index(new.run_id) + 1, "where it stands"
         if not answers:
             of_principal = [each for each in self.waiting().values() if each.key.principal == new.key.principal]
@@ -532,7 +532,7 @@ class SessionTableMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.waiting())
     @rule(key=sessions, fate=fates)
     def claim_next(self, key: SessionKey, fate: str) -> None:
-        """The next run of a session is asked for."""
+        """The next run of a session is claimed."""
         now = self.now
         answer = self.do(lambda: self.table.claim_next(key, now=now), fate)
         self.judge_nothing(key, answer)
@@ -541,7 +541,7 @@ class SessionTableMachine(RuleBasedStateMachine):
         """No run waits for good."""
         if answer is ClaimResult.CLAIMED:
             return
-        session, line = self.store.sessions.get(key), sorted(self.waiting(key), key=self.told.rank)
+        session, line = self.store.sessions.get(key), sorted(self.waiting(key), key=self.view.rank)
         if session is None or not line or session.claimed is not None or session.paused:
             assert answer is not ClaimResult.BLOCKED, "blocked where nothing is to start"
             return
@@ -554,10 +554,10 @@ class SessionTableMachine(RuleBasedStateMachine):
 
     def token(self, pick: int) -> FencingToken | None:
         """Return a token, mostly one of a claim that stands."""
-        good = [self.told.claimed[run.run_id] for run in self.store.runs.values() if run.fence is not None]
+        good = [self.view.claimed[run.run_id] for run in self.store.runs.values() if run.fence is not None]
         if good and pick % 5 < 4:
             return good[pick % len(good)]
-        return self.told.tokens[pick % len(self.told.tokens)] if self.told.tokens else None
+        return self.view.tokens[pick % len(self.view.tokens)] if self.view.tokens else None
 
     @rule(pick=picks, fate=fates)
     def checkpoint(self, pick: int, fate: str) -> None:
@@ -565,7 +565,7 @@ class SessionTableMachine(RuleBasedStateMachine):
         if (token := self.token(pick)) is None:
             return
         self.made += 1
-        checkpoint = RoundStarted([{"role": "user", "content": [{"text": f"staged {self.made}"}]}])
+        checkpoint = RoundStarted([{"role": "user", "content": [{"text": f"checkpoint {self.made}"}]}])
         encoded = encode_messages(checkpoint)
         run = self.store.runs.get(token.run_id)
         stale = run is None or run.fence != token.fence or run.ended_at is not None
@@ -614,8 +614,8 @@ class SessionTableMachine(RuleBasedStateMachine):
     ) -> None:
         run = self.store.runs.get(token.run_id)
         is_good = run is not None and run.fence == token.fence and run.ended_at is None
-        is_asked = token.run_id in self.told.cancelled
-        if obey and is_asked:
+        is_cancelling = token.run_id in self.view.cancelled
+        if obey and is_cancelling:
             how, discarded = RunStatus.CANCELLED, True
         left = encode_completion(self._completion(how, said, discarded, within_s))
         now = self.now
@@ -624,9 +624,9 @@ class SessionTableMachine(RuleBasedStateMachine):
             assert answer is ClaimLost
             return
         if answer is CancelRequested:
-            assert is_asked
+            assert is_cancelling
             return
-        assert not is_asked or how is RunStatus.CANCELLED, f"{token.run_id} had to end as cancelled"
+        assert not is_cancelling or how is RunStatus.CANCELLED, f"{token.run_id} had to end as cancelled"
         ended = self.store.runs[token.run_id]
         assert (ended.status, ended.outcome, ended.ended_at) == (how, left.outcome, now)
         assert (ended.fence is not None) == hold
@@ -657,18 +657,18 @@ class SessionTableMachine(RuleBasedStateMachine):
             self.enter(new, Bounds(9, 99), True, STORED)
         session = self.store.sessions[key]
         if session.claimed is not None:
-            token = self.told.claimed[session.claimed.run_id]
+            token = self.view.claimed[session.claimed.run_id]
             self.end(token, RunStatus.NEEDS_INPUT, said, False, hold, claim_next, within_s, True, fate)
 
     def _completion(self, how: RunStatus, said: int, discarded: bool, within_s: float) -> Completion:
         self.made += 1
         if how is not RunStatus.NEEDS_INPUT:
-            return _settlement(how, said, discarded=discarded, n=self.made)
+            return _completion(how, said, discarded=discarded, n=self.made)
         ids = [f"t{self.made}.{n}" for n in range(1 + said % 2)]
         uses = [{"toolUse": {"toolUseId": each, "name": "pay", "input": {}}} for each in ids]
         message: Message = {"role": "assistant", "content": uses}
         requests = [InputRequest(each, "sure", self.made) for each in ids]
-        self.told.requests += ids
+        self.view.requests += ids
         question = Question(requests=requests, message=message, results={}, state={"n": self.made})
         outcome = Outcome(status=how, input_requests=requests)
         messages: list[Message] = [{"role": "user", "content": [{"text": f"? {self.made}"}]}, message]
@@ -684,24 +684,24 @@ class SessionTableMachine(RuleBasedStateMachine):
     @rule(counted=mostly, fate=fates)
     def give_all_back(self, counted: bool, fate: str) -> None:
         """Whatever executes is tried again, if it may be; holds are over."""
-        for token in [self.told.claimed[run.run_id] for run in self.store.runs.values() if run.fence is not None]:
+        for token in [self.view.claimed[run.run_id] for run in self.store.runs.values() if run.fence is not None]:
             self.requeue(token, counted, fate)
-            self.claim_next(self.told_session(token), fate)
+            self.claim_next(self.session_of_token(token), fate)
 
-    def told_session(self, token: FencingToken) -> SessionKey:
+    def session_of_token(self, token: FencingToken) -> SessionKey:
         return self.store.runs[token.run_id].key
 
     def requeue(self, token: FencingToken, counted: bool, fate: str) -> None:
         run, now = self.store.runs.get(token.run_id), self.now
         is_good = run is not None and run.fence == token.fence
         is_held = run is not None and run.ended_at is not None
-        is_asked = token.run_id in self.told.cancelled
-        if is_good and not is_held and not is_asked:
-            self.told.wait_in(token.run_id, 0, 0)
+        is_cancelling = token.run_id in self.view.cancelled
+        if is_good and not is_held and not is_cancelling:
+            self.view.wait_in(token.run_id, 0, 0)
         answer = self.do(lambda: self.table.release(token, counted=counted, now=now), fate)
         if not is_good:
             assert answer is ClaimLost
-        elif is_asked and not is_held:
+        elif is_cancelling and not is_held:
             assert answer is CancelRequested, f"{token.run_id} had to end as cancelled"
         else:
             assert answer is None
@@ -748,10 +748,10 @@ class SessionTableMachine(RuleBasedStateMachine):
         if kind is Move and answer == Changed(existed=True):
             assert waited
             assert not began
-            if self.told.lanes[run_id] != 1:
-                self.told.wait_in(run_id, 2 if priority is None else 3, priority or 0)
+            if self.view.lanes[run_id] != 1:
+                self.view.wait_in(run_id, 2 if priority is None else 3, priority or 0)
         if kind is Delete and answer == Changed(existed=True):
-            self.told.histories.pop(key, None)
+            self.view.histories.pop(key, None)
             assert key not in self.store.sessions
             assert not any(each.key == key for each in self.store.runs.values())
         if kind is CancelSession and isinstance(answer, Stopped):
@@ -777,10 +777,10 @@ class SessionTableMachine(RuleBasedStateMachine):
         """Ended runs are forgotten."""
         before = self.now - age_s
         in_time = takewhile(lambda run: not before <= run.created_at <= self.now, self.store.runs.values())
-        asks = {each.question.run for each in self.store.sessions.values() if each.question is not None}
+        askers = {each.question.run for each in self.store.sessions.values() if each.question is not None}
         old = [run for run in in_time if run.ended_at is not None and run.ended_at < before]
-        past = [run.run_id for run in old if run.fence is None and run.seq not in asks][:limit]
-        self.told.pruned = max([self.told.pruned, *(self.store.runs[run_id].seq for run_id in past)])
+        past = [run.run_id for run in old if run.fence is None and run.seq not in askers][:limit]
+        self.view.pruned = max([self.view.pruned, *(self.store.runs[run_id].seq for run_id in past)])
         left = [run_id for run_id in self.store.runs if run_id not in past]
         assert self.store.prune(before, limit, self.now) == (len(past), None)
         assert list(self.store.runs) == left
@@ -788,9 +788,9 @@ class SessionTableMachine(RuleBasedStateMachine):
     @rule(pick=picks, question=st.booleans())
     def damage(self, pick: int, question: bool) -> None:
         """A record is damaged: that of a waiting run which is read when it is claimed, or a question."""
-        asked = [each.question.run for each in self.store.sessions.values() if each.question is not None]
+        askers = [each.question.run for each in self.store.sessions.values() if each.question is not None]
         read = [run.seq for run in self.waiting().values() if run.size > table.KEPT_BYTES]
-        found = asked if question else read
+        found = askers if question else read
         if found and self.before is None and pick % 4 == 0:
             self.store.damaged.add(found[pick % len(found)])
 
@@ -818,7 +818,7 @@ class SessionTableMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.before is not None)
     @rule()
     def lose(self) -> None:
-        """The commit fails; what had been answered in it was never told."""
+        """The commit fails; its answers were never sent."""
         self.lose_all()
 
     @precondition(lambda self: self.before is None)
@@ -840,8 +840,8 @@ class SessionTableMachine(RuleBasedStateMachine):
         for claim in claims:
             assert claim.token.fence > self.fence
             self.fence = claim.token.fence
-            self.told.tokens.append(claim.token)
-            self.told.claimed[claim.run.run_id] = claim.token
+            self.view.tokens.append(claim.token)
+            self.view.claimed[claim.run.run_id] = claim.token
 
 
 TestSessionTable: Any = SessionTableMachine.TestCase
@@ -946,7 +946,7 @@ def let_a_cancelled_run_go_on(patch: pytest.MonkeyPatch) -> None:
 
 
 def leave_a_question_out(patch: pytest.MonkeyPatch) -> None:
-    """A session that waits for input goes on."""
+    """A session stops waiting for input."""
     patch.setattr(SessionState, "question", property(lambda session: None))
 
 

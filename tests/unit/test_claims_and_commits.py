@@ -28,7 +28,7 @@ from strandline.testing._virtual import InlineLoops
 
 
 class Disk:
-    """Fails the next commits when told to."""
+    """Fails the next commits on request."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.failures = 0
@@ -122,7 +122,7 @@ async def output(service: Service, text: str) -> str:
     return end.output
 
 
-def test_an_agent_is_never_asked_what_was_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_agent_never_gets_a_refused_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commit of an accept fails, and then that of the accept alone."""
 
     async def main() -> None:
@@ -200,7 +200,7 @@ def test_a_disk_that_fails_while_one_run_hands_over_to_the_next_never_has_it_exe
 
 
 @pytest.mark.parametrize("damaged", [1, 2], ids=["in the middle of its queue", "at its end"])
-def test_whoever_waits_for_a_run_that_cannot_be_read_any_more_is_told_its_end(
+def test_clients_of_an_unreadable_run_get_its_end(
     tmp_path: Path, damaged: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("strandline._journal.table.KEPT_BYTES", 0)
@@ -248,7 +248,7 @@ def test_a_run_whose_history_is_damaged_ends_and_keeps_no_slot(tmp_path: Path) -
     run(main)
 
 
-def test_a_session_that_is_deleted_is_forgotten_by_whoever_asks_at_the_same_moment(tmp_path: Path) -> None:
+def test_requests_at_the_moment_of_a_deletion_do_not_find_the_session(tmp_path: Path) -> None:
     async def main() -> None:
         target = Played(echo)
         async with serving(tmp_path, target) as service:
@@ -265,10 +265,10 @@ def test_a_session_that_is_deleted_is_forgotten_by_whoever_asks_at_the_same_mome
     run(main)
 
 
-def test_one_that_asks_for_a_run_while_its_claim_is_being_kept_follows_it_to_its_end(
+def test_a_client_that_reads_a_run_while_its_claim_is_stored_follows_it_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An older process has accepted it: nobody has asked for it here before."""
+    """An older process has accepted it: no request has read it here before."""
 
     async def main() -> None:
         disk = HeldDisk(monkeypatch)
@@ -287,7 +287,7 @@ def test_one_that_asks_for_a_run_while_its_claim_is_being_kept_follows_it_to_its
                 await until_nothing_waits(service)
                 stream = await service.stream(ANONYMOUS, second)
             end = await stream.outcome()
-            assert isinstance(end, Outcome), "it was told to go on in a later process"
+            assert isinstance(end, Outcome), "it was requeued for a later process"
             assert end.output == "echo two"
 
     run(main)
@@ -315,7 +315,7 @@ def test_a_run_that_is_cancelled_while_its_claim_is_being_kept_does_not_begin(
                 before = asyncio.create_task(send(service, "other", "other"))
                 await disk.reached()  # what is decided from now on is the next commit
                 go_on.set()
-                await service.run(ANONYMOUS, second)  # (that takes longer than until the end of the first is asked for)
+                await service.run(ANONYMOUS, second)  # (that takes longer than the first run)
                 cancelled = asyncio.create_task(service.cancel(ANONYMOUS, second))
                 for _ in range(3):  # (it is read first, and then decided)
                     await service.run(ANONYMOUS, second)

@@ -70,7 +70,7 @@ marked = st.recursive(
 
 
 @given(marked)
-def test_whatever_looks_like_our_bytes_comes_out_as_it_went_in(value: object) -> None:
+def test_a_dict_that_resembles_encoded_bytes_comes_out_as_it_went_in(value: object) -> None:
     read = _any(encode_messages(value))
 
     assert read == value
@@ -82,8 +82,8 @@ def test_whatever_looks_like_our_bytes_comes_out_as_it_went_in(value: object) ->
 @pytest.mark.parametrize("data", ["not base64!", "a", "ü"])
 def test_what_was_written_before_is_read_as_bytes_only_if_it_is(data: str) -> None:
     assert _any(b'[{"__bytes_encoded__":true,"data":"aGk="}]') == [b"hi"]
-    told = {"__bytes_encoded__": True, "data": data}
-    assert _any(msgspec.json.encode([told])) == [told]
+    wrapped = {"__bytes_encoded__": True, "data": data}
+    assert _any(msgspec.json.encode([wrapped])) == [wrapped]
 
 
 @pytest.mark.parametrize("leaf", [b"\xff", {"__bytes_encoded__": True}])
@@ -119,8 +119,8 @@ class _Sparse(msgspec.Struct, omit_defaults=True, rename="camel", tag="sparse", 
 )
 def test_the_slow_path_leaves_out_what_the_fast_one_does(record: _Sparse) -> None:
     fast = msgspec.json.decode(msgspec.json.encode([record]))
-    for slow, told in ((b"\xff", b"\xff"), ("\ud83d", "?"), ({"__bytes_encoded__": 1}, {"__bytes_encoded__": 1})):
-        assert _any(encode_messages([record, slow])) == [*fast, told]
+    for slow, decoded in ((b"\xff", b"\xff"), ("\ud83d", "?"), ({"__bytes_encoded__": 1}, {"__bytes_encoded__": 1})):
+        assert _any(encode_messages([record, slow])) == [*fast, decoded]
 
 
 @given(st.dictionaries(st.text(), st.one_of(plain, st.text(), st.floats()), max_size=4))
@@ -160,7 +160,7 @@ def test_bytes_are_kept_in_the_form_of_strands_session_files() -> None:
     assert encode_messages([bytearray(b"hi")]) == encode_messages([b"hi"])
 
 
-def test_a_text_that_looks_like_the_mark_is_a_text() -> None:
+def test_a_text_that_equals_the_mark_is_a_text() -> None:
     for value in ({"__bytes_encoded__": False, "data": "x"}, {"text": '"__bytes_encoded__"'}, ["__bytes_encoded__"]):
         assert _any(encode_messages(value)) == value
 
@@ -231,7 +231,7 @@ def test_keys_that_are_no_text_become_text(blob: bytes | None) -> None:
     assert set(read.values()) - {blob} == {"int", "float", "none", "thing", "tuple"}
 
 
-def test_what_cannot_even_be_told_is_told_by_its_type() -> None:
+def test_a_value_without_a_repr_is_encoded_as_its_type() -> None:
     read = _any(encode_messages({"mute": _Mute(), "ok": 1}))
     assert read["ok"] == 1
     assert "_Mute" in read["mute"]

@@ -29,7 +29,7 @@ from strandline.testing._virtual import VirtualClock, run_virtual
 
 
 class Faulty(MemoryJournal):
-    """Fails each verb as often as `failures` says, and keeps nothing as long as there is `hindrance`."""
+    """Fails each operation as often as `failures` says, and stores nothing while there is a `hindrance`."""
 
     def __init__(self, clock: VirtualClock, **failures: int) -> None:
         super().__init__(clock)
@@ -40,9 +40,9 @@ class Faulty(MemoryJournal):
     def trouble(self) -> str | None:
         return self.hindrance
 
-    def _maybe_fail(self, verb: str) -> None:
-        if self.failures.get(verb, 0):
-            self.failures[verb] -= 1
+    def _maybe_fail(self, operation: str) -> None:
+        if self.failures.get(operation, 0):
+            self.failures[operation] -= 1
             raise JournalUnavailable("the disk is full")
 
     async def accept(self, *args: Any, **options: Any) -> Any:
@@ -103,7 +103,7 @@ async def probed(service: Service) -> tuple[int, str]:
     return answer.status_code, json.loads(bytes(answer.body))["status"]
 
 
-def test_an_accept_that_fails_is_told_and_leaks_no_slot() -> None:
+def test_an_accept_that_fails_is_reported_and_leaks_no_slot() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(echo), Faulty(clock, accept=3), max_running=1) as service:
             for _ in range(3):
@@ -156,16 +156,16 @@ def test_a_run_that_waited_too_long_and_cannot_be_ended_yet_is_ended_later() -> 
     run_virtual(main)
 
 
-def test_runs_that_waited_too_long_are_asked_to_end_once_however_long_the_journal_takes() -> None:
+def test_overdue_runs_are_ended_once_however_long_the_journal_takes() -> None:
     class Hanging(MemoryJournal):
         def __init__(self, clock: VirtualClock) -> None:
             super().__init__(clock)
-            self.asked = 0
+            self.calls = 0
             self.over = asyncio.Event()
 
         async def change(self, change: Any) -> Any:
             if isinstance(change, EndOverdue):
-                self.asked += 1
+                self.calls += 1
                 await self.over.wait()
             return await super().change(change)
 
@@ -179,7 +179,7 @@ def test_runs_that_waited_too_long_are_asked_to_end_once_however_long_the_journa
             await send(service, "1")
             second = await send(service, "2", queue_timeout_s=10)
             await asyncio.sleep(300)
-            assert journal.asked == 1
+            assert journal.calls == 1
             journal.over.set()
             end = await outcome(second)
             assert end.error is not None
@@ -190,7 +190,7 @@ def test_runs_that_waited_too_long_are_asked_to_end_once_however_long_the_journa
     run_virtual(main)
 
 
-def test_a_round_that_cannot_be_staged_waits_with_its_tools_until_there_is_room() -> None:
+def test_a_round_without_space_for_its_checkpoint_starts_its_tools_once_there_is_some() -> None:
     async def main(clock: VirtualClock) -> None:
         journal = Faulty(clock, checkpoint=3)
         started: list[float] = []
@@ -209,7 +209,7 @@ def test_a_round_that_cannot_be_staged_waits_with_its_tools_until_there_is_room(
     run_virtual(main)
 
 
-def test_a_round_that_can_never_be_staged_ends_its_run_at_the_deadline_without_a_tool() -> None:
+def test_a_round_that_never_has_a_checkpoint_ends_its_run_at_the_deadline_without_a_tool() -> None:
     async def main(clock: VirtualClock) -> None:
         started: list[float] = []
 

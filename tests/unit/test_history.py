@@ -575,15 +575,15 @@ def test_the_checker_finds_nothing_in_a_true_story() -> None:
         ),
         (
             [HELLO, assistant(*ask("a", "b", "c")), *CLOSED[2:]],
-            "tool c is told of and was never asked for",
+            "tool c is reported and was never called",
         ),
         (_told(*END), PARTIAL_LOST),
         (_told(say("It is"), say("(This run ended early: cancelled.)")), NOT_CLOSED),
         (_told(say("It is")), NOT_CLOSED),
         (_told(say("It is"), END[0]), NOT_CLOSED),
         (_told(say("It is"), *END, say("more")), NOT_CLOSED),
-        (_told(say("hunter2"), say("It is"), *END), "history has the text of an exception that is not to be told"),
-        (_told(END[0], say("It is"), *END), "the end is told twice"),
+        (_told(say("hunter2"), say("It is"), *END), "history has the text of an exception that must not be shown"),
+        (_told(END[0], say("It is"), *END), "the end is reported twice"),
     ],
 )
 def test_the_checker_finds_what_is_not_true(messages: list[Message], fault: str) -> None:

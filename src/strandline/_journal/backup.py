@@ -1,4 +1,4 @@
-"""A copy of a journal as it was at one moment, made beside a running server or without one."""
+"""Copies a journal as of one moment, with or without a running server."""
 
 import os
 import sqlite3
@@ -12,10 +12,10 @@ from strandline.errors import JournalDamaged, JournalError
 
 
 def backup(place: Path, to: Path, on_step: Callable[[int, int], None] = lambda done, total: None) -> int:
-    """Copy the journal at `place` to the file `to`, which must not be there, and return its size in bytes.
+    """Copy the journal at `place` to the file `to`, which must not exist, and return its size in bytes.
 
-    The copy is on the disk when this returns, and it appears whole or not at all. `on_step` is told how many pages are
-    done, and of how many. Raises a `JournalError` that says what to do.
+    The copy is durable on return, and it appears whole or not at all. `on_step` gets the number of pages done and in
+    total. Raises a `JournalError` that says what to do.
     """
     path = existing(place)
     if os.path.lexists(to):

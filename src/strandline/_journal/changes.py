@@ -1,7 +1,7 @@
-"""What a decision of the session table writes: rows, in the order in which a store has to write them.
+"""The rows that a decision of the session table writes, in the order in which a store must write them.
 
-Values only, so that a store may write them later, or again. Whatever is `bytes` is JSON by `strandline._encoding`, not
-sealed. `session` names the session by number, key and checksum.
+Values only, so that a store may write them later, or again. `bytes` are JSON by `strandline._encoding`, without a
+checksum. `session` identifies the session by number, key and checksum.
 """
 
 from msgspec import Struct
@@ -26,7 +26,7 @@ class SessionRef(Struct, frozen=True, gc=False):
 
 
 class Body(Struct, frozen=True, gc=False):
-    """What a run was asked with, each part encoded; None for no metadata and no trace."""
+    """The encoded parts of a run's request; None for no metadata and no trace."""
 
     prompt: bytes
     metadata: bytes | None
@@ -34,12 +34,12 @@ class Body(Struct, frozen=True, gc=False):
 
     @property
     def size(self) -> int:
-        """How many bytes of it count as kept, with their checksums."""
+        """How many stored bytes it counts as, with checksums."""
         return sum(len(part) + CHECKSUM_BYTES for part in (self.prompt, self.metadata) if part is not None)
 
 
 class EncodedCompletion(Struct, frozen=True, gc=False):
-    """What a finished run leaves, encoded; None for nothing, or no change. `length` is the number of messages."""
+    """A completion, encoded; None for nothing, or no change. `length` is the number of messages."""
 
     status: RunStatus
     outcome: bytes
@@ -72,7 +72,7 @@ class ChangeSession(Change, frozen=True, gc=False):
 
 
 class DropSession(Change, frozen=True, gc=False):
-    """A session that is forgotten, with all its runs and history: `rows` rows, the newest one is `last`."""
+    """A session to delete, with all its runs and history: `rows` rows, of which `last` is the newest."""
 
     session: SessionRef
     last: int | None
@@ -93,7 +93,7 @@ class AddRun(Change, frozen=True, gc=False):
 
 
 class ChangeRun(Change, frozen=True, gc=False):
-    """The columns of a run that change before it has ended, whole. It has a `fence` if it executes.
+    """All columns of a run that change before it has ended. It has a `fence` if it executes.
 
     `was` is the fence that it has in storage, None if it waits there.
     """
@@ -137,7 +137,7 @@ class EndHold(Change, frozen=True, gc=False):
 class AddHistory(Change, frozen=True, gc=False):
     """A row of history, with `length` messages from index `first` on. `run` is a sequence, -1 for none.
 
-    It is the last one of its session, which rests since then.
+    It is the last one of its session, which is at rest from then on.
     """
 
     session: SessionRef
@@ -153,7 +153,7 @@ class AddHistory(Change, frozen=True, gc=False):
 
 
 class StoreAgent(Change, frozen=True, gc=False):
-    """What an agent is rebuilt from, as far as it changed."""
+    """The changed parts of what an agent is rebuilt from."""
 
     session: SessionRef
     window: bytes | None
@@ -175,13 +175,13 @@ class DropCheckpoints(Change, frozen=True, gc=False):
 
 
 class DropKey(Change, frozen=True, gc=False):
-    """The idempotency key of a run whose time is over."""
+    """The expired idempotency key of a run."""
 
     seq: int
 
 
 class AddQuestion(Change, frozen=True, gc=False):
-    """The question of the run with sequence `run`, for whose answer its session waits until then."""
+    """The question of the run with sequence `run`; its session waits for the answer until `until`."""
 
     session: SessionRef
     run: int
@@ -203,7 +203,7 @@ class DropQuestion(Change, frozen=True, gc=False):
 
 
 class CloseRequest(Change, frozen=True, gc=False):
-    """What became of an input request that the run with sequence `run` has made."""
+    """How an input request of the run with sequence `run` was closed."""
 
     no: int
     id: str
@@ -212,13 +212,13 @@ class CloseRequest(Change, frozen=True, gc=False):
 
 
 def encoded_body(new: NewRun) -> Body:
-    """Return what a run is asked with, encoded."""
+    """Return the encoded request of a run."""
     metadata = encode_messages(new.metadata) if new.metadata else None
     return Body(encode_messages(new.input), metadata, encode_messages(new.trace) if new.trace else None)
 
 
 def encode_completion(completion: Completion) -> EncodedCompletion:
-    """Return what a finished run leaves, encoded."""
+    """Return a completion, encoded."""
     messages, window, state, question = (
         completion.messages, completion.window, completion.state, completion.question,
     )  # fmt: skip

@@ -1,9 +1,9 @@
-"""A checksum in every record that is kept as bytes, so that a damaged one is noticed, never told as sound.
+"""A checksum in every record that is stored as bytes, so that a damaged one is noticed and never returned.
 
-SQLite checks what it has just written (the frames of its WAL) and the form of its pages, but not the bytes in them: a
-text in which one letter has become another looks sound to it. The checksum also covers whose record it is, so that one
-that has come to stand under another run or session is noticed too. Records without a seal, of older files, are read
-as they are. Some 0.5 us for a record of a kilobyte.
+SQLite checks the frames of its WAL and the form of its pages, but not their content: it does not notice a changed
+letter in a text. The checksum also covers the record's owner, so that a record under the wrong run or session is
+noticed too. Records of older files have no checksum and are read as they are. A checksum takes about 0.5 us for a
+kilobyte.
 """
 
 import struct
@@ -19,7 +19,7 @@ from strandline.errors import RecordDamaged
 T = TypeVar("T")
 
 _MARK: Final = b"\x01"
-"""JSON begins with no such byte."""
+"""No JSON text begins with this byte."""
 CHECKSUM_BYTES: Final = 5
 """How many bytes a checksum adds to a record."""
 _CHECKSUM: Final = struct.Struct("<BI")
@@ -29,19 +29,19 @@ _QUESTION: Final = struct.Struct("<qd")
 
 
 def with_checksum(record: bytes, owner: int) -> bytearray:
-    """Return `record` with the checksum of it and of its owner before it, as the driver takes it at once."""
+    """Return `record` after its checksum, which covers its owner too, in a type that the driver binds without a
+    copy."""
     return bytearray(_CHECKSUM.pack(1, zlib.crc32(record, owner))) + record
 
 
 def has_checksum(stored: bytes | None) -> bool:
-    """Return whether a record has a checksum before it."""
+    """Return whether a stored record begins with a checksum."""
     return stored is not None and stored.startswith(_MARK)
 
 
 def read_checked(decode: Callable[[bytes], T], stored: bytes, what: str, owner: int, *, is_new: bool = False) -> T:
-    """Return what `decode` makes of a stored record. Raises `RecordDamaged` that names it if it is damaged.
-
-    One without a seal is read as it is, unless it `is_new`: since there are such records all have one.
+    """Return a stored record, decoded. Raises `RecordDamaged`, which names it, if it is damaged. A record without a
+    checksum is read as it is unless it `is_new`: a kind of record that always had one.
     """
     try:
         if not has_checksum(stored):
@@ -54,12 +54,12 @@ def read_checked(decode: Callable[[bytes], T], stored: bytes, what: str, owner: 
     raise damaged_record(what)
 
 
-# -- whose a record is: a number to begin a checksum with; `session` is the `key_crc` of its session, which is that of
-#    window and state ----------------------------------------------------------------------------------------
+# -- owners of records: numbers that checksums begin with; `session` is the `key_crc` of the session, and the owner of
+#    its window and state ------------------------------------------------------------------------------------
 
 
 def key_crc(key: SessionKey) -> int:
-    """Return what the checksums of all records of a session begin with."""
+    """Return the number that all checksums of a session begin with."""
     return zlib.crc32(key.session_id.encode(), zlib.crc32(key.principal.encode()))
 
 
@@ -72,7 +72,7 @@ def request_owner(
     created_at: float,
     timeout_s: float | None,
 ) -> int:
-    """Return whose the input and metadata of a run are; with what else was asked for, which never changes."""
+    """Return the owner of a run's input and metadata; covers the other fields of the request, which never change."""
     request = _RUN.pack(seq, priority, not resumable, created_at, -1.0 if timeout_s is None else timeout_s)
     return zlib.crc32(run_id.encode(), zlib.crc32(request, session))
 
@@ -80,33 +80,33 @@ def request_owner(
 def end_owner(
     session: int, seq: int, attempt: int, discarded: bool, started_at: float | None, ended_at: float | None
 ) -> int:
-    """Return whose the outcome of a run is; with what else its end has finished for good."""
+    """Return the owner of a run's outcome; covers the other fields that are final once it has ended."""
     return zlib.crc32(_RUN.pack(seq, attempt, discarded, started_at or 0.0, ended_at or 0.0), session)
 
 
 def message_owner(session: int, first: int, *, discarded: bool = False) -> int:
-    """Return whose a row of history is that begins with message `first`; another's if it is of a discarded run."""
+    """Return the owner of a row of history that begins with message `first`; it differs for a discarded run."""
     owner = zlib.crc32(_NUMBER.pack(first), session)
     return zlib.crc32(b"discarded", owner) if discarded else owner
 
 
 def key_owner(session: int, seq: int, key: str) -> int:
-    """Return whose the fingerprint is that belongs to an idempotency key of a run."""
+    """Return the owner of the fingerprint of a run's idempotency key."""
     return zlib.crc32(key.encode(), zlib.crc32(_NUMBER.pack(seq), session))
 
 
 def question_owner(session: int, seq: int, until: float) -> int:
-    """Return whose the question is that the run with that sequence has put."""
+    """Return the owner of the question of the run with that sequence."""
     return zlib.crc32(_QUESTION.pack(seq, until), session)
 
 
 def checkpoint_owner(seq: int, no: int) -> int:
-    """Return whose fact number `no` of a run is."""
+    """Return the owner of checkpoint number `no` of a run."""
     return ((seq << 10) + no) & 0xFFFFFFFF
 
 
 def damaged_record(what: str) -> RecordDamaged:
-    """Return the error for one record that cannot be relied on; the rest of the journal can be used."""
+    """Return the error for one damaged record; the rest of the journal can be used."""
     return RecordDamaged(
         f"{what} is damaged in the journal's file. Stop the server, look with `strandline journal verify`, and restore"
         " a backup"

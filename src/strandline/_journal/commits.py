@@ -1,13 +1,12 @@
-"""Group commit: operations are decided one after another on one event loop, and what they decided is stored in batches.
+"""Group commit: operations are decided one after another on one event loop, and stored in batches.
 
-While a batch is being stored the next operations are decided already; their rows are the next batch. Answers are told,
-and claims delivered, when what they rest on is durable. An operation that needs what is not in memory waits for it, and
-what comes for the same session waits behind it; nothing else does.
+While one batch is being stored, the next operations are decided; their rows form the next batch. Answers are sent, and
+claims delivered, when what they rest on is durable. An operation that needs an uncached record waits for it, and so do
+later operations of the same session, but no others.
 
-If a batch cannot be stored, all that was decided since is undone, the sessions concerned are put back to what is
-stored, and its operations are decided again, each stored on its own: so one that is at fault fails alone. Those that
-end or go on come first, those that are new after them: when the journal cannot be written to, the first of the new
-ones finds out for all.
+If a batch cannot be stored, all decisions since are undone, the sessions concerned are reset to their stored state, and
+the operations are decided again, each stored on its own, so that one at fault fails alone. New runs come last: when the
+journal cannot be written to, the first of them finds out for all.
 """
 
 import asyncio
@@ -36,39 +35,39 @@ NOT_OPEN: Final = "the journal is not open"
 
 
 class Work(Struct):
-    """What storage has to do at once: write rows in one transaction, then read."""
+    """One piece of work for storage: write rows in one transaction, then read."""
 
     changes: Sequence[Change]
     operations: int
-    """How many operations have decided that."""
+    """How many operations decided the changes."""
     principals: Iterable[Principal] = ()
-    """Those of which the bytes that are kept are to be told."""
+    """The principals whose stored bytes to report."""
     reads: Sequence[Callable[[Records], Any]] = ()
 
 
 class WriteResult(Struct):
-    """What came of it. With an `error` nothing was written, nor read."""
+    """The result of `Work`. With an `error` nothing was written or read."""
 
     error: StrandlineError | None = None
     bytes_of: dict[Principal, int] = {}
     found: list[Any] = []
-    """What each read has returned, or the `StrandlineError` that it has raised."""
+    """What each read returned, or the `StrandlineError` that it raised."""
 
 
 class Storage(Protocol):
-    """Does one piece of work after another, in the order in which they come."""
+    """Does one piece of work after another, in their order."""
 
     def put(self, work: Work, done: Callable[[WriteResult], None]) -> bool:
-        """Queue work; False if nothing is taken any more. `done` is called once, from any thread."""
+        """Queue work; False once storage is closed. `done` is called once, from any thread."""
         ...
 
 
 class Operation:
-    """An operation of the session table on its way.
+    """An operation of the session table.
 
-    It is about the session `key`, or that of the run `run_id` or of the claim `token`. Its caller waits for `future`,
-    on `loop`; None if nobody does: then `checkpoint` is owed for its claim if it cannot be stored. A `new` one keeps
-    what was not there before.
+    It concerns the session `key`, or that of the run `run_id` or of the claim `token`. Its caller awaits `future` on
+    `loop`; if both are None nobody does, and a `checkpoint` that cannot be stored is deferred. A `new` operation stores
+    a new run.
     """
 
     __slots__ = ("checkpoint", "decide", "error", "found", "future", "key", "loop", "new", "result", "run_id", "token")
@@ -95,15 +94,15 @@ class Operation:
         self.result: Any = None
         self.error: StrandlineError | None = None
         self.found: dict[Hashable, Any] = {}
-        """What it needs and was read."""
+        """The records that it needed and that were read."""
 
     def place(self, table: SessionTable) -> Hashable:
-        """Return what it is about: a session, or a run of which no session is known."""
+        """Return its subject: a session, or a run whose session is unknown."""
         return self.key or table.session_of(self.run_id) or self.run_id
 
 
 class _Read(NamedTuple):
-    """Something that is missing, with the operation that needs it, the first of those that wait at `place`."""
+    """A missing record, with the operation that needs it, which is the first that waits at `place`."""
 
     place: Hashable
     operation: Operation
@@ -111,7 +110,7 @@ class _Read(NamedTuple):
 
 
 class GroupCommit:
-    """Belongs to the event loop on which it was made; `submit` may be called from any other."""
+    """Belongs to the event loop on which it was created; `submit` may be called from any loop."""
 
     def __init__(
         self,
@@ -128,23 +127,23 @@ class GroupCommit:
         self._deferred = deferred
         self._loop = asyncio.get_running_loop()
         self._decided: list[Operation] = []
-        """Those of which nothing is stored yet."""
+        """Decided operations that are in no batch yet."""
         self._parked: dict[Hashable, deque[Operation]] = {}
-        """Those that wait for what is missing, and those behind them, by what they are about."""
+        """Operations that wait for missing records, and those behind them, by subject."""
         self._reads: list[_Read] = []
-        """What was not asked for yet."""
+        """Reads that storage was not given yet."""
         self._is_woken = False
         self._is_storing = False
         self._is_dirty = False
-        """Whether an operation failed after it had changed something."""
+        """Whether an operation failed after it changed something."""
         self._stale: set[SessionKey] = set()
-        """Sessions that have to be put back before anything else is decided."""
+        """Sessions to reset to their stored state before the next decision."""
         self.redo: asyncio.Task[None] | None = None
-        """What decides again what could not be stored, if anything does."""
+        """The task that decides operations again after a failed commit."""
         self._arrived: deque[Operation] = deque()
-        """Those that came while others are decided again."""
+        """Operations that came while others are decided again."""
         self.is_closed = False
-        """Whether nothing is to be submitted any more."""
+        """Whether no more operations are accepted."""
         self._at_rest = asyncio.Event()
         self._at_rest.set()
 
@@ -161,14 +160,14 @@ class GroupCommit:
             raise JournalUnavailable(NOT_OPEN) from error
 
     async def read(self, read: Callable[[Records], Any]) -> Any:
-        """Return what storage reads after all that was put before. Raises `StrandlineError`."""
+        """Return what storage reads after all earlier work. Raises `StrandlineError`."""
         (found,) = (await self._work(Work([], 0, reads=[read]))).found
         if isinstance(found, StrandlineError):
             raise found
         return found
 
     async def close(self) -> None:
-        """Take no more; return when all that was taken is answered. Idempotent."""
+        """Accept no more operations; return when all are answered. Idempotent."""
         self.is_closed = True
         await self._at_rest.wait()
 
@@ -189,20 +188,20 @@ class GroupCommit:
         self._wake()
 
     def _decide(self, operation: Operation, place: Hashable) -> None:
-        """Decide an operation that nothing at its place is before; or have it wait for what is missing."""
+        """Decide an operation that is first at its place, or park it until the missing record is read."""
         missing = self._try(operation)
         if missing is None:
             self._decided.append(operation)
             return
         if isinstance(missing.what, SessionKey):
-            place = missing.what  # (of a run whose session was not known)
+            place = missing.what  # (for a run whose session was unknown)
         parked = self._parked.setdefault(place, deque())
         parked.append(operation)
         if parked[0] is operation:
             self._reads.append(_Read(place, operation, missing))
 
     def _try(self, operation: Operation) -> Missing | None:
-        """Have the table decide; return what is missing, if anything is."""
+        """Have the table decide; return what is missing, if anything."""
         table = self.table
         before = table.decided
         table.found = operation.found
@@ -223,7 +222,7 @@ class GroupCommit:
         return None
 
     def _found(self, read: _Read, found: Any) -> None:
-        """Go on with the operations that waited for what was read."""
+        """Resume the operations that waited for a read."""
         parked = self._parked.pop(read.place)
         if isinstance(found, StrandlineError):
             operation = parked.popleft()
@@ -231,7 +230,7 @@ class GroupCommit:
             self._decided.append(operation)
         else:
             read.operation.found[read.missing.what] = found
-            if isinstance(found, RunLocation):  # it is about that session, and goes behind what waits there
+            if isinstance(found, RunLocation):  # it concerns that session, and goes behind what waits there
                 read.operation.key = found.key
         while parked:
             operation = parked.popleft()
@@ -252,7 +251,7 @@ class GroupCommit:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Have storage do what has come together, if it does nothing else."""
+        """Give storage the next batch, unless it is busy."""
         self._is_woken = False
         if self._is_storing or self.redo is not None:
             return
@@ -267,7 +266,7 @@ class GroupCommit:
         reads, self._reads = self._reads, []
         batch = self.table.drain()
         if not batch.changes and not reads:
-            self._tell(decided, [])
+            self._answer(decided, [])
             self._rest()
             return
         work = Work(batch.changes, len(decided), self.table.principals(batch), [each.missing.read for each in reads])
@@ -275,10 +274,10 @@ class GroupCommit:
         self._put(work, partial(self._stored, decided, batch, reads))
 
     def _put(self, work: Work, done: Callable[[WriteResult], None]) -> None:
-        """Have storage do something, and `done` called on this loop."""
+        """Give work to storage; `done` is called on this loop."""
 
         def on_loop(stored: WriteResult) -> None:
-            with suppress(RuntimeError):  # this loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # this loop is closed: nobody waits
                 self._loop.call_soon_threadsafe(done, stored)
 
         if not self._storage.put(work, on_loop):
@@ -290,13 +289,13 @@ class GroupCommit:
             self._undo(decided, [batch])
             return
         self.table.durable(batch, stored.bytes_of)
-        self._tell(decided, batch.claims)
+        self._answer(decided, batch.claims)
         for read, found in zip(reads, stored.found, strict=True):
             self._found(read, found)
         self._flush()
 
-    def _tell(self, operations: Iterable[Operation], claims: list[Claim]) -> None:
-        """Answer the callers, then deliver the claims: after the tasks that the answers wake."""
+    def _answer(self, operations: Iterable[Operation], claims: list[Claim]) -> None:
+        """Answer the callers, then deliver the claims, after the tasks that the answers wake."""
         for operation in operations:
             if self._deferred and operation.error is None and operation.token is not None:
                 self._deferred.committed(operation.token)
@@ -307,7 +306,7 @@ class GroupCommit:
                 resolve(operation.future, answer)
             else:
                 assert operation.loop is not None
-                with suppress(RuntimeError):  # that loop is closed: nobody waits there any more
+                with suppress(RuntimeError):  # that loop is closed: nobody waits there
                     operation.loop.call_soon_threadsafe(resolve, operation.future, answer)
         if claims:
             self._loop.call_soon(self._feed.put, claims)
@@ -319,7 +318,7 @@ class GroupCommit:
     # -- what could not be stored ---------------------------------------------------------------------
 
     def _undo(self, decided: list[Operation], batches: list[Batch]) -> None:
-        """Undo what is not stored, and decide it again."""
+        """Undo the decisions that are not stored, and decide them again."""
         self._is_dirty = False
         self._stale |= self.table.undo(batches)
         self._deferred.rolled_back()
@@ -327,7 +326,7 @@ class GroupCommit:
         self._decided = []
         for parked in self._parked.values():
             for operation in parked:
-                operation.found = {}  # (what was read may not be true any more)
+                operation.found = {}  # (what was read may have changed)
                 self._arrived.append(operation)
         self._parked.clear()
         self._reads.clear()
@@ -337,7 +336,7 @@ class GroupCommit:
         self.redo = self._loop.create_task(self._decide_again(operations))
 
     async def _decide_again(self, operations: list[Operation]) -> None:
-        """Decide operations one by one, and those that come meanwhile, as long as anything has to be put back."""
+        """Decide operations one by one, and those that come meanwhile while any session must be reset."""
         while True:
             refusal: JournalUnavailable | None = None
             for operation in sorted(operations, key=lambda each: each.new):
@@ -349,7 +348,7 @@ class GroupCommit:
                         self._deferred.defer(operation.token, operation.checkpoint)
                     if not is_stored and operation.new and isinstance(operation.error, JournalUnavailable):
                         refusal = operation.error
-                self._tell([operation], claims)
+                self._answer([operation], claims)
             with suppress(StrandlineError):
                 await self._put_back()
             operations = []
@@ -364,7 +363,7 @@ class GroupCommit:
         self._wake()
 
     async def _alone(self, operation: Operation) -> tuple[bool, list[Claim]]:
-        """Decide an operation and store what it decided; return whether that could be, and its claims."""
+        """Decide an operation and store its decision; return whether that worked, and its claims."""
         try:
             await self._put_back()
             while (missing := self._try(operation)) is not None:
@@ -390,7 +389,7 @@ class GroupCommit:
         return True, batch.claims
 
     async def _put_back(self) -> None:
-        """Put the sessions that may be wrong in memory back to what is stored. Raises `StrandlineError`."""
+        """Reset the stale sessions to their stored state. Raises `StrandlineError`."""
         if self._stale:
             self.table.put_back(await self.read(partial(_sessions, sorted(self._stale))))
             self._stale.clear()
@@ -399,7 +398,7 @@ class GroupCommit:
         future: asyncio.Future[WriteResult] = self._loop.create_future()
 
         def done(stored: WriteResult) -> None:
-            if not future.done():  # (else nobody waits for it any more)
+            if not future.done():  # (else nobody awaits it)
                 future.set_result(stored)
 
         self._put(work, done)
@@ -410,7 +409,7 @@ class GroupCommit:
 
 
 def _sessions(keys: Iterable[SessionKey], records: Records) -> dict[SessionKey, SessionState | None]:
-    """Return sessions as they are stored. One that is damaged is left out: what needs it fails alone."""
+    """Return sessions as stored. A damaged one is left out: only what needs it fails."""
     found: dict[SessionKey, SessionState | None] = {}
     for key in keys:
         try:

@@ -1,16 +1,16 @@
-"""When something may be due: a heap of records, of which each has one time at most. Pure.
+"""A heap of records that become due, each at one time at most. Pure.
 
-Records that are not watched any more stay in the heap until it is made anew, when most of it is stale.
+Records that are no longer watched stay in the heap until most of it is stale and it is rebuilt.
 """
 
 from heapq import heapify, heappop, heappush
 from typing import Final, Generic, Protocol, TypeVar
 
 STALE: Final = 64
-"""How many stale entries are kept at least before the heap is made anew."""
+"""The least number of stale entries before the heap is rebuilt."""
 
 Due = tuple[float, int]
-"""When something is due, in seconds since the epoch, and the number of its entry in `Deadlines`."""
+"""When a record is due, in seconds since the epoch, and the number of its entry in `Deadlines`."""
 
 
 class Timed(Protocol):
@@ -42,14 +42,14 @@ class Deadlines(Generic[T]):
         return self._heap[0][0] if self._heap else None
 
     def watch(self, record: T, at: float) -> None:
-        """Have a record be due at a time, in place of the one that it has."""
+        """Set the time at which a record is due."""
         self.forget(record)
         self._entries += 1
         record.due = (at, self._entries)
         heappush(self._heap, (at, self._entries, record))
 
     def forget(self, record: T) -> None:
-        """Have a record be due no more."""
+        """Stop watching a record."""
         if record.due is None:
             return
         record.due = None
@@ -60,7 +60,7 @@ class Deadlines(Generic[T]):
             self._stale = 0
 
     def pop(self, now: float) -> list[T]:
-        """Return the records that are due, earliest first; each is not watched any more."""
+        """Return the due records, earliest first, and stop watching them."""
         due: list[T] = []
         while self._heap and self._heap[0][0] <= now:
             entry = heappop(self._heap)

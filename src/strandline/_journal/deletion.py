@@ -1,10 +1,10 @@
-"""What the SQLite journal forgets of runs that ended long ago, and how many bytes it keeps."""
+"""Deletes runs that ended long ago from the SQLite journal, and counts the bytes that it stores."""
 
 import sqlite3
 from typing import Final
 
 WALK: Final = 1000
-"""How many runs one step of pruning looks at, at most: every other operation waits meanwhile (about 1 ms)."""
+"""How many runs one step of pruning reads at most: every other operation waits meanwhile (about 1 ms)."""
 
 
 COUNT_STORED_BYTES: Final = """
@@ -14,18 +14,18 @@ SELECT sessions.principal, coalesce(sum(parts.bytes), 0) FROM sessions LEFT JOIN
     UNION ALL SELECT session, coalesce(length(window), 0) + coalesce(length(state), 0) FROM agents
 ) AS parts ON parts.session = sessions.no GROUP BY sessions.principal
 """
-"""How many bytes are kept for each principal, counted; `stored` has the same, kept by triggers."""
+"""Counts the stored bytes of each principal; triggers keep the same figure in the table `stored`."""
 
 
 def prune(connection: sqlite3.Connection, before: float, limit: int, after: int, now: float) -> tuple[int, int | None]:
-    """Forget up to `limit` runs after sequence `after` that ended before `before`.
+    """Delete up to `limit` runs after sequence `after` that ended before `before`.
 
-    Return how many, and the sequence to go on after, None if no more are left. No index of ends is kept, which
-    every run would pay for: sequences rise with the time of acceptance, so the walk begins with the oldest run
-    and ends at the first that was accepted too late. What it passes and keeps was accepted before `before` and
-    had not ended then: no more than could wait, execute and be held at once; or it was accepted after `now`, by a clock
-    that was wrong: such a run must not keep all that came after it. A run whose question is open is kept, too: it is
-    what an answer or a cancel is about, and its key must not accept another one meanwhile.
+    Return how many, and the sequence to continue after, None if no more are left. There is no index of ends, which
+    would cost every run: sequences rise with the time of acceptance, so the walk begins with the oldest run and ends at
+    the first one accepted too late. The runs that it skips were accepted before `before` and had not ended then, which
+    are no more than can wait, execute and be held at once; or they were accepted after `now`, by a wrong clock, and
+    must not protect all later runs. A run with an open question stays, too: an answer or a cancel refers to it, and its
+    key must not accept another run meanwhile.
     """
     old: list[int] = []
     looked = 0
@@ -45,7 +45,7 @@ def prune(connection: sqlite3.Connection, before: float, limit: int, after: int,
             old.append(seq)
     rows.close()
     if old:
-        # Rows of history go on naming these runs: their sequences are never given again.
+        # Rows of history still name these runs: their sequences are never reused.
         connection.execute("UPDATE meta SET value = max(value, ?) WHERE name = 'pruned'", (old[-1],))
         connection.executemany("DELETE FROM runs WHERE seq = ?", ((seq,) for seq in old))
         connection.executemany("DELETE FROM closed_requests WHERE run = ?", ((seq,) for seq in old))

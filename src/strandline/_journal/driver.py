@@ -1,4 +1,4 @@
-"""How the SQLite file is made and opened, and what its driver's errors mean."""
+"""Creates and opens the SQLite file, and translates the driver's errors."""
 
 import glob
 import os
@@ -24,20 +24,20 @@ BUSY_S: Final = 5.0
 PAGE_BYTES: Final = 4096
 WAL_PAGES: Final = 1000
 COPY_PAGES: Final = 1000
-"""How many pages are copied in one step."""
+"""Pages per step of a copy."""
 LEAST_WAL_PAGES: Final = 16
 WAL_SHARE: Final = 8
-"""The WAL takes no more than this part of the room that the disk has when the journal is opened, or a little more."""
+"""The WAL takes at most about this part of the free space that the disk has when the journal is opened."""
 
 
 def create(path: Path) -> None:
-    """Make an empty journal at `path`, whole or not at all. The caller owns the lock."""
+    """Create an empty journal at `path`, whole or not at all. The caller owns the lock."""
 
     def fill(draft: Path) -> None:
         for each in companions(path):
             each.unlink(missing_ok=True)
         with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
-            # In the creation itself and before WAL, so that the head of the file always shows whose it is.
+            # Set at creation and before WAL mode, so that the file's header always identifies it.
             marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
             connection.executescript(f"BEGIN; {marks} {schema_after(0)} COMMIT;")
             connection.execute("PRAGMA journal_mode = WAL")
@@ -49,10 +49,10 @@ def create(path: Path) -> None:
 
 
 def make_whole(path: Path, draft: Path, fill: Callable[[Path], None], *, replace: bool = True) -> None:
-    """Have `fill` make a database of the empty file `draft`, and put it at `path` once it is whole and on the disk.
+    """Have `fill` write a database to the empty file `draft`, and move it to `path` once it is whole and durable.
 
-    Nobody but its owner reads it, from its first moment. No draft is left, whatever is raised: with `replace` False a
-    `FileExistsError` if something is there, also if somebody else has made it meanwhile.
+    Only its owner can read it, from the start. No draft is left behind. With `replace` False it raises
+    `FileExistsError` if `path` exists, even if another process has just created it.
     """
     try:
         _remove(draft)
@@ -72,15 +72,15 @@ def make_whole(path: Path, draft: Path, fill: Callable[[Path], None], *, replace
 def copy_into(
     draft: Path, source: sqlite3.Connection, path: Path, check: str, on_step: Callable[[int, int], None] | None = None
 ) -> None:
-    """Copy what `source` sees of the journal at `path` to the file `draft`; nothing comes to lie beside that.
+    """Copy what `source` sees of the journal at `path` to the file `draft`, without companion files.
 
-    `on_step` is told how many pages are done, and of how many. Raises `JournalDamaged` if the copy, opened anew, is not
-    marked as the journal is or does not pass the pragma `check`.
+    `on_step` gets the number of pages done and in total. Raises `JournalDamaged` if the copy, reopened, has not the
+    journal's marks or does not pass the pragma `check`.
     """
-    # A read of the snapshot pins it: a server that writes meanwhile would have the copy begin again and again.
+    # A read pins the snapshot: else each write of a server would restart the copy.
     source.execute("SELECT count(*) FROM sqlite_master").fetchone()
     with closing(sqlite3.connect(draft, isolation_level=None)) as copy:
-        copy.execute("PRAGMA synchronous = OFF")  # it is synced once, as a whole
+        copy.execute("PRAGMA synchronous = OFF")  # synced once, as a whole
         source.backup(copy, pages=COPY_PAGES, progress=on_step and (lambda _, left, all_: on_step(all_ - left, all_)))
         copy.execute("PRAGMA journal_mode = DELETE")
     with closing(connect_reader(draft)) as copy:
@@ -96,26 +96,26 @@ def _marks(connection: sqlite3.Connection) -> tuple[int, int]:
 
 
 def version_of(connection: sqlite3.Connection) -> int:
-    """Return of which schema a file is."""
+    """Return the schema version of a file."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     return int(version)
 
 
 def integrity_error(connection: sqlite3.Connection, check: str = "integrity_check") -> str | None:
-    """Return the first thing that SQLite finds wrong with pages and tables, None if nothing is."""
+    """Return the first fault that SQLite finds in pages and tables, None if there is none."""
     (verdict,) = connection.execute(f"PRAGMA {check}(1)").fetchone()
     return None if verdict == "ok" else str(verdict)
 
 
 def schema_after(version: int, upto: int = SCHEMA_VERSION) -> str:
-    """Return the SQL that makes a file of schema `upto` from one of schema `version`, 0 for one that is empty."""
+    """Return the SQL that migrates a file from schema `version` (0: empty) to schema `upto`."""
     files = [each for each in resources.files("strandline._journal").joinpath("schema").iterdir() if each.is_file()]
     files.sort(key=lambda each: each.name)
     return "\n".join(each.read_text() for each in files if version < int(each.name[:4]) <= upto)
 
 
 def sync(path: Path) -> None:
-    """Make a file's content durable, or what a folder says of the files in it. Raises `OSError`."""
+    """Make a file's content, or a folder's entries, durable. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -132,10 +132,10 @@ def connect(path: Path) -> sqlite3.Connection:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise JournalError(f"The journal {path} is on a file system without shared memory. Name another file.")
-        connection.text_factory = _readable  # (a damaged text is one that fits nothing, and fails no other row)
+        connection.text_factory = _readable  # (a damaged text matches nothing, and fails no other row)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA temp_store = MEMORY")
-        connection.execute("PRAGMA secure_delete = ON")  # (builds of SQLite differ in their default)
+        connection.execute("PRAGMA secure_delete = ON")  # (the default differs between builds of SQLite)
         connection.execute(f"PRAGMA journal_size_limit = {WAL_PAGES * PAGE_BYTES}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_wal_pages(path)}")
     except BaseException:
@@ -145,9 +145,9 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def connect_in_memory() -> sqlite3.Connection:
-    """Make an empty journal in memory and begin its one transaction, which ends with the connection.
+    """Create an empty journal in memory and begin its one transaction, which ends with the connection.
 
-    It cannot be undone: SQLite keeps no record of what was there before. Any thread may use it, one at a time.
+    It cannot be rolled back, since SQLite keeps no rollback journal. Any thread may use it, one at a time.
     """
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     with closing(sqlite3.connect(":memory:")) as empty:
@@ -161,43 +161,43 @@ def connect_in_memory() -> sqlite3.Connection:
 
 @cache
 def _empty_journal() -> bytes:
-    """Return an empty database with the tables of a journal, which takes ten times as long to make as to copy."""
+    """Return an empty database with the tables of a journal; creating it takes ten times as long as copying it."""
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(schema_after(0))
         return connection.serialize()
 
 
 def _readable(text: bytes) -> str:
-    """Return a stored text, with marks in place of what is no UTF-8 any more."""
+    """Return a stored text, with marks in place of invalid UTF-8."""
     return text.decode(errors="replace")
 
 
 def _wal_pages(path: Path) -> int:
-    """Return after how many pages the WAL is moved into the file: fewer on a disk that the WAL itself would fill."""
+    """Return after how many pages the WAL is moved into the file: fewer on a disk that the WAL would fill."""
     system = os.statvfs(path.parent)
     room = system.f_bavail * system.f_frsize // PAGE_BYTES
     return max(LEAST_WAL_PAGES, min(WAL_PAGES, room // WAL_SHARE))
 
 
 def cut_off_wal(connection: sqlite3.Connection) -> None:
-    """Move the WAL into the file and cut it off, as far as nobody reads from it: it holds many versions of one page.
+    """Move the WAL into the file and truncate it, as far as nobody reads from it: it holds many versions of a page.
 
-    Raises `sqlite3.Error` if the file cannot take it, as on a disk without any room.
+    Raises `sqlite3.Error` if the file cannot take it, as on a full disk.
     """
     _checkpoint(connection, "TRUNCATE")
 
 
 def begin_wal_anew(connection: sqlite3.Connection) -> None:
-    """Move the WAL into the file and begin it anew, if nobody reads from it just now and there is room. Raises nothing.
+    """Move the WAL into the file and restart it, if nobody reads from it and there is space. Raises nothing.
 
-    Whatever a killed process has left at its end, and nobody knows of, can then not be taken for a part of it.
+    Frames that a killed process left at its end can then not be mistaken for part of it.
     """
     with suppress(sqlite3.Error):
         _checkpoint(connection, "RESTART")
 
 
 def _checkpoint(connection: sqlite3.Connection, mode: str) -> None:
-    """Move the WAL into the file, without waiting for those who read."""
+    """Move the WAL into the file, without waiting for readers."""
     try:
         connection.execute("PRAGMA busy_timeout = 0")
         connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
@@ -207,7 +207,7 @@ def _checkpoint(connection: sqlite3.Connection, mode: str) -> None:
 
 
 def free_bytes(connection: sqlite3.Connection) -> int:
-    """Return how much of the file nothing is in: what was deleted, as far as it took whole pages. Raises nothing."""
+    """Return how many bytes of the file are empty pages. Raises nothing."""
     with suppress(sqlite3.Error):
         (pages,) = connection.execute("PRAGMA freelist_count").fetchone()
         return int(pages) * PAGE_BYTES
@@ -215,9 +215,9 @@ def free_bytes(connection: sqlite3.Connection) -> int:
 
 
 def connect_reader(path: Path, how: str = "mode=ro") -> sqlite3.Connection:
-    """Open a connection that cannot write; each statement, or transaction, sees what was committed before it.
+    """Open a read-only connection; each statement, or transaction, sees what was committed before it.
 
-    With `immutable=1` for `how` there are neither locks nor files beside it, and whoever changes the file is not seen.
+    With `immutable=1` for `how` there are no locks or companion files, and changes by others go unnoticed.
     """
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?{how}", uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
@@ -228,21 +228,21 @@ def connect_reader(path: Path, how: str = "mode=ro") -> sqlite3.Connection:
 
 
 def tighten(path: Path) -> None:
-    """Have nobody but their owner read the journal, what belongs to it, and the copies that were made beside it.
+    """Let only their owner read the journal, its companion files, and the copies beside it.
 
-    What SQLite makes beside a file has the rights of that file.
+    SQLite gives companion files the rights of the file.
     """
     for each in (path, *companions(path), *path.parent.glob(f"{glob.escape(path.name)}.v*.bak")):
         private.tighten(each)
 
 
 def companions(path: Path) -> list[Path]:
-    """Return the files that SQLite may keep beside `path`."""
+    """Return the companion files that SQLite may keep beside `path`."""
     return [path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal")]
 
 
 def _remove(path: Path) -> None:
-    """Delete a database and what belongs to it, as far as it is there. Raises `OSError`."""
+    """Delete a database and its companion files, as far as they exist. Raises `OSError`."""
     for each in (path, *companions(path)):
         each.unlink(missing_ok=True)
 
@@ -263,42 +263,41 @@ _UNAVAILABLE: Final = {
 
 
 def code_of(error: Exception) -> int:
-    """Return which kind of error of SQLite this is, 0 for one of another kind."""
+    """Return the primary code of an SQLite error, 0 for any other error."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def is_damage(error: Exception) -> bool:
-    """Return whether `error` is one of pages that cannot be relied on, and will not be later."""
+    """Return whether `error` means damaged pages, which a retry does not repair."""
     return code_of(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def is_out_of_room(error: Exception) -> bool:
-    """Return whether `error` is one that room on the disk could have prevented (a limit of a file's size is told as
-    failed I/O)."""
+    """Return whether `error` could come from a full disk (a limit of a file's size shows as failed I/O)."""
     return code_of(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
 def translated(error: Exception) -> StrandlineError:
-    """Return what `error` of the driver, or of our own statements, means to whoever called an operation."""
+    """Return an error of the driver, or of our own statements, as the error of an operation."""
     if isinstance(error, StrandlineError):
         return error
     code = code_of(error)
     reason = _UNAVAILABLE.get(code)
     if not code and isinstance(error, sqlite3.OperationalError):
-        reason = "it is damaged"  # a text that is no UTF-8 any more
-    told: StrandlineError
+        reason = "it is damaged"  # a text with invalid UTF-8
+    raised: StrandlineError
     if reason is not None:
-        told = JournalUnavailable(f"the journal could not be used: {reason}")
+        raised = JournalUnavailable(f"the journal could not be used: {reason}")
     else:
-        told = InvariantBroken(f"the journal refused an operation: {error}")
-    told.__cause__ = error
-    return told
+        raised = InvariantBroken(f"the journal refused an operation: {error}")
+    raised.__cause__ = error
+    return raised
 
 
 def unreadable(path: Path, error: Exception) -> StrandlineError:
-    """Return what an error means that came up while the file was being opened.
+    """Return an error during the opening of the file as one of ours.
 
-    What is no error of the driver comes of rows that cannot be: a session without a row, a text in place of a number.
+    Errors that are not the driver's come from impossible rows: a session without a row, a text in place of a number.
     """
     if isinstance(error, JournalUnavailable):
         return damaged(path, error)
@@ -312,7 +311,7 @@ def unreadable(path: Path, error: Exception) -> StrandlineError:
 
 
 def damaged(path: Path, finding: object) -> JournalDamaged:
-    """Return the error for a file whose pages cannot be relied on."""
+    """Return the error for a file with damaged pages."""
     return JournalDamaged(
         f"{path} is damaged ({finding}). It was left as it is. Restore a backup, or name another file."
     )

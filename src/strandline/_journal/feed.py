@@ -1,7 +1,7 @@
-"""How durable claims reach the engine, whatever thread made them: one feed, one consumer, each claim once.
+"""Delivers durable claims from any thread to the engine: one feed, one consumer, each claim once.
 
-The queue of claims is the truth; the future that a waiting consumer hangs on is only a wake-up. So a consumer that is
-cancelled while it waits loses nothing, and a consumer on another event loop is woken by its own loop.
+Claims are in the queue; the future that a waiting consumer awaits is only a wake-up. So a consumer that is cancelled
+while it waits loses nothing, and a consumer on another event loop is woken by its own loop.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from strandline.errors import StrandlineError
 
 
 class ClaimFeed:
-    """Durable claims that were not yet fetched. All but `follow` may be called from any thread."""
+    """Durable claims that are not yet fetched. All but `follow` may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -24,7 +24,7 @@ class ClaimFeed:
         self._ended = False
 
     def put(self, claims: Sequence[Claim]) -> None:
-        """Append `claims` and wake the consumer, once for all of them."""
+        """Append `claims` and wake the consumer once."""
         with self._lock:
             self._claims.extend(claims)
             sleeper, self._sleeper = self._sleeper, None
@@ -46,7 +46,7 @@ class ClaimFeed:
                 await fetched
 
     def _fetch(self) -> Claim | asyncio.Future[None] | None:
-        """Return the next claim, a future to wait for if there is none yet, or None at the end."""
+        """Return the next claim, a future to await if there is none yet, or None at the end."""
         with self._lock:
             if self._claims:
                 return self._claims.popleft()
@@ -71,12 +71,12 @@ def _wake(sleeper: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None
         return
     try:
         loop.call_soon_threadsafe(resolve, woken, None)
-    except RuntimeError:  # the consumer's loop is closed: nobody is left to be woken
+    except RuntimeError:  # the consumer's loop is closed: there is nobody to wake
         pass
 
 
 def resolve(future: asyncio.Future[Any], answer: object) -> None:
-    """Have a future answered, or fail if the answer is one of our errors; nothing if nobody waits for it any more."""
+    """Set a future's result, or its exception if the answer is one of our errors; do nothing if it is done."""
     if future.done():
         return
     if isinstance(answer, StrandlineError):

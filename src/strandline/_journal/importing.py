@@ -1,8 +1,8 @@
-"""Conversations of Strands' `FileSessionManager`, brought into a journal as if they had been held here.
+"""Imports conversations of Strands' `FileSessionManager` into a journal.
 
 A session's folder is `session_ID/agents/agent_ID/{agent.json,messages/message_N.json}` (strands-agents 1.62.0). What
-such a manager keeps of a run that failed may be no conversation that a provider accepts; each run's messages are
-closed as those of a run here are, and whatever that changed is told. A session comes whole or not at all.
+such a manager stores of a failed run may not be a conversation that a provider accepts: each run's messages are closed
+like those of a run here, and every change is reported. A session is imported whole or not at all.
 """
 
 import asyncio
@@ -67,7 +67,7 @@ class Unusable(Exception):
 
 
 class Conversation(Struct, frozen=True, kw_only=True):
-    """One session as it will stand in the journal: the messages of each of its runs, window, state, what was mended."""
+    """A session to import: the messages of each of its runs, window, state, and the repairs that it needed."""
 
     runs: list[list[Message]]
     window: Window | None
@@ -76,7 +76,7 @@ class Conversation(Struct, frozen=True, kw_only=True):
 
 
 class Imported(Struct, kw_only=True):
-    """What became of one session: `imported`, `skipped` (it was there already) or `refused`, and why."""
+    """The result for one session: `imported`, `skipped` (it exists already) or `refused`, and why."""
 
     session_id: str
     result: str
@@ -145,7 +145,7 @@ def _read(file: Path, decode: Callable[[bytes], T]) -> T:
 
 
 def _messages(folder: Path) -> tuple[list[Message], list[str]]:
-    """Return the messages in order, and what is said of those that are missing."""
+    """Return the messages in order, and a remark on missing ones."""
     numbers: dict[int, Path] = {}
     try:
         files = [each for each in folder.iterdir() if each.name.startswith(MESSAGE) and each.suffix == ".json"]
@@ -167,7 +167,7 @@ def _messages(folder: Path) -> tuple[list[Message], list[str]]:
 
 
 def _missing(numbers: Sequence[int]) -> Iterator[str]:
-    """Yield the gaps in rising numbers that should begin at 0."""
+    """Yield the gaps in rising numbers that begin at 0."""
     for before, number in pairwise([-1, *numbers]):
         if number - before == 2:
             yield str(before + 1)
@@ -182,14 +182,16 @@ def _closed(messages: Sequence[Message], repairs: list[str]) -> tuple[list[list[
     """Return the messages of each run, closed, and the number of the first original message of each."""
     runs, starts = [], []
     for start, run in _by_run(messages):
-        told = _nothing_unasked(run, start, repairs)
-        if told[0]["role"] != "user":
-            told.insert(0, {"role": "user", "content": [{"text": EMPTY_MESSAGE}]})
+        repaired = _without_stray_blocks(run, start, repairs)
+        if repaired[0]["role"] != "user":
+            repaired.insert(0, {"role": "user", "content": [{"text": EMPTY_MESSAGE}]})
             repairs.append(f"message {start} was the assistant's and answered nothing: a question was put before it")
-        closed = close(told, {}, Succeeded())
-        if closed != told:
+        closed = close(repaired, {}, Succeeded())
+        if closed != repaired:
             how = (
-                "did not come to its end" if closed[: len(told)] == told else "is malformed or did not come to its end"
+                "did not come to its end"
+                if closed[: len(repaired)] == repaired
+                else "is malformed or did not come to its end"
             )
             repairs.append(f"the run from message {start} on {how}: it was closed")
         runs.append(closed)
@@ -198,7 +200,7 @@ def _closed(messages: Sequence[Message], repairs: list[str]) -> tuple[list[list[
 
 
 def _by_run(messages: Sequence[Message]) -> Iterator[tuple[int, list[Message]]]:
-    """Yield each question with all that came of it, and its number."""
+    """Yield each prompt with all messages up to the next one, and its number."""
     start = 0
     for index, message in enumerate(messages):
         is_question = message["role"] == "user" and not any("toolResult" in block for block in message["content"])
@@ -209,10 +211,10 @@ def _by_run(messages: Sequence[Message]) -> Iterator[tuple[int, list[Message]]]:
         yield start, list(messages[start:])
 
 
-def _nothing_unasked(run: Sequence[Message], start: int, repairs: list[str]) -> list[Message]:
-    """Return messages in which tool blocks that stand where none may stand are told as text, so that they stay."""
-    told: list[Message] = []
-    asked: list[str] = []
+def _without_stray_blocks(run: Sequence[Message], start: int, repairs: list[str]) -> list[Message]:
+    """Return messages in which misplaced tool blocks are turned into text, so that nothing is lost."""
+    repaired: list[Message] = []
+    open_uses: list[str] = []
     for index, message in enumerate(run, start):
         own = "toolUse" if message["role"] == "assistant" else "toolResult"
         content = []
@@ -220,22 +222,22 @@ def _nothing_unasked(run: Sequence[Message], start: int, repairs: list[str]) -> 
             kind = next((each for each in ("toolUse", "toolResult") if holds(block, each)), None)
             if kind is None or (kind == own == "toolUse"):
                 content.append(block)
-            elif kind == own and block[kind]["toolUseId"] in asked:
-                asked.remove(block[kind]["toolUseId"])
+            elif kind == own and block[kind]["toolUseId"] in open_uses:
+                open_uses.remove(block[kind]["toolUseId"])
                 content.append(block)
             else:
                 repairs.append(f"message {index} had a {kind} that belongs to nothing: it was kept as text")
                 content.append({"text": f"({kind} of a conversation that was cut off: {as_text(block[kind])})"})
         if message["role"] == "assistant":
-            asked = [block["toolUse"]["toolUseId"] for block in content if holds(block, "toolUse")]
+            open_uses = [block["toolUse"]["toolUseId"] for block in content if holds(block, "toolUse")]
         changed = any(new is not old for new, old in zip(content, message["content"], strict=True))
-        told.append({**message, "content": content} if changed else message)
-    return told
+        repaired.append({**message, "content": content} if changed else message)
+    return repaired
 
 
 def _window(runs: Sequence[Sequence[Message]], starts: Sequence[int], manager: dict[str, Any]) -> Window | None:
-    """Return what the agent worked with last: from the run on that holds the first message that its conversation
-    manager had not removed, after its summary if it has one."""
+    """Return the agent's last window: from the run with the first message that its conversation manager had not
+    removed, after the summary if there is one."""
     removed = manager.get("removed_message_count") or 0
     if not isinstance(removed, int) or removed <= 0 or not runs:
         return None
@@ -259,10 +261,10 @@ async def import_sessions(
     on_step: Callable[[int, int], None],
     named: str | None = None,
 ) -> list[Imported]:
-    """Import every session of `folder` into the journal at `place`, which is made if there is none.
+    """Import every session of `folder` into the journal at `place`, which is created if it does not exist.
 
-    `named` is what the only one is to be called. Returns what became of each, in order of their names. Raises a
-    `JournalError` that says what to do; sessions that were imported before stay then.
+    `named` is the new name of the only session. Returns a result for each, in order of their names. Raises a
+    `JournalError` that says what to do; sessions imported so far stay then.
     """
     found = {each: prefix + each.name.removeprefix(SESSION) for each in sessions_in(folder)}
     if named is not None:
@@ -287,14 +289,14 @@ async def import_sessions(
     except sqlite3.Error as error:
         raise unreadable(path, error) from error
     finally:
-        # Cancelled: the thread comes to the end of its session before anybody else may have the journal.
+        # Cancelled: let the thread finish its session before anything else may open the journal.
         work.stop.set()
         await asyncio.wait([task])
         ownership.release()
 
 
 class _Work(Struct):
-    """What is imported, and how: from folders, each as the session of that name. Runs on a thread."""
+    """The import of folders, each as the session of its name. Runs on a thread."""
 
     found: Mapping[Path, str]
     principal: Principal
@@ -312,7 +314,7 @@ class _Work(Struct):
         with closing(guard(path)) as reading:
             check_current(path, reading)
             connection = connect(path)
-        # It alone has the file now, so that closing it leaves no WAL in which the sessions would be.
+        # Nothing else has the file open now, so closing it leaves no WAL with the sessions.
         with closing(connection):
             if self.dry_run:
                 connection.execute("PRAGMA query_only = ON")
@@ -323,7 +325,7 @@ class _Work(Struct):
         for folder, named in self.found.items():
             self.on_step(len(results), len(self.found))
             if self.stop.is_set():
-                return results  # nobody waits for them any more
+                return results  # nobody awaits them
             results.append(self._one(folder, named, journal))
         self.on_step(len(results), len(self.found))
         return results
@@ -350,7 +352,7 @@ def _is_there(connection: sqlite3.Connection, key: SessionKey) -> bool:
 
 
 def _keep(connection: sqlite3.Connection, key: SessionKey, conversation: Conversation, now: float) -> None:
-    """Keep a session in one transaction."""
+    """Store a session in one transaction."""
     with connection, closing(SqliteRows(connection)) as rows:
         connection.execute("BEGIN IMMEDIATE")
         no, _, row = rows.next_numbers()
@@ -358,7 +360,7 @@ def _keep(connection: sqlite3.Connection, key: SessionKey, conversation: Convers
 
 
 def _changes(session: SessionRef, row: int, conversation: Conversation, now: float) -> Iterator[Change]:
-    """Yield the rows of a session, those of its history from number `row` on."""
+    """Yield the rows of a session; those of its history have numbers from `row` on."""
     yield AddSession(session)
     yield ChangeSession(session.no, paused=False, closed_since=None, rests_since=now)
     first, previous = 0, None

@@ -1,7 +1,7 @@
-"""Whether a journal's file is sound, found out before anything is written to it; it is left as it is in any case.
+"""Checks a journal's file for damage before anything is written to it, and never changes it.
 
-SQLite checks the frames of its WAL, and drops everything from the first that is not whole without a word: right after a
-power failure, which can spoil what was not synced yet, wrong for a damaged frame (or head) before others that were.
+SQLite checks the frames of its WAL, and silently drops everything from the first damaged one on. That is right after a
+power failure, which can damage unsynced frames, but wrong for a damaged frame (or head) before synced ones.
 """
 
 import os
@@ -16,7 +16,7 @@ from strandline._journal.ownership import SCHEMA_VERSION
 from strandline.errors import JournalDamaged, JournalError
 
 CHECKED_BYTES: Final = 64 << 20
-"""Up to this size every page of a file is checked when it is opened (0.2 s); a start must not slow with age."""
+"""Up to this size every page of a file is checked on opening (0.2 s), so that starts stay fast as the file grows."""
 
 _WITHOUT_WAL: Final = b"\1\1"
 """At offset 18 of a file that has no WAL, as `backup` makes it; that of a journal in use is of the kind 2."""
@@ -27,19 +27,18 @@ _WAL_MAGIC: Final = (0x377F0682, 0x377F0683)
 
 
 def guard(path: Path) -> sqlite3.Connection:
-    """Return a reading connection to a journal that seems sound. Raises `JournalDamaged`, or `sqlite3.Error`.
-
-    As long as it is open, no other connection that is closed moves the WAL into the file: what is found to be damaged
-    later on can still be left as it is.
+    """Return a reading connection to a journal without visible damage. Raises `JournalDamaged` or `sqlite3.Error`.
+    While it is open, closing another connection does not move the WAL into the file, so that the file stays unchanged
+    if damage is found later.
     """
     check_wal_head(path)
     if os.path.exists(f"{path}-journal"):
-        # A crash has cut a migration off (all else goes through the WAL). Until SQLite undoes it, with the first read,
-        # the file is half of the old and the new one.
+        # A crash interrupted a migration (all else goes through the WAL). Until the first read, with which SQLite
+        # undoes it, the file is half old and half new.
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     has_wal = os.path.exists(f"{path}-wal")
-    # Without one there are no locks and companions: not even an empty one is left beside a damaged file.
+    # Without a WAL there are no locks and no companion files: not even an empty one is left beside a damaged file.
     with closing(connect_reader(path, "mode=ro" if has_wal else "immutable=1")) as connection:
         check_pages(path, connection, CHECKED_BYTES)
     if has_wal:
@@ -53,7 +52,7 @@ def guard(path: Path) -> sqlite3.Connection:
 def check_pages(path: Path, connection: sqlite3.Connection, most_bytes: int | None) -> None:
     """Read the schema, and the whole file unless it is larger than `most_bytes`.
 
-    Raises `JournalDamaged` if pages, indices or tables are not as they should be.
+    Raises `JournalDamaged` if pages, indices or tables are damaged.
     """
     if _schema(connection) != _expected_schema(version_of(connection)):
         raise damaged(path, "its tables are not those of a journal")
@@ -62,7 +61,7 @@ def check_pages(path: Path, connection: sqlite3.Connection, most_bytes: int | No
             raise damaged(path, finding)
         partial = "SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'index' AND sql LIKE '% WHERE %'"
         for name, table, sql in connection.execute(partial):
-            # `integrity_check` does not miss a row in an index that has some rows only, if the row was what changed.
+            # `integrity_check` does not notice that a partial index lacks a row if it was the row that changed.
             _, _, condition = sql.partition(" WHERE ")
             counts = {
                 connection.execute(f"SELECT count(*) FROM {table} {how} WHERE {condition}").fetchone()
@@ -73,7 +72,7 @@ def check_pages(path: Path, connection: sqlite3.Connection, most_bytes: int | No
 
 
 def check_current(path: Path, connection: sqlite3.Connection) -> None:
-    """Raise `JournalError` if the file is one of an older version, whose tables are not those of today."""
+    """Raise `JournalError` if the file has an older schema."""
     if (version := version_of(connection)) < SCHEMA_VERSION:
         raise JournalError(
             f"{path} was written by an older Strandline (schema {version}, this one has {SCHEMA_VERSION}). It was left"
@@ -86,7 +85,7 @@ def _schema(connection: sqlite3.Connection) -> set[tuple[str, ...]]:
 
 
 def _expected_schema(version: int) -> set[tuple[str, ...]]:
-    """Return what a sound file of this version has as its schema: what the scripts up to that number make."""
+    """Return the schema of an undamaged file of this version, by running the scripts up to it."""
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(schema_after(0, version))
         return _schema(connection)
@@ -119,11 +118,10 @@ def check_wal_head(path: Path) -> None:
 
 
 def check_wal_frames(path: Path, whole: int = 0) -> None:
-    """Raise `JournalDamaged` if the WAL has commits after a frame that is not whole; what they hold had been told.
-
-    The first `whole` frames are known to be. A commit is synced before the next one is written, so at most the frames
-    of one can be spoilt by a power failure. One commit after the last whole frame can also be a rest: of a commit of a
-    killed process that its successor did not know of, and wrote over.
+    """Raise `JournalDamaged` if the WAL has commits after a damaged frame, whose content was already answered for. The
+    first `whole` frames are known to be undamaged. A commit is synced before the next one is written, so a power
+    failure damages the frames of at most one. One commit after the last whole frame can also be a remainder: from a
+    killed process whose successor did not see it and overwrote it in part.
     """
     # Format: https://sqlite.org/fileformat2.html#walformat
     with open(f"{path}-wal", "rb") as wal:
@@ -141,7 +139,7 @@ def check_wal_frames(path: Path, whole: int = 0) -> None:
         for _ in range(whole, frames):
             frame = os.pread(wal.fileno(), frame_bytes, at)
             at += frame_bytes
-            if frame[8:16] != head[16:24]:  # a leftover of the WAL before
+            if frame[8:16] != head[16:24]:  # from the previous use of the WAL
                 is_whole = False
                 continue
             if is_whole:
@@ -163,13 +161,13 @@ def _checksum(data: bytes, before: bytes, order: str) -> bytes:
 
 
 def _indexed_frames(path: Path) -> int:
-    """Return how many frames of the WAL its index has, which is how far SQLite found it whole when it last looked.
+    """Return how many frames of the WAL its index has: how far SQLite found it undamaged when it last read it.
 
-    None, as far as can be told, while another process makes the index anew: whoever opens the file first, also only to
-    read it, begins with cutting its index off.
+    The answer is 0 while another process rebuilds the index: the first process to open the file, even to read it,
+    begins by truncating its index.
 
     No connection of this process to the journal may be open: closing the index here would drop all locks that SQLite
-    holds on it in this process (POSIX), and the next process to open the journal would make it anew under its feet.
+    holds on it in this process (POSIX), and the next process to open the journal would rebuild it while it is in use.
     """
     # Format: https://sqlite.org/walformat.html#walidxfmt
     with open(f"{path}-shm", "rb") as index:

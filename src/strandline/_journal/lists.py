@@ -1,6 +1,6 @@
-"""What the SQLite journal lists: the sessions of a principal or of all, the runs of a session.
+"""Lists of the SQLite journal: the sessions of a principal or of all, the runs of a session.
 
-Each page costs what is on it. What is damaged does not take the others of its page with it: it is named there.
+The cost of a page depends on its content only. Damaged entries are named on the page and do not affect the others.
 """
 
 import sqlite3
@@ -19,8 +19,8 @@ from strandline.errors import Invalid, JournalUnavailable
 
 _IS_THERE: Final = "EXISTS (SELECT 1 FROM runs WHERE seq = chain.run)"
 _LEFT: Final = f"{reader.CHAIN} SELECT no, previous, run, {_IS_THERE} FROM chain LIMIT ?"
-"""Rows of a session's history, the newest first: the run that each is of, and whether that is still there."""
-# (The length is in the row's head: no input is read.)
+"""Rows of a session's history, the newest first, each with its run and whether that run still exists."""
+# (The length is in the row's header, so no input is read.)
 _COLUMNS: Final = reader.RUN_COLUMNS.replace(" input", " length(input)")
 _RUN: Final = f"SELECT {_COLUMNS} FROM runs WHERE seq = ?"
 _EXECUTES: Final = f"SELECT {_COLUMNS} FROM runs WHERE session = ? AND fence IS NOT NULL AND status = 'running'"
@@ -32,20 +32,20 @@ _OF: Final = (
     "SELECT seq, session, session_id, status IN ({statuses}) AND principal = ? FROM ({found}) JOIN sessions"
     " ON no = session ORDER BY seq DESC"
 )
-"""Which runs are of a principal and of these statuses, the last that was accepted first."""
+"""The runs of a principal with these statuses, the last accepted first."""
 _LATEST: Final = "SELECT seq, session, status FROM runs WHERE seq < ? ORDER BY seq DESC LIMIT ?"
 _WAITING: Final = "SELECT seq, session, status FROM runs WHERE status = 'queued' AND seq < ?"
 _RUNNING: Final = "SELECT seq, session, status FROM runs WHERE fence IS NOT NULL AND status = 'running' AND seq < ?"
 _LISTED: Final = "principal, session_id, (SELECT length(question) FROM questions WHERE session = no AND answer IS NULL)"
-"""Of a session; how long its question is, if it waits for an answer."""
-_LOOKED_AT: Final = 5_000
-"""How many of the latest runs of all principals a page looks through for those of one that have ended."""
+"""Columns of a session, with the length of its open question."""
+_RUNS_READ: Final = 5_000
+"""How many of the latest runs of all principals one page of a principal's ended runs reads at most."""
 _LAST: Final = (1 << 60, 0, 0)
 """Behind every run that waits."""
 _AFTER_ALL: Final = 1 << 62
 """Behind every sequence."""
 _WALK: Final = 5_000
-"""How many sessions one page of those at rest looks at, at most: about 1 ms."""
+"""How many sessions one page of sessions at rest reads at most: about 1 ms."""
 _WALKED: Final = "SELECT count(*), max(no) FROM (SELECT no FROM sessions WHERE no > ? ORDER BY no LIMIT ?)"
 _RESTS: Final = (
     "SELECT no, principal, session_id FROM sessions WHERE no > ? AND no <= ? AND rests_since < ? AND NOT paused"
@@ -53,13 +53,13 @@ _RESTS: Final = (
     " AND NOT EXISTS (SELECT 1 FROM runs WHERE session = no AND fence IS NOT NULL)"
     " AND NOT EXISTS (SELECT 1 FROM runs WHERE session = no AND status = 'queued') ORDER BY no LIMIT ?"
 )
-_FORGOTTEN: Final = 500
+_SKIPPED: Final = 500
 _READS: Final = 20
-"""Over how many rows of forgotten runs a page looks further in one read, and how often: all that in some 20 ms."""
+"""How many rows of deleted runs a page skips in one read, and how many such reads it makes: about 20 ms in all."""
 
 
 class _Listed:
-    """A page of runs as it is filled, up to so many runs and bytes."""
+    """A page of runs that is being filled, up to its limits of runs and bytes."""
 
     def __init__(self, query: port.RunsQuery | port.RunsOfQuery) -> None:
         self._limit = query.limit
@@ -69,11 +69,11 @@ class _Listed:
 
     @property
     def is_full(self) -> bool:
-        """Whether the page has as many runs as it may."""
+        """Whether the page has its limit of runs."""
         return len(self._runs) + len(self._damaged) >= self._limit
 
     def adds(self, row: reader.RunRow, session: SessionRef, position: int | None = None) -> bool:
-        """Add a run of a session, or name it as damaged. False if there is no room for it."""
+        """Add a run of a session, or name it as damaged. False if it does not fit."""
         if self.is_full or not self._room.takes(_listed_bytes(row)):
             return False
         try:
@@ -90,7 +90,7 @@ class _Listed:
 
 
 def _listed_bytes(row: reader.RunRow) -> int:
-    """Return how many bytes of a page a run takes, see `RunsQuery`; seals take none."""
+    """Return how many bytes of a page a run takes, see `RunsQuery`; without checksums."""
     bodies = (each for each in (row.metadata, row.outcome) if isinstance(each, bytes))
     shown = sum(len(each) - CHECKSUM_BYTES * has_checksum(each) for each in bodies)
     length: int = row.input  # (see `_COLUMNS`)
@@ -119,16 +119,16 @@ def sessions(connection: sqlite3.Connection, query: port.SessionsQuery) -> port.
         except JournalUnavailable:
             damaged.append(last)
         else:
-            if found is None:  # its name is damaged: no page could begin after it
+            if found is None:  # its key is damaged: no page could begin after it
                 raise damaged_record(f"the name of session {session_id}")
             shown.append(found)
     return port.SessionPage(shown, None, damaged)
 
 
 def resting(connection: sqlite3.Connection, query: port.RestingQuery) -> port.RestingPage:
-    """Return a page of the sessions that are at rest since before a moment. A cursor is the number of a session.
+    """Return a page of the sessions at rest since before a time. A cursor is the number of a session.
 
-    No index is kept of when that was, which every run would have to be moved in: the walk goes over all sessions.
+    There is no index of that time, which every run would have to update: the walk reads all sessions.
     """
     looked, end = connection.execute(_WALKED, (query.cursor, _WALK)).fetchone()
     rows = connection.execute(_RESTS, (query.cursor, end, query.before, query.limit)).fetchall()
@@ -139,7 +139,7 @@ def resting(connection: sqlite3.Connection, query: port.RestingQuery) -> port.Re
 
 
 def stored(connection: sqlite3.Connection, query: port.StoredQuery) -> port.Stored:
-    """Return how many bytes are kept; one row for each principal is read, some 10 million in a second."""
+    """Return how many bytes are stored; reads one row per principal, some 10 million in a second."""
     rows = connection.execute("SELECT coalesce(sum(bytes), 0), coalesce(max(bytes), 0) FROM stored")
     return port.Stored(*rows.fetchone())
 
@@ -156,7 +156,7 @@ def session(connection: sqlite3.Connection, query: port.SessionQuery) -> Session
         "SELECT run_id, ended_at IS NOT NULL FROM runs WHERE session = ? AND fence IS NOT NULL", (found.no,)
     ).fetchone()
     run_id, held = claimed or (None, 0)
-    asked = found.question
+    open_round = found.question
     view = SessionView(
         key=query.key,
         messages=found.end.length,
@@ -165,17 +165,18 @@ def session(connection: sqlite3.Connection, query: port.SessionQuery) -> Session
         held=bool(held),
         paused=found.paused,
     )
-    if asked is None:
+    if open_round is None:
         return view
-    question = reader.question_of(connection, found.ref, asked.run, asked.until)
-    return replace(view, input_requests=question.requests, input_until=asked.until)
+    question = reader.question_of(connection, found.ref, open_round.run, open_round.until)
+    return replace(view, input_requests=question.requests, input_until=open_round.until)
 
 
 def runs(connection: sqlite3.Connection, query: port.RunsQuery) -> port.RunsPage:
-    """Return a page of a session's runs, the last in line first, then what executes, then the ended, latest first.
+    """Return a page of a session's runs: the last of the queue first, then the executing one, then ended ones, latest
+    first.
 
-    A cursor is `w` and a rank (what waits before it), `r` (what executes), or `h` and a row of history (what ended
-    then).
+    A cursor is `w` and a rank (the runs that wait before it), `r` (the executing run), or `h` and a row of history (the
+    run that ended there).
     """
     kind = "w" if query.cursor is None else query.cursor[:1]
     place = _LAST if query.cursor is None else _numbers(query.cursor[1:], {"w": 3, "r": 0, "h": 1}.get(kind))
@@ -188,7 +189,7 @@ def runs(connection: sqlite3.Connection, query: port.RunsQuery) -> port.RunsPage
         last_shown = place
         ahead = reader.waiting_before(connection, no, place)
         with closing(connection.execute(_WAITS, (no, *place, query.limit + 1))) as rows:
-            for index, row in enumerate(map(reader.RunRow._make, rows)):  # (one at a time: each may be large)
+            for index, row in enumerate(map(reader.RunRow._make, rows)):  # (one by one: each may be large)
                 if not listed.adds(row, found.ref, ahead - index):
                     return listed.page("w" + ".".join(map(str, last_shown)))
                 last_shown = row.rank
@@ -202,16 +203,17 @@ def runs(connection: sqlite3.Connection, query: port.RunsQuery) -> port.RunsPage
 
 
 def runs_of(connection: sqlite3.Connection, query: port.RunsOfQuery) -> port.RunsPage:
-    """Return a page of a principal's runs, the last that was accepted first. A cursor is a sequence.
+    """Return a page of a principal's runs, the last accepted first. A cursor is a sequence.
 
-    What waits and executes is found by its index. Of what has ended there is none by principal, which every run would
-    have to be written to: a page looks through so many of the latest runs, whosever they are, and says where it was.
+    Waiting and executing runs are found by index. There is no index of ended runs by principal, which every run would
+    have to update: a page reads a bounded number of the latest runs of all principals, and its cursor says how far it
+    came.
     """
     bound = _AFTER_ALL if query.cursor is None else _numbers(query.cursor, 1)[0]
     statuses = query.statuses or frozenset(RunStatus)
     listed = _Listed(query)
     found: str = _LATEST
-    given: tuple[int, ...] = (bound, _LOOKED_AT)
+    given: tuple[int, ...] = (bound, _RUNS_READ)
     if statuses <= {RunStatus.QUEUED, RunStatus.RUNNING}:
         found, given = f"{_WAITING} UNION ALL {_RUNNING}", (bound, bound)
     sql = _OF.format(found=found, statuses=", ".join("?" * len(statuses)))
@@ -224,11 +226,11 @@ def runs_of(connection: sqlite3.Connection, query: port.RunsOfQuery) -> port.Run
             if row is None or not listed.adds(row, SessionRef.of(no, key), reader.position_of(connection, no, row)):
                 return listed.page(str(shown))
         shown = seq
-    return listed.page(str(shown) if found is _LATEST and len(rows) == _LOOKED_AT else None)
+    return listed.page(str(shown) if found is _LATEST and len(rows) == _RUNS_READ else None)
 
 
 def _numbers(written: str, count: int | None) -> tuple[int, ...]:
-    """Return the numbers of a cursor, which are so many. Raises `Invalid`."""
+    """Return the `count` numbers of a cursor. Raises `Invalid`."""
     numbers = written.split(".") if written else []
     if len(numbers) != count or not all(each.isascii() and each.isdecimal() and len(each) < 19 for each in numbers):
         raise Invalid("cursor must be the `next_cursor` of a page of this list")
@@ -242,10 +244,9 @@ def _run(connection: sqlite3.Connection, seq: int) -> reader.RunRow:
 def _ended(
     connection: sqlite3.Connection, listed: _Listed, query: port.RunsQuery, session: SessionRef, last: int
 ) -> int | None:
-    """Add the runs that ended at a row of history and before it; return the row of the first that has no room.
+    """Add the runs that ended at a row of history and before it; return the row of the first that does not fit.
 
-    Rows whose runs have been forgotten are passed over. Only behind a great many of them may there be a page that has
-    room and goes on.
+    Rows of deleted runs are skipped. Only after a great many of them may a page end early although more runs follow.
     """
     rows = query.limit + 1
     row: int | None = last
@@ -257,7 +258,7 @@ def _ended(
         row = read[-1][1] if read else None
         if row is None:
             return None
-        rows = _FORGOTTEN
+        rows = _SKIPPED
     return row
 
 
@@ -272,10 +273,10 @@ ANSWERS: Final[Mapping[type[port.Query[Any]], Callable[[sqlite3.Connection, Any]
     port.RestingQuery: resting,
     port.StoredQuery: stored,
 }
-"""What answers each kind of query."""
+"""The function that answers each kind of query."""
 
 
 def answer(connection: sqlite3.Connection, query: port.Query[port.A]) -> port.A:
-    """Answer a query from what `connection` sees."""
+    """Answer a query on `connection`."""
     answered: port.A = ANSWERS[type(query)](connection, query)
     return answered

@@ -1,7 +1,7 @@
-"""The sessions in memory: those in which something goes on, with their runs, and those that were asked for last.
+"""The session cache: the sessions with waiting or claimed runs, with these runs, and those that were used last.
 
-`Transitions` changes them. What waits and executes, who may be claimed and what is due are views of them; they are as
-decided, which may be a moment before it is durable.
+`Transitions` changes them. What waits and executes, what may be claimed and what is due are views of them, as decided,
+which may be a moment before it is durable.
 """
 
 from collections import Counter, OrderedDict
@@ -16,13 +16,13 @@ from strandline._journal.state import RunState, SessionState
 from strandline._model import NewRun, Principal, RunId, SessionKey
 
 CACHED_SESSIONS: Final = 10_000
-"""How many sessions stay in memory; those in which a run waits or is claimed come on top."""
+"""How many idle sessions stay in memory, beside those with waiting or claimed runs."""
 DUE_AGAIN_S: Final = 1.0
-"""When a run that has waited too long is due again, if it could not be ended."""
+"""When an overdue run is due again if it could not be ended."""
 
 
 class LiveSessions:
-    """Sessions and their runs, counted, with a watch over their deadlines."""
+    """Sessions and their runs, with counts and deadlines."""
 
     def __init__(self, *, max_attempts: int) -> None:
         self.waiting = 0
@@ -30,7 +30,7 @@ class LiveSessions:
         self._max_attempts = max_attempts
         self._sessions: OrderedDict[SessionKey, SessionState] = OrderedDict()
         self._runs: dict[RunId, RunState] = {}
-        """Those that wait or are claimed."""
+        """The waiting and claimed ones."""
         self._waiting_of: Counter[Principal] = Counter()
         self._last_attempts: set[int] = set()
         """The sequences of executing runs that are last attempts."""
@@ -40,9 +40,9 @@ class LiveSessions:
     # -- views ----------------------------------------------------------------------------------------
 
     def watch(self, moved: Callable[[SessionKey], None]) -> None:
-        """Have `moved` called with each session in which runs wait, and in future with each that may have changed.
+        """Call `moved` with each session in which runs wait, and from now on with each that may have changed.
 
-        It is called in the middle of an operation.
+        The call comes in the middle of an operation.
         """
         self._moved = moved
         for run in self._runs.values():
@@ -60,7 +60,7 @@ class LiveSessions:
         return run is not None and run.held_since is None
 
     def position(self, run_id: RunId) -> int | None:
-        """Return where a run stands in its queue, 1 for the next to start; None unless it waits."""
+        """Return a run's position in its queue, 1 for the next to start; None unless it waits."""
         run = self._runs.get(run_id)
         return None if run is None or run.fence is not None else run.session.queue.ahead(run.rank) + 1
 
@@ -75,18 +75,18 @@ class LiveSessions:
         return session is not None and session.executing is not None
 
     def is_paused(self, key: SessionKey) -> bool:
-        """Return whether runs wait in a session for somebody to resume it."""
+        """Return whether runs wait in a session that is paused."""
         session = self._sessions.get(key)
         return session is not None and session.paused and len(session.queue) > 0
 
     def input_until(self, key: SessionKey, now: float) -> float | None:
-        """Return until when (seconds since the epoch) runs of a session wait for an answer; None: they do not."""
+        """Return until when (seconds since the epoch) runs of a session wait for an answer; None if they do not."""
         session = self._sessions.get(key)
         question = None if session is None or not session.queue else session.question
         return None if question is None or question.until <= now else question.until
 
     def cannot_claim(self, key: SessionKey, now: float) -> ClaimResult | None:
-        """Return what a claim of a session's next run would be answered now, unless it would succeed."""
+        """Return why `claim_next` would claim nothing now; None if it would claim."""
         session = self._sessions.get(key)
         return ClaimResult.NOTHING if session is None else self._cannot_claim(session, now)
 
@@ -94,7 +94,7 @@ class LiveSessions:
         if session.claimed is not None or session.paused or not session.queue:
             return ClaimResult.NOTHING
         if (question := session.question) is not None and now < question.until:
-            self._watch_question(session)  # (it was told already that this is over, if the clock was set back since)
+            self._watch_question(session)  # (if the clock was set back, `due` has already reported the end of the wait)
             return ClaimResult.NOTHING
         return ClaimResult.BLOCKED if self._last_attempts and self._would_be_last(session.queue.head) else None
 
@@ -102,7 +102,7 @@ class LiveSessions:
         return is_last(run.attempt + 1, self._max_attempts)
 
     def refusal(self, new: NewRun, most: int) -> Refused | None:
-        """Return how a run is refused that has no key and no policy, if `most` runs wait in its session already."""
+        """Return the refusal of a run without a key or policy if `most` runs wait in its session already."""
         session = self._sessions.get(new.key)
         if session is None or not session.queue or len(session.queue) < most:
             return None
@@ -113,16 +113,16 @@ class LiveSessions:
 
     @property
     def most_waiting(self) -> int:
-        """How many runs wait in the session where most do; takes a moment for each run."""
+        """How many runs wait in the longest queue; takes time for each run."""
         return max((len(run.session.queue) for run in self._runs.values()), default=0)
 
     @property
     def oldest(self) -> float | None:
-        """When the run that has waited longest was accepted, in seconds since the epoch; a moment for each run."""
+        """When the longest-waiting run was accepted, in seconds since the epoch; takes time for each run."""
         return min((run.created_at for run in self._runs.values() if run.fence is None), default=None)
 
     def claimed_of(self) -> Mapping[Principal, int]:
-        """Return how many runs of each principal execute or are held; takes a moment for each run."""
+        """Return how many runs of each principal execute or are held; takes time for each run."""
         return Counter(run.session.key.principal for run in self._runs.values() if run.fence is not None)
 
     def waiting_of(self) -> Mapping[Principal, int]:
@@ -133,13 +133,13 @@ class LiveSessions:
 
     @property
     def next_due(self) -> float | None:
-        """When something may be due, in seconds since the epoch; None if nothing ever is."""
+        """When something may be due, in seconds since the epoch; None: never."""
         return self._deadlines.next
 
     def due(self, now: float) -> list[SessionKey]:
-        """Return the sessions in which runs have waited too long: to be ended, else they are due again soon.
+        """Return the sessions with overdue runs; unless these are ended, they are due again soon.
 
-        Of others that wait for input no longer `moved` is told.
+        `moved` is called with other sessions that no longer wait for input.
         """
         overdue: dict[SessionKey, None] = {}
         for each in self._deadlines.pop(now):
@@ -157,7 +157,7 @@ class LiveSessions:
         return deadline is not None and deadline <= now and not _stands_still(run.session)
 
     def _watch(self, run: RunState, not_before: float = 0.0) -> None:
-        """Have a waiting run be due at its deadline, and its session when it waits for input no longer."""
+        """Watch a waiting run's deadline, and the end of its session's wait for input."""
         if run.queue_deadline is not None:
             self._deadlines.watch(run, max(run.queue_deadline, not_before))
         self._watch_question(run.session)
@@ -172,7 +172,7 @@ class LiveSessions:
     # -- sessions come and go -------------------------------------------------------------------------
 
     def _install(self, session: SessionState, not_before: float = 0.0) -> None:
-        """Take a session as it is stored; nothing that waits in it is due before a time."""
+        """Cache a session as stored; none of its waiting runs is due before `not_before`."""
         self._evict()
         self._sessions[session.key] = session
         for run in session.queue:
@@ -186,7 +186,7 @@ class LiveSessions:
         self._moved(session.key)
 
     def _evict(self) -> None:
-        """Make room for a session. Of the oldest few an idle one is dropped, and a busy one is moved to the end."""
+        """Make room for a session: of the oldest few, drop an idle one, and move busy ones to the end."""
         for _ in range(4):
             if len(self._sessions) < CACHED_SESSIONS:
                 return
@@ -197,7 +197,7 @@ class LiveSessions:
                 self._sessions.move_to_end(key)
 
     def _forget(self, key: SessionKey) -> None:
-        """Take a session out of memory, with its runs."""
+        """Drop a session and its runs from the cache."""
         session = self._sessions.pop(key, None)
         if session is None:
             return
@@ -215,14 +215,14 @@ class LiveSessions:
     # -- runs come and go -----------------------------------------------------------------------------
 
     def _join(self, run: RunState) -> None:
-        """Have a run wait."""
+        """Add a run to its queue."""
         run.session.queue.add(run)
         self._count(run.session, 1)
         self._watch(run)
         self._moved(run.session.key)
 
     def _leave(self, run: RunState) -> None:
-        """Have a run wait no longer."""
+        """Remove a run from its queue."""
         run.session.queue.remove(run)
         run.new = None
         self._count(run.session, -1)
@@ -232,7 +232,7 @@ class LiveSessions:
         self._moved(run.session.key)
 
     def _count(self, session: SessionState, more: int) -> None:
-        """Count so many more waiting runs."""
+        """Count `more` waiting runs."""
         if more:
             self.waiting += more
             self._waiting_of[session.key.principal] += more
@@ -244,22 +244,22 @@ class LiveSessions:
             self._move_last_attempts()
 
     def _executes_no_more(self, run: RunState) -> None:
-        """Note that a run does not execute any more."""
+        """Note that a run no longer executes."""
         if run.seq in self._last_attempts:
             self._last_attempts.remove(run.seq)
             self._move_last_attempts()
 
     def _move_last_attempts(self) -> None:
-        """Note that last attempts which wait may begin from now on, or not any more."""
+        """Report the sessions of waiting last attempts, which may now begin, or no longer."""
         for each in self._runs.values():
             if each.fence is None and self._would_be_last(each):
                 self._moved(each.session.key)
 
 
 def _stands_still(session: SessionState) -> bool:
-    """Return whether the time of what waits in a session stands still, so that nothing there has waited too long."""
+    """Return whether the queue deadlines of a session stand still, so that none of its runs is overdue."""
     return session.paused or session.held is not None
 
 
 NO_SESSIONS: Final = LiveSessions(max_attempts=1)
-"""Those of a journal that is not open yet."""
+"""The sessions of a journal that is not open yet."""

@@ -1,7 +1,7 @@
-"""Advisory locks on whole files (`flock`), as the owners of journals hold them, and who holds one.
+"""Advisory locks on whole files (`flock`), which the owners of journals hold, and their holders.
 
-A lock of this kind belongs to an open file, is given up by the kernel with its last descriptor, and has nothing to do
-with the locks on byte ranges that SQLite takes.
+Such a lock belongs to an open file, is released by the kernel with its last descriptor, and is independent of SQLite's
+locks on byte ranges.
 """
 
 import fcntl
@@ -14,13 +14,13 @@ from typing import Final
 LOCKS: Final = Path("/proc/locks")
 _SHARED_FIRST: Final = 0x40000002
 _SHARED_SIZE: Final = 510
-"""The bytes on which SQLite's readers have their locks, see `os.h` of SQLite; part of its file format."""
+"""The bytes that SQLite's readers lock, see `os.h` of SQLite; part of its file format."""
 _FLOCK: Final = struct.Struct("hhqqi4x")
 """`struct flock` of Linux on 64 bits: type, whence, start, length, process."""
 
 
 def try_lock(descriptor: int) -> bool:
-    """Take the lock of an open file, unless somebody else has it. Raises `OSError`."""
+    """Lock an open file, unless another process has locked it. Raises `OSError`."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -37,28 +37,28 @@ def is_at(descriptor: int, path: Path) -> bool:
 
 
 def is_a_strangers(descriptor: int, owner: int) -> bool:
-    """Return whether the lock of an open file is held by users who could not write what it guards, and by nobody else.
+    """Return whether only users who could not write the guarded file hold the lock of an open file.
 
-    Those are all but root, this process's user and `owner`. False where the system does not tell who holds it.
+    Those are all but root, this process's user and `owner`. False if the system does not show the holder.
     """
     users = [_user(pid) for pid in _holders(os.fstat(descriptor))]
     return bool(users) and all(user not in (None, 0, os.geteuid(), owner) for user in users)
 
 
 def _holders(status: os.stat_result) -> list[int]:
-    """Return the processes that have locked a file; 0 is one of another container."""
+    """Return the processes that have locked a file; 0 for one in another container."""
     place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
         lines = LOCKS.read_text().splitlines()
     except OSError:
         return []
-    # 5: FLOCK  ADVISORY  WRITE 12345 fd:01:678 0 EOF; one that waits has `->` behind its number
+    # 5: FLOCK  ADVISORY  WRITE 12345 fd:01:678 0 EOF; a waiting one has `->` after its number
     fields = [line.split() for line in lines]
     return [int(each[4]) for each in fields if len(each) > 5 and each[1] == "FLOCK" and each[5] == place]
 
 
 def _user(pid: int) -> int | None:
-    """Return as whom a process acts, None if that cannot be told."""
+    """Return the user of a process, None if unknown."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -67,10 +67,10 @@ def _user(pid: int) -> int | None:
 
 
 def keep_from_cleaning_up(descriptor: int) -> None:
-    """Have no connection of SQLite to this file clean up as the last one, until the descriptor is closed.
+    """Keep SQLite's last connection to this file from cleaning up, until the descriptor is closed.
 
-    A connection that is closed last moves the WAL into the file and deletes it, also if the file was cut off. It needs
-    a lock for that which it cannot have beside ours. Does nothing where that is unknown.
+    The last connection to close moves the WAL into the file and deletes it, even if the file was truncated. For that it
+    needs a lock which ours excludes. Does nothing on platforms where this is unknown.
     """
     if (command := getattr(fcntl, "F_OFD_SETLK", None)) is None:
         return

@@ -1,12 +1,12 @@
-"""The journal in memory: the session table over the rows of a database that is in no file.
+"""The journal in memory: the session table over an in-memory database.
 
-For tests and for people who want no file: nothing survives the process. `open` on the same object models a restart: the
-table is made anew from what is kept, and everything that executes is fenced. Each operation is one step under one lock
-and never waits, so operations may be awaited from any event loop, also from one with virtual time and without threads.
+For tests, and for servers without a file: nothing survives the process. `open` on the same object models a restart: the
+table is rebuilt from the stored rows, and everything that executes is fenced. Each operation is one step under one lock
+and never waits, so operations may be awaited from any event loop, even one on virtual time without threads.
 
-Nobody else reads the database, and no process that died left it behind: so it is in one transaction for ever, and
-SQLite keeps no record of what was there before. What would fail an operation is found before its first row is written.
-Should one fail in the middle all the same, what is kept cannot be relied on any more.
+Since no other process reads the database, it stays in one transaction, and SQLite keeps no rollback journal. What would
+fail an operation is found before its first row is written. If one fails in the middle all the same, the journal is
+unusable from then on.
 """
 
 import threading
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class MemoryJournal(Operations):
-    """Everything in memory. An object that was closed can be opened again and still has its runs."""
+    """A closed object can be opened again and still has its runs."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -51,22 +51,22 @@ class MemoryJournal(Operations):
 
     @property
     def epoch(self) -> int:
-        """How often it was opened."""
+        """How often the journal was opened."""
         return self._epoch
 
     @property
     def trouble(self) -> str | None:
-        """Why nothing is kept any more; None: it is."""
+        """Why the journal is unusable; None: it works."""
         return self._trouble
 
     @property
     def low_disk(self) -> str | None:
-        """It has no disk."""
+        """None: there is no disk."""
         return None
 
     @property
     def sessions(self) -> Sessions:
-        """What waits and executes since it was opened."""
+        """What waits and executes."""
         return self._table or NO_SESSIONS
 
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
@@ -116,7 +116,7 @@ class MemoryJournal(Operations):
             self._decided(decide)
 
     def _decided(self, decide: Decide[T]) -> T:
-        """Have the table decide, write what it has decided, and deliver the claims that it has made."""
+        """Have the table decide, write its rows, and deliver its claims."""
         self._check_usable()
         table = self._table
         assert table is not None
@@ -155,15 +155,15 @@ class MemoryJournal(Operations):
                 raise InvariantBroken(f"run id {row.new.run_id} is taken")
 
     def _undo(self, *batches: Batch) -> None:
-        """Put the sessions back of which something was decided that is not written."""
+        """Reset the sessions with decisions that are not written."""
         assert self._table is not None
         stale = self._table.undo(batches)
         self._table.put_back({key: self._rows.session(key) for key in stale})
 
     async def prune(self, before: float, limit: int) -> int:
-        """Forget up to `limit` runs that ended before `before` (seconds since the epoch), in the order of acceptance.
+        """Delete up to `limit` runs that ended before `before` (seconds since the epoch), in the order of acceptance.
 
-        Their messages stay in history. Returns how many were forgotten; fewer than `limit` means that no more are left.
+        Their messages stay in history. Returns how many were deleted; fewer than `limit` means that none are left.
         """
         forgotten = 0
         after: int | None = -1

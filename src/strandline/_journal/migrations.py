@@ -1,8 +1,8 @@
-"""How a journal file of an older version becomes one of this version: first a copy of it, then one transaction.
+"""Migrates a journal file of an older version: first a copy of it, then one transaction.
 
-Whoever migrates owns the lock, and nobody else has the file open. A crash at any moment leaves the old file or the new
+The caller owns the lock, and no other process has the file open. A crash at any moment leaves the old file or the new
 one. The copy is one plain file beside the journal, `PATH.v1-20260101T000000Z.bak` for schema 1, which the older version
-can open again under its own name; it is never removed by us once the journal has been migrated.
+can open under its own name; it is never removed once the journal is migrated.
 """
 
 import logging
@@ -21,14 +21,14 @@ _log: Final = logging.getLogger("strandline.journal")
 
 
 def migrate(connection: sqlite3.Connection, path: Path, now: float, guarding: sqlite3.Connection | None = None) -> None:
-    """Bring the journal at `path`, which `connection` has open, to this version, if it is of an older one.
+    """Migrate the journal at `path`, which `connection` has open, to this version if it is older.
 
-    `now` is in seconds since the epoch. `guarding` is another connection of ours, which is closed when the copy has
-    been found whole: until then nothing may move the WAL into the file, after that it has to be moved there.
+    `now` is in seconds since the epoch. `guarding` is another connection of ours, which is closed once the copy is
+    checked: until then nothing may move the WAL into the file, afterwards it must be moved there.
 
     Raises `JournalNewer` for a newer file, `JournalDamaged` for a damaged one, and `JournalError` if the copy or the
-    change cannot be made; the file is left as it was then, and no copy is left behind. Whatever is wrong with rows that
-    a server has to know by heart comes as the error that reading them raises.
+    change cannot be made; the file is unchanged then, and no copy is left behind. Faults in rows that a server reads at
+    its start are raised as reading them raises them.
     """
     version = version_of(connection)
     if version == SCHEMA_VERSION:
@@ -42,7 +42,7 @@ def migrate(connection: sqlite3.Connection, path: Path, now: float, guarding: sq
         _change(connection, version)
     except Exception as error:
         _undo(connection)
-        copy.unlink(missing_ok=True)  # a server that is started again and again must not fill the disk with them
+        copy.unlink(missing_ok=True)  # a server that restarts again and again must not fill the disk with them
         if not isinstance(error, sqlite3.Error):
             raise
         raise JournalError(
@@ -50,7 +50,7 @@ def migrate(connection: sqlite3.Connection, path: Path, now: float, guarding: sq
             " as it is. Make room on that disk and let no other program have the file open, then start again."
         ) from error
     try:
-        # The log of the change must be gone for good before anything is written that it would undo.
+        # The rollback journal of the change must be durably gone before anything is written that it would undo.
         sync(path.parent)
         connection.execute("PRAGMA journal_mode = WAL")
     except (OSError, sqlite3.Error) as error:
@@ -62,14 +62,14 @@ def migrate(connection: sqlite3.Connection, path: Path, now: float, guarding: sq
 
 
 def _change(connection: sqlite3.Connection, version: int) -> None:
-    # Not in WAL mode, where the change would be beside the file for a while: an older server looks at the head of the
-    # file to see that it is too new for it.
+    # Not in WAL mode, where the change would stay in the WAL for a while: an older server reads the file's header to
+    # see that it is too new.
     (mode,) = connection.execute("PRAGMA journal_mode = DELETE").fetchone()
     if mode != "delete":
         raise sqlite3.OperationalError("another program has it open")
     connection.executescript(f"BEGIN EXCLUSIVE; {schema_after(version)} PRAGMA user_version = {SCHEMA_VERSION};")
     with closing(SqliteRows(connection)) as rows:
-        list(rows.busy_sessions())  # what a server would trip over is found while all of this can be undone
+        list(rows.busy_sessions())  # faults that a server would fail on are found while all of this can be undone
     connection.execute("COMMIT")
 
 
@@ -80,7 +80,8 @@ def _undo(connection: sqlite3.Connection) -> None:
 
 
 def _copy(connection: sqlite3.Connection, path: Path, version: int, now: float) -> Path:
-    """Copy what `connection` sees of the journal, whole or not at all; return where the synced and checked copy is."""
+    """Copy what `connection` sees of the journal, whole or not at all; return the path of the synced and checked
+    copy."""
     at = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
     copy = path.with_name(f"{path.name}.v{version}-{at}.bak")
     draft = path.with_name(path.name + ".bak.new")

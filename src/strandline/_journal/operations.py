@@ -1,6 +1,6 @@
-"""The operations of the journal, as the session table decides them. How that is stored is left to whoever inherits.
+"""The operations of the journal, as the session table decides them. Subclasses store the decisions.
 
-Whatever can be encoded is encoded on the caller's side, before anything is decided.
+Values are encoded on the caller's side, before anything is decided.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ from strandline._model import Checkpoint, Completion, FencingToken, NewRun, Roun
 
 T = TypeVar("T")
 Decide = Callable[[SessionTable, float], T]
-"""Has the table decide an operation at a time, in seconds since the epoch."""
+"""Decides an operation on the table at a time in seconds since the epoch."""
 
 
 class Operations(ABC):
@@ -36,17 +36,18 @@ class Operations(ABC):
         token: FencingToken | None = None,
         new: bool = False,
     ) -> T:
-        """Have the table decide about a session, or that of a run or claim; return once what it rests on is durable.
+        """Have the table decide about a session, or that of a run or claim; return once the answer is durable.
 
-        A `new` operation keeps what was not there before.
+        A `new` operation stores a new run.
         """
 
     @abstractmethod
     def _operate_later(self, decide: Decide[None], token: FencingToken, checkpoint: bytes) -> None:
-        """Have the table decide, before whatever is asked for after this; if it cannot be stored, the fact is owed."""
+        """Have the table decide, before any later operation; a checkpoint that cannot be stored is deferred."""
 
     async def accept(self, new: NewRun, bounds: Bounds, *, claim_next: bool) -> AcceptAnswer:
-        """Store a run, or refuse it over `bounds`; `claim_next`: claim it if its session is free and it is first."""
+        """Store a run, or refuse it over `bounds`; with `claim_next`, claim it if its session is free and it is
+        first."""
         check_names(new)
         body = encoded_body(new)
 
@@ -60,7 +61,7 @@ class Operations(ABC):
         return await self._operate(lambda table, now: table.claim_next(key, now=now), key=key)
 
     async def checkpoint(self, token: FencingToken, checkpoint: Checkpoint) -> None:
-        """Keep what a running run has done so far; durable on return for `RoundStarted`, else with the next
+        """Store what a running run has done so far; durable on return for `RoundStarted`, else with the next
         operation."""
         encoded = encode_messages(checkpoint)
 
@@ -76,9 +77,10 @@ class Operations(ABC):
     async def finish(
         self, token: FencingToken, completion: Completion, *, claim_next: bool, hold: bool = False
     ) -> ClaimResult:
-        """End a run: outcome, messages, window and state in one commit.
+        """End a run: store outcome, messages, window and state in one commit.
 
-        With `claim_next`, claim the session's next run. With `hold`, keep the claim until `release`, and claim nothing.
+        With `claim_next`, also claim the session's next run. With `hold`, keep the claim until `release` and claim
+        nothing.
         """
         left = encode_completion(completion)
 
@@ -90,9 +92,9 @@ class Operations(ABC):
         return await self._operate(decide, token=token)
 
     async def release(self, token: FencingToken, *, counted: bool) -> None:
-        """Give a running run back to the head of its queue, its facts kept; or end the hold of one that has ended.
+        """Requeue a running run at the head of its queue with its checkpoints, or end the hold of one that has ended.
 
-        `counted` False takes the attempt of a running one back.
+        With `counted` False the attempt of the requeued run does not count.
         """
 
         def decide(table: SessionTable, now: float) -> None:
@@ -102,7 +104,7 @@ class Operations(ABC):
         await self._operate(decide, token=token)
 
     async def change(self, change: Change) -> ChangeAnswer:
-        """Apply a change that somebody asked for, unless what it is about does not allow it (any more)."""
+        """Apply a requested change, unless the state of its subject does not (or no longer) allow it."""
 
         def decide(table: SessionTable, now: float) -> ChangeAnswer:
             return table.change(change, now=now)

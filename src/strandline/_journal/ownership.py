@@ -1,10 +1,10 @@
-"""Who owns a journal file, and whether it is ours to open: checks that leave the file untouched, and two locks.
+"""Ownership of a journal file: checks that leave the file unchanged, and two locks.
 
-The owner holds an `flock` on PATH.lock for as long as it lives: the kernel gives it up when the process dies, and a
-laptop may sleep in between. The lock file says who holds it, for the people who have to find out; it is not
-removed, since a removed one could be held and made anew at once. Should somebody else remove it, there is a second
-`flock`, on the journal's own file. PATH is the file itself: symbolic links are followed first, so that two names of one
-file are one journal; a file with two names of its own (hard links), or mounted as a file, is refused.
+The owner holds an `flock` on PATH.lock for its whole life: the kernel releases it when the process dies, and a laptop
+may sleep in between. The lock file names the owner, for people. It is never removed, since another process could create
+a new one while the old one is still held. In case somebody removes it, there is a second `flock`, on the journal's own
+file. PATH is the file itself: symbolic links are followed first, so that two links to one file are one journal. A file
+with two names of its own (hard links), or one mounted as a file, is refused.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ _CHANGE_OWNER: Final = "Change its owner, or name another file."
 
 @contextmanager
 def explained(what: str, advice: str = "Name another file.") -> Iterator[None]:
-    """Have an `OSError` in here told as a `JournalError`: `what` cannot be done, why not, and what to do."""
+    """Turn an `OSError` of the block into a `JournalError`: what failed, why, and what to do."""
     try:
         yield
     except OSError as error:
@@ -58,9 +58,9 @@ def explained(what: str, advice: str = "Name another file.") -> Iterator[None]:
 
 
 def locate(path: Path) -> Path:
-    """Return where the journal really is or will be: absolute, with every symbolic link followed.
+    """Return the absolute path of the journal, with every symbolic link followed.
 
-    Opens nothing. Raises `JournalError` if there is something else than a regular file.
+    Opens nothing. Raises `JournalError` if the path is not a regular file.
     """
     real = Path(os.path.realpath(path))
     with explained(f"The journal {path} cannot be reached"):
@@ -77,7 +77,7 @@ def locate(path: Path) -> Path:
 
 
 def prepare_folder(path: Path, mountinfo: Path = MOUNTINFO) -> None:
-    """Make the folder of `path`. Raises `JournalError` if it cannot be used, also if it is on a network file system."""
+    """Create the folder of `path`. Raises `JournalError` if it cannot be used or is on a network file system."""
     folder = path.parent
     with explained(f"The journal's folder {folder} cannot be made", "Name another file, or make the folder."):
         private.make_folder(folder)
@@ -92,7 +92,7 @@ def prepare_folder(path: Path, mountinfo: Path = MOUNTINFO) -> None:
 
 
 def file_system(folder: Path, mountinfo: Path = MOUNTINFO) -> str | None:
-    """Return the type of the file system that holds `folder` (an absolute path), None where that is not known."""
+    """Return the type of the file system that holds `folder` (an absolute path), None if unknown."""
     best, kind = "", None
     for point, found in _mounts(mountinfo):
         if folder.is_relative_to(point) and len(point) >= len(best):
@@ -101,7 +101,7 @@ def file_system(folder: Path, mountinfo: Path = MOUNTINFO) -> str | None:
 
 
 def _mounts(mountinfo: Path) -> Iterator[tuple[str, str]]:
-    """Yield where something is mounted, and its type."""
+    """Yield each mount point and its type."""
     try:
         lines = mountinfo.read_text().splitlines()
     except OSError:
@@ -118,7 +118,7 @@ def _mounts(mountinfo: Path) -> Iterator[tuple[str, str]]:
 def check_only_name(path: Path, mountinfo: Path = MOUNTINFO) -> None:
     """Raise `JournalError` if a journal has other names (hard links), or is mounted as a file.
 
-    What SQLite keeps beside it would be beside each name: a server at another one would not find what was accepted.
+    SQLite's companion files would be beside one name only: a server at another one would not find accepted runs.
     """
     try:
         links = os.stat(path).st_nlink
@@ -138,10 +138,10 @@ def check_only_name(path: Path, mountinfo: Path = MOUNTINFO) -> None:
 
 
 def check_openable(path: Path, mountinfo: Path = MOUNTINFO) -> bool:
-    """Return whether there is a journal at `path` to be opened; False: one may be made there.
+    """Return whether there is a journal at `path` to open; False: one may be created there.
 
-    Raises the errors of `check_only_name` and `check_file`, and `JournalDamaged` if there is no journal, but a log of
-    one that has what was kept last.
+    Raises the errors of `check_only_name` and `check_file`, and `JournalDamaged` if the journal is missing but its WAL
+    or rollback journal is there.
     """
     check_only_name(path, mountinfo)
     if check_file(path):
@@ -155,14 +155,14 @@ def check_openable(path: Path, mountinfo: Path = MOUNTINFO) -> bool:
 
 
 def is_network(kind: str | None) -> bool:
-    """Return whether a type of file system is one over a network."""
+    """Return whether a type of file system is a network file system."""
     return kind in _NETWORK
 
 
 def check_file(path: Path) -> bool:
     """Return whether there is a journal at `path`; an absent or empty file is none.
 
-    Reads the header only. Raises `JournalDamaged`, `JournalForeign` or `JournalNewer` for a file that is not ours.
+    Reads only the header. Raises `JournalDamaged`, `JournalForeign` or `JournalNewer` for any other file.
     """
     with explained(f"The journal {path} cannot be read"):
         try:
@@ -189,7 +189,7 @@ def check_file(path: Path) -> bool:
 
 
 def existing(place: Path) -> Path:
-    """Return where the journal at `place` really is. Raises `JournalError`, also if there is none."""
+    """Return the absolute path of an existing journal. Raises `JournalError`, also if there is none."""
     path = locate(place)
     if not check_file(path):
         raise JournalError(f"There is no journal at {place}. Name the file of one.")
@@ -197,7 +197,7 @@ def existing(place: Path) -> Path:
 
 
 def newer(path: Path, version: int) -> JournalNewer:
-    """Return the error for a file that a newer version has written."""
+    """Return the error for a file of a newer version."""
     return JournalNewer(
         f"{path} was written by a newer Strandline (schema {version}, this one knows {SCHEMA_VERSION}). "
         "It was left as it is. Upgrade Strandline, or name another file."
@@ -205,7 +205,7 @@ def newer(path: Path, version: int) -> JournalNewer:
 
 
 def _logs(path: Path) -> Iterator[str]:
-    """Yield the files from which SQLite would mend the one beside them: what was not copied in yet, or a migration."""
+    """Yield the files from which SQLite would restore the one beside them: a WAL, or a migration's rollback journal."""
     for log in (f"{path}-wal", f"{path}-journal"):
         with suppress(OSError):
             if os.stat(log).st_size:
@@ -222,39 +222,38 @@ class Ownership:
         self._fd: int | None = None
         self._file_fd: int | None = None
         kept = weakref.ref(self)
-        # What user code forks would hold the locks, too, and might outlive this process.
+        # Processes that user code forks would hold the locks, too, and might outlive this process.
         os.register_at_fork(after_in_child=lambda: _left_to_parent(kept()))
 
     async def acquire(self, owner: str, *, wait_s: float = 0.0, on_wait: Callable[[str], None] | None = None) -> None:
-        """Take the locks, waiting up to `wait_s` for another holder, without blocking the event loop.
+        """Take the locks, waiting up to `wait_s` for another owner, without blocking the event loop.
 
-        `on_wait` is called once, with a sentence that names the holder, when it has to wait. Raises `JournalLocked`
-        when the time is up; nothing is held then, nor when the wait is cancelled. The lock on the journal's own file is
-        taken if there is one; else `hold_file` does, once it is made.
+        If it has to wait, it calls `on_wait` once with a sentence that names the owner. Raises `JournalLocked` when the
+        time is up; then, and when the wait is cancelled, it holds nothing. It locks the journal's own file if that
+        exists; else `hold_file` does, once the file is created.
         """
         patience = _Patience(self._clock, wait_s, self._clock.monotonic() + wait_s, on_wait)
         lock = f"The lock file {self._path} cannot be"
         try:
             with explained(f"{lock} locked and written", "Make room on that disk, or name a file on another one."):
                 while self._fd is None or not is_at(self._fd, self._path):
-                    self.release()  # (it was deleted or replaced while another one had it)
+                    self.release()  # (it was deleted or replaced while another process held it)
                     with explained(f"{lock} opened", _CHANGE_OWNER):
                         self._fd = private.open_file(self._path, os.O_RDWR | os.O_CREAT)
                     if not await self._locks(self._fd, patience):
                         self._replace_lock(self._fd)
                 self._file_fd = self._open_file()
                 if self._file_fd is not None:
-                    await self._locks(self._file_fd, patience)  # (if another user has locked it, PATH.lock is ours)
+                    await self._locks(self._file_fd, patience)  # (another user may have it: PATH.lock is ours)
                 _sign(self._fd, owner, self._clock.now())
         except BaseException:
             self.release()
             raise
 
     def hold_file(self) -> None:
-        """Lock the journal's own file, if `acquire` had none to lock, or an empty one that was replaced since.
+        """Lock the journal's own file if `acquire` did not find it, or found an empty one that was replaced since.
 
-        To be called before SQLite opens the file: a descriptor of it that is closed takes SQLite's locks away. Raises
-        `JournalLocked`.
+        Call this before SQLite opens the file: closing a descriptor of it drops SQLite's locks. Raises `JournalLocked`.
         """
         if self._file_fd is not None:
             if is_at(self._file_fd, self._file):
@@ -265,12 +264,12 @@ class Ownership:
             raise JournalLocked("The journal is in use by another process. Stop that one, or name another file.")
 
     def leave_files(self) -> None:
-        """Have SQLite touch none of the files any more as it closes them."""
+        """Keep SQLite from touching the files as it closes them."""
         if self._file_fd is not None:
             keep_from_cleaning_up(self._file_fd)
 
     def _open_file(self) -> int | None:
-        """Open the journal's own file, if there is one. Nobody but SQLite opens and closes it from now on."""
+        """Open the journal's own file, if it exists. From now on only SQLite may open and close it."""
         with explained(f"The journal {self._file} cannot be opened", _CHANGE_OWNER):
             try:
                 return os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
@@ -278,7 +277,7 @@ class Ownership:
                 return None
 
     async def _locks(self, fd: int, patience: "_Patience") -> bool:
-        """Lock an open file; False if another user has, who opened it while it was readable for all."""
+        """Lock an open file; False if another user locked it, having opened it while everyone could read it."""
         while not try_lock(fd):
             if is_a_strangers(fd, self._owner()):
                 return False
@@ -286,20 +285,20 @@ class Ownership:
         return True
 
     def _owner(self) -> int:
-        """Return whose the journal's file is; root's if there is none yet."""
+        """Return the user who owns the journal's file; root if it does not exist yet."""
         try:
             return os.stat(self._file).st_uid
         except OSError:
             return 0
 
     def _replace_lock(self, fd: int) -> None:
-        """Take away a lock file that another user holds; then a new one is made."""
+        """Remove a lock file that another user holds, so that a new one is created."""
         if is_at(fd, self._path):
             _log.warning("another user's process holds %s, and cannot own the journal: a new one is made", self._path)
             self._path.unlink(missing_ok=True)
 
     def release(self) -> None:
-        """Give the locks up. Idempotent. SQLite has to have closed the file."""
+        """Release the locks. Idempotent. SQLite must have closed the file."""
         held = (self._file_fd, self._fd)
         self._fd = self._file_fd = None
         for fd in held:
@@ -308,7 +307,7 @@ class Ownership:
 
 
 class _Patience(Struct):
-    """How long to wait for another owner, and who is told that, once."""
+    """The time to wait for another owner, and the callback that reports the wait once."""
 
     clock: Clock
     wait_s: float
@@ -334,7 +333,7 @@ def _left_to_parent(held: Ownership | None) -> None:
 
 
 class Holder(Struct, frozen=True):
-    """Who owns a journal, as its lock file says it; `since` is a time as people read it."""
+    """The owner of a journal, as its lock file says; `since` is a time in readable form."""
 
     pid: int
     host: str
@@ -343,22 +342,22 @@ class Holder(Struct, frozen=True):
 
 
 def holder(path: Path) -> Holder | None:
-    """Return who owns the journal at `path`, None if nobody does or it cannot be told."""
+    """Return the owner of the journal at `path`, None if there is none or it is unknown."""
     with lock_seen(path) as (fd, held):
         return _signed(fd) if held else None
 
 
 def is_held(path: Path) -> bool:
-    """Return whether somebody owns the journal at `path`, perhaps in this very process. Its own file is not opened:
-    once that is closed again, the locks are gone that SQLite has on it for this process."""
+    """Return whether the journal at `path` has an owner, perhaps this very process. Does not open the journal's own
+    file: closing it would drop SQLite's locks of this process."""
     with lock_seen(path) as (_, held):
         return held
 
 
 @contextmanager
 def lock_seen(path: Path) -> Iterator[tuple[int, bool]]:
-    """Open the lock file, if there is one, and return whether it is locked; if not, nobody can lock it as long as this
-    lasts."""
+    """Open the lock file, if it exists, and yield whether it is locked; if not, no process can lock it inside the
+    block."""
     try:
         fd = os.open(lock_of(path), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -389,7 +388,7 @@ def _sign(fd: int, owner: str, now: float) -> None:
 def _signed(fd: int) -> Holder | None:
     try:
         return msgspec.json.decode(os.pread(fd, 4096, 0), type=Holder)
-    except (OSError, ValueError):  # (of which msgspec's errors are)
+    except (OSError, ValueError):  # (the base of msgspec's errors)
         return None
 
 

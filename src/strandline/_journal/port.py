@@ -1,42 +1,39 @@
-"""The journal, a port: where accepted runs and history are kept, and who decides order and exclusivity.
+"""The port of the journal, which stores accepted runs and history and decides order and exclusivity.
 
-Invariants that every journal keeps, proved by `strandline.testing.JournalContract`:
+Every journal keeps these invariants; `strandline.testing.JournalContract` tests them:
 
 * Each operation is one transaction, durable on return; many may share a commit. The only exceptions are `checkpoint` of
-  `ToolDone` and `RoundDone`: they may return when queued, but a later operation of that token is durable only after
-  them.
+  `ToolDone` and `RoundDone`: they may return once queued, and are durable before any later operation of that token.
 * An operation with a stale token raises `ClaimLost` and changes nothing.
 * At most one run of a session is claimed at any moment; storage itself refuses a second one.
 * The next run of a session is the first by (lane, priority, sequence); priority counts in `Lane.NORMAL` only.
   The sequence is given in the accept's own commit.
-* A claim never travels as a return value (a caller that is cancelled between commit and return would lose it):
-  every claim is delivered exactly once through `claims()`.
-* A claim is delivered once the commit that made it is durable, not before; an operation that fails has made none. It
-  comes after the answers of that operation, and of all that took effect before it, to those who await them on the
-  consumer's loop.
-* A waiting run of which not all can be read is claimed in its turn, as `damaged`: whoever gets the claim ends it.
-* A run that is finished with `hold` has ended, and its claim stays: its session is *held* until `release`. Opening the
-  journal ends every hold.
-* A session is *closed* while it is held or paused, or both. While it is, nothing of it is taken, and the
-  `queue_deadline` of what waits in it stands still: what opens it again moves each on by the time that it stood.
-* A run that was requeued has begun: it has no `queue_deadline` any more.
-* A run that waits and is cancelled has ended on return, closed by what it had staged. One that executes has
-  `cancel_requested`: from then on it can be finished as cancelled only, and not be requeued (`CancelRequested`). So of
-  a cancel and a completion the first one wins, and a cancel that was answered survives a crash.
-* A run that is finished with a `question` leaves its round open, as the last message of history, and its session waits
-  for input: for `answer_within_s` from the run's end on nothing is taken there but an answer to it, and the
-  `queue_deadline` of what waits stands still. One answer is accepted, to all requests at once. Its run closes the
-  round, however it ends; else the question is dismissed by whatever is taken, interrupts or has `OnQuestion.DISMISS`,
-  or by a cancel of the session, in that transaction.
-* A run in `Lane.NORMAL` with `OnQuestion.ANSWER` whose input is a text becomes an answer, `responses` in
-  `Lane.ANSWER`, if exactly one input request of its session is open in the accept's own transaction.
-* What a discarded run left in history is kept, is in no window, and is read only by those who ask for it.
-* Whatever a delivered claim rests on is seen by every `load` and `read` that begins after its delivery.
-* What waits and executes can be seen at any moment, as decided (`sessions`).
-* A last attempt (of a run that is attempted again) is taken only while no other last attempt runs.
+* A claim is never a return value (a task cancelled between commit and return would lose it). `claims()` delivers each
+  exactly once.
+* A claim is delivered only after its commit is durable; an operation that fails makes none. On the consumer's loop it
+  comes after the answers of its operation and of all that took effect earlier.
+* A waiting run that cannot be read in full is claimed in its turn, as `damaged`, and the consumer ends it.
+* A run finished with `hold` has ended but keeps its claim: its session is *held* until `release`. Opening the journal
+  ends every hold.
+* A session is *closed* while it is held, paused or both. Nothing of a closed session is claimed, and its queue
+  deadlines stop: on reopening, each `queue_deadline` moves by the time that it stood still.
+* A requeued run has begun, so it no longer has a `queue_deadline`.
+* Cancelling a waiting run ends it at once, closed by its checkpoints. Cancelling one that executes sets
+  `cancel_requested`: it can then only finish as cancelled, and not be requeued (`CancelRequested`). So if a cancel
+  races a completion the first wins, and an acknowledged cancel survives a crash.
+* A run finished with a `question` leaves its round open, as the last message of history. For `answer_within_s` from
+  then on its session waits for input: only an answer is claimed, and queue deadlines stop. One answer is accepted, to
+  all requests at once, and its run closes the round however it ends. Any other run that is claimed, interrupts or has
+  `OnQuestion.DISMISS`, or a cancel of the session, dismisses the question in the same transaction.
+* A run in `Lane.NORMAL` with `OnQuestion.ANSWER` and a text as input becomes an answer (`responses` in `Lane.ANSWER`)
+  if its session has exactly one open input request in the accept's own transaction.
+* Messages of a discarded run stay in history, are in no window, and are read only on request.
+* Every `load` and `read` that begins after a claim's delivery sees what the claim rests on.
+* `sessions` shows what waits and executes at any moment, as decided.
+* A last attempt (of a run with more than one) is claimed only while no other last attempt runs.
 
 Operations may be awaited from any event loop. Those awaited from one loop are answered in the order in which they took
-effect. A journal knows nothing of agents.
+effect. A journal knows nothing about agents.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -67,24 +64,23 @@ from strandline._model import (
 )
 
 A = TypeVar("A", covariant=True)
-"""What a query is answered with."""
+"""The type of a query's answer."""
 
 
 class Bounds(Struct, frozen=True):
-    """How many runs may wait. A run that is taken at once does not wait."""
+    """How many runs may wait. A run that is claimed at once does not wait."""
 
     per_session: int
     total: int
     per_principal: int | None = None
-    """In all sessions of one principal; None: as many as in all."""
+    """In all sessions of one principal; None: up to `total`."""
     stored_bytes: int | None = None
-    """How many bytes may be kept for one principal, with those of the run that comes; None: any number."""
+    """How many bytes may be stored for one principal, including the new run; None: no bound."""
 
 
 class Accepted(Struct, frozen=True):
-    """The run is durable. `position` is 0 if it was taken at once, else 1 for the next to start.
-
-    `stopped` is what one that interrupts has cancelled, if anything.
+    """The run is durable. `position` is 0 if it was claimed at once, else 1 for the next to start. `stopped` is what
+    the run has cancelled, if it interrupts.
     """
 
     position: int
@@ -92,9 +88,8 @@ class Accepted(Struct, frozen=True):
 
 
 class Refused(Struct, frozen=True):
-    """Nothing was kept: a queue is full, or what may be kept, or nearly the disk, or the run is not to wait.
-
-    `position` is where it would have stood.
+    """Nothing was stored: a queue, the principal's storage or nearly the disk is full, or the run must not wait.
+    `position` is the place that it would have had.
     """
 
     reason: Literal["queue_full", "principal_full", "server_full", "session_busy", "storage_full", "disk_low"]
@@ -102,18 +97,19 @@ class Refused(Struct, frozen=True):
 
 
 class Attached(Struct, frozen=True):
-    """Nothing was kept: the request was accepted before under the same key, as this run."""
+    """Nothing was stored: the same request was accepted earlier under this key, as this run."""
 
     run_id: RunId
 
 
 class Reused(Struct, frozen=True):
-    """Nothing was kept: another request was accepted before under the same key."""
+    """Nothing was stored: another request was accepted earlier under this key."""
 
 
 class Unanswerable(Struct, frozen=True):
-    """Nothing was kept: the run answers input requests that were `answered` or `dismissed` before, that are `unknown`
-    in its session, or not all that are open (`incomplete`). `requests` are the ids of those, or of those that are left.
+    """Nothing was stored: the run answers input requests that are already `answered` or `dismissed`, that are `unknown`
+    in its session, or only some of the open ones (`incomplete`). `requests` are the ids of those, or of the missing
+    ones.
     """
 
     reason: Literal["answered", "dismissed", "unknown", "incomplete"]
@@ -124,21 +120,21 @@ AcceptAnswer = Accepted | Refused | Attached | Reused | Unanswerable
 
 
 class ClaimResult(StrEnum):
-    """What came of asking for a session's next run."""
+    """The result of claiming a session's next run."""
 
     CLAIMED = "claimed"
     """Its claim is delivered through `claims()`."""
     NOTHING = "nothing"
-    """Nothing waits there, or a run of that session is claimed."""
+    """Nothing waits in the session, or one of its runs is claimed."""
     BLOCKED = "blocked"
-    """The head is a last attempt and another last attempt runs; ask again when that one has ended."""
+    """The next run is a last attempt and another last attempt runs; try again when that one has ended."""
 
 
 class Delete(Struct, frozen=True):
-    """Forget a session with its history, state and ended runs. Busy while a run of it waits, executes or is held.
+    """Delete a session with its history, state and ended runs. Busy while a run of it waits, executes or is held.
 
-    With `ended_before` (seconds since the epoch), only if it is at rest since before then: its last run ended earlier,
-    no question is open, and it is not paused and was not resumed since. Else Busy.
+    With `ended_before` (seconds since the epoch), delete it only if it has been at rest since before then: its last run
+    ended earlier, no question is open, and it is neither paused nor was resumed since. Else Busy.
     """
 
     key: SessionKey
@@ -146,9 +142,9 @@ class Delete(Struct, frozen=True):
 
 
 class EndWaiting(Struct, frozen=True):
-    """End a run that waits with `outcome`, a failed or cancelled one; it leaves no trace in history.
+    """End a waiting run with `outcome`, failed or cancelled; it leaves no trace in history.
 
-    Busy if the run has ever been claimed (it may have left something to tell), or has ended.
+    Busy if the run was ever claimed (history may need its messages), or has ended.
     """
 
     key: SessionKey
@@ -159,7 +155,7 @@ class EndWaiting(Struct, frozen=True):
 class EndOverdue(Struct, frozen=True):
     """End the runs of a session whose `queue_deadline` has passed, with `outcome`; they leave no trace in history.
 
-    Answered by `Stopped`. None is ended while the session is paused or held: its time stands still.
+    Answered by `Stopped`. None ends while the session is paused or held, since queue deadlines stop then.
     """
 
     key: SessionKey
@@ -167,9 +163,9 @@ class EndOverdue(Struct, frozen=True):
 
 
 class Cancel(Struct, frozen=True):
-    """End a run of a principal: one that waits at once, one that executes as soon as its owner can.
+    """End a principal's run: a waiting one at once, an executing one as soon as its owner can.
 
-    Answered by `Stopped`; by `Ended` if it has ended, by `Changed(existed=False)` if there is no such run.
+    Answered by `Stopped`, by `Ended` if it has ended, by `Changed(existed=False)` if there is no such run.
     """
 
     principal: Principal
@@ -177,15 +173,15 @@ class Cancel(Struct, frozen=True):
 
 
 class CancelSession(Struct, frozen=True):
-    """End all runs that wait in a session, with `running` also what goes on there: the one that executes, or the
-    question that it waits to be answered. Answered as `Cancel` is."""
+    """End all waiting runs of a session; with `running` also the one that executes, or the open question. Answered like
+    `Cancel`."""
 
     key: SessionKey
     running: bool
 
 
 class Move(Struct, frozen=True):
-    """Give a run that waits another priority, or with None the last place of `Lane.FRONT`.
+    """Give a waiting run another priority, or with None the last place of `Lane.FRONT`.
 
     Busy if it executes or has begun, `Ended` if it has ended, `Changed(existed=False)` if there is no such run.
     """
@@ -196,13 +192,13 @@ class Move(Struct, frozen=True):
 
 
 class Pause(Struct, frozen=True):
-    """Take nothing more of a session until it is resumed, also in later processes; what executes goes on."""
+    """Claim nothing of a session until it is resumed, across restarts; an executing run continues."""
 
     key: SessionKey
 
 
 class Resume(Struct, frozen=True):
-    """Let a paused session go on."""
+    """End the pause of a session."""
 
     key: SessionKey
 
@@ -211,13 +207,13 @@ Change = Delete | EndWaiting | EndOverdue | Cancel | CancelSession | Move | Paus
 
 
 class Changed(Struct, frozen=True):
-    """The change was made. `existed` tells whether there was anything to change."""
+    """The change was made. `existed` says whether there was anything to change."""
 
     existed: bool
 
 
 class Busy(Struct, frozen=True):
-    """Nothing was changed: what should be changed is not (or no longer) at rest."""
+    """Nothing was changed: the session or run is not (or no longer) at rest."""
 
 
 class Ended(Struct, frozen=True):
@@ -225,9 +221,9 @@ class Ended(Struct, frozen=True):
 
 
 class Stopped(Struct, frozen=True):
-    """What a cancel has done: the outcomes of runs that had waited, and which runs are still `cancelling`.
+    """The result of a cancel: the outcomes of runs that waited, and the executing runs that are now `cancelling`.
 
-    `dismissed`: the question that the session waited to be answered was dismissed.
+    `dismissed`: the session's open question was dismissed.
     """
 
     ended: dict[RunId, Outcome]
@@ -239,7 +235,7 @@ ChangeAnswer = Changed | Busy | Ended | Stopped
 
 
 class Query(Struct, Generic[A], frozen=True):
-    """Something to be read, and what its answer is."""
+    """A read, with the type of its answer."""
 
 
 class RunQuery(Query[Run | None], frozen=True):
@@ -252,11 +248,10 @@ class RunQuery(Query[Run | None], frozen=True):
 class HistoryQuery(Query["HistoryPage"], frozen=True):
     """The last `limit` messages of a session before index `before` (None: its end), oldest first.
 
-    Those of discarded runs count as messages, and are left out of the page unless `discarded`.
+    Messages of discarded runs count, but are left out of the page unless `discarded`.
 
-    With `most_bytes` the page ends before it has more than that of them, counted as the bytes of JSON that
-    `strandline._encoding.encode_messages` makes of each; those that are left out count, too. Of one message there is
-    always room. None: no matter how many.
+    `most_bytes` bounds the page, counted as the bytes of JSON that `strandline._encoding.encode_messages` makes of each
+    message, including those left out. A page always has room for one message. None: no bound.
     """
 
     key: SessionKey
@@ -267,28 +262,28 @@ class HistoryQuery(Query["HistoryPage"], frozen=True):
 
 
 class HistoryPage(Struct, frozen=True):
-    """Messages of history from index `first` on; nothing is before them if `first` is 0."""
+    """Messages of history from index `first` on; 0 is the beginning."""
 
     messages: list[Message]
     first: int
     discarded: list[int] = []
-    """The places in `messages` of those that discarded runs have left."""
+    """The indices in `messages` of those of discarded runs."""
     pending: bool = False
-    """Whether the round of the last message is open: its tools wait for input, or go on with it."""
+    """Whether the last message's round is open: its tools wait for input, or resume with it."""
 
 
 SKIPPED_INPUT_DIVISOR: Final = 128
-"""How many bytes of an input that a page of runs passes over count as one that is on it."""
+"""How many bytes of a skipped input count as one byte of a page of runs."""
 
 
 class RunsQuery(Query["RunsPage"], frozen=True):
-    """Runs of a session: those that wait, the last in line first, then the one that executes, then the ended ones, the
-    latest end first. `cursor` is None for the first page, else what a page has named as its next.
+    """Runs of a session: those that wait, the last of the queue first, then the one that executes, then the ended ones,
+    the latest end first. `cursor` is None for the first page, else `after` of the page before.
 
-    With `most_bytes` the page ends before its runs have more than that of outcomes and metadata, counted as the bytes
-    of JSON that `strandline._encoding.encode_messages` makes of each. Inputs are not read, but a journal may have to
-    pass over them: each counts as its bytes divided by `SKIPPED_INPUT_DIVISOR`, rounded down. There is always room for
-    one run. None: no bound.
+    `most_bytes` bounds the outcomes and metadata of the page, counted as the bytes of JSON that
+    `strandline._encoding.encode_messages` makes of each. Inputs are not read, but a journal may have to skip them on
+    disk: each counts as its bytes divided by `SKIPPED_INPUT_DIVISOR`, rounded down. A page always has room for one run.
+    None: no bound.
     """
 
     key: SessionKey
@@ -298,10 +293,10 @@ class RunsQuery(Query["RunsPage"], frozen=True):
 
 
 class RunsOfQuery(Query["RunsPage"], frozen=True):
-    """Runs of all sessions of a principal, the last that was accepted first, of these statuses (none: of all).
+    """Runs of all sessions of a principal with one of these statuses (none: all), the last accepted first.
 
-    `cursor` is None for the first page, else what a page has named as its next; a page may have fewer runs than there
-    is room for although more follow. `most_bytes` as of `RunsQuery`.
+    `cursor` is None for the first page, else `after` of the page before. A page may have fewer than `limit` runs
+    although more follow. `most_bytes` as in `RunsQuery`.
     """
 
     principal: Principal
@@ -312,10 +307,10 @@ class RunsOfQuery(Query["RunsPage"], frozen=True):
 
 
 class RunsPage(Struct, frozen=True):
-    """Some runs, up to `limit`, and the cursor of the next page, None at the end. Runs may be forgotten meanwhile.
+    """Up to `limit` runs, and the cursor of the next page, None at the end. Runs may be pruned between pages.
 
-    `damaged` are those of them whose records cannot be read any more: they have their place in the list, and no more
-    than their id can be told. Inputs are not looked at: a run with a damaged one is listed like any other.
+    `damaged` are the ids of runs on this page whose records cannot be read. Inputs are not read: a run with a damaged
+    input is listed like any other.
     """
 
     runs: list[RunSummary]
@@ -330,10 +325,10 @@ class SessionQuery(Query[SessionView | None], frozen=True):
 
 
 class SessionsQuery(Query["SessionPage"], frozen=True):
-    """Up to `limit` sessions of a principal (None: of all), those after `after` in the order of principal and id.
+    """Up to `limit` sessions of a principal (None: of all) after `after`, in the order of principal and id.
 
-    With `most_bytes` the page ends before its sessions have more than that of questions that wait to be answered,
-    counted as the bytes of JSON that are kept of them; of one session there is always room.
+    `most_bytes` bounds the open questions of the page, counted as their bytes of stored JSON. A page always has room
+    for one session.
     """
 
     principal: Principal | None
@@ -343,9 +338,9 @@ class SessionsQuery(Query["SessionPage"], frozen=True):
 
 
 class SessionPage(Struct, frozen=True):
-    """Some sessions, and the one after which the next page begins, None at the end.
+    """Some sessions, and the one before the next page, None at the end.
 
-    `damaged` are those of them of which no more than their key can be told.
+    `damaged` are the keys of sessions on this page that cannot be read.
     """
 
     sessions: list[SessionView]
@@ -354,10 +349,10 @@ class SessionPage(Struct, frozen=True):
 
 
 class RestingQuery(Query["RestingPage"], frozen=True):
-    """Up to `limit` sessions of all principals that `Delete` with `ended_before=before` would forget.
+    """Up to `limit` sessions of all principals that `Delete` with `ended_before=before` would delete.
 
-    `cursor` is 0 for the first page, else what a page has named as its next. A page may have fewer sessions than there
-    is room for, or none, although more follow: each costs a bounded time, however many sessions there are.
+    `cursor` is 0 for the first page, else `after` of the page before. A page may have fewer than `limit` sessions, or
+    none, although more follow, since each costs a bounded time however many sessions there are.
     """
 
     before: float
@@ -373,33 +368,33 @@ class RestingPage(Struct, frozen=True):
 
 
 class StoredQuery(Query["Stored"], frozen=True):
-    """How many bytes are kept, as `Bounds.stored_bytes` counts them."""
+    """How many bytes are stored, as `Bounds.stored_bytes` counts them."""
 
 
 class Stored(Struct, frozen=True):
-    """In bytes: of all principals together, and of the one that has most."""
+    """In bytes: of all principals together, and of the largest one."""
 
     total: int
     largest: int
 
 
 class AgentStateQuery(Query["AgentState"], frozen=True):
-    """Where the agent of a session stands: window and state as they are kept, without the messages."""
+    """Window and state of a session's agent as stored, without the messages."""
 
     key: SessionKey
 
 
 class AgentState(Struct, frozen=True):
-    """The window and the state that an agent is rebuilt from; an unknown session has the empty ones."""
+    """What an agent is rebuilt from beside the messages; an unknown session has the empty window and no state."""
 
     window: Window
     state: StateRecord | None
 
 
 class Sessions(Protocol):
-    """What waits and executes in an open journal, as decided: a moment before it is durable.
+    """What waits and executes in an open journal, as decided (slightly before it is durable).
 
-    `now` is in seconds since the epoch. Nothing here blocks, and all of it belongs to the loop that opened the journal.
+    `now` is in seconds since the epoch. Nothing here blocks. Use it on the loop that opened the journal.
     """
 
     @property
@@ -409,12 +404,12 @@ class Sessions(Protocol):
 
     @property
     def most_waiting(self) -> int:
-        """How many runs wait in the session where most do; takes a moment for each run."""
+        """How many runs wait in the longest queue; takes time for each run."""
         ...
 
     @property
     def oldest(self) -> float | None:
-        """When the run that has waited longest was accepted, in seconds since the epoch; a moment for each run."""
+        """When the longest-waiting run was accepted, in seconds since the epoch; takes time for each run."""
         ...
 
     def waiting_of(self) -> Mapping[Principal, int]:
@@ -422,13 +417,13 @@ class Sessions(Protocol):
         ...
 
     def claimed_of(self) -> Mapping[Principal, int]:
-        """Return how many runs of each principal execute or are held; takes a moment for each run."""
+        """Return how many runs of each principal execute or are held; takes time for each run."""
         ...
 
     def watch(self, moved: Callable[[SessionKey], None]) -> None:
-        """Have `moved` called with each session in which runs wait, and in future with each that may have changed.
+        """Call `moved` with each session in which runs wait, and from now on with each that may have changed.
 
-        It is called in the middle of an operation.
+        The call comes in the middle of an operation.
         """
         ...
 
@@ -441,7 +436,7 @@ class Sessions(Protocol):
         ...
 
     def position(self, run_id: RunId) -> int | None:
-        """Return where a run stands in its queue, 1 for the next to start; None unless it waits."""
+        """Return a run's position in its queue, 1 for the next to start; None unless it waits."""
         ...
 
     def is_idle(self, key: SessionKey) -> bool:
@@ -453,102 +448,102 @@ class Sessions(Protocol):
         ...
 
     def is_paused(self, key: SessionKey) -> bool:
-        """Return whether runs wait in a session for somebody to resume it."""
+        """Return whether runs wait in a session that is paused."""
         ...
 
     def input_until(self, key: SessionKey, now: float) -> float | None:
-        """Return until when (seconds since the epoch) runs of a session wait for an answer; None: they do not."""
+        """Return until when (seconds since the epoch) runs of a session wait for an answer; None if they do not."""
         ...
 
     def cannot_claim(self, key: SessionKey, now: float) -> ClaimResult | None:
-        """Return what `claim_next` would answer now, unless that is a claim."""
+        """Return why `claim_next` would claim nothing now; None if it would claim."""
         ...
 
     def refusal(self, new: NewRun, most: int) -> Refused | None:
-        """Return how a run is refused that has no key and no policy, if `most` runs wait in its session already."""
+        """Return the refusal of a run without a key or policy if `most` runs wait in its session already."""
         ...
 
     @property
     def next_due(self) -> float | None:
-        """When something may be due, in seconds since the epoch; None if nothing ever is."""
+        """When something may be due, in seconds since the epoch; None: never."""
         ...
 
     def due(self, now: float) -> list[SessionKey]:
-        """Return the sessions in which runs have waited too long: to be ended, else they are due again soon.
+        """Return the sessions with overdue runs; unless these are ended, they are due again soon.
 
-        Of others that wait for input no longer `moved` is told.
+        `moved` is called with other sessions that no longer wait for input.
         """
         ...
 
 
 @runtime_checkable
 class OnDisk(Protocol):
-    """What a journal has besides that keeps the last of its disk for what was accepted."""
+    """A journal on a disk, with a reserve for the runs that were accepted."""
 
     @property
     def file(self) -> Path:
-        """The file that it is in, by which its disk is known."""
+        """The journal's file, which identifies the disk."""
         ...
 
     async def grant_room(self, size: int) -> bool:
-        """Let somebody else write `size` bytes onto that disk; False if what was accepted may need the room.
+        """Return whether another part of the server may write `size` bytes to this disk; False if accepted runs may
+        need the space.
 
-        What is granted counts as written. Raises `JournalUnavailable` while nothing can be kept.
+        Granted bytes count as written. Raises `JournalUnavailable` while nothing can be stored.
         """
         ...
 
 
 class Journal(Protocol):
-    """Where accepted runs and history are kept. See the module's invariants."""
+    """Stores accepted runs and history. See the module's invariants."""
 
     @property
     def epoch(self) -> int:
-        """How many owners the journal has had by now, the one that opened it last counted: it rises with each."""
+        """How many owners the journal has had, including the current one."""
         ...
 
     @property
     def trouble(self) -> str | None:
-        """Why nothing can be kept at this moment, for people; None: it can, as far as is known. Never blocks.
+        """Why nothing can be stored at the moment, for people; None: it can, as far as is known. Never blocks.
 
-        Told soon after an operation has failed by it, and by itself no more as soon as it is over. An operation that
-        fails for a reason of its own (a damaged record, more than there is room for) is none.
+        Set soon after an operation fails by it, and cleared without an operation once it is over. An operation that
+        fails for a reason of its own (a damaged record, a value too large) is no trouble.
         """
         ...
 
     @property
     def low_disk(self) -> str | None:
-        """Why no new run is kept at this moment although others go on, for people; None: new runs are kept.
+        """Why the disk is too full for new runs although accepted ones continue, for people; None: it is not.
 
-        So little room is left that it is needed for what was accepted. As far as is known; never blocks.
+        The space that is left is reserved for accepted runs. As far as is known; never blocks.
         """
         ...
 
     @property
     def sessions(self) -> Sessions:
-        """What waits and executes since it was opened; nothing before."""
+        """What waits and executes; empty before the journal is opened."""
         ...
 
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
-        """Take ownership, fence every older owner, and return what was executing then, with fresh tokens.
+        """Take ownership, fence every older owner, and return the claims that it had, with new tokens.
 
-        The returned claims are not delivered through `claims()`; the opener finishes or releases each of them. Holds
-        are over: no thread of an older owner is alive.
-        Raises a `JournalError` that says what to do; the file is left untouched then.
+        `claims()` does not deliver the returned claims: finish or release each. Holds are over, since no thread of an
+        older owner is alive. Raises a `JournalError` that says what to do; the file is unchanged then.
         """
         ...
 
     def claims(self) -> AsyncIterator[Claim]:
-        """Yield every claim once, when it is durable; ends when the journal is closed. One consumer."""
+        """Yield every claim once, when it is durable, until the journal is closed. One consumer."""
         ...
 
     async def accept(self, new: NewRun, bounds: Bounds, *, claim_next: bool) -> AcceptAnswer:
-        """Store a run, or refuse it over `bounds`; `claim_next`: claim it if its session is free and it is first.
+        """Store a run, or refuse it over `bounds`; with `claim_next`, claim it if its session is free and it is first.
 
-        What `if_busy` says is done in the same transaction, unless the run is refused: an interrupt cancels what has
-        begun in the session (what executes, and what was requeued), a rollback has it discarded too.
+        `if_busy` takes effect in the same transaction, unless the run is refused: an interrupt cancels what has begun
+        in the session (the run that executes and requeued ones), a rollback discards it too.
 
-        If the run is `keyed`, its key is looked at first: one that stands for a run keeps nothing and is no matter of
-        `bounds`. A refusal is not kept either; the key of a run is forgotten together with it.
+        The key of a `keyed` run is checked first: if it stands for a run, nothing is stored and `bounds` do not matter.
+        A refusal is not stored. The key of a run is deleted with it.
         """
         ...
 
@@ -557,34 +552,35 @@ class Journal(Protocol):
         ...
 
     async def checkpoint(self, token: FencingToken, checkpoint: Checkpoint) -> None:
-        """Keep what a running run has done so far."""
+        """Store what a running run has done so far."""
         ...
 
     async def finish(
         self, token: FencingToken, completion: Completion, *, claim_next: bool, hold: bool = False
     ) -> ClaimResult:
-        """End a run: outcome, messages, window and state in one commit.
+        """End a run: store outcome, messages, window and state in one commit.
 
-        With `claim_next`, claim the session's next run. With `hold`, keep the claim until `release`, and claim nothing.
+        With `claim_next`, also claim the session's next run. With `hold`, keep the claim until `release` and claim
+        nothing.
         """
         ...
 
     async def release(self, token: FencingToken, *, counted: bool) -> None:
-        """Give a running run back to the head of its queue, its facts kept; or end the hold of one that has ended.
+        """Requeue a running run at the head of its queue with its checkpoints, or end the hold of one that has ended.
 
-        `counted` False takes the attempt of a running one back.
+        With `counted` False the attempt of the requeued run does not count.
         """
         ...
 
     async def change(self, change: Change) -> ChangeAnswer:
-        """Apply a change that somebody asked for."""
+        """Apply a requested change."""
         ...
 
     async def prune(self, before: float, limit: int) -> int:
-        """Forget up to `limit` runs that ended before `before` (seconds since the epoch), in the order of acceptance.
+        """Delete up to `limit` runs that ended before `before` (seconds since the epoch), in the order of acceptance.
 
-        Their messages stay in history. Returns how many were forgotten; fewer than `limit` means that no more are left.
-        May take several transactions.
+        Their messages stay in history. Returns how many were deleted; fewer than `limit` means that none are left. May
+        take several transactions.
         """
         ...
 

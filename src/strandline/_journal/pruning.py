@@ -1,4 +1,4 @@
-"""Forgetting old runs by hand, in a journal that no server has."""
+"""Deletes old runs by hand, in a journal that no server has open."""
 
 import sqlite3
 from collections.abc import Callable
@@ -14,15 +14,15 @@ from strandline.errors import JournalLocked
 
 OWNER: Final = "strandline journal prune"
 BATCH: Final = 500
-"""How many runs are forgotten in one transaction."""
+"""How many runs one transaction deletes."""
 _NEVER: Final = 1 << 30
-"""Nothing is taken here, so no attempt is a last one."""
+"""Nothing is claimed here, so no attempt is a last one."""
 
 
 async def prune(place: Path, clock: Clock, older_than_s: float, on_step: Callable[[int], None]) -> int:
-    """Forget all runs that ended more than `older_than_s` seconds ago; return how many. Their messages stay in history.
+    """Delete all runs that ended more than `older_than_s` seconds ago; return how many. Their messages stay in history.
 
-    `on_step` is told how many have been forgotten so far. Raises a `JournalError` that says what to do.
+    `on_step` gets the number of deleted runs so far. Raises a `JournalError` that says what to do.
     """
     path = existing(place)
     journal = SqliteJournal(path, clock, lock_wait_s=0.0)
@@ -46,9 +46,9 @@ async def prune(place: Path, clock: Clock, older_than_s: float, on_step: Callabl
 
 
 async def vacuum(place: Path, clock: Clock) -> int:
-    """Write the file anew without the room that nothing uses, and return by how many bytes it shrank.
+    """Rewrite the file without its unused space, and return by how many bytes it shrank.
 
-    Needs about as much room again for that time.
+    Needs about as much free space as the file has.
     """
     path = existing(place)
     check_only_name(path)

@@ -1,4 +1,4 @@
-"""What is read from the SQLite journal: committed state, on connections and threads of its own."""
+"""Reads committed state from the SQLite journal, on its own connections and threads."""
 
 import sqlite3
 from collections import deque, namedtuple
@@ -68,13 +68,13 @@ class RunRow(
         " queue_deadline discarded cancel_requested discard if_busy moved trace fence urgency input",
     )
 ):
-    """A run as it is stored: a row of the columns `RUN_COLUMNS`, of which any may be damaged."""
+    """A stored run: a row of the columns `RUN_COLUMNS`, any of which may be damaged."""
 
     __slots__ = ()
 
     @property
     def rank(self) -> Rank:
-        """Where it stands among the waiting runs of its session, if it waits."""
+        """Its rank among the waiting runs of its session, if it waits."""
         return self.lane, self.urgency, self.seq
 
 
@@ -82,7 +82,7 @@ RUN_COLUMNS: Final = ", ".join(RunRow._fields)
 
 
 def intact_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
-    """Return a stored run, or its summary. Raises `JournalUnavailable` if it is damaged, or cannot be."""
+    """Return a stored run, or its summary. Raises `JournalUnavailable` if it is damaged or impossible."""
     run = stored_run(kind, row, session)
     for _ in faults_of(run, row):
         raise checksums.damaged_record(f"run {run.run_id}")
@@ -90,7 +90,7 @@ def intact_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
 
 
 def faults_of(run: RunSummary, row: RunRow) -> Iterator[str]:
-    """Yield what cannot be of a run that reads as `run`, as it is stored."""
+    """Yield what is impossible about a stored run that decodes as `run`."""
     ended, claimed, status = run.status in ENDED, row.fence is not None, run.status
     if ended and (run.outcome is None or run.ended_at is None):
         yield f"is {status} without an outcome"
@@ -115,7 +115,7 @@ def faults_of(run: RunSummary, row: RunRow) -> Iterator[str]:
 
 
 def stored_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
-    """Return a stored run, or its summary, whether it can be or not. Raises `JournalUnavailable` if it is damaged."""
+    """Return a stored run, or its summary, even if it is impossible. Raises `JournalUnavailable` if it is damaged."""
     what, crc = f"run {row.run_id}", session.crc
     request = checksums.request_owner(
         crc, row.seq, row.run_id, row.priority, not row.opaque, row.created_at, row.timeout_s
@@ -126,7 +126,7 @@ def stored_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
         "priority": row.priority if row.moved is None else row.moved,
         "metadata": {} if row.metadata is None else checksums.read_checked(_metadata, row.metadata, what, request),
         "trace": None if row.trace is None else checksums.read_checked(_trace, row.trace, what, request),
-        "resumable": {0: True, 1: False}.get(row.opaque),  # (None, which is refused, for a damaged number)
+        "resumable": {0: True, 1: False}.get(row.opaque),  # (else None, which `convert` refuses)
         "if_busy": IfBusy.ENQUEUE if row.if_busy is None else row.if_busy,
         "held": row.fence is not None and row.ended_at is not None,
     }
@@ -145,17 +145,17 @@ def stored_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
 
 
 def each_checkpoint(connection: sqlite3.Connection, seq: int) -> Iterator[Checkpoint]:
-    """Yield what is staged of a run, in order. Raises `JournalUnavailable` at the first that is damaged, or missing."""
+    """Yield the checkpoints of a run, in order. Raises `JournalUnavailable` at the first damaged or missing one."""
     rows = connection.execute("SELECT no, fact FROM staged WHERE run = ? ORDER BY no", (seq,)).fetchall()
     for expected, (no, checkpoint) in enumerate(rows):
-        what = f"what is staged of the run with sequence {seq}"
+        what = f"a checkpoint of the run with sequence {seq}"
         if no != expected:
             raise checksums.damaged_record(what)
         yield checksums.read_checked(_checkpoint, checkpoint, what, checksums.checkpoint_owner(seq, no))
 
 
 def readable(connection: sqlite3.Connection, row: RunRow, session: SessionRef) -> StoredRun:
-    """Return a stored run and what is staged of it, as far as both can be read.
+    """Return a stored run and its checkpoints, as far as both can be read.
 
     A damaged run is not `resumable`: nobody knows what it had done.
     """
@@ -200,7 +200,7 @@ def find_session(connection: sqlite3.Connection, key: SessionKey) -> SessionStat
     ).fetchone()
     if row is None:
         return None
-    no, paused, closed_since, rests_since, asked, until, answer, is_whole, *end = row
+    no, paused, closed_since, rests_since, asker, until, answer, is_whole, *end = row
     if end[0] is not None and not is_whole:
         raise checksums.damaged_record(f"the end of the history of session {key.session_id}")
     return SessionState(
@@ -209,7 +209,7 @@ def find_session(connection: sqlite3.Connection, key: SessionKey) -> SessionStat
         bool(paused),
         closed_since,
         rests_since,
-        None if asked is None else OpenRound(asked, until, answer),
+        None if asker is None else OpenRound(asker, until, answer),
     )
 
 
@@ -219,29 +219,29 @@ CHAIN: Final = (
     " history.run FROM chain JOIN history ON history.no = chain.previous AND history.session = chain.session"
     " WHERE chain.first > ? AND chain.previous < chain.no) "
 )
-"""The rows of one session's history from a row back to the one that has message `first`; -1 is all of them.
+"""The rows of one session's history from a row back to the one with message `first`; -1 for all.
 
-Each row names an older one of the same session; where one that is damaged does not, the chain ends.
+Each row names an older one of the same session; the chain ends at a damaged row that does not.
 """
 
 
 class Readers:
-    """A small pool of threads, each call on a connection that no other call uses meanwhile."""
+    """A small pool of threads; each call has a connection to itself."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.check: Callable[[], None] = lambda: None
-        """Called before a connection is made; raises if the file is not the one that is in use any more.
+        """Called before a connection is opened; raises if the file is no longer the one in use.
 
-        (A new connection to a file that was emptied would delete the WAL.)
+        (A new connection to an emptied file would delete the WAL.)
         """
         self._idle: deque[sqlite3.Connection] = deque()  # (each of its calls is atomic)
         self._threads = Threads(READERS, "strandline-journal-reader")
 
     def open(self) -> None:
-        """Make a connection for each thread, and have it open all files; start the first thread.
+        """Open a connection, with all its files, for each thread; start the first thread.
 
-        Later there may be no file and no thread to be had.
+        Later the system may have no file descriptor or thread left.
         """
         for _ in range(READERS):
             connection = connect_reader(self._path)
@@ -270,7 +270,7 @@ class Readers:
             answer = question(connection)
             connection.execute("ROLLBACK")
         except sqlite3.Error:
-            connection.close()  # failed I/O has ended its transaction already; who knows what else
+            connection.close()  # failed I/O has already ended its transaction, and perhaps more
             raise
         except BaseException:
             connection.execute("ROLLBACK")
@@ -330,7 +330,7 @@ def between(connection: sqlite3.Connection, session: SessionState, start: int, e
 
 
 def fingerprint(session: int, seq: int, run_id: str, key: str, stored: bytes) -> bytes:
-    """Return what an idempotency key of a run stands for; `session` is the `key_crc` of its session.
+    """Return the fingerprint of a run's idempotency key; `session` is the `key_crc` of its session.
 
     Raises `JournalUnavailable` if it is damaged.
     """
@@ -343,7 +343,7 @@ def _back(
 ) -> Generator[tuple[int, T, bool]]:
     """Yield messages `end` to `start`, the last one first: its index, what `decode` makes of it, if it was discarded.
 
-    A row is read when it is its turn. Raises `JournalUnavailable` where one is damaged or missing.
+    Reads rows one by one. Raises `JournalUnavailable` at a damaged or missing one.
     """
     mark = connection.execute(
         "SELECT no FROM history WHERE session = ? AND nth % 64 = 0 AND first >= ? ORDER BY first LIMIT 1",
@@ -351,14 +351,14 @@ def _back(
     ).fetchone()
     missing = f"the history of session {session.key.session_id} before message {{}}"
     above, joins = end, False
-    # Not sorted, which would read them all at once: a chain comes link by link, and each has to join the one before.
-    asked = connection.execute(
+    # Not sorted, which would read all rows at once: a chain comes link by link, and each must join the one before.
+    rows = connection.execute(
         f"{CHAIN} SELECT history.first, count, discarded, messages FROM chain CROSS JOIN history USING (no)"
         " WHERE history.first < ?",
         (session.end.row if mark is None else mark[0], session.no, start, end),
     )
-    with closing(asked):  # (what is read to the half keeps the state of that moment before the connection's eyes)
-        for first, count, discarded, stored in asked:
+    with closing(rows):  # (a half-read cursor would pin the connection to that moment's state)
+        for first, count, discarded, stored in rows:
             if first + count != above if joins else first + count < end:
                 raise checksums.damaged_record(missing.format(above))
             above, joins = first, True
@@ -390,7 +390,7 @@ def messages_in(
 
 
 def history(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPage:
-    """Return a page of a session's history. Of a row no more is decoded than what stands on the page."""
+    """Return a page of a session's history. Decodes only the messages on the page."""
     session = find_session(connection, query.key)
     if session is None:
         return HistoryPage([], 0)
@@ -417,7 +417,7 @@ def run(connection: sqlite3.Connection, query: RunQuery) -> Run | None:
     """Return one run of a principal, with its position if it waits."""
     row = connection.execute(
         f"SELECT session, principal, session_id, {RUN_COLUMNS} FROM runs JOIN sessions ON no = session"
-        " WHERE run_id = ? AND principal = ?",  # (of somebody else's run the input is not read)
+        " WHERE run_id = ? AND principal = ?",  # (another principal's input is not read)
         (query.run_id, query.principal),
     ).fetchone()
     if row is None:
@@ -429,7 +429,7 @@ def run(connection: sqlite3.Connection, query: RunQuery) -> Run | None:
 
 
 def position_of(connection: sqlite3.Connection, session: int, row: RunRow) -> int | None:
-    """Return where a run waits, 1 for the next to start; None if it does not wait."""
+    """Return a run's position, 1 for the next to start; None if it does not wait."""
     return waiting_before(connection, session, row.rank) + 1 if row.status == RunStatus.QUEUED else None
 
 
@@ -443,9 +443,9 @@ def waiting_before(connection: sqlite3.Connection, session: int, place: tuple[in
 
 
 def question_of(connection: sqlite3.Connection, session: SessionRef, run: int, until: float) -> Question:
-    """Return the question that a run has put, which waits until then. Raises `JournalUnavailable` if it is damaged."""
+    """Return the open question of a run. Raises `JournalUnavailable` if it is damaged."""
     row = connection.execute("SELECT question FROM questions WHERE session = ?", (session.no,)).fetchone()
-    what = f"what session {session.key.session_id} waits to be answered"
+    what = f"the open question of session {session.key.session_id}"
     if row is None:
         raise checksums.damaged_record(what)
     return checksums.read_checked(

@@ -1,8 +1,8 @@
-"""What the session table has to know of what is stored, before it decides.
+"""The stored records that the session table needs to decide.
 
-Most of it is in memory. Where it is not, an operation raises `Missing` before it has changed anything; whoever drives
-the table has storage read it, after all rows that were decided before, and lets the operation decide again. Nothing of
-the same session may be decided meanwhile. Storage implements `Records`.
+Most of them are cached. If one is not, the operation raises `Missing` before it changes anything. The driver of the
+table then has storage read the record, after all rows decided so far, and decides the operation again; meanwhile it
+decides nothing else for that session. Storage implements `Records`.
 """
 
 from collections.abc import Callable, Hashable, Iterable
@@ -25,35 +25,35 @@ class KeyedRun(NamedTuple):
 
 
 class RunLocation(NamedTuple):
-    """A run that is kept, in whatever status."""
+    """Where a stored run is, whatever its status."""
 
     key: SessionKey
     seq: int
 
 
 class StoredRun(NamedTuple):
-    """A run that waits or is claimed, and its checkpoints: as much as can be read; not `resumable` if that is not
-    all."""
+    """A waiting or claimed run with its checkpoints, as far as they can be read; not `resumable` if something
+    cannot."""
 
     run: Run
     checkpoints: tuple[Checkpoint, ...]
     error: JournalUnavailable | None = None
-    """Why not all of it can be read; None: it is whole."""
+    """Why something cannot be read; None: all can."""
 
 
 class StoredQuestion(NamedTuple):
-    """The question whose round is open; if it cannot be read, what history has of it."""
+    """The open question; if it cannot be read, what history has of it."""
 
     question: Question
     error: JournalUnavailable | None = None
-    """Why it cannot be read; None: it is whole."""
+    """Why it cannot be read; None: it can."""
 
 
 class Records(Protocol):
-    """Everything stored, as far as decisions need it. Raises `JournalUnavailable` if what is read is damaged."""
+    """Reads what decisions need. Raises `JournalUnavailable` if a record is damaged."""
 
     def busy_sessions(self) -> Iterable[SessionState]:
-        """Yield every session in which runs wait or are claimed, with these runs."""
+        """Yield every session with waiting or claimed runs, and these runs."""
         ...
 
     def session(self, key: SessionKey) -> SessionState | None:
@@ -61,11 +61,11 @@ class Records(Protocol):
         ...
 
     def locate_run(self, run_id: RunId) -> RunLocation | None:
-        """Return a run that has ended, waits or is claimed; None if it is not kept."""
+        """Return where a run is, whatever its status; None if it is not stored."""
         ...
 
     def keys(self, session: SessionRef, most: int) -> list[str]:
-        """Return the idempotency keys of a session's runs, no more than `most`."""
+        """Return up to `most` idempotency keys of a session's runs."""
         ...
 
     def keyed_run(self, session: SessionRef, key: str) -> KeyedRun | None:
@@ -73,30 +73,29 @@ class Records(Protocol):
         ...
 
     def run(self, session: SessionRef, seq: int) -> StoredRun:
-        """Return a run that waits or is claimed, with its input and checkpoints. Damage is in what it returns."""
+        """Return a waiting or claimed run with its input and checkpoints. Damage is reported in its `error`."""
         ...
 
     def question(self, session: SessionRef, run: int, until: float) -> StoredQuestion:
-        """Return the question that the run with that sequence has asked. If not even its message can be read, raise."""
+        """Return the question of the run with that sequence. Raises only if not even its message can be read."""
         ...
 
     def closed_request(self, session: SessionRef, request: str) -> Closed | None:
-        """Return what became of an input request that is not open any more, None if it is unknown."""
+        """Return how an input request was closed, None if it is unknown."""
         ...
 
     def stored_bytes(self, principal: Principal) -> int:
-        """Return how many bytes are kept for a principal."""
+        """Return how many bytes are stored for a principal."""
         ...
 
     def look_for_room(self) -> None:
-        """See how much room is left for new runs."""
+        """Measure the space that is left for new runs."""
         ...
 
 
 class Missing(Exception):
-    """An operation needs what is not in memory, and has changed nothing.
-
-    `what` names it among all that is missing of one session; `read` gets it from storage.
+    """An operation needs a record that is not cached, and has changed nothing. `what` identifies it among the missing
+    records of one session; `read` gets it from storage.
     """
 
     def __init__(self, what: Hashable, read: Callable[[Records], Any]) -> None:
@@ -106,17 +105,17 @@ class Missing(Exception):
 
 
 class Room(Protocol):
-    """Whether the disk has room for new runs."""
+    """Whether the disk has space for new runs."""
 
     @property
     def is_due(self) -> bool:
-        """Whether storage has to look again before anything is asked."""
+        """Whether storage must measure again before the next check."""
         ...
 
     def has_room(self, size: int) -> bool:
-        """Return whether a new run of so many bytes may be kept."""
+        """Return whether a new run of `size` bytes may be stored."""
         ...
 
     def keeps(self, size: int) -> None:
-        """Note a new run of so many bytes."""
+        """Count a new run of `size` bytes."""
         ...

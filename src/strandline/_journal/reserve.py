@@ -1,9 +1,10 @@
-"""The room on the journal's disk that is kept for what was accepted: with less, no new run is, and the others can end.
+"""The space on the journal's disk that is reserved for accepted runs: with less, new runs are refused, so that accepted
+ones can end.
 
-Others of this server that write onto that disk ask first, and wait as long as new runs do. The disk is asked on the
-writer's thread (`measure`), which waits for that disk anyway: once a second at most, and after a commit that failed.
-All else belongs to the serving loop. Empty pages of the journal's file count as room, too: what was deleted makes room
-for new runs, although the file never shrinks. A part of the reserve has to be on the disk itself, for the WAL.
+Other parts of this server ask before they write to that disk, and wait as new runs do. The disk is measured on the
+writer's thread (`measure`), which waits for that disk anyway: at most once a second, and after a failed commit. All
+else belongs to the serving loop. Empty pages of the journal's file count as free space, too, since the file never
+shrinks. A part of the reserve must be free on the disk itself, for the WAL.
 """
 
 import os
@@ -16,26 +17,26 @@ from strandline._clock import Clock
 
 MOST: Final = 64 * 1024 * 1024
 SHARE: Final = 10
-"""The reserve is this part of the disk, at most `MOST`, if nobody says anything else."""
+"""The default reserve is this part of the disk, at most `MOST`."""
 LOOK_S: Final = 1.0
 COPIES: Final = 2
-"""What is kept is on the disk as often as this: in the WAL, and in the file when it was moved there."""
+"""How many copies of a stored byte the disk may hold: in the WAL, and in the file."""
 
 ON_DISK: Final = 4
-"""This part of the reserve is wanted on the disk itself, whatever room there is in the journal's file."""
+"""This part of the reserve must be free on the disk itself, however much is free in the journal's file."""
 
 Statvfs = Callable[[Path], os.statvfs_result]
 
 
 def reserve_bytes(disk: int, wanted: int | None) -> int:
-    """Return how large the reserve of a disk of so many bytes is."""
+    """Return the reserve of a disk of `disk` bytes."""
     return min(MOST, disk // SHARE) if wanted is None else wanted
 
 
 class Reserve:
-    """`wanted` bytes of the disk of `folder`; None: a share of it, 0: none.
+    """A reserve of `wanted` bytes on the disk of `folder`; None: a share of it, 0: none.
 
-    `spare` tells how many bytes of the journal's file are free to be used again.
+    `spare` returns how many bytes of the journal's file can be reused.
     """
 
     def __init__(
@@ -54,21 +55,21 @@ class Reserve:
         self._statvfs = statvfs
         self._looked_at = float("-inf")
         self._room: int | None = None
-        """What was left beyond the reserve when it was last looked at; None: it cannot be told."""
+        """The free bytes beyond the reserve at the last measurement; None: unknown."""
         self._kept = 0
-        """What new runs may have taken of that since."""
+        """The bytes that new runs may have used since."""
         self.short: str | None = None
-        """Why no new run is kept, for people; None: new runs are kept."""
+        """Why new runs are refused, for people; None: they are not."""
 
     @property
     def is_due(self) -> bool:
-        """Whether how much is left has to be looked up before anything is asked."""
+        """Whether to measure before the next check."""
         return self._wanted != 0 and self._clock.monotonic() >= self._looked_at + LOOK_S
 
     def measure(self) -> None:
-        """See how much is left, if that is not known. Raises nothing.
+        """Measure the free space, if due. Raises nothing.
 
-        Once there is too little, an eighth of the reserve has to be free besides before new runs are kept again.
+        Once the reserve is reached, another eighth of it must be free before new runs are accepted again.
         """
         if not self.is_due:
             return
@@ -78,7 +79,7 @@ class Reserve:
         with suppress(OSError):
             disk = self._statvfs(self._folder)
             size, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
-        if not size:  # some file systems tell nothing of themselves
+        if not size:  # some file systems report nothing
             self._room = self.short = None
             return
         reserve = reserve_bytes(size, self._wanted)
@@ -92,19 +93,20 @@ class Reserve:
             self.short = None
 
     def doubt(self) -> None:
-        """Note that something could not be kept: the disk is asked again at the next look."""
+        """Note that something could not be stored: measure again at the next check."""
         self._looked_at = float("-inf")
 
     def has_room(self, size: int) -> bool:
-        """Return whether a new run of so many bytes leaves the reserve as it is."""
+        """Return whether a new run of `size` bytes leaves the reserve untouched."""
         return self.short is None and (self._room is None or self._kept + COPIES * size <= self._room)
 
     def keeps(self, size: int) -> None:
-        """Note a new run of so many bytes."""
+        """Count a new run of `size` bytes."""
         self._kept += COPIES * size
 
     def grant(self, size: int) -> bool:
-        """Let others write so many bytes, as if they were a new run; False if those would be of the reserve."""
+        """Return whether others may write `size` bytes, and count them like a new run; False if they would use the
+        reserve."""
         if has_room := self.has_room(size):
             self.keeps(size)
         return has_room

@@ -1,4 +1,4 @@
-"""What every journal decides in the same way: order, last attempts, legal ends, cancels, holds, windows. Pure."""
+"""The rules that every journal shares: order, last attempts, legal ends, cancels, holds, windows. Pure."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
@@ -28,11 +28,11 @@ from strandline._model import (
 from strandline.errors import InvariantBroken
 
 Closed = Literal["answered", "dismissed"]
-"""What becomes of an input request."""
+"""How an input request was closed."""
 Rank = tuple[int, int, int]
-"""Where a run stands among those of its session: (lane, urgency, sequence); the smallest is next.
+"""A run's rank in its session: (lane, urgency, sequence); the smallest is next.
 
-The urgency is the priority in the normal lane, the place that was drawn in the front one, and 0 in all others.
+The urgency is the priority in the normal lane, the place drawn on arrival in the front lane, and 0 in all others.
 """
 
 _DRAWN: Final = 1 << 40
@@ -41,24 +41,24 @@ _MOVE_TO: Final = {end: move for (_, move), end in MOVES.items() if end in ENDED
 
 
 def rank(lane: int, priority: int, sequence: int) -> Rank:
-    """Return where a run stands: by priority in the normal lane, by its arrival there in the front one."""
+    """Return a run's rank: by priority in the normal lane, by its arrival there in the front lane."""
     return (lane, priority if lane == Lane.NORMAL else drawn(sequence) if lane == Lane.FRONT else 0, sequence)
 
 
 def drawn(place: int) -> int:
-    """Return the urgency of a run in the front lane that has drawn `place`: one that no priority can be."""
+    """Return the urgency for `place` in the front lane, which is larger than every priority."""
     return _DRAWN + place
 
 
 def is_last(attempt: int, max_attempts: int) -> bool:
-    """Return whether attempt number `attempt` may not be followed by another; a first attempt never counts as last."""
+    """Return whether attempt number `attempt` is the last one allowed; a first attempt never counts as last."""
     return attempt >= max_attempts and attempt > 1
 
 
 def check_names(new: NewRun) -> None:
     """Raise `InvariantBroken` for a name that no row can hold.
 
-    Names are looked up and compared, so they are kept as they are; half a character has no form to be kept in.
+    Names are compared, so they are stored unchanged; a lone surrogate cannot be stored.
     """
     names = (new.run_id, *new.key) if new.keyed is None else (new.run_id, *new.key, new.keyed.key)
     for name in names:
@@ -78,14 +78,14 @@ def check_end(start: RunStatus, end: RunStatus) -> None:
 
 
 class Cancellable(Protocol):
-    """A run that executes, as a journal knows it."""
+    """An executing run, as a journal knows it."""
 
     cancel_requested: bool
     discard: bool
 
 
 def check_cancel(run: Cancellable, end: RunStatus, *, discarded: bool) -> None:
-    """Raise `CancelRequested` if an executing run may not become `end`: the cancel was accepted before."""
+    """Raise `CancelRequested` if an executing run may not become `end` because its cancel was accepted."""
     if run.cancel_requested and not (end is RunStatus.CANCELLED and discarded >= run.discard):
         raise CancelRequested("a cancel of this run was accepted before", discard=run.discard)
 
@@ -93,8 +93,8 @@ def check_cancel(run: Cancellable, end: RunStatus, *, discarded: bool) -> None:
 def cancelled(
     checkpoints: Iterable[Checkpoint], *, discard: bool = False, question: Question | None = None
 ) -> tuple[Outcome, list[Message]]:
-    """Return outcome and messages of a waiting run that is cancelled; none unless an attempt of it has staged some, or
-    it was to answer a question, whose round it closes."""
+    """Return outcome and messages of a cancelled waiting run. It has messages only if it has checkpoints, or was to
+    answer a question, whose round they close."""
     progress = fold(checkpoints, question)
     closed: list[Message] = []
     if question is not None:
@@ -108,9 +108,9 @@ def cancelled(
 def check_answer(
     given: Sequence[str], question: Question | None, closed: Callable[[str], Closed | None]
 ) -> Unanswerable | None:
-    """Return why a run cannot answer what it answers, None if it can: all requests of the open question, and no other.
+    """Return why a run's answers are refused; None if they are for all requests of the open question, and no other.
 
-    `closed` tells what became of a request that is not open.
+    `closed` returns how a request that is not open was closed.
     """
     open_ids = [] if question is None else [each.id for each in question.requests]
     for each in given:
@@ -121,26 +121,26 @@ def check_answer(
 
 
 def as_answer(new: NewRun, question: Question) -> NewRun | None:
-    """Return a run as the answer that it becomes; None if there is not exactly one request that it may answer."""
+    """Return a run as the answer that it becomes; None unless there is exactly one request that it may answer."""
     if not new.may_answer or len(question.requests) != 1:
         return None
     return replace(new, lane=Lane.ANSWER, input=responses({question.requests[0].id: new.input}))
 
 
 def answers_key(keyed: Keyed, run_id: RunId, ended_at: float | None, fingerprint: bytes) -> Attached | Reused | None:
-    """Return how a request is answered whose key stands for a run; None if the key's time is over."""
+    """Return the answer to a request whose key stands for a run; None if the key has expired."""
     if ended_at is not None and ended_at < keyed.ended_before:
         return None
     return Attached(run_id) if fingerprint == keyed.fingerprint else Reused()
 
 
 def stood_s(held_since: float, created_at: float, now: float) -> float:
-    """Return how long the queue deadline of a run stood still that waited in a held session; never less than 0."""
+    """Return for how long the queue deadline of a run stood still in a held session; at least 0."""
     return max(0.0, now - max(held_since, created_at))
 
 
 class Room:
-    """What is left of the bytes that a page of history may have, None: any number. Of one message there is room."""
+    """The bytes that are left for a page of history (None: no bound). One message always fits."""
 
     __slots__ = ("_is_taken", "_left")
 
@@ -149,8 +149,7 @@ class Room:
         self._is_taken = False
 
     def takes(self, size: int) -> bool:
-        """Return whether there is room for a message of so many bytes, and take it. Where there is none the page
-        ends."""
+        """Return whether a message of `size` bytes fits, and count it. If not, the page ends."""
         if self._is_taken and size > self._left:
             return False
         self._left -= size
@@ -159,12 +158,13 @@ class Room:
 
 
 def first_fence(epoch: int) -> int:
-    """Return the smallest fence of an owner; every fence of a later owner (a larger epoch) is larger."""
+    """Return the smallest fence of an owner; all fences of a later owner (a larger epoch) are larger."""
     return epoch << 32
 
 
 def spans(window: Window, length: int) -> Iterator[tuple[int, int] | Inline]:
-    """Yield `(start, end)` for each range that is not empty in a history of `length` messages, and each inline one."""
+    """Yield `(start, end)` for each range that is not empty in a history of `length` messages, and each inline
+    message."""
     for part in window:
         if isinstance(part, Inline):
             yield part

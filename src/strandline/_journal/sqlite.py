@@ -1,8 +1,8 @@
-"""The journal in one SQLite file: the embedded default.
+"""The journal in one SQLite file, the default.
 
-This module joins the others into the port: `ownership` (whose file is it), `driver` (opening it), `operations` (the
+This module joins the others into the port: `ownership` (who owns the file), `driver` (opening it), `operations` (the
 session table decides), `commits` (on the caller's loop, in batches), `writer` and `transactions` (one thread, one
-transaction for each batch), `reader` (what is read).
+transaction per batch), `reader` (queries).
 """
 
 import asyncio
@@ -52,15 +52,15 @@ from strandline.errors import JournalUnavailable
 T = TypeVar("T")
 
 LEAVE_S: Final = 5.0
-"""How long an `open` that was cancelled waits for its thread to give up the lock."""
+"""How long a cancelled `open` waits for its thread to release the lock."""
 
 
 class SqliteJournal(Operations):
-    """A journal in the file `path`, or in the one that it links to; its folder is made if there is none.
+    """A journal in the file `path`, or in the one that it links to; creates the folder if there is none.
 
-    `lock_wait_s` is how long `open` waits for another owner; `on_wait` is called once, with a sentence that names the
-    holder, if it has to. `on_commit` is told of each commit. `disk_reserve` is how many bytes of its disk are left to
-    what was accepted: None is a share of it, 0 none; `statvfs` tells of that disk.
+    `lock_wait_s` is how long `open` waits for another owner; if it has to, it calls `on_wait` once with a sentence that
+    names the owner. `on_commit` is called after each commit. `disk_reserve` is how many bytes of the disk are reserved
+    for accepted runs: None is a share of it, 0 none. `statvfs` measures the disk.
     """
 
     def __init__(
@@ -97,31 +97,32 @@ class SqliteJournal(Operations):
 
     @property
     def epoch(self) -> int:
-        """How many owners the file has had, this one counted; 0 before it was opened."""
+        """How many owners the file has had, including this one; 0 before it was opened."""
         return self._epoch
 
     @property
     def trouble(self) -> str | None:
-        """Why nothing can be kept at this moment; None: it can, as far as is known."""
+        """Why nothing can be stored at the moment; None: it can, as far as is known."""
         return None if self._writer is None else self._writer.trouble
 
     @property
     def low_disk(self) -> str | None:
-        """Why no new run is kept at this moment although others go on; None: new runs are kept."""
+        """Why the disk is too full for new runs although accepted ones continue; None: it is not."""
         return None if self._reserve is None else self._reserve.short
 
     @property
     def sessions(self) -> Sessions:
-        """What waits and executes since it was opened."""
+        """What waits and executes."""
         return NO_SESSIONS if self._commits is None else self._commits.table
 
     @property
     def file(self) -> Path:
-        """The file that it is in, or the one that is linked to it."""
+        """The journal's file, with symbolic links followed."""
         return self._path
 
     async def grant_room(self, size: int) -> bool:
-        """Let somebody else write `size` bytes onto its disk; False if they would be of the reserve."""
+        """Return whether another part of the server may write `size` bytes to the disk; False if they would use the
+        reserve."""
         commits, reserve = self._open_commits(), self._reserve
         assert reserve is not None
         if reserve.is_due:
@@ -131,9 +132,9 @@ class SqliteJournal(Operations):
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
         """Wait for the lock, fence every older owner, end all holds; return what was executing, in order of sequence.
 
-        A file of an older version is migrated, after a copy of it was made. Raises a `JournalError` that says what to
-        do; the file is left untouched then. An object that is open already is closed first. Cancelled, it leaves
-        nothing behind; a migration that is under way ends first, which is waited for up to `LEAVE_S`.
+        Migrates a file of an older version, after copying it. Raises a `JournalError` that says what to do; the file is
+        unchanged then. Closes an open object first. A cancelled `open` leaves nothing behind; it waits up to `LEAVE_S`
+        for a migration that has begun.
         """
         if self._writer is not None:
             await self.close()
@@ -210,7 +211,7 @@ class SqliteJournal(Operations):
         return self._feed.follow()
 
     async def close(self) -> None:
-        """Make everything queued durable, end threads and connections, give up the lock, end `claims()`. Idempotent."""
+        """Make everything queued durable, end threads and connections, release the lock, end `claims()`. Idempotent."""
         writer, commits = self._writer, self._commits
         if writer is None or commits is None:
             return
@@ -250,10 +251,10 @@ class SqliteJournal(Operations):
         return self._commits
 
     async def prune(self, before: float, limit: int) -> int:
-        """Forget up to `limit` runs that ended before `before` (seconds since the epoch), in the order of acceptance.
+        """Delete up to `limit` runs that ended before `before` (seconds since the epoch), in the order of acceptance.
 
-        Their messages stay in history. Returns how many were forgotten; fewer than `limit` means that no more are left.
-        A long walk is made in several transactions, so that operations have their turn.
+        Their messages stay in history. Returns how many were deleted; fewer than `limit` means that none are left. A
+        long walk takes several transactions, so that other operations have their turn.
         """
         forgotten = 0
         after: int | None = -1
@@ -262,18 +263,18 @@ class SqliteJournal(Operations):
                 step = partial(SqliteTransactions.prune, before=before, limit=limit - forgotten, after=after)
                 count, after = await self._transact(step)
                 forgotten += count
-        finally:  # (steps before one that failed have made room)
+        finally:  # (steps before the failed one have freed space)
             if self._commits is not None:
                 self._commits.table.forget_stored()
         return forgotten
 
     async def _transact(self, call: Callable[[SqliteTransactions], T]) -> T:
-        """Return what a call returns that writes rows which the session table does not decide."""
+        """Return the result of a call that writes rows without the session table."""
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[T] = loop.create_future()
 
         def done(answer: Any) -> None:
-            with suppress(RuntimeError):  # that loop is closed: nobody waits there any more
+            with suppress(RuntimeError):  # that loop is closed: nobody waits there
                 loop.call_soon_threadsafe(resolve, answered, answer)
 
         if (
@@ -287,11 +288,11 @@ class SqliteJournal(Operations):
     # -- what is read ---------------------------------------------------------------------------------
 
     async def load(self, key: SessionKey) -> AgentRecord:
-        """Return window and state of a session; whatever a delivered claim rests on is in it."""
+        """Return window and state of a session, including everything that a delivered claim rests on."""
         return await self._answered(partial(reader.load, key=key))
 
     async def read(self, query: Query[A]) -> A:
-        """Answer a query off the caller's loop; whatever a delivered claim rests on is in it."""
+        """Answer a query off the caller's loop, including everything that a delivered claim rests on."""
         return await self._answered(partial(lists.answer, query=query))
 
     async def _answered(self, question: Callable[[sqlite3.Connection], T]) -> T:
@@ -299,10 +300,10 @@ class SqliteJournal(Operations):
         if readers is None:
             raise JournalUnavailable(NOT_OPEN)
         if self._watch is not None and self._watch.gone is not None:
-            self._watch.check()  # a connection that is made now would show another file, or none
+            self._watch.check()  # a new connection would read another file, or none
         try:
             return await asyncio.wrap_future(readers.ask(question))
         except sqlite3.Error as error:
             if self._watch is not None:
-                self._watch.check()  # (of a file that was cut off no table is found any more)
+                self._watch.check()  # (a truncated file has no tables)
             raise translated(error) from error

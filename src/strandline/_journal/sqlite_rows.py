@@ -1,9 +1,10 @@
-"""The rows of a journal in SQLite: written as the session table says, and read for its decisions.
+"""The rows of a journal in SQLite, written and read for the session table.
 
-It decides nothing. Belongs to the thread that writes, and works in the transaction that is open there.
+Decides nothing. Belongs to the writer's thread, and works in its open transaction.
 
-The driver takes whole numbers, texts and `bytearray` at once. For None, bool and `bytes` it looks for an adapter first,
-which takes 0.5 us for each: so what is nearly always NULL is left out, or is a 0 that the statement makes NULL.
+The driver binds integers, texts and `bytearray` directly. For None, bool and `bytes` it first searches for an adapter,
+which takes 0.5 us each: so values that are nearly always NULL are left out, or passed as a 0 that the statement turns
+into NULL.
 """
 
 import sqlite3
@@ -28,17 +29,17 @@ _EVERY_RUN: Final = (
     "seq", "run_id", "session", "lane", "urgency", "priority", "status", "attempt", "last", "opaque", "input",
     "created_at",
 )  # fmt: skip
-_GOES_ON: Final = " AND ".join(f"status <> '{status.value}'" for status in sorted(ENDED))
-"""Of a run. (For a list of more than two SQLite makes a table, each time.)"""
+_IS_OPEN: Final = " AND ".join(f"status <> '{status.value}'" for status in sorted(ENDED))
+"""True for a run that has not ended. (For an IN list of more than two, SQLite builds a table each time.)"""
 
 _CHANGE_RUN: Final = (
     "UPDATE runs SET status = ?, lane = ?, urgency = ?, moved = ?, attempt = ?, fence = nullif(?, 0), last = ?,"
     " started_at = ?, queue_deadline = ?, cancel_requested = ?, discard = ?"
-    f" WHERE seq = ? AND fence IS nullif(?, 0) AND {_GOES_ON}"
+    f" WHERE seq = ? AND fence IS nullif(?, 0) AND {_IS_OPEN}"
 )
 _END_RUN: Final = (
     "UPDATE runs SET status = ?, outcome = ?, ended_at = ?, fence = nullif(?, 0), last = 0, discarded = ?"
-    f" WHERE seq = ? AND fence IS nullif(?, 0) AND {_GOES_ON}"
+    f" WHERE seq = ? AND fence IS nullif(?, 0) AND {_IS_OPEN}"
 )
 _ADD_HISTORY: Final = (
     "INSERT INTO history (no, session, nth, first, count, previous, run, discarded, messages)"
@@ -58,17 +59,17 @@ _PLAIN: Final[dict[type[changes.Change], str]] = {
         " SELECT :no, :id, :run, :closed WHERE EXISTS (SELECT 1 FROM runs WHERE seq = :run)"
     ),
 }
-"""What one statement writes of the fields as they are."""
+"""Changes that one statement writes, with their fields as parameters."""
 _OF_WHAT_IS_THERE: Final = (changes.ChangeSession, changes.EndHold, changes.AnswerQuestion)
 _LAST_ROW: Final = "UPDATE sessions SET last = ?, rests_since = ? WHERE no = ?"
 _NEW_STATE: Final = "UPDATE agents SET state = ? WHERE session = ?"
 _LIVE: Final = (
     "SELECT run_id, seq, lane, urgency, created_at, queue_deadline, attempt, started_at, moved, fence,"
-    f" CASE WHEN NOT ({_GOES_ON}) THEN coalesce(ended_at, created_at) END, cancel_requested, discard,"
+    f" CASE WHEN NOT ({_IS_OPEN}) THEN coalesce(ended_at, created_at) END, cancel_requested, discard,"
     " CASE WHEN started_at IS NULL AND attempt = 0 THEN 0 ELSE (SELECT count(*) FROM staged WHERE run = seq) END"
     " FROM runs"
 )
-"""What `RunState` has of a run that waits or is claimed, in the order of its fields."""
+"""The fields of `RunState` for a waiting or claimed run, in their order."""
 _LIVE_OF: Final = (
     f"{_LIVE} WHERE session = ? AND status = 'queued' UNION ALL {_LIVE} WHERE session = ? AND fence IS NOT NULL"
 )
@@ -81,25 +82,25 @@ _LAST_PLACE: Final = f"SELECT max(urgency) FROM runs WHERE status = 'queued' AND
 
 @cache
 def _add_run(more: tuple[str, ...]) -> str:
-    """Return the statement that adds a run, with these columns besides those that every run has."""
+    """Return the statement that adds a run, with these columns beside those of every run."""
     columns = (*_EVERY_RUN, *more)
     return f"INSERT INTO runs ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
 
 
 class Mismatch(Exception):
-    """What is in memory is not what is stored."""
+    """The cached state differs from the stored one."""
 
 
 class SqliteRows:
-    """What is written and read on one connection. Implements `records.Records`."""
+    """Writes and reads on one connection. Implements `records.Records`."""
 
-    def __init__(self, connection: sqlite3.Connection, look: Callable[[], None] = lambda: None) -> None:
-        # One cursor for all: making one for each statement takes a tenth of the time of a short one. What it returns is
-        # to be read before the next statement.
+    def __init__(self, connection: sqlite3.Connection, measure: Callable[[], None] = lambda: None) -> None:
+        # One cursor for all statements: creating one takes a tenth of the time of a short statement. Read its result
+        # before the next statement.
         self._cursor = connection.cursor()
         self._execute = self._cursor.execute
         self._connection = connection
-        self._look = look
+        self._measure = measure
         self._writers: dict[type[Any], Callable[[Any], None]] = {
             changes.AddSession: self._add_session,
             changes.DropSession: self._drop_session,
@@ -114,7 +115,7 @@ class SqliteRows:
         }
 
     def close(self) -> None:
-        """Let go of the connection: one that is closed while a statement is not stays open in secret."""
+        """Release the connection: one that is closed before its statements stays open unseen."""
         self._cursor.close()
 
     def next_numbers(self) -> tuple[int, int, int]:
@@ -129,7 +130,7 @@ class SqliteRows:
     # -- what is written ------------------------------------------------------------------------------
 
     def write(self, rows: Iterable[changes.Change]) -> None:
-        """Write rows in their order. Raises `Mismatch` if one of them is not as the session table has it."""
+        """Write rows in their order. Raises `Mismatch` if a stored row differs from the session table's state."""
         writers = self._writers
         for row in rows:
             writers[type(row)](row)
@@ -147,7 +148,7 @@ class SqliteRows:
         self._execute("INSERT INTO sessions (no, principal, session_id) VALUES (?,?,?)", (session.no, *session.key))
 
     def _drop_session(self, row: changes.DropSession) -> None:
-        # No run of it waits or is claimed, so that each has its row of history.
+        # No run of it waits or is claimed, so each has its row of history.
         session, delete = row.session, self._connection.executemany
         rows = self._execute(f"{reader.CHAIN} SELECT run, no FROM chain", (row.last, session.no, -1)).fetchall()
         if len(rows) != row.rows:
@@ -224,7 +225,7 @@ class SqliteRows:
         self._update(_LAST_ROW, (row.row, row.rests_since, session.no))
 
     def _store_agent(self, row: changes.StoreAgent) -> None:
-        # Nearly always there is a row, and only a state.
+        # Nearly always the row exists, and only the state changes.
         session = row.session
         window = row.window and checksums.with_checksum(row.window, session.crc)
         state = row.state and checksums.with_checksum(row.state, session.crc)
@@ -251,7 +252,7 @@ class SqliteRows:
     # -- what the session table asks for --------------------------------------------------------------
 
     def busy_sessions(self) -> Iterator[SessionState]:
-        """Yield every session in which runs wait or are claimed."""
+        """Yield every session with waiting or claimed runs."""
         for no, *key in self._execute(_BUSY).fetchall():
             session = self._session(SessionKey(*key))
             if session is None:
@@ -280,7 +281,7 @@ class SqliteRows:
         return session
 
     def locate_run(self, run_id: RunId) -> RunLocation | None:
-        """Return a run, None if it is not kept."""
+        """Return where a run is; None if it is not stored."""
         row = self._execute(
             "SELECT principal, session_id, seq FROM runs JOIN sessions ON no = session WHERE run_id = ?", (run_id,)
         ).fetchone()
@@ -311,7 +312,7 @@ class SqliteRows:
         return reader.readable(self._connection, reader.RunRow(*row), session)
 
     def question(self, session: changes.SessionRef, run: int, until: float) -> StoredQuestion:
-        """Return the question whose round is open, or what history has of it."""
+        """Return the open question, or what history has of it."""
         try:
             return StoredQuestion(reader.question_of(self._connection, session, run, until))
         except JournalUnavailable as error:
@@ -321,17 +322,17 @@ class SqliteRows:
             return StoredQuestion(Question(requests=[], message=message, results={}, state={}), error)
 
     def closed_request(self, session: changes.SessionRef, request: str) -> Closed | None:
-        """Return what became of an input request."""
+        """Return how an input request was closed."""
         row = self._execute(
             "SELECT closed FROM closed_requests WHERE session = ? AND id = ?", (session.no, request)
         ).fetchone()
         return row[0] if row else None
 
     def stored_bytes(self, principal: Principal) -> int:
-        """Return how many bytes are kept for a principal."""
+        """Return how many bytes are stored for a principal."""
         row = self._execute("SELECT bytes FROM stored WHERE principal = ?", (principal,)).fetchone()
         return row[0] if row else 0
 
     def look_for_room(self) -> None:
-        """See how much room the disk has."""
-        self._look()
+        """Measure the free space on the disk."""
+        self._measure()

@@ -1,7 +1,7 @@
-"""What the session table holds: sessions, their waiting and claimed runs, and the question that a session waits on.
+"""The state cache of the session table: sessions, their waiting and claimed runs, and their open questions.
 
-Plain mutable records; `table.py` alone changes them. Bodies (inputs, histories, outcomes) are not here, but for short
-inputs of runs that wait: storage has them, and `records.py` says how they are read.
+Plain mutable records that only `table.py` changes. Bodies (inputs, histories, outcomes) stay in storage, except short
+inputs of waiting runs; `records.py` says how they are read.
 """
 
 from array import array
@@ -18,7 +18,7 @@ from strandline._model import NewRun, RunId, SessionKey
 
 
 class HistoryEnd(Struct, frozen=True, gc=False):
-    """Where a session's history ends: its last row (None if it has none), that row's number, the message count."""
+    """The end of a session's history: its last row (None if it has none), that row's number, the message count."""
 
     row: int | None = None
     nth: int = 0
@@ -28,8 +28,8 @@ class HistoryEnd(Struct, frozen=True, gc=False):
 class OpenRound(Struct, eq=False):
     """The question whose round is open at the end of a session's history.
 
-    `run` and `answer` are the sequences of the run that asked and of the run that answers, if one was accepted. Until
-    `until` nothing but an answer is started.
+    `run` and `answer` are the sequences of the run with the question and of the run that answers it, if one was
+    accepted. Until `until` only an answer starts.
     """
 
     run: int
@@ -38,7 +38,7 @@ class OpenRound(Struct, eq=False):
 
 
 class RunState(Struct, eq=False):
-    """A run that waits or is claimed. One that is claimed and has ended, at `held_since`, is held."""
+    """A run that waits or is claimed. With `held_since` it has ended and is held."""
 
     session: "SessionState"
     run_id: RunId
@@ -50,21 +50,21 @@ class RunState(Struct, eq=False):
     attempt: int = 0
     started_at: float | None = None
     moved: int | None = None
-    """The priority that somebody has given it since it was accepted."""
+    """The priority that a move gave it."""
     fence: int | None = None
     held_since: float | None = None
     cancel_requested: bool = False
     discard: bool = False
     checkpoints: int = 0
-    """How many checkpoints of it are kept."""
+    """How many checkpoints it has."""
     new: NewRun | None = None
-    """What it was accepted as, as long as it waits; None if only storage has it."""
+    """The accepted run, while it waits; None if only storage has it."""
     due: Due | None = None
-    """When it is to be looked at because of its `queue_deadline`, which may be later."""
+    """When to check its `queue_deadline`, which may be later."""
 
     @property
     def rank(self) -> Rank:
-        """Where it stands among the waiting runs of its session."""
+        """Its rank among the waiting runs of its session."""
         return (self.lane, self.urgency, self.seq)
 
     @property
@@ -74,14 +74,14 @@ class RunState(Struct, eq=False):
 
 
 class RunQueue:
-    """The waiting runs of one session, sorted by rank. Nearly all join at the end and leave at the head."""
+    """The waiting runs of one session, sorted by rank. Nearly all are added at the end and removed at the head."""
 
     __slots__ = ("_gone", "_ranks", "_runs")
 
     def __init__(self) -> None:
         self._ranks: list[Rank] = []
         self._gone = 0
-        """How many ranks at the start of the list have left; dropped when they are half of it."""
+        """How many ranks at the start of the list are removed; dropped when they are half of it."""
         self._runs: dict[Rank, RunState] = {}
 
     def __len__(self) -> int:
@@ -97,11 +97,11 @@ class RunQueue:
         return self._runs[self._ranks[self._gone]]
 
     def ahead(self, rank: Rank) -> int:
-        """Return how many runs stand before `rank`."""
+        """Return how many runs are before `rank`."""
         return bisect_left(self._ranks, rank, lo=self._gone) - self._gone
 
     def add(self, run: RunState) -> None:
-        """Have a run wait at its rank."""
+        """Add a run at its rank."""
         rank = run.rank
         self._runs[rank] = run
         ranks = self._ranks
@@ -111,7 +111,7 @@ class RunQueue:
             insort(ranks, rank, lo=self._gone)
 
     def remove(self, run: RunState) -> None:
-        """Have a run leave, cheaply at the head."""
+        """Remove a run; cheap at the head."""
         rank = run.rank
         del self._runs[rank]
         if rank != self._ranks[self._gone]:
@@ -124,9 +124,8 @@ class RunQueue:
 
 
 class Keys:
-    """Which idempotency keys the runs of a session have or had, as hashes: any other stands for no run of it.
-
-    Of more than `MOST` none is remembered: each may be one.
+    """Hashes of the idempotency keys that runs of a session have or had; no other key stands for one of its runs.
+    Beyond `MOST` keys none is remembered, and every key may stand for a run.
     """
 
     __slots__ = ("_hashes",)
@@ -135,7 +134,7 @@ class Keys:
 
     def __init__(self, keys: Sequence[str] = ()) -> None:
         self._hashes: array[int] | None = None
-        """Sorted. (A set takes eight times as much, and ten thousand sessions are in memory.)"""
+        """Sorted. (A set takes eight times the memory, and ten thousand sessions are cached.)"""
         if len(keys) <= self.MOST:
             self._hashes = array("q", sorted(map(hash, keys)))
 
@@ -148,7 +147,7 @@ class Keys:
         return place < len(hashes) and hashes[place] == wanted
 
     def add(self, key: str) -> None:
-        """Note the key of a run that comes."""
+        """Add the key of a new run."""
         if self._hashes is not None and not self.may_have(key):
             insort(self._hashes, hash(key))
             if len(self._hashes) > self.MOST:
@@ -156,28 +155,27 @@ class Keys:
 
 
 class SessionState(Struct, eq=False):
-    """One conversation, as far as decisions need it."""
+    """A session, as far as decisions need it."""
 
     ref: SessionRef
     end: HistoryEnd = HistoryEnd()
     paused: bool = False
     closed_since: float | None = None
-    """Since when its time stands still, if it is or was paused in that time."""
+    """Since when its queue deadlines stand still, if it is or was paused since."""
     rests_since: float | None = None
-    """When history was last appended to, as its last run ended or its question was dismissed; or when it was resumed
-    after that."""
+    """When history last grew, as its last run ended or its question was dismissed; or when it was resumed, if later."""
     round: OpenRound | None = None
     queue: RunQueue = field(default_factory=RunQueue)
     claimed: RunState | None = None
     """The run that executes or is held."""
     keys: Keys | None = None
-    """None: what keys it has was not asked for yet."""
+    """None: not yet read."""
     is_changed: bool = False
-    """Whether something of it was changed that no batch has yet."""
+    """Whether it has changes that are in no batch yet."""
     in_flight: int = 0
-    """How many batches have changes of it that are not durable."""
+    """How many batches with its changes are not durable."""
     due: Due | None = None
-    """When runs that wait for an answer to its question wait no longer."""
+    """When its runs stop waiting for an answer to its question."""
 
     @property
     def no(self) -> int:
@@ -191,7 +189,7 @@ class SessionState(Struct, eq=False):
 
     @property
     def question(self) -> OpenRound | None:
-        """The question that it waits to be answered: no answer was accepted yet."""
+        """Its open question, if no answer was accepted yet."""
         found = self.round
         return found if found is not None and found.answer is None else None
 
@@ -203,13 +201,13 @@ class SessionState(Struct, eq=False):
 
     @property
     def held(self) -> RunState | None:
-        """The run that has ended and keeps its claim."""
+        """The run that has ended but keeps its claim."""
         claimed = self.claimed
         return claimed if claimed is not None and claimed.held_since is not None else None
 
     @property
     def is_durable(self) -> bool:
-        """Whether it is stored as it is here."""
+        """Whether all its changes are durable."""
         return not self.is_changed and not self.in_flight
 
     @property

@@ -1,10 +1,10 @@
-"""The session table: one rule set that decides what becomes of every session and run.
+"""The session table: the one set of rules for every session and run.
 
-Deterministic and synchronous: it knows no clock, event loop or SQL. Each operation looks up what it needs
-(`records.py`), decides, changes the state in memory and notes the rows to write and the claims that were made; `drain`
-hands them out as a batch. An operation that raises has changed nothing and notes nothing. Batches have to be stored, in
-their order, before the answers that rest on them are told or their claims delivered; more may be decided meanwhile. If
-one could not be, `undo` says which sessions have to be put back to what is stored. `now` is in seconds since the epoch.
+Deterministic and synchronous: it knows no clock, event loop or SQL. Each operation reads what it needs (`records.py`),
+decides, changes the cached state, and adds the rows to write and the claims that it made; `drain` returns them as a
+batch. An operation that raises has changed nothing. Batches must be stored in their order, before the answers that rest
+on them are sent or their claims delivered; meanwhile more may be decided. If a batch cannot be stored, `undo` returns
+the sessions to reset to their stored state. `now` is in seconds since the epoch.
 """
 
 from collections.abc import Iterable, Mapping
@@ -83,24 +83,24 @@ from strandline.errors import InvariantBroken
 
 _ENQUEUE: Final = IfBusy.ENQUEUE
 KEPT_BYTES: Final = 2048
-"""An input of no more bytes stays in memory while its run waits; a longer one is read when its run is claimed."""
+"""An input up to this size stays in memory while its run waits; a longer one is read when its run is claimed."""
 
 
 class Batch(Struct, gc=False):
-    """What was decided and has to be stored together: rows in their order, and the claims to deliver after that."""
+    """Decisions to store together: rows in their order, and the claims to deliver afterwards."""
 
     changes: list[Change]
     claims: list[Claim]
     sessions: list[SessionState]
-    """Those that are changed."""
+    """The changed ones."""
     coming: list[tuple[Principal, int]]
-    """How many bytes new runs have, as far as that matters for their principals."""
+    """The bytes of new runs, by principal, where these are bounded."""
     dropped: list[SessionKey]
     """Sessions that are deleted."""
 
 
 class SessionTable(Transitions):
-    """All sessions in which something goes on, and those that were asked for last."""
+    """The sessions with waiting or claimed runs, and those that were used last."""
 
     @classmethod
     def of(
@@ -113,9 +113,9 @@ class SessionTable(Transitions):
         next_row: int,
         room: Room | None = None,
     ) -> "SessionTable":
-        """Return the table of what is stored. `next_*` are the numbers of the next session, run and row of history.
+        """Return a table of the stored sessions. `next_*` are the numbers of the next session, run and row of history.
 
-        What is not in memory is read from `records` at once, until its `records` are set to None.
+        What is not cached is read from `records` at once, until its `records` are set to None.
         """
         table = cls(records, room, max_attempts=max_attempts, next_no=next_no, next_seq=next_seq, next_row=next_row)
         table._install_all(records.busy_sessions())
@@ -145,7 +145,7 @@ class SessionTable(Transitions):
         return len(self._changes)
 
     def durable(self, batch: Batch, stored: Mapping[Principal, int]) -> None:
-        """Note that a batch is stored for good. `stored` are the bytes now kept for each of its `principals`."""
+        """Note that a batch is durable. `stored` are the bytes now stored for each of its `principals`."""
         for session in batch.sessions:
             session.in_flight -= 1
         for principal, size in batch.coming:
@@ -157,17 +157,18 @@ class SessionTable(Transitions):
         self._stored_of.update(stored)
 
     def principals(self, batch: Batch) -> set[Principal]:
-        """Return the principals of a batch of which the bytes that are kept have to be known."""
+        """Return the principals of a batch whose stored bytes the table needs."""
         return (
             {session.key.principal for session in batch.sessions} & self._stored_of.keys() if self._stored_of else set()
         )
 
     def forget_stored(self) -> None:
-        """Note that what is kept for principals has changed by something that was not decided here."""
+        """Note that the stored bytes of principals changed by something that was not decided here."""
         self._stored_of.clear()
 
     def undo(self, batches: Iterable[Batch]) -> set[SessionKey]:
-        """Drop what was decided since the last drain, as `batches` could not be stored; return what to `put_back`."""
+        """Drop all decisions since the last drain, as `batches` could not be stored; return the sessions to
+        `put_back`."""
         sessions = [*self._changed, *(session for batch in batches for session in batch.sessions)]
         self._changes.clear()
         self._claims.clear()
@@ -180,21 +181,21 @@ class SessionTable(Transitions):
         return {session.key for session in sessions}
 
     def put_back(self, sessions: Mapping[SessionKey, SessionState | None]) -> None:
-        """Replace sessions by what is stored of them; None: there is no such session."""
+        """Replace sessions by their stored state; None: the session does not exist."""
         for key, session in sessions.items():
             self._forget(key)
-            if session is not None:  # (if it could not be stored that a run is ended, it cannot be at once again)
+            if session is not None:  # (a run whose end could not be stored is not due again at once)
                 self._install(session, self._now + DUE_AGAIN_S)
 
     def session_of(self, run_id: RunId | None) -> SessionKey | None:
-        """Return the session of a run that waits or is claimed; None if it is no such run."""
+        """Return the session of a waiting or claimed run; None for any other."""
         run = None if run_id is None else self._runs.get(run_id)
         return None if run is None else run.session.key
 
     # -- ownership ------------------------------------------------------------------------------------
 
     def take_over(self, epoch: int, now: float) -> list[Claim]:
-        """End all holds and fence every older owner; return what was executing, in order of sequence, claimed anew."""
+        """End all holds and fence every older owner; return new claims on what was executing, in order of sequence."""
         self._now = now
         self._fence = first_fence(epoch)
         claimed = in_order(run for run in self._runs.values() if run.fence is not None)
@@ -223,7 +224,7 @@ class SessionTable(Transitions):
         if new.run_id in self._runs:
             raise InvariantBroken(f"run id {new.run_id} is taken")
         session = self._find(new.key)
-        asked = None if session is None else session.question
+        open_round = None if session is None else session.question
         forgotten = None
         if new.keyed is not None and session is not None:
             known = self._stands_for(session, new)
@@ -231,27 +232,27 @@ class SessionTable(Transitions):
                 return known
             forgotten = known
         question: Question | None = None
-        if session is not None and asked is not None and new.may_answer:
+        if session is not None and open_round is not None and new.may_answer:
             found = self._question(session).question
             if (answer := as_answer(new, found)) is not None:
                 new, question = answer, found
                 body = replace(body, prompt=encode_messages(answer.input))
         place = rank(new.lane, new.priority, self._next_seq)
         ahead = session.queue.ahead(place) if session is not None else 0
-        goes_on = asked is None or new.dismisses or asked.until <= now
+        may_proceed = open_round is None or new.dismisses or open_round.until <= now
         leaving: list[RunState] = []
         if new.if_busy is not _ENQUEUE and session is not None:
-            is_behind = new.lane != Lane.ANSWER and (len(session.queue) > 0 or not goes_on)
+            is_behind = new.lane != Lane.ANSWER and (len(session.queue) > 0 or not may_proceed)
             is_busy = is_behind or session.claimed is not None or session.paused
             if is_busy and new.if_busy is IfBusy.REJECT:
                 return Refused("session_busy", ahead + 1)
             leaving = self._begun_and_waiting(session, new.if_busy)
             self._look_up_waiting(leaving)
             ahead -= len(leaving)
-        if session is not None and asked is not None and goes_on:
-            self._question(session)  # (it is to be dismissed)
+        if session is not None and open_round is not None and may_proceed:
+            self._question(session)  # (to dismiss it)
         if new.lane == Lane.ANSWER and question is None:
-            if session is not None and asked is not None:
+            if session is not None and open_round is not None:
                 question, error = self._question(session)
                 if error is not None:
                     raise error
@@ -267,7 +268,7 @@ class SessionTable(Transitions):
                 return Refused("disk_low", ahead + 1)
         answers = question is not None
         is_free = session is None or (session.claimed is None and not session.paused)
-        at_once = claim_next and not ahead and is_free and (goes_on or answers)
+        at_once = claim_next and not ahead and is_free and (may_proceed or answers)
         if not at_once and not answers:
             waiting = (len(session.queue) if session is not None else 0) - len(leaving)
             if (full := self._full(new, bounds, waiting, len(leaving))) is not None:
@@ -283,8 +284,8 @@ class SessionTable(Transitions):
             self._bytes_in_flight[new.key.principal] += body.size
         if room is not None:
             room.keeps(body.size)
-        if asked is not None:
-            self._meet_question(session, asked, run, question, dismiss=at_once or new.dismisses)
+        if open_round is not None:
+            self._meet_question(session, open_round, run, question, dismiss=at_once or new.dismisses)
         stopped = None if new.if_busy is _ENQUEUE else self._interrupt(session, leaving, new.if_busy)
         if forgotten is not None:
             self._note(session, DropKey(forgotten))
@@ -301,7 +302,7 @@ class SessionTable(Transitions):
         return Accepted(0, stopped)
 
     def _stands_for(self, session: SessionState, new: NewRun) -> Attached | Reused | int | None:
-        """Return what the key of a new run stands for; the sequence of a run whose key is to be forgotten; or None."""
+        """Return the answer that the key of a new run gives; the sequence of a run whose key has expired; or None."""
         assert new.keyed is not None
         ref, key = session.ref, new.keyed.key
         if session.keys is None:
@@ -327,7 +328,7 @@ class SessionTable(Transitions):
         return check_answer(answered(new.input), question, closed)
 
     def _stored_bytes(self, principal: Principal) -> int:
-        """Return how many bytes are kept for a principal, those counted whose commit is under way."""
+        """Return how many bytes are stored for a principal, including those whose commit is under way."""
         if self.records is not None:
             return self.records.stored_bytes(principal)
         stored = self._stored_of.get(principal)
@@ -335,7 +336,7 @@ class SessionTable(Transitions):
             what = ("bytes", principal)
             stored = self._fetched(what, lambda records: records.stored_bytes(principal))
             self._stored_of[principal] = stored
-            self.found.pop(what)  # (what is decided meanwhile changes it)
+            self.found.pop(what)  # (decisions in the meantime change it)
         return stored + self._bytes_in_flight[principal]
 
     def _full(
@@ -349,28 +350,28 @@ class SessionTable(Transitions):
         return "server_full" if self.waiting - leaving >= bounds.total else None
 
     def _begun_and_waiting(self, session: SessionState, if_busy: IfBusy) -> list[RunState]:
-        """Return what an interrupt ends of the waiting runs: those that have begun."""
+        """Return the waiting runs that an interrupt ends: those that have begun."""
         if if_busy not in INTERRUPTS:
             return []
         return [run for run in session.queue if run.lane == Lane.REQUEUED and run.has_begun]
 
     def _interrupt(self, session: SessionState, begun: list[RunState], if_busy: IfBusy) -> Stopped | None:
-        """Cancel what has begun in a session, for a run that goes before all that has not."""
+        """Cancel what has begun in a session, for a run that goes before everything else."""
         if if_busy not in INTERRUPTS:
             return None
         discard = if_busy is IfBusy.ROLLBACK
         ended = {run.run_id: self._cancel_waiting(run, discard=discard) for run in begun}
         executing = session.executing
-        cancelling = [] if executing is None else [self._have_end(executing, discard=discard)]
+        cancelling = [] if executing is None else [self._request_end(executing, discard=discard)]
         return Stopped(ended, cancelling) if ended or cancelling else None
 
     def _meet_question(
-        self, session: SessionState, asked: OpenRound, run: RunState, question: Question | None, *, dismiss: bool
+        self, session: SessionState, open_round: OpenRound, run: RunState, question: Question | None, *, dismiss: bool
     ) -> None:
-        """Do what a run that is accepted does to the question of its session; with `question`, it answers it."""
+        """Apply an accepted run to the open question of its session; with `question`, the run answers it."""
         if question is not None:
-            self._close_requests(session, asked, question, "answered")
-            asked.answer = run.seq
+            self._close_requests(session, open_round, question, "answered")
+            open_round.answer = run.seq
             self._note(session, AnswerQuestion(session.no, run.seq))
             self._question_moved(session)
         elif dismiss:
@@ -378,7 +379,7 @@ class SessionTable(Transitions):
         elif (
             run.queue_deadline is not None
         ):  # its time stands still since it came, or since the question if that was later
-            run.queue_deadline += max(0.0, asked.until - max(run.created_at, session.rests_since or 0.0))
+            run.queue_deadline += max(0.0, open_round.until - max(run.created_at, session.rests_since or 0.0))
 
     def claim_next(self, key: SessionKey, *, now: float) -> ClaimResult:
         """Claim the session's next run, counting an attempt."""
@@ -390,36 +391,36 @@ class SessionTable(Transitions):
         return self._claim_next(session)
 
     def checkpoint(self, token: FencingToken, checkpoint: bytes) -> None:
-        """Keep what a running run has done so far."""
+        """Store what a running run has done so far."""
         run = self._executing(token)
         self._note(run.session, AddCheckpoint(run.seq, run.checkpoints, checkpoint))
         run.checkpoints += 1
 
     def finish(
-        self, token: FencingToken, left: EncodedCompletion, *, hold: bool, claim_next: bool, now: float
+        self, token: FencingToken, completion: EncodedCompletion, *, hold: bool, claim_next: bool, now: float
     ) -> ClaimResult:
-        """End a run: outcome, messages, window and state. With `hold`, its claim stays; else claim the next."""
-        check_end(RunStatus.RUNNING, left.status)
+        """End a run: outcome, messages, window and state. With `hold`, keep its claim; else claim the next."""
+        check_end(RunStatus.RUNNING, completion.status)
         run = self._executing(token)
-        check_cancel(run, left.status, discarded=left.discarded)
+        check_cancel(run, completion.status, discarded=completion.discarded)
         self._now = now
         session = run.session
-        closed = (left.length > 0 and not left.discarded) or left.question is not None
+        closed = (completion.length > 0 and not completion.discarded) or completion.question is not None
         if not closed and session.answered_by(run) is not None:
             self._question(session)
         if claim_next and not hold:
             self._look_ahead(session)
-        self._end(run, left.status, left.outcome, discarded=left.discarded, hold=hold)
-        self._append(session, run.seq, left.messages, left.length, discarded=left.discarded)
-        self._answered(run, closed=closed, begun=left.discarded)
-        if left.question is not None:
-            self._ask(session, run.seq, left.question, now + left.answer_within_s, hold=hold)
-        if left.window is not None or left.state is not None:
-            self._note(session, StoreAgent(session.ref, left.window, left.state))
+        self._end(run, completion.status, completion.outcome, discarded=completion.discarded, hold=hold)
+        self._append(session, run.seq, completion.messages, completion.length, discarded=completion.discarded)
+        self._close_round_of(run, closed=closed, begun=completion.discarded)
+        if completion.question is not None:
+            self._ask(session, run.seq, completion.question, now + completion.answer_within_s, hold=hold)
+        if completion.window is not None or completion.state is not None:
+            self._note(session, StoreAgent(session.ref, completion.window, completion.state))
         return self._claim_next(session) if claim_next and not hold else ClaimResult.NOTHING
 
     def release(self, token: FencingToken, *, counted: bool, now: float) -> None:
-        """Have a running run wait at the head of its queue, `counted` False without its attempt; or end a hold."""
+        """Requeue a running run at the head of its queue, with `counted` False without its attempt; or end a hold."""
         run = self._claimed(token)
         if run.held_since is None:
             check_cancel(run, RunStatus.QUEUED, discarded=False)
@@ -429,10 +430,10 @@ class SessionTable(Transitions):
             self._now = now
             self._end_hold(run)
 
-    # -- changes that somebody asks for ---------------------------------------------------------------
+    # -- requested changes --------------------------------------------------------------------------
 
     def change(self, change: AnyChange, *, now: float) -> ChangeAnswer:
-        """Apply a change that somebody asks for, unless what it is about does not allow it (any more)."""
+        """Apply a requested change, unless the state of its subject does not (or no longer) allow it."""
         self._now = now
         match change:
             case Cancel():
@@ -455,11 +456,11 @@ class SessionTable(Transitions):
                 assert_never(change)
 
     def _locate_run(self, run_id: RunId) -> RunLocation | None:
-        """Return a run that is kept; of those that are not in memory storage knows."""
+        """Return where a run is, from storage if it is not cached."""
         return self._fetched(run_id, lambda records: records.locate_run(run_id))
 
     def _delete(self, change: Delete) -> Changed | Busy:
-        """Forget a session with its history, state and ended runs, unless a run of it waits or is claimed."""
+        """Delete a session with its history, state and ended runs, unless a run of it waits or is claimed."""
         session = self._find(change.key)
         if session is None:
             return Changed(existed=False)
@@ -476,7 +477,7 @@ class SessionTable(Transitions):
         return Changed(existed=True)
 
     def _end_one(self, change: EndWaiting) -> Changed | Busy:
-        """End a run of this session if it still waits and has not begun; it leaves no message in history."""
+        """End a run of this session if it waits and has not begun; it leaves no message in history."""
         check_end(RunStatus.QUEUED, change.outcome.status)
         run = self._runs.get(change.run_id)
         if run is None:
@@ -491,7 +492,7 @@ class SessionTable(Transitions):
         return Changed(existed=True)
 
     def _end_overdue(self, change: EndOverdue) -> Stopped:
-        """End the runs of a session that have waited too long; they leave no message in history."""
+        """End the overdue runs of a session; they leave no message in history."""
         check_end(RunStatus.QUEUED, change.outcome.status)
         session = self._find(change.key)
         overdue = [] if session is None else [run for run in session.queue if self._is_overdue(run, self._now)]
@@ -501,13 +502,13 @@ class SessionTable(Transitions):
         return Stopped(ended={run.run_id: change.outcome for run in overdue}, cancelling=[])
 
     def _cancel(self, change: Cancel) -> Stopped | Changed | Ended:
-        """End a run that waits, have one that executes end, or dismiss the question of one that has asked."""
+        """End a waiting run, request the end of an executing one, or dismiss the open question of an ended one."""
         run = self._runs.get(change.run_id)
         if run is not None and run.held_since is None:
             if run.session.key.principal != change.principal:
                 return Changed(existed=False)
             if run.fence is not None:
-                return Stopped(ended={}, cancelling=[self._have_end(run)])
+                return Stopped(ended={}, cancelling=[self._request_end(run)])
             self._look_up_waiting([run])
             return Stopped(ended={run.run_id: self._cancel_waiting(run)}, cancelling=[])
         known = self._locate_run(change.run_id)
@@ -516,15 +517,15 @@ class SessionTable(Transitions):
         session = self._find(known.key)
         if session is None:  # (it was deleted meanwhile)
             return Changed(existed=False)
-        asked = session.question
-        if asked is None or asked.run != known.seq:
+        open_round = session.question
+        if open_round is None or open_round.run != known.seq:
             return Ended()
         self._question(session)
         self._dismiss(session)
         return Stopped(ended={}, cancelling=[], dismissed=True)
 
     def _cancel_session(self, change: CancelSession) -> Stopped | Changed:
-        """End all that waits in a session; with `running` also what executes, and the question."""
+        """End all waiting runs of a session; with `running` also the one that executes, and the question."""
         session = self._find(change.key)
         if session is None:
             return Changed(existed=False)
@@ -535,13 +536,13 @@ class SessionTable(Transitions):
         cancelling, dismissed = list[RunId](), False
         if change.running:
             if (executing := session.executing) is not None:
-                cancelling.append(self._have_end(executing))
+                cancelling.append(self._request_end(executing))
             if dismissed := session.question is not None:
                 self._dismiss(session)
         return Stopped(ended, cancelling, dismissed)
 
     def _move(self, change: Move) -> Changed | Busy | Ended:
-        """Give a run that waits another priority, or the last place of the front lane."""
+        """Give a waiting run another priority, or the last place of the front lane."""
         run = self._runs.get(change.run_id)
         if run is None or run.held_since is not None:
             known = self._locate_run(change.run_id)
@@ -566,21 +567,21 @@ class SessionTable(Transitions):
         return Changed(existed=True)
 
     def _pause(self, change: Pause) -> Changed:
-        """Claim nothing more of a session; its time stands still, since before if it is held."""
+        """Pause a session: its queue deadlines stand still from now on, or already since a hold began."""
         session = self._find(change.key)
         if session is None:
             return Changed(existed=False)
         if session.closed_since is None:
-            held, asked = session.held, session.question
+            held, open_round = session.held, session.question
             since = held.held_since if held is not None and held.held_since is not None else self._now
-            session.closed_since = since if asked is None else max(since, asked.until)
+            session.closed_since = since if open_round is None else max(since, open_round.until)
         session.paused = True
         self._change_session(session)
         self._moved(session.key)
         return Changed(existed=True)
 
     def _resume(self, change: Resume) -> Changed:
-        """Let a session go on, unless it is held: then when that is over. It rests since now at the earliest."""
+        """Resume a session, or do so when its hold ends. It is at rest from now on at the earliest."""
         session = self._find(change.key)
         if session is None:
             return Changed(existed=False)

@@ -14,7 +14,7 @@ from strandline._model import Claim
 from strandline.errors import StrandlineError
 
 _TRIAL: Final = (
-    # (a row that nobody reads, with a name of 8 pages: about what the acceptance of a run and its end take)
+    # (an unused row with a name of 8 pages: about what accepting and ending a run takes)
     "INSERT OR REPLACE INTO meta VALUES ('trial' || hex(zeroblob(16384)), 0)",
     "DELETE FROM meta WHERE name > 'trial' AND name < 'triam'",
 )
@@ -33,7 +33,7 @@ class SqliteTransactions:
         self.write = self.records.write
 
     def close(self) -> None:
-        """Let go of the connection. Idempotent."""
+        """Release the connection. Idempotent."""
         self.records.close()
         self._cursor.close()
 
@@ -52,9 +52,9 @@ class SqliteTransactions:
                 self._execute("ROLLBACK")
 
     def probe(self) -> None:
-        """Make as much durable as a run needs, and undo it. Raises what hinders it.
+        """Make as much durable as a run needs, then undo it. Raises if that fails.
 
-        The room that it took is free again: what it found is there for a run.
+        The space that it used is free again, for a run.
         """
         try:
             for statement in _TRIAL:
@@ -66,10 +66,10 @@ class SqliteTransactions:
             self.rollback()
 
     def check(self) -> None:
-        """Raise what is known to hinder that anything is kept: nothing here."""
+        """Raise if nothing can be stored, as far as is known; here never."""
 
     def make_room(self, error: Exception) -> None:
-        """After a transaction that was undone because of `error`: give back what space the journal itself can."""
+        """Free what space the journal can, after `error` made a transaction fail."""
         if is_out_of_room(error):
             with suppress(sqlite3.Error):  # (on a full disk it may fail)
                 cut_off_wal(self._connection)
@@ -79,10 +79,10 @@ class SqliteTransactions:
         return translated(error)
 
     def take_over(self, *, max_attempts: int) -> tuple[SessionTable, int, list[Claim]]:
-        """Read what is stored, end all holds and fence every older owner, in one transaction.
+        """Read the stored sessions, end all holds and fence every older owner, in one transaction.
 
-        Return the session table, the epoch of this owner, and what was executing, in order of sequence, with fresh
-        tokens and its facts.
+        Return the session table, the epoch of this owner, and what was executing, in order of sequence, with new tokens
+        and its checkpoints.
         """
         no, seq, row = self.records.next_numbers()
         table = SessionTable.of(
@@ -104,5 +104,5 @@ class SqliteTransactions:
         return table, epoch, claims
 
     def prune(self, before: float, limit: int, after: int) -> tuple[int, int | None]:
-        """Forget runs that ended before `before`; see `prune`."""
+        """Delete runs that ended before `before`; see `prune`."""
         return prune(self._connection, before, limit, after, self._clock.now())

@@ -1,7 +1,7 @@
-"""The steps that the operations of the session table are put together from: what becomes of runs, sessions, questions.
+"""The steps that the operations of the session table consist of: moves of runs, sessions and questions.
 
-Each changes the state in memory and notes the rows that say so. What an operation needs of storage is looked up before
-its first step, since a step that raises `Missing` would leave it half done.
+Each changes the cached state and adds the rows to write. An operation reads what it needs from storage before its first
+step, since a step that raised `Missing` would leave it half done.
 """
 
 import logging
@@ -55,12 +55,12 @@ _log = logging.getLogger("strandline.journal")
 _decoded_question: Final[Callable[[bytes], Question]] = decoder(Question)
 
 NO_RUN: Final = -1
-"""Of a row of history that no run has left."""
+"""The run of a row of history without one."""
 RUNNING: Final = advance(RunStatus.QUEUED, Move.CLAIM)
 
 
 class Transitions(LiveSessions):
-    """What changes the sessions in memory, and which rows say so."""
+    """Changes the cached sessions, and notes the rows to write."""
 
     def __init__(
         self,
@@ -74,9 +74,9 @@ class Transitions(LiveSessions):
     ) -> None:
         super().__init__(max_attempts=max_attempts)
         self.records = records
-        """Where what is not in memory is read at once; None: it is `Missing`."""
+        """Where uncached records are read at once; None: they are `Missing`."""
         self.found: dict[Hashable, Any] = {}
-        """What was missing and was read for the operation that is decided next."""
+        """What was missing and has been read for the operation that is decided next."""
         self._room = room
         self._next_no = next_no
         self._next_seq = next_seq
@@ -87,22 +87,22 @@ class Transitions(LiveSessions):
         self._changes: list[Change] = []
         self._claims: list[Claim] = []
         self._changed: list[SessionState] = []
-        """Sessions of which something was changed that no batch has yet."""
+        """Sessions with changes that are in no batch yet."""
         self._stored_of: dict[Principal, int] = {}
-        """How many bytes are kept for a principal, as far as that was asked; those that come are counted."""
+        """Stored bytes by principal, where they were needed so far; new runs are counted."""
         self._coming: list[tuple[Principal, int]] = []
-        """How many bytes new runs have that no batch has yet."""
+        """Bytes of new runs that are in no batch yet, by principal."""
         self._bytes_in_flight: Counter[Principal] = Counter()
-        """How many bytes of new runs are not durable, as far as that is asked."""
+        """Bytes of new runs that are not durable, by principal, where these are bounded."""
         self._dropped: list[SessionKey] = []
-        """Sessions that were deleted, in no batch yet."""
+        """Deleted sessions that are in no batch yet."""
         self._drops_in_flight: Counter[SessionKey] = Counter()
-        """Sessions whose deletion is not durable, and how often: storage still has them."""
+        """How many deletions of a session are not durable: storage still has it."""
 
     # -- what is stored -------------------------------------------------------------------------------
 
     def _fetched(self, what: Hashable, read: Callable[[Records], T]) -> T:
-        """Return what is read from storage. Raises `Missing` if it was not."""
+        """Return a record from storage. Raises `Missing` if it was not read yet."""
         if self.records is not None:
             return read(self.records)
         try:
@@ -112,24 +112,24 @@ class Transitions(LiveSessions):
         return found
 
     def _stored(self, run: RunState) -> StoredRun:
-        """Return a run that waits or is claimed, with its checkpoints."""
+        """Return a waiting or claimed run with its checkpoints."""
         if run.new is not None:
             return StoredRun(as_run(run.new, run), ())
         session, seq = run.session.ref, run.seq
         return self._fetched(("run", seq), lambda records: records.run(session, seq))
 
     def _question(self, session: SessionState) -> StoredQuestion:
-        """Return the question whose round is open in a session."""
-        asked = session.round
-        assert asked is not None
-        for change in reversed(self._changes):  # (one that is asked in this operation)
+        """Return the question of a session's open round."""
+        open_round = session.round
+        assert open_round is not None
+        for change in reversed(self._changes):  # (the one of this operation)
             if isinstance(change, AddQuestion) and change.session.no == session.no:
                 return StoredQuestion(_decoded_question(change.question))
-        ref, run, until = session.ref, asked.run, asked.until
+        ref, run, until = session.ref, open_round.run, open_round.until
         return self._fetched(("question", session.no, run), lambda records: records.question(ref, run, until))
 
     def _look_ahead(self, session: SessionState) -> None:
-        """Look up what the next claim of a session needs: its next run, the question that it answers or dismisses."""
+        """Read what the next claim of a session needs: its next run, the question that it answers or dismisses."""
         if not session.queue:
             return
         run = session.queue.head
@@ -139,7 +139,7 @@ class Transitions(LiveSessions):
             self._question(session)
 
     def _look_up_waiting(self, runs: Iterable[RunState]) -> None:
-        """Look up what cancelling waiting runs needs."""
+        """Read what cancelling waiting runs needs."""
         for run in runs:
             if run.has_begun:
                 self._stored(run)
@@ -149,7 +149,7 @@ class Transitions(LiveSessions):
     # -- sessions -------------------------------------------------------------------------------------
 
     def _find(self, key: SessionKey) -> SessionState | None:
-        """Return a session, from storage if it is not in memory; None if there is none."""
+        """Return a session, from storage if it is not cached; None if it does not exist."""
         session = self._sessions.get(key)
         if session is None and key not in self._drops_in_flight:
             session = self._fetched(key, lambda records: records.session(key))
@@ -218,7 +218,7 @@ class Transitions(LiveSessions):
         )  # fmt: skip
 
     def _claim(self, run: RunState) -> int:
-        """Have a run execute from here on; return its fence."""
+        """Claim a run for execution; return its fence."""
         self._touch(run.session)
         self._fence += 1
         run.fence = self._fence
@@ -238,7 +238,7 @@ class Transitions(LiveSessions):
         self._moved(run.session.key)
 
     def _requeue(self, run: RunState, attempt: int) -> None:
-        """Have an executing run wait at the head of its queue; it has begun, so it waits for as long as it takes."""
+        """Requeue an executing run at the head of its queue; since it has begun, it has no queue deadline."""
         was = run.fence
         self._unclaim(run)
         run.lane, run.urgency, _ = rank(Lane.REQUEUED, 0, run.seq)
@@ -257,7 +257,7 @@ class Transitions(LiveSessions):
             question, damage = self._question(session)
             error = error or damage
         if error is not None:
-            _log.error("run %s cannot go on: %s", run.run_id, error)
+            _log.error("run %s cannot resume: %s", run.run_id, error)
         if session.question is not None:
             self._dismiss(session)
         self._leave_queue(run)
@@ -279,7 +279,7 @@ class Transitions(LiveSessions):
         return ClaimResult.CLAIMED
 
     def _end(self, run: RunState, status: RunStatus, outcome: bytes, *, discarded: bool, hold: bool = False) -> None:
-        """Note that a run has ended; `hold`: its claim stays."""
+        """End a run; with `hold` keep its claim."""
         was = run.fence
         if hold:
             run.held_since = self._now
@@ -302,15 +302,15 @@ class Transitions(LiveSessions):
     def _end_waiting(
         self, run: RunState, status: RunStatus, outcome: bytes, messages: Sequence[Message], *, discard: bool = False
     ) -> None:
-        """End a run that waits, leaving `messages` in history."""
+        """End a waiting run, leaving `messages` in history."""
         session = run.session
         self._end(run, status, outcome, discarded=discard)
         encoded = encode_messages(messages) if messages else None
         self._append(session, run.seq, encoded, len(messages), discarded=discard)
-        self._answered(run, closed=bool(messages) and not discard, begun=discard)
+        self._close_round_of(run, closed=bool(messages) and not discard, begun=discard)
 
     def _cancel_waiting(self, run: RunState, *, discard: bool = False) -> Outcome:
-        """End a run that waits as cancelled; one that has begun is closed by what it had staged."""
+        """End a waiting run as cancelled; one that has begun is closed by its checkpoints."""
         session = run.session
         question = None if session.answered_by(run) is None else self._question(session).question
         checkpoints = self._stored(run).checkpoints if run.has_begun else ()
@@ -318,7 +318,7 @@ class Transitions(LiveSessions):
         self._end_waiting(run, outcome.status, encode_messages(outcome), messages, discard=discard)
         return outcome
 
-    def _have_end(self, run: RunState, *, discard: bool = False) -> RunId:
+    def _request_end(self, run: RunState, *, discard: bool = False) -> RunId:
         """Note that an executing run can only end as cancelled."""
         run.cancel_requested = True
         run.discard = run.discard or discard
@@ -328,7 +328,7 @@ class Transitions(LiveSessions):
     def _append(
         self, session: SessionState, seq: int, messages: bytes | None, count: int, *, discarded: bool = False
     ) -> None:
-        """Append what a run leaves to history."""
+        """Append a run's messages to history."""
         end, row = session.end, self._next_row
         self._next_row += 1
         self._note(
@@ -343,7 +343,7 @@ class Transitions(LiveSessions):
     # -- time that stands still -----------------------------------------------------------------------
 
     def _end_hold(self, run: RunState) -> None:
-        """Free the session of a held run, unless it is paused: then its time stands still on."""
+        """End the hold of a run; its session reopens unless it is paused."""
         session, since = run.session, run.held_since
         assert run.fence is not None
         self._note(session, EndHold(run.seq, run.fence))
@@ -353,10 +353,11 @@ class Transitions(LiveSessions):
             self._open_again(session, since)
 
     def _open_again(self, session: SessionState, held_since: float | None) -> None:
-        """Let the time of a session go on that was held since then, or closed before; what waits gets what it stood."""
+        """Reopen a session that was held since `held_since` or closed earlier, and move its queue deadlines by that
+        time."""
         since = session.closed_since if session.closed_since is not None else held_since
         assert since is not None
-        self._stood_since(session, since)
+        self._delay_since(session, since)
         if session.closed_since is not None:
             session.closed_since = None
             self._change_session(session)
@@ -364,7 +365,7 @@ class Transitions(LiveSessions):
             self._watch(run)
         self._moved(session.key)
 
-    def _stood_since(self, session: SessionState, since: float) -> None:
+    def _delay_since(self, session: SessionState, since: float) -> None:
         for run in session.queue:
             self._delay(run, stood_s(since, run.created_at, self._now))
 
@@ -389,31 +390,31 @@ class Transitions(LiveSessions):
         session.round = OpenRound(seq, until)
         self._note(session, AddQuestion(session.ref, seq, until, question))
         if session.closed_since is not None:
-            self._stood_since(session, session.closed_since)
+            self._delay_since(session, session.closed_since)
         if session.closed_since is not None or hold:
             session.closed_since = until
             self._change_session(session)
         self._delay_all(session, max(0.0, until - self._now))
         self._question_moved(session)
 
-    def _close_requests(self, session: SessionState, asked: OpenRound, question: Question, how: Closed) -> None:
+    def _close_requests(self, session: SessionState, open_round: OpenRound, question: Question, how: Closed) -> None:
         """Have a session wait for input no longer; note why, for as long as the run is kept that has asked."""
         for each in question.requests:
-            self._note(session, CloseRequest(session.no, each.id, asked.run, how))
-        self._delay_all(session, -max(0.0, asked.until - self._now))
+            self._note(session, CloseRequest(session.no, each.id, open_round.run, how))
+        self._delay_all(session, -max(0.0, open_round.until - self._now))
         if session.closed_since is not None and session.closed_since > self._now:
             session.closed_since = self._now
             self._change_session(session)
 
     def _dismiss(self, session: SessionState, *, begun: bool = False) -> None:
         """Close the open round of a question in history."""
-        asked = session.round
-        assert asked is not None
+        open_round = session.round
+        assert open_round is not None
         question, error = self._question(session)
         if error is not None:
             _log.error("%s", error)
-        if asked.answer is None:
-            self._close_requests(session, asked, question, "dismissed")
+        if open_round.answer is None:
+            self._close_requests(session, open_round, question, "dismissed")
         messages = dismissed(question, begun=begun)
         self._append(session, NO_RUN, encode_messages(messages), len(messages))
         self._drop_question(session)
@@ -428,7 +429,7 @@ class Transitions(LiveSessions):
         self._watch_question(session)
         self._moved(session.key)
 
-    def _answered(self, run: RunState, *, closed: bool, begun: bool) -> None:
+    def _close_round_of(self, run: RunState, *, closed: bool, begun: bool) -> None:
         """Note that a run has ended; if it answered a question, its round is `closed` by what it left, or else here."""
         session = run.session
         if session.answered_by(run) is None:

@@ -1,6 +1,6 @@
-"""Whether a journal is sound: its pages, its records, and what must be true of them together. Reads only.
+"""Checks a journal for damage: its pages, its records, and how these fit together. Reads only.
 
-It works beside a server that owns the journal: everything is read in one transaction, so from one moment.
+It works beside a running server: everything is read in one transaction, so from one moment.
 """
 
 import os
@@ -29,19 +29,19 @@ from strandline.errors import JournalDamaged, JournalError, JournalUnavailable
 T = TypeVar("T")
 
 MOST_FAULTS: Final = 100
-"""How many faults are told; a file with more is not sounder for it."""
+"""How many faults are reported at most."""
 
 _NO_SHARED_MEMORY: Final = (sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMMAP)
-"""What a disk without any room says when the file beside the WAL is made; the journal is none the worse."""
+"""The errors of a full disk when SQLite creates the index of the WAL; the journal itself is fine."""
 
 OnStep = Callable[[str, int, int], None]
-"""Told what is looked at, how much of it has been, and how much there is."""
-_TOLD_EVERY: Final = 1000
-_ASKED: Final[list[Message]] = [{"role": "user", "content": [{"text": "-"}]}]
+"""Called with the part that is checked, how much of it is done, and how much there is."""
+_REPORT_EVERY: Final = 1000
+_PROMPT: Final[list[Message]] = [{"role": "user", "content": [{"text": "-"}]}]
 
 
 class Findings(Struct, kw_only=True):
-    """What is in a journal, and what is wrong with it: one sentence each."""
+    """The content of a journal and its faults, one sentence each."""
 
     journal: str
     sound: bool = True
@@ -56,7 +56,7 @@ class Findings(Struct, kw_only=True):
     bytes: int = 0
 
     def add(self, fault: str) -> None:
-        """Note a fault."""
+        """Add a fault."""
         self.sound = False
         if len(self.faults) < MOST_FAULTS:
             self.faults.append(fault)
@@ -65,7 +65,7 @@ class Findings(Struct, kw_only=True):
 
 
 def verify(place: Path, on_step: OnStep = lambda what, done, total: None) -> Findings:
-    """Look at everything in the journal at `place`. Raises a `JournalError` if it cannot be read at all."""
+    """Check everything in the journal at `place`. Raises a `JournalError` if it cannot be read at all."""
     path = existing(place)
     return at_one_moment(path, lambda connection: _look(path, connection, on_step))
 
@@ -87,10 +87,10 @@ def _look(path: Path, connection: sqlite3.Connection, on_step: OnStep) -> Findin
 
 
 def at_one_moment(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
-    """Return what `read` makes of the journal as it is at one moment, whether a server has it or not; leaves no files.
+    """Return `read` of the journal as of one moment, whether a server has it open or not; leaves no files.
 
-    Without a WAL there is nobody to heed, and nothing that would have a server that comes now heed us: if one has
-    changed the file meanwhile, `read` is called again. Raises `JournalDamaged` if the WAL's head is damaged.
+    Without a WAL there are no locks against a server that starts now: if one changed the file meanwhile, `read` is
+    called again. Raises `JournalDamaged` if the WAL's head is damaged.
     """
     while True:
         check_wal_head(path)
@@ -114,13 +114,13 @@ def at_one_moment(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
-    """Return what is another after each change of the file."""
+    """Return a value that differs after each change of the file."""
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class _Session(Struct):
-    """One session while its history is gone through."""
+    """A session while its history is checked."""
 
     ref: SessionRef
     last: int | None
@@ -129,11 +129,11 @@ class _Session(Struct):
     length: int = 0
     discarded: bool = False
     open: list[Message] = []
-    """What the next row is read after: a question and the message whose round is open, if its last one is."""
+    """The messages before the next row: a prompt and the message with the open round, if there is one."""
 
     @property
     def name(self) -> str:
-        """As what people know it."""
+        """Its name for people."""
         principal, session_id = self.ref.key
         return session_id if principal == ANONYMOUS else f"{session_id} of {principal}"
 
@@ -146,8 +146,8 @@ class _Check:
         self._on_step = on_step
         self._fault = findings.add
         self._sessions: dict[int, _Session] = {}
-        self._told: dict[int, int] = {}
-        """The session in whose history a run has a row, by the run's sequence."""
+        self._reported: dict[int, int] = {}
+        """The session whose history has a row of a run, by the run's sequence."""
         self._unended: set[int] = set()
 
     def everything(self) -> None:
@@ -175,14 +175,14 @@ class _Check:
     def _rows(self, what: str, columns: str, table: str) -> Iterator[tuple[Any, ...]]:
         (total,) = self._connection.execute(f"SELECT count(*) FROM {table}").fetchone()
         for done, row in enumerate(self._connection.execute(f"SELECT {columns} FROM {table}")):
-            if done % _TOLD_EVERY == 0:
+            if done % _REPORT_EVERY == 0:
                 self._on_step(what, done, total)
             yield row
         self._on_step(what, total, total)
 
     @contextmanager
     def _unless_damaged(self, what: str) -> Iterator[None]:
-        """Note it if what is read here is damaged."""
+        """Add a fault if what the block reads is damaged."""
         try:
             yield
         except JournalUnavailable:
@@ -194,7 +194,7 @@ class _Check:
         ):
             session = self._sessions[no] = _Session(SessionRef.of(no, SessionKey(principal, session_id)), last)
             if paused not in (0, 1) or (paused and closed_since is None):
-                self._fault(f"session {session.name} is paused, and nobody knows since when")
+                self._fault(f"session {session.name} is paused since an unknown time")
         self._findings.sessions = len(self._sessions)
 
     def _history(self) -> None:
@@ -209,9 +209,9 @@ class _Check:
             if (nth, first, previous) != (session.nth + 1, session.length, session.row):
                 self._fault(f"{where} does not join what is before it")
             session.row, session.nth, session.length = no, nth, first + count
-            if run in self._told and run >= 0:
+            if run in self._reported and run >= 0:
                 self._fault(f"{where}: the run with sequence {run} is in history twice")
-            self._told[run] = in_session
+            self._reported[run] = in_session
             self._findings.messages += count
             if discarded and count:
                 self._findings.discarded_messages += count
@@ -224,7 +224,7 @@ class _Check:
                 )
                 faults = history_faults(session.open + messages)
                 if not discarded:
-                    session.open = [*_ASKED, messages[-1]] if open_tool_uses(messages) else []
+                    session.open = [*_PROMPT, messages[-1]] if open_tool_uses(messages) else []
                     faults = faults[: len(faults) - bool(session.open)]  # the last one is that: the round is open
                 for fault in faults:
                     self._fault(f"{where}: {fault}")
@@ -237,7 +237,7 @@ class _Check:
         statuses: Counter[str] = Counter()
         (epoch,) = self._connection.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone() or (None,)
         if epoch is None:
-            self._fault("it is not known how often the journal was opened, so old claims cannot be told")
+            self._fault("it is not known how often the journal was opened, so stale claims cannot be recognized")
         for in_session, *columns in self._rows("runs", f"session, {reader.RUN_COLUMNS}", "runs ORDER BY seq"):
             row = reader.RunRow(*columns)
             session = self._sessions.get(in_session)
@@ -255,12 +255,12 @@ class _Check:
     def _faults_of(self, run: Run, row: reader.RunRow, in_session: int, epoch: int | None) -> Iterator[str]:
         if run.status not in ENDED:
             self._unended.add(run.sequence)
-            if run.sequence in self._told:
+            if run.sequence in self._reported:
                 yield f"is {run.status} and in history already"
         yield from reader.faults_of(run, row)
         if row.fence is not None and epoch is not None and row.fence >> 32 > epoch:
             yield "has a claim from the future"
-        if self._told.get(run.sequence, in_session) != in_session:
+        if self._reported.get(run.sequence, in_session) != in_session:
             yield "is in the history of another session"
 
     def _keys(self) -> None:
@@ -274,9 +274,9 @@ class _Check:
                 reader.fingerprint(session.ref.crc, seq, run_id, key, stored)
 
     def _questions(self) -> None:
-        asked = set()
+        with_question = set()
         for no, run, until in self._rows("questions", "session, run, until", "questions"):
-            asked.add(no)
+            with_question.add(no)
             session = self._sessions.get(no)
             if session is None:
                 self._fault(f"a question belongs to no session (number {no})")
@@ -286,14 +286,14 @@ class _Check:
             if not session.open:
                 self._fault(f"session {session.name} waits for input, and its last round is closed")
         for no, session in self._sessions.items():
-            if session.open and no not in asked:
+            if session.open and no not in with_question:
                 self._fault(f"the last round of session {session.name} is open, and it waits for no input")
 
     def _checkpoints(self) -> None:
         for (run,) in self._rows("staged", "run", "(SELECT DISTINCT run FROM staged)"):
             if run not in self._unended:
-                self._fault(f"something is staged of a run with sequence {run}, which does not wait or execute")
-            with self._unless_damaged(f"what is staged of the run with sequence {run}"):
+                self._fault(f"there are checkpoints of a run with sequence {run}, which does not wait or execute")
+            with self._unless_damaged(f"a checkpoint of the run with sequence {run}"):
                 list(reader.each_checkpoint(self._connection, run))
 
     def _agents(self) -> None:
@@ -310,10 +310,12 @@ class _Check:
 
     def _stored(self) -> None:
         counted = dict(self._connection.execute(COUNT_STORED_BYTES))
-        told = dict(self._connection.execute("SELECT principal, bytes FROM stored"))
-        for principal in sorted(counted.keys() | told.keys()):
-            if (what := told.get(principal)) != counted.get(principal, 0):
-                self._fault(f"what is kept for {principal} counts as {what} bytes, and is {counted.get(principal, 0)}")
+        recorded = dict(self._connection.execute("SELECT principal, bytes FROM stored"))
+        for principal in sorted(counted.keys() | recorded.keys()):
+            if (what := recorded.get(principal)) != counted.get(principal, 0):
+                self._fault(
+                    f"what is stored for {principal} counts as {what} bytes, and is {counted.get(principal, 0)}"
+                )
 
 
 def _faults_of_window(record: AgentRecord, *, is_open: bool) -> Iterator[str]:

@@ -1,6 +1,5 @@
-"""Whether the files of a journal are still the ones that are in use, and what is done once they are not.
-
-SQLite would go on to write into a file that has no name any more, and every commit would seem to be kept.
+"""Notices when a file of an open journal is deleted or replaced. SQLite would keep writing into a file without a name,
+and every commit would seem durable.
 """
 
 import os
@@ -25,9 +24,8 @@ _ALONE: Final = "see that no other server has the journal, then restart this one
 
 
 class Watch:
-    """Whether all files of an open journal are what they were when the watch began: the ones that are open.
-
-    `gone` says what is wrong, once anything is, and for ever after: None as long as nothing is.
+    """Whether all files of an open journal are still the ones that are open. `gone` says what is wrong, for good; None
+    while nothing is.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,13 +37,13 @@ class Watch:
         self._due = 0.0
         self.gone: str | None = None
         self.can_be_kept = False
-        """Whether it is the WAL, or its index, that is gone: the journal's file is there and may be written to."""
+        """Whether only the WAL or its index is gone: the journal's file is there and may be written to."""
 
     def check(self) -> None:
         """Raise `JournalUnavailable` if a file was deleted, replaced or cut off.
 
-        One `stat` for the journal itself; those of the other files are made every `BESIDE_S` seconds only: what is kept
-        until then is not lost, since SQLite has the WAL open, and the journal's own file is locked.
+        One `stat` for the journal's file; the others are checked only every `BESIDE_S` seconds. What is stored until
+        then is not lost, since SQLite has the WAL open and the journal's own file is locked.
         """
         now = time.monotonic()
         is_due = now >= self._due
@@ -81,9 +79,8 @@ def _look(path: Path) -> tuple[tuple[int, int], int]:
 
 
 class WatchedTransactions(SqliteTransactions):
-    """Transactions of which none begins once a file was taken away.
-
-    `leave` is called then, once, if the files that are there are no more to be touched by SQLite.
+    """Transactions that no longer begin once a file was taken away. `leave` is called then, once, if SQLite must not
+    touch the files that are there now.
     """
 
     def __init__(
@@ -101,25 +98,24 @@ class WatchedTransactions(SqliteTransactions):
         self._left = False
 
     def watch(self) -> Watch:
-        """Begin to watch the files, once all of them are made."""
+        """Start watching the files, once all of them exist."""
         self._watch = Watch(self._path)
         return self._watch
 
     def begin(self) -> None:
-        """Start a transaction. Raises `JournalUnavailable` if it would not be kept."""
+        """Start a transaction. Raises `JournalUnavailable` if it would not be durable."""
         self.check()
         super().begin()
 
     def probe(self) -> None:
-        """Keep something. Raises `JournalUnavailable` if it would not be kept."""
+        """Write something. Raises `JournalUnavailable` if it would not be durable."""
         self.check()
         super().probe()
 
     def check(self) -> None:
-        """Raise `JournalUnavailable` if nothing would be kept. No transaction is open.
-
-        The first time what a deleted WAL has is moved into the file, by the connection that has it open still. How much
-        room is left on the disk is looked at, too, now and then.
+        """Raise `JournalUnavailable` if nothing would be durable. No transaction is open. The first time, move the
+        content of a deleted WAL into the file, by the connection that still has it open. Also measure the free space on
+        the disk, now and then.
         """
         self._reserve.measure()
         watch = self._watch

@@ -1,6 +1,5 @@
-"""One thread that writes: one piece of work after another, each in a transaction of its own with one sync.
-
-Whether work failed for a reason of its own, or nothing can be kept any more, is tried out. Knows no SQL and no journal.
+"""The writer thread: one piece of work after another, each in its own transaction with one sync. After a failure it
+probes whether only that work failed or nothing can be stored. Knows no SQL and no journal.
 """
 
 import threading
@@ -18,17 +17,17 @@ from strandline._model import Principal
 from strandline.errors import JournalError, JournalUnavailable, StrandlineError
 
 PROBE_S: Final = 1.0
-"""How often it is tried out at most whether anything can be kept."""
+"""The least time between two probes."""
 
 CHECK_S: Final = 1.0
-"""How long nothing is kept before it is looked whether it could be."""
+"""How long the writer is idle before it checks whether it could write."""
 
 OnCommit = Callable[[float, int], object]
-"""Told, on the writer's thread, how many seconds a commit took to be durable, and how many operations shared it."""
+"""Called on the writer's thread after a commit, with its duration in seconds and the number of operations in it."""
 
 
 class Transactions(Protocol):
-    """What a writer drives. Used on the writer's thread only."""
+    """What a writer drives, on its own thread only."""
 
     @property
     def records(self) -> Records:
@@ -48,19 +47,19 @@ class Transactions(Protocol):
         ...
 
     def rollback(self) -> None:
-        """Undo the transaction, as far as there is one. Raises nothing."""
+        """Undo the transaction, if there is one. Raises nothing."""
         ...
 
     def make_room(self, error: Exception) -> None:
-        """Do what can be done against the reason of a failed transaction before the next one. Raises nothing."""
+        """Mitigate the reason of a failed transaction before the next one. Raises nothing."""
         ...
 
     def probe(self) -> None:
-        """Make as much durable as a run needs, and undo it. Raises what hinders it. No transaction is open."""
+        """Make as much durable as a run needs, then undo it. Raises if that fails. No transaction is open."""
         ...
 
     def check(self) -> None:
-        """Raise if it is known without a try that nothing can be kept. Cheap. No transaction is open."""
+        """Raise if nothing can be stored, as far as is known without a probe. Cheap. No transaction is open."""
         ...
 
     def translated(self, error: Exception) -> StrandlineError:
@@ -91,14 +90,14 @@ def _bytes_of(records: Records, principals: Iterable[Principal]) -> dict[Princip
 
 
 def undone(transactions: Transactions, error: Exception) -> StrandlineError:
-    """Undo a transaction that has failed; return why it has."""
+    """Undo a failed transaction; return why it failed."""
     transactions.rollback()
     transactions.make_room(error)
     return transactions.translated(error)
 
 
 def _read(transactions: Transactions, read: Callable[[Records], Any]) -> Any:
-    """Return what is read, or the error. Of a file that was taken away nothing that is found, or damaged, counts."""
+    """Return what is read, or the error. What a file that was taken away has, or lacks, does not count."""
     found: Any
     try:
         transactions.check()
@@ -114,13 +113,12 @@ def _read(transactions: Transactions, read: Callable[[Records], Any]) -> Any:
 
 
 Job = Callable[[Transactions], StrandlineError | None]
-"""What the thread does: it raises nothing, and returns why nothing was written, None if all was."""
+"""Work for the thread. Raises nothing; returns why nothing was written, None on success."""
 
 
 class Writer:
-    """The thread, from `start` to `stop`. Implements `commits.Storage`.
-
-    `prepare` is the first thing that runs on the thread, `clean_up` the last, whatever happened in between.
+    """The thread, from `start` to `stop`. Implements `commits.Storage`. `prepare` runs first on the thread, `clean_up`
+    last, whatever happens in between.
     """
 
     def __init__(
@@ -138,18 +136,18 @@ class Writer:
         self._gate = threading.Lock()
         self._stopping = False
         self.trouble: str | None = None
-        """Why nothing can be kept, as it was tried out last; None: it can, as far as is known."""
+        """Why nothing can be stored, by the last probe; None: it can, as far as is known."""
         self._doubtful = False
-        """Whether something could not be kept since it was last tried out well."""
+        """Whether something could not be stored since the last successful probe."""
         self._probed_at = float("-inf")
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self.prepared: Future[None] = Future()
-        """Done when `prepare` has returned; if it raised, that, and the thread is at its end."""
+        """Done when `prepare` has returned; has its exception if it raised, and the thread ends."""
         self.finished: Future[None] = Future()
-        """Done when everything queued is durable and all is cleaned up."""
+        """Done when everything queued is durable and cleaned up."""
 
     def start(self) -> None:
-        """Start the thread. Raises `JournalError` if none can be; all is cleaned up then."""
+        """Start the thread. Raises `JournalError`, after cleaning up, if no thread can be started."""
         try:
             self._thread.start()
         except RuntimeError as error:
@@ -167,9 +165,8 @@ class Writer:
         return self._put(job)
 
     def transact(self, call: Callable[[], Any], done: Callable[[Any], None]) -> bool:
-        """Queue a call that writes rows of its own; False if the writer has been stopped.
-
-        `done` is called on the thread, with what the call has returned or with the `StrandlineError` that hindered it.
+        """Queue a call that writes its own rows; False if the writer has been stopped. `done` is called on the thread,
+        with the call's result or a `StrandlineError`.
         """
 
         def job(transactions: Transactions) -> StrandlineError | None:
@@ -194,14 +191,14 @@ class Writer:
             return True
 
     def stop(self) -> None:
-        """Let the thread end after what is queued. Idempotent."""
+        """End the thread after the queued work. Idempotent."""
         with self._gate:
             if not self._stopping:
                 self._stopping = True
                 self._queue.put(None)
 
     def join(self) -> None:
-        """Wait for the thread to be gone: a moment, once `finished` is done or `prepared` has failed."""
+        """Wait for the thread to end: a moment, once `finished` is done or `prepared` has failed."""
         self._thread.join()
 
     # -- on the thread --------------------------------------------------------------------------------
@@ -225,9 +222,8 @@ class Writer:
             self.finished.set_result(None)
 
     def _next(self, transactions: Transactions) -> Job | None:
-        """Return the next job, None at the end; as long as it is doubtful whether it can be kept, that is tried out.
-
-        While nothing is to be kept it is looked whether it could be, so that a server that nobody asks is not ready.
+        """Return the next job, None at the end; meanwhile probe while it is doubtful whether anything can be stored. An
+        idle writer checks too, so that a server without requests notices that it is not ready.
         """
         while True:
             due_s = self._probed_at + PROBE_S - time.monotonic() if self._doubtful else CHECK_S
@@ -240,7 +236,8 @@ class Writer:
                     self._probe(transactions)
 
     def _probe(self, transactions: Transactions) -> None:
-        """See whether anything can be kept: work may have failed by what only it needs, a damaged page."""
+        """Probe whether anything can be stored: work may have failed on something only it needs, like a damaged
+        page."""
         try:
             transactions.probe()
         except Exception as error:

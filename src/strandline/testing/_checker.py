@@ -1,7 +1,7 @@
-"""Tells whether messages are a history that a model provider accepts, and whether they tell what happened.
+"""Checks that messages are a history that a model provider accepts, and that they show what happened.
 
-Written from the rules of the providers and from what Strandline promises, not from the code that makes history, so
-that it can judge that code, a journal's contents, or what a server answers. Knows nothing but the form of messages.
+Written from the providers' rules and Strandline's promises, independent of the code that makes history, so that it can
+judge that code, a journal's content, or a server's answers. Knows only the form of messages.
 
     assert check_history(messages) == []
     assert check_truthful(messages, Ledger(ending=Cancelled(), finished={"t1": result}, unfinished={"t2"})) == []
@@ -19,19 +19,19 @@ from strandline._model import Block, Cancelled, Ending, Failed, Input, Message, 
 
 _EARLY: Final = "(This run ended early: "
 _REASON: Final = 500
-"""Characters of why a run failed that history keeps."""
+"""How many characters of a failure's reason history keeps."""
 
 
 class Ledger(Struct, frozen=True, kw_only=True):
-    """What really happened in one run, as somebody who watched it wrote it down.
+    """What really happened in one run, as an observer recorded it.
 
-    What is left at its default is not checked, `finished` and `unfinished` apart: together they are all the tools
-    that the run asked for.
+    A field at its default is not checked, except `finished` and `unfinished`: together they are all the tools that the
+    run called.
     """
 
     ending: Ending
     question: Input | None = None
-    """What was asked, as it was sent."""
+    """The prompt, as it was sent."""
     said: Sequence[str] = ()
     """The texts that the model finished, in order."""
     partial: str = ""
@@ -39,17 +39,17 @@ class Ledger(Struct, frozen=True, kw_only=True):
     finished: Mapping[str, ToolResult] = {}
     """The result of every tool that ended, by toolUseId."""
     unfinished: Set[str] = frozenset()
-    """The toolUseIds that were asked for and have no result: begun, or perhaps begun."""
+    """The toolUseIds of calls without a result, which have, or may have, begun."""
 
 
 # -- what a provider accepts --------------------------------------------------------------------------
 
 
 def check_pairing(messages: Sequence[Message]) -> list[str]:
-    """Return what a provider refuses in the tool blocks of a conversation, or of a part of one.
+    """Return what a provider refuses in the tool blocks of a conversation, or of a part of it.
 
-    Tools are asked for by the assistant, each under an id that its message has once; the next message begins with
-    one result for each of them; no result stands anywhere else.
+    The assistant calls tools, each with an id that is unique in its message; the next message begins with one result
+    for each; no other message has results.
     """
     if malformed := list(_tool_form(messages)):
         return malformed
@@ -57,10 +57,10 @@ def check_pairing(messages: Sequence[Message]) -> list[str]:
 
 
 def check_history(messages: Sequence[Message]) -> list[str]:
-    """Return what a provider refuses in a whole conversation that is at rest, waiting for the next question.
+    """Return what a provider refuses in a whole conversation that waits for the next prompt.
 
-    Besides the pairing of tools: it goes user, assistant, user, assistant; no message is empty, no text blank, no
-    tool result empty (Amazon Bedrock), no answer ends in reasoning (Anthropic); everything has its form.
+    Besides the pairing of tools: roles alternate, user first; no message is empty, no text blank, no tool result empty
+    (Amazon Bedrock), no answer ends in reasoning (Anthropic); everything is well formed.
     """
     if malformed := list(_form(messages)):
         return malformed
@@ -68,7 +68,7 @@ def check_history(messages: Sequence[Message]) -> list[str]:
 
 
 def _form(messages: Sequence[Any]) -> Iterator[str]:
-    """Say what has not the form that every provider's messages have, so that nothing else can be said of it."""
+    """Yield what is malformed for every provider, so that further checks are impossible."""
     for number, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("content"), list):
             yield f"message {number} is no message with a list of blocks"
@@ -97,7 +97,7 @@ def _is_block(block: Any) -> bool:
 
 
 def _is_simple(block: Any) -> bool:
-    """Return whether it is a text, JSON, or of a kind whose value is an object, as those of all others are."""
+    """Return whether a block is a text, JSON, or of another kind whose value is an object."""
     if not isinstance(block, dict):
         return False
     if "text" in block:
@@ -124,16 +124,16 @@ def _blocks(message: Any) -> list[Block]:
 
 def _pairing(messages: Sequence[Message]) -> Iterator[str]:
     ends: list[Message] = [{"role": "assistant", "content": []}, {"role": "user", "content": []}]
-    told = [ends[0], *messages, ends[1]]
-    for number, (before, after) in enumerate(pairwise(told)):
-        asks = _ids(before, "toolUse") if _is_of(before, "assistant") else []
-        gives = _ids(after, "toolResult") if _is_of(after, "user") else []
-        for each in sorted(set(asks) | set(gives)):
-            if asks.count(each) != gives.count(each):
-                yield f"{each} is asked for {asks.count(each)} times and answered {gives.count(each)} at {number}"
-            elif asks.count(each) > 1:
-                yield f"{each} is asked for twice in one message before {number}"
-        if any("toolResult" not in block for block in _blocks(after)[: len(gives)]):
+    padded = [ends[0], *messages, ends[1]]
+    for number, (before, after) in enumerate(pairwise(padded)):
+        uses = _ids(before, "toolUse") if _is_of(before, "assistant") else []
+        results = _ids(after, "toolResult") if _is_of(after, "user") else []
+        for each in sorted(set(uses) | set(results)):
+            if uses.count(each) != results.count(each):
+                yield f"{each} is called {uses.count(each)} times and answered {results.count(each)} at {number}"
+            elif uses.count(each) > 1:
+                yield f"{each} is called twice in one message before {number}"
+        if any("toolResult" not in block for block in _blocks(after)[: len(results)]):
             yield f"message {number} does not begin with its results"
     for number, message in enumerate(messages):
         for kind, role in (("toolUse", "assistant"), ("toolResult", "user")):
@@ -179,11 +179,11 @@ def _blank(block: Mapping[str, Any]) -> bool:
 
 
 def check_truthful(messages: Sequence[Message], ledger: Ledger) -> list[str]:
-    """Return where the messages of one run (from its question on) do not tell what the ledger says.
+    """Return where the messages of one run (from its prompt on) contradict the ledger.
 
-    The question and everything that the model said is there; a tool that ended has its result, and one that did not
-    reads as unknown; nothing else is told of any tool; the end is told in the fixed words and in no others. What a
-    tool returned in no proper form has to be there as text.
+    The messages must have the prompt and everything that the model said; the result of each tool that ended, and an
+    unknown outcome for each that did not; no other tool; the end in the fixed words and no others. A malformed tool
+    result must be there as text.
     """
     if malformed := list(_form(messages)):
         return malformed
@@ -198,37 +198,37 @@ def check_truthful(messages: Sequence[Message], ledger: Ledger) -> list[str]:
 def _question(messages: Sequence[Message], ledger: Ledger) -> Iterator[str]:
     if ledger.question is None:
         return
-    asked: list[Block] = [{"text": ledger.question}] if isinstance(ledger.question, str) else ledger.question
-    worth = [block for block in asked if not _blank(block)] or [{"text": "(empty message)"}]
+    sent: list[Block] = [{"text": ledger.question}] if isinstance(ledger.question, str) else ledger.question
+    worth = [block for block in sent if not _blank(block)] or [{"text": "(empty message)"}]
     if not messages or messages[0]["role"] != "user" or messages[0]["content"][: len(worth)] != worth:
         yield "the run does not begin with its question"
 
 
 def _tools(messages: Sequence[Message], ledger: Ledger) -> Iterator[str]:
-    told: dict[str, ToolResult] = {}
+    reported: dict[str, ToolResult] = {}
     for message in messages:
         for block in message["content"]:
             if "toolResult" in block:
-                told[block["toolResult"]["toolUseId"]] = block["toolResult"]
-    asked = {each for message in messages for each in _ids(message, "toolUse")}
+                reported[block["toolResult"]["toolUseId"]] = block["toolResult"]
+    called = {each for message in messages for each in _ids(message, "toolUse")}
     for each, result in ledger.finished.items():
-        if each not in asked or each not in told:
+        if each not in called or each not in reported:
             yield f"tool {each} had ended and is forgotten"
-        elif _output(told[each]) != _output(result) or told[each]["status"] != _status(result):
+        elif _output(reported[each]) != _output(result) or reported[each]["status"] != _status(result):
             yield f"tool {each} had ended with another result"
     for each in ledger.unfinished:
-        if each not in asked or each not in told:
+        if each not in called or each not in reported:
             yield f"tool {each} may have run and is forgotten"
-        elif told[each].get("status") != "error" or "unknown" not in _text(told[each]["content"]):
+        elif reported[each].get("status") != "error" or "unknown" not in _text(reported[each]["content"]):
             yield f"tool {each} may have run and does not read as unknown"
-    for each in sorted((asked | set(told)) - set(ledger.finished) - ledger.unfinished):
-        yield f"tool {each} is told of and was never asked for"
+    for each in sorted((called | set(reported)) - set(ledger.finished) - ledger.unfinished):
+        yield f"tool {each} is reported and was never called"
 
 
 def _words(messages: Sequence[Message], ledger: Ledger) -> Iterator[str]:
     texts = iter([text for message in messages if message["role"] == "assistant" for text in _texts(message)])
     for said in ledger.said:
-        if said.strip() and said not in texts:  # goes on where the last one was found
+        if said.strip() and said not in texts:  # continues where the last one was found
             yield f"the model said {said!r}, which is not there or out of order"
     if ledger.partial.strip():
         last = _texts(messages[-1]) if messages else []
@@ -247,7 +247,7 @@ def _end(messages: Sequence[Message], ledger: Ledger) -> Iterator[str]:
             kept = detail[:_REASON]
             closing = [f"{_EARLY}{code.value}.)", *([kept] if kept.strip() else [])]
             if raised is not None and any(raised.text in text for message in messages for text in _texts(message)):
-                yield "history has the text of an exception that is not to be told"
+                yield "history has the text of an exception that must not be shown"
         case Cancelled():
             closing = [f"{_EARLY}cancelled.)"]
         case Succeeded() | NeedsInput():
@@ -255,15 +255,15 @@ def _end(messages: Sequence[Message], ledger: Ledger) -> Iterator[str]:
         case _:
             assert_never(ledger.ending)
     texts = [text for message in messages for text in _texts(message)]
-    told = [text for text in texts if text.startswith(_EARLY)]
+    endings = [text for text in texts if text.startswith(_EARLY)]
     last = messages[-1]["content"][-len(closing) :] if messages else []
     if not closing:
-        if told:
+        if endings:
             yield "a run that came to its own end reads as ended early"
     elif last != [{"text": text} for text in closing] or messages[-1]["role"] != "assistant":
         yield f"the run does not close with {closing!r}"
-    elif len(told) > 1:
-        yield "the end is told twice"
+    elif len(endings) > 1:
+        yield "the end is reported twice"
 
 
 def _texts(message: Message) -> list[str]:
@@ -280,7 +280,7 @@ def _status(result: Any) -> str:
 
 
 def _output(result: Any) -> list[Block]:
-    """Return what a tool said, in blocks, whatever it said it in; an empty result may be told in any words."""
+    """Return a tool's output as blocks, whatever its form; any words will do for an empty result."""
     if isinstance(result, dict):
         result = result.get("content")
     if not isinstance(result, list | tuple):

@@ -1,6 +1,6 @@
-"""A desk to try a journal at: what a test says to a journal and hears from it, in few words.
+"""A desk for testing a journal: short methods for what tests do with it.
 
-Every desk fetches the claims of its journal as a dispatcher does, and knows which of them a test has seen.
+A desk fetches its journal's claims as a dispatcher does, and knows which of them the test has seen.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -61,15 +61,15 @@ def said(*texts: str) -> list[Message]:
 def done(
     *texts: str, window: Window | None = None, state: StateRecord | None = None, discarded: bool = False
 ) -> Completion:
-    """Return what a run leaves that succeeded and said `texts`."""
+    """Return the completion of a run that succeeded and said `texts`."""
     outcome = Outcome(status=RunStatus.SUCCEEDED, output=texts[-1] if texts else "")
     return Completion(outcome=outcome, messages=said(*texts), window=window, state=state, discarded=discarded)
 
 
 async def waiting_runs(journal: Journal) -> list[RunSummary]:
-    """Return all waiting runs as they are kept, in the order of acceptance. Fails unless `sessions` has the same.
+    """Return all stored waiting runs, in the order of acceptance. Fails unless `sessions` shows the same ones.
 
-    Nothing is to be decided meanwhile.
+    Call it only while nothing is decided.
     """
     page = await journal.read(SessionsQuery(None, limit=10_000))
     found: list[RunSummary] = []
@@ -83,7 +83,7 @@ async def waiting_runs(journal: Journal) -> list[RunSummary]:
 
 
 class StillClock:
-    """A clock that stands where it is put."""
+    """A clock that stands still at `at`."""
 
     def __init__(self) -> None:
         self.at = 1_000.0
@@ -98,7 +98,7 @@ class StillClock:
 
 
 class Desk:
-    """An open journal, and short words for what the tests do with it."""
+    """An open journal, with short methods for tests."""
 
     def __init__(self, journal: Journal, clock: StillClock, reopened: Callable[[], Awaitable[Journal]]) -> None:
         self.journal = journal
@@ -113,18 +113,18 @@ class Desk:
         self._claims = self.journal.claims()
 
     async def restart(self, max_attempts: int = 3) -> list[Claim]:
-        """Open what a process leaves that just stops; return what was executing."""
+        """Open what a killed process leaves; return what was executing."""
         self.journal = await self._reopened()
         await self.open(max_attempts)
         return self.orphans
 
     async def close_down(self) -> None:
-        """Close the journal. Fails if claims were delivered that the test has not seen."""
+        """Close the journal. Fails if it delivered claims that the test has not seen."""
         await self.journal.close()
-        assert await self.rest() == [], "claims that nobody asked for"
+        assert await self.rest() == [], "claims that the test has not seen"
 
     async def rest(self) -> list[Claim]:
-        """Return all claims up to the end of the feed; waits until the journal is closed."""
+        """Return all claims up to the end of the feed; wait until the journal is closed."""
         assert self._claims is not None
         return [claim async for claim in self._claims]
 
@@ -136,7 +136,7 @@ class Desk:
         return claim
 
     def follow_anew(self) -> None:
-        """Become the consumer again, after having been cancelled."""
+        """Become the consumer again after a cancellation."""
         self._claims = self.journal.claims()
 
     async def accept(
@@ -148,37 +148,37 @@ class Desk:
         bounds: Bounds = WIDE,
         **fields: Any,
     ) -> AcceptAnswer:
-        """Accept a run with the input `ask RUN_ID`, if nothing else is said."""
+        """Accept a run, with the input `ask RUN_ID` by default."""
         fields.setdefault("input", f"ask {run_id}")
         fields.setdefault("created_at", self.clock.at)
         new = NewRun(run_id=RunId(run_id), key=at or key(), **fields)
         return await self.journal.accept(new, bounds, claim_next=claim_next)
 
     async def start(self, run_id: str, at: SessionKey | None = None, **fields: Any) -> Claim:
-        """Accept a run that is taken at once; return its claim."""
+        """Accept a run that is claimed at once; return its claim."""
         assert await self.accept(run_id, at, **fields) == Accepted(0)
         return await self.claim(of=run_id)
 
     async def finish(
         self, claim: Claim, completion: Completion | None = None, *, claim_next: bool = False, hold: bool = False
     ) -> ClaimResult:
-        """End a run, leaving no messages if nothing else is said."""
+        """End a run, by default without messages."""
         return await self.journal.finish(claim.token, completion or done(), claim_next=claim_next, hold=hold)
 
     async def release(
         self, token: FencingToken, *, counted: bool, claim_next: bool = False, at: SessionKey | None = None
     ) -> ClaimResult:
-        """Give a run back, or end its hold; with `claim_next`, claim the session's next run then."""
+        """Requeue a run, or end its hold; with `claim_next`, then claim the session's next run."""
         await self.journal.release(token, counted=counted)
         return await self.journal.claim_next(at or key()) if claim_next else ClaimResult.NOTHING
 
     async def end(self, run_id: str, at: SessionKey | None = None, outcome: Outcome | None = None) -> ChangeAnswer:
-        """End a run that waits, as cancelled if nothing else is said."""
+        """End a waiting run, by default as cancelled."""
         outcome = outcome or Outcome(status=RunStatus.CANCELLED)
         return await self.journal.change(EndWaiting(at or key(), RunId(run_id), outcome))
 
     async def end_overdue(self, at: SessionKey | None = None) -> list[str]:
-        """End the runs of a session that have waited too long, and return which."""
+        """End the overdue runs of a session, and return their ids."""
         ended = await self.journal.change(EndOverdue(at or key(), Outcome(status=RunStatus.FAILED)))
         assert isinstance(ended, Stopped)
         assert not ended.cancelling
@@ -189,7 +189,7 @@ class Desk:
         return await self.journal.change(Cancel(Principal(principal), RunId(run_id)))
 
     async def cancel_all(self, at: SessionKey | None = None, *, running: bool = False) -> ChangeAnswer:
-        """Cancel what waits in a session, and with `running` what executes."""
+        """Cancel the waiting runs of a session, and with `running` the executing one."""
         return await self.journal.change(CancelSession(at or key(), running))
 
     async def run(self, run_id: str, principal: str = ANONYMOUS) -> Run:
@@ -203,7 +203,7 @@ class Desk:
         return await self.journal.read(RunQuery(Principal(principal), RunId(run_id))) is not None
 
     async def history(self, at: SessionKey | None = None, *, discarded: bool = False) -> list[Message]:
-        """Return all of a session's history; what discarded runs left only if that is said."""
+        """Return all of a session's history, with `discarded` also messages of discarded runs."""
         return (await self.journal.read(HistoryQuery(at or key(), limit=10_000, discarded=discarded))).messages
 
     async def waiting(self) -> list[str]:
@@ -211,13 +211,13 @@ class Desk:
         return [run.run_id for run in await waiting_runs(self.journal)]
 
     async def seen(self, run_ids: Sequence[str], at: SessionKey | None = None) -> list[object]:
-        """Return all that can be seen from outside, to be compared with later."""
+        """Return all that is visible from outside, for a later comparison."""
         runs = [await self.journal.read(RunQuery(ANONYMOUS, RunId(run_id))) for run_id in run_ids]
         history = await self.history(at, discarded=True)
         return [runs, history, await self.journal.load(at or key()), await waiting_runs(self.journal)]
 
     async def drain(self, claim: Claim) -> list[str]:
-        """End `claim` and then run after run of its session; return their ids in the order of starting."""
+        """End `claim` and then every run of its session; return their ids in the order of starting."""
         order = [claim.run.run_id]
         while await self.finish(claim, claim_next=True) is ClaimResult.CLAIMED:
             claim = await self.claim()

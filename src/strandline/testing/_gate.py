@@ -1,7 +1,7 @@
-"""A place where code under test stops until a test lets it go on: `Gate`.
+"""`Gate`: holds code under test until the test opens it.
 
-Works between any two threads and event loops, because an agent runs on another loop than the server that
-it belongs to, and both run on other threads than a synchronous test. Knows nothing of agents.
+Works between any threads and event loops, because an agent runs on another loop than its server, and both on other
+threads than a synchronous test. Knows nothing about agents.
 """
 
 import asyncio
@@ -9,11 +9,11 @@ import threading
 from typing import Final
 
 DEADLINE_S: Final = 30.0
-"""How long a test waits for something that should happen at once, before it fails."""
+"""How long a test waits, before it fails, for something that should happen at once."""
 
 
 class Signal:
-    """Something that happens once. It may be set, and waited for, from every thread and event loop."""
+    """A one-time event, to be set and awaited from any thread and event loop."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -21,22 +21,22 @@ class Signal:
         self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = set()
 
     def is_set(self) -> bool:
-        """Return whether it has happened."""
+        """Return whether it is set."""
         return self._flag.is_set()
 
     def set(self) -> None:
-        """Let it happen; wakes everybody who waits. Further calls change nothing."""
+        """Set it and wake all waiters. Further calls change nothing."""
         with self._lock:
             self._flag.set()
             waiters, self._waiters = self._waiters, set()
         for loop, future in waiters:
             try:
                 loop.call_soon_threadsafe(_resolve, future)
-            except RuntimeError:  # its loop is closed: nobody waits there any more
+            except RuntimeError:  # its loop is closed: nobody waits there
                 continue
 
     async def wait(self) -> None:
-        """Return when it has happened; blocks no thread. A cancelled wait leaves nothing behind."""
+        """Return when it is set; blocks no thread. A cancelled wait leaves nothing behind."""
         with self._lock:
             if self._flag.is_set():
                 return
@@ -50,7 +50,7 @@ class Signal:
                 self._waiters.discard(waiter)
 
     def block(self, deadline_s: float = DEADLINE_S) -> None:
-        """Block this thread until it has happened. Raises `TimeoutError` after `deadline_s`."""
+        """Block this thread until it is set. Raises `TimeoutError` after `deadline_s`."""
         if not self._flag.wait(deadline_s):
             raise TimeoutError(f"did not happen within {deadline_s} s")
 
@@ -61,27 +61,27 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 class Gate:
-    """Holds whoever comes to it until it is opened, and tells that somebody came.
+    """Holds code that reaches it until it is opened, and signals that it was reached.
 
-    The code under test calls `await gate.wait()` (or `gate.block()` in a thread, e.g. in a sync tool); the
-    test waits for `reached`, looks around, and calls `open()`. An open gate stays open.
+    The code under test calls `await gate.wait()` (or `gate.block()` in a thread, e.g. in a sync tool); the test waits
+    for `reached`, checks what it wants, and calls `open()`. An open gate stays open.
     """
 
     def __init__(self) -> None:
         self.reached = Signal()
-        """Set as soon as somebody stands at the gate."""
+        """Set as soon as code waits at the gate."""
         self._opened = Signal()
 
     def open(self) -> None:
-        """Let everybody through, those who come later too."""
+        """Let all code through, now and later."""
         self._opened.set()
 
     async def wait(self) -> None:
-        """Tell that somebody came, then wait until the gate is open."""
+        """Set `reached`, then wait until the gate is open."""
         self.reached.set()
         await self._opened.wait()
 
     def block(self, deadline_s: float = DEADLINE_S) -> None:
-        """Do the same as `wait`, but block this thread. Raises `TimeoutError` after `deadline_s`."""
+        """Like `wait`, but block this thread. Raises `TimeoutError` after `deadline_s`."""
         self.reached.set()
         self._opened.block(deadline_s)

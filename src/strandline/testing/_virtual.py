@@ -1,7 +1,7 @@
-"""The engine without sockets, threads or real time: an event loop with virtual time, and agent loops on it.
+"""Runs the engine without sockets, threads or real time: an event loop with virtual time, and agent loops on it.
 
 On a `VirtualLoop` a sleep of an hour takes no time at all: whenever nothing is ready, the clock jumps to the next
-timer. If there is no timer either, nothing can ever happen again, and the loop says so instead of hanging.
+timer. Without a timer nothing can happen any more, and the loop raises `Deadlock` instead of hanging.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ __all__ = ["Deadlock", "InlineLoops", "VirtualClock", "VirtualLoop", "run_virtua
 T = TypeVar("T")
 
 LEAVE_S = 1.0
-"""How long, in virtual seconds, tasks that are left at the end get to take their cancellation."""
+"""How many virtual seconds the remaining tasks get for their cancellation at the end."""
 
 
 class VirtualClock:
@@ -37,7 +37,7 @@ class VirtualClock:
 
 
 class InlineLoops:
-    """Agent loops that are the serving loop itself: what `strandline._engine.loops.Loops` promises, without threads."""
+    """Agent loops on the serving loop itself: `strandline._engine.loops.Loops` without threads."""
 
     takes_calls = True
 
@@ -74,7 +74,7 @@ class InlineLoops:
         return Flag()
 
     def beat(self) -> None:
-        """Do nothing: a loop that is blocked blocks whoever would notice."""
+        """Do nothing: a blocked loop blocks the watchdog too."""
 
     def silent_s(self, call: Call[Any]) -> float:
         """Return 0."""
@@ -89,7 +89,7 @@ class InlineLoops:
         return False
 
     def load(self) -> Load:
-        """Return that there is none."""
+        """Return an empty load."""
         return Load()
 
     def drain(self, call: Call[Any]) -> bool:
@@ -103,11 +103,11 @@ class InlineLoops:
     accepts = is_current
 
     async def stack(self, call: Call[Any]) -> list[str]:
-        """Return the names of what works for the call."""
+        """Return the names of the call's tasks."""
         return [thread.name for thread in call.threads] + [task.get_name() for task in call.tasks]
 
     def close(self) -> bool:
-        """Cancel what is left; there are no threads."""
+        """Cancel the remaining tasks; there are no threads."""
         for task in self._tasks:
             task.cancel()
         return True

@@ -1,4 +1,4 @@
-"""What every journal has to do, as tests: subclass `JournalContract`, say how yours is made, run pytest.
+"""The conformance suite for journals: subclass `JournalContract`, create your journal in it, run pytest.
 
     class TestMine(JournalContract):
         def make_journal(self, folder, clock):
@@ -8,9 +8,8 @@
             await journal.close()
             return self.make_journal(folder, clock)
 
-Each test is named for the invariant that it shows. None sleeps, each has a deadline. Every test ends by closing the
-journal and checking that no claim was delivered but those that the test has seen. A journal that does not pass does
-not exist.
+Each test is named for its invariant. None sleeps, each has a deadline. Every test ends by closing the journal and
+checking that it delivered no claims that the test has not seen.
 """
 
 from strandline.testing._contract.claims import ClaimsContract

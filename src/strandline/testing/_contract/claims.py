@@ -1,4 +1,4 @@
-"""What every journal does for claims: delivered once and durable, fenced, requeued, taken over by the next owner."""
+"""Claims: delivered once and durable, fenced, requeued, taken over by the next owner."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -26,7 +26,7 @@ from strandline.testing._desk import Desk, done, key, said
 
 
 class ClaimsContract(Contract):
-    """Fencing, delivery, giving back and restarting."""
+    """Fencing, delivery, requeueing and restarts."""
 
     # -- fencing ---------------------------------------------------------------------------------------
 
@@ -34,17 +34,17 @@ class ClaimsContract(Contract):
     async def test_after_its_end_a_claim_is_lost(self, desk: Desk) -> None:
         claim = await desk.start("a")
         await desk.finish(claim, done("hi", "ho"))
-        await self._all_verbs_fail(desk, claim.token)
+        await self._all_operations_fail(desk, claim.token)
 
     @scenario
     async def test_after_a_run_was_given_back_its_claim_is_lost(self, desk: Desk) -> None:
         claim = await desk.start("a")
         await desk.release(claim.token, counted=True)
-        await self._all_verbs_fail(desk, claim.token)
+        await self._all_operations_fail(desk, claim.token)
         assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
         again = await desk.claim(of="a")
         assert again.token.fence > claim.token.fence
-        await self._all_verbs_fail(desk, claim.token)
+        await self._all_operations_fail(desk, claim.token)
         assert again.checkpoints == ()
         await desk.finish(again)
 
@@ -53,7 +53,7 @@ class ClaimsContract(Contract):
         claim = await desk.start("a")
         (orphan,) = await desk.restart()
         assert orphan.token.fence > claim.token.fence
-        await self._all_verbs_fail(desk, claim.token)
+        await self._all_operations_fail(desk, claim.token)
         await desk.finish(orphan)
 
     @scenario
@@ -65,10 +65,10 @@ class ClaimsContract(Contract):
         assert 0 < epochs[0] < epochs[1] < epochs[2]
 
     @scenario
-    async def test_verbs_that_fail_by_themselves_are_no_trouble_of_the_journal(self, desk: Desk) -> None:
+    async def test_operations_that_fail_by_themselves_are_no_trouble_of_the_journal(self, desk: Desk) -> None:
         assert desk.journal.trouble is None
         claim = await desk.start("a")
-        await self._all_verbs_fail(desk, FencingToken(RunId("none"), 1))
+        await self._all_operations_fail(desk, FencingToken(RunId("none"), 1))
         await desk.finish(claim)
         await desk.restart()
         assert desk.journal.trouble is None
@@ -76,9 +76,9 @@ class ClaimsContract(Contract):
     @scenario
     async def test_a_claim_on_no_run_is_lost(self, desk: Desk) -> None:
         await desk.start("a")
-        await self._all_verbs_fail(desk, FencingToken(RunId("none"), 1))
+        await self._all_operations_fail(desk, FencingToken(RunId("none"), 1))
 
-    async def _all_verbs_fail(self, desk: Desk, stale: FencingToken) -> None:
+    async def _all_operations_fail(self, desk: Desk, stale: FencingToken) -> None:
         before = await desk.seen(["a"])
         with pytest.raises(ClaimLost):
             await desk.journal.checkpoint(stale, RoundStarted(said("stale")))
@@ -92,7 +92,7 @@ class ClaimsContract(Contract):
         assert await desk.seen(["a"]) == before
 
     @scenario
-    async def test_stale_facts_never_reach_a_later_claim(self, desk: Desk) -> None:
+    async def test_stale_checkpoints_never_reach_a_later_claim(self, desk: Desk) -> None:
         claim = await desk.start("a")
         await desk.release(claim.token, counted=True, claim_next=True)
         again = await desk.claim(of="a")
@@ -112,7 +112,7 @@ class ClaimsContract(Contract):
         await desk.finish(claim)
 
     @scenario
-    async def test_a_claim_arrives_though_the_caller_of_settle_is_gone(self, desk: Desk) -> None:
+    async def test_a_claim_arrives_although_the_finish_that_made_it_was_cancelled(self, desk: Desk) -> None:
         claim = await desk.start("a")
         await desk.accept("b")
         await _call_and_leave(desk.finish(claim, done("hi", "ho"), claim_next=True))
@@ -130,7 +130,7 @@ class ClaimsContract(Contract):
 
     @scenario
     async def test_what_a_claim_rests_on_can_be_read_as_soon_as_it_arrives(self, desk: Desk) -> None:
-        """An agent that is built anew for the next run knows what the last one said, though that settle still waits."""
+        """An agent rebuilt for the next run knows what the last one said, although its finish still waits."""
         claim = await desk.start("r0")
         for index in range(1, 20):
             await desk.accept(f"r{index}")
@@ -141,31 +141,29 @@ class ClaimsContract(Contract):
             assert await finishing is ClaimResult.CLAIMED
 
     @scenario
-    async def test_a_claim_comes_after_the_answers_of_its_verb_and_of_all_that_took_effect_before_it(
-        self, desk: Desk
-    ) -> None:
-        """Whoever keeps books of what waits and of what is claimed learns of a run before its claim comes."""
-        told: list[str] = []
+    async def test_a_claim_comes_after_the_answers_of_its_operation_and_all_earlier_ones(self, desk: Desk) -> None:
+        """An observer of waiting and claimed runs learns of a run before its claim comes."""
+        log: list[str] = []
 
         async def noted(operation: Awaitable[object], name: str) -> None:
             await operation
-            told.append(name)
+            log.append(name)
 
         async def claims() -> Claim:
             claim = await desk.claim()
-            told.append(f"claim of {claim.run.run_id}")
+            log.append(f"claim of {claim.run.run_id}")
             return claim
 
         claiming = asyncio.create_task(claims())
         await asyncio.sleep(0)
         await asyncio.gather(noted(desk.accept("a"), "a accepted"), claiming)
-        assert told == ["a accepted", "claim of a"]
+        assert log == ["a accepted", "claim of a"]
         for number in range(20):
-            told.clear()
+            log.clear()
             claim, claiming = claiming.result(), asyncio.create_task(claims())
             accept = noted(desk.accept(f"b{number}", claim_next=False), "accepted")
-            await asyncio.gather(accept, noted(desk.finish(claim, claim_next=True), "settled"), claiming)
-            assert told == ["accepted", "settled", f"claim of b{number}"]
+            await asyncio.gather(accept, noted(desk.finish(claim, claim_next=True), "finished"), claiming)
+            assert log == ["accepted", "finished", f"claim of b{number}"]
 
     @scenario
     async def test_a_consumer_that_is_cancelled_loses_no_claim(self, desk: Desk) -> None:
@@ -196,11 +194,11 @@ class ClaimsContract(Contract):
             await desk.journal.load(key())
         await desk.journal.close()
 
-    # -- giving back and restarting --------------------------------------------------------------------
+    # -- requeueing and restarts ------------------------------------------------------------------------
 
     @scenario
     async def test_a_run_that_is_given_back_goes_first(self, desk: Desk) -> None:
-        """Its sequence and its first start are kept, and its attempt counts, or not."""
+        """It keeps its sequence and first start, and its attempt counts, or not."""
         claim = await desk.start("a", priority=5)
         await desk.accept("b", lane=Lane.ANSWER, priority=1)
         started_at = desk.clock.at
@@ -219,7 +217,7 @@ class ClaimsContract(Contract):
 
     @scenario
     async def test_after_a_restart_what_executed_is_given_to_the_opener(self, desk: Desk) -> None:
-        """With fresh tokens, in order of sequence, not through `claims()`; also what was never fetched from there."""
+        """With new tokens, in order of sequence, not through `claims()`; also claims that were never fetched."""
         await desk.start("a", key("s1"))
         await desk.accept("b", key("s1"))
         finished = await desk.start("c", key("s2"))
@@ -269,7 +267,7 @@ class ClaimsContract(Contract):
     # -- event loops and threads -----------------------------------------------------------------------
 
     @scenario
-    async def test_verbs_work_from_another_event_loop(self, desk: Desk) -> None:
+    async def test_operations_work_from_another_event_loop(self, desk: Desk) -> None:
         """The claims arrive on the consumer's loop all the same."""
         waiter = asyncio.create_task(desk.claim(of="a"))
         await asyncio.sleep(0)
@@ -304,7 +302,7 @@ class ClaimsContract(Contract):
 
 
 async def _call_and_leave(operation: Awaitable[object]) -> None:
-    """Begin an operation and be cancelled while it is under way, or just after."""
+    """Begin an operation and cancel it while it is under way, or just after."""
     call = asyncio.ensure_future(operation)
     await asyncio.sleep(0)
     call.cancel()

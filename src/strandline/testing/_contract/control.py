@@ -1,4 +1,4 @@
-"""What every journal does when somebody cancels: of a cancel and an end the first wins, and history tells the truth."""
+"""Cancels: if one races an end the first wins, and history stays true."""
 
 import asyncio
 from collections.abc import Sequence
@@ -28,23 +28,23 @@ UNKNOWN = "The outcome of this tool call is unknown: the run ended before it ret
 EARLY: Message = {"role": "assistant", "content": [{"text": "(This run ended early: cancelled.)"}]}
 
 
-def asked(*run_ids: str) -> Stopped:
-    """Return the answer to a cancel of runs that execute."""
+def cancelling(*run_ids: str) -> Stopped:
+    """Return the answer to a cancel of executing runs."""
     return Stopped(ended={}, cancelling=[RunId(run_id) for run_id in run_ids])
 
 
 def ended(*run_ids: str) -> Stopped:
-    """Return the answer to a cancel of runs that waited, and had never begun."""
+    """Return the answer to a cancel of waiting runs that had never begun."""
     return Stopped(ended={RunId(run_id): CANCELLED for run_id in run_ids}, cancelling=[])
 
 
 def as_cancelled(*texts: str, discarded: bool = False) -> Completion:
-    """Return what a run leaves that was cancelled."""
+    """Return the completion of a cancelled run."""
     return Completion(outcome=CANCELLED, messages=said(*texts), discarded=discarded)
 
 
 def tools(*names: str) -> list[Any]:
-    """Return a question and an answer that asks for tools."""
+    """Return a prompt and an answer that calls tools."""
     uses = [{"toolUse": {"toolUseId": name, "name": name, "input": {}}} for name in names]
     return [*said("ask"), {"role": "assistant", "content": uses}]
 
@@ -77,8 +77,8 @@ class ControlContract(Contract):
         assert await desk.journal.change(Delete(key())) == Changed(existed=True)
 
     @scenario
-    async def test_a_run_that_was_given_back_is_closed_by_what_it_had_staged(self, desk: Desk) -> None:
-        """It has begun, so history tells what it did; a tool of which there is no result may have run."""
+    async def test_a_requeued_run_is_closed_by_its_checkpoints(self, desk: Desk) -> None:
+        """It has begun, so history shows what it did; a tool without a result may have run."""
         claim = await desk.start("a")
         await desk.journal.checkpoint(claim.token, RoundStarted(tools("t", "u")))
         await desk.journal.checkpoint(claim.token, ToolDone("t", result("t", "did t")))
@@ -101,9 +101,9 @@ class ControlContract(Contract):
         assert (await desk.journal.load(key())).length == 6
 
     @scenario
-    async def test_a_run_that_was_given_back_before_anything_was_staged_leaves_no_trace(self, desk: Desk) -> None:
-        """By design, though it had started: no tool begins before its round is staged, and a run whose tools cannot be
-        seen is not requeued once its agent has begun."""
+    async def test_a_run_requeued_before_its_first_checkpoint_leaves_no_trace(self, desk: Desk) -> None:
+        """By design, although it had started: no tool begins before its round has a checkpoint, and a run that is not
+        resumable is not requeued once its agent has begun."""
         claim = await desk.start("a")
         await desk.release(claim.token, counted=False)
         assert await desk.cancel("a") == ended("a")
@@ -125,10 +125,10 @@ class ControlContract(Contract):
     # -- of what executes -----------------------------------------------------------------------------
 
     @scenario
-    async def test_an_executing_run_is_asked_to_end_and_can_end_as_cancelled_only(self, desk: Desk) -> None:
+    async def test_a_cancelled_run_that_executes_can_only_end_as_cancelled(self, desk: Desk) -> None:
         claim = await desk.start("a")
         await desk.accept("b")
-        assert await desk.cancel("a") == asked("a")
+        assert await desk.cancel("a") == cancelling("a")
         run = await desk.run("a")
         assert (run.status, run.cancel_requested, run.discard, run.outcome) == (RunStatus.RUNNING, True, False, None)
         await desk.journal.checkpoint(claim.token, RoundStarted(said("x")))
@@ -158,10 +158,10 @@ class ControlContract(Contract):
         assert not (await desk.run("a")).held
 
     @scenario
-    async def test_a_cancel_can_be_asked_for_twice(self, desk: Desk) -> None:
+    async def test_a_run_can_be_cancelled_twice(self, desk: Desk) -> None:
         claim = await desk.start("a")
         for _ in range(2):
-            assert await desk.cancel("a") == asked("a")
+            assert await desk.cancel("a") == cancelling("a")
         await desk.finish(claim, as_cancelled("hi", "ho"))
 
     @scenario
@@ -181,7 +181,7 @@ class ControlContract(Contract):
         assert (await desk.run("a")).cancel_requested
 
     @scenario
-    async def test_a_run_that_is_asked_for_after_a_cancel_is_accepted_and_waits(self, desk: Desk) -> None:
+    async def test_a_run_sent_after_a_cancel_is_accepted_and_waits(self, desk: Desk) -> None:
         claim = await desk.start("a")
         await desk.cancel("a")
         assert await desk.accept("b") == Accepted(1)
@@ -246,7 +246,7 @@ class ControlContract(Contract):
         assert await desk.cancel_all(running=True) == ended()
 
     @scenario
-    async def test_a_cancelled_session_tells_what_had_begun(self, desk: Desk) -> None:
+    async def test_cancelling_a_session_reports_what_had_begun(self, desk: Desk) -> None:
         claim = await desk.start("a")
         await desk.journal.checkpoint(claim.token, RoundStarted(tools("t")))
         await desk.release(claim.token, counted=True)
@@ -259,7 +259,7 @@ class ControlContract(Contract):
 
     @scenario
     async def test_what_is_cancelled_gives_its_place_and_its_room_away(self, desk: Desk) -> None:
-        """A last attempt that waited keeps nobody waiting; what is behind counts anew."""
+        """A cancelled last attempt blocks no other; positions behind it are recounted."""
         await desk.restart(max_attempts=2)
         for session in ("a", "b"):
             claim = await desk.start(session, key(session))
@@ -279,7 +279,7 @@ class ControlContract(Contract):
     async def test_of_a_cancel_and_an_end_the_first_wins(self, desk: Desk) -> None:
         first = await desk.start("a")
         answers: Sequence[object] = await asyncio.gather(desk.cancel("a"), self._try(desk, first, done("hi", "ho")))
-        assert [*answers] == [asked("a"), "cancel requested"]
+        assert [*answers] == [cancelling("a"), "cancel requested"]
         await desk.finish(first, as_cancelled("hi", "ho"))
         second = await desk.start("b")
         answers = await asyncio.gather(self._try(desk, second, done("hi", "ho")), desk.cancel("b"))
@@ -291,7 +291,7 @@ class ControlContract(Contract):
         first = await desk.start("a")
         await desk.journal.checkpoint(first.token, RoundStarted(tools("t")))
         answers: Sequence[object] = await asyncio.gather(desk.cancel("a"), self._try(desk, first))
-        assert [*answers] == [asked("a"), "cancel requested"]
+        assert [*answers] == [cancelling("a"), "cancel requested"]
         await desk.finish(first, as_cancelled("hi", "ho"))
         second = await desk.start("b")
         await desk.journal.checkpoint(second.token, RoundStarted(tools("t")))
@@ -308,13 +308,13 @@ class ControlContract(Contract):
         assert [*answers] == [ended("a"), ClaimResult.NOTHING]
         await desk.accept("b", claim_next=False, lane=Lane.FRONT)
         answers = await asyncio.gather(desk.journal.claim_next(key()), desk.cancel("b"))
-        assert [*answers] == [ClaimResult.CLAIMED, asked("b")]
+        assert [*answers] == [ClaimResult.CLAIMED, cancelling("b")]
         claim = await desk.claim(of="b")
         assert not claim.run.cancel_requested
         await desk.finish(claim, as_cancelled("hi", "ho"))
 
     async def _try(self, desk: Desk, claim: Claim, completion: Completion | None = None) -> object:
-        """End a run, or give it back, and return what came of it."""
+        """End or requeue a run, and return the result."""
         try:
             if completion is None:
                 return await desk.release(claim.token, counted=True)

@@ -1,4 +1,4 @@
-"""What every journal does with deadlines, runs that end while they wait, and what is discarded or forgotten."""
+"""Deadlines, runs that end while they wait, discarded runs, pruning."""
 
 import asyncio
 
@@ -33,13 +33,14 @@ from strandline.testing._desk import Desk, done, key, said, waiting_runs
 
 
 class EndsContract(Contract):
-    """Deadlines, the end of what waits, discarded runs and pruning."""
+    """Deadlines, ends of waiting runs, discarded runs and pruning."""
 
     # -- deadlines ------------------------------------------------------------------------------------
 
     @scenario
     async def test_a_run_keeps_its_timeout_and_its_queue_deadline(self, desk: Desk) -> None:
-        """Its deadline counts from its first start, over attempts and restarts; once begun, it may wait for long."""
+        """Its deadline counts from its first start, over attempts and restarts; once begun, it has no queue
+        deadline."""
         claim = await desk.start("a", timeout_s=30.0, queue_deadline=1_060.5)
         await desk.accept("b", timeout_s=2.5, queue_deadline=1_070.0)
         await desk.accept("c")
@@ -155,7 +156,7 @@ class EndsContract(Contract):
         assert (await desk.run("b")).status is RunStatus.FAILED
 
     @scenario
-    async def test_what_is_due_is_told_in_time_and_again_until_it_has_ended(self, desk: Desk) -> None:
+    async def test_overdue_runs_are_reported_in_time_and_again_until_they_have_ended(self, desk: Desk) -> None:
         """After a restart too; not of runs that have begun, of ended ones, and while their time stands still."""
         other, sessions = key("other"), desk.journal.sessions
         await desk.start("a")
@@ -210,7 +211,7 @@ class EndsContract(Contract):
 
     @scenario
     async def test_the_line_closes_up_wherever_a_run_leaves_it(self, desk: Desk) -> None:
-        """At its head, in its middle and at its end; positions, bounds and order are told as they are then."""
+        """At its head, in its middle and at its end; positions, bounds and order follow."""
         bounds = Bounds(per_session=6, total=6)
         first = await desk.start("first")
         for run_id, priority in (("a", 3), ("b", 3), ("c", 1), ("d", 5), ("e", 3), ("f", 5)):
@@ -246,7 +247,7 @@ class EndsContract(Contract):
 
     @scenario
     async def test_what_a_discarded_run_left_is_in_no_window(self, desk: Desk) -> None:
-        """Its messages count in every index, and are never given with the record, whatever the window says."""
+        """Its messages count in every index, and are never in the record, whatever the window says."""
         await desk.finish(await desk.start("a"), done("0", "1"))
         await desk.finish(await desk.start("b"), done("2", "3", "4", discarded=True))
         await desk.finish(await desk.start("c"), done("5", "6"))
@@ -296,7 +297,7 @@ class EndsContract(Contract):
         record = await desk.journal.load(key())
         assert (record.length, record.state) == (0, {"n": 1})
 
-    # -- forgetting -----------------------------------------------------------------------------------
+    # -- pruning --------------------------------------------------------------------------------------
 
     @scenario
     async def test_runs_that_ended_long_ago_are_forgotten_and_their_messages_stay(self, desk: Desk) -> None:
@@ -367,7 +368,7 @@ class EndsContract(Contract):
 
     @scenario
     async def test_a_session_whose_runs_were_forgotten_is_deleted_whole(self, desk: Desk) -> None:
-        """It takes no run of another session with it, though that one was accepted after a restart."""
+        """It prunes no run of another session, although that one was accepted after a restart."""
         for n in range(3):
             await desk.finish(await desk.start(f"r{n}"), done("hi", "ho"))
         desk.clock.at += 10
@@ -395,7 +396,7 @@ class EndsContract(Contract):
 
     @scenario
     async def test_many_runs_that_stay_hide_no_old_one(self, desk: Desk) -> None:
-        """However many were accepted before it and wait: fewer than the limit means that no more are left."""
+        """However many were accepted before it and wait: fewer than the limit means that none are left."""
         wide = Bounds(per_session=10_000, total=10_000)
         waits = (desk.accept(f"w{n}", key("line"), claim_next=False, bounds=wide) for n in range(2_500))
         await asyncio.gather(*waits)

@@ -1,4 +1,4 @@
-"""What every journal keeps of a run: its outcome and messages, window and state, what it has staged; and delete."""
+"""What is stored of a run: outcome and messages, window and state, checkpoints; and deletion."""
 
 import pytest
 
@@ -37,12 +37,12 @@ from strandline.testing._desk import Desk, done, key, said
 
 
 class HistoryContract(Contract):
-    """Ends, history, windows, facts, delete and pages."""
+    """Ends, history, windows, checkpoints, deletion and pages."""
 
     # -- the end of a run ------------------------------------------------------------------------------
 
     @scenario
-    async def test_a_settled_run_keeps_its_outcome(self, desk: Desk) -> None:
+    async def test_a_finished_run_keeps_its_outcome(self, desk: Desk) -> None:
         ends = [
             Outcome(status=RunStatus.SUCCEEDED, output="yes", message=said("", "yes")[1], usage={"totalTokens": 7}),
             Outcome(status=RunStatus.FAILED, error=RunError(ErrorCode.AGENT_ERROR, "it broke")),
@@ -88,14 +88,14 @@ class HistoryContract(Contract):
             assert await desk.history() == expected
 
     @scenario
-    async def test_a_settle_without_messages_appends_nothing(self, desk: Desk) -> None:
+    async def test_a_finish_without_messages_appends_nothing(self, desk: Desk) -> None:
         await desk.finish(await desk.start("a"), done())
         assert await desk.history() == []
         assert (await desk.journal.load(key())).length == 0
 
     @scenario
     async def test_messages_come_out_as_they_went_in(self, desk: Desk) -> None:
-        """Bytes, further keys, nested values; what a caller does to its objects later changes nothing."""
+        """Bytes, further keys, nested values; later changes to the caller's objects have no effect."""
         content: list[Block] = [
             {"image": {"format": "png", "source": {"bytes": b"\x89PNG\x00\xff"}}},
             {"toolUse": {"toolUseId": "t", "name": "n", "input": {"x": [1, 2.5, None, True, "ü\n"]}}},
@@ -141,7 +141,7 @@ class HistoryContract(Contract):
 
     @scenario
     async def test_a_window_is_ranges_of_history_and_inline_messages(self, desk: Desk) -> None:
-        """Its open end follows history; a finish that names no window or state keeps the last ones."""
+        """Its open end follows history; a finish without window or state keeps the last ones."""
         summary = said("summary")[0]
         window: Window = (Range(0, 1), Inline(summary), Range(3, 5), Range(6, None))
         await desk.finish(await desk.start("a"), done(*"0123"))
@@ -198,10 +198,10 @@ class HistoryContract(Contract):
         assert not await desk.exists("r149")
         assert await desk.history(other) == [said("other")[0] for _ in range(150)]
 
-    # -- what is staged --------------------------------------------------------------------------------
+    # -- checkpoints -----------------------------------------------------------------------------------
 
     @scenario
-    async def test_facts_are_given_to_the_next_attempt_in_order(self, desk: Desk) -> None:
+    async def test_the_next_attempt_gets_the_checkpoints_in_order(self, desk: Desk) -> None:
         checkpoints: list[Checkpoint] = [
             RoundStarted(said("a", "b")),
             ToolDone("t1", {"toolUseId": "t1", "content": [{"text": "one"}]}),
@@ -226,7 +226,7 @@ class HistoryContract(Contract):
         assert (await desk.start("b")).checkpoints == ()
 
     @scenario
-    async def test_facts_of_one_run_are_not_those_of_another(self, desk: Desk) -> None:
+    async def test_checkpoints_of_one_run_are_not_those_of_another(self, desk: Desk) -> None:
         claims = [await desk.start(f"r{index}", key(f"s{index}")) for index in range(3)]
         for index, claim in enumerate(claims):
             await desk.journal.checkpoint(claim.token, RoundStarted(said(f"{index}")))

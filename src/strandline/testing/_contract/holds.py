@@ -1,4 +1,4 @@
-"""What every journal does for holds: a run that has ended while a thread of it still works keeps its session."""
+"""Holds: a run that has ended while a thread of it still works keeps its session locked."""
 
 import asyncio
 from contextlib import suppress
@@ -13,7 +13,7 @@ from strandline.testing._desk import Desk, done, key, said, waiting_runs
 
 
 class HoldsContract(Contract):
-    """A hold from its beginning to its end, and the queue deadlines that stand still meanwhile."""
+    """A hold from begin to end, and the queue deadlines that stand still meanwhile."""
 
     # -- while it is held -----------------------------------------------------------------------------
 
@@ -33,7 +33,7 @@ class HoldsContract(Contract):
 
     @scenario
     async def test_a_held_session_is_not_taken_from(self, desk: Desk) -> None:
-        """Neither by the finish itself, nor by an accept or a take; and it is not deleted."""
+        """Neither by the finish itself, nor by an accept or a claim; and it is not deleted."""
         claim = await desk.start("a")
         await desk.accept("b")
         assert await desk.finish(claim, claim_next=True, hold=True) is ClaimResult.NOTHING
@@ -75,7 +75,7 @@ class HoldsContract(Contract):
 
     @scenario
     async def test_a_held_last_attempt_keeps_no_other_waiting(self, desk: Desk) -> None:
-        """It has ended. A release that finds a last attempt next is told if another one runs."""
+        """It has ended. A claim after the release is blocked if the next run and another one are last attempts."""
         await desk.restart(max_attempts=2)
         for session in ("a", "b"):
             claim = await desk.start(session, key(session))
@@ -140,7 +140,7 @@ class HoldsContract(Contract):
 
     @scenario
     async def test_opening_ends_all_holds(self, desk: Desk) -> None:
-        """A held run is no orphan: it has ended. What waited for it can be taken."""
+        """A held run is no orphan: it has ended. The runs behind it can be claimed."""
         held = await desk.start("a", key("s1"))
         await desk.accept("b", key("s1"), queue_deadline=1_100.0)
         running = await desk.start("c", key("s2"))

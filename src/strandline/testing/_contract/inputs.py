@@ -1,4 +1,4 @@
-"""What every journal does with input requests: a question that a run leaves open, its one answer, and its dismissal."""
+"""Input requests: a question that a run leaves open, its one answer, and its dismissal."""
 
 import asyncio
 from typing import Any
@@ -72,12 +72,12 @@ def results(*texts: str) -> Message:
 
 
 def left(text: str, why: str = DISMISSED) -> list[Message]:
-    """Return what closes the open round if its question came to nothing."""
+    """Return the messages that close the open round if its question is dismissed."""
     return [results(why, "did t2", why), {"role": "assistant", "content": [{"text": text}]}]
 
 
 def ended(status: RunStatus, *texts: str, discarded: bool = False) -> Completion:
-    """Return what a run leaves that answers: results, and what it said then."""
+    """Return the completion of a run that answers: results, and what it said then."""
     messages = [results("done", "did t2", "done"), *said("-", *texts)[1:]]
     return Completion(outcome=Outcome(status=status), messages=messages, discarded=discarded)
 
@@ -85,8 +85,8 @@ def ended(status: RunStatus, *texts: str, discarded: bool = False) -> Completion
 class InputsContract(Contract):
     """Input requests."""
 
-    async def _asks(self, desk: Desk, run_id: str = "a", requests: list[InputRequest] = REQUESTS) -> Question:
-        """Have a run end that asks."""
+    async def _ask_question(self, desk: Desk, run_id: str = "a", requests: list[InputRequest] = REQUESTS) -> Question:
+        """End a run with a question."""
         claim = await desk.start(run_id)
         return await self._ends_asking(desk, claim, [*said("go"), OPEN], requests)
 
@@ -114,7 +114,7 @@ class InputsContract(Contract):
         return until
 
     def _waits_until(self, desk: Desk) -> float | None:
-        """Return until when what waits in the session waits for an answer, as decided; None: it does not."""
+        """Return until when the session's runs wait for an answer, as decided; None if they do not."""
         return desk.journal.sessions.input_until(key(), desk.clock.at)
 
     async def _session(self, desk: Desk) -> SessionView:
@@ -126,7 +126,7 @@ class InputsContract(Contract):
 
     @scenario
     async def test_a_question_leaves_its_round_open_and_closes_its_session(self, desk: Desk) -> None:
-        await self._asks(desk)
+        await self._ask_question(desk)
         until = desk.clock.at + TIMEOUT_S
         for _ in range(2):
             run = await desk.run("a")
@@ -145,12 +145,12 @@ class InputsContract(Contract):
         assert self._waits_until(desk) == until
         assert await desk.accept("c", if_busy=IfBusy.REJECT) == Refused("session_busy", 2)
         assert await desk.journal.claim_next(key()) is ClaimResult.NOTHING
-        assert await desk.accept("d", key("other")) == Accepted(0), "another session goes on"
+        assert await desk.accept("d", key("other")) == Accepted(0), "another session continues"
         await desk.finish(await desk.claim(of="d"))
 
     @scenario
     async def test_an_answer_goes_first_and_has_the_question(self, desk: Desk) -> None:
-        question = await self._asks(desk)
+        question = await self._ask_question(desk)
         await desk.accept("b", priority=1)
         assert self._waits_until(desk) == await self._until(desk)
         assert await self._answer(desk, "x", bounds=Bounds(0, 0), claim_next=False) == Accepted(1), "no bound holds it"
@@ -169,7 +169,7 @@ class InputsContract(Contract):
 
     @scenario
     async def test_an_answer_to_an_idle_session_is_taken_at_once(self, desk: Desk) -> None:
-        question = await self._asks(desk)
+        question = await self._ask_question(desk)
         assert await self._answer(desk, "x") == Accepted(0)
         claim = await desk.claim(of="x")
         assert claim.question == question
@@ -177,7 +177,7 @@ class InputsContract(Contract):
 
     @scenario
     async def test_of_many_answers_at_once_exactly_one_is_accepted(self, desk: Desk) -> None:
-        await self._asks(desk)
+        await self._ask_question(desk)
         given = await asyncio.gather(*(self._answer(desk, f"x{n}", claim_next=bool(n % 2)) for n in range(10)))
         accepted = [answer for answer in given if isinstance(answer, Accepted)]
         assert len(accepted) == 1
@@ -189,7 +189,7 @@ class InputsContract(Contract):
     @scenario
     async def test_what_cannot_be_answered_is_refused_with_the_reason_also_later(self, desk: Desk) -> None:
         assert await self._answer(desk, "x") == Unanswerable("unknown", ["i1"])
-        await self._asks(desk)
+        await self._ask_question(desk)
         assert await self._answer(desk, "x", {"i1": "yes"}) == Unanswerable("incomplete", ["i2"])
         assert await self._answer(desk, "x", {**BOTH, "i3": 1}) == Unanswerable("unknown", ["i3"])
         assert not await desk.exists("x")
@@ -207,7 +207,8 @@ class InputsContract(Contract):
 
     @scenario
     async def test_what_an_open_question_rests_on_is_not_pruned_before_it_is_closed(self, desk: Desk) -> None:
-        """The run that asked can be read and cancelled, and its key stands for it; others are forgotten meanwhile."""
+        """The run with the question can be read and cancelled, and its key stands for it; others are pruned
+        meanwhile."""
         await desk.accept("old", key("other"))
         await desk.finish(await desk.claim(of="old"), ended(RunStatus.SUCCEEDED, "old"))
         keyed = Keyed("k", b"f" * 32, 0.0)
@@ -240,7 +241,7 @@ class InputsContract(Contract):
     @scenario
     async def test_an_answer_can_end_with_the_next_question(self, desk: Desk) -> None:
         """Of the same round, or of a later one."""
-        await self._asks(desk)
+        await self._ask_question(desk)
         await self._answer(desk, "x")
         again = await self._ends_asking(desk, await desk.claim(of="x"), [])
         assert (await self._page(desk)).messages == [*said("go"), OPEN]
@@ -262,12 +263,12 @@ class InputsContract(Contract):
     @scenario
     async def test_a_text_answers_the_only_request_and_the_next_one_waits(self, desk: Desk) -> None:
         """As the run that its responses would have made: first, and without a place in any bound of a queue."""
-        question = await self._asks(desk, requests=ONE)
+        question = await self._ask_question(desk, requests=ONE)
         await desk.accept("w", priority=1)
         assert await self._text(desk, "x", bounds=Bounds(0, 0), claim_next=False) == Accepted(1)
         run = await desk.run("x")
         assert (run.lane, run.input) == (Lane.ANSWER, responses({"i1": "yes"}))
-        assert await self._text(desk, "y") == Accepted(3), "it is asked no more: a message like any other"
+        assert await self._text(desk, "y") == Accepted(3), "it is no longer open: a message like any other"
         assert ((await desk.run("y")).lane, (await desk.run("y")).input) == (Lane.NORMAL, "yes")
         assert await self._answer(desk, "z", {"i1": "no"}) == Unanswerable("answered", ["i1"])
         await desk.restart()
@@ -281,7 +282,7 @@ class InputsContract(Contract):
 
     @scenario
     async def test_of_many_texts_at_once_exactly_one_answers(self, desk: Desk) -> None:
-        await self._asks(desk, requests=ONE)
+        await self._ask_question(desk, requests=ONE)
         given = await asyncio.gather(*(self._text(desk, f"x{n}", claim_next=bool(n % 2)) for n in range(10)))
         assert all(isinstance(each, Accepted) for each in given)
         runs = [await desk.run(f"x{n}") for n in range(10)]
@@ -293,10 +294,10 @@ class InputsContract(Contract):
 
     @scenario
     async def test_a_text_waits_unless_exactly_one_request_is_open(self, desk: Desk) -> None:
-        """With none it is a run like any other; with two nobody knows which one it answers; blocks answer nothing."""
+        """With none it is a run like any other; with two its target is ambiguous; blocks answer nothing."""
         assert await self._text(desk, "b") == Accepted(0), "nothing is asked"
         await desk.finish(await desk.claim(of="b"))
-        await self._asks(desk)
+        await self._ask_question(desk)
         assert await self._text(desk, "x") == Accepted(1), "two are"
         assert ((await desk.run("x")).lane, self._waits_until(desk)) == (Lane.NORMAL, await self._until(desk))
         await self._answer(desk, "y")
@@ -312,7 +313,7 @@ class InputsContract(Contract):
 
     @scenario
     async def test_a_text_answers_what_is_open_after_its_time_and_under_its_key_once(self, desk: Desk) -> None:
-        await self._asks(desk, requests=ONE)
+        await self._ask_question(desk, requests=ONE)
         desk.clock.at = await self._until(desk)
         keyed = Keyed("k", b"f" * 32, 0.0)
         full = Bounds(9, 9, stored_bytes=1)
@@ -321,7 +322,7 @@ class InputsContract(Contract):
         assert await self._text(desk, "x", keyed=keyed) == Accepted(0)
         assert (await desk.run("x")).lane == Lane.ANSWER
         await desk.finish(await desk.claim(of="x"), ended(RunStatus.SUCCEEDED, "paid"))
-        await self._asks(desk, "b", ONE)
+        await self._ask_question(desk, "b", ONE)
         assert await self._text(desk, "y", keyed=keyed) == Attached(RunId("x")), "whatever became of the question"
         other = Keyed("k", b"o" * 32, 0.0)
         assert await self._text(desk, "y", keyed=other) == Reused()
@@ -330,8 +331,8 @@ class InputsContract(Contract):
 
     @scenario
     async def test_a_text_that_is_not_to_wait_answers_and_is_refused_where_it_would_wait(self, desk: Desk) -> None:
-        """What waits in the session goes behind it."""
-        await self._asks(desk, requests=ONE)
+        """Waiting runs of the session go behind it."""
+        await self._ask_question(desk, requests=ONE)
         await desk.accept("w")
         await desk.journal.change(Pause(key()))
         assert await self._text(desk, "x", if_busy=IfBusy.REJECT) == Refused("session_busy", 1)
@@ -345,19 +346,19 @@ class InputsContract(Contract):
         completion = replace(completion, question=question, answer_within_s=TIMEOUT_S)
         await desk.finish(claim, completion, hold=True)
         assert await self._text(desk, "y", if_busy=IfBusy.REJECT) == Refused("session_busy", 1), "it is held"
-        assert isinstance(await self._text(desk, "y"), Accepted), "one that may wait answers, and goes on after that"
+        assert isinstance(await self._text(desk, "y"), Accepted), "one that may wait answers, and then continues"
         assert await desk.release(claim.token, counted=True, claim_next=True) is ClaimResult.CLAIMED
         await desk.finish(await desk.claim(of="y"), ended(RunStatus.SUCCEEDED, "paid"))
         await desk.cancel_all()
 
     @scenario
     async def test_a_run_that_dismisses_ends_the_question_and_takes_its_place(self, desk: Desk) -> None:
-        await self._asks(desk)
+        await self._ask_question(desk)
         assert await desk.accept("x", on_question=OnQuestion.DISMISS) == Accepted(0)
         assert (await desk.history())[-2:] == left(NOT_ANSWERED)
         assert await self._answer(desk, "y") == Unanswerable("dismissed", ["i1"])
         await desk.finish(await desk.claim(of="x"), done("hi", "ho"))
-        await self._asks(desk, "b")
+        await self._ask_question(desk, "b")
         await desk.accept("w", queue_deadline=desk.clock.at + 50)
         assert self._waits_until(desk) == await self._until(desk)
         desk.clock.at += 10
@@ -375,9 +376,9 @@ class InputsContract(Contract):
 
     @scenario
     async def test_what_is_refused_dismisses_nothing(self, desk: Desk) -> None:
-        """Over a bound, under a key of another request, or since others wait, for one that is not to wait."""
+        """Over a bound, under the key of another request, or because others wait and it must not."""
         await desk.finish(await desk.start("k", keyed=Keyed("k", b"f" * 32, 0.0)))
-        await self._asks(desk)
+        await self._ask_question(desk)
         await desk.accept("w")
         until = await self._until(desk)
         dismiss: dict[str, Any] = {"on_question": OnQuestion.DISMISS}
@@ -398,8 +399,8 @@ class InputsContract(Contract):
 
     @scenario
     async def test_an_answer_that_waits_is_not_dismissed(self, desk: Desk) -> None:
-        """It is no question any more: whoever would dismiss it waits, as for any run."""
-        await self._asks(desk)
+        """It is no longer open: a run that would dismiss it waits, as for any run."""
+        await self._ask_question(desk)
         await self._answer(desk, "x", claim_next=False)
         assert await desk.accept("y", on_question=OnQuestion.DISMISS) == Accepted(2)
         await desk.journal.claim_next(key())
@@ -410,13 +411,13 @@ class InputsContract(Contract):
 
     @scenario
     async def test_a_run_that_is_taken_after_the_time_dismisses_the_question(self, desk: Desk) -> None:
-        await self._asks(desk)
+        await self._ask_question(desk)
         await desk.accept("b")
         until = await self._until(desk)
         desk.clock.at = until - 0.001
         assert await desk.journal.claim_next(key()) is ClaimResult.NOTHING
         desk.clock.at = until
-        assert (await self._page(desk)).pending, "nobody has gone on yet"
+        assert (await self._page(desk)).pending, "no other run has started"
         assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
         claim = await desk.claim(of="b")
         page = await self._page(desk)
@@ -427,7 +428,7 @@ class InputsContract(Contract):
 
     @scenario
     async def test_after_the_time_the_first_that_comes_counts(self, desk: Desk) -> None:
-        await self._asks(desk)
+        await self._ask_question(desk)
         desk.clock.at = await self._until(desk) + 1
         assert isinstance(await self._answer(desk, "x"), Accepted)
         await desk.finish(await desk.claim(of="x"), ended(RunStatus.SUCCEEDED, "paid"))
@@ -457,14 +458,14 @@ class InputsContract(Contract):
     @scenario
     async def test_an_answer_that_comes_to_nothing_closes_the_round(self, desk: Desk) -> None:
         """Cancelled, or ended, before it has begun."""
-        await self._asks(desk)
+        await self._ask_question(desk)
         await self._answer(desk, "x", claim_next=False)
         stopped = await desk.cancel("x")
         assert isinstance(stopped, Stopped)
         assert list(stopped.ended) == ["x"]
         closed = left("(This run ended early: cancelled.)")
         assert await desk.history() == [*said("go"), OPEN, *closed]
-        await self._asks(desk, "b")
+        await self._ask_question(desk, "b")
         await self._answer(desk, "y", claim_next=False)
         assert await desk.end("y") == Changed(existed=True)
         assert (await desk.history())[-2:] == left(NOT_ANSWERED)
@@ -473,7 +474,7 @@ class InputsContract(Contract):
 
     @scenario
     async def test_an_answer_that_is_discarded_leaves_the_round_closed(self, desk: Desk) -> None:
-        await self._asks(desk)
+        await self._ask_question(desk)
         await self._answer(desk, "x")
         claim = await desk.claim(of="x")
         assert isinstance(await desk.accept("i", if_busy=IfBusy.ROLLBACK, lane=Lane.FRONT), Accepted)
@@ -488,11 +489,11 @@ class InputsContract(Contract):
     @scenario
     async def test_who_interrupts_does_not_wait_for_an_answer(self, desk: Desk) -> None:
         for number, if_busy in enumerate((IfBusy.INTERRUPT, IfBusy.ROLLBACK)):
-            await self._asks(desk, f"a{number}")
+            await self._ask_question(desk, f"a{number}")
             assert await desk.accept(f"i{number}", if_busy=if_busy, lane=Lane.FRONT) == Accepted(0)
             assert (await desk.history())[-2:] == left(NOT_ANSWERED), "what had ended stays, also with a rollback"
             await desk.finish(await desk.claim(of=f"i{number}"), done("hi", "ho"))
-        await self._asks(desk, "b")
+        await self._ask_question(desk, "b")
         await desk.accept("i", if_busy=IfBusy.INTERRUPT, lane=Lane.FRONT, claim_next=False)
         assert (await self._session(desk)).input_until is None, "also if it cannot be taken at once"
         assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
@@ -501,9 +502,9 @@ class InputsContract(Contract):
 
     @scenario
     async def test_a_cancel_withdraws_a_question(self, desk: Desk) -> None:
-        """Of the run that asked, or of the session with all that goes on in it."""
+        """Of the run with the question, or of the session with `running`."""
         await desk.finish(await desk.start("before"))
-        await self._asks(desk, "a")
+        await self._ask_question(desk, "a")
         assert await desk.cancel("before") == Ended(), "it is not the one that asks"
         await desk.accept("b")
         assert await desk.cancel("a") == Stopped(ended={}, cancelling=[], dismissed=True)
@@ -526,8 +527,8 @@ class InputsContract(Contract):
 
     @scenario
     async def test_a_session_that_waits_for_input_can_be_deleted(self, desk: Desk) -> None:
-        """Also what became of what it had asked before is forgotten with it."""
-        await self._asks(desk, "first")
+        """The closed requests of its earlier questions are deleted, too."""
+        await self._ask_question(desk, "first")
         await self._answer(desk, "y")
         await self._ends_asking(desk, await desk.claim(of="y"), [])
         assert await desk.journal.change(Delete(key())) == Changed(existed=True)
@@ -539,8 +540,8 @@ class InputsContract(Contract):
 
     @scenario
     async def test_an_answer_that_executed_comes_back_with_its_question(self, desk: Desk) -> None:
-        """After a crash, and when it is requeued: with all that it has staged."""
-        question = await self._asks(desk)
+        """After a crash, and when it is requeued: with all its checkpoints."""
+        question = await self._ask_question(desk)
         await self._answer(desk, "x")
         await desk.journal.checkpoint((await desk.claim(of="x")).token, RoundStarted([]))
         (orphan,) = await desk.restart()

@@ -1,4 +1,4 @@
-"""What every journal does with idempotency keys: a request that is sent again is the run that it became before."""
+"""Idempotency keys: a repeated request is the same run."""
 
 import asyncio
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ NO_ROOM = Bounds(per_session=0, total=0)
 
 
 class KeysContract(Contract):
-    """Keys of runs that wait, execute, have ended, are forgotten."""
+    """Keys of runs that wait, execute, have ended, or are pruned."""
 
     async def _ask(self, desk: Desk, run_id: str, text: str = "what", name: str = "k", **more: Any) -> AcceptAnswer:
         keyed = Keyed(name, text.encode().ljust(32), desk.clock.at - RETENTION_S)
@@ -32,7 +32,7 @@ class KeysContract(Contract):
 
     @scenario
     async def test_the_same_request_under_the_same_key_is_one_run(self, desk: Desk) -> None:
-        """Whether it waits, executes, or has ended; also when the journal was opened anew."""
+        """Whether it waits, executes, or has ended; also after a restart."""
         claim = await desk.start("before")
         assert await self._ask(desk, "a") == Accepted(1)
         assert await self._ask(desk, "b") == Attached(RunId("a"))
@@ -50,7 +50,7 @@ class KeysContract(Contract):
         assert await desk.waiting() == []
 
     @scenario
-    async def test_another_request_under_the_same_key_is_told(self, desk: Desk) -> None:
+    async def test_another_request_under_the_same_key_is_reported(self, desk: Desk) -> None:
         claim = await desk.start("before")
         assert await self._ask(desk, "a") == Accepted(1)
         before = await desk.seen(["a", "b"])
@@ -62,9 +62,7 @@ class KeysContract(Contract):
     @scenario
     async def test_a_key_is_one_of_its_session(self, desk: Desk) -> None:
         await desk.start("before")
-        await desk.accept(
-            "there", at=key("t"), claim_next=False
-        )  # a session that is there already, as well as new ones
+        await desk.accept("there", at=key("t"), claim_next=False)  # an existing session as well as new ones
         for number, at in enumerate((key("s"), key("t"), key("s", "other"))):
             assert not isinstance(await self._ask(desk, f"a{number}", at=at, claim_next=False), Attached | Reused)
         assert await self._ask(desk, "b", name="another") == Accepted(2)
@@ -133,7 +131,7 @@ class KeysContract(Contract):
         await desk.finish(claim)
 
     @scenario
-    async def test_a_run_that_was_cancelled_is_told_again(self, desk: Desk) -> None:
+    async def test_the_key_of_a_cancelled_run_still_finds_it(self, desk: Desk) -> None:
         await desk.start("before")
         await self._ask(desk, "a")
         await desk.cancel("a")
@@ -145,8 +143,8 @@ class KeysContract(Contract):
             if not at_once:
                 await desk.start("before")
             run_ids = [f"{at_once}{number}" for number in range(5)]
-            asked = [self._ask(desk, run_id, name=f"k{at_once}") for run_id in run_ids]
-            answers: Sequence[object] = await asyncio.gather(*asked)
+            requests = [self._ask(desk, run_id, name=f"k{at_once}") for run_id in run_ids]
+            answers: Sequence[object] = await asyncio.gather(*requests)
             assert answers[0] == Accepted(0 if at_once else 1)
             assert answers[1:] == [Attached(RunId(run_ids[0]))] * 4
             if at_once:

@@ -1,4 +1,4 @@
-"""What every journal lists: the runs of a session, the sessions of a principal, page by page."""
+"""Lists: the runs of a session, the sessions of a principal, page by page."""
 
 import pytest
 
@@ -27,7 +27,7 @@ class ListsContract(Contract):
 
     @scenario
     async def test_the_runs_of_a_session_the_last_in_line_first(self, desk: Desk) -> None:
-        """Then what executes, then what has ended, the latest end first; each as it is, but its input."""
+        """Then the executing run, then ended ones, the latest end first; each without its input."""
         for run_id in ("e1", "e2", "e3"):
             await desk.finish(await desk.start(run_id), done("hi", "ho"))
         claim = await desk.start("x", metadata={"k": 1})
@@ -77,7 +77,7 @@ class ListsContract(Contract):
 
     @scenario
     async def test_a_page_goes_on_where_the_one_before_ended(self, desk: Desk) -> None:
-        """Although the queue has moved on meanwhile."""
+        """Although the queue has moved meanwhile."""
         claim = await desk.start("a")
         for run_id in ("b", "c", "d"):
             await desk.accept(run_id)
@@ -135,7 +135,7 @@ class ListsContract(Contract):
     async def _of(
         self, desk: Desk, limit: int, *statuses: RunStatus, most_bytes: int | None = None
     ) -> list[RunSummary]:
-        """Return all runs of the usual principal, of these statuses, page by page."""
+        """Return all runs of the default principal with these statuses, page by page."""
         found: list[RunSummary] = []
         cursor: str | None = None
         while True:
@@ -235,7 +235,7 @@ class ListsContract(Contract):
         assert await desk.journal.read(SessionQuery(key())) == seen
 
     @scenario
-    async def test_history_tells_which_messages_were_discarded(self, desk: Desk) -> None:
+    async def test_history_marks_discarded_messages(self, desk: Desk) -> None:
         for number, discarded in enumerate((False, True, False)):
             await desk.finish(await desk.start(f"r{number}"), done("hi", "ho", discarded=discarded))
         page = await desk.journal.read(HistoryQuery(key(), discarded=True))

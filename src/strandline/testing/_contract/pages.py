@@ -1,4 +1,4 @@
-"""What every journal reads of a history, of runs and of sessions: pages that are bounded in bytes, too."""
+"""Pages of a history, of runs and of sessions, bounded in bytes, too."""
 
 from typing import Final
 
@@ -29,11 +29,11 @@ LARGE_INPUT: Final = "i" * 100_000
 
 
 class PagesContract(Contract):
-    """Pages that end by their bytes, and all of them together."""
+    """Pages bounded by bytes, alone and all together."""
 
     @scenario
     async def test_a_page_ends_before_it_has_more_than_its_bytes(self, desk: Desk) -> None:
-        """Counted message by message, wherever a run begins; of one there is always room."""
+        """Counted message by message, wherever a run begins; one always fits."""
         every, sizes = await _mixed(desk)
 
         async def page(before: int | None, most_bytes: int | None, limit: int = 99) -> HistoryPage:
@@ -52,12 +52,12 @@ class PagesContract(Contract):
                 assert (await page(before, 0)).messages == every[before - 1 : before]
             assert await page(0, 0) == HistoryPage([], 0)
             assert (await page(None, sum(sizes))).messages == every
-            assert (await page(None, None)).messages == every, "nothing is cut for who has not asked for it"
+            assert (await page(None, None)).messages == every, "nothing is cut without `most_bytes`"
             await desk.restart()
 
     @scenario
     async def test_a_page_of_runs_ends_before_it_has_more_than_its_bytes(self, desk: Desk) -> None:
-        """Outcomes and metadata count, inputs as what is passed over; there is always room for one run."""
+        """Outcomes and metadata count, and skipped inputs by their share; one run always fits."""
         await _listed(desk)
         for _ in range(2):
             every = (await desk.journal.read(RunsQuery(key()))).runs
@@ -91,7 +91,7 @@ class PagesContract(Contract):
 
     @scenario
     async def test_what_a_discarded_run_left_takes_its_room_on_a_page(self, desk: Desk) -> None:
-        """Shown or not: else a page would be read over as much as there is of it."""
+        """Shown or not: else one page could read any number of them."""
         _, sizes = await _mixed(desk)
         hidden = [4, 5, 6]
         exact = sum(sizes[hidden[0] : hidden[-1] + 1])
@@ -118,7 +118,7 @@ class PagesContract(Contract):
 
     @scenario
     async def test_a_page_of_sessions_ends_before_it_has_more_than_its_bytes(self, desk: Desk) -> None:
-        """What sessions wait to be answered counts; there is always room for one session."""
+        """Open questions count; one session always fits."""
         sizes = await _asking(desk)
         keys = list(sizes)
         for _ in range(2):
@@ -156,7 +156,7 @@ class PagesContract(Contract):
 
 
 async def _asking(desk: Desk) -> dict[SessionKey, int]:
-    """Have sessions of two principals, some of which wait to be answered; return how many bytes of JSON that is."""
+    """Create sessions of two principals, some with open questions; return the bytes of JSON of each."""
     sizes: dict[SessionKey, int] = {}
     reasons = {"a": None, "b": "r" * 300, "c": "", "d": None, "e": "ü" * 2_000, "f": "r" * 50, "g": None}
     for at in (key(name, principal) for principal in (ANONYMOUS, "other") for name in reasons):
@@ -178,7 +178,7 @@ async def _asking(desk: Desk) -> dict[SessionKey, int]:
 
 
 def _that_fit(sizes: dict[SessionKey, int], keys: list[SessionKey], most_bytes: int) -> list[SessionKey]:
-    """Return as many of these as have room, and one in any case."""
+    """Return as many of these as fit, and at least one."""
     fit = 1
     while fit < len(keys) and sum(sizes[each] for each in keys[: fit + 1]) <= most_bytes:
         fit += 1
@@ -186,7 +186,7 @@ def _that_fit(sizes: dict[SessionKey, int], keys: list[SessionKey], most_bytes: 
 
 
 async def _listed(desk: Desk) -> None:
-    """Have runs of a session in all places, with large inputs and outcomes of all sizes."""
+    """Create runs of a session in every state, with large inputs and outcomes of all sizes."""
     for number, size in enumerate((5_000, 0, 300)):
         claim = await desk.start(f"e{number}", input=LARGE_INPUT)
         outcome = Outcome(status=RunStatus.SUCCEEDED, output="o" * size)
@@ -203,7 +203,7 @@ def _listed_size(run: RunSummary) -> int:
 
 
 async def _mixed(desk: Desk) -> tuple[list[Message], list[int]]:
-    """Have runs leave messages of all sizes; return these, and how many bytes each takes as JSON."""
+    """Let runs leave messages of all sizes; return these, and how many bytes each takes as JSON."""
     picture: Message = {"role": "user", "content": [{"image": {"format": "png", "source": {"bytes": bytes(3_000)}}}]}
     left = [
         said("0", "1" * 40, "2" * 5_000),

@@ -1,4 +1,4 @@
-"""What every journal does when a session is paused, and when a run that waits is moved."""
+"""Pauses of sessions, and moves of waiting runs."""
 
 import asyncio
 from typing import Any
@@ -25,22 +25,22 @@ YES = Changed(existed=True)
 
 
 async def pause(desk: Desk, at: SessionKey | None = None) -> ChangeAnswer:
-    """Let nothing more of a session start."""
+    """Pause a session."""
     return await desk.journal.change(Pause(at or key()))
 
 
 async def resume(desk: Desk, at: SessionKey | None = None) -> ChangeAnswer:
-    """Let a session go on."""
+    """Resume a session."""
     return await desk.journal.change(Resume(at or key()))
 
 
 async def move(desk: Desk, run_id: str, priority: int | None = None, principal: str = ANONYMOUS) -> ChangeAnswer:
-    """Move a run, to the front if no priority is said."""
+    """Move a run, by default to the front."""
     return await desk.journal.change(Move(Principal(principal), RunId(run_id), priority))
 
 
 async def deadline(desk: Desk, run_id: str) -> Any:
-    """Return the queue deadline of a run, wherever it is shown."""
+    """Return the queue deadline of a run, from all places that show it."""
     waiting = {each.run_id: each.queue_deadline for each in await waiting_runs(desk.journal)}
     at = (await desk.run(run_id)).queue_deadline
     assert waiting.get(RunId(run_id), at) == at
@@ -48,13 +48,13 @@ async def deadline(desk: Desk, run_id: str) -> Any:
 
 
 class PausesContract(Contract):
-    """Sessions that are paused, and runs that are moved."""
+    """Paused sessions and moved runs."""
 
     # -- while it is paused ---------------------------------------------------------------------------
 
     @scenario
     async def test_nothing_of_a_paused_session_is_taken(self, desk: Desk) -> None:
-        """Neither by an accept, nor by a take, nor by the end of what executed when it was paused."""
+        """Neither by an accept, nor by a claim, nor by the end of the run that executed when it was paused."""
         claim = await desk.start("a")
         await desk.accept("b")
         assert await pause(desk) == YES
@@ -83,11 +83,11 @@ class PausesContract(Contract):
         assert await pause(desk) == YES
         assert await desk.accept("r", if_busy=IfBusy.REJECT) == Refused("session_busy", 1)
         assert await resume(desk) == YES
-        assert await desk.accept("r", if_busy=IfBusy.REJECT, claim_next=False) == Accepted(1), "nothing goes on there"
+        assert await desk.accept("r", if_busy=IfBusy.REJECT, claim_next=False) == Accepted(1), "nothing runs there"
 
     @scenario
     async def test_a_pause_outlives_the_process(self, desk: Desk) -> None:
-        """Also that of a session in which nothing waits."""
+        """Also of a session in which nothing waits."""
         for name in ("s", "idle"):
             await desk.finish(await desk.start(f"a-{name}", key(name)))
             await pause(desk, key(name))
@@ -116,7 +116,7 @@ class PausesContract(Contract):
         assert await desk.release(claim.token, counted=True, claim_next=True) is ClaimResult.NOTHING
         assert [*(await desk.cancel_all()).ended] == ["a", "b"]  # type: ignore[union-attr]
         assert await desk.journal.change(Delete(key())) == YES
-        assert await desk.accept("c") == Accepted(0), "a session that is forgotten is not paused any more"
+        assert await desk.accept("c") == Accepted(0), "a deleted session is no longer paused"
         await desk.finish(await desk.claim(of="c"))
 
     @scenario
@@ -163,7 +163,7 @@ class PausesContract(Contract):
         assert found == [1_140.0, 1_100.0, 1_235.0, None]
 
     async def _held_and_paused(self, desk: Desk, *steps: tuple[float, str]) -> Any:
-        """Return by how much the deadline of a run has moved that waits from 1,000 on, after steps at these times."""
+        """Return by how much the deadline of a run that waits from 1,000 on has moved, after steps at these times."""
         claim = await desk.start("a")
         await desk.accept("w", queue_deadline=5_000.0)
         for at, step in steps:
@@ -307,7 +307,7 @@ class PausesContract(Contract):
 
     @scenario
     async def test_a_moved_run_is_none_the_worse(self, desk: Desk) -> None:
-        """All that it was asked with is read as before, when it is requeued and claimed again too."""
+        """All fields of its request stay, also when it is requeued and claimed again."""
         await desk.accept("a", claim_next=False, metadata={"k": 1}, timeout_s=9.0, priority=4)
         await move(desk, "a", 2)
         await move(desk, "a")

@@ -1,4 +1,4 @@
-"""What every journal does with a run that is not simply to wait: refuse it, or cancel what has begun and let it go."""
+"""Runs that do not simply wait: refused, or started after a cancel of what has begun."""
 
 import asyncio
 from typing import Any
@@ -16,12 +16,12 @@ BOTH = (IfBusy.INTERRUPT, IfBusy.ROLLBACK)
 
 
 def stopped(*run_ids: str) -> Stopped:
-    """Return what an interrupt has done to runs that execute."""
+    """Return the answer to an interrupt of executing runs."""
     return Stopped(ended={}, cancelling=[RunId(run_id) for run_id in run_ids])
 
 
 def as_cancelled(*texts: str, discarded: bool = False) -> Completion:
-    """Return what a run leaves that was cancelled."""
+    """Return the completion of a cancelled run."""
     return Completion(outcome=CANCELLED, messages=said(*texts), discarded=discarded)
 
 
@@ -48,7 +48,7 @@ class PoliciesContract(Contract):
         assert await desk.accept("b", if_busy=IfBusy.REJECT) == Refused("session_busy", 2)
         assert await desk.cancel("c") == Stopped(ended={RunId("c"): CANCELLED}, cancelling=[])
         assert not await desk.exists("b")
-        assert await desk.accept("b", if_busy=IfBusy.REJECT, claim_next=False) == Accepted(1), "nothing goes on there"
+        assert await desk.accept("b", if_busy=IfBusy.REJECT, claim_next=False) == Accepted(1), "nothing runs there"
         assert (await desk.run("b")).if_busy is IfBusy.REJECT
 
     # -- interrupt and rollback -----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What every journal keeps apart: the principals, their sessions, and how many runs of each may wait."""
+"""Isolation of principals: their sessions, and how many runs of each may wait."""
 
 from msgspec.structs import replace
 
@@ -65,7 +65,7 @@ class PrincipalsContract(Contract):
         assert await desk.accept("d", ADAS_OTHER, bounds=one, claim_next=False) == Accepted(1)
         await desk.release(claim.token, counted=True)
         assert await desk.accept("y", ADA, bounds=one, claim_next=False) == Refused("principal_full", 2)
-        # What was requeued and is interrupted makes room for what interrupts it, as in its own queue.
+        # A requeued run makes room for the run that interrupts it, as in its own queue.
         two = Bounds(per_session=9, total=9, per_principal=2)
         assert isinstance(await desk.accept("i", ADA, bounds=two, claim_next=False, if_busy=IfBusy.INTERRUPT), Accepted)
 
@@ -122,18 +122,18 @@ class PrincipalsContract(Contract):
 
     @scenario
     async def test_what_is_kept_for_a_principal_is_bounded_at_the_accept_and_counted_exactly(self, desk: Desk) -> None:
-        """Over ends, restarts, prunes and deletions: what was found to fit, fits again when all of it is gone."""
+        """Over ends, restarts, prunes and deletions: what fitted fits again when all is deleted."""
         size = 1_000
 
         async def fits(most: int) -> bool:
-            """Return whether a run of some bytes fits; it is refused in any case, as no run may wait."""
+            """Return whether a run of `size` bytes fits; it is refused in any case, as no run may wait."""
             bounds = Bounds(0, 0, stored_bytes=most)
             answer = await desk.accept("probe", key("probe", "ada"), bounds=bounds, claim_next=False, input="x" * size)
             assert isinstance(answer, Refused)
             return answer.reason != "storage_full"
 
         async def kept() -> int:
-            """Return how many bytes are kept for ada, found by what still fits."""
+            """Return how many bytes are stored for ada, found by what still fits."""
             low, high = 0, 1_000_000
             while low < high:
                 middle = (low + high) // 2
@@ -169,7 +169,7 @@ class PrincipalsContract(Contract):
         assert await kept() == nothing
 
     @scenario
-    async def test_how_much_is_kept_is_told_for_all_and_for_the_one_that_has_most(self, desk: Desk) -> None:
+    async def test_stored_bytes_are_reported_in_total_and_for_the_largest_principal(self, desk: Desk) -> None:
         assert await desk.journal.read(StoredQuery()) == Stored(0, 0)
         for n, (each, size) in enumerate(((ADA, 3_000), (BOB, 5_000), (ADAS_OTHER, 4_000))):
             await desk.finish(await desk.start(f"r{n}", each, input="x" * size))

@@ -1,6 +1,6 @@
-"""What every journal does with the time of runs that wait in a session that is closed for two reasons at once.
+"""Queue deadlines in a session that is closed for two reasons at once.
 
-It waits for input, and it is paused or held: a minute in which both are true stands still once.
+It waits for input, and it is paused or held: a minute of both moves the deadlines by one minute.
 """
 
 from strandline._journal.port import Changed, Pause, Resume
@@ -18,9 +18,10 @@ class QueueTimeContract(Contract):
     """Pauses and holds that overlap with a question."""
 
     async def _stood(self, desk: Desk, *steps: tuple[float, str]) -> dict[str, float]:
-        """Return how long the time of each run stood that waits (named as it comes, with `+`), after these steps.
+        """Return by how much the deadline of each waiting run (named with `+`, as it comes) has moved after these
+        steps.
 
-        A run executes from 1,000 on, and asks with a question that is open until 2,000.
+        A run executes from 1,000 on, and ends with a question that is open until 2,000.
         """
         claim = await desk.start("a")
         accepted: dict[str, float] = {}
@@ -74,7 +75,7 @@ class QueueTimeContract(Contract):
 
     @scenario
     async def test_a_pause_that_outlasts_the_time_of_a_question(self, desk: Desk) -> None:
-        """Nobody has answered, and nothing could go on instead."""
+        """There was no answer, and nothing else could start."""
         steps = ((1_000, "+w"), (1_100, "ask"), (1_200, "pause"), (2_300, "+v"), (2_500, "resume"))
         assert await self._stood(desk, *steps) == {"+w": 1_400, "+v": 200}
 
@@ -84,7 +85,7 @@ class QueueTimeContract(Contract):
         assert await self._stood(desk, *steps) == {"+w": 1_200}
 
     @scenario
-    async def test_a_hold_of_the_run_that_asks(self, desk: Desk) -> None:
+    async def test_a_hold_of_the_run_with_the_question(self, desk: Desk) -> None:
         steps = ((1_000, "+w"), (1_100, "ask and hold"), (1_200, "answer"), (1_300, "release"))
         assert await self._stood(desk, *steps) == {"+w": 200}
 

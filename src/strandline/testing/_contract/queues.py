@@ -1,4 +1,4 @@
-"""What every journal does for order, exclusivity and bounds: who is next, and who may not."""
+"""Order, exclusivity and bounds: which run is next, and which is refused."""
 
 import asyncio
 
@@ -12,11 +12,11 @@ from strandline.testing._desk import Desk, done, key, said
 class QueuesContract(Contract):
     """Order, exclusivity, bounds and last attempts."""
 
-    # -- what was asked for ----------------------------------------------------------------------------
+    # -- the request of a run ---------------------------------------------------------------------------
 
     @scenario
     async def test_a_run_keeps_the_trace_of_its_request(self, desk: Desk) -> None:
-        """Claimed at once, after it has waited, in a later process, and when it has ended; by a request of any kind."""
+        """Claimed at once, after a wait, in a later process, and after its end; for every kind of query."""
         trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=\u00e4"}
         keyed = Keyed("k", bytes(32), 0.0)
         claim = await desk.start("a", trace=trace)
@@ -35,7 +35,7 @@ class QueuesContract(Contract):
 
     @scenario
     async def test_a_free_session_runs_at_once(self, desk: Desk) -> None:
-        """A run of a free session is claimed in its accept; the claim holds the run as it was asked for."""
+        """A run of a free session is claimed in its accept; the claim has all fields of its request."""
         claim = await desk.start("a", input=[{"text": "hi"}], metadata={"k": [1]}, priority=2, created_at=7.5)
         assert claim.run == Run(
             run_id=RunId("a"),
@@ -55,7 +55,7 @@ class QueuesContract(Contract):
         assert await desk.run("a") == claim.run
 
     @scenario
-    async def test_a_run_that_waited_is_claimed_as_it_was_asked_for(self, desk: Desk) -> None:
+    async def test_a_run_that_waited_is_claimed_as_it_was_accepted(self, desk: Desk) -> None:
         first = await desk.start("a")
         await desk.accept("b", input=[{"text": "hi"}], metadata={"k": [1]}, priority=2, resumable=False, created_at=7.5)
         waits = await desk.run("b")
@@ -89,11 +89,11 @@ class QueuesContract(Contract):
 
     @scenario
     async def test_runs_start_by_lane_then_priority_then_sequence(self, desk: Desk) -> None:
-        """Priority counts in the normal lane only; positions are told in that order, then and later."""
+        """Priority counts in the normal lane only; positions follow that order, then and later."""
         first = await desk.start("first")
-        asked = [(3, 3), (3, 1), (1, 5), (3, 5), (2, 4), (0, 5), (3, 1), (1, 1), (2, 1), (3, 3), (0, 1)]
+        places = [(3, 3), (3, 1), (1, 5), (3, 5), (2, 4), (0, 5), (3, 1), (1, 1), (2, 1), (3, 3), (0, 1)]
         ranks: list[tuple[tuple[int, int, int], str]] = []
-        for index, (lane, priority) in enumerate(asked):
+        for index, (lane, priority) in enumerate(places):
             run_id = f"{lane}{priority}-{index}"
             mine = (lane, priority if lane == Lane.NORMAL else 0, index)
             ahead = sum(rank < mine for rank, _ in ranks)
@@ -113,7 +113,7 @@ class QueuesContract(Contract):
         assert await desk.drain(first) == ["c", "a", "b"]
 
     @scenario
-    async def test_without_take_a_run_waits_until_it_is_asked_for(self, desk: Desk) -> None:
+    async def test_without_claim_next_a_run_waits_until_it_is_claimed(self, desk: Desk) -> None:
         assert await desk.accept("a", claim_next=False) == Accepted(1)
         assert await desk.waiting() == ["a"]
         assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
@@ -176,7 +176,7 @@ class QueuesContract(Contract):
 
     @scenario
     async def test_a_run_id_is_accepted_once(self, desk: Desk) -> None:
-        """A second one is a defect of the caller; whatever is accepted at the same moment is none the worse for it."""
+        """A second one is a defect of the caller, and harms no run that is accepted at the same moment."""
         claim = await desk.start("a")
         results = await asyncio.gather(
             desk.accept("b"), desk.accept("a", input="other"), desk.accept("c"), return_exceptions=True
@@ -249,7 +249,7 @@ class QueuesContract(Contract):
 
     @scenario
     async def test_a_last_attempt_runs_alone_among_last_attempts(self, desk: Desk) -> None:
-        """First attempts are not held up by it; when it has ended the next one may start."""
+        """It does not block first attempts; after its end the next one may start."""
         await desk.restart(max_attempts=2)
         for session in ("a", "b", "c"):
             claim = await desk.start(session, key(session))
@@ -272,7 +272,7 @@ class QueuesContract(Contract):
         await desk.claim(of="c")
 
     @scenario
-    async def test_a_settle_does_not_take_a_last_attempt_beside_another(self, desk: Desk) -> None:
+    async def test_a_finish_claims_no_last_attempt_beside_another(self, desk: Desk) -> None:
         await desk.restart(max_attempts=2)
         for session in ("a", "b"):
             claim = await desk.start(session, key(session))
@@ -283,7 +283,7 @@ class QueuesContract(Contract):
         assert await desk.finish(overtaking, claim_next=True) is ClaimResult.BLOCKED
 
     @scenario
-    async def test_a_last_attempt_that_a_crash_cut_off_still_counts_until_it_is_settled(self, desk: Desk) -> None:
+    async def test_a_last_attempt_that_crashed_counts_until_it_is_finished(self, desk: Desk) -> None:
         await desk.restart(max_attempts=2)
         for session in ("a", "b"):
             claim = await desk.start(session, key(session))

@@ -1,4 +1,4 @@
-"""Sessions at rest: which are, since when, and that only those are forgotten that still are."""
+"""Sessions at rest: which ones, since when, and that only these are deleted."""
 
 from strandline._journal.port import Busy, Changed, Delete, Pause, RestingQuery, Resume, SessionQuery
 from strandline._model import Completion, InputRequest, Keyed, Message, Outcome, Question, RunStatus, SessionKey
@@ -9,7 +9,7 @@ OPEN: Message = {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t",
 
 
 async def resting(desk: Desk, before: float, limit: int = 100) -> list[SessionKey]:
-    """Return all sessions that are at rest since before a moment, read page by page."""
+    """Return all sessions at rest since before a time, page by page."""
     found: list[SessionKey] = []
     cursor: int | None = 0
     while cursor is not None:
@@ -23,7 +23,7 @@ async def resting(desk: Desk, before: float, limit: int = 100) -> list[SessionKe
 
 
 async def ends_asking(desk: Desk, run_id: str, at: SessionKey) -> None:
-    """Have a run end with a question."""
+    """End a run with a question."""
     question = Question(requests=[InputRequest(id="i", name="ask", reason="sure?")], message=OPEN, results={}, state={})
     await desk.finish(
         await desk.start(run_id, at),
@@ -37,7 +37,7 @@ async def ends_asking(desk: Desk, run_id: str, at: SessionKey) -> None:
 
 
 class RestContract(Contract):
-    """What is at rest."""
+    """Sessions at rest."""
 
     @scenario
     async def test_sessions_rest_since_their_last_run_ended_also_after_a_restart(self, desk: Desk) -> None:
@@ -61,7 +61,9 @@ class RestContract(Contract):
         assert sorted(await resting(desk, 1_031.0)) == sorted([keys[0], keys[3]]), "one of its name begins anew"
 
     @scenario
-    async def test_what_waits_executes_is_held_paused_or_asks_is_not_at_rest(self, desk: Desk) -> None:
+    async def test_a_session_that_waits_executes_is_held_paused_or_has_a_question_is_not_at_rest(
+        self, desk: Desk
+    ) -> None:
         names = ("waits", "executes", "held", "paused", "asks", "answered", "rests", "cancelled")
         at = {name: key(name) for name in names}
         for name in ("waits", "executes", "held", "paused"):

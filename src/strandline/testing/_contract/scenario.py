@@ -1,4 +1,4 @@
-"""How the tests of the suite are written: as async methods that get an open desk."""
+"""The form of the suite's tests: async methods that get an open desk."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -40,12 +40,12 @@ def scenario(test: Scenario) -> Callable[[Any, Path], None]:
 
 
 class Contract:
-    """A part of the suite: how its journals are made and opened again."""
+    """A part of the suite: creates and reopens its journals."""
 
     def make_journal(self, folder: Path, clock: Clock) -> Journal:
-        """Return a journal that is not open yet and keeps what it keeps in `folder`."""
+        """Return a journal that is not open yet and stores its data in `folder`."""
         raise NotImplementedError
 
     async def reopen(self, journal: Journal, folder: Path, clock: Clock) -> Journal:
-        """Return a journal, not open yet, on what `journal` kept, as if its process had stopped in the middle."""
+        """Return a journal, not open yet, on the data of `journal`, as if its process had been killed."""
         raise NotImplementedError

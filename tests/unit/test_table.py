@@ -131,8 +131,8 @@ class Desk:
         return [type(row) for row in self.rows]
 
 
-def asks(*ids: str) -> dict[str, Any]:
-    """Return the fields of a settlement that asks a person."""
+def with_question(*ids: str) -> dict[str, Any]:
+    """Return the fields of a completion with a question."""
     uses = [{"toolUse": {"toolUseId": each, "name": "pay", "input": {}}} for each in ids]
     message: Any = {"role": "assistant", "content": uses}
     requests = [InputRequest(each, "sure", 1) for each in ids]
@@ -313,7 +313,7 @@ def test_a_session_stays_in_memory_until_all_of_it_is_stored(monkeypatch: pytest
     assert key("first") not in desk.table._sessions
 
 
-def test_what_is_missing_is_told_before_anything_is_changed() -> None:
+def test_missing_records_are_reported_before_anything_is_changed() -> None:
     desk = Desk()
     desk.accept("a")
     desk.accept("b", input="long " * KEPT_BYTES)
@@ -377,14 +377,14 @@ def test_remembered_keys_are_found_in_whatever_order_they_came_and_take_little()
     """Ten thousand sessions are in memory: 100 MB with a thousand keys each, where objects would take 700."""
     names = [f"k{n}" for n in range(Keys.MOST)]
     tracemalloc.start()
-    read, told = Keys(names), Keys()
+    read, added = Keys(names), Keys()
     for name in [*names, *names]:
-        told.add(name)
+        added.add(name)
     names.clear()
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size < 2 * 12_000
-    for keys in (read, told):
+    for keys in (read, added):
         assert all(keys.may_have(f"k{n}") for n in range(Keys.MOST))
         assert not any(keys.may_have(f"other{n}") for n in range(Keys.MOST))
         keys.add("one more")
@@ -475,7 +475,7 @@ def test_a_question_whose_time_is_over_at_once_is_dismissed_by_what_is_claimed_w
     desk = Desk()
     desk.accept("a")
     desk.accept("b")
-    assert desk.finish("a", **asks("t1"), answer_within_s=0.0) is ClaimResult.CLAIMED
+    assert desk.finish("a", **with_question("t1"), answer_within_s=0.0) is ClaimResult.CLAIMED
     assert [claim.run.run_id for claim in desk.claims] == ["b"]
     session = desk.store.sessions[key()]
     assert session.question is None
@@ -487,7 +487,7 @@ def test_the_answer_waits_in_its_session_and_goes_first() -> None:
     desk = Desk()
     desk.accept("a")
     desk.accept("b")
-    desk.finish("a", **asks("t1"), answer_within_s=60.0)
+    desk.finish("a", **with_question("t1"), answer_within_s=60.0)
     assert not desk.claims
     assert desk.accept("c", on_question=OnQuestion.ANSWER) == Accepted(0)
     assert (desk.claims[0].run.run_id, desk.claims[0].run.lane) == ("c", Lane.ANSWER)
@@ -498,7 +498,7 @@ def test_the_time_of_a_run_stands_still_from_when_it_came_however_late_that_was_
     desk = Desk()
     desk.accept("a")
     desk.now += 2
-    desk.finish("a", **asks("t1"), answer_within_s=60.0)
+    desk.finish("a", **with_question("t1"), answer_within_s=60.0)
     came = desk.now + 1
     desk.now += 4
     new = NewRun(run_id=RunId("b"), key=key(), input="x", created_at=came, queue_deadline=came + 5)
@@ -531,11 +531,11 @@ def test_a_run_that_cannot_be_read_is_claimed_as_damaged_before_the_one_behind_i
     for run_id in ("a", "b", "c"):
         desk.accept(run_id, input="long " * KEPT_BYTES)
     store.unreadable = store.runs[RunId("b")].seq
-    told = []
+    claimed = []
     for run_id in ("a", "b"):
         assert desk.finish(run_id) is ClaimResult.CLAIMED
-        told += [(claim.run.run_id, claim.damaged) for claim in desk.claims]
-    assert told == [("b", True), ("c", False)]
+        claimed += [(claim.run.run_id, claim.damaged) for claim in desk.claims]
+    assert claimed == [("b", True), ("c", False)]
 
 
 # -- the queue of a session -----------------------------------------------------------------------------

@@ -80,7 +80,7 @@ class Desk:
         self.commits = GroupCommit(table, self, self.feed, self.clock, self.deferred)
         self.claims = self.feed.follow()
         self.bounds = WIDE
-        self.told: list[str] = []
+        self.answers: list[str] = []
 
     def put(self, work: Work, done: Callable[[WriteResult], None]) -> bool:
         if self.held:
@@ -102,7 +102,7 @@ class Desk:
             await self.works_come()
             work, done = self.works.pop(0)
             done(perform(self.transactions, work))
-            await settled()
+            await until_idle()
 
     def let_all_go(self) -> None:
         """Have it do everything at once from now on."""
@@ -118,7 +118,7 @@ class Desk:
         self.commits.submit(operation)
         assert operation.future is not None
         if name:
-            operation.future.add_done_callback(lambda future: self.told.append(name))
+            operation.future.add_done_callback(lambda future: self.answers.append(name))
         return operation.future
 
     def accept(self, run_id: str, at: SessionKey | None = None, **fields: Any) -> asyncio.Future[Any]:
@@ -168,7 +168,7 @@ class Desk:
         return await anext(self.claims)
 
 
-async def settled() -> None:
+async def until_idle() -> None:
     """Let the loop do all that it has to do."""
     for _ in range(10):
         await asyncio.sleep(0)
@@ -191,7 +191,7 @@ def test_what_is_decided_while_a_batch_is_stored_is_the_next_batch() -> None:
         answers = [desk.accept("b")]
         assert (await desk.works_come()).operations == 1
         answers += [desk.accept("c"), desk.finish(claim.token), desk.accept("d")]
-        await settled()
+        await until_idle()
         assert len(desk.works) == 1, "one batch at a time"
         await desk.let_go()
         assert [each.done() for each in answers] == [True, False, False, False]
@@ -210,17 +210,17 @@ def test_an_answer_waits_for_what_it_rests_on_and_a_claim_for_the_answers() -> N
         desk.accept("b")
         await desk.works_come()
         refused = desk.accept("c")
-        await settled()
+        await until_idle()
         assert not refused.done(), "the run that fills the queue may never be kept"
         await desk.let_go()
         assert await refused == Refused("queue_full", 2)
         desk.bounds = WIDE
         claiming = asyncio.ensure_future(anext(desk.claims))
-        claiming.add_done_callback(lambda future: desk.told.append("claim"))
+        claiming.add_done_callback(lambda future: desk.answers.append("claim"))
         desk.accept("x", key("other"))
         await desk.let_go(2)
         await claiming
-        assert desk.told[-2:] == ["x", "claim"]
+        assert desk.answers[-2:] == ["x", "claim"]
 
     play(main)
 
@@ -252,8 +252,8 @@ def test_what_comes_for_a_session_waits_behind_what_is_read_for_it_and_nothing_e
         assert (await desk.works_come()).operations == 3, "both runs of the session, and the other one"
         await desk.let_go()
         await other
-        assert sorted(desk.told[-3:]) == ["b", "new 1", "new 2"]
-        assert desk.told.index("new 1") < desk.told.index("new 2")
+        assert sorted(desk.answers[-3:]) == ["b", "new 1", "new 2"]
+        assert desk.answers.index("new 1") < desk.answers.index("new 2")
         assert list(desk.store.runs)[-3:] != ["new 2", "new 1"]
 
     play(main)
@@ -290,7 +290,7 @@ def test_a_deleted_session_is_gone_at_once_and_there_again_if_that_could_not_be_
     play(main)
 
 
-def test_a_session_that_cannot_be_read_fails_what_asks_for_it_alone() -> None:
+def test_an_unreadable_session_fails_only_operations_on_it() -> None:
     async def main(desk: Desk) -> None:
         session = StoredRows.session
 
@@ -376,11 +376,11 @@ def test_what_comes_while_others_are_decided_again_is_decided_after_them() -> No
         ended = desk.finish(claim.token)
         await desk.let_go()
         late = desk.accept("b")
-        await settled()
+        await until_idle()
         assert not late.done()
         desk.let_all_go()
         assert (await ended, await late) == (ClaimResult.NOTHING, Accepted(0))
-        assert desk.told[-2:] == ["end of a", "b"]
+        assert desk.answers[-2:] == ["end of a", "b"]
 
     play(main)
 
@@ -447,29 +447,29 @@ def test_a_claim_of_a_commit_that_failed_is_good_for_nothing_and_never_delivered
     play(main)
 
 
-def test_a_fact_that_nobody_waits_for_and_that_could_not_be_stored_is_stored_with_the_next_one() -> None:
+def test_a_deferred_checkpoint_is_stored_with_the_next_one() -> None:
     async def main(desk: Desk) -> None:
         claim = await desk.start("a")
         failing = [True, True]
         desk.transactions.fail = lambda changes: bool(failing and failing.pop())
         desk.held = False
         desk.checkpoint(claim.token, "1")
-        await settled()
+        await until_idle()
         assert len(desk.deferred) == 1
         desk.checkpoint(claim.token, "2")
-        await settled()
+        await until_idle()
         assert (len(desk.deferred), [json.loads(each) for each in desk.checkpoints()]) == (0, ["1", "2"])
         failing[:] = [True, True]
         desk.checkpoint(claim.token, "3")
-        await settled()
+        await until_idle()
         assert await desk.finish(claim.token) is ClaimResult.NOTHING
         assert len(desk.deferred) == 0, "the run has ended without it"
 
     play(main)
 
 
-def test_a_fact_that_is_owed_after_an_operation_that_was_refused_is_stored_all_the_same() -> None:
-    """The refused one stored nothing of its claim, though something was owed for another claim then."""
+def test_a_checkpoint_deferred_after_a_refused_operation_is_stored_all_the_same() -> None:
+    """The refused one stored nothing of its claim, although another claim had a deferred checkpoint."""
 
     async def main(desk: Desk) -> None:
         first, second = await desk.start("a"), await desk.start("b", key("other"))
@@ -484,7 +484,7 @@ def test_a_fact_that_is_owed_after_an_operation_that_was_refused_is_stored_all_t
             await desk.submit(refused, token=second.token)
         desk.deferred.defer(second.token, b'"one"')
         desk.checkpoint(second.token, "two")
-        await settled()
+        await until_idle()
         (run,) = [each for each in desk.store.runs.values() if each.checkpoints]
         assert run.checkpoints == [b'"one"', b'"two"']
 
@@ -512,7 +512,7 @@ def test_an_operation_that_breaks_down_half_way_is_undone_and_fails_alone() -> N
 # -- from elsewhere, and the end ------------------------------------------------------------------------
 
 
-def test_operations_may_be_asked_for_on_any_loop_and_are_answered_there() -> None:
+def test_operations_may_come_from_any_loop_and_are_answered_there() -> None:
     async def main(desk: Desk) -> None:
         claim = await desk.start("a")
         desk.held = False
@@ -546,7 +546,7 @@ def test_a_read_that_nobody_waits_for_any_more_fails_nothing() -> None:
         reading = asyncio.create_task(desk.commits.read(lambda records: records.look_for_room()))
         await desk.works_come()
         reading.cancel()
-        await settled()
+        await until_idle()
         await desk.let_go()
         assert faults == []
 
@@ -577,7 +577,7 @@ def test_close_returns_when_everything_is_answered() -> None:
         answers = [desk.accept("b"), desk.accept("c", key("cold"))]
         closing = asyncio.ensure_future(desk.commits.close())
         await desk.works_come()
-        await settled()
+        await until_idle()
         assert not closing.done()
         desk.let_all_go()
         await closing
