@@ -86,7 +86,7 @@ def _clients(server: Server, key: str, folder: Path) -> None:
         stderr = command(folder, *arguments, code=2).stderr
         assert "--key-file" in stderr
         assert "strandline keys new NAME" in stderr
-        assert "not known" in command(folder, *arguments, code=2, STRANDLINE_API_KEY="wrong").stderr
+        assert "this key is not valid" in command(folder, *arguments, code=2, STRANDLINE_API_KEY="wrong").stderr
     assert "desk" in command(folder, "sessions", *url, "--key-file", "mine").stdout
     assert "desk" in command(folder, "sessions", *url, STRANDLINE_API_KEY=key).stdout
     assert "hello" in command(folder, "runs", "desk", *url, STRANDLINE_API_KEY_FILE="mine").stdout
