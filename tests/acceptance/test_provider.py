@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import pytest
 
 from acceptance.server import DEADLINE_S, TARGETS, Server, serving, texts, tool_results
-from fakes.provider import Asked, Cut, Provider, Refusal, Reply, ToolCall, Wait, throttled
+from fakes.provider import Cut, Provider, ReceivedRequest, Refusal, Reply, ToolCall, Wait, throttled
 from strandline.testing import Gate
 
 STOPPED_EARLY = "(This run ended early: agent_error.)"
 
 
-def answer(request: Asked) -> Reply:
+def answer(request: ReceivedRequest) -> Reply:
     return Refusal(500) if "please fail" in request.question else f"answer to {request.question}"
 
 

@@ -64,7 +64,7 @@ def test_the_page_explains_every_reason_for_which_a_connection_is_ended() -> Non
     assert set(re.findall(r"^\| (\w+) \|", reasons, re.MULTILINE)) == set(CUTS)
 
 
-def test_whatever_is_asked_for_is_told() -> None:
+def test_every_queried_series_exists() -> None:
     known, queries = series(), [rule["expr"] for rule in rules()] + expressions(json.loads(DASHBOARD.read_text()))
     named = {name for each in queries for name in NAMES.findall(each)}
     assert named - known == set()

@@ -15,7 +15,7 @@ REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 @pytest.mark.parametrize(
     "row", [*settings_table().splitlines(), *problems_table().splitlines(), *events_table().splitlines()]
 )
-def test_every_setting_problem_and_event_stands_there_as_it_is_in_code(row: str) -> None:
+def test_the_reference_has_every_setting_error_and_event_as_in_code(row: str) -> None:
     assert row in REFERENCE, "print the rows with: python tests/reference_tables.py"
 
 
@@ -36,7 +36,7 @@ def test_every_route_is_listed_and_no_other() -> None:
     assert routes == listed
 
 
-def test_every_code_that_the_door_makes_is_listed() -> None:
+def test_every_code_made_by_the_error_handler_is_listed() -> None:
     made = re.findall(r"wire\.problem\([\w.]+, \"(\w+)\"", (ROOT / "src/strandline/_http/app/errors.py").read_text())
     assert {"not_found", "method_not_allowed", "internal_error"} <= set(made)
     for code in set(made) - {"error"}:

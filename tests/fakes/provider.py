@@ -1,4 +1,4 @@
-"""A model provider over real HTTP that speaks OpenAI's chat completions and says what a test tells it to.
+"""A model provider over real HTTP that speaks OpenAI's chat completions and says what a test scripts.
 
 It streams texts and tool calls as server-sent events, waits at gates, refuses with any status, and cuts a
 stream in the middle. It knows nothing of Strands; point `OpenAIModel(client_args=provider.client_args)` at it.
@@ -60,7 +60,7 @@ Reply = str | Sequence[Part] | Refusal
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ReceivedRequest:
     """One request as the provider got it."""
 
     number: int
@@ -87,7 +87,7 @@ class Asked:
         return "".join(part.get("text", "") for part in content)
 
 
-Script = Callable[[Asked], Reply]
+Script = Callable[[ReceivedRequest], Reply]
 
 
 def throttled(message: str = "Rate limit reached") -> Refusal:
@@ -98,11 +98,11 @@ def throttled(message: str = "Rate limit reached") -> Refusal:
 class Provider:
     """A provider that serves as long as it is entered. `script` answers what no queued reply answers.
 
-    `with Provider("Hello", throttled(), script=lambda asked: asked.question) as provider: ...`
+    `with Provider("Hello", throttled(), script=lambda received: received.question) as provider: ...`
     """
 
     def __init__(self, *replies: Reply, script: Script | None = None) -> None:
-        self.requests: list[Asked] = []
+        self.requests: list[ReceivedRequest] = []
         """All requests so far, in order of arrival."""
         self._replies = list(replies)
         self._script = script
@@ -147,43 +147,43 @@ class Provider:
     async def _complete(self, request: Request) -> Response:
         body = json.loads(await request.body())
         with self._lock:
-            asked = Asked(len(self.requests) + 1, body, dict(request.headers))
-            self.requests.append(asked)
+            received = ReceivedRequest(len(self.requests) + 1, body, dict(request.headers))
+            self.requests.append(received)
             queued = self._replies.pop(0) if self._replies else None
-        reply = queued if queued is not None else self._scripted(asked)
+        reply = queued if queued is not None else self._scripted(received)
         if isinstance(reply, Refusal):
             kind = "rate_limit_exceeded" if reply.status == 429 else "server_error"
             error = {"message": reply.message, "type": kind, "param": None, "code": kind}
             return JSONResponse({"error": error}, reply.status, reply.headers)
         parts = [reply] if isinstance(reply, str) else list(reply)
         if body.get("stream"):
-            return StreamingResponse(_events(asked, parts), media_type="text/event-stream")
-        return JSONResponse(_whole(asked, parts))
+            return StreamingResponse(_events(received, parts), media_type="text/event-stream")
+        return JSONResponse(_whole(received, parts))
 
-    def _scripted(self, asked: Asked) -> Reply:
+    def _scripted(self, received: ReceivedRequest) -> Reply:
         if self._script is None:
-            return Refusal(400, f"the test has no reply for request {asked.number}")
-        return self._script(asked)
+            return Refusal(400, f"the test has no reply for request {received.number}")
+        return self._script(received)
 
 
 # -- the wire -----------------------------------------------------------------------------------------
 
 
-def _call(asked: Asked, index: int, call: ToolCall) -> dict[str, Any]:
+def _call(received: ReceivedRequest, index: int, call: ToolCall) -> dict[str, Any]:
     function = {"name": call.name, "arguments": json.dumps(call.input)}
-    call_id = call.call_id or f"call-{asked.number}-{index}"
+    call_id = call.call_id or f"call-{received.number}-{index}"
     return {"index": index, "id": call_id, "type": "function", "function": function}
 
 
-def _usage(asked: Asked, parts: Sequence[Part]) -> dict[str, int]:
-    asking, answering = len(asked.messages), len(parts)
+def _usage(received: ReceivedRequest, parts: Sequence[Part]) -> dict[str, int]:
+    asking, answering = len(received.messages), len(parts)
     return {"prompt_tokens": asking, "completion_tokens": answering, "total_tokens": asking + answering}
 
 
-async def _events(asked: Asked, parts: Sequence[Part]) -> AsyncIterator[str]:
+async def _events(received: ReceivedRequest, parts: Sequence[Part]) -> AsyncIterator[str]:
     def event(delta: dict[str, Any], finish: str | None = None) -> str:
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
-        return _sse({**_envelope(asked, "chat.completion.chunk"), "choices": [choice]})
+        return _sse({**_envelope(received, "chat.completion.chunk"), "choices": [choice]})
 
     yield event({"role": "assistant", "content": ""})
     calls = 0
@@ -194,7 +194,7 @@ async def _events(asked: Asked, parts: Sequence[Part]) -> AsyncIterator[str]:
                 for piece in re.findall(r"\s*\S+\s*$|\s*\S+|\s+", part):
                     yield event({"content": piece})
             case ToolCall():
-                whole = _call(asked, calls, part)
+                whole = _call(received, calls, part)
                 arguments = whole["function"]["arguments"]
                 half = len(arguments) // 2
                 whole["function"]["arguments"] = arguments[:half]
@@ -207,22 +207,27 @@ async def _events(asked: Asked, parts: Sequence[Part]) -> AsyncIterator[str]:
             case Cut():
                 raise ConnectionAbortedError("cut by the test")
     yield event({}, "tool_calls" if calls else "stop")
-    if (asked.body.get("stream_options") or {}).get("include_usage"):
-        usage = _usage(asked, parts)
-        yield _sse({**_envelope(asked, "chat.completion.chunk"), "choices": [], "usage": usage})
+    if (received.body.get("stream_options") or {}).get("include_usage"):
+        usage = _usage(received, parts)
+        yield _sse({**_envelope(received, "chat.completion.chunk"), "choices": [], "usage": usage})
     yield "data: [DONE]\n\n"
 
 
-def _whole(asked: Asked, parts: Sequence[Part]) -> dict[str, Any]:
-    calls = [_call(asked, index, part) for index, part in enumerate(p for p in parts if isinstance(p, ToolCall))]
+def _whole(received: ReceivedRequest, parts: Sequence[Part]) -> dict[str, Any]:
+    calls = [_call(received, index, part) for index, part in enumerate(p for p in parts if isinstance(p, ToolCall))]
     text = "".join(part for part in parts if isinstance(part, str))
     message = {"role": "assistant", "content": text or None, **({"tool_calls": calls} if calls else {})}
     choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if calls else "stop"}
-    return {**_envelope(asked, "chat.completion"), "choices": [choice], "usage": _usage(asked, parts)}
+    return {**_envelope(received, "chat.completion"), "choices": [choice], "usage": _usage(received, parts)}
 
 
-def _envelope(asked: Asked, kind: str) -> dict[str, Any]:
-    return {"id": f"answer-{asked.number}", "object": kind, "created": 0, "model": asked.body.get("model", "fake")}
+def _envelope(received: ReceivedRequest, kind: str) -> dict[str, Any]:
+    return {
+        "id": f"answer-{received.number}",
+        "object": kind,
+        "created": 0,
+        "model": received.body.get("model", "fake"),
+    }
 
 
 def _sse(data: dict[str, Any]) -> str:

@@ -54,12 +54,12 @@ class Conversations:
             said = self._said[session]
             said.append(("user", text))
             try:
-                told = await answer(said)
+                text = await answer(said)
             except ConnectionError:
                 said.append(("assistant", "(failed)"))
                 raise
-            said.append(("assistant", told))
-            return told
+            said.append(("assistant", text))
+            return text
 
 
 def make_app(*, broken: bool) -> Starlette:
@@ -86,14 +86,14 @@ def make_app(*, broken: bool) -> Starlette:
         frame = {"jsonrpc": "2.0", "id": call["id"]}
         task: dict[str, Any] = {"kind": "task", "id": message["messageId"], "contextId": message["contextId"]}
         try:
-            told = await conversations.ask(message["contextId"], message["parts"][0]["text"])
+            text = await conversations.ask(message["contextId"], message["parts"][0]["text"])
         except Full:
             return JSONResponse({**frame, "error": {"code": -32000, "message": "busy"}}, 429)
         except ConnectionError as error:
             parts = [{"kind": "text", "text": str(error)}]
             status = {"state": "failed", "message": {"kind": "message", "role": "agent", "parts": parts}}
             return JSONResponse({**frame, "result": {**task, "status": status}})
-        artifact = {"artifactId": "1", "parts": [{"kind": "text", "text": told}]}
+        artifact = {"artifactId": "1", "parts": [{"kind": "text", "text": text}]}
         return JSONResponse({**frame, "result": {**task, "status": {"state": "completed"}, "artifacts": [artifact]}})
 
     async def agui(request: Request) -> Response:
@@ -121,18 +121,18 @@ def make_app(*, broken: bool) -> Starlette:
         ids = {"threadId": body["threadId"], "runId": body["runId"]}
         events: list[dict[str, Any]] = [{"type": "RUN_STARTED", **ids}]
         try:
-            told = await ask(body["threadId"], body["messages"][-1]["content"])
+            text = await ask(body["threadId"], body["messages"][-1]["content"])
             events += [{"type": "TEXT_MESSAGE_START", "messageId": "m", "role": "assistant"}]
             events += [
-                {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": part} for part in (told[:9], told[9:])
+                {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": part} for part in (text[:9], text[9:])
             ]
             events += [{"type": "TEXT_MESSAGE_END", "messageId": "m"}, {"type": "RUN_FINISHED", **ids}]
         except Full:
             events.append({"type": "RUN_ERROR", "code": "THREAD_BUSY", "message": "busy"})
         except ConnectionError as error:
             events.append({"type": "RUN_ERROR", "message": str(error)})
-        told = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
-        return Response(told, media_type="text/event-stream")
+        text = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+        return Response(text, media_type="text/event-stream")
 
     return Starlette(
         routes=[

@@ -26,7 +26,7 @@ from strandline._library import AgentApp
 from strandline._settings import AppSettings
 from strandline.errors import SetupError
 from strandline.testing import Gate, ScriptedModel
-from strandline.testing import question as asked
+from strandline.testing import question as requested
 
 ADA, BOB, OPS = new_key("ada"), new_key("bob"), new_key("ops", operator=True)
 LINES: Final = [kept.line() for _, kept in (ADA, BOB, OPS)]
@@ -71,11 +71,11 @@ def keeper(folder: Path, gate: Gate) -> Any:
     """Return a factory of agents that keep their conversations in files, by principal and session."""
 
     async def script(messages: Messages) -> str:
-        if asked(messages) == "hold":
+        if requested(messages) == "hold":
             await gate.wait()
-        if asked(messages) == EVERYTHING:
+        if requested(messages) == EVERYTHING:
             return f"knows {texts(messages[:-1])}"  # type: ignore[arg-type]
-        return f"said {asked(messages)}"
+        return f"said {requested(messages)}"
 
     def make_agent(session_id: str, principal: str) -> Agent:
         manager = FileSessionManager(session_id, storage_dir=str(folder / principal))
@@ -213,8 +213,8 @@ def test_a_foreign_page_or_host_is_refused_whatever_key_it_has(tmp_path: Path) -
             async with world.client(ADA[0], Origin="https://evil.example") as client:
                 assert (await client.get("/v1/sessions")).status_code == 403
             async with world.client(None, Origin="https://app.example") as client:
-                asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
-                allowed = await client.options("/chat", headers=asked)
+                requested = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+                allowed = await client.options("/chat", headers=requested)
                 assert allowed.status_code == 200, "a browser asks first, without the key"
                 assert "authorization" in allowed.headers["access-control-allow-headers"].lower()
                 refused = await client.post("/chat", json={"message": "m"})
@@ -304,10 +304,10 @@ def test_nothing_of_one_principal_is_there_for_another(history: str, tmp_path: P
             assert ended.json()["output"] == "said ada's secret"
             for key in (BOB[0], OPS[0]):
                 async with world.client(key) as other:
-                    told = await other.post("/chat", json={"message": EVERYTHING, "session_id": "s"})
-                    assert told.json()["response"] == "knows []", "their agents know nothing of it either"
-            told = await ada.post("/chat", json={"message": EVERYTHING, "session_id": "s"})
-            assert "ada's secret" in told.json()["response"]
+                    detail = await other.post("/chat", json={"message": EVERYTHING, "session_id": "s"})
+                    assert detail.json()["response"] == "knows []", "their agents know nothing of it either"
+            detail = await ada.post("/chat", json={"message": EVERYTHING, "session_id": "s"})
+            assert "ada's secret" in detail.json()["response"]
 
     run(main())
 
@@ -331,8 +331,8 @@ def test_each_principal_has_a_session_of_a_name_of_its_own_by_every_protocol(his
                     kept = (await client.get("/history", params={"session_id": "s", "count": 0})).json()["messages"]
                     said = [each["content"][0]["text"] for each in kept if each["role"] == "user"]
                     assert said == ([f"{name} {number}" for number in range(3)] if history == "journal" else [])
-                    told = await client.post("/chat", json={"message": EVERYTHING, "session_id": "s"})
-                    known = told.json()["response"]
+                    detail = await client.post("/chat", json={"message": EVERYTHING, "session_id": "s"})
+                    known = detail.json()["response"]
                     assert all(f"'{name} {number}'" in known for number in range(3))
                     assert {"ada": "bob", "bob": "ada"}[name] not in known
                     listed = (await client.get("/v1/sessions")).json()["sessions"]
@@ -433,11 +433,11 @@ def test_what_is_kept_for_a_principal_is_bounded_and_others_have_room(tmp_path: 
             )
             assert again.status_code == 200, "what was accepted is answered"
             assert (await bob.post("/chat", json={"message": large, "session_id": "b"})).status_code == 200
-            told = (await ops.get("/metrics")).text
-            assert 'strandline_refusals_total{reason="storage_full"} 2.0' in told
-            assert "strandline_principal_stored_bytes_max 8000.0" in told
+            detail = (await ops.get("/metrics")).text
+            assert 'strandline_refusals_total{reason="storage_full"} 2.0' in detail
+            assert "strandline_principal_stored_bytes_max 8000.0" in detail
             names = ("stored", "principal_stored")
-            total, largest = (float(re.findall(rf"^strandline_{each}_bytes (.*)$", told, re.M)[0]) for each in names)
+            total, largest = (float(re.findall(rf"^strandline_{each}_bytes (.*)$", detail, re.M)[0]) for each in names)
             assert 9_000 < largest < 10_000
             assert 18_000 < total < 20_000
             assert (await ada.delete("/v1/sessions/a")).status_code in (200, 204)
@@ -577,7 +577,7 @@ class Answer:
     def __init__(self, world: World, method: str, path: str, key: str, body: object = None, **headers: str) -> None:
         self.messages: list[dict[str, Any]] = []
         self._came = asyncio.Condition()
-        self._asked = asyncio.Event()
+        self._request = asyncio.Event()
         content = b"" if body is None else json.dumps(body).encode()
         shown = {"host": "127.0.0.1", "content-type": "application/json", "authorization": f"Bearer {key}", **headers}
         scope = {
@@ -586,8 +586,8 @@ class Answer:
         }  # fmt: skip
 
         async def receive() -> dict[str, Any]:
-            if not self._asked.is_set():
-                self._asked.set()
+            if not self._request.is_set():
+                self._request.set()
                 return {"type": "http.request", "body": content, "more_body": False}
             await asyncio.Event().wait()  # whoever asks stays
             raise AssertionError
@@ -662,7 +662,7 @@ class OneKey:
 
     ring = Keyring([ADA[1]])
 
-    def on_change(self, told: object) -> None:
+    def on_change(self, detail: object) -> None:
         pass
 
 
@@ -714,7 +714,7 @@ def test_an_answer_that_is_cut_off_has_one_end(more: bool) -> None:
     run(main())
 
 
-def test_whoever_ends_the_task_of_a_request_ends_it_although_its_key_is_taken_away_at_that_moment() -> None:
+def test_a_request_ends_if_its_task_is_cancelled_while_its_key_is_revoked() -> None:
     async def main() -> None:
         request, begun = let_in(Access(cast("Keys", OneKey()), AppSettings())), asyncio.Event()
 

@@ -29,7 +29,7 @@ def test_a_request_that_is_not_let_in_leaves_a_line_with_the_id_of_its_key_and_a
 
     async def main() -> None:
         async with served(tmp_path) as world:
-            for key, path, told in (
+            for key, path, reason in (
                 (None, "/v1/sessions", "no key"),
                 (unknown, "/v1/runs/run_1", f"key {id_of(unknown.encode())}"),
                 ("password", "/chat", "a malformed key"),
@@ -39,19 +39,19 @@ def test_a_request_that_is_not_let_in_leaves_a_line_with_the_id_of_its_key_and_a
                     assert (await client.get(path, params={"secret": "in-the-query"})).status_code in (401, 403)
                 (line,) = lines(caplog)
                 assert line.startswith(f"refused GET {path} from 127.0.0.1: "), line
-                assert told in line
+                assert reason in line
                 caplog.clear()
             async with world.client(ADA[0], Host="evil.example") as foreign:
                 assert (await foreign.get("/v1/sessions")).status_code == 403
             (line,) = lines(caplog)
             assert "names evil.example" in line
             async with world.client(OPS[0]) as ops:
-                told = (await ops.get("/metrics")).text
+                reason = (await ops.get("/metrics")).text
             for reason, count in (
                 ("no_key", 1), ("unknown_key", 2), ("operators_only", 1), ("foreign", 1), ("revoked_key", 0),
                 ("malformed_key", 0),
             ):  # fmt: skip
-                assert f'strandline_requests_denied_total{{reason="{reason}"}} {count}.0' in told
+                assert f'strandline_requests_denied_total{{reason="{reason}"}} {count}.0' in reason
             async with world.client("wrong") as wrong:
                 assert (await wrong.get("/health")).status_code == 200
             assert len(lines(caplog)) == 1, "a probe is answered whatever it shows"
@@ -63,7 +63,7 @@ def test_a_request_that_is_not_let_in_leaves_a_line_with_the_id_of_its_key_and_a
         assert secret not in everything
 
 
-def test_a_key_that_is_taken_away_from_a_request_that_waits_is_told_by_its_id(
+def test_a_revoked_key_of_a_waiting_request_is_logged_by_its_id(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     lines_of_file = [ADA[1].line(), BOB[1].line()]
@@ -148,9 +148,9 @@ def test_who_changed_what_is_logged_with_the_id_of_the_key(tmp_path: Path, caplo
             assert await done(ada, "POST", "/v1/sessions/desk/pause") == "paused session desk"
             assert await done(ada, "POST", "/v1/sessions/desk/resume") == "resumed session desk"
             assert await done(ada, "POST", f"/v1/runs/{ids[0]}/cancel") == f"cancelled run {ids[0]} of session desk"
-            told = await done(ada, "POST", "/v1/sessions/desk/cancel", {"running": True})
-            assert told.startswith("cancelled the runs of session desk: ")
-            assert set(re.findall(r"run_\w+", told)) == {first, ids[1], ids[2]}
+            reason = await done(ada, "POST", "/v1/sessions/desk/cancel", {"running": True})
+            assert reason.startswith("cancelled the runs of session desk: ")
+            assert set(re.findall(r"run_\w+", reason)) == {first, ids[1], ids[2]}
             world.gate.open()
             while (await ada.get("/v1/sessions/desk")).json()["running"]:
                 await asyncio.sleep(0)
@@ -168,7 +168,7 @@ def test_whose_request_interrupts_is_logged_as_who_cancelled_by_every_protocol(
 ) -> None:
     core = {"X-Amzn-Bedrock-AgentCore-Runtime-Session-Id": "desk"}
     said = {"messages": [{"role": "user", "content": "hold"}]}
-    asked: list[tuple[str, dict[str, Any], dict[str, str]]] = [
+    sent: list[tuple[str, dict[str, Any], dict[str, str]]] = [
         ("/v1/sessions/desk/runs", {"input": "hold"}, {}),
         ("/chat", {"message": "hold", "session_id": "desk"}, {}),
         ("/v1/chat/completions", said, {"X-Session-Id": "desk"}),
@@ -184,7 +184,7 @@ def test_whose_request_interrupts_is_logged_as_who_cancelled_by_every_protocol(
         ):
             await ada.post("/v1/sessions/desk/runs", json={"input": "hold"})
             await world.gate.reached.wait()
-            for path, body, headers in asked:
+            for path, body, headers in sent:
                 running = (await ada.get("/v1/sessions/desk")).json()["running"]
                 assert running
                 tasks.create_task(ada.post(path, json={**body, "if_busy": "interrupt"}, headers=headers))
@@ -192,8 +192,8 @@ def test_whose_request_interrupts_is_logged_as_who_cancelled_by_every_protocol(
                     await asyncio.sleep(0)
                 (line,) = lines(caplog)
                 caplog.clear()
-                told = f"ada (key {ADA[1].id}, from 127.0.0.1) cancelled {running} of session desk, for run_"
-                assert line.startswith(told), path
+                reason = f"ada (key {ADA[1].id}, from 127.0.0.1) cancelled {running} of session desk, for run_"
+                assert line.startswith(reason), path
                 while (await ada.get("/v1/sessions/desk")).json()["running"] in (running, None):
                     await asyncio.sleep(0)
             world.gate.open()

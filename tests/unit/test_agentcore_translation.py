@@ -61,7 +61,7 @@ def body(**given: Any) -> Invocation:
 
 
 @pytest.mark.parametrize(
-    ("given", "asked"),
+    ("given", "parsed"),
     [
         ({"prompt": "a"}, "a"),
         ({"message": "b"}, "b"),
@@ -72,20 +72,20 @@ def body(**given: Any) -> Invocation:
         ({"prompt": "a", "user": {"name": "Ada"}}, "a"),
     ],
 )
-def test_the_prompt_goes_by_three_names(given: dict[str, Any], asked: str) -> None:
-    assert prompt_of(body(**given)) == asked
+def test_the_prompt_goes_by_three_names(given: dict[str, Any], parsed: str) -> None:
+    assert prompt_of(body(**given)) == parsed
 
 
 def test_answers_stand_in_place_of_a_prompt() -> None:
     answers = {"responses": [{"id": "i1", "response": "yes"}]}
-    asked = prompt_of(body(**answers))
-    assert isinstance(asked, Responses)
-    assert [(each.id, each.response) for each in asked.responses] == [("i1", "yes")]
+    parsed = prompt_of(body(**answers))
+    assert isinstance(parsed, Responses)
+    assert [(each.id, each.response) for each in parsed.responses] == [("i1", "yes")]
     with pytest.raises(Invalid, match="do not go together"):
         prompt_of(body(input="", **answers))
 
 
-def test_nothing_asked_is_told_by_the_usual_name() -> None:
+def test_a_missing_prompt_is_reported_by_the_usual_name() -> None:
     with pytest.raises(Invalid, match="missing required field `prompt`"):
         prompt_of(body(question="a"))
 
@@ -109,14 +109,14 @@ def test_a_session_that_two_headers_name_is_refused(second: str) -> None:
         named_session(headers, SHARED)
 
 
-def test_what_agentcore_tells_is_kept_and_no_client_can_make_it_up() -> None:
+def test_agentcores_headers_are_stored_and_no_client_can_forge_them() -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    told = runtime_metadata(
+    received = runtime_metadata(
         Headers({REQUEST_ID: "r1", "traceparent": trace, "baggage": "x" * (LONGEST + 1), "tracestate": ""})
     )
-    assert told == {"request_id": "r1", "traceparent": trace}
+    assert received == {"request_id": "r1", "traceparent": trace}
     mine = {"agentcore": {"request_id": "made up"}, "colour": "blue"}
-    assert kept_with(mine, told) == {"agentcore": told, "colour": "blue"}
+    assert kept_with(mine, received) == {"agentcore": received, "colour": "blue"}
     assert kept_with(mine, {}) == {"colour": "blue"}, "AgentCore has told nothing"
 
 
@@ -134,7 +134,7 @@ def test_every_end_is_an_answer_or_has_a_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "told"),
+    ("error", "status", "received"),
     [
         (Invalid("wrong"), 400, {"error": "invalid", "details": "wrong"}),
         (wire.Malformed("no JSON"), 400, {"error": "malformed", "details": "no JSON"}),
@@ -147,9 +147,9 @@ def test_every_end_is_an_answer_or_has_a_reason() -> None:
         (Draining("stops", retry_after_s=5), 503, {"error": "draining", "details": "stops"}),
     ],
 )
-def test_refusals_have_the_form_of_the_contract(error: StrandlineError, status: int, told: dict[str, Any]) -> None:
+def test_refusals_have_the_form_of_the_contract(error: StrandlineError, status: int, received: dict[str, Any]) -> None:
     answer = refusal(wire.error_response(error))
-    assert (answer.status_code, json.loads(bytes(answer.body))) == (status, told)
+    assert (answer.status_code, json.loads(bytes(answer.body))) == (status, received)
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["content-length"] == str(len(answer.body))
     assert ("retry-after" in answer.headers) is (status in (429, 503))
@@ -167,10 +167,12 @@ def finished(status: RunStatus, output: str = "", **more: Any) -> RunFinished:
     return RunFinished(status=status, output=output, **given)
 
 
-def streamed(*told: Event) -> list[Any]:
+def streamed(*received: Event) -> list[Any]:
     """Return what a client reads that knows of `data: ` lines only, as AgentCore's examples do."""
     pieces = Pieces(RUN, HERE, waiting=Waiting({}, HERE), later="later")
-    sent = b"".join(pieces.of(Numbered(number, 0.0, event)) for number, event in enumerate(told, 1)) + pieces.closing()
+    sent = (
+        b"".join(pieces.of(Numbered(number, 0.0, event)) for number, event in enumerate(received, 1)) + pieces.closing()
+    )
     lines = sent.decode().split("\n")
     assert all(line.startswith("data: ") for line in lines[::2] if line)
     assert set(lines[1::2]) <= {""}
@@ -194,14 +196,18 @@ def test_text_is_not_said_twice_if_the_model_starts_over() -> None:
     ) == ["It ", "rains."]
 
 
-def test_an_end_that_was_not_told_in_pieces_comes_whole() -> None:
+def test_an_ending_that_was_not_streamed_comes_whole() -> None:
     assert streamed(finished(RunStatus.SUCCEEDED, "It rains.")) == ["It rains."]
 
 
 def test_a_question_to_a_person_is_the_last_event() -> None:
     end = finished(RunStatus.NEEDS_INPUT, "Well. ", input_requests=[InputRequest("i1", "pay", {"amount": 3})])
-    asked = {**ABOUT, "status": "needs_input", "input_requests": [{"id": "i1", "name": "pay", "reason": {"amount": 3}}]}
-    assert streamed(TextDelta("Well. "), end) == ["Well. ", asked]
+    parsed = {
+        **ABOUT,
+        "status": "needs_input",
+        "input_requests": [{"id": "i1", "name": "pay", "reason": {"amount": 3}}],
+    }
+    assert streamed(TextDelta("Well. "), end) == ["Well. ", parsed]
 
 
 def test_a_failure_is_the_last_event_by_the_names_of_the_contract() -> None:
@@ -237,8 +243,8 @@ def test_ping_takes_the_time_when_the_status_changes_and_not_otherwise() -> None
     def ping(at: float, running: int = 0, waiting: int = 0) -> tuple[str, int]:
         time.at, health.running, health.queue_depth = at, running, waiting
         answer = asyncio.run(routes.ping(Request({"type": "http"})))
-        told = json.loads(bytes(answer.body))
-        return told["status"], told["time_of_last_update"]
+        received = json.loads(bytes(answer.body))
+        return received["status"], received["time_of_last_update"]
 
     assert ping(200) == ("Healthy", 100)
     assert ping(300.9, running=1) == ("HealthyBusy", 300)
@@ -282,8 +288,8 @@ def test_a_run_that_comes_and_goes_between_two_pings_is_seen() -> None:
 
 
 def test_what_a_run_waits_to_be_answered_is_said_once_and_before_the_answer() -> None:
-    why, asks = Why(Reason.WAITS_FOR_INPUT, "the session waits for an answer"), [InputRequest("i1", "refund", "B2")]
-    waits = events.RunQueued(1, None, why, asks)
+    why, needed = Why(Reason.WAITS_FOR_INPUT, "the session waits for an answer"), [InputRequest("i1", "refund", "B2")]
+    waits = events.RunQueued(1, None, why, needed)
     said, *rest = streamed(waits, waits, TextDelta("It rains."), finished(RunStatus.SUCCEEDED, "It rains."))
     assert said == (
         "(The session waits for a person's answer, and so does this message. refund: B2 - to answer it, POST"

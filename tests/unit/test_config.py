@@ -39,7 +39,7 @@ def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("variable", "value"), [("API_KEYS", ""), ("API_KEYS", " , "), ("API_KEYS_FILE", "")])
-def test_keys_that_somebody_wanted_and_that_are_none_let_nobody_in(variable: str, value: str, tmp_path: Path) -> None:
+def test_an_empty_key_variable_stops_the_start(variable: str, value: str, tmp_path: Path) -> None:
     """As `docker run --env STRANDLINE_API_KEYS="$KEYS"` without `KEYS`, in an image that allows to have none."""
     environment = {f"STRANDLINE_{variable}": value, "STRANDLINE_ALLOW_ANONYMOUS": "1"}
     with pytest.raises(SettingsError, match=f"STRANDLINE_{variable} is set but has no key"):
@@ -80,7 +80,7 @@ def test_lists_and_truth_values_are_read_from_text(tmp_path: Path) -> None:
         ("disk_reserve_bytes", "-1"),
     ],
 )
-def test_a_wrong_value_is_told_with_its_name_origin_and_meaning(name: str, value: str, tmp_path: Path) -> None:
+def test_a_wrong_value_is_reported_with_its_name_origin_and_meaning(name: str, value: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as refusal:
         resolve({name: value}, {}, folder=tmp_path)
     assert name in str(refusal.value)
@@ -88,7 +88,7 @@ def test_a_wrong_value_is_told_with_its_name_origin_and_meaning(name: str, value
     assert descriptions()[name] in str(refusal.value)
 
 
-def test_a_file_that_is_wrong_is_told(tmp_path: Path) -> None:
+def test_a_wrong_file_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "strandline.toml"
     for text, said in (
         ("max_runing = 3", "did you mean `max_running`"),
@@ -149,9 +149,9 @@ def test_keys_are_never_taken_from_a_file_of_settings_that_nobody_has_named(
     assert f"STRANDLINE_{name.upper()}" in str(error.value)
     with pytest.raises(SettingsError, match=name):
         resolve({}, {f"STRANDLINE_{name.upper()}": "x"}, folder=tmp_path)
-    told = survey({}, folder=tmp_path)
-    assert name in told.errors[0]
-    assert [each.origin for each in told.settings if each.name == name] == ["default"]
+    remarks = survey({}, folder=tmp_path)
+    assert name in remarks.errors[0]
+    assert [each.origin for each in remarks.settings if each.name == name] == ["default"]
     for found in (
         resolve({}, {}, toml=file),
         resolve({}, {"STRANDLINE_CONFIG": str(file)}, folder=tmp_path),
@@ -176,7 +176,7 @@ def test_the_file_of_settings_is_the_one_that_is_named_by_flag_or_variable_or_th
     assert survey(variable, folder=tmp_path).remarks == [], "it is no misspelt setting"
 
 
-def test_no_file_of_settings_is_read_where_the_variable_says_so_and_one_that_is_there_is_told_of(
+def test_the_variable_none_reads_no_file_and_reports_an_existing_one(
     tmp_path: Path,
 ) -> None:
     none = {"STRANDLINE_CONFIG": "none"}
@@ -205,16 +205,16 @@ def test_no_file_of_settings_is_read_where_the_variable_says_so_and_one_that_is_
         ("STRANDLINE_VERSION", None),
     ],
 )
-def test_a_variable_that_is_nearly_a_setting_is_told_with_the_one_that_was_meant(
+def test_a_misspelt_variable_is_reported_with_the_likely_setting(
     variable: str, meant: str | None, tmp_path: Path
 ) -> None:
-    told = [] if meant is None else [f"the variable {variable} is not a setting; did you mean `{meant}`?"]
-    assert resolve({}, {variable: "x"}, folder=tmp_path).remarks == told
-    assert survey({variable: "x"}, folder=tmp_path).remarks == told
+    remarks = [] if meant is None else [f"the variable {variable} is not a setting; did you mean `{meant}`?"]
+    assert resolve({}, {variable: "x"}, folder=tmp_path).remarks == remarks
+    assert survey({variable: "x"}, folder=tmp_path).remarks == remarks
 
 
 @pytest.mark.parametrize("service", ["STRANDLINE", "STRANDLINE_AGENT", "STRANDLINE_SESSION"])
-def test_what_kubernetes_tells_a_container_of_a_service_is_no_misspelt_setting(service: str, tmp_path: Path) -> None:
+def test_service_variables_of_kubernetes_are_not_misspelt_settings(service: str, tmp_path: Path) -> None:
     """Source: Kubernetes, "Discovering services", which has the variables of Docker's links too."""
     url = "tcp://10.0.0.11:8000"
     links = {

@@ -40,28 +40,28 @@ class Seen:
         self.limiter = limiter
         self.comes_back = comes_back
         self.probes_only = False
-        self.told: list[object] = []
+        self.calls: list[object] = []
         self.limiter.came(self)
 
     def close_after_response(self) -> None:
-        self.told.append("answers last")
+        self.calls.append("answers last")
 
     def took_too_long(self, reason: StrandlineError) -> None:
-        self.told.append(asyncio.get_running_loop().time())
+        self.calls.append(asyncio.get_running_loop().time())
         if self.comes_back:
             self.limiter.expects_request(self)
 
     def took_too_little(self) -> None:
-        self.told.append("took too little")
+        self.calls.append("took too little")
 
     def cut(self) -> None:
-        self.told.append("cut")
+        self.calls.append("cut")
 
     def take_probes_only(self, most: int) -> None:
         self.probes_only = True
 
     def refuse(self, error: StrandlineError) -> None:
-        self.told.append(error.code)
+        self.calls.append(error.code)
 
 
 def test_each_has_its_own_time_from_its_own_beginning_and_one_timer_serves_all() -> None:
@@ -69,19 +69,19 @@ def test_each_has_its_own_time_from_its_own_beginning_and_one_timer_serves_all()
         loop = asyncio.get_running_loop()
         limiter = ConnectionLimiter(most=100, patience_s=10)
         began = loop.time()
-        first, again, owed, stays = (Seen(limiter, comes_back=n == 3) for n in range(4))
+        first, again, answered, stays = (Seen(limiter, comes_back=n == 3) for n in range(4))
         await asyncio.sleep(4)
         limiter.expects_request(again)
-        limiter.has_request(owed)
+        limiter.has_request(answered)
         timers = []
         for _ in range(5):
             await asyncio.sleep(10)
             timers.append(sum(not each.cancelled() for each in loop._scheduled))  # type: ignore[attr-defined]
 
-        assert first.told == [pytest.approx(began + 10, abs=0.1)]
-        assert again.told == [pytest.approx(began + 14, abs=0.1)]
-        assert owed.told == []
-        assert len(stays.told) == 5
+        assert first.calls == [pytest.approx(began + 10, abs=0.1)]
+        assert again.calls == [pytest.approx(began + 14, abs=0.1)]
+        assert answered.calls == []
+        assert len(stays.calls) == 5
         assert timers == [1] * 5
 
     run_virtual(life)
@@ -94,25 +94,25 @@ def test_a_server_that_stops_waits_for_no_request_longer_than_it_would_have() ->
         began = asyncio.get_running_loop().time()
         late = Seen(limiter)
         await asyncio.sleep(10)
-        assert late.told == [pytest.approx(began + 1, abs=0.1)]
+        assert late.calls == [pytest.approx(began + 1, abs=0.1)]
 
     run_virtual(life)
 
 
-def test_of_too_many_the_one_goes_that_has_owed_for_longest_and_none_that_is_owed() -> None:
+def test_at_the_limit_the_longest_idle_connection_is_closed_and_none_that_waits_for_us() -> None:
     async def life(clock: VirtualClock) -> None:
         limiter = ConnectionLimiter(most=3, patience_s=10)
-        owed, first, second = (Seen(limiter) for _ in range(3))
-        limiter.has_request(owed)
+        answered, first, second = (Seen(limiter) for _ in range(3))
+        limiter.has_request(answered)
         limiter.expects_request(first)  # (it has been answered: its time begins anew)
         third = Seen(limiter)
-        assert [each.told for each in (owed, first, second, third)] == [[], [], ["cut"], []]
+        assert [each.calls for each in (answered, first, second, third)] == [[], [], ["cut"], []]
 
         for each in (first, third):
             limiter.has_request(each)
         late = [Seen(limiter) for _ in range(FOR_PROBES)]
-        assert all(each.probes_only and not each.told for each in late)
-        assert Seen(limiter).told == ["no_connection_left"]
+        assert all(each.probes_only and not each.calls for each in late)
+        assert Seen(limiter).calls == ["no_connection_left"]
         limiter.left(late[0])
         assert Seen(limiter).probes_only
 
@@ -188,9 +188,9 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
         body += message["body"]
         if not message["more_body"]:
             break
-    told = b"[%s %s %s]" % (scope["method"].encode(), scope["path"].encode(), body)
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(told))]})
-    await send({"type": "http.response.body", "body": told})
+    calls = b"[%s %s %s]" % (scope["method"].encode(), scope["path"].encode(), body)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(calls))]})
+    await send({"type": "http.response.body", "body": calls})
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
@@ -251,7 +251,7 @@ def test_nobody_fills_the_log_with_what_is_no_request(sent: bytes, caplog: pytes
     assert not ours(caplog)
 
 
-def test_whoever_is_cut_off_is_counted_under_one_of_the_known_reasons() -> None:
+def test_every_early_close_is_counted_under_a_known_reason() -> None:
     async def life(clock: VirtualClock) -> None:
         recorder, endless = MetricsRecorder(), asyncio.Event()
         begins = dict(recorder.cuts)
@@ -384,7 +384,7 @@ def test_an_answer_that_has_begun_before_the_whole_body_was_here_goes_on() -> No
 
 
 @pytest.mark.parametrize("expects", [b"", b"Expect: 100-continue\r\n"])
-def test_who_could_not_send_the_body_since_nobody_read_it_is_not_told_that_it_took_too_long(expects: bytes) -> None:
+def test_a_client_whose_body_the_app_did_not_read_does_not_time_out(expects: bytes) -> None:
     """As while a server starts, when requests wait before their bodies are read."""
 
     async def life(clock: VirtualClock) -> None:
@@ -430,7 +430,7 @@ def in_words(problem: Response, path: str) -> Response:
 
 
 @pytest.mark.parametrize(
-    ("sent", "told"),
+    ("sent", "calls"),
     [
         (b"POST /a%20b?c=d HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n12", "/a b"),
         (b"POST /head HTTP/1.1\r\nHost: a\r\n", "/head"),
@@ -438,8 +438,8 @@ def in_words(problem: Response, path: str) -> Response:
         (b"PO", ""),
     ],
 )
-def test_who_is_late_is_refused_in_the_form_of_where_it_asks_whether_it_is_slow_or_the_server_stops(
-    sent: bytes, told: str
+def test_a_late_request_is_refused_in_the_format_of_its_path_also_while_the_server_stops(
+    sent: bytes, calls: str
 ) -> None:
     async def life(clock: VirtualClock) -> None:
         for stops, status, code in ((False, 408, "request_timeout"), (True, 503, "draining")):
@@ -457,7 +457,7 @@ def test_who_is_late_is_refused_in_the_form_of_where_it_asks_whether_it_is_slow_
             else:
                 await asyncio.sleep(5.1)
             assert wire.written.startswith(b"HTTP/1.1 %d" % status)
-            assert wire.written.endswith(f"{code} at {told}".encode())
+            assert wire.written.endswith(f"{code} at {calls}".encode())
             assert wire.ended == "closed"
             assert recorder.cuts[code] == 1
 

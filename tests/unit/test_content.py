@@ -81,8 +81,8 @@ def test_text_images_documents_and_videos_are_taken(content: list[dict[str, Any]
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_whatever_else_callers_send_is_refused(name: str) -> None:
-    content, told = REFUSED[name]
-    with pytest.raises(Invalid, match=told) as refused:
+    content, shown = REFUSED[name]
+    with pytest.raises(Invalid, match=shown) as refused:
         check_content(content, NONE)
     assert len(str(refused.value)) < 600
 
@@ -108,7 +108,7 @@ def test_a_kind_that_the_setting_names_is_taken_and_no_other(content: dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "shown"),
     [
         (media("audio", "midi"), r"audio\.format must be"),
         (media("audio", "mp3", S3), r"audio\.source"),
@@ -117,9 +117,9 @@ def test_a_kind_that_the_setting_names_is_taken_and_no_other(content: dict[str, 
         (media("image", "png", {"location": {"uri": "s3://a"}}), r"source\.location must be an object"),
     ],
 )
-def test_what_is_named_has_to_have_its_form_too(content: dict[str, Any], told: str) -> None:
+def test_what_is_named_has_to_have_its_form_too(content: dict[str, Any], shown: str) -> None:
     named = frozenset({"audio", "cachePoint"} | ({"location"} if "image" in content else set()))
-    with pytest.raises(Invalid, match=told):
+    with pytest.raises(Invalid, match=shown):
         check_content([content], named)
 
 
@@ -139,7 +139,7 @@ def test_blocks_of_tools_are_refused_also_where_a_program_has_named_them(kind: s
         check_content([{kind: {}}], frozenset({kind}))
 
 
-def test_a_service_checks_what_it_is_asked_whoever_asks_and_keeps_nothing_of_what_it_refuses() -> None:
+def test_a_service_checks_every_input_and_stores_nothing_of_a_refused_one() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(echo)) as service:
             for content, _ in REFUSED.values():

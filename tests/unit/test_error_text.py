@@ -20,20 +20,20 @@ from strandline._engine.options import ErrorText
 from strandline._model import ErrorCode, Failed, Raised
 from strandline.errors import SettingsError
 from strandline.testing import Answer, ScriptedModel, say, stop
-from strandline.testing import question as asked
+from strandline.testing import question as prompts_of
 from strandline.testing._checker import check_history
 from target_support import ask, history, run, serving
 
 URL = "postgresql://ada:hunter2@db.internal/pay"
 EARLY = "(This run ended early: agent_error.)"
-TOLD: dict[ErrorText, str] = {"full": f"ConnectionError: cannot reach {URL}", "class": "ConnectionError", "id": "err_"}
+SHOWN: dict[ErrorText, str] = {"full": f"ConnectionError: cannot reach {URL}", "class": "ConnectionError", "id": "err_"}
 
 
 def agent() -> Agent:
     def script(messages: Messages) -> Answer:
-        if asked(messages) == "next":
+        if prompts_of(messages) == "next":
             return "fine"
-        if asked(messages) == "long":
+        if prompts_of(messages) == "long":
             return [say("half an ans"), stop("max_tokens")]
         return [say("let me see"), ConnectionError(f"cannot reach {URL}")]
 
@@ -63,8 +63,8 @@ async def answer_with_an_agent(message: str, session: Session) -> str:
     return "fine"
 
 
-@pytest.mark.parametrize("error_text", TOLD)
-def test_the_answer_and_history_tell_the_same_of_an_exception_and_the_next_run_works(
+@pytest.mark.parametrize("error_text", SHOWN)
+def test_answer_and_history_show_the_same_of_an_exception_and_the_next_run_works(
     error_text: ErrorText, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
@@ -72,23 +72,23 @@ def test_the_answer_and_history_tell_the_same_of_an_exception_and_the_next_run_w
             end = await ask(service, "pay")
             assert end.error is not None
             assert end.error.code is ErrorCode.AGENT_ERROR
-            told = end.error.detail
-            assert told.startswith(TOLD[error_text]) if error_text == "id" else told == TOLD[error_text]
+            shown = end.error.detail
+            assert shown.startswith(SHOWN[error_text]) if error_text == "id" else shown == SHOWN[error_text]
             messages = await history(service)
-            assert texts(messages) == ["pay", "let me see", EARLY, told]
+            assert texts(messages) == ["pay", "let me see", EARLY, shown]
             assert check_history(messages) == []
             assert ("hunter2" in str(messages)) is (error_text == "full")
             assert (await ask(service, "next")).output == "fine"
             (line,) = [each for each in caplog.records if each.name in ("strandline.runner", "strandline.errors")]
             assert URL in line.getMessage()
             assert (line.name == "strandline.errors") is (error_text == "id")
-            assert told in line.getMessage()
+            assert shown in line.getMessage()
 
     caplog.set_level(logging.WARNING)
     run(main)
 
 
-@pytest.mark.parametrize("error_text", TOLD)
+@pytest.mark.parametrize("error_text", SHOWN)
 def test_what_an_error_is_is_known_before_its_text_is_taken_out(error_text: ErrorText, tmp_path: Path) -> None:
     async def main() -> None:
         async with serving(factory(), tmp_path, error_text=error_text) as service:
@@ -102,28 +102,28 @@ def test_what_an_error_is_is_known_before_its_text_is_taken_out(error_text: Erro
 
 
 @pytest.mark.parametrize(
-    ("error_text", "told"),
+    ("error_text", "shown"),
     [
         ("full", f"the Swarm failed: node pay: ConnectionError: cannot reach {URL}"),
         ("class", "the Swarm failed: node pay: ConnectionError"),
         ("id", "the Swarm failed: node pay: err_"),
     ],
 )
-def test_of_a_node_that_fails_it_is_told_which_one_and_as_much_as_of_an_agent(
-    error_text: ErrorText, told: str, tmp_path: Path
+def test_a_failing_node_is_named_and_shows_as_much_as_an_agent(
+    error_text: ErrorText, shown: str, tmp_path: Path
 ) -> None:
     async def main() -> None:
         async with serving(target_for(make_swarm, "swarm"), tmp_path, error_text=error_text) as service:
             assert (end := (await ask(service, "pay")).error) is not None
-            assert end.detail.startswith(told)
+            assert end.detail.startswith(shown)
             assert texts(await history(service))[-1] == end.detail
             assert ("hunter2" in end.detail) is (error_text == "full")
 
     run(main)
 
 
-@pytest.mark.parametrize("error_text", TOLD)
-def test_what_a_broken_off_agent_inside_has_raised_is_told_no_further(error_text: ErrorText, tmp_path: Path) -> None:
+@pytest.mark.parametrize("error_text", SHOWN)
+def test_the_exception_of_an_interrupted_inner_agent_goes_no_further(error_text: ErrorText, tmp_path: Path) -> None:
     async def main() -> None:
         target = target_for(answer_with_an_agent, "function")
         async with serving(target, tmp_path, error_text=error_text) as service:
@@ -135,8 +135,8 @@ def test_what_a_broken_off_agent_inside_has_raised_is_told_no_further(error_text
     run(main)
 
 
-@pytest.mark.parametrize("error_text", TOLD)
-def test_what_the_server_itself_says_of_a_failure_is_told_whole(error_text: ErrorText, tmp_path: Path) -> None:
+@pytest.mark.parametrize("error_text", SHOWN)
+def test_the_servers_own_reason_of_a_failure_is_shown_whole(error_text: ErrorText, tmp_path: Path) -> None:
     async def main() -> None:
         async with serving(factory(), tmp_path, error_text=error_text, timeout_s=1e-9, cancel_grace_s=0) as service:
             assert (end := (await ask(service, "pay")).error) is not None
@@ -150,13 +150,13 @@ def test_a_text_of_an_error_takes_so_much_of_the_log_and_no_more() -> None:
     text = "x" * MOST_LOGGED
     assert full_text(Failed(ErrorCode.AGENT_ERROR, raised=Raised("ValueError", text))) == text
     long = Failed(ErrorCode.AGENT_ERROR, "node pay", Raised("ValueError", f"cannot read {'x' * 9_000_000}"))
-    told = full_text(long)
-    assert told.startswith("node pay: cannot read xxx")
-    assert told.endswith(f"... ({len('node pay: cannot read ') + 9_000_000 - MOST_LOGGED} more characters)")
-    assert len(told) < MOST_LOGGED + 50
+    shown = full_text(long)
+    assert shown.startswith("node pay: cannot read xxx")
+    assert shown.endswith(f"... ({len('node pay: cannot read ') + 9_000_000 - MOST_LOGGED} more characters)")
+    assert len(shown) < MOST_LOGGED + 50
 
 
-def test_without_keys_all_is_told_and_with_keys_an_id_unless_the_setting_says_otherwise() -> None:
+def test_without_keys_the_text_is_shown_and_with_keys_an_id_unless_the_setting_differs() -> None:
     key = "ada sha256:" + "0" * 64
     for given, in_force in (
         ({}, "full"),

@@ -32,14 +32,14 @@ from strandline.testing._virtual import VirtualClock, run_virtual
 class Plain(Dialect):
     """A body of text is the question, the answer is text; events are their texts, between brackets."""
 
-    def __init__(self, **asks: Any) -> None:
-        self.asks = asks
+    def __init__(self, **submitted: Any) -> None:
+        self.submitted = submitted
         self.noted: list[str] = []
 
     async def parse(self, request: Request) -> RunRequest:
         sent = b'"%b"' % await request.body()
-        asks: dict[str, Any] = {"options": RunOptions(), **self.asks}
-        return RunRequest(key=key(), input=sent.decode()[1:-1], body=sent, **asks)
+        submitted: dict[str, Any] = {"options": RunOptions(), **self.submitted}
+        return RunRequest(key=key(), input=sent.decode()[1:-1], body=sent, **submitted)
 
     def accepted(self, run: Accepted) -> None:
         self.noted.append(run.ticket.run_id)
@@ -57,12 +57,12 @@ class Texts:
     def opening(self) -> bytes:
         return b"["
 
-    def of(self, told: Numbered) -> bytes:
-        match told.event:
+    def of(self, received: Numbered) -> bytes:
+        match received.event:
             case TextDelta(text):
-                return b"%d %b;" % (told.number or 0, text.encode())
+                return b"%d %b;" % (received.number or 0, text.encode())
             case RunQueued():
-                return b"%d waits;" % (told.number or 0)
+                return b"%d waits;" % (received.number or 0)
             case RunFinished(output=output):
                 return b"end %b;" % output.encode()
         return b""
@@ -148,7 +148,7 @@ class Slow(MemoryJournal):
 
 
 @pytest.mark.parametrize("leaves", [False, True])
-def test_who_asks_for_the_run_of_another_principal_is_no_client_of_it(leaves: bool) -> None:
+def test_reading_another_callers_run_does_not_count_as_its_client(leaves: bool) -> None:
     """It neither keeps a run from its end whose own client was lost, nor ends one when it leaves."""
     gate = Gate()
 
@@ -161,7 +161,7 @@ def test_who_asks_for_the_run_of_another_principal_is_no_client_of_it(leaves: bo
             exchange = Exchange(service)
             client, dialect = Client("hi"), Plain(options=RunOptions(on_disconnect=OnDisconnect.CANCEL), wait_s=None)
             if not leaves:
-                dialect.asks["wait_s"] = UNTIL_IT_ENDS
+                dialect.submitted["wait_s"] = UNTIL_IT_ENDS
             asking = asyncio.create_task(client.ask(exchange, dialect))
             await gate.reached.wait()
             client.left.set()
@@ -228,7 +228,7 @@ def test_an_answer_waits_as_long_as_its_client_wants(wait_s: float | None, statu
     run_virtual(main)
 
 
-def test_a_server_that_stops_tells_those_that_wait_that_their_runs_go_on() -> None:
+def test_a_stopping_server_answers_waiting_clients_that_their_runs_continue() -> None:
     gate = Gate()
 
     async def held(attempt: Attempt) -> str:
@@ -255,17 +255,17 @@ def test_a_stream_goes_on_where_its_client_was() -> None:
             attempt.add_text(text)
         return "abc"
 
-    async def asks(service: Service, text: str, after: int) -> str:
+    async def submitted(service: Service, text: str, after: int) -> str:
         dialect = Plain(as_events=True, after=after)
         return await body_of(await Client(text, idempotency_key=text).ask(Exchange(service), dialect))
 
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(says)) as service:
-            whole = await asks(service, "x", 0)
+            whole = await submitted(service, "x", 0)
             assert whole.startswith("[")
             assert whole.endswith("c;end abc;]")
             after = int(whole[1:].split(" a;")[0])
-            assert await asks(service, "x", after) == "[" + whole.partition(" a;")[2]
+            assert await submitted(service, "x", after) == "[" + whole.partition(" a;")[2]
             read = await Client("x", idempotency_key="x").ask(Exchange(service), Plain(as_events=True, after=2**53 - 1))
             assert (read.status_code, read.headers["idempotency-replayed"]) == (204, "true")
 
@@ -291,7 +291,7 @@ def test_the_stream_of_a_new_run_begins_with_its_first_event_whatever_id_its_cli
     run_virtual(main)
 
 
-def test_a_run_that_goes_on_is_told_from_its_beginning_to_a_client_that_has_the_end_of_another_one() -> None:
+def test_a_client_with_the_end_of_another_run_gets_all_events_of_a_resumed_one() -> None:
     """It lost its connection before the first event of this one, and sends the last id that it has had."""
     gate = Gate()
 

@@ -44,7 +44,7 @@ def test_a_file_of_keys_may_have_remarks_and_empty_lines_and_two_keys_of_one_nam
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("strandline_THISISTHEKEY", "is not a key"),
         ("ada strandline_THISISTHEKEY", "is not a key"),
@@ -59,11 +59,11 @@ def test_a_file_of_keys_may_have_remarks_and_empty_lines_and_two_keys_of_one_nam
         (f".. sha256:{HEX}", "the name must be"),
     ],
 )
-def test_a_line_that_is_wrong_is_told_by_its_number_and_never_shown(text: str, told: str) -> None:
+def test_a_wrong_line_is_reported_by_its_number_and_never_shown(text: str, message: str) -> None:
     with pytest.raises(SettingsError) as error:
         parse(lines_of(f"# first\neve sha256:{'0' * 64}\n{text}\n", "keys"))
     assert str(error.value).startswith("keys, line 3")
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "THISISTHEKEY" not in str(error.value)
     assert HEX not in str(error.value)
 
@@ -120,7 +120,7 @@ def test_a_file_without_a_key_lets_no_server_start(content: bytes, tmp_path: Pat
         keys_of(Settings(api_keys_file=str(file)))
 
 
-def test_a_file_that_may_not_be_read_is_told_with_whom_to_let(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_is_reported_with_who_must_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(file: Path, mode: str) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -129,7 +129,7 @@ def test_a_file_that_may_not_be_read_is_told_with_whom_to_let(tmp_path: Path, mo
         keys_of(Settings(api_keys_file=str(tmp_path / "keys")))
 
 
-def test_a_server_with_keys_may_listen_anywhere_and_one_without_is_told_of_them() -> None:
+def test_a_server_with_keys_may_listen_anywhere_and_one_without_learns_of_them() -> None:
     check_exposure(Settings(host="0.0.0.0", api_keys_file="keys"))
     check_exposure(Settings(host="0.0.0.0", api_keys=["ada sha256:..."]))
     with pytest.raises(SettingsError, match="strandline keys new NAME"):
@@ -138,8 +138,8 @@ def test_a_server_with_keys_may_listen_anywhere_and_one_without_is_told_of_them(
 
 def test_no_list_of_settings_shows_what_stands_in_the_place_of_keys(tmp_path: Path) -> None:
     found = survey({"STRANDLINE_API_KEYS": "THISISTHEKEY, another"}, folder=tmp_path)
-    (told,) = [shown(each) for each in found.settings if each.name == "api_keys"]
-    assert told.value == "2, not shown"
+    (message,) = [shown(each) for each in found.settings if each.name == "api_keys"]
+    assert message.value == "2, not shown"
     (tmp_path / "strandline.toml").write_text("api_keys = {THISISTHEKEY = 1}\n")
     for named in (None, tmp_path / "strandline.toml"):
         found = survey({}, toml=named, folder=tmp_path)

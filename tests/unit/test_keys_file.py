@@ -50,7 +50,7 @@ def test_what_the_file_says_by_now_counts(file: Path, caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize("content", ["", "THISISTHEKEY\n", "ada sha256:THISISTHEKEY\n", None])
-def test_a_file_that_is_wrong_changes_nothing_and_is_told_once_for_each_time_that_it_becomes_so(
+def test_a_wrong_file_changes_nothing_and_is_logged_once_each_time(
     content: str | None, file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys = Keys(Settings(api_keys_file=str(file)))
@@ -104,9 +104,7 @@ def test_a_key_that_changes_hands_is_gone_for_whom_it_stood_for(file: Path) -> N
     assert before in keys.ring, "the same principal, with more rights"
 
 
-def test_of_two_looks_the_slower_one_does_not_bring_back_what_the_file_said_before(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_slower_of_two_reloads_does_not_restore_older_keys(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGHUP may come while the look of every two seconds waits for its disk."""
 
     async def main() -> None:

@@ -43,7 +43,7 @@ def seen_of(recorder: MetricsRecorder) -> Seen:
     return run_virtual(main)
 
 
-def test_a_scrape_that_asks_for_a_version_that_is_none_is_answered_in_plain_text() -> None:
+def test_a_scrape_for_an_unknown_version_is_answered_in_plain_text() -> None:
     seen = seen_of(MetricsRecorder())
     for version in ("abc", "1..0", "1.x", "9" * 5000, "-1"):
         for kind in ("application/openmetrics-text", "text/plain"):
@@ -52,7 +52,7 @@ def test_a_scrape_that_asks_for_a_version_that_is_none_is_answered_in_plain_text
             assert media_type.startswith("text/plain; version=0.0.4")
 
 
-def test_every_metric_is_told_in_both_forms_from_the_start() -> None:
+def test_every_metric_exists_in_both_formats_from_the_start() -> None:
     seen = seen_of(MetricsRecorder())
     workers = [WorkerLoad(pid=4711, running=0, silent_s=0.0)]
     seen = replace(seen, vitals=replace(seen.vitals, agents=Load(workers=workers)))
@@ -115,9 +115,7 @@ def test_a_disk_that_hangs_takes_one_thread_however_often_it_is_looked_at(
     asyncio.run(main())
 
 
-def test_without_a_thread_everything_is_told_but_what_the_disk_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_thread_only_the_disk_metrics_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def threadless(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -133,7 +131,7 @@ def test_without_a_thread_everything_is_told_but_what_the_disk_says(
     run_virtual(main)
 
 
-def test_a_disk_that_hangs_is_told_as_it_was_seen_last(
+def test_a_hanging_disk_shows_its_last_values(
     tmp_path: Path, hanging: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampler, "SAMPLE_S", 0.01)
@@ -164,11 +162,11 @@ def test_a_journal_that_is_not_there_yet_or_in_memory_has_no_size(tmp_path: Path
     asyncio.run(main())
 
 
-def test_a_server_without_a_file_tells_no_disk() -> None:
+def test_a_server_without_a_file_has_no_disk_metrics() -> None:
     async def main() -> str:
         async with serving(VirtualClock(asyncio.get_running_loop()), Played(echo)) as service:
             return (await Scrapes(service, MetricsRecorder(), None).scrape(""))[0].decode()
 
-    told = {sample.name for family in parse_text(asyncio.run(main())) for sample in family.samples}
-    assert "strandline_runs_waiting" in told
-    assert {"strandline_journal_bytes", "strandline_disk_free_bytes"}.isdisjoint(told)
+    scraped = {sample.name for family in parse_text(asyncio.run(main())) for sample in family.samples}
+    assert "strandline_runs_waiting" in scraped
+    assert {"strandline_journal_bytes", "strandline_disk_free_bytes"}.isdisjoint(scraped)

@@ -22,31 +22,31 @@ class Noted(Observer):
     """Writes down what an observer is told."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[Any, ...]] = []
+        self.calls: list[tuple[Any, ...]] = []
         self.lags: list[float] = []
 
     def accepted(self) -> None:
-        self.told.append(("accepted",))
+        self.calls.append(("accepted",))
 
     def refused(self, reason: str) -> None:
-        self.told.append(("refused", reason))
+        self.calls.append(("refused", reason))
 
     def started(self, wait_s: float) -> None:
-        self.told.append(("started", round(wait_s, 1)))
+        self.calls.append(("started", round(wait_s, 1)))
 
     def first_text(self, after_s: float) -> None:
-        self.told.append(("first text", round(after_s, 1)))
+        self.calls.append(("first text", round(after_s, 1)))
 
     def ended(self, outcome: Outcome, duration_s: float | None) -> None:
         code = None if outcome.error is None else outcome.error.code
-        self.told.append(("ended", outcome.status.value, code, duration_s and round(duration_s, 1)))
+        self.calls.append(("ended", outcome.status.value, code, duration_s and round(duration_s, 1)))
 
     def lagged(self, lag_s: float) -> None:
         self.lags.append(lag_s)
 
     @property
     def ends(self) -> list[tuple[Any, ...]]:
-        return [each[1:] for each in self.told if each[0] == "ended"]
+        return [each[1:] for each in self.calls if each[0] == "ended"]
 
 
 async def works(attempt: Attempt) -> str:
@@ -62,7 +62,7 @@ async def works(attempt: Attempt) -> str:
     return "done"
 
 
-def test_a_run_is_told_from_its_acceptance_to_its_end() -> None:
+def test_a_run_is_observed_from_its_acceptance_to_its_end() -> None:
     noted = Noted()
 
     async def main(clock: VirtualClock) -> None:
@@ -70,11 +70,11 @@ def test_a_run_is_told_from_its_acceptance_to_its_end() -> None:
             await asyncio.gather(*(map(outcome, [await send(service, "2"), await send(service, "3 speak")])))
 
     run_virtual(main)
-    assert sorted(noted.told[:2]) == [
+    assert sorted(noted.calls[:2]) == [
         ("accepted",),
         ("started", 0.0),
     ]  # a claim may come before its accept has returned
-    assert noted.told[2:] == [
+    assert noted.calls[2:] == [
         ("accepted",),
         ("ended", "succeeded", None, 2.0),
         ("started", 2.0),
@@ -93,7 +93,7 @@ def test_no_wait_is_below_nothing_though_the_clock_was_set_back() -> None:
             await asyncio.gather(outcome(first), outcome(second))
 
     run_virtual(main)
-    assert noted.told[-3:-1] == [("started", 0.0), ("first text", 0.0)]
+    assert noted.calls[-3:-1] == [("started", 0.0), ("first text", 0.0)]
 
 
 def test_a_run_that_fails_or_takes_too_long() -> None:
@@ -128,7 +128,7 @@ def test_runs_that_end_while_they_wait_never_took_any_time() -> None:
         ("failed", ErrorCode.QUEUE_TIMEOUT, None),
         ("succeeded", None, 9.0),
     ]
-    assert [each for each in noted.told if each[0] == "started"] == [("started", 0.0)]
+    assert [each for each in noted.calls if each[0] == "started"] == [("started", 0.0)]
 
 
 def test_a_run_that_is_cancelled_while_it_executes() -> None:
@@ -195,8 +195,8 @@ def test_a_request_that_is_refused() -> None:
             assert service.health().refused_runs == 2
 
     run_virtual(main)
-    assert [each for each in noted.told if each[0] == "refused"] == [("refused", "queue_full")] * 2
-    assert noted.told.count(("accepted",)) == 2
+    assert [each for each in noted.calls if each[0] == "refused"] == [("refused", "queue_full")] * 2
+    assert noted.calls.count(("accepted",)) == 2
 
 
 def test_a_run_whose_server_died() -> None:
@@ -218,8 +218,8 @@ def test_a_run_whose_server_died() -> None:
 
     run_virtual(main)
     assert noted.ends == [("succeeded", None, 6.0), ("failed", ErrorCode.CRASHED, None)]
-    assert [each[0] for each in noted.told].count("started") == 2
-    assert "first text" not in [each[0] for each in noted.told]
+    assert [each[0] for each in noted.calls].count("started") == 2
+    assert "first text" not in [each[0] for each in noted.calls]
 
 
 def test_stalls_holds_and_listeners_are_in_the_vitals() -> None:
@@ -236,7 +236,7 @@ def test_stalls_holds_and_listeners_are_in_the_vitals() -> None:
     run_virtual(main)
 
 
-def test_the_lag_of_the_loop_is_told_every_second() -> None:
+def test_the_lag_of_the_loop_is_measured_every_second() -> None:
     noted = Noted()
 
     async def main(clock: VirtualClock) -> None:
@@ -247,7 +247,7 @@ def test_the_lag_of_the_loop_is_told_every_second() -> None:
     assert noted.lags == pytest.approx([0.0] * 3)
 
 
-def test_a_loop_that_was_late_is_told_by_how_much() -> None:
+def test_a_late_loop_reports_by_how_much() -> None:
     class LateClock:
         def __init__(self) -> None:
             self.times = iter([100.0, 100.0 + EVERY_S + 0.25, 200.0])
@@ -259,9 +259,9 @@ def test_a_loop_that_was_late_is_told_by_how_much() -> None:
             return next(self.times)
 
     async def main(clock: VirtualClock) -> None:
-        told: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(measure_lag(LateClock(), told.set_result))
-        assert await told == pytest.approx(0.25)
+        calls: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(measure_lag(LateClock(), calls.set_result))
+        assert await calls == pytest.approx(0.25)
         task.cancel()
 
     run_virtual(main)

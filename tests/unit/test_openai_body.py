@@ -39,7 +39,7 @@ messages = st.lists(
     ),
     max_size=5,
 )
-wishes = st.fixed_dictionaries(
+options = st.fixed_dictionaries(
     {},
     optional={
         "model": st.text(max_size=3),
@@ -63,7 +63,7 @@ def bodies(draw: st.DrawFn) -> bytes:
         said.insert(draw(st.integers(0, len(said))), draw(odd))
     values = [draw(st.sampled_from([None, "x", {"a": [LAST]}])) if fault == "messages" else said]
     values += [7] if fault == "twice" else draw(st.sampled_from([[], [], [[LAST]], [[]]]))
-    members = [*draw(wishes).items(), *(("messages", value) for value in values)]
+    members = [*draw(options).items(), *(("messages", value) for value in values)]
     members += [("priority", draw(st.sampled_from([9, "x"])))] if fault == "wish" else []
     space = draw(st.sampled_from(["", " ", "\n\t "]))
     escaped = {'"messages"': draw(st.sampled_from(['"messages"', '"mess\\u0061ges"']))}
@@ -121,14 +121,14 @@ def long(pieces: Sequence[bytes], *, is_keyed: bool = False) -> Received:
     return body.end()
 
 
-def asked(received: Received) -> tuple[Any, Any]:
+def prompt(received: Received) -> tuple[Any, Any]:
     return prompt_of(received.body, received.before), replace(received.body, messages=[])
 
 
-def told(read: Any, argument: Any) -> Any:
+def refusal(read: Any, argument: Any) -> Any:
     """Return what is asked, or how it is refused; two readers say differently why something is no JSON."""
     try:
-        return asked(read(argument))
+        return prompt(read(argument))
     except wire.Malformed as error:
         return error.code
     except StrandlineError as error:
@@ -148,9 +148,9 @@ def cut(text: bytes, size: int) -> list[bytes]:
 
 @settings(max_examples=200, deadline=None)
 @given(bodies(), st.integers(1, 60))
-def test_a_long_body_asks_the_same_as_if_it_were_read_whole_and_is_refused_for_the_same(text: bytes, size: int) -> None:
+def test_a_long_body_is_parsed_and_refused_as_if_it_were_read_whole(text: bytes, size: int) -> None:
     if text:
-        assert told(long, cut(text, size)) == told(whole, text)
+        assert refusal(long, cut(text, size)) == refusal(whole, text)
 
 
 def test_messages_before_the_last_one_may_be_larger_than_it_and_only_the_last_is_kept() -> None:
@@ -165,14 +165,14 @@ def test_messages_before_the_last_one_may_be_larger_than_it_and_only_the_last_is
         assert (len(received.body.messages), received.before, received.body.user) == (1, 4, "ada")
 
 
-def test_errors_tell_the_place_of_a_message_in_the_body_that_was_sent() -> None:
+def test_errors_name_the_place_of_a_message_in_the_sent_body() -> None:
     old = {"role": "user", "content": "x" * 2 * MOST}
     for last, place in (
         ({"role": 5}, "messages[2].role"),
         ({"role": "user", "content": [{}]}, "messages[2].content[0]"),
         (7, "messages[2]"),
     ):
-        assert f"`$.{place}`" in told(lambda text: Client(cut(text, 99)).read(), chat(old, old, last))[1]
+        assert f"`$.{place}`" in refusal(lambda text: Client(cut(text, 99)).read(), chat(old, old, last))[1]
 
 
 # -- bounds ---------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def message(*texts: str) -> Message:
 # -- what is asked ------------------------------------------------------------------------------------
 
 
-def test_the_last_message_is_what_is_asked() -> None:
+def test_the_last_message_is_the_input() -> None:
     said = [("system", "be kind"), ("user", "one"), ("assistant", "two"), ("user", "three"), ("developer", "be brief")]
     assert prompt_of(body(messages=[{"role": role, "content": text} for role, text in said])) == "three"
 
@@ -75,16 +75,16 @@ def test_what_everybody_calls_jpg_has_the_name_that_providers_know() -> None:
         ([{"type": "text", "text": ""}, {"type": "image_url", "image_url": PIXEL + "!"}], "not base64", "content[1]"),
     ],
 )
-def test_content_that_nobody_can_be_asked_is_refused_with_its_place(content: Any, what: str, where: str) -> None:
-    asked = body(messages=[{"role": "user", "content": "x"}, {"role": "user", "content": content}])
+def test_unsupported_content_is_refused_with_its_place(content: Any, what: str, where: str) -> None:
+    request_body = body(messages=[{"role": "user", "content": "x"}, {"role": "user", "content": content}])
     with pytest.raises(Invalid, match=what) as refused:
-        prompt_of(asked)
-    told = json.loads(bytes(refusal(wire.error_response(refused.value)).body))["error"]
-    assert told["param"] == f"messages[1].{where}"
+        prompt_of(request_body)
+    received = json.loads(bytes(refusal(wire.error_response(refused.value)).body))["error"]
+    assert received["param"] == f"messages[1].{where}"
 
 
 @pytest.mark.parametrize("roles", [[], ["system"], ["user", "assistant"], ["user", "assistant", "tool"]])
-def test_without_a_message_of_the_user_at_the_end_nothing_is_asked(roles: list[str]) -> None:
+def test_without_a_last_message_of_the_user_there_is_no_input(roles: list[str]) -> None:
     with pytest.raises(Invalid, match="must be the user's"):
         prompt_of(body(messages=[{"role": role, "content": "x"} for role in roles]))
 
@@ -124,8 +124,8 @@ def test_the_session_is_named_by_the_header_else_the_metadata_else_the_user() ->
 
 
 def end(status: RunStatus, *texts: str, error: RunError | None = None, **more: Any) -> Outcome:
-    told = message(*texts) if texts else None
-    return Outcome(status=status, output="\n".join(texts), message=told, error=error, **more)
+    received = message(*texts) if texts else None
+    return Outcome(status=status, output="\n".join(texts), message=received, error=error, **more)
 
 
 def test_an_answer_stops() -> None:
@@ -136,30 +136,30 @@ def test_an_answer_stops() -> None:
 def test_the_reasoning_of_an_answer_has_a_field_of_its_own() -> None:
     odd: list[dict[str, Any]] = [{"reasoningContent": None}, {"reasoningContent": {"redactedContent": "x"}}]
     thought = [{"reasoningContent": {"reasoningText": {"text": text}}} for text in ("hm, ", "well")]
-    told: Message = {"role": "assistant", "content": [*thought, *odd, {"text": "yes"}]}
-    answer = answer_of(Outcome(status=RunStatus.SUCCEEDED, output="yes", message=told), RUN)
+    received: Message = {"role": "assistant", "content": [*thought, *odd, {"text": "yes"}]}
+    answer = answer_of(Outcome(status=RunStatus.SUCCEEDED, output="yes", message=received), RUN)
     assert answer == Answer(text="yes", finish_reason="stop", reasoning="hm, well")
 
 
 def test_an_answer_of_nothing_is_one() -> None:
     nothing: Message = {"role": "assistant", "content": []}
-    for told in (None, nothing):
-        assert answer_of(Outcome(status=RunStatus.SUCCEEDED, message=told), RUN) == Answer(
+    for received in (None, nothing):
+        assert answer_of(Outcome(status=RunStatus.SUCCEEDED, message=received), RUN) == Answer(
             text="", finish_reason="stop"
         )
 
 
-def test_a_limit_is_told_as_length_and_the_sentence_of_history_stays_only_if_nothing_else_was_said() -> None:
+def test_a_limit_is_length_and_historys_sentence_stays_only_without_other_text() -> None:
     sentence = "(This run ended early: limit.)"
     assert answer_of(end(RunStatus.SUCCEEDED, "half", sentence), RUN) == Answer(text="half", finish_reason="length")
     assert answer_of(end(RunStatus.SUCCEEDED, sentence), RUN) == Answer(text=sentence, finish_reason="length")
 
 
-def test_a_model_that_may_say_no_more_is_told_as_length_with_what_it_said() -> None:
+def test_a_model_out_of_tokens_is_length_with_its_text() -> None:
     sentence = "(This run ended early: agent_error.)"
-    for told in ("strands.types.exceptions.MaxTokensReachedException: too long", "err_1", ""):
-        error = RunError(ErrorCode.AGENT_ERROR, told, out_of_tokens=True)
-        reason = [told] if told else []
+    for received in ("strands.types.exceptions.MaxTokensReachedException: too long", "err_1", ""):
+        error = RunError(ErrorCode.AGENT_ERROR, received, out_of_tokens=True)
+        reason = [received] if received else []
         ended = end(RunStatus.FAILED, "half an ans", sentence, *reason, error=error)
         assert answer_of(ended, RUN) == Answer(text="half an ans", finish_reason="length")
         ended = end(RunStatus.FAILED, sentence, *reason, error=error)
@@ -195,8 +195,8 @@ def test_only_what_is_to_be_sent_again_is_a_server_error() -> None:
 
 
 def test_usage() -> None:
-    told = msgspec.to_builtins(tokens({"inputTokens": 3, "outputTokens": 4, "totalTokens": 7}))
-    assert told == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+    received = msgspec.to_builtins(tokens({"inputTokens": 3, "outputTokens": 4, "totalTokens": 7}))
+    assert received == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
     assert msgspec.to_builtins(tokens({"inputTokens": 3, "cacheReadInputTokens": 2})) == {
         "prompt_tokens": 3,
         "completion_tokens": 0,
@@ -209,7 +209,7 @@ def test_usage() -> None:
 # -- pieces -------------------------------------------------------------------------------------------
 
 
-def streamed(*told: Event, agent: str = "strandline", with_usage: bool = False) -> list[dict[str, Any]]:
+def streamed(*received: Event, agent: str = "strandline", with_usage: bool = False) -> list[dict[str, Any]]:
     """Return the data of a stream in which these events come; a string is text that is no JSON."""
     later = failed("later", "goes_on_later", RUN)
     chunks = Chunks(
@@ -221,7 +221,7 @@ def streamed(*told: Event, agent: str = "strandline", with_usage: bool = False) 
         waiting=Waiting({"root_path": "/below"}, SessionId("s")),
         later=later,
     )
-    sent = chunks.opening() + b"".join(chunks.of(Numbered(1, 0.0, each)) for each in told) + chunks.closing()
+    sent = chunks.opening() + b"".join(chunks.of(Numbered(1, 0.0, each)) for each in received) + chunks.closing()
     lines = [line.removeprefix("data: ") for line in sent.decode().split("\n\n")[:-1]]
     assert lines.pop() == "[DONE]"
     return [json.loads(line) for line in lines]
@@ -233,55 +233,55 @@ def text(chunks: list[dict[str, Any]]) -> str:
 
 
 def finished(status: RunStatus, *texts: str, error: RunError | None = None, **more: Any) -> RunFinished:
-    told = message(*texts) if texts else None
-    return RunFinished(status, "\n".join(texts), told, error, more.get("asks", []), more.get("usage"))
+    received = message(*texts) if texts else None
+    return RunFinished(status, "\n".join(texts), received, error, more.get("asks", []), more.get("usage"))
 
 
 @pytest.mark.parametrize("agent", ["strandline", "?", '"'])
 def test_a_stream_begins_with_the_role_and_ends_with_the_reason(agent: str) -> None:
-    told = streamed(
+    received = streamed(
         TextDelta('say "é"'),
         MessageAdded(message('say "é"')),
         finished(RunStatus.SUCCEEDED, 'say "é"'),
         agent=agent,
     )
-    for each in told:
+    for each in received:
         ChatCompletionChunk.model_validate(each)
         assert (each["id"], each["object"], each["created"], each["model"]) == (RUN, "chat.completion.chunk", 7, agent)
         assert "usage" not in each
-    assert told[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
-    assert text(told) == 'say "é"'
-    assert told[-1]["choices"][0]["finish_reason"] == "stop"
-    assert told[-1]["strandline"] == {"session_id": "s", "status": "succeeded", "input_requests": []}
+    assert received[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert text(received) == 'say "é"'
+    assert received[-1]["choices"][0]["finish_reason"] == "stop"
+    assert received[-1]["strandline"] == {"session_id": "s", "status": "succeeded", "input_requests": []}
 
 
-def test_usage_comes_last_and_only_if_it_is_asked_for_and_known() -> None:
+def test_usage_comes_last_and_only_if_requested_and_known() -> None:
     end = finished(RunStatus.SUCCEEDED, "x", usage={"inputTokens": 1, "outputTokens": 2, "totalTokens": 3})
-    told = streamed(end, with_usage=True)
-    assert [each["usage"] for each in told[:-1]] == [None] * (len(told) - 1)
-    assert told[-1]["choices"] == []
-    assert told[-1]["usage"]["total_tokens"] == 3
+    received = streamed(end, with_usage=True)
+    assert [each["usage"] for each in received[:-1]] == [None] * (len(received) - 1)
+    assert received[-1]["choices"] == []
+    assert received[-1]["usage"]["total_tokens"] == 3
     assert streamed(finished(RunStatus.SUCCEEDED, "x"), with_usage=True)[-1]["choices"][0]["finish_reason"] == "stop"
 
 
 def test_text_that_was_withdrawn_is_not_sent_twice() -> None:
-    told = streamed(
+    received = streamed(
         TextDelta("It ra"),
         events.TextReset(),
         TextDelta("It rains"),
         MessageAdded(message("It rains")),
         finished(RunStatus.SUCCEEDED, "It rains"),
     )
-    assert text(told) == "It rains"
+    assert text(received) == "It rains"
 
 
-def test_reasoning_has_a_field_of_its_own_and_tools_are_not_told() -> None:
+def test_reasoning_has_its_own_field_and_tools_are_not_shown() -> None:
     use: Message = {
         "role": "assistant",
         "content": [{"text": "Let me look."}, {"toolUse": {"toolUseId": "t", "name": "look", "input": {}}}],
     }
     result = {"toolUseId": "t", "status": "success", "content": [{"text": "rain"}]}
-    told = streamed(
+    received = streamed(
         events.RunStarted(1),
         events.ReasoningDelta("hm"),
         TextDelta("Let me look."),
@@ -293,32 +293,32 @@ def test_reasoning_has_a_field_of_its_own_and_tools_are_not_told() -> None:
         MessageAdded(message("It rains.")),
         finished(RunStatus.SUCCEEDED, "It rains."),
     )
-    assert text(told) == "Let me look.\n\nIt rains."
-    assert told[1]["choices"][0]["delta"] == {"reasoning_content": "hm"}
-    assert len(told) == 5
+    assert text(received) == "Let me look.\n\nIt rains."
+    assert received[1]["choices"][0]["delta"] == {"reasoning_content": "hm"}
+    assert len(received) == 5
 
 
 def test_what_is_missing_of_a_stream_is_in_the_message() -> None:
-    told = streamed(
+    received = streamed(
         events.RunRestarted(2, [{"role": "user", "content": [{"text": "q"}]}, message("kept")]),
         events.StreamGap(2, 3),
         TextDelta("ns"),
         MessageAdded(message("It rains")),
         finished(RunStatus.SUCCEEDED, "It rains"),
     )
-    assert text(told) == "kept\n\nIt rains"
+    assert text(received) == "kept\n\nIt rains"
 
 
 def test_a_question_ends_a_stream() -> None:
-    asks = [InputRequest("1", "refund", "may I?")]
-    told = streamed(TextDelta("Well."), finished(RunStatus.NEEDS_INPUT, "Well.", asks=asks))
-    assert text(told) == "Well.\n\n(This waits for a person's answer. refund: may I?)"
-    assert told[-1]["strandline"]["input_requests"] == [{"id": "1", "name": "refund", "reason": "may I?"}]
+    input_requests = [InputRequest("1", "refund", "may I?")]
+    received = streamed(TextDelta("Well."), finished(RunStatus.NEEDS_INPUT, "Well.", input_requests=input_requests))
+    assert text(received) == "Well.\n\n(This waits for a person's answer. refund: may I?)"
+    assert received[-1]["strandline"]["input_requests"] == [{"id": "1", "name": "refund", "reason": "may I?"}]
 
 
 def test_a_run_that_failed_ends_its_stream_with_an_error() -> None:
-    told = streamed(TextDelta("It"), finished(RunStatus.FAILED, error=RunError(ErrorCode.TIMEOUT, "too long")))
-    assert told[-1] == {
+    received = streamed(TextDelta("It"), finished(RunStatus.FAILED, error=RunError(ErrorCode.TIMEOUT, "too long")))
+    assert received[-1] == {
         "error": {
             "message": "too long",
             "type": "invalid_request_error",
@@ -354,7 +354,7 @@ def test_a_problem_becomes_an_error_with_the_headers_that_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "told", "kind", "again"),
+    ("status", "received", "kind", "again"),
     [
         (400, 400, "invalid_request_error", None),
         (409, 409, "invalid_request_error", "false"),
@@ -363,9 +363,9 @@ def test_a_problem_becomes_an_error_with_the_headers_that_count() -> None:
         (503, 503, "server_error", None),
     ],
 )
-def test_the_status_of_an_error(status: int, told: int, kind: str, again: str | None) -> None:
+def test_the_status_of_an_error(status: int, received: int, kind: str, again: str | None) -> None:
     made = refusal(wire.problem(status, "code", "why"))
-    assert (made.status_code, json.loads(bytes(made.body))["error"]["type"]) == (told, kind)
+    assert (made.status_code, json.loads(bytes(made.body))["error"]["type"]) == (received, kind)
     assert made.headers.get("x-should-retry") == again
 
 
@@ -377,10 +377,10 @@ def test_where_the_protocol_is_spoken() -> None:
 
 def test_what_a_run_waits_to_be_answered_is_said_once_and_before_the_answer() -> None:
     why = Why(Reason.WAITS_FOR_INPUT, "the session waits for an answer")
-    asks = [InputRequest("i1", "refund", {"order": "B2"}), InputRequest("i2", "sure")]
+    input_requests = [InputRequest("i1", "refund", {"order": "B2"}), InputRequest("i2", "sure")]
     chunks = streamed(
-        events.RunQueued(1, None, why, asks),
-        events.RunPosition(2, None, why, asks),
+        events.RunQueued(1, None, why, input_requests),
+        events.RunPosition(2, None, why, input_requests),
         events.RunStarted(1),
         TextDelta("It rains."),
         MessageAdded(message("It rains.")),

@@ -10,7 +10,7 @@ from strands import Agent, tool
 from strands.models.openai import OpenAIModel
 from strands.types.exceptions import ModelThrottledException
 
-from fakes.provider import Asked, Cut, Provider, Refusal, Reply, ToolCall, Wait, throttled
+from fakes.provider import Cut, Provider, ReceivedRequest, Refusal, Reply, ToolCall, Wait, throttled
 from strandline.testing import Gate, fast_retries
 
 T = TypeVar("T")
@@ -62,12 +62,12 @@ def test_a_text_arrives_word_by_word_with_usage() -> None:
 
 
 def test_replies_come_in_order_and_then_the_script_answers() -> None:
-    with Provider("first", script=lambda asked: f"You said {asked.question}") as provider:
+    with Provider("first", script=lambda received: f"You said {received.question}") as provider:
         provider.then("second")
         subject = agent(provider)
         answers = [str(run(subject.invoke_async(text))).strip() for text in ("a", "b", "c")]
     assert answers == ["first", "second", "You said c"]
-    assert [asked.roles for asked in provider.requests] == [
+    assert [received.roles for received in provider.requests] == [
         ["user"],
         ["user", "assistant", "user"],
         ["user", "assistant", "user", "assistant", "user"],
@@ -75,9 +75,9 @@ def test_replies_come_in_order_and_then_the_script_answers() -> None:
 
 
 def test_a_tool_round_goes_there_and_back() -> None:
-    def script(asked: Asked) -> Reply:
-        if asked.roles[-1] == "tool":
-            texts = [message["content"] for message in asked.messages if message["role"] == "tool"]
+    def script(received: ReceivedRequest) -> Reply:
+        if received.roles[-1] == "tool":
+            texts = [message["content"] for message in received.messages if message["role"] == "tool"]
             return f"The sums are {texts}"
         return ["Let me see. ", ToolCall("add", {"a": 1, "b": 2}), ToolCall("add", {"a": 20, "b": 30})]
 

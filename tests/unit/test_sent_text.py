@@ -48,7 +48,7 @@ def test_another_text_than_the_one_that_was_withdrawn_follows_whole_after_a_blan
     assert spoken.whole("It snows.") == ""
 
 
-def test_a_shorter_text_than_the_one_that_was_withdrawn_is_told_when_it_is_whole() -> None:
+def test_a_text_shorter_than_the_withdrawn_one_is_sent_once_it_is_whole() -> None:
     spoken = SentText()
     spoken.piece("It rains, and")
     spoken.withdrawn()
@@ -76,7 +76,7 @@ def test_after_a_gap_nothing_is_sent_before_the_message_is_whole() -> None:
     assert spoken.piece("Bye") == f"{BREAK}Bye"
 
 
-def test_the_end_may_be_longer_than_what_was_told() -> None:
+def test_the_ending_may_be_longer_than_the_sent_text() -> None:
     spoken = SentText()
     spoken.piece("It rains.")
     spoken.whole("It rains.")

@@ -24,6 +24,6 @@ def test_every_setting_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, width: i
     assert max(len(line.rstrip()) for line in lines) <= width
     assert [line.split()[0] for line in lines if line[:1].strip()] == list(Settings.__struct_encode_fields__)
     assert any("soon" in line and "STRANDLINE_TIMEOUT, WRONG" in line for line in lines)
-    told = " ".join(" ".join(lines).split())
-    assert all(each.meaning in told for each in found.settings) or width >= WIDE
+    documented = " ".join(" ".join(lines).split())
+    assert all(each.meaning in documented for each in found.settings) or width >= WIDE
     assert ("\x1b[1;31m" in text.getvalue()) is not no_color

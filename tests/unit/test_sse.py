@@ -53,11 +53,11 @@ def run_with(events: int, text: str = "x", bounds: Bounds | None = None) -> RunS
 
 
 def frames_of(run: RunStream) -> list[str]:
-    return [framed(told, run.run_id).decode() for told in run.subscribe().ready()]
+    return [framed(sent, run.run_id).decode() for sent in run.subscribe().ready()]
 
 
 def response(run: RunStream, left: list[bool]) -> EventResponse:
-    return EventResponse(run.subscribe(), lambda told: framed(told, run.run_id), left.append)
+    return EventResponse(run.subscribe(), lambda sent: framed(sent, run.run_id), left.append)
 
 
 @pytest.mark.parametrize("leave_at", range(6))
@@ -96,7 +96,7 @@ def test_a_server_that_cuts_a_response_leaves_nothing_behind() -> None:
     asyncio.run(play())
 
 
-def test_whoever_reads_nothing_has_no_more_waiting_than_one_portion() -> None:
+def test_a_client_that_reads_nothing_has_at_most_one_portion_buffered() -> None:
     async def play() -> None:
         run, left, wire = run_with(100, "x" * 5000), list[bool](), Wire()
         sending = asyncio.create_task(response(run, left)(SCOPE, wire.receive, wire.send))
@@ -126,12 +126,12 @@ def test_what_is_large_is_encoded_once_for_all_and_sent_in_pieces() -> None:
         run.finish(ENDED, 2.0)
         wires = [Wire() for _ in range(3)]
 
-        def frame(told: Numbered) -> bytes:
-            made.append(told.number)
-            return framed(told, run.run_id)
+        def frame(sent: Numbered) -> bytes:
+            made.append(sent.number)
+            return framed(sent, run.run_id)
 
         for wire in wires:
-            shared = lambda told: run.encode_once(told, frame)  # noqa: E731
+            shared = lambda sent: run.encode_once(sent, frame)  # noqa: E731
             await EventResponse(run.subscribe(), shared, lambda lost: None)(SCOPE, wire.receive, wire.send)
         assert all(len(message.get("body", b"")) <= AT_ONCE_BYTES for message in wires[0].sent)
         assert wires[0].body == wires[1].body == wires[2].body
@@ -149,11 +149,11 @@ def test_bytes_look_the_same_in_every_event_and_so_does_what_an_agent_has_named_
     run.publish(1.0, MessageAdded(*truncate_message(image, 1000)))
     run.publish(1.0, ToolStarted("t", "n", *truncate_arguments({"given": b"abc"}, 1000)))
     run.finish(Outcome(status=RunStatus.SUCCEEDED, message=image), 1.0)
-    shelf = ReplayBuffer(StillClock(), retention_s=60.0, memory=10_000)
-    shelf.put(run)
+    buffer = ReplayBuffer(StillClock(), retention_s=60.0, memory=10_000)
+    buffer.put(run)
     run_id, live = run.run_id, frames_of(run)
     del run  # so that it is made anew of what is kept
-    kept = shelf.get(run_id)
+    kept = buffer.get(run_id)
     assert kept is not None
     assert frames_of(kept) == live
     assert [frame.count(marked) for frame in live] == [1, 1, 1]
@@ -175,7 +175,7 @@ def test_who_has_much_to_catch_up_with_leaves_the_loop_to_others() -> None:
     asyncio.run(play())
 
 
-def test_who_is_told_of_an_agent_that_never_pauses_leaves_the_loop_to_others() -> None:
+def test_a_client_of_an_agent_that_never_pauses_yields_the_loop_to_others() -> None:
     async def play() -> None:
         run, left = run_with(1), list[bool]()
 

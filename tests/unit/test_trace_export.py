@@ -74,7 +74,7 @@ def test_an_sdk_that_is_there_is_left_alone() -> None:
         ({"OTEL_TRACES_EXPORTER": "what"}, "what"),
     ],
 )
-def test_an_exporter_that_is_missing_is_told_of(
+def test_a_missing_exporter_is_logged(
     variables: dict[str, str], missing: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And the server starts: nobody is to be refused because nobody can watch."""
@@ -89,16 +89,16 @@ def test_an_exporter_that_is_missing_is_told_of(
 def test_a_receiver_that_does_not_answer_keeps_no_server_from_leaving(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    answers, asked = threading.Event(), threading.Event()
+    answers, exported = threading.Event(), threading.Event()
 
     class Stuck(TracerProvider):
         def force_flush(self, timeout_millis: int = 30000) -> bool:
-            asked.set()
+            exported.set()
             return answers.wait(20)
 
     trace.set_tracer_provider(Stuck(shutdown_on_exit=False))
     with caplog.at_level(logging.WARNING):
         flush(within_s=0.01)
-    assert asked.wait(20)
+    assert exported.wait(20)
     assert "could not be sent" in caplog.text
     answers.set()

@@ -90,7 +90,7 @@ def named(spans: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
     return [each for each in spans.get_finished_spans() if each.name == name]
 
 
-async def told(spans: InMemorySpanExporter, name: str, count: int = 1) -> list[ReadableSpan]:
+async def finished_spans(spans: InMemorySpanExporter, name: str, count: int = 1) -> list[ReadableSpan]:
     """Return the spans of that name, when there are as many: they end a moment after whoever waits for their run."""
     async with asyncio.timeout(10):
         while len(found := named(spans, name)) < count:
@@ -106,7 +106,7 @@ def test_the_whole_tree_of_a_run_of_a_strands_agent(spans: InMemorySpanExporter,
         async with strands_support.serving(make_agent, tmp_path, tracing=traces) as service:
             ticket = await submit(service, traces, "secret", ("traceparent", TRACEPARENT))
             await ended(ticket)
-            await told(spans, "strandline.run")
+            await finished_spans(spans, "strandline.run")
         return ticket.run_id
 
     run_id = asyncio.run(main())
@@ -141,7 +141,7 @@ def test_the_whole_tree_of_a_run_of_a_strands_agent(spans: InMemorySpanExporter,
     assert times == sorted(times, key=lambda each: each or 0)
 
 
-def test_what_strands_tells_of_the_conversation_can_be_taken_out(
+def test_strands_texts_of_the_conversation_can_be_left_out(
     spans: InMemorySpanExporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "gen_ai_unredacted_attributes=")
@@ -150,7 +150,7 @@ def test_what_strands_tells_of_the_conversation_can_be_taken_out(
         traces = Traces()
         async with strands_support.serving(make_agent, tmp_path, tracing=traces) as service:
             await ended(await submit(service, traces))
-            await told(spans, "strandline.run")
+            await finished_spans(spans, "strandline.run")
 
     asyncio.run(main())
     all_of_them = "".join(each.to_json() for each in spans.get_finished_spans())
@@ -163,7 +163,7 @@ def test_a_request_without_a_trace_begins_one(spans: InMemorySpanExporter, tmp_p
         traces = Traces()
         async with strands_support.serving(make_agent, tmp_path, tracing=traces) as service:
             await ended(await submit(service, traces))
-            await told(spans, "strandline.run")
+            await finished_spans(spans, "strandline.run")
 
     asyncio.run(main())
     parents = tree(list(spans.get_finished_spans()))
@@ -179,7 +179,7 @@ def test_a_run_that_fails_says_its_code_and_no_more(spans: InMemorySpanExporter,
         traces = Traces()
         async with target_support.serving(FunctionTarget(fails, description="f"), tmp_path, tracing=traces) as service:
             await ended(await submit(service, traces))
-            await told(spans, "strandline.run")
+            await finished_spans(spans, "strandline.run")
 
     asyncio.run(main())
     (run,) = named(spans, "strandline.run")
@@ -206,7 +206,7 @@ def test_runs_that_end_while_they_wait_and_requests_that_are_refused(
             with pytest.raises(QueueFull):
                 await submit(service, traces)
             await service.cancel(key().principal, waiting.run_id)
-            (run,) = await told(spans, "strandline.run")
+            (run,) = await finished_spans(spans, "strandline.run")
             assert run.attributes is not None
             assert (run.attributes["strandline.status"], run.attributes["strandline.attempt"]) == ("cancelled", 0)
             assert run.context is not None
@@ -246,7 +246,7 @@ def test_a_run_that_goes_on_in_a_later_process_is_in_the_same_trace(
         between.append(SystemClock().now())
         async with strands_support.serving(held, tmp_path, journal, tracing=traces) as service:
             await service.wait(key().principal, later.run_id, 20)
-            await told(spans, "strandline.run", 2)
+            await finished_spans(spans, "strandline.run", 2)
 
     asyncio.run(main())
     runs = named(spans, "strandline.run")
@@ -352,7 +352,9 @@ def test_the_span_that_is_current_counts_before_the_headers(spans: InMemorySpanE
     traces.arrived(())
 
 
-def test_a_run_never_gets_the_context_of_whoever_woke_its_loop(spans: InMemorySpanExporter, tmp_path: Path) -> None:
+def test_a_run_never_gets_the_context_of_the_code_that_woke_its_loop(
+    spans: InMemorySpanExporter, tmp_path: Path
+) -> None:
     """Many runs at once, each asked for within another span: no agent is told another one's, nor is a thread of it."""
     seen: dict[str, int] = {}
 
@@ -366,16 +368,16 @@ def test_a_run_never_gets_the_context_of_whoever_woke_its_loop(spans: InMemorySp
 
     async def main() -> dict[str, int]:
         traces, target = Traces(), FunctionTarget(answers, description="f")
-        asked: dict[str, int] = {}
+        contexts: dict[str, int] = {}
 
         async def ask(service: Service, name: str) -> None:
             with trace.get_tracer("mine").start_as_current_span("mine", Context()) as span:
-                asked[name] = span.get_span_context().trace_id
+                contexts[name] = span.get_span_context().trace_id
                 run = await ended(await service.submit(Request(key=key(name), input=name)))
                 assert run.output == "done", run.error
 
         async with target_support.serving(target, tmp_path, tracing=traces) as service:
             await asyncio.gather(*(ask(service, f"s{n}") for n in range(50)))
-        return asked
+        return contexts
 
     assert asyncio.run(main()) == seen

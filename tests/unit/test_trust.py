@@ -35,23 +35,25 @@ def test_no_client_of_any_route_can_make_up_what_agentcore_says_of_a_request(tmp
     async def main() -> None:
         async with served(tmp_path, api_keys=[]) as world, world.client(None) as client:
             said = [{"role": "user", "content": "m"}]
-            told: dict[str, Any] = {
+            detail: dict[str, Any] = {
                 "/chat": {"message": "m", "metadata": forged},
                 "/v1/sessions/default/runs": {"input": "m", "metadata": forged},
                 "/invocations": {"prompt": "m", "metadata": forged},
                 "/v1/chat/completions": {"messages": said, "metadata": {"agentcore": "made up", "colour": "blue"}},
             }
-            for path, body in told.items():
+            for path, body in detail.items():
                 assert (await client.post(path, json=body, headers={"X-Session-Id": "default"})).status_code < 300, path
-            await asyncio.gather(client.post("/invocations", json=told["/invocations"], headers=TRACE))
+            await asyncio.gather(client.post("/invocations", json=detail["/invocations"], headers=TRACE))
             runs = []
             for _ in range(1000):
                 runs = (await client.get("/v1/sessions/default/runs")).json()["runs"]
-                if len(runs) == len(told) + 1 and all(each["ended_at"] for each in runs):
+                if len(runs) == len(detail) + 1 and all(each["ended_at"] for each in runs):
                     break
                 await asyncio.sleep(0)
             kept = [each["metadata"] for each in runs]
-            assert sorted(kept, key=len) == [{"colour": "blue"}] * len(told) + [{"colour": "blue", "agentcore": TRACE}]
+            assert sorted(kept, key=len) == [{"colour": "blue"}] * len(detail) + [
+                {"colour": "blue", "agentcore": TRACE}
+            ]
 
     run(main())
 
@@ -79,12 +81,12 @@ def test_baggage_is_handed_on_from_those_who_are_trusted_with_it(trusted: str, w
             sent = {"prompt": f"{who}/agentcore"}
             desk = {"X-Amzn-Bedrock-AgentCore-Runtime-Session-Id": "desk"}
             run_id = (await client.post("/invocations", json=sent, headers=desk)).json()["run_id"]
-            told = (await client.get(f"/v1/runs/{run_id}")).json()["metadata"]["agentcore"]
-            assert told == {name: TRACE[name] for name in TRACE if name != "baggage" or who in whose}
+            detail = (await client.get(f"/v1/runs/{run_id}")).json()["metadata"]["agentcore"]
+            assert detail == {name: TRACE[name] for name in TRACE if name != "baggage" or who in whose}
         assert (seen[who], seen[f"{who}/agentcore"]) == (("admin",) * 2 if who in whose else (None, None)), who
 
     async def main() -> None:
-        for lines, asks in ((LINES, {"ada": ADA[0], "ops": OPS[0]}), ([], {"none": None})):
+        for lines, asking in ((LINES, {"ada": ADA[0], "ops": OPS[0]}), ([], {"none": None})):
             app = strandline.asgi(
                 answer,
                 journal="memory:",
@@ -93,7 +95,7 @@ def test_baggage_is_handed_on_from_those_who_are_trusted_with_it(trusted: str, w
                 trusted_baggage=trusted,  # type: ignore[arg-type]
             )
             async with app.lifespan():
-                for who, shown in asks.items():
+                for who, shown in asking.items():
                     await ask(app, who, shown)
 
     run(main())
@@ -138,8 +140,8 @@ def test_an_event_is_looked_up_in_a_filter_and_not_searched_for() -> None:
         for number in (5, 999, 5_000):
             feeds.publish(key(f"{'x' * 200}{number}"), None, clock.now(), SessionPaused())
         feeds.stop()
-        told = [each.session_id async for each in heard]
-        assert told == [f"{'x' * 200}{number}" for number in (5, 999)]
+        detail = [each.session_id async for each in heard]
+        assert detail == [f"{'x' * 200}{number}" for number in (5, 999)]
         assert Counted.compared < 20
 
     run_virtual(life)

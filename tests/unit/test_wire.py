@@ -10,9 +10,9 @@ from strandline._http import wire
 from strandline._http.routes.runs import preferred_wait_s
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (1.2, "2"), (3600.0, "3600")])
-def test_a_client_is_told_to_come_back_in_whole_seconds_and_never_at_once(seconds: float, told: str) -> None:
-    assert wire.retry_after(seconds) == {"Retry-After": told}
+@pytest.mark.parametrize(("seconds", "header"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (1.2, "2"), (3600.0, "3600")])
+def test_retry_after_is_whole_seconds_and_at_least_one(seconds: float, header: str) -> None:
+    assert wire.retry_after(seconds) == {"Retry-After": header}
 
 
 @pytest.mark.parametrize(
