@@ -54,12 +54,12 @@ class Conversations:
             said = self._said[session]
             said.append(("user", text))
             try:
-                text = await answer(said)
+                reply = await answer(said)
             except ConnectionError:
                 said.append(("assistant", "(failed)"))
                 raise
-            said.append(("assistant", text))
-            return text
+            said.append(("assistant", reply))
+            return reply
 
 
 def make_app(*, broken: bool) -> Starlette:
@@ -86,21 +86,21 @@ def make_app(*, broken: bool) -> Starlette:
         frame = {"jsonrpc": "2.0", "id": call["id"]}
         task: dict[str, Any] = {"kind": "task", "id": message["messageId"], "contextId": message["contextId"]}
         try:
-            text = await conversations.ask(message["contextId"], message["parts"][0]["text"])
+            reply = await conversations.ask(message["contextId"], message["parts"][0]["text"])
         except Full:
             return JSONResponse({**frame, "error": {"code": -32000, "message": "busy"}}, 429)
         except ConnectionError as error:
             parts = [{"kind": "text", "text": str(error)}]
             status = {"state": "failed", "message": {"kind": "message", "role": "agent", "parts": parts}}
             return JSONResponse({**frame, "result": {**task, "status": status}})
-        artifact = {"artifactId": "1", "parts": [{"kind": "text", "text": text}]}
+        artifact = {"artifactId": "1", "parts": [{"kind": "text", "text": reply}]}
         return JSONResponse({**frame, "result": {**task, "status": {"state": "completed"}, "artifacts": [artifact]}})
 
     async def agui(request: Request) -> Response:
         """Keep the conversation."""
         return await stream(request, conversations.ask)
 
-    async def told_agui(request: Request) -> Response:
+    async def agui_stream(request: Request) -> Response:
         """Keep nothing, and refuse what comes meanwhile, as the package of AG-UI for Strands does."""
         messages = [(each["role"], each["content"]) for each in (await request.json())["messages"]]
 
@@ -121,25 +121,25 @@ def make_app(*, broken: bool) -> Starlette:
         ids = {"threadId": body["threadId"], "runId": body["runId"]}
         events: list[dict[str, Any]] = [{"type": "RUN_STARTED", **ids}]
         try:
-            text = await ask(body["threadId"], body["messages"][-1]["content"])
+            reply = await ask(body["threadId"], body["messages"][-1]["content"])
             events += [{"type": "TEXT_MESSAGE_START", "messageId": "m", "role": "assistant"}]
             events += [
-                {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": part} for part in (text[:9], text[9:])
+                {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": part} for part in (reply[:9], reply[9:])
             ]
             events += [{"type": "TEXT_MESSAGE_END", "messageId": "m"}, {"type": "RUN_FINISHED", **ids}]
         except Full:
             events.append({"type": "RUN_ERROR", "code": "THREAD_BUSY", "message": "busy"})
         except ConnectionError as error:
             events.append({"type": "RUN_ERROR", "message": str(error)})
-        text = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
-        return Response(text, media_type="text/event-stream")
+        reply = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+        return Response(reply, media_type="text/event-stream")
 
     return Starlette(
         routes=[
             Route("/invocations", agentcore, methods=["POST"]),
             Route("/a2a", a2a, methods=["POST"]),
             Route("/ag-ui", agui, methods=["POST"]),
-            Route("/told", told_agui, methods=["POST"]),
+            Route("/told", agui_stream, methods=["POST"]),
         ]
     )
 

@@ -53,7 +53,7 @@ class World:
 
 
 EVERYTHING: Final = "everything"
-"""What is asked to be told all that was asked in the conversation before."""
+"""The message to which the agent answers with all earlier messages."""
 
 
 def function(gate: Gate) -> Any:
@@ -127,7 +127,7 @@ def test_every_route_wants_a_key_but_probes_and_descriptions(tmp_path: Path) -> 
                     assert refused.headers["content-type"] == each.refusals.media_type
             for path in ("/nothing", "/", "/v1", "/Health", "/health/", "//health", "/health/../v1/sessions", "/chat/"):
                 assert (await nobody.get(path)).status_code == 401, path
-            assert (await nobody.put("/chat")).status_code == 401, "nor is told what there is"
+            assert (await nobody.put("/chat")).status_code == 401, "nor learns what exists"
             for path in OPEN:
                 assert (await nobody.get(path)).status_code == 200, path
                 assert (await wrong.get(path)).status_code == 200, path
@@ -290,7 +290,7 @@ def test_nothing_of_one_principal_is_there_for_another(history: str, tmp_path: P
                             )
                     for method, path in (
                         *(("GET", "/v1/sessions/s"), ("DELETE", "/v1/sessions/s")),
-                        *(("POST", f"/v1/sessions/s/{verb}") for verb in ("pause", "resume", "cancel")),
+                        *(("POST", f"/v1/sessions/s/{action}") for action in ("pause", "resume", "cancel")),
                     ):
                         assert (await other.request(method, path)).status_code == 404, path
                     assert (await other.get("/v1/sessions/s/runs")).json()["runs"] == []
@@ -360,7 +360,7 @@ def test_an_idempotency_key_belongs_to_its_principal(tmp_path: Path) -> None:
             replayed = await ada.post("/chat", json={"message": "a", "session_id": "s"}, headers=again)
             assert (replayed.json(), replayed.headers["idempotency-replayed"]) == (first.json(), "true")
             other = await bob.post("/chat", json={"message": "b", "session_id": "s"}, headers=again)
-            assert other.status_code == 200, "no 422, which would tell that the key is in use"
+            assert other.status_code == 200, "no 422, which would reveal that the key is in use"
             assert other.json()["run_id"] != first.json()["run_id"]
 
     run(main())
@@ -589,7 +589,7 @@ class Answer:
             if not self._request.is_set():
                 self._request.set()
                 return {"type": "http.request", "body": content, "more_body": False}
-            await asyncio.Event().wait()  # whoever asks stays
+            await asyncio.Event().wait()  # open requests of valid keys stay
             raise AssertionError
 
         async def send(message: dict[str, Any]) -> None:
@@ -619,7 +619,7 @@ class Answer:
 def test_a_key_that_is_taken_away_ends_what_it_listens_to_and_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What waits for an answer is told 401, streams end, others notice nothing; the run stays its principal's."""
+    """Waiting requests get 401, streams end, other clients notice nothing; the run stays its caller's."""
     monkeypatch.setattr("strandline._access.source.POLL_S", 0.001)
     file, second = tmp_path / "keys", new_key("ada")
     lines = [second[1].line(), *LINES[1:]]
@@ -727,6 +727,6 @@ def test_a_request_ends_if_its_task_is_cancelled_while_its_key_is_revoked() -> N
         task.cancel()
         request.end()
         await asyncio.wait([task])
-        assert task.cancelled(), "and nobody is told 401"
+        assert task.cancelled(), "and nobody gets 401"
 
     run(main())

@@ -46,12 +46,12 @@ def test_a_request_that_is_not_let_in_leaves_a_line_with_the_id_of_its_key_and_a
             (line,) = lines(caplog)
             assert "names evil.example" in line
             async with world.client(OPS[0]) as ops:
-                reason = (await ops.get("/metrics")).text
+                metrics = (await ops.get("/metrics")).text
             for reason, count in (
                 ("no_key", 1), ("unknown_key", 2), ("operators_only", 1), ("foreign", 1), ("revoked_key", 0),
                 ("malformed_key", 0),
             ):  # fmt: skip
-                assert f'strandline_requests_denied_total{{reason="{reason}"}} {count}.0' in reason
+                assert f'strandline_requests_denied_total{{reason="{reason}"}} {count}.0' in metrics
             async with world.client("wrong") as wrong:
                 assert (await wrong.get("/health")).status_code == 200
             assert len(lines(caplog)) == 1, "a probe is answered whatever it shows"

@@ -1,4 +1,4 @@
-"""AgentCore's contract, translated: what is asked, what of a request is kept, and how every end of a run is told."""
+"""AgentCore's contract: how requests are parsed, what is stored of them, and how every end of a run is answered."""
 
 import asyncio
 import json
@@ -57,7 +57,7 @@ def body(**given: Any) -> Invocation:
     return msgspec.json.decode(json.dumps(given), type=Invocation)
 
 
-# -- what is asked ------------------------------------------------------------------------------------
+# -- requests -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_agentcores_headers_are_stored_and_no_client_can_forge_them() -> None:
     assert received == {"request_id": "r1", "traceparent": trace}
     mine = {"agentcore": {"request_id": "made up"}, "colour": "blue"}
     assert kept_with(mine, received) == {"agentcore": received, "colour": "blue"}
-    assert kept_with(mine, {}) == {"colour": "blue"}, "AgentCore has told nothing"
+    assert kept_with(mine, {}) == {"colour": "blue"}, "AgentCore has sent no headers"
 
 
 # -- how it ends --------------------------------------------------------------------------------------

@@ -296,7 +296,7 @@ def test_every_early_close_is_counted_under_a_known_reason() -> None:
         connection.pause_writing()
         await asyncio.sleep(11)
         assert recorder.cuts["not_taken"] == 1
-        for _ in range(FOR_PROBES):  # (beside the one before, whose end nobody has told)
+        for _ in range(FOR_PROBES):  # (beside the previous one, whose end was not reported)
             _, connection = connected(slow, made_by=make)
             connection.data_received(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
         connected(slow, made_by=make)
@@ -354,13 +354,13 @@ def test_an_answer_before_the_body_does_not_keep_the_connection_for_good() -> No
         await asyncio.sleep(24)
         ends = [wire.ended]
         await asyncio.sleep(2)
-        assert [*ends, wire.ended] == ["", "closed"], "one that owes nothing stays for its time"
+        assert [*ends, wire.ended] == ["", "closed"], "an idle one stays for its time"
 
     run_virtual(life)
 
 
 def test_an_answer_that_has_begun_before_the_whole_body_was_here_goes_on() -> None:
-    """An error in the middle of it could be told nobody, and the body may be what the answer is made of."""
+    """An error cannot be sent within an answer, and the answer may depend on the body."""
 
     async def early(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"7")]})
@@ -410,7 +410,9 @@ def test_a_client_whose_body_the_app_did_not_read_does_not_time_out(expects: byt
         wire, connection = connected(waits_first)
         connection.data_received(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n12")
         await asyncio.sleep(21)
-        assert re.findall(rb"HTTP/1.1 (\d+)", wire.written) == [b"408"], "and who is asked for it has the usual time"
+        assert re.findall(rb"HTTP/1.1 (\d+)", wire.written) == [b"408"], (
+            "and once the app reads it, the client has the usual time"
+        )
 
     run_virtual(life)
 
@@ -424,7 +426,7 @@ LATE: Final = Draining("the server is stopping", retry_after_s=7)
 
 
 def in_words(problem: Response, path: str) -> Response:
-    """Say what is told, and where, in a form of its own."""
+    """Render an error with its path, in a format of its own."""
     code = json.loads(bytes(problem.body))["code"]
     return Response(f"{code} at {path}", problem.status_code, {"Retry-After": problem.headers.get("retry-after", "")})
 

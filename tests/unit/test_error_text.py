@@ -1,4 +1,4 @@
-"""How much of an exception's text is told: the same in answers, events and history; the log has the rest."""
+"""How much of an exception's text is shown: the same in answers, events and history; the log has the rest."""
 
 import contextlib
 import json

@@ -111,7 +111,7 @@ def test_keys_come_from_the_setting_and_the_file_together(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("content", [b"", b"\n# nobody\n", b"\xff\xfe"])
 def test_a_file_without_a_key_lets_no_server_start(content: bytes, tmp_path: Path) -> None:
-    """It would be open to nobody, and whoever wrote it has meant something else."""
+    """It would let nobody in, which cannot be intended."""
     file = tmp_path / "keys"
     with pytest.raises(SettingsError, match="cannot be read: No such file"):
         keys_of(Settings(api_keys_file=str(file)))

@@ -179,7 +179,7 @@ def test_a_text_that_callers_have_an_id_for_is_in_every_log(
     capsys: pytest.CaptureFixture[str], logged: Callable[..., list[dict[str, Any]]], level: str, form: str
 ) -> None:
     log_to_stderr(level=level, form=form, details=False)
-    logging.getLogger(ERROR_IDS).warning("run %s failed, which is told as %s: %s", "run_1", "err_1", "ValueError: why")
+    logging.getLogger(ERROR_IDS).warning("run %s failed, shown as %s: %s", "run_1", "err_1", "ValueError: why")
     (line,) = capsys.readouterr().err.splitlines()
     assert "err_1: ValueError: why" in line
 
@@ -265,4 +265,4 @@ def test_what_strangers_write_into_a_trace_fills_no_log(logged: Logged) -> None:
                 assert carrier["traceparent"] == TRACEPARENT
 
     assert logged(act) == []
-    assert logged(act, level="debug"), "whoever looks for it finds it"
+    assert logged(act, level="debug"), "a search for the id finds it"

@@ -1,4 +1,4 @@
-"""Metrics are told in the form that Prometheus reads; a disk that hangs holds a scrape up for a moment only."""
+"""Metrics are exposed in the formats of Prometheus; a disk that hangs holds a scrape up for a moment only."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""Observers are told of every run: its acceptance or refusal, its start, its first text and its one outcome."""
+"""Observers follow every run: its acceptance or refusal, its start, its first text and its one outcome."""
 
 import asyncio
 from typing import Any
@@ -19,7 +19,7 @@ from strandline.testing._virtual import VirtualClock, run_virtual
 
 
 class Noted(Observer):
-    """Writes down what an observer is told."""
+    """Records the calls of an observer."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -50,7 +50,7 @@ class Noted(Observer):
 
 
 async def works(attempt: Attempt) -> str:
-    """Work for as many seconds as the question says; then answer, fail or go on for ever."""
+    """Work for as many seconds as the question says; then answer, fail or never end."""
     seconds, *then = attempt.messages[0]["content"][0]["text"].split()
     await asyncio.sleep(float(seconds))
     if then == ["fail"]:
@@ -200,7 +200,7 @@ def test_a_request_that_is_refused() -> None:
 
 
 def test_a_run_whose_server_died() -> None:
-    """One that goes on is not told as begun a second time; one that ends by it is told with its outcome."""
+    """A resumed run is not reported as started again; one that ends by the restart is reported with its outcome."""
     noted = Noted()
 
     async def main(clock: VirtualClock) -> None:
@@ -268,7 +268,7 @@ def test_a_late_loop_reports_by_how_much() -> None:
 
 
 def test_every_reason_of_a_refusal_is_counted_from_the_start() -> None:
-    """Of a run: a connection that finds no room has asked for none."""
+    """Only requests for runs count: a connection beyond the limit is none."""
 
     def codes(kind: type[Unavailable]) -> set[str]:
         ours = [each for each in kind.__subclasses__() if each.__module__ == Unavailable.__module__]

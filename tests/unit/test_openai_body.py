@@ -56,7 +56,7 @@ options = st.fixed_dictionaries(
 
 @st.composite
 def bodies(draw: st.DrawFn) -> bytes:
-    """Draw a body: its keys in any order, `messages` perhaps twice, and one fault (of two either may be told)."""
+    """Draw a body: its keys in any order, `messages` perhaps twice, and one fault (of two, either may be reported)."""
     said: Any = draw(messages)
     fault = draw(st.sampled_from(["", "", "", "message", "messages", "twice", "wish", "cut off"]))
     if fault == "message":
@@ -126,7 +126,7 @@ def prompt(received: Received) -> tuple[Any, Any]:
 
 
 def refusal(read: Any, argument: Any) -> Any:
-    """Return what is asked, or how it is refused; two readers say differently why something is no JSON."""
+    """Return the input, or how it is refused; the two parsers have different messages for what is not JSON."""
     try:
         return prompt(read(argument))
     except wire.Malformed as error:

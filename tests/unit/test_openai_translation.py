@@ -1,4 +1,4 @@
-"""OpenAI's chat completions, translated: what is asked, what of it is refused, and how every end of a run is told."""
+"""OpenAI's chat completions: how requests are parsed or refused, and how every end of a run is answered."""
 
 import json
 from typing import Any
@@ -40,7 +40,7 @@ def message(*texts: str) -> Message:
     return {"role": "assistant", "content": [{"text": text} for text in texts]}
 
 
-# -- what is asked ------------------------------------------------------------------------------------
+# -- requests -----------------------------------------------------------------------------------------
 
 
 def test_the_last_message_is_the_input() -> None:
@@ -234,7 +234,7 @@ def text(chunks: list[dict[str, Any]]) -> str:
 
 def finished(status: RunStatus, *texts: str, error: RunError | None = None, **more: Any) -> RunFinished:
     received = message(*texts) if texts else None
-    return RunFinished(status, "\n".join(texts), received, error, more.get("asks", []), more.get("usage"))
+    return RunFinished(status, "\n".join(texts), received, error, more.get("input_requests", []), more.get("usage"))
 
 
 @pytest.mark.parametrize("agent", ["strandline", "?", '"'])
@@ -396,4 +396,4 @@ def test_what_a_run_waits_to_be_answered_is_said_once_and_before_the_answer() ->
     for each in chunks:
         ChatCompletionChunk.model_validate(each)
     behind = events.RunQueued(2, None, Why(Reason.BEHIND, "1 run is ahead"))
-    assert text(streamed(behind, finished(RunStatus.SUCCEEDED, "It rains."))) == "It rains.", "no other wait is told"
+    assert text(streamed(behind, finished(RunStatus.SUCCEEDED, "It rains."))) == "It rains.", "no other wait is shown"

@@ -70,7 +70,7 @@ def test_a_client_that_leaves_at_any_moment_leaves_nothing_behind(leave_at: int)
         run.publish(2.0, TextDelta("y"))
         for _ in range(5):
             await asyncio.sleep(0)
-        if leave_at >= 3:  # at the end of the run, or of the response: it has been told all
+        if leave_at >= 3:  # at the end of the run or of the response: the client has everything
             run.finish(ENDED, 3.0)
         async with asyncio.timeout(5):
             await sending
@@ -180,7 +180,7 @@ def test_a_client_of_an_agent_that_never_pauses_yields_the_loop_to_others() -> N
         run, left = run_with(1), list[bool]()
 
         class Fed(Wire):
-            """A client to which there is more to say whenever it was told something."""
+            """A client for which another event is ready after each one."""
 
             async def send(self, message: Any) -> None:
                 await super().send(message)

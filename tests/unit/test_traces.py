@@ -91,7 +91,7 @@ def named(spans: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
 
 
 async def finished_spans(spans: InMemorySpanExporter, name: str, count: int = 1) -> list[ReadableSpan]:
-    """Return the spans of that name, when there are as many: they end a moment after whoever waits for their run."""
+    """Return the spans of that name, once there are `count`: they end a moment after the client gets its answer."""
     async with asyncio.timeout(10):
         while len(found := named(spans, name)) < count:
             await asyncio.sleep(0)
@@ -224,7 +224,7 @@ def test_runs_that_end_while_they_wait_and_requests_that_are_refused(
 def test_a_run_that_goes_on_in_a_later_process_is_in_the_same_trace(
     spans: InMemorySpanExporter, tmp_path: Path
 ) -> None:
-    """Its spans are a new attempt's: the time that it waited is told once."""
+    """Its spans belong to a new attempt: its wait is recorded once."""
     hold = Gate()
     between: list[float] = []
 
@@ -319,7 +319,7 @@ def test_what_is_kept_of_the_headers_of_a_request(
 
 
 def test_without_an_sdk_a_tool_can_pass_the_trace_on(tmp_path: Path) -> None:
-    """From its own thread, too, whoever takes it."""
+    """Also from its own thread, whichever loop takes the call."""
     passed: list[Carrier] = []
 
     def call_out() -> None:
@@ -355,7 +355,7 @@ def test_the_span_that_is_current_counts_before_the_headers(spans: InMemorySpanE
 def test_a_run_never_gets_the_context_of_the_code_that_woke_its_loop(
     spans: InMemorySpanExporter, tmp_path: Path
 ) -> None:
-    """Many runs at once, each asked for within another span: no agent is told another one's, nor is a thread of it."""
+    """Many runs at once, each requested within another span: no agent or thread of one sees another's."""
     seen: dict[str, int] = {}
 
     def current() -> int:

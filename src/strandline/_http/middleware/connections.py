@@ -290,7 +290,7 @@ class Connection(uvicorn.Connection):
             if request.response_started:
                 return
             if uvicorn.is_body_paused(self, request) and not self._limiter.stops:
-                self._limiter.expects_request(self)  # the app has not asked for the body yet: it is our turn
+                self._limiter.expects_request(self)  # the app does not read the body yet: it is our turn
                 return
             uvicorn.mark_disconnected(request)  # so that the app stops waiting for the body
         elif not self._unread:
