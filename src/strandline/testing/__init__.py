@@ -58,8 +58,8 @@ else:
         if name == "JournalContract":
             import warnings
 
-            told = "JournalContract is deprecated: it takes parts of Strandline that are private"
-            warnings.warn(told, DeprecationWarning, stacklevel=2)
+            warning = "JournalContract is deprecated: it takes parts of Strandline that are private"
+            warnings.warn(warning, DeprecationWarning, stacklevel=2)
         return getattr(import_module(f"strandline.{_HOMES[name]}"), name)
 
     def __dir__() -> list[str]:

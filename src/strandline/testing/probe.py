@@ -30,14 +30,14 @@ async def answer(said: Sequence[tuple[str, str]]) -> str:
     provider does. A question that `strandline check` did not send gets a sentence that says so.
     """
     begun = time.time()
-    asked = [(role, _read(text)) for role, text in said]
-    now = asked[-1][1] if asked else None
+    questions = [(role, _read(text)) for role, text in said]
+    now = questions[-1][1] if questions else None
     if now is None:
         return "I am a probe. `strandline check` knows what to ask me."
     await asyncio.sleep(float(now.get("wait", 0)))
     if now.get("fail"):
-        raise ConnectionError("the probe was told to fail")
-    earlier = [each for role, each in asked[:-1] if role == "user" and each is not None]
+        raise ConnectionError("the probe fails on request")
+    earlier = [each for role, each in questions[:-1] if role == "user" and each is not None]
     roles = [role for role, _ in said]
     sound = all(role == ("user" if place % 2 == 0 else "assistant") for place, role in enumerate(roles))
     report = {
