@@ -1,4 +1,4 @@
-"""A target that asks before it acts, and short words for what is asked of it and answered."""
+"""A target that asks a person before it acts, and helpers to ask and answer."""
 
 import asyncio
 from typing import Any
@@ -14,7 +14,7 @@ from strandline.testing._checker import check_history
 
 
 class Asking(Played):
-    """Agents that ask before they act if the question begins with `ask`; the next words are steps of the tool then:
+    """Agents that ask before they act if the prompt begins with `ask`; the next words are steps of the tool then:
     `twice` asks once more, `slow` takes 100 s, `fail` raises. `later` asks when the `gate` is
     open, `leave` leaves work behind."""
 
@@ -53,9 +53,9 @@ class AskingAgent:
             await self._target.gate.wait()
         if "leave" in attempt.prompt:
             self._target.work.leave()
-        return self._asks({"use": use, "steps": attempt.prompt.split()[1:]})
+        return self._needs_input({"use": use, "steps": attempt.prompt.split()[1:]})
 
-    def _asks(self, state: dict[str, Any]) -> Finished:
+    def _needs_input(self, state: dict[str, Any]) -> Finished:
         requests = [InputRequest(f"{state['use']}-{len(state['steps'])}", "sure", "really?")]
         return Finished(ending=NeedsInput(requests, state))
 
@@ -66,7 +66,7 @@ class AskingAgent:
         self._target.started.append(state["use"])
         match state["steps"]:
             case ["twice", *rest]:
-                return self._asks({**state, "steps": rest})
+                return self._needs_input({**state, "steps": rest})
             case ["slow", *_]:
                 await asyncio.sleep(100)
             case ["fail", *_]:

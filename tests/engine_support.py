@@ -38,7 +38,7 @@ Behaviour = Callable[[Attempt], Awaitable[str]]
 
 
 def publish_all(stream: RunStream, events: Iterable[tuple[float, Event]]) -> None:
-    """Tell many events."""
+    """Publish many events."""
     for at, event in events:
         stream.publish(at, event)
 
@@ -48,7 +48,7 @@ def key(session: str = "s", principal: str = ANONYMOUS) -> SessionKey:
 
 
 def silent_recorder(clock: Clock) -> EventRecorder:
-    """Return a telling that nobody hears."""
+    """Return a recorder without subscribers."""
     return EventRecorder(RunStream(RunId("r"), key()), lambda arrive: None, clock, cut=1000)
 
 

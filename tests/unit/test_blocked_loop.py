@@ -149,12 +149,12 @@ def test_what_a_stranded_run_does_later_counts_for_nothing() -> None:
 
 
 def test_a_run_that_blocks_the_loop_for_a_while_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    gate, told = Gate(), Signal()
+    gate, logged = Gate(), Signal()
 
-    class Tells(logging.Handler):
+    class Reports(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if "blocks the loop" in record.getMessage():
-                told.set()
+                logged.set()
 
     async def behaviour(attempt: Attempt) -> str:
         if prompt_of(attempt) == "blocks":
@@ -165,12 +165,12 @@ def test_a_run_that_blocks_the_loop_for_a_while_is_named_in_the_log(caplog: pyte
         async with on_threads(behaviour) as service:
             blocking = await send(service, "blocks", "a")
             other = await send(service, "waits", "b")
-            await asyncio.wait_for(told.wait(), 20)
+            await asyncio.wait_for(logged.wait(), 20)
             gate.open()
             assert (await outcome(blocking)).output == "fine"
             assert (await outcome(other)).output == "fine"
 
-    handler = Tells()
+    handler = Reports()
     logging.getLogger("strandline.runner").addHandler(handler)
     try:
         asyncio.run(main())

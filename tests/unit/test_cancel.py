@@ -107,7 +107,7 @@ def test_a_waiting_run_ends_at_once_and_those_behind_it_move_up() -> None:
     run_virtual(main)
 
 
-def test_an_executing_run_is_asked_and_ends_as_cancelled_with_what_it_did() -> None:
+def test_an_executing_run_is_signalled_and_ends_as_cancelled_with_its_work() -> None:
     async def main(clock: VirtualClock) -> None:
         desk = Desk()
         async with serving(clock, desk.target, cancel_grace_s=5) as service:
@@ -131,7 +131,7 @@ def test_an_executing_run_is_asked_and_ends_as_cancelled_with_what_it_did() -> N
 
 
 def test_a_run_that_came_to_its_good_end_after_the_cancel_was_accepted_is_cancelled_all_the_same() -> None:
-    """Of the two the first has won: who was told that it is cancelled will not read that it has succeeded."""
+    """The first of the two wins: an acknowledged cancel is never followed by a success."""
 
     async def main(clock: VirtualClock) -> None:
         desk = Desk()
@@ -267,7 +267,7 @@ def test_a_session_that_is_held_is_freed_by_a_forced_cancel_of_it() -> None:
     run_virtual(main)
 
 
-def test_whoever_asks_for_a_cancel_may_leave_before_the_journal_has_answered() -> None:
+def test_a_client_that_cancels_may_leave_before_the_journal_has_answered() -> None:
     """The books are kept all the same: nothing waits for ever that has ended."""
 
     class Slow(MemoryJournal):
@@ -304,7 +304,7 @@ def test_a_forced_cancel_of_a_run_that_leaves_nothing_behind_leaves_nothing_behi
     run_virtual(main)
 
 
-def test_a_timeout_that_came_first_is_told_as_a_cancel_that_was_accepted() -> None:
+def test_an_accepted_cancel_wins_over_an_earlier_timeout() -> None:
     async def main(clock: VirtualClock) -> None:
         desk = Desk()
         async with serving(clock, desk.target, timeout_s=10, cancel_grace_s=5) as service:
@@ -343,8 +343,8 @@ def test_a_cancelled_run_is_not_given_back_by_a_server_that_stops() -> None:
     run_virtual(main)
 
 
-def test_a_run_that_is_cancelled_while_it_is_being_stopped_tells_what_it_did() -> None:
-    """It could have gone on later, and was about to be requeued."""
+def test_a_run_cancelled_during_a_stop_has_its_work_in_history() -> None:
+    """It could have resumed later, and was about to be requeued."""
 
     async def main(clock: VirtualClock) -> None:
         async def model(attempt: Attempt) -> str:
@@ -421,7 +421,7 @@ def test_a_cancel_that_was_answered_is_the_ending_after_a_crash() -> None:
     run_virtual(main)
 
 
-def test_a_run_that_was_given_back_is_cancelled_at_once_and_history_tells_what_it_did() -> None:
+def test_a_requeued_run_is_cancelled_at_once_and_history_has_its_work() -> None:
     class SlowTakes(MemoryJournal):
         take_s = 0.0
 
@@ -481,17 +481,17 @@ def test_a_cancel_that_the_journal_could_not_keep_changes_nothing() -> None:
     run_virtual(main)
 
 
-def test_a_settle_that_is_on_its_way_when_a_cancel_comes_is_before_it_or_after_it() -> None:
-    """Whichever the journal takes first: nobody is told two things."""
+def test_a_completion_on_its_way_when_a_cancel_comes_is_before_it_or_after_it() -> None:
+    """The journal's first one wins: all clients get the same answer."""
 
     class Slow(MemoryJournal):
-        settle_s = 0.0
+        finish_s = 0.0
         change_s = 0.0
 
         async def finish(
             self, token: FencingToken, completion: Completion, *, claim_next: bool, hold: bool = False
         ) -> ClaimResult:
-            await asyncio.sleep(self.settle_s)
+            await asyncio.sleep(self.finish_s)
             return await super().finish(token, completion, claim_next=claim_next, hold=hold)
 
         async def change(self, change: Change) -> ChangeAnswer:
@@ -500,20 +500,20 @@ def test_a_settle_that_is_on_its_way_when_a_cancel_comes_is_before_it_or_after_i
 
     async def main(clock: VirtualClock) -> None:
         ends = []
-        for settle_s, change_s in ((1.0, 2.0), (2.0, 1.0)):
+        for finish_s, change_s in ((1.0, 2.0), (2.0, 1.0)):
             journal = Slow(clock)
-            journal.settle_s, journal.change_s = settle_s, change_s
+            journal.finish_s, journal.change_s = finish_s, change_s
             async with serving(clock, Played(echo), journal) as service:
                 ticket = await send(service, "x")
                 await asyncio.sleep(0.5)
                 try:
                     await service.cancel(ANONYMOUS, ticket.run_id)
-                    told = "cancelled"
+                    shown = "cancelled"
                 except AlreadyEnded:
-                    told = "ended"
+                    shown = "ended"
                 end = await outcome(ticket)
-                ends.append((told, end.status))
-                assert (await outcome(await send(service, "y"))).output == "echo y" or told == "cancelled"
+                ends.append((shown, end.status))
+                assert (await outcome(await send(service, "y"))).output == "echo y" or shown == "cancelled"
                 nothing_is_left(service)
         assert ends == [("ended", RunStatus.SUCCEEDED), ("cancelled", RunStatus.CANCELLED)]
 

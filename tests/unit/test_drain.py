@@ -21,7 +21,7 @@ from strandline.testing._virtual import InlineLoops, VirtualClock, run_virtual
 
 
 def test_accepts_under_way_are_durable_and_go_on_later(tmp_path: Path) -> None:
-    """Their callers are told so, and the runs have used up no attempt, although they were claimed as they came."""
+    """Their callers learn that, and the runs have used up no attempt, although they were claimed as they came."""
     numbers = iter(range(100))
 
     async def main() -> list[tuple[RunStatus, int]]:
@@ -97,7 +97,7 @@ class SlowToAccept(MemoryJournal):
 
 
 def test_a_drain_waits_for_runs_that_are_being_accepted_behind_others() -> None:
-    """No claim comes for them, but their callers are told what becomes of them."""
+    """No claim comes for them, but their callers get an answer."""
 
     async def main(clock: VirtualClock) -> None:
         async def behaviour(attempt: Attempt) -> str:

@@ -1,4 +1,4 @@
-"""How long a run is told that it will wait."""
+"""The estimated wait of a run."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from strandline.errors import QueueFull
 from strandline.testing._virtual import VirtualClock, run_virtual
 
 
-async def as_long_as_asked(attempt: Attempt) -> str:
+async def as_long_as_requested(attempt: Attempt) -> str:
     await asyncio.sleep(float(prompt_of(attempt)))
     return "done"
 
@@ -38,9 +38,9 @@ def test_sessions_of_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> 
     assert list(times._of) == [key("a"), key("c")]
 
 
-def test_whoever_waits_is_told_by_the_times_of_their_session() -> None:
+def test_a_wait_is_estimated_from_the_times_of_its_session() -> None:
     async def main(clock: VirtualClock) -> None:
-        async with serving(clock, Played(as_long_as_asked), max_queued_per_session=2) as service:
+        async with serving(clock, Played(as_long_as_requested), max_queued_per_session=2) as service:
             await outcome(await send(service, "10"))
             await outcome(await send(service, "1", "other session"))
             tickets = [await send(service, "10") for _ in range(3)]
@@ -64,24 +64,24 @@ def test_whoever_waits_is_told_by_the_times_of_their_session() -> None:
 
 def test_what_the_run_that_executes_has_taken_already_is_not_waited_for_again() -> None:
     async def main(clock: VirtualClock) -> None:
-        async with serving(clock, Played(as_long_as_asked), max_queued_per_session=2) as service:
+        async with serving(clock, Played(as_long_as_requested), max_queued_per_session=2) as service:
             await outcome(await send(service, "10"))
             tickets = [await send(service, text) for text in ("30", "10", "10")]
 
-            async def told() -> list[float | None]:
+            async def waits() -> list[float | None]:
                 return [(await service.run(ANONYMOUS, each.run_id)).estimated_wait_s for each in tickets]
 
             await asyncio.sleep(4)
-            assert await told() == [0.0, pytest.approx(6.0), pytest.approx(16.0)]
+            assert await waits() == [0.0, pytest.approx(6.0), pytest.approx(16.0)]
             with pytest.raises(QueueFull) as refused:
                 await send(service, "10")
             assert refused.value.estimated_wait_s == pytest.approx(26.0)
             assert refused.value.retry_after_s == pytest.approx(6.0)
             await asyncio.sleep(16)
-            assert await told() == [0.0, pytest.approx(0.0), pytest.approx(10.0)], "it may end at any time"
+            assert await waits() == [0.0, pytest.approx(0.0), pytest.approx(10.0)], "it may end at any time"
             await outcome(tickets[0])
             await asyncio.sleep(5)
-            assert await told() == [0.0, 0.0, pytest.approx(14.0 - 5.0)], "the next one has begun"
+            assert await waits() == [0.0, 0.0, pytest.approx(14.0 - 5.0)], "the next one has begun"
             await outcome(tickets[2])
             assert len(service._queues) == 0
 

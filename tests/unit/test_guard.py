@@ -55,7 +55,7 @@ def test_with_keys_a_server_beyond_loopback_checks_names_only_if_some_are_allowe
     assert not any(answers(named, host) for host in FOREIGN)
 
 
-def test_probes_are_asked_by_any_name_and_know_whether_it_is_the_servers() -> None:
+def test_probes_answer_under_any_name_and_know_whether_it_is_the_servers() -> None:
     """Kubernetes asks a pod by its address, a load balancer by any name or none."""
     beyond = Guard(AppSettings(allowed_hosts=["agent.example"]), loopback=False)
     assert all(beyond.is_named(scope(("Host", host))) for host in (*OURS, *ADDRESSES, "agent.example"))
@@ -87,15 +87,15 @@ def test_a_star_answers_to_every_name_and_to_no_more_origins() -> None:
         assert guard.refusal(scope(("Host", "a.example"), ("Origin", "https://evil.example"))) is not None
 
 
-def test_who_is_refused_for_its_host_is_told_how_that_is_allowed() -> None:
+def test_a_refusal_of_a_host_says_how_to_allow_it() -> None:
     guard = Guard(AppSettings(), loopback=False)
-    told = guard.refusal(scope(("Host", "agent:8080")))
-    assert told is not None
-    assert "names agent:8080" in told
-    assert told.endswith("set STRANDLINE_ALLOWED_HOSTS=agent")
-    told = guard.refusal(scope(("Host", "x; rm -rf /")))
-    assert told is not None
-    assert told.endswith("set allowed_hosts"), "nothing to be pasted that a stranger has written"
+    error = guard.refusal(scope(("Host", "agent:8080")))
+    assert error is not None
+    assert "names agent:8080" in error
+    assert error.endswith("set STRANDLINE_ALLOWED_HOSTS=agent")
+    error = guard.refusal(scope(("Host", "x; rm -rf /")))
+    assert error is not None
+    assert error.endswith("set allowed_hosts"), "nothing to be pasted that a stranger has written"
     assert guard.refusal(scope(("Host", "localhost"), ("Host", "localhost"))) == "the request has two Host headers"
     assert guard.refusal(scope(("Host", ""), ("Host", "localhost"))) == "the request has two Host headers"
     assert guard.refusal(

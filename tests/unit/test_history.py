@@ -108,7 +108,7 @@ def test_a_structured_output_is_closed_with_its_json_as_the_assistants_text() ->
     assert close(messages, {}, Succeeded(text='{"degrees": 31}')) == [*messages, assistant(say('{"degrees": 31}'))]
 
 
-def test_a_reached_limit_is_told() -> None:
+def test_a_reached_limit_is_in_history() -> None:
     messages = [HELLO, assistant(*ask("a")), user(*gave(result("a")))]
 
     assert close(messages, {}, Succeeded(limit=True)) == [*messages, assistant(say("(This run ended early: limit.)"))]
@@ -145,7 +145,7 @@ def test_reasoning_alone_is_no_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ending", "told"),
+    ("ending", "shown"),
     [
         (Failed(ErrorCode.AGENT_ERROR), "(This run ended early: agent_error.)"),
         (Failed(ErrorCode.AGENT_ERROR, " \n"), "(This run ended early: agent_error.)"),
@@ -157,8 +157,8 @@ def test_reasoning_alone_is_no_answer() -> None:
         (Cancelled(), "(This run ended early: cancelled.)"),
     ],
 )
-def test_the_end_is_told_in_fixed_words(ending: Ending, told: str) -> None:
-    assert close([HELLO], {}, ending) == [HELLO, assistant(say(told))]
+def test_the_end_is_in_history_in_fixed_words(ending: Ending, shown: str) -> None:
+    assert close([HELLO], {}, ending) == [HELLO, assistant(say(shown))]
 
 
 def test_why_a_run_failed_is_a_block_of_its_own_behind_the_sentence_and_not_longer_than_the_model_can_bear() -> None:
@@ -226,7 +226,7 @@ def test_the_sentence_of_an_unknown_outcome_says_that_it_may_have_taken_effect()
     assert "may have taken effect" in UNKNOWN_OUTCOME
 
 
-def test_results_in_the_messages_count_before_staged_ones() -> None:
+def test_results_in_the_messages_count_before_checkpointed_ones() -> None:
     messages = [HELLO, assistant(*ask("a", "b")), user(*gave(result("a", "from messages")))]
 
     closed = close(messages, {"a": result("a", "staged"), "b": result("b", "staged")}, Cancelled())
@@ -264,12 +264,12 @@ def test_two_messages_of_one_role_become_one() -> None:
 def test_a_tool_without_output_says_so(content: list[Block]) -> None:
     """Bedrock refuses a blank text in a result, and an error without any: the session would never answer again."""
     quiet: ToolResult = {"toolUseId": "a", "status": "error", "content": content}
-    told: ToolResult = {"toolUseId": "a", "status": "error", "content": [say("(no output)")]}
+    shown: ToolResult = {"toolUseId": "a", "status": "error", "content": [say("(no output)")]}
 
     in_messages = close([HELLO, assistant(*ask("a")), user(*gave(quiet)), assistant(say("ok"))], {}, Succeeded())
-    staged = close([HELLO, assistant(*ask("a"))], {"a": quiet}, Cancelled())
+    stored = close([HELLO, assistant(*ask("a"))], {"a": quiet}, Cancelled())
 
-    assert in_messages[2] == staged[2] == user(*gave(told))
+    assert in_messages[2] == stored[2] == user(*gave(shown))
     assert quiet["content"] == content
 
 
@@ -277,17 +277,17 @@ def test_a_question_that_is_blank_still_is_one() -> None:
     assert close([user(say(" "))], {}, Cancelled())[0] == user(say("(empty message)"))
 
 
-def test_a_tool_that_was_asked_for_twice_under_one_id_is_told_of_twice() -> None:
+def test_a_tool_called_twice_under_one_id_has_two_results() -> None:
     """Small models do that. Only one result can be known under one id."""
     twice = [HELLO, assistant(*ask("a", "a"))]
 
-    staged = close(twice, {"a": result("a")}, Cancelled())
+    stored = close(twice, {"a": result("a")}, Cancelled())
     returned = close(
         [*twice, user(*gave(result("a", "one"), result("a", "two"))), assistant(say("ok"))], {}, Succeeded()
     )
 
-    assert [block["toolUse"]["toolUseId"] for block in staged[1]["content"]] == ["a", "a-2"]
-    assert staged[2] == user(*gave(result("a"), unknown("a-2")))
+    assert [block["toolUse"]["toolUseId"] for block in stored[1]["content"]] == ["a", "a-2"]
+    assert stored[2] == user(*gave(result("a"), unknown("a-2")))
     assert returned[2] == user(*gave(result("a", "one"), result("a-2", "two")))
 
 
@@ -312,7 +312,7 @@ class _Mute:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "shown"),
     [
         (["31", "sunny"], [say("31"), say("sunny")]),
         (("31", say("sunny")), [say("31"), say("sunny")]),
@@ -328,10 +328,10 @@ class _Mute:
         ([_Mute()], [say("(a _Mute that cannot be shown as text)")]),
     ],
 )
-def test_what_a_tool_returned_in_no_proper_form_is_told_as_text(content: Any, told: list[Block]) -> None:
+def test_a_malformed_tool_result_becomes_text(content: Any, shown: list[Block]) -> None:
     odd: ToolResult = {"toolUseId": "a", "status": "success", "content": content}
     ends: list[Message] = [HELLO, assistant(*ask("a"))]
-    fine = user(*gave({"toolUseId": "a", "status": "success", "content": told}))
+    fine = user(*gave({"toolUseId": "a", "status": "success", "content": shown}))
 
     assert close([*ends, user(*gave(odd)), assistant(say("ok"))], {}, Succeeded())[2] == fine
     assert close(ends, {"a": odd}, Cancelled())[2] == fine
@@ -340,19 +340,19 @@ def test_what_a_tool_returned_in_no_proper_form_is_told_as_text(content: Any, to
         assert close(ends, {"a": content}, Cancelled())[2] == fine
 
 
-def test_a_value_returned_in_place_of_a_result_is_told() -> None:
+def test_a_value_returned_in_place_of_a_result_becomes_text() -> None:
     closed = close([HELLO, assistant(*ask("a"))], {"a": {"degrees": 31}}, Cancelled())
 
     assert closed[2] == user(*gave(result("a", "{'degrees': 31}")))
 
 
 @pytest.mark.parametrize(
-    ("status", "told"), [(None, "success"), ("success", "success"), ("error", "error"), ("ok", "error"), ([], "error")]
+    ("status", "shown"), [(None, "success"), ("success", "success"), ("error", "error"), ("ok", "error"), ([], "error")]
 )
-def test_a_status_is_one_of_two(status: Any, told: str) -> None:
+def test_a_status_is_one_of_two(status: Any, shown: str) -> None:
     odd = user(*gave({"toolUseId": "a", "status": status, "content": [say("x")]}))
 
-    assert close([HELLO, assistant(*ask("a")), odd], {}, Cancelled())[2] == user(*gave(result("a", "x", told)))
+    assert close([HELLO, assistant(*ask("a")), odd], {}, Cancelled())[2] == user(*gave(result("a", "x", shown)))
 
 
 def test_a_tool_use_has_an_id_a_name_and_an_object_as_input() -> None:
@@ -372,7 +372,7 @@ def test_a_tool_use_has_an_id_a_name_and_an_object_as_input() -> None:
     assert progress.messages_to_resume() == closed[:3]
 
 
-def test_a_result_without_an_id_is_told_as_the_text_that_it_is() -> None:
+def test_a_result_without_an_id_becomes_text() -> None:
     nameless: list[Any] = [{"toolResult": {"content": ["31", {"json": {"n": 1}}]}}, {"toolResult": "sunny"}]
 
     assert close([HELLO, assistant(*ask("a")), user(*nameless)], {}, Cancelled())[2] == user(
@@ -381,7 +381,7 @@ def test_a_result_without_an_id_is_told_as_the_text_that_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "shown"),
     [
         ("hello", [say("hello")]),
         (["hello", 5, {"text": 5}], [say("hello"), say("5"), say("5")]),
@@ -391,15 +391,15 @@ def test_a_result_without_an_id_is_told_as_the_text_that_it_is() -> None:
     ],
 )
 @pytest.mark.parametrize("ending", [Succeeded(text="ok"), Cancelled()])
-def test_content_of_no_proper_form_is_told_as_text(content: Any, told: list[Block], ending: Ending) -> None:
+def test_malformed_content_becomes_text(content: Any, shown: list[Block], ending: Ending) -> None:
     closed = close([{"role": "user", "content": content}], {}, ending)
 
-    assert closed[0] == user(*told)
+    assert closed[0] == user(*shown)
     assert history_faults(closed) == check_history(closed) == []
     assert history_faults([{"role": "user", "content": content}, assistant(say("x"))]) != []
 
 
-def test_a_block_of_several_kinds_is_told_apart() -> None:
+def test_a_block_of_several_kinds_becomes_one_block_of_each() -> None:
     mixed: Block = {"text": "I look.", **ask("a")[0]}
 
     assert close([HELLO, assistant(mixed)], {}, Cancelled())[1] == assistant(say("I look."), *ask("a"))
@@ -415,7 +415,7 @@ def test_text_of_no_proper_form_is_text() -> None:
 # -- what a run has done so far -----------------------------------------------------------------------
 
 
-def test_a_run_with_nothing_staged_has_done_nothing() -> None:
+def test_a_run_without_checkpoints_has_done_nothing() -> None:
     progress = fold([])
 
     assert progress == Progress(messages=[], results={}, state=None)
@@ -435,7 +435,7 @@ def test_an_open_round_knows_the_tools_that_may_have_run() -> None:
     assert progress.results == {"b": result("b")}
 
 
-def test_a_round_is_closed_by_its_results_when_the_run_goes_on_without_its_end_staged() -> None:
+def test_results_close_a_round_when_the_run_continues_without_its_end() -> None:
     checkpoints: list[Checkpoint] = [
         RoundStarted(messages=[HELLO, assistant(*ask("a"))]),
         ToolDone(tool_use_id="a", result=result("a", "31")),
@@ -540,7 +540,7 @@ def test_both_judges_refuse_a_malformed_block(block: Any) -> None:
 # -- the checker, which judges all of the above -------------------------------------------------------
 
 
-def _told(*content: Block) -> list[Message]:
+def _broken(*content: Block) -> list[Message]:
     return [HELLO, assistant(*ask("a", "b")), user(*gave(result("a", "31"), unknown("b"))), assistant(*content)]
 
 
@@ -552,7 +552,7 @@ LEDGER = Ledger(
     unfinished=frozenset({"b"}),
 )
 END = [say("(This run ended early: timeout.)"), say("no answer")]
-CLOSED = _told(say("It is"), *END)
+CLOSED = _broken(say("It is"), *END)
 NOT_CLOSED = "the run does not close with ['(This run ended early: timeout.)', 'no answer']"
 PARTIAL_LOST = "the partial text is not a block of its own before the closing one"
 
@@ -577,13 +577,13 @@ def test_the_checker_finds_nothing_in_a_true_story() -> None:
             [HELLO, assistant(*ask("a", "b", "c")), *CLOSED[2:]],
             "tool c is reported and was never called",
         ),
-        (_told(*END), PARTIAL_LOST),
-        (_told(say("It is"), say("(This run ended early: cancelled.)")), NOT_CLOSED),
-        (_told(say("It is")), NOT_CLOSED),
-        (_told(say("It is"), END[0]), NOT_CLOSED),
-        (_told(say("It is"), *END, say("more")), NOT_CLOSED),
-        (_told(say("hunter2"), say("It is"), *END), "history has the text of an exception that must not be shown"),
-        (_told(END[0], say("It is"), *END), "the end is reported twice"),
+        (_broken(*END), PARTIAL_LOST),
+        (_broken(say("It is"), say("(This run ended early: cancelled.)")), NOT_CLOSED),
+        (_broken(say("It is")), NOT_CLOSED),
+        (_broken(say("It is"), END[0]), NOT_CLOSED),
+        (_broken(say("It is"), *END, say("more")), NOT_CLOSED),
+        (_broken(say("hunter2"), say("It is"), *END), "history has the text of an exception that must not be shown"),
+        (_broken(END[0], say("It is"), *END), "the end is reported twice"),
     ],
 )
 def test_the_checker_finds_what_is_not_true(messages: list[Message], fault: str) -> None:

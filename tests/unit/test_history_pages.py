@@ -36,8 +36,8 @@ async def pages(client: httpx.AsyncClient, session: str, **query: Any) -> list[l
 
 
 def text(message: dict[str, Any]) -> str:
-    told: str = message["content"][0]["text"]
-    return told
+    shown: str = message["content"][0]["text"]
+    return shown
 
 
 @pytest.mark.parametrize("journal", ["memory:", "sqlite:journal.db"])
@@ -52,9 +52,16 @@ def test_a_page_of_large_messages_ends_early_and_all_pages_have_the_whole_histor
             app.lifespan(),
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client,
         ):
-            asked = ["a" * LARGE, "b", "c" * LARGE, "d" * (3 * LARGE), *("e" * n for n in range(1, 41)), "f" * LARGE]
+            requested = [
+                "a" * LARGE,
+                "b",
+                "c" * LARGE,
+                "d" * (3 * LARGE),
+                *("e" * n for n in range(1, 41)),
+                "f" * LARGE,
+            ]
             every = []
-            for message in asked:
+            for message in requested:
                 assert (await client.post("/chat", json={"message": message})).json()["status"] == "success"
                 every += [message, message.upper()]
 

@@ -31,7 +31,7 @@ from strandline.testing._checker import check_history
 from strandline.testing._virtual import InlineLoops, VirtualClock, run_virtual
 
 
-class Leftovers:
+class Lingering:
     """A target whose run leaves work behind if it is asked to `hang`, and notes when each run began."""
 
     def __init__(self, clock: VirtualClock) -> None:
@@ -58,7 +58,7 @@ class Leftovers:
 
 def test_a_thread_that_outlives_its_run_holds_its_session_alone_until_it_ends() -> None:
     async def main(clock: VirtualClock) -> None:
-        played = Leftovers(clock)
+        played = Lingering(clock)
         async with serving(clock, played.target, timeout_s=10, cancel_grace_s=1, hold_limit_s=60) as service:
             hangs, next_one = await send(service, "hang"), await send(service, "next")
             end = await outcome(hangs)
@@ -90,7 +90,7 @@ def test_a_thread_that_outlives_its_run_holds_its_session_alone_until_it_ends() 
 
 def test_a_hold_is_given_up_at_its_limit_and_the_session_goes_on_with_a_fresh_agent() -> None:
     async def main(clock: VirtualClock) -> None:
-        played = Leftovers(clock)
+        played = Lingering(clock)
         async with serving(clock, played.target, timeout_s=10, cancel_grace_s=1, hold_limit_s=60) as service:
             await send(service, "hang")
             assert (await outcome(await send(service, "next"))).output == "answer to next"
@@ -106,7 +106,7 @@ def test_a_hold_is_given_up_at_its_limit_and_the_session_goes_on_with_a_fresh_ag
 
 def test_a_run_that_succeeded_and_left_a_thread_is_answered_at_once_and_held() -> None:
     async def main(clock: VirtualClock) -> None:
-        played = Leftovers(clock)
+        played = Lingering(clock)
         async with serving(clock, played.target) as service:
             first = await send(service, "leave")
             assert (await outcome(first)).status is RunStatus.SUCCEEDED
@@ -123,7 +123,7 @@ def test_a_run_that_succeeded_and_left_a_thread_is_answered_at_once_and_held() -
 
 def test_the_time_of_what_waits_stands_still_while_its_session_is_held() -> None:
     async def main(clock: VirtualClock) -> None:
-        played = Leftovers(clock)
+        played = Lingering(clock)
         async with serving(clock, played.target, queue_timeout_s=20) as service:
             await outcome(await send(service, "leave"))
             patient = await send(service, "patient")
@@ -150,7 +150,7 @@ def test_the_time_of_what_waits_stands_still_while_its_session_is_held() -> None
 
 def test_a_restart_ends_every_hold() -> None:
     async def main(clock: VirtualClock) -> None:
-        journal, played = MemoryJournal(clock), Leftovers(clock)
+        journal, played = MemoryJournal(clock), Lingering(clock)
         async with serving(clock, played.target, journal) as service:
             first = await send(service, "leave")
             await outcome(first)
@@ -166,7 +166,7 @@ def test_a_restart_ends_every_hold() -> None:
 
 def test_too_many_threads_left_behind_have_the_server_stop_itself(caplog: pytest.LogCaptureFixture) -> None:
     async def main(clock: VirtualClock) -> None:
-        played = Leftovers(clock)
+        played = Lingering(clock)
         async with serving(clock, played.target, max_holds=3, hold_limit_s=5) as service:
             for n in range(2):
                 await outcome(await send(service, "leave", f"s{n}"))
@@ -185,7 +185,7 @@ def test_too_many_threads_left_behind_have_the_server_stop_itself(caplog: pytest
 
 def test_a_drain_does_not_wait_for_a_hold() -> None:
     async def main(clock: VirtualClock) -> None:
-        played = Leftovers(clock)
+        played = Lingering(clock)
         async with serving(clock, played.target, drain_grace_s=6) as service:
             await outcome(await send(service, "leave"))
             began = clock.monotonic()
@@ -196,17 +196,17 @@ def test_a_drain_does_not_wait_for_a_hold() -> None:
 
 
 def test_a_hold_that_is_forced_while_the_server_stops_is_answered_before_connections_are_closed() -> None:
-    """Nothing ends it any more; its session goes on at the next start."""
+    """Nothing ends it any more; its session continues after the next start."""
 
     async def main(clock: VirtualClock) -> None:
-        played = Leftovers(clock)
+        played = Lingering(clock)
         async with serving(clock, played.target, hold_limit_s=60) as service:
             left = await send(service, "leave")
             await outcome(left)
             await service.drain(close=False)
-            asked_at = clock.monotonic()
+            requested_at = clock.monotonic()
             assert (await service.cancel(ANONYMOUS, left.run_id, force=True)).run.held
-            assert clock.monotonic() < asked_at + CONNECTIONS_GRACE_S
+            assert clock.monotonic() < requested_at + CONNECTIONS_GRACE_S
             played.work.end()
 
     run_virtual(main)
@@ -223,7 +223,7 @@ def test_a_release_that_the_journal_cannot_keep_yet_is_made_later() -> None:
                     raise JournalUnavailable("the disk is full")
                 await super().release(token, counted=counted)
 
-        played = Leftovers(clock)
+        played = Lingering(clock)
         async with serving(clock, played.target, Full(clock)) as service:
             await outcome(await send(service, "leave"))
             second = await send(service, "next")
@@ -283,7 +283,7 @@ def test_a_hold_that_is_being_given_up_counts_once() -> None:
             async def release(self, token: FencingToken, *, counted: bool) -> None:
                 raise JournalUnavailable("the disk is full")
 
-        played = Leftovers(clock)
+        played = Lingering(clock)
         async with serving(clock, played.target, Full(clock), max_holds=3, hold_limit_s=1) as service:
             await outcome(await send(service, "leave", "a"))
             await asyncio.sleep(5)
@@ -298,7 +298,7 @@ def test_a_hold_that_is_being_given_up_counts_once() -> None:
 
 def test_what_one_principal_leaves_behind_keeps_itself_out_and_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
     async def main(clock: VirtualClock) -> None:
-        played = Leftovers(clock)
+        played = Lingering(clock)
         options: dict[str, Any] = {"max_holds": 4, "max_holds_per_principal": 2, "hold_limit_s": 5, "timeout_s": 10}
         async with serving(clock, played.target, cancel_grace_s=1, **options) as service:
             at_once = [await send(service, "hang", f"s{n}", "ada") for n in range(8)]
@@ -325,14 +325,14 @@ def test_what_one_principal_leaves_behind_keeps_itself_out_and_nobody_else(caplo
 
     with caplog.at_level(logging.WARNING, "strandline.claims"):
         run_virtual(main)
-    told = [each.getMessage() for each in caplog.records if "max_holds_per_principal" in each.message]
-    assert len(told) == 1
-    assert "of ada" in told[0]
+    shown = [each.getMessage() for each in caplog.records if "max_holds_per_principal" in each.message]
+    assert len(shown) == 1
+    assert "of ada" in shown[0]
 
 
-def test_leftovers_of_several_principals_together_still_stop_the_server() -> None:
+def test_lingering_runs_of_several_principals_together_still_stop_the_server() -> None:
     async def main(clock: VirtualClock) -> None:
-        played = Leftovers(clock)
+        played = Lingering(clock)
         async with serving(clock, played.target, max_holds=4, max_holds_per_principal=2) as service:
             for name in ("ada", "ada", "bob"):
                 await outcome(await send(service, "leave", f"s{len(played.began)}", name))
@@ -343,9 +343,9 @@ def test_leftovers_of_several_principals_together_still_stop_the_server() -> Non
     run_virtual(main)
 
 
-def test_leftovers_with_all_threads_for_tools_stop_the_server_whosever_they_are() -> None:
+def test_lingering_runs_with_all_threads_for_tools_stop_the_server() -> None:
     async def main(clock: VirtualClock) -> None:
-        played = Leftovers(clock)
+        played = Lingering(clock)
         options: dict[str, Any] = {
             "max_holds": 8,
             "max_holds_per_principal": 1,
@@ -363,7 +363,7 @@ def test_leftovers_with_all_threads_for_tools_stop_the_server_whosever_they_are(
 
 def test_a_run_that_is_known_by_its_key_is_answered_while_its_principal_may_start_nothing() -> None:
     async def main(clock: VirtualClock) -> None:
-        played = Leftovers(clock)
+        played = Lingering(clock)
         async with serving(clock, played.target, max_holds=4, max_holds_per_principal=1) as service:
             keyed = {"idempotency_key": "k", "fingerprint": b"f"}
             first = await send(service, "leave", "s", "ada", **keyed)
@@ -379,16 +379,16 @@ def test_a_run_that_is_known_by_its_key_is_answered_while_its_principal_may_star
 class Relieved(InlineLoops):
     """Loops that end what is left over when they are asked to, unless they say that it cannot be seen to now."""
 
-    def __init__(self, clock: VirtualClock, played: Leftovers) -> None:
+    def __init__(self, clock: VirtualClock, played: Lingering) -> None:
         super().__init__()
         self.clock = clock
         self.played = played
-        self.asked: list[float] = []
+        self.requests: list[float] = []
         self.refuses = 0
 
     def drain(self, call: Call[Any]) -> bool:
-        self.asked.append(self.clock.monotonic())
-        if len(self.asked) <= self.refuses:
+        self.requests.append(self.clock.monotonic())
+        if len(self.requests) <= self.refuses:
             return False
         self.played.work.end()
         return True
@@ -396,7 +396,7 @@ class Relieved(InlineLoops):
 
 def test_what_is_left_over_is_ended_by_force_at_the_hold_limit_and_no_sooner_if_its_hold_is_forced() -> None:
     async def main(clock: VirtualClock) -> None:
-        played = Leftovers(clock)
+        played = Lingering(clock)
         loops = Relieved(clock, played)
         async with serving(clock, played.target, loops=loops, hold_limit_s=60) as service:
             loops.refuses = 2
@@ -406,11 +406,11 @@ def test_what_is_left_over_is_ended_by_force_at_the_hold_limit_and_no_sooner_if_
             assert not (await service.cancel(ANONYMOUS, first.run_id, force=True)).run.held
             assert (await outcome(await send(service, "next"))).output == "answer to next"
             await asyncio.sleep(55)
-            assert loops.asked == [], "somebody who forces holds must not end workers as fast as that"
+            assert loops.requests == [], "somebody who forces holds must not end workers as fast as that"
             await asyncio.sleep(10)
-            assert loops.asked == pytest.approx([60, 61, 62], abs=1.1), "what cannot be seen to is asked for again"
+            assert loops.requests == pytest.approx([60, 61, 62], abs=1.1), "a refused drain is tried again"
             assert service._holds.lingering_calls() == []
             await asyncio.sleep(10)
-            assert len(loops.asked) == 3
+            assert len(loops.requests) == 3
 
     run_virtual(main)

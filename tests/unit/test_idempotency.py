@@ -72,7 +72,7 @@ def test_a_request_that_comes_again_is_the_same_run_until_a_while_after_its_end(
 
 
 def test_a_key_outlives_the_server() -> None:
-    """Attached if the run goes on, replayed if it has ended."""
+    """Attached if the run is live, replayed if it has ended."""
 
     async def main(clock: VirtualClock) -> None:
         journal, gated = MemoryJournal(clock), Gated()
@@ -100,7 +100,7 @@ def test_a_key_outlives_the_server() -> None:
 
 
 def test_a_key_while_the_server_stops() -> None:
-    """What was accepted is never answered by "unavailable": it ends here, or goes on later. Nothing new comes in."""
+    """An accepted run is never answered by "unavailable": it ends here, or resumes later. Nothing new comes in."""
 
     async def main(clock: VirtualClock) -> None:
         journal, gated = MemoryJournal(clock), Gated()
@@ -170,7 +170,7 @@ def test_a_refusal_is_not_kept_and_a_client_that_left_may_come_back() -> None:
 
 
 def test_a_run_that_ends_while_its_key_is_looked_at_is_replayed() -> None:
-    """The settle is in the journal before it is answered; whoever asks in between must not wait for an end for ever."""
+    """The completion is stored before it is answered; a client in between must not wait for an end for ever."""
 
     class SlowAnswers(MemoryJournal):
         async def finish(self, token: FencingToken, completion: Completion, **more: Any) -> Any:
@@ -194,8 +194,8 @@ def test_a_run_that_ends_while_its_key_is_looked_at_is_replayed() -> None:
     run_virtual(main)
 
 
-def test_a_run_that_this_process_cannot_end_is_told_to_go_on_later() -> None:
-    """Whoever asks for it again must not wait for an end that does not come."""
+def test_a_run_that_this_process_cannot_end_is_answered_as_later() -> None:
+    """A repeated request must not wait for an end that does not come."""
 
     class Broken(MemoryJournal):
         async def finish(self, token: FencingToken, completion: Completion, **more: Any) -> Any:

@@ -58,7 +58,7 @@ def test_of_two_answers_at_once_one_wins_and_the_tool_goes_on_once() -> None:
 
 @pytest.mark.parametrize("early_s", [0.5, 0.0, -0.5, -1.5])
 def test_an_answer_against_the_dismissal_has_one_winner(early_s: float) -> None:
-    """Whatever waits goes on a second after the time at the latest; the answer comes just before, then or after."""
+    """Waiting runs continue a second after the time at the latest; the answer comes just before, then or after."""
 
     async def main(clock: VirtualClock) -> None:
         target = Asking()
@@ -96,7 +96,7 @@ def test_the_time_of_those_that_wait_stands_still() -> None:
             await asyncio.sleep(300)
             await answer(service, end)
             late = await outcome(waits)
-            assert late.error is not None, "it goes on while the answer executes"
+            assert late.error is not None, "its time runs again while the answer executes"
             assert late.error.code == "queue_timeout"
             await until_idle(service)
 
@@ -253,7 +253,7 @@ def test_what_cannot_be_answered_is_refused() -> None:
     run_virtual(main)
 
 
-def test_a_text_answers_what_is_asked_and_the_second_one_waits() -> None:
+def test_a_text_answers_the_question_and_a_second_one_waits() -> None:
     async def main(clock: VirtualClock) -> None:
         target = Asking()
         async with serving(clock, target, on_question=OnQuestion.ANSWER, max_queued_per_session=1) as service:
@@ -276,7 +276,7 @@ def test_a_text_answers_what_is_asked_and_the_second_one_waits() -> None:
     run_virtual(main)
 
 
-def test_of_twenty_texts_at_once_one_answers_and_the_others_are_asked() -> None:
+def test_of_twenty_texts_at_once_one_answers_and_the_others_wait_for_input() -> None:
     async def main(clock: VirtualClock) -> None:
         target = Asking()
         async with serving(clock, target, max_running=1) as service:
@@ -313,19 +313,19 @@ def test_who_is_not_to_wait_is_let_in_if_it_answers_or_dismisses(on_question: On
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Asking()) as service:
             await ask(service)
-            wishes: dict[str, Any] = {"if_busy": IfBusy.REJECT, "on_question": on_question}
+            options: dict[str, Any] = {"if_busy": IfBusy.REJECT, "on_question": on_question}
             if on_question is OnQuestion.WAIT:
                 with pytest.raises(SessionBusy):
-                    await send(service, "now", **wishes)
+                    await send(service, "now", **options)
                 return
-            end = await outcome(await send(service, "now", **wishes))
+            end = await outcome(await send(service, "now", **options))
             assert end.output == ("done: now" if on_question is OnQuestion.ANSWER else "answer to now")
             await whole(service)
 
     run_virtual(main)
 
 
-def test_wishes_that_exclude_each_other_are_refused_and_an_interrupt_dismisses_whatever_the_default() -> None:
+def test_policies_that_exclude_each_other_are_refused_and_an_interrupt_dismisses_whatever_the_default() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Asking(), on_question=OnQuestion.ANSWER) as service:
             end = await ask(service)

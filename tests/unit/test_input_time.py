@@ -58,9 +58,9 @@ def test_a_minute_that_stands_still_for_two_reasons_counts_once(steps: str, left
             began = clock.monotonic()
             first, *most, last = steps.split(" | ")
             sent: list[Ticket] = []
-            asks = await send(service, first.removesuffix(" 0"))
+            pending = await send(service, first.removesuffix(" 0"))
             if "later" not in first:
-                await outcome(asks)
+                await outcome(pending)
             for step in (*most, "block", last):
                 what, _, at = step.rpartition(" ")
                 if at.isdecimal():
@@ -73,14 +73,14 @@ def test_a_minute_that_stands_still_for_two_reasons_counts_once(steps: str, left
                     case "send":
                         sent.append(await send(service, "w", queue_timeout_s=LIMIT_S))
                     case "answer":
-                        await answer(service, await outcome(asks))
+                        await answer(service, await outcome(pending))
                     case "withdraw":
-                        await service.cancel(ANONYMOUS, asks.run_id)
+                        await service.cancel(ANONYMOUS, pending.run_id)
                     case "end":
                         target.work.end()
                     case "go":
                         target.gate.set()
-                        await outcome(asks)
+                        await outcome(pending)
                         target.gate.clear()
                     case "block":  # from now on the only slot is another session's: nothing of ours starts
                         await send(service, "ask later", "other")

@@ -123,7 +123,7 @@ def test_what_is_discarded_is_dropped_on_the_agent_thread() -> None:
 
 
 @pytest.mark.parametrize("stuck", [False, True])
-def test_close_tells_whether_user_code_still_works_in_a_thread(stuck: bool) -> None:
+def test_close_returns_whether_user_code_still_executes_in_a_thread(stuck: bool) -> None:
     async def main() -> None:
         loops = AgentLoops(executor_threads=2, clock=SystemClock())
         gate = Gate()
@@ -176,9 +176,9 @@ def test_what_still_works_for_a_call_is_counted_until_it_ends() -> None:
         assert await asyncio.wait_for(call.done, 10) == "left"
         assert len(call.threads) == 1
         assert len(call.tasks) == 1
-        told = "\n".join(await loops.stack(call))
-        assert "in block" in told, "the thread's stack shows what it does"
-        assert "in background" in told
+        shown = "\n".join(await loops.stack(call))
+        assert "in block" in shown, "the thread's stack shows what it does"
+        assert "in background" in shown
         in_task.open()
         await _until(lambda: not call.tasks)
         assert call.is_alive
@@ -252,7 +252,7 @@ def test_a_loop_that_is_blocked_is_silent_and_a_fresh_one_takes_over() -> None:
         assert task is not None
         gate.open()
         await _until(task.done)
-        assert task.cancelled(), "what was left there does not go on"
+        assert task.cancelled(), "what was left there does not continue"
         assert not blocking.done.done(), "nor does its result come here"
         assert loops.close()
 
@@ -325,7 +325,7 @@ class Over(StopIteration):
 def test_work_of_a_thread_that_lets_stop_iteration_out_fails_and_hangs_nobody(
     raised: type[StopIteration], inside: bool
 ) -> None:
-    """A future cannot hold it: whoever waits would wait for ever, or be told that it returned well."""
+    """A future cannot hold it: its waiter would wait for ever, or see a good return."""
 
     def exhausted() -> None:
         raise raised("of an iterator")
@@ -342,8 +342,8 @@ def test_work_of_a_thread_that_lets_stop_iteration_out_fails_and_hangs_nobody(
                 return f"{error}, {type(error.__cause__).__name__}"
             return "returned"
 
-        told = await asyncio.wait_for(loops.start(work).done, 10)
-        assert told == f"raised {raised.__name__}('of an iterator'), {raised.__name__}"
+        shown = await asyncio.wait_for(loops.start(work).done, 10)
+        assert shown == f"raised {raised.__name__}('of an iterator'), {raised.__name__}"
         assert loops.close()
 
     asyncio.run(main())

@@ -174,7 +174,7 @@ def test_a_queue_timeout_counts_the_time_in_which_a_session_is_open() -> None:
     run_virtual(main)
 
 
-def test_a_run_whose_time_stands_still_and_that_is_cancelled_is_not_asked_about_again() -> None:
+def test_a_run_cancelled_during_a_pause_has_no_deadline_left() -> None:
     async def main(clock: VirtualClock) -> None:
         gated = Gated()
         async with serving(clock, gated.target) as service:

@@ -171,7 +171,7 @@ def test_a_run_that_was_given_back_is_interrupted_before_it_goes_on() -> None:
     run_virtual(main)
 
 
-def test_an_interrupt_that_is_accepted_survives_a_crash_with_what_it_asked_for() -> None:
+def test_an_accepted_interrupt_survives_a_crash_with_its_policy() -> None:
     async def main(clock: VirtualClock) -> None:
         journal = MemoryJournal(clock)
         async with serving(clock, Played(slow), journal, cancel_grace_s=50) as service:

@@ -29,12 +29,12 @@ class LostLoops(InlineLoops):
     def __init__(self) -> None:
         super().__init__()
         self.lost: set[object] = set()
-        self.asked = 0
+        self.checks = 0
         self.discarded: list[object] = []
         self.posted: list[object] = []
 
     def is_current(self, loop: object) -> bool:
-        self.asked += 1
+        self.checks += 1
         return loop not in self.lost
 
     accepts = is_current
@@ -58,16 +58,16 @@ def test_only_when_a_loop_is_lost_its_idle_agents_are_looked_for_and_dropped(res
         if resting:
             clock._loop.advance(REST_AFTER_S)  # type: ignore[attr-defined]
             pool.evict()
-        loops.asked = 0
+        loops.checks = 0
         pool.drop_lost()
-        assert (len(pool), loops.asked) == (1000, 2)
+        assert (len(pool), loops.checks) == (1000, 2)
         loops.lost = {"a"}
         pool.drop_lost()
         assert loops.discarded == agents[::2]
         assert len(pool) == 500
-        loops.asked = 0
+        loops.checks = 0
         pool.drop_lost()
-        assert loops.asked == 1, "what is lost once is not asked for again"
+        assert loops.checks == 1, "a lost loop is not checked again"
         pool.put(key("s0"), agents[0], "a")
         pool.drop_lost()
         assert len(pool) == 500, "nor is what comes from there later kept"
@@ -75,7 +75,7 @@ def test_only_when_a_loop_is_lost_its_idle_agents_are_looked_for_and_dropped(res
     run_virtual(main)
 
 
-def test_an_idle_agent_is_told_to_rest_once_and_goes_when_it_was_idle_for_too_long() -> None:
+def test_an_idle_agent_rests_once_and_is_dropped_when_idle_for_too_long() -> None:
     async def main(clock: VirtualClock) -> None:
         loops = LostLoops()
         nowhere: Any = None

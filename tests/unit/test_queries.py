@@ -54,7 +54,7 @@ def test_every_journal_answers_every_query(kind: str, tmp_path: Path) -> None:
     asyncio.run(ask())
 
 
-def test_the_type_of_an_answer_is_known_where_it_is_asked_for() -> None:
+def test_a_query_knows_the_type_of_its_answer() -> None:
     async def ask(journal: Journal) -> None:
         await journal.open("test", max_attempts=3)
         assert assert_type(await journal.read(RunQuery(KEY.principal, RunId("run_1"))), Run | None) is None

@@ -14,7 +14,7 @@ from strandline.errors import QueueFull, SessionBusy
 from strandline.testing._virtual import VirtualClock, run_virtual
 
 
-class Asked(MemoryJournal):
+class Requested(MemoryJournal):
     """A journal that counts what it has to refuse."""
 
     def __init__(self, clock: VirtualClock) -> None:
@@ -40,7 +40,7 @@ async def refused_at(service: Service, priority: int | None = None) -> int:
 
 def test_a_full_queue_that_is_hammered_costs_the_journal_nothing() -> None:
     async def main(clock: VirtualClock) -> None:
-        journal = Asked(clock)
+        journal = Requested(clock)
         async with serving(clock, Played(slow), journal, max_queued_per_session=2) as service:
             for _ in range(3):
                 await send(service, "x")
@@ -81,7 +81,7 @@ def test_a_queue_is_not_full_any_more_when_a_run_has_waited_too_long() -> None:
     run_virtual(main)
 
 
-def test_a_refusal_tells_the_place_after_a_run_was_moved() -> None:
+def test_a_refusal_has_the_position_after_a_run_was_moved() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(slow), max_queued_per_session=3) as service:
             await send(service, "x")

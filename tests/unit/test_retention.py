@@ -23,16 +23,16 @@ HOUR: dict[str, Any] = {"run_retention_s": 600.0, "history_retention_s": 3600.0}
 
 
 class Followed(Unprojected):
-    """What is told to those who keep a copy."""
+    """A projection that records its calls."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, SessionKey]] = []
+        self.shown: list[tuple[str, SessionKey]] = []
 
     async def deleting(self, key: SessionKey) -> None:
-        self.told.append(("deleting", key))
+        self.shown.append(("deleting", key))
 
     async def deleted(self, key: SessionKey, *, done: bool) -> None:
-        self.told.append((f"deleted {done}", key))
+        self.shown.append((f"deleted {done}", key))
 
 
 async def is_there(service: Service, session: str) -> bool:
@@ -63,7 +63,7 @@ def test_a_session_at_rest_for_longer_than_the_retention_is_forgotten_as_if_a_cl
             assert not await is_there(service, "old")
             assert await is_there(service, "new")
             assert service.health().agents_in_memory == 1
-            assert followed.told == [("deleting", key("old")), ("deleted True", key("old"))]
+            assert followed.shown == [("deleting", key("old")), ("deleted True", key("old"))]
             assert [(each.event, each.session_id) for each in changes.ready()] == [(SessionDeleted(), "old")]
             await outcome(await send(service, "z", "old"))
             assert texts(await history(service, "old")) == ["z", "echo z"]
@@ -102,7 +102,7 @@ class Slow(MemoryJournal):
         return await super().change(change)
 
 
-def test_a_session_in_which_somebody_asks_before_it_would_be_forgotten_stays() -> None:
+def test_a_session_with_a_new_request_before_its_deletion_stays() -> None:
     async def main(clock: VirtualClock) -> None:
         journal = Slow(clock)
         async with serving(clock, Played(echo), journal, **HOUR) as service:
@@ -117,7 +117,7 @@ def test_a_session_in_which_somebody_asks_before_it_would_be_forgotten_stays() -
 class Damaged(MemoryJournal):
     """Cannot forget one of its sessions, and counts how often anybody looks."""
 
-    looks = 0
+    queries = 0
 
     async def change(self, change: Change) -> ChangeAnswer:
         if isinstance(change, Delete) and change.key == key("damaged"):
@@ -125,7 +125,7 @@ class Damaged(MemoryJournal):
         return await super().change(change)
 
     async def read(self, query: Any) -> Any:
-        self.looks += isinstance(query, RestingQuery)
+        self.queries += isinstance(query, RestingQuery)
         return await super().read(query)
 
 
@@ -137,17 +137,17 @@ def test_a_session_that_cannot_be_forgotten_keeps_no_other_and_is_tried_again_on
         async with serving(clock, Played(echo), journal, **HOUR) as service:
             for session in ("damaged", *(f"s{n}" for n in range(250))):
                 await outcome(await send(service, "x", session))
-            looks = journal.looks
+            queries = journal.queries
             await asyncio.sleep(3700)
             assert await is_there(service, "damaged")
             assert not await is_there(service, "s0")
             assert not await is_there(service, "s249"), "page after page"
-            assert journal.looks - looks < 3700 / 60 + 10
+            assert journal.queries - queries < 3700 / 60 + 10
 
     run_virtual(main)
-    told = [each.getMessage() for each in caplog.records if "could not be deleted" in each.getMessage()]
-    assert 1 <= len(told) <= 3
-    assert "damaged of anonymous: the history" in told[0]
+    shown = [each.getMessage() for each in caplog.records if "could not be deleted" in each.getMessage()]
+    assert 1 <= len(shown) <= 3
+    assert "damaged of anonymous: the history" in shown[0]
 
 
 class Full(MemoryJournal):
@@ -203,9 +203,9 @@ def test_whatever_keeps_a_session_from_being_forgotten_the_next_ones_are_and_it_
             assert not await is_there(service, "s0")
 
     run_virtual(main)
-    told = [each for each in caplog.records if "could not be deleted" in each.getMessage()]
-    assert len(told) == 1
-    assert "can't start new thread" in told[0].getMessage()
+    shown = [each for each in caplog.records if "could not be deleted" in each.getMessage()]
+    assert len(shown) == 1
+    assert "can't start new thread" in shown[0].getMessage()
 
 
 class Lost(MemoryJournal):

@@ -317,7 +317,7 @@ def test_agents_are_kept_between_runs_and_evicted_by_count_and_by_age() -> None:
     run_virtual(main)
 
 
-def test_health_tells_what_goes_on() -> None:
+def test_health_shows_the_present_state() -> None:
     async def main(clock: VirtualClock) -> None:
         async def behaviour(attempt: Attempt) -> str:
             attempt.enter("tool slow")
@@ -339,7 +339,7 @@ def test_health_tells_what_goes_on() -> None:
     run_virtual(main)
 
 
-def test_the_virtual_loop_tells_a_deadlock_instead_of_hanging() -> None:
+def test_the_virtual_loop_reports_a_deadlock_instead_of_hanging() -> None:
     async def main(clock: VirtualClock) -> None:
         await asyncio.get_running_loop().create_future()
 

@@ -107,7 +107,7 @@ class Queues:
         self.it.held(claim.run.run_id, claim.run.key)
 
     def end_hold(self, run_id: str) -> None:
-        """Have the session of such a run go on."""
+        """Have the session of such a run continue."""
         do(self.desk.release(self._claims.pop(run_id).token, counted=True))
 
     def leave(self, run_id: str, key: SessionKey) -> None:
@@ -191,10 +191,10 @@ def test_a_claim_is_expected_from_the_moment_in_which_a_slot_is_reserved_until_i
     assert queues.free == 1
 
 
-def test_a_session_that_is_asked_for_a_claim_has_its_slot_until_it_comes() -> None:
+def test_a_session_keeps_its_slot_until_its_claim_comes() -> None:
     queues = Queues(1)
     queues.wait("1", A)
-    assert not queues.it.expects_claims(), "nobody has asked for it"
+    assert not queues.it.expects_claims(), "no claim was requested"
     assert queues.it.next() == A
     assert queues.it.expects_claims()
     assert queues.it.obstacle(A) is None
@@ -203,7 +203,7 @@ def test_a_session_that_is_asked_for_a_claim_has_its_slot_until_it_comes() -> No
     assert queues.go_on("1") == A
 
 
-def test_whoever_follows_is_woken_once_until_somebody_looks() -> None:
+def test_a_follower_is_woken_once_until_the_queues_are_read() -> None:
     queues = Queues(1)
     assert queues.woken == 0
     queues.wait("1", A)
@@ -368,7 +368,7 @@ def test_slots_go_round_between_principals_however_many_sessions_one_has() -> No
     queues.wait(names[others[1]], others[1])
     for _ in range(3):
         turn()
-    assert others[1] in served[3:5], "whoever comes late waits for one turn of each, not for all that waits"
+    assert others[1] in served[3:5], "a late session waits for one turn of each principal, not for all waiting sessions"
     for _ in range(96):
         turn()
     assert [key for key in served if key.principal == "many"] == keys, "in the order in which they lined up"
@@ -426,19 +426,19 @@ def test_a_session_that_turns_out_empty_gives_its_share_back() -> None:
     assert queues.it.reserve(SessionKey(A.principal, SessionId("c")))
 
 
-def test_leftovers_keep_the_slots_of_their_principal_until_they_work_no_more() -> None:
+def test_lingering_runs_keep_slots_of_their_principal_until_they_stop() -> None:
     queues = Queues(9, per_principal=2, lingering_per_principal=4)
     queues.leave("1", A)
     assert queues.it.shares() == {"p": Share(claimed=0, waiting=0, leftovers=1)}
     queues.begin("2", A)
-    assert not queues.it.reserve(B), "one slot is the leftover's, one that of the run that executes"
+    assert not queues.it.reserve(B), "one slot is the lingering run's, one the executing run's"
     queues.wait("3", B)
     assert queues.it.next() is None
     queues.it.lingering_ended(A.principal)
     assert queues.go_on("3") == B
 
 
-def test_a_principal_with_as_many_leftovers_as_it_may_have_starts_nothing_more_and_delays_no_other() -> None:
+def test_a_principal_at_its_limit_of_lingering_runs_starts_nothing_and_delays_no_other() -> None:
     queues = Queues(9, lingering_per_principal=2)
     queues.begin("w", A)
     queues.leave("1", B)
@@ -457,7 +457,7 @@ def test_a_principal_with_as_many_leftovers_as_it_may_have_starts_nothing_more_a
     assert queues.go_on("3") == B
 
 
-def test_leftovers_keep_half_of_all_slots_at_most_so_that_something_can_execute() -> None:
+def test_lingering_runs_keep_at_most_half_of_all_slots() -> None:
     for max_running, left in ((1, 1), (2, 1), (3, 2), (4, 2)):
         queues = Queues(max_running, lingering_per_principal=1)
         for number in range(6):
@@ -465,7 +465,7 @@ def test_leftovers_keep_half_of_all_slots_at_most_so_that_something_can_execute(
         assert queues.free == left
 
 
-def test_where_leftovers_are_not_bounded_they_keep_no_slot() -> None:
+def test_unlimited_lingering_runs_keep_no_slot() -> None:
     queues = Queues(2, per_principal=1)
     for number in range(3):
         queues.leave(f"r{number}", A)

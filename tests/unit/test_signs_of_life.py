@@ -1,4 +1,4 @@
-"""What an attempt hears of a real agent while it works: that something went on, and in which task each tool is."""
+"""The reports of a real agent to its attempt: signs of life, and in which task each tool is."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""What is asked of a server that starts: probes are answered at once, and everything else once it takes requests."""
+"""Requests to a starting server: probes are answered at once, and everything else once it takes requests."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -22,7 +22,7 @@ AT_ONCE: Final = ("/livez", "/readyz", "/ping", "/health", "/metrics", "/openapi
 
 
 class World:
-    """An app whose factory does not return before `gate` is opened, so that its start goes on."""
+    """An app whose factory does not return before `gate` is opened, so that its start takes long."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.gate = Gate()
@@ -83,7 +83,7 @@ def test_health_says_starting_until_the_first_request_would_be_taken_and_healthy
             early = await client.get("/health")
             assert (early.status_code, early.json()["status"], early.json()["ready"]) == (503, "starting", False)
             assert int(early.headers["retry-after"]) >= 1
-            assert early.json().keys() >= {"agent_id", "processing", "queue_depth"}, "whoever reads it finds its keys"
+            assert early.json().keys() >= {"agent_id", "processing", "queue_depth"}, "its reader finds the keys"
             world.gate.open()
             while (health := await client.get("/health")).status_code == 503:
                 await asyncio.sleep(0)
@@ -100,15 +100,15 @@ def test_health_says_starting_until_the_first_request_would_be_taken_and_healthy
 def test_requests_that_come_while_a_server_starts_wait_and_are_answered_in_their_order(tmp_path: Path) -> None:
     async def main() -> None:
         async with starting(tmp_path) as world, world.client() as client:
-            asked = []
+            pending = []
             for number in range(4):
-                asked.append(asyncio.create_task(client.post("/chat", json={"message": f"m{number}"})))
+                pending.append(asyncio.create_task(client.post("/chat", json={"message": f"m{number}"})))
                 await waiting(world, number + 1)
             reading = asyncio.create_task(client.get("/v1/sessions"))
             await waiting(world, 5)
-            assert not any(each.done() for each in (*asked, reading))
+            assert not any(each.done() for each in (*pending, reading))
             world.gate.open()
-            assert [(await each).json()["response"] for each in asked] == [f"m{number}" for number in range(4)]
+            assert [(await each).json()["response"] for each in pending] == [f"m{number}" for number in range(4)]
             assert (await reading).status_code == 200
             said = (await client.get("/history", params={"count": "0"})).json()["messages"]
             assert [each["content"][0]["text"] for each in said if each["role"] == "user"] == ["m0", "m1", "m2", "m3"]
@@ -119,8 +119,8 @@ def test_requests_that_come_while_a_server_starts_wait_and_are_answered_in_their
 def test_nothing_but_what_needs_a_started_server_waits_for_it(tmp_path: Path) -> None:
     async def main() -> None:
         async with starting(tmp_path) as world, world.client() as client:
-            told = {path: (await client.get(path)).status_code for path in AT_ONCE}
-            assert told == dict.fromkeys(AT_ONCE, 200) | {"/readyz": 503, "/health": 503}
+            answer = {path: (await client.get(path)).status_code for path in AT_ONCE}
+            assert answer == dict.fromkeys(AT_ONCE, 200) | {"/readyz": 503, "/health": 503}
             assert world.app._lifespan.service.starting, "none of them has waited"  # type: ignore[union-attr]
 
     run(main())
@@ -183,25 +183,25 @@ def test_so_many_requests_wait_for_a_start_and_the_next_one_is_refused_at_once(
 
     async def main() -> None:
         async with starting(tmp_path) as world, world.client() as client:
-            asked = [asyncio.create_task(client.post("/chat", json={"message": "m"})) for _ in range(3)]
+            pending = [asyncio.create_task(client.post("/chat", json={"message": "m"})) for _ in range(3)]
             await waiting(world, 3)
             refused = await client.post("/chat", json={"message": "one too many"})
             assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
             assert "3 requests wait" in refused.json()["detail"]
             assert (await client.get("/health")).status_code == 503, "a probe is answered"
             world.gate.open()
-            assert [(await each).status_code for each in asked] == [200] * 3
+            assert [(await each).status_code for each in pending] == [200] * 3
 
     run(main())
 
 
-def test_who_waits_for_a_start_that_is_given_up_is_told_so_at_once(tmp_path: Path) -> None:
+def test_an_aborted_start_answers_waiting_requests_at_once(tmp_path: Path) -> None:
     async def main() -> None:
         async with starting(tmp_path, start_wait=1_000) as world, world.client() as client:
-            asked = asyncio.create_task(client.post("/chat", json={"message": "m"}))
+            pending = asyncio.create_task(client.post("/chat", json={"message": "m"}))
             await waiting(world, 1)
             world.app._lifespan.drain_soon()  # type: ignore[union-attr]
-            refused = await asked
+            refused = await pending
             assert refused.status_code == 503
             assert refused.json()["code"] in ("not_ready", "draining")
             with pytest.raises(strandline.errors.SetupError):
@@ -211,28 +211,28 @@ def test_who_waits_for_a_start_that_is_given_up_is_told_so_at_once(tmp_path: Pat
     run(main())
 
 
-def test_who_waits_for_a_server_that_begins_to_drain_before_it_was_ready_is_told_so_at_once(tmp_path: Path) -> None:
+def test_a_drain_before_the_start_is_over_answers_waiting_requests_at_once(tmp_path: Path) -> None:
     async def main() -> None:
         async with starting(tmp_path, start_wait=1_000) as world, world.client() as client:
-            asked = asyncio.create_task(client.post("/chat", json={"message": "m"}))
+            pending = asyncio.create_task(client.post("/chat", json={"message": "m"}))
             await waiting(world, 1)
             world.app._lifespan.service._readiness.begin_to_drain()  # type: ignore[union-attr]
-            refused = await asked
+            refused = await pending
             assert (refused.status_code, refused.json()["code"]) == (503, "draining")
 
     run(main())
 
 
-def test_who_waits_for_a_start_that_fails_is_told_so_at_once(tmp_path: Path) -> None:
+def test_a_failed_start_answers_waiting_requests_at_once(tmp_path: Path) -> None:
     (tmp_path / "journal.db").write_text("no journal, but long enough to be looked at as one" * 100)
 
     async def main() -> None:
         async with starting(tmp_path, start_wait=1_000, journal=f"sqlite:{tmp_path}/journal.db") as world:
             async with world.client() as client:
-                asked = asyncio.create_task(client.post("/chat", json={"message": "m"}))
+                pending = asyncio.create_task(client.post("/chat", json={"message": "m"}))
                 await waiting(world, 1)
                 world.gate.open()
-                assert (await asked).status_code == 503
+                assert (await pending).status_code == 503
                 with pytest.raises(strandline.errors.SetupError):
                     await world.life
             world.fails = True
@@ -246,9 +246,9 @@ def test_a_server_that_starts_on_a_disk_with_little_room_lets_nobody_wait_and_sh
         async with starting(tmp_path, **settings) as world, world.client() as client:
             world.gate.open()
             async with asyncio.timeout(DEADLINE_S):
-                asked = await client.post("/chat", json={"message": "hi", "session_id": "s"})
-                assert (asked.status_code, asked.json()["code"]) == (503, "disk_low")
-                assert int(asked.headers["Retry-After"]) >= 1
+                pending = await client.post("/chat", json={"message": "hi", "session_id": "s"})
+                assert (pending.status_code, pending.json()["code"]) == (503, "disk_low")
+                assert int(pending.headers["Retry-After"]) >= 1
                 assert (await client.get("/v1/sessions")).status_code == 200
                 assert (await client.get("/health")).json()["status"] == "healthy"
                 ready = await client.get("/readyz")

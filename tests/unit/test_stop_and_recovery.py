@@ -1,4 +1,4 @@
-"""What becomes of runs when the server stops, and when it died: requeued, gone on with, or ended once."""
+"""What happens to runs when the server stops, and when it died: requeued, resumed, or ended once."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -31,7 +31,7 @@ Behaviour = Callable[[Attempt], Awaitable[str]]
 
 
 class Tools:
-    """Tools that note what they did, and a behaviour of `rounds` rounds that hangs where it is told to."""
+    """Tools that note what they did, and a behaviour of `rounds` rounds that hangs where `hang` says."""
 
     def __init__(self, rounds: int = 0, *, hang: str = "", on_attempt: int = 1, sleep_s: float = 30) -> None:
         self.rounds = rounds
@@ -79,7 +79,7 @@ async def run_of(service: Service, run_id: str) -> tuple[RunStatus, str | None, 
 
 
 @pytest.mark.parametrize("place", ["before 0", "before 2", "at the end"])
-def test_a_killed_run_goes_on_at_its_last_staged_round_and_no_tool_runs_twice(place: str) -> None:
+def test_a_killed_run_resumes_at_its_last_checkpoint_and_no_tool_runs_twice(place: str) -> None:
     async def main(clock: VirtualClock) -> None:
         journal = MemoryJournal(clock)
         tools = Tools(3, hang=place)
@@ -102,7 +102,7 @@ def test_a_killed_run_goes_on_at_its_last_staged_round_and_no_tool_runs_twice(pl
     run_virtual(main)
 
 
-def test_a_run_that_died_in_a_tool_fails_and_tells_that_the_outcome_is_unknown() -> None:
+def test_a_run_that_died_in_a_tool_fails_and_history_says_that_its_outcome_is_unknown() -> None:
     async def main(clock: VirtualClock) -> None:
         journal = MemoryJournal(clock)
         tools = Tools(3, hang="in 1")
@@ -124,7 +124,7 @@ def test_a_run_that_died_in_a_tool_fails_and_tells_that_the_outcome_is_unknown()
     run_virtual(main)
 
 
-def test_an_opaque_run_counts_as_having_a_tool_in_the_middle() -> None:
+def test_a_run_that_is_not_resumable_counts_as_having_a_tool_in_the_middle() -> None:
     async def main(clock: VirtualClock) -> None:
         journal = MemoryJournal(clock)
         ids = await killed(
@@ -139,7 +139,7 @@ def test_an_opaque_run_counts_as_having_a_tool_in_the_middle() -> None:
     run_virtual(main)
 
 
-def test_a_run_that_kills_the_server_again_and_again_ends_at_max_attempts_and_is_told_in_history() -> None:
+def test_a_run_that_kills_the_server_again_and_again_ends_at_max_attempts_and_is_in_history() -> None:
     async def main(clock: VirtualClock) -> None:
         journal = MemoryJournal(clock)
         target = Played(Tools(hang="before 0", rounds=1, on_attempt=99).behaviour)
@@ -315,7 +315,7 @@ def test_no_tool_starts_while_a_run_is_being_stopped() -> None:
     run_virtual(main)
 
 
-def test_waiting_clients_of_a_journal_that_keeps_nothing_are_told_the_end_instead_of_later() -> None:
+def test_waiting_clients_of_a_memory_journal_get_the_end_instead_of_later() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(Tools(hang="at the end").behaviour), survives=False) as service:
             await send(service, "one")
@@ -355,7 +355,7 @@ def test_a_run_that_cannot_be_recovered_ends_as_failed_and_the_server_starts(mon
 
 @pytest.mark.parametrize("content", [["a text"], "a text", 5, [None], {"a": "text"}, None])
 @pytest.mark.parametrize("dies", [False, True])
-def test_a_tool_result_of_any_form_is_told_and_holds_neither_its_session_nor_a_restart(
+def test_a_tool_result_of_any_form_is_in_history_and_blocks_neither_its_session_nor_a_restart(
     content: object, dies: bool
 ) -> None:
     async def main(clock: VirtualClock) -> None:
@@ -383,7 +383,7 @@ def test_a_tool_result_of_any_form_is_told_and_holds_neither_its_session_nor_a_r
     run_virtual(main)
 
 
-def test_an_opaque_run_that_a_stop_met_before_it_began_is_given_back() -> None:
+def test_a_run_that_is_not_resumable_is_requeued_if_a_stop_came_before_it_began() -> None:
     async def main(clock: VirtualClock) -> None:
         class Slow(Played):
             async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:

@@ -1,4 +1,4 @@
-"""What the service tells of runs as they go on: what agents do as events, where runs stand, what changes anywhere."""
+"""What the service publishes of executing runs: what agents do as events, where runs stand, what changes anywhere."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -58,16 +58,16 @@ def kinds(events: list[Event]) -> list[str]:
 
 
 async def numbered(service: Service, run_id: RunId, after: int = 0) -> list[Numbered]:
-    """Return what is told of a run after a number, when it has ended."""
+    """Return the events of an ended run after a number."""
     stream = await service.stream(ANONYMOUS, run_id)
     return [each async for each in stream.subscribe(after)]
 
 
-async def told(service: Service, run_id: RunId) -> list[Event]:
+async def events_of(service: Service, run_id: RunId) -> list[Event]:
     return [each.event for each in await numbered(service, run_id)]
 
 
-def test_what_an_attempt_does_is_told_as_it_does_it() -> None:
+def test_an_attempt_is_published_as_it_executes() -> None:
     async def behaviour(attempt: Attempt) -> str:
         attempt.begin_model()
         await asyncio.sleep(2.0)
@@ -91,7 +91,7 @@ def test_what_an_attempt_does_is_told_as_it_does_it() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(behaviour)) as service:
             ticket = await send(service, "hi")
-            events = await told(service, ticket.run_id)
+            events = await events_of(service, ticket.run_id)
             assert kinds(events) == [
                 "run.started", "message.added", "reasoning.delta", "text.delta", "text.reset", "text.delta", "usage",
                 "message.added", "tool.started", "tool.finished", "message.added", "text.delta", "message.added",
@@ -110,7 +110,7 @@ def test_what_an_attempt_does_is_told_as_it_does_it() -> None:
     play(main)
 
 
-def test_a_run_that_has_been_asked_to_end_and_goes_on_tells_nothing_any_more() -> None:
+def test_a_stopped_run_that_still_executes_publishes_nothing_more() -> None:
     async def behaviour(attempt: Attempt) -> str:
         try:
             await asyncio.sleep(1000.0)
@@ -132,7 +132,7 @@ def test_a_run_that_has_been_asked_to_end_and_goes_on_tells_nothing_any_more() -
     play(main)
 
 
-def test_what_was_told_when_a_run_was_to_be_settled_is_what_it_leaves() -> None:
+def test_a_frozen_attempt_leaves_its_published_messages() -> None:
     async def main(clock: VirtualClock) -> None:
         run = Run(
             run_id=RunId("r"),
@@ -171,7 +171,7 @@ def test_what_tools_give_back_is_cut_where_the_setting_says() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(behaviour), stream_cut=100) as service:
             ticket = await send(service, "hi")
-            events = await told(service, ticket.run_id)
+            events = await events_of(service, ticket.run_id)
             (ended,) = [each for each in events if isinstance(each, ToolFinished)]
             assert ended.truncated
             assert ended.result["content"] == [{"text": "y" * 100}]
@@ -192,7 +192,7 @@ async def gated(attempt: Attempt) -> str:
     return question
 
 
-def test_where_a_run_stands_is_told_when_it_changes_and_at_most_once_a_second() -> None:
+def test_positions_are_published_when_they_change_and_at_most_once_a_second() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(gated)) as service:
             for _ in range(4):
@@ -211,7 +211,7 @@ def test_where_a_run_stands_is_told_when_it_changes_and_at_most_once_a_second() 
     play(main)
 
 
-def test_nothing_is_asked_of_the_journal_for_runs_to_which_nobody_listens() -> None:
+def test_runs_without_subscribers_cause_no_reads_of_the_journal() -> None:
     class Counting(MemoryJournal):
         reads = 0
 
@@ -231,11 +231,11 @@ def test_nothing_is_asked_of_the_journal_for_runs_to_which_nobody_listens() -> N
     play(main)
 
 
-def test_a_run_that_gives_no_sign_of_life_is_told_of_once() -> None:
+def test_a_run_without_a_sign_of_life_is_reported_once() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(gated), stall_after_s=5.0) as service:
             ticket = await send(service, "60")
-            stalled = [each for each in await told(service, ticket.run_id) if isinstance(each, RunStalled)]
+            stalled = [each for each in await events_of(service, ticket.run_id) if isinstance(each, RunStalled)]
             assert len(stalled) == 1
             assert 5.0 <= stalled[0].quiet_s <= 7.0
             assert stalled[0].phase == "model"
@@ -243,7 +243,7 @@ def test_a_run_that_gives_no_sign_of_life_is_told_of_once() -> None:
     play(main)
 
 
-def test_a_run_taken_up_by_the_next_process_tells_what_is_kept_with_numbers_that_go_on_rising() -> None:
+def test_a_run_resumed_by_the_next_process_publishes_its_progress_with_rising_numbers() -> None:
     async def behaviour(attempt: Attempt) -> str:
         if attempt.context.attempt == 1:
             await play_round(attempt, "t", lambda: asyncio.sleep(0, "done"))
@@ -274,7 +274,7 @@ def test_a_run_taken_up_by_the_next_process_tells_what_is_kept_with_numbers_that
     play(main)
 
 
-def test_a_run_that_is_taken_up_behind_its_tools_tells_their_results_too() -> None:
+def test_a_run_resumed_after_its_tools_publishes_their_results_too() -> None:
     """What is kept and what comes after it are all that the run leaves."""
 
     async def behaviour(attempt: Attempt) -> str:
@@ -291,7 +291,7 @@ def test_a_run_that_is_taken_up_behind_its_tools_tells_their_results_too() -> No
             ticket = await send(service, "hi")
             await asyncio.sleep(5.0)
         async with serving(clock, Played(behaviour), journal) as service:
-            restarted, *after = await told(service, ticket.run_id)
+            restarted, *after = await events_of(service, ticket.run_id)
             assert isinstance(restarted, RunRestarted)
             said = restarted.messages + [each.message for each in after if isinstance(each, MessageAdded)]
             assert said == await service.history(key(), include_tool_messages=True)
@@ -300,7 +300,7 @@ def test_a_run_that_is_taken_up_behind_its_tools_tells_their_results_too() -> No
     play(main)
 
 
-def test_what_is_gone_is_told_from_the_journal_as_a_gap_and_the_end() -> None:
+def test_deleted_events_are_a_gap_and_the_end_from_the_journal() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(gated), stream_retention_s=5.0) as service:
             ticket = await send(service, "1")
@@ -310,7 +310,7 @@ def test_what_is_gone_is_told_from_the_journal_as_a_gap_and_the_end() -> None:
             gap, end = await numbered(service, ticket.run_id, after=2)
             assert gap.event == StreamGap(3, LAST - 1)
             assert end.event == whole[-1].event
-            assert end.at == pytest.approx(whole[-1].at, abs=0.1), "when it ended, not when it was asked for"
+            assert end.at == pytest.approx(whole[-1].at, abs=0.1), "when it ended, not when it was requested"
             assert end.number == LAST
             assert (await service.stream(ANONYMOUS, ticket.run_id)).is_read(LAST)
 
@@ -321,7 +321,7 @@ def test_a_run_of_another_principal_is_not_there() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(gated)) as service:
             ticket = await send(service, "1", principal="ann")
-            for _ in range(2):  # while it goes on, and of what is kept of it
+            for _ in range(2):  # while it executes, and of its stored events
                 with pytest.raises(NotFound):
                     await service.stream(Principal("bob"), ticket.run_id)
                 await until_idle(service)
@@ -377,7 +377,7 @@ def test_a_principal_hears_of_all_its_runs_and_sessions_and_of_no_others() -> No
     play(main)
 
 
-def test_whoever_comes_back_to_a_feed_in_time_has_missed_nothing_and_later_is_told_so() -> None:
+def test_a_client_back_in_time_has_missed_nothing_in_a_feed_and_later_gets_a_gap() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(gated), stream_retention_s=60.0, stream_buffer=1000) as service:
             first = service.changes(ANONYMOUS)
@@ -403,7 +403,7 @@ def test_whoever_comes_back_to_a_feed_in_time_has_missed_nothing_and_later_is_to
     play(main)
 
 
-def test_a_feed_keeps_so_many_events_and_tells_what_is_gone() -> None:
+def test_a_feed_stores_a_bounded_number_of_events_and_reports_gaps() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(gated), stream_buffer=10) as service:
             slow = service.changes(ANONYMOUS)
@@ -427,7 +427,7 @@ def test_nothing_is_kept_for_those_who_do_not_listen() -> None:
     play(main)
 
 
-def test_whoever_had_all_of_a_feed_that_is_gone_is_told_that_there_was_more() -> None:
+def test_a_client_that_had_all_of_a_dropped_feed_gets_a_gap() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(gated), stream_retention_s=60.0) as service:
             first = service.changes(ANONYMOUS)
@@ -445,7 +445,7 @@ def test_whoever_had_all_of_a_feed_that_is_gone_is_told_that_there_was_more() ->
     play(main)
 
 
-def test_a_server_that_stops_ends_all_feeds_also_those_that_are_asked_for_then() -> None:
+def test_a_stopping_server_ends_all_feeds_and_new_ones() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(gated)) as service:
             before = service.changes(ANONYMOUS)
@@ -459,7 +459,7 @@ def test_a_server_that_stops_ends_all_feeds_also_those_that_are_asked_for_then()
     play(main)
 
 
-def test_what_was_told_of_a_session_is_forgotten_with_it() -> None:
+def test_events_of_a_session_are_deleted_with_it() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(gated)) as service:
             gone, stays = await send(service, "1", "a"), await send(service, "1", "b")
@@ -467,17 +467,17 @@ def test_what_was_told_of_a_session_is_forgotten_with_it() -> None:
             await service.delete(key("a"))
             with pytest.raises(NotFound):
                 await service.stream(ANONYMOUS, gone.run_id)
-            assert await told(service, stays.run_id)
+            assert await events_of(service, stays.run_id)
 
     play(main)
 
 
 def test_nothing_is_brought_over_for_a_run_to_which_nobody_listens_but_when_it_is_much() -> None:
     class Counting(InlineLoops):
-        told = 0
+        events_of = 0
 
         def post_back(self, work: Callable[[], object]) -> None:
-            self.told += 1
+            self.events_of += 1
             super().post_back(work)
 
     async def behaviour(attempt: Attempt) -> str:
@@ -491,14 +491,14 @@ def test_nothing_is_brought_over_for_a_run_to_which_nobody_listens_but_when_it_i
         async with serving(clock, Played(behaviour), loops=loops) as service:
             quiet = await send(service, "100")
             await until_idle(service)
-            assert loops.told == 0
+            assert loops.events_of == 0
             assert len(await numbered(service, quiet.run_id)) == 1 + 1 + 100 + 1 + 1
             await send(service, "1000")
             await until_idle(service)
-            assert 3 <= loops.told <= 6, "what gathers is bounded"
+            assert 3 <= loops.events_of <= 6, "what gathers is bounded"
             heard = await send(service, "100")
             events = await numbered(service, heard.run_id)
-            assert loops.told >= 100
+            assert loops.events_of >= 100
             assert [each.event.text for each in events if isinstance(each.event, TextDelta)] == [
                 f"{n} " for n in range(100)
             ]
@@ -506,7 +506,7 @@ def test_nothing_is_brought_over_for_a_run_to_which_nobody_listens_but_when_it_i
     play(main)
 
 
-def test_whoever_begins_to_listen_in_the_middle_is_told_at_once_what_was_said_and_what_follows() -> None:
+def test_a_late_subscriber_gets_the_earlier_events_at_once_and_all_that_follow() -> None:
     async def behaviour(attempt: Attempt) -> str:
         attempt.add_text("before")
         await asyncio.sleep(10.0)

@@ -1,4 +1,4 @@
-"""What is told to those who come late, were not looking, or come back: nothing stale, nothing missing, in order."""
+"""What clients get that come late, read late, or come back: nothing stale, nothing missing, in order."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -53,7 +53,7 @@ async def for_seconds(attempt: Attempt) -> str:
     return "done"
 
 
-def test_one_that_comes_late_to_a_run_that_waits_is_told_where_it_stands_by_now() -> None:
+def test_a_late_client_of_a_waiting_run_gets_its_present_position() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(for_seconds)) as service:
             for seconds in ("5", "5", "100"):
@@ -71,7 +71,7 @@ def test_one_that_comes_late_to_a_run_that_waits_is_told_where_it_stands_by_now(
     play(main)
 
 
-def test_one_that_does_not_look_when_a_place_changes_is_told_when_it_does() -> None:
+def test_a_client_that_reads_late_gets_the_changed_position() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(for_seconds)) as service:
             for seconds in ("5", "100"):
@@ -87,7 +87,7 @@ def test_one_that_does_not_look_when_a_place_changes_is_told_when_it_does() -> N
     play(main)
 
 
-def test_no_place_is_told_of_a_run_that_has_begun_while_it_was_looked_up() -> None:
+def test_no_position_is_published_of_a_run_that_began_during_the_look_up() -> None:
     class Slow(MemoryJournal):
         async def read(self, query: Any) -> Any:
             found = await super().read(query)
@@ -100,14 +100,14 @@ def test_no_place_is_told_of_a_run_that_has_begun_while_it_was_looked_up() -> No
             for seconds in ("5", "5"):
                 await send(service, seconds)
             last = await send(service, "20")
-            told = [each.event async for each in last.stream.subscribe()]
-            kinds = [type_of(each) for each in told]
+            seen = [each.event async for each in last.stream.subscribe()]
+            kinds = [type_of(each) for each in seen]
             assert "run.position" not in kinds[kinds.index("run.started") :]
 
     play(main)
 
 
-def test_the_end_of_a_run_that_an_older_process_has_accepted_is_told_to_all_who_listen() -> None:
+def test_the_end_of_a_run_that_an_older_process_accepted_reaches_all_subscribers() -> None:
     async def main(clock: VirtualClock) -> None:
         journal = MemoryJournal(clock)
         async with serving(clock, Played(for_seconds), journal) as service:
@@ -124,7 +124,7 @@ def test_the_end_of_a_run_that_an_older_process_has_accepted_is_told_to_all_who_
     play(main)
 
 
-def test_whoever_comes_back_to_a_feed_too_late_is_told_so_at_once() -> None:
+def test_a_client_back_too_late_gets_the_gap_in_a_feed_at_once() -> None:
     async def main(clock: VirtualClock) -> None:
         journal = MemoryJournal(clock)
         async with serving(clock, Played(for_seconds), journal) as service:
@@ -139,7 +139,7 @@ def test_whoever_comes_back_to_a_feed_too_late_is_told_so_at_once() -> None:
                 assert isinstance(gap.event, StreamGap)
                 assert (gap.event.first, gap.number) == (last + 1, None)
                 assert abs(gap.at - clock.now()) < 5.0
-                assert await back.next(1.0) == [], "it is told once"
+                assert await back.next(1.0) == [], "it is published once"
             assert service.changes(ANONYMOUS).ready() == [], "who has just come has missed nothing"
             await service.pause(key())
             assert [type_of(each.event) for each in service.changes(ANONYMOUS, last).ready()] == [
@@ -184,7 +184,7 @@ def test_a_feed_stays_for_a_client_that_is_slow_and_never_seen_to_wait() -> None
     play(main)
 
 
-def test_a_run_that_waited_over_a_restart_tells_its_place_first_whoever_asked_for_it_before() -> None:
+def test_a_run_that_waited_over_a_restart_publishes_its_position_first() -> None:
     async def main(clock: VirtualClock) -> None:
         journal = MemoryJournal(clock)
         keyed: dict[str, Any] = {"idempotency_key": "k", "fingerprint": b"f"}
@@ -257,7 +257,7 @@ def test_the_events_of_an_ended_run_take_no_memory_after_their_retention() -> No
     assert len(kept._replay) == 0
 
 
-def test_who_listens_to_all_that_changes_is_told_at_once_of_runs_to_which_nobody_else_listens() -> None:
+def test_feed_subscribers_get_events_at_once_of_runs_without_other_subscribers() -> None:
     clock = StillClock()
     feeds = ChangeFeed(clock, bounds=Bounds(), retention_s=60.0)
     changes = feeds.subscribe(ANONYMOUS, 0, (), ())
@@ -300,19 +300,19 @@ def streams(clock: Clock | None = None) -> Streams:
 
 
 @pytest.mark.parametrize(
-    ("attempt", "lane", "told"),
+    ("attempt", "lane", "seen"),
     [
         (1, Lane.NORMAL, "run.started"),
         (2, Lane.NORMAL, "run.restarted"),
         (1, Lane.REQUEUED, "run.restarted"),  # which is not counted
     ],
 )
-def test_only_a_run_that_has_never_begun_starts(attempt: int, lane: int, told: str) -> None:
+def test_only_a_run_that_has_never_begun_starts(attempt: int, lane: int, seen: str) -> None:
     kept, claim = streams(), claim_of(attempt, lane)
     kept.started(claim, fold([]))
     stream = kept.of(claim.run.run_id, key())
     assert stream is not None
-    assert [type_of(each.event) for each in stream.subscribe().ready()] == [told]
+    assert [type_of(each.event) for each in stream.subscribe().ready()] == [seen]
 
 
 def test_a_run_that_is_accepted_when_all_streams_were_ended_goes_on_later() -> None:
@@ -334,10 +334,10 @@ def test_numbers_go_on_rising_however_often_a_claim_is_lost_in_one_process() -> 
         stream = kept.of(RunId("r"), key())
         assert stream is not None
         stream.publish(1.0, TextDelta("x"))
-        told = stream.subscribe(last).ready()
-        assert [type_of(each.event) for each in told][-2:] == ["run.restarted" if last else "run.started", "text.delta"]
-        assert all(each.number is not None and each.number > last for each in told)
-        last = told[-1].number or 0
+        seen = stream.subscribe(last).ready()
+        assert [type_of(each.event) for each in seen][-2:] == ["run.restarted" if last else "run.started", "text.delta"]
+        assert all(each.number is not None and each.number > last for each in seen)
+        last = seen[-1].number or 0
         kept.later(RunId("r"))
         assert stream.subscribe(last).is_over
 

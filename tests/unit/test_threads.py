@@ -1,4 +1,4 @@
-"""A machine that has no thread left: calls wait for one, and nothing is done that its caller was told has failed."""
+"""A machine that has no thread left: calls wait for one, and nothing is done that its caller saw failed."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ from strandline._logs import log_to_stderr
 from strandline._model import ErrorCode, Outcome, RunStatus
 from strandline.errors import JournalUnavailable, SetupError
 from strandline.testing import Gate, ScriptedModel, call, results
-from strandline.testing import question as asked
+from strandline.testing import question as prompt_of
 from target_support import ask, run, serving, until
 
 DEADLINE_S = 20.0
@@ -119,9 +119,7 @@ def test_a_call_with_a_thread_that_is_there_waits_for_that(machine: Machine) -> 
     pool.shutdown()
 
 
-def test_a_question_to_the_journal_without_a_thread_is_refused_and_never_asked(
-    machine: Machine, tmp_path: Path
-) -> None:
+def test_a_read_without_a_thread_is_refused_and_never_reaches_the_journal(machine: Machine, tmp_path: Path) -> None:
     readers = Readers(tmp_path / "journal.db")
     sqlite3.connect(tmp_path / "journal.db").close()
     heard: list[int] = []
@@ -146,7 +144,7 @@ def working(started: list[str]) -> Any:
         return "worked"
 
     def script(messages: Any) -> Any:
-        if asked(messages) != "work":
+        if prompt_of(messages) != "work":
             return "fine"
         return next(iter(results(messages).values()), None) or [call("work")]
 
@@ -163,7 +161,7 @@ def target(started: list[str]) -> FactoryTarget:
     return made
 
 
-def test_a_run_whose_factory_finds_no_thread_waits_and_is_told_of(
+def test_a_run_whose_factory_finds_no_thread_waits_and_is_logged(
     machine: Machine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:

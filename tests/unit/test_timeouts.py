@@ -261,7 +261,7 @@ def test_what_waited_too_long_while_no_server_ran_is_not_started() -> None:
 def test_nobody_is_given_up_once_the_server_stops() -> None:
     """The journal may be closed when the time of a run is up; the next server ends it."""
 
-    class Asked(MemoryJournal):
+    class Requested(MemoryJournal):
         overdue = 0
 
         async def change(self, change: Change) -> ChangeAnswer:
@@ -273,7 +273,7 @@ def test_nobody_is_given_up_once_the_server_stops() -> None:
         return "done"
 
     async def main(clock: VirtualClock) -> None:
-        journal = Asked(clock)
+        journal = Requested(clock)
         async with serving(clock, Played(slow), journal, drain_grace_s=30) as service:
             await send(service, "executes")
             waits = await send(service, "waits", queue_timeout_s=2)

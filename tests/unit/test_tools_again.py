@@ -1,4 +1,4 @@
-"""Runs that go on in the middle of a round: what is started again, what never is, and what history tells of it."""
+"""Runs that resume in the middle of a round: what is started again, what never is, and what history says of it."""
 
 import asyncio
 from collections import Counter
@@ -54,7 +54,7 @@ RUN = Run(
 TOKEN = FencingToken(RUN.run_id, 1)
 
 
-class Facts:
+class CheckpointJournal:
     """As much of a journal as an attempt uses: it keeps `left` more facts, then another server has the run."""
 
     def __init__(self, kept: Sequence[Checkpoint] = (), *, left: int | None = None) -> None:
@@ -101,7 +101,9 @@ class World:
             agent.add_hook(callback, event)
         return agent
 
-    async def attempt(self, journal: Facts, progress: Progress, record: AgentRecord = NEW) -> LiveAttempt | None:
+    async def attempt(
+        self, journal: CheckpointJournal, progress: Progress, record: AgentRecord = NEW
+    ) -> LiveAttempt | None:
         """Execute one attempt; None if the server died in the middle."""
         target = StrandsTarget(self.make, takes=NOTHING, description="test")
         claim = Claim(token=TOKEN, run=RUN, checkpoints=tuple(journal.kept))
@@ -126,7 +128,7 @@ def one_round(*calls: Any) -> Any:
 
 
 def open_round(*calls: Any, done: Sequence[ToolDone] = ()) -> list[Checkpoint]:
-    """Return what is staged of a run whose first round had begun when the server died."""
+    """Return the checkpoints of a run whose first round had begun when the server died."""
     asking: list[Message] = [
         {"role": "user", "content": [{"text": "go"}]},
         {"role": "assistant", "content": [{"text": "let me see"}, *calls]},
@@ -138,7 +140,7 @@ def result(tool_use_id: str, *content: Any, status: str = "success") -> ToolDone
     return ToolDone(tool_use_id, {"toolUseId": tool_use_id, "status": status, "content": list(content)})
 
 
-def told_results(messages: Sequence[Message]) -> dict[str, Any]:
+def result_texts(messages: Sequence[Message]) -> dict[str, Any]:
     return {
         block["toolResult"]["toolUseId"]: block["toolResult"]
         for message in messages
@@ -158,17 +160,17 @@ def test_a_progress_without_an_open_tool_is_not_changed() -> None:
 
 
 @pytest.mark.parametrize("idempotent", [[], ["look"]])
-def test_an_open_tool_that_is_not_idempotent_ends_the_run_unless_its_outcome_may_be_told_as_unknown(
+def test_an_open_tool_that_is_not_idempotent_ends_the_run_unless_its_outcome_may_be_unknown(
     idempotent: list[str],
 ) -> None:
     progress = fold(open_round(call("pay", {"n": 1}, "p"), call("look", {"n": 2}, "l")))
     assert resume_point(progress, unknown_tool="fail", idempotent_tools=idempotent) is None
-    told = resume_point(progress, unknown_tool="tell", idempotent_tools=idempotent)
-    assert told is not None
-    assert told.to_restart == frozenset({"l"} if idempotent else ())
-    assert told.results["p"]["content"] == [{"text": UNKNOWN_OUTCOME}]
-    assert told.results["p"]["status"] == "error"
-    assert ("l" in told.results) is not bool(idempotent)
+    shown = resume_point(progress, unknown_tool="tell", idempotent_tools=idempotent)
+    assert shown is not None
+    assert shown.to_restart == frozenset({"l"} if idempotent else ())
+    assert shown.results["p"]["content"] == [{"text": UNKNOWN_OUTCOME}]
+    assert shown.results["p"]["status"] == "error"
+    assert ("l" in shown.results) is not bool(idempotent)
 
 
 def test_open_tools_that_are_all_idempotent_start_again_whatever_becomes_of_others() -> None:
@@ -199,63 +201,63 @@ def test_only_the_tools_to_start_again_start_and_all_others_have_the_results_tha
     ]
     calls = [call("pay", {"n": 1}, "p"), call("look", {"n": 2}, "l"), call("pay", {"n": 3}, "f")]
     world = World(one_round(*calls))
-    journal = Facts(open_round(*calls, done=done))
+    journal = CheckpointJournal(open_round(*calls, done=done))
     progress = resume_point(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look"])
     assert progress is not None
     live = asyncio.run(world.attempt(journal, progress))
 
     assert live is not None
     assert world.started == [("look", "l")]
-    told = told_results(live.messages)
-    assert told["p"] == done[0].result
-    assert told["f"] == done[1].result
-    assert told["l"]["content"] == [{"text": "saw 2"}]
-    assert told_results(world.sent[0]) == told, "the model is given what history tells"
+    shown = result_texts(live.messages)
+    assert shown["p"] == done[0].result
+    assert shown["f"] == done[1].result
+    assert shown["l"]["content"] == [{"text": "saw 2"}]
+    assert result_texts(world.sent[0]) == shown, "the model gets what history says"
     assert [type(checkpoint) for checkpoint in journal.kept[3:]] == [ToolDone, RoundDone], (
-        "the round is not staged twice"
+        "the round has no second checkpoint"
     )
     assert fold(journal.kept).messages == live.messages[:-1]
     assert history_faults(close(live.messages, {}, Succeeded())) == []
 
 
-def test_hooks_of_the_user_are_not_asked_about_tools_that_do_not_start_again() -> None:
-    asked: list[str] = []
+def test_user_hooks_see_no_tools_that_do_not_start_again() -> None:
+    seen: list[str] = []
 
     def before(event: BeforeToolCallEvent[Any]) -> None:
-        asked.append(f"before {event.tool_use['toolUseId']}")
+        seen.append(f"before {event.tool_use['toolUseId']}")
 
     def rewrite(event: AfterToolCallEvent[Any]) -> None:
-        asked.append(f"after {event.tool_use['toolUseId']}")
+        seen.append(f"after {event.tool_use['toolUseId']}")
         event.result["content"] = [{"text": "rewritten"}]
 
     calls = [call("pay", {"n": 1}, "p"), call("look", {"n": 2}, "l")]
     world = World(one_round(*calls), hooks=[(before, BeforeToolCallEvent), (rewrite, AfterToolCallEvent)])
-    journal = Facts(open_round(*calls, done=[result("p", {"text": "rewritten before"})]))
+    journal = CheckpointJournal(open_round(*calls, done=[result("p", {"text": "rewritten before"})]))
     progress = resume_point(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look"])
     assert progress is not None
     live = asyncio.run(world.attempt(journal, progress))
 
     assert live is not None
-    assert asked == ["before l", "after l"]
-    told = told_results(live.messages)
-    assert told["p"]["content"] == [{"text": "rewritten before"}]
-    assert told["l"]["content"] == [{"text": "rewritten"}]
+    assert seen == ["before l", "after l"]
+    shown = result_texts(live.messages)
+    assert shown["p"]["content"] == [{"text": "rewritten before"}]
+    assert shown["l"]["content"] == [{"text": "rewritten"}]
 
 
-def test_a_tool_whose_outcome_is_told_as_unknown_is_not_started() -> None:
+def test_a_tool_with_an_unknown_outcome_is_not_started() -> None:
     calls = [call("pay", {"n": 1}, "p"), call("look", {"n": 2}, "l")]
     world = World(one_round(*calls))
-    journal = Facts(open_round(*calls))
+    journal = CheckpointJournal(open_round(*calls))
     progress = resume_point(fold(journal.kept), unknown_tool="tell", idempotent_tools=["look"])
     assert progress is not None
     live = asyncio.run(world.attempt(journal, progress))
     assert live is not None
     assert world.started == [("look", "l")]
-    assert told_results(live.messages)["p"]["content"] == [{"text": UNKNOWN_OUTCOME}]
+    assert result_texts(live.messages)["p"]["content"] == [{"text": UNKNOWN_OUTCOME}]
 
 
 @pytest.mark.parametrize("again", [True, False])
-def test_a_tool_that_a_stop_keeps_from_starting_again_may_have_run_before_and_is_told_so(again: bool) -> None:
+def test_only_a_restarted_tool_that_a_stop_prevents_has_an_unknown_outcome(again: bool) -> None:
     """Only of one that no earlier attempt has begun it is known that nothing of it was done."""
     signal = Signal()
 
@@ -266,7 +268,7 @@ def test_a_tool_that_a_stop_keeps_from_starting_again_may_have_run_before_and_is
     async def main() -> LiveAttempt:
         calls = [call("look", {"n": 1}, "l"), call("pay", {"n": 2}, "p")]
         world = World(one_round(*calls), hooks=[(stop, BeforeToolsEvent)])
-        journal: Any = Facts(open_round(*calls) if again else [])
+        journal: Any = CheckpointJournal(open_round(*calls) if again else [])
         progress = resume_point(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look", "pay"])
         assert progress is not None
         agent = await StrandsTarget(world.make, takes=NOTHING, description="test").build(key(), NEW, progress)
@@ -276,10 +278,10 @@ def test_a_tool_that_a_stop_keeps_from_starting_again_may_have_run_before_and_is
         assert world.started == []
         return live
 
-    told = told_results(asyncio.run(main()).messages)
+    shown = result_texts(asyncio.run(main()).messages)
     expected = UNKNOWN_OUTCOME if again else NOT_STARTED
-    assert [(each, told[each]["content"]) for each in sorted(told)] == [(each, [{"text": expected}]) for each in "lp"]
-    assert {given["status"] for given in told.values()} == {"error"}
+    assert [(each, shown[each]["content"]) for each in sorted(shown)] == [(each, [{"text": expected}]) for each in "lp"]
+    assert {given["status"] for given in shown.values()} == {"error"}
 
 
 def test_an_agent_that_had_tools_started_again_takes_the_next_question_also_after_it_stopped_itself() -> None:
@@ -297,7 +299,7 @@ def test_an_agent_that_had_tools_started_again_takes_the_next_question_also_afte
             takes=NOTHING,
             description="test",
         )
-        journal: Any = Facts(open_round(call("look", {"n": 1}, "l")))
+        journal: Any = CheckpointJournal(open_round(call("look", {"n": 1}, "l")))
         progress = resume_point(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look"])
         assert progress is not None
         agent = await target.build(key(), NEW, progress)
@@ -320,7 +322,7 @@ TOOLS = st.lists(st.sampled_from(["pay", "look"]), min_size=1, max_size=3)
 
 @settings(max_examples=40, deadline=None)
 @given(rounds=st.lists(TOOLS, min_size=1, max_size=3), deaths=st.lists(st.integers(0, 9), max_size=4))
-def test_however_often_the_server_dies_nothing_that_ended_starts_again_and_history_tells_what_was_done(
+def test_however_often_the_server_dies_no_finished_tool_starts_again_and_history_has_its_result(
     rounds: list[list[str]], deaths: list[int]
 ) -> None:
     """A server that dies is a journal that takes no more facts: what the tools did in the meantime is done."""
@@ -339,9 +341,9 @@ def test_however_often_the_server_dies_nothing_that_ended_starts_again_and_histo
             progress = resume_point(fold(checkpoints), unknown_tool="tell", idempotent_tools=["look"])
             assert progress is not None
             ended = {checkpoint.tool_use_id for checkpoint in checkpoints if isinstance(checkpoint, ToolDone)} | set(
-                told_results(progress.messages)
+                result_texts(progress.messages)
             )
-            journal = Facts(checkpoints, left=None if death is None else len(checkpoints) + death)
+            journal = CheckpointJournal(checkpoints, left=None if death is None else len(checkpoints) + death)
             world.started.clear()
             live = await world.attempt(journal, progress)
             started = Counter(each for _, each in world.started)
@@ -357,11 +359,11 @@ def test_however_often_the_server_dies_nothing_that_ended_starts_again_and_histo
         closed = close(live.messages, {}, Succeeded())
         assert history_faults(closed) == []
         assert all(pairing_faults(each) == [] for each in world.sent)
-        told = told_results(closed)
-        assert set(told) == {
+        shown = result_texts(closed)
+        assert set(shown) == {
             f"{name}-{number}-{n}" for number, names in enumerate(rounds) for n, name in enumerate(names)
         }
-        for each, tool_result in told.items():
+        for each, tool_result in shown.items():
             text = tool_result["content"][0]["text"]
             if each.startswith("look"):
                 assert text == f"saw {each[-1]}"
@@ -389,9 +391,9 @@ def test_a_round_goes_on_with_tools_of_every_kind_of_its_agent() -> None:
 
     calls = [call("odd", {}, "o"), call("look", {"n": 2}, "l")]
     world = World(one_round(*calls), extra=[Odd()])
-    journal = Facts(open_round(*calls))
+    journal = CheckpointJournal(open_round(*calls))
     progress = resume_point(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look", "odd"])
     assert progress is not None
     live = asyncio.run(world.attempt(journal, progress))
     assert live is not None
-    assert told_results(live.messages)["o"]["content"] == [{"text": "odd indeed"}]
+    assert result_texts(live.messages)["o"]["content"] == [{"text": "odd indeed"}]

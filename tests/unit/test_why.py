@@ -90,14 +90,14 @@ def test_a_held_session_names_the_tool_that_still_works_and_since_when() -> None
             hangs, waits = await send(service, "hang"), await send(service, "next")
             await outcome(hangs)
             await asyncio.sleep(5)
-            told = await why(service, waits)
-            assert told is not None
-            assert told.code is Reason.HELD
-            assert told.text.endswith(f" by tool lookup of {hangs.run_id}, which has ended and is still executing")
-            assert told.text.startswith("locked since ")
-            assert await why(service, hangs) == told, "the run that holds it says so too"
-            assert await of_session(service) == told
-            plain = of_others(told)
+            reason = await why(service, waits)
+            assert reason is not None
+            assert reason.code is Reason.HELD
+            assert reason.text.endswith(f" by tool lookup of {hangs.run_id}, which has ended and is still executing")
+            assert reason.text.startswith("locked since ")
+            assert await why(service, hangs) == reason, "the run that holds it says so too"
+            assert await of_session(service) == reason
+            plain = of_others(reason)
             assert plain == Why(Reason.HELD, "a tool of an ended run is still executing and locks the session")
             await service.pause(key())
             assert code(await why(service, waits)) is Reason.PAUSED, "that needs a person; the hold ends by itself"
@@ -110,40 +110,40 @@ def test_a_held_session_names_the_tool_that_still_works_and_since_when() -> None
     run_virtual(main)
 
 
-def test_times_are_told_in_utc_with_their_day_unless_that_is_today() -> None:
+def test_times_are_shown_in_utc_with_their_day_unless_that_is_today() -> None:
     async def main(clock: VirtualClock) -> None:
         clock._epoch = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC
         async with serving(clock, Asking(), input_timeout_s=60) as service:
             await ask(service)
-            told = await of_session(service)
-            assert told is not None
-            assert told.text.endswith(", until 22:14:20 UTC")
+            reason = await of_session(service)
+            assert reason is not None
+            assert reason.text.endswith(", until 22:14:20 UTC")
         async with serving(clock, Asking(), input_timeout_s=86400) as service:
             end = await ask(service)
-            told = await of_session(service)
-            assert told is not None
-            assert told.text.endswith(", until 2023-11-15 22:13 UTC")
+            reason = await of_session(service)
+            assert reason is not None
+            assert reason.text.endswith(", until 2023-11-15 22:13 UTC")
             assert end is not None
 
     run_virtual(main)
 
 
-def test_a_session_that_has_asked_waits_for_input_until_then_and_so_does_the_run_that_asked() -> None:
+def test_a_session_and_its_run_wait_for_input_until_its_deadline() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Asking(), input_timeout_s=300) as service:
-            asks = await send(service, "ask")
-            await outcome(asks)
-            assert code(await why(service, asks)) is Reason.WAITS_FOR_INPUT
+            pending = await send(service, "ask")
+            await outcome(pending)
+            assert code(await why(service, pending)) is Reason.WAITS_FOR_INPUT
             waits = await send(service, "next")
             await asyncio.sleep(1)
-            told = await why(service, waits)
-            assert told is not None
-            assert told.code is Reason.WAITS_FOR_INPUT
-            assert told.text.startswith("the session waits for an answer to its question, until ")
-            assert await of_session(service) == told
-            await service.cancel(ANONYMOUS, asks.run_id)
+            reason = await why(service, waits)
+            assert reason is not None
+            assert reason.code is Reason.WAITS_FOR_INPUT
+            assert reason.text.startswith("the session waits for an answer to its question, until ")
+            assert await of_session(service) == reason
+            await service.cancel(ANONYMOUS, pending.run_id)
             await asyncio.sleep(1)
-            assert await why(service, asks) is None, "it is not asked any more"
+            assert await why(service, pending) is None, "it is not asked any more"
 
     run_virtual(main)
 
@@ -229,7 +229,7 @@ def test_a_server_that_stops_says_so_to_what_waits() -> None:
     run_virtual(main)
 
 
-def test_those_who_listen_are_told_why_it_waits_and_of_another_reason_within_a_second() -> None:
+def test_subscribers_get_the_reason_and_another_reason_within_a_second() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(slow)) as service:
             await send(service, "a")
@@ -239,62 +239,62 @@ def test_those_who_listen_are_told_why_it_waits_and_of_another_reason_within_a_s
             assert isinstance(queued.event, RunQueued)
             assert code(queued.event.why) is Reason.BEHIND
             await service.pause(key())
-            (told,) = await asyncio.wait_for(events.next(), 2.1)
-            assert isinstance(told.event, RunPosition)
-            assert (told.event.position, code(told.event.why)) == (1, Reason.PAUSED)
-            assert told.number is None
+            (reason,) = await asyncio.wait_for(events.next(), 2.1)
+            assert isinstance(reason.event, RunPosition)
+            assert (reason.event.position, code(reason.event.why)) == (1, Reason.PAUSED)
+            assert reason.number is None
             again = asyncio.create_task(events.next())
             await asyncio.sleep(10)
-            assert not again.done(), "the same reason is told once"
+            assert not again.done(), "the same reason is published once"
             await service.resume(key())
-            (told,) = await asyncio.wait_for(again, 2.1)
-            assert isinstance(told.event, RunPosition)
-            assert code(told.event.why) is Reason.BEHIND
+            (reason,) = await asyncio.wait_for(again, 2.1)
+            assert isinstance(reason.event, RunPosition)
+            assert code(reason.event.why) is Reason.BEHIND
 
     run_virtual(main)
 
 
-async def told(events: Subscription) -> RunQueued | RunPosition:
+async def reason(events: Subscription) -> RunQueued | RunPosition:
     """Return the next event of a run that waits, which must come within two seconds."""
     (each,) = await asyncio.wait_for(events.next(), 2.1)
     assert isinstance(each.event, RunQueued | RunPosition), each
     return each.event
 
 
-def test_who_waits_for_an_answer_is_told_what_is_asked_and_of_the_next_question_too() -> None:
+def test_subscribers_get_the_open_question_and_the_next_one() -> None:
     async def main(clock: VirtualClock) -> None:
         journal = MemoryJournal(clock)
         async with serving(clock, Asking(), journal) as service:
             first = await ask(service, "ask twice")
             waits = await send(service, "next")
             events = waits.stream.subscribe()
-            queued = await told(events)
+            queued = await reason(events)
             assert (code(queued.why), queued.input_requests) == (Reason.WAITS_FOR_INPUT, first.input_requests)
             again = await outcome(await answer(service, first))
             assert again.input_requests != first.input_requests
-            moved = await told(events)
+            moved = await reason(events)
             assert (code(moved.why), moved.input_requests) == (Reason.WAITS_FOR_INPUT, again.input_requests)
             nothing = asyncio.create_task(events.next())
             await asyncio.sleep(10)
-            assert not nothing.done(), "the same question is told once"
+            assert not nothing.done(), "the same question is published once"
             nothing.cancel()
         async with serving(clock, Asking(), journal) as service:
             await asyncio.sleep(1)
             late = (await service.stream(ANONYMOUS, waits.run_id)).subscribe()
-            assert (await told(late)).input_requests == again.input_requests, "also who comes after a restart"
+            assert (await reason(late)).input_requests == again.input_requests, "also who comes after a restart"
             await answer(service, again)
             assert isinstance((await asyncio.wait_for(late.next(), 2.1))[-1].event, RunStarted | RunFinished)
 
     run_virtual(main)
 
 
-def test_a_reason_that_is_too_large_to_be_told_is_to_be_read_in_the_session() -> None:
+def test_a_reason_too_large_for_an_event_is_in_the_session() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Asking(), stream_cut=8) as service:
             (request,) = (await ask(service)).input_requests
             assert request.reason == "really?"
             waits = await send(service, "next")
-            (shown,) = (await told(waits.stream.subscribe())).input_requests
+            (shown,) = (await reason(waits.stream.subscribe())).input_requests
             assert (shown.id, shown.name, shown.reason) == (request.id, request.name, None)
             assert (await service.session(key())).input_requests == [request]
 
@@ -318,7 +318,7 @@ def test_what_waits_behind_a_text_that_answers_or_dismisses_waits_for_no_person_
             assert code(await why(service, first)) is Reason.SERVER_BUSY
             assert code(await why(service, second)) is Reason.BEHIND
             late = await outcome(waits)
-            assert late.error is not None, "its time stood still while a person was waited for, and goes on"
+            assert late.error is not None, "its time stood still while it waited for a person, and runs again"
             assert late.error.code == "queue_timeout"
             assert (await outcome(text)).output in ("done: stop", "answer to stop")
 

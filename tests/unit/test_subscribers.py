@@ -1,4 +1,4 @@
-"""Runs whose clients are lost: they go on, unless that was asked for otherwise and nobody comes back in time."""
+"""Runs whose clients are lost: they continue, unless their caller wants otherwise and no client reconnects in time."""
 
 import asyncio
 from typing import Any

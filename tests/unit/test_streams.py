@@ -51,7 +51,7 @@ async def read(subscription: Subscription) -> list[Numbered]:
     return [each async for each in subscription]
 
 
-def test_whoever_comes_late_is_told_all_and_whoever_comes_back_what_it_has_not_had() -> None:
+def test_a_late_client_gets_all_and_a_returning_one_only_new_events() -> None:
     async def play() -> None:
         run = stream()
         run.publish(1.0, RunStarted(1))
@@ -64,10 +64,10 @@ def test_whoever_comes_late_is_told_all_and_whoever_comes_back_what_it_has_not_h
         run.finish(ENDED, 4.0)
         assert numbers(await read(early)) == [3, 4]
         assert numbers(await read(late)) == [1, 2, 3, 4]
-        told = await read(back)
-        assert numbers(told) == [3, 4]
-        assert [each.at for each in told] == [3.0, 4.0]
-        assert isinstance(told[-1].event, RunFinished)
+        seen = await read(back)
+        assert numbers(seen) == [3, 4]
+        assert [each.at for each in seen] == [3.0, 4.0]
+        assert isinstance(seen[-1].event, RunFinished)
 
     asyncio.run(play())
 
@@ -82,22 +82,22 @@ def test_a_subscriber_that_waits_is_woken_by_what_comes_and_by_the_end() -> None
         await asyncio.sleep(0)
         run.finish(ENDED, 2.0)
         async with asyncio.timeout(5):
-            for told in await asyncio.gather(*waiting):
-                assert numbers(told) == [1, 2]
+            for seen in await asyncio.gather(*waiting):
+                assert numbers(seen) == [1, 2]
         assert not run.readers
 
     asyncio.run(play())
 
 
-def test_one_that_reads_nothing_costs_no_more_than_its_place_and_is_told_what_it_has_missed() -> None:
+def test_a_client_that_reads_nothing_costs_only_its_place_and_gets_a_gap() -> None:
     run = stream(bounds=Bounds(events=10))
     slow = run.subscribe()
     for n in range(25):
         run.publish(float(n), TextDelta(str(n)))
-    told = slow.ready()
-    assert told[0].number is None
-    assert told[0].event == StreamGap(1, 15)
-    assert texts(told) == [str(n) for n in range(15, 25)]
+    seen = slow.ready()
+    assert seen[0].number is None
+    assert seen[0].event == StreamGap(1, 15)
+    assert texts(seen) == [str(n) for n in range(15, 25)]
     assert slow.ready() == []
     run.finish(ENDED, 26.0)
     (end,) = slow.ready()
@@ -127,11 +127,11 @@ def test_the_bytes_that_are_kept_are_bounded_too_but_the_last_event_is_always_th
 def test_much_is_handed_out_in_portions_in_order_and_whole() -> None:
     run = stream()
     publish_all(run, ((0.0, TextDelta(str(n))) for n in range(3 * AT_ONCE + 7)))
-    subscription, told = run.subscribe(), []
+    subscription, seen = run.subscribe(), []
     while portion := subscription.ready():
         assert len(portion) <= AT_ONCE
-        told += portion
-    assert texts(told) == [str(n) for n in range(3 * AT_ONCE + 7)]
+        seen += portion
+    assert texts(seen) == [str(n) for n in range(3 * AT_ONCE + 7)]
 
 
 def test_no_portion_is_large_unless_one_event_is() -> None:
@@ -140,26 +140,26 @@ def test_no_portion_is_large_unless_one_event_is() -> None:
     subscription, portions = run.subscribe(), []
     while portion := subscription.ready():
         portions.append(portion)
-    assert all(len(each) == 1 or sum(size_of(told.event) for told in each) <= LARGE for each in portions)
-    assert numbers([told for each in portions for told in each]) == list(range(1, 202))
+    assert all(len(each) == 1 or sum(size_of(seen.event) for seen in each) <= LARGE for each in portions)
+    assert numbers([seen for each in portions for seen in each]) == list(range(1, 202))
     assert len(portions) == 5
 
 
-def test_what_is_told_in_passing_has_no_number_and_only_the_last_counts() -> None:
+def test_transient_events_have_no_number_and_only_the_last_counts() -> None:
     run = stream()
     subscription = run.subscribe()
     run.publish_transient(1.0, RunPosition(3, None))
     run.publish_transient(2.0, RunPosition(2, 1.5))
-    (told,) = subscription.ready()
-    assert told == Numbered(None, 2.0, RunPosition(2, 1.5))
+    (seen,) = subscription.ready()
+    assert seen == Numbered(None, 2.0, RunPosition(2, 1.5))
     assert subscription.ready() == []
-    assert run.subscribe().ready() == [told], "whoever comes later is told where it stands"
+    assert run.subscribe().ready() == [seen], "a later client gets its position"
     run.publish(3.0, RunStarted(1))
     assert numbers(subscription.ready()) == [1]
     assert numbers(run.subscribe().ready()) == [1], "it does not wait any more"
 
 
-def test_nothing_is_told_after_the_end_and_the_first_end_counts() -> None:
+def test_nothing_is_published_after_the_end_and_the_first_end_counts() -> None:
     run = stream()
     run.finish(ENDED, 1.0)
     run.publish(2.0, TextDelta("late"))
@@ -183,14 +183,14 @@ def test_the_end_comes_last_though_the_agent_never_stops_to_speak(is_followed: b
         if is_followed:
             run.await_next()
         run.finish(ENDED, 2.0)
-        told = run.subscribe().ready()
-        assert [type(each.event) for each in told] == [TextDelta, RunFinished]
-        assert run.kept() == told
+        seen = run.subscribe().ready()
+        assert [type(each.event) for each in seen] == [TextDelta, RunFinished]
+        assert run.kept() == seen
 
     asyncio.run(play())
 
 
-def test_what_nobody_asks_for_is_kept_within_bounds_all_the_same(loop: VirtualLoop) -> None:
+def test_events_that_nobody_reads_are_bounded_too(loop: VirtualLoop) -> None:
     run = stream(bounds=Bounds(events=10))
     for number in range(3 * MANY):
         run.publish(1.0, RunStarted(number))
@@ -203,16 +203,16 @@ def test_no_more_is_kept_of_an_ended_run_than_the_bounds_say(loop: VirtualLoop, 
     run = stream(bounds=bounds)
     publish_all(run, [(1.0, TextDelta("x" * 300))] * 10)
     run.finish(ENDED, 2.0)
-    shelf = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=100_000)
-    shelf.put(run)
-    kept = shelf.get(RunId("r"))
+    buffer = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=100_000)
+    buffer.put(run)
+    kept = buffer.get(RunId("r"))
     assert kept is not None
     assert 1 < len(kept.kept()) < 5
     assert kept.kept()[-1].number == 11
     assert kept.kept() == run.kept()
 
 
-def test_a_feed_that_begins_after_the_end_of_a_run_is_not_told_of_it(loop: VirtualLoop) -> None:
+def test_a_feed_that_begins_after_the_end_of_a_run_has_none_of_its_events(loop: VirtualLoop) -> None:
     feeds = ChangeFeed(VirtualClock(loop), bounds=Bounds(), retention_s=5.0)
     run = RunStream(RunId("r"), key(), changes=feeds)
     run.publish(1.0, RunStarted(1))
@@ -250,7 +250,7 @@ def test_numbers_of_another_process_are_no_gap() -> None:
     assert numbers(run.subscribe(after=(2 << 32) + 9).ready()) == [(3 << 32) + 1]
 
 
-def test_thick_text_is_told_in_portions_and_the_first_piece_and_all_else_at_once(loop: VirtualLoop) -> None:
+def test_fast_text_is_published_in_portions_and_the_first_piece_and_all_else_at_once(loop: VirtualLoop) -> None:
     heard: list[tuple[float, list[int | None]]] = []
 
     async def listen(subscription: Subscription) -> None:
@@ -318,7 +318,7 @@ def test_thick_text_takes_no_way_over_of_its_own_and_is_never_later_than_a_pace(
     assert late[0] == late[-1] == 0.0
 
 
-def test_text_that_comes_while_a_stream_looks_for_it_the_last_time_is_told(loop: VirtualLoop) -> None:
+def test_text_that_comes_during_the_last_paced_flush_is_published(loop: VirtualLoop) -> None:
     heard: list[str] = []
     recorder: Any = None
 
@@ -419,65 +419,65 @@ def ended(name: str, text: str = "a") -> RunStream:
     return run
 
 
-def test_what_is_kept_reads_as_it_was_told(loop: VirtualLoop) -> None:
-    shelf = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=100_000)
+def test_replayed_events_equal_the_published_ones(loop: VirtualLoop) -> None:
+    buffer = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=100_000)
     run = ended("r")
-    shelf.put(run)
-    again = shelf.get(RunId("r"))
+    buffer.put(run)
+    again = buffer.get(RunId("r"))
     assert again is not None
     assert again.kept() == run.kept()
     assert again.is_read(3)
     assert numbers(again.subscribe(after=1).ready()) == [2, 3]
-    assert shelf.get(RunId("other")) is None
+    assert buffer.get(RunId("other")) is None
 
 
 def test_it_is_kept_for_so_long(loop: VirtualLoop) -> None:
-    shelf = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=100_000)
-    shelf.put(ended("r"))
+    buffer = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=100_000)
+    buffer.put(ended("r"))
     loop.advance(299.0)
-    shelf.evict()
-    assert shelf.get(RunId("r")) is not None
+    buffer.evict()
+    assert buffer.get(RunId("r")) is not None
     loop.advance(1.0)
-    assert shelf.get(RunId("r")) is None
-    assert len(shelf) == 1
-    shelf.evict()
-    assert len(shelf) == 0
+    assert buffer.get(RunId("r")) is None
+    assert len(buffer) == 1
+    buffer.evict()
+    assert len(buffer) == 0
 
 
 def test_it_takes_so_much_memory_and_the_oldest_go_first(loop: VirtualLoop) -> None:
     clock = VirtualClock(loop)
     one = len(encode_messages(ended("r10", "x" * 400).kept())) + ENTRY_BYTES
-    shelf = ReplayBuffer(clock, retention_s=300.0, memory=20 * one)
+    buffer = ReplayBuffer(clock, retention_s=300.0, memory=20 * one)
     for n in range(100):
-        shelf.put(ended(f"r{n}", "x" * 400))
-    assert len(shelf) == 20
-    assert shelf.get(RunId("r80")) is not None
-    assert shelf.get(RunId("r79")) is None
+        buffer.put(ended(f"r{n}", "x" * 400))
+    assert len(buffer) == 20
+    assert buffer.get(RunId("r80")) is not None
+    assert buffer.get(RunId("r79")) is None
 
 
 def test_what_was_forgotten_with_its_session_takes_no_memory_from_others(loop: VirtualLoop) -> None:
     one = len(encode_messages(ended("r0").kept())) + ENTRY_BYTES
-    shelf = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=2 * one)
+    buffer = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=2 * one)
     for name in ("r0", "r1"):
-        shelf.put(ended(name))
-    shelf.forget(key())
-    assert len(shelf) == 0
+        buffer.put(ended(name))
+    buffer.forget(key())
+    assert len(buffer) == 0
     for name in ("r2", "r3"):
-        shelf.put(ended(name))
-    assert len(shelf) == 2
+        buffer.put(ended(name))
+    assert len(buffer) == 2
 
 
 @pytest.mark.parametrize(("retention_s", "memory"), [(0.0, 10_000), (300.0, 0)])
 def test_nothing_is_kept_if_nobody_wants_it(loop: VirtualLoop, retention_s: float, memory: int) -> None:
-    shelf = ReplayBuffer(VirtualClock(loop), retention_s=retention_s, memory=memory)
-    shelf.put(ended("r"))
-    assert len(shelf) == 0
+    buffer = ReplayBuffer(VirtualClock(loop), retention_s=retention_s, memory=memory)
+    buffer.put(ended("r"))
+    assert len(buffer) == 0
 
 
-# -- what is told of what is large ----------------------------------------------------------------------
+# -- truncation ---------------------------------------------------------------------------------------
 
 
-def test_texts_are_told_whole_and_what_tools_are_given_and_give_is_cut() -> None:
+def test_texts_are_published_whole_and_arguments_and_results_are_cut() -> None:
     message: Message = {
         "role": "assistant",
         "content": [
@@ -487,9 +487,9 @@ def test_texts_are_told_whole_and_what_tools_are_given_and_give_is_cut() -> None
             {"image": {"format": "png", "source": {"bytes": b"\0" * 1000}}},
         ],
     }
-    told, cut = truncate_message(message, 100)
+    seen, cut = truncate_message(message, 100)
     assert cut
-    text, use, result, image = told["content"]
+    text, use, result, image = seen["content"]
     assert text == {"text": "t" * 1000}
     assert use == {"toolUse": {"toolUseId": "1", "name": "look", "input": None}}
     assert result == {"toolResult": {"toolUseId": "0", "status": "success", "content": [{"text": "r" * 100}]}}
@@ -497,31 +497,31 @@ def test_texts_are_told_whole_and_what_tools_are_given_and_give_is_cut() -> None
     assert truncate_message(message, 10_000)[1] is False
 
 
-def test_what_is_told_is_a_copy() -> None:
+def test_published_messages_are_copies() -> None:
     message: Message = {"role": "user", "content": [{"text": "before"}]}
-    told, cut = truncate_message(message, 100)
+    seen, cut = truncate_message(message, 100)
     message["content"][0]["text"] = "after"
-    assert told == {"role": "user", "content": [{"text": "before"}]}
+    assert seen == {"role": "user", "content": [{"text": "before"}]}
     assert not cut
 
 
-def test_arguments_and_results_that_are_small_are_told_whole() -> None:
+def test_small_arguments_and_results_are_published_whole() -> None:
     assert truncate_arguments({"n": 1}, 100) == ({"n": 1}, False)
     assert truncate_arguments({"n": "x" * 100}, 100) == (None, True)
     result = {"toolUseId": "1", "status": "error", "content": [{"json": {"n": [1, 2]}}]}
     assert truncate_result(result, 1000) == (result, False)
-    told, cut = truncate_result(result, 10)
+    seen, cut = truncate_result(result, 10)
     assert cut
-    assert told["status"] == "error"
-    assert told["content"] == [{"text": '[{"json":{'}]
+    assert seen["status"] == "error"
+    assert seen["content"] == [{"text": '[{"json":{'}]
 
 
 def test_what_was_made_of_an_event_goes_with_it() -> None:
     run = stream(bounds=Bounds(events=2))
     made: list[int | None] = []
 
-    def make(told: Numbered) -> bytes:
-        made.append(told.number)
+    def make(seen: Numbered) -> bytes:
+        made.append(seen.number)
         return b"x" * (LARGE + 1)
 
     run.publish(1.0, TextDelta("a"))
@@ -535,7 +535,7 @@ def test_what_was_made_of_an_event_goes_with_it() -> None:
     assert made == [1, 1, 1], "it is not kept any more, nor what was made of it"
 
 
-def test_an_id_that_was_never_told_is_taken_for_the_last() -> None:
+def test_an_id_that_was_never_published_counts_as_the_last() -> None:
     run = stream()
     run.publish(1.0, TextDelta("a"))
     astray = run.subscribe(after=1000)
@@ -548,38 +548,38 @@ def test_one_that_wants_little_does_not_stop_at_a_portion_of_what_it_does_not_wa
     run = stream()
     publish_all(run, ((0.0, TextDelta(str(n))) for n in range(3 * AT_ONCE)))
     run.finish(ENDED, 1.0)
-    picky = Subscription(run, 0, lambda told: isinstance(told.event, RunFinished))
+    picky = Subscription(run, 0, lambda seen: isinstance(seen.event, RunFinished))
     assert numbers(picky.ready()) == [3 * AT_ONCE + 1]
     assert picky.is_over
 
 
 def test_all_who_read_what_is_kept_of_a_run_read_it_from_one_place(loop: VirtualLoop) -> None:
-    shelf = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=100_000)
-    shelf.put(ended("r"))
-    readers = [shelf.get(RunId("r")) for _ in range(3)]
+    buffer = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=100_000)
+    buffer.put(ended("r"))
+    readers = [buffer.get(RunId("r")) for _ in range(3)]
     assert readers[0] is readers[1] is readers[2]
     kept = weakref.ref(readers[0])
     readers.clear()
     gc.collect()
-    assert shelf.get(RunId("r")) is kept(), "who comes at once after another has the same"
-    shelf.evict()
+    assert buffer.get(RunId("r")) is kept(), "who comes at once after another has the same"
+    buffer.evict()
     gc.collect()
     assert kept() is None, "it is kept as bytes when nobody reads it"
 
 
-def test_bytes_are_told_in_the_form_of_history_at_once_and_when_they_were_kept(loop: VirtualLoop) -> None:
+def test_bytes_are_published_in_the_form_of_history_live_and_replayed(loop: VirtualLoop) -> None:
     picture = {"image": {"format": "png", "source": {"bytes": b"\x00\x01"}}}
     message: Message = {"role": "assistant", "content": [picture]}
     run = stream()
     run.publish(1.0, MessageAdded(*truncate_message(message, 1000)))
     run.finish(Outcome(status=RunStatus.SUCCEEDED, output="", message=message), 2.0)
-    shelf = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=100_000)
-    shelf.put(run)
-    kept = shelf.get(RunId("r"))
+    buffer = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=100_000)
+    buffer.put(run)
+    kept = buffer.get(RunId("r"))
     assert kept is not None
     for each in (run, kept):
-        for told in each.kept():
-            data = json.loads(framed(told, RunId("r")).split(b"data: ")[1])
+        for seen in each.kept():
+            data = json.loads(framed(seen, RunId("r")).split(b"data: ")[1])
             assert data["message"] == json.loads(encode_messages(message))
         assert each._end == Outcome(status=RunStatus.SUCCEEDED, output="", message=message)
 
@@ -602,7 +602,7 @@ def test_what_is_said_just_before_somebody_waits_for_it_is_not_waited_for() -> N
     asyncio.run(play())
 
 
-def test_what_is_told_in_passing_comes_after_all_that_was_told_before() -> None:
+def test_a_transient_event_comes_after_all_earlier_ones() -> None:
     run = RunStream(RunId("r"), key())
     for number in range(AT_ONCE + 1):
         run.publish(1.0, TextDelta(str(number)))
@@ -612,7 +612,7 @@ def test_what_is_told_in_passing_comes_after_all_that_was_told_before() -> None:
     assert [each.number for each in events.ready()] == [AT_ONCE + 1, None]
 
 
-def test_text_that_comes_thick_and_fast_is_told_within_its_pace() -> None:
+def test_fast_text_is_published_within_its_pace() -> None:
     async def play() -> None:
         run = RunStream(RunId("r"), key())
         events = run.subscribe()
