@@ -4,37 +4,25 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final
 
+from msgspec.structs import replace
+
 from judging.evidence import (
     Cancel,
-    Deletion,
-    End,
     Evidence,
-    Limits,
-    Move,
-    Pause,
     Question,
     Request,
     Run,
     Session,
-    Sweep,
     ToolStarts,
     View,
     Work,
 )
-from soak.case import CLOCKS_S, Case
-from soak.ledger import Line
+from soak.case import Case
 from soak.questions import is_withdrawn
-from soak.records import Asked, Ended, Stored, asked_by, digest
+from soak.records import Stored, asked_by, digest
 
 ACCEPTED_S: Final = 1.0
 """How long after its `created_at` a run may be accepted: on a slow disk, in a busy machine."""
-NOTICED_S: Final = 0.25
-"""How much earlier than its client's clock says a server may have seen it leave."""
-SLACK_S: Final = 1.5
-"""How much later than promised a server that lives may end a run."""
-DRAIN_S: Final = 1.5
-"""For how long a server that was told to end forgets who has left before its end."""
-KEY_RETENTION_S: Final = 86_400.0
 LATER: Final = 2**63 - 1
 NEVER_S: Final = float("inf")
 
@@ -42,14 +30,17 @@ NEVER_S: Final = float("inf")
 def evidence_of(case: Case) -> Evidence:
     """Return what is known of a soak from outside."""
     records = case.records
-    requests = {label: _request(case, asked) for label, asked in records.asked.items()}
+    requests: dict[str, Request] = {
+        label: replace(request, resent=request.key is not None and label in records.unsure)
+        for label, request in records.asked.items()
+    }
     runs = {stored.run_id: _run(case, requests, stored) for stored in records.stored}
     parts = {part.label for parts in case.parts.values() for part in parts}
     accepted = {(each.label, each.run_id) for each in records.answered if each.run_id}
     refused = {each.label for each in records.answered} - records.unsure - {label for label, _ in accepted}
     known = {run_id: label for run_id, label in case.label_of.items() if label}
     return Evidence(
-        limits=_limits(case),
+        limits=case.rules,
         requests=requests,
         runs=runs,
         acknowledged=_acknowledged(case),
@@ -58,11 +49,15 @@ def evidence_of(case: Case) -> Evidence:
         refused=frozenset(refused),
         happened=frozenset({line.label for line in case.lines} | parts | {run.request.name for run in runs.values()}),
         became=frozenset(accepted | {(label, run_id) for run_id, label in known.items()}),
-        reported={run_id: {_end(each) for each in ends} for run_id, ends in records.told.items()},
+        reported=records.told,
         cancels=[*_cancels(case)],
-        sweeps=[*_sweeps(case)],
-        pauses=[Pause(session=each.session, since_s=each.told, until_s=each.resuming) for each in records.pauses],
-        deletions=[*_deletions(case)],
+        sweeps=[each for each in records.sweeps if each.status_code in (0, 200, 202)],
+        pauses=[*records.pauses],
+        deletions=[
+            replace(each, is_certain=each.status_code in (204, 404))
+            for each in records.deletions
+            if each.may_have_deleted
+        ],
         questions=[*_questions(case, runs)],
         refused_answers=[
             (each.label, each.code)
@@ -70,39 +65,18 @@ def evidence_of(case: Case) -> Evidence:
             if each.code and (asked := records.asked.get(each.label)) is not None and asked.thread
         ],
         executed=_executed(case, runs),
-        tools=[*_tools(case)],
+        tools=[
+            ToolStarts(
+                run_id=starts[-1].run_id,
+                tool=tool_use_id,
+                times=len(starts),
+                idempotent=starts[0].tool in case.rules.idempotent,
+            )
+            for (_, tool_use_id), starts in case.starts.items()
+        ],
         work=_work(case),
         views=[*_views(case)],
         interruptions=records.blows,
-    )
-
-
-def _limits(case: Case) -> Limits:
-    return Limits(
-        max_attempts=case.rules.max_attempts,
-        cancel_grace_s=case.rules.cancel_grace_s,
-        input_timeout_s=case.rules.input_timeout_s,
-        key_retention_s=KEY_RETENTION_S,
-        soon_s=CLOCKS_S,
-        slack_s=SLACK_S,
-        drain_s=DRAIN_S,
-        noticed_s=NOTICED_S,
-    )
-
-
-def _request(case: Case, asked: Asked) -> Request:
-    return Request(
-        name=asked.label,
-        session=asked.session,
-        sent=asked.sent_ns,
-        key=asked.label if asked.keyed else None,
-        if_busy=asked.if_busy,
-        priority=asked.priority,
-        on_disconnect=asked.on_disconnect,
-        answers=asked.requests,
-        resent=asked.keyed and asked.label in case.records.unsure,
-        timeout_s=asked.timeout_s,
-        queue_timeout_s=asked.queue_timeout_s,
     )
 
 
@@ -121,24 +95,16 @@ def _run(case: Case, requests: dict[str, Request], stored: Stored) -> Run:
         started=False,
         accepted=case.known_ns.get(label, -1),
         left_s=[case.records.left_at[label]] if label in case.records.left_at else [],
-        moves=[
-            Move(sent_s=each.sent, answered_s=each.told if each.status_code else -1.0, priority=each.priority)
-            for each in case.records.moves
-            if each.run_id == stored.run_id and each.status_code in (0, 200)
-        ],
+        moves=[each for each in case.records.moves if each.run_id == stored.run_id and each.status_code in (0, 200)],
         rolled_back=case.is_rolled_back(stored.run_id),
         waits_alone=stored.run_id not in case.records.waited_for,
     )
     if view is not None and view.status_code == 200:
-        run.end = None if view.ended is None else _end(view.ended)
+        run.end = view.ended
         run.priority, run.started = view.priority, view.started
         run.created_s, run.started_s, run.ended_s = view.created, view.begun, view.ended_s
         run.accepted_s = view.created + ACCEPTED_S
     return run
-
-
-def _end(ended: Ended) -> End:
-    return End(ended.kind, ended.text)
 
 
 def _acknowledged(case: Case) -> dict[str, str]:
@@ -157,34 +123,13 @@ def _cancels(case: Case) -> Iterator[Cancel]:
             case 200 if asks:
                 yield Cancel(run_id=each.run_id, result="withdrawn")
             case 200:
-                yield Cancel(run_id=each.run_id, result="accepted", force=each.force, answered_s=each.told)
+                yield Cancel(run_id=each.run_id, result="accepted", force=each.force, answered_s=each.answered_s)
             case 409:
                 yield Cancel(run_id=each.run_id, result="too_late")
             case 404 | 503:
                 pass
             case _:
                 yield Cancel(run_id=each.run_id, result="unknown")
-
-
-def _sweeps(case: Case) -> Iterator[Sweep]:
-    for each in case.records.sweeps:
-        if each.status_code in (0, 200, 202):
-            yield Sweep(
-                session=each.session,
-                running=each.running,
-                force=each.force,
-                sent=each.sent_ns,
-                answered=LATER if each.status_code else -1,
-                answered_s=each.told,
-                stopped=(*each.ended, *each.asked),
-            )
-
-
-def _deletions(case: Case) -> Iterator[Deletion]:
-    for each in case.records.deletions:
-        if each.may_have_deleted:
-            certain = each.status_code in (204, 404)
-            yield Deletion(session=each.session, sent=each.sent_ns, answered=each.told_ns, is_certain=certain)
 
 
 def _questions(case: Case, runs: dict[str, Run]) -> Iterator[Question]:
@@ -201,21 +146,6 @@ def _executed(case: Case, runs: dict[str, Run]) -> dict[Session, list[Run]]:
         session: [case.thread.get(part.label, [""])[0] for part in parts] for session, parts in case.parts.items()
     }
     return {session: [runs[each] for each in order if each in runs] for session, order in firsts.items()}
-
-
-def _tools(case: Case) -> Iterator[ToolStarts]:
-    begun: dict[tuple[str, str], list[Line]] = defaultdict(list)
-    for line in case.lines:
-        if line.kind == "begin":
-            whose = line.run_id if line.label in case.gone else line.label  # (it may have been sent again since)
-            begun[whose, line.tool_use_id].append(line)
-    for (_, tool_use_id), starts in begun.items():
-        yield ToolStarts(
-            run_id=starts[-1].run_id,
-            tool=tool_use_id,
-            times=len(starts),
-            idempotent=starts[0].tool in case.rules.idempotent,
-        )
 
 
 def _work(case: Case) -> dict[Session, list[Work]]:

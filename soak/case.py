@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from judging.evidence import Limits
 from soak.ledger import Line
 from soak.message import Message, read
-from soak.records import Asked, Deletion, Records, Stored, View
+from soak.records import Deletion, Records, SentRequest, Stored, View
 
 CLOCKS_S: Final = 0.01
 """By how much two readings of a clock may differ that count as the same instant."""
@@ -25,8 +26,8 @@ NOT_ANSWERED: Final = "This tool asked a person for input and got no answer"
 NOT_GIVEN: Final = "(The input that was asked for was not given.)"
 
 
-class Rules(Struct, frozen=True, kw_only=True):
-    """What the servers were told."""
+class Rules(Limits, frozen=True, kw_only=True):
+    """What the servers were configured with, and what clocks and busy machines may add."""
 
     idempotent: frozenset[str] = frozenset()
     tell: bool = False
@@ -34,6 +35,11 @@ class Rules(Struct, frozen=True, kw_only=True):
     max_attempts: int = 3
     cancel_grace_s: float = 0.5
     input_timeout_s: float = 1.5
+    key_retention_s: float = 86_400.0
+    soon_s: float = CLOCKS_S
+    slack_s: float = 1.5
+    drain_s: float = 1.5
+    noticed_s: float = 0.25
 
 
 class Part(Struct, frozen=True):
@@ -116,6 +122,12 @@ class Case:
         """The labels of what may have been deleted with its session."""
         self.moved = {self.label_of.get(move.run_id, "") for move in records.moves if move.status_code in (0, 200)}
         """The labels of runs that may have been moved."""
+        self.starts: dict[tuple[str, str], list[Line]] = defaultdict(list)
+        """By message and toolUseId: how often a tool was started."""
+        for line in lines:
+            if line.kind == "begin":
+                whose = line.run_id if line.label in self.gone else line.label  # (it may have been sent again since)
+                self.starts[whose, line.tool_use_id].append(line)
         self.acted = {line.run_id for line in lines if line.kind == "begin"}
         """The runs that have started a tool."""
         acted = {line.label for line in lines if line.kind == "begin"}
@@ -137,9 +149,9 @@ class Case:
         view = self.records.views.get(run_id)
         return view is not None and view.ended is not None and view.ended.kind == "cancelled"
 
-    def _may_be_deleted(self, asked: Asked) -> bool:
+    def _may_be_deleted(self, asked: SentRequest) -> bool:
         deletions = self.deletions[asked.session]
-        return any(each.may_have_deleted and each.told_ns > asked.sent_ns for each in deletions)
+        return any(each.may_have_deleted and each.answered > asked.sent for each in deletions)
 
     def _known_accepted(self) -> dict[str, int]:
         """Return, by label, when the acceptance of a run was known outside at the latest."""
@@ -151,7 +163,7 @@ class Case:
             known[label] = min(at_ns, known.get(label, at_ns))
         return known
 
-    def asked_for(self, run_id: str) -> Asked | None:
+    def asked_for(self, run_id: str) -> SentRequest | None:
         """Return what a run was asked for with, if it is known."""
         return self.records.asked.get(self.label_of.get(run_id, ""))
 
@@ -192,7 +204,7 @@ class Case:
         if view.begun is None or view.ended_s is None or run.run_id in self.acted:
             return False
         executed = {each.run_id for each in self.records.cancels if each.status_code == EXECUTES}
-        executed |= {run_id for each in self.records.sweeps for run_id in each.asked}
+        executed |= {run_id for each in self.records.sweeps for run_id in each.cancelling}
         blows = [*((blow, blow) for blow in self.records.blows), *((at.since, at.until) for at in self.records.struck)]
         requeued = any(since <= view.ended_s and view.begun <= until + AT_ONCE_S for since, until in blows)
         return requeued and run.run_id not in executed

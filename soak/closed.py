@@ -31,8 +31,8 @@ def _went_on(case: Case) -> Iterator[str]:
         last = line
     for pause in case.records.pauses:
         for line in of_session[pause.session]:
-            within = pause.told_ns < line.at_ns < pause.resuming_ns
-            if within and line.kind != "end" and came_after_ns[line.server] > pause.told_ns:
+            within = pause.since < line.at_ns < pause.until
+            if within and line.kind != "end" and came_after_ns[line.server] > pause.since:
                 yield f"{line.label} went on in another server while {pause.session} was paused"
 
 
@@ -47,14 +47,14 @@ def _given_up(case: Case) -> Iterator[str]:
         closed_s = _closed_s(case, asked.session, view.created, view.ended_s)
         if (waited_s := view.ended_s - view.created - closed_s) < asked.queue_timeout_s - CLOCKS_S:
             yield (
-                f"run {run_id} ({asked.label}) was given up after {waited_s:.3f} s that count, and had"
+                f"run {run_id} ({asked.name}) was given up after {waited_s:.3f} s that count, and had"
                 f" {asked.queue_timeout_s}"
             )
 
 
 def _closed_s(case: Case, session: str, start: float, end: float) -> float:
     """Return for how long of that time a session was closed for sure."""
-    spans = [(pause.told, pause.resuming) for pause in case.records.pauses if pause.session == session]
+    spans = [(pause.since_s, pause.until_s) for pause in case.records.pauses if pause.session == session]
     spans += _questions(case, session)
     closed_s, at = 0.0, start
     for since, until in sorted(spans):

@@ -51,15 +51,11 @@ def _difference(order: list[str], told: list[str]) -> str:
 
 def _tools(case: Case) -> Iterator[str]:
     """No tool is started twice, and history tells of every one what really became of it."""
-    begun: dict[tuple[str, str], list[Line]] = defaultdict(list)
     ended: dict[str, Line] = {}
     for line in case.lines:
-        if line.kind == "begin":
-            whose = line.run_id if line.label in case.gone else line.label  # (it may have been sent again since)
-            begun[whose, line.tool_use_id].append(line)
-        elif line.kind == "end":
+        if line.kind == "end":
             ended[line.token] = line
-    for (_, tool_use_id), starts in begun.items():
+    for (_, tool_use_id), starts in case.starts.items():
         first, run_id = starts[0], starts[-1].run_id
         if (part := case.part_of.get(run_id)) is None:
             continue  # said by others: the run is lost, or its session's history is short
@@ -73,7 +69,9 @@ def _tools(case: Case) -> Iterator[str]:
     for run_id, part in case.part_of.items():
         for tool_use_id, result in part.results.items():
             text = text_of(result)
-            if (part.label, tool_use_id) not in begun and not text.startswith((UNKNOWN, NOT_STARTED, NOT_ANSWERED)):
+            if (part.label, tool_use_id) not in case.starts and not text.startswith(
+                (UNKNOWN, NOT_STARTED, NOT_ANSWERED)
+            ):
                 yield f"tool {tool_use_id} of run {run_id} ({part.label}) never started, and is told as {text!r}"
 
 

@@ -36,7 +36,7 @@ def _deleted(case: Case, deletion: Deletion) -> Iterator[str]:
         if part.label in before:
             yield f"{part.label} was deleted with {deletion.session}, and is in history"
     for line in case.lines:
-        if line.label in before and line.kind != "end" and line.at_ns > deletion.told_ns:
+        if line.label in before and line.kind != "end" and line.at_ns > deletion.answered:
             yield f"{line.label} was executed after {deletion.session} was deleted"
             return
 
@@ -46,19 +46,19 @@ def _known_before(case: Case, deletion: Deletion) -> set[str]:
     return {
         label
         for label, asked in case.records.asked.items()
-        if asked.session == deletion.session and case.known_ns.get(label, 2**63) < deletion.sent_ns
-        if not (asked.keyed and label in case.records.unsure)
+        if asked.session == deletion.session and case.known_ns.get(label, 2**63) < deletion.sent
+        if not (asked.key and label in case.records.unsure)
     }
 
 
 def _was_there(case: Case, deletion: Deletion) -> Iterator[str]:
     """A session that is not there has no runs, or was deleted since."""
     earlier = [
-        each.told_ns
+        each.answered
         for each in case.deletions[deletion.session]
-        if each.may_have_deleted and each.told_ns < deletion.told_ns
+        if each.may_have_deleted and each.answered < deletion.answered
     ]
     for label in _known_before(case, deletion):
-        if case.records.asked[label].sent_ns > max(earlier, default=0):
+        if case.records.asked[label].sent > max(earlier, default=0):
             yield f"{deletion.session} was not there to be deleted, and {label} had been accepted"
             return

@@ -66,7 +66,7 @@ class Hands:
         try:
             body = {"force": True} if errand.force else {}
             reply = await ask(server.port, "POST", f"/v1/runs/{run_id}/cancel", body)
-            cancel = replace(cancel, status_code=reply.status_code, told=time.time())
+            cancel = replace(cancel, status_code=reply.status_code, answered_s=time.time())
             if errand.force and reply.status_code == 200:
                 cancel = replace(cancel, held=reply.body["held"])
         finally:
@@ -79,11 +79,11 @@ class Hands:
         run_id = await self._waiting(server, errand)
         if run_id is None:
             return
-        move = Move(run_id=run_id, priority=errand.priority, sent=time.time())
+        move = Move(run_id=run_id, priority=errand.priority, sent_s=time.time())
         body = {"front": True} if errand.priority is None else {"priority": errand.priority}
         try:
             reply = await ask(server.port, "POST", f"/v1/runs/{run_id}/move", body)
-            move = replace(move, status_code=reply.status_code, told=time.time(), code=_code(reply))
+            move = replace(move, status_code=reply.status_code, answered_s=time.time(), code=_code(reply))
         finally:
             self._records.moves.append(move)
         self._expect(reply, f"a move of run {run_id}", 200, 409)
@@ -110,15 +110,16 @@ class Hands:
         if (session := self._session(errand)) is None:
             return
         self._desk.read_ledger()  # what is known of what waits is known before
-        sweep = Sweep(session=session, running=errand.running, force=errand.force, sent_ns=time.monotonic_ns())
+        sweep = Sweep(session=session, running=errand.running, force=errand.force, sent=time.monotonic_ns())
         try:
             body = {"running": errand.running, "force": errand.force}
             reply = await ask(server.port, "POST", f"/v1/sessions/{session}/cancel", body)
-            sweep = replace(sweep, status_code=reply.status_code, told=time.time())
+            now_s, now = time.time(), time.monotonic_ns()
+            sweep = replace(sweep, status_code=reply.status_code, answered_s=now_s, answered=now)
             if reply.status_code in (200, 202):
-                ended, asked = reply.body["cancelled"], reply.body["cancelling"]
-                sweep = replace(sweep, ended=tuple(ended), asked=tuple(asked))
-                self._desk.runs.update(dict.fromkeys([*ended, *asked]))
+                ended, cancelling = reply.body["cancelled"], reply.body["cancelling"]
+                sweep = replace(sweep, stopped=(*ended, *cancelling), cancelling=tuple(cancelling))
+                self._desk.runs.update(dict.fromkeys(sweep.stopped))
         finally:
             self._records.sweeps.append(sweep)
         self._expect(reply, f"a cancel of session {session}", 200, 202, 404)
@@ -128,20 +129,20 @@ class Hands:
         if session is None or session in self._paused:
             return
         self._paused.add(session)
-        told, told_ns = 0.0, 0
+        since_s, since = 0.0, 0
         try:
             reply = await ask(server.port, "POST", f"/v1/sessions/{session}/pause")
             if reply.status_code == 200:
-                told, told_ns = time.time(), time.monotonic_ns()
+                since_s, since = time.time(), time.monotonic_ns()
                 await asyncio.sleep(errand.for_ms / 1000)
             self._expect(reply, f"a pause of {session}", 200, 404)
         finally:
-            resuming, resuming_ns = time.time(), time.monotonic_ns()
+            until_s, until = time.time(), time.monotonic_ns()
             again, _ = await self._desk.until_answered("POST", f"/v1/sessions/{session}/resume")
             self._paused.remove(session)
         self._expect(again, f"a resume of {session}", 200, 404)
-        if told:
-            pause = Pause(session=session, told=told, told_ns=told_ns, resuming=resuming, resuming_ns=resuming_ns)
+        if since:
+            pause = Pause(session=session, since_s=since_s, since=since, until_s=until_s, until=until)
             self._records.pauses.append(pause)
 
     def _expect(self, reply: Reply, what: str, *codes: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 import judging.judge
+from judging.evidence import End
 from soak.adapter import evidence_of
 from soak.cancels import judge_cancels
 from soak.case import NOT_GIVEN, UNKNOWN, Case, Part, Rules, text_of
@@ -17,7 +18,7 @@ from soak.deletions import judge_deletions
 from soak.ledger import Line
 from soak.message import LABEL, OUT_OF_ORDER, Message, answer
 from soak.questions import judge_questions
-from soak.records import Asked, Ended, Records, View
+from soak.records import Records, SentRequest, View
 from soak.shown import check_shown, is_open
 from soak.wishes import judge_wishes
 
@@ -109,7 +110,7 @@ def _ends(case: Case) -> Iterator[str]:
         yield from (f"run {run_id} ({label}) {fault}" for fault in faults)
 
 
-def _end(asked: Asked, message: Message, part: Part, ended: Ended) -> Iterator[str]:
+def _end(asked: SentRequest, message: Message, part: Part, ended: End) -> Iterator[str]:
     said = part.said[-1] if part.said else ""
     match ended.kind:
         case "succeeded":
@@ -139,7 +140,7 @@ def _end(asked: Asked, message: Message, part: Part, ended: Ended) -> Iterator[s
         yield f"is {ended.kind}, and history closes with {said!r}"
 
 
-def _times(asked: Asked, view: View, kind: str, rules: Rules) -> Iterator[str]:
+def _times(asked: SentRequest, view: View, kind: str, rules: Rules) -> Iterator[str]:
     """A run takes, and waits, not much longer than its time."""
     took_s, waited_s = view.took_s or 0.0, view.waited_s or 0.0
     if asked.timeout_s is not None and took_s > asked.timeout_s + rules.cancel_grace_s + LATE_S:

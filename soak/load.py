@@ -121,7 +121,7 @@ class Load:
         """Delete a session that these were said to, and return the answer's status: in any case there is one."""
         records = self._desk.records
         idle = all(self._talk.ended_as(label) in IDLE for label in labels)
-        sent_ns = time.monotonic_ns()
+        sent = time.monotonic_ns()
         reply, unsure = await self._desk.until_answered("DELETE", f"/v1/sessions/{session}")
         shown = 0
         if reply.status_code == 204 and idle:
@@ -132,8 +132,8 @@ class Load:
         records.deletions.append(
             Deletion(
                 session=session,
-                sent_ns=sent_ns,
-                told_ns=time.monotonic_ns(),
+                sent=sent,
+                answered=time.monotonic_ns(),
                 status_code=reply.status_code,
                 idle=idle,
                 unsure=unsure,

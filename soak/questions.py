@@ -8,7 +8,7 @@ from typing import Final
 
 from soak.case import CLOCKS_S, NOT_ANSWERED, NOT_GIVEN, Case, text_of
 from soak.message import ASKING, as_said
-from soak.records import Asked, Stored, View, asked_by
+from soak.records import SentRequest, Stored, View, asked_by
 from soak.wishes import INTERRUPTS
 
 WITHDRAWN: Final = 200
@@ -42,8 +42,8 @@ def _went_on(case: Case) -> Iterator[str]:
             yield f"{line.tool} {line.tool_use_id} of run {line.run_id} ({line.label}) went on without an answer"
             continue
         text = text_of(part.results[line.tool_use_id]) if part and line.tool_use_id in part.results else ""
-        if text.startswith("did ") and not text.endswith(as_said(asked.label)):
-            yield f"{line.tool} {line.tool_use_id} of {line.label} was answered by {asked.label}, and told as {text!r}"
+        if text.startswith("did ") and not text.endswith(as_said(asked.name)):
+            yield f"{line.tool} {line.tool_use_id} of {line.label} was answered by {asked.name}, and told as {text!r}"
     for thread, runs in case.thread.items():
         view, part = case.records.views.get(runs[-1]), case.part_of.get(runs[-1])
         if view is None or part is None or view.ended is None or view.ended.kind != "needs_input" or part.is_open:
@@ -72,7 +72,7 @@ def _dismissed(case: Case, run_id: str, view: View) -> bool:
     return any(other.begun is not None and other.begun >= due for _, other, _ in others)
 
 
-def _others(case: Case, session: str, run_id: str) -> Iterator[tuple[Stored, View, Asked]]:
+def _others(case: Case, session: str, run_id: str) -> Iterator[tuple[Stored, View, SentRequest]]:
     for run in case.stored[session]:
         view, asked = case.records.views.get(run.run_id), case.asked_for(run.run_id)
         if run.run_id != run_id and view is not None and asked is not None:

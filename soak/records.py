@@ -10,27 +10,18 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct, field
 
+import judging.evidence
+from judging.evidence import ENDED, End
+
 DELETED: Final = 204
-ENDED: Final = frozenset({"succeeded", "failed", "cancelled", "needs_input"})
 
 
-class Asked(Struct, frozen=True, kw_only=True):
-    """A message that was sent. `sent_ns` (monotonic clock) is before its first byte left."""
+class SentRequest(judging.evidence.Request, frozen=True, kw_only=True):
+    """A message that was sent; its name is its label."""
 
-    label: str
-    session: str
     text: str
-    sent_ns: int
-    timeout_s: float | None = None
-    queue_timeout_s: float | None = None
-    keyed: bool = False
-    if_busy: str = "enqueue"
-    priority: int = 3
-    on_disconnect: str = "continue"
     thread: str = ""
     """The label of the message whose question this answers; none if it is a message of its own."""
-    requests: tuple[str, ...] = ()
-    """The ids of the input requests that it answers."""
 
 
 class Answered(Struct, frozen=True, kw_only=True):
@@ -49,55 +40,40 @@ class Cancel(Struct, frozen=True, kw_only=True):
     run_id: str
     status_code: int
     force: bool = False
-    told: float = 0.0
+    answered_s: float = -1.0
     held: bool = False
     """Whether it was shown as held after it had been answered that it has ended."""
 
 
-class Sweep(Struct, frozen=True, kw_only=True):
-    """A cancel of a session, with what it has `ended` and what it has `asked` to end."""
+class Sweep(judging.evidence.Sweep, frozen=True, kw_only=True):
+    """A cancel of a session, with the runs that it left `cancelling`."""
 
-    session: str
-    running: bool
-    force: bool
-    sent_ns: int
-    told: float = 0.0
     status_code: int = 0
-    ended: tuple[str, ...] = ()
-    asked: tuple[str, ...] = ()
+    cancelling: tuple[str, ...] = ()
 
 
-class Move(Struct, frozen=True, kw_only=True):
-    """A move of a run, to the place of a priority or (None) to the front."""
+class Move(judging.evidence.Move, frozen=True, kw_only=True):
+    """A move of a run."""
 
     run_id: str
-    priority: int | None
-    sent: float
-    told: float = 0.0
     status_code: int = 0
     code: str = ""
 
 
-class Pause(Struct, frozen=True, kw_only=True):
-    """A session that was paused for sure from `told` to `resuming`, in seconds and on the monotonic clock."""
+class Pause(judging.evidence.Pause, frozen=True, kw_only=True):
+    """A session that was paused for sure, on the monotonic clock too."""
 
-    session: str
-    told: float
-    told_ns: int
-    resuming: float
-    resuming_ns: int
+    since: int
+    until: int
 
 
-class Deletion(Struct, frozen=True, kw_only=True):
+class Deletion(judging.evidence.Deletion, frozen=True, kw_only=True):
     """A deletion of a session. `idle`: as far as its only client knows nothing of it waits or executes.
 
-    `unsure`: it was asked for before without an answer. `shown` is the status of the session when it was asked for
-    after that, 0 if it was not.
+    `unsure`: an earlier request for it had no answer. `shown` is the status of the session when it was read after
+    that, 0 if it was not.
     """
 
-    session: str
-    sent_ns: int
-    told_ns: int
     status_code: int
     idle: bool = False
     unsure: bool = False
@@ -107,13 +83,6 @@ class Deletion(Struct, frozen=True, kw_only=True):
     def may_have_deleted(self) -> bool:
         """Whether anything can be gone because of it."""
         return self.status_code == DELETED or self.unsure
-
-
-class Ended(Struct, frozen=True, kw_only=True):
-    """How a run ended, as a client was told. `kind` is a status, or the code of an error."""
-
-    kind: str
-    text: str
 
 
 class Stored(Struct, frozen=True, kw_only=True):
@@ -134,7 +103,7 @@ class View(Struct, frozen=True, kw_only=True):
     attempt: int = 0
     started: bool = False
     ended_at: str | None = None
-    ended: Ended | None = None
+    ended: End | None = None
     waited_s: float | None = None
     """From its acceptance to its start, or to its end if it never started."""
     took_s: float | None = None
@@ -177,7 +146,7 @@ class Seen(Struct, frozen=True, kw_only=True):
 class Records(Struct, kw_only=True):
     """Everything that is known from outside."""
 
-    asked: dict[str, Asked] = field(default_factory=dict)
+    asked: dict[str, SentRequest] = field(default_factory=dict)
     answered: list[Answered] = field(default_factory=list)
     unsure: set[str] = field(default_factory=set)
     """The labels of messages that were sent, once or once too often, without an answer."""
@@ -198,7 +167,7 @@ class Records(Struct, kw_only=True):
     """What befell workers of the server that served."""
     seen_waiting: dict[str, tuple[str, int]] = field(default_factory=dict)
     """By label: the run id that was listed while its client waited for the answer, and when that was known."""
-    told: dict[str, set[Ended]] = field(default_factory=lambda: defaultdict(set))
+    told: dict[str, set[End]] = field(default_factory=lambda: defaultdict(set))
     """By run id: every end that any client was told."""
     told_at: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     """By run id: every `ended_at` that any client was told."""
@@ -222,31 +191,31 @@ class Records(Struct, kw_only=True):
     """What executed, waited or was held at the end, by `/health`."""
 
 
-def ended_of_chat(body: dict[str, Any]) -> Ended:
+def ended_of_chat(body: dict[str, Any]) -> End:
     """Return the end that an answer of `/chat` tells."""
     if body["status"] == "needs_input":
         return _asks(body["input_requests"])
-    return Ended(kind="succeeded" if body["status"] == "success" else body["error_code"], text=body["response"])
+    return End(kind="succeeded" if body["status"] == "success" else body["error_code"], text=body["response"])
 
 
-def ended_of_run(run: dict[str, Any]) -> Ended | None:
+def ended_of_run(run: dict[str, Any]) -> End | None:
     """Return the end that a run of the run API tells, None if it has not ended."""
     if run["status"] not in ENDED:
         return None
     if run["error"] is not None:
-        return Ended(kind=run["error"]["code"], text=run["error"]["detail"] or run["error"]["code"])
+        return End(kind=run["error"]["code"], text=run["error"]["detail"] or run["error"]["code"])
     if run["status"] == "succeeded":
-        return Ended(kind="succeeded", text=run["output"])
+        return End(kind="succeeded", text=run["output"])
     if run["status"] == "needs_input":
         return _asks(run["input_requests"])
-    return Ended(kind=run["status"], text=f"the run was {run['status']}")
+    return End(kind=run["status"], text=f"the run was {run['status']}")
 
 
-def _asks(requests: list[dict[str, Any]]) -> Ended:
-    return Ended(kind="needs_input", text=" ".join(f"{each['id']} {each['name']}" for each in requests))
+def _asks(requests: list[dict[str, Any]]) -> End:
+    return End(kind="needs_input", text=" ".join(f"{each['id']} {each['name']}" for each in requests))
 
 
-def asked_by(ended: Ended) -> dict[str, str]:
+def asked_by(ended: End) -> dict[str, str]:
     """Return the input requests of a run that ended so, name by id."""
     words = ended.text.split() if ended.kind == "needs_input" else []
     return dict(zip(words[::2], words[1::2], strict=True))

@@ -32,10 +32,10 @@ def _wishes(records: Records) -> dict[str, str]:
         each
         for view in records.views.values()
         if view.label in answers and view.status
-        for each in records.asked[view.label].requests
+        for each in records.asked[view.label].answers
     }
     cancelled = {each.run_id for each in records.cancels} | {
-        run_id for each in records.sweeps for run_id in (*each.ended, *each.asked)
+        run_id for each in records.sweeps for run_id in each.stopped
     }
     alone = [
         run_id

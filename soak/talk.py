@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from soak.desk import POLL_S, Desk
 from soak.plan import DELETED, Say
-from soak.records import Answered, Asked, ended_of_chat
+from soak.records import Answered, SentRequest, ended_of_chat
 from soak.server import Server
 from soak.wire import Broken, Reply, Silent, ask
 
@@ -29,19 +29,19 @@ class Talk:
     async def say(self, say: Say, *, thread: str = "", requests: tuple[str, ...] = ()) -> Any:
         """Send a message, or the answers to `requests`; return the body of the answer, None if there is none."""
         server = await self._desk.relay.ready()
-        self._records.asked[say.label] = Asked(
-            label=say.label,
+        self._records.asked[say.label] = SentRequest(
+            name=say.label,
             session=say.session,
             text=say.text,
-            sent_ns=time.monotonic_ns(),
+            sent=time.monotonic_ns(),
             timeout_s=say.timeout_s,
             queue_timeout_s=say.queue_timeout_s,
-            keyed=say.keyed,
+            key=say.label if say.keyed else None,
             if_busy=say.if_busy,
             priority=3 if say.priority is None else say.priority,
             on_disconnect=say.on_disconnect,
             thread=thread,
-            requests=requests,
+            answers=requests,
         )
         self._desk.sessions[say.session] = None
         body = _body(say, requests)

@@ -29,7 +29,7 @@ def _moves(case: Case) -> Iterator[str]:
         view, label = case.records.views.get(move.run_id), case.label_of.get(move.run_id, "")
         if view is None or view.ended is None or view.ended_s is None:
             continue
-        if move.code == "too_late" and (view.begun is None or view.begun > move.told + CLOCKS_S):
+        if move.code == "too_late" and (view.begun is None or view.begun > move.answered_s + CLOCKS_S):
             yield f"run {move.run_id} ({label}) had not begun when it was too late to move it"
-        if move.code == "already_ended" and view.ended_s > move.told + CLOCKS_S:
+        if move.code == "already_ended" and view.ended_s > move.answered_s + CLOCKS_S:
             yield f"run {move.run_id} ({label}) had not ended when it was not moved for that"

@@ -4,11 +4,12 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from judging.evidence import End
 from soak.case import UNKNOWN, Rules
 from soak.judge import judge
 from soak.ledger import Line
 from soak.message import OUT_OF_ORDER
-from soak.records import Answered, Asked, Cancel, Ended, Exit, Records, Seen, Stored, View, digest
+from soak.records import Answered, Cancel, Exit, Records, Seen, SentRequest, Stored, View, digest
 
 Block = dict[str, Any]
 SESSION = "shared-0.0"
@@ -76,17 +77,17 @@ class World:
             assistant({"text": f"{QUEUED}: nothing done"}),
         ]
         self.ends = {
-            DONE: Ended(kind="succeeded", text=f"{DONE}: did token-1"),
-            BROKE: Ended(kind="succeeded", text=f"{BROKE}: went wrong token-2, did token-3"),
-            CRASHED: Ended(kind="crashed", text="the server died"),
-            FAILED: Ended(kind="agent_error", text=f"ConnectionError: {OUT_OF_ORDER}"),
-            QUEUED: Ended(kind="succeeded", text=f"{QUEUED}: nothing done"),
+            DONE: End(kind="succeeded", text=f"{DONE}: did token-1"),
+            BROKE: End(kind="succeeded", text=f"{BROKE}: went wrong token-2, did token-3"),
+            CRASHED: End(kind="crashed", text="the server died"),
+            FAILED: End(kind="agent_error", text=f"ConnectionError: {OUT_OF_ORDER}"),
+            QUEUED: End(kind="succeeded", text=f"{QUEUED}: nothing done"),
         }
         self.records = Records()
         for number, (label, text) in enumerate(TEXTS.items(), 1):
             run_id, end = f"run-{label}", self.ends[label]
             status = "succeeded" if end.kind == "succeeded" else "failed"
-            self.records.asked[label] = Asked(label=label, session=SESSION, text=text, sent_ns=number)
+            self.records.asked[label] = SentRequest(name=label, session=SESSION, text=text, sent=number)
             self.records.stored.append(
                 Stored(sequence=number, run_id=run_id, session=SESSION, status=status, attempt=1)
             )
@@ -108,7 +109,7 @@ class World:
         answer = Answered(label=DONE, status_code=200, at_ns=90, run_id=f"run-{DONE}")
         self.records.answered.append(answer)
         self.records.seen_waiting[QUEUED] = (f"run-{QUEUED}", 95)
-        self.records.asked["c5-0"] = Asked(label="c5-0", session=SESSION, text="c5-0 work.1", sent_ns=9)
+        self.records.asked["c5-0"] = SentRequest(name="c5-0", session=SESSION, text="c5-0 work.1", sent=9)
         self.records.answered.append(Answered(label="c5-0", status_code=503, at_ns=99))
         self.records.seen[SESSION].add(Seen(count=4, digest=digest(self.history[:4])))
         self.records.exits = [
@@ -122,7 +123,7 @@ class World:
         self.records.histories[SESSION] = self.history
         return judge(self.records, self.lines, rules)
 
-    def end(self, label: str, ended: Ended) -> None:
+    def end(self, label: str, ended: End) -> None:
         self.records.views[f"run-{label}"] = replace(self.records.views[f"run-{label}"], ended=ended)
 
     def view(self, label: str, **changes: Any) -> None:
@@ -139,7 +140,7 @@ class World:
 
     def be_cancelled(self, label: str = FAILED) -> None:
         """Have a run end as cancelled, which nobody has asked for."""
-        self.view(label, status="cancelled", ended=Ended(kind="cancelled", text="the run was cancelled"))
+        self.view(label, status="cancelled", ended=End(kind="cancelled", text="the run was cancelled"))
         place = next(n for n, each in enumerate(self.history) if each["content"] == [{"text": TEXTS[label]}])
         self.history[place + 1]["content"] = [{"text": "(This run ended early: cancelled.)"}]
         number = list(TEXTS).index(label)

@@ -5,15 +5,16 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
+from judging.evidence import End
 from soak.case import NOT_ANSWERED, NOT_GIVEN
 from soak.ledger import Line
 from soak.message import OUT_OF_ORDER
-from soak.records import Answered, Asked, Deletion, Ended, Move, Pause, Stored, Sweep, View
+from soak.records import Answered, Deletion, Move, Pause, SentRequest, Stored, Sweep, View
 from soak_support import DONE, FAILED, QUEUED, SESSION, World, assistant, ran, result, use, user
 
 ASKS, ANSWER, SECOND, NEXT = "q0-0", "a0-0", "a0-1", "c6-0"
 REQUEST = "request-1"
-NEEDS_INPUT = Ended(kind="needs_input", text=f"{REQUEST} {ASKS}.0")
+NEEDS_INPUT = End(kind="needs_input", text=f"{REQUEST} {ASKS}.0")
 TOLD = f"did token-6 as {ANSWER} said"
 OWN = "gone-0.0"
 LATE_NS = 10_000
@@ -25,8 +26,8 @@ class Asking(World):
     def __init__(self) -> None:
         super().__init__()
         self.add(ASKS, f"{ASKS} asks.1", begun=260.0, ended=NEEDS_INPUT)
-        self.add(ANSWER, "", begun=262.0, ended=Ended(kind="succeeded", text=f"{ASKS}: {TOLD}"), thread=ASKS)
-        self.add(NEXT, NEXT, begun=264.0, ended=Ended(kind="succeeded", text=f"{NEXT}: nothing done"))
+        self.add(ANSWER, "", begun=262.0, ended=End(kind="succeeded", text=f"{ASKS}: {TOLD}"), thread=ASKS)
+        self.add(NEXT, NEXT, begun=264.0, ended=End(kind="succeeded", text=f"{NEXT}: nothing done"))
         self.lines += [replace(line, run_id=f"run-{ANSWER}") for line in ran(ASKS, "asks", 6, "done", pid=3)]
         self.history += [
             user({"text": f"{ASKS} asks.1"}),
@@ -38,11 +39,11 @@ class Asking(World):
         ]
         self.refuse(SECOND, 409, "already_answered", REQUEST)
 
-    def add(self, label: str, text: str, *, begun: float, ended: Ended, thread: str = "") -> None:
+    def add(self, label: str, text: str, *, begun: float, ended: End, thread: str = "") -> None:
         number, run_id = len(self.records.stored) + 1, f"run-{label}"
         requests = (REQUEST,) if thread else ()
-        self.records.asked[label] = Asked(
-            label=label, session=SESSION, text=text, sent_ns=number, thread=thread, requests=requests
+        self.records.asked[label] = SentRequest(
+            name=label, session=SESSION, text=text, sent=number, thread=thread, answers=requests
         )
         self.records.stored.append(
             Stored(sequence=number, run_id=run_id, session=SESSION, status=ended.kind, attempt=1)
@@ -62,8 +63,8 @@ class Asking(World):
 
     def refuse(self, label: str, status_code: int, code: str, request: str) -> None:
         """Have an answer refused."""
-        self.records.asked[label] = Asked(
-            label=label, session=SESSION, text="", sent_ns=20, thread=ASKS, requests=(request,)
+        self.records.asked[label] = SentRequest(
+            name=label, session=SESSION, text="", sent=20, thread=ASKS, answers=(request,)
         )
         self.records.answered.append(Answered(label=label, status_code=status_code, at_ns=99, code=code))
 
@@ -84,11 +85,11 @@ class Asking(World):
 
     def delete(self, **changes: object) -> None:
         """Have somebody delete a session in which one run had ended."""
-        self.records.asked["d0-0"] = Asked(label="d0-0", session=OWN, text="d0-0", sent_ns=10)
+        self.records.asked["d0-0"] = SentRequest(name="d0-0", session=OWN, text="d0-0", sent=10)
         self.records.answered.append(Answered(label="d0-0", status_code=200, at_ns=20, run_id="run-d0-0"))
         self.records.views["run-d0-0"] = View(status_code=404)
         self.records.not_found["run-d0-0"] = 50
-        deletion = Deletion(session=OWN, sent_ns=30, told_ns=40, status_code=204, idle=True, shown=404)
+        deletion = Deletion(session=OWN, sent=30, answered=40, status_code=204, idle=True, shown=404)
         self.records.deletions.append(replace(deletion, **changes))
 
     def sweep(self, *, told: float, running: bool = False, status_code: int = 200, asked: tuple[str, ...] = ()) -> None:
@@ -97,19 +98,22 @@ class Asking(World):
                 session=SESSION,
                 running=running,
                 force=False,
-                sent_ns=LATE_NS,
-                told=told,
+                sent=LATE_NS,
+                answered_s=told,
+                answered=3 * LATE_NS,
                 status_code=status_code,
-                asked=asked,
+                stopped=asked,
+                cancelling=asked,
             )
         )
 
     def move(self, label: str, priority: int | None, told: float = 240.0, **more: object) -> None:
-        move = Move(run_id=f"run-{label}", priority=priority, sent=told - 0.1, told=told, status_code=200)
+        move = Move(run_id=f"run-{label}", priority=priority, sent_s=told - 0.1, answered_s=told, status_code=200)
         self.records.moves.append(replace(move, **more))
 
     def pause(self, told: float, resuming: float, at_ns: int = LATE_NS) -> None:
-        pause = Pause(session=SESSION, told=told, told_ns=at_ns, resuming=resuming, resuming_ns=at_ns + LATE_NS)
+        until = at_ns + LATE_NS
+        pause = Pause(session=SESSION, since_s=told, since=at_ns, until_s=resuming, until=until)
         self.records.pauses.append(pause)
 
     def leave(self, label: str, at: float, on_disconnect: str) -> None:
@@ -133,7 +137,7 @@ def leave_open(world: Asking) -> None:
 def withdraw(world: Asking) -> None:
     """Its run was cancelled while it waited for input."""
     world.dismiss()
-    world.cancel(ASKS, 200, told=261.5)
+    world.cancel(ASKS, 200, answered_s=261.5)
     world.view(NEXT, begun=261.6, ended_s=262.0)
 
 
@@ -141,7 +145,7 @@ def fail_after_the_answer(world: Asking) -> None:
     world.ask(ASKS, text=f"{ASKS} asks.1 error")
     world.history[16] = user({"text": f"{ASKS} asks.1 error"})
     world.records.stored[-2] = replace(world.records.stored[-2], status="failed")
-    world.view(ANSWER, status="failed", ended=Ended(kind="agent_error", text=OUT_OF_ORDER))
+    world.view(ANSWER, status="failed", ended=End(kind="agent_error", text=OUT_OF_ORDER))
     world.history[19] = assistant({"text": "(This run ended early: agent_error.)"}, {"text": OUT_OF_ORDER})
 
 
@@ -156,14 +160,14 @@ def delete_in_two_requests(world: Asking) -> None:
 
 def delete_once_more(world: Asking) -> None:
     """The first deletion took its time: what it deleted was sent after it."""
-    world.delete(sent_ns=5, shown=0)
-    world.records.deletions.append(Deletion(session=OWN, sent_ns=45, told_ns=50, status_code=404))
+    world.delete(sent=5, shown=0)
+    world.records.deletions.append(Deletion(session=OWN, sent=45, answered=50, status_code=404))
 
 
 def send_again_after_a_deletion(world: Asking) -> None:
     """Its client had no answer, and did not know that it had ended before."""
     world.delete()
-    world.records.asked["d0-0"] = replace(world.records.asked["d0-0"], text="d0-0 work.1", keyed=True)
+    world.records.asked["d0-0"] = replace(world.records.asked["d0-0"], text="d0-0 work.1", key="d0-0")
     world.records.unsure.add("d0-0")
     for run_id, at_ns in (("run-d0-0", 22), ("run-again", 60)):
         for line in ran("d0-0", "work", 9, "done", pid=3):
@@ -173,19 +177,19 @@ def send_again_after_a_deletion(world: Asking) -> None:
 
 
 def force_the_end_of_a_hold(world: Asking) -> None:
-    world.cancel(DONE, 200, force=True, told=212.0)
+    world.cancel(DONE, 200, force=True, answered_s=212.0)
 
 
 def overlap_by_force(world: Asking) -> None:
     world.lines[1], world.lines[2] = world.lines[2], world.lines[1]
-    world.cancel(DONE, 200, force=True, told=212.0)
+    world.cancel(DONE, 200, force=True, answered_s=212.0)
 
 
 def cancel_a_session(world: Asking) -> None:
     world.be_cancelled()
     world.sweep(told=240.9, running=True, status_code=202, asked=(f"run-{FAILED}",))
     for label in (ASKS, ANSWER, NEXT, QUEUED):
-        world.ask(label, sent_ns=2 * LATE_NS)
+        world.ask(label, sent=2 * LATE_NS)
     for number, line in enumerate(world.lines):
         if line.label in (ASKS, QUEUED):
             world.lines[number] = replace(line, at_ns=3 * LATE_NS + number)
@@ -248,15 +252,15 @@ def test_whatever_may_be_is_no_fault(story: Callable[[Asking], None]) -> None:
 
 
 def answer_twice(world: Asking) -> None:
-    world.add(SECOND, "", begun=263.5, ended=Ended(kind="succeeded", text=f"{ASKS}: {TOLD}"), thread=ASKS)
+    world.add(SECOND, "", begun=263.5, ended=End(kind="succeeded", text=f"{ASKS}: {TOLD}"), thread=ASKS)
 
 
 def answer_another_question(world: Asking) -> None:
-    world.ask(ANSWER, requests=("another",))
+    world.ask(ANSWER, answers=("another",))
 
 
 def ask_what_no_tool_asks(world: Asking) -> None:
-    world.view(ASKS, ended=Ended(kind="needs_input", text=f"{REQUEST} {ASKS}.1"))
+    world.view(ASKS, ended=End(kind="needs_input", text=f"{REQUEST} {ASKS}.1"))
 
 
 def go_on_without_an_answer(world: Asking) -> None:
@@ -267,7 +271,7 @@ def go_on_with_another_answer(world: Asking) -> None:
     told = TOLD.replace(ANSWER, SECOND)
     world.history[18]["content"] = [result(6, told, "success")]
     world.history[19]["content"] = [{"text": f"{ASKS}: {told}"}]
-    world.view(ANSWER, ended=Ended(kind="succeeded", text=f"{ASKS}: {told}"))
+    world.view(ANSWER, ended=End(kind="succeeded", text=f"{ASKS}: {told}"))
 
 
 def refuse_the_only_answer(world: Asking) -> None:
@@ -284,7 +288,7 @@ def not_know_the_question(world: Asking) -> None:
 
 
 def accept_an_answer_to_nothing(world: Asking) -> None:
-    world.ask(ANSWER, requests=("unknown",))
+    world.ask(ANSWER, answers=("unknown",))
     world.records.answered.append(Answered(label=ANSWER, status_code=200, at_ns=99, run_id=f"run-{ANSWER}"))
 
 
@@ -303,7 +307,7 @@ def dismiss_for_nothing(world: Asking) -> None:
 
 
 def answer_what_had_ended(world: Asking) -> None:
-    world.view(ASKS, status="succeeded", ended=Ended(kind="succeeded", text="done"))
+    world.view(ASKS, status="succeeded", ended=End(kind="succeeded", text="done"))
 
 
 def show_a_closed_round_as_pending(world: Asking) -> None:
@@ -319,15 +323,15 @@ def show_an_open_round_as_closed(world: Asking) -> None:
 
 
 def stay_held(world: Asking) -> None:
-    world.cancel(DONE, 200, force=True, told=212.0, held=True)
+    world.cancel(DONE, 200, force=True, answered_s=212.0, held=True)
 
 
 def end_after_a_forced_cancel(world: Asking) -> None:
-    world.cancel(DONE, 200, force=True, told=210.5)
+    world.cancel(DONE, 200, force=True, answered_s=210.5)
 
 
 def ask_after_a_cancel(world: Asking) -> None:
-    world.cancel(ASKS, 202, told=260.5)
+    world.cancel(ASKS, 202, answered_s=260.5)
 
 
 def end_though_its_session_was_cancelled(world: Asking) -> None:
@@ -344,7 +348,7 @@ def wait_and_be_left_out(world: Asking) -> None:
 
 def be_cancelled_with_a_session_that_says_otherwise(world: Asking) -> None:
     cancel_a_session(world)
-    world.records.sweeps = [replace(world.records.sweeps[0], asked=())]
+    world.records.sweeps = [replace(world.records.sweeps[0], stopped=(), cancelling=())]
 
 
 def be_cancelled_as_soon_as_the_client_leaves(world: Asking) -> None:
@@ -400,7 +404,7 @@ def give_up_what_was_paused(world: Asking) -> None:
 
 
 def given_up(world: Asking) -> None:
-    ended = Ended(kind="queue_timeout", text="it waited too long")
+    ended = End(kind="queue_timeout", text="it waited too long")
     world.ask(QUEUED, queue_timeout_s=0.5)
     world.view(
         QUEUED, status="failed", started=False, ended=ended, begun=None, took_s=None, waited_s=0.6, ended_s=105.6

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
+from judging.evidence import End
 from soak.case import NOT_STARTED, UNKNOWN, Rules
 from soak.ledger import Line
-from soak.records import Answered, Asked, Ended, Exit, Seen, Struck, View
+from soak.records import Answered, Exit, Seen, SentRequest, Struck, View
 from soak_support import BROKE, CRASHED, DONE, FAILED, QUEUED, SESSION, World, ran, result, user
 
 
@@ -35,7 +36,7 @@ def leave_a_run_waiting(world: World) -> None:
 
 
 def tell_two_outcomes(world: World) -> None:
-    world.records.told[f"run-{DONE}"].add(Ended(kind="crashed", text="the server died"))
+    world.records.told[f"run-{DONE}"].add(End(kind="crashed", text="the server died"))
 
 
 def tell_two_ends(world: World) -> None:
@@ -43,7 +44,7 @@ def tell_two_ends(world: World) -> None:
 
 
 def tell_another_answer(world: World) -> None:
-    world.end(DONE, Ended(kind="succeeded", text="c0-0: did something"))
+    world.end(DONE, End(kind="succeeded", text="c0-0: did something"))
 
 
 def start_a_tool_twice(world: World) -> None:
@@ -101,7 +102,7 @@ def accept_out_of_order(world: World) -> None:
 
 
 def send_after_an_answer_what_comes_before_it(world: World) -> None:
-    world.records.asked[DONE] = replace(world.records.asked[DONE], sent_ns=600)
+    world.records.asked[DONE] = replace(world.records.asked[DONE], sent=600)
 
 
 def execute_in_another_order(world: World) -> None:
@@ -126,7 +127,7 @@ def run_what_was_refused(world: World) -> None:
 
 
 def fail_without_reason(world: World) -> None:
-    world.end(QUEUED, Ended(kind="agent_error", text="the conversation is malformed"))
+    world.end(QUEUED, End(kind="agent_error", text="the conversation is malformed"))
 
 
 def close_otherwise(world: World) -> None:
@@ -138,7 +139,7 @@ def say_another_reason(world: World) -> None:
 
 
 def time_out_without_a_timeout(world: World) -> None:
-    world.end(CRASHED, Ended(kind="timeout", text="the time was up"))
+    world.end(CRASHED, End(kind="timeout", text="the time was up"))
 
 
 def time_out_early(world: World) -> None:
@@ -152,7 +153,7 @@ def take_too_long(world: World) -> None:
 
 
 def crash_without_a_tool(world: World) -> None:
-    world.end(FAILED, Ended(kind="crashed", text="the server died"))
+    world.end(FAILED, End(kind="crashed", text="the server died"))
 
 
 def try_too_often(world: World) -> None:
@@ -340,7 +341,7 @@ def test_a_run_that_was_given_up_while_it_waited_leaves_no_trace() -> None:
     run_id = f"run-{QUEUED}"
     world.records.asked[QUEUED] = replace(world.records.asked[QUEUED], queue_timeout_s=0.5)
     world.records.stored[-1] = replace(world.records.stored[-1], status="failed")
-    ended = Ended(kind="queue_timeout", text="it waited too long")
+    ended = End(kind="queue_timeout", text="it waited too long")
     view = View(status_code=200, status="failed", ended_at="t5", ended=ended, created=105.0, ended_s=105.6)
     world.records.views[run_id] = view
     world.records.told[run_id] = {ended}
@@ -354,7 +355,7 @@ def test_a_run_that_was_given_up_while_it_waited_leaves_no_trace() -> None:
 def test_a_run_may_ask_its_model_and_be_known_to_nobody_if_its_server_died_while_that_was_committed() -> None:
     """Once it starts a tool it is kept, and once anybody has heard of it."""
     world = World()
-    world.records.asked["c9-9"] = Asked(label="c9-9", session=SESSION, text="c9-9 work.1", sent_ns=900)
+    world.records.asked["c9-9"] = SentRequest(name="c9-9", session=SESSION, text="c9-9 work.1", sent=900)
     world.lines.append(Line(kind="model", session=SESSION, label="c9-9", pid=2, at_ns=901))
     assert world.judged() == []
     world.records.answered.append(Answered(label="c9-9", status_code=202, at_ns=99, run_id="run-c9-9"))
