@@ -21,9 +21,9 @@ def grown(evidence: Evidence) -> Iterator[str]:
             yield f"the history of {view.session} was changed in its first {view.count} messages"
 
 
-def malformed(history: Sequence[Any], asks: Callable[[Use], bool]) -> list[str]:
+def malformed(history: Sequence[Any], requests_input: Callable[[Use], bool]) -> list[str]:
     """Return what a provider would refuse; a round at the end that waits for input counts as closed."""
-    return check_history([*history, *_closing(history, asks)])
+    return check_history([*history, *_closing(history, requests_input)])
 
 
 def open_uses(history: Sequence[Any]) -> list[Use]:
@@ -32,9 +32,9 @@ def open_uses(history: Sequence[Any]) -> list[Use]:
     return [block["toolUse"] for block in last["content"] if "toolUse" in block]
 
 
-def _closing(history: Sequence[Any], asks: Callable[[Use], bool]) -> list[Any]:
+def _closing(history: Sequence[Any], requests_input: Callable[[Use], bool]) -> list[Any]:
     uses = open_uses(history)
-    if not any(map(asks, uses)):
+    if not any(map(requests_input, uses)):
         return []
     results = [
         {"toolResult": {"toolUseId": use["toolUseId"], "status": "success", "content": [{"text": TO_COME}]}}

@@ -99,7 +99,7 @@ def paused(evidence: Evidence) -> Iterator[str]:
                 yield f"run {run.label} started when {pause.session} had been paused for {for_s:.4f} s"
 
 
-def exclusive(evidence: Evidence) -> Iterator[str]:
+def one_at_a_time(evidence: Evidence) -> Iterator[str]:
     """Yield the runs of one session that worked at once, unless the session was free by force or after its hold."""
     for session, work in evidence.work.items():
         working: list[tuple[int, int]] = []

@@ -16,7 +16,7 @@ from simulation.trial import STORES, play, play_all
 
 SHOWN = 20
 """How many broken seeds are shown at most; a few are as good as all."""
-TELL_EVERY_S = 10.0
+REPORT_EVERY_S = 10.0
 """How often it is told how far it is, where there is no terminal."""
 
 
@@ -52,7 +52,7 @@ def search(first: int, seeds: int | None, journals: list[str]) -> int:
     numbers = count(first) if seeds is None else iter(range(first, first + seeds))
     console = Console()
     started = time.monotonic()
-    told = started
+    reported = started
     worlds = runs = broken = 0
 
     def line() -> Text:
@@ -76,8 +76,8 @@ def search(first: int, seeds: int | None, journals: list[str]) -> int:
                             markup=False,
                         )
                 shown.update(line())
-                if not console.is_terminal and time.monotonic() > told + TELL_EVERY_S:
-                    told = time.monotonic()
+                if not console.is_terminal and time.monotonic() > reported + REPORT_EVERY_S:
+                    reported = time.monotonic()
                     console.print(line())
                 if broken >= SHOWN:
                     break

@@ -31,7 +31,7 @@ def evidence_of(life: Life, timeline: Timeline) -> Evidence:
         refused=frozenset(timeline.refused.keys() - timeline.unsure - answered),
         happened=frozenset(executed | {run.request.name for run in runs.values()}),
         became=frozenset(timeline.answered),
-        reported={run.id: {_end(*end) for end in run.told} for run in seen},
+        reported={run.id: {_end(*end) for end in run.reported} for run in seen},
         cancels=[cancel for run in seen for cancel in _cancels(run)],
         sweeps=list(timeline.sweeps.values()),
         pauses=timeline.pauses if life.steady else [],

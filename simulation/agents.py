@@ -7,13 +7,13 @@ else of it. Once its process is dead, it does nothing any more, whatever is call
 
 from simulation.performance import Broken, Performance
 from simulation.process import Process, alive
-from simulation.record import told
+from simulation.record import line_of
 from strandline._agents.port import Attempt, Finished, SessionAgent
 from strandline._history import Progress
 from strandline._model import AgentRecord, NeedsInput, SessionKey, StateRecord
 
 
-class Stage:
+class Phase:
     """The target of one process."""
 
     singleton = False
@@ -58,7 +58,7 @@ class Player:
             text=text,
             session=self._key,
             attempt=attempt.context.attempt,
-            knows=told(self._messages),
+            knows=line_of(self._messages),
             state=self._state.get("after", ""),
             going_on=len(attempt.messages),
             answers=answers,

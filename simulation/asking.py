@@ -45,8 +45,8 @@ def questions_of(runs: dict[str, Run]) -> dict[str, Question]:
     questions: dict[str, Question] = {run_id: each for run_id, each in found.items() if each.requests}
     by_request = {request: each for each in questions.values() for request in each.requests}
     for run in sorted(runs.values(), key=lambda run: run.sequence):
-        asked = {by_request[each].run.run_id for each in answered_by(run) if each in by_request}
-        for run_id in sorted(asked):
+        requested = {by_request[each].run.run_id for each in answered_by(run) if each in by_request}
+        for run_id in sorted(requested):
             questions[run_id].answers.append(run)
     return questions
 

@@ -4,10 +4,10 @@ import asyncio
 
 from msgspec.structs import replace
 
+from simulation.operations import cancel, move, pause
 from simulation.script import draw
 from simulation.server import Gone, Server
 from simulation.town import Town, note_end, reachable
-from simulation.wishes import cancel, move, pause
 from strandline._engine.admission import Ticket
 from strandline._engine.requests import Request
 from strandline._engine.streams import Later
@@ -55,7 +55,7 @@ async def _ask(town: Town, request: Request) -> None:
     server = await reachable(town)
     if server is None:
         return
-    _note_asked(town, request)
+    _note_requested(town, request)
     twin = None
     if request.idempotency_key is not None:
         if request.answers is None:
@@ -101,9 +101,9 @@ def _text_of(request: Request) -> str:
     return str(request.metadata["text"])
 
 
-def _note_asked(town: Town, request: Request) -> None:
+def _note_requested(town: Town, request: Request) -> None:
     town.note(
-        "asked",
+        "requested",
         _text_of(request),
         session=request.key,
         if_busy=request.if_busy,
@@ -156,11 +156,11 @@ async def _follow(town: Town, server: Server, ticket: Ticket, request: Request) 
     ):
         if chance.happens(how_likely):
             others.append(asyncio.ensure_future(doing(town, key, run)))
-    told = await _wait(town, server, ticket, chance.between(0.1, 20.0))
-    if told is not None:
-        note_end(town, run, told)
-        if isinstance(told, Outcome) and told.input_requests:
-            others += _people(town, key, told.input_requests)
+    received = await _wait(town, server, ticket, chance.between(0.1, 20.0))
+    if received is not None:
+        note_end(town, run, received)
+        if isinstance(received, Outcome) and received.input_requests:
+            others += _people(town, key, received.input_requests)
     if others:
         await asyncio.wait(others)
         for other in others:
@@ -186,10 +186,10 @@ async def _answer(town: Town, key: SessionKey, requests: list[InputRequest]) -> 
     await asyncio.sleep(chance.random() ** 2 * 30)
     text = town.new_text()
     town.scripts[text] = draw(chance, town.traits, answers=True)
-    asked = [each.id for each in requests]
+    requested = [each.id for each in requests]
     if chance.happens(0.1):
-        asked = [*asked[1:], f"i:{text}.0.0:0"] if chance.happens(0.5) else asked[:-1] or ["nobody's"]
-    request = Request(key=key, answers=dict.fromkeys(asked, text), metadata={"text": text})
+        requested = [*requested[1:], f"i:{text}.0.0:0"] if chance.happens(0.5) else requested[:-1] or ["nobody's"]
+    request = Request(key=key, answers=dict.fromkeys(requested, text), metadata={"text": text})
     if chance.happens(town.traits.on_questions):  # they do not know how to name what they answer
         request = replace(request, answers=None, input=text, on_question=OnQuestion.ANSWER)
     if chance.happens(town.traits.keys):
@@ -205,9 +205,9 @@ async def _twin(town: Town, request: Request) -> None:
         return
     if (answer := await _submit(town, server, request)) is not None:
         _, ticket = answer
-        told = await _wait(town, server, ticket, town.chance.between(0.1, 20.0))
-        if told is not None:
-            note_end(town, ticket.run_id, told)
+        received = await _wait(town, server, ticket, town.chance.between(0.1, 20.0))
+        if received is not None:
+            note_end(town, ticket.run_id, received)
 
 
 async def _send_again(town: Town, request: Request) -> tuple[Server, Ticket] | None:
@@ -245,9 +245,9 @@ async def _present(town: Town, server: Server, ticket: Ticket) -> Outcome | Late
     service.joined(run)
     lost = True
     try:
-        told = await ticket.outcome()
+        received = await ticket.outcome()
         lost = False
-        return told
+        return received
     finally:
         if server.alive:
             if lost:

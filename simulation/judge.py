@@ -13,7 +13,7 @@ from simulation.adapter import as_reported, evidence_of
 from simulation.control import cancelled, cancelled_all, discarded, refused_as_busy, reused
 from simulation.life import Life
 from simulation.order import ordered
-from simulation.questions import answered_in_time, asked_and_waited, waited_for_input_s
+from simulation.questions import answered_in_time, waited_for_answer, waited_for_input_s
 from simulation.rest import forgotten_at_rest, forgotten_in_time
 from simulation.script import SECRET, Ends
 from simulation.seen import Attempt, ObservedRun
@@ -23,7 +23,7 @@ from strandline._model import ErrorCode, Outcome, Run, RunStatus
 
 KNOWN_LATER_S = 1.0
 """How much later than the end of a run it may become known to its server that it has ended: a disk may be slow."""
-SETTLE_S = 1.0
+FINISH_S = 1.0
 """How long runs get to settle in a drain, once they were stopped."""
 
 
@@ -32,7 +32,7 @@ def judge(life: Life) -> list[str]:
     timeline = Timeline(life)
     rules = (_continued_later, _caused, _bounded, _kept_out, _in_time)
     control = (cancelled, cancelled_all, discarded, refused_as_busy, reused, ordered)
-    questions = (answered_in_time, asked_and_waited)
+    questions = (answered_in_time, waited_for_answer)
     rest = (forgotten_at_rest, forgotten_in_time)
     truths = (truthful, remembered)
     return [
@@ -85,7 +85,7 @@ def _cause(life: Life, timeline: Timeline, run: ObservedRun, outcome: Outcome) -
             yield "and nothing had crashed"
         # A server that stops on a full disk cannot keep how its runs ended: at the next start they have crashed.
         cut_off = last is not None and (last.crashed or (life.faulty and bool(timeline.drains)))
-        in_a_tool = cut_off and last in run.asked.values()
+        in_a_tool = cut_off and last in run.requested.values()
         # (Of those whose worker is ended because another's code blocks it, nobody waits until they are dead.)
         fails = in_a_tool and (life.options.unknown_tool == "fail" or (last is not None and last.beside_blocked))
         if not (not life.resumable or life.runs[run.id].attempt >= life.options.max_attempts or fails):
@@ -113,8 +113,8 @@ def _in_the_middle(life: Life, run: ObservedRun, attempt: Attempt) -> list[str]:
     again = run.idempotent if life.options.idempotent_tools else set()
     return [
         tool
-        for tool, asked_in in run.asked.items()
-        if asked_in is attempt and tool in run.begun and tool not in run.finished and tool not in again
+        for tool, requested_in in run.requested.items()
+        if requested_in is attempt and tool in run.begun and tool not in run.finished and tool not in again
     ]
 
 
@@ -126,7 +126,7 @@ def _own_cause(life: Life, run: ObservedRun, last: Attempt, outcome: Outcome) ->
         if last.how != "answered" or outcome.output != f"a:{run.text}":
             yield f"but its agent {last.how}"
     elif outcome.status is RunStatus.NEEDS_INPUT:
-        if last.how != "asked" or last.asks != [each.id for each in outcome.input_requests]:
+        if last.how != "asked" or last.requests_input != [each.id for each in outcome.input_requests]:
             yield f"but its agent {last.how}"
     elif code is ErrorCode.AGENT_ERROR:
         if not (
@@ -204,7 +204,7 @@ def _was_left(life: Life, attempt: Attempt, begun: Attempt) -> bool:
 def _in_time(life: Life, timeline: Timeline) -> Iterator[str]:
     options = life.options
     for process, took_s, faulty in timeline.drains:
-        grace_s = options.drain_grace_s + options.stop_grace_s + SETTLE_S
+        grace_s = options.drain_grace_s + options.stop_grace_s + FINISH_S
         if took_s > (2 * grace_s if faulty else grace_s) + SLACK_S:
             yield f"the drain of process {process} took {took_s:.1f} s"
     if not life.steady or life.faulty:

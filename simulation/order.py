@@ -29,7 +29,7 @@ def _may_stand_behind_more(timeline: Timeline, run: ObservedRun) -> bool:
     others were accepted in its place; of each session that is one run at most. So it is with an answer, which no bound
     holds.
     """
-    before = any(nth < run.accepted_nth for nth in timeline.ends) or timeline.was_asked(run.request.session)
+    before = any(nth < run.accepted_nth for nth in timeline.ends) or timeline.had_question(run.request.session)
     return run.request.key is not None and before
 
 

@@ -25,7 +25,7 @@ class Part(Struct, frozen=True, kw_only=True):
     hidden: bool
     opened: Message | None = None
     """The message whose round it closes, which an earlier run had left open."""
-    asked: Question | None = None
+    question: Question | None = None
     """The last question of that round."""
 
 
@@ -52,25 +52,25 @@ class _Splitter:
         self._messages = life.history[key]
         self._hidden = life.hidden[key]
         self._opened: Message | None = None
-        self._asked: Question | None = None
+        self._question: Question | None = None
 
     def parts(self) -> Iterator[Part]:
         start = 0
         while start < len(self._messages):
             closes = self._closes(self._messages[start])
-            run = self._closer(start) if closes else self._asks(self._messages[start])
-            opened, asked = (self._opened, self._asked) if closes else (None, None)
+            run = self._closer(start) if closes else self._requests_input(self._messages[start])
+            opened, question = (self._opened, self._question) if closes else (None, None)
             hidden = start in self._hidden
             end = self._end(start, run)
-            yield Part(run=run, messages=self._messages[start:end], hidden=hidden, opened=opened, asked=asked)
+            yield Part(run=run, messages=self._messages[start:end], hidden=hidden, opened=opened, question=question)
             if not (closes and hidden):  # else the journal closes the round once more
-                self._opened = self._asked = None
+                self._opened = self._question = None
             question = None if run is None else self._questions.get(run.id)
             if question is not None and question.tools <= {*uses(self._messages[end - 1])}:
-                self._opened, self._asked = self._messages[end - 1], last_of(question, self._questions)
+                self._opened, self._question = self._messages[end - 1], last_of(question, self._questions)
             start = end
 
-    def _asks(self, message: Message) -> ObservedRun | None:
+    def _requests_input(self, message: Message) -> ObservedRun | None:
         return self._texts.get(message["content"][0].get("text", "")) if message["role"] == "user" else None
 
     def _closes(self, message: Message) -> bool:
@@ -79,17 +79,17 @@ class _Splitter:
 
     def _closer(self, start: int) -> ObservedRun | None:
         """Return the run that closes the open round, None if none does."""
-        assert self._asked is not None
+        assert self._question is not None
         two = self._messages[start : start + 2]
-        if self._asked.answer is None or (start not in self._hidden and last_text(two) == NOT_ANSWERED):
+        if self._question.answer is None or (start not in self._hidden and last_text(two) == NOT_ANSWERED):
             return None
-        return self._runs.get(self._asked.answer.run_id)
+        return self._runs.get(self._question.answer.run_id)
 
     def _end(self, start: int, run: ObservedRun | None) -> int:
         question = None if run is None else self._questions.get(run.id)
         for n in range(start, len(self._messages)):
             message = self._messages[n]
-            another = self._asks(message) or (n in self._hidden) is not (start in self._hidden)
+            another = self._requests_input(message) or (n in self._hidden) is not (start in self._hidden)
             if n > start and another:
                 return n
             if question is not None and question.tools <= {*uses(message)}:

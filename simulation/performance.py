@@ -44,8 +44,8 @@ class Performance:
             ended = progress.results
         else:
             return
-        asked = [block["toolUse"]["toolUseId"] for block in progress.messages[-1]["content"] if "toolUse" in block]
-        self._again = {each: ended.get(each) for each in asked}
+        requested = [block["toolUse"]["toolUseId"] for block in progress.messages[-1]["content"] if "toolUse" in block]
+        self._again = {each: ended.get(each) for each in requested}
         if progress.takes_answers:
             assert progress.question_state is not None
             self._given = progress.question_state["given"]
@@ -61,8 +61,8 @@ class Performance:
             raise Broken("the agent could not be built") from AgentFailed("built badly")
         first = sum(message["role"] == "user" for message in attempt.messages) - 1
         for number in range(first, len(script.rounds)):
-            if (asked := await self._round(number)) is not None:
-                return Finished(ending=asked, state={"after": self._text})
+            if (requested := await self._round(number)) is not None:
+                return Finished(ending=requested, state={"after": self._text})
         answer = f"a:{self._text}"
         await self._model(len(script.rounds), answer)
         self._say({"role": "assistant", "content": [{"text": answer}]}, answer)
@@ -118,7 +118,7 @@ class Performance:
             self._note_round(start, [self._tool_of(each) for each in start])
         await attempt.begin_round()
         alive(self._process)
-        self._process.note("staged", self._run)
+        self._process.note("checkpointed", self._run)
         attempt.enter("tool work")
         breaks = number == self._script.at and self._script.in_tool and self._script.ends is Ends.RAISES
         working = [
@@ -134,7 +134,7 @@ class Performance:
             raise
         alive(self._process)
         if requests := [each for each in came if isinstance(each, InputRequest)]:
-            return self._asks(requests)
+            return self._requests_input(requests)
         ended = {each["toolUseId"]: each for each in came if not isinstance(each, InputRequest)}
         results = [ended.get(each) or (known or {})[each] for each in ids]
         attempt.add({"role": "user", "content": [{"toolResult": result} for result in results]})
@@ -145,9 +145,9 @@ class Performance:
     def _note_round(self, ids: list[str], tools: list[Tool]) -> None:
         self._process.note("round", self._run, ids=ids, idempotent=[tool.name == "look" for tool in tools])
 
-    def _asks(self, requests: list[InputRequest]) -> NeedsInput:
+    def _requests_input(self, requests: list[InputRequest]) -> NeedsInput:
         """Have the run end with a question, all of whose requests are answered together."""
-        self._process.note("asks", self._run, requests=[each.id for each in requests])
+        self._process.note("requests_input", self._run, requests=[each.id for each in requests])
         given = {**self._given, **{each.reason: self._given.get(each.reason, 0) + 1 for each in requests}}
         return NeedsInput(requests, {"given": given})
 
@@ -158,7 +158,7 @@ class Performance:
         process.note("begun", run, id=tool_use_id)
         given = self._given.get(tool_use_id, 0)
         try:
-            if given < tool.asks:
+            if given < tool.requests_input:
                 await self._wait(tool.takes_s)
                 return InputRequest(request_id(tool_use_id, given), "sure", tool_use_id)
             if tool.in_thread:

@@ -19,7 +19,7 @@ class Process(Protocol):
     record: Record
     scripts: dict[str, Script]
 
-    def note(self, what: str, run: str = "", **facts: Any) -> None:
+    def note(self, what: str, run: str = "", **details: Any) -> None:
         """Write down an event."""
         ...
 

@@ -27,7 +27,7 @@ def answered_in_time(life: Life, timeline: Timeline) -> Iterator[str]:
             if 0 <= run.withdrawn_nth < request.sent:
                 yield f"run {answer.run_id} was accepted although what run {run.id} asked had been taken back"
             for sweep in timeline.sweeps.values():
-                over = sweep.running and sweep.session == answer.key and 0 <= run.told_nth < sweep.sent
+                over = sweep.running and sweep.session == answer.key and 0 <= run.reported_nth < sweep.sent
                 if over and 0 <= sweep.answered < request.sent:
                     yield f"run {answer.run_id} was accepted although its session had been cancelled, question and all"
             later = timeline.runs[answer.run_id]
@@ -42,67 +42,67 @@ def answered_in_time(life: Life, timeline: Timeline) -> Iterator[str]:
 
 def _dismissed_before(life: Life, timeline: Timeline, question: Question, answer: Run) -> Iterator[str]:
     """Say which runs had ended a question that was answered later."""
-    asked_at = question.run.ended_at
+    question_at = question.run.ended_at
     for other in _others(timeline, question):
-        is_between = asked_at is not None and asked_at < other.created_at and other.sequence < answer.sequence
+        is_between = question_at is not None and question_at < other.created_at and other.sequence < answer.sequence
         if life.steady and is_between and timeline.requests[text_of(other)].dismisses:
-            asked = question.run.run_id
-            yield f"run {answer.run_id} answers what run {asked} asked and run {other.run_id} had dismissed"
+            asker = question.run.run_id
+            yield f"run {answer.run_id} answers what run {asker} asked and run {other.run_id} had dismissed"
 
 
-def asked_and_waited(life: Life, timeline: Timeline) -> Iterator[str]:
+def waited_for_answer(life: Life, timeline: Timeline) -> Iterator[str]:
     """Say which runs started while their session waited for input, or before the answer."""
     order = timeline.in_order_of_start()
     for question in timeline.questions.values():
-        asked, answer = question.run, question.answer
-        started = [run.id for run in order.get(asked.key, ())]
+        asker, answer = question.run, question.answer
+        started = [run.id for run in order.get(asker.key, ())]
         if answer is not None and answer.run_id in started:
-            between = started[started.index(asked.run_id) + 1 : started.index(answer.run_id)]
+            between = started[started.index(asker.run_id) + 1 : started.index(answer.run_id)]
             if between:
-                yield f"runs {between} started before run {answer.run_id}, which answers run {asked.run_id}"
+                yield f"runs {between} started before run {answer.run_id}, which answers run {asker.run_id}"
         if life.steady:
             for kept in life.runs.values():
-                if kept.key == asked.key:
+                if kept.key == asker.key:
                     yield from _waited(life, timeline, question, kept)
 
 
 def _waited(life: Life, timeline: Timeline, question: Question, kept: Run) -> Iterator[str]:
     """Say whether a run started, or was accepted, too early for a question."""
-    asked, answer = question.run, question.answer
-    assert asked.ended_at is not None
+    asker, answer = question.run, question.answer
+    assert asker.ended_at is not None
     run = timeline.runs[kept.run_id]
-    if kept is answer or kept is asked:
+    if kept is answer or kept is asker:
         return
-    over = asked.ended_at + life.options.input_timeout_s
+    over = asker.ended_at + life.options.input_timeout_s
     if answer is not None:
         # (Until it was accepted for sure: the answer itself closes the session no longer than it waits or executes.)
         over = min(over, answer.started_at or answer.ended_at or over)
     over = min([over, *closed_at(timeline, question)])
-    at_a_time = asked.ended_at - EPOCH + SOON_S < run.request.sent_s and run.accepted_at < over - EPOCH - SOON_S
+    at_a_time = asker.ended_at - EPOCH + SOON_S < run.request.sent_s and run.accepted_at < over - EPOCH - SOON_S
     if answer is not None or not run.accepted or not at_a_time:
         return
     if run.request.must_not_wait:
-        yield f"run {kept.run_id} was accepted, and was not to wait for what run {asked.run_id} had asked"
+        yield f"run {kept.run_id} was accepted, and was not to wait for what run {asker.run_id} had asked"
     if run.request.on_question is OnQuestion.ANSWER and len(question.requests) == 1:
-        yield f"run {kept.run_id} was accepted, and does not answer what run {asked.run_id} had asked"
+        yield f"run {kept.run_id} was accepted, and does not answer what run {asker.run_id} had asked"
 
 
 def closed_at(timeline: Timeline, question: Question) -> Iterator[float]:
     """Yield when somebody may have given up a question: by a run that dismisses it, by a cancel of the run that asks or
     of its session, or by leaving."""
-    asked = question.run
-    assert asked.ended_at is not None
+    asker = question.run
+    assert asker.ended_at is not None
     for run in timeline.runs.values():  # one that was told to be accepted before had nothing to give up
-        came_later = not run.accepted or EPOCH + run.accepted_at >= asked.ended_at
-        if run.request.session == asked.key and run.request.dismisses and came_later:
+        came_later = not run.accepted or EPOCH + run.accepted_at >= asker.ended_at
+        if run.request.session == asker.key and run.request.dismisses and came_later:
             yield EPOCH + run.request.sent_s
-    asker = timeline.runs[asked.run_id]
-    yield from (EPOCH + at for at in asker.cancelling_at)
-    if asker.request.on_disconnect is OnDisconnect.CANCEL:
-        yield from (EPOCH + at for at in asker.hung_up_at)
+    seen = timeline.runs[asker.run_id]
+    yield from (EPOCH + at for at in seen.cancelling_at)
+    if seen.request.on_disconnect is OnDisconnect.CANCEL:
+        yield from (EPOCH + at for at in seen.hung_up_at)
     for sweep in timeline.sweeps.values():
-        came_later = sweep.answered < 0 or EPOCH + sweep.answered_s >= asked.ended_at
-        if sweep.session == asked.key and sweep.running and came_later:
+        came_later = sweep.answered < 0 or EPOCH + sweep.answered_s >= asker.ended_at
+        if sweep.session == asker.key and sweep.running and came_later:
             yield EPOCH + sweep.sent_s
 
 
@@ -110,16 +110,20 @@ def waited_for_input_s(life: Life, timeline: Timeline, run: Run, until: float) -
     """Return for how many seconds of its wait the session of a run was closed by questions, at least and at most."""
     least_s = most_s = 0.0
     for question in timeline.questions.values():
-        asked = question.run
-        if asked.key != run.key or asked.ended_at is None or asked is run:
+        asker = question.run
+        if asker.key != run.key or asker.ended_at is None or asker is run:
             continue
         after = [each.started_at for each in _others(timeline, question) if each.started_at is not None]
         over = min(
-            [until, asked.ended_at + life.options.input_timeout_s, *(each for each in after if each > asked.ended_at)]
+            [
+                until,
+                asker.ended_at + life.options.input_timeout_s,
+                *(each for each in after if each > asker.ended_at),
+            ]
         )
         if question.answer is not None:
             over = min(over, question.answer.created_at)
-        since = max(asked.ended_at, run.created_at)
+        since = max(asker.ended_at, run.created_at)
         most_s += max(0.0, over - since)
         least_s += max(0.0, min([over, *closed_at(timeline, question)]) - since)
     return least_s, most_s

@@ -9,19 +9,19 @@ from strandline._model import Message
 
 
 class Event(Struct, frozen=True, array_like=True):
-    """Something that was seen, at virtual second `at`; `what` names it, and says what is in `facts`.
+    """Something that was seen, at virtual second `at`; `what` names it, and says what is in `details`.
 
-    By clients: `asked` `accepted` `refused` `reused` `unsure` `outcome` `later` `missing` `history` `hung_up`, and
+    By clients: `requested` `accepted` `refused` `reused` `unsure` `outcome` `later` `missing` `history` `hung_up`, and
     with their answers `cancelling` `sweeping` `moving` `pausing` `resuming` `deleting`. By user code: `entered` `said`
-    `round` `staged` `begun` `thread` `effect` `rested` `finished` `left` `blocks`. By the operator: `started`
-    `crashed` `fenced` `draining` `drained` `exhausted` `clock` `quiet`. By the server: `forgetting` `forgot`. Of
+    `round` `checkpointed` `begun` `thread` `effect` `rested` `finished` `left` `blocks`. By the operator: `started`
+    `crashed` `fenced` `draining` `drained` `exhausted` `clock` `quiet`. By the server: `forgetful` `forgot`. Of
     workers: `worker_died` `stands`. By the disk: `kept`, the result of a tool that is durable.
     """
 
     at: float
     what: str
     run: str
-    facts: dict[str, Any]
+    details: dict[str, Any]
 
 
 class Record:
@@ -33,13 +33,13 @@ class Record:
         """What went wrong in plain sight."""
         self._show = show
 
-    def note(self, at: float, what: str, run: str = "", **facts: Any) -> None:
+    def note(self, at: float, what: str, run: str = "", **details: Any) -> None:
         """Write down an event."""
-        event = Event(at, what, run, facts)
+        event = Event(at, what, run, details)
         self.events.append(event)
         if self._show:
-            told = "  ".join(f"{name}={value!r}"[:120] for name, value in facts.items())
-            print(f"{at:10.4f}  {what:9}  {run:8}  {told}")
+            shown = "  ".join(f"{name}={value!r}"[:120] for name, value in details.items())
+            print(f"{at:10.4f}  {what:9}  {run:8}  {shown}")
 
     def fault(self, at: float, sentence: str) -> None:
         """Write down that something is not as it was promised."""
@@ -47,18 +47,18 @@ class Record:
 
     def digest(self) -> str:
         """Return a hash of all that happened: the same for the same seed."""
-        told = hashlib.sha256()
+        digest = hashlib.sha256()
         for event in self.events:
-            told.update(repr((event.at, event.what, event.run, event.facts)).encode())
-        return told.hexdigest()
+            digest.update(repr((event.at, event.what, event.run, event.details)).encode())
+        return digest.hexdigest()
 
 
-def told(messages: list[Message]) -> str:
+def line_of(messages: list[Message]) -> str:
     """Return a conversation as one line, to be compared with another."""
-    return " ".join(_told(block) for message in messages for block in message["content"])
+    return " ".join(_shown(block) for message in messages for block in message["content"])
 
 
-def _told(block: dict[str, Any]) -> str:
+def _shown(block: dict[str, Any]) -> str:
     if "toolUse" in block:
         return f"?{block['toolUse']['toolUseId']}"
     if "toolResult" in block:

@@ -12,7 +12,7 @@ from simulation.truth import EPOCH
 from strandline._model import RunStatus
 
 SOON_S = 1e-3
-LOOKS_AFTER_S = 1.0
+EXPIRES_AFTER_S = 1.0
 """How long after its start a process looks for sessions at rest."""
 LOOKED_S = 20.0
 """How long after that everything is forgotten that is to be, however slow the disk is."""
@@ -25,7 +25,7 @@ def forgotten_at_rest(life: Life, timeline: Timeline) -> Iterator[str]:
             if each.paused:
                 yield f"session {each.session} was paused, and was forgotten"
             yield from _used(life, timeline, each)
-            yield from _asked(timeline, each)
+            yield from _requested(timeline, each)
 
 
 def _used(life: Life, timeline: Timeline, forgotten: Deletion) -> Iterator[str]:
@@ -44,12 +44,12 @@ def _used(life: Life, timeline: Timeline, forgotten: Deletion) -> Iterator[str]:
             yield f"run {attempt.run} began {before_s:.1f} s before its session was forgotten"
 
 
-def _asked(timeline: Timeline, forgotten: Deletion) -> Iterator[str]:
+def _requested(timeline: Timeline, forgotten: Deletion) -> Iterator[str]:
     """Say which question was open in a session: nobody had done anything by which it may have been closed."""
     key = forgotten.session
     for run in timeline.runs.values():
-        asks = any(status == RunStatus.NEEDS_INPUT for status, _, _ in run.told)
-        if run.request.session != key or not (asks and 0 <= run.told_nth < forgotten.sent):
+        requests_input = any(status == RunStatus.NEEDS_INPUT for status, _, _ in run.reported)
+        if run.request.session != key or not (requests_input and 0 <= run.reported_nth < forgotten.sent):
             continue
         if run.withdrawn_nth >= 0 or run.cancelling or run.hung_up_at:
             continue
@@ -63,12 +63,12 @@ def _asked(timeline: Timeline, forgotten: Deletion) -> Iterator[str]:
 def forgotten_in_time(life: Life, timeline: Timeline) -> Iterator[str]:
     """Say which sessions are kept although they were at rest for long enough when it was last looked."""
     retention_s = life.options.history_retention_s
-    looked_at = timeline.started_at + LOOKS_AFTER_S
+    looked_at = timeline.started_at + EXPIRES_AFTER_S
     if retention_s is None or not life.steady or life.faulty or life.events[-1].at < looked_at + LOOKED_S:
         return
     for key, messages in life.history.items():
         runs = timeline.kept_in(key)
-        may_rest_later = key in timeline.paused or timeline.was_asked(key)
+        may_rest_later = key in timeline.paused or timeline.had_question(key)
         ended = [run.ended_at for run in runs if run.ended_at is not None]
         if messages and runs and len(ended) == len(runs) and not may_rest_later:
             rested_s = looked_at - (max(ended) - EPOCH)

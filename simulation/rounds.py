@@ -24,10 +24,10 @@ def only_uses(message: Message) -> Message:
 def with_open_round(ledger: Ledger, part: Part, timeline: Timeline) -> Ledger:
     """Return what happened in a run that goes on with an open round, with what had happened there before."""
     assert part.opened is not None
-    assert part.asked is not None
+    assert part.question is not None
     finished, unfinished = dict(ledger.finished), set(ledger.unfinished)
     unknown = _unknown(part.messages[0])
-    earlier = _earlier(part.asked, timeline, unknown)
+    earlier = _earlier(part.question, timeline, unknown)
     for tool in uses(part.opened):
         if tool in earlier:
             finished[tool] = earlier[tool]
@@ -44,24 +44,24 @@ def with_open_round(ledger: Ledger, part: Part, timeline: Timeline) -> Ledger:
 def came_to_nothing(life: Life, timeline: Timeline, part: Part) -> Iterator[str]:
     """Say what is wrong with what the journal itself has added, to close the round of a question."""
     assert part.opened is not None
-    assert part.asked is not None
-    name = f"what closes the round of run {part.asked.run.run_id}"
+    assert part.question is not None
+    name = f"what closes the round of run {part.question.run.run_id}"
     if len(part.messages) != 2 or last_text(part.messages) != NOT_ANSWERED:
         yield f"{name} is left by no run: {last_text(part.messages)!r}"
         return
-    earlier = _earlier(part.asked, timeline, _unknown(part.messages[0]))
-    answer = None if part.asked.answer is None else timeline.runs[part.asked.answer.run_id]
+    earlier = _earlier(part.question, timeline, _unknown(part.messages[0]))
+    answer = None if part.question.answer is None else timeline.runs[part.question.answer.run_id]
     ledger = Ledger(ending=Succeeded(), finished={each: earlier[each] for each in uses(part.opened) if each in earlier})
     left = [each for each in uses(part.opened) if each not in earlier]
     if answer is not None and life.runs[answer.id].started_at is not None:  # its tools may have gone on
         ledger = replace(ledger, unfinished=frozenset(left))
     else:
         # (One that had begun in an attempt before, of which nobody knew what became, has not asked: not this question.)
-        asked = [each for each in left if each in part.asked.tools]
+        unanswered = [each for each in left if each in part.question.tools]
         ledger = replace(
             ledger,
-            finished={**ledger.finished, **{each: _stopped(each) for each in asked}},
-            unfinished=frozenset(left) - frozenset(asked),
+            finished={**ledger.finished, **{each: _stopped(each) for each in unanswered}},
+            unfinished=frozenset(left) - frozenset(unanswered),
         )
     for fault in check_truthful([only_uses(part.opened), *part.messages], ledger):
         yield f"{name}: {fault}"
@@ -81,16 +81,16 @@ def _earlier(question: Question, timeline: Timeline, unknown: set[str]) -> dict[
     """
     found: dict[str, ToolResult] = {}
     by_request = {request: each for each in timeline.questions.values() for request in each.requests}
-    asked: Question | None = question
-    while asked is not None:
-        run = timeline.runs[asked.run.run_id]
+    current: Question | None = question
+    while current is not None:
+        run = timeline.runs[current.run.run_id]
         found = {
             tool: result
             for tool, (_, _, result, attempt) in run.finished.items()
             if tool not in unknown or tool in run.kept or attempt is run.attempts[-1]
         } | found
-        before = [by_request[each] for each in answered_by(asked.run) if each in by_request]
-        asked = before[0] if before else None
+        before = [by_request[each] for each in answered_by(current.run) if each in by_request]
+        current = before[0] if before else None
     return found
 
 

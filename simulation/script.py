@@ -29,7 +29,7 @@ class Tool(Struct, frozen=True):
     """Its result is an error."""
     in_thread: bool = False
     """It works in a thread, which goes on whatever becomes of the run."""
-    asks: int = 0
+    requests_input: int = 0
     """How many questions it puts to a person, one after the other, before it does anything."""
 
 
@@ -84,7 +84,7 @@ class Traits(Struct, frozen=True):
     """How likely it is that somebody deletes a session, for each burst of requests."""
     priorities: float = 0.0
     """How likely it is that a request has a priority."""
-    asks: float = 0.0
+    requests_input: float = 0.0
     """How likely it is that a tool asks a person."""
     on_questions: float = 0.0
     """How likely it is that a message answers what its session asks, or ends the question."""
@@ -93,10 +93,10 @@ class Traits(Struct, frozen=True):
 def draw(chance: Chance, traits: Traits, *, answers: bool = False) -> Script:
     """Draw what one run does; one that answers goes on with a round of another run before its own."""
     rounds: tuple[tuple[Tool, ...], ...] = ()
-    asks = traits.asks / 3 if answers else traits.asks
+    requests_input = traits.requests_input / 3 if answers else traits.requests_input
     if chance.happens(traits.tools):
         rounds = tuple(
-            tuple(_tool(chance, traits, asks) for _ in range(1 + chance.up_to(2) * chance.up_to(1)))
+            tuple(_tool(chance, traits, requests_input) for _ in range(1 + chance.up_to(2) * chance.up_to(1)))
             for _ in range(1 + chance.up_to(2))
         )
     ends = Ends.ANSWERS
@@ -119,7 +119,7 @@ def draw(chance: Chance, traits: Traits, *, answers: bool = False) -> Script:
     )
 
 
-def _tool(chance: Chance, traits: Traits, asks: float) -> Tool:
+def _tool(chance: Chance, traits: Traits, requests_input: float) -> Tool:
     in_thread = chance.happens(traits.threads)
     takes_s = chance.between(1.0, 10.0) if chance.happens(0.4 if in_thread else 0.05) else 0.3 * chance.random() ** 2
     return Tool(
@@ -127,5 +127,5 @@ def _tool(chance: Chance, traits: Traits, asks: float) -> Tool:
         "look" if chance.happens(0.4) else "work",
         fails=chance.happens(0.1),
         in_thread=in_thread,
-        asks=1 + chance.happens(0.2) if asks and chance.happens(asks) else 0,
+        requests_input=1 + chance.happens(0.2) if requests_input and chance.happens(requests_input) else 0,
     )

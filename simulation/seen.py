@@ -18,13 +18,13 @@ class Attempt:
     """One execution of user code, until nothing of it works or its process dies. `nth` are places in the record."""
 
     def __init__(self, event: Event, nth: int) -> None:
-        facts = event.facts
-        self.run, self.session, self.text = event.run, facts["session"], facts["text"]
-        self.number, self.process = facts["attempt"], facts["process"]
-        self.knows, self.state, self.going_on = facts["knows"], facts["state"], facts["going_on"]
-        self.answers = facts["answers"]
-        self.worker = facts.get("worker", 0)
-        self.asks: list[str] = []
+        details = event.details
+        self.run, self.session, self.text = event.run, details["session"], details["text"]
+        self.number, self.process = details["attempt"], details["process"]
+        self.knows, self.state, self.going_on = details["knows"], details["state"], details["going_on"]
+        self.answers = details["answers"]
+        self.worker = details.get("worker", 0)
+        self.requests_input: list[str] = []
         """The input requests that it ended with."""
         self.began_nth, self.began_at = nth, event.at
         self.ended_nth, self.ended_at = -1, -1.0
@@ -80,12 +80,12 @@ class ObservedRun:
         self.request: Request
         self.withdrawn_nth = -1
         """When a client was told that the question of this run is taken back."""
-        self.told_nth = -1
+        self.reported_nth = -1
         """When a client was told for the first time how it has ended."""
         self.hung_up_at: list[float] = []
         """When clients left that waited for it."""
         self.move: Move | None = None
-        self.told: set[tuple[str, str, str]] = set()
+        self.reported: set[tuple[str, str, str]] = set()
         self.later = self.missing = False
         self.cancelling = self.forced = self.too_late = False
         self.cancelling_at: list[float] = []
@@ -93,7 +93,7 @@ class ObservedRun:
         self.cancelled_nth = -1
         """When a client was told that its cancel is accepted, the first of them."""
         self.attempts: list[Attempt] = []
-        self.asked: dict[str, Attempt] = {}
+        self.requested: dict[str, Attempt] = {}
         self.idempotent: set[str] = set()
         self.begun: Counter[str] = Counter()
         self.finished: dict[str, tuple[int, float, ToolResult, Attempt]] = {}
@@ -101,7 +101,7 @@ class ObservedRun:
         """The tools whose results are durable for sure."""
 
     @property
-    def staged(self) -> bool:
+    def checkpointed(self) -> bool:
         """Whether anything of it is durable for sure."""
         return any(attempt.kept for attempt in self.attempts)
 
@@ -131,7 +131,7 @@ class ObservedRun:
             else:
                 finished[tool] = result
         # A round that was asked for and not begun may be told as unknown, or not at all.
-        unfinished |= {tool for tool in self.asked if tool in unknown and tool not in finished}
+        unfinished |= {tool for tool in self.requested if tool in unknown and tool not in finished}
         question = None if answers else self.text
         return Ledger(ending=ending, question=question, said=said, finished=finished, unfinished=unfinished)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from itertools import count
 from typing import Any, TypeVar
 
-from simulation.agents import Stage
+from simulation.agents import Phase
 from simulation.loop import Chance, SeededLoops, UnsteadyClock
 from simulation.perils import Perils
 from simulation.record import Record
@@ -57,13 +57,13 @@ class Server:
     ) -> None:
         """Make the service; it does not start yet."""
         self._loops: SeededLoops | WorkerPool = SeededLoops(self.chance)
-        self._target: Stage | WorkersTarget = Stage(self, resumable=resumable)
+        self._target: Phase | WorkersTarget = Phase(self, resumable=resumable)
         if perils.workers:
             self._loops = WorkerPool(self, perils, self._clock, resumable=resumable)
             loaded = m.Loaded(resumable=resumable, singleton=False, self_managed=False, description="a stage")
             self._target = WorkersTarget(loaded, self._loops, lambda: None)
             self.at_death(self._loops.close)
-        self._tell_what_is_forgotten(journal)
+        self._note_expiry(journal)
         self.service = Service(
             journal=journal,
             target=self._target,
@@ -75,7 +75,7 @@ class Server:
             owner=f"process {self.number}",
         )
 
-    def _tell_what_is_forgotten(self, journal: Journal) -> None:
+    def _note_expiry(self, journal: Journal) -> None:
         """Write down which sessions are forgotten because they are at rest, and which are found to be busy then."""
         changes, numbers = journal.change, count(1)
 
@@ -83,7 +83,7 @@ class Server:
             if not isinstance(change, Delete) or change.ended_before is None:
                 return await changes(change)
             name = f"f{self.number}.{next(numbers)}"
-            self.note("forgetting", name, session=change.key)
+            self.note("expiring", name, session=change.key)
             answer = await changes(change)
             self.note("forgot", name, existed=answer == Changed(existed=True))
             return answer
@@ -101,9 +101,9 @@ class Server:
         if isinstance(self._loops, WorkerPool):
             self._loops.kill_some(self.chance)
 
-    def note(self, what: str, run: str = "", **facts: Any) -> None:
+    def note(self, what: str, run: str = "", **details: Any) -> None:
         """Write down an event of this process."""
-        self.record.note(self._clock.monotonic(), what, run, process=self.number, **facts)
+        self.record.note(self._clock.monotonic(), what, run, process=self.number, **details)
 
     def at_death(self, call: Callable[[], object]) -> None:
         """Have `call` called when the process dies."""
@@ -177,7 +177,7 @@ class Server:
         queues = self.service._queues
         return any(share.waiting and queues.is_full(name) for name, share in self.service.shares().items())
 
-    def leftovers(self) -> list[str]:
+    def survivors(self) -> list[str]:
         """Return what a service that has nothing to do still holds."""
         service: Any = self.service
         health = service.health()
@@ -194,5 +194,5 @@ class Server:
             "claims that may come": int(service._queues.expects_claims()),
             "limits of runs that wait": len(service._journal.sessions._deadlines),
         }
-        there = self._loops.leftovers() if isinstance(self._loops, WorkerPool) else []
+        there = self._loops.survivors() if isinstance(self._loops, WorkerPool) else []
         return [f"{number} {what}" for what, number in found.items() if number] + there

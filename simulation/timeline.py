@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from judging.evidence import Move, Pause, Request, Sweep
 from simulation.asking import answered_by, asking_tool, questions_of
 from simulation.life import Life
-from simulation.record import Event, told
+from simulation.record import Event, line_of
 from simulation.seen import Attempt, Deletion, ObservedRun, text_of
 from strandline._model import Message, Outcome, Run, SessionKey
 
@@ -93,7 +93,7 @@ class Timeline:
     @staticmethod
     def as_line(messages: list[Message]) -> str:
         """Return a conversation as agents write down what they know."""
-        return told(messages)
+        return line_of(messages)
 
     def ended(self) -> Iterator[tuple[ObservedRun, Outcome]]:
         """Yield the runs that are kept with an outcome."""
@@ -129,9 +129,9 @@ class Timeline:
         """Return the runs of a session that are kept."""
         return [each for each in self._life.runs.values() if each.key == session]
 
-    def was_asked(self, session: SessionKey) -> bool:
+    def had_question(self, session: SessionKey) -> bool:
         """Return whether a run of a session has ever asked a person."""
-        return any(attempt.asks for attempt in self.by_session[session])
+        return any(attempt.requests_input for attempt in self.by_session[session])
 
     def _run(self, run_id: str) -> ObservedRun:
         run = self.runs.get(run_id)
@@ -141,18 +141,20 @@ class Timeline:
 
     def _attempt(self, event: Event) -> Attempt:
         """Return the attempt that an event of user code is of."""
-        return next(each for each in reversed(self._run(event.run).attempts) if each.process == event.facts["process"])
+        return next(
+            each for each in reversed(self._run(event.run).attempts) if each.process == event.details["process"]
+        )
 
     # -- events ----------------------------------------------------------------------------------------
 
-    def _asked(self, nth: int, event: Event) -> None:
-        facts = {name: value for name, value in event.facts.items() if name != "limits"}
-        own, options = event.facts["limits"], self._life.options
+    def _requested(self, nth: int, event: Event) -> None:
+        details = {name: value for name, value in event.details.items() if name != "limits"}
+        own, options = event.details["limits"], self._life.options
         limits = {name: own.get(name, float(getattr(options, name))) for name in ("timeout_s", "queue_timeout_s")}
-        self.requests[event.run] = Request(name=event.run, sent=nth, sent_s=event.at, **facts, **limits)
+        self.requests[event.run] = Request(name=event.run, sent=nth, sent_s=event.at, **details, **limits)
 
     def _refused(self, nth: int, event: Event) -> None:
-        self.refused[event.run] = event.facts["code"]
+        self.refused[event.run] = event.details["code"]
 
     def _unsure(self, nth: int, event: Event) -> None:
         self.unsure.add(event.run)
@@ -162,18 +164,18 @@ class Timeline:
 
     def _accepted(self, nth: int, event: Event) -> None:
         run = self._run(event.run)
-        self.answered.add((event.facts["text"], event.run))
+        self.answered.add((event.details["text"], event.run))
         if run.accepted:
             return
         run.accepted, run.accepted_nth, run.accepted_at = True, nth, event.at
-        run.position = event.facts["position"]
-        run.text = event.facts["text"]
+        run.position = event.details["position"]
+        run.text = event.details["text"]
 
     def _outcome(self, nth: int, event: Event) -> None:
-        facts, run = event.facts, self._run(event.run)
-        if run.told_nth < 0:
-            run.told_nth = nth
-        run.told.add((facts["status"], facts["code"], facts["output"]))
+        details, run = event.details, self._run(event.run)
+        if run.reported_nth < 0:
+            run.reported_nth = nth
+        run.reported.add((details["status"], details["code"], details["output"]))
 
     def _later(self, nth: int, event: Event) -> None:
         self._run(event.run).later = True
@@ -184,17 +186,17 @@ class Timeline:
     def _cancelling(self, nth: int, event: Event) -> None:
         run = self._run(event.run)
         run.cancelling_at.append(event.at)
-        run.cancelling, run.forced = True, event.facts["force"]
+        run.cancelling, run.forced = True, event.details["force"]
         if run.forced:
             self.interruptions.append(event.at)
 
     def _sweeping(self, nth: int, event: Event) -> None:
-        self.sweeps[event.run] = Sweep(sent=nth, sent_s=event.at, **event.facts)
-        if event.facts["force"]:
+        self.sweeps[event.run] = Sweep(sent=nth, sent_s=event.at, **event.details)
+        if event.details["force"]:
             self.interruptions.append(event.at)
 
     def _swept(self, nth: int, event: Event) -> None:
-        stopped = (*event.facts["ended"], *event.facts["asked"])
+        stopped = (*event.details["ended"], *event.details["requested"])
         self.sweeps[event.run] = replace(self.sweeps[event.run], answered=nth, answered_s=event.at, stopped=stopped)
         for run_id in stopped:
             self._is_cancelled(self._run(run_id), nth, event)
@@ -203,7 +205,7 @@ class Timeline:
         self._run(event.run).hung_up_at.append(event.at)
 
     def _moving(self, nth: int, event: Event) -> None:
-        self._run(event.run).move = Move(sent_s=event.at, priority=event.facts["priority"])
+        self._run(event.run).move = Move(sent_s=event.at, priority=event.details["priority"])
 
     def _moved(self, nth: int, event: Event) -> None:
         run = self._run(event.run)
@@ -216,22 +218,22 @@ class Timeline:
     def _pausing(self, nth: int, event: Event) -> None:
         self.interruptions.append(event.at)
         self._pausing_nth[event.run] = nth
-        self.paused.add(event.facts["session"])
+        self.paused.add(event.details["session"])
 
     def _paused(self, nth: int, event: Event) -> None:
         self.interruptions.append(event.at)
-        key = event.facts["session"]
+        key = event.details["session"]
         if not self._under_way[key] and self._resumed_nth[key] < self._pausing_nth[event.run]:
             self._shut.setdefault(key, event.at)  # else a resume may have come after it
 
     def _resuming(self, nth: int, event: Event) -> None:
         self.interruptions.append(event.at)
-        self._unpause(event.facts["session"], event.at)
-        self._under_way[event.facts["session"]] += 1
+        self._unpause(event.details["session"], event.at)
+        self._under_way[event.details["session"]] += 1
 
     def _resumed(self, nth: int, event: Event) -> None:
-        self._under_way[event.facts["session"]] -= 1
-        self._resumed_nth[event.facts["session"]] = nth
+        self._under_way[event.details["session"]] -= 1
+        self._resumed_nth[event.details["session"]] = nth
 
     def _unpause(self, key: SessionKey, at: float) -> None:
         """Note until when a session was paused for sure."""
@@ -239,7 +241,7 @@ class Timeline:
             self.pauses.append(Pause(session=key, since_s=since_s, until_s=at))
 
     def _deleting(self, nth: int, event: Event) -> None:
-        key = event.facts["session"]
+        key = event.details["session"]
         self.deletions[event.run] = Deletion(sent=nth, sent_s=event.at, session=key)
         self._unpause(key, event.at)
         self._under_way[key] += 1
@@ -251,18 +253,18 @@ class Timeline:
         deletion = self.deletions.pop(event.run)
         self._under_way[deletion.session] -= 1
         self._resumed_nth[deletion.session] = nth
-        if event.facts["existed"]:
+        if event.details["existed"]:
             self.deletions[event.run] = replace(deletion, answered=nth)
 
-    def _forgetting(self, nth: int, event: Event) -> None:
-        key = event.facts["session"]
+    def _expiring(self, nth: int, event: Event) -> None:
+        key = event.details["session"]
         self.deletions[event.run] = Deletion(
             sent=nth, sent_s=event.at, session=key, at_rest=True, paused=key in self._shut
         )
 
     def _forgot(self, nth: int, event: Event) -> None:
         deletion = self.deletions.pop(event.run)
-        if event.facts["existed"]:
+        if event.details["existed"]:
             paused = deletion.paused and deletion.session in self._shut
             self.deletions[event.run] = replace(deletion, answered=nth, paused=paused)
 
@@ -285,8 +287,8 @@ class Timeline:
             run.cancelled_at, run.cancelled_nth = event.at, nth
 
     def _history(self, nth: int, event: Event) -> None:
-        facts = event.facts
-        self.histories_seen.append((nth, facts["session"], facts["messages"], facts["pending"]))
+        details = event.details
+        self.histories_seen.append((nth, details["session"], details["messages"], details["pending"]))
 
     def _entered(self, nth: int, event: Event) -> None:
         attempt = Attempt(event, nth)
@@ -308,39 +310,39 @@ class Timeline:
 
     def _left(self, nth: int, event: Event) -> None:
         attempt = self._attempt(event)
-        attempt.how, attempt.left_nth = event.facts["how"], nth
+        attempt.how, attempt.left_nth = event.details["how"], nth
         self._rest(attempt, nth, event)
 
     def _said(self, nth: int, event: Event) -> None:
-        self._attempt(event).said.append((event.at, event.facts["text"]))
+        self._attempt(event).said.append((event.at, event.details["text"]))
 
     def _round(self, nth: int, event: Event) -> None:
         run = self._run(event.run)
         attempt = self._attempt(event)
-        for tool, idempotent in zip(event.facts["ids"], event.facts["idempotent"], strict=True):
-            if tool not in run.asked or run.asked[tool].number <= attempt.number:  # not by one that was fenced
-                run.asked[tool] = attempt
+        for tool, idempotent in zip(event.details["ids"], event.details["idempotent"], strict=True):
+            if tool not in run.requested or run.requested[tool].number <= attempt.number:  # not by one that was fenced
+                run.requested[tool] = attempt
             if idempotent:
                 run.idempotent.add(tool)
 
-    def _asks(self, nth: int, event: Event) -> None:
-        self._attempt(event).asks = event.facts["requests"]
-        self.asking |= {asking_tool(each) for each in event.facts["requests"]}
+    def _requests_input(self, nth: int, event: Event) -> None:
+        self._attempt(event).requests_input = event.details["requests"]
+        self.asking |= {asking_tool(each) for each in event.details["requests"]}
 
-    def _staged(self, nth: int, event: Event) -> None:
+    def _checkpointed(self, nth: int, event: Event) -> None:
         attempt = self._attempt(event)
         attempt.kept = len(attempt.said)
 
     def _begun(self, nth: int, event: Event) -> None:
-        self._run(event.run).begun[event.facts["id"]] += 1
-        self._attempt(event).units.add(event.facts["id"])
+        self._run(event.run).begun[event.details["id"]] += 1
+        self._attempt(event).units.add(event.details["id"])
 
     def _thread(self, nth: int, event: Event) -> None:
-        self._attempt(event).units.add(event.facts["id"])
+        self._attempt(event).units.add(event.details["id"])
 
     def _rested(self, nth: int, event: Event) -> None:
         attempt = self._attempt(event)
-        attempt.units.discard(event.facts["id"])
+        attempt.units.discard(event.details["id"])
         self._rest(attempt, nth, event)
 
     def _rest(self, attempt: Attempt, nth: int, event: Event) -> None:
@@ -350,61 +352,61 @@ class Timeline:
             del self._live[event.run, attempt.process]
 
     def _kept(self, nth: int, event: Event) -> None:
-        self._run(event.run).kept.add(event.facts["id"])
+        self._run(event.run).kept.add(event.details["id"])
 
     def _finished(self, nth: int, event: Event) -> None:
         run = self._run(event.run)
-        run.finished[event.facts["id"]] = (nth, event.at, event.facts["result"], self._attempt(event))
+        run.finished[event.details["id"]] = (nth, event.at, event.details["result"], self._attempt(event))
 
     def _crashed(self, nth: int, event: Event) -> None:
         for key, attempt in list(self._live.items()):
-            if attempt.process == event.facts["process"]:
+            if attempt.process == event.details["process"]:
                 attempt.end(nth, event.at)
                 del self._live[key]
         self.crashes.append(nth)
         self.ends.append(nth)
         self.interruptions.append(event.at)
-        self._over.add(event.facts["process"])
-        self.gone.setdefault(event.facts["process"], event.at)
-        self._ends(event.facts["process"], crashed=True)
+        self._over.add(event.details["process"])
+        self.gone.setdefault(event.details["process"], event.at)
+        self._ends(event.details["process"], crashed=True)
 
     _fenced = _crashed
 
     def _worker_died(self, nth: int, event: Event) -> None:
-        facts = event.facts
+        details = event.details
         self.crashes.append(nth)
         self.deaths.append(event.at)
         for key, attempt in list(self._live.items()):
-            if attempt.process == facts["process"] and attempt.worker == facts["worker"]:
+            if attempt.process == details["process"] and attempt.worker == details["worker"]:
                 attempt.end(nth, event.at)
                 del self._live[key]
         for attempts in self.by_session.values():
             for attempt in attempts:
-                if attempt.process == facts["process"] and attempt.worker == facts["worker"]:
+                if attempt.process == details["process"] and attempt.worker == details["worker"]:
                     attempt.crashed = True
                     attempt.worker_gone_at = event.at
 
     def _stands(self, nth: int, event: Event) -> None:
-        self._stood.add((event.facts["process"], event.facts["worker"]))
+        self._stood.add((event.details["process"], event.details["worker"]))
 
     def _blocks(self, nth: int, event: Event) -> None:
-        facts = event.facts
+        details = event.details
         self._attempt(event).blocked = True
         for attempt in self._live.values():
-            if attempt.process == facts["process"] and attempt.worker == facts["worker"]:
+            if attempt.process == details["process"] and attempt.worker == details["worker"]:
                 attempt.beside_blocked = True
 
     def _draining(self, nth: int, event: Event) -> None:
         self.interruptions.append(event.at)
         self.ends.append(nth)
-        self._draining_now.add(event.facts["process"])
-        self._ends(event.facts["process"], crashed=False)
+        self._draining_now.add(event.details["process"])
+        self._ends(event.details["process"], crashed=False)
 
     def _drained(self, nth: int, event: Event) -> None:
-        self.gone[event.facts["process"]] = event.at
-        self.drains.append((event.facts["process"], event.facts["took_s"], event.facts["faulty"]))
+        self.gone[event.details["process"]] = event.at
+        self.drains.append((event.details["process"], event.details["took_s"], event.details["faulty"]))
         for key, attempt in list(self._live.items()):
-            if attempt.process == event.facts["process"]:
+            if attempt.process == event.details["process"]:
                 attempt.end(nth, event.at)
                 del self._live[key]
 

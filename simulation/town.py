@@ -24,7 +24,7 @@ class Town(Protocol):
     resends: bool
     """Whether a key lives longer than anybody is interested in its run."""
 
-    def note(self, what: str, run: str = "", **facts: object) -> None:
+    def note(self, what: str, run: str = "", **details: object) -> None:
         """Write down an event."""
         ...
 
@@ -43,10 +43,10 @@ async def reachable(town: Town) -> Server | None:
     return None
 
 
-def note_end(town: Town, run: str, told: Outcome | Later) -> None:
+def note_end(town: Town, run: str, reported: Outcome | Later) -> None:
     """Write down how a run is told to have ended."""
-    if isinstance(told, Later):
+    if isinstance(reported, Later):
         town.note("later", run)
     else:
-        code = told.error.code.value if told.error else ""
-        town.note("outcome", run, status=told.status.value, code=code, output=told.output)
+        code = reported.error.code.value if reported.error else ""
+        town.note("outcome", run, status=reported.status.value, code=code, output=reported.output)

@@ -41,18 +41,18 @@ SLACK_S = 2.0
 def truthful(life: Life, timeline: Timeline) -> Iterator[str]:
     """Say what is wrong in the histories, and what they tell that was otherwise."""
 
-    def asks(use: Mapping[str, Any]) -> bool:
+    def requests_input(use: Mapping[str, Any]) -> bool:
         return use["toolUseId"] in timeline.asking
 
     for _, key, messages, pending in timeline.histories_seen:
-        for fault in (*malformed(messages, asks), *_pending(messages, pending)):
+        for fault in (*malformed(messages, requests_input), *_pending(messages, pending)):
             yield f"the history of {key}, as it was shown: {fault}"
     times: Counter[str] = Counter()
     for key, messages in life.history.items():
         parts = split(life, timeline, key)
-        told = [message for part in parts if not (part.hidden and part.opened) for message in part.messages]
-        for each in (told, life.shown[key]):
-            for fault in malformed(each, asks):
+        shown = [message for part in parts if not (part.hidden and part.opened) for message in part.messages]
+        for each in (shown, life.shown[key]):
+            for fault in malformed(each, requests_input):
                 yield f"the history of {key}: {fault}"
         for fault in _pending(life.shown[key], life.pending[key]):
             yield f"the history of {key}: {fault}"
@@ -77,20 +77,20 @@ def truthful(life: Life, timeline: Timeline) -> Iterator[str]:
 
 
 def _part(life: Life, timeline: Timeline, part: Part, run: ObservedRun, outcome: Outcome) -> Iterator[str]:
-    told = [*part.messages]
+    shown = [*part.messages]
     open_tools: list[str] = []
     if outcome.status is RunStatus.NEEDS_INPUT:  # what became of them is told by whoever closes the round
-        open_tools = uses(told[-1])
-        told[-1] = {**told[-1], "content": [block for block in told[-1]["content"] if "toolUse" not in block]}
+        open_tools = uses(shown[-1])
+        shown[-1] = {**shown[-1], "content": [block for block in shown[-1]["content"] if "toolUse" not in block]}
     if part.opened is not None:
-        told.insert(0, only_uses(part.opened))
+        shown.insert(0, only_uses(part.opened))
     ledger = run.ledger(
-        _ending(life, outcome), told, _heard_until(life, timeline, run), answers=part.opened is not None
+        _ending(life, outcome), shown, _heard_until(life, timeline, run), answers=part.opened is not None
     )
     if part.opened is not None:
         ledger = with_open_round(ledger, part, timeline)
     finished = {tool: result for tool, result in ledger.finished.items() if tool not in open_tools}
-    yield from check_truthful(told, replace(ledger, finished=finished, unfinished=ledger.unfinished - set(open_tools)))
+    yield from check_truthful(shown, replace(ledger, finished=finished, unfinished=ledger.unfinished - set(open_tools)))
 
 
 def _traces(life: Life, run: ObservedRun) -> tuple[int, ...]:
@@ -100,7 +100,7 @@ def _traces(life: Life, run: ObservedRun) -> tuple[int, ...]:
         return (0,)
     if kept.status is RunStatus.NEEDS_INPUT and run.request.answers:
         return (0, 1)  # none, if it has asked again in the round that it had to close
-    if kept.status is RunStatus.CANCELLED and not run.staged and not run.request.answers:
+    if kept.status is RunStatus.CANCELLED and not run.checkpointed and not run.request.answers:
         # None, if it waited, also if it was requeued with nothing staged.
         return (0,) if kept.started_at is None else (0, 1)
     if kept.status is RunStatus.CANCELLED and kept.started_at is None and run.hung_up_at:

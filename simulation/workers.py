@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, TypeVar
 
-from simulation.agents import Stage
+from simulation.agents import Phase
 from simulation.gate import GATE, Gate
 from simulation.loop import Chance, SeededLoops
 from simulation.perils import Perils
@@ -89,13 +89,13 @@ class VirtualWorker:
 
     # -- what happens there --------------------------------------------------------------------------
 
-    def note(self, what: str, run: str = "", **facts: Any) -> None:
+    def note(self, what: str, run: str = "", **details: Any) -> None:
         """Write down what user code does here, after which something may befall the worker."""
         if not self.alive:
             return
         if what == "entered":
-            facts["worker"] = self.pid
-        self._server.note(what, run, **facts)
+            details["worker"] = self.pid
+        self._server.note(what, run, **details)
         perils, chance = self._perils, self.chance
         if perils.happens(chance, perils.dies):
             self.die()
@@ -117,7 +117,7 @@ class VirtualWorker:
             self._perils.deaths_left -= 1
             self._dies()
 
-    def leftovers(self) -> list[str]:
+    def survivors(self) -> list[str]:
         """Return what a worker that has nothing to do still holds."""
         return [f"{len(self._runtime._calls)} calls in worker {self.pid}"] if self._runtime._calls else []
 
@@ -128,7 +128,7 @@ class VirtualWorker:
     def _begin(self) -> None:
         if not self.alive:
             return
-        target = Stage(self, resumable=self._resumable)
+        target = Phase(self, resumable=self._resumable)
         self._loops = WorkersOwnLoops(self.chance, self._clock, self._agents)
         self._runtime = WorkerRuntime(
             target, self._loops, self._clock, lambda carrier: None, leave=self.kill, gone=self.kill
@@ -187,7 +187,7 @@ class WorkersOwnLoops(SeededLoops):
         self.blocker: Call[Any] | None = None
         self._clock = clock
         self._gate = gate
-        self._asked_at: float | None = None
+        self._pinged_at: float | None = None
 
     def post(self, work: Callable[[], object]) -> None:
         """Call `work` a while later, once the loop is not blocked."""
@@ -203,16 +203,16 @@ class WorkersOwnLoops(SeededLoops):
 
     def beat(self) -> None:
         """Ask for a sign of life, unless one is owed."""
-        if self._asked_at is None:
-            self._asked_at = self._clock.monotonic()
+        if self._pinged_at is None:
+            self._pinged_at = self._clock.monotonic()
             self.post(self._answer)
 
     def _answer(self) -> None:
-        self._asked_at = None
+        self._pinged_at = None
 
     def load(self) -> Load:
         """Return for how long a sign of life is owed."""
-        return Load(silent_s=0.0 if self._asked_at is None else self._clock.monotonic() - self._asked_at)
+        return Load(silent_s=0.0 if self._pinged_at is None else self._clock.monotonic() - self._pinged_at)
 
     def blocks(self, call: Call[Any]) -> bool:
         """Return whether it is this call's code that has the thread."""
@@ -263,7 +263,7 @@ class WorkerPool(WorkerLoops):
             if worker.alive and chance.happens(0.6):
                 worker.die()
 
-    def leftovers(self) -> list[str]:
+    def survivors(self) -> list[str]:
         """Return what is left of calls, here and there, when nothing executes, is held or waits."""
         here = sum(len(worker._remotes) for worker in self._workers)
         mine = [f"{here} calls to workers"] if here else []
@@ -271,7 +271,7 @@ class WorkerPool(WorkerLoops):
         mine += [f"a worker {pid} that nobody knows" for pid in lost]
         idle = [worker for worker in self._processes if worker not in self._workers and not worker.running]
         mine += [f"worker {worker.pid}, which is of no use" for worker in idle]
-        there = [each for worker in self._everyone if worker in self._used() for each in worker.leftovers()]
+        there = [each for worker in self._everyone if worker in self._used() for each in worker.survivors()]
         return mine + there
 
     def _used(self) -> list[Any]:

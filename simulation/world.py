@@ -14,11 +14,11 @@ from msgspec.structs import replace
 from simulation.clients import send
 from simulation.journals import Disk, MakeStore
 from simulation.loop import Chance, UnsteadyClock
+from simulation.operations import sweep, wipe
 from simulation.perils import FOR_GOOD_S, Perils
 from simulation.record import Record
 from simulation.script import Script, Traits
 from simulation.server import Server
-from simulation.wishes import sweep, wipe
 from strandline._engine.options import ErrorText, Options
 from strandline._engine.requests import Request
 from strandline._journal.port import HistoryPage, HistoryQuery, RunQuery, SessionQuery
@@ -27,7 +27,7 @@ from strandline.errors import StrandlineError
 
 QUIET_S = 3000.0
 """How long it may take until nothing executes or waits, once nobody asks and nothing fails."""
-LOOK_EVERY_S, LOOKS = 50.0, 3
+LOOK_EVERY_S, READERS = 50.0, 3
 """How often an operator looks whether runs wait for what works on, and how many times in a row until a restart."""
 LONG = 100_000
 ERROR_TEXTS: tuple[ErrorText, ...] = ("full", "class", "id")
@@ -82,9 +82,9 @@ class World:
             attached=chance.choice((0.0, 0.0, 0.5)),
             deletes=chance.choice((0.0, 0.0, 0.7)),
             priorities=chance.choice((0.0, 0.0, 0.6)),
-            asks=0.0 if not self.resumable or chance.happens(0.6) else 0.4,
+            requests_input=0.0 if not self.resumable or chance.happens(0.6) else 0.4,
         )
-        if self.traits.asks:
+        if self.traits.requests_input:
             self.traits = replace(self.traits, on_questions=0.3)
         self.keyed: list[Request] = []
         # A key that is forgotten would give a second run of the same text.
@@ -107,9 +107,9 @@ class World:
         self._clients: list[asyncio.Task[None]] = []
         self._store = make_store(self.clock)
 
-    def note(self, what: str, run: str = "", **facts: Any) -> None:
+    def note(self, what: str, run: str = "", **details: Any) -> None:
         """Write down an event."""
-        self.record.note(self.clock.monotonic(), what, run, **facts)
+        self.record.note(self.clock.monotonic(), what, run, **details)
 
     def new_text(self) -> str:
         """Return a text that nobody has sent yet."""
@@ -134,13 +134,13 @@ class World:
             if chance.happens(0.15):
                 fails, self.disk.fails = self.disk.fails, 0.0
                 self.perils.calm = True
-                await self._all_told()
+                await self._all_answered()
                 await self._quiet()
                 self.disk.fails = fails
                 self.perils.calm = False
         self._fails, self.disk.full, self.disk.fails = 0.0, False, 0.0
         self.perils.calm = True
-        await self._all_told()
+        await self._all_answered()
         await self._quiet()
         async with self._operating:
             await self._drain()
@@ -200,11 +200,11 @@ class World:
 
     async def _supervise(self, server: Server) -> None:
         """Replace a process that says that too much of ended runs still works in it, or where it does for good."""
-        looks = 0
-        while looks < LOOKS and not server.service.exhausted.is_set():
+        readers = 0
+        while readers < READERS and not server.service.exhausted.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(server.service.exhausted.wait(), LOOK_EVERY_S)
-            looks = looks + 1 if server.is_choked() else 0
+            readers = readers + 1 if server.is_choked() else 0
         async with self._operating:
             if self.server is server:
                 server.note("exhausted")
@@ -243,7 +243,7 @@ class World:
         except TimeoutError:
             self.record.fault(self.clock.monotonic(), f"{what} goes on for good")
 
-    async def _all_told(self) -> None:
+    async def _all_answered(self) -> None:
         """Wait until every client has gone; each has to be told something in the end."""
         if self._clients:
             await asyncio.wait(self._clients, timeout=QUIET_S)
@@ -270,9 +270,9 @@ class World:
                 )
                 return
         assert server is not None
-        while server.leftovers() and self.clock.monotonic() < until:  # noqa: ASYNC110 - what outlives its hold works on
+        while server.survivors() and self.clock.monotonic() < until:  # noqa: ASYNC110 - what outlives its hold works on
             await asyncio.sleep(0.5)
-        for left in server.leftovers():
+        for left in server.survivors():
             self.record.fault(self.clock.monotonic(), f"nothing goes on, and there are {left}")
         server.note("quiet")
 

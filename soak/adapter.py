@@ -19,7 +19,7 @@ from judging.evidence import (
 )
 from soak.case import Case
 from soak.questions import is_withdrawn
-from soak.records import Stored, asked_by, digest
+from soak.records import Stored, digest, input_requests_of
 
 ACCEPTED_S: Final = 1.0
 """How long after its `created_at` a run may be accepted: on a slow disk, in a busy machine."""
@@ -32,7 +32,7 @@ def evidence_of(case: Case) -> Evidence:
     records = case.records
     requests: dict[str, Request] = {
         label: replace(request, resent=request.key is not None and label in records.unsure)
-        for label, request in records.asked.items()
+        for label, request in records.requests.items()
     }
     runs = {stored.run_id: _run(case, requests, stored) for stored in records.stored}
     parts = {part.label for parts in case.parts.values() for part in parts}
@@ -49,7 +49,7 @@ def evidence_of(case: Case) -> Evidence:
         refused=frozenset(refused),
         happened=frozenset({line.label for line in case.lines} | parts | {run.request.name for run in runs.values()}),
         became=frozenset(accepted | {(label, run_id) for run_id, label in known.items()}),
-        reported=records.told,
+        reported=records.reported,
         cancels=[*_cancels(case)],
         sweeps=[each for each in records.sweeps if each.status_code in (0, 200, 202)],
         pauses=[*records.pauses],
@@ -62,7 +62,7 @@ def evidence_of(case: Case) -> Evidence:
         refused_answers=[
             (each.label, each.code)
             for each in records.answered
-            if each.code and (asked := records.asked.get(each.label)) is not None and asked.thread
+            if each.code and (request := records.requests.get(each.label)) is not None and request.thread
         ],
         executed=_executed(case, runs),
         tools=[
@@ -116,11 +116,11 @@ def _acknowledged(case: Case) -> dict[str, str]:
 def _cancels(case: Case) -> Iterator[Cancel]:
     for each in case.records.cancels:
         view = case.records.views.get(each.run_id)
-        asks = view is not None and view.ended is not None and view.ended.kind == "needs_input"
+        requests_input = view is not None and view.ended is not None and view.ended.kind == "needs_input"
         match each.status_code:
             case 202:
                 yield Cancel(run_id=each.run_id, result="accepted")
-            case 200 if asks:
+            case 200 if requests_input:
                 yield Cancel(run_id=each.run_id, result="withdrawn")
             case 200:
                 yield Cancel(run_id=each.run_id, result="accepted", force=each.force, answered_s=each.answered_s)
@@ -135,7 +135,7 @@ def _cancels(case: Case) -> Iterator[Cancel]:
 def _questions(case: Case, runs: dict[str, Run]) -> Iterator[Question]:
     for run_id, run in runs.items():
         view = case.records.views.get(run_id)
-        if view is not None and view.ended is not None and (requests := frozenset(asked_by(view.ended))):
+        if view is not None and view.ended is not None and (requests := frozenset(input_requests_of(view.ended))):
             closed_s = [view.ended_s] if view.ended_s is not None and is_withdrawn(case, run_id) else []
             yield Question(run=run, requests=requests, closed_s=closed_s)
 

@@ -8,7 +8,7 @@ from soak.plan import Reply, Say
 from soak.talk import Talk
 from soak.wire import Broken, Silent, ask
 
-NOBODY_ASKED: Final = "nobody-asked-this"
+UNKNOWN_REQUEST: Final = "nobody-asked-this"
 
 
 class Answers:
@@ -18,10 +18,10 @@ class Answers:
         self._desk = desk
         self._talk = talk
 
-    async def open(self, say: Say, told: Any) -> tuple[str, ...]:
-        """Return the ids of what the agent asks because of a message: as its client was `told`, or else can be seen."""
-        if told is not None:
-            return tuple(each["id"] for each in told.get("input_requests", ()))
+    async def open(self, say: Say, received: Any) -> tuple[str, ...]:
+        """Return the ids of what the agent asks because of a message: `received` by its client, or read."""
+        if received is not None:
+            return tuple(each["id"] for each in received.get("input_requests", ()))
         server = await self._desk.relay.ready()
         try:
             reply = await ask(server.port, "GET", f"/v1/sessions/{say.session}")
@@ -42,16 +42,16 @@ class Answers:
             case "never":
                 return {}
             case "unknown":
-                await self._talk.say(second, thread=say.label, requests=(NOBODY_ASKED,))
+                await self._talk.say(second, thread=say.label, requests=(UNKNOWN_REQUEST,))
                 return await self._talk.say(first, thread=say.label, requests=requests)
             case "both":
                 answers = (self._talk.say(each, thread=say.label, requests=requests) for each in (first, second))
                 one, other = await asyncio.gather(*answers)
                 return one if one is not None and "run_id" in one else other
             case "twice":
-                told = await self._talk.say(first, thread=say.label, requests=requests)
+                received = await self._talk.say(first, thread=say.label, requests=requests)
                 await self._talk.say(second, thread=say.label, requests=requests)
-                return told
+                return received
             case _:
                 return await self._talk.say(first, thread=say.label, requests=requests)
 

@@ -30,7 +30,7 @@ class Rules(Limits, frozen=True, kw_only=True):
     """What the servers were configured with, and what clocks and busy machines may add."""
 
     idempotent: frozenset[str] = frozenset()
-    tell: bool = False
+    inform: bool = False
     """Whether a run goes on, told so, if a tool was at work when its server died."""
     max_attempts: int = 3
     cancel_grace_s: float = 0.5
@@ -85,9 +85,9 @@ class Case:
         self.lines = lines
         self.rules = rules
         self.messages: dict[str, Message] = {
-            label: read(asked.text) for label, asked in records.asked.items() if not asked.thread
+            label: read(request.text) for label, request in records.requests.items() if not request.thread
         }
-        self.parts: dict[str, list[Part]] = {name: parts_of(told) for name, told in records.histories.items()}
+        self.parts: dict[str, list[Part]] = {name: parts_of(shown) for name, shown in records.histories.items()}
         self.stored: dict[str, list[Stored]] = defaultdict(list)
         for run in sorted(records.stored, key=lambda run: run.sequence):
             self.stored[run.session].append(run)
@@ -96,7 +96,7 @@ class Case:
         self.label_of |= {run_id: label for label, (run_id, _) in records.seen_waiting.items()}
         self.label_of |= {run_id: view.label for run_id, view in records.views.items() if view.label}
         self.known_ns = self._known_accepted()
-        self.thread_of = {label: asked.thread or label for label, asked in records.asked.items()}
+        self.thread_of = {label: request.thread or label for label, request in records.requests.items()}
         self.thread: dict[str, list[str]] = defaultdict(list)
         """The ids of the runs of each thread, in the order of acceptance."""
         for runs in self.stored.values():
@@ -118,7 +118,7 @@ class Case:
         self.deletions: dict[str, list[Deletion]] = defaultdict(list)
         for deletion in records.deletions:
             self.deletions[deletion.session].append(deletion)
-        self.gone = {label for label, asked in records.asked.items() if self._may_be_deleted(asked)}
+        self.gone = {label for label, request in records.requests.items() if self._may_be_deleted(request)}
         """The labels of what may have been deleted with its session."""
         self.moved = {self.label_of.get(move.run_id, "") for move in records.moves if move.status_code in (0, 200)}
         """The labels of runs that may have been moved."""
@@ -149,23 +149,23 @@ class Case:
         view = self.records.views.get(run_id)
         return view is not None and view.ended is not None and view.ended.kind == "cancelled"
 
-    def _may_be_deleted(self, asked: SentRequest) -> bool:
-        deletions = self.deletions[asked.session]
-        return any(each.may_have_deleted and each.answered > asked.sent for each in deletions)
+    def _may_be_deleted(self, request: SentRequest) -> bool:
+        deletions = self.deletions[request.session]
+        return any(each.may_have_deleted and each.answered > request.sent for each in deletions)
 
     def _known_accepted(self) -> dict[str, int]:
         """Return, by label, when the acceptance of a run was known outside at the latest."""
         known: dict[str, int] = {}
         for line in self.lines:
             known.setdefault(line.label, line.at_ns)
-        told = [(answer.label, answer.at_ns) for answer in self.records.answered if answer.run_id]
-        for label, at_ns in [*told, *((label, at_ns) for label, (_, at_ns) in self.records.seen_waiting.items())]:
+        shown = [(answer.label, answer.at_ns) for answer in self.records.answered if answer.run_id]
+        for label, at_ns in [*shown, *((label, at_ns) for label, (_, at_ns) in self.records.seen_waiting.items())]:
             known[label] = min(at_ns, known.get(label, at_ns))
         return known
 
-    def asked_for(self, run_id: str) -> SentRequest | None:
+    def request_of(self, run_id: str) -> SentRequest | None:
         """Return what a run was asked for with, if it is known."""
-        return self.records.asked.get(self.label_of.get(run_id, ""))
+        return self.records.requests.get(self.label_of.get(run_id, ""))
 
     def is_answered(self, label: str) -> bool:
         """Return whether an answer goes on with what a message has begun."""

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from soak.case import CLOCKS_S, Case
 from soak.ledger import Line
-from soak.records import asked_by
+from soak.records import input_requests_of
 
 
 def judge_closed(case: Case) -> Iterator[str]:
@@ -39,16 +39,16 @@ def _went_on(case: Case) -> Iterator[str]:
 def _given_up(case: Case) -> Iterator[str]:
     """The time that a run may wait stands still while its session is paused, or waits for input."""
     for run_id, view in case.records.views.items():
-        asked = case.asked_for(run_id)
-        if asked is None or asked.queue_timeout_s is None or view.ended is None or view.ended_s is None:
+        request = case.request_of(run_id)
+        if request is None or request.queue_timeout_s is None or view.ended is None or view.ended_s is None:
             continue
         if view.ended.kind != "queue_timeout":
             continue
-        closed_s = _closed_s(case, asked.session, view.created, view.ended_s)
-        if (waited_s := view.ended_s - view.created - closed_s) < asked.queue_timeout_s - CLOCKS_S:
+        closed_s = _closed_s(case, request.session, view.created, view.ended_s)
+        if (waited_s := view.ended_s - view.created - closed_s) < request.queue_timeout_s - CLOCKS_S:
             yield (
-                f"run {run_id} ({asked.name}) was given up after {waited_s:.3f} s that count, and had"
-                f" {asked.queue_timeout_s}"
+                f"run {run_id} ({request.name}) was given up after {waited_s:.3f} s that count, and had"
+                f" {request.queue_timeout_s}"
             )
 
 
@@ -73,9 +73,9 @@ def _questions(case: Case, session: str) -> list[tuple[float, float]]:
     for runs in case.thread.values():
         for asker, answer in pairwise(runs):
             first, then = views.get(asker), views.get(answer)
-            asked = case.asked_for(asker)
-            if first is None or then is None or asked is None or asked.session != session or first.ended is None:
+            request = case.request_of(asker)
+            if first is None or then is None or request is None or request.session != session or first.ended is None:
                 continue
-            if asked_by(first.ended) and first.ended_s is not None:
+            if input_requests_of(first.ended) and first.ended_s is not None:
                 spans.append((first.ended_s, min(then.created, first.ended_s + case.rules.input_timeout_s)))
     return spans

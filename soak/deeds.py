@@ -34,9 +34,9 @@ def _starts(case: Case) -> Iterator[str]:
         if line.kind != "end" and line.label not in left_out:
             _append(all_here[line.session, line.pid], line.label)
     for session, order in [*tools.items(), *((session, order) for (session, _), order in all_here.items())]:
-        told = [part.label for part in case.parts.get(session, []) if part.label in order]
-        if order != told:
-            yield f"in {session} runs executed in another order than they have in history: {_difference(order, told)}"
+        shown = [part.label for part in case.parts.get(session, []) if part.label in order]
+        if order != shown:
+            yield f"in {session} runs executed in another order than they have in history: {_difference(order, shown)}"
 
 
 def _append(order: list[str], label: str) -> None:
@@ -44,9 +44,9 @@ def _append(order: list[str], label: str) -> None:
         order.append(label)
 
 
-def _difference(order: list[str], told: list[str]) -> str:
-    place = next((n for n, (a, b) in enumerate(zip(order, told, strict=False)) if a != b), min(len(order), len(told)))
-    return f"{order[place : place + 3]} and {told[place : place + 3]}"
+def _difference(order: list[str], shown: list[str]) -> str:
+    place = next((n for n, (a, b) in enumerate(zip(order, shown, strict=False)) if a != b), min(len(order), len(shown)))
+    return f"{order[place : place + 3]} and {shown[place : place + 3]}"
 
 
 def _tools(case: Case) -> Iterator[str]:

@@ -12,9 +12,9 @@ NONE: Final = 404
 def judge_deletions(case: Case) -> Iterator[str]:
     """Yield everything that is wrong about deletions."""
     for answer in case.records.answered:
-        asked = case.records.asked.get(answer.label)
-        if answer.status_code == NONE and asked is not None and not asked.thread and answer.label not in case.gone:
-            yield f"{answer.label} was answered {NONE}, and {asked.session} was not deleted"
+        request = case.records.requests.get(answer.label)
+        if answer.status_code == NONE and request is not None and not request.thread and answer.label not in case.gone:
+            yield f"{answer.label} was answered {NONE}, and {request.session} was not deleted"
     for deletion in case.records.deletions:
         match deletion.status_code:
             case 204:
@@ -45,9 +45,9 @@ def _known_before(case: Case, deletion: Deletion) -> set[str]:
     """Return the labels of what was accepted for sure before a session was deleted, and not sent again after that."""
     return {
         label
-        for label, asked in case.records.asked.items()
-        if asked.session == deletion.session and case.known_ns.get(label, 2**63) < deletion.sent
-        if not (asked.key and label in case.records.unsure)
+        for label, request in case.records.requests.items()
+        if request.session == deletion.session and case.known_ns.get(label, 2**63) < deletion.sent
+        if not (request.key and label in case.records.unsure)
     }
 
 
@@ -59,6 +59,6 @@ def _was_there(case: Case, deletion: Deletion) -> Iterator[str]:
         if each.may_have_deleted and each.answered < deletion.answered
     ]
     for label in _known_before(case, deletion):
-        if case.records.asked[label].sent > max(earlier, default=0):
+        if case.records.requests[label].sent > max(earlier, default=0):
             yield f"{deletion.session} was not there to be deleted, and {label} had been accepted"
             return

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from soak.actions import RUNNERS, Action, actions
 from soak.desk import Desk
-from soak.errands import RUNNERS, Errand, errands
 from soak.plan import DELETED
 from soak.records import Cancel, Move, Pause, Sweep
 from soak.server import Server
@@ -41,33 +41,33 @@ class Hands:
             group.create_task(self._run(number))
 
     async def _run(self, number: int) -> None:
-        for errand in errands(self._seed, number):
-            await asyncio.sleep(errand.pause_ms / 1000)
+        for action in actions(self._seed, number):
+            await asyncio.sleep(action.pause_ms / 1000)
             if self._desk.stopping:
                 return
             server = await self._desk.relay.ready()
             try:
-                await self._doing[errand.what](server, errand)
+                await self._doing[action.what](server, action)
             except (Broken, Silent) as error:
                 self._desk.blame(server, error)
 
     # -- runs --------------------------------------------------------------------------------------
 
-    async def _cancel(self, server: Server, errand: Errand) -> None:
+    async def _cancel(self, server: Server, action: Action) -> None:
         if runs := list(self._desk.runs)[-6:]:
-            await self._cancel_run(server, runs[-1 - errand.before % len(runs)], errand)
+            await self._cancel_run(server, runs[-1 - action.before % len(runs)], action)
 
-    async def _cancel_waiting(self, server: Server, errand: Errand) -> None:
-        if (run_id := await self._waiting(server, errand)) is not None:
-            await self._cancel_run(server, run_id, errand)
+    async def _cancel_waiting(self, server: Server, action: Action) -> None:
+        if (run_id := await self._waiting(server, action)) is not None:
+            await self._cancel_run(server, run_id, action)
 
-    async def _cancel_run(self, server: Server, run_id: str, errand: Errand) -> None:
-        cancel = Cancel(run_id=run_id, status_code=0, force=errand.force)
+    async def _cancel_run(self, server: Server, run_id: str, action: Action) -> None:
+        cancel = Cancel(run_id=run_id, status_code=0, force=action.force)
         try:
-            body = {"force": True} if errand.force else {}
+            body = {"force": True} if action.force else {}
             reply = await ask(server.port, "POST", f"/v1/runs/{run_id}/cancel", body)
             cancel = replace(cancel, status_code=reply.status_code, answered_s=time.time())
-            if errand.force and reply.status_code == 200:
+            if action.force and reply.status_code == 200:
                 cancel = replace(cancel, held=reply.body["held"])
         finally:
             self._records.cancels.append(cancel)
@@ -75,12 +75,12 @@ class Hands:
         if reply.status_code == 404:
             self._records.not_found[run_id] = time.monotonic_ns()
 
-    async def _move(self, server: Server, errand: Errand) -> None:
-        run_id = await self._waiting(server, errand)
+    async def _move(self, server: Server, action: Action) -> None:
+        run_id = await self._waiting(server, action)
         if run_id is None:
             return
-        move = Move(run_id=run_id, priority=errand.priority, sent_s=time.time())
-        body = {"front": True} if errand.priority is None else {"priority": errand.priority}
+        move = Move(run_id=run_id, priority=action.priority, sent_s=time.time())
+        body = {"front": True} if action.priority is None else {"priority": action.priority}
         try:
             reply = await ask(server.port, "POST", f"/v1/runs/{run_id}/move", body)
             move = replace(move, status_code=reply.status_code, answered_s=time.time(), code=_code(reply))
@@ -88,9 +88,9 @@ class Hands:
             self._records.moves.append(move)
         self._expect(reply, f"a move of run {run_id}", 200, 409)
 
-    async def _waiting(self, server: Server, errand: Errand) -> str | None:
+    async def _waiting(self, server: Server, action: Action) -> str | None:
         """Return a run that waits in a session, or has just waited; None if there is none."""
-        if (session := self._session(errand)) is None:
+        if (session := self._session(action)) is None:
             return None
         reply = await ask(server.port, "GET", f"/v1/sessions/{session}/runs?limit=20")
         if reply.status_code != 200:
@@ -98,21 +98,21 @@ class Hands:
             return None
         waiting = [run["run_id"] for run in reply.body["runs"] if run["status"] == WAITING]
         self._desk.runs.update(dict.fromkeys(waiting))
-        return waiting[errand.before % len(waiting)] if waiting else None
+        return waiting[action.before % len(waiting)] if waiting else None
 
     # -- sessions ----------------------------------------------------------------------------------
 
-    def _session(self, errand: Errand) -> str | None:
+    def _session(self, action: Action) -> str | None:
         sessions = [each for each in list(self._desk.sessions)[-16:] if not each.startswith(DELETED)][-10:]
-        return sessions[-1 - errand.before % len(sessions)] if sessions else None
+        return sessions[-1 - action.before % len(sessions)] if sessions else None
 
-    async def _sweep(self, server: Server, errand: Errand) -> None:
-        if (session := self._session(errand)) is None:
+    async def _sweep(self, server: Server, action: Action) -> None:
+        if (session := self._session(action)) is None:
             return
         self._desk.read_ledger()  # what is known of what waits is known before
-        sweep = Sweep(session=session, running=errand.running, force=errand.force, sent=time.monotonic_ns())
+        sweep = Sweep(session=session, running=action.running, force=action.force, sent=time.monotonic_ns())
         try:
-            body = {"running": errand.running, "force": errand.force}
+            body = {"running": action.running, "force": action.force}
             reply = await ask(server.port, "POST", f"/v1/sessions/{session}/cancel", body)
             now_s, now = time.time(), time.monotonic_ns()
             sweep = replace(sweep, status_code=reply.status_code, answered_s=now_s, answered=now)
@@ -124,8 +124,8 @@ class Hands:
             self._records.sweeps.append(sweep)
         self._expect(reply, f"a cancel of session {session}", 200, 202, 404)
 
-    async def _pause(self, server: Server, errand: Errand) -> None:
-        session = self._session(errand)
+    async def _pause(self, server: Server, action: Action) -> None:
+        session = self._session(action)
         if session is None or session in self._paused:
             return
         self._paused.add(session)
@@ -134,7 +134,7 @@ class Hands:
             reply = await ask(server.port, "POST", f"/v1/sessions/{session}/pause")
             if reply.status_code == 200:
                 since_s, since = time.time(), time.monotonic_ns()
-                await asyncio.sleep(errand.for_ms / 1000)
+                await asyncio.sleep(action.for_ms / 1000)
             self._expect(reply, f"a pause of {session}", 200, 404)
         finally:
             until_s, until = time.time(), time.monotonic_ns()

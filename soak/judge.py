@@ -17,10 +17,10 @@ from soak.deeds import judge_deeds
 from soak.deletions import judge_deletions
 from soak.ledger import Line
 from soak.message import LABEL, OUT_OF_ORDER, Message, answer
+from soak.moves import judge_moves
 from soak.questions import judge_questions
 from soak.records import Records, SentRequest, View
 from soak.shown import check_shown, is_open
-from soak.wishes import judge_wishes
 
 LATE_S: Final = 15.0
 """How much later than promised a run may end: servers are dead for a while, and machines are busy."""
@@ -37,7 +37,7 @@ UNSEEN: Final = 255
 def judge(records: Records, lines: Sequence[Line], rules: Rules) -> list[str]:
     """Return everything that is wrong."""
     case = Case(records, lines, rules)
-    judges = (_seen_at_once, _lists, _histories, _traces, judge_deeds, judge_wishes, judge_cancels, judge_questions)
+    judges = (_seen_at_once, _lists, _histories, _traces, judge_deeds, judge_moves, judge_cancels, judge_questions)
     own = [fault for each in (*judges, judge_closed, judge_deletions, _ends, _exits) for fault in each(case)]
     return judging.judge.judge(evidence_of(case)) + own
 
@@ -57,7 +57,7 @@ def _lists(case: Case) -> Iterator[str]:
         view = records.views.get(run.run_id)
         if view is not None and view.ended is not None and view.status != run.status:
             yield f"run {run.run_id} is shown as {view.status} and stored as {run.status}"
-    for run_id, times in records.told_at.items():
+    for run_id, times in records.reported_at.items():
         if len(times) > 1:
             yield f"run {run_id} ended more than once: {sorted(times)}"
 
@@ -73,10 +73,10 @@ def _histories(case: Case) -> Iterator[str]:
         if is_open(shown) != (session in case.records.pending):
             yield f"the last round of {session} is {'' if is_open(shown) else 'not '}open, and shown otherwise"
         for part in case.parts[session]:
-            asked = case.records.asked.get(part.label)
-            if asked is None or LABEL.fullmatch(part.label) is None:
+            request = case.records.requests.get(part.label)
+            if request is None or LABEL.fullmatch(part.label) is None:
                 yield f"the history of {session} has a question that nobody asked: {part.messages[0]}"
-            elif asked.session != session or part.messages[0]["content"][0] != {"text": asked.text}:
+            elif request.session != session or part.messages[0]["content"][0] != {"text": request.text}:
                 yield f"the question of {part.label} is told wrongly in {session}"
             if part.label in places:
                 yield f"{part.label} is twice in history, in {places[part.label]} and in {session}"
@@ -86,7 +86,7 @@ def _histories(case: Case) -> Iterator[str]:
 def _traces(case: Case) -> Iterator[str]:
     """Each thread has one part of history, unless it came to its end while it waited."""
     for session, runs in case.stored.items():
-        threads = [run for run in runs if not ((asked := case.asked_for(run.run_id)) and asked.thread)]
+        threads = [run for run in runs if not ((request := case.request_of(run.run_id)) and request.thread)]
         left, parts = [run for run in threads if case.leaves_a_trace(run)], case.parts.get(session, [])
         if len(left) != len(parts):
             yield f"session {session} has {len(left)} runs, and {len(parts)} in history"
@@ -97,20 +97,20 @@ def _ends(case: Case) -> Iterator[str]:
     for run_id, view in case.records.views.items():
         part = case.part_of.get(run_id)
         label = case.label_of.get(run_id, "")
-        asked, message = case.asked_for(run_id), case.messages.get(case.thread_of.get(label, ""))
-        if view.ended is None or asked is None or message is None:
+        request, message = case.request_of(run_id), case.messages.get(case.thread_of.get(label, ""))
+        if view.ended is None or request is None or message is None:
             continue
-        faults = [*_times(asked, view, view.ended.kind, case.rules)]
+        faults = [*_times(request, view, view.ended.kind, case.rules)]
         if part is not None:
             faults += _crash(view, part, case.rules)
             if case.is_last(run_id):
-                faults += _end(asked, message, part, view.ended)
+                faults += _end(request, message, part, view.ended)
             elif view.ended.kind != "needs_input":
                 faults.append(f"is {view.ended.kind}, and an answer was accepted for it")
         yield from (f"run {run_id} ({label}) {fault}" for fault in faults)
 
 
-def _end(asked: SentRequest, message: Message, part: Part, ended: End) -> Iterator[str]:
+def _end(request: SentRequest, message: Message, part: Part, ended: End) -> Iterator[str]:
     said = part.said[-1] if part.said else ""
     match ended.kind:
         case "succeeded":
@@ -133,23 +133,23 @@ def _end(asked: SentRequest, message: Message, part: Part, ended: End) -> Iterat
             pass  # see `soak.wishes`
         case _:
             yield f"ended as {ended.kind}: {ended.text}"
-    rolled_back = asked.thread and ended.kind == "cancelled" and said == NOT_GIVEN  # its round is closed once more
+    rolled_back = request.thread and ended.kind == "cancelled" and said == NOT_GIVEN  # its round is closed once more
     reason = [] if ended.kind == "cancelled" else [ended.text[:REASON]]
     closing = [EARLY.format(ended.kind), *reason]
     if part.said[-len(closing) :] != closing and not rolled_back:
         yield f"is {ended.kind}, and history closes with {said!r}"
 
 
-def _times(asked: SentRequest, view: View, kind: str, rules: Rules) -> Iterator[str]:
+def _times(request: SentRequest, view: View, kind: str, rules: Rules) -> Iterator[str]:
     """A run takes, and waits, not much longer than its time."""
     took_s, waited_s = view.took_s or 0.0, view.waited_s or 0.0
-    if asked.timeout_s is not None and took_s > asked.timeout_s + rules.cancel_grace_s + LATE_S:
-        yield f"took {took_s} s, and had {asked.timeout_s}"
-    most_s = None if asked.timeout_s is None else asked.timeout_s + rules.cancel_grace_s
+    if request.timeout_s is not None and took_s > request.timeout_s + rules.cancel_grace_s + LATE_S:
+        yield f"took {took_s} s, and had {request.timeout_s}"
+    most_s = None if request.timeout_s is None else request.timeout_s + rules.cancel_grace_s
     if kind == "succeeded" and view.attempt == 1 and most_s is not None and took_s > most_s + STALL_S:
-        yield f"succeeded after {took_s} s, and had {asked.timeout_s}"
-    if asked.queue_timeout_s is not None and waited_s > asked.queue_timeout_s + LATE_S:
-        yield f"waited {waited_s} s, and had {asked.queue_timeout_s}"
+        yield f"succeeded after {took_s} s, and had {request.timeout_s}"
+    if request.queue_timeout_s is not None and waited_s > request.queue_timeout_s + LATE_S:
+        yield f"waited {waited_s} s, and had {request.queue_timeout_s}"
 
 
 def _crash(view: View, part: Part, rules: Rules) -> Iterator[str]:
@@ -158,7 +158,7 @@ def _crash(view: View, part: Part, rules: Rules) -> Iterator[str]:
         return
     unknown = {key for key, result in part.results.items() if text_of(result).startswith(UNKNOWN)}
     tools = {name for key, name in part.tools.items() if key in unknown} - rules.idempotent
-    if rules.tell or not tools:
+    if rules.inform or not tools:
         yield f"is crashed at attempt {view.attempt}, though it could have gone on"
 
 
@@ -169,8 +169,8 @@ def _exits(case: Case) -> Iterator[str]:
         if {"TERM", "KILL"} <= set(each.signals):
             allowed.add(UNSEEN)
         if "TERM" in each.signals:
-            allowed |= {0} if each.stage != "starting" else {0, -15}
+            allowed |= {0} if each.phase != "starting" else {0, -15}
         if each.code not in allowed:
-            yield f"server {each.server}, {each.stage}, sent {each.signals or 'nothing'}, ended with {each.code}"
+            yield f"server {each.server}, {each.phase}, sent {each.signals or 'nothing'}, ended with {each.code}"
         for complaint in each.complaints:
             yield f"server {each.server} complained: {complaint}"

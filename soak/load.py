@@ -2,7 +2,7 @@
 
 Chatters share sessions and wait for their answers, or hang up before. Liners send one message after the other, each
 as soon as the one before is known to be accepted. Askers answer what their messages make agents ask. Deleters forget
-their sessions. (Lookers and errands: `soak.looks`, `soak.hands`.) What has an idempotency key is sent again until it
+their sessions. (Lookers and errands: `soak.readers`, `soak.hands`.) What has an idempotency key is sent again until it
 has an answer; nothing else is sent twice: whose connection breaks knows nothing, and says something else next.
 """
 
@@ -14,8 +14,8 @@ from soak import plan
 from soak.answers import Answers
 from soak.desk import POLL_S, Desk
 from soak.hands import Hands
-from soak.looks import Looks
 from soak.plan import Say
+from soak.readers import Readers
 from soak.records import Deletion
 from soak.server import Relay
 from soak.talk import Talk
@@ -30,7 +30,7 @@ class Load:
     """All clients of a soak."""
 
     def __init__(self, desk: Desk, *, seed: int, timeouts: bool, control: bool) -> None:
-        self.looks = Looks(desk, seed=seed)
+        self.readers = Readers(desk, seed=seed)
         self._desk = desk
         self._relay: Relay = desk.relay
         self._seed = seed
@@ -47,7 +47,7 @@ class Load:
                 group.create_task(self._chatter(number))
             for number in range(plan.LINERS):
                 group.create_task(self._liner(number))
-            self.looks.start(group)
+            self.readers.start(group)
             if self._control:
                 for number in range(plan.ASKERS):
                     group.create_task(self._asker(number))
@@ -71,11 +71,11 @@ class Load:
             await asyncio.sleep(exchange.say.pause_ms / 1000)
             if self._desk.stopping:
                 return
-            told = await self._talk.say(exchange.say)
+            received = await self._talk.say(exchange.say)
             for reply in exchange.replies:
-                if not (requests := await self._answers.open(exchange.say, told)):
+                if not (requests := await self._answers.open(exchange.say, received)):
                     break
-                told = await self._answers.give(exchange.say, reply, requests)
+                received = await self._answers.give(exchange.say, reply, requests)
 
     async def _liner(self, number: int) -> None:
         for says in plan.liner(self._seed, number, timeouts=self._timeouts):
@@ -89,8 +89,8 @@ class Load:
     async def _line_up(self, say: Say, group: asyncio.TaskGroup) -> None:
         """Send a message, and return when it is known to be accepted, or its client to know nothing."""
         before = self._desk.newest(say.session)
-        asked = group.create_task(self._talk.say(say))
-        while not asked.done():
+        request = group.create_task(self._talk.say(say))
+        while not request.done():
             await asyncio.sleep(POLL_S)
             newest = self._desk.newest(say.session)
             if newest is not None and newest != before:

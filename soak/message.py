@@ -16,7 +16,7 @@ LABEL: Final = re.compile(r"[a-z]\d+-\d+")
 ASKING: Final = ("asks", "asksagain")
 TOOLS: Final = ("work", "awork", "fails", "afails", "again", "stubborn", *ASKING)
 """`a...` is async; `...fails` raises; `...again` may be started again; `stubborn` does not hear that it should end;
-`asks...` asks a person first."""
+`requests_input...` asks a person first."""
 AGAIN: Final = frozenset({"again", "asksagain"})
 OUT_OF_ORDER: Final = "the provider is out of order"
 
@@ -50,7 +50,7 @@ class Turn(Struct, frozen=True):
     calls: tuple[Call, ...] = ()
     error: bool = False
 
-    def asks(self, label: str) -> set[str]:
+    def requests_input(self, label: str) -> set[str]:
         """Return the names of its input requests."""
         return {request_name(label, place) for place, each in enumerate(self.calls) if each.tool in ASKING}
 

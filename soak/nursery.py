@@ -45,7 +45,7 @@ class Newborn:
 
     def send_signal(self, which: int) -> None:
         """Have a signal sent, unless it has ended: only its parent can tell, without a chance to hit another."""
-        self._nursery.tell({"signal": which, "number": self._number})
+        self._nursery.send({"signal": which, "number": self._number})
 
     def kill(self) -> None:
         """End it at once."""
@@ -101,20 +101,20 @@ class Nursery:
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
         newborn = self._newborns[number] = Newborn(self, number, reader)
         try:
-            self.tell({"number": number, "command": list(command)}, write_fd)
+            self.send({"number": number, "command": list(command)}, write_fd)
         finally:
             os.close(write_fd)
         return newborn
 
-    def tell(self, wish: dict[str, Any], *fds: int) -> None:
+    def send(self, command: dict[str, Any], *fds: int) -> None:
         """Ask the process for something."""
         with suppress(BrokenPipeError):
-            socket.send_fds(self._socket, [json.dumps(wish).encode()], list(fds))
+            socket.send_fds(self._socket, [json.dumps(command).encode()], list(fds))
 
     def _read(self) -> None:
         with suppress(BlockingIOError):
-            while told := self._socket.recv(MOST_BYTES):
-                news = json.loads(told)
+            while data := self._socket.recv(MOST_BYTES):
+                news = json.loads(data)
                 if "code" in news:
                     self._newborns.pop(news["number"]).ended(news["code"])
                 else:
@@ -145,24 +145,24 @@ def serve(connection: socket.socket) -> None:
                 _reap(children, connection)
             if connection not in ready:
                 continue
-            told, fds, _, _ = socket.recv_fds(connection, MOST_BYTES, 3)
-            if not told:
+            data, fds, _, _ = socket.recv_fds(connection, MOST_BYTES, 3)
+            if not data:
                 break
-            wish = json.loads(told)
-            if "command" in wish:
+            command = json.loads(data)
+            if "command" in command:
                 pid = os.fork()
                 if pid == 0:
                     signal.set_wakeup_fd(-1)
                     selector.close()
                     for each in (connection, wake, woken):
                         each.close()
-                    _be_born(wish, fds)
-                children[wish["number"]] = pid
+                    _be_born(command, fds)
+                children[command["number"]] = pid
                 for fd in fds:
                     os.close(fd)
-                _tell(connection, number=wish["number"], pid=pid)
-            elif wish["number"] in children:
-                os.kill(children[wish["number"]], wish["signal"])
+                _report(connection, number=command["number"], pid=pid)
+            elif command["number"] in children:
+                os.kill(children[command["number"]], command["signal"])
     for pid in children.values():
         os.kill(pid, signal.SIGKILL)
 
@@ -172,15 +172,15 @@ def _reap(children: dict[int, int], connection: socket.socket) -> None:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             del children[number]
-            _tell(connection, number=number, code=os.waitstatus_to_exitcode(status))
+            _report(connection, number=number, code=os.waitstatus_to_exitcode(status))
 
 
-def _tell(connection: socket.socket, **news: int) -> None:
+def _report(connection: socket.socket, **news: int) -> None:
     with suppress(OSError):
         connection.send(json.dumps(news).encode())
 
 
-def _be_born(wish: dict[str, Any], files: list[int]) -> None:
+def _be_born(command: dict[str, Any], files: list[int]) -> None:
     """Become the command, in a process that was just forked. Does not return."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
@@ -190,11 +190,11 @@ def _be_born(wish: dict[str, Any], files: list[int]) -> None:
     for each in {nothing, *files} - {0, 1, 2}:
         os.close(each)
     random.seed()  # else all of them would have the same chance
-    if "folder" in wish:
-        os.chdir(wish["folder"])
+    if "folder" in command:
+        os.chdir(command["folder"])
         os.environ.clear()
-        os.environ.update(wish["environment"])
-    sys.argv = wish["command"]
+        os.environ.update(command["environment"])
+    sys.argv = command["command"]
     sys.path[0] = str(Path(sys.argv[0]).parent)
     sys.modules["__main__"].__package__ = None  # a script has none, and is called by its own name
     from strandline.__main__ import main

@@ -25,7 +25,7 @@ SHARED: Final = 4
 """Sessions that chatters share at a time."""
 LONG_MS: Final = 4000
 """How long a run goes on that is to be cancelled because its client has left: longer than that takes."""
-ASKED: Final = 2
+REQUESTED: Final = 2
 """Sessions that askers share at a time."""
 QUESTIONS: Final = 3
 """How many questions of one run a client answers."""
@@ -96,8 +96,8 @@ def chatter(seed: int, number: int, *, timeouts: bool, control: bool) -> Iterato
         label = f"c{number}-{n}"
         leaves = chance.random() < 0.2
         text = message(chance, label)
-        wishes = _wishes(chance) if control else {}
-        if leaves and wishes.get("on_disconnect", "continue") != "continue" and chance.random() < 0.15:
+        options = _options(chance) if control else {}
+        if leaves and options.get("on_disconnect", "continue") != "continue" and chance.random() < 0.15:
             text = f"{label} think.{LONG_MS}{text.removeprefix(label)}"
         yield Say(
             label=label,
@@ -106,7 +106,7 @@ def chatter(seed: int, number: int, *, timeouts: bool, control: bool) -> Iterato
             pause_ms=chance.expovariate(1 / 120),
             leave_ms=chance.uniform(0, 150) if leaves else None,
             **(_timeouts(chance, text) if timeouts else {}),
-            **wishes,
+            **options,
         )
 
 
@@ -120,11 +120,11 @@ def asker(seed: int, number: int, *, timeouts: bool) -> Iterator[Exchange]:
         say = Say(
             label=label,
             text=text,
-            session=f"asked-{chance.randrange(ASKED)}.{n // MESSAGES_OF_A_SESSION}",
+            session=f"asked-{chance.randrange(REQUESTED)}.{n // MESSAGES_OF_A_SESSION}",
             pause_ms=chance.expovariate(1 / 120),
             leave_ms=chance.uniform(0, 150) if chance.random() < 0.1 else None,
             **(_timeouts(chance, text) if timeouts else {}),
-            **_wishes(chance),
+            **_options(chance),
         )
         replies = tuple(
             Reply(
@@ -144,7 +144,7 @@ def _asking(chance: random.Random, text: str) -> str:
     """Return a message in which one tool asks, sometimes two in one round or one after the other."""
     label, *words = text.split()
     at = chance.randint(0, len(words))
-    one, other = (f"{chance.choices(ASKING, (3, 2))[0]}.{_ms(chance, 'asks')}" for _ in range(2))
+    one, other = (f"{chance.choices(ASKING, (3, 2))[0]}.{_ms(chance, 'requests_input')}" for _ in range(2))
     match chance.choices(("alone", "two", "beside", "again"), (5, 1, 3, 1))[0]:
         case "two":
             new = [f"{one}+{other}"]
@@ -237,8 +237,8 @@ def _timeouts(chance: random.Random, text: str) -> dict[str, Any]:
             return {}
 
 
-def _wishes(chance: random.Random) -> dict[str, Any]:
+def _options(chance: random.Random) -> dict[str, Any]:
     """Some messages have a key, some do something about a busy session, some have a priority."""
-    wishes: dict[str, Any] = {"keyed": chance.random() < 0.4, "if_busy": chance.choices(POLICIES, (16, 2, 2, 1))[0]}
-    wishes["on_disconnect"] = chance.choices(("continue", "cancel", "cancel_if_queued"), (3, 1, 1))[0]
-    return wishes | ({"priority": chance.randint(1, 5)} if chance.random() < 0.2 else {})
+    options: dict[str, Any] = {"keyed": chance.random() < 0.4, "if_busy": chance.choices(POLICIES, (16, 2, 2, 1))[0]}
+    options["on_disconnect"] = chance.choices(("continue", "cancel", "cancel_if_queued"), (3, 1, 1))[0]
+    return options | ({"priority": chance.randint(1, 5)} if chance.random() < 0.2 else {})

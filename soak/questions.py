@@ -8,27 +8,27 @@ from typing import Final
 
 from soak.case import CLOCKS_S, NOT_ANSWERED, NOT_GIVEN, Case, text_of
 from soak.message import ASKING, as_said
-from soak.records import SentRequest, Stored, View, asked_by
-from soak.wishes import INTERRUPTS
+from soak.moves import INTERRUPTS
+from soak.records import SentRequest, Stored, View, input_requests_of
 
 WITHDRAWN: Final = 200
 
 
 def judge_questions(case: Case) -> Iterator[str]:
     """Yield everything that is wrong about input requests."""
-    yield from _asked(case)
+    yield from _planned(case)
     yield from _went_on(case)
 
 
-def _asked(case: Case) -> Iterator[str]:
+def _planned(case: Case) -> Iterator[str]:
     """A run asks what its message makes it ask, all of one round."""
     for run_id, view in case.records.views.items():
         label = case.label_of.get(run_id, "")
         message = case.messages.get(case.thread_of.get(label, ""))
         if view.ended is None or view.ended.kind != "needs_input" or message is None:
             continue
-        names = set(asked_by(view.ended).values())
-        if not names or names not in [turn.asks(message.label) for turn in message.turns]:
+        names = set(input_requests_of(view.ended).values())
+        if not names or names not in [turn.requests_input(message.label) for turn in message.turns]:
             yield f"run {run_id} ({label}) asks {sorted(names)}, and its message does not"
 
 
@@ -37,13 +37,14 @@ def _went_on(case: Case) -> Iterator[str]:
     for line in case.lines:
         if line.kind != "begin" or line.tool not in ASKING or line.label in case.gone:
             continue
-        asked, part = case.asked_for(line.run_id), case.part_of.get(line.run_id)
-        if asked is None or not asked.thread:
+        request, part = case.request_of(line.run_id), case.part_of.get(line.run_id)
+        if request is None or not request.thread:
             yield f"{line.tool} {line.tool_use_id} of run {line.run_id} ({line.label}) went on without an answer"
             continue
         text = text_of(part.results[line.tool_use_id]) if part and line.tool_use_id in part.results else ""
-        if text.startswith("did ") and not text.endswith(as_said(asked.name)):
-            yield f"{line.tool} {line.tool_use_id} of {line.label} was answered by {asked.name}, and told as {text!r}"
+        if text.startswith("did ") and not text.endswith(as_said(request.name)):
+            which = f"{line.tool} {line.tool_use_id} of {line.label}"
+            yield f"{which} was answered by {request.name}, and history has {text!r}"
     for thread, runs in case.thread.items():
         view, part = case.records.views.get(runs[-1]), case.part_of.get(runs[-1])
         if view is None or part is None or view.ended is None or view.ended.kind != "needs_input" or part.is_open:
@@ -57,15 +58,15 @@ def _went_on(case: Case) -> Iterator[str]:
 
 def _dismissed(case: Case, run_id: str, view: View) -> bool:
     """Return whether there was something that closes a question which nobody has answered."""
-    asked, ended_s = case.asked_for(run_id), view.ended_s or 0.0
-    if asked is None:
+    request, ended_s = case.request_of(run_id), view.ended_s or 0.0
+    if request is None:
         return False
     if any(each.run_id == run_id and each.status_code in (0, WITHDRAWN) for each in case.records.cancels):
         return True
-    sweeps = (each for each in case.records.sweeps if each.session == asked.session and each.running)
+    sweeps = (each for each in case.records.sweeps if each.session == request.session and each.running)
     if any(each.status_code in (0, 200, 202) for each in sweeps):
         return True
-    others = [*_others(case, asked.session, run_id)]
+    others = [*_others(case, request.session, run_id)]
     if any(each.if_busy in INTERRUPTS for _, _, each in others):
         return True
     due = ended_s + case.rules.input_timeout_s - CLOCKS_S
@@ -74,17 +75,17 @@ def _dismissed(case: Case, run_id: str, view: View) -> bool:
 
 def _others(case: Case, session: str, run_id: str) -> Iterator[tuple[Stored, View, SentRequest]]:
     for run in case.stored[session]:
-        view, asked = case.records.views.get(run.run_id), case.asked_for(run.run_id)
-        if run.run_id != run_id and view is not None and asked is not None:
-            yield run, view, asked
+        view, request = case.records.views.get(run.run_id), case.request_of(run.run_id)
+        if run.run_id != run_id and view is not None and request is not None:
+            yield run, view, request
 
 
 def is_withdrawn(case: Case, run_id: str) -> bool:
     """Return whether a question may have been closed before its time."""
-    asked = case.asked_for(run_id)
+    request = case.request_of(run_id)
     return (
         any(each.run_id == run_id and each.status_code in (0, WITHDRAWN) for each in case.records.cancels)
-        or asked is None
-        or any(each.session == asked.session and each.running for each in case.records.sweeps)
-        or any(each.if_busy in INTERRUPTS for _, _, each in _others(case, asked.session, run_id))
+        or request is None
+        or any(each.session == request.session and each.running for each in case.records.sweeps)
+        or any(each.if_busy in INTERRUPTS for _, _, each in _others(case, request.session, run_id))
     )

@@ -126,11 +126,11 @@ class Struck(Struct, frozen=True, kw_only=True):
 
 
 class Exit(Struct, frozen=True, kw_only=True):
-    """How a server's process ended. `signals` are those that it was sent; `stage` how far it was at the first."""
+    """How a server's process ended. `signals` are those that it was sent; `phase` how far it was at the first."""
 
     server: int
     signals: tuple[Literal["KILL", "TERM"], ...]
-    stage: Literal["starting", "waiting", "ready"]
+    phase: Literal["starting", "waiting", "ready"]
     code: int
     complaints: tuple[str, ...] = ()
     """Lines of its log that should not be there."""
@@ -146,7 +146,7 @@ class Seen(Struct, frozen=True, kw_only=True):
 class Records(Struct, kw_only=True):
     """Everything that is known from outside."""
 
-    asked: dict[str, SentRequest] = field(default_factory=dict)
+    requests: dict[str, SentRequest] = field(default_factory=dict)
     answered: list[Answered] = field(default_factory=list)
     unsure: set[str] = field(default_factory=set)
     """The labels of messages that were sent, once or once too often, without an answer."""
@@ -167,9 +167,9 @@ class Records(Struct, kw_only=True):
     """What befell workers of the server that served."""
     seen_waiting: dict[str, tuple[str, int]] = field(default_factory=dict)
     """By label: the run id that was listed while its client waited for the answer, and when that was known."""
-    told: dict[str, set[End]] = field(default_factory=lambda: defaultdict(set))
+    reported: dict[str, set[End]] = field(default_factory=lambda: defaultdict(set))
     """By run id: every end that any client was told."""
-    told_at: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    reported_at: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     """By run id: every `ended_at` that any client was told."""
     seen: dict[str, set[Seen]] = field(default_factory=lambda: defaultdict(set))
     held: set[str] = field(default_factory=set)
@@ -194,7 +194,7 @@ class Records(Struct, kw_only=True):
 def ended_of_chat(body: dict[str, Any]) -> End:
     """Return the end that an answer of `/chat` tells."""
     if body["status"] == "needs_input":
-        return _asks(body["input_requests"])
+        return _requests_input(body["input_requests"])
     return End(kind="succeeded" if body["status"] == "success" else body["error_code"], text=body["response"])
 
 
@@ -207,15 +207,15 @@ def ended_of_run(run: dict[str, Any]) -> End | None:
     if run["status"] == "succeeded":
         return End(kind="succeeded", text=run["output"])
     if run["status"] == "needs_input":
-        return _asks(run["input_requests"])
+        return _requests_input(run["input_requests"])
     return End(kind=run["status"], text=f"the run was {run['status']}")
 
 
-def _asks(requests: list[dict[str, Any]]) -> End:
+def _requests_input(requests: list[dict[str, Any]]) -> End:
     return End(kind="needs_input", text=" ".join(f"{each['id']} {each['name']}" for each in requests))
 
 
-def asked_by(ended: End) -> dict[str, str]:
+def input_requests_of(ended: End) -> dict[str, str]:
     """Return the input requests of a run that ended so, name by id."""
     words = ended.text.split() if ended.kind == "needs_input" else []
     return dict(zip(words[::2], words[1::2], strict=True))

@@ -30,7 +30,7 @@ _BAD: Final = re.compile(r"Traceback| ERROR | CRITICAL ")
 _DIED: Final = re.compile(r" ERROR strandline\.workers: worker \d+ \(process (\d+)\) has died: ended by SIGKILL$")
 _STRUCK: Final = ("an agent loop is blocked for good and is given up", "not ready: no worker takes calls")
 _OURS: Final = re.compile(r"STRANDLINE_|AGENT_ID$|PORT$|IDLE_TIMEOUT_MINUTES$")
-Stage = Literal["starting", "waiting", "ready"]
+Phase = Literal["starting", "waiting", "ready"]
 
 
 Process = asyncio.subprocess.Process | Newborn
@@ -45,9 +45,9 @@ class Server:
         self.struck: set[int] = set()
         """The processes of workers that something was done to."""
         self.port = 0
-        self.stage: Stage = "starting"
+        self.phase: Phase = "starting"
         self.signals: list[Literal["KILL", "TERM"]] = []
-        self.stage_at_signal: Stage = "starting"
+        self.phase_at_signal: Phase = "starting"
         self.code: int | None = None
         self._log = log
         self._complaints: list[str] = []
@@ -56,7 +56,7 @@ class Server:
     @property
     def healthy(self) -> bool:
         """Whether it should answer: it is ready, and nobody has told it to end."""
-        return self.stage == "ready" and not self.signals and self.code is None
+        return self.phase == "ready" and not self.signals and self.code is None
 
     async def live(self, starting: Awaitable[Process], changed: "Change") -> Exit:
         """Start the process, follow its log, and return how it ended."""
@@ -71,13 +71,13 @@ class Server:
         finally:
             with suppress(ProcessLookupError):
                 process.kill()
-            changed.tell()
+            changed.notify()
         if not self._complaints and self.signals:
             self._log.unlink()
         return Exit(
             server=self.number,
             signals=tuple(self.signals),
-            stage=self.stage_at_signal if self.signals else self.stage,
+            phase=self.phase_at_signal if self.signals else self.phase,
             code=self.code,
             complaints=tuple(self._complaints),
         )
@@ -87,7 +87,7 @@ class Server:
         if self._process is None or self._process.returncode is not None:
             return
         if not self.signals:
-            self.stage_at_signal = self.stage
+            self.phase_at_signal = self.phase
         self.signals.append(which)
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGKILL if which == "KILL" else signal.SIGTERM)
@@ -101,11 +101,11 @@ class Server:
     def _read(self, line: bytes, changed: "Change") -> None:
         if found := _URL.search(line.rstrip()):
             self.port = int(found.group(1))
-            self.stage = "ready"
-            changed.tell()
-        elif b"waiting for the journal" in line and self.stage == "starting":
-            self.stage = "waiting"
-            changed.tell()
+            self.phase = "ready"
+            changed.notify()
+        elif b"waiting for the journal" in line and self.phase == "starting":
+            self.phase = "waiting"
+            changed.notify()
         elif _BAD.search(text := line.decode(errors="replace")) and not self._has_reason(text):
             self._complaints.append(text.strip()[:500])
 
@@ -129,7 +129,7 @@ class Change:
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Wake all that wait."""
         self._event.set()
         self._event = asyncio.Event()
@@ -189,7 +189,7 @@ class Relay:
     @property
     def others(self) -> list[Server]:
         """Those that wait for the journal, are about to, or are taking it over."""
-        return [server for server in self._lives if server.stage != "ready" and not server.signals]
+        return [server for server in self._lives if server.phase != "ready" and not server.signals]
 
     async def ready(self, deadline_s: float = 60.0) -> Server:
         """Return the server that serves, once there is one. Raises `TimeoutError`."""
@@ -206,8 +206,8 @@ class Relay:
     async def finish(self) -> None:
         """Have all stop as an operator does, those that wait first, and see them end."""
         self._ending = True
-        for stage in ("waiting", "ready"):
-            for server in [each for each in self._lives if (each.stage == "ready") == (stage == "ready")]:
+        for phase in ("waiting", "ready"):
+            for server in [each for each in self._lives if (each.phase == "ready") == (phase == "ready")]:
                 server.send("TERM")
                 await self.ended(server)
 
@@ -225,7 +225,7 @@ class Relay:
             self.exits.append(await server.live(self._started(server), self._changed))
         finally:
             del self._lives[server]
-            self._changed.tell()
+            self._changed.notify()
             self._fill()
 
     async def _started(self, server: Server) -> Process:

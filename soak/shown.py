@@ -9,13 +9,13 @@ from soak.message import ASKING
 
 def check_shown(history: Sequence[Any]) -> list[str]:
     """Return what is malformed; a round that waits for input counts as closed."""
-    return malformed(history, _asks)
+    return malformed(history, _requests_input)
 
 
 def is_open(history: Sequence[Any]) -> bool:
     """Return whether the last round waits for input, or continues with it."""
-    return any(map(_asks, open_uses(history)))
+    return any(map(_requests_input, open_uses(history)))
 
 
-def _asks(use: dict[str, Any]) -> bool:
+def _requests_input(use: dict[str, Any]) -> bool:
     return use["name"] in ASKING

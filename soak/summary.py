@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from soak.records import Records, asked_by
+from soak.records import Records, input_requests_of
 
 
 def summary(records: Records) -> str:
@@ -16,23 +16,25 @@ def summary(records: Records) -> str:
         "runs besides": f"{again} in more than one attempt, {len(records.held)} seen held (at most {records.most_held}"
         " at once)",
         "servers ended": _counted(
-            f"{each.stage} by {'+'.join(each.signals)}" for each in records.exits if each.signals
+            f"{each.phase} by {'+'.join(each.signals)}" for each in records.exits if each.signals
         ),
         "workers struck": _counted(each.how for each in records.struck),
-        **_wishes(records),
+        **_requests(records),
     }
     return "\n".join(f"{what}: {counts}" for what, counts in lines.items() if counts)
 
 
-def _wishes(records: Records) -> dict[str, str]:
+def _requests(records: Records) -> dict[str, str]:
     """Return how the servers answered what was wished, and what became of it."""
-    answers = {label for label, asked in records.asked.items() if asked.thread}
-    requests = {each for view in records.views.values() if view.ended is not None for each in asked_by(view.ended)}
+    answers = {label for label, request in records.requests.items() if request.thread}
+    requests = {
+        each for view in records.views.values() if view.ended is not None for each in input_requests_of(view.ended)
+    }
     given = {
         each
         for view in records.views.values()
         if view.label in answers and view.status
-        for each in records.asked[view.label].answers
+        for each in records.requests[view.label].answers
     }
     cancelled = {each.run_id for each in records.cancels} | {
         run_id for each in records.sweeps for run_id in each.stopped
@@ -41,7 +43,7 @@ def _wishes(records: Records) -> dict[str, str]:
         run_id
         for run_id, view in records.views.items()
         if view.status == "cancelled" and view.label in records.left_at and run_id not in cancelled
-        if records.asked[view.label].on_disconnect != "continue"
+        if records.requests[view.label].on_disconnect != "continue"
     ]
     return {
         "questions": f"{len(requests)} asked, {len(requests & given)} answered" if requests else "",

@@ -29,7 +29,7 @@ class Talk:
     async def say(self, say: Say, *, thread: str = "", requests: tuple[str, ...] = ()) -> Any:
         """Send a message, or the answers to `requests`; return the body of the answer, None if there is none."""
         server = await self._desk.relay.ready()
-        self._records.asked[say.label] = SentRequest(
+        self._records.requests[say.label] = SentRequest(
             name=say.label,
             session=say.session,
             text=say.text,
@@ -78,19 +78,19 @@ class Talk:
         self._records.answered.append(
             Answered(label=label, status_code=reply.status_code, at_ns=at_ns, run_id=run_id, code=code)
         )
-        asked = self._records.asked[label]
+        request = self._records.requests[label]
         match reply.status_code:
             case 200:
                 ended = ended_of_chat(body)
-                self._records.told[run_id].add(ended)
+                self._records.reported[run_id].add(ended)
                 self._ends[label] = ended.kind
             case 202 | 503:
                 pass
-            case 409 if asked.if_busy == "reject":
+            case 409 if request.if_busy == "reject":
                 pass
-            case 404 if asked.session.startswith(DELETED) and code == "not_found":
+            case 404 if request.session.startswith(DELETED) and code == "not_found":
                 pass  # deleted while its client waited, or came again for its answer
-            case status_code if asked.thread and code in MAY_REFUSE.get(status_code, ()):
+            case status_code if request.thread and code in MAY_REFUSE.get(status_code, ()):
                 pass
             case _:
                 self._records.faults.append(f"{label} was answered {reply.status_code}: {reply.body}")

@@ -35,18 +35,18 @@ async def script(session_id: str, messages: Messages) -> Answer:
     faults = check_pairing(cast("list[Message]", messages))
     if faults or any(before["role"] == after["role"] for before, after in pairwise(messages)):
         raise ValueError(f"{MALFORMED}: {faults or [message['role'] for message in messages]}")
-    asked = max(place for place, message in enumerate(messages) if _question(message))
-    message = read(_question(messages[asked]))
-    told = [each for each in messages[asked + 1 :] if each["role"] == "user"]
+    request = max(place for place, message in enumerate(messages) if _question(message))
+    message = read(_question(messages[request]))
+    results = [each for each in messages[request + 1 :] if each["role"] == "user"]
     ledger.write("model", session=session_id, label=message.label)
-    turn = message.turns[len(told)]
+    turn = message.turns[len(results)]
     await asyncio.sleep(turn.think_ms / 1000)
     if turn.error:
         raise ConnectionError(OUT_OF_ORDER)
     if not turn.calls:
-        return answer(message.label, [text for each in told for text in _results(each)])
+        return answer(message.label, [text for each in results for text in _results(each)])
     return [
-        say(f"Round {len(told)}. "),
+        say(f"Round {len(results)}. "),
         *(call(each.tool, {"label": message.label, "ms": each.ms, "place": n}) for n, each in enumerate(turn.calls)),
     ]
 
@@ -160,7 +160,7 @@ def stubborn(label: str, ms: int, place: int, tool_context: ToolContext) -> str:
     return _work(label, ms, tool_context, hears=False)
 
 
-def _asks(label: str, ms: int, place: int, context: ToolContext) -> str:
+def _requests_input(label: str, ms: int, place: int, context: ToolContext) -> str:
     """Ask a person, and then do something: whatever is written down comes after the answer."""
     said = context.interrupt(request_name(label, place), reason={"label": label})
     return _work(label, ms, context, hears=True) + as_said(said)
@@ -176,7 +176,7 @@ def asks(label: str, ms: int, place: int, tool_context: ToolContext) -> str:
         place: of the call in its round
         tool_context: given by the agent
     """
-    return _asks(label, ms, place, tool_context)
+    return _requests_input(label, ms, place, tool_context)
 
 
 @tool(context=True)
@@ -189,7 +189,7 @@ def asksagain(label: str, ms: int, place: int, tool_context: ToolContext) -> str
         place: of the call in its round
         tool_context: given by the agent
     """
-    return _asks(label, ms, place, tool_context)
+    return _requests_input(label, ms, place, tool_context)
 
 
 @tool(context=True)

@@ -39,7 +39,7 @@ INPUT_TIMEOUT_S: Final = 1.5
 MAX_ATTEMPTS: Final = 3
 QUIET_S: Final = 60.0
 ASKERS: Final = 8
-ASKED_AGAIN: Final = 2_000
+SAMPLED: Final = 2_000
 """How many runs are asked for once more at the very end."""
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Abilities(Struct, frozen=True, kw_only=True):
 
     timeouts: bool = True
     holds: bool = True
-    tell: bool = True
+    inform: bool = True
     idempotent: bool = True
     control: bool = True
     """Keys, policies, priorities, cancels, moves, pauses, deletions and input requests."""
@@ -109,7 +109,7 @@ class Trial:
             *("--lock-wait", "3600", "--idle-timeout-minutes", "15"),
             *(("--cancel-grace", str(CANCEL_GRACE_S), "--max-holds", "64") if abilities.holds else ()),
             *(("--input-timeout", str(INPUT_TIMEOUT_S)) if abilities.control else ()),
-            *(("--unknown-tool", "tell") if self._rules.tell else ()),
+            *(("--unknown-tool", "tell") if self._rules.inform else ()),
             *(("--idempotent-tools", ",".join(sorted(AGAIN))) if abilities.idempotent else ()),
         ]
         workers = partial(has_workers, seed) if abilities.workers else lambda number: False
@@ -123,15 +123,15 @@ class Trial:
 
     def numbers(self) -> Numbers:
         """Return how far it is."""
-        lines, told = self._desk.lines, self._records.told
+        lines, reported = self._desk.lines, self._records.reported
         return Numbers(
             kills=self._kills,
             planned=self._planned,
             servers=self._relay.started,
-            messages=len(self._records.asked),
+            messages=len(self._records.requests),
             runs=len(self._desk.runs),
             tools=sum(1 for line in lines if line.kind == "begin"),
-            crashed=sum(1 for ends in told.values() for end in ends if end.kind == "crashed"),
+            crashed=sum(1 for ends in reported.values() for end in ends if end.kind == "crashed"),
             faults=len(self._records.faults),
             elapsed_s=time.monotonic() - self._began,
             doing=self._doing,
@@ -182,11 +182,11 @@ class Trial:
             self._send("TERM" if kill.how != "kill" else "KILL", self._victims(kill, chance))
             if kill.how == "both":
                 await asyncio.sleep(kill.then_s)
-                self._send("KILL", self._told_to_stop())
+                self._send("KILL", self._stop_requested())
             self._kills += 1
 
     def _send(self, which: Literal["KILL", "TERM"], servers: list[Server]) -> None:
-        if any(server.stage == "ready" for server in servers):
+        if any(server.phase == "ready" for server in servers):
             self._records.blows.append(time.time())
         for server in servers:
             server.send(which)
@@ -233,7 +233,7 @@ class Trial:
             case _:
                 return everybody[:1]
 
-    def _told_to_stop(self) -> list[Server]:
+    def _stop_requested(self) -> list[Server]:
         return [server for server in self._relay.alive if "TERM" in server.signals]
 
     async def _unless_stopped(self, wait: Awaitable[object]) -> bool:
@@ -259,15 +259,15 @@ class Trial:
         await self._relay.ended(server)
         server = await self._relay.ready()
         self._doing = "asking once more"
-        await self._ask_for_all(server, at_most=ASKED_AGAIN)
-        health = await self._load.looks.health(server)
+        await self._ask_for_all(server, at_most=SAMPLED)
+        health = await self._load.readers.health(server)
         self._records.left = health["running"] + health["held"] + health["queue_depth"]
         await self._relay.finish()
 
     async def _quiet(self, server: Server) -> None:
         async with asyncio.timeout(QUIET_S):
             while True:
-                health = await self._load.looks.health(server)
+                health = await self._load.readers.health(server)
                 if not (health["running"] or health["held"] or health["queue_depth"]):
                     return
                 await asyncio.sleep(0.05)
@@ -278,9 +278,9 @@ class Trial:
         runs = list(dict.fromkeys([*self._desk.runs, *(run.run_id for run in stored(self._relay.journal))]))
         if at_most is not None and len(runs) > at_most:
             runs = random.Random(self._seed).sample(runs, at_most)
-        for run_id, view in await _each(runs, lambda run_id: self._load.looks.view(server, run_id)):
+        for run_id, view in await _each(runs, lambda run_id: self._load.readers.view(server, run_id)):
             self._records.views[run_id] = view
-        whole = lambda session: self._load.looks.whole_history(server, session)  # noqa: E731
+        whole = lambda session: self._load.readers.whole_history(server, session)  # noqa: E731
         for session, (messages, hidden) in await _each(self._desk.sessions, whole):
             self._records.histories[session], self._records.hidden[session] = messages, hidden
 

@@ -87,7 +87,7 @@ class World:
         for number, (label, text) in enumerate(TEXTS.items(), 1):
             run_id, end = f"run-{label}", self.ends[label]
             status = "succeeded" if end.kind == "succeeded" else "failed"
-            self.records.asked[label] = SentRequest(name=label, session=SESSION, text=text, sent=number)
+            self.records.requests[label] = SentRequest(name=label, session=SESSION, text=text, sent=number)
             self.records.stored.append(
                 Stored(sequence=number, run_id=run_id, session=SESSION, status=status, attempt=1)
             )
@@ -104,19 +104,19 @@ class World:
                 ended_s=201.0 + 10 * number,
                 took_s=1.0,
             )
-            self.records.told[run_id].add(end)
-            self.records.told_at[run_id].add(f"t{number}")
+            self.records.reported[run_id].add(end)
+            self.records.reported_at[run_id].add(f"t{number}")
         answer = Answered(label=DONE, status_code=200, at_ns=90, run_id=f"run-{DONE}")
         self.records.answered.append(answer)
         self.records.seen_waiting[QUEUED] = (f"run-{QUEUED}", 95)
-        self.records.asked["c5-0"] = SentRequest(name="c5-0", session=SESSION, text="c5-0 work.1", sent=9)
+        self.records.requests["c5-0"] = SentRequest(name="c5-0", session=SESSION, text="c5-0 work.1", sent=9)
         self.records.answered.append(Answered(label="c5-0", status_code=503, at_ns=99))
         self.records.seen[SESSION].add(Seen(count=4, digest=digest(self.history[:4])))
         self.records.exits = [
-            Exit(server=1, signals=("KILL",), stage="ready", code=-9),
-            Exit(server=2, signals=("TERM",), stage="ready", code=0),
-            Exit(server=3, signals=("TERM", "KILL"), stage="ready", code=-9),
-            Exit(server=4, signals=("TERM",), stage="starting", code=-15),
+            Exit(server=1, signals=("KILL",), phase="ready", code=-9),
+            Exit(server=2, signals=("TERM",), phase="ready", code=0),
+            Exit(server=3, signals=("TERM", "KILL"), phase="ready", code=-9),
+            Exit(server=4, signals=("TERM",), phase="starting", code=-15),
         ]
 
     def judged(self, rules: Rules = Rules()) -> list[str]:  # noqa: B008 (it is frozen)
@@ -132,7 +132,7 @@ class World:
 
     def ask(self, label: str, **changes: Any) -> None:
         """Change what a run was asked for with."""
-        self.records.asked[label] = replace(self.records.asked[label], **changes)
+        self.records.requests[label] = replace(self.records.requests[label], **changes)
 
     def cancel(self, label: str, status_code: int, **more: Any) -> None:
         """Have somebody cancel a run, and be answered so."""
@@ -145,4 +145,4 @@ class World:
         self.history[place + 1]["content"] = [{"text": "(This run ended early: cancelled.)"}]
         number = list(TEXTS).index(label)
         self.records.stored[number] = replace(self.records.stored[number], status="cancelled")
-        self.records.told[f"run-{label}"].clear()
+        self.records.reported[f"run-{label}"].clear()

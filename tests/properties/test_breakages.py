@@ -109,7 +109,7 @@ def take_any_token(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SessionTable, "_claimed", claimed)
 
 
-def stage_too_late(patch: pytest.MonkeyPatch) -> None:
+def checkpoint_too_late(patch: pytest.MonkeyPatch) -> None:
     """A round is staged while its tools start."""
 
     async def begin_round(attempt: LiveAttempt) -> None:
@@ -131,17 +131,17 @@ def order_by_time(patch: pytest.MonkeyPatch) -> None:
 def forget_a_finished_tool(patch: pytest.MonkeyPatch) -> None:
     """What is closed early is closed without the results that its open round has."""
 
-    def forgetting(messages: Sequence[Message], results: Mapping[str, ToolResult], ending: Ending) -> list[Message]:
+    def forgetful(messages: Sequence[Message], results: Mapping[str, ToolResult], ending: Ending) -> list[Message]:
         return close(messages, {}, ending)
 
-    patch.setattr(completion, "close", forgetting)
+    patch.setattr(completion, "close", forgetful)
 
 
 def hold_nothing(patch: pytest.MonkeyPatch) -> None:
     """A run that ends before its thread does gives its session free at once."""
     finish = MemoryJournal.finish
 
-    async def settle_without(
+    async def finish_without(
         journal: MemoryJournal, token: FencingToken, completion: Completion, *, claim_next: bool, hold: bool = False
     ) -> ClaimResult:
         return await finish(journal, token, completion, claim_next=claim_next, hold=False)
@@ -149,7 +149,7 @@ def hold_nothing(patch: pytest.MonkeyPatch) -> None:
     async def keep_nothing(holds: Holds, hold: Hold) -> None:
         del holds._held[hold.claim.run.run_id]
 
-    patch.setattr(MemoryJournal, "finish", settle_without)
+    patch.setattr(MemoryJournal, "finish", finish_without)
     patch.setattr(Holds, "keep", keep_nothing)
 
 
@@ -207,10 +207,10 @@ def forget_a_cancel(patch: pytest.MonkeyPatch) -> None:
     """What a dead process was asked to end goes on in the next."""
     recover = recovery._ending
 
-    def forgetting(orphan: Claim, progress: Any, options: Any, now: float) -> Any:
+    def forgetful(orphan: Claim, progress: Any, options: Any, now: float) -> Any:
         return recover(replace_(orphan, run=replace_(orphan.run, cancel_requested=False)), progress, options, now)
 
-    patch.setattr(recovery, "_ending", forgetting)
+    patch.setattr(recovery, "_ending", forgetful)
     end_in_spite_of_a_cancel(patch)
 
 
@@ -389,7 +389,7 @@ def delete_what_waits(patch: pytest.MonkeyPatch) -> None:
 def overlook_lost_clients(patch: pytest.MonkeyPatch) -> None:
     """A client that is lost looks like one that has its answer."""
     left = Subscribers.left
-    patch.setattr(Subscribers, "left", lambda audience, run_id, *, lost: left(audience, run_id, lost=False))
+    patch.setattr(Subscribers, "left", lambda subscribers, run_id, *, lost: left(subscribers, run_id, lost=False))
 
 
 def cancel_whatever_is_left_alone(patch: pytest.MonkeyPatch) -> None:
@@ -402,7 +402,7 @@ def cancel_whatever_is_left_alone(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Control, "all_disconnected", reckless)
 
 
-def answer_whatever_is_asked(patch: pytest.MonkeyPatch) -> None:
+def answer_any_question(patch: pytest.MonkeyPatch) -> None:
     """Any answer is accepted, to whatever question."""
     patch.setattr(table, "check_answer", lambda given, question, closed: None)
 
@@ -414,15 +414,15 @@ def answer_twice(patch: pytest.MonkeyPatch) -> None:
     def forgetful(
         table: SessionTable,
         session: SessionState,
-        asked: OpenRound,
+        requested: OpenRound,
         run: RunState,
         question: Question | None,
         *,
         dismiss: bool,
     ) -> None:
-        meet(table, session, asked, run, question, dismiss=dismiss)
+        meet(table, session, requested, run, question, dismiss=dismiss)
         if question is not None and not dismiss:
-            asked.answer = None
+            requested.answer = None
             table._changes = [each for each in table._changes if not isinstance(each, AnswerQuestion)]
 
     patch.setattr(SessionTable, "_meet_question", forgetful)
@@ -453,10 +453,10 @@ def forget_questions_in_a_crash(patch: pytest.MonkeyPatch) -> None:
 def do_again_what_had_ended(patch: pytest.MonkeyPatch) -> None:
     """What answers starts all tools of its round, also those that had ended before the question."""
 
-    def forgetting(checkpoints: Sequence[Any], question: Any) -> Any:
+    def forgetful(checkpoints: Sequence[Any], question: Any) -> Any:
         return fold(checkpoints, None if question is None else replace_(question, results={}))
 
-    patch.setattr(runner, "fold", forgetting)
+    patch.setattr(runner, "fold", forgetful)
 
 
 def dismiss_in_silence(patch: pytest.MonkeyPatch) -> None:
@@ -471,20 +471,20 @@ def keep_what_was_taken_back(patch: pytest.MonkeyPatch) -> None:
     def heedless(table: SessionTable, change: Cancel) -> Any:
         run = table._locate_run(change.run_id)
         session = None if run is None else table._find(run.key)
-        asked = None if session is None else session.question
-        if run is not None and asked is not None and asked.run == run.seq:
+        requested = None if session is None else session.question
+        if run is not None and requested is not None and requested.run == run.seq:
             return Stopped(ended={}, cancelling=[])
         return cancel(table, change)
 
     patch.setattr(SessionTable, "_cancel", heedless)
 
 
-def tell_all_that_was_raised(patch: pytest.MonkeyPatch) -> None:
+def disclose_all_that_was_raised(patch: pytest.MonkeyPatch) -> None:
     """Callers get the text of exceptions whatever the setting says."""
     patch.setattr(runner, "disclosed", lambda ending, error_text, run_id: disclosed(ending, "full", run_id))
 
 
-def tell_history_another_reason(patch: pytest.MonkeyPatch) -> None:
+def give_history_another_reason(patch: pytest.MonkeyPatch) -> None:
     """History does not say why a run failed."""
 
     def without_reason(messages: Sequence[Message], results: Mapping[str, ToolResult], ending: Ending) -> list[Message]:
@@ -571,7 +571,7 @@ def forget_although(patch: pytest.MonkeyPatch, condition: str, lives: str, value
     patch.setattr(SessionTable, "_delete", reckless)
 
 
-def forget_what_is_asked(patch: pytest.MonkeyPatch) -> None:
+def expire_an_open_question(patch: pytest.MonkeyPatch) -> None:
     """A session that waits to be answered is at rest."""
     forget_although(patch, "NOT EXISTS (SELECT 1 FROM questions WHERE session = no)", "round", None)
 
@@ -592,7 +592,7 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
         take_any_token,
         "reported as|the model said|forgotten|succeeded|ended with another|executed at once|started 2 times",
     ),
-    "a round that is staged after its tools start": (stage_too_late, "forgotten|was started"),
+    "a round that is staged after its tools start": (checkpoint_too_late, "forgotten|was started"),
     "an order by time": (order_by_time, "executed before|executed after"),
     "a hold that is not taken": (hold_nothing, "executed at once"),
     "a finished tool that is forgotten": (forget_a_finished_tool, "ended with another result"),
@@ -625,7 +625,7 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
         "was cancelled, though nobody requested it",
     ),
     "an answer to whatever was asked": (
-        answer_whatever_is_asked,
+        answer_any_question,
         "answered by 2 runs|no run has asked|does not answer the question",
     ),
     "a question that is answered twice": (answer_twice, "was answered by 2 runs"),
@@ -639,12 +639,12 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
     "a text that answers unasked": (take_any_text_for_an_answer, "is a text, and was taken for an answer"),
     "a question that nobody can end": (dismiss_nothing, "had dismissed"),
     "a session that is forgotten too soon": (forget_what_was_used, "s before its session was forgotten"),
-    "a session that is forgotten while it asks": (forget_what_is_asked, "was forgotten while it waited for"),
+    "a session that is forgotten while it asks": (expire_an_open_question, "was forgotten while it waited for"),
     "a session that is forgotten in a pause": (forget_what_is_paused, "was paused, and was forgotten"),
     "a session that is never forgotten": (forget_no_session, "was at rest for .*, and is kept"),
     "a round that a hidden answer leaves open": (close_no_round_of_a_hidden_answer, "answered 0|not pending"),
-    "an exception that is told to callers": (tell_all_that_was_raised, "tells what its agent raised"),
-    "a history that does not say why": (tell_history_another_reason, "the run does not close with"),
+    "an exception that is told to callers": (disclose_all_that_was_raised, "tells what its agent raised"),
+    "a history that does not say why": (give_history_another_reason, "the run does not close with"),
     "an open end that is not shown": (show_no_open_end, "is open, and is shown as not pending"),
     "a principal whose ended runs work on": (start_whatever_works_on, "ended runs of its principal worked on"),
     "a run that goes on with a tool in the middle": (go_on_whatever_was_done, "nobody knows what became of"),
@@ -672,11 +672,11 @@ ELSEWHERE = {"a principal whose ended runs work on": [866]}
 
 @pytest.mark.parametrize("name", BREAKAGES)
 def test_the_simulation_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    make, told = BREAKAGES[name]
+    make, reported = BREAKAGES[name]
     make(monkeypatch)
     first = BEGIN.get(name, FIRST)
     seeds = chain(ELSEWHERE.get(name, ()), range(first, first + SEEDS))
-    found = (re.search(told, fault) for seed in seeds for fault in play(seed, "memory").faults)
+    found = (re.search(reported, fault) for seed in seeds for fault in play(seed, "memory").faults)
     assert any(found), f"{name} stays unnoticed in {SEEDS} worlds"
 
 

@@ -24,10 +24,10 @@ def test_every_guarantee_holds_in_every_world(journal: str) -> None:
     verdicts = [verdict for chunk in play_all(seeds, [journal]) for verdict in chunk]
     assert len(verdicts) == SEEDS[journal]
     assert sum(verdict.runs for verdict in verdicts) > 10 * len(verdicts), "something goes on in them"
-    assert "\n".join(told(verdict) for verdict in verdicts if verdict.faults) == ""
+    assert "\n".join(reported(verdict) for verdict in verdicts if verdict.faults) == ""
 
 
-def told(verdict: Verdict) -> str:
+def reported(verdict: Verdict) -> str:
     return f"make simulate SEED={verdict.seed} JOURNAL={verdict.journal}: {verdict.faults[0]}"
 
 

@@ -158,8 +158,8 @@ WHERE: dict[str, Callable[[int], bool]] = {"a hold that is not taken": has_holds
 
 @pytest.mark.parametrize("name", BREAKAGES)
 def test_the_simulation_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    make, first, told = BREAKAGES[name]
+    make, first, reported = BREAKAGES[name]
     make(monkeypatch)
     seeds = islice(filter(WHERE.get(name, has_workers), count(first)), SEEDS)
-    found = (re.search(told, fault) for seed in seeds for fault in play(seed, "memory").faults)
+    found = (re.search(reported, fault) for seed in seeds for fault in play(seed, "memory").faults)
     assert any(found), f"{name} stays unnoticed in {SEEDS} worlds"

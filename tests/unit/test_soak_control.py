@@ -12,10 +12,10 @@ from soak.message import OUT_OF_ORDER
 from soak.records import Answered, Deletion, Move, Pause, SentRequest, Stored, Sweep, View
 from soak_support import DONE, FAILED, QUEUED, SESSION, World, assistant, ran, result, use, user
 
-ASKS, ANSWER, SECOND, NEXT = "q0-0", "a0-0", "a0-1", "c6-0"
+ASKER, ANSWER, SECOND, NEXT = "q0-0", "a0-0", "a0-1", "c6-0"
 REQUEST = "request-1"
-NEEDS_INPUT = End(kind="needs_input", text=f"{REQUEST} {ASKS}.0")
-TOLD = f"did token-6 as {ANSWER} said"
+NEEDS_INPUT = End(kind="needs_input", text=f"{REQUEST} {ASKER}.0")
+RESULT = f"did token-6 as {ANSWER} said"
 OWN = "gone-0.0"
 LATE_NS = 10_000
 
@@ -25,15 +25,15 @@ class Asking(World):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add(ASKS, f"{ASKS} asks.1", begun=260.0, ended=NEEDS_INPUT)
-        self.add(ANSWER, "", begun=262.0, ended=End(kind="succeeded", text=f"{ASKS}: {TOLD}"), thread=ASKS)
+        self.add(ASKER, f"{ASKER} asks.1", begun=260.0, ended=NEEDS_INPUT)
+        self.add(ANSWER, "", begun=262.0, ended=End(kind="succeeded", text=f"{ASKER}: {RESULT}"), thread=ASKER)
         self.add(NEXT, NEXT, begun=264.0, ended=End(kind="succeeded", text=f"{NEXT}: nothing done"))
-        self.lines += [replace(line, run_id=f"run-{ANSWER}") for line in ran(ASKS, "asks", 6, "done", pid=3)]
+        self.lines += [replace(line, run_id=f"run-{ANSWER}") for line in ran(ASKER, "asks", 6, "done", pid=3)]
         self.history += [
-            user({"text": f"{ASKS} asks.1"}),
+            user({"text": f"{ASKER} asks.1"}),
             assistant(use("asks", 6)),
-            user(result(6, TOLD, "success")),
-            assistant({"text": f"{ASKS}: {TOLD}"}),
+            user(result(6, RESULT, "success")),
+            assistant({"text": f"{ASKER}: {RESULT}"}),
             user({"text": NEXT}),
             assistant({"text": f"{NEXT}: nothing done"}),
         ]
@@ -42,7 +42,7 @@ class Asking(World):
     def add(self, label: str, text: str, *, begun: float, ended: End, thread: str = "") -> None:
         number, run_id = len(self.records.stored) + 1, f"run-{label}"
         requests = (REQUEST,) if thread else ()
-        self.records.asked[label] = SentRequest(
+        self.records.requests[label] = SentRequest(
             name=label, session=SESSION, text=text, sent=number, thread=thread, answers=requests
         )
         self.records.stored.append(
@@ -63,15 +63,15 @@ class Asking(World):
 
     def refuse(self, label: str, status_code: int, code: str, request: str) -> None:
         """Have an answer refused."""
-        self.records.asked[label] = SentRequest(
-            name=label, session=SESSION, text="", sent=20, thread=ASKS, answers=(request,)
+        self.records.requests[label] = SentRequest(
+            name=label, session=SESSION, text="", sent=20, thread=ASKER, answers=(request,)
         )
         self.records.answered.append(Answered(label=label, status_code=status_code, at_ns=99, code=code))
 
     def dismiss(self) -> None:
         """Have nobody answer: the round is closed when the next run starts, the time being over."""
         self.records.stored = [run for run in self.records.stored if run.run_id != f"run-{ANSWER}"]
-        del self.records.views[f"run-{ANSWER}"], self.records.asked[ANSWER], self.records.asked[SECOND]
+        del self.records.views[f"run-{ANSWER}"], self.records.requests[ANSWER], self.records.requests[SECOND]
         self.records.answered = [each for each in self.records.answered if each.label != SECOND]
         self.lines = [line for line in self.lines if line.run_id != f"run-{ANSWER}"]
         self.history[18:20] = [user(result(6, f"{NOT_ANSWERED}: ...", "error")), assistant({"text": NOT_GIVEN})]
@@ -85,35 +85,39 @@ class Asking(World):
 
     def delete(self, **changes: object) -> None:
         """Have somebody delete a session in which one run had ended."""
-        self.records.asked["d0-0"] = SentRequest(name="d0-0", session=OWN, text="d0-0", sent=10)
+        self.records.requests["d0-0"] = SentRequest(name="d0-0", session=OWN, text="d0-0", sent=10)
         self.records.answered.append(Answered(label="d0-0", status_code=200, at_ns=20, run_id="run-d0-0"))
         self.records.views["run-d0-0"] = View(status_code=404)
         self.records.not_found["run-d0-0"] = 50
         deletion = Deletion(session=OWN, sent=30, answered=40, status_code=204, idle=True, shown=404)
         self.records.deletions.append(replace(deletion, **changes))
 
-    def sweep(self, *, told: float, running: bool = False, status_code: int = 200, asked: tuple[str, ...] = ()) -> None:
+    def sweep(
+        self, *, answered_s: float, running: bool = False, status_code: int = 200, stopped: tuple[str, ...] = ()
+    ) -> None:
         self.records.sweeps.append(
             Sweep(
                 session=SESSION,
                 running=running,
                 force=False,
                 sent=LATE_NS,
-                answered_s=told,
+                answered_s=answered_s,
                 answered=3 * LATE_NS,
                 status_code=status_code,
-                stopped=asked,
-                cancelling=asked,
+                stopped=stopped,
+                cancelling=stopped,
             )
         )
 
-    def move(self, label: str, priority: int | None, told: float = 240.0, **more: object) -> None:
-        move = Move(run_id=f"run-{label}", priority=priority, sent_s=told - 0.1, answered_s=told, status_code=200)
-        self.records.moves.append(replace(move, **more))
+    def move(self, label: str, priority: int | None, answered_s: float = 240.0, **more: object) -> None:
+        move = Move(
+            run_id=f"run-{label}", priority=priority, sent_s=answered_s - 0.1, answered_s=answered_s, status_code=200
+        )
+        self.records.moves.append(replace(move, **{"status_code": 200, **more}))
 
-    def pause(self, told: float, resuming: float, at_ns: int = LATE_NS) -> None:
+    def pause(self, answered_s: float, resuming: float, at_ns: int = LATE_NS) -> None:
         until = at_ns + LATE_NS
-        pause = Pause(session=SESSION, since_s=told, since=at_ns, until_s=resuming, until=until)
+        pause = Pause(session=SESSION, since_s=answered_s, since=at_ns, until_s=resuming, until=until)
         self.records.pauses.append(pause)
 
     def leave(self, label: str, at: float, on_disconnect: str) -> None:
@@ -137,13 +141,13 @@ def leave_open(world: Asking) -> None:
 def withdraw(world: Asking) -> None:
     """Its run was cancelled while it waited for input."""
     world.dismiss()
-    world.cancel(ASKS, 200, answered_s=261.5)
+    world.cancel(ASKER, 200, answered_s=261.5)
     world.view(NEXT, begun=261.6, ended_s=262.0)
 
 
 def fail_after_the_answer(world: Asking) -> None:
-    world.ask(ASKS, text=f"{ASKS} asks.1 error")
-    world.history[16] = user({"text": f"{ASKS} asks.1 error"})
+    world.ask(ASKER, text=f"{ASKER} asks.1 error")
+    world.history[16] = user({"text": f"{ASKER} asks.1 error"})
     world.records.stored[-2] = replace(world.records.stored[-2], status="failed")
     world.view(ANSWER, status="failed", ended=End(kind="agent_error", text=OUT_OF_ORDER))
     world.history[19] = assistant({"text": "(This run ended early: agent_error.)"}, {"text": OUT_OF_ORDER})
@@ -167,7 +171,7 @@ def delete_once_more(world: Asking) -> None:
 def send_again_after_a_deletion(world: Asking) -> None:
     """Its client had no answer, and did not know that it had ended before."""
     world.delete()
-    world.records.asked["d0-0"] = replace(world.records.asked["d0-0"], text="d0-0 work.1", key="d0-0")
+    world.records.requests["d0-0"] = replace(world.records.requests["d0-0"], text="d0-0 work.1", key="d0-0")
     world.records.unsure.add("d0-0")
     for run_id, at_ns in (("run-d0-0", 22), ("run-again", 60)):
         for line in ran("d0-0", "work", 9, "done", pid=3):
@@ -187,11 +191,11 @@ def overlap_by_force(world: Asking) -> None:
 
 def cancel_a_session(world: Asking) -> None:
     world.be_cancelled()
-    world.sweep(told=240.9, running=True, status_code=202, asked=(f"run-{FAILED}",))
-    for label in (ASKS, ANSWER, NEXT, QUEUED):
+    world.sweep(answered_s=240.9, running=True, status_code=202, stopped=(f"run-{FAILED}",))
+    for label in (ASKER, ANSWER, NEXT, QUEUED):
         world.ask(label, sent=2 * LATE_NS)
     for number, line in enumerate(world.lines):
-        if line.label in (ASKS, QUEUED):
+        if line.label in (ASKER, QUEUED):
             world.lines[number] = replace(line, at_ns=3 * LATE_NS + number)
     world.records.seen_waiting.clear()
 
@@ -252,26 +256,26 @@ def test_whatever_may_be_is_no_fault(story: Callable[[Asking], None]) -> None:
 
 
 def answer_twice(world: Asking) -> None:
-    world.add(SECOND, "", begun=263.5, ended=End(kind="succeeded", text=f"{ASKS}: {TOLD}"), thread=ASKS)
+    world.add(SECOND, "", begun=263.5, ended=End(kind="succeeded", text=f"{ASKER}: {RESULT}"), thread=ASKER)
 
 
 def answer_another_question(world: Asking) -> None:
     world.ask(ANSWER, answers=("another",))
 
 
-def ask_what_no_tool_asks(world: Asking) -> None:
-    world.view(ASKS, ended=End(kind="needs_input", text=f"{REQUEST} {ASKS}.1"))
+def request_what_no_tool_requests(world: Asking) -> None:
+    world.view(ASKER, ended=End(kind="needs_input", text=f"{REQUEST} {ASKER}.1"))
 
 
 def go_on_without_an_answer(world: Asking) -> None:
-    world.lines[-2:] = ran(ASKS, "asks", 6, "done", pid=3)
+    world.lines[-2:] = ran(ASKER, "asks", 6, "done", pid=3)
 
 
 def go_on_with_another_answer(world: Asking) -> None:
-    told = TOLD.replace(ANSWER, SECOND)
-    world.history[18]["content"] = [result(6, told, "success")]
-    world.history[19]["content"] = [{"text": f"{ASKS}: {told}"}]
-    world.view(ANSWER, ended=End(kind="succeeded", text=f"{ASKS}: {told}"))
+    reported = RESULT.replace(ANSWER, SECOND)
+    world.history[18]["content"] = [result(6, reported, "success")]
+    world.history[19]["content"] = [{"text": f"{ASKER}: {reported}"}]
+    world.view(ANSWER, ended=End(kind="succeeded", text=f"{ASKER}: {reported}"))
 
 
 def refuse_the_only_answer(world: Asking) -> None:
@@ -307,7 +311,7 @@ def dismiss_for_nothing(world: Asking) -> None:
 
 
 def answer_what_had_ended(world: Asking) -> None:
-    world.view(ASKS, status="succeeded", ended=End(kind="succeeded", text="done"))
+    world.view(ASKER, status="succeeded", ended=End(kind="succeeded", text="done"))
 
 
 def show_a_closed_round_as_pending(world: Asking) -> None:
@@ -331,19 +335,19 @@ def end_after_a_forced_cancel(world: Asking) -> None:
 
 
 def ask_after_a_cancel(world: Asking) -> None:
-    world.cancel(ASKS, 202, answered_s=260.5)
+    world.cancel(ASKER, 202, answered_s=260.5)
 
 
 def end_though_its_session_was_cancelled(world: Asking) -> None:
-    world.sweep(told=240.5, running=True, status_code=202, asked=(f"run-{FAILED}",))
+    world.sweep(answered_s=240.5, running=True, status_code=202, stopped=(f"run-{FAILED}",))
 
 
 def be_left_out(world: Asking) -> None:
-    world.sweep(told=240.5, running=True)
+    world.sweep(answered_s=240.5, running=True)
 
 
 def wait_and_be_left_out(world: Asking) -> None:
-    world.sweep(told=240.5)
+    world.sweep(answered_s=240.5)
 
 
 def be_cancelled_with_a_session_that_says_otherwise(world: Asking) -> None:
@@ -410,13 +414,13 @@ def given_up(world: Asking) -> None:
         QUEUED, status="failed", started=False, ended=ended, begun=None, took_s=None, waited_s=0.6, ended_s=105.6
     )
     world.records.stored[4] = replace(world.records.stored[4], status="failed")
-    world.records.told[f"run-{QUEUED}"] = {ended}
+    world.records.reported[f"run-{QUEUED}"] = {ended}
     del world.history[14:16]
 
 
 def give_up_what_waited_for_an_answer(world: Asking) -> None:
     given_up(world)
-    world.view(ASKS, ended_s=105.1)
+    world.view(ASKER, ended_s=105.1)
     world.view(ANSWER, created=105.5)
 
 
@@ -462,15 +466,15 @@ def not_find_a_run(world: Asking) -> None:
     [
         (answer_twice, "was answered by 2 runs"),
         (answer_another_question, "answers what no run has asked"),
-        (ask_what_no_tool_asks, "and its message does not"),
+        (request_what_no_tool_requests, "and its message does not"),
         (go_on_without_an_answer, "went on without an answer"),
-        (go_on_with_another_answer, f"was answered by {ANSWER}, and told as"),
+        (go_on_with_another_answer, f"was answered by {ANSWER}, and history has"),
         (refuse_the_only_answer, "there was no other answer"),
         (say_that_it_was_dismissed, "there was an answer"),
         (not_know_the_question, "answers the whole question"),
         (accept_an_answer_to_nothing, "answers what no run has asked"),
-        (start_meanwhile, f"({NEXT}) started while its session waited for run-{ASKS}"),
-        (start_before_the_time_is_over, f"({NEXT}) started while its session waited for run-{ASKS}"),
+        (start_meanwhile, f"({NEXT}) started while its session waited for run-{ASKER}"),
+        (start_before_the_time_is_over, f"({NEXT}) started while its session waited for run-{ASKER}"),
         (dismiss_for_nothing, "nothing is known that does"),
         (answer_what_had_ended, "and an answer was accepted for it"),
         (show_a_closed_round_as_pending, "is not open, and shown otherwise"),
@@ -524,7 +528,7 @@ def test_what_waits_for_an_answer_waits_for_the_time_of_an_answer_alone() -> Non
     """One that comes after that time, and before anything else begins, still answers; what waits may have ended."""
     world = Asking()
     given_up(world)
-    world.view(ASKS, ended_s=103.0)
+    world.view(ASKER, ended_s=103.0)
     world.view(QUEUED, created=103.1, ended_s=105.1)
     world.view(ANSWER, created=105.5)
     assert not [fault for fault in world.judged() if "that count" in fault]

@@ -35,15 +35,15 @@ def leave_a_run_waiting(world: World) -> None:
     world.records.stored[-1] = replace(world.records.stored[-1], status="queued")
 
 
-def tell_two_outcomes(world: World) -> None:
-    world.records.told[f"run-{DONE}"].add(End(kind="crashed", text="the server died"))
+def report_two_outcomes(world: World) -> None:
+    world.records.reported[f"run-{DONE}"].add(End(kind="crashed", text="the server died"))
 
 
-def tell_two_ends(world: World) -> None:
-    world.records.told_at[f"run-{DONE}"].add("t99")
+def report_two_ends(world: World) -> None:
+    world.records.reported_at[f"run-{DONE}"].add("t99")
 
 
-def tell_another_answer(world: World) -> None:
+def report_another_answer(world: World) -> None:
     world.end(DONE, End(kind="succeeded", text="c0-0: did something"))
 
 
@@ -55,19 +55,19 @@ def forget_a_side_effect(world: World) -> None:
     world.lines[2:2] = ran(DONE, "work", 8, "done")
 
 
-def tell_a_result_that_never_was(world: World) -> None:
+def show_a_result_that_never_was(world: World) -> None:
     world.history[2]["content"] = [result(1, "did something", "success")]
 
 
-def tell_a_failure_as_a_success(world: World) -> None:
+def show_a_failure_as_a_success(world: World) -> None:
     world.history[6]["content"][0]["toolResult"]["status"] = "success"
 
 
-def tell_a_tool_that_ran_as_not_started(world: World) -> None:
+def show_a_tool_that_ran_as_not_started(world: World) -> None:
     world.history[10]["content"] = [result(4, NOT_STARTED, "error")]
 
 
-def tell_what_had_ended_as_unknown(world: World) -> None:
+def show_what_had_ended_as_unknown(world: World) -> None:
     world.history[2]["content"] = [result(1, UNKNOWN, "error")]
 
 
@@ -83,11 +83,11 @@ def change_history(world: World) -> None:
     world.records.seen[SESSION].add(Seen(count=2, digest=b"another"))
 
 
-def tell_a_run_twice(world: World) -> None:
+def show_a_run_twice(world: World) -> None:
     world.history += world.history[-2:]
 
 
-def tell_of_a_run_that_nobody_asked_for(world: World) -> None:
+def show_a_run_that_nobody_requested(world: World) -> None:
     world.history[-2] = user({"text": "who is there"})
 
 
@@ -102,7 +102,7 @@ def accept_out_of_order(world: World) -> None:
 
 
 def send_after_an_answer_what_comes_before_it(world: World) -> None:
-    world.records.asked[DONE] = replace(world.records.asked[DONE], sent=600)
+    world.records.requests[DONE] = replace(world.records.requests[DONE], sent=600)
 
 
 def execute_in_another_order(world: World) -> None:
@@ -144,11 +144,11 @@ def time_out_without_a_timeout(world: World) -> None:
 
 def time_out_early(world: World) -> None:
     time_out_without_a_timeout(world)
-    world.records.asked[CRASHED] = replace(world.records.asked[CRASHED], timeout_s=2.0)
+    world.records.requests[CRASHED] = replace(world.records.requests[CRASHED], timeout_s=2.0)
 
 
 def take_too_long(world: World) -> None:
-    world.records.asked[DONE] = replace(world.records.asked[DONE], timeout_s=2.0)
+    world.records.requests[DONE] = replace(world.records.requests[DONE], timeout_s=2.0)
     world.records.views[f"run-{DONE}"] = replace(world.records.views[f"run-{DONE}"], took_s=60.0)
 
 
@@ -161,7 +161,7 @@ def try_too_often(world: World) -> None:
 
 
 def succeed_long_after_the_time_was_up(world: World) -> None:
-    world.records.asked[DONE] = replace(world.records.asked[DONE], timeout_s=0.1)
+    world.records.requests[DONE] = replace(world.records.requests[DONE], timeout_s=0.1)
     world.records.views[f"run-{DONE}"] = replace(world.records.views[f"run-{DONE}"], took_s=2.0)
 
 
@@ -183,7 +183,7 @@ def be_cancelled_too_late(world: World) -> None:
 
 
 def interrupt_nothing(world: World) -> None:
-    world.records.asked[FAILED] = replace(world.records.asked[FAILED], if_busy="interrupt")
+    world.records.requests[FAILED] = replace(world.records.requests[FAILED], if_busy="interrupt")
     world.records.views[f"run-{FAILED}"] = replace(world.records.views[f"run-{FAILED}"], created=231.0)
     world.records.views[f"run-{CRASHED}"] = replace(world.records.views[f"run-{CRASHED}"], ended_s=235.0)
 
@@ -199,19 +199,19 @@ def hide_a_part(world: World) -> None:
 
 
 def start_before_what_is_more_urgent(world: World) -> None:
-    world.records.asked[QUEUED] = replace(world.records.asked[QUEUED], priority=1)
+    world.records.requests[QUEUED] = replace(world.records.requests[QUEUED], priority=1)
 
 
 def end_by_itself(world: World) -> None:
-    world.records.exits.append(Exit(server=5, signals=(), stage="ready", code=1))
+    world.records.exits.append(Exit(server=5, signals=(), phase="ready", code=1))
 
 
 def end_with_another_code(world: World) -> None:
-    world.records.exits.append(Exit(server=5, signals=("TERM",), stage="ready", code=1))
+    world.records.exits.append(Exit(server=5, signals=("TERM",), phase="ready", code=1))
 
 
 def complain(world: World) -> None:
-    world.records.exits.append(Exit(server=5, signals=("KILL",), stage="ready", code=-9, complaints=("Traceback",)))
+    world.records.exits.append(Exit(server=5, signals=("KILL",), phase="ready", code=-9, complaints=("Traceback",)))
 
 
 def leave_something(world: World) -> None:
@@ -225,20 +225,20 @@ def leave_something(world: World) -> None:
         (lose_a_waiting_run, "was seen as waiting, and is lost"),
         (lose_a_run_that_executed, "was known, and could not be found"),
         (leave_a_run_waiting, "has no outcome"),
-        (tell_two_outcomes, "ended in more than one way"),
-        (tell_two_ends, "ended more than once"),
-        (tell_another_answer, "answered 'c0-0: did something'"),
+        (report_two_outcomes, "ended in more than one way"),
+        (report_two_ends, "ended more than once"),
+        (report_another_answer, "answered 'c0-0: did something'"),
         (start_a_tool_twice, "was started 2 times"),
         (forget_a_side_effect, "was started, and is not in history"),
-        (tell_a_result_that_never_was, "ended otherwise, and is told as"),
-        (tell_a_failure_as_a_success, "was raised, and is told as a success"),
-        (tell_a_tool_that_ran_as_not_started, "has no known end, and is told as"),
-        (tell_what_had_ended_as_unknown, "ended, and is told as unknown"),
+        (show_a_result_that_never_was, "ended otherwise, and is told as"),
+        (show_a_failure_as_a_success, "was raised, and is told as a success"),
+        (show_a_tool_that_ran_as_not_started, "has no known end, and is told as"),
+        (show_what_had_ended_as_unknown, "ended, and is told as unknown"),
         (make_a_tool_up, "never started, and is told as"),
         (leave_a_tool_without_a_result, "is malformed"),
         (change_history, "was changed in its first 2 messages"),
-        (tell_a_run_twice, "is twice in history"),
-        (tell_of_a_run_that_nobody_asked_for, "a question that nobody asked"),
+        (show_a_run_twice, "is twice in history"),
+        (show_a_run_that_nobody_requested, "a question that nobody asked"),
         (swap_runs_in_history, "in another order than they have in history"),
         (accept_out_of_order, "which is first by sequence"),
         (send_after_an_answer_what_comes_before_it, "and executed after it"),
@@ -284,13 +284,13 @@ def test_a_cancel_that_was_answered_and_a_rollback_are_no_faults() -> None:
     assert world.judged() == []
     world = World()
     be_cancelled(world)
-    world.records.asked[QUEUED] = replace(world.records.asked[QUEUED], if_busy="rollback")
+    world.records.requests[QUEUED] = replace(world.records.requests[QUEUED], if_busy="rollback")
     world.records.views[f"run-{QUEUED}"] = replace(world.records.views[f"run-{QUEUED}"], created=240.5)
     world.records.hidden[SESSION] = frozenset({12, 13})
     assert world.judged() == []
 
 
-def test_a_run_that_was_cancelled_when_it_waited_again_may_have_nothing_to_tell() -> None:
+def test_a_run_that_was_cancelled_when_it_waited_again_may_leave_no_trace() -> None:
     """Its model was asked, its server died, and somebody cancelled it before it went on; nothing else is like that."""
     missing = "5 runs, and 4 in history"
 
@@ -306,7 +306,7 @@ def test_a_run_that_was_cancelled_when_it_waited_again_may_have_nothing_to_tell(
     assert any(missing in fault for fault in without_a_trace(status_code=202).judged()), "it executed"
     assert any(missing in fault for fault in without_a_trace(blow=230.0).judged()), "no server ended meanwhile"
     assert any(missing in fault for fault in without_a_trace(blow=242.0).judged()), "no server ended meanwhile"
-    for since, until, is_told in (
+    for since, until, is_fault in (
         (240.5, 240.5, True),
         (230.0, 239.5, True),
         (230.0, 232.0, False),
@@ -314,7 +314,7 @@ def test_a_run_that_was_cancelled_when_it_waited_again_may_have_nothing_to_tell(
     ):
         world = without_a_trace(blow=0.0)
         world.records.struck.append(Struck(how="STOP", since=since, until=until))
-        assert any(missing in fault for fault in world.judged()) != is_told, "a worker was struck, meanwhile or not"
+        assert any(missing in fault for fault in world.judged()) != is_fault, "a worker was struck, meanwhile or not"
     world = without_a_trace()
     world.lines[-1:-1] = ran(FAILED, "work", 5, None)
     assert any(missing in fault for fault in world.judged()), "it had started a tool"
@@ -331,7 +331,7 @@ def test_an_idempotent_tool_may_start_again() -> None:
 def test_nothing_crashes_that_could_have_gone_on() -> None:
     """A tool that may be started again, or a model that may be told, is no reason to fail; a last attempt is."""
     could = "though it could have gone on"
-    for rules in (Rules(tell=True), Rules(idempotent=frozenset({"work"}))):
+    for rules in (Rules(inform=True), Rules(idempotent=frozenset({"work"}))):
         assert any(could in fault for fault in World().judged(rules)), rules
         assert World().judged(replace(rules, max_attempts=1)) == []
 
@@ -339,12 +339,12 @@ def test_nothing_crashes_that_could_have_gone_on() -> None:
 def test_a_run_that_was_given_up_while_it_waited_leaves_no_trace() -> None:
     world = World()
     run_id = f"run-{QUEUED}"
-    world.records.asked[QUEUED] = replace(world.records.asked[QUEUED], queue_timeout_s=0.5)
+    world.records.requests[QUEUED] = replace(world.records.requests[QUEUED], queue_timeout_s=0.5)
     world.records.stored[-1] = replace(world.records.stored[-1], status="failed")
     ended = End(kind="queue_timeout", text="it waited too long")
     view = View(status_code=200, status="failed", ended_at="t5", ended=ended, created=105.0, ended_s=105.6)
     world.records.views[run_id] = view
-    world.records.told[run_id] = {ended}
+    world.records.reported[run_id] = {ended}
     assert any("5 in history" in fault for fault in world.judged())
     del world.history[-2:]
     assert world.judged() == []
@@ -355,7 +355,7 @@ def test_a_run_that_was_given_up_while_it_waited_leaves_no_trace() -> None:
 def test_a_run_may_ask_its_model_and_be_known_to_nobody_if_its_server_died_while_that_was_committed() -> None:
     """Once it starts a tool it is kept, and once anybody has heard of it."""
     world = World()
-    world.records.asked["c9-9"] = SentRequest(name="c9-9", session=SESSION, text="c9-9 work.1", sent=900)
+    world.records.requests["c9-9"] = SentRequest(name="c9-9", session=SESSION, text="c9-9 work.1", sent=900)
     world.lines.append(Line(kind="model", session=SESSION, label="c9-9", pid=2, at_ns=901))
     assert world.judged() == []
     world.records.answered.append(Answered(label="c9-9", status_code=202, at_ns=99, run_id="run-c9-9"))

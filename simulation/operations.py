@@ -43,11 +43,11 @@ async def sweep(town: Town) -> None:
     try:
         stopped = await server.ask(server.service.cancel_session(key, running=running, force=force))
     except NotFound:
-        town.note("swept", name, ended=[], asked=[])
+        town.note("swept", name, ended=[], requested=[])
     except (Gone, StrandlineError):
         return
     else:
-        town.note("swept", name, ended=sorted(stopped.ended), asked=stopped.cancelling)
+        town.note("swept", name, ended=sorted(stopped.ended), requested=stopped.cancelling)
         for run, outcome in stopped.ended.items():
             note_end(town, run, outcome)
 

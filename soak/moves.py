@@ -8,7 +8,7 @@ from soak.case import CLOCKS_S, Case, places_of
 INTERRUPTS: Final = frozenset({"interrupt", "rollback"})
 
 
-def judge_wishes(case: Case) -> Iterator[str]:
+def judge_moves(case: Case) -> Iterator[str]:
     """Yield everything that is wrong about rollbacks and moves."""
     yield from _hidden(case)
     yield from _moves(case)

@@ -18,7 +18,7 @@ LATE_S: Final = 10.0
 """How long `/health` may take, on a machine that does other things as well."""
 
 
-class Looks:
+class Readers:
     """All of these clients, and what is asked for in the end."""
 
     def __init__(self, desk: Desk, *, seed: int) -> None:
@@ -44,8 +44,8 @@ class Looks:
 
     async def _look(self, server: Server, chance: random.Random) -> None:
         runs, sessions = list(self._desk.runs), list(self._desk.sessions)
-        looks = ("health", "new run", "wait", "any run", "new history", "history")
-        match chance.choices(looks, (2, 5, 1, 3, 3, 1))[0]:
+        readers = ("health", "new run", "wait", "any run", "new history", "history")
+        match chance.choices(readers, (2, 5, 1, 3, 3, 1))[0]:
             case "new run" if runs:
                 await self.view(server, chance.choice(runs[-30:]))
             case "wait" if runs:
@@ -80,8 +80,8 @@ class Looks:
         if run["held"]:
             self._records.held.add(run_id)
         if ended is not None:
-            self._records.told[run_id].add(ended)
-            self._records.told_at[run_id].add(run["ended_at"])
+            self._records.reported[run_id].add(ended)
+            self._records.reported_at[run_id].add(run["ended_at"])
         return View(
             status_code=200,
             status=run["status"],

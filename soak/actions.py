@@ -17,7 +17,7 @@ What = Literal["cancel", "cancel waiting", "cancel session", "move", "pause"]
 WHATS: Final[dict[What, int]] = {"cancel": 6, "cancel waiting": 2, "cancel session": 1, "move": 6, "pause": 3}
 
 
-class Errand(Struct, frozen=True, kw_only=True):
+class Action(Struct, frozen=True, kw_only=True):
     """Something to do to the run, or the session, that came `before` the newest."""
 
     what: What
@@ -32,11 +32,11 @@ class Errand(Struct, frozen=True, kw_only=True):
     """For how long to pause a session: often for longer than its server lives."""
 
 
-def errands(seed: int, number: int) -> Iterator[Errand]:
+def actions(seed: int, number: int) -> Iterator[Action]:
     """Yield what a client does, for ever."""
     chance = random.Random(f"{seed} errands {number}")
     while True:
-        yield Errand(
+        yield Action(
             what=chance.choices(list(WHATS), list(WHATS.values()))[0],
             pause_ms=chance.expovariate(1 / 250),
             before=chance.randrange(6),
