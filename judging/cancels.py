@@ -65,9 +65,7 @@ def cancelled_sessions(evidence: Evidence) -> Iterator[str]:
             continue
         for run_id in sweep.stopped:
             run = evidence.runs.get(run_id)
-            if run is None or run.end is None or run.kind == "cancelled":
-                continue
-            if not (sweep.force and sweep.running and _had_ended(evidence, run, sweep.answered_s)):
+            if run is not None and run.end is not None and run.kind != "cancelled":
                 yield f"run {run.label} ended as {run.kind}, and was cancelled with its session {run.session}"
         for run in evidence.by_session.get(sweep.session, ()):
             if not 0 <= run.accepted < sweep.sent:

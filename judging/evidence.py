@@ -107,7 +107,7 @@ class Run(Struct, kw_only=True, eq=False):
     """When clients left that waited for it."""
     moves: Sequence[Move] = ()
     rolled_back: bool | None = None
-    """Whether what it left is hidden; None if nothing tells."""
+    """Whether what it left is hidden; None if nothing shows it."""
     waits_alone: bool = True
     """Whether nobody but its first client has waited for it."""
 

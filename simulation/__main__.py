@@ -1,6 +1,6 @@
 """Play worlds: `python -m simulation [--seeds N] [--first SEED] [--journal NAME]`, or one again: `--seed SEED`.
 
-Without `--seeds` it goes on until it is interrupted. The exit code is 1 if anything was broken.
+Without `--seeds` it continues until it is interrupted. The exit code is 1 if anything was broken.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from simulation.trial import STORES, play, play_all
 SHOWN = 20
 """How many broken seeds are shown at most; a few are as good as all."""
 REPORT_EVERY_S = 10.0
-"""How often it is told how far it is, where there is no terminal."""
+"""How often progress is printed without a terminal."""
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ class Phase:
 
     singleton = False
     self_managed = False
-    description = "a stage"
+    description = "an actor"
 
     def __init__(self, process: Process, *, resumable: bool) -> None:
         self.resumable = resumable
@@ -40,7 +40,7 @@ class Player:
         self._key = key
         self._messages = [*record.messages]
         if progress.question_state is not None:
-            self._messages.pop()  # it counts as one of the run that goes on from it
+            self._messages.pop()  # it counts as one of the run that continues it
         self._state: StateRecord = (progress.state if progress.state is not None else record.state) or {}
         self._fresh = True
         self._progress: Progress | None = progress
@@ -93,5 +93,5 @@ def _text_of(attempt: Attempt, *, answers: bool) -> str:
         assert all(each["interruptResponse"]["response"] == named for each in given if isinstance(each, dict))
         return named
     text = attempt.prompt if attempt.prompt is not None else attempt.messages[0]["content"][0]["text"]
-    assert text == named, f"{text} was asked for as {named}"
+    assert text == named, f"{text} was requested as {named}"
     return named

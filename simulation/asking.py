@@ -24,7 +24,7 @@ class Question(Struct, frozen=True, kw_only=True):
 
     @property
     def requests(self) -> frozenset[str]:
-        """The ids of what is asked, all of it answered together."""
+        """The ids of its input requests, all answered together."""
         assert self.run.outcome is not None
         return frozenset(each.id for each in self.run.outcome.input_requests)
 

@@ -1,4 +1,4 @@
-"""Clients: they ask, wait, leave, come back after a restart and ask again. They write down what they were told."""
+"""Clients: they ask, wait, leave, come back after a restart and ask again. They record what they receive."""
 
 import asyncio
 

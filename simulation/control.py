@@ -1,8 +1,4 @@
-"""Whether callers had their way with a busy session: the judge's rules for cancels, policies and idempotency keys.
-
-A cancel that was answered holds, whatever dies; of a cancel and an end one wins. An interrupt ends what has begun, and
-nothing else; only a rollback hides what that did. A key never gives two runs.
-"""
+"""The simulation's own rules for cancels, policies and keys: what only single attempts and virtual time show."""
 
 from collections.abc import Iterator
 
@@ -77,7 +73,7 @@ def refused_as_busy(life: Life, timeline: Timeline) -> Iterator[str]:
 
 
 def _busy(life: Life, request: Request) -> bool:
-    """Return whether a session may have had a run at some time after it was asked for another."""
+    """Return whether a session may have had a run at some time after it was requested another."""
     return any(
         run.key == request.session
         and run.created_at - EPOCH < request.sent_s + 100.0

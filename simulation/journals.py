@@ -72,7 +72,7 @@ class Store(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back what it takes, when the world is over."""
+        """Return what it takes, when the world is over."""
         ...
 
 
@@ -96,7 +96,7 @@ class MemoryStore:
         """Do nothing."""
 
     def _owned(self, process: Process) -> None:
-        """Note who has it from now on; whoever had it does not know that, and goes on."""
+        """Note who has it from now on; the former owner does not know that, and continues."""
         before, self._owner = self._owner, process
         if before is not None and before.alive:
             before.fenced = True
@@ -184,7 +184,7 @@ class SlowJournal:
         return await self._written(lambda: self._inner.finish(token, completion, claim_next=claim_next, **more), token)
 
     async def release(self, token: FencingToken, *, counted: bool) -> None:
-        """Give a run back, or end its hold."""
+        """Requeue a run, or end its hold."""
         await self._written(lambda: self._inner.release(token, counted=counted), token)
 
     async def change(self, change: Change) -> ChangeAnswer:

@@ -1,8 +1,8 @@
-"""Whether a life kept what Strandline promises, from what was seen from outside.
+"""Judges a life of the simulation: by the common rules (`judging`), and by those that only the simulation can see.
 
-It knows what clients were told, what user code did and when, what the operator did, and what is kept at the end; it
-knows nothing of how the engine or a journal works, and shares no code with them but the nouns. Where the order of two
-things cannot be seen from outside, both are allowed.
+Its own rules need virtual time, single attempts or the script of an agent: why a run ended, when it had to, and what
+history says of it. They know what clients received, what user code did, what the operator did and what is stored at
+the end, and share no code with the engine but the nouns. Where the order of two things cannot be seen, both may be.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from strandline._model import ErrorCode, Outcome, Run, RunStatus
 KNOWN_LATER_S = 1.0
 """How much later than the end of a run it may become known to its server that it has ended: a disk may be slow."""
 FINISH_S = 1.0
-"""How long runs get to settle in a drain, once they were stopped."""
+"""How long runs get to finish in a drain, once they were stopped."""
 
 
 def judge(life: Life) -> list[str]:
@@ -54,13 +54,15 @@ def _continued_later(life: Life, timeline: Timeline) -> Iterator[str]:
 
 def _caused(life: Life, timeline: Timeline) -> Iterator[str]:
     for run, outcome in timeline.ended():
+        if outcome.status is not life.runs[run.id].status:
+            yield f"run {run.id} is stored as {life.runs[run.id].status}, and its outcome as {outcome.status}"
         for fault in _cause(life, timeline, run, outcome):
             yield f"run {run.id} ended as {as_reported(outcome)}, {fault}"
         yield from _went_on(life, timeline, run)
 
 
 def _went_on(life: Life, timeline: Timeline, run: ObservedRun) -> Iterator[str]:
-    """Say what is wrong with the attempts that came after one that was cut off."""
+    """Yield what is wrong with the attempts that came after one that was cut off."""
     # Without those that began in a process that had lost its journal: they end as they begin.
     for before, attempt in pairwise(each for each in run.attempts if each.ended_nth > each.began_nth):
         if not before.crashed or before.drained:
@@ -68,14 +70,14 @@ def _went_on(life: Life, timeline: Timeline, run: ObservedRun) -> Iterator[str]:
         if attempt.number <= before.number:
             yield f"attempt {before.number} of run {run.id} was cut off and not counted"
         if tools := _in_the_middle(life, run, before):
-            yield f"run {run.id} went on, and nobody knows what became of {tools}"
+            yield f"run {run.id} continued, and nobody knows what became of {tools}"
 
 
 def _cause(life: Life, timeline: Timeline, run: ObservedRun, outcome: Outcome) -> Iterator[str]:
-    """Say why a run cannot have ended as it did."""
+    """Yield why a run cannot have ended as it did."""
     code = outcome.error.code if outcome.error else None
     if outcome.error and life.options.error_text != "full" and SECRET in outcome.error.detail:
-        yield "and tells what its agent raised"
+        yield "and discloses what its agent raised"
     last = run.attempts[-1] if run.attempts else None
     if code is ErrorCode.CRASHED:
         crashes = any(nth > run.request.sent for nth in timeline.crashes)
@@ -89,7 +91,7 @@ def _cause(life: Life, timeline: Timeline, run: ObservedRun, outcome: Outcome) -
         # (Of those whose worker is ended because another's code blocks it, nobody waits until they are dead.)
         fails = in_a_tool and (life.options.unknown_tool == "fail" or (last is not None and last.beside_blocked))
         if not (not life.resumable or life.runs[run.id].attempt >= life.options.max_attempts or fails):
-            yield "and could have gone on"
+            yield "and could have continued"
     elif code is ErrorCode.TIMEOUT:
         pass  # see `judging.times`
     elif code is ErrorCode.QUEUE_TIMEOUT:
@@ -107,7 +109,7 @@ def _cause(life: Life, timeline: Timeline, run: ObservedRun, outcome: Outcome) -
 
 
 def _in_the_middle(life: Life, run: ObservedRun, attempt: Attempt) -> list[str]:
-    """Return the tools for which a run must not go on after an attempt that was cut off."""
+    """Return the tools for which a run must not continue after an attempt that was cut off."""
     if life.options.unknown_tool != "fail":
         return []
     again = run.idempotent if life.options.idempotent_tools else set()
@@ -119,7 +121,7 @@ def _in_the_middle(life: Life, run: ObservedRun, attempt: Attempt) -> list[str]:
 
 
 def _own_cause(life: Life, run: ObservedRun, last: Attempt, outcome: Outcome) -> Iterator[str]:
-    """Say why a run whose last attempt was seen cannot have ended by what it did."""
+    """Yield why a run whose last attempt was seen cannot have ended by what it did."""
     script = life.scripts[run.text]
     code = outcome.error.code if outcome.error else None
     if outcome.status is RunStatus.SUCCEEDED:
@@ -137,7 +139,7 @@ def _own_cause(life: Life, run: ObservedRun, last: Attempt, outcome: Outcome) ->
         if not last.drained:
             yield "in a process that was not stopped"
     else:
-        yield "which nobody asked for"
+        yield "which nobody requested"
 
 
 # -- G1: no more at once than may be -------------------------------------------------------------------
@@ -171,7 +173,7 @@ def _had_ended(life: Life, attempt: Attempt, at: float) -> bool:
 
 
 def _kept_out(life: Life, timeline: Timeline) -> Iterator[str]:
-    """Say which runs began although as many ended ones of their principal as may be still worked."""
+    """Yield which runs began although as many ended ones of their principal as may be still worked."""
     bound = life.options.max_holds_per_principal
     if bound is None or not life.steady:
         return
@@ -220,7 +222,7 @@ def _in_time(life: Life, timeline: Timeline) -> Iterator[str]:
 
 
 def _waited_in_time(life: Life, timeline: Timeline, run: ObservedRun) -> Iterator[str]:
-    """Say whether a run was given up too late, or not at all, or although its session was held for a while."""
+    """Yield whether a run was given up too late, or not at all, or although its session was held for a while."""
     kept = life.runs[run.id]
     over = expired(life, run)
     until = kept.ended_at if over else kept.started_at

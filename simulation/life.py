@@ -41,7 +41,7 @@ class Life(Struct, frozen=True, kw_only=True):
     """The places in it of what discarded runs have left."""
     shown: dict[SessionKey, list[Message]]
     pending: dict[SessionKey, bool]
-    """Whether the end of what is shown is told to be open."""
+    """Whether the end of what is shown is marked as open."""
     waits_for: dict[SessionKey, frozenset[str]]
     """The input requests that are still open."""
     digest: str
@@ -52,10 +52,10 @@ def live(seed: int, make_store: MakeStore = MemoryStore, *, show: bool = False) 
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     loop = VirtualLoop()
-    loop.set_exception_handler(lambda loop, context: None)  # what a client that has left is not told
+    loop.set_exception_handler(lambda loop, context: None)  # of what a client that left misses
     loop.set_task_factory(gated)
     collects = gc.isenabled()
-    gc.disable()  # when garbage is found is not a matter of the seed, and a worker is told which agents nobody knows
+    gc.disable()  # when garbage is found is not a matter of the seed, and a worker learns of garbage
     asyncio.set_event_loop(loop)
     try:
         return loop.run_until_complete(_live(seed, make_store, show))

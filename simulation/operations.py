@@ -72,7 +72,7 @@ async def wipe(town: Town) -> None:
 
 
 async def pause(town: Town, key: SessionKey, run: RunId) -> None:
-    """Pause a session for a while; see to it that it goes on."""
+    """Pause a session for a while; see to it that it continues."""
     await asyncio.sleep(town.chance.random() ** 2 * 4)
     server = town.server
     if server is None or not server.ready:

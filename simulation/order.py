@@ -1,4 +1,4 @@
-"""Whether the runs of a session went in order: by lane, priority and sequence, the judge's rules for G2."""
+"""The simulation's own rules for order: what was requeued continues first, and no queue is longer than its bound."""
 
 from collections.abc import Iterator
 
@@ -25,7 +25,7 @@ def ordered(life: Life, timeline: Timeline) -> Iterator[str]:
 def _may_stand_behind_more(timeline: Timeline, run: ObservedRun) -> bool:
     """Return whether a run may stand one place behind the last that is accepted: it was there, and another came back.
 
-    One that was attached to is told where it stands then. Whatever was requeued had left the queue before, so that
+    One that was attached to is shown its position of then. Whatever was requeued had left the queue before, so that
     others were accepted in its place; of each session that is one run at most. So it is with an answer, which no bound
     holds.
     """
@@ -34,11 +34,11 @@ def _may_stand_behind_more(timeline: Timeline, run: ObservedRun) -> bool:
 
 
 def _going_on(life: Life, timeline: Timeline, key: SessionKey) -> Iterator[str]:
-    """What was requeued goes on before anything else of its session begins."""
+    """What was requeued continues before anything else of its session begins."""
     attempts = [each for each in timeline.by_session[key] if each.run in life.runs]
     lasts = {attempt.run: nth for nth, attempt in enumerate(attempts)}
     begun: str | None = None
     for nth, attempt in enumerate(attempts):
         if begun is not None and attempt.run != begun and lasts[begun] > nth:
-            yield f"run {attempt.run} began before run {begun} of the same session went on, which had begun"
+            yield f"run {attempt.run} began before run {begun} of the same session continued, which had begun"
         begun = attempt.run if begun is None or lasts[begun] < nth else begun

@@ -1,6 +1,6 @@
 """One attempt of a run, as its script has it: rounds of tools, questions to a person, an answer.
 
-The run that answers a question begins in the middle of the round of the run that asked: it goes on with those of its
+The run that answers a question begins in the middle of the round of the run that asked: it continues with those of its
 tools that have no result, and then with its own script.
 """
 
@@ -32,12 +32,12 @@ class Performance:
         self._text = text
         self._swallows = script.swallows
         self._again: dict[str, ToolResult | None] | None = None
-        """The open round that it goes on with: the results that it has, None for tools that are to start again."""
+        """The open round that it continues: the results that it has, None for tools that are to start again."""
         self._given: dict[str, int] = {}
         """How many answers each tool of that round has got."""
 
     def go_on(self, progress: Progress) -> None:
-        """Go on in the middle of the last round, if it is open: only the tools that are to start do."""
+        """Continue in the middle of the last round, if it is open: only the tools that are to start do."""
         if progress.to_restart:
             ended = {result["toolUseId"]: result for result in progress.ended_results()}
         elif progress.takes_answers:
@@ -180,7 +180,7 @@ class Performance:
         return result
 
     async def _in_thread(self, tool_use_id: str, tool: Tool) -> None:
-        """Work where no cancellation comes, as a thread does; whoever waits for it may go."""
+        """Work where no cancellation comes, as a thread does; its waiters may leave."""
         process, call = self._process, CURRENT.get()
         assert call is not None
         thread = LiveThread("work")

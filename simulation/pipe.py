@@ -50,7 +50,7 @@ class Pipe:
         self._reader = None
 
     def stop(self, stopped: bool) -> None:
-        """Keep the reader from reading for a while, or let it go on."""
+        """Keep the reader from reading for a while, or let it continue."""
         self._stopped = stopped
         self._come()
 

@@ -1,7 +1,6 @@
-"""Whether questions were put, answered and given up as they should be: the judge's rules for input requests.
+"""The simulation's own rules for input requests: when a question was open for an answer, to the place in the record.
 
-A question is answered at most once, by all that it asks for, and the answer goes first. Until then nothing else of its
-session starts, unless its time is up or somebody did not want to wait. Nothing of a tool that has ended is done again.
+A tool that has ended is not started again by an answer, and no answer comes after what gave its question up.
 """
 
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ SOON_S = 1e-3
 
 
 def answered_in_time(life: Life, timeline: Timeline) -> Iterator[str]:
-    """Say which questions were answered twice, or in part, or what was answered that nobody had asked."""
+    """Yield which questions were answered twice, or in part, or what was answered that nobody had asked."""
     for question in timeline.questions.values():
         run, answers = timeline.runs[question.run.run_id], question.answers
         for answer in answers:
@@ -41,7 +40,7 @@ def answered_in_time(life: Life, timeline: Timeline) -> Iterator[str]:
 
 
 def _dismissed_before(life: Life, timeline: Timeline, question: Question, answer: Run) -> Iterator[str]:
-    """Say which runs had ended a question that was answered later."""
+    """Yield which runs had ended a question that was answered later."""
     question_at = question.run.ended_at
     for other in _others(timeline, question):
         is_between = question_at is not None and question_at < other.created_at and other.sequence < answer.sequence
@@ -51,7 +50,7 @@ def _dismissed_before(life: Life, timeline: Timeline, question: Question, answer
 
 
 def waited_for_answer(life: Life, timeline: Timeline) -> Iterator[str]:
-    """Say which runs started while their session waited for input, or before the answer."""
+    """Yield which runs started while their session waited for input, or before the answer."""
     order = timeline.in_order_of_start()
     for question in timeline.questions.values():
         asker, answer = question.run, question.answer
@@ -67,7 +66,7 @@ def waited_for_answer(life: Life, timeline: Timeline) -> Iterator[str]:
 
 
 def _waited(life: Life, timeline: Timeline, question: Question, kept: Run) -> Iterator[str]:
-    """Say whether a run started, or was accepted, too early for a question."""
+    """Yield whether a run started, or was accepted, too early for a question."""
     asker, answer = question.run, question.answer
     assert asker.ended_at is not None
     run = timeline.runs[kept.run_id]
@@ -92,7 +91,7 @@ def closed_at(timeline: Timeline, question: Question) -> Iterator[float]:
     of its session, or by leaving."""
     asker = question.run
     assert asker.ended_at is not None
-    for run in timeline.runs.values():  # one that was told to be accepted before had nothing to give up
+    for run in timeline.runs.values():  # one that was accepted before had nothing to give up
         came_later = not run.accepted or EPOCH + run.accepted_at >= asker.ended_at
         if run.request.session == asker.key and run.request.dismisses and came_later:
             yield EPOCH + run.request.sent_s

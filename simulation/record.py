@@ -1,4 +1,4 @@
-"""What was seen from outside, in order: what clients were told, what user code did, what the operator did."""
+"""What was seen from outside, in order: what clients received, what user code did, what the operator did."""
 
 import hashlib
 from typing import Any

@@ -1,6 +1,6 @@
 """Whether sessions were forgotten that are at rest, and no others: the judge's rules for `history_retention_s`.
 
-What a client was told before a session is forgotten must be older than that, and leave nothing open.
+What a client was answered before a session is forgotten must be older than that, and leave nothing open.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ LOOKED_S = 20.0
 
 
 def forgotten_at_rest(life: Life, timeline: Timeline) -> Iterator[str]:
-    """Say which sessions were forgotten in which something went on, or was open."""
+    """Yield which sessions were forgotten in which something continued, or was open."""
     for each in timeline.deletions.values():
         if each.at_rest and each.answered >= 0:
             if each.paused:
@@ -29,7 +29,7 @@ def forgotten_at_rest(life: Life, timeline: Timeline) -> Iterator[str]:
 
 
 def _used(life: Life, timeline: Timeline, forgotten: Deletion) -> Iterator[str]:
-    """Say what had gone on in a session for a shorter time before than it is kept."""
+    """Yield what had continued in a session for a shorter time before than it is kept."""
     assert life.options.history_retention_s is not None
     if not life.steady:
         return
@@ -45,7 +45,7 @@ def _used(life: Life, timeline: Timeline, forgotten: Deletion) -> Iterator[str]:
 
 
 def _requested(timeline: Timeline, forgotten: Deletion) -> Iterator[str]:
-    """Say which question was open in a session: nobody had done anything by which it may have been closed."""
+    """Yield which question was open in a session: nobody had done anything by which it may have been closed."""
     key = forgotten.session
     for run in timeline.runs.values():
         requests_input = any(status == RunStatus.NEEDS_INPUT for status, _, _ in run.reported)
@@ -61,7 +61,7 @@ def _requested(timeline: Timeline, forgotten: Deletion) -> Iterator[str]:
 
 
 def forgotten_in_time(life: Life, timeline: Timeline) -> Iterator[str]:
-    """Say which sessions are kept although they were at rest for long enough when it was last looked."""
+    """Yield which sessions are kept although they were at rest for long enough when it was last looked."""
     retention_s = life.options.history_retention_s
     looked_at = timeline.started_at + EXPIRES_AFTER_S
     if retention_s is None or not life.steady or life.faulty or life.events[-1].at < looked_at + LOOKED_S:

@@ -1,4 +1,4 @@
-"""The round that a question has left open: what is to be told of its tools by whoever closes it."""
+"""The round that a question has left open: what history has to say of its tools once it is closed."""
 
 from collections.abc import Iterator
 
@@ -22,7 +22,7 @@ def only_uses(message: Message) -> Message:
 
 
 def with_open_round(ledger: Ledger, part: Part, timeline: Timeline) -> Ledger:
-    """Return what happened in a run that goes on with an open round, with what had happened there before."""
+    """Return what happened in a run that continues an open round, with what had happened there before."""
     assert part.opened is not None
     assert part.question is not None
     finished, unfinished = dict(ledger.finished), set(ledger.unfinished)
@@ -35,14 +35,14 @@ def with_open_round(ledger: Ledger, part: Part, timeline: Timeline) -> Ledger:
         elif tool in finished or tool in unfinished:
             pass
         elif tool in unknown and part.run is not None and part.run.attempts:
-            unfinished.add(tool)  # it may have gone on
+            unfinished.add(tool)  # it may have continued
         else:
             finished[tool] = _stopped(tool)
     return replace(ledger, finished=finished, unfinished=frozenset(unfinished))
 
 
 def came_to_nothing(life: Life, timeline: Timeline, part: Part) -> Iterator[str]:
-    """Say what is wrong with what the journal itself has added, to close the round of a question."""
+    """Yield what is wrong with what the journal itself has added, to close the round of a question."""
     assert part.opened is not None
     assert part.question is not None
     name = f"what closes the round of run {part.question.run.run_id}"
@@ -53,7 +53,7 @@ def came_to_nothing(life: Life, timeline: Timeline, part: Part) -> Iterator[str]
     answer = None if part.question.answer is None else timeline.runs[part.question.answer.run_id]
     ledger = Ledger(ending=Succeeded(), finished={each: earlier[each] for each in uses(part.opened) if each in earlier})
     left = [each for each in uses(part.opened) if each not in earlier]
-    if answer is not None and life.runs[answer.id].started_at is not None:  # its tools may have gone on
+    if answer is not None and life.runs[answer.id].started_at is not None:  # its tools may have continued
         ledger = replace(ledger, unfinished=frozenset(left))
     else:
         # (One that had begun in an attempt before, of which nobody knew what became, has not asked: not this question.)
@@ -68,7 +68,7 @@ def came_to_nothing(life: Life, timeline: Timeline, part: Part) -> Iterator[str]
 
 
 def _unknown(message: Message) -> set[str]:
-    """Return the tools whose outcome is told as unknown."""
+    """Return the tools whose outcome reads as unknown."""
     results = [block["toolResult"] for block in message["content"] if "toolResult" in block]
     return {each["toolUseId"] for each in results if "unknown" in str(each["content"])}
 
@@ -76,7 +76,7 @@ def _unknown(message: Message) -> set[str]:
 def _earlier(question: Question, timeline: Timeline, unknown: set[str]) -> dict[str, ToolResult]:
     """Return the results that an open round had when its last question was asked.
 
-    What had ended in an attempt whose process died may be lost, if nobody saw it kept: those that are told as `unknown`
+    What had ended in an attempt whose process died may be lost, if nobody saw it kept: those that read as `unknown`
     are no results then.
     """
     found: dict[str, ToolResult] = {}

@@ -1,4 +1,4 @@
-"""What the agent will do in one run: drawn when the run is asked for, so that it does the same in every attempt."""
+"""What the agent will do in one run: drawn when the run is requested, so that it does the same in every attempt."""
 
 from enum import StrEnum
 
@@ -28,7 +28,7 @@ class Tool(Struct, frozen=True):
     fails: bool = False
     """Its result is an error."""
     in_thread: bool = False
-    """It works in a thread, which goes on whatever becomes of the run."""
+    """It works in a thread, which continues whatever becomes of the run."""
     requests_input: int = 0
     """How many questions it puts to a person, one after the other, before it does anything."""
 
@@ -39,7 +39,7 @@ class Script(Struct, frozen=True):
     rounds: tuple[tuple[Tool, ...], ...]
     ends: Ends
     at: int
-    """Where it raises or hangs; -1 in the round that an answer goes on with."""
+    """Where it raises or hangs; -1 in the round that an answer continues."""
     model_s: float
     """How long a call of the model may take."""
     pause_s: float = 0.0
@@ -91,7 +91,7 @@ class Traits(Struct, frozen=True):
 
 
 def draw(chance: Chance, traits: Traits, *, answers: bool = False) -> Script:
-    """Draw what one run does; one that answers goes on with a round of another run before its own."""
+    """Draw what one run does; one that answers continues a round of another run before its own."""
     rounds: tuple[tuple[Tool, ...], ...] = ()
     requests_input = traits.requests_input / 3 if answers else traits.requests_input
     if chance.happens(traits.tools):

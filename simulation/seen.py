@@ -45,10 +45,10 @@ class Attempt:
         """The tools and threads of it that work."""
         self.said: list[tuple[float, str]] = []
         self.kept = 0
-        """How many of `said` are durable for sure: a round was staged after them."""
+        """How many of `said` are durable for sure: a round was stored after them."""
 
     def was_on_its_way(self, at: float) -> bool:
-        """Return whether its worker may have been told to begin it before second `at`, and did so later."""
+        """Return whether its worker may have had the order to begin it before second `at`, and did so later."""
         return self.worker > 0 and (self.stood or self.began_at <= at + ON_ITS_WAY_S)
 
     def end(self, nth: int, at: float) -> None:
@@ -79,9 +79,9 @@ class ObservedRun:
         self.position = 0
         self.request: Request
         self.withdrawn_nth = -1
-        """When a client was told that the question of this run is taken back."""
+        """When a client was answered that the question of this run is taken back."""
         self.reported_nth = -1
-        """When a client was told for the first time how it has ended."""
+        """When a client was answered for the first time how it has ended."""
         self.hung_up_at: list[float] = []
         """When clients left that waited for it."""
         self.move: Move | None = None
@@ -91,7 +91,7 @@ class ObservedRun:
         self.cancelling_at: list[float] = []
         self.cancelled_at: float | None = None
         self.cancelled_nth = -1
-        """When a client was told that its cancel is accepted, the first of them."""
+        """When a client was answered that its cancel is accepted, the first of them."""
         self.attempts: list[Attempt] = []
         self.requested: dict[str, Attempt] = {}
         self.idempotent: set[str] = set()
@@ -106,10 +106,10 @@ class ObservedRun:
         return any(attempt.kept for attempt in self.attempts)
 
     def ledger(self, ending: Ending, part: list[Message], heard_until: float, *, answers: bool = False) -> Ledger:
-        """Return what really happened in this run, to be compared with `part`, which is told of it.
+        """Return what really happened in this run, to be compared with `part`, its history.
 
-        What an attempt did after its last staged round may be lost with its process, and what it reports after second
-        `heard_until` comes too late: of such things less may be told, but nothing else.
+        What an attempt did after its last stored round may be lost with its process, and what it reports after second
+        `heard_until` comes too late: such things may be missing from history, and nothing else.
         """
         crashed = isinstance(ending, Failed) and ending.code is ErrorCode.CRASHED
         unknown = set(_unknown(part))
@@ -130,14 +130,14 @@ class ObservedRun:
                 unfinished.add(tool)
             else:
                 finished[tool] = result
-        # A round that was asked for and not begun may be told as unknown, or not at all.
+        # A round that was requested and not begun may be reported as unknown, or not at all.
         unfinished |= {tool for tool in self.requested if tool in unknown and tool not in finished}
         question = None if answers else self.text
         return Ledger(ending=ending, question=question, said=said, finished=finished, unfinished=unfinished)
 
 
 def _unknown(part: list[Message]) -> Iterator[str]:
-    """Yield the tools whose outcome is told as unknown."""
+    """Yield the tools whose outcome reads as unknown."""
     for message in part:
         for block in message["content"]:
             if "toolResult" in block and "unknown" in str(block["toolResult"]["content"]):

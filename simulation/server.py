@@ -40,7 +40,7 @@ class Server:
         self.number = number
         self.alive = True
         self.fenced = False
-        """Whether another process has taken over its journal; it does not know that, and goes on."""
+        """Whether another process has taken over its journal; it does not know that, and continues."""
         self.ready = False
         self.chance = chance
         self.record = record
@@ -60,7 +60,7 @@ class Server:
         self._target: Phase | WorkersTarget = Phase(self, resumable=resumable)
         if perils.workers:
             self._loops = WorkerPool(self, perils, self._clock, resumable=resumable)
-            loaded = m.Loaded(resumable=resumable, singleton=False, self_managed=False, description="a stage")
+            loaded = m.Loaded(resumable=resumable, singleton=False, self_managed=False, description="an actor")
             self._target = WorkersTarget(loaded, self._loops, lambda: None)
             self.at_death(self._loops.close)
         self._note_expiry(journal)
@@ -138,7 +138,7 @@ class Server:
                 task.cancel()
 
     def be_replaced(self) -> None:
-        """Go on out of reach of clients; the next process takes the journal when it opens it, not before."""
+        """Work on out of reach of clients; the next process takes the journal when it opens it, not before."""
         self.ready = False
         self._break_connections()
 
@@ -167,7 +167,7 @@ class Server:
                 reply.set_exception(Gone())
 
     def is_quiet(self) -> bool:
-        """Return whether nothing executes, is held, waits or is on its way, and it would go on if something came."""
+        """Return whether nothing executes, is held, waits or is on its way, and it would continue if something came."""
         health = self.service.health()
         rests = not (health.processing or health.queue_depth or self.service._queues.expects_claims())
         return self.ready and health.ready and rests

@@ -72,7 +72,7 @@ class FaultyTransactions(SqliteTransactions):
 
 
 class InlineWriter:
-    """A writer whose thread is a task. What it is asked for after its process has died is never done."""
+    """A writer whose thread is a task. What it is requested after its process has died is never done."""
 
     def __init__(self, transactions: SqliteTransactions, process: Process, disk: Disk) -> None:
         self._transactions = transactions
@@ -160,7 +160,7 @@ class InlineJournal(SqliteJournal):
             self._feed.end()
 
     def _die(self) -> None:
-        """End with the process, and with it whoever waits for an operation."""
+        """End with the process, and with it all that wait for an operation."""
         if self._commits is not None and (redo := self._commits.redo) is not None:
             redo.cancel()
         for waiting in self._waiting:

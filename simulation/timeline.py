@@ -41,9 +41,9 @@ class Timeline:
         self.unsure: set[str] = set()
         """The texts of requests of which a client never knew what became."""
         self.reused: list[str] = []
-        """The texts of requests that were told that their key stands for another one."""
+        """The texts of requests that were refused since their key stands for another one."""
         self.answered: set[tuple[str, str]] = set()
-        """The text of each request with the run that it became, as it was told."""
+        """The text of each request with the run that it became, as it was answered."""
         self.asking: set[str] = set()
         """The tools that have asked something."""
         self.sweeps: dict[str, Sweep] = {}

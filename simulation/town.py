@@ -44,7 +44,7 @@ async def reachable(town: Town) -> Server | None:
 
 
 def note_end(town: Town, run: str, reported: Outcome | Later) -> None:
-    """Write down how a run is told to have ended."""
+    """Record how a run is reported to have ended."""
     if isinstance(reported, Later):
         town.note("later", run)
     else:

@@ -1,6 +1,7 @@
-"""Whether history tells the truth, and agents know what it tells: the judge's rules for G4.
+"""Whether history is true, and agents know all of it: the simulation's own rules for G4.
 
-What an agent did and said is told in order, with every tool that was started; what nobody can know reads as unknown.
+History has what an agent did and said, in order, with every tool that was started; what nobody can know reads as
+unknown.
 """
 
 import math
@@ -39,7 +40,7 @@ SLACK_S = 2.0
 
 
 def truthful(life: Life, timeline: Timeline) -> Iterator[str]:
-    """Say what is wrong in the histories, and what they tell that was otherwise."""
+    """Yield what is malformed in the histories, and what is not true."""
 
     def requests_input(use: Mapping[str, Any]) -> bool:
         return use["toolUseId"] in timeline.asking
@@ -66,7 +67,7 @@ def truthful(life: Life, timeline: Timeline) -> Iterator[str]:
                 continue
             outcome = None if part.run is None or part.run.id not in life.runs else life.runs[part.run.id].outcome
             if part.run is None or outcome is None:
-                yield f"history tells of {last_text(part.messages[:1])!r}, which is no run"
+                yield f"history has {last_text(part.messages[:1])!r}, which is no run"
                 continue
             times[part.run.id] += 1
             for fault in _part(life, timeline, part, part.run, outcome):
@@ -79,7 +80,7 @@ def truthful(life: Life, timeline: Timeline) -> Iterator[str]:
 def _part(life: Life, timeline: Timeline, part: Part, run: ObservedRun, outcome: Outcome) -> Iterator[str]:
     shown = [*part.messages]
     open_tools: list[str] = []
-    if outcome.status is RunStatus.NEEDS_INPUT:  # what became of them is told by whoever closes the round
+    if outcome.status is RunStatus.NEEDS_INPUT:  # what became of them is said when the round is closed
         open_tools = uses(shown[-1])
         shown[-1] = {**shown[-1], "content": [block for block in shown[-1]["content"] if "toolUse" not in block]}
     if part.opened is not None:
@@ -101,7 +102,7 @@ def _traces(life: Life, run: ObservedRun) -> tuple[int, ...]:
     if kept.status is RunStatus.NEEDS_INPUT and run.request.answers:
         return (0, 1)  # none, if it has asked again in the round that it had to close
     if kept.status is RunStatus.CANCELLED and not run.checkpointed and not run.request.answers:
-        # None, if it waited, also if it was requeued with nothing staged.
+        # None, if it waited, also if it was requeued with nothing stored.
         return (0,) if kept.started_at is None else (0, 1)
     if kept.status is RunStatus.CANCELLED and kept.started_at is None and run.hung_up_at:
         return (0, 1)  # none, if it waited and was left alone: the question that it answers is given up
@@ -123,22 +124,22 @@ def _hidden(life: Life, run: ObservedRun | None) -> bool:
 
 
 def _heard_until(life: Life, timeline: Timeline, run: ObservedRun) -> float:
-    """Return until when for sure what an agent reports is told: a run may be left before its code has ended."""
+    """Return until when for sure what an agent reports is in history: a run may be left before its code has ended."""
     kept = life.runs[run.id]
     code = kept.outcome.error.code if kept.outcome and kept.outcome.error else None
     if code not in (ErrorCode.TIMEOUT, ErrorCode.STOPPED) and kept.status is not RunStatus.CANCELLED:
         return math.inf
     ended_at = math.inf if kept.ended_at is None or not life.steady else kept.ended_at
-    # At the very moment in which a process is gone the next one may have it; told apart as the clock rounds its times.
+    # At the very moment in which a process is gone the next one may have it, as the clock rounds its times.
     if run.attempts and ended_at >= EPOCH + timeline.gone.get(run.attempts[-1].process, math.inf):
-        return 0.0  # it ended in another process, which knew what was staged and nothing else
+        return 0.0  # it ended in another process, which knew what was stored and nothing else
     if run.attempts and ended_at >= EPOCH + run.attempts[-1].worker_gone_at:
         return 0.0
     return kept.ended_at - EPOCH - SLACK_S if life.steady and not life.faulty and kept.ended_at else 0.0
 
 
 def _ending(life: Life, outcome: Outcome) -> Ending:
-    """Return how a run ended, with what was raised if nobody is to be told."""
+    """Return how a run ended, with what was raised if that is not disclosed."""
     if outcome.error is not None:
         raised = None if life.options.error_text == "full" else Raised("Broken", SECRET)
         return Failed(outcome.error.code, outcome.error.detail, raised)
@@ -148,7 +149,7 @@ def _ending(life: Life, outcome: Outcome) -> Ending:
 
 
 def remembered(life: Life, timeline: Timeline) -> Iterator[str]:
-    """Say where an agent knew another conversation, or another state, than its session had."""
+    """Yield where an agent knew another conversation, or another state, than its session had."""
     by_session: dict[SessionKey, dict[str, tuple[str, str]]] = defaultdict(dict)
     for key in life.history:
         before: list[Message] = []

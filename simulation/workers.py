@@ -2,7 +2,7 @@
 
 A worker dies by itself (`kill -9`, at whatever its agents do, at its start, or at any time), and its server hears of it
 later: first of the connection or first of the process. The loop of its agents may be blocked by one of them, and the
-whole process may stand still for a while. What a worker is told and tells goes over as bytes.
+whole process may stand still for a while. Messages to and from a worker travel as bytes.
 """
 
 import asyncio
@@ -202,7 +202,7 @@ class WorkersOwnLoops(SeededLoops):
         self.post(lambda: call.task is not None and call.task.cancel())
 
     def beat(self) -> None:
-        """Ask for a sign of life, unless one is owed."""
+        """Ask for a sign of life, unless one is due."""
         if self._pinged_at is None:
             self._pinged_at = self._clock.monotonic()
             self.post(self._answer)
@@ -211,7 +211,7 @@ class WorkersOwnLoops(SeededLoops):
         self._pinged_at = None
 
     def load(self) -> Load:
-        """Return for how long a sign of life is owed."""
+        """Return for how long a sign of life is due."""
         return Load(silent_s=0.0 if self._pinged_at is None else self._clock.monotonic() - self._pinged_at)
 
     def blocks(self, call: Call[Any]) -> bool:

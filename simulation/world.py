@@ -218,7 +218,7 @@ class World:
         await self._in_time(server.die(), "a death")
 
     async def _lose_journal(self) -> None:
-        """Start another server while this one goes on, unaware of it, for a while."""
+        """Start another server while this one continues, unaware of it, for a while."""
         server, self.server = self.server, None
         assert server is not None
         server.be_replaced()
@@ -241,10 +241,10 @@ class World:
         try:
             await asyncio.wait_for(work, QUIET_S)
         except TimeoutError:
-            self.record.fault(self.clock.monotonic(), f"{what} goes on for good")
+            self.record.fault(self.clock.monotonic(), f"{what} continues for good")
 
     async def _all_answered(self) -> None:
-        """Wait until every client has gone; each has to be told something in the end."""
+        """Wait until every client has gone; each has to have an answer in the end."""
         if self._clients:
             await asyncio.wait(self._clients, timeout=QUIET_S)
         for client in self._clients:
@@ -273,7 +273,7 @@ class World:
         while server.survivors() and self.clock.monotonic() < until:  # noqa: ASYNC110 - what outlives its hold works on
             await asyncio.sleep(0.5)
         for left in server.survivors():
-            self.record.fault(self.clock.monotonic(), f"nothing goes on, and there are {left}")
+            self.record.fault(self.clock.monotonic(), f"nothing happens, and there are {left}")
         server.note("quiet")
 
     def _new_run_id(self) -> RunId:
@@ -283,7 +283,7 @@ class World:
     # -- the end ---------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Give back what the world takes."""
+        """Return what the world takes."""
         self._store.close()
 
     async def all_that_is_kept(self) -> Kept:

@@ -1,1 +1,1 @@
-"""The soak: a real server under mixed load, killed at random instants, and a judge of what its clients were told."""
+"""The soak: a real server under mixed load, killed at random instants, and a judge of what its clients received."""

@@ -1,6 +1,6 @@
 """What a seed has clients do to runs and sessions of others: cancel, move, pause.
 
-Whom it befalls depends on what there is at that moment: an errand names the newest, the one before it, ... Pure, as
+Whom it befalls depends on what there is at that moment: an action names the newest, the one before it, ... Pure, as
 `soak.plan`.
 """
 
@@ -11,7 +11,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 RUNNERS: Final = 2
-"""How many clients run errands."""
+"""How many clients act so."""
 
 What = Literal["cancel", "cancel waiting", "cancel session", "move", "pause"]
 WHATS: Final[dict[What, int]] = {"cancel": 6, "cancel waiting": 2, "cancel session": 1, "move": 6, "pause": 3}
@@ -34,7 +34,7 @@ class Action(Struct, frozen=True, kw_only=True):
 
 def actions(seed: int, number: int) -> Iterator[Action]:
     """Yield what a client does, for ever."""
-    chance = random.Random(f"{seed} errands {number}")
+    chance = random.Random(f"{seed} actions {number}")
     while True:
         yield Action(
             what=chance.choices(list(WHATS), list(WHATS.values()))[0],

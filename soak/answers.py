@@ -35,7 +35,7 @@ class Answers:
         return tuple(each["id"] for each in requests) if own else ()
 
     async def give(self, say: Say, reply: Reply, requests: tuple[str, ...]) -> Any:
-        """Answer as it is planned; return what the client was told of the first answer, None if it knows nothing."""
+        """Answer as it is planned; return what the client received for the first answer, None if it knows nothing."""
         await asyncio.sleep(reply.after_ms / 1000)
         first, second = (self._saying(say, reply, label) for label in reply.labels)
         match reply.how:

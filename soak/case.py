@@ -19,7 +19,7 @@ CLOCKS_S: Final = 0.01
 """By how much two readings of a clock may differ that count as the same instant."""
 EXECUTES: Final = 202
 AT_ONCE_S: Final = 1.0
-"""How long after a server was told to end it may start runs: what it was just about to."""
+"""How long after a server was stopped it may start runs: what it was just about to."""
 UNKNOWN: Final = "The outcome of this tool call is unknown"
 NOT_STARTED: Final = "This tool was not started"
 NOT_ANSWERED: Final = "This tool asked a person for input and got no answer"
@@ -31,7 +31,7 @@ class Rules(Limits, frozen=True, kw_only=True):
 
     idempotent: frozenset[str] = frozenset()
     inform: bool = False
-    """Whether a run goes on, told so, if a tool was at work when its server died."""
+    """Whether a run continues, and its model is informed, if a tool was at work when its server died."""
     max_attempts: int = 3
     cancel_grace_s: float = 0.5
     input_timeout_s: float = 1.5
@@ -55,7 +55,7 @@ class Part(Struct, frozen=True):
 
     @property
     def tools(self) -> dict[str, str]:
-        """The names of the tools that it asked for, by toolUseId."""
+        """The names of the tools that it requested, by toolUseId."""
         uses = [block["toolUse"] for message in self.messages for block in message["content"] if "toolUse" in block]
         return {use["toolUseId"]: use["name"] for use in uses}
 
@@ -136,7 +136,7 @@ class Case:
             for run_id, label in self.label_of.items()
             if label not in by_label and label not in acted and self._is_cancelled(run_id)
         }
-        """The labels of runs that were cancelled, may have asked their model, and have nothing to tell."""
+        """The labels of runs that were cancelled, may have called their model, and leave no trace."""
         known = {self.label_of.get(run.run_id) for run in records.stored}
         self.never_kept = {line.label for line in lines} - acted - known
         """The labels of what asked its model while its acceptance was being committed: its server died then."""
@@ -164,11 +164,11 @@ class Case:
         return known
 
     def request_of(self, run_id: str) -> SentRequest | None:
-        """Return what a run was asked for with, if it is known."""
+        """Return what a run was requested with, if it is known."""
         return self.records.requests.get(self.label_of.get(run_id, ""))
 
     def is_answered(self, label: str) -> bool:
-        """Return whether an answer goes on with what a message has begun."""
+        """Return whether an answer continues what a message has begun."""
         return any(each in self.answers for each in self.thread[label])
 
     def is_rolled_back(self, run_id: str) -> bool | None:
@@ -180,13 +180,13 @@ class Case:
         return None if part is None or part.label != label or self.is_answered(label) else part.label in self.hidden
 
     def is_last(self, run_id: str) -> bool:
-        """Return whether no other run has gone on with what this one has begun."""
+        """Return whether no other run has continued what this one has begun."""
         return self.thread[self._thread_of_run(run_id)][-1:] == [run_id]
 
     def leaves_a_trace(self, run: Stored) -> bool:
         """Return whether a run has to be in history: all are, but those that came to their end while they waited.
 
-        One that had begun and waits again, requeued, leaves what it had staged when it is cancelled: maybe nothing.
+        One that had begun and waits again, requeued, leaves what it had stored when it is cancelled: maybe nothing.
         """
         view = self.records.views.get(run.run_id)
         if view is None or view.ended is None:
@@ -198,8 +198,8 @@ class Case:
     def _waited_again(self, run: Stored, view: View) -> bool:
         """Return whether a run may have waited, with nothing that it did, when it was cancelled.
 
-        Its server was told to end, or killed, or a worker struck, after it had begun; it had started no tool; nobody
-        was told that it executed when it was cancelled.
+        Its server was stopped, or killed, or a worker struck, after it had begun; it had started no tool; nobody
+        was answered that it executed when it was cancelled.
         """
         if view.begun is None or view.ended_s is None or run.run_id in self.acted:
             return False

@@ -16,7 +16,7 @@ def judge_closed(case: Case) -> Iterator[str]:
 
 
 def _went_on(case: Case) -> Iterator[str]:
-    """Nothing goes on in a paused session either, in a server that came after the pause.
+    """Nothing continues in a paused session either, in a server that came after the pause.
 
     One that was there already may have taken the run before, and have left no line yet: it came after the pause if the
     one before it has left a line since.
@@ -33,7 +33,7 @@ def _went_on(case: Case) -> Iterator[str]:
         for line in of_session[pause.session]:
             within = pause.since < line.at_ns < pause.until
             if within and line.kind != "end" and came_after_ns[line.server] > pause.since:
-                yield f"{line.label} went on in another server while {pause.session} was paused"
+                yield f"{line.label} continued in another server while {pause.session} was paused"
 
 
 def _given_up(case: Case) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Judges what tools and models did: one run of a session at a time, in order, nothing twice, all of it told.
+"""Judges what tools and models did: one run of a session at a time, in order, all of it in history.
 
 Reads the tools' ledger against the histories. Pure; returns faults, one sentence each.
 """
@@ -20,8 +20,8 @@ def judge_deeds(case: Case) -> Iterator[str]:
 def _starts(case: Case) -> Iterator[str]:
     """Threads of a session execute one after the other, in the order of history, and none comes back after the next.
 
-    A model may be asked for the next run while the end of the one before is still being committed; if the server dies
-    then, both go on in the next process. So model calls have their order within a process, and tools over all.
+    A model may be called for the next run while the end of the one before is still being committed; if the server dies
+    then, both continue in the next process. So model calls have their order within a process, and tools over all.
     """
     tools: dict[str, list[str]] = defaultdict(list)
     all_here: dict[tuple[str, int], list[str]] = defaultdict(list)
@@ -50,7 +50,7 @@ def _difference(order: list[str], shown: list[str]) -> str:
 
 
 def _tools(case: Case) -> Iterator[str]:
-    """No tool is started twice, and history tells of every one what really became of it."""
+    """History has every tool that was started, with what really became of it."""
     ended: dict[str, Line] = {}
     for line in case.lines:
         if line.kind == "end":
@@ -61,7 +61,7 @@ def _tools(case: Case) -> Iterator[str]:
             continue  # said by others: the run is lost, or its session's history is short
         if (result := part.results.get(tool_use_id)) is None:
             if part.is_open:
-                continue  # it is told when the others of its round are
+                continue  # its result comes with the others of its round
             yield f"{first.tool} {tool_use_id} of run {run_id} ({first.label}) was started, and is not in history"
         else:
             ends = [ended[start.token] for start in starts if start.token in ended]
@@ -72,7 +72,7 @@ def _tools(case: Case) -> Iterator[str]:
             if (part.label, tool_use_id) not in case.starts and not text.startswith(
                 (UNKNOWN, NOT_STARTED, NOT_ANSWERED)
             ):
-                yield f"tool {tool_use_id} of run {run_id} ({part.label}) never started, and is told as {text!r}"
+                yield f"tool {tool_use_id} of run {run_id} ({part.label}) never started, and reads as {text!r}"
 
 
 def _result(case: Case, run_id: str, first: Line, ends: list[Line], result: dict[str, Any]) -> Iterator[str]:
@@ -81,13 +81,13 @@ def _result(case: Case, run_id: str, first: Line, ends: list[Line], result: dict
     if text.startswith(UNKNOWN):
         view = case.records.views.get(run_id)
         if result["status"] != "error":
-            yield f"{which} is told as unknown, and as a success"
+            yield f"{which} reads as unknown, and as a success"
         if ends and view is not None and view.status == "succeeded" and view.attempt == 1:
-            yield f"{which} ended, and is told as unknown in a run that nothing interrupted"
+            yield f"{which} ended, and reads as unknown in a run that nothing interrupted"
         return
     true = [end for end in ends if end.token in text]
     if not true:
         what = "ended otherwise" if ends else "has no known end"
-        yield f"{which} {what}, and is told as {text!r}"
+        yield f"{which} {what}, and reads as {text!r}"
     elif result["status"] != ("success" if true[0].how == "done" else "error"):
-        yield f"{which} was {true[0].how}, and is told as a {result['status']}"
+        yield f"{which} was {true[0].how}, and reads as a {result['status']}"

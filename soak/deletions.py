@@ -28,7 +28,7 @@ def judge_deletions(case: Case) -> Iterator[str]:
 
 
 def _deleted(case: Case, deletion: Deletion) -> Iterator[str]:
-    """Nothing of a deleted session is left, and nothing of it goes on."""
+    """Nothing of a deleted session is left, and nothing of it continues."""
     before = _known_before(case, deletion)
     if deletion.shown not in (0, NONE):
         yield f"{deletion.session} was deleted, and is shown with {deletion.shown}"

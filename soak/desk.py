@@ -47,7 +47,7 @@ class Desk:
         return self._newest_of.get(session)
 
     def blame(self, server: Server, error: Exception) -> None:
-        """Note that a request had no answer, if nobody had told its server to end."""
+        """Note that a request had no answer, if nobody had stopped its server."""
         if server.healthy or isinstance(error, Silent):
             self.records.faults.append(f"server {server.number} left a client without an answer: {error}")
 

@@ -1,7 +1,7 @@
-"""Judges what a soak has recorded: were the promises kept? Pure.
+"""Judges what a soak has recorded: by the common rules (`judging`), and by those that only the soak can see. Pure.
 
-Reads the clients' ledger (`Records`) and the tools' ledger (`Line`s), and knows nothing of how runs are kept or carried
-out. Returns faults, one sentence each; none if all is well.
+Its own rules are about messages and their histories, the tools' ledger (`Line`s), HTTP answers, and how servers ended.
+They read the clients' ledger (`Records`), and know nothing of how runs are stored or executed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -77,7 +77,7 @@ def _histories(case: Case) -> Iterator[str]:
             if request is None or LABEL.fullmatch(part.label) is None:
                 yield f"the history of {session} has a question that nobody asked: {part.messages[0]}"
             elif request.session != session or part.messages[0]["content"][0] != {"text": request.text}:
-                yield f"the question of {part.label} is told wrongly in {session}"
+                yield f"the question of {part.label} is wrong in {session}"
             if part.label in places:
                 yield f"{part.label} is twice in history, in {places[part.label]} and in {session}"
             places[part.label] = session
@@ -130,7 +130,7 @@ def _end(request: SentRequest, message: Message, part: Part, ended: End) -> Iter
         case "crashed" | "stopped" | "timeout":
             pass  # how any run may end that executes while servers die
         case "cancelled":
-            pass  # see `soak.wishes`
+            pass  # see `judging.cancels`
         case _:
             yield f"ended as {ended.kind}: {ended.text}"
     rolled_back = request.thread and ended.kind == "cancelled" and said == NOT_GIVEN  # its round is closed once more
@@ -159,11 +159,11 @@ def _crash(view: View, part: Part, rules: Rules) -> Iterator[str]:
     unknown = {key for key, result in part.results.items() if text_of(result).startswith(UNKNOWN)}
     tools = {name for key, name in part.tools.items() if key in unknown} - rules.idempotent
     if rules.inform or not tools:
-        yield f"is crashed at attempt {view.attempt}, though it could have gone on"
+        yield f"is crashed at attempt {view.attempt}, though it could have continued"
 
 
 def _exits(case: Case) -> Iterator[str]:
-    """Servers end when they are told to, with the exit code that this has."""
+    """Servers end when they are stopped, with the exit code that this has."""
     for each in case.records.exits:
         allowed = {-9} if "KILL" in each.signals else set()
         if {"TERM", "KILL"} <= set(each.signals):

@@ -2,7 +2,7 @@
 
 Chatters share sessions and wait for their answers, or hang up before. Liners send one message after the other, each
 as soon as the one before is known to be accepted. Askers answer what their messages make agents ask. Deleters forget
-their sessions. (Lookers and errands: `soak.readers`, `soak.hands`.) What has an idempotency key is sent again until it
+their sessions. (Readers and actions: `soak.readers`, `soak.hands`.) What has an idempotency key is sent again until it
 has an answer; nothing else is sent twice: whose connection breaks knows nothing, and says something else next.
 """
 

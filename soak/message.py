@@ -32,7 +32,7 @@ def request_name(label: str, place: int) -> str:
 
 
 def as_said(said: str) -> str:
-    """Return how a tool's result tells what it was answered."""
+    """Return how a tool's result quotes the answer that it got."""
     return f" as {said} said"
 
 

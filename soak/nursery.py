@@ -4,9 +4,9 @@ What a kill finds is the same: a process of its own, with its own files, locks a
 `strandline serve`. Only the second that Python takes to import it, in which nothing happens, is spent once and not for
 each server. `Nursery` is the soak's side; run as a module this is the process itself. Its servers die with it.
 
-A wish is a JSON document. `{"number": 7, "command": [...]}` has a server forked, with its stderr as file, or with all
+A command is a JSON document. `{"number": 7, "command": [...]}` forks a server, with its stderr as file, or with all
 three of its files; with `folder` and `environment` it is born there. `{"number": 7, "signal": 9}` has it signalled.
-Told of each is its `pid`, and its exit `code` once it has ended.
+It reports the `pid` of each, and its exit `code` once it has ended.
 """
 
 import asyncio
@@ -38,13 +38,13 @@ class Newborn:
         self.stderr = stderr
         self.returncode: int | None = None
         self.pid = 0
-        """Its process, 0 until that is told."""
+        """Its process, 0 until that is reported."""
         self._nursery = nursery
         self._number = number
         self._ended = asyncio.Event()
 
     def send_signal(self, which: int) -> None:
-        """Have a signal sent, unless it has ended: only its parent can tell, without a chance to hit another."""
+        """Have a signal sent, unless it has ended: only its parent knows that for sure, and never hits another."""
         self._nursery.send({"signal": which, "number": self._number})
 
     def kill(self) -> None:
@@ -72,7 +72,7 @@ class Nursery:
         self._newborns: dict[int, Newborn] = {}
 
     async def __aenter__(self) -> "Nursery":
-        """Start the process; whoever is to be born waits until it is ready."""
+        """Start the process; forks wait until it is ready."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
@@ -128,7 +128,7 @@ class Nursery:
 
 
 def serve(connection: socket.socket) -> None:
-    """Fork servers and signal them as is asked; tell the exit code of each. Returns when nobody asks any more."""
+    """Fork servers and signal them by command; report the exit code of each. Return when no command can come."""
     children: dict[int, int] = {}
     wake, woken = socket.socketpair()
     for each in (wake, woken):
@@ -204,7 +204,7 @@ def _be_born(command: dict[str, Any], files: list[int]) -> None:
     except SystemExit as end:
         if not isinstance(end.code, int):
             raise
-        # What the interpreter does at its end, without giving back the memory, piece by piece, of all that it shares.
+        # What the interpreter does at its end, without returning the memory, piece by piece, of all that it shares.
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         sys.stdout.flush()

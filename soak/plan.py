@@ -24,7 +24,7 @@ LINERS: Final = 2
 SHARED: Final = 4
 """Sessions that chatters share at a time."""
 LONG_MS: Final = 4000
-"""How long a run goes on that is to be cancelled because its client has left: longer than that takes."""
+"""How long a run continues that is to be cancelled because its client has left: longer than that takes."""
 REQUESTED: Final = 2
 """Sessions that askers share at a time."""
 QUESTIONS: Final = 3

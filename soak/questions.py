@@ -1,6 +1,6 @@
 """Judges input requests: what agents asked, who answered, and what waited meanwhile. Pure.
 
-A question is answered once or not at all; its tools go on with the answer that was accepted, and never without one.
+A question is answered once or not at all; its tools continue with the answer that was accepted, and never without one.
 """
 
 from collections.abc import Iterator
@@ -33,13 +33,13 @@ def _planned(case: Case) -> Iterator[str]:
 
 
 def _went_on(case: Case) -> Iterator[str]:
-    """A tool that asks goes on with the answer that was accepted; the round of one that got none says so."""
+    """A tool that asks continues with the answer that was accepted; the round of one that got none says so."""
     for line in case.lines:
         if line.kind != "begin" or line.tool not in ASKING or line.label in case.gone:
             continue
         request, part = case.request_of(line.run_id), case.part_of.get(line.run_id)
         if request is None or not request.thread:
-            yield f"{line.tool} {line.tool_use_id} of run {line.run_id} ({line.label}) went on without an answer"
+            yield f"{line.tool} {line.tool_use_id} of run {line.run_id} ({line.label}) continued without an answer"
             continue
         text = text_of(part.results[line.tool_use_id]) if part and line.tool_use_id in part.results else ""
         if text.startswith("did ") and not text.endswith(as_said(request.name)):

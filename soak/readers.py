@@ -19,7 +19,7 @@ LATE_S: Final = 10.0
 
 
 class Readers:
-    """All of these clients, and what is asked for in the end."""
+    """All of these clients, and what is requested in the end."""
 
     def __init__(self, desk: Desk, *, seed: int) -> None:
         self._desk = desk

@@ -35,7 +35,7 @@ class Answered(Struct, frozen=True, kw_only=True):
 
 
 class Cancel(Struct, frozen=True, kw_only=True):
-    """A cancel of a run; `status_code` 0: its client was told nothing."""
+    """A cancel of a run; `status_code` 0: its client had no answer."""
 
     run_id: str
     status_code: int
@@ -168,9 +168,9 @@ class Records(Struct, kw_only=True):
     seen_waiting: dict[str, tuple[str, int]] = field(default_factory=dict)
     """By label: the run id that was listed while its client waited for the answer, and when that was known."""
     reported: dict[str, set[End]] = field(default_factory=lambda: defaultdict(set))
-    """By run id: every end that any client was told."""
+    """By run id: every end that any client received."""
     reported_at: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    """By run id: every `ended_at` that any client was told."""
+    """By run id: every `ended_at` that any client received."""
     seen: dict[str, set[Seen]] = field(default_factory=lambda: defaultdict(set))
     held: set[str] = field(default_factory=set)
     """The ids of runs that were shown as ended, with a session that waits for a thread of them."""
@@ -192,14 +192,14 @@ class Records(Struct, kw_only=True):
 
 
 def ended_of_chat(body: dict[str, Any]) -> End:
-    """Return the end that an answer of `/chat` tells."""
+    """Return the end in an answer of `/chat`."""
     if body["status"] == "needs_input":
         return _requests_input(body["input_requests"])
     return End(kind="succeeded" if body["status"] == "success" else body["error_code"], text=body["response"])
 
 
 def ended_of_run(run: dict[str, Any]) -> End | None:
-    """Return the end that a run of the run API tells, None if it has not ended."""
+    """Return the end in a run of the run API, None if it has not ended."""
     if run["status"] not in ENDED:
         return None
     if run["error"] is not None:

@@ -55,7 +55,7 @@ class Server:
 
     @property
     def healthy(self) -> bool:
-        """Whether it should answer: it is ready, and nobody has told it to end."""
+        """Whether it should answer: it is ready, and nobody has stopped it."""
         return self.phase == "ready" and not self.signals and self.code is None
 
     async def live(self, starting: Awaitable[Process], changed: "Change") -> Exit:
@@ -124,7 +124,7 @@ def _parents() -> Iterator[tuple[int, int]]:
 
 
 class Change:
-    """Tells whoever waits that something about the servers has changed."""
+    """Wakes those that wait for a change of the servers."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()

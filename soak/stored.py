@@ -1,4 +1,4 @@
-"""The list of accepted runs, read from the journal's file: for runs whose ids no client was told.
+"""The list of accepted runs, read from the journal's file: for runs whose ids no client received.
 
 The only place of the soak that knows the file: which runs there are, in the order of acceptance, and nothing else.
 """

@@ -23,7 +23,7 @@ class Talk:
         self._ends: dict[str, str] = {}
 
     def ended_as(self, label: str) -> str | None:
-        """Return how the run of a message ended, as its client was told; None if it knows nothing for sure."""
+        """Return how the run of a message ended, as its client received it; None if it knows nothing for sure."""
         return None if label in self._records.unsure else self._ends.get(label)
 
     async def say(self, say: Say, *, thread: str = "", requests: tuple[str, ...] = ()) -> Any:

@@ -168,7 +168,7 @@ def _requests_input(label: str, ms: int, place: int, context: ToolContext) -> st
 
 @tool(context=True)
 def asks(label: str, ms: int, place: int, tool_context: ToolContext) -> str:
-    """Do what somebody has to be asked for.
+    """Do what needs a person's answer.
 
     Args:
         label: the run's
@@ -181,7 +181,7 @@ def asks(label: str, ms: int, place: int, tool_context: ToolContext) -> str:
 
 @tool(context=True)
 def asksagain(label: str, ms: int, place: int, tool_context: ToolContext) -> str:
-    """Do what somebody has to be asked for, and may be done again.
+    """Do what needs a person's answer, and may be done again.
 
     Args:
         label: the run's

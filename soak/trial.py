@@ -40,7 +40,7 @@ MAX_ATTEMPTS: Final = 3
 QUIET_S: Final = 60.0
 ASKERS: Final = 8
 SAMPLED: Final = 2_000
-"""How many runs are asked for once more at the very end."""
+"""How many runs are read once more at the very end."""
 
 T = TypeVar("T")
 
@@ -158,7 +158,7 @@ class Trial:
             except TimeoutError:
                 self._records.faults.append(f"not within {QUIET_S:g} s: a ready server, or the end of all that runs")
             except (Broken, Silent) as error:
-                self._records.faults.append(f"a server that nobody had told to end left a question unanswered: {error}")
+                self._records.faults.append(f"a server that nobody had stopped left a question unanswered: {error}")
             finally:
                 for task in (clients, striking):
                     task.cancel()
@@ -250,7 +250,7 @@ class Trial:
     # -- the end -----------------------------------------------------------------------------------
 
     async def _finish(self) -> None:
-        """Wait until nothing goes on; ask for everything; have another server take over; ask for everything again."""
+        """Wait until nothing continues; ask for everything; have another server take over; ask for everything again."""
         server = await self._relay.ready()
         await self._quiet(server)
         self._doing = "asking for all runs"

@@ -131,7 +131,7 @@ class World:
         self.records.views[f"run-{label}"] = replace(self.records.views[f"run-{label}"], **changes)
 
     def ask(self, label: str, **changes: Any) -> None:
-        """Change what a run was asked for with."""
+        """Change what a run was requested with."""
         self.records.requests[label] = replace(self.records.requests[label], **changes)
 
     def cancel(self, label: str, status_code: int, **more: Any) -> None:
@@ -139,7 +139,7 @@ class World:
         self.records.cancels.append(Cancel(run_id=f"run-{label}", status_code=status_code, **more))
 
     def be_cancelled(self, label: str = FAILED) -> None:
-        """Have a run end as cancelled, which nobody has asked for."""
+        """Have a run end as cancelled, which nobody has requested."""
         self.view(label, status="cancelled", ended=End(kind="cancelled", text="the run was cancelled"))
         place = next(n for n, each in enumerate(self.history) if each["content"] == [{"text": TEXTS[label]}])
         self.history[place + 1]["content"] = [{"text": "(This run ended early: cancelled.)"}]

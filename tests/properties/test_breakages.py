@@ -1,6 +1,6 @@
 """Each kind of defect that the simulation is there for is found by it: the tests of the test.
 
-A breakage is made by a small patch of the code under test; the first worlds have to tell. Without it nothing is
+A breakage is made by a small patch of the code under test; the first worlds have to show it. Without it nothing is
 found in them (`test_simulation.py`).
 """
 
@@ -98,7 +98,7 @@ def lose_a_claim(patch: pytest.MonkeyPatch) -> None:
 
 
 def take_any_token(patch: pytest.MonkeyPatch) -> None:
-    """A token is good as long as its run executes, whoever executes it."""
+    """A token is good as long as its run executes, in any process."""
 
     def claimed(table: SessionTable, token: FencingToken) -> RunState:
         run = table._runs.get(token.run_id)
@@ -110,7 +110,7 @@ def take_any_token(patch: pytest.MonkeyPatch) -> None:
 
 
 def checkpoint_too_late(patch: pytest.MonkeyPatch) -> None:
-    """A round is staged while its tools start."""
+    """A round is stored while its tools start."""
 
     async def begin_round(attempt: LiveAttempt) -> None:
         if attempt.stopping:
@@ -165,7 +165,7 @@ def lose_queue_deadlines(patch: pytest.MonkeyPatch) -> None:
 
 
 def keep_no_result(patch: pytest.MonkeyPatch) -> None:
-    """What a crashed process had staged of a round comes back without the results of the tools that had ended."""
+    """What a crashed process had stored of a round comes back without the results of the tools that had ended."""
 
     def without_results(checkpoints: Sequence[Any], question: Any) -> Any:
         return fold(tuple(each for each in checkpoints if not isinstance(each, ToolDone)), question)
@@ -184,7 +184,7 @@ def count_no_attempt(patch: pytest.MonkeyPatch) -> None:
 
 
 def go_on_whatever_was_done(patch: pytest.MonkeyPatch) -> None:
-    """After a crash a run goes on, also one with a tool in the middle that must not be started again."""
+    """After a crash a run continues, also one with a tool in the middle that must not be started again."""
 
     def reckless(progress: Any, **settings: Any) -> Any:
         return resume_point(progress, **(settings | {"unknown_tool": "tell"}))
@@ -204,7 +204,7 @@ def let_a_cancelled_run_succeed(patch: pytest.MonkeyPatch) -> None:
 
 
 def forget_a_cancel(patch: pytest.MonkeyPatch) -> None:
-    """What a dead process was asked to end goes on in the next."""
+    """What a dead process was asked to end continues in the next."""
     recover = recovery._ending
 
     def forgetful(orphan: Claim, progress: Any, options: Any, now: float) -> Any:
@@ -236,7 +236,7 @@ def forget_keys_in_a_crash(patch: pytest.MonkeyPatch) -> None:
 
 
 def take_any_body_for_a_key(patch: pytest.MonkeyPatch) -> None:
-    """Whatever is asked for under a key, it is answered by the run that it stands for."""
+    """Whatever is requested under a key, it is answered by the run that it stands for."""
     patch.setattr(table, "answers_key", lambda keyed, run_id, ended_at, fingerprint: Attached(run_id))
 
 
@@ -393,7 +393,7 @@ def overlook_lost_clients(patch: pytest.MonkeyPatch) -> None:
 
 
 def cancel_whatever_is_left_alone(patch: pytest.MonkeyPatch) -> None:
-    """A run that is to go on once it has begun is cancelled all the same."""
+    """A run that is to continue once it has begun is cancelled all the same."""
     alone = Control.all_disconnected
 
     def reckless(control: Control, run_id: Any, key: Any, on_disconnect: OnDisconnect) -> None:
@@ -429,7 +429,7 @@ def answer_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def wait_for_no_input(patch: pytest.MonkeyPatch) -> None:
-    """A session goes on as soon as it has asked."""
+    """A session continues as soon as it has asked."""
     ask = SessionTable._ask
 
     def ask_in_passing(
@@ -535,7 +535,7 @@ def dismiss_nothing(patch: pytest.MonkeyPatch) -> None:
 
 
 def forget_what_was_used(patch: pytest.MonkeyPatch) -> None:
-    """A session in which nothing goes on is at rest for long enough, whenever that began."""
+    """A session in which nothing continues is at rest for long enough, whenever that began."""
     delete = SessionTable._delete
 
     def delete_any(table: SessionTable, change: Delete) -> Any:
@@ -592,12 +592,12 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
         take_any_token,
         "reported as|the model said|forgotten|succeeded|ended with another|executed at once|started 2 times",
     ),
-    "a round that is staged after its tools start": (checkpoint_too_late, "forgotten|was started"),
+    "a round that is stored after its tools start": (checkpoint_too_late, "forgotten|was started"),
     "an order by time": (order_by_time, "executed before|executed after"),
     "a hold that is not taken": (hold_nothing, "executed at once"),
     "a finished tool that is forgotten": (forget_a_finished_tool, "ended with another result"),
     "a queue deadline that is lost": (lose_queue_deadlines, "started .* after it had waited too long"),
-    "a staged result that is lost": (keep_no_result, "ended with another result"),
+    "a stored result that is lost": (keep_no_result, "ended with another result"),
     "an attempt that is not counted": (count_no_attempt, "was cut off and not counted"),
     "a cancel that does not win": (let_a_cancelled_run_succeed, "although its cancel was accepted"),
     "a cancel that a crash forgets": (forget_a_cancel, "although its cancel was accepted"),
@@ -643,11 +643,11 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
     "a session that is forgotten in a pause": (forget_what_is_paused, "was paused, and was forgotten"),
     "a session that is never forgotten": (forget_no_session, "was at rest for .*, and is kept"),
     "a round that a hidden answer leaves open": (close_no_round_of_a_hidden_answer, "answered 0|not pending"),
-    "an exception that is told to callers": (disclose_all_that_was_raised, "tells what its agent raised"),
+    "an exception that callers are shown": (disclose_all_that_was_raised, "discloses what its agent raised"),
     "a history that does not say why": (give_history_another_reason, "the run does not close with"),
     "an open end that is not shown": (show_no_open_end, "is open, and is shown as not pending"),
     "a principal whose ended runs work on": (start_whatever_works_on, "ended runs of its principal worked on"),
-    "a run that goes on with a tool in the middle": (go_on_whatever_was_done, "nobody knows what became of"),
+    "a run that continues with a tool in the middle": (go_on_whatever_was_done, "nobody knows what became of"),
 }
 
 BEGIN = {
@@ -656,7 +656,7 @@ BEGIN = {
     "a question that is taken back and stays": 1080,
     "an order by time": 1120,
     "a finished tool that is forgotten": 1026,
-    "a staged result that is lost": 1039,
+    "a stored result that is lost": 1039,
     "a principal whose ended runs work on": 690,
     "a cancel that does not win": 1014,
     "a cancel that a crash forgets": 1014,

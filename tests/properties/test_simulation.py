@@ -23,7 +23,7 @@ def test_every_guarantee_holds_in_every_world(journal: str) -> None:
     seeds = iter(range(FIRST, FIRST + SEEDS[journal]))
     verdicts = [verdict for chunk in play_all(seeds, [journal]) for verdict in chunk]
     assert len(verdicts) == SEEDS[journal]
-    assert sum(verdict.runs for verdict in verdicts) > 10 * len(verdicts), "something goes on in them"
+    assert sum(verdict.runs for verdict in verdicts) > 10 * len(verdicts), "something happens in them"
     assert "\n".join(reported(verdict) for verdict in verdicts if verdict.faults) == ""
 
 

@@ -24,12 +24,12 @@ SEEDS = 150
 
 
 def end_no_worker(patch: pytest.MonkeyPatch) -> None:
-    """A worker that is to end goes on for as long as it likes."""
+    """A worker that is to end continues for as long as it likes."""
     patch.setattr(WorkerClient, "end_if_idle", lambda end: None)
 
 
 def think_it_dead_too_early(patch: pytest.MonkeyPatch) -> None:
-    """A worker that is to end at once counts as dead, and goes on for a while."""
+    """A worker that is to end at once counts as dead, and continues for a while."""
 
     def kill(end: WorkerClient) -> None:
         end.leaving = end.dismissed = True
@@ -57,7 +57,7 @@ def say_go_too_early(patch: pytest.MonkeyPatch) -> None:
 
 
 def take_reports_as_they_come(patch: pytest.MonkeyPatch) -> None:
-    """What is reported after a round or a result does not wait until that is staged."""
+    """What is reported after a round or a result does not wait until that is stored."""
 
     def receive(remote: RemoteCall, report: m.AttemptCall | m.Done) -> None:
         if isinstance(report, m.Done):
@@ -92,7 +92,7 @@ def count_no_attempt(patch: pytest.MonkeyPatch) -> None:
 
 
 def go_on_whatever_was_done(patch: pytest.MonkeyPatch) -> None:
-    """A run whose worker has died in one of its tools goes on."""
+    """A run whose worker has died in one of its tools continues."""
     can_go_on = Runner._can_resume
     patch.setattr(
         Runner, "_can_resume", lambda runner, execution: is_loop_lost(execution) or can_go_on(runner, execution)
@@ -147,7 +147,7 @@ BREAKAGES: dict[str, tuple[Break, int, str]] = {
     "reports out of order": (take_reports_as_they_come, 2600, "its agent answered|the model said"),
     "a hold that is not taken": (think_that_nothing_works_on, 1000, "executed at once"),
     "an attempt that is not counted": (count_no_attempt, 1000, "was cut off and not counted"),
-    "a tool in the middle that is gone on from": (go_on_whatever_was_done, 1000, "nobody knows what became of"),
+    "a tool in the middle that a run continues after": (go_on_whatever_was_done, 1000, "nobody knows what became of"),
     "a worker that nobody replaces": (replace_nobody, 1000, "waits for good|no rest"),
     "an agent of another session": (mix_agents_up, 1000, "the session had"),
 }

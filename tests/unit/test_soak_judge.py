@@ -230,11 +230,11 @@ def leave_something(world: World) -> None:
         (report_another_answer, "answered 'c0-0: did something'"),
         (start_a_tool_twice, "was started 2 times"),
         (forget_a_side_effect, "was started, and is not in history"),
-        (show_a_result_that_never_was, "ended otherwise, and is told as"),
-        (show_a_failure_as_a_success, "was raised, and is told as a success"),
-        (show_a_tool_that_ran_as_not_started, "has no known end, and is told as"),
-        (show_what_had_ended_as_unknown, "ended, and is told as unknown"),
-        (make_a_tool_up, "never started, and is told as"),
+        (show_a_result_that_never_was, "ended otherwise, and reads as"),
+        (show_a_failure_as_a_success, "was raised, and reads as a success"),
+        (show_a_tool_that_ran_as_not_started, "has no known end, and reads as"),
+        (show_what_had_ended_as_unknown, "ended, and reads as unknown"),
+        (make_a_tool_up, "never started, and reads as"),
         (leave_a_tool_without_a_result, "is malformed"),
         (change_history, "was changed in its first 2 messages"),
         (show_a_run_twice, "is twice in history"),
@@ -254,7 +254,7 @@ def leave_something(world: World) -> None:
         (time_out_early, "and had 2.0"),
         (take_too_long, "took 60.0 s, and had 2.0"),
         (succeed_long_after_the_time_was_up, "succeeded after 2.0 s, and had 0.1"),
-        (crash_without_a_tool, "though it could have gone on"),
+        (crash_without_a_tool, "though it could have continued"),
         (try_too_often, "had 4 attempts"),
         (become_two_runs, "became 2 runs"),
         (succeed_after_a_cancel, "although its cancel was accepted"),
@@ -291,7 +291,7 @@ def test_a_cancel_that_was_answered_and_a_rollback_are_no_faults() -> None:
 
 
 def test_a_run_that_was_cancelled_when_it_waited_again_may_leave_no_trace() -> None:
-    """Its model was asked, its server died, and somebody cancelled it before it went on; nothing else is like that."""
+    """Its model was called, its server died, and it was cancelled before it continued; nothing else is like that."""
     missing = "5 runs, and 4 in history"
 
     def without_a_trace(*, status_code: int = 200, blow: float = 240.5) -> World:
@@ -328,9 +328,9 @@ def test_an_idempotent_tool_may_start_again() -> None:
     assert world.judged(Rules(idempotent=frozenset({"again"}))) == []
 
 
-def test_nothing_crashes_that_could_have_gone_on() -> None:
-    """A tool that may be started again, or a model that may be told, is no reason to fail; a last attempt is."""
-    could = "though it could have gone on"
+def test_nothing_crashes_that_could_have_continued() -> None:
+    """A tool that may be started again, or a model that may be informed, is no reason to fail; a last attempt is."""
+    could = "though it could have continued"
     for rules in (Rules(inform=True), Rules(idempotent=frozenset({"work"}))):
         assert any(could in fault for fault in World().judged(rules)), rules
         assert World().judged(replace(rules, max_attempts=1)) == []
