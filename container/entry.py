@@ -1,18 +1,18 @@
-"""The image's entry: settle who owns /data, stop being root, find what to serve, and become the server.
+"""The image's entry: decide which user owns /data, drop root, find the agent, and become the server.
 
-`docker exec CONTAINER strandline ...` comes through here too (`bin/strandline`), so that it is done by the server's
-user, in the server's folder and with its settings, and leaves nothing of root's beside the journal.
+`docker exec CONTAINER strandline ...` passes through here too (`bin/strandline`), so that it runs as the server's user,
+in the server's folder and with its settings, and leaves no files of root beside the journal.
 
-Where root is an ordinary user of the host (rootless Docker or Podman) and /data is root's, so that user's, the server
-stays that user: nothing is given away, and every right of root's is given up all the same.
+Where root is an ordinary user of the host (rootless Docker or Podman) and /data belongs to it, the server stays that
+user: no file changes its owner, and all rights of root are dropped.
 
-It hands on what only root had: files of root's in /data, and AWS credentials that are mounted where root has its home.
+It passes on what only root had: root's files in /data, and AWS credentials mounted in root's home.
 
-Invariants: nothing of the user's (agent, modules beside it, their environment's Python settings) runs before root
-was given up for good; the server replaces this process, so that it is the container's first process and gets its
-signals; every way in which it cannot start ends with exit status 2 and one paragraph that says what to type.
+Invariants: no code of the user (the agent, its modules, the environment's Python settings) runs before root is dropped
+for good; the server replaces this process, so it is the container's first process and gets its signals; every failure
+to start ends with exit status 2 and one paragraph that says what to type.
 
-Runs on the standard library alone (`python -I -S`) and knows nothing of Strandline but its command line.
+It uses only the standard library (`python -I -S`), and knows only Strandline's command line.
 """
 
 import errno
@@ -30,36 +30,36 @@ NAME: Final = "strandline"
 COMMAND: Final = f"/opt/venv/bin/{NAME}"
 OWN_USER: Final = "strandline"
 OWN_ID: Final = 10001
-"""Uid and gid of the image's user, who gets a /data that belongs to root."""
+"""Uid and gid of the image's user, the new owner of a /data that belongs to root."""
 EXIT_SETUP: Final = 2
 UID_MAP: Final = Path("/proc/self/uid_map")
-"""Who the users of this container are outside of it: first id, what that is outside, how many follow."""
+"""The mapping of user ids to the host: first id inside, first id outside, count."""
 AWS: Final = Path("/root/.aws")
-"""Where credentials are mounted for a container that stays root."""
+"""Where credentials are mounted for a container that runs as root."""
 COPIES: Final = Path("/tmp")
-"""Where they are copied to if only root may read them: gone with the container."""
+"""Where credentials are copied if only root may read them; gone with the container."""
 PR_SET_NO_NEW_PRIVS: Final = 38
 PR_CAP_AMBIENT: Final = 47
 PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 CAPABILITIES_VERSION: Final = 0x20080522
-"""Of `capset`, as in <linux/capability.h>: effective, permitted and inheritable in two words each."""
+"""For `capset`, from <linux/capability.h>: effective, permitted and inheritable sets of two words each."""
 MOST_CREDENTIALS: Final = 4 * 1024 * 1024
-"""How many bytes of them are read; caches of tools may lie beside them."""
+"""The most bytes of credentials to read; caches of tools may be beside them."""
 
 NOTHING_TO_SERVE: Final = (
     "There is no agent to serve: put a Strands agent into a file agent.py that defines make_agent(session_id), and "
-    'mount its folder to /app, as in docker run -p 127.0.0.1:8080:8080 -v "$PWD:/app:ro" -v strandline-data:/data '
+    'mount its folder at /app, as in docker run -p 127.0.0.1:8080:8080 -v "$PWD:/app:ro" -v strandline-data:/data '
     "IMAGE (or add -e STRANDLINE_DEMO_MODEL=scripted to see it work without an agent of yours, or with a model of a "
     "provider -e STRANDLINE_DEMO_MODEL=openai:gpt-4o-mini -e OPENAI_API_KEY)."
 )
 
 
 class CannotStart(Exception):
-    """The container cannot start as it was run; the message says what to change."""
+    """The container cannot start with these options; the message says what to change."""
 
 
 class Identity(NamedTuple):
-    """Whom to be."""
+    """The user to become."""
 
     uid: int
     gid: int
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
         environment = _with_credentials(_environment(os.environ, workspace), credentials)
         is_command = bool(arguments) and not arguments[0].startswith("-")
         command = _given(arguments) if is_command else _server(arguments, environment)
-        if not is_command or os.getcwd() == "/":  # (else somebody has gone where they are)
+        if not is_command or os.getcwd() == "/":  # (otherwise the folder was chosen, with `-w`)
             os.chdir(workspace)
     except CannotStart as reason:
         sys.stderr.write(f"{reason}\n")
@@ -94,9 +94,9 @@ def main(arguments: Sequence[str]) -> NoReturn:
 
 
 def _owner_of_data() -> Identity:
-    """Return who owns /data, the image's own user if that was root; files of root's in there are that user's then."""
+    """Return the owner of /data, or the image's user if that is root; root's files in /data change to that owner."""
     owner = DATA.stat()
-    # Root's group would be a rest of root.
+    # Root's group would keep a right of root.
     user = Identity(owner.st_uid, owner.st_gid or OWN_ID) if owner.st_uid != 0 else Identity(OWN_ID, OWN_ID)
     try:
         for path in _roots_files(DATA):
@@ -106,19 +106,19 @@ def _owner_of_data() -> Identity:
             raise _not_writable(DATA, error.strerror or "read-only") from error
         what = "/data belongs to root" if owner.st_uid == 0 else f"{error.filename} belongs to root"
         raise CannotStart(
-            f"{what} and cannot be given to user {user.uid}, whom this container runs as ({error.strerror}). Give it "
-            f"away on the host, chown -R {user.uid}:{user.gid} FOLDER, where FOLDER is what you mount to /data; or let "
-            f"the container do it, --cap-add CHOWN --cap-add SETUID --cap-add SETGID; or run it as yourself with a "
+            f"{what} and cannot be given to user {user.uid}, who runs this container ({error.strerror}). Change its "
+            f"owner on the host, chown -R {user.uid}:{user.gid} FOLDER, where FOLDER is what you mount at /data; or "
+            f"let the container do it, --cap-add CHOWN --cap-add SETUID --cap-add SETGID; or run it as yourself with a "
             f'folder of yours: docker run --user "$(id -u):$(id -g)" ...'
         ) from error
     return user
 
 
 def _roots_files(top: Path) -> Iterator[str]:
-    """Yield whatever below `top` belongs to root, and at last `top`; links are not followed, other disks not entered.
+    """Yield all paths below `top` that belong to root, and `top` last; skips links and other disks.
 
-    A folder comes after what is in it: once it is given away, a root without capabilities may not enter it any more,
-    and as long as `top` is root's, a start that was interrupted here is done again.
+    A folder comes after its content: a root without capabilities cannot enter it once its owner has changed, and an
+    interrupted start is repeated because `top` still belongs to root.
     """
     device = top.stat().st_dev
     pending = [(str(top), top.stat().st_uid == 0, False)]
@@ -136,12 +136,12 @@ def _roots_files(top: Path) -> Iterator[str]:
             if entry.is_dir(follow_symlinks=False):
                 pending.append((entry.path, status.st_uid == 0, False))
             elif status.st_uid == 0 and (status.st_nlink == 1 or not entry.is_file(follow_symlinks=False)):
-                # A second name of a file of root's may stand anywhere: that file is not given away.
+                # A hard link of the file may be anywhere: its owner stays.
                 yield entry.path
 
 
 def _entries(path: str, *, is_roots: bool) -> list["os.DirEntry[str]"]:
-    """Return what is in a folder; nothing if it is another user's and a root without capabilities may not look."""
+    """Return a folder's entries; none if it belongs to another user and this root may not read it."""
     try:
         with os.scandir(path) as entries:
             return list(entries)
@@ -152,9 +152,9 @@ def _entries(path: str, *, is_roots: bool) -> list["os.DirEntry[str]"]:
 
 
 def _is_a_person() -> bool:
-    """Tell whether root in here is one user of the host alone, who is not root there: whoever runs a rootless engine.
+    """Return whether root in here is one ordinary user of the host: the user of a rootless engine.
 
-    With `userns-remap`, or user namespaces of Kubernetes, root is the first of a range of ids that are nobody's.
+    With `userns-remap`, or user namespaces of Kubernetes, root is the first of a range of unused ids.
     """
     try:
         inside, outside, count = UID_MAP.read_text().splitlines()[0].split()
@@ -164,7 +164,7 @@ def _is_a_person() -> bool:
 
 
 def _give_up_rights() -> None:
-    """Stay who this is, without any right of root's; there is no way back, neither by what is executed."""
+    """Stay this user, but drop all rights of root for good, also for executed programs."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -176,13 +176,13 @@ def _give_up_rights() -> None:
         or libc.capset(header, none_of_all)
     ):
         raise CannotStart(
-            f"The container may not give up the rights of root ({os.strerror(ctypes.get_errno())}). Start it as who it "
-            f"shall be: docker run --user {OWN_ID}:{OWN_ID} ..., with a named volume at /data."
+            f"The container may not drop the rights of root ({os.strerror(ctypes.get_errno())}). Start it as the right "
+            f"user: docker run --user {OWN_ID}:{OWN_ID} ..., with a named volume at /data."
         )
 
 
 def _become(identity: Identity) -> None:
-    """Stop being root; there is no way back."""
+    """Become another user for good."""
     try:
         os.setgroups([])
         os.setgid(identity.gid)
@@ -190,8 +190,8 @@ def _become(identity: Identity) -> None:
     except OSError as error:
         raise CannotStart(
             f"The container was started as root and may not become another user ({error.strerror}). Allow it, "
-            f"--cap-add SETUID --cap-add SETGID (and --cap-add CHOWN for a /data that is root's), or start it as who "
-            f"it shall be: docker run --user {identity.uid}:{identity.gid} ..."
+            f"--cap-add SETUID --cap-add SETGID (and --cap-add CHOWN for a /data of root), or start it as that "
+            f"user: docker run --user {identity.uid}:{identity.gid} ..."
         ) from error
 
 
@@ -199,7 +199,7 @@ def _become(identity: Identity) -> None:
 
 
 def _workspace() -> Path:
-    """Return the folder to work in, made if it is not there. What is needed of /data is writable on return."""
+    """Return the working folder, created if missing. The needed parts of /data are writable on return."""
     workspace = DATA / "workspace"
     try:
         workspace.mkdir(exist_ok=True)
@@ -216,17 +216,18 @@ def _not_writable(path: Path, reason: str) -> CannotStart:
     if _is_read_only():
         return CannotStart(f"{path}: {reason}. /data is mounted read-only: leave out the :ro of its -v.")
     if reason == os.strerror(errno.ENOSPC):
-        return CannotStart(f"{path}: {reason}. Make room on the disk that is mounted to /data, then start it again.")
+        return CannotStart(f"{path}: {reason}. Free space on the disk mounted at /data, then start it again.")
     if uid == 0:
         return CannotStart(
-            f"{path}: {reason} for you, whom this container runs as (root in a rootless engine). Give it to yourself: "
+            f"{path}: {reason} for you, who run this container (root in a rootless engine). Make it yours: "
             f"docker run --rm --user 0 --entrypoint chown -v FOLDER:/data IMAGE -R 0:0 /data, where FOLDER is what you "
-            f"mount to /data; or mount a named volume."
+            f"mount at /data; or mount a named volume."
         )
     return CannotStart(
-        f"{path}: {reason} for user {uid}, whom this container runs as. Mend it on the host: "
-        f"chown -R {uid}:{gid} FOLDER, where FOLDER is what you mount to /data (for a named volume: docker run --rm "
-        f"--user 0 --entrypoint chown -v VOLUME:/data IMAGE -R {uid}:{gid} /data); or mount one that is that user's."
+        f"{path}: {reason} for user {uid}, who runs this container. Fix it on the host: "
+        f"chown -R {uid}:{gid} FOLDER, where FOLDER is what you mount at /data (for a named volume: docker run --rm "
+        f"--user 0 --entrypoint chown -v VOLUME:/data IMAGE -R {uid}:{gid} /data); or mount one that belongs to that "
+        f"user."
     )
 
 
@@ -235,7 +236,7 @@ def _is_read_only() -> bool:
 
 
 def _environment(given: Mapping[str, str], workspace: Path) -> dict[str, str]:
-    """Return the server's environment: HOME is a folder that it may write to, as many libraries expect."""
+    """Return the server's environment; HOME is writable, as many libraries expect."""
     home = given.get("HOME", "/")
     if not os.access(home, os.W_OK):
         home = str(workspace)
@@ -249,7 +250,7 @@ Files = dict[str, bytes]
 
 
 def _read_credentials() -> Files:
-    """Return what is mounted at /root/.aws, as far as this user may read it, by its path in there."""
+    """Return the readable files below /root/.aws, by relative path."""
     found: Files = {}
     size = 0
     for folder, _, names in os.walk(AWS):
@@ -265,10 +266,10 @@ def _read_credentials() -> Files:
 
 
 def _with_credentials(environment: dict[str, str], found: Files) -> dict[str, str]:
-    """Return the environment with the credentials that are mounted for root where the server's user finds them.
+    """Return the environment with the mounted credentials where the server's user finds them.
 
-    They are used where they are if that user may read them, so that what is renewed on the host counts at once. Else
-    they are copied to a folder in memory or in the container, never to /data. Where neither can be, that is told.
+    If that user may read them they are used in place, so that renewals on the host count at once. Otherwise they are
+    copied to a folder in memory or in the container, never to /data. If neither is possible, a message says so.
     """
     try:
         if not AWS.is_dir():
@@ -279,8 +280,8 @@ def _with_credentials(environment: dict[str, str], found: Files) -> dict[str, st
         place = AWS if _may_read(found) else _copied(found)
     except OSError as error:
         sys.stderr.write(
-            f"AWS credentials are mounted at {AWS}, but user {os.getuid()}, whom this container runs as, cannot have "
-            f"them ({error.strerror}: {error.filename}): make them readable for that user on the host, or give them as "
+            f"AWS credentials are mounted at {AWS}, but user {os.getuid()}, who runs this container, cannot use "
+            f"them ({error.strerror}: {error.filename}): make them readable for that user on the host, or pass them as "
             f"variables (AWS_ACCESS_KEY_ID, ...).\n"
         )
         return environment
@@ -293,7 +294,7 @@ def _with_credentials(environment: dict[str, str], found: Files) -> dict[str, st
 
 
 def _may_read(found: Files) -> bool:
-    """Tell whether this user may read all that root could, or whoever it was; and something, if there is anything."""
+    """Return whether this user may read all files that the starting user could read, and the folder itself."""
     names = [os.path.relpath(Path(folder, name), AWS) for folder, _, names in os.walk(AWS) for name in names]
     if not {*names} >= found.keys() or not os.access(AWS, os.R_OK | os.X_OK):
         return False
@@ -301,14 +302,14 @@ def _may_read(found: Files) -> bool:
 
 
 def _copied(found: Files) -> Path:
-    """Return a folder with copies of files, which nobody else may read."""
+    """Return a private folder with copies of files."""
     if not found:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(AWS))
     place = COPIES / f"aws-{os.getuid()}"
     place.mkdir(mode=0o700, exist_ok=True)
     status = place.lstat()
     if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
-        raise PermissionError(errno.EACCES, "it is somebody else's", str(place))
+        raise PermissionError(errno.EACCES, "it belongs to another user", str(place))
     place.chmod(0o700)
     for name, data in found.items():
         file = place / name
@@ -322,7 +323,7 @@ def _copied(found: Files) -> Path:
 
 
 def _link_home(link: Path, place: Path) -> None:
-    """Have `~/.aws` lead there: tokens of a single sign-on are looked for nowhere else. One that is there stays."""
+    """Link `~/.aws` there, where single sign-on looks for its tokens. An existing one stays."""
     try:
         if link.is_symlink() and (os.readlink(link) == str(AWS) or os.readlink(link).startswith(f"{COPIES}/aws-")):
             link.unlink()
@@ -335,7 +336,7 @@ def _link_home(link: Path, place: Path) -> None:
 
 
 def _given(arguments: Sequence[str]) -> list[str]:
-    """Return the command that was given; ours by its path, since PATH leads to this entry under its name."""
+    """Return the given command; `strandline` by its path, since in PATH its name means this entry."""
     return [COMMAND if arguments[0] == NAME else arguments[0], *arguments[1:]]
 
 
@@ -359,8 +360,8 @@ def _target(environment: Mapping[str, str]) -> str:
 
 def _unreadable(path: Path) -> CannotStart:
     return CannotStart(
-        f"User {os.getuid()}, whom this container runs as, may not read {path}. Mend it on the host, chmod -R a+rX "
-        f"FOLDER, where FOLDER is what you mount to /app; or mount a folder of yours to /data: the container runs as "
+        f"User {os.getuid()}, who runs this container, may not read {path}. Fix it on the host, chmod -R a+rX "
+        f"FOLDER, where FOLDER is what you mount at /app; or mount a folder of yours at /data: the container runs as "
         f"its owner."
     )
 

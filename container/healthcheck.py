@@ -1,8 +1,8 @@
-"""The image's health check: exit 0 if the server takes requests or stops, 1 with the reason if it starts or is silent.
+"""The image's health check: exit 0 if the server is ready or draining, 1 with the reason if it starts or is silent.
 
-It asks /readyz, whose answer says which of these it is: a container that is healthy has been ready, and one that drains
-stays healthy, since nobody shall end it for that. Needs only the standard library, and little of it, for it is started
-every few seconds for a year: `http.client` would nearly double the processor time that it takes.
+It requests /readyz. A container becomes healthy when the server is ready, and stays healthy while it drains, so that
+nothing kills it for that. It uses little of the standard library, since it runs every few seconds for a year:
+`http.client` would nearly double its processor time.
 """
 
 import os
@@ -19,7 +19,7 @@ MOST_BYTES: Final = 65_536
 
 
 def main() -> int:
-    """Ask the server on this container's own port."""
+    """Request /readyz on the container's own port."""
     try:
         with open(FIRST, errors="replace") as file:
             arguments = file.read().split("\0")
@@ -31,7 +31,7 @@ def main() -> int:
 
 
 def port_of(arguments: list[str], environment: Mapping[str, str]) -> int:
-    """Return where the server listens: an option behind the image's name counts before the environment."""
+    """Return the server's port: an option after the image's name wins over the environment."""
     port = environment.get("STRANDLINE_PORT") or environment.get("PORT") or "8080"
     for option, value in pairwise([*arguments, ""]):
         if option == "--port":
@@ -42,7 +42,7 @@ def port_of(arguments: list[str], environment: Mapping[str, str]) -> int:
 
 
 def look(port: int) -> tuple[bool, str]:
-    """Return whether the server is well, and what it says."""
+    """Return whether the server is healthy, and its answer."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_S) as connection:
             connection.sendall(REQUEST)

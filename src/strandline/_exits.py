@@ -1,12 +1,12 @@
-"""The exit codes of the commands, as scripts and supervisors see them."""
+"""The exit codes of the commands."""
 
 from typing import Final
 
 DEFECT: Final = 1
-"""The command has a defect, or what it looked at is not as it should be."""
+"""The command has a bug, or found a fault."""
 REFUSED: Final = 2
-"""It could not do what it was asked to."""
+"""The request could not be carried out."""
 EXHAUSTED: Final = 70
-"""So many runs have ended and still work that the process has to be replaced (`max_holds`)."""
+"""So many ended runs still execute code that the process must be replaced (`max_holds`)."""
 INTERRUPTED: Final = 130
-"""Ctrl-C, as shells have it."""
+"""Ctrl-C, as in shells."""

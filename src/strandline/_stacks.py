@@ -1,7 +1,7 @@
-"""What every running run does at this moment, for people at the server's own machine: `strandline stacks`.
+"""What every executing run is doing, for people at the server's own machine: `strandline stacks`.
 
-The server owns PATH.lock, which holds its process id. Whoever asks sends that process SIGUSR1; it writes PATH.stacks,
-readable by its own user only, since stacks tell of what users do. No route of HTTP shows them.
+The server owns PATH.lock, which has its process id. The command sends that process SIGUSR1, and the server writes
+PATH.stacks, readable by its own user only, since stacks reveal what users do. No HTTP route shows them.
 """
 
 import os
@@ -17,22 +17,22 @@ from strandline._journal.ownership import holder, locate, lock_of
 from strandline.errors import SetupError
 
 ANSWER_S: Final = 10.0
-"""How long a server gets to answer."""
+"""How long to wait for the server's report."""
 ASK_AGAIN_S: Final = 1.0
-"""After this long without an answer it is asked again."""
+"""After this long without a report the signal is sent again."""
 POLL_S: Final = 0.02
 
 
 class NoServerAnswers(SetupError):
-    """No server owns the journal, or it does not answer."""
+    """No server owns the journal, or the server does not answer."""
 
     code = "nobody_answers"
 
 
 def render(stacks: Sequence[RunStack]) -> str:
-    """Return a text that shows each run and where its code is."""
+    """Return a text with each run and where its code is."""
     if not stacks:
-        return "Nothing runs.\n"
+        return "No run is executing.\n"
     lines: list[str] = []
     for each in stacks:
         run = each.run
@@ -45,7 +45,7 @@ def render(stacks: Sequence[RunStack]) -> str:
 
 
 def write_report(journal: Path, stacks: Sequence[RunStack]) -> None:
-    """Write the report for whoever asked; whole or not at all."""
+    """Write the report for the waiting command; whole or not at all."""
     place = _place(journal)
     draft = place.with_name(place.name + ".new")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -55,17 +55,18 @@ def write_report(journal: Path, stacks: Sequence[RunStack]) -> None:
 
 
 def fetch_report(journal: Path) -> str:
-    """Return the report of the server that owns the journal. Raises `NoServerAnswers`, saying what to do."""
+    """Return the report of the server that owns the journal. Raises `NoServerAnswers`, which says what to do."""
     found = holder(locate(journal))
     if found is None:
         raise NoServerAnswers(
-            f"no server has the journal {journal} open. Name the server's journal with --journal; for a container, ask"
-            " in it: docker exec CONTAINER strandline stacks"
+            f"no server has the journal {journal} open. Name the server's journal with --journal; in a container,"
+            " run: docker exec CONTAINER strandline stacks"
         )
     pid = found.pid
     if found.host != socket.gethostname() or not _has_open(pid, lock_of(locate(journal))):
         raise NoServerAnswers(
-            f"the journal belongs to process {pid} on host {found.host}, which is not here. Ask there; in a container:"
+            f"the journal belongs to process {pid} on host {found.host}, which is another machine. Run this there; in a"
+            " container:"
             " docker exec CONTAINER strandline stacks"
         )
     place = _place(journal)
@@ -81,22 +82,22 @@ def fetch_report(journal: Path) -> str:
 
 
 def _signal(pid: int) -> None:
-    """Ask a process for its report. Never a process that does not listen: the signal would end it."""
+    """Signal a process to write its report, but only if it handles the signal, which would otherwise end it."""
     if not _catches(pid, signal.SIGUSR1):
         raise NoServerAnswers(
-            f"the journal is in use by process {pid}, which is no server: a `strandline journal` command, perhaps. Ask"
-            " again when a server has it"
+            f"the journal is in use by process {pid}, which is not a server: perhaps a `strandline journal` command."
+            " Try again when a server has it open"
         )
     try:
         os.kill(pid, signal.SIGUSR1)
     except PermissionError:
-        raise NoServerAnswers(f"process {pid} belongs to another user: ask as that user, or as root") from None
+        raise NoServerAnswers(f"process {pid} belongs to another user: run this as that user, or as root") from None
     except ProcessLookupError:
         raise NoServerAnswers(f"the server, process {pid}, has just ended") from None
 
 
 def _read_report(place: Path) -> str | None:
-    """Return the report once it is there; None after a while, since somebody else who asks may have taken it away."""
+    """Return the report once it exists; None after a while, since another command may have taken it."""
     deadline = time.monotonic() + ASK_AGAIN_S
     while time.monotonic() < deadline:
         try:
@@ -120,7 +121,7 @@ def _catches(pid: int, number: int) -> bool:
 
 
 def _has_open(pid: int, path: Path) -> bool:
-    """Return whether a process has a file open; True where the system does not say. A number alone may be anybody's."""
+    """Return whether a process has a file open; True where the system does not say. Process ids are reused."""
     descriptors = Path("/proc") / str(pid) / "fd"
     if not Path("/proc/self/fd").is_dir():
         return True

@@ -99,10 +99,10 @@ def test_what_cannot_be_done_is_said_in_one_paragraph(server: Server, tmp_path: 
         ((nobody, "-m", "x"), None, "strandline serve"),
         (("ftp://x", "-m", "x"), None, "http://HOST:PORT"),
         ((server.url, "-m", "x", "--session", "no spaces"), None, "session_id"),
-        ((server.url,), "", "nothing to ask"),
-        ((server.url,), None, "nothing to ask"),
-        ((server.url, "-m", " "), None, "nothing to ask"),
-        ((f"{server.url}/elsewhere", "-m", "x"), None, "no Strandline server"),
+        ((server.url,), "", "there is no question"),
+        ((server.url,), None, "there is no question"),
+        ((server.url, "-m", " "), None, "there is no question"),
+        ((f"{server.url}/elsewhere", "-m", "x"), None, "not a Strandline server"),
         (("http://\N{SNOWMAN}.example", "-m", "x"), None, "http://HOST:PORT"),
         (("http://local\nhost", "-m", "x"), None, "http://HOST:PORT"),
         ((server.url.replace("http:", "https:"), "-m", "x"), None, "write http://HOST:PORT"),
@@ -123,7 +123,7 @@ def test_what_answers_and_is_no_strandline_server_is_told(tmp_path: Path) -> Non
             other.shutdown()
             thread.join()
     assert done.returncode == 2
-    assert "is no Strandline server" in done.stderr
+    assert "is not a Strandline server" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_what_answers_and_is_no_strandline_server_is_told(tmp_path: Path) -> Non
 def test_a_proxy_or_certificates_that_cannot_be_used_are_told(variable: str, value: str, tmp_path: Path) -> None:
     done = piped("https://strandline.invalid", "-m", "x", folder=tmp_path, **{variable: value})
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "there is no way to https://strandline.invalid: " in done.stderr
+    assert "https://strandline.invalid cannot be used: " in done.stderr
     assert variable in done.stderr
 
 
@@ -197,7 +197,7 @@ def test_a_server_that_accepts_nothing_is_told_from_one_that_is_not_there(tmp_pa
     with socket.create_server(("127.0.0.1", 0)) as listener:
         done = piped(f"127.0.0.1:{listener.getsockname()[1]}", "-m", "x", folder=tmp_path)
     assert done.returncode == 2
-    assert "somebody listens" in done.stderr
+    assert "accepts connections, but does not answer" in done.stderr
     assert "--reload" in done.stderr
 
 
@@ -288,7 +288,7 @@ def test_a_run_that_goes_on_in_the_next_server_is_followed(at: Checkpoints, tmp_
             assert waiting.stderr is not None
             until(lambda: server.health()["queue_depth"] == 1, "it waits")
             server.terminate()
-            assert "it keeps this run (run_" in waiting.stderr.readline()
+            assert "this run (run_" in waiting.stderr.readline()
             at.release()
             assert server.ended() == 0
             server.start()
@@ -311,7 +311,7 @@ def test_a_run_is_followed_over_a_crash(at: Checkpoints, tmp_path: Path) -> None
             at.release()
             out, stderr = waiting.communicate(timeout=DEADLINE_S)
             assert (waiting.returncode, out) == (0, "again: did a\n"), stderr
-            assert "the run goes on with what was kept of it (attempt 2)" in stderr
+            assert "the run resumes from its last checkpoint (attempt 2)" in stderr
 
 
 def test_a_run_that_the_crash_ended_is_told_as_failed(at: Checkpoints, tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_a_question_that_is_lost_is_said_to_be(at: Checkpoints, tmp_path: Path) 
             stderr = waiting.communicate(timeout=DEADLINE_S)[1]
             assert waiting.returncode == 2
             assert "there is no run run_" in stderr
-            assert "Does it keep another journal?" in stderr
+            assert "Does it use another journal?" in stderr
 
 
 def test_a_reader_that_has_enough_is_no_defect(server: Server, tmp_path: Path) -> None:
@@ -361,7 +361,7 @@ def test_a_conversation_in_a_terminal(server: Server, tmp_path: Path) -> None:
     with terminal("chat", server.url, "--session", "t1", folder=tmp_path) as at:
         shown = at.until("t1> ")
         assert f"strandline answers at {server.url}" in shown
-        assert "Nothing has been said in session t1 yet" in shown
+        assert "Session t1 has no messages yet" in shown
         at.type("hello\n")
         shown = at.until("You said hello.")
         assert "Title" in shown
@@ -371,7 +371,7 @@ def test_a_conversation_in_a_terminal(server: Server, tmp_path: Path) -> None:
         assert "* add(a=1, b=2) -> 3" in at.until("It is 3.")
         at.until("t1> ")
         at.type("/session t2\n")
-        at.until("Nothing has been said in session t2 yet")
+        at.until("Session t2 has no messages yet")
         at.until("t2> ")
         at.type("/sessions\n")
         assert "  t1\n* t2" in at.until("t2> ")
@@ -380,7 +380,7 @@ def test_a_conversation_in_a_terminal(server: Server, tmp_path: Path) -> None:
         at.type("/history 0\n")
         at.until("say how many turns")
         at.type("/nonsense\n")
-        at.until("/help shows what is")
+        at.until("/help lists the commands")
         at.type("fail\n")
         at.until("the agent failed (agent_error)")
         at.until("t2> ")
@@ -447,9 +447,9 @@ def test_ctrl_c_cancels_the_run_and_not_the_program(at: Checkpoints, tmp_path: P
         at.hold("one ?b")
         shown.until("default> ")
         shown.type("one ?b\n")
-        shown.until("1 s · it uses work")
+        shown.until("1 s · using work")
         shown.type(CTRL_C)
-        shown.until("Cancelling it (Ctrl-C again leaves)")
+        shown.until("Cancelling the run (Ctrl-C again exits)")
         at.release()
         shown.until("The run was cancelled")
         shown.until("default> ")
@@ -470,17 +470,17 @@ def test_ctrl_c_twice_leaves_and_a_run_that_waits_is_gone(at: Checkpoints, tmp_p
         with terminal("chat", server.url, folder=tmp_path) as shown:
             shown.until("default> ")
             shown.type("second\n")
-            shown.until("next in its line")
+            shown.until("next in its queue")
             shown.type(CTRL_C)
             shown.until("The run was cancelled")
             shown.until("default> ")
             shown.type("third\n")
-            shown.until("next in its line")
+            shown.until("next in its queue")
             server.signal(signal.SIGSTOP)  # nobody answers the first Ctrl-C
             shown.type(CTRL_C)
-            shown.until("again leaves")
+            shown.until("again exits")
             shown.type(CTRL_C)
-            shown.until("goes on without you (run_")
+            shown.until("The accepted run continues (run_")
             assert shown.ended() == 130
         server.signal(signal.SIGCONT)
         at.release()

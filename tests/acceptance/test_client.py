@@ -268,6 +268,6 @@ def test_an_address_is_no_server(tmp_path: Path) -> None:
     with Client(f"http://127.0.0.1:{free_port()}") as client, pytest.raises(NoServer) as nobody:
         client.chat("x")
     assert not nobody.value.reached
-    with pytest.raises(ClientError, match="no address"):
+    with pytest.raises(ClientError, match="not a server address"):
         Client("http://local\nhost")
     assert not issubclass(NotStrandline, NoServer)

@@ -451,7 +451,7 @@ def test_the_scripted_demo_answers_two_at_once_in_order(image: str, waiters: Thr
 
         # What is typed into it is the server's: its user's, in its folder, with its settings. (`docker exec` is root.)
         assert server.execute("id", "-u") == "0"
-        assert server.execute("strandline", "stacks") == "Nothing runs."
+        assert server.execute("strandline", "stacks") == "No run is executing."
         settings = json.loads(server.execute("strandline", "settings", "--json"))["settings"]
         in_force = {each["name"]: each["value"] for each in settings}
         assert (in_force["host"], in_force["port"]) == ("0.0.0.0", 9090)

@@ -187,7 +187,7 @@ def test_broken_off_it_leaves_nothing(tmp_path: Path, number: signal.Signals) ->
         process.send_signal(number)
         assert process.wait(30) == 130
         said = screen()
-    assert "Broken off; all that was started has been ended." in said
+    assert "Interrupted; all servers were stopped." in said
     assert "Four servers start" in said
     assert "1. Five at once" in said
     assert "Traceback" not in said
@@ -211,7 +211,7 @@ def test_what_cannot_be_done_is_said_before_anything_starts(tmp_path: Path) -> N
     for arguments, says in (
         (["--svg", "nowhere/race.svg"], "there is no folder nowhere"),
         (["--from", "nothing.json"], "nothing.json: No such file"),
-        (["--from", "other.json"], "other.json holds no race"),
+        (["--from", "other.json"], "other.json is not a saved race"),
     ):
         refused = command(*arguments, folder=tmp_path)
         assert (refused.returncode, refused.stdout) == (2, "")

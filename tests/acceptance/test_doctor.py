@@ -53,8 +53,8 @@ def test_a_fresh_folder_with_an_agent_is_fine(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text(AGENT)
     found = doctor(tmp_path, STRANDLINE_PORT="0")
     assert problems(found) == {}
-    assert found["agent"][0]["told"].endswith("agent.py:make_agent was imported, and makes an agent")
-    assert "not there yet" in found["journal"][0]["told"]
+    assert found["agent"][0]["told"].endswith("agent.py:make_agent was imported, and builds an agent")
+    assert "does not exist yet" in found["journal"][0]["told"]
     assert {each for each in found if found[each][0]["level"] == "note"} == {"openai", "bedrock", "ollama"}
     assert "OPENAI_API_KEY" in found["openai"][0]["fix"]
     assert not (tmp_path / ".strandline").exists(), "it made something"
@@ -82,7 +82,7 @@ def test_a_disk_with_less_left_than_the_reserve_is_a_problem(tmp_path: Path) -> 
     """Of which a server would accept no run."""
     (tmp_path / "agent.py").write_text(AGENT)
     found = doctor(tmp_path, STRANDLINE_PORT="0", STRANDLINE_DISK_RESERVE_BYTES=str(1 << 60))
-    assert "are kept for runs that were accepted (setting disk_reserve_bytes)" in problems(found)["disk"]
+    assert "reserved for accepted runs (setting disk_reserve_bytes)" in problems(found)["disk"]
     assert "a smaller disk_reserve_bytes" in found["disk"][0]["fix"]
 
 
@@ -110,7 +110,7 @@ def test_beside_a_server_it_says_who_answers_and_changes_nothing(tmp_path: Path)
 def test_a_port_of_another_program_and_one_of_another_address(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert "taken by another program" in problems(doctor(tmp_path, STRANDLINE_PORT=port))["port"]
+        assert "in use by another program" in problems(doctor(tmp_path, STRANDLINE_PORT=port))["port"]
     assert "cannot assign" in problems(doctor(tmp_path, STRANDLINE_HOST="192.0.2.1"))["port"].lower()
 
 
@@ -174,7 +174,7 @@ def test_no_key_is_ever_shown(tmp_path: Path) -> None:
     done = run(tmp_path, STRANDLINE_PORT="0", **secrets)
     for secret in secrets.values():
         assert secret not in done.stdout
-    assert done.stdout.count("credentials are there") == 2
+    assert done.stdout.count("credentials found") == 2
 
 
 def test_an_agent_that_would_let_two_principals_share_a_conversation_is_a_problem(tmp_path: Path) -> None:

@@ -129,9 +129,9 @@ CASES = {
     "verify nothing": Case(["journal", "verify"], ["no journal at .strandline/journal.db", "Name the file"]),
     "verify a folder": Case(["journal", "verify", "folder"], ["is a folder", "Name a file in it"]),
     "verify a text": Case(["journal", "verify", "text.db"], ["is no SQLite database", "Restore a backup"]),
-    "verify memory": Case(["journal", "verify", "memory:"], ["is no file", "Name a file"]),
+    "verify memory": Case(["journal", "verify", "memory:"], ["is not a file", "Name a file"]),
     "back up nothing": Case(["journal", "backup", "no.db", "to.db"], ["no journal at no.db"]),
-    "back up three": Case(["journal", "backup", "a", "b", "c"], ["name the journal and the file to make"]),
+    "back up three": Case(["journal", "backup", "a", "b", "c"], ["name the journal and the file to create"]),
     "prune at no age": Case(["journal", "prune", "--older-than", "x"], ["`30d`"]),
     "prune without an age": Case(["journal", "prune"], ["--older-than", "strandline journal prune --help"]),
     "import from nowhere": Case(["journal", "import", "nowhere"], ["nowhere cannot be read", "Name another"]),
@@ -139,9 +139,9 @@ CASES = {
         ["journal", "import", "sessions"], ["no sessions in sessions", "Name the folder"]
     ),
     "stacks of nobody": Case(["stacks"], ["no server has the journal", "--journal"]),
-    "stacks of memory": Case(["stacks", "--journal", "memory:"], ["is no file"]),
+    "stacks of memory": Case(["stacks", "--journal", "memory:"], ["is not a file"]),
     # beginning
-    "init over a file": Case(["init"], ["agent.py is there already", "left as it is", "strandline init FOLDER"]),
+    "init over a file": Case(["init"], ["agent.py already exists", "left unchanged", "strandline init FOLDER"]),
     "init in a file": Case(["init", "file"], ["file is a file", "Name another folder"]),
     "init where nobody may": Case(["init", "/proc/x"], ["cannot be written", "strandline init FOLDER"]),
     "init with no provider": Case(["init", "new", "--model", "gpt-4o"], ["`openai:gpt-4o-mini`"]),
@@ -188,7 +188,7 @@ def test_whatever_is_wrong_is_one_clear_paragraph(answers: "dict[str, Ended]", w
     for part in case.expected:
         assert part in said
     assert "Traceback" not in done.stderr
-    assert "a defect of Strandline" not in done.stderr
+    assert "a bug in Strandline" not in done.stderr
     assert "site-packages" not in done.stderr
     assert f"{Path('src') / 'strandline'}" not in done.stderr
     assert sum(line.startswith("strandline: ") for line in done.stderr.splitlines()) == 1
@@ -355,4 +355,4 @@ def test_what_is_typed_in_another_encoding_is_no_defect(tmp_path: Path) -> None:
             )  # fmt: skip
             stderr = done.stderr.decode()
             assert done.returncode == 2, stderr
-            assert "is no text in the encoding of this terminal" in stderr
+            assert "is not text in the encoding of this terminal" in stderr

@@ -103,7 +103,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text("mine = True\n")
     refused = strandline("init", folder=tmp_path)
     assert refused.returncode == 2
-    assert "agent.py is there already, and was left as it is" in refused.stderr
+    assert "agent.py already exists, and was left unchanged" in refused.stderr
     assert (tmp_path / "agent.py").read_text() == "mine = True\n"
 
 

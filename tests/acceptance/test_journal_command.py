@@ -42,7 +42,7 @@ def test_a_backup_made_beside_a_server_is_served_elsewhere(at: Checkpoints, tmp_
         at.hold("runs model 0")
         server.line_up("runs", "waits", session_id="second")
         server.wait_until_stored()
-        assert "checked and on the disk" in journal(tmp_path, "backup", "journal.db", elsewhere / "journal.db").stdout
+        assert "verified and on disk" in journal(tmp_path, "backup", "journal.db", elsewhere / "journal.db").stdout
         output = json.loads(journal(tmp_path, "verify", "sqlite:journal.db", "--json").stdout)
         assert (output["sound"], output["runs"]["running"], output["runs"]["queued"]) == (True, 1, 1)
         server.chat("late", "first")
@@ -62,7 +62,7 @@ def test_the_settings_name_the_journal_unless_the_command_does(tmp_path: Path) -
     journal(tmp_path, "backup", "one.db", STRANDLINE_JOURNAL="sqlite:journal.db")
     (tmp_path / "strandline.toml").write_text('journal = "sqlite:one.db"\n')
     assert "one.db" in journal(tmp_path, "verify").stdout
-    assert "is no file" in journal(tmp_path, "verify", STRANDLINE_JOURNAL="memory:", code=2).stderr
+    assert "is not a file" in journal(tmp_path, "verify", STRANDLINE_JOURNAL="memory:", code=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_the_settings_name_the_journal_unless_the_command_does(tmp_path: Path) -
         (["backup", "none.db", "to.db"], "there is no journal at none.db"),
         (["backup", "a", "b", "c"], "3 files were named"),
         (["prune", "none.db", "--older-than", "30d"], "there is no journal at none.db"),
-        (["prune", "none.db", "--older-than", "old"], "which is no age"),
+        (["prune", "none.db", "--older-than", "old"], "which is not an age"),
         (["import", "nowhere", "to.db"], "the folder nowhere cannot be read"),
     ],
 )
@@ -112,9 +112,9 @@ def test_old_runs_are_forgotten_and_their_room_given_back(tmp_path: Path) -> Non
         for n in range(30):
             server.chat("x" * 20_000, f"s{n % 3}")
     before = (tmp_path / "journal.db").stat().st_size
-    assert "0 runs forgotten" in journal(tmp_path, "prune", "journal.db", "--older-than", "1h").stdout
+    assert "0 runs deleted" in journal(tmp_path, "prune", "journal.db", "--older-than", "1h").stdout
     output = journal(tmp_path, "prune", "--older-than", "0s", "journal.db", "--vacuum").stdout
-    assert "30 runs forgotten" in output
+    assert "30 runs deleted" in output
     assert (tmp_path / "journal.db").stat().st_size < before * 0.8
     assert json.loads(journal(tmp_path, "verify", "journal.db", "--json").stdout)["runs"]["succeeded"] == 0
     with serving(TARGETS / "remembers.py", folder=tmp_path) as server:

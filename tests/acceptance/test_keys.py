@@ -203,7 +203,7 @@ def test_what_is_wrong_with_keys_keeps_a_server_from_starting_and_the_doctor_say
         )  # fmt: skip
         return {each["level"]: each["told"] for each in json.loads(done.stdout) if each["about"] == "keys"}
 
-    assert found() == {"ok": "there are none: nobody has to show one"}
+    assert found() == {"ok": "none: clients need no key"}
     assert "STRANDLINE_API_KEY" in found(STRANDLINE_API_KEY="x")["note"]
     file = tmp_path / "keys"
     for content in ("", "strandline_THISISTHEKEY"):
@@ -216,7 +216,7 @@ def test_what_is_wrong_with_keys_keeps_a_server_from_starting_and_the_doctor_say
     made(tmp_path, "ada")
     made(tmp_path, "bob", "--operator")
     several = found(STRANDLINE_API_KEYS_FILE="keys", STRANDLINE_HOST="0.0.0.0")
-    assert several["ok"] == "2 for ada, bob; 1 of operators"
+    assert several["ok"] == "2 for ada, bob; 1 for operators"
     assert "may fill the whole server: 10000 runs may wait, 64 execute" in several["note"]
     bounds = {"STRANDLINE_MAX_QUEUED_PER_PRINCIPAL": "9", "STRANDLINE_MAX_RUNNING_PER_PRINCIPAL": "9"}
     assert "note" not in found(STRANDLINE_API_KEYS_FILE="keys", STRANDLINE_HOST="0.0.0.0", **bounds)

@@ -25,7 +25,7 @@ async def answer(message, session):
     return f"{WORD} {os.getpid()}"
 """
 SAVED_AT = 1_700_000_000
-RELOADED = "Reloaded; nobody served for "
+RELOADED = "Reloaded; requests waited "
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_a_run_in_a_chain_of_tools_goes_on_in_the_new_code(at: Checkpoints, tmp_
         edit(tmp_path / "agent.py", 'f"{label}: {', 'f"new {label}: {')
         later = pending.result(DEADLINE_S)
         assert later.status_code == 202
-        said(server, "1 run goes on, from its last finished round")
+        said(server, "1 run resumes from its last finished round")
         at.release()
         found = httpx.get(
             server.url + later.headers["location"], headers={"Prefer": "wait=30"}, timeout=40, trust_env=False
@@ -172,7 +172,7 @@ def test_a_conversation_in_a_terminal_sees_a_run_through_a_reload(at: Checkpoint
         shown.type("long a b\n")
         at.reached("long model 1")
         edit(tmp_path / "agent.py", 'f"{label}: {', 'f"new {label}: {')
-        shown.until("it keeps this run")
+        shown.until("is stored, and continues")
         at.release()
         shown.until("new long: did a, did b")
         shown.until("default> ")
@@ -193,7 +193,7 @@ def test_code_that_does_not_load_leaves_the_old_one_serving(broken: str, expecte
     with reloading("agent.py:answer", folder=tmp_path) as server:
         before = process(server)
         (tmp_path / "agent.py").write_text(broken)
-        said(server, "The new code does not load: the server goes on with the old one, until the next change")
+        said(server, "The new code does not load: the server keeps the old code until the next change")
         assert expected in server.stderr
         assert process(server) == before
         write(tmp_path, "two")
@@ -206,7 +206,7 @@ def test_code_that_does_not_load_at_the_start_is_waited_for(tmp_path: Path) -> N
     server = Server("agent.py:answer", "--reload", folder=tmp_path, port=0, installed=True)
     try:
         server.start(ready=False)
-        said(server, "nobody serves, and requests wait, until the next change")
+        said(server, "requests wait until the next change")
         assert "SyntaxError" in server.stderr
         write(tmp_path, "one")
         server.until_ready()
@@ -258,7 +258,7 @@ def test_a_second_sigterm_is_no_reason_to_hurry(at: Checkpoints, tmp_path: Path)
         pending = server.ask("one")
         at.reached("one model 0")
         server.signal(signal.SIGTERM)
-        said(server, "Ctrl-C again leaves at once")
+        said(server, "Ctrl-C again exits at once")
         server.signal(signal.SIGTERM)
         at.release()
         assert pending.result(DEADLINE_S).json()["response"] == "one"
@@ -285,7 +285,7 @@ def test_what_a_terminal_sends_reaches_both_and_ends_them_cleanly(
             at.reached("one model 0")
             os.killpg(parent.pid, number)
             next(line for line in lines if line == "Stopping\n")
-            assert next(lines) == "1 run executes: 6 s to finish; Ctrl-C again leaves at once\n"
+            assert next(lines) == "1 run executes: 6 s to finish; Ctrl-C again exits at once\n"
             at.release()
             assert pending.result(DEADLINE_S).json()["response"] == "one"
         rest = "".join(lines)
@@ -300,7 +300,7 @@ def test_a_second_ctrl_c_ends_both_at_once(at: Checkpoints, tmp_path: Path) -> N
         server.ask("one")
         at.reached("one model 0")
         server.signal(signal.SIGINT)
-        said(server, "Ctrl-C again leaves at once")
+        said(server, "Ctrl-C again exits at once")
         server.signal(signal.SIGINT)
         assert server.ended() == 130
         at.release()
@@ -329,7 +329,7 @@ def test_a_server_that_dies_is_started_again(at: Checkpoints, tmp_path: Path) ->
     with reloading("agent.py", folder=tmp_path, variables=at.environment) as server:
         with pytest.raises(httpx.HTTPError):
             answer(server, "one a ~^b")
-        said(server, "The server ended by itself (killed by SIGKILL); starting it again")
+        said(server, "The server ended by itself (killed by SIGKILL); restarting it")
         assert answer(server, "two") == "two"
 
 
@@ -339,7 +339,7 @@ def test_a_server_that_has_to_be_replaced_is(at: Checkpoints, tmp_path: Path) ->
     with reloading("agent.py", *flags, folder=tmp_path, variables=at.environment) as server:
         at.hold("one a")
         server.ask("one a", "held")
-        said(server, "The server ended by itself (too many runs that cannot be stopped); starting it again")
+        said(server, "The server ended by itself (too many runs that cannot be stopped); restarting it")
         at.release()
         assert answer(server, "two") == "two"
 

@@ -52,8 +52,10 @@ def test_an_end_or_a_beginning_of_an_id_is_enough_for_every_command(server: Serv
     assert f"run       {second}\n" in done.stdout, done.stderr
     beginning = next(first[:end] for end in range(8, 33) if not (running + " " + second).count(first[:end]))
     assert json.loads(ran("runs", beginning, "--json", folder=server.folder).stdout)["run_id"] == first
-    assert ran("move", second[-6:], "--front", folder=server.folder).stdout.startswith(f"{second} is at place 1 ")
-    assert ran("cancel", second[-6:], folder=server.folder).stdout == f"{second} was cancelled; it never began.\n"
+    assert ran("move", second[-6:], "--front", folder=server.folder).stdout.startswith(
+        f"{second} is now at position 1 "
+    )
+    assert ran("cancel", second[-6:], folder=server.folder).stdout == f"{second} was cancelled; it never started.\n"
 
 
 def test_what_is_the_part_of_several_ids_or_of_none_is_told_and_nothing_is_changed(
@@ -87,10 +89,10 @@ def test_runs_of_a_status_are_listed_over_all_sessions(server: Server, at: Check
     listed = json.loads(ran("runs", "--status", "queued", "--json", folder=server.folder).stdout)
     assert [each["run_id"] for each in listed["runs"]] == [waits]
     done = ran("runs", "--status", "failed", folder=server.folder)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "No runs are such.\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "No runs match.\n")
     for wrong, expected in [
         (("--status", "dead"), "it must be among queued"),
-        (("x", "--status", "queued"), "does not go with SESSION"),
+        (("x", "--status", "queued"), "cannot be combined with SESSION"),
     ]:
         done = ran("runs", *wrong, folder=server.folder)
         assert (done.returncode, done.stdout) == (2, "")

@@ -90,7 +90,7 @@ def test_runs_are_listed_as_they_will_be_done(server: Server, at: Checkpoints) -
     assert columns(lines[1])[-1] == "model"
     assert "next" in lines[2]
     assert "(priority 1)" in lines[2]
-    assert "place 2" in lines[3]
+    assert "position 2" in lines[3]
     assert columns(lines[4])[-1] == "l0"
     found = json.loads(said(server, "runs", "listed", "--json"))
     assert found.keys() == {"runs", "next_cursor"}
@@ -123,10 +123,10 @@ def test_a_session_is_paused_and_resumed(server: Server, at: Checkpoints) -> Non
     assert server.run(waiting)["status"] == "queued"
     assert json.loads(said(server, "resume", "paused", "--json"))["paused"] is False
     ended(server, waiting)
-    assert said(server, "resume", "paused") == "Session paused goes on.\n"
+    assert said(server, "resume", "paused") == "Session paused is resumed.\n"
     done = typed(server, "pause", "unknown")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "`strandline sessions` lists those that there are" in done.stderr
+    assert "`strandline sessions` lists the sessions" in done.stderr
 
 
 def test_runs_are_watched_until_ctrl_c(server: Server, at: Checkpoints) -> None:
@@ -194,8 +194,8 @@ def test_a_run_that_waits_is_cancelled_and_one_that_executes_is_asked_to_end(ser
     waiting = sent(server, "stop", "s1")
     done = typed(server, "cancel", waiting, "run_unknown", running)
     assert done.stdout.splitlines() == [
-        f"{waiting} was cancelled; it never began.",
-        f"{running} executes (model) and was asked to end.",
+        f"{waiting} was cancelled; it never started.",
+        f"{running} is executing (model) and was asked to stop.",
     ]
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "there is no run run_unknown; `strandline runs SESSION`" in done.stderr
@@ -203,7 +203,7 @@ def test_a_run_that_waits_is_cancelled_and_one_that_executes_is_asked_to_end(ser
     assert ended(server, running)["status"] == "cancelled"
     done = typed(server, "cancel", running)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"strandline: run {running} has ended; `strandline runs {running}` shows what became of it\n"
+    assert done.stderr == f"strandline: run {running} has ended; `strandline runs {running}` shows its outcome\n"
 
 
 def test_all_that_waits_in_a_session_is_cancelled_and_with_running_the_rest(server: Server, at: Checkpoints) -> None:
@@ -211,7 +211,7 @@ def test_all_that_waits_in_a_session_is_cancelled_and_with_running_the_rest(serv
     waiting = [sent(server, "all", "w1"), sent(server, "all", "w2")]
     lines = said(server, "cancel", "--session", "all").splitlines()
     assert sorted(lines) == sorted(f"{each} was cancelled." for each in waiting)
-    assert said(server, "cancel", "-s", "all", "--running") == f"{running} executes and was asked to end.\n"
+    assert said(server, "cancel", "-s", "all", "--running") == f"{running} is executing and was asked to stop.\n"
     at.release()
     assert ended(server, running)["status"] == "cancelled"
     done = typed(server, "cancel", "-s", "all")
@@ -221,15 +221,15 @@ def test_all_that_waits_in_a_session_is_cancelled_and_with_running_the_rest(serv
 def test_a_run_is_moved_to_the_front_or_by_priority(server: Server, at: Checkpoints) -> None:
     held(server, at, "moved", "m0")
     runs = [sent(server, "moved", f"m{number}") for number in (1, 2, 3)]
-    assert said(server, "move", runs[2], "--front") == f"{runs[2]} is at place 1 of session moved now.\n"
-    assert said(server, "move", runs[0], "--priority", "5") == f"{runs[0]} is at place 3 of session moved now.\n"
+    assert said(server, "move", runs[2], "--front") == f"{runs[2]} is now at position 1 of session moved.\n"
+    assert said(server, "move", runs[0], "--priority", "5") == f"{runs[0]} is now at position 3 of session moved.\n"
     order = [columns(line)[0] for line in said(server, "runs", "moved").splitlines()[2:]]
     assert order == [runs[2], runs[1], runs[0]]
     at.release()
     ended(server, runs[0])
     done = typed(server, "move", runs[0], "--front")
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"`strandline runs {runs[0]}` shows what became of it" in done.stderr
+    assert f"`strandline runs {runs[0]}` shows its outcome" in done.stderr
 
 
 def test_what_an_agent_asks_is_shown_and_answered(server: Server) -> None:
@@ -243,7 +243,7 @@ def test_what_an_agent_asks_is_shown_and_answered(server: Server) -> None:
     assert ended(server, goes_on)["output"] == "i1: did @b (gladly)"
     done = typed(server, "answer", "asks", "again")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "nothing is asked in session asks" in done.stderr
+    assert "session asks has no open question" in done.stderr
     done = typed(server, "answer", "asks", "--to", f"{request['id']}=again")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "answered" in done.stderr
@@ -260,16 +260,19 @@ def test_on_a_terminal_a_question_is_shown_whole_and_a_long_name_moves_its_own_r
     lines = shown.screen.splitlines()
     assert max(len(line) for line in lines if not line.startswith("n" * 200)) <= 80
     done = typed(server, "answer", "whole", "--to", "none=yes")
-    assert "`strandline answer SESSION` shows what a session asks" in done.stderr
+    assert "`strandline answer SESSION` shows the open questions of a session" in done.stderr
 
 
 def test_a_question_is_withdrawn_and_that_is_said(server: Server) -> None:
     run_id = sent(server, "withdrawn", "i1 @b")
     ended(server, run_id)
-    assert said(server, "cancel", run_id) == f"{run_id} asks no more: its session goes on without an answer.\n"
+    assert (
+        said(server, "cancel", run_id)
+        == f"{run_id} asks no more: its question was dismissed, and the session continues.\n"
+    )
     ended(server, sent(server, "withdrawn", "i2 @b"))
     output = said(server, "cancel", "--session", "withdrawn", "--running")
-    assert output == "Session withdrawn asks no more: it goes on without an answer.\n"
+    assert output == "The question of session withdrawn was dismissed; the session continues.\n"
     done = typed(server, "cancel", "--session", "withdrawn", "--running")
     assert done.stderr == "Nothing waits in session withdrawn.\n"
 
@@ -279,7 +282,7 @@ def test_of_several_questions_each_is_answered_by_its_id(server: Server) -> None
     assert len(questions) == 2
     done = typed(server, "answer", "several", "yes")
     assert done.returncode == 2
-    assert "answer each of them with --to ID=TEXT" in done.stderr
+    assert "answer each with --to ID=TEXT" in done.stderr
     to = [part for each in questions for part in ("--to", f"{each['id']}={each['name']}!")]
     goes_on = said(server, "answer", "several", *to).split()[0]
     assert ended(server, goes_on)["output"] == "i2: did @b (@b!), did @c (@c!)"
@@ -290,19 +293,19 @@ def test_of_several_questions_each_is_answered_by_its_id(server: Server) -> None
 def test_what_cannot_be_done_is_said_in_one_paragraph(server: Server, tmp_path: Path) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     for arguments, expected in [
-        (("sessions", "--url", nobody), "strandline serve agent.py; or name the address of one: --url"),
+        (("sessions", "--url", nobody), "strandline serve agent.py; or use another address: --url"),
         (("runs", "--url", "ftp://x"), "http://HOST:PORT"),
         (("runs", "no spaces", "--url", server.url), "session_id"),
         (("runs", "run_unknown", "--url", server.url), "`strandline runs SESSION`"),
         (("history", "--limit", "0"), "--limit"),
         (("cancel",), "say what to cancel"),
         (("cancel", "run_x", "--session", "y"), "say what to cancel"),
-        (("cancel", "run_x", "--running"), "--running belongs to --session"),
+        (("cancel", "run_x", "--running"), "--running needs --session"),
         (("cancel", "--session", "unknown", "--url", server.url), "`strandline sessions` lists"),
         (("move", "run_x"), "--front, or --priority N"),
         (("move", "run_x", "--front", "--priority", "1"), "--front, or --priority N"),
         (("move", "run_x", "--priority", "9"), "--priority"),
-        (("sessions", "--url", f"{server.url}/elsewhere"), "no Strandline server"),
+        (("sessions", "--url", f"{server.url}/elsewhere"), "not a Strandline server"),
     ]:
         done = typed(server, *arguments, folder=tmp_path)
         assert (done.returncode, done.stdout) == (2, ""), arguments
@@ -312,7 +315,7 @@ def test_what_cannot_be_done_is_said_in_one_paragraph(server: Server, tmp_path: 
 
 def test_nothing_to_show_is_said_and_is_no_error(server: Server) -> None:
     for arguments, expected in [
-        (("history", "unknown"), "Nothing has been said in session unknown yet.\n"),
+        (("history", "unknown"), "Session unknown has no messages yet.\n"),
         (("runs", "unknown"), "Session unknown has no runs.\n"),
     ]:
         done = typed(server, *arguments)
@@ -329,7 +332,7 @@ def test_what_answers_and_is_no_strandline_server_is_told(server: Server) -> Non
             other.shutdown()
             thread.join()
     assert done.returncode == 2
-    assert "is no Strandline server" in done.stderr
+    assert "is not a Strandline server" in done.stderr
 
 
 @pytest.mark.parametrize("columns", [80, 120])
@@ -358,4 +361,4 @@ def test_a_damaged_run_is_named_and_all_others_are_listed(server: Server) -> Non
     assert third in done.stdout
     assert first in done.stdout
     assert second not in done.stdout
-    assert f"Damaged in the journal's file, so not shown: {second}." in done.stderr
+    assert f"Not shown, because damaged in the journal: {second}." in done.stderr

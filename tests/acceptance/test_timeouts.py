@@ -167,7 +167,7 @@ def test_an_async_tool_that_blocks_all_agents_is_given_up_and_other_sessions_go_
 
 def test_stacks_show_what_every_run_does_now(at: Checkpoints, tmp_path: Path) -> None:
     with serving(AGENT, "--stall-after", "0.2", folder=tmp_path, variables=at.environment) as server:
-        assert stacks(tmp_path, "--journal", "sqlite:journal.db").stdout == "Nothing runs.\n"
+        assert stacks(tmp_path, "--journal", "sqlite:journal.db").stdout == "No run is executing.\n"
         at.hold("one a", "two ~b")
         one, two = server.ask("one a", "s1"), server.ask("two ~b", "s2")
         at.reached("one a", "two ~b")
@@ -213,7 +213,7 @@ def test_asking_for_stacks_does_not_end_a_command_that_has_the_journal(tmp_path:
         assert command.stdout.readline() == "has it\n"
         done = stacks(tmp_path, "--journal", "sqlite:journal.db")
         assert done.returncode == 2
-        assert "no server" in " ".join(done.stderr.split())
+        assert "not a server" in " ".join(done.stderr.split())
         command.communicate("")
     assert command.returncode == 0
 
@@ -221,4 +221,4 @@ def test_asking_for_stacks_does_not_end_a_command_that_has_the_journal(tmp_path:
 def test_two_who_ask_for_stacks_at_once_are_both_answered(tmp_path: Path) -> None:
     with serving(AGENT, folder=tmp_path), ThreadPoolExecutor(4) as askers:
         pending = [askers.submit(stacks, tmp_path, "--journal", "sqlite:journal.db") for _ in range(4)]
-        assert [each.result(DEADLINE_S).stdout for each in pending] == ["Nothing runs.\n"] * 4
+        assert [each.result(DEADLINE_S).stdout for each in pending] == ["No run is executing.\n"] * 4

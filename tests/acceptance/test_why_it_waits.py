@@ -103,7 +103,7 @@ def test_a_held_session_names_its_tool_and_cancel_offers_force(server: Server, a
     assert why["text"] in ran("runs", "held", folder=server.folder).stdout
     done = ran("cancel", run_id, folder=server.folder)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.endswith(f"To let session held go on without it: strandline cancel {run_id} --force\n")
+    assert done.stderr.endswith(f"To release session held now: strandline cancel {run_id} --force\n")
     server.client.post(f"/v1/runs/{waiting}/cancel").raise_for_status()
     done = ran("cancel", "--session", "held", "--running", folder=server.folder)
     assert done.stderr.endswith(f"strandline cancel {run_id} --force\n")
@@ -137,7 +137,7 @@ def test_a_chat_shows_why_it_waits(server: Server, at: Checkpoints) -> None:
     with terminal("chat", "--session", "chat", folder=server.folder) as shown:
         shown.until("chat> ")
         shown.type("k2\n")
-        shown.until("next in its line")
+        shown.until("next in its queue")
         server.client.post("/v1/sessions/chat/pause").raise_for_status()
         shown.until("the session is paused")
         server.client.post("/v1/sessions/chat/resume").raise_for_status()

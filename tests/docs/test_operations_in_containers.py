@@ -57,7 +57,7 @@ def test_a_night_with_a_container(image: str, tmp_path: Path) -> None:
 
         ask(server.until_ready(), "before")
         output = typed(commands)
-        assert "Nothing runs." in output
+        assert "No run is executing." in output
         assert "factory /app/agent.py" in output
         assert "/data/journal.db" in output
         typed(back_up)

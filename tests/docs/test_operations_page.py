@@ -168,7 +168,7 @@ def test_what_a_session_said_can_be_deleted_and_old_runs_pruned(server: Server) 
     typed(deleting.replace("SESSION", "gone"), server)
     assert server.history("gone") == []
     made = printed("strandline journal backup .strandline/journal.db old.db", folder=server.folder)
-    assert "checked and on the disk" in made
+    assert "verified and on disk" in made
     assert printed(f"{pruning.strip()} old.db", folder=server.folder).strip()
 
 

@@ -45,7 +45,7 @@ def test_every_command_prints_what_the_page_shows(folder: Path, server: Server, 
     variables = dict(api_variables(command, server.url))
     if command == "strandline doctor":  # the port of the page may be taken on this machine
         variables["STRANDLINE_PORT"] = str(free_port())
-        output = output.replace("all are their defaults", "...").replace("8080", "...")
+        output = output.replace("all have their default values", "...").replace("8080", "...")
     home = folder / "hello" if (folder / "hello").exists() and " init " not in command else folder
     done = subprocess.run(
         ["sh", "-c", command.replace("http://localhost:8080", server.url).replace("localhost:8080", server.url)],

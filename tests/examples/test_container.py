@@ -195,7 +195,7 @@ def test_what_the_page_says_about_compose(folder: Path) -> None:
         # An executor thread for each sync tool, and the threads of servers, journals and libraries.
         assert limits["PidsLimit"] >= 1.5 * default_of("executor_threads")
         # as the run-book has it
-        assert agent.compose("exec", "-T", "agent", "strandline", "stacks") == "Nothing runs."
+        assert agent.compose("exec", "-T", "agent", "strandline", "stacks") == "No run is executing."
         agent.compose("stop", "agent")
         assert docker("inspect", "--format", "{{.State.ExitCode}}", agent.container) in ("0", "143")
         looked = agent.compose("run", "--rm", "-T", "agent", "sh", "-c", "id -u && ls /data").split()

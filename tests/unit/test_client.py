@@ -189,7 +189,7 @@ def test_what_is_no_stream_is_no_server_of_ours() -> None:
         Played(new, Reply(200, {"content-type": "text/html"}, b"<p>"))
     with pytest.raises(NotStrandline):
         Played(new, STREAM, Frame("no JSON", "1"))
-    with pytest.raises(ClientError, match="told before"):
+    with pytest.raises(ClientError, match="sent before"):
         Played(lambda p: plans.follow(None, "run_1", 9, p), Reply(204))
 
 

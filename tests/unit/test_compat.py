@@ -197,7 +197,7 @@ def test_doctor_tells_of_a_version_that_was_not_tried(package: str, monkeypatch:
     real = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "9.9.9" if name == package else real(name))
     (found,) = machine.packages()
-    assert f"{package} 9.9.9 is not one that this version knows" in found.message
+    assert f"{package} 9.9.9 is not a supported version" in found.message
     assert found.fix == f"pip install '{package}{compat.bounds(package)}'"
 
 

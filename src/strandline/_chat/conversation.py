@@ -1,6 +1,6 @@
-"""`Conversation` talks HTTP: one session of one server, through the client. It draws nothing and asks nobody.
+"""`Conversation`: one session of one server, over HTTP through the client. It draws nothing and reads no input.
 
-Whatever goes wrong is a `RemoteError`, whose message is a paragraph for people.
+Every failure is a `RemoteError`, whose message is a paragraph for people.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -16,20 +16,20 @@ from strandline.client._events import Event
 from strandline.client._requests import RunOptions
 
 PATIENCE_S: Final = 60.0
-"""How long a server that is gone, or takes nothing at the moment, is waited for."""
+"""How long to wait for a server that is gone or refuses for now."""
 COMMAND: Final = "strandline chat http://HOST:PORT"
 
 
 class ChatError(RemoteError):
-    """There is no answer to a question; the message says why and what to do."""
+    """A message gets no answer; the error says why and what to do."""
 
     code: ClassVar[str] = "chat"
 
 
 class Conversation:
-    """A session of a server. Belongs to the loop that it was made in; `on_pause` is told why the client waits.
+    """A session of a server, bound to the loop that created it; `on_pause` is called before each wait of the client.
 
-    `on_question` is what a text does that is sent while the session waits for an answer; None: what the server says.
+    `on_question` says what a message does while the session waits for an answer; None: the server's setting.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class Conversation:
     # -- what there is -----------------------------------------------------------------------------
 
     async def health(self) -> dict[str, Any]:
-        """Return what the server says of itself. Raises `RemoteError`."""
+        """Return the server's `/health`. Raises `RemoteError`."""
         with self._translated_errors():
             try:
                 try:
                     found = await self._at_once.ask("GET", "/health")
-                except NotNow:  # it starts
+                except NotNow:  # the server is starting
                     found = await self._client.ask("GET", "/health")
             except NotNow:
                 raise
@@ -71,10 +71,10 @@ class Conversation:
                 raise self._not_a_server(f"GET /health says {error.status}") from None
         if found.keys() == {"status"}:
             raise NotAServer(
-                f"the server at {self.url} answers to other names only; allow this one (setting allowed_hosts)"
+                f"the server at {self.url} does not accept this host name; add it to its setting allowed_hosts"
             )
         if "agent_id" not in found:
-            raise self._not_a_server("its /health is another one")
+            raise self._not_a_server("its /health is a different one")
         self.agent_id = str(found["agent_id"])
         return found
 
@@ -92,9 +92,9 @@ class Conversation:
     # -- a question --------------------------------------------------------------------------------
 
     async def ask(self, text: str) -> AsyncIterator[Event]:
-        """Send a question and yield what happens until its run has ended. Raises `RemoteError`.
+        """Send a message and yield the events of its run up to its end. Raises `RemoteError`.
 
-        Whoever stops iterating leaves the wait; a run that was accepted goes on without them.
+        To stop iterating is to stop waiting; an accepted run continues.
         """
         with self._translated_errors():
             async with aclosing(self._client.run(text, self.session, **self._options)) as events:
@@ -102,7 +102,7 @@ class Conversation:
                     yield event
 
     async def answer(self, run_id: str, responses: Mapping[str, Any]) -> AsyncIterator[Event]:
-        """Answer what a run has asked, and yield what happens in the run that goes on with it."""
+        """Answer a run's input requests, and yield the events of the run that continues with the answers."""
         with self._translated_errors():
             run = await self._client.answer(run_id, responses)
             async with aclosing(self._client.events(run.run_id)) as events:
@@ -110,7 +110,7 @@ class Conversation:
                     yield event
 
     async def cancel(self, run_id: str) -> None:
-        """Cancel a run. Raises `RemoteError`, also if it had ended."""
+        """Cancel a run. Raises `RemoteError`, even if it had ended."""
         with self._translated_errors():
             await self._client.cancel(run_id)
 
@@ -124,23 +124,21 @@ class Conversation:
             raise unreachable(self.url, error, COMMAND) from None
         except NotNow as error:
             raise ChatError(
-                f"the server does not take it: {why(error)}. Nothing was accepted; try again later"
+                f"the server refuses it for now: {why(error)}. Nothing was accepted; try again later"
             ) from None
         except NotFound as error:
             if error.code == "not_found" and error.detail.startswith("there is no run"):
-                raise ChatError(
-                    f"the server that answers now says: {error.detail}. Does it keep another journal?"
-                ) from None
+                raise ChatError(f"the server now says: {error.detail}. Does it use another journal?") from None
             raise self._not_a_server(why(error)) from None
         except Unauthorized as error:
             raise unauthorized(self.url, error) from None
         except Refused as error:
-            raise ChatError(f"the server does not take this: {why(error)}") from None
+            raise ChatError(f"the server refuses this: {why(error)}") from None
         except NotStrandline as error:
             raise self._not_a_server(error.detail) from None
 
     def _not_a_server(self, reason: str) -> NotAServer:
         return NotAServer(
-            f"what answers at {self.url} is no Strandline server, or one of another version: {reason}. Name the address"
-            f" of one: {COMMAND}"
+            f"{self.url} is not a Strandline server, or one of another version: {reason}. To use another address:"
+            f" {COMMAND}"
         )

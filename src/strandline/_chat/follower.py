@@ -1,4 +1,4 @@
-"""`Follower`: follows one run with a person at the keys. Ctrl-C cancels the run, a second one leaves it."""
+"""`Follower`: follows one run for a person. Ctrl-C cancels the run, a second one detaches from it."""
 
 import asyncio
 import signal
@@ -14,19 +14,19 @@ from strandline.client._errors import ClientError, NotNow, StreamEnded
 from strandline.client._events import Event
 
 TICK_S: Final = 0.1
-"""How often what changes is drawn."""
+"""How often the changing part is drawn."""
 
 
 class Detached(Exception):
-    """The person has left: the run, if there is one, goes on without them."""
+    """The person has detached: the run, if accepted, continues."""
 
 
 class GivenUp(Exception):
-    """The person has given up before anything was accepted."""
+    """The person gave up before a run was accepted."""
 
 
 class Follower:
-    """Follows one run after the other, and draws what happens. `paused` is for the client to tell why it waits."""
+    """Follows one run at a time, and draws its events. The client calls `paused` before it waits."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
@@ -37,7 +37,7 @@ class Follower:
         self._wants_end = False
         self._left = False
         self._refused = False
-        """Whether the server has refused the question, and was not asked again yet."""
+        """Whether the server refused the message, and no retry was sent yet."""
         self._last_error: type[ClientError] | None = None
 
     def follow(self, runner: asyncio.Runner, conversation: Conversation, events: AsyncIterator[Event]) -> RunProgress:
@@ -52,16 +52,16 @@ class Follower:
 
     @property
     def run_id(self) -> str | None:
-        """The run that is followed, as soon as it is known."""
+        """The id of the followed run, once known."""
         return self._progress.run_id
 
     @property
     def has_cancelled(self) -> bool:
-        """Whether the person wanted the run to end."""
+        """Whether the person has cancelled the run."""
         return self._wants_end
 
     def paused(self, error: ClientError, seconds: float) -> None:
-        """Say why the client waits; what was said is not said again."""
+        """Show why the client waits, once for the same reason."""
         again = self._last_error is type(error)
         self._last_error = type(error)
         run_id = self._progress.run_id
@@ -74,9 +74,11 @@ class Follower:
                 self._screen.note(f"Not now: {why(error)}.{what} trying again in {seconds:g} s (Ctrl-C gives up)")
         elif not again and isinstance(error, StreamEnded):
             known = f" ({run_id})" if run_id else ""
-            self._screen.note(f"The server stops or reloads; it keeps this run{known}, which goes on when it is back")
+            self._screen.note(
+                f"The server is stopping or reloading; this run{known} is stored, and continues when it is back"
+            )
         elif not again:
-            self._screen.note("The connection broke; making it again")
+            self._screen.note("The connection broke; reconnecting")
 
     # -- one run -----------------------------------------------------------------------------------
 
@@ -117,21 +119,21 @@ class Follower:
             self._task.cancel()
             return
         self._wants_end = True
-        self._screen.note("Cancelling it (Ctrl-C again leaves)")
+        self._screen.note("Cancelling the run (Ctrl-C again exits)")
         self._end_run()
 
     def _end_run(self) -> None:
-        """Have the run cancelled, if it is known which one it is."""
+        """Cancel the run, if its id is known."""
         if self._progress.run_id is not None and self._cancelling is None and self._cancel is not None:
             self._cancelling = asyncio.ensure_future(self._cancelled(self._cancel(self._progress.run_id)))
 
     async def _cancelled(self, cancel: Coroutine[Any, Any, None]) -> None:
-        with suppress(RemoteError):  # it had ended: its end comes by itself
+        with suppress(RemoteError):  # it had ended: its end will arrive
             await cancel
 
     @contextmanager
     def _interrupts(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """Take Ctrl-C for the time of a `with`."""
+        """Handle Ctrl-C in the block."""
         before = signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(self._interrupted))
         try:
             yield
@@ -141,7 +143,7 @@ class Follower:
 
 
 async def _paced(events: AsyncIterator[Event]) -> AsyncGenerator[Event | None, None]:
-    """Yield events as they come, and None whenever there was none for `TICK_S`."""
+    """Yield events as they arrive, and None after each `TICK_S` without one."""
 
     async def following() -> Event | None:
         return await anext(events, None)

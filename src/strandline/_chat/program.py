@@ -1,6 +1,6 @@
-"""The program: reads what a person types and does it, or asks one question and leaves.
+"""The chat program: executes what a person types, or sends one message and exits.
 
-One loop for as long as the program lives, and nothing runs in it while a person types.
+It has one event loop, in which nothing runs while a person types.
 """
 
 import asyncio
@@ -24,25 +24,25 @@ from strandline.errors import Invalid
 
 AGENT_FAILED: Final = 1
 NEEDS_INPUT: Final = 3
-"""The exit code of a question that the agent answers with one of its own."""
+"""The exit code if the agent answers with a question."""
 WORDS: Final = {"y": "yes", "n": "no"}
 HELP: Final = """\
-  /session NAME   go on in another session
-  /sessions       the sessions you were in
+  /session NAME   switch to another session
+  /sessions       the sessions you have been in
   /history [N]    the last N turns, in full
-  /health         what goes on in the server
-  /help           this
-  /quit           leave (so does Ctrl-D)
+  /health         the state of the server
+  /help           this help
+  /quit           exit (so does Ctrl-D)
 
-Everything else is a question. End a line with \\ to go on in the next one;
-text of several lines can be pasted. Ctrl-C cancels a run, a second one leaves
-at once: then the run goes on, and its answer will be in the history."""
+Everything else is a message. End a line with \\ to continue it on the next;
+text of several lines can be pasted. Ctrl-C cancels a run, a second one exits
+at once: the run continues, and its answer will be in the history."""
 
 
 def ask_once(
     url: str, session: str, message: str, *, key: str | None, as_json: bool, on_question: OnQuestion | None = None
 ) -> int:
-    """Ask one question: the answer on the standard output, all else on the other one. Return the exit code.
+    """Send one message: its answer goes to the standard output, all else to the standard error. Return the exit code.
 
     Raises `RemoteError`.
     """
@@ -71,7 +71,7 @@ def ask_once(
             screen.answer(end.output)
         if not end.ok:
             _say_end(screen, end, session)
-    except BrokenPipeError:  # (whoever reads has enough)
+    except BrokenPipeError:  # (the reader has enough)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if follower.has_cancelled:
         return INTERRUPTED
@@ -104,7 +104,7 @@ class Program:
         self._code = 0
 
     def run(self) -> int:
-        """Talk until the person leaves. Raises `RemoteError` if nobody is there at the beginning."""
+        """Talk until the person exits. Raises `RemoteError` if no server answers at the start."""
         _prepare_editing()
         with asyncio.Runner() as runner:
             conversation = runner.run(self._open())
@@ -116,7 +116,7 @@ class Program:
                         self._screen.text("")
                         break
                     except KeyboardInterrupt:
-                        self._screen.text("")  # (what was typed is dropped, as shells do)
+                        self._screen.text("")  # (drops the typed text, as shells do)
                         continue
                     if line.strip():
                         self._act(runner, conversation, line)
@@ -142,7 +142,7 @@ class Program:
         return _as_text(line)
 
     def _act(self, runner: asyncio.Runner, conversation: Conversation, line: str) -> None:
-        """Do what a line says, and say what goes wrong."""
+        """Execute a line, and show errors."""
         try:
             if line.startswith("/"):
                 runner.run(self._command(conversation, line))
@@ -159,7 +159,7 @@ class Program:
             self._screen.error(str(error))
 
     def _ask(self, runner: asyncio.Runner, conversation: Conversation, text: str) -> None:
-        """Ask, and answer what is asked back, until the agent has answered."""
+        """Send a message, and let the person answer questions, until the agent has answered."""
         progress = self._follow(runner, conversation, conversation.ask(text))
         while progress.input_requests and progress.run_id is not None:
             answers = self._answers(progress.input_requests, conversation.session)
@@ -175,7 +175,7 @@ class Program:
         return progress
 
     def _answers(self, input_requests: list[InputRequest], session: str) -> dict[str, Any] | None:
-        """Ask the person all that the agent asks; None if they do not want to answer now."""
+        """Let the person answer all questions; None if they do not want to now."""
         answers: dict[str, Any] = {}
         try:
             for request in input_requests:
@@ -213,7 +213,7 @@ class Program:
             case "/history", [] | [_]:
                 await self._history(conversation, _number(words, default=10), whole=True)
             case _:
-                raise Invalid(f"{line.strip()!r} is nothing that can be done here; /help shows what is")
+                raise Invalid(f"{line.strip()!r} is not a command; /help lists the commands")
 
     async def _history(self, conversation: Conversation, turns: int, *, whole: bool) -> None:
         if turns == 0:
@@ -224,12 +224,12 @@ class Program:
 async def _opened(
     url: str, session: str, key: str | None, follower: Follower, on_question: OnQuestion | None
 ) -> Conversation:
-    """Return a conversation that belongs to the running loop."""
+    """Return a conversation bound to the running loop."""
     return Conversation(url, session, follower.paused, key, on_question)
 
 
 def _as_answer(end: RunFinished, session: str, agent_id: str) -> dict[str, Any]:
-    """Return the end of a run as `POST /chat` answers it."""
+    """Return the outcome of a run in the form of `POST /chat`."""
     answer: dict[str, Any] = {
         "status": "success",
         "response": end.output,
@@ -247,7 +247,7 @@ def _as_answer(end: RunFinished, session: str, agent_id: str) -> dict[str, Any]:
 
 
 def _say_end(screen: Screen, end: RunFinished, session: str) -> None:
-    """Say how a run has ended that has not succeeded."""
+    """Show the outcome of a run that has not succeeded."""
     if end.error is not None:
         screen.error(f"the agent failed ({end.error.code}): {end.error.detail or end.error.code}")
     elif end.input_requests:
@@ -255,15 +255,15 @@ def _say_end(screen: Screen, end: RunFinished, session: str) -> None:
             screen.note(f"The agent asks: {question(request)}")
         screen.note(_open_question(session))
     else:
-        screen.note(f"The run was {end.status}; history has what it had done")
+        screen.note(f"The run was {end.status}; history has what it has done")
 
 
 def _open_question(session: str) -> str:
-    return f"Not answered; the session waits for it: strandline answer {session} TEXT"
+    return f"Not answered; the session waits: strandline answer {session} TEXT"
 
 
 def _as_text(typed: str) -> str:
-    """Return what was typed with a mark (U+FFFD) for each byte that is no text: JSON carries text only."""
+    """Return typed text with U+FFFD for each undecodable byte: JSON carries only text."""
     return typed.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
@@ -277,11 +277,11 @@ def _number(words: list[str], default: int) -> int:
 
 def _left(run_id: str | None) -> str:
     known = f" ({run_id})" if run_id else ""
-    return f"Left. What was accepted goes on without you{known}: its answer will be in the history"
+    return f"Exited. The accepted run continues{known}: its answer will be in the history"
 
 
 def _prepare_editing() -> None:
-    """Let lines be edited, and text of several lines be pasted, where the system can."""
+    """Enable line editing and multi-line paste, where the system can."""
     with suppress(ImportError):
         import readline
 

@@ -1,6 +1,6 @@
-"""`RunProgress`: what is known of one run while it goes on, and what a person is to be shown of each event. No I/O.
+"""`RunProgress`: the state of one run so far, and what to show a person for each event. No I/O.
 
-What the model says is shown as it comes, and is withdrawn when its call starts over; a message that is whole stays.
+The model's text is shown as it arrives, and withdrawn when its call starts over; whole messages stay.
 """
 
 import json
@@ -27,7 +27,7 @@ from strandline.client._events import (
 )
 
 BEHIND: Final = "behind"
-"""The reason that a place in the line says already."""
+"""The reason that a position already implies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class ToolUsed:
-    """The agent has used a tool; `took_s` is None if nobody has seen it begin."""
+    """The agent has used a tool; `took_s` is None if its start was not seen."""
 
     call: ToolCall
     took_s: float | None
@@ -47,7 +47,7 @@ class ToolUsed:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something that is no answer."""
+    """A notice for the person."""
 
     text: str
 
@@ -58,10 +58,10 @@ class RunProgress:
     def __init__(self, session: str) -> None:
         self._session = session
         self._open: list[str] = []
-        """The input requests of which a person was told that the run waits for an answer to them."""
+        """The ids of the input requests whose wait was already reported."""
         self.run_id: str | None = None
         self.text = ""
-        """What the model says at the moment, as far as it has come."""
+        """The model's current text so far."""
         self.end: RunFinished | None = None
         self._status_text = ""
         self._calls: dict[str, ToolCall] = {}
@@ -69,44 +69,44 @@ class RunProgress:
 
     @property
     def input_requests(self) -> list[InputRequest]:
-        """What the run asks a person, now that it has ended."""
+        """The questions with which the run has ended."""
         return [] if self.end is None else self.end.input_requests
 
     def status(self, elapsed_s: float) -> str:
-        """Return how it stands, on one line."""
+        """Return the run's status on one line."""
         seconds = f"{elapsed_s:.0f} s"
         return f"{seconds} · {self._status_text}" if self._status_text else seconds
 
     def apply(self, event: Event) -> list[Said | ToolUsed | Note]:
-        """Take note of an event; return what is to be shown for good."""
+        """Apply an event; return what to show permanently."""
         self.run_id = event.run_id or self.run_id
         match event:
             case RunQueued() | RunPosition():
                 self._status_text = _place(event.position, event.estimated_wait_s, event.why)
                 return self._waiting_for(event.input_requests)
             case RunStarted():
-                self._status_text = "it executes"
+                self._status_text = "executing"
             case RunRestarted():
                 return self._restarted(event.attempt)
             case TextDelta(text=text):
                 self.text += text
-                self._status_text = "the model answers"
+                self._status_text = "the model is answering"
             case TextReset():
                 return self._withdrawn("The model starts over")
             case ToolStarted():
                 call = self._calls[event.tool_use_id] = ToolCall(event.name, event.input)
-                self._status_text = f"it uses {call.name}"
+                self._status_text = f"using {call.name}"
             case ToolFinished():
                 return [ToolUsed(self._used(event), event.duration_s)]
             case MessageAdded(message=message):
                 self.text = ""
-                self._status_text = "it executes"
+                self._status_text = "executing"
                 if message["role"] == "assistant":
                     return self._say(text_of({**message}))
             case RunStalled():
                 self._status_text = f"no sign of life for {event.quiet_s:.0f} s ({event.phase})"
-            case StreamGap():  # (how many is no matter: numbers jump, after a crash by billions)
-                return [Note("Some of what it did is not kept any more; its end is still to come")]
+            case StreamGap():  # (not how many: numbers jump, after a crash by billions)
+                return [Note("Some events are no longer stored; the outcome is still to come")]
             case RunFinished():
                 self.end = event
                 self.text = ""
@@ -114,7 +114,7 @@ class RunProgress:
         return []
 
     def _say(self, text: str) -> list[Said | ToolUsed | Note]:
-        if not text.strip() or text.split() == self._said.split():  # (the end tells the last message again)
+        if not text.strip() or text.split() == self._said.split():  # (the end repeats the last message)
             return []
         self._said = text
         return [Said(text)]
@@ -128,25 +128,25 @@ class RunProgress:
         return [Note(f"It waits for an answer to {questions} (strandline answer {self._session} TEXT)")]
 
     def _restarted(self, attempt: int) -> list[Said | ToolUsed | Note]:
-        self._status_text = "it executes"
+        self._status_text = "executing"
         self._calls.clear()
         self.text = ""
-        return [Note(f"The server has begun anew; the run goes on with what was kept of it (attempt {attempt})")]
+        return [Note(f"The server restarted; the run resumes from its last checkpoint (attempt {attempt})")]
 
     def _withdrawn(self, why: str) -> list[Said | ToolUsed | Note]:
         was, self.text = self.text, ""
-        return [Note(f"{why}; what it has said since its last message counts no more")] if was.strip() else []
+        return [Note(f"{why}; its text since the last message no longer counts")] if was.strip() else []
 
     def _used(self, event: ToolFinished) -> ToolCall:
         call = self._calls.pop(event.tool_use_id, None) or ToolCall(event.name, None)
         call.result = _text(event.result.get("content"))
         call.failed = event.status == "error"
-        self._status_text = f"it uses {next(iter(self._calls.values())).name}" if self._calls else "it executes"
+        self._status_text = f"using {next(iter(self._calls.values())).name}" if self._calls else "executing"
         return call
 
 
 def question(request: InputRequest) -> str:
-    """Return what a run asks a person, on a line: the name of what asks, and why."""
+    """Return an input request on one line: its name and its reason."""
     reason = request.reason
     text = reason if isinstance(reason, str) else "" if reason is None else json.dumps(reason, ensure_ascii=False)
     return f"{request.name}: {text}" if text else request.name
@@ -160,7 +160,7 @@ def _text(content: Any) -> str:
 
 
 def _place(position: int, estimated_wait_s: float | None, why: Why | None) -> str:
-    before = {1: "next in its line", 2: "1 run before it"}.get(position, f"{position - 1} runs before it")
+    before = {1: "next in its queue", 2: "1 run before it"}.get(position, f"{position - 1} runs before it")
     if why is not None and why.code != BEHIND:
         return f"{before}; {why.text}"
     return before + (f", about {estimated_wait_s:.0f} s" if estimated_wait_s else "")

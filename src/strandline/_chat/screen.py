@@ -1,7 +1,7 @@
-"""`Screen` draws: answers, history, what one waits for. It knows no HTTP and reads no input.
+"""`Screen` draws answers, history and status. It knows no HTTP and reads no input.
 
-On a terminal Markdown is rendered and one line at the bottom says how it stands; in a pipe there is the plain text of
-the answer on the standard output, and nothing else.
+On a terminal it renders Markdown, with a status line at the bottom; in a pipe the standard output has the plain text of
+the answer, and nothing else.
 """
 
 import os
@@ -24,13 +24,13 @@ SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 ASCII_SPINNER: Final = "|/-\\"
 BRIEF_LINES: Final = 8
 SILENT_S: Final = 0.4
-"""An answer that comes within this time is not worth a line that says that one waits."""
+"""Faster answers get no status line."""
 MOST_LIVE_LINES: Final = 12
-"""How many lines of what is not whole yet are shown."""
+"""How many lines of an unfinished message are shown."""
 
 
 class _Heading(Heading):
-    """A heading at the left, as it was written; Rich centres them."""
+    """A left-aligned heading; Rich centres them."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         self.text.justify = "left"
@@ -39,7 +39,7 @@ class _Heading(Heading):
 
 
 class _Markdown(Markdown):
-    """Markdown with such headings, and with the addresses of its links: many terminals would not show them."""
+    """Markdown with left-aligned headings and visible link addresses, which many terminals would hide."""
 
     elements: ClassVar = {**Markdown.elements, "heading_open": _Heading}
 
@@ -48,7 +48,7 @@ class _Markdown(Markdown):
 
 
 class Screen:
-    """What people see. `plain`: answers go to the standard output as they are, all else to the other one."""
+    """The output for people. `plain`: answers go unchanged to the standard output, all else to the standard error."""
 
     def __init__(self, *, plain: bool) -> None:
         self.plain = plain
@@ -61,7 +61,7 @@ class Screen:
     # -- one run -----------------------------------------------------------------------------------
 
     def show(self, what: Said | ToolUsed | Note) -> None:
-        """Draw what happens. What is `plain` has the answer at its end, and says nothing of what leads to it."""
+        """Draw an event. A `plain` screen shows only notes; its answer comes at the end."""
         match what:
             case Note(text=text):
                 self.note(text)
@@ -73,39 +73,39 @@ class Screen:
                 self.tool(call, took_s)
 
     def live(self, text: str, status: str, elapsed_s: float) -> None:
-        """Draw what changes: the end of what the model says now, and below it how it stands."""
+        """Draw the changing part: the tail of the model's text, and the status line below."""
         if elapsed_s >= SILENT_S or (text and not self.plain):
             self._draw([] if self.plain else self._tail(text), status)
 
     def status(self, text: str) -> None:
-        """Draw how it stands, and nothing else that changes."""
+        """Draw the status line alone."""
         self._draw([], text)
 
     def answer(self, text: str) -> None:
-        """Write an answer as it is, without what would control a terminal if it is one. Raises `BrokenPipeError`."""
+        """Write an answer unchanged, but on a terminal without control characters. Raises `BrokenPipeError`."""
         self.clear_line()
         self.write(clean(text) if self._out.is_terminal else text)
 
     def write(self, text: str) -> None:
-        """Write a result to the standard output, as it is. Raises `BrokenPipeError`."""
+        """Write a result to the standard output. Raises `BrokenPipeError`."""
         sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
         sys.stdout.flush()
 
     # -- a conversation ----------------------------------------------------------------------------
 
     def welcome(self, url: str, health: dict[str, Any], session: str) -> None:
-        """Say who answers."""
+        """Show which server answers."""
         version = f", Strandline {health['version']}" if "version" in health else ""
         name = clean(str(health["agent_id"]))
         self._out.print(Text.assemble((name, "bold"), clean(f" answers at {url}{version}")), soft_wrap=True)
-        self._out.print(Text("/help tells what else you can type, Ctrl-D leaves", "dim"))
+        self._out.print(Text("/help lists the commands, Ctrl-D exits", "dim"))
         if health.get("ready") is False:
-            self.note("It takes no questions at the moment: it starts, stops, or can keep nothing")
+            self.note("It accepts no messages at the moment: it is starting, stopping, or cannot store them")
 
     def turns(self, turns: Sequence[Turn], session: str, *, whole: bool) -> None:
-        """Draw turns of the past; unless `whole`, long texts are cut."""
+        """Draw past turns; unless `whole`, long texts are cut."""
         if not turns:
-            self._out.print(Text(f"Nothing has been said in session {session} yet", "dim"))
+            self._out.print(Text(f"Session {session} has no messages yet", "dim"))
         else:
             how_many = "The last turn" if len(turns) == 1 else f"The last {len(turns)} turns"
             self._out.print(Text(f"{how_many} of session {session}:", "dim"))
@@ -119,7 +119,7 @@ class Screen:
             self._out.print()
 
     def tool(self, call: ToolCall, took_s: float | None = None) -> None:
-        """Draw a tool's call on one line: what it was given, what came of it, and how long it took."""
+        """Draw a tool call on one line: arguments, result and duration."""
         took = "" if took_s is None else f" · {duration(took_s)}"
         line = Text(f"  * {clean(brief(call))}", "red" if call.failed else "dim")
         line.truncate(self._out.width - len(took), overflow="ellipsis")
@@ -138,12 +138,12 @@ class Screen:
         self._out.print(Text(text), soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """Say something that is no answer."""
+        """Show a notice."""
         self.clear_line()
         self._console.print(Text(clean(text), "yellow"))
 
     def error(self, text: str) -> None:
-        """Say what went wrong."""
+        """Show an error."""
         self.clear_line()
         console = self._err if self.plain else self._out
         console.print(Text.assemble(("strandline: ", "bold red"), clean(text)), soft_wrap=self.plain)
@@ -151,7 +151,7 @@ class Screen:
     # -- what changes, at the bottom ---------------------------------------------------------------
 
     def _tail(self, text: str) -> list[str]:
-        """Return the last lines of a text, as many as there is room for."""
+        """Return as many last lines of a text as fit."""
         room = max(1, min(MOST_LIVE_LINES, self._console.height - 3))
         shown = Text(clean(text[-room * self._console.width :]), tab_size=4)
         if not text.strip():
@@ -173,19 +173,19 @@ class Screen:
         self._drawn = len(lines) + 1
 
     def clear_line(self) -> None:
-        """Take away what is drawn at the bottom."""
+        """Erase the changing part."""
         if self._drawn:
             self._console.file.write(self._erased())
             self._console.file.flush()
             self._drawn = 0
 
     def _erased(self) -> str:
-        """Return what takes away all that is drawn, and leaves the cursor where that began."""
+        """Return the control sequence that erases the changing part, and moves the cursor to its start."""
         return "\r" + (f"\x1b[{self._drawn - 1}A" if self._drawn > 1 else "") + "\x1b[J"
 
     @contextmanager
     def quiet_keys(self) -> Iterator[None]:
-        """Let what is typed meanwhile not be drawn into the line; it is there at the next prompt."""
+        """Turn off echo in the block; text typed meanwhile appears at the next prompt."""
         try:
             import termios
 
@@ -208,7 +208,7 @@ class Screen:
             self.clear_line()
 
     def prompt(self, session: str) -> str:
-        """Return the prompt, with what readline needs to know of its width."""
+        """Return the prompt, with the markers that readline needs to measure it."""
         if self._out.no_color or self._out.is_dumb_terminal or os.environ.get("TERM") is None:
             return f"{session}> "
         return f"\x01\x1b[1;36m\x02{session}>\x01\x1b[0m\x02 "

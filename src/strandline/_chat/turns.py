@@ -1,4 +1,4 @@
-"""History as people read it: turns, each a question, the tools that were used for it, and what was said."""
+"""History as people read it, in turns: a message, the tools used for it, and the answer."""
 
 import json
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 Message = dict[str, Any]
 MOST_GIVEN: Final = 40
-"""How many characters of a tool's arguments are shown."""
+"""How many characters of tool arguments are shown."""
 
 
 @dataclass(slots=True)
@@ -27,11 +27,11 @@ class Turn:
     question: str
     said: list[str | ToolCall] = field(default_factory=list)
     discarded: bool = False
-    """The agent does not see it."""
+    """Whether it is hidden from the agent."""
 
 
 def turns_of(messages: Iterable[Message]) -> list[Turn]:
-    """Return the turns of a history; what stands before the first question is left out."""
+    """Return the turns of a history; messages before the first user message are left out."""
     turns: list[Turn] = []
     calls: dict[str, ToolCall] = {}
     for message in messages:
@@ -53,12 +53,12 @@ def turns_of(messages: Iterable[Message]) -> list[Turn]:
 
 
 def text_of(message: Message) -> str:
-    """Return what a message says in words."""
+    """Return the text of a message."""
     return "\n".join(block["text"] for block in message["content"] if "text" in block)
 
 
 def brief(call: ToolCall) -> str:
-    """Return a call on one line: `add(a=1, b=2) -> 3`; of long arguments the beginning, so that the result is seen."""
+    """Return a call on one line, `add(a=1, b=2) -> 3`; long arguments are cut, so that the result is visible."""
     arguments = call.arguments if isinstance(call.arguments, dict) else {"input": call.arguments}
     given = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
     if len(given) > MOST_GIVEN:

@@ -1,6 +1,6 @@
-"""The command: `strandline`. Here its commands are put together; each has a module of its own.
+"""The `strandline` command, composed of its subcommands; each has a module of its own.
 
-What a command needs beyond its flags is imported when it runs: `strandline --help` and shell completion are quick.
+A subcommand imports what it needs when it runs, so `strandline --help` and shell completion are quick.
 """
 
 import io
@@ -50,31 +50,31 @@ app.command(short_help="Show the sessions of a server.")(sessions)
 app.command(short_help="Show the runs of a session.")(runs)
 app.command()(history)
 app.command()(cancel)
-app.command(short_help="Move runs that wait.")(move)
-app.command(short_help="Let nothing more of a session start.")(pause)
+app.command(short_help="Move waiting runs.")(move)
+app.command(short_help="Pause a session: accept runs, start none.")(pause)
 app.command()(resume)
-app.command(short_help="Show or answer what an agent asks a person.")(answer)
+app.command(short_help="Show or answer an agent's questions.")(answer)
 app.command(short_help="Show every setting: its value, its origin, its meaning.")(settings)
-app.command(short_help="Say what is wrong here, if anything, and what to do.")(doctor)
+app.command(short_help="Find problems before a server starts, and how to fix them.")(doctor)
 app.command()(stacks)
-app.command(short_help="Try what any server of an agent does under stress.")(check)
+app.command(short_help="Test how any agent server behaves under stress.")(check)
 app.add_typer(journal_app, name="journal")
 app.add_typer(keys_app, name="keys")
 app.add_typer(demo_app, name="demo")
 
 
 def _open_what_is_closed() -> None:
-    """Give a closed input or output to /dev/null: else the next file or socket that is opened takes its number."""
+    """Reopen closed standard streams on /dev/null: otherwise the next opened file or socket would get their numbers."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # (open for as long as the process lives)
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # (open until the process ends)
 
 
 def _replace_what_cannot_be_written() -> None:
-    """Have a terminal that is not UTF-8 get a replacement for each character that it cannot show, not an error.
+    """Print a replacement for each character that the terminal cannot encode, instead of failing.
 
-    `surrogateescape` is what Python takes for the standard output in the locale C: an error all the same for every
-    character that is no escaped byte.
+    `surrogateescape` is what Python uses for the standard output in the locale C: it fails too, for every character
+    that is not an escaped byte.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
@@ -82,7 +82,7 @@ def _replace_what_cannot_be_written() -> None:
 
 
 def main() -> None:
-    """Run the command; what was typed wrong, and a defect of ours, are told in one paragraph too."""
+    """Run the command; usage errors and bugs are reported in one paragraph too."""
     _open_what_is_closed()
     _replace_what_cannot_be_written()
     try:

@@ -1,7 +1,7 @@
-"""Where the server is that a command asks, and the key that it is shown.
+"""The address of the server that a command calls, and the API key that it sends.
 
-The address was typed, or is the one of this folder's settings. A key is never typed: whoever lists the processes of a
-machine would read it.
+The address is an argument, or comes from this folder's settings. A key is never an argument: other users of the machine
+could read it in the list of processes.
 """
 
 import os
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from strandline._settings import Settings
 
 Url = Annotated[
-    str | None, typer.Option("--url", "-u", help="Address of the server [from this folder's settings]", metavar="URL")
+    str | None, typer.Option("--url", "-u", help="Server address [from this folder's settings]", metavar="URL")
 ]
 
 KeyFile = Annotated[
     Path | None,
-    typer.Option("--key-file", help="File with the API key to show [$STRANDLINE_API_KEY]", metavar="FILE"),
+    typer.Option("--key-file", help="File with the API key to send [$STRANDLINE_API_KEY]", metavar="FILE"),
 ]
 KEY: Final = "STRANDLINE_API_KEY"
 KEY_FILE: Final = "STRANDLINE_API_KEY_FILE"
 
 
 def api_key(file: Path | None) -> str | None:
-    """Return the key to show, None if there is none. Leaves with exit code 2 if it cannot be read."""
+    """Return the key to send, or None. Exits with code 2 if it cannot be read."""
     if file is None and (key := os.environ.get(KEY, "").strip()):
         return _sendable(key)
     if file is None and not (named := os.environ.get(KEY_FILE, "")):
@@ -38,14 +38,14 @@ def api_key(file: Path | None) -> str | None:
     try:
         key = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        say.fail(f"the file {file} with the API key cannot be read: {getattr(error, 'strerror', None) or error}")
+        say.fail(f"the API key file {file} cannot be read: {getattr(error, 'strerror', None) or error}")
     if not key or len(key.split()) > 1:
-        say.fail(f"the file {file} must hold one API key, and nothing else; `strandline keys new NAME` prints one")
+        say.fail(f"the API key file {file} must hold one key and nothing else; `strandline keys new NAME` creates one")
     return _sendable(key)
 
 
 def _sendable(key: str) -> str:
-    """Return a key that can stand in a header. Leaves with exit code 2 if it cannot."""
+    """Return a key that fits into a header. Exits with code 2 if it does not."""
     from strandline.client._errors import ClientError
     from strandline.client._transport import sendable
 
@@ -56,7 +56,7 @@ def _sendable(key: str) -> str:
 
 
 def address(url: str | None) -> str:
-    """Return the server's address, without a slash at its end. Leaves with exit code 2 if it is none."""
+    """Return the server's address, without a trailing slash. Exits with code 2 if it is invalid."""
     if url is None:
         from strandline._config import resolve
 
@@ -68,14 +68,14 @@ def address(url: str | None) -> str:
     except ValueError:
         valid = False
     if not valid:
-        say.fail(f"{url!r} is no address of a server; write it as http://HOST:PORT")
+        say.fail(f"{url!r} is not a server address; write it as http://HOST:PORT")
     return full.rstrip("/")
 
 
 def _own(settings: "Settings") -> str:
-    """Return where a server with these settings is reached from this machine."""
+    """Return the address of a server with these settings, as seen from this machine."""
     if settings.port == 0:
-        say.fail("the port of these settings is 0, so the server's is not known; name its address: http://HOST:PORT")
+        say.fail("these settings have port 0, so the server's port is unknown; give its address: http://HOST:PORT")
     host = settings.host.strip("[]")
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"

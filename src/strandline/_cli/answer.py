@@ -1,4 +1,4 @@
-"""`strandline answer`: what a session's agent asks a person, and the answer to it."""
+"""`strandline answer`: the open questions of a session, and their answers."""
 
 from typing import Annotated, Any
 
@@ -11,21 +11,23 @@ from strandline._cli.runs import Json, print_json
 
 
 def answer(
-    session: Annotated[str, typer.Argument(help="The session that asks.", metavar="SESSION", autocompletion=SESSIONS)],
+    session: Annotated[
+        str, typer.Argument(help="The session with the question.", metavar="SESSION", autocompletion=SESSIONS)
+    ],
     response: Annotated[
-        str | None, typer.Argument(help="The answer; without one, what is asked is shown.", metavar="TEXT")
+        str | None, typer.Argument(help="The answer; without it, the questions are shown.", metavar="TEXT")
     ] = None,
     to: Annotated[
         list[str] | None,
-        typer.Option("--to", help="Answer one of several questions; once for each of them.", metavar="ID=TEXT"),
+        typer.Option("--to", help="Answer one of several questions; repeat for each.", metavar="ID=TEXT"),
     ] = None,
     url: Url = None,
     key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
-    """Show what an agent asks a person, or answer it: its run goes on then.
+    """Show an agent's questions, or answer them so that it continues.
 
-    TEXT answers a single question; of several each is answered with --to.
+    TEXT answers a single question; if there are several, answer each with --to.
 
     Example: strandline answer ada yes
     """
@@ -33,7 +35,7 @@ def answer(
         say.fail("answer with TEXT or with --to ID=TEXT, not with both")
     given = [each.partition("=") for each in to or []]
     if any(not sign for _, sign, _ in given):
-        say.fail("--to names the question that it answers: --to ID=TEXT")
+        say.fail("--to needs the id of a question: --to ID=TEXT")
     with say.errors_reported():
         from strandline._model import session_id
         from strandline._remote.server import RemoteServer
@@ -50,16 +52,18 @@ def answer(
         if as_json:
             print_json(run)
         else:
-            sentence = f"{run['run_id']} goes on with it; `strandline runs {run['run_id']}` shows what becomes of it."
+            sentence = (
+                f"{run['run_id']} continues with the answer; `strandline runs {run['run_id']}` shows its progress."
+            )
             say.out().print(sentence, markup=False, soft_wrap=True)
 
 
 def _only(session: str, questions: list[dict[str, Any]]) -> dict[str, Any]:
     if not questions:
-        say.fail(f"nothing is asked in session {session}: it was answered, dismissed, or never asked")
+        say.fail(f"session {session} has no open question: it was answered, dismissed, or never asked")
     if len(questions) > 1:
         say.fail(
-            f"{len(questions)} things are asked in session {session}; answer each of them with --to ID=TEXT."
+            f"session {session} has {len(questions)} open questions; answer each with --to ID=TEXT."
             f" `strandline answer {session}` shows their ids"
         )
     return questions[0]
@@ -67,10 +71,10 @@ def _only(session: str, questions: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _print_questions(session: str, questions: list[dict[str, Any]]) -> None:
     if not questions:
-        say.err().print(f"Nothing is asked in session {session}.", markup=False, soft_wrap=True)
+        say.err().print(f"Session {session} has no open question.", markup=False, soft_wrap=True)
         return
     shown = [[each["id"], each["name"], _text(each.get("reason"))] for each in questions]
-    rows.show(["ID", "NAME", "WHY"], shown, whole=True)  # nobody is to say yes to what was cut off
+    rows.show(["ID", "NAME", "WHY"], shown, whole=True)  # never cut: people approve what they read
 
 
 def _text(reason: Any) -> str:

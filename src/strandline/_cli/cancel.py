@@ -1,4 +1,4 @@
-"""`strandline cancel` and `strandline move`: the runs of a server, changed."""
+"""`strandline cancel` and `strandline move`: change the runs of a server."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 RunIds = Annotated[
     list[str],
-    typer.Argument(help="Ids of runs, or a beginning or an end of each.", metavar="RUN...", autocompletion=RUNS),
+    typer.Argument(help="Run ids, or the start or end of each.", metavar="RUN...", autocompletion=RUNS),
 ]
 
 
@@ -24,7 +24,7 @@ def cancel(
     run: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Ids of runs, or a beginning or an end of each.",
+            help="Run ids, or the start or end of each.",
             metavar="RUN...",
             show_default=False,
             autocompletion=RUNS,
@@ -33,28 +33,28 @@ def cancel(
     session: Annotated[
         str | None,
         typer.Option(
-            "--session", "-s", help="All that waits in this session.", metavar="NAME", autocompletion=SESSIONS
+            "--session", "-s", help="All waiting runs of this session.", metavar="NAME", autocompletion=SESSIONS
         ),
     ] = None,
-    running: Annotated[bool, typer.Option("--running", help="With --session: what executes, too.")] = False,
+    running: Annotated[bool, typer.Option("--running", help="With --session: the executing run too.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Do not wait for what still works of a run: its session goes on at once.")
+        bool, typer.Option("--force", help="Release the session at once, even if a tool of the run is still executing.")
     ] = False,
     url: Url = None,
     key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
-    """Cancel runs, or all that waits in a session.
+    """Cancel runs, or all waiting runs of a session.
 
-    A run that waits has ended by that. One that executes is asked to end, and
-    keeps in its history what it has done; the next one goes on after it.
+    A waiting run ends at once. An executing run is asked to stop: history keeps
+    what it has done, and the next run follows.
 
     Example: strandline cancel --session ada --running
     """
     if bool(run) == (session is not None):
-        say.fail("say what to cancel: the ids of runs, or --session NAME for all that waits there")
+        say.fail("say what to cancel: run ids, or --session NAME for all its waiting runs")
     if running and session is None:
-        say.fail("--running belongs to --session; a run that is named by its id is cancelled whatever it does")
+        say.fail("--running needs --session; a run named by its id is cancelled in any state")
     with say.errors_reported(), server_of(url, key_file) as server:
         if session is not None:
             done = server.cancel_session(session_named(session), running=running, force=force)
@@ -65,16 +65,16 @@ def cancel(
 
 def move(
     run: RunIds,
-    front: Annotated[bool, typer.Option("--front", help="Before all that waits.")] = False,
+    front: Annotated[bool, typer.Option("--front", help="To the front of the queue.")] = False,
     priority: Annotated[
         int | None,
-        typer.Option(help="To the place of this priority: 1 to 5, 1 first.", metavar="N", min=1, max=5),
+        typer.Option(help="To the place of this priority: 1 (first) to 5.", metavar="N", min=1, max=5),
     ] = None,
     url: Url = None,
     key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
-    """Move runs that wait: to the front, or to the place of another priority.
+    """Move waiting runs to the front, or to the place of another priority.
 
     Example: strandline move run_... --front
     """
@@ -91,7 +91,7 @@ def _each(
     change: Callable[[str], dict[str, Any]],
     sentence: Callable[[dict[str, Any]], str],
 ) -> None:
-    """Change each run and say what became of it; one that cannot be changed is told, and keeps no other from it."""
+    """Change each run and print the result; a run that cannot be changed is reported, and the others still are."""
     from strandline._remote.server import TooLate, UnknownId
 
     failed = False
@@ -111,7 +111,7 @@ def _each(
 
 
 def _cancel(server: "RemoteServer", run_id: str, *, force: bool) -> dict[str, Any]:
-    """Cancel a run and return it. Raises `RemoteError`; of one that is held it says what would end that."""
+    """Cancel a run and return it. Raises `RemoteError`; for a held run it says how to release it."""
     from strandline._remote.server import TooLate
 
     try:
@@ -121,21 +121,23 @@ def _cancel(server: "RemoteServer", run_id: str, *, force: bool) -> dict[str, An
         if force or not run["held"]:
             raise
         raise TooLate(
-            f"run {run_id} has ended: {why_of(run) or 'something of it still works'}. To let session"
-            f" {run['session_id']} go on without it: strandline cancel {run_id} --force"
+            f"run {run_id} has ended: {why_of(run) or 'a tool of it is still executing'}. To release session"
+            f" {run['session_id']} now: strandline cancel {run_id} --force"
         ) from None
 
 
 def _after_cancel(run: dict[str, Any]) -> str:
     if run["status"] == "running":
-        return f"{run['run_id']} executes ({run['phase']}) and was asked to end."
+        return f"{run['run_id']} is executing ({run['phase']}) and was asked to stop."
     if run["status"] == "needs_input":
-        return f"{run['run_id']} asks no more: its session goes on without an answer."
-    return f"{run['run_id']} was cancelled; it never began." if run["started_at"] is None else f"{run['run_id']} ended."
+        return f"{run['run_id']} asks no more: its question was dismissed, and the session continues."
+    return (
+        f"{run['run_id']} was cancelled; it never started." if run["started_at"] is None else f"{run['run_id']} ended."
+    )
 
 
 def _after_move(run: dict[str, Any]) -> str:
-    return f"{run['run_id']} is at place {run['position']} of session {run['session_id']} now."
+    return f"{run['run_id']} is now at position {run['position']} of session {run['session_id']}."
 
 
 def _print_cancelled(server: "RemoteServer", session: str, done: dict[str, Any]) -> None:
@@ -144,13 +146,13 @@ def _print_cancelled(server: "RemoteServer", session: str, done: dict[str, Any])
     for run_id in ended:
         console.print(f"{run_id} was cancelled.", markup=False, soft_wrap=True)
     for run_id in cancelling:
-        console.print(f"{run_id} executes and was asked to end.", markup=False, soft_wrap=True)
+        console.print(f"{run_id} is executing and was asked to stop.", markup=False, soft_wrap=True)
     dismissed = done.get("dismissed", False)
     if dismissed:
-        console.print(f"Session {session} asks no more: it goes on without an answer.", markup=False, soft_wrap=True)
+        console.print(
+            f"The question of session {session} was dismissed; the session continues.", markup=False, soft_wrap=True
+        )
     if not ended and not cancelling and not dismissed:
         found = server.session(session)
-        held = (
-            f"; {why_of(found)}. To let it go on: strandline cancel {found['held']} --force" if found["held"] else "."
-        )
+        held = f"; {why_of(found)}. To release it: strandline cancel {found['held']} --force" if found["held"] else "."
         say.err().print(f"Nothing waits in session {session}{held}", markup=False, soft_wrap=True)

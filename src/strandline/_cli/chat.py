@@ -13,30 +13,30 @@ from strandline._model import OnQuestion
 
 def chat(
     url: Annotated[
-        str | None, typer.Argument(help="Address of the server [from this folder's settings]", metavar="URL")
+        str | None, typer.Argument(help="Server address [from this folder's settings]", metavar="URL")
     ] = None,
     session: Annotated[
         str,
         typer.Option("--session", "-s", help="Session to talk in.", metavar="NAME", autocompletion=SESSIONS),
     ] = "default",
     message: Annotated[
-        str | None, typer.Option("--message", "-m", help="Ask this, print the answer, and leave.", metavar="TEXT")
+        str | None, typer.Option("--message", "-m", help="Ask this, print the answer, and exit.", metavar="TEXT")
     ] = None,
-    history: Annotated[int, typer.Option(help="Turns of the past to show at first.", metavar="N", min=0, max=1000)] = 3,
+    history: Annotated[int, typer.Option(help="Past turns to show at the start.", metavar="N", min=0, max=1000)] = 3,
     on_question: Annotated[
         OnQuestion | None,
         typer.Option(
-            help="What you say while the agent waits for an answer: wait for that, be it, or end the question"
+            help="What a message does while the agent waits for an answer: wait, answer, or dismiss the question"
             " [the server's setting].",
             metavar="wait|answer|dismiss",
         ),
     ] = None,
     key_file: KeyFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer, as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
 ) -> None:
-    """Talk to a server, http://127.0.0.1:8080 if no other is named.
+    """Talk to a server, by default the one at http://127.0.0.1:8080.
 
-    In a pipe, what comes in is one question: `echo hello | strandline chat` prints the answer.
+    In a pipe, the input is one question: `echo hello | strandline chat` prints the answer.
     """
     with say.errors_reported():
         from strandline._model import session_id
@@ -45,7 +45,7 @@ def chat(
         where, key = address(url), api_key(key_file)
         talks = message is None and sys.stdin.isatty() and sys.stdout.isatty()
         if talks and as_json:
-            say.fail("--json prints one answer: say what to ask with -m TEXT, or in a pipe")
+            say.fail("--json prints one answer: give the question with -m TEXT, or in a pipe")
         from strandline._chat.program import Program, ask_once
 
         if talks:
@@ -53,7 +53,7 @@ def chat(
         else:
             text = _piped() if message is None else message
             if not text.strip():
-                say.fail("there is nothing to ask: write it to the standard input, or say -m TEXT")
+                say.fail("there is no question: write it to the standard input, or use -m TEXT")
             code = ask_once(where, session, text, key=key, as_json=as_json, on_question=on_question)
     raise typer.Exit(code)
 

@@ -1,4 +1,4 @@
-"""`strandline check`: try what any server of an agent does when requests meet."""
+"""`strandline check`: test what any agent server does when requests overlap."""
 
 import asyncio
 import sys
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from strandline._check.suite import Finding, Plan
 
 BROKEN: Final = 1
-"""The exit code if something breaks."""
+"""The exit code if a promise breaks."""
 
 
 def check(
@@ -26,29 +26,31 @@ def check(
         typer.Option(
             "--adapter",
             "-a",
-            help="How it is asked: strandline, original, agentcore, a2a, ag-ui, or a file with a function `ask`.",
+            help="Protocol: strandline, original, agentcore, a2a, ag-ui, or a file with a function `ask`.",
             metavar="NAME|FILE",
             autocompletion=ADAPTERS,
         ),
     ] = "strandline",
     restart: Annotated[
         str | None,
-        typer.Option(help="Shell command that restarts it; without one a restart is not tried.", metavar="COMMAND"),
+        typer.Option(
+            help="Shell command that restarts the server; without it, restarts are not tested.", metavar="COMMAND"
+        ),
     ] = None,
     flood: Annotated[
-        int, typer.Option(help="Requests that try whether there is a bound.", metavar="N", min=1, max=5000)
+        int, typer.Option(help="Requests to send when testing for a queue limit.", metavar="N", min=1, max=5000)
     ] = 300,
     patience: Annotated[float, typer.Option(help="Seconds to wait for an answer.", metavar="S", min=1)] = 60,
     key_file: KeyFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Try what a server does when requests to one conversation meet, fail or are lost.
+    """Test what a server does when requests to one conversation overlap, fail or get lost.
 
-    Any server: serve the probe there (strandline.testing.probe:make_agent). It is
-    asked some hundred things, in sessions of its own that begin with check-.
+    Any server: serve the probe agent there (strandline.testing.probe:make_agent). It
+    gets a few hundred requests, in sessions of its own whose names begin with check-.
 
-    Exit code: 0 if all holds that was tried, 1 if something breaks, 2 if it
-    could not be tried or told (no probe answers there).
+    Exit code: 0 if all tested promises hold, 1 if one breaks, 2 if one could not be
+    tested (the server cannot be reached, or does not serve the probe agent).
 
     Example: strandline check http://localhost:8080 --adapter original
     """
@@ -72,7 +74,7 @@ def check(
 
 
 async def _examined(url: str, ask: "Ask", plan: "Plan", *, quiet: bool) -> "list[Finding]":
-    """Return all findings; on a terminal, say meanwhile which are there."""
+    """Return all findings; on a terminal, show progress."""
     from strandline._check.suite import PROMISES, examine
 
     console = say.err()

@@ -1,7 +1,7 @@
-"""What the shell offers after Tab: files of the right kind, the values of a setting, sessions and runs of the server.
+"""Shell completion: files of the right kind, values of a setting, sessions and runs of the server.
 
-It is asked at every Tab, so for files it looks at one folder and imports nothing. For sessions and runs it asks the
-server that the command would ask, for a moment: where nobody answers, nothing is offered and nothing said.
+It runs at every Tab, so completing files reads one folder and imports nothing. Sessions and runs come from the server
+that the command would call; if it does not answer within a second, nothing is offered and nothing is printed.
 """
 
 import os
@@ -11,14 +11,14 @@ from typing import Any, Final
 import typer
 
 MOST: Final = 200
-"""No more is offered: nobody reads it."""
+"""The most suggestions that are offered."""
 MOST_FETCHED: Final = 1000
 WAIT_S: Final = 1.0
-"""How long the server may take to say what there is."""
+"""How long the server may take to answer."""
 
 
 def files(*suffixes: str) -> Callable[[str], list[str]]:
-    """Return what completes a path: folders, and files whose names end so."""
+    """Return a completer of paths: folders, and files with these suffixes."""
 
     def complete(incomplete: str) -> list[str]:
         return list(_paths(incomplete, suffixes))[:MOST]
@@ -27,7 +27,7 @@ def files(*suffixes: str) -> Callable[[str], list[str]]:
 
 
 def one_of(*values: str) -> Callable[[str], list[str]]:
-    """Return what completes one of a few values."""
+    """Return a completer of fixed values."""
 
     def complete(incomplete: str) -> list[str]:
         return [value for value in values if value.startswith(incomplete)]
@@ -36,25 +36,25 @@ def one_of(*values: str) -> Callable[[str], list[str]]:
 
 
 def sessions(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the sessions of the server whose names begin so."""
+    """Return the server's sessions that begin with the typed text."""
     return [name for name in _names(ctx, "sessions", "session_id") if name.startswith(incomplete)][:MOST]
 
 
 def runs(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the ids of the latest runs that begin so."""
+    """Return the ids of the latest runs that begin with the typed text."""
     return [run_id for run_id in _names(ctx, "runs", "run_id") if run_id.startswith(incomplete)][:MOST]
 
 
 def sessions_and_runs(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return sessions, and runs once something of an id is there."""
+    """Return sessions, and runs once a character was typed."""
     return [*sessions(ctx, incomplete), *(runs(ctx, incomplete) if incomplete else [])][:MOST]
 
 
 def _names(ctx: typer.Context, what: str, name: str) -> list[str]:
-    """Return what the server lists, without what is there twice; nothing if it does not say so soon."""
+    """Return distinct names from the server's list; none if it does not answer in time."""
     try:
         return list(dict.fromkeys(str(each[name]) for each in _fetched(ctx, what)[what]))
-    except (Exception, SystemExit):  # a Tab says nothing, whatever is wrong
+    except (Exception, SystemExit):  # completion prints no errors
         return []
 
 

@@ -1,4 +1,4 @@
-"""`strandline demo`: what Strandline is for, shown in a terminal."""
+"""`strandline demo`: what Strandline does, shown in a terminal."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,7 @@ from strandline._cli import say
 from strandline._exits import INTERRUPTED
 
 demo_app = typer.Typer(
-    help="See what Strandline is for.",
+    help="Show what Strandline does.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -17,23 +17,23 @@ demo_app = typer.Typer(
 
 @demo_app.callback()
 def _demo() -> None:
-    """See what Strandline is for."""
+    """Show what Strandline does."""
 
 
 @demo_app.command(short_help="Five requests at once: without Strandline, and with it.")
 def race(
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was measured and judged as JSON.")] = False,
-    svg: Annotated[Path | None, typer.Option("--svg", help="Draw it in a file too.", metavar="FILE")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print measurements and verdicts as JSON.")] = False,
+    svg: Annotated[Path | None, typer.Option("--svg", help="Also draw it to a file.", metavar="FILE")] = None,
     kept: Annotated[
         Path | None,
-        typer.Option("--from", help="Show a race that was kept with --json; run none.", metavar="FILE"),
+        typer.Option("--from", help="Show a race saved with --json, instead of running one.", metavar="FILE"),
     ] = None,
 ) -> None:
     """Race five requests to one session against four servers.
 
-    Strands as it comes, Strands told to let all calls in, a lock per session, and Strandline.
-    Three acts: five at once, one of them fails in the middle, kill -9 in the middle. All servers are real
-    processes on this machine and serve the same agent; it needs no network, no key and about 15 seconds.
+    Strands as it comes, Strands with concurrent calls allowed, a lock per session, and Strandline.
+    Three scenarios: five at once, one of them fails midway, kill -9 midway. All servers are real processes on
+    this machine and serve the same agent. It takes about 15 seconds, and needs neither network nor key.
 
     Example: strandline demo race
     """
@@ -50,13 +50,13 @@ def race(
             from strandline._demo.race.picture import draw
 
             svg.write_text(draw(done), encoding="utf-8")
-            say.err().print(f"Drawn in {svg}.", markup=False, soft_wrap=True)
+            say.err().print(f"Drawn to {svg}.", markup=False, soft_wrap=True)
     except KeyboardInterrupt:
-        say.err().print("Broken off; all that was started has been ended.")
+        say.err().print("Interrupted; all servers were stopped.")
         raise typer.Exit(INTERRUPTED) from None
     except NotPlayed as error:
         say.fail(f"the race could not be run: {error}")
     except OSError as error:
         say.fail(f"{error.filename}: {error.strerror}. Name another file.")
     except msgspec.MsgspecError:
-        say.fail(f"{kept} holds no race. `strandline demo race --json > FILE` makes such a file.")
+        say.fail(f"{kept} is not a saved race. `strandline demo race --json > FILE` saves one.")

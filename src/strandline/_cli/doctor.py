@@ -1,4 +1,4 @@
-"""`strandline doctor`: look at everything that a server needs, and say what to do where something is wrong."""
+"""`strandline doctor`: check everything that a server needs, and say how to fix what is wrong."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def doctor(
     target: Annotated[
         str | None,
         typer.Argument(
-            help="What would be served [agent.py]", metavar="TARGET", show_default=False, autocompletion=TARGETS
+            help="The agent to check [agent.py]", metavar="TARGET", show_default=False, autocompletion=TARGETS
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
@@ -36,12 +36,12 @@ def doctor(
         typer.Option("--config", help="TOML file with settings [strandline.toml]", metavar="FILE", autocompletion=TOML),
     ] = None,
 ) -> None:
-    """Look at everything that a server needs: machine, settings, journal, agent, models.
+    """Check everything that a server needs: machine, settings, journal, agent, models.
 
-    The agent is imported and made once, in a process of its own. Nothing is
-    changed, and a server that runs does not notice.
+    The agent is imported and built once, in a process of its own. Nothing is
+    changed, and a running server is not affected.
 
-    Exit code: 0, 1 if there is a problem.
+    Exit code: 0, or 1 if there is a problem.
 
     Example: strandline doctor agent.py
     """
@@ -50,7 +50,7 @@ def doctor(
     trials: list[Trial] = []
 
     def leave(*signalled: object) -> None:
-        # Without an exception: most of the time it would come out of an import, where Python loses some.
+        # No exception: it would mostly interrupt an import, where Python loses some.
         for trial in trials:
             trial.kill()
         os._exit(INTERRUPTED)
@@ -76,7 +76,7 @@ def _findings(target: str | None, config: Path | None, trials: list["Trial"]) ->
 
     found = survey(os.environ, toml=config)
     settings = Settings(**{FIELDS[each.name]: each.value for each in found.settings if not each.error})
-    trial = Trial(target, settings)  # takes the longest: it goes on meanwhile
+    trial = Trial(target, settings)  # takes the longest, so it runs meanwhile
     trials.append(trial)
     try:
         yield machine.python()
@@ -87,7 +87,7 @@ def _findings(target: str | None, config: Path | None, trials: list["Trial"]) ->
             yield note("settings", remark)
         if not found.errors:
             changed = [each.name for each in found.settings if each.origin != DEFAULT]
-            yield ok("settings", f"{', '.join(changed)} changed" if changed else "all are their defaults")
+            yield ok("settings", f"{', '.join(changed)} changed" if changed else "all have their default values")
         yield network.exposure(settings)
         yield from keys.keys(settings, os.environ)
         yield network.port(settings)
@@ -123,4 +123,4 @@ def _print(findings: list["Finding"]) -> None:
         for line in lines[1:]:
             console.print(Text(f"{margin}{line}" if line else ""), soft_wrap=True)
     count = sum(each.level == "problem" for each in findings)
-    console.print(f"\n{count} problem{'s' * (count != 1)}." if count else "\nNo problem.", style="bold")
+    console.print(f"\n{count} problem{'s' * (count != 1)}." if count else "\nNo problems.", style="bold")

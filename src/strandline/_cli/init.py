@@ -1,7 +1,7 @@
-"""`strandline init`: one file to begin with, `agent.py`, which `strandline serve` serves as it stands.
+"""`strandline init`: writes a first `agent.py`, which `strandline serve` serves unchanged.
 
-Nothing that is there already is changed. The folder in which a server will keep its journal is made too, with a
-`.gitignore` of its own, so that no conversation is committed by mistake.
+Existing files are never changed. It also creates the folder for the server's journal, with its own `.gitignore`, so
+that no conversation is committed by mistake.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from strandline._cli.complete import MODELS
 
 FILE: Final = "agent.py"
 KEPT: Final = ".strandline"
-FOLDER_HELP: Final = "Where to put it; made if it is not there [this folder]"
+FOLDER_HELP: Final = "Where to put it; created if missing [this folder]"
 MODEL_HELP: Final = (
     "Which model answers: `openai:NAME`, `bedrock:NAME`, `ollama:NAME` or `scripted`, which needs no key"
 )
@@ -25,10 +25,10 @@ from strandline.providers import load_model
 from strands import Agent, tool
 
 # Which model answers. "scripted" needs no key: it repeats, counts, and calls the
-# tools that you name. Change this one line for a real one:
-#   load_model("openai:gpt-4o-mini")                wants OPENAI_API_KEY
-#   load_model("bedrock:us.amazon.nova-lite-v1:0")  wants AWS credentials
-#   load_model("ollama:llama3.2")                   wants Ollama on this machine
+# tools that you name. Change this one line to use a real one:
+#   load_model("openai:gpt-4o-mini")                needs OPENAI_API_KEY
+#   load_model("bedrock:us.amazon.nova-lite-v1:0")  needs AWS credentials
+#   load_model("ollama:llama3.2")                   needs Ollama on this machine
 # or put any other model of Strands here.
 model = load_model("{model}")
 
@@ -45,12 +45,12 @@ def add(a: int, b: int) -> int:
 
 
 def make_agent(session_id: str) -> Agent:
-    """Make the agent of one session; what is said in it is kept for you."""
+    """Make the agent of one session; Strandline stores its conversation."""
     return Agent(
         model=model,
         tools=[add],
         system_prompt="Answer in one short sentence.",
-        callback_handler=None,  # else it prints every answer where it is served
+        callback_handler=None,  # otherwise it prints every answer in the server's log
     )
 '''
 
@@ -61,9 +61,9 @@ def init(
         str, typer.Option("--model", help=MODEL_HELP, metavar="MODEL", autocompletion=MODELS)
     ] = "scripted",
 ) -> None:
-    """Write an agent.py to begin with, and say what to type next.
+    """Write a first agent.py, and show what to type next.
 
-    A file that is there already is left as it is.
+    An existing file is left unchanged.
 
     Example: strandline init my-agent --model openai:gpt-4o-mini
     """
@@ -86,19 +86,19 @@ def init(
         if Path(error.filename or file) != file:
             say.fail(f"{error.filename} is a file, and {file} cannot be put in it. Name another folder.")
         say.fail(
-            f"{file} is there already, and was left as it is. Serve it with `{_serve_command(folder)}`, or make one in"
-            " another folder: `strandline init FOLDER`."
+            f"{file} already exists, and was left unchanged. Serve it with `{_serve_command(folder)}`, or create one"
+            " in another folder: `strandline init FOLDER`."
         )
     except OSError as error:
         say.fail(
-            f"{file} cannot be written: {error.strerror}. Name a folder that you may write to, with room in it:"
+            f"{file} cannot be written: {error.strerror}. Name a writable folder with free space:"
             " `strandline init FOLDER`."
         )
     _say_what_to_type(folder, file, model)
 
 
 def _write_new(file: Path, text: str) -> None:
-    """Write a file that is not there yet, all of it or none. Raises `OSError`."""
+    """Write a new file, whole or not at all. Raises `OSError`."""
     with file.open("x", encoding="utf-8") as out:
         try:
             out.write(text)
@@ -132,21 +132,21 @@ def _say_what_to_type(folder: Path, file: Path, model: str) -> None:
     console = say.out()
 
     def line(text: str = "", style: str | None = None) -> None:
-        # On a terminal prose is broken between words; what is to be typed stays one line.
+        # On a terminal prose wraps between words; commands stay on one line.
         console.print(text, style=style, markup=False, soft_wrap=not console.is_terminal or text.startswith("  "))
 
     needs = ", which needs no key" if provider == "scripted" else ""
-    line(f"Made {file}: an agent with one tool. Its model is {model}{needs}.")
+    line(f"Created {file}: an agent with one tool. Its model is {model}{needs}.")
     if not installed(provider):
         line(f"{provider} models need the package {PACKAGES[provider]}: {to_install(provider)}", "yellow")
     elif (missing := lacks(provider)) is not None:
-        line(f"It is not ready to be served: {missing}", "yellow")
+        line(f"It cannot be served yet: {missing}", "yellow")
     line()
     line("Serve it:")
     line()
     line(f"  {_serve_command(folder)}", "bold")
     line()
-    line("In another terminal, ask two things of one conversation at once:")
+    line("In another terminal, send two requests to one conversation at once:")
     line()
     line('  curl -s localhost:8080/chat -d \'{"message": "add 2 and 3"}\' &', "bold")
     line('  curl -s localhost:8080/chat -d \'{"message": "and hello"}\' & wait', "bold")
@@ -160,11 +160,11 @@ def _say_what_to_type(folder: Path, file: Path, model: str) -> None:
     else:
         line(f"{sentence}.")
     line()
-    line("What was said is kept, whatever becomes of the server:")
+    line("The conversation is stored, and survives a restart of the server:")
     line()
     line("  curl -s 'localhost:8080/history?count=0'", "bold")
     line()
     line("To talk with it: `strandline chat`. If something does not work: `strandline doctor`.")
-    line("With `strandline serve --reload`, what you change is served as soon as it is saved.")
+    line("`strandline serve --reload` serves your changes as soon as you save them.")
     if provider == "scripted":
         line(f"For a real model, change one line of {file}; it says how.")

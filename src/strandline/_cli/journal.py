@@ -1,7 +1,7 @@
-"""The commands of `strandline journal`: what people do with the file in which runs and history are kept.
+"""The commands of `strandline journal`: back up, verify, prune and import into the file of runs and history.
 
-They say in a few lines what was done, on the standard output; progress and errors go to the other one. What they do
-stands in `strandline._journal`. Exit codes: 0 done and sound, 1 faults found or a session refused, 2 could not be done.
+They print results to the standard output, progress and errors to the standard error. `strandline._journal` does the
+work. Exit codes: 0 done and sound, 1 faults found or a session refused, 2 failed.
 """
 
 import os
@@ -21,7 +21,7 @@ from strandline._model import ANONYMOUS
 from strandline.errors import SettingsError
 
 journal_app = typer.Typer(
-    help="Back up, check, tidy and fill the journal.",
+    help="Back up, verify, prune and fill the journal.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -37,7 +37,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 OptionalPath = Annotated[
     str | None,
     typer.Argument(
-        help="The journal: a file, or `sqlite:FILE` [the one that the settings name]",
+        help="The journal: a file, or `sqlite:FILE` [from the settings]",
         metavar="PATH",
         show_default=False,
         autocompletion=JOURNALS,
@@ -45,17 +45,15 @@ OptionalPath = Annotated[
 ]
 
 
-@journal_app.command(no_args_is_help=True, short_help="Copy it to a file, also while a server runs on it.")
+@journal_app.command(no_args_is_help=True, short_help="Copy it to a file, even while a server runs.")
 def backup(
     places: Annotated[
         list[str],
-        typer.Argument(
-            help="The journal (left out: the one that the settings name) and the file to make.", metavar="[PATH] TO"
-        ),
+        typer.Argument(help="The journal [from the settings], and the file to create.", metavar="[PATH] TO"),
     ],
     config: Config = None,
 ) -> None:
-    """Copy the journal to a file, as it is at one moment, also while a server runs on it.
+    """Copy a consistent snapshot of the journal to a file, even while a server runs.
 
     Nothing is overwritten. To restore it, stop the server, remove the journal's
     -wal and -shm files if there are any, and put the copy in the journal's place.
@@ -65,15 +63,15 @@ def backup(
     from strandline._journal.backup import backup as copy
 
     if len(places) > 2:
-        say.fail(f"{len(places)} files were named: name the journal and the file to make.")
+        say.fail(f"{len(places)} files were named: name the journal and the file to create.")
     with say.errors_reported(), _progress("pages") as step:
         size = copy(path_of(places[0] if len(places) == 2 else None, config), Path(places[-1]), step)
-    say.out().print(f"{places[-1]}: {_size(size)}, checked and on the disk.", soft_wrap=True)
+    say.out().print(f"{places[-1]}: {_size(size)}, verified and on disk.", soft_wrap=True)
 
 
-@journal_app.command(short_help="Check everything in it; nothing is changed.")
+@journal_app.command(short_help="Check everything in it, and change nothing.")
 def verify(path: OptionalPath = None, as_json: AsJson = False, config: Config = None) -> None:
-    """Check everything in the journal, also while a server runs on it; nothing is changed.
+    """Check everything in the journal, even while a server runs, and change nothing.
 
     Exit code: 0 if it is sound, 1 if there are faults, 2 if it cannot be read.
 
@@ -121,18 +119,20 @@ def prune(
     older_than: Annotated[
         str,
         typer.Option(
-            "--older-than", help="Age of what is forgotten: days, or with a unit `30d`, `12h`, `90m`.", metavar="AGE"
+            "--older-than",
+            help="Delete runs that ended longer ago: days, or with a unit `30d`, `12h`, `90m`.",
+            metavar="AGE",
         ),
     ],
     path: OptionalPath = None,
     vacuum: Annotated[
-        bool, typer.Option("--vacuum", help="Give the room back to the disk; needs as much again meanwhile.")
+        bool, typer.Option("--vacuum", help="Shrink the file; this needs as much free space again.")
     ] = False,
     config: Config = None,
 ) -> None:
-    """Forget runs that ended long ago. What was said stays in the history of its session.
+    """Delete runs that ended long ago. Their messages stay in history.
 
-    For a journal that no server runs on: a server does it by itself (setting `run_retention`).
+    No server may use the journal meanwhile: a server prunes by itself (setting `run_retention`).
 
     Example: strandline journal prune --older-than 30d --vacuum
     """
@@ -145,42 +145,42 @@ def prune(
     clock = SystemClock()
     with say.errors_reported():
         place = path_of(path, config)
-        with _progress("runs forgotten") as step:
+        with _progress("runs deleted") as step:
             forgotten = asyncio.run(pruning.prune(place, clock, age_s, lambda count: step(count, None)))
-        say.out().print(f"{forgotten:,} runs forgotten.")
+        say.out().print(f"{forgotten:,} runs deleted.")
         if vacuum:
             freed = asyncio.run(pruning.vacuum(place, clock))
-            say.out().print(f"{_size(max(freed, 0))} given back.")
+            say.out().print(f"{_size(max(freed, 0))} freed.")
 
 
-@journal_app.command("import", short_help="Bring in what Strands' FileSessionManager has kept.")
+@journal_app.command("import", short_help="Import sessions of Strands' FileSessionManager.")
 def import_(
     folder: Annotated[Path, typer.Argument(help="Folder with `session_ID` folders, or one of them.", metavar="FOLDER")],
     path: OptionalPath = None,
     session_prefix: Annotated[
-        str, typer.Option("--session-prefix", help="Put before each session's id.", metavar="TEXT", show_default=False)
+        str, typer.Option("--session-prefix", help="Prefix for all session ids.", metavar="TEXT", show_default=False)
     ] = "",
     named: Annotated[
-        str | None, typer.Option("--as", help="What the only session there is to be called.", metavar="ID")
+        str | None, typer.Option("--as", help="New session id, if there is only one session.", metavar="ID")
     ] = None,
     principal: Annotated[
-        str, typer.Option("--principal", help="Whose sessions they become.", metavar="NAME")
+        str, typer.Option("--principal", help="The caller who will own the sessions.", metavar="NAME")
     ] = ANONYMOUS,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave sessions alone that are in the journal already.")
+        bool, typer.Option("--skip-existing", help="Skip sessions that are already in the journal.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
-    """Bring in the conversations that Strands' FileSessionManager has kept.
+    """Import the conversations of Strands' FileSessionManager.
 
-    Each session comes whole or not at all, with its agent's state.
+    Each session is imported whole or not at all, with its agent's state.
 
-    Where a run had failed in the middle, its messages are closed, so that the
-    conversation can go on; nothing is left out, and what was mended is told.
+    If a run had failed midway, its messages are completed so that the conversation
+    can continue. Nothing is left out, and each repair is reported.
 
-    No server may run on the journal meanwhile. Exit code: 1 if a session was refused.
+    No server may use the journal meanwhile. Exit code: 1 if a session was refused.
 
     Example: strandline journal import ~/.strands/sessions .strandline/journal.db --dry-run
     """
@@ -194,7 +194,7 @@ def import_(
     from strandline._journal.importing import import_sessions
 
     if named is not None and session_prefix:
-        say.fail("--as and --session-prefix were given: a session gets its name from one of them.")
+        say.fail("--as and --session-prefix cannot be combined: use one of them.")
     with say.errors_reported(), _progress("sessions") as step:
         results = asyncio.run(
             import_sessions(
@@ -237,22 +237,22 @@ def import_(
 
 
 def path_of(named: str | None, config: Path | None) -> Path:
-    """Return the file that PATH names, or the settings. Raises `SettingsError` if a journal is no file."""
+    """Return the file that PATH names, else the settings. Raises `SettingsError` if the journal is not a file."""
     if named is not None and not re.match(r"(sqlite|memory):", named):
         return Path(named).expanduser()
     settings = resolve({"journal": named}, os.environ, toml=config).settings
     place = journal_file(settings)
     if place is None:
-        raise SettingsError(
-            f"The journal {settings.journal!r} is no file, so there is nothing to work on. Name a file."
-        )
+        raise SettingsError(f"The journal {settings.journal!r} is not a file. Name a file.")
     return place.expanduser()
 
 
 def _seconds(age: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([dhms]?)", age.strip())
     if found is None:
-        say.fail(f"--older-than is {age!r}, which is no age. Write days (`30`) or a number with a unit (`30d`, `12h`).")
+        say.fail(
+            f"--older-than is {age!r}, which is not an age. Write days (`30`) or a number with a unit (`30d`, `12h`)."
+        )
     return float(found[1]) * _UNITS[found[2]]
 
 
@@ -264,7 +264,7 @@ def _size(count: float) -> str:
     return f"{count:,.1f} GiB"
 
 
-# -- what is told -----------------------------------------------------------------------------------------
+# -- progress ---------------------------------------------------------------------------------------------
 
 
 Step = Callable[..., None]
@@ -272,7 +272,7 @@ Step = Callable[..., None]
 
 @contextmanager
 def _progress(what: str) -> Iterator[Step]:
-    """Give a function `step(done, total, what)` that shows how far it is, on a terminal, gone when it is done."""
+    """Yield `step(done, total, what)`, which draws a progress bar on a terminal until the block ends."""
     from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
     console = say.err()

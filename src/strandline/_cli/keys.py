@@ -1,4 +1,4 @@
-"""`strandline keys`: make an API key. It is shown once; what is kept is its hash."""
+"""`strandline keys`: create an API key. The key is shown once; only its hash is stored."""
 
 import os
 import sys
@@ -11,34 +11,30 @@ from strandline._cli import say
 
 OWNER_ONLY: Final = 0o600
 
-keys_app: Final = typer.Typer(
-    help="Make the API keys that let callers in.", no_args_is_help=True, rich_markup_mode=None
-)
+keys_app: Final = typer.Typer(help="Create API keys for callers.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @keys_app.callback()
 def _keys() -> None:
-    """Make the API keys that let callers in."""
+    """Create API keys for callers."""
 
 
-@keys_app.command(short_help="Make a key for a caller.")
+@keys_app.command(short_help="Create a key for a caller.")
 def new(
-    name: Annotated[
-        str, typer.Argument(help="Whose key it is: the principal that sessions and runs belong to.", metavar="NAME")
-    ],
+    name: Annotated[str, typer.Argument(help="The caller's name; sessions and runs belong to it.", metavar="NAME")],
     operator: Annotated[
-        bool, typer.Option("--operator", help="It may also read metrics, and see counts and sessions of all.")
+        bool, typer.Option("--operator", help="Let it also read metrics, and counts and sessions of all callers.")
     ] = False,
     file: Annotated[
         Path | None,
         typer.Option("--file", help="Append the line to this file (setting api_keys_file).", metavar="FILE"),
     ] = None,
 ) -> None:
-    """Make a key and print it, once: nobody can find it out again.
+    """Create a key and print it once: it cannot be recovered later.
 
-    The line to store has its hash only. Without --file it is printed too, for
-    STRANDLINE_API_KEYS or a file. A name may have several keys: to change one,
-    make another, hand it out, then take the old line out.
+    The line to store has only its hash. Without --file it is printed too, for
+    STRANDLINE_API_KEYS or a file. A caller may have several keys: to rotate one,
+    create another, hand it out, then delete the old line.
 
     Example: strandline keys new ada --file keys
     """
@@ -51,13 +47,15 @@ def new(
     sys.stdout.write(f"{key}\n" if file is not None else f"{key}\n{kept.line()}\n")
     sys.stdout.flush()
     console = say.err()
-    stored = f"{file} has its line" if file is not None else "the second line is to be stored"
-    sentence = f"This is the key, shown this once; {stored}. Servers that read it there let the key in by themselves."
+    stored = f"{file} has its line" if file is not None else "store the second line"
+    sentence = (
+        f"This is the key, shown only once; {stored}. Servers that read that file accept the key without a restart."
+    )
     console.print(sentence, markup=False, soft_wrap=not console.is_terminal)
 
 
 def _append(file: Path, line: str) -> None:
-    """Add a line to a file of keys, which only its owner may read if it is a new one. Raises `SettingsError`."""
+    """Append a line to a key file; a new file is readable by its owner only. Raises `SettingsError`."""
     from strandline._access.keyring import lines_of, parse
     from strandline.errors import SettingsError
 
@@ -70,6 +68,6 @@ def _append(file: Path, line: str) -> None:
             opened.write((b"" if before.endswith(b"\n") or not before else b"\n") + line.encode() + b"\n")
             os.fsync(descriptor)
     except UnicodeDecodeError:
-        raise SettingsError(f"{file} is no file of keys: it is no text in UTF-8. Name another one.") from None
+        raise SettingsError(f"{file} is not a key file: it is not UTF-8 text. Name another one.") from None
     except OSError as error:
-        raise SettingsError(f"{file} cannot be written: {error.strerror or error}. The key was not made.") from None
+        raise SettingsError(f"{file} cannot be written: {error.strerror or error}. No key was created.") from None

@@ -1,4 +1,4 @@
-"""Rows for people: on a terminal the last column is cut at its edge, in a pipe a row stays a line and whole."""
+"""Rows for people: on a terminal the last column is cut at the edge, in a pipe every row is one whole line."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -61,12 +61,12 @@ def lines(
 
 
 def clean(text: str) -> str:
-    """Return a text on one line, without what would control the terminal."""
+    """Return a text on one line, without control characters."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 def clock_time(text: str | None) -> str:
-    """Return a time of the wire as this machine's clock shows it, with the day unless that is today."""
+    """Return a time of the wire as local time, with the date unless it is today."""
     if text is None:
         return BARE
     at = datetime.fromisoformat(text).astimezone()
@@ -90,7 +90,7 @@ def age_s(text: str) -> float:
 
 
 def seconds(duration_s: float) -> str:
-    """Return a duration in as few characters as people need."""
+    """Return a duration in few characters."""
     if duration_s < 10:
         return f"{duration_s:.1f} s"
     if duration_s < 120:

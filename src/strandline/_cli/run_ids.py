@@ -1,4 +1,4 @@
-"""Ids of runs as people type them: a beginning or an end of one is enough, if it is that of one run only."""
+"""Ids of runs as people type them: the start or the end is enough, if only one run has it."""
 
 import re
 from typing import TYPE_CHECKING, Final
@@ -7,30 +7,30 @@ if TYPE_CHECKING:
     from strandline._remote.server import RemoteServer
 
 RUN: Final = "run_"
-"""How the ids of runs begin."""
+"""The prefix of run ids."""
 SHOWN: Final = 8
-"""How many of its last characters are shown of an id where there is little room; what is by chance is at the end."""
+"""How many last characters of an id are shown in narrow lists; the random part is at the end."""
 LOOKED_AT: Final = 500
-"""Among how many of the latest runs one is looked for."""
+"""How many of the latest runs are searched."""
 _NAMED: Final = 5
 _WHOLE: Final = re.compile(r"run_[0-9a-f]{28}")
 _PART: Final = re.compile(r"(?:run_)?[0-9a-f]{4,}")
 
 
 def is_part(text: str) -> bool:
-    """Return whether a text can be the beginning or the end of an id, and is none itself."""
+    """Return whether a text can be the start or end of an id, and is not a whole one."""
     return _PART.fullmatch(text) is not None and _WHOLE.fullmatch(text) is None
 
 
 def short(run_id: str) -> str:
-    """Return what is shown of an id where there is little room; it can be typed."""
+    """Return the short form of an id, which commands accept."""
     return run_id[-SHOWN:] if _WHOLE.fullmatch(run_id) else run_id
 
 
 def found(server: "RemoteServer", text: str) -> str:
-    """Return the id that begins or ends with a text; one that cannot be a part of an id is left as it is.
+    """Return the id that starts or ends with a text; other text is returned unchanged.
 
-    Raises `UnknownId` if no run has it, or several have.
+    Raises `UnknownId` if no run or several runs match.
     """
     if not is_part(text):
         return text

@@ -1,4 +1,4 @@
-"""`strandline runs`: the runs of a server, looked at; and what all commands about runs share."""
+"""`strandline runs`: show the runs of a server; and what all commands about runs share."""
 
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
@@ -15,30 +15,30 @@ if TYPE_CHECKING:
     from strandline._remote.server import RemoteServer
 
 USUAL: Final = 3
-"""The priority that is not worth telling."""
+"""The default priority, which is not shown."""
 
 BEHIND: Final = "behind"
-"""The reason that a place in the line says already."""
+"""The reason that a position already implies."""
 
 HEAD_OF_ALL: Final = ("RUN", "SESSION", "STATUS", "ACCEPTED", "TOOK", "WHAT")
 HEAD_WATCHED: Final = ("RUN", "SESSION", "STATUS", "FOR", "WHAT")
 NARROW: Final = 120
-"""Below so many columns a watched list shows short ids and names."""
+"""Below this width a watched list shows short ids and names."""
 NAME_SHOWN: Final = 16
 ENDED_SHOWN: Final = 20
-"""How many of the latest runs are watched besides those that wait and execute."""
+"""How many ended runs are watched besides the waiting and executing ones."""
 HEAD: Final = ("RUN", "STATUS", "ACCEPTED", "TOOK", "WHAT")
 WATCH_S: Final = 1.0
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-All = Annotated[bool, typer.Option("--all", help="Show all, however many there are.")]
+All = Annotated[bool, typer.Option("--all", help="Show all.")]
 
 
 def runs(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="A session, or one run by its id.",
+            help="A session, or a run id.",
             metavar="SESSION|RUN",
             show_default=False,
             autocompletion=SESSIONS_AND_RUNS,
@@ -47,29 +47,27 @@ def runs(
     status: Annotated[
         list[str] | None,
         typer.Option(
-            help="Of all sessions, the runs of this status; may be given more than once.",
+            help="The runs of all sessions with this status; repeatable.",
             metavar="STATUS",
             autocompletion=STATUSES,
         ),
     ] = None,
     limit: Annotated[int, typer.Option(help="Runs to show at most.", metavar="N", min=1)] = 100,
     everything: All = False,
-    watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Go on showing them, anew every second; Ctrl-C ends it.")
-    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh every second, until Ctrl-C.")] = False,
     url: Url = None,
     key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
-    """Show the runs of a session: what executes, what waits in its order, what has ended.
+    """Show the runs of a session: executing, waiting in their order, ended.
 
-    Without SESSION it is that named default; with the id of a run, all about
+    Without SESSION, show the session named default; with a run id, all about
     that run. --status and --watch alone show the runs of all sessions.
 
     Example: strandline runs ada
     """
     if status and (what is not None or watch):
-        say.fail("--status shows runs of all sessions: it does not go with SESSION, RUN or --watch")
+        say.fail("--status shows runs of all sessions: it cannot be combined with SESSION, RUN or --watch")
     with say.errors_reported(), server_of(url, key_file) as server:
         if watch:
             _watch(server, what, limit, as_json=as_json)
@@ -84,8 +82,8 @@ def runs(
         elif as_json:
             print_json(found)
         elif not found["runs"] and "damaged" not in found:
-            others = "" if what is not None else " `strandline sessions` shows those that there are."
-            message = "No runs are such." if status else f"Session {session} has no runs.{others}"
+            others = "" if what is not None else " `strandline sessions` lists the sessions."
+            message = "No runs match." if status else f"Session {session} has no runs.{others}"
             say.err().print(message, markup=False, soft_wrap=True)
         else:
             rows.show(HEAD_OF_ALL, _rows_of_all(found["runs"])) if status else rows.show(HEAD, _rows(found))
@@ -93,7 +91,7 @@ def runs(
 
 
 def describe(run: dict[str, Any]) -> str:
-    """Return what there is to say of a run, on one line."""
+    """Return a run's state on one line."""
     text = _now(run)
     extras = []
     if run["priority"] != USUAL and run["status"] == "queued":
@@ -101,9 +99,9 @@ def describe(run: dict[str, Any]) -> str:
     if run["attempt"] > 1:
         extras.append(f"attempt {run['attempt']}")
     if run["held"]:
-        return f"{why_of(run) or 'something of it still works'}{'; ' if text else ''}{text}"
+        return f"{why_of(run) or 'a tool of it is still executing'}{'; ' if text else ''}{text}"
     if run["cancel_requested"] and run["status"] == "running":
-        extras.append("asked to end")
+        extras.append("asked to stop")
     return f"{text} ({', '.join(extras)})" if extras and text else text or ", ".join(extras)
 
 
@@ -115,11 +113,11 @@ def most(limit: int, *, everything: bool) -> int:
 
 
 def more(found: dict[str, Any]) -> None:
-    """Say that there is more than was asked for, and what cannot be shown."""
+    """Report that the list was cut, and what is damaged."""
     if damaged := found.get("damaged"):
         say.err().print(
-            f"Damaged in the journal's file, so not shown: {clean(', '.join(damaged))}. `strandline journal verify`"
-            " says more.",
+            f"Not shown, because damaged in the journal: {clean(', '.join(damaged))}. `strandline journal verify`"
+            " has details.",
             markup=False,
             soft_wrap=True,
         )
@@ -128,7 +126,7 @@ def more(found: dict[str, Any]) -> None:
 
 
 def print_json(body: Any) -> None:
-    """Print what the server answered."""
+    """Print a server's answer as JSON."""
     import sys
 
     from strandline._encoding import encode
@@ -145,7 +143,7 @@ def _watch(server: "RemoteServer", session: str | None, limit: int, *, as_json: 
     """Show the runs of a session, or of all, in place, until Ctrl-C."""
     console = say.out()
     if as_json or (session or "").startswith(run_ids.RUN) or not console.is_terminal:
-        say.fail("--watch shows the runs of all sessions or of one on a terminal; a program asks GET /v1/runs")
+        say.fail("--watch shows the runs of all sessions, or of one, on a terminal; programs can poll GET /v1/runs")
     import time
 
     from rich.console import Group
@@ -165,12 +163,14 @@ def _watch(server: "RemoteServer", session: str | None, limit: int, *, as_json: 
 
 
 def _watched(server: "RemoteServer", limit: int) -> list[dict[str, Any]]:
-    """Return what executes, what waits, the oldest first, and the latest of what has ended."""
-    executing = server.all_runs(limit, ("running",))["runs"]  # (asked for alone: it is older than what waits)
+    """Return executing and waiting runs, oldest first, then the latest ended ones."""
+    executing = server.all_runs(limit, ("running",))[
+        "runs"
+    ]  # (a request of its own: executing runs are older than waiting ones)
     waiting = server.all_runs(limit, ("queued",))["runs"]
-    goes_on = {run["run_id"]: run for run in (*executing[::-1], *waiting[::-1])}
-    latest = [run for run in server.all_runs(min(ENDED_SHOWN, limit))["runs"] if run["run_id"] not in goes_on]
-    return [*goes_on.values(), *latest]
+    active = {run["run_id"]: run for run in (*executing[::-1], *waiting[::-1])}
+    latest = [run for run in server.all_runs(min(ENDED_SHOWN, limit))["runs"] if run["run_id"] not in active]
+    return [*active.values(), *latest]
 
 
 def _row_watched(run: dict[str, Any], *, narrow: bool) -> list[str]:
@@ -204,7 +204,7 @@ def _rows_of_all(runs: list[dict[str, Any]]) -> list[list[str]]:
 def _now(run: dict[str, Any]) -> str:
     match run["status"]:
         case "queued":
-            place = "next" if run["position"] == 1 else f"place {run['position']}"
+            place = "next" if run["position"] == 1 else f"position {run['position']}"
             if (why := why_of(run)) and run["why"]["code"] != BEHIND:
                 return f"{place}: {why}"
             wait_s = run.get("estimated_wait_s")
@@ -222,13 +222,13 @@ def _now(run: dict[str, Any]) -> str:
 
 
 def why_of(run: dict[str, Any]) -> str:
-    """Return why a run waits, in the server's words; empty if it does not, or the server does not say it."""
+    """Return why a run waits, in the server's words; empty if it does not wait, or the server does not say."""
     why = run.get("why")
     return str(why["text"]) if why else ""
 
 
 def _print_run(run: dict[str, Any]) -> None:
-    """Print all about one run: a line for each thing that is worth one, then its answer."""
+    """Print one run: a line for each field that has a value, then its answer."""
     console = say.out()
     shown = {
         "run": run["run_id"],
@@ -241,8 +241,8 @@ def _print_run(run: dict[str, Any]) -> None:
         "took": rows.took(run) if run["started_at"] else "",
         "priority": str(run["priority"]) if run["priority"] != USUAL else "",
         "attempt": str(run["attempt"]) if run["attempt"] > 1 else "",
-        "held": (why_of(run) or "something of it still works") if run["held"] else "",
-        "cancel": "it was asked to end" if run["cancel_requested"] and not run["ended_at"] else "",
+        "held": (why_of(run) or "a tool of it is still executing") if run["held"] else "",
+        "cancel": "it was asked to stop" if run["cancel_requested"] and not run["ended_at"] else "",
         "usage": ", ".join(f"{name} {number}" for name, number in (run["usage"] or {}).items()),
         "metadata": ", ".join(f"{name}={value}" for name, value in run["metadata"].items()),
     }
@@ -263,7 +263,7 @@ def session_named(name: str) -> str:
 
 
 def server_of(url: str | None, key_file: "Path | None") -> "RemoteServer":
-    """Return the server that was named, or that this folder's settings name."""
+    """Return the server at `url`, else the one of this folder's settings."""
     from strandline._remote.server import RemoteServer
 
     return RemoteServer(address(url), api_key(key_file))

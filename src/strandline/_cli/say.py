@@ -1,7 +1,7 @@
-"""How the commands speak: results on the standard output, everything else on the other one.
+"""The commands' output: results go to the standard output, everything else to the standard error.
 
-An error is one paragraph that says what to do, and never a traceback of ours. Rich is imported when something is said,
-so that `--help` stays quick.
+An error is one paragraph that says what to do, never a traceback. Rich is imported on first output, so that `--help`
+stays quick.
 """
 
 import errno
@@ -32,14 +32,14 @@ def out() -> "Console":
 
 
 def err() -> "Console":
-    """Return the console for errors, progress and whatever else is no result."""
+    """Return the console for errors, progress and everything else that is not a result."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
 
 
 def say_error(message: str) -> None:
-    """Say one paragraph about what went wrong."""
+    """Print an error as one paragraph."""
     from rich.markup import escape
 
     from strandline._printable import clean
@@ -47,19 +47,19 @@ def say_error(message: str) -> None:
     if message.startswith(("The ", "There ")):
         message = message[0].lower() + message[1:]
     console = err()
-    # On a terminal it is broken between words; elsewhere a line stays one.
+    # On a terminal it wraps between words; elsewhere it stays one line.
     console.print(f"[bold red]strandline:[/] {escape(clean(message))}", soft_wrap=not console.is_terminal)
 
 
 def fail(message: str) -> NoReturn:
-    """Say one paragraph about what went wrong, and leave with exit code 2."""
+    """Print an error as one paragraph, and exit with code 2."""
     say_error(message)
     raise typer.Exit(REFUSED)
 
 
 @contextmanager
 def errors_reported() -> Iterator[None]:
-    """Say an error of ours in one paragraph, and leave with exit code 2."""
+    """Print a Strandline error of the block as one paragraph, and exit with code 2."""
     try:
         yield
     except StrandlineError as error:
@@ -67,34 +67,34 @@ def errors_reported() -> Iterator[None]:
 
 
 def say_unforeseen(error: Exception) -> int:
-    """Say what was typed wrong, what cannot be written, or that there is a defect; return the exit code."""
+    """Report a usage error, an unwritable output or a bug; return the exit code."""
     if any(kind.__name__ == "ClickException" for kind in type(error).__mro__):
         return _say_usage(error)
     if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
-        say_error(f"what it has to say cannot be written: {error.strerror}. Make room there, or write it elsewhere.")
+        say_error(f"its output cannot be written: {error.strerror}. Free some space, or write it elsewhere.")
         return REFUSED
     return say_defect(error)
 
 
 def _say_usage(error: Any) -> int:
-    """Say what was typed wrong and where the right way is told; return the exit code."""
+    """Report a usage error, and where the usage is shown; return the exit code."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return REFUSED
     message = error.format_message().strip().rstrip(".")
     message = message[:1].lower() + message[1:]
     command = getattr(getattr(error, "ctx", None), "command_path", "strandline")
-    say_error(f"{message}{'' if message.endswith('?') else '.'} `{command} --help` shows what can be written.")
+    say_error(f"{message}{'' if message.endswith('?') else '.'} `{command} --help` shows the options.")
     return REFUSED
 
 
 def say_defect(error: BaseException) -> int:
-    """Say that the command has a defect, with what whoever mends it needs; return the exit code."""
+    """Report a bug, with what is needed to fix it; return the exit code."""
     if os.environ.get(TRACEBACK_VARIABLE):
         traceback.print_exception(error, file=sys.stderr)
     frame = traceback.extract_tb(error.__traceback__)[-1]
     say_error(
-        f"a defect of Strandline, not of yours: {type(error).__name__}: {error} ({os.path.basename(frame.filename)},"
-        f" line {frame.lineno}). Set {TRACEBACK_VARIABLE}=1 to see all of it, and please report it"
+        f"this is a bug in Strandline: {type(error).__name__}: {error} ({os.path.basename(frame.filename)},"
+        f" line {frame.lineno}). Set {TRACEBACK_VARIABLE}=1 for the traceback, and please report it"
     )
     return DEFECT

@@ -1,4 +1,4 @@
-"""`strandline serve`: one flag per setting, from the one place where settings are written down."""
+"""`strandline serve`: one flag per setting, generated from the settings themselves."""
 
 import inspect
 import logging
@@ -34,9 +34,9 @@ def _serve(
 ) -> None:
     """Serve TARGET over HTTP until SIGTERM or Ctrl-C.
 
-    TARGET is `path/file.py`, `path/file.py:name` or `package.module:name`. It names a factory that makes a Strands
-    agent for a session, or an async function that answers a message. Without `:name`, `make_agent` is looked for;
-    without TARGET, `agent.py` of this folder is served.
+    TARGET is `path/file.py`, `path/file.py:name` or `package.module:name`. It names a function that returns a
+    Strands agent for a session, or an async function that answers a message. The default name is `make_agent`, the
+    default TARGET `agent.py` in this folder.
     """
     with say.errors_reported():
         child = _child(handed_over)
@@ -59,7 +59,7 @@ def _serve(
         for remark in resolved.remarks:
             _log.warning("%s", remark)
         if not settings.has_keys and (misplaced := OF_CLIENTS & os.environ.keys()):
-            sentence = "%s is what a client shows, and lets nobody in here: a server has its keys from %sAPI_KEYS_FILE"
+            sentence = "%s is for clients, and lets nobody in here: a server reads its keys from %sAPI_KEYS_FILE"
             _log.warning(sentence, ", ".join(sorted(misplaced)), PREFIX)
         with _errors_logged(settings.log_format), served(target, settings) as loaded:
             code = run(
@@ -73,7 +73,7 @@ def _serve(
 
 @contextmanager
 def _errors_logged(form: str) -> Iterator[None]:
-    """Tell what keeps a server from serving in its log, if programs read that."""
+    """Log what keeps the server from starting, if its log is for programs."""
     try:
         yield
     except StrandlineError as error:
@@ -84,11 +84,11 @@ def _errors_logged(form: str) -> Iterator[None]:
     finally:
         from strandline._logs import flush
 
-        flush()  # before what is said of an error
+        flush()  # before an error is printed
 
 
 def _announcer(form: str) -> Callable[[str], None]:
-    """Return what says that the server is ready: to people, or in a log that programs read."""
+    """Return the function that announces a ready server: to people, or in a log for programs."""
     if form == "json":
         return lambda line: _log.info("%s", line)
     from strandline import _logs as logs
@@ -105,7 +105,7 @@ def _child(handed_over: str | None) -> "Child | None":
 
 
 def _reload(target: str, config: Path | None, verbose: bool, flags: dict[str, Any], settings: "Settings") -> int:
-    """Serve in children of this process, with the same arguments."""
+    """Serve in child processes, with the same arguments."""
     from strandline import _logs as logs
     from strandline._reload.parent import plan, supervise
 
@@ -124,7 +124,7 @@ def _reload(target: str, config: Path | None, verbose: bool, flags: dict[str, An
 
 
 def _flag(name: str, meaning: str) -> inspect.Parameter:
-    """Return the flag of a setting, as Typer reads it; values are checked where all settings are."""
+    """Return the flag of a setting for Typer; `_config` checks its value."""
     default = default_of(name)
     flag = f"--{name.replace('_', '-')}"
     help_text = f"{meaning} [{_shown(default)}]"
@@ -197,7 +197,7 @@ def _with_flags() -> Callable[..., None]:
             inspect.Parameter.KEYWORD_ONLY,
             default=False,
             annotation=Annotated[
-                bool, typer.Option("--reload", help="Serve the new code whenever Python files or settings change.")
+                bool, typer.Option("--reload", help="Restart with the new code when Python files or settings change.")
             ],
         ),
         inspect.Parameter(

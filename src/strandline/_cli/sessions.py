@@ -1,4 +1,4 @@
-"""`strandline sessions`, `history`, `pause`, `resume`: a server's sessions, what was said in one, if it goes on."""
+"""`strandline sessions`, `history`, `pause` and `resume`: the sessions of a server."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,9 +28,9 @@ def sessions(
     key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
-    """Show the sessions of a server: how much was said, what waits, what executes.
+    """Show the sessions of a server: their messages, waiting and executing runs.
 
-    With the key of an operator those of all principals.
+    An operator's key shows the sessions of all callers.
 
     Example: strandline sessions
     """
@@ -43,7 +43,7 @@ def sessions(
             print_json(found)
             return
         if not found["sessions"]:
-            say.err().print("There are no sessions yet. One is made by the first run in it.", soft_wrap=True)
+            say.err().print("There are no sessions yet. The first run in one creates it.", soft_wrap=True)
             return
         of_all = "principal" in found["sessions"][0]
         rows.show(
@@ -61,18 +61,18 @@ def sessions(
 
 def history(
     session: Session = "default",
-    limit: Annotated[int, typer.Option(help="Messages to show at most, the last ones.", metavar="N", min=1)] = 100,
+    limit: Annotated[int, typer.Option(help="Show at most the last N messages.", metavar="N", min=1)] = 100,
     everything: All = False,
     discarded: Annotated[
-        bool, typer.Option("--discarded", help="Also what was discarded, and the agent does not see.")
+        bool, typer.Option("--discarded", help="Include discarded messages, which the agent does not see.")
     ] = False,
     url: Url = None,
     key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
-    """Show what was said in a session: questions, tools and answers.
+    """Show the history of a session: questions, tools and answers.
 
-    Without SESSION it is that named default.
+    Without SESSION, show the session named default.
 
     Example: strandline history ada --limit 10
     """
@@ -87,7 +87,7 @@ def history(
             print_json(found)
             return
         if not found["messages"]:
-            say.err().print(f"Nothing has been said in session {session} yet.", markup=False, soft_wrap=True)
+            say.err().print(f"Session {session} has no messages yet.", markup=False, soft_wrap=True)
             return
         for turn in turns_of(found["messages"]):
             _print_turn(turn)
@@ -95,9 +95,9 @@ def history(
 
 
 def pause(session: Session, url: Url = None, key_file: KeyFile = None, as_json: Json = False) -> None:
-    """Let nothing more of a session start, until it is resumed; also after a restart.
+    """Pause a session: accept runs, start none, until it is resumed.
 
-    What executes goes on to its end. Runs are accepted, and wait.
+    An executing run continues to its end. The pause outlasts a restart.
 
     Example: strandline pause ada
     """
@@ -107,7 +107,7 @@ def pause(session: Session, url: Url = None, key_file: KeyFile = None, as_json: 
 
 
 def resume(session: Session, url: Url = None, key_file: KeyFile = None, as_json: Json = False) -> None:
-    """Let a session that was paused go on.
+    """Resume a paused session.
 
     Example: strandline resume ada
     """
@@ -124,7 +124,7 @@ def _change(
     *,
     as_json: bool,
 ) -> None:
-    """Pause or resume a session, and say how it stands now."""
+    """Pause or resume a session, and print its new state."""
     with say.errors_reported():
         from strandline._model import session_id
         from strandline._remote.server import RemoteServer
@@ -137,7 +137,7 @@ def _change(
         count = found["queue_depth"]
         waiting = f"; {count} {'waits' if count == 1 else 'wait'}" if count else ""
         executing = f"; {found['running']} executes" if found["running"] else ""
-        paused = "is paused" if found["paused"] else "goes on"
+        paused = "is paused" if found["paused"] else "is resumed"
         say.out().print(f"Session {found['session_id']} {paused}{executing}{waiting}.", markup=False, soft_wrap=True)
 
 
@@ -164,7 +164,9 @@ def _print_turn(turn: "Turn") -> None:
 
 def _now(session: dict[str, Any]) -> str:
     if session.get("input_until"):
-        names = ", ".join(str(each["name"]) for each in session["input_requests"])  # (none are told of others')
+        names = ", ".join(
+            str(each["name"]) for each in session["input_requests"]
+        )  # (hidden for sessions of other callers)
         until = rows.clock_time(session["input_until"])
         return f"waits for an answer: {names} (until {until})" if names else "waits for an answer"
     if session.get("paused"):
@@ -174,4 +176,4 @@ def _now(session: dict[str, Any]) -> str:
         return f"{session['running']} executes"
     if (why := session.get("why")) is not None:
         return str(why["text"])
-    return f"{session['held']} has ended, something of it still works" if session["held"] else ""
+    return f"{session['held']} has ended, but a tool of it is still executing" if session["held"] else ""

@@ -1,7 +1,7 @@
-"""`strandline settings`: each setting's value, where it came from, and what it means.
+"""`strandline settings`: the value, origin and meaning of each setting.
 
-On a terminal it is laid out to be read, elsewhere one line for each setting, for grep. Wrong values are shown in place
-and told on the standard error output.
+A terminal gets a layout for reading, a pipe one line per setting, for grep. Wrong values are marked in place, and
+explained on the standard error.
 """
 
 import os
@@ -19,24 +19,24 @@ from strandline._config import shown as showable
 from strandline._exits import REFUSED
 
 WIDE: Final = 120
-"""From this many columns on the meanings stand beside the values."""
+"""From this width on the meanings are beside the values."""
 WRONG: Final = "WRONG"
 
 
 def settings(
-    changed: Annotated[bool, typer.Option("--changed", help="Only those that are not the default.")] = False,
+    changed: Annotated[bool, typer.Option("--changed", help="Only settings that differ from their default.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     config: Annotated[
         Path | None,
         typer.Option("--config", help="TOML file with settings [strandline.toml]", metavar="FILE", autocompletion=TOML),
     ] = None,
 ) -> None:
-    """Show every setting: its value, where that comes from, and what it means.
+    """Show every setting: its value, its origin, and its meaning.
 
     A value comes from a flag of serve, else from the environment (STRANDLINE_PORT),
     else from strandline.toml (port = 8080), else it is the default.
 
-    Exit code: 0, or 2 if a server would refuse one of them.
+    Exit code: 0, or 2 if a server would refuse a value.
 
     Example: strandline settings --changed
     """
@@ -49,7 +49,7 @@ def settings(
     else:
         _print(shown)
         if changed and not shown:
-            say.err().print("Every setting is its default.")
+            say.err().print("Every setting has its default value.")
     for remark in [] if as_json else found.remarks:
         err = say.err()
         err.print(f"note: {remark}", markup=False, soft_wrap=not err.is_terminal)
@@ -60,7 +60,7 @@ def settings(
 
 
 def text_of(value: Any) -> str:
-    """Return a value as it is shown: what is not there is `none`."""
+    """Return a value as shown; nothing is `none`."""
     match value:
         case None | []:
             return "none"
@@ -83,7 +83,7 @@ def _print(shown: list[SettingState]) -> None:
     ]
     name_width, value_width = (max(len(row[at]) for row in cells) for at in (0, 1))
     origin_width = max(len(row[2]) for row in cells)
-    if console.is_terminal:  # where it is narrow, a long value with a short origin may push that to the right
+    if console.is_terminal:  # on a narrow terminal a long value may push its origin to the right
         value_width = min(value_width, console.width - name_width - origin_width - 2)
     margin = name_width + value_width + origin_width + 6
     for each, (name, value, origin) in zip(shown, cells, strict=True):

@@ -1,4 +1,4 @@
-"""`strandline stacks`: what every run of a running server does now."""
+"""`strandline stacks`: what every executing run of a server is doing."""
 
 import sys
 from pathlib import Path
@@ -14,20 +14,18 @@ from strandline._cli.say import errors_reported
 def stacks(
     journal: Annotated[
         str | None,
-        typer.Option(
-            help="The server's journal [the one that the settings name]", metavar="PATH", autocompletion=JOURNALS
-        ),
+        typer.Option(help="The server's journal [from the settings]", metavar="PATH", autocompletion=JOURNALS),
     ] = None,
     config: Annotated[
         Path | None,
         typer.Option("--config", help="TOML file with settings [strandline.toml]", metavar="FILE", autocompletion=TOML),
     ] = None,
 ) -> None:
-    """Show what every run of a server does now, and where.
+    """Show what every executing run of a server is doing.
 
-    Its phase, and where its code is at this moment.
+    Prints each run's phase, and where its code is at this moment.
 
-    Asks the server that has the journal open, on this machine. For one in a container: docker exec CONTAINER strandline
+    The server must be on this machine; it is found by its journal. In a container: docker exec CONTAINER strandline
     stacks.
     """
     with errors_reported():

@@ -1,6 +1,6 @@
 """`python -m strandline._demo`: start the demo's model, say what to try, and become the server.
 
-Becoming means `exec`: signals, exit status and process id are those of `strandline serve`, and the model's
+It becomes the server by `exec`: signals, exit status and process id are those of `strandline serve`, and the model's
 server stays a child of that process and ends with it.
 """
 
@@ -18,14 +18,14 @@ from strandline.errors import ModelError
 from strandline.providers import load_model
 
 LOCAL: Final = "local"
-"""The small model where it exists, a script elsewhere."""
+"""The small local model if it can run here, otherwise a script."""
 HOST: Final = "127.0.0.1"
 FOLDER: Final = Path(".strandline")
 EXIT_SETUP: Final = 2
 
 
 def main() -> NoReturn:
-    """Serve the demo; returns never, exits 2 with one line where a setting is wrong or the port is taken."""
+    """Serve the demo; never returns. Exits 2 with one line if a setting is wrong or the port is in use."""
     console = Console(highlight=False, soft_wrap=True)
     wanted = os.environ.get(MODEL_VARIABLE) or LOCAL
     if wanted != LOCAL:
@@ -35,7 +35,7 @@ def main() -> NoReturn:
     questions = ("Roll a die with 20 sides.", "What was my first message?")
     if wanted == LOCAL and (model := _start_model(console)) is not None:
         environment |= {local_model.URL_VARIABLE: model.url, local_model.KEY_VARIABLE: model.key}
-        # The way to the model never leaves this machine, whatever proxy is set for other ways.
+        # Requests to the model never leave this machine, even if a proxy is set.
         environment["NO_PROXY"] = environment["no_proxy"] = f"{HOST},{environment.get('NO_PROXY', '')}"
         questions = ("Tell me a story about a lighthouse.", "What is the capital of France?")
     elif wanted not in (LOCAL, "scripted"):
@@ -53,18 +53,18 @@ def main() -> NoReturn:
 
 
 def _check(console: Console, wanted: str) -> None:
-    """Leave, saying what is missing, if the wanted model cannot be loaded."""
+    """Exit with what is missing if the chosen model cannot be loaded."""
     try:
         load_model(wanted)
     except ModelError as error:
         _refuse(
             console,
-            f"{MODEL_VARIABLE} is {wanted!r}: {error} Or leave it out: the small model of this machine answers.",
+            f"{MODEL_VARIABLE} is {wanted!r}: {error} Or unset it: the small model of this machine answers.",
         )
 
 
 def _start_model(console: Console) -> local_model.RunningModel | None:
-    """Start the small model with visible progress, or say why there is none and return None."""
+    """Start the small model and show progress, or print why there is none and return None."""
     try:
         files = local_model.find()
         size_mb = files.weights.stat().st_size // 1_000_000
@@ -102,7 +102,7 @@ Try this in another terminal: two requests to one session at once, and a look at
 
   curl -s '{url}/history?count=0'
 
-Ctrl-C stops the server when its running runs have ended; waiting ones go on at the next start.
+Ctrl-C stops the server once its executing runs have ended; waiting runs resume at the next start.
 """,
         markup=False,
     )

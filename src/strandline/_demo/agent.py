@@ -1,4 +1,4 @@
-"""The demo's agent: a Strands agent with one tool, on a small local model, a scripted one, or one that is named.
+"""The demo's agent: a Strands agent with one tool, on a small local model, a scripted one, or a named one.
 
 `strandline serve strandline._demo.agent` finds `make_agent` here. Which model it gets is decided by the
 environment at the time of the call: with `STRANDLINE_DEMO_URL` an OpenAI-compatible server on this machine
@@ -26,7 +26,7 @@ from strandline._scripted.model import Answer, Script, ScriptedModel, call, ques
 from strandline.providers import load_model
 
 SYSTEM_PROMPT: Final = "You are a helpful assistant. Answer in one short sentence."
-"""Chosen by trial: with friendlier words the small model loses itself in lists of French places."""
+"""Chosen by trial: with a friendlier prompt the small model loses itself in lists of French places."""
 MAX_TOKENS: Final = 200
 """A small model that rambles is cut here: about six seconds on two cores."""
 MAX_SIDES: Final = 1000
@@ -37,7 +37,7 @@ _SIDES: Final = re.compile(r"\bd(\d+)\b|\b(\d+)[ -]side", re.IGNORECASE)
 
 @tool
 def roll_dice(sides: int = 6) -> str:
-    """Roll one die and tell what it shows.
+    """Roll one die and return what it shows.
 
     Args:
         sides: How many sides the die has, 2 to 1000.
@@ -56,11 +56,11 @@ def make_agent(session_id: str) -> Agent:
         window = SlidingWindowConversationManager()
     elif url is None:
         model = ScriptedModel(_script(pace()))
-        # The script counts what it was told, so nothing may slide out of its sight.
+        # The script counts all messages, so none may slide out of its window.
         window = NullConversationManager()
     else:
         model = _served_model(url, os.environ.get(KEY_VARIABLE, "none"))
-        # 2,048 tokens for each of the model's four conversations: what is older is forgotten.
+        # 2,048 tokens for each of the model's four conversations: older messages are dropped.
         window = SlidingWindowConversationManager(window_size=8)
     return Agent(
         model=model,
@@ -72,7 +72,7 @@ def make_agent(session_id: str) -> Agent:
 
 
 def answer(messages: Messages) -> Answer:
-    """Say what the scripted model says to this conversation: roll when asked to, else echo; always count."""
+    """Return the scripted model's answer: roll if asked to, else echo; always count."""
     nth = sum(1 for message in messages if message["role"] == "user" and _has_text(message["content"]))
     rolled = results(messages)
     if rolled:

@@ -73,7 +73,7 @@ class RunningModel:
 
 
 def why_not_here() -> str | None:
-    """Say why no server is built for this platform, or return None where one is."""
+    """Return why no server is built for this platform, or None if one is."""
     system, machine = platform.system(), platform.machine()
     if (system, machine) != ("Linux", "x86_64"):
         return f"its server is built for Linux on x86_64, and this is {system} on {machine}"
@@ -106,8 +106,8 @@ def start(
 ) -> RunningModel:
     """Start the server and return when it answers; calls `waiting` from time to time until then.
 
-    The child writes to `log`, which is emptied first. It is in a process group of its own, so that an interrupt
-    from the keyboard reaches only the caller, who may still have runs to finish. Raises `ModelUnavailable` with
+    The child writes to `log`, which is emptied first. It is in a process group of its own, so that an interrupt from
+    the keyboard reaches only the calling process, which may still have runs to finish. Raises `ModelUnavailable` with
     the end of the log, and leaves no process behind, if the server ends or is not ready within `ready_s`.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def start(
             stderr=subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=_end_with_parent(),
-            # Not an argument: those can be read by every user of the machine.
+            # Not an argument: every user of the machine can read those.
             env={**os.environ, "LLAMA_API_KEY": key},
         )
     try:
@@ -148,7 +148,7 @@ def _end_with_parent() -> Callable[[], None] | None:
 
     def in_child() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it has ended before it could be asked about
+        if os.getppid() != parent:  # the parent has already ended
             os._exit(1)
 
     return in_child
@@ -171,7 +171,7 @@ def _wait_until_it_answers(
 
 
 def _answers(url: str) -> bool:
-    # No proxy may stand between this process and its own child.
+    # No proxy between this process and its own child.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{url}/health", timeout=1) as response:

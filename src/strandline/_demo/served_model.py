@@ -1,7 +1,7 @@
-"""A client of the demo's model server: `OpenAIModel`, but an answer that got too long is an answer all the same.
+"""A client of the demo's model server: `OpenAIModel`, but a truncated answer still counts as an answer.
 
-Strands raises when a model reaches its token limit, since an agent that works may have lost half of a tool call. A
-small model that tells stories has lost the end of a story.
+Strands raises when a model reaches its token limit, since a tool call may be cut in half. A small model that invents
+stories has only lost the end of one.
 """
 
 from collections.abc import AsyncGenerator
@@ -12,10 +12,10 @@ from strands.types.streaming import StreamEvent
 
 
 class ServedModel(OpenAIModel):
-    """An `OpenAIModel` whose answers end where its token limit cuts them."""
+    """An `OpenAIModel` whose answers may end at its token limit."""
 
     async def stream(self, *args: Any, **kwargs: Any) -> AsyncGenerator[StreamEvent, None]:
-        """Stream what the server streams, with the stop reason `max_tokens` told as `end_turn`."""
+        """Stream the server's events, with the stop reason `max_tokens` reported as `end_turn`."""
         async for event in super().stream(*args, **kwargs):
             stop = event.get("messageStop")
             if stop is not None and stop["stopReason"] == "max_tokens":

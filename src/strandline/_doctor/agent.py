@@ -1,4 +1,4 @@
-"""The agent: found, imported and made once, in a process of its own, since that runs the user's code."""
+"""The agent: found, imported and built once, in a process of its own, since that runs the user's code."""
 
 import json
 import os
@@ -18,7 +18,7 @@ TRIAL_LIMIT_S: Final = 20.0
 
 
 class Trial:
-    """A try of TARGET that goes on while other things are looked at."""
+    """A trial of TARGET, which runs while other checks are made."""
 
     def __init__(self, target: str | None, settings: Settings) -> None:
         self._named = target is not None
@@ -36,19 +36,19 @@ class Trial:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            start_new_session=True,  # Ctrl-C is ours to tell it, and whatever it starts ends with it
+            start_new_session=True,  # Ctrl-C reaches it through us, and its own children end with it
         )
 
     def finding(self, limit_s: float = TRIAL_LIMIT_S) -> Finding:
-        """Return what came of it. The process has ended on return."""
+        """Return the finding. The process has ended on return."""
         if self._process is None:
             return note("agent", self._missing or "")
         try:
             said, _ = self._process.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
             return problem(
-                "agent", f"not imported and made within {limit_s:g} s",
-                "look for what waits when it is imported, or in its factory",
+                "agent", f"not imported and built within {limit_s:g} s",
+                "look for code that waits at import, or in the factory",
             )  # fmt: skip
         finally:
             self.stop()
@@ -59,13 +59,13 @@ class Trial:
         return (ok if report["ok"] else problem)("agent", report["message"])
 
     def stop(self) -> None:
-        """End the process and whatever it has started."""
+        """End the process and its children."""
         self.kill()
         if self._process is not None:
             self._process.communicate()
 
     def kill(self) -> None:
-        """Have them end, without waiting for that."""
+        """Kill them without waiting."""
         if self._process is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)

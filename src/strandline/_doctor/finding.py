@@ -1,4 +1,4 @@
-"""What a check has found: a level, what was looked at, what is so, and what to do about it."""
+"""`Finding`: the result of a check, with a level, a subject, a message and a fix."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ from msgspec import Struct, field
 
 
 class Level(StrEnum):
-    """How it stands. Only a problem keeps a server from starting, or will."""
+    """The level of a finding. Only a problem keeps a server from starting, now or later."""
 
     OK = "ok"
     NOTE = "note"
@@ -14,7 +14,7 @@ class Level(StrEnum):
 
 
 class Finding(Struct, frozen=True):
-    """One line of the doctor's report."""
+    """One line of the doctor's report. `message` is `told` in JSON."""
 
     level: Level
     about: str
@@ -23,15 +23,15 @@ class Finding(Struct, frozen=True):
 
 
 def ok(about: str, message: str) -> Finding:
-    """Make a finding that all is well."""
+    """Return a finding that all is well."""
     return Finding(Level.OK, about, message)
 
 
 def note(about: str, message: str, fix: str | None = None) -> Finding:
-    """Make a finding that is worth knowing."""
+    """Return a finding that is worth knowing."""
     return Finding(Level.NOTE, about, message, fix)
 
 
 def problem(about: str, message: str, fix: str | None = None) -> Finding:
-    """Make a finding that something has to be mended; an error of ours says in its own words what to do."""
+    """Return a finding that needs a fix; Strandline's own errors already say which."""
     return Finding(Level.PROBLEM, about, message, fix)

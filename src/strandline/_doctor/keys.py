@@ -1,4 +1,4 @@
-"""The API keys: whether they can be read, and by whom their file can be changed."""
+"""The API keys: whether they can be read, and who can change their file."""
 
 import os
 import stat
@@ -13,12 +13,12 @@ from strandline.errors import SettingsError
 
 
 def keys(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Say whose keys there are."""
+    """Check the API keys."""
     if not settings.has_keys:
         if misplaced := OF_CLIENTS & environ.keys():
-            yield note("keys", f"{', '.join(sorted(misplaced))} is what a client shows; a server lets nobody in by it")
+            yield note("keys", f"{', '.join(sorted(misplaced))} is for clients; it lets nobody in at a server")
         else:
-            yield ok("keys", "there are none: nobody has to show one")
+            yield ok("keys", "none: clients need no key")
         return
     try:
         ring = Keys(settings).ring
@@ -27,7 +27,7 @@ def keys(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
         return
     names = sorted({key.principal for key in ring.keys})
     operators = sum(key.operator for key in ring.keys)
-    yield ok("keys", f"{len(ring)} for {', '.join(names)}; {operators} of operators")
+    yield ok("keys", f"{len(ring)} for {', '.join(names)}; {operators} for operators")
     unbound = {
         "max_queued_per_principal": f"{settings.max_queued} runs may wait",
         "max_running_per_principal": f"{settings.max_running} execute",
@@ -36,7 +36,7 @@ def keys(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     if len(names) > 1 and unset:
         yield note(
             "keys",
-            f"each of {len(names)} principals may fill the whole server: {', '.join(unbound[name] for name in unset)}",
+            f"each of {len(names)} callers may fill the whole server: {', '.join(unbound[name] for name in unset)}",
             f"set {' and '.join(unset)}",
         )
     if settings.api_keys_file is not None:
@@ -46,6 +46,6 @@ def keys(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
 def _file(file: Path) -> Iterator[Finding]:
     found = file.stat()
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        yield problem("keys", f"others than its owner can write to {file}, and let in whom they like", "chmod 600")
+        yield problem("keys", f"others than its owner can write to {file}, and so add keys", "chmod 600")
     if found.st_uid not in (0, os.geteuid()):
-        yield note("keys", f"{file} belongs to user {found.st_uid}, who can let in whom they like")
+        yield note("keys", f"{file} belongs to user {found.st_uid}, who can add keys")

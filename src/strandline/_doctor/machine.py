@@ -1,4 +1,4 @@
-"""The machine and what is installed: Python, packages, open files, the clock, and the way to model providers."""
+"""The machine: Python, packages, open files, the clock and model providers."""
 
 import importlib.metadata
 import ipaddress
@@ -22,20 +22,20 @@ from strandline._providers import PACKAGES, installed, lacks, to_install
 from strandline._settings import Settings
 
 PROBE_TIMEOUT_S: Final = 1.0
-"""How long a server on this machine gets to answer."""
+"""How long to wait for a server on this machine."""
 FEW_FILES: Final = 1024
 EARLIEST: Final = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
-"""No clock that is right says less."""
+"""A clock that shows less is wrong."""
 OLLAMA: Final = "http://127.0.0.1:11434"
 
 
 def python() -> Finding:
-    """Say which Python this is, and where."""
+    """Report the Python version and the platform."""
     return ok("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
 
 
 def packages() -> Iterator[Finding]:
-    """Say which versions of what Strandline stands on are installed."""
+    """Check the versions of Strandline's dependencies."""
     for name in TESTED_VERSIONS:
         version = _version(name)
         if version is None:
@@ -43,7 +43,7 @@ def packages() -> Iterator[Finding]:
             return
         if not is_tested(name, version):
             fix = f"pip install '{name}{bounds(name)}'"
-            yield problem("packages", f"{name} {version} is not one that this version knows", fix)
+            yield problem("packages", f"{name} {version} is not a supported version", fix)
             return
     shown = (*TESTED_VERSIONS, "uvloop", "starlette")
     versions = ", ".join(f"{name} {_version(name) or 'missing'}" for name in shown)
@@ -51,18 +51,18 @@ def packages() -> Iterator[Finding]:
 
 
 def open_files(settings: Settings) -> Finding:
-    """Say how many files this process may have open: each client needs one, and so does what agents open."""
+    """Check the limit of open files: clients and agents need them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft in (resource.RLIM_INFINITY, -1):
-        return ok("open files", "as many as you like")
+        return ok("open files", "unlimited")
     if soft >= max(FEW_FILES, 2 * settings.max_running):
         return ok("open files", f"up to {soft:,}")
-    most = "" if hard in (resource.RLIM_INFINITY, -1) else f" (up to {hard:,} without asking root)"
-    return note("open files", f"only {soft:,}, and every client that waits needs one", f"ulimit -n 4096{most}")
+    most = "" if hard in (resource.RLIM_INFINITY, -1) else f" (up to {hard:,} without root)"
+    return note("open files", f"only {soft:,}, and each waiting client needs one", f"ulimit -n 4096{most}")
 
 
 def clock(journal: Path | None, now: float | None = None) -> Finding:
-    """Say whether the clock can be right: run ids, keys and retention go by it."""
+    """Check whether the clock can be right: run ids, keys and retention depend on it."""
     now = time.time() if now is None else now
     shown = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     newest = 0.0
@@ -72,16 +72,16 @@ def clock(journal: Path | None, now: float | None = None) -> Finding:
         except OSError:
             pass
     if now < EARLIEST:
-        return problem("clock", f"{shown}, which is past", "set the clock of this machine")
+        return problem("clock", f"{shown}, which is in the past", "set the clock of this machine")
     if newest > now + 60:
         return problem(
-            "clock", f"{shown}, but the journal was written later than that", "set the clock of this machine"
+            "clock", f"{shown}, but the journal was last written after that", "set the clock of this machine"
         )
     return ok("clock", shown)
 
 
 def model_providers() -> Iterator[Finding]:
-    """Say for each provider whether it could be asked. What is missing matters only to an agent that uses it."""
+    """Check each model provider. A missing one matters only to agents that use it."""
     for provider in PACKAGES:
         if not installed(provider):
             yield note(provider, "its package is not installed", to_install(provider))
@@ -91,11 +91,11 @@ def model_providers() -> Iterator[Finding]:
         elif provider == "ollama":
             yield _ollama()
         else:
-            yield ok(provider, "credentials are there (they were not tried)")
+            yield ok(provider, "credentials found (not tested)")
 
 
 def fetch_json(url: str) -> Any:
-    """Return the JSON that a server on this machine answers with, well or not, None if it answers with something else.
+    """Return the JSON answer of a server on this machine, of any status, or None if it is not JSON.
 
     Raises `OSError` if nothing answers in time.
     """
@@ -119,7 +119,7 @@ def _ollama() -> Finding:
     if host == "0.0.0.0":
         host = "127.0.0.1"
     if host != "localhost" and not _is_loopback(host):
-        return ok("ollama", f"at {url}, which was not asked: it is another machine")
+        return ok("ollama", f"at {url}, not tested: it is another machine")
     try:
         answer = fetch_json(f"{parts.scheme}://{host}:{port}/api/version")
     except OSError:

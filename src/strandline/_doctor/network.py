@@ -1,4 +1,4 @@
-"""Where a server would listen, and who could reach it."""
+"""The address of the server, and who can reach it."""
 
 import errno
 import socket
@@ -12,22 +12,22 @@ from strandline.errors import SettingsError
 
 
 def exposure(settings: Settings) -> Finding:
-    """Say who could reach the agent."""
+    """Check who can reach the agent."""
     try:
         check_exposure(settings)
     except SettingsError as error:
         return problem("exposure", str(error))
     if is_loopback(settings.host):
-        return ok("exposure", f"{settings.host}: only programs of this machine")
+        return ok("exposure", f"{settings.host}: only programs on this machine can connect")
     if settings.has_keys:
-        return ok("exposure", f"{settings.host}: whoever reaches it, and shows a key")
-    return note("exposure", f"everybody who reaches {settings.host} may use the agent: nobody has to show a key")
+        return ok("exposure", f"{settings.host}: clients that reach it need an API key")
+    return note("exposure", f"anyone who reaches {settings.host} can use the agent: no API key is needed")
 
 
 def port(settings: Settings) -> Finding:
-    """Say whether the port is free, or who answers there. It is bound for a moment, and nobody is listened to."""
+    """Check whether the port is free, or who answers there. It is bound for a moment, without listening."""
     if settings.port == 0:
-        return ok("port", "the system chooses one")
+        return ok("port", "chosen by the system")
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -38,7 +38,7 @@ def port(settings: Settings) -> Finding:
                 return _taken(settings)
             reason = error.strerror or str(error)
             return problem(
-                "port", f"{settings.host} port {settings.port}: {reason}", "name another with --port or --host"
+                "port", f"{settings.host} port {settings.port}: {reason}", "choose another with --port or --host"
             )
     return ok("port", f"{settings.port} is free")
 
@@ -58,5 +58,5 @@ def _taken(settings: Settings) -> Finding:
             f"{settings.port}: Strandline {health['version']} ({health['agent_id']}) answers there, {state}: {counts}",
         )
     return problem(
-        "port", f"{settings.port} is taken by another program", "name another with --port, or stop what listens there"
+        "port", f"{settings.port} is in use by another program", "choose another with --port, or stop that program"
     )

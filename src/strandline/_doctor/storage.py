@@ -1,6 +1,6 @@
-"""The journal and the workspace: whether they can be used, by whom they are, and how much room there is.
+"""The journal and the workspace: whether they are usable, who uses them, and how much free space there is.
 
-Nothing is written and no lock is waited for; a server that has the journal does not notice.
+Nothing is written and no lock is taken; a server that has the journal open is not affected.
 """
 
 import os
@@ -30,13 +30,13 @@ NO_ROOM: Final = 64 << 20
 
 
 def journal(settings: Settings) -> Iterator[Finding]:
-    """Say whether the journal is there, sound, and free."""
+    """Check whether the journal exists, is sound, and is not in use."""
     if settings.journal == "memory:":
-        yield note("journal", "in memory: everything is forgotten when the server stops")
+        yield note("journal", "in memory: everything is lost when the server stops")
         return
     named = journal_file(settings)
     if named is None:
-        yield problem("journal", f"{settings.journal!r} is none", "write `sqlite:PATH` or `memory:`")
+        yield problem("journal", f"{settings.journal!r} is not a journal", "write `sqlite:PATH` or `memory:`")
         return
     try:
         path = locate(named.expanduser())
@@ -46,20 +46,22 @@ def journal(settings: Settings) -> Iterator[Finding]:
         return
     yield from _folder(path, settings.disk_reserve_bytes)
     if not there:
-        yield ok("journal", f"{named} is not there yet; the first start makes it")
+        yield ok("journal", f"{named} does not exist yet; the first start creates it")
         return
     try:
         at_one_moment(path, lambda connection: check_pages(path, connection, CHECKED_BYTES))
     except (StrandlineError, sqlite3.Error) as error:
-        yield problem("journal", str(error), "strandline journal verify tells more")
+        yield problem("journal", str(error), "strandline journal verify shows details")
         return
     owner = holder(path)
     looked = (
-        "sound" if path.stat().st_size <= CHECKED_BYTES else "its head is sound (the rest: strandline journal verify)"
+        "sound"
+        if path.stat().st_size <= CHECKED_BYTES
+        else "its first pages are sound (the rest: strandline journal verify)"
     )
     size = _size(path.stat().st_size)
     if owner is None:
-        yield ok("journal", f"{named}, {size}, {looked}, used by nobody now")
+        yield ok("journal", f"{named}, {size}, {looked}, not in use")
     else:
         yield note(
             "journal", f"{named}, {size}, {looked}, in use by process {owner.pid} on {owner.host} since {owner.since}"
@@ -67,7 +69,7 @@ def journal(settings: Settings) -> Iterator[Finding]:
 
 
 def workspace(settings: Settings) -> Finding:
-    """Say whether sessions can have folders."""
+    """Check whether sessions can have folders."""
     file = journal_file(settings)
     home = Path(".strandline") if file is None else file.expanduser().parent
     root = (Path(settings.workspace) if settings.workspace else home / "workspace").absolute()
@@ -76,7 +78,7 @@ def workspace(settings: Settings) -> Finding:
         return problem("workspace", f"{existing} is a file", "name another folder with --workspace")
     if not os.access(existing, os.W_OK | os.X_OK):
         return problem("workspace", f"{existing} is not writable", "change its owner, or name another with --workspace")
-    return ok("workspace", f"{_shown(root)}{'' if root.exists() else ', made when it is needed'}")
+    return ok("workspace", f"{_shown(root)}{'' if root.exists() else ', created when needed'}")
 
 
 def _folder(path: Path, wanted: int | None) -> Iterator[Finding]:
@@ -95,14 +97,15 @@ def _folder(path: Path, wanted: int | None) -> Iterator[Finding]:
         message = f"{free / (1 << 30):,.1f} GiB free for the journal"
         if free < reserve:
             yield problem(
-                "disk", f"{_size(free)} free for the journal, and {_size(reserve)} are kept for runs that were accepted"
-                " (setting disk_reserve_bytes): new ones are refused unless as much is free in the journal's file",
-                "make room on that disk, delete sessions, or set a smaller disk_reserve_bytes",
+                "disk", f"{_size(free)} free for the journal, less than the {_size(reserve)} reserved for accepted runs"
+                " (setting disk_reserve_bytes): new runs are refused unless the journal's file has that much"
+                " free space inside",
+                "free space on that disk, delete sessions, or set a smaller disk_reserve_bytes",
             )  # fmt: skip
         elif free < NO_ROOM:
-            yield problem("disk", f"{free / (1 << 20):,.0f} MiB free for the journal", "make room on that disk")
+            yield problem("disk", f"{free / (1 << 20):,.0f} MiB free for the journal", "free space on that disk")
         elif free < LITTLE_ROOM:
-            yield note("disk", message, "make room on that disk")
+            yield note("disk", message, "free space on that disk")
         else:
             yield ok("disk", message + (f", {kind}" if kind else ""))
 

@@ -1,6 +1,6 @@
-"""The process in which TARGET is tried: `python -m strandline._doctor.trial TARGET HISTORY [keys]`.
+"""The process that tries TARGET: `python -m strandline._doctor.trial TARGET HISTORY [keys]`.
 
-It prints one JSON object, `{"ok": bool, "message": str}`; whatever the user's code prints goes elsewhere.
+It prints one JSON object, `{"ok": bool, "message": str}`; output of the user's code goes to the standard error.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from strandline._model import AgentRecord, Principal, SessionId, SessionKey, Win
 from strandline.errors import AgentFailed, TargetError
 
 TRIED_WITH = SessionKey(Principal("strandline-doctor"), SessionId("strandline-doctor"))
-"""Whose session it is: nobody's, so that nothing of a real principal is touched."""
+"""A session of no real caller, so that the trial touches nobody's data."""
 KEYS: Final = "keys"
-"""Is given where callers show keys."""
+"""The argument that says that API keys are in use."""
 
 
 def tried(target: str, history: str, keys: str = "") -> dict[str, Any]:
-    """Import TARGET and make an agent of it."""
+    """Import TARGET and build an agent."""
     try:
         served = load_target(target, history=history, keys=keys == KEYS)
     except TargetError as error:
@@ -39,7 +39,7 @@ def tried(target: str, history: str, keys: str = "") -> dict[str, Any]:
         if cause is not None:
             message += f": {type(cause).__name__}: {cause}{own_lines(cause, where)}"
         return {"ok": False, "message": message}
-    return {"ok": True, "message": f"{served.description} was imported, and makes an agent"}
+    return {"ok": True, "message": f"{served.description} was imported, and builds an agent"}
 
 
 async def _built(served: Any, record: AgentRecord) -> None:
@@ -47,7 +47,7 @@ async def _built(served: Any, record: AgentRecord) -> None:
 
 
 def main() -> None:
-    """Try what the arguments name; leave at once, whatever threads the user's code has started."""
+    """Try the target of the arguments, then exit at once, even if the user's code has started threads."""
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     json.dump(tried(*sys.argv[1:]), answer)

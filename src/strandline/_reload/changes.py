@@ -1,7 +1,7 @@
-"""Which changes of files call for a reload, and how they are noticed.
+"""Which file changes trigger a reload, and how they are detected.
 
-Python files of a folder and of those below count, and the settings files that are named; not what programs write by
-themselves: hidden folders (`.strandline`, `.venv`, `.git`), virtual environments, `__pycache__`, `node_modules`.
+Python files in the folder and below count, and the named settings files; not what programs write by themselves: hidden
+folders (`.strandline`, `.venv`, `.git`), virtual environments, `__pycache__`, `node_modules`.
 """
 
 import os
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 IGNORED: Final = frozenset({"__pycache__", "node_modules"})
 MOST_FOLDERS: Final = 64
-"""Beyond so many folders that would have to be followed one by one, they are looked at every second instead."""
+"""With more folders than this, they are polled every second instead of followed."""
 POLL_S: Final = 1
 
 
 class Changes:
-    """Follows `folder` and `files` from `start` to `stop`; tells `changed` of each path, in a thread of its own.
+    """Follows `folder` and `files` from `start` to `stop`; calls `changed` with each path, in a thread of its own.
 
-    One follower for each folder at the top, so that a virtual environment or a journal beside the code costs nothing.
-    Where the system cannot follow them, they are looked at every second.
+    It follows each top folder separately, so that a virtual environment or a journal beside the code costs nothing.
+    Where the system cannot follow them, it polls every second.
     """
 
     def __init__(self, folder: Path, files: Iterable[Path], changed: Callable[[Path], None]) -> None:
@@ -44,20 +44,20 @@ class Changes:
         self._observer: BaseObserver | None = None
 
     def start(self) -> None:
-        """Begin: from the return on no change is missed."""
+        """Start; after the return no change is missed."""
         try:
             self._observer = self._follow()
         except OSError:
-            self._observer = self._look_again_and_again()
+            self._observer = self._poll()
 
     def stop(self) -> None:
-        """End, and wait for the thread."""
+        """Stop, and wait for the thread."""
         if self._observer is not None:
             self._observer.stop()
             self._observer.join()
 
     def counts(self, path: Path) -> bool:
-        """Return whether a change of `path` calls for a reload."""
+        """Return whether a change of `path` triggers a reload."""
         if path in self._files:
             return True
         if path.suffix != ".py" or path.name.startswith(".") or self._folder not in path.parents:
@@ -87,7 +87,7 @@ class Changes:
             raise
         return observer
 
-    def _look_again_and_again(self) -> "BaseObserver":
+    def _poll(self) -> "BaseObserver":
         from watchdog.observers.polling import PollingObserverVFS
 
         def entries(folder: str | None) -> Iterator["os.DirEntry[str]"]:
@@ -104,24 +104,24 @@ class Changes:
         return observer
 
     def note(self, path: Path) -> None:
-        """Tell of a path that may have changed, if it counts."""
+        """Report a path that may have changed, if it counts."""
         if self.counts(path):
             self._changed(path)
 
     def is_top(self, folder: Path) -> bool:
-        """Return whether a folder is right below the one that is followed, and to be followed too."""
+        """Return whether a folder is directly below the followed one, and must be followed too."""
         return folder.parent == self._folder and not ignored(folder)
 
 
 class _Handler(FileSystemEventHandler):
-    """What watchdog tells, in our words."""
+    """Translates events of watchdog."""
 
     def __init__(self, changes: Changes, follow: Callable[[Path], object]) -> None:
         self._changes = changes
         self._follow = follow
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        """Note each path of an event that changes something; opened and closed files do not."""
+        """Report each path of a changing event; opening and closing files changes nothing."""
         places = [Path(os.fsdecode(place)) for place in (event.src_path, event.dest_path) if place]
         match event:
             case FileCreatedEvent() | FileModifiedEvent() | FileDeletedEvent() | FileMovedEvent():
@@ -131,7 +131,7 @@ class _Handler(FileSystemEventHandler):
                 self._entered(places[-1])
 
     def _entered(self, folder: Path) -> None:
-        """Follow a new folder; what is in it already has come without an event."""
+        """Follow a new folder, and report its present files, which came without events."""
         if self._changes.is_top(folder):
             try:
                 self._follow(folder)
@@ -142,5 +142,5 @@ class _Handler(FileSystemEventHandler):
 
 
 def ignored(folder: Path) -> bool:
-    """Return whether what happens in a folder is none of a reload's business."""
+    """Return whether changes in a folder never trigger a reload."""
     return folder.name.startswith(".") or folder.name in IGNORED or (folder / "pyvenv.cfg").exists()

@@ -1,7 +1,7 @@
-"""The child's end of `strandline serve --reload`: what it was handed, when its turn is, and that its parent lives.
+"""The child's side of `strandline serve --reload`: its inherited sockets, its turn, and the watch on its parent.
 
-A child loads its target while its predecessor still serves, says so, and waits for its turn. Parent and child share a
-pair of sockets: as soon as the parent is gone, however it ended, the child reads the end of it and stops.
+A child loads its target while its predecessor still serves, reports that, and waits for its turn. Parent and child
+share a pair of sockets: when the parent ends, for any reason, the child sees the end of the stream and stops.
 """
 
 import json
@@ -17,11 +17,11 @@ from strandline._listener import inherited
 from strandline._server import Handover
 
 GO: Final = b"g"
-"""What the parent sends when it is the child's turn."""
+"""Sent by the parent when the child may serve."""
 
 
 class Child:
-    """This process, as the child of one that reloads. Make it before anything slow is imported."""
+    """This process as the child of a reloading parent. Create it before slow imports."""
 
     def __init__(self, descriptors: str) -> None:
         """`descriptors` are the numbers of the listening socket and of the link to the parent, `N:M`."""
@@ -30,18 +30,18 @@ class Child:
         self._link = socket.socket(fileno=link)
         self._link.set_inheritable(False)
         self._turn = threading.Event()
-        # Ctrl-C, and the end of the terminal, reach every process of it, in any order with what the parent makes of
-        # them: SIGTERM, or SIGKILL the second time.
+        # Ctrl-C, and the end of the terminal, reach every process of it, before or after the parent's own signal:
+        # SIGTERM, or SIGKILL the second time.
         for each in (signal.SIGINT, signal.SIGHUP):
             signal.signal(each, lambda *_: None)
         threading.Thread(target=self._watch_parent, name="parent", daemon=True).start()
 
     def quieten(self) -> None:
-        """Log warnings only: what a server says of each start and stop, the parent says in its own words."""
+        """Log warnings only: the parent reports starts and stops itself."""
         logging.getLogger("strandline").setLevel(logging.WARNING)
 
     def wait_for_turn(self) -> Handover:
-        """Tell that the target is loaded; return when no predecessor is left."""
+        """Report that the target is loaded; return when the predecessor has ended."""
         self._send(event="loaded")
         self._turn.wait()
         return Handover(
@@ -51,11 +51,11 @@ class Child:
         )
 
     def announce(self, line: str) -> None:
-        """Tell the parent the line for people."""
+        """Send the parent a line for people."""
         self._send(event="welcome", line=line)
 
     def _send(self, **message: object) -> None:
-        with suppress(OSError):  # (a parent that is gone is noticed where it is read from)
+        with suppress(OSError):  # (the reading thread notices that the parent is gone)
             self._link.sendall(json.dumps(message).encode() + b"\n")
 
     def _watch_parent(self) -> None:

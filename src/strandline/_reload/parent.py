@@ -1,8 +1,8 @@
-"""The parent of `strandline serve --reload`: holds the socket, watches the files, starts one server after the other.
+"""The parent of `strandline serve --reload`: holds the socket, watches files, starts one server after the other.
 
-Invariants: at most one child serves; the next one gets its turn when no other is left. Code that does not load never
-replaces code that does: each child loads its target first, while its predecessor serves, and is given up if it cannot.
-The socket is never closed between two children. The parent imports neither the target nor what serves it.
+Invariants: at most one child serves; the next one starts serving when its predecessor has ended. Code that does not
+load never replaces code that does: each child loads its target while its predecessor serves, and is dropped if it
+cannot. The socket stays open between children. The parent imports neither the target nor the server.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from strandline._settings import Settings
 from strandline.errors import TargetError
 
 QUIET_S: Final = 0.15
-"""A reload begins when no file has changed for so long: editors and version control write several at once."""
+"""A reload begins after this long without a change: editors and version control write several files at once."""
 GO: Final = b"g"
 ENTRY: Final = "from strandline._cli import main; main()"
 
@@ -46,9 +46,9 @@ class Plan:
 
 
 def plan(target: str, arguments: Sequence[str], config: Path | None, settings: Settings) -> Plan:
-    """Return what to watch and start for TARGET. Address and port stay what they are, whatever settings become.
+    """Return what to watch and start for TARGET. Address and port stay fixed, even if settings change.
 
-    Raises `TargetError` for a file that is not there: that is a slip, and nothing to wait for.
+    Raises `TargetError` for a missing file: that is a typing error, not code to wait for.
     """
     where = target.partition(":")[0]
     if where.endswith(".py") and not Path(where).is_file():
@@ -59,9 +59,9 @@ def plan(target: str, arguments: Sequence[str], config: Path | None, settings: S
 
 
 def supervise(plan: Plan, say: Callable[[str], None]) -> int:
-    """Serve, and serve anew whenever the code changes, until told to stop. Return the exit code.
+    """Serve, and reload whenever the code changes, until stopped. Return the exit code.
 
-    Raises `SetupError` if it cannot listen. `say` is told what happens, in lines for people.
+    Raises `SetupError` if it cannot listen. `say` prints a line for people.
     """
     check_exposure(plan.settings)
     listener = listen(plan.settings)
@@ -73,7 +73,7 @@ def supervise(plan: Plan, say: Callable[[str], None]) -> int:
 
 @dataclass(eq=False, slots=True)
 class _Child:
-    """A server that is loading, waits for its turn, serves, or stops."""
+    """A server that is loading, waiting for its turn, serving or stopping."""
 
     process: asyncio.subprocess.Process
     link: socket.socket
@@ -84,7 +84,7 @@ class _Child:
 
 
 class _Parent:
-    """One life: `_serving` is the child whose turn it is, `_next` the one that loads or waits for its turn."""
+    """One supervision: `_serving` is the child that serves, `_next` the one that loads or waits for its turn."""
 
     def __init__(self, plan: Plan, listener: socket.socket, say: Callable[[str], None]) -> None:
         self._plan = plan
@@ -102,7 +102,7 @@ class _Parent:
         self._away_since: float | None = None
 
     async def life(self) -> int:
-        """Start the first child and see to what happens, one thing after the other."""
+        """Start the first child and handle events one at a time."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._stop_requested)
         loop.add_signal_handler(signal.SIGTERM, self._terminated)
@@ -117,7 +117,7 @@ class _Parent:
         try:
             self._say(f"Strandline {__version__} reloads whenever Python files in {self._plan.folder} change")
             if self._plan.settings.journal == "memory:":
-                self._say("The journal is in memory: each reload forgets all conversations and runs")
+                self._say("The journal is in memory: each reload loses all conversations and runs")
             await self._start_next()
             while self._code is None:
                 act = await self._happened.get()
@@ -134,7 +134,7 @@ class _Parent:
     # -- what happens ------------------------------------------------------------------------------
 
     def _note(self, path: Path) -> None:
-        """Gather changed files until it has been quiet for a moment."""
+        """Collect changed files until none has changed for `QUIET_S`."""
         self._changed.add(path)
         if self._timer is not None:
             self._timer.cancel()
@@ -145,7 +145,7 @@ class _Parent:
         if not changed:
             return
         await self._give_up_next()
-        if self._stopping:  # (perhaps told to meanwhile: the socket is closed)
+        if self._stopping:  # (perhaps stopped meanwhile: the socket is closed)
             return
         names = sorted(display_path(path, self._plan.folder) for path in changed)
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -155,11 +155,11 @@ class _Parent:
         await self._start_next()
 
     def _heard(self, child: _Child, message: dict[str, Any]) -> None:
-        """Act on what a child says."""
+        """Handle a message of a child."""
         match message:
             case {"event": "stopping", "running": int(running)} if self._stopping and running:
                 grace_s = self._plan.settings.drain_grace_s
-                self._say(f"{executing(running)}: {grace_s:g} s to finish; Ctrl-C again leaves at once")
+                self._say(f"{executing(running)}: {grace_s:g} s to finish; Ctrl-C again exits at once")
             case _ if self._stopping:
                 pass
             case {"event": "loaded"} if child is self._next:
@@ -174,7 +174,7 @@ class _Parent:
             case {"event": "ready", "runs": runs}:
                 child.ready = True
                 if self._away_since is not None:
-                    self._say(f"Reloaded; nobody served for {monotonic() - self._away_since:.1f} s.{resumed(runs)}")
+                    self._say(f"Reloaded; requests waited {monotonic() - self._away_since:.1f} s.{resumed(runs)}")
                     self._away_since = None
             case {"event": "stopping", "running": running, "waiting": waiting}:
                 self._away_since = monotonic()
@@ -182,21 +182,21 @@ class _Parent:
                     self._say(line)
 
     async def _ended(self, child: _Child, code: int) -> None:
-        """Act on the end of a child, wanted or not."""
+        """Handle the end of a child, wanted or not."""
         child.link.close()
         if child is self._next:
             self._next = None
             if not self._stopping:
                 old = self._serving is not None and not self._serving.stopping
                 self._say(
-                    "The new code does not load: the server goes on with the old one, until the next change"
+                    "The new code does not load: the server keeps the old code until the next change"
                     if old
-                    else "The code does not load: nobody serves, and requests wait, until the next change"
+                    else "The code does not load: requests wait until the next change"
                 )
         elif child is self._serving:
             self._serving = None
             if self._stopping:
-                self._code = code if code >= 0 else 128 - code  # (as shells tell of a signal)
+                self._code = code if code >= 0 else 128 - code  # (as shells report a signal)
             elif child.stopping:
                 if self._next is not None and self._next.loaded:
                     self._give_turn()
@@ -213,25 +213,25 @@ class _Parent:
             return
         if not child.ready:
             self._say(
-                f"The server ended before it was ready ({describe_exit(code)}): nobody serves until the next change"
+                f"The server ended before it was ready ({describe_exit(code)}): requests wait until the next change"
             )
             return
         self._away_since = monotonic()
-        self._say(f"The server ended by itself ({describe_exit(code)}); starting it again")
+        self._say(f"The server ended by itself ({describe_exit(code)}); restarting it")
         if self._next is None:
             await self._start_next()
         elif self._next.loaded:
             self._give_turn()
 
     def _terminated(self) -> None:
-        """Stop cleanly, however often it is said: supervisors do so, and get it without --reload too."""
+        """Stop cleanly, however often it is requested: supervisors repeat signals."""
         if not self._stopping:
             self._stop_requested()
 
     def _stop_requested(self) -> None:
-        """Stop cleanly at first, at once the second time: the journal is safe either way."""
+        """Stop cleanly the first time, at once the second time: the journal is safe either way."""
         if self._stopping:
-            self._say("left at once; what executed is taken up at the next start")
+            self._say("exited at once; executing runs are recovered at the next start")
             for child in (self._serving, self._next):
                 if child is not None and child.process.returncode is None:
                     child.process.kill()
@@ -255,7 +255,7 @@ class _Parent:
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-P",  # (as an installed command does: the current folder shadows no module of ours)
+                "-P",  # (like the installed command: the current folder must not shadow modules)
                 "-c",
                 ENTRY,
                 "serve",
@@ -274,7 +274,7 @@ class _Parent:
         task.add_done_callback(self._tasks.discard)
 
     async def _listen_to(self, child: _Child) -> None:
-        """Hand on all that a child says, and then its end."""
+        """Queue all messages of a child, and then its end."""
         reader, _ = await asyncio.open_connection(sock=child.link.dup())
         with suppress(OSError):
             async for line in reader:
@@ -283,7 +283,7 @@ class _Parent:
         self._happened.put_nowait(partial(self._ended, child, code))
 
     async def _give_up_next(self) -> None:
-        """End a child that loads code which is old by now."""
+        """End a child that is loading outdated code."""
         if (child := self._next) is None:
             return
         self._next = None
@@ -304,6 +304,6 @@ class _Parent:
 
 
 def forget_compiled(path: Path) -> None:
-    """Drop the compiled form of a file: it is told from the source by size and second only, and a person is quicker."""
+    """Delete the bytecode of a file: Python compares it by size and second only, and a person may save faster."""
     with suppress(OSError, NotImplementedError):
         os.unlink(importlib.util.cache_from_source(str(path)))

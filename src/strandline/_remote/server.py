@@ -1,7 +1,7 @@
-"""`RemoteServer`: one server's run API, for commands that look at runs and change them.
+"""`RemoteServer`: the run API of one server, for commands that show and change runs.
 
-Each call is one request (a list: as many as it has pages), and returns what the server answered, in its words. What it
-refuses is an error whose message is a paragraph for people.
+Each call is one request (for a list: one per page), and returns the server's answer unchanged. A refusal is an error
+whose message is a paragraph for people.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,8 +16,8 @@ from strandline.client._sync_client import Client
 
 _LISTS: Final = {
     "runs": "`strandline runs SESSION` lists the runs of a session",
-    "asked": "`strandline answer SESSION` shows what a session asks",
-    "sessions": "`strandline sessions` lists those that there are",
+    "asked": "`strandline answer SESSION` shows the open questions of a session",
+    "sessions": "`strandline sessions` lists the sessions",
 }
 
 Body = dict[str, Any]
@@ -28,7 +28,7 @@ class UnknownId(RemoteError):
 
 
 class TooLate(RemoteError):
-    """The run has ended, or begun: it cannot be changed so any more."""
+    """The run has ended or started, so this change is no longer possible."""
 
 
 class RemoteServer:
@@ -37,7 +37,7 @@ class RemoteServer:
     def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url
         with connecting(url):
-            self._client = Client(url, key, patience_s=0)  # whoever types a command wants to know now
+            self._client = Client(url, key, patience_s=0)  # a person waits: fail now rather than retry
 
     def __enter__(self) -> Self:
         return self
@@ -52,15 +52,15 @@ class RemoteServer:
         return self._pages("/v1/sessions", "sessions", most)
 
     def runs(self, session: str, most: int) -> Body:
-        """Return up to `most` runs of a session: what waits, the last in line first, what executes, what has ended."""
+        """Return up to `most` runs of a session: waiting, last in the queue first, then executing, then ended."""
         return self._pages(f"{_path(session)}/runs", "runs", most)
 
     def all_runs(self, most: int, statuses: Sequence[str] = ()) -> Body:
-        """Return up to `most` runs of all sessions, the last accepted first; with `statuses` only those."""
+        """Return up to `most` runs of all sessions, newest first; with `statuses` only those."""
         return self._pages("/v1/runs", "runs", most, query={"status": ",".join(statuses)} if statuses else {})
 
     def history(self, session: str, most: int, *, discarded: bool = False) -> Body:
-        """Return the last `most` messages of a session, oldest first; with `discarded` those that are hidden too."""
+        """Return the last `most` messages of a session, oldest first; with `discarded` the hidden ones too."""
         query = {"discarded": "true"} if discarded else {}
         return self._pages(f"{_path(session)}/history", "messages", most, older=True, query=query)
 
@@ -75,34 +75,34 @@ class RemoteServer:
     # -- what is changed ---------------------------------------------------------------------------
 
     def cancel(self, run_id: str, *, force: bool = False) -> Body:
-        """Cancel a run and return it: it has ended by that, or was asked to end. Raises `UnknownId` and `TooLate`."""
+        """Cancel a run and return it: ended, or asked to stop. Raises `UnknownId` and `TooLate`."""
         return self._ask("POST", f"/v1/runs/{_quoted(run_id)}/cancel", {"force": force})
 
     def cancel_session(self, session: str, *, running: bool = False, force: bool = False) -> Body:
-        """Cancel what waits in a session, with `running` what executes too; return which those were."""
+        """Cancel the waiting runs of a session, with `running` the executing one too; return their ids."""
         return self._ask("POST", f"{_path(session)}/cancel", {"running": running, "force": force})
 
     def move(self, run_id: str, *, priority: int | None = None) -> Body:
-        """Move a run that waits to the place of a priority; None is the front. Raises `UnknownId` and `TooLate`."""
+        """Move a waiting run to the place of a priority; None is the front. Raises `UnknownId` and `TooLate`."""
         body: Body = {"front": True} if priority is None else {"priority": priority}
         return self._ask("POST", f"/v1/runs/{_quoted(run_id)}/move", body)
 
     def pause(self, session: str) -> Body:
-        """Let nothing more of a session start, and return it. Raises `UnknownId`."""
+        """Pause a session, and return it. Raises `UnknownId`."""
         return self._ask("POST", f"{_path(session)}/pause")
 
     def resume(self, session: str) -> Body:
-        """Let a paused session go on, and return it. Raises `UnknownId`."""
+        """Resume a paused session, and return it. Raises `UnknownId`."""
         return self._ask("POST", f"{_path(session)}/resume")
 
     def answer(self, session: str, answers: dict[str, str]) -> Body:
-        """Answer what a session's agent asks, by the ids of its requests; return the run that goes on with it."""
+        """Answer the open questions of a session, by their ids; return the run that continues with the answers."""
         return self._ask("POST", f"{_path(session)}/runs", {"input": requests.responses(answers)})
 
     # -- one request -------------------------------------------------------------------------------
 
     def _pages(self, path: str, name: str, most: int, *, older: bool = False, query: Body | None = None) -> Body:
-        """Return up to `most` entries of a list, in one; `older`: each further page belongs before the others."""
+        """Return up to `most` entries of a paged list; `older`: each further page goes before the others."""
         entries: list[Any] = []
         damaged: list[Any] = []
         cursor: str | None = None
@@ -136,13 +136,13 @@ class RemoteServer:
             case NotFound(code=code) if code:
                 return self._not_a_server(f"it has no {path}")
             case Conflict(detail=detail) if error.code:
-                return TooLate(f"{detail}; `strandline runs {path.split('/')[3]}` shows what became of it")
+                return TooLate(f"{detail}; `strandline runs {path.split('/')[3]}` shows its outcome")
             case NotNow() if error.code:
                 return RemoteError(f"not now: {why(error)}. Try again in {error.retry_after_s:g} s")
             case Unauthorized() if error.code:
                 return unauthorized(self.url, error)
             case Refused() if error.code:
-                return RemoteError(f"the server does not do this: {why(error)}")
+                return RemoteError(f"the server refuses this: {why(error)}")
             case Refused():
                 return self._not_a_server(f"{method} {path} says {error.status}")
             case _:
@@ -150,13 +150,13 @@ class RemoteServer:
 
     def _not_a_server(self, reason: str) -> NotAServer:
         return NotAServer(
-            f"what answers at {self.url} is no Strandline server, or one of another version: {reason}. Name the address"
-            " of one: --url http://HOST:PORT"
+            f"{self.url} is not a Strandline server, or one of another version: {reason}. To use another address:"
+            " --url http://HOST:PORT"
         )
 
 
 def _quoted(name: str) -> str:
-    """Return a name as a part of a path. Raises `RemoteError` if it is no text."""
+    """Return a name as a part of a path. Raises `RemoteError` if it is not text."""
     try:
         return quote(name, safe="")
     except UnicodeEncodeError as error:
@@ -164,8 +164,8 @@ def _quoted(name: str) -> str:
 
 
 def _unreadable(error: UnicodeEncodeError) -> RemoteError:
-    """Return what to say of an argument with bytes that are no characters: Python has lone surrogates for them."""
-    return RemoteError(f"{error.object!r} is no text in the encoding of this terminal")
+    """Return the error for an argument with undecodable bytes, which Python represents as lone surrogates."""
+    return RemoteError(f"{error.object!r} is not text in the encoding of this terminal")
 
 
 def _path(session: str) -> str:
@@ -173,7 +173,7 @@ def _path(session: str) -> str:
 
 
 def display_order(runs: list[Body]) -> Iterator[Body]:
-    """Yield runs as they will be and were started: what executes, what waits in its order, what has ended."""
+    """Yield executing runs, then waiting ones in their order, then ended ones."""
     executing = [run for run in runs if run["status"] == "running"]
     waiting = [run for run in runs if run["status"] == "queued"]
     yield from executing

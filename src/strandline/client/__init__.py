@@ -1,7 +1,7 @@
 """A typed client of Strandline servers: `Client` and, for async code, `AsyncClient`.
 
-What to send, what an answer means, where to come back to and how long to wait is decided once, without I/O (`_plans`);
-the two clients only carry it out. It knows the wire, and nothing of a server's inside.
+`_plans` decides, without I/O, what to send, what an answer means, where to resume and how long to wait; the two clients
+only carry plans out. Nothing here knows the inside of a server.
 """
 
 from typing import TYPE_CHECKING, Any

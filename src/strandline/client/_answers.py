@@ -1,4 +1,4 @@
-"""What servers answer, as values, and which error an answer is. Fields that a newer server adds are left out."""
+"""The answers of servers as values, and the errors that they mean. Fields that a newer server adds are ignored."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -22,14 +22,14 @@ UNAUTHORIZED: Final = 401
 NOT_FOUND: Final = 404
 CONFLICT: Final = 409
 FOR_NOW: Final = frozenset({429, 502, 503, 504})
-"""Refused for the moment: by the server, or by a proxy that does not reach it."""
+"""Refused for now: by the server, or by a proxy that cannot reach it."""
 LONGEST_RETRY_S: Final = 300.0
 ENDED: Final = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.NEEDS_INPUT})
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer as it came; the names of its headers are lower-case. Of a stream there is no body."""
+    """A raw answer, with lower-case header names. A stream has no body."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -37,21 +37,21 @@ class Reply:
 
 
 class Problem(Struct, frozen=True):
-    """Why a run has failed."""
+    """Why a run failed."""
 
     code: str
     detail: str
 
 
 class Why(Struct, frozen=True):
-    """Why a run waits: a code for programs (`paused`, `behind`, ...), and words for people."""
+    """Why a run waits: a code for programs (`paused`, `behind`, ...), and a text for people."""
 
     code: str
     text: str
 
 
 class Run(Struct, frozen=True, kw_only=True):
-    """A run, as the server tells it. `output` is the text of its answer; `status` is one of `RunStatus`."""
+    """A run. `output` is the text of its answer; `status` is one of `RunStatus`."""
 
     run_id: str
     session_id: str
@@ -75,12 +75,12 @@ class Run(Struct, frozen=True, kw_only=True):
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended; nothing of it changes any more."""
+        """Whether the run has ended, and changes no more."""
         return self.status in ENDED
 
     @property
     def ok(self) -> bool:
-        """Whether it has succeeded."""
+        """Whether the run has succeeded."""
         return self.status == RunStatus.SUCCEEDED
 
 
@@ -101,7 +101,7 @@ class HistoryMessage(TypedDict):
 
 
 class HistoryPage(Struct, frozen=True):
-    """A page of history, oldest message first; the next page has older ones."""
+    """A page of history, oldest message first; the next page has older messages."""
 
     messages: list[HistoryMessage]
     next_cursor: str | None = None
@@ -119,15 +119,15 @@ history_page: Final = decoder(HistoryPage)
 
 
 def read(reply: Reply, decode: Callable[[bytes], T]) -> T:
-    """Return what an answer holds. Raises `NotStrandline`."""
+    """Return the decoded body of an answer. Raises `NotStrandline`."""
     try:
         return decode(reply.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise NotStrandline(f"its answer is not what a Strandline server says: {error}", status=reply.status) from None
+        raise NotStrandline(f"its answer is not one of a Strandline server: {error}", status=reply.status) from None
 
 
 def failure(reply: Reply) -> ClientError:
-    """Return the error that an answer is."""
+    """Return the error that an answer means."""
     try:
         refusal = _refusal(reply.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

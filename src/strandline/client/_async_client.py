@@ -1,4 +1,4 @@
-"""`AsyncClient`: a server, for async code. It carries out plans, and decides nothing."""
+"""`AsyncClient`: a server, for async code. It carries out plans (`_plans`), and decides nothing."""
 
 import asyncio
 import random
@@ -29,8 +29,8 @@ T = TypeVar("T")
 class AsyncClient:
     """A server at an address. Use it in an `async with`, or close it; it belongs to one event loop.
 
-    `key` is an API key. A call goes on trying for `patience_s` seconds while nothing new comes: the server restarts, or
-    refuses for the moment; 0 never tries again. `on_pause` is called before each wait with the reason and its seconds.
+    `key` is an API key. While the server restarts or refuses for now, a call retries for up to `patience_s` seconds
+    without progress; 0 never retries. `on_pause` is called before each wait with the reason and its seconds.
     All methods raise `ClientError`.
     """
 
@@ -63,21 +63,21 @@ class AsyncClient:
     async def chat(
         self, text: str | list[Block], session_id: str = DEFAULT_SESSION, **options: Unpack[RunOptions]
     ) -> Run:
-        """Ask, wait for the end of the run, and return it: its `output` is the answer."""
+        """Send a message, wait for the end of its run, and return the run: its `output` is the answer."""
         return await self._do(plans.chat(text, session_id, options, _key(), self._patience()))
 
     def run(
         self, text: str | list[Block], session_id: str = DEFAULT_SESSION, **options: Unpack[RunOptions]
     ) -> AsyncGenerator[Event, None]:
-        """Ask, and iterate over what happens until `RunFinished`. Nothing is sent before the first step of it.
+        """Send a message, and iterate over the events of its run up to `RunFinished`. The first step sends the request.
 
-        Whoever stops iterating leaves (at once within `contextlib.aclosing`); the run goes on without them.
+        To stop iterating is to unsubscribe (at once within `contextlib.aclosing`); the run continues.
         """
         request = requests.streamed(requests.new_run(session_id, text, options, _key()))
         return self._iterate(plans.follow(request, "", 0, self._patience()))
 
     def events(self, run_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
-        """Iterate over what happens in a run that is there, after the event with the id `after`, until its end."""
+        """Iterate over the events of an existing run, from the one after id `after` up to its end."""
         return self._iterate(plans.follow(None, run_id, after, self._patience()))
 
     async def wait(self, run_id: str) -> Run:
@@ -85,27 +85,27 @@ class AsyncClient:
         return await self._do(plans.wait(run_id, self._patience()))
 
     async def cancel(self, run_id: str, *, force: bool = False) -> Run:
-        """Cancel a run and return it: it has ended by that, or was asked to end. Raises `Conflict` if it had ended."""
+        """Cancel a run and return it: ended, or asked to stop. Raises `Conflict` if it had already ended."""
         return await self._do(plans.cancel(run_id, force, self._patience()))
 
     async def answer(self, run_id: str, responses: Mapping[str, Any]) -> Run:
-        """Answer what a run has asked, by the ids of its input requests; return the run that goes on with it."""
+        """Answer the input requests of a run, by their ids; return the run that continues with the answers."""
         return await self._do(plans.answer(run_id, responses, _key(), self._patience()))
 
     async def runs(self, statuses: str | Sequence[str] = (), limit: int | None = None) -> list[Run]:
-        """Return the last `limit` runs of all sessions, or all, the last accepted first; with `statuses` only those."""
+        """Return the latest `limit` runs of all sessions, or all, newest first; with `statuses` only those."""
         return await self._do(plans.runs(statuses, limit, self._patience()))
 
     async def history(
         self, session_id: str = DEFAULT_SESSION, limit: int | None = None, *, discarded: bool = False
     ) -> list[HistoryMessage]:
-        """Return the last `limit` messages of a session, oldest first, or all; with `discarded` hidden ones too."""
+        """Return the last `limit` messages of a session, or all, oldest first; with `discarded` the hidden ones too."""
         return await self._do(plans.history(session_id, limit, discarded, self._patience()))
 
     async def ask(
         self, method: str, path: str, body: object = None, *, query: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """Ask any other route for its JSON object. What changes something is sent once, unless it was refused."""
+        """Call any other route and return its JSON object. A change is sent again only if it was refused."""
         reply = await self._do(plans.ask(requests.anything(method, path, body, query), self._patience()))
         return answers.read(reply, msgspec.json.Decoder(dict[str, Any]).decode)
 
@@ -117,7 +117,7 @@ class AsyncClient:
     async def _do(self, plan: Plan[T]) -> T:
         course = PlanRunner(plan)
         async for _ in self._events(course):
-            raise AssertionError("only `follow` tells events")
+            raise AssertionError("only `follow` emits events")
         return course.result
 
     def _iterate(self, plan: Plan[None]) -> AsyncGenerator[Event, None]:
@@ -139,7 +139,7 @@ class AsyncClient:
 
 
 class _Connection:
-    """The one connection of a call: it does steps, and holds the stream that is open."""
+    """The connection of one call: carries out its steps, and holds its open stream."""
 
     def __init__(
         self, http: httpx.AsyncClient, url: str, on_pause: Callable[[ClientError, float], None] | None
@@ -151,7 +151,7 @@ class _Connection:
         self._frames: AsyncIterator[ServerSentEvent]
 
     async def do(self, step: Ask | Open | Next | Pause) -> Reply | Frame | None:
-        """Do a step, and return what came of it. Raises `NoServer`."""
+        """Carry out a step and return its result. Raises `NoServer`."""
         match step:
             case Next():
                 with transport.translating_errors(self._url):
@@ -175,7 +175,7 @@ class _Connection:
                     return transport.reply(response, await response.aread())
 
     async def aclose(self) -> None:
-        """End the stream that is open, if one is."""
+        """Close the open stream, if any."""
         if self._response is not None:
             await self._response.aclose()
             self._response = None

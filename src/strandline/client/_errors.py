@@ -1,17 +1,16 @@
-"""Every way in which a client gets no answer, in families by what to do about it.
+"""The errors of a client, in families by what to do about them.
 
-* `NoServer`: nobody was reached, or came back in time. What was sent may have arrived.
-* `NotNow`: refused for the moment, and for longer than the client was to try. Nothing was accepted.
-* `Refused`, and of these `Unauthorized`, `NotFound` and `Conflict`: refused for good; `code` says why.
-* `NotStrandline`: what answers is no server of Strandline, or one of another version.
+* `NoServer`: no server was reached, or none came back in time. The request may have arrived.
+* `NotNow`: refused for now, for longer than the client was to retry. Nothing was accepted.
+* `Refused` with `Unauthorized`, `NotFound` and `Conflict`: refused for good; `code` says why.
+* `NotStrandline`: the answer is not one of a Strandline server, or of another version.
 """
 
 
 class ClientError(Exception):
     """Base of all errors of a client. `code` is stable, `detail` is for people.
 
-    `status` is that of the HTTP answer, None if there was none; `retry_after_s` says when to come back, if the server
-    did.
+    `status` is that of the HTTP answer, None without one; `retry_after_s` is when to retry, if the server said so.
     """
 
     def __init__(
@@ -25,7 +24,7 @@ class ClientError(Exception):
 
 
 class NoServer(ClientError):
-    """There is no answer. `reached`: somebody took the request, so that it may have been accepted."""
+    """There is no answer. `reached`: the request was sent, so it may have been accepted."""
 
     def __init__(self, detail: str, *, code: str = "no_server", reached: bool = False) -> None:
         super().__init__(detail, code=code)
@@ -33,25 +32,25 @@ class NoServer(ClientError):
 
 
 class StreamEnded(NoServer):
-    """The server ended a stream before its run had ended: it stops, and keeps the run."""
+    """The server ended a stream before the run ended: it is stopping, and has stored the run."""
 
     def __init__(self) -> None:
         super().__init__("the server has ended the stream before the run has ended", code="stream_ended", reached=True)
 
 
 class NotStrandline(ClientError):
-    """The answer is none that a Strandline server of this version gives."""
+    """The answer is not one of a Strandline server of this version."""
 
     def __init__(self, detail: str, *, status: int | None = None) -> None:
         super().__init__(detail, code="not_strandline", status=status)
 
 
 class Refused(ClientError):
-    """The server does not do it, and will not do it the next time. `code` is the server's, `""` if it gave none."""
+    """The server refuses, and would refuse again. `code` is the server's, `""` if it sent none."""
 
 
 class Unauthorized(Refused):
-    """The server wants an API key, or does not know the one that it was shown (any more)."""
+    """The server needs an API key, or does not know this one (any more)."""
 
 
 class NotFound(Refused):
@@ -59,8 +58,8 @@ class NotFound(Refused):
 
 
 class Conflict(Refused):
-    """It does not fit to how things are: the session is busy, the run has ended, the question was answered."""
+    """The request does not fit the present state: the session is busy, the run has ended, the question was answered."""
 
 
 class NotNow(Refused):
-    """A queue is full, the server is stopping, starting, or out of room: nothing was accepted."""
+    """A queue or the disk is full, or the server is starting or stopping: nothing was accepted."""

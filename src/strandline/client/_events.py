@@ -1,7 +1,7 @@
-"""What a client is told of a run while it goes on: one record for each kind of event, as the wire has it.
+"""The events of a run, one record for each kind, as on the wire.
 
-A server may be newer than its client: further fields are left out, and an event of a kind that is not known here, or
-whose fields are others, is `Unknown`, with its data. So a program that looks at the kinds it knows goes on working.
+A server may be newer than its client: additional fields are ignored, and an event of an unknown kind, or with other
+fields, is `Unknown`, with its data. So a program that handles the kinds that it knows keeps working.
 """
 
 from datetime import datetime
@@ -18,7 +18,7 @@ from strandline.client._errors import NotStrandline
 
 
 class EventBase(Struct, frozen=True, kw_only=True, tag_field="type"):
-    """What every event has. `id` is the number after which to come back; None if nothing numbered was told before."""
+    """The fields of every event. `id` is where to resume: the last number so far, None before the first."""
 
     run_id: str = ""
     at: datetime | None = None
@@ -26,10 +26,10 @@ class EventBase(Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class RunQueued(EventBase, frozen=True, tag="run.queued"):
-    """It waits; `position` is 1 for the next to start.
+    """The run waits; `position` is 1 for the next to start.
 
-    `input_requests` are what its session waits to be answered first, if that is why: `answer` takes their ids with the
-    id of any run of that session, this one's too.
+    If the session waits for answers first, `input_requests` are the questions: `answer` takes their ids with the id of
+    any run of that session, including this one.
     """
 
     position: int
@@ -39,7 +39,7 @@ class RunQueued(EventBase, frozen=True, tag="run.queued"):
 
 
 class RunPosition(EventBase, frozen=True, tag="run.position"):
-    """It waits at another place now, or for another reason; `input_requests` as of `RunQueued`."""
+    """The run waits at another position now, or for another reason; `input_requests` as in `RunQueued`."""
 
     position: int
     estimated_wait_s: float | None = None
@@ -48,13 +48,13 @@ class RunPosition(EventBase, frozen=True, tag="run.position"):
 
 
 class RunStarted(EventBase, frozen=True, tag="run.started"):
-    """It executes."""
+    """The run executes."""
 
     attempt: int
 
 
 class RunRestarted(EventBase, frozen=True, tag="run.restarted"):
-    """It executes again: what was told before counts no more, except what is kept in `messages`, its own so far."""
+    """The run executes again: earlier events no longer count, except for `messages`, its stored messages so far."""
 
     attempt: int
     messages: list[Message] = []
@@ -67,7 +67,7 @@ class TextDelta(EventBase, frozen=True, tag="text.delta"):
 
 
 class TextReset(EventBase, frozen=True, tag="text.reset"):
-    """The model's call starts over: the text since the last message counts no more."""
+    """The model's call starts over: the text since the last message no longer counts."""
 
 
 class ReasoningDelta(EventBase, frozen=True, tag="reasoning.delta"):
@@ -77,7 +77,7 @@ class ReasoningDelta(EventBase, frozen=True, tag="reasoning.delta"):
 
 
 class ToolStarted(EventBase, frozen=True, tag="tool.started"):
-    """A tool begins. `truncated`: its arguments are too large to be told, and `input` is None."""
+    """A tool starts. `truncated`: its arguments are too large for an event, and `input` is None."""
 
     tool_use_id: str
     name: str
@@ -86,9 +86,9 @@ class ToolStarted(EventBase, frozen=True, tag="tool.started"):
 
 
 class ToolFinished(EventBase, frozen=True, tag="tool.finished"):
-    """A tool has ended with `status` `success` or `error`. `truncated`: its result is larger than what is told of it.
+    """A tool has ended with `status` `success` or `error`. `truncated`: the event has only a part of its result.
 
-    `duration_s` is None for one whose beginning was not seen.
+    `duration_s` is None if its start was not seen.
     """
 
     tool_use_id: str
@@ -100,28 +100,28 @@ class ToolFinished(EventBase, frozen=True, tag="tool.finished"):
 
 
 class MessageAdded(EventBase, frozen=True, tag="message.added"):
-    """A message has joined the run's own. `truncated`: a block of it is larger than what is told; texts are whole."""
+    """The run has a new message. `truncated`: a block of it is cut; texts are whole."""
 
     message: Message
     truncated: bool = False
 
 
 class RunStalled(EventBase, frozen=True, tag="run.stalled"):
-    """It has given no sign of life for `quiet_s`, in `phase`."""
+    """The run has shown no sign of life for `quiet_s`, in `phase`."""
 
     quiet_s: float
     phase: str
 
 
 class StreamGap(EventBase, frozen=True, tag="stream.gap"):
-    """The events `first` to `last` are not kept any more; the run's end will have its whole last message."""
+    """The events `first` to `last` are no longer stored; `RunFinished` will have the whole last message."""
 
     first: int
     last: int
 
 
 class Usage(EventBase, frozen=True, tag="usage"):
-    """What one call of the model took: tokens, and seconds until its first piece and until its end."""
+    """The cost of one model call: tokens, and seconds to its end and to its first text."""
 
     tokens: dict[str, int]
     model_s: float | None = None
@@ -129,7 +129,7 @@ class Usage(EventBase, frozen=True, tag="usage"):
 
 
 class RunFinished(EventBase, frozen=True, tag="run.finished"):
-    """It has ended: the last event of every run. `output` is the text of its answer; `status` one of `RunStatus`."""
+    """The run has ended: its last event. `output` is the text of its answer; `status` one of `RunStatus`."""
 
     status: str
     output: str = ""
@@ -145,7 +145,7 @@ class RunFinished(EventBase, frozen=True, tag="run.finished"):
 
 
 class Unknown(EventBase, frozen=True, tag="unknown"):
-    """An event that this client does not know; `kind` is its type, `data` all that it has."""
+    """An event that this client does not know; `kind` is its type, `data` all of its fields."""
 
     kind: str
     data: dict[str, Any] = {}
@@ -175,7 +175,7 @@ _decode_any: Final = decoder(dict[str, Any])
 
 
 def read(data: str, number: str) -> Event:
-    """Return the event with this data and id. Raises `NotStrandline` if it is no event, or an end that is not known."""
+    """Return the event with this data and id. Raises `NotStrandline` for anything else, and for an unknown end."""
     after = int(number) if number.isascii() and number.isdecimal() else None
     sent = data.encode()
     try:
@@ -184,9 +184,9 @@ def read(data: str, number: str) -> Event:
         fields = _decode_any(sent) if data.startswith("{") else {}
         kind = str(fields.get("type", ""))
         if not kind or kind == LAST:
-            raise NotStrandline(f"what it tells of the run is no event that is known here: {error}") from None
+            raise NotStrandline(f"it sent an event of the run that this client does not know: {error}") from None
         run_id = fields.get("run_id")
         return Unknown(kind=kind, data=fields, run_id=run_id if isinstance(run_id, str) else "", id=after)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise NotStrandline(f"what it tells of the run is no JSON: {error}") from None
+        raise NotStrandline(f"it sent an event of the run that is not JSON: {error}") from None
     return event

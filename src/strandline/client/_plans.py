@@ -1,9 +1,9 @@
-"""What a client does, step by step, without doing it: what to send, what an answer means, where to come back to.
+"""The logic of a client without I/O: what to send, what an answer means, where to resume.
 
-A plan is a generator. It yields the next step, is sent what came of it, and returns its result; a `NoServer` that a
-step ends with is thrown into it. So both clients do the same, and a test can play any server without one.
+A plan is a generator. It yields its next step, receives the step's result, and returns its own; a `NoServer` of a step
+is thrown into it. So both clients behave alike, and a test needs no server.
 
-A request is sent again only where that does no harm: it reads, or carries a key, or was not accepted.
+A request is sent again only where that is safe: it only reads, has an idempotency key, or was not accepted.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -22,13 +22,13 @@ from strandline.client._requests import Request, RunOptions
 T = TypeVar("T")
 
 PATIENCE_S: Final = 60.0
-"""For how long a client goes on trying while nothing new comes, unless it is told otherwise."""
+"""How long a client retries without progress, by default."""
 FIRST_S: Final = 0.1
-"""How long to wait before a connection that broke is made again; then twice as long, and so on."""
+"""The wait before the first reconnect; doubled for each further one."""
 RETRY_S: Final = 1.0
-"""The longest of these waits, unless the server names another (`retry` of its stream)."""
+"""The longest of these waits, unless the server sets another (`retry` in its stream)."""
 SOON_S: Final = 1.0
-"""How long to wait before asking again for the end of a run, if a server does not wait for it."""
+"""The wait between polls for the end of a run, if the server does not hold the request."""
 
 
 # -- steps --------------------------------------------------------------------------------------------
@@ -36,26 +36,26 @@ SOON_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Send a request, and give back its whole answer."""
+    """Send a request, and return its whole answer."""
 
     request: Request
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Send a request, and give back its answer: the body stays to be read by `Next`, if it is a stream."""
+    """Send a request, and return its answer; if it is a stream, `Next` reads its body."""
 
     request: Request
 
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """Give back the next event of the open stream, None at its end."""
+    """Return the next event of the open stream, None at its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Do nothing for so many seconds; `error` is why, None if nothing is wrong."""
+    """Wait; `error` is why, None if nothing is wrong."""
 
     seconds: float
     error: ClientError | None = None
@@ -63,14 +63,14 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """Hand an event to whoever called."""
+    """Yield an event to the caller."""
 
     event: Event
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A server-sent event; `id` is the last one that a frame has named."""
+    """A server-sent event; `id` is the last id of the stream so far."""
 
     data: str
     id: str = ""
@@ -82,7 +82,7 @@ Plan = Generator[Step, Any, T]
 
 
 class PlanRunner(Generic[T]):
-    """A plan under way: `step` is what is to be done now; None when it is over, and `result` is there."""
+    """Runs a plan: `step` is its next step, None once `result` is there."""
 
     def __init__(self, plan: Plan[T]) -> None:
         self._plan = plan
@@ -92,15 +92,15 @@ class PlanRunner(Generic[T]):
 
     @property
     def result(self) -> T:
-        """What came of it."""
+        """The result of the plan."""
         return self._results[0]
 
     def done(self, result: Reply | Frame | None = None) -> None:
-        """Note that the step was done."""
+        """Advance with the result of the step."""
         self._advance(lambda: self._plan.send(result))
 
     def failed(self, error: NoServer) -> None:
-        """Note that the step was not done."""
+        """Advance with the error of the step."""
         self._advance(lambda: self._plan.throw(error))
 
     def _advance(self, resume: Callable[[], Step]) -> None:
@@ -115,11 +115,10 @@ class PlanRunner(Generic[T]):
 
 
 class Patience:
-    """For how long one call goes on without anything new, and how long it waits in between.
+    """Limits how long one call retries without progress, and spaces its retries.
 
-    A server that says when to come back is asked then; one that is gone ever more rarely, never by all its clients at
-    once. Before the call has reached anybody, an address where nobody listens is no reason to wait. `clock` gives
-    seconds, `random` numbers from 0 to 1.
+    A call retries when the server said so, otherwise with growing waits and jitter. It does not wait for an address
+    that has never answered it. `clock` returns seconds, `random` numbers from 0 to 1.
     """
 
     def __init__(self, total_s: float, clock: Callable[[], float], random: Callable[[], float]) -> None:
@@ -132,11 +131,11 @@ class Patience:
         self.longest_s = RETRY_S
 
     def reached(self) -> None:
-        """Note that somebody was there."""
+        """Record that a server answered."""
         self._reached = True
 
     def refresh(self) -> None:
-        """Note that something new has come."""
+        """Record progress."""
         self._since = None
         self._tries = 0
 
@@ -145,7 +144,7 @@ class Patience:
         return self._clock()
 
     def wait(self, error: ClientError) -> Pause:
-        """Return how long to wait after an error. Raises it if that would be too long."""
+        """Return the pause after an error. Raises the error if that would be too long."""
         self._reached = self._reached or not isinstance(error, NoServer) or error.reached
         if not self._reached:
             raise error
@@ -164,7 +163,7 @@ class Patience:
 
 
 def ask(request: Request, patience: Patience) -> Plan[Reply]:
-    """Send a request until it is answered, and return the answer. Raises `ClientError`."""
+    """Send a request, with retries, and return the answer. Raises `ClientError`."""
     while True:
         try:
             reply: Reply = yield Ask(request)
@@ -182,14 +181,14 @@ def ask(request: Request, patience: Patience) -> Plan[Reply]:
 
 
 def chat(given: str | list[Block], session: str, options: RunOptions, key: str, patience: Patience) -> Plan[Run]:
-    """Have a run accepted and wait for its end. Raises `ClientError`."""
+    """Submit a run and wait for its end. Raises `ClientError`."""
     reply = yield from ask(requests.new_run(session, given, options, key, wait=True), patience)
     found = answers.read(reply, answers.run)
     return found if found.ended else (yield from wait(found.run_id, patience))
 
 
 def wait(run_id: str, patience: Patience) -> Plan[Run]:
-    """Wait for the end of a run, also over restarts of its server. Raises `ClientError`."""
+    """Wait for the end of a run, even over restarts of its server. Raises `ClientError`."""
     while True:
         patience.refresh()
         sent_at = patience.now()
@@ -197,15 +196,15 @@ def wait(run_id: str, patience: Patience) -> Plan[Run]:
         found = answers.read(reply, answers.run)
         if found.ended:
             return found
-        if patience.now() - sent_at < requests.WAIT_S / 2:  # (it is stopping, and waits for nothing)
+        if patience.now() - sent_at < requests.WAIT_S / 2:  # (the server is stopping, and holds no request)
             yield Pause(SOON_S)
 
 
 def follow(request: Request | None, run_id: str, after: int, patience: Patience) -> Plan[None]:
-    """Tell the events of a run until its end, without a gap or a repeat wherever the connection breaks.
+    """Emit the events of a run up to its end, without gap or repeat wherever the connection breaks.
 
-    `request` asks for the run, None if it is there already. As long as nobody has said which run that is, it is sent
-    again: its key makes it the same run. Then the run's events are asked for, those after the last one. Raises
+    `request` submits the run; None if it exists already. Until the run's id is known, a retry sends the same request:
+    its idempotency key makes it the same run. Then a retry requests the events after the last one. Raises
     `ClientError`.
     """
     while True:
@@ -213,11 +212,11 @@ def follow(request: Request | None, run_id: str, after: int, patience: Patience)
             reply: Reply = yield Open(requests.events(run_id, after) if run_id or request is None else request)
             patience.reached()
             if reply.status == answers.NO_CONTENT:
-                raise NotFound(f"all of run {run_id} was told before", code="all_told", status=reply.status)
+                raise NotFound(f"all events of run {run_id} were sent before", code="all_told", status=reply.status)
             if reply.status != answers.OK:
                 raise answers.failure(reply)
             if not reply.headers.get("content-type", "").startswith(requests.EVENTS):
-                raise NotStrandline("its answer is no stream of events", status=reply.status)
+                raise NotStrandline("its answer is not an event stream", status=reply.status)
             run_id = run_id or reply.headers.get("location", "").rpartition("/")[2]
             while (frame := (yield Next())) is not None:
                 if frame.retry_ms is not None:
@@ -241,14 +240,14 @@ def cancel(run_id: str, force: bool, patience: Patience) -> Plan[Run]:
 
 
 def answer(run_id: str, responses: Mapping[str, Any], key: str, patience: Patience) -> Plan[Run]:
-    """Answer what a run has asked; return the run that goes on with it, accepted. Raises `ClientError`."""
+    """Answer the input requests of a run; return the run that continues with them, accepted. Raises `ClientError`."""
     asking = answers.read((yield from ask(requests.run(run_id), patience)), answers.run)
     request = requests.new_run(asking.session_id, requests.responses(responses), {}, key)
     return answers.read((yield from ask(request, patience)), answers.run)
 
 
 def runs(statuses: str | Sequence[str], limit: int | None, patience: Patience) -> Plan[list[Run]]:
-    """Return runs of all sessions, the last accepted first, of these statuses or of all. Raises `ClientError`."""
+    """Return runs of all sessions, newest first, of these statuses or of all. Raises `ClientError`."""
     found: list[Run] = []
     cursor: str | None = None
     while limit is None or len(found) < limit:

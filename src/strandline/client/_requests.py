@@ -1,4 +1,4 @@
-"""What a client sends: one request for each thing that it can ask of a server. Values only."""
+"""The requests that a client can send, as values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,13 +9,13 @@ from strandline._encoding import encode_messages
 from strandline._model import Block, IfBusy, OnDisconnect, OnQuestion
 
 QUIET_S: Final = 45.0
-"""How long a stream may be silent: a server says every 15 s that it is alive."""
+"""How long a stream may be silent: a server sends a sign of life every 15 s."""
 READ_S: Final = 30.0
-"""How long any other answer may take, besides what the server was asked to wait."""
+"""How long any other answer may take, besides the requested wait."""
 WAIT_S: Final = 30
-"""How long a server is asked to wait for the end of a run: below what most proxies allow."""
+"""How long a request waits for the end of a run: below the timeout of most proxies."""
 PAGE: Final = 1000
-"""The most that a page may have."""
+"""The most entries of a page."""
 EVENTS: Final = "text/event-stream"
 
 
@@ -37,7 +37,7 @@ class RunOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`again`: sending it twice does no harm, as it would the second time. `read_s`: how long nothing may come."""
+    """A request. `again`: sending it twice is safe. `read_s`: how long the connection may be silent."""
 
     method: str
     path: str
@@ -49,14 +49,14 @@ class Request:
 
 
 def anything(method: str, path: str, body: object = None, query: Mapping[str, str] | None = None) -> Request:
-    """Return a request to any route; only one that reads is sent again."""
+    """Return a request to any route; it is sent again only if it reads."""
     return _request(method, path, body, query=query or {}, again=method in ("GET", "HEAD"))
 
 
 def new_run(
     session: str, given: "str | list[Block] | Mapping[str, Any]", options: RunOptions, key: str, *, wait: bool = False
 ) -> Request:
-    """Return the request for a run, under a key; with `wait` for its end, if that comes soon."""
+    """Return the request that submits a run under a key; with `wait` it waits for the end, for a while."""
     body: dict[str, Any] = {"input": given, **options}
     headers = {"Idempotency-Key": f'"{_escaped(str(body.pop("idempotency_key", key)))}"'}
     path = f"/v1/sessions/{quote(session, safe='')}/runs"
@@ -64,19 +64,19 @@ def new_run(
 
 
 def streamed(request: Request) -> Request:
-    """Return the same request, for the events of the run."""
+    """Return the same request, answered with the events of the run."""
     headers = {**request.headers, "Accept": EVENTS}
     return Request(request.method, request.path, request.body, headers, request.query, read_s=QUIET_S)
 
 
 def events(run_id: str, after: int) -> Request:
-    """Return the request for the events of a run after number `after`, 0 for all of them."""
+    """Return the request for the events of a run after number `after`, 0 for all."""
     headers = {"Accept": EVENTS, **({"Last-Event-ID": str(after)} if after else {})}
     return _request("GET", f"{_run(run_id)}/events", headers=headers, read_s=QUIET_S)
 
 
 def run(run_id: str, *, wait: bool = False) -> Request:
-    """Return the request for a run as it is; with `wait` once it has ended, if that comes soon."""
+    """Return the request for a run; with `wait` it waits for the end, for a while."""
     return _request("GET", _run(run_id), headers=_prefer(wait), read_s=READ_S + (WAIT_S if wait else 0))
 
 

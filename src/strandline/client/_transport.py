@@ -1,4 +1,4 @@
-"""What both clients have of httpx: how one is made for an address, and what its errors mean."""
+"""What both clients share of httpx: its configuration, and the meaning of its errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,14 +19,14 @@ _NOT_REACHED: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeo
 
 
 def is_loopback(url: str) -> bool:
-    """Return whether an address is of this machine: no proxy stands before it."""
+    """Return whether an address is on this machine, where no proxy applies."""
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def options(url: str, key: str | None) -> dict[str, Any]:
-    """Return what a client of httpx is made with. One client may have any number of streams open.
+    """Return the arguments for a client of httpx. One client may have any number of streams open.
 
-    Raises `ClientError` for a key that is none.
+    Raises `ClientError` for an invalid key.
     """
     headers = {"User-Agent": f"strandline/{__version__}"}
     if key is not None:
@@ -41,7 +41,7 @@ def options(url: str, key: str | None) -> dict[str, Any]:
 
 
 def sendable(key: str) -> str:
-    """Return a key without the space around it, which files have. What is wrong with one is told without showing it."""
+    """Return a key without surrounding space, which files have. Raises `ClientError`, which never shows the key."""
     key = key.strip()
     if not key or not all("!" <= character <= "~" for character in key):
         raise ClientError("the API key must be printable ASCII without space, and not empty", code="bad_key")
@@ -50,33 +50,33 @@ def sendable(key: str) -> str:
 
 @contextmanager
 def connecting(url: str) -> Iterator[None]:
-    """Have a client made for an address. Raises `ClientError` where none can be made; the cause says why."""
+    """Create a client for an address in the block. Raises `ClientError` if that fails, with the cause."""
     try:
         yield
     except httpx.InvalidURL as error:
-        detail = f"{url!r} is no address of a server ({str(error).rstrip('.')})"
+        detail = f"{url!r} is not a server address ({str(error).rstrip('.')})"
         raise ClientError(detail, code="bad_address") from error
     except (ImportError, OSError, ValueError) as error:
-        raise NoServer(f"there is no way to {url}: {str(error).rstrip('.')}", code="no_way") from error
+        raise NoServer(f"{url} cannot be used: {str(error).rstrip('.')}", code="no_way") from error
 
 
 @contextmanager
 def translating_errors(url: str) -> Iterator[None]:
-    """Send and receive. Raises `NoServer` for whatever keeps an answer from coming; the cause is httpx's."""
+    """Send and receive in the block. Raises `NoServer` if no answer comes, with httpx's error as cause."""
     try:
         yield
     except (httpx.TransportError, httpx.DecodingError) as error:
         reason = str(error) or type(error).__name__
         reached = not isinstance(error, _NOT_REACHED)
-        what = "breaks off" if reached else "does not answer"
+        what = "broke the connection" if reached else "does not answer"
         raise NoServer(f"{url} {what} ({reason})", reached=reached) from error
 
 
 def sent(request: Request) -> dict[str, Any]:
-    """Return a request as httpx takes it."""
+    """Return a request as arguments for httpx."""
     headers = dict(request.headers)
     if headers["Accept"] == EVENTS:
-        headers["Accept-Encoding"] = "identity"  # whoever compresses holds back what is there
+        headers["Accept-Encoding"] = "identity"  # compression would delay events
     return {
         "method": request.method,
         "url": request.path,
@@ -88,7 +88,7 @@ def sent(request: Request) -> dict[str, Any]:
 
 
 def is_stream(response: httpx.Response) -> bool:
-    """Return whether events come."""
+    """Return whether an answer is an event stream."""
     return response.status_code == httpx.codes.OK and response.headers.get("content-type", "").startswith(EVENTS)
 
 

@@ -1,7 +1,7 @@
-"""The race: five requests to one session at once, against three real servers; what became of them, drawn and judged.
+"""The race: five requests to one session at once, against four real servers, with a judgement and a drawing.
 
-`agent` is what all three serve, `plain` the two servers without Strandline, `processes` starts and ends all of them,
-`tether` ends those whose command is gone, `acts` plays, `ledger` and `record` keep what was seen, `judge` says what is
-wrong about it, `terminal` and `picture` draw it. Nothing is staged: whatever is drawn or said is computed
-from a record of one run.
+`agent` is the agent of all servers, `plain` the servers without Strandline. `processes` starts and ends all of them,
+`parent_watch` ends those whose command is gone, `play` runs a scenario, `ledger` and `record` store what was observed,
+`judge` finds faults, `terminal` and `picture` draw. Nothing is faked: everything shown is computed from the record of
+one race.
 """

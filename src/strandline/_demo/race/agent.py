@@ -1,8 +1,8 @@
-"""The agent of the race: it books seats with a tool that takes a moment, and writes in a ledger what it does.
+"""The agent of the race: it books seats with a tool that takes a moment, and writes a ledger of its actions.
 
 Its model is a script. Like Amazon Bedrock, from which Strands gets its models by default, it refuses a conversation
-whose roles do not alternate or whose tool calls lack a result. It gives its first answer when the gate of its session
-is open: so all requests are there, however slow the machine is.
+whose roles do not alternate or whose tool calls lack a result. It answers first when the gate of its session is open,
+so that all requests have arrived, however slow the machine is.
 """
 
 import asyncio
@@ -28,10 +28,10 @@ THINKS_S: Final = 0.15
 BOOKS_S: Final = 0.25
 GATE_S: Final = 60.0
 FAILS: Final = "(the model will fail)"
-"""A question with these words is the failure of its provider, after the tool has booked."""
+"""With these words the model's provider fails after the tool has booked."""
 
 KILLED: Final = "(the server will be killed)"
-"""With these words the tool takes its time, until the server has been killed."""
+"""With these words the tool executes until the server is killed."""
 PROVIDER_FAILED: Final = "the model's provider does not answer"
 
 _SEAT: Final = re.compile(r"\bseat (\d+)", re.IGNORECASE)
@@ -39,7 +39,7 @@ _INVOCATION: Final = "invocation"
 
 
 class Refused(Exception):
-    """What a provider says of a conversation that it does not take."""
+    """A provider refuses a conversation."""
 
 
 def ask(seat: int, besides: str = "") -> str:
@@ -59,7 +59,7 @@ def make_agent(session_id: str) -> Agent:
 
 
 def make_reentrant_agent(session_id: str) -> Agent:
-    """Make an agent that lets several calls in at once; by default Strands answers all but one with an error."""
+    """Make an agent that allows concurrent calls; by default Strands refuses all but one."""
     return _make(session_id, ConcurrentInvocationMode.UNSAFE_REENTRANT)
 
 
@@ -72,7 +72,7 @@ def _make(session_id: str, mode: ConcurrentInvocationMode) -> Agent:
 
         Args:
             seat: its number
-            slowly: whether to go on until the server has been killed
+            slowly: whether to execute until the server is killed
         """
         ledger.write(folder, session_id, "tool", seat)
         deadline = time.monotonic() + (GATE_S if slowly else BOOKS_S)
@@ -123,7 +123,7 @@ def _script(gate: Path) -> Script:
 
 
 def refuse(messages: Messages) -> str | None:
-    """Return why a strict provider does not take this conversation, or None if it does."""
+    """Return why a strict provider refuses this conversation, or None."""
     faults = check_pairing(cast("list[Message]", messages))
     if faults:
         return f"a tool call lacks its result: {faults[0]}"

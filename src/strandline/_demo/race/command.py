@@ -1,4 +1,4 @@
-"""What `strandline demo race` does, once its flags are read."""
+"""The implementation of `strandline demo race`."""
 
 import json
 import signal
@@ -19,20 +19,20 @@ from strandline._demo.race.terminal import Screen, draw_scenario, introduction, 
 
 
 class Silent:
-    """A watcher who says nothing, for output that programs read."""
+    """A watcher without output, for `--json`."""
 
     def starting(self) -> None:
-        """See that the servers start."""
+        """The servers are starting."""
 
     def progress(self, *_: object) -> None:
-        """See an act."""
+        """A scenario is being played."""
 
     def over(self, *_: object) -> None:
-        """See an act that is over."""
+        """A scenario is over."""
 
 
 def show(console: Console, *, kept: Path | None, as_json: bool) -> Race:
-    """Run a race, or take one that was kept, and show it on the standard output. Raises `NotPlayed`."""
+    """Run a race, or load a saved one, and show it on the standard output. Raises `NotPlayed`."""
     if kept is not None:
         race = from_json(kept.read_bytes())
         if not as_json:
@@ -43,8 +43,8 @@ def show(console: Console, *, kept: Path | None, as_json: bool) -> Race:
                     draw_scenario(scenario, [play for play in race.plays if play.scenario is scenario], marks)
                 )
     elif as_json:
-        # Seen on a terminal only.
-        status = Console(stderr=True).status("Four servers, three acts: about 15 seconds ...")
+        # Visible on a terminal only.
+        status = Console(stderr=True).status("Four servers, three scenarios: about 15 seconds ...")
         with _interrupts() as interrupted, status:
             race = run(Silent(), interrupted)
     else:
@@ -58,7 +58,7 @@ def show(console: Console, *, kept: Path | None, as_json: bool) -> Race:
 
 
 def to_json(race: Race) -> str:
-    """Return a race as JSON, with what is judged of each play."""
+    """Return a race as JSON, with the judgement of each trial."""
     data = msgspec.to_builtins(race)
     for play, seen in zip(data["plays"], race.plays, strict=True):
         judgement = judge(seen)
@@ -73,9 +73,9 @@ def from_json(text: bytes) -> Race:
 
 @contextmanager
 def _interrupts() -> Iterator[Event]:
-    """Have Ctrl-C, SIGTERM and a closed terminal set the event that is yielded, and do nothing else.
+    """Let Ctrl-C, SIGTERM and a closed terminal only set the yielded event.
 
-    An exception could come anywhere: where it is swallowed, or where a lock is held for good.
+    An exception could be raised anywhere: where it is swallowed, or where it leaves a lock held.
     """
     interrupted = Event()
 

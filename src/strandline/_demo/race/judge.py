@@ -1,7 +1,7 @@
-"""Says what is wrong about a play, from its record alone: the same questions to every server.
+"""Finds the faults of a trial from its record alone, by the same rules for every server.
 
-What an act breaks on purpose is not held against a server: the failing request's own error, and that the clients of a
-killed server get nothing. Everything else is.
+What a scenario breaks on purpose does not count: the failing request's own error, and that clients of a killed server
+get no answer. Everything else does.
 """
 
 from collections import Counter
@@ -18,28 +18,28 @@ FOREVER: Final = float("inf")
 
 
 class Judgement(Struct, frozen=True, kw_only=True):
-    """What was found about one play. Seats stand for the requests that asked for them."""
+    """The findings about one trial. A seat identifies its request."""
 
     own: Sequence[int]
-    """Who got an answer of their own."""
+    """Requests that got their own answer."""
     others: Sequence[int]
-    """Who got the answer of somebody else."""
+    """Requests that got another one's answer."""
     errors: Sequence[int]
-    """Who got an error that was not theirs."""
+    """Requests that got an error they did not cause."""
     refused: Sequence[int]
-    """Who of these, or of those whose failure was asked for, never got into the agent, and was told so."""
+    """Requests that were refused: they never reached the agent, and their clients know it."""
     nothing: Sequence[int]
-    """Whose connection broke."""
+    """Requests whose connection broke."""
     at_once: int
-    """How many invocations of the agent were in flight at one moment, at most."""
+    """The most invocations of the agent at one moment."""
     faults: Sequence[str]
-    """What a provider refuses in the conversation."""
+    """What a provider would refuse in the conversation."""
     lost: Sequence[int]
-    """Whose question is not in the conversation."""
+    """Requests whose question is missing in the conversation."""
     unfinished: Sequence[int]
-    """Who is in the conversation without an answer or the sentence that says how it ended."""
+    """Requests in the conversation without an answer, or a sentence that says how they ended."""
     twice: Sequence[int]
-    """Whose tool was started more than once."""
+    """Requests whose tool was started more than once."""
     goes_on: bool
     """Whether the next message got its answer."""
 
@@ -51,7 +51,7 @@ class Judgement(Struct, frozen=True, kw_only=True):
 
 
 def judge(play: Trial) -> Judgement:
-    """Judge one play that is over."""
+    """Judge a finished trial."""
     answered = [request for request in play.requests if request.got is ClientResult.ANSWER]
     answers = _answers_in_history(play)
     inside = {invocation.seat for invocation in play.invocations}
@@ -82,7 +82,7 @@ def _is_own(request: Request) -> bool:
 
 
 def _at_once(play: Trial) -> int:
-    """Return the largest number of spells that have a moment in common; one that was cut off ended with its server."""
+    """Return the most invocations that overlap; one that was cut off ended with its server."""
     ends = [
         invocation.ended_at if invocation.ended_at is not None
         else play.killed_at if play.killed_at is not None and invocation.begun_at <= play.killed_at
@@ -94,7 +94,7 @@ def _at_once(play: Trial) -> int:
 
 
 def _answers_in_history(play: Trial) -> dict[str, str]:
-    """Return every question in the conversation with the last text that the assistant said before the next one."""
+    """Return each question in the conversation with the assistant's last text before the next one."""
     answers: dict[str, str] = {}
     question = ""
     for message in play.history:

@@ -1,7 +1,7 @@
-"""The ledger: what the agent did and when, one JSON line a step, in a file that outlives its server.
+"""The ledger: the agent's actions with their times, one JSON line each, in a file that outlives its server.
 
-The agent writes it, whichever server runs it, so nobody has to believe a server. Times are of the machine's monotonic
-clock, which is one for all processes.
+The agent writes it on every server, so no server's word is needed. Times are from the machine's monotonic clock, which
+all processes share.
 """
 
 import json
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Final
 
 FOLDER_VARIABLE: Final = "STRANDLINE_DEMO_RACE"
-"""Where the folder of ledgers and gates stands for the agent."""
+"""The variable with the folder of ledgers and gates."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Something that the agent did for a seat: `begun`, `tool`, `ended` or `failed`, in the invocation `invocation`."""
+    """An action of the agent for a seat: `begun`, `tool`, `ended` or `failed`, in the invocation `invocation`."""
 
     at: float
     what: str
@@ -27,7 +27,7 @@ class Step:
 
 
 def write(folder: Path, session_id: str, what: str, seat: int, invocation: str = "") -> None:
-    """Add a step; it is in the file when this returns, whoever is killed next."""
+    """Append a step; it is in the file on return, whatever is killed next."""
     line = json.dumps({"at": time.monotonic(), "what": what, "seat": seat, "invocation": invocation}) + "\n"
     file = os.open(folder / f"{session_id}.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
@@ -44,10 +44,10 @@ def read(folder: Path, session_id: str) -> Sequence[Step]:
 
 
 def gate(folder: Path, session_id: str) -> Path:
-    """Return the file that lets the model of a session answer, once it is there."""
+    """Return the file whose existence lets the model of a session answer."""
     return folder / f"{session_id}.go"
 
 
 def killed(folder: Path) -> Path:
-    """Return the file that tells a slow tool that its server has been killed, once it is there."""
+    """Return the file whose existence says that the server was killed."""
     return folder / "killed"

@@ -1,6 +1,6 @@
-"""What ties a server of the race to the command that started it, so that none outlives it, not even `kill -9`.
+"""Ends a server of the race with the command that started it, even after `kill -9` of the command.
 
-A server's standard input is a pipe whose other end the command holds: at its end nobody wants the server any more.
+A server's standard input is a pipe from the command; its end means that the command is gone.
 """
 
 import os

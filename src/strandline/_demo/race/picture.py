@@ -1,6 +1,6 @@
-"""Draws a race as an SVG picture: what overlapped, what stood in line, and what became of the conversation.
+"""Draws a race as an SVG picture: which requests overlapped, which waited, and the resulting conversation.
 
-The same record gives the same picture, byte for byte. It brings its own card and colours for light and for dark pages.
+The same record gives the same picture, byte for byte. It has its own background, and colours for light and dark pages.
 """
 
 from collections.abc import Iterator, Sequence
@@ -107,7 +107,7 @@ def _panel(play: Trial, x: int, scale_s: float) -> Iterator[str]:
 
 
 def _legend(x: int, judgement: Judgement) -> Iterator[str]:
-    """Say what the bars are; where everybody was let in at once, there is no wait to explain."""
+    """Yield the legend of the bars; without any wait, it explains none."""
     in_line = judgement.at_once <= 1
     if judgement.refused:  # nobody waits
         yield _rect("bar-good", x + 72, 85, 18, 14) + _text(x + 96, 96, "in the agent", "dim")
@@ -165,7 +165,7 @@ def _last_words(play: Trial, judgement: Judgement) -> list[tuple[bool, str]]:
 
 
 def _grid(race: Race) -> Iterator[str]:
-    """Draw who held in which act."""
+    """Draw which server holds in which scenario."""
     top, columns = 424, (_LEFT, 258, 450, 668)
     yield f'<line class="line" x1="{_LEFT}" y1="{top - 24}" x2="{WIDTH - _LEFT}" y2="{top - 24}"/>'
     for x, scenario in zip(columns[1:], Scenario, strict=True):

@@ -1,7 +1,7 @@
-"""Plays the acts on a server: sends the requests, breaks what the act breaks, and keeps what was seen.
+"""Plays the scenarios on a server: sends the requests, causes the scenario's failure, and records what happens.
 
-What the outcome depends on is waited for, never slept for: the model answers when all five requests are inside, and
-the server is killed when the ledger shows that the tool of seat 2 has started (or that nothing executes any more).
+It waits for events and never sleeps: the model answers when all five requests are in the server, and the server is
+killed when the ledger shows that the tool of seat 2 has started (or that nothing executes any more).
 """
 
 import http.client
@@ -21,12 +21,12 @@ REQUESTS: Final = 5
 STRUCK: Final = 2
 """The seat whose request fails, or in whose tool the server is killed."""
 BESIDES: Final = {Scenario.TOGETHER: "", Scenario.FAILURE: FAILS, Scenario.KILL: KILLED}
-"""What the struck request says besides."""
+"""What the struck request says in addition."""
 NEXT: Final = REQUESTS + 1
 
 
 class LiveTrial:
-    """One act on one server while it goes on; `seen` may be called from another thread."""
+    """A scenario that is being played on one server; `seen` may be called from another thread."""
 
     def __init__(self, contestant: Contestant, scenario: Scenario) -> None:
         self._on = contestant
@@ -41,7 +41,7 @@ class LiveTrial:
         self.note = ""
 
     def play(self) -> Trial:
-        """Play the act to its end and return what was seen."""
+        """Play the scenario to its end and return the record."""
         self._began = time.monotonic()
         self.note = "requests arrive"
         for seat in range(1, REQUESTS + 1):
@@ -63,7 +63,7 @@ class LiveTrial:
         return self.seen()
 
     def seen(self) -> Trial:
-        """Return what was seen so far."""
+        """Return the record so far."""
         steps = ledger.read(self._on.folder, self._scenario)
         ends = {step.invocation: step for step in steps if step.what in ("ended", "failed")}
         invocations = [
@@ -92,11 +92,11 @@ class LiveTrial:
         )
 
     def _arrived(self) -> int:
-        """Return how many requests are inside, or have been answered: one that is refused is so at once."""
+        """Return how many requests are in the server or were answered; a refusal comes at once."""
         return self._on.inside() + sum(request.ended_at is not None for request in list(self._requests.values()))
 
     def now(self) -> float:
-        """Return how long the play has been going on."""
+        """Return the seconds since the start."""
         return self._since(time.monotonic()) if self._began else 0.0
 
     def _since(self, at: float) -> float:

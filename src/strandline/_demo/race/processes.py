@@ -1,4 +1,4 @@
-"""The servers of the race as real processes: started in a folder, killed, started again, and ended whatever happens."""
+"""The servers of the race as real processes: started, killed, restarted, and always ended."""
 
 import http.client
 import json
@@ -28,7 +28,7 @@ _STRANDLINE: Final = (
 
 
 def _import_path() -> list[str]:
-    """Return where the servers look for modules: first where this one is, whatever folder they are started in."""
+    """Return the servers' import path: this package first, whatever folder they are started in."""
     given = os.environ.get("PYTHONPATH", "")
     return [str(Path(__file__).parents[3]), *(os.path.abspath(each) for each in given.split(os.pathsep) if each)]
 
@@ -38,11 +38,11 @@ class NotPlayed(Exception):
 
 
 class Ended(NotPlayed):
-    """The race was broken off by the person who started it."""
+    """The race was interrupted."""
 
 
 def command(server: Server) -> list[str]:
-    """Return what starts a server; each prints its address to stderr."""
+    """Return the command of a server, which prints its address to stderr."""
     match server:
         case Server.STRANDLINE:
             serve = ["serve", "strandline._demo.race.agent", "--port", "0", "--journal", "sqlite:journal.db"]
@@ -69,7 +69,7 @@ class Contestant:
         self._closed = False
 
     def start(self) -> None:
-        """Start the process and return when it listens. Raises `NotPlayed` with what it said if it does not."""
+        """Start the process and return when it listens. Raises `NotPlayed` with its output if it does not."""
         self._starts += 1
         log = self.folder / f"server-{self._starts}.log"
         kept = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
@@ -106,7 +106,7 @@ class Contestant:
             self.kill()
 
     def until(self, condition: Callable[[], object], what: str, deadline_s: float = READY_S) -> None:
-        """Return when `condition()` is true. Raises `NotPlayed` when time is over or the process has ended."""
+        """Return when `condition()` is true. Raises `NotPlayed` at the deadline, or if the process has ended."""
         end = time.monotonic() + deadline_s
         while not condition():
             if self._closed:
@@ -118,7 +118,7 @@ class Contestant:
             time.sleep(POLL_S)
 
     def get(self, path: str, **query: str) -> dict[str, Any]:
-        """Return what a route answers."""
+        """Return the answer of a route."""
         try:
             status, body = self.exchange("GET", f"{path}?{urlencode(query)}")
         except (OSError, http.client.HTTPException) as error:
@@ -133,7 +133,7 @@ class Contestant:
         return int(health["processing"]) + int(health["queue_depth"])
 
     def exchange(self, method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
-        """Make a request on a connection of its own. Raises `OSError` or `HTTPException` when nothing comes back."""
+        """Make a request on a new connection. Raises `OSError` or `HTTPException` without an answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=REPLY_S)
         try:
             sent = None if body is None else json.dumps(body)

@@ -1,6 +1,6 @@
-"""What was seen of a race, as data: from it alone everything is drawn and judged, so it can be kept and judged again.
+"""The record of a race: the only input of judgement and drawing, so it can be saved and judged again.
 
-Times are seconds since the first request of a play.
+Times are seconds since the first request of a trial. Names in JSON differ in part (`act`, `asked`, `spells`).
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from msgspec import Struct, field
 
 
 class Server(StrEnum):
-    """Who is in the race."""
+    """The servers in the race."""
 
     DEFAULT = "default"
-    """Nothing around Strands as it comes, which refuses a call while another one is at work."""
+    """Strands as it comes, which refuses a call while another one executes."""
     UNPROTECTED = "unprotected"
-    """Nothing around Strands either, which was told to let several calls in."""
+    """Strands with concurrent calls allowed."""
     LOCK = "lock"
     STRANDLINE = "strandline"
 
@@ -30,7 +30,7 @@ class Scenario(StrEnum):
 
 
 class ClientResult(StrEnum):
-    """What a client got for its request."""
+    """What a client got."""
 
     WAITS = "waits"
     ANSWER = "answer"
@@ -39,12 +39,12 @@ class ClientResult(StrEnum):
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """One request as its client saw it."""
+    """One request, as its client saw it."""
 
     seat: int
     question: str
     fails: bool = False
-    """Whether it asks for the failure of the model."""
+    """Whether it makes the model fail."""
     sent_at: float
     ended_at: float | None = None
     got: ClientResult = ClientResult.WAITS
@@ -53,17 +53,17 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class Invocation(Struct, frozen=True, kw_only=True):
-    """One invocation of the agent, as the agent's ledger has it."""
+    """One invocation of the agent, from its ledger."""
 
     seat: int
     begun_at: float
     ended_at: float | None
-    """None: it was cut off, or is still going on."""
+    """None: it was cut off, or still executes."""
     failed: bool = False
 
 
 class Trial(Struct, frozen=True, kw_only=True):
-    """One act on one server."""
+    """One scenario on one server."""
 
     server: Server
     scenario: Scenario = field(name="act")
@@ -75,16 +75,16 @@ class Trial(Struct, frozen=True, kw_only=True):
     ready_at: float | None = None
     """When the server answered again after it was killed."""
     history: Sequence[Any] = ()
-    """The conversation as the server tells it in the end, before the next message."""
+    """The server's final conversation, before the next message."""
     following: Request | None = None
-    """The next message, sent when everything was over."""
+    """The next message, sent after all others ended."""
     note: str = ""
-    """What goes on just now, for whoever watches."""
+    """The current step, for watchers."""
     over: bool = False
 
 
 class Race(Struct, frozen=True, kw_only=True):
-    """All acts on all servers, from one run."""
+    """All scenarios on all servers, from one race."""
 
     strandline: str
     strands: str
@@ -93,7 +93,7 @@ class Race(Struct, frozen=True, kw_only=True):
     plays: Sequence[Trial]
 
     def play(self, server: Server, scenario: Scenario) -> Trial:
-        """Return one play. Raises `KeyError` when it was not played."""
+        """Return one trial. Raises `KeyError` if it was not played."""
         for each in self.plays:
             if (each.server, each.scenario) == (server, scenario):
                 return each

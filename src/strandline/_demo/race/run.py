@@ -1,4 +1,4 @@
-"""Runs a race from beginning to end in a temporary folder; whatever happens, everything that was started is ended."""
+"""Runs a whole race in a temporary folder, and ends every process that it started."""
 
 import importlib.metadata
 import platform
@@ -21,26 +21,26 @@ FRAME_S: Final = 0.1
 
 
 class Watcher(Protocol):
-    """Who looks on while the race is run."""
+    """An observer of the race."""
 
     def starting(self) -> None:
-        """See that the servers start."""
+        """The servers are starting."""
         ...
 
     def progress(self, scenario: Scenario, plays: Sequence[Trial], now: float) -> None:
-        """See an act, `now` seconds after it began; called every tenth of a second."""
+        """A scenario is being played, `now` seconds after its start; called every tenth of a second."""
         ...
 
     def over(self, scenario: Scenario, plays: Sequence[Trial]) -> None:
-        """See an act that is over."""
+        """A scenario is over."""
         ...
 
 
 def run(watcher: Watcher, interrupted: Event) -> Race:
-    """Play all acts on all servers, side by side, and return what was seen.
+    """Play all scenarios on all servers, side by side, and return the record.
 
-    Raises `NotPlayed` when a server does not start or does not answer, and `KeyboardInterrupt` soon after
-    `interrupted` was set. On every way out no process and no file is left.
+    Raises `NotPlayed` if a server does not start or answer, and `KeyboardInterrupt` soon after `interrupted` is set. No
+    process and no file is left, however it ends.
     """
     began = time.monotonic()
     plays: list[Trial] = []
@@ -81,7 +81,7 @@ def _contestants(folder: Path) -> Iterator[list[Contestant]]:
 
 
 def _watch(tasks: Iterable["Future[Any]"], look: Callable[[], None], interrupted: Event) -> None:
-    """Look every tenth of a second until all tasks are done; raise what the first of them raises."""
+    """Call `look` every tenth of a second until all tasks are done; raise the first error."""
     pending = set(tasks)
     while pending:
         if interrupted.is_set():

@@ -1,6 +1,6 @@
-"""Draws a race in a terminal, 80 columns wide: a line of time for each request, and what was found about each server.
+"""Draws a race in a terminal, 80 columns wide: a timeline for each request, and the findings about each server.
 
-Everything can be told apart without colours. What is drawn comes from the record, the words from the judgement.
+It is readable without colours. The drawing comes from the record, the sentences from the judgement.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from strandline._demo.race.text import MEANINGS, NAMES, SCENARIOS, fate, finding
 WIDTH: Final = 80
 BAR: Final = 50
 SCALE_S: Final = 3.2
-"""How long the line of time is while nobody knows how long an act will take."""
+"""The length of the timeline while a scenario is being played."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,12 @@ PLAIN: Final = Marks(waits=".", works="#", fails="%", cut="X", yes="ok", no="NO"
 
 
 def marks_for(console: Console) -> Marks:
-    """Return what this console's encoding has characters for."""
+    """Return the marks that the console's encoding can show."""
     return FINE if console.encoding.lower().replace("-", "").startswith("utf") else PLAIN
 
 
 class Screen:
-    """A watcher that draws on a console: live on a terminal, each act once it is over elsewhere."""
+    """A watcher that draws on a console: live on a terminal, elsewhere each scenario when it is over."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -63,15 +63,15 @@ class Screen:
             self._live.stop()
 
     def starting(self) -> None:
-        """Say that the servers start."""
+        """Show that the servers are starting."""
         self._show(Text("Four servers start ...", "dim"))
 
     def progress(self, scenario: Scenario, plays: Sequence[Trial], now: float) -> None:
-        """Draw an act as far as it has come."""
+        """Draw a scenario so far."""
         self._show(draw_scenario(scenario, plays, self._marks, now))
 
     def over(self, scenario: Scenario, plays: Sequence[Trial]) -> None:
-        """Draw an act with what was found; it stays on the screen."""
+        """Draw a finished scenario with its findings, permanently."""
         self._show(Text())
         self._console.print(draw_scenario(scenario, plays, self._marks))
 
@@ -81,16 +81,16 @@ class Screen:
 
 
 def introduction(marks: Marks, *, kept: bool) -> Text:
-    """Return what stands above the acts of a race, one that is run now or one that was kept."""
+    """Return the introduction of a race that is run now, or was saved (`kept`)."""
     text = Text().append("One session, five requests at once, four servers, one agent\n", "bold")
     text.append(
         "Each server is a real process. The agent books seats with a tool that takes a\n"
         "moment; its model is a script that refuses a conversation as Amazon Bedrock\n"
-        "does. As it comes, Strands refuses a call while another one is at work; it can\n"
-        "be told to let all calls in (UNSAFE_REENTRANT).\n"
+        "does. As it comes, Strands refuses a call while another one executes; it can\n"
+        "also let all calls in (UNSAFE_REENTRANT).\n"
     )
     if not kept:
-        text.append("It takes about 15 seconds; all that is drawn is measured in them.\n")
+        text.append("It takes about 15 seconds; everything shown is measured in them.\n")
     text.append("\n")
     text.append(f"{marks.waits * 3}", "dim").append(" waits  ")
     text.append(f"{marks.works * 3}", "green").append(" in the agent  ")
@@ -99,7 +99,7 @@ def introduction(marks: Marks, *, kept: bool) -> Text:
 
 
 def draw_scenario(scenario: Scenario, plays: Sequence[Trial], marks: Marks, now: float | None = None) -> Group:
-    """Draw an act on all servers, on one scale; with `now`, while it goes on."""
+    """Draw a scenario on all servers, on one scale; with `now`, while it is being played."""
     number = list(Scenario).index(scenario) + 1
     title = Text().append(f"{marks.rule * 2} {number}. {SCENARIOS[scenario]} ", "bold")
     title.append(marks.rule * (WIDTH - len(title)), "dim")

@@ -1,4 +1,4 @@
-"""The words for what was judged: one place for the terminal and the picture. Each is chosen by what was found."""
+"""The sentences for a judgement, shared by terminal and picture."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -26,7 +26,7 @@ MEANINGS: Final = {
 
 
 def fate(play: Trial, request: Request, judgement: Judgement | None) -> str:
-    """Return what became of one request, in a few words; without a judgement, only what its client got."""
+    """Return the fate of one request in a few words; without a judgement, only what its client got."""
     got = {
         ClientResult.WAITS: "",
         ClientResult.ANSWER: "answered",
@@ -53,7 +53,7 @@ def fate(play: Trial, request: Request, judgement: Judgement | None) -> str:
 
 
 def findings(play: Trial, judgement: Judgement) -> list[tuple[bool, str]]:
-    """Return what was found about a play, in sentences, each with whether it is as it should be."""
+    """Return the findings about a trial, as sentences, each with whether it is good."""
     count = len(play.requests)
     said: list[tuple[bool, str]] = []
     if judgement.at_once > 1:
