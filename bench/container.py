@@ -1,4 +1,4 @@
-"""What the image weighs and how soon a container of it is there: `python -m bench.container IMAGE BASE`.
+"""The size of the image and the start of a container: `python -m bench.container IMAGE BASE`.
 
 IMAGE is one that `make image` has built on BASE. Each time is taken from before the command of the engine to the first
 answer of 200, or to its end, and so holds what the engine itself takes: that of an empty container stands beside it.

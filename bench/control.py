@@ -1,16 +1,16 @@
 """What run control takes, over HTTP: cancels, refusals, fairness. `python -m bench.control [--quick]`.
 
-The server has one core, whoever measures it the other. What is measured, and from when to when:
+The server has one core, the load generator the other. What is measured, and from when to when:
 
-- *Cancel of a waiting run*: from sending it until a `GET /v1/runs/{id}` on another connection, asked again and again,
-  says `cancelled`; and until a client that waits for the run (`Prefer: wait`) is answered. Alone, and beside 16
-  sessions that are busy with runs of 100 ms.
+- *Cancel of a waiting run*: from sending it until a `GET /v1/runs/{id}`, polled on another connection, says
+  `cancelled`; and until a client that waits for the run (`Prefer: wait`) is answered. Alone, and beside 16 busy
+  sessions with runs of 100 ms.
 - *Cancel of a run that streams*: from sending it, at any moment between two chunks, until a client that waits for the
   run is answered.
-- *429*: 64 clients ask a session whose queue is full. 63 of them are a process of their own. First they ask 2,000
-  times a second in all, then each again as soon as it is answered: then a request of each is always in the server, and
-  takes as long as 63 refusals. The 64th asks every 25 ms from this process, and its time counts from when it was to
-  ask, also if it is late.
+- *429*: 64 clients send to a session whose queue is full. 63 of them are in a process of their own. First they send
+  2,000 requests a second in all, then each sends again as soon as it is answered: then each always has a request in the
+  server, which takes as long as 63 refusals. The 64th sends every 25 ms from this process, and its time counts from its
+  scheduled instant, even if it is late.
 - *Fairness*: with one slot and 10,000 runs that wait in one session, how long a run of another session waits from its
   acceptance to its start, by the server's own clock, and how long a run takes.
 """
@@ -80,7 +80,7 @@ class Caller:
         return str(run["run_id"])
 
     async def until(self, run_id: str, status: str) -> dict[str, Any]:
-        """Ask again and again until a run has a status."""
+        """Poll until a run has a status."""
         while (found := await self.ask("GET", f"/v1/runs/{run_id}"))[1]["status"] != status:
             await asyncio.sleep(0)
         return found[1]
@@ -104,8 +104,8 @@ async def callers(url: str, count: int) -> AsyncIterator[list[Caller]]:
 
 
 async def cancel_waiting(url: str, samples: int) -> dict[str, list[float]]:
-    """Return in milliseconds when cancels of waiting runs were answered, seen and told."""
-    times: dict[str, list[float]] = {"answered": [], "visible": [], "told": []}
+    """Return the milliseconds until cancels of waiting runs were answered, visible, and sent to waiting clients."""
+    times: dict[str, list[float]] = {"answered": [], "visible": [], "received": []}
     session = f"waiting-{random.random()}"
     async with callers(url, 3) as (one, two, three):
         holder = await one.send(session, "take 600000")
@@ -122,7 +122,7 @@ async def cancel_waiting(url: str, samples: int) -> dict[str, list[float]]:
             await asyncio.gather(
                 note("answered", one.ask("POST", f"/v1/runs/{run_id}/cancel")),
                 note("visible", two.until(run_id, "cancelled")),
-                note("told", waits),
+                note("received", waits),
             )
             assert (await waits)["status"] == "cancelled"
         await one.ask("POST", f"/v1/runs/{holder}/cancel")
@@ -148,7 +148,7 @@ async def beside(url: str, samples: int) -> dict[str, list[float]]:
 
 
 async def cancel_streaming(url: str, chunk_ms: int, samples: int) -> list[float]:
-    """Return in milliseconds when cancels of streaming runs were told to a client that waits; four streams at once."""
+    """Return the milliseconds until cancels of streaming runs reached a waiting client; four streams at once."""
     times: list[float] = []
 
     async def one(session: str) -> None:
@@ -184,7 +184,7 @@ async def fill(url: str) -> None:
 
 
 async def probe(url: str, seconds: float) -> list[float]:
-    """Ask every `PROBE_S`; return the milliseconds of each answer, from when it was to be asked."""
+    """Probe every `PROBE_S`; return the milliseconds of each answer, from its scheduled instant."""
     client, refusing = await connect(url), refused(url)
     times = []
     begin = time.perf_counter()
@@ -199,7 +199,7 @@ async def probe(url: str, seconds: float) -> list[float]:
 
 
 async def hammer(url: str, seconds: float, per_s: float) -> dict[str, Any]:
-    """Have 63 clients ask again as soon as they are answered, or `per_s` times a second in all, each in its turn."""
+    """Let 63 clients send again as soon as they are answered, or `per_s` times a second in all, in turns."""
     clients, refusing = [await connect(url) for _ in range(HAMMERS)], refused(url)
     for client in clients:
         await client.ask(health(url))
@@ -298,7 +298,7 @@ async def measure(folder: Path, plan: Plan, table: Table, console: Console) -> l
             for where, work in (("", cancel_waiting), (f" beside {BESIDE} busy sessions", beside)):
                 times = await work(subject.url, plan.cancels)
                 row(table, f"cancel of a waiting run{where}: visible", times["visible"], "10 ms", p99_below(10))
-                row(table, "    the waiting client is told", times["told"], "10 ms", p99_below(10))
+                row(table, "    the waiting client is answered", times["received"], "10 ms", p99_below(10))
         for chunk_ms in CHUNKS_MS:
             with console.status(f"cancels of streams, {chunk_ms} ms"):
                 streamed = await cancel_streaming(subject.url, chunk_ms, plan.streams)

@@ -118,7 +118,7 @@ def steps(folder: Path, runs: int) -> dict[str, float]:
 
 
 def imports(folder: Path) -> dict[str, float]:
-    """Return the milliseconds that each package's own modules take to import, told by Python (which costs time too)."""
+    """Return the import time of each package's own modules in milliseconds, as Python measures it (at a cost)."""
     command = [sys.executable, "-X", "importtime", "-m", "bench.start", "agent.py", repr(time.time())]
     done = subprocess.run(
         command, cwd=folder, env=environment(checkout=True), capture_output=True, text=True, check=True

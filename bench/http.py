@@ -65,7 +65,7 @@ class Figures:
 
     @property
     def failures(self) -> list[str]:
-        """What went wrong, in any repetition."""
+        """The failures of all repetitions."""
         return [failure for load in (*self.one, *self.many) for failure in load.failures]
 
 
@@ -165,7 +165,7 @@ def main() -> None:
     plan = QUICK if parser.parse_args().quick else FULL
     console = Console()
     _, own_core = cores()
-    # The subjects take over the core of whoever starts them, so they are started before this one is pinned.
+    # Subjects inherit the core of their parent, so they are started before this process is pinned.
     with tempfile.TemporaryDirectory(prefix="strandline-bench-") as folder, ExitStack() as stack:
         subjects = start(stack, Path(folder), console)
         with pinned(own_core):

@@ -17,7 +17,7 @@ _END = b"0\r\n\r\n"
 
 
 class Listener(asyncio.Protocol):
-    """One connection, on which one response after another goes on until it ends."""
+    """One connection, which reads one stream after the other."""
 
     def __init__(self, *, keep: bool = False) -> None:
         self.late_s: list[float] = []

@@ -1,6 +1,6 @@
 """A load generator light enough not to be what is measured: HTTP/1.1 over bare asyncio connections.
 
-One connection is one client that waits for its answer before it asks again. A `Speech` says how a server is spoken to:
+One connection is one client that waits for its answer before it asks again. A `Speech` defines the protocol:
 by default in the original contract (`POST /chat`, `GET /health`). Knows nothing of who answers.
 """
 
@@ -137,7 +137,7 @@ def health(url: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """How a kind of server is asked, and how its answers are told from its refusals."""
+    """How a kind of server is called, and how its answers differ from its refusals."""
 
     ask: Callable[[str, str], bytes]
     """Writes the request of one turn, of a server's URL and a session."""
@@ -174,8 +174,8 @@ async def drive(
 ) -> Load:
     """Let `count` clients, each with a session of its own, talk for `seconds` or for a number of `turns`.
 
-    With `probe_s`, the server's health is asked for that often meanwhile. With `session`, all share that one. `headers`
-    are for the original contract.
+    With `probe_s`, the server's health is requested that often. With `session`, all clients share it.
+    `headers` are for the original contract.
     """
     if headers:
         speech = replace(CHAT, ask=lambda url, name: chat(url, name, **headers))

@@ -1,15 +1,15 @@
 """What streaming takes, over HTTP: `python -m bench.stream [--quick]`.
 
-The server has one core, whoever listens the other. The agent says a few bytes at a pace, each with the time at which it
-does; Strands takes some 15 us for each. What is measured, and from when to when:
+The server has one core, the listeners the other. The agent emits a few bytes at a pace, each with its time; Strands
+takes some 15 us for each. What is measured, and from when to when:
 
 - *First text*: from sending the request until its first text is read, minus what the same agents take in a process of
   their own, from the call to the first text, as many at once; of one stream alone, and of 16 with 1,000 chunks a second
-  each. Beside it a server with FastAPI and a lock, which keeps nothing and numbers nothing.
-- *How late*: from the moment at which the model says a chunk until a client has it, and the processor time of each.
+  each. Beside it a server with FastAPI and a lock, which stores nothing and numbers nothing.
+- *How late*: from the moment at which the model emits a chunk until a client has it, and the processor time of each.
 - *Whole*: 50 runs of 200 chunks a second. Every event must have the number after that of the one before, and the texts
   together must be what the end of the run and `GET` say.
-- *Resumed*: 100 streams, cut by their clients at different places and asked for again with `Last-Event-ID`.
+- *Resumed*: 100 streams, cut by their clients at different events and resumed with `Last-Event-ID`.
 - *Idle*: how much the server grows by a client that listens and hears nothing: to one run, to all that changes, and to
   a bare uvicorn app that does nothing but wait until the client leaves.
 
@@ -170,7 +170,7 @@ async def whole(subject: Server, seconds: float) -> tuple[list[float], list[str]
 
 
 async def resumed(subject: Server) -> tuple[int, list[str]]:
-    """Cut 100 streams in the middle and go on with each; return how many runs still went on then, and what is wrong."""
+    """Cut 100 streams midway and resume each; return how many runs were still executing, and the faults."""
     chunks = 300
     going_on, wrong = 0, list[str]()
 
@@ -306,7 +306,7 @@ def main() -> None:
         )
         going_on, wrong = result(resumed(strandline))
         console.print(
-            f"{CUT} streams cut and resumed, {going_on} while their runs went on: "
+            f"{CUT} streams cut and resumed, {going_on} while their runs executed: "
             + (f"[red]{len(wrong)} wrong, e.g. {wrong[0]}[/red]" if wrong else "the same text in all"),
             highlight=False,
         )

@@ -109,7 +109,7 @@ def volume(image: str, owner: str | None = None, mode: str = "755") -> Iterator[
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a container ended that was not meant to go on."""
+    """How a container ended that was not meant to stay."""
 
     status: int
     stdout: str
@@ -117,7 +117,7 @@ class Ended:
 
 
 def run_to_end(image: str, *options: str, command: Sequence[str] = ()) -> Ended:
-    """Run a container that ends by itself, and return how it did. Fails, and removes it, if it goes on."""
+    """Run a container that ends by itself, and return how it did. Fails, and removes it, if it does not end."""
     name = f"strandline-test-{uuid.uuid4().hex[:12]}"
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What was logged by code of ours: a task that another test has left may be collected at any time, and is told of."""
+"""The log records of Strandline alone: asyncio may at any time report a task that another test left behind."""
 
 import logging
 

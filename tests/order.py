@@ -15,7 +15,7 @@ RANDOM = "random"
 
 
 def drawn(value: str) -> str:
-    """Return the seed that was asked for, or one by chance. Raises `UsageError`."""
+    """Return the requested seed, or a random one. Raises `UsageError`."""
     if value == RANDOM:
         return str(random.SystemRandom().randrange(10_000))
     if not re.fullmatch(r"\d{1,9}", value):

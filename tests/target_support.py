@@ -86,7 +86,7 @@ async def ask(service: Service, text: str, session: str = "s") -> Outcome:
 
 
 async def answer(service: Service, question: Outcome, response: object = "yes", session: str = "s") -> Outcome:
-    """Return how the run ends that answers all that a run has asked for."""
+    """Answer all questions of a run, and return the outcome of the run that continues."""
     answers = {each.id: response for each in question.input_requests}
     ticket = await service.submit(Request(key=key(session), answers=answers))
     end = await asyncio.wait_for(ticket.stream.outcome(), 20)

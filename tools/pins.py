@@ -18,7 +18,7 @@ FILE: Final = Path(__file__).resolve().parent.parent / "constraints.txt"
 GROUP: Final = re.compile(r"^# -- (\w+): .*$")
 PIN: Final = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)")
 OLDEST: Final = "3.11.7"
-"""Files for this version of Python and newer ones are asked for; a package may leave older patches of it out."""
+"""Hashes are locked for this version of Python and newer ones; a package may drop older patch versions."""
 
 
 def groups(text: str) -> dict[str, list[str]]:
@@ -59,13 +59,13 @@ def lock(text: str) -> str:
         command = ["uv", "pip", "compile", *options, "--python-version", OLDEST, "-"]
         done = subprocess.run(command, input=pins, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise SystemExit(f"uv could not tell the hashes:\n{done.stderr}")
+            raise SystemExit(f"uv could not resolve the hashes:\n{done.stderr}")
         made.append(f"{heading}\n{done.stdout.strip()}\n\n")
     return "".join(made).rstrip("\n") + "\n"
 
 
 def main(arguments: list[str]) -> None:
-    """Print or write what is asked for."""
+    """Print or write the requested lines."""
     text = FILE.read_text(encoding="utf-8")
     known = groups(text)
     match arguments:

@@ -46,7 +46,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for."""
+    """The requested release."""
 
     version: str
     green: bool
@@ -197,7 +197,7 @@ def build(wanted: Wanted, artefacts: Path, say: Callable[[str], None]) -> None:
         (wheel,) = artefacts.glob("*.whl")
         if f"-{wanted.version}-" not in wheel.name:
             raise Refused(f"the wheel is {wheel.name}, not one of {wanted.version}")
-        say("telling what is installed with it (SBOM)")
+        say("listing its installed dependencies (SBOM)")
         served = environment(wanted.folder, Path(made) / "served", "run")
         pip(served, wanted.folder, "install", "--no-index", "--no-deps", wheel)
         pip(served, wanted.folder, "uninstall", "--yes", "pip")  # (no part of it)
@@ -228,7 +228,7 @@ def release(wanted: Wanted, say: Callable[[str], None]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Do what is asked for; return the exit code."""
+    """Run the release; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="tools/release.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -248,7 +248,7 @@ def main(arguments: list[str]) -> int:
         if given.dry_run:
             old = check(wanted)
             say(f"would set the version from {old} to {wanted.version}, and date the changelog {wanted.day}")
-            say("would commit that as it is told in the changelog:")
+            say("would commit with these changelog entries:")
             print(entries((folder / CHANGELOG).read_text(encoding="utf-8")))  # noqa: T201
             image = f", the image strandline:{wanted.version}" if wanted.image else ""
             say(f"would build wheel, sdist, SBOM{image} and SHA256SUMS into dist/, and tag {wanted.tag}")

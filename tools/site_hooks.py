@@ -1,4 +1,4 @@
-"""What mkdocs cannot be told in its configuration: pages by folder, in the navigation and in what search finds."""
+"""What mkdocs' configuration cannot express: pages by folder, in the navigation and in the search."""
 
 import re
 from pathlib import Path

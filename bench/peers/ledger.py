@@ -1,4 +1,4 @@
-"""Reads the fake model's ledger: what it was asked, when, and in which conversation (`script.py` writes it)."""
+"""Reads the fake model's ledger of calls, with times and conversations (`script.py` writes it)."""
 
 import json
 from collections.abc import Iterable, Sequence

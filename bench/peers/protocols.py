@@ -1,4 +1,4 @@
-"""How each server is asked: the request of a turn, of a stream and of a probe, and whether an answer is one."""
+"""The protocol of each server: the requests of a turn, a stream and a probe, and whether a body is an answer."""
 
 import re
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Dialect(Protocol):
 
     @property
     def health(self) -> str:
-        """The path that is asked whether the server is well."""
+        """The path of health probes."""
         ...
 
     def turn(self, url: str, session: str, message: str) -> bytes:
@@ -38,7 +38,7 @@ def answered(message: str, body: bytes) -> bool:
 
 
 def quickly_answered(status: int, body: bytes) -> bool:
-    """Tell an answer from a refusal, for messages that cannot fail, at little cost to the load generator."""
+    """Return whether a body is an answer, for messages that cannot fail, at little cost to the load generator."""
     return status == 200 and _ANSWER in body
 
 
@@ -93,7 +93,7 @@ class AgentCore:
 
 @dataclass(frozen=True, slots=True)
 class A2A:
-    """A2A 0.3 over JSON-RPC; it has no health route, so its card is asked for."""
+    """A2A 0.3 over JSON-RPC; it has no health route, so probes request its card."""
 
     health: str = "/.well-known/agent-card.json"
 

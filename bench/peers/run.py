@@ -1,4 +1,4 @@
-"""One whole run: start everything, measure in turns, then try each server. What fails is noted; the rest goes on."""
+"""One whole run: start all, measure in turns, then try each server. A failure is recorded; the rest continues."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ PHASE_S: Final = 300.0
 """No phase of one subject takes longer, or it is left out."""
 
 Progress = Callable[[str, int], None]
-"""Is told what is done next, and how many steps are done since."""
+"""Called with the next step, and the number of steps done since."""
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
@@ -53,7 +53,7 @@ class Run:
         """Measure all subjects, in turns."""
         with ExitStack() as stack:
             peers = self._start(stack)
-            # The subjects take over the core of whoever starts them, so this process is pinned after them.
+            # Subjects inherit the core of their parent, so this process is pinned after them.
             stack.enter_context(pinned(cores()[1]))
             self._each(peers, "memory, context windows", lambda peer: peer.warm(self._plan))
             for number in range(1, self._plan.repetitions + 1):

@@ -1,9 +1,9 @@
-"""What the fake model says, whatever framework asks it, and its ledger of what it was asked.
+"""The fake model's answers, for every framework, and its ledger of calls.
 
 It answers at once, after `wait SECONDS`, or fails (`fail`), by the last thing that the user said. It refuses a
 conversation whose roles do not alternate, as Amazon Bedrock does. With `BENCH_LEDGER` in the environment each call
-leaves a line when it begins and one when it ends or fails, so that a judge sees what the *model* was told. Knows no
-framework.
+leaves a line when it begins and one when it ends or fails, so that a judge sees what the *model* received. Knows
+no framework.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Who is compared: how each server is started, how it is asked, which packages it is, and what must be known of it."""
+"""The compared servers: command, protocol, packages, and notes for readers."""
 
 import sys
 from collections.abc import Callable, Sequence

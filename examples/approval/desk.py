@@ -1,4 +1,4 @@
-"""Whoever is asked: says a thing to the agent, shows a person what it asks, and sends what the person types."""
+"""The desk: sends a message to the agent, shows a person its questions, and sends the typed answers."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ def chat(**body: Any) -> dict[str, Any]:
 
 
 def main(message: str) -> None:
-    """Go on until the agent has nothing more to ask."""
+    """Continue until the agent has no more questions."""
     answer = chat(message=message)
     while answer["status"] == "needs_input":
         responses = []

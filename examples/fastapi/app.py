@@ -57,7 +57,7 @@ async def question(number: int, text: str, response: Response) -> dict[str, str]
     session = strandline.session_key(f"order-{number}")
     ticket = await agent.service.submit(strandline.Request(key=session, input=text))
     end = await ticket.outcome()
-    if end is strandline.Later.LATER:  # the server stops, and goes on with it after its restart
+    if end is strandline.Later.LATER:  # the server stops, and continues it after its restart
         response.status_code = 202
         response.headers["Location"] = f"/agent/v1/runs/{ticket.run_id}"
         return {"run_id": ticket.run_id, "answer": ""}

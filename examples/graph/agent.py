@@ -9,7 +9,7 @@ LONG = 60
 
 
 def too_long(state: GraphState) -> bool:
-    """Tell whether the text has to go to the third agent."""
+    """Return whether the text must go to the third agent."""
     return len(str(state.results["write"].result)) > LONG
 
 

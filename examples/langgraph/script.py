@@ -1,4 +1,4 @@
-"""Stands in for a model, so that the example runs without a key: it says what it was told about an order."""
+"""Stands in for a model, so that the example runs without a key: it repeats what it knows about an order."""
 
 from collections.abc import Sequence
 

@@ -19,7 +19,7 @@ class Reconnecting(MCPClient):
         self.connecting = threading.Lock()
 
     async def call_tool_async(self, *args: Any, **options: Any) -> MCPToolResult:
-        """Call a tool. What a server that dies has done of a call is told as unknown, and the call is not repeated."""
+        """Call a tool. If the server dies meanwhile, the result is unknown, and the call is not repeated."""
         connection = self.connection
         try:
             result = await super().call_tool_async(*args, **options)

@@ -9,7 +9,7 @@ server = MCPServer("shop")
 
 @server.tool()
 def stock(thing: str) -> str:
-    """Tell how many of a thing are there."""
+    """Return how many of a thing are in stock."""
     return f"{STOCK.get(thing, 0)} of {thing}"
 
 

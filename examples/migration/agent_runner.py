@@ -66,7 +66,7 @@ async def chat(request: Request) -> JSONResponse:
 
 
 async def health(request: Request) -> JSONResponse:
-    """`GET /health`: what goes on."""
+    """`GET /health`: the state of the runner."""
     return JSONResponse(
         {"status": "healthy", "agent_id": AGENT_ID, "processing": processing, "queue_depth": queue.qsize()}
     )

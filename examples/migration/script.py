@@ -6,7 +6,7 @@ from strandline.testing import Answer, ScriptedModel, call, question, results
 
 
 def script(messages: Messages) -> Answer:
-    """Answer `lend TITLE` and `what do I have?`; tell anything else how many questions there were."""
+    """Answer `lend TITLE` and `what do I have?`; answer anything else with the number of questions."""
     if tool_results := results(messages):
         return " ".join(tool_results.values())
     prompt = question(messages)

@@ -95,7 +95,7 @@ def connection(server: dict[str, Any]) -> Callable[[], Any]:
 
 
 def mcp_tools() -> tuple[Any, ...]:
-    """Return the tools of all MCP servers that can be reached; each is started once, whoever asks meanwhile."""
+    """Return the tools of all MCP servers that can be reached; each is started once, even under concurrent calls."""
     with connecting:
         return connected()
 

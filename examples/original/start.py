@@ -21,12 +21,12 @@ def bring_along(former: Path) -> None:
         each.unlink()
     command = [COMMAND, "journal", "import", str(former), str(beside), "--as", "default"]
     if subprocess.run(command, check=False).returncode != 0:
-        sys.exit(f"{former} cannot be brought along, see above. Mend it, or move it away to begin without it.")
+        sys.exit(f"{former} cannot be imported, see above. Fix it, or move it away to start without it.")
     beside.rename(JOURNAL)
 
 
 def has_messages(former: Path) -> bool:
-    """Tell whether somebody has said something there. Raises `OSError` if that cannot be seen, or not be read."""
+    """Return whether it holds any message. Raises `OSError` if it cannot be read."""
     found = False
     for folder, _, names in os.walk(former, onerror=seen):
         for each in (Path(folder, name) for name in names):
@@ -42,7 +42,7 @@ def seen(error: OSError) -> None:
 
 
 def is_of_older_host() -> bool:
-    """Tell whether the host has the older layout: tools of its own in /data, and no folder for all that is not work."""
+    """Return whether the host has the older layout: its tools are in /data, without a folder for other files."""
     return not (DATA / ".agent").exists() and any(each.is_dir() for each in (DATA / "tools", FORMER[1]))
 
 

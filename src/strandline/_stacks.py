@@ -77,7 +77,7 @@ def fetch_report(journal: Path) -> str:
         if (report := _read_report(place)) is not None:
             return report
     raise NoServerAnswers(
-        f"process {pid} has not answered within {ANSWER_S:g} s; `py-spy dump --pid {pid}` may tell why"
+        f"process {pid} has not answered within {ANSWER_S:g} s; `py-spy dump --pid {pid}` may show why"
     )
 
 

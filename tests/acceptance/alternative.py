@@ -1,4 +1,4 @@
-"""A server of `alternatives` as a real process, with the verbs that tests of Strandline have: `Alternative`."""
+"""A server of `alternatives` as a real process, with the operations of `Server`: `Alternative`."""
 
 import sys
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,7 @@
-"""Where the code of a server under test is, and a hand on its sleeve: `Checkpoints`.
+"""Follows and holds the code of a server under test: `Checkpoints`.
 
-The agents of these tests (`acceptance.targets`) report every step that they take over a socket, and take the next one
-when they are told to. So a test knows exactly where a run is, holds it there, kills the server, and has a record of
+The agents of these tests (`acceptance.targets`) report every step over a socket, and take the next one when
+they are released. So a test knows exactly where a run is, holds it there, kills the server, and has a record of
 what was done, in order, that no crash can cut short: a step is written down before its code goes on.
 """
 
@@ -29,7 +29,7 @@ class Checkpoints:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What tells the code under test where to report."""
+        """The variables that say where the code under test reports."""
         return {VARIABLE: str(self._listener.getsockname()[1])}
 
     @property
@@ -81,7 +81,7 @@ class Checkpoints:
             with connection.makefile() as lines:
                 line = lines.readline()
             if not line.endswith("\n"):
-                return  # the server was killed between connecting and telling: nothing was said
+                return  # the server was killed between connecting and reporting
             step = line.rstrip("\n")
             with self._changed:
                 self._steps.append(step)

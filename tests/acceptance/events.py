@@ -57,7 +57,7 @@ class Ear:
         assert data["type"] == kind
         assert set(self._needed) <= set(data)
         described = self._schemas[self._types[kind].rpartition("/")[2]]
-        assert set(data) <= set(described["properties"]), "all that is told is described"
+        assert set(data) <= set(described["properties"]), "every event is described"
         jsonschema.validate(data, {**described, "components": {"schemas": self._schemas}})
 
     def until(self, kind: str, where: Callable[[dict[str, Any]], object] = lambda data: True) -> Sent:
@@ -84,7 +84,7 @@ END: Final = str(2**53 - 1)
 
 
 def ids_of_a_run(heard: list[Sent]) -> list[str]:
-    """Return the ids of the events of a run that was heard to its end, which must be all that were told of it."""
+    """Return the ids of all events of a run, which was followed to its end."""
     ids = [each.id for each in heard if each.id is not None]
     assert ids == [*map(str, range(1, len(ids))), END], "no gap and no repeat"
     return ids

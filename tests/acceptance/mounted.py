@@ -10,7 +10,7 @@ from acceptance.server import Server
 
 
 class MountedServer(Server):
-    """`uvicorn MODULE:NAME`, in the folder of the module; requests go to `/agent` unless told otherwise."""
+    """`uvicorn MODULE:NAME`, in the folder of the module; requests go to `/agent` by default."""
 
     mounted_at = "/agent"
     announcement = re.compile(r"Uvicorn running on http://[\w.]+:(\d+)")

@@ -68,7 +68,7 @@ class Newborn:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Have a signal sent, unless it has ended: only its parent can tell, without a chance to hit another."""
+        """Send a signal, unless it has ended: only its parent knows, and cannot hit another process."""
         self._nursery.send({"number": self._number, "signal": number})
 
     def kill(self) -> None:
@@ -145,7 +145,7 @@ class Nursery:
         socket.send_fds(self._socket, [json.dumps(order).encode()], list(fds))
 
     def hear(self, at_most_s: float) -> None:
-        """Note what is told of any of them, waiting for it so long."""
+        """Record reports about any of them, waiting up to this long."""
         with self._lock:
             while select.select([self._socket], [], [], at_most_s)[0]:
                 received = self._socket.recv(MOST_BYTES)
@@ -165,7 +165,7 @@ class Nursery:
 def nursery(environment: Mapping[str, str]) -> Nursery | None:
     """Return where what has this environment can be born; None where only a start of its own is the same.
 
-    What is asked of Python itself and its locale counts from its start: each such set has a nursery.
+    Options of Python and its locale count from its start: each such set has a nursery.
     """
     if sys.platform != "linux":
         return None

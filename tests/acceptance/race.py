@@ -87,7 +87,7 @@ async def _race(url: str, n: int, session_id: str, all_inside: Callable[[], None
             for number, question in enumerate(questions, 1):
                 group.create_task(ask(question))
                 while True:
-                    answered = len(answers)  # (looked at first: whoever is answered meanwhile would count twice)
+                    answered = len(answers)  # (first, since an answer meanwhile would count twice)
                     health = await _health(client)
                     processing |= health["processing"]
                     depths.append(health["queue_depth"])
@@ -121,9 +121,9 @@ async def _inside(client: httpx.AsyncClient) -> int:
 
 
 async def _times(client: httpx.AsyncClient, answer: Answer) -> tuple[datetime, datetime] | None:
-    """Return when the run of an answer started and ended, from servers that can tell.
+    """Return when the run of an answer started and ended, from servers that report it.
 
-    When an answer reaches its client tells nothing: two connections may swap what was sent within a moment.
+    The arrival of an answer at its client proves nothing: two connections may swap what was sent within a moment.
     """
     if "run_id" not in answer.body:
         return None

@@ -1,4 +1,4 @@
-"""What Schemathesis is told: half of all runs that it asks for are ones that there are, and no session stays paused.
+"""Hooks for Schemathesis: half of all run ids that it requests exist, and no session stays paused.
 
 No run is given so little time that it fails or not as the machine is busy: AgentCore's clients get 500 for that.
 
@@ -83,6 +83,6 @@ def _keep_the_key_for_this_body(case: Any) -> None:
 
 @schemathesis.hook
 def after_call(context: Any, case: Any, response: Any) -> None:
-    """Let a session go on that was paused: every later run in it would wait until its client has no more patience."""
+    """Resume a paused session: every later run in it would wait until its client times out."""
     if case.path.endswith("/pause") and response.status_code == OK:
         httpx.post(str(response.request.url).removesuffix("/pause") + "/resume", headers=SHOWN).raise_for_status()

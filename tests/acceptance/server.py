@@ -1,7 +1,7 @@
-"""The command as a real process: `Server`. Started or forked, asked over real HTTP, killed, started again.
+"""The command as a real process: `Server`. Started or forked, called over real HTTP, killed, restarted.
 
-Knows nothing of what Strandline is made of, except in `Server.stored`, which looks into the journal's file for runs
-whose ids no client was told before a crash.
+Knows nothing of Strandline's inside, except in `Server.stored`, which reads the journal's file for runs whose ids no
+client received before a crash.
 """
 
 import os
@@ -215,7 +215,7 @@ class Server:
         assert process.stderr is not None
         process.stderr.close()
         self._process = None
-        wait(self._sent, DEADLINE_S)  # whoever still waited has an answer or a broken connection
+        wait(self._sent, DEADLINE_S)  # waiting clients have an answer or a broken connection
         self._sent.clear()
         return code
 
@@ -326,11 +326,11 @@ class Server:
         return messages
 
     def wait_until_stored(self) -> None:
-        """Return when everything that was handed to the journal so far is durable.
+        """Return when all earlier operations of the journal are durable.
 
-        Its verbs are carried out in order, and a new session's first answer needs two of them.
+        Operations take effect in order, and a new session's first answer needs two of them.
         """
-        assert self.chat("settled", f"settled-{time.monotonic_ns()}")["status"] == "success"
+        assert self.chat("stored", f"stored-{time.monotonic_ns()}")["status"] == "success"
 
     def stored(self) -> list[Stored]:
         """Return the runs of the journal's file, in order of acceptance, without those of `wait_until_stored`."""
@@ -339,7 +339,7 @@ class Server:
             rows = file.execute(
                 "SELECT run_id, session_id, status, attempt FROM runs JOIN sessions ON no = session ORDER BY seq"
             ).fetchall()
-        return [Stored(*row) for row in rows if not row[1].startswith("settled-")]
+        return [Stored(*row) for row in rows if not row[1].startswith("stored-")]
 
 
 def texts(messages: Sequence[Mapping[str, Any]], role: str) -> list[str]:

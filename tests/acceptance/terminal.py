@@ -98,7 +98,7 @@ class Terminal:
 
 
 def _as_of_a_shell() -> None:
-    """Give the command its terminal, and Ctrl-C its meaning: whoever runs the tests in the background ignores it."""
+    """Give the command its terminal, and Ctrl-C its meaning, which background test runs ignore."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

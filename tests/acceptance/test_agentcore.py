@@ -122,7 +122,7 @@ def test_an_answer_to_awss_own_client_is_that_of_the_run(server: Server, aws: An
     assert (metadata["request_id"], metadata["traceparent"]) == ("request-1", TRACE)
 
 
-def test_pieces_reach_awss_own_client_while_the_run_goes_on(aws: Any, at: Checkpoints) -> None:
+def test_pieces_reach_awss_own_client_while_the_run_executes(aws: Any, at: Checkpoints) -> None:
     at.hold("s1 a")
     said = aws.invoke_agent_runtime(
         agentRuntimeArn=ARN,
@@ -192,7 +192,7 @@ def test_the_header_is_the_one_that_check_sends() -> None:
 # -- ping ---------------------------------------------------------------------------------------------
 
 
-def test_ping_is_busy_as_long_as_something_runs_or_waits_and_tells_since_when(server: Server, at: Checkpoints) -> None:
+def test_ping_is_busy_while_runs_execute_or_wait_and_says_since_when(server: Server, at: Checkpoints) -> None:
     def ping() -> tuple[str, int]:
         body = server.client.get("/ping").json()
         assert body.keys() == {"status", "time_of_last_update"}
@@ -216,7 +216,7 @@ def test_ping_is_busy_as_long_as_something_runs_or_waits_and_tells_since_when(se
     assert ping() == ping()
 
 
-def test_ping_is_answered_whoever_asks(server: Server) -> None:
+def test_ping_needs_no_key(server: Server) -> None:
     foreign = {"Host": "169.254.169.254", "Origin": "http://evil.example"}
     assert server.client.get("/ping", headers=foreign).status_code == 200
     error(server.client.post("/invocations", json={"prompt": "x"}, headers=foreign), 403, "foreign")
@@ -271,9 +271,7 @@ def test_what_cannot_be_read_is_refused_with_400(server: Server) -> None:
     error(server.client.get("/invocations"), 405, "method_not_allowed")
 
 
-def test_awss_own_client_asks_again_when_it_runs_out_of_patience_unless_it_is_told_not_to(
-    server: Server, at: Checkpoints
-) -> None:
+def test_awss_own_client_retries_after_its_timeout_unless_configured_otherwise(server: Server, at: Checkpoints) -> None:
     """What the page warns of: to the server the second request is another one."""
 
     def runs(name: str) -> int:
@@ -306,7 +304,7 @@ def test_a_request_that_is_sent_again_under_its_key_is_the_same_run(server: Serv
     error(invoke(server, "another", "keyed", **key), 400, "key_reused")
 
 
-def test_a_run_outlives_a_server_that_stops_and_its_clients_are_told_so(at: Checkpoints, tmp_path: Path) -> None:
+def test_a_run_outlives_a_server_that_stops_and_its_clients_know(at: Checkpoints, tmp_path: Path) -> None:
     flags = ("--drain-grace", "0.2")
     with serving(AGENT, *flags, folder=tmp_path, variables=at.environment, port=free_port()) as server:
         at.hold("r1 model 1", "r2 model 1")
@@ -329,7 +327,7 @@ def test_a_run_outlives_a_server_that_stops_and_its_clients_are_told_so(at: Chec
         assert [at.steps.count(step) for step in ("r1 a", "r2 a")] == [1, 1]
 
 
-def test_whoever_comes_while_the_server_stops_is_refused(at: Checkpoints, tmp_path: Path) -> None:
+def test_requests_are_refused_while_the_server_stops(at: Checkpoints, tmp_path: Path) -> None:
     with serving(AGENT, "--drain-grace", "20", folder=tmp_path, variables=at.environment) as server:
         at.hold("d1 model 0")
         pending = server.submit(invoke, server, "d1", "drained")

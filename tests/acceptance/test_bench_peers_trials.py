@@ -25,7 +25,7 @@ def test_a_lock_answers_five_in_order_then_a_failure_or_a_kill_ends_the_conversa
     assert after.accepted > 0
 
 
-def test_strandline_answers_five_in_order_goes_on_after_a_failure_and_keeps_all_over_a_kill(tmp_path: Path) -> None:
+def test_strandline_answers_five_in_order_continues_after_a_failure_and_keeps_all_over_a_kill(tmp_path: Path) -> None:
     strandline = trial("sqlite", tmp_path)
     with strandline.running() as server:
         assert asyncio.run(five(strandline, server.url)) == Five(5, 0, 1, [0, 1, 2, 3, 4], True, True)

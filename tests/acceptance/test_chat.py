@@ -77,7 +77,7 @@ def test_five_concurrent_requests_are_answered_in_order_each_with_its_own(server
 
 
 def test_fifty_concurrent_requests_over_five_sessions_with_tools(server: Server, at: Checkpoints) -> None:
-    """Sessions go on side by side; inside each, runs go strictly one after the other, tools and all."""
+    """Sessions run in parallel; within each, runs execute strictly one after the other, tools included."""
     sessions = {f"fifty-{name}": [f"{name}{number} a ~b+c" for number in range(10)] for name in "vwxyz"}
     firsts = [f"{name}0 model 0" for name in "vwxyz"]
     at.hold(*firsts)
@@ -111,7 +111,7 @@ def test_thirty_requests_at_once_in_any_order(server: Server) -> None:
 
 
 def test_a_run_that_fails_in_the_middle_of_a_queue(server: Server, at: Checkpoints) -> None:
-    """It is answered as an error, its sentence closes history, and those behind it go on with a valid history."""
+    """It is answered as an error, its sentence closes history, and those behind it continue with a valid history."""
     at.hold("mid-1 model 0")
     requests = server.line_up("mid-1", "mid-2 fail", "mid-3 a fail", "mid-4 b", session_id="mid")
     at.release()
@@ -132,7 +132,7 @@ def test_a_run_that_fails_in_the_middle_of_a_queue(server: Server, at: Checkpoin
 
 
 def test_a_tool_that_raises_is_a_result_for_the_model(server: Server) -> None:
-    """The run goes on and succeeds; its session too."""
+    """The run continues and succeeds; its session too."""
     reply = server.chat("raise !x", "raises")
     assert reply["status"] == "success"
     assert "!x went wrong" in reply["response"]
@@ -159,7 +159,7 @@ def run_of(server: Server, session_id: str, place: int) -> str:
 
 
 def test_a_client_that_leaves_while_it_waits(server: Server, at: Checkpoints) -> None:
-    """Its run keeps its place and its answer; the queue goes on."""
+    """Its run keeps its position and its answer; the queue continues."""
     at.hold("wait-1 model 0")
     requests = server.line_up("wait-1", session_id="leaves-waiting")
     with raw_request(server, "wait-2 a", "leaves-waiting"):
@@ -176,7 +176,7 @@ def test_a_client_that_leaves_while_it_waits(server: Server, at: Checkpoints) ->
 
 
 def test_a_client_that_leaves_while_its_run_executes(server: Server, at: Checkpoints) -> None:
-    """The run goes on to its end and keeps what it did; the next one is answered."""
+    """The run continues to its end, and its history stays; the next one is answered."""
     at.hold("run-1 a")
     with raw_request(server, "run-1 a", "leaves-running"):
         at.reached("run-1 a")
@@ -269,16 +269,16 @@ def history(server: Server, session_id: str, **query: str | int) -> list[Any]:
 
 
 def test_history_counts_after_filtering(server: Server) -> None:
-    """By default the last message; `count=0` is all; tool messages only when asked for, texts beside tools always."""
-    server.chat("tell-1 a", "told")
-    server.chat("tell-2", "told")
-    everything = server.history("told")
+    """By default the last message; `count=0` is all; tool messages only on request, texts beside tools always."""
+    server.chat("history-1 a", "filtered")
+    server.chat("history-2", "filtered")
+    everything = server.history("filtered")
     assert len(everything) == 6
-    assert history(server, "told") == [everything[-1]]
-    assert history(server, "told", count=0) == [m for n, m in enumerate(everything) if n != 2]
-    assert history(server, "told", count=4) == [everything[n] for n in (1, 3, 4, 5)]
-    assert history(server, "told", count=4, include_tool_messages="true") == everything[2:]
-    assert history(server, "told", count=1000) == history(server, "told", count=0)
+    assert history(server, "filtered") == [everything[-1]]
+    assert history(server, "filtered", count=0) == [m for n, m in enumerate(everything) if n != 2]
+    assert history(server, "filtered", count=4) == [everything[n] for n in (1, 3, 4, 5)]
+    assert history(server, "filtered", count=4, include_tool_messages="true") == everything[2:]
+    assert history(server, "filtered", count=1000) == history(server, "filtered", count=0)
 
 
 def test_history_of_an_unknown_session_is_empty(server: Server) -> None:

@@ -113,7 +113,7 @@ def test_what_cannot_be_done_is_said_in_one_paragraph(server: Server, tmp_path: 
         assert done.stderr.count("\n") == 1
 
 
-def test_what_answers_and_is_no_strandline_server_is_told(tmp_path: Path) -> None:
+def test_another_server_is_reported_as_such(tmp_path: Path) -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as other:
         thread = threading.Thread(target=other.serve_forever)
         thread.start()
@@ -130,7 +130,7 @@ def test_what_answers_and_is_no_strandline_server_is_told(tmp_path: Path) -> Non
     ("variable", "value"),
     [("HTTP_PROXY", "nonsense://x"), ("ALL_PROXY", "socks9://x"), ("SSL_CERT_FILE", "/none/such")],
 )
-def test_a_proxy_or_certificates_that_cannot_be_used_are_told(variable: str, value: str, tmp_path: Path) -> None:
+def test_an_unusable_proxy_or_certificate_is_reported(variable: str, value: str, tmp_path: Path) -> None:
     done = piped("https://strandline.invalid", "-m", "x", folder=tmp_path, **{variable: value})
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "https://strandline.invalid cannot be used: " in done.stderr
@@ -138,7 +138,7 @@ def test_a_proxy_or_certificates_that_cannot_be_used_are_told(variable: str, val
 
 
 class Hostile(http.server.BaseHTTPRequestHandler):
-    """Somebody who would like to control the terminal of whoever talks to it."""
+    """A server that tries to control the terminal of its clients."""
 
     protocol_version = "HTTP/1.1"
 
@@ -187,12 +187,12 @@ def test_what_a_server_says_of_itself_does_not_control_the_terminal(tmp_path: Pa
     assert "no]0;owned (422)" in done.stderr
 
 
-def test_bytes_that_are_no_text_are_asked_as_marks(server: Server, tmp_path: Path) -> None:
+def test_undecodable_bytes_are_sent_as_replacement_characters(server: Server, tmp_path: Path) -> None:
     done = piped(server.url, "-m", b"caf\xe9".decode("utf-8", "surrogateescape"), "-s", "bytes", folder=tmp_path)
     assert (done.returncode, done.stdout) == (0, "# Title\n\nYou said *caf\ufffd*.\n"), done.stderr
 
 
-def test_a_server_that_accepts_nothing_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
+def test_a_silent_server_is_distinguished_from_a_missing_one(tmp_path: Path) -> None:
     """As one with --reload whose code does not load: connections wait in its socket."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         done = piped(f"127.0.0.1:{listener.getsockname()[1]}", "-m", "x", folder=tmp_path)
@@ -201,7 +201,7 @@ def test_a_server_that_accepts_nothing_is_told_from_one_that_is_not_there(tmp_pa
     assert "--reload" in done.stderr
 
 
-def test_a_message_that_is_too_large_is_told(tmp_path: Path) -> None:
+def test_a_message_that_is_too_large_is_reported(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text(MESSAGES)
     with serving("agent.py", "--max-body-bytes", "1000", folder=tmp_path) as server:
         done = piped(server.url, typed="x" * 2000, folder=tmp_path)
@@ -232,7 +232,7 @@ def test_a_full_queue_is_waited_for_and_said(at: Checkpoints, tmp_path: Path) ->
 
 
 class Busy(Hostile):
-    """Somebody who refuses three times, and then tells of a run."""
+    """A server that refuses three times, and then streams a run."""
 
     refusals: ClassVar[list[str]] = []
 
@@ -278,7 +278,7 @@ def asking(server: Server, message: str, folder: Path) -> "subprocess.Popen[str]
     )
 
 
-def test_a_run_that_goes_on_in_the_next_server_is_followed(at: Checkpoints, tmp_path: Path) -> None:
+def test_a_run_that_continues_in_the_next_server_is_followed(at: Checkpoints, tmp_path: Path) -> None:
     """SIGTERM while it waits: 202, and the answer comes from the server that is started next."""
     port = free_port()
     with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=port) as server:
@@ -314,7 +314,7 @@ def test_a_run_is_followed_over_a_crash(at: Checkpoints, tmp_path: Path) -> None
             assert "the run resumes from its last checkpoint (attempt 2)" in stderr
 
 
-def test_a_run_that_the_crash_ended_is_told_as_failed(at: Checkpoints, tmp_path: Path) -> None:
+def test_a_run_that_the_crash_ended_is_shown_as_failed(at: Checkpoints, tmp_path: Path) -> None:
     """The server died while a tool was at work."""
     port = free_port()
     with (
@@ -526,7 +526,7 @@ def test_text_is_shown_as_it_comes(at: Checkpoints, tmp_path: Path) -> None:
         shown.until("default> ")
 
 
-def test_a_question_of_the_agent_is_asked_and_answered(at: Checkpoints, tmp_path: Path) -> None:
+def test_a_question_of_the_agent_is_shown_and_answered(at: Checkpoints, tmp_path: Path) -> None:
     with (
         serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server,
         terminal("chat", server.url, folder=tmp_path) as shown,

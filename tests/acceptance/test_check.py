@@ -64,7 +64,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("adapter", ["strandline", "original", "agentcore"])
-def test_strandline_holds_what_can_be_told_without_a_restart(server: Server, adapter: str, tmp_path: Path) -> None:
+def test_strandline_holds_all_that_needs_no_restart(server: Server, adapter: str, tmp_path: Path) -> None:
     found = verdicts(server.url, "--adapter", adapter, folder=tmp_path, code=0)
     assert named(found, "cannot be told") == {"restart", "accepted"}
     assert named(found, "breaks") == set()
@@ -130,7 +130,7 @@ def test_each_protocol_is_spoken(adapter: str, path: str, tmp_path: Path) -> Non
         assert named(found, "breaks") >= {"exclusive", "bounded"}
 
 
-def test_a_server_that_is_told_the_conversation_and_refuses_while_it_is_busy(tmp_path: Path) -> None:
+def test_a_server_that_receives_the_conversation_and_refuses_while_it_is_busy(tmp_path: Path) -> None:
     """What is refused is not lost: nothing is judged by it but that it was not answered."""
     with wires() as url:
         restart = ("--restart", "true")  # what it keeps is kept by the client
@@ -151,7 +151,7 @@ async def answer(message, session):
 
 
 @pytest.mark.parametrize("adapter", ["strandline", "original", "agentcore"])
-def test_a_strandline_server_with_another_agent_is_not_judged_and_its_agent_is_asked_nothing(
+def test_a_strandline_server_with_another_agent_is_not_judged_and_its_agent_not_called(
     adapter: str, tmp_path: Path
 ) -> None:
     (tmp_path / "agent.py").write_text(NOTES)
@@ -179,8 +179,8 @@ def test_any_other_server_with_another_agent_is_not_judged_and_gets_one_question
     assert len(requests) == 1
 
 
-def test_what_was_tried_and_cannot_be_told_is_no_pass(tmp_path: Path) -> None:
-    """Where every request of the flood fails, nothing can be told of a bound, and all else holds."""
+def test_an_unknown_result_is_no_pass(tmp_path: Path) -> None:
+    """Where every request of the flood fails, a queue limit is unknown, and all else holds."""
     (tmp_path / "mine.py").write_text(
         "from strandline._check.adapters import strandline\n"
         "async def ask(client, url, session, text):\n"

@@ -111,7 +111,7 @@ def test_the_blocking_client_comes_back_too(tmp_path: Path) -> None:
         assert said(list(client.run("one"))) == whole("one")
         assert proxy.cuts == len(pauses) == 4
         sizes = itertools.chain([30], itertools.repeat(None))
-        assert client.chat("two").output == whole("two"), "an answer that is cut is asked for again"
+        assert client.chat("two").output == whole("two"), "a cut answer is requested again"
         assert texts(server.history(), "user") == ["one", "two"]
 
 
@@ -229,7 +229,7 @@ def test_a_key_of_ones_own_is_the_same_run(at: Checkpoints, tmp_path: Path) -> N
 # -- everything that it can do ------------------------------------------------------------------------
 
 
-def test_a_client_asks_watches_answers_cancels_and_reads(at: Checkpoints, tmp_path: Path) -> None:
+def test_a_client_chats_follows_answers_cancels_and_reads(at: Checkpoints, tmp_path: Path) -> None:
     with (
         serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server,
         Client(f"{server.url}/", key="a-key-is-sent-and-nobody-asks-for-it-here") as client,

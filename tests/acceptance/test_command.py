@@ -87,7 +87,7 @@ def test_allowed_hosts_and_origins(at: Checkpoints, tmp_path: Path) -> None:
         assert server.client.post("/chat", json=body, headers={"Origin": "https://b.example"}).status_code == 403
 
 
-def test_it_stops_itself_when_nothing_is_asked_of_it(at: Checkpoints, tmp_path: Path) -> None:
+def test_it_stops_itself_when_idle(at: Checkpoints, tmp_path: Path) -> None:
     """Not while a run executes, however long; then, after the time, with exit code 0."""
     variables = {"IDLE_TIMEOUT_MINUTES": "0.03", **at.environment}  # about two seconds
     with serving(TARGETS / "agent.py", folder=tmp_path, variables=variables, installed=True) as server:
@@ -99,7 +99,7 @@ def test_it_stops_itself_when_nothing_is_asked_of_it(at: Checkpoints, tmp_path: 
         at.release()
         assert requests.result(DEADLINE_S).json()["response"] == "one"
         assert server.ended() == 0
-        assert "nothing has run, waited or been asked for" in server.stderr
+        assert "nothing has run, waited or been requested" in server.stderr
 
 
 def test_an_idle_timeout_of_zero_is_none(at: Checkpoints, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_an_idle_timeout_of_zero_is_none(at: Checkpoints, tmp_path: Path) -> Non
         assert server.client.get("/readyz").status_code == 200
         server.terminate()
         assert server.ended() == 0
-        assert "nothing has run, waited or been asked for" not in server.stderr
+        assert "nothing has run, waited or been requested" not in server.stderr
 
 
 def test_a_port_that_is_in_use(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def answered(requests: "list[Future[httpx.Response]]", texts_: list[str]) -> int
 
 
 def said(server: Server, session_id: str = "default") -> list[str]:
-    """Return what the conversation tells of the user and of the assistant."""
+    """Return the texts of user and assistant in the conversation."""
     messages = server.history(session_id)
     return texts(messages, "user") + texts(messages, "assistant")
 
@@ -142,7 +142,7 @@ def test_a_client_leaves(tmp_path: Path) -> None:
     assert both(tmp_path, measure) == row("A client disconnects while its run executes")
 
 
-def test_a_client_asks_again(tmp_path: Path) -> None:
+def test_a_client_retries(tmp_path: Path) -> None:
     def measure(server: Server, at: Checkpoints) -> str:
         key = {"Idempotency-Key": "one"}
         at.hold("q1 a")

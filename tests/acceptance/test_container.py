@@ -73,7 +73,7 @@ def app(tmp_path: Path) -> App:
     folder = tmp_path / "app"
     folder.mkdir()
     (folder / "agent.py").write_text(AGENT)
-    # Whoever runs in the container is somebody else here.
+    # The user in the container is another one here.
     folder.chmod(0o755)
     (folder / "agent.py").chmod(0o644)
     return App(folder)
@@ -174,7 +174,7 @@ def test_what_was_accepted_under_load_survives_a_kill(image: str, app: App, wait
             replies = history(url, f"s{number}")
             assert judge(replies) == []
             answers = [text(message) for message in replies if message["role"] == "assistant"]
-            # In the order of acceptance; what was accepted without that anybody was told may stand between.
+            # In the order of acceptance; runs that were accepted without an answer may be between them.
             places = [answers.index(each["output"]) for each in ended]
             assert places == sorted(places)
 
@@ -245,7 +245,7 @@ def test_neither_a_full_disk_nor_a_thousand_idle_clients_take_the_server_down(im
         until(lambda: server.probes == (200, 503), "it lives, and is not ready while nothing can be kept")
         assert len(history(url)) == 4
         server.execute("rm", "/data/ballast")
-        until(lambda: ask(url, "after").status_code == 200, "it goes on when there is room")
+        until(lambda: ask(url, "after").status_code == 200, "it resumes when there is space")
         until(lambda: server.probes == (200, 200), "ready again")
         assert judge(history(url)) == []
 
@@ -279,7 +279,7 @@ WHO: Final = "id -u; id -g; id -G; pwd; echo $HOME; touch journal && grep ^CapEf
     ],
     ids=["the image's", "somebody's", "somebody's with root's group", "started as its owner", "as Kubernetes gives it"],
 )
-def test_data_works_whoever_owns_it_and_nothing_runs_as_root(
+def test_data_works_with_any_owner_and_nothing_runs_as_root(
     image: str, owner: str, options: list[str], uid: int, gid: int
 ) -> None:
     """(On Kubernetes a disk is root's and, by `fsGroup`, its group may write there.)"""
@@ -312,7 +312,7 @@ def test_a_root_with_three_capabilities_gives_away_what_is_roots_and_no_agent_ru
     assert answer == ("who? uid 10001 gid 10001 groups [] imported as 10001 in /data/workspace home /data/workspace")
 
 
-def test_data_that_cannot_be_written_is_refused_with_the_command_that_mends_it(image: str, app: App) -> None:
+def test_unwritable_data_is_refused_with_the_command_that_fixes_it(image: str, app: App) -> None:
     with volume(image, "0:0") as data:
         done = run_to_end(image, "--user", "5555:5556", *app.mount, *data.mount)
         assert done.status == 2
@@ -344,7 +344,7 @@ def test_data_that_cannot_be_written_is_refused_with_the_command_that_mends_it(i
     assert "chown" not in done.stderr
 
 
-def test_what_root_has_left_below_somebody_elses_data_becomes_theirs_or_is_told(image: str, app: App) -> None:
+def test_files_of_root_in_anothers_data_become_the_owners_or_are_reported(image: str, app: App) -> None:
     """As from a container that stayed root."""
     left = (
         "mkdir -p /data/workspace/repo && touch /data/workspace/repo/file /data/.hidden && chmod 0600 /data/.hidden"
@@ -366,7 +366,7 @@ def test_what_root_has_left_below_somebody_elses_data_becomes_theirs_or_is_told(
         assert run_to_end(image, *app.mount, *data.mount, command=second).stdout == "0\n"
 
 
-def test_credentials_that_are_mounted_for_root_are_handed_on_or_it_is_told_why_not(image: str, tmp_path: Path) -> None:
+def test_credentials_mounted_for_root_are_passed_on_or_it_says_why_not(image: str, tmp_path: Path) -> None:
     aws = tmp_path / "aws"
     aws.mkdir(mode=0o700)
     (aws / "credentials").write_text("[default]\naws_access_key_id = AKID\naws_secret_access_key = secret\n")
@@ -393,7 +393,7 @@ def test_credentials_that_are_mounted_for_root_are_handed_on_or_it_is_told_why_n
         assert run_to_end(image, *mount, *data.mount, command=print_key).stdout == "AKID\n"
         output = run_to_end(image, *mount, *data.mount, command=where).stdout.split()
         assert output[:2] == ["/root/.aws/credentials", "/root/.aws"]
-    # Nobody's whom the container can be: told in a sentence, and it goes on.
+    # Readable by no user of the container: it prints a sentence, and continues.
     done = run_to_end(image, *HARDENED, *mount, command=print_key)
     assert (done.status, done.stdout) == (0, "None\n")
     assert "/root/.aws, but user 10001" in done.stderr
@@ -403,7 +403,7 @@ def test_credentials_that_are_mounted_for_root_are_handed_on_or_it_is_told_why_n
     assert run_to_end(image, *mount, *said, command=where).stdout.split()[0] == "/other"
 
 
-def test_an_agent_that_cannot_be_read_is_refused_with_the_command_that_mends_it(image: str, app: App) -> None:
+def test_an_unreadable_agent_is_refused_with_the_command_that_fixes_it(image: str, app: App) -> None:
     (app.folder / "agent.py").chmod(0o600)
     done = run_to_end(image, *app.mount)
     app.folder.chmod(0o700)
@@ -419,7 +419,7 @@ def test_an_agent_that_cannot_be_read_is_refused_with_the_command_that_mends_it(
 
 
 def test_nothing_of_the_environments_runs_before_root_is_given_up(image: str, tmp_path: Path) -> None:
-    """Python would import it as root, were it not told to leave the environment alone."""
+    """Python would import it as root, if it did not ignore the environment."""
     (tmp_path / "typing.py").write_text("import posix; raise SystemExit(f'imported by {posix.getuid()}')")
     tmp_path.chmod(0o755)
     theirs = ("--volume", f"{tmp_path}:/theirs:ro", "--env", "PYTHONPATH=/theirs")
@@ -461,7 +461,7 @@ def test_the_scripted_demo_answers_two_at_once_in_order(image: str, waiters: Thr
         server.execute("sh", "-c", f"cd /data && mv {made} . && strandline journal verify copy.db")
 
 
-def test_a_demo_model_that_lacks_its_key_is_told_in_one_paragraph(image: str) -> None:
+def test_a_demo_model_without_its_key_is_reported_in_one_paragraph(image: str) -> None:
     """Its client is in the image, so that only the key is missing."""
     done = run_to_end(image, "--env", "STRANDLINE_DEMO_MODEL=openai:gpt-4o-mini")
 

@@ -145,7 +145,7 @@ def test_an_interrupt_and_a_rollback(server: Server, at: Checkpoints) -> None:
 # -- cancel -------------------------------------------------------------------------------------------
 
 
-def test_a_waiting_run_is_cancelled_at_once_and_its_client_is_told(server: Server, at: Checkpoints) -> None:
+def test_a_waiting_run_is_cancelled_at_once_and_its_client_answered(server: Server, at: Checkpoints) -> None:
     at.hold("w1 model 0")
     first, second, third = server.line_up("w1", "w2", "w3", session_id="waits")
     run_ids = ids(server, "waits")
@@ -243,7 +243,7 @@ def test_what_a_cancel_refuses(server: Server) -> None:
 
 
 def test_a_cancel_that_was_answered_survives_a_kill(tmp_path: Path) -> None:
-    """At every place where a run can be: waiting, in a tool, and given back by a server that was stopped."""
+    """In every state of a run: waiting, in a tool, and requeued by a stopped server."""
     flags = ["--cancel-grace", "60", "--drain-grace", "0.1"]
     with checkpoints() as at, serving(AGENT, *flags, folder=tmp_path, variables=at.environment) as server:
         at.hold("k1 b", "g1 model 1")

@@ -1,4 +1,4 @@
-"""`kill -9` at known places: after a restart nothing that was accepted is lost, done twice, or told wrongly."""
+"""`kill -9` at known places: after a restart no accepted run is lost, repeated, or misreported."""
 
 import os
 import signal
@@ -75,7 +75,7 @@ def test_killed_with_runs_at_every_place(at: Checkpoints, tmp_path: Path) -> Non
         assert statuses(server, "model") == ["succeeded"] * 3
         assert texts(server.history("model"), "user") == ["model-1 a", "model-2 a", "model-3"]
         assert [run["output"] for run in runs_of(server, "model")] == ["model-1: did a", "model-2: did a", "model-3"]
-        # Between rounds, and before a round's end: it goes on there.
+        # Between rounds, and before a round's end: it resumes there.
         assert [run["output"] for run in runs_of(server, "between")] == ["between-1: did a, did b", "between-2"]
         assert [run["output"] for run in runs_of(server, "gap")] == ["gap-1: did a, did b", "gap-2"]
         assert [run["attempt"] for run in runs_of(server, "between")] == [2, 1]
@@ -132,7 +132,7 @@ def test_killed_by_the_first_act_of_a_tool(at: Checkpoints, tmp_path: Path) -> N
 
 
 def test_five_rounds_killed_three_times_run_each_tool_once(at: Checkpoints, tmp_path: Path) -> None:
-    """A run goes on from its last staged round, as often as it takes."""
+    """A run resumes from its last checkpointed round, as often as it takes."""
     with serving(TARGETS / "agent.py", "--max-attempts", "5", folder=tmp_path, variables=at.environment) as server:
         at.hold("five model 1", "five c ended", "five model 5")
         server.line_up("five a ~b c d e", "six")
@@ -214,7 +214,7 @@ def test_after_crash_fail(at: Checkpoints, tmp_path: Path) -> None:
         assert at.steps.count("one model 1") == 1
 
 
-def test_an_opaque_target_counts_as_in_a_tool(at: Checkpoints, tmp_path: Path) -> None:
+def test_a_run_that_cannot_resume_counts_as_in_a_tool(at: Checkpoints, tmp_path: Path) -> None:
     """Nobody can see what a plain function has done, so it is never called twice for one run."""
     with serving(TARGETS / "function.py:answer", folder=tmp_path, variables=at.environment) as server:
         assert server.chat("zero")["response"] == "zero after 0 messages"
@@ -304,7 +304,7 @@ def test_two_servers_on_one_journal(at: Checkpoints, tmp_path: Path) -> None:
 
 
 def said_by(*arguments: str, folder: Path) -> "subprocess.Popen[str]":
-    """Run the command; what it says can be read while it goes on."""
+    """Run the command; its output can be read while it runs."""
     return subprocess.Popen(
         [COMMAND, *arguments], cwd=folder, env=environment({}), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
@@ -352,7 +352,7 @@ import os, signal
 async def agent(message, session):
     if message == "fork":
         child = os.fork()
-        if not child:  # as the processes of a pool: nobody tells them that the server is dead
+        if not child:  # like the processes of a pool: they do not learn that the server is dead
             os.close(1), os.close(2)
             signal.pause()
         return str(child)

@@ -10,7 +10,7 @@ QUEUE_TIMEOUT_S = 1.0
 
 
 def test_a_run_that_was_started_has_waited_for_its_turn(tmp_path: Path) -> None:
-    """Given back by a crash it waits again, but not for its turn: what it did would be in no history if it were given
+    """Requeued by a crash it waits again, but not for its turn: what it did would be in no history if it were given
     up then. (Its time to wait is over when it waits for another run's last attempt to end.)"""
     with (
         checkpoints() as at,

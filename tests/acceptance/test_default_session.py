@@ -1,4 +1,4 @@
-"""Nobody shares a conversation unknowingly: who names no session is told how to, unless the server says otherwise."""
+"""Nobody shares a conversation unknowingly: a request without a session is refused, unless the server allows it."""
 
 from pathlib import Path
 from typing import Any, Final

@@ -60,7 +60,7 @@ def test_no_die_has_one_side() -> None:
 # -- finding and starting the small model -------------------------------------------------------------
 
 
-def test_another_platform_is_told_why_there_is_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_platform_says_why_there_is_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.system", lambda: "Darwin")
     monkeypatch.setattr("platform.machine", lambda: "arm64")
 
@@ -69,7 +69,7 @@ def test_another_platform_is_told_why_there_is_no_model(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("libc", [("glibc", "2.31"), ("", "")])
-def test_an_older_or_another_libc_is_told_why_there_is_no_model(
+def test_an_older_or_another_libc_says_why_there_is_no_model(
     monkeypatch: pytest.MonkeyPatch, libc: tuple[str, str]
 ) -> None:
     monkeypatch.setattr("platform.system", lambda: "Linux")
@@ -109,7 +109,7 @@ server.serve_forever()
 """
 
 
-def test_a_server_that_answers_is_returned_and_ends_when_told_to(tmp_path: Path) -> None:
+def test_a_server_that_answers_is_returned_and_can_be_stopped(tmp_path: Path) -> None:
     model = local_model.start(_stand_in(tmp_path, SERVER), tmp_path / "log" / "model.log")
 
     assert httpx.get(model.url.replace("/v1", "/health")).status_code == 200
@@ -142,21 +142,21 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_a_server_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path) -> None:
+def test_a_server_that_ends_at_once_is_reported_with_its_last_output(tmp_path: Path) -> None:
     files = _stand_in(tmp_path, "import sys\nprint('no such instruction')\nsys.exit(3)\n")
 
     with pytest.raises(local_model.ModelUnavailable, match="ended with status 3: no such instruction"):
         local_model.start(files, tmp_path / "model.log")
 
 
-def test_a_processor_that_cannot_run_the_server_is_told(tmp_path: Path) -> None:
+def test_a_processor_that_cannot_run_the_server_is_reported(tmp_path: Path) -> None:
     files = _stand_in(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n")
 
     with pytest.raises(local_model.ModelUnavailable, match="instructions that this one lacks"):
         local_model.start(files, tmp_path / "model.log")
 
 
-def test_a_server_that_never_answers_is_ended_and_told(tmp_path: Path) -> None:
+def test_a_server_that_never_answers_is_ended_and_reported(tmp_path: Path) -> None:
     files = _stand_in(tmp_path, "import signal, sys\nprint('loading', flush=True)\nsignal.pause()\n")
 
     with pytest.raises(local_model.ModelUnavailable, match="not ready in time"):

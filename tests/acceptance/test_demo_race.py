@@ -99,7 +99,7 @@ def test_a_lock_holds_until_something_fails(race_json: str) -> None:
 
 
 def test_strandline_holds_in_every_act(race_json: str) -> None:
-    """What fails is told, what waited runs, and no tool is started twice."""
+    """Failures are reported, waiting runs execute, and no tool is started twice."""
     assert all(judgement(race_json, Server.STRANDLINE, scenario)["holds"] for scenario in Scenario)
     assert judgement(race_json, Server.STRANDLINE, Scenario.FAILURE)["own"] == [1, 3, 4, 5]
     race = from_json(race_json.encode())
@@ -177,7 +177,7 @@ def is_listening(port: int) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_broken_off_it_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    """No process, no file, no traceback; until then it shows what goes on."""
+    """No process, no file, no traceback; until then it shows the progress."""
     with started(tmp_path) as (process, screen):
         until(lambda: list(tmp_path.glob("*/*/*.jsonl")), "the agent works")
         until(lambda: "1. Five at once" in screen(), "the first act is drawn")

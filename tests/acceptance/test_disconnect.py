@@ -1,4 +1,4 @@
-"""Clients that hang up, over real sockets: their runs go on, unless they were asked for otherwise."""
+"""Clients that hang up, over real sockets: their runs continue, unless requested otherwise."""
 
 import json
 import socket
@@ -84,9 +84,7 @@ def test_a_run_that_executes_is_cancelled_when_its_client_hangs_up(server: Serve
     until(lambda: run_of(server, session)["status"] == "cancelled", "the run is cancelled")
 
 
-def test_a_run_that_waits_is_cancelled_if_that_is_wanted_and_one_that_executes_goes_on(
-    server: Server, at: Checkpoints
-) -> None:
+def test_a_waiting_run_is_cancelled_on_request_and_an_executing_one_continues(server: Server, at: Checkpoints) -> None:
     at.hold("q1 model 0")
     options = {"session_id": "queued", "on_disconnect": "cancel_if_queued"}
     executes = connected(server, "POST", "/chat", message="q1", **options)
@@ -97,12 +95,12 @@ def test_a_run_that_waits_is_cancelled_if_that_is_wanted_and_one_that_executes_g
         connection.close()
     until(lambda: server.health()["queue_depth"] == 0, "it waits no longer")
     at.release()
-    until(lambda: server.chat("q3", "queued"), "the queue goes on")
+    until(lambda: server.chat("q3", "queued"), "the queue continues")
     runs = server.client.get("/v1/sessions/queued/runs").json()["runs"]
     assert [run["status"] for run in runs] == ["succeeded", "succeeded", "cancelled"]
 
 
-def test_a_run_goes_on_without_its_client_if_nothing_else_is_wanted(server: Server, at: Checkpoints) -> None:
+def test_a_run_continues_without_its_client_by_default(server: Server, at: Checkpoints) -> None:
     at.hold("n1 model 0")
     connection = connected(server, "POST", "/chat", message="n1", session_id="on")
     at.reached("n1 model 0")

@@ -158,7 +158,7 @@ def test_a_journal_that_is_none_is_left_as_it_is(tmp_path: Path, content: bytes,
     assert (tmp_path / "j.db").read_bytes() == content
 
 
-def test_a_journal_that_no_server_would_open_is_told(tmp_path: Path) -> None:
+def test_a_journal_that_no_server_would_open_is_reported(tmp_path: Path) -> None:
     """One with two names; one that is gone from beside its WAL."""
     variables = {"STRANDLINE_JOURNAL": "sqlite:j.db", "STRANDLINE_PORT": "0"}
     (tmp_path / "j.db").touch()

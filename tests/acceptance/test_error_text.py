@@ -1,4 +1,4 @@
-"""Nobody who asks a server with keys is told what its agent's exceptions say; its log is, whatever it leaves out."""
+"""With API keys, texts of the agent's exceptions reach the log only, never a client."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def said(history: list[dict[str, Any]]) -> list[str]:
 
 
 def failures(client: httpx.Client, session: str) -> dict[str, httpx.Response]:
-    """Have a run fail by every protocol, in every form, and return all that is told of it."""
+    """Let a run fail over every protocol, in every form, and return all answers."""
     completion = {"messages": [{"role": "user", "content": "fail"}], "user": session}
     events = {"Accept": "text/event-stream"}
     core = {"X-Amzn-Bedrock-AgentCore-Runtime-Session-Id": session}
@@ -63,7 +63,7 @@ def failures(client: httpx.Client, session: str) -> dict[str, httpx.Response]:
     }
 
 
-def test_no_protocol_tells_what_an_exception_says_and_each_names_where_the_log_has_it(
+def test_no_protocol_shows_the_text_of_an_exception_and_each_names_its_place_in_the_log(
     served: tuple[Server, str],
 ) -> None:
     server, key = served
@@ -90,7 +90,7 @@ def test_no_protocol_tells_what_an_exception_says_and_each_names_where_the_log_h
             assert line["run_id"].removeprefix("run_") == each.removeprefix("err_")
 
 
-def test_out_of_tokens_is_still_told_from_other_failures(served: tuple[Server, str]) -> None:
+def test_out_of_tokens_is_still_distinguished_from_other_failures(served: tuple[Server, str]) -> None:
     server, key = served
     with httpx.Client(base_url=server.url, headers=shown(key), timeout=DEADLINE_S, trust_env=False) as client:
         body = {"messages": [{"role": "user", "content": "long"}], "user": "long"}
@@ -110,7 +110,7 @@ def test_without_keys_history_says_why_a_run_failed(tmp_path: Path) -> None:
         assert said(server.history("default")) == ["let me see", "(This run ended early: agent_error.)", why]
 
 
-def test_the_class_is_told_where_the_setting_says_so(tmp_path: Path) -> None:
+def test_the_class_is_shown_where_the_setting_says_so(tmp_path: Path) -> None:
     with serving(TARGETS / "leaking.py", "--error-text", "class", folder=tmp_path) as server:
         assert server.client.post("/chat", json={"message": "fail"}).json()["response"] == "ConnectionError"
         assert said(server.history("default"))[-1] == "ConnectionError"

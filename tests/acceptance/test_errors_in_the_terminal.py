@@ -225,7 +225,7 @@ def test_a_journal_that_another_server_has(tmp_path: Path) -> None:
         assert server.chat("again")["status"] == "success"
 
 
-def test_a_factory_that_raises_is_told_to_whoever_asks_and_found_by_doctor(tmp_path: Path) -> None:
+def test_a_factory_that_raises_is_reported_to_clients_and_found_by_doctor(tmp_path: Path) -> None:
     """The server stays up, since a factory may fail for one session only."""
     write_files(tmp_path)
     with serving("failing.py", folder=tmp_path) as server:

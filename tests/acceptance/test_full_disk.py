@@ -1,4 +1,4 @@
-"""A server whose disk is full says so, loses nothing, and goes on by itself when there is room again.
+"""A server whose disk is full says so, loses nothing, and resumes by itself when there is space again.
 
 Two kinds of full disk: a small one that is really full, where this process may mount one, and a limit for the size of
 files that is set on the running server, which works everywhere on Linux.
@@ -162,7 +162,7 @@ def test_a_full_disk_loses_nothing_and_needs_no_restart(disk: Disk, at: Checkpoi
         else:
             disk.make_room(server)
             assert running.result().json()["response"] == "running"
-            # 202 where its claim was out when that commit failed: it goes on later, as the client can see.
+            # 202 if its claim was out when that commit failed: it continues later, as the client can see.
             assert waiting.result().status_code in (200, 202)
         until(lambda: readiness(server) == (200, "ready"), "it is ready by itself")
         assert server.chat("after")["response"] == "after"

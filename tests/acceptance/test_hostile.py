@@ -1,4 +1,4 @@
-"""Clients that mean harm, or are broken: they cost little, are told what is wrong, and nobody else notices them."""
+"""Hostile or broken clients: they cost little, get an explanation, and disturb nobody else."""
 
 import json
 import re
@@ -161,7 +161,7 @@ SHAPES: Final = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_thousands_of_heads_that_do_not_end_take_little_memory_and_whoever_asks_is_answered(
+def test_thousands_of_unfinished_heads_take_little_memory_and_others_are_answered(
     tmp_path: Path, at: Checkpoints, shape: str
 ) -> None:
     """Without a key for any of them: who may ask is only known when a head is whole."""
@@ -209,7 +209,7 @@ WRONG: Final = {
         "body_too_large",
     ),
     "two lengths": (post(b"{}", "Content-Length: 3"), 400, "malformed"),
-    "two ways to tell the length": (post(b"{}", "Transfer-Encoding: chunked"), 400, "malformed"),
+    "two ways to state the length": (post(b"{}", "Transfer-Encoding: chunked"), 400, "malformed"),
     "a length below zero": (b"POST /chat HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400, "malformed"),
     "a chunk without a size": (
         b"POST /chat HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
@@ -247,7 +247,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, C
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_told_and_nothing_comes_of_it(served: tuple[Server, Checkpoints], case: str) -> None:
+def test_malformed_requests_are_explained_and_have_no_effect(served: tuple[Server, Checkpoints], case: str) -> None:
     server, at = served
     sent, status, code = WRONG[case]
     before = at.steps
@@ -362,14 +362,14 @@ def test_who_takes_too_long_is_let_go_and_who_waits_for_an_answer_is_not(served:
             assert client.rest() == b""
         at.release()
         assert json.loads(waiting.answer().body)["response"] == "held"
-        # An answered connection stays for longer than that: it owes nothing.
+        # An answered connection may stay for longer: its request is complete.
         assert waiting.send(chat("more", "slow")).answer().status == 200
     assert "never whole" not in texts(server.history("slow"), "user")
     assert server.health()["lost_clients"] == 0
 
 
 def test_the_connections_that_ask_nothing_make_room_for_those_that_do(served: tuple[Server, Checkpoints]) -> None:
-    """And when each of them waits for an answer, others are told so; but probes are answered."""
+    """If all of them wait for answers, others are refused; but probes are answered."""
     server, at = served
     at.hold(*(f"c{number} model 0" for number in range(MOST)))
     with clients(server, MOST) as idle, clients(server, MOST) as busy:
@@ -384,7 +384,7 @@ def test_the_connections_that_ask_nothing_make_room_for_those_that_do(served: tu
             assert (answer.status, answer.code) == (503, "no_connection_left")
             assert "retry-after: 1" in answer.headers
             assert late.rest() == b""
-        with clients(server, FOR_PROBES + 1) as flood:  # too many for that, too: told before they ask
+        with clients(server, FOR_PROBES + 1) as flood:  # too many for that, too: refused before they send
             assert flood[-1].answer().code == "no_connection_left"
         at.release()
         assert [json.loads(client.answer().body)["response"] for client in busy] == [f"c{n}" for n in range(MOST)]

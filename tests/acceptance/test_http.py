@@ -1,4 +1,4 @@
-"""What the server refuses and how it says so, what it tells of a run, and what a guest may not do."""
+"""What the server refuses and how, how it reports runs, and what strangers may not do."""
 
 import json
 import socket
@@ -79,7 +79,7 @@ def test_a_lone_surrogate_is_called_by_its_name(server: Server, text: bytes) -> 
 
 
 @pytest.mark.parametrize("text", [b"\\ud83d\\ude00", b"\\\\ud800", b"\xf0\x9f\x98\x80"])
-def test_what_only_looks_like_a_lone_surrogate_is_read(server: Server, text: bytes) -> None:
+def test_text_like_a_lone_surrogate_is_read(server: Server, text: bytes) -> None:
     assert post(server, b'{"message": "pair %b", "session_id": "pairs"}' % text).status_code == 200
     assert "surrogate" not in problem(post(server, b'{"message": "%b"' % text), 400, "malformed")["detail"]
 
@@ -178,7 +178,7 @@ def test_the_probes(server: Server) -> None:
 # -- limits -------------------------------------------------------------------------------------------
 
 
-def test_a_full_queue_refuses_and_goes_on(server: Server, at: Checkpoints) -> None:
+def test_a_full_queue_refuses_and_continues(server: Server, at: Checkpoints) -> None:
     """429 with the place and the estimate, before anything is kept; what waits is answered, then there is room."""
     server.chat("before", "full")
     at.hold("full-1 model 0")
@@ -196,7 +196,7 @@ def test_a_full_queue_refuses_and_goes_on(server: Server, at: Checkpoints) -> No
     assert texts(server.history("full"), "user") == ["before", "full-1", "full-2", "full-3", "full-5"]
 
 
-def test_a_full_server_refuses_whoever_would_wait(server: Server, at: Checkpoints) -> None:
+def test_a_full_server_refuses_requests_that_would_wait(server: Server, at: Checkpoints) -> None:
     """503 in whatever session; one whose session is free does not wait, so it is served."""
     at.hold("s1-1 model 0", "s2-1 model 0", "s3-1 model 0")
     requests = server.line_up("s1-1", "s1-2", "s1-3", session_id="s1")
@@ -247,7 +247,7 @@ def chat_as(server: Server, headers: dict[str, str]) -> httpx.Response:
     return server.client.post("/chat", json={"message": "guest", "session_id": "guest"}, headers=headers)
 
 
-# -- a run as it is told ------------------------------------------------------------------------------
+# -- the report of a run ------------------------------------------------------------------------------
 
 
 def wait_for(server: Server, run_id: str, preference: str) -> httpx.Response:

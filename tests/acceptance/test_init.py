@@ -124,7 +124,7 @@ def test_a_model_whose_name_cannot_be_one_is_refused_before_anything_is_written(
     assert 'load_model("openai:small")' in (tmp_path / "agent.py").read_text()
 
 
-def test_a_file_where_the_journal_would_be_is_told_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_journals_folder_is_reported_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / ".strandline").write_text("mine")
     refused = strandline("init", folder=tmp_path)
     assert refused.returncode == 2
@@ -158,7 +158,7 @@ def test_a_folder_that_may_not_be_written_to(tmp_path: Path) -> None:
     assert "`strandline init FOLDER`" in refused.stderr
 
 
-def test_a_model_that_lacks_its_key_is_told_at_once_and_again_by_serve(tmp_path: Path) -> None:
+def test_a_model_without_its_key_is_reported_at_once_and_again_by_serve(tmp_path: Path) -> None:
     """The file is made all the same; serving it says the same in one paragraph, with the line of the file."""
     made = strandline("init", "--model", "openai:gpt-4o-mini", folder=tmp_path, OPENAI_API_KEY="")
     assert made.returncode == 0

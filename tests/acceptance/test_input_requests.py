@@ -1,4 +1,4 @@
-"""A tool that asks a person, over real HTTP: asked, answered, not answered, also by a server that was started again."""
+"""A tool that asks a person, over real HTTP: with an answer or without, and over restarts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +44,7 @@ def messages(server: Server, session_id: str = "s") -> list[dict[str, Any]]:
     return found
 
 
-def test_a_cancel_of_a_session_tells_whether_it_dismissed_an_input_request(at: Checkpoints, tmp_path: Path) -> None:
+def test_a_cancel_of_a_session_says_whether_it_dismissed_an_input_request(at: Checkpoints, tmp_path: Path) -> None:
     with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
         paused_run(server, "go @b")
         for body, dismissed in (({}, False), ({"running": True}, True), ({"running": True}, False)):
@@ -54,7 +54,7 @@ def test_a_cancel_of_a_session_tells_whether_it_dismissed_an_input_request(at: C
         assert server.client.get("/v1/sessions/s").json()["input_requests"] == []
 
 
-def test_a_run_asks_and_its_answer_goes_on_with_it(at: Checkpoints, tmp_path: Path) -> None:
+def test_a_run_asks_and_continues_with_the_answer(at: Checkpoints, tmp_path: Path) -> None:
     with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
         run = paused_run(server, "go a @b")
         (request,) = run["input_requests"]
@@ -99,7 +99,7 @@ def test_a_question_and_its_answer_survive_a_restart(at: Checkpoints, tmp_path: 
 
 
 def test_killed_when_the_answer_was_accepted(at: Checkpoints, tmp_path: Path) -> None:
-    """While it waits for its turn, before the tool has gone on, while it works, and when it has ended."""
+    """While it waits for its turn, before the tool has resumed, while it executes, and when it has ended."""
     with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
         runs = {name: paused_run(server, f"{name} a+@b", name) for name in ("waits", "begins", "works", "ended")}
         at.hold("begins @b", "works @b answered yes", "ended @b ended")
@@ -133,7 +133,7 @@ def test_killed_when_the_answer_was_accepted(at: Checkpoints, tmp_path: Path) ->
             assert ask(server, "next", name).json()["output"] == "next"
 
 
-def test_whatever_waits_goes_on_when_nobody_answers_also_after_a_kill(at: Checkpoints, tmp_path: Path) -> None:
+def test_waiting_runs_continue_when_nobody_answers_even_after_a_kill(at: Checkpoints, tmp_path: Path) -> None:
     with serving(AGENT, "--input-timeout", "3", folder=tmp_path, variables=at.environment) as server:
         run = paused_run(server, "go @b")
         waits = ask(server, "next", wait=None).json()
@@ -166,7 +166,7 @@ def test_an_idempotent_tool_is_given_the_answer_again_after_a_crash(at: Checkpoi
         assert at.steps.count("go a") == 1
 
 
-def test_chat_shows_what_is_asked_and_takes_the_answer(at: Checkpoints, tmp_path: Path) -> None:
+def test_chat_shows_the_question_and_takes_the_answer(at: Checkpoints, tmp_path: Path) -> None:
     with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
         chat = server.client.post("/chat", json={"message": "go @b", "session_id": "s"})
         assert chat.status_code == 200

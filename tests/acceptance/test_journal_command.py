@@ -34,7 +34,7 @@ def journal(
 
 
 def test_a_backup_made_beside_a_server_is_served_elsewhere(at: Checkpoints, tmp_path: Path) -> None:
-    """What was waiting or executing when it was made goes on there; what came later is not in it."""
+    """Runs that waited or executed at the backup continue there; later ones are not in it."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server:
@@ -84,7 +84,7 @@ def test_what_cannot_be_done_is_one_paragraph(tmp_path: Path, arguments: list[st
     assert [each.name for each in tmp_path.iterdir()] == ["text.db"]
 
 
-def test_a_damaged_journal_ends_with_1_and_tells_where(tmp_path: Path) -> None:
+def test_a_damaged_journal_ends_with_1_and_says_where(tmp_path: Path) -> None:
     with serving(TARGETS / "remembers.py", folder=tmp_path) as server:
         server.chat("hello there", "somebody")
         server.terminate()
@@ -107,7 +107,7 @@ def test_a_server_prunes_by_itself(tmp_path: Path) -> None:
         assert "run_retention" in said
 
 
-def test_old_runs_are_forgotten_and_their_room_given_back(tmp_path: Path) -> None:
+def test_old_runs_are_deleted_and_their_space_is_freed(tmp_path: Path) -> None:
     with serving(TARGETS / "remembers.py", folder=tmp_path) as server:
         for n in range(30):
             server.chat("x" * 20_000, f"s{n % 3}")
@@ -122,7 +122,7 @@ def test_old_runs_are_forgotten_and_their_room_given_back(tmp_path: Path) -> Non
 
 
 def test_what_strands_kept_is_served_on(tmp_path: Path) -> None:
-    """Each conversation is shown, goes on with the next question, and the model sees what was said before."""
+    """Each conversation is shown and continues with the next question, and the model sees earlier messages."""
     folder = tmp_path / "sessions"
     asyncio.run(strands_sessions.write(folder))
     dry = journal(tmp_path, "import", folder, "journal.db", "--dry-run", code=1)

@@ -46,7 +46,7 @@ def test_a_server_whose_journal_loses_a_file_is_not_ready_and_refuses_runs(
         take_away(tmp_path)
         for path in ("/v1/sessions/a", "/v1/sessions/a/runs", "/v1/sessions/a/history"):
             assert server.client.get(path).status_code in (200, 503)
-        until(lambda: not _ready(server), "noticed, although no run is asked for")
+        until(lambda: not _ready(server), "noticed, although no run is requested")
         assert server.client.get("/readyz").json()["status"] == "journal_unavailable"
         for _ in range(2):
             response = server.client.post("/v1/sessions/a/runs", json={"input": "two"})

@@ -159,7 +159,7 @@ def _rotated(server: Server, at: Checkpoints, folder: Path, old: str) -> str:
     server.signal(signal.SIGHUP)
     refused = waiting.result(DEADLINE_S)
     assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
-    until(lambda: re.search("[01] new, 1 gone, 3 in all", server.stderr), "the log tells of it")
+    until(lambda: re.search("[01] new, 1 gone, 3 in all", server.stderr), "the log reports it")
     assert first.split()[1].removeprefix("sha256:") not in server.stderr
     with Client(server.url, new) as ada:
         (run,) = ada.ask("GET", "/v1/sessions/held/runs")["runs"]

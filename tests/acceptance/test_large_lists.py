@@ -102,7 +102,7 @@ def test_lists_over_large_inputs_and_outputs_stay_under_the_documented_memory(tm
         assert [page[0]["run_id"] for page in ended] == [f"run_ended{number}" for number in reversed(range(20))]
         assert all(page[0]["output"] == INPUT for page in ended)
         asking = pages(server, "/v1/sessions", "sessions")
-        assert [len(page) for page in asking] == [1] * 9 + [3], "what is asked is larger than half a page"
+        assert [len(page) for page in asking] == [1] * 9 + [3], "the questions are larger than half a page"
         assert [page[0]["session_id"] for page in asking] == [f"asks{number}" for number in range(10)]
         assert peak_bytes(server) < DOCUMENTED_BYTES
 

@@ -91,7 +91,7 @@ def test_one_that_was_never_started_says_which_line_is_missing(at: Checkpoints, 
 def test_where_a_run_is_found_takes_in_what_a_proxy_and_the_app_put_before_it(
     name: str, flags: tuple[str, ...], at: Checkpoints, tmp_path: Path
 ) -> None:
-    """Whether the server is told what a proxy strips, or the app is."""
+    """Whether the server or the app knows what a proxy strips."""
     with mounted(f"mounting:{name}", *IN_TARGETS, *flags, folder=tmp_path, variables=at.environment) as server:
         assert server.client.get("/readyz", headers={"Host": "evil.example"}).status_code == 200
         at.hold("one model 0")
@@ -129,7 +129,7 @@ def test_other_protocols_say_where_a_run_is_found_as_their_clients_see_it(at: Ch
             assert re.search(r"see /shop/agent/v1/runs/run_", body), body
 
 
-def test_how_to_answer_is_told_as_clients_see_it(at: Checkpoints, tmp_path: Path) -> None:
+def test_how_to_answer_is_shown_with_the_clients_path(at: Checkpoints, tmp_path: Path) -> None:
     """What waits for a person says where the answer goes with what the app is mounted at, in every stream."""
     calls: list[tuple[str, str, dict[str, Any] | None]] = [
         ("POST", "/v1/sessions/ada/runs", {"input": "x"}),
@@ -168,7 +168,7 @@ def test_a_page_with_a_name_of_its_own_cannot_drive_an_app_on_loopback(at: Check
         assert server.client.post("/chat", json=body, headers={"Host": "shop.example"}).status_code == 200
 
 
-def test_killed_it_breaks_the_connections_and_goes_on_after_the_start(at: Checkpoints, tmp_path: Path) -> None:
+def test_killed_it_breaks_the_connections_and_continues_after_the_start(at: Checkpoints, tmp_path: Path) -> None:
     with mounted("mounting:mounted", *IN_TARGETS, folder=tmp_path, variables=at.environment) as server:
         at.hold("one a")
         requests = server.line_up("one a", "two", session_id="ada")
@@ -190,7 +190,7 @@ def test_killed_it_breaks_the_connections_and_goes_on_after_the_start(at: Checkp
 def test_a_run_that_outlasts_the_grace_does_not_keep_the_server_from_leaving(
     name: str, at: Checkpoints, tmp_path: Path
 ) -> None:
-    """uvicorn waits for every answer before it tells an app to stop; ours begins at the signal, and answers."""
+    """uvicorn waits for every answer before it stops an app; ours starts to drain at the signal, and answers."""
     place = "" if name == "alone" else "/agent"
     server = MountedServer(f"mounting:{name}", *IN_TARGETS, folder=tmp_path, variables=at.environment, mounted_at=place)
     try:
@@ -266,7 +266,7 @@ def script(folder: Path, more: str = "") -> Path:
     return file
 
 
-def test_a_script_serves_until_it_is_told_to_stop(at: Checkpoints, tmp_path: Path) -> None:
+def test_a_script_serves_until_it_is_stopped(at: Checkpoints, tmp_path: Path) -> None:
     server = Script(script(tmp_path), folder=tmp_path, variables=at.environment)
     try:
         server.start()
@@ -291,7 +291,7 @@ def test_a_script_serves_until_it_is_told_to_stop(at: Checkpoints, tmp_path: Pat
         (', history="external", config="none.toml"', "none.toml cannot be read"),
     ],
 )
-def test_what_keeps_a_script_from_serving_is_told_in_one_paragraph(more: str, expected: str, tmp_path: Path) -> None:
+def test_what_keeps_a_script_from_serving_is_one_paragraph(more: str, expected: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(script(tmp_path, more))],
         cwd=tmp_path, env=environment({}), capture_output=True, text=True, timeout=DEADLINE_S, check=False,

@@ -64,7 +64,7 @@ def unread() -> Iterator[tuple[int, int]]:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_log_reader_who_stops_reading_freezes_nothing(tmp_path: Path, unread: tuple[int, int], form: str) -> None:
-    """Requests are answered, probes too, and the server stops when it is told to."""
+    """Requests are answered, probes too, and the server stops on SIGTERM."""
     server = Process(tmp_path, unread[1], "--log-format", form)
     try:
         for number in range(4):

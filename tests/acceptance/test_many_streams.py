@@ -18,7 +18,7 @@ SESSIONS = 50
 PIECES = 200
 SLOW = 5
 LONG, WIDE = 150_000, 10
-"""Pieces and their size: what is told of such a run is 22 MB, of which 1.5 MB are kept."""
+"""Pieces and their size: the events of such a run have 22 MB, of which 1.5 MB are stored."""
 GROWTH = 40_000_000
 """What the server may grow by. It is 10 MB, and 80 if clients that do not read are written to all the same."""
 
@@ -63,7 +63,7 @@ def test_clients_that_do_not_read_slow_no_run_and_take_no_memory_and_hear_of_wha
     with ExitStack() as stack:
         slow = [stack.enter_context(not_reading(server, run_id)) for _ in range(SLOW)]
         assert server.run(run_id, wait_s=int(DEADLINE_S))["status"] == "succeeded"
-        assert memory(server.pid) - before < GROWTH, f"{SLOW} times what is told would be {SLOW * 22} MB"
+        assert memory(server.pid) - before < GROWTH, f"{SLOW} times its events would be {SLOW * 22} MB"
         heard = unchunked(b"".join(iter(lambda: slow[0].recv(1 << 20), b"")))
     events = [json.loads(line[6:]) for line in heard.split(b"\n") if line.startswith(b"data: ") and line.endswith(b"}")]
     kinds = [each["type"] for each in events]

@@ -1,4 +1,4 @@
-"""What a real server tells Prometheus, read with the parsers of Prometheus' own client."""
+"""A real server's metrics, read with the parsers of Prometheus' own client."""
 
 import socket
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def samples(server: Server) -> dict[str, float]:
     }
 
 
-def test_a_server_tells_what_goes_on_and_has_gone_on(at: Checkpoints, tmp_path: Path) -> None:
+def test_a_server_counts_what_it_does_and_has_done(at: Checkpoints, tmp_path: Path) -> None:
     """What executes and waits is seen while it does, every outcome is counted, and a restart begins anew."""
     flags = ("--max-queued-per-session", "2", "--cancel-grace", "1")
     with serving(TARGETS / "agent.py", *flags, folder=tmp_path, variables=at.environment) as server:
@@ -82,7 +82,7 @@ def test_a_server_tells_what_goes_on_and_has_gone_on(at: Checkpoints, tmp_path: 
         assert samples(server)["strandline_runs_accepted_total"] == 0
 
 
-def test_metrics_name_nobody_and_are_told_to_no_web_page(at: Checkpoints, tmp_path: Path) -> None:
+def test_metrics_name_nobody_and_no_web_page_can_read_them(at: Checkpoints, tmp_path: Path) -> None:
     with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server:
         run_id = server.chat("secret-question", "secret-session")["run_id"]
         text = server.client.get("/metrics", headers={"Accept": OPENMETRICS})

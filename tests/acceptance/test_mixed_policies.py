@@ -30,7 +30,7 @@ ENDED = {"succeeded", "cancelled"}
 async def all_at_once(server: Server) -> list[tuple[dict[str, Any], httpx.Response]]:
     """Send half of all requests at once, the others while those wait, some of them twice under one key.
 
-    Returns each answer with what was asked for.
+    Returns each answer with its request.
     """
     chance = random.Random(5)
     requests: list[tuple[dict[str, Any], dict[str, str]]] = []
@@ -116,7 +116,7 @@ def test_two_hundred_requests_of_all_policies_leave_nothing_lost_and_nothing_bro
         runs, history, shown = all_runs(server), whole_history(server), server.history(SESSION)
         session = server.client.get(f"/v1/sessions/{SESSION}").raise_for_status().json()
 
-    # Everybody has an answer: the ended run, or (only who asked for that) that the session is busy.
+    # Each has an answer: the ended run, or (only with if_busy=reject) that the session is busy.
     assert Counter(answer.status_code for _, answer in answers).keys() == {200, 409}
     for body, answer in answers:
         assert answer.status_code == 200 or (body.get("if_busy"), answer.json()["code"]) == ("reject", "session_busy")

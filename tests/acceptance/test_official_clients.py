@@ -80,7 +80,7 @@ def server(at: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def clients(server: Server) -> Iterator[dict[str, Client]]:
-    """Those that were asked for, by their scripts."""
+    """The requested ones, by their scripts."""
     made: dict[str, Client] = {}
     yield made
     for each in made.values():
@@ -109,7 +109,7 @@ def _installed(script: str) -> tuple[str, Path]:
 
 @pytest.fixture(params=FORMS)
 def request_options(name: str, request: pytest.FixtureRequest) -> dict[str, str]:
-    """What a client is asked besides the text, in a session of its own."""
+    """The options of a client besides the text, with a session of its own."""
     session = "".join(each if each.isalnum() else "-" for each in request.node.name)
     return {"session_id": session, "form": str(request.param), "through": PROGRAMS[name][1]}
 

@@ -203,12 +203,12 @@ def test_a_text_that_was_accepted_as_the_answer_is_that_after_a_kill(at: Checkpo
         assert tool_results(server.history("s")) == ["did @pay (yes)"]
 
 
-# -- who waits is told what for -----------------------------------------------------------------------
+# -- waiting clients learn the reason -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("route", ["runs", "chat"])
 def test_a_stream_says_at_once_what_it_waits_for_and_how_to_answer(server: Server, route: str) -> None:
-    session = f"told-{route}"
+    session = f"waits-{route}"
     (request,) = pause_at_question(server, session)
     path, body = (f"/v1/sessions/{session}/runs", {"input": "yes"})
     if route == "chat":
@@ -237,29 +237,29 @@ def test_a_stream_says_at_once_what_it_waits_for_and_how_to_answer(server: Serve
 
 
 def test_a_stream_of_openai_says_at_once_what_it_waits_for_and_how_to_answer(server: Server) -> None:
-    (request,) = pause_at_question(server, "told-openai")
-    body = {"messages": [{"role": "user", "content": "yes"}], "user": "told-openai", "stream": True}
+    (request,) = pause_at_question(server, "waits-openai")
+    body = {"messages": [{"role": "user", "content": "yes"}], "user": "waits-openai", "stream": True}
     with server.client.stream("POST", "/v1/chat/completions", json=body) as answer:
         lines = (line.removeprefix("data: ") for line in answer.iter_lines() if line.startswith("data: "))
         assert json.loads(next(lines))["choices"][0]["delta"]["role"] == "assistant"
         reply = json.loads(next(lines))
         said = reply["choices"][0]["delta"]["content"]
         assert "@pay: may I, go?" in said
-        assert f"POST /v1/sessions/told-openai/runs with {json.dumps(given(request), separators=(',', ':'))}" in said
-        extension = {"session_id": "told-openai", "status": "queued", "input_requests": [request]}
+        assert f"POST /v1/sessions/waits-openai/runs with {json.dumps(given(request), separators=(',', ':'))}" in said
+        extension = {"session_id": "waits-openai", "status": "queued", "input_requests": [request]}
         assert reply["strandline"] == extension
-        assert by_run_api(server, "told-openai", "sure", on_question="answer").endswith("did @pay (sure)")
+        assert by_run_api(server, "waits-openai", "sure", on_question="answer").endswith("did @pay (sure)")
         rest = [json.loads(line)["choices"][0]["delta"].get("content", "") for line in lines if line != "[DONE]"]
         assert "".join(rest) == "yes"
 
 
 def test_a_stream_of_agentcore_says_at_once_what_it_waits_for_and_how_to_answer(server: Server) -> None:
-    (request,) = pause_at_question(server, "told-agentcore")
-    headers = {SESSION: "told-agentcore", "Accept": "text/event-stream"}
+    (request,) = pause_at_question(server, "waits-agentcore")
+    headers = {SESSION: "waits-agentcore", "Accept": "text/event-stream"}
     with server.client.stream("POST", "/invocations", json={"prompt": "yes"}, headers=headers) as answer:
         pieces = (json.loads(line.removeprefix("data: ")) for line in answer.iter_lines() if line.startswith("data: "))
         assert json.dumps(given(request), separators=(",", ":")) in next(pieces)
-        assert by_run_api(server, "told-agentcore", "sure", on_question="answer").endswith("did @pay (sure)")
+        assert by_run_api(server, "waits-agentcore", "sure", on_question="answer").endswith("did @pay (sure)")
         assert "".join(pieces) == "yes"
 
 
@@ -267,9 +267,7 @@ def given(request: dict[str, Any]) -> dict[str, Any]:
     return {"input": {"responses": [{"id": request["id"], "response": None}]}}
 
 
-def test_who_waits_behind_a_run_that_asks_is_told_within_a_second_and_of_the_next_question_too(
-    server: Server, at: Checkpoints
-) -> None:
+def test_clients_behind_a_question_see_it_within_a_second_and_the_next_one_too(server: Server, at: Checkpoints) -> None:
     at.hold("go model 0")
     first = server.line_up("go @pay", session_id="later")[0]
     with listening(server, "POST", "/v1/sessions/later/runs", json={"input": "next"}) as events:

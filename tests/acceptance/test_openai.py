@@ -88,7 +88,7 @@ def test_an_answer_is_that_of_the_run(server: Server, client: OpenAI) -> None:
     assert said.model_extra == {"strandline": {"session_id": "whole", "status": "succeeded", "input_requests": []}}
 
 
-def test_the_conversation_is_the_servers_and_only_the_last_message_is_asked(server: Server, client: OpenAI) -> None:
+def test_the_conversation_is_the_servers_and_only_the_last_message_counts(server: Server, client: OpenAI) -> None:
     ask(client, "one", "turns")
     client.chat.completions.create(
         model="any",
@@ -132,7 +132,7 @@ def test_an_image_reaches_the_agent(server: Server, client: OpenAI) -> None:
     assert text == {"text": "seen"}
 
 
-def test_pieces_come_while_the_run_goes_on(client: OpenAI, at: Checkpoints) -> None:
+def test_pieces_come_while_the_run_executes(client: OpenAI, at: Checkpoints) -> None:
     at.hold("s1 a")
     stream = client.chat.completions.create(
         model="any",
@@ -214,11 +214,11 @@ def test_models(client: OpenAI) -> None:
         client.models.retrieve("gpt")
 
 
-# -- wishes -------------------------------------------------------------------------------------------
+# -- run options --------------------------------------------------------------------------------------
 
 
-def test_wishes_go_into_the_body(server: Server, client: OpenAI) -> None:
-    said = ask(client, "w1", "wishes", priority=1, timeout=7, if_busy="interrupt", on_disconnect="cancel")
+def test_run_options_go_into_the_body(server: Server, client: OpenAI) -> None:
+    said = ask(client, "w1", "options", priority=1, timeout=7, if_busy="interrupt", on_disconnect="cancel")
     run = server.run(said.id)
     assert (run["priority"], run["if_busy"]) == (1, "interrupt")
 
@@ -292,7 +292,7 @@ def test_a_full_queue(server: Server, at: Checkpoints) -> None:
     assert {each.result(DEADLINE_S).status_code for each in requests} == {200}
 
 
-def test_the_client_comes_back_by_itself_when_it_is_told_to(server: Server, at: Checkpoints) -> None:
+def test_the_client_retries_when_the_server_says_so(server: Server, at: Checkpoints) -> None:
     at.hold("back-1 model 0")
     requests = server.line_up("back-1", "back-2", session_id="back")
     statuses: list[int] = []
@@ -347,7 +347,7 @@ def test_a_wrong_base_url_is_named_in_openais_form(server: Server, client: OpenA
 
 
 @pytest.mark.parametrize("place", ["responses", "conversations", "embeddings", "threads/x/runs", "vector_stores"])
-def test_what_is_not_there_of_openais_routes_is_told_in_its_form(server: Server, place: str) -> None:
+def test_missing_routes_of_openai_are_reported_in_its_form(server: Server, place: str) -> None:
     refusal = error(server.client.post(f"/v1/{place}", json={}), 404, "not_found")
     assert "/v1/chat/completions" in refusal["message"]
 
@@ -389,7 +389,7 @@ def test_a_client_that_hangs_up_ends_its_run_if_it_wants_that(server: Server, at
 
 
 def test_a_client_gets_its_answer_over_a_crash_if_it_has_a_key(at: Checkpoints, tmp_path: Path) -> None:
-    """And while the server stops, if its run executes; whoever comes then is refused."""
+    """Even while the server stops, if its run executes; new requests are refused then."""
     with (
         serving(AGENT, "--drain-grace", "20", folder=tmp_path, variables=at.environment, port=free_port()) as server,
         connected(server, max_retries=8) as client,
@@ -421,7 +421,7 @@ def test_a_client_gets_its_answer_over_a_crash_if_it_has_a_key(at: Checkpoints, 
 
 
 def test_a_client_gets_its_answer_over_a_restart_if_it_has_a_key(at: Checkpoints, tmp_path: Path) -> None:
-    """The official client sends the same again, as it is told to, and is attached to the run that goes on."""
+    """The official client retries as instructed, and is attached to the run, which continues."""
     flags = ("--drain-grace", "0.2", "--retry-after", "1")
     with (
         serving(AGENT, *flags, folder=tmp_path, variables=at.environment, port=free_port()) as server,

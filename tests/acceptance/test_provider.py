@@ -1,4 +1,4 @@
-"""A model provider that misbehaves, over real HTTP and through Strands' own client: the run ends, the line goes on."""
+"""A model provider that misbehaves, over HTTP and through Strands' own client: the run ends, the queue continues."""
 
 from collections.abc import Iterator
 
@@ -37,7 +37,7 @@ FAILURES: dict[str, list[Reply]] = {
     "503": [Refusal(503)],
     "cut before anything": [[Cut()]],
     "cut in the text": [["The answer is", Cut()]],
-    "cut after a tool was asked for": [[*WEATHER, Cut()]],
+    "cut after a tool was requested": [[*WEATHER, Cut()]],
     "429 after a tool": [WEATHER, throttled(), throttled()],
     "500 after a tool": [WEATHER, Refusal(500)],
     "cut in the text after a tool": [WEATHER, ["It is", Cut()]],

@@ -13,8 +13,8 @@ DEAD_MAN_SWITCH = 128
 
 
 def test_a_server_that_took_over_a_crash_keeps_its_locks(tmp_path: Path) -> None:
-    """Whoever opens the file next to a server that has lost them believes to be alone, and makes the shared memory
-    anew: the server dies of SIGBUS if it looks there meanwhile, and both may write at once."""
+    """A process that opens the file next to a server that has lost them believes to be alone, and recreates the shared
+    memory: the server dies of SIGBUS if it looks there meanwhile, and both may write at once."""
     with (
         checkpoints() as at,
         serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server,

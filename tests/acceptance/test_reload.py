@@ -1,4 +1,4 @@
-"""`strandline serve --reload`: new code serves as soon as it is saved, nobody is refused meanwhile, and runs go on."""
+"""`strandline serve --reload`: new code serves as soon as it is saved, no request is refused, and runs continue."""
 
 import os
 import shutil
@@ -80,7 +80,7 @@ def process(server: Server) -> int:
 
 
 def gone(pid: int) -> bool:
-    """Return whether a process has ended, though perhaps nobody has asked for its exit code."""
+    """Return whether a process has ended, even if its exit code was not read yet."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -123,7 +123,7 @@ def test_a_request_during_a_reload_waits_and_is_answered_by_the_new_code(at: Che
         said(server, RELOADED)
 
 
-def test_a_run_in_a_chain_of_tools_goes_on_in_the_new_code(at: Checkpoints, tmp_path: Path) -> None:
+def test_a_run_in_a_chain_of_tools_continues_in_the_new_code(at: Checkpoints, tmp_path: Path) -> None:
     """It is handed over after its last finished round; no tool starts twice."""
     shutil.copy(TARGETS / "agent.py", tmp_path / "agent.py")
     with reloading("agent.py", "--drain-grace", "0.2", folder=tmp_path, variables=at.environment) as server:

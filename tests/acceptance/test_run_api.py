@@ -1,4 +1,4 @@
-"""The run API over real HTTP: runs that are asked for and answered later, and what is told of runs and sessions."""
+"""The run API over real HTTP: runs that are submitted and read later, and lists of runs and sessions."""
 
 import base64
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ def pages(server: Server, path: str, what: str, **query: Any) -> list[dict[str, 
         page = get(server, path, **query, cursor=page["next_cursor"])
 
 
-def test_a_run_is_accepted_and_asked_for_later(server: Server, at: Checkpoints) -> None:
+def test_a_run_is_accepted_and_read_later(server: Server, at: Checkpoints) -> None:
     at.hold("a1 model 0")
     answer = ask(server, "later", "a1", metadata={"from": "test"}, priority=2)
     assert answer.status_code == 202, answer.text
@@ -188,7 +188,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_cannot_be_asked_for(server: Server, name: str) -> None:
+def test_invalid_run_requests_are_refused(server: Server, name: str) -> None:
     body, expected = WRONG[name]
     answer = server.client.post("/v1/sessions/wrong/runs", json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
@@ -269,7 +269,7 @@ def test_what_cannot_be_listed(server: Server, path: str) -> None:
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
 
 
-def test_a_path_tells_all_methods_that_it_takes(server: Server) -> None:
+def test_a_path_lists_all_its_methods(server: Server) -> None:
     answer = server.client.patch("/v1/sessions/s/runs")
     assert answer.status_code == 405
     assert {each.strip() for each in answer.headers["allow"].split(",")} == {"GET", "HEAD", "POST"}

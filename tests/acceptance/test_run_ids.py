@@ -58,7 +58,7 @@ def test_an_end_or_a_beginning_of_an_id_is_enough_for_every_command(server: Serv
     assert ran("cancel", second[-6:], folder=server.folder).stdout == f"{second} was cancelled; it never started.\n"
 
 
-def test_what_is_the_part_of_several_ids_or_of_none_is_told_and_nothing_is_changed(
+def test_an_ambiguous_or_unknown_part_of_an_id_is_reported_and_nothing_is_changed(
     server: Server, at: Checkpoints
 ) -> None:
     executing(server, at, "several", "s0")
@@ -134,7 +134,7 @@ def completed(folder: Path, line: str, shell: str = "bash", **variables: str) ->
     return done.stdout.split()
 
 
-def test_tab_offers_sessions_and_runs_of_the_server_that_is_asked(server: Server, tmp_path: Path) -> None:
+def test_tab_offers_sessions_and_runs_of_the_commands_server(server: Server, tmp_path: Path) -> None:
     run_id = sent(server, "tab-1", "x")
     other = sent(server, "tab-2", "y")
     for command in ("runs", "history", "pause", "resume", "answer", "chat --session", "cancel -s"):

@@ -97,7 +97,7 @@ def test_runs_are_listed_as_they_will_be_done(server: Server, at: Checkpoints) -
     assert {run["run_id"] for run in found["runs"]} == {first, running, last, urgent}
 
 
-def test_a_list_is_as_long_as_was_asked_for_and_says_that_there_is_more(server: Server) -> None:
+def test_a_list_has_the_requested_length_and_says_that_there_is_more(server: Server) -> None:
     runs = [sent(server, "long", f"n{number}") for number in range(3)]
     ended(server, runs[-1])
     done = typed(server, "runs", "long", "--limit", "2")
@@ -166,15 +166,15 @@ def test_sessions_say_what_waits_and_what_executes(server: Server, at: Checkpoin
 
 
 def test_history_shows_questions_tools_and_answers(server: Server) -> None:
-    ended(server, sent(server, "told", "h1 a"))
-    assert said(server, "history", "told").splitlines() == [
+    ended(server, sent(server, "shown", "h1 a"))
+    assert said(server, "history", "shown").splitlines() == [
         "> h1 a",
         "  Round 0. ",
         '  * work(label="h1", name="a") -> did a',
         "  h1: did a",
         "",
     ]
-    messages = json.loads(said(server, "history", "told", "--json"))["messages"]
+    messages = json.loads(said(server, "history", "shown", "--json"))["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant"]
 
 
@@ -189,7 +189,7 @@ def test_what_was_discarded_is_shown_to_those_who_ask(server: Server, at: Checkp
     assert "> (discarded) d1 a\n" in said(server, "history", "hidden", "--discarded")
 
 
-def test_a_run_that_waits_is_cancelled_and_one_that_executes_is_asked_to_end(server: Server, at: Checkpoints) -> None:
+def test_a_waiting_run_is_cancelled_and_an_executing_one_asked_to_stop(server: Server, at: Checkpoints) -> None:
     running = held(server, at, "stop", "s0")
     waiting = sent(server, "stop", "s1")
     done = typed(server, "cancel", waiting, "run_unknown", running)
@@ -232,7 +232,7 @@ def test_a_run_is_moved_to_the_front_or_by_priority(server: Server, at: Checkpoi
     assert f"`strandline runs {runs[0]}` shows its outcome" in done.stderr
 
 
-def test_what_an_agent_asks_is_shown_and_answered(server: Server) -> None:
+def test_an_agents_question_is_shown_and_answered(server: Server) -> None:
     run = ended(server, sent(server, "asks", "i1 @b"))
     (request,) = run["input_requests"]
     lines = said(server, "answer", "asks").splitlines()
@@ -322,7 +322,7 @@ def test_nothing_to_show_is_said_and_is_no_error(server: Server) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, "", expected)
 
 
-def test_what_answers_and_is_no_strandline_server_is_told(server: Server) -> None:
+def test_another_server_is_reported_as_such(server: Server) -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as other:
         thread = threading.Thread(target=other.serve_forever)
         thread.start()

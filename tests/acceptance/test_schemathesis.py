@@ -69,7 +69,7 @@ def test_every_answer_is_as_the_document_says(server: Server, tmp_path: Path) ->
 
 
 def test_what_never_ends_begins_as_the_document_says(server: Server) -> None:
-    """Schemathesis reads answers to their end, and this one has none: it is asked for, looked at and left."""
+    """Schemathesis reads answers to their end, and this one has none: it is requested, read in part, and left."""
     document = server.client.get("/openapi.json").json()
     import schemathesis  # it takes seconds, and each process that shares the tests imports this module
 

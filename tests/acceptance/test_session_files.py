@@ -44,7 +44,7 @@ def written(server: Server) -> None:
     until(lambda: name in server.client.get("/metrics").text, f"files are written\n{server.stderr}")
 
 
-def test_strands_goes_on_with_what_a_server_has_written_and_a_crash_costs_nothing(tmp_path: Path) -> None:
+def test_strands_continues_from_a_servers_files_and_a_crash_costs_nothing(tmp_path: Path) -> None:
     """Tools, failures and what was in the middle at a kill stand there as in history; a deletion takes them along."""
     files = tmp_path / "files"
     flags = ("--session-files", str(files), "--session-files-names", "default=agent")
@@ -68,7 +68,7 @@ def test_strands_goes_on_with_what_a_server_has_written_and_a_crash_costs_nothin
         server.start()
         written(server)
         until(lambda: len(kept(files, "t")) == 2, "what was missing is there")
-        until(lambda: kept(files, "agent") == server.history(), "the crash is told in the files")
+        until(lambda: kept(files, "agent") == server.history(), "the files report the crash")
         assert "crashed" in json.dumps(kept(files, "agent")[-1])
 
         assert server.client.delete("/v1/sessions/t").status_code == 204
@@ -105,7 +105,7 @@ def test_with_keys_each_principal_has_files_of_its_own(tmp_path: Path) -> None:
         assert [each["content"] for each in kept(files / name, "s")] == [[{"text": name}]] * 2
 
 
-def test_a_folder_that_cannot_be_written_is_told_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported_and_delays_nobody(tmp_path: Path) -> None:
     (tmp_path / "files").write_text("no folder")
     flags = ("--session-files", str(tmp_path / "files"))
     with checkpoints() as at, serving(AGENT, *flags, folder=tmp_path, variables=at.environment) as server:

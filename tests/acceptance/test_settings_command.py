@@ -41,7 +41,7 @@ def test_where_values_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ]
 
 
-def test_what_is_wrong_is_shown_in_place_and_told(tmp_path: Path) -> None:
+def test_invalid_values_are_marked_in_place_and_explained(tmp_path: Path) -> None:
     """All of it at once, each with its origin, and with what it may be."""
     (tmp_path / "strandline.toml").write_text('max_runing = 3\nstall_action = "hope"\n')
     done = settings(tmp_path, code=2, STRANDLINE_TIMEOUT="soon", STRANDLINE_MAX_QEUED="7")

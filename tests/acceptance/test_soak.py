@@ -40,7 +40,7 @@ def test_twenty_kills_break_no_promise(tmp_path: Path) -> None:
         assert f"\n{played}: " in trial.summary(), "it was played"
 
 
-def test_a_server_that_stages_too_late_is_found_out(tmp_path: Path) -> None:
+def test_a_server_that_checkpoints_too_late_is_found_out(tmp_path: Path) -> None:
     """What a soak is worth: a server that lets tools begin before the journal knows of them does not pass."""
     trial = Trial(tmp_path, kills=6, seed=361, target=str(TARGETS / "hasty.py"), abilities=Abilities(workers=False))
     faults = asyncio.run(trial.run())

@@ -1,4 +1,4 @@
-"""SIGTERM at known places: what executes may finish, the rest goes on after the restart, and nobody is left unsure."""
+"""SIGTERM at known places: executing runs may finish, the rest continues after the restart, and every client knows."""
 
 import signal
 import socket
@@ -36,7 +36,7 @@ def at() -> Iterator[Checkpoints]:
 
 
 def accepted_for_later(pending: "Future[httpx.Response]", session_id: str) -> str:
-    """Check that a client was told that its run goes on later, and return where to ask for it."""
+    """Check that a client got 202 for a run that continues later, and return the run's URL."""
     response = pending.result(DEADLINE_S)
     body = response.json()
     assert response.status_code == 202, response.text
@@ -92,7 +92,7 @@ def test_a_server_that_was_started_to_outlive_its_terminal_does(tmp_path: Path) 
 
 
 def test_what_executes_finishes_within_the_grace(at: Checkpoints, tmp_path: Path) -> None:
-    """Runs in the model and in a tool answer their clients; those that wait are told where to ask, and run later."""
+    """Runs in the model and in a tool answer their clients; waiting ones get a URL, and execute later."""
     with serving(TARGETS / "agent.py", "--drain-grace", "20", folder=tmp_path, variables=at.environment) as server:
         at.hold("model-1 model 0", "tool-1 a", "tool-1 b")
         model = server.line_up("model-1 c", "model-2", "model-3", session_id="model")
@@ -129,8 +129,8 @@ def test_what_executes_finishes_within_the_grace(at: Checkpoints, tmp_path: Path
         assert server.history("late") == []
 
 
-def test_whoever_waits_for_a_run_of_the_run_api_is_told_what_became_of_it(at: Checkpoints, tmp_path: Path) -> None:
-    """Never that the server is unavailable: what was accepted goes on, or has an end that can be read."""
+def test_clients_that_wait_for_a_run_learn_its_state(at: Checkpoints, tmp_path: Path) -> None:
+    """Never that the server is unavailable: accepted runs continue, or have a readable outcome."""
     with serving(TARGETS / "agent.py", "--drain-grace", "0.3", folder=tmp_path, variables=at.environment) as server:
         names = [f"given-{number}" for number in range(4)]
         at.hold("tool a", *(f"{name} model 0" for name in names))
@@ -194,7 +194,7 @@ def _ask_and_wait(server: Server, session_id: str, prompt: str) -> httpx.Respons
 
 
 def test_what_does_not_finish_within_the_grace(at: Checkpoints, tmp_path: Path) -> None:
-    """No tool in the middle: requeued, uncounted, goes on where it was. In a tool: stopped, told as unknown."""
+    """No tool executing: requeued, uncounted, resumed from there. In a tool: stopped, its result unknown."""
     with serving(TARGETS / "agent.py", "--drain-grace", "0.2", folder=tmp_path, variables=at.environment) as server:
         at.hold("model-1 model 0", "between-1 model 1", "gap-1 a ended", "tool-1 b")
         model = server.line_up("model-1 a", "model-2", session_id="model")
@@ -245,7 +245,7 @@ def test_what_does_not_finish_within_the_grace(at: Checkpoints, tmp_path: Path) 
         ]  # fmt: skip
 
 
-def test_an_opaque_run_that_does_not_finish_is_stopped(at: Checkpoints, tmp_path: Path) -> None:
+def test_a_run_that_cannot_resume_and_does_not_finish_is_stopped(at: Checkpoints, tmp_path: Path) -> None:
     """What a plain function has done cannot be seen, so it is not requeued."""
     with serving(
         TARGETS / "function.py:answer", "--drain-grace", "0", folder=tmp_path, variables=at.environment
@@ -286,7 +286,7 @@ def test_an_idle_server_leaves_at_once(at: Checkpoints, tmp_path: Path, number: 
 
 
 def test_it_leaves_although_user_code_blocks_its_loop(at: Checkpoints, tmp_path: Path) -> None:
-    """An async tool that blocks cannot even be asked to stop: its run ends, the others go on later, and it leaves."""
+    """An async tool that blocks cannot even be asked to stop: its run ends, others continue later."""
     one = ("--workers", "1")  # (with more, only some of the others wait for that loop)
     with serving(
         TARGETS / "blocking.py", *one, "--drain-grace", "0.2", folder=tmp_path, variables=at.environment
@@ -321,7 +321,7 @@ def test_it_leaves_although_a_client_does_not_finish_its_request(at: Checkpoints
 
 
 def test_stopped_at_any_instant(at: Checkpoints, tmp_path: Path) -> None:
-    """Under load: whatever was accepted is answered or goes on later, whatever was not is refused, nothing fails."""
+    """Under load: accepted runs are answered or continue later, other requests are refused, nothing fails."""
     with serving(
         TARGETS / "function.py:answer", "--drain-grace", "20", folder=tmp_path, variables=at.environment
     ) as server:
@@ -372,7 +372,7 @@ def test_a_second_interrupt_leaves_at_once_and_the_run_is_taken_up_again(at: Che
 
 
 def test_open_streams_end_and_keep_no_server_from_leaving(at: Checkpoints, tmp_path: Path) -> None:
-    """Those of runs that wait at once, others when all has been told; also if a client reads nothing of its own."""
+    """Streams of waiting runs end at once, others after their last event; even if a client reads nothing."""
     with serving(TARGETS / "agent.py", "--drain-grace", "20", folder=tmp_path, variables=at.environment) as server:
         at.hold("long model 0")
         long = server.client.post("/v1/sessions/s/runs", json={"input": "long"}).json()["run_id"]

@@ -43,7 +43,7 @@ FORMS: Final[dict[str, tuple[Dialect, dict[str, Any]]]] = {
     "/v1/chat/completions": (OPENAI, {"messages": [{"role": "user", "content": "late"}], "user": "late"}),
     "/invocations": (AGENTCORE, {"prompt": "late", "session_id": "late"}),
 }
-"""For each path a request, and how its clients are told why they are refused."""
+"""For each path a request, and the form of its refusals."""
 
 
 class Connection:
@@ -93,7 +93,7 @@ def head(path: str, length: int | None, *more: str) -> bytes:
 
 
 def check(connection: Connection, path: str) -> None:
-    """Check that a client was told that the server stops, as clients of this path are, and that it is to come again."""
+    """Check that a client was refused because the server stops, in the form of its path, and may retry."""
     (media_type, code_of), _ = FORMS[path]
     response = connection.response()
     assert (response.status, response.headers["content-type"]) == (503, media_type), response
@@ -103,7 +103,7 @@ def check(connection: Connection, path: str) -> None:
     assert connection.rest() == b""
 
 
-WAYS: Final = ("announced", "begun", "in chunks", "asked for", "large")
+WAYS: Final = ("announced", "begun", "in chunks", "expect", "large")
 
 
 def begun(path: str, way: str) -> bytes:
@@ -116,7 +116,7 @@ def begun(path: str, way: str) -> bytes:
             return head(path, len(body)) + body[:-1]
         case "in chunks":
             return head(path, None) + b"%x\r\n%s\r\n" % (len(body), body)
-        case "asked for":
+        case "expect":
             return head(path, len(body), "Expect: 100-continue")
         case _:
             sent = body[:-2] + b" " * (LARGE - len(body)) + body[-2:]
@@ -164,9 +164,7 @@ def test_a_request_whose_head_is_not_whole_is_refused_too(at: Checkpoints, tmp_p
         assert server.ended() == 0
 
 
-def test_while_a_drain_goes_on_requests_are_refused_whether_they_are_here_or_still_coming(
-    at: Checkpoints, tmp_path: Path
-) -> None:
+def test_during_a_drain_requests_are_refused_even_while_they_arrive(at: Checkpoints, tmp_path: Path) -> None:
     """Also on connections that were kept alive; none of them waits for the end of the drain, and none is kept alive."""
     with serving(TARGETS / "agent.py", "--drain-grace", "60", folder=tmp_path, variables=at.environment) as server:
         at.hold("one model 0")

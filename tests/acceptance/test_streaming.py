@@ -1,4 +1,4 @@
-"""Runs that are watched over real HTTP: from the queue to the end, from anywhere, and by whoever comes back."""
+"""Runs that are followed over real HTTP: from the queue to the end, from any event, and after reconnects."""
 
 import re
 from collections.abc import Iterator
@@ -40,11 +40,11 @@ def ask(server: Server, session_id: str, text: str, **headers: str) -> str:
     return str(answer.json()["run_id"])
 
 
-def test_a_run_is_told_from_its_place_in_the_queue_to_its_end(server: Server, at: Checkpoints) -> None:
+def test_a_run_is_streamed_from_its_place_in_the_queue_to_its_end(server: Server, at: Checkpoints) -> None:
     at.hold("first model 0")
-    ask(server, "told", "first")
+    ask(server, "streamed", "first")
     at.reached("first model 0")
-    with listening(server, "POST", "/v1/sessions/told/runs", json={"input": "second a ~b"}) as ear:
+    with listening(server, "POST", "/v1/sessions/streamed/runs", json={"input": "second a ~b"}) as ear:
         queued = ear.until("run.queued")
         assert queued.data["position"] == 1
         assert "estimated_wait_s" in queued.data
@@ -74,10 +74,12 @@ def test_a_run_is_told_from_its_place_in_the_queue_to_its_end(server: Server, at
     end = heard[-1].data
     assert (end["status"], end["output"]) == ("succeeded", "second: did a, did ~b")
     assert spoken(heard) == end["output"]
-    assert server.client.get(f"/v1/runs/{end['run_id']}").json()["status"] == "succeeded", "what is told is durable"
+    assert server.client.get(f"/v1/runs/{end['run_id']}").json()["status"] == "succeeded", (
+        "published events are durable"
+    )
 
 
-def test_whoever_comes_late_or_listens_beside_others_hears_the_same(server: Server, at: Checkpoints) -> None:
+def test_late_and_parallel_clients_get_the_same_events(server: Server, at: Checkpoints) -> None:
     at.hold("late b")
     run_id = ask(server, "late", "late a b")
     with listening(server, "GET", f"/v1/runs/{run_id}/events") as early:
@@ -105,7 +107,7 @@ def test_a_connection_that_breaks_is_resumed_without_a_gap_or_a_repeat(server: S
     assert (read.status_code, read.content) == (204, b"")
 
 
-def test_who_has_read_the_end_is_told_nothing_more_when_all_else_is_forgotten(tmp_path: Path) -> None:
+def test_a_client_that_has_read_the_end_gets_nothing_more_when_the_events_are_gone(tmp_path: Path) -> None:
     with serving(AGENT, "--stream-retention", "0", folder=tmp_path) as server:
         with listening(server, "POST", "/v1/sessions/end/runs", json={"input": "end"}) as ear:
             heard = ear.rest()
@@ -135,8 +137,8 @@ def test_a_reader_that_hands_on_every_block_gets_events_alone(server: Server, at
     assert first.result().status_code == 200
 
 
-def test_a_new_run_is_told_from_its_beginning_whatever_its_client_has_read_of_another(server: Server) -> None:
-    """A client that asks again under a key goes on where it was: that is the same run."""
+def test_a_new_run_is_streamed_from_its_beginning_despite_the_last_event_id_of_another(server: Server) -> None:
+    """A client that repeats a key resumes its stream: that is the same run."""
     again = {"Idempotency-Key": "stray"}
     with listening(server, "POST", "/v1/sessions/stray/runs", json={"input": "s1 a"}, headers=again, after="3") as ear:
         first = ear.rest()
@@ -149,7 +151,7 @@ def test_a_new_run_is_told_from_its_beginning_whatever_its_client_has_read_of_an
         assert ear.rest() == first[3:]
 
 
-def test_a_run_goes_on_when_nobody_listens_any_more(server: Server, at: Checkpoints) -> None:
+def test_a_run_continues_without_listeners(server: Server, at: Checkpoints) -> None:
     at.hold("alone a")
     with listening(server, "POST", "/v1/sessions/alone/runs", json={"input": "alone a"}) as ear:
         run_id = ear.until("tool.started").data["run_id"]
@@ -158,7 +160,7 @@ def test_a_run_goes_on_when_nobody_listens_any_more(server: Server, at: Checkpoi
     assert ended["status"] == "succeeded"
 
 
-def test_a_run_whose_only_listener_is_lost_is_cancelled_if_it_was_asked_for_so(server: Server, at: Checkpoints) -> None:
+def test_a_run_whose_only_listener_is_lost_is_cancelled_on_request(server: Server, at: Checkpoints) -> None:
     at.hold("lost model 0")
     body = {"input": "lost a", "on_disconnect": "cancel"}
     with listening(server, "POST", "/v1/sessions/lost/runs", json=body) as ear:
@@ -170,7 +172,7 @@ def test_a_run_whose_only_listener_is_lost_is_cancelled_if_it_was_asked_for_so(s
     assert ended["status"] == "cancelled"
 
 
-def test_chat_is_streamed_to_whoever_wants_it(server: Server) -> None:
+def test_chat_is_streamed_on_request(server: Server) -> None:
     with listening(server, "POST", "/chat", json={"message": "hello a", "session_id": "chat"}) as ear:
         heard = ear.rest()
     assert heard[-1].type == "run.finished"
@@ -180,7 +182,7 @@ def test_chat_is_streamed_to_whoever_wants_it(server: Server) -> None:
     assert answer.json()["response"] == "hello"
 
 
-def test_a_run_that_fails_tells_so_at_its_end(server: Server) -> None:
+def test_a_failed_run_says_so_in_its_last_event(server: Server) -> None:
     with listening(server, "POST", "/v1/sessions/fails/runs", json={"input": "bad a fail"}) as ear:
         end = ear.rest()[-1].data
     assert (end["type"], end["status"], end["error"]["code"]) == ("run.finished", "failed", "agent_error")
@@ -200,7 +202,7 @@ def test_the_same_key_is_the_same_stream(server: Server, at: Checkpoints) -> Non
     assert replayed.response.headers["idempotency-replayed"] == "true"
 
 
-def test_where_a_run_stands_is_told_to_those_who_listen_when_it_changes(server: Server, at: Checkpoints) -> None:
+def test_the_position_of_a_run_is_published_when_it_changes(server: Server, at: Checkpoints) -> None:
     at.hold("p1 model 0", "p2 model 0")
     ask(server, "places", "p1")
     at.reached("p1 model 0")
@@ -252,7 +254,7 @@ def test_events_of_an_unknown_run_are_not_found(server: Server) -> None:
     assert server.client.get("/v1/runs/run_none/events").status_code == 404
 
 
-def test_what_changes_anywhere_is_told_as_far_as_it_is_wanted(server: Server) -> None:
+def test_the_feed_publishes_the_requested_changes(server: Server) -> None:
     with (
         listening(server, "GET", "/v1/events") as all_,
         listening(server, "GET", "/v1/events?session_id=y&type=run.finished,session.paused") as some,
@@ -279,14 +281,14 @@ def test_what_changes_anywhere_is_told_as_far_as_it_is_wanted(server: Server) ->
     assert back.heard == all_.heard[1:]
 
 
-def test_what_cannot_be_asked_for_is_refused(server: Server) -> None:
+def test_invalid_stream_requests_are_refused(server: Server) -> None:
     refused = server.client.get("/v1/events?type=text.delta")
     assert refused.status_code == 422
     assert "run.finished" in refused.json()["detail"]
     assert server.client.get("/v1/events?session_id=..").status_code == 422
 
 
-def test_whoever_comes_back_after_a_crash_is_told_what_is_kept_and_the_rest(
+def test_clients_that_return_after_a_crash_get_the_stored_messages_and_the_rest(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     with (

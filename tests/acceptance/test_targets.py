@@ -101,7 +101,7 @@ def test_one_agent_serves_three_sessions_by_turns_in_order_and_mixes_nothing(at:
     assert all(begun[0] == ended[0] for begun, ended in zip(steps[::2], steps[1::2], strict=True))
 
 
-def test_a_run_of_the_one_agent_goes_on_after_a_crash_and_does_nothing_twice(at: Checkpoints, tmp_path: Path) -> None:
+def test_a_run_of_the_one_agent_resumes_after_a_crash_and_does_nothing_twice(at: Checkpoints, tmp_path: Path) -> None:
     (tmp_path / "one.py").write_text("from acceptance.targets.agent import make_agent\n\nagent = make_agent('all')\n")
     with serving("one.py:agent", folder=tmp_path, variables=at.environment) as server:
         assert server.chat("p1 a", "other")["response"] == "p1: did a"
@@ -117,7 +117,7 @@ def test_a_run_of_the_one_agent_goes_on_after_a_crash_and_does_nothing_twice(at:
     assert at.steps.count("q1 b") == 1
 
 
-def test_with_external_history_the_conversation_is_in_the_session_managers_files(tmp_path: Path) -> None:
+def test_with_self_managed_history_the_conversation_is_in_the_session_managers_files(tmp_path: Path) -> None:
     target = str(TARGETS / "external.py")
     with serving(target, "--history", "external", folder=tmp_path) as server:
         assert server.chat("a1", "a")["response"] == "a1"
@@ -145,7 +145,7 @@ def test_without_the_setting_a_session_manager_fails_the_run_and_the_setting_is_
         assert "history=external" in run["error"]["detail"]
 
 
-def test_with_keys_and_external_history_one_session_id_is_a_conversation_for_each_principal(tmp_path: Path) -> None:
+def test_with_keys_and_self_managed_history_each_caller_has_a_conversation_of_its_own(tmp_path: Path) -> None:
     ada, bob = new_key("ada"), new_key("bob")
     keys = ("--api-keys", f"{ada[1].line()},{bob[1].line()}")
     with serving(f"{TARGETS / 'external.py'}:make_apart", "--history", "external", *keys, folder=tmp_path) as server:
@@ -160,7 +160,7 @@ def test_with_keys_and_external_history_one_session_id_is_a_conversation_for_eac
 
 
 @pytest.mark.parametrize("flags", [(), ("--workers", "2")], ids=["alone", "workers"])
-def test_with_keys_and_external_history_a_factory_that_takes_no_principal_is_not_served(
+def test_with_keys_and_self_managed_history_a_factory_without_principal_is_not_served(
     flags: tuple[str, ...], tmp_path: Path
 ) -> None:
     target = f"{TARGETS / 'external.py'}:make_agent"

@@ -86,7 +86,7 @@ def test_a_run_in_a_tool_that_nobody_can_stop_is_answered_on_time_and_holds_its_
     assert min(late) <= ANSWERED_WITHIN_S, late
 
 
-def test_a_run_that_waits_too_long_is_told_so_and_leaves_no_trace(at: Checkpoints, tmp_path: Path) -> None:
+def test_a_run_that_waits_too_long_ends_and_leaves_no_trace(at: Checkpoints, tmp_path: Path) -> None:
     with serving(AGENT, "--queue-timeout", "30", folder=tmp_path, variables=at.environment) as server:
         at.hold("first model 0")
         (first,) = server.line_up("first", session_id="s")
@@ -141,7 +141,7 @@ def test_a_server_whose_threads_are_used_up_drains_and_exits_with_70(at: Checkpo
         server.close()
 
 
-def test_an_async_tool_that_blocks_all_agents_is_given_up_and_other_sessions_go_on(
+def test_an_async_tool_that_blocks_all_agents_is_abandoned_and_other_sessions_continue(
     at: Checkpoints, tmp_path: Path
 ) -> None:
     flags = ["--cancel-grace", "0.3", "--hold-limit", "1"]
@@ -180,7 +180,7 @@ def test_stacks_show_what_every_run_does_now(at: Checkpoints, tmp_path: Path) ->
         assert "in work_async" in shown.stdout, "also where an async tool waits"
         assert not list(tmp_path.glob("*.stacks*"))
         until(lambda: server.health()["stalled"] == 2, "stalled")
-        until(lambda: "no sign of life" in server.stderr, "told in the log")
+        until(lambda: "no sign of life" in server.stderr, "reported in the log")
         at.release()
         assert one.result(DEADLINE_S).json()["response"] == "one: did a"
         assert two.result(DEADLINE_S).json()["response"] == "two: did ~b"

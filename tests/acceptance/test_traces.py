@@ -165,7 +165,7 @@ def test_lines_of_the_agents_own_code_say_which_run_they_belong_to(seen: Seen) -
     assert looked[0].items() >= {"session_id": "s", "trace_id": TRACES["held"]}.items()
 
 
-def test_a_failing_agent_is_told_of_without_a_word_of_what_it_was_told(seen: Seen) -> None:
+def test_a_failing_agent_is_traced_without_any_text_of_its_conversation(seen: Seen) -> None:
     (failed,) = (line for line in seen.lines if line.get("run_id") == seen.runs["runs"])
     assert failed["message"] == f"run {seen.runs['runs']} failed: ValueError"
     assert failed["trace_id"] == TRACES["runs"]

@@ -112,7 +112,7 @@ def bin_folder(wheel: Path, versions: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def bin_with_fastapi(bin_folder: Path, versions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A second environment, which has FastAPI besides, as whoever mounts it there has."""
+    """A second environment, which also has FastAPI, for mounting."""
     folder = tmp_path_factory.mktemp("with-fastapi")
     venv.create(folder, symlinks=True)
     (inherited,) = (bin_folder.parent / "lib").glob("*/site-packages")
@@ -178,7 +178,7 @@ def test_everything_that_is_no_code_is_in_it_and_nothing_that_does_not_belong(wh
     assert any(name.endswith("/licenses/LICENSE") for name in inside)
 
 
-def test_the_command_tells_its_version(bin_folder: Path, wheel: Path) -> None:
+def test_the_command_prints_its_version(bin_folder: Path, wheel: Path) -> None:
     done = subprocess.run(
         [bin_folder / "strandline", "--version"], env=clean(), capture_output=True, text=True, timeout=DEADLINE_S,
         check=True,

@@ -1,4 +1,4 @@
-"""Why a run waits is told over HTTP, in the terminal and by the typed client, in the same words."""
+"""Why a run waits is shown over HTTP, in the terminal and by the typed client, in the same words."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -75,7 +75,7 @@ def test_behind_paused_and_without_a_slot_a_run_says_so_everywhere(server: Serve
     server.client.post("/v1/sessions/one/resume")
 
 
-def test_the_typed_client_tells_it_in_a_run_and_in_what_happens(server: Server, at: Checkpoints) -> None:
+def test_the_typed_client_has_it_in_a_run_and_in_its_events(server: Server, at: Checkpoints) -> None:
     executing(server, at, "typed", "t1")
     with Client(server.url) as client:
         events = client.run("t2", "typed")
@@ -114,7 +114,7 @@ def test_a_held_session_names_its_tool_and_cancel_offers_force(server: Server, a
     assert why_of(server, "held") is None
 
 
-def test_a_session_that_asks_says_until_when_it_waits(server: Server) -> None:
+def test_a_session_with_a_question_says_until_when_it_waits(server: Server) -> None:
     run_id = sent(server, "asks", "i1 @b")
     assert server.run(run_id, wait_s=20)["status"] == "needs_input"
     why = server.run(run_id)["why"]

@@ -31,12 +31,12 @@ THE_SAME = [
     test_crash.test_killed_by_the_first_act_of_a_tool,
     test_input_requests.test_killed_when_the_answer_was_accepted,
     test_mixed_policies.test_two_hundred_requests_of_all_policies_leave_nothing_lost_and_nothing_broken,
-    test_reload.test_a_run_in_a_chain_of_tools_goes_on_in_the_new_code,
+    test_reload.test_a_run_in_a_chain_of_tools_continues_in_the_new_code,
     test_stop.test_what_does_not_finish_within_the_grace,
     test_stop.test_stopped_at_any_instant,
     test_targets.test_a_graph_that_was_in_the_middle_when_the_server_died_is_never_run_twice,
-    test_targets.test_with_external_history_the_conversation_is_in_the_session_managers_files,
-    test_targets.test_with_keys_and_external_history_one_session_id_is_a_conversation_for_each_principal,
+    test_targets.test_with_self_managed_history_the_conversation_is_in_the_session_managers_files,
+    test_targets.test_with_keys_and_self_managed_history_each_caller_has_a_conversation_of_its_own,
     test_timeouts.test_a_server_whose_threads_are_used_up_drains_and_exits_with_70,
 ]
 """Of all that is claimed of servers, what two kinds of processes and their deaths have most to do with."""
@@ -161,14 +161,14 @@ def test_the_same_is_true_of_a_server_with_workers(
     test(**{name: given[name] for name in inspect.signature(test).parameters})
 
 
-def test_what_cannot_be_served_is_told_as_without_workers(tmp_path: Path) -> None:
+def test_what_cannot_be_served_is_reported_as_without_workers(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text("import nothing_of_this_name\n")
     message = refused("agent.py", *TWO, "--port", "0", folder=tmp_path)
     assert "nothing_of_this_name" in message
     assert message == refused("agent.py", "--port", "0", folder=tmp_path)
 
 
-def test_a_module_that_ends_its_process_is_told_of(tmp_path: Path) -> None:
+def test_a_module_that_ends_its_process_is_reported(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text("import os\nos._exit(7)\n")
     message = refused("agent.py", *TWO, "--port", "0", folder=tmp_path)
     assert "a worker process has ended while it loaded what it serves: exit code 7" in " ".join(message.split())

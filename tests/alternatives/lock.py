@@ -1,6 +1,6 @@
 """A lock per session, in memory: requests wait for it, in order, and are gone when the process is.
 
-`POST /stream` is `/chat` that tells the text as it comes.
+`POST /stream` is `/chat` that streams the text.
 """
 
 import asyncio

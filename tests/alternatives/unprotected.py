@@ -11,7 +11,7 @@ from alternatives.sessions import Chat, MakeAgent, Sessions, build, main
 
 
 def make_app(make_agent: MakeAgent) -> FastAPI:
-    """Serve whatever comes at once."""
+    """Serve all requests at once."""
     sessions = Sessions(make_agent)
 
     async def ask(chat: Chat) -> Any:

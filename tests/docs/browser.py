@@ -1,4 +1,4 @@
-"""A real browser for tests, without a window and without a network: it opens a page, which tells what it sees."""
+"""A real browser for tests, without a window and without a network: it opens a page, which posts what it sees."""
 
 import contextlib
 import functools
@@ -62,7 +62,7 @@ class Published:
             try:
                 return self._said.get(timeout=DEADLINE_S)
             except queue.Empty:
-                raise AssertionError(f"{page} told nothing within {DEADLINE_S} s") from None
+                raise AssertionError(f"{page} posted nothing within {DEADLINE_S} s") from None
             finally:
                 process.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):

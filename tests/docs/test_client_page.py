@@ -87,7 +87,7 @@ def test_the_programs_are_typed(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_no_event_error_method_or_wish_is_left_out() -> None:
+def test_no_event_error_method_or_run_option_is_left_out() -> None:
     for event in get_args(Event):
         assert f"`{event.__name__}`" in PAGE
         if event is not client.Unknown:

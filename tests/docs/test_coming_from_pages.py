@@ -190,7 +190,7 @@ def test_what_the_langgraph_page_says_is_missing_is_missing(langgraph: Server) -
     run_id = langgraph.chat("hello")["run_id"]
     assert langgraph.client.get(f"/v1/runs/{run_id}", headers={"Prefer": "wait=1"}).status_code == 200
     text = langgraph.client.get(f"/v1/runs/{run_id}/events").text
-    assert "event: run.finished" in text, "what the function yields is told, and its end"
+    assert "event: run.finished" in text, "the function's pieces are published, and its end"
     assert "event: tool.started" not in text, "the graph's own events are not"
     assert langgraph.client.delete("/v1/sessions/default").status_code == 204
 

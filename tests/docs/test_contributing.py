@@ -40,7 +40,7 @@ def test_hooks_fetch_nothing() -> None:
 
 
 @pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook["id"])
-def test_a_hook_looks_at_what_make_check_looks_at(hook: dict[str, Any]) -> None:
+def test_the_hooks_check_what_make_check_checks(hook: dict[str, Any]) -> None:
     command = hook["entry"].replace(".venv/bin/", "$(BIN)/")
     said = (ROOT / "Makefile").read_text()
     assert command in said or command in said.replace(" --check", "")

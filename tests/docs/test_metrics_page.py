@@ -27,7 +27,7 @@ NAMES: Final = re.compile(rf"\b(?:{PREFIX}|process_)[a-z_]+\b")
 
 
 def series() -> set[str]:
-    """Return the names of all series that a server tells."""
+    """Return the names of all series of a server."""
     names = set()
     for each in METRICS:
         if each.kind == "histogram":
@@ -100,7 +100,7 @@ def test_the_alerts_are_what_prometheus_reads_and_fire_when_they_should() -> Non
     promtool("test", "rules", str(RULES_TEST))
 
 
-def test_the_dashboard_asks_what_prometheus_understands(tmp_path: Path) -> None:
+def test_prometheus_understands_the_dashboards_queries(tmp_path: Path) -> None:
     queries = [each for each in expressions(json.loads(DASHBOARD.read_text())) if PREFIX in each or "process_" in each]
     queries = [each for each in queries if not each.startswith("label_values(")]
     ready = [each.replace("$__rate_interval", "5m").replace("$instance", ".*") for each in queries]
@@ -120,7 +120,7 @@ def promtool(*arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_command_of_the_page_shows_what_goes_on(tmp_path: Path) -> None:
+def test_the_command_of_the_page_shows_the_present_values(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text("async def agent(message, session):\n    return message\n")
     with serving(tmp_path / "agent.py", folder=tmp_path) as server:
         shown = printed(block("metrics.md", "sh", "curl"), folder=tmp_path, url=server.url)

@@ -65,7 +65,7 @@ def test_its_command_prints_what_it_shows(server: Server) -> None:
     assert answer.keys() == json.decode(shown).keys()
 
 
-def test_a_person_is_asked_and_answers(tmp_path: Path) -> None:
+def test_a_person_gets_a_question_and_answers(tmp_path: Path) -> None:
     asking = example("approval")
     with serving(*asking.serve, folder=asking.copy(tmp_path / "approval"), journal=None) as server:
         assert run(block(PAGE, "python", "refund"), server) == shown_below("refund")

@@ -59,7 +59,7 @@ def test_whatever_it_refers_to_is_there() -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_every_event_is_described_by_its_record_and_what_all_are_told_with() -> None:
+def test_every_event_is_described_by_its_record_and_the_common_fields() -> None:
     schemas = document()["components"]["schemas"]
     for kind in (*event_schemas.RUN_EVENTS, *event_schemas.SESSION_EVENTS):
         schema = schemas[kind.__name__]
@@ -114,7 +114,7 @@ def test_the_parameters_of_a_path_are_described() -> None:
             assert named == set(re.findall(r"{(\w+)}", path))
 
 
-def test_every_wish_and_every_field_of_a_run_stands_in_the_reference() -> None:
+def test_every_option_and_every_field_of_a_run_is_in_the_reference() -> None:
     schemas = document()["components"]["schemas"]
     for name in ("RunBody", "NewRunBody", "SessionBody", "HealthBody", "MoveBody", "CancelSessionBody"):
         for field in schemas[name]["properties"]:

@@ -1,4 +1,4 @@
-"""`docs/operations.md`: what it tells people to type beside a container, in a real one. Kubernetes is read only."""
+"""`docs/operations.md`: its commands for containers, in a real one. Kubernetes is read only."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""`docs/operations.md`: what a run-book tells people to type at night works, and leads where it says."""
+"""`docs/operations.md`: the commands of the run-book work, and lead where it says."""
 
 import json
 import re
@@ -86,7 +86,7 @@ def test_what_verify_is_said_to_say_it_says() -> None:
         assert each in source, each
 
 
-def test_prometheus_understands_what_it_is_asked(tmp_path: Path) -> None:
+def test_prometheus_understands_the_queries(tmp_path: Path) -> None:
     queries = [each for block in blocks("operations.md", "promql") for each in re.split(r"\n(?! )", block.strip())]
     assert len(queries) > 5
     rules = [{"record": f"asked:{n}", "expr": each} for n, each in enumerate(queries)]
@@ -211,7 +211,7 @@ class Load:
 
 
 def test_a_lost_journal_is_restored_from_a_backup_that_was_made_under_load(tmp_path: Path) -> None:
-    """What had ended before is there, what came after is gone, and every conversation goes on from there."""
+    """What had ended before is there, what came after is gone, and every conversation continues from there."""
     backing, restoring = commands(section("Back up and restore"))
     with serving(TARGETS / "remembers.py", folder=tmp_path, journal=JOURNAL) as server:
         load = Load(server)

@@ -172,7 +172,7 @@ def test_a_stream_is_passed_on_event_by_event_also_without_the_buffering_line(
         client.stream("POST", "/chat", json={"message": "hello"}, headers=ACCEPT) as answer,
     ):
         lines = answer.iter_lines()
-        assert "event: run.started" in lines, "told while the agent waits"
+        assert "event: run.started" in lines, "sent while the agent waits"
         (front.folder / "open").touch()
         assert "event: run.finished" in lines
 

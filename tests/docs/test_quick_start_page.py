@@ -48,7 +48,7 @@ def test_history_is_as_it_is_shown(server: Server, answers: tuple[str, str]) -> 
     assert documents(printed(command, folder=server.folder, url=server.url)) == documents(shown)
 
 
-def test_health_can_be_asked_as_it_is_shown(server: Server) -> None:
+def test_health_answers_as_shown(server: Server) -> None:
     (got,) = documents(printed(block(PAGE, "sh", "/health"), folder=server.folder, url=server.url))
     assert got["status"] == "healthy"
 

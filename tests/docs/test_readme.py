@@ -56,7 +56,7 @@ def test_the_agent_of_the_readme_has_eight_lines_and_is_on_the_sites_first_page(
     assert blocks("index.md", "sh") == [block("sh", "strandline serve").splitlines(keepends=True)[1]]
 
 
-def test_make_knows_what_the_pages_tell_to_make() -> None:
+def test_make_has_every_target_of_the_pages() -> None:
     """`make run` is tried by test_demo.py, and this is `make test`."""
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     pages = "".join(page.read_text() for page in [*ROOT.glob("[RC]*.md"), ROOT / "docs" / "quick-start.md"])

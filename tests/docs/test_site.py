@@ -43,7 +43,7 @@ async function look(page) {
 (async () => {
   const seen = {};
   for (const page of PAGES) seen[page] = await look(page);
-  fetch("/told", { method: "POST", body: JSON.stringify(seen) });
+  fetch("/posted", { method: "POST", body: JSON.stringify(seen) });
 })();
 </script>"""
 
@@ -72,7 +72,7 @@ const within = (page, width) => new Promise((loaded) => {
     }).length;
     frame.remove();
   }
-  fetch("/told", { method: "POST", body: JSON.stringify({ copied, cut }) });
+  fetch("/posted", { method: "POST", body: JSON.stringify({ copied, cut }) });
 })();
 </script>"""
 
@@ -81,7 +81,7 @@ const waiting = setInterval(() => {
   const links = [...document.querySelectorAll("a.md-search-result__link")].map((each) => each.href);
   if (!links.length) return;
   clearInterval(waiting);
-  fetch("URL/told", { method: "POST", mode: "no-cors", body: JSON.stringify(links) });
+  fetch("URL/posted", { method: "POST", mode: "no-cors", body: JSON.stringify(links) });
 }, 50);
 </script>"""
 

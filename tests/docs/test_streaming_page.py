@@ -17,17 +17,17 @@ TEXT = (DOCS / PAGE).read_text()
 FOLLOW = "/v1/events?"
 BROWSER = """<!doctype html><meta charset="utf-8"><script>
 const shown = [];
-const tell = (value) => fetch("/told", { method: "POST", body: JSON.stringify(value) });
+const post = (value) => fetch("/posted", { method: "POST", body: JSON.stringify(value) });
 const server = (path) => new URL(path, "SERVER").href;
 const fetched = window.fetch;
-window.fetch = (path, options) => fetched(path === "/told" ? path : server(path), options);
+window.fetch = (path, options) => fetched(path === "/posted" ? path : server(path), options);
 const Source = window.EventSource;
 window.EventSource = class extends Source { constructor(path) { super(server(path)); } };
 SCRIPT
 ask("eve", "add 2 and 3", (text) => {
   shown.push(text);
-  if (text.endsWith("session.")) setTimeout(() => tell(shown), 0);
-}).catch((error) => tell(String(error)));
+  if (text.endsWith("session.")) setTimeout(() => post(shown), 0);
+}).catch((error) => post(String(error)));
 </script>"""
 
 
@@ -50,7 +50,7 @@ def test_every_command_prints_what_the_page_shows(server: Server, tmp_path: Path
         run_id = next(iter(re.findall(r"run_[0-9a-f]{8,}", said)), run_id)
 
 
-def test_what_changes_is_told_as_the_page_shows(server: Server, tmp_path: Path) -> None:
+def test_changes_are_published_as_the_page_shows(server: Server, tmp_path: Path) -> None:
     ((command, output),) = [each for each in typed_and_shown(PAGE) if FOLLOW in each[0]]
     path = re.search(r"localhost:8080(/[^']*)'", command)
     assert path is not None

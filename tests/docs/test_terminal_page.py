@@ -82,7 +82,7 @@ EVERYWHERE = PAGE + "".join((DOCS / page).read_text() for page in ELSEWHERE if (
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_every_flag_stands_there(name: str) -> None:
-    """Those of settings stand in the reference; commands with a page of their own are linked, and told there."""
+    """Those of settings stand in the reference; commands with a page of their own are linked, and described there."""
     top = " ".join(name.split()[:2])
     assert f"`{name}`" in PAGE or top in PAGE
     for parameter in COMMANDS[name].params:

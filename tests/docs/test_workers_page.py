@@ -36,7 +36,7 @@ def without_pids(text: str) -> str:
     return re.sub(r"(Process |\"pid\":)\d+", r"\g<1>0", text)
 
 
-def test_two_sessions_are_in_two_workers_and_one_that_was_in_a_worker_that_died_goes_on(server: Server) -> None:
+def test_two_sessions_are_in_two_workers_and_one_continues_after_its_worker_died(server: Server) -> None:
     ((command, shown),) = commands_and_output("workers.md")
     output = printed(command, folder=server.folder, url=server.url)
     assert documents(without_pids(output)) == documents(without_pids(shown))

@@ -32,7 +32,7 @@ def at_the_desk(server: Server, folder: Path, message: str, typed: str = "") -> 
     return done.stdout
 
 
-def test_the_desk_is_asked_before_much_is_paid(tmp_path: Path) -> None:
+def test_the_desk_gets_a_question_before_much_is_paid(tmp_path: Path) -> None:
     folder = SHOWN.copy(tmp_path / "approval")
     with serving(*SHOWN.serve, folder=folder, journal=None) as server:
         assert at_the_desk(server, folder, SMALL) == "Paid 20 euros back for order A7.\n"

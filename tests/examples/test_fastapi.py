@@ -59,7 +59,7 @@ def test_two_requests_at_once_are_answered_in_order_each_with_its_own(
     assert server.client.get(f"{server.url}/orders/18").json() == {"status": "packed"}
 
 
-def test_a_route_of_the_app_asks_the_agent(server: MountedServer) -> None:
+def test_a_route_of_the_app_calls_the_agent(server: MountedServer) -> None:
     answers = [
         server.client.post(f"{server.url}/orders/17/question", params={"text": "hello"}).json() for _ in range(2)
     ]

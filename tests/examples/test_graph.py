@@ -1,4 +1,4 @@
-"""examples/graph: the nodes that a question needs, and no others; the run tells which one is at work."""
+"""examples/graph: the nodes that a question needs, and no others; the run shows which one executes."""
 
 from pathlib import Path
 

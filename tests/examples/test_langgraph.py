@@ -9,7 +9,7 @@ SHOWN = example("langgraph")
 ORDER = "Order 17 left the warehouse on Monday, and comes on Thursday."
 
 
-def test_a_graph_goes_on_with_the_sessions_state_and_conversation_also_after_a_restart(tmp_path: Path) -> None:
+def test_a_graph_continues_with_the_sessions_state_and_conversation_even_after_a_restart(tmp_path: Path) -> None:
     folder = SHOWN.copy(tmp_path / "langgraph")
     with serving(*SHOWN.serve, folder=folder, journal=None) as server:
         assert answers(server, SHOWN) == [f"{ORDER} (question 1)", f"{ORDER} (question 2)"]

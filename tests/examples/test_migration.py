@@ -1,4 +1,4 @@
-"""examples/migration: the original runner's conversation goes on behind Strandline, and its client notices nothing."""
+"""examples/migration: the original runner's conversation continues in Strandline, unnoticed by its client."""
 
 import asyncio
 import os
@@ -59,7 +59,7 @@ def folder(tmp_path: Path) -> Path:
     return SHOWN.copy(tmp_path / "migration")
 
 
-def test_the_conversation_goes_on_and_the_client_notices_nothing(tmp_path: Path, folder: Path) -> None:
+def test_the_conversation_continues_and_the_client_notices_nothing(tmp_path: Path, folder: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     with original_runner(folder, data) as url:
@@ -139,7 +139,7 @@ def typed(commands: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_every_variable_of_the_original_is_told_and_means_something_now(folder: Path) -> None:
+def test_every_variable_of_the_original_is_explained_and_has_an_equivalent(folder: Path) -> None:
     text = SHOWN.readme
     with serving("agent.py", folder=folder, variables={**VARIABLES, "PORT": str(free_port())}, port=None) as server:
         assert server.health()["agent_id"] == "librarian"

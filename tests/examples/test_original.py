@@ -41,7 +41,7 @@ server = MCPServer("shop")
 
 @server.tool()
 def stock() -> str:
-    "Tell what is in stock."
+    "List what is in stock."
     return "tea"
 
 
@@ -246,7 +246,7 @@ def test_a_host_chats_stops_the_container_reads_the_disk_and_starts_it_again(
     with hosted(runner, tmp_path / "agent", aws) as host:
         host.start(AWS_PROFILE="work")
         host.wait()
-        first = host.chat("hello")  # at once: whoever is healthy takes messages
+        first = host.chat("hello")  # at once: a healthy container accepts messages
         assert (first["status"], first["response"]) == ("success", "Question 1: hello")
         assert {"status", "response", "agent_id"} <= first.keys()
         assert "1000" in host.run("id -u; echo x > here.txt")
@@ -294,7 +294,7 @@ def test_a_snapshot_is_restored_by_root_into_a_folder_of_somebody_elses(runner: 
         host.start()
         host.wait()
         assert host.chat("still there?")["response"] == "Question 2: still there?"
-        until(lambda: host.preview() == "Question 2: still there?", "the disk goes on")
+        until(lambda: host.preview() == "Question 2: still there?", "the disk is reused")
         host.stop()
         assert owners(host.folder) == {OWNER}
 
@@ -335,7 +335,7 @@ def test_the_conversation_of_the_original_is_brought_along_though_root_has_left_
 
 @pytest.mark.usefixtures("_root")
 @pytest.mark.parametrize("id", [None, "default"])
-def test_a_host_of_the_older_version_reads_the_disk_where_it_looks(
+def test_a_host_of_the_older_version_finds_the_files_on_its_disk(
     id: str | None,  # noqa: A002
     runner: str,
     tmp_path: Path,
@@ -387,7 +387,7 @@ def test_what_cannot_be_brought_along_keeps_it_from_being_ready_and_is_left_as_i
             assert broken.read_text() == "{"
             assert not (host.folder / "journal.db").exists()
 
-        # Whoever may not even look is told what to type.
+        # Without read access, a message says what to type.
         former.chmod(0o700)
         os.chown(former, 0, 0)
         host.start("--user", f"{OWNER}:{OWNER}")

@@ -19,7 +19,7 @@ DRIVER = """
   new MutationObserver(() => {
     seen.push(answer.textContent);
     if (state.textContent == "succeeded")
-      fetch("TOLD", {method: "POST", mode: "no-cors", body: JSON.stringify({seen, hash: location.hash})});
+      fetch("POSTED", {method: "POST", mode: "no-cors", body: JSON.stringify({seen, hash: location.hash})});
   }).observe(document.body, {childList: true, subtree: true});
   if (!location.hash) form.requestSubmit();
 </script>
@@ -41,7 +41,7 @@ def browser(tmp_path: Path) -> Iterator[Published]:
 
 def test_the_page_shows_an_answer_as_it_comes_and_comes_back_to_it(folder: Path, browser: Published) -> None:
     page = folder / "page.html"
-    page.write_text(page.read_text() + DRIVER.replace("TOLD", f"{browser.url}/told"))
+    page.write_text(page.read_text() + DRIVER.replace("POSTED", f"{browser.url}/posted"))
     with mounted("app:app", folder=folder) as server:
         shown = browser.posted(f"{server.url}/")
         assert shown["seen"][-1] == ANSWER
@@ -60,13 +60,13 @@ def test_the_page_shows_an_answer_as_it_comes_and_comes_back_to_it(folder: Path,
 PLAYED = """
 <script>
   const message = (text) => ({role: "assistant", content: [{text}]});
-  const last = {status: "succeeded", output: "told whole", error: null};
+  const last = {status: "succeeded", output: "sent whole", error: null};
   for (const [type, data] of [
     ["run.restarted", {messages: [{role: "user", content: [{text: "asked"}]}, message("kept")]}],
     ["text.delta", {text: "a sec"}], ["message.added", {message: message("(redacted)")}],
-    ["message.added", {message: message("told whole")}], ["run.finished", last],
+    ["message.added", {message: message("sent whole")}], ["run.finished", last],
   ]) heard[type]({data: JSON.stringify(data)});
-  fetch("TOLD", {method: "POST", mode: "no-cors", body: JSON.stringify({shown: answer.textContent})});
+  fetch("POSTED", {method: "POST", mode: "no-cors", body: JSON.stringify({shown: answer.textContent})});
 </script>
 """
 HEARD = """
@@ -80,7 +80,7 @@ HEARD = """
 
 def test_messages_count_and_not_their_pieces(folder: Path, browser: Published) -> None:
     page = folder / "page.html"
-    page.write_text(HEARD + page.read_text() + PLAYED.replace("TOLD", f"{browser.url}/told"))
+    page.write_text(HEARD + page.read_text() + PLAYED.replace("POSTED", f"{browser.url}/posted"))
     with mounted("app:app", folder=folder) as server:
         assert browser.posted(f"{server.url}/")["shown"] == "kept\n(redacted)\ntold whole\n"
 

@@ -46,7 +46,7 @@ def test_the_model_refuses_a_conversation_that_does_not_alternate(said: Said) ->
         asyncio.run(script.answer(said))
 
 
-def test_the_model_answers_what_was_said_last_and_fails_when_asked_to() -> None:
+def test_the_model_answers_the_last_message_and_fails_on_request() -> None:
     assert asyncio.run(script.answer([*turns("a"), ("user", "b")])) == "Answer to b"
     assert "".join(script.pieces("Answer to a long question")) == "Answer to a long question"
     with pytest.raises(script.OutOfOrder):

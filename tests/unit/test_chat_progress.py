@@ -96,14 +96,14 @@ def test_how_it_stands() -> None:
         assert progress.status(7.0) == f"7 s · {status}"
 
 
-def test_a_restart_and_a_gap_are_told() -> None:
+def test_a_restart_and_a_gap_are_shown() -> None:
     progress = RunProgress("desk")
     progress.apply(TextDelta("half an"))
     (note,) = progress.apply(RunRestarted(2))
     assert isinstance(note, Note)
     assert "attempt 2" in note.text
     assert progress.text == ""
-    (gap,) = progress.apply(StreamGap(4, 2**53 - 2))  # as when its server was killed, and it cannot go on
+    (gap,) = progress.apply(StreamGap(4, 2**53 - 2))  # as after a kill of its server, when it cannot resume
     assert isinstance(gap, Note)
     assert not any(each.isdigit() for each in gap.text)
 
@@ -114,7 +114,7 @@ def test_a_question_is_one_line() -> None:
     assert question(InputRequest("q1", "refund")) == "refund"
 
 
-def test_who_waits_for_an_answer_is_told_once_what_is_asked_and_how_it_is_answered() -> None:
+def test_a_wait_for_an_answer_shows_the_question_and_the_command_once() -> None:
     why = Why("waits_for_input", "the session waits for an answer to its question, until 12:00:00 UTC")
     first, next_ = InputRequest("i1", "refund", {"order": "B2"}), InputRequest("i2", "sure")
     note = 'It waits for an answer to refund: {"order": "B2"} (strandline answer desk TEXT)'

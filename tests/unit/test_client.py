@@ -111,7 +111,7 @@ FINISHED = frame(4, "run.finished", status="succeeded", output="hello")
 # -- a stream -----------------------------------------------------------------------------------------
 
 
-def test_the_events_of_a_run_are_told_up_to_its_end() -> None:
+def test_the_events_of_a_run_are_emitted_up_to_its_end() -> None:
     played = Played(new, STREAM, Frame("", "", 1000), *HELLO, FINISHED)
     assert [type(event).__name__ for event in played.events] == ["RunStarted", "TextDelta", "TextDelta", "RunFinished"]
     assert [(event.id, event.run_id) for event in played.events] == [(n, "run_1") for n in (1, 2, 3, 4)]
@@ -123,7 +123,7 @@ def test_the_events_of_a_run_are_told_up_to_its_end() -> None:
     assert request.headers["Accept"] == "text/event-stream"
 
 
-def test_wherever_the_connection_breaks_it_goes_on_after_the_last_event() -> None:
+def test_wherever_the_connection_breaks_it_resumes_after_the_last_event() -> None:
     frames = [*HELLO, FINISHED]
     for place in range(len(frames)):
         for broken in (GONE, END):
@@ -141,7 +141,7 @@ def test_as_long_as_nobody_has_said_which_run_it_is_the_request_is_sent_again_wi
     assert played.pauses == [(0.1, "no_server"), (0.2, "no_server"), (2.0, "draining")]
 
 
-def test_a_run_that_waits_in_a_server_that_stops_is_asked_for_until_the_next_one_is_there() -> None:
+def test_a_run_that_waits_in_a_stopping_server_is_requested_until_the_next_one_answers() -> None:
     queued = frame(1, "run.queued", position=2, estimated_wait_s=1.5)
     restarted = frame(2**32 + 1, "run.restarted", attempt=2, messages=[])
     played = Played(new, STREAM, queued, END, STREAM, END, NOBODY, STREAM, restarted, GONE, STREAM, FINISHED)
@@ -150,7 +150,7 @@ def test_a_run_that_waits_in_a_server_that_stops_is_asked_for_until_the_next_one
     assert [seconds for seconds, _ in played.pauses] == [0.1, 0.2, 0.4, 0.1], "something new begins it again"
 
 
-def test_what_is_told_in_passing_moves_no_place() -> None:
+def test_unnumbered_events_do_not_move_the_resume_point() -> None:
     passing = Frame(frame(0, "run.position", position=1, estimated_wait_s=None).data, "7")
     played = Played(lambda p: plans.follow(None, "run_1", 7, p), STREAM, passing, END, STREAM, FINISHED)
     assert [after for _, after in played.routes] == ["7", "7"]
@@ -161,7 +161,7 @@ def test_the_server_says_how_long_a_client_waits_at_most_before_it_comes_back() 
     assert [seconds for seconds, _ in played.pauses] == [0.1, 0.2, 0.25, 0.25]
 
 
-def test_an_address_where_nobody_listens_is_told_at_once() -> None:
+def test_an_address_where_nobody_listens_fails_at_once() -> None:
     for plan in (new, chat):
         with pytest.raises(NoServer, match="nobody listens"):
             Played(plan, NOBODY)
@@ -218,7 +218,7 @@ def test_a_key_of_ones_own_is_used_and_is_no_part_of_the_body() -> None:
     assert played.sent[0].body == b'{"input":"x"}'
 
 
-def test_an_answer_goes_to_the_session_that_asks() -> None:
+def test_an_answer_goes_to_the_session_with_the_question() -> None:
     accepted = Reply(202, {}, json(run("queued")))
     played = Played(
         lambda p: plans.answer("run_1", {"q1": "yes"}, "key-2", p), Reply(200, {}, json(run("needs_input"))), accepted

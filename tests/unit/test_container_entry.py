@@ -28,8 +28,8 @@ entry.main([sys.executable, "-c", sys.argv[2]])
 """
 WHO: Final = """
 import os
-told = dict(line.split(":\t") for line in open("/proc/self/status").read().splitlines() if ":\t" in line)
-rights = (told[f"Cap{each}"] for each in ("Inh", "Prm", "Eff", "Amb"))
+status = dict(line.split(":\t") for line in open("/proc/self/status").read().splitlines() if ":\t" in line)
+rights = (status[f"Cap{each}"] for each in ("Inh", "Prm", "Eff", "Amb"))
 print(os.getuid(), os.getgid(), os.getcwd().rpartition("/")[2], *rights)
 open("made", "w").close()
 """

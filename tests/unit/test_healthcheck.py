@@ -82,7 +82,7 @@ def test_who_is_silent_or_not_there_is_not_well(monkeypatch: pytest.MonkeyPatch)
         (["serve", "--port=9093", ""], {"PORT": "9090"}, 9093),
     ],
 )
-def test_it_asks_where_the_server_listens(arguments: list[str], environment: dict[str, str], port: int) -> None:
+def test_it_requests_the_servers_own_port(arguments: list[str], environment: dict[str, str], port: int) -> None:
     assert check.port_of(arguments, environment) == port
 
 

@@ -69,7 +69,7 @@ def test_it_has_what_an_image_of_ours_needs_and_no_bound_that_ends_it() -> None:
     assert set(volume["emptyDir"]) == {"sizeLimit"}
     limits = CONTAINER["resources"]["limits"]
     assert set(limits) == {"memory"}
-    # As much again as the container that is measured and tested has; what is asked for, an idle one really takes.
+    # As much again as the container that is measured and tested has; an idle one takes all of its requests.
     assert (limits["memory"], CONTAINER["resources"]["requests"]["memory"]) == ("1Gi", "256Mi")
 
 
@@ -135,7 +135,7 @@ def merged(base: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def test_for_maintenance_it_is_the_same_pod_without_a_server_and_nobody_who_asks_for_one() -> None:
+def test_for_maintenance_it_is_the_same_pod_without_server_and_probes() -> None:
     folder = FOLDER.with_name("kubernetes-maintenance")
     kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
     assert [(folder / each).resolve() for each in kustomization["resources"]] == [FOLDER]

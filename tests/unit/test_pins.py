@@ -82,7 +82,7 @@ def test_every_line_is_a_pin_with_the_hashes_of_its_files() -> None:
 
 
 def test_each_group_has_all_that_its_packages_need() -> None:
-    """Else pip, once it checks hashes, would install nothing; and with more, it would install what nobody asked for."""
+    """Else pip, once it checks hashes, would install nothing; and with more, it would install unrequested packages."""
     extras = PROJECT["project"]["optional-dependencies"]
     run = needed([*PROJECT["project"]["dependencies"], *extras["demo"]])
     assert run == set(named("run"))
@@ -90,7 +90,7 @@ def test_each_group_has_all_that_its_packages_need() -> None:
     assert needed(PROJECT["build-system"]["requires"]) <= set(named("build"))
 
 
-def test_what_is_pinned_is_what_the_project_asks_for() -> None:
+def test_the_pins_match_the_projects_requirements() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     pinned = named("run", "dev")
     for each in map(Requirement, [*PROJECT["project"]["dependencies"], *extras["demo"], *extras["dev"]]):
@@ -120,7 +120,7 @@ def test_all_that_installs_checks_hashes() -> None:
                 assert "--no-build-isolation" in each or "--no-index" in each, each
 
 
-def test_versions_are_told_without_hashes_for_a_constraints_file() -> None:
+def test_versions_are_printed_without_hashes_for_a_constraints_file() -> None:
     versions = pins.versions(GROUPS["run"])
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", each) for each in versions)
     assert f"starlette=={named('run')['starlette']}" in versions

@@ -9,7 +9,7 @@ from strandline._reload.parent import Plan, _Child, _Parent
 from strandline._settings import Settings
 
 
-def test_told_to_stop_while_a_child_is_given_up_it_starts_no_other(tmp_path: Path) -> None:
+def test_stopped_while_dropping_a_child_it_starts_no_other(tmp_path: Path) -> None:
     """A file is saved a second time, and Ctrl-C comes while the first child is ended: the socket is closed by then."""
     said: list[str] = []
 

@@ -1,1 +1,1 @@
-"""Parts of the documentation that are made by running what they tell of: `python -m tools.pages` writes them."""
+"""Parts of the documentation that are produced by running what they describe: `python -m tools.pages` writes them."""

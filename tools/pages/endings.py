@@ -126,7 +126,7 @@ class _Play:
         return {}
 
     def _cancelled(self) -> dict[str, Any]:
-        """Cancel a run once it has come where its agent waits; return what its client was told."""
+        """Cancel a run once its agent waits; return its client's answer."""
         pending = self._clients.submit(self._ask, CANCELLED)
         self._reached(CANCELLED.session)
         path = f"{self._url}/v1/sessions/{CANCELLED.session}/cancel"
@@ -134,7 +134,7 @@ class _Play:
         return pending.result()
 
     def _answer_text(self, answer: dict[str, Any], case: Case) -> str:
-        """Return what the client was told and what history has, once the session's next question was answered."""
+        """Return the client's answer and the history, once the session's next question was answered."""
         if case.session == "timeout":
             self._go_on(True)
         after = self._ask(Case(case.session, "", {"message": "Are you there?"}))

@@ -25,5 +25,5 @@ def draw() -> str:
     picture.text((left + 20 + over) / 2, 197, "waits")
     picture.box(over, 178, right - over, 28, "work2", 5)
     picture.text((over + right) / 2, 197, "executes", "on")
-    picture.text(320, 234, "a hold lasts at most hold_limit; then the session goes on with a fresh agent", "small")
+    picture.text(320, 234, "a hold lasts at most hold_limit; then the session continues with a fresh agent", "small")
     return picture.svg()

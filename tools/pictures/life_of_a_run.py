@@ -51,7 +51,7 @@ def draw() -> str:
     picture.named_box(MIDDLE, centre - TALL / 2, WIDE, TALL, str(second), kind="own")
     for status, y in rows.items():
         picture.named_box(RIGHT, y - TALL / 2, WIDE, TALL, str(status), kind=KINDS.get(status, "box"))
-    picture.text(320, height - 14, "every ended run has exactly one outcome, kept before anybody is told", "small")
+    picture.text(320, height - 14, "every ended run has exactly one outcome, stored before any client sees it", "small")
     return picture.svg()
 
 

@@ -1,4 +1,4 @@
-"""What becomes of a busy session: four times the same line, and a run that comes with another wish."""
+"""A busy session under each policy: the same queue four times, and a new run with another `if_busy`."""
 
 from tools.pictures.drawing import Drawing
 
@@ -37,5 +37,5 @@ def draw() -> str:
                 picture.text(comes + 80, below + 18, "executes", "on")
                 picture.box(comes + 140, below, right - comes - 140, 26, "wait", 5)
                 picture.text((comes + 140 + right) / 2, below + 18, "then all that waited")
-    picture.text(320, 372, "whatever is asked for: never two runs of one session at once", "small")
+    picture.text(320, 372, "under every policy: never two runs of one session at once", "small")
     return picture.svg()

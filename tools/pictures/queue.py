@@ -18,7 +18,7 @@ def draw() -> str:
     end_s = max(run["ended_s"] for run in runs)
     top, gap = 58, 14
     height = top + len(runs) * ROW + len(sessions) * gap + 40
-    picture = Drawing(height, f"{len(runs)} requests to {len(sessions)} sessions: each session goes on one at a time")
+    picture = Drawing(height, f"{len(runs)} requests to {len(sessions)} sessions: each session runs one at a time")
     scale = (RIGHT - LEFT) / end_s
 
     picture.box(LEFT, 18, 26, 14, "wait", 3)

@@ -1,4 +1,4 @@
-"""The way of a request through the rooms of the server, and of its answer back."""
+"""The way of a request through the parts of the server, and of its answer back."""
 
 from tools.pictures.drawing import Drawing
 

@@ -19,7 +19,7 @@ COLOURS: Final = {
     "breaks": "bold red",
     "cannot": "yellow",
 }
-"""What is told by a colour is told in words, too."""
+"""Colours only repeat what the words say."""
 BARE: Final = "-"
 _GAP: Final = "  "
 _LEAST: Final = 12

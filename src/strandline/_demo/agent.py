@@ -126,4 +126,4 @@ def _sides(text: str) -> int:
 
 
 if (_wanted := _named()) is not None:
-    _loaded(_wanted)  # what it lacks is told when the server starts, not to the first who asks
+    _loaded(_wanted)  # report what is missing at the start, not at the first request

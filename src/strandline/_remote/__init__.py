@@ -1,1 +1,1 @@
-"""Strandline servers, seen from outside: what commands ask them over HTTP, and how their answers are told to people."""
+"""Strandline servers from outside: the HTTP calls of commands, and their errors as paragraphs for people."""

@@ -9,8 +9,8 @@ one that ends when it is asked to, with `@` one that asks a person first; the wo
     "q1 a ~b+c"     -> uses a, then ~b and c in parallel, then answers "q1: did a, did ~b, did c"
     "q1 a fail"     -> uses a, then the model fails
 
-Checkpoints: `LABEL model N` before the model's call N (from 0), `LABEL model N asks` when it has asked for tools and
-the server has not heard of it, `LABEL NAME` inside a tool, `LABEL NAME ended` once its result was handed over.
+Checkpoints: `LABEL model N` before the model's call N (from 0), `LABEL model N asks` when it has requested tools and
+the server does not know yet, `LABEL NAME` inside a tool, `LABEL NAME ended` once its result was handed over.
 """
 
 import asyncio
@@ -106,14 +106,14 @@ async def work_async(label: str, name: str) -> str:
 
 
 async def before_tools(event: BeforeToolsEvent) -> None:
-    """Tell that the model has asked for tools."""
+    """Report that the model has requested tools."""
     uses = [block["toolUse"] for block in event.message["content"] if "toolUse" in block]
     number = next(block["text"] for block in event.message["content"] if "text" in block).split()[1].rstrip(".")
     await asyncio.to_thread(pass_step, f"{uses[0]['input']['label']} model {number} asks")
 
 
 async def ended(event: AfterToolCallEvent) -> None:
-    """Tell that a tool's result was handed over to the server."""
+    """Report that a tool's result was passed to the server."""
     arguments = event.tool_use["input"]
     await asyncio.to_thread(pass_step, f"{arguments['label']} {arguments['name']} ended")
 

@@ -1,4 +1,4 @@
-"""An agent with a badly written async tool: it blocks its event loop for as long as it is told to."""
+"""An agent with a badly written async tool: it blocks its event loop for the given time."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""The soak's agent on a server that was broken on purpose: a round is staged when it is over, not before its tools."""
+"""The soak's agent on a server that was broken on purpose: it checkpoints a round after its tools, not before."""
 
 from typing import Any
 

@@ -10,7 +10,7 @@ from strandline.testing import fast_retries
 
 @tool
 def weather(city: str) -> str:
-    """Tell the weather.
+    """Return the weather.
 
     Args:
         city: where

@@ -26,7 +26,7 @@ from strandline._demo.race.parent_watch import exit_with_parent
 def make_app(*, lock: bool = False, let_in: bool = False) -> Starlette:
     """Serve one agent per session; with `lock`, one request of a session at a time, in the order of arrival.
 
-    Strands itself refuses a call of an agent that is at work, unless it is told to let it in (`let_in`).
+    Strands itself refuses a call of a working agent, unless concurrent calls are allowed (`let_in`).
     """
     agents: dict[str, Agent] = {}
     locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)

@@ -49,7 +49,7 @@ def fate(play: Trial, request: Request, judgement: Judgement | None) -> str:
         invocation.seat == request.seat and invocation.begun_at > (play.killed_at or 0)
         for invocation in play.invocations
     )
-    return f"{got}, ran later" if request.got is ClientResult.NOTHING and later else f"{got}, and told so"
+    return f"{got}, ran later" if request.got is ClientResult.NOTHING and later else f"{got}, and reported"
 
 
 def findings(play: Trial, judgement: Judgement) -> list[tuple[bool, str]]:
