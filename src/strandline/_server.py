@@ -269,7 +269,7 @@ class _Server:
     def _interrupted(self) -> None:
         """Stop cleanly on the first Ctrl-C, at once on the second: the journal is safe either way."""
         if self._stop.is_set():
-            _log.warning("exited at once; executing runs are recovered at the next start")
+            _log.warning("left at once; what executed is taken up at the next start")
             logs.flush()
             os._exit(INTERRUPTED)
         self._stop.set()

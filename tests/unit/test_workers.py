@@ -421,7 +421,7 @@ def test_a_worker_that_does_not_answer_is_named_and_what_it_does_is_not_waited_f
             process.runtime.channel._receive = process.runtime._receive
             (told,) = await service.stacks()
             pid = loops._workers[0].pid
-            assert told.stack == [f"worker {pid} does not answer; `py-spy dump --pid {pid}` may show why"]
+            assert told.stack == [f"worker {pid} does not answer; `py-spy dump --pid {pid}` may tell why"]
             loops.beat()
             await until(lambda: loops.load().silent_s > 0.05)
             assert ticket.run_id == told.run.run_id

@@ -140,7 +140,7 @@ class WorkerClient:
             try:
                 lines += await asyncio.wait_for(asyncio.shield(answer), WHERE_S)
             except TimeoutError:
-                lines.append(f"worker {self.pid} does not answer; `py-spy dump --pid {self.pid}` may show why")
+                lines.append(f"worker {self.pid} does not answer; `py-spy dump --pid {self.pid}` may tell why")
         return lines
 
     def kill(self) -> None:
