@@ -147,7 +147,7 @@ class Server:
         self._is_dead()
         await self.service.abort()
 
-    async def leave(self) -> None:
+    async def request_exit(self) -> None:
         """End after a drain: whatever user code still works ends with the process."""
         self._is_dead()
         self._loops.close()

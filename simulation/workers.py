@@ -79,11 +79,11 @@ class VirtualWorker:
         await asyncio.shield(self._ended)
         return "ended by SIGKILL"
 
-    def leave(self) -> None:
+    def request_exit(self) -> None:
         """Have it leave: it has nothing to do that takes time."""
         self.kill()
 
-    def gone(self, within_s: float) -> None:
+    def wait(self, within_s: float) -> None:
         """Have it gone."""
         self.kill()
 
@@ -131,7 +131,7 @@ class VirtualWorker:
         target = Phase(self, resumable=self._resumable)
         self._loops = WorkersOwnLoops(self.chance, self._clock, self._agents)
         self._runtime = WorkerRuntime(
-            target, self._loops, self._clock, lambda carrier: None, leave=self.kill, gone=self.kill
+            target, self._loops, self._clock, lambda carrier: None, on_exit=self.kill, on_close=self.kill
         )
         self._runtime.channel.connection_made(Transport(self._out))
         self._in.read_by(self._runtime.channel)

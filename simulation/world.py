@@ -234,7 +234,7 @@ class World:
         await self._in_time(server.service.drain(), "a drain")
         server.note("drained", took_s=self.clock.monotonic() - began, faulty=self.disk.faulty)
         self.server = None
-        await server.leave()
+        await server.request_exit()
 
     async def _in_time(self, work: Coroutine[Any, Any, None], what: str) -> None:
         """Do something that has to come to an end."""

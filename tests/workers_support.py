@@ -55,8 +55,8 @@ class Nearby:
             self.loops,
             SystemClock(),
             Traces().join,
-            leave=self.kill,
-            gone=self.kill,
+            on_exit=self.kill,
+            on_close=self.kill,
             write=writer.write,
         )
         self._open = [runtime.channel, channel, writer]
@@ -76,10 +76,10 @@ class Nearby:
         await asyncio.to_thread(self._close_loop)
         return "killed"
 
-    def leave(self) -> None:
+    def request_exit(self) -> None:
         self.kill()
 
-    def gone(self, within_s: float) -> None:
+    def wait(self, within_s: float) -> None:
         self._close()
         self._close_loop()
 
@@ -165,9 +165,9 @@ class Far:
         self.channel = channel
         channel.connection_made(self.transport)
         if self.is_ready:
-            self.takes_calls()
+            self.accepts_calls()
 
-    def takes_calls(self) -> None:
+    def accepts_calls(self) -> None:
         self.tell(m.Ready(resumable=True))
 
     def dies(self) -> None:
@@ -190,10 +190,10 @@ class Far:
         await self.over.wait()
         return "gone"
 
-    def leave(self) -> None:
+    def request_exit(self) -> None:
         pass
 
-    def gone(self, within_s: float) -> None:
+    def wait(self, within_s: float) -> None:
         pass
 
 

@@ -1,7 +1,7 @@
-"""Time, as something that is handed in. The only module of the engine that imports `time`.
+"""The injected clock. The only module that the engine uses for time.
 
-`now()` is wall-clock time in seconds since the epoch, for records that people read. `monotonic()` is in
-seconds from an arbitrary start, for durations and deadlines. Sleeping is done by the event loop.
+`now()` is wall-clock time in seconds since the epoch, for records that people read. `monotonic()` is in seconds from an
+arbitrary start, for durations and deadlines. The event loop does the sleeping.
 """
 
 import time
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where the engine and the journals read the time."""
+    """The time source of the engine and the journals."""
 
     def now(self) -> float:
         """Return seconds since the epoch."""

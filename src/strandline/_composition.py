@@ -1,7 +1,6 @@
-"""The composition root: builds journal, service and HTTP application from settings, for whoever gives them a life.
+"""The composition root: builds journal, service and HTTP application from settings.
 
-`strandline._server` is the life of a process of its own, `strandline._library` that of a service inside another one.
-Nothing here starts anything.
+`strandline._server` runs them in a process of its own, `strandline._library` inside a host program.
 """
 
 import asyncio
@@ -41,16 +40,16 @@ from strandline._telemetry.traces import Traces
 
 _log = logging.getLogger("strandline")
 _SESSION: Final = re.compile(r"[0-9a-f]{64}")
-"""The name of a session's folder."""
+"""The name of a session's workspace."""
 
 
 def new_run_id(clock: Clock) -> RunId:
-    """Return an id that sorts by time: `run_`, 12 hex digits of milliseconds, 16 of chance."""
+    """Return an id that sorts by time: `run_`, 12 hex digits of milliseconds, 16 random ones."""
     return RunId(f"run_{int(clock.now() * 1000):012x}{secrets.token_hex(8)}")
 
 
 def open_journal(settings: Settings, clock: Clock, recorder: MetricsRecorder) -> Journal:
-    """Return the journal that the settings name, not yet opened; `recorder` counts its commits."""
+    """Return the journal of the settings, not yet opened. `recorder` counts its commits."""
     if (file := journal_file(settings)) is None:
         return MemoryJournal(clock)
     from strandline._journal.sqlite import SqliteJournal
@@ -67,9 +66,9 @@ def open_journal(settings: Settings, clock: Clock, recorder: MetricsRecorder) ->
 
 
 def workspaces(settings: Settings) -> Callable[[SessionKey], str]:
-    """Return a function that names a session's folder: by the SHA-256 of its key.
+    """Return a function that maps a session to its workspace: a folder named by the SHA-256 of its key.
 
-    The folder of all of them, if it is there and has nothing else in it, becomes its owner's alone.
+    If the parent folder exists and has nothing else in it, only its owner may access it from now on.
     """
     if settings.workspace is not None:
         root = Path(settings.workspace)
@@ -97,7 +96,7 @@ def _has_nothing_but_sessions(root: Path) -> bool:
 
 @contextmanager
 def served(target: str, settings: Settings) -> Iterator[Target]:
-    """Load what a TARGET names, in this process or in workers, for the time of a `with`. Raises `TargetError`."""
+    """Load a TARGET, in this process or in workers, for the time of a `with`. Raises `TargetError`."""
     if settings.workers == 1:
         yield load_target(target, history=settings.history, keys=settings.has_keys)
         return
@@ -113,14 +112,14 @@ def build_loops(
     clock: Clock,
     new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
 ) -> Loops:
-    """Return where the agents will run: where their target lives, or else in threads that `close` ends."""
+    """Return the loops of the agents: those of the target's workers, or threads of this process."""
     if isinstance(target, HasLoops):
         return target.loops
     return AgentLoops(executor_threads=settings.executor_threads, clock=clock, new_loop=new_loop)
 
 
 def build_projection(settings: Settings, journal: Journal, clock: Clock) -> Projection:
-    """Return what writes the files of sessions, if that is wanted."""
+    """Return the projection that writes session files, if the settings enable it."""
     if settings.session_files is None:
         return UNPROJECTED
     return SessionFiles(SessionPaths(settings.session_files, settings.session_files_names), journal, clock)
@@ -135,7 +134,7 @@ def build_service(
     recorder: MetricsRecorder,
     traces: Traces,
 ) -> Service:
-    """Return a service that has not been started; `recorder` counts its runs, `traces` tells of each."""
+    """Return a service, not yet started. `recorder` counts its runs, `traces` records them."""
     return Service(
         journal=journal,
         target=target,
@@ -152,7 +151,7 @@ def build_service(
 
 
 def options_of(settings: Settings, *, survives: bool) -> Options:
-    """Return what a service reads of the settings; `survives`: what its journal keeps outlives the process."""
+    """Return the options of a service. `survives`: its journal survives the process."""
     read = {name: getattr(settings, name) for name in ServiceSettings.__struct_fields__}
     in_force = {
         "error_text": settings.error_text_in_force,
@@ -171,9 +170,9 @@ def build_http(
     loopback: bool | None,
     keys: Keys | None,
 ) -> ASGIApp:
-    """Return the HTTP application of a service, for those who show one of `keys`; None: for everybody.
+    """Return the HTTP application of a service. `keys` None: no key is required.
 
-    `loopback`: whether it is reached from this machine only; None: not known.
+    `loopback`: whether only this machine reaches it; None: unknown.
     """
     return build_app(
         service,
@@ -187,11 +186,11 @@ def build_http(
 
 
 async def start(service: Service, target: Target, loops: Loops) -> None:
-    """Learn what is served, then open the journal and let runs in. Raises `SetupError`."""
+    """Probe the target, then open the journal and accept runs. Raises `SetupError`."""
     try:
         if isinstance(target, ProbedAtStart):
             await loops.start(target.probe).done
         await service.start()
-    except BaseException:  # (a cancellation too: nobody may wait on for a server that stops)
+    except BaseException:  # (also a cancellation: requests must not wait for a server that stops)
         service.fail_start()
         raise

@@ -1,14 +1,14 @@
-"""How Python looks for garbage in a process that serves."""
+"""Tunes Python's garbage collector for a serving process."""
 
 import gc
 from typing import Final
 
 YOUNG_OBJECTS: Final = 10_000
-"""After how many new objects Python looks for garbage in cycles among them. At its 700, what goes on for many runs at
-once is looked through several times meanwhile: a sixth of the processor time of runs that do nothing."""
+"""How many new objects trigger a collection. Python's 700 would scan the objects of many concurrent runs several times:
+a sixth of the processor time of runs that do nothing."""
 
 
 def collect_less_often() -> None:
-    """Have what was imported left out (it will not become garbage), and new objects looked at less often."""
+    """Exclude imported objects, which never become garbage, and collect new ones less often."""
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])

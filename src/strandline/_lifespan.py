@@ -1,6 +1,6 @@
-"""The life of a service on an event loop of somebody else: its start, and its drain, which a signal may begin.
+"""The lifespan of a service on a host program's event loop: its start, and its drain, which a signal may begin.
 
-`strandline._server` is the life of a process of its own. Knows no HTTP and no ASGI.
+For a process of its own, see `strandline._server`. Knows no HTTP and no ASGI.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _log = logging.getLogger("strandline")
 
 
 class Lifespan:
-    """One life of a service on the running event loop, from its start to the end of its drain."""
+    """One lifespan of a service on the running event loop, from its start to the end of its drain."""
 
     def __init__(self, target: Target, settings: Settings) -> None:
         clock = SystemClock()
@@ -32,34 +32,34 @@ class Lifespan:
         self.traces = Traces()
         journal = open_journal(settings, clock, self.recorder)
         self._loop = asyncio.get_running_loop()
-        self._loops = build_loops(settings, target, clock, _kind_of_loop())
+        self._loops = build_loops(settings, target, clock, _loop_factory())
         self.service = build_service(settings, target, journal, self._loops, clock, self.recorder, self.traces)
         self._start = self._loop.create_task(start(self.service, target, self._loops))
         self._watch = self._loop.create_task(self._exhausted())
         self._drain: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
-        """Return when it has started. Raises `SetupError`, also if it is told to stop meanwhile."""
+        """Return when it has started. Raises `SetupError`, also if it is stopped meanwhile."""
         try:
             await self._start
         except asyncio.CancelledError:
             if self._drain is None:
                 raise
-            raise SetupError("told to stop before it had started") from None
+            raise SetupError("stopped before it had started") from None
 
     def drain_soon(self) -> None:
-        """Begin to drain; may be called from a signal handler."""
+        """Start to drain. May be called from a signal handler."""
         self._loop.call_soon_threadsafe(self._drained)
 
     async def end(self) -> None:
-        """Return when everything has ended; a drain that was begun is waited for. Nobody may ask for anything now."""
+        """Drain, close everything, and return. No requests may arrive any more."""
         try:
             await asyncio.shield(self._drained())
             await self.service.close()
         finally:
             self._watch.cancel()
             if not await asyncio.to_thread(self._loops.close):
-                _log.warning("user code still works in a thread; Python waits for it before it leaves")
+                _log.warning("user code still works in a thread; Python waits for it before it exits")
 
     def _drained(self) -> "asyncio.Task[None]":
         if self._drain is None:
@@ -74,12 +74,12 @@ class Lifespan:
 
     async def _exhausted(self) -> None:
         await self.service.exhausted.wait()
-        _log.error("nothing is accepted any more: too much still works of runs that have ended. Restart this process")
+        _log.error("no more requests are accepted: too many threads of ended runs still work. Restart this process")
 
 
 @contextmanager
 def on_stop_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """Have `stop` called when SIGTERM or Ctrl-C comes, before the handler that is there; if there is one."""
+    """Call `stop` on SIGTERM or Ctrl-C before the existing handler, if there is one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -102,8 +102,8 @@ def on_stop_signal(stop: Callable[[], None]) -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _kind_of_loop() -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes a loop of the kind that runs: agents get what the program around them has chosen."""
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return a factory of loops like the running one: agents use the loop that the host program chose."""
     if type(asyncio.get_running_loop()).__module__.partition(".")[0] == "uvloop":
         import uvloop
 

@@ -1,7 +1,7 @@
-"""Lines on their way to a descriptor that may take them slowly, or never: a bounded queue, and one thread that writes.
+"""Writes lines to a descriptor that may block: a bounded queue and one thread.
 
-Whoever puts a line never waits. Lines keep their order. What has no room, or cannot be written, is dropped and counted;
-the next line that has room is preceded by one that says how many are missing. Knows nothing of what is in the lines.
+`put` never waits. Lines keep their order. Lines without room, and those that cannot be written, are dropped and
+counted; the next line with room is preceded by one that says how many are missing. Knows nothing of their content.
 """
 
 import os
@@ -17,16 +17,16 @@ from strandline._compat.threads import no_thread
 from strandline.errors import SetupError
 
 QUEUE_BYTES: Final = 4 * 1024 * 1024
-"""How much waits to be written at most: a reader that pauses for some seconds misses nothing."""
+"""The size of the queue: a reader that pauses for some seconds misses nothing."""
 
 Item = bytes | threading.Event
-"""A line, or whom to tell that everything before has been written."""
+"""A line, or an event to set when everything before it is written."""
 
 
 class LineWriter:
-    """Lines for one descriptor, which stays open. `missing` returns the line that says how many were dropped.
+    """Writes lines to one descriptor, which stays open. `missing` returns the line that reports dropped lines.
 
-    Raises `SetupError` if there is no thread to write them.
+    Raises `SetupError` if its thread cannot be started.
     """
 
     def __init__(self, descriptor: int, missing: Callable[[int], bytes], *, most_bytes: int = QUEUE_BYTES) -> None:
@@ -34,19 +34,19 @@ class LineWriter:
         self._missing = missing
         self._most_bytes = most_bytes
         self._begin()
-        self._unheard = 0
-        """How many were dropped since it was last said."""
+        self._unreported = 0
+        """How many lines were dropped since the last report."""
         self.dropped = 0
         """How many lines were dropped so far."""
         self._write_at_once = False
         self._is_torn = False
-        """Whether what was written last was no whole line."""
+        """Whether the last write ended inside a line."""
         try:
             threading.Thread(target=self._write_all, name="strandline-log", daemon=True).start()
         except RuntimeError as error:
             raise SetupError(no_thread("the log", error)) from error
-        kept = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: _forked(kept()))
+        reference = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _forked(reference()))
 
     def _begin(self) -> None:
         self._lock = threading.RLock()  # (a signal handler may log while its thread does)
@@ -54,10 +54,10 @@ class LineWriter:
         self._put_bytes = 0
         self._written_bytes = 0
         self._stuck_at = -1
-        """How much was written when a flush had waited in vain."""
+        """How many bytes were written when a flush timed out."""
 
     def put(self, line: bytes) -> None:
-        """Have a line written after those before it, or drop it. Never waits, never raises."""
+        """Queue a line, or drop it. Never waits, never raises."""
         if self._write_at_once:
             with suppress(OSError):
                 self._write(line)
@@ -66,20 +66,20 @@ class LineWriter:
             if not self._has_room():
                 self._drop()
                 return
-            self._tell_what_is_missing()
+            self._report_missing()
             self._add(line)
 
     def flush(self, within_s: float) -> bool:
-        """Return whether everything that was put so far is written, or dropped; waits so many seconds at most.
+        """Return whether everything so far is written or dropped; wait at most `within_s`.
 
-        It waits once only for a reader who has taken nothing since: an end has several parts that flush.
+        After a timeout it does not wait again until the reader has read something: several parts flush at exit.
         """
         if self._write_at_once:
             return True
         written = threading.Event()
         with self._lock:
             if self._has_room():
-                self._tell_what_is_missing()
+                self._report_missing()
             self._queue.put(written)
         if self._written_bytes == self._stuck_at:
             within_s = 0.0
@@ -89,16 +89,16 @@ class LineWriter:
         return False
 
     def close(self) -> None:
-        """Let the thread end after what is queued; nothing may be put any more."""
+        """End the thread after the queued lines; no more may be put."""
         self._queue.put(None)
 
     def _has_room(self) -> bool:
         return self._put_bytes - self._written_bytes < self._most_bytes
 
-    def _tell_what_is_missing(self) -> None:
-        if self._unheard:
-            self._add(self._missing(self._unheard))
-            self._unheard = 0
+    def _report_missing(self) -> None:
+        if self._unreported:
+            self._add(self._missing(self._unreported))
+            self._unreported = 0
 
     def _add(self, line: bytes) -> None:
         self._put_bytes += len(line)
@@ -106,7 +106,7 @@ class LineWriter:
 
     def _drop(self) -> None:
         self.dropped += 1
-        self._unheard += 1
+        self._unreported += 1
 
     def _write_all(self) -> None:
         queue = self._queue
@@ -116,19 +116,19 @@ class LineWriter:
                 continue
             try:
                 self._write(item)
-            except OSError:  # no room on its disk, or nobody reads any more
+            except OSError:  # the disk is full, or the reader is gone
                 with self._lock:
                     self._drop()
             self._written_bytes += len(item)
 
     def _write(self, line: bytes) -> None:
-        """Write a line in one piece, as far as that goes, and never behind a piece of another. Raises `OSError`."""
+        """Write a line, never behind a partial one. Raises `OSError`."""
         rest = line = b"\n" + line if self._is_torn else line
         try:
             while rest:
                 try:
                     rest = rest[os.write(self._descriptor, rest) :]
-                except BlockingIOError:  # another process with the same open file wants that
+                except BlockingIOError:  # another process made the shared open file non-blocking
                     self._until_writable()
         finally:
             if written := line[: len(line) - len(rest)]:
@@ -139,12 +139,12 @@ class LineWriter:
         ready.register(self._descriptor, select.POLLOUT)
         ready.poll()
 
-    def leave_to_parent(self) -> None:
-        """Write at once from now on, in a child that user code has forked: the thread is its parent's."""
+    def write_directly(self) -> None:
+        """Write without a thread from now on, in a forked child: the thread is its parent's."""
         self._begin()
         self._write_at_once = True
 
 
 def _forked(lines: LineWriter | None) -> None:
     if lines is not None:
-        lines.leave_to_parent()
+        lines.write_directly()

@@ -1,4 +1,4 @@
-"""The socket that a server listens on: made from the settings, or handed in by a process that holds it."""
+"""The listening socket: created from the settings, or inherited from another process."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ BACKLOG = 2048
 
 
 def listen(settings: Settings) -> socket.socket:
-    """Return a listening socket. Raises `SetupError` that says what to do if there is none to be had."""
+    """Return a listening socket. Raises `SetupError` with what to do."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -21,8 +21,8 @@ def listen(settings: Settings) -> socket.socket:
     except OSError as error:
         listener.close()
         raise SetupError(
-            f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}. Name another with"
-            " --port (0 lets the system choose), or stop what listens there"
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}. Choose another with"
+            " --port (0: the system chooses), or stop the program that listens there"
         ) from None
     listener.listen(BACKLOG)
     listener.setblocking(False)
@@ -30,24 +30,24 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def inherited(descriptor: int) -> socket.socket:
-    """Return the listening socket that another process made and handed to this one; no child of this one gets it."""
+    """Return a listening socket from another process. Children of this process do not inherit it."""
     listener = socket.socket(fileno=descriptor)
     listener.set_inheritable(False)
     listener.setblocking(False)
     return listener
 
 
-def close_in_forks(held: socket.socket) -> None:
-    """Have processes that user code forks have nothing in place of a socket, for as long as this process has it.
+def close_in_forks(listener: socket.socket) -> None:
+    """Replace a socket, while it is open, by /dev/null in processes that user code forks.
 
-    A pool of processes outlives a server that was killed: through it the address would stay in use.
+    A forked process pool may outlive a killed server, and would keep the address in use.
     """
-    kept = weakref.ref(held)
+    reference = weakref.ref(listener)
 
-    def part() -> None:
-        if (ours := kept()) is not None and ours.fileno() >= 0:
+    def replace() -> None:
+        if (ours := reference()) is not None and ours.fileno() >= 0:
             nothing = os.open(os.devnull, os.O_RDWR)
             os.dup2(nothing, ours.fileno(), inheritable=False)
             os.close(nothing)
 
-    os.register_at_fork(after_in_child=part)
+    os.register_at_fork(after_in_child=replace)

@@ -1,5 +1,5 @@
-"""Files and folders that nobody but their owner reads: made so from their first moment, and made so again where they
-were laxer. Knows nothing of what is in them.
+"""Files and folders that only their owner may access: created so, and tightened where they were not. Knows nothing of
+their content.
 """
 
 import logging
@@ -16,7 +16,7 @@ _OTHERS: Final = 0o077
 
 
 def open_file(path: Path, flags: int) -> int:
-    """Open a file, or with `O_CREAT` make one, that only its owner may read and write; return its descriptor."""
+    """Open a file (with `O_CREAT` create it) that only its owner may read and write; return its descriptor."""
     descriptor = os.open(path, flags | os.O_CLOEXEC, FILE)
     try:
         _tighten(descriptor, path, os.fstat(descriptor))
@@ -27,15 +27,15 @@ def open_file(path: Path, flags: int) -> int:
 
 
 def make_empty(path: Path) -> None:
-    """Make an empty file that only its owner may read and write. Raises `OSError`, also if something is there."""
+    """Create an empty file that only its owner may read and write. Raises `OSError`, also if it exists."""
     os.close(open_file(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
 
 
 def tighten(path: Path) -> None:
-    """Take the rights of all others from a file or folder, if it is there.
+    """Remove all rights of others from a file or folder, if it exists.
 
-    It stays as it is if it is another user's, a symbolic link, or a folder for all (`/tmp`: its sticky bit says so).
-    Works by name: no descriptor of the file is opened and closed, which would drop the locks that SQLite has on it.
+    Files of other users, symbolic links and shared folders (with a sticky bit, like `/tmp`) stay unchanged. Works by
+    name: opening and closing a descriptor would drop SQLite's locks on the file.
     """
     try:
         status = os.lstat(path)
@@ -46,7 +46,7 @@ def tighten(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it that are not there, that only their owner may look into."""
+    """Create a folder and its missing parents, for their owner only."""
     missing = []
     while not path.is_dir():
         missing.append(path)
@@ -67,4 +67,4 @@ def _tighten(what: int | Path, path: Path, status: os.stat_result) -> None:
     try:
         os.chmod(what, stat.S_IMODE(status.st_mode) & ~_OTHERS)
     except OSError as error:
-        _log.warning("others may read %s, and that cannot be changed: %s", path, error.strerror)
+        _log.warning("others may read %s, and its rights cannot be changed: %s", path, error.strerror)

@@ -1,8 +1,8 @@
-"""Models by name: `load_model("openai:gpt-4o-mini")`, so that one line of an agent's file says which model answers.
+"""Models by name: `load_model("openai:gpt-4o-mini")`.
 
-It knows four providers, imports one when it is asked for, and says what is missing in one paragraph: the name, the
-package, or the credentials. It asks nothing over a network; what else a model can be given (a temperature, a region)
-is given to the provider's own class of Strands.
+Supports four providers, imports a provider when it is used, and says in one paragraph what is missing: the name, the
+package or the credentials. Makes no network requests. For other options of a model (temperature, region), use the
+provider's class of Strands instead.
 """
 
 import difflib
@@ -23,21 +23,21 @@ EXAMPLES: Final = {
     "ollama": "ollama:llama3.2",
     "scripted": "scripted",
 }
-"""For each provider, a model of it as it is written."""
+"""For each provider, an example of a model."""
 PACKAGES: Final = {"openai": "openai", "bedrock": "boto3", "ollama": "ollama"}
-"""For each provider, the module that its client comes in."""
+"""For each provider, the module of its client."""
 _EC2: Final = Path("/sys/class/dmi/id/sys_vendor")
 _ELSEWHERE: Final = ("iam-role", "container-role")
-"""Where boto3 asks over a network."""
+"""Credential sources of boto3 that use a network."""
 
 
 def load_model(spec: str) -> "Model":
     """Return the Strands model that `spec` names: `openai:NAME`, `bedrock:NAME`, `ollama:NAME` or `scripted`.
 
-    `openai` reads OPENAI_API_KEY and OPENAI_BASE_URL, `bedrock` whatever boto3 finds, `ollama` OLLAMA_HOST.
-    `scripted` needs nothing: it repeats, counts and calls the tools that are named to it.
+    `openai` reads OPENAI_API_KEY and OPENAI_BASE_URL, `bedrock` the credentials of boto3, `ollama` OLLAMA_HOST.
+    `scripted` needs nothing: it repeats messages, counts them, and calls the tools that they name.
 
-    Raises `ModelError`, saying what to change, if the name, a package or credentials are missing.
+    Raises `ModelError`, with what to change, if the name, a package or credentials are missing.
     """
     provider, name = parse(spec)
     if provider == "scripted":
@@ -49,7 +49,7 @@ def load_model(spec: str) -> "Model":
         raise ModelError(f"{spec} cannot be used: {missing}")
     match provider:
         case "openai":
-            # Its client reads OPENAI_BASE_URL. A server of one's own may want no key, but the client does.
+            # Its client reads OPENAI_BASE_URL. A self-hosted server may need no key, but the client requires one.
             model: Model = make(client_args={"api_key": os.environ.get("OPENAI_API_KEY") or "none"}, model_id=name)
         case "bedrock":
             model = make(model_id=name)
@@ -65,7 +65,7 @@ def parse(spec: str) -> tuple[str, str]:
         close = difflib.get_close_matches(provider.lower(), EXAMPLES, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         known = ", ".join(f"`{example}`" for example in EXAMPLES.values())
-        raise ModelError(f"{spec!r} names no provider that is known here{hint}. Write a model as one of {known}.")
+        raise ModelError(f"{spec!r} names no known provider{hint}. Write a model as one of {known}.")
     if provider == "scripted":
         if colon:
             raise ModelError(f"{spec!r}: the scripted model has no name of its own. Write `scripted`.")
@@ -80,24 +80,24 @@ def parse(spec: str) -> tuple[str, str]:
 
 
 def installed(provider: str) -> bool:
-    """Return whether the package of a provider is there, without importing it."""
+    """Return whether the package of a provider is installed, without importing it."""
     return provider not in PACKAGES or find_spec(PACKAGES[provider]) is not None
 
 
 def to_install(provider: str) -> str:
-    """Return the command that brings the package of a provider."""
+    """Return the command that installs the package of a provider."""
     return f"pip install 'strands-agents[{provider}]'"
 
 
 def lacks(provider: str) -> str | None:
-    """Say which credentials are missing and where they would be looked for; None if there are some, or none needed.
+    """Say which credentials are missing and where to put them; None if there are some, or none are needed.
 
-    Asks nothing over a network, so it cannot return whether they are right.
+    Makes no network requests, so it does not check whether they are valid.
     """
     if provider == "openai" and not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
         return (
-            "there is no key. Set OPENAI_API_KEY; for a server of your own that speaks OpenAI's protocol, set"
-            " OPENAI_BASE_URL to its address, which ends in /v1 mostly."
+            "there is no key. Set OPENAI_API_KEY; for your own server with OpenAI's protocol, set OPENAI_BASE_URL to"
+            " its address, which mostly ends in /v1."
         )
     if provider == "bedrock" and not _aws_credentials():
         return (
@@ -127,7 +127,7 @@ def _class_of(provider: str) -> Any:
 
 
 def _aws_credentials() -> bool:
-    """Return whether boto3 would find credentials, or could be given some by what this runs on."""
+    """Return whether boto3 would find credentials, or could get some from its container or machine."""
     given = ("AWS_BEARER_TOKEN_BEDROCK", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
     if any(os.environ.get(name) for name in given):
         return True
@@ -140,17 +140,17 @@ def _aws_credentials() -> bool:
 
 
 def _locally_found() -> bool:
-    """Return whether boto3 finds credentials on this machine, in any of the places that it looks at."""
+    """Return whether boto3 finds credentials on this machine."""
     from botocore.exceptions import BotoCoreError
     from botocore.session import Session
 
     try:
-        places = Session().get_component("credential_provider").providers
-    except BotoCoreError:  # a profile is named that does not exist
+        sources = Session().get_component("credential_provider").providers
+    except BotoCoreError:  # a named profile does not exist
         return False
-    for place in places:
+    for source in sources:
         try:
-            if place.METHOD not in _ELSEWHERE and place.load() is not None:
+            if source.METHOD not in _ELSEWHERE and source.load() is not None:
                 return True
         except BotoCoreError:
             continue

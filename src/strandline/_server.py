@@ -1,10 +1,9 @@
-"""A server's process, from its first to its last moment.
+"""The server process: listen, open the journal, serve, drain on SIGTERM or SIGINT, exit.
 
-`run` is all of it: listen, open the journal, serve, drain on SIGTERM or SIGINT, leave. It listens
-before the journal is open, so that probes are answered while another server still owns it.
+It listens before the journal is open, so that it answers probes while another server still owns the journal.
 
-A server whose socket was handed in (`strandline._reload`) has a successor: it stops accepting before it drains, so that
-connections that arrive meanwhile wait in the socket for the next one, and none is refused.
+A server with an inherited socket (`strandline._reload`) has a successor: it stops accepting before it drains, so that
+new connections wait in the socket for the successor, and none is refused.
 """
 
 import asyncio
@@ -44,18 +43,18 @@ from strandline.errors import Draining
 _log = logging.getLogger("strandline")
 
 CONNECTIONS_GRACE_S = 2
-"""How long open connections get to take their last write_report, after the drain."""
+"""How long open connections get to receive their last response, after the drain."""
 LAST_REQUESTS_S = 1.5
-"""How long a request may take to be here while the server stops; within `CONNECTIONS_GRACE_S`, so that each is told."""
+"""How long a request may take to arrive during a stop: less than `CONNECTIONS_GRACE_S`, so each gets a response."""
 ARRIVAL_S = 0.05
-"""How long a request may be under way on a connection that has been accepted, when a successor takes the others."""
+"""How long a request may take to arrive on an accepted connection when a successor takes over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """What a server gets from the process that holds its socket, and what that process wants to hear.
+    """The socket from the parent process, and its callbacks.
 
-    `ready` is told how many runs of its predecessors go on; `stopping` how many execute and wait when it stops.
+    `ready` gets the number of runs from predecessors; `stopping` gets the numbers of executing and waiting runs.
     """
 
     listener: socket.socket
@@ -68,18 +67,18 @@ def run(
     settings: Settings,
     *,
     announce: Callable[[str], None] = lambda line: None,
-    handed: Handover | None = None,
+    handover: Handover | None = None,
 ) -> int:
-    """Serve until told to stop and return the exit code. Raises a `SetupError` if it cannot start.
+    """Serve until a signal to stop, and return the exit code. Raises a `SetupError` if it cannot start.
 
-    `announce` is told one line for people once the server is ready, with its address.
+    `announce` gets one line with the address once the server is ready.
     """
     check_exposure(settings)
     keys = keys_of(settings)
     if keys is None and not is_loopback(settings.host):
         _log.warning(
-            "everybody who reaches %s may use the agent: nobody has to show a key. Requests are answered under IP"
-            " addresses, localhost%s (setting allowed_hosts)",
+            "everyone who reaches %s may use the agent: no key is required. Requests are answered under IP addresses,"
+            " localhost%s (setting allowed_hosts)",
             settings.host,
             "".join(f", {each}" for each in settings.allowed_hosts) or " and no other name",
         )
@@ -87,32 +86,32 @@ def run(
     recorder, traces = MetricsRecorder(), Traces()
     export_if_wanted(os.environ, settings.agent_id)
     journal = open_journal(settings, clock, recorder)
-    listener = listen(settings) if handed is None else handed.listener
+    listener = listen(settings) if handover is None else handover.listener
     close_in_forks(listener)
-    server = _Server(target, settings, clock, recorder, traces, journal, keys, listener, announce, handed)
+    server = _Server(target, settings, clock, recorder, traces, journal, keys, listener, announce, handover)
     try:
-        code = uvloop.run(server.life())
+        code = uvloop.run(server.serve())
         flush()
         if not server.idle:
             # A thread of user code still works; Python would wait for it at exit.
-            _log.warning("left while user code still worked in a thread")
-            _leave(code)
+            _log.warning("exited while user code still worked in a thread")
+            _exit_now(code)
     finally:
         logs.flush()
     if not logs.flush_printed():
-        _leave(code)  # (Python would wait for whoever does not read)
+        _exit_now(code)  # (Python would wait for a reader that reads nothing)
     return code
 
 
-def _leave(code: int) -> NoReturn:
-    """End the process at once, whatever still works in it."""
+def _exit_now(code: int) -> NoReturn:
+    """Exit at once, even if threads still work."""
     logs.flush()
     logs.flush_printed()
     os._exit(code)
 
 
 class _Server:
-    """One process's life."""
+    """One server, from start to exit."""
 
     def __init__(
         self,
@@ -125,9 +124,9 @@ class _Server:
         keys: Keys | None,
         listener: socket.socket,
         announce: Callable[[str], None],
-        handed: Handover | None,
+        handover: Handover | None,
     ) -> None:
-        self._handed = handed
+        self._handover = handover
         self._keys = keys
         self._settings = settings
         self._recorder = recorder
@@ -137,13 +136,13 @@ class _Server:
         self._announce = announce
         self._stop = asyncio.Event()
         self.idle = False
-        """Whether no user code works any more, once its life is over."""
+        """Whether no user code works any more, after `serve`."""
         self._showing: asyncio.Task[None] | None = None
         self.loops = build_loops(settings, target, clock, uvloop.new_event_loop)
         self._service = build_service(settings, target, journal, self.loops, clock, recorder, traces)
 
-    async def life(self) -> int:
-        """Listen, start, serve until told to stop, drain, leave. Returns the exit code."""
+    async def serve(self) -> int:
+        """Start, serve until a signal to stop, and drain. Returns the exit code."""
         settings = self._settings
         app = build_http(
             settings, self._service, self._recorder, self._traces, loopback=is_loopback(settings.host), keys=self._keys
@@ -156,7 +155,7 @@ class _Server:
         web = _Web(
             uvicorn.Config(
                 app,
-                http=connections,  # type: ignore[arg-type]  # (it makes them, and is no class)
+                http=connections,  # type: ignore[arg-type]  # (it creates protocols but is no class)
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -169,14 +168,14 @@ class _Server:
         )
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
-        if self._handed is None:  # (else Ctrl-C is for the parent to act on, which gets it too)
+        if self._handover is None:  # (else the parent handles Ctrl-C, which it gets too)
             loop.add_signal_handler(signal.SIGINT, self._interrupted)
-            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # (else it was started to outlive its terminal)
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # (else nohup started it)
                 loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         loop.add_signal_handler(signal.SIGUSR1, self._show_stacks)
         starting = asyncio.create_task(start(self._service, self._target, self.loops))
-        # Probes are answered while it starts; but a successor lets them wait, since nobody has seen it stop.
-        first = starting if self._handed is not None else None
+        # Answer probes during the start; but a successor lets them wait, so that a reload stays invisible.
+        first = starting if self._handover is not None else None
         serving = asyncio.create_task(web.serve_after(first, self._listener))
         stopping = asyncio.create_task(self._stop.wait())
         idling = asyncio.create_task(self._stop_when_idle(starting))
@@ -188,17 +187,17 @@ class _Server:
                 starting.result()
                 collect_less_often()
                 self._announce(self._welcome())
-                if self._handed is not None:
+                if self._handover is not None:
                     health = self._service.health()
-                    self._handed.ready(health.running + health.queue_depth)
+                    self._handover.ready(health.running + health.queue_depth)
                 await asyncio.wait([stopping, serving, exhausting], return_when=asyncio.FIRST_COMPLETED)
             else:
                 starting.cancel()
                 await asyncio.wait([starting])
             _log.info("stopping")
             refuse_late()
-            if self._handed is not None:
-                await self._leave_the_rest(web, self._handed)
+            if self._handover is not None:
+                await self._hand_over(web, self._handover)
             await self._service.drain(close=False)
             _log.info("stopped")
             return EXHAUSTED if exhausting.done() and not self._stop.is_set() else 0
@@ -207,23 +206,23 @@ class _Server:
             following.cancel()
             exhausting.cancel()
             stopping.cancel()
-            refuse_late()  # (if its start has failed)
-            # Clients that never take their answer are cut; it would log a traceback for each of them.
+            refuse_late()  # (if the start failed)
+            # Connections of clients that never read their response are cut; uvicorn would log a traceback for each.
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             web.should_exit = True
             await asyncio.wait([serving], timeout=CONNECTIONS_GRACE_S + 1)
-            # Before the journal is another server's: what works on after its run has ended does so beside no other.
+            # Before another server gets the journal: no thread of an ended run may work beside it.
             self.idle = self.loops.close()
-            # Not before: who waited for a run reads it now, and must not hear that there is no journal.
+            # Not before: clients that waited for a run read it now.
             await self._service.close()
 
-    async def _leave_the_rest(self, web: "_Web", handed: Handover) -> None:
-        """Accept no connection any more, and no further request on those that are open."""
+    async def _hand_over(self, web: "_Web", handover: Handover) -> None:
+        """Accept no more connections, and no more requests on open ones."""
         web.stop_accepting()
         await asyncio.sleep(ARRIVAL_S)
         web.shutdown_connections()
         health = self._service.health()
-        handed.stopping(health.running, health.queue_depth)
+        handover.stopping(health.running, health.queue_depth)
 
     def _connections(self) -> Connections:
         wanted = self._settings.max_connections
@@ -237,21 +236,21 @@ class _Server:
         return Connections(most=most, patience_s=patience_s, on_end=self._recorder.cut_off, render=render_problem)
 
     async def _follow_keys(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let those keys in that the file has by now: it is looked at from time to time, and at once on SIGHUP."""
+        """Reload the file of keys when it changes, and at once on SIGHUP."""
         if (keys := self._keys) is None or keys.file is None:
             return
-        looks: set[asyncio.Task[None]] = set()
+        tasks: set[asyncio.Task[None]] = set()
 
         def look() -> None:
-            looks.add(task := asyncio.create_task(keys.reload()))
-            task.add_done_callback(looks.discard)
+            tasks.add(task := asyncio.create_task(keys.reload()))
+            task.add_done_callback(tasks.discard)
 
-        if self._handed is None:  # (else it is for the parent, and tells both that their terminal is gone)
+        if self._handover is None:  # (else the parent handles it: their terminal is gone)
             loop.add_signal_handler(signal.SIGHUP, look)
         await keys.follow()
 
     def _show_stacks(self) -> None:
-        """Write what every run does for whoever asked, if there is a file to write it beside."""
+        """Write the stacks of all runs to a file beside the journal, if it has one."""
         if (place := journal_file(self._settings)) is not None:
             self._showing = asyncio.create_task(self._write_stacks(place))
 
@@ -259,17 +258,17 @@ class _Server:
         try:
             write_report(place, await self._service.stacks())
         except OSError as error:
-            _log.error("what runs do could not be written down: %s", error)
+            _log.error("the stacks of runs could not be written: %s", error)
 
     def _hung_up(self) -> None:
-        """Stop cleanly: the terminal is gone. (With a file of keys SIGHUP means another thing, see `_follow_keys`.)"""
-        _log.info("told to hang up (SIGHUP)")
+        """Stop cleanly: the terminal is gone. (With a file of keys SIGHUP reloads it, see `_follow_keys`.)"""
+        _log.info("the terminal is gone (SIGHUP)")
         self._stop.set()
 
     def _interrupted(self) -> None:
-        """Stop cleanly on the first Ctrl-C, at once on the second: the journal is safe either way."""
+        """Stop cleanly on the first Ctrl-C, at once on the second; the journal is safe either way."""
         if self._stop.is_set():
-            _log.warning("left at once; what executed is taken up at the next start")
+            _log.warning("exited at once; the next start recovers the executing runs")
             logs.flush()
             os._exit(INTERRUPTED)
         self._stop.set()
@@ -278,12 +277,12 @@ class _Server:
         minutes = self._settings.idle_timeout_minutes
         if not minutes:
             return
-        await asyncio.wait([starting])  # however long that takes: nobody could ask for anything before
+        await asyncio.wait([starting])  # (no request could arrive before)
         left_s = minutes * 60
-        while left_s > 0:  # (idleness is read, not signalled: the hot path stays free of it)
+        while left_s > 0:  # (polled, to keep the hot path free of it)
             await asyncio.sleep(left_s)
             left_s = minutes * 60 - self._service.idle_s()
-        _log.info("nothing has run, waited or been asked for in %g minutes", minutes)
+        _log.info("idle for %g minutes: no run and no request", minutes)
         self._stop.set()
 
     def _welcome(self) -> str:
@@ -293,10 +292,10 @@ class _Server:
 
 
 class _Web(uvicorn.Server):
-    """The web server, which may have to wait for something before it serves."""
+    """The web server, which may wait before it serves."""
 
     async def serve_after(self, first: "asyncio.Task[None] | None", listener: socket.socket) -> None:
-        """Serve, once `first` has ended well."""
+        """Serve once `first` has succeeded."""
         if first is not None:
             await asyncio.wait([first])
             if first.cancelled() or first.exception() is not None:

@@ -1,4 +1,4 @@
-"""Models by name: `load_model("openai:gpt-4o-mini")`, so that one line of an agent's file says which model answers."""
+"""Models by name: `load_model("openai:gpt-4o-mini")`."""
 
 from strandline._providers import load_model
 

@@ -287,7 +287,7 @@ def test_a_port_that_is_taken_is_refused_with_what_to_type(tmp_path: Path) -> No
     ("variable", "value", "expected"),
     [
         ("PORT", "http", "PORT is 'http'"),
-        ("STRANDLINE_DEMO_MODEL", "gpt", "names no provider that is known here"),
+        ("STRANDLINE_DEMO_MODEL", "gpt", "names no known provider"),
         ("STRANDLINE_DEMO_MODEL", "opnai:gpt-4o", "did you mean 'openai'"),
         ("STRANDLINE_DEMO_MODEL", "openai:", "Write `openai:NAME`"),
         ("STRANDLINE_DEMO_MODEL", "openai:gpt-4o-mini", "Set OPENAI_API_KEY"),

@@ -259,9 +259,7 @@ def test_session_files_leave_the_reserve_of_the_journals_disk_to_runs_and_are_wr
         until(lambda: readiness(server) == (503, "disk_low"), "nobody is sent here")
         at.release()
         assert running.result().json()["response"] == f"{long} after 0 messages"
-        until(
-            lambda: "kept for runs that were accepted (setting disk_reserve_bytes; what" in server.stderr, "it is told"
-        )
+        until(lambda: "reserved for accepted runs (setting disk_reserve_bytes; what" in server.stderr, "it is told")
         metrics = server.client.get("/metrics").text
         assert "strandline_session_files_behind 1.0" in metrics
         assert "strandline_session_files_failures_total 0.0" in metrics

@@ -115,5 +115,5 @@ def test_an_unwritable_folder_is_reported_and_delays_nobody(tmp_path: Path) -> N
         assert server.client.get("/readyz").status_code == 200
         server.terminate()
         assert server.ended() == 0
-        assert "the files of session default are not up to date" in server.stderr
+        assert "the files of session default could not be written" in server.stderr
         assert "Traceback" not in server.stderr

@@ -171,13 +171,13 @@ def test_what_cannot_be_served_is_reported_as_without_workers(tmp_path: Path) ->
 def test_a_module_that_ends_its_process_is_reported(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text("import os\nos._exit(7)\n")
     message = refused("agent.py", *TWO, "--port", "0", folder=tmp_path)
-    assert "a worker process has ended while it loaded what it serves: exit code 7" in " ".join(message.split())
+    assert "a worker process ended while it loaded its target: exit code 7" in " ".join(message.split())
 
 
 def test_one_agent_for_all_sessions_has_one_worker_and_takes_turns(at: Checkpoints, tmp_path: Path) -> None:
     with serving(TARGETS / "shared.py", *TWO, folder=tmp_path, variables=at.environment) as server:
         assert len(workers(server)) == 1
-        assert "is of no use for one Agent for all sessions" in server.stderr
+        assert "has no effect on one Agent for all sessions" in server.stderr
         for session in "ab":
             response: httpx.Response = server.ask("hello", session).result(DEADLINE_S)
             assert response.json()["status"] == "success"

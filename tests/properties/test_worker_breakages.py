@@ -50,7 +50,7 @@ def say_go_too_early(patch: pytest.MonkeyPatch) -> None:
 
     async def checkpointed(remote: RemoteCall, report: m.AttemptCall) -> None:
         if report.method == "begin_round":
-            remote._say(m.Proceed(remote.number, allowed=True))
+            remote._send(m.Proceed(remote.number, allowed=True))
         await checkpoint(remote, report)
 
     patch.setattr(RemoteCall, "_checkpoint", checkpointed)
@@ -63,9 +63,9 @@ def take_reports_as_they_come(patch: pytest.MonkeyPatch) -> None:
         if isinstance(report, m.Done):
             remote._ended(report)
         elif report.method in m.AWAITED:
-            remote._staging = asyncio.create_task(remote._checkpoint(report))
+            remote._storing = asyncio.create_task(remote._checkpoint(report))
         else:
-            remote._tell(report)
+            remote._apply(report)
 
     patch.setattr(RemoteCall, "receive", receive)
 

@@ -18,7 +18,7 @@ from strands.tools import ToolProvider
 
 from logged import ours
 from strandline._agents import factory as module
-from strandline._agents.factory import TRIED_WITH, FactoryTarget
+from strandline._agents.factory import PROBE_SESSION, FactoryTarget
 from strandline._agents.parameters import NOTHING, SESSION_ID
 from strandline._model import RunStatus
 from strandline.testing import ScriptedModel
@@ -118,7 +118,7 @@ def test_a_factory_that_does_not_say_is_called_once_to_see(make: Callable[..., A
     target = FactoryTarget(counting, takes=SESSION_ID, description="test")
     asyncio.run(target.probe())
     assert target.resumable is resumable
-    assert called == [TRIED_WITH]
+    assert called == [PROBE_SESSION]
 
 
 def fails() -> Any:
@@ -148,7 +148,7 @@ def test_a_factory_that_fails_when_it_is_tried_is_told_of_and_counts_as_opaque(
 
 
 def test_a_factory_that_does_not_return_does_not_hold_up_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TRIED_FOR_S", 0.05)
+    monkeypatch.setattr(module, "PROBE_TIMEOUT_S", 0.05)
     goes_on = threading.Event()
 
     def slow() -> Any:
@@ -255,7 +255,7 @@ def test_a_factory_that_failed_at_the_start_is_known_once_it_has_made_an_agent(t
 def test_a_graph_from_a_factory_that_was_seen_to_make_agents_is_refused_with_what_to_write(tmp_path: Path) -> None:
     async def main() -> None:
         def either(session_id: str) -> Any:
-            return Mine() if session_id == TRIED_WITH else a_graph()
+            return Mine() if session_id == PROBE_SESSION else a_graph()
 
         target = FactoryTarget(either, takes=SESSION_ID, description="test")
         async with serving(target, tmp_path) as service:

@@ -176,7 +176,7 @@ def test_whatever_can_be_called_may_be_a_target(name: str, kind: type) -> None:
         ("generator", "is a generator", "def make_agent"),
         ("yields", "is a generator", "def make_agent"),
         ("keyword", "needs the keyword `model`", "Give it a default"),
-        ("keyword_too", "takes `sid`, which nobody gives it", "def make_agent"),
+        ("keyword_too", "takes `sid`, which Strandline does not pass", "def make_agent"),
         ("keyword_function", "needs the keyword `model`", "Give it a default"),
     ],
 )

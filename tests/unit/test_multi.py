@@ -371,9 +371,9 @@ FAILURES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: Swarm([agent("a", handing_over("b")), agent("b", handing_over("a"))], max_handoffs=2),
         "Max handoffs reached: 2",
     ),
-    "an input request in a graph": (lambda: graph(asking()), "asks asked for input (approval)"),
-    "an input request in a swarm": (lambda: Swarm([asking()]), "asks asked for input (approval)"),
-    "an input request in a nested swarm": (lambda: graph(Swarm([asking()], id="team")), "asked for input (approval)"),
+    "an input request in a graph": (lambda: graph(asking()), "asks requested input (approval)"),
+    "an input request in a swarm": (lambda: Swarm([asking()]), "asks requested input (approval)"),
+    "an input request in a nested swarm": (lambda: graph(Swarm([asking()], id="team")), "requested input (approval)"),
 }
 
 

@@ -56,7 +56,7 @@ def test_a_server_whose_workers_are_all_dead_is_not_ready_until_one_takes_calls_
         assert not service.health().ready
         await asyncio.sleep(100)
         assert await probed(service) == (503, "no_worker")
-        few.all[2].takes_calls()
+        few.all[2].accepts_calls()
         await asyncio.sleep(0)
         assert await probed(service) == (200, "ready"), "at once"
         await asyncio.sleep(100)

@@ -10,7 +10,7 @@ import pytest
 from strands import Agent
 
 from engine_support import send
-from strandline._agents.factory import TRIED_WITH, FactoryTarget
+from strandline._agents.factory import PROBE_SESSION, FactoryTarget
 from strandline._agents.function import FunctionTarget, Session
 from strandline._agents.load import target_for
 from strandline._agents.parameters import NOTHING, SESSION_ID, Parameters
@@ -80,9 +80,9 @@ def test_each_fact_is_given_where_its_name_stands(source: str, got: object) -> N
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("def f(session_id, model): ...", "takes `model`, which nobody gives it"),
-        ("def f(principal, one, two): ...", "takes `one` and `two`, which nobody gives it"),
-        ("def f(sid, *, session_id): ...", "takes `sid`, which nobody gives it"),
+        ("def f(session_id, model): ...", "takes `model`, which Strandline does not pass"),
+        ("def f(principal, one, two): ...", "takes `one` and `two`, which Strandline does not pass"),
+        ("def f(sid, *, session_id): ...", "takes `sid`, which Strandline does not pass"),
         ("def f(principal, *, model): ...", "needs the keyword `model`"),
         ("async def f(message, principal): ...", "`session.principal`"),
         ("async def f(message, principal): yield", "`session.principal`"),
@@ -124,7 +124,7 @@ def test_at_the_start_a_factory_is_tried_as_a_principal_of_our_own() -> None:
     assert isinstance(target, FactoryTarget)
     asyncio.run(target.probe())
     assert target.resumable
-    assert tried == [(TRIED_WITH, TRIED_WITH)]
+    assert tried == [(PROBE_SESSION, PROBE_SESSION)]
 
 
 def test_parameters_tell_whether_a_principal_is_taken() -> None:

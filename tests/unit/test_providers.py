@@ -110,7 +110,7 @@ def test_ollama_is_asked_where_its_variable_says(monkeypatch: pytest.MonkeyPatch
     [
         ("opnai:gpt", "did you mean 'openai'"),
         ("gpt-4o", "`openai:gpt-4o-mini`"),
-        ("", "names no provider"),
+        ("", "names no known provider"),
         ("openai", "Write `openai:NAME`, such as `openai:gpt-4o-mini`"),
         ("bedrock:  ", "Write `bedrock:NAME`"),
         ("scripted:x", "Write `scripted`"),

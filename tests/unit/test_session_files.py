@@ -89,14 +89,14 @@ def test_no_two_sessions_of_any_principals_share_a_folder_and_none_leaves_the_pl
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"session_files": "/x/{id}"}, "{id} stands for nothing"),
-        ({"session_files": "/x/{session_id"}, "{ stands for nothing"),
+        ({"session_files": "/x/{id}"}, "{id} is no placeholder"),
+        ({"session_files": "/x/{session_id"}, "{ is no placeholder"),
         ({"session_files": "/x", "history": "external"}, "history=external"),
         ({"session_files": "/x", "api_keys_file": "keys"}, "/x/{principal}"),
         ({"session_files": "/x", "session_files_names": "default"}, "SESSION=NAME"),
         ({"session_files": "/x", "session_files_names": "default=a/b"}, "SESSION=NAME"),
-        ({"session_files": "/x", "session_files_names": "a=a"}, "exchanged once only"),
-        ({"session_files": "/x", "session_files_names": "a=b,b=c"}, "exchanged once only"),
+        ({"session_files": "/x", "session_files_names": "a=a"}, "may appear once only"),
+        ({"session_files": "/x", "session_files_names": "a=b,b=c"}, "may appear once only"),
         ({"session_files_names": "a=b"}, "session_files is not"),
         ({"session_files": ""}, "session_files is ''"),
     ],
@@ -493,7 +493,7 @@ def test_files_that_cannot_be_written_are_tried_again_and_cost_no_run_anything(
 
     with caplog.at_level(logging.WARNING):
         played(play, tmp_path / "files")
-    assert "the files of session s are not up to date" in caplog.text
+    assert "the files of session s could not be written" in caplog.text
     assert "Traceback" not in caplog.text
 
 
@@ -556,7 +556,7 @@ def test_files_leave_the_last_of_the_journals_disk_to_runs_and_are_caught_up_wit
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Told once, counted as no failure, and deletions go on meanwhile."""
-    monkeypatch.setattr("strandline._session_files.projection.LOOK_S", 0)
+    monkeypatch.setattr("strandline._session_files.projection.CHECK_DISK_S", 0)
 
     async def play(world: World, journal: Cramped) -> None:
         journal.size = 1 << 20
@@ -585,9 +585,9 @@ def test_files_leave_the_last_of_the_journals_disk_to_runs_and_are_caught_up_wit
 
     with caplog.at_level(logging.INFO):
         cramped(play, tmp_path)
-    assert caplog.text.count("what is left of the journal's disk is kept for runs that were accepted") == 1
+    assert caplog.text.count("the rest of the journal's disk is reserved for accepted runs") == 1
     assert caplog.text.count("has room again: the files of all sessions are up to date") == 1
-    assert "not up to date:" not in caplog.text
+    assert "could not be written" not in caplog.text
 
 
 def test_what_was_begun_of_files_for_which_there_is_no_room_is_removed_and_smaller_ones_are_written(
@@ -735,7 +735,7 @@ def test_without_a_thread_at_the_start_the_files_are_brought_up_to_date_later(
     async def play(world: World) -> None:
         await world.keeper.finish(DEADLINE_S)
         await world.settled(done("one", "two"), told=False)
-        monkeypatch.setattr(projection, "AGAIN_S", (0.0,))
+        monkeypatch.setattr(projection, "RETRY_S", (0.0,))
         monkeypatch.setattr(asyncio, "to_thread", threadless_at_first)
         await world.restart()
         assert world.texts() == ["one", "two"]

@@ -209,7 +209,7 @@ def test_a_server_that_cannot_go_on_says_what_is_wrong() -> None:
             await asyncio.sleep(0.5)
             assert code(await why(service, waits)) is Reason.JOURNAL_UNAVAILABLE == JournalUnavailable.code
             journal.hindrance = None
-            loops.takes_calls = False
+            loops.accepts_calls = False
             assert code(await why(service, waits)) is Reason.NO_WORKER == NoWorker.code
 
     run_virtual(main)

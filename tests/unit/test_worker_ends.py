@@ -124,7 +124,7 @@ def test_an_end_in_a_form_that_cannot_be_kept_fails_its_own_run_and_no_other() -
         (call, _), (other, _) = few.run(Kept()), few.run(Kept())
         await asyncio.sleep(1)
         few.all[0].tell(m.Done(call=0, resumable=True, finished=odd), m.Done(call=1, resumable=True, finished=DONE))
-        with pytest.raises(FailedRemotely, match="in a form that cannot be kept: Expected `str`, got `int`"):
+        with pytest.raises(FailedRemotely, match="a result that cannot be stored: Expected `str`, got `int`"):
             await call.done
         await asyncio.sleep(1)
         assert not call.is_alive
@@ -290,11 +290,11 @@ def test_a_worker_that_is_silent_is_given_nothing_while_another_one_is_not() -> 
             first, second = served._workers
             await outcome(await send(service, "hello", "a"))
             assert (first.agents, second.agents) == (1, 0)
-            first._asked_at = SystemClock().monotonic() - 5
+            first._pinged_at = SystemClock().monotonic() - 5
             for session in "abc":
                 await outcome(await send(service, "hello", session))
             await until(lambda: (first.agents, second.agents) == (0, 3))
-            second._asked_at = first._asked_at
+            second._pinged_at = first._pinged_at
             built = len(played.built)
             await outcome(await send(service, "hello", "a"))
             assert len(played.built) == built, "it is no better elsewhere"
@@ -314,7 +314,7 @@ def test_workers_that_cannot_be_started_are_told_of_and_none_is_left(monkeypatch
         def kill(self) -> None:
             killed.append(self)
 
-        def gone(self, within_s: float) -> None:
+        def wait(self, within_s: float) -> None:
             pass
 
     begun: list[Starts] = []
@@ -330,9 +330,9 @@ def test_workers_that_cannot_be_started_are_told_of_and_none_is_left(monkeypatch
 def test_a_process_that_ends_without_a_look_at_what_it_was_sent_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/true")
     started = process.WorkerProcess(SETUP)
-    with pytest.raises(SetupError, match="has ended while it loaded what it serves: exit code 0"):
+    with pytest.raises(SetupError, match="ended while it loaded its target: exit code 0"):
         started.loaded()
-    started.gone(1.0)
+    started.wait(1.0)
 
 
 FORKING = """
@@ -356,7 +356,7 @@ def test_a_worker_that_has_no_thread_says_what_to_do(tmp_path: Path, capfd: pyte
         while data := started._socket.recv(1 << 16):
             told += [report for each in frames.feed(data) for report in reports(each)]
     finally:
-        started.gone(20)
+        started.wait(20)
     assert [type(each) for each in told] == [m.Loaded, m.LoadFailed]
     assert "no thread can be started for agents" in told[1].why
     assert "Traceback" not in capfd.readouterr().err
@@ -391,4 +391,4 @@ def test_a_process_that_user_code_forks_has_no_part_in_the_connection(tmp_path: 
             heard(m.Ready)
     finally:
         os.kill(child, signal.SIGKILL)
-        started.gone(20)
+        started.wait(20)

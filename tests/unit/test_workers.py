@@ -397,7 +397,7 @@ def test_a_process_that_cannot_be_started_is_tried_again(caplog: pytest.LogCaptu
             assert len(started) == 3
 
     run(main)
-    assert "no process can take the place of worker 0 yet: no more processes" in caplog.text
+    assert "worker 0 cannot be replaced yet: no more processes" in caplog.text
 
 
 def test_a_worker_that_does_not_answer_is_named_and_what_it_does_is_not_waited_for() -> None:
@@ -421,7 +421,7 @@ def test_a_worker_that_does_not_answer_is_named_and_what_it_does_is_not_waited_f
             process.runtime.channel._receive = process.runtime._receive
             (told,) = await service.stacks()
             pid = loops._workers[0].pid
-            assert told.stack == [f"worker {pid} does not answer; `py-spy dump --pid {pid}` may tell why"]
+            assert told.stack == [f"worker {pid} does not answer; `py-spy dump --pid {pid}` may show why"]
             loops.beat()
             await until(lambda: loops.load().silent_s > 0.05)
             assert ticket.run_id == told.run.run_id
@@ -469,8 +469,8 @@ def test_a_sign_of_life_that_is_asked_for_while_a_process_begins_is_given(tmp_pa
         while not {m.Loaded, m.Ready, m.Heartbeat} <= told:
             told |= {type(report) for each in frames.feed(process._socket.recv(1 << 16)) for report in reports(each)}
     finally:
-        process.leave()
-        process.gone(20)
+        process.request_exit()
+        process.wait(20)
         process._socket.close()
 
 

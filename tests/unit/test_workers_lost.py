@@ -266,7 +266,9 @@ class Alone:
 
 def alone(does: Callable[[Attempt], object], clock: Clock) -> tuple[WorkerRuntime, Nowhere]:
     target, transport = Alone(does), Nowhere()
-    runtime = WorkerRuntime(target, InlineLoops(), clock, lambda carrier: None, leave=lambda: None, gone=lambda: None)
+    runtime = WorkerRuntime(
+        target, InlineLoops(), clock, lambda carrier: None, on_exit=lambda: None, on_close=lambda: None
+    )
     runtime.channel.connection_made(transport)
     runtime._agents[0] = target
     return runtime, transport

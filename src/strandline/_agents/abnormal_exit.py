@@ -1,8 +1,8 @@
-"""Whether code that worked for a run tried to end the process, which no `except Exception` on the way has told.
+"""Records whether user code of a run tried to end the process, which no `except Exception` catches.
 
-What ends a task that nobody looks at is lost: its agent finds no result, and asks for the same tool again and again.
-So it is noted for the run whose context the code is in, whichever agent, task, thread or event loop that was. Knows no
-framework; `rounds.py` is what looks at the agents of Strands.
+A `SystemExit` in a task of its own is lost: the agent finds no result and requests the same tool again and again. So it
+is recorded for the run of the current context, in whichever agent, task, thread or event loop. Knows no framework;
+`rounds.py` watches Strands agents.
 """
 
 from collections.abc import Iterator
@@ -14,30 +14,30 @@ from strandline.errors import AgentFailed
 
 
 class AbnormalExit:
-    """What is known of one attempt of a run. May be written and read from every thread."""
+    """The record of one attempt. Thread-safe."""
 
     def __init__(self) -> None:
-        self.told: str | None = None
-        """What code of the run has tried, None if nothing; the first counts."""
+        self.reason: str | None = None
+        """What the run's code tried, None if nothing. The first attempt counts."""
 
-    def tell(self, told: str) -> None:
-        """Note that the run cannot end well any more."""
-        self.told = self.told or told
+    def note(self, reason: str) -> None:
+        """Record that the run cannot succeed any more."""
+        self.reason = self.reason or reason
 
     def ending(self, ending: Ending) -> Ending:
-        """Return how the run ends that has come to `ending`: it has failed if something of it was broken off."""
-        if self.told is None or isinstance(ending, Failed):
+        """Return `ending`, or a failure if there is a reason."""
+        if self.reason is None or isinstance(ending, Failed):
             return ending
-        return Failed(ErrorCode.AGENT_ERROR, raised=Raised(AgentFailed.__name__, self.told))
+        return Failed(ErrorCode.AGENT_ERROR, raised=Raised(AgentFailed.__name__, self.reason))
 
 
 CURRENT: ContextVar[AbnormalExit | None] = ContextVar("strandline_broken", default=None)
-"""The attempt for which code works; None for code that works for none."""
+"""The current attempt; None outside of a run."""
 
 
 @contextmanager
 def watch_exits() -> Iterator[AbnormalExit]:
-    """Have it noted, for the time of a `with`, what code tries that this task runs or starts."""
+    """Record abnormal exits of code that this task runs or starts inside the `with`."""
     broken = AbnormalExit()
     token = CURRENT.set(broken)
     try:

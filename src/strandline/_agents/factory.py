@@ -1,10 +1,9 @@
-"""Factories: a function that makes the agent, Graph or Swarm of a session, and how it is known which of them.
+"""Factories: functions that make the agent, Graph or Swarm of a session, and the detection of which one.
 
-Whether the tools of a run can be seen is stored when the run is accepted, so it has to be known before the first
-request what a factory makes. It is known, in this order: from its return annotation or, if it is a class, from that;
-from calling it once at the start, on the loop that it is always called on, with a session id and a principal of our
-own, and dropping what it made once a session has an agent; else, if it failed there, it counts as one whose tools
-cannot be seen until it has made an agent: the safe side, since such a run is never gone on with after a crash.
+Whether a run is resumable is stored when it is accepted, so it must be known before the first request what a factory
+makes. In this order: from its return annotation or class; from calling it once at the start, on the agent loop, with a
+session id and principal of our own (the result is dropped once a session has an agent); if that fails, its runs count
+as not resumable until it has made an agent: the safe side, since such a run never resumes after a crash.
 """
 
 import asyncio
@@ -34,12 +33,12 @@ from strandline.errors import AgentFailed, TargetError
 
 _log = logging.getLogger("strandline.agents")
 
-TRIED_WITH: Final = SessionId("strandline-start")
-"""The session id with which a factory is called at the start."""
-TRIED_AS: Final = SessionKey(Principal(TRIED_WITH), TRIED_WITH)
-"""Whose session it is then: nobody's, so that nothing of a real principal is touched."""
-TRIED_FOR_S: Final = 10.0
-"""How long the start waits for a factory to show what it makes."""
+PROBE_SESSION: Final = SessionId("strandline-start")
+"""The session id of the call at the start."""
+PROBE_KEY: Final = SessionKey(Principal(PROBE_SESSION), PROBE_SESSION)
+"""Its key: the principal is nobody, so that the call touches nothing of a real one."""
+PROBE_TIMEOUT_S: Final = 10.0
+"""How long the start waits for the factory."""
 
 
 class FactoryTarget(StrandsTarget):
@@ -52,75 +51,74 @@ class FactoryTarget(StrandsTarget):
         self.self_managed = self_managed
         made = None if self_managed else announced(factory)
         self._unknown = made is None and not self_managed
-        self._tried: object | None = None
-        """What the trial has made, until a session has an agent: the last to go closes connections that they share."""
+        self._probed: object | None = None
+        """The result of the probe, kept until a session has an agent, so that shared connections stay open."""
         self.resumable = made == {Agent}
 
     async def probe(self) -> None:
-        """Call the factory once, unless it is known what it makes. A factory that fails is told of, no more.
+        """Call the factory once, unless its product is known. A failure is only logged.
 
-        It may fail (or return None) for a session that does not exist, or because something that it needs is not up
-        yet. Raises `TargetError` if it returns something else that is no agent: it will for every session.
+        The factory may fail or return None for a session that does not exist, or because a dependency is not up yet.
+        Raises `TargetError` if it returns anything else that is no agent, as it would for every session.
         """
         if not self._unknown:
             return
-        trial = asyncio.create_task(self._try())
-        await asyncio.wait({trial}, timeout=TRIED_FOR_S)
-        if not trial.done():
-            trial.cancel()
-            _log.warning("tried at the start, the factory did not return within %g s", TRIED_FOR_S)
+        probe = asyncio.create_task(self._probe())
+        await asyncio.wait({probe}, timeout=PROBE_TIMEOUT_S)
+        if not probe.done():
+            probe.cancel()
+            _log.warning("tried at the start, the factory did not return within %g s", PROBE_TIMEOUT_S)
             return
-        match trial.result():
+        match probe.result():
             case Agent() | Graph() | Swarm() as made:
                 self._learn(made)
-                self._tried = made
-                _log.info("the factory, tried with the session id %r, makes %s", TRIED_WITH, kind_of(made))
+                self._probed = made
+                _log.info("the factory, tried with the session id %r, makes %s", PROBE_SESSION, kind_of(made))
             case AgentFailed() as failed:
                 _log.warning(
-                    "tried at the start, %s; it is called again for each session", Private(_told(failed), "it failed")
+                    "tried at the start, %s; it is called again for each session", Private(_reason(failed), "it failed")
                 )
             case None:
                 _log.warning("tried at the start, the factory returned None, not a strands.Agent")
             case other:
                 raise TargetError(
-                    f"the factory, tried with the session id {TRIED_WITH!r}, returned {kind_of(other)}, not a"
+                    f"the factory, tried with the session id {PROBE_SESSION!r}, returned {kind_of(other)}, not a"
                     " strands.Agent: return `Agent(...)`, made anew in each call"
                 )
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
-        """Call the factory and put the session's conversation into what it returns, unless that has it already."""
+        """Call the factory and load the session's conversation into its agent, unless it is self-managed."""
         agent = await self._built(key, record, progress)
-        if self._tried is not None:
-            self._drop_tried()
+        if self._probed is not None:
+            self._drop_probed()
         return agent
 
     async def _built(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
         made = await self._made(key)
         if self.self_managed:
-            keeper = self._checked_external(made)
+            keeper = self._checked_self_managed(made)
             await withdraw_questions(keeper)
             return SelfManagedAgent(keeper)
         if isinstance(made, Graph | Swarm):
             if self.resumable:
                 raise AgentFailed(
-                    f"the factory returned a {type(made).__name__}, but was taken for one that makes agents only. What"
-                    " it makes has to be known before a run is accepted: give it the return annotation"
-                    " `-> Agent | Graph | Swarm`"
+                    f"the factory returned a {type(made).__name__}, but was expected to make agents only. Its kind"
+                    " must be known before a run is accepted: add the return annotation `-> Agent | Graph | Swarm`"
                 )
             return MultiAgent(self._checked_multi(made), record.state)
         agent = self._checked(made)
         self._learn(agent)
         return StrandsAgent(agent, record, progress)
 
-    async def _try(self) -> object:
+    async def _probe(self) -> object:
         try:
-            return await self._made(TRIED_AS)
+            return await self._made(PROBE_KEY)
         except BaseException as error:
             return error if isinstance(error, AgentFailed) else AgentFailed(f"the factory failed: {error!r}")
 
-    def _drop_tried(self) -> None:
-        """Let go of it, in a thread that works for no run: connections of its own may take long to close."""
-        box, self._tried = [self._tried], None
+    def _drop_probed(self) -> None:
+        """Release it in a thread outside of any run: closing its connections may take long."""
+        box, self._probed = [self._probed], None
         Context().run(asyncio.get_running_loop().run_in_executor, None, box.clear)
 
     def _learn(self, made: object) -> None:
@@ -140,7 +138,7 @@ class FactoryTarget(StrandsTarget):
             self._silence(agent)
         return made
 
-    def _checked_external(self, made: object) -> Agent:
+    def _checked_self_managed(self, made: object) -> Agent:
         if isinstance(made, Graph | Swarm):
             raise AgentFailed(
                 f"the factory returned a {type(made).__name__}. With history=external an agent's own session manager"
@@ -148,7 +146,7 @@ class FactoryTarget(StrandsTarget):
             )
         if isinstance(made, Agent) and not has_session_manager(made):
             raise AgentFailed(
-                "with history=external the conversation is the agent's own to keep, but the factory returned an agent"
+                "with history=external the agent keeps its own conversation, but the factory returned an agent"
                 " without a session manager: give it one (`session_manager=FileSessionManager(session_id=session_id)`),"
                 " or leave `history` as it is"
             )
@@ -160,7 +158,7 @@ class FactoryTarget(StrandsTarget):
 
 
 def announced(factory: Callable[..., Any]) -> set[type] | None:
-    """Return which of `Agent`, `Graph` and `Swarm` a factory makes, by its annotation; None if that does not say."""
+    """Return which of `Agent`, `Graph` and `Swarm` a factory makes by its annotation, None if that is unknown."""
     while isinstance(factory, functools.partial):
         factory = factory.func
     if isinstance(factory, type):
@@ -181,7 +179,7 @@ def announced(factory: Callable[..., Any]) -> set[type] | None:
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
-    """Yield what a union is made of, and what an awaitable gives; `None` in a union makes nothing."""
+    """Yield the members of a union, except None, and the result of an awaitable."""
     origin = typing.get_origin(annotation)
     if origin in (typing.Union, types.UnionType):
         for each in typing.get_args(annotation):
@@ -193,5 +191,5 @@ def _parts(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
-def _told(failed: AgentFailed) -> str:
+def _reason(failed: AgentFailed) -> str:
     return f"{failed}: {failed.__cause__!r}" if failed.__cause__ is not None else str(failed)

@@ -1,7 +1,7 @@
-"""Plain async functions and generators `f(message, session)`: any other framework behind a session.
+"""Plain async functions and generators `f(message, session)`, for every other framework.
 
-What the function returns or yields is text. Question and answer become two messages. Its tools cannot be seen, so a
-run of it counts as having one in the middle from its start.
+The function returns or yields text. Prompt and answer become two messages. Its tools are invisible, so its runs are not
+resumable: after a crash each counts as if a tool had been executing.
 """
 
 import copy
@@ -57,12 +57,12 @@ class FunctionTarget:
         self.description = description
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
-        """Return an object that holds the session's conversation and state."""
+        """Build an agent with the session's conversation and state."""
         return FunctionAgent(self._function, record)
 
 
 def _guard_agents() -> None:
-    """Have the agents of Strands guarded that the function may ask, if it knows Strands at all."""
+    """Guard Strands agents that the function may use, if Strands is imported."""
     if "strands" in sys.modules:
         from strandline._agents.rounds import guard_all
 
@@ -70,7 +70,7 @@ def _guard_agents() -> None:
 
 
 class FunctionAgent:
-    """The function, with the conversation of one session."""
+    """The function with the conversation of one session."""
 
     def __init__(self, function: Callable[[str, Session], Any], record: AgentRecord) -> None:
         self._function = function
@@ -80,29 +80,29 @@ class FunctionAgent:
         self._packed: bytes | None = None
 
     async def run(self, attempt: Attempt) -> Finished:
-        """Call the function and collect what it says."""
+        """Call the function and collect its answer."""
         prompt = attempt.prompt
         assert prompt is not None, "a run of a function never resumes"
         if self._packed is not None:
             self._messages, self._packed = _messages(zlib.decompress(self._packed)), None
-        asked = prompt_message(prompt)
-        attempt.add(asked)
+        question = prompt_message(prompt)
+        attempt.add(question)
         session = Session(attempt.context, self._messages, self._state)
-        text = prompt if isinstance(prompt, str) else answer_text(asked)
-        with watch_exits() as broken:
+        text = prompt if isinstance(prompt, str) else answer_text(question)
+        with watch_exits() as exits:
             _guard_agents()
             answer = await self._answer(attempt, self._function(text, session))
-        said: Message = {"role": "assistant", "content": [{"text": answer}]}
+        reply: Message = {"role": "assistant", "content": [{"text": answer}]}
         if answer.strip():
-            attempt.add(said)
-        self._messages += [asked, said] if answer.strip() else [asked]
-        ending = broken.ending(Succeeded())
+            attempt.add(reply)
+        self._messages += [question, reply] if answer.strip() else [question]
+        ending = exits.ending(Succeeded())
         if not isinstance(ending, Succeeded):
             return Finished(ending=ending)
         return Finished(ending=ending, state=self._changed_state(session.state))
 
     def compact(self) -> None:
-        """Keep the conversation as bytes."""
+        """Compress the conversation."""
         if self._packed is None:
             self._messages, self._packed = [], zlib.compress(encode_messages(self._messages), PACK_LEVEL)
 

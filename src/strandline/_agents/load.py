@@ -1,7 +1,7 @@
-"""How a TARGET is found: `package.module:name`, `path/file.py:name`; without `:name`, `make_agent`, then `agent`.
+"""Loads a TARGET: `package.module:name`, `path/file.py:name`; without `:name`, `make_agent`, then `agent`.
 
-Every way in which a TARGET can be wrong is a `TargetError` that says what to write instead. Frameworks are imported
-only when a target of theirs is at hand.
+Every wrong TARGET raises a `TargetError` that says what to write instead. A framework is imported only for a target of
+its own.
 """
 
 import difflib
@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from strandline._agents.parameters import FACTS, PRINCIPAL, SESSION, Parameters, others, required
+from strandline._agents.parameters import INJECTED, PRINCIPAL, SESSION, Parameters, others, required
 from strandline._agents.port import Target
 from strandline.errors import SetupError, TargetError
 
@@ -31,16 +31,16 @@ KEEPER_EXAMPLE: Final = (
 )
 FUNCTION_EXAMPLE: Final = "async def answer(message, session):\n    return ..."
 MESSAGES: Final = frozenset({"message", "prompt", "input", "text", "query"})
-"""Names of parameters by which a function that answers is known."""
+"""Parameter names that identify a function that answers."""
 MOST_FRAMES: Final = 4
-"""How many lines of the user's own code are shown where it has failed."""
+"""How many lines of the user's code an error shows."""
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 _STDLIB: Final = frozenset(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
 _INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
 
 
 def default_target() -> str:
-    """Return what is served if nothing is named: `agent.py` of the current folder. Raises `TargetError` without one."""
+    """Return the target to serve without a TARGET: `agent.py` here. Raises `TargetError` if there is none."""
     file = Path(DEFAULT_FILE)
     if file.is_file():
         return DEFAULT_FILE
@@ -52,10 +52,10 @@ def default_target() -> str:
 
 
 def load_target(text: str, *, history: str = "journal", keys: bool = False) -> Target:
-    """Import what `text` names and return what serves it. Raises `TargetError`.
+    """Import the TARGET that `text` names. Raises `TargetError`.
 
     `history` is the setting: `journal`, or `external` for agents whose session managers keep their conversations.
-    `keys`: whether callers show keys, so that there are several principals.
+    `keys`: whether callers have API keys, so that there are several principals.
     """
     where, _, name = text.partition(":")
     if not where:
@@ -68,7 +68,7 @@ def load_target(text: str, *, history: str = "journal", keys: bool = False) -> T
 
 
 def target_for(thing: object, description: str, *, history: str = "journal", keys: bool = False) -> Target:
-    """Return what serves `thing`: a factory, an async function, an object that is called like one, or one agent.
+    """Return the target for a factory, an async function, a callable object, or one agent.
 
     Raises `TargetError` with what to write instead.
     """
@@ -96,7 +96,7 @@ def target_for(thing: object, description: str, *, history: str = "journal", key
     takes = Parameters.of(signature)
     names = required(signature)
     answers = len(names) == 2 and PRINCIPAL not in names and (takes is None or generates)
-    _refuse_keywords(signature, description, given=() if answers else FACTS)
+    _refuse_keywords(signature, description, given=() if answers else INJECTED)
     if answers:
         is_async = generates or inspect.iscoroutinefunction(code)
         return _function(thing, description, names, is_async=is_async, history=history)
@@ -120,7 +120,7 @@ def target_for(thing: object, description: str, *, history: str = "journal", key
 
 
 def _function(thing: Any, description: str, names: list[str], *, is_async: bool, history: str) -> Target:
-    """Return what serves a function of a message and a session. Raises `TargetError`."""
+    """Return the target for a function of a message and a session. Raises `TargetError`."""
     if not is_async:
         if SESSION in names:
             raise TargetError(_ungiven(inspect.signature(thing), description))
@@ -140,10 +140,14 @@ def _function(thing: Any, description: str, names: list[str], *, is_async: bool,
 
 
 def _ungiven(signature: inspect.Signature, description: str) -> str:
-    """Say which parameters nobody gives a factory."""
+    """Say which parameters of a factory get no argument."""
     left, count = others(signature), len(required(signature))
     named = left and (len(left) < count or SESSION in signature.parameters)
-    takes = f"{' and '.join(f'`{name}`' for name in left)}, which nobody gives it" if named else f"{count} parameters"
+    takes = (
+        f"{' and '.join(f'`{name}`' for name in left)}, which Strandline does not pass"
+        if named
+        else f"{count} parameters"
+    )
     return (
         f"{description} takes {takes}. A factory takes the session's id, the principal (by its name), both or nothing:"
         f"\n\n{FACTORY_EXAMPLE}\n\nA function takes two, the message and the session:\n\n{FUNCTION_EXAMPLE}"
@@ -151,7 +155,7 @@ def _ungiven(signature: inspect.Signature, description: str) -> str:
 
 
 def _refuse_misread(signature: inspect.Signature, description: str) -> None:
-    """Refuse a function that takes the message without the session, which would be called as a factory."""
+    """Refuse a function that takes a message without a session: it would be called as a factory."""
     match others(signature):
         case [name] if name in MESSAGES:
             raise TargetError(
@@ -186,7 +190,7 @@ def _import(where: str) -> ModuleType:
         return _import_file(Path(where))
     named = Path(where)
     if named.is_file() or (named.is_dir() and not (named / "__init__.py").exists()):
-        return _import_file(named)  # which says what to name
+        return _import_file(named)  # which says what to write
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
@@ -202,7 +206,7 @@ def _import(where: str) -> ModuleType:
 
 
 def _file_meant(where: str) -> str:
-    """Return what to write in place of a name that is neither a module nor a file of this folder."""
+    """Suggest a replacement for a name that is neither a module nor a file of this folder."""
     path = Path(where.replace(".", "/") + ".py")
     if path.is_file():
         return f". For a file, write its path: `{path}`"
@@ -249,12 +253,12 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def _import_failure(where: str, error: BaseException, folder: Path) -> str:
-    """Say in one paragraph why an import failed, with the lines in the user's own files, if possible in `folder`."""
+    """Say in one paragraph why an import failed, with lines of the user's own files, if possible in `folder`."""
     if isinstance(error, SyntaxError) and Path(error.filename or "").is_file():
         reason = "".join(traceback.format_exception_only(error)).strip()
         return f"{where} cannot be imported:\n\n  {reason}"
     lines = own_lines(error, folder)
-    if isinstance(error, SetupError):  # what we had to say to the user's code, it says already what to do
+    if isinstance(error, SetupError):  # our own error says what to do
         return f"{where} cannot be served: {error}{lines}"
     reason = "".join(traceback.format_exception_only(error)).strip()
     hint = ""
@@ -264,15 +268,15 @@ def _import_failure(where: str, error: BaseException, folder: Path) -> str:
 
 
 def own_lines(error: BaseException, folder: Path) -> str:
-    """Return the user's own lines that an error went through, as text to be put after the reason."""
+    """Return the user's own lines of a traceback, as text to append to the reason."""
     frames = _own_frames(traceback.extract_tb(error.__traceback__), folder)
     return "".join(f"\n\n  {frame.filename}, line {frame.lineno}:\n    {frame.line}" for frame in frames)
 
 
 def _own_frames(frames: list[traceback.FrameSummary], folder: Path) -> list[traceback.FrameSummary]:
-    """Return where the user's own code was: in `folder`, else here, else in the last file that is not Python's own.
+    """Return the user's own frames: in `folder`, else here, else in the last file that is not Python's own.
 
-    The last few of them, the innermost last; none of a framework's, and none of ours.
+    The last few, the innermost last, without those of frameworks and of Strandline.
     """
     files = [
         (frame, Path(frame.filename).resolve())
@@ -293,7 +297,7 @@ def _is_ours(file: Path) -> bool:
 
 
 def _code(thing: object) -> object:
-    """Return the function that runs when `thing` is called: that of an object is the `__call__` of its class."""
+    """Return the function that runs when `thing` is called, such as the `__call__` of its class."""
     while isinstance(thing, functools.partial):
         thing = thing.func
     if inspect.isroutine(thing) or isinstance(thing, type):
@@ -302,7 +306,7 @@ def _code(thing: object) -> object:
 
 
 def _refuse_keywords(signature: inspect.Signature, description: str, *, given: Collection[str]) -> None:
-    """Refuse what cannot be called without a keyword that nobody gives."""
+    """Refuse a callable with a required keyword that is not in `given`."""
     needed = [
         parameter.name
         for parameter in signature.parameters.values()
@@ -312,19 +316,19 @@ def _refuse_keywords(signature: inspect.Signature, description: str, *, given: C
     ]
     if needed:
         raise TargetError(
-            f"{description} needs the keyword {' and '.join(f'`{name}`' for name in needed)}, which nobody gives it."
-            f" Give it a default, or write a factory that passes it:\n\n{FACTORY_EXAMPLE}"
+            f"{description} needs the keyword {' and '.join(f'`{name}`' for name in needed)}, which"
+            f" Strandline does not pass. Give it a default, or write a factory that passes it:\n\n{FACTORY_EXAMPLE}"
         )
 
 
 def _refuse_classes(thing: object, description: str) -> None:
-    """Refuse classes whose instances are no agents; a subclass of `strands.Agent` is a factory."""
+    """Refuse classes, except subclasses of `strands.Agent`, which are factories."""
     if not isinstance(thing, type):
         return
     if any(each.__name__ == "Agent" and each.__module__.split(".")[0] == "strands" for each in thing.__mro__):
         return
     raise TargetError(
-        f"{description} is a class, and what it makes is no Strands agent. Write a factory that returns an agent:"
+        f"{description} is a class that makes no Strands agent. Write a factory that returns an agent:"
         f"\n\n{FACTORY_EXAMPLE}\n\nor an object with `async def __call__(self, message, session)`, and name the object:"
         f"\n\nanswer = {thing.__name__}()"
     )
@@ -355,7 +359,7 @@ def _refuse_instances(thing: object, description: str) -> None:
     if what in ("Graph", "Swarm"):
         name = what.lower()
         raise TargetError(
-            f"{description} is one {what}, and its nodes keep what is said, but every session needs one of its own. Put"
+            f"{description} is one {what}, whose nodes remember a conversation, but every session needs its own. Move"
             f" the lines that make it and its agents into a factory:\n\ndef make_{name}(session_id):\n"
             f"    ...\n    return {'builder.build()' if what == 'Graph' else 'Swarm([...])'}"
         )

@@ -1,11 +1,10 @@
-"""Graphs and Swarms: one per session, made by the user's factory. Question and answer become two messages.
+"""Graphs and Swarms: one per session, made by the user's factory. Prompt and answer become two messages.
 
-The tools of the nodes cannot be seen, so a run counts as having one in the middle from its start. What the nodes
-remember from run to run is Strands' own way, kept as the session's state record: each agent of a Graph has a
-conversation of its own that goes on (unless `reset_on_revisit` resets it within a run); a Swarm resets its agents
-whenever one is entered, and only its shared context goes on. (strands-agents 1.62.0, tried by the tests in
-`tests/unit/test_multi.py`.) Strands' `serialize_state` is not used: it tells where an unfinished task stands, and
-a Graph that has it back goes on with that task instead of the next question.
+The tools of the nodes are invisible, so runs are not resumable. The memory of the nodes between runs is stored as the
+session's state, and follows Strands (strands-agents 1.62.0, tested by `tests/unit/test_multi.py`): each agent of a
+Graph continues its own conversation (unless `reset_on_revisit` resets it within a run); a Swarm resets each agent when
+it is entered, and continues only its shared context. Strands' `serialize_state` is not used: it stores the position in
+an unfinished task, and a restored Graph would continue that task instead of the next prompt.
 """
 
 import asyncio
@@ -39,7 +38,7 @@ _record = decoder(dict[str, Any])
 Multi = Graph | Swarm
 SNAPSHOT: Final = ["messages", "state", "conversation_manager_state", "model_state"]
 CANCEL_POLL_S: Final = 0.05
-"""How soon a cancel reaches the nodes: a Graph takes no signal, so it is looked at, as often as Strands itself does."""
+"""How often to check for a cancel, as Strands itself does: a Graph takes no signal."""
 
 
 class MultiAgent:
@@ -50,25 +49,25 @@ class MultiAgent:
         self._agents = list(agents_in(made))
         self._packed: bytes | None = None
         if state is not None:
-            _remind(made, state)
+            _restore(made, state)
         self._digest = _digest(_memory(made))
 
     async def run(self, attempt: Attempt) -> Finished:
-        """Send the question through the nodes, to the end."""
+        """Run the nodes on the prompt."""
         prompt = attempt.prompt
         assert prompt is not None, "a run of a graph or swarm never resumes"
         if self._packed is not None:
             packed, self._packed = self._packed, None
-            _remind(self._made, _record(zlib.decompress(packed)))
-        asked = prompt_message(prompt)
-        attempt.add(asked)
-        task = asked["content"][0]["text"] if isinstance(prompt, str) else asked["content"]
-        with watch_exits() as broken:
-            return await self._run(task, attempt, broken)
+            _restore(self._made, _record(zlib.decompress(packed)))
+        question = prompt_message(prompt)
+        attempt.add(question)
+        task = question["content"][0]["text"] if isinstance(prompt, str) else question["content"]
+        with watch_exits() as exits:
+            return await self._run(task, attempt, exits)
 
-    async def _run(self, task: Any, attempt: Attempt, broken: AbnormalExit) -> Finished:
+    async def _run(self, task: Any, attempt: Attempt, exits: AbnormalExit) -> Finished:
         progress = NodeProgress(attempt)
-        watch = asyncio.create_task(self._pass_on(attempt.signal))
+        watch = asyncio.create_task(self._forward_cancel(attempt.signal))
         try:
             result = await self._stream(task, attempt, progress)
         except Exception as error:
@@ -80,7 +79,7 @@ class MultiAgent:
             for agent in self._agents:
                 agent.event_loop_metrics = EventLoopMetrics()  # else it grows by every message ever said
         usage = whole_numbers(dict(result.accumulated_usage))
-        ending = broken.ending(self._ending(result, progress, cancelled=attempt.signal.is_set()))
+        ending = exits.ending(self._ending(result, progress, cancelled=attempt.signal.is_set()))
         if not isinstance(ending, Succeeded):
             return Finished(ending=ending, usage=usage)
         if (answer := _answer(self._made, result)).strip():
@@ -88,13 +87,13 @@ class MultiAgent:
         else:
             attempt.reset_text()
         if faults := [fault for agent in self._agents for fault in pairing_faults(_messages_of(agent))]:
-            _log.warning("a node's conversation is not one that a provider accepts (%s); rebuilt", "; ".join(faults))
+            _log.warning("no provider would accept a node's conversation (%s); it is rebuilt", "; ".join(faults))
             return Finished(ending=ending, usage=usage, keep=False)
-        # A cancel that came too late has marked agents that did not run: their next run would end at once.
+        # A late cancel has marked agents that did not run: their next run would end at once.
         return Finished(ending=ending, usage=usage, state=self._changed_memory(), keep=not attempt.signal.is_set())
 
     def compact(self) -> None:
-        """Keep what the nodes remember as bytes."""
+        """Compress the memory of the nodes."""
         if self._packed is None:
             self._packed = zlib.compress(encode_messages(_memory(self._made)), PACK_LEVEL)
             for agent in self._agents:
@@ -112,12 +111,12 @@ class MultiAgent:
         assert result is not None, "stream_async ended without a result"
         return result
 
-    async def _pass_on(self, signal: Signal) -> None:
-        """Cancel every agent once the run is asked to end; also those whose turn has not come, which then end at once.
+    async def _forward_cancel(self, signal: Signal) -> None:
+        """Cancel every agent once the signal is set; those that have not started end at once when they do.
 
-        The agents are not used again after that: a run that is cancelled drops them.
+        A cancelled run drops its agents.
         """
-        while not signal.is_set():  # noqa: ASYNC110 (a flag that another thread sets: nothing to wait for)
+        while not signal.is_set():  # noqa: ASYNC110 (another thread sets the flag, without an event)
             await asyncio.sleep(CANCEL_POLL_S)
         for agent in self._agents:
             agent.cancel()
@@ -132,7 +131,8 @@ class MultiAgent:
                 names = ", ".join(interrupt.name for interrupt in result.interrupts)
                 nodes = ", ".join(progress.interrupted) or "a node"
                 return _failed(
-                    self._made, f"{nodes} asked for input ({names}), but its input requests cannot be answered here"
+                    self._made,
+                    f"{nodes} requested input ({names}), which cannot be answered in a {type(self._made).__name__}",
                 )
             case _:
                 detail, raised = progress.failure(None)
@@ -147,7 +147,7 @@ class MultiAgent:
         return memory
 
 
-# -- what it is made of -------------------------------------------------------------------------------
+# -- its nodes ---------------------------------------------------------------------------------------
 
 
 def check_multi(made: Multi) -> None:
@@ -163,13 +163,13 @@ def check_multi(made: Multi) -> None:
                 check_multi(part)
             case MultiAgentBase():
                 raise AgentFailed(
-                    f"node {name} of the {kind} is {kind_of(part)}, and what that remembers cannot be kept: use a"
+                    f"node {name} of the {kind} is {kind_of(part)}, whose memory cannot be stored: use a"
                     " strands.Agent, Graph or Swarm, or serve an async function (message, session)"
                 )
 
 
 def agents_in(made: Multi) -> Iterator[Agent]:
-    """Yield the agents of all nodes, nested ones too."""
+    """Yield the agents of all nodes, including nested ones."""
     for _, part in _parts(made):
         if isinstance(part, Agent):
             yield part
@@ -181,11 +181,11 @@ def _parts(made: Multi) -> Iterable[tuple[str, object]]:
     return [(name, node.executor) for name, node in made.nodes.items()]
 
 
-# -- what it remembers --------------------------------------------------------------------------------
+# -- its memory --------------------------------------------------------------------------------------
 
 
 def _memory(part: object) -> StateRecord:
-    """Return what is to be kept from run to run; {} for what keeps nothing, or keeps it elsewhere (a remote agent)."""
+    """Return the memory to store between runs; {} for nodes without one, or with one elsewhere (a remote agent)."""
     match part:
         case Graph():
             return {"nodes": {name: memory for name, inner in _parts(part) if (memory := _memory(inner))}}
@@ -197,15 +197,15 @@ def _memory(part: object) -> StateRecord:
             return {}
 
 
-def _remind(part: object, memory: StateRecord) -> None:
-    """Give back what was kept. A node that is no longer there is forgotten, a new one begins anew."""
+def _restore(part: object, memory: StateRecord) -> None:
+    """Restore the stored memory. Removed nodes are ignored, new ones start empty."""
     match part:
         case Graph() if "nodes" in memory:
             for name, inner in _parts(part):
-                _remind(inner, memory["nodes"].get(name, {}))
+                _restore(inner, memory["nodes"].get(name, {}))
         case Swarm() if "shared_context" in memory:
             known = memory["shared_context"].items()
-            part.shared_context.context = {name: told for name, told in known if name in part.nodes}
+            part.shared_context.context = {name: context for name, context in known if name in part.nodes}
         case Agent() if "messages" in memory:
             snapshot = part.take_snapshot(include=cast(Any, SNAPSHOT))
             snapshot.data = memory
@@ -220,16 +220,16 @@ def _messages_of(agent: Agent) -> list[Message]:
     return cast("list[Message]", agent.messages)
 
 
-# -- what came of it ----------------------------------------------------------------------------------
+# -- its result --------------------------------------------------------------------------------------
 
 
 def _answer(made: Multi, result: MultiAgentResult) -> str:
-    """Return the text of the nodes that ended it, in the order in which they ran."""
+    """Return the text of the last nodes, in execution order."""
     return "\n\n".join(text for name in _last_nodes(made, result) if (text := _text_of(made, name, result)).strip())
 
 
 def _last_nodes(made: Multi, result: MultiAgentResult) -> list[str]:
-    """Return the nodes that nothing came after: a Swarm's last, those of a Graph that led to no other in the end."""
+    """Return the nodes with no successor: the last one of a Swarm, those of a Graph that led to no other one."""
     if isinstance(result, SwarmResult):
         return [node.node_id for node in result.node_history[-1:]]
     assert isinstance(made, Graph)
@@ -268,15 +268,15 @@ def _failed(made: Multi, detail: str, raised: Raised | None = None) -> Failed:
 
 
 def _limit(made: Multi) -> str:
-    """Say which of its own limits stopped it; Strands logs that, and does not return it."""
+    """Return which of its own limits stopped it; Strands logs that and does not return it."""
     if isinstance(made, Graph):
-        goes_on, reason = made.state.should_continue(made.max_node_executions, made.execution_timeout)
+        continues, reason = made.state.should_continue(made.max_node_executions, made.execution_timeout)
     else:
-        goes_on, reason = made.state.should_continue(
+        continues, reason = made.state.should_continue(
             max_handoffs=made.max_handoffs,
             max_iterations=made.max_iterations,
             execution_timeout=made.execution_timeout,
             repetitive_handoff_detection_window=made.repetitive_handoff_detection_window,
             repetitive_handoff_min_unique_agents=made.repetitive_handoff_min_unique_agents,
         )
-    return "a node was stopped" if goes_on else reason
+    return "a node was stopped" if continues else reason

@@ -1,7 +1,6 @@
-"""What the nodes of a Graph or Swarm do in one run, as its events tell it.
+"""The progress of the nodes of a Graph or Swarm in one run, from its events.
 
-Knows the events of strands-agents 1.62.0 and nothing else: which node is at work, what the one at work says, and
-which one failed how.
+Knows the events of strands-agents 1.62.0 and nothing else.
 """
 
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from strandline._model import Raised
 
 
 class NodeProgress:
-    """What the nodes of one run do, as their events tell it. A nested node is named after the one that it is in."""
+    """Reports which node runs, its text, and failures. A nested node is named `OUTER/INNER`."""
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
@@ -24,12 +23,12 @@ class NodeProgress:
         self.interrupted: list[str] = []
 
     def note(self, event: Mapping[str, Any], within: str = "") -> None:
-        """Take an event of the Graph or Swarm, or of one that is nested in it."""
+        """Process an event of the Graph or Swarm, or of a nested one."""
         self._attempt.touch()
         node = f"{within}{event.get('node_id', '')}"
         match event.get("type"):
             case "multiagent_node_start":
-                # Two nodes at once would talk into each other: none of them is heard then.
+                # The texts of two nodes at once would mix: publish neither.
                 self._speaker = node if all(node.startswith(f"{other}/") for other in self._at_work) else None
                 self._at_work.append(node)
                 self._attempt.reset_text()
@@ -55,9 +54,9 @@ class NodeProgress:
                     self._attempt.add_reasoning(inner["reasoningText"])
 
     def failure(self, error: Exception | None) -> tuple[str, Raised | None]:
-        """Say which node failed, the innermost first, and what it raised; else what was raised, `""` if nothing was.
+        """Return which node failed, the innermost first, and its error; without one, `error`.
 
-        A Swarm says nothing of a node that took too long, except that it has begun and not ended.
+        A Swarm has no event for a node that took too long; it has started and not ended.
         """
         if self._failures:
             node, failure = next(iter(self._failures.items()))

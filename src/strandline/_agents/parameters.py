@@ -1,7 +1,7 @@
-"""What a factory is called with: facts of the session that it makes an agent for, recognised by their names.
+"""The arguments of a factory, chosen by the names of its parameters.
 
-`session_id` and `principal` are given wherever they stand, with a default or without. A single other parameter that has
-no default gets the session's id, whatever its name. Knows signatures only: no framework, and it calls nothing.
+Parameters named `session_id` and `principal` get these, with or without a default. A single other parameter without a
+default gets the session's id. Knows signatures only: no framework, and it calls nothing.
 """
 
 import inspect
@@ -15,47 +15,49 @@ from strandline._model import SessionKey
 
 SESSION: Final = "session_id"
 PRINCIPAL: Final = "principal"
-FACTS: Final = (SESSION, PRINCIPAL)
+INJECTED: Final = (SESSION, PRINCIPAL)
 _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _NAMED: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 class Parameters(Struct, frozen=True):
-    """The facts that are given by position, in order, and those given by keyword: which one each parameter gets."""
+    """The arguments by position, in order, and those by keyword: the parameter's name and the argument's."""
 
     by_position: tuple[str, ...] = ()
     by_name: dict[str, str] = msgspec.field(default_factory=dict)
 
     @classmethod
     def of(cls, signature: inspect.Signature) -> "Parameters | None":
-        """Return what a factory of this signature takes; None if a positional one would be given nothing."""
-        facts = {name: name for name in FACTS if _can_be_given(signature, name)}
+        """Return the arguments of a factory with this signature; None if a required parameter would get none."""
+        injected = {name: name for name in INJECTED if _can_be_given(signature, name)}
         match others(signature):
-            case [other] if SESSION not in facts:
-                facts[other] = SESSION
+            case [other] if SESSION not in injected:
+                injected[other] = SESSION
             case [_, *_]:
                 return None
         by_position: list[str] = []
         by_name: dict[str, str] = {}
         leading = True
         for parameter in signature.parameters.values():
-            fact = facts.get(parameter.name)
-            leading = leading and fact is not None and parameter.kind in _POSITIONAL
-            if fact is not None and leading:
-                by_position.append(fact)
-            elif fact is not None and parameter.kind in _NAMED:
-                by_name[parameter.name] = fact
+            argument = injected.get(parameter.name)
+            leading = leading and argument is not None and parameter.kind in _POSITIONAL
+            if argument is not None and leading:
+                by_position.append(argument)
+            elif argument is not None and parameter.kind in _NAMED:
+                by_name[parameter.name] = argument
         return cls(tuple(by_position), by_name)
 
     @property
     def principal(self) -> bool:
-        """Whether the principal is one of them."""
+        """Whether the factory takes the principal."""
         return PRINCIPAL in (*self.by_position, *self.by_name.values())
 
     def given(self, key: SessionKey) -> tuple[list[str], dict[str, str]]:
-        """Return the arguments for a session's agent: by position, and by keyword."""
-        fact: Callable[[str], str] = key._asdict().__getitem__
-        return [fact(each) for each in self.by_position], {name: fact(each) for name, each in self.by_name.items()}
+        """Return the arguments for a session: by position, and by keyword."""
+        argument: Callable[[str], str] = key._asdict().__getitem__
+        return [argument(each) for each in self.by_position], {
+            name: argument(each) for name, each in self.by_name.items()
+        }
 
 
 def required(signature: inspect.Signature) -> list[str]:
@@ -68,8 +70,8 @@ def required(signature: inspect.Signature) -> list[str]:
 
 
 def others(signature: inspect.Signature) -> list[str]:
-    """Return the names of those of them that are no fact's."""
-    return [name for name in required(signature) if name not in FACTS]
+    """Return the names of required parameters that are not in `INJECTED`."""
+    return [name for name in required(signature) if name not in INJECTED]
 
 
 def _can_be_given(signature: inspect.Signature, name: str) -> bool:

@@ -1,8 +1,8 @@
-"""Agents, a port: what can be served behind a session.
+"""The port for agents.
 
 A `Target` makes one `SessionAgent` per session. A session agent executes one attempt of one run at a time and
-reports to its `Attempt` what it does, as it does it. Everything here runs on an agent loop, never on the loop that
-serves HTTP. Agents know nothing of journals: what they report is staged and closed by the engine.
+reports its progress to its `Attempt`. Everything here runs on an agent loop, never on the loop that serves HTTP.
+Agents know nothing of journals: the engine stores and closes what they report.
 """
 
 from collections.abc import Sequence
@@ -28,19 +28,19 @@ from strandline._model import (
 
 
 class Signal(Protocol):
-    """A flag that is set once, from any thread; user code polls it, as it polls a `threading.Event`."""
+    """A flag that is set once, from any thread. User code polls it like a `threading.Event`."""
 
     def is_set(self) -> bool:
-        """Return whether somebody asked for the end."""
+        """Return whether the run should end."""
         ...
 
     def set(self) -> None:
-        """Ask for the end."""
+        """Request the end."""
         ...
 
 
 class RunContext(Struct, frozen=True, kw_only=True):
-    """What a run's own code may know of it; `workspace` is a folder of the session's own."""
+    """The facts of a run for user code. `workspace` is the session's own folder."""
 
     run_id: RunId
     session_id: SessionId
@@ -55,20 +55,20 @@ class RunStopped(Exception):
 
 
 class AgentLost(Exception):
-    """The process in which an agent ran is gone, and everything that worked for it there with it."""
+    """The agent's process is gone, with everything that worked for it there."""
 
 
 class Attempt(Protocol):
-    """One execution of one run: what to do, and where to report. Used from the agent loop only."""
+    """One execution of one run: its input, and the receiver of its reports. Used from the agent loop only."""
 
     @property
     def context(self) -> RunContext:
-        """The run's own facts."""
+        """The facts of the run."""
         ...
 
     @property
     def prompt(self) -> Input | None:
-        """The question; None to go on with a conversation that ends in toolResults."""
+        """The input; None to resume a conversation that ends in toolResults."""
         ...
 
     @property
@@ -82,52 +82,51 @@ class Attempt(Protocol):
         ...
 
     def add(self, message: Message) -> None:
-        """Report a message that joined the conversation; it replaces the partial text before it."""
+        """Report a new message; it replaces the partial text before it."""
         ...
 
     def amend(self, index: int, content: list[Block]) -> None:
-        """Report that the message at `index` of `messages` has another content than was reported: it was redacted, or
-        closed."""
+        """Report that the message at `index` of `messages` has changed: it was redacted or closed."""
         ...
 
     def add_text(self, delta: str) -> None:
-        """Report a piece of text of the model call under way."""
+        """Report a piece of text of the current model call."""
         ...
 
     def add_reasoning(self, delta: str) -> None:
-        """Report a piece of reasoning of the model call under way."""
+        """Report a piece of reasoning of the current model call."""
         ...
 
     def reset_text(self) -> None:
-        """Report that what was said since the last message counts no more."""
+        """Report that the text since the last message is void."""
         ...
 
     def begin_model(self) -> None:
-        """Report that a model call starts (again): what it had said counts no more."""
+        """Report that a model call starts or restarts; the text since the last message is void."""
         ...
 
     def add_usage(self, tokens: dict[str, int]) -> None:
-        """Report the tokens that the model call under way has used, at its end."""
+        """Report the tokens of a model call, at its end."""
         ...
 
     def enter(self, phase: str) -> None:
-        """Report what the run does now: `model`, `node NAME`. The task that reports is one of its own."""
+        """Report the current phase: `model` or `node NAME`. The current task counts as one of the run's own."""
         ...
 
     def begin_tool(self, tool_use_id: str, name: str, given: object) -> None:
-        """Report that a tool starts with the arguments `given`. The task that reports is one of the run's own."""
+        """Report that a tool starts with the arguments `given`. The current task counts as one of the run's own."""
         ...
 
     def publish_tool_end(self, tool_use_id: str, result: ToolResult) -> None:
-        """Have whoever listens told that a tool has ended, of which nothing is staged; `end_tool` does both."""
+        """Publish the end of a tool without a checkpoint; `end_tool` does both."""
         ...
 
     def touch(self) -> None:
-        """Report that something went on, whatever it was; a run that reports nothing for long counts as stalled."""
+        """Report progress of any kind. A run without reports for a while counts as stalled."""
         ...
 
     async def begin_round(self) -> None:
-        """Make the messages so far durable, before any tool of the round starts. Raises `RunStopped`."""
+        """Make the messages so far durable before any tool of the round starts. Raises `RunStopped`."""
         ...
 
     async def end_tool(self, tool_use_id: str, result: ToolResult) -> None:
@@ -140,11 +139,11 @@ class Attempt(Protocol):
 
 
 class Finished(Struct, frozen=True, kw_only=True):
-    """What came of an attempt. `window` and `state` are None where they did not change.
+    """The result of an attempt. `window` and `state` are None if they did not change.
 
-    A window belongs to the run's messages as `close` leaves them. `keep` False: the agent must be rebuilt before its
-    next run, since its conversation is not one to go on with. `closed`: the messages reported are those that `close`
-    makes of them for this ending, since the agent has closed them in its own conversation; else the engine closes them.
+    A window belongs to the run's messages as `close` leaves them. `keep` False: the agent's conversation is damaged, so
+    the agent must be rebuilt before its next run. `closed`: the agent has already closed its messages for this ending,
+    in its own conversation and in its reports; else the engine closes them.
     """
 
     ending: Ending
@@ -159,16 +158,16 @@ class SessionAgent(Protocol):
     """The agent of one session, with its conversation in memory."""
 
     async def run(self, attempt: Attempt) -> Finished:
-        """Execute an attempt. Raises whatever the user's code raises; the object is not used again then."""
+        """Execute an attempt. Raises whatever the user's code raises; then the object is not used again."""
         ...
 
     def compact(self) -> None:
-        """Take as little memory as possible until the next run. Called on the agent loop, between runs."""
+        """Use as little memory as possible until the next run. Called on the agent loop, between runs."""
         ...
 
 
 class Target(Protocol):
-    """What is served: makes the agent of a session."""
+    """The served target: builds the agent of each session."""
 
     @property
     def resumable(self) -> bool:
@@ -180,31 +179,31 @@ class Target(Protocol):
 
     @property
     def singleton(self) -> bool:
-        """True if all sessions share one object: one run at a time over all of them, none beside a leftover thread."""
+        """True if all sessions share one object: one run at a time, and none while a thread of an ended run works."""
         ...
 
     @property
     def self_managed(self) -> bool:
-        """True if the agent keeps its history itself: the journal's record is not given to it, and none is made."""
+        """True if the agent keeps its own history: it gets no record of the journal, and the journal stores none."""
         ...
 
     @property
     def description(self) -> str:
-        """One line for people: what is served and from where."""
+        """One line for people: what is served, and from where."""
         ...
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
-        """Make the agent of a session from its record and what a run has already done.
+        """Build the agent of a session from its record and the progress of a run.
 
-        Raises `AgentFailed` if the user's factory fails, or returns what cannot be served.
+        Raises `AgentFailed` if the user's factory fails or returns something that cannot be served.
         """
         ...
 
 
 @runtime_checkable
 class ProbedAtStart(Protocol):
-    """A target that finds out something about itself before the first run is accepted."""
+    """A target that examines itself before the first run is accepted."""
 
     async def probe(self) -> None:
-        """Find it out, on the agent loop, in bounded time. Raises nothing."""
+        """Examine it, on the agent loop, in bounded time. Raises `TargetError` if it cannot be served."""
         ...

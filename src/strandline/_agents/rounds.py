@@ -1,10 +1,9 @@
-"""The guard of every Strands agent that works for a run: no round may go on that a tool has broken off.
+"""Guards every Strands agent that works for a run: a round without all its results fails the run.
 
-Strands runs tools, and the nodes of a Graph, in tasks of their own. One that ends by `SystemExit` or another
-`BaseException` leaves no result and no error: the model is called again with nothing, may ask for the same tool again,
-and in the end the run looks like a good one. A run's own agent, a sub-agent, a node and an agent that a tool makes are
-the same here: whatever is streamed while a run is current has the guard, so it is put where all of them pass, in
-`Agent.stream_async`. Agents that work for no run are as Strands has them.
+Strands runs tools, and the nodes of a Graph, in tasks of their own. A `SystemExit` or another `BaseException` there
+leaves no result and no error: the model is called again without the result, may request the same tool again, and in the
+end the run looks successful. The guard sits in `Agent.stream_async`, so that it covers a run's own agent, sub-agents,
+nodes and agents that tools make. Agents outside of a run are not guarded.
 (strands-agents 1.62.0, tried by `tests/unit/test_rounds.py`.)
 """
 
@@ -25,18 +24,18 @@ from strandline.errors import AgentFailed
 
 FIRST: Final = HookOrder.SDK_FIRST - 2000.0
 NEARLY_LAST: Final = HookOrder.SDK_LAST + 500.0
-"""After session managers, which keep the results that there are, and before what reports that a round is closed."""
+"""After session managers, which store the existing results, and before the hook that reports the closed round."""
 _guarded: WeakSet[HookRegistry] = WeakSet()
 
 
 def guard_all() -> None:
-    """Have every agent guarded that works for a run from now on, whoever makes it and when."""
+    """Guard every agent that works for a run from now on."""
     patch_stream(_stream_async)
     skip_unrecorded_spans()
 
 
 def guard(agent: Agent) -> None:
-    """Have an agent stop where a round of the run that it works for was broken off."""
+    """Make an agent raise if a round of its run lacks results."""
     if agent.hooks not in _guarded:
         _guarded.add(agent.hooks)
         agent.add_hook(_on_message, MessageAddedEvent, order=NEARLY_LAST)
@@ -46,15 +45,15 @@ def guard(agent: Agent) -> None:
 
 def _stream_async(agent: Agent, *args: Any, **options: Any) -> AsyncIterator[Any]:
     events = original_stream(agent, *args, **options)
-    broken = CURRENT.get()
-    if broken is None:
+    exits = CURRENT.get()
+    if exits is None:
         return events
     guard(agent)
-    return _noticing(agent, cast(Any, events), broken)
+    return _watched(agent, cast(Any, events), exits)
 
 
-async def _noticing(agent: Agent, events: Any, broken: AbnormalExit) -> AsyncIterator[Any]:
-    """Yield events, and note it if they end by what no `except Exception` sees: the task that asks may be lost."""
+async def _watched(agent: Agent, events: Any, exits: AbnormalExit) -> AsyncIterator[Any]:
+    """Yield events, and record an end that no `except Exception` catches."""
     try:
         async with aclosing(events):
             async for event in events:
@@ -63,65 +62,65 @@ async def _noticing(agent: Agent, events: Any, broken: AbnormalExit) -> AsyncIte
         if _breaks_off(error):
             cancelled = isinstance(error, asyncio.CancelledError)
             did = "cancelled its own task" if cancelled else f"tried to end the process ({error!r})"
-            broken.tell(f"code of agent {agent.name!r} {did}")
+            exits.note(f"code of agent {agent.name!r} {did}")
         raise
 
 
-async def _on_tool(context: ExecuteToolContext, go_on: Any) -> AsyncGenerator[Any, None]:
-    """Execute a tool, and note it if that ends so: a round in which another tool asks a person is not closed yet.
+async def _on_tool(context: ExecuteToolContext, run_tool: Any) -> AsyncGenerator[Any, None]:
+    """Execute a tool, and record an abnormal exit at once: a round that waits for a person is not closed yet.
 
-    What code calls by itself, and no model has asked for, is left to that code.
+    Tools that user code calls directly, without a model's request, are not watched.
     """
     try:
-        async for event in go_on(context):
+        async for event in run_tool(context):
             yield event
     except BaseException as error:
-        broken, use = CURRENT.get(), context.tool_use
-        if broken is not None and _breaks_off(error) and _is_asked_for(use["toolUseId"], context.agent):
-            broken.tell(_told([use["name"]]))
+        exits, use = CURRENT.get(), context.tool_use
+        if exits is not None and _breaks_off(error) and _is_requested(use["toolUseId"], context.agent):
+            exits.note(_reason([use["name"]]))
         raise
 
 
 def _breaks_off(error: BaseException) -> bool:
-    """Return whether this ends a task so that nobody hears of it. A cancel that somebody has asked for does not."""
+    """Return whether the error ends a task silently. A requested cancel does not."""
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         return task is not None and not task.cancelling()
     return not isinstance(error, Exception | GeneratorExit)
 
 
-def _is_asked_for(tool_use_id: str, agent: object) -> bool:
-    """Return whether a model's last message asks for this tool."""
+def _is_requested(tool_use_id: str, agent: object) -> bool:
+    """Return whether the model's last message requests this tool."""
     messages = cast("list[Message]", cast(Agent, agent).messages)
     last = next((message for message in reversed(messages) if message["role"] == "assistant"), None)
     blocks = [] if last is None else last["content"]
     return any(block["toolUse"].get("toolUseId") == tool_use_id for block in blocks if "toolUse" in block)
 
 
-def _told(names: list[str]) -> str:
+def _reason(names: list[str]) -> str:
     return f"a tool tried to end the process, and left no result ({', '.join(names)})"
 
 
 async def _on_message(event: MessageAddedEvent[Any]) -> None:
-    """Refuse to close a round of which results are missing."""
-    broken = CURRENT.get()
-    if broken is not None and (left := _left_without_result(event.agent.messages, cast(Message, event.message))):
-        broken.tell(_told(left))
-        raise AgentFailed(broken.told)
+    """Raise if results of the round are missing."""
+    exits = CURRENT.get()
+    if exits is not None and (missing := _missing_results(event.agent.messages, cast(Message, event.message))):
+        exits.note(_reason(missing))
+        raise AgentFailed(exits.reason)
 
 
 async def _before_model(event: BeforeModelCallEvent) -> None:
-    """Ask no model any more for a run that cannot end well."""
-    broken = CURRENT.get()
-    if broken is not None and broken.told is not None:
-        raise AgentFailed(broken.told)
+    """Raise if the run cannot succeed any more."""
+    exits = CURRENT.get()
+    if exits is not None and exits.reason is not None:
+        raise AgentFailed(exits.reason)
 
 
-def _left_without_result(messages: list[Message], added: Message) -> list[str]:
-    """Return the names of the tools whose results are missing in a message that was added, where they belong."""
+def _missing_results(messages: list[Message], added: Message) -> list[str]:
+    """Return the names of the tools whose results are missing in an added message of results."""
     before = next((messages[at - 1] for at in range(len(messages) - 1, 0, -1) if messages[at] is added), None)
     if before is None or before["role"] != "assistant" or added["role"] != "user":
         return []
     given = {block["toolResult"].get("toolUseId") for block in added["content"] if "toolResult" in block}
-    asked = [block["toolUse"] for block in before["content"] if "toolUse" in block]
-    return [str(use.get("name")) for use in asked if use.get("toolUseId") not in given]
+    uses = [block["toolUse"] for block in before["content"] if "toolUse" in block]
+    return [str(use.get("name")) for use in uses if use.get("toolUseId") not in given]

@@ -1,8 +1,8 @@
-"""Agents that keep their conversation themselves, with a session manager of Strands (`history=external`).
+"""Agents that keep their own conversation, with a session manager of Strands (`history=external`).
 
-The agent reads its own storage when it is made and writes to it as it runs. What a run says is reported, so that its
-caller gets the answer, but nothing of it is staged, and neither window nor state is handed over: whether the
-conversation is well formed after a failure is up to the session manager; but no question stays open in it.
+The agent reads its own storage when it is made and writes to it as it runs. Its messages are published, so that the
+caller gets the answer, but the journal stores no checkpoints, window or state. Whether the conversation is well formed
+after a failure is up to the session manager; but no question stays open in it.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ from strandline._model import (
 )
 
 NOTHING: Final = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
-UNANSWERED: Final = Failed(ErrorCode.AGENT_ERROR, "the agent asked for input, which cannot be answered")
+UNANSWERED: Final = Failed(ErrorCode.AGENT_ERROR, "the agent requested input, which cannot be answered")
 NOT_BEGUN: Final = Progress(messages=[], results={})
 
 
 async def withdraw_questions(agent: Agent) -> None:
-    """Have an agent go on that its session manager has made one that waits for answers; nobody can give them here.
+    """Close an open question that the session manager has restored: it cannot be answered here.
 
-    The round that asked is closed, with the results that there are, in its conversation and in the session manager's.
+    The round is closed with its existing results, in the agent's conversation and in the session manager's.
     """
     if not is_interrupted(agent):
         return
@@ -47,26 +47,26 @@ async def withdraw_questions(agent: Agent) -> None:
 
 
 class SelfManagedAgent:
-    """An agent with the conversation that its session manager has read."""
+    """An agent with the conversation from its session manager."""
 
     def __init__(self, agent: Agent) -> None:
         self._agent = StrandsAgent(agent, NOTHING, NOT_BEGUN)
 
     async def run(self, attempt: Attempt) -> Finished:
         """Run the agent to its end."""
-        finished = await self._agent.run(_Unstaged(attempt))
+        finished = await self._agent.run(_WithoutCheckpoints(attempt))
         if isinstance(finished.ending, NeedsInput):
             names = ", ".join(each.name for each in finished.ending.requests)
-            detail = f"the agent asked for input ({names}), which cannot be answered with `history=external`"
+            detail = f"the agent requested input ({names}), which cannot be answered with `history=external`"
             return Finished(ending=Failed(ErrorCode.AGENT_ERROR, detail), usage=finished.usage)
         return Finished(ending=finished.ending, usage=finished.usage, keep=finished.keep)
 
     def compact(self) -> None:
-        """Do nothing: the messages in memory are the session manager's as well."""
+        """Do nothing: the session manager uses the messages in memory too."""
 
 
-class _Unstaged:
-    """An attempt that is told everything and has nothing to stage."""
+class _WithoutCheckpoints:
+    """An attempt that publishes all reports and stores no checkpoints."""
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt

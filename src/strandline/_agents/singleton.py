@@ -1,9 +1,8 @@
-"""One `Agent` object for all sessions, as it stands in a user's module.
+"""One `Agent` object for all sessions, from a user's module.
 
-Sessions are swapped in and out: before each run the agent is made again what it was when it was loaded, then given
-the session's conversation. The engine runs one at a time over all sessions, and never beside a leftover thread. What
-the user's own objects keep (tools, plugins, hooks with state of their own) is shared by all sessions; a factory is
-the better target.
+Before each run the agent is reset to its state at load time and gets the session's conversation. The engine executes
+one run at a time over all sessions, and none while a thread of an ended run works. All sessions share the state of the
+user's own objects (tools, plugins, hooks); a factory is the better target.
 """
 
 from typing import Any
@@ -22,17 +21,17 @@ from strandline.errors import AgentFailed, TargetError
 
 
 class SingletonTarget:
-    """An `Agent` that all sessions take turns with."""
+    """An `Agent` that all sessions share, one run at a time."""
 
     resumable = True
     singleton = True
     self_managed = False
 
     def __init__(self, agent: Agent, *, description: str) -> None:
-        """Remember the agent as it is now. Raises `TargetError` if it cannot be served."""
+        """Remember the agent's current state. Raises `TargetError` if it cannot be served."""
         if has_session_manager(agent):
             raise TargetError(
-                f"{description} has a session manager, which keeps one conversation, so that all sessions would be one."
+                f"{description} has a session manager, which keeps one conversation for all sessions."
                 " Leave `session_manager=` out, or write a factory that gives each session one of its own, and serve it"
                 " with `--history external`:\n\ndef make_agent(session_id):\n"
                 "    return Agent(session_manager=FileSessionManager(session_id=session_id))"
@@ -49,11 +48,11 @@ class SingletonTarget:
         guard_all()
         self._agent = agent
         for each in with_sub_agents(agent):
-            guard(each)  # (what is put on it later is taken off again)
+            guard(each)  # (hooks added later are removed again)
         self._pristine = [_Remembered(part) for each in with_sub_agents(agent) for part in changed_by_runs(each)]
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
-        """Make the agent what it was when it was loaded, and put the session's conversation into it."""
+        """Reset the agent to its state at load time, and load the session's conversation into it."""
         for remembered in self._pristine:
             remembered.restore()
         for agent in with_sub_agents(self._agent):
@@ -63,7 +62,7 @@ class SingletonTarget:
 
 
 class _Remembered:
-    """What an object's fields were. Dicts, lists and sets are copied, as deep as they go; all else is kept as it is."""
+    """A snapshot of an object's fields. Dicts, lists and sets are copied deeply; other values are shared."""
 
     def __init__(self, thing: object) -> None:
         self._fields: dict[str, Any] = thing if type(thing) is dict else vars(thing)

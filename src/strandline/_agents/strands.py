@@ -1,9 +1,8 @@
 """Strands agents: one `strands.Agent` per session, made by the user's factory.
 
-The agent's own list of messages is the window; `window.py` knows where in history they stand, `strands_hooks.py`
-reports what goes on, `rounds.py` has no round go on that was broken off. What else is served of Strands builds on this
-room: `factory` (which kind does a factory make), `multi`, `nodes`, `shared`, `self_managed`. No other room imports
-`strands`.
+The agent's own list of messages is the window; `window.py` maps it to history, `strands_hooks.py` reports progress, and
+`rounds.py` fails incomplete rounds. `factory`, `multi`, `nodes`, `singleton` and `self_managed` build on this module.
+No module outside of this package imports `strands`.
 """
 
 import asyncio
@@ -65,7 +64,7 @@ MANAGER_STATE = "conversation_manager_state"
 
 
 class StrandsTarget:
-    """A factory of agents, sync or async, that takes the session's id, its principal, both or nothing."""
+    """A factory of agents, sync or async; `takes` are its arguments."""
 
     resumable: bool = True
     singleton = False
@@ -76,15 +75,15 @@ class StrandsTarget:
         self._factory = factory
         self._takes = takes
         self._owned: WeakSet[Any] = WeakSet()
-        self._said = False
+        self._logged_silence = False
         self.description = description
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
-        """Call the factory, sync ones in a thread, and put the session's conversation into what it returns."""
+        """Call the factory (a sync one in a thread) and load the session's conversation into its agent."""
         return StrandsAgent(self._checked(await self._made(key)), record, progress)
 
     async def _made(self, key: SessionKey) -> object:
-        """Return what the user's factory returns. Raises `AgentFailed` if it raises."""
+        """Call the user's factory. Raises `AgentFailed` if it raises."""
         args, named = self._takes.given(key)
         try:
             if inspect.iscoroutinefunction(self._factory):
@@ -98,7 +97,7 @@ class StrandsTarget:
         return made
 
     def _checked(self, made: object) -> Agent:
-        """Return an agent that can be served. Raises `AgentFailed` with the reason."""
+        """Check the agent and return it. Raises `AgentFailed` with the reason."""
         if not isinstance(made, Agent):
             raise AgentFailed(
                 f"the factory returned {kind_of(made)}, not a strands.Agent: return `Agent(...)`, made anew in each"
@@ -124,26 +123,26 @@ class StrandsTarget:
             )
 
     def _own(self, *parts: tuple[object, str]) -> None:
-        """Note what belongs to a session from now on. Raises `AgentFailed` if a part of it has one already."""
+        """Note that `parts` belong to one session. Raises `AgentFailed` if one already does."""
         for part, name in parts:
             if part in self._owned:
                 raise AgentFailed(
-                    f"the factory returned the same {name} for two sessions, so they would share what is said:"
+                    f"the factory returned the same {name} for two sessions, which would mix their conversations:"
                     " make it inside the factory, anew in each call"
                 )
         self._owned.update(part for part, _ in parts)
 
     def _silence(self, agent: Agent) -> None:
-        """Have an agent print nothing, and say so once."""
+        """Make an agent print nothing, and log that once."""
         if agent.callback_handler is not null_callback_handler:
             agent.callback_handler = null_callback_handler
-            if not self._said:
-                self._said = True
+            if not self._logged_silence:
+                self._logged_silence = True
                 _log.info("callback_handler is set to None: a server has no terminal to print answers to")
 
 
 def check_agent(agent: Agent) -> None:
-    """Raise `AgentFailed`, with the reason, if an agent's way of running is none that a server can give it."""
+    """Raise `AgentFailed`, with the reason, if the agent has options that cannot be served."""
     if is_checkpointing(agent):
         raise AgentFailed("the agent is made with `checkpointing=True`, which ends runs in the middle: leave it out")
     if has_background_tasks(agent):
@@ -151,7 +150,7 @@ def check_agent(agent: Agent) -> None:
 
 
 def invocation_state(context: RunContext) -> dict[str, Any]:
-    """Return what tools and hooks are told of their run; a dict of its own for each run, since they may write to it."""
+    """Return the facts of a run for tools and hooks, in a new dict that they may write to."""
     return {
         "run_id": context.run_id,
         "session_id": context.session_id,
@@ -169,12 +168,12 @@ class StrandsAgent:
         self._agent = agent
         self._packed: Packed | None = None
         self._carried = progress.question_state is not None
-        """Whether the first message of the run under way is the open one of the run that asked for input."""
+        """Whether the first message of the current run is the open round of the run that requested input."""
         if self._carried:
-            record = _without_the_last(record)
+            record = _without_last_message(record)
         self._origins = Origins(record)
         primers = copy.deepcopy(agent.messages) if record.window == WHOLE_HISTORY else []
-        # Copies, since the attempt tells these messages too, and a manager may shorten those of the agent.
+        # Copies, since a manager may shorten the agent's messages, and the attempt has them too.
         begun: list[Message] = [{**message} for message in progress.messages_to_resume()]
         for offset, message in enumerate(begun):
             self._origins.remember(message, record.length + offset)
@@ -192,21 +191,21 @@ class StrandsAgent:
 
     async def run(self, attempt: Attempt) -> Finished:
         """Run the agent to its end."""
-        with watch_exits() as broken:
-            return await self._run(attempt, broken)
+        with watch_exits() as exits:
+            return await self._run(attempt, exits)
 
-    async def _run(self, attempt: Attempt, broken: AbnormalExit) -> Finished:
+    async def _run(self, attempt: Attempt, exits: AbnormalExit) -> Finished:
         if self._packed is not None:
             self._agent.messages = cast("list[Any]", self._origins.unpacked(self._packed))
             self._packed = None
         result = await self._result(attempt)
-        ending = broken.ending(_ending(self._agent, result, cancelled=attempt.signal.is_set()))
+        ending = exits.ending(_ending(self._agent, result, cancelled=attempt.signal.is_set()))
         if self._reopened:
             self._reopened = False
             clear_interrupt(self._agent)
         invocation = result.metrics.latest_agent_invocation
         usage = None if invocation is None else whole_numbers(dict(invocation.usage))
-        self._agent.event_loop_metrics = EventLoopMetrics()  # else it grows by every message ever said
+        self._agent.event_loop_metrics = EventLoopMetrics()  # else it grows with every message
         if not isinstance(ending, Succeeded | NeedsInput):
             return Finished(ending=ending, usage=usage)
         window, keep, closed = self._window_after(attempt, ending)
@@ -215,14 +214,14 @@ class StrandsAgent:
         return Finished(ending=ending, usage=usage, window=window, state=state, keep=keep, closed=closed)
 
     def compact(self) -> None:
-        """Keep the conversation as bytes."""
+        """Compress the conversation."""
         if self._packed is None:
             self._packed = self._origins.packed(cast("list[Message]", self._agent.messages))
             self._agent.messages = []
 
     async def _result(self, attempt: Attempt) -> AgentResult:
-        """Run the agent and report what it does; return what it returns."""
-        reports, is_to_end = self._reports, attempt.signal.is_set
+        """Run the agent, report its progress, and return its result."""
+        reports, should_end = self._reports, attempt.signal.is_set
         reports.begin(attempt)
         result: AgentResult | None = None
         stream = self._agent.stream_async(
@@ -233,15 +232,15 @@ class StrandsAgent:
         try:
             async with aclosing(cast(Any, stream)) as events:
                 async for event in events:
-                    if is_to_end():
-                        self._agent.cancel()  # at once: Strands looks at the signal of others every 50 ms only
+                    if should_end():
+                        self._agent.cancel()  # at once: Strands checks the signal every 50 ms only
                     if "data" in event:
                         attempt.add_text(event["data"])
                         continue
                     attempt.touch()
                     if raw := event.get("event"):
                         if "contentBlockDelta" in raw:
-                            continue  # what is in it comes next, as an event of its own
+                            continue  # its content follows as another event
                         if "redactContent" in raw:
                             reports.redacted()
                         if "metadata" in raw:
@@ -251,7 +250,7 @@ class StrandsAgent:
                     elif (delta := event.get("reasoningText")) is not None:
                         attempt.add_reasoning(delta)
         except BaseException as error:
-            await reports.tell_returned()
+            await reports.report_returned()
             if isinstance(error, EventLoopException):
                 raise AgentFailed("the agent failed") from error.original_exception
             raise
@@ -261,7 +260,7 @@ class StrandsAgent:
         return result
 
     def _prompt(self, attempt: Attempt) -> object:
-        """Return what the agent is asked: nothing, or no answers to its open round, where it goes on by itself."""
+        """Return the input of the agent: None, or `[]` for an open round, if it resumes without one."""
         if attempt.prompt is not None:
             return attempt.prompt if self._carried else prompt_message(attempt.prompt)["content"]
         return [] if self._reopened else None
@@ -269,37 +268,37 @@ class StrandsAgent:
     # -- window and state --------------------------------------------------------------------------
 
     def _window_after(self, attempt: Attempt, ending: Succeeded | NeedsInput) -> tuple[Window | None, bool, bool]:
-        """Return the window after a run that came to an end of its own, None if it has not changed, whether the agent
-        can stay, and whether what it has reported is closed.
+        """Return the window after a run that ended by itself (None if unchanged), whether the agent can be kept, and
+        whether its reports are closed.
 
-        What the run leaves is closed here, so that the conversation in memory is the one that history has; where the
-        two cannot be told apart message by message, the engine closes what was reported, the window has the run as
-        history has it, and the agent goes.
+        The run's messages are closed here, so that the conversation in memory equals history. If they do not match
+        message by message, the engine closes the reports, the window has the run as in history, and the agent is
+        dropped.
         """
-        told = list(attempt.messages)
-        if not self._carried and attempt.prompt is not None and (not told or told[0]["role"] != "user"):
-            told.insert(0, prompt_message(attempt.prompt))
-        closed = close(told, {}, ending)
+        reported = list(attempt.messages)
+        if not self._carried and attempt.prompt is not None and (not reported or reported[0]["role"] != "user"):
+            reported.insert(0, prompt_message(attempt.prompt))
+        closed = close(reported, {}, ending)
         messages = cast("list[Message]", self._agent.messages)
         alike = self._closed_alike(attempt, closed)
         before = messages if alike else self._origins.before_run(messages)
         window = self._origins.follow(before, len(closed), whole_run=len(before) < len(messages))
-        self._origins.forget_all_but(messages)
+        self._origins.prune(messages)
         whole = before[:-1] if isinstance(ending, NeedsInput) and before is messages else before
         if window is not None and (faults := window_faults(window, whole)):
-            _log.warning("the agent's conversation is not one that a provider accepts (%s); rebuilt", "; ".join(faults))
+            _log.warning("no provider would accept the agent's conversation (%s); it is rebuilt", "; ".join(faults))
             return None, False, alike
         return window, alike, alike
 
     def _closed_alike(self, attempt: Attempt, closed: list[Message]) -> bool:
-        """Make the messages of the run those of `closed`, in the agent too; False if they do not go together."""
-        told = attempt.messages
-        if [message["role"] for message in closed[: len(told)]] != [message["role"] for message in told]:
+        """Replace the messages of the run by those of `closed`, in the agent too; False if they do not match."""
+        reported = attempt.messages
+        if [message["role"] for message in closed[: len(reported)]] != [message["role"] for message in reported]:
             return False
-        if len(closed) > len(told) + 1:
+        if len(closed) > len(reported) + 1:
             return False
         messages = cast("list[Message]", self._agent.messages)
-        for at, (message, as_closed) in enumerate(zip(told, closed, strict=False)):
+        for at, (message, as_closed) in enumerate(zip(reported, closed, strict=False)):
             if message is not as_closed:
                 attempt.amend(at, as_closed["content"])
                 index = self._origins.length + at
@@ -307,9 +306,9 @@ class StrandsAgent:
                     if self._origins.index_of(own) == index:
                         own["content"] = as_closed["content"]
                         self._origins.remember(own, index)
-        if len(closed) > len(told):
+        if len(closed) > len(reported):
             answer: Message = {**closed[-1]}
-            self._origins.remember(answer, self._origins.length + len(told))
+            self._origins.remember(answer, self._origins.length + len(reported))
             attempt.add(closed[-1])
             if messages and messages[-1]["role"] == "user":
                 messages.append(answer)
@@ -325,20 +324,20 @@ class StrandsAgent:
 
 
 def whole_numbers(usage: Mapping[str, object]) -> dict[str, int]:
-    """Return the counts of a usage record; models of users' own may put anything into it."""
+    """Return the counts of a usage record. Custom models may put anything into it."""
     return {str(name): int(count) for name, count in usage.items() if isinstance(count, int | float) and count < 2**53}
 
 
 def _ending(agent: Agent, result: AgentResult, *, cancelled: bool) -> Ending:
-    """Return how a run ended that returned. A cancel that nobody asked for is the agent's own way to stop."""
+    """Return the ending of a run whose agent returned. An unrequested cancel is the agent's own way to stop."""
     if result.stop_reason == "interrupt":
-        asked = {each.id: InputRequest(each.id, each.name, each.reason) for each in result.interrupts or ()}
-        if asked and (state := interrupted_round(agent)) is not None:
-            return NeedsInput(list(asked.values()), state)
-        names = ", ".join(each.name for each in asked.values())
+        requests = {each.id: InputRequest(each.id, each.name, each.reason) for each in result.interrupts or ()}
+        if requests and (state := interrupted_round(agent)) is not None:
+            return NeedsInput(list(requests.values()), state)
+        names = ", ".join(each.name for each in requests.values())
         return Failed(
             ErrorCode.AGENT_ERROR,
-            f"the agent asked for input ({names}) outside of a round of tools, and cannot be answered there",
+            f"the agent requested input ({names}) outside of a round of tools, where it cannot be answered",
         )
     if cancelled and result.stop_reason == "cancelled":
         return Failed(ErrorCode.STOPPED, "the run was cancelled")
@@ -348,7 +347,7 @@ def _ending(agent: Agent, result: AgentResult, *, cancelled: bool) -> Ending:
 
 
 def _state_of(agent: Agent) -> StateRecord:
-    """Return what a snapshot of these fields has, without the snapshot: it is taken after every run."""
+    """Return the fields of a snapshot without taking one, since this is done after every run."""
     state = {"state": agent.state.get(), MANAGER_STATE: agent.conversation_manager.get_state()}
     if agent.model.stateful:
         state |= agent.take_snapshot(include=["model_state"]).data
@@ -356,10 +355,9 @@ def _state_of(agent: Agent) -> StateRecord:
 
 
 def _restore(agent: Agent, record: StateRecord | None, progress: StateRecord | None) -> None:
-    """Give the agent its state: that of the last closed round, but its manager that which belongs to the window.
+    """Restore the agent's state of the last closed round, and its conversation manager's state of the window.
 
-    Messages that a manager wants before all others are put there, as Strands' session managers do, unless the window
-    has them already: it is what the agent had, a summary too.
+    Messages that the manager puts first are added, as Strands' session managers do, unless the window has them.
     """
     latest = progress or record
     if latest is None:
@@ -371,21 +369,21 @@ def _restore(agent: Agent, record: StateRecord | None, progress: StateRecord | N
     try:
         first = agent.conversation_manager.restore_from_session(copy.deepcopy(record[MANAGER_STATE]))
     except Exception as error:
-        told = Private(str(error), type(error).__name__)
-        _log.warning("the conversation manager starts anew, it does not take its former state: %s", told)
+        reason = Private(str(error), type(error).__name__)
+        _log.warning("the conversation manager rejects its former state and starts anew: %s", reason)
         return
     if first:
-        said = [(message["role"], message["content"]) for message in agent.messages]
-        agent.messages[:0] = [each for each in cast(Any, first) if (each["role"], each["content"]) not in said]
+        present = [(message["role"], message["content"]) for message in agent.messages]
+        agent.messages[:0] = [each for each in cast(Any, first) if (each["role"], each["content"]) not in present]
 
 
-def _without_the_last(record: AgentRecord) -> AgentRecord:
-    """Return the record without the last message, which counts as one of the run that goes on from it."""
+def _without_last_message(record: AgentRecord) -> AgentRecord:
+    """Return the record without its last message, which becomes the first one of the resumed run."""
     return replace(record, messages=record.messages[:-1], origins=record.origins[:-1], length=record.length - 1)
 
 
 def kind_of(thing: object) -> str:
-    """Return what a thing is, for people."""
+    """Return the kind of a thing, for people."""
     if thing is None:
         return "None"
     return f"an object of type {type(thing).__module__}.{type(thing).__qualname__}"

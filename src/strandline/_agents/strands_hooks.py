@@ -1,9 +1,9 @@
-"""What a Strands agent does, as it does it: hooks that report to the attempt under way and stage its rounds.
+"""Hooks of a Strands agent that report its progress to the current attempt.
 
-What joined the conversation is known by `MessageAddedEvent`, never by position in the agent's list of messages, since
-conversation managers rewrite it in the middle of a run; what is reported is a copy of ours for the same reason. A
-round is staged before any tool of it starts, each result as its tool ends, the closed round as its results join.
-(Facts on which hook sees what: strands-agents 1.62.0, tried by `tests/unit/test_strands.py` and its neighbours.)
+New messages come from `MessageAddedEvent`, never from positions in the agent's list of messages, which conversation
+managers rewrite in the middle of a run; for the same reason the reports are copies. Checkpoints: a round before any
+tool of it starts, each result as its tool ends, the closed round when its results are added.
+(The order of hooks: strands-agents 1.62.0, tested by `tests/unit/test_strands.py` and its neighbours.)
 """
 
 import copy
@@ -29,21 +29,21 @@ from strandline._model import Message, StateRecord
 NOT_STARTED = "This tool was not started: the run was stopped first. Nothing of it was done; call it again if needed."
 FIRST = HookOrder.SDK_FIRST - 1000.0
 LAST = HookOrder.SDK_LAST + 1000.0
-"""Our hooks see what all others have made of an event, those that asked for `SDK_LAST` too."""
+"""After all other hooks, so that these see the final event."""
 
 
 class Reports:
-    """The hooks of one agent. They are silent while no attempt is set."""
+    """The hooks of one agent. They do nothing without an attempt."""
 
     def __init__(self, agent: Agent, origins: Origins, state_of: Callable[[Agent], StateRecord]) -> None:
         self.attempt: Attempt | None = None
         self._given = 0
-        """How many messages of the run the attempt has begun with: a round that is open then, others have begun."""
+        """The number of messages that earlier attempts left: a round that is open then was theirs."""
         self._agent = agent
         self._origins = origins
         self._state_of = state_of
         self._returned: dict[int, tuple[AfterToolCallEvent[Any], Any]] = {}
-        """The results of tools that hooks of the user are at, as the tool gave them, by the `id` of the toolUse."""
+        """The original results of tools while the user's hooks process them, by the `id` of the toolUse."""
         agent.add_hook(self._on_message, MessageAddedEvent, order=LAST)
         agent.add_hook(self._before_model, BeforeModelCallEvent, order=LAST)
         agent.add_hook(self._before_tools, BeforeToolsEvent, order=LAST)
@@ -52,19 +52,19 @@ class Reports:
         agent.add_hook(self._after_tool, AfterToolCallEvent, order=LAST)
 
     def begin(self, attempt: Attempt) -> None:
-        """Report to an attempt that begins."""
+        """Set the current attempt."""
         self.attempt = attempt
         self._given = len(attempt.messages)
 
-    async def tell_returned(self) -> None:
-        """Report the results of tools that had ended when the run broke off before all hooks had seen them."""
+    async def report_returned(self) -> None:
+        """Report the results of ended tools whose hooks had not finished when the run failed."""
         returned, self._returned = self._returned, {}
         for event, _ in returned.values():
             if self.attempt is not None:
                 await self.attempt.end_tool(str(event.tool_use["toolUseId"]), cast("dict[str, Any]", event.result))
 
     def redacted(self) -> None:
-        """Report that the last message was redacted by a guardrail of the model."""
+        """Report that a guardrail of the model redacted the last message."""
         if self.attempt is not None and self.attempt.messages:
             message, last = cast(Message, self._agent.messages[-1]), len(self.attempt.messages) - 1
             self.attempt.amend(last, message["content"])
@@ -75,13 +75,13 @@ class Reports:
         if attempt is None:
             return
         message = cast(Message, event.message)
-        told: Message = {**message}
+        reported: Message = {**message}
         if attempt.signal.is_set():
             if message["content"] == [{"text": CANCELLED_BY_USER}]:
                 return
-            told = _told_not_started(told, begun_before=len(attempt.messages) <= self._given)
+            reported = _with_not_started(reported, begun_before=len(attempt.messages) <= self._given)
         self._origins.remember(message, self._origins.length + len(attempt.messages))
-        attempt.add(told)
+        attempt.add(reported)
         if message["role"] == "user" and any("toolResult" in block for block in message["content"]):
             await attempt.end_round(self._state_of(self._agent))
 
@@ -101,10 +101,10 @@ class Reports:
             self.attempt.begin_tool(str(use["toolUseId"]), str(use["name"]), use["input"])
 
     def _tool_returned(self, event: AfterToolCallEvent[Any]) -> None:
-        """Keep what the tool gave before other hooks see it.
+        """Remember the tool's result before other hooks see it.
 
-        When one of them raises, Strands puts its error in place of the result and asks all hooks again: then they,
-        and the model, get the tool's own result once more.
+        If one of them raises, Strands replaces the result by the error and calls all hooks again: then restore the
+        tool's own result.
         """
         if self.attempt is None:
             return
@@ -120,9 +120,9 @@ class Reports:
             self._returned.pop(id(event.tool_use), None)
 
 
-def _told_not_started(message: Message, *, begun_before: bool) -> Message:
-    """Say of tools that Strands did not start because of a cancel that nothing of them was done: the model of the
-    run that goes on later can call them again. Those that an earlier attempt has begun may have been at work there."""
+def _with_not_started(message: Message, *, begun_before: bool) -> Message:
+    """Say in the results of tools that a cancel kept from starting that they did not start, so that the model of the
+    next run can call them again. The outcome of tools that an earlier attempt started is unknown."""
     text = UNKNOWN_OUTCOME if begun_before else NOT_STARTED
     content = [
         {"toolResult": {**block["toolResult"], "content": [{"text": text}]}}
@@ -134,7 +134,7 @@ def _told_not_started(message: Message, *, begun_before: bool) -> Message:
 
 
 def _copied(result: Any) -> Any:
-    """Return a copy that hooks cannot reach; what a tool has put into its result may not know how to be copied."""
+    """Return a copy that hooks cannot reach, or the result itself if it cannot be copied."""
     try:
         return copy.deepcopy(result)
     except Exception:

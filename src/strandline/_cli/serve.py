@@ -66,7 +66,7 @@ def _serve(
                 loaded,
                 settings,
                 announce=child.announce if child else _announcer(settings.log_format),
-                handed=child.wait_for_turn() if child else None,
+                handover=child.wait_for_turn() if child else None,
             )
     raise typer.Exit(code)
 

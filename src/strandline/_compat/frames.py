@@ -1,4 +1,4 @@
-"""Where code is at this moment: the frames of threads, and what a coroutine waits in."""
+"""The current frames of threads, coroutines and generators."""
 
 import gc
 import inspect
@@ -13,14 +13,14 @@ def frames_of_threads() -> dict[int, FrameType]:
 
 
 def frame_of(awaited: object) -> FrameType | None:
-    """Return the frame of a coroutine or generator; None for what has none, such as a future."""
+    """Return the frame of a coroutine or generator; None for others, such as futures."""
     return _first(awaited, "cr_frame", "ag_frame", "gi_frame")  # type: ignore[no-any-return]
 
 
 def awaited_in(awaited: object) -> object | None:
-    """Return what a coroutine or generator waits for; None if that is not to be seen.
+    """Return the object that a coroutine or generator awaits; None if it is unknown.
 
-    Of the next step of an asynchronous generator only the garbage collector knows the generator.
+    Only the garbage collector maps a step of an asynchronous generator to its generator.
     """
     inner: object | None = _first(awaited, "cr_await", "ag_await", "gi_yieldfrom")
     if inner is None and type(awaited).__name__.startswith("async_generator"):

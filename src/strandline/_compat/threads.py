@@ -1,8 +1,7 @@
-"""A pool of threads for a machine that may have none left (`pids-limit`, `ulimit -u`).
+"""A thread pool for machines that may run out of threads (`pids-limit`, `ulimit -u`).
 
-Python's own queues a call, finds then that no thread can be started, and raises: its caller is told that it failed, and
-a thread that comes free later does it all the same. Here nothing is ever done that its caller was told has failed.
-Knows nothing of what the calls are.
+Python's own pool queues a call before it starts a thread. If that fails it raises, and a thread that becomes free later
+executes the call all the same. Here a call that was reported as failed is never executed.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +10,7 @@ from typing import Any, cast
 
 
 def no_thread(whose: str, error: object) -> str:
-    """Say to an operator that there is none, and what to do."""
+    """Return the message for an operator, with what to do."""
     return (
         f"no thread can be started for {whose} ({error}). Let this process have more of them (pids-limit of the"
         " container, ulimit -u)"
@@ -19,29 +18,29 @@ def no_thread(whose: str, error: object) -> str:
 
 
 class Threads(ThreadPoolExecutor):
-    """A pool in which a call waits for which no thread can be started, as it does for one that is busy."""
+    """A pool whose calls wait while no thread can be started, as they do while all are busy."""
 
     def __init__(self, most: int, name: str) -> None:
         super().__init__(most, thread_name_prefix=name)
         self.refusal: str | None = None
-        """Why no thread could be started when one was last wanted; None: there was one, or none was wanted."""
+        """Why no thread could be started at the last try; None if one could."""
 
     @property
     def backlog(self) -> int:
-        """How much waits for a thread."""
+        """The number of calls that wait for a thread."""
         return self._work_queue.qsize()
 
     @property
     def started(self) -> list[Thread]:
-        """The threads that it has started; idle ones too."""
+        """The started threads, including idle ones."""
         return list(cast("set[Thread]", self._threads))
 
     def withdrawn(self, future: Future[Any]) -> bool:
-        """Take a call back that nobody would do now, since there is no thread at all; it is never done then."""
+        """Cancel a call if there is no thread at all; return whether it was cancelled."""
         return self.refusal is not None and not self._threads and future.cancel()
 
     def start_more(self) -> None:
-        """Try again to start the threads that could not be; to be called from time to time."""
+        """Retry to start missing threads. Call it periodically."""
         with self._shutdown_lock:
             for _ in range(0 if self._shutdown or self.refusal is None else self.backlog):
                 self._adjust_thread_count()

@@ -1,6 +1,6 @@
-"""An event loop of asyncio whose time is not the machine's: it jumps to the next timer whenever nothing is ready.
+"""An asyncio event loop with virtual time, which jumps to the next timer whenever nothing is ready.
 
-Nothing is read from sockets, and no other thread wakes it.
+It reads no sockets, and no other thread wakes it.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ class Deadlock(RuntimeError):
 
 
 class _Instant:
-    """A selector with nothing to select: waiting means that the clock jumps."""
+    """A selector without files: waiting makes the clock jump."""
 
     def __init__(self, loop: "VirtualLoop") -> None:
         self._loop = loop
@@ -28,14 +28,14 @@ class _Instant:
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """An event loop whose time stands still while anything is ready, and jumps when nothing is."""
+    """An event loop whose time stops while anything is ready, and jumps when nothing is."""
 
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
         self._ready: deque[asyncio.Handle]
         self._selector = _Instant(self)
-        # No timer comes early: who loops until its deadline has passed would do so for good, with the clock at rest.
+        # No timer fires early: code that loops until its deadline would never end while the clock stops.
         self._clock_resolution = 0.0
 
     def time(self) -> float:
@@ -43,7 +43,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Let virtual time pass, and a hair more than `seconds`: a timer is due when its time has passed."""
+        """Advance virtual time slightly more than `seconds`: a timer is due after its time."""
         self._now = math.nextafter(self._now + seconds, math.inf)
 
     def is_busy(self) -> bool:
@@ -51,7 +51,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return len(self._ready) > 0
 
     def _process_events(self, event_list: list[Any]) -> None:
-        """There are none."""
+        """Do nothing: there are no events."""
 
     def _write_to_self(self) -> None:
-        """There is nobody to wake: the loop never sleeps."""
+        """Do nothing: the loop never sleeps."""

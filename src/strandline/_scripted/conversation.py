@@ -1,7 +1,7 @@
-"""A scripted model that anybody can talk to: it repeats what was said, counts, and calls the tools that are named.
+"""A scripted model to chat with: it repeats the message, counts messages, and calls the tools that a message names.
 
-It stands in for a real model while there is none: whoever sees its answers sees the order of the messages and what a
-tool call looks like. What it says follows from the conversation and the tools alone.
+It replaces a real model in demos: its answers show the order of messages, and tool calls. They depend only on the
+conversation and the tools.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ from strandline._scripted.model import Answer, ScriptedModel, call, question, re
 from strandline.errors import SettingsError
 
 PACE_VARIABLE: Final = "STRANDLINE_DEMO_PACE"
-"""How many seconds the script thinks before each of its answers."""
+"""The variable with the seconds before each answer."""
 DEFAULT_PACE_S: Final = 1.0
-"""As slow as a model, so that a person sees how requests wait for each other."""
+"""As slow as a model, so that people see requests wait."""
 
 _NUMBER: Final = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?")
 _QUOTED: Final = re.compile(r"[\"“]([^\"”]+)[\"”]|(?<!\w)'([^']+)'(?!\w)")
@@ -28,7 +28,7 @@ _SMALL_WORDS: Final = frozenset({"a", "get", "the", "tool"})
 
 
 class ConversationModel(ScriptedModel):
-    """A `ScriptedModel` that sees the agent's tools and talks about them."""
+    """A `ScriptedModel` that gets the agent's tools and calls them."""
 
     def __init__(self, *, pace_s: float | None = None) -> None:
         super().__init__(lambda messages: reply(messages, ()))
@@ -40,7 +40,7 @@ class ConversationModel(ScriptedModel):
 
 
 def pace() -> float:
-    """Return how long a script thinks, from the environment. Raises `SettingsError` if that is no number."""
+    """Return the seconds before each answer, from the environment. Raises `SettingsError` if that is no number."""
     text = os.environ.get(PACE_VARIABLE) or str(DEFAULT_PACE_S)
     if not re.fullmatch(r"\d{1,3}(\.\d*)?|\.\d+", text):
         raise SettingsError(f"{PACE_VARIABLE} is {text!r}; it must be a number of seconds, such as 0.5")
@@ -48,50 +48,50 @@ def pace() -> float:
 
 
 def nth(messages: Messages) -> int:
-    """Return how many messages the person has sent so far."""
+    """Return the number of messages that the user has sent."""
     return sum(
         1 for message in messages if message["role"] == "user" and any("text" in each for each in message["content"])
     )
 
 
 def reply(messages: Messages, tools: Sequence[Mapping[str, Any]]) -> Answer:
-    """Return what the script says next to this conversation, with these tools at hand."""
+    """Return the next answer in a conversation, with these tools."""
     count = f"That was message {nth(messages)} of this session."
     returned = results(messages)
     if returned:
         names = _names(messages)
-        told = "; ".join(f"{names.get(key, 'a tool')} returned {value}" for key, value in returned.items())
-        return f"{told}. {count}"
-    asked = question(messages)
+        shown = "; ".join(f"{names.get(key, 'a tool')} returned {value}" for key, value in returned.items())
+        return f"{shown}. {count}"
+    text = question(messages)
     for tool in tools:
-        if _is_named(str(tool["name"]), asked):
-            return [say(f"Let me call {tool['name']}. "), call(str(tool["name"]), arguments(tool, asked))]
+        if _is_named(str(tool["name"]), text):
+            return [say(f"Let me call {tool['name']}. "), call(str(tool["name"]), arguments(tool, text))]
     hint = f" Say the name of a tool and I call it: {', '.join(str(tool['name']) for tool in tools)}." if tools else ""
-    said = asked if asked.rstrip().endswith((".", "?", "!")) else f"{asked}."
+    said = text if text.rstrip().endswith((".", "?", "!")) else f"{text}."
     return f"I am a script. You said: {said} {count}{hint}"
 
 
-def arguments(tool: Mapping[str, Any], asked: str) -> dict[str, Any]:
-    """Return arguments for a tool, made of the numbers and words of a question as its schema wants them."""
+def arguments(tool: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """Return arguments for a tool's schema from the numbers and words of a question."""
     schema = tool.get("inputSchema", {}).get("json", {})
     required = schema.get("required", ())
-    numbers = [json.loads(found) for found in _NUMBER.findall(asked)]
-    words = [quoted or single for quoted, single in _QUOTED.findall(asked)]
+    numbers = [json.loads(found) for found in _NUMBER.findall(text)]
+    words = [quoted or single for quoted, single in _QUOTED.findall(text)]
     made: dict[str, Any] = {}
     for name, kind in schema.get("properties", {}).items():
         needed, wanted = name in required, kind.get("type")
         if kind.get("enum"):
-            made[name] = next((each for each in kind["enum"] if str(each).lower() in asked.lower()), kind["enum"][0])
+            made[name] = next((each for each in kind["enum"] if str(each).lower() in text.lower()), kind["enum"][0])
         elif wanted in ("integer", "number"):
             if numbers or needed:
                 number = numbers.pop(0) if numbers else 1
                 made[name] = int(number) if wanted == "integer" else number
         elif needed:
-            made[name] = _other(wanted, words, asked)
+            made[name] = _other(wanted, words, text)
     return made
 
 
-def _other(wanted: object, words: list[str], asked: str) -> Any:
+def _other(wanted: object, words: list[str], text: str) -> Any:
     match wanted:
         case "boolean":
             return True
@@ -102,18 +102,18 @@ def _other(wanted: object, words: list[str], asked: str) -> Any:
         case _:
             if words:
                 return words.pop(0)
-            place = _PLACE.search(asked)
-            return place[1].strip() if place else asked
+            place = _PLACE.search(text)
+            return place[1].strip() if place else text
 
 
-def _is_named(name: str, asked: str) -> bool:
-    """Return whether a question has all words of a tool's name, without those that say nothing."""
-    said = set(re.findall(r"[a-z0-9]+", asked.lower()))
+def _is_named(name: str, text: str) -> bool:
+    """Return whether a question has all words of a tool's name, except small ones."""
+    said = set(re.findall(r"[a-z0-9]+", text.lower()))
     words = set(re.findall(r"[a-z0-9]+", name.lower().replace("_", " "))) - _SMALL_WORDS
     return bool(words) and words <= said
 
 
 def _names(messages: Messages) -> dict[str, str]:
-    """Return the names of the tools that were called, by toolUseId."""
+    """Return the names of the called tools, by toolUseId."""
     uses = (block["toolUse"] for message in messages for block in message["content"] if "toolUse" in block)
     return {use["toolUseId"]: use["name"] for use in uses}

@@ -1,9 +1,8 @@
-"""A model provider for Strands agents that says what a script tells it to: `ScriptedModel`.
+"""`ScriptedModel`: a model for Strands agents that answers from a script.
 
-It needs no network, no key and next to no time, and speaks the same stream of events as a real provider
-(Amazon Bedrock's ConverseStream, which all providers of Strands are translated to). A script is a function of
-the conversation, so one model serves any number of agents and a run that is started again gets the same
-answers. Knows nothing of Strandline.
+It needs no network, no key and almost no time, and streams the same events as a real provider (Amazon Bedrock's
+ConverseStream, to which Strands translates all providers). A script is a function of the conversation, so one model
+serves any number of agents, and a restarted run gets the same answers. Knows nothing of Strandline.
 
     def script(messages):
         if results(messages):
@@ -32,29 +31,29 @@ Block = dict[str, Any]
 
 
 class Waitable(Protocol):
-    """What a model can be made to wait for: `strandline.testing.Gate`, an `asyncio.Event`, ..."""
+    """A gate for a model: `strandline.testing.Gate`, an `asyncio.Event`, ..."""
 
     async def wait(self) -> object:
-        """Return when the model may go on."""
+        """Return when the model may continue."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """The model is silent here until `gate.wait()` returns; what stands before it has been streamed."""
+    """The model waits here until `gate.wait()` returns; the parts before it have been streamed."""
 
     gate: Waitable
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """The model stops for `reason`, whatever it said before."""
+    """The model stops here for `reason`."""
 
     reason: StopReason
 
 
 Item = str | Block | Pause | Stop | Exception
-"""A part of an answer. An exception is raised where it stands: a stream that breaks in the middle."""
+"""A part of an answer. An exception breaks the stream at its place."""
 
 Answer = str | Sequence[Item]
 Script = Callable[[Messages], Answer | Awaitable[Answer]]
@@ -62,7 +61,7 @@ Script = Callable[[Messages], Answer | Awaitable[Answer]]
 T = TypeVar("T", bound=BaseModel)
 
 
-# -- what a script says -------------------------------------------------------------------------------
+# -- answers of a script ------------------------------------------------------------------------------
 
 
 def say(text: str) -> Block:
@@ -78,8 +77,8 @@ def think(text: str) -> Block:
 def call(name: str, input: Any = None, tool_use_id: str | None = None) -> Block:  # noqa: A002
     """Make a request to run the tool `name`.
 
-    Without a `tool_use_id` the model makes one out of the conversation so far and the place in the answer:
-    the same call of the same conversation always gets the same id, a later one another.
+    Without a `tool_use_id` the model derives one from the conversation and the position in the answer: the same call in
+    the same conversation always gets the same id, a later one a different id.
     """
     use: Block = {"name": name, "input": {} if input is None else input}
     if tool_use_id is not None:
@@ -98,9 +97,9 @@ def stop(reason: StopReason) -> Stop:
 
 
 def in_turn(*answers: Answer | Exception) -> Script:
-    """Make a script that gives one answer per model call, whoever asks; an exception is raised.
+    """Make a script with one answer per model call; exceptions are raised.
 
-    Raises `AssertionError` when it is called more often. It counts calls, so use it for one conversation.
+    Raises `AssertionError` after the last one. It counts calls, so use it for one conversation.
     """
     left = list(answers)
 
@@ -115,11 +114,11 @@ def in_turn(*answers: Answer | Exception) -> Script:
     return script
 
 
-# -- what a script reads ------------------------------------------------------------------------------
+# -- helpers to read a conversation -------------------------------------------------------------------
 
 
 def question(messages: Messages) -> str:
-    """Return the text of the last user message that has any: what the person asked."""
+    """Return the text of the last user message with text: the user's question."""
     for message in reversed(messages):
         if message["role"] == "user":
             texts = [block["text"] for block in message["content"] if "text" in block]
@@ -129,7 +128,7 @@ def question(messages: Messages) -> str:
 
 
 def results(messages: Messages) -> dict[str, str]:
-    """Return the texts of the tool results that the model was just given, by toolUseId."""
+    """Return the texts of the latest tool results, by toolUseId."""
     if not messages or messages[-1]["role"] != "user":
         return {}
     found: dict[str, str] = {}
@@ -145,12 +144,12 @@ def results(messages: Messages) -> dict[str, str]:
 
 
 class ScriptedModel(Model):
-    """A Strands model that answers with what `script(messages)` returns.
+    """A Strands model that answers with the result of `script(messages)`.
 
-    The script is called once per model call with the messages that a provider would get (a copy), and may be
-    async. It returns a text, or a sequence of texts, blocks, `pause(...)`, `stop(...)` and exceptions; what
-    it raises is the failure of the provider. Texts are streamed `chunk_size` characters at a time, None sends
-    each in one piece. Usage counts messages as input and chunks as output tokens.
+    The script is called once per model call with a copy of the messages, and may be async. It returns a text, or a
+    sequence of texts, blocks, `pause(...)`, `stop(...)` and exceptions; an exception that it raises is the provider's
+    failure. Texts are streamed `chunk_size` characters at a time, or in one piece if it is None. Usage counts messages
+    as input tokens and chunks as output tokens.
 
     One object may be shared by any number of agents, threads and event loops.
     """
@@ -162,14 +161,14 @@ class ScriptedModel(Model):
         self._chunk_size = chunk_size
         self._config: dict[str, Any] = {"model_id": model_id}
         self.calls = 0
-        """How often the model was called."""
+        """The number of model calls."""
 
     def update_config(self, **model_config: Any) -> None:
         """Change the configuration that `get_config` returns; nothing else depends on it."""
         self._config.update(model_config)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the configuration: `model_id` and whatever was set."""
+        """Return the configuration: `model_id` and updates."""
         return self._config
 
     async def stream(
@@ -179,7 +178,7 @@ class ScriptedModel(Model):
         system_prompt: str | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[StreamEvent, None]:
-        """Stream one answer of the script as ConverseStream events. Raises whatever the script raises."""
+        """Stream one answer of the script as ConverseStream events. Raises the script's exceptions."""
         self.calls += 1
         answer = await self._answer(messages, tool_specs)
         yield {"messageStart": {"role": "assistant"}}
@@ -229,7 +228,7 @@ class ScriptedModel(Model):
         yield {"output": output_model.model_validate_json(answer)}
 
     async def _answer(self, messages: Messages, tool_specs: object) -> Answer:
-        """Return what the script says; it does not see the tools."""
+        """Call the script, which does not get the tools."""
         answer = self._script(messages)
         if inspect.isawaitable(answer):
             return await answer
@@ -239,7 +238,7 @@ class ScriptedModel(Model):
         if "text" in block:
             return ({"text": piece} for piece in self._pieces(block["text"]))
         if "toolUse" in block:
-            # In two pieces, as providers cut JSON where they like.
+            # In two pieces, as providers split JSON anywhere.
             text = json.dumps(block["toolUse"]["input"])
             half = len(text) // 2
             return ({"toolUse": {"input": piece}} for piece in (text[:half], text[half:]))
@@ -256,11 +255,11 @@ class ScriptedModel(Model):
 
 
 def _tool_use_id(name: str, messages: Messages, index: int) -> str:
-    """Name a call by all that was said before it; a count would repeat once a window has slid."""
-    told = json.dumps([messages, index], sort_keys=True, default=repr)
-    return f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+    """Derive an id from the whole conversation; a count would repeat after a window has slid."""
+    text = json.dumps([messages, index], sort_keys=True, default=repr)
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def fast_retries(*, max_attempts: int = 3, delay_s: int = 0) -> ModelRetryStrategy:
-    """Return a retry strategy, for one agent, that does not wait; the default one sleeps for two minutes."""
+    """Return a retry strategy for one agent that does not wait; the default one sleeps for two minutes."""
     return ModelRetryStrategy(max_attempts=max_attempts, initial_delay=delay_s, max_delay=delay_s)

@@ -1,6 +1,6 @@
-"""Files of one session, read and written in threads: each is replaced as a whole, none is ever seen half written.
+"""Reads and writes the files of one session, in threads. Each file is replaced atomically.
 
-Nothing that somebody else has left there is overwritten or removed: a folder without our mark is moved aside.
+Files of others are never overwritten or removed: a folder without our mark is moved aside.
 """
 
 import glob
@@ -16,33 +16,35 @@ from strandline._session_files.layout import AGENT, SESSION_FILE, Mark, SessionF
 from strandline.errors import StrandlineError
 
 BLOCK: Final = 4096
-"""Of a disk, as most have them: what the smallest file takes."""
+"""A common block size: the room that the smallest file takes."""
 DELETING: Final = "deleting"
-"""Lies in the folder of a session that is about to be deleted, until that is done."""
+"""A file in the folder of a session while it is being deleted."""
 
 
 class NotOurs(StrandlineError):
-    """The folder of a session has the files of another session; they are left alone."""
+    """The folder holds the files of another session, which are not touched."""
 
     code = "session_files_taken"
 
 
-def kept(folder: Path, key: SessionKey) -> tuple[str, Mark] | None:
-    """Return since when a session has files, and how far they go; None if none of ours are there, or damaged ones.
+def written(folder: Path, key: SessionKey) -> tuple[str, Mark] | None:
+    """Return when the files of a session were created, and their mark; None if there are none of ours or damaged ones.
 
-    Raises `NotOurs` if the files are those of another session.
+    Raises `NotOurs` if the files belong to another session.
     """
     found = _found(folder)
     if found.strandline is None:
         return None
     if found.strandline.key != key:
         other = found.strandline.session_id
-        raise NotOurs(f"{folder} has the files of session {other!r}, so those of {key.session_id!r} cannot be there")
+        raise NotOurs(
+            f"{folder} holds the files of session {other!r}, so those of {key.session_id!r} cannot be written there"
+        )
     return (found.created_at, found.strandline) if _is_whole(folder, found.strandline) else None
 
 
 def _is_whole(folder: Path, mark: Mark) -> bool:
-    """Return whether the last file is there and is not empty, as one may be after a power cut."""
+    """Return whether the last file exists and is not empty, as it may be after a power cut."""
     count = mark.files_before(mark.length)
     try:
         return count == 0 or (folder / message_file(count - 1)).stat().st_size > 0
@@ -51,26 +53,23 @@ def _is_whole(folder: Path, mark: Mark) -> bool:
 
 
 def write(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    """Write files, in order, each at once. Their folders are made, for nobody but this user."""
+    """Write files in order, each atomically. Create their folders for this user only."""
     for name, data in files:
         file = folder / name
         _make(file.parent)
         beside = file.with_name(f".{file.name}.tmp")
-        with open(beside, "wb", opener=_anew) as written:
-            written.write(data)
+        with open(beside, "wb", opener=_anew) as opened:
+            opened.write(data)
         os.replace(beside, file)
 
 
 def room_of(files: Iterable[tuple[str, bytes]]) -> int:
-    """Return how much of a disk files take."""
+    """Return how many bytes of a disk the files take."""
     return sum(-(-len(data) // BLOCK) * BLOCK for _, data in files)
 
 
 def share_a_disk(folder: Path, file: Path) -> bool:
-    """Return whether what is written into a folder, which may not be there yet, takes the room of a file's disk.
-
-    If that cannot be told, it may.
-    """
+    """Return whether a folder, which may not exist yet, is on the same disk as a file. True if that is unknown."""
     while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
     try:
@@ -80,7 +79,7 @@ def share_a_disk(folder: Path, file: Path) -> bool:
 
 
 def _anew(path: str, flags: int) -> int:
-    """Open a file that is made here: what has its name goes, so no link is written through, and no pipe waited for."""
+    """Open a new file. Remove one of that name, so that no link is followed and no pipe blocks."""
     flags |= os.O_EXCL
     try:
         return os.open(path, flags, 0o600)
@@ -90,7 +89,7 @@ def _anew(path: str, flags: int) -> int:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Open a file to read, without waiting for anybody where it is a pipe."""
+    """Open a file to read, without blocking on a pipe."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -101,24 +100,18 @@ def _make(folder: Path) -> None:
 
 
 def beside(folder: Path) -> Path:
-    """Return the folder in which the files of a session are written that are written from the beginning."""
+    """Return the temporary folder for a complete rewrite of a session's files."""
     return folder.with_name(f".{folder.name}.new")
 
 
 def begin(folder: Path) -> None:
-    """Make room to write the files of a session beside its folder, all of them; `put_in_place` follows.
-
-    Called once more instead of that, it leaves nothing of them.
-    """
+    """Prepare a complete rewrite in the folder `beside`; `put_in_place` follows. Call it again to abort the rewrite."""
     _remove(beside(folder))
     _remove(_former(folder))
 
 
 def put_in_place(folder: Path) -> Path | None:
-    """Have the files that were written beside a session's folder take its place.
-
-    Returns where its former files are now, if those were not ours.
-    """
+    """Replace a session's folder by the rewritten one. Return where the former files are now, if they were not ours."""
     _make(beside(folder) / AGENT / "messages")
     ours, aside = _mark(folder) is not None, None
     if os.path.lexists(folder):
@@ -132,21 +125,18 @@ def put_in_place(folder: Path) -> Path | None:
 
 
 def intend_deletion(folder: Path, key: SessionKey) -> None:
-    """Note in a session's folder, if there is one, that it is about to be deleted."""
+    """Mark a session's folder, if there is one, as about to be deleted."""
     if (mark := _mark(folder)) is not None and mark.key == key:
         (folder / DELETING).touch(mode=0o600)
 
 
-def keep(folder: Path) -> None:
-    """Note that a session's folder is not deleted after all."""
+def cancel_deletion(folder: Path) -> None:
+    """Remove the mark of a deletion."""
     (folder / DELETING).unlink(missing_ok=True)
 
 
 def remove(folder: Path, key: SessionKey, root: Path) -> None:
-    """Remove the files of a session, if there are any of ours, and folders below `root` that are empty then.
-
-    Those may have its name, too.
-    """
+    """Remove the files of a session, if they are ours, and then empty parent folders below `root`."""
     if (mark := _mark(folder)) is not None and mark.key == key:
         _remove(folder)
     _remove(beside(folder))
@@ -161,14 +151,14 @@ def remove(folder: Path, key: SessionKey, root: Path) -> None:
 
 
 def is_to_be_removed(folder: Path) -> bool:
-    """Return whether somebody meant to delete a session when its files were seen last."""
+    """Return whether a session's folder is marked as about to be deleted."""
     return (folder / DELETING).exists()
 
 
-def meant_to_be_deleted(pattern: str) -> list[SessionKey]:
-    """Return the sessions that were about to be deleted when a server ended. `pattern` is that of their notes.
+def unfinished_deletions(pattern: str) -> list[SessionKey]:
+    """Return the sessions whose deletion an earlier server did not finish. `pattern` matches the marks.
 
-    A folder that cannot be read stays as it is.
+    Unreadable folders are ignored.
     """
     keys: list[SessionKey] = []
     for each in glob.glob(pattern, include_hidden=True):
@@ -179,7 +169,7 @@ def meant_to_be_deleted(pattern: str) -> list[SessionKey]:
 
 
 def _found(folder: Path) -> SessionFile:
-    """Return what `session.json` says in a folder; whatever is none of ours has no mark."""
+    """Read the `session.json` of a folder; one that is not ours has no mark."""
     if folder.is_symlink():
         return SessionFile()
     try:
@@ -194,12 +184,12 @@ def _mark(folder: Path) -> Mark | None:
 
 
 def _former(folder: Path) -> Path:
-    """Return where our own former files are while others take their place."""
+    """Return the folder of our former files during a rewrite."""
     return folder.with_name(f".{folder.name}.old")
 
 
 def _free(folder: Path) -> Path:
-    """Return a name beside a folder that nothing has."""
+    """Return an unused name beside a folder."""
     number = 1
     while os.path.lexists(place := folder.with_name(f"found-{number}_{folder.name}")):
         number += 1
@@ -210,7 +200,7 @@ def _remove(folder: Path) -> None:
     if folder.is_symlink():
         folder.unlink()
     elif folder.exists():
-        # What makes it a session goes last, so that what could not be removed is known as ours, and tried again.
+        # `session.json` goes last, so that an incomplete removal is still known as ours and retried.
         for each in folder.iterdir():
             if each.is_dir() and not each.is_symlink():
                 shutil.rmtree(each)

@@ -1,7 +1,7 @@
-"""What stands in the files of a session: the records of Strands' `FileSessionManager` (strands-agents 1.62.0). Pure.
+"""The contents of a session's files: the records of Strands' `FileSessionManager` (strands-agents 1.62.0). Pure.
 
-`session.json` has one key more than Strands writes, which Strands does not look at: the mark, which says how far into
-the journal's history the files go. It is written last, so that what it says is there.
+`session.json` has one more key, which Strands ignores: the mark, which says how far into the journal's history the
+files go. It is written last, so that it is true.
 """
 
 import hashlib
@@ -17,18 +17,18 @@ from strandline._journal.port import AgentState
 from strandline._model import Message, Principal, Range, SessionId, SessionKey
 
 AGENT: Final = "agents/agent_default"
-"""The folder of the agent: `default` is the id that Strands gives an agent of which nothing else is said."""
+"""The folder of the agent: `default` is the id of an agent without one."""
 SESSION_FILE: Final = "session.json"
 AGENT_FILE: Final = f"{AGENT}/agent.json"
 _MANAGER: Final = {"__name__": "SlidingWindowConversationManager", "removed_message_count": 0, "model_call_count": 0}
-"""The conversation manager of an agent of which nothing else is known: the one that Strands gives it."""
-_NOTHING_ASKED: Final = {"interrupts": {}, "context": {}, "activated": False}
+"""The default conversation manager of Strands."""
+_NO_INTERRUPTS: Final = {"interrupts": {}, "context": {}, "activated": False}
 
 
 class Mark(Struct, frozen=True, kw_only=True):
-    """How far the files go: to message `length` of history, without those between each two numbers of `left_out`.
+    """How far the files go: to message `length` of history, without the ranges in `left_out`.
 
-    `last` is the digest of the last message before `length`, whether it is left out or not.
+    `last` is the digest of the last message before `length`, even if it is left out.
     """
 
     principal: Principal
@@ -39,7 +39,7 @@ class Mark(Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> SessionKey:
-        """Whose files they are."""
+        """The key of the session."""
         return SessionKey(self.principal, self.session_id)
 
     def files_before(self, index: int) -> int:
@@ -48,7 +48,7 @@ class Mark(Struct, frozen=True, kw_only=True):
 
 
 class SessionFile(Struct, frozen=True, kw_only=True):
-    """`session.json`, as far as it matters here. Without a mark, it is somebody else's."""
+    """The keys of `session.json` that are read. Without a mark it was not written by Strandline."""
 
     created_at: str = ""
     strandline: Mark | None = None
@@ -58,7 +58,7 @@ _session_file: Final[Callable[[bytes], SessionFile]] = decoder(SessionFile)
 
 
 def read_session_file(data: bytes) -> SessionFile:
-    """Return what a `session.json` says; what is none of ours has no mark."""
+    """Decode a `session.json`; one that Strandline did not write has no mark."""
     try:
         return _session_file(data)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -76,14 +76,14 @@ def message_file(number: int) -> str:
 
 
 def session_record(name: str, mark: Mark, created_at: str, now: str) -> bytes:
-    """Return what stands in `session.json`."""
+    """Return the content of `session.json`."""
     return _written(
         {"session_id": name, "session_type": "AGENT", "created_at": created_at, "updated_at": now, "strandline": mark}
     )
 
 
 def agent_record(standing: AgentState, mark: Mark, created_at: str, now: str) -> bytes:
-    """Return what stands in `agent.json`."""
+    """Return the content of `agent.json`."""
     state = standing.state or {}
     manager = {**(state.get("conversation_manager_state") or _MANAGER)}
     manager["removed_message_count"] = _removed(standing, mark)
@@ -92,7 +92,7 @@ def agent_record(standing: AgentState, mark: Mark, created_at: str, now: str) ->
             "agent_id": "default",
             "state": state.get("state") or {},
             "conversation_manager_state": manager,
-            "_internal_state": {"interrupt_state": _NOTHING_ASKED, "model_state": state.get("model_state") or {}},
+            "_internal_state": {"interrupt_state": _NO_INTERRUPTS, "model_state": state.get("model_state") or {}},
             "created_at": created_at,
             "updated_at": now,
         }
@@ -100,31 +100,31 @@ def agent_record(standing: AgentState, mark: Mark, created_at: str, now: str) ->
 
 
 def message_record(message: Message, number: int, now: str) -> bytes:
-    """Return what stands in a message's file."""
+    """Return the content of a message's file."""
     return _written(
         {"message": message, "message_id": number, "redact_message": None, "created_at": now, "updated_at": now}
     )
 
 
 def digest(message: Message) -> str:
-    """Return what tells a message from others."""
+    """Return the digest of a message."""
     return hashlib.sha256(encode_messages(message)).hexdigest()
 
 
 def with_left_out(spans: Sequence[tuple[int, int]], index: int) -> list[tuple[int, int]]:
-    """Return the spans with one message more, which comes after all of them."""
+    """Return the spans with message `index` added, which comes after all of them."""
     if spans and spans[-1][1] == index:
         return [*spans[:-1], (spans[-1][0], index + 1)]
     return [*spans, (index, index + 1)]
 
 
 def _removed(standing: AgentState, mark: Mark) -> int:
-    """Return how many of the files the agent works without: those before the part of history that it has to its end."""
+    """Return how many of the messages with files come before the agent's window."""
     ends = standing.window[-1:]
     match ends:
         case (Range(start, None),):
             return mark.files_before(min(start, mark.length))
-        case _:  # its last message was rewritten: nothing in the files is that one, and more is better than less
+        case _:  # its last message was rewritten and is in no file; keep all rather than too few
             return 0
 
 

@@ -1,9 +1,8 @@
-"""Which folder the files of a session are in. Pure; touches no file.
+"""Paths of the files of sessions. Pure; touches no file.
 
-A session's folder is `session_NAME` in the folder that the setting `session_files` names, as `FileSessionManager` calls
-it (strands-agents 1.62.0). Two sessions never share one: names of sessions go in as they are or, if they are too long
-for a file system, with a digest; principals are escaped; and what `session_files_names` exchanges, it exchanges both
-ways.
+A session's folder is `session_NAME` in the folder of the setting `session_files`, as `FileSessionManager` names it
+(strands-agents 1.62.0). Two sessions never share one: session ids are used as they are, or with a digest if they are
+too long for a file system; principals are escaped; and `session_files_names` swaps names in both directions.
 """
 
 import glob
@@ -23,26 +22,25 @@ _PLACEHOLDER: Final = re.compile(r"\{[^{}]*\}|[{}]")
 _PRINCIPAL: Final = "{principal}"
 _SESSION_ID: Final = "{session_id}"
 _LONGEST: Final = 120
-"""How long a name may be before a digest takes the place of its end: file systems take 255 bytes, and a part of a path
-may have two of them."""
+"""The longest name without a digest: file systems allow 255 bytes, and one part of a path may hold two names."""
 
 
 class SessionPaths:
-    """Where the files of each session are. Raises `SettingsError` for what cannot be meant."""
+    """The paths of all sessions. Raises `SettingsError` for invalid settings."""
 
     def __init__(self, template: str, names: Sequence[str] = ()) -> None:
         for found in _PLACEHOLDER.findall(template):
             if found not in (_PRINCIPAL, _SESSION_ID):
                 raise SettingsError(
-                    f"session_files is {template!r}: {found} stands for nothing there. It may hold {_PRINCIPAL} and"
+                    f"session_files is {template!r}: {found} is no placeholder. It may hold {_PRINCIPAL} and"
                     f" {_SESSION_ID}."
                 )
         self._template = os.path.abspath(os.path.expanduser(template))
-        self._names = _exchanged(names)
+        self._names = _swapped(names)
 
     @property
     def root(self) -> Path:
-        """The folder that is that of all sessions."""
+        """The common folder of all sessions."""
         own, brace, _ = self._template.partition("{")
         return Path(own + "_").parent if brace else Path(own)
 
@@ -52,7 +50,7 @@ class SessionPaths:
         return _PRINCIPAL in self._template
 
     def name(self, id: SessionId) -> str:  # noqa: A002
-        """Return the name that a session has there."""
+        """Return the name of a session in its paths."""
         name = self._names.get(id, id)
         return name if len(name) <= _LONGEST else f"{name[:40]}-{hashlib.sha256(name.encode()).hexdigest()}"
 
@@ -63,15 +61,15 @@ class SessionPaths:
         return Path(storage) / f"{SESSION}{name}"
 
     def pattern(self, inside: str) -> str:
-        """Return a pattern, for `glob`, of a file called `inside` in the folders of all sessions."""
+        """Return a `glob` pattern for the file `inside` in the folders of all sessions."""
         parts = re.split(f"({re.escape(_PRINCIPAL)}|{re.escape(_SESSION_ID)})", self._template)
         storage = "".join("*" if each in (_PRINCIPAL, _SESSION_ID) else glob.escape(each) for each in parts)
         return os.path.join(storage, f"{SESSION}*", inside)
 
 
-def _exchanged(names: Sequence[str]) -> dict[str, str]:
-    """Return which name each session has that has another one: if `a` is called `b`, `b` is called `a`."""
-    exchanged: dict[str, str] = {}
+def _swapped(names: Sequence[str]) -> dict[str, str]:
+    """Return the swapped names by session id: if `a` is called `b`, `b` is called `a`."""
+    swapped: dict[str, str] = {}
     for each in names:
         own, _, other = each.partition("=")
         try:
@@ -81,17 +79,17 @@ def _exchanged(names: Sequence[str]) -> dict[str, str]:
                 f"session_files_names has {each!r}. Write SESSION=NAME, such as default=agent, both as session ids are:"
                 " 1 to 256 of A-Z a-z 0-9 . _ : @ -"
             ) from None
-        if pair[0] == pair[1] or not exchanged.keys().isdisjoint(pair):
+        if pair[0] == pair[1] or not swapped.keys().isdisjoint(pair):
             raise SettingsError(
-                f"session_files_names has {each!r}, but a name can be exchanged once only, and for another one: two"
-                " sessions must not have the same files. Take one of them out."
+                f"session_files_names has {each!r}, but each name may appear once only, with a different one: two"
+                " sessions must not have the same files. Remove one of them."
             )
-        exchanged |= {pair[0]: pair[1], pair[1]: pair[0]}
-    return exchanged
+        swapped |= {pair[0]: pair[1], pair[1]: pair[0]}
+    return swapped
 
 
 def _part(principal: Principal) -> str:
-    """Return a principal as one part of a path, different for each."""
+    """Return a unique part of a path for a principal."""
     plain = principal.encode("utf-8", "surrogatepass")
     part = quote(plain, safe="@") or "%"
     if part in (".", ".."):

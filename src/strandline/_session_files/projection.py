@@ -1,9 +1,8 @@
-"""Keeps the files of all sessions as the journal has them: as each run ends, and whatever was missed at the start.
+"""Projects the journal's conversations into files: as each run ends, and at the start for all sessions.
 
-The journal is the truth and is only read. Nobody waits for files but whoever deletes a session, and a session whose
-files cannot be written is tried again until they can. Files that lie on the journal's disk take nothing of what is left
-there for runs that were accepted: they are behind until there is more. One session at a time, whatever files need in
-threads. Belongs to the serving loop.
+The journal is the truth and is only read. Runs never wait for files; deleting a session does. Failed writes are
+retried. Files on the journal's disk leave the reserve for accepted runs alone: they wait until there is room. Works on
+one session at a time, with file access in threads. Belongs to the serving loop.
 """
 
 import asyncio
@@ -27,104 +26,104 @@ _log = logging.getLogger("strandline.session_files")
 
 PAGE: Final = 64
 PAGE_BYTES: Final = 4 * 1024 * 1024
-"""How much of a history is read and held at once."""
-AGAIN_S: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
-"""How long to wait before a session whose files could not be written is tried again, the last one ever after."""
+"""How much of a history is read and held at once, in messages and bytes."""
+RETRY_S: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
+"""The waits between retries of a session; the last one repeats."""
 SESSIONS: Final = 100
-LOOK_S: Final = 1.0
-"""How long to wait before it is seen again whether the journal's disk has room."""
+CHECK_DISK_S: Final = 1.0
+"""How often to check whether the journal's disk has room."""
 
 
 class _Gone(Exception):
-    """The session was deleted while its files were written."""
+    """The session was deleted while its files were being written."""
 
 
 class _NoRoom(Exception):
-    """What is left of the journal's disk is kept for what was accepted."""
+    """The rest of the journal's disk is reserved for accepted runs."""
 
 
 class SessionFiles:
-    """The projection of a journal into files. `start` begins, `finish` ends it."""
+    """The projection of a journal into files."""
 
-    def __init__(self, place: SessionPaths, journal: Journal, clock: Clock) -> None:
-        self._place = place
+    def __init__(self, paths: SessionPaths, journal: Journal, clock: Clock) -> None:
+        self._paths = paths
         self._journal = journal
         self._clock = clock
         self._due: dict[SessionKey, None] = {}
-        """Sessions with something new, in the order in which it came."""
+        """Sessions with changes, oldest first."""
         self._failed: dict[SessionKey, tuple[float, int]] = {}
-        """Sessions whose files could not be written: when they are tried again, and how often they were."""
+        """Sessions with failed writes: the time of the next retry, and the number of retries."""
         self._deleted: set[SessionKey] = set()
-        """Sessions that were deleted and whose files could not be removed."""
+        """Deleted sessions whose files could not be removed."""
         self._news = asyncio.Event()
         self._at_rest = asyncio.Event()
         self._files = asyncio.Lock()
-        """Held by whoever works on files: one at a time."""
+        """Held while files are being changed."""
         self._task: asyncio.Task[None] | None = None
         self._disk = journal if isinstance(journal, OnDisk) else None
-        """What has to be asked for room, if files lie there."""
+        """Grants room if the files are on its disk."""
         self._lacks_room = False
-        """Whether files have waited for that, since all were up to date."""
+        """Whether files wait for room."""
         self._is_short = False
-        """Whether the disk had no room for any when that was looked at last."""
+        """Whether the disk had no room at the last check."""
         self.failures = 0
         self.caught_up = asyncio.Event()
-        """Set when all that an earlier server has left was looked at."""
+        """Set when all sessions of earlier servers are checked."""
 
     @property
     def behind(self) -> int:
-        """How many sessions have something that is not in their files, as far as is known."""
+        """The number of sessions known to have outdated files."""
         return len(self._due.keys() | self._failed.keys())
 
     def start(self) -> None:
-        """Begin, with what an earlier server has left undone; the journal is open."""
+        """Start with the unfinished work of earlier servers. The journal must be open."""
         self._task = asyncio.get_running_loop().create_task(self._work())
 
     def changed(self, key: SessionKey) -> None:
-        """Note that a session has something new."""
+        """Note that a session has changed."""
         self._due[key] = None
         self._at_rest.clear()
         self._news.set()
 
     async def finish(self, within_s: float) -> None:
-        """Write what is new, for no longer than this, and end. What is left is caught up with at the next start."""
+        """Write changes for at most `within_s`, and end. The next start catches up with the rest."""
         task, self._task = self._task, None
         if task is None:
             return
         try:
             await asyncio.wait_for(self._at_rest.wait(), within_s)
         except TimeoutError:
-            _log.warning("the files of %d sessions are not up to date: they will be at the next start", self.behind)
+            _log.warning("the files of %d sessions are outdated; the next start updates them", self.behind)
         task.cancel()
         await asyncio.wait([task])
 
     async def deleting(self, key: SessionKey) -> None:
-        """Note that a session is about to be deleted, so that a crash does not leave its files behind."""
-        folder = self._place.folder(key)
+        """Mark the files of a session that is about to be deleted, so that they do not survive a crash."""
+        folder = self._paths.folder(key)
         async with self._files:
             await self._tried(key, lambda: files.intend_deletion(folder, key))
 
     async def deleted(self, key: SessionKey, *, done: bool) -> None:
-        """Remove the files of a session that was deleted (`done`); else the journal says what becomes of them."""
-        folder = self._place.folder(key)
+        """Remove the files of a deleted session (`done`), or bring them up to date if it was not deleted."""
+        folder = self._paths.folder(key)
         if done:
             async with self._files:
                 self._deleted.add(key)
-                if not await self._tried(key, lambda: files.remove(folder, key, self._place.root)):
+                if not await self._tried(key, lambda: files.remove(folder, key, self._paths.root)):
                     return
                 self._deleted.discard(key)
-        self.changed(key)  # (another one of this name may be there by now)
+        self.changed(key)  # (a new session of this name may exist by now)
 
-    # -- when ------------------------------------------------------------------------------------------
+    # -- scheduling ------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
-        """Write what is new as it comes, and what is old when nothing is new, until cancelled."""
+        """Write changed sessions first, then check all others, until cancelled."""
         old: AsyncIterator[SessionKey] | None = self._all_sessions()
         while True:
             self._news.clear()
             if self._waits_for_room():
-                self._at_rest.set()  # (there is nothing that could be done now)
-                await asyncio.sleep(LOOK_S)
+                self._at_rest.set()  # (nothing can be done now)
+                await asyncio.sleep(CHECK_DISK_S)
             elif (key := self._next()) is not None:
                 await self._attempt(key)
             elif old is not None:
@@ -145,8 +144,7 @@ class SessionFiles:
         return next((key for key, (at, _) in self._failed.items() if at <= now), None)
 
     def _waits_for_room(self) -> bool:
-        """Return whether there is no use in trying; once the disk has room again, all that is behind is tried at
-        once."""
+        """Return whether the disk has no room. When it has room again, make all retries due."""
         was_short, self._is_short = self._is_short, self._lacks_room and self._journal.low_disk is not None
         if was_short and not self._is_short:
             now = self._clock.monotonic()
@@ -162,15 +160,15 @@ class SessionFiles:
             pass
 
     async def _all_sessions(self) -> AsyncIterator[SessionKey]:
-        """Yield what was to be deleted when the last server ended, then all sessions of the journal."""
-        pattern = self._place.pattern(files.DELETING)
+        """Yield sessions with an unfinished deletion, then all sessions of the journal."""
+        pattern = self._paths.pattern(files.DELETING)
         left: list[SessionKey] | None = None
         while left is None:
             try:
-                left = await asyncio.to_thread(files.meant_to_be_deleted, pattern)
-            except RuntimeError as error:  # there is no thread to be had
-                _log.warning("files of deleted sessions cannot be looked for yet: %s", error)
-                await asyncio.sleep(AGAIN_S[0])
+                left = await asyncio.to_thread(files.unfinished_deletions, pattern)
+            except RuntimeError as error:  # no thread can be started
+                _log.warning("files of deleted sessions cannot be searched yet: %s", error)
+                await asyncio.sleep(RETRY_S[0])
         for key in left:
             yield key
         after: SessionKey | None = None
@@ -179,7 +177,7 @@ class SessionFiles:
                 page = await self._journal.read(SessionsQuery(None, after, SESSIONS))
             except StrandlineError as error:
                 _log.warning("sessions cannot be listed yet, to write their files: %s", error)
-                await asyncio.sleep(AGAIN_S[0])
+                await asyncio.sleep(RETRY_S[0])
                 continue
             for view in page.sessions:
                 yield view.key
@@ -187,7 +185,7 @@ class SessionFiles:
                 return
 
     async def _attempt(self, key: SessionKey) -> None:
-        """Write the files of a session; what cannot be written is noted for later."""
+        """Write the files of a session; schedule a retry if that fails."""
         async with self._files:
             self._due.pop(key, None)
             try:
@@ -196,7 +194,7 @@ class SessionFiles:
                 self._due[key] = None
             except _NoRoom:
                 self._note_lack_of_room(key)
-            except Exception as error:  # whatever it is, it must not end this task, nor reach a run
+            except Exception as error:  # no error may end this task or reach a run
                 self._note_failure(key, error)
             else:
                 self._failed.pop(key, None)
@@ -205,18 +203,18 @@ class SessionFiles:
                     _log.info("the journal's disk has room again: the files of all sessions are up to date")
 
     async def _tried(self, key: SessionKey, work: Callable[[], object]) -> bool:
-        """Do some work in a thread; False if it failed, which is noted for later."""
+        """Do some work in a thread; return False and schedule a retry if it fails."""
         try:
             await asyncio.to_thread(work)
-        except Exception as error:  # (also if there is no thread to be had)
+        except Exception as error:  # (also if no thread can be started)
             self._note_failure(key, error)
             return False
         return True
 
     def _postpone(self, key: SessionKey) -> int:
-        """Have a session tried again later; return how often it was before."""
+        """Schedule a retry of a session; return the number of earlier ones."""
         _, times = self._failed.get(key, (0.0, 0))
-        self._failed[key] = (self._clock.monotonic() + AGAIN_S[min(times, len(AGAIN_S) - 1)], times + 1)
+        self._failed[key] = (self._clock.monotonic() + RETRY_S[min(times, len(RETRY_S) - 1)], times + 1)
         self._news.set()
         return times
 
@@ -225,8 +223,8 @@ class SessionFiles:
         if not self._lacks_room:
             self._lacks_room = True
             _log.warning(
-                "the files of session %s, and of others, wait: what is left of the journal's disk is kept for runs that"
-                " were accepted (setting disk_reserve_bytes; what to do: docs/operations.md, StrandlineDiskFills)",
+                "the files of session %s, and of others, wait: the rest of the journal's disk is reserved for accepted"
+                " runs (setting disk_reserve_bytes; what to do: docs/operations.md, StrandlineDiskFills)",
                 key.session_id,
             )
 
@@ -234,32 +232,32 @@ class SessionFiles:
         times = self._postpone(key)
         self.failures += 1
         if times == 0:
-            told = str(error) if isinstance(error, OSError | StrandlineError) else repr(error)
-            _log.warning("the files of session %s are not up to date: %s; it is tried again", key.session_id, told)
+            reason = str(error) if isinstance(error, OSError | StrandlineError) else repr(error)
+            _log.warning("the files of session %s could not be written and will be retried: %s", key.session_id, reason)
 
-    # -- what ------------------------------------------------------------------------------------------
+    # -- writing ---------------------------------------------------------------------------------------
 
     async def _bring_up_to_date(self, key: SessionKey) -> None:
-        folder = self._place.folder(key)
+        folder = self._paths.folder(key)
         view = await self._journal.read(SessionQuery(key))
-        meant_to_go = key in self._deleted or await asyncio.to_thread(files.is_to_be_removed, folder)
+        was_deleted = key in self._deleted or await asyncio.to_thread(files.is_to_be_removed, folder)
         if view is None:
-            if meant_to_go:
-                await asyncio.to_thread(files.remove, folder, key, self._place.root)
+            if was_deleted:
+                await asyncio.to_thread(files.remove, folder, key, self._paths.root)
                 self._deleted.discard(key)
             return
-        kept = await asyncio.to_thread(files.kept, folder, key)
-        if kept is not None and not await self._agrees(kept[1], view.messages):
-            kept = None
-        if meant_to_go:
-            await asyncio.to_thread(files.keep, folder)
+        stored = await asyncio.to_thread(files.written, folder, key)
+        if stored is not None and not await self._agrees(stored[1], view.messages):
+            stored = None
+        if was_deleted:
+            await asyncio.to_thread(files.cancel_deletion, folder)
             self._deleted.discard(key)
-        mark = Mark(principal=key.principal, session_id=key.session_id) if kept is None else kept[1]
+        mark = Mark(principal=key.principal, session_id=key.session_id) if stored is None else stored[1]
         if mark.length < view.messages:
-            await self._write(folder, mark, view.messages, None if kept is None else kept[0])
+            await self._write(folder, mark, view.messages, None if stored is None else stored[0])
 
     async def _agrees(self, mark: Mark, length: int) -> bool:
-        """Return whether files are of the history that the journal has, and not of another one of that name."""
+        """Return whether the files match the journal's history, and not that of an earlier session of this name."""
         if mark.length > length:
             return False
         if mark.length == 0:
@@ -268,7 +266,7 @@ class SessionFiles:
         return page is not None and layout.digest(page[0][0]) == mark.last
 
     async def _write(self, folder: Path, before: Mark, length: int, created_at: str | None) -> None:
-        """Write the messages from a mark to `length`, then the agent, then how far they go; all if there are none."""
+        """Write the messages from a mark to `length`, then the agent, then the mark; rewrite all if there are none."""
         now = layout.time_of(self._clock.now())
         if created_at is not None:
             await self._write_into(folder, before, length, created_at, now)
@@ -281,10 +279,10 @@ class SessionFiles:
             await asyncio.to_thread(files.begin, folder)
             raise
         if (aside := await asyncio.to_thread(files.put_in_place, folder)) is not None:
-            _log.warning("%s was there and is nothing that this server has written: it is %s now", folder, aside)
+            _log.warning("%s was not written by Strandline; it was moved to %s", folder, aside)
 
     async def _write_into(self, folder: Path, before: Mark, length: int, created_at: str, now: str) -> bool:
-        """Write them into a folder; False if there is nothing to write. Raises `_NoRoom`."""
+        """Write them into a folder; return False if there is nothing to write. Raises `_NoRoom`."""
         mark = before
         disk = self._disk
         if disk is not None and not await asyncio.to_thread(files.share_a_disk, folder, disk.file):
@@ -295,7 +293,7 @@ class SessionFiles:
         if mark == before:
             return False
         standing = await self._journal.read(AgentStateQuery(mark.key))
-        name = self._place.name(mark.session_id)
+        name = self._paths.name(mark.session_id)
         records = [
             (layout.AGENT_FILE, layout.agent_record(standing, mark, created_at, now)),
             (layout.SESSION_FILE, layout.session_record(name, mark, created_at, now)),
@@ -304,7 +302,7 @@ class SessionFiles:
         return True
 
     async def _put(self, disk: OnDisk | None, folder: Path, records: list[tuple[str, bytes]]) -> None:
-        """Write files, on the disk of the journal if it is given one. Raises `_NoRoom` if that has none for them."""
+        """Write files. If they are on the journal's `disk`, request room first. Raises `_NoRoom` if it has none."""
         if not records:
             return
         if disk is not None:
@@ -317,9 +315,10 @@ class SessionFiles:
         await asyncio.to_thread(files.write, folder, records)
 
     async def _records(self, mark: Mark, length: int, now: str) -> AsyncIterator[tuple[Mark, list[tuple[str, bytes]]]]:
-        """Yield the files of messages, portion by portion, and the mark after each.
+        """Yield the files of messages page by page, and the mark after each page.
 
-        A message that asks for tools comes with the next one that is not left out: the round of the last may be open.
+        A message with tool requests is written together with the next one that is not left out, since the last round
+        may be open.
         """
         seen, limit = mark, PAGE
         open_round: Message | None = None
@@ -353,7 +352,7 @@ class SessionFiles:
             yield mark, records
 
     async def _page(self, key: SessionKey, start: int, end: int) -> list[tuple[Message, bool]] | None:
-        """Return messages `start` to `end`, each with whether it is hidden; None if they are too large together."""
+        """Return messages `start` to `end`, each with whether it is hidden; None if they are too large for one page."""
         query = HistoryQuery(key, end, end - start, discarded=True, most_bytes=PAGE_BYTES)
         page = await self._journal.read(query)
         if page.first > start:

@@ -1,7 +1,7 @@
-"""A worker's process, started by `strandline._workers.process` in the serving one, which is at the other end.
+"""The program of a worker process, started by `strandline._workers.process`.
 
-Its main thread listens, and never runs user code; agents have a loop and threads of their own, as in a server without
-workers. It lives as long as its connection: when the serving process is gone, however that ended, it is at once.
+Its main thread reads orders and never runs user code; agents have their own loop and threads, as in a server without
+workers. It exits when its connection is closed, however the serving process ended.
 """
 
 import asyncio
@@ -31,15 +31,15 @@ from strandline._workers.runtime import WorkerRuntime, orders
 from strandline.errors import SetupError
 
 FLUSH_S: Final = 0.5
-"""How long its last spans get to be sent; the serving process waits for it."""
+"""How long the export of its last spans may take; the serving process waits for it."""
 _SET_PARENT_DEATH_SIGNAL: Final = 1
 
 
 def main() -> None:
     """Serve one connection until its end."""
     _die_with_parent()
-    # A signal to all processes of a terminal, a container or a unit is for the serving process to act on. (A handler,
-    # since what is ignored would be so in the programs that tools start, too.)
+    # Signals to all processes of a terminal, container or unit are for the serving process. (Handlers that do nothing,
+    # since programs that tools start would inherit ignored signals.)
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(each, lambda *_: None)
     connection = socket.socket(fileno=int(sys.argv[1]))
@@ -50,21 +50,21 @@ def main() -> None:
     try:
         target, loops = _loaded(setup, connection)
     except SetupError as error:
-        _say(connection, m.LoadFailed(str(error)))
+        _send(connection, m.LoadFailed(str(error)))
         return
     uvloop.run(_serve(connection, frames, target, loops))
     idle = loops.close()
     flush(FLUSH_S)
     if not idle:
-        _gone()  # a thread of user code still works; Python would wait for it
+        _exit_now()  # a thread of user code still works; Python would wait for it
 
 
 def _loaded(setup: m.Setup, connection: socket.socket) -> tuple[Target, AgentLoops]:
-    """Load what is served, and say so; return it with the loop for its agents. Raises `SetupError`."""
+    """Load the target and report it; return it with its agent loop. Raises `SetupError`."""
     log_to_stderr(level=setup.log_level, form=setup.log_format, details=setup.log_details)
     target = load_target(setup.target, history=setup.history, keys=setup.keys)
-    export_if_wanted(os.environ, setup.agent_id)  # (an SDK that the agent's module has set up comes first)
-    _say(
+    export_if_wanted(os.environ, setup.agent_id)  # (an SDK that the agent's module sets up takes precedence)
+    _send(
         connection,
         m.Loaded(
             resumable=target.resumable,
@@ -79,62 +79,69 @@ def _loaded(setup: m.Setup, connection: socket.socket) -> tuple[Target, AgentLoo
 
 
 async def _serve(connection: socket.socket, frames: Frames, target: Target, loops: AgentLoops) -> None:
-    """Take orders until it is time to leave; `frames` has what came with the first one."""
-    leaving = asyncio.Event()
+    """Execute orders until `Exit`. `frames` holds what arrived with the first order."""
+    exiting = asyncio.Event()
 
-    def gone() -> None:
-        if not leaving.is_set():
-            _gone()
+    def closed() -> None:
+        if not exiting.is_set():
+            _exit_now()
 
     writer = Writer(connection)
     _close_in_forks(writer.fileno())
     runtime = WorkerRuntime(
-        target, loops, SystemClock(), Traces().join, leave=leaving.set, gone=gone, frames=frames, write=writer.write
+        target,
+        loops,
+        SystemClock(),
+        Traces().join,
+        on_exit=exiting.set,
+        on_close=closed,
+        frames=frames,
+        write=writer.write,
     )
     await asyncio.get_running_loop().create_connection(lambda: runtime.channel, sock=connection)
     beginning = asyncio.create_task(runtime.begin())
     beginning.add_done_callback(lambda _: collect_less_often())
-    await leaving.wait()
+    await exiting.wait()
     beginning.cancel()
 
 
 def _setup(connection: socket.socket, frames: Frames) -> m.Setup:
-    """Read the first order; what has come behind it stays in `frames`."""
+    """Read the first order; later ones stay in `frames`."""
     while data := connection.recv(1 << 16):
         for each in frames.feed(data):
             match orders(each):
                 case [m.Setup() as setup]:
                     return setup
-    return _gone()
+    return _exit_now()
 
 
-def _say(connection: socket.socket, report: m.Report) -> None:
+def _send(connection: socket.socket, report: m.Report) -> None:
     with suppress(OSError):
         connection.sendall(frame(encode_messages(report)))
 
 
-def _gone() -> NoReturn:
-    """End at once: nothing may work on for a server that is dead, beside the one that takes its place."""
+def _exit_now() -> NoReturn:
+    """Exit at once: nothing may work on for a dead server beside its successor."""
     logs.flush(FLUSH_S)
     logs.flush_printed(FLUSH_S)
     os._exit(0)
 
 
 def _close_in_forks(descriptor: int) -> None:
-    """Have processes that user code forks have nothing in place of a descriptor.
+    """Replace a descriptor by /dev/null in processes that user code forks.
 
-    Through it one that is left behind would keep the connection open, and one that goes on as an agent would report.
+    A forked process would keep the connection open, or send reports on it.
     """
 
-    def part() -> None:
+    def replace() -> None:
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, descriptor, inheritable=False)
         os.close(nothing)
 
-    os.register_at_fork(after_in_child=part)
+    os.register_at_fork(after_in_child=replace)
 
 
 def _die_with_parent() -> None:
-    """Have the kernel end this process with the serving one, even while code that keeps Python from running works."""
+    """Have the kernel kill this process with the serving one, even while native code blocks Python."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)

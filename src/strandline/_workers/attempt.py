@@ -1,6 +1,6 @@
-"""An attempt as an agent in a worker sees it: each report goes over to the serving process, which stages and tells it.
+"""An attempt as an agent in a worker sees it: sends each report to the serving process, which stores and publishes it.
 
-Reports are encoded where they are made: what an agent does to its messages later does not change them.
+Reports are encoded at once: an agent that changes its messages later does not change them.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from strandline._normalize import normalize_message, normalize_result
 from strandline._workers.messages import AttemptCall, Run
 
 TOUCH_EVERY_S: Final = 0.1
-"""Signs of life that say nothing else are told no more often."""
+"""The shortest time between a report and a `touch`."""
 
 
 class RemoteAttempt:
-    """A worker's side of `strandline._agents.port.Attempt`. Belongs to the agent loop; `send` may be called there.
+    """A worker's side of `strandline._agents.port.Attempt`. Belongs to the agent loop, as `send` does.
 
-    What the run does now is sent with `flush`, before it is done: it may keep the loop for long.
+    `flush` sends the current phase or tool before it starts: it may block the loop.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class RemoteAttempt:
         self._send = send
         self._flush = flush
         self._clock = clock
-        self._asked: asyncio.Future[bool] | None = None
-        self._told_at = 0.0
+        self._permission: asyncio.Future[bool] | None = None
+        self._sent_at = 0.0
 
     @property
     def messages(self) -> Sequence[Message]:
@@ -52,75 +52,75 @@ class RemoteAttempt:
     def add(self, message: Message) -> None:
         """Report a message."""
         self._messages.append(message)
-        self._tell("add", normalize_message(message))
+        self._report("add", normalize_message(message))
 
     def amend(self, index: int, content: list[Block]) -> None:
-        """Report another content of a message."""
+        """Report a message's new content."""
         self._messages[index]["content"] = content
-        self._tell("amend", index, normalize_message(self._messages[index])["content"])
+        self._report("amend", index, normalize_message(self._messages[index])["content"])
 
     def add_text(self, delta: str) -> None:
         """Report a piece of text."""
-        self._tell("add_text", delta)
+        self._report("add_text", delta)
 
     def add_reasoning(self, delta: str) -> None:
         """Report a piece of reasoning."""
-        self._tell("add_reasoning", delta)
+        self._report("add_reasoning", delta)
 
     def reset_text(self) -> None:
-        """Report that the text counts no more."""
-        self._tell("reset_text")
+        """Report that the text so far is void."""
+        self._report("reset_text")
 
     def begin_model(self) -> None:
-        """Report a call of the model; its task works for the run."""
+        """Report a model call. The current task becomes one of the run's own."""
         adopt_current_task()
-        self._tell("begin_model")
+        self._report("begin_model")
 
     def add_usage(self, tokens: dict[str, int]) -> None:
-        """Report what a call of the model has used."""
-        self._tell("add_usage", tokens)
+        """Report the tokens of a model call."""
+        self._report("add_usage", tokens)
 
     def enter(self, phase: str) -> None:
-        """Report what the run does now; the task that does works for it."""
+        """Report the current phase. The current task becomes one of the run's own."""
         adopt_current_task()
-        self._tell("enter", phase)
+        self._report("enter", phase)
         self._flush()
 
     def begin_tool(self, tool_use_id: str, name: str, given: object) -> None:
-        """Report a tool that starts; the task that executes it works for the run."""
+        """Report the start of a tool. The current task becomes one of the run's own."""
         adopt_current_task()
-        self._tell("begin_tool", tool_use_id, name, given)
+        self._report("begin_tool", tool_use_id, name, given)
         self._flush()
 
     def publish_tool_end(self, tool_use_id: str, result: ToolResult) -> None:
-        """Report a tool that has ended."""
-        self._tell("publish_tool_end", tool_use_id, normalize_result(result, tool_use_id))
+        """Report the end of a tool."""
+        self._report("publish_tool_end", tool_use_id, normalize_result(result, tool_use_id))
 
     def touch(self) -> None:
-        """Report that something went on, unless that was reported just now."""
-        if self._clock.monotonic() > self._told_at + TOUCH_EVERY_S:
-            self._tell("touch")
+        """Report progress, unless something was reported just now."""
+        if self._clock.monotonic() > self._sent_at + TOUCH_EVERY_S:
+            self._report("touch")
 
     async def begin_round(self) -> None:
-        """Report the round, and wait until it is durable. Raises `RunStopped`."""
-        self._asked = asyncio.get_running_loop().create_future()
-        self._tell("begin_round")
-        if not await self._asked:
+        """Report the round and wait until it is durable. Raises `RunStopped`."""
+        self._permission = asyncio.get_running_loop().create_future()
+        self._report("begin_round")
+        if not await self._permission:
             raise RunStopped
 
     async def end_tool(self, tool_use_id: str, result: ToolResult) -> None:
-        """Report one result."""
-        self._tell("end_tool", tool_use_id, normalize_result(result, tool_use_id))
+        """Report a tool's result."""
+        self._report("end_tool", tool_use_id, normalize_result(result, tool_use_id))
 
     async def end_round(self, state: StateRecord | None) -> None:
         """Report the end of the round."""
-        self._tell("end_round", state)
+        self._report("end_round", state)
 
     def proceed(self, allowed: bool) -> None:
-        """Take the answer to `begin_round`."""
-        if self._asked is not None and not self._asked.done():
-            self._asked.set_result(allowed)
+        """Answer a waiting `begin_round`."""
+        if self._permission is not None and not self._permission.done():
+            self._permission.set_result(allowed)
 
-    def _tell(self, what: str, *given: Any) -> None:
-        self._told_at = self._clock.monotonic()
-        self._send(encode_messages(AttemptCall(self._call, what, list(given))))
+    def _report(self, method: str, *args: Any) -> None:
+        self._sent_at = self._clock.monotonic()
+        self._send(encode_messages(AttemptCall(self._call, method, list(args))))

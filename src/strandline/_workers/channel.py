@@ -1,7 +1,6 @@
-"""One end of the connection between the serving process and a worker: frames of messages, all of one turn in one write.
+"""One end of the connection between the serving process and a worker. All messages of one loop iteration share a frame.
 
-A frame is its length (4 bytes, big endian) and a JSON list of messages, in the encoding of the journal: what an agent
-reports comes over as the journal would have kept it.
+A frame is its length (4 bytes, big endian) and a JSON list of messages in the journal's encoding.
 """
 
 import asyncio
@@ -17,18 +16,18 @@ HEAD = 4
 
 def frame(*messages: bytes) -> bytes:
     """Return encoded messages as a frame."""
-    told = b"[%s]" % b",".join(messages)
-    return len(told).to_bytes(HEAD) + told
+    body = b"[%s]" % b",".join(messages)
+    return len(body).to_bytes(HEAD) + body
 
 
 class Frames:
-    """Bytes as they come, whole frames as they go."""
+    """Splits received bytes into frames."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take bytes; yield the content of each frame that is whole now."""
+        """Add bytes; yield the content of each complete frame."""
         buffer, at = self._buffer, 0
         buffer += data
         try:
@@ -44,9 +43,9 @@ class Frames:
 
 
 class Writer:
-    """Writes to a socket from any thread, whole frames in the order of the calls; never waits.
+    """Writes whole frames to a socket from any thread, in order, without blocking.
 
-    What the socket does not take at once is written when it does, by the loop that it was made on.
+    The loop that created it writes what the socket does not accept at once.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -57,18 +56,18 @@ class Writer:
         self._left = bytearray()
 
     def fileno(self) -> int:
-        """Return the descriptor that it writes to, which is its own."""
+        """Return its own descriptor."""
         return self._socket.fileno()
 
     def write(self, data: bytes) -> None:
-        """Write it, now or later; in vain if nobody is there."""
+        """Write data, now or later; drop it if the connection is closed."""
         with self._lock:
             if not self._left:
                 sent = self._sent(data)
                 if sent == len(data):
                     return
                 data = data[sent:]
-                self._loop.call_soon_threadsafe(self._loop.add_writer, self._socket, self._go_on)
+                self._loop.call_soon_threadsafe(self._loop.add_writer, self._socket, self._write_rest)
             self._left += data
 
     def close(self) -> None:
@@ -77,7 +76,7 @@ class Writer:
             self._loop.remove_writer(self._socket)
             self._socket.close()
 
-    def _go_on(self) -> None:
+    def _write_rest(self) -> None:
         with self._lock:
             del self._left[: self._sent(self._left)]
             if not self._left:
@@ -89,26 +88,26 @@ class Writer:
         except BlockingIOError:
             return 0
         except OSError:
-            return len(data)  # (that nobody is there is noticed where it is read)
+            return len(data)  # (the reader notices that the connection is closed)
 
 
 class Channel(asyncio.Protocol):
-    """`receive` is called with each message that comes, decoded by `decode`; `gone` when the other end is closed.
+    """Calls `receive` with each message that `decode` returns, and `on_close` when the other end is closed.
 
-    `frames` has what came before there was a loop, `write` is used instead of the transport, for those who write from
-    other threads too. Belongs to the loop that it is connected on.
+    `frames` holds what arrived before the loop ran. `write` replaces the transport where other threads write too.
+    Belongs to the loop that it is connected on.
     """
 
     def __init__(
         self,
         receive: Callable[[Any], object],
-        gone: Callable[[], object],
+        on_close: Callable[[], object],
         decode: Callable[[bytes], list[Any]],
         frames: Frames | None = None,
         write: Callable[[bytes], object] | None = None,
     ) -> None:
         self._receive = receive
-        self._gone = gone
+        self._on_close = on_close
         self._decode = decode
         self._frames = frames or Frames()
         self._waiting: list[bytes] = []
@@ -116,47 +115,47 @@ class Channel(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the way to the other end."""
+        """Send what waits, and read what arrived before."""
         self._transport = cast(asyncio.WriteTransport, transport)
         self._flush()
-        self.data_received(b"")  # (whole frames may have come before)
+        self.data_received(b"")  # (whole frames may have arrived before)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell that there is nobody any more."""
+        """Call `on_close`."""
         self._transport = None
-        self._gone()
+        self._on_close()
 
     def data_received(self, data: bytes) -> None:
-        """Take what has come."""
+        """Receive the messages of all complete frames."""
         for each in self._frames.feed(data):
             for message in self._decode(each):
                 self._receive(message)
 
     def send(self, message: object) -> None:
-        """Send a message, with all others of this turn of the loop."""
+        """Send a message with all others of this loop iteration."""
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._flush)
         self._waiting.append(encode_messages(message))
 
     def write(self, data: bytes) -> None:
-        """Send a frame at once; where there is a `write` for it, from any thread."""
+        """Send a frame at once; from any thread if there is a `write`."""
         if self._write is not None:
             self._write(data)
         elif self._transport is not None:
             self._transport.write(data)
 
     def close(self) -> None:
-        """Close it; the other end hears it once it has read what was sent."""
+        """Close it after all messages are sent."""
         self._flush()
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
-        """Close it at once, whatever was not sent."""
+        """Close it at once and drop unsent messages."""
         if self._transport is not None:
             self._transport.abort()
 
     def _flush(self) -> None:
         if self._waiting and self._transport is not None:
-            told, self._waiting = self._waiting, []
-            self.write(frame(*told))
+            messages, self._waiting = self._waiting, []
+            self.write(frame(*messages))

@@ -1,9 +1,8 @@
-"""Agent loops in worker processes: what `strandline._engine.loops.Loops` promises, with everything in reach of a kill.
+"""Agent loops in worker processes: implements `strandline._engine.loops.Loops`.
 
-What the engine has started here runs as a task of the serving loop, and is no user code: it stands for a call in a
-worker. A call is alive as long as the worker says so. A worker that dies takes with it all that worked there, and
-another one takes its place; so does one that is ended because its loop is blocked, or because something works on there
-for which nobody waits any more.
+A call started here is a task of the serving loop that waits for a call in a worker; it runs no user code. It is alive
+until the worker reports its end. A worker that dies ends all its calls and is replaced; so is one that is killed
+because its loop is blocked, or because a tool works on there after its run has ended.
 """
 
 import asyncio
@@ -18,28 +17,28 @@ from strandline._clock import Clock
 from strandline._engine.loops import Call, Load, WorkerLoad
 from strandline._workers.channel import Channel, Frames
 from strandline._workers.client import WorkerClient
-from strandline._workers.process import LEAVE_S
+from strandline._workers.process import EXIT_S
 from strandline.errors import TargetError
 
 T = TypeVar("T")
 _log = logging.getLogger("strandline.workers")
 
 YOUNG_S: Final = 10.0
-"""A worker that dies sooner than this is replaced later each time."""
+"""Each death of a worker younger than this doubles the wait for its replacement."""
 LONGEST_WAIT_S: Final = 30.0
-"""But no later than this: what is served cannot be loaded, or dies of it."""
+"""The longest wait if the worker died before it was ready: loading the target fails or kills it."""
 LONGEST_WAIT_READY_S: Final = 2.0
-"""And no later than this after one that took calls: one caller whose run kills workers must not keep out all others."""
+"""The longest wait if the worker had been ready: one run that kills workers must not block all others."""
 MOST_DOUBLINGS: Final = 10
-"""After how many deaths in a row the wait does not double any more."""
+"""After this many deaths in a row the wait no longer doubles."""
 SILENT_S: Final = 1.0
-"""A worker that has been silent for so long is given nothing while another one is not."""
+"""A worker that has been silent for this long gets no calls while another one responds."""
 MOVE_AT: Final = 4
-"""A session whose worker executes so many runs more than another one has its agent made anew there."""
+"""A session moves to another worker if its own executes this many runs more."""
 NO_WORKER_S: Final = 5.0
-"""For so long no worker may take calls: the longest wait for one after one that took calls, and time to load."""
+"""How long the server stays ready without a ready worker: the longest wait for a replacement, and time to load."""
 SPAWN_AGAIN_S: Final = 1.0
-"""How long to wait before a process that could not be started is tried again."""
+"""How long to wait after a process could not be started."""
 
 
 class Process(Protocol):
@@ -48,38 +47,38 @@ class Process(Protocol):
     pid: int
 
     async def connect(self, channel: Channel) -> None:
-        """Have the loop that runs listen to it."""
+        """Connect it to the running loop."""
         ...
 
     def frames(self) -> Frames:
-        """Return what has come before somebody listened."""
+        """Return the frames that arrived before it was connected."""
         ...
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
         ...
 
     async def ended(self) -> str:
-        """Wait until nothing of it is left; return how it ended."""
+        """Wait until it is gone; return how it ended."""
         ...
 
-    def leave(self) -> None:
-        """Tell it to leave."""
+    def request_exit(self) -> None:
+        """Ask it to exit."""
         ...
 
-    def gone(self, within_s: float) -> None:
-        """Return when it is gone."""
+    def wait(self, within_s: float) -> None:
+        """Wait until it is gone; kill it after `within_s` seconds."""
         ...
 
 
 class ForwardedSignal:
-    """A signal that others are told of."""
+    """A signal that calls back when it is set."""
 
-    __slots__ = ("_set", "_tell")
+    __slots__ = ("_on_set", "_set")
 
     def __init__(self) -> None:
         self._set = False
-        self._tell: Callable[[], object] | None = None
+        self._on_set: Callable[[], object] | None = None
 
     def is_set(self) -> bool:
         """Return whether it was set."""
@@ -89,18 +88,18 @@ class ForwardedSignal:
         """Set it."""
         if not self._set:
             self._set = True
-            if self._tell is not None:
-                self._tell()
+            if self._on_set is not None:
+                self._on_set()
 
-    def follow(self, tell: Callable[[], object]) -> None:
-        """Have `tell` called when it is set, or now."""
-        self._tell = tell
+    def forward(self, on_set: Callable[[], object]) -> None:
+        """Call `on_set` when the signal is set, or now if it is."""
+        self._on_set = on_set
         if self._set:
-            tell()
+            on_set()
 
 
 class WorkerLoops:
-    """Agent loops in worker processes. `spawn` starts a process; `processes` were started already, one for each.
+    """Agent loops in worker processes. `spawn` starts a process; `processes` are the first ones, one per worker.
 
     `resumable` says whether runs of their target are, until a worker reports it.
     """
@@ -113,48 +112,47 @@ class WorkerLoops:
         self._spawn = spawn
         self._clock = clock
         self._workers: list[WorkerClient] = []
-        """The workers in use, by their places."""
+        """The current workers."""
         self._processes: dict[WorkerClient, Process] = {}
-        """All that are not known to be gone."""
+        """All processes that are not known to be gone."""
         self._draining: list[WorkerClient] = []
         self._failures = [0] * len(processes)
-        """How many times in a row the worker of a place has died young."""
+        """For each place in `_workers`, how many of its workers in a row have died young."""
         self._free: asyncio.Event = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
-        self._took_calls_at = clock.monotonic()
-        """When a worker that takes calls was last seen."""
+        self._accepted_at = clock.monotonic()
+        """When a worker was last known to accept calls."""
         self._given_up = 0
         self._lost = 0
 
     # -- workers -----------------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        """Listen to the workers; return when each of them takes calls, or has failed to.
+        """Connect the workers; return when each one is ready or has failed.
 
-        Raises `TargetError` if one has found that what it serves cannot be served.
+        Raises `TargetError` if a worker reports that the target cannot be served.
         """
         for place, process in enumerate(self._first):
-            self._workers.append(self._attended(place, process))
-        first = list(self._workers)  # (in the place of one that leaves there is soon another)
+            self._workers.append(self._connected(place, process))
+        first = list(self._workers)  # (a worker that exits is soon replaced in the list)
         await asyncio.wait([worker.ready for worker in first])
-        if refused := next((worker.why for worker in first if worker.why), None):
-            raise TargetError(refused)
-        self._took_calls_at = self._clock.monotonic()
+        if failed := next((worker.why for worker in first if worker.why), None):
+            raise TargetError(failed)
+        self._accepted_at = self._clock.monotonic()
 
     async def free(self) -> WorkerClient:
-        """Return the worker that has least to do, as soon as there is one."""
+        """Return the least busy worker, as soon as one accepts calls."""
         while not (free := [worker for worker in self._workers if worker.is_free]):
             self._free.clear()
             await self._free.wait()
         return min(free, key=lambda worker: (worker.silent_s() >= SILENT_S, worker.running, worker.agents))
 
     @property
-    def takes_calls(self) -> bool:
-        """Whether a worker takes calls, or did a moment ago: for one that dies, another is there in seconds."""
+    def accepts_calls(self) -> bool:
+        """Whether a worker accepts calls, or did within `NO_WORKER_S`: a dead one is replaced in seconds."""
         return (
-            any(worker.is_free for worker in self._workers)
-            or self._clock.monotonic() - self._took_calls_at < NO_WORKER_S
+            any(worker.is_free for worker in self._workers) or self._clock.monotonic() - self._accepted_at < NO_WORKER_S
         )
 
     @property
@@ -163,19 +161,19 @@ class WorkerLoops:
         known = [worker.resumable for worker in self._workers if worker.resumable is not None]
         return all(known) if known else self._resumable
 
-    def _attended(self, place: int, process: Process, *, resumable: bool | None = None) -> WorkerClient:
+    def _connected(self, place: int, process: Process, *, resumable: bool | None = None) -> WorkerClient:
         worker = WorkerClient(process.pid, self._clock, process.kill, resumable=resumable)
         self._processes[worker] = process
         worker.ready.add_done_callback(lambda _: self._free.set())
-        self._do(self._attend(place, worker, process))
+        self._do(self._serve_worker(place, worker, process))
         return worker
 
-    async def _attend(self, place: int, worker: WorkerClient, process: Process) -> None:
-        """Listen to a worker until it is gone, and see to it that another one is in its place then."""
+    async def _serve_worker(self, place: int, worker: WorkerClient, process: Process) -> None:
+        """Serve a worker's connection until it is gone, then replace it."""
         began = self._clock.monotonic()
         await process.connect(worker.channel(process.frames()))
         how = await process.ended()
-        await worker.last_words()
+        await worker.read_rest()
         was_dismissed, was_ready = worker.dismissed, worker.ready.done()
         worker.dead()
         del self._processes[worker]
@@ -190,28 +188,28 @@ class WorkerLoops:
         young = self._clock.monotonic() - began < YOUNG_S
         self._failures[place] = self._failures[place] + 1 if young else 0
         if young:
-            doublings = min(self._failures[place] - 1, MOST_DOUBLINGS)  # (2.0 ** 1024 is more than a float can be)
+            doublings = min(self._failures[place] - 1, MOST_DOUBLINGS)  # (2.0 ** 1024 overflows)
             await asyncio.sleep(min(2.0**doublings - 1, LONGEST_WAIT_READY_S if was_ready else LONGEST_WAIT_S))
         self._replace(place, worker)
 
     def _replace(self, place: int, worker: WorkerClient) -> None:
-        """Have another worker in the place of `worker`, unless there is one."""
+        """Replace `worker`, unless it has been replaced."""
         if self._closed or self._workers[place] is not worker:
             return
         try:
             process = self._spawn()
         except OSError as error:
-            _log.error("no process can take the place of worker %d yet: %s", place, error)
+            _log.error("worker %d cannot be replaced yet: %s", place, error)
             self._do(self._replace_later(place, worker))
             return
-        self._workers[place] = self._attended(place, process, resumable=worker.resumable)
-        _log.info("process %d takes the place of worker %d", process.pid, place)
+        self._workers[place] = self._connected(place, process, resumable=worker.resumable)
+        _log.info("process %d replaces worker %d", process.pid, place)
 
     async def _replace_later(self, place: int, worker: WorkerClient) -> None:
         await asyncio.sleep(SPAWN_AGAIN_S)
         self._replace(place, worker)
 
-    # -- what the engine asks for ------------------------------------------------------------------
+    # -- the interface of Loops --------------------------------------------------------------------
 
     def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:
         """Run `work()` as a task of the serving loop, in a copy of the caller's context."""
@@ -220,7 +218,7 @@ class WorkerLoops:
         return call
 
     def cancel(self, call: Call[Any]) -> None:
-        """Cancel the call's task once; where it waits for a worker, that is told."""
+        """Cancel the call's task once; if it waits for a worker, the worker cancels the call."""
         if call.task is not None:
             call.task.cancel()
 
@@ -233,22 +231,22 @@ class WorkerLoops:
         asyncio.get_running_loop().call_soon(work)
 
     def discard(self, thing: object) -> None:
-        """Do nothing: what stands for an agent has it dropped when it is gone itself."""
+        """Do nothing: a proxy drops its agent when it is garbage-collected."""
 
     def signal(self) -> Signal:
-        """Return a signal that a worker is told of."""
+        """Return a signal that is forwarded to a worker."""
         return ForwardedSignal()
 
     def beat(self) -> None:
-        """Ask all workers for a sign of life."""
+        """Ping all workers."""
         if any(worker.is_free for worker in self._workers):
-            self._took_calls_at = self._clock.monotonic()
+            self._accepted_at = self._clock.monotonic()
         for worker in list(self._processes):
             worker.beat()
             worker.end_if_idle()
 
     def silent_s(self, call: Call[Any]) -> float:
-        """Return for how long the call's worker has owed a sign of life; 0 for one that is being ended at once."""
+        """Return how long the call's worker has been silent; 0 if it is being killed."""
         worker = call.loop
         return (
             worker.silent_s()
@@ -257,11 +255,11 @@ class WorkerLoops:
         )
 
     def blocks(self, call: Call[Any]) -> bool:
-        """Return whether it is this call's code that had the thread of its worker's loop when last heard of."""
+        """Return whether this call occupied its worker's loop at the last heartbeat."""
         return isinstance(call.loop, WorkerClient) and call.loop.blocks(call)
 
     def replace(self, call: Call[Any]) -> bool:
-        """End the call's worker at once, and all that works there with it."""
+        """Kill the call's worker with all its calls."""
         if isinstance(call.loop, WorkerClient) and call.loop in self._workers:
             self._given_up += 1
             call.loop.kill()
@@ -273,10 +271,9 @@ class WorkerLoops:
         return True
 
     def drain(self, call: Call[Any]) -> bool:
-        """Have the call's worker do to the end what others wait for, begin nothing more, and end.
+        """Let the call's worker finish its other calls, start no more, and exit. It is replaced at once.
 
-        Of workers that are to end there are no more than workers, and one is left that takes calls, unless it is the
-        only one: False as long as that would not be so.
+        Return False, and do nothing, while too many workers drain, or while no other worker accepts calls.
         """
         worker = call.loop
         if not isinstance(worker, WorkerClient) or worker not in self._workers:
@@ -285,20 +282,20 @@ class WorkerLoops:
         if len(self._draining) >= len(self._workers) or (others and not any(each.is_free for each in others)):
             return False
         place = self._workers.index(worker)
-        _log.warning("worker %d (process %d) ends: something works there that nobody waits for", place, worker.pid)
+        _log.warning("worker %d (process %d) is replaced: a tool of an ended run still works there", place, worker.pid)
         self._replace(place, worker)
         self._draining.append(worker)
         worker.drain()
         return True
 
     def is_current(self, loop: object) -> bool:
-        """Return whether calls may begin in a worker."""
+        """Return whether calls may start in a worker."""
         return isinstance(loop, WorkerClient) and loop.is_free
 
     def accepts(self, loop: object) -> bool:
-        """Return whether a worker takes calls, and is neither blocked nor much busier while another one is not.
+        """Return whether a worker accepts calls and is neither blocked nor much busier than another one.
 
-        After a death all sessions are with the others: without this they would stay there for as long as they talk.
+        After a death all sessions are in the other workers; this moves them back.
         """
         if not isinstance(loop, WorkerClient) or not loop.is_free:
             return False
@@ -308,7 +305,7 @@ class WorkerLoops:
         return loop.silent_s() < SILENT_S and loop.running < MOVE_AT + min(others)
 
     def load(self) -> Load:
-        """Return how the workers are doing."""
+        """Return the load of the workers."""
         workers = [
             WorkerLoad(pid=worker.pid if worker.is_free else None, running=worker.running, silent_s=worker.silent_s())
             for worker in self._workers
@@ -322,25 +319,25 @@ class WorkerLoops:
         )
 
     async def stack(self, call: Call[Any]) -> list[str]:
-        """Return where the call's code is, as far as its worker tells."""
+        """Return the stack of the call in its worker."""
         if not isinstance(call.loop, WorkerClient):
             return ["waits for a worker"]
         return await call.loop.stack(call)
 
     def close(self) -> bool:
-        """End all workers: nothing is left to work. Returns True."""
+        """End all workers. Returns True: nothing works on."""
         if self._closed:
             return True
         self._closed = True
         processes = list(self._processes.values()) if self._workers else list(self._first)
         for process in processes:
-            process.leave()
-        until = time.monotonic() + LEAVE_S
+            process.request_exit()
+        until = time.monotonic() + EXIT_S
         for process in processes:
-            process.gone(until - time.monotonic())
+            process.wait(until - time.monotonic())
         return True
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, context=Context())  # not that of the run for which a worker is replaced
+        task = asyncio.create_task(work, context=Context())  # not the context of the run that caused the replacement
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -1,4 +1,4 @@
-"""The workers of a server, from their start to their end."""
+"""Start and stop a server's worker processes."""
 
 import logging
 import sys
@@ -18,10 +18,10 @@ _log = logging.getLogger("strandline.workers")
 
 
 @contextmanager
-def worker_pool(target: str, settings: Settings, carried: Callable[[], Carrier | None]) -> Iterator[WorkersTarget]:
-    """Start workers that load `target`, and yield what they serve; they end with the `with`. Raises `TargetError`.
+def worker_pool(target: str, settings: Settings, carrier: Callable[[], Carrier | None]) -> Iterator[WorkersTarget]:
+    """Start workers that load `target`, yield a target that uses them, and end them on exit. Raises `TargetError`.
 
-    One `Agent` for all sessions, which executes one run at a time, has one worker.
+    A singleton agent executes one run at a time, so it gets one worker.
     """
     setup = Setup(
         target=target,
@@ -42,18 +42,20 @@ def worker_pool(target: str, settings: Settings, carried: Callable[[], Carrier |
             raise SetupError(f"{settings.workers} worker processes cannot be started: {error}") from error
         loaded = processes[0].loaded()
         if loaded.singleton:
-            _log.warning("workers = %d is of no use for one Agent for all sessions: it has one", settings.workers)
+            _log.warning(
+                "workers = %d has no effect on one Agent for all sessions: it runs in one worker", settings.workers
+            )
             for each in processes[1:]:
                 each.kill()
-                each.gone(1.0)
+                each.wait(1.0)
             del processes[1:]
     except BaseException:
         for each in processes:
             each.kill()
-            each.gone(1.0)
+            each.wait(1.0)
         raise
     loops = WorkerLoops(processes, lambda: WorkerProcess(setup), SystemClock(), resumable=loaded.resumable)
     try:
-        yield WorkersTarget(loaded, loops, carried)
+        yield WorkersTarget(loaded, loops, carrier)
     finally:
         loops.close()

@@ -1,4 +1,4 @@
-"""A worker's process: started, listened to until it has loaded what it serves, ended."""
+"""A worker's process: its start, its first report, and its end."""
 
 import asyncio
 import os
@@ -15,19 +15,18 @@ from strandline._workers.channel import Channel, Frames, frame
 from strandline._workers.reports import reports
 from strandline.errors import SetupError, TargetError
 
-LEAVE_S: Final = 1.0
-"""How long a worker that is told to leave gets for it."""
-LOOK_EVERY_S: Final = 0.1
-"""How often it is looked whether a process has ended, where the system does not tell."""
+EXIT_S: Final = 1.0
+"""How long a worker gets to exit."""
+POLL_EVERY_S: Final = 0.1
+"""How often to check whether a process has ended, on systems without `pidfd`."""
 
 
 class WorkerProcess:
-    """One process. Start it in the main thread: it lives no longer than the thread that has started it."""
+    """One process. Start it in the main thread: it ends with the thread that started it."""
 
     def __init__(self, setup: m.Setup) -> None:
         ours, theirs = socket.socketpair()
-        # With this process's path from its first import on: `-m` would look into the working folder first, where a
-        # `signal.py` of the user's may be.
+        # `-m` would search the working folder first, where the user may have a `signal.py`.
         program = f"import sys; sys.path[:] = {setup.path}; from strandline._workers.__main__ import main; main()"
         try:
             self._process = subprocess.Popen(
@@ -41,15 +40,15 @@ class WorkerProcess:
         finally:
             theirs.close()
         self._socket = ours
-        self._last_word = ours.dup()
-        """For what is said when there is no loop any more."""
+        self._exit_socket = ours.dup()
+        """Sends `Exit` when no loop runs any more."""
         self._frames = Frames()
         self.pid = self._process.pid
-        with suppress(OSError):  # (that it is dead already is noticed where it is read)
+        with suppress(OSError):  # (the reader notices that it is dead)
             ours.sendall(frame(encode_messages(setup)))
 
     def loaded(self) -> m.Loaded:
-        """Wait until it has loaded what it serves. Raises `TargetError`."""
+        """Wait until it has loaded its target. Raises `TargetError`."""
         while data := self._received():
             for each in self._frames.feed(data):
                 match reports(each):
@@ -58,29 +57,27 @@ class WorkerProcess:
                     case [m.LoadFailed(why)]:
                         raise TargetError(why)
         self.kill()
-        raise SetupError(
-            f"a worker process has ended while it loaded what it serves: {self._how(self._process.wait())}"
-        )
+        raise SetupError(f"a worker process ended while it loaded its target: {self._how(self._process.wait())}")
 
     async def connect(self, channel: Channel) -> None:
-        """Have the loop that runs listen to it."""
+        """Connect it to the running loop."""
         await asyncio.get_running_loop().create_connection(lambda: channel, sock=self._socket)
 
     def frames(self) -> Frames:
-        """Return what has come before somebody listened."""
+        """Return the frames that arrived before it was connected."""
         return self._frames
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
         self._process.kill()
 
     async def ended(self) -> str:
-        """Wait until nothing of it is left; return how it ended, for people."""
+        """Wait until it is gone; return how it ended, for people."""
         try:
             descriptor = os.pidfd_open(self.pid)
         except (AttributeError, OSError):
-            while self._process.poll() is None:  # noqa: ASYNC110 (no event tells it here)
-                await asyncio.sleep(LOOK_EVERY_S)
+            while self._process.poll() is None:  # noqa: ASYNC110 (no event exists here)
+                await asyncio.sleep(POLL_EVERY_S)
         else:
             loop, readable = asyncio.get_running_loop(), asyncio.Event()
             loop.add_reader(descriptor, readable.set)
@@ -89,28 +86,28 @@ class WorkerProcess:
             finally:
                 loop.remove_reader(descriptor)
                 os.close(descriptor)
-        self._last_word.close()
+        self._exit_socket.close()
         return self._how(self._process.wait())
 
-    def leave(self) -> None:
-        """Tell it to leave, whether a loop runs here or not."""
+    def request_exit(self) -> None:
+        """Send `Exit`, with or without a running loop."""
         with suppress(OSError):
-            self._last_word.setblocking(False)
-            self._last_word.sendall(frame(encode_messages(m.Exit())))
-        self._last_word.close()
+            self._exit_socket.setblocking(False)
+            self._exit_socket.sendall(frame(encode_messages(m.Exit())))
+        self._exit_socket.close()
 
-    def gone(self, within_s: float) -> None:
-        """Return when it is gone; after so many seconds it is killed."""
+    def wait(self, within_s: float) -> None:
+        """Wait until it is gone; kill it after `within_s` seconds."""
         try:
             self._process.wait(max(0.0, within_s))
         except subprocess.TimeoutExpired:
             self.kill()
             self._process.wait()
-        self._last_word.close()
+        self._exit_socket.close()
         self._socket.close()
 
     def _received(self) -> bytes:
-        with suppress(ConnectionError):  # (it has ended without a look at what it was sent)
+        with suppress(ConnectionError):  # (it ended without reading its orders)
             return self._socket.recv(1 << 16)
         return b""
 

@@ -1,4 +1,4 @@
-"""One call in a worker, from the serving process: what it reports is taken in order, and kept before it goes on."""
+"""One call in a worker, as the serving process sees it: applies its reports in order and stores checkpoints."""
 
 import asyncio
 from collections import deque
@@ -22,51 +22,51 @@ class RemoteCall:
         self.call = call
         self.done: asyncio.Future[Finished | None] = asyncio.get_running_loop().create_future()
         self._attempt = attempt
-        self._say = send
+        self._send = send
         self._works = LiveThread("worker")
         self._waiting: deque[m.AttemptCall | m.Done | None] | None = None
-        """What was reported since one that is being staged, None if none is. A None in it: and then it was lost."""
-        self._asks = False
-        """Whether it is a round that is being staged."""
-        self._staging: asyncio.Task[None] | None = None
-        self._refused: Exception | None = None
+        """The reports behind a checkpoint that is being stored, None if none is. A None in it: then the worker died."""
+        self._in_begin_round = False
+        """Whether `begin_round` is being stored."""
+        self._storing: asyncio.Task[None] | None = None
+        self._error: Exception | None = None
         self._is_lost = False
         self._context = copy_context()
-        """That of the run, for what is logged while a report of it is staged."""
-        self._context.run(CURRENT.set, None)  # (its call is alive as the worker says)
+        """The run's context, for logs of its checkpoints."""
+        self._context.run(CURRENT.set, None)  # (the worker reports whether the call is alive)
         call.enter(self._works)
 
     def receive(self, report: m.AttemptCall | m.Done) -> None:
-        """Take a report, after all those before it."""
+        """Apply a report, after all those before it."""
         if self._waiting is not None:
             self._waiting.append(report)
         elif isinstance(report, m.Done):
             self._ended(report)
         elif report.method in m.AWAITED:
             self._waiting = deque([report])
-            self._staging = asyncio.create_task(self._catch_up(self._waiting), context=self._context)
+            self._storing = asyncio.create_task(self._catch_up(self._waiting), context=self._context)
         else:
-            self._tell(report)
+            self._apply(report)
 
     def over(self) -> None:
-        """Note that nothing works for it any more."""
+        """Note that nothing works for the call any more."""
         self.call.leave(self._works)
 
     def lose(self) -> None:
-        """Note that its process is gone; what it has reported is taken before, but for what waits behind a round."""
+        """Note that the worker is gone. Earlier reports are applied first, except those behind a `begin_round`."""
         self.over()
         self._is_lost = True
-        if self._waiting is None or self._asks:
+        if self._waiting is None or self._in_begin_round:
             self._lost()
         else:
             self._waiting.append(None)
 
     def _lost(self) -> None:
         if not self.done.done():
-            self.done.set_exception(self._refused or AgentLost("the worker process that executed the run has died"))
+            self.done.set_exception(self._error or AgentLost("the worker process that executed the run has died"))
 
     async def _catch_up(self, waiting: deque[m.AttemptCall | m.Done | None]) -> None:
-        """Take what was reported, in order, until nothing waits."""
+        """Apply the waiting reports in order."""
         while waiting:
             report = waiting.popleft()
             if report is None:
@@ -76,38 +76,38 @@ class RemoteCall:
             elif report.method in m.AWAITED:
                 await self._checkpoint(report)
             else:
-                self._tell(report)
+                self._apply(report)
         self._waiting = None
 
-    def _tell(self, report: m.AttemptCall) -> None:
+    def _apply(self, report: m.AttemptCall) -> None:
         try:
             if report.method in m.ATTEMPT_METHODS and self._attempt is not None:
                 getattr(self._attempt, report.method)(*report.args)
         except Exception as error:
-            self._refuse(error)
+            self._fail(error)
 
     async def _checkpoint(self, report: m.AttemptCall) -> None:
         assert self._attempt is not None
         allowed = False
-        self._asks = report.method == "begin_round"
+        self._in_begin_round = report.method == "begin_round"
         try:
-            if self._asks and self._is_lost:
-                pass  # nobody is there to begin it; where it is known, its tools count as begun
-            elif self._refused is None or report.method == "end_tool":  # (what has ended is known, kept or not)
+            if self._in_begin_round and self._is_lost:
+                pass  # the tools cannot start any more; if the round were stored, they would count as started
+            elif self._error is None or report.method == "end_tool":  # (a result is known even if it cannot be stored)
                 await getattr(self._attempt, report.method)(*report.args)
                 allowed = True
         except RunStopped:
             pass
         except Exception as error:
-            self._refuse(error)
-        if self._asks:
-            self._asks = False
-            self._say(m.Proceed(self.number, allowed))
+            self._fail(error)
+        if self._in_begin_round:
+            self._in_begin_round = False
+            self._send(m.Proceed(self.number, allowed))
 
-    def _refuse(self, error: Exception) -> None:
-        """Have the run end, as this error: what it would do further could not be kept."""
-        self._refused = self._refused or error
-        self._say(m.Cancel(self.number))
+    def _fail(self, error: Exception) -> None:
+        """End the run with this error: its further work could not be stored."""
+        self._error = self._error or error
+        self._send(m.Cancel(self.number))
 
     def _ended(self, report: m.Done) -> None:
         if not report.alive:
@@ -115,8 +115,8 @@ class RemoteCall:
         if self.done.done():
             return
         failure = report.failure
-        if self._refused is not None:
-            self.done.set_exception(self._refused)
+        if self._error is not None:
+            self.done.set_exception(self._error)
         elif failure is None:
             self.done.set_result(report.finished)
         elif failure.cancelled:

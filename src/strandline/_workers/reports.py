@@ -1,4 +1,4 @@
-"""Reads what a worker reports. What an agent has made of its end may be nothing that a report can hold."""
+"""Decodes reports of a worker, even if an agent's result does not fit the form of one."""
 
 from typing import Any, Final
 
@@ -12,19 +12,19 @@ _read_any: Final = decoder(list[Any])
 
 
 def reports(data: bytes) -> list[m.Report]:
-    """Read a frame of reports. A call whose end has not the form of one has failed: its own run only, and no other."""
+    """Decode a frame of reports. A malformed `Done` fails its own call only."""
     try:
         return _read(data)
     except ValidationError:
         return [_report(each) for each in _read_any(data)]
 
 
-def _report(told: Any) -> m.Report:
+def _report(raw: Any) -> m.Report:
     try:
-        report: m.Report = convert(told, m.Report)
+        report: m.Report = convert(raw, m.Report)
         return report
     except ValidationError as error:
-        if told.get("type") != "done":
+        if raw.get("type") != "done":
             raise
-        failure = m.Failure(type(error).__name__, f"the agent has ended in a form that cannot be kept: {error}")
-        return m.Done(call=told["call"], resumable=told["resumable"], failure=failure, alive=told["alive"])
+        failure = m.Failure(type(error).__name__, f"the agent returned a result that cannot be stored: {error}")
+        return m.Done(call=raw["call"], resumable=raw["resumable"], failure=failure, alive=raw["alive"])

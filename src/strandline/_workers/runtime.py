@@ -1,6 +1,6 @@
-"""What a worker does with its orders: has agents built and run on its agent loop, and tells what comes of it.
+"""Execute orders in a worker: build and run agents on the agent loop, and report.
 
-Belongs to the loop of the worker that listens, which never runs user code: it answers whatever an agent does.
+Belongs to the worker's main loop, which never runs user code, so it always answers.
 """
 
 import asyncio
@@ -26,24 +26,24 @@ from strandline.errors import SetupError
 
 _log = logging.getLogger("strandline.runner")
 
-LOOK_EVERY_S: Final = 0.02
-"""How often it is looked whether a thread that works on after its call has ended."""
+POLL_EVERY_S: Final = 0.02
+"""How often to check whether the threads of an ended call have finished."""
 orders: Final = decoder(list[m.Order])
-"""Reads a frame of orders."""
+"""Decodes a frame of orders."""
 
 
-class _Under(Struct):
-    """A call under way, and what can be told it."""
+class _Running(Struct):
+    """A running call and its attempt."""
 
     call: Call[Any]
     attempt: RemoteAttempt | None = None
 
 
 class WorkerRuntime:
-    """The worker's half of the connection. `join` makes the trace current that a carrier names.
+    """The worker's half of the connection. `join` continues the trace of a carrier.
 
-    `frames` has what came before anybody listened. `write` sends a frame from any thread; without it, the
-    agent loop has to be the loop that listens.
+    `frames` holds what arrived before the loop ran. `write` sends a frame from any thread; without it, the agent loop
+    must be the main loop.
     """
 
     def __init__(
@@ -53,31 +53,31 @@ class WorkerRuntime:
         clock: Clock,
         join: Callable[[Carrier], object],
         *,
-        leave: Callable[[], object],
-        gone: Callable[[], object],
+        on_exit: Callable[[], object],
+        on_close: Callable[[], object],
         frames: Frames | None = None,
         write: Callable[[bytes], object] | None = None,
     ) -> None:
-        self.channel = Channel(self._receive, gone, orders, frames, write)
+        self.channel = Channel(self._receive, on_close, orders, frames, write)
         self._target = target
         self._loops = loops
         self._clock = clock
         self._join = join
-        self._leave = leave
+        self._exit = on_exit
         self._agents: dict[int, SessionAgent] = {}
-        self._calls: dict[int, _Under] = {}
+        self._calls: dict[int, _Running] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._reports: list[bytes] = []
-        """What the agents have reported in this turn of their loop."""
+        """The reports of the current iteration of the agent loop."""
 
     async def begin(self) -> None:
-        """Try what is served, and say that calls are taken; or why they cannot be, and leave."""
+        """Probe the target and report `Ready`, or report why it cannot be served and exit."""
         if isinstance(self._target, ProbedAtStart):
             try:
                 await self._loops.start(self._target.probe).done
             except SetupError as error:
                 self.channel.send(m.LoadFailed(str(error)))
-                self._leave()
+                self._exit()
                 return
         self.channel.send(m.Ready(self._target.resumable))
 
@@ -91,8 +91,8 @@ class WorkerRuntime:
                 copy_context().run(self._start, order, partial(self._built, order), None)
             case m.Signal(call) if (attempt := self._attempt(call)) is not None:
                 attempt.signal.set()
-            case m.Cancel(call) if (under := self._calls.get(call)) is not None:
-                self._loops.cancel(under.call)
+            case m.Cancel(call) if (running_call := self._calls.get(call)) is not None:
+                self._loops.cancel(running_call.call)
             case m.Proceed(call, allowed) if (attempt := self._attempt(call)) is not None:
                 self._loops.post(partial(attempt.proceed, allowed))
             case m.Compact(agent) if (idle := self._agents.get(agent)) is not None:
@@ -100,15 +100,15 @@ class WorkerRuntime:
             case m.Drop(agent):
                 self._loops.discard(self._agents.pop(agent, None))
             case m.Ping():
-                self._pulse()
+                self._heartbeat()
             case m.GetStack(call):
-                self._spawn(self._tell_where(call))
+                self._spawn(self._report_stack(call))
             case m.Exit():
-                self._leave()
+                self._exit()
 
     def _attempt(self, call: int) -> RemoteAttempt | None:
-        under = self._calls.get(call)
-        return None if under is None else under.attempt
+        running_call = self._calls.get(call)
+        return None if running_call is None else running_call.attempt
 
     def _run(self, order: m.Run) -> None:
         signal: Signal = self._loops.signal()
@@ -124,7 +124,7 @@ class WorkerRuntime:
         work: Callable[[], Coroutine[Any, Any, Finished | None]],
         attempt: RemoteAttempt | None,
     ) -> None:
-        """Begin a call, in a context of its own."""
+        """Start a call in its own context."""
         if isinstance(order, m.Build):
             CURRENT_RUN.set(CurrentRun(order.run_id, order.key, order.trace))
         else:
@@ -132,10 +132,10 @@ class WorkerRuntime:
             CURRENT_RUN.set(CurrentRun(context.run_id, SessionKey(context.principal, context.session_id), order.trace))
         if order.carrier is not None:
             self._join(order.carrier)
-        under = self._calls[order.call] = _Under(self._loops.start(partial(_ended, work)), attempt)
-        self._spawn(self._tell_end(order.call, under.call))
+        running_call = self._calls[order.call] = _Running(self._loops.start(partial(_ended, work)), attempt)
+        self._spawn(self._report_end(order.call, running_call.call))
 
-    async def _tell_end(self, number: int, call: Call[Any]) -> None:
+    async def _report_end(self, number: int, call: Call[Any]) -> None:
         try:
             finished, failure = await call.done
         except CallCancelled:
@@ -143,38 +143,39 @@ class WorkerRuntime:
         alive = call.is_alive
         resumable = self._target.resumable
         self.channel.send(m.Done(call=number, resumable=resumable, finished=finished, failure=failure, alive=alive))
-        while call.is_alive:  # noqa: ASYNC110 (threads of user code tell nobody that they end)
-            await asyncio.sleep(LOOK_EVERY_S)
+        while call.is_alive:  # noqa: ASYNC110 (threads of user code end without an event)
+            await asyncio.sleep(POLL_EVERY_S)
         del self._calls[number]
         if alive:
             self.channel.send(m.WorkEnded(number))
 
     # -- reports -----------------------------------------------------------------------------------
 
-    def _send(self, told: bytes) -> None:
-        """Send a report, with all others of this turn of the agent loop: before the end of its call, which is told by
-        way of the other loop."""
+    def _send(self, report: bytes) -> None:
+        """Send a report with all others of this iteration of the agent loop, before the `Done` of its call."""
         if not self._reports:
             asyncio.get_running_loop().call_soon(self._write_reports)
-        self._reports.append(told)
+        self._reports.append(report)
 
     def _write_reports(self) -> None:
-        told, self._reports = self._reports, []
-        if told:
-            self.channel.write(frame(*told))
+        reports, self._reports = self._reports, []
+        if reports:
+            self.channel.write(frame(*reports))
 
-    def _pulse(self) -> None:
-        """Say how the agent loop does: whether it has given the sign of life that it was last asked for."""
+    def _heartbeat(self) -> None:
+        """Report whether the agent loop has answered its last ping."""
         load = self._loops.load()
         running = None
         if load.silent_s:
-            running = next((call for call, under in self._calls.items() if self._loops.blocks(under.call)), None)
+            running = next(
+                (call for call, running_call in self._calls.items() if self._loops.blocks(running_call.call)), None
+            )
         self.channel.send(m.Heartbeat(silent_s=load.silent_s, running=running, backlog=load.backlog))
         self._loops.beat()
 
-    async def _tell_where(self, call: int) -> None:
-        under = self._calls.get(call)
-        self.channel.send(m.Stack(call, [] if under is None else await self._loops.stack(under.call)))
+    async def _report_stack(self, call: int) -> None:
+        running_call = self._calls.get(call)
+        self.channel.send(m.Stack(call, [] if running_call is None else await self._loops.stack(running_call.call)))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -183,7 +184,7 @@ class WorkerRuntime:
 
 
 async def _run(agent: SessionAgent, attempt: RemoteAttempt) -> Finished:
-    """Execute an attempt, unless it was to end before it had begun: others may have kept the loop for long."""
+    """Execute an attempt, unless it was stopped before it started: the loop may have been busy."""
     if attempt.signal.is_set():
         raise RunStopped
     return await agent.run(attempt)
@@ -192,7 +193,7 @@ async def _run(agent: SessionAgent, attempt: RemoteAttempt) -> Finished:
 async def _ended(
     work: Callable[[], Coroutine[Any, Any, Finished | None]],
 ) -> tuple[Finished | None, m.Failure | None]:
-    """Do the work, and return every ending of it as a value."""
+    """Return every ending of `work` as a value."""
     try:
         return await work(), None
     except asyncio.CancelledError:

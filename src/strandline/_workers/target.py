@@ -1,4 +1,4 @@
-"""What is served, when agents are in worker processes: a `Target` whose agents stand for those over there."""
+"""The target of a server with workers: a `Target` whose agents are proxies of agents in workers."""
 
 import asyncio
 import weakref
@@ -16,14 +16,14 @@ from strandline._workers.loops import ForwardedSignal, WorkerLoops
 
 
 class WorkersTarget:
-    """What the workers of `loops` have loaded. `carried` returns what joins a worker to the trace that is current."""
+    """The target that the workers of `loops` have loaded. `carrier` returns the current trace."""
 
-    def __init__(self, loaded: m.Loaded, loops: WorkerLoops, carried: Callable[[], Carrier | None]) -> None:
+    def __init__(self, loaded: m.Loaded, loops: WorkerLoops, carrier: Callable[[], Carrier | None]) -> None:
         self.singleton = loaded.singleton
         self.self_managed = loaded.self_managed
         self.description = loaded.description
         self.loops = loops
-        self._carried = carried
+        self._carrier = carrier
 
     @property
     def resumable(self) -> bool:
@@ -31,11 +31,11 @@ class WorkersTarget:
         return self.loops.resumable
 
     async def probe(self) -> None:
-        """Return when the workers have tried what they serve."""
+        """Return when the workers have probed their targets."""
         await self.loops.begin()
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
-        """Have an agent built in the worker that has least to do."""
+        """Build an agent in the least busy worker."""
         call, run = CURRENT.get(), CURRENT_RUN.get()
         assert call is not None
         assert run is not None
@@ -45,27 +45,27 @@ class WorkersTarget:
             run_id=run.run_id,
             key=key,
             trace=run.trace,
-            carrier=self._carried(),
+            carrier=self._carrier(),
             record=record,
             progress=progress,
         )
         await worker.execute(order, call, None)
-        return AgentProxy(worker, order.call, self._carried)
+        return AgentProxy(worker, order.call, self._carrier)
 
 
 class AgentProxy:
-    """Stands for the agent of a session in a worker, which drops that when nobody knows this one any more."""
+    """Proxy of a session's agent in a worker. When it is garbage-collected, the worker drops the agent."""
 
-    def __init__(self, worker: WorkerClient, number: int, carried: Callable[[], Carrier | None]) -> None:
+    def __init__(self, worker: WorkerClient, number: int, carrier: Callable[[], Carrier | None]) -> None:
         self._worker = worker
         self._number = number
-        self._carried = carried
+        self._carrier = carrier
         worker.agents += 1
-        # Whichever thread lets go of it.
+        # (Any thread may release it.)
         weakref.finalize(self, _drop_soon, asyncio.get_running_loop(), worker, number).atexit = False
 
     async def run(self, attempt: Attempt) -> Finished:
-        """Have an attempt executed."""
+        """Execute an attempt in the worker."""
         worker, call, run = self._worker, CURRENT.get(), CURRENT_RUN.get()
         assert call is not None
         assert run is not None
@@ -74,24 +74,24 @@ class AgentProxy:
             agent=self._number,
             context=attempt.context,
             trace=run.trace,
-            carrier=self._carried(),
+            carrier=self._carrier(),
             prompt=attempt.prompt,
             messages=list(attempt.messages),
         )
         assert isinstance(attempt.signal, ForwardedSignal)
-        # (It is not set yet: the engine has looked in this very step of the loop.)
-        attempt.signal.follow(lambda: worker.send(m.Signal(order.call)))
+        # (It is not set yet: the engine has checked in this very loop iteration.)
+        attempt.signal.forward(lambda: worker.send(m.Signal(order.call)))
         finished = await worker.execute(order, call, attempt)
         assert finished is not None
         return finished
 
     def compact(self) -> None:
-        """Have it take less memory."""
+        """Let the agent take less memory."""
         self._worker.send(m.Compact(self._number))
 
 
 def _drop_soon(loop: asyncio.AbstractEventLoop, worker: WorkerClient, number: int) -> None:
-    with suppress(RuntimeError):  # (the loop is closed, and the worker gone with it)
+    with suppress(RuntimeError):  # (the loop is closed, and the worker with it)
         loop.call_soon_threadsafe(_drop, worker, number)
 
 

@@ -39,7 +39,7 @@ class VirtualClock:
 class InlineLoops:
     """Agent loops on the serving loop itself: `strandline._engine.loops.Loops` without threads."""
 
-    takes_calls = True
+    accepts_calls = True
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -98,7 +98,7 @@ class AgentLoops:
         """Do nothing: a thread cannot be ended."""
         return True
 
-    takes_calls = True
+    accepts_calls = True
 
     def is_current(self, loop: object) -> bool:
         """Return whether a loop is the current one."""

@@ -92,7 +92,7 @@ class Loops(Protocol):
         ...
 
     @property
-    def takes_calls(self) -> bool:
+    def accepts_calls(self) -> bool:
         """Whether calls start, at once or in a moment."""
         ...
 

@@ -51,7 +51,7 @@ class Readiness:
         if (trouble := self._journal.trouble) is not None:
             what = "the journal can store nothing; runs are refused and executing ones wait"
             return JournalUnavailable.code, f"{what}: {trouble}"
-        if not self._loops.takes_calls:
+        if not self._loops.accepts_calls:
             what = "no worker takes calls; runs are refused and accepted ones wait"
             return NoWorker.code, f"{what} (the lines above say why)"
         if (short := self._journal.low_disk) is not None:
@@ -138,7 +138,7 @@ class Readiness:
     def admit_run(self) -> None:
         """Let in a request for a run. Raises `Draining`, `NotReady`, `NoWorker`."""
         self.admit()
-        if not self._loops.takes_calls:
+        if not self._loops.accepts_calls:
             raise NoWorker("no worker process takes calls; the log says why", retry_after_s=self._retry_after_s)
 
     def open(self) -> None:
