@@ -18,18 +18,18 @@ IMAGE: Final = {"image": {"format": "png", "source": {"bytes": b"\x89PNG\x00\xff
 def script(messages: Messages) -> Answer:
     """Answer a question; use a tool for `tool`, `hang`, and fail for `fail`, after a tool for `tool fail`."""
     last = messages[-1]["content"]
-    asked = next(
+    text = next(
         (b["text"] for m in reversed(messages) for b in m["content"] if m["role"] == "user" and "text" in b), ""
     )
     if any("toolResult" in block for block in last):
-        if asked.endswith("fail"):
+        if text.endswith("fail"):
             raise ConnectionError("the provider is out of order")
-        return f"used a tool for {asked}"
-    if asked.startswith(("tool", "hang")):
-        return [say("Let me see. "), call(asked.split()[0], {"what": asked})]
-    if asked.endswith("fail"):
+        return f"used a tool for {text}"
+    if text.startswith(("tool", "hang")):
+        return [say("Let me see. "), call(text.split()[0], {"what": text})]
+    if text.endswith("fail"):
         raise ConnectionError("the provider is out of order")
-    return f"answer to {asked}"
+    return f"answer to {text}"
 
 
 @tool(name="tool")

@@ -16,21 +16,21 @@ from strandline._model import AgentRecord, Checkpoint, FencingToken, RoundStarte
 from strandline.testing import Gate
 from target_support import answer, ask, history, run
 
-__all__ = ["Staging", "answer", "ask", "history", "loaded", "run", "serving"]
+__all__ = ["RecordingJournal", "answer", "ask", "history", "loaded", "run", "serving"]
 
 
-class Staging(MemoryJournal):
-    """A memory journal that notes what is staged, and may hold the staging of a round."""
+class RecordingJournal(MemoryJournal):
+    """A memory journal that records checkpoints, and may hold that of a round."""
 
     def __init__(self) -> None:
         super().__init__(SystemClock())
         self.log: list[str] = []
-        self.staged: list[Checkpoint] = []
+        self.checkpoints: list[Checkpoint] = []
         self.hold: Gate | None = None
 
     async def checkpoint(self, token: FencingToken, checkpoint: Checkpoint) -> None:
         self.log.append(type(checkpoint).__name__)
-        self.staged.append(checkpoint)
+        self.checkpoints.append(checkpoint)
         if self.hold is not None and isinstance(checkpoint, RoundStarted):
             await self.hold.wait()
         await super().checkpoint(token, checkpoint)

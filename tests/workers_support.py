@@ -1,6 +1,6 @@
 """Workers that are no processes. `Nearby`: its half of the connection is in this process, with a loop for agents.
 
-`Far`: of it only what it tells is seen, on virtual time; the test says every word of it.
+`Far`: only its reports exist, on virtual time, and the test writes them.
 """
 
 import asyncio
@@ -148,7 +148,7 @@ class Nowhere(asyncio.WriteTransport):
 
 
 class Far:
-    """A worker of which only what it tells is seen."""
+    """A worker of which only the reports exist."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -168,17 +168,17 @@ class Far:
             self.accepts_calls()
 
     def accepts_calls(self) -> None:
-        self.tell(m.Ready(resumable=True))
+        self.report(m.Ready(resumable=True))
 
     def dies(self) -> None:
         self.over.set()
         self.channel.connection_lost(None)
 
-    def tell(self, *reports: m.Report) -> None:
+    def report(self, *reports: m.Report) -> None:
         self.channel.data_received(frame(*(encode_messages(each) for each in reports)))
 
     def orders(self) -> list[m.Order]:
-        return [each for told in Frames().feed(b"".join(self.transport.written)) for each in orders(told)]
+        return [each for reported in Frames().feed(b"".join(self.transport.written)) for each in orders(reported)]
 
     def frames(self) -> Frames:
         return Frames()
@@ -197,16 +197,16 @@ class Far:
         pass
 
 
-class Kept:
-    """An attempt that keeps what it is told; `gate` holds what is staged up, `error` is what comes of it then."""
+class RecordingAttempt:
+    """An attempt that records its reports; `gate` delays checkpoints, and `error` makes them fail."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.reported: list[str] = []
         self.gate = asyncio.Event()
         self.error: Exception | None = None
 
     def add_text(self, delta: str) -> None:
-        self.told.append(delta)
+        self.reported.append(delta)
 
     async def begin_round(self) -> None:
         await self._checkpoints("round")
@@ -215,7 +215,7 @@ class Kept:
         await self._checkpoints(tool_use_id)
 
     async def _checkpoints(self, what: str) -> None:
-        self.told.append(what)
+        self.reported.append(what)
         await self.gate.wait()
         if self.error is not None:
             raise self.error

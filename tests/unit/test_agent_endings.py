@@ -1,4 +1,4 @@
-"""Every way in which a run of a real agent can end: what history tells of it, and that the next run works."""
+"""All endings of a real agent's run: history shows them, and the next run works."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -30,8 +30,8 @@ from strandline._history import NO_ANSWER, NO_OUTPUT, UNKNOWN_OUTCOME, close, hi
 from strandline._journal.memory import MemoryJournal
 from strandline._model import WHOLE_HISTORY, ErrorCode, Message, Range, RunStatus, ToolDone
 from strandline.testing import ScriptedModel, call, fast_retries, results, say, stop, think
-from strandline.testing import question as asked
-from strands_support import Staging, answer, ask, history, run, serving
+from strandline.testing import question as prompt_of
+from strands_support import RecordingJournal, answer, ask, history, run, serving
 
 EARLY = "(This run ended early: agent_error.)"
 
@@ -57,7 +57,7 @@ def once(messages: Any) -> Any:
     return "done" if results(messages) else [say("let me see"), call("act")]
 
 
-def told(messages: list[Message]) -> list[str]:
+def result_texts(messages: list[Message]) -> list[str]:
     """Return what the results in a history say."""
     return [
         "".join(part.get("text", "") for part in block["toolResult"]["content"])
@@ -90,7 +90,7 @@ def test_an_error_of_the_model_leaves_what_was_said_and_done_before_it(
 ) -> None:
     async def main() -> None:
         def script(messages: Any) -> Any:
-            if asked(messages) == "next":
+            if prompt_of(messages) == "next":
                 return "fine"
             if "tool" in place and not results(messages):
                 return [say("let me see"), call("act")]
@@ -103,7 +103,7 @@ def test_an_error_of_the_model_leaves_what_was_said_and_done_before_it(
             messages = await fails(service, "go", "hunter2")
             assert texts(messages)[0] == "go"
             assert ("half an ans" in texts(messages)) is ("middle" in place)
-            assert told(messages) == (["acted"] if "tool" in place else [])
+            assert result_texts(messages) == (["acted"] if "tool" in place else [])
 
     run(main)
 
@@ -112,7 +112,7 @@ def test_an_error_of_the_model_leaves_what_was_said_and_done_before_it(
 def test_an_answer_that_was_cut_by_its_provider_is_an_answer(reason: Any, tmp_path: Path) -> None:
     async def main() -> None:
         def script(messages: Any) -> Any:
-            return [say("I must not say"), stop(reason)] if asked(messages) == "go" else "fine"
+            return [say("I must not say"), stop(reason)] if prompt_of(messages) == "go" else "fine"
 
         async with serving(lambda: Agent(model=ScriptedModel(script)), tmp_path) as service:
             assert (await ask(service, "go")).output == "I must not say"
@@ -123,14 +123,14 @@ def test_an_answer_that_was_cut_by_its_provider_is_an_answer(reason: Any, tmp_pa
 
 
 @pytest.mark.parametrize("answer", [[], [think("Hm.")], [say(" ")], ""])
-def test_an_empty_answer_is_told_as_none_and_the_agent_goes_on_in_memory(answer: Any, tmp_path: Path) -> None:
+def test_an_empty_answer_is_shown_as_none_and_the_agent_stays_in_memory(answer: Any, tmp_path: Path) -> None:
     async def main() -> None:
         made: list[Agent] = []
         given: list[Any] = []
 
         def script(messages: Any) -> Any:
             given.append(texts(messages))
-            return answer if asked(messages) == "go" else "fine"
+            return answer if prompt_of(messages) == "go" else "fine"
 
         def factory() -> Agent:
             made.append(Agent(model=ScriptedModel(script)))
@@ -151,7 +151,7 @@ class Guarded(ScriptedModel):
     """A model whose guardrail redacts what the user said."""
 
     async def stream(self, messages: Any, *args: Any, **options: Any) -> Any:
-        if "secret" in asked(messages):
+        if "secret" in prompt_of(messages):
             yield {"redactContent": {"redactUserContentMessage": "[redacted]"}}
         async for event in super().stream(messages, *args, **options):
             yield event
@@ -163,7 +163,7 @@ def test_what_a_guardrail_redacts_is_redacted_in_history_and_for_the_model_of_th
 
         def script(messages: Any) -> Any:
             given.append(str(messages))
-            if "fail" in asked(messages):
+            if "fail" in prompt_of(messages):
                 raise RuntimeError("failed")
             return "fine"
 
@@ -192,7 +192,7 @@ def test_what_a_guardrail_redacts_is_redacted_in_history_and_for_the_model_of_th
 def test_what_a_run_leaves_is_closed_once(
     script: Callable[[Any], Any], structured: Any, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By an agent that goes on with the closed conversation in memory, and else by the engine."""
+    """By an agent that stays in memory with the closed conversation, and else by the engine."""
     closings: list[str] = []
     for who, module in (("agent", "strandline._agents.strands"), ("engine", "strandline._engine.execution.completion")):
 
@@ -218,7 +218,7 @@ def test_what_a_run_leaves_is_closed_once(
 def test_structured_output_that_is_never_valid_fails_the_run(tmp_path: Path) -> None:
     async def main() -> None:
         def script(messages: Any) -> Any:
-            return [call("City", {"name": "Rome"})] if asked(messages) == "next" else "I will not"
+            return [call("City", {"name": "Rome"})] if prompt_of(messages) == "next" else "I will not"
 
         async with serving(
             lambda: Agent(model=ScriptedModel(script), structured_output_model=City), tmp_path
@@ -239,7 +239,7 @@ def test_structured_output_that_is_valid_at_last_is_the_answer(tmp_path: Path) -
             lambda: Agent(model=ScriptedModel(script), structured_output_model=City), tmp_path
         ) as service:
             assert (await ask(service, "go")).output == '{"name":"Rome"}'
-            assert len(told(await history(service))) == 4
+            assert len(result_texts(await history(service))) == 4
 
     run(main)
 
@@ -330,15 +330,15 @@ def test_a_window_that_user_code_broke_is_not_kept_however_the_run_ends(tmp_path
     async def main() -> None:
         @tool(context=True)
         def shorten(tool_context: ToolContext) -> str:
-            """Take away the first question, and what was asked of a tool for it."""
+            """Take away the first question, and its tool calls."""
             del tool_context.agent.messages[:2]
             return "shortened"
 
         def script(messages: Any) -> Any:
-            if asked(messages) == "shorten" and not results(messages):
+            if prompt_of(messages) == "shorten" and not results(messages):
                 return [call("shorten")]
             sent.append(messages)
-            return "fine" if asked(messages) == "next" else once(messages)
+            return "fine" if prompt_of(messages) == "next" else once(messages)
 
         def factory() -> Agent:
             agent = Agent(model=ScriptedModel(script), tools=[act, shorten])
@@ -350,7 +350,7 @@ def test_a_window_that_user_code_broke_is_not_kept_however_the_run_ends(tmp_path
             for text in ("go", "shorten", "next"):
                 await ask(service, text)
             assert pairing_faults(sent[-1]) == []
-            assert told(sent[-1]) == ["acted", "shortened"]
+            assert result_texts(sent[-1]) == ["acted", "shortened"]
 
     run(main)
 
@@ -360,7 +360,7 @@ def test_a_limit_of_the_agents_own_ends_the_run_well(tmp_path: Path) -> None:
         model = ScriptedModel(once)
         async with serving(lambda: Limited(model=model, tools=[act]), tmp_path) as service:
             assert (await ask(service, "go")).output == "(This run ended early: limit.)"
-            assert told(await history(service)) == ["acted"]
+            assert result_texts(await history(service)) == ["acted"]
 
     run(main)
 
@@ -387,7 +387,7 @@ def test_a_hook_that_raises_fails_its_run_alone_and_nothing_that_was_done_is_for
 ) -> None:
     async def main() -> None:
         def broken(happened: Any) -> None:
-            if asked(happened.agent.messages) != "next" and not calm:
+            if prompt_of(happened.agent.messages) != "next" and not calm:
                 raise ValueError("hunter2")
 
         def factory() -> Agent:
@@ -403,7 +403,7 @@ def test_a_hook_that_raises_fails_its_run_alone_and_nothing_that_was_done_is_for
             calm.append(1)
             messages = await history(service)
             assert texts(messages)[0] == "go"
-            assert told(messages) == EVENTS[event]
+            assert result_texts(messages) == EVENTS[event]
             assert (await ask(service, "next")).output == "done"
             await history(service)
 
@@ -435,13 +435,13 @@ def test_a_result_is_what_its_tool_gave_although_a_hook_raised_once_it_was_there
             agent.add_hook(trip, AfterToolCallEvent)
             return agent
 
-        journal = Staging()
+        journal = RecordingJournal()
         async with serving(factory, tmp_path, journal) as service:
             assert (await ask(service, "go")).output == "done"
             assert raised == [1]
             assert given == ["acted!"], "each hook had the tool's own result, once"
-            assert told(await history(service)) == ["acted!"]
-            done = [checkpoint for checkpoint in journal.staged if isinstance(checkpoint, ToolDone)]
+            assert result_texts(await history(service)) == ["acted!"]
+            done = [checkpoint for checkpoint in journal.checkpoints if isinstance(checkpoint, ToolDone)]
             assert [checkpoint.result["status"] for checkpoint in done] == ["success"]
 
     run(main)
@@ -469,7 +469,7 @@ def test_a_result_that_a_hook_still_looked_at_when_the_run_failed_is_not_forgott
 
         def factory() -> Agent:
             def script(messages: Any) -> Any:
-                return "fine" if asked(messages) == "next" else [call("act"), call("other")]
+                return "fine" if prompt_of(messages) == "next" else [call("act"), call("other")]
 
             agent = Agent(model=ScriptedModel(script), tools=[act, other])
             agent.add_hook(look, AfterToolCallEvent)
@@ -478,7 +478,7 @@ def test_a_result_that_a_hook_still_looked_at_when_the_run_failed_is_not_forgott
 
         async with serving(factory, tmp_path) as service:
             messages = await fails(service, "go", "hunter2")
-            assert told(messages) == ["acted", UNKNOWN_OUTCOME]
+            assert result_texts(messages) == ["acted", UNKNOWN_OUTCOME]
 
     run(main)
 
@@ -489,11 +489,11 @@ def test_hooks_that_end_a_turn_or_go_on_by_themselves_leave_a_valid_history(tmp_
             event.end_turn = "that will do"
 
         def go_on(event: AfterInvocationEvent) -> None:
-            if asked(event.agent.messages) == "go on":
+            if prompt_of(event.agent.messages) == "go on":
                 event.resume = "and more"
 
         def no_model(event: BeforeModelCallEvent) -> None:
-            if asked(event.agent.messages) == "no model":
+            if prompt_of(event.agent.messages) == "no model":
                 event.cancel = "no model for you"
 
         def factory() -> Agent:
@@ -504,7 +504,7 @@ def test_hooks_that_end_a_turn_or_go_on_by_themselves_leave_a_valid_history(tmp_
             return agent
 
         def script(messages: Any) -> Any:
-            return once(messages) if asked(messages) == "use a tool" else f"answer to {asked(messages)}"
+            return once(messages) if prompt_of(messages) == "use a tool" else f"answer to {prompt_of(messages)}"
 
         async with serving(factory, tmp_path) as service:
             assert (await ask(service, "use a tool")).output == "that will do"
@@ -527,7 +527,7 @@ def test_hooks_that_end_a_turn_or_go_on_by_themselves_leave_a_valid_history(tmp_
 
 
 @pytest.mark.parametrize("by", ["a tool", "a hook", "a hook before all tools"])
-def test_whoever_asks_for_input_is_answered(by: str, tmp_path: Path) -> None:
+def test_any_input_request_is_answered(by: str, tmp_path: Path) -> None:
     async def main() -> None:
         @tool(context=True)
         def approve(tool_context: ToolContext) -> str:
@@ -535,14 +535,14 @@ def test_whoever_asks_for_input_is_answered(by: str, tmp_path: Path) -> None:
             return str(tool_context.interrupt("approval", reason="sure?")) if by == "a tool" else "approved"
 
         def hook(event: Any) -> None:
-            if asked(event.agent.messages) == "go":
+            if prompt_of(event.agent.messages) == "go":
                 event.interrupt("approval", reason="sure?")
 
         def factory() -> Agent:
             def script(messages: Any) -> Any:
-                if asked(messages) == "go" and not results(messages):
+                if prompt_of(messages) == "go" and not results(messages):
                     return [call("approve")]
-                return f"then {list(results(messages).values())}" if asked(messages) == "go" else "fine"
+                return f"then {list(results(messages).values())}" if prompt_of(messages) == "go" else "fine"
 
             agent = Agent(model=ScriptedModel(script), tools=[approve])
             if by != "a tool":
@@ -588,11 +588,13 @@ def test_sub_agents_of_a_factorys_own_work_and_print_nothing(
 ) -> None:
     async def main() -> None:
         def factory() -> Agent:
-            researcher = Agent(model=ScriptedModel(lambda messages: f"researched {asked(messages)}"), name="research")
+            researcher = Agent(
+                model=ScriptedModel(lambda messages: f"researched {prompt_of(messages)}"), name="research"
+            )
 
             def script(messages: Any) -> Any:
                 given = results(messages)
-                return next(iter(given.values())) if given else [call("research", {"input": asked(messages)})]
+                return next(iter(given.values())) if given else [call("research", {"input": prompt_of(messages)})]
 
             return Agent(model=ScriptedModel(script), tools=[researcher])
 
@@ -619,7 +621,7 @@ def test_a_sub_agent_that_fails_is_a_tool_that_fails(tmp_path: Path) -> None:
 
         async with serving(factory, tmp_path) as service:
             assert (await ask(service, "go")).output == "done"
-            assert "no more tokens" in told(await history(service))[0]
+            assert "no more tokens" in result_texts(await history(service))[0]
 
     run(main)
 
@@ -628,14 +630,14 @@ def test_a_sub_agent_that_fails_is_a_tool_that_fails(tmp_path: Path) -> None:
 
 
 class Stateful(ScriptedModel):
-    """A model that keeps the conversation, as OpenAI's Responses do: it is told what is new, and an id."""
+    """A model that keeps the conversation, as OpenAI's Responses do: it gets new messages and an id."""
 
     @property
     def stateful(self) -> bool:
         return True
 
     async def stream(self, messages: Any, *args: Any, model_state: Any = None, **options: Any) -> Any:
-        model_state["response_id"] = f"{model_state.get('response_id', '')}{asked(messages)};"
+        model_state["response_id"] = f"{model_state.get('response_id', '')}{prompt_of(messages)};"
         async for event in super().stream(messages, *args, **options):
             yield event
         ids.append(model_state["response_id"])
@@ -655,11 +657,11 @@ def test_a_model_that_keeps_the_conversation_goes_on_over_rebuilds_and_failures_
 
             def script(messages: Any, given: list[list[str]] = given) -> Any:
                 given.append(texts(messages))
-                if asked(messages) == "fail" and results(messages):
+                if prompt_of(messages) == "fail" and results(messages):
                     raise RuntimeError("failed")
-                if asked(messages) in ("fail", "tool") and not results(messages):
+                if prompt_of(messages) in ("fail", "tool") and not results(messages):
                     return [call("act")]
-                return f"answer to {asked(messages)}"
+                return f"answer to {prompt_of(messages)}"
 
             async with serving(
                 lambda script=script: Agent(model=Stateful(script), tools=[act]), tmp_path, journal
@@ -675,9 +677,9 @@ def test_a_model_that_keeps_the_conversation_goes_on_over_rebuilds_and_failures_
                 "fail",
                 "two",
             ]
-            assert told(messages) == ["acted", "acted"]
+            assert result_texts(messages) == ["acted", "acted"]
             assert given[0] == ["one"]
-            assert given[1][0] == "tool", "what the model has is not told again"
+            assert given[1][0] == "tool", "the model does not get old messages again"
             assert given[-1] == ["fail", EARLY, "RuntimeError: failed", "two"], (
                 "the model never heard of the run that failed"
             )
@@ -689,13 +691,13 @@ def test_a_model_that_keeps_the_conversation_goes_on_over_rebuilds_and_failures_
     run(main)
 
 
-def test_tools_without_output_are_told_so_to_the_model_of_the_next_run(tmp_path: Path) -> None:
+def test_the_model_of_the_next_run_sees_that_tools_had_no_output(tmp_path: Path) -> None:
     async def main() -> None:
         given: list[Any] = []
 
         def script(messages: Any) -> Any:
             given.append(messages)
-            return "done" if results(messages) or asked(messages) == "next" else [call("quiet")]
+            return "done" if results(messages) or prompt_of(messages) == "next" else [call("quiet")]
 
         made: list[Agent] = []
 
@@ -706,7 +708,7 @@ def test_tools_without_output_are_told_so_to_the_model_of_the_next_run(tmp_path:
         async with serving(factory, tmp_path) as service:
             await ask(service, "go")
             await ask(service, "next")
-            assert told(given[-1]) == told(await history(service)) == [NO_OUTPUT]
+            assert result_texts(given[-1]) == result_texts(await history(service)) == [NO_OUTPUT]
             assert len(made) == 1, "there is no need to build the agent again"
 
     run(main)

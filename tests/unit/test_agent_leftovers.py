@@ -227,7 +227,7 @@ def test_an_answer_that_hits_max_tokens_is_left_as_the_assistants_last_message()
 
 
 def test_a_task_cancelled_while_it_waits_to_retry_ends_at_once() -> None:
-    """The event that tells of the wait comes after it; a hook that stands before the strategy's own sees it begin."""
+    """The event of the wait comes after it; a hook that stands before the strategy's own sees it begin."""
     waiting = Signal()
     watched = Watched(in_turn(ModelThrottledException("slow down")), retry_strategy=fast_retries(delay_s=3600))
     watched.agent.add_hook(lambda event: waiting.set(), AfterModelCallEvent, order=HookOrder.SDK_FIRST)
@@ -301,7 +301,7 @@ def test_a_task_cancelled_in_a_sync_tool_leaves_its_thread_at_work() -> None:
     watched.close(Failed(ErrorCode.TIMEOUT), unfinished=frozenset({"s"}))
 
 
-# -- the agent is asked to stop -----------------------------------------------------------------------
+# -- the agent is stopped -----------------------------------------------------------------------
 
 
 def test_a_cancel_signal_while_the_model_streams_leaves_words_that_nobody_said() -> None:
@@ -351,9 +351,9 @@ def test_a_cancel_signal_before_the_tools_start_leaves_results_that_say_so() -> 
     assert watched.result.stop_reason == "cancelled"
     assert watched.shape() == ["user:text", "assistant:toolUse", "user:toolResult"]
     assert watched.results == {}, "no tool ran, so no hook saw one end"
-    told = watched.left[-1]["content"][0]["toolResult"]
-    assert told["content"] == [{"text": "Tool execution cancelled"}]
-    watched.results["f"] = told
+    reported = watched.left[-1]["content"][0]["toolResult"]
+    assert reported["content"] == [{"text": "Tool execution cancelled"}]
+    watched.results["f"] = reported
     watched.close(Cancelled())
 
 
@@ -394,7 +394,7 @@ def test_a_hook_that_raises_before_the_tools_leaves_a_dangling_use() -> None:
 
 
 def test_a_hook_that_raises_after_a_tool_makes_an_error_of_a_tool_that_did_its_work() -> None:
-    """Strands tells the model of the hook's error, not of the tool's result, and asks the hook again."""
+    """Strands gives the model the hook's error, not the tool's result, and calls the hook again."""
     did: list[str] = []
     raised: list[ToolResult] = []
 

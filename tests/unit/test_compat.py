@@ -167,7 +167,7 @@ def test_an_override_would_be_found() -> None:
 
 
 @pytest.mark.parametrize("package", compat.TESTED_VERSIONS)
-def test_what_is_asked_for_is_what_was_tried(package: str) -> None:
+def test_pyproject_requires_the_tested_versions(package: str) -> None:
     asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     assert f"{package}{compat.bounds(package)}" in asked
 
@@ -193,7 +193,7 @@ def test_whether_a_version_was_tried(version: str, tried: bool) -> None:
 
 
 @pytest.mark.parametrize("package", compat.TESTED_VERSIONS)
-def test_doctor_tells_of_a_version_that_was_not_tried(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_warns_of_an_untested_version(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "9.9.9" if name == package else real(name))
     (found,) = machine.packages()
@@ -309,8 +309,8 @@ class Asking:
             return "worked"
 
         def script(messages: Messages) -> Any:
-            told = results(messages)
-            return ", ".join(sorted(told.values())) if told else [call("approve"), call("work")]
+            reported = results(messages)
+            return ", ".join(sorted(reported.values())) if reported else [call("approve"), call("work")]
 
         return agent(script, tools=[approve, work], messages=messages)
 
@@ -319,7 +319,7 @@ def text_of(result: Any) -> str:
     return str(result).strip()
 
 
-def test_what_a_round_asks_goes_over_to_another_agent_with_the_results_of_its_other_tools() -> None:
+def test_an_interrupted_round_moves_to_another_agent_with_the_results_of_its_other_tools() -> None:
     async def main() -> None:
         desk = Asking()
         first = desk.agent()
@@ -373,7 +373,7 @@ def test_an_agent_that_goes_on_starts_only_the_tools_that_have_no_result() -> No
         messages = [{"role": "user", "content": [{"text": "go"}]}, {"role": "assistant", "content": uses}]
         done = {"toolUseId": "a", "status": "success", "content": [{"text": "a before"}]}
         made = agent(
-            lambda said: ", ".join(sorted(told.values())) if (told := results(said)) else asks,
+            lambda said: ", ".join(sorted(reported.values())) if (reported := results(said)) else asks,
             tools=[work],
             messages=cast(Messages, messages),
         )
@@ -412,8 +412,8 @@ def test_what_strands_says_of_a_cancel() -> None:
         said = await cancelled_at(agent(), "start_event_loop")
         assert said[-1]["content"] == [{"text": strands.CANCELLED_BY_USER}]
         said = await cancelled_at(agent(lambda messages: [call("work")], tools=[work]), "message")
-        told = [block["toolResult"]["content"] for block in said[-1]["content"] if "toolResult" in block]
-        assert told == [[{"text": strands.TOOL_CANCELLED}]], said
+        reported = [block["toolResult"]["content"] for block in said[-1]["content"] if "toolResult" in block]
+        assert reported == [[{"text": strands.TOOL_CANCELLED}]], said
 
     asyncio.run(main())
 
@@ -585,7 +585,7 @@ def test_who_reads_a_body_hears_that_nobody_is_there() -> None:
     talk(main)
 
 
-def test_a_client_that_waits_to_be_told_to_go_on_is_not_waited_for() -> None:
+def test_a_client_that_waits_for_100_continue_is_not_late() -> None:
     async def main(talk: Talk) -> None:
         talk.connection.data_received(POST + b"expect: 100-continue\r\n\r\n")
         latest = talk.connection.latest_request()
@@ -623,7 +623,7 @@ def test_the_first_line_of_an_answer() -> None:
     assert uvicorn.status_line(503) == b"HTTP/1.1 503 Service Unavailable\r\n"
 
 
-def test_what_our_connections_hear_is_what_uvicorn_tells_its_own() -> None:
+def test_our_connections_get_the_callbacks_of_uvicorns_own() -> None:
     """A method that was renamed there would be called by nobody here."""
     ours = {"took_too_little", "took_too_long", "cut", "take_probes_only", "refuse", "on_chunk_header"}
     heard = {name for name, each in vars(BoundedConnection).items() if callable(each) and not name.startswith("_")}
@@ -681,7 +681,7 @@ def test_a_server_leaves_signals_and_lets_go_of_its_socket_and_connections() -> 
 
 
 def test_a_pool_knows_the_threads_that_it_has_started_and_what_waits_for_one() -> None:
-    """That it goes on where none can be started is shown in `test_threads.py`."""
+    """`test_threads.py` shows that it continues when none can be started."""
     pool = Threads(1, "test")
     assert pool.started == []
     begun, end = threading.Event(), threading.Event()
@@ -708,14 +708,14 @@ def test_the_pool_of_python_starts_its_threads_where_ours_does(monkeypatch: pyte
     assert asked == ["a thread"]
 
 
-def test_the_frames_of_threads_are_told() -> None:
+def test_the_frames_of_threads_are_returned() -> None:
     here = frames.frames_of_threads()[threading.get_ident()]
     names = []
     frame: Any = here
     while frame is not None:
         names.append(frame.f_code.co_name)
         frame = frame.f_back
-    assert "test_the_frames_of_threads_are_told" in names
+    assert "test_the_frames_of_threads_are_returned" in names
 
 
 def test_a_coroutine_is_followed_to_what_it_waits_in_through_generators_too() -> None:

@@ -24,7 +24,7 @@ from strandline._history import Progress, pairing_faults
 from strandline._journal.memory import MemoryJournal
 from strandline._model import AgentRecord, ErrorCode, Inline, Message, Range, RunStatus
 from strandline.testing import ScriptedModel, call, results, say
-from strandline.testing import question as asked
+from strandline.testing import question as prompt_of
 from strands_support import ask, history, loaded, run, serving
 
 SUMMARISE = "Please summarize this conversation."
@@ -54,7 +54,7 @@ def read() -> str:
 
 def script(messages: Any) -> Any:
     """Answer; a context of more than 4000 characters is too long, as for a small model."""
-    text = asked(messages)
+    text = prompt_of(messages)
     if text == SUMMARISE:
         return f"summary of {len(messages) - 1}"
     if len(str([message["content"] for message in messages])) > 4000:
@@ -123,16 +123,16 @@ async def played(
 def test_a_rebuilt_agent_gives_its_model_what_a_kept_one_would_have_given(name: str, tmp_path: Path) -> None:
     async def main() -> None:
         made = MANAGERS[name]
-        kept, told, statuses = await played(made, tmp_path, TURNS, rebuilt=False)
-        again, told_again, statuses_again = await played(made, tmp_path, TURNS, rebuilt=True)
+        kept, reported, statuses = await played(made, tmp_path, TURNS, rebuilt=False)
+        again, seen_again, statuses_again = await played(made, tmp_path, TURNS, rebuilt=True)
         assert again == kept
         assert statuses_again == statuses
-        assert [(each["role"], each["content"]) for each in told] == [
-            (each["role"], each["content"]) for each in told_again
+        assert [(each["role"], each["content"]) for each in reported] == [
+            (each["role"], each["content"]) for each in seen_again
         ]
-        questions = [text for text in texts(told) if text in TURNS]
+        questions = [text for text in texts(reported) if text in TURNS]
         assert questions == TURNS, "every question is in history, whatever became of it"
-        assert str(told).count(LONG) == sum(1 for message in told if "toolResult" in message["content"][0])
+        assert str(reported).count(LONG) == sum(1 for message in reported if "toolResult" in message["content"][0])
         if name != "none":
             assert set(statuses) == {RunStatus.SUCCEEDED, RunStatus.FAILED}
             assert statuses.count(RunStatus.FAILED) == 2
@@ -154,7 +154,7 @@ def test_messages_that_the_agents_own_code_pins_stay_pinned(tmp_path: Path) -> N
 
             def pinning(messages: Any, given: list[list[str]] = given) -> Any:
                 given.append(texts(messages))
-                return [call("keep")] if asked(messages) == "keep" and not results(messages) else "ok"
+                return [call("keep")] if prompt_of(messages) == "keep" and not results(messages) else "ok"
 
             def factory(pinning: Any = pinning, keep: Any = keep) -> Agent:
                 manager = SlidingWindowConversationManager(window_size=4)
@@ -185,7 +185,7 @@ def test_an_overflow_in_the_middle_of_a_run_shortens_results_for_the_model_and_n
 
         def once(messages: Any) -> Any:
             if not results(messages):
-                return [call("read")] if asked(messages) == "read" else "fine"
+                return [call("read")] if prompt_of(messages) == "read" else "fine"
             if not overflows:
                 overflows.append(1)
                 raise ContextWindowOverflowException("too long")
@@ -208,7 +208,7 @@ def test_a_manager_that_cannot_reduce_fails_the_run_and_keeps_what_its_tools_did
         def always(messages: Any) -> Any:
             if results(messages):
                 raise ContextWindowOverflowException("too long")
-            return [call("read")] if asked(messages) == "read" else "fine"
+            return [call("read")] if prompt_of(messages) == "read" else "fine"
 
         def factory() -> Agent:
             return Agent(model=ScriptedModel(always), tools=[read], conversation_manager=NullConversationManager())
@@ -225,7 +225,7 @@ def test_a_manager_that_cannot_reduce_fails_the_run_and_keeps_what_its_tools_did
 
 
 class Broken(SlidingWindowConversationManager):
-    """A manager that raises where it is told to, after it has half done its work."""
+    """A manager that raises at a given place, with its work half done."""
 
     def __init__(self, broken: set[str]) -> None:
         super().__init__(window_size=2)
@@ -286,7 +286,7 @@ def test_a_summary_that_fails_in_the_middle_fails_that_run_alone(tmp_path: Path)
         failing = [True]
 
         def breaking(messages: Any) -> Any:
-            if asked(messages) == SUMMARISE and failing.pop():
+            if prompt_of(messages) == SUMMARISE and failing.pop():
                 return ["summary of", RuntimeError("the summary broke off")]
             return script(messages)
 

@@ -17,7 +17,7 @@ PLACES = ("/v1/sessions/s/runs", "/v1/chat/completions", "/invocations")
 
 @pytest.mark.parametrize("error", [InvariantBroken("the journal refused an operation: hunter2"), KeyError("hunter2")])
 @pytest.mark.parametrize("path", PLACES)
-def test_a_defect_is_in_the_log_and_its_text_is_not_told(
+def test_a_defect_is_logged_and_its_text_is_not_published(
     path: str, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     sent: list[Mapping[str, Any]] = []
@@ -35,10 +35,10 @@ def test_a_defect_is_in_the_log_and_its_text_is_not_told(
     asyncio.run(Endpoint(handler)(scope, receive, send))
 
     assert sent[0]["status"] == 500
-    told = b"".join(each.get("body", b"") for each in sent[1:]).decode()
-    assert "internal_error" in told
-    assert "the server has a defect; its log says more" in told
-    assert "hunter2" not in told
+    text = b"".join(each.get("body", b"") for each in sent[1:]).decode()
+    assert "internal_error" in text
+    assert "the server has a defect; its log says more" in text
+    assert "hunter2" not in text
     (line,) = caplog.records
     assert line.levelno == logging.ERROR
     assert line.exc_info is not None

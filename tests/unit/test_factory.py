@@ -137,7 +137,7 @@ def leaves() -> Any:
         (lambda: None, "the factory returned None, not a strands.Agent"),
     ],
 )
-def test_a_factory_that_fails_when_it_is_tried_is_told_of_and_counts_as_opaque(
+def test_a_factory_that_fails_at_the_start_is_logged_and_counts_as_not_resumable(
     make: Callable[..., Any], said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     target = FactoryTarget(make, takes=NOTHING, description="test")

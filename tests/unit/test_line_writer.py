@@ -1,4 +1,4 @@
-"""Lines for a reader that is slow, or reads nothing: nobody waits for it, and what is missing is told."""
+"""Lines for a slow or stuck reader: `put` never waits, and missing lines are reported."""
 
 import contextlib
 import errno
@@ -63,7 +63,7 @@ def filled(writer: int) -> bytes:
     return b"." * count
 
 
-def test_nobody_waits_for_a_reader_who_reads_nothing_and_what_is_missing_is_told(pipe: tuple[int, int]) -> None:
+def test_put_never_waits_for_a_reader_and_missing_lines_are_reported(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     before = filled(writer)
     lines = LineWriter(writer, missing, most_bytes=10_000)
@@ -75,12 +75,12 @@ def test_nobody_waits_for_a_reader_who_reads_nothing_and_what_is_missing_is_told
     assert not lines.flush(DEADLINE_S), "it was waited for before"
     assert time.monotonic() - began < DEADLINE_S / 2
     heard = read(reader, b"%099d\n" % 99)
-    assert lines.flush(DEADLINE_S), "whoever reads again gets what is on its way"
+    assert lines.flush(DEADLINE_S), "a reader that resumes gets the queued lines"
     lines.put(b"the last one\n")
     heard += read(reader, b"the last one\n")
     assert heard.startswith(before)
-    told = heard[len(before) :].splitlines()
-    assert told == [*(b"%099d" % number for number in range(100)), b"(150 missing)", b"the last one"]
+    reported = heard[len(before) :].splitlines()
+    assert reported == [*(b"%099d" % number for number in range(100)), b"(150 missing)", b"the last one"]
     lines.close()
 
 
@@ -128,10 +128,10 @@ def test_a_line_that_a_full_disk_has_cut_is_not_joined_by_the_next_one(
     room = 1000
     lines.put(b"line 4\n")
     assert lines.flush(DEADLINE_S)
-    told = (tmp_path / "log").read_bytes().splitlines()
-    assert told[:2] == [b"line 1", b"line "]
-    assert told[-1] == b"line 4"
-    assert all(each == b"line " or each.startswith((b"line ", b"(")) for each in told)
+    reported = (tmp_path / "log").read_bytes().splitlines()
+    assert reported[:2] == [b"line 1", b"line "]
+    assert reported[-1] == b"line 4"
+    assert all(each == b"line " or each.startswith((b"line ", b"(")) for each in reported)
     lines.close()
     log.close()
 
@@ -203,5 +203,7 @@ def test_a_child_that_user_code_has_forked_logs_too() -> None:
 @pytest.mark.parametrize("end", ["", "raise SystemExit(3)", "raise RuntimeError('end')", "flush(); os._exit(1)"])
 def test_the_last_lines_of_a_process_are_written_however_it_ends(end: str) -> None:
     done = subprocess.run([sys.executable, "-c", LEAVES.format(end=end)], capture_output=True, text=True, check=False)
-    told = [line.partition("strandline.test: ")[2] for line in done.stderr.splitlines() if "strandline.test" in line]
-    assert told == [f"line {number}" for number in range(2000)]
+    reported = [
+        line.partition("strandline.test: ")[2] for line in done.stderr.splitlines() if "strandline.test" in line
+    ]
+    assert reported == [f"line {number}" for number in range(2000)]

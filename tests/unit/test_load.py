@@ -103,7 +103,7 @@ def test_a_factory_gets_the_session_id_if_it_takes_one(source: str, takes: bool)
         ("agent.py:f", "async def f(session_id):\n    yield 1", "takes 1 parameters"),
     ],
 )
-def test_a_target_that_is_wrong_is_told_with_what_to_write(target: str, source: str | None, said: str) -> None:
+def test_a_wrong_target_is_refused_with_what_to_write(target: str, source: str | None, said: str) -> None:
     if source is not None:
         write(source, target.partition(":")[0])
     with pytest.raises(TargetError) as refusal:
@@ -180,7 +180,7 @@ def test_whatever_can_be_called_may_be_a_target(name: str, kind: type) -> None:
         ("keyword_function", "needs the keyword `model`", "Give it a default"),
     ],
 )
-def test_what_can_be_called_but_not_served_is_told(name: str, said: str, advice: str) -> None:
+def test_a_callable_that_cannot_be_served_is_refused_with_the_reason(name: str, said: str, advice: str) -> None:
     write(OBJECT)
     with pytest.raises(TargetError) as refusal:
         load_target(f"agent.py:{name}")
@@ -268,7 +268,7 @@ def test_one_agent_is_served_to_all_sessions_and_its_factory_recommended(name: s
         ("model", "is one ScriptedModel", "def make_agent(session_id):"),
     ],
 )
-def test_an_object_that_cannot_be_served_is_told_with_what_to_write(name: str, said: str, advice: str) -> None:
+def test_an_object_that_cannot_be_served_is_refused_with_what_to_write(name: str, said: str, advice: str) -> None:
     write(INSTANCES)
     with pytest.raises(TargetError) as refusal:
         load_target(f"agent.py:{name}")
@@ -284,7 +284,7 @@ def test_an_object_that_cannot_be_served_is_told_with_what_to_write(name: str, s
         (FACTORY, "answer", "is a function. The setting history=external is for factories"),
     ],
 )
-def test_history_is_external_for_factories_only(source: str, name: str, said: str) -> None:
+def test_only_factories_can_be_self_managed(source: str, name: str, said: str) -> None:
     write(source)
     with pytest.raises(TargetError) as refusal:
         load_target(f"agent.py:{name}", history="external")

@@ -21,7 +21,7 @@ from strandline._agents.parameters import NOTHING
 from strandline._engine.service import Service
 from strandline._model import RunStatus
 from strandline.testing import ScriptedModel, call, results
-from strandline.testing import question as asked
+from strandline.testing import question as prompt_of
 from strands_support import ask, history, run, serving
 
 if TYPE_CHECKING:  # it takes seconds, and each process that shares the tests imports this module
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 DESK = ROOT / "tests" / "fakes" / "mcp_desk.py"
 DEADLINE_S = 20.0
 
-# What a client leaves of a connection that was killed tells so when it is collected (strands-agents 1.62.0, mcp 2.1.1):
+# What a client leaves of a connection that was killed logs it when collected (strands-agents 1.62.0, mcp 2.1.1):
 # coroutines for a loop that has stopped, pipes of a process that is gone.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -79,7 +79,7 @@ def script(messages: Any) -> Any:
     given = results(messages)
     if given:
         return f"the desk says: {next(iter(given.values()))}"
-    return [call("wait")] if asked(messages) == "wait" else [call("add", {"a": 1, "b": 2})]
+    return [call("wait")] if prompt_of(messages) == "wait" else [call("add", {"a": 1, "b": 2})]
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_session_survives_an_mcp_server_that_dies_while_a_tool_works_stays_dea
     run(main)
 
 
-def test_a_call_after_the_server_died_tells_the_model_and_the_next_one_finds_the_new_server(
+def test_a_call_to_a_dead_server_fails_for_the_model_and_the_next_one_finds_the_new_server(
     tmp_path: Path, desk: tuple[Any, Any]
 ) -> None:
     async def main() -> None:

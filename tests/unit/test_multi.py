@@ -28,7 +28,7 @@ from strandline._engine.streams import Later
 from strandline._journal.memory import MemoryJournal
 from strandline._model import ErrorCode, Outcome, RunStatus
 from strandline.testing import Gate, Script, ScriptedModel, call, pause, results, say, stop
-from strandline.testing import question as asked
+from strandline.testing import question as prompt_of
 from target_support import Noting, ask, history, run, serving, until
 
 
@@ -213,7 +213,7 @@ def test_the_nodes_of_a_graph_go_on_with_their_conversations_also_once_it_was_ma
     run(main)
 
 
-def test_a_graph_that_was_told_to_rest_remembers_the_same(tmp_path: Path) -> None:
+def test_a_compacted_graph_remembers_the_same(tmp_path: Path) -> None:
     async def main() -> None:
         made = graph(agent("a"))
         inner = made.nodes["a"].executor
@@ -260,12 +260,12 @@ def test_a_swarm_remembers_its_shared_context_and_nothing_else(tmp_path: Path) -
         prompts: list[str] = []
 
         def first(messages: Messages) -> Any:
-            prompts.append(asked(messages))
+            prompts.append(prompt_of(messages))
             assert len([each for each in messages if "text" in each["content"][0] and each["role"] == "user"]) == 1
             if results(messages):
                 return "handed over"
-            told = {"agent_name": "second", "message": "go on", "context": {"colour": "red"}}
-            return [call("handoff_to_agent", told)] if "first question" in asked(messages) else "no"
+            reported = {"agent_name": "second", "message": "go on", "context": {"colour": "red"}}
+            return [call("handoff_to_agent", reported)] if "first question" in prompt_of(messages) else "no"
 
         def make() -> Swarm:
             return Swarm([agent("first", first), agent("second", "done")])
@@ -285,8 +285,8 @@ def test_a_swarm_remembers_its_shared_context_and_nothing_else(tmp_path: Path) -
 def test_what_a_swarm_remembers_is_kept_again_only_when_it_changed(tmp_path: Path) -> None:
     async def main() -> None:
         def first(messages: Messages) -> Any:
-            told = {"agent_name": "second", "message": "go on", "context": {"colour": "red"}}
-            return "handed over" if results(messages) else [call("handoff_to_agent", told)]
+            reported = {"agent_name": "second", "message": "go on", "context": {"colour": "red"}}
+            return "handed over" if results(messages) else [call("handoff_to_agent", reported)]
 
         journal = Noting()
         async with serving(
@@ -302,7 +302,7 @@ def test_what_a_swarm_remembers_is_kept_again_only_when_it_changed(tmp_path: Pat
 def test_after_a_failure_the_nodes_know_nothing_of_the_failed_run(tmp_path: Path) -> None:
     async def main() -> None:
         def fails(messages: Messages) -> Any:
-            if "fail" in asked(messages):
+            if "fail" in prompt_of(messages):
                 raise ConnectionError("the provider is out of order")
             return f"b {len(messages)}"
 
@@ -398,7 +398,7 @@ def cut(messages: Messages) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("make", "is_told"),
+    ("make", "is_out_of_tokens"),
     [
         (lambda: graph(agent("a"), agent("b", cut)), True),
         (lambda: graph(Swarm([agent("in", cut)], id="team")), True),
@@ -409,15 +409,15 @@ def cut(messages: Messages) -> Any:
     ],
 )
 @pytest.mark.parametrize("error_text", ["full", "id"])
-def test_a_node_that_is_out_of_tokens_is_told_from_one_that_failed(
-    make: Callable[[], object], is_told: bool, error_text: Any, tmp_path: Path
+def test_a_node_out_of_tokens_differs_from_one_that_failed(
+    make: Callable[[], object], is_out_of_tokens: bool, error_text: Any, tmp_path: Path
 ) -> None:
     async def main() -> None:
         async with serving(factory(make), tmp_path, error_text=error_text) as service:
             outcome = await ask(service, "q")
             assert outcome.error is not None
             assert outcome.error.code is ErrorCode.AGENT_ERROR
-            assert outcome.error.out_of_tokens is is_told
+            assert outcome.error.out_of_tokens is is_out_of_tokens
 
     run(main)
 
@@ -466,14 +466,14 @@ def test_what_two_nodes_say_at_once_is_not_mixed(tmp_path: Path) -> None:
 
 def test_a_stop_reaches_a_polite_tool_in_a_node_and_no_further_node_starts(tmp_path: Path) -> None:
     async def main() -> None:
-        entered, told, started = threading.Event(), threading.Event(), list[str]()
+        entered, reported, started = threading.Event(), threading.Event(), list[str]()
 
         @tool(context=True)
         def polite(tool_context: ToolContext) -> str:
-            """Work until told to stop."""
+            """Work until stopped."""
             entered.set()
             if tool_context.cancel_signal.wait(20):
-                told.set()
+                reported.set()
             return "stopped"
 
         def first(messages: Messages) -> Any:
@@ -496,7 +496,7 @@ def test_a_stop_reaches_a_polite_tool_in_a_node_and_no_further_node_starts(tmp_p
             assert not isinstance(end, Later), "a run that is not resumable is not requeued"
             assert end.error is not None
             assert end.error.code is ErrorCode.STOPPED
-            assert told.is_set()
+            assert reported.is_set()
             assert started == []
 
     run(main)
@@ -505,7 +505,7 @@ def test_a_stop_reaches_a_polite_tool_in_a_node_and_no_further_node_starts(tmp_p
 def test_a_cancel_that_comes_too_late_does_not_cancel_the_next_run(tmp_path: Path) -> None:
     async def main() -> None:
         made: list[Graph] = []
-        asked_to_end: list[Signal] = []
+        cancelled_at: list[Signal] = []
 
         class Seen(FactoryTarget):
             async def build(self, *given: Any) -> Any:
@@ -513,15 +513,15 @@ def test_a_cancel_that_comes_too_late_does_not_cancel_the_next_run(tmp_path: Pat
                 run_it = built.run
 
                 async def noted(attempt: Attempt) -> Finished:
-                    asked_to_end.append(attempt.signal)
+                    cancelled_at.append(attempt.signal)
                     return await run_it(attempt)  # type: ignore[no-any-return]
 
                 built.run = noted
                 return built
 
         async def end_late(event: AfterMultiAgentInvocationEvent) -> None:
-            if len(asked_to_end) == 1:
-                asked_to_end[0].set()
+            if len(cancelled_at) == 1:
+                cancelled_at[0].set()
                 inner: Any = made[0].nodes["a"].executor
                 await until(inner.cancel_signal.is_set)
 
@@ -571,7 +571,7 @@ def test_a_cancelled_swarm_has_not_succeeded(tmp_path: Path) -> None:
 
         @tool(context=True)
         def polite(tool_context: ToolContext) -> str:
-            """Work until told to stop."""
+            """Work until stopped."""
             entered.set()
             assert tool_context.cancel_signal.wait(20)
             return "stopped"
@@ -658,14 +658,14 @@ def test_the_agents_of_a_graph_print_nothing(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().out == ""
 
 
-def test_nodes_are_told_of_their_run(tmp_path: Path) -> None:
+def test_nodes_get_the_facts_of_their_run(tmp_path: Path) -> None:
     async def main() -> None:
-        told: list[Any] = []
+        reported: list[Any] = []
 
         @tool(context=True)
         def look(tool_context: ToolContext) -> str:
             """Look at what the run knows."""
-            told.append(dict(tool_context.invocation_state))
+            reported.append(dict(tool_context.invocation_state))
             return "seen"
 
         def make() -> Graph:
@@ -673,7 +673,7 @@ def test_nodes_are_told_of_their_run(tmp_path: Path) -> None:
 
         async with serving(factory(make), tmp_path) as service:
             await ask(service, "q")
-            assert told[0]["session_id"] == "s"
-            assert told[0]["workspace"] == str(tmp_path / "s")
+            assert reported[0]["session_id"] == "s"
+            assert reported[0]["workspace"] == str(tmp_path / "s")
 
     run(main)

@@ -20,7 +20,7 @@ from workers_support import Few, few_workers
 
 
 def served(main: Callable[[Service, Few], Coroutine[Any, Any, None]], workers: int = 2) -> None:
-    """Serve with workers of which the test says what they do; agents are asked without them."""
+    """Serve with workers that the test controls; agents run without them."""
 
     async def begun(clock: VirtualClock) -> None:
         async with few_workers(clock, workers) as few:
@@ -36,9 +36,9 @@ async def probed(service: Service) -> tuple[int, str]:
     settings = AppSettings()
     probes = Probes(service, Guard(settings, loopback=True), settings, auth="none")
     answer = await probes.readyz(Request({"type": "http"}))
-    told = json.loads(bytes(answer.body))
-    assert (answer.status_code == 503) == ("retry-after" in answer.headers) == ("docs/operations.md" in str(told))
-    return answer.status_code, told["status"]
+    reported = json.loads(bytes(answer.body))
+    assert (answer.status_code == 503) == ("retry-after" in answer.headers) == ("docs/operations.md" in str(reported))
+    return answer.status_code, reported["status"]
 
 
 def test_a_server_whose_workers_are_all_dead_is_not_ready_until_one_takes_calls_and_says_both(

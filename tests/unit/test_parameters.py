@@ -71,7 +71,7 @@ def defined(source: str) -> Callable[..., Any]:
         ("class F:\n    def __call__(self, principal, sid): return sid, principal\nf = F()", ("desk", "ada")),
     ],
 )
-def test_each_fact_is_given_where_its_name_stands(source: str, got: object) -> None:
+def test_each_argument_goes_to_the_parameter_of_its_name(source: str, got: object) -> None:
     target = target_for(defined(source), "f")
     assert isinstance(target, FactoryTarget)
     assert asyncio.run(target._made(KEY)) == got
@@ -99,7 +99,7 @@ def test_a_function_of_two_other_parameters_stays_a_function() -> None:
         assert isinstance(target_for(defined(source), "f"), FunctionTarget)
 
 
-def test_a_function_learns_who_asks(tmp_path: Path) -> None:
+def test_a_function_gets_its_caller(tmp_path: Path) -> None:
     async def whose(message: str, session: Session) -> str:
         return f"{session.principal} {session.context.principal} {session.id}"
 
@@ -127,7 +127,7 @@ def test_at_the_start_a_factory_is_tried_as_a_principal_of_our_own() -> None:
     assert tried == [(PROBE_SESSION, PROBE_SESSION)]
 
 
-def test_parameters_tell_whether_a_principal_is_taken() -> None:
+def test_parameters_say_whether_a_principal_is_taken() -> None:
     assert Parameters.of(inspect.signature(lambda sid, principal: None)) == Parameters(("session_id", "principal"))
     assert Parameters.of(inspect.signature(lambda message, session: None)) is None
     assert not NOTHING.principal
@@ -135,10 +135,10 @@ def test_parameters_tell_whether_a_principal_is_taken() -> None:
     assert Parameters(by_name={"principal": "principal"}).principal
 
 
-EXTERNAL = "def f(session_id): ...", "def f(): ..."
+SELF_MANAGED = "def f(session_id): ...", "def f(): ..."
 
 
-@pytest.mark.parametrize("source", EXTERNAL)
+@pytest.mark.parametrize("source", SELF_MANAGED)
 def test_with_keys_a_factory_that_keeps_history_must_take_the_principal(source: str) -> None:
     with pytest.raises(TargetError) as refused:
         target_for(defined(source), "agent.py:f", history="external", keys=True)

@@ -1,4 +1,4 @@
-"""The fake provider is one as far as the real OpenAI client and a real agent can tell."""
+"""The fake provider works for the real OpenAI client and a real agent."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -118,7 +118,7 @@ def test_429_is_throttling_which_is_tried_again() -> None:
 
 
 def test_500_is_an_error_which_is_not_tried_again() -> None:
-    with Provider(Refusal(500, "out of order"), "never asked") as provider:
+    with Provider(Refusal(500, "out of order"), "never requested") as provider:
         with pytest.raises(openai.InternalServerError, match="out of order"):
             ask(provider)
         assert len(provider.requests) == 1

@@ -73,9 +73,7 @@ def test_bedrock_is_made_with_the_credentials_that_boto3_finds(monkeypatch: pyte
     assert model.get_config()["model_id"] == "us.amazon.nova-lite-v1:0"
 
 
-def test_bedrock_credentials_in_every_place_where_none_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_bedrock_credentials_are_found_in_every_local_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "AWS_ACCESS_KEY_ID" in (lacks("bedrock") or "")
     (tmp_path / "machine").write_text("Amazon EC2\n")
     monkeypatch.setattr(providers, "_EC2", tmp_path / "machine")
@@ -92,7 +90,7 @@ def test_bedrock_credentials_in_every_place_where_none_is_asked_for(
     assert lacks("bedrock") is not None
 
 
-def test_ollama_is_asked_where_its_variable_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ollama_is_called_at_the_address_of_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its package is stood in for by an empty one: only making the model is looked at."""
     stand_in: Any = types.ModuleType("ollama")
     monkeypatch.setitem(sys.modules, "ollama", stand_in)
@@ -106,7 +104,7 @@ def test_ollama_is_asked_where_its_variable_says(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "reported"),
     [
         ("opnai:gpt", "did you mean 'openai'"),
         ("gpt-4o", "`openai:gpt-4o-mini`"),
@@ -118,14 +116,14 @@ def test_ollama_is_asked_where_its_variable_says(monkeypatch: pytest.MonkeyPatch
         ("bedrock:x", "AWS_PROFILE"),
     ],
 )
-def test_what_is_missing_is_named(spec: str, told: str) -> None:
+def test_what_is_missing_is_named(spec: str, reported: str) -> None:
     with pytest.raises(ModelError) as refused:
         load_model(spec)
-    assert told in str(refused.value)
+    assert reported in str(refused.value)
 
 
 @pytest.mark.parametrize(("provider", "module"), [("openai", "openai"), ("bedrock", "boto3"), ("ollama", "ollama")])
-def test_a_missing_package_is_told_with_what_to_install(
+def test_a_missing_package_is_an_error_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch, provider: str, module: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # as if it were not there: importing it raises

@@ -190,7 +190,7 @@ def test_a_tool_that_tries_to_end_the_process_fails_its_run_wherever_it_is_and_s
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_so_does_one_of_an_agent_that_a_function_asks(way: str, tmp_path: Path) -> None:
+def test_so_does_one_of_an_agent_that_a_function_uses(way: str, tmp_path: Path) -> None:
     async def main() -> None:
         story = Story(way)
 
@@ -224,8 +224,8 @@ def beside_a_question(story: Story, *, first: bool) -> Agent:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("first", [True, False], ids=["before", "behind"])
 @pytest.mark.parametrize("place", ["itself", "a sub-agent"])
-def test_so_does_one_beside_a_tool_that_asks_a_person(place: str, first: bool, way: str, tmp_path: Path) -> None:
-    """An answer would have the round go on, and start it again."""
+def test_so_does_one_beside_a_tool_that_requests_input(place: str, first: bool, way: str, tmp_path: Path) -> None:
+    """An answer would resume the round, and start it again."""
 
     async def main() -> None:
         story = Story(way)
@@ -244,7 +244,7 @@ def test_so_does_one_beside_a_tool_that_asks_a_person(place: str, first: bool, w
 
 
 def test_a_tool_that_an_agents_own_code_calls_may_do_as_it_likes(tmp_path: Path) -> None:
-    """Whoever calls it directly hears of it, and says what becomes of that."""
+    """Code that calls it directly gets the error, and decides."""
 
     async def main() -> None:
         story = Story("exit sync")
@@ -259,8 +259,8 @@ def test_a_tool_that_an_agents_own_code_calls_may_do_as_it_likes(tmp_path: Path)
             return "it stayed"
 
         def script(messages: Any) -> Any:
-            told = list(results(messages).values())
-            return told[-1] if told else [call("careful")]
+            reported = list(results(messages).values())
+            return reported[-1] if reported else [call("careful")]
 
         make = lambda: Agent(model=ScriptedModel(script), tools=[story.leave(), careful])  # noqa: E731
         async with serving(target_for(make, "test"), tmp_path) as service:
@@ -270,7 +270,7 @@ def test_a_tool_that_an_agents_own_code_calls_may_do_as_it_likes(tmp_path: Path)
     run(main)
 
 
-def test_so_does_one_whose_agent_asks_its_model_no_more(tmp_path: Path) -> None:
+def test_so_does_one_whose_agent_calls_its_model_no_more(tmp_path: Path) -> None:
     """A hook of the user's ends the turn after the round, so that no guard before the next model call is asked."""
 
     async def main() -> None:

@@ -18,7 +18,7 @@ from strandline._agents.parameters import SESSION_ID
 from strandline._history import history_faults
 from strandline._model import RunStatus
 from strandline.testing import ScriptedModel, call, results
-from strandline.testing import question as asked
+from strandline.testing import question as prompt_of
 from target_support import Noting, ask, run, serving
 
 
@@ -27,9 +27,9 @@ def self_managed(make: Callable[..., object]) -> FactoryTarget:
 
 
 def counted(messages: Messages) -> Any:
-    if asked(messages) == "fail":
+    if prompt_of(messages) == "fail":
         raise ConnectionError("gone")
-    if asked(messages) == "tool" and not results(messages):
+    if prompt_of(messages) == "tool" and not results(messages):
         return [call("work")]
     return " ".join(texts(messages))  # type: ignore[arg-type]
 
@@ -60,7 +60,7 @@ def test_the_conversation_is_the_session_managers_also_once_the_agent_was_made_a
     run(main)
 
 
-def test_its_runs_are_opaque_and_nothing_of_them_is_staged_or_kept_as_state(tmp_path: Path) -> None:
+def test_its_runs_are_not_resumable_and_have_no_checkpoints_or_state(tmp_path: Path) -> None:
     async def main() -> None:
         target = self_managed(keeper(tmp_path))
         assert not target.resumable
@@ -167,7 +167,7 @@ class Asker:
 
     def script(self, messages: Messages) -> Any:
         self.given = list(messages)
-        if asked(messages) == "ask" and not results(messages):
+        if prompt_of(messages) == "ask" and not results(messages):
             return [call("approve"), call("work")]
         return "fine"
 
@@ -199,9 +199,9 @@ def test_a_question_that_cannot_be_answered_fails_its_run_and_none_after_it(
                 await service.drain()
             assert faults(make.given) == []
             assert "(This run ended early: agent_error.)" in texts(make.given)  # type: ignore[arg-type]
-            told = str(make.given)
-            assert "Tool was interrupted" not in told, "what the others have done is not forgotten"
-            assert ("worked" in told) is not by_hook
+            text = str(make.given)
+            assert "Tool was interrupted" not in text, "what the others have done is not forgotten"
+            assert ("worked" in text) is not by_hook
 
     run(main)
 
@@ -230,7 +230,7 @@ def test_what_other_tools_of_a_round_have_done_that_one_broke_off_is_in_the_sess
 
         def script(messages: Messages) -> Any:
             given.append(list(messages))
-            return [call("work"), call("leave")] if asked(messages) == "both" else "fine"
+            return [call("work"), call("leave")] if prompt_of(messages) == "both" else "fine"
 
         def make(session_id: str) -> Agent:
             return Agent(

@@ -136,15 +136,15 @@ class World:
         self.keeper.start()
         await caught_up(self.keeper)
 
-    async def ran(self, *texts: str, at: SessionKey | None = None, told: bool = True, **settled: Any) -> None:
+    async def ran(self, *texts: str, at: SessionKey | None = None, reported: bool = True, **finished: Any) -> None:
         """Let a run end that leaves `texts`."""
-        await self.settled(done(*texts, **settled), at=at, told=told)
+        await self.finished(done(*texts, **finished), at=at, reported=reported)
 
-    async def settled(self, completion: Completion, *, at: SessionKey | None = None, told: bool = True) -> None:
+    async def finished(self, completion: Completion, *, at: SessionKey | None = None, reported: bool = True) -> None:
         """Let a run end."""
         claim = await self.desk.start(f"r{next(NUMBERS)}", at or key())
         await self.desk.finish(claim, completion)
-        if told:
+        if reported:
             self.keeper.changed(at or key())
             await up_to_date(self.keeper)
 
@@ -213,7 +213,7 @@ def test_a_real_manager_reads_what_was_written_and_an_agent_goes_on_with_it(tmp_
         answer = said("", "seen")[1]
         outcome = Outcome(status=RunStatus.SUCCEEDED, output="seen")
         await world.ran("one", "two", state={"state": {"mood": "good"}})
-        await world.settled(Completion(outcome=outcome, messages=[image, answer]))
+        await world.finished(Completion(outcome=outcome, messages=[image, answer]))
         assert world.texts() == ["one", "two", "", "seen"]
 
         agent = world.read()
@@ -297,7 +297,7 @@ def test_an_open_round_is_omitted_until_it_is_closed(end: str, tmp_path: Path) -
         messages = [*said("go"), asks]
         left = Completion(outcome=outcome, messages=messages, question=question, answer_within_s=60)
         await world.ran("one", "two")
-        await world.settled(left)
+        await world.finished(left)
         assert world.texts() == ["one", "two", "go"]
         await world.restart()
         assert world.texts() == ["one", "two", "go"]
@@ -354,7 +354,7 @@ def test_a_long_history_is_written_in_portions_however_large_its_messages_are(
 
     async def play(world: World) -> None:
         texts = [f"{number} {'x' * (number % 5 * 400)}" for number in range(50)]
-        await world.ran(*texts, told=False)
+        await world.ran(*texts, reported=False)
         await world.restart()
         assert world.texts() == texts
 
@@ -410,8 +410,8 @@ def test_a_link_in_the_place_of_a_sessions_folder_is_moved_aside_and_leads_nowhe
 def test_what_a_crash_has_left_unwritten_is_caught_up_with_at_the_start(tmp_path: Path) -> None:
     async def play(world: World) -> None:
         await world.ran("one", "two")
-        await world.ran("three", "four", told=False)
-        await world.ran("other", "too", at=key("t"), told=False)
+        await world.ran("three", "four", reported=False)
+        await world.ran("other", "too", at=key("t"), reported=False)
         assert world.texts() == ["one", "two"]
         await world.restart()
         assert world.texts() == ["one", "two", "three", "four"]
@@ -555,7 +555,7 @@ def under(folder: Path) -> list[str]:
 def test_files_leave_the_last_of_the_journals_disk_to_runs_and_are_caught_up_with_when_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Told once, counted as no failure, and deletions go on meanwhile."""
+    """Logged once, counted as no failure, and deletions continue meanwhile."""
     monkeypatch.setattr("strandline._session_files.projection.CHECK_DISK_S", 0)
 
     async def play(world: World, journal: Cramped) -> None:
@@ -565,7 +565,7 @@ def test_files_leave_the_last_of_the_journals_disk_to_runs_and_are_caught_up_wit
         journal.size = 0
         await world.ran("three", "four", at=key("before"))
         for number in range(20):
-            await world.ran("one", "two", at=key(f"t{number}"), told=False)
+            await world.ran("one", "two", at=key(f"t{number}"), reported=False)
             world.keeper.changed(key(f"t{number}"))
         asked = len(journal.asked)
         for _ in range(100):
@@ -734,7 +734,7 @@ def test_without_a_thread_at_the_start_the_files_are_brought_up_to_date_later(
 
     async def play(world: World) -> None:
         await world.keeper.finish(DEADLINE_S)
-        await world.settled(done("one", "two"), told=False)
+        await world.finished(done("one", "two"), reported=False)
         monkeypatch.setattr(projection, "RETRY_S", (0.0,))
         monkeypatch.setattr(asyncio, "to_thread", threadless_at_first)
         await world.restart()
@@ -749,7 +749,7 @@ def test_a_session_that_was_to_be_deleted_and_cannot_be_read_keeps_no_other_from
         await world.keeper.deleting(key())
         (tmp_path / "session_s" / "session.json").unlink()
         (tmp_path / "session_s" / "session.json").mkdir()
-        await world.ran("three", at=key("t"), told=False)
+        await world.ran("three", at=key("t"), reported=False)
         await world.restart()
         assert world.texts("t") == ["three"]
 
@@ -774,20 +774,20 @@ def test_files_that_go_further_than_the_journal_are_written_anew(tmp_path: Path)
     async def play(world: World) -> None:
         await world.ran("one", "two", "three", "four")
         await world.desk.journal.change(Delete(key()))
-        await world.ran("one", "two", told=False)
+        await world.ran("one", "two", reported=False)
         await world.restart()
         assert world.texts() == ["one", "two"]
 
     played(play, tmp_path)
 
 
-def test_a_session_of_the_same_name_and_length_is_told_from_the_one_before(tmp_path: Path) -> None:
+def test_a_session_of_the_same_name_and_length_differs_from_the_one_before(tmp_path: Path) -> None:
     """As after a crash between a deletion and the removal of the files, or when an older journal was put back."""
 
     async def play(world: World) -> None:
         await world.ran("one", "two")
         await world.desk.journal.change(Delete(key()))
-        await world.ran("new", "again", told=False)
+        await world.ran("new", "again", reported=False)
         await world.restart()
         assert world.texts() == ["new", "again"]
 

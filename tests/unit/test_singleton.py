@@ -22,11 +22,11 @@ from strandline._journal.memory import MemoryJournal
 from strandline._model import RunStatus
 from strandline.errors import TargetError
 from strandline.testing import Gate, ScriptedModel, call, pause, results
-from strandline.testing import question as asked
+from strandline.testing import question as prompt_of
 from target_support import ask, history, run, serving
 
 TURNS: dict[str, Any] = {"max_running": 1, "max_agents": 0}
-"""One run at a time, and no agent kept for the next: what an engine owes to a target that is exclusive."""
+"""One run at a time, and no agent stays in memory: the engine's options for a singleton target."""
 
 
 def target(agent: Agent) -> SingletonTarget:
@@ -162,7 +162,7 @@ def test_nothing_that_a_run_does_to_the_agent_is_there_for_the_next_session(
             return ""
 
         def script(messages: Messages) -> Any:
-            return "done" if "meddle" not in asked(messages) or results(messages) else [call("meddle")]
+            return "done" if "meddle" not in prompt_of(messages) or results(messages) else [call("meddle")]
 
         model = ScriptedModel(script)
         model.config = {"temperature": 0}  # type: ignore[attr-defined]
@@ -225,7 +225,7 @@ def test_the_messages_that_the_agent_was_made_with_stand_before_each_conversatio
     run(main)
 
 
-def test_a_question_that_one_session_is_asked_does_not_wait_for_an_answer_in_another(tmp_path: Path) -> None:
+def test_a_question_in_one_session_does_not_wait_for_an_answer_in_another(tmp_path: Path) -> None:
     async def main() -> None:
         @tool(context=True)
         def approve(tool_context: ToolContext) -> str:
@@ -233,7 +233,7 @@ def test_a_question_that_one_session_is_asked_does_not_wait_for_an_answer_in_ano
             return str(tool_context.interrupt("approval", reason="may I?"))
 
         agent = Agent(
-            model=ScriptedModel(lambda messages: [call("approve")] if asked(messages) == "ask" else "quick"),
+            model=ScriptedModel(lambda messages: [call("approve")] if prompt_of(messages) == "ask" else "quick"),
             tools=[approve],
         )
         async with serving(target(agent), tmp_path, **TURNS) as service:
@@ -246,7 +246,7 @@ def test_a_question_that_one_session_is_asked_does_not_wait_for_an_answer_in_ano
 def test_a_run_that_fails_leaves_nothing_for_the_next(tmp_path: Path) -> None:
     async def main() -> None:
         def script(messages: Messages) -> Any:
-            if asked(messages) == "fail":
+            if prompt_of(messages) == "fail":
                 raise ConnectionError("gone")
             return " ".join(texts(messages))  # type: ignore[arg-type]
 
@@ -262,7 +262,7 @@ def test_a_stop_in_the_middle_does_not_cancel_the_next_run(tmp_path: Path) -> No
     async def main() -> None:
         gate = Gate()
         agent = Agent(
-            model=ScriptedModel(lambda messages: [pause(gate), "late"] if asked(messages) == "slow" else "quick")
+            model=ScriptedModel(lambda messages: [pause(gate), "late"] if prompt_of(messages) == "slow" else "quick")
         )
         served = target(agent)
         async with serving(served, tmp_path, drain_grace_s=0.05, **TURNS) as service:
@@ -310,7 +310,7 @@ def test_the_start_up_line_says_what_a_factory_would_do_better() -> None:
 
 
 @pytest.mark.parametrize("part", ["session_manager", "checkpointing", "background_tasks"])
-def test_what_an_agent_for_all_sessions_cannot_have_is_told(part: str, tmp_path: Path) -> None:
+def test_a_singleton_agent_with_unsupported_options_is_refused_with_the_reason(part: str, tmp_path: Path) -> None:
     value = FileSessionManager("x", storage_dir=str(tmp_path)) if part == "session_manager" else True
     agent = Agent(model=ScriptedModel(lambda _: ""), **{part: value})  # type: ignore[arg-type]
     with pytest.raises(TargetError, match="session manager" if part == "session_manager" else part):

@@ -1,4 +1,4 @@
-"""Real Strands agents behind the real engine: what is staged when, what the window is, what is refused."""
+"""Real Strands agents behind the real engine: checkpoints, windows, refusals."""
 
 import asyncio
 import sys
@@ -39,8 +39,8 @@ from strandline._model import (
     ToolDone,
 )
 from strandline.testing import Gate, ScriptedModel, call, fast_retries, results, say, stop
-from strandline.testing import question as asked
-from strands_support import Staging, answer, ask, history, loaded, run, serving
+from strandline.testing import question as prompt_of
+from strands_support import RecordingJournal, answer, ask, history, loaded, run, serving
 
 
 @tool
@@ -50,7 +50,7 @@ def echo(text: str) -> str:
 
 
 def one_round(messages: Any) -> Any:
-    return "done" if results(messages) else [say("let me see"), call("echo", {"text": asked(messages)})]
+    return "done" if results(messages) else [say("let me see"), call("echo", {"text": prompt_of(messages)})]
 
 
 def test_a_round_is_durable_before_any_tool_of_it_starts(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_round_is_durable_before_any_tool_of_it_starts(tmp_path: Path) -> None
         def script(messages: Any) -> Any:
             return "done" if results(messages) else [call("note", {"name": "a"}), call("note", {"name": "b"})]
 
-        journal = Staging()
+        journal = RecordingJournal()
         journal.hold = Gate()
         model = ScriptedModel(script)
         async with serving(lambda: Agent(model=model, tools=[note]), tmp_path, journal) as service:
@@ -77,7 +77,7 @@ def test_a_round_is_durable_before_any_tool_of_it_starts(tmp_path: Path) -> None
             assert (await run).status is RunStatus.SUCCEEDED
             assert sorted(started) == ["a", "b"]
             assert journal.log == ["RoundStarted", "ToolDone", "ToolDone", "RoundDone"]
-            first, one, two, done = journal.staged
+            first, one, two, done = journal.checkpoints
             assert isinstance(first, RoundStarted)
             assert [message["role"] for message in first.messages] == ["user", "assistant"]
             assert isinstance(one, ToolDone)
@@ -89,7 +89,7 @@ def test_a_round_is_durable_before_any_tool_of_it_starts(tmp_path: Path) -> None
     run(main)
 
 
-def test_what_is_staged_is_what_hooks_of_the_user_made_of_it(tmp_path: Path) -> None:
+def test_a_checkpoint_has_the_changes_of_the_users_hooks(tmp_path: Path) -> None:
     """Also a hook at SDK_LAST that was there before ours."""
 
     async def main() -> None:
@@ -101,16 +101,16 @@ def test_what_is_staged_is_what_hooks_of_the_user_made_of_it(tmp_path: Path) -> 
             agent.add_hook(rewrite, AfterToolCallEvent, order=HookOrder.SDK_LAST)
             return agent
 
-        journal = Staging()
+        journal = RecordingJournal()
         async with serving(factory, tmp_path, journal) as service:
             await ask(service, "x")
-            done = next(checkpoint for checkpoint in journal.staged if isinstance(checkpoint, ToolDone))
+            done = next(checkpoint for checkpoint in journal.checkpoints if isinstance(checkpoint, ToolDone))
             assert done.result["content"] == [{"text": "rewritten"}]
 
     run(main)
 
 
-def test_a_tool_that_a_hook_asks_to_run_again_is_staged_once_with_its_last_result(tmp_path: Path) -> None:
+def test_a_tool_that_a_hook_retries_is_stored_once_with_its_last_result(tmp_path: Path) -> None:
     async def main() -> None:
         calls: list[int] = []
 
@@ -129,10 +129,10 @@ def test_a_tool_that_a_hook_asks_to_run_again_is_staged_once_with_its_last_resul
             agent.add_hook(again, AfterToolCallEvent)
             return agent
 
-        journal = Staging()
+        journal = RecordingJournal()
         async with serving(factory, tmp_path, journal) as service:
             await ask(service, "x")
-            done = [checkpoint for checkpoint in journal.staged if isinstance(checkpoint, ToolDone)]
+            done = [checkpoint for checkpoint in journal.checkpoints if isinstance(checkpoint, ToolDone)]
             assert [checkpoint.result["content"] for checkpoint in done] == [[{"text": "call 2"}]]
 
     run(main)
@@ -155,15 +155,15 @@ def test_hooks_of_the_user_that_cancel_a_tool_or_a_round_leave_a_valid_history(t
             agent = Agent(model=ScriptedModel(script), tools=[act])
 
             def deny(event: BeforeToolCallEvent[Any]) -> None:
-                if asked(event.agent.messages) == "deny":
+                if prompt_of(event.agent.messages) == "deny":
                     event.cancel_tool = "not allowed"
 
             def deny_all(event: BeforeToolsEvent) -> None:
-                if asked(event.agent.messages) == "deny all":
+                if prompt_of(event.agent.messages) == "deny all":
                     event.cancel = "nothing allowed"
 
             def broken(event: BeforeToolsEvent) -> None:
-                if asked(event.agent.messages) == "broken":
+                if prompt_of(event.agent.messages) == "broken":
                     raise ValueError("a broken hook")
 
             agent.add_hook(deny, BeforeToolCallEvent)
@@ -180,9 +180,9 @@ def test_hooks_of_the_user_that_cancel_a_tool_or_a_round_leave_a_valid_history(t
             assert ran == []
             assert (await ask(service, "go")).output == "done"
             assert ran == ["act"]
-            told = str(await history(service))
-            assert "not allowed" in told
-            assert "nothing allowed" in told
+            reported = str(await history(service))
+            assert "not allowed" in reported
+            assert "nothing allowed" in reported
 
     run(main)
 
@@ -194,7 +194,7 @@ def test_the_window_slides_in_the_agent_and_in_the_journal_and_history_keeps_all
 
         def script(messages: Any) -> str:
             seen.append(texts(messages))
-            return f"answer {asked(messages)}"
+            return f"answer {prompt_of(messages)}"
 
         def factory() -> Agent:
             manager = SlidingWindowConversationManager(window_size=6)
@@ -276,10 +276,10 @@ def test_a_result_that_an_overflow_shortened_stands_in_the_window_and_whole_in_h
             return "x" * 2000
 
         def script(messages: Any) -> Any:
-            if asked(messages) == "overflow" and not overflows:
+            if prompt_of(messages) == "overflow" and not overflows:
                 overflows.append(1)
                 raise ContextWindowOverflowException("too long")
-            if asked(messages) == "read" and not results(messages):
+            if prompt_of(messages) == "read" and not results(messages):
                 return [call("read")]
             return "done"
 
@@ -309,7 +309,7 @@ def test_messages_that_the_factory_puts_in_come_first_for_the_model_and_are_not_
 
         def script(messages: Any) -> str:
             seen.append(texts(messages))
-            if asked(messages) == "fail":
+            if prompt_of(messages) == "fail":
                 raise RuntimeError("failed")
             return "ok"
 
@@ -341,7 +341,7 @@ def test_agent_state_is_kept_when_a_run_succeeds_and_rolled_back_when_it_fails(t
         def script(messages: Any) -> Any:
             if not results(messages):
                 return [call("count_up")]
-            if asked(messages) == "fail":
+            if prompt_of(messages) == "fail":
                 raise RuntimeError("failed")
             return next(iter(results(messages).values()))
 
@@ -392,7 +392,7 @@ def test_an_interrupt_leaves_its_round_open_until_it_is_answered(tmp_path: Path)
             return str(tool_context.interrupt("approval", reason="sure?"))
 
         def script(messages: Any) -> Any:
-            if asked(messages) == "ask" and not results(messages):
+            if prompt_of(messages) == "ask" and not results(messages):
                 return [call("approve"), call("echo", {"text": "x"})]
             return "fine"
 
@@ -427,7 +427,7 @@ def test_structured_output_and_limits_end_with_an_answer_in_history(tmp_path: Pa
 def test_an_answer_cut_by_max_tokens_fails_the_run_with_its_text_kept(tmp_path: Path) -> None:
     async def main() -> None:
         def script(messages: Any) -> Any:
-            return [say("half an ans"), stop("max_tokens")] if asked(messages) == "long" else "fine"
+            return [say("half an ans"), stop("max_tokens")] if prompt_of(messages) == "long" else "fine"
 
         async with serving(lambda: Agent(model=ScriptedModel(script)), tmp_path) as service:
             end = await ask(service, "long")
@@ -450,7 +450,7 @@ def test_partial_text_of_a_stream_that_broke_is_kept_and_that_of_a_repeated_call
 
         def script(messages: Any) -> Any:
             calls.append(1)
-            if asked(messages) == "throttled" and len(calls) == 1:
+            if prompt_of(messages) == "throttled" and len(calls) == 1:
                 return ["first tr", ModelThrottledException("slow down")]
             return ["second tr", RuntimeError("cut")]
 
@@ -464,7 +464,7 @@ def test_partial_text_of_a_stream_that_broke_is_kept_and_that_of_a_repeated_call
     run(main)
 
 
-def test_a_tool_that_calls_sys_exit_fails_its_own_run_and_is_not_asked_for_again(tmp_path: Path) -> None:
+def test_a_tool_that_calls_sys_exit_fails_its_own_run_and_is_not_requested_again(tmp_path: Path) -> None:
     async def main() -> None:
         left: list[int] = []
 
@@ -475,7 +475,7 @@ def test_a_tool_that_calls_sys_exit_fails_its_own_run_and_is_not_asked_for_again
             sys.exit(3)
 
         def script(messages: Any) -> Any:
-            return [call("leave"), call("echo", {"text": "x"})] if asked(messages) == "leave" else "fine"
+            return [call("leave"), call("echo", {"text": "x"})] if prompt_of(messages) == "leave" else "fine"
 
         async with serving(lambda: Agent(model=ScriptedModel(script), tools=[leave, echo]), tmp_path) as service:
             other = asyncio.create_task(ask(service, "x", "other"))
@@ -486,9 +486,9 @@ def test_a_tool_that_calls_sys_exit_fails_its_own_run_and_is_not_asked_for_again
             assert (await other).output == "fine"
             assert (await ask(service, "next")).output == "fine"
             assert left == [1]
-            told = str(await history(service))
-            assert UNKNOWN_OUTCOME in told
-            assert "echo x" in told
+            reported = str(await history(service))
+            assert UNKNOWN_OUTCOME in reported
+            assert "echo x" in reported
 
     run(main)
 
@@ -504,7 +504,7 @@ def test_a_bare_next_in_sync_code_is_an_error_like_any_other_and_hangs_nobody(by
             return str(next(iter([])))
 
         def script(messages: Any) -> Any:
-            return [call("following")] if asked(messages) == "go" and not results(messages) else "fine"
+            return [call("following")] if prompt_of(messages) == "go" and not results(messages) else "fine"
 
         def factory() -> Agent:
             if by == "factory" and not made:
@@ -515,7 +515,7 @@ def test_a_bare_next_in_sync_code_is_an_error_like_any_other_and_hangs_nobody(by
         async with serving(factory, tmp_path) as service:
             end = await ask(service, "go")
             if by == "tool":
-                assert end.output == "fine", "the model is told, and decides"
+                assert end.output == "fine", "the model sees it, and decides"
                 assert "StopIteration" in str(await history(service))
             else:
                 assert end.error is not None
@@ -634,7 +634,7 @@ def test_nothing_is_printed_to_the_servers_terminal(tmp_path: Path, capsys: pyte
     assert "loud" not in capsys.readouterr().out
 
 
-def test_a_tool_that_a_stop_kept_from_starting_is_told_so_and_can_be_called_again(tmp_path: Path) -> None:
+def test_a_tool_that_a_stop_kept_from_starting_says_so_and_can_be_called_again(tmp_path: Path) -> None:
     async def main() -> None:
         journal = MemoryJournal(SystemClock())
         gate = Gate()
@@ -695,7 +695,7 @@ def test_a_conversation_that_user_code_broke_is_rebuilt_from_history(tmp_path: P
 
         def script(messages: Any) -> Any:
             sent.append(list(messages))
-            return [call("clear")] if asked(messages) == "clear" and not results(messages) else "fine"
+            return [call("clear")] if prompt_of(messages) == "clear" and not results(messages) else "fine"
 
         async with serving(lambda: Agent(model=ScriptedModel(script), tools=[clear]), tmp_path, journal) as service:
             await ask(service, "one")
@@ -735,7 +735,7 @@ def test_a_run_whose_deadline_passes_before_it_begins_is_known_to_the_model_of_t
 
         def script(messages: Any) -> str:
             sent.append(texts(messages))
-            return f"answer to {asked(messages)}"
+            return f"answer to {prompt_of(messages)}"
 
         async with serving(lambda: Agent(model=ScriptedModel(script)), tmp_path) as service:
             await ask(service, "one")

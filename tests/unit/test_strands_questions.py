@@ -1,4 +1,4 @@
-"""Strands agents that ask a person: what they go on with, however they are made and whatever manages their window."""
+"""Strands agents that ask a person: how they resume, for all kinds of agents and managers of their window."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ from strandline._journal.memory import MemoryJournal
 from strandline._model import RunStatus
 from strandline.errors import Invalid
 from strandline.testing import ScriptedModel, call, results
-from strandline.testing import question as asked
+from strandline.testing import question as prompt_of
 from strands_support import answer, ask, history, run, serving
 from target_support import serving as serving_target
 
@@ -36,9 +36,9 @@ def approve(what: str, tool_context: ToolContext) -> str:
 
 def script(messages: Messages) -> Any:
     """Ask for what the question names, all at once."""
-    if told := results(messages):
-        return ", ".join(sorted(told.values()))
-    words = asked(messages).split()
+    if reported := results(messages):
+        return ", ".join(sorted(reported.values()))
+    words = prompt_of(messages).split()
     return [call("approve", {"what": each}) for each in words[1:]] if words[0] == "ask" else f"answer to {words[0]}"
 
 
@@ -105,7 +105,7 @@ def test_a_window_that_slides_over_a_question_stays_one_that_a_provider_takes(si
     run(main)
 
 
-def test_one_agent_for_all_sessions_asks_in_each_for_itself(tmp_path: Path) -> None:
+def test_a_singleton_agent_requests_input_in_each_session_alone(tmp_path: Path) -> None:
     async def main() -> None:
         target = SingletonTarget(factory()(), description="one")
         async with serving_target(target, tmp_path) as service:
@@ -119,11 +119,11 @@ def test_one_agent_for_all_sessions_asks_in_each_for_itself(tmp_path: Path) -> N
     run(main)
 
 
-def test_a_sub_agent_that_asks_is_answered_through_the_one_that_uses_it(tmp_path: Path) -> None:
+def test_a_sub_agent_that_requests_input_is_answered_through_its_user(tmp_path: Path) -> None:
     async def main() -> None:
         def outer(messages: Messages) -> Any:
-            told = results(messages)
-            return f"it says {list(told.values())}" if told else [call("helper", {"input": "ask a"})]
+            reported = results(messages)
+            return f"it says {list(reported.values())}" if reported else [call("helper", {"input": "ask a"})]
 
         def made() -> Agent:
             helper = Agent(model=ScriptedModel(script), tools=[approve], name="helper", description="asks")

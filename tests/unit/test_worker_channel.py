@@ -1,4 +1,4 @@
-"""Frames between the serving process and a worker: however they are cut, whoever writes them."""
+"""Frames between the serving process and a worker, in any pieces and from any thread."""
 
 import asyncio
 import socket
@@ -16,17 +16,19 @@ MESSAGES = st.lists(st.lists(st.text(max_size=20), max_size=3), max_size=6)
 
 
 @given(MESSAGES, st.data())
-def test_frames_come_whole_and_in_order_however_the_bytes_are_cut(told: list[list[str]], data: st.DataObject) -> None:
-    whole = b"".join(frame(*map(encode_messages, each)) for each in told)
+def test_frames_come_whole_and_in_order_however_the_bytes_are_cut(
+    messages: list[list[str]], data: st.DataObject
+) -> None:
+    whole = b"".join(frame(*map(encode_messages, each)) for each in messages)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=5)))
     frames, heard = Frames(), []
     for begin, end in zip([0, *cuts], [*cuts, len(whole)], strict=True):
         heard += [msgspec.json.decode(each) for each in frames.feed(whole[begin:end])]
-    assert heard == told
+    assert heard == messages
 
 
 def test_a_frame_that_came_with_another_before_anybody_listened_is_not_lost() -> None:
-    """Whoever reads the first of two takes no more than that; the other one is told to who listens next."""
+    """The reader of the first of two frames leaves the other one to the next reader."""
     frames = Frames()
     first = next(iter(frames.feed(frame(b'"one"') + frame(b'"two"'))))
     assert msgspec.json.decode(first) == ["one"]

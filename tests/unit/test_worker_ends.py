@@ -29,7 +29,7 @@ from strandline.errors import SetupError
 from strandline.testing import Gate
 from target_support import run, until
 from unit.test_workers import in_workers, kill
-from workers_support import DONE, SETUP, Few, Kept, Nearby, build, order, virtual
+from workers_support import DONE, SETUP, Few, Nearby, RecordingAttempt, build, order, virtual
 
 THREADLESS = """
 import threading
@@ -45,26 +45,26 @@ async def agent(message, session):
 CANCELLED = m.Failure("CancelledError", "", cancelled=True)
 
 
-def test_a_round_that_nobody_is_there_to_begin_any_more_is_not_staged() -> None:
+def test_a_round_of_a_dead_worker_is_not_stored() -> None:
     """It would look like one whose tools may have run."""
 
     async def main(few: Few) -> None:
-        call, _ = few.run(attempt := Kept())
+        call, _ = few.run(attempt := RecordingAttempt())
         await asyncio.sleep(1)
-        few.all[0].tell(m.AttemptCall(0, "end_tool", ["t1", {}]), m.AttemptCall(0, "begin_round", []))
+        few.all[0].report(m.AttemptCall(0, "end_tool", ["t1", {}]), m.AttemptCall(0, "begin_round", []))
         few.all[0].dies()
         await asyncio.sleep(1)
         attempt.gate.set()
         with pytest.raises(AgentLost):
             await call.done
-        assert attempt.told == ["t1"]
+        assert attempt.reported == ["t1"]
 
     virtual(main)
 
 
 @pytest.mark.parametrize("what", [("touch", []), ("end_round", [None])], ids=str)
 def test_a_report_that_cannot_be_taken_fails_its_own_run_and_no_other(what: tuple[str, list[Any]]) -> None:
-    class Odd(Kept):
+    class Odd(RecordingAttempt):
         def touch(self) -> None:
             raise TypeError("nothing that can be touched")
 
@@ -74,10 +74,10 @@ def test_a_report_that_cannot_be_taken_fails_its_own_run_and_no_other(what: tupl
     async def main(few: Few) -> None:
         (call, _), (other, _) = few.run(Odd()), few.run(Odd())
         await asyncio.sleep(1)
-        few.all[0].tell(m.AttemptCall(0, *what))
+        few.all[0].report(m.AttemptCall(0, *what))
         await asyncio.sleep(1)
         assert m.Cancel(0) in few.all[0].orders()
-        few.all[0].tell(
+        few.all[0].report(
             m.Done(call=0, resumable=True, failure=CANCELLED), m.Done(call=1, resumable=True, finished=DONE)
         )
         with pytest.raises(TypeError):
@@ -88,10 +88,10 @@ def test_a_report_that_cannot_be_taken_fails_its_own_run_and_no_other(what: tupl
 
 
 def test_nothing_of_a_process_counts_as_gone_before_it_is() -> None:
-    """Else what goes on elsewhere could be joined by what still works there."""
+    """Else a thread that still works there could join the run that resumed elsewhere."""
 
     async def main(few: Few) -> None:
-        (call, worker), (other, _) = few.run(Kept()), few.run(Kept())
+        (call, worker), (other, _) = few.run(RecordingAttempt()), few.run(RecordingAttempt())
         await asyncio.sleep(1)
         few.loops.replace(call)
         await asyncio.sleep(1)
@@ -121,9 +121,9 @@ def test_an_end_in_a_form_that_cannot_be_kept_fails_its_own_run_and_no_other() -
     odd = Finished(ending=NeedsInput([InputRequest("id", number)], {}))
 
     async def main(few: Few) -> None:
-        (call, _), (other, _) = few.run(Kept()), few.run(Kept())
+        (call, _), (other, _) = few.run(RecordingAttempt()), few.run(RecordingAttempt())
         await asyncio.sleep(1)
-        few.all[0].tell(m.Done(call=0, resumable=True, finished=odd), m.Done(call=1, resumable=True, finished=DONE))
+        few.all[0].report(m.Done(call=0, resumable=True, finished=odd), m.Done(call=1, resumable=True, finished=DONE))
         with pytest.raises(FailedRemotely, match="a result that cannot be stored: Expected `str`, got `int`"):
             await call.done
         await asyncio.sleep(1)
@@ -167,11 +167,11 @@ def test_no_tool_starts_before_its_round_is_durable() -> None:
 
 
 def test_a_session_goes_on_as_soon_as_its_worker_says_that_nothing_works_on() -> None:
-    leftover = Gate()
+    straggler = Gate()
 
     async def behaviour(attempt: Attempt) -> str:
         if prompt_of(attempt) == "stuck":
-            await asyncio.to_thread(leftover.block)
+            await asyncio.to_thread(straggler.block)
         return f"answer to {prompt_of(attempt)}"
 
     async def main() -> None:
@@ -179,7 +179,7 @@ def test_a_session_goes_on_as_soon_as_its_worker_says_that_nothing_works_on() ->
             await outcome(await send(service, "stuck", timeout_s=0.2))
             follows = await send(service, "next")
             await until(lambda: len(service._holds) == 1)
-            leftover.open()
+            straggler.open()
             assert (await outcome(follows)).output == "answer to next"
             assert served.load().workers_lost == 0
 
@@ -210,7 +210,7 @@ def test_a_worker_that_dies_again_and_again_before_it_takes_calls_is_replaced_ev
         few.all[0].dies()
         await asyncio.sleep(3)
         assert few.in_use() == [1]
-        few.all[1].tell(m.LoadFailed("no such module"))
+        few.all[1].report(m.LoadFailed("no such module"))
         few.all[1].dies()
         await asyncio.sleep(25)
         assert few.in_use() == []
@@ -250,7 +250,7 @@ def test_a_worker_is_replaced_once_also_if_that_could_not_be_done_at_first(monke
     run(main)
 
 
-def test_what_is_staged_is_so_in_the_context_of_its_run_and_workers_have_none() -> None:
+def test_checkpoints_are_stored_in_the_context_of_their_run_and_workers_have_none() -> None:
     seen: list[object] = []
 
     class Looking(MemoryJournal):
@@ -272,7 +272,7 @@ def test_what_is_staged_is_so_in_the_context_of_its_run_and_workers_have_none() 
             assert seen == [ticket.run_id] * 3
 
     async def replaced(few: Few) -> None:
-        call, _ = few.run(Kept())
+        call, _ = few.run(RecordingAttempt())
         named: Any = "a run"
         CURRENT_RUN.set(named)
         await asyncio.sleep(1)
@@ -302,7 +302,7 @@ def test_a_worker_that_is_silent_is_given_nothing_while_another_one_is_not() -> 
     run(main)
 
 
-def test_workers_that_cannot_be_started_are_told_of_and_none_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_cannot_be_started_are_an_error_and_none_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[object] = []
 
     class Starts:
@@ -327,7 +327,7 @@ def test_workers_that_cannot_be_started_are_told_of_and_none_is_left(monkeypatch
     assert killed == begun != []
 
 
-def test_a_process_that_ends_without_a_look_at_what_it_was_sent_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_ends_without_reading_its_orders_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/true")
     started = process.WorkerProcess(SETUP)
     with pytest.raises(SetupError, match="ended while it loaded its target: exit code 0"):
@@ -351,19 +351,19 @@ def test_a_worker_that_has_no_thread_says_what_to_do(tmp_path: Path, capfd: pyte
     (tmp_path / "agent.py").write_text(THREADLESS)
     started = process.WorkerProcess(msgspec.structs.replace(SETUP, target=str(tmp_path / "agent.py"), path=sys.path))
     started._socket.settimeout(20)
-    frames, told = Frames(), list[Any]()
+    frames, reported = Frames(), list[Any]()
     try:
         while data := started._socket.recv(1 << 16):
-            told += [report for each in frames.feed(data) for report in reports(each)]
+            reported += [report for each in frames.feed(data) for report in reports(each)]
     finally:
         started.wait(20)
-    assert [type(each) for each in told] == [m.Loaded, m.LoadFailed]
-    assert "no thread can be started for agents" in told[1].why
+    assert [type(each) for each in reported] == [m.Loaded, m.LoadFailed]
+    assert "no thread can be started for agents" in reported[1].why
     assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_process_that_user_code_forks_has_no_part_in_the_connection(tmp_path: Path) -> None:
-    """It would keep it open when the worker is dead; and one that goes on as an agent would report."""
+    """A fork would keep the connection of a dead worker open, or send reports."""
     (tmp_path / "agent.py").write_text(FORKING)
     started = process.WorkerProcess(msgspec.structs.replace(SETUP, target=str(tmp_path / "agent.py"), path=sys.path))
     started._socket.settimeout(20)
@@ -371,18 +371,18 @@ def test_a_process_that_user_code_forks_has_no_part_in_the_connection(tmp_path: 
 
     def heard(kind: type[Any]) -> Any:
         while data := started._socket.recv(1 << 16):
-            for each in [report for told in frames.feed(data) for report in reports(told)]:
+            for each in [report for reported in frames.feed(data) for report in reports(reported)]:
                 if isinstance(each, kind):
                     return each
         raise AssertionError("the connection has ended")
 
-    def tell(order: m.Order) -> None:
+    def report(order: m.Order) -> None:
         started._socket.sendall(frame(encode_messages(order)))
 
     heard(m.Ready)
-    tell(build(0))
+    report(build(0))
     heard(m.Done)
-    tell(order(1))
+    report(order(1))
     heard(m.Done)
     child = int((tmp_path / "child").read_text())
     try:

@@ -49,21 +49,21 @@ from workers_support import SETUP, Nearby, nearby
 NUMBERS = count()
 THE_SAME = [
     test_strands.test_a_round_is_durable_before_any_tool_of_it_starts,
-    test_strands.test_what_is_staged_is_what_hooks_of_the_user_made_of_it,
+    test_strands.test_a_checkpoint_has_the_changes_of_the_users_hooks,
     test_strands.test_the_window_slides_in_the_agent_and_in_the_journal_and_history_keeps_all,
     test_strands.test_agent_state_is_kept_when_a_run_succeeds_and_rolled_back_when_it_fails,
     test_strands.test_an_interrupt_leaves_its_round_open_until_it_is_answered,
     test_strands.test_partial_text_of_a_stream_that_broke_is_kept_and_that_of_a_repeated_call_is_not,
-    test_strands.test_a_tool_that_calls_sys_exit_fails_its_own_run_and_is_not_asked_for_again,
+    test_strands.test_a_tool_that_calls_sys_exit_fails_its_own_run_and_is_not_requested_again,
     test_strands.test_a_conversation_that_user_code_broke_is_rebuilt_from_history,
     test_agent_endings.test_what_a_guardrail_redacts_is_redacted_in_history_and_for_the_model_of_the_next_run,
     test_agent_endings.test_structured_output_that_is_valid_at_last_is_the_answer,
     test_agent_endings.test_a_result_that_a_hook_still_looked_at_when_the_run_failed_is_not_forgotten,
-    test_agent_endings.test_tools_without_output_are_told_so_to_the_model_of_the_next_run,
+    test_agent_endings.test_the_model_of_the_next_run_sees_that_tools_had_no_output,
     test_conversation_managers.test_messages_that_the_agents_own_code_pins_stay_pinned,
     test_conversation_managers.test_a_conversation_goes_on_under_another_manager_than_before,
     test_strands_questions.test_two_tools_that_ask_are_answered_together,
-    test_strands_questions.test_a_sub_agent_that_asks_is_answered_through_the_one_that_uses_it,
+    test_strands_questions.test_a_sub_agent_that_requests_input_is_answered_through_its_user,
     test_multi.test_the_nodes_of_a_graph_go_on_with_their_conversations_also_once_it_was_made_anew,
     test_multi.test_a_stop_reaches_a_polite_tool_in_a_node_and_no_further_node_starts,
     test_singleton.test_each_session_goes_on_with_its_own_conversation_and_state,
@@ -155,7 +155,7 @@ def test_a_run_goes_on_in_another_worker_at_its_last_round_when_its_own_one_dies
             (execution,) = [
                 each for each in service._runner.executing() if each.attempt.context.run_id == ticket.run_id
             ]
-            await until(lambda: execution.attempt._checkpointed == 3)  # what it has told of its round has come
+            await until(lambda: execution.attempt._checkpointed == 3)  # the reports of its round have arrived
             place = place_of(service, loops, ticket.run_id)
             assert place != place_of(service, loops, beside.run_id), "they were spread"
             kill(loops, place)
@@ -204,7 +204,7 @@ def test_a_run_whose_worker_dies_in_a_tool_ends_as_crashed_and_its_session_goes_
     run(main)
 
 
-def test_a_run_that_was_asked_to_end_ends_as_that_when_its_worker_dies_meanwhile() -> None:
+def test_a_cancelled_run_ends_as_cancelled_when_its_worker_dies_meanwhile() -> None:
     model = Gate()
 
     async def behaviour(attempt: Attempt) -> str:
@@ -239,7 +239,7 @@ def test_an_agent_that_was_idle_in_a_worker_that_died_is_made_anew_without_an_at
     run(main)
 
 
-def test_a_worker_is_told_when_an_agent_is_needed_no_longer() -> None:
+def test_a_worker_drops_an_agent_that_is_no_longer_needed() -> None:
     async def main() -> None:
         async with in_workers(echo, workers=1, max_agents=1) as (service, loops, _):
             (process,) = loops._processes.values()
@@ -256,7 +256,7 @@ def test_a_worker_is_told_when_an_agent_is_needed_no_longer() -> None:
 
 
 def test_what_the_journal_does_not_take_fails_the_run_and_stops_its_agent() -> None:
-    """A result that cannot be kept must not be gone on with."""
+    """A run must not continue with a result that cannot be stored."""
     gone_on: list[str] = []
     cancelled = Gate()
 
@@ -294,11 +294,11 @@ def test_what_the_journal_does_not_take_fails_the_run_and_stops_its_agent() -> N
 
 
 def test_something_that_works_on_when_its_hold_is_over_ends_with_its_worker_when_that_harms_nobody() -> None:
-    leftover, beside = Gate(), Gate()
+    straggler, beside = Gate(), Gate()
 
     async def behaviour(attempt: Attempt) -> str:
         if prompt_of(attempt) == "stuck":
-            await asyncio.to_thread(leftover.block)
+            await asyncio.to_thread(straggler.block)
         elif prompt_of(attempt) == "beside":
             await beside.wait()
         return f"answer to {prompt_of(attempt)}"
@@ -319,19 +319,19 @@ def test_something_that_works_on_when_its_hold_is_over_ends_with_its_worker_when
             assert (await outcome(innocent)).output == "answer to beside"
             await until(lambda: worker not in loops._processes)
             await until(lambda: not service._holds.lingering_calls())
-            assert loops.load().workers_lost == 0, "it was told to"
-        leftover.open()
+            assert loops.load().workers_lost == 0, "it exited on request"
+        straggler.open()
 
     run(main)
 
 
 def test_of_workers_that_are_to_end_there_are_no_more_than_workers_and_no_run_dies_for_one() -> None:
-    leftovers, beside = Gate(), Gate()
+    stragglers, beside = Gate(), Gate()
     waiting: list[str] = []
 
     async def behaviour(attempt: Attempt) -> str:
         if prompt_of(attempt) == "stuck":
-            await asyncio.to_thread(leftovers.block)
+            await asyncio.to_thread(stragglers.block)
         else:
             waiting.append(prompt_of(attempt))
             await beside.wait()
@@ -357,7 +357,7 @@ def test_of_workers_that_are_to_end_there_are_no_more_than_workers_and_no_run_di
                 assert (await service.run(ANONYMOUS, each.run_id)).run.attempt == 1
             await until(lambda: not service._holds.lingering_calls())
             assert not {first, second} & set(loops._processes)
-        leftovers.open()
+        stragglers.open()
 
     run(main)
 
@@ -366,14 +366,14 @@ def test_no_worker_is_ended_for_what_is_left_over_while_no_other_one_takes_calls
     async def main() -> None:
         async with in_workers(echo, workers=2) as (_, loops, _):
             one, other = loops._workers
-            leftover: Call[Any] = Call(asyncio.get_running_loop().create_future(), one)
+            straggler: Call[Any] = Call(asyncio.get_running_loop().create_future(), one)
             other.leaving = True
-            assert not loops.drain(leftover)
+            assert not loops.drain(straggler)
             assert loops._workers == [one, other]
             other.leaving = False
-            assert loops.drain(leftover)
+            assert loops.drain(straggler)
             assert loops._workers[0] is not one
-            assert loops.drain(leftover), "it was seen to before"
+            assert loops.drain(straggler), "it was seen to before"
 
     run(main)
 
@@ -415,16 +415,16 @@ def test_a_worker_that_does_not_answer_is_named_and_what_it_does_is_not_waited_f
             process._target.behaviour = behaviour  # type: ignore[attr-defined]
             ticket = await send(service, "go")
             await model.reached.wait()
-            (told,) = await service.stacks()
-            assert any("in behaviour" in line for line in told.stack)
+            (reported,) = await service.stacks()
+            assert any("in behaviour" in line for line in reported.stack)
             process.runtime._receive = lambda order: None  # type: ignore[method-assign]
             process.runtime.channel._receive = process.runtime._receive
-            (told,) = await service.stacks()
+            (reported,) = await service.stacks()
             pid = loops._workers[0].pid
-            assert told.stack == [f"worker {pid} does not answer; `py-spy dump --pid {pid}` may show why"]
+            assert reported.stack == [f"worker {pid} does not answer; `py-spy dump --pid {pid}` may show why"]
             loops.beat()
             await until(lambda: loops.load().silent_s > 0.05)
-            assert ticket.run_id == told.run.run_id
+            assert ticket.run_id == reported.run.run_id
 
     run(main)
 
@@ -458,16 +458,16 @@ def test_sessions_that_are_all_in_one_worker_after_a_death_spread_again() -> Non
     run(main)
 
 
-def test_a_sign_of_life_that_is_asked_for_while_a_process_begins_is_given(tmp_path: Path) -> None:
+def test_a_ping_during_the_start_of_a_process_is_answered(tmp_path: Path) -> None:
     """One that was never given would have the worker count as silent for as long as it lives."""
     (tmp_path / "agent.py").write_text("async def agent(message, session):\n    return message\n")
     process = WorkerProcess(replace(SETUP, target=str(tmp_path / "agent.py"), path=sys.path))
     try:
         process._socket.sendall(frame(encode_messages(m.Ping())))  # long before it reads anything
         process._socket.settimeout(20)
-        frames, told = Frames(), set[type]()
-        while not {m.Loaded, m.Ready, m.Heartbeat} <= told:
-            told |= {type(report) for each in frames.feed(process._socket.recv(1 << 16)) for report in reports(each)}
+        frames, kinds = Frames(), set[type]()
+        while not {m.Loaded, m.Ready, m.Heartbeat} <= kinds:
+            kinds |= {type(report) for each in frames.feed(process._socket.recv(1 << 16)) for report in reports(each)}
     finally:
         process.request_exit()
         process.wait(20)
@@ -475,7 +475,7 @@ def test_a_sign_of_life_that_is_asked_for_while_a_process_begins_is_given(tmp_pa
 
 
 def test_who_shares_a_worker_with_code_that_blocks_it_goes_on_by_the_rules_of_a_crash() -> None:
-    """Nothing of a tool in the middle works on once the worker is killed: so its outcome may be told as unknown."""
+    """Nothing of a tool in the middle works on once the worker is killed: so its outcome may be shown as unknown."""
     blocks, tool = Gate(), Gate()
 
     async def behaviour(attempt: Attempt) -> str:

@@ -13,47 +13,47 @@ from strandline._workers.channel import Frames
 from strandline._workers.runtime import WorkerRuntime
 from strandline.errors import JournalUnavailable
 from strandline.testing._virtual import InlineLoops, VirtualClock, run_virtual
-from workers_support import DONE, Few, Kept, Nowhere, build, order, virtual
+from workers_support import DONE, Few, Nowhere, RecordingAttempt, build, order, virtual
 
 
 def test_what_a_worker_has_said_counts_although_its_death_is_heard_of_first() -> None:
     async def main(few: Few) -> None:
-        call, worker = few.run(attempt := Kept())
+        call, worker = few.run(attempt := RecordingAttempt())
         await asyncio.sleep(1)
         few.all[0].over.set()
         await asyncio.sleep(0.5)
         assert not worker.is_free, "nothing begins there"
-        few.all[0].tell(m.AttemptCall(0, "add_text", ["last words"]), m.Done(call=0, resumable=True, finished=DONE))
+        few.all[0].report(m.AttemptCall(0, "add_text", ["last words"]), m.Done(call=0, resumable=True, finished=DONE))
         few.all[0].channel.connection_lost(None)
         assert await call.done == DONE
-        assert attempt.told == ["last words"]
+        assert attempt.reported == ["last words"]
 
     virtual(main)
 
 
-def test_whoever_keeps_the_connection_of_a_dead_worker_open_is_not_waited_for_nor_listened_to() -> None:
+def test_an_open_connection_of_a_dead_worker_is_neither_waited_for_nor_read() -> None:
     async def main(few: Few) -> None:
-        call, _ = few.run(Kept())
+        call, _ = few.run(RecordingAttempt())
         await asyncio.sleep(1)
         few.all[0].over.set()
         with pytest.raises(AgentLost):
             await asyncio.wait_for(call.done, 2)
         assert not call.is_alive
         assert few.all[0].transport.is_gone, "no descriptor is left"
-        few.all[0].tell(m.Done(call=0, resumable=True, finished=DONE), m.WorkEnded(7), m.Ready(resumable=False))
+        few.all[0].report(m.Done(call=0, resumable=True, finished=DONE), m.WorkEnded(7), m.Ready(resumable=False))
 
     virtual(main)
 
 
 def test_a_report_of_a_call_of_which_nothing_works_any_more_harms_nobody() -> None:
     async def main(few: Few) -> None:
-        (call, worker), (other, _) = few.run(attempt := Kept()), few.run(Kept())
+        (call, worker), (other, _) = few.run(attempt := RecordingAttempt()), few.run(RecordingAttempt())
         await asyncio.sleep(1)
-        few.all[0].tell(m.Done(call=0, resumable=True, finished=DONE), m.AttemptCall(0, "add_text", ["late"]))
+        few.all[0].report(m.Done(call=0, resumable=True, finished=DONE), m.AttemptCall(0, "add_text", ["late"]))
         assert await call.done == DONE
-        few.all[0].tell(m.AttemptCall(0, "end_tool", ["t1", {}]), m.Done(call=1, resumable=True, finished=DONE))
+        few.all[0].report(m.AttemptCall(0, "end_tool", ["t1", {}]), m.Done(call=1, resumable=True, finished=DONE))
         assert await other.done == DONE
-        assert attempt.told == []
+        assert attempt.reported == []
         assert worker.is_free
 
     virtual(main)
@@ -61,13 +61,13 @@ def test_a_report_of_a_call_of_which_nothing_works_any_more_harms_nobody() -> No
 
 def test_a_call_that_has_ended_is_alive_until_its_worker_says_that_nothing_works_for_it() -> None:
     async def main(few: Few) -> None:
-        call, worker = few.run(Kept())
+        call, worker = few.run(RecordingAttempt())
         await asyncio.sleep(1)
-        few.all[0].tell(m.Done(call=0, resumable=True, finished=DONE, alive=True))
+        few.all[0].report(m.Done(call=0, resumable=True, finished=DONE, alive=True))
         assert await call.done == DONE
         await asyncio.sleep(100)
         alive = [call.is_alive]
-        few.all[0].tell(m.WorkEnded(0))
+        few.all[0].report(m.WorkEnded(0))
         assert [*alive, call.is_alive] == [True, False]
         assert worker._remotes == {}
 
@@ -76,27 +76,27 @@ def test_a_call_that_has_ended_is_alive_until_its_worker_says_that_nothing_works
 
 def test_results_that_wait_for_the_journal_are_taken_before_the_death_of_their_worker() -> None:
     async def main(few: Few) -> None:
-        attempt = Kept()
+        attempt = RecordingAttempt()
         call, _ = few.run(attempt)
         await asyncio.sleep(1)
         t1, t2 = (m.AttemptCall(0, "end_tool", [named, {}]) for named in ("t1", "t2"))
-        few.all[0].tell(t1, m.AttemptCall(0, "add_text", ["more"]), t2)
+        few.all[0].report(t1, m.AttemptCall(0, "add_text", ["more"]), t2)
         few.all[0].dies()
         await asyncio.sleep(1)
         assert not call.done.done()
         attempt.gate.set()
         with pytest.raises(AgentLost):
             await call.done
-        assert attempt.told == ["t1", "more", "t2"]
+        assert attempt.reported == ["t1", "more", "t2"]
 
     virtual(main)
 
 
 def test_a_round_that_the_journal_does_not_take_is_not_waited_for_when_its_worker_dies() -> None:
     async def main(few: Few) -> None:
-        call, _ = few.run(Kept())
+        call, _ = few.run(RecordingAttempt())
         await asyncio.sleep(1)
-        few.all[0].tell(m.AttemptCall(0, "begin_round", []), m.AttemptCall(0, "add_text", ["more"]))
+        few.all[0].report(m.AttemptCall(0, "begin_round", []), m.AttemptCall(0, "add_text", ["more"]))
         few.all[0].dies()
         with pytest.raises(AgentLost):
             await asyncio.wait_for(call.done, 1)
@@ -107,19 +107,19 @@ def test_a_round_that_the_journal_does_not_take_is_not_waited_for_when_its_worke
 def test_no_tool_starts_before_its_round_is_durable_and_none_if_that_fails() -> None:
     async def main(few: Few) -> None:
         for error in (None, RunStopped(), JournalUnavailable("no room")):
-            attempt = Kept()
+            attempt = RecordingAttempt()
             attempt.error = error
             call, worker = few.run(attempt)
             await asyncio.sleep(1)
             number = max(worker._remotes)
             few.all[0].transport.written.clear()
-            few.all[0].tell(m.AttemptCall(number, "begin_round", []))
+            few.all[0].report(m.AttemptCall(number, "begin_round", []))
             await asyncio.sleep(1)
             assert few.all[0].orders() == []
             attempt.gate.set()
             await asyncio.sleep(1)
             assert m.Proceed(number, allowed=error is None) in few.all[0].orders()
-            few.all[0].tell(m.Done(call=number, resumable=True, finished=DONE))
+            few.all[0].report(m.Done(call=number, resumable=True, finished=DONE))
             await asyncio.wait([call.done])
 
     virtual(main)
@@ -127,16 +127,16 @@ def test_no_tool_starts_before_its_round_is_durable_and_none_if_that_fails() -> 
 
 def test_what_a_tool_has_come_to_is_known_also_after_another_result_could_not_be_kept() -> None:
     async def main(few: Few) -> None:
-        attempt = Kept()
+        attempt = RecordingAttempt()
         attempt.error = JournalUnavailable("no room")
         attempt.gate.set()
         call, _ = few.run(attempt)
         await asyncio.sleep(1)
-        few.all[0].tell(m.AttemptCall(0, "end_tool", ["t1", {}]), m.AttemptCall(0, "end_tool", ["t2", {}]))
-        few.all[0].tell(m.Done(call=0, resumable=True, failure=m.Failure("CancelledError", "", cancelled=True)))
+        few.all[0].report(m.AttemptCall(0, "end_tool", ["t1", {}]), m.AttemptCall(0, "end_tool", ["t2", {}]))
+        few.all[0].report(m.Done(call=0, resumable=True, failure=m.Failure("CancelledError", "", cancelled=True)))
         with pytest.raises(JournalUnavailable):
             await call.done
-        assert attempt.told == ["t1", "t2"]
+        assert attempt.reported == ["t1", "t2"]
 
     virtual(main)
 
@@ -146,7 +146,7 @@ def test_one_worker_takes_the_place_of_one(refused: bool) -> None:
     """The one that is ended dies when another has its place, or while none is to be had."""
 
     async def main(few: Few) -> None:
-        call, _ = few.run(Kept())
+        call, _ = few.run(RecordingAttempt())
         await asyncio.sleep(20)
         few.refuses = refused
         few.loops.replace(call)
@@ -164,19 +164,19 @@ def test_a_worker_that_is_to_end_and_is_silent_is_ended_at_once() -> None:
     """Others that execute there would wait for it until their time is up."""
 
     async def main(few: Few) -> None:
-        (leftover, _), (_, worker) = few.run(Kept()), few.run(Kept())
+        (straggler, _), (_, worker) = few.run(RecordingAttempt()), few.run(RecordingAttempt())
         await asyncio.sleep(1)
-        leftover.abandon(DONE)
-        few.loops.drain(leftover)
+        straggler.abandon(DONE)
+        few.loops.drain(straggler)
         few.loops.beat()
         await asyncio.sleep(5)
         few.loops.beat()
         assert few.killed() == [], "somebody waits for what executes there"
-        assert few.loops.silent_s(leftover) == pytest.approx(5)
-        few.loops.replace(leftover)
+        assert few.loops.silent_s(straggler) == pytest.approx(5)
+        few.loops.replace(straggler)
         assert few.killed() == [0]
         assert worker.pid not in [each.pid for each in few.loops._workers]
-        assert few.loops.silent_s(leftover) == 0.0, "once"
+        assert few.loops.silent_s(straggler) == 0.0, "once"
         assert few.loops.load().given_up == 1
 
     virtual(main)
@@ -191,19 +191,19 @@ def test_a_worker_is_not_ended_between_the_making_of_an_agent_and_its_run() -> N
             assert call is not None
             await worker.execute(build(worker.number()), call, None)
             await asyncio.sleep(1)
-            return await worker.execute(order(worker.number()), call, Kept())  # type: ignore[arg-type]
+            return await worker.execute(order(worker.number()), call, RecordingAttempt())  # type: ignore[arg-type]
 
         call = few.loops.start(works)
-        leftover, _ = few.run(Kept())
+        straggler, _ = few.run(RecordingAttempt())
         await asyncio.sleep(1)
-        few.all[0].tell(m.Done(call=0, resumable=True))
-        leftover.abandon(DONE)
+        few.all[0].report(m.Done(call=0, resumable=True))
+        straggler.abandon(DONE)
         await asyncio.sleep(0.5)
-        few.loops.drain(leftover)
+        few.loops.drain(straggler)
         await asyncio.sleep(1)
         few.loops.beat()
         assert few.killed() == []
-        few.all[0].tell(m.Done(call=2, resumable=True, finished=DONE))
+        few.all[0].report(m.Done(call=2, resumable=True, finished=DONE))
         assert await call.done == DONE
         few.loops.beat()
         assert few.killed() == [0]
@@ -213,12 +213,12 @@ def test_a_worker_is_not_ended_between_the_making_of_an_agent_and_its_run() -> N
 
 def test_a_run_that_is_about_to_begin_in_a_worker_does_so_before_that_is_ended() -> None:
     async def main(few: Few) -> None:
-        leftover, _ = few.run(Kept())
+        straggler, _ = few.run(RecordingAttempt())
         await asyncio.sleep(1)
-        leftover.abandon(DONE)
+        straggler.abandon(DONE)
         await asyncio.sleep(0)
-        few.run(Kept())  # with an agent that was there, which has just been taken out of the pool
-        few.loops.drain(leftover)
+        few.run(RecordingAttempt())  # with an agent that was there, which has just been taken out of the pool
+        few.loops.drain(straggler)
         await asyncio.sleep(1)
         assert few.killed() == []
 
@@ -229,7 +229,7 @@ def test_what_is_known_of_the_tools_is_known_while_no_worker_takes_calls() -> No
     async def main(few: Few) -> None:
         few.run()
         await asyncio.sleep(1)
-        few.all[0].tell(m.Done(call=0, resumable=False))
+        few.all[0].report(m.Done(call=0, resumable=False))
         assert not few.loops.resumable
         few.are_ready = False
         await asyncio.sleep(20)
@@ -238,7 +238,7 @@ def test_what_is_known_of_the_tools_is_known_while_no_worker_takes_calls() -> No
         await asyncio.sleep(5)
         assert few.in_use() == [1]
         assert not few.loops.resumable, "while another one begins"
-        few.all[1].tell(m.Ready(resumable=True))
+        few.all[1].report(m.Ready(resumable=True))
         assert [few.loops.resumable] == [True]
 
     virtual(main)
@@ -274,19 +274,19 @@ def alone(does: Callable[[Attempt], object], clock: Clock) -> tuple[WorkerRuntim
     return runtime, transport
 
 
-def test_what_a_run_does_is_told_before_it_does_it() -> None:
+def test_phases_are_reported_before_they_start() -> None:
     """It may block the loop: then it has to be known what does."""
-    told: list[bytes] = []
+    reported: list[bytes] = []
 
     async def main(clock: VirtualClock) -> None:
         def does(attempt: Attempt) -> None:
             attempt.begin_tool("t1", "sleep", {})
-            told.extend(transport.written)
+            reported.extend(transport.written)
 
         runtime, transport = alone(does, clock)
         runtime._receive(order(1))
         await asyncio.sleep(1)
-        assert b"begin_tool" in b"".join(told)
+        assert b"begin_tool" in b"".join(reported)
         for written in transport.written:
             assert list(Frames().feed(written)) != [b"[]"], "nothing is said twice, and no empty frame"
 
@@ -315,12 +315,12 @@ def test_a_worker_that_answers_while_the_loop_of_its_agents_does_not_counts_as_s
     """For as long as it said, and since then; until it says that the loop is well."""
 
     async def main(few: Few) -> None:
-        call, _ = few.run(Kept())
+        call, _ = few.run(RecordingAttempt())
         few.loops.beat()
-        few.all[0].tell(m.Heartbeat(silent_s=2.0, running=None, backlog=0))
+        few.all[0].report(m.Heartbeat(silent_s=2.0, running=None, backlog=0))
         await asyncio.sleep(3)
         assert few.loops.silent_s(call) == pytest.approx(5)
-        few.all[0].tell(m.Heartbeat(silent_s=0.0, running=None, backlog=0))
+        few.all[0].report(m.Heartbeat(silent_s=0.0, running=None, backlog=0))
         await asyncio.sleep(3)
         assert few.loops.silent_s(call) == 0.0
 
