@@ -32,7 +32,7 @@ def test_a_request_that_is_not_let_in_leaves_a_line_with_the_id_of_its_key_and_a
             for key, path, reason in (
                 (None, "/v1/sessions", "no key"),
                 (unknown, "/v1/runs/run_1", f"key {id_of(unknown.encode())}"),
-                ("password", "/chat", "a malformed key"),
+                ("password", "/chat", "a key of unknown format"),
                 (ADA[0], "/metrics", f"key {ADA[1].id}"),
             ):
                 async with world.client(key) as client:

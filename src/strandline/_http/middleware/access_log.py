@@ -42,7 +42,7 @@ class Denials:
             case wire.Foreign():
                 self._denied(scope, FOREIGN, str(error))
             case wire.Unauthorized(key_id=key_id):
-                shown = f"key {key_id}" if key_id else "a malformed key" if error.shown else "no key"
+                shown = f"key {key_id}" if key_id else "a key of unknown format" if error.shown else "no key"
                 self._denied(scope, error.reason, f"{error} ({shown})")
             case wire.OperatorsOnly():
                 self._denied(scope, error.code, f"{error} (key {error.key_id})")
