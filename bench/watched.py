@@ -27,12 +27,12 @@ from bench.servers import ROOT
 
 UNWATCHED = """
 import strandline._server as server, strandline._http.app.build as app
-from strandline._telemetry.recorder import Tally
+from strandline._telemetry.recorder import MetricsRecorder
 from strandline._telemetry.traces import Traces
 from strandline._engine.observers import Observer, Tracing
 class Blind(Observer):
     committed = cut_off = lambda self, *given, **named: None
-server.Tally = Blind
+server.MetricsRecorder = Blind
 server.Traces = type("Blindfold", (Tracing,), {"arrived": lambda self, headers: None})
 """
 """What takes the eyes of a server: for what it costs to have them, there is no setting."""
