@@ -350,6 +350,21 @@ def test_those_that_end_are_decided_again_before_those_that_are_new_and_the_firs
     play(main)
 
 
+def test_who_is_answered_that_nothing_was_stored_finds_the_sessions_as_they_are() -> None:
+    async def main(desk: Desk) -> None:
+        claim = await desk.start("a")
+        desk.held = False
+        assert await desk.accept("b") == Accepted(1)
+        desk.transactions.fail = lambda changes: True
+        failing, table, seen = desk.finish(claim.token), desk.commits.table, list[object]()
+        failing.add_done_callback(lambda future: seen.append((table.waiting, table.position(RunId("b")))))
+        with pytest.raises(JournalUnavailable):
+            await failing
+        assert seen == [(1, 1)]
+
+    play(main)
+
+
 def test_what_was_decided_while_the_batch_was_stored_is_decided_again_with_it() -> None:
     async def main(desk: Desk) -> None:
         claim = await desk.start("a")

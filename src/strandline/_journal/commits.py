@@ -348,6 +348,8 @@ class GroupCommit:
                         self._deferred.defer(operation.token, operation.checkpoint)
                     if not is_stored and operation.new and isinstance(operation.error, JournalUnavailable):
                         refusal = operation.error
+                with suppress(StrandlineError):
+                    await self._put_back()  # (the one who is answered may look at the sessions at once)
                 self._answer([operation], claims)
             with suppress(StrandlineError):
                 await self._put_back()
