@@ -202,6 +202,41 @@ def start_before_what_is_more_urgent(world: World) -> None:
     world.records.requests[QUEUED] = replace(world.records.requests[QUEUED], priority=1)
 
 
+def report_another_end_than_is_stored(world: World) -> None:
+    world.records.reported[f"run-{DONE}"] = {End(kind="crashed", text="the server died")}
+
+
+def report_the_end_of_a_run_that_has_none(world: World) -> None:
+    world.view(QUEUED, ended=None)
+    world.records.reported[f"run-{QUEUED}"] = {End(kind="crashed", text="the server died")}
+
+
+def answer_with_another_run(world: World) -> None:
+    world.records.answered.append(Answered(label=DONE, status_code=200, at_ns=91, run_id=f"run-{BROKE}"))
+
+
+def start_a_tool_of_what_was_given_up(world: World) -> None:
+    world.end(CRASHED, End(kind="queue_timeout", text="it waited too long"))
+
+
+def be_cancelled_too_late_or_not_at_all(world: World) -> None:
+    be_cancelled_too_late(world)
+    world.cancel(FAILED, 0)
+
+
+def wait_in_a_busy_session(world: World) -> None:
+    world.ask(QUEUED, if_busy="reject", sent=600)
+    world.view(QUEUED, created=239.5)
+    world.view(FAILED, ended_s=241.0)
+
+
+def roll_back_and_hide_nothing(world: World) -> None:
+    be_cancelled(world)
+    world.ask(QUEUED, if_busy="rollback")
+    world.view(QUEUED, created=240.5)
+    world.view(FAILED, ended_s=242.0)
+
+
 def end_by_itself(world: World) -> None:
     world.records.exits.append(Exit(server=5, signals=(), phase="ready", code=1))
 
@@ -264,6 +299,13 @@ def leave_something(world: World) -> None:
         (hide_what_nobody_rolled_back, "nobody has rolled it back"),
         (hide_a_part, "is hidden in part"),
         (start_before_what_is_more_urgent, "which goes before it"),
+        (report_another_end_than_is_stored, "and is stored as"),
+        (report_the_end_of_a_run_that_has_none, "was reported to have ended, and has not"),
+        (answer_with_another_run, "which is another one"),
+        (start_a_tool_of_what_was_given_up, "left no trace, and its tool use-4 was started"),
+        (be_cancelled_too_late_or_not_at_all, "though its cancel came too late"),
+        (wait_in_a_busy_session, "was to be refused by a busy session"),
+        (roll_back_and_hide_nothing, "is not hidden, although"),
         (end_by_itself, "ended with 1"),
         (end_with_another_code, "ended with 1"),
         (complain, "complained"),
