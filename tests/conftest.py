@@ -13,6 +13,7 @@ from hypothesis import settings
 
 import order
 from docker_engine import build_image, docker, why_no_engine
+from postgres_cluster import Cluster, why_no_postgres
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("strandline", deadline=None)
@@ -81,6 +82,27 @@ def image() -> Iterator[str]:
     build_image(name)
     yield name
     docker("rmi", "--force", name)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A PostgreSQL of this process's tests. Not installed: the test is skipped, or fails where CI promised it."""
+    reason = why_no_postgres()
+    if reason is not None:
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    cluster = Cluster()
+    yield cluster
+    cluster.remove()
+
+
+@pytest.fixture
+def database(postgres: Cluster) -> Iterator[str]:
+    """Where an empty database of this test's own is."""
+    url = postgres.new_database()
+    yield url
+    postgres.drop_database(url)
 
 
 @pytest.fixture
