@@ -244,7 +244,7 @@ def test_the_wal_never_fills_a_small_disk(path: Path, monkeypatch: pytest.Monkey
 def test_a_read_that_fails_on_the_disk_says_so_and_the_next_one_is_answered(tmp_path: Path) -> None:
     """SQLite ends the transaction by itself when I/O fails, so that there is nothing left to be undone."""
 
-    def fails(connection: sqlite3.Connection) -> None:
+    def fails(connection: Any) -> None:
         connection.execute("ROLLBACK")
         error = sqlite3.OperationalError("disk I/O error")
         error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ

@@ -549,7 +549,7 @@ def test_what_is_read_at_once_is_read_where_no_file_can_be_opened_any_more(path:
     """Whatever user code has left open, an accepted run is shown and resumes with its history."""
     together = threading.Barrier(READERS, timeout=10)
 
-    def count(connection: sqlite3.Connection) -> int:
+    def count(connection: Any) -> int:
         together.wait()
         (found,) = connection.execute("SELECT count(*) FROM runs").fetchone()
         return int(found)

@@ -6,6 +6,7 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from strandline._agents.parameters import NOTHING
 from strandline._clock import SystemClock
 from strandline._compat.threads import Threads
 from strandline._engine.loops import AgentLoops
-from strandline._journal.reader import Readers
+from strandline._journal.driver import connect_reader
+from strandline._journal.reader import OPENS_ALL, Readers
 from strandline._journal.sqlite import SqliteJournal
 from strandline._logs import log_to_stderr
 from strandline._model import ErrorCode, Outcome, RunStatus
@@ -120,7 +122,7 @@ def test_a_call_with_a_thread_that_is_there_waits_for_that(machine: Machine) -> 
 
 
 def test_a_read_without_a_thread_is_refused_and_never_reaches_the_journal(machine: Machine, tmp_path: Path) -> None:
-    readers = Readers(tmp_path / "journal.db")
+    readers = Readers(partial(connect_reader, tmp_path / "journal.db"), sqlite3.Error, warm_up=OPENS_ALL)
     sqlite3.connect(tmp_path / "journal.db").close()
     heard: list[int] = []
     machine.has_threads = False

@@ -1,7 +1,8 @@
 """Deletes runs that ended long ago from the SQLite journal, and counts the bytes that it stores."""
 
-import sqlite3
 from typing import Final
+
+from strandline._journal.database import Database
 
 WALK: Final = 1000
 """How many runs one step of pruning reads at most: every other operation waits meanwhile (about 1 ms)."""
@@ -17,7 +18,7 @@ SELECT sessions.principal, coalesce(sum(parts.bytes), 0) FROM sessions LEFT JOIN
 """Counts the stored bytes of each principal; triggers keep the same figure in the table `stored`."""
 
 
-def prune(connection: sqlite3.Connection, before: float, limit: int, after: int, now: float) -> tuple[int, int | None]:
+def prune(connection: Database, before: float, limit: int, after: int, now: float) -> tuple[int, int | None]:
     """Delete up to `limit` runs after sequence `after` that ended before `before`.
 
     Return how many, and the sequence to continue after, None if no more are left. There is no index of ends, which
@@ -46,7 +47,7 @@ def prune(connection: sqlite3.Connection, before: float, limit: int, after: int,
     rows.close()
     if old:
         # Rows of history still name these runs: their sequences are never reused.
-        connection.execute("UPDATE meta SET value = max(value, ?) WHERE name = 'pruned'", (old[-1],))
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'pruned' AND value < ?", (old[-1], old[-1]))
         connection.executemany("DELETE FROM runs WHERE seq = ?", ((seq,) for seq in old))
         connection.executemany("DELETE FROM closed_requests WHERE run = ?", ((seq,) for seq in old))
     return len(old), after if looked == WALK else None

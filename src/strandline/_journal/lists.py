@@ -3,7 +3,6 @@
 The cost of a page depends on its content only. Damaged entries are named on the page and do not affect the others.
 """
 
-import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any, Final
@@ -13,12 +12,13 @@ from msgspec.structs import replace
 from strandline._journal import port, reader
 from strandline._journal.changes import SessionRef
 from strandline._journal.checksums import CHECKSUM_BYTES, damaged_record, has_checksum
+from strandline._journal.database import Database
 from strandline._journal.rules import Room
 from strandline._model import RunId, RunStatus, RunSummary, SessionId, SessionKey, SessionView
 from strandline.errors import Invalid, JournalUnavailable
 
 _IS_THERE: Final = "EXISTS (SELECT 1 FROM runs WHERE seq = chain.run)"
-_LEFT: Final = f"{reader.CHAIN} SELECT no, previous, run, {_IS_THERE} FROM chain LIMIT ?"
+LEFT: Final = f"{reader.CHAIN} SELECT no, previous, run, {_IS_THERE} FROM chain LIMIT ?"
 """Rows of a session's history, the newest first, each with its run and whether that run still exists."""
 # (The length is in the row's header, so no input is read.)
 _COLUMNS: Final = reader.RUN_COLUMNS.replace(" input", " length(input)")
@@ -29,7 +29,7 @@ _WAITS: Final = (
     " ORDER BY lane DESC, urgency DESC, seq DESC LIMIT ?"
 )
 _OF: Final = (
-    "SELECT seq, session, session_id, status IN ({statuses}) AND principal = ? FROM ({found}) JOIN sessions"
+    "SELECT seq, session, session_id, status IN ({statuses}) AND principal = ? FROM ({found}) AS found JOIN sessions"
     " ON no = session ORDER BY seq DESC"
 )
 """The runs of a principal with these statuses, the last accepted first."""
@@ -46,9 +46,9 @@ _AFTER_ALL: Final = 1 << 62
 """Behind every sequence."""
 _WALK: Final = 5_000
 """How many sessions one page of sessions at rest reads at most: about 1 ms."""
-_WALKED: Final = "SELECT count(*), max(no) FROM (SELECT no FROM sessions WHERE no > ? ORDER BY no LIMIT ?)"
+_WALKED: Final = "SELECT count(*), max(no) FROM (SELECT no FROM sessions WHERE no > ? ORDER BY no LIMIT ?) AS walked"
 _RESTS: Final = (
-    "SELECT no, principal, session_id FROM sessions WHERE no > ? AND no <= ? AND rests_since < ? AND NOT paused"
+    "SELECT no, principal, session_id FROM sessions WHERE no > ? AND no <= ? AND rests_since < ? AND paused = 0"
     " AND NOT EXISTS (SELECT 1 FROM questions WHERE session = no)"
     " AND NOT EXISTS (SELECT 1 FROM runs WHERE session = no AND fence IS NOT NULL)"
     " AND NOT EXISTS (SELECT 1 FROM runs WHERE session = no AND status = 'queued') ORDER BY no LIMIT ?"
@@ -97,14 +97,15 @@ def _listed_bytes(row: reader.RunRow) -> int:
     return shown + max(0, length - CHECKSUM_BYTES) // port.SKIPPED_INPUT_DIVISOR
 
 
-def sessions(connection: sqlite3.Connection, query: port.SessionsQuery) -> port.SessionPage:
+def sessions(connection: Database, query: port.SessionsQuery) -> port.SessionPage:
     """Return a page of the sessions of a principal, or of all, in the order of principal and id."""
     own = query.principal
     begin = max(query.after or ("", ""), (own or "", ""))
+    upto = () if own is None else (own,)
     rows = connection.execute(
-        f"SELECT {_LISTED} FROM sessions WHERE (principal, session_id) > (?,?) AND principal <= ?"
+        f"SELECT {_LISTED} FROM sessions WHERE (principal, session_id) > (?,?) {'AND principal <= ?' if upto else ''}"
         " ORDER BY principal, session_id LIMIT ?",
-        (*begin, b"" if own is None else own, query.limit + 1),  # (every text is less than some bytes)
+        (*begin, *upto, query.limit + 1),
     ).fetchall()
     room = Room(query.most_bytes)
     shown: list[SessionView] = []
@@ -125,7 +126,7 @@ def sessions(connection: sqlite3.Connection, query: port.SessionsQuery) -> port.
     return port.SessionPage(shown, None, damaged)
 
 
-def resting(connection: sqlite3.Connection, query: port.RestingQuery) -> port.RestingPage:
+def resting(connection: Database, query: port.RestingQuery) -> port.RestingPage:
     """Return a page of the sessions at rest since before a time. A cursor is the number of a session.
 
     There is no index of that time, which every run would have to update: the walk reads all sessions.
@@ -138,13 +139,13 @@ def resting(connection: sqlite3.Connection, query: port.RestingQuery) -> port.Re
     return port.RestingPage(keys, end if looked == _WALK else None)
 
 
-def stored(connection: sqlite3.Connection, query: port.StoredQuery) -> port.Stored:
+def stored(connection: Database, query: port.StoredQuery) -> port.Stored:
     """Return how many bytes are stored; reads one row per principal, some 10 million in a second."""
-    rows = connection.execute("SELECT coalesce(sum(bytes), 0), coalesce(max(bytes), 0) FROM stored")
+    rows = connection.execute("SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT), coalesce(max(bytes), 0) FROM stored")
     return port.Stored(*rows.fetchone())
 
 
-def session(connection: sqlite3.Connection, query: port.SessionQuery) -> SessionView | None:
+def session(connection: Database, query: port.SessionQuery) -> SessionView | None:
     """Return one session, None if there is none."""
     found = reader.find_session(connection, query.key)
     if found is None:
@@ -171,7 +172,7 @@ def session(connection: sqlite3.Connection, query: port.SessionQuery) -> Session
     return replace(view, input_requests=question.requests, input_until=open_round.until)
 
 
-def runs(connection: sqlite3.Connection, query: port.RunsQuery) -> port.RunsPage:
+def runs(connection: Database, query: port.RunsQuery) -> port.RunsPage:
     """Return a page of a session's runs: the last of the queue first, then the executing one, then ended ones, latest
     first.
 
@@ -202,7 +203,7 @@ def runs(connection: sqlite3.Connection, query: port.RunsQuery) -> port.RunsPage
     return listed.page(None if after is None else f"h{after}")
 
 
-def runs_of(connection: sqlite3.Connection, query: port.RunsOfQuery) -> port.RunsPage:
+def runs_of(connection: Database, query: port.RunsOfQuery) -> port.RunsPage:
     """Return a page of a principal's runs, the last accepted first. A cursor is a sequence.
 
     Waiting and executing runs are found by index. There is no index of ended runs by principal, which every run would
@@ -237,13 +238,11 @@ def _numbers(written: str, count: int | None) -> tuple[int, ...]:
     return tuple(map(int, numbers))
 
 
-def _run(connection: sqlite3.Connection, seq: int) -> reader.RunRow:
+def _run(connection: Database, seq: int) -> reader.RunRow:
     return reader.RunRow(*connection.execute(_RUN, (seq,)).fetchone())
 
 
-def _ended(
-    connection: sqlite3.Connection, listed: _Listed, query: port.RunsQuery, session: SessionRef, last: int
-) -> int | None:
+def _ended(connection: Database, listed: _Listed, query: port.RunsQuery, session: SessionRef, last: int) -> int | None:
     """Add the runs that ended at a row of history and before it; return the row of the first that does not fit.
 
     Rows of deleted runs are skipped. Only after a great many of them may a page end early although more runs follow.
@@ -251,7 +250,7 @@ def _ended(
     rows = query.limit + 1
     row: int | None = last
     for _ in range(_READS):
-        read = connection.execute(_LEFT, (row, session.no, -1, rows)).fetchall()
+        read = connection.execute(LEFT, (row, session.no, -1, rows)).fetchall()
         for this, _, run, is_there in read:
             if is_there and (listed.is_full or not listed.adds(_run(connection, run), session)):
                 return int(this)
@@ -262,7 +261,7 @@ def _ended(
     return row
 
 
-ANSWERS: Final[Mapping[type[port.Query[Any]], Callable[[sqlite3.Connection, Any], Any]]] = {
+ANSWERS: Final[Mapping[type[port.Query[Any]], Callable[[Database, Any], Any]]] = {
     port.RunQuery: reader.run,
     port.HistoryQuery: reader.history,
     port.AgentStateQuery: reader.standing,
@@ -276,7 +275,7 @@ ANSWERS: Final[Mapping[type[port.Query[Any]], Callable[[sqlite3.Connection, Any]
 """The function that answers each kind of query."""
 
 
-def answer(connection: sqlite3.Connection, query: port.Query[port.A]) -> port.A:
+def answer(connection: Database, query: port.Query[port.A]) -> port.A:
     """Answer a query on `connection`."""
     answered: port.A = ANSWERS[type(query)](connection, query)
     return answered

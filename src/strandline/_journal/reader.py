@@ -1,11 +1,9 @@
 """Reads committed state from the SQLite journal, on its own connections and threads."""
 
-import sqlite3
 from collections import deque, namedtuple
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from msgspec import Raw, ValidationError, convert, json
@@ -15,7 +13,7 @@ from strandline._compat.threads import Threads, no_thread
 from strandline._encoding import decoder
 from strandline._journal import checksums
 from strandline._journal.changes import SessionRef
-from strandline._journal.driver import connect_reader
+from strandline._journal.database import Database
 from strandline._journal.port import AgentState, AgentStateQuery, HistoryPage, HistoryQuery, RunQuery
 from strandline._journal.records import StoredRun
 from strandline._journal.rules import Rank, Room, rank, spans
@@ -46,6 +44,8 @@ T = TypeVar("T")
 AnyRun = TypeVar("AnyRun", bound=RunSummary)
 
 READERS: Final = 2
+OPENS_ALL: Final = "SELECT 1 FROM sqlite_master LIMIT 1"
+"""Has SQLite open all files of a journal."""
 _input: Final[Callable[[bytes], Input]] = decoder(Input)
 _metadata: Final = decoder(dict[str, Any])
 _trace: Final = decoder(Carrier)
@@ -144,7 +144,7 @@ def stored_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
     return run
 
 
-def each_checkpoint(connection: sqlite3.Connection, seq: int) -> Iterator[Checkpoint]:
+def each_checkpoint(connection: Database, seq: int) -> Iterator[Checkpoint]:
     """Yield the checkpoints of a run, in order. Raises `JournalUnavailable` at the first damaged or missing one."""
     rows = connection.execute("SELECT no, fact FROM staged WHERE run = ? ORDER BY no", (seq,)).fetchall()
     for expected, (no, checkpoint) in enumerate(rows):
@@ -154,7 +154,7 @@ def each_checkpoint(connection: sqlite3.Connection, seq: int) -> Iterator[Checkp
         yield checksums.read_checked(_checkpoint, checkpoint, what, checksums.checkpoint_owner(seq, no))
 
 
-def readable(connection: sqlite3.Connection, row: RunRow, session: SessionRef) -> StoredRun:
+def readable(connection: Database, row: RunRow, session: SessionRef) -> StoredRun:
     """Return a stored run and its checkpoints, as far as both can be read.
 
     A damaged run is not `resumable`: nobody knows what it had done.
@@ -189,17 +189,22 @@ def readable(connection: sqlite3.Connection, row: RunRow, session: SessionRef) -
     return StoredRun(run if error is None else replace(run, resumable=False), tuple(checkpoints), error)
 
 
-def find_session(connection: sqlite3.Connection, key: SessionKey) -> SessionState | None:
+FIND_SESSION: Final = (
+    "SELECT {names}sessions.no, paused, closed_since, rests_since, questions.run, until, answer,"
+    " (messages IS NULL) = (count = 0) AND history.session = sessions.no, last, nth, first + count"
+    " FROM sessions LEFT JOIN history ON history.no = last LEFT JOIN questions ON questions.session = sessions.no"
+)
+_FIND_ONE: Final = f"{FIND_SESSION.format(names='')} WHERE principal = ? AND session_id = ?"
+
+
+def find_session(connection: Database, key: SessionKey) -> SessionState | None:
     """Return a session without its runs, None if there is none. Raises `JournalUnavailable` if its end is damaged."""
-    row = connection.execute(
-        "SELECT sessions.no, paused, closed_since, rests_since, questions.run, until, answer,"
-        " (messages IS NULL) = (count = 0) AND history.session = sessions.no, last, nth, first + count"
-        " FROM sessions LEFT JOIN history ON history.no = last LEFT JOIN questions ON questions.session = sessions.no"
-        " WHERE principal = ? AND session_id = ?",
-        key,
-    ).fetchone()
-    if row is None:
-        return None
+    row = connection.execute(_FIND_ONE, key).fetchone()
+    return None if row is None else session_of(key, row)
+
+
+def session_of(key: SessionKey, row: Sequence[Any]) -> SessionState:
+    """Return the session of a row of `FIND_SESSION`. Raises `JournalUnavailable` if its end is damaged."""
     no, paused, closed_since, rests_since, asker, until, answer, is_whole, *end = row
     if end[0] is not None and not is_whole:
         raise checksums.damaged_record(f"the end of the history of session {key.session_id}")
@@ -224,18 +229,41 @@ CHAIN: Final = (
 Each row names an older one of the same session; the chain ends at a damaged row that does not.
 """
 
+BACK: Final = (
+    f"{CHAIN} SELECT history.first, count, discarded, messages FROM chain CROSS JOIN history USING (no)"
+    " WHERE history.first < ?"
+)
+"""The rows of a chain that have messages before one, the newest first."""
+
 
 class Readers:
-    """A small pool of threads; each call has a connection to itself."""
+    """A small pool of threads; each call has a connection to itself.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    `connect` makes a connection that cannot write; one that has raised a `broken` is not used again. `warm_up` is the
+    first statement of each of the first connections. With `anew`, a call whose connection broke although it had been
+    good before is made once more, on a new one.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Database],
+        broken: type[Exception],
+        *,
+        warm_up: str,
+        begin: str = "BEGIN",
+        anew: bool = False,
+    ) -> None:
+        self._connect = connect
+        self._broken = broken
+        self._warm_up = warm_up
+        self._begin = begin
+        self._anew = anew
         self.check: Callable[[], None] = lambda: None
         """Called before a connection is opened; raises if the file is no longer the one in use.
 
         (A new connection to an emptied file would delete the WAL.)
         """
-        self._idle: deque[sqlite3.Connection] = deque()  # (each of its calls is atomic)
+        self._idle: deque[Database] = deque()  # (each of its calls is atomic)
         self._threads = Threads(READERS, "strandline-journal-reader")
 
     def open(self) -> None:
@@ -244,12 +272,12 @@ class Readers:
         Later the system may have no file descriptor or thread left.
         """
         for _ in range(READERS):
-            connection = connect_reader(self._path)
+            connection = self._connect()
             self._idle.append(connection)
-            connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+            connection.execute(self._warm_up).fetchall()
         self.ask(lambda connection: None).result()
 
-    def ask(self, question: Callable[[sqlite3.Connection], T]) -> Future[T]:
+    def ask(self, question: Callable[[Database], T]) -> Future[T]:
         """Answer `question` in one transaction. Raises `JournalUnavailable` after `close`, and if no thread can."""
         try:
             answer = self._threads.submit(self._answer, question)
@@ -259,17 +287,26 @@ class Readers:
             raise JournalUnavailable(no_thread("reads of the journal", self._threads.refusal))
         return answer
 
-    def _answer(self, question: Callable[[sqlite3.Connection], T]) -> T:
+    def _answer(self, question: Callable[[Database], T]) -> T:
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # (another thread was quicker)
+                break
+            try:
+                return self._asked(connection, question)
+            except self._broken:
+                if not self._anew:
+                    raise
+        self.check()
+        return self._asked(self._connect(), question)
+
+    def _asked(self, connection: Database, question: Callable[[Database], T]) -> T:
         try:
-            connection = self._idle.pop()
-        except IndexError:
-            self.check()
-            connection = connect_reader(self._path)
-        try:
-            connection.execute("BEGIN")
+            connection.execute(self._begin)
             answer = question(connection)
             connection.execute("ROLLBACK")
-        except sqlite3.Error:
+        except self._broken:
             connection.close()  # failed I/O has already ended its transaction, and perhaps more
             raise
         except BaseException:
@@ -289,7 +326,7 @@ class Readers:
 # -- the questions ------------------------------------------------------------------------------------
 
 
-def load(connection: sqlite3.Connection, key: SessionKey) -> AgentRecord:
+def load(connection: Database, key: SessionKey) -> AgentRecord:
     """Return window and state of a session; an unknown session has the empty record."""
     session = find_session(connection, key)
     if session is None:
@@ -307,14 +344,14 @@ def load(connection: sqlite3.Connection, key: SessionKey) -> AgentRecord:
     )
 
 
-def standing(connection: sqlite3.Connection, query: AgentStateQuery) -> AgentState:
+def standing(connection: Database, query: AgentStateQuery) -> AgentState:
     """Return window and state of a session, without its messages."""
     session = find_session(connection, query.key)
     return AgentState(WHOLE_HISTORY, None) if session is None else _standing(connection, session)
 
 
-def _standing(connection: sqlite3.Connection, session: SessionState) -> AgentState:
-    row = connection.execute("SELECT window, state FROM agents WHERE session = ?", (session.no,)).fetchone()
+def _standing(connection: Database, session: SessionState) -> AgentState:
+    row = connection.execute('SELECT "window", state FROM agents WHERE session = ?', (session.no,)).fetchone()
     window, state = row or (None, None)
     what = f"the window or state of session {session.key.session_id}"
     return AgentState(
@@ -323,7 +360,7 @@ def _standing(connection: sqlite3.Connection, session: SessionState) -> AgentSta
     )
 
 
-def between(connection: sqlite3.Connection, session: SessionState, start: int, end: int) -> list[tuple[int, Message]]:
+def between(connection: Database, session: SessionState, start: int, end: int) -> list[tuple[int, Message]]:
     """Return messages `start` to `end` with their indices, without those of discarded runs."""
     with closing(_back(in_full, connection, session, start, end)) as messages:
         return [(index, message) for index, message, discarded in messages if not discarded][::-1]
@@ -339,7 +376,7 @@ def fingerprint(session: int, seq: int, run_id: str, key: str, stored: bytes) ->
 
 
 def _back(
-    decode: Callable[[bytes], list[T]], connection: sqlite3.Connection, session: SessionState, start: int, end: int
+    decode: Callable[[bytes], list[T]], connection: Database, session: SessionState, start: int, end: int
 ) -> Generator[tuple[int, T, bool]]:
     """Yield messages `end` to `start`, the last one first: its index, what `decode` makes of it, if it was discarded.
 
@@ -353,8 +390,7 @@ def _back(
     above, joins = end, False
     # Not sorted, which would read all rows at once: a chain comes link by link, and each must join the one before.
     rows = connection.execute(
-        f"{CHAIN} SELECT history.first, count, discarded, messages FROM chain CROSS JOIN history USING (no)"
-        " WHERE history.first < ?",
+        BACK,
         (session.end.row if mark is None else mark[0], session.no, start, end),
     )
     with closing(rows):  # (a half-read cursor would pin the connection to that moment's state)
@@ -389,7 +425,7 @@ def messages_in(
     return messages
 
 
-def history(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPage:
+def history(connection: Database, query: HistoryQuery) -> HistoryPage:
     """Return a page of a session's history. Decodes only the messages on the page."""
     session = find_session(connection, query.key)
     if session is None:
@@ -413,7 +449,7 @@ def history(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPage:
     return HistoryPage([message for message, _ in shown], first, hidden, pending)
 
 
-def run(connection: sqlite3.Connection, query: RunQuery) -> Run | None:
+def run(connection: Database, query: RunQuery) -> Run | None:
     """Return one run of a principal, with its position if it waits."""
     row = connection.execute(
         f"SELECT session, principal, session_id, {RUN_COLUMNS} FROM runs JOIN sessions ON no = session"
@@ -428,12 +464,12 @@ def run(connection: sqlite3.Connection, query: RunQuery) -> Run | None:
     return replace(found, position=position_of(connection, no, stored))
 
 
-def position_of(connection: sqlite3.Connection, session: int, row: RunRow) -> int | None:
+def position_of(connection: Database, session: int, row: RunRow) -> int | None:
     """Return a run's position, 1 for the next to start; None if it does not wait."""
     return waiting_before(connection, session, row.rank) + 1 if row.status == RunStatus.QUEUED else None
 
 
-def waiting_before(connection: sqlite3.Connection, session: int, place: tuple[int, ...]) -> int:
+def waiting_before(connection: Database, session: int, place: tuple[int, ...]) -> int:
     """Return how many runs of a session wait before `place`."""
     row = connection.execute(
         "SELECT count(*) FROM runs WHERE session = ? AND status = 'queued' AND (lane, urgency, seq) < (?,?,?)",
@@ -442,7 +478,7 @@ def waiting_before(connection: sqlite3.Connection, session: int, place: tuple[in
     return int(row[0])
 
 
-def question_of(connection: sqlite3.Connection, session: SessionRef, run: int, until: float) -> Question:
+def question_of(connection: Database, session: SessionRef, run: int, until: float) -> Question:
     """Return the open question of a run. Raises `JournalUnavailable` if it is damaged."""
     row = connection.execute("SELECT question FROM questions WHERE session = ?", (session.no,)).fetchone()
     what = f"the open question of session {session.key.session_id}"

@@ -1,36 +1,36 @@
 """The journal in one SQLite file, the default.
 
-This module joins the others into the port: `ownership` (who owns the file), `driver` (opening it), `operations` (the
-session table decides), `commits` (on the caller's loop, in batches), `writer` and `transactions` (one thread, one
+This module joins the others into the port: `ownership` (who owns the file), `driver` (opening it), `batched`
+(operations are decided on the caller's loop and stored in batches), `writer` and `transactions` (one thread, one
 transaction per batch), `reader` (queries).
 """
 
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TypeVar
 
 from strandline._clock import Clock
 from strandline._journal import lists, reader
-from strandline._journal.commits import NOT_OPEN, GroupCommit, Operation, Storage
+from strandline._journal.batched import BatchedJournal
+from strandline._journal.commits import NOT_OPEN
+from strandline._journal.database import Database
 from strandline._journal.driver import (
     begin_wal_anew,
     connect,
+    connect_reader,
     create,
     free_bytes,
     tighten,
     translated,
     unreadable,
 )
-from strandline._journal.feed import ClaimFeed, resolve
+from strandline._journal.feed import ClaimFeed
 from strandline._journal.integrity import guard
-from strandline._journal.live import NO_SESSIONS
 from strandline._journal.migrations import migrate
-from strandline._journal.operations import Decide, Operations
 from strandline._journal.ownership import (
     MOUNTINFO,
     Ownership,
@@ -39,23 +39,20 @@ from strandline._journal.ownership import (
     locate,
     prepare_folder,
 )
-from strandline._journal.port import A, Query, Sessions
-from strandline._journal.reader import Readers
+from strandline._journal.port import A, Query
+from strandline._journal.reader import OPENS_ALL, Readers
 from strandline._journal.reserve import Reserve, Statvfs
 from strandline._journal.table import SessionTable
 from strandline._journal.transactions import SqliteTransactions
 from strandline._journal.watched import Watch, WatchedTransactions
 from strandline._journal.writer import OnCommit, Writer
-from strandline._model import AgentRecord, Claim, FencingToken, RunId, SessionKey
+from strandline._model import AgentRecord, Claim, SessionKey
 from strandline.errors import JournalUnavailable
 
 T = TypeVar("T")
 
-LEAVE_S: Final = 5.0
-"""How long a cancelled `open` waits for its thread to release the lock."""
 
-
-class SqliteJournal(Operations):
+class SqliteJournal(BatchedJournal[SqliteTransactions]):
     """A journal in the file `path`, or in the one that it links to; creates the folder if there is none.
 
     `lock_wait_s` is how long `open` waits for another owner; if it has to, it calls `on_wait` once with a sentence that
@@ -75,9 +72,8 @@ class SqliteJournal(Operations):
         disk_reserve: int | None = 0,
         statvfs: Statvfs = os.statvfs,
     ) -> None:
-        super().__init__()
+        super().__init__(clock)
         self._path = path
-        self._clock = clock
         self._lock_wait_s = lock_wait_s
         self._on_wait = on_wait
         self._mountinfo = mountinfo
@@ -85,35 +81,15 @@ class SqliteJournal(Operations):
         self._disk_reserve = disk_reserve
         self._statvfs = statvfs
         self._reserve: Reserve | None = None
-        self._feed = ClaimFeed()
-        self._writer: Writer | None = None
-        self._commits: GroupCommit | None = None
-        self._transactions: SqliteTransactions | None = None
-        self._epoch = 0
         self._readers: Readers | None = None
         self._watch: Watch | None = None
 
     # -- ownership ------------------------------------------------------------------------------------
 
     @property
-    def epoch(self) -> int:
-        """How many owners the file has had, including this one; 0 before it was opened."""
-        return self._epoch
-
-    @property
-    def trouble(self) -> str | None:
-        """Why nothing can be stored at the moment; None: it can, as far as is known."""
-        return None if self._writer is None else self._writer.trouble
-
-    @property
     def low_disk(self) -> str | None:
         """Why the disk is too full for new runs although accepted ones continue; None: it is not."""
         return None if self._reserve is None else self._reserve.short
-
-    @property
-    def sessions(self) -> Sessions:
-        """What waits and executes."""
-        return NO_SESSIONS if self._commits is None else self._commits.table
 
     @property
     def file(self) -> Path:
@@ -145,7 +121,7 @@ class SqliteJournal(Operations):
             check_openable(path, self._mountinfo)
         ownership = Ownership(path, self._clock)
         await ownership.acquire(owner, wait_s=self._lock_wait_s, on_wait=self._on_wait)
-        readers = Readers(path)
+        readers = Readers(partial(connect_reader, path), sqlite3.Error, warm_up=OPENS_ALL)
         connections: list[sqlite3.Connection] = []
         closing: list[SqliteTransactions] = []
         taken: list[tuple[SessionTable, int, list[Claim]]] = []
@@ -186,104 +162,11 @@ class SqliteJournal(Operations):
             ownership.release()
 
         writer = Writer(prepare, clean_up, name="strandline-journal", on_commit=self._on_commit)
-        writer.start()
-        try:
-            await asyncio.shield(asyncio.wrap_future(writer.prepared))
-        except BaseException:
-            writer.stop()
-            if not writer.finished.done():
-                await asyncio.wait([asyncio.wrap_future(writer.finished)], timeout=LEAVE_S)
-            if writer.finished.done():
-                writer.join()
-            raise
+        await self._start(writer)
         self._readers = readers
-        self._writer = writer
         (table, self._epoch, claims) = taken[0]
         self._begin(table, writer)
         return claims
-
-    def _begin(self, table: SessionTable, storage: Storage) -> None:
-        """Decide operations from here on."""
-        self._commits = GroupCommit(table, storage, self._feed, self._clock, self._deferred)
-
-    def claims(self) -> AsyncIterator[Claim]:
-        """Yield every claim made since `open`, once; ends when the journal is closed."""
-        return self._feed.follow()
-
-    async def close(self) -> None:
-        """Make everything queued durable, end threads and connections, release the lock, end `claims()`. Idempotent."""
-        writer, commits = self._writer, self._commits
-        if writer is None or commits is None:
-            return
-        await commits.close()
-        writer.stop()
-        await asyncio.shield(asyncio.wrap_future(writer.finished))
-        writer.join()
-        self._feed.end()
-
-    # -- operations -----------------------------------------------------------------------------------
-
-    async def _operate(
-        self,
-        decide: Decide[T],
-        *,
-        key: SessionKey | None = None,
-        run_id: RunId | None = None,
-        token: FencingToken | None = None,
-        new: bool = False,
-    ) -> T:
-        loop = asyncio.get_running_loop()
-        operation = Operation(decide, key=key, run_id=run_id, token=token, loop=loop, new=new)
-        self._submit(operation)
-        assert operation.future is not None
-        answer: T = await operation.future
-        return answer
-
-    def _operate_later(self, decide: Decide[None], token: FencingToken, checkpoint: bytes) -> None:
-        self._submit(Operation(decide, token=token, checkpoint=checkpoint))
-
-    def _submit(self, operation: Operation) -> None:
-        self._open_commits().submit(operation)
-
-    def _open_commits(self) -> GroupCommit:
-        if self._commits is None or self._commits.is_closed:
-            raise JournalUnavailable(NOT_OPEN)
-        return self._commits
-
-    async def prune(self, before: float, limit: int) -> int:
-        """Delete up to `limit` runs that ended before `before` (seconds since the epoch), in the order of acceptance.
-
-        Their messages stay in history. Returns how many were deleted; fewer than `limit` means that none are left. A
-        long walk takes several transactions, so that other operations have their turn.
-        """
-        forgotten = 0
-        after: int | None = -1
-        try:
-            while after is not None and forgotten < limit:
-                step = partial(SqliteTransactions.prune, before=before, limit=limit - forgotten, after=after)
-                count, after = await self._transact(step)
-                forgotten += count
-        finally:  # (steps before the failed one have freed space)
-            if self._commits is not None:
-                self._commits.table.forget_stored()
-        return forgotten
-
-    async def _transact(self, call: Callable[[SqliteTransactions], T]) -> T:
-        """Return the result of a call that writes rows without the session table."""
-        loop = asyncio.get_running_loop()
-        answered: asyncio.Future[T] = loop.create_future()
-
-        def done(answer: Any) -> None:
-            with suppress(RuntimeError):  # that loop is closed: nobody waits there
-                loop.call_soon_threadsafe(resolve, answered, answer)
-
-        if (
-            self._writer is None
-            or self._transactions is None
-            or not self._writer.transact(partial(call, self._transactions), done)
-        ):
-            raise JournalUnavailable(NOT_OPEN)
-        return await answered
 
     # -- what is read ---------------------------------------------------------------------------------
 
@@ -295,7 +178,7 @@ class SqliteJournal(Operations):
         """Answer a query off the caller's loop, including everything that a delivered claim rests on."""
         return await self._answered(partial(lists.answer, query=query))
 
-    async def _answered(self, question: Callable[[sqlite3.Connection], T]) -> T:
+    async def _answered(self, question: Callable[[Database], T]) -> T:
         readers = self._readers
         if readers is None:
             raise JournalUnavailable(NOT_OPEN)

@@ -1,4 +1,4 @@
-"""The rows of a journal in SQLite, written and read for the session table.
+"""The rows of a journal, written and read for the session table, and those of SQLite.
 
 Decides nothing. Belongs to the writer's thread, and works in its open transaction.
 
@@ -8,13 +8,14 @@ into NULL.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any, Final
 
 from msgspec.structs import asdict
 
 from strandline._journal import changes, checksums, reader
+from strandline._journal.database import Database, Rows
 from strandline._journal.driver import is_damage
 from strandline._journal.records import KeyedRun, RunLocation, StoredQuestion, StoredRun
 from strandline._journal.rules import Closed, drawn
@@ -35,11 +36,11 @@ _IS_OPEN: Final = " AND ".join(f"status <> '{status.value}'" for status in sorte
 _CHANGE_RUN: Final = (
     "UPDATE runs SET status = ?, lane = ?, urgency = ?, moved = ?, attempt = ?, fence = nullif(?, 0), last = ?,"
     " started_at = ?, queue_deadline = ?, cancel_requested = ?, discard = ?"
-    f" WHERE seq = ? AND fence IS nullif(?, 0) AND {_IS_OPEN}"
+    f" WHERE seq = ? AND coalesce(fence, 0) = ? AND {_IS_OPEN}"
 )
 _END_RUN: Final = (
     "UPDATE runs SET status = ?, outcome = ?, ended_at = ?, fence = nullif(?, 0), last = 0, discarded = ?"
-    f" WHERE seq = ? AND fence IS nullif(?, 0) AND {_IS_OPEN}"
+    f" WHERE seq = ? AND coalesce(fence, 0) = ? AND {_IS_OPEN}"
 )
 _ADD_HISTORY: Final = (
     "INSERT INTO history (no, session, nth, first, count, previous, run, discarded, messages)"
@@ -55,15 +56,20 @@ _PLAIN: Final[dict[type[changes.Change], str]] = {
     changes.AnswerQuestion: "UPDATE questions SET answer = :answer WHERE session = :no AND answer IS NULL",
     changes.DropQuestion: "DELETE FROM questions WHERE session = :no",
     changes.CloseRequest: (
-        "INSERT OR REPLACE INTO closed_requests (session, id, run, closed)"
+        "INSERT INTO closed_requests (session, id, run, closed)"
         " SELECT :no, :id, :run, :closed WHERE EXISTS (SELECT 1 FROM runs WHERE seq = :run)"
+        " ON CONFLICT (session, id) DO UPDATE SET run = excluded.run, closed = excluded.closed"
     ),
 }
 """Changes that one statement writes, with their fields as parameters."""
 _OF_WHAT_IS_THERE: Final = (changes.ChangeSession, changes.EndHold, changes.AnswerQuestion)
 _LAST_ROW: Final = "UPDATE sessions SET last = ?, rests_since = ? WHERE no = ?"
+KEEP_AGENT: Final = (
+    'INSERT INTO agents (session, "window", state) VALUES (?,?,?) ON CONFLICT (session) DO UPDATE SET "window" ='
+    ' coalesce(excluded."window", agents."window"), state = coalesce(excluded.state, agents.state)'
+)
 _NEW_STATE: Final = "UPDATE agents SET state = ? WHERE session = ?"
-_LIVE: Final = (
+LIVE: Final = (
     "SELECT run_id, seq, lane, urgency, created_at, queue_deadline, attempt, started_at, moved, fence,"
     f" CASE WHEN NOT ({_IS_OPEN}) THEN coalesce(ended_at, created_at) END, cancel_requested, discard,"
     " CASE WHEN started_at IS NULL AND attempt = 0 THEN 0 ELSE (SELECT count(*) FROM staged WHERE run = seq) END"
@@ -71,11 +77,11 @@ _LIVE: Final = (
 )
 """The fields of `RunState` for a waiting or claimed run, in their order."""
 _LIVE_OF: Final = (
-    f"{_LIVE} WHERE session = ? AND status = 'queued' UNION ALL {_LIVE} WHERE session = ? AND fence IS NOT NULL"
+    f"{LIVE} WHERE session = ? AND status = 'queued' UNION ALL {LIVE} WHERE session = ? AND fence IS NOT NULL"
 )
 _BUSY: Final = (
     "SELECT session, principal, session_id FROM (SELECT session FROM runs WHERE status = 'queued'"
-    " UNION SELECT session FROM runs WHERE fence IS NOT NULL) LEFT JOIN sessions ON no = session"
+    " UNION SELECT session FROM runs WHERE fence IS NOT NULL) AS busy LEFT JOIN sessions ON no = session"
 )
 _LAST_PLACE: Final = f"SELECT max(urgency) FROM runs WHERE status = 'queued' AND lane = {Lane.FRONT}"
 
@@ -87,18 +93,35 @@ def _add_run(more: tuple[str, ...]) -> str:
     return f"INSERT INTO runs ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
 
 
+def add_live(session: SessionState, columns: Sequence[Any]) -> None:
+    """Give a session a run that waits or is claimed, as `LIVE` has it."""
+    run = RunState(session, *columns)
+    run.cancel_requested, run.discard = bool(run.cancel_requested), bool(run.discard)
+    if run.fence is None:
+        session.queue.add(run)
+    else:
+        session.claimed = run
+
+
 class Mismatch(Exception):
     """The cached state differs from the stored one."""
 
 
-class SqliteRows:
-    """Writes and reads on one connection. Implements `records.Records`."""
+class StoredRows:
+    """What is written and read on one connection. Implements `records.Records`.
 
-    def __init__(self, connection: sqlite3.Connection, measure: Callable[[], None] = lambda: None) -> None:
-        # One cursor for all statements: creating one takes a tenth of the time of a short statement. Read its result
-        # before the next statement.
-        self._cursor = connection.cursor()
-        self._execute = self._cursor.execute
+    `execute` reads: what it returns is to be read before the next statement. `write` writes, maybe later than at once.
+    """
+
+    def __init__(
+        self,
+        connection: Database,
+        execute: Callable[..., Rows],
+        write: Callable[..., Any],
+        measure: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._execute = execute
+        self._write = write
         self._connection = connection
         self._measure = measure
         self._writers: dict[type[Any], Callable[[Any], None]] = {
@@ -113,10 +136,6 @@ class SqliteRows:
             changes.AddQuestion: self._add_question,
             **dict.fromkeys(_PLAIN, self._write_plain),
         }
-
-    def close(self) -> None:
-        """Release the connection: one that is closed before its statements stays open unseen."""
-        self._cursor.close()
 
     def next_numbers(self) -> tuple[int, int, int]:
         """Return the numbers of the next session, run and row of history."""
@@ -136,28 +155,22 @@ class SqliteRows:
             writers[type(row)](row)
 
     def _update(self, statement: str, values: tuple[object, ...] | dict[str, Any]) -> None:
-        if self._execute(statement, values).rowcount != 1:
-            raise Mismatch(f"not one row was changed by: {statement}")
+        """Write something that changes exactly one row."""
+        raise NotImplementedError
+
+    def _drop_session(self, row: changes.DropSession) -> None:
+        raise NotImplementedError
+
+    def _store_agent(self, row: changes.StoreAgent) -> None:
+        raise NotImplementedError
 
     def _write_plain(self, row: changes.Change) -> None:
-        write = self._update if isinstance(row, _OF_WHAT_IS_THERE) else self._execute
+        write = self._update if isinstance(row, _OF_WHAT_IS_THERE) else self._write
         write(_PLAIN[type(row)], asdict(row))
 
     def _add_session(self, row: changes.AddSession) -> None:
         session = row.session
-        self._execute("INSERT INTO sessions (no, principal, session_id) VALUES (?,?,?)", (session.no, *session.key))
-
-    def _drop_session(self, row: changes.DropSession) -> None:
-        # No run of it waits or is claimed, so each has its row of history.
-        session, delete = row.session, self._connection.executemany
-        rows = self._execute(f"{reader.CHAIN} SELECT run, no FROM chain", (row.last, session.no, -1)).fetchall()
-        if len(rows) != row.rows:
-            raise checksums.damaged_record(f"the history of session {session.key.session_id}")
-        delete("DELETE FROM runs WHERE seq = ? AND session = ?", ((seq, session.no) for seq, _ in rows))
-        delete("DELETE FROM history WHERE no = ?", ((no,) for _, no in rows))
-        for table in ("agents", "questions", "closed_requests"):
-            self._execute(f"DELETE FROM {table} WHERE session = ?", (session.no,))
-        self._execute("DELETE FROM sessions WHERE no = ?", (session.no,))
+        self._write("INSERT INTO sessions (no, principal, session_id) VALUES (?,?,?)", (session.no, *session.key))
 
     def _add_run(self, row: changes.AddRun) -> None:
         new, body, seq, crc = row.new, row.body, row.seq, row.session.crc
@@ -181,7 +194,7 @@ class SqliteRows:
             more["key"] = keyed.key
             more["fingerprint"] = checksums.with_checksum(keyed.fingerprint, checksums.key_owner(crc, seq, keyed.key))
         status, attempt = (_QUEUED, 0) if row.fence is None else (_RUNNING, 1)
-        self._execute(
+        self._write(
             _add_run(tuple(more)),
             (
                 seq, new.run_id, row.session.no, new.lane, row.urgency, new.priority, status, attempt, 0,
@@ -215,7 +228,7 @@ class SqliteRows:
         messages = row.messages and checksums.with_checksum(
             row.messages, checksums.message_owner(session.crc, row.first, discarded=row.discarded)
         )
-        self._execute(
+        self._write(
             _ADD_HISTORY,
             (
                 row.row, session.no, row.nth, row.first, row.length, row.previous, row.run, int(row.discarded),
@@ -224,28 +237,16 @@ class SqliteRows:
         )  # fmt: skip
         self._update(_LAST_ROW, (row.row, row.rests_since, session.no))
 
-    def _store_agent(self, row: changes.StoreAgent) -> None:
-        # Nearly always the row exists, and only the state changes.
-        session = row.session
-        window = row.window and checksums.with_checksum(row.window, session.crc)
-        state = row.state and checksums.with_checksum(row.state, session.crc)
-        if window is None and self._execute(_NEW_STATE, (state, session.no)).rowcount:
-            return
-        self._execute(
-            "INSERT INTO agents (session, window, state) VALUES (?,?,?) ON CONFLICT DO UPDATE SET"
-            " window = coalesce(excluded.window, window), state = coalesce(excluded.state, state)",
-            (session.no, window, state),
-        )
-
     def _add_checkpoint(self, row: changes.AddCheckpoint) -> None:
         checkpoint = checksums.with_checksum(row.checkpoint, checksums.checkpoint_owner(row.seq, row.nth))
-        self._execute("INSERT INTO staged (run, no, fact) VALUES (?,?,?)", (row.seq, row.nth, checkpoint))
+        self._write("INSERT INTO staged (run, no, fact) VALUES (?,?,?)", (row.seq, row.nth, checkpoint))
 
     def _add_question(self, row: changes.AddQuestion) -> None:
         session = row.session
         question = checksums.with_checksum(row.question, checksums.question_owner(session.crc, row.run, row.until))
-        self._execute(
-            "INSERT OR REPLACE INTO questions (session, run, until, answer, question) VALUES (?,?,?,NULL,?)",
+        self._write(
+            "INSERT INTO questions (session, run, until, answer, question) VALUES (?,?,?,NULL,?) ON CONFLICT (session)"
+            " DO UPDATE SET run = excluded.run, until = excluded.until, answer = NULL, question = excluded.question",
             (session.no, row.run, row.until, question),
         )
 
@@ -261,23 +262,13 @@ class SqliteRows:
 
     def session(self, key: SessionKey) -> SessionState | None:
         """Return a session, None if there is none."""
-        try:
-            return self._session(key)
-        except sqlite3.Error as error:
-            if is_damage(error):
-                raise checksums.damaged_record(f"session {key.session_id}") from error
-            raise
+        return self._session(key)
 
     def _session(self, key: SessionKey) -> SessionState | None:
         session = reader.find_session(self._connection, key)
         if session is not None:
             for columns in self._execute(_LIVE_OF, (session.no, session.no)).fetchall():
-                run = RunState(session, *columns)
-                run.cancel_requested, run.discard = bool(run.cancel_requested), bool(run.discard)
-                if run.fence is None:
-                    session.queue.add(run)
-                else:
-                    session.claimed = run
+                add_live(session, columns)
         return session
 
     def locate_run(self, run_id: RunId) -> RunLocation | None:
@@ -336,3 +327,50 @@ class SqliteRows:
     def look_for_room(self) -> None:
         """Measure the free space on the disk."""
         self._measure()
+
+
+class SqliteRows(StoredRows):
+    """The rows of a journal in SQLite."""
+
+    def __init__(self, connection: sqlite3.Connection, measure: Callable[[], None] = lambda: None) -> None:
+        # One cursor for all statements: creating one takes a tenth of the time of a short statement.
+        self._cursor = connection.cursor()
+        super().__init__(connection, self._cursor.execute, self._cursor.execute, measure)
+
+    def close(self) -> None:
+        """Release the connection: one that is closed before its statements stays open unseen."""
+        self._cursor.close()
+
+    def session(self, key: SessionKey) -> SessionState | None:
+        """Return a session, None if there is none."""
+        try:
+            return super().session(key)
+        except sqlite3.Error as error:
+            if is_damage(error):
+                raise checksums.damaged_record(f"session {key.session_id}") from error
+            raise
+
+    def _update(self, statement: str, values: tuple[object, ...] | dict[str, Any]) -> None:
+        if self._write(statement, values).rowcount != 1:
+            raise Mismatch(f"not one row was changed by: {statement}")
+
+    def _drop_session(self, row: changes.DropSession) -> None:
+        # No run of it waits or is claimed, so each has its row of history.
+        session, delete = row.session, self._connection.executemany
+        rows = self._execute(f"{reader.CHAIN} SELECT run, no FROM chain", (row.last, session.no, -1)).fetchall()
+        if len(rows) != row.rows:
+            raise checksums.damaged_record(f"the history of session {session.key.session_id}")
+        delete("DELETE FROM runs WHERE seq = ? AND session = ?", ((seq, session.no) for seq, _ in rows))
+        delete("DELETE FROM history WHERE no = ?", ((no,) for _, no in rows))
+        for table in ("agents", "questions", "closed_requests"):
+            self._write(f"DELETE FROM {table} WHERE session = ?", (session.no,))
+        self._write("DELETE FROM sessions WHERE no = ?", (session.no,))
+
+    def _store_agent(self, row: changes.StoreAgent) -> None:
+        # Nearly always the row exists, and only the state changes.
+        session = row.session
+        window = row.window and checksums.with_checksum(row.window, session.crc)
+        state = row.state and checksums.with_checksum(row.state, session.crc)
+        if window is None and self._execute(_NEW_STATE, (state, session.no)).rowcount:
+            return
+        self._write(KEEP_AGENT, (session.no, window, state))
