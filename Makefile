@@ -4,6 +4,7 @@
 #   VENV=.venv-3.13       another folder than .venv, to have several interpreters side by side
 #   PORT=8080             where `make run` listens
 #   BASE_IMAGE=...        what `make image` builds on (a Debian with Python 3.11 or newer and venv)
+#   POSTGRES=postgresql:  a database in which `make bench BENCH=engine` measures journals, too
 #   PEERS=--quick         options of `make bench-peers` (--help lists them)
 #   SEEDS=, SEED=7        how many worlds `make simulate` plays (until Ctrl-C), or which one it shows again
 #   KILLS=1000, SEED=7    how often `make soak` kills servers, and by which schedule (one by chance)

@@ -1,6 +1,7 @@
 """The engine without HTTP: throughput, hand-off latency, and what age and load change, for each journal.
 
     python -m bench.engine [--quick]
+    POSTGRES=postgresql://... python -m bench.engine      with a journal in an empty database besides
 
 A no-op agent (an async function) is served by the real service on two loops, as `strandline serve` does. Absolute
 figures depend on the machine; compare the ratios of one run.
@@ -8,6 +9,7 @@ figures depend on the machine; compare the ratios of one run.
 
 import argparse
 import asyncio
+import os
 import statistics
 import tempfile
 import time
@@ -45,7 +47,22 @@ JOURNALS: dict[str, MakeJournal] = {
         folder / "journal.db", SystemClock(), on_commit=recorder.committed
     ),
 }
+if "POSTGRES" in os.environ:
+    JOURNALS["postgresql"] = lambda folder, recorder: in_postgres(os.environ["POSTGRES"], recorder)
 SESSIONS = 50
+
+
+def in_postgres(address: str, recorder: MetricsRecorder) -> Journal:
+    """Return a journal in a schema of its own of the database at `address`; the schema stays."""
+    from strandline._journal.postgres.journal import PostgresJournal
+    from strandline._journal.postgres.wire import Wire
+
+    schema = f"bench_{time.time_ns()}"
+    wire = Wire(address)
+    wire.execute(f"CREATE SCHEMA {schema}")
+    wire.close()
+    place = f"{address}{'&' if '?' in address else '?'}options=-csearch_path%3D{schema}"
+    return PostgresJournal(place, SystemClock(), on_commit=recorder.committed)
 
 
 class NoOp:

@@ -21,7 +21,7 @@ from strandline._access.source import Keys
 from strandline._agents.load import load_target
 from strandline._agents.port import ProbedAtStart, Target
 from strandline._clock import Clock
-from strandline._config import journal_file
+from strandline._config import journal_database, journal_file
 from strandline._engine.loops import AgentLoops, HasLoops, Loops
 from strandline._engine.observers import UNPROJECTED, Projection
 from strandline._engine.options import Options
@@ -31,12 +31,14 @@ from strandline._journal.memory import MemoryJournal
 from strandline._journal.port import Journal
 from strandline._logs import dropped
 from strandline._model import RunId, SessionKey
+from strandline._printable import without_passwords
 from strandline._session_files.paths import SessionPaths
 from strandline._session_files.projection import SessionFiles
 from strandline._settings import ServiceSettings, Settings
 from strandline._telemetry.recorder import MetricsRecorder
 from strandline._telemetry.scrape import Scrapes
 from strandline._telemetry.traces import Traces
+from strandline.errors import SettingsError
 
 _log = logging.getLogger("strandline")
 _SESSION: Final = re.compile(r"[0-9a-f]{64}")
@@ -50,6 +52,8 @@ def new_run_id(clock: Clock) -> RunId:
 
 def open_journal(settings: Settings, clock: Clock, recorder: MetricsRecorder) -> Journal:
     """Return the journal of the settings, not yet opened. `recorder` counts its commits."""
+    if (database := journal_database(settings)) is not None:
+        return _open_database(database, settings, clock, recorder)
     if (file := journal_file(settings)) is None:
         return MemoryJournal(clock)
     from strandline._journal.sqlite import SqliteJournal
@@ -62,6 +66,24 @@ def open_journal(settings: Settings, clock: Clock, recorder: MetricsRecorder) ->
         on_wait=_log.warning,
         on_commit=recorder.committed,
         disk_reserve=settings.disk_reserve_bytes,
+    )
+
+
+def _open_database(address: str, settings: Settings, clock: Clock, recorder: MetricsRecorder) -> Journal:
+    """Return the journal in a database. Raises `SettingsError` without its driver, and for an address that is none."""
+    try:
+        from strandline._journal.postgres.journal import PostgresJournal
+        from strandline._journal.postgres.wire import check_conninfo
+    except ImportError as error:
+        raise SettingsError(
+            "journal names a PostgreSQL database, and its driver is not installed: pip install 'strandline[postgres]'"
+        ) from error
+    try:
+        check_conninfo(address)
+    except ValueError as error:
+        raise SettingsError(f"journal is {without_passwords(address)}, and {error}") from None
+    return PostgresJournal(
+        address, clock, lock_wait_s=settings.lock_wait_s, on_wait=_log.warning, on_commit=recorder.committed
     )
 
 

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_typ
 import msgspec
 from msgspec import Meta, Struct
 
+from strandline._printable import without_passwords
 from strandline._session_files.paths import SessionPaths
 from strandline._settings import Settings
 from strandline.errors import SettingsError
@@ -72,7 +73,9 @@ class SettingState(Struct, frozen=True):
 
 
 def shown(setting: SettingState) -> SettingState:
-    """Return a setting without a value that may be secret."""
+    """Return a setting without a value, or a part of it, that may be secret."""
+    if isinstance(setting.value, str):
+        setting = msgspec.structs.replace(setting, value=without_passwords(setting.value))
     if setting.name not in HIDDEN or not setting.value:
         return setting
     count = len(setting.value) if isinstance(setting.value, list) else 1
@@ -231,6 +234,11 @@ def journal_file(settings: Settings) -> Path | None:
     return Path(place) if kind == "sqlite" and place else None
 
 
+def journal_database(settings: Settings) -> str | None:
+    """Return the address of the database that the journal is in, None if it is in none. It may have a password."""
+    return settings.journal if settings.journal.startswith(("postgresql://", "postgres://")) else None
+
+
 def check_exposure(settings: Settings) -> None:
     """Raise `SettingsError` if the server would listen beyond this machine without keys or permission."""
     if settings.has_keys or settings.allow_anonymous or is_loopback(settings.host):
@@ -357,7 +365,7 @@ def _convert(name: str, raw: Any, kind: Any, origin: str) -> Any:
             raise msgspec.ValidationError("Expected a finite number")
         return converted
     except msgspec.ValidationError as error:
-        said = "not shown here" if name in HIDDEN else repr(raw)
+        said = "not shown here" if name in HIDDEN else without_passwords(repr(raw))
         raise SettingsError(
             f"{name} is {said} ({origin}); it must be {_choices(kind) or _wanted(error)}. {_description(kind)}."
         ) from None

@@ -8,5 +8,7 @@ REFUSED: Final = 2
 """The request could not be carried out."""
 EXHAUSTED: Final = 70
 """So many ended runs still execute code that the process must be replaced (`max_holds`)."""
+LOST: Final = 75
+"""The journal may belong to another server by now, so nothing may execute here."""
 INTERRUPTED: Final = 130
 """Ctrl-C, as in shells."""

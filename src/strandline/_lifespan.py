@@ -15,10 +15,11 @@ from typing import Any
 from strandline._agents.port import Target
 from strandline._clock import SystemClock
 from strandline._composition import build_loops, build_service, open_journal, start
+from strandline._config import journal_database
 from strandline._settings import Settings
 from strandline._telemetry.recorder import MetricsRecorder
 from strandline._telemetry.traces import Traces
-from strandline.errors import SetupError
+from strandline.errors import SettingsError, SetupError
 
 _log = logging.getLogger("strandline")
 
@@ -27,6 +28,11 @@ class Lifespan:
     """One lifespan of a service on the running event loop, from its start to the end of its drain."""
 
     def __init__(self, target: Target, settings: Settings) -> None:
+        if journal_database(settings) is not None:
+            raise SettingsError(
+                "The journal is in a database. A server that loses its lease on it ends its process, so it needs one of"
+                " its own: `strandline serve`."
+            )
         clock = SystemClock()
         self.recorder = MetricsRecorder()
         self.traces = Traces()

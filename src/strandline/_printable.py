@@ -11,6 +11,12 @@ CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u
 """The last two ranges embed, override and isolate writing directions. The marks between words of Arabic or Hebrew text
 reorder nothing and stay."""
 
+_PASSWORD: Final = re.compile(
+    r"(?P<before>\w:(?://)?[^\s/?#@:]*:)\S*(?=@)"  # (of a URL, also where it has characters that are to be encoded)
+    r"|(?P<named>(?i:password)=)('(?:[^'\\]|\\.)*'|[^\s&'\"]+)"
+)
+HIDDEN_PASSWORD: Final = "***"
+
 ERROR_IDS: Final = "strandline.errors"
 """The logger of error texts for which callers get an id: it logs them at every log level."""
 
@@ -18,6 +24,11 @@ ERROR_IDS: Final = "strandline.errors"
 def clean(text: str) -> str:
     """Return a text without control characters; tabs and newlines stay."""
     return CONTROL.sub("", text)
+
+
+def without_passwords(text: str) -> str:
+    """Return a text in which the passwords of all addresses are hidden, of URLs and of `password=...`."""
+    return _PASSWORD.sub(lambda found: f"{found['before'] or found['named']}{HIDDEN_PASSWORD}", text)
 
 
 class Private(str):

@@ -27,11 +27,11 @@ from strandline._clock import Clock, SystemClock
 from strandline._compat import uvicorn
 from strandline._composition import build_http, build_loops, build_service, open_journal, start
 from strandline._config import check_exposure, is_loopback, journal_file
-from strandline._exits import EXHAUSTED, INTERRUPTED
+from strandline._exits import EXHAUSTED, INTERRUPTED, LOST
 from strandline._garbage import collect_less_often
 from strandline._http.app.errors import render_problem
 from strandline._http.middleware.connections import Connections, allowed
-from strandline._journal.port import Journal
+from strandline._journal.port import Journal, Leased
 from strandline._listener import close_in_forks, listen
 from strandline._settings import Settings
 from strandline._stacks import write_report
@@ -139,6 +139,7 @@ class _Server:
         """Whether no user code works any more, after `serve`."""
         self._showing: asyncio.Task[None] | None = None
         self.loops = build_loops(settings, target, clock, uvloop.new_event_loop)
+        self._journal = journal
         self._service = build_service(settings, target, journal, self.loops, clock, recorder, traces)
 
     async def serve(self) -> int:
@@ -180,6 +181,7 @@ class _Server:
         stopping = asyncio.create_task(self._stop.wait())
         idling = asyncio.create_task(self._stop_when_idle(starting))
         exhausting = asyncio.create_task(self._service.exhausted.wait())
+        losing = asyncio.create_task(self._exit_when_lost(starting))
         following = asyncio.create_task(self._follow_keys(loop))
         try:
             await asyncio.wait([starting, stopping, serving], return_when=asyncio.FIRST_COMPLETED)
@@ -202,6 +204,7 @@ class _Server:
             _log.info("stopped")
             return EXHAUSTED if exhausting.done() and not self._stop.is_set() else 0
         finally:
+            losing.cancel()
             idling.cancel()
             following.cancel()
             exhausting.cancel()
@@ -284,6 +287,14 @@ class _Server:
             left_s = minutes * 60 - self._service.idle_s()
         _log.info("idle for %g minutes: no run and no request", minutes)
         self._stop.set()
+
+    async def _exit_when_lost(self, starting: "asyncio.Task[None]") -> None:
+        """Exit at once when the journal may belong to another server, which recovers what executes here."""
+        await asyncio.wait([starting])
+        if isinstance(self._journal, Leased) and not starting.cancelled() and starting.exception() is None:
+            why = await self._journal.until_lost()
+            _log.critical("exited at once: %s; the next owner of the journal recovers the executing runs", why)
+            _exit_now(LOST)
 
     def _welcome(self) -> str:
         host, port = self._listener.getsockname()[:2]

@@ -26,9 +26,9 @@ class ServiceSettings(Struct, frozen=True, kw_only=True, rename=_shown):
     journal: Annotated[
         str,
         Meta(
-            description="Where accepted runs and history are stored: `sqlite:PATH` or `memory:`",
-            pattern="^(sqlite:.+|memory:)$",
-            examples=["sqlite:PATH", "memory:"],
+            description="Where accepted runs and history are stored: `sqlite:PATH`, `postgresql://...` or `memory:`",
+            pattern="^(sqlite:.+|postgres(ql)?://.*|memory:)$",
+            examples=["sqlite:PATH", "postgresql://USER@HOST/DATABASE", "memory:"],
         ),
     ] = "sqlite:.strandline/journal.db"
     workspace: Annotated[

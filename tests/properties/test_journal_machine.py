@@ -1,4 +1,4 @@
-"""Both journals against a list: for any requests in any order, they answer like the simplest model.
+"""All journals against a list: for any requests in any order, they answer like the simplest model.
 
 The model is a list of runs that is searched and sorted for every query. It shares no code with the journals. Requests
 favour existing state: most tokens are valid, most named runs wait, and there are only two sessions, so that few steps
@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec.structs import replace
 
+from postgres_cluster import Cluster
 from strandline._history import close, close_answer, dismissed, fold
 from strandline._journal.errors import CancelRequested, ClaimLost
 from strandline._journal.memory import MemoryJournal
@@ -1074,6 +1076,27 @@ class SqliteMachine(JournalMachine):
         return SqliteJournal(self.folder / "journal.db", self.clock)
 
 
+class PostgresMachine(JournalMachine):
+    cluster: Cluster
+    database: str | None = None
+
+    def make(self) -> Journal:
+        from strandline._journal.postgres.journal import PostgresJournal
+
+        self.database = self.database or self.cluster.new_database()
+        return PostgresJournal(self.database, self.clock)
+
+    def teardown(self) -> None:
+        super().teardown()
+        if self.database is not None:
+            self.cluster.drop_database(self.database)
+
+
+@pytest.fixture(scope="class")
+def _cluster(postgres: Cluster) -> None:
+    PostgresMachine.cluster = postgres
+
+
 TestMemoryMachine: Any = MemoryMachine.TestCase
 TestMemoryMachine.settings = settings(
     max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
@@ -1081,4 +1104,9 @@ TestMemoryMachine.settings = settings(
 TestSqliteMachine: Any = SqliteMachine.TestCase
 TestSqliteMachine.settings = settings(
     max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+TestPostgresMachine: Any = pytest.mark.usefixtures("_cluster")(PostgresMachine.TestCase)
+TestPostgresMachine.settings = settings(
+    max_examples=10, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -264,7 +264,7 @@ def test_nothing_is_touched_before_the_start(tmp_path: Path) -> None:
         ({"max_runing": 3}, "`max_runing` is not a setting; did you mean `max_running`?"),
         ({"max_running": 0}, r"max_running is 0 \(given to strandline.asgi\); it must be a whole number >= 1"),
         ({"stall_action": "explode"}, "it must be report or cancel"),
-        ({"journal": "x.db"}, "it must be `sqlite:PATH` or `memory:`"),
+        ({"journal": "x.db"}, "it must be `sqlite:PATH` or `postgresql:"),
         ({"port": 80}, "strandline.asgi has no use for `port`, which is a setting of the command and of"),
         ({"config": "none.toml"}, "none.toml cannot be read"),
     ],

@@ -18,6 +18,7 @@ from strandline._cli import say
 from strandline._cli.complete import JOURNALS, TOML
 from strandline._config import journal_file, resolve
 from strandline._model import ANONYMOUS
+from strandline._printable import without_passwords
 from strandline.errors import SettingsError
 
 journal_app = typer.Typer(
@@ -238,12 +239,12 @@ def import_(
 
 def path_of(named: str | None, config: Path | None) -> Path:
     """Return the file that PATH names, else the settings. Raises `SettingsError` if the journal is not a file."""
-    if named is not None and not re.match(r"(sqlite|memory):", named):
+    if named is not None and not re.match(r"(sqlite|memory|postgres(ql)?):", named):
         return Path(named).expanduser()
     settings = resolve({"journal": named}, os.environ, toml=config).settings
     place = journal_file(settings)
     if place is None:
-        raise SettingsError(f"The journal {settings.journal!r} is not a file. Name a file.")
+        raise SettingsError(f"The journal {without_passwords(settings.journal)!r} is not a file. Name a file.")
     return place.expanduser()
 
 

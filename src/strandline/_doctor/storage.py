@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from strandline._config import journal_file
+from strandline._config import journal_database, journal_file
 from strandline._doctor.finding import Finding, note, ok, problem
 from strandline._journal.integrity import CHECKED_BYTES, check_pages
 from strandline._journal.ownership import (
@@ -22,6 +22,7 @@ from strandline._journal.ownership import (
 )
 from strandline._journal.reserve import reserve_bytes
 from strandline._journal.verify import at_one_moment
+from strandline._printable import without_passwords
 from strandline._settings import Settings
 from strandline.errors import JournalError, StrandlineError
 
@@ -34,9 +35,14 @@ def journal(settings: Settings) -> Iterator[Finding]:
     if settings.journal == "memory:":
         yield note("journal", "in memory: everything is lost when the server stops")
         return
+    if (database := journal_database(settings)) is not None:
+        yield _database(database)
+        return
     named = journal_file(settings)
     if named is None:
-        yield problem("journal", f"{settings.journal!r} is not a journal", "write `sqlite:PATH` or `memory:`")
+        yield problem(
+            "journal", f"{settings.journal!r} is not a journal", "write `sqlite:PATH`, `postgresql://...` or `memory:`"
+        )
         return
     try:
         path = locate(named.expanduser())
@@ -66,6 +72,20 @@ def journal(settings: Settings) -> Iterator[Finding]:
         yield note(
             "journal", f"{named}, {size}, {looked}, in use by process {owner.pid} on {owner.host} since {owner.since}"
         )
+
+
+def _database(address: str) -> Finding:
+    """Say whether the database can be reached, and who owns the journal in it."""
+    shown = without_passwords(address)
+    try:
+        from strandline._journal.postgres.ownership import owner_of
+    except ImportError:
+        return problem("journal", f"{shown} needs a driver", "pip install 'strandline[postgres]'")
+    try:
+        owner = owner_of(address)
+    except JournalError as error:
+        return problem("journal", f"{shown}: {error}", "start the database, or name another one with --journal")
+    return note("journal", f"{shown}, in use by {owner}") if owner else ok("journal", f"{shown}, used by nobody now")
 
 
 def workspace(settings: Settings) -> Finding:

@@ -494,6 +494,15 @@ class OnDisk(Protocol):
         ...
 
 
+@runtime_checkable
+class Leased(Protocol):
+    """What a journal has besides that is owned for a time only, and may be lost to another server."""
+
+    async def until_lost(self) -> str:
+        """Return, in words for people, once the journal may be another server's: nothing may execute any more."""
+        ...
+
+
 class Journal(Protocol):
     """Stores accepted runs and history. See the module's invariants."""
 

@@ -1,0 +1,23 @@
+"""What PostgreSQL has to be asked in other words than SQLite: each statement with the same values, in the same order.
+
+In the file each row of history names the one before it, and a chain is followed. Here an index has the rows of each
+session in their order: a chain is a part of it.
+"""
+
+from typing import Final
+
+from strandline._journal import lists, reader
+
+_UP_TO: Final = "session = ?2 AND nth <= (SELECT nth FROM history WHERE no = ?1 AND session = ?2)"
+
+TRANSLATED: Final = {
+    # From a row back to the one that has message `?3`.
+    reader.BACK: (
+        f"SELECT first, count, discarded, messages FROM history WHERE {_UP_TO} AND first < ?4 AND nth >= coalesce("
+        f"(SELECT max(nth) FROM history WHERE {_UP_TO} AND first <= ?3), 0) ORDER BY nth DESC"
+    ).replace("?", "$"),
+    lists.LEFT: (
+        "SELECT no, previous, run, EXISTS (SELECT 1 FROM runs WHERE seq = history.run) FROM history"
+        f" WHERE {_UP_TO} AND first > ?3 ORDER BY nth DESC LIMIT ?4"
+    ).replace("?", "$"),
+}

@@ -1,0 +1,199 @@
+"""The journal in PostgreSQL.
+
+This module joins the others into the port: `wire` (one connection), `schema` (the tables), `ownership` and `lease`
+(whose the journal is), `rows`, `dialect` and `transactions` (what is written, behind the fence), and what all stored
+journals share: `batched` (operations are decided and stored in batches), `reader` and `lists` (what is read).
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Final, TypeVar
+
+from strandline._clock import Clock
+from strandline._journal import lists, reader
+from strandline._journal.batched import BatchedJournal
+from strandline._journal.commits import NOT_OPEN
+from strandline._journal.database import Database
+from strandline._journal.feed import ClaimFeed
+from strandline._journal.operations import Decide
+from strandline._journal.port import A, Query
+from strandline._journal.postgres.failures import translated
+from strandline._journal.postgres.lease import Lease
+from strandline._journal.postgres.ownership import acquire
+from strandline._journal.postgres.rows import Batch
+from strandline._journal.postgres.schema import migrate
+from strandline._journal.postgres.transactions import PostgresTransactions
+from strandline._journal.postgres.wire import ConnectionLost, Refused, Wire
+from strandline._journal.reader import Readers
+from strandline._journal.table import SessionTable
+from strandline._journal.writer import OnCommit, Writer
+from strandline._model import AgentRecord, Claim, FencingToken, RunId, SessionKey
+from strandline.errors import JournalError, JournalUnavailable, StrandlineError
+
+T = TypeVar("T")
+
+_SNAPSHOT: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_LEASE_OVER: Final = "the lease on the journal is over, and it could not be renewed"
+_LOOK_AGAIN_S: Final = 0.25
+
+
+class PostgresJournal(BatchedJournal[PostgresTransactions]):
+    """A journal in the database that `conninfo` names, in any form that libpq knows; the tables are made if need be.
+
+    `lock_wait_s` is how long `open` waits for another owner; `on_wait` is called once, with a sentence that names it,
+    if it has to. `on_commit` is told of each commit.
+    """
+
+    def __init__(
+        self,
+        conninfo: str,
+        clock: Clock,
+        *,
+        lock_wait_s: float = 60.0,
+        on_wait: Callable[[str], None] | None = None,
+        on_commit: OnCommit | None = None,
+    ) -> None:
+        super().__init__(clock)
+        self._connect = partial(Wire, conninfo)
+        self._lock_wait_s = lock_wait_s
+        self._on_wait = on_wait or (lambda told: None)
+        self._on_commit = on_commit
+        self._readers: Readers | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._lost = asyncio.Event()
+
+    # -- ownership ------------------------------------------------------------------------------------
+
+    @property
+    def low_disk(self) -> str | None:
+        """Nothing is known here of the database's disk."""
+        return None
+
+    async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
+        """Wait until no other server owns the journal, end all holds; return what was executing, in order of sequence.
+
+        Raises a `JournalError` that says what to do. An object that is open already is closed first. Cancelled, it
+        leaves nothing behind.
+        """
+        if self._writer is not None:
+            await self.close()
+            self._feed = ClaimFeed()
+        unwanted = threading.Event()
+        readers = Readers(self._reader, ConnectionLost, warm_up="SELECT 1", begin=_SNAPSHOT, anew=True)
+        closing: list[Callable[[], None]] = [readers.close]
+        taken: list[tuple[SessionTable, list[Claim], int]] = []
+
+        def prepare() -> PostgresTransactions:
+            try:
+                wire = self._connect()
+                closing.append(wire.close)
+                migrate(wire)
+                owned = acquire(wire, wait_s=self._lock_wait_s, on_wait=self._on_wait, sleep=unwanted.wait)
+                lease = Lease(owned.lease_s, owned.sent_at)
+                transactions = PostgresTransactions(self._connect, wire, owned.id, lease, self._clock)
+                closing[1] = transactions.close
+                taken.append((*transactions.take_over(max_attempts=max_attempts), owned.id))
+                readers.open()
+            except JournalError:
+                raise
+            except Exception as error:
+                raise JournalError(f"The journal cannot be opened: {translated(error)}.") from error
+            self._transactions = transactions
+            return transactions
+
+        def clean_up() -> None:
+            for close in closing:
+                close()
+
+        writer = Writer(prepare, clean_up, name="strandline-journal", on_commit=self._on_commit)
+        try:
+            await self._start(writer)
+        finally:
+            unwanted.set()
+        assert self._transactions is not None
+        self._transactions.trouble = partial(setattr, writer, "trouble")
+        self._readers = readers
+        (table, claims, self._epoch) = taken[0]
+        self._begin(table, writer)
+        self._watch(self._transactions.lease)
+        return claims
+
+    def _reader(self) -> Batch:
+        return Batch(self._connect())
+
+    async def close(self) -> None:
+        """Make everything queued durable, end threads, give the journal up, end `claims()`. Idempotent."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+            self._watching = None
+        if self._transactions is not None and (self._transactions.lease.lost is not None or self.trouble is not None):
+            self._transactions.give_up()
+        await super().close()
+
+    # -- the lease ------------------------------------------------------------------------------------
+
+    async def until_lost(self) -> str:
+        """Return, in words for people, once the journal may be another server's: nothing may execute any more."""
+        while self._transactions is None or (lost := self._transactions.lease.lost) is None:
+            self._lost.clear()
+            await self._lost.wait()
+        return lost
+
+    def _watch(self, lease: Lease) -> None:
+        loop = asyncio.get_running_loop()
+
+        def on_loss(why: str) -> None:
+            with suppress(RuntimeError):  # that loop is closed: nobody waits there any more
+                loop.call_soon_threadsafe(self._lost.set)
+
+        lease.watch(on_loss)
+        self._watching = loop.create_task(self._watch_lease(lease))
+
+    async def _watch_lease(self, lease: Lease) -> None:
+        """Lose the journal when the lease is over while something executes: somebody else may have it then."""
+        while lease.lost is None:
+            if (left_s := lease.left_s) > 0:
+                await asyncio.sleep(left_s)
+            elif self.sessions.claimed_of():
+                lease.lose(_LEASE_OVER)
+            else:
+                await asyncio.sleep(_LOOK_AGAIN_S)
+
+    # -- operations -----------------------------------------------------------------------------------
+
+    async def _operate(
+        self,
+        decide: Decide[T],
+        *,
+        key: SessionKey | None = None,
+        run_id: RunId | None = None,
+        token: FencingToken | None = None,
+        new: bool = False,
+    ) -> T:
+        if new and (trouble := self.trouble) is not None:  # (while an outcome is unknown nothing else is decided)
+            raise JournalUnavailable(trouble)
+        return await super()._operate(decide, key=key, run_id=run_id, token=token, new=new)
+
+    # -- what is read ---------------------------------------------------------------------------------
+
+    async def load(self, key: SessionKey) -> AgentRecord:
+        """Return window and state of a session; whatever a delivered claim rests on is in it."""
+        return await self._answered(partial(reader.load, key=key))
+
+    async def read(self, query: Query[A]) -> A:
+        """Answer a query off the caller's loop; whatever a delivered claim rests on is in it."""
+        return await self._answered(partial(lists.answer, query=query))
+
+    async def _answered(self, question: Callable[[Database], T]) -> T:
+        if self._readers is None:
+            raise JournalUnavailable(NOT_OPEN)
+        try:
+            return await asyncio.wrap_future(self._readers.ask(question))
+        except StrandlineError:
+            raise
+        except (ConnectionLost, Refused) as error:
+            raise translated(error) from error

@@ -1,0 +1,67 @@
+"""How long this server may go on: the lease on the journal, by a clock of this machine that no suspend stops.
+
+It counts from the sending of the last renewal that was confirmed, so that it is over here before it is over there.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+STOP_SHARE: Final = 0.9
+"""After which part of the lease nothing may execute any more."""
+RENEW_SHARE: Final = 0.25
+"""After which part of it an idle server renews it."""
+
+
+def boottime() -> float:
+    """Return seconds of a clock that goes on while the machine is suspended."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class Lease:
+    """Whether the journal is ours. Written by the thread that writes; read from any."""
+
+    def __init__(self, lease_s: float, sent_at: float, now: Callable[[], float] = boottime) -> None:
+        self.lease_s = lease_s
+        self._confirmed_at = sent_at
+        self._now = now
+        self._lock = threading.Lock()
+        self._on_loss: Callable[[str], None] = lambda why: None
+        self.lost: str | None = None
+        """Why it is lost, for people; None: it is not."""
+
+    def watch(self, on_loss: Callable[[str], None]) -> None:
+        """Have `on_loss` called, from any thread, when it is lost; at once if it is."""
+        with self._lock:
+            self._on_loss = on_loss
+            lost = self.lost
+        if lost is not None:
+            on_loss(lost)
+
+    def sent(self) -> float:
+        """Return the time to confirm, once an answer to what is sent now has come."""
+        return self._now()
+
+    def confirm(self, sent_at: float) -> None:
+        """Note that what was sent then has renewed the lease."""
+        self._confirmed_at = sent_at
+
+    def lose(self, why: str) -> None:
+        """Note that the journal is not ours any more."""
+        with self._lock:
+            if self.lost is not None:
+                return
+            self.lost = why
+            on_loss = self._on_loss
+        on_loss(why)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it should be renewed although nothing is written."""
+        return self._now() >= self._confirmed_at + RENEW_SHARE * self.lease_s
+
+    @property
+    def left_s(self) -> float:
+        """How many seconds user code may go on without another renewal; less than 0: none."""
+        return self._confirmed_at + STOP_SHARE * self.lease_s - self._now()

@@ -1,0 +1,147 @@
+"""The rows of a journal in PostgreSQL: those that differ from the file's, and what is read in one statement there."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Any, Final
+
+from strandline._journal import changes, checksums, reader
+from strandline._journal.postgres.dialect import TRANSLATED
+from strandline._journal.postgres.wire import Found, Statement, Values, Wire
+from strandline._journal.sqlite_rows import KEEP_AGENT, LIVE, Mismatch, StoredRows, add_live
+from strandline._journal.state import SessionState
+from strandline._model import Principal, SessionKey
+
+PARTITIONS: Final = 256
+_ADD_SESSION: Final = "INSERT INTO sessions (no, p, principal, session_id) VALUES (?,?,?,?)"
+_KNOW_PRINCIPAL: Final = "INSERT INTO stored (principal, bytes) VALUES (?, 0) ON CONFLICT (principal) DO NOTHING"
+_COUNT: Final = "UPDATE stored SET bytes = bytes + ? WHERE principal = ?"
+_DROP: Final = (
+    "DELETE FROM runs WHERE seq IN (SELECT run FROM history WHERE session = ?) AND session = ?",
+    "DELETE FROM agents WHERE session = ?",
+    "DELETE FROM questions WHERE session = ?",
+    "DELETE FROM closed_requests WHERE session = ?",
+)
+_DROP_HISTORY: Final = (
+    "WITH gone AS (DELETE FROM history WHERE session = ? RETURNING 1) SELECT changed(count(*), ?, 'SL003', ?) FROM gone"
+)
+_OPEN: Final = "(status IN ('queued', 'running') OR fence IS NOT NULL)"
+"""As the index has it."""
+_BUSY: Final = (
+    reader.FIND_SESSION.format(names="principal, session_id, ")
+    + f" WHERE sessions.no IN (SELECT session FROM runs WHERE {_OPEN})"
+)
+_LIVE: Final = f"SELECT session, {LIVE.removeprefix('SELECT ')} WHERE {_OPEN}"
+MISMATCH: Final = "SL002"
+DAMAGE: Final = "SL003"
+
+
+@cache
+def _of_one_row(statement: str) -> str:
+    """Return a statement that fails with `MISMATCH` unless it changes exactly one row."""
+    told = statement.translate({ord(each): None for each in "?:'"})  # (there must be no placeholders in it)
+    return f"WITH found AS ({statement} RETURNING 1) SELECT changed(count(*), 1, '{MISMATCH}', '{told}') FROM found"
+
+
+def partition_of(key: SessionKey) -> int:
+    """Return which partition a session is in."""
+    return checksums.key_crc(key) % PARTITIONS
+
+
+class Batch:
+    """One connection, and the transaction on it: statements that are to be written wait for its commit.
+
+    Implements `database.Database`: a read sees what was written before it, since that is sent first.
+    """
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self._waiting: list[Statement] = []
+
+    def execute(self, sql: str, values: Values = (), /) -> Found:
+        """Execute a statement at once, after all that wait."""
+        statement = (TRANSLATED.get(sql, sql), values)
+        waiting, self._waiting = self._waiting, []
+        return self.wire.run([*waiting, statement])[-1]
+
+    def executemany(self, sql: str, values: Iterable[Values], /) -> None:
+        """Have a statement executed for each of these values."""
+        for each in values:
+            self.write(sql, each)
+
+    def write(self, sql: str, values: Values = ()) -> None:
+        """Have a statement executed before the next one that is executed at once."""
+        self._waiting.append((sql, values))
+
+    def drop(self) -> None:
+        """Forget what waits."""
+        self._waiting.clear()
+
+    def close(self) -> None:
+        """End the connection."""
+        self.wire.close()
+
+
+class PostgresRows(StoredRows):
+    """The rows of a journal in PostgreSQL. What a batch adds is counted, and told by `count`."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(batch, batch.execute, batch.write)
+        self._more: Counter[Principal] = Counter()
+
+    def forget(self) -> None:
+        """Forget what was counted: nothing of it will be kept."""
+        self._more.clear()
+
+    def busy_sessions(self) -> Iterator[SessionState]:
+        """Yield every session in which runs wait or are claimed, by two statements for all of them."""
+        found = self._execute(_BUSY)
+        sessions = {row[2]: reader.session_of(SessionKey(*row[:2]), row[2:]) for row in found}
+        for no, *columns in self._execute(_LIVE):
+            if no not in sessions:
+                raise Mismatch(f"session {no} has runs and is not there")
+            add_live(sessions[no], columns)
+        yield from sessions.values()
+
+    def stored_bytes(self, principal: Principal) -> int:
+        """Return how many bytes are kept for a principal, with those of the transaction that is open."""
+        self.count()
+        return super().stored_bytes(principal)
+
+    def count(self) -> None:
+        """Write how many bytes more are kept for each principal than were counted before."""
+        for principal, more in self._more.items():
+            self._write(_COUNT, (more, principal))
+        self._more.clear()
+
+    def _update(self, statement: str, values: Any) -> None:
+        self._write(_of_one_row(statement), values)
+
+    def _add_session(self, row: changes.AddSession) -> None:
+        session = row.session
+        self._write(_ADD_SESSION, (session.no, partition_of(session.key), *session.key))
+        self._write(_KNOW_PRINCIPAL, (session.key.principal,))
+
+    def _add_run(self, row: changes.AddRun) -> None:
+        super()._add_run(row)
+        self._more[row.session.key.principal] += row.body.size
+
+    def _add_history(self, row: changes.AddHistory) -> None:
+        super()._add_history(row)
+        if row.messages is not None:
+            self._more[row.session.key.principal] += len(row.messages) + checksums.CHECKSUM_BYTES
+
+    def _drop_session(self, row: changes.DropSession) -> None:
+        # No run of it waits or is claimed, so that each has its row of history.
+        no = row.session.no
+        self.count()
+        for statement in _DROP:
+            self._write(statement, (no,) * statement.count("?"))
+        self._write(_DROP_HISTORY, (no, row.rows, f"the history of session {row.session.key.session_id}"))
+        self._write("DELETE FROM sessions WHERE no = ?", (no,))
+
+    def _store_agent(self, row: changes.StoreAgent) -> None:
+        session = row.session
+        window = row.window and checksums.with_checksum(row.window, session.crc)
+        state = row.state and checksums.with_checksum(row.state, session.crc)
+        self._write(KEEP_AGENT, (session.no, window, state))

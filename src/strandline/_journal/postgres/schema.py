@@ -1,0 +1,65 @@
+"""The tables in the database: made, or brought to this version, before a server owns anything.
+
+One server at a time does it, under an advisory lock, in one transaction: a database has the tables of one version.
+"""
+
+from importlib import resources
+from typing import Final
+
+from strandline._journal.postgres.wire import Refused, Wire
+from strandline.errors import JournalError, JournalForeign, JournalNewer
+
+SCHEMA_VERSION: Final = 1
+LOCK: Final = 0x5354524E
+"""The key of the advisory lock under which tables and ownership change."""
+_NAMES: Final = ("meta", "runs", "sessions", "history", "servers")
+
+
+def migrate(wire: Wire) -> None:
+    """Make the tables, or bring them to this version. Raises a `JournalError` that says what to do."""
+    wire.execute("BEGIN")
+    try:
+        wire.execute("SELECT pg_advisory_xact_lock(?)", (LOCK,))
+        version = _version(wire)
+        if version > SCHEMA_VERSION:
+            raise JournalNewer(
+                f"The journal in the database is of a newer version (schema {version}; this is {SCHEMA_VERSION}). Start"
+                " the version of Strandline that made it, or a newer one."
+            )
+        if version < SCHEMA_VERSION:
+            wire.script(_after(version))
+            wire.execute("UPDATE meta SET value = ? WHERE name = 'schema'", (SCHEMA_VERSION,))
+        wire.execute("COMMIT")
+    except Refused as error:
+        wire.execute("ROLLBACK")
+        raise JournalError(
+            f"The tables of the journal cannot be made in the database: {error}. Have its role own a database, or a"
+            " schema in its search path, of its own."
+        ) from error
+    except JournalError:
+        wire.execute("ROLLBACK")
+        raise
+
+
+def _version(wire: Wire) -> int:
+    """Return of which schema the tables are, 0 if there are none."""
+    found = [name for name in _NAMES if wire.execute("SELECT to_regclass(?) IS NOT NULL", (name,)).fetchone()[0]]
+    if not found:
+        return 0
+    try:
+        row = wire.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
+    except Refused:
+        row = None
+    if row is None or len(found) < len(_NAMES):
+        raise JournalForeign(
+            f"The database has tables of another program under the names of ours ({', '.join(found)}). Give the journal"
+            " a database of its own."
+        )
+    return int(row[0])
+
+
+def _after(version: int) -> str:
+    """Return the SQL that makes this schema of an older one, 0 for an empty database."""
+    folder = resources.files("strandline._journal.postgres").joinpath("schema")
+    files = sorted((each for each in folder.iterdir() if each.is_file()), key=lambda each: each.name)
+    return "\n".join(each.read_text() for each in files if version < int(each.name[:4]) <= SCHEMA_VERSION)

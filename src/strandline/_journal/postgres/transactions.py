@@ -1,0 +1,213 @@
+"""Transactions on the writer's connection to PostgreSQL, each behind the fence. Belongs to the writer's thread.
+
+A batch is one round trip: BEGIN, the renewal of our row in `servers` (which fails once another server has taken over),
+the rows, COMMIT. If the connection is lost meanwhile, it is unknown whether the batch was committed. That is found out
+before anything else happens: a new connection takes the next `conn`, so that late packets of the old one are refused,
+and reads which batch was the last.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Final
+
+from strandline._clock import Clock
+from strandline._journal.changes import Change
+from strandline._journal.deletion import prune
+from strandline._journal.postgres.failures import FENCED, TAKEN_OVER, translated
+from strandline._journal.postgres.lease import Lease
+from strandline._journal.postgres.rows import Batch, PostgresRows
+from strandline._journal.postgres.wire import ConnectionLost, Refused, Wire
+from strandline._journal.table import SessionTable
+from strandline._model import Claim
+from strandline.errors import JournalUnavailable, StrandlineError
+
+AGAIN_S: Final = 0.2
+"""How long after a failed connection the next one is tried while an outcome is unknown."""
+
+WENT_BACK: Final = (
+    "the database has lost commits that it had acknowledged (it was restored, or a standby took over that lacked some):"
+    " see what it has, then start again"
+)
+
+
+class PostgresTransactions:
+    """The one writing connection. Implements `writer.Transactions`.
+
+    `connect` makes a connection. `trouble` is told why an outcome is not known yet, and None once it is.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Wire],
+        wire: Wire,
+        owner: int,
+        lease: Lease,
+        clock: Clock,
+    ) -> None:
+        self._connect = connect
+        self._owner = owner
+        self._clock = clock
+        self._conn = 0
+        self._number = 0
+        """Of the last batch that was sent."""
+        self._kept = 0
+        """Of the last batch that is known to be committed."""
+        self._is_open = False
+        self._sent_at = 0.0
+        self.trouble: Callable[[str | None], None] = lambda why: None
+        self._closing = threading.Event()
+        self.lease = lease
+        self.batch = Batch(wire)
+        self.records = PostgresRows(self.batch)
+
+    # -- what the writer drives -----------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start a transaction, behind the fence."""
+        self._check_ours()
+        if not self._is_connected():
+            self._reconnect()
+        self._is_open = True
+        self._number += 1
+        self._sent_at = self.lease.sent()
+        self.batch.write("BEGIN")
+        lease_ms = int(self.lease.lease_s * 1000)
+        self.batch.write("SELECT renew(?, ?, ?, ?)", (self._owner, self._conn, self._number, lease_ms))
+
+    def write(self, changes: Iterable[Change]) -> None:
+        """Have rows written, in their order."""
+        self.records.write(changes)
+
+    def commit(self) -> None:
+        """Make the transaction durable. If that is not known, it is found out first, however long that takes."""
+        self.records.count()
+        try:
+            self.batch.execute("COMMIT")
+        except ConnectionLost as error:
+            self._is_open = False
+            if not self._was_kept(error):
+                raise
+        self._is_open = False
+        self._kept = self._number
+        self.lease.confirm(self._sent_at)
+
+    def rollback(self) -> None:
+        """Undo the transaction, as far as there is one. Raises nothing."""
+        self.batch.drop()
+        self.records.forget()
+        if self._is_open:
+            self._is_open = False
+            with suppress(ConnectionLost, Refused):
+                self.batch.wire.execute("ROLLBACK")
+
+    def make_room(self, error: Exception) -> None:
+        """After a transaction that was undone because of `error`: see whether the journal is ours."""
+        if isinstance(error, Refused) and error.state == FENCED:
+            self.lease.lose(TAKEN_OVER)
+
+    def probe(self) -> None:
+        """Renew the lease, on a new connection if there is none. Raises what hinders it."""
+        self._renew()
+
+    def check(self) -> None:
+        """Raise what is known to hinder that anything is kept. Renews the lease if that is due."""
+        self._check_ours()
+        if self.lease.is_due or not self._is_connected():
+            self._renew()
+
+    def translated(self, error: Exception) -> StrandlineError:
+        """Return an error of the driver as one of ours."""
+        return translated(error)
+
+    def prune(self, before: float, limit: int, after: int) -> tuple[int, int | None]:
+        """Forget runs that ended before `before`; see `deletion.prune`."""
+        return prune(self.batch, before, limit, after, self._clock.now())
+
+    def close(self) -> None:
+        """Give the journal up, so that the next owner need not wait. Idempotent."""
+        if self.lease.lost is None:
+            with suppress(ConnectionLost, Refused):
+                self.batch.execute(
+                    "UPDATE servers SET alive = false WHERE id = ? AND conn = ?", (self._owner, self._conn)
+                )
+        self.batch.close()
+
+    def give_up(self) -> None:
+        """Have nobody wait for an outcome any more. May be called from any thread."""
+        self._closing.set()
+
+    # -- connections ----------------------------------------------------------------------------------
+
+    def take_over(self, *, max_attempts: int) -> tuple[SessionTable, list[Claim]]:
+        """Read what is stored, end all holds and give what executes new tokens, in one transaction."""
+        no, seq, row = self.records.next_numbers()
+        table = SessionTable.of(self.records, max_attempts=max_attempts, next_no=no, next_seq=seq, next_row=row)
+        claims = table.take_over(self._owner, self._clock.now())
+        batch = table.drain()
+        self.begin()
+        try:
+            self.write(batch.changes)
+            self.commit()
+        except BaseException:
+            self.rollback()
+            raise
+        table.durable(batch, {})
+        table.records = None
+        return table, claims
+
+    def _check_ours(self) -> None:
+        if self.lease.lost is not None:
+            raise JournalUnavailable(self.lease.lost)
+
+    def _renew(self) -> None:
+        try:
+            self.begin()
+            self.commit()
+        except Exception as error:
+            self.rollback()
+            self.make_room(error)
+            self._check_ours()
+            raise
+
+    def _is_connected(self) -> bool:
+        try:
+            self.batch.wire.check()
+        except ConnectionLost:
+            return False
+        return True
+
+    def _reconnect(self) -> int:
+        """Make a new connection that alone may write; return the last batch that is committed."""
+        self.batch.close()
+        wire = self._connect()
+        try:
+            row = wire.execute(
+                "UPDATE servers SET conn = conn + 1 WHERE id = ? AND alive RETURNING conn, batch", (self._owner,)
+            ).fetchone()
+        except BaseException:
+            wire.close()
+            raise
+        self.batch.wire = wire
+        if row is None:
+            self.lease.lose(TAKEN_OVER)
+            raise JournalUnavailable(TAKEN_OVER)
+        self._conn, kept = row
+        if kept < self._kept:
+            self.lease.lose(WENT_BACK)
+            raise JournalUnavailable(WENT_BACK)
+        return int(kept)
+
+    def _was_kept(self, error: ConnectionLost) -> bool:
+        """Return whether the batch was committed during which the connection was lost."""
+        self.batch.drop()
+        try:
+            while not self._closing.is_set():
+                try:
+                    return self._reconnect() >= self._number
+                except (ConnectionLost, Refused) as again:
+                    self.trouble(str(translated(again)))
+                    self._closing.wait(AGAIN_S)
+        finally:
+            self.trouble(None)
+        raise error

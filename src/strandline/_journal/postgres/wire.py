@@ -1,0 +1,283 @@
+"""One connection to PostgreSQL, by libpq: prepared statements, as many as wanted in one round trip.
+
+The only module that knows the driver. Nothing here blocks for ever: whatever waits has a limit, and what is given up is
+a connection that is lost. Values and rows are plain: None, int, float, str, bytes, and bool in rows.
+"""
+
+import re
+import select
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, Final
+
+from psycopg import ProgrammingError, pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.errors import Error as DriverError
+
+CONNECT_S: Final = 3.0
+"""How long a connection may take to be made."""
+ANSWER_S: Final = 30.0
+"""How long an answer may take, unless said otherwise."""
+
+_DONE: Final = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
+_LOST: Final = (b"08", b"57P")
+"""What SQLSTATEs begin with that say that the server lets nobody go on."""
+_PLACEHOLDER: Final = re.compile(r"\?|(?<![:\w]):([a-z_]+)")
+_DECODED: Final[dict[int, Callable[[bytes], Any]]] = {
+    16: lambda stored: stored != b"\0",
+    17: bytes,
+    20: lambda stored: struct.unpack("!q", stored)[0],
+    21: lambda stored: struct.unpack("!h", stored)[0],
+    23: lambda stored: struct.unpack("!i", stored)[0],
+    25: lambda stored: stored.decode(),
+    701: lambda stored: struct.unpack("!d", stored)[0],
+    2278: lambda stored: None,
+}
+"""By type: bool, bytea, bigint, smallint, int, text, double precision, void."""
+
+
+class ConnectionLost(Exception):
+    """There is no connection, or no more. Whether what was sent has been done is not known."""
+
+
+class Refused(Exception):
+    """The server has refused a statement, and all that came with it."""
+
+    def __init__(self, state: str, message: str) -> None:
+        super().__init__(message)
+        self.state = state
+        """Its SQLSTATE."""
+
+
+class Found:
+    """Rows, whole. Implements `database.Rows`."""
+
+    def __init__(self, rows: list[tuple[Any, ...]], rowcount: int) -> None:
+        self.rowcount = rowcount
+        self._rows = iter(rows)
+
+    def fetchone(self) -> Any:
+        """Return the next row, None if there is none."""
+        return next(self._rows, None)
+
+    def fetchall(self) -> list[Any]:
+        """Return all rows that are left."""
+        return list(self._rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the rows that are left."""
+        return self._rows
+
+    def close(self) -> None:
+        """Let go of what was not fetched."""
+        self._rows = iter(())
+
+
+Values = Sequence[Any] | Mapping[str, Any]
+Statement = tuple[str, Values]
+
+
+def check_conninfo(conninfo: str) -> None:
+    """Raise `ValueError` unless this is an address of a database, in libpq's form; no password is in the message."""
+    wrong = "it is no address that PostgreSQL's clients understand (is a character of its password to be encoded?)"
+    try:
+        found = conninfo_to_dict(conninfo)
+    except ProgrammingError:
+        raise ValueError(wrong) from None  # (what it says may quote the password)
+    if not re.fullmatch(r"[\d,]*", str(found.get("port") or "")) or "@" in str(found.get("host") or ""):
+        raise ValueError(wrong)
+
+
+class Wire:
+    """A connection. Belongs to one thread at a time."""
+
+    def __init__(self, conninfo: str, *, answer_s: float = ANSWER_S) -> None:
+        """Connect. Raises `ConnectionLost` if that is not possible."""
+        self._answer_s = answer_s
+        self._names: dict[tuple[str, tuple[int, ...]], bytes] = {}
+        self._is_closed = False
+        defaults = {"application_name": "strandline", "connect_timeout": "3", "keepalives_idle": "5"}
+        given = conninfo_to_dict(conninfo)
+        self._pg = pq.PGconn.connect_start(make_conninfo(conninfo, **{**defaults, **given}).encode())
+        try:
+            self._connect()
+        except BaseException:
+            self.close()
+            raise
+        self._pg.nonblocking = 1
+        self._pg.enter_pipeline_mode()
+
+    def _connect(self) -> None:
+        until = time.monotonic() + CONNECT_S
+        waits_for = {pq.PollingStatus.READING: select.POLLIN, pq.PollingStatus.WRITING: select.POLLOUT}
+        while (status := self._pg.connect_poll()) != pq.PollingStatus.OK:
+            if status == pq.PollingStatus.FAILED:
+                raise ConnectionLost(_told(self._pg.error_message))
+            self._wait(waits_for[pq.PollingStatus(status)], until)
+
+    def close(self) -> None:
+        """End the connection. Idempotent."""
+        self._is_closed = True
+        self._pg.finish()
+
+    def script(self, sql: str) -> None:
+        """Execute statements without values, one after another, in the transaction that is open."""
+        try:
+            self._pg.exit_pipeline_mode()
+            result = self._pg.exec_(sql.encode())
+            if result.status not in _DONE:
+                raise self._error(result)
+            self._pg.enter_pipeline_mode()
+        except DriverError as error:
+            raise ConnectionLost(_told(str(error))) from error
+
+    def execute(self, sql: str, values: Values = ()) -> Found:
+        """Execute one statement. Raises `Refused`, `ConnectionLost`."""
+        return self.run([(sql, values)])[0]
+
+    def run(self, statements: Sequence[Statement]) -> list[Found]:
+        """Execute statements in their order, in one round trip. Raises `Refused` for the first that was refused: what
+        came after it was not executed; `ConnectionLost` if it is not known what was."""
+        if self._is_closed:
+            raise ConnectionLost("the connection is closed")
+        encoded = [_encoded(sql, values) for sql, values in statements]  # (before anything is sent)
+        try:
+            results = self._exchange(encoded)
+        except DriverError as error:
+            raise ConnectionLost(_told(str(error))) from error
+        return [_found(result) for result in results]
+
+    def _exchange(self, encoded: list[tuple[str, tuple[int, ...], list[bytes | None], list[int]]]) -> list[Any]:
+        pg, expected, coming = self._pg, list[tuple[str, tuple[int, ...]] | None](), dict[Any, bytes]()
+        for sql, types, values, formats in encoded:
+            key = (sql, types)
+            name = self._names.get(key) or coming.get(key)
+            if name is None:
+                name = coming[key] = b"s%d" % (len(self._names) + len(coming))
+                pg.send_prepare(name, sql.encode(), types)
+                expected.append(key)
+            pg.send_query_prepared(name, values, formats, pq.Format.BINARY)
+            expected.append(None)
+        pg.pipeline_sync()
+        until = time.monotonic() + self._answer_s
+        while pg.flush():
+            if self._wait(select.POLLIN | select.POLLOUT, until) & select.POLLIN:
+                pg.consume_input()
+        results, failed = [], None
+        for key_of in expected:
+            result = self._next_result(until)
+            if result is None:
+                raise ConnectionLost(_told(pg.error_message))
+            if result.status not in _DONE:
+                failed = failed or result
+            elif key_of is None:
+                results.append(result)
+            else:
+                self._names[key_of] = coming[key_of]
+            self._next_result(until)  # (None, which ends the results of one statement)
+            if failed is not None and pg.status != pq.ConnStatus.OK:
+                raise self._error(failed)
+        self._next_result(until)  # (that of the sync)
+        if failed is not None:
+            raise self._error(failed)
+        return results
+
+    def _next_result(self, until: float) -> Any:
+        while self._pg.is_busy():
+            self._wait(select.POLLIN, until)
+            self._pg.consume_input()
+        return self._pg.get_result()
+
+    def _wait(self, events: int, until: float) -> int:
+        poll = select.poll()
+        poll.register(self._pg.socket, events)
+        if not (ready := poll.poll(max(0.0, until - time.monotonic()) * 1000)):
+            self.close()
+            raise ConnectionLost("the database does not answer")
+        return ready[0][1]
+
+    def check(self) -> None:
+        """Raise `ConnectionLost` if the server has ended the connection, as far as can be seen from here."""
+        if self._is_closed:
+            raise ConnectionLost("the connection is closed")
+        try:
+            poll = select.poll()
+            poll.register(self._pg.socket, select.POLLIN)
+            while poll.poll(0):
+                self._pg.consume_input()
+                if self._pg.status != pq.ConnStatus.OK:
+                    raise ConnectionLost(_told(self._pg.error_message))
+        except DriverError as error:
+            raise ConnectionLost(_told(str(error))) from error
+
+    def _error(self, result: Any) -> Exception:
+        state = result.error_field(pq.DiagnosticField.SQLSTATE)
+        message = _told(result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message)
+        if state is None or state.startswith(_LOST) or self._pg.status != pq.ConnStatus.OK:
+            self.close()
+            return ConnectionLost(message)
+        return Refused(state.decode(), message)
+
+
+def _told(message: bytes | str) -> str:
+    text = message if isinstance(message, str) else message.decode(errors="replace")
+    return " ".join(text.split()) or "the connection is closed"
+
+
+@cache
+def numbered(sql: str) -> tuple[str, tuple[str, ...]]:
+    """Return a statement with `$1`, `$2` for `?` or `:name`, and the names in the order of these numbers, if any."""
+    names: list[str] = []
+    count = 0
+
+    def number(match: re.Match[str]) -> str:
+        nonlocal count
+        if (name := match[1]) is None:
+            count += 1
+            return f"${count}"
+        if name not in names:
+            names.append(name)
+        return f"${names.index(name) + 1}"
+
+    return _PLACEHOLDER.sub(number, sql), tuple(names)
+
+
+def _encoded(sql: str, values: Values) -> tuple[str, tuple[int, ...], list[bytes | None], list[int]]:
+    text, names = numbered(sql)
+    given = [values[name] for name in names] if isinstance(values, Mapping) else values
+    types: list[int] = []
+    parameters: list[bytes | None] = []
+    formats: list[int] = []
+    for value in given:
+        kind, parameter, form = _parameter(value)
+        types.append(kind)
+        parameters.append(parameter)
+        formats.append(form)
+    return text, tuple(types), parameters, formats
+
+
+def _parameter(value: Any) -> tuple[int, bytes | None, int]:
+    match value:
+        case None:
+            return 0, None, 0
+        case int():
+            return 20, b"%d" % value, 0
+        case str():
+            return 25, value.encode(), 0
+        case float():
+            return 701, repr(value).encode(), 0
+    return 17, bytes(value), 1
+
+
+def _found(result: Any) -> Found:
+    columns = range(result.nfields)
+    decoders = [_DECODED[result.ftype(column)] for column in columns]
+    rows = []
+    for row in range(result.ntuples):
+        stored = (result.get_value(row, column) for column in columns)
+        rows.append(
+            tuple(None if each is None else decode(each) for decode, each in zip(decoders, stored, strict=True))
+        )
+    return Found(rows, result.command_tuples or 0)

@@ -1,0 +1,408 @@
+"""The suite on the PostgreSQL journal, and what only a database, a lease and a connection can do wrong."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from postgres_cluster import Cluster
+from postgres_relay import Relay
+from strandline._clock import Clock, SystemClock
+from strandline._journal.port import Accepted, Journal, RunQuery, RunsOfQuery
+from strandline._journal.postgres import rows, schema
+from strandline._journal.postgres.failures import TAKEN_OVER, translated
+from strandline._journal.postgres.journal import PostgresJournal
+from strandline._journal.postgres.ownership import owner_of
+from strandline._journal.postgres.transactions import WENT_BACK
+from strandline._journal.postgres.wire import ConnectionLost, Wire, check_conninfo, numbered
+from strandline._model import ANONYMOUS, NewRun, RoundStarted, RunId
+from strandline.errors import JournalError, JournalForeign, JournalLocked, JournalNewer, JournalUnavailable
+from strandline.testing._contract import JournalContract
+from strandline.testing._desk import WIDE, done, key, said
+
+DEADLINE_S = 30.0
+
+
+class TestPostgresJournal(JournalContract):
+    @pytest.fixture(autouse=True)
+    def _in(self, database: str) -> None:
+        self.database = database
+
+    def make_journal(self, folder: Path, clock: Clock) -> Journal:
+        return PostgresJournal(self.database, clock, lock_wait_s=0)
+
+    async def reopen(self, journal: Journal, folder: Path, clock: Clock) -> Journal:
+        await journal.close()
+        return self.make_journal(folder, clock)
+
+
+def at(database: str, *, lock_wait_s: float = 0.0) -> PostgresJournal:
+    return PostgresJournal(database, SystemClock(), lock_wait_s=lock_wait_s)
+
+
+@contextlib.asynccontextmanager
+async def opened(database: str, *, lock_wait_s: float = 0.0) -> AsyncIterator[PostgresJournal]:
+    journal = at(database, lock_wait_s=lock_wait_s)
+    await journal.open("test", max_attempts=3)
+    try:
+        yield journal
+    finally:
+        await journal.close()
+
+
+@contextlib.contextmanager
+def asking(database: str) -> Iterator[Wire]:
+    wire = Wire(database)
+    try:
+        yield wire
+    finally:
+        wire.close()
+
+
+def lease_of(database: str, lease_ms: int) -> None:
+    """Have all servers of an empty database hold leases of this length."""
+    with asking(database) as wire:
+        schema.migrate(wire)
+        wire.execute("UPDATE meta SET value = ? WHERE name = 'lease_ms'", (lease_ms,))
+
+
+def new(run_id: str, session: str = "s") -> NewRun:
+    return NewRun(run_id=RunId(run_id), key=key(session), input="ask", created_at=1.0)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def run_ids(page: Any) -> list[str]:
+    return [each.run_id for each in page.runs]
+
+
+@pytest.fixture
+def relay(tmp_path_factory: pytest.TempPathFactory, postgres: Cluster) -> Iterator[Relay]:
+    relay = Relay(tmp_path_factory.mktemp("relay"), postgres.folder)
+    yield relay
+    relay.close()
+
+
+@pytest.fixture
+def through(relay: Relay, postgres: Cluster, database: str) -> str:
+    """Where the database is, through the relay."""
+    return database.replace(str(postgres.folder), str(relay.folder))
+
+
+# -- a connection that is lost ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("swallow", ["answer", "batch"])
+def test_a_run_whose_commit_lost_its_connection_is_accepted_once(
+    database: str, through: str, relay: Relay, swallow: str
+) -> None:
+    """Whether the commit has reached the database or not: nobody is told before that is known."""
+
+    async def main() -> None:
+        async with opened(through) as journal:
+            claims = journal.claims()
+            await journal.accept(new("a"), WIDE, claim_next=True)
+            relay.cut(swallow)
+            assert await journal.accept(new("b"), WIDE, claim_next=False) == Accepted(1)
+            assert relay.has_cut.is_set()
+            await journal.finish((await anext(claims)).token, done("hi", "ho"), claim_next=True)
+            assert (await anext(claims)).run.run_id == "b"
+            assert journal.trouble is None
+
+    asyncio.run(main())
+    with asking(database) as wire:
+        assert wire.execute("SELECT run_id FROM runs ORDER BY seq").fetchall() == [("a",), ("b",)]
+
+
+@pytest.mark.parametrize("swallow", ["answer", "batch"])
+def test_a_checkpoint_whose_commit_lost_its_connection_is_kept_once(
+    database: str, through: str, relay: Relay, swallow: str
+) -> None:
+    async def main() -> None:
+        async with opened(through) as journal:
+            await journal.accept(new("a"), WIDE, claim_next=True)
+            token = (await anext(journal.claims())).token
+            relay.cut(swallow)
+            await journal.checkpoint(token, RoundStarted(said("go")))
+            assert relay.has_cut.is_set()
+
+    asyncio.run(main())
+    with asking(database) as wire:
+        assert wire.execute("SELECT no FROM staged").fetchall() == [(0,)]
+
+
+def test_a_connection_is_made_anew_for_those_who_read(postgres: Cluster, database: str) -> None:
+    async def main() -> None:
+        async with opened(database) as journal:
+            await journal.accept(new("a"), WIDE, claim_next=False)
+            with asking(database) as wire:
+                wire.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+                    " AND pid <> pg_backend_pid()"
+                )
+            assert await journal.read(RunQuery(ANONYMOUS, RunId("a"))) is not None
+            assert await journal.accept(new("b"), WIDE, claim_next=False) == Accepted(2)
+
+    asyncio.run(main())
+
+
+def test_a_database_that_stops_is_trouble_and_its_return_is_the_end_of_it() -> None:
+    cluster = Cluster()
+    try:
+        database = cluster.new_database()
+
+        async def main() -> None:
+            async with opened(database) as journal:
+                await journal.accept(new("a"), WIDE, claim_next=False)
+                await asyncio.to_thread(cluster.stop)
+                await until(lambda: journal.trouble is not None)
+                assert "cannot be reached" in (journal.trouble or "")
+                with pytest.raises(JournalUnavailable):
+                    await journal.accept(new("b"), WIDE, claim_next=False)
+                with pytest.raises(JournalUnavailable):
+                    await journal.read(RunsOfQuery(ANONYMOUS))
+                await asyncio.to_thread(cluster.start)
+                await until(lambda: journal.trouble is None)
+                assert await journal.accept(new("b"), WIDE, claim_next=False) == Accepted(2)
+                assert run_ids(await journal.read(RunsOfQuery(ANONYMOUS))) == ["b", "a"]
+
+        asyncio.run(main())
+    finally:
+        cluster.remove()
+
+
+def test_a_journal_is_closed_though_its_database_is_gone() -> None:
+    cluster = Cluster()
+    try:
+
+        async def main() -> None:
+            async with asyncio.timeout(DEADLINE_S), opened(cluster.new_database()) as journal:
+                await journal.accept(new("a"), WIDE, claim_next=False)
+                await asyncio.to_thread(cluster.stop, "immediate")
+
+        asyncio.run(main())
+    finally:
+        cluster.remove()
+
+
+# -- whose it is ------------------------------------------------------------------------------------------
+
+
+def test_a_second_server_is_told_who_has_the_journal_and_changes_nothing(database: str) -> None:
+    async def main() -> None:
+        async with opened(database) as journal:
+            await journal.accept(new("a"), WIDE, claim_next=True)
+            claim = await anext(journal.claims())
+            told: list[str] = []
+            second = PostgresJournal(database, SystemClock(), lock_wait_s=0.3, on_wait=told.append)
+            with pytest.raises(JournalLocked, match=r"process .* on .*, whose lease ends in"):
+                await second.open("second", max_attempts=3)
+            assert len(told) == 1
+            assert "waiting for the journal" in told[0]
+            await journal.finish(claim.token, done("hi", "ho"), claim_next=False)
+
+    asyncio.run(main())
+    assert owner_of(database) is None
+
+
+def test_a_server_that_stops_lets_the_next_one_begin_at_once(database: str) -> None:
+    async def main() -> None:
+        epochs = []
+        for _ in range(3):
+            async with opened(database) as journal:
+                epochs.append(journal.epoch)
+        assert epochs == [1, 2, 3]
+
+    asyncio.run(main())
+
+
+def test_what_executed_where_the_lease_is_over_is_taken_over_and_the_old_server_is_refused(
+    database: str, through: str, relay: Relay
+) -> None:
+    lease_of(database, 500)
+
+    async def main() -> None:
+        first = at(through)
+        await first.open("first", max_attempts=3)
+        await first.accept(new("a"), WIDE, claim_next=True)
+        claim = await anext(first.claims())
+        relay.pause()
+        (taken,) = await (second := at(database, lock_wait_s=DEADLINE_S)).open("second", max_attempts=3)
+        assert (taken.run.run_id, taken.token.fence > claim.token.fence) == ("a", True)
+        async with asyncio.timeout(DEADLINE_S):
+            assert await first.until_lost()
+        relay.resume()
+        with pytest.raises(JournalUnavailable):
+            await first.finish(claim.token, done("hi", "ho"), claim_next=False)
+        await first.close()
+        await second.finish(taken.token, done("hi", "ho"), claim_next=False)
+        await second.close()
+
+    asyncio.run(main())
+
+
+def test_a_batch_of_an_owner_that_another_server_has_declared_over_is_refused(database: str) -> None:
+    async def main() -> None:
+        async with opened(database) as journal:
+            await journal.accept(new("a"), WIDE, claim_next=True)
+            token = (await anext(journal.claims())).token
+            with asking(database) as wire:
+                wire.execute("UPDATE servers SET alive = false")
+            with pytest.raises(JournalUnavailable, match=TAKEN_OVER):
+                await journal.finish(token, done("hi", "ho"), claim_next=False)
+            assert await journal.until_lost() == TAKEN_OVER
+
+    asyncio.run(main())
+    with asking(database) as wire:
+        assert wire.execute("SELECT status FROM runs").fetchall() == [("running",)]
+
+
+def test_half_a_batch_keeps_nobody_from_taking_over(database: str) -> None:
+    lease_of(database, 300)
+    with asking(database) as half:
+        half.execute("INSERT INTO servers (address, version, until) VALUES ('gone', '0', clock_timestamp())")
+        half.execute("BEGIN")
+        half.execute("SELECT renew(1, 0, 1, 300)")
+
+        async def main() -> None:
+            async with asyncio.timeout(DEADLINE_S), opened(database, lock_wait_s=DEADLINE_S) as journal:
+                assert await journal.accept(new("a"), WIDE, claim_next=False) == Accepted(1)
+
+        asyncio.run(main())
+        with pytest.raises(ConnectionLost):
+            half.execute("COMMIT")
+
+
+def test_a_database_that_has_lost_acknowledged_commits_is_left(database: str, through: str, relay: Relay) -> None:
+    async def main() -> None:
+        async with opened(through) as journal:
+            await journal.accept(new("a"), WIDE, claim_next=False)
+            with asking(database) as wire:
+                wire.execute("UPDATE servers SET batch = 0")
+            relay.cut("batch")
+            with pytest.raises(JournalUnavailable, match="has lost commits"):
+                await journal.accept(new("b"), WIDE, claim_next=False)
+            assert await journal.until_lost() == WENT_BACK
+
+    asyncio.run(main())
+
+
+def test_each_session_is_in_the_partition_of_its_checksum(database: str) -> None:
+    async def main() -> None:
+        async with opened(database) as journal:
+            for number in range(5):
+                await journal.accept(new(f"r{number}", f"s{number}"), WIDE, claim_next=False)
+
+    asyncio.run(main())
+    with asking(database) as wire:
+        found = wire.execute("SELECT session_id, p FROM sessions").fetchall()
+        assert dict(found) == {f"s{n}": rows.partition_of(key(f"s{n}")) for n in range(5)}
+        assert wire.execute("SELECT count(*), min(owner), max(owner) FROM partitions").fetchone() == (256, 1, 1)
+
+
+# -- what is in the database ------------------------------------------------------------------------------
+
+
+def test_a_database_with_tables_of_another_program_is_left_as_it_is(database: str) -> None:
+    with asking(database) as wire:
+        wire.execute("CREATE TABLE sessions (id bigint)")
+    with pytest.raises(JournalForeign, match="sessions"):
+        asyncio.run(at(database).open("test", max_attempts=3))
+    with asking(database) as wire:
+        assert wire.execute("SELECT to_regclass('runs')::text").fetchone() == (None,)
+
+
+def test_tables_of_a_newer_version_are_left_as_they_are(database: str) -> None:
+    with asking(database) as wire:
+        schema.migrate(wire)
+        wire.execute("UPDATE meta SET value = 99 WHERE name = 'schema'")
+    with pytest.raises(JournalNewer, match="schema 99"):
+        asyncio.run(at(database).open("test", max_attempts=3))
+
+
+def test_a_second_claim_of_a_session_is_refused_by_the_database(database: str) -> None:
+    async def main() -> None:
+        async with opened(database) as journal:
+            await journal.accept(new("a"), WIDE, claim_next=True)
+            await anext(journal.claims())
+            await journal.accept(new("b"), WIDE, claim_next=False)
+
+    asyncio.run(main())
+    with asking(database) as wire, pytest.raises(Exception, match="runs_claimed"):
+        wire.execute("UPDATE runs SET fence = 7 WHERE run_id = 'b'")
+
+
+def test_a_damaged_record_is_told_and_the_others_are_read(database: str) -> None:
+    async def main() -> None:
+        async with opened(database) as journal:
+            claims = journal.claims()
+            for name in ("a", "b"):
+                await journal.accept(new(name), WIDE, claim_next=True)
+                await journal.finish((await anext(claims)).token, done("hi", name), claim_next=False)
+            with asking(database) as wire:
+                wire.execute("UPDATE runs SET outcome = outcome || '\\x20'::bytea WHERE run_id = 'a'")
+            with pytest.raises(JournalUnavailable, match="run a is damaged"):
+                await journal.read(RunQuery(ANONYMOUS, RunId("a")))
+            page = await journal.read(RunsOfQuery(ANONYMOUS))
+            assert (run_ids(page), page.damaged) == (["b"], ["a"])
+
+    asyncio.run(main())
+
+
+# -- addresses --------------------------------------------------------------------------------------------
+
+
+def test_a_password_file_and_a_service_are_heeded(
+    postgres: Cluster, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = database.split("/")[3].split("?")[0]
+    postgres.guard(name, role=f"guarded_{name}", password="se:cret")
+    services, passwords = tmp_path / "services", tmp_path / "passwords"
+    services.write_text(f"[strand]\nhost={postgres.folder}\ndbname={name}\nuser=guarded_{name}\n")
+    passwords.write_text(f"*:*:{name}:guarded_{name}:se\\:cret\n")
+    passwords.chmod(0o600)
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    with pytest.raises(JournalError, match="password"):
+        asyncio.run(at("postgresql:///?service=strand").open("test", max_attempts=3))
+    monkeypatch.setenv("PGPASSFILE", str(passwords))
+    monkeypatch.setenv("PGSERVICE", "strand")
+
+    async def main() -> None:
+        async with opened("postgresql://") as journal:
+            assert await journal.accept(new("a"), WIDE, claim_next=False) == Accepted(1)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("address", ["postgresql://u:pw@/d", "postgresql://u:%70w@/d"])
+def test_no_error_of_a_connection_has_its_password(address: str) -> None:
+    with pytest.raises(ConnectionLost) as lost:
+        Wire(f"{address}?host=/nowhere")
+    told = str(translated(lost.value))
+    assert "nowhere" in told
+    assert "pw" not in told
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://u:pw@h:port/d", "postgresql://u:pw@[h/d", "postgresql://u:pw@h/d?wrong=1", "postgresql://u:pw/x@h/d",
+        "postgresql://u:x@pw@h/d",
+    ],
+)  # fmt: skip
+def test_an_address_that_is_none_is_refused_and_not_shown(address: str) -> None:
+    with pytest.raises(ValueError, match="no address") as raised:
+        check_conninfo(address)
+    assert "pw" not in str(raised.value)
+
+
+def test_placeholders_become_numbers() -> None:
+    assert numbered("SELECT ?, ?::text") == ("SELECT $1, $2::text", ())
+    assert numbered("SELECT :a, :b, :a::int") == ("SELECT $1, $2, $1::int", ("a", "b"))
