@@ -54,9 +54,9 @@ def test_openai_through_its_own_client(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
         monkeypatch.setenv("OPENAI_API_KEY", "sk-mine")
         assert ask("openai:small-one", "hi") == ["Hello."]
-        (asked,) = provider.requests
-    assert asked.body["model"] == "small-one"
-    assert asked.headers["authorization"] == "Bearer sk-mine"
+        (required,) = provider.requests
+    assert required.body["model"] == "small-one"
+    assert required.headers["authorization"] == "Bearer sk-mine"
 
 
 def test_a_server_of_ones_own_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
