@@ -310,10 +310,10 @@ def main() -> None:
             idle = measure(f"{name}: latency", latency(make, samples))
             rows += [(name, f"idle session, {title}", f"{value:.2f}", "") for title, value in idle.items()]
             none, one = (
-                measure(f"{name}: staging", checkpointing(make, samples, checkpoint=checkpoint))
+                measure(f"{name}: checkpoints", checkpointing(make, samples, checkpoint=checkpoint))
                 for checkpoint in (False, True)
             )
-            rows.append(ratio(name, "run with a round that is staged / that is not", one, none, "run p50 ms"))
+            rows.append(ratio(name, "run with a checkpointed tool call / without", one, none, "run p50 ms"))
             rows.append((name, "wait before the tools of a round", f"{one['wait p50 ms']:.3f} ms", ""))
             share = f"{one['CPU us'] / none['CPU us']:.2f}"
             rows.append(

@@ -197,10 +197,10 @@ class AgentApp:
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
-        """Run it for the time of an `async with`; may be given to an app as its lifespan. Raises `SetupError`.
+        """Run the service for the time of an `async with`; an app can have it as its lifespan. Raises `SetupError`.
 
-        SIGTERM and Ctrl-C begin the drain at once if a server in the main thread listens to them: it would wait for
-        all answers otherwise before it tells anybody that it stops. The server's own handler is called too.
+        SIGTERM and Ctrl-C begin the drain at once if a server in the main thread handles them: without that, the server
+        first waits for all answers and stops its app afterwards. The server's own handler is called too.
         """
         if self._lifespan is not None:
             raise SetupError("this app runs already: give its lifespan to one app only, or make another with asgi(...)")
@@ -250,14 +250,14 @@ class AgentApp:
         except SetupError as error:
             if not began:
                 await send({"type": "lifespan.startup.failed", "message": f"strandline: {error}"})
-            raise  # (servers have been told; a test client takes an app that only returns for one that has started)
+            raise  # (servers know it by now; a test client takes an app that only returns for one that has started)
         await send({"type": "lifespan.shutdown.complete"})
 
     def _missing(self) -> NotStarted:
         if self._ended:
             return NotStarted("this agent was stopped together with its server")
         return NotStarted(
-            "this agent was mounted and never started, since a mounted app is not told when the server starts. Give its"
+            "this agent was mounted and never started, since a server starts only its outermost app. Give its"
             " lifespan to the app around it: FastAPI(lifespan=agent.lifespan), agent being what strandline.asgi(...)"
             " returned; or write `async with agent.lifespan(app):` around the `yield` of the lifespan that you have"
         )

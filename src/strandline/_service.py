@@ -183,5 +183,5 @@ class Service:
     # -- the service -------------------------------------------------------------------------------
 
     def health(self) -> Health:
-        """Return what goes on, in numbers: the content of `/health`."""
+        """Return what the service does now, in numbers: the content of `/health`."""
         return self._engine.health()

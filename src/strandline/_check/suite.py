@@ -18,14 +18,14 @@ GAP_S: Final = 0.1
 SLOW_S: Final = 0.6
 SENT_A_SECOND: Final = 40
 """Requests that are sent at once reach the server faster than this."""
-TAKEN_S: Final = 10.0
+ACCEPTED_WITHIN_S: Final = 10.0
 """How long a session may be busy with what a client has left."""
 ARRIVED_S: Final = 2.0
 """After so long a request has reached the server, however busy the machine is."""
 BACK_S: Final = 90.0
 """How long a server may take to come back."""
 _SERVE_IT: Final = (
-    "Nothing can be told of a server by the answers of another agent: serve strandline.testing.probe:make_agent there"
+    "The answers of another agent say nothing about a server: serve strandline.testing.probe:make_agent there"
     " in its place, and check again"
 )
 
@@ -67,7 +67,7 @@ PROMISES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked of the suite: `restart` is a command, `flood` how many requests try whether there is a bound."""
+    """What the suite does: `restart` is a command, `flood` how many requests try whether there is a bound."""
 
     restart: str | None = None
     flood: int = 300
@@ -77,7 +77,7 @@ class Plan:
 
 
 class NoProbe(SetupError):
-    """The server does not serve the probe, so nothing can be told of it; the message says what to serve."""
+    """The server does not serve the probe, so its answers say nothing; the message says what to serve."""
 
     code = "no_probe"
 
@@ -163,7 +163,7 @@ class _Suite:
         await asyncio.sleep(SLOW_S / 3)
         leaves.cancel()
         await asyncio.gather(leaves, return_exceptions=True)
-        after = await self._asker.taken(session, "after", TAKEN_S)  # what the client has left may go on
+        after = await self._asker.taken(session, "after", ACCEPTED_WITHIN_S)  # what the client has left may continue
         again = await self._asker.ask(session, "again")
         first = _conversation("disconnect", after, ["before"])
         return [
@@ -287,7 +287,7 @@ def _pairs(crossing: int, worked: int) -> str:
 
 
 def _reason(came: Sequence[Reply]) -> str:
-    """Return why those that have no answer have none, as far as the first of them tells."""
+    """Return why requests have no answer, by the first of them that has a reason."""
     for each in came:
         if isinstance(each, (Rejected, Unanswered, Unreachable)):
             return f" ({'refused' if isinstance(each, Rejected) else 'failed'}: {each.why[:80]})"
