@@ -294,14 +294,14 @@ class Readers:
             except IndexError:  # (another thread was quicker)
                 break
             try:
-                return self._asked(connection, question)
+                return self._answered_by(connection, question)
             except self._broken:
                 if not self._anew:
                     raise
         self.check()
-        return self._asked(self._connect(), question)
+        return self._answered_by(self._connect(), question)
 
-    def _asked(self, connection: Database, question: Callable[[Database], T]) -> T:
+    def _answered_by(self, connection: Database, question: Callable[[Database], T]) -> T:
         try:
             connection.execute(self._begin)
             answer = question(connection)

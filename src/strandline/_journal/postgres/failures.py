@@ -1,4 +1,4 @@
-"""What the errors of PostgreSQL mean to whoever called an operation."""
+"""What the errors of PostgreSQL mean to the caller of an operation."""
 
 from typing import Final
 
@@ -30,15 +30,15 @@ def translated(error: Exception) -> StrandlineError:
     """Return what an error of the driver, or of our own statements, means."""
     if isinstance(error, StrandlineError):
         return error
-    told: StrandlineError
+    translated_error: StrandlineError
     if isinstance(error, ConnectionLost):
-        told = JournalUnavailable(f"the database cannot be reached: {without_passwords(str(error))}")
+        translated_error = JournalUnavailable(f"the database cannot be reached: {without_passwords(str(error))}")
     elif isinstance(error, Refused):
-        told = _refused(error)
+        translated_error = _refused(error)
     else:
-        told = InvariantBroken(f"the journal refused an operation: {error}")
-    told.__cause__ = error
-    return told
+        translated_error = InvariantBroken(f"the journal refused an operation: {error}")
+    translated_error.__cause__ = error
+    return translated_error
 
 
 def _refused(error: Refused) -> StrandlineError:

@@ -44,7 +44,7 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
     """A journal in the database that `conninfo` names, in any form that libpq knows; the tables are made if need be.
 
     `lock_wait_s` is how long `open` waits for another owner; `on_wait` is called once, with a sentence that names it,
-    if it has to. `on_commit` is told of each commit.
+    if it has to. `on_commit` is called after each commit.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         super().__init__(clock)
         self._connect = partial(Wire, conninfo)
         self._lock_wait_s = lock_wait_s
-        self._on_wait = on_wait or (lambda told: None)
+        self._on_wait = on_wait or (lambda message: None)
         self._on_commit = on_commit
         self._readers: Readers | None = None
         self._watching: asyncio.Task[None] | None = None

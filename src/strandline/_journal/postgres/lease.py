@@ -1,4 +1,4 @@
-"""How long this server may go on: the lease on the journal, by a clock of this machine that no suspend stops.
+"""How long this server may continue: the lease on the journal, by a clock of this machine that no suspend stops.
 
 It counts from the sending of the last renewal that was confirmed, so that it is over here before it is over there.
 """
@@ -15,7 +15,7 @@ RENEW_SHARE: Final = 0.25
 
 
 def boottime() -> float:
-    """Return seconds of a clock that goes on while the machine is suspended."""
+    """Return seconds of a clock that runs on while the machine is suspended."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -63,5 +63,5 @@ class Lease:
 
     @property
     def left_s(self) -> float:
-        """How many seconds user code may go on without another renewal; less than 0: none."""
+        """How many seconds user code may continue without another renewal; less than 0: none."""
         return self._confirmed_at + STOP_SHARE * self.lease_s - self._now()

@@ -49,14 +49,14 @@ class Owned(NamedTuple):
 
 
 class Waiting:
-    """A server on its way to be the owner. `told` says who else is, in a sentence; None: nobody that is known."""
+    """A server on its way to be the owner. `owner` says who else is, in a sentence; None: nobody that is known."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._began = time.monotonic()
         (lease_ms,) = wire.execute("SELECT value FROM meta WHERE name = 'lease_ms'").fetchone()
         self._lease_ms = int(lease_ms)
-        self.told: str | None = None
+        self.owner: str | None = None
 
     def attempt(self) -> Owned | None:
         """Become the owner, or find out who is."""
@@ -83,7 +83,7 @@ class Waiting:
             wire.execute(_END_BACKENDS)
             return None
         _, address, left_s = alive
-        self.told = (
+        self.owner = (
             f"{address}, whose lease ends in {left_s:.0f} s" if left_s > 0 else f"{address}, whose lease is over"
         )
         return None
@@ -96,16 +96,16 @@ def acquire(wire: Wire, *, wait_s: float, on_wait: Callable[[str], None], sleep:
     """
     waiting = Waiting(wire)
     until = time.monotonic() + wait_s
-    is_told = False
+    is_reported = False
     while (owned := waiting.attempt()) is None:
         if time.monotonic() >= until:
             raise JournalLocked(
-                f"The journal in the database belongs to {waiting.told or 'another server'}. Stop that server, or name"
+                f"The journal in the database belongs to {waiting.owner or 'another server'}. Stop that server, or name"
                 " another database."
             )
-        if waiting.told is not None and not is_told:
-            is_told = True
-            on_wait(f"waiting for the journal in the database: it belongs to {waiting.told}")
+        if waiting.owner is not None and not is_reported:
+            is_reported = True
+            on_wait(f"waiting for the journal in the database: it belongs to {waiting.owner}")
         if sleep(min(LOOK_S, max(0.0, until - time.monotonic()))):
             raise JournalLocked("The journal is not wanted any more.")
     return owned

@@ -39,8 +39,8 @@ DAMAGE: Final = "SL003"
 @cache
 def _of_one_row(statement: str) -> str:
     """Return a statement that fails with `MISMATCH` unless it changes exactly one row."""
-    told = statement.translate({ord(each): None for each in "?:'"})  # (there must be no placeholders in it)
-    return f"WITH found AS ({statement} RETURNING 1) SELECT changed(count(*), 1, '{MISMATCH}', '{told}') FROM found"
+    shown = statement.translate({ord(each): None for each in "?:'"})  # (there must be no placeholders in it)
+    return f"WITH found AS ({statement} RETURNING 1) SELECT changed(count(*), 1, '{MISMATCH}', '{shown}') FROM found"
 
 
 def partition_of(key: SessionKey) -> int:
@@ -83,7 +83,7 @@ class Batch:
 
 
 class PostgresRows(StoredRows):
-    """The rows of a journal in PostgreSQL. What a batch adds is counted, and told by `count`."""
+    """The rows of a journal in PostgreSQL. What a batch adds is counted, and returned by `count`."""
 
     def __init__(self, batch: Batch) -> None:
         super().__init__(batch, batch.execute, batch.write)

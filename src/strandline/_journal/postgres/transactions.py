@@ -34,7 +34,7 @@ WENT_BACK: Final = (
 class PostgresTransactions:
     """The one writing connection. Implements `writer.Transactions`.
 
-    `connect` makes a connection. `trouble` is told why an outcome is not known yet, and None once it is.
+    `connect` makes a connection. `trouble` says why an outcome is not known yet; None once it is.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ ANSWER_S: Final = 30.0
 
 _DONE: Final = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
 _LOST: Final = (b"08", b"57P")
-"""What SQLSTATEs begin with that say that the server lets nobody go on."""
+"""What SQLSTATEs begin with that say that the server accepts no more work."""
 _PLACEHOLDER: Final = re.compile(r"\?|(?<![:\w]):([a-z_]+)")
 _DECODED: Final[dict[int, Callable[[bytes], Any]]] = {
     16: lambda stored: stored != b"\0",
@@ -114,7 +114,7 @@ class Wire:
         waits_for = {pq.PollingStatus.READING: select.POLLIN, pq.PollingStatus.WRITING: select.POLLOUT}
         while (status := self._pg.connect_poll()) != pq.PollingStatus.OK:
             if status == pq.PollingStatus.FAILED:
-                raise ConnectionLost(_told(self._pg.error_message))
+                raise ConnectionLost(_as_text(self._pg.error_message))
             self._wait(waits_for[pq.PollingStatus(status)], until)
 
     def close(self) -> None:
@@ -131,7 +131,7 @@ class Wire:
                 raise self._error(result)
             self._pg.enter_pipeline_mode()
         except DriverError as error:
-            raise ConnectionLost(_told(str(error))) from error
+            raise ConnectionLost(_as_text(str(error))) from error
 
     def execute(self, sql: str, values: Values = ()) -> Found:
         """Execute one statement. Raises `Refused`, `ConnectionLost`."""
@@ -146,7 +146,7 @@ class Wire:
         try:
             results = self._exchange(encoded)
         except DriverError as error:
-            raise ConnectionLost(_told(str(error))) from error
+            raise ConnectionLost(_as_text(str(error))) from error
         return [_found(result) for result in results]
 
     def _exchange(self, encoded: list[tuple[str, tuple[int, ...], list[bytes | None], list[int]]]) -> list[Any]:
@@ -169,7 +169,7 @@ class Wire:
         for key_of in expected:
             result = self._next_result(until)
             if result is None:
-                raise ConnectionLost(_told(pg.error_message))
+                raise ConnectionLost(_as_text(pg.error_message))
             if result.status not in _DONE:
                 failed = failed or result
             elif key_of is None:
@@ -208,20 +208,20 @@ class Wire:
             while poll.poll(0):
                 self._pg.consume_input()
                 if self._pg.status != pq.ConnStatus.OK:
-                    raise ConnectionLost(_told(self._pg.error_message))
+                    raise ConnectionLost(_as_text(self._pg.error_message))
         except DriverError as error:
-            raise ConnectionLost(_told(str(error))) from error
+            raise ConnectionLost(_as_text(str(error))) from error
 
     def _error(self, result: Any) -> Exception:
         state = result.error_field(pq.DiagnosticField.SQLSTATE)
-        message = _told(result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message)
+        message = _as_text(result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message)
         if state is None or state.startswith(_LOST) or self._pg.status != pq.ConnStatus.OK:
             self.close()
             return ConnectionLost(message)
         return Refused(state.decode(), message)
 
 
-def _told(message: bytes | str) -> str:
+def _as_text(message: bytes | str) -> str:
     text = message if isinstance(message, str) else message.decode(errors="replace")
     return " ".join(text.split()) or "the connection is closed"
 
