@@ -10,6 +10,7 @@ from strandline.errors import InvariantBroken, JournalUnavailable, StrandlineErr
 
 FENCED: Final = "SL001"
 LOCK_TIMEOUT: Final = "55P03"
+UNREACHABLE: Final = "the database cannot be reached"
 TAKEN_OVER: Final = "another server has taken the journal over, since this one had not renewed its lease in time"
 
 _UNAVAILABLE: Final = {
@@ -26,13 +27,19 @@ _UNAVAILABLE: Final = {
 """By SQLSTATE, or the class that it begins with."""
 
 
+def for_operators(error: Exception) -> str:
+    """Return what an error says to those who operate the server: with where the database is, but no password."""
+    told = str(translated(error))
+    return f"{told}: {without_passwords(str(error))}" if isinstance(error, ConnectionLost) else told
+
+
 def translated(error: Exception) -> StrandlineError:
     """Return what an error of the driver, or of our own statements, means."""
     if isinstance(error, StrandlineError):
         return error
     translated_error: StrandlineError
     if isinstance(error, ConnectionLost):
-        translated_error = JournalUnavailable(f"the database cannot be reached: {without_passwords(str(error))}")
+        translated_error = JournalUnavailable(UNREACHABLE)  # (callers must not learn its address or our user)
     elif isinstance(error, Refused):
         translated_error = _refused(error)
     else:

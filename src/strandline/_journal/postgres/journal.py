@@ -20,7 +20,7 @@ from strandline._journal.database import Database
 from strandline._journal.feed import ClaimFeed
 from strandline._journal.operations import Decide
 from strandline._journal.port import A, Query
-from strandline._journal.postgres.failures import translated
+from strandline._journal.postgres.failures import for_operators, translated
 from strandline._journal.postgres.lease import Lease
 from strandline._journal.postgres.ownership import acquire
 from strandline._journal.postgres.rows import Batch
@@ -100,7 +100,7 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
             except JournalError:
                 raise
             except Exception as error:
-                raise JournalError(f"The journal cannot be opened: {translated(error)}.") from error
+                raise JournalError(f"The journal cannot be opened: {for_operators(error).rstrip('.?')}.") from error
             self._transactions = transactions
             return transactions
 

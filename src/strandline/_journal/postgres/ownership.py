@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from strandline import __version__
-from strandline._journal.postgres.failures import LOCK_TIMEOUT, translated
+from strandline._journal.postgres.failures import LOCK_TIMEOUT, for_operators
 from strandline._journal.postgres.lease import boottime
 from strandline._journal.postgres.schema import LOCK
 from strandline._journal.postgres.wire import ConnectionLost, Refused, Wire, check_conninfo
@@ -126,5 +126,5 @@ def owner_of(conninfo: str) -> str | None:
         finally:
             wire.close()
     except (ConnectionLost, Refused, ValueError) as error:
-        raise JournalError(str(error if isinstance(error, ValueError) else translated(error))) from error
+        raise JournalError(str(error) if isinstance(error, ValueError) else for_operators(error)) from error
     return None if alive is None or alive[2] < 0 else str(alive[1])

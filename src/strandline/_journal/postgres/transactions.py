@@ -6,6 +6,7 @@ before anything else happens: a new connection takes the next `conn`, so that la
 and reads which batch was the last.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -14,13 +15,15 @@ from typing import Final
 from strandline._clock import Clock
 from strandline._journal.changes import Change
 from strandline._journal.deletion import prune
-from strandline._journal.postgres.failures import FENCED, TAKEN_OVER, translated
+from strandline._journal.postgres.failures import FENCED, TAKEN_OVER, for_operators, translated
 from strandline._journal.postgres.lease import Lease
 from strandline._journal.postgres.rows import Batch, PostgresRows
 from strandline._journal.postgres.wire import ConnectionLost, Refused, Wire
 from strandline._journal.table import SessionTable
 from strandline._model import Claim
 from strandline.errors import JournalUnavailable, StrandlineError
+
+_log = logging.getLogger("strandline.journal")
 
 AGAIN_S: Final = 0.2
 """How long after a failed connection the next one is tried while an outcome is unknown."""
@@ -53,6 +56,8 @@ class PostgresTransactions:
         """Of the last batch that was sent."""
         self._kept = 0
         """Of the last batch that is known to be committed."""
+        self._is_gone = False
+        """Whether the log has said that the database is gone."""
         self._is_open = False
         self._sent_at = 0.0
         self.trouble: Callable[[str | None], None] = lambda why: None
@@ -180,7 +185,14 @@ class PostgresTransactions:
     def _reconnect(self) -> int:
         """Make a new connection that alone may write; return the last batch that is committed."""
         self.batch.close()
-        wire = self._connect()
+        try:
+            wire = self._connect()
+        except ConnectionLost as error:
+            if not self._is_gone:
+                self._is_gone = True
+                _log.error("%s", for_operators(error))
+            raise
+        self._is_gone = False
         try:
             row = wire.execute(
                 "UPDATE servers SET conn = conn + 1 WHERE id = ? AND alive RETURNING conn, batch", (self._owner,)
