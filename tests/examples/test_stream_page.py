@@ -82,7 +82,7 @@ def test_messages_count_and_not_their_pieces(folder: Path, browser: Published) -
     page = folder / "page.html"
     page.write_text(HEARD + page.read_text() + PLAYED.replace("POSTED", f"{browser.url}/posted"))
     with mounted("app:app", folder=folder) as server:
-        assert browser.posted(f"{server.url}/")["shown"] == "kept\n(redacted)\ntold whole\n"
+        assert browser.posted(f"{server.url}/")["shown"] == "kept\n(redacted)\nsent whole\n"
 
 
 def test_the_command_of_its_page_streams(folder: Path) -> None:
