@@ -578,12 +578,12 @@ def expire_an_open_question(patch: pytest.MonkeyPatch) -> None:
 
 def forget_what_is_paused(patch: pytest.MonkeyPatch) -> None:
     """A session that is paused is at rest."""
-    forget_although(patch, "NOT paused", "paused", False)
+    forget_although(patch, "paused = 0", "paused", False)
 
 
 def forget_no_session(patch: pytest.MonkeyPatch) -> None:
     """No session is found that is at rest."""
-    find_at_rest(patch, "NOT paused", "FALSE")
+    find_at_rest(patch, "paused = 0", "FALSE")
 
 
 BREAKAGES: dict[str, tuple[Break, str]] = {

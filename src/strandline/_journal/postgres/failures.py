@@ -29,8 +29,8 @@ _UNAVAILABLE: Final = {
 
 def for_operators(error: Exception) -> str:
     """Return what an error says to those who operate the server: with where the database is, but no password."""
-    told = str(translated(error))
-    return f"{told}: {without_passwords(str(error))}" if isinstance(error, ConnectionLost) else told
+    text = str(translated(error))
+    return f"{text}: {without_passwords(str(error))}" if isinstance(error, ConnectionLost) else text
 
 
 def translated(error: Exception) -> StrandlineError:
