@@ -88,10 +88,11 @@ class Cluster:
         """Return where a database is."""
         return f"postgresql://strandline@/{database}?host={self.folder}"
 
-    def new_database(self, template: str = "template1") -> str:
-        """Make a database that is like the template; return where it is."""
+    def new_database(self, template: str = "template1", *, encoding: str | None = None) -> str:
+        """Make a database that is like the template; return where it is. Only `template0` may be encoded otherwise."""
         name = f"test_{uuid.uuid4().hex}"
-        self._execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        otherwise = "" if encoding is None else f" ENCODING '{encoding}' LOCALE 'C'"
+        self._execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy{otherwise}")
         return self.url(name)
 
     def drop_database(self, url: str) -> None:

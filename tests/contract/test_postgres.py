@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import threading
+import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from strandline._journal.port import Accepted, Journal, RunQuery, RunsOfQuery
 from strandline._journal.postgres import schema
 from strandline._journal.postgres.failures import TAKEN_OVER, for_operators, translated
 from strandline._journal.postgres.journal import PostgresJournal
-from strandline._journal.postgres.ownership import owner_of
+from strandline._journal.postgres.ownership import Owned, Waiting, owner_of
 from strandline._journal.postgres.transactions import WENT_BACK
 from strandline._journal.postgres.wire import ConnectionLost, Wire, check_conninfo, numbered
 from strandline._model import ANONYMOUS, NewRun, RoundStarted, RunId
@@ -281,6 +283,66 @@ def test_half_a_batch_keeps_nobody_from_taking_over(database: str) -> None:
             half.execute("COMMIT")
 
 
+class Attempt(threading.Thread):
+    """An attempt to own the journal that is made meanwhile."""
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(daemon=True)
+        self.waiting = Waiting(wire)
+        self.owned: Owned | None = None
+        self.failed: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self.owned = self.waiting.attempt()
+        except Exception as error:
+            self.failed = error
+
+
+def until_waiting(database: str) -> None:
+    """Return once some statement waits for a lock."""
+    deadline = time.monotonic() + DEADLINE_S
+    with asking(database) as wire:
+        while not wire.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()[0]:
+            assert time.monotonic() < deadline
+
+
+def test_servers_that_start_at_once_see_each_other_whatever_isolation_is_the_default(database: str) -> None:
+    """A snapshot from before the wait for the lock would not have the server that held it."""
+    with asking(database) as wire:
+        schema.migrate(wire)
+        name = wire.execute("SELECT current_database()::text").fetchone()[0]
+        wire.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    with asking(database) as first, asking(database) as second:
+        attempt = Attempt(second)
+        first.execute("BEGIN")
+        first.execute("SELECT pg_advisory_xact_lock(?)", (schema.LOCK,))
+        attempt.start()
+        until_waiting(database)
+        first.execute(
+            "INSERT INTO servers (address, version, until) SELECT 'the first', '0', clock_timestamp() + '9 s'::interval"
+        )
+        first.execute("UPDATE partitions SET owner = 1")
+        first.execute("COMMIT")
+        attempt.join(DEADLINE_S)
+    assert (attempt.failed, attempt.owned) == (None, None)
+    assert "the first" in (attempt.waiting.owner or "")
+
+
+def test_a_server_that_froze_while_it_took_the_journal_keeps_nobody_from_it(database: str) -> None:
+    with asking(database) as frozen, asking(database) as wire:
+        schema.migrate(wire)
+        schema.begin_alone(frozen, idle_ms=300)
+
+        async def main() -> None:
+            async with asyncio.timeout(DEADLINE_S), opened(database) as journal:
+                assert journal.epoch == 1
+
+        asyncio.run(main())
+        with pytest.raises(ConnectionLost):
+            frozen.execute("COMMIT")
+
+
 def test_a_database_that_has_lost_acknowledged_commits_is_left(database: str, through: str, relay: Relay) -> None:
     async def main() -> None:
         async with opened(through) as journal:
@@ -318,6 +380,47 @@ def test_a_database_with_tables_of_another_program_is_left_as_it_is(database: st
         asyncio.run(at(database).open("test", max_attempts=3))
     with asking(database) as wire:
         assert wire.execute("SELECT to_regclass('runs')::text").fetchone() == (None,)
+
+
+@pytest.mark.parametrize(
+    ("done_before", "role", "said"),
+    [("CREATE ROLE {role} LOGIN", "{role}", "permission denied"), ("CREATE TABLE agents (id bigint)", None, "agents")],
+)
+def test_tables_that_cannot_be_made_are_told_with_the_reason(
+    database: str, done_before: str, role: str | None, said: str
+) -> None:
+    own = f"role_{database.split('/')[3].split('?')[0]}"
+    with asking(database) as wire:
+        wire.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        wire.execute(done_before.format(role=own))
+    address = database if role is None else database.replace("strandline@", f"{own}@")
+    with pytest.raises(JournalError, match=f"cannot be made in the database: .*{said}"):
+        asyncio.run(at(address).open("test", max_attempts=3))
+    with asking(database) as wire:
+        assert wire.execute("SELECT to_regclass('runs')::text").fetchone() == (None,)
+
+
+def test_text_is_kept_as_it_is_whatever_encoding_clients_are_given(database: str) -> None:
+    with asking(database) as wire:
+        name = wire.execute("SELECT current_database()::text").fetchone()[0]
+        wire.execute(f"ALTER DATABASE {name} SET client_encoding = 'LATIN1'")
+
+    async def main() -> None:
+        async with opened(database) as journal:
+            await journal.accept(new("a", "caf\u00e9"), WIDE, claim_next=False)
+
+    asyncio.run(main())
+    with asking(database) as wire:
+        assert wire.execute("SELECT length(session_id), session_id FROM sessions").fetchall() == [(4, "caf\u00e9")]
+
+
+def test_a_database_that_cannot_keep_every_text_is_refused(postgres: Cluster) -> None:
+    database = postgres.new_database("template0", encoding="LATIN1")
+    try:
+        with pytest.raises(JournalError, match="encoding of the database is LATIN1"):
+            asyncio.run(at(database).open("test", max_attempts=3))
+    finally:
+        postgres.drop_database(database)
 
 
 def test_tables_of_a_newer_version_are_left_as_they_are(database: str) -> None:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from strandline import __version__
 from strandline._journal.postgres.failures import LOCK_TIMEOUT, for_operators
 from strandline._journal.postgres.lease import boottime
-from strandline._journal.postgres.schema import LOCK
+from strandline._journal.postgres.schema import begin_alone
 from strandline._journal.postgres.wire import ConnectionLost, Refused, Wire, check_conninfo
 from strandline.errors import JournalError, JournalLocked
 
@@ -61,9 +61,8 @@ class Waiting:
     def attempt(self) -> Owned | None:
         """Become the owner, or find out who is."""
         wire = self._wire
-        wire.execute("BEGIN")
         try:
-            wire.execute("SELECT pg_advisory_xact_lock(?)", (LOCK,))
+            begin_alone(wire)
             wire.execute(_LOCK_TIMEOUT)
             if time.monotonic() - self._began >= YOUNG_SHARE * self._lease_ms / 1000:
                 wire.execute(_END)

@@ -12,14 +12,26 @@ from strandline.errors import JournalError, JournalForeign, JournalNewer
 SCHEMA_VERSION: Final = 1
 LOCK: Final = 0x5354524E
 """The key of the advisory lock under which tables and ownership change."""
+BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
+"""Of every transaction that writes: each statement sees what was committed before it, whatever the default is."""
+IDLE_MS: Final = 5_000
+"""After which time the database ends a server that holds that lock, and says no more: it may be frozen."""
+_ENCODINGS: Final = ("UTF8", "SQL_ASCII")
+"""In which all text can be kept."""
 _NAMES: Final = ("meta", "runs", "sessions", "history", "servers")
+
+
+def begin_alone(wire: Wire, *, idle_ms: int = IDLE_MS) -> None:
+    """Begin a transaction in which tables and ownership may change, once no other is open. Raises `Refused`."""
+    patience = f"SET LOCAL idle_in_transaction_session_timeout = {idle_ms}"
+    wire.run([(BEGIN, ()), (patience, ()), ("SELECT pg_advisory_xact_lock(?)", (LOCK,))])
 
 
 def migrate(wire: Wire) -> None:
     """Make the tables, or bring them to this version. Raises a `JournalError` that says what to do."""
-    wire.execute("BEGIN")
+    _check_encoding(wire)
     try:
-        wire.execute("SELECT pg_advisory_xact_lock(?)", (LOCK,))
+        begin_alone(wire)
         version = _version(wire)
         if version > SCHEMA_VERSION:
             raise JournalNewer(
@@ -39,6 +51,15 @@ def migrate(wire: Wire) -> None:
     except JournalError:
         wire.execute("ROLLBACK")
         raise
+
+
+def _check_encoding(wire: Wire) -> None:
+    (encoding,) = wire.execute("SELECT current_setting('server_encoding')").fetchone()
+    if encoding not in _ENCODINGS:
+        raise JournalError(
+            f"The encoding of the database is {encoding}, which does not have every character. Give the journal a"
+            " database with the encoding UTF8."
+        )
 
 
 def _version(wire: Wire) -> int:

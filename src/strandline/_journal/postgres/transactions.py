@@ -18,6 +18,7 @@ from strandline._journal.deletion import prune
 from strandline._journal.postgres.failures import FENCED, TAKEN_OVER, for_operators, translated
 from strandline._journal.postgres.lease import Lease
 from strandline._journal.postgres.rows import Batch, PostgresRows
+from strandline._journal.postgres.schema import BEGIN
 from strandline._journal.postgres.wire import ConnectionLost, Refused, Wire
 from strandline._journal.table import SessionTable
 from strandline._model import Claim
@@ -76,7 +77,7 @@ class PostgresTransactions:
         self._is_open = True
         self._number += 1
         self._sent_at = self.lease.sent()
-        self.batch.write("BEGIN")
+        self.batch.write(BEGIN)
         lease_ms = int(self.lease.lease_s * 1000)
         self.batch.write("SELECT renew(?, ?, ?, ?)", (self._owner, self._conn, self._number, lease_ms))
 

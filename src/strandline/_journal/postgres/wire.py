@@ -22,8 +22,8 @@ ANSWER_S: Final = 30.0
 """How long an answer may take, unless said otherwise."""
 
 _DONE: Final = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
-_LOST: Final = (b"08", b"57P")
-"""What SQLSTATEs begin with that say that the server accepts no more work."""
+_LOST: Final = (b"08", b"57P", b"25P03", b"25P04")
+"""What SQLSTATEs begin with that say that the server has ended the connection, or is about to."""
 _PLACEHOLDER: Final = re.compile(r"\?|(?<![:\w]):([a-z_]+)")
 _DECODED: Final[dict[int, Callable[[bytes], Any]]] = {
     16: lambda stored: stored != b"\0",
@@ -100,7 +100,8 @@ class Wire:
         self._is_closed = False
         defaults = {"application_name": "strandline", "connect_timeout": "3", "keepalives_idle": "5"}
         given = conninfo_to_dict(conninfo)
-        self._pg = pq.PGconn.connect_start(make_conninfo(conninfo, **{**defaults, **given}).encode())
+        fixed = {"client_encoding": "UTF8"}  # (as text is encoded here, whatever the default is)
+        self._pg = pq.PGconn.connect_start(make_conninfo(conninfo, **{**defaults, **given, **fixed}).encode())
         try:
             self._connect()
         except BaseException:
@@ -128,7 +129,10 @@ class Wire:
             self._pg.exit_pipeline_mode()
             result = self._pg.exec_(sql.encode())
             if result.status not in _DONE:
-                raise self._error(result)
+                failure = self._error(result)
+                if isinstance(failure, Refused):  # (the transaction can still be undone)
+                    self._pg.enter_pipeline_mode()
+                raise failure
             self._pg.enter_pipeline_mode()
         except DriverError as error:
             raise ConnectionLost(_as_text(str(error))) from error
