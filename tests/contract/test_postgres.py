@@ -15,7 +15,7 @@ from postgres_cluster import Cluster
 from postgres_relay import Relay
 from strandline._clock import Clock, SystemClock
 from strandline._journal.port import Accepted, Journal, RunQuery, RunsOfQuery
-from strandline._journal.postgres import schema
+from strandline._journal.postgres import ownership, schema
 from strandline._journal.postgres.failures import TAKEN_OVER, for_operators, translated
 from strandline._journal.postgres.journal import PostgresJournal
 from strandline._journal.postgres.ownership import Owned, Waiting, owner_of
@@ -80,6 +80,14 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+def until_waiting(database: str) -> None:
+    """Return once some statement waits for a lock."""
+    deadline = time.monotonic() + DEADLINE_S
+    with asking(database) as wire:
+        while not wire.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()[0]:
+            assert time.monotonic() < deadline
 
 
 def run_ids(page: Any) -> list[str]:
@@ -195,6 +203,35 @@ def test_a_journal_is_closed_though_its_database_is_gone() -> None:
         cluster.remove()
 
 
+def test_a_journal_is_closed_though_its_database_goes_in_the_middle_of_a_commit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("strandline._journal.postgres.journal.LEAVE_S", 0.5)
+    cluster = Cluster()
+    try:
+        database = cluster.new_database()
+
+        async def main() -> None:
+            journal = at(database)
+            await journal.open("test", max_attempts=3)
+            with asking(database) as holder:
+                holder.execute("BEGIN")
+                holder.execute("UPDATE servers SET version = version")
+                accepted = asyncio.create_task(journal.accept(new("a"), WIDE, claim_next=False))
+                await asyncio.to_thread(until_waiting, database)
+                closed = asyncio.create_task(journal.close())
+                await asyncio.sleep(0)
+                await asyncio.to_thread(cluster.stop, "immediate")
+            async with asyncio.timeout(DEADLINE_S):
+                await closed
+            with pytest.raises(JournalUnavailable):
+                await accepted
+
+        asyncio.run(main())
+    finally:
+        cluster.remove()
+
+
 # -- whose it is ------------------------------------------------------------------------------------------
 
 
@@ -299,14 +336,6 @@ class Attempt(threading.Thread):
             self.failed = error
 
 
-def until_waiting(database: str) -> None:
-    """Return once some statement waits for a lock."""
-    deadline = time.monotonic() + DEADLINE_S
-    with asking(database) as wire:
-        while not wire.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()[0]:
-            assert time.monotonic() < deadline
-
-
 def test_servers_that_start_at_once_see_each_other_whatever_isolation_is_the_default(database: str) -> None:
     """A snapshot from before the wait for the lock would not have the server that held it."""
     with asking(database) as wire:
@@ -341,6 +370,38 @@ def test_a_server_that_froze_while_it_took_the_journal_keeps_nobody_from_it(data
         asyncio.run(main())
         with pytest.raises(ConnectionLost):
             frozen.execute("COMMIT")
+
+
+def test_half_a_batch_of_its_own_keeps_no_server_from_going_on(database: str) -> None:
+    """The database may believe for hours that a connection which is gone for its client will have the rest."""
+
+    async def main() -> None:
+        async with opened(database) as journal:
+            await journal.accept(new("a"), WIDE, claim_next=False)
+            with asking(database) as half, asking(database) as wire:
+                half.execute("BEGIN")
+                half.execute("SELECT renew(1, 0, 50, 10000)")
+                wire.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+                    " AND pid <> pg_backend_pid() AND state = 'idle'"
+                )
+                async with asyncio.timeout(10):
+                    assert await journal.accept(new("b"), WIDE, claim_next=False) == Accepted(2)
+
+    asyncio.run(main())
+
+
+def test_ending_half_a_batch_ends_no_other_server_that_starts(database: str) -> None:
+    with asking(database) as other, asking(database) as wire:
+        schema.migrate(wire)
+        schema.begin_alone(other)
+        other.execute("LOCK TABLE servers IN ROW EXCLUSIVE MODE")
+        ending = threading.Thread(target=ownership.end_half_batches, args=(wire,), daemon=True)
+        ending.start()
+        until_waiting(database)
+        other.execute("COMMIT")
+        ending.join(DEADLINE_S)
+        assert other.execute("SELECT 1::bigint").fetchone() == (1,)
 
 
 def test_a_database_that_has_lost_acknowledged_commits_is_left(database: str, through: str, relay: Relay) -> None:

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 from strandline._clock import Clock
 from strandline._journal import lists, reader
-from strandline._journal.batched import BatchedJournal
+from strandline._journal.batched import LEAVE_S, BatchedJournal
 from strandline._journal.commits import NOT_OPEN
 from strandline._journal.database import Database
 from strandline._journal.feed import ClaimFeed
@@ -132,7 +132,14 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
             self._watching = None
         if self._transactions is not None and (self._transactions.lease.lost is not None or self.trouble is not None):
             self._transactions.give_up()
-        await super().close()
+        hurry = None
+        if self._transactions is not None:
+            hurry = asyncio.get_running_loop().call_later(LEAVE_S, self._transactions.give_up)
+        try:
+            await super().close()
+        finally:
+            if hurry is not None:
+                hurry.cancel()
 
     # -- the lease ------------------------------------------------------------------------------------
 

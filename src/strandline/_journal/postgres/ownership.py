@@ -36,7 +36,14 @@ _END_BACKENDS: Final = (
     " AND relation = 'servers'::regclass AND granted AND pid <> pg_backend_pid()"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
-"""Of an owner whose lease is over, and that holds its row: half a batch has come, and the rest never will."""
+"""Of owners that hold rows: half a batch has come, and the rest never will."""
+
+
+def end_half_batches(wire: Wire) -> None:
+    """End the connections that hold rows of `servers`, but none of a server that is on its way to be the owner."""
+    begin_alone(wire)
+    wire.execute(_END_BACKENDS)
+    wire.execute("COMMIT")
 
 
 class Owned(NamedTuple):
@@ -79,7 +86,7 @@ class Waiting:
             wire.execute("ROLLBACK")
             if error.state != LOCK_TIMEOUT:
                 raise
-            wire.execute(_END_BACKENDS)
+            end_half_batches(wire)
             return None
         _, address, left_s = alive
         self.owner = (

@@ -15,11 +15,12 @@ from typing import Final
 from strandline._clock import Clock
 from strandline._journal.changes import Change
 from strandline._journal.deletion import prune
-from strandline._journal.postgres.failures import FENCED, TAKEN_OVER, for_operators, translated
+from strandline._journal.postgres.failures import FENCED, LOCK_TIMEOUT, TAKEN_OVER, for_operators, translated
 from strandline._journal.postgres.lease import Lease
+from strandline._journal.postgres.ownership import end_half_batches
 from strandline._journal.postgres.rows import Batch, PostgresRows
 from strandline._journal.postgres.schema import BEGIN
-from strandline._journal.postgres.wire import ConnectionLost, Refused, Wire
+from strandline._journal.postgres.wire import ConnectionLost, Refused, Statement, Wire
 from strandline._journal.table import SessionTable
 from strandline._model import Claim
 from strandline.errors import JournalUnavailable, StrandlineError
@@ -28,6 +29,9 @@ _log = logging.getLogger("strandline.journal")
 
 AGAIN_S: Final = 0.2
 """How long after a failed connection the next one is tried while an outcome is unknown."""
+
+_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '1s'"
+_RENUMBER: Final = "UPDATE servers SET conn = conn + 1 WHERE id = ? AND alive RETURNING conn, batch"
 
 WENT_BACK: Final = (
     "the database has lost commits that it had acknowledged (it was restored, or a standby took over that lacked some):"
@@ -195,9 +199,7 @@ class PostgresTransactions:
             raise
         self._is_gone = False
         try:
-            row = wire.execute(
-                "UPDATE servers SET conn = conn + 1 WHERE id = ? AND alive RETURNING conn, batch", (self._owner,)
-            ).fetchone()
+            row = self._renumbered(wire)
         except BaseException:
             wire.close()
             raise
@@ -210,6 +212,24 @@ class PostgresTransactions:
             self.lease.lose(WENT_BACK)
             raise JournalUnavailable(WENT_BACK)
         return int(kept)
+
+    def _renumbered(self, wire: Wire) -> tuple[int, int] | None:
+        """Give our connection a new number; return it, and the last batch that is committed. None: we are over.
+
+        Half a batch of the connection before may hold our row, and the database may not know that the rest never comes.
+        """
+        begin: list[Statement] = [(BEGIN, ()), (_LOCK_TIMEOUT, ())]
+        renumber: list[Statement] = [(_RENUMBER, (self._owner,)), ("COMMIT", ())]
+        try:
+            *_, found, _ = wire.run([*begin, *renumber])
+        except Refused as error:
+            wire.execute("ROLLBACK")
+            if error.state != LOCK_TIMEOUT:
+                raise
+            end_half_batches(wire)
+            found = wire.execute(_RENUMBER, (self._owner,))
+        row: tuple[int, int] | None = found.fetchone()
+        return row
 
     def _was_kept(self, error: ConnectionLost) -> bool:
         """Return whether the batch was committed during which the connection was lost."""
