@@ -11,6 +11,8 @@ from strandline._agents.port import Attempt
 from strandline._engine.streams import Later
 from strandline._history import close as close_run
 from strandline._history import history_faults
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import A, Query, RunQuery
 from strandline._model import (
     ANONYMOUS,
     Ending,
@@ -193,6 +195,33 @@ def test_a_waiter_that_leaves_does_not_end_its_run() -> None:
             view = await service.wait(ANONYMOUS, ticket.run_id, 60)
             assert view.run.outcome is not None
             assert view.run.outcome.output == "echo x"
+
+    run_virtual(main)
+
+
+def test_a_run_that_ends_while_it_is_read_is_waited_for_no_more_and_shown_as_ended() -> None:
+    async def main(clock: VirtualClock) -> None:
+        released = asyncio.Event()
+
+        class SlowReads(MemoryJournal):
+            """Delivers what it read of a run when the run has ended."""
+
+            async def read(self, query: Query[A]) -> A:
+                answer = await super().read(query)
+                if isinstance(query, RunQuery) and not released.is_set():
+                    released.set()
+                    await until_idle(service)
+                    await asyncio.sleep(60)
+                return answer
+
+        async def behaviour(attempt: Attempt) -> str:
+            await released.wait()
+            return await echo(attempt)
+
+        async with serving(clock, Played(behaviour), SlowReads(clock)) as service:
+            ticket = await send(service, "x")
+            view = await service.wait(ANONYMOUS, ticket.run_id, 60)
+            assert view.run.status is RunStatus.SUCCEEDED
 
     run_virtual(main)
 

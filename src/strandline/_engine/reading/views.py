@@ -98,8 +98,10 @@ class Reading(Struct, eq=False):
     async def wait(self, principal: Principal, run_id: RunId, timeout_s: float) -> RunView:
         """Return a run once it has ended, or as it is after `timeout_s` seconds. Raises `NotFound`."""
         view = await self.run(principal, run_id)
-        if view.run.status in ENDED or (stream := self._streams.of(run_id, view.run.key)) is None:
+        if view.run.status in ENDED:
             return view
+        if (stream := self._streams.of(run_id, view.run.key)) is None:
+            return await self.run(principal, run_id)  # it has ended meanwhile, or ends in a later process
         end: Outcome | Later | None = None
         with suppress(TimeoutError):
             end = await asyncio.wait_for(stream.outcome(), timeout_s)
