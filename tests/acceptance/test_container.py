@@ -340,7 +340,7 @@ def test_unwritable_data_is_refused_with_the_command_that_fixes_it(image: str, a
     full = ("--tmpfs", "/data:uid=10001,gid=10001,nr_inodes=1")
     done = run_to_end(image, *HARDENED, *app.mount, *full)
     assert done.status == 2
-    assert "Make room" in done.stderr
+    assert "Free space on the disk mounted at /data" in done.stderr
     assert "chown" not in done.stderr
 
 

@@ -383,7 +383,7 @@ def test_what_cannot_be_brought_along_keeps_it_from_being_ready_and_is_left_as_i
             host.start()
             until(lambda: host.ended() is not None, "it ends")
             assert host.ended() != 0, attempt
-            assert "cannot be brought along" in host.logs()
+            assert "cannot be imported" in host.logs()
             assert broken.read_text() == "{"
             assert not (host.folder / "journal.db").exists()
 

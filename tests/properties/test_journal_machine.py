@@ -433,6 +433,8 @@ class ListModel:
         if session is None:
             return Changed(existed=False)
         was_paused, session.paused = session.paused, False
+        if was_paused and session.ended_at is not None:
+            session.ended_at = now  # (it is at rest from now on at the earliest)
         if was_paused and self.held_since(key) is None:
             self.open_again(key, None, now)
         return Changed(existed=True)
