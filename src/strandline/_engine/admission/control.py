@@ -37,7 +37,7 @@ from strandline.errors import AlreadyEnded, InvariantBroken, NotFound, RecordDam
 
 _log = logging.getLogger("strandline.control")
 
-END_HOLD_S: Final = 1.0
+END_HOLD_S: Final = 1.5
 """How long to wait until the journal has the end of a hold that was forced. It never does once the server has drained:
 the answer must then be given before connections are closed."""
 
