@@ -139,7 +139,7 @@ async def serving(
             target=target or FunctionTarget(agent.answer, description="no-op"),
             loops=loops,
             clock=SystemClock(),
-            new_run_id=lambda: RunId(f"run_{next(numbers):09d}"),
+            new_run_id=lambda key: RunId(f"run_{next(numbers):09d}"),
             workspace=lambda key: folder,
             options=Options(**options),
             observer=observer,

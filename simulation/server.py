@@ -19,7 +19,7 @@ from simulation.workers import WorkerPool
 from strandline._engine.options import Options
 from strandline._engine.service import Service
 from strandline._journal.port import Change, ChangeAnswer, Changed, Delete, Journal
-from strandline._model import RunId
+from strandline._model import RunId, SessionKey
 from strandline._workers import messages as m
 from strandline._workers.target import WorkersTarget
 
@@ -53,7 +53,13 @@ class Server:
         self.service: Service
 
     def make(
-        self, journal: Journal, options: Options, new_run_id: Callable[[], RunId], perils: Perils, *, resumable: bool
+        self,
+        journal: Journal,
+        options: Options,
+        new_run_id: Callable[[SessionKey], RunId],
+        perils: Perils,
+        *,
+        resumable: bool,
     ) -> None:
         """Make the service; it does not start yet."""
         self._loops: SeededLoops | WorkerPool = SeededLoops(self.chance)

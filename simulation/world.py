@@ -276,7 +276,7 @@ class World:
             self.record.fault(self.clock.monotonic(), f"nothing happens, and there are {left}")
         server.note("quiet")
 
-    def _new_run_id(self) -> RunId:
+    def _new_run_id(self, _: SessionKey) -> RunId:
         self.ids.append(RunId(f"r{len(self.ids)}"))
         return self.ids[-1]
 

@@ -127,7 +127,7 @@ async def serving(
         target=target,
         loops=loops or InlineLoops(),
         clock=clock,
-        new_run_id=lambda: RunId(f"run_{next(NUMBERS)}"),
+        new_run_id=lambda key: RunId(f"run_{next(NUMBERS)}"),
         workspace=lambda key: tempfile.gettempdir(),
         options=Options(**options),
         observer=observer,

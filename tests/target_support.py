@@ -62,7 +62,7 @@ async def serving(
         target=target,
         loops=loops,
         clock=SystemClock(),
-        new_run_id=lambda: RunId(f"run_{next(RUN_IDS)}"),
+        new_run_id=lambda key: RunId(f"run_{next(RUN_IDS)}"),
         workspace=lambda key: str(folder / key.session_id),
         options=Options(**{"drain_grace_s": 5, **options}),
         tracing=tracing,

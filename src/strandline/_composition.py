@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,7 @@ from strandline._engine.options import Options
 from strandline._engine.service import Service
 from strandline._http.app.build import build_app
 from strandline._journal.memory import MemoryJournal
+from strandline._journal.partitions import suffix_of
 from strandline._journal.port import Journal
 from strandline._logs import dropped
 from strandline._model import RunId, SessionKey
@@ -45,9 +47,9 @@ _SESSION: Final = re.compile(r"[0-9a-f]{64}")
 """The name of a session's workspace."""
 
 
-def new_run_id(clock: Clock) -> RunId:
-    """Return an id that sorts by time: `run_`, 12 hex digits of milliseconds, 16 random ones."""
-    return RunId(f"run_{int(clock.now() * 1000):012x}{secrets.token_hex(8)}")
+def new_run_id(clock: Clock, key: SessionKey) -> RunId:
+    """Return an id that sorts by time: `run_`, 12 hex digits of milliseconds, 14 random ones, 2 of the partition."""
+    return RunId(f"run_{int(clock.now() * 1000):012x}{secrets.token_hex(7)}{suffix_of(key)}")
 
 
 def open_journal(settings: Settings, clock: Clock, recorder: MetricsRecorder) -> Journal:
@@ -162,7 +164,7 @@ def build_service(
         target=target,
         loops=loops,
         clock=clock,
-        new_run_id=lambda: new_run_id(clock),
+        new_run_id=partial(new_run_id, clock),
         workspace=workspaces(settings),
         options=options_of(settings, survives=not isinstance(journal, MemoryJournal)),
         owner=settings.agent_id,

@@ -34,6 +34,7 @@ __all__ = [
     "NoSession",
     "NoWorker",
     "NotFound",
+    "NotOwner",
     "NotReady",
     "NotStarted",
     "PrincipalFull",
@@ -129,6 +130,19 @@ class Unavailable(StrandlineError):
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class NotOwner(Unavailable):
+    """No server owns the session at the moment, since its owner was lost or left; another one takes over.
+
+    Nothing was changed. Servers pass requests for sessions of each other on, so that callers see this only meanwhile.
+    """
+
+    code = "moved"
+
+    def __init__(self, message: str, *, retry_after_s: float, partition: int) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.partition = partition
 
 
 class QueueFull(Unavailable):

@@ -36,7 +36,7 @@ async def on_threads(behaviour: Callable[[Attempt], Awaitable[str]], **options: 
         target=Played(behaviour),
         loops=loops,
         clock=clock,
-        new_run_id=lambda: RunId(f"run_{next(NUMBERS)}"),
+        new_run_id=lambda key: RunId(f"run_{next(NUMBERS)}"),
         workspace=lambda key: tempfile.gettempdir(),
         options=Options(cancel_grace_s=0.3, drain_grace_s=0, **options),
     )

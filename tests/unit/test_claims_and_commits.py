@@ -98,7 +98,7 @@ async def serving(folder: Path, target: Played, **options: Any) -> AsyncIterator
         target=target,
         loops=InlineLoops(),
         clock=SystemClock(),
-        new_run_id=lambda: RunId(f"run_{next(NUMBERS)}"),
+        new_run_id=lambda key: RunId(f"run_{next(NUMBERS)}"),
         workspace=lambda key: tempfile.gettempdir(),
         options=Options(**options),
     )

@@ -32,7 +32,7 @@ def test_accepts_under_way_are_durable_and_go_on_later(tmp_path: Path) -> None:
             target=Played(echo, resumable=False),
             loops=loops,
             clock=SystemClock(),
-            new_run_id=lambda: RunId(f"run_{next(numbers)}"),
+            new_run_id=lambda key: RunId(f"run_{next(numbers)}"),
             workspace=lambda key: str(tmp_path),
             options=Options(),
         )
@@ -158,7 +158,7 @@ def test_a_service_that_is_aborted_while_it_opens_its_journal_leaves_no_task() -
             target=Played(echo),
             loops=InlineLoops(),
             clock=clock,
-            new_run_id=lambda: RunId("r"),
+            new_run_id=lambda key: RunId("r"),
             workspace=lambda key: "",
             options=Options(),
         )

@@ -102,7 +102,7 @@ async def in_workers(
         target=target,
         loops=loops,
         clock=clock,
-        new_run_id=lambda: RunId(f"run_{next(NUMBERS)}"),
+        new_run_id=lambda key: RunId(f"run_{next(NUMBERS)}"),
         workspace=lambda key: tempfile.gettempdir(),
         options=Options(**{"cancel_grace_s": 0.3, "drain_grace_s": 0, **options}),
     )

@@ -53,7 +53,7 @@ class Service:
         target: Target,
         loops: Loops,
         clock: Clock,
-        new_run_id: Callable[[], RunId],
+        new_run_id: Callable[[SessionKey], RunId],
         workspace: Callable[[SessionKey], str],
         options: Options,
         owner: str = "strandline",

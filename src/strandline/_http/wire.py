@@ -173,6 +173,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.ServerFull: UNAVAILABLE,
     errors.Draining: UNAVAILABLE,
     errors.NotReady: UNAVAILABLE,
+    errors.NotOwner: UNAVAILABLE,
     errors.NoWorker: UNAVAILABLE,
     errors.DiskLow: UNAVAILABLE,
     errors.JournalUnavailable: UNAVAILABLE,

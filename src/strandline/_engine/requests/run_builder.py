@@ -22,6 +22,7 @@ from strandline._model import (
     NewRun,
     OnQuestion,
     RunId,
+    SessionKey,
     responses,
 )
 from strandline.errors import Invalid
@@ -38,7 +39,7 @@ class RunBuilder(Struct, eq=False):
     _target: Target
     _options: Options
     _clock: Clock
-    _new_run_id: Callable[[], RunId]
+    _new_run_id: Callable[[SessionKey], RunId]
 
     def build(self, request: Request, trace: Carrier | None) -> NewRun:
         """Return the requested run; nothing of it is stored yet. Raises `Invalid`."""
@@ -56,7 +57,7 @@ class RunBuilder(Struct, eq=False):
         self._check_size(request)
         now = self._clock.now()
         return NewRun(
-            run_id=self._new_run_id(),
+            run_id=self._new_run_id(request.key),
             key=request.key,
             input=request.input if request.answers is None else responses(request.answers),
             if_busy=request.if_busy,

@@ -6,13 +6,13 @@ from functools import cache
 from typing import Any, Final
 
 from strandline._journal import changes, checksums, reader
+from strandline._journal.partitions import partition_of
 from strandline._journal.postgres.dialect import TRANSLATED
 from strandline._journal.postgres.wire import Found, Statement, Values, Wire
 from strandline._journal.sqlite_rows import KEEP_AGENT, LIVE, Mismatch, StoredRows, add_live
 from strandline._journal.state import SessionState
 from strandline._model import Principal, SessionKey
 
-PARTITIONS: Final = 256
 _ADD_SESSION: Final = "INSERT INTO sessions (no, p, principal, session_id) VALUES (?,?,?,?)"
 _KNOW_PRINCIPAL: Final = "INSERT INTO stored (principal, bytes) VALUES (?, 0) ON CONFLICT (principal) DO NOTHING"
 _COUNT: Final = "UPDATE stored SET bytes = bytes + ? WHERE principal = ?"
@@ -41,11 +41,6 @@ def _of_one_row(statement: str) -> str:
     """Return a statement that fails with `MISMATCH` unless it changes exactly one row."""
     shown = statement.translate({ord(each): None for each in "?:'"})  # (there must be no placeholders in it)
     return f"WITH found AS ({statement} RETURNING 1) SELECT changed(count(*), 1, '{MISMATCH}', '{shown}') FROM found"
-
-
-def partition_of(key: SessionKey) -> int:
-    """Return which partition a session is in."""
-    return checksums.key_crc(key) % PARTITIONS
 
 
 class Batch:
