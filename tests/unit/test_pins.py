@@ -84,7 +84,7 @@ def test_every_line_is_a_pin_with_the_hashes_of_its_files() -> None:
 def test_each_group_has_all_that_its_packages_need() -> None:
     """Else pip, once it checks hashes, would install nothing; and with more, it would install unrequested packages."""
     extras = PROJECT["project"]["optional-dependencies"]
-    run = needed([*PROJECT["project"]["dependencies"], *extras["demo"]])
+    run = needed([*PROJECT["project"]["dependencies"], *extras["demo"], *extras["postgres"]])
     assert run == set(named("run"))
     assert needed(extras["dev"]) - run == set(named("dev"))
     assert needed(PROJECT["build-system"]["requires"]) <= set(named("build"))
@@ -93,7 +93,8 @@ def test_each_group_has_all_that_its_packages_need() -> None:
 def test_the_pins_match_the_projects_requirements() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     pinned = named("run", "dev")
-    for each in map(Requirement, [*PROJECT["project"]["dependencies"], *extras["demo"], *extras["dev"]]):
+    wanted = [*PROJECT["project"]["dependencies"], *extras["demo"], *extras["postgres"], *extras["dev"]]
+    for each in map(Requirement, wanted):
         assert pinned[canonicalize_name(each.name)] in each.specifier, each
 
 
