@@ -13,7 +13,7 @@ from hypothesis import settings
 
 import order
 from docker_engine import build_image, docker, why_no_engine
-from postgres_cluster import Cluster, why_no_postgres
+from tools.postgres import Cluster, why_no_postgres
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("strandline", deadline=None)

@@ -10,9 +10,9 @@ import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import TARGETS, Server, ran, refused, serving, texts, until
-from postgres_cluster import Cluster
 from strandline._journal.postgres import schema
 from strandline._journal.postgres.wire import Wire
+from tools.postgres import Cluster
 
 AGENT = TARGETS / "agent.py"
 LEASE_MS = 4_000

