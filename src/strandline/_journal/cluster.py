@@ -31,6 +31,11 @@ class Cluster(Protocol):
         ...
 
     @property
+    def lease_s(self) -> float:
+        """For how many seconds a server that says nothing keeps its partitions."""
+        ...
+
+    @property
     def peers(self) -> dict[int, Peer]:
         """The servers that are alive, with this one, by id."""
         ...
