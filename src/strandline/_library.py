@@ -171,7 +171,7 @@ async def open_service(
     life = Lifespan(*_target_and_settings("strandline.open_service", target, config, settings, OF_A_SERVER | OF_HTTP))
     try:
         await life.begin()
-        yield Service(life.service)
+        yield Service(life.service, life.loop)
     finally:
         await life.end()
 
@@ -193,7 +193,7 @@ class AgentApp:
         """The service, for routes of one's own. Raises `NotStarted` before the app has started and after its end."""
         if self._lifespan is None or not self._started:
             raise self._missing()
-        return Service(self._lifespan.service)
+        return Service(self._lifespan.service, self._lifespan.loop)
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:

@@ -37,11 +37,11 @@ class Lifespan:
         self.recorder = MetricsRecorder()
         self.traces = Traces()
         journal = open_journal(settings, clock, self.recorder)
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._loops = build_loops(settings, target, clock, _loop_factory())
         self.service = build_service(settings, target, journal, self._loops, clock, self.recorder, self.traces)
-        self._start = self._loop.create_task(start(self.service, target, self._loops))
-        self._watch = self._loop.create_task(self._exhausted())
+        self._start = self.loop.create_task(start(self.service, target, self._loops))
+        self._watch = self.loop.create_task(self._exhausted())
         self._drain: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
@@ -55,7 +55,7 @@ class Lifespan:
 
     def drain_soon(self) -> None:
         """Start to drain. May be called from a signal handler."""
-        self._loop.call_soon_threadsafe(self._drained)
+        self.loop.call_soon_threadsafe(self._drained)
 
     async def end(self) -> None:
         """Drain, close everything, and return. No requests may arrive any more."""
@@ -69,7 +69,7 @@ class Lifespan:
 
     def _drained(self) -> "asyncio.Task[None]":
         if self._drain is None:
-            self._drain = self._loop.create_task(self._stop())
+            self._drain = self.loop.create_task(self._stop())
         return self._drain
 
     async def _stop(self) -> None:

@@ -2,18 +2,21 @@
 
 The engine's own service starts, drains and serves adapters, whose needs change from version to version. What is here is
 stable: docs/library.md promises it, and all that it takes or returns can be imported from `strandline`. It decides
-nothing.
+nothing, but checks what a program can get wrong: the event loop, and the key of a session.
 """
+
+import asyncio
 
 from msgspec import Struct
 
 from strandline._engine.admission import Ticket as EngineTicket
 from strandline._engine.reading import Health, RunPage, RunView
-from strandline._engine.requests import Request
+from strandline._engine.requests import Request, check_key
 from strandline._engine.service import Service as EngineService
 from strandline._engine.streams import Later
 from strandline._journal.port import SessionPage
 from strandline._model import Message, Outcome, Principal, RunId, SessionKey, SessionView
+from strandline.errors import SetupError
 
 
 class CancelledRuns(Struct, frozen=True, kw_only=True):
@@ -30,10 +33,11 @@ class CancelledRuns(Struct, frozen=True, kw_only=True):
 class Ticket:
     """A run that `Service.submit` has accepted."""
 
-    __slots__ = ("_ticket",)
+    __slots__ = ("_loop", "_ticket")
 
-    def __init__(self, _ticket: EngineTicket) -> None:
+    def __init__(self, _ticket: EngineTicket, _loop: asyncio.AbstractEventLoop) -> None:
         self._ticket = _ticket
+        self._loop = _loop
 
     def __repr__(self) -> str:
         return f"Ticket(run_id={self.run_id!r}, key={self.key!r}, position={self.position!r})"
@@ -79,20 +83,38 @@ class Ticket:
         `Later.LATER`: the service stops, and the run continues when it is opened again. Cancelling this call does not
         cancel the run.
         """
+        _check_loop(self._loop)
         return await self._ticket.outcome()
+
+
+def _check_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Raise `SetupError` on another loop than this one, where the caller would wait for ever or change what is read."""
+    if asyncio.get_running_loop() is not loop:
+        raise SetupError(
+            "this service belongs to the event loop that opened it, and was called on another one. From a thread, call"
+            " it with asyncio.run_coroutine_threadsafe(service.submit(...), loop)"
+        )
 
 
 class Service:
     """Accepts runs and executes those of each session one at a time; `strandline.open_service` opens one.
 
-    Belongs to the event loop that opened it. `principal` is the caller: `ANONYMOUS`, which HTTP uses without keys, or
-    the name of a key. No caller finds the runs or sessions of another one.
+    Belongs to the event loop that opened it: on another one, its methods raise `SetupError`. `principal` is the caller:
+    `ANONYMOUS`, which HTTP uses without keys, or the name of a key. No caller finds runs or sessions of another one.
     """
 
-    __slots__ = ("_engine",)
+    __slots__ = ("_engine", "_loop")
 
-    def __init__(self, _engine: EngineService) -> None:
+    def __init__(self, _engine: EngineService, _loop: asyncio.AbstractEventLoop) -> None:
         self._engine = _engine
+        self._loop = _loop
+
+    def _checked(self, *keys: SessionKey) -> EngineService:
+        """Return the engine. Raises `SetupError` on another event loop, and `Invalid` unless keys are of sessions."""
+        _check_loop(self._loop)
+        for key in keys:
+            check_key(key)
+        return self._engine
 
     # -- runs --------------------------------------------------------------------------------------
 
@@ -103,15 +125,15 @@ class Service:
         idempotency key stands for another request, and a kind of `Unavailable` if nothing was accepted because a queue
         is full or the service stops. Cancelling this call may leave the run accepted.
         """
-        return Ticket(await self._engine.submit(request))
+        return Ticket(await self._checked().submit(request), self._loop)
 
     async def run(self, principal: Principal, run_id: RunId) -> RunView:
         """Return a run as it is now, also one of an earlier process. Raises `NotFound`."""
-        return await self._engine.run(principal, run_id)
+        return await self._checked().run(principal, run_id)
 
     async def wait(self, principal: Principal, run_id: RunId, timeout_s: float) -> RunView:
         """Return a run once it has ended, or as it is after `timeout_s` seconds. Raises `NotFound`."""
-        return await self._engine.wait(principal, run_id, timeout_s)
+        return await self._checked().wait(principal, run_id, timeout_s)
 
     async def cancel(self, principal: Principal, run_id: RunId, *, force: bool = False) -> RunView:
         """Cancel a run and return it: ended, or with `cancel_requested` if it executes, which survives a crash.
@@ -119,27 +141,27 @@ class Service:
         With `force` its session continues without waiting for a tool of it that still works. Raises `NotFound`, and
         `AlreadyEnded` unless `force` ends such a wait.
         """
-        return await self._engine.cancel(principal, run_id, force=force)
+        return await self._checked().cancel(principal, run_id, force=force)
 
     async def move(self, principal: Principal, run_id: RunId, priority: int | None) -> RunView:
         """Give a waiting run another priority (1 to 5, 1 first), or with None move it to the front; return it.
 
         Raises `Invalid`, `NotFound`, `AlreadyEnded`, and `TooLate` if it has begun.
         """
-        return await self._engine.move(principal, run_id, priority)
+        return await self._checked().move(principal, run_id, priority)
 
     async def runs(self, key: SessionKey, *, cursor: str | None = None, limit: int = 100) -> RunPage:
         """Return a page of a session's runs: those that wait, last first, then what executes, then the latest ended.
 
         `cursor` is the `after` of the page before. Raises `Invalid` for a cursor that no page has given.
         """
-        return await self._engine.runs(key, cursor=cursor, limit=limit)
+        return await self._checked(key).runs(key, cursor=cursor, limit=limit)
 
     # -- sessions ----------------------------------------------------------------------------------
 
     async def session(self, key: SessionKey) -> SessionView:
         """Return a session. Raises `NotFound`."""
-        return await self._engine.session(key)
+        return await self._checked(key).session(key)
 
     async def sessions(
         self, principal: Principal | None, *, after: SessionKey | None = None, limit: int = 100
@@ -148,37 +170,37 @@ class Service:
 
         `after` is the `after` of the page before.
         """
-        return await self._engine.sessions(principal, after=after, limit=limit)
+        return await self._checked(*([] if after is None else [after])).sessions(principal, after=after, limit=limit)
 
     async def history(self, key: SessionKey, *, count: int = 0, include_tool_messages: bool = False) -> list[Message]:
         """Return the last `count` messages of a session, oldest first; 0 is all.
 
         Messages of tool calls and results are left out unless `include_tool_messages`. An unknown session has none.
         """
-        return await self._engine.history(key, count=count, include_tool_messages=include_tool_messages)
+        return await self._checked(key).history(key, count=count, include_tool_messages=include_tool_messages)
 
     async def cancel_session(self, key: SessionKey, *, running: bool = False, force: bool = False) -> CancelledRuns:
         """Cancel all waiting runs of a session, with `running` the one that executes too.
 
         With both and `force` the session continues without waiting for a tool that still works. Raises `NotFound`.
         """
-        done = await self._engine.cancel_session(key, running=running, force=force)
+        done = await self._checked(key).cancel_session(key, running=running, force=force)
         return CancelledRuns(cancelled=list(done.ended), cancelling=done.cancelling, dismissed=done.dismissed)
 
     async def pause(self, key: SessionKey) -> SessionView:
         """Pause a session: accept runs, start none, also after a restart; return it. Raises `NotFound`."""
-        return await self._engine.pause(key)
+        return await self._checked(key).pause(key)
 
     async def resume(self, key: SessionKey) -> SessionView:
         """Resume a paused session, and return it. Raises `NotFound`."""
-        return await self._engine.resume(key)
+        return await self._checked(key).resume(key)
 
     async def delete(self, key: SessionKey) -> bool:
         """Delete a session with its history and runs; return whether there was one.
 
         Raises `SessionBusy` while a run of it waits or executes.
         """
-        return await self._engine.delete(key)
+        return await self._checked(key).delete(key)
 
     # -- the service -------------------------------------------------------------------------------
 

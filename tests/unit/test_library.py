@@ -20,7 +20,7 @@ from strandline._access.keyring import new_key
 from strandline._engine.events import type_of
 from strandline._library import FAILED, AppKeywords, ServerKeywords, ServiceKeywords
 from strandline._settings import AppSettings, ServiceSettings, Settings
-from strandline.errors import Invalid, JournalLocked, NotStarted, SettingsError, SetupError, TargetError
+from strandline.errors import Invalid, JournalLocked, KeyReused, NotStarted, SettingsError, SetupError, TargetError
 from strandline.testing import Gate, ScriptedModel, question
 
 LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
@@ -305,12 +305,118 @@ def test_what_could_be_kept_and_never_be_run_is_refused_and_stops_nobody(journal
                 await service.submit(strandline.Request(key=key, input="hello", metadata=mine))
             for asked in (
                 lambda: service.submit(strandline.Request(key=name, input="hello")),
+                lambda: service.runs(name),
+                lambda: service.session(name),
+                lambda: service.sessions(None, after=name),
                 lambda: service.history(name),
+                lambda: service.cancel_session(name),
+                lambda: service.pause(name),
+                lambda: service.resume(name),
                 lambda: service.delete(name),
             ):
                 with pytest.raises(Invalid, match="the key of the session is 'ada'; make one with"):
                     await asked()
             assert await ask(service, "hello") == "ada: hello"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("if_busy", "reject", "if_busy is 'reject'; it must be a strandline.IfBusy"),
+        ("on_question", "dismiss", "on_question is 'dismiss'; it must be a strandline.OnQuestion, or None"),
+        ("on_disconnect", "cancel", "on_disconnect is 'cancel'; it must be a strandline.OnDisconnect, or None"),
+        ("priority", 1.5, "priority must be 1 to 5"),
+        ("priority", "1", "priority must be 1 to 5"),
+        ("timeout_s", "3", "timeout_s is '3'; it must be a number of seconds, or None"),
+        ("queue_timeout_s", "3", "queue_timeout_s is '3'; it must be a number of seconds, or None"),
+        ("answers", ["yes"], r"answers is \['yes'\]; it must be a dict, or None"),
+        ("fingerprint", "all", "fingerprint is 'all'; it must be bytes"),
+    ],
+)
+def test_an_option_of_another_type_is_refused_and_names_itself(field: str, value: object, told: str) -> None:
+    options: dict[str, Any] = {"idempotency_key": "k", field: value}
+
+    async def main() -> None:
+        async with strandline.open_service(make_agent, journal="memory:") as service:
+            with pytest.raises(Invalid, match=told):
+                await service.submit(strandline.Request(key=strandline.session_key("ada"), input="x", **options))
+            with pytest.raises(strandline.StrandlineError):
+                await service.session(strandline.session_key("ada"))  # (nothing of it was accepted)
+
+    asyncio.run(main())
+
+
+def test_an_idempotency_key_stands_for_one_request_also_without_a_fingerprint() -> None:
+    async def main() -> None:
+        async with strandline.open_service(make_agent, journal="memory:") as service:
+
+            async def send(**options: Any) -> strandline.Ticket:
+                wanted = {"input": "pay", "metadata": {"order": 1, "to": "ada"}, **options}
+                key = strandline.session_key("ada")
+                return await service.submit(strandline.Request(key=key, idempotency_key="k", **wanted))
+
+            first = await send()
+            await first.outcome()
+            again = await send(metadata={"to": "ada", "order": 1})
+            assert again.run_id == first.run_id
+            assert again.replayed
+            other: dict[str, Any]
+            for other in (
+                {"input": "pay twice"},
+                {"input": [{"text": "pay"}]},
+                {"metadata": {}},
+                {"timeout_s": 5.0},
+                {"queue_timeout_s": 5.0},
+                {"priority": 1},
+                {"if_busy": strandline.IfBusy.INTERRUPT},
+                {"on_question": strandline.OnQuestion.DISMISS},
+                {"on_disconnect": strandline.OnDisconnect.CANCEL},
+            ):
+                with pytest.raises(KeyReused):
+                    await send(**other)
+
+    asyncio.run(main())
+
+
+def test_a_service_is_used_on_the_loop_that_opened_it_alone() -> None:
+    told = r"belongs to the event loop that opened it.*run_coroutine_threadsafe"
+
+    def elsewhere(call: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        with pytest.raises(SetupError, match=told):
+            asyncio.run(call())
+
+    async def main() -> None:
+        app = strandline.asgi(make_agent, journal="memory:")
+        async with strandline.open_service(make_agent, journal="sqlite:journal.db") as service, app.lifespan():
+            ada, anonymous, run = strandline.session_key("ada"), strandline.ANONYMOUS, strandline.RunId("run")
+            ticket = await service.submit(request("one"))
+            calls: list[Callable[[], Coroutine[Any, Any, object]]] = [
+                ticket.outcome,
+                lambda: service.submit(request("two")),
+                lambda: service.run(anonymous, run),
+                lambda: service.wait(anonymous, run, 1),
+                lambda: service.cancel(anonymous, run),
+                lambda: service.move(anonymous, run, None),
+                lambda: service.runs(ada),
+                lambda: service.session(ada),
+                lambda: service.sessions(None),
+                lambda: service.history(ada),
+                lambda: service.cancel_session(ada),
+                lambda: service.pause(ada),
+                lambda: service.resume(ada),
+                lambda: service.delete(ada),
+                lambda: app.service.submit(request("three")),
+            ]
+            for call in calls:
+                await asyncio.to_thread(elsewhere, call)
+            loop = asyncio.get_running_loop()
+            sent = lambda: asyncio.run_coroutine_threadsafe(ask(app.service, "four"), loop).result(20)  # noqa: E731
+            assert await asyncio.to_thread(sent) == "ada: four"
+            assert (await asyncio.to_thread(service.health)).ready
+            await ticket.outcome()
+            assert len(await service.history(ada)) == 2
 
     asyncio.run(main())
 

@@ -14,7 +14,7 @@ from strandline._engine.execution import AgentPool, Claims, until_stored
 from strandline._engine.maintenance import Readiness
 from strandline._engine.observers import Projection
 from strandline._engine.reading import Reading, RunView
-from strandline._engine.requests import check_key, checked_priority
+from strandline._engine.requests import checked_priority
 from strandline._engine.streams import Streams
 from strandline._journal.port import (
     Busy,
@@ -159,7 +159,6 @@ class Control:
 
     async def delete(self, key: SessionKey) -> bool:
         """Delete a session; False if there was none. Raises `SessionBusy` while a run of it waits or executes."""
-        check_key(key)
         self._readiness.admit()
         return await self.delete_idle(key, None)
 

@@ -14,7 +14,6 @@ from strandline._engine.maintenance import Readiness
 from strandline._engine.reading.answers import RunPage, RunView
 from strandline._engine.reading.reasons import of_others
 from strandline._engine.reading.standings import Standings
-from strandline._engine.requests import check_key
 from strandline._engine.streams import Later, RunStream, Streams
 from strandline._journal.port import (
     HistoryPage,
@@ -184,7 +183,6 @@ class Reading(Struct, eq=False):
 
     async def history(self, key: SessionKey, *, count: int = 0, include_tool_messages: bool = False) -> list[Message]:
         """Return the last `count` messages of a session, oldest first; 0 is all. An unknown session has none."""
-        check_key(key)
         kept: list[Message] = []
         before: int | None = None
         # (For a whole history, small pages would save no memory.)

@@ -35,10 +35,12 @@ class Request(Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any] = field(default_factory=dict)
     idempotency_key: str | None = None
     fingerprint: bytes = b""
-    """With a key: the SHA-256 of the whole request. Equal requests under one key are one run."""
+    """With a key: the SHA-256 of the request, as its protocol compares two; b"": of all fields above. Equal requests
+    under one key are one run."""
 
     def __post_init__(self) -> None:
         check_key(self.key)
+        self._check_options()
         text = isinstance(self.input, str)
         if not text and not (isinstance(self.input, list) and all(isinstance(each, dict) for each in self.input)):
             raise Invalid(f"input is {self.input!r}; it must be text, or a list of content blocks")
@@ -46,6 +48,22 @@ class Request(Struct, frozen=True, kw_only=True):
             raise Invalid(f"metadata is {self.metadata!r}; it must be a dict")
         if (key := self.idempotency_key) is not None and not _is_storable(key):
             raise Invalid(f"idempotency_key is {key!a}; it must be text of whole characters")
+
+    def _check_options(self) -> None:
+        """Raise `Invalid` for an option of another type: its text would count as the default, or fail in a journal."""
+        if not isinstance(self.if_busy, IfBusy):
+            raise Invalid(f"if_busy is {self.if_busy!r}; it must be a strandline.IfBusy")
+        if not isinstance(self.on_question, OnQuestion | None):
+            raise Invalid(f"on_question is {self.on_question!r}; it must be a strandline.OnQuestion, or None")
+        if not isinstance(self.on_disconnect, OnDisconnect | None):
+            raise Invalid(f"on_disconnect is {self.on_disconnect!r}; it must be a strandline.OnDisconnect, or None")
+        for name, seconds in (("timeout_s", self.timeout_s), ("queue_timeout_s", self.queue_timeout_s)):
+            if not isinstance(seconds, float | int | None):
+                raise Invalid(f"{name} is {seconds!r}; it must be a number of seconds, or None")
+        if not isinstance(self.answers, dict | None):
+            raise Invalid(f"answers is {self.answers!r}; it must be a dict, or None")
+        if not isinstance(self.fingerprint, bytes):
+            raise Invalid(f"fingerprint is {self.fingerprint!r}; it must be bytes")
 
 
 def check_key(key: object) -> None:

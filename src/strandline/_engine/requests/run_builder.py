@@ -1,13 +1,15 @@
 """From a request to the run that the journal accepts: checks, limits, lane and key. Values only."""
 
+import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 
 from strandline._agents.port import Target
 from strandline._clock import Clock
-from strandline._encoding import encode
+from strandline._encoding import encode, encode_messages
 from strandline._engine.options import Options
 from strandline._engine.requests.content import check_content
 from strandline._engine.requests.request import Request
@@ -30,6 +32,8 @@ from strandline.errors import Invalid
 DEEPEST: Final = 100
 """How deep metadata and content blocks may be nested, themselves counted. Code that copies or prints them calls
 itself for each level, and Python's stack ends after some hundreds."""
+_IDENTITY: Final = frozenset({"key", "idempotency_key", "fingerprint"})
+"""The fields of a request that its idempotency key stands for, or belongs to."""
 _NESTS: Final = (dict, list, tuple)
 
 
@@ -99,7 +103,14 @@ class RunBuilder(Struct, eq=False):
         if request.idempotency_key is None:
             return None
         ended_before = now - self._options.idempotency_retention_s
-        return Keyed(request.idempotency_key, request.fingerprint, ended_before)
+        return Keyed(request.idempotency_key, request.fingerprint or _fingerprint(request), ended_before)
+
+
+def _fingerprint(request: Request) -> bytes:
+    """Return the SHA-256 of all that a caller requests in a session, independent of the order of keys."""
+    requested = {name: getattr(request, name) for name in request.__struct_fields__ if name not in _IDENTITY}
+    plain = msgspec.json.decode(encode_messages(requested))
+    return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).digest()
 
 
 def _is_deeper(value: object, levels: int) -> bool:
@@ -146,7 +157,7 @@ def _within(name: str, requested_s: float | None, most_s: float) -> float:
 
 
 def checked_priority(priority: int) -> int:
-    """Return a priority. Raises `Invalid` if it is out of range."""
-    if not HIGHEST_PRIORITY <= priority <= LOWEST_PRIORITY:
+    """Return a priority. Raises `Invalid` unless it is a whole number in the range."""
+    if priority not in range(HIGHEST_PRIORITY, LOWEST_PRIORITY + 1):
         raise Invalid(f"priority must be {HIGHEST_PRIORITY} to {LOWEST_PRIORITY}, {HIGHEST_PRIORITY} first")
-    return priority
+    return int(priority)
