@@ -1,5 +1,6 @@
 """What a client does, without a client: plans are played against answers that are written down here."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import pytest
 from strandline._encoding import encode_messages
 from strandline._engine import events as engine_events
 from strandline._model import Message
-from strandline.client import Client
+from strandline.client import AsyncClient, Client
+from strandline.client import _answers as answers
 from strandline.client import _events as events
 from strandline.client import _plans as plans
 from strandline.client import _requests as requests
@@ -216,6 +218,54 @@ def test_a_key_of_ones_own_is_used_and_is_no_part_of_the_body() -> None:
     played = Played(lambda p: plans.chat("x", "s", {"idempotency_key": 'a"b'}, "key-1", p), ended())
     assert played.sent[0].headers["Idempotency-Key"] == '"a\\"b"'
     assert played.sent[0].body == b'{"input":"x"}'
+
+
+@pytest.mark.parametrize("wrong", ["", "ä", "a\nb", "x" * 256])
+def test_a_key_of_ones_own_that_no_header_can_carry_is_refused_before_anything_is_sent(wrong: str) -> None:
+    with pytest.raises(ClientError, match="idempotency_key must be 1 to 255 printable ASCII characters") as error:
+        requests.new_run("ada", "hello", {"idempotency_key": wrong}, "key-1")
+    assert error.value.code == "invalid"
+
+
+@pytest.mark.parametrize("path", ["http://elsewhere.example/", "//elsewhere.example/v1", "https:/x"])
+def test_a_key_goes_to_no_other_server_than_that_of_the_client(path: str) -> None:
+    with pytest.raises(ClientError, match="must be a path of the server") as error:
+        requests.anything("GET", path)
+    assert error.value.code == "invalid"
+
+
+def test_a_route_that_answers_without_a_body_gives_an_empty_object() -> None:
+    assert answers.json_object(Reply(204)) == {}
+    assert answers.json_object(Reply(200, body=b'{"a": 1}')) == {"a": 1}
+    for wrong in (b"", b"[]", b"x"):
+        with pytest.raises(NotStrandline):
+            answers.json_object(Reply(200, body=wrong))
+
+
+def test_a_closed_client_says_so() -> None:
+    client, async_client = Client("http://x"), AsyncClient("http://x")
+    client.close()
+    client.close()
+    with pytest.raises(ClientError, match="this client is closed") as error:
+        client.chat("hello")
+    assert error.value.code == "closed"
+    with pytest.raises(ClientError, match="this client is closed"):
+        list(client.run("hello"))
+
+    async def main() -> None:
+        await async_client.close()
+        with pytest.raises(ClientError, match="this client is closed"):
+            await async_client.chat("hello")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("address", ["", "localhost:8080", "127.0.0.1:8080", "ftp://x", "http://", "http:///v1"])
+def test_what_is_no_address_of_a_server_is_refused_at_once(address: str) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(ClientError, match="is not a server address") as error:
+            kind(address)
+        assert error.value.code == "bad_address"
 
 
 def test_an_answer_goes_to_the_session_with_the_question() -> None:

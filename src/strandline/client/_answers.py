@@ -113,6 +113,7 @@ class _Refusal(Struct, frozen=True):
 
 
 _refusal: Final = msgspec.json.Decoder(_Refusal).decode
+_object: Final = msgspec.json.Decoder(dict[str, Any]).decode
 run: Final = decoder(Run)
 runs_page: Final = decoder(RunsPage)
 history_page: Final = decoder(HistoryPage)
@@ -124,6 +125,11 @@ def read(reply: Reply, decode: Callable[[bytes], T]) -> T:
         return decode(reply.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NotStrandline(f"its answer is not one of a Strandline server: {error}", status=reply.status) from None
+
+
+def json_object(reply: Reply) -> dict[str, Any]:
+    """Return the JSON object of an answer, an empty one if it has no body. Raises `NotStrandline`."""
+    return {} if reply.status == NO_CONTENT else read(reply, _object)
 
 
 def failure(reply: Reply) -> ClientError:

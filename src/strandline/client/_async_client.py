@@ -9,7 +9,6 @@ from typing import Any, Self, TypeVar, Unpack
 from uuid import uuid4
 
 import httpx
-import msgspec
 from httpx_sse import EventSource, ServerSentEvent
 
 from strandline._model import DEFAULT_SESSION, Block
@@ -105,9 +104,12 @@ class AsyncClient:
     async def ask(
         self, method: str, path: str, body: object = None, *, query: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """Call any other route and return its JSON object. A change is sent again only if it was refused."""
+        """Call any other route and return its JSON object, `{}` if it has none.
+
+        A change is sent again only if it was refused.
+        """
         reply = await self._do(plans.ask(requests.anything(method, path, body, query), self._patience()))
-        return answers.read(reply, msgspec.json.Decoder(dict[str, Any]).decode)
+        return answers.json_object(reply)
 
     # -- carrying out ------------------------------------------------------------------------------
 
@@ -151,7 +153,7 @@ class _Connection:
         self._frames: AsyncIterator[ServerSentEvent]
 
     async def do(self, step: Ask | Open | Next | Pause) -> Reply | Frame | None:
-        """Carry out a step and return its result. Raises `NoServer`."""
+        """Carry out a step and return its result. Raises `NoServer`, and `ClientError` if the client is closed."""
         match step:
             case Next():
                 with transport.translating_errors(self._url):
@@ -165,6 +167,7 @@ class _Connection:
                 return None
             case Ask(request) | Open(request):
                 await self.aclose()
+                transport.check_open(self._http)
                 with transport.translating_errors(self._url):
                     response = self._response = await self._http.send(
                         self._http.build_request(**transport.sent(request)), stream=True

@@ -1,12 +1,14 @@
 """The requests that a client can send, as values."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypedDict
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from strandline._encoding import encode_messages
 from strandline._model import Block, IfBusy, OnDisconnect, OnQuestion
+from strandline.client._errors import ClientError
 
 QUIET_S: Final = 45.0
 """How long a stream may be silent: a server sends a sign of life every 15 s."""
@@ -17,6 +19,7 @@ WAIT_S: Final = 30
 PAGE: Final = 1000
 """The most entries of a page."""
 EVENTS: Final = "text/event-stream"
+_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
 
 
 class RunOptions(TypedDict, total=False):
@@ -49,16 +52,25 @@ class Request:
 
 
 def anything(method: str, path: str, body: object = None, query: Mapping[str, str] | None = None) -> Request:
-    """Return a request to any route; it is sent again only if it reads."""
+    """Return a request to any route; it is sent again only if it reads. Raises `ClientError` for another server's."""
+    to = urlsplit(path)
+    if to.scheme or to.netloc:  # (it would be sent there, with the API key)
+        raise ClientError(f"{path!r} must be a path of the server, such as /v1/runs", code="invalid")
     return _request(method, path, body, query=query or {}, again=method in ("GET", "HEAD"))
 
 
 def new_run(
     session: str, given: "str | list[Block] | Mapping[str, Any]", options: RunOptions, key: str, *, wait: bool = False
 ) -> Request:
-    """Return the request that submits a run under a key; with `wait` it waits for the end, for a while."""
+    """Return the request that submits a run under a key; with `wait` it waits for the end, for a while.
+
+    Raises `ClientError` for a key that no header can carry.
+    """
     body: dict[str, Any] = {"input": given, **options}
-    headers = {"Idempotency-Key": f'"{_escaped(str(body.pop("idempotency_key", key)))}"'}
+    key = str(body.pop("idempotency_key", key))
+    if _KEY.fullmatch(key) is None:
+        raise ClientError("idempotency_key must be 1 to 255 printable ASCII characters", code="invalid")
+    headers = {"Idempotency-Key": f'"{_escaped(key)}"'}
     path = f"/v1/sessions/{quote(session, safe='')}/runs"
     return _request("POST", path, body, headers=headers | _prefer(wait), read_s=READ_S + (WAIT_S if wait else 0))
 

@@ -8,7 +8,6 @@ from typing import Any, Self, TypeVar, Unpack
 from uuid import uuid4
 
 import httpx
-import msgspec
 from httpx_sse import EventSource, ServerSentEvent
 
 from strandline._model import DEFAULT_SESSION, Block
@@ -102,9 +101,12 @@ class Client:
     def ask(
         self, method: str, path: str, body: object = None, *, query: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """Call any other route and return its JSON object. A change is sent again only if it was refused."""
+        """Call any other route and return its JSON object, `{}` if it has none.
+
+        A change is sent again only if it was refused.
+        """
         reply = self._do(plans.ask(requests.anything(method, path, body, query), self._patience()))
-        return answers.read(reply, msgspec.json.Decoder(dict[str, Any]).decode)
+        return answers.json_object(reply)
 
     # -- carrying out ------------------------------------------------------------------------------
 
@@ -146,7 +148,7 @@ class _Connection:
         self._frames: Iterator[ServerSentEvent] = iter(())
 
     def do(self, step: Ask | Open | Next | Pause) -> Reply | Frame | None:
-        """Carry out a step and return its result. Raises `NoServer`."""
+        """Carry out a step and return its result. Raises `NoServer`, and `ClientError` if the client is closed."""
         match step:
             case Next():
                 with transport.translating_errors(self._url):
@@ -160,6 +162,7 @@ class _Connection:
                 return None
             case Ask(request) | Open(request):
                 self.close()
+                transport.check_open(self._http)
                 with transport.translating_errors(self._url):
                     response = self._response = self._http.send(
                         self._http.build_request(**transport.sent(request)), stream=True

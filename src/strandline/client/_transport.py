@@ -26,8 +26,11 @@ def is_loopback(url: str) -> bool:
 def options(url: str, key: str | None) -> dict[str, Any]:
     """Return the arguments for a client of httpx. One client may have any number of streams open.
 
-    Raises `ClientError` for an invalid key.
+    Raises `ClientError` for an invalid address or key.
     """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ClientError(f"{url!r} is not a server address (no http://HOST:PORT)", code="bad_address")
     headers = {"User-Agent": f"strandline/{__version__}"}
     if key is not None:
         headers["Authorization"] = f"Bearer {sendable(key)}"
@@ -58,6 +61,12 @@ def connecting(url: str) -> Iterator[None]:
         raise ClientError(detail, code="bad_address") from error
     except (ImportError, OSError, ValueError) as error:
         raise NoServer(f"{url} cannot be used: {str(error).rstrip('.')}", code="no_way") from error
+
+
+def check_open(http: httpx.Client | httpx.AsyncClient) -> None:
+    """Raise `ClientError` if a client of httpx is closed."""
+    if http.is_closed:
+        raise ClientError("this client is closed: make another one, or close it later", code="closed")
 
 
 @contextmanager
