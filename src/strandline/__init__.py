@@ -87,16 +87,20 @@ else:
         "session_key": "_model",
     }
 
+    _MODULES = frozenset({"client", "errors", "providers", "testing"})
+
     def __getattr__(name: str) -> Any:
-        if name not in _HOMES:
-            raise AttributeError(f"module 'strandline' has no attribute {name!r}")
         from importlib import import_module
 
+        if name in _MODULES:  # (type checkers see them through the imports above)
+            return import_module(f"strandline.{name}")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'strandline' has no attribute {name!r}")
         found = globals()[name] = getattr(import_module(f"strandline.{_HOMES[name]}"), name)
         return found
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted({*globals(), *__all__, *_MODULES})
 
 
 __all__ = [

@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 def test_every_python_block_is_a_file_and_every_other_one_is_looked_at() -> None:
     assert set(FILES) == {
         "agent.py", "shop.py", "own_lifespan.py", "own_route.py", "alone.py", "serve_it.py", "direct.py",
-        "control.py", "test_shop.py",
+        "control.py", "test_shop.py", "test_agent.py",
     }  # fmt: skip
     assert sorted(kind for kind, _ in BLOCKS if kind != "python") == ["json", "sh", "sh", "text", "text"]
     assert sum(kind == "python" for kind, _ in BLOCKS) == len(FILES)
@@ -86,11 +86,12 @@ OTHERS = ("-p", "no:schemathesis", "-p", "no:langsmith_plugin")
 """Plugins that are installed here for other tests, and take seconds to be imported."""
 
 
-def test_the_test_passes(folder: Path) -> None:
+@pytest.mark.parametrize("file", ["test_shop.py", "test_agent.py"])
+def test_the_test_passes(file: str, folder: Path) -> None:
     # A folder of its own: pytest deletes what earlier runs left in the shared one, which takes long where that is big.
     place = f"--basetemp={folder / 'of-its-tests'}"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *OTHERS, place, "test_shop.py"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *OTHERS, place, file],
         cwd=folder, env=environment({}), capture_output=True, text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout

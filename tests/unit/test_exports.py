@@ -185,6 +185,18 @@ def test_a_name_that_is_not_there_is_an_error(module: str) -> None:
         _ = importlib.import_module(module).no_such_name
 
 
+def test_public_modules_are_attributes_of_the_package_as_type_checkers_take_them_for() -> None:
+    code = "import strandline; print(strandline.errors.NotFound, strandline.client.RunOptions, strandline.testing.Gate)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stderr == ""
+    assert {*PUBLIC} - {"strandline", "strandline.testing.probe"} <= {f"strandline.{name}" for name in dir(strandline)}
+
+
+def test_everything_for_tests_is_on_the_page_of_the_library() -> None:
+    section = (ROOT / "docs/library.md").read_text().partition("## Test your agent")[2]
+    assert [name for name in strandline.testing.__all__ if not re.search(rf"\b{name}\b", section)] == []
+
+
 # -- what pages and examples import ---------------------------------------------------------------------
 
 

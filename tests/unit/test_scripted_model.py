@@ -56,6 +56,15 @@ async def pieces(subject: Agent, prompt: str) -> list[str]:
     return [event["data"] async for event in subject.stream_async(prompt) if "data" in event]
 
 
+@pytest.mark.parametrize(
+    "script", [in_turn(call("shout", {"text": "ab"}), say("Done.")), in_turn([call("shout", {"text": "ab"})], "Done.")]
+)
+def test_a_part_alone_is_an_answer_like_a_list_with_it(script: Script) -> None:
+    subject = agent(script)
+    assert str(run(subject.invoke_async("go"))) == "Done.\n"
+    assert [*results(subject.messages[:3]).values()] == ["AB"]
+
+
 def test_a_text_is_streamed_in_chunks_and_ends_the_turn() -> None:
     subject = agent(lambda messages: f"You said {question(messages)}.")
     assert run(pieces(subject, "hello")) == ["You ", "said", " hel", "lo."]

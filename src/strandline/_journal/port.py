@@ -1,6 +1,6 @@
 """The port of the journal, which stores accepted runs and history and decides order and exclusivity.
 
-Every journal keeps these invariants; `strandline.testing.JournalContract` tests them:
+Every journal keeps these invariants; `strandline.testing._contract.JournalContract` tests them:
 
 * Each operation is one transaction, durable on return; many may share a commit. The only exceptions are `checkpoint` of
   `ToolDone` and `RoundDone`: they may return once queued, and are durable before any later operation of that token.

@@ -55,8 +55,11 @@ class Stop:
 Item = str | Block | Pause | Stop | Exception
 """A part of an answer. An exception breaks the stream at its place."""
 
-Answer = str | Sequence[Item]
+Answer = Item | Sequence[Item]
+"""What a model call answers: one part, or several in their order."""
+
 Script = Callable[[Messages], Answer | Awaitable[Answer]]
+"""Decides what the model answers to a conversation."""
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -146,10 +149,10 @@ def results(messages: Messages) -> dict[str, str]:
 class ScriptedModel(Model):
     """A Strands model that answers with the result of `script(messages)`.
 
-    The script is called once per model call with a copy of the messages, and may be async. It returns a text, or a
-    sequence of texts, blocks, `pause(...)`, `stop(...)` and exceptions; an exception that it raises is the provider's
-    failure. Texts are streamed `chunk_size` characters at a time, or in one piece if it is None. Usage counts messages
-    as input tokens and chunks as output tokens.
+    The script is called once per model call with a copy of the messages, and may be async. It returns a text, a block,
+    or a sequence of texts, blocks, `pause(...)`, `stop(...)` and exceptions; an exception that it raises is the
+    provider's failure. Texts are streamed `chunk_size` characters at a time, or in one piece if it is None. Usage
+    counts messages as input tokens and chunks as output tokens.
 
     One object may be shared by any number of agents, threads and event loops.
     """
@@ -184,7 +187,7 @@ class ScriptedModel(Model):
         yield {"messageStart": {"role": "assistant"}}
         reason: StopReason = "end_turn"
         index = chunks = 0
-        for item in [answer] if isinstance(answer, str) else answer:
+        for item in answer if isinstance(answer, Sequence) and not isinstance(answer, str) else [answer]:
             match item:
                 case Pause(gate):
                     await gate.wait()

@@ -58,7 +58,10 @@ else:
         if name == "JournalContract":
             import warnings
 
-            warning = "JournalContract is deprecated: it takes parts of Strandline that are private"
+            warning = (
+                "JournalContract is deprecated: it takes parts of Strandline that are private, and no program can bring"
+                " a journal of its own. Add yours to Strandline's source: CONTRIBUTING.md, 'Adding a journal'"
+            )
             warnings.warn(warning, DeprecationWarning, stacklevel=2)
         return getattr(import_module(f"strandline.{_HOMES[name]}"), name)
 
