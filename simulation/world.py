@@ -324,7 +324,7 @@ def _options(chance: Chance) -> Options:
         hold_limit_s=chance.choice((0.0, 1.0, 5.0)),
         max_holds=chance.choice((2, 8, 8)),
         max_attempts=1 + chance.up_to(2),
-        unknown_tool=chance.choice(("fail", "fail", "tell")),
+        unknown_tool=chance.choice(("fail", "fail", "resume")),
         idempotent_tools=list(chance.choice(((), ("look",)))),
         on_failure=chance.choice(("keep", "keep", "drop")),
         drain_grace_s=chance.choice((0.0, 1.0, 6.0)),

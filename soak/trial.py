@@ -107,9 +107,9 @@ class Trial:
         every = [
             *("--drain-grace", str(DRAIN_GRACE_S), "--max-attempts", str(MAX_ATTEMPTS)),
             *("--lock-wait", "3600", "--idle-timeout-minutes", "15"),
-            *(("--cancel-grace", str(CANCEL_GRACE_S), "--max-holds", "64") if abilities.holds else ()),
+            *(("--cancel-grace", str(CANCEL_GRACE_S), "--max-still-working", "64") if abilities.holds else ()),
             *(("--input-timeout", str(INPUT_TIMEOUT_S)) if abilities.control else ()),
-            *(("--unknown-tool", "tell") if self._rules.inform else ()),
+            *(("--unknown-tool", "resume") if self._rules.inform else ()),
             *(("--idempotent-tools", ",".join(sorted(AGAIN))) if abilities.idempotent else ()),
         ]
         workers = partial(has_workers, seed) if abilities.workers else lambda number: False

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_typ
 import msgspec
 from msgspec import Meta, Struct
 
+from strandline._older_names import NEWER_SETTINGS, NEWER_VALUES
 from strandline._printable import without_passwords
 from strandline._session_files.paths import SessionPaths
 from strandline._settings import Settings
@@ -83,7 +84,7 @@ def shown(setting: SettingState) -> SettingState:
 
 
 class Survey(Struct, frozen=True):
-    """All settings, the errors in their file, and remarks about names that are not settings."""
+    """All settings, the errors of the names that set them, and remarks about names that are not settings."""
 
     settings: list[SettingState]
     faults: list[str]
@@ -156,7 +157,7 @@ def resolve(
     values: dict[str, Any] = {}
     origins = dict.fromkeys(FIELDS, DEFAULT)
     hints = _hints()
-    for source in (table, _from_environment(environ), _from_flags(flags, given)):
+    for source in (table, _from_environment(environ, faults), _from_flags(flags, given, faults)):
         for name, (raw, origin) in source.items():
             try:
                 values[name] = _convert(name, raw, hints[name], origin)
@@ -198,15 +199,15 @@ def _check_session_files(settings: Settings) -> None:
             )
         return
     place = SessionPaths(settings.session_files, settings.session_files_names)
-    if settings.history == "external":
+    if settings.history == "session_manager":
         raise SettingsError(
-            "session_files is set, but with history=external the agent's own session manager stores the conversations,"
-            " so there is nothing to write. Unset one of the two."
+            "session_files is set, but with history=session_manager the agent's own session manager stores the"
+            " conversations, so there is nothing to write. Unset one of the two."
         )
     if settings.has_keys and not place.keeps_principals_apart:
         raise SettingsError(
             f"session_files is {settings.session_files}, and with keys two callers may have sessions of the same name."
-            f" Add {{principal}}: {settings.session_files.rstrip('/')}/{{principal}}"
+            f" Add {{caller}}: {settings.session_files.rstrip('/')}/{{caller}}"
         )
 
 
@@ -214,7 +215,7 @@ def survey(environ: Mapping[str, str], *, toml: Path | None = None, folder: Path
     """Return every setting with its value, even a wrong one, and all errors. Never raises."""
     folder = folder or Path.cwd()
     table, faults = _from_toml(toml, environ, folder)
-    found = table | _from_environment(environ)
+    found = table | _from_environment(environ, faults)
     hints = _hints()
     settings = []
     for name in FIELDS:
@@ -267,23 +268,47 @@ def _hints() -> dict[str, Any]:
 
 
 Source = dict[str, tuple[Any, str]]
+"""Settings by their names, each with its value as written, and its origin."""
 
 
-def _from_flags(flags: Mapping[str, Any], given: str | None) -> Source:
+def _is_setting(name: str) -> bool:
+    return name in FIELDS or name in NEWER_SETTINGS
+
+
+def _by_newer_name(written: Source, faults: list[str]) -> Source:
+    """Return settings by their names, whichever names were used. Adds an error for each that has two values."""
+    found = {name: entry for name, entry in written.items() if name in FIELDS}
+    for older, name in NEWER_SETTINGS.items():
+        if older not in written:
+            continue
+        value, origin = written[older]
+        if name in found and found[name][0] != value:
+            faults.append(
+                f"{name} is {found[name][0]!r} ({found[name][1]}), and by its older name {older} it is {value!r}"
+                f" ({origin}). Set one of the two."
+            )
+        found.setdefault(name, (value, origin))
+    return found
+
+
+def _from_flags(flags: Mapping[str, Any], given: str | None, faults: list[str]) -> Source:
     for name in flags:
-        if name not in FIELDS:
+        if not _is_setting(name):
             raise SettingsError(f"`{name}` is not a setting{_meant(name, FIELDS)}")
-    return {name: (value, given or f"--{name.replace('_', '-')}") for name, value in flags.items() if value is not None}
+    written = {
+        name: (value, given or f"--{name.replace('_', '-')}") for name, value in flags.items() if value is not None
+    }
+    return _by_newer_name(written, faults)
 
 
-def _from_environment(environ: Mapping[str, str]) -> Source:
-    found: Source = {}
-    for name in FIELDS:
+def _from_environment(environ: Mapping[str, str], faults: list[str]) -> Source:
+    written: Source = {}
+    for name in (*FIELDS, *NEWER_SETTINGS):
         for variable in (PREFIX + name.upper(), ALIASES.get(name, "")):
             if environ.get(variable):
-                found[name] = (environ[variable], variable)
+                written[name] = (environ[variable], variable)
                 break
-    return found
+    return _by_newer_name(written, faults)
 
 
 def _from_toml(given: Path | None, environ: Mapping[str, str], folder: Path) -> tuple[Source, list[str]]:
@@ -306,12 +331,13 @@ def _from_toml(given: Path | None, environ: Mapping[str, str], folder: Path) -> 
         ]
     faults = []
     for name in table:
-        if name not in FIELDS:
+        if not _is_setting(name):
             hint = _meant(name, FIELDS)
             faults.append(
                 f"{shown} has `{name}`, which is not a setting{hint or '.'} `strandline settings` shows all of them."
             )
-    found = {name: (value, str(shown)) for name, value in table.items() if name in FIELDS}
+    written = {name: (value, str(shown)) for name, value in table.items() if _is_setting(name)}
+    found = _by_newer_name(written, faults)
     if path is None:
         faults += [
             f"{shown} has `{name}`, which is read only from a file that you name: anything that can write into this"
@@ -339,7 +365,7 @@ def _passed_over(given: Path | None, environ: Mapping[str, str], folder: Path) -
 
 def _misspelt_variables(environ: Mapping[str, str]) -> list[str]:
     """Return a remark for each variable that looks like a misspelt setting."""
-    names = [name.upper() for name in FIELDS] + [CONFIG.removeprefix(PREFIX)]
+    names = [name.upper() for name in (*FIELDS, *NEWER_SETTINGS)] + [CONFIG.removeprefix(PREFIX)]
     unknown = (name.removeprefix(PREFIX) for name in sorted(environ) if name.startswith(PREFIX))
     return [
         f"the variable {PREFIX}{name} is not a setting{hint}"
@@ -359,6 +385,8 @@ def _meant(name: str, known: Iterable[str], prefix: str = "") -> str:
 def _convert(name: str, raw: Any, kind: Any, origin: str) -> Any:
     listed = isinstance(default_of(name), list)
     value = [item.strip() for item in raw.split(",") if item.strip()] if listed and isinstance(raw, str) else raw
+    if isinstance(value, str):
+        value = NEWER_VALUES.get(name, {}).get(value, value)
     try:
         converted = msgspec.convert(value, kind, strict=False)
         if isinstance(converted, float) and not math.isfinite(converted):

@@ -7,7 +7,7 @@ DEFECT: Final = 1
 REFUSED: Final = 2
 """The request could not be carried out."""
 EXHAUSTED: Final = 70
-"""So many ended runs still execute code that the process must be replaced (`max_holds`)."""
+"""So many ended runs still execute code that the process must be replaced (`max_still_working`)."""
 LOST: Final = 75
 """The journal may belong to another server by now, so nothing may execute here."""
 INTERRUPTED: Final = 130

@@ -39,38 +39,50 @@ OF_HTTP: Final = FIELDS.keys() - OF_A_SERVER - set(ServiceSettings.__struct_enco
 Place = str | os.PathLike[str]
 
 
-class ServiceKeywords(TypedDict, total=False):
+class _OlderKeywords(TypedDict, total=False):
+    """Older names of settings (`strandline._older_names`)."""
+
+    max_running_per_principal: int | None
+    max_queued_per_principal: int | None
+    max_stored_bytes_per_principal: int | None
+    max_holds: int
+    max_holds_per_principal: int | None
+    hold_limit: float
+    stream_cut: int
+
+
+class ServiceKeywords(_OlderKeywords, total=False):
     """The settings of a service, as keywords; the others come from where `strandline serve` reads them."""
 
     agent_id: str
     journal: str
     workspace: Place | None
     max_running: int
-    max_running_per_principal: int | None
+    max_running_per_caller: int | None
     executor_threads: int
     max_queued_per_session: int
     max_queued: int
-    max_queued_per_principal: int | None
+    max_queued_per_caller: int | None
     retry_after: float
     timeout: float
     queue_timeout: float
     input_timeout: float
     cancel_grace: float
-    hold_limit: float
-    max_holds: int
-    max_holds_per_principal: int | None
-    max_stored_bytes_per_principal: int | None
+    unlock_after: float
+    max_still_working: int
+    max_still_working_per_caller: int | None
+    max_stored_bytes_per_caller: int | None
     disk_reserve_bytes: int | None
     stall_after: float
     stall_action: Literal["report", "cancel"]
     max_attempts: int
     after_crash: Literal["resume", "fail"]
-    unknown_tool: Literal["fail", "tell"]
+    unknown_tool: Literal["fail", "resume", "tell"]
     idempotent_tools: Sequence[str]
     on_failure: Literal["keep", "drop"]
     on_disconnect: Literal["continue", "cancel", "cancel_if_queued"]
     on_question: Literal["wait", "answer", "dismiss"]
-    history: Literal["journal", "external"]
+    history: Literal["journal", "session_manager", "external"]
     session_files: Place | None
     session_files_names: list[str]
     run_retention: float
@@ -86,7 +98,7 @@ class ServiceKeywords(TypedDict, total=False):
     stream_buffer: int
     stream_buffer_bytes: int
     stream_memory: int
-    stream_cut: int
+    stream_truncate_bytes: int
     max_agents: int
     agent_idle: float
 

@@ -377,6 +377,11 @@ class RunSummary(Struct, frozen=True, kw_only=True):
     trace: Carrier | None = None
 
     @property
+    def locks_session(self) -> bool:
+        """Whether it has ended and its session is locked: another name of `held`."""
+        return self.held
+
+    @property
     def deadline(self) -> float | None:
         """When it times out, in seconds since the epoch: `timeout_s` after its first start."""
         if self.timeout_s is None or self.started_at is None:
@@ -409,6 +414,11 @@ class SessionView(Struct, frozen=True, kw_only=True):
     paused: bool = False
     input_requests: list[InputRequest] = []
     input_until: float | None = None
+
+    @property
+    def locked_by(self) -> RunId | None:
+        """The ended run that locks it, because a thread or task of it still works."""
+        return self.claimed if self.held else None
 
 
 class FencingToken(NamedTuple):

@@ -12,11 +12,13 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from strandline._model import OnDisconnect, OnQuestion
+from strandline._older_names import NEWER_SETTINGS
 
 
 def _shown(name: str) -> str:
-    """Return the name that users write for a field."""
-    return name.removesuffix("_s")
+    """Return the name that users write for a field; some fields have the older name of their setting."""
+    bare = name.removesuffix("_s")
+    return NEWER_SETTINGS.get(bare, bare)
 
 
 class ServiceSettings(Struct, frozen=True, kw_only=True, rename=_shown):
@@ -93,7 +95,9 @@ class ServiceSettings(Struct, frozen=True, kw_only=True, rename=_shown):
     ] = 5.0
     hold_limit_s: Annotated[
         float,
-        Meta(description="Seconds a session stays locked while a thread of an ended run still works", ge=0),
+        Meta(
+            description="Seconds after which a session is unlocked although a thread of its ended run still works", ge=0
+        ),
     ] = 60.0
     max_holds: Annotated[
         int,
@@ -106,7 +110,7 @@ class ServiceSettings(Struct, frozen=True, kw_only=True, rename=_shown):
         Annotated[int, Meta(ge=1)] | None,
         Meta(
             description="Number of a caller's ended runs with such a thread at which its runs no longer start;"
-            " default: with keys half of `max_holds`, at least 1"
+            " default: with keys half of `max_still_working`, at least 1"
         ),
     ] = None
     max_stored_bytes_per_principal: Annotated[
@@ -141,10 +145,10 @@ class ServiceSettings(Struct, frozen=True, kw_only=True, rename=_shown):
         ),
     ] = "resume"
     unknown_tool: Annotated[
-        Literal["fail", "tell"],
+        Literal["fail", "resume"],
         Meta(
             description="What happens if a tool was executing when the server crashed, so that its outcome is"
-            " unknown: `fail` ends the run, `tell` resumes it and the model reads that the outcome is"
+            " unknown: `fail` ends the run, `resume` resumes it and the model reads that the outcome is"
             " unknown"
         ),
     ] = "fail"
@@ -160,14 +164,14 @@ class ServiceSettings(Struct, frozen=True, kw_only=True, rename=_shown):
         ),
     ] = "keep"
     history: Annotated[
-        Literal["journal", "external"],
-        Meta(description="Who stores the conversation: the journal, or the agent's own session manager (`external`)"),
+        Literal["journal", "session_manager"],
+        Meta(description="Who stores the conversation: the journal, or the agent's own session manager"),
     ] = "journal"
     session_files: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
         Meta(
             description="Folder for a copy of each session, written as its runs end, in the format of Strands'"
-            " `FileSessionManager`; may contain `{session_id}` and, required with keys, `{principal}`"
+            " `FileSessionManager`; may contain `{session_id}` and, required with keys, `{caller}`"
         ),
     ] = None
     session_files_names: Annotated[

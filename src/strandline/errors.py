@@ -157,7 +157,7 @@ class QueueFull(Unavailable):
 
 
 class PrincipalFull(QueueFull):
-    """The queues of all the caller's sessions together are full (`max_queued_per_principal`)."""
+    """The queues of all the caller's sessions together are full (`max_queued_per_caller`)."""
 
     code = "principal_full"
 
@@ -169,13 +169,13 @@ class ServerFull(QueueFull):
 
 
 class StorageFull(Unavailable):
-    """The caller has reached `max_stored_bytes_per_principal`; delete sessions to make room."""
+    """The caller has reached `max_stored_bytes_per_caller`; delete sessions to make room."""
 
     code = "storage_full"
 
 
 class HoldsFull(Unavailable):
-    """Tools of `max_holds_per_principal` ended runs of the caller still execute, so none of its runs starts."""
+    """Tools of `max_still_working_per_caller` ended runs of the caller still execute, so none of its runs starts."""
 
     code = "holds_full"
 

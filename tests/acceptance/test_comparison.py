@@ -251,7 +251,7 @@ def test_a_tool_hangs(tmp_path: Path) -> None:
         assert answer(requests[1])["response"] == "q2"
         return "it is answered at its `timeout`; the next one runs"
 
-    flags = ("--timeout", "0.5", "--cancel-grace", "0.3", "--hold-limit", "0.5")
+    flags = ("--timeout", "0.5", "--cancel-grace", "0.3", "--unlock-after", "0.5")
     assert both(tmp_path, measure, *flags) == row("A tool never returns")
 
 

@@ -43,7 +43,7 @@ OFFERED = {
     "strandline settings --config ": ["deep/", "my.toml"],
     "strandline journal verify ": ["deep/", "j.db"],
     "strandline init --model o": ["openai:gpt-4o-mini", "ollama:llama3.2"],
-    "strandline serve --max-runn": ["--max-running", "--max-running-per-principal"],
+    "strandline serve --max-runn": ["--max-running", "--max-running-per-caller"],
 }
 
 

@@ -103,13 +103,13 @@ CASES = {
     ),
     "two letters that changed places": Case(["serve", "--config", "prot.toml"], ["did you mean `port`?"]),
     "several at once": Case(
-        ["serve", "--config", "several.toml", "--max-holds", "none"],
+        ["serve", "--config", "several.toml", "--max-still-working", "none"],
         [
             "the settings have 4 errors",
             "`queues`, which is not a setting",
             "max_running is 'many' (several.toml)",
             "timeout is -1 (several.toml)",
-            "max_holds is 'none' (--max-holds)",
+            "max_still_working is 'none' (--max-still-working)",
         ],
         {},
     ),

@@ -218,7 +218,7 @@ def test_what_is_wrong_with_keys_keeps_a_server_from_starting_and_the_doctor_say
     several = found(STRANDLINE_API_KEYS_FILE="keys", STRANDLINE_HOST="0.0.0.0")
     assert several["ok"] == "2 for ada, bob; 1 for operators"
     assert "may fill the whole server: 10000 runs may wait, 64 execute" in several["note"]
-    bounds = {"STRANDLINE_MAX_QUEUED_PER_PRINCIPAL": "9", "STRANDLINE_MAX_RUNNING_PER_PRINCIPAL": "9"}
+    bounds = {"STRANDLINE_MAX_QUEUED_PER_CALLER": "9", "STRANDLINE_MAX_RUNNING_PER_CALLER": "9"}
     assert "note" not in found(STRANDLINE_API_KEYS_FILE="keys", STRANDLINE_HOST="0.0.0.0", **bounds)
     assert "problem" not in several
     file.chmod(0o666)
@@ -229,7 +229,7 @@ def test_what_one_principal_leaves_working_keeps_itself_out_and_nobody_else(at: 
     """Small requests whose tool works on after their time, or after a forced cancel: more than stop a server without
     keys."""
     ada, bob, ops = made(tmp_path, "ada"), made(tmp_path, "bob"), made(tmp_path, "ops", "--operator")
-    flags = ["--api-keys-file", "keys", "--cancel-grace", "0.1", "--hold-limit", "0.5"]
+    flags = ["--api-keys-file", "keys", "--cancel-grace", "0.1", "--unlock-after", "0.5"]
     with serving(TARGETS / "agent.py", *flags, folder=tmp_path, variables=at.environment) as server:
         at.hold(*(f"a{number} x" for number in range(12)))
 
@@ -238,7 +238,7 @@ def test_what_one_principal_leaves_working_keeps_itself_out_and_nobody_else(at: 
             return httpx.post(url, json=body, headers=shown(ada), trust_env=False, timeout=DEADLINE_S)
 
         def principals() -> Any:
-            return httpx.get(f"{server.url}/health", headers=shown(ops), trust_env=False).json()["principals"]
+            return httpx.get(f"{server.url}/health", headers=shown(ops), trust_env=False).json()["callers"]
 
         begun = [ask(f"/v1/sessions/a{number}/runs", input=f"a{number} x").json()["run_id"] for number in range(8)]
         at.reached(*(f"a{number} x" for number in range(8)))
@@ -251,7 +251,7 @@ def test_what_one_principal_leaves_working_keeps_itself_out_and_nobody_else(at: 
         assert int(refused.headers["Retry-After"]) >= 1
         for run_id in begun:
             assert ask(f"/v1/runs/{run_id}/cancel", force=True).status_code in (200, 202)
-        left = {"ada": {"claimed": 0, "waiting": 1, "leftovers": 12}}
+        left = {"ada": {"claimed": 0, "waiting": 1, "still_working": 12, "leftovers": 12}}
         until(lambda: principals() == left, "all have ended, all holds are given up, and all threads live")
         with Client(server.url, bob) as other:
             for number in range(3):

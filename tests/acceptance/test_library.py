@@ -288,7 +288,7 @@ def test_a_script_serves_until_it_is_stopped(at: Checkpoints, tmp_path: Path) ->
         (", max_runing=3", "strandline: `max_runing` is not a setting; did you mean `max_running`?\n"),
         (", max_running=0", "max_running is 0 (given to strandline.serve); it must be a whole number"),
         (', host="0.0.0.0"', "set STRANDLINE_ALLOW_ANONYMOUS=1"),
-        (', history="external", config="none.toml"', "none.toml cannot be read"),
+        (', history="session_manager", config="none.toml"', "none.toml cannot be read"),
     ],
 )
 def test_what_keeps_a_script_from_serving_is_one_paragraph(more: str, expected: str, tmp_path: Path) -> None:

@@ -335,7 +335,7 @@ def test_a_server_that_dies_is_started_again(at: Checkpoints, tmp_path: Path) ->
 
 def test_a_server_that_has_to_be_replaced_is(at: Checkpoints, tmp_path: Path) -> None:
     shutil.copy(TARGETS / "agent.py", tmp_path / "agent.py")
-    flags = ["--max-holds", "1", "--cancel-grace", "0.1", "--timeout", "0.3"]
+    flags = ["--max-still-working", "1", "--cancel-grace", "0.1", "--timeout", "0.3"]
     with reloading("agent.py", *flags, folder=tmp_path, variables=at.environment) as server:
         at.hold("one a")
         server.ask("one a", "held")

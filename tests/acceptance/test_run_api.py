@@ -230,7 +230,8 @@ def test_the_runs_and_the_history_of_a_session(server: Server, at: Checkpoints) 
         assert [run["run_id"] for run in listed] == [run["run_id"] for run in runs]
     session = get(server, "sessions/lists")
     assert session == {
-        "session_id": "lists", "messages": 6, "queue_depth": 2, "running": runs[2]["run_id"], "held": None,
+        "session_id": "lists", "messages": 6, "queue_depth": 2, "running": runs[2]["run_id"],
+        "locked_by": None, "held": None,
         "paused": False,
         "input_requests": [],
         "input_until": None,

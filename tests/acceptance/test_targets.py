@@ -119,7 +119,7 @@ def test_a_run_of_the_one_agent_resumes_after_a_crash_and_does_nothing_twice(at:
 
 def test_with_self_managed_history_the_conversation_is_in_the_session_managers_files(tmp_path: Path) -> None:
     target = str(TARGETS / "external.py")
-    with serving(target, "--history", "external", folder=tmp_path) as server:
+    with serving(target, "--history", "session_manager", folder=tmp_path) as server:
         assert server.chat("a1", "a")["response"] == "a1"
         assert server.chat("b1", "b")["response"] == "b1"
         server.kill()
@@ -142,13 +142,15 @@ def test_without_the_setting_a_session_manager_fails_the_run_and_the_setting_is_
         answer = server.chat("a1")
         assert answer["status"] == "error"
         run = server.run(answer["run_id"])
-        assert "history=external" in run["error"]["detail"]
+        assert "history=session_manager" in run["error"]["detail"]
 
 
 def test_with_keys_and_self_managed_history_each_caller_has_a_conversation_of_its_own(tmp_path: Path) -> None:
     ada, bob = new_key("ada"), new_key("bob")
     keys = ("--api-keys", f"{ada[1].line()},{bob[1].line()}")
-    with serving(f"{TARGETS / 'external.py'}:make_apart", "--history", "external", *keys, folder=tmp_path) as server:
+    with serving(
+        f"{TARGETS / 'external.py'}:make_apart", "--history", "session_manager", *keys, folder=tmp_path
+    ) as server:
         for shown, said in ((ada[0], "ada's"), (bob[0], "bob's"), (ada[0], "ada's ada's")):
             answer = server.client.post(
                 "/chat",
@@ -165,7 +167,7 @@ def test_with_keys_and_self_managed_history_a_factory_without_principal_is_not_s
 ) -> None:
     target = f"{TARGETS / 'external.py'}:make_agent"
     keys = ("--api-keys", new_key("ada")[1].line())
-    done = ran("serve", target, "--history", "external", "--port", "0", *keys, *flags, folder=tmp_path)
+    done = ran("serve", target, "--history", "session_manager", "--port", "0", *keys, *flags, folder=tmp_path)
     assert done.returncode == 2
     assert "does not take the principal" in done.stderr
     assert "def make_agent(session_id, principal):" in done.stderr

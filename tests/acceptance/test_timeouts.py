@@ -119,7 +119,7 @@ def test_a_time_that_is_not_allowed_is_refused(tmp_path: Path, wrong: dict[str, 
 
 def test_a_server_whose_threads_are_used_up_drains_and_exits_with_70(at: Checkpoints, tmp_path: Path) -> None:
     """Its supervisor starts it again; what waited runs then, and the run that was left has its one outcome."""
-    flags = ["--max-holds", "2", "--cancel-grace", "0.1", "--timeout", "0.3", "--drain-grace", "20"]
+    flags = ["--max-still-working", "2", "--cancel-grace", "0.1", "--timeout", "0.3", "--drain-grace", "20"]
     server = Server(AGENT, *flags, folder=tmp_path, variables=at.environment)
     try:
         server.start()
@@ -132,7 +132,7 @@ def test_a_server_whose_threads_are_used_up_drains_and_exits_with_70(at: Checkpo
         answer = chat(server, "b x", "b")
         assert answer["error_code"] == "timeout"
         assert server.ended() == EXHAUSTED
-        assert "max_holds" in server.stderr
+        assert "max_still_working" in server.stderr
         server.start()
         assert server.run(answer["run_id"])["held"] is False
         assert chat(server, "again", "b")["response"] == "again"
@@ -144,7 +144,7 @@ def test_a_server_whose_threads_are_used_up_drains_and_exits_with_70(at: Checkpo
 def test_an_async_tool_that_blocks_all_agents_is_abandoned_and_other_sessions_continue(
     at: Checkpoints, tmp_path: Path
 ) -> None:
-    flags = ["--cancel-grace", "0.3", "--hold-limit", "1"]
+    flags = ["--cancel-grace", "0.3", "--unlock-after", "1"]
     server = Server(TARGETS / "blocking.py", *flags, folder=tmp_path, variables=at.environment)
     try:
         server.start()

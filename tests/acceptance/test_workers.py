@@ -128,7 +128,7 @@ def test_sessions_are_spread_over_workers_and_a_worker_that_dies_takes_only_its_
 def test_code_that_keeps_pythons_lock_for_good_is_killed_with_its_worker_and_dies_with_a_killed_server(
     at: Checkpoints, tmp_path: Path
 ) -> None:
-    flags = (*TWO, "--cancel-grace", "1", "--hold-limit", "30")
+    flags = (*TWO, "--cancel-grace", "1", "--unlock-after", "30")
     server = Server(TARGETS / "gripping.py:answer", *flags, folder=tmp_path, variables=at.environment)
     try:
         server.start()

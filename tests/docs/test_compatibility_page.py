@@ -7,7 +7,9 @@ from typing import Final
 
 import pytest
 
+from docs.test_words import PAGES
 from strandline import _compat as compat
+from strandline import _older_names as names
 from strandline._journal import migrations
 from strandline._journal.ownership import SCHEMA_VERSION
 from unit.test_exports import PUBLIC
@@ -50,3 +52,37 @@ def test_every_version_of_the_changelog_has_a_row() -> None:
 def test_the_stable_modules_are_those_that_are_public() -> None:
     (row,) = re.findall(r"(?m)^\| Python \| (what .*) \|$", PAGE)
     assert re.findall(r"`(strandline[\w.]*)`", row) == list(PUBLIC)
+
+
+WHERE: Final = {
+    "RunBody": "run",
+    "SessionBody": "session",
+    "HealthBody": "`/health`",
+    "CallerBody": "`/health`, in `callers`",
+}
+
+
+def test_every_name_with_an_older_one_is_listed_and_no_other() -> None:
+    listed = re.findall(r"(?m)^\| `([^`]+)` \| `([^`]+)` \| ([^|]+) \|$", PAGE)
+    renamed = [(name, older, "setting") for name, older in names.SETTINGS.items()]
+    for setting, values in names.VALUES.items():
+        renamed += [(name, older, f"value of the setting `{setting}`") for name, older in values.items()]
+    renamed.append((names.CALLER, names.OLDER_CALLER, "placeholder of the setting `session_files`"))
+    for command, options in names.OPTIONS.items():
+        renamed += [(name, older, f"option of `strandline {command}`") for name, older in options.items()]
+    for body, fields in names.FIELDS.items():
+        renamed += [(name, older, WHERE[body]) for name, older in fields.items()]
+    for command, fields in names.PRINTED.items():
+        renamed += [(name, older, f"`strandline {command} --json`") for name, older in fields.items()]
+    assert sorted((name, older, where.partition(", in an operator's")[0]) for name, older, where in listed) == sorted(
+        renamed
+    )
+
+
+@pytest.mark.parametrize("page", [each for each in PAGES if not each.endswith("compatibility.md")])
+def test_pages_use_the_clearer_names(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    older = [*names.NEWER_SETTINGS, *(each.replace("_", "-") for each in names.NEWER_SETTINGS), "unknown_tool=tell"]
+    older += [each.upper() for each in names.NEWER_SETTINGS]
+    found = re.findall(rf"(?<![A-Za-z0-9])(?:{'|'.join(older)}|history[ =]+\"?external)(?![\w-])", text)
+    assert found == []

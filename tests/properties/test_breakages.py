@@ -187,7 +187,7 @@ def go_on_whatever_was_done(patch: pytest.MonkeyPatch) -> None:
     """After a crash a run continues, also one with a tool in the middle that must not be started again."""
 
     def reckless(progress: Any, **settings: Any) -> Any:
-        return resume_point(progress, **(settings | {"unknown_tool": "tell"}))
+        return resume_point(progress, **(settings | {"unknown_tool": "resume"}))
 
     patch.setattr(completion, "resume_point", reckless)
 

@@ -486,7 +486,7 @@ def test_each_tool_of_an_open_round_either_starts_again_or_has_one_result(
     progress = fold(checkpoints)
     names = sorted(set(progress.open_tools().values()))
     idempotent = data.draw(st.sets(st.sampled_from(names))) if names else set()
-    again = resume_point(progress, unknown_tool="tell", idempotent_tools=idempotent)
+    again = resume_point(progress, unknown_tool="resume", idempotent_tools=idempotent)
 
     assert again is not None
     assert {progress.open_tools()[each] for each in again.to_restart} == idempotent

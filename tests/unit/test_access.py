@@ -87,7 +87,7 @@ def keeper(folder: Path, gate: Gate) -> Any:
 @asynccontextmanager
 async def served(folder: Path, **settings: Any) -> AsyncIterator[World]:
     gate = Gate()
-    target = keeper(folder / "kept", gate) if settings.get("history") == "external" else function(gate)
+    target = keeper(folder / "kept", gate) if settings.get("history") == "session_manager" else function(gate)
     given: dict[str, Any] = {"journal": "memory:", "workspace": folder / "workspace", "api_keys": LINES, **settings}
     app = strandline.asgi(target, **given)
     async with app.lifespan():
@@ -264,7 +264,7 @@ def test_without_keys_all_are_one_principal_and_a_key_changes_nothing(tmp_path: 
 # -- what belongs to whom ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("history", ["journal", "external"])
+@pytest.mark.parametrize("history", ["journal", "session_manager"])
 def test_nothing_of_one_principal_is_there_for_another(history: str, tmp_path: Path) -> None:
     """Also not for an operator: every route that names a run or a session, and what the agents themselves know."""
 
@@ -312,7 +312,7 @@ def test_nothing_of_one_principal_is_there_for_another(history: str, tmp_path: P
     run(main())
 
 
-@pytest.mark.parametrize("history", ["journal", "external"])
+@pytest.mark.parametrize("history", ["journal", "session_manager"])
 def test_each_principal_has_a_session_of_a_name_of_its_own_by_every_protocol(history: str, tmp_path: Path) -> None:
     async def main() -> None:
         async with served(tmp_path, history=history) as world:
@@ -348,8 +348,8 @@ def test_an_app_with_keys_is_not_made_where_agents_would_keep_one_conversation_f
         raise AssertionError("called")
 
     with pytest.raises(SetupError, match="principal"):
-        strandline.asgi(make_agent, journal="memory:", history="external", api_keys=LINES)
-    strandline.asgi(make_agent, journal="memory:", history="external")
+        strandline.asgi(make_agent, journal="memory:", history="session_manager", api_keys=LINES)
+    strandline.asgi(make_agent, journal="memory:", history="session_manager")
 
 
 def test_an_idempotency_key_belongs_to_its_principal(tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ def test_a_tool_learns_whose_run_it_is_and_each_has_a_folder_of_its_own(tmp_path
 def test_the_queues_of_a_principal_are_bounded_together_and_others_have_room(tmp_path: Path) -> None:
     async def main() -> None:
         async with (
-            served(tmp_path, max_queued_per_principal=2) as world,
+            served(tmp_path, max_queued_per_caller=2) as world,
             world.client(ADA[0]) as ada,
             world.client(BOB[0]) as bob,
         ):
@@ -402,8 +402,8 @@ def test_the_queues_of_a_principal_are_bounded_together_and_others_have_room(tmp
             async with world.client(OPS[0]) as ops:
                 counted = (await ops.get("/metrics")).text
                 assert 'strandline_refusals_total{reason="principal_full"} 2.0' in counted
-                shares = (await ops.get("/health")).json()["principals"]
-                assert shares == {"ada": {"claimed": 2, "waiting": 2, "leftovers": 0}}
+                shares = (await ops.get("/health")).json()["callers"]
+                assert shares == {"ada": {"claimed": 2, "waiting": 2, "still_working": 0, "leftovers": 0}}
 
     run(main())
 
@@ -411,7 +411,7 @@ def test_the_queues_of_a_principal_are_bounded_together_and_others_have_room(tmp
 def test_what_is_kept_for_a_principal_is_bounded_and_others_have_room(tmp_path: Path) -> None:
     async def main() -> None:
         async with (
-            served(tmp_path, max_stored_bytes_per_principal=8_000) as world,
+            served(tmp_path, max_stored_bytes_per_caller=8_000) as world,
             world.client(ADA[0]) as ada,
             world.client(BOB[0]) as bob,
             world.client(OPS[0]) as ops,
@@ -427,7 +427,7 @@ def test_what_is_kept_for_a_principal_is_bounded_and_others_have_room(tmp_path: 
             assert (refused_too.status_code, refused_too.json()["error"]["code"]) == (429, "storage_full")
             assert refused_too.headers["retry-after"] == "60"
             assert refused_too.headers["x-should-retry"] == "false", "its clients would wait a minute, twice"
-            assert "max_stored_bytes_per_principal" in refused.json()["detail"]
+            assert "max_stored_bytes_per_caller" in refused.json()["detail"]
             again = await ada.post(
                 "/chat", json={"message": large, "session_id": "a"}, headers={"Idempotency-Key": "k"}
             )
@@ -449,7 +449,7 @@ def test_what_is_kept_for_a_principal_is_bounded_and_others_have_room(tmp_path: 
 def test_the_runs_of_a_principal_that_execute_are_bounded_together_and_others_have_room(tmp_path: Path) -> None:
     async def main() -> None:
         async with (
-            served(tmp_path, max_running=2, max_running_per_principal=1) as world,
+            served(tmp_path, max_running=2, max_running_per_caller=1) as world,
             world.client(ADA[0]) as ada,
             world.client(BOB[0]) as bob,
             world.client(OPS[0]) as ops,
@@ -458,8 +458,8 @@ def test_the_runs_of_a_principal_that_execute_are_bounded_together_and_others_ha
                 assert (await ada.post(f"/v1/sessions/{session}/runs", json={"input": "hold"})).status_code == 202
             said = await bob.post("/chat", json={"message": "m", "session_id": "s"})
             assert said.status_code == 200, "a slot is left for him"
-            assert (await ops.get("/health")).json()["principals"] == {
-                "ada": {"claimed": 1, "waiting": 1, "leftovers": 0}
+            assert (await ops.get("/health")).json()["callers"] == {
+                "ada": {"claimed": 1, "waiting": 1, "still_working": 0, "leftovers": 0}
             }
 
     run(main())
@@ -480,7 +480,7 @@ def test_what_is_open_names_no_session_no_run_and_no_principal(tmp_path: Path) -
                         for name in (session, run_id, '"ada"', '"bob"', '"ops"'):
                             assert name not in text, (path, name)
                 health = (await nobody.get("/health")).json()
-                assert (health["auth"], health["running"], "principals" in health) == ("keys", 1, False)
+                assert (health["auth"], health["running"], "callers" in health) == ("keys", 1, False)
 
     run(main())
 

@@ -206,7 +206,7 @@ def test_of_runs_that_ended_on_a_loop_given_up_only_the_one_that_blocks_it_is_wa
 
 
 @pytest.mark.parametrize(
-    "how", [{"idempotent_tools": frozenset({"tool"})}, {"unknown_tool": "tell"}], ids=["started again", "told"]
+    "how", [{"idempotent_tools": frozenset({"tool"})}, {"unknown_tool": "resume"}], ids=["started again", "told"]
 )
 def test_a_stranded_run_does_not_go_on_beside_a_tool_of_its_own_that_still_works(how: dict[str, Any]) -> None:
     gate, tool = Gate(), Gate()

@@ -71,7 +71,7 @@ def test_lists_and_truth_values_are_read_from_text(tmp_path: Path) -> None:
         ("timeout", "inf"),
         ("retry_after", "inf"),
         ("cancel_grace", "-0.1"),
-        ("max_holds", "0"),
+        ("max_still_working", "0"),
         ("stall_action", "kill"),
         ("unknown_tool", "ask"),
         ("on_failure", "forget"),
@@ -238,9 +238,9 @@ def test_with_keys_a_principal_may_have_half_of_all_holds_and_without_as_many_as
     for given, in_force in (
         ({}, None),
         (keys, 4),
-        ({**keys, "max_holds": 9}, 4),
-        ({**keys, "max_holds": 1}, 1),
-        ({**keys, "max_holds_per_principal": 7}, 7),
-        ({"max_holds_per_principal": 2}, 2),
+        ({**keys, "max_still_working": 9}, 4),
+        ({**keys, "max_still_working": 1}, 1),
+        ({**keys, "max_still_working_per_caller": 7}, 7),
+        ({"max_still_working_per_caller": 2}, 2),
     ):
         assert resolve(given, {}).settings.holds_per_principal == in_force, given

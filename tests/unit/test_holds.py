@@ -179,7 +179,7 @@ def test_too_many_threads_left_behind_have_the_server_stop_itself(caplog: pytest
 
     with caplog.at_level(logging.WARNING, "strandline.holds"):
         run_virtual(main)
-    assert any("max_holds" in record.message for record in caplog.records)
+    assert any("max_still_working" in record.message for record in caplog.records)
     assert any("stubborn" in record.message for record in caplog.records), "the log says what works on"
 
 
@@ -316,7 +316,7 @@ def test_what_one_principal_leaves_behind_keeps_itself_out_and_nobody_else(caplo
             assert waits.why is not None
             assert waits.why.code is Reason.HOLDS_FULL
             assert waits.why.text.startswith("8 ended runs of ada are still executing")
-            assert service.shares() == {"ada": Share(claimed=0, waiting=1, leftovers=8)}
+            assert service.shares() == {"ada": Share(claimed=0, waiting=1, lingering=8)}
             assert service.vitals().lingering == 8
             played.work.end()
             assert (await outcome(queued)).output == "answer to queued"
@@ -325,7 +325,7 @@ def test_what_one_principal_leaves_behind_keeps_itself_out_and_nobody_else(caplo
 
     with caplog.at_level(logging.WARNING, "strandline.claims"):
         run_virtual(main)
-    shown = [each.getMessage() for each in caplog.records if "max_holds_per_principal" in each.message]
+    shown = [each.getMessage() for each in caplog.records if "max_still_working_per_caller" in each.message]
     assert len(shown) == 1
     assert "of ada" in shown[0]
 

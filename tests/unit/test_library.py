@@ -19,6 +19,7 @@ import strandline
 from strandline._access.keyring import new_key
 from strandline._engine.events import type_of
 from strandline._library import FAILED, AppKeywords, ServerKeywords, ServiceKeywords
+from strandline._older_names import NEWER_SETTINGS
 from strandline._settings import AppSettings, ServiceSettings, Settings
 from strandline.errors import Invalid, JournalLocked, KeyReused, NotStarted, SettingsError, SetupError, TargetError
 from strandline.testing import Gate, ScriptedModel, question
@@ -441,9 +442,9 @@ def test_an_app_with_keys_and_external_history_serves_no_factory_that_is_not_tol
     keys = [new_key("ada")[1].line()]
     Path("kept.py").write_text("def make_agent(session_id): ...")
     for target in (make_agent, "kept.py"):
-        strandline.asgi(target, history="external")
+        strandline.asgi(target, history="session_manager")
         with pytest.raises(TargetError, match="does not take the principal"):
-            strandline.asgi(target, history="external", api_keys=keys)
+            strandline.asgi(target, history="session_manager", api_keys=keys)
 
 
 def test_variables_and_the_file_of_settings_count_unless_something_is_given(
@@ -497,7 +498,7 @@ def test_every_setting_can_be_given_by_its_name_with_a_type() -> None:
         (AppKeywords, AppSettings),
         (ServerKeywords, Settings),
     ):
-        assert set(get_type_hints(keywords)) == set(settings.__struct_encode_fields__), keywords
+        assert set(get_type_hints(keywords)) == {*settings.__struct_encode_fields__, *NEWER_SETTINGS}, keywords
 
 
 def test_every_name_of_the_package_is_there() -> None:

@@ -263,7 +263,7 @@ def test_one_agent_is_served_to_all_sessions_and_its_factory_recommended(name: s
     [
         ("graph", "is one Graph", "def make_graph(session_id):"),
         ("swarm", "is one Swarm", "def make_swarm(session_id):"),
-        ("kept", "has a session manager", "--history external"),
+        ("kept", "has a session manager", "--history session_manager"),
         ("work", "is one DecoratedFunctionTool", "def make_agent(session_id):"),
         ("model", "is one ScriptedModel", "def make_agent(session_id):"),
     ],
@@ -281,18 +281,18 @@ def test_an_object_that_cannot_be_served_is_refused_with_what_to_write(name: str
     [
         (INSTANCES, "agent", "one conversation for all sessions"),
         (INSTANCES, "graph", "is one Graph"),
-        (FACTORY, "answer", "is a function. The setting history=external is for factories"),
+        (FACTORY, "answer", "is a function. The setting history=session_manager is for factories"),
     ],
 )
 def test_only_factories_can_be_self_managed(source: str, name: str, said: str) -> None:
     write(source)
     with pytest.raises(TargetError) as refusal:
-        load_target(f"agent.py:{name}", history="external")
+        load_target(f"agent.py:{name}", history="session_manager")
     assert said in str(refusal.value)
 
 
 def test_a_factory_is_not_called_at_the_start_when_its_agents_keep_their_history() -> None:
     write("def make_agent(session_id): raise AssertionError('called')")
-    target = load_target("agent.py", history="external")
+    target = load_target("agent.py", history="session_manager")
     assert target.self_managed
     assert not target.resumable

@@ -141,11 +141,11 @@ SELF_MANAGED = "def f(session_id): ...", "def f(): ..."
 @pytest.mark.parametrize("source", SELF_MANAGED)
 def test_with_keys_a_factory_that_keeps_history_must_take_the_principal(source: str) -> None:
     with pytest.raises(TargetError) as refused:
-        target_for(defined(source), "agent.py:f", history="external", keys=True)
+        target_for(defined(source), "agent.py:f", history="session_manager", keys=True)
     said = str(refused.value)
     assert "def make_agent(session_id, principal):" in said
     assert 'storage_dir=f"kept/{principal}"' in said
-    assert isinstance(target_for(defined(source), "f", history="external"), FactoryTarget)
+    assert isinstance(target_for(defined(source), "f", history="session_manager"), FactoryTarget)
     assert isinstance(target_for(defined(source), "f", keys=True), FactoryTarget)
     taking = defined("def f(session_id, principal): ...")
-    assert isinstance(target_for(taking, "f", history="external", keys=True), FactoryTarget)
+    assert isinstance(target_for(taking, "f", history="session_manager", keys=True), FactoryTarget)

@@ -132,7 +132,7 @@ def test_without_the_setting_a_session_manager_is_refused_and_the_setting_named(
         async with serving(target, tmp_path / "work") as service:
             outcome = await ask(service, "q")
             assert outcome.error is not None
-            assert "history=external" in outcome.error.detail
+            assert "history=session_manager" in outcome.error.detail
 
     run(main)
 
@@ -193,7 +193,7 @@ def test_a_question_that_cannot_be_answered_fails_its_run_and_none_after_it(
             async with serving(self_managed(make), tmp_path / "work") as service:
                 outcome = await ask(service, "ask")
                 assert outcome.error is not None
-                assert "cannot be answered with `history=external`" in outcome.error.detail or by_hook
+                assert "cannot be answered with `history=session_manager`" in outcome.error.detail or by_hook
                 assert (await ask(service, f"after {turn}")).output == "fine"
                 assert (await ask(service, "and on")).output == "fine"
                 await service.drain()

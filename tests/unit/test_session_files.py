@@ -91,8 +91,8 @@ def test_no_two_sessions_of_any_principals_share_a_folder_and_none_leaves_the_pl
     [
         ({"session_files": "/x/{id}"}, "{id} is no placeholder"),
         ({"session_files": "/x/{session_id"}, "{ is no placeholder"),
-        ({"session_files": "/x", "history": "external"}, "history=external"),
-        ({"session_files": "/x", "api_keys_file": "keys"}, "/x/{principal}"),
+        ({"session_files": "/x", "history": "session_manager"}, "history=session_manager"),
+        ({"session_files": "/x", "api_keys_file": "keys"}, "/x/{caller}"),
         ({"session_files": "/x", "session_files_names": "default"}, "SESSION=NAME"),
         ({"session_files": "/x", "session_files_names": "default=a/b"}, "SESSION=NAME"),
         ({"session_files": "/x", "session_files_names": "a=a"}, "may appear once only"),
@@ -110,8 +110,8 @@ def test_what_cannot_be_meant_is_refused_before_anything_starts(
 
 
 def test_with_keys_each_principal_has_a_folder_of_its_own(tmp_path: Path) -> None:
-    settings = {"session_files": "/x/{principal}", "api_keys_file": "keys", "session_files_names": "default=agent"}
-    assert resolve(settings, {}, folder=tmp_path).settings.session_files == "/x/{principal}"
+    settings = {"session_files": "/x/{caller}", "api_keys_file": "keys", "session_files_names": "default=agent"}
+    assert resolve(settings, {}, folder=tmp_path).settings.session_files == "/x/{caller}"
 
 
 # -- what ---------------------------------------------------------------------------------------------

@@ -229,7 +229,7 @@ def test_a_session_whose_run_is_held_uses_no_slot_and_goes_on_when_that_is_over(
     queues.wait("2", A)
     queues.hold("1")
     assert queues.it.next() is None, "it is held"
-    assert queues.it.shares()[A.principal] == Share(claimed=1, waiting=1, leftovers=1)
+    assert queues.it.shares()[A.principal] == Share(claimed=1, waiting=1, lingering=1)
     assert not queues.it.reserve(A)
     queues.end_hold("1")
     assert queues.go_on("2") == A
@@ -429,7 +429,7 @@ def test_a_session_that_turns_out_empty_gives_its_share_back() -> None:
 def test_lingering_runs_keep_slots_of_their_principal_until_they_stop() -> None:
     queues = Queues(9, per_principal=2, lingering_per_principal=4)
     queues.leave("1", A)
-    assert queues.it.shares() == {"p": Share(claimed=0, waiting=0, leftovers=1)}
+    assert queues.it.shares() == {"p": Share(claimed=0, waiting=0, lingering=1)}
     queues.begin("2", A)
     assert not queues.it.reserve(B), "one slot is the lingering run's, one the executing run's"
     queues.wait("3", B)

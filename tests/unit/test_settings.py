@@ -9,6 +9,7 @@ import pytest
 
 from strandline._composition import options_of
 from strandline._config import FIELDS, choices, kind_of, resolve
+from strandline._older_names import NEWER_SETTINGS
 from strandline._settings import AppSettings, ServiceSettings, Settings
 
 RECORDS = (ServiceSettings, AppSettings, Settings)
@@ -60,6 +61,9 @@ def test_each_record_has_the_settings_of_the_one_before() -> None:
 
 def test_durations_have_their_unit_in_code_and_not_for_people(tmp_path: Path) -> None:
     assert {name for name in FIELDS if name.endswith("_s")} == set()
-    assert {field for name, field in FIELDS.items() if field != name} == {f for f in FIELDS.values() if f[-2:] == "_s"}
+    renamed = {field for name, field in FIELDS.items() if field.removesuffix("_s") != name}
+    assert {field.removesuffix("_s") for field in renamed} == NEWER_SETTINGS.keys()
+    others = {field for name, field in FIELDS.items() if field != name} - renamed
+    assert others == {field for field in FIELDS.values() if field.endswith("_s")} - renamed
     settings = resolve({"timeout": "7"}, {"STRANDLINE_DRAIN_GRACE": "2"}, folder=tmp_path).settings
     assert (settings.timeout_s, settings.drain_grace_s) == (7.0, 2.0)

@@ -165,7 +165,7 @@ def test_an_open_tool_that_is_not_idempotent_ends_the_run_unless_its_outcome_may
 ) -> None:
     progress = fold(open_round(call("pay", {"n": 1}, "p"), call("look", {"n": 2}, "l")))
     assert resume_point(progress, unknown_tool="fail", idempotent_tools=idempotent) is None
-    shown = resume_point(progress, unknown_tool="tell", idempotent_tools=idempotent)
+    shown = resume_point(progress, unknown_tool="resume", idempotent_tools=idempotent)
     assert shown is not None
     assert shown.to_restart == frozenset({"l"} if idempotent else ())
     assert shown.results["p"]["content"] == [{"text": UNKNOWN_OUTCOME}]
@@ -248,7 +248,7 @@ def test_a_tool_with_an_unknown_outcome_is_not_started() -> None:
     calls = [call("pay", {"n": 1}, "p"), call("look", {"n": 2}, "l")]
     world = World(one_round(*calls))
     journal = CheckpointJournal(open_round(*calls))
-    progress = resume_point(fold(journal.kept), unknown_tool="tell", idempotent_tools=["look"])
+    progress = resume_point(fold(journal.kept), unknown_tool="resume", idempotent_tools=["look"])
     assert progress is not None
     live = asyncio.run(world.attempt(journal, progress))
     assert live is not None
@@ -338,7 +338,7 @@ def test_however_often_the_server_dies_no_finished_tool_starts_again_and_history
         checkpoints: list[Checkpoint] = []
         live: LiveAttempt | None = None
         for death in [*deaths, None]:
-            progress = resume_point(fold(checkpoints), unknown_tool="tell", idempotent_tools=["look"])
+            progress = resume_point(fold(checkpoints), unknown_tool="resume", idempotent_tools=["look"])
             assert progress is not None
             ended = {checkpoint.tool_use_id for checkpoint in checkpoints if isinstance(checkpoint, ToolDone)} | set(
                 result_texts(progress.messages)

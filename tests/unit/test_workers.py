@@ -490,7 +490,7 @@ def test_who_shares_a_worker_with_code_that_blocks_it_goes_on_by_the_rules_of_a_
         return f"attempt {attempt.context.attempt}"
 
     async def main() -> None:
-        async with in_workers(behaviour, workers=1, unknown_tool="tell", hold_limit_s=60.0) as (service, loops, _):
+        async with in_workers(behaviour, workers=1, unknown_tool="resume", hold_limit_s=60.0) as (service, loops, _):
             (process,) = loops._processes.values()
             assert isinstance(process, Nearby)
             beside = await send(service, "beside", "b")

@@ -141,12 +141,12 @@ class FactoryTarget(StrandsTarget):
     def _checked_self_managed(self, made: object) -> Agent:
         if isinstance(made, Graph | Swarm):
             raise AgentFailed(
-                f"the factory returned a {type(made).__name__}. With history=external an agent's own session manager"
-                f" keeps the conversation, and that of a {type(made).__name__} keeps none: leave `history` as it is"
+                f"the factory returned a {type(made).__name__}. With history=session_manager an agent's own session"
+                f" manager keeps the conversation, and a {type(made).__name__} has none: leave `history` as it is"
             )
         if isinstance(made, Agent) and not has_session_manager(made):
             raise AgentFailed(
-                "with history=external the agent keeps its own conversation, but the factory returned an agent"
+                "with history=session_manager the agent keeps its own conversation, but the factory returned an agent"
                 " without a session manager: give it one (`session_manager=FileSessionManager(session_id=session_id)`),"
                 " or leave `history` as it is"
             )

@@ -72,7 +72,7 @@ def target_for(thing: object, description: str, *, history: str = "journal", key
 
     Raises `TargetError` with what to write instead.
     """
-    self_managed = history == "external"
+    self_managed = history == "session_manager"
     if _is_agent(thing):
         return _instance(thing, description, self_managed=self_managed)
     _refuse_instances(thing, description)
@@ -110,9 +110,9 @@ def target_for(thing: object, description: str, *, history: str = "journal", key
         )
     if keys and self_managed and not takes.principal:
         raise TargetError(
-            f"{description} does not take the principal. There are API keys, and with history=external session managers"
-            " keep what is said: two callers who use the same session id would meet in one conversation. Take the"
-            f" principal, and give each a place of its own:\n\n{KEEPER_EXAMPLE}"
+            f"{description} does not take the principal. There are API keys, and with history=session_manager the"
+            " agents' session managers store what is said: two callers who use the same session id would meet in one"
+            f" conversation. Take the principal, and give each a place of its own:\n\n{KEEPER_EXAMPLE}"
         )
     from strandline._agents.factory import FactoryTarget
 
@@ -128,11 +128,11 @@ def _function(thing: Any, description: str, names: list[str], *, is_async: bool,
             f"{description} takes (message, session) but is not async, so it would block every other session:"
             f" write\n\n{FUNCTION_EXAMPLE}\n\nand call blocking code in it with `await asyncio.to_thread(...)`"
         )
-    if history == "external":
+    if history == "session_manager":
         raise TargetError(
-            f"{description} is a function. The setting history=external is for factories of agents with a session"
-            " manager: leave it out. What is said to a function is kept in the journal, and is not forced on it:"
-            " `session.messages` may be left alone"
+            f"{description} is a function. The setting history=session_manager is for factories of agents with a"
+            " session manager: leave it out. The journal stores what is said to a function, which need not use"
+            " `session.messages`"
         )
     from strandline._agents.function import FunctionTarget
 
@@ -341,8 +341,8 @@ def _is_agent(thing: object) -> bool:
 def _instance(agent: Any, description: str, *, self_managed: bool) -> Target:
     if self_managed:
         raise TargetError(
-            f"{description} is one Agent. With history=external its session manager would keep one conversation for all"
-            " sessions: write a factory that gives each session an agent and a session manager of its own:\n\n"
+            f"{description} is one Agent. With history=session_manager its session manager would keep one conversation"
+            " for all sessions: write a factory that gives each session an agent and a session manager of its own:\n\n"
             "def make_agent(session_id):\n    return Agent(session_manager=FileSessionManager(session_id=session_id))"
         )
     from strandline._agents.singleton import SingletonTarget

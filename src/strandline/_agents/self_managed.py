@@ -1,4 +1,4 @@
-"""Agents that keep their own conversation, with a session manager of Strands (`history=external`).
+"""Agents that keep their own conversation, with a session manager of Strands (`history=session_manager`).
 
 The agent reads its own storage when it is made and writes to it as it runs. Its messages are published, so that the
 caller gets the answer, but the journal stores no checkpoints, window or state. Whether the conversation is well formed
@@ -57,7 +57,7 @@ class SelfManagedAgent:
         finished = await self._agent.run(_WithoutCheckpoints(attempt))
         if isinstance(finished.ending, NeedsInput):
             names = ", ".join(each.name for each in finished.ending.requests)
-            detail = f"the agent requested input ({names}), which cannot be answered with `history=external`"
+            detail = f"the agent requested input ({names}), which cannot be answered with `history=session_manager`"
             return Finished(ending=Failed(ErrorCode.AGENT_ERROR, detail), usage=finished.usage)
         return Finished(ending=finished.ending, usage=finished.usage, keep=finished.keep)
 

@@ -33,7 +33,7 @@ class SingletonTarget:
             raise TargetError(
                 f"{description} has a session manager, which keeps one conversation for all sessions."
                 " Leave `session_manager=` out, or write a factory that gives each session one of its own, and serve it"
-                " with `--history external`:\n\ndef make_agent(session_id):\n"
+                " with `--history session_manager`:\n\ndef make_agent(session_id):\n"
                 "    return Agent(session_manager=FileSessionManager(session_id=session_id))"
             )
         try:

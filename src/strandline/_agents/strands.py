@@ -119,7 +119,7 @@ class StrandsTarget:
         if has_session_manager(agent):
             raise AgentFailed(
                 "the agent has a session manager, but Strandline keeps the history: leave `session_manager=` out, or"
-                " have the session manager keep it, with the setting `history=external`"
+                " have the session manager keep it, with the setting `history=session_manager`"
             )
 
     def _own(self, *parts: tuple[object, str]) -> None:

@@ -58,9 +58,12 @@ def doctor(
     signal.signal(signal.SIGINT, leave)
     findings = list(_findings(target, config, trials))
     if as_json:
-        from strandline._encoding import encode
+        from msgspec.structs import asdict
 
-        sys.stdout.write(encode(findings).decode() + "\n")
+        from strandline._encoding import encode
+        from strandline._older_names import by_both_names
+
+        sys.stdout.write(encode([by_both_names(asdict(each), "doctor") for each in findings]).decode() + "\n")
     else:
         _print(findings)
     if any(each.level is Level.PROBLEM for each in findings):

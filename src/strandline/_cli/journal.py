@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from msgspec.structs import asdict
 
 from strandline._cli import say
 from strandline._cli.complete import JOURNALS, TOML
 from strandline._config import journal_file, resolve
 from strandline._model import ANONYMOUS
+from strandline._older_names import by_both_names
 from strandline._printable import without_passwords
 from strandline.errors import SettingsError
 
@@ -88,7 +90,8 @@ def verify(path: OptionalPath = None, as_json: AsJson = False, config: Config = 
         findings = check(path_of(path, config), lambda what, done, total: step(done, total, what))
     console = say.out()
     if as_json:
-        sys.stdout.write(encode(findings).decode() + "\n")
+        found = {**asdict(findings), "locked_sessions": findings.held}
+        sys.stdout.write(encode(by_both_names(found, "journal verify")).decode() + "\n")
     else:
         table = Table(show_header=False, box=None, pad_edge=False)
         table.add_column(style="bold")
@@ -98,7 +101,7 @@ def verify(path: OptionalPath = None, as_json: AsJson = False, config: Config = 
         table.add_row("sessions", f"{findings.sessions:,}")
         summary = ", ".join(f"{count:,} {status}" for status, count in findings.runs.items() if count)
         table.add_row("runs", f"{sum(findings.runs.values()):,}" + (f" ({summary})" if summary else ""))
-        table.add_row("held", f"{findings.held:,}")
+        table.add_row("locked sessions", f"{findings.held:,}")
         table.add_row("messages", f"{findings.messages:,}")
         hidden = f"{findings.discarded_messages:,}"
         if findings.discarded_messages:
@@ -164,9 +167,11 @@ def import_(
     named: Annotated[
         str | None, typer.Option("--as", help="New session id, if there is only one session.", metavar="ID")
     ] = None,
-    principal: Annotated[
-        str, typer.Option("--principal", help="The caller who will own the sessions.", metavar="NAME")
-    ] = ANONYMOUS,
+    caller: Annotated[
+        str | None,
+        typer.Option("--caller", help="The caller who will own the sessions [anonymous]", metavar="NAME"),
+    ] = None,
+    principal: Annotated[str | None, typer.Option("--principal", hidden=True)] = None,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Skip sessions that are already in the journal.")
     ] = False,
@@ -196,6 +201,9 @@ def import_(
 
     if named is not None and session_prefix:
         say.fail("--as and --session-prefix cannot be combined: use one of them.")
+    if None not in (caller, principal) and caller != principal:
+        say.fail(f"--caller is {caller!r}, and by its older name --principal it is {principal!r}. Set one of the two.")
+    owners = [each for each in (caller, principal) if each is not None]
     with say.errors_reported(), _progress("sessions") as step:
         results = asyncio.run(
             import_sessions(
@@ -203,7 +211,7 @@ def import_(
                 path_of(path, config),
                 SystemClock(),
                 prefix=session_prefix,
-                principal=principal,
+                principal=owners[0] if owners else ANONYMOUS,
                 skip_existing=skip_existing,
                 dry_run=dry_run,
                 on_step=step,

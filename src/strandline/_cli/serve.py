@@ -15,6 +15,7 @@ from strandline._cli import say
 from strandline._cli.complete import TARGETS, TOML, one_of
 from strandline._config import OF_CLIENTS, PREFIX, choices, default_of, descriptions, kind_of, resolve
 from strandline._exits import REFUSED
+from strandline._older_names import NEWER_SETTINGS
 from strandline.errors import StrandlineError
 
 if TYPE_CHECKING:
@@ -124,19 +125,21 @@ def _reload(target: str, config: Path | None, verbose: bool, flags: dict[str, An
 
 
 def _flag(name: str, meaning: str) -> inspect.Parameter:
-    """Return the flag of a setting for Typer; `_config` checks its value."""
-    default = default_of(name)
+    """Return the flag of a setting for Typer; `_config` checks its value. That of an older name is hidden."""
+    setting = NEWER_SETTINGS.get(name, name)
+    default = default_of(setting)
+    hidden = name != setting
     flag = f"--{name.replace('_', '-')}"
     help_text = f"{meaning} [{_shown(default)}]"
     if isinstance(default, bool):
         kind: Any = bool | None
-        option = typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text, show_default=False)
+        option = typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text, show_default=False, hidden=hidden)
     else:
         kind = str | None
-        values = choices(kind_of(name))
+        values = choices(kind_of(setting))
         offered = one_of(*values) if values else None
         metavar = "|".join(values) if values and not isinstance(default, list) else _metavar(default)
-        option = typer.Option(flag, help=help_text, metavar=metavar, autocompletion=offered)
+        option = typer.Option(flag, help=help_text, metavar=metavar, autocompletion=offered, hidden=hidden)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
 
 
@@ -207,6 +210,7 @@ def _with_flags() -> Callable[..., None]:
             annotation=Annotated[str | None, typer.Option("--handed-over", hidden=True)],
         ),
         *(_flag(name, meaning) for name, meaning in descriptions().items()),
+        *(_flag(older, f"Older name of --{name.replace('_', '-')}.") for older, name in NEWER_SETTINGS.items()),
     ]
     _serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     _serve.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from msgspec.structs import replace
 
 from strandline._cli import say
 from strandline._cli.complete import TOML
 from strandline._config import DEFAULT, SettingState, Survey, survey
 from strandline._config import shown as showable
 from strandline._exits import REFUSED
+from strandline._older_names import SETTINGS
 
 WIDE: Final = 120
 """From this width on the meanings are beside the values."""
@@ -45,7 +47,7 @@ def settings(
     if as_json:
         from strandline._encoding import encode
 
-        sys.stdout.write(encode(Survey(shown, found.faults, found.remarks)).decode() + "\n")
+        sys.stdout.write(encode(Survey(by_both_names(shown), found.faults, found.remarks)).decode() + "\n")
     else:
         _print(shown)
         if changed and not shown:
@@ -57,6 +59,12 @@ def settings(
         say.say_error(error)
     if found.errors:
         raise typer.Exit(REFUSED)
+
+
+def by_both_names(shown: list[SettingState]) -> list[SettingState]:
+    """Return settings for programs: one that has an older name follows under that name too."""
+    older = ([replace(each, name=SETTINGS[each.name])] if each.name in SETTINGS else [] for each in shown)
+    return [each for setting, same in zip(shown, older, strict=True) for each in (setting, *same)]
 
 
 def text_of(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 
 class Level(StrEnum):
@@ -14,11 +14,11 @@ class Level(StrEnum):
 
 
 class Finding(Struct, frozen=True):
-    """One line of the doctor's report. `message` is `told` in JSON."""
+    """One line of the doctor's report."""
 
     level: Level
     about: str
-    message: str = field(name="told")
+    message: str
     fix: str | None = None
 
 

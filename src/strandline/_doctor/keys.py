@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from strandline._access.source import Keys
-from strandline._config import OF_CLIENTS
+from strandline._config import FIELDS, OF_CLIENTS
 from strandline._doctor.finding import Finding, note, ok, problem
 from strandline._settings import Settings
 from strandline.errors import SettingsError
@@ -29,10 +29,10 @@ def keys(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     operators = sum(key.operator for key in ring.keys)
     yield ok("keys", f"{len(ring)} for {', '.join(names)}; {operators} for operators")
     unbound = {
-        "max_queued_per_principal": f"{settings.max_queued} runs may wait",
-        "max_running_per_principal": f"{settings.max_running} execute",
+        "max_queued_per_caller": f"{settings.max_queued} runs may wait",
+        "max_running_per_caller": f"{settings.max_running} execute",
     }
-    unset = [name for name in unbound if getattr(settings, name) is None]
+    unset = [name for name in unbound if getattr(settings, FIELDS[name]) is None]
     if len(names) > 1 and unset:
         yield note(
             "keys",

@@ -99,13 +99,13 @@ def _before(added: Sequence[Message], messages: list[Message], results: Mapping[
 
 
 def resume_point(
-    progress: Progress, *, unknown_tool: Literal["fail", "tell"], idempotent_tools: Collection[str]
+    progress: Progress, *, unknown_tool: Literal["fail", "resume"], idempotent_tools: Collection[str]
 ) -> Progress | None:
     """Return the progress that another attempt resumes from after a crash; None if the run cannot resume.
 
     Open tools named in `idempotent_tools` start again, under their ids. The outcome of any other open tool is unknown:
-    with `tell` its result says so and the run resumes, with `fail` it cannot. Progress without an open tool is returned
-    unchanged.
+    with `resume` its result says so and the run resumes, with `fail` it cannot. Progress without an open tool is
+    returned unchanged.
     """
     open_tools = progress.open_tools()
     if not open_tools:

@@ -71,7 +71,7 @@ TITLES: Final = {
 }
 
 
-TITLES_OF: Final = {errors.StorageFull.code: "Storage full", errors.HoldsFull.code: "Holds full"}
+TITLES_OF: Final = {errors.StorageFull.code: "Storage full", errors.HoldsFull.code: "Tools of ended runs still execute"}
 """Titles by code, for which the title of the status would be wrong."""
 
 

@@ -15,11 +15,11 @@ from typing import Final
 from urllib.parse import quote
 
 from strandline._model import Principal, SessionId, SessionKey, session_id
+from strandline._older_names import CALLER, OLDER_CALLER
 from strandline.errors import Invalid, SettingsError
 
 SESSION: Final = "session_"
 _PLACEHOLDER: Final = re.compile(r"\{[^{}]*\}|[{}]")
-_PRINCIPAL: Final = "{principal}"
 _SESSION_ID: Final = "{session_id}"
 _LONGEST: Final = 120
 """The longest name without a digest: file systems allow 255 bytes, and one part of a path may hold two names."""
@@ -30,12 +30,11 @@ class SessionPaths:
 
     def __init__(self, template: str, names: Sequence[str] = ()) -> None:
         for found in _PLACEHOLDER.findall(template):
-            if found not in (_PRINCIPAL, _SESSION_ID):
+            if found not in (CALLER, OLDER_CALLER, _SESSION_ID):
                 raise SettingsError(
-                    f"session_files is {template!r}: {found} is no placeholder. It may hold {_PRINCIPAL} and"
-                    f" {_SESSION_ID}."
+                    f"session_files is {template!r}: {found} is no placeholder. It may hold {CALLER} and {_SESSION_ID}."
                 )
-        self._template = os.path.abspath(os.path.expanduser(template))
+        self._template = os.path.abspath(os.path.expanduser(template)).replace(OLDER_CALLER, CALLER)
         self._names = _swapped(names)
 
     @property
@@ -47,7 +46,7 @@ class SessionPaths:
     @property
     def keeps_principals_apart(self) -> bool:
         """Whether each principal has a folder of its own."""
-        return _PRINCIPAL in self._template
+        return CALLER in self._template
 
     def name(self, id: SessionId) -> str:  # noqa: A002
         """Return the name of a session in its paths."""
@@ -57,13 +56,13 @@ class SessionPaths:
     def folder(self, key: SessionKey) -> Path:
         """Return the folder of a session's files."""
         name = self.name(key.session_id)
-        storage = self._template.replace(_PRINCIPAL, _part(key.principal)).replace(_SESSION_ID, name)
+        storage = self._template.replace(CALLER, _part(key.principal)).replace(_SESSION_ID, name)
         return Path(storage) / f"{SESSION}{name}"
 
     def pattern(self, inside: str) -> str:
         """Return a `glob` pattern for the file `inside` in the folders of all sessions."""
-        parts = re.split(f"({re.escape(_PRINCIPAL)}|{re.escape(_SESSION_ID)})", self._template)
-        storage = "".join("*" if each in (_PRINCIPAL, _SESSION_ID) else glob.escape(each) for each in parts)
+        parts = re.split(f"({re.escape(CALLER)}|{re.escape(_SESSION_ID)})", self._template)
+        storage = "".join("*" if each in (CALLER, _SESSION_ID) else glob.escape(each) for each in parts)
         return os.path.join(storage, f"{SESSION}*", inside)
 
 

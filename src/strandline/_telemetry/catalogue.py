@@ -79,7 +79,7 @@ METRICS: Final = (
            lambda seen: seen.vitals.health.held),
     _gauge("runs_still_working", "Ended runs with a tool that still executes, also if their session is unlocked",
            lambda seen: seen.vitals.lingering),
-    _gauge("runs_still_working_max", "Number of those at which the server stops itself (setting `max_holds`)",
+    _gauge("runs_still_working_max", "Number of those at which the server stops itself (setting `max_still_working`)",
            lambda seen: seen.vitals.options.max_holds),
     _gauge("runs_stalled", "Executing runs without a sign of life for `stall_after`",
            lambda seen: seen.vitals.health.stalled),
@@ -147,7 +147,7 @@ METRICS: Final = (
     _gauge("principal_stored_bytes", "The same for the caller with the most",
            lambda seen: None if seen.stored is None else seen.stored.largest),
     _gauge("principal_stored_bytes_max", "Maximum number of bytes stored for one caller (setting"
-           " `max_stored_bytes_per_principal`); missing if it is not set",
+           " `max_stored_bytes_per_caller`); missing if it is not set",
            lambda seen: seen.vitals.options.max_stored_bytes_per_principal),
     _gauge("session_files_behind", "Sessions whose files are not up to date yet (setting `session_files`)",
            lambda seen: seen.vitals.projection_behind),

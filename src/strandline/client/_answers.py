@@ -79,6 +79,11 @@ class Run(Struct, frozen=True, kw_only=True):
         return self.status in ENDED
 
     @property
+    def locks_session(self) -> bool:
+        """Whether the run has ended and its session is locked, because a tool of it still executes."""
+        return self.held
+
+    @property
     def ok(self) -> bool:
         """Whether the run has succeeded."""
         return self.status == RunStatus.SUCCEEDED

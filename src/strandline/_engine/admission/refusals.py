@@ -47,7 +47,7 @@ class Refusals:
         if self._queues.is_full(principal):
             raise HoldsFull(
                 f"{self._queues.lingering(principal)} ended runs of {principal} are still executing (setting"
-                " max_holds_per_principal); its requests are refused until one of them stops",
+                " max_still_working_per_caller); its requests are refused until one of them stops",
                 retry_after_s=self._options.retry_after_s,
             )
 
@@ -74,7 +74,7 @@ class Refusals:
         if refused.reason == "storage_full":
             return StorageFull(
                 f"{self._options.max_stored_bytes_per_principal} bytes may be kept for {key.principal}, in all its"
-                " sessions (setting max_stored_bytes_per_principal), and this run would be more; delete sessions that"
+                " sessions (setting max_stored_bytes_per_caller), and this run would be more; delete sessions that"
                 " are not needed any more",
                 retry_after_s=max(self._options.retry_after_s, STORAGE_FULL_S),
             )

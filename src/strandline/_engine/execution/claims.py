@@ -233,7 +233,7 @@ class Claims:
         if self._queues.is_full(principal) and not was_full:
             _log.warning(
                 "%d ended runs of %s are still executing: its other requests are refused or wait until one of them"
-                " stops (setting max_holds_per_principal)",
+                " stops (setting max_still_working_per_caller)",
                 self._queues.lingering(principal), principal,
             )  # fmt: skip
         self.check_lingering()

@@ -90,7 +90,7 @@ class Holds(Struct, eq=False):
         if self._full:
             return False
         if self._count() >= self._options.max_holds:
-            why = f"{self._options.max_holds} ended runs are still executing (setting max_holds)"
+            why = f"{self._options.max_holds} ended runs are still executing (setting max_still_working)"
         elif (threads := sum(len(each.threads) for each in self.lingering_calls())) >= self._options.executor_threads:
             why = f"{threads} threads of ended runs are still executing (setting executor_threads)"
         else:

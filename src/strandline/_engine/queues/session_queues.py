@@ -36,7 +36,7 @@ class Share(Struct, frozen=True):
 
     claimed: int
     waiting: int
-    leftovers: int = 0
+    lingering: int = 0
 
 
 class SessionQueues:
@@ -80,10 +80,10 @@ class SessionQueues:
 
     def shares(self) -> dict[Principal, Share]:
         """Return each principal's activity; takes a moment for each run that waits or is claimed."""
-        claimed, waiting, leftovers = self.sessions.claimed_of(), self.sessions.waiting_of(), self.slots.lingering
+        claimed, waiting, lingering = self.sessions.claimed_of(), self.sessions.waiting_of(), self.slots.lingering
         return {
-            each: Share(claimed.get(each, 0), waiting.get(each, 0), leftovers[each])
-            for each in {**claimed, **waiting, **leftovers}
+            each: Share(claimed.get(each, 0), waiting.get(each, 0), lingering[each])
+            for each in {**claimed, **waiting, **lingering}
         }
 
     def lingering(self, principal: Principal) -> int:

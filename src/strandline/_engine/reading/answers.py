@@ -52,6 +52,11 @@ class Health(Struct, frozen=True, kw_only=True):
     workers: list[WorkerLoad] = []
     """The worker processes, if agents run in some."""
 
+    @property
+    def locked_sessions(self) -> int:
+        """How many sessions an ended run locks: another name of `held`."""
+        return self.held
+
 
 class Vitals(Struct, frozen=True, kw_only=True):
     """The service's state and counters, for monitoring; counts are since its start."""

@@ -23,9 +23,9 @@ _TEXTS: Final = {
     Reason.BEHIND: "another run of the session executes",
     Reason.JOURNAL_UNAVAILABLE: "the server can store nothing at the moment; its log says why",
     Reason.NO_WORKER: "no worker process takes calls; the server's log says why",
-    Reason.HOLDS_FULL: "too many ended runs of its principal are still executing (max_holds_per_principal)",
+    Reason.HOLDS_FULL: "too many ended runs of its caller are still executing (max_still_working_per_caller)",
     Reason.LAST_ATTEMPT: "last attempts of interrupted runs execute one at a time, and another one does now",
-    Reason.PRINCIPAL_BUSY: "its principal executes as many runs as it may at once (max_running_per_principal)",
+    Reason.PRINCIPAL_BUSY: "its caller executes as many runs as it may at once (max_running_per_caller)",
     Reason.SERVER_BUSY: "the server executes as many runs as it may at once (max_running)",
 }
 """The text of each reason, without anything of one principal."""

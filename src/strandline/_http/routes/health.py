@@ -1,22 +1,32 @@
 """Health routes: `/health`, `/livez`, `/readyz`. They never wait for user code or a disk."""
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline import __version__
 from strandline._engine.loops import WorkerLoad
-from strandline._engine.queues import Share
 from strandline._engine.reading import Health
 from strandline._engine.service import Service
 from strandline._http import wire
 from strandline._http.caller import caller_of
 from strandline._http.middleware.guard import Guard
+from strandline._older_names import field_note
 from strandline._settings import AppSettings
 from strandline.errors import DiskLow, NoWorker
+
+
+class CallerBody(Struct, frozen=True, kw_only=True):
+    """A caller's activity: runs that execute or lock their session, that wait, and that have ended with a tool that
+    still executes."""
+
+    claimed: int
+    waiting: int
+    still_working: int
+    leftovers: Annotated[int, Meta(description=field_note("CallerBody", "leftovers"))]
 
 
 class HealthBody(Struct, frozen=True, kw_only=True):
@@ -27,7 +37,8 @@ class HealthBody(Struct, frozen=True, kw_only=True):
     processing: bool
     queue_depth: int
     running: int
-    held: int
+    locked_sessions: Annotated[int, Meta(description="Sessions that an ended run locks: a tool of it still executes")]
+    held: Annotated[int, Meta(description=field_note("HealthBody", "held"))]
     stalled: int
     oldest_wait_s: float
     longest_no_progress_s: float
@@ -40,8 +51,12 @@ class HealthBody(Struct, frozen=True, kw_only=True):
     probe: bool
     """Whether the agent is the probe of `strandline check`."""
     workers: list[WorkerLoad] | UnsetType = UNSET
-    principals: dict[str, Share] | UnsetType = UNSET
-    """Shown to operators only."""
+    callers: Annotated[
+        dict[str, CallerBody] | UnsetType, Meta(description="Callers with activity, by name; shown to operators only")
+    ] = UNSET
+    principals: Annotated[
+        dict[str, CallerBody] | UnsetType, Meta(description=field_note("HealthBody", "principals"))
+    ] = UNSET
 
 
 class HealthWord(Struct, frozen=True):
@@ -100,13 +115,15 @@ class Probes:
         return wire.answer(body, wire.OK if well else wire.UNAVAILABLE, None if well else wire.retry_after(STARTING_S))
 
     def _shown(self, request: Request, health: Health) -> HealthBody:
+        callers = _callers(self._service) if caller_of(request).operator else UNSET
         return HealthBody(
             status="healthy" if health.has_been_ready else "starting",
             agent_id=self._settings.agent_id,
             processing=health.processing,
             queue_depth=health.queue_depth,
             running=health.running,
-            held=health.held,
+            locked_sessions=health.locked_sessions,
+            held=health.locked_sessions,
             stalled=health.stalled,
             oldest_wait_s=round(health.oldest_wait_s, 3),
             longest_no_progress_s=round(health.longest_no_progress_s, 3),
@@ -118,7 +135,8 @@ class Probes:
             version=__version__,
             probe=PROBE in self._service.serves,
             workers=[replace(each, silent_s=round(each.silent_s, 3)) for each in health.workers] or UNSET,
-            principals=_by_name(self._service) if caller_of(request).operator else UNSET,
+            callers=callers,
+            principals=callers,
         )
 
     async def livez(self, request: Request) -> Response:
@@ -139,5 +157,10 @@ class Probes:
         return wire.answer(status, wire.UNAVAILABLE, wire.retry_after(self._settings.retry_after_s))
 
 
-def _by_name(service: Service) -> dict[str, Share]:
-    return {str(principal): share for principal, share in sorted(service.shares().items())}
+def _callers(service: Service) -> dict[str, CallerBody]:
+    return {
+        str(principal): CallerBody(
+            claimed=share.claimed, waiting=share.waiting, still_working=share.lingering, leftovers=share.lingering
+        )
+        for principal, share in sorted(service.shares().items())
+    }

@@ -19,6 +19,7 @@ from strandline._http.exchange.exchange import Exchange
 from strandline._http.exchange.run_request import Priority, whole_number
 from strandline._http.exchange.sse import RunEvents, last_event_id
 from strandline._model import IfBusy, InputRequest, Message, RunError, RunId, RunStatus, SessionId
+from strandline._older_names import field_note
 from strandline._settings import AppSettings
 from strandline.errors import Invalid
 
@@ -47,7 +48,8 @@ class RunBody(Struct, frozen=True, kw_only=True):
     error: RunError | None
     input_requests: list[InputRequest]
     usage: dict[str, int] | None
-    held: bool
+    locks_session: Annotated[bool, Meta(description="It has ended, and a tool of it still executes")]
+    held: Annotated[bool, Meta(description=field_note("RunBody", "held"))]
     cancel_requested: bool
     metadata: dict[str, Any]
 
@@ -97,7 +99,8 @@ def run_body(view: RunView) -> RunBody:
         error=outcome.error if outcome else None,
         input_requests=outcome.input_requests if outcome else [],
         usage=outcome.usage if outcome else None,
-        held=run.held,
+        locks_session=run.locks_session,
+        held=run.locks_session,
         cancel_requested=run.cancel_requested,
         metadata=run.metadata,
     )

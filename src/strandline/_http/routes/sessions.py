@@ -25,6 +25,7 @@ from strandline._model import (
     SessionView,
     session_id,
 )
+from strandline._older_names import field_note
 from strandline._settings import AppSettings
 from strandline.errors import Invalid, NotFound
 
@@ -56,12 +57,14 @@ class SessionBody(Struct, frozen=True, kw_only=True):
     messages: int
     queue_depth: int
     running: RunId | None
-    held: RunId | None
+    locked_by: Annotated[RunId | None, Meta(description="The ended run that locks it: a tool of it still executes")]
+    held: Annotated[RunId | None, Meta(description=field_note("SessionBody", "held"))]
     paused: bool
     input_requests: list[InputRequest]
     input_until: datetime | None
     why: Why | None
-    principal: Annotated[str | UnsetType, Meta(description="Its caller; shown to operators only")] = UNSET
+    caller: Annotated[str | UnsetType, Meta(description="Its caller; shown to operators only")] = UNSET
+    principal: Annotated[str | UnsetType, Meta(description=field_note("SessionBody", "principal"))] = UNSET
 
 
 class SessionsBody(Struct, frozen=True, kw_only=True):
@@ -142,8 +145,9 @@ class Sessions:
             return self._body(session)
         principal = session.key.principal
         if principal == caller.principal:
-            return replace(self._body(session), principal=principal)
-        return replace(self._body(session, of_another=True), principal=principal, input_requests=[])
+            return replace(self._body(session), caller=principal, principal=principal)
+        shown = self._body(session, of_another=True)
+        return replace(shown, caller=principal, principal=principal, input_requests=[])
 
     async def read(self, request: Request) -> Response:
         """Return a session."""
@@ -203,7 +207,8 @@ def session_body(session: SessionView, why: Why | None) -> SessionBody:
         messages=session.messages,
         queue_depth=session.waiting,
         running=None if session.held else session.claimed,
-        held=session.claimed if session.held else None,
+        locked_by=session.locked_by,
+        held=session.locked_by,
         paused=session.paused,
         input_requests=session.input_requests,
         input_until=wire.timestamp(session.input_until),
