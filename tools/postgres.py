@@ -108,7 +108,7 @@ class Cluster:
         return self.url(name)
 
     def drop_database(self, url: str) -> None:
-        """Delete a database, whoever is connected to it."""
+        """Delete a database, even while it is in use."""
         name = url.split("/")[3].split("?")[0]
         self._execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
