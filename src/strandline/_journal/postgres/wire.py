@@ -24,6 +24,7 @@ ANSWER_S: Final = 30.0
 _DONE: Final = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
 _LOST: Final = (b"08", b"57P", b"25P03", b"25P04")
 """What SQLSTATEs begin with that say that the server has ended the connection, or is about to."""
+_ESCAPED: Final = re.compile("\x01([\x01\x02])")
 _PLACEHOLDER: Final = re.compile(r"\?|(?<![:\w]):([a-z_]+)")
 _DECODED: Final[dict[int, Callable[[bytes], Any]]] = {
     16: lambda stored: stored != b"\0",
@@ -31,7 +32,7 @@ _DECODED: Final[dict[int, Callable[[bytes], Any]]] = {
     20: lambda stored: struct.unpack("!q", stored)[0],
     21: lambda stored: struct.unpack("!h", stored)[0],
     23: lambda stored: struct.unpack("!i", stored)[0],
-    25: lambda stored: stored.decode(),
+    25: lambda stored: _unescaped(stored.decode()),
     701: lambda stored: struct.unpack("!d", stored)[0],
     2278: lambda stored: None,
 }
@@ -269,10 +270,21 @@ def _parameter(value: Any) -> tuple[int, bytes | None, int]:
         case int():
             return 20, b"%d" % value, 0
         case str():
-            return 25, value.encode(), 0
+            return 25, _escaped(value).encode(), 1
         case float():
             return 701, repr(value).encode(), 0
     return 17, bytes(value), 1
+
+
+def _escaped(text: str) -> str:
+    """Return a text without U+0000, which PostgreSQL keeps in no text. Different texts stay so, in the same order."""
+    return text.replace("\x01", "\x01\x02").replace("\0", "\x01\x01")
+
+
+def _unescaped(text: str) -> str:
+    if "\x01" not in text:
+        return text
+    return _ESCAPED.sub(lambda found: "\0" if found[1] == "\x01" else "\x01", text)
 
 
 def _found(result: Any) -> Found:

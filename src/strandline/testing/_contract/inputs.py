@@ -176,6 +176,19 @@ class InputsContract(Contract):
         await desk.finish(claim, ended(RunStatus.SUCCEEDED, "paid"))
 
     @scenario
+    async def test_requests_whose_ids_differ_only_after_a_control_character_are_different_ones(self, desk: Desk) -> None:
+        ids = ["i", "i\0a", "i\0b", "i\x01"]
+        await self._ask_question(desk, requests=[InputRequest(each, "approval") for each in ids])
+        given = {each: f"yes {each}" for each in ids}
+        assert await self._answer(desk, "x", given) == Accepted(0)
+        await desk.finish(await desk.claim(of="x"), ended(RunStatus.SUCCEEDED, "paid"))
+        for _ in range(2):
+            for each in ids:
+                assert await self._answer(desk, "y", {each: 1}) == Unanswerable("answered", [each])
+            assert await self._answer(desk, "y", {"i\0": 1}) == Unanswerable("unknown", ["i\0"])
+            await desk.restart()
+
+    @scenario
     async def test_of_many_answers_at_once_exactly_one_is_accepted(self, desk: Desk) -> None:
         await self._ask_question(desk)
         given = await asyncio.gather(*(self._answer(desk, f"x{n}", claim_next=bool(n % 2)) for n in range(10)))

@@ -18,7 +18,7 @@ from strandline._journal.port import (
 )
 from strandline._model import Completion, IfBusy, Keyed, Message, Outcome, RunId, RunStatus, SessionId, SessionKey
 from strandline.testing._contract.scenario import Contract, scenario
-from strandline.testing._desk import Desk, done, key
+from strandline.testing._desk import Desk, done, key, said
 
 TWO = Bounds(per_session=10, total=4, per_principal=2)
 ADA, ADAS_OTHER = key("s", "ada"), key("t", "ada")
@@ -68,6 +68,25 @@ class PrincipalsContract(Contract):
         # A requeued run makes room for the run that interrupts it, as in its own queue.
         two = Bounds(per_session=9, total=9, per_principal=2)
         assert isinstance(await desk.accept("i", ADA, bounds=two, claim_next=False, if_busy=IfBusy.INTERRUPT), Accepted)
+
+    @scenario
+    async def test_names_that_differ_only_from_a_control_character_on_are_different_names(self, desk: Desk) -> None:
+        """A store that ends texts at U+0000, or leaves it out, would show one principal the runs of another."""
+        ends = ("", "\0", "\0\0", "\0\x01", "\0b", "\x01", "\x01\0", "\x01\x01", "\x01\x02", "\x02", "b")
+        keys = [key("s", f"ada{end}") for end in ends]
+        for each, end in zip(keys, ends, strict=True):
+            claim = await desk.start(f"run{end}", each, keyed=Keyed(f"k{end}", b"f" * 32, 0.0))
+            await desk.finish(claim, done("hi", f"ho{end}"))
+        for _ in range(2):
+            for each, end in zip(keys, ends, strict=True):
+                assert (await desk.run(f"run{end}", each.principal)).key == each
+                assert not await desk.exists(f"run{end}c", each.principal)
+                assert (await desk.journal.load(each)).messages == said("hi", f"ho{end}")
+                again = await desk.accept(f"again{end}", each, keyed=Keyed(f"k{end}", b"f" * 32, 0.0))
+                assert again == Attached(RunId(f"run{end}"))
+            listed = (await desk.journal.read(SessionsQuery(None))).sessions
+            assert [each.key for each in listed] == sorted(keys), "in the order of their names"
+            await desk.restart()
 
     @scenario
     async def test_that_bound_holds_over_a_restart(self, desk: Desk) -> None:
