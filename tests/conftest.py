@@ -13,6 +13,8 @@ from hypothesis import settings
 
 import order
 from docker_engine import build_image, docker, why_no_engine
+from postgres_pooler import Pooler, why_no_pooler
+from postgres_relay import Relay
 from tools.postgres import Cluster, why_no_postgres
 
 # How long an example takes says how busy the machine is.
@@ -103,6 +105,32 @@ def database(postgres: Cluster) -> Iterator[str]:
     url = postgres.new_database()
     yield url
     postgres.drop_database(url)
+
+
+@pytest.fixture(params=[0, 200], ids=["forgetful", "heeding"])
+def pooler(postgres: Cluster, request: pytest.FixtureRequest) -> Iterator[Pooler]:
+    """A pooler before it: one that knows nothing of prepared statements, and one that has them prepared everywhere."""
+    reason = why_no_pooler()
+    if reason is not None:
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    pooler = Pooler(postgres, prepared_statements=request.param)
+    yield pooler
+    pooler.close()
+
+
+@pytest.fixture
+def relay(tmp_path_factory: pytest.TempPathFactory, postgres: Cluster) -> Iterator[Relay]:
+    relay = Relay(tmp_path_factory.mktemp("relay"), postgres.folder)
+    yield relay
+    relay.close()
+
+
+@pytest.fixture
+def through(relay: Relay, postgres: Cluster, database: str) -> str:
+    """Where the database is, through the relay."""
+    return database.replace(str(postgres.folder), str(relay.folder))
 
 
 @pytest.fixture

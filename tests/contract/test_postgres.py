@@ -1,17 +1,15 @@
 """The suite on the PostgreSQL journal, and what only a database, a lease and a connection can do wrong."""
 
 import asyncio
-import contextlib
 import threading
-import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from postgres_relay import Relay
+from postgres_support import DEADLINE_S, asking, at, lease_of, new, opened, until, until_waiting
 from strandline._clock import Clock, SystemClock
 from strandline._journal.port import Accepted, Journal, RunQuery, RunsOfQuery
 from strandline._journal.postgres import ownership, schema
@@ -20,13 +18,11 @@ from strandline._journal.postgres.journal import PostgresJournal
 from strandline._journal.postgres.ownership import Owned, Waiting, owner_of
 from strandline._journal.postgres.transactions import WENT_BACK
 from strandline._journal.postgres.wire import ConnectionLost, Wire, check_conninfo, numbered
-from strandline._model import ANONYMOUS, NewRun, RoundStarted, RunId
+from strandline._model import ANONYMOUS, RoundStarted, RunId
 from strandline.errors import JournalError, JournalForeign, JournalLocked, JournalNewer, JournalUnavailable
 from strandline.testing._contract import JournalContract
-from strandline.testing._desk import WIDE, done, key, said
+from strandline.testing._desk import WIDE, done, said
 from tools.postgres import Cluster
-
-DEADLINE_S = 30.0
 
 
 class TestPostgresJournal(JournalContract):
@@ -42,69 +38,8 @@ class TestPostgresJournal(JournalContract):
         return self.make_journal(folder, clock)
 
 
-def at(database: str, *, lock_wait_s: float = 0.0) -> PostgresJournal:
-    return PostgresJournal(database, SystemClock(), lock_wait_s=lock_wait_s)
-
-
-@contextlib.asynccontextmanager
-async def opened(database: str, *, lock_wait_s: float = 0.0) -> AsyncIterator[PostgresJournal]:
-    journal = at(database, lock_wait_s=lock_wait_s)
-    await journal.open("test", max_attempts=3)
-    try:
-        yield journal
-    finally:
-        await journal.close()
-
-
-@contextlib.contextmanager
-def asking(database: str) -> Iterator[Wire]:
-    wire = Wire(database)
-    try:
-        yield wire
-    finally:
-        wire.close()
-
-
-def lease_of(database: str, lease_ms: int) -> None:
-    """Have all servers of an empty database hold leases of this length."""
-    with asking(database) as wire:
-        schema.migrate(wire)
-        wire.execute("UPDATE meta SET value = ? WHERE name = 'lease_ms'", (lease_ms,))
-
-
-def new(run_id: str, session: str = "s") -> NewRun:
-    return NewRun(run_id=RunId(run_id), key=key(session), input="ask", created_at=1.0)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-def until_waiting(database: str) -> None:
-    """Return once some statement waits for a lock."""
-    deadline = time.monotonic() + DEADLINE_S
-    with asking(database) as wire:
-        while not wire.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()[0]:
-            assert time.monotonic() < deadline
-
-
 def run_ids(page: Any) -> list[str]:
     return [each.run_id for each in page.runs]
-
-
-@pytest.fixture
-def relay(tmp_path_factory: pytest.TempPathFactory, postgres: Cluster) -> Iterator[Relay]:
-    relay = Relay(tmp_path_factory.mktemp("relay"), postgres.folder)
-    yield relay
-    relay.close()
-
-
-@pytest.fixture
-def through(relay: Relay, postgres: Cluster, database: str) -> str:
-    """Where the database is, through the relay."""
-    return database.replace(str(postgres.folder), str(relay.folder))
 
 
 # -- a connection that is lost ----------------------------------------------------------------------------

@@ -2,9 +2,15 @@
 
 The only module that knows the driver. Nothing here blocks for ever: whatever waits has a limit, and what is given up is
 a connection that is lost. Values and rows are plain: None, int, float, str, bytes, and bool in rows.
+
+A pooler may give each transaction another of its connections, where our statements are not prepared: they are sent
+whole from then on. Their names are drawn, so that no statement of another client is ever meant by one.
 """
 
+import logging
+import os
 import re
+import secrets
 import select
 import struct
 import time
@@ -13,17 +19,20 @@ from functools import cache
 from typing import Any, Final
 
 from psycopg import ProgrammingError, pq
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_attempts, conninfo_to_dict, make_conninfo
 from psycopg.errors import Error as DriverError
 
+_log = logging.getLogger("strandline.journal")
+
 CONNECT_S: Final = 3.0
-"""How long a connection may take to be made."""
+"""How long a connection to one address may take to be made; then the next one is tried."""
 ANSWER_S: Final = 30.0
 """How long an answer may take, unless said otherwise."""
 
 _DONE: Final = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
 _LOST: Final = (b"08", b"57P", b"25P03", b"25P04")
 """What SQLSTATEs begin with that say that the server has ended the connection, or is about to."""
+_NO_STATEMENT: Final = b"26000"
 _ESCAPED: Final = re.compile("\x01([\x01\x02])")
 _PLACEHOLDER: Final = re.compile(r"\?|(?<![:\w]):([a-z_]+)")
 _DECODED: Final[dict[int, Callable[[bytes], Any]]] = {
@@ -96,28 +105,15 @@ class Wire:
 
     def __init__(self, conninfo: str, *, answer_s: float = ANSWER_S) -> None:
         """Connect. Raises `ConnectionLost` if that is not possible."""
-        self._answer_s = answer_s
+        self.answer_s = answer_s
         self._names: dict[tuple[str, tuple[int, ...]], bytes] = {}
+        self._prefix = secrets.token_hex(4)
+        self._is_prepared = True
+        """Whether statements are prepared, for all that come after."""
         self._is_closed = False
-        defaults = {"application_name": "strandline", "connect_timeout": "3", "keepalives_idle": "5"}
-        given = conninfo_to_dict(conninfo)
-        fixed = {"client_encoding": "UTF8"}  # (as text is encoded here, whatever the default is)
-        self._pg = pq.PGconn.connect_start(make_conninfo(conninfo, **{**defaults, **given, **fixed}).encode())
-        try:
-            self._connect()
-        except BaseException:
-            self.close()
-            raise
+        self._pg = _connected(conninfo)
         self._pg.nonblocking = 1
         self._pg.enter_pipeline_mode()
-
-    def _connect(self) -> None:
-        until = time.monotonic() + CONNECT_S
-        waits_for = {pq.PollingStatus.READING: select.POLLIN, pq.PollingStatus.WRITING: select.POLLOUT}
-        while (status := self._pg.connect_poll()) != pq.PollingStatus.OK:
-            if status == pq.PollingStatus.FAILED:
-                raise ConnectionLost(_as_text(self._pg.error_message))
-            self._wait(waits_for[pq.PollingStatus(status)], until)
 
     def close(self) -> None:
         """End the connection. Idempotent."""
@@ -149,24 +145,36 @@ class Wire:
             raise ConnectionLost("the connection is closed")
         encoded = [_encoded(sql, values) for sql, values in statements]  # (before anything is sent)
         try:
-            results = self._exchange(encoded)
+            is_idle = self._pg.transaction_status == pq.TransactionStatus.IDLE
+            results = self._exchange(encoded, is_idle)
+            if results is None:
+                results = self._exchange(encoded, False)
         except DriverError as error:
             raise ConnectionLost(_as_text(str(error))) from error
+        assert results is not None
         return [_found(result) for result in results]
 
-    def _exchange(self, encoded: list[tuple[str, tuple[int, ...], list[bytes | None], list[int]]]) -> list[Any]:
+    def _exchange(
+        self, encoded: list[tuple[str, tuple[int, ...], list[bytes | None], list[int]]], is_idle: bool
+    ) -> list[Any] | None:
+        """Return the results; None if nothing was executed since statements that were prepared are not there any more,
+        which is so only if no transaction was open."""
         pg, expected, coming = self._pg, list[tuple[str, tuple[int, ...]] | None](), dict[Any, bytes]()
         for sql, types, values, formats in encoded:
+            if not self._is_prepared:
+                pg.send_query_params(sql.encode(), values, types, formats, pq.Format.BINARY)
+                expected.append(None)
+                continue
             key = (sql, types)
             name = self._names.get(key) or coming.get(key)
             if name is None:
-                name = coming[key] = b"s%d" % (len(self._names) + len(coming))
+                name = coming[key] = f"s{self._prefix}{len(self._names) + len(coming)}".encode()
                 pg.send_prepare(name, sql.encode(), types)
                 expected.append(key)
             pg.send_query_prepared(name, values, formats, pq.Format.BINARY)
             expected.append(None)
         pg.pipeline_sync()
-        until = time.monotonic() + self._answer_s
+        until = time.monotonic() + self.answer_s
         while pg.flush():
             if self._wait(select.POLLIN | select.POLLOUT, until) & select.POLLIN:
                 pg.consume_input()
@@ -185,9 +193,19 @@ class Wire:
             if failed is not None and pg.status != pq.ConnStatus.OK:
                 raise self._error(failed)
         self._next_result(until)  # (that of the sync)
-        if failed is not None:
-            raise self._error(failed)
-        return results
+        if failed is None:
+            return results
+        if failed.error_field(pq.DiagnosticField.SQLSTATE) == _NO_STATEMENT:
+            if is_idle and not results:
+                self._is_prepared = False
+                _log.warning(
+                    "the database, or a pooler before it, has forgotten prepared statements: they are sent whole from"
+                    " now on, which costs it more time"
+                )
+                return None
+            self.close()  # (some of a transaction was executed: it is begun again on another connection)
+            raise ConnectionLost("prepared statements were forgotten in the middle of a transaction")
+        raise self._error(failed)
 
     def _next_result(self, until: float) -> Any:
         while self._pg.is_busy():
@@ -196,12 +214,11 @@ class Wire:
         return self._pg.get_result()
 
     def _wait(self, events: int, until: float) -> int:
-        poll = select.poll()
-        poll.register(self._pg.socket, events)
-        if not (ready := poll.poll(max(0.0, until - time.monotonic()) * 1000)):
+        ready = _ready(self._pg, events, until)
+        if not ready:
             self.close()
             raise ConnectionLost("the database does not answer")
-        return ready[0][1]
+        return ready
 
     def check(self) -> None:
         """Raise `ConnectionLost` if the server has ended the connection, as far as can be seen from here."""
@@ -224,6 +241,49 @@ class Wire:
             self.close()
             return ConnectionLost(message)
         return Refused(state.decode(), message)
+
+
+def _connected(conninfo: str) -> Any:
+    """Return a connection to the first address that can be reached; of several, to the first that takes writes."""
+    defaults = {"application_name": "strandline", "connect_timeout": "3", "keepalives_idle": "5"}
+    fixed = {"client_encoding": "UTF8"}  # (as text is encoded here, whatever the default is)
+    try:
+        attempts = conninfo_attempts({**defaults, **conninfo_to_dict(conninfo), **fixed})
+    except DriverError as error:
+        raise ConnectionLost(_as_text(str(error))) from error
+    wanted = os.environ.get("PGTARGETSESSIONATTRS", "read-write" if len(attempts) > 1 else "any")
+    failures = []
+    for attempt in attempts:
+        address: dict[str, Any] = {"target_session_attrs": wanted, **attempt}
+        pg = pq.PGconn.connect_start(make_conninfo("", **address).encode())
+        try:
+            if (failure := _failure(pg, time.monotonic() + CONNECT_S)) is None:
+                return pg
+        except BaseException:
+            pg.finish()
+            raise
+        pg.finish()
+        failures.append(failure or f"{attempt.get('host') or 'the database'} does not answer")
+    raise ConnectionLost("; ".join(failures))
+
+
+def _failure(pg: Any, until: float) -> str | None:
+    """Wait until there is a connection, then return None; else why there is none, empty if nothing answers."""
+    waits_for = {pq.PollingStatus.READING: select.POLLIN, pq.PollingStatus.WRITING: select.POLLOUT}
+    while (status := pg.connect_poll()) != pq.PollingStatus.OK:
+        if status == pq.PollingStatus.FAILED:
+            return _as_text(pg.error_message)
+        if not _ready(pg, waits_for[pq.PollingStatus(status)], until):
+            return ""
+    return None
+
+
+def _ready(pg: Any, events: int, until: float) -> int:
+    """Return which of these events have come; 0 if none comes until then."""
+    poll = select.poll()
+    poll.register(pg.socket, events)
+    ready = poll.poll(max(0.0, until - time.monotonic()) * 1000)
+    return ready[0][1] if ready else 0
 
 
 def _as_text(message: bytes | str) -> str:

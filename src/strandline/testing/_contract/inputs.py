@@ -176,7 +176,9 @@ class InputsContract(Contract):
         await desk.finish(claim, ended(RunStatus.SUCCEEDED, "paid"))
 
     @scenario
-    async def test_requests_whose_ids_differ_only_after_a_control_character_are_different_ones(self, desk: Desk) -> None:
+    async def test_requests_whose_ids_differ_only_after_a_control_character_are_different_ones(
+        self, desk: Desk
+    ) -> None:
         ids = ["i", "i\0a", "i\0b", "i\x01"]
         await self._ask_question(desk, requests=[InputRequest(each, "approval") for each in ids])
         given = {each: f"yes {each}" for each in ids}
