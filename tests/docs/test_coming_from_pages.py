@@ -8,7 +8,6 @@ import asyncio
 import inspect
 import json
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,71 +21,9 @@ from langgraph_sdk import get_client
 
 from acceptance.race import judge
 from acceptance.server import DEADLINE_S, Server, environment, free_port, serving, until
+from docs.pages import blocks, files, text, write_files
 
-ROOT = Path(__file__).parents[2]
-PAGES = {page.stem.removeprefix("coming-from-"): page for page in (ROOT / "docs").glob("coming-from-*.md")}
-
-
-def text(page: str) -> str:
-    return PAGES[page].read_text()
-
-
-def files(page: str) -> dict[str, str]:
-    """Return the files that a page shows, by name."""
-    return dict(re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", text(page), re.MULTILINE | re.DOTALL))
-
-
-def written(page: str, folder: Path) -> Path:
-    for name, code in files(page).items():
-        (folder / name).write_text(code)
-    return folder
-
-
-def commands(page: str) -> list[list[str]]:
-    """Return the arguments of each `strandline serve` that a page shows."""
-    return [shlex.split(line) for line in re.findall(r"^strandline serve (.+)$", text(page), re.MULTILINE)]
-
-
-SERVED = [pytest.param(page, command, id=f"{page} {' '.join(command)}") for page in PAGES for command in commands(page)]
-
-
-def test_there_are_three_pages() -> None:
-    assert PAGES.keys() == {"a-lock", "agentcore", "langgraph"}
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_every_block_is_a_file_or_a_command_that_is_tried_here(page: str) -> None:
-    blocks = re.findall(r"^```(\w+)\n(.*?)^```", text(page), re.MULTILINE | re.DOTALL)
-    assert {language for language, _ in blocks} <= {"python", "sh", "json"}
-    assert sum(language == "python" for language, _ in blocks) == len(files(page))
-    assert [block for language, block in blocks if language == "sh" and not block.startswith("strandline serve ")] == []
-    for code in files(page).values():
-        ast.parse(code)
-
-
-@pytest.mark.parametrize(("page", "command"), SERVED)
-def test_what_stands_after_is_served_and_answers_knowing_the_session(
-    page: str, command: list[str], tmp_path: Path
-) -> None:
-    with serving(*command, folder=written(page, tmp_path)) as server:
-        assert server.chat("hello", "ada")["response"] == "Question 1: hello"
-        assert server.chat("and now?", "ada")["response"] == "Question 2: and now?"
-        assert len(server.history("ada")) == 4
-        assert server.history("bob") == []
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_every_link_leads_somewhere(page: str) -> None:
-    prose = re.sub(r"^```.*?^```", "", text(page), flags=re.MULTILINE | re.DOTALL)
-    for target in re.findall(r"\]\(([^)]+)\)", prose):
-        file, _, anchor = target.partition("#")
-        there = (ROOT / "docs" / file).read_text() if file else text(page)
-        headings = [
-            re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in re.findall("^#+ (.+)", there, re.M)
-        ]
-        assert not anchor or anchor in headings, target
-    for folder in set(re.findall(r"`(examples/\w+/)`", text(page))):
-        assert (ROOT / folder).is_dir(), folder
+LOCK, AGENTCORE, LANGGRAPH = (f"coming-from-{each}.md" for each in ("a-lock", "agentcore", "langgraph"))
 
 
 # -- a lock -------------------------------------------------------------------------------------------
@@ -120,7 +57,7 @@ def post(url: str, message: str) -> httpx.Response:
 
 
 def test_a_lock_leaves_two_questions_in_a_row_and_forgets_all_in_a_crash(tmp_path: Path) -> None:
-    folder = written("a-lock", tmp_path)
+    folder = write_files(LOCK, tmp_path)
     with uvicorn("app", folder) as (url, process):
         assert [post(url, message).status_code for message in ("one", "fail", "two")] == [200, 500, 200]
         messages = httpx.get(f"{url}/history", trust_env=False).json()["messages"]
@@ -133,7 +70,7 @@ def test_a_lock_leaves_two_questions_in_a_row_and_forgets_all_in_a_crash(tmp_pat
 
 
 def test_what_comes_after_a_lock_keeps_both_in_order(tmp_path: Path) -> None:
-    with serving(*commands("a-lock")[0], folder=written("a-lock", tmp_path)) as server:
+    with serving("agent.py", folder=write_files(LOCK, tmp_path)) as server:
         assert [server.chat(message)["status"] for message in ("one", "fail", "two")] == ["success", "error", "success"]
         assert {"response", "status", "agent_id", "run_id"} <= server.chat("three").keys()
         assert judge(server.history()) == []
@@ -147,7 +84,7 @@ def test_what_comes_after_a_lock_keeps_both_in_order(tmp_path: Path) -> None:
 
 def test_clients_of_agentcore_ask_as_they_did(tmp_path: Path) -> None:
     session = {"X-Amzn-Bedrock-AgentCore-Runtime-Session-Id": "0b6c7e1e-6a53-4b7e-9d0e-3a4f5b6c7d8e"}
-    with serving("agent.py", folder=written("agentcore", tmp_path)) as server:
+    with serving("agent.py", folder=write_files(AGENTCORE, tmp_path)) as server:
         said = server.client.post("/invocations", json={"prompt": "hello"}, headers=session)
         assert said.json()["result"] == "Question 1: hello"
         events = {**session, "Accept": "text/event-stream"}
@@ -161,12 +98,12 @@ def test_clients_of_agentcore_ask_as_they_did(tmp_path: Path) -> None:
         said = server.client.post("/invocations", json={"prompt": "hello"}, headers=session)
         assert said.json()["result"] == "Question 1: hello"
         assert said.json().keys() == {"result", "run_id", "session_id", "status"}
-    assert '`{"result", "run_id", "session_id", "status"}`' in text("agentcore")
+    assert '`{"result", "run_id", "session_id", "status"}`' in text(AGENTCORE)
 
 
 def test_what_the_agentcore_page_says_is_missing_is_missing(tmp_path: Path) -> None:
     """When it comes, the page has to change."""
-    with serving("agent.py", folder=written("agentcore", tmp_path)) as server:
+    with serving("agent.py", folder=write_files(AGENTCORE, tmp_path)) as server:
         assert server.client.get("/ws").status_code == 404
 
 
@@ -175,13 +112,13 @@ def test_what_the_agentcore_page_says_is_missing_is_missing(tmp_path: Path) -> N
 
 @pytest.fixture
 def langgraph(tmp_path: Path) -> Iterator[Server]:
-    with serving("agent.py:answer", folder=written("langgraph", tmp_path)) as server:
+    with serving("agent.py:answer", folder=write_files(LANGGRAPH, tmp_path)) as server:
         yield server
 
 
 def test_the_new_client_of_the_langgraph_page_is_answered(langgraph: Server) -> None:
     names: dict[str, Any] = {}
-    exec(files("langgraph")["newclient.py"], names)
+    exec(files(LANGGRAPH)["newclient.py"], names)
     assert asyncio.run(names["ask"](langgraph.url, "hello", "ada")) == "Question 1: hello"
     assert asyncio.run(names["ask"](langgraph.url, "again", "ada")) == "Question 2: again"
 
@@ -196,7 +133,7 @@ def test_what_the_langgraph_page_says_is_missing_is_missing(langgraph: Server) -
 
 
 def test_what_the_langgraph_page_says_is_there_is_there(langgraph: Server) -> None:
-    for policy in re.findall(r'`(?:multitask_strategy=)?"(enqueue|reject|interrupt|rollback)"`', text("langgraph")):
+    for policy in re.findall(r'`(?:multitask_strategy=)?"(enqueue|reject|interrupt|rollback)"`', text(LANGGRAPH)):
         body = {"input": policy, "if_busy": policy, "on_disconnect": "cancel"}
         created = langgraph.client.post(f"/v1/sessions/{policy}/runs", json=body)
         assert (created.status_code, created.json()["if_busy"]) == (202, policy)
@@ -209,14 +146,14 @@ def test_what_the_langgraph_page_says_is_there_is_there(langgraph: Server) -> No
 
 @pytest.mark.filterwarnings("ignore:'asyncio.iscoroutinefunction' is deprecated:DeprecationWarning:langsmith")
 def test_what_stands_before_is_langgraphs_own(tmp_path: Path) -> None:
-    (config,) = re.findall(r"^```json\n(.*?)^```", text("langgraph"), re.MULTILINE | re.DOTALL)
+    (config,) = blocks(LANGGRAPH, "json")
     file, _, name = json.loads(config)["graphs"]["agent"].partition(":")
     names: dict[str, Any] = {}
-    exec(files("langgraph")[file.removeprefix("./")], names)
+    exec(files(LANGGRAPH)[file.removeprefix("./")], names)
     end = asyncio.run(names[name].ainvoke({"messages": [{"role": "user", "content": "hello"}]}))
     assert end["messages"][-1].text == "Question 1: hello"
     client = get_client(url="http://127.0.0.1:1")
-    client_block = files("langgraph")["client.py"]
+    client_block = files(LANGGRAPH)["client.py"]
     (call,) = (
         node
         for node in ast.walk(ast.parse(client_block))
@@ -224,5 +161,5 @@ def test_what_stands_before_is_langgraphs_own(tmp_path: Path) -> None:
     )
     parameters = inspect.signature(client.runs.wait).parameters
     assert {keyword.arg for keyword in call.keywords} <= parameters.keys()
-    strategies = re.findall(r'multitask_strategy="(\w+)"', text("langgraph"))
+    strategies = re.findall(r'multitask_strategy="(\w+)"', text(LANGGRAPH))
     assert {"enqueue", "reject"} <= set(strategies)

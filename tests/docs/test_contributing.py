@@ -10,7 +10,8 @@ from typing import Any, Final
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-ROOT: Final = Path(__file__).parents[2]
+from docs.pages import ROOT, block
+
 CONTRIBUTING: Final = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 TEMPLATES: Final = sorted((ROOT / ".github").rglob("*.md"))
 HOOKS: Final[list[dict[str, Any]]] = [
@@ -24,6 +25,15 @@ def test_every_target_of_make_is_there() -> None:
     targets = {target for words in commands for target in words.split()}
     assert {"check", "test", "coverage", "docs"} <= targets
     assert {target for target in targets if not re.search(rf"(?m)^{target}:", makefile)} == set()
+
+
+def test_a_journal_is_tested_as_shown(tmp_path: Path) -> None:
+    imported = "from strandline._journal.sqlite import SqliteJournal as MyJournal\n"
+    (tmp_path / "test_mine.py").write_text(imported + block("CONTRIBUTING.md", "python", "TestMyJournal"))
+    command = [sys.executable, "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider"]
+    command += ["--rootdir", str(tmp_path), "-k", "free_session or order_of_acceptance", str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_every_file_that_is_named_is_there() -> None:

@@ -25,11 +25,6 @@ def test_the_commands_of_the_page_are_those_of_the_example() -> None:
     assert serve in Example(folder).readme
 
 
-def test_every_link_of_the_page_leads_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", PAGE):
-        assert (ROOT / "docs" / target).exists(), target
-
-
 @every_example
 def test_its_page_is_short_and_its_links_lead_somewhere(shown: Example) -> None:
     assert len(shown.readme.splitlines()) <= 25

@@ -1,30 +1,16 @@
-"""The page of input requests: its code is the example's, its commands print what it shows, its settings are true."""
+"""`docs/input-requests.md`: its code is the example's, and a waiting message is shown as it waits."""
 
+import json
+import re
 from pathlib import Path
-from typing import Any
 
-from msgspec import json
-
+from acceptance.events import listening
 from acceptance.server import serving
-from docs.pages import DOCS, block, blocks, commands_and_output, printed
+from docs.pages import block, blocks, shows
 from examples_shown import example
-from strandline._config import default_of
 
 PAGE = "input-requests.md"
 SHOWN = example("approval")
-
-
-def shows(whole: Any, shown: Any) -> bool:
-    """Return whether all that is shown is there, `...` being anything."""
-    match shown:
-        case "...":
-            return whole not in (None, "")
-        case dict():
-            return all(key in whole and shows(whole[key], value) for key, value in shown.items())
-        case list():
-            return len(whole) == len(shown) and all(map(shows, whole, shown))
-        case _:
-            return bool(whole == shown)
 
 
 def test_its_code_is_that_of_the_example() -> None:
@@ -32,18 +18,22 @@ def test_its_code_is_that_of_the_example() -> None:
     assert code in (SHOWN.folder / "agent.py").read_text()
 
 
-def test_its_commands_print_what_it_shows(tmp_path: Path) -> None:
-    folder = SHOWN.copy(tmp_path / "approval")
-    pairs = commands_and_output(PAGE)
-    assert len(pairs) == len(blocks(PAGE, "json")) == len(blocks(PAGE, "sh")) == 5
-    with serving(*SHOWN.serve, folder=folder, journal=None) as server:
-        for command, shown in pairs:
-            answer = json.decode(printed(command, folder=folder, url=server.url))
-            assert shows(answer, json.decode(shown)), answer
+def test_a_plain_message_that_answers_leaves_nothing_pending(tmp_path: Path) -> None:
+    with serving(*SHOWN.serve, folder=SHOWN.copy(tmp_path / "approval"), journal=None) as server:
+        for body in re.findall(r"/chat -d '(.*)'", "".join(blocks(PAGE, "sh"))):
+            server.client.post("/chat", json=json.loads(body)).raise_for_status()
         history = server.client.get("/v1/sessions/till/history").json()["messages"]
-        assert [message["pending"] for message in history] == [False] * 4, "the plain message has answered"
+        assert [message["pending"] for message in history] == [False] * 4
 
 
-def test_its_numbers_are_true() -> None:
-    assert f"`input_timeout` seconds ({default_of('input_timeout'):g})" in (DOCS / PAGE).read_text()
-    assert "responses" in block(PAGE, "sh", "ID=")
+def test_the_stream_of_a_waiting_message_begins_as_shown(tmp_path: Path) -> None:
+    event, data = block(PAGE, "text", "run.queued").split("\n", 1)
+    shown = json.loads(re.sub(r"\s*\n\s*", "", data.removeprefix("data: ")))
+    with serving(*SHOWN.serve, folder=SHOWN.copy(tmp_path / "approval"), journal=None) as server:
+        server.chat("refund 75 for order C1", "till")
+        with listening(server, "POST", "/v1/sessions/till/runs", json={"input": "hello"}) as ear:
+            first = next(iter(ear))
+            server.client.delete("/v1/sessions/till?force=true")
+    assert f"event: {first.type}" == event
+    shown["why"]["text"] = re.sub(r"[\d:]+ UTC", "... UTC", shown["why"]["text"])
+    assert shows(first.data, shown), first.data

@@ -1,7 +1,6 @@
-"""The page of the library is true: every file of it runs, is typed, and answers as the page says."""
+"""`docs/library.md`: its apps, its test and its types."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -12,44 +11,26 @@ import pytest
 
 from acceptance.mounted import MountedServer, mounted
 from acceptance.server import DEADLINE_S, Server, environment
-from docs.pages import type_checked
+from docs.pages import ROOT, block, files, type_checked, write_files
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/library.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-FILES = dict(re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
-
-
-def block(language: str, containing: str) -> str:
-    return str(next(text for kind, text in BLOCKS if kind == language and containing in text))
+PAGE = "library.md"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name, text in FILES.items():
-        (tmp_path / name).write_text(text)
-    return tmp_path
-
-
-def test_every_python_block_is_a_file_and_every_other_one_is_looked_at() -> None:
-    assert set(FILES) == {
-        "agent.py", "shop.py", "own_lifespan.py", "own_route.py", "alone.py", "serve_it.py", "direct.py",
-        "control.py", "test_shop.py", "test_agent.py",
-    }  # fmt: skip
-    assert sorted(kind for kind, _ in BLOCKS if kind != "python") == ["json", "sh", "sh", "text", "text"]
-    assert sum(kind == "python" for kind, _ in BLOCKS) == len(FILES)
+    return write_files(PAGE, tmp_path)
 
 
 @pytest.fixture
 def shop(folder: Path) -> Iterator[MountedServer]:
-    _, app = block("sh", "uvicorn").split()
+    _, app = block(PAGE, "sh", "uvicorn").split()
     with mounted(app, folder=folder) as server:
         yield server
 
 
 def test_the_two_curls_get_what_the_page_says(shop: MountedServer) -> None:
-    commands = block("sh", "curl").replace("http://127.0.0.1:8000", shop.url).splitlines()
-    for command, line in zip(commands, block("json", "success").splitlines(), strict=True):
+    commands = block(PAGE, "sh", "curl").replace("http://127.0.0.1:8000", shop.url).splitlines()
+    for command, line in zip(commands, block(PAGE, "json", "success").splitlines(), strict=True):
         done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=DEADLINE_S, check=True)
         assert {**json.loads(done.stdout), "run_id": "run_..."} == {"run_id": "run_...", **json.loads(line)}
 
@@ -96,15 +77,6 @@ def test_the_test_passes(file: str, folder: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
-
-
-@pytest.mark.parametrize(("script", "shown"), [("direct.py", "0 True"), ("control.py", "session_busy")])
-def test_the_service_without_http_says_what_the_page_says(script: str, shown: str, folder: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, script], cwd=folder, env=environment({}), capture_output=True, text=True,
-        timeout=DEADLINE_S, check=False,
-    )  # fmt: skip
-    assert (done.stdout, done.stderr, done.returncode) == (block("text", shown), "", 0)
 
 
 WRONG = {
@@ -189,14 +161,9 @@ def test_mypy_accepts_every_file_of_the_page_and_of_the_example_and_no_wrong_set
         shutil.copy(ROOT / "examples/fastapi" / name, folder)
     (folder / "wrong.py").write_text("\n".join(["import strandline", "from agent import make_agent", *WRONG, ""]))
     (folder / "uses.py").write_text(USES)
-    done = type_checked(*FILES, *example, "uses.py", "wrong.py", folder=folder)
+    done = type_checked(*files(PAGE), *example, "uses.py", "wrong.py", folder=folder)
     errors = [line for line in done.stdout.splitlines() if ": error:" in line]
     assert len(errors) == len(WRONG), done.stdout
     for number, (error, expected) in enumerate(zip(errors, WRONG.values(), strict=True), 3):
         assert error.startswith(f"wrong.py:{number}:")
         assert expected in error
-
-
-def test_every_link_leads_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGE):
-        assert target.startswith("http") or (ROOT / "docs" / target).exists(), target

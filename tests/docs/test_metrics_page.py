@@ -14,7 +14,7 @@ import yaml  # type: ignore[import-untyped]
 from prometheus_client import ProcessCollector
 
 from acceptance.server import serving
-from docs.pages import DOCS, ROOT, block, printed
+from docs.pages import DOCS, ROOT, block, blocks, printed
 from reference_tables import alerts_table, metrics_table
 from strandline._telemetry.catalogue import METRICS, PREFIX
 from strandline._telemetry.recorder import CUTS
@@ -118,6 +118,15 @@ def promtool(*arguments: str) -> None:
         pytest.skip("there is no promtool")
     done = subprocess.run([command, *arguments], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_takes_the_configurations(tmp_path: Path) -> None:
+    configurations = blocks("metrics.md", "yaml")
+    assert len(configurations) == 2
+    for text in configurations:
+        (tmp_path / "key").touch()
+        (tmp_path / "prometheus.yaml").write_text(text.replace("/etc/prometheus/strandline.key", str(tmp_path / "key")))
+        promtool("check", "config", str(tmp_path / "prometheus.yaml"))
 
 
 def test_the_command_of_the_page_shows_the_present_values(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from docker_engine import DEADLINE_S, Container, container, volume
 from docs.pages import ROOT
 from docs.test_operations_page import PAGE, commands
 
-TYPED: Final = commands(PAGE, beside="docker")
+TYPED: Final = commands("test_a_night_with_a_container")
 
 
 def test_it_names_what_the_manifests_name() -> None:

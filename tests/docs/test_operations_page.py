@@ -16,10 +16,9 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from acceptance.server import TARGETS, Server, ran, serving, texts, until
+from docs.page_table import claimed
 from docs.pages import DOCS, ROOT, blocks, printed
 from docs.test_metrics_page import NAMES, promtool, series
-from strandline import _exits as exits
-from strandline._chat.program import NEEDS_INPUT
 from strandline._config import descriptions
 from strandline._journal.ownership import APPLICATION_ID, SCHEMA_VERSION
 from strandline._telemetry.catalogue import METRICS
@@ -41,12 +40,9 @@ def section(heading: str, marks: str = "##") -> str:
     return found[1]
 
 
-def commands(text: str, *, beside: str = "") -> list[str]:
-    """Return the blocks of commands of a section, also of a list: those for `docker`, `kubectl`, or a bare process."""
-    found = re.findall(r"^( *)```sh\n(.*?)^ *```", text, re.M | re.S)
-    blocks = ["".join(line.removeprefix(indent) for line in body.splitlines(keepends=True)) for indent, body in found]
-    kinds = ("docker", "kubectl", "")
-    return [each for each in blocks if next(kind for kind in kinds if kind in each) == beside]
+def commands(test: str) -> list[str]:
+    """Return the page's blocks that a test types."""
+    return [each.text for each in claimed("operations.md", test)]
 
 
 def test_every_alert_has_a_section_that_it_leads_to_and_no_section_is_left_over() -> None:
@@ -70,12 +66,6 @@ def test_it_names_nothing_that_is_not_there() -> None:
     assert set(NAMES.findall(PAGE)) - known - {"strandline_agent_loop", "strandline_runs_"} == set()
     for name in re.findall(r"\| `(\w+)` \(", section("Sizing")):
         assert name in descriptions()
-
-
-def test_the_table_of_exit_codes_is_that_of_the_code() -> None:
-    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", section("Exit codes"), re.MULTILINE)}
-    ours = {value for name, value in vars(exits).items() if name.isupper()}
-    assert listed == ours | {0, NEEDS_INPUT, 137}
 
 
 def test_what_verify_is_said_to_say_it_says() -> None:
@@ -126,9 +116,7 @@ def test_the_fields_of_health_are_there(server: Server) -> None:
     assert set(named) <= set(server.health())
 
 
-COMMANDS: Final = [
-    each for text in (section("Look first"), section("Alerts")) for each in commands(text) if "-d '" not in each
-]
+COMMANDS: Final = commands("test_every_command_of_the_night_can_be_typed_and_shows_something")
 
 
 @pytest.mark.parametrize("command", sorted({line for each in COMMANDS for line in each.splitlines()}))
@@ -137,7 +125,7 @@ def test_every_command_of_the_night_can_be_typed_and_shows_something(command: st
 
 
 def test_the_probe_of_the_journal_is_a_run_like_any_other(server: Server) -> None:
-    (probe,) = (each for each in commands(section("StrandlineJournalUnavailable", "###")) if "-d '" in each)
+    (probe,) = commands("test_the_probe_of_the_journal_is_a_run_like_any_other")
     reply = json.loads(typed(probe.splitlines()[0], server))
     assert server.run(reply["run_id"], wait_s=20)["status"] == "succeeded"
 
@@ -153,7 +141,7 @@ def test_the_commands_that_stand_in_sentences_are_there(server: Server) -> None:
 
 
 def test_the_new_version_is_tried_on_a_copy_that_executes_nothing(server: Server) -> None:
-    (trial,) = (each for each in commands(section("Upgrade and roll back")) if "tried.db" in each)
+    (trial,) = commands("test_the_new_version_is_tried_on_a_copy_that_executes_nothing")
     before = server.client.get("/v1/sessions/ada/runs").json()["runs"]
     assert "none: it is sound" in typed(trial, server)
     with closing(sqlite3.connect(server.folder / "backups" / "tried.db")) as tried:
@@ -163,7 +151,7 @@ def test_the_new_version_is_tried_on_a_copy_that_executes_nothing(server: Server
 
 def test_what_a_session_said_can_be_deleted_and_old_runs_pruned(server: Server) -> None:
     (deleting,) = set(re.findall(r"`(curl -X DELETE [^`]*)`", PAGE))
-    (pruning,) = commands(section("Retention"))
+    (pruning,) = commands("test_what_a_session_said_can_be_deleted_and_old_runs_pruned")
     server.chat("to be forgotten", "gone")
     typed(deleting.replace("SESSION", "gone"), server)
     assert server.history("gone") == []
@@ -212,7 +200,7 @@ class Load:
 
 def test_a_lost_journal_is_restored_from_a_backup_that_was_made_under_load(tmp_path: Path) -> None:
     """What had ended before is there, what came after is gone, and every conversation continues from there."""
-    backing, restoring = commands(section("Back up and restore"))
+    backing, restoring = commands("test_a_lost_journal_is_restored_from_a_backup_that_was_made_under_load")
     with serving(TARGETS / "remembers.py", folder=tmp_path, journal=JOURNAL) as server:
         load = Load(server)
         try:
@@ -253,7 +241,7 @@ def test_a_lost_journal_is_restored_from_a_backup_that_was_made_under_load(tmp_p
 
 def test_an_upgrade_is_rolled_back_to_what_the_old_version_had(tmp_path: Path) -> None:
     """The copy that the migration made is the old journal, and the new one is kept aside."""
-    (rolling,) = (each for each in commands(section("Upgrade and roll back")) if "rolled-back" in each)
+    (rolling,) = commands("test_an_upgrade_is_rolled_back_to_what_the_old_version_had")
     file = tmp_path / ".strandline" / "journal.db"
     file.parent.mkdir()
     old = SCHEMA_VERSION - 1

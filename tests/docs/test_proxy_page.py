@@ -19,9 +19,10 @@ import pytest
 from acceptance.events import ACCEPT
 from acceptance.server import Server, free_port, serving, until
 from docs.browser import needed
+from docs.pages import block, text
 from strandline._config import descriptions, resolve
 
-PAGE = (Path(__file__).parents[2] / "docs" / "behind-a-proxy.md").read_text()
+PAGE = "behind-a-proxy.md"
 HOST = "agents.example.com"
 AUTH = ("ada", "a long password")
 
@@ -41,12 +42,7 @@ def make_agent(session_id: str) -> Agent:
 """
 
 
-def block(language: str, containing: str = "") -> str:
-    blocks = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    return str(next(text for text in blocks if containing in text))
-
-
-SETTINGS = tomllib.loads(block("toml"))
+SETTINGS = tomllib.loads(block(PAGE, "toml"))
 
 
 class Front(NamedTuple):
@@ -67,9 +63,9 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     nginx = needed("nginx")
     folder = tmp_path_factory.mktemp("proxy")
     (folder / "agent.py").write_text(AGENT)
-    (folder / "strandline.toml").write_text(block("toml"))
+    (folder / "strandline.toml").write_text(block(PAGE, "toml"))
     passwords = folder / "htpasswd"
-    command = block("sh", "openssl").replace("/etc/nginx/strandline.htpasswd", str(passwords))
+    command = block(PAGE, "sh", "openssl").replace("/etc/nginx/strandline.htpasswd", str(passwords))
     subprocess.run(["sh", "-c", command], check=True, timeout=30)
     with serving("agent.py", folder=folder) as server:
         port = free_port()
@@ -78,7 +74,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
             "listen 80;": f"listen 127.0.0.1:{port};",
             "/etc/nginx/strandline.htpasswd": str(passwords),
         }
-        configuration = block("nginx")
+        configuration = block(PAGE, "nginx")
         for there, here in places.items():
             assert there in configuration
             configuration = configuration.replace(there, here)
@@ -144,7 +140,9 @@ def test_messages_wait_their_turn_and_are_answered_through_the_proxy(front: Fron
 
 def test_the_command_of_the_page_gets_an_answer(front: Front) -> None:
     (front.folder / "open").touch()
-    command = block("sh", "curl").replace(f"http://{HOST}", front.url).replace("curl ", f"curl -H 'Host: {HOST}' ")
+    command = (
+        block(PAGE, "sh", "curl").replace(f"http://{HOST}", front.url).replace("curl ", f"curl -H 'Host: {HOST}' ")
+    )
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=True)
     assert '"response":"You asked: hello"' in done.stdout
 
@@ -185,7 +183,7 @@ def test_without_the_hosts_line_the_server_refuses_as_the_page_says(front: Front
 
 def test_the_proxy_waits_longer_than_a_run_may_take(tmp_path: Path) -> None:
     settings = resolve(SETTINGS, {}, folder=tmp_path).settings
-    waits_s = int(str(re.search(r"proxy_read_timeout (\d+)s;", PAGE)[1]))  # type: ignore[index]
+    waits_s = int(str(re.search(r"proxy_read_timeout (\d+)s;", text(PAGE))[1]))  # type: ignore[index]
     assert waits_s > settings.queue_timeout_s + settings.timeout_s + settings.cancel_grace_s
 
 
@@ -204,10 +202,10 @@ def test_a_body_is_refused_by_the_proxy_at_the_limit_of_the_server(front: Front)
 
 
 def test_the_container_is_given_only_settings_that_exist() -> None:
-    variables = re.findall(r"-e STRANDLINE_(\w+)=", block("sh", "docker run"))
+    variables = re.findall(r"-e STRANDLINE_(\w+)=", block(PAGE, "sh", "docker run"))
     assert variables == ["ALLOWED_HOSTS"]
     assert "allowed_hosts" in descriptions()
-    assert re.findall(r"^([\w.]+)", block("toml"), re.MULTILINE) == list(SETTINGS)
+    assert re.findall(r"^([\w.]+)", block(PAGE, "toml"), re.MULTILINE) == list(SETTINGS)
     assert SETTINGS.keys() <= descriptions().keys()
 
 
@@ -235,7 +233,7 @@ def test_several_servers_have_each_its_sessions_for_good(tmp_path: Path) -> None
     nginx, port = needed("nginx"), free_port()
     with _named("one") as one, ExitStack() as stack:
         two = stack.enter_context(_named("two"))
-        configuration = block("nginx", containing="hash ")
+        configuration = block(PAGE, "nginx", containing="hash ")
         for there, here in {"127.0.0.1:8081": one, "127.0.0.1:8082": two, "80": port}.items():
             assert f" {there}" in configuration
             configuration = re.sub(rf" {there}\b", f" 127.0.0.1:{here}", configuration)

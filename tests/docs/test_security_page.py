@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from acceptance.server import COMMAND, DEADLINE_S, environment, serving
-from docs.pages import printed
+from docs.pages import ROOT, blocks, printed, text
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "security.md").read_text()
+PAGE = text("security.md")
 TABLE = PAGE.partition("\n## Threats and their tests\n")[2].partition("\n## ")[0]
 THREATS = re.findall(r"^\| (.*?) \| (.*?) \| (.*?) \|$", TABLE, re.MULTILINE)[1:]
 SHOWN = [
@@ -22,7 +21,6 @@ SHOWN = [
 PUBLISHED = re.compile(
     r"""(?:(?:^|\s)(?:-p|--publish)[ =]|^\s*-\s)["']?((?:[\w.]+:|\[[\w:]+\]:)?[\w${}:-]*:\d+)["']?(?=\s|$)""", re.M
 )
-BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
 def defined() -> set[str]:
@@ -41,7 +39,7 @@ def test_every_line_of_the_threat_model_names_a_test_that_exists() -> None:
 
 
 def test_its_commands_make_keys_and_a_server_that_takes_them(tmp_path: Path) -> None:
-    (*made, serve), (ask,) = (block.splitlines() for block in BLOCKS)
+    (*made, serve), (ask,) = (block.splitlines() for block in blocks("security.md", "sh"))
     keys = []
     for line in made:
         words = line.partition("#")[0].split()

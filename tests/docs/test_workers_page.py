@@ -10,20 +10,18 @@ from typing import Final
 import pytest
 
 from acceptance.server import Server, until
-from docs.pages import DOCS, blocks, commands_and_output, documents, printed
+from docs.pages import below, block, documents, printed, shows, text, write_files
 from strandline._config import descriptions
-from strandline._workers.loops import LONGEST_WAIT_READY_S, LONGEST_WAIT_S, YOUNG_S
 
-PAGE: Final = (DOCS / "workers.md").read_text()
+PAGE: Final = "workers.md"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Return the page's server, in whose folder its file is."""
     folder = tmp_path_factory.mktemp("workers")
-    (file,) = blocks("workers.md", "python")
-    (folder / "agent.py").write_text(file)
-    _, _, target, *flags = shlex.split(blocks("workers.md", "sh")[0])
+    write_files(PAGE, folder)
+    _, _, target, *flags = shlex.split(block(PAGE, "sh", "serve"))
     server = Server(target, *flags, folder=folder)
     try:
         server.start()
@@ -37,15 +35,15 @@ def without_pids(text: str) -> str:
 
 
 def test_two_sessions_are_in_two_workers_and_one_continues_after_its_worker_died(server: Server) -> None:
-    ((command, shown),) = commands_and_output("workers.md")
+    command, shown = block(PAGE, "sh", "curl"), below(PAGE, "curl")
     output = printed(command, folder=server.folder, url=server.url)
-    assert documents(without_pids(output)) == documents(without_pids(shown))
+    assert shows(documents(without_pids(output)), documents(without_pids(shown)))
 
     def pids(text: str) -> list[str]:
         return re.findall(r"Process (\d+)", text) + re.findall(r'"pid":(\d+)', text)
 
-    for text in (output, shown):
-        ada, bob, *workers = pids(text)
+    for each in (output, shown):
+        ada, bob, *workers = pids(each)
         assert ada != bob
         assert {ada, bob} == set(workers)
 
@@ -57,18 +55,7 @@ def test_two_sessions_are_in_two_workers_and_one_continues_after_its_worker_died
     assert len(server.history("ada")) == 4
 
 
-def test_the_times_of_the_page_are_those_of_the_code() -> None:
-    assert f"within {YOUNG_S:g} s" in PAGE
-    words = " ".join(PAGE.split())
-    assert f"at most {LONGEST_WAIT_READY_S:g} s if it took runs and {LONGEST_WAIT_S:g} s if it could not" in words
-
-
 def test_the_settings_of_the_page_are_there() -> None:
-    named = set(re.findall(r"`((?:max|executor|hold|cancel|agent|log|unknown|idempotent)_\w+)`", PAGE))
+    named = set(re.findall(r"`((?:max|executor|hold|cancel|agent|log|unknown|idempotent)_\w+)`", text(PAGE)))
     assert len(named) > 8
     assert named <= set(descriptions())
-
-
-def test_every_link_leads_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGE):
-        assert (DOCS / target).exists(), target

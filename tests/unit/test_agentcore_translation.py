@@ -30,7 +30,7 @@ from strandline._http.dialects.agentcore.wire import (
 from strandline._http.dialects.endings import reason_of
 from strandline._http.dialects.waiting import Waiting
 from strandline._http.exchange.exchange import Exchange
-from strandline._http.exchange.run_request import Responses, kept_with
+from strandline._http.exchange.run_request import Responses, RunOptions, kept_with
 from strandline._http.exchange.session_naming import SessionNaming
 from strandline._http.middleware.auth import Access
 from strandline._model import (
@@ -74,6 +74,10 @@ def body(**given: Any) -> Invocation:
 )
 def test_the_prompt_goes_by_three_names(given: dict[str, Any], parsed: str) -> None:
     assert prompt_of(body(**given)) == parsed
+
+
+def test_a_request_takes_every_run_option() -> None:
+    assert {*RunOptions.__struct_fields__} <= {*Invocation.__struct_fields__}
 
 
 def test_answers_stand_in_place_of_a_prompt() -> None:
