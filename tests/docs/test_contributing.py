@@ -17,6 +17,103 @@ TEMPLATES: Final = sorted((ROOT / ".github").rglob("*.md"))
 HOOKS: Final[list[dict[str, Any]]] = [
     hook for repo in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"] for hook in repo["hooks"]
 ]
+PLACES: Final = (
+    "src/strandline",
+    "bench",
+    "container",
+    "deploy",
+    "judging",
+    "simulation",
+    "soak",
+    "tools",
+    "tests/fakes",
+)
+"""Where the modules are that `tests/unit` tests."""
+ABOUT_MANY: Final = {
+    "exports": "all public modules together",
+    "found_by_simulation": "worlds that failed once, whichever module was wrong",
+}
+"""Unit tests of no single module, and why."""
+TESTED_BY: Final = {
+    "_agents": "tests/unit/test_strands.py",
+    "_chat": "tests/acceptance/test_chat_command.py",
+    "_cli": "tests/acceptance/test_command.py",
+    "_demo": "tests/acceptance/test_demo.py",
+    "_doctor": "tests/acceptance/test_doctor.py",
+    "_engine": "tests/unit/test_service.py",
+    "_http": "tests/acceptance/test_http.py",
+    "_journal": "tests/contract/test_sqlite.py",
+    "_reload": "tests/acceptance/test_reload.py",
+    "_remote": "tests/acceptance/test_errors_in_the_terminal.py",
+    "_scripted": "tests/unit/test_scripted_model.py",
+    "testing/_contract": "tests/contract/test_memory.py",
+    "testing": "tests/unit/test_history.py",
+    "__main__.py": "tests/acceptance/test_command.py",
+    "_clock.py": "tests/unit/test_compat.py",
+    "_composition.py": "tests/unit/test_settings.py",
+    "_exits.py": "tests/acceptance/test_stop.py",
+    "_garbage.py": "tests/acceptance/test_health.py",
+    "_lifespan.py": "tests/unit/test_library_start.py",
+    "_listener.py": "tests/acceptance/test_stop.py",
+    "_model.py": "tests/unit/test_encoding.py",
+    "_normalize.py": "tests/unit/test_history.py",
+    "_printable.py": "tests/unit/test_logs.py",
+    "_server.py": "tests/acceptance/test_stop.py",
+    "_stacks.py": "tests/acceptance/test_timeouts.py",
+    "errors.py": "tests/docs/test_reference.py",
+}
+"""Where modules and packages are tested that have no file of their own in `tests/unit`: by what is made of them."""
+
+
+def modules() -> dict[str, set[Path]]:
+    """Return modules and packages by name: `commits` and `journal_commits` are both `_journal/commits.py`."""
+    found: dict[str, set[Path]] = {}
+    for place in map(ROOT.joinpath, PLACES):
+        for path in [place, *place.rglob("*")]:
+            if path.is_dir() or path.suffix == ".py":
+                parts = path.relative_to(ROOT / "src/strandline" if place.name == "strandline" else place.parent).parts
+                names = [part.removesuffix(".py").lstrip("_").replace("-", "_") for part in parts]
+                for first in range(len(names)):
+                    found.setdefault("_".join(names[first:]), set()).add(path)
+    return found
+
+
+def named(test: str, known: dict[str, set[Path]]) -> set[Path]:
+    """Return the modules that a file of tests is named for: all of its name, or all but a topic at its end."""
+    words = test.split("_")
+    return next((known[name] for n in range(len(words), 0, -1) if (name := "_".join(words[:n])) in known), set())
+
+
+def covered() -> set[Path]:
+    """Return the modules and packages with unit tests of their own; a file about a topic of a package is not enough."""
+    known = modules()
+    return {path for test in UNITS for path in named(test, known) if test in known or path.is_file()}
+
+
+UNITS: Final = {path.stem.removeprefix("test_") for path in (ROOT / "tests/unit").glob("test_*.py")}
+
+
+def test_a_file_of_unit_tests_is_named_for_its_module_or_package() -> None:
+    known = modules()
+    assert {test for test in UNITS if not named(test, known)} == ABOUT_MANY.keys(), (
+        "name it test_MODULE.py or test_PACKAGE.py, with a topic at the end if there are several"
+    )
+
+
+def test_every_module_has_tests_under_its_name_or_that_of_its_package() -> None:
+    source = ROOT / "src/strandline"
+    tested = covered() | {source / name for name in TESTED_BY}
+    files = {path for path in source.rglob("*.py") if path.name != "__init__.py"}
+    assert {path for path in files if not {path, *path.parents} & tested} == set(), "write tests/unit/test_MODULE.py"
+
+
+@pytest.mark.parametrize("name", TESTED_BY)
+def test_what_is_tested_elsewhere_is_there_and_needs_to_be_named(name: str) -> None:
+    own, path = covered(), ROOT / "src/strandline" / name
+    assert path.exists()
+    assert (ROOT / TESTED_BY[name]).is_file()
+    inside = [path] if path.is_file() else [each for each in path.rglob("*.py") if each.name != "__init__.py"]
+    assert [each for each in inside if not {each, *each.parents} & own] != [], "it has unit tests of its own by now"
 
 
 def test_every_target_of_make_is_there() -> None:

@@ -453,7 +453,7 @@ def test_every_way_to_ask_an_agent_passes_the_one_place(as_before: None) -> None
 
 @pytest.mark.parametrize("name", strands._SPAN_WRITERS)
 def test_what_writes_a_conversation_into_a_span_takes_the_span_first(name: str) -> None:
-    """That they write nothing unless it is recorded is shown in `test_unrecorded_spans.py`."""
+    """That they write nothing unless it is recorded is shown in `test_strands_spans.py`."""
     assert list(inspect.signature(getattr(Tracer, name)).parameters)[:2] == ["self", "span"]
 
 

@@ -36,13 +36,13 @@ from strandline.testing import Gate
 from strandline.testing._checker import check_history
 from target_support import run, until
 from unit import (
-    test_agent_endings,
-    test_conversation_managers,
     test_multi,
     test_self_managed,
     test_singleton,
     test_strands,
+    test_strands_endings,
     test_strands_questions,
+    test_window,
 )
 from workers_support import SETUP, Nearby, nearby
 
@@ -56,12 +56,12 @@ THE_SAME = [
     test_strands.test_partial_text_of_a_stream_that_broke_is_kept_and_that_of_a_repeated_call_is_not,
     test_strands.test_a_tool_that_calls_sys_exit_fails_its_own_run_and_is_not_requested_again,
     test_strands.test_a_conversation_that_user_code_broke_is_rebuilt_from_history,
-    test_agent_endings.test_what_a_guardrail_redacts_is_redacted_in_history_and_for_the_model_of_the_next_run,
-    test_agent_endings.test_structured_output_that_is_valid_at_last_is_the_answer,
-    test_agent_endings.test_a_result_that_a_hook_still_looked_at_when_the_run_failed_is_not_forgotten,
-    test_agent_endings.test_the_model_of_the_next_run_sees_that_tools_had_no_output,
-    test_conversation_managers.test_messages_that_the_agents_own_code_pins_stay_pinned,
-    test_conversation_managers.test_a_conversation_goes_on_under_another_manager_than_before,
+    test_strands_endings.test_what_a_guardrail_redacts_is_redacted_in_history_and_for_the_model_of_the_next_run,
+    test_strands_endings.test_structured_output_that_is_valid_at_last_is_the_answer,
+    test_strands_endings.test_a_result_that_a_hook_still_looked_at_when_the_run_failed_is_not_forgotten,
+    test_strands_endings.test_the_model_of_the_next_run_sees_that_tools_had_no_output,
+    test_window.test_messages_that_the_agents_own_code_pins_stay_pinned,
+    test_window.test_a_conversation_goes_on_under_another_manager_than_before,
     test_strands_questions.test_two_tools_that_ask_are_answered_together,
     test_strands_questions.test_a_sub_agent_that_requests_input_is_answered_through_its_user,
     test_multi.test_the_nodes_of_a_graph_go_on_with_their_conversations_also_once_it_was_made_anew,
