@@ -21,9 +21,11 @@ from strandline._journal.memory import MemoryJournal
 from strandline._journal.port import (
     AcceptAnswer,
     Bounds,
+    Ceded,
     Change,
     ChangeAnswer,
     ClaimResult,
+    Gained,
     Journal,
     Sessions,
 )
@@ -118,6 +120,18 @@ class SlowJournal:
         self._back = Way(process.chance, disk.slow_s)
         self._unanswered = 0
         """How many operations have taken effect and have not returned; none that comes later returns before them."""
+
+    def epoch_of(self, key: SessionKey) -> int:
+        """Return how many processes have had a session."""
+        return self._inner.epoch_of(key)
+
+    def still_owned(self) -> bool:
+        """Return whether this process may still execute something."""
+        return self._inner.still_owned()
+
+    def moves(self) -> AsyncIterator[Gained | Ceded]:
+        """Yield what moves between owners: nothing."""
+        return self._inner.moves()
 
     @property
     def epoch(self) -> int:

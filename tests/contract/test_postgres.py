@@ -10,16 +10,16 @@ import pytest
 
 from postgres_relay import Relay
 from postgres_support import DEADLINE_S, asking, at, lease_of, new, opened, until, until_waiting
-from strandline._clock import Clock, SystemClock
+from strandline._clock import Clock
 from strandline._journal.port import Accepted, Journal, RunQuery, RunsOfQuery
 from strandline._journal.postgres import ownership, schema
 from strandline._journal.postgres.failures import TAKEN_OVER, for_operators, translated
 from strandline._journal.postgres.journal import PostgresJournal
-from strandline._journal.postgres.ownership import Owned, Waiting, owner_of
+from strandline._journal.postgres.shares import View
 from strandline._journal.postgres.transactions import WENT_BACK
 from strandline._journal.postgres.wire import ConnectionLost, Wire, check_conninfo, numbered
 from strandline._model import ANONYMOUS, RoundStarted, RunId
-from strandline.errors import JournalError, JournalForeign, JournalLocked, JournalNewer, JournalUnavailable
+from strandline.errors import JournalError, JournalForeign, JournalNewer, JournalUnavailable
 from strandline.testing._contract import JournalContract
 from strandline.testing._desk import WIDE, done, said
 from tools.postgres import Cluster
@@ -170,23 +170,6 @@ def test_a_journal_is_closed_though_its_database_goes_in_the_middle_of_a_commit(
 # -- whose it is ------------------------------------------------------------------------------------------
 
 
-def test_a_second_server_is_told_who_has_the_journal_and_changes_nothing(database: str) -> None:
-    async def main() -> None:
-        async with opened(database) as journal:
-            await journal.accept(new("a"), WIDE, claim_next=True)
-            claim = await anext(journal.claims())
-            told: list[str] = []
-            second = PostgresJournal(database, SystemClock(), lock_wait_s=0.3, on_wait=told.append)
-            with pytest.raises(JournalLocked, match=r"process .* on .*, whose lease ends in"):
-                await second.open("second", max_attempts=3)
-            assert len(told) == 1
-            assert "waiting for the journal" in told[0]
-            await journal.finish(claim.token, done("hi", "ho"), claim_next=False)
-
-    asyncio.run(main())
-    assert owner_of(database) is None
-
-
 def test_a_server_that_stops_lets_the_next_one_begin_at_once(database: str) -> None:
     async def main() -> None:
         epochs = []
@@ -243,6 +226,7 @@ def test_half_a_batch_keeps_nobody_from_taking_over(database: str) -> None:
     lease_of(database, 300)
     with asking(database) as half:
         half.execute("INSERT INTO servers (address, version, until) VALUES ('gone', '0', clock_timestamp())")
+        half.execute("UPDATE partitions SET owner = 1")
         half.execute("BEGIN")
         half.execute("SELECT renew(1, 0, 1, 300)")
 
@@ -256,17 +240,18 @@ def test_half_a_batch_keeps_nobody_from_taking_over(database: str) -> None:
 
 
 class Attempt(threading.Thread):
-    """An attempt to own the journal that is made meanwhile."""
+    """A server that joins meanwhile."""
 
     def __init__(self, wire: Wire) -> None:
         super().__init__(daemon=True)
-        self.waiting = Waiting(wire)
-        self.owned: Owned | None = None
+        self._wire = wire
+        self.view: View | None = None
         self.failed: Exception | None = None
 
     def run(self) -> None:
         try:
-            self.owned = self.waiting.attempt()
+            joined = ownership.join(self._wire, "")
+            self.view = ownership.look(self._wire, joined.id, 0, 10_000, 0)
         except Exception as error:
             self.failed = error
 
@@ -289,8 +274,10 @@ def test_servers_that_start_at_once_see_each_other_whatever_isolation_is_the_def
         first.execute("UPDATE partitions SET owner = 1")
         first.execute("COMMIT")
         attempt.join(DEADLINE_S)
-    assert (attempt.failed, attempt.owned) == (None, None)
-    assert "the first" in (attempt.waiting.owner or "")
+    assert attempt.failed is None
+    assert attempt.view is not None
+    assert (sorted(attempt.view.servers), attempt.view.servers[1].address) == ([1, 2], "the first")
+    assert (len(attempt.view.servers[1].owned), attempt.view.free | attempt.view.stray) == (256, frozenset())
 
 
 def test_a_server_that_froze_while_it_took_the_journal_keeps_nobody_from_it(database: str) -> None:
@@ -358,12 +345,13 @@ def test_each_session_is_in_the_partition_of_its_checksum(database: str) -> None
         async with opened(database) as journal:
             for number in range(5):
                 await journal.accept(new(f"r{number}", f"s{number}"), WIDE, claim_next=False)
+            with asking(database) as wire:
+                assert wire.execute("SELECT count(*), min(owner), max(owner) FROM partitions").fetchone() == (256, 1, 1)
 
     asyncio.run(main())
     with asking(database) as wire:
         found = wire.execute("SELECT session_id, p FROM sessions").fetchall()
         assert dict(found) == {f"s{n}": zlib.crc32(f"anonymouss{n}".encode()) % 256 for n in range(5)}
-        assert wire.execute("SELECT count(*), min(owner), max(owner) FROM partitions").fetchone() == (256, 1, 1)
 
 
 # -- what is in the database ------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from strandline._journal.commits import GroupCommit, Operation, Work, WriteResul
 from strandline._journal.deferred import DeferredWrites
 from strandline._journal.errors import ClaimLost
 from strandline._journal.feed import ClaimFeed
+from strandline._journal.numbers import Counted
 from strandline._journal.port import Accepted, Bounds, Changed, ClaimResult, Delete, Pause, Refused
 from strandline._journal.port import Change as AnyChange
 from strandline._journal.table import KEPT_BYTES, SessionTable
@@ -73,8 +74,8 @@ class Desk:
         self.works: list[tuple[Work, Callable[[WriteResult], None]]] = []
         self.deferred = DeferredWrites()
         self.feed = ClaimFeed()
-        table = SessionTable.of(self.store, max_attempts=3, next_no=1, next_seq=0, next_row=1)
-        table.take_over(1, self.clock.now())
+        table = SessionTable.of(self.store, max_attempts=3, numbers=Counted(1, 0, 1))
+        table.take_over({0: 1}, self.clock.now())
         table.drain()
         table.records = None
         self.commits = GroupCommit(table, self, self.feed, self.clock, self.deferred)

@@ -294,6 +294,7 @@ def streams(clock: Clock | None = None) -> Streams:
         is_waiting=lambda run_id: True,
         is_live=lambda run_id: True,
         post=lambda flush: None,
+        epoch_of=lambda key: 7,
     )
     found.begin(7)
     return found

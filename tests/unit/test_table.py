@@ -29,6 +29,7 @@ from strandline._journal.changes import (
     encoded_body,
 )
 from strandline._journal.errors import CancelRequested, ClaimLost
+from strandline._journal.numbers import Counted
 from strandline._journal.port import (
     AcceptAnswer,
     Accepted,
@@ -78,11 +79,18 @@ class Desk:
         self.store = store or StoredRows()
         self.now = NOW
         no, seq, row = self.store.next_numbers()
-        self.table = SessionTable.of(self.store, max_attempts=max_attempts, next_no=no, next_seq=seq, next_row=row)
-        self.orphans = self.table.take_over(epoch, self.now)
+        self.table = SessionTable.of(self.store, max_attempts=max_attempts, numbers=Counted(no, seq, row))
+        self.orphans = self.table.take_over({0: epoch}, self.now)
         self.rows: list[Change] = []
         self.claims: list[Claim] = []
         self.keep()
+
+    @property
+    def last_fence(self) -> int:
+        """The last fence that was given."""
+        numbers = self.table.numbers
+        assert isinstance(numbers, Counted)
+        return numbers.last_fence
 
     def keep(self) -> None:
         """Store what was decided."""
@@ -427,12 +435,12 @@ def test_a_table_begins_with_the_sessions_in_which_something_goes_on() -> None:
     desk.finish("b")
     desk.finish("c", hold=True)
     before = desk.token("a")
-    assert set(SessionTable.of(desk.store, max_attempts=3, next_no=9, next_seq=9, next_row=9)._sessions) == {
+    assert set(SessionTable.of(desk.store, max_attempts=3, numbers=Counted(9, 9, 9))._sessions) == {
         key("executes"), key("is held"), key("waits"),
     }  # fmt: skip
     again = Desk(desk.store, epoch=2)
     assert [claim.run.run_id for claim in again.orphans] == ["a"]
-    assert again.orphans[0].token.fence > desk.table._fence
+    assert again.orphans[0].token.fence > desk.last_fence
     assert again.accept("e", "is held") == Accepted(0)
     with pytest.raises(ClaimLost):
         again.table.checkpoint(before, b"{}")

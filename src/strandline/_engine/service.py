@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from strandline._agents.port import Target
 from strandline._clock import Clock
 from strandline._engine.admission import Admission, Control, Refusals, Subscribers, Ticket
-from strandline._engine.execution import AgentPool, Claims, Holds, Runner, recover
+from strandline._engine.execution import AgentPool, Claims, Handover, Holds, Runner
 from strandline._engine.loops import Loops
 from strandline._engine.maintenance import (
     Readiness,
@@ -90,6 +90,7 @@ class Service:
             is_waiting=lambda run_id: self._queues.sessions.is_waiting(run_id),
             is_live=lambda run_id: self._queues.sessions.is_live(run_id),
             post=loops.post_back,
+            epoch_of=journal.epoch_of,
             observer=observer,
             projection=projection,
         )
@@ -108,6 +109,7 @@ class Service:
             clock=clock,
             exhausted=self._readiness.exhausted,
         )
+        self._handover = Handover(journal, self._pool, self._streams, tracing, clock, options)
         reasons = Reasons(self._queues, self._holds, self._readiness, clock, options)
         standings = Standings(journal, estimates, reasons, cut=options.stream_cut)
         reading = Reading(journal, self._runner, self._streams, standings, self._readiness)
@@ -154,12 +156,9 @@ class Service:
         orphans = await self._journal.open(self._owner, max_attempts=self.options.max_attempts)
         self._streams.begin(self._journal.epoch)
         try:
-            for orphan in orphans:
-                outcome = await recover(self._journal, orphan, self.options, self._clock.now())
-                if outcome is not None:
-                    self._observer.ended(outcome, None)
-                    self._tracing.ended(orphan.run, outcome, self._clock.now())
+            await self._handover.recover(orphans)
             await self._claims.start()
+            self._claims.spawn(self._handover.follow())
             self._claims.spawn(every_second(*self._ticks))
             self._claims.spawn(measure_lag(self._clock, self._observer.lagged))
             prune = partial(prune_runs, self._journal, self._clock, run_retention_s=self.options.run_retention_s)

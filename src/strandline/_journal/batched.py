@@ -149,7 +149,12 @@ class BatchedJournal(Operations, Generic[P]):
         return forgotten
 
     async def _transact(self, call: Callable[[P], T]) -> T:
-        """Return what a call returns that writes rows which the session table does not decide."""
+        """Return what a call returns that writes rows which the session table does not decide, in a transaction."""
+        return await self._on_writer(None if self._writer is None else self._writer.transact, call)
+
+    async def _on_writer(
+        self, put: Callable[[Callable[[], Any], Callable[[Any], None]], bool] | None, call: Callable[[P], T]
+    ) -> T:
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[T] = loop.create_future()
 
@@ -157,11 +162,7 @@ class BatchedJournal(Operations, Generic[P]):
             with suppress(RuntimeError):  # that loop is closed: nobody waits there any more
                 loop.call_soon_threadsafe(resolve, answered, answer)
 
-        if (
-            self._writer is None
-            or self._transactions is None
-            or not self._writer.transact(partial(call, self._transactions), done)
-        ):
+        if put is None or self._transactions is None or not put(partial(call, self._transactions), done):
             raise JournalUnavailable(NOT_OPEN)
         return await answered
 

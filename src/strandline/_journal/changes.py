@@ -211,6 +211,12 @@ class CloseRequest(Change, frozen=True, gc=False):
     closed: Closed
 
 
+class CedePartitions(Change, frozen=True, gc=False):
+    """Partitions that are ours no more: whatever was decided in them comes before."""
+
+    partitions: tuple[int, ...]
+
+
 def encoded_body(new: NewRun) -> Body:
     """Return the encoded request of a run."""
     metadata = encode_messages(new.metadata) if new.metadata else None

@@ -5,11 +5,13 @@ which may be a moment before it is durable.
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from sys import maxsize
 from typing import Final
 
+from strandline._journal.checksums import key_crc
 from strandline._journal.deadlines import Deadlines
+from strandline._journal.partitions import moved
 from strandline._journal.port import ClaimResult, Refused
 from strandline._journal.rules import is_last, rank
 from strandline._journal.state import RunState, SessionState
@@ -24,9 +26,15 @@ DUE_AGAIN_S: Final = 1.0
 class LiveSessions:
     """Sessions and their runs, with counts and deadlines."""
 
-    def __init__(self, *, max_attempts: int) -> None:
+    def __init__(self, *, max_attempts: int, partitions: int = 1) -> None:
         self.waiting = 0
         """How many runs wait."""
+        self._partitions = partitions
+        """How many partitions the journal has."""
+        self._epochs: dict[int, int] = {}
+        """The partitions that are ours, and how many owners each has had. No session of another one is cached."""
+        self._closing: frozenset[int] = frozenset()
+        """Those of them in which nothing is claimed any more, since another server is about to own them."""
         self._max_attempts = max_attempts
         self._sessions: OrderedDict[SessionKey, SessionState] = OrderedDict()
         self._runs: dict[RunId, RunState] = {}
@@ -36,6 +44,32 @@ class LiveSessions:
         """The sequences of executing runs that are last attempts."""
         self._deadlines: Deadlines[RunState | SessionState] = Deadlines()
         self._moved: Callable[[SessionKey], None] = lambda key: None
+
+    # -- partitions -----------------------------------------------------------------------------------
+
+    def partition(self, key: SessionKey) -> int:
+        """Return which partition a session is in."""
+        return key_crc(key) % self._partitions
+
+    def _partition(self, session: SessionState) -> int:
+        return session.ref.crc % self._partitions
+
+    def owns(self, partition: int) -> bool:
+        """Return whether a partition is ours."""
+        return partition in self._epochs
+
+    @property
+    def owned(self) -> Collection[int]:
+        """The partitions that are ours."""
+        return self._epochs.keys()
+
+    def _check_owned(self, key: SessionKey) -> None:
+        """Raise `NotOwner` unless a session is in a partition of ours."""
+        if (partition := self.partition(key)) not in self._epochs:
+            raise moved(partition)
+
+    def _is_closing(self, partition: int) -> bool:
+        return partition in self._closing
 
     # -- views ----------------------------------------------------------------------------------------
 
@@ -92,6 +126,8 @@ class LiveSessions:
 
     def _cannot_claim(self, session: SessionState, now: float) -> ClaimResult | None:
         if session.claimed is not None or session.paused or not session.queue:
+            return ClaimResult.NOTHING
+        if self._closing and self._is_closing(self._partition(session)):
             return ClaimResult.NOTHING
         if (question := session.question) is not None and now < question.until:
             self._watch_question(session)  # (if the clock was set back, `due` has already reported the end of the wait)

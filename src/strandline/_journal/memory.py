@@ -21,6 +21,7 @@ from strandline._journal.deletion import prune
 from strandline._journal.driver import connect_in_memory, translated
 from strandline._journal.feed import ClaimFeed
 from strandline._journal.live import NO_SESSIONS
+from strandline._journal.numbers import Counted
 from strandline._journal.operations import Decide, Operations
 from strandline._journal.port import A, Query, Sessions
 from strandline._journal.sqlite_rows import SqliteRows
@@ -78,8 +79,8 @@ class MemoryJournal(Operations):
             self._is_open = True
             self._epoch += 1
             no, seq, row = self._rows.next_numbers()
-            self._table = SessionTable.of(self._rows, max_attempts=max_attempts, next_no=no, next_seq=seq, next_row=row)
-            return self._decided(lambda table, now: table.take_over(self._epoch, now))
+            self._table = SessionTable.of(self._rows, max_attempts=max_attempts, numbers=Counted(no, seq, row))
+            return self._decided(lambda table, now: table.take_over({0: self._epoch}, now))
 
     def claims(self) -> AsyncIterator[Claim]:
         """Yield every claim made since `open`, once; ends when the journal is closed."""

@@ -4,13 +4,23 @@ Values are encoded on the caller's side, before anything is decided.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
 from strandline._encoding import encode_messages
 from strandline._journal.changes import encode_completion, encoded_body
 from strandline._journal.deferred import DeferredWrites
-from strandline._journal.port import AcceptAnswer, Bounds, Cancel, Change, ChangeAnswer, ClaimResult, Move
+from strandline._journal.port import (
+    AcceptAnswer,
+    Bounds,
+    Cancel,
+    Ceded,
+    Change,
+    ChangeAnswer,
+    ClaimResult,
+    Gained,
+    Move,
+)
 from strandline._journal.rules import check_names
 from strandline._journal.table import SessionTable
 from strandline._model import Checkpoint, Completion, FencingToken, NewRun, RoundStarted, RunId, SessionKey
@@ -25,6 +35,25 @@ class Operations(ABC):
 
     def __init__(self) -> None:
         self._deferred = DeferredWrites()
+
+    @property
+    @abstractmethod
+    def epoch(self) -> int:
+        """How many owners the journal has had."""
+
+    # What a journal with one owner says; one that is shared by several has its own.
+
+    def epoch_of(self, key: SessionKey) -> int:
+        """Return how many owners a session has had: as many as the journal."""
+        return self.epoch
+
+    def still_owned(self) -> bool:
+        """Return True: nobody else can own it while this process lives."""
+        return True
+
+    def moves(self) -> AsyncIterator[Gained | Ceded]:
+        """End at once: everything was gained by `open`."""
+        return _no_moves()
 
     @abstractmethod
     async def _operate(
@@ -112,3 +141,9 @@ class Operations(ABC):
         if isinstance(change, Cancel | Move):
             return await self._operate(decide, run_id=change.run_id)
         return await self._operate(decide, key=change.key)
+
+
+async def _no_moves() -> AsyncIterator[Gained | Ceded]:
+    nothing: tuple[Gained, ...] = ()
+    for each in nothing:
+        yield each

@@ -8,8 +8,11 @@ from typing import Final
 
 from strandline._journal import checksums
 from strandline._model import RunId, SessionKey
+from strandline.errors import NotOwner
 
 PARTITIONS: Final = 256
+MOVED_S: Final = 1.0
+"""When to try again, if no server owns a partition at the moment."""
 
 
 def partition_of(key: SessionKey) -> int:
@@ -28,3 +31,12 @@ def partition_of_run(run_id: RunId) -> int | None:
         return int(run_id[-2:], 16)
     except ValueError:
         return None
+
+
+def moved(partition: int) -> NotOwner:
+    """Return the error of an operation on a session in a partition of another server, or of none."""
+    return NotOwner(
+        "no server has the session at the moment: its server was lost or left, and another one takes over",
+        retry_after_s=MOVED_S,
+        partition=partition,
+    )

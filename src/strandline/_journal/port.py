@@ -476,6 +476,21 @@ class Sessions(Protocol):
         ...
 
 
+class Gained(Struct, frozen=True):
+    """Sessions are this server's from now on: those in `partitions`. `orphans` are the claims that their former owners
+    had, with new tokens: finish or release each. Their holds are over.
+    """
+
+    partitions: frozenset[int]
+    orphans: list[Claim]
+
+
+class Ceded(Struct, frozen=True):
+    """Sessions are another server's from now on: those in `partitions`. Nothing of them was claimed."""
+
+    partitions: frozenset[int]
+
+
 @runtime_checkable
 class OnDisk(Protocol):
     """A journal on a disk, with a reserve for the runs that were accepted."""
@@ -511,6 +526,14 @@ class Journal(Protocol):
         """How many owners the journal has had, including the current one."""
         ...
 
+    def epoch_of(self, key: SessionKey) -> int:
+        """Return how many owners a session has had, including the current one. It is this server's."""
+        ...
+
+    def still_owned(self) -> bool:
+        """Return whether this server may still execute something. May be called from any thread; never blocks."""
+        ...
+
     @property
     def trouble(self) -> str | None:
         """Why nothing can be stored at the moment, for people; None: it can, as far as is known. Never blocks.
@@ -543,6 +566,16 @@ class Journal(Protocol):
 
     def claims(self) -> AsyncIterator[Claim]:
         """Yield every claim once, when it is durable, until the journal is closed. One consumer."""
+        ...
+
+    def moves(self) -> AsyncIterator[Gained | Ceded]:
+        """Yield what is gained after `open`, and what is ceded, in order. One consumer.
+
+        Ends when the journal is closed, or at once if it has one owner for all.
+
+        An operation on a session of another server raises `NotOwner`, and changes nothing. Queries are answered for all
+        sessions.
+        """
         ...
 
     async def accept(self, new: NewRun, bounds: Bounds, *, claim_next: bool) -> AcceptAnswer:

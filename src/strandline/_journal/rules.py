@@ -157,11 +157,6 @@ class Room:
         return True
 
 
-def first_fence(epoch: int) -> int:
-    """Return the smallest fence of an owner; all fences of a later owner (a larger epoch) are larger."""
-    return epoch << 32
-
-
 def spans(window: Window, length: int) -> Iterator[tuple[int, int] | Inline]:
     """Yield `(start, end)` for each range that is not empty in a history of `length` messages, and each inline
     message."""

@@ -134,6 +134,7 @@ class StoredRows:
             changes.StoreAgent: self._store_agent,
             changes.AddCheckpoint: self._add_checkpoint,
             changes.AddQuestion: self._add_question,
+            changes.CedePartitions: self._cede,
             **dict.fromkeys(_PLAIN, self._write_plain),
         }
 
@@ -163,6 +164,9 @@ class StoredRows:
 
     def _store_agent(self, row: changes.StoreAgent) -> None:
         raise NotImplementedError
+
+    def _cede(self, row: changes.CedePartitions) -> None:
+        raise Mismatch("only servers that share a journal cede parts of it")
 
     def _write_plain(self, row: changes.Change) -> None:
         write = self._update if isinstance(row, _OF_WHAT_IS_THERE) else self._write

@@ -7,7 +7,7 @@ on them are sent or their claims delivered; meanwhile more may be decided. If a 
 the sessions to reset to their stored state. `now` is in seconds since the epoch.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final, Literal, assert_never
 
 from msgspec import Struct
@@ -19,6 +19,7 @@ from strandline._journal.changes import (
     AddRun,
     AnswerQuestion,
     Body,
+    CedePartitions,
     Change,
     DropKey,
     DropSession,
@@ -26,6 +27,7 @@ from strandline._journal.changes import (
     StoreAgent,
 )
 from strandline._journal.live import DUE_AGAIN_S
+from strandline._journal.numbers import Numbers
 from strandline._journal.port import (
     AcceptAnswer,
     Accepted,
@@ -59,7 +61,6 @@ from strandline._journal.rules import (
     check_cancel,
     check_end,
     drawn,
-    first_fence,
     rank,
 )
 from strandline._journal.state import Keys, OpenRound, RunState, SessionState
@@ -97,6 +98,8 @@ class Batch(Struct, gc=False):
     """The bytes of new runs, by principal, where these are bounded."""
     dropped: list[SessionKey]
     """Sessions that are deleted."""
+    ceded: dict[int, int] = {}
+    """Partitions that are ours no more, each with how many owners it has had."""
 
 
 class SessionTable(Transitions):
@@ -108,20 +111,19 @@ class SessionTable(Transitions):
         records: Records,
         *,
         max_attempts: int,
-        next_no: int,
-        next_seq: int,
-        next_row: int,
+        numbers: Numbers,
         room: Room | None = None,
     ) -> "SessionTable":
-        """Return a table of the stored sessions. `next_*` are the numbers of the next session, run and row of history.
+        """Return a table of the stored sessions, all in one partition. `numbers` continues after theirs.
 
         What is not cached is read from `records` at once, until its `records` are set to None.
         """
-        table = cls(records, room, max_attempts=max_attempts, next_no=next_no, next_seq=next_seq, next_row=next_row)
-        table._install_all(records.busy_sessions())
+        table = cls(records, room, max_attempts=max_attempts, numbers=numbers)
+        table.install(records.busy_sessions())
         return table
 
-    def _install_all(self, sessions: Iterable[SessionState]) -> None:
+    def install(self, sessions: Iterable[SessionState]) -> None:
+        """Cache sessions as they are stored."""
         for session in sessions:
             self._install(session)
 
@@ -137,7 +139,8 @@ class SessionTable(Transitions):
             session.in_flight += 1
         coming, self._coming = self._coming, []
         dropped, self._dropped = self._dropped, []
-        return Batch(changes, claims, sessions, coming, dropped)
+        ceded, self._ceded = self._ceded, {}
+        return Batch(changes, claims, sessions, coming, dropped, ceded)
 
     @property
     def decided(self) -> int:
@@ -169,7 +172,11 @@ class SessionTable(Transitions):
     def undo(self, batches: Iterable[Batch]) -> set[SessionKey]:
         """Drop all decisions since the last drain, as `batches` could not be stored; return the sessions to
         `put_back`."""
+        batches = list(batches)
         sessions = [*self._changed, *(session for batch in batches for session in batch.sessions)]
+        for ceded in (self._ceded, *(batch.ceded for batch in batches)):
+            self._epochs.update(ceded)
+        self._ceded.clear()
         self._changes.clear()
         self._claims.clear()
         self._changed.clear()
@@ -184,7 +191,9 @@ class SessionTable(Transitions):
         """Replace sessions by their stored state; None: the session does not exist."""
         for key, session in sessions.items():
             self._forget(key)
-            if session is not None:  # (a run whose end could not be stored is not due again at once)
+            if session is not None and self.owns(
+                self.partition(key)
+            ):  # (a run whose end could not be stored is not due again at once)
                 self._install(session, self._now + DUE_AGAIN_S)
 
     def session_of(self, run_id: RunId | None) -> SessionKey | None:
@@ -194,10 +203,15 @@ class SessionTable(Transitions):
 
     # -- ownership ------------------------------------------------------------------------------------
 
-    def take_over(self, epoch: int, now: float) -> list[Claim]:
-        """End all holds and fence every older owner; return new claims on what was executing, in order of sequence."""
+    def take_over(self, epochs: Mapping[int, int], now: float, *, top: int = 0) -> list[Claim]:
+        """Own partitions: end all holds and fence every older owner; return new claims on what was executing, in order
+        of sequence.
+
+        `epochs` says of each partition how many owners it has had, with this one; `top` as in `Numbers.begin`.
+        """
         self._now = now
-        self._fence = first_fence(epoch)
+        self._epochs = dict(epochs)
+        self.numbers.begin(max(epochs.values(), default=0), top)
         claimed = in_order(run for run in self._runs.values() if run.fence is not None)
         for held in [run for run in claimed if run.held_since is not None]:
             self._end_hold(held)
@@ -208,13 +222,55 @@ class SessionTable(Transitions):
             if run.session.answered_by(run) is not None:
                 question, error = self._question(run.session)
                 found = found if error is None else replace(found, resumable=False)
-            was, self._fence = run.fence, self._fence + 1
-            run.fence = self._fence
+            was, run.fence = run.fence, self.numbers.fence(self._partition(run.session))
             self._change_run(run, was=was)
             claims.append(
                 Claim(token=FencingToken(run.run_id, run.fence), run=found, checkpoints=checkpoints, question=question)
             )
         return claims
+
+    def epoch_of(self, key: SessionKey) -> int:
+        """Return how many owners the partition of a session has had. Raises `NotOwner` if it is not ours."""
+        self._check_owned(key)
+        return self._epochs[self.partition(key)]
+
+    def join(self, gained: "SessionTable") -> None:
+        """Own the partitions of another table too, with their sessions, which it has no more."""
+        sessions = list(gained._sessions.values())
+        for session in sessions:
+            gained._forget(session.key)
+        self._epochs.update(gained._epochs)
+        self.numbers.begin(0, gained.numbers.top)
+        self.install(sessions)
+
+    def close(self, partitions: Collection[int]) -> None:
+        """Claim nothing in partitions of ours any more; runs are accepted, and wait."""
+        self._closing |= frozenset(partitions)
+
+    def reopen(self, partitions: Collection[int]) -> None:
+        """Claim in partitions again."""
+        self._closing -= frozenset(partitions)
+        for run in self._runs.values():
+            if run.fence is None and self._partition(run.session) in partitions:
+                self._moved(run.session.key)
+
+    def at_rest(self, partitions: Collection[int]) -> set[int]:
+        """Return those of some partitions that are ours and in which nothing is claimed; takes time for each run."""
+        claimed = {self._partition(run.session) for run in self._runs.values() if run.fence is not None}
+        return (set(partitions) & self._epochs.keys()) - claimed
+
+    def cede(self, partitions: Collection[int]) -> frozenset[int]:
+        """Own partitions no longer, those of them in which nothing is claimed; return these."""
+        ceded = frozenset(self.at_rest(partitions))
+        if not ceded:
+            return ceded
+        for session in [each for each in self._sessions.values() if self._partition(each) in ceded]:
+            self._touch(session)  # (to be read again if this cannot be stored)
+            self._forget(session.key)
+        for partition in ceded:
+            self._ceded[partition] = self._epochs.pop(partition)
+        self._changes.append(CedePartitions(tuple(sorted(ceded))))
+        return ceded
 
     # -- runs -----------------------------------------------------------------------------------------
 
@@ -237,7 +293,9 @@ class SessionTable(Transitions):
             if (answer := as_answer(new, found)) is not None:
                 new, question = answer, found
                 body = replace(body, prompt=encode_messages(answer.input))
-        place = rank(new.lane, new.priority, self._next_seq)
+        partition = self.partition(new.key) if session is None else self._partition(session)
+        seq = self.numbers.next_run(partition)
+        place = rank(new.lane, new.priority, seq)
         ahead = session.queue.ahead(place) if session is not None else 0
         may_proceed = open_round is None or new.dismisses or open_round.until <= now
         leaving: list[RunState] = []
@@ -268,6 +326,7 @@ class SessionTable(Transitions):
                 return Refused("disk_low", ahead + 1)
         answers = question is not None
         is_free = session is None or (session.claimed is None and not session.paused)
+        is_free = is_free and not self._is_closing(partition)
         at_once = claim_next and not ahead and is_free and (may_proceed or answers)
         if not at_once and not answers:
             waiting = (len(session.queue) if session is not None else 0) - len(leaving)
@@ -277,8 +336,8 @@ class SessionTable(Transitions):
             session = self._add(new.key)
         if new.keyed is not None and session.keys is not None:
             session.keys.add(new.keyed.key)
-        run = RunState(session, new.run_id, self._next_seq, new.lane, place[1], new.created_at, new.queue_deadline)
-        self._next_seq += 1
+        run = RunState(session, new.run_id, seq, new.lane, place[1], new.created_at, new.queue_deadline)
+        self.numbers.drew_run(seq)
         if most is not None:
             self._coming.append((new.key.principal, body.size))
             self._bytes_in_flight[new.key.principal] += body.size
@@ -479,6 +538,7 @@ class SessionTable(Transitions):
     def _end_one(self, change: EndWaiting) -> Changed | Busy:
         """End a run of this session if it waits and has not begun; it leaves no message in history."""
         check_end(RunStatus.QUEUED, change.outcome.status)
+        self._check_owned(change.key)
         run = self._runs.get(change.run_id)
         if run is None:
             known = self._locate_run(change.run_id)
@@ -546,8 +606,10 @@ class SessionTable(Transitions):
         run = self._runs.get(change.run_id)
         if run is None or run.held_since is not None:
             known = self._locate_run(change.run_id)
-            existed = known is not None and known.key.principal == change.principal
-            return Ended() if existed else Changed(existed=False)
+            if known is None or known.key.principal != change.principal:
+                return Changed(existed=False)
+            self._check_owned(known.key)
+            return Ended()
         if run.session.key.principal != change.principal:
             return Changed(existed=False)
         if run.fence is not None or run.has_begun:
@@ -557,8 +619,9 @@ class SessionTable(Transitions):
         queue = run.session.queue
         queue.remove(run)
         if change.priority is None:
-            run.lane, run.urgency = Lane.FRONT, drawn(self._next_seq)
-            self._next_seq += 1
+            place = self.numbers.next_run(self._partition(run.session))
+            run.lane, run.urgency = Lane.FRONT, drawn(place)
+            self.numbers.drew_run(place)
         else:
             run.lane, run.urgency, run.moved = Lane.NORMAL, change.priority, change.priority
         queue.add(run)

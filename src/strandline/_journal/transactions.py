@@ -7,6 +7,7 @@ from typing import Final
 from strandline._clock import Clock
 from strandline._journal.deletion import prune
 from strandline._journal.driver import cut_off_wal, is_out_of_room, translated
+from strandline._journal.numbers import Counted
 from strandline._journal.reserve import Reserve
 from strandline._journal.sqlite_rows import SqliteRows
 from strandline._journal.table import SessionTable
@@ -86,13 +87,13 @@ class SqliteTransactions:
         """
         no, seq, row = self.records.next_numbers()
         table = SessionTable.of(
-            self.records, max_attempts=max_attempts, next_no=no, next_seq=seq, next_row=row, room=self._reserve
+            self.records, max_attempts=max_attempts, numbers=Counted(no, seq, row), room=self._reserve
         )
         self.begin()
         try:
             self._execute("UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
             (epoch,) = self._execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
-            claims = table.take_over(epoch, self._clock.now())
+            claims = table.take_over({0: epoch}, self._clock.now())
             batch = table.drain()
             self.write(batch.changes)
             self.commit()

@@ -29,6 +29,7 @@ from strandline._journal.changes import (
 )
 from strandline._journal.errors import ClaimLost
 from strandline._journal.live import LiveSessions
+from strandline._journal.numbers import Numbers
 from strandline._journal.port import ClaimResult
 from strandline._journal.records import Missing, Records, Room, StoredQuestion, StoredRun
 from strandline._journal.rules import Closed, cancelled, is_last, rank, stood_s
@@ -68,21 +69,17 @@ class Transitions(LiveSessions):
         room: Room | None,
         *,
         max_attempts: int,
-        next_no: int,
-        next_seq: int,
-        next_row: int,
+        numbers: Numbers,
+        partitions: int = 1,
     ) -> None:
-        super().__init__(max_attempts=max_attempts)
+        super().__init__(max_attempts=max_attempts, partitions=partitions)
         self.records = records
         """Where uncached records are read at once; None: they are `Missing`."""
         self.found: dict[Hashable, Any] = {}
         """What was missing and has been read for the operation that is decided next."""
         self._room = room
-        self._next_no = next_no
-        self._next_seq = next_seq
-        """The next sequence, or place in the front lane."""
-        self._next_row = next_row
-        self._fence = 0
+        self.numbers = numbers
+        """Draws the numbers of sessions, runs (also of places in the front lane), rows of history and claims."""
         self._now = 0.0
         self._changes: list[Change] = []
         self._claims: list[Claim] = []
@@ -96,6 +93,8 @@ class Transitions(LiveSessions):
         """Bytes of new runs that are not durable, by principal, where these are bounded."""
         self._dropped: list[SessionKey] = []
         """Deleted sessions that are in no batch yet."""
+        self._ceded: dict[int, int] = {}
+        """Partitions that are ours no more, and how many owners each has had; in no batch yet."""
         self._drops_in_flight: Counter[SessionKey] = Counter()
         """How many deletions of a session are not durable: storage still has it."""
 
@@ -149,8 +148,13 @@ class Transitions(LiveSessions):
     # -- sessions -------------------------------------------------------------------------------------
 
     def _find(self, key: SessionKey) -> SessionState | None:
-        """Return a session, from storage if it is not cached; None if it does not exist."""
+        """Return a session, from storage if it is not cached; None if it does not exist.
+
+        Raises `NotOwner` if it is in a partition that is not ours.
+        """
         session = self._sessions.get(key)
+        if session is None:
+            self._check_owned(key)
         if session is None and key not in self._drops_in_flight:
             session = self._fetched(key, lambda records: records.session(key))
             if session is not None:
@@ -159,8 +163,7 @@ class Transitions(LiveSessions):
         return session
 
     def _add(self, key: SessionKey) -> SessionState:
-        session = SessionState(SessionRef.of(self._next_no, key), keys=Keys())
-        self._next_no += 1
+        session = SessionState(SessionRef.of(self.numbers.session(self.partition(key)), key), keys=Keys())
         self._install(session)
         self._note(session, AddSession(session.ref))
         return session
@@ -220,14 +223,13 @@ class Transitions(LiveSessions):
     def _claim(self, run: RunState) -> int:
         """Claim a run for execution; return its fence."""
         self._touch(run.session)
-        self._fence += 1
-        run.fence = self._fence
+        run.fence = fence = self.numbers.fence(self._partition(run.session))
         run.attempt += 1
         if run.started_at is None:
             run.started_at = self._now
         run.session.claimed = run
         self._executes(run)
-        return self._fence
+        return fence
 
     def _unclaim(self, run: RunState) -> None:
         self._touch(run.session)
@@ -329,8 +331,7 @@ class Transitions(LiveSessions):
         self, session: SessionState, seq: int, messages: bytes | None, count: int, *, discarded: bool = False
     ) -> None:
         """Append a run's messages to history."""
-        end, row = session.end, self._next_row
-        self._next_row += 1
+        end, row = session.end, self.numbers.row(self._partition(session))
         self._note(
             session,
             AddHistory(

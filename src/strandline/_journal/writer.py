@@ -183,6 +183,21 @@ class Writer:
 
         return self._put(job)
 
+    def call(self, call: Callable[[], Any], done: Callable[[Any], None]) -> bool:
+        """Queue a call that makes its own transactions, if any; else like `transact`."""
+
+        def job(transactions: Transactions) -> StrandlineError | None:
+            try:
+                answer = call()
+            except Exception as failure:
+                error = transactions.translated(failure)
+                done(error)
+                return error
+            done(answer)
+            return None
+
+        return self._put(job)
+
     def _put(self, job: Job) -> bool:
         with self._gate:
             if self._stopping:

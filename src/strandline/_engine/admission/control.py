@@ -33,7 +33,7 @@ from strandline._journal.port import (
     Stopped,
 )
 from strandline._model import OnDisconnect, Outcome, Principal, RunId, RunStatus, SessionKey, SessionView
-from strandline.errors import AlreadyEnded, InvariantBroken, NotFound, RecordDamaged, SessionBusy, TooLate
+from strandline.errors import AlreadyEnded, InvariantBroken, NotFound, NotOwner, RecordDamaged, SessionBusy, TooLate
 
 _log = logging.getLogger("strandline.control")
 
@@ -125,6 +125,8 @@ class Control:
             await until_stored(partial(self._changed, key, change), trouble, run_id, log=_log)
         except RecordDamaged as error:
             _log.error("run %s has lost all its clients and cannot be cancelled: %s", run_id, error)
+        except NotOwner:
+            _log.info("run %s has lost all its clients here, and has moved to another server", run_id)
 
     async def move(self, principal: Principal, run_id: RunId, priority: int | None) -> RunView:
         """Give a waiting run another priority, or with None the last place of the front; return it.

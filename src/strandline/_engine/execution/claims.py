@@ -28,7 +28,7 @@ from strandline._journal.port import (
     Stopped,
 )
 from strandline._model import Claim, ErrorCode, NewRun, Outcome, RunError, RunId, RunStatus, SessionKey
-from strandline.errors import StrandlineError
+from strandline.errors import NotOwner, StrandlineError
 
 _log = logging.getLogger("strandline.claims")
 
@@ -172,6 +172,8 @@ class Claims:
         try:
             if await self._journal.claim_next(key) is ClaimResult.CLAIMED:
                 return
+        except NotOwner:
+            pass  # (its session has just become another server's)
         except StrandlineError:
             _log.exception("a waiting run could not be claimed; retrying")
             await asyncio.sleep(CLAIM_RETRY_S)
@@ -331,6 +333,8 @@ class Claims:
                 ended = await self._journal.change(EndOverdue(key, WAITED_TOO_LONG))
                 assert isinstance(ended, Stopped)
                 self.stopped(key, ended)
+        except NotOwner:
+            pass  # (its new owner does that)
         except StrandlineError as failure:
             _log.error("runs of %s have waited too long and cannot be ended yet: %s", key.session_id, failure)
         finally:

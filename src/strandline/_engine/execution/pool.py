@@ -110,6 +110,11 @@ class AgentPool(Struct, eq=False):
         if (idle := self._idle.pop(key, None)) is not None:
             self._loops.discard(idle.agent)
 
+    def drop_all(self, unwanted: Callable[[SessionKey], bool]) -> None:
+        """Drop the agents of all sessions that are unwanted."""
+        for key in [key for key in self._idle if unwanted(key)]:
+            self.drop(key)
+
     def evict(self) -> None:
         """Drop the agents that have been idle for too long, and have those rest that have been idle for a while."""
         now = self._clock.monotonic()

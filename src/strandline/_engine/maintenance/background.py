@@ -8,7 +8,7 @@ from typing import Final
 from strandline._clock import Clock
 from strandline._journal.port import Journal, RestingQuery
 from strandline._model import SessionKey
-from strandline.errors import SessionBusy, StrandlineError
+from strandline.errors import NotOwner, SessionBusy, StrandlineError
 
 _log = logging.getLogger("strandline.upkeep")
 
@@ -76,8 +76,8 @@ async def delete_idle_sessions(journal: Journal, clock: Clock, delete: Delete, *
             for key in page.keys:
                 try:
                     deleted += await delete(key, before)
-                except SessionBusy:
-                    pass
+                except (SessionBusy, NotOwner):
+                    pass  # (each server deletes its own)
                 except Exception as error:
                     failed[key] = error
             cursor = page.after

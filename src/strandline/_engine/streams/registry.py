@@ -42,7 +42,7 @@ from strandline._model import (
 
 class Streams:
     """Belongs to the serving loop. `is_waiting` says whether a run waits, `is_live` whether it waits or executes, as
-    decided; `post` calls a function on that loop.
+    decided; `post` calls a function on that loop; `epoch_of` says how many owners a session has had, with this one.
 
     `observer` and `projection` are notified as well.
     """
@@ -55,6 +55,7 @@ class Streams:
         is_waiting: Callable[[RunId], bool],
         is_live: Callable[[RunId], bool],
         post: Callable[[Callable[[], object]], None],
+        epoch_of: Callable[[SessionKey], int],
         observer: Observer = UNOBSERVED,
         projection: Projection = UNPROJECTED,
     ) -> None:
@@ -62,6 +63,7 @@ class Streams:
         self._is_live = is_live
         self._clock = clock
         self._post = post
+        self._epoch_of = epoch_of
         self._observer = observer
         self._projection = projection
         self._survives = options.survives
@@ -72,7 +74,6 @@ class Streams:
         self._streams: dict[RunId, RunStream] = {}
         self._left: dict[RunId, int] = {}
         """The last numbers of runs whose streams ended early: rare, unless the server stops."""
-        self._epoch = 0
         self._draining = False
         self._stopped = False
 
@@ -87,8 +88,8 @@ class Streams:
     # -- life --------------------------------------------------------------------------------------
 
     def begin(self, epoch: int) -> None:
-        """Start numbers after those of earlier processes; `epoch` counts this journal's processes, with this one."""
-        self._epoch = epoch
+        """Start the numbers of changes after those of earlier processes; `epoch` counts this journal's, with this
+        one."""
         self._changes.begin(epoch)
 
     def evict(self) -> None:
@@ -229,6 +230,12 @@ class Streams:
         self._projection.changed(key)
         self._observer.ended(outcome, duration_s)
 
+    def ceded(self, is_ceded: Callable[[SessionKey], bool]) -> None:
+        """Drop everything of sessions that another server has from now on; their runs continue there."""
+        for run_id in [run_id for run_id, stream in self._streams.items() if is_ceded(stream.key)]:
+            self._postpone(self._streams.pop(run_id))
+        self._replay.forget_all(is_ceded)
+
     def later(self, run_id: RunId) -> None:
         """Answer all that wait for a run that it resumes after a restart, or never."""
         if (stream := self._streams.pop(run_id, None)) is not None:
@@ -253,8 +260,8 @@ class Streams:
         return self._streams.get(run.run_id) or self._older(run.run_id, run.key)
 
     def _older(self, run_id: RunId, key: SessionKey) -> RunStream:
-        """Return a stream for a run that an older process accepted, with numbers larger than any given there."""
-        return self._begin(run_id, key, max((self._epoch << 32) + 1, self._left.pop(run_id, 0) + 1))
+        """Return a stream for a run that an earlier owner accepted, with numbers larger than any given there."""
+        return self._begin(run_id, key, max((self._epoch_of(key) << 32) + 1, self._left.pop(run_id, 0) + 1))
 
     def _postpone(self, stream: RunStream) -> None:
         if self._survives:

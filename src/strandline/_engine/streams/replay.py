@@ -1,6 +1,7 @@
 """The events of ended runs, stored for clients that come back: as bytes, for a while, in bounded memory."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -49,6 +50,12 @@ class ReplayBuffer(Struct, eq=False):
         while self._size > self.memory:
             self._drop(next(iter(self._kept)))
 
+    def forget_all(self, unwanted: Callable[[SessionKey], bool]) -> None:
+        """Drop the events of all runs of sessions that are unwanted."""
+        for run_id in [run_id for run_id, kept in self._kept.items() if unwanted(kept.key)]:
+            self._drop(run_id)
+        self._latest = None
+
     def get(self, run_id: RunId) -> RunStream | None:
         """Return the stream of a run with stored events."""
         kept = self._kept.get(run_id)
@@ -61,9 +68,7 @@ class ReplayBuffer(Struct, eq=False):
 
     def forget(self, key: SessionKey) -> None:
         """Delete the events of the runs of a session."""
-        for run_id in [run_id for run_id, kept in self._kept.items() if kept.key == key]:
-            self._drop(run_id)
-        self._latest = None
+        self.forget_all(lambda each: each == key)
 
     def evict(self) -> None:
         """Drop expired events. To be called every second."""

@@ -1,13 +1,14 @@
 """The journal in PostgreSQL.
 
-This module joins the others into the port: `wire` (one connection), `schema` (the tables), `ownership` and `lease`
-(whose the journal is), `rows`, `dialect` and `transactions` (what is written, behind the fence), and what all stored
-journals share: `batched` (operations are decided and stored in batches), `reader` and `lists` (what is read).
+This module joins the others into the port: `wire` (one connection), `schema` (the tables), `ownership`, `lease`,
+`shares` and `membership` (which servers there are, and who owns what), `rows`, `dialect` and `transactions` (what is
+written, behind the fence), and what all stored journals share: `batched` (operations are decided and stored in
+batches), `reader` and `lists` (what is read).
 """
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
@@ -19,12 +20,14 @@ from strandline._journal.commits import NOT_OPEN
 from strandline._journal.database import Database
 from strandline._journal.feed import ClaimFeed
 from strandline._journal.operations import Decide
-from strandline._journal.port import A, Query
+from strandline._journal.port import A, Ceded, Gained, Query
 from strandline._journal.postgres.failures import for_operators, translated
 from strandline._journal.postgres.lease import Lease
-from strandline._journal.postgres.ownership import acquire
+from strandline._journal.postgres.membership import Membership, enter
+from strandline._journal.postgres.ownership import Joined, join
 from strandline._journal.postgres.rows import Batch
 from strandline._journal.postgres.schema import migrate
+from strandline._journal.postgres.shares import Shares
 from strandline._journal.postgres.transactions import PostgresTransactions
 from strandline._journal.postgres.wire import ConnectionLost, Refused, Wire
 from strandline._journal.reader import Readers
@@ -43,8 +46,10 @@ _LOOK_AGAIN_S: Final = 0.25
 class PostgresJournal(BatchedJournal[PostgresTransactions]):
     """A journal in the database that `conninfo` names, in any form that libpq knows; the tables are made if need be.
 
-    `lock_wait_s` is how long `open` waits for another owner; `on_wait` is called once, with a sentence that names it,
-    if it has to. `on_commit` is called after each commit.
+    Several servers may use it at once: each owns some partitions. `address` is where this one listens for the others
+    (`host:port`), and is asked for by `open`. `lock_wait_s` is how long `open` waits for servers that may be dead;
+    `on_wait` is called once, with a sentence that names them, if that takes long. `on_commit` is called after each
+    commit.
     """
 
     def __init__(
@@ -55,14 +60,18 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         lock_wait_s: float = 60.0,
         on_wait: Callable[[str], None] | None = None,
         on_commit: OnCommit | None = None,
+        address: Callable[[], str] = str,
     ) -> None:
         super().__init__(clock)
+        self._address = address
+        self._membership = Membership()
         self._connect = partial(Wire, conninfo)
         self._lock_wait_s = lock_wait_s
         self._on_wait = on_wait or (lambda message: None)
         self._on_commit = on_commit
         self._readers: Readers | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._tending: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
 
     # -- ownership ------------------------------------------------------------------------------------
@@ -73,7 +82,9 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         return None
 
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
-        """Wait until no other server owns the journal, end all holds; return what was executing, in order of sequence.
+        """Adopt all partitions that are free, or our share if other servers are there; end all holds in them.
+
+        Return what was executing there, in order of sequence.
 
         Raises a `JournalError` that says what to do. An object that is open already is closed first. Cancelled, it
         leaves nothing behind.
@@ -84,18 +95,25 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         unwanted = threading.Event()
         readers = Readers(self._reader, ConnectionLost, warm_up="SELECT 1", begin=_SNAPSHOT, anew=True)
         closing: list[Callable[[], None]] = [readers.close]
-        taken: list[tuple[SessionTable, list[Claim], int]] = []
+        taken: list[tuple[SessionTable, list[Claim]]] = []
+        found: list[tuple[Joined, Shares]] = []
 
         def prepare() -> PostgresTransactions:
             try:
                 wire = self._connect()
                 closing.append(wire.close)
                 migrate(wire)
-                owned = acquire(wire, wait_s=self._lock_wait_s, on_wait=self._on_wait, sleep=unwanted.wait)
-                lease = Lease(owned.lease_s, owned.sent_at)
-                transactions = PostgresTransactions(self._connect, wire, owned.id, lease, self._clock)
+                joined = join(wire, self._address())
+                lease = Lease(joined.lease_s, joined.sent_at)
+                transactions = PostgresTransactions(self._connect, wire, joined.id, lease, self._clock)
                 closing[1] = transactions.close
-                taken.append((*transactions.take_over(max_attempts=max_attempts), owned.id))
+                shares = Shares(joined.id, joined.lease_s)
+                found.append((joined, shares))
+                entered = enter(
+                    transactions, shares, max_attempts=max_attempts, wait_s=self._lock_wait_s, on_wait=self._on_wait,
+                    sleep=unwanted.wait,
+                )  # fmt: skip
+                taken.append(entered)
                 readers.open()
             except JournalError:
                 raise
@@ -116,20 +134,37 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         assert self._transactions is not None
         self._transactions.trouble = partial(setattr, writer, "trouble")
         self._readers = readers
-        (table, claims, self._epoch) = taken[0]
+        (table, claims), (joined, shares) = taken[0], found[0]
+        self._epoch = joined.id
         self._begin(table, writer)
-        self._watch(self._transactions.lease)
+        self._watch(lease := self._transactions.lease)
+        self._membership.begin(joined, shares, table, _Storage(self), lambda: lease.lost is not None, max_attempts)
+        self._tending = asyncio.create_task(self._membership.tend())
         return claims
+
+    @property
+    def cluster(self) -> Membership:
+        """The servers that share the journal."""
+        return self._membership
+
+    def epoch_of(self, key: SessionKey) -> int:
+        """Return how many owners a session has had, including this one."""
+        return self._open_commits().table.epoch_of(key)
+
+    def moves(self) -> AsyncIterator[Gained | Ceded]:
+        """Yield what is gained after `open`, and what is ceded, until the journal is closed."""
+        return self._membership.moves()
 
     def _reader(self) -> Batch:
         return Batch(self._connect())
 
     async def close(self) -> None:
         """Make everything queued durable, end threads, give the journal up, end `claims()`. Idempotent."""
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
-            self._watching = None
+        for task in (self._watching, self._tending):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        self._watching = self._tending = None
         if self._transactions is not None and (self._transactions.lease.lost is not None or self.trouble is not None):
             self._transactions.give_up()
         hurry = None
@@ -185,6 +220,14 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
             raise JournalUnavailable(trouble)
         return await super()._operate(decide, key=key, run_id=run_id, token=token, new=new)
 
+    async def _call(self, call: Callable[[PostgresTransactions], T]) -> T:
+        """Return what a call returns, on the thread that writes, in no transaction."""
+        return await self._on_writer(None if self._writer is None else self._writer.call, call)
+
+    async def prune(self, before: float, limit: int) -> int:
+        """Forget runs that ended before `before`, for all servers: the owner of the first partition does that."""
+        return await super().prune(before, limit) if self._membership.owns(0) else 0
+
     # -- what is read ---------------------------------------------------------------------------------
 
     async def load(self, key: SessionKey) -> AgentRecord:
@@ -204,3 +247,12 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
             raise
         except (ConnectionLost, Refused) as error:
             raise translated(error) from error
+
+
+class _Storage:
+    """What the membership of a journal needs of it."""
+
+    def __init__(self, journal: PostgresJournal) -> None:
+        self.call = journal._call
+        self.transact = journal._transact
+        self.operate = journal._operate

@@ -1,12 +1,12 @@
 """The rows of a journal in PostgreSQL: those that differ from the file's, and what is read in one statement there."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from typing import Any, Final
 
 from strandline._journal import changes, checksums, reader
-from strandline._journal.partitions import partition_of
+from strandline._journal.partitions import PARTITIONS, partition_of
 from strandline._journal.postgres.dialect import TRANSLATED
 from strandline._journal.postgres.wire import Found, Statement, Values, Wire
 from strandline._journal.sqlite_rows import KEEP_AGENT, LIVE, Mismatch, StoredRows, add_live
@@ -32,8 +32,23 @@ _BUSY: Final = (
     + f" WHERE sessions.no IN (SELECT session FROM runs WHERE {_OPEN})"
 )
 _LIVE: Final = f"SELECT session, {LIVE.removeprefix('SELECT ')} WHERE {_OPEN}"
+_LISTED: Final = "ANY (string_to_array(?, ',')::smallint[])"
+_BUSY_IN: Final = f"{_BUSY} AND sessions.p = {_LISTED}"
+_LIVE_IN: Final = f"{_LIVE} AND session IN (SELECT no FROM sessions WHERE p = {_LISTED})"
+_ADOPT: Final = (
+    f"UPDATE partitions SET owner = ?, epoch = epoch + 1 WHERE p = {_LISTED} AND (owner IS NULL OR owner = ?)"
+    " RETURNING p, epoch"
+)
+_CEDE: Final = (
+    f"WITH ceded AS (UPDATE partitions SET owner = NULL WHERE p = {_LISTED} AND owner = ? RETURNING 1)"
+    " SELECT changed(count(*), ?, 'SL002', 'partitions that were ceded') FROM ceded"
+)
 MISMATCH: Final = "SL002"
 DAMAGE: Final = "SL003"
+
+
+def _listed(partitions: Iterable[int]) -> str:
+    return ",".join(map(str, sorted(partitions)))
 
 
 @cache
@@ -80,8 +95,9 @@ class Batch:
 class PostgresRows(StoredRows):
     """The rows of a journal in PostgreSQL. What a batch adds is counted, and returned by `count`."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, owner: int) -> None:
         super().__init__(batch, batch.execute, batch.write)
+        self._owner = owner
         self._more: Counter[Principal] = Counter()
 
     def forget(self) -> None:
@@ -89,14 +105,30 @@ class PostgresRows(StoredRows):
         self._more.clear()
 
     def busy_sessions(self) -> Iterator[SessionState]:
-        """Yield every session in which runs wait or are claimed, by two statements for all of them."""
-        found = self._execute(_BUSY)
+        """Yield every session in which runs wait or are claimed."""
+        return self._busy(self._execute(_BUSY).fetchall(), self._execute(_LIVE))
+
+    def busy_in(self, partitions: Collection[int]) -> Iterator[SessionState]:
+        """Yield those of some partitions, by two statements for all of them."""
+        if len(partitions) == PARTITIONS:
+            return self.busy_sessions()
+        listed = (_listed(partitions),)
+        return self._busy(self._execute(_BUSY_IN, listed).fetchall(), self._execute(_LIVE_IN, listed))
+
+    def _busy(self, found: Iterable[Any], live: Iterable[Any]) -> Iterator[SessionState]:
         sessions = {row[2]: reader.session_of(SessionKey(*row[:2]), row[2:]) for row in found}
-        for no, *columns in self._execute(_LIVE):
+        for no, *columns in live:
             if no not in sessions:
                 raise Mismatch(f"session {no} has runs and is not there")
             add_live(sessions[no], columns)
         yield from sessions.values()
+
+    def adopt(self, partitions: Collection[int]) -> dict[int, int]:
+        """Own those of some partitions that nobody else owns; return them, each with how many owners it has had."""
+        return dict(self._execute(_ADOPT, (self._owner, _listed(partitions), self._owner)).fetchall())
+
+    def _cede(self, row: changes.CedePartitions) -> None:
+        self._write(_CEDE, (_listed(row.partitions), self._owner, len(row.partitions)))
 
     def stored_bytes(self, principal: Principal) -> int:
         """Return how many bytes are kept for a principal, with those of the transaction that is open."""

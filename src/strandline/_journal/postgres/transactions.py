@@ -8,18 +8,21 @@ and reads which batch was the last.
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from strandline._clock import Clock
 from strandline._journal.changes import Change
 from strandline._journal.deletion import prune
+from strandline._journal.numbers import Clocked
+from strandline._journal.partitions import PARTITIONS
 from strandline._journal.postgres.failures import FENCED, LOCK_TIMEOUT, TAKEN_OVER, for_operators, translated
-from strandline._journal.postgres.lease import Lease
-from strandline._journal.postgres.ownership import end_half_batches
+from strandline._journal.postgres.lease import Lease, boottime
+from strandline._journal.postgres.ownership import YOUNG_SHARE, end_half_batches, end_servers, leave, look
 from strandline._journal.postgres.rows import Batch, PostgresRows
 from strandline._journal.postgres.schema import BEGIN
+from strandline._journal.postgres.shares import View
 from strandline._journal.postgres.wire import ConnectionLost, Refused, Statement, Wire
 from strandline._journal.table import SessionTable
 from strandline._model import Claim
@@ -30,6 +33,7 @@ _log = logging.getLogger("strandline.journal")
 AGAIN_S: Final = 0.2
 """How long after a failed connection the next one is tried while an outcome is unknown."""
 
+_RENEW: Final = "SELECT renew(?, ?, ?, ?, ?)"
 _LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '1s'"
 _RENUMBER: Final = "UPDATE servers SET conn = conn + 1 WHERE id = ? AND alive RETURNING conn, batch"
 
@@ -37,6 +41,14 @@ WENT_BACK: Final = (
     "the database has lost commits that it had acknowledged (it was restored, or a standby took over that lacked some):"
     " see what it has, then start again"
 )
+
+
+class Adopted(NamedTuple):
+    """Partitions that are ours once the transaction is committed, as a table of their own."""
+
+    table: SessionTable
+    claims: list[Claim]
+    """What was executing, in order of sequence, with new tokens."""
 
 
 class PostgresTransactions:
@@ -54,6 +66,7 @@ class PostgresTransactions:
         clock: Clock,
     ) -> None:
         self._connect = connect
+        self._connected_at = boottime()
         self._owner = owner
         self._clock = clock
         self._conn = 0
@@ -69,7 +82,8 @@ class PostgresTransactions:
         self._closing = threading.Event()
         self.lease = lease
         self.batch = Batch(wire)
-        self.records = PostgresRows(self.batch)
+        self.numbers = Clocked(clock.now)
+        self.records = PostgresRows(self.batch, owner)
 
     # -- what the writer drives -----------------------------------------------------------------------
 
@@ -82,8 +96,11 @@ class PostgresTransactions:
         self._number += 1
         self._sent_at = self.lease.sent()
         self.batch.write(BEGIN)
-        lease_ms = int(self.lease.lease_s * 1000)
-        self.batch.write("SELECT renew(?, ?, ?, ?)", (self._owner, self._conn, self._number, lease_ms))
+        self.batch.write(_RENEW, (self._owner, self._conn, self._number, self._lease_ms, self.numbers.top))
+
+    @property
+    def _lease_ms(self) -> int:
+        return int(self.lease.lease_s * 1000)
 
     def write(self, changes: Iterable[Change]) -> None:
         """Have rows written, in their order."""
@@ -138,33 +155,56 @@ class PostgresTransactions:
         """Give the journal up, so that the next owner need not wait. Idempotent."""
         if self.lease.lost is None:
             with suppress(ConnectionLost, Refused):
-                self.batch.execute(
-                    "UPDATE servers SET alive = false WHERE id = ? AND conn = ?", (self._owner, self._conn)
-                )
+                leave(self.batch.wire, self._owner, self._conn)
         self.batch.close()
 
     def give_up(self) -> None:
         """Have nobody wait for an outcome any more. May be called from any thread."""
         self._closing.set()
 
-    # -- connections ----------------------------------------------------------------------------------
+    # -- partitions -----------------------------------------------------------------------------------
 
-    def take_over(self, *, max_attempts: int) -> tuple[SessionTable, list[Claim]]:
-        """Read what is stored, end all holds and give what executes new tokens, in one transaction."""
-        no, seq, row = self.records.next_numbers()
-        table = SessionTable.of(self.records, max_attempts=max_attempts, next_no=no, next_seq=seq, next_row=row)
-        claims = table.take_over(self._owner, self._clock.now())
-        batch = table.drain()
-        self.begin()
+    def new_table(self, numbers: Clocked, max_attempts: int) -> SessionTable:
+        """Return a table that owns no partition."""
+        return SessionTable(None, None, max_attempts=max_attempts, numbers=numbers, partitions=PARTITIONS)
+
+    def look(self) -> View:
+        """Renew the lease, and return who is there and who owns what."""
+        self._check_ours()
+        if not self._is_connected():
+            self._reconnect()
+        sent_at = self.lease.sent()
         try:
-            self.write(batch.changes)
-            self.commit()
-        except BaseException:
-            self.rollback()
+            view = look(self.batch.wire, self._owner, self._conn, self._lease_ms, self.numbers.top)
+        except Refused as error:
+            self.make_room(error)
+            self._check_ours()
             raise
+        self.lease.confirm(sent_at)
+        return view
+
+    def end_servers(self) -> None:
+        """End the servers whose leases are over, and free what they owned, if they had time to renew them."""
+        if boottime() >= self._connected_at + YOUNG_SHARE * self.lease.lease_s:
+            end_servers(self.batch.wire, self._owner)
+
+    def adopt(self, partitions: Collection[int], max_attempts: int) -> Adopted:
+        """Own partitions that are free, in the transaction that is open: read what is open in them, end all holds and
+        give what executes new tokens."""
+        epochs = self.records.adopt(partitions)
+        (top,) = self.batch.execute("SELECT max(top) FROM servers").fetchone()
+        table = self.new_table(numbers := Clocked(self._clock.now), max_attempts)
+        table.records = self.records
+        table.install(self.records.busy_in(epochs) if epochs else ())
+        claims = table.take_over(epochs, self._clock.now(), top=top)
+        batch = table.drain()
+        self.write(batch.changes)
+        self.batch.write("UPDATE servers SET top = greatest(top, ?) WHERE id = ?", (numbers.top, self._owner))
         table.durable(batch, {})
         table.records = None
-        return table, claims
+        return Adopted(table, claims)
+
+    # -- connections ----------------------------------------------------------------------------------
 
     def _check_ours(self) -> None:
         if self.lease.lost is not None:
@@ -204,6 +244,7 @@ class PostgresTransactions:
             wire.close()
             raise
         self.batch.wire = wire
+        self._connected_at = boottime()
         if row is None:
             self.lease.lose(TAKEN_OVER)
             raise JournalUnavailable(TAKEN_OVER)

@@ -1,0 +1,70 @@
+"""Sessions that this server gains and cedes, as the journal reports them.
+
+What executed in gained sessions is recovered: first that which was there when the journal was opened, then that of
+each later gain. Of ceded sessions nothing executes; what the engine kept of them is dropped, since another server
+continues them: an agent would lack what happens there.
+"""
+
+import logging
+from collections.abc import Iterable
+from functools import partial
+
+from msgspec import Struct
+
+from strandline._clock import Clock
+from strandline._engine.execution.pool import AgentPool
+from strandline._engine.execution.recovery import recover
+from strandline._engine.execution.retry import until_stored
+from strandline._engine.observers import Tracing
+from strandline._engine.options import Options
+from strandline._engine.streams import Streams
+from strandline._journal.partitions import partition_of
+from strandline._journal.port import Ceded, Gained, Journal
+from strandline._model import Claim, SessionKey
+
+_log = logging.getLogger("strandline.recovery")
+
+
+class Handover(Struct, eq=False):
+    """Belongs to the serving loop."""
+
+    _journal: Journal
+    _pool: AgentPool
+    _streams: Streams
+    _tracing: Tracing
+    _clock: Clock
+    _options: Options
+
+    async def recover(self, orphans: Iterable[Claim]) -> None:
+        """End or requeue what executed when its server died. Raises `JournalUnavailable`."""
+        for orphan in orphans:
+            await self._recover(orphan)
+
+    async def _recover(self, orphan: Claim) -> None:
+        run = orphan.run
+        outcome = await recover(self._journal, orphan, self._options, self._clock.now())
+        if outcome is not None:
+            self._streams.ended(run.run_id, run.key, outcome, None)
+            self._tracing.ended(run, outcome, self._clock.now())
+
+    async def follow(self) -> None:
+        """Recover what is gained, and drop what is ceded, until the journal is closed."""
+        async for moved in self._journal.moves():
+            if isinstance(moved, Gained):
+                await self._gained(moved)
+            else:
+                self._ceded(moved)
+
+    async def _gained(self, gained: Gained) -> None:
+        if gained.orphans:
+            _log.info("%d runs were executing at a server that was lost", len(gained.orphans))
+        for orphan in gained.orphans:
+            trouble = "run %s, whose server was lost, cannot be recovered yet"
+            await until_stored(partial(self._recover, orphan), trouble, orphan.run.run_id, log=_log)
+
+    def _ceded(self, ceded: Ceded) -> None:
+        def is_ceded(key: SessionKey) -> bool:
+            return partition_of(key) in ceded.partitions
+
+        self._pool.drop_all(is_ceded)
+        self._streams.ceded(is_ceded)

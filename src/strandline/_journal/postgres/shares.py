@@ -1,0 +1,119 @@
+"""Which partitions a server should own: decided by each server for itself, from what it sees in the database.
+
+The servers that are alive, and renewed their leases lately, share the partitions by rendezvous hashing: when one comes
+or goes, only its own share moves. A server adopts what is free and in its share at once, and anything that stays free.
+It cedes what is in the share of another one. Servers that see different things may disagree for a moment; nothing is
+ever owned twice, since the database decides. Pure.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterable
+from typing import Final, NamedTuple
+
+from strandline._journal.partitions import PARTITIONS
+
+FREE_S: Final = 1.0
+"""After how long a partition that nobody owns may be adopted by any server."""
+FRESH_SHARE: Final = 0.6
+"""How much of the lease of a server must be left for it to have a share: one that is frozen cannot adopt."""
+
+
+class Seen(NamedTuple):
+    """A server that is alive, as its row says."""
+
+    id: int
+    address: str
+    name: str
+    version: str
+    leaving: bool
+    left_s: float
+    """How many seconds are left of its lease, on the database's clock."""
+    owned: frozenset[int]
+
+
+class View(NamedTuple):
+    """Who owns what, at one moment."""
+
+    servers: dict[int, Seen]
+    free: frozenset[int]
+    """The partitions that nobody owns."""
+    stray: frozenset[int]
+    """Those of servers that are over: they must be freed first."""
+
+    def owner(self, partition: int) -> Seen | None:
+        """Return which server owns a partition."""
+        return next((each for each in self.servers.values() if partition in each.owned), None)
+
+
+def share(me: int, servers: Iterable[int]) -> frozenset[int]:
+    """Return which partitions a server should own, of those that share them."""
+    others = [each for each in servers if each != me]
+    return frozenset(p for p in range(PARTITIONS) if all(_weight(me, p) > _weight(each, p) for each in others))
+
+
+def _weight(server: int, partition: int) -> bytes:
+    return hashlib.blake2b(b"%d:%d" % (server, partition), digest_size=8).digest()
+
+
+class Shares:
+    """What one server makes of what it sees. `me` is its id."""
+
+    def __init__(self, me: int, lease_s: float) -> None:
+        self.me = me
+        self._lease_s = lease_s
+        self._sharing: frozenset[int] = frozenset()
+        self._mine: frozenset[int] = frozenset()
+        self._free_since: dict[int, float] = {}
+        self._lively: set[int] = set()
+        """Other servers that have renewed their leases since we looked first."""
+        self.view = View({}, frozenset(), frozenset())
+
+    def seen(self, view: View, now: float) -> None:
+        """Note what was seen at a time, on any clock that is never set."""
+        before, self.view = self.view.servers, view
+        self._lively = {
+            each.id
+            for each in view.servers.values()
+            if each.id in self._lively or (each.id in before and each.left_s > before[each.id].left_s)
+        } - {self.me}
+        self._free_since = {each: self._free_since.get(each, now) for each in view.free}
+        fresh = FRESH_SHARE * self._lease_s
+        sharing = frozenset(each.id for each in view.servers.values() if each.left_s > fresh and not each.leaving)
+        if sharing != self._sharing:
+            self._sharing = sharing
+            self._mine = share(self.me, sharing) if self.me in sharing else frozenset()
+
+    @property
+    def has_company(self) -> bool:
+        """Whether another server is there that renews its lease."""
+        return any(each != self.me for each in self._sharing)
+
+    @property
+    def others_live(self) -> bool:
+        """Whether another server has renewed its lease since we looked first: it is not dead."""
+        return bool(self._lively)
+
+    @property
+    def others(self) -> str:
+        """Which other servers there are, for people."""
+        others = [each for each in self.view.servers.values() if each.id != self.me]
+        return "; ".join(f"{each.name or each.address}, whose lease ends in {each.left_s:.0f} s" for each in others)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether a server is there whose lease is over, or what it owned."""
+        return bool(self.view.stray) or any(
+            each.left_s < 0 for each in self.view.servers.values() if each.id != self.me
+        )
+
+    def to_adopt(self, owned: Collection[int], now: float) -> list[int]:
+        """Return what to adopt; `owned` has what is ours already, or is on its way."""
+        if self.me not in self._sharing:
+            return []
+        ours = self.view.servers[self.me].owned
+        old = (each for each, since in self._free_since.items() if each in self._mine or now - since >= FREE_S)
+        return sorted({*old, *ours} - set(owned))
+
+    def to_cede(self, owned: Collection[int]) -> list[int]:
+        """Return what another server should have, of what is ours."""
+        return sorted(set(owned) - self._mine) if self.has_company else []

@@ -1,0 +1,288 @@
+"""Several servers on one database: each owns some partitions, and what one lets go another one takes up."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from postgres_support import DEADLINE_S, asking, lease_of, until
+from strandline._clock import SystemClock
+from strandline._journal.partitions import partition_of
+from strandline._journal.port import (
+    Accepted,
+    Cancel,
+    Ceded,
+    ClaimResult,
+    Delete,
+    Gained,
+    HistoryQuery,
+    Move,
+    Pause,
+    RunQuery,
+    RunsOfQuery,
+    SessionQuery,
+)
+from strandline._journal.postgres.journal import PostgresJournal
+from strandline._model import ANONYMOUS, Claim, NewRun, RoundStarted, RunId, SessionKey
+from strandline.errors import NotOwner
+from strandline.testing._desk import WIDE, done, key, said
+
+LEASE_MS = 1_000
+
+
+@pytest.fixture
+def leased(database: str) -> str:
+    """Where a database is whose servers hold short leases."""
+    lease_of(database, LEASE_MS)
+    return database
+
+
+class Server:
+    """A journal as one server has it, with what it was told."""
+
+    def __init__(self, database: str) -> None:
+        self.journal = PostgresJournal(database, SystemClock(), lock_wait_s=DEADLINE_S)
+        self.moves: list[Gained | Ceded] = []
+        self.orphans: list[Claim] = []
+        self._following: asyncio.Task[None] | None = None
+        self._claims: AsyncIterator[Claim] | None = None
+
+    async def start(self) -> "Server":
+        self.orphans += await self.journal.open("test", max_attempts=3)
+        self._claims = self.journal.claims()
+        self._following = asyncio.create_task(self._follow())
+        return self
+
+    async def _follow(self) -> None:
+        async for moved in self.journal.moves():
+            self.moves.append(moved)
+            if isinstance(moved, Gained):
+                self.orphans += moved.orphans
+
+    async def stop(self) -> None:
+        await self.journal.close()
+        assert self._following is not None
+        await self._following
+
+    def die(self) -> None:
+        """Do nothing more, as a process that is killed."""
+        assert self.journal._transactions is not None
+        self.journal._transactions.lease.lose("it is dead")
+        for task in (self.journal._tending, self.journal._watching):
+            assert task is not None
+            task.cancel()
+
+    @property
+    def owned(self) -> set[int]:
+        return {p for p in range(256) if self.journal.cluster.owns(p)}
+
+    async def claim(self) -> Claim:
+        assert self._claims is not None
+        return await asyncio.wait_for(anext(self._claims), DEADLINE_S)
+
+
+@contextlib.asynccontextmanager
+async def two(database: str) -> AsyncIterator[tuple[Server, Server]]:
+    """Two servers, each with its share."""
+    first, second = Server(database), Server(database)
+    await first.start()
+    assert len(first.owned) == 256
+    await second.start()
+    try:
+        await until(lambda: len(first.owned | second.owned) == 256 and len(second.owned) > 80)
+        await until(lambda: first.journal.cluster.owner(min(second.owned)) is not None)
+        yield first, second
+    finally:
+        await first.stop()
+        await second.stop()
+
+
+def session_in(partitions: set[int], skip: int = 0) -> SessionKey:
+    """Return a session in one of some partitions."""
+    found = (key(f"s{number}") for number in range(10_000))
+    return [
+        each for each, _ in zip((k for k in found if partition_of(k) in partitions), range(skip + 1), strict=False)
+    ][skip]
+
+
+def run(run_id: str, session: SessionKey) -> NewRun:
+    return NewRun(run_id=RunId(run_id), key=session, input="ask", created_at=1.0)
+
+
+def test_two_servers_share_the_partitions_and_know_who_owns_which(leased: str) -> None:
+    async def main() -> None:
+        async with two(leased) as (first, second):
+            assert not first.owned & second.owned
+            for a, b in ((first, second), (second, first)):
+                cluster = a.journal.cluster
+                assert set(cluster.peers) == {first.journal.cluster.me, second.journal.cluster.me}
+                for partition in b.owned:
+                    owner = cluster.owner(partition)
+                    assert owner is not None
+                    assert owner.id == b.journal.cluster.me
+            assert first.journal.cluster.secret == second.journal.cluster.secret
+            assert len(first.journal.cluster.secret) == 32
+            assert first.journal.cluster.lease_s == LEASE_MS / 1000
+
+    asyncio.run(main())
+
+
+def test_an_operation_on_a_session_of_another_server_is_refused_and_changes_nothing(leased: str) -> None:
+    async def main() -> None:
+        async with two(leased) as (first, second):
+            theirs = session_in(second.owned)
+            await second.journal.accept(run("a", theirs), WIDE, claim_next=True)
+            claim = await second.claim()
+            await second.journal.accept(run("b", theirs), WIDE, claim_next=False)
+            journal = first.journal
+            for refused in (
+                journal.accept(run("c", theirs), WIDE, claim_next=True),
+                journal.claim_next(theirs),
+                journal.change(Cancel(ANONYMOUS, RunId("b"))),
+                journal.change(Move(ANONYMOUS, RunId("b"), None)),
+                journal.change(Pause(theirs)),
+                journal.change(Delete(theirs)),
+            ):
+                with pytest.raises(NotOwner) as raised:
+                    await refused
+                assert raised.value.partition == partition_of(theirs)
+            await second.journal.finish(claim.token, done("hi", "ho"), claim_next=True)
+            assert (await second.claim()).run.run_id == "b"
+
+    asyncio.run(main())
+
+
+def test_lists_runs_and_history_are_read_of_all_servers(leased: str) -> None:
+    async def main() -> None:
+        async with two(leased) as (first, second):
+            mine, theirs = session_in(first.owned), session_in(second.owned)
+            await first.journal.accept(run("a", mine), WIDE, claim_next=True)
+            await second.journal.accept(run("b", theirs), WIDE, claim_next=True)
+            await first.journal.accept(run("c", mine), WIDE, claim_next=False)
+            await second.journal.finish((await second.claim()).token, done("hi", "ho"), claim_next=False)
+            for each in (first, second):
+                page = await each.journal.read(RunsOfQuery(ANONYMOUS))
+                assert [found.run_id for found in page.runs] == ["c", "b", "a"]
+                assert await each.journal.read(RunQuery(ANONYMOUS, RunId("b"))) is not None
+                assert await each.journal.read(SessionQuery(mine)) is not None
+                assert (await each.journal.read(HistoryQuery(theirs))).messages == said("hi", "ho")
+
+    asyncio.run(main())
+
+
+def test_what_a_server_leaves_goes_on_at_the_other_with_rising_numbers(leased: str) -> None:
+    async def main() -> None:
+        async with two(leased) as (first, second):
+            theirs = session_in(second.owned)
+            epoch = second.journal.epoch_of(theirs)
+            await second.journal.accept(run("a", theirs), WIDE, claim_next=True)
+            claim = await second.claim()
+            await second.journal.checkpoint(claim.token, RoundStarted(said("go")))
+            await second.journal.accept(run("b", theirs), WIDE, claim_next=False)
+            await second.stop()
+            await until(lambda: len(first.owned) == 256)
+            (orphan,) = first.orphans
+            assert (orphan.run.run_id, orphan.checkpoints) == ("a", (RoundStarted(said("go")),))
+            assert orphan.token.fence > claim.token.fence
+            assert first.journal.epoch_of(theirs) > epoch
+            assert await first.journal.accept(run("c", theirs), WIDE, claim_next=False) == Accepted(2)
+            await first.journal.finish(orphan.token, done("hi", "ho"), claim_next=True)
+            second_claim = await first.claim()
+            assert second_claim.run.run_id == "b"
+            assert second_claim.token.fence > orphan.token.fence
+            await first.journal.finish(second_claim.token, done("hi", "ho"), claim_next=True)
+            assert (await first.claim()).run.run_id == "c"
+            with asking(leased) as wire:
+                found = wire.execute("SELECT run_id, seq, session FROM runs ORDER BY seq").fetchall()
+                assert [each for each, _, _ in found] == ["a", "b", "c"]
+                assert {seq % 256 for _, seq, _ in found} == {partition_of(theirs)}
+                assert {no % 256 for _, _, no in found} == {partition_of(theirs)}
+
+    asyncio.run(main())
+
+
+def test_what_a_dead_server_executed_is_taken_over_when_its_lease_is_over(leased: str) -> None:
+    async def main() -> None:
+        async with two(leased) as (first, second):
+            theirs = session_in(second.owned)
+            await second.journal.accept(run("a", theirs), WIDE, claim_next=True)
+            claim = await second.claim()
+            second.die()
+            assert not second.owned
+            await until(lambda: len(first.owned) == 256)
+            (orphan,) = first.orphans
+            assert (orphan.run.run_id, orphan.token.fence > claim.token.fence) == ("a", True)
+            await first.journal.finish(orphan.token, done("hi", "ho"), claim_next=False)
+            assert list(first.journal.cluster.peers) == [first.journal.cluster.me]
+
+    asyncio.run(main())
+
+
+def test_a_partition_with_work_is_ceded_with_its_queue_when_the_work_has_ended(leased: str) -> None:
+    async def main() -> None:
+        async with two(leased) as (first, second):
+            mine = session_in(first.owned)
+            await first.journal.accept(run("a", mine), WIDE, claim_next=True)
+            claim = await first.claim()
+            await first.journal.accept(run("b", mine), WIDE, claim_next=False)
+            ceding = asyncio.create_task(first.journal.cluster.cede([partition_of(mine)], DEADLINE_S))
+            await asyncio.sleep(0)
+            assert first.journal.sessions.cannot_claim(mine, 1.0) is ClaimResult.NOTHING
+            assert await first.journal.accept(run("c", mine), WIDE, claim_next=True) == Accepted(2)
+            assert await first.journal.finish(claim.token, done("hi", "ho"), claim_next=True) is ClaimResult.NOTHING
+            assert await ceding == {partition_of(mine)}
+            with pytest.raises(NotOwner):
+                await first.journal.accept(run("d", mine), WIDE, claim_next=True)
+            await until(
+                lambda: any(isinstance(each, Ceded) and partition_of(mine) in each.partitions for each in first.moves)
+            )
+            holder = second
+            await until(lambda: partition_of(mine) in first.owned | second.owned)
+            holder = second if partition_of(mine) in second.owned else first
+            assert not holder.orphans
+            assert await holder.journal.claim_next(mine) is ClaimResult.CLAIMED
+            assert (await holder.claim()).run.run_id == "b"
+
+    asyncio.run(main())
+
+
+def test_a_partition_whose_work_does_not_end_in_time_goes_on_where_it_was(leased: str) -> None:
+    async def main() -> None:
+        async with two(leased) as (first, _):
+            mine = session_in(first.owned)
+            await first.journal.accept(run("a", mine), WIDE, claim_next=True)
+            claim = await first.claim()
+            await first.journal.accept(run("b", mine), WIDE, claim_next=False)
+            moved: list[SessionKey] = []
+            first.journal.sessions.watch(moved.append)
+            moved.clear()
+            assert await first.journal.cluster.cede([partition_of(mine)], 0.1) == frozenset()
+            assert moved == [mine]
+            assert await first.journal.finish(claim.token, done("hi", "ho"), claim_next=True) is ClaimResult.CLAIMED
+
+    asyncio.run(main())
+
+
+def test_a_server_whose_cede_cannot_be_stored_keeps_its_partitions_with_their_queues(leased: str) -> None:
+    async def main() -> None:
+        async with two(leased) as (first, second):
+            mine = session_in(first.owned)
+            await first.journal.accept(run("a", mine), WIDE, claim_next=False)
+            with asking(leased) as wire:  # (a row that is not as it should be undoes the whole batch)
+                wire.execute(
+                    "UPDATE partitions SET owner = ? WHERE p = ?", (second.journal.cluster.me, partition_of(mine))
+                )
+                before = first.owned
+                ceded = await asyncio.gather(
+                    first.journal.cluster.cede([partition_of(mine)], 0.0), return_exceptions=True
+                )
+                assert isinstance(ceded[0], Exception)
+                assert first.owned == before
+                wire.execute(
+                    "UPDATE partitions SET owner = ? WHERE p = ?", (first.journal.cluster.me, partition_of(mine))
+                )
+            assert first.journal.sessions.waiting == 1
+            assert await first.journal.claim_next(mine) is ClaimResult.CLAIMED
+
+    asyncio.run(main())
