@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import TARGETS, Server, ran, refused, serving, texts, until
+from acceptance.server import TARGETS, Server, ran, serving, texts, until
 from strandline._journal.postgres import schema
 from strandline._journal.postgres.wire import Wire
 from tools.postgres import Cluster
@@ -161,13 +161,6 @@ def test_a_server_leaves_rather_than_work_on_without_its_lease(at: Checkpoints, 
             server.close()
     finally:
         cluster.remove()
-
-
-def test_a_second_server_waits_and_then_says_who_has_the_journal(database: str, tmp_path: Path) -> None:
-    with serving(AGENT, folder=tmp_path, journal=database):
-        told = refused(str(AGENT), "--port", "0", "--journal", database, "--lock-wait", "1", folder=tmp_path)
-    assert "belongs to process" in told
-    assert "waiting for the journal" in told
 
 
 def test_a_password_is_shown_nowhere(tmp_path: Path) -> None:

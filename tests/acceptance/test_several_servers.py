@@ -1,0 +1,129 @@
+"""Several installed servers on one PostgreSQL: each owns some sessions, and what one loses another one continues.
+
+Each test reaches the servers directly, as they reach each other: a server says `moved` of what is another one's.
+"""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.server import TARGETS, Server, serving, texts, until
+from postgres_support import lease_of
+
+AGENT = TARGETS / "agent.py"
+LEASE_MS = 4_000
+"""Of servers that are killed or frozen: another one waits for so long."""
+
+
+@pytest.fixture
+def at() -> Iterator[Checkpoints]:
+    with checkpoints() as made:
+        yield made
+
+
+@pytest.fixture
+def leased(database: str) -> str:
+    """Where a database is whose servers hold short leases."""
+    lease_of(database, LEASE_MS)
+    return database
+
+
+def submitted(message: str, session_id: str, *servers: Server) -> tuple[str, Server]:
+    """Submit a run to the server that owns its session; return its id, and that server."""
+    found: list[tuple[str, Server]] = []
+
+    def is_accepted() -> bool:
+        for server in servers:
+            response = server.client.post(f"/v1/sessions/{session_id}/runs", json={"input": message})
+            if response.status_code == 202:
+                found.append((str(response.json()["run_id"]), server))
+                return True
+            assert (response.status_code, response.json()["code"]) == (503, "moved"), response.text
+        return False
+
+    until(is_accepted, "accepted")
+    return found[0]
+
+
+def shared(first: Server, second: Server) -> dict[Server, list[str]]:
+    """Return some sessions of each of two servers, once both have their share."""
+    owned: dict[Server, list[str]] = {first: [], second: []}
+
+    def both_own() -> bool:
+        owned[first].clear()
+        owned[second].clear()
+        for number in range(12):
+            _, server = submitted("hello", f"s{number}", first, second)
+            owned[server].append(f"s{number}")
+        return min(map(len, owned.values())) >= 2
+
+    until(both_own, "owned by both")
+    return owned
+
+
+def test_a_killed_servers_sessions_go_on_at_the_other_one(at: Checkpoints, leased: str, tmp_path: Path) -> None:
+    second = Server(AGENT, folder=tmp_path, journal=leased, variables=at.environment)
+    with serving(AGENT, folder=tmp_path, journal=leased, variables=at.environment) as first:
+        try:
+            second.start()
+            (mine, *_), (between, tool, *_) = (each[:2] for each in shared(first, second).values())
+            at.hold("mine-1 model 0", "between-1 model 1", "tool-1 b")
+            runs = {
+                name: [submitted(f"{name}-1 a b", session, first, second)[0],
+                       submitted(f"{name}-2", session, first, second)[0]]
+                for name, session in (("mine", mine), ("between", between), ("tool", tool))
+            }  # fmt: skip
+            at.reached("mine-1 model 0", "between-1 model 1", "tool-1 b")
+            second.kill()
+            at.release()
+            every = [each for ids in runs.values() for each in ids]
+            until(lambda: all(first.run(each)["status"] in ("succeeded", "failed") for each in every), "ended")
+            ended = {name: [first.run(each) for each in ids] for name, ids in runs.items()}
+        finally:
+            second.close()
+        assert [each["output"] for each in ended["mine"]] == ["mine-1: did a, did b", "mine-2"]
+        assert [each["attempt"] for each in ended["mine"]] == [1, 1]
+        assert [each["output"] for each in ended["between"]] == ["between-1: did a, did b", "between-2"]
+        crashed, after = ended["tool"]
+        assert (crashed["status"], crashed["error"]["code"], after["status"]) == ("failed", "crashed", "succeeded")
+        assert texts(first.history(between), "user")[-2:] == ["between-1 a b", "between-2"]
+    begun = [step for step in at.steps if step.split()[-1] in ("a", "b")]
+    assert len(begun) == len(set(begun)), "a tool was started twice"
+
+
+def test_servers_that_come_and_go_in_turn_lose_nothing_and_keep_the_order(
+    at: Checkpoints, database: str, tmp_path: Path
+) -> None:
+    accepted: dict[str, list[str]] = {f"r{number}": [] for number in range(6)}
+    count = 0
+
+    def submit(*servers: Server) -> None:
+        nonlocal count
+        for session in accepted:
+            count += 1
+            submitted(f"q{count} a", session, *servers)
+            accepted[session].append(f"q{count} a")
+
+    servers = [Server(AGENT, folder=tmp_path, journal=database, variables=at.environment) for _ in range(3)]
+    try:
+        servers[0].start()
+        submit(servers[0])
+        for old, new in itertools.pairwise(servers):
+            new.start()
+            submit(old, new)
+            submit(old, new)
+            old.terminate()
+            submit(new)
+            assert old.ended() == 0
+            assert "Traceback" not in old.stderr
+            submit(new)
+        last = servers[-1]
+        for session, sent in accepted.items():
+            until(lambda: len(texts(last.history(session), "user")) == len(sent), "ended")  # noqa: B023
+            assert texts(last.history(session), "user") == sent
+    finally:
+        for each in servers:
+            each.close()
