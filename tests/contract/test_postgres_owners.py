@@ -181,7 +181,7 @@ def test_what_a_server_leaves_goes_on_at_the_other_with_rising_numbers(leased: s
             await second.journal.checkpoint(claim.token, RoundStarted(said("go")))
             await second.journal.accept(run("b", theirs), WIDE, claim_next=False)
             await second.stop()
-            await until(lambda: len(first.owned) == 256)
+            await until(lambda: len(first.owned) == 256 and first.orphans)
             (orphan,) = first.orphans
             assert (orphan.run.run_id, orphan.checkpoints) == ("a", (RoundStarted(said("go")),))
             assert orphan.token.fence > claim.token.fence
@@ -210,7 +210,7 @@ def test_what_a_dead_server_executed_is_taken_over_when_its_lease_is_over(leased
             claim = await second.claim()
             second.die()
             assert not second.owned
-            await until(lambda: len(first.owned) == 256)
+            await until(lambda: len(first.owned) == 256 and first.orphans)
             (orphan,) = first.orphans
             assert (orphan.run.run_id, orphan.token.fence > claim.token.fence) == ("a", True)
             await first.journal.finish(orphan.token, done("hi", "ho"), claim_next=False)
