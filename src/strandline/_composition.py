@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from starlette.types import ASGIApp
-
 from strandline import _private as private
 from strandline._access.source import Keys
 from strandline._agents.load import load_target
@@ -27,7 +25,7 @@ from strandline._engine.loops import AgentLoops, HasLoops, Loops
 from strandline._engine.observers import UNPROJECTED, Projection
 from strandline._engine.options import Options
 from strandline._engine.service import Service
-from strandline._http.app.build import build_app
+from strandline._http.app.build import Apps, build_apps
 from strandline._journal.memory import MemoryJournal
 from strandline._journal.partitions import suffix_of
 from strandline._journal.port import Journal
@@ -52,8 +50,11 @@ def new_run_id(clock: Clock, key: SessionKey) -> RunId:
     return RunId(f"run_{int(clock.now() * 1000):012x}{secrets.token_hex(7)}{suffix_of(key)}")
 
 
-def open_journal(settings: Settings, clock: Clock, recorder: MetricsRecorder) -> Journal:
-    """Return the journal of the settings, not yet opened. `recorder` counts its commits."""
+def open_journal(settings: Settings, clock: Clock, recorder: MetricsRecorder, *, address: str = "") -> Journal:
+    """Return the journal of the settings, not yet opened. `recorder` counts its commits.
+
+    `address` is where other servers with the same journal reach this one, if there can be any.
+    """
     if (database := journal_database(settings)) is not None:
         return _open_database(database, settings, clock, recorder)
     if (file := journal_file(settings)) is None:
@@ -193,12 +194,12 @@ def build_http(
     *,
     loopback: bool | None,
     keys: Keys | None,
-) -> ASGIApp:
-    """Return the HTTP application of a service. `keys` None: no key is required.
+) -> Apps:
+    """Return the HTTP applications of a service. `keys` None: no key is required.
 
     `loopback`: whether only this machine reaches it; None: unknown.
     """
-    return build_app(
+    return build_apps(
         service,
         Scrapes(service, recorder, journal_file(settings), dropped),
         settings,
@@ -206,6 +207,8 @@ def build_http(
         loopback=loopback,
         on_arrival=traces.arrived,
         on_denied=recorder.denied,
+        on_forward=recorder.forwarded,
+        on_refused=recorder.refused,
     )
 
 

@@ -124,6 +124,8 @@ class ServerKeywords(AppKeywords, total=False):
 
     host: str
     port: int
+    cluster_listen: str
+    cluster_address: str | None
     allow_anonymous: bool
     log_format: Literal["text", "json"]
     log_level: Literal["debug", "info", "warning", "error"]
@@ -219,7 +221,7 @@ class AgentApp:
         life = self._lifespan = Lifespan(self._target, self._settings)
         self._http = build_http(
             self._settings, life.service, life.recorder, life.traces, loopback=None, keys=self._keys
-        )
+        ).public
         try:
             with on_stop_signal(life.drain_soon):
                 await life.begin()

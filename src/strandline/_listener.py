@@ -1,14 +1,19 @@
 """The listening socket: created from the settings, or inherited from another process."""
 
+import ipaddress
 import os
+import re
 import socket
 import weakref
+from typing import Final
 
 from strandline._settings import Settings
-from strandline.errors import SetupError
+from strandline.errors import SettingsError, SetupError
 
 BACKLOG = 2048
 """How many connections may wait to be accepted; the system may allow fewer."""
+
+_HAS_PORT: Final = re.compile(r"^[^:]*:\d+$|\]:\d+$")
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -27,6 +32,49 @@ def listen(settings: Settings) -> socket.socket:
     listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener
+
+
+def listen_for_servers(settings: Settings) -> socket.socket:
+    """Return a listening socket for the other servers of the cluster. Raises `SetupError` with what to do."""
+    host, port = _parts(settings.cluster_listen)
+    if settings.cluster_address is None and _is_unspecified(host):
+        raise SettingsError(
+            f"cluster_listen is {settings.cluster_listen}, which names no address that other servers could reach: set"
+            " cluster_address to one"
+        )
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise SetupError(
+            f"cannot listen on {settings.cluster_listen} for other servers: {getattr(error, 'strerror', error)}. Choose"
+            " another with cluster_listen (port 0: the system chooses)"
+        ) from None
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def address_for_servers(settings: Settings, listener: socket.socket) -> str:
+    """Return where other servers reach that listener."""
+    port = listener.getsockname()[1]
+    host, _ = _parts(settings.cluster_listen)
+    named = settings.cluster_address or (f"[{host}]" if ":" in host else host)
+    return named if _HAS_PORT.search(named) else f"{named}:{port}"
+
+
+def _parts(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _is_unspecified(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def inherited(descriptor: int) -> socket.socket:

@@ -12,12 +12,13 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import uvloop
+from starlette.types import ASGIApp
 
 from strandline import __version__
 from strandline import _logs as logs
@@ -26,13 +27,13 @@ from strandline._agents.port import Target
 from strandline._clock import Clock, SystemClock
 from strandline._compat import uvicorn
 from strandline._composition import build_http, build_loops, build_service, open_journal, start
-from strandline._config import check_exposure, is_loopback, journal_file
+from strandline._config import check_exposure, is_loopback, journal_database, journal_file
 from strandline._exits import EXHAUSTED, INTERRUPTED, LOST
 from strandline._garbage import collect_less_often
 from strandline._http.app.errors import render_problem
 from strandline._http.middleware.connections import Connections, allowed
 from strandline._journal.port import Journal, Leased
-from strandline._listener import close_in_forks, listen
+from strandline._listener import address_for_servers, close_in_forks, listen, listen_for_servers
 from strandline._settings import Settings
 from strandline._stacks import write_report
 from strandline._telemetry.export import export_if_wanted, flush
@@ -48,6 +49,10 @@ LAST_REQUESTS_S = 1.5
 """How long a request may take to arrive during a stop: less than `CONNECTIONS_GRACE_S`, so each gets a response."""
 ARRIVAL_S = 0.05
 """How long a request may take to arrive on an accepted connection when a successor takes over."""
+
+
+BETWEEN_SERVERS_S = 75
+"""How long an idle connection of another server stays open: longer than that server keeps it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +90,14 @@ def run(
     clock = SystemClock()
     recorder, traces = MetricsRecorder(), Traces()
     export_if_wanted(os.environ, settings.agent_id)
-    journal = open_journal(settings, clock, recorder)
+    inner = None if journal_database(settings) is None else listen_for_servers(settings)
+    address = "" if inner is None else address_for_servers(settings, inner)
+    journal = open_journal(settings, clock, recorder, address=address)
     listener = listen(settings) if handover is None else handover.listener
     close_in_forks(listener)
-    server = _Server(target, settings, clock, recorder, traces, journal, keys, listener, announce, handover)
+    if inner is not None:
+        close_in_forks(inner)
+    server = _Server(target, settings, clock, recorder, traces, journal, keys, listener, inner, announce, handover)
     try:
         code = uvloop.run(server.serve())
         flush()
@@ -123,6 +132,7 @@ class _Server:
         journal: Journal,
         keys: Keys | None,
         listener: socket.socket,
+        inner: socket.socket | None,
         announce: Callable[[str], None],
         handover: Handover | None,
     ) -> None:
@@ -133,6 +143,8 @@ class _Server:
         self._traces = traces
         self._target = target
         self._listener = listener
+        self._inner = inner
+        """For other servers with the same journal, if there can be any."""
         self._announce = announce
         self._stop = asyncio.Event()
         self.idle = False
@@ -145,7 +157,7 @@ class _Server:
     async def serve(self) -> int:
         """Start, serve until a signal to stop, and drain. Returns the exit code."""
         settings = self._settings
-        app = build_http(
+        apps = build_http(
             settings, self._service, self._recorder, self._traces, loopback=is_loopback(settings.host), keys=self._keys
         )
         connections = self._connections()
@@ -153,20 +165,7 @@ class _Server:
             "the server is stopping, and the request was not here yet", retry_after_s=settings.retry_after_s
         )
         refuse_late = functools.partial(connections.stop, late, LAST_REQUESTS_S)
-        web = _Web(
-            uvicorn.Config(
-                app,
-                http=connections,  # type: ignore[arg-type]  # (it creates protocols but is no class)
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=settings.keep_alive_s,
-                timeout_graceful_shutdown=CONNECTIONS_GRACE_S,
-            )
-        )
+        web = web_server(apps.public, connections, settings.keep_alive_s)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         if self._handover is None:  # (else the parent handles Ctrl-C, which it gets too)
@@ -178,6 +177,7 @@ class _Server:
         # Answer probes during the start; but a successor lets them wait, so that a reload stays invisible.
         first = starting if self._handover is not None else None
         serving = asyncio.create_task(web.serve_after(first, self._listener))
+        between = await self._serve_others(apps.inner)
         stopping = asyncio.create_task(self._stop.wait())
         idling = asyncio.create_task(self._stop_when_idle(starting))
         exhausting = asyncio.create_task(self._service.exhausted.wait())
@@ -214,10 +214,27 @@ class _Server:
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             web.should_exit = True
             await asyncio.wait([serving], timeout=CONNECTIONS_GRACE_S + 1)
+            await between()
             # Before another server gets the journal: no thread of an ended run may work beside it.
             self.idle = self.loops.close()
             # Not before: clients that waited for a run read it now.
             await self._service.close()
+
+    async def _serve_others(self, app: ASGIApp | None) -> Callable[[], Awaitable[object]]:
+        """Serve the other servers of the cluster, if there can be any; return a function that ends this."""
+        if app is None or self._inner is None:
+            if self._inner is not None:
+                self._inner.close()
+            return functools.partial(asyncio.sleep, 0)
+        connections = Connections(most=self._settings.max_connections, patience_s=self._settings.receive_timeout_s)
+        web = web_server(app, connections, BETWEEN_SERVERS_S)
+        serving = asyncio.create_task(web.serve_after(None, self._inner))
+
+        async def end() -> None:
+            web.should_exit = True
+            await asyncio.wait([serving], timeout=CONNECTIONS_GRACE_S + 1)
+
+        return end
 
     async def _hand_over(self, web: "_Web", handover: Handover) -> None:
         """Accept no more connections, and no more requests on open ones."""
@@ -300,6 +317,24 @@ class _Server:
         host, port = self._listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         return f"Strandline {__version__} serves {self._target.description} at http://{shown}:{port}"
+
+
+def web_server(app: ASGIApp, connections: Connections, keep_alive_s: int) -> "_Web":
+    """Return a web server, which does not serve yet."""
+    return _Web(
+        uvicorn.Config(
+            app,
+            http=connections,  # type: ignore[arg-type]  # (it creates protocols but is no class)
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=keep_alive_s,
+            timeout_graceful_shutdown=CONNECTIONS_GRACE_S,
+        )
+    )
 
 
 class _Web(uvicorn.Server):

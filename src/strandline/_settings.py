@@ -325,6 +325,22 @@ class Settings(AppSettings, frozen=True, kw_only=True, rename=_shown):
 
     host: Annotated[str, Meta(description="Address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(description="Port to listen on; 0 lets the system choose", ge=0, le=65535)] = 8080
+    cluster_listen: Annotated[
+        str,
+        Meta(
+            description="Address and port to listen on for other servers with the same journal in PostgreSQL; port 0"
+            " lets the system choose",
+            pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:\[\]/@\s]+):\d{1,5}$",
+            examples=["127.0.0.1:0", "0.0.0.0:8081"],
+        ),
+    ] = "127.0.0.1:0"
+    cluster_address: Annotated[
+        Annotated[str, Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:\[\]/@\s]+)(:\d{1,5})?$")] | None,
+        Meta(
+            description="Address, and port if it differs, at which other servers reach that; default: `cluster_listen`",
+            examples=["10.0.3.7", "strandline-a.internal:8081"],
+        ),
+    ] = None
     allow_anonymous: Annotated[
         bool, Meta(description="Listen on addresses beyond loopback although no key is required")
     ] = False

@@ -625,7 +625,7 @@ def test_the_first_line_of_an_answer() -> None:
 
 def test_our_connections_get_the_callbacks_of_uvicorns_own() -> None:
     """A method that was renamed there would be called by nobody here."""
-    ours = {"took_too_little", "took_too_long", "cut", "take_probes_only", "refuse", "on_chunk_header"}
+    ours = {"took_too_little", "took_too_long", "cut", "take_probes_only", "refuse", "on_chunk_header", "cut_answer"}
     heard = {name for name, each in vars(BoundedConnection).items() if callable(each) and not name.startswith("_")}
     assert {name for name in heard - ours if not callable(getattr(HttpToolsProtocol, name, None))} == set()
     assert len(heard - ours) > 10

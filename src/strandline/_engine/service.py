@@ -29,13 +29,14 @@ from strandline._engine.maintenance import (
 )
 from strandline._engine.observers import UNOBSERVED, UNPROJECTED, UNTRACED, Observer, Projection, Tracing
 from strandline._engine.options import Options
+from strandline._engine.ownership import Ownership
 from strandline._engine.queues import Estimates, SessionQueues
 from strandline._engine.reading import Health, Positions, Reading, Reasons, RunStack, Standings, Vitals
 from strandline._engine.requests import Request, RunBuilder
 from strandline._engine.streams import Streams, Subscription
 from strandline._journal.port import Journal
 from strandline._model import Principal, RunId, SessionId, SessionKey
-from strandline.errors import Unavailable
+from strandline.errors import NotOwner, Unavailable
 
 _log = logging.getLogger("strandline.service")
 
@@ -112,12 +113,16 @@ class Service:
         self._handover = Handover(journal, self._pool, self._streams, tracing, clock, options)
         reasons = Reasons(self._queues, self._holds, self._readiness, clock, options)
         standings = Standings(journal, estimates, reasons, cut=options.stream_cut)
-        reading = Reading(journal, self._runner, self._streams, standings, self._readiness)
-        self._control = Control(journal, self._readiness, self._claims, self._pool, self._streams, reading, projection)
+        ownership = Ownership.of(journal, self._readiness.note_request)
+        reading = Reading(journal, self._runner, self._streams, standings, self._readiness, ownership)
+        self._control = Control(
+            journal, self._readiness, self._claims, self._pool, self._streams, reading, projection, ownership
+        )
         self._subscribers = Subscribers(self._streams, self._control)
         self._admission = Admission(
             journal,
             RunBuilder(target, options, clock, new_run_id),
+            ownership,
             self._readiness,
             Refusals(self._readiness, self._queues, estimates, options),
             self._claims,
@@ -148,6 +153,8 @@ class Service:
         self.joined, self.left = self._subscribers.joined, self._subscribers.left
         self.until_ready, self.fail_start = self._readiness.until_ready, self._readiness.fail_start
         self.shares = self._queues.shares
+        self.ownership = ownership
+        self.new_run_id = new_run_id
 
     # -- life cycle ------------------------------------------------------------------------------------
 
@@ -209,15 +216,19 @@ class Service:
 
     # -- requests of adapters -----------------------------------------------------------------------
 
-    async def submit(self, request: Request) -> Ticket:
+    async def submit(self, request: Request, *, run_id: RunId | None = None) -> Ticket:
         """Accept a run: durable on return. Raises an `Unavailable`; nothing is stored then.
 
         A request with a known idempotency key gets its earlier run, also while the server stops; raises `KeyReused` if
-        the two requests differ. Cancelling the call does not undo an accept.
+        the two requests differ. `run_id` is the id for its run; if it is that of an accepted run of the session, the
+        request was sent before, and gets that run. Raises `NotOwner` for a session of another server. Cancelling the
+        call does not undo an accept.
         """
         try:
             with self._tracing.request_trace() as trace:
-                return await self._admission.submit(request, trace)
+                return await self._admission.submit(request, trace, run_id)
+        except NotOwner:
+            raise
         except Unavailable as refusal:
             self.refused += 1
             self._observer.refused(refusal.code)
@@ -232,6 +243,11 @@ class Service:
         """
         self._readiness.open()
         return self._streams.changes(principal, after, sessions, types)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing new is accepted any more."""
+        return self._readiness.stopping
 
     @property
     def starting(self) -> bool:

@@ -45,6 +45,7 @@ UNSUPPORTED: Final = 415
 UNPROCESSABLE: Final = 422
 TOO_MANY: Final = 429
 HEAD_TOO_LARGE: Final = 431
+BAD_GATEWAY: Final = 502
 CLIENT_LEFT: Final = 499
 """Never sent: the client has disconnected."""
 BROKEN: Final = 500
@@ -67,6 +68,7 @@ TITLES: Final = {
     TOO_MANY: "Queue full",
     HEAD_TOO_LARGE: "Headers too large",
     BROKEN: "Internal error",
+    BAD_GATEWAY: "Answer lost",
     UNAVAILABLE: "Unavailable",
 }
 
@@ -130,6 +132,12 @@ class Foreign(errors.CallerError):
     code = "foreign"
 
 
+class AnswerLost(errors.StrandlineError):
+    """The server that has the session was lost before it answered. The change may have been made: read it first."""
+
+    code = "answer_lost"
+
+
 DeniedFor = Literal["no_key", "malformed_key", "unknown_key", "revoked_key"]
 
 
@@ -188,6 +196,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     HeadsFull: UNAVAILABLE,
     NotJson: UNSUPPORTED,
     Foreign: FORBIDDEN,
+    AnswerLost: BAD_GATEWAY,
 }
 
 

@@ -111,8 +111,12 @@ METRICS: Final = (
            " `too_many_behind`",
            lambda seen: [((reason,), count) for reason, count in seen.recorder.cuts.items()], ("reason",)),
     Metric("counter", "requests_denied",
-           "Requests that were denied access, by `reason`: a missing or invalid key, `operators_only`, or `foreign`",
+           "Requests that were denied access, by `reason`: a missing or invalid key, `operators_only`, `foreign`, or"
+           " `no_server`",
            lambda seen: [((reason,), count) for reason, count in seen.recorder.denials.items()], ("reason",)),
+    Metric("counter", "forwards",
+           "Requests sent to another server of the cluster, by `result`; one may be sent more than once",
+           lambda seen: [((result,), count) for result, count in seen.recorder.forwards.items()], ("result",)),
     _gauge("subscribers", "Clients that currently wait for events, or for the end of a run",
            lambda seen: seen.vitals.subscribers),
     _gauge("agents_in_memory", "Idle agents in memory, ready for the next run of their session",

@@ -17,6 +17,7 @@ from strandline.errors import (
     Draining,
     HoldsFull,
     JournalUnavailable,
+    NotOwner,
     NotReady,
     NoWorker,
     PrincipalFull,
@@ -33,6 +34,7 @@ REFUSALS: Final = tuple(
         Draining,
         HoldsFull,
         JournalUnavailable,
+        NotOwner,
         DiskLow,
         NotReady,
         NoWorker,
@@ -54,8 +56,10 @@ CUTS: Final = (
     "too_many_behind",
 )
 """Why the server closes connections early: see `strandline._http.middleware.connection_limiter`."""
-DENIALS: Final = ("foreign", "malformed_key", "no_key", "operators_only", "revoked_key", "unknown_key")
+DENIALS: Final = ("foreign", "malformed_key", "no_key", "no_server", "operators_only", "revoked_key", "unknown_key")
 """Why requests are denied access: see `strandline._http.middleware.access_log`."""
+FORWARDS: Final = ("answered", "disconnected", "lost", "moved", "unreached")
+"""What becomes of requests that are sent to other servers: see `strandline._http.forwarding.forwarder`."""
 OUTCOMES: Final = tuple(sorted(status.value for status in ENDED))
 
 RUN_TIMES: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
@@ -97,6 +101,7 @@ class MetricsRecorder(Observer):
         self.refusals = dict.fromkeys(REFUSALS, 0)
         self.cuts = dict.fromkeys(CUTS, 0)
         self.denials = dict.fromkeys(DENIALS, 0)
+        self.forwards = dict.fromkeys(FORWARDS, 0)
         failures = [(RunStatus.FAILED.value, code.value) for code in ErrorCode]
         well = [(outcome, NO_CODE) for outcome in OUTCOMES if outcome != RunStatus.FAILED]
         self.ends = dict.fromkeys([*well, *failures], 0)
@@ -122,6 +127,10 @@ class MetricsRecorder(Observer):
     def denied(self, reason: str) -> None:
         """Count a request that was denied access."""
         self.denials[reason] = self.denials.get(reason, 0) + 1
+
+    def forwarded(self, result: str) -> None:
+        """Count a request that was sent to another server."""
+        self.forwards[result] += 1
 
     def started(self, wait_s: float) -> None:
         """Record how long a run waited."""

@@ -15,12 +15,13 @@ from strandline._engine.events import RunPosition
 from strandline._engine.execution import Claims
 from strandline._engine.maintenance import Readiness
 from strandline._engine.options import Options
+from strandline._engine.ownership import Ownership
 from strandline._engine.reading import Reading
 from strandline._engine.requests import Request, RunBuilder
 from strandline._engine.streams import Streams
-from strandline._journal.port import AcceptAnswer, Accepted, Attached, Bounds, Journal, Reused
+from strandline._journal.port import AcceptAnswer, Accepted, Attached, Bounds, Journal, Reused, RunQuery
 from strandline._model import Carrier, IfBusy, Lane, NewRun, OnDisconnect, OnQuestion, RunId, SessionKey
-from strandline.errors import Draining, HoldsFull, NoWorker
+from strandline.errors import Draining, HoldsFull, InvariantBroken, NoWorker
 
 NO_ROOM = Bounds(0, 0)
 """Accepts no new run, but finds the run of a key."""
@@ -34,6 +35,7 @@ class Admission:
         self,
         journal: Journal,
         builder: RunBuilder,
+        ownership: Ownership,
         readiness: Readiness,
         refusals: Refusals,
         claims: Claims,
@@ -43,6 +45,7 @@ class Admission:
     ) -> None:
         self._journal = journal
         self._builder = builder
+        self._ownership = ownership
         self._readiness = readiness
         self._refusals = refusals
         self._claims = claims
@@ -57,9 +60,11 @@ class Admission:
         )
         self._under_way: set[asyncio.Task[Any]] = set()
 
-    async def submit(self, request: Request, trace: Carrier | None) -> Ticket:
+    async def submit(self, request: Request, trace: Carrier | None, run_id: RunId | None = None) -> Ticket:
         """Accept a run, as `Service.submit` says; `trace` is stored with it."""
-        new = self._builder.build(request, trace)
+        new = self._builder.build(request, trace, run_id)
+        self._ownership.check(new.key)
+        on_disconnect = request.on_disconnect or self._on_disconnect
         answer: Ticket | AcceptAnswer
         try:
             self._refusals.admit(new)
@@ -69,12 +74,21 @@ class Admission:
                 raise
             answer = known
         else:
-            on_disconnect = request.on_disconnect or self._on_disconnect
-            answer = await to_the_end(self._accept(new, on_disconnect), self._under_way)
+            try:
+                answer = await to_the_end(self._accept(new, on_disconnect), self._under_way)
+            except InvariantBroken:
+                if run_id is None or not await self._is_accepted(new):
+                    raise
+                answer = Attached(new.run_id)
         if isinstance(answer, Ticket):
             return answer
         if isinstance(answer, Attached):
-            return await self._attach(new.key, answer.run_id)
+            ticket = await self._attach(new.key, answer.run_id)
+            if answer.run_id != run_id:
+                return ticket
+            # The same request of the same client, whose answer was lost.
+            ticket.stream.on_disconnect = on_disconnect
+            return replace(ticket, replayed=False, counts_clients=on_disconnect is not OnDisconnect.CONTINUE)
         assert not isinstance(answer, Accepted)
         raise self._refusals.error(new, answer)
 
@@ -114,6 +128,11 @@ class Admission:
             replayed=run.outcome is not None,
             counts_clients=run.outcome is None,
         )
+
+    async def _is_accepted(self, new: NewRun) -> bool:
+        """Return whether the run of a request was accepted when it was sent before."""
+        known = await self._journal.read(RunQuery(new.key.principal, new.run_id))
+        return known is not None and known.key == new.key
 
     async def _known_by_key(self, new: NewRun) -> AcceptAnswer | None:
         """Return the journal's answer to the key of a run that cannot be accepted now; None without a key."""

@@ -13,6 +13,7 @@ from strandline._engine.events import SessionDeleted, SessionEvent, SessionPause
 from strandline._engine.execution import AgentPool, Claims, until_stored
 from strandline._engine.maintenance import Readiness
 from strandline._engine.observers import Projection
+from strandline._engine.ownership import Ownership
 from strandline._engine.reading import Reading, RunView
 from strandline._engine.requests import checked_priority
 from strandline._engine.streams import Streams
@@ -57,6 +58,7 @@ class Control:
         streams: Streams,
         reading: Reading,
         projection: Projection,
+        ownership: Ownership,
     ) -> None:
         self._journal = journal
         self._readiness = readiness
@@ -65,6 +67,7 @@ class Control:
         self._streams = streams
         self._reading = reading
         self._projection = projection
+        self._ownership = ownership
         self._under_way: set[asyncio.Task[Any]] = set()
 
     async def cancel(self, principal: Principal, run_id: RunId, *, force: bool = False) -> RunView:
@@ -100,6 +103,7 @@ class Control:
         `NotFound`.
         """
         self._readiness.note_request()
+        self._ownership.check(key)
         answer = await self._changed(key, CancelSession(key, running), force=force)
         if not isinstance(answer, Stopped):
             raise NotFound(f"there is no session {key.session_id}")
@@ -134,7 +138,7 @@ class Control:
         Raises `Invalid`, `NotFound`, `AlreadyEnded`, `TooLate` if it has begun.
         """
         change = Move(principal, run_id, None if priority is None else checked_priority(priority))
-        self._readiness.note_request()
+        await self._reading.stored_run(principal, run_id)
         match await self._journal.change(change):
             case Changed(existed=True):
                 return await self._reading.run(principal, run_id)
@@ -154,6 +158,7 @@ class Control:
         return await self._paused(key, Resume(key), SessionResumed())
 
     async def _paused(self, key: SessionKey, change: Pause | Resume, event: SessionEvent) -> SessionView:
+        self._ownership.check(key)
         if await self._changed(key, change) == Changed(existed=False):
             raise NotFound(f"there is no session {key.session_id}")
         self._streams.changed(key, event)
@@ -161,6 +166,7 @@ class Control:
 
     async def delete(self, key: SessionKey) -> bool:
         """Delete a session; False if there was none. Raises `SessionBusy` while a run of it waits or executes."""
+        self._ownership.check(key)
         self._readiness.admit()
         return await self.delete_idle(key, None)
 

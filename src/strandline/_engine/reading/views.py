@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from strandline._engine.events import RunPosition, Why
 from strandline._engine.execution import Runner
 from strandline._engine.maintenance import Readiness
+from strandline._engine.ownership import Ownership
 from strandline._engine.reading.answers import RunPage, RunView
 from strandline._engine.reading.reasons import of_others
 from strandline._engine.reading.standings import Standings
@@ -58,6 +59,7 @@ class Reading(Struct, eq=False):
     _streams: Streams
     standings: Standings
     _readiness: Readiness
+    _ownership: Ownership
 
     async def run(self, principal: Principal, run_id: RunId, *, end: Outcome | Later | None = None) -> RunView:
         """Return a run. Raises `NotFound`, also for a run of another principal.
@@ -71,10 +73,14 @@ class Reading(Struct, eq=False):
         return (await self._views([run.summary()]))[0]  # (its input may be large, and the view may live long)
 
     async def stored_run(self, principal: Principal, run_id: RunId) -> Run:
-        """Return a run as the journal has it. Raises `NotFound`."""
+        """Return a run as the journal has it. Raises `NotFound`, and `NotOwner` for a run of another server.
+
+        Its record says whose it is, and not its id: ids that were copied from another journal name any partition.
+        """
         run = await self._noted_journal().read(RunQuery(principal, run_id))
         if run is None:
             raise NotFound(f"there is no run {run_id}")
+        self._ownership.check(run.key)
         return run
 
     def _noted_journal(self) -> Journal:
@@ -111,7 +117,8 @@ class Reading(Struct, eq=False):
 
         Later there is its end alone. Raises `NotFound`.
         """
-        if (stream := self._streams.found(principal, run_id)) is not None and stream.has_begun:
+        stream = self._streams.found(principal, run_id)
+        if stream is not None and stream.has_begun and self._ownership.owns(stream.key):
             return stream
         return (await self.with_stream(principal, run_id))[2]
 
@@ -132,6 +139,7 @@ class Reading(Struct, eq=False):
 
         Raises `Invalid` for an invalid cursor; an unknown session has no runs.
         """
+        self._ownership.check(key)
         page = await self._noted_journal().read(RunsQuery(key, cursor, limit, PAGE_BYTES))
         return RunPage(runs=await self._views(page.runs), after=page.after, damaged=page.damaged)
 
@@ -152,6 +160,7 @@ class Reading(Struct, eq=False):
 
     async def session(self, key: SessionKey) -> SessionView:
         """Return a session. Raises `NotFound`."""
+        self._ownership.check(key)
         session = await self._noted_journal().read(SessionQuery(key))
         if session is None:
             raise NotFound(f"there is no session {key.session_id}")

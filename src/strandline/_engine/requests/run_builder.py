@@ -45,8 +45,8 @@ class RunBuilder(Struct, eq=False):
     _clock: Clock
     _new_run_id: Callable[[SessionKey], RunId]
 
-    def build(self, request: Request, trace: Carrier | None) -> NewRun:
-        """Return the requested run; nothing of it is stored yet. Raises `Invalid`."""
+    def build(self, request: Request, trace: Carrier | None, run_id: RunId | None = None) -> NewRun:
+        """Return the requested run, nothing of it stored yet; with a new id unless one is given. Raises `Invalid`."""
         if request.if_busy is IfBusy.ROLLBACK and self._options.self_managed:
             raise Invalid("if_busy cannot be rollback: these agents keep their history themselves")
         timeout_s = _within("timeout", request.timeout_s, self._options.timeout_s)
@@ -61,7 +61,7 @@ class RunBuilder(Struct, eq=False):
         self._check_size(request)
         now = self._clock.now()
         return NewRun(
-            run_id=self._new_run_id(request.key),
+            run_id=run_id or self._new_run_id(request.key),
             key=request.key,
             input=request.input if request.answers is None else responses(request.answers),
             if_busy=request.if_busy,

@@ -194,6 +194,11 @@ class RunStream(EventLog):
         """How many wait at this moment, for events or for the end."""
         return len(self._readers) + len(self._waiters)
 
+    @property
+    def is_postponed(self) -> bool:
+        """Whether it has ended before its run, which resumes in another process."""
+        return self._end is Later.LATER
+
     def is_read(self, after: int) -> bool:
         """Return whether a client that has the events up to number `after` has the end."""
         return isinstance(self._end, Outcome) and self.last <= after

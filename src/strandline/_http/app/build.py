@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Final
 
+from msgspec import Struct
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,6 +25,8 @@ from strandline._http.dialects.runs import SessionRuns
 from strandline._http.exchange.exchange import Exchange
 from strandline._http.exchange.idempotency import REPLAYED
 from strandline._http.exchange.session_naming import SessionNaming
+from strandline._http.forwarding.forwarder import Forwarder
+from strandline._http.forwarding.inner import InnerApp
 from strandline._http.middleware.access import AccessMiddleware, Headers, StartWait
 from strandline._http.middleware.access_log import Denials
 from strandline._http.middleware.auth import Access
@@ -39,7 +42,14 @@ READABLE: Final = ["Location", "Retry-After", "Preference-Applied", *REPLAYED, *
 """Response headers that web pages of other origins may read."""
 
 
-def build_app(
+class Apps(Struct, frozen=True):
+    """The applications of a server: for clients, and for the other servers over its journal, if there can be any."""
+
+    public: ASGIApp
+    inner: ASGIApp | None
+
+
+def build_apps(
     service: Service,
     scraped: Scraped,
     settings: AppSettings,
@@ -48,11 +58,14 @@ def build_app(
     loopback: bool | None = None,
     on_arrival: Callable[[Headers], object] = id,
     on_denied: Callable[[str], object] = id,
-) -> ASGIApp:
-    """Return the application. It does not start or stop the service; without `keys`, no key is required.
+    on_forward: Callable[[str], object] = id,
+    on_refused: Callable[[str], object] = id,
+) -> Apps:
+    """Return the applications. They do not start or stop the service; without `keys`, no key is required.
 
-    `loopback` says whether it is reached from this machine only; None: decided per request. `on_arrival` gets the
-    headers of each request, in the task that answers it, `on_denied` the reason of each denied one.
+    `loopback` says whether clients reach it from this machine only; None: decided per request. `on_arrival` gets the
+    headers of each request, in the task that answers it, `on_denied` the reason of each denied one, `on_forward` what
+    became of each one that was sent to another server, `on_refused` the code of each one that none has answered.
     """
     guard = Guard(settings, loopback=loopback, keys=keys is not None)
     access = Access(keys, settings)
@@ -117,14 +130,30 @@ def build_app(
         ],
         redirect_slashes=False,
     )
-    app: ASGIApp = AccessMiddleware(
-        StartWait(router, service, settings.start_wait_s),
-        guard,
-        access,
-        Denials(SystemClock(), on_denied),
-        on_arrival=on_arrival,
-        respond=response_to,
-    )
+    started: ASGIApp = StartWait(router, service, settings.start_wait_s)
+    denials = Denials(SystemClock(), on_denied)
+    answered, inner = started, None
+    if service.ownership.is_shared:
+        most_bytes = max(settings.max_body_bytes, settings.chat_body_bytes)
+        answered = Forwarder(
+            started,
+            service.ownership.others,
+            SystemClock(),
+            most_bytes=most_bytes,
+            respond=response_to,
+            on_forward=on_forward,
+            on_refused=on_refused,
+        )
+        inner = InnerApp(
+            started,
+            service.ownership.others,
+            SystemClock(),
+            most_bytes=most_bytes,
+            on_arrival=on_arrival,
+            on_denied=denials.of_servers,
+            respond=response_to,
+        )
+    app: ASGIApp = AccessMiddleware(answered, guard, access, denials, on_arrival=on_arrival, respond=response_to)
     if settings.cors_origins:
         app = CORSMiddleware(
             app,
@@ -133,7 +162,7 @@ def build_app(
             allow_headers=["*"],
             expose_headers=READABLE,
         )
-    return app
+    return Apps(app, inner)
 
 
 def by_method(**handlers: Handler) -> Handler:

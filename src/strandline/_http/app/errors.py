@@ -13,6 +13,7 @@ from strandline._http.dialects.agentcore import dialect as agentcore
 from strandline._http.dialects.agentcore import wire as agentcore_wire
 from strandline._http.dialects.openai import wire as openai_wire
 from strandline._http.dialects.openai.dialect import is_spoken_at, nothing_at
+from strandline._http.forwardable import forwardable
 from strandline.errors import InvariantBroken, StrandlineError
 
 _log = logging.getLogger("strandline.http")
@@ -21,7 +22,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Endpoint:
-    """A handler as an ASGI app. Its exceptions become answers."""
+    """A handler as an ASGI app. Its exceptions become answers, but for those that send a request to another server."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
@@ -33,6 +34,8 @@ class Endpoint:
         except ClientDisconnect:
             response = Response(status_code=wire.CLIENT_LEFT)  # (an outer middleware would report silence as a defect)
         except Exception as error:
+            if (passed := forwardable(scope)) is not None and passed.passes(error):
+                raise
             response = response_to(error, scope)
         await response(scope, receive, send)
 

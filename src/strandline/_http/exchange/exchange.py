@@ -6,6 +6,7 @@ disconnects, resumed streams, and a stopping server. Knows no dialect.
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Protocol, TypeVar
 
 from msgspec import Struct
@@ -20,8 +21,10 @@ from strandline._http import wire
 from strandline._http.audit import interrupted
 from strandline._http.exchange.idempotency import REPLAYED, idempotency_key
 from strandline._http.exchange.run_request import UNTIL_IT_ENDS, RunRequest
-from strandline._http.exchange.sse import EventResponse, disconnected
+from strandline._http.exchange.sse import EventResponse, RunEvents, disconnected
+from strandline._http.forwardable import Forwardable, forwardable
 from strandline._model import Outcome, RunId
+from strandline.errors import NotOwner
 
 T = TypeVar("T")
 
@@ -96,7 +99,8 @@ class Exchange:
         """Answer a request for a run. Once accepted, it survives its client unless `on_disconnect` says otherwise."""
         run_request = await dialect.parse(request)
         key = idempotency_key(request)
-        ticket = await self._service.submit(run_request.for_service(key))
+        run_id = self._run_id(request, run_request)
+        ticket = await self._service.submit(run_request.for_service(key), run_id=run_id)
         interrupted(request, ticket)
         run = Accepted(request, run_request, ticket, key is not None)
         dialect.accepted(run)
@@ -106,7 +110,33 @@ class Exchange:
         end: Outcome | Later = Later.LATER
         if run_request.wait_s is not None:
             end = await self.while_connected(request, ticket.run_id, _end_of(ticket.stream, run_request.wait_s))
+            passed = forwardable(request.scope)
+            if passed is not None and (moved := self.continues_elsewhere(passed, ticket.stream)) is not None:
+                raise moved
         return await dialect.answer(run, end)
+
+    def _run_id(self, request: Request, run_request: RunRequest) -> RunId | None:
+        """Return the id for a requested run, if another server may have to answer; None: the service draws one."""
+        if (passed := forwardable(request.scope)) is None:
+            return None
+        if passed.run_id is None:
+            passed.run_id = self._service.new_run_id(run_request.key)
+        return passed.run_id
+
+    def continues_elsewhere(self, passed: Forwardable, stream: RunStream) -> NotOwner | None:
+        """Return the error if the run of a stream that has ended continues at another server, or will soon.
+
+        A server that stops sends the requests of other servers back to them, and its own clients away.
+        """
+        stops = passed.forwarded and self._service.stopping
+        if stream.is_postponed and (stops or not self._service.ownership.owns(stream.key)):
+            return self._service.ownership.moved(stream.key)
+        return None
+
+    def sends_away(self, request: Request) -> bool:
+        """Return whether a server that stops sends a request back to the server that it came from."""
+        passed = forwardable(request.scope)
+        return passed is not None and passed.forwarded and self._service.stopping
 
     async def while_connected(self, request: Request, run_id: RunId, answer: "asyncio.Future[T]") -> T:
         """Return the result of `answer`. Raises `ClientDisconnect` if the client disconnects first.
@@ -141,6 +171,7 @@ class Exchange:
             headers,
             opening=frames.opening(),
             closing=frames.closing,
+            continues=partial(self.continues_elsewhere, stream=stream) if isinstance(frames, RunEvents) else None,
         )
 
 

@@ -18,8 +18,9 @@ from strandline._engine.events import Event, Numbered, type_of
 from strandline._engine.streams import LARGE, RunStream, Subscription, as_last
 from strandline._http import wire
 from strandline._http.exchange.input_requests import HowToAnswer, how_to_answer, open_requests
+from strandline._http.forwardable import Forwardable, forwardable
 from strandline._model import RunId, SessionId
-from strandline.errors import Invalid
+from strandline.errors import Invalid, NotOwner
 
 MEDIA_TYPE: Final = "text/event-stream"
 FIRST_S: Final = 0.1
@@ -40,7 +41,8 @@ class EventResponse(Response):
 
     `frame` encodes an event, perhaps as no bytes; `left` is called with whether the client disconnected. `opening` is
     sent before all events, `closing()` after the last. Without an `opening` the first event has `retry`, and a
-    comment is sent if no event comes soon, for proxies that hold headers back until a body begins.
+    comment is sent if no event comes soon, for proxies that hold headers back until a body begins. With `continues`
+    another server can resume the stream; at its end, the error that it returns is raised, and the response has no end.
     """
 
     media_type = MEDIA_TYPE
@@ -54,7 +56,9 @@ class EventResponse(Response):
         *,
         opening: bytes = b"",
         closing: Callable[[], bytes] = bytes,
+        continues: Callable[[Forwardable], NotOwner | None] | None = None,
     ) -> None:
+        self._continues = continues
         self._events = events
         self._opening = opening
         self._closing = closing
@@ -67,6 +71,9 @@ class EventResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until they or the connection end."""
         events = self._events
+        passed = None if self._continues is None else forwardable(scope)
+        if passed is not None:
+            passed.resumable = True
         if scope["method"] == "HEAD":  # answered with headers only, which would never end
             events.close()
         gone = asyncio.ensure_future(disconnected(receive))
@@ -82,11 +89,15 @@ class EventResponse(Response):
                     for portion in _portions(b"".join([before, *map(self._frame, numbered)])):
                         await send(_part(portion))
                         before = b""
+                    if passed is not None:
+                        passed.last_id = _last_id(numbered, passed.last_id)
                     if events.is_behind:
                         await asyncio.sleep(0)  # a subscriber that catches up yields to others
                 elif not events.is_over:
                     await send(_part(_ALIVE))
                 wait_s = ALIVE_S
+            if passed is not None and self._continues is not None and (moved := self._continues(passed)) is not None:
+                raise moved
             if not gone.done():
                 await send(_part(self._closing(), more=False))
         finally:
@@ -174,6 +185,11 @@ def _event_id(request: Request) -> int | None:
     """Return the number in `Last-Event-ID`, 0 without one, None if it is not a possible id."""
     text = request.headers.get("last-event-id", "").strip() or "0"
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 17 else None
+
+
+def _last_id(numbered: list[Numbered], before: int) -> int:
+    """Return the last id among events as they are sent; `before` if none has one."""
+    return next((number for each in reversed(numbered) if (number := as_last(each).number) is not None), before)
 
 
 def _portions(body: bytes) -> Iterator[bytes]:

@@ -21,6 +21,7 @@ BURST: Final = 20
 EVERY_S: Final = 10.0
 LONGEST_ROUTE: Final = 200
 FOREIGN: Final = "foreign"
+NO_SERVER: Final = "no_server"
 
 
 class Denials:
@@ -46,6 +47,10 @@ class Denials:
                 self._denied(scope, error.reason, f"{error} ({shown})")
             case wire.OperatorsOnly():
                 self._denied(scope, error.code, f"{error} (key {error.key_id})")
+
+    def of_servers(self, scope: Scope, why: str) -> None:
+        """Log and count a request that came where only other servers of the cluster may send any."""
+        self._denied(scope, NO_SERVER, why)
 
     def _denied(self, scope: Scope, reason: str, why: str) -> None:
         self._on_denied(reason)

@@ -35,6 +35,8 @@ from strandline._http.middleware.connection_limiter import (
 from strandline._http.middleware.guard import EXEMPT
 from strandline.errors import StrandlineError
 
+CUT: Final = "strandline.cut"
+"""The key of a function in a request's scope that closes its connection although its response is not complete."""
 MAX_HEAD_BYTES: Final = 16 * 1024
 """Maximum of a request's line and headers. Other servers and proxies allow 8 to 64 KiB."""
 MAX_HEADS_BYTES: Final = 8 * 1024 * 1024
@@ -248,6 +250,7 @@ class Connection(uvicorn.Connection):
             raise wire.Malformed
         self._unread = self._before = 0
         self._in_body = True
+        self.scope[CUT] = self.cut_answer  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
         self._unanswered.append(self.cycle)
         if self._limiter.stops:
@@ -311,6 +314,12 @@ class Connection(uvicorn.Connection):
     def cut(self) -> None:
         """Close it without an answer."""
         self.transport.abort()
+
+    def cut_answer(self) -> None:
+        """Close it in the middle of an answer that must not look complete. What was sent still arrives."""
+        if (request := self.latest_request()) is not None:
+            uvicorn.mark_disconnected(request)
+        self.transport.close()
 
     def take_probes_only(self, most: int) -> None:
         """Answer probes; refuse all other requests."""

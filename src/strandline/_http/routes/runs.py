@@ -18,6 +18,7 @@ from strandline._http.caller import principal_of
 from strandline._http.exchange.exchange import Exchange
 from strandline._http.exchange.run_request import Priority, whole_number
 from strandline._http.exchange.sse import RunEvents, last_event_id
+from strandline._http.forwardable import only_once
 from strandline._model import IfBusy, InputRequest, Message, RunError, RunId, RunStatus, SessionId
 from strandline._older_names import field_note
 from strandline._settings import AppSettings
@@ -133,6 +134,8 @@ class Runs:
         if view.run.outcome is None:
             waiting = asyncio.ensure_future(self._service.wait(principal, run_id, wait_s))
             view = await self._exchange.while_connected(request, run_id, waiting)
+            if view.run.outcome is None and self._exchange.sends_away(request):
+                raise self._service.ownership.moved(view.run.key)
         return wire.answer(run_body(view), headers={"Preference-Applied": f"wait={wait_s}"})
 
     async def all(self, request: Request) -> Response:
@@ -162,6 +165,7 @@ class Runs:
         priority = whole_number(body.priority)
         if (priority is None) is not body.front:
             raise Invalid(f"the body needs one of two fields: {reads}")
+        only_once(request)
         view = await self._service.move(principal_of(request), run_id, priority)
         where = "to the front" if priority is None else f"to priority {priority}"
         changed(request, f"moved run {run_id} of session {view.run.key.session_id} {where}")

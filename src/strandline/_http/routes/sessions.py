@@ -14,6 +14,7 @@ from strandline._engine.service import Service
 from strandline._http import wire
 from strandline._http.audit import changed
 from strandline._http.caller import Caller, caller_of, session_of
+from strandline._http.forwardable import only_once
 from strandline._http.routes.runs import runs_body
 from strandline._model import (
     Block,
@@ -170,6 +171,7 @@ class Sessions:
     async def delete(self, request: Request) -> Response:
         """Delete a session and its history; 409 while a run of it waits or executes."""
         key = _key(request)
+        only_once(request)
         if not await self._service.delete(key):
             raise NotFound(f"there is no session {key.session_id}")
         changed(request, f"deleted session {key.session_id}")

@@ -1,0 +1,64 @@
+"""Which sessions this server answers for: all of its journal's, or with several servers those of its own partitions.
+
+The service asks before it does anything for a session or a run, so that a request for one of another server changes
+nothing here and can be passed on. Whatever is only read from storage (history, lists) any server answers.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct
+
+from strandline._journal.cluster import Cluster, Shared
+from strandline._journal.partitions import partition_of
+from strandline._journal.port import Journal
+from strandline._model import SessionKey
+from strandline.errors import NotOwner
+
+MOVED_S: Final = 1.0
+"""`Retry-After` of a session that no server owns at the moment."""
+
+
+class Ownership(Struct, eq=False):
+    """Belongs to the serving loop. `on_foreign` is called for each request that another server has to answer."""
+
+    _shared: Shared | None
+    _on_foreign: Callable[[], object]
+
+    @classmethod
+    def of(cls, journal: Journal, on_foreign: Callable[[], object]) -> "Ownership":
+        """Return what is owned of a journal."""
+        return cls(journal if isinstance(journal, Shared) else None, on_foreign)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other servers may use the journal too."""
+        return self._shared is not None
+
+    def others(self) -> Cluster:
+        """Return the servers over a journal that `is_shared`, once it is open."""
+        assert self._shared is not None
+        return self._shared.cluster
+
+    def owns(self, key: SessionKey) -> bool:
+        """Return whether this server answers for a session."""
+        return self._shared is None or self._shared.cluster.owns(partition_of(key))
+
+    def check(self, key: SessionKey) -> None:
+        """Raise `NotOwner` unless this server answers for a session."""
+        if not self.owns(key):
+            self._on_foreign()
+            raise self.moved(key)
+
+    def moved(self, key: SessionKey) -> NotOwner:
+        """Return the error for a session that another server has, or none."""
+        return moved(partition_of(key))
+
+
+def moved(partition: int) -> NotOwner:
+    """Return the error for a session of a partition that another server has, or none."""
+    return NotOwner(
+        "no server has the session at the moment: its server was lost or left, and another one takes over",
+        retry_after_s=MOVED_S,
+        partition=partition,
+    )

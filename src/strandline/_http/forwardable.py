@@ -1,0 +1,53 @@
+"""What the application and the server's forwarding show each other about one request, in its scope.
+
+With several servers over one journal, a request may be for a session of another one: the application raises `NotOwner`
+before it has changed anything, and the request is sent to the owner. Without a record in the scope the server is alone,
+and such an error is an answer like any other.
+"""
+
+from typing import Final
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.types import Scope
+
+from strandline._model import RunId
+from strandline.errors import Draining, NotOwner, NotReady
+
+FORWARDABLE: Final = "strandline.forwardable"
+"""The key of a request's `Forwardable` in its scope."""
+
+
+class Forwardable(Struct):
+    """A request that may be answered by another server. Every field but `forwarded` is the application's to set."""
+
+    forwarded: bool = False
+    """Whether another server has sent it here, for a client of its own."""
+    run_id: RunId | None = None
+    """The id of the run that it requests: the same one wherever and however often it is sent."""
+    once: bool = False
+    """Whether it must not be sent again if its answer was lost."""
+    resumable: bool = False
+    """Whether its answer is a stream of events that can be resumed after the id of one, and ends with the last of all
+    ids."""
+    last_id: int = 0
+    """The id of the last event that its stream has sent."""
+
+    def passes(self, error: Exception) -> bool:
+        """Return whether an error is no answer, but sends the request to another server.
+
+        A server that starts or stops has nothing to say to the clients of others: its sessions move.
+        """
+        return isinstance(error, NotOwner) or (self.forwarded and isinstance(error, Draining | NotReady))
+
+
+def forwardable(scope: Scope) -> Forwardable | None:
+    """Return the record of a request; None: no other server could answer it."""
+    found: Forwardable | None = scope.get(FORWARDABLE)
+    return found
+
+
+def only_once(request: Request) -> None:
+    """Note that a request must not be sent again if its answer was lost."""
+    if (found := forwardable(request.scope)) is not None:
+        found.once = True

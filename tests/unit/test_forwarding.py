@@ -1,0 +1,261 @@
+"""A request for a session of another server: real services, real HTTP, a cluster that the test moves about."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from cluster_support import pair, partition, run, servers, until
+from engine_support import prompt_of
+from strandline._access.keyring import new_key
+from strandline._agents.port import Attempt
+from strandline._journal.cluster import Peer
+from strandline._journal.partitions import PARTITIONS
+from strandline._model import OnDisconnect
+from strandline.testing import Gate
+
+
+def test_a_chat_is_answered_by_the_server_that_has_its_session() -> None:
+    async def scene() -> None:
+        async with pair() as (_, first, owner, client):
+            answer = await client.post("/chat", json={"session_id": "s", "message": "hello"})
+
+            assert answer.status_code == 200
+            assert answer.json()["response"] == "echo hello"
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert len(answer.headers.get_list("x-content-type-options")) == 1
+            assert [first.recorder.accepts, owner.recorder.accepts] == [0, 1]
+            assert first.recorder.forwards["answered"] == 1
+            assert first.service.refused == 0
+
+    run(scene)
+
+
+ROUTES: list[tuple[str, str, Any, int]] = [
+    ("POST", "/v1/sessions/s/runs", {"input": "hi"}, 202),
+    ("GET", "/v1/sessions/s/runs", None, 200),
+    ("GET", "/v1/sessions/s", None, 200),
+    ("HEAD", "/v1/sessions/s", None, 200),
+    ("POST", "/v1/sessions/s/pause", None, 200),
+    ("POST", "/v1/sessions/s/resume", None, 200),
+    ("POST", "/v1/sessions/s/cancel", {"running": True}, 200),
+    ("POST", "/v1/chat/completions", {"model": "x", "user": "s", "messages": [{"role": "user", "content": "hi"}]}, 200),
+    ("POST", "/chat", {"session_id": "s", "message": "hi"}, 200),
+    ("DELETE", "/v1/sessions/s", None, 204),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "status"), ROUTES, ids=lambda each: str(each)[:40])
+def test_every_route_of_a_session_is_forwarded(method: str, path: str, body: Any, status: int) -> None:
+    async def scene() -> None:
+        async with pair() as (_, first, owner, client):
+            begun = await client.post("/chat", json={"session_id": "s", "message": "before"})
+            assert begun.status_code == 200
+            answer = await client.request(method, path, json=body)
+
+            assert answer.status_code == status, answer.text
+            await until(lambda: first.recorder.forwards["answered"] == 2, "both were answered by the owner")
+            async with httpx.AsyncClient(base_url=owner.url, trust_env=False) as at_owner:
+                same = await at_owner.request(method, path, json=body)
+            assert same.status_code in (status, 404)
+            assert sorted(same.headers) == sorted(answer.headers) or same.status_code == 404
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "", 200), ("POST", "/cancel", 409), ("POST", "/move", 409), ("GET", "/events", 200)],
+)
+def test_every_route_of_a_run_is_forwarded(method: str, path: str, status: int) -> None:
+    async def scene() -> None:
+        async with servers() as found:
+            first, owner = await found.start(), await found.start()
+            found.town.give(owner, *range(PARTITIONS))
+            # (its record is in storage, which all servers read: here in the owner's journal)
+            first.journal._connection = owner.journal._connection
+            async with httpx.AsyncClient(base_url=first.url, trust_env=False) as client:
+                begun = await client.post("/chat", json={"session_id": "s", "message": "before"})
+                body = {"front": True} if path == "/move" else None
+                answer = await client.request(method, f"/v1/runs/{begun.json()['run_id']}{path}", json=body)
+
+            assert answer.status_code == status, answer.text
+            await until(lambda: first.recorder.forwards["answered"] == 2, "both were answered by the owner")
+
+    run(scene)
+
+
+def test_a_request_whose_answer_was_lost_is_sent_again_and_is_one_run() -> None:
+    async def scene() -> None:
+        gate = Gate()
+
+        async def held(attempt: Attempt) -> str:
+            await gate.wait()
+            return f"echo {prompt_of(attempt)}"
+
+        async with pair(held) as (_, first, owner, client):
+            asked = asyncio.create_task(client.post("/chat", json={"session_id": "s", "message": "once"}))
+            await until(lambda: owner.recorder.accepts, "the run is accepted")
+            for web, _ in owner._webs:
+                for connection in list(web.server_state.connections):
+                    connection.transport.abort()
+            await until(lambda: first.recorder.forwards["lost"], "the answer is lost")
+            gate.open()
+            answer = await asked
+
+            assert answer.json()["response"] == "echo once"
+            assert "idempotency-replayed" not in answer.headers
+            assert owner.recorder.accepts == 1
+
+    run(scene)
+
+
+def test_a_request_waits_for_the_next_owner_and_is_answered_by_it() -> None:
+    async def scene() -> None:
+        async with pair() as (found, _first, owner, client):
+            lost = partition("s")
+            found.town.owners[lost] = None
+            asked = asyncio.create_task(client.post("/chat", json={"session_id": "s", "message": "hello"}))
+            await until(lambda: found.town.refreshed, "it waits")
+            found.town.give(owner, lost)
+
+            assert (await asked).json()["response"] == "echo hello"
+
+    run(scene)
+
+
+def test_a_server_that_becomes_the_owner_itself_answers_itself() -> None:
+    async def scene() -> None:
+        async with pair() as (found, first, _owner, client):
+            lost = partition("s")
+            found.town.owners[lost] = None
+            asked = asyncio.create_task(client.post("/chat", json={"session_id": "s", "message": "hello"}))
+            await until(lambda: found.town.refreshed, "it waits")
+            found.town.give(first, lost)
+
+            assert (await asked).json()["response"] == "echo hello"
+            assert first.recorder.accepts == 1
+
+    run(scene)
+
+
+def test_an_owner_that_has_lost_the_session_sends_the_request_away() -> None:
+    async def scene() -> None:
+        async with pair() as (found, first, owner, client):
+            third = await found.start()
+            views = first.journal.cluster
+            real, stale = views.owner, found.town.peers[owner.id]
+            found.town.give(third, partition("s"))
+
+            def outdated(partition: int) -> Peer | None:
+                return real(partition) if found.town.refreshed else stale
+
+            views.owner = outdated  # type: ignore[method-assign]
+            answer = await client.post("/chat", json={"session_id": "s", "message": "hello"})
+
+            assert answer.json()["response"] == "echo hello"
+            assert first.recorder.forwards["moved"] == 1
+            assert [owner.recorder.accepts, third.recorder.accepts] == [0, 1]
+
+    run(scene)
+
+
+def test_without_an_owner_for_longer_than_a_lease_it_is_503_moved_in_the_form_of_the_path() -> None:
+    async def scene() -> None:
+        async with pair(lease_s=-2.9) as (found, first, _owner, client):
+            found.town.owners[partition("s")] = None
+            answer = await client.post("/chat", json={"session_id": "s", "message": "hello"})
+            body = {"model": "x", "user": "s", "messages": [{"role": "user", "content": "hi"}]}
+            openai = await client.post("/v1/chat/completions", json=body)
+
+            assert (answer.status_code, answer.json()["code"]) == (503, "moved")
+            assert answer.headers["retry-after"] == "1"
+            assert first.recorder.refusals["moved"] == 2
+            assert (openai.status_code, openai.json()["error"]["code"]) == (503, "moved")
+
+    run(scene)
+
+
+def test_a_run_goes_on_at_the_server_that_takes_over_and_its_client_is_answered() -> None:
+    async def scene() -> None:
+        gate = Gate()
+
+        async def held(attempt: Attempt) -> str:
+            await gate.wait()
+            return f"echo {prompt_of(attempt)}"
+
+        async with pair(held) as (found, _first, owner, client):
+            asked = asyncio.create_task(client.post("/chat", json={"session_id": "s", "message": "hello"}))
+            await until(gate.reached.is_set, "it executes")
+            await owner.kill()
+            heir = await found.take_over(owner)
+            answer = await asked
+
+            assert (answer.status_code, answer.json()["response"]) == (200, "echo hello")
+            assert heir.recorder.accepts == 0  # (it is the run that was accepted before)
+
+    run(scene)
+
+
+def test_a_deletion_whose_answer_was_lost_is_not_sent_again() -> None:
+    async def scene() -> None:
+        async with pair() as (_found, _first, owner, client):
+            await client.post("/chat", json={"session_id": "s", "message": "hello"})
+            delete = owner.service.delete
+
+            async def cut(key: Any) -> bool:
+                await delete(key)
+                owner.cut()
+                return True
+
+            owner.service.delete = cut
+            answer = await client.delete("/v1/sessions/s")
+
+            assert (answer.status_code, answer.json()["code"]) == (502, "answer_lost")
+
+    run(scene)
+
+
+def test_a_client_that_disconnects_is_a_disconnect_at_the_owner_and_a_lost_server_is_none() -> None:
+    async def scene() -> None:
+        gate = Gate()
+
+        async def held(attempt: Attempt) -> str:
+            await gate.wait()
+            return "never"
+
+        async with pair(held, on_disconnect=OnDisconnect.CANCEL, cancel_grace_s=0.0) as (_found, first, owner, client):
+            asked = asyncio.create_task(client.post("/chat", json={"session_id": "s", "message": "hello"}))
+            await until(gate.reached.is_set, "it executes")
+            asked.cancel()
+            await until(lambda: owner.service.health().lost_clients, "the owner learns of it")
+            await until(lambda: not owner.service.health().running, "the run is cancelled")
+
+            asked = asyncio.create_task(client.post("/chat", json={"session_id": "t", "message": "hello"}))
+            await until(lambda: owner.service.health().running, "it executes")
+            first.cut()
+            with pytest.raises(httpx.HTTPError):
+                await asked
+            await until(lambda: not owner.service.vitals().subscribers, "the owner noticed")
+            assert owner.service.health().lost_clients == 1
+            gate.open()
+
+    run(scene)
+
+
+def test_the_caller_and_its_rights_are_those_that_its_server_has_identified() -> None:
+    async def scene() -> None:
+        key, kept = new_key("ada")
+        async with pair(api_keys=[kept.line()]) as (_, _first, owner, client):
+            refused = await client.post("/chat", json={"session_id": "s", "message": "hello"})
+            bearer = {"Authorization": f"Bearer {key}"}
+            answer = await client.post("/chat", json={"session_id": "s", "message": "hello"}, headers=bearer)
+
+            assert (refused.status_code, answer.status_code) == (401, 200)
+            assert json.loads(answer.content)["response"] == "echo hello"
+            listed = await owner.service.sessions(None)
+            assert [each.key for each in listed.sessions] == [("ada", "s")]
+
+    run(scene)

@@ -1,0 +1,176 @@
+"""The listener for other servers believes their messages only, and each only once."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from msgspec.structs import replace
+
+from cluster_support import Served, pair, run
+from engine_support import Played, echo
+from strandline._clock import SystemClock
+from strandline._composition import build_http, build_service
+from strandline._http.forwarding.envelope import (
+    EARLY_S,
+    LATE_S,
+    REMEMBERED,
+    Envelope,
+    Forward,
+    Inbox,
+    Left,
+    Mistimed,
+    Untrusted,
+    digest_of,
+    length_of,
+    signed,
+)
+from strandline._http.middleware.access import AccessMiddleware, StartWait
+from strandline._journal.memory import MemoryJournal
+from strandline._settings import Settings
+from strandline._telemetry.recorder import MetricsRecorder
+from strandline._telemetry.traces import Traces
+from strandline.testing._virtual import InlineLoops
+
+BODY = b'{"session_id": "s", "message": "hello"}'
+SECRET = b"s" * 32
+
+
+def message(receiver: int, number: int = 1, **changes: Any) -> Forward:
+    """Return a request of ada, as server 7 sends it."""
+    whole = Forward(
+        sender=7,
+        receiver=receiver,
+        number=number,
+        at=SystemClock().now(),
+        method="POST",
+        path=b"/chat",
+        query=b"",
+        headers=[(b"content-type", b"application/json")],
+        size=len(BODY),
+        digest=digest_of(BODY),
+        client="192.0.2.1",
+        principal="ada",
+        operator=False,
+        key_id=b"",
+        run_id=None,
+    )
+    return replace(whole, **changes)
+
+
+async def sent(server: Served, content: bytes, path: str = "/forward", method: str = "POST") -> httpx.Response:
+    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+        return await client.request(method, f"http://{server.address}{path}", content=content)
+
+
+Case = Callable[[Served], tuple[bytes, str, str]]
+
+
+def _altered(server: Served) -> tuple[bytes, str, str]:
+    head = signed(SECRET, message(server.id))
+    return head.replace(b"ada", b"bob") + BODY, "/forward", "POST"
+
+
+CASES: dict[str, Case] = {
+    "a public request": lambda server: (BODY, "/chat", "POST"),
+    "a probe": lambda server: (b"", "/health", "GET"),
+    "nothing": lambda server: (b"", "/forward", "POST"),
+    "noise": lambda server: (b"\0\0\1\0" + b"x" * 300, "/forward", "POST"),
+    "a length without end": lambda server: (b"\xff\xff\xff\xff" + b"x" * 300, "/forward", "POST"),
+    "another secret": lambda server: (signed(b"t" * 32, message(server.id)) + BODY, "/forward", "POST"),
+    "another principal": _altered,
+    "another body": lambda server: (
+        signed(SECRET, message(server.id)) + BODY.replace(b"hello", b"hallo"), "/forward", "POST"
+    ),
+    "less of the body": lambda server: (signed(SECRET, message(server.id)) + BODY[:-1], "/forward", "POST"),
+    "another receiver": lambda server: (signed(SECRET, message(server.id + 1)) + BODY, "/forward", "POST"),
+    "another path": lambda server: (signed(SECRET, message(server.id)) + BODY, "/chat", "POST"),
+    "a huge body": lambda server: (signed(SECRET, message(server.id, size=10**9)) + BODY, "/forward", "POST"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_inner_listener_refuses_whatever_no_server_of_the_cluster_has_signed(case: str) -> None:
+    async def scene() -> None:
+        async with pair() as (_, _first, owner, _client):
+            content, path, method = CASES[case](owner)
+            answer = await sent(owner, content, path, method)
+
+            assert (answer.status_code, answer.content) == (403, b"")
+            assert owner.recorder.accepts == 0
+            assert owner.recorder.denials["no_server"] == 1
+
+    run(scene)
+
+
+def test_the_inner_listener_answers_a_signed_message_for_its_principal_and_only_once() -> None:
+    async def scene() -> None:
+        async with pair() as (_, _first, owner, _client):
+            content = signed(SECRET, message(owner.id)) + BODY
+            answer, again = await sent(owner, content), await sent(owner, content)
+
+            assert answer.json()["response"] == "echo hello"
+            assert (again.status_code, again.content) == (403, b"")
+            assert [each.key.principal for each in (await owner.service.sessions(None)).sessions] == ["ada"]
+
+    run(scene)
+
+
+def test_a_server_whose_clock_is_wrong_by_minutes_is_believed_once_it_knows_the_time_here() -> None:
+    async def scene() -> None:
+        async with pair() as (_found, first, owner, client):
+            first.forwarder._clock = Late()
+            answers = [await client.post("/chat", json={"session_id": "s", "message": text}) for text in "ab"]
+
+            assert [each.json()["response"] for each in answers] == ["echo a", "echo b"]
+            assert owner.recorder.accepts == 2
+
+    run(scene)
+
+
+class Late(SystemClock):
+    def now(self) -> float:
+        return super().now() - 600.0
+
+
+def opened(inbox: Inbox, content: bytes) -> Envelope:
+    assert length_of(content) == len(content) - 36
+    return inbox.open(content[4:36], content[36:])
+
+
+def test_a_message_counts_once_and_for_half_a_minute() -> None:
+    now = [1000.0]
+    inbox = Inbox(SECRET, 1, lambda: now[0])
+    for at in (now[0] - LATE_S - 1, now[0] + EARLY_S + 1):
+        with pytest.raises(Mistimed):
+            opened(inbox, signed(SECRET, message(1, at=at)))
+    left = Left(sender=7, receiver=1, number=2, at=now[0], of=1)
+    assert opened(inbox, signed(SECRET, left)) == left
+    with pytest.raises(Untrusted):
+        opened(inbox, signed(SECRET, left))
+    assert opened(inbox, signed(SECRET, replace(left, sender=8)))  # (numbers are each sender's own)
+
+
+def test_what_is_remembered_of_numbers_is_bounded_and_what_is_forgotten_is_refused() -> None:
+    inbox = Inbox(SECRET, 1, lambda: 0.0)
+    for number in range(REMEMBERED + 2):
+        inbox._note(7, number)
+    floor, seen = inbox._seen[7]
+    assert len(seen) <= REMEMBERED // 2 + 2
+    with pytest.raises(Untrusted):
+        inbox._note(7, floor)
+    inbox._note(7, REMEMBERED + 2)
+
+
+def test_without_other_servers_nothing_is_forwarded_and_there_is_no_inner_application() -> None:
+    async def scene() -> None:
+        settings, recorder = Settings(journal="memory:"), MetricsRecorder()
+        clock = SystemClock()
+        service = build_service(settings, Played(echo), MemoryJournal(clock), InlineLoops(), clock, recorder, Traces())
+        apps = build_http(settings, service, recorder, Traces(), loopback=True, keys=None)
+        assert apps.inner is None
+        assert isinstance(apps.public, AccessMiddleware)
+        assert isinstance(apps.public._app, StartWait)
+
+    asyncio.run(scene())
