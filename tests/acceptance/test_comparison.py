@@ -355,13 +355,10 @@ def test_figures_are_those_of_the_performance_page() -> None:
     assert "15 KB" in PAGE
 
 
-def test_every_row_of_the_page_is_measured_and_every_link_leads_somewhere() -> None:
+def test_every_row_of_the_page_is_measured() -> None:
     measured = set(re.findall(r'== row\(\s*"(.+)"\s*\)', Path(__file__).read_text()))
     own, _, others = PAGE.partition("\n## With other servers\n")
     assert others, "what was measured once, by hand, has a section of its own"
     rows = [line.split("|")[1].strip() for line in own.splitlines() if line.startswith("| ")]
     figures = {"One client, an answer, p50", "64 sessions, answers a second", "An idle session, memory"}
     assert set(rows) == measured | figures | {"When this happens", ""}
-    for target in re.findall(r"\]\(([^)#]+)\)", PAGE):
-        assert target.startswith("http") or (TESTS.parent / "docs" / target).exists(), target
-    assert "```" not in PAGE.replace("```sh\nstrandline demo race\n```", "")

@@ -3,7 +3,7 @@
 | block | is |
 |---|---|
 | `console` | commands after `$ `, each of which prints what is shown below it |
-| `sh` | commands that succeed, and print the `json` or `text` block below, if there is one |
+| `sh` | commands that succeed and print something, if there is a `json` or `text` block below then that |
 | `sh` that ends with `strandline serve` | the server that answers from then on; it logs the `text` block below |
 | `python` with `# name.py` above | a file that is written; with a `text` block below, a program that prints it |
 | `python` with a `text` block below | a program that prints it |
@@ -129,11 +129,11 @@ class PageRun:
             case "console":
                 assert block.text.startswith("$ "), f"{block.place} begins with no command"
                 for command, shown in typed_and_shown(block.text):
-                    self._compare(step, command, self._typed(command, both=True), shown)
+                    self._compare(step, command, self._typed(step, command, both=True), shown)
             case _ if "strandline serve" in block.text.splitlines()[-1]:
                 self._serve(step)
             case _:
-                self._compare(step, block.text, self._typed(block.text, both=False), step.output)
+                self._compare(step, block.text, self._typed(step, block.text, both=False), step.output)
 
     def _prepare(self, prepare: Prepare) -> None:
         folder = self._folder / f"served-{len(self._waiting)}"
@@ -161,19 +161,22 @@ class PageRun:
             assert line.startswith("strandline serve"), f"{step.block.place}: name a test of this block: {line}"
             arguments = shlex.split(line)[2:]
             self._start(list(arguments), self._folder)
-            self._ask(arguments)
+            self._ask(step, arguments)
         if step.output is not None:
             server, shown = self._server, pattern(step.output)
             assert server is not None
             until(lambda: re.search(shown, server.stderr), f"{step.block.place} logs\n{step.output}\n{server.stderr}")
 
-    def _ask(self, arguments: list[str]) -> None:
+    def _ask(self, step: Step, arguments: list[str]) -> None:
         """Ask what the page's entry has for this target, in one session; another one hears nothing of it."""
         asked = [each for each in self._page.asks if " ".join(arguments).startswith(each[0])]
-        assert asked or not self._page.asks, f"say in tests/docs/page_table.py what {arguments} answers"
+        assert asked or not self._page.asks, f"{step.block.place}: say in tests/docs/page_table.py what it answers"
         for _, message, answer in asked:
             assert self._server is not None
-            assert answer in self._server.chat(message, "ada")["response"], arguments
+            got = self._server.chat(message, "ada")["response"]
+            assert answer in got, (
+                f"{step.block.place}: {message}\nanswered:\n{got}\nin tests/docs/page_table.py:\n{answer}"
+            )
             if "--history" not in arguments:
                 assert texts(self._server.history("ada"), "user")[-1] == message
             assert self._server.history("bob") == []
@@ -187,9 +190,9 @@ class PageRun:
             url = "" if self._server is None else self._server.url
             here = block.text.replace("http://127.0.0.1:8080", url) if block.file is None else block.text
             (self._folder / name).write_text(here)
-            self._compare(step, name, self._typed(f"{sys.executable} {name} {url}", both=False), step.output)
+            self._compare(step, name, self._typed(step, f"{sys.executable} {name} {url}", both=False), step.output)
 
-    def _typed(self, command: str, *, both: bool) -> str:
+    def _typed(self, step: Step, command: str, *, both: bool) -> str:
         """Type commands; return what they print: as a terminal shows it, or on stdout if all succeed."""
         command = command.replace("RUN_ID", self._run_id)
         url = None if self._server is None else self._server.url
@@ -199,7 +202,8 @@ class PageRun:
         if command.startswith("strandline doctor"):  # the usual port may be taken on this machine
             variables["STRANDLINE_PORT"] = str(free_port())
         done = shell(f"exec 2>&1\n{command}" if both else command, folder=self._folder, url=url, **variables)
-        assert both or (done.returncode, done.stderr) == (0, ""), f"{command}\n{done.stderr}"
+        failed = not both and (done.returncode, done.stderr) != (0, "")
+        assert not failed, f"{step.block.place}: {command}\nexit code {done.returncode}\n{done.stderr}"
         self._run_id = next(iter(re.findall(r"run_[0-9a-f]{8,}", done.stdout)), self._run_id)
         return done.stdout.removeprefix(": alive\n\n")  # (a stream says so first if its run is slow to start)
 
@@ -209,8 +213,8 @@ class PageRun:
             return
         for each in self._page.loose:
             shown = shown.replace(each, "...")
-        if step.output is not None and shown.startswith(("{", "[")):
+        try:
             same = shows(documents(got), documents(shown), whole=not self._page.parts)
-        else:
+        except ValueError:  # not JSON
             same = shows_text(got, shown)
         assert same, f"{step.block.place}: {command}\nprinted:\n{got}\nshown:\n{shown}"
