@@ -56,7 +56,7 @@ def open_journal(settings: Settings, clock: Clock, recorder: MetricsRecorder, *,
     `address` is where other servers with the same journal reach this one, if there can be any.
     """
     if (database := journal_database(settings)) is not None:
-        return _open_database(database, settings, clock, recorder)
+        return _open_database(database, settings, clock, recorder, address)
     if (file := journal_file(settings)) is None:
         return MemoryJournal(clock)
     from strandline._journal.sqlite import SqliteJournal
@@ -72,7 +72,7 @@ def open_journal(settings: Settings, clock: Clock, recorder: MetricsRecorder, *,
     )
 
 
-def _open_database(address: str, settings: Settings, clock: Clock, recorder: MetricsRecorder) -> Journal:
+def _open_database(conninfo: str, settings: Settings, clock: Clock, recorder: MetricsRecorder, address: str) -> Journal:
     """Return the journal in a database. Raises `SettingsError` without its driver, and for an address that is none."""
     try:
         from strandline._journal.postgres.journal import PostgresJournal
@@ -82,11 +82,16 @@ def _open_database(address: str, settings: Settings, clock: Clock, recorder: Met
             "journal names a PostgreSQL database, and its driver is not installed: pip install 'strandline[postgres]'"
         ) from error
     try:
-        check_conninfo(address)
+        check_conninfo(conninfo)
     except ValueError as error:
-        raise SettingsError(f"journal is {without_passwords(address)}, and {error}") from None
+        raise SettingsError(f"journal is {without_passwords(conninfo)}, and {error}") from None
     return PostgresJournal(
-        address, clock, lock_wait_s=settings.lock_wait_s, on_wait=_log.warning, on_commit=recorder.committed
+        conninfo,
+        clock,
+        lock_wait_s=settings.lock_wait_s,
+        on_wait=_log.warning,
+        on_commit=recorder.committed,
+        address=lambda: address,
     )
 
 

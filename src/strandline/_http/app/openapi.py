@@ -278,7 +278,7 @@ HEADERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
 """Response headers: schema and description. `_headers` says which answer has which."""
 
 _GUARDED: Final = (wire.Foreign, wire.Unauthorized)
-_READING: Final = (*_GUARDED, errors.NotReady, errors.JournalUnavailable)
+_READING: Final = (*_GUARDED, errors.NotReady, errors.NotOwner, errors.JournalUnavailable)
 _BODY: Final = (wire.Malformed, wire.BodyTooLarge, errors.Invalid)
 _UNNAMED: Final = (*_BODY, errors.NoSession)
 _ANSWERED: Final = (errors.NotFound, errors.AlreadyAnswered, errors.Dismissed)
@@ -313,7 +313,7 @@ OPERATIONS: Final = (
               refused=(errors.NotFound, errors.AlreadyEnded, *_V1)),
     Operation(method="POST", path="/v1/runs/{run_id}/move", tag="runs", takes=("run_id",),
               summary="Move a queued run", body=MoveBody, answers={200: RunBody},
-              refused=(errors.NotFound, errors.AlreadyEnded, errors.TooLate, *_V1)),
+              refused=(errors.NotFound, errors.AlreadyEnded, errors.TooLate, wire.AnswerLost, *_V1)),
     Operation(method="GET", path="/v1/sessions", tag="sessions", takes=("limit", "sessions_cursor"),
               summary="List all sessions", answers={200: SessionsBody}, refused=(errors.Invalid, *_READING)),
     Operation(method="GET", path="/v1/sessions/{session_id}", tag="sessions", takes=("session",),
@@ -321,7 +321,8 @@ OPERATIONS: Final = (
               refused=(errors.NotFound, errors.Invalid, *_READING)),
     Operation(method="DELETE", path="/v1/sessions/{session_id}", tag="sessions", takes=("session",),
               summary="Delete a session, its history, state and ended runs", answers={204: None},
-              refused=(errors.NotFound, errors.SessionBusy, errors.Invalid, errors.Draining, *_READING)),
+              refused=(errors.NotFound, errors.SessionBusy, errors.Invalid, errors.Draining, wire.AnswerLost,
+                       *_READING)),
     Operation(method="GET", path="/v1/sessions/{session_id}/runs", tag="sessions",
               takes=("session", "limit", "runs_cursor"),
               summary="List the runs of a session", answers={200: RunsBody},

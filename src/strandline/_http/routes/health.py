@@ -14,6 +14,7 @@ from strandline._engine.service import Service
 from strandline._http import wire
 from strandline._http.caller import caller_of
 from strandline._http.middleware.guard import Guard
+from strandline._journal.partitions import PARTITIONS
 from strandline._older_names import field_note
 from strandline._settings import AppSettings
 from strandline.errors import DiskLow, NoWorker
@@ -27,6 +28,13 @@ class CallerBody(Struct, frozen=True, kw_only=True):
     waiting: int
     still_working: int
     leftovers: Annotated[int, Meta(description=field_note("CallerBody", "leftovers"))]
+
+
+class ClusterBody(Struct, frozen=True):
+    """The servers that share the journal, and how many of the 256 parts of all sessions this one owns."""
+
+    servers: int
+    partitions: int
 
 
 class HealthBody(Struct, frozen=True, kw_only=True):
@@ -51,6 +59,10 @@ class HealthBody(Struct, frozen=True, kw_only=True):
     probe: bool
     """Whether the agent is the probe of `strandline check`."""
     workers: list[WorkerLoad] | UnsetType = UNSET
+    cluster: Annotated[
+        ClusterBody | UnsetType,
+        Meta(description="Shown if servers share the journal; all other numbers are this server's own"),
+    ] = UNSET
     callers: Annotated[
         dict[str, CallerBody] | UnsetType, Meta(description="Callers with activity, by name; shown to operators only")
     ] = UNSET
@@ -135,9 +147,16 @@ class Probes:
             version=__version__,
             probe=PROBE in self._service.serves,
             workers=[replace(each, silent_s=round(each.silent_s, 3)) for each in health.workers] or UNSET,
+            cluster=self._cluster(),
             callers=callers,
             principals=callers,
         )
+
+    def _cluster(self) -> ClusterBody | UnsetType:
+        if not (ownership := self._service.ownership).is_shared:
+            return UNSET
+        cluster = ownership.others()
+        return ClusterBody(len(cluster.peers), sum(map(cluster.owns, range(PARTITIONS))))
 
     async def livez(self, request: Request) -> Response:
         """Answer 200 while the process can answer."""

@@ -1,0 +1,151 @@
+"""Any server of a cluster answers for any session: installed servers on one PostgreSQL, clients of the wrong one."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.server import TARGETS, Server, texts, until
+from postgres_support import lease_of
+
+AGENT = TARGETS / "agent.py"
+LEASE_MS = 3_000
+STREAM = {"Accept": "text/event-stream"}
+
+
+@pytest.fixture
+def at() -> Iterator[Checkpoints]:
+    with checkpoints() as made:
+        yield made
+
+
+@contextmanager
+def two(at: Checkpoints, database: str, folder: Path) -> Iterator[tuple[Server, Server]]:
+    """Have two servers that own about half of the sessions each."""
+    lease_of(database, LEASE_MS)
+    both = [Server(AGENT, folder=folder, journal=database, variables=at.environment) for _ in range(2)]
+    try:
+        for each in both:
+            each.start()
+        until(lambda: min(partitions(each) for each in both) > 64, "both have a share")
+        yield both[0], both[1]
+    finally:
+        for each in both:
+            each.close()
+
+
+def partitions(server: Server) -> int:
+    return int(server.health()["cluster"]["partitions"])
+
+
+def accepted(server: Server) -> int:
+    """Return how many runs a server has accepted as their owner."""
+    found = re.search(r"^strandline_runs_accepted_total (\d+)", server.client.get("/metrics").text, re.M)
+    assert found is not None
+    return int(found[1])
+
+
+def sessions_of(owner: Server, other: Server, most: int = 2) -> list[str]:
+    """Return sessions of one of two servers; the other one is asked."""
+    found: list[str] = []
+    for number in range(200):
+        before = accepted(owner)
+        assert other.chat("hello", f"s{number}")["status"] == "success"
+        if accepted(owner) > before:
+            found.append(f"s{number}")
+        if len(found) == most:
+            return found
+    raise AssertionError("it owns nothing")
+
+
+def test_every_session_is_served_by_every_server(at: Checkpoints, database: str, tmp_path: Path) -> None:
+    with two(at, database, tmp_path) as (first, second):
+        for number in range(8):
+            for turn, server in enumerate((first, second, first)):
+                answer = server.chat(f"q{turn} a", f"t{number}")
+                assert answer["response"] == f"q{turn}: did a", answer
+        for number in range(8):
+            for server in (first, second):
+                assert texts(server.history(f"t{number}"), "user") == ["q0 a", "q1 a", "q2 a"]
+                assert server.client.get(f"/v1/sessions/t{number}").json()["messages"] == 12
+        assert [accepted(first) > 0, accepted(second) > 0] == [True, True]
+        assert accepted(first) + accepted(second) == 24
+        listed = [server.client.get("/v1/runs", params={"limit": 50}).json()["runs"] for server in (first, second)]
+        assert [each["run_id"] for each in listed[0]] == [each["run_id"] for each in listed[1]]
+        assert len(listed[0]) == 24
+
+
+def test_a_client_of_another_server_is_answered_although_the_owner_is_killed(
+    at: Checkpoints, database: str, tmp_path: Path
+) -> None:
+    with two(at, database, tmp_path) as (first, second):
+        chats, streams = sessions_of(second, first)
+        at.hold("c model 1", "e model 1")
+        answer = first.ask("c a", chats)
+        with first.client.stream(
+            "POST", f"/v1/sessions/{streams}/runs", json={"input": "e a"}, headers=STREAM, timeout=60
+        ) as stream:
+            lines = stream.iter_lines()
+            seen = [following(lines)]
+            at.reached("c model 1", "e model 1")
+            second.kill()
+            at.release()
+            while seen[-1]["type"] != "run.finished":
+                seen.append(following(lines))
+        assert answer.result().json()["response"] == "c: did a"
+        types = [each["type"] for each in seen]
+        assert types.count("run.restarted") == 1
+        assert seen[-1]["output"] == "e: did a"
+        ids = [each["id"] for each in seen if "id" in each]
+        assert ids == sorted(set(ids))
+        assert sorted(step for step in at.steps if step in ("c a", "e a")) == ["c a", "e a"]
+
+
+def test_a_client_of_another_server_is_answered_although_the_owner_stops(
+    at: Checkpoints, database: str, tmp_path: Path
+) -> None:
+    with two(at, database, tmp_path) as (first, second):
+        executing, waiting = sessions_of(second, first)
+        at.hold("c model 1", "w model 0")
+        answers = [first.ask("c a", executing), first.ask("w", waiting), first.ask("x", waiting)]
+        at.reached("c model 1", "w model 0")
+        second.terminate()
+        until(lambda: "draining" in second.client.get("/readyz").text, "it stops")
+        late = first.ask("y", waiting)
+        at.release()
+        assert second.ended() == 0
+        assert [each.result().json()["response"] for each in answers] == ["c: did a", "w", "x"]
+        assert late.result().json()["response"] == "y"
+
+
+def following(lines: Iterator[str]) -> dict[str, Any]:
+    """Return the next event of a stream."""
+    found: dict[str, Any] = {}
+    for line in lines:
+        name, _, value = line.partition(": ")
+        if name == "id":
+            found["id"] = int(value)
+        elif name == "data":
+            found |= json.loads(value)
+        elif not line and "type" in found:
+            return found
+    raise AssertionError("the stream ended")
+
+
+def test_the_inner_listener_of_a_server_says_nothing_to_others(at: Checkpoints, database: str, tmp_path: Path) -> None:
+    import psycopg
+
+    with two(at, database, tmp_path):
+        with psycopg.connect(database) as connection:
+            addresses = [address for (address,) in connection.execute("SELECT address FROM servers WHERE alive")]
+        assert len(set(addresses)) == 2
+        for address in addresses:
+            for path in ("/chat", "/health", "/forward", "/metrics"):
+                answer = httpx.post(f"http://{address}{path}", content=b"{}", trust_env=False)
+                assert (answer.status_code, answer.content) == (403, b"")
