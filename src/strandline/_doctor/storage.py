@@ -36,7 +36,7 @@ def journal(settings: Settings) -> Iterator[Finding]:
         yield note("journal", "in memory: everything is lost when the server stops")
         return
     if (database := journal_database(settings)) is not None:
-        yield _database(database)
+        yield from _database(database)
         return
     named = journal_file(settings)
     if named is None:
@@ -74,18 +74,24 @@ def journal(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _database(address: str) -> Finding:
-    """Say whether the database can be reached, and who owns the journal in it."""
+def _database(address: str) -> Iterator[Finding]:
+    """Say whether the database can be reached, who owns the journal in it, and what it may lose."""
     shown = without_passwords(address)
     try:
+        from strandline._journal.postgres.durability import weaknesses_of
         from strandline._journal.postgres.ownership import owner_of
     except ImportError:
-        return problem("journal", f"{shown} needs a driver", "pip install 'strandline[postgres]'")
+        yield problem("journal", f"{shown} needs a driver", "pip install 'strandline[postgres]'")
+        return
     try:
         owner = owner_of(address)
+        weaknesses = weaknesses_of(address)
     except JournalError as error:
-        return problem("journal", f"{shown}: {error}", "start the database, or name another one with --journal")
-    return note("journal", f"{shown}, in use by {owner}") if owner else ok("journal", f"{shown}, used by nobody now")
+        yield problem("journal", f"{shown}: {error}", "start the database, or name another one with --journal")
+        return
+    yield note("journal", f"{shown}, in use by {owner}") if owner else ok("journal", f"{shown}, used by nobody now")
+    for each in weaknesses:
+        yield note("journal", each, "set it to on in postgresql.conf, and reload the configuration")
 
 
 def workspace(settings: Settings) -> Finding:

@@ -7,6 +7,7 @@ batches), `reader` and `lists` (what is read).
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -21,6 +22,7 @@ from strandline._journal.database import Database
 from strandline._journal.feed import ClaimFeed
 from strandline._journal.operations import Decide
 from strandline._journal.port import A, Ceded, Gained, Query
+from strandline._journal.postgres.durability import warn
 from strandline._journal.postgres.failures import for_operators, translated
 from strandline._journal.postgres.lease import Lease
 from strandline._journal.postgres.membership import Membership, enter
@@ -29,18 +31,21 @@ from strandline._journal.postgres.rows import Batch
 from strandline._journal.postgres.schema import migrate
 from strandline._journal.postgres.shares import Shares
 from strandline._journal.postgres.transactions import PostgresTransactions
-from strandline._journal.postgres.wire import ConnectionLost, Refused, Wire
+from strandline._journal.postgres.wire import ANSWER_S, ConnectionLost, Refused, Wire
 from strandline._journal.reader import Readers
 from strandline._journal.table import SessionTable
 from strandline._journal.writer import OnCommit, Writer
 from strandline._model import AgentRecord, Claim, FencingToken, RunId, SessionKey
 from strandline.errors import JournalError, JournalUnavailable, StrandlineError
 
+_log = logging.getLogger("strandline.journal")
+
 T = TypeVar("T")
 
 _SNAPSHOT: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_LEASE_OVER: Final = "the lease on the journal is over, and it could not be renewed"
-_LOOK_AGAIN_S: Final = 0.25
+LOOK_S: Final = 0.2
+"""How often it is looked whether the lease is over."""
+_SILENT: Final = "the database does not answer"
 
 
 class PostgresJournal(BatchedJournal[PostgresTransactions]):
@@ -69,6 +74,7 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         self._lock_wait_s = lock_wait_s
         self._on_wait = on_wait or (lambda message: None)
         self._on_commit = on_commit
+        self._answer_s = ANSWER_S
         self._readers: Readers | None = None
         self._watching: asyncio.Task[None] | None = None
         self._tending: asyncio.Task[None] | None = None
@@ -103,9 +109,11 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
                 wire = self._connect()
                 closing.append(wire.close)
                 migrate(wire)
+                warn(wire)
                 joined = join(wire, self._address())
                 lease = Lease(joined.lease_s, joined.sent_at)
-                transactions = PostgresTransactions(self._connect, wire, joined.id, lease, self._clock)
+                wire.answer_s = self._answer_s = lease.answer_s
+                transactions = PostgresTransactions(self._connect_bounded, wire, joined.id, lease, self._clock)
                 closing[1] = transactions.close
                 shares = Shares(joined.id, joined.lease_s)
                 found.append((joined, shares))
@@ -155,8 +163,11 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         """Yield what is gained after `open`, and what is ceded, until the journal is closed."""
         return self._membership.moves()
 
+    def _connect_bounded(self) -> Wire:
+        return self._connect(answer_s=self._answer_s)
+
     def _reader(self) -> Batch:
-        return Batch(self._connect())
+        return Batch(self._connect_bounded())
 
     async def close(self) -> None:
         """Make everything queued durable, end threads, give the journal up, end `claims()`. Idempotent."""
@@ -175,6 +186,13 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         finally:
             if hurry is not None:
                 hurry.cancel()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be kept at this moment, also while the thread that writes still waits for an answer."""
+        if (trouble := super().trouble) is None and self._transactions is not None and self._transactions.lease.is_late:
+            return _SILENT
+        return trouble
 
     # -- the lease ------------------------------------------------------------------------------------
 
@@ -196,14 +214,14 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         self._watching = loop.create_task(self._watch_lease(lease))
 
     async def _watch_lease(self, lease: Lease) -> None:
-        """Lose the journal when the lease is over while something executes: somebody else may have it then."""
+        """Lose the journal when the lease is over while something executes, since somebody else may have it then, or
+        while nobody knows whether a commit was made, since that cannot be found out any more."""
+        assert self._transactions is not None
         while lease.lost is None:
-            if (left_s := lease.left_s) > 0:
-                await asyncio.sleep(left_s)
-            elif self.sessions.claimed_of():
-                lease.lose(_LEASE_OVER)
-            else:
-                await asyncio.sleep(_LOOK_AGAIN_S)
+            if lease.left_s <= 0 and (self.sessions.claimed_of() or self._transactions.is_in_doubt):
+                lease.end(super().trouble)
+            else:  # (in short steps: a suspended machine stops the clock of `sleep`, and not the one of the lease)
+                await asyncio.sleep(LOOK_S)
 
     # -- operations -----------------------------------------------------------------------------------
 
@@ -246,6 +264,7 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         except StrandlineError:
             raise
         except (ConnectionLost, Refused) as error:
+            _log.error("%s", for_operators(error))
             raise translated(error) from error
 
 

@@ -12,6 +12,12 @@ STOP_SHARE: Final = 0.9
 """After which part of the lease nothing may execute any more."""
 RENEW_SHARE: Final = 0.25
 """After which part of it an idle server renews it."""
+ANSWER_SHARE: Final = 0.8
+LEAST_ANSWER_S: Final = 2.0
+"""For which part of it an answer of the database is waited for, and for how long at least: longer than for locks."""
+OVER: Final = "the lease on the journal is over, and it could not be renewed"
+LATE_S: Final = 2.5
+"""How long after it should have been renewed a lease says that the database does not answer."""
 
 
 def boottime() -> float:
@@ -56,10 +62,24 @@ class Lease:
             on_loss = self._on_loss
         on_loss(why)
 
+    def end(self, trouble: str | None) -> None:
+        """Note that it is over and could not be renewed, and why if that is known."""
+        self.lose(OVER if trouble is None else f"{OVER}: {trouble}")
+
     @property
     def is_due(self) -> bool:
         """Whether it should be renewed although nothing is written."""
         return self._now() >= self._confirmed_at + RENEW_SHARE * self.lease_s
+
+    @property
+    def answer_s(self) -> float:
+        """How long an answer of the database is waited for."""
+        return max(ANSWER_SHARE * self.lease_s, LEAST_ANSWER_S)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it should have been renewed some time ago."""
+        return self._now() >= self._confirmed_at + RENEW_SHARE * self.lease_s + LATE_S
 
     @property
     def left_s(self) -> float:

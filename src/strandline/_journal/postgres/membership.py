@@ -19,6 +19,7 @@ from strandline._journal.port import Ceded, Gained
 from strandline._journal.postgres.ownership import Joined
 from strandline._journal.postgres.shares import Shares
 from strandline._journal.postgres.transactions import PostgresTransactions
+from strandline._journal.postgres.wire import ConnectionLost
 from strandline._journal.table import SessionTable
 from strandline._model import Claim
 from strandline.errors import JournalLocked, StrandlineError
@@ -60,10 +61,15 @@ def enter(
     began = time.monotonic()
     is_reported = False
     while True:
-        shares.seen(transactions.look(), time.monotonic())
-        if shares.has_ended:
-            transactions.end_servers()
+        try:
             shares.seen(transactions.look(), time.monotonic())
+            if shares.has_ended:
+                transactions.end_servers()
+                shares.seen(transactions.look(), time.monotonic())
+        except ConnectionLost:  # (a database that restarts)
+            if time.monotonic() - began >= wait_s or sleep(ENTER_S):
+                raise
+            continue
         if wanted := shares.to_adopt(table.owned, time.monotonic()):
             transactions.begin()
             try:

@@ -7,6 +7,7 @@ and reads which batch was the last.
 """
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
@@ -17,6 +18,7 @@ from strandline._journal.changes import Change
 from strandline._journal.deletion import prune
 from strandline._journal.numbers import Clocked
 from strandline._journal.partitions import PARTITIONS
+from strandline._journal.postgres.durability import DURABLE
 from strandline._journal.postgres.failures import FENCED, LOCK_TIMEOUT, TAKEN_OVER, for_operators, translated
 from strandline._journal.postgres.lease import Lease, boottime
 from strandline._journal.postgres.ownership import YOUNG_SHARE, end_half_batches, end_servers, leave, look
@@ -33,7 +35,19 @@ _log = logging.getLogger("strandline.journal")
 AGAIN_S: Final = 0.2
 """How long after a failed connection the next one is tried while an outcome is unknown."""
 
-_RENEW: Final = "SELECT renew(?, ?, ?, ?, ?)"
+_RENEW: Final = f"SELECT renew(?, ?, ?, ?, ?), {DURABLE}"
+_TRIAL: Final = (
+    "SAVEPOINT trial",
+    (
+        "INSERT INTO runs"
+        " (seq, run_id, session, lane, urgency, priority, status, attempt, last, opaque, input, created_at)"
+        " VALUES (:no, :name, :no, 3, 0, 0, 'failed', 0, 0, 0, :bytes, 0)"
+    ),
+    "INSERT INTO history (no, session, nth, first, count, run, messages) VALUES (:no, :no, 0, 0, 0, :no, :bytes)",
+    "ROLLBACK TO SAVEPOINT trial",
+)
+"""About what accepting and ending a run takes, undone again; a savepoint keeps the renewal of the lease."""
+_TRIAL_BYTES: Final = 16_384
 _LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '1s'"
 _RENUMBER: Final = "UPDATE servers SET conn = conn + 1 WHERE id = ? AND alive RETURNING conn, batch"
 
@@ -77,6 +91,10 @@ class PostgresTransactions:
         self._is_gone = False
         """Whether the log has said that the database is gone."""
         self._is_open = False
+        self.is_in_doubt = False
+        """Whether a commit was sent of which it is not known whether it was made."""
+        self._logged: str | None = None
+        """What was logged last of failures, since something was kept."""
         self._sent_at = 0.0
         self.trouble: Callable[[str | None], None] = lambda why: None
         self._closing = threading.Event()
@@ -107,16 +125,23 @@ class PostgresTransactions:
         self.records.write(changes)
 
     def commit(self) -> None:
-        """Make the transaction durable. If that is not known, it is found out first, however long that takes."""
+        """Make the transaction durable. If that is not known, it is found out first, while the lease is ours."""
         self.records.count()
+        self.is_in_doubt = True
         try:
             self.batch.execute("COMMIT")
         except ConnectionLost as error:
             self._is_open = False
             if not self._was_kept(error):
                 raise
+        finally:
+            self.is_in_doubt = False
+        self._end()
+
+    def _end(self) -> None:
         self._is_open = False
         self._kept = self._number
+        self._logged = None
         self.lease.confirm(self._sent_at)
 
     def rollback(self) -> None:
@@ -134,8 +159,10 @@ class PostgresTransactions:
             self.lease.lose(TAKEN_OVER)
 
     def probe(self) -> None:
-        """Renew the lease, on a new connection if there is none. Raises what hinders it."""
-        self._renew()
+        """Renew the lease, on a new connection if there is none, and store as much as a run needs. Raises what hinders
+        it."""
+        values = {"no": -self._owner, "name": f"trial {self._owner}", "bytes": os.urandom(_TRIAL_BYTES)}
+        self._renew(*((each, values) for each in _TRIAL))
 
     def check(self) -> None:
         """Raise what is known to hinder that anything is kept. Renews the lease if that is due."""
@@ -144,7 +171,10 @@ class PostgresTransactions:
             self._renew()
 
     def translated(self, error: Exception) -> StrandlineError:
-        """Return an error of the driver as one of ours."""
+        """Return an error of the driver as one of ours. What else it says is logged, once while it stays the same."""
+        if not isinstance(error, StrandlineError | ConnectionLost) and (said := for_operators(error)) != self._logged:
+            self._logged = said
+            _log.error("%s", said)
         return translated(error)
 
     def prune(self, before: float, limit: int, after: int) -> tuple[int, int | None]:
@@ -210,10 +240,14 @@ class PostgresTransactions:
         if self.lease.lost is not None:
             raise JournalUnavailable(self.lease.lost)
 
-    def _renew(self) -> None:
+    def _renew(self, *statements: Statement) -> None:
+        """Renew the lease. Whether a renewal was committed need not be found out: nothing rests on it."""
         try:
             self.begin()
-            self.commit()
+            for each in statements:
+                self.batch.write(*each)
+            self.batch.execute("COMMIT")
+            self._end()
         except Exception as error:
             self.rollback()
             self.make_room(error)
@@ -259,16 +293,17 @@ class PostgresTransactions:
 
         Half a batch of the connection before may hold our row, and the database may not know that the rest never comes.
         """
-        begin: list[Statement] = [(BEGIN, ()), (_LOCK_TIMEOUT, ())]
+        # Callers are answered by what is read here: it must be durable, and the commit that wrote it with it.
+        begin: list[Statement] = [(BEGIN, ()), (f"SELECT {DURABLE}", ())]
         renumber: list[Statement] = [(_RENUMBER, (self._owner,)), ("COMMIT", ())]
         try:
-            *_, found, _ = wire.run([*begin, *renumber])
+            *_, found, _ = wire.run([*begin, (_LOCK_TIMEOUT, ()), *renumber])
         except Refused as error:
             wire.execute("ROLLBACK")
             if error.state != LOCK_TIMEOUT:
                 raise
             end_half_batches(wire)
-            found = wire.execute(_RENUMBER, (self._owner,))
+            *_, found, _ = wire.run([*begin, *renumber])
         row: tuple[int, int] | None = found.fetchone()
         return row
 
@@ -276,11 +311,13 @@ class PostgresTransactions:
         """Return whether the batch was committed during which the connection was lost."""
         self.batch.drop()
         try:
-            while not self._closing.is_set():
+            while not self._closing.is_set() and self.lease.lost is None:
                 try:
                     return self._reconnect() >= self._number
                 except (ConnectionLost, Refused) as again:
-                    self.trouble(str(translated(again)))
+                    self.trouble(why := str(self.translated(again)))
+                    if self.lease.left_s <= 0:
+                        self.lease.end(why)
                     self._closing.wait(AGAIN_S)
         finally:
             self.trouble(None)
