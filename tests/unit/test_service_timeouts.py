@@ -1,7 +1,6 @@
-"""Runs that take, or wait, too long; runs that stall. All on virtual time: an hour takes no time at all."""
+"""Runs that take, or wait, too long. All on virtual time: an hour takes no time at all."""
 
 import asyncio
-import logging
 from contextlib import suppress
 from typing import Any
 
@@ -297,49 +296,6 @@ def test_what_is_known_of_waiting_runs_does_not_grow_with_those_that_have_gone()
             assert isinstance(sessions, LiveSessions)
             assert len(sessions._deadlines) == 0
             assert len(sessions._deadlines._heap) < 200
-
-    run_virtual(main)
-
-
-# -- stalls -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("action", ["report", "cancel"])
-def test_a_run_without_a_sign_of_life_is_reported_once_and_cancelled_if_wanted(
-    action: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def main(clock: VirtualClock) -> None:
-        options: dict[str, Any] = {"stall_after_s": 120, "stall_action": action, "timeout_s": 1000}
-        async with serving(clock, Played(in_a_tool), cancel_grace_s=1, **options) as service:
-            ticket = await send(service, "x")
-            await asyncio.sleep(119)
-            assert service.health().stalled == 0
-            await asyncio.sleep(2)
-            if action == "report":
-                assert service.health().stalled == 1
-                assert service.health().longest_no_progress_s == pytest.approx(121)
-                await asyncio.sleep(60)
-                assert service.health().running == 1
-            else:
-                assert (await outcome(ticket)).status is RunStatus.CANCELLED
-                assert clock.monotonic() <= 122
-                assert texts(await history(service)) == ["x", ended_early("cancelled")]
-
-    with caplog.at_level(logging.WARNING, "strandline.runner"):
-        run_virtual(main)
-    assert sum("no sign of life" in record.message for record in caplog.records) == 1
-
-
-def test_whatever_a_run_reports_is_a_sign_of_life() -> None:
-    async def main(clock: VirtualClock) -> None:
-        async def touches(attempt: Attempt) -> str:
-            for _ in range(10):
-                await asyncio.sleep(100)
-                attempt.touch()
-            return "done"
-
-        async with serving(clock, Played(touches), stall_after_s=120, stall_action="cancel") as service:
-            assert (await outcome(await send(service, "x"))).output == "done"
 
     run_virtual(main)
 
