@@ -15,6 +15,7 @@ from prometheus_client import ProcessCollector
 
 from acceptance.server import serving
 from docs.pages import DOCS, ROOT, block, blocks, printed
+from docs.test_words import INSTEAD
 from reference_tables import alerts_table, metrics_table
 from strandline._telemetry.catalogue import METRICS, PREFIX
 from strandline._telemetry.recorder import CUTS
@@ -73,6 +74,14 @@ def test_every_queried_series_exists() -> None:
     assert tested - known == set()
     prose = set(NAMES.findall(PAGE + RULES.read_text())) - {f"{PREFIX}runs_"}  # what `grep` looks for
     assert prose - known - {each.shown for each in METRICS} == set()
+
+
+def test_dashboard_and_alerts_use_plain_words() -> None:
+    texts = re.findall(r'"(?:title|description|legendFormat)": "([^"]*)"', DASHBOARD.read_text())
+    texts += [rule["annotations"][each] for rule in rules() for each in ("summary", "description")]
+    assert len(texts) > 100
+    words = "|".join([*INSTEAD, r"held|holds?", r"given up", r"not let in", r"most that"])
+    assert [each for each in texts if re.search(rf"\b(?:{words})\b", each, re.IGNORECASE)] == []
 
 
 def test_the_dashboard_shows_every_metric_and_no_panel_twice() -> None:

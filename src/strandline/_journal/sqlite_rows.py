@@ -8,6 +8,7 @@ into NULL.
 """
 
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any, Final
@@ -107,7 +108,7 @@ class Mismatch(Exception):
     """The cached state differs from the stored one."""
 
 
-class StoredRows:
+class StoredRows(ABC):
     """What is written and read on one connection. Implements `records.Records`.
 
     `execute` reads: what it returns is to be read before the next statement. `write` writes, maybe later than at once.
@@ -155,15 +156,17 @@ class StoredRows:
         for row in rows:
             writers[type(row)](row)
 
+    @abstractmethod
     def _update(self, statement: str, values: tuple[object, ...] | dict[str, Any]) -> None:
         """Write something that changes exactly one row."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _drop_session(self, row: changes.DropSession) -> None:
-        raise NotImplementedError
+        """Delete a session with its history. Raises `JournalError` if its history is damaged."""
 
+    @abstractmethod
     def _store_agent(self, row: changes.StoreAgent) -> None:
-        raise NotImplementedError
+        """Store the window, the state, or both."""
 
     def _cede(self, row: changes.CedePartitions) -> None:
         raise Mismatch("only servers that share a journal cede parts of it")
