@@ -36,8 +36,19 @@ def deleted(evidence: Evidence) -> Iterator[str]:
                 yield f"run {run.label} was deleted with {deletion.session}, and is still stored"
 
 
+def resumed(evidence: Evidence) -> Iterator[str]:
+    """Yield the runs that ended as crashed and could have resumed."""
+    for run in evidence.runs.values():
+        if run.kind == "crashed" and run.can_resume and run.attempts < evidence.limits.max_attempts:
+            yield f"run {run.label} is crashed at attempt {run.attempts}, though it could have continued"
+
+
 def one_outcome(evidence: Evidence) -> Iterator[str]:
     """Yield the runs that were reported to end in two ways, or otherwise than they are stored."""
+    for each in evidence.runs.values():
+        outcome = each.kind if each.kind in ENDED else "failed"
+        if each.end is not None and each.status in ENDED and each.status != outcome:
+            yield f"run {each.label} is stored as {each.status}, and its outcome as {each.kind}"
     for run_id, ends in evidence.reported.items():
         run = evidence.runs.get(run_id)
         if len(ends) > 1:

@@ -31,6 +31,12 @@ class Limits(Struct, frozen=True, kw_only=True):
     """For how long before its end a server that stops forgets which clients have left."""
     noticed_s: float
     """How much earlier than its client's clock says a server may have seen it leave."""
+    late_s: float
+    """How much later than promised a run may end, or start: a server may be dead, or its disk slow."""
+    undisturbed_s: float
+    """The same for a run that nothing interrupted."""
+    closed_s: float
+    """By how much the time for which a session was closed may be misjudged."""
 
 
 class Request(Struct, frozen=True, kw_only=True):
@@ -110,6 +116,19 @@ class Run(Struct, kw_only=True, eq=False):
     """Whether what it left is hidden; None if nothing shows it."""
     waits_alone: bool = True
     """Whether nobody but its first client has waited for it."""
+    resumed_s: float | None = None
+    """When its last attempt began, if that is seen."""
+    was_cut_off: bool = False
+    """Whether its last attempt was cut off: the next server then says when it ends."""
+    closed_s: tuple[float, float] | None = (0.0, 0.0)
+    """For how many seconds of its wait its session was closed, so that time stood still: at least and at most. None:
+    nobody knows."""
+    can_resume: bool | None = None
+    """Whether it could resume after its last attempt, for all that its tools may have done; None: nobody knows."""
+    parts: int | None = None
+    """How many parts of history are its own; None if what it left is part of another run's."""
+    has_checkpoints: bool = True
+    """Whether anything that it did was stored for sure before it ended."""
 
     @property
     def label(self) -> str:
@@ -201,6 +220,16 @@ class View(Struct, frozen=True, kw_only=True):
     is_beginning: bool
 
 
+class History(Struct, frozen=True, kw_only=True):
+    """The messages of a session, as they were shown. `requests_input`: the tools that ask a person."""
+
+    session: Session
+    messages: Sequence[Any]
+    requests_input: frozenset[str]
+    pending: bool | None = None
+    """Whether the end was shown as open; None: it was not said."""
+
+
 class Evidence(Struct, kw_only=True):
     """All that is known from outside."""
 
@@ -233,6 +262,9 @@ class Evidence(Struct, kw_only=True):
     tools: list[ToolStarts]
     work: dict[Session, list[Work]]
     views: list[View]
+    histories: list[History]
+    strangers: list[tuple[Session, str]]
+    """Parts of a history that no stored run has left, each with what it begins with."""
     interruptions: list[float]
     """When servers ended, or something else happened that takes its time; in seconds."""
     gone: frozenset[str] = frozenset()

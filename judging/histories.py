@@ -1,9 +1,9 @@
-"""Histories are what a provider accepts, and only grow."""
+"""Histories are what a provider accepts, have each run once, and only grow."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from judging.evidence import Evidence
+from judging.evidence import Evidence, Run
 from strandline.testing._checker import check_history
 
 TO_COME = "to come"
@@ -21,7 +21,40 @@ def grown(evidence: Evidence) -> Iterator[str]:
             yield f"the history of {view.session} was changed in its first {view.count} messages"
 
 
-def malformed(history: Sequence[Any], requests_input: Callable[[Use], bool]) -> list[str]:
+def acceptable(evidence: Evidence) -> Iterator[str]:
+    """Yield what a provider would refuse in a history, and ends that are shown as open and are not, or the reverse."""
+    for shown in evidence.histories:
+        for fault in malformed(shown.messages, shown.requests_input):
+            yield f"the history of {shown.session} is malformed: {fault}"
+        is_open = bool(open_uses(shown.messages))
+        if shown.pending not in (None, is_open):
+            yield f"the last round of {shown.session} is {'' if is_open else 'not '}open, and shown otherwise"
+
+
+def once(evidence: Evidence) -> Iterator[str]:
+    """Yield the runs that are in history more or less often than they should, and what is there and is no run's."""
+    for session, text in evidence.strangers:
+        yield f"the history of {session} has {text!r}, which is no run"
+    for run in evidence.runs.values():
+        if run.parts is None or run.end is None or run.parts in (expected := _parts(run)):
+            continue
+        yield f"run {run.label} stands {run.parts} times in history, not {expected[-1]}"
+
+
+def _parts(run: Run) -> tuple[int, ...]:
+    """Return how many parts of history a run may have left: one, unless it came to its end while it waited."""
+    if run.kind == "queue_timeout":
+        return (0,)
+    if run.kind == "needs_input" and run.request.answers:
+        return (0, 1)  # none, if it has asked again in the round that it had to close
+    if run.kind == "cancelled" and not run.has_checkpoints and not run.request.answers:
+        return (0, 1) if run.started else (0,)  # none too, if it was requeued with nothing stored
+    if run.kind == "cancelled" and not run.started and run.left_s:
+        return (0, 1)  # none, if it was left alone: the question that it answers is given up
+    return (1,)
+
+
+def malformed(history: Sequence[Any], requests_input: frozenset[str]) -> list[str]:
     """Return what a provider would refuse; a round at the end that waits for input counts as closed."""
     return check_history([*history, *_closing(history, requests_input)])
 
@@ -32,9 +65,9 @@ def open_uses(history: Sequence[Any]) -> list[Use]:
     return [block["toolUse"] for block in last["content"] if "toolUse" in block]
 
 
-def _closing(history: Sequence[Any], requests_input: Callable[[Use], bool]) -> list[Any]:
+def _closing(history: Sequence[Any], requests_input: frozenset[str]) -> list[Any]:
     uses = open_uses(history)
-    if not any(map(requests_input, uses)):
+    if requests_input.isdisjoint(use["toolUseId"] for use in uses):
         return []
     results = [
         {"toolResult": {"toolUseId": use["toolUseId"], "status": "success", "content": [{"text": TO_COME}]}}

@@ -1,20 +1,20 @@
 """Applies every rule to a record of evidence."""
 
 from judging.cancels import cancelled, cancelled_sessions, left_alone
-from judging.durability import deleted, lost, one_outcome, one_run, refused
+from judging.durability import deleted, lost, one_outcome, one_run, refused, resumed
 from judging.evidence import Evidence
-from judging.histories import grown
+from judging.histories import acceptable, grown, once
 from judging.order import accepted_order, one_at_a_time, paused, priorities, ranked, started_once
 from judging.policies import interrupted
 from judging.questions import answered_once, refused_with_reason, waited
-from judging.times import had_its_time
+from judging.times import ended_in_time, had_its_time, waited_in_time
 
 RULES = (
-    *(lost, refused, deleted, one_outcome, one_run),
+    *(lost, refused, deleted, one_outcome, one_run, resumed),
     *(one_at_a_time, accepted_order, ranked, priorities, paused, started_once),
     *(cancelled, cancelled_sessions, left_alone, interrupted),
     *(answered_once, refused_with_reason, waited),
-    *(had_its_time, grown),
+    *(had_its_time, ended_in_time, waited_in_time, acceptable, once, grown),
 )
 
 

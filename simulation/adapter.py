@@ -1,11 +1,13 @@
 """Makes the record that the common rules judge of a simulated world: its places are those of the record of events."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 
-from judging.evidence import Cancel, End, Evidence, Limits, Question, Run, Session, ToolStarts, View, Work
+from judging.evidence import Cancel, End, Evidence, History, Limits, Question, Run, Session, ToolStarts, View, Work
 from simulation.life import Life
-from simulation.questions import closed_at
+from simulation.parts import Part, last_text, split
+from simulation.questions import closed_at, waited_for_input_s
 from simulation.seen import Attempt, ObservedRun
 from simulation.timeline import Timeline
 from simulation.truth import EPOCH, SLACK_S, may_outlive
@@ -17,7 +19,9 @@ SOON_S = 1e-6
 
 def evidence_of(life: Life, timeline: Timeline) -> Evidence:
     """Return what is known of a life from outside."""
-    runs = {run_id: _run(life, timeline, timeline.runs[run_id]) for run_id in life.runs}
+    parts = {key: split(life, timeline, key) for key in life.history}
+    count = Counter(part.run.id for each in parts.values() for part in each if part.run is not None)
+    runs = {run_id: _run(life, timeline, timeline.runs[run_id], count[run_id]) for run_id in life.runs}
     seen = timeline.runs.values()
     answered = {text for text, _ in timeline.answered}
     executed = {attempt.text for attempts in timeline.by_session.values() for attempt in attempts}
@@ -61,6 +65,13 @@ def evidence_of(life: Life, timeline: Timeline) -> Evidence:
             View(session=key, place=nth, count=len(shown), is_beginning=shown == life.shown[key][: len(shown)])
             for nth, key, shown, _ in timeline.histories_seen
         ],
+        histories=[*_histories(life, timeline, parts)],
+        strangers=[
+            (key, last_text(part.messages[:1]))
+            for key, each in parts.items()
+            for part in each
+            if (part.opened is None if part.run is None else part.run.id not in life.runs)
+        ],
         interruptions=timeline.interruptions,
     )
 
@@ -76,11 +87,15 @@ def _limits(life: Life) -> Limits:
         slack_s=math.inf if life.faulty else SLACK_S,
         drain_s=options.drain_grace_s + options.stop_grace_s + SLACK_S,
         noticed_s=SOON_S,
+        late_s=math.inf if life.faulty else SLACK_S,
+        undisturbed_s=math.inf if life.faulty else SLACK_S,
+        closed_s=SLACK_S,
     )
 
 
-def _run(life: Life, timeline: Timeline, seen: ObservedRun) -> Run:
+def _run(life: Life, timeline: Timeline, seen: ObservedRun, parts: int) -> Run:
     stored = life.runs[seen.id]
+    last = seen.attempts[-1] if seen.attempts else None
     return Run(
         id=seen.id,
         request=timeline.requests[seen.text],
@@ -99,7 +114,60 @@ def _run(life: Life, timeline: Timeline, seen: ObservedRun) -> Run:
         left_s=seen.hung_up_at,
         moves=[seen.move] if seen.move is not None else [],
         rolled_back=_is_rolled_back(stored),
+        resumed_s=None if last is None else last.began_at,
+        was_cut_off=last is None or last.crashed or last.drained,
+        closed_s=_closed_s(life, timeline, stored),
+        can_resume=_can_resume(life, timeline, seen),
+        parts=parts,
+        has_checkpoints=seen.checkpointed,
     )
+
+
+def _histories(life: Life, timeline: Timeline, parts: dict[Session, list[Part]]) -> Iterator[History]:
+    """Yield all histories that were shown, and those at the end, also with what is hidden."""
+    asking = frozenset(timeline.asking)
+    for _, key, messages, pending in timeline.histories_seen:
+        yield History(session=key, messages=messages, requests_input=asking, pending=pending)
+    for key, each in parts.items():
+        whole = [message for part in each if not (part.hidden and part.opened) for message in part.messages]
+        yield History(session=key, messages=whole, requests_input=asking)
+        yield History(session=key, messages=life.shown[key], requests_input=asking, pending=life.pending[key])
+
+
+def _can_resume(life: Life, timeline: Timeline, run: ObservedRun) -> bool:
+    """Return whether a run could resume after its last attempt.
+
+    A server that stops on a full disk cannot store how its runs ended: at the next start they have crashed. Of those
+    whose worker is ended because another's code blocks it, nobody waits until they are dead.
+    """
+    last = run.attempts[-1] if run.attempts else None
+    cut_off = last is not None and (last.crashed or (life.faulty and bool(timeline.drains)))
+    in_a_tool = cut_off and last in run.requested.values()
+    fails = in_a_tool and (life.options.unknown_tool == "fail" or (last is not None and last.beside_blocked))
+    return life.resumable and not fails
+
+
+def _closed_s(life: Life, timeline: Timeline, run: StoredRun) -> tuple[float, float] | None:
+    """Return for how many seconds of its wait the session of a run was closed, if nothing interrupted that."""
+    until = run.ended_at if run.started_at is None else run.started_at
+    if until is None or not life.steady or life.faulty:
+        return None
+    if any(run.created_at - EPOCH <= each <= until - EPOCH + SLACK_S for each in timeline.interruptions):
+        return None
+    held_s = _held_s(life, timeline, run, until)
+    least_s, most_s = waited_for_input_s(life, timeline, run, until)
+    return max(held_s, least_s), held_s + most_s  # (locked and waiting at once counts once; it is not seen which)
+
+
+def _held_s(life: Life, timeline: Timeline, run: StoredRun, until: float) -> float:
+    """Return for how many seconds of its wait the session of a run was locked."""
+    held_s = 0.0
+    for attempt in timeline.by_session[run.key]:
+        earlier = life.runs.get(attempt.run)
+        if earlier is not None and earlier.ended_at is not None and attempt.run != run.run_id:
+            over = min(attempt.ended_at + EPOCH, earlier.ended_at + life.options.hold_limit_s, until)
+            held_s += max(0.0, over - max(earlier.ended_at, run.created_at))
+    return held_s
 
 
 def _is_rolled_back(stored: StoredRun) -> bool:

@@ -13,13 +13,13 @@ from simulation.adapter import as_reported, evidence_of
 from simulation.control import cancelled, cancelled_all, discarded, refused_as_busy, reused
 from simulation.life import Life
 from simulation.order import ordered
-from simulation.questions import answered_in_time, waited_for_answer, waited_for_input_s
+from simulation.questions import answered_in_time, waited_for_answer
 from simulation.rest import forgotten_at_rest, forgotten_in_time
 from simulation.script import SECRET, Ends
 from simulation.seen import Attempt, ObservedRun
 from simulation.timeline import Timeline
-from simulation.truth import EPOCH, SLACK_S, expired, may_outlive, remembered, truthful
-from strandline._model import ErrorCode, Outcome, Run, RunStatus
+from simulation.truth import EPOCH, SLACK_S, may_outlive, remembered, truthful
+from strandline._model import ErrorCode, Outcome, RunStatus
 
 KNOWN_LATER_S = 1.0
 """How much later than the end of a run it may become known to its server that it has ended: a disk may be slow."""
@@ -30,7 +30,7 @@ FINISH_S = 1.0
 def judge(life: Life) -> list[str]:
     """Return what was broken, one sentence each; [] if all was kept."""
     timeline = Timeline(life)
-    rules = (_continued_later, _caused, _bounded, _kept_out, _in_time)
+    rules = (_continued_later, _caused, _bounded, _kept_out, _stopped_in_time)
     control = (cancelled, cancelled_all, discarded, refused_as_busy, reused, ordered)
     questions = (answered_in_time, waited_for_answer)
     rest = (forgotten_at_rest, forgotten_in_time)
@@ -54,8 +54,6 @@ def _continued_later(life: Life, timeline: Timeline) -> Iterator[str]:
 
 def _caused(life: Life, timeline: Timeline) -> Iterator[str]:
     for run, outcome in timeline.ended():
-        if outcome.status is not life.runs[run.id].status:
-            yield f"run {run.id} is stored as {life.runs[run.id].status}, and its outcome as {outcome.status}"
         for fault in _cause(life, timeline, run, outcome):
             yield f"run {run.id} ended as {as_reported(outcome)}, {fault}"
         yield from _went_on(life, timeline, run)
@@ -84,14 +82,7 @@ def _cause(life: Life, timeline: Timeline, run: ObservedRun, outcome: Outcome) -
         # (It may have been sent to a worker of which the server did not know yet that it was dead.)
         crashes = crashes or any(at > run.request.sent_s - SLACK_S for at in timeline.deaths)
         if not crashes and not (life.faulty and timeline.drains):
-            yield "and nothing had crashed"
-        # A server that stops on a full disk cannot keep how its runs ended: at the next start they have crashed.
-        cut_off = last is not None and (last.crashed or (life.faulty and bool(timeline.drains)))
-        in_a_tool = cut_off and last in run.requested.values()
-        # (Of those whose worker is ended because another's code blocks it, nobody waits until they are dead.)
-        fails = in_a_tool and (life.options.unknown_tool == "fail" or (last is not None and last.beside_blocked))
-        if not (not life.resumable or life.runs[run.id].attempt >= life.options.max_attempts or fails):
-            yield "and could have continued"
+            yield "and nothing had crashed"  # (whether it could resume: see `judging.durability`)
     elif code is ErrorCode.TIMEOUT:
         pass  # see `judging.times`
     elif code is ErrorCode.QUEUE_TIMEOUT:
@@ -200,53 +191,13 @@ def _was_left(life: Life, attempt: Attempt, begun: Attempt) -> bool:
     return _had_ended(life, attempt, kept.started_at - EPOCH - KNOWN_LATER_S)
 
 
-# -- G9, and what has to end in time -------------------------------------------------------------------
+# -- G9 ------------------------------------------------------------------------------------------------
 
 
-def _in_time(life: Life, timeline: Timeline) -> Iterator[str]:
+def _stopped_in_time(life: Life, timeline: Timeline) -> Iterator[str]:
+    """Yield the drains that took longer than their grace; when runs have to end: see `judging.times`."""
     options = life.options
     for process, took_s, faulty in timeline.drains:
         grace_s = options.drain_grace_s + options.stop_grace_s + FINISH_S
         if took_s > (2 * grace_s if faulty else grace_s) + SLACK_S:
             yield f"the drain of process {process} took {took_s:.1f} s"
-    if not life.steady or life.faulty:
-        return
-    for run, _ in timeline.ended():
-        kept = life.runs[run.id]
-        assert kept.ended_at is not None
-        if run.attempts and not (run.attempts[-1].crashed or run.attempts[-1].drained or kept.started_at is None):
-            up = max(kept.started_at + (run.request.timeout_s or 0.0), run.attempts[-1].began_at + EPOCH)
-            if kept.ended_at > up + options.cancel_grace_s + SLACK_S:
-                yield f"run {run.id} ended {kept.ended_at - up:.1f} s after its time was up"
-        yield from _waited_in_time(life, timeline, run)
-
-
-def _waited_in_time(life: Life, timeline: Timeline, run: ObservedRun) -> Iterator[str]:
-    """Yield whether a run was given up too late, or not at all, or although its session was held for a while."""
-    kept = life.runs[run.id]
-    over = expired(life, run)
-    until = kept.ended_at if over else kept.started_at
-    if until is None or any(
-        kept.created_at - EPOCH <= each <= until - EPOCH + SLACK_S for each in timeline.interruptions
-    ):
-        return
-    more_s = until - kept.created_at - (run.request.queue_timeout_s or 0.0)
-    held_s = _held_s(life, timeline, kept, until)
-    least_s, most_s = waited_for_input_s(life, timeline, kept, until)
-    if more_s > SLACK_S + held_s + most_s:  # (held and asked at once counts once; from outside it is not seen which)
-        late_s = more_s - max(held_s, most_s)
-        yield f"run {run.id} {'ended' if over else 'started'} {late_s:.1f} s after it had waited too long"
-    if over and more_s - max(held_s, least_s) < -SLACK_S:
-        early_s = max(held_s, least_s) - more_s
-        yield f"run {run.id} was given up {early_s:.1f} s too early: its session was closed"
-
-
-def _held_s(life: Life, timeline: Timeline, run: Run, until: float) -> float:
-    """Return for how many seconds of its wait the session of a run was held."""
-    held_s = 0.0
-    for attempt in timeline.by_session[run.key]:
-        earlier = life.runs.get(attempt.run)
-        if earlier is not None and earlier.ended_at is not None and attempt.run != run.run_id:
-            over = min(attempt.ended_at + EPOCH, earlier.ended_at + life.options.hold_limit_s, until)
-            held_s += max(0.0, over - max(earlier.ended_at, run.created_at))
-    return held_s

@@ -5,15 +5,13 @@ unknown.
 """
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from judging.histories import malformed
 from simulation.life import Life
-from simulation.parts import Part, again_in_the_round, last_text, split, uses
+from simulation.parts import Part, again_in_the_round, split, uses
 from simulation.rounds import came_to_nothing, only_uses, with_open_round
 from simulation.script import SECRET
 from simulation.seen import ObservedRun, text_of
@@ -40,23 +38,9 @@ SLACK_S = 2.0
 
 
 def truthful(life: Life, timeline: Timeline) -> Iterator[str]:
-    """Yield what is malformed in the histories, and what is not true."""
-
-    def requests_input(use: Mapping[str, Any]) -> bool:
-        return use["toolUseId"] in timeline.asking
-
-    for _, key, messages, pending in timeline.histories_seen:
-        for fault in (*malformed(messages, requests_input), *_pending(messages, pending)):
-            yield f"the history of {key}, as it was shown: {fault}"
-    times: Counter[str] = Counter()
+    """Yield what is not true in the histories; whether a provider accepts them: see `judging.histories`."""
     for key, messages in life.history.items():
         parts = split(life, timeline, key)
-        shown = [message for part in parts if not (part.hidden and part.opened) for message in part.messages]
-        for each in (shown, life.shown[key]):
-            for fault in malformed(each, requests_input):
-                yield f"the history of {key}: {fault}"
-        for fault in _pending(life.shown[key], life.pending[key]):
-            yield f"the history of {key}: {fault}"
         hides = [part.hidden for part in parts]
         flagged = [message for n, message in enumerate(messages) if n not in life.hidden[key]]
         if hides != [_hidden(life, part.run) for part in parts] or flagged != life.shown[key]:
@@ -64,17 +48,11 @@ def truthful(life: Life, timeline: Timeline) -> Iterator[str]:
         for part in parts:
             if part.run is None and part.opened is not None:
                 yield from came_to_nothing(life, timeline, part)
-                continue
             outcome = None if part.run is None or part.run.id not in life.runs else life.runs[part.run.id].outcome
             if part.run is None or outcome is None:
-                yield f"history has {last_text(part.messages[:1])!r}, which is no run"
                 continue
-            times[part.run.id] += 1
             for fault in _part(life, timeline, part, part.run, outcome):
                 yield f"run {part.run.id} in history: {fault}"
-    for run in timeline.runs.values():
-        if run.id in life.runs and times[run.id] not in (traces := _traces(life, run)):
-            yield f"run {run.id} stands {times[run.id]} times in history, not {traces[-1]}"
 
 
 def _part(life: Life, timeline: Timeline, part: Part, run: ObservedRun, outcome: Outcome) -> Iterator[str]:
@@ -92,27 +70,6 @@ def _part(life: Life, timeline: Timeline, part: Part, run: ObservedRun, outcome:
         ledger = with_open_round(ledger, part, timeline)
     finished = {tool: result for tool, result in ledger.finished.items() if tool not in open_tools}
     yield from check_truthful(shown, replace(ledger, finished=finished, unfinished=ledger.unfinished - set(open_tools)))
-
-
-def _traces(life: Life, run: ObservedRun) -> tuple[int, ...]:
-    """Return how many parts of history a run may have left."""
-    kept = life.runs[run.id]
-    if expired(life, run):
-        return (0,)
-    if kept.status is RunStatus.NEEDS_INPUT and run.request.answers:
-        return (0, 1)  # none, if it has asked again in the round that it had to close
-    if kept.status is RunStatus.CANCELLED and not run.checkpointed and not run.request.answers:
-        # None, if it waited, also if it was requeued with nothing stored.
-        return (0,) if kept.started_at is None else (0, 1)
-    if kept.status is RunStatus.CANCELLED and kept.started_at is None and run.hung_up_at:
-        return (0, 1)  # none, if it waited and was left alone: the question that it answers is given up
-    return (1,)
-
-
-def _pending(messages: list[Message], pending: bool) -> Iterator[str]:
-    is_open = bool(messages and uses(messages[-1]))
-    if is_open is not pending:
-        yield f"its end is {'' if is_open else 'not '}open, and is shown as {'' if pending else 'not '}pending"
 
 
 def _hidden(life: Life, run: ObservedRun | None) -> bool:
@@ -181,12 +138,6 @@ def remembered(life: Life, timeline: Timeline) -> Iterator[str]:
                 yield f"the agent of run {attempt.run} knew {attempt.knows!r}, the session had {expected[0]!r}"
             if attempt.going_on == int(attempt.answers) and attempt.state != expected[1]:
                 yield f"the agent of run {attempt.run} had the state of {attempt.state!r}, not of {expected[1]!r}"
-
-
-def expired(life: Life, run: ObservedRun) -> bool:
-    """Return whether a run ended because it had waited too long; it leaves no trace."""
-    outcome = life.runs[run.id].outcome
-    return outcome is not None and outcome.error is not None and outcome.error.code is ErrorCode.QUEUE_TIMEOUT
 
 
 def may_outlive(life: Life) -> bool:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from judging.evidence import (
     Cancel,
     Evidence,
+    History,
     Question,
     Request,
     Run,
@@ -17,9 +18,11 @@ from judging.evidence import (
     View,
     Work,
 )
-from soak.case import Case
+from soak.case import UNKNOWN, Case, text_of
+from soak.closed import Spans, closed_s, closed_spans
 from soak.questions import is_withdrawn
 from soak.records import Stored, digest, input_requests_of
+from soak.shown import asking_uses
 
 ACCEPTED_S: Final = 1.0
 """How long after its `created_at` a run may be accepted: on a slow disk, in a busy machine."""
@@ -34,7 +37,8 @@ def evidence_of(case: Case) -> Evidence:
         label: replace(request, resent=request.key is not None and label in records.unsure)
         for label, request in records.requests.items()
     }
-    runs = {stored.run_id: _run(case, requests, stored) for stored in records.stored}
+    spans = closed_spans(case)
+    runs = {stored.run_id: _run(case, requests, spans, stored) for stored in records.stored}
     parts = {part.label for parts in case.parts.values() for part in parts}
     accepted = {(each.label, each.run_id) for each in records.answered if each.run_id}
     refused = {each.label for each in records.answered} - records.unsure - {label for label, _ in accepted}
@@ -76,11 +80,18 @@ def evidence_of(case: Case) -> Evidence:
         ],
         work=_work(case),
         views=[*_views(case)],
+        histories=[*_histories(case)],
+        strangers=[
+            (session, part.label)
+            for session, parts in case.parts.items()
+            for part in parts
+            if not case.thread.get(case.thread_of.get(part.label, part.label))
+        ],
         interruptions=records.blows,
     )
 
 
-def _run(case: Case, requests: dict[str, Request], stored: Stored) -> Run:
+def _run(case: Case, requests: dict[str, Request], spans: Spans, stored: Stored) -> Run:
     view, label = case.records.views.get(stored.run_id), case.label_of.get(stored.run_id, "")
     request = requests.get(label) or Request(name=label, session=stored.session, sent=LATER)
     run = Run(
@@ -98,13 +109,37 @@ def _run(case: Case, requests: dict[str, Request], stored: Stored) -> Run:
         moves=[each for each in case.records.moves if each.run_id == stored.run_id and each.status_code in (0, 200)],
         rolled_back=case.is_rolled_back(stored.run_id),
         waits_alone=stored.run_id not in case.records.waited_for,
+        can_resume=_can_resume(case, stored.run_id),
+        parts=case.parts_of(stored.run_id),
+        has_checkpoints=case.has_checkpoints(stored),
     )
     if view is not None and view.status_code == 200:
         run.end = view.ended
         run.priority, run.started = view.priority, view.started
         run.created_s, run.started_s, run.ended_s = view.created, view.begun, view.ended_s
         run.accepted_s = view.created + ACCEPTED_S
+        until_s = view.begun or view.ended_s or view.created
+        run.closed_s = (closed_s(spans, stored.session, view.created, until_s),) * 2
     return run
+
+
+def _can_resume(case: Case, run_id: str) -> bool | None:
+    """Return whether no tool of a run has an unknown outcome, except those that may start again."""
+    if (part := case.part_of.get(run_id)) is None:
+        return None
+    unknown = {key for key, result in part.results.items() if text_of(result).startswith(UNKNOWN)}
+    return case.rules.inform or {part.tools.get(key, "") for key in unknown} <= case.rules.idempotent
+
+
+def _histories(case: Case) -> Iterator[History]:
+    for session, history in case.records.histories.items():
+        hidden = case.records.hidden.get(session, frozenset())
+        yield History(
+            session=session,
+            messages=(shown := [message for place, message in enumerate(history) if place not in hidden]),
+            requests_input=frozenset(asking_uses(shown)),
+            pending=session in case.records.pending,
+        )
 
 
 def _acknowledged(case: Case) -> dict[str, str]:

@@ -3,7 +3,7 @@
 Pure, and as ignorant of servers as the judge is.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, Final
@@ -13,7 +13,7 @@ from msgspec import Struct
 from judging.evidence import Limits
 from soak.ledger import Line
 from soak.message import Message, read
-from soak.records import Deletion, Records, SentRequest, Stored, View
+from soak.records import Deletion, Records, SentRequest, Stored
 
 CLOCKS_S: Final = 0.01
 """By how much two readings of a clock may differ that count as the same instant."""
@@ -40,6 +40,11 @@ class Rules(Limits, frozen=True, kw_only=True):
     slack_s: float = 1.5
     drain_s: float = 1.5
     noticed_s: float = 0.25
+    late_s: float = 15.0
+    """(Servers are dead for a while, and machines are busy.)"""
+    undisturbed_s: float = 1.0
+    """(Tools of the soak take up to 2.5 s.)"""
+    closed_s: float = CLOCKS_S
 
 
 class Part(Struct, frozen=True):
@@ -110,6 +115,7 @@ class Case:
         }
         """The labels of messages of which something in history is hidden."""
         by_label = {part.label: part for parts in self.parts.values() for part in parts}
+        self._count = Counter(part.label for parts in self.parts.values() for part in parts)
         threads = {run_id: self._thread_of_run(run_id) for run_id in self.label_of}
         self.part_of = {run_id: by_label[thread] for run_id, thread in threads.items() if thread in by_label}
 
@@ -183,31 +189,28 @@ class Case:
         """Return whether no other run has continued what this one has begun."""
         return self.thread[self._thread_of_run(run_id)][-1:] == [run_id]
 
-    def leaves_a_trace(self, run: Stored) -> bool:
-        """Return whether a run has to be in history: all are, but those that came to their end while they waited.
+    def parts_of(self, run_id: str) -> int | None:
+        """Return how many parts of history are a run's own; None if that of an earlier run has what it left."""
+        request = self.request_of(run_id)
+        return None if request is None or request.thread else self._count[request.name]
 
-        One that had begun and waits again, requeued, leaves what it had stored when it is cancelled: maybe nothing.
+    def has_checkpoints(self, run: Stored) -> bool:
+        """Return whether what a run did was stored for sure before it ended, if it was cancelled.
+
+        It may have waited again then, requeued, with nothing that it did: its server was stopped, or killed, or a
+        worker struck, after it had begun; it had started no tool; nobody was answered that it executed when it was
+        cancelled.
         """
         view = self.records.views.get(run.run_id)
-        if view is None or view.ended is None:
+        if view is None or not self._is_cancelled(run.run_id) or run.run_id in self.acted:
             return True
-        if view.ended.kind == "cancelled" and self._waited_again(run, view):
-            return run.run_id in self.part_of
-        return view.started or view.ended.kind not in ("queue_timeout", "cancelled")
-
-    def _waited_again(self, run: Stored, view: View) -> bool:
-        """Return whether a run may have waited, with nothing that it did, when it was cancelled.
-
-        Its server was stopped, or killed, or a worker struck, after it had begun; it had started no tool; nobody
-        was answered that it executed when it was cancelled.
-        """
-        if view.begun is None or view.ended_s is None or run.run_id in self.acted:
-            return False
+        if view.begun is None or view.ended_s is None:
+            return view.started
         executed = {each.run_id for each in self.records.cancels if each.status_code == EXECUTES}
         executed |= {run_id for each in self.records.sweeps for run_id in each.cancelling}
         blows = [*((blow, blow) for blow in self.records.blows), *((at.since, at.until) for at in self.records.struck)]
         requeued = any(since <= view.ended_s and view.begun <= until + AT_ONCE_S for since, until in blows)
-        return requeued and run.run_id not in executed
+        return not requeued or run.run_id in executed
 
 
 def parts_of(history: Sequence[Any]) -> list[Part]:

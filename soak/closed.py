@@ -1,22 +1,18 @@
-"""Judges sessions that were paused or waited for input: nothing starts there, and time stands still. Pure."""
+"""What is closed: nothing continues in a session that is paused, and time stands still there. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 
-from soak.case import CLOCKS_S, Case
+from soak.case import Case
 from soak.ledger import Line
 from soak.records import input_requests_of
 
 
 def judge_closed(case: Case) -> Iterator[str]:
-    """Yield everything that is wrong about pauses, and about the time that runs may wait."""
-    yield from _went_on(case)
-    yield from _given_up(case)
+    """Yield what continued in a paused session.
 
-
-def _went_on(case: Case) -> Iterator[str]:
-    """Nothing continues in a paused session either, in a server that came after the pause.
+    Nothing continues in a paused session either, in a server that came after the pause.
 
     One that was there already may have taken the run before, and have left no line yet: it came after the pause if the
     one before it has left a line since.
@@ -36,28 +32,23 @@ def _went_on(case: Case) -> Iterator[str]:
                 yield f"{line.label} continued in another server while {pause.session} was paused"
 
 
-def _given_up(case: Case) -> Iterator[str]:
-    """The time that a run may wait stands still while its session is paused, or waits for input."""
-    for run_id, view in case.records.views.items():
-        request = case.request_of(run_id)
-        if request is None or request.queue_timeout_s is None or view.ended is None or view.ended_s is None:
-            continue
-        if view.ended.kind != "queue_timeout":
-            continue
-        closed_s = _closed_s(case, request.session, view.created, view.ended_s)
-        if (waited_s := view.ended_s - view.created - closed_s) < request.queue_timeout_s - CLOCKS_S:
-            yield (
-                f"run {run_id} ({request.name}) was given up after {waited_s:.3f} s that count, and had"
-                f" {request.queue_timeout_s}"
-            )
+Spans = dict[str, list[tuple[float, float]]]
 
 
-def _closed_s(case: Case, session: str, start: float, end: float) -> float:
+def closed_spans(case: Case) -> Spans:
+    """Return by session from when until when it was closed for sure."""
+    spans: Spans = defaultdict(list)
+    for pause in case.records.pauses:
+        spans[pause.session].append((pause.since_s, pause.until_s))
+    for session, since, until in _questions(case):
+        spans[session].append((since, until))
+    return spans
+
+
+def closed_s(spans: Spans, session: str, start: float, end: float) -> float:
     """Return for how long of that time a session was closed for sure."""
-    spans = [(pause.since_s, pause.until_s) for pause in case.records.pauses if pause.session == session]
-    spans += _questions(case, session)
     closed_s, at = 0.0, start
-    for since, until in sorted(spans):
+    for since, until in sorted(spans.get(session, ())):
         since, until = max(since, at), min(until, end)
         if since < until:
             closed_s += until - since
@@ -65,17 +56,15 @@ def _closed_s(case: Case, session: str, start: float, end: float) -> float:
     return closed_s
 
 
-def _questions(case: Case, session: str) -> list[tuple[float, float]]:
-    """Return when a session waited for an answer that then came: from the end of the run that asked, until its time
-    for an answer was over. One that came later, before anything else began, counts no more."""
+def _questions(case: Case) -> Iterator[tuple[str, float, float]]:
+    """Yield when sessions waited for an answer that then came: from the end of the run that asked, until its time for
+    an answer was over. One that came later, before anything else began, counts no more."""
     views = case.records.views
-    spans = []
     for runs in case.thread.values():
         for asker, answer in pairwise(runs):
             first, then = views.get(asker), views.get(answer)
             request = case.request_of(asker)
-            if first is None or then is None or request is None or request.session != session or first.ended is None:
+            if first is None or then is None or request is None or first.ended is None:
                 continue
             if input_requests_of(first.ended) and first.ended_s is not None:
-                spans.append((first.ended_s, min(then.created, first.ended_s + case.rules.input_timeout_s)))
-    return spans
+                yield request.session, first.ended_s, min(then.created, first.ended_s + case.rules.input_timeout_s)

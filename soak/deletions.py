@@ -28,13 +28,10 @@ def judge_deletions(case: Case) -> Iterator[str]:
 
 
 def _deleted(case: Case, deletion: Deletion) -> Iterator[str]:
-    """Nothing of a deleted session is left, and nothing of it continues."""
+    """A deleted session is not shown, and nothing of it continues; what is left of it: see `judging`."""
     before = _known_before(case, deletion)
     if deletion.shown not in (0, NONE):
         yield f"{deletion.session} was deleted, and is shown with {deletion.shown}"
-    for part in case.parts.get(deletion.session, []):
-        if part.label in before:
-            yield f"{part.label} was deleted with {deletion.session}, and is in history"
     for line in case.lines:
         if line.label in before and line.kind != "end" and line.at_ns > deletion.answered:
             yield f"{line.label} was executed after {deletion.session} was deleted"

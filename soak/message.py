@@ -16,7 +16,7 @@ LABEL: Final = re.compile(r"[a-z]\d+-\d+")
 ASKING: Final = ("asks", "asksagain")
 TOOLS: Final = ("work", "awork", "fails", "afails", "again", "stubborn", *ASKING)
 """`a...` is async; `...fails` raises; `...again` may be started again; `stubborn` does not hear that it should end;
-`requests_input...` asks a person first."""
+`asks...` asks a person first."""
 AGAIN: Final = frozenset({"again", "asksagain"})
 OUT_OF_ORDER: Final = "the provider is out of order"
 

@@ -89,8 +89,6 @@ class Readers:
             started=run["started_at"] is not None,
             ended_at=run["ended_at"],
             ended=ended,
-            waited_s=_between(run["created_at"], run["started_at"] or run["ended_at"]),
-            took_s=_between(run["started_at"], run["ended_at"]),
             label=run["metadata"].get("label", ""),
             created=_seconds(run["created_at"]) or 0.0,
             begun=_seconds(run["started_at"]),
@@ -141,12 +139,6 @@ class Readers:
             self._records.faults.append(f"/health gives {reply.status_code}: {body}")
         self._records.most_held = max(self._records.most_held, body["held"])
         return body
-
-
-def _between(start: str | None, end: str | None) -> float | None:
-    if start is None or end is None:
-        return None
-    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
 
 
 def _seconds(at: str | None) -> float | None:

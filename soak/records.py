@@ -104,10 +104,6 @@ class View(Struct, frozen=True, kw_only=True):
     started: bool = False
     ended_at: str | None = None
     ended: End | None = None
-    waited_s: float | None = None
-    """From its acceptance to its start, or to its end if it never started."""
-    took_s: float | None = None
-    """From its first start to its end."""
     label: str = ""
     """As its client named it."""
     created: float = 0.0

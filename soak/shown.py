@@ -1,21 +1,21 @@
-"""What a history of the soak shows at its end: a round that waits for input, or not. Pure."""
+"""Which tools in a history of the soak ask a person. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from judging.histories import malformed, open_uses
+from judging.histories import malformed
 from soak.message import ASKING
 
 
 def check_shown(history: Sequence[Any]) -> list[str]:
     """Return what is malformed; a round that waits for input counts as closed."""
-    return malformed(history, _requests_input)
+    return malformed(history, frozenset(asking_uses(history)))
 
 
-def is_open(history: Sequence[Any]) -> bool:
-    """Return whether the last round waits for input, or continues with it."""
-    return any(map(_requests_input, open_uses(history)))
-
-
-def _requests_input(use: dict[str, Any]) -> bool:
-    return use["name"] in ASKING
+def asking_uses(history: Sequence[Any]) -> Iterator[str]:
+    """Yield the toolUseIds of tools that ask a person."""
+    for message in history:
+        for block in message["content"]:
+            use = block.get("toolUse", {})
+            if use.get("name") in ASKING and "toolUseId" in use:
+                yield use["toolUseId"]

@@ -102,7 +102,6 @@ class World:
                 created=100.0 + number,
                 begun=200.0 + 10 * number,
                 ended_s=201.0 + 10 * number,
-                took_s=1.0,
             )
             self.records.reported[run_id].add(end)
             self.records.reported_at[run_id].add(f"t{number}")
