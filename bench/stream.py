@@ -172,16 +172,16 @@ async def whole(subject: Server, seconds: float) -> tuple[list[float], list[str]
 async def resumed(subject: Server) -> tuple[int, list[str]]:
     """Cut 100 streams midway and resume each; return how many runs were still executing, and the faults."""
     chunks = 300
-    going_on, wrong = 0, list[str]()
+    executing, wrong = 0, list[str]()
 
     async def one(number: int) -> None:
-        nonlocal going_on
+        nonlocal executing
         first, second = await listener(subject.url, keep=True), await listener(subject.url, keep=True)
         first.enough = 1 + number * chunks * 3 // 4 // CUT
         await first.hear(v1(subject.url, f"cut-{number}", f"{SESSIONS_PER_S} {chunks}"))
         heard = first.events()
         run_id, last = heard[-1][1]["run_id"], max(each for each, _ in heard if each is not None)
-        going_on += heard[-1][1]["type"] != "run.finished"
+        executing += heard[-1][1]["type"] != "run.finished"
         path = f"/v1/runs/{run_id}/events"
         await second.hear(request(subject.url, "GET", path, Accept="text/event-stream", Last_Event_ID=str(last)))
         second.close()
@@ -191,7 +191,7 @@ async def resumed(subject: Server) -> tuple[int, list[str]]:
             wrong.append("what was streamed is not what is kept")
 
     await asyncio.gather(*(one(number) for number in range(CUT)))
-    return going_on, wrong
+    return executing, wrong
 
 
 async def idle(subject: Server, count: int, payload: bytes) -> float:
@@ -304,9 +304,9 @@ def main() -> None:
             f" ms, p99 {ms(late, 0.99):.2f} ms; {f'[red]{missing[0]}[/red]' if missing else 'none was dropped'}",
             highlight=False,
         )
-        going_on, wrong = result(resumed(strandline))
+        executing, wrong = result(resumed(strandline))
         console.print(
-            f"{CUT} streams cut and resumed, {going_on} while their runs executed: "
+            f"{CUT} streams cut and resumed, {executing} while their runs executed: "
             + (f"[red]{len(wrong)} wrong, e.g. {wrong[0]}[/red]" if wrong else "the same text in all"),
             highlight=False,
         )

@@ -60,7 +60,7 @@ class Player:
             attempt=attempt.context.attempt,
             knows=line_of(self._messages),
             state=self._state.get("after", ""),
-            going_on=len(attempt.messages),
+            resuming=len(attempt.messages),
             answers=answers,
         )
         performance = Performance(process, attempt, run, process.scripts[text], text)

@@ -26,10 +26,10 @@ def cancelled(life: Life, timeline: Timeline) -> Iterator[str]:
             yield from _in_time(life, timeline, run, life.runs[run.id])
 
 
-def _in_time(life: Life, timeline: Timeline, run: ObservedRun, kept: Run) -> Iterator[str]:
-    if run.cancelled_at is None or kept.ended_at is None or not life.steady or life.faulty:
+def _in_time(life: Life, timeline: Timeline, run: ObservedRun, stored: Run) -> Iterator[str]:
+    if run.cancelled_at is None or stored.ended_at is None or not life.steady or life.faulty:
         return
-    ended_at = kept.ended_at - EPOCH
+    ended_at = stored.ended_at - EPOCH
     quiet = not any(run.cancelled_at <= each <= ended_at + SLACK_S for each in timeline.interruptions)
     if quiet and ended_at - run.cancelled_at > life.options.cancel_grace_s + SLACK_S:
         yield f"run {run.id} ended {ended_at - run.cancelled_at:.1f} s after its cancel was accepted"

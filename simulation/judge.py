@@ -56,10 +56,10 @@ def _caused(life: Life, timeline: Timeline) -> Iterator[str]:
     for run, outcome in timeline.ended():
         for fault in _cause(life, timeline, run, outcome):
             yield f"run {run.id} ended as {as_reported(outcome)}, {fault}"
-        yield from _went_on(life, timeline, run)
+        yield from _resumed(life, timeline, run)
 
 
-def _went_on(life: Life, timeline: Timeline, run: ObservedRun) -> Iterator[str]:
+def _resumed(life: Life, timeline: Timeline, run: ObservedRun) -> Iterator[str]:
     """Yield what is wrong with the attempts that came after one that was cut off."""
     # Without those that began in a process that had lost its journal: they end as they begin.
     for before, attempt in pairwise(each for each in run.attempts if each.ended_nth > each.began_nth):
@@ -87,7 +87,7 @@ def _cause(life: Life, timeline: Timeline, run: ObservedRun, outcome: Outcome) -
         pass  # see `judging.times`
     elif code is ErrorCode.QUEUE_TIMEOUT:
         # The claim of one that was cut off early may never have been kept.
-        if any(each.kept or not each.crashed for each in run.attempts):
+        if any(each.durable or not each.crashed for each in run.attempts):
             yield "and had begun"
     elif outcome.status is RunStatus.CANCELLED:
         pass  # see `judging.cancels`
@@ -159,8 +159,8 @@ def _bounded(life: Life, timeline: Timeline) -> Iterator[str]:
 
 
 def _had_ended(life: Life, attempt: Attempt, at: float) -> bool:
-    kept = life.runs.get(attempt.run)
-    return kept is not None and kept.ended_at is not None and kept.ended_at - EPOCH <= at + 1e-6
+    stored = life.runs.get(attempt.run)
+    return stored is not None and stored.ended_at is not None and stored.ended_at - EPOCH <= at + 1e-6
 
 
 def _kept_out(life: Life, timeline: Timeline) -> Iterator[str]:
@@ -185,10 +185,10 @@ def _kept_out(life: Life, timeline: Timeline) -> Iterator[str]:
 def _was_left(life: Life, attempt: Attempt, begun: Attempt) -> bool:
     """Return whether it was known that an attempt had left its code working when the run of another was first
     claimed."""
-    kept = life.runs.get(begun.run)
-    if kept is None or kept.started_at is None or begun.number > 1 or attempt.worker_gone_at < begun.began_at:
+    stored = life.runs.get(begun.run)
+    if stored is None or stored.started_at is None or begun.number > 1 or attempt.worker_gone_at < begun.began_at:
         return False
-    return _had_ended(life, attempt, kept.started_at - EPOCH - KNOWN_LATER_S)
+    return _had_ended(life, attempt, stored.started_at - EPOCH - KNOWN_LATER_S)
 
 
 # -- G9 ------------------------------------------------------------------------------------------------

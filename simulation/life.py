@@ -75,7 +75,7 @@ async def _live(seed: int, make_store: MakeStore, show: bool) -> Life:
     try:
         await world.play()
         await asyncio.sleep(LONGEST_WAIT_S + 5.0 if world.perils.workers else 5.0)
-        kept = await world.all_that_is_kept()
+        stored = await world.all_that_is_stored()
     finally:
         world.close()
     record = world.record
@@ -93,11 +93,11 @@ async def _live(seed: int, make_store: MakeStore, show: bool) -> Life:
         events=record.events,
         faults=record.faults,
         scripts=world.scripts,
-        runs=kept.runs,
-        history={key: page.messages for key, page in kept.whole.items()},
-        hidden={key: set(page.discarded) for key, page in kept.whole.items()},
-        shown={key: page.messages for key, page in kept.shown.items()},
-        pending={key: page.pending for key, page in kept.shown.items()},
-        waits_for=kept.waits_for,
+        runs=stored.runs,
+        history={key: page.messages for key, page in stored.whole.items()},
+        hidden={key: set(page.discarded) for key, page in stored.whole.items()},
+        shown={key: page.messages for key, page in stored.shown.items()},
+        pending={key: page.pending for key, page in stored.shown.items()},
+        waits_for=stored.waits_for,
         digest=record.digest(),
     )

@@ -14,7 +14,7 @@ SOON_S = 1e-6
 def ordered(life: Life, timeline: Timeline) -> Iterator[str]:
     """Yield the runs that started before one that was requeued, or were accepted beyond the bound."""
     for key in timeline.by_session:
-        yield from _going_on(life, timeline, key)
+        yield from _requeued_first(life, timeline, key)
     for run in timeline.runs.values():
         if run.position > life.options.max_queued_per_session + _may_stand_behind_more(timeline, run):
             yield f"run {run.id} was accepted at position {run.position}"
@@ -33,7 +33,7 @@ def _may_stand_behind_more(timeline: Timeline, run: ObservedRun) -> bool:
     return run.request.key is not None and before
 
 
-def _going_on(life: Life, timeline: Timeline, key: SessionKey) -> Iterator[str]:
+def _requeued_first(life: Life, timeline: Timeline, key: SessionKey) -> Iterator[str]:
     """What was requeued continues before anything else of its session begins."""
     attempts = [each for each in timeline.by_session[key] if each.run in life.runs]
     lasts = {attempt.run: nth for nth, attempt in enumerate(attempts)}

@@ -60,17 +60,17 @@ def waited_for_answer(life: Life, timeline: Timeline) -> Iterator[str]:
             if between:
                 yield f"runs {between} started before run {answer.run_id}, which answers run {asker.run_id}"
         if life.steady:
-            for kept in life.runs.values():
-                if kept.key == asker.key:
-                    yield from _waited(life, timeline, question, kept)
+            for stored in life.runs.values():
+                if stored.key == asker.key:
+                    yield from _waited(life, timeline, question, stored)
 
 
-def _waited(life: Life, timeline: Timeline, question: Question, kept: Run) -> Iterator[str]:
+def _waited(life: Life, timeline: Timeline, question: Question, stored: Run) -> Iterator[str]:
     """Yield whether a run started, or was accepted, too early for a question."""
     asker, answer = question.run, question.answer
     assert asker.ended_at is not None
-    run = timeline.runs[kept.run_id]
-    if kept is answer or kept is asker:
+    run = timeline.runs[stored.run_id]
+    if stored is answer or stored is asker:
         return
     over = asker.ended_at + life.options.input_timeout_s
     if answer is not None:
@@ -81,9 +81,9 @@ def _waited(life: Life, timeline: Timeline, question: Question, kept: Run) -> It
     if answer is not None or not run.accepted or not at_a_time:
         return
     if run.request.must_not_wait:
-        yield f"run {kept.run_id} was accepted, and was not to wait for what run {asker.run_id} had asked"
+        yield f"run {stored.run_id} was accepted, and was not to wait for what run {asker.run_id} had asked"
     if run.request.on_question is OnQuestion.ANSWER and len(question.requests) == 1:
-        yield f"run {kept.run_id} was accepted, and does not answer what run {asker.run_id} had asked"
+        yield f"run {stored.run_id} was accepted, and does not answer what run {asker.run_id} had asked"
 
 
 def closed_at(timeline: Timeline, question: Question) -> Iterator[float]:

@@ -87,7 +87,7 @@ def _earlier(question: Question, timeline: Timeline, unknown: set[str]) -> dict[
         found = {
             tool: result
             for tool, (_, _, result, attempt) in run.finished.items()
-            if tool not in unknown or tool in run.kept or attempt is run.attempts[-1]
+            if tool not in unknown or tool in run.durable or attempt is run.attempts[-1]
         } | found
         before = [by_request[each] for each in answered_by(current.run) if each in by_request]
         current = before[0] if before else None

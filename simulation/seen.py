@@ -21,7 +21,7 @@ class Attempt:
         details = event.details
         self.run, self.session, self.text = event.run, details["session"], details["text"]
         self.number, self.process = details["attempt"], details["process"]
-        self.knows, self.state, self.going_on = details["knows"], details["state"], details["going_on"]
+        self.knows, self.state, self.resuming = details["knows"], details["state"], details["resuming"]
         self.answers = details["answers"]
         self.worker = details.get("worker", 0)
         self.requests_input: list[str] = []
@@ -44,7 +44,7 @@ class Attempt:
         self.units: set[str] = set()
         """The tools and threads of it that work."""
         self.said: list[tuple[float, str]] = []
-        self.kept = 0
+        self.durable = 0
         """How many of `said` are durable for sure: a round was stored after them."""
 
     def was_on_its_way(self, at: float) -> bool:
@@ -97,13 +97,13 @@ class ObservedRun:
         self.idempotent: set[str] = set()
         self.begun: Counter[str] = Counter()
         self.finished: dict[str, tuple[int, float, ToolResult, Attempt]] = {}
-        self.kept: set[str] = set()
+        self.durable: set[str] = set()
         """The tools whose results are durable for sure."""
 
     @property
     def checkpointed(self) -> bool:
         """Whether anything of it is durable for sure."""
-        return any(attempt.kept for attempt in self.attempts)
+        return any(attempt.durable for attempt in self.attempts)
 
     def ledger(self, ending: Ending, part: list[Message], heard_until: float, *, answers: bool = False) -> Ledger:
         """Return what really happened in this run, to be compared with `part`, its history.
@@ -119,14 +119,14 @@ class ObservedRun:
             said += [
                 text
                 for nth, (at, text) in enumerate(attempt.said)
-                if nth < attempt.kept or (counts and at < heard_until)
+                if nth < attempt.durable or (counts and at < heard_until)
             ]
         unfinished = set(self.begun) - set(self.finished)
         finished = {}
         for tool, (nth, at, result, attempt) in self.finished.items():
             counts = attempt is self.attempts[-1] and not crashed and at < heard_until
             counts = counts and (attempt.left_nth < 0 or nth < attempt.left_nth)
-            if tool in unknown and not counts and tool not in self.kept:
+            if tool in unknown and not counts and tool not in self.durable:
                 unfinished.add(tool)
             else:
                 finished[tool] = result
@@ -144,6 +144,6 @@ def _unknown(part: list[Message]) -> Iterator[str]:
                 yield block["toolResult"]["toolUseId"]
 
 
-def text_of(kept: Run) -> str:
+def text_of(stored: Run) -> str:
     """Return the text that a run goes by: what it asks, or what it answers to all requests of a question."""
-    return str(kept.metadata["text"])
+    return str(stored.metadata["text"])

@@ -73,11 +73,11 @@ class Timeline:
             attempt.end(len(life.events), life.events[-1].at)
         for key in list(self._shut):
             self._unpause(key, math.inf)
-        for kept in life.runs.values():
-            run = self._run(kept.run_id)
-            run.text = text_of(kept)
+        for stored in life.runs.values():
+            run = self._run(stored.run_id)
+            run.text = text_of(stored)
             request = self.requests[run.text]
-            if not request.answers and (answers := tuple(answered_by(kept))):
+            if not request.answers and (answers := tuple(answered_by(stored))):
                 self.requests[run.text] = replace(request, answers=answers, by_text=True)
         self.questions = questions_of(life.runs)
         """By the id of the run that asks."""
@@ -98,9 +98,9 @@ class Timeline:
     def ended(self) -> Iterator[tuple[ObservedRun, Outcome]]:
         """Yield the runs that are kept with an outcome."""
         for run in self.runs.values():
-            kept = self._life.runs.get(run.id)
-            if kept is not None and kept.outcome is not None:
-                yield run, kept.outcome
+            stored = self._life.runs.get(run.id)
+            if stored is not None and stored.outcome is not None:
+                yield run, stored.outcome
 
     def in_order_of_start(self) -> dict[SessionKey, list[ObservedRun]]:
         """Return the runs of each session that are kept, in the order in which they first began."""
@@ -331,7 +331,7 @@ class Timeline:
 
     def _checkpointed(self, nth: int, event: Event) -> None:
         attempt = self._attempt(event)
-        attempt.kept = len(attempt.said)
+        attempt.durable = len(attempt.said)
 
     def _begun(self, nth: int, event: Event) -> None:
         self._run(event.run).begun[event.details["id"]] += 1
@@ -352,7 +352,7 @@ class Timeline:
             del self._live[event.run, attempt.process]
 
     def _kept(self, nth: int, event: Event) -> None:
-        self._run(event.run).kept.add(event.details["id"])
+        self._run(event.run).durable.add(event.details["id"])
 
     def _finished(self, nth: int, event: Event) -> None:
         run = self._run(event.run)

@@ -74,25 +74,25 @@ def _part(life: Life, timeline: Timeline, part: Part, run: ObservedRun, outcome:
 
 def _hidden(life: Life, run: ObservedRun | None) -> bool:
     """Return whether what a run left is to be flagged and hidden."""
-    kept = None if run is None else life.runs.get(run.id)
-    if kept is not None and kept.status is RunStatus.CANCELLED:
-        return kept.discarded
-    return kept is not None and kept.status is RunStatus.FAILED and life.options.on_failure == "drop"
+    stored = None if run is None else life.runs.get(run.id)
+    if stored is not None and stored.status is RunStatus.CANCELLED:
+        return stored.discarded
+    return stored is not None and stored.status is RunStatus.FAILED and life.options.on_failure == "drop"
 
 
 def _heard_until(life: Life, timeline: Timeline, run: ObservedRun) -> float:
     """Return until when for sure what an agent reports is in history: a run may be left before its code has ended."""
-    kept = life.runs[run.id]
-    code = kept.outcome.error.code if kept.outcome and kept.outcome.error else None
-    if code not in (ErrorCode.TIMEOUT, ErrorCode.STOPPED) and kept.status is not RunStatus.CANCELLED:
+    stored = life.runs[run.id]
+    code = stored.outcome.error.code if stored.outcome and stored.outcome.error else None
+    if code not in (ErrorCode.TIMEOUT, ErrorCode.STOPPED) and stored.status is not RunStatus.CANCELLED:
         return math.inf
-    ended_at = math.inf if kept.ended_at is None or not life.steady else kept.ended_at
+    ended_at = math.inf if stored.ended_at is None or not life.steady else stored.ended_at
     # At the very moment in which a process is gone the next one may have it, as the clock rounds its times.
     if run.attempts and ended_at >= EPOCH + timeline.gone.get(run.attempts[-1].process, math.inf):
         return 0.0  # it ended in another process, which knew what was stored and nothing else
     if run.attempts and ended_at >= EPOCH + run.attempts[-1].worker_gone_at:
         return 0.0
-    return kept.ended_at - EPOCH - SLACK_S if life.steady and not life.faulty and kept.ended_at else 0.0
+    return stored.ended_at - EPOCH - SLACK_S if life.steady and not life.faulty and stored.ended_at else 0.0
 
 
 def _ending(life: Life, outcome: Outcome) -> Ending:
@@ -118,8 +118,8 @@ def remembered(life: Life, timeline: Timeline) -> Iterator[str]:
                 known[run.text] = (timeline.as_line(before), state)
             if not part.hidden:
                 before += part.messages
-            kept = None if run is None else life.runs.get(run.id)
-            if run is not None and kept is not None and kept.status in (RunStatus.SUCCEEDED, RunStatus.NEEDS_INPUT):
+            stored = None if run is None else life.runs.get(run.id)
+            if run is not None and stored is not None and stored.status in (RunStatus.SUCCEEDED, RunStatus.NEEDS_INPUT):
                 state = run.text
             question = None if run is None else timeline.questions.get(run.id)
             while question is not None and question.answer is not None:
@@ -136,7 +136,7 @@ def remembered(life: Life, timeline: Timeline) -> Iterator[str]:
                 continue
             if attempt.knows != expected[0]:
                 yield f"the agent of run {attempt.run} knew {attempt.knows!r}, the session had {expected[0]!r}"
-            if attempt.going_on == int(attempt.answers) and attempt.state != expected[1]:
+            if attempt.resuming == int(attempt.answers) and attempt.state != expected[1]:
                 yield f"the agent of run {attempt.run} had the state of {attempt.state!r}, not of {expected[1]!r}"
 
 

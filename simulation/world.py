@@ -286,7 +286,7 @@ class World:
         """Return what the world takes."""
         self._store.close()
 
-    async def all_that_is_kept(self) -> Kept:
+    async def all_that_is_stored(self) -> Kept:
         """Open the journal once more and read it."""
         judges = Server(0, chance=self.chance, record=self.record, scripts=self.scripts, clock=self.clock)
         journal = self._store.of(judges, self.disk)

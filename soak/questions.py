@@ -17,7 +17,7 @@ WITHDRAWN: Final = 200
 def judge_questions(case: Case) -> Iterator[str]:
     """Yield everything that is wrong about input requests."""
     yield from _planned(case)
-    yield from _went_on(case)
+    yield from _continued(case)
 
 
 def _planned(case: Case) -> Iterator[str]:
@@ -32,7 +32,7 @@ def _planned(case: Case) -> Iterator[str]:
             yield f"run {run_id} ({label}) asks {sorted(names)}, and its message does not"
 
 
-def _went_on(case: Case) -> Iterator[str]:
+def _continued(case: Case) -> Iterator[str]:
     """A tool that asks continues with the answer that was accepted; the round of one that got none says so."""
     for line in case.lines:
         if line.kind != "begin" or line.tool not in ASKING or line.label in case.gone:

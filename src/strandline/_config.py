@@ -198,13 +198,13 @@ def _check_session_files(settings: Settings) -> None:
                 "session_files_names is set, but session_files is not. Set session_files to the folder."
             )
         return
-    place = SessionPaths(settings.session_files, settings.session_files_names)
+    paths = SessionPaths(settings.session_files, settings.session_files_names)
     if settings.history == "session_manager":
         raise SettingsError(
             "session_files is set, but with history=session_manager the agent's own session manager stores the"
             " conversations, so there is nothing to write. Unset one of the two."
         )
-    if settings.has_keys and not place.keeps_principals_apart:
+    if settings.has_keys and not paths.keeps_principals_apart:
         raise SettingsError(
             f"session_files is {settings.session_files}, and with keys two callers may have sessions of the same name."
             f" Add {{caller}}: {settings.session_files.rstrip('/')}/{{caller}}"
@@ -231,8 +231,8 @@ def survey(environ: Mapping[str, str], *, toml: Path | None = None, folder: Path
 
 def journal_file(settings: Settings) -> Path | None:
     """Return the journal's file, None if it is in memory."""
-    kind, _, place = settings.journal.partition(":")
-    return Path(place) if kind == "sqlite" and place else None
+    kind, _, path = settings.journal.partition(":")
+    return Path(path) if kind == "sqlite" and path else None
 
 
 def journal_database(settings: Settings) -> str | None:

@@ -1,4 +1,4 @@
-"""The exit codes of the commands."""
+"""The exit codes of the commands, and what is said at an exit that leaves runs executing."""
 
 from typing import Final
 
@@ -12,3 +12,5 @@ LOST: Final = 75
 """The journal may belong to another server by now, so nothing may execute here."""
 INTERRUPTED: Final = 130
 """Ctrl-C, as in shells."""
+EXITED_AT_ONCE: Final = "exited at once; the next start recovers the executing runs"
+"""What a second Ctrl-C is answered with."""

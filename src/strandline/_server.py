@@ -28,7 +28,7 @@ from strandline._clock import Clock, SystemClock
 from strandline._compat import uvicorn
 from strandline._composition import build_http, build_loops, build_service, open_journal, start
 from strandline._config import check_exposure, is_loopback, journal_database, journal_file
-from strandline._exits import EXHAUSTED, INTERRUPTED, LOST
+from strandline._exits import EXHAUSTED, EXITED_AT_ONCE, INTERRUPTED, LOST
 from strandline._garbage import collect_less_often
 from strandline._http.app.errors import render_problem
 from strandline._http.middleware.connections import Connections, allowed
@@ -271,12 +271,12 @@ class _Server:
 
     def _show_stacks(self) -> None:
         """Write the stacks of all runs to a file beside the journal, if it has one."""
-        if (place := journal_file(self._settings)) is not None:
-            self._showing = asyncio.create_task(self._write_stacks(place))
+        if (file := journal_file(self._settings)) is not None:
+            self._showing = asyncio.create_task(self._write_stacks(file))
 
-    async def _write_stacks(self, place: Path) -> None:
+    async def _write_stacks(self, file: Path) -> None:
         try:
-            write_report(place, await self._service.stacks())
+            write_report(file, await self._service.stacks())
         except OSError as error:
             _log.error("the stacks of runs could not be written: %s", error)
 
@@ -288,7 +288,7 @@ class _Server:
     def _interrupted(self) -> None:
         """Stop cleanly on the first Ctrl-C, at once on the second; the journal is safe either way."""
         if self._stop.is_set():
-            _log.warning("exited at once; the next start recovers the executing runs")
+            _log.warning(EXITED_AT_ONCE)
             logs.flush()
             os._exit(INTERRUPTED)
         self._stop.set()

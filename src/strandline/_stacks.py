@@ -46,12 +46,12 @@ def render(stacks: Sequence[RunStack]) -> str:
 
 def write_report(journal: Path, stacks: Sequence[RunStack]) -> None:
     """Write the report for the waiting command; whole or not at all."""
-    place = _place(journal)
-    draft = place.with_name(place.name + ".new")
+    report_file = _report_file(journal)
+    draft = report_file.with_name(report_file.name + ".new")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(render(stacks))
-    draft.replace(place)
+    draft.replace(report_file)
 
 
 def fetch_report(journal: Path) -> str:
@@ -69,12 +69,12 @@ def fetch_report(journal: Path) -> str:
             " container:"
             " docker exec CONTAINER strandline stacks"
         )
-    place = _place(journal)
-    place.unlink(missing_ok=True)
+    report_file = _report_file(journal)
+    report_file.unlink(missing_ok=True)
     deadline = time.monotonic() + ANSWER_S
     while time.monotonic() < deadline:
         _signal(pid)
-        if (report := _read_report(place)) is not None:
+        if (report := _read_report(report_file)) is not None:
             return report
     raise NoServerAnswers(
         f"process {pid} has not answered within {ANSWER_S:g} s; `py-spy dump --pid {pid}` may show why"
@@ -96,16 +96,16 @@ def _signal(pid: int) -> None:
         raise NoServerAnswers(f"the server, process {pid}, has just ended") from None
 
 
-def _read_report(place: Path) -> str | None:
+def _read_report(report_file: Path) -> str | None:
     """Return the report once it exists; None after a while, since another command may have taken it."""
     deadline = time.monotonic() + ASK_AGAIN_S
     while time.monotonic() < deadline:
         try:
-            text = place.read_text(encoding="utf-8")
+            text = report_file.read_text(encoding="utf-8")
         except FileNotFoundError:
             time.sleep(POLL_S)
             continue
-        place.unlink(missing_ok=True)
+        report_file.unlink(missing_ok=True)
         return text
     return None
 
@@ -133,6 +133,6 @@ def _has_open(pid: int, path: Path) -> bool:
         return False
 
 
-def _place(journal: Path) -> Path:
+def _report_file(journal: Path) -> Path:
     path = locate(journal)
     return path.with_name(path.name + ".stacks")

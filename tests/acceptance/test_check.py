@@ -175,7 +175,7 @@ def test_any_other_server_with_another_agent_is_not_judged_and_gets_one_question
     with fake(Starlette(routes=[Route("/chat", chat, methods=["POST"])])) as url:
         done = typed(url, "-a", "original", "--json", folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "is no probe ('hello')" in done.stderr
+    assert "does not serve the probe (it answered 'hello')" in done.stderr
     assert len(requests) == 1
 
 
@@ -210,7 +210,7 @@ def test_what_cannot_be_tried_is_said_in_one_paragraph(server: Server, tmp_path:
     (tmp_path / "broken.py").write_text("import no_such_package\n")
     nobody = f"http://127.0.0.1:{free_port()}"
     for arguments, expected in [
-        ((nobody,), "nobody answers at"),
+        ((nobody,), "nothing answers at"),
         ((server.url, "-a", "grpc"), "name one of strandline, original"),
         ((server.url, "-a", "none.py"), "does not exist"),
         ((server.url, "-a", "empty.py"), "async def ask(client, url, session, text)"),

@@ -16,6 +16,7 @@ import pytest
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import COMMAND, DEADLINE_S, TARGETS, Server, environment, refused, until
 from acceptance.terminal import terminal
+from strandline._exits import EXITED_AT_ONCE
 
 ANSWERING = """
 import os
@@ -303,6 +304,7 @@ def test_a_second_ctrl_c_ends_both_at_once(at: Checkpoints, tmp_path: Path) -> N
         said(server, "Ctrl-C again exits at once")
         server.signal(signal.SIGINT)
         assert server.ended() == 130
+        assert EXITED_AT_ONCE in server.stderr
         at.release()
         server.start()
         server.quiet()

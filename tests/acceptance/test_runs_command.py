@@ -189,7 +189,7 @@ def test_what_was_discarded_is_shown_to_those_who_ask(server: Server, at: Checkp
     assert "> (discarded) d1 a\n" in said(server, "history", "hidden", "--discarded")
 
 
-def test_a_waiting_run_is_cancelled_and_an_executing_one_asked_to_stop(server: Server, at: Checkpoints) -> None:
+def test_a_waiting_run_is_cancelled_at_once_and_an_executing_one_soon(server: Server, at: Checkpoints) -> None:
     running = held(server, at, "stop", "s0")
     waiting = sent(server, "stop", "s1")
     done = typed(server, "cancel", waiting, "run_unknown", running)

@@ -15,6 +15,7 @@ import pytest
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.events import listening
 from acceptance.server import DEADLINE_S, TARGETS, Server, ran, serving, texts, tool_results, until
+from strandline._exits import EXITED_AT_ONCE
 from strandline._history import UNKNOWN_OUTCOME
 
 STOPPED = "(This run ended early: stopped.)\nthe server was stopped"
@@ -364,6 +365,7 @@ def test_a_second_interrupt_leaves_at_once_and_the_run_is_taken_up_again(at: Che
         begun = time.monotonic()
         server.signal(signal.SIGINT)
         assert server.ended() == 130
+        assert EXITED_AT_ONCE in server.stderr
         assert time.monotonic() - begun < 5
         at.release("one model 0")
         server.start()

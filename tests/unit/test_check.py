@@ -10,7 +10,7 @@ from strandline._check.asking import Answered, Reply
 from strandline._check.suite import Finding, Plan, Verdict
 
 
-class Asked:
+class Answering:
     """Answers whatever it is asked."""
 
     async def ask(self, session: str, label: str) -> Reply:
@@ -29,9 +29,9 @@ def test_what_seems_lost_gets_two_seconds_to_arrive_in_another_session(
     async def restarted(given: Any, command: str, session: str, queued: str, gap_s: float) -> tuple[Reply, Finding]:
         sessions.append(queued)
         found = Verdict.HOLDS if arrives_s <= gap_s else Verdict.BREAKS
-        return await Asked().ask(session, "after"), Finding("accepted", "", found, "")
+        return await Answering().ask(session, "after"), Finding("accepted", "", found, "")
 
     monkeypatch.setattr(suite._Suite, "_restart", restarted)
-    told = asyncio.run(suite._Suite(Asked(), Plan(restart="true")).restart())  # type: ignore[arg-type]
-    assert [each.verdict for each in told] == [Verdict.HOLDS, verdict]
+    findings = asyncio.run(suite._Suite(Answering(), Plan(restart="true")).restart())  # type: ignore[arg-type]
+    assert [each.verdict for each in findings] == [Verdict.HOLDS, verdict]
     assert len(set(sessions)) == len(sessions) == tries

@@ -168,8 +168,8 @@ def test_an_override_would_be_found() -> None:
 
 @pytest.mark.parametrize("package", compat.TESTED_VERSIONS)
 def test_pyproject_requires_the_tested_versions(package: str) -> None:
-    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    assert f"{package}{compat.bounds(package)}" in asked
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert f"{package}{compat.bounds(package)}" in dependencies
 
 
 @pytest.mark.parametrize("package", compat.TESTED_VERSIONS)
@@ -325,7 +325,7 @@ def test_an_interrupted_round_moves_to_another_agent_with_the_results_of_its_oth
         first = desk.agent()
         assert not strands.is_interrupted(first)
         assert strands.interrupted_round(first) is None
-        asked = (await first.invoke_async("go")).interrupts
+        requests = (await first.invoke_async("go")).interrupts
         assert strands.is_interrupted(first)
         (ended,) = strands.completed_results(first)
         assert ended["content"] == [{"text": "worked"}]
@@ -334,7 +334,7 @@ def test_an_interrupted_round_moves_to_another_agent_with_the_results_of_its_oth
         second = desk.agent(first.messages)
         strands.restore_interrupt(second, fields)
         assert strands.is_interrupted(second)
-        answers: Any = [{"interruptResponse": {"interruptId": each.id, "response": "yes"}} for each in asked or ()]
+        answers: Any = [{"interruptResponse": {"interruptId": each.id, "response": "yes"}} for each in requests or ()]
         assert text_of(await second.invoke_async(answers)) == "approved: yes, worked"
         assert desk.worked == 1
 
@@ -345,13 +345,13 @@ def test_tools_whose_results_are_taken_away_start_again() -> None:
     async def main() -> None:
         desk = Asking()
         first = desk.agent()
-        asked = (await first.invoke_async("go")).interrupts
+        requests = (await first.invoke_async("go")).interrupts
         fields = strands.interrupted_round(first)
         assert fields is not None
         second = desk.agent(first.messages)
         strands.restore_interrupt(second, fields, [])
         assert strands.completed_results(second) == []
-        answers: Any = [{"interruptResponse": {"interruptId": each.id, "response": "yes"}} for each in asked or ()]
+        answers: Any = [{"interruptResponse": {"interruptId": each.id, "response": "yes"}} for each in requests or ()]
         assert text_of(await second.invoke_async(answers)) == "approved: yes, worked"
         assert desk.worked == 2
 
@@ -701,11 +701,11 @@ def test_a_pool_knows_the_threads_that_it_has_started_and_what_waits_for_one() -
 
 
 def test_the_pool_of_python_starts_its_threads_where_ours_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(Threads, "_adjust_thread_count", lambda pool: asked.append("a thread"))
+    made: list[str] = []
+    monkeypatch.setattr(Threads, "_adjust_thread_count", lambda pool: made.append("a thread"))
     pool = Threads(1, "test")
     pool.submit(print)
-    assert asked == ["a thread"]
+    assert made == ["a thread"]
 
 
 def test_the_frames_of_threads_are_returned() -> None:

@@ -147,10 +147,10 @@ def test_a_service_checks_every_input_and_stores_nothing_of_a_refused_one() -> N
                     await service.submit(Request(key=key(), input=content))
             assert (await service.runs(key())).runs == []
         async with serving(clock, Played(echo), allowed_content=frozenset({"cachePoint"})) as service:
-            asked: list[dict[str, Any]] = [{"text": "x"}, {"cachePoint": {"type": "default"}}]
-            ticket = await service.submit(Request(key=key(), input=asked))
+            sent: list[dict[str, Any]] = [{"text": "x"}, {"cachePoint": {"type": "default"}}]
+            ticket = await service.submit(Request(key=key(), input=sent))
             await outcome(ticket)
-            assert (await service.history(key(), count=0, include_tool_messages=True))[0]["content"] == asked
+            assert (await service.history(key(), count=0, include_tool_messages=True))[0]["content"] == sent
             deep: Any = {"a": 1}
             for _ in range(120):
                 deep = {"a": deep}

@@ -77,7 +77,7 @@ def test_a_service_keeps_what_was_said_on_any_loop(run: Runs) -> None:
     run(second())
 
 
-def test_what_executes_at_the_end_finishes_and_what_waits_is_told_so_and_goes_on() -> None:
+def test_at_the_end_executing_runs_finish_and_waiting_ones_continue_later() -> None:
     async def main() -> None:
         gate = Gate()
 
@@ -184,7 +184,7 @@ def test_an_app_may_be_started_again_and_again_but_not_twice_at_once() -> None:
     asyncio.run(main())
 
 
-def test_a_test_client_is_told_of_an_app_that_cannot_start() -> None:
+def test_a_test_client_sees_that_an_app_cannot_start() -> None:
     first = strandline.asgi(make_agent, journal="sqlite:journal.db")
     second = strandline.asgi(make_agent, journal="sqlite:journal.db", lock_wait=0)
 
@@ -215,7 +215,7 @@ def test_an_app_that_was_not_started_or_has_ended_says_so_in_the_form_of_each_ro
 ) -> None:
     agent = strandline.asgi(make_agent, journal="memory:")
 
-    async def told() -> str:
+    async def said() -> str:
         around = FastAPI()
         around.mount("/below", agent)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(around), base_url="http://test") as client:
@@ -224,10 +224,10 @@ def test_an_app_that_was_not_started_or_has_ended_says_so_in_the_form_of_each_ro
         return code_of(response.json())
 
     async def main() -> None:
-        assert await told() == "not_started"
+        assert await said() == "not_started"
         async with agent.lifespan():
             pass
-        assert await told() == "not_started"
+        assert await said() == "not_started"
 
     asyncio.run(main())
 
@@ -260,7 +260,7 @@ def test_nothing_is_touched_before_the_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "said"),
     [
         ({"max_runing": 3}, "`max_runing` is not a setting; did you mean `max_running`?"),
         ({"max_running": 0}, r"max_running is 0 \(given to strandline.asgi\); it must be a whole number >= 1"),
@@ -270,12 +270,12 @@ def test_nothing_is_touched_before_the_start(tmp_path: Path) -> None:
         ({"config": "none.toml"}, "none.toml cannot be read"),
     ],
 )
-def test_a_wrong_setting_is_refused_where_it_is_given(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(SettingsError, match=told):
+def test_a_wrong_setting_is_refused_where_it_is_given(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
         strandline.asgi(make_agent, **settings)
 
 
-def test_a_variable_that_is_nearly_a_setting_is_told_in_the_log(
+def test_a_variable_that_is_nearly_a_setting_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("STRANDLINE_TIMEOOT", "5")
@@ -304,7 +304,7 @@ def test_what_could_be_kept_and_never_be_run_is_refused_and_stops_nobody(journal
                 strandline.Request(key=strandline.session_key("ada", principal="\ud800"), input="x")
             with pytest.raises(Invalid, match="metadata is 'mine'"):
                 await service.submit(strandline.Request(key=key, input="hello", metadata=mine))
-            for asked in (
+            for request in (
                 lambda: service.submit(strandline.Request(key=name, input="hello")),
                 lambda: service.runs(name),
                 lambda: service.session(name),
@@ -316,14 +316,14 @@ def test_what_could_be_kept_and_never_be_run_is_refused_and_stops_nobody(journal
                 lambda: service.delete(name),
             ):
                 with pytest.raises(Invalid, match="the key of the session is 'ada'; make one with"):
-                    await asked()
+                    await request()
             assert await ask(service, "hello") == "ada: hello"
 
     asyncio.run(main())
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "said"),
     [
         ("if_busy", "reject", "if_busy is 'reject'; it must be a strandline.IfBusy"),
         ("on_question", "dismiss", "on_question is 'dismiss'; it must be a strandline.OnQuestion, or None"),
@@ -336,12 +336,12 @@ def test_what_could_be_kept_and_never_be_run_is_refused_and_stops_nobody(journal
         ("fingerprint", "all", "fingerprint is 'all'; it must be bytes"),
     ],
 )
-def test_an_option_of_another_type_is_refused_and_names_itself(field: str, value: object, told: str) -> None:
+def test_an_option_of_another_type_is_refused_and_names_itself(field: str, value: object, said: str) -> None:
     options: dict[str, Any] = {"idempotency_key": "k", field: value}
 
     async def main() -> None:
         async with strandline.open_service(make_agent, journal="memory:") as service:
-            with pytest.raises(Invalid, match=told):
+            with pytest.raises(Invalid, match=said):
                 await service.submit(strandline.Request(key=strandline.session_key("ada"), input="x", **options))
             with pytest.raises(strandline.StrandlineError):
                 await service.session(strandline.session_key("ada"))  # (nothing of it was accepted)
@@ -382,10 +382,10 @@ def test_an_idempotency_key_stands_for_one_request_also_without_a_fingerprint() 
 
 
 def test_a_service_is_used_on_the_loop_that_opened_it_alone() -> None:
-    told = r"belongs to the event loop that opened it.*run_coroutine_threadsafe"
+    said = r"belongs to the event loop that opened it.*run_coroutine_threadsafe"
 
     def elsewhere(call: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        with pytest.raises(SetupError, match=told):
+        with pytest.raises(SetupError, match=said):
             asyncio.run(call())
 
     async def main() -> None:
@@ -438,7 +438,7 @@ def test_what_cannot_be_served_is_refused_by_its_name() -> None:
         strandline.asgi("nowhere.py")
 
 
-def test_an_app_with_keys_and_external_history_serves_no_factory_that_is_not_told_whose_session_it_is() -> None:
+def test_with_keys_and_self_managed_history_an_app_serves_no_factory_without_principal() -> None:
     keys = [new_key("ada")[1].line()]
     Path("kept.py").write_text("def make_agent(session_id): ...")
     for target in (make_agent, "kept.py"):
@@ -484,7 +484,7 @@ def test_serve_says_where_it_cannot_be_called() -> None:
     asyncio.run(inside())
 
 
-def test_serve_tells_what_is_wrong_and_returns_the_code_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_prints_what_is_wrong_and_returns_the_code_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert strandline.serve(Settings, journal="memory:") == FAILED
     assert capsys.readouterr().err.startswith("strandline: strandline._settings:Settings is a class")
 
@@ -523,7 +523,7 @@ async def _read_again(**settings: Any) -> list[list[str]]:
         for ticket in tickets:
             await asyncio.wait_for(ticket.outcome(), 20)
         ids = [ticket.run_id for ticket in tickets]
-        del tickets, ticket  # whoever reads holds on to what is read
+        del tickets, ticket  # (a reader holds on to what is read)
         gc.collect()
         streams = [await service._engine.stream(strandline.ANONYMOUS, run_id) for run_id in ids]
         return [[type_of(each.event) async for each in stream.subscribe()] for stream in streams]

@@ -658,7 +658,7 @@ def test_the_agents_of_a_graph_print_nothing(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().out == ""
 
 
-def test_nodes_get_the_facts_of_their_run(tmp_path: Path) -> None:
+def test_nodes_get_the_context_of_their_run(tmp_path: Path) -> None:
     async def main() -> None:
         reported: list[Any] = []
 

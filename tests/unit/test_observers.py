@@ -147,17 +147,17 @@ def test_a_run_that_is_cancelled_while_it_executes() -> None:
     assert 1.0 <= took_s < 9.0
 
 
-class Asks:
+class AskingTarget:
     """A target whose agents ask a person."""
 
     resumable, singleton, self_managed = True, False, False
     description = "asks"
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
-        return AsksAgent()
+        return AskingAgent()
 
 
-class AsksAgent:
+class AskingAgent:
     async def run(self, attempt: Attempt) -> Finished:
         assert attempt.prompt is not None
         attempt.add(prompt_message(attempt.prompt))
@@ -175,7 +175,7 @@ def test_a_run_that_asks_a_person() -> None:
     noted = Noted()
 
     async def main(clock: VirtualClock) -> None:
-        async with serving(clock, Asks(), observer=noted) as service:
+        async with serving(clock, AskingTarget(), observer=noted) as service:
             await outcome(await send(service, "may I?"))
 
     run_virtual(main)

@@ -85,12 +85,12 @@ def test_the_ending_may_be_longer_than_the_sent_text() -> None:
 
 def test_what_is_kept_of_a_run_that_starts_again_is_sent_to_those_who_have_heard_nothing() -> None:
     new = SentText()
-    assert new.kept(["one", "", "two"]) == f"one{BREAK}two"
+    assert new.resumed(["one", "", "two"]) == f"one{BREAK}two"
     there = SentText()
     there.piece("one")
     there.whole("one")
     there.piece("tw")
-    assert there.kept(["one"]) == ""
+    assert there.resumed(["one"]) == ""
     assert there.piece("two") == "o"
 
 

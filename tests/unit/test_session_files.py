@@ -504,7 +504,7 @@ class Cramped(MemoryJournal):
         super().__init__(clock)
         self.file = file
         self.size = 0
-        self.asked: list[int] = []
+        self.requested: list[int] = []
         self.is_broken = False
 
     @property
@@ -523,7 +523,7 @@ class Cramped(MemoryJournal):
     async def grant_room(self, size: int) -> bool:
         if self.is_broken:
             raise JournalUnavailable("it is full to the last byte")
-        self.asked.append(size)
+        self.requested.append(size)
         return size <= self.room
 
 
@@ -561,16 +561,16 @@ def test_files_leave_the_last_of_the_journals_disk_to_runs_and_are_caught_up_wit
     async def play(world: World, journal: Cramped) -> None:
         journal.size = 1 << 20
         await world.ran("one", "two", at=key("before"))
-        assert journal.asked == [2 * files.BLOCK] * 2, "two messages, then what says how far they go"
+        assert journal.requested == [2 * files.BLOCK] * 2, "two messages, then what says how far they go"
         journal.size = 0
         await world.ran("three", "four", at=key("before"))
         for number in range(20):
             await world.ran("one", "two", at=key(f"t{number}"), reported=False)
             world.keeper.changed(key(f"t{number}"))
-        asked = len(journal.asked)
+        requested = len(journal.requested)
         for _ in range(100):
             await asyncio.sleep(0)
-        assert len(journal.asked) == asked, "nothing is tried while the disk has no room at all"
+        assert len(journal.requested) == requested, "nothing is tried while the disk has no room at all"
         assert world.texts("before") == ["one", "two"]
         assert [each.name for each in tmp_path.iterdir()] == ["session_before"]
         assert (world.keeper.behind, world.keeper.failures) == (21, 0)
@@ -600,7 +600,7 @@ def test_what_was_begun_of_files_for_which_there_is_no_room_is_removed_and_small
         await world.ran(*(f"{number}" for number in range(8)), at=key("large"))
         await until(lambda: world.keeper.behind == 1)
         assert under(tmp_path) == []
-        assert journal.asked == [2 * files.BLOCK] * 4
+        assert journal.requested == [2 * files.BLOCK] * 4
         await world.ran("one", "two", at=key("small"))
         assert world.texts("small") == ["one", "two"]
         assert (world.keeper.behind, world.keeper.failures) == (1, 0)
@@ -644,11 +644,11 @@ def test_files_on_another_disk_than_the_journals_need_no_room_of_it(
 
     async def play(world: World, journal: Cramped) -> None:
         await world.ran("one", "two")
-        assert (world.keeper.behind, journal.asked) == (1, [2 * files.BLOCK])
+        assert (world.keeper.behind, journal.requested) == (1, [2 * files.BLOCK])
         world.folder = tmp_path / "other"
         await world.restart()
         assert world.texts() == ["one", "two"]
-        assert len(journal.asked) == 1
+        assert len(journal.requested) == 1
 
     cramped(play, tmp_path)
 

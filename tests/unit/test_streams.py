@@ -118,10 +118,10 @@ def test_the_bytes_that_are_kept_are_bounded_too_but_the_last_event_is_always_th
     run = stream(bounds=Bounds(events=1000, size=10_000))
     for _ in range(50):
         run.publish(0.0, TextDelta("x" * 1000))
-    kept = run.kept()
+    kept = run.stored()
     assert 5 <= len(kept) <= 10
     run.publish(0.0, TextDelta("y" * 20_000))
-    assert [len(text) for text in texts(run.kept())] == [20_000]
+    assert [len(text) for text in texts(run.stored())] == [20_000]
 
 
 def test_much_is_handed_out_in_portions_in_order_and_whole() -> None:
@@ -185,7 +185,7 @@ def test_the_end_comes_last_though_the_agent_never_stops_to_speak(is_followed: b
         run.finish(ENDED, 2.0)
         seen = run.subscribe().ready()
         assert [type(each.event) for each in seen] == [TextDelta, RunFinished]
-        assert run.kept() == seen
+        assert run.stored() == seen
 
     asyncio.run(play())
 
@@ -195,7 +195,7 @@ def test_events_that_nobody_reads_are_bounded_too(loop: VirtualLoop) -> None:
     for number in range(3 * MANY):
         run.publish(1.0, RunStarted(number))
         assert len(run.inbox) < MANY
-    assert numbers(run.kept()) == list(range(3 * MANY - 9, 3 * MANY + 1))
+    assert numbers(run.stored()) == list(range(3 * MANY - 9, 3 * MANY + 1))
 
 
 @pytest.mark.parametrize("bounds", [Bounds(events=3), Bounds(size=1500)])
@@ -207,9 +207,9 @@ def test_no_more_is_kept_of_an_ended_run_than_the_bounds_say(loop: VirtualLoop, 
     buffer.put(run)
     kept = buffer.get(RunId("r"))
     assert kept is not None
-    assert 1 < len(kept.kept()) < 5
-    assert kept.kept()[-1].number == 11
-    assert kept.kept() == run.kept()
+    assert 1 < len(kept.stored()) < 5
+    assert kept.stored()[-1].number == 11
+    assert kept.stored() == run.stored()
 
 
 def test_a_feed_that_begins_after_the_end_of_a_run_has_none_of_its_events(loop: VirtualLoop) -> None:
@@ -425,7 +425,7 @@ def test_replayed_events_equal_the_published_ones(loop: VirtualLoop) -> None:
     buffer.put(run)
     again = buffer.get(RunId("r"))
     assert again is not None
-    assert again.kept() == run.kept()
+    assert again.stored() == run.stored()
     assert again.is_read(3)
     assert numbers(again.subscribe(after=1).ready()) == [2, 3]
     assert buffer.get(RunId("other")) is None
@@ -446,7 +446,7 @@ def test_it_is_kept_for_so_long(loop: VirtualLoop) -> None:
 
 def test_it_takes_so_much_memory_and_the_oldest_go_first(loop: VirtualLoop) -> None:
     clock = VirtualClock(loop)
-    one = len(encode_messages(ended("r10", "x" * 400).kept())) + ENTRY_BYTES
+    one = len(encode_messages(ended("r10", "x" * 400).stored())) + ENTRY_BYTES
     buffer = ReplayBuffer(clock, retention_s=300.0, memory=20 * one)
     for n in range(100):
         buffer.put(ended(f"r{n}", "x" * 400))
@@ -456,7 +456,7 @@ def test_it_takes_so_much_memory_and_the_oldest_go_first(loop: VirtualLoop) -> N
 
 
 def test_what_was_forgotten_with_its_session_takes_no_memory_from_others(loop: VirtualLoop) -> None:
-    one = len(encode_messages(ended("r0").kept())) + ENTRY_BYTES
+    one = len(encode_messages(ended("r0").stored())) + ENTRY_BYTES
     buffer = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=2 * one)
     for name in ("r0", "r1"):
         buffer.put(ended(name))
@@ -525,7 +525,7 @@ def test_what_was_made_of_an_event_goes_with_it() -> None:
         return b"x" * (LARGE + 1)
 
     run.publish(1.0, TextDelta("a"))
-    (first,) = run.kept()
+    (first,) = run.stored()
     assert run.encode_once(first, make) is run.encode_once(first, make)
     for _ in range(2):
         run.publish(2.0, TextDelta("b"))
@@ -578,7 +578,7 @@ def test_bytes_are_published_in_the_form_of_history_live_and_replayed(loop: Virt
     kept = buffer.get(RunId("r"))
     assert kept is not None
     for each in (run, kept):
-        for seen in each.kept():
+        for seen in each.stored():
             data = json.loads(framed(seen, RunId("r")).split(b"data: ")[1])
             assert data["message"] == json.loads(encode_messages(message))
         assert each._end == Outcome(status=RunStatus.SUCCEEDED, output="", message=message)

@@ -38,7 +38,7 @@ def seen_of(recorder: MetricsRecorder) -> Seen:
     async def main(clock: VirtualClock) -> Seen:
         async with serving(clock, Played(echo), observer=recorder, max_stored_bytes_per_principal=1_000_000) as service:
             await outcome(await send(service, "hello"))
-            return Seen(service.vitals(), recorder, disk.Place(journal=1000, left=2000), await service.stored())
+            return Seen(service.vitals(), recorder, disk.DiskUsage(journal=1000, left=2000), await service.stored())
 
     return run_virtual(main)
 
@@ -90,7 +90,7 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """A disk that answers when the event is set."""
     let_go, measured = threading.Event(), disk.Disk._measured
 
-    def hang(self: disk.Disk) -> disk.Place | None:
+    def hang(self: disk.Disk) -> disk.DiskUsage | None:
         assert let_go.wait(30)
         return measured(self)
 

@@ -33,7 +33,7 @@ FORM: Final = "`NAME sha256:HEX`, followed by ` operator` for an operator; `stra
 class Line(Struct, frozen=True):
     """A line and its place, for people."""
 
-    place: str
+    location: str
     text: str
 
 
@@ -105,13 +105,13 @@ def lines_of(text: str, source: str) -> list[Line]:
 
 def parse(lines: Iterable[Line]) -> list[ApiKey]:
     """Return the keys in lines. Raises `SettingsError`, which names the place of the first wrong one."""
-    places: dict[bytes, str] = {}
+    locations: dict[bytes, str] = {}
     keys = []
     for line in lines:
         key = _parsed(line)
-        if (before := places.get(key.digest)) is not None:
-            raise SettingsError(f"{line.place}: {key.principal} has the same key as {before}. Remove one of them.")
-        places[key.digest] = line.place
+        if (before := locations.get(key.digest)) is not None:
+            raise SettingsError(f"{line.location}: {key.principal} has the same key as {before}. Remove one of them.")
+        locations[key.digest] = line.location
         keys.append(key)
     return keys
 
@@ -120,13 +120,13 @@ def _parsed(line: Line) -> ApiKey:
     name, *rest = line.text.split()
     if not rest or not rest[0].startswith("sha256:"):
         raise SettingsError(
-            f"{line.place} is not a key (and is not shown, since it may be a secret). It must be {FORM}."
+            f"{line.location} is not a key (and is not shown, since it may be a secret). It must be {FORM}."
         )
     if _NAME.fullmatch(name) is None:
-        raise SettingsError(f"{line.place}: the name must be 1 to 64 characters of A-Z a-z 0-9 . _ @ -")
+        raise SettingsError(f"{line.location}: the name must be 1 to 64 characters of A-Z a-z 0-9 . _ @ -")
     found = _HASH.fullmatch(rest[0])
     if found is None:
-        raise SettingsError(f"{line.place}: the hash of {name} must be `sha256:` and 64 hex digits.")
+        raise SettingsError(f"{line.location}: the hash of {name} must be `sha256:` and 64 hex digits.")
     if rest[1:] not in ([], [OPERATOR]):
-        raise SettingsError(f"{line.place}: only `operator` may follow the hash of {name}.")
+        raise SettingsError(f"{line.location}: only `operator` may follow the hash of {name}.")
     return ApiKey(Principal(name), bytes.fromhex(found[1]), bool(rest[1:]))

@@ -112,7 +112,7 @@ def target_for(thing: object, description: str, *, history: str = "journal", key
         raise TargetError(
             f"{description} does not take the principal. There are API keys, and with history=session_manager the"
             " agents' session managers store what is said: two callers who use the same session id would meet in one"
-            f" conversation. Take the principal, and give each a place of its own:\n\n{KEEPER_EXAMPLE}"
+            f" conversation. Take the principal, and give each a folder of its own:\n\n{KEEPER_EXAMPLE}"
         )
     from strandline._agents.factory import FactoryTarget
 

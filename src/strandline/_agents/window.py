@@ -79,8 +79,8 @@ class Origins:
     def prune(self, messages: Sequence[Message]) -> None:
         """Drop the positions of messages that left the conversation."""
         if len(self._origins) > len(messages) + 8:
-            kept = {id(message) for message in messages}
-            self._origins = {key: origin for key, origin in self._origins.items() if key in kept}
+            ids = {id(message) for message in messages}
+            self._origins = {key: origin for key, origin in self._origins.items() if key in ids}
 
     def packed(self, messages: Sequence[Message]) -> Packed:
         """Compress the conversation to a tenth of its size in memory, and drop its positions."""

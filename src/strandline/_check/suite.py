@@ -95,11 +95,13 @@ async def examine(url: str, ask: Ask, plan: Plan) -> AsyncIterator[Finding]:
             raise NoProbe(f"{url} serves another agent than the probe, and nothing was sent to it. {_SERVE_IT}")
         first = await asker.ask(suite.session("first"), "first")
         if isinstance(first, Unreachable):
-            raise AdapterError(f"nobody answers at {url} ({first.why}). Start the server, and name its address")
+            raise AdapterError(f"nothing answers at {url} ({first.why}). Start the server, and name its address")
         if not isinstance(first, Answered):
             raise AdapterError(f"the first request to {url} was not answered: {first.why}. Is it the right adapter?")
         if first.probe is None:
-            raise NoProbe(f"what answers at {url} is no probe ({first.text[:60]!r}). {_SERVE_IT}")
+            raise NoProbe(
+                f"the server at {url} does not serve the probe (it answered {first.text[:60]!r}). {_SERVE_IT}"
+            )
         for part in (suite.at_once, suite.failure, suite.disconnect, suite.sessions, suite.bounded, suite.restart):
             for finding in await part():
                 yield finding
@@ -132,12 +134,12 @@ class _Suite:
         own = [each for each in came if isinstance(each, Answered) and each.probe and each.probe["probe"] == each.label]
         begun = sorted(probes, key=lambda each: each["begun"])
         crossing = sum(
-            late["begun"] < max(early["ended"] for early in begun[:place])
-            for place, late in enumerate(begun)
-            if place > 0
+            late["begun"] < max(early["ended"] for early in begun[:index])
+            for index, late in enumerate(begun)
+            if index > 0
         )
         started = [str(each["probe"]) for each in begun]
-        kept = [str(each.label) for each in own]
+        labels = [str(each.label) for each in own]
         return [
             _finding("exclusive", _if(not crossing), _pairs(crossing, len(probes)))
             if probes
@@ -146,7 +148,7 @@ class _Suite:
             _judge("order", started, sorted(started), f"begun as {', '.join(started)}")
             if len(started) > 1
             else _finding("order", Verdict.UNKNOWN, "fewer than two were worked on"),
-            _conversation("conversation", after, kept),
+            _conversation("conversation", after, labels),
         ]
 
     async def failure(self) -> list[Finding]:

@@ -68,13 +68,13 @@ def move(
     front: Annotated[bool, typer.Option("--front", help="To the front of the queue.")] = False,
     priority: Annotated[
         int | None,
-        typer.Option(help="To the place of this priority: 1 (first) to 5.", metavar="N", min=1, max=5),
+        typer.Option(help="To this priority: 1 (first) to 5.", metavar="N", min=1, max=5),
     ] = None,
     url: Url = None,
     key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
-    """Move waiting runs to the front, or to the place of another priority.
+    """Move waiting runs to the front, or to another priority.
 
     Example: strandline move run_... --front
     """

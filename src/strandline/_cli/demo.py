@@ -24,7 +24,7 @@ def _demo() -> None:
 def race(
     as_json: Annotated[bool, typer.Option("--json", help="Print measurements and verdicts as JSON.")] = False,
     svg: Annotated[Path | None, typer.Option("--svg", help="Also draw it to a file.", metavar="FILE")] = None,
-    kept: Annotated[
+    saved: Annotated[
         Path | None,
         typer.Option("--from", help="Show a race saved with --json, instead of running one.", metavar="FILE"),
     ] = None,
@@ -45,7 +45,7 @@ def race(
     if svg is not None and not svg.absolute().parent.is_dir():
         say.fail(f"the picture cannot be written: there is no folder {svg.parent}. Make it, or name another file.")
     try:
-        done = show(say.out(), kept=kept, as_json=as_json)
+        done = show(say.out(), saved=saved, as_json=as_json)
         if svg is not None:
             from strandline._demo.race.picture import draw
 
@@ -59,4 +59,4 @@ def race(
     except OSError as error:
         say.fail(f"{error.filename}: {error.strerror}. Name another file.")
     except msgspec.MsgspecError:
-        say.fail(f"{kept} is not a saved race. `strandline demo race --json > FILE` saves one.")
+        say.fail(f"{saved} is not a saved race. `strandline demo race --json > FILE` saves one.")

@@ -13,7 +13,7 @@ from strandline._cli import say
 from strandline._cli.complete import MODELS
 
 FILE: Final = "agent.py"
-KEPT: Final = ".strandline"
+DATA: Final = ".strandline"
 FOLDER_HELP: Final = "Where to put it; created if missing [this folder]"
 MODEL_HELP: Final = (
     "Which model answers: `openai:NAME`, `bedrock:NAME`, `ollama:NAME` or `scripted`, which needs no key"
@@ -72,16 +72,16 @@ def init(
     with say.errors_reported():
         provider, name = parse(model)
     model = f"{provider}:{name}" if name else provider
-    file, kept = folder / FILE, folder / KEPT
-    if kept.exists() and not kept.is_dir():
+    file, data = folder / FILE, folder / DATA
+    if data.exists() and not data.is_dir():
         say.fail(
-            f"{kept} is a file, and a server keeps its journal in a folder of that name. Move it away, or name another"
+            f"{data} is a file, and a server keeps its journal in a folder of that name. Move it away, or name another"
             " folder: `strandline init FOLDER`."
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_new(file, AGENT.format(model=model))
-        _keep_out_of_git(kept)
+        _keep_out_of_git(data)
     except FileExistsError as error:
         if Path(error.filename or file) != file:
             say.fail(f"{error.filename} is a file, and {file} cannot be put in it. Name another folder.")
@@ -108,9 +108,9 @@ def _write_new(file: Path, text: str) -> None:
             raise
 
 
-def _keep_out_of_git(kept: Path) -> None:
-    kept.mkdir(exist_ok=True)
-    ignore = kept / ".gitignore"
+def _keep_out_of_git(data: Path) -> None:
+    data.mkdir(exist_ok=True)
+    ignore = data / ".gitignore"
     if not ignore.exists():
         ignore.write_text("*\n", encoding="utf-8")
 

@@ -50,7 +50,7 @@ OptionalPath = Annotated[
 
 @journal_app.command(no_args_is_help=True, short_help="Copy it to a file, even while a server runs.")
 def backup(
-    places: Annotated[
+    files: Annotated[
         list[str],
         typer.Argument(help="The journal [from the settings], and the file to create.", metavar="[PATH] TO"),
     ],
@@ -65,11 +65,11 @@ def backup(
     """
     from strandline._journal.backup import backup as copy
 
-    if len(places) > 2:
-        say.fail(f"{len(places)} files were named: name the journal and the file to create.")
+    if len(files) > 2:
+        say.fail(f"{len(files)} files were named: name the journal and the file to create.")
     with say.errors_reported(), _progress("pages") as step:
-        size = copy(path_of(places[0] if len(places) == 2 else None, config), Path(places[-1]), step)
-    say.out().print(f"{places[-1]}: {_size(size)}, verified and on disk.", soft_wrap=True)
+        size = copy(path_of(files[0] if len(files) == 2 else None, config), Path(files[-1]), step)
+    say.out().print(f"{files[-1]}: {_size(size)}, verified and on disk.", soft_wrap=True)
 
 
 @journal_app.command(short_help="Check everything in it, and change nothing.")
@@ -148,12 +148,12 @@ def prune(
     age_s = _seconds(older_than)
     clock = SystemClock()
     with say.errors_reported():
-        place = path_of(path, config)
+        file = path_of(path, config)
         with _progress("runs deleted") as step:
-            forgotten = asyncio.run(pruning.prune(place, clock, age_s, lambda count: step(count, None)))
+            forgotten = asyncio.run(pruning.prune(file, clock, age_s, lambda count: step(count, None)))
         say.out().print(f"{forgotten:,} runs deleted.")
         if vacuum:
-            freed = asyncio.run(pruning.vacuum(place, clock))
+            freed = asyncio.run(pruning.vacuum(file, clock))
             say.out().print(f"{_size(max(freed, 0))} freed.")
 
 
@@ -250,10 +250,10 @@ def path_of(named: str | None, config: Path | None) -> Path:
     if named is not None and not re.match(r"(sqlite|memory|postgres(ql)?):", named):
         return Path(named).expanduser()
     settings = resolve({"journal": named}, os.environ, toml=config).settings
-    place = journal_file(settings)
-    if place is None:
+    file = journal_file(settings)
+    if file is None:
         raise SettingsError(f"The journal {without_passwords(settings.journal)!r} is not a file. Name a file.")
-    return place.expanduser()
+    return file.expanduser()
 
 
 def _seconds(age: str) -> float:

@@ -41,10 +41,10 @@ def new(
     with say.errors_reported():
         from strandline._access.keyring import new_key
 
-        key, kept = new_key(name, operator=operator)
+        key, hashed = new_key(name, operator=operator)
         if file is not None:
-            _append(file, kept.line())
-    sys.stdout.write(f"{key}\n" if file is not None else f"{key}\n{kept.line()}\n")
+            _append(file, hashed.line())
+    sys.stdout.write(f"{key}\n" if file is not None else f"{key}\n{hashed.line()}\n")
     sys.stdout.flush()
     console = say.err()
     stored = f"{file} has its line" if file is not None else "store the second line"

@@ -204,11 +204,11 @@ def _rows_of_all(runs: list[dict[str, Any]]) -> list[list[str]]:
 def _now(run: dict[str, Any]) -> str:
     match run["status"]:
         case "queued":
-            place = "next" if run["position"] == 1 else f"position {run['position']}"
+            position = "next" if run["position"] == 1 else f"position {run['position']}"
             if (why := why_of(run)) and run["why"]["code"] != BEHIND:
-                return f"{place}: {why}"
+                return f"{position}: {why}"
             wait_s = run.get("estimated_wait_s")
-            return f"{place}, about {rows.seconds(wait_s)}" if wait_s else place
+            return f"{position}, about {rows.seconds(wait_s)}" if wait_s else position
         case "running":
             return str(run["phase"] or "")
         case "failed":

@@ -29,8 +29,8 @@ def stacks(
     stacks.
     """
     with errors_reported():
-        place = path_of(journal, config)
+        file = path_of(journal, config)
         from strandline._printable import clean
         from strandline._stacks import fetch_report
 
-        sys.stdout.write(clean(fetch_report(place)))
+        sys.stdout.write(clean(fetch_report(file)))

@@ -80,11 +80,11 @@ def dismissed_result(tool_use_id: str) -> ToolResult:
 def without_stray_results(uses: Iterable[Mapping[str, str]], content: list[Block]) -> list[Block]:
     """Drop toolResults that answer no toolUse; the content of those without an id becomes text."""
     ids = {use["toolUseId"] for use in uses}
-    kept: list[Block] = []
+    blocks: list[Block] = []
     for block in content:
         if "toolResult" not in block or block["toolResult"]["toolUseId"] in ids:
-            kept.append(block)
+            blocks.append(block)
         elif block["toolResult"]["toolUseId"].startswith(NAMELESS):
             unnamed = (each for each in block["toolResult"]["content"] if each.get("text") != NO_OUTPUT)
-            kept += [{"text": as_text(each["json"])} if "json" in each else each for each in unnamed]
-    return without_blank_text(kept)
+            blocks += [{"text": as_text(each["json"])} if "json" in each else each for each in unnamed]
+    return without_blank_text(blocks)

@@ -253,7 +253,7 @@ def headers_beside(problem: Response) -> dict[str, str]:
     return {name: value for name, value in problem.headers.items() if not name.startswith("content-")}
 
 
-def place(scope: Scope, path: str) -> str:
+def client_path(scope: Scope, path: str) -> str:
     """Return the path for the client of a request, including the prefix that the application is mounted at."""
     return quote(scope.get("root_path", "").rstrip("/"), safe="/:@!$&'()*+,;=-._~") + path
 

@@ -11,13 +11,13 @@ from strandline._journal.verify import at_one_moment
 from strandline.errors import JournalDamaged, JournalError
 
 
-def backup(place: Path, to: Path, on_step: Callable[[int, int], None] = lambda done, total: None) -> int:
-    """Copy the journal at `place` to the file `to`, which must not exist, and return its size in bytes.
+def backup(file: Path, to: Path, on_step: Callable[[int, int], None] = lambda done, total: None) -> int:
+    """Copy the journal at `file` to the file `to`, which must not exist, and return its size in bytes.
 
     The copy is durable on return, and it appears whole or not at all. `on_step` gets the number of pages done and in
     total. Raises a `JournalError` that says what to do.
     """
-    path = existing(place)
+    path = existing(file)
     if os.path.lexists(to):
         what = "a folder" if to.is_dir() else "there already"
         raise JournalError(f"{to} is {what}, and nothing is overwritten. Name a file that is not there yet.")

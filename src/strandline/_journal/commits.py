@@ -96,15 +96,15 @@ class Operation:
         self.found: dict[Hashable, Any] = {}
         """The records that it needed and that were read."""
 
-    def place(self, table: SessionTable) -> Hashable:
+    def subject(self, table: SessionTable) -> Hashable:
         """Return its subject: a session, or a run whose session is unknown."""
         return self.key or table.session_of(self.run_id) or self.run_id
 
 
 class _Read(NamedTuple):
-    """A missing record, with the operation that needs it, which is the first that waits at `place`."""
+    """A missing record, with the operation that needs it, which is the first that waits at `subject`."""
 
-    place: Hashable
+    subject: Hashable
     operation: Operation
     missing: Missing
 
@@ -180,25 +180,25 @@ class GroupCommit:
             if self.redo is None:
                 self._begin_redo([])
             return
-        place = operation.place(self.table)
-        if (parked := self._parked.get(place)) is not None:
+        subject = operation.subject(self.table)
+        if (parked := self._parked.get(subject)) is not None:
             parked.append(operation)
         else:
-            self._decide(operation, place)
+            self._decide(operation, subject)
         self._wake()
 
-    def _decide(self, operation: Operation, place: Hashable) -> None:
+    def _decide(self, operation: Operation, subject: Hashable) -> None:
         """Decide an operation that is first at its place, or park it until the missing record is read."""
         missing = self._try(operation)
         if missing is None:
             self._decided.append(operation)
             return
         if isinstance(missing.what, SessionKey):
-            place = missing.what  # (for a run whose session was unknown)
-        parked = self._parked.setdefault(place, deque())
+            subject = missing.what  # (for a run whose session was unknown)
+        parked = self._parked.setdefault(subject, deque())
         parked.append(operation)
         if parked[0] is operation:
-            self._reads.append(_Read(place, operation, missing))
+            self._reads.append(_Read(subject, operation, missing))
 
     def _try(self, operation: Operation) -> Missing | None:
         """Have the table decide; return what is missing, if anything."""
@@ -223,7 +223,7 @@ class GroupCommit:
 
     def _found(self, read: _Read, found: Any) -> None:
         """Resume the operations that waited for a read."""
-        parked = self._parked.pop(read.place)
+        parked = self._parked.pop(read.subject)
         if isinstance(found, StrandlineError):
             operation = parked.popleft()
             operation.error = found
@@ -234,12 +234,12 @@ class GroupCommit:
                 read.operation.key = found.key
         while parked:
             operation = parked.popleft()
-            place = operation.key or read.place
-            if place != read.place and (others := self._parked.get(place)) is not None:
+            subject = operation.key or read.subject
+            if subject != read.subject and (others := self._parked.get(subject)) is not None:
                 others.append(operation)
                 continue
-            self._decide(operation, place)
-            if (again := self._parked.get(read.place)) is not None:
+            self._decide(operation, subject)
+            if (again := self._parked.get(read.subject)) is not None:
                 again.extend(parked)
                 return
 

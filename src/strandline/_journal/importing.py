@@ -241,9 +241,9 @@ def _window(runs: Sequence[Sequence[Message]], starts: Sequence[int], manager: d
     removed = manager.get("removed_message_count") or 0
     if not isinstance(removed, int) or removed <= 0 or not runs:
         return None
-    kept = sum(len(run) for run, end in zip(runs, [*starts[1:], removed + 1], strict=True) if end <= removed)
+    count = sum(len(run) for run, end in zip(runs, [*starts[1:], removed + 1], strict=True) if end <= removed)
     summary = manager.get("summary_message")
-    return (*([Inline(normalize_message(summary))] if summary else []), Range(kept, None))
+    return (*([Inline(normalize_message(summary))] if summary else []), Range(count, None))
 
 
 # -- writing ----------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def _window(runs: Sequence[Sequence[Message]], starts: Sequence[int], manager: d
 
 async def import_sessions(
     folder: Path,
-    place: Path,
+    file: Path,
     clock: Clock,
     *,
     prefix: str,
@@ -261,7 +261,7 @@ async def import_sessions(
     on_step: Callable[[int, int], None],
     named: str | None = None,
 ) -> list[Imported]:
-    """Import every session of `folder` into the journal at `place`, which is created if it does not exist.
+    """Import every session of `folder` into the journal at `file`, which is created if it does not exist.
 
     `named` is the new name of the only session. Returns a result for each, in order of their names. Raises a
     `JournalError` that says what to do; sessions imported so far stay then.
@@ -274,7 +274,7 @@ async def import_sessions(
             )
         found = dict.fromkeys(found, named)
     work = _Work(found, Principal(principal), skip_existing, dry_run, clock.now(), on_step)
-    path = locate(place)
+    path = locate(file)
     if not check_openable(path) and dry_run:
         return await asyncio.to_thread(work.all, None)
     prepare_folder(path)

@@ -180,16 +180,16 @@ def runs(connection: Database, query: port.RunsQuery) -> port.RunsPage:
     run that ended there).
     """
     kind = "w" if query.cursor is None else query.cursor[:1]
-    place = _LAST if query.cursor is None else _numbers(query.cursor[1:], {"w": 3, "r": 0, "h": 1}.get(kind))
+    position = _LAST if query.cursor is None else _numbers(query.cursor[1:], {"w": 3, "r": 0, "h": 1}.get(kind))
     found = reader.find_session(connection, query.key)
     if found is None:
         return port.RunsPage([], None)
     no = found.no
     listed = _Listed(query)
     if kind == "w":
-        last_shown = place
-        ahead = reader.waiting_before(connection, no, place)
-        with closing(connection.execute(_WAITS, (no, *place, query.limit + 1))) as rows:
+        last_shown = position
+        ahead = reader.waiting_before(connection, no, position)
+        with closing(connection.execute(_WAITS, (no, *position, query.limit + 1))) as rows:
             for index, row in enumerate(map(reader.RunRow._make, rows)):  # (one by one: each may be large)
                 if not listed.adds(row, found.ref, ahead - index):
                     return listed.page("w" + ".".join(map(str, last_shown)))
@@ -198,7 +198,7 @@ def runs(connection: Database, query: port.RunsQuery) -> port.RunsPage:
         for columns in connection.execute(_EXECUTES, (no,)).fetchall():
             if not listed.adds(reader.RunRow(*columns), found.ref):
                 return listed.page("r")
-    last = found.end.row if kind != "h" else place[0]
+    last = found.end.row if kind != "h" else position[0]
     after = None if last is None else _ended(connection, listed, query, found.ref, last)
     return listed.page(None if after is None else f"h{after}")
 
@@ -264,7 +264,7 @@ def _ended(connection: Database, listed: _Listed, query: port.RunsQuery, session
 ANSWERS: Final[Mapping[type[port.Query[Any]], Callable[[Database, Any], Any]]] = {
     port.RunQuery: reader.run,
     port.HistoryQuery: reader.history,
-    port.AgentStateQuery: reader.standing,
+    port.AgentStateQuery: reader.agent_state,
     port.RunsQuery: runs,
     port.RunsOfQuery: runs_of,
     port.SessionQuery: session,

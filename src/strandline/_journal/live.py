@@ -144,8 +144,8 @@ class LiveSessions:
             return None
         if session.question is not None and new.may_answer:
             return None
-        place = rank(new.lane, new.priority, maxsize)
-        return Refused("queue_full", session.queue.ahead(place) + 1)
+        position = rank(new.lane, new.priority, maxsize)
+        return Refused("queue_full", session.queue.ahead(position) + 1)
 
     @property
     def most_waiting(self) -> int:

@@ -47,14 +47,14 @@ def is_a_strangers(descriptor: int, owner: int) -> bool:
 
 def _holders(status: os.stat_result) -> list[int]:
     """Return the processes that have locked a file; 0 for one in another container."""
-    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    inode = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
         lines = LOCKS.read_text().splitlines()
     except OSError:
         return []
     # 5: FLOCK  ADVISORY  WRITE 12345 fd:01:678 0 EOF; a waiting one has `->` after its number
     fields = [line.split() for line in lines]
-    return [int(each[4]) for each in fields if len(each) > 5 and each[1] == "FLOCK" and each[5] == place]
+    return [int(each[4]) for each in fields if len(each) > 5 and each[1] == "FLOCK" and each[5] == inode]
 
 
 def _user(pid: int) -> int | None:

@@ -188,11 +188,11 @@ def check_file(path: Path) -> bool:
     return True
 
 
-def existing(place: Path) -> Path:
+def existing(file: Path) -> Path:
     """Return the absolute path of an existing journal. Raises `JournalError`, also if there is none."""
-    path = locate(place)
+    path = locate(file)
     if not check_file(path):
-        raise JournalError(f"There is no journal at {place}. Name the file of one.")
+        raise JournalError(f"There is no journal at {file}. Name the file of one.")
     return path
 
 
@@ -221,9 +221,9 @@ class Ownership:
         self._clock = clock
         self._fd: int | None = None
         self._file_fd: int | None = None
-        kept = weakref.ref(self)
+        reference = weakref.ref(self)
         # Processes that user code forks would hold the locks, too, and might outlive this process.
-        os.register_at_fork(after_in_child=lambda: _left_to_parent(kept()))
+        os.register_at_fork(after_in_child=lambda: _left_to_parent(reference()))
 
     async def acquire(self, owner: str, *, wait_s: float = 0.0, on_wait: Callable[[str], None] | None = None) -> None:
         """Take the locks, waiting up to `wait_s` for another owner, without blocking the event loop.

@@ -19,12 +19,12 @@ _NEVER: Final = 1 << 30
 """Nothing is claimed here, so no attempt is a last one."""
 
 
-async def prune(place: Path, clock: Clock, older_than_s: float, on_step: Callable[[int], None]) -> int:
+async def prune(file: Path, clock: Clock, older_than_s: float, on_step: Callable[[int], None]) -> int:
     """Delete all runs that ended more than `older_than_s` seconds ago; return how many. Their messages stay in history.
 
     `on_step` gets the number of deleted runs so far. Raises a `JournalError` that says what to do.
     """
-    path = existing(place)
+    path = existing(file)
     journal = SqliteJournal(path, clock, lock_wait_s=0.0)
     try:
         await journal.open(OWNER, max_attempts=_NEVER)
@@ -45,12 +45,12 @@ async def prune(place: Path, clock: Clock, older_than_s: float, on_step: Callabl
     return forgotten
 
 
-async def vacuum(place: Path, clock: Clock) -> int:
+async def vacuum(file: Path, clock: Clock) -> int:
     """Rewrite the file without its unused space, and return by how many bytes it shrank.
 
     Needs about as much free space as the file has.
     """
-    path = existing(place)
+    path = existing(file)
     check_only_name(path)
     before = path.stat().st_size
     ownership = Ownership(path, clock)

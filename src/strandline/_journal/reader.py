@@ -331,26 +331,26 @@ def load(connection: Database, key: SessionKey) -> AgentRecord:
     session = find_session(connection, key)
     if session is None:
         return AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
-    kept, length = _standing(connection, session), session.end.length
+    stored, length = _agent_state(connection, session), session.end.length
     shown: list[tuple[int | None, Message]] = []
-    for span in spans(kept.window, length):
+    for span in spans(stored.window, length):
         shown += [(None, span.message)] if isinstance(span, Inline) else between(connection, session, *span)
     return AgentRecord(
         messages=[message for _, message in shown],
         origins=[index for index, _ in shown],
-        window=kept.window,
+        window=stored.window,
         length=length,
-        state=kept.state,
+        state=stored.state,
     )
 
 
-def standing(connection: Database, query: AgentStateQuery) -> AgentState:
+def agent_state(connection: Database, query: AgentStateQuery) -> AgentState:
     """Return window and state of a session, without its messages."""
     session = find_session(connection, query.key)
-    return AgentState(WHOLE_HISTORY, None) if session is None else _standing(connection, session)
+    return AgentState(WHOLE_HISTORY, None) if session is None else _agent_state(connection, session)
 
 
-def _standing(connection: Database, session: SessionState) -> AgentState:
+def _agent_state(connection: Database, session: SessionState) -> AgentState:
     row = connection.execute('SELECT "window", state FROM agents WHERE session = ?', (session.no,)).fetchone()
     window, state = row or (None, None)
     what = f"the window or state of session {session.key.session_id}"
@@ -444,7 +444,7 @@ def history(connection: Database, query: HistoryQuery) -> HistoryPage:
                 what = f"message {index} of the history of session {query.key.session_id}"
                 shown.append((checksums.read_checked(_message, stored, what, 0), discarded))
     shown.reverse()
-    hidden = [place for place, (_, discarded) in enumerate(shown) if discarded]
+    hidden = [index for index, (_, discarded) in enumerate(shown) if discarded]
     pending = bool(shown) and end == length and session.round is not None
     return HistoryPage([message for message, _ in shown], first, hidden, pending)
 
@@ -469,11 +469,11 @@ def position_of(connection: Database, session: int, row: RunRow) -> int | None:
     return waiting_before(connection, session, row.rank) + 1 if row.status == RunStatus.QUEUED else None
 
 
-def waiting_before(connection: Database, session: int, place: tuple[int, ...]) -> int:
-    """Return how many runs of a session wait before `place`."""
+def waiting_before(connection: Database, session: int, position: tuple[int, ...]) -> int:
+    """Return how many runs of a session wait before `position`."""
     row = connection.execute(
         "SELECT count(*) FROM runs WHERE session = ? AND status = 'queued' AND (lane, urgency, seq) < (?,?,?)",
-        (session, *place),
+        (session, *position),
     ).fetchone()
     return int(row[0])
 

@@ -56,7 +56,7 @@ class Reserve:
         self._looked_at = float("-inf")
         self._room: int | None = None
         """The free bytes beyond the reserve at the last measurement; None: unknown."""
-        self._kept = 0
+        self._written = 0
         """The bytes that new runs may have used since."""
         self.short: str | None = None
         """Why new runs are refused, for people; None: they are not."""
@@ -74,7 +74,7 @@ class Reserve:
         if not self.is_due:
             return
         self._looked_at = self._clock.monotonic()
-        self._kept = 0
+        self._written = 0
         size = 0
         with suppress(OSError):
             disk = self._statvfs(self._folder)
@@ -98,11 +98,11 @@ class Reserve:
 
     def has_room(self, size: int) -> bool:
         """Return whether a new run of `size` bytes leaves the reserve untouched."""
-        return self.short is None and (self._room is None or self._kept + COPIES * size <= self._room)
+        return self.short is None and (self._room is None or self._written + COPIES * size <= self._room)
 
     def keeps(self, size: int) -> None:
         """Count a new run of `size` bytes."""
-        self._kept += COPIES * size
+        self._written += COPIES * size
 
     def grant(self, size: int) -> bool:
         """Return whether others may write `size` bytes, and count them like a new run; False if they would use the

@@ -45,9 +45,9 @@ def rank(lane: int, priority: int, sequence: int) -> Rank:
     return (lane, priority if lane == Lane.NORMAL else drawn(sequence) if lane == Lane.FRONT else 0, sequence)
 
 
-def drawn(place: int) -> int:
-    """Return the urgency for `place` in the front lane, which is larger than every priority."""
-    return _DRAWN + place
+def drawn(number: int) -> int:
+    """Return the urgency for `number` in the front lane, which is larger than every priority."""
+    return _DRAWN + number
 
 
 def is_last(attempt: int, max_attempts: int) -> bool:

@@ -145,8 +145,8 @@ class StoredRows(ABC):
         (row,) = self._execute("SELECT coalesce(max(no), 0) + 1 FROM history").fetchone()
         (pruned,) = self._execute("SELECT value FROM meta WHERE name = 'pruned'").fetchone()
         (highest,) = self._execute("SELECT coalesce(max(seq), -1) FROM runs").fetchone()
-        (place,) = self._execute(_LAST_PLACE).fetchone()
-        return session, max(pruned, highest, (place or 0) - drawn(0)) + 1, row
+        (urgency,) = self._execute(_LAST_PLACE).fetchone()
+        return session, max(pruned, highest, (urgency or 0) - drawn(0)) + 1, row
 
     # -- what is written ------------------------------------------------------------------------------
 

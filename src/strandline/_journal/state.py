@@ -143,8 +143,8 @@ class Keys:
         hashes, wanted = self._hashes, hash(key)
         if hashes is None:
             return True
-        place = bisect_left(hashes, wanted)
-        return place < len(hashes) and hashes[place] == wanted
+        index = bisect_left(hashes, wanted)
+        return index < len(hashes) and hashes[index] == wanted
 
     def add(self, key: str) -> None:
         """Add the key of a new run."""

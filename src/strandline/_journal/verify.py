@@ -64,9 +64,9 @@ class Findings(Struct, kw_only=True):
             self.more_faults += 1
 
 
-def verify(place: Path, on_step: OnStep = lambda what, done, total: None) -> Findings:
-    """Check everything in the journal at `place`. Raises a `JournalError` if it cannot be read at all."""
-    path = existing(place)
+def verify(file: Path, on_step: OnStep = lambda what, done, total: None) -> Findings:
+    """Check everything in the journal at `file`. Raises a `JournalError` if it cannot be read at all."""
+    path = existing(file)
     return at_one_moment(path, lambda connection: _look(path, connection, on_step))
 
 

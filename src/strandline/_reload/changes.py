@@ -122,13 +122,13 @@ class _Handler(FileSystemEventHandler):
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Report each path of a changing event; opening and closing files changes nothing."""
-        places = [Path(os.fsdecode(place)) for place in (event.src_path, event.dest_path) if place]
+        paths = [Path(os.fsdecode(path)) for path in (event.src_path, event.dest_path) if path]
         match event:
             case FileCreatedEvent() | FileModifiedEvent() | FileDeletedEvent() | FileMovedEvent():
-                for place in places:
-                    self._changes.note(place)
+                for path in paths:
+                    self._changes.note(path)
             case DirCreatedEvent() | DirMovedEvent():
-                self._entered(places[-1])
+                self._entered(paths[-1])
 
     def _entered(self, folder: Path) -> None:
         """Follow a new folder, and report its present files, which came without events."""
@@ -137,8 +137,8 @@ class _Handler(FileSystemEventHandler):
                 self._follow(folder)
             except OSError:
                 return
-        for place in folder.rglob("*.py"):
-            self._changes.note(place)
+        for path in folder.rglob("*.py"):
+            self._changes.note(path)
 
 
 def ignored(folder: Path) -> bool:

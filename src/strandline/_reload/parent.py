@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from strandline import __version__
 from strandline._config import CONFIG, TOML_FILE, check_exposure
-from strandline._exits import INTERRUPTED, REFUSED
+from strandline._exits import EXITED_AT_ONCE, INTERRUPTED, REFUSED
 from strandline._listener import listen
 from strandline._reload.changes import Changes
 from strandline._reload.messages import describe_exit, display_path, executing, resumed, unfinished
@@ -231,7 +231,7 @@ class _Parent:
     def _stop_requested(self) -> None:
         """Stop cleanly the first time, at once the second time: the journal is safe either way."""
         if self._stopping:
-            self._say("exited at once; executing runs are recovered at the next start")
+            self._say(EXITED_AT_ONCE)
             for child in (self._serving, self._next):
                 if child is not None and child.process.returncode is None:
                     child.process.kill()

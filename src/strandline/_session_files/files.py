@@ -191,9 +191,9 @@ def _former(folder: Path) -> Path:
 def _free(folder: Path) -> Path:
     """Return an unused name beside a folder."""
     number = 1
-    while os.path.lexists(place := folder.with_name(f"found-{number}_{folder.name}")):
+    while os.path.lexists(aside := folder.with_name(f"found-{number}_{folder.name}")):
         number += 1
-    return place
+    return aside
 
 
 def _remove(folder: Path) -> None:

@@ -82,11 +82,11 @@ def session_record(name: str, mark: Mark, created_at: str, now: str) -> bytes:
     )
 
 
-def agent_record(standing: AgentState, mark: Mark, created_at: str, now: str) -> bytes:
+def agent_record(agent_state: AgentState, mark: Mark, created_at: str, now: str) -> bytes:
     """Return the content of `agent.json`."""
-    state = standing.state or {}
+    state = agent_state.state or {}
     manager = {**(state.get("conversation_manager_state") or _MANAGER)}
-    manager["removed_message_count"] = _removed(standing, mark)
+    manager["removed_message_count"] = _removed(agent_state, mark)
     return _written(
         {
             "agent_id": "default",
@@ -118,9 +118,9 @@ def with_left_out(spans: Sequence[tuple[int, int]], index: int) -> list[tuple[in
     return [*spans, (index, index + 1)]
 
 
-def _removed(standing: AgentState, mark: Mark) -> int:
+def _removed(agent_state: AgentState, mark: Mark) -> int:
     """Return how many of the messages with files come before the agent's window."""
-    ends = standing.window[-1:]
+    ends = agent_state.window[-1:]
     match ends:
         case (Range(start, None),):
             return mark.files_before(min(start, mark.length))

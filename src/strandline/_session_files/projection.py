@@ -292,10 +292,10 @@ class SessionFiles:
             mark = reached
         if mark == before:
             return False
-        standing = await self._journal.read(AgentStateQuery(mark.key))
+        agent_state = await self._journal.read(AgentStateQuery(mark.key))
         name = self._paths.name(mark.session_id)
         records = [
-            (layout.AGENT_FILE, layout.agent_record(standing, mark, created_at, now)),
+            (layout.AGENT_FILE, layout.agent_record(agent_state, mark, created_at, now)),
             (layout.SESSION_FILE, layout.session_record(name, mark, created_at, now)),
         ]
         await self._put(disk, folder, records)
@@ -360,4 +360,4 @@ class SessionFiles:
         if page.first < start or len(page.messages) != end - start:
             raise _Gone
         hidden = set(page.discarded)
-        return [(message, place in hidden) for place, message in enumerate(page.messages)]
+        return [(message, index in hidden) for index, message in enumerate(page.messages)]

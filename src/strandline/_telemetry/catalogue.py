@@ -12,7 +12,7 @@ from strandline import __version__
 from strandline._engine.loops import WorkerLoad
 from strandline._engine.reading import Vitals
 from strandline._journal.port import Stored
-from strandline._telemetry.disk import Place
+from strandline._telemetry.disk import DiskUsage
 from strandline._telemetry.recorder import Distribution, MetricsRecorder
 
 PREFIX: Final = "strandline_"
@@ -26,7 +26,7 @@ class Seen(Struct, frozen=True):
 
     vitals: Vitals
     recorder: MetricsRecorder
-    place: Place | None
+    disk: DiskUsage | None
     stored: Stored | None
     dropped_lines: int = 0
 
@@ -59,7 +59,7 @@ def _histogram(name: str, meaning: str, read: Callable[[Seen], Distribution]) ->
 
 
 def _each_worker(seen: Seen, read: Callable[[WorkerLoad], float]) -> Iterable[tuple[tuple[str, ...], Read]]:
-    return [((str(place),), read(each)) for place, each in enumerate(seen.vitals.agents.workers)]
+    return [((str(number),), read(each)) for number, each in enumerate(seen.vitals.agents.workers)]
 
 
 METRICS: Final = (
@@ -143,9 +143,9 @@ METRICS: Final = (
                lambda seen: seen.recorder.commits),
     _histogram("journal_commit_batch", "Operations in one commit", lambda seen: seen.recorder.batches),
     _gauge("journal_bytes", "Size of the journal: its file and its WAL; missing for `memory:`",
-           lambda seen: None if seen.place is None else seen.place.journal),
+           lambda seen: None if seen.disk is None else seen.disk.journal),
     _gauge("disk_free_bytes", "Free space on the journal's disk; missing for `memory:`",
-           lambda seen: None if seen.place is None else seen.place.left),
+           lambda seen: None if seen.disk is None else seen.disk.left),
     _gauge("stored_bytes", "Bytes of inputs, metadata, history, context windows and state stored for all callers",
            lambda seen: None if seen.stored is None else seen.stored.total),
     _gauge("principal_stored_bytes", "The same for the caller with the most",

@@ -32,9 +32,9 @@ class Scrapes:
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics and their media type; `accept` is the client's header."""
-        place = None if self._disk is None else await self._disk.sample()
+        usage = None if self._disk is None else await self._disk.sample()
         stored = await self._stored.sample()
-        seen = Seen(self._service.vitals(), self._recorder, place, stored, self._dropped_lines())
+        seen = Seen(self._service.vitals(), self._recorder, usage, stored, self._dropped_lines())
         try:
             return await asyncio.to_thread(_exposed, seen, accept)
         except RuntimeError:  # no thread is available, which is when metrics matter

@@ -133,8 +133,8 @@ class WorkerLoops:
 
         Raises `TargetError` if a worker reports that the target cannot be served.
         """
-        for place, process in enumerate(self._first):
-            self._workers.append(self._connected(place, process))
+        for number, process in enumerate(self._first):
+            self._workers.append(self._connected(number, process))
         first = list(self._workers)  # (a worker that exits is soon replaced in the list)
         await asyncio.wait([worker.ready for worker in first])
         if failed := next((worker.why for worker in first if worker.why), None):
@@ -161,14 +161,14 @@ class WorkerLoops:
         known = [worker.resumable for worker in self._workers if worker.resumable is not None]
         return all(known) if known else self._resumable
 
-    def _connected(self, place: int, process: Process, *, resumable: bool | None = None) -> WorkerClient:
+    def _connected(self, number: int, process: Process, *, resumable: bool | None = None) -> WorkerClient:
         worker = WorkerClient(process.pid, self._clock, process.kill, resumable=resumable)
         self._processes[worker] = process
         worker.ready.add_done_callback(lambda _: self._free.set())
-        self._do(self._serve_worker(place, worker, process))
+        self._do(self._serve_worker(number, worker, process))
         return worker
 
-    async def _serve_worker(self, place: int, worker: WorkerClient, process: Process) -> None:
+    async def _serve_worker(self, number: int, worker: WorkerClient, process: Process) -> None:
         """Serve a worker's connection until it is gone, then replace it."""
         began = self._clock.monotonic()
         await process.connect(worker.channel(process.frames()))
@@ -179,35 +179,35 @@ class WorkerLoops:
         del self._processes[worker]
         if worker in self._draining:
             self._draining.remove(worker)
-        if self._closed or self._workers[place] is not worker:
+        if self._closed or self._workers[number] is not worker:
             return
         if not was_dismissed:
             self._lost += 1
             what = f"cannot serve: {worker.why}" if worker.why else f"has died: {how}"
-            _log.error("worker %d (process %d) %s", place, worker.pid, what)
+            _log.error("worker %d (process %d) %s", number, worker.pid, what)
         young = self._clock.monotonic() - began < YOUNG_S
-        self._failures[place] = self._failures[place] + 1 if young else 0
+        self._failures[number] = self._failures[number] + 1 if young else 0
         if young:
-            doublings = min(self._failures[place] - 1, MOST_DOUBLINGS)  # (2.0 ** 1024 overflows)
+            doublings = min(self._failures[number] - 1, MOST_DOUBLINGS)  # (2.0 ** 1024 overflows)
             await asyncio.sleep(min(2.0**doublings - 1, LONGEST_WAIT_READY_S if was_ready else LONGEST_WAIT_S))
-        self._replace(place, worker)
+        self._replace(number, worker)
 
-    def _replace(self, place: int, worker: WorkerClient) -> None:
+    def _replace(self, number: int, worker: WorkerClient) -> None:
         """Replace `worker`, unless it has been replaced."""
-        if self._closed or self._workers[place] is not worker:
+        if self._closed or self._workers[number] is not worker:
             return
         try:
             process = self._spawn()
         except OSError as error:
-            _log.error("worker %d cannot be replaced yet: %s", place, error)
-            self._do(self._replace_later(place, worker))
+            _log.error("worker %d cannot be replaced yet: %s", number, error)
+            self._do(self._replace_later(number, worker))
             return
-        self._workers[place] = self._connected(place, process, resumable=worker.resumable)
-        _log.info("process %d replaces worker %d", process.pid, place)
+        self._workers[number] = self._connected(number, process, resumable=worker.resumable)
+        _log.info("process %d replaces worker %d", process.pid, number)
 
-    async def _replace_later(self, place: int, worker: WorkerClient) -> None:
+    async def _replace_later(self, number: int, worker: WorkerClient) -> None:
         await asyncio.sleep(SPAWN_AGAIN_S)
-        self._replace(place, worker)
+        self._replace(number, worker)
 
     # -- the interface of Loops --------------------------------------------------------------------
 
@@ -281,9 +281,9 @@ class WorkerLoops:
         others = [each for each in self._workers if each is not worker]
         if len(self._draining) >= len(self._workers) or (others and not any(each.is_free for each in others)):
             return False
-        place = self._workers.index(worker)
-        _log.warning("worker %d (process %d) is replaced: a tool of an ended run still works there", place, worker.pid)
-        self._replace(place, worker)
+        number = self._workers.index(worker)
+        _log.warning("worker %d (process %d) is replaced: a tool of an ended run still works there", number, worker.pid)
+        self._replace(number, worker)
         self._draining.append(worker)
         worker.drain()
         return True

@@ -244,8 +244,8 @@ def _end(messages: Sequence[Message], ledger: Ledger) -> Iterator[str]:
         case Succeeded(limit=True):
             closing = [f"{_EARLY}limit.)"]
         case Failed(code=code, detail=detail, raised=raised):
-            kept = detail[:_REASON]
-            closing = [f"{_EARLY}{code.value}.)", *([kept] if kept.strip() else [])]
+            reason = detail[:_REASON]
+            closing = [f"{_EARLY}{code.value}.)", *([reason] if reason.strip() else [])]
             if raised is not None and any(raised.text in text for message in messages for text in _texts(message)):
                 yield "history has the text of an exception that must not be shown"
         case Cancelled():

@@ -39,7 +39,7 @@ async def answer(said: Sequence[tuple[str, str]]) -> str:
         raise ConnectionError("the probe fails on request")
     earlier = [each for role, each in questions[:-1] if role == "user" and each is not None]
     roles = [role for role, _ in said]
-    sound = all(role == ("user" if place % 2 == 0 else "assistant") for place, role in enumerate(roles))
+    sound = all(role == ("user" if index % 2 == 0 else "assistant") for index, role in enumerate(roles))
     report = {
         "probe": now["label"],
         "begun": begun,

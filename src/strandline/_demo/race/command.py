@@ -31,13 +31,13 @@ class Silent:
         """A scenario is over."""
 
 
-def show(console: Console, *, kept: Path | None, as_json: bool) -> Race:
+def show(console: Console, *, saved: Path | None, as_json: bool) -> Race:
     """Run a race, or load a saved one, and show it on the standard output. Raises `NotPlayed`."""
-    if kept is not None:
-        race = from_json(kept.read_bytes())
+    if saved is not None:
+        race = from_json(saved.read_bytes())
         if not as_json:
             marks = marks_for(console)
-            console.print(introduction(marks, kept=True))
+            console.print(introduction(marks, saved=True))
             for scenario in Scenario:
                 console.print(
                     draw_scenario(scenario, [play for play in race.plays if play.scenario is scenario], marks)

@@ -144,15 +144,15 @@ def _conversation(history: Sequence[Any], x: int, y: int) -> Iterator[str]:
     """Draw the messages as a row of squares, and a frame around neighbours of one role."""
     step, size = 19, 15
     roles = [message["role"] for message in history]
-    for place, role in enumerate(roles):
-        yield _rect(role, x + place * step, y, size, size)
-    place = 0
+    for index, role in enumerate(roles):
+        yield _rect(role, x + index * step, y, size, size)
+    index = 0
     for _, same in groupby(roles):
         count = len(list(same))
         if count > 1:
-            left, wide = x + place * step - 2, (count - 1) * step + size + 4
+            left, wide = x + index * step - 2, (count - 1) * step + size + 4
             yield f'<rect class="wrong" x="{left}" y="{y - 2}" width="{wide}" height="{size + 4}" rx="4"/>'
-        place += count
+        index += count
     words = x + len(roles) * step + 8
     if words < x + 250:
         yield _rect("user", words, y + 3, 9, 9) + _text(words + 13, y + 12, "user", "dim")

@@ -72,14 +72,14 @@ class Contestant:
         """Start the process and return when it listens. Raises `NotPlayed` with its output if it does not."""
         self._starts += 1
         log = self.folder / f"server-{self._starts}.log"
-        kept = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
+        inherited = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
         with self._lock, log.open("wb") as output:
             if self._closed:
                 raise Ended("the race was broken off")
             self._process = subprocess.Popen(
                 command(self.server),
                 cwd=self.folder,
-                env={**kept, FOLDER_VARIABLE: str(self.folder), "PYTHONPATH": os.pathsep.join(_import_path())},
+                env={**inherited, FOLDER_VARIABLE: str(self.folder), "PYTHONPATH": os.pathsep.join(_import_path())},
                 stdin=subprocess.PIPE,  # (nothing is written; see `parent_watch`)
                 stdout=output,
                 stderr=output,

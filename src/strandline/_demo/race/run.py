@@ -70,9 +70,9 @@ def run(watcher: Watcher, interrupted: Event) -> Race:
 def _contestants(folder: Path) -> Iterator[list[Contestant]]:
     contestants = []
     for server in Server:
-        place = folder / server.value
-        place.mkdir()
-        contestants.append(Contestant(server, place))
+        own_folder = folder / server.value
+        own_folder.mkdir()
+        contestants.append(Contestant(server, own_folder))
     try:
         yield contestants
     finally:

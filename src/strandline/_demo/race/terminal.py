@@ -55,7 +55,7 @@ class Screen:
         if self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
-        self._console.print(introduction(self._marks, kept=False))
+        self._console.print(introduction(self._marks, saved=False))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -80,8 +80,8 @@ class Screen:
             self._live.update(what, refresh=True)
 
 
-def introduction(marks: Marks, *, kept: bool) -> Text:
-    """Return the introduction of a race that is run now, or was saved (`kept`)."""
+def introduction(marks: Marks, *, saved: bool) -> Text:
+    """Return the introduction of a race that is run now, or was `saved`."""
     text = Text().append("One session, five requests at once, four servers, one agent\n", "bold")
     text.append(
         "Each server is a real process. The agent books seats with a tool that takes a\n"
@@ -89,7 +89,7 @@ def introduction(marks: Marks, *, kept: bool) -> Text:
         "does. As it comes, Strands refuses a call while another one executes; it can\n"
         "also let all calls in (UNSAFE_REENTRANT).\n"
     )
-    if not kept:
+    if not saved:
         text.append("It takes about 15 seconds; everything shown is measured in them.\n")
     text.append("\n")
     text.append(f"{marks.waits * 3}", "dim").append(" waits  ")
@@ -135,8 +135,8 @@ def _draw_play(play: Trial, marks: Marks, scale_s: float, now: float | None) -> 
         lines.append(row)
     if judgement is not None:
         said = Text("  ")
-        for place, (good, text) in enumerate(findings(play, judgement)):
-            said.append("; " if place else "").append(text, "" if good else "red")
+        for index, (good, text) in enumerate(findings(play, judgement)):
+            said.append("; " if index else "").append(text, "" if good else "red")
         lines += _wrapped(said.append("."))
         lines.append(Text())
     return lines

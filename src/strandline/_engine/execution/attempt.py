@@ -166,9 +166,9 @@ class LiveAttempt:
         result = normalize_result(result, tool_use_id)
         name, started = self._tools.pop(tool_use_id, ("", None))
         duration_s = None if started is None else self._clock.monotonic() - started
-        kept, cut = truncate_result(result, self._recorder.cut)
+        shown, cut = truncate_result(result, self._recorder.cut)
         status = str(result["status"])
-        self._recorder.record(ToolFinished(tool_use_id, name, status, _rounded(duration_s), kept, cut))
+        self._recorder.record(ToolFinished(tool_use_id, name, status, _rounded(duration_s), shown, cut))
 
     def touch(self) -> None:
         """Note progress."""
@@ -183,7 +183,7 @@ class LiveAttempt:
         is to end.
         """
         while not (self.stopping or self._frozen):
-            kept, results, begun = self._checkpointed, self.results, self.begun
+            checkpointed, results, begun = self._checkpointed, self.results, self.begun
             if not (fresh := self._fresh()) and begun:
                 return None
             if fresh:
@@ -193,7 +193,7 @@ class LiveAttempt:
                 return await self._journal.checkpoint(self.claim.token, RoundStarted(fresh))
             except JournalUnavailable as error:
                 _log.error("run %s waits before its tools: %s", self.context.run_id, error)
-            self._checkpointed, self.results, self.begun = kept, results, begun
+            self._checkpointed, self.results, self.begun = checkpointed, results, begun
             self.enter("waiting for the journal")
             await asyncio.sleep(RETRY_S)
         raise RunStopped

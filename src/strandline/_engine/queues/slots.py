@@ -39,14 +39,14 @@ class Slots:
         """How many slots no session has; lingering runs keep some of these."""
         self._share = max_running if per_principal is None else per_principal
         """How many slots one principal may have."""
-        self._keeps_share = per_principal is not None and lingering_per_principal is not None
+        self._reserves_share = per_principal is not None and lingering_per_principal is not None
         """Whether lingering runs keep slots of their principal's share."""
         self.most_lingering = lingering_per_principal
         """The number of lingering runs at which a principal starts nothing more; None: no limit, and they keep no slot.
         """
         if per_principal is not None and lingering_per_principal is not None:
             self.most_lingering = min(per_principal, lingering_per_principal)
-        self._most_kept = max_running // 2
+        self._most_reserved = max_running // 2
         """How many of all slots lingering runs may keep."""
         self._slots: Counter[Principal] = Counter()
         """How many slots each principal's sessions have; none is at 0."""
@@ -62,8 +62,8 @@ class Slots:
     @property
     def has_room(self) -> bool:
         """Whether there is a slot for another session."""
-        kept = 0 if self.most_lingering is None else min(self.lingering.total(), self._most_kept)
-        return self.free > kept
+        reserved = 0 if self.most_lingering is None else min(self.lingering.total(), self._most_reserved)
+        return self.free > reserved
 
     def is_full(self, principal: Principal) -> bool:
         """Return whether a principal starts nothing more, since it has as many lingering runs as it may have.
@@ -75,8 +75,8 @@ class Slots:
 
     def is_at_limit(self, principal: Principal) -> bool:
         """Return whether a principal has all the slots that it may have, or is full."""
-        kept = self.lingering[principal] if self._keeps_share else 0
-        return self._slots[principal] + kept >= self._share or self.is_full(principal)
+        reserved = self.lingering[principal] if self._reserves_share else 0
+        return self._slots[principal] + reserved >= self._share or self.is_full(principal)
 
     def has_waiting(self, principal: Principal) -> bool:
         """Return whether sessions of a principal that has its share wait."""

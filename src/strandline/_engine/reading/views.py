@@ -192,16 +192,16 @@ class Reading(Struct, eq=False):
 
     async def history(self, key: SessionKey, *, count: int = 0, include_tool_messages: bool = False) -> list[Message]:
         """Return the last `count` messages of a session, oldest first; 0 is all. An unknown session has none."""
-        kept: list[Message] = []
+        collected: list[Message] = []
         before: int | None = None
         # (For a whole history, small pages would save no memory.)
         most_bytes = PAGE_BYTES if count else None
         while True:
             page = await self._noted_journal().read(HistoryQuery(key, before, HISTORY_PAGE, most_bytes=most_bytes))
             messages = page.messages if include_tool_messages else [m for m in page.messages if not _only_tools(m)]
-            kept = messages + kept
-            if page.first == 0 or (count and len(kept) >= count):
-                return kept[-count:] if count else kept
+            collected = messages + collected
+            if page.first == 0 or (count and len(collected) >= count):
+                return collected[-count:] if count else collected
             before = page.first
 
     async def stored(self) -> Stored | None:

@@ -88,7 +88,7 @@ class EventLog(Struct, kw_only=True, eq=False, weakref=True):
     def flush(self) -> None:
         """Number and store the recorded events."""
 
-    def kept(self) -> list[Numbered]:
+    def stored(self) -> list[Numbered]:
         """Return the stored events, the oldest first."""
         self.flush()
         return list(self._events)
@@ -185,8 +185,8 @@ class EventLog(Struct, kw_only=True, eq=False, weakref=True):
         number = numbered.number
         if number is None:
             return make(numbered)
-        if self._made and (kept := self._made.get(number)) is not None:
-            return kept
+        if self._made and (made := self._made.get(number)) is not None:
+            return made
         made = make(numbered)
         if len(made) > LARGE and number > self.newest - len(self._events):
             self._made[number] = made

@@ -198,8 +198,8 @@ class Streams:
         """Publish that a run executes, and return its event recorder; `progress` is that of earlier attempts."""
         run, stream = claim.run, self._of_claim(claim)
         if claim.resumes:
-            kept = [truncate_message(message, self._cut)[0] for message in progress.messages_to_resume()]
-            stream.begin(self._clock.now(), RunRestarted(run.attempt, kept))
+            messages = [truncate_message(message, self._cut)[0] for message in progress.messages_to_resume()]
+            stream.begin(self._clock.now(), RunRestarted(run.attempt, messages))
         else:
             created_at = run.created_at
             stream.begin(

@@ -30,7 +30,7 @@ class ReplayBuffer(Struct, eq=False):
     _clock: Clock
     retention_s: float
     memory: int
-    _kept: OrderedDict[RunId, _Entry] = field(default_factory=OrderedDict)
+    _entries: OrderedDict[RunId, _Entry] = field(default_factory=OrderedDict)
     _size: int = 0
     _read: WeakValueDictionary[RunId, RunStream] = field(default_factory=WeakValueDictionary)
     """The streams that clients are reading: one for all readers of a run."""
@@ -38,31 +38,31 @@ class ReplayBuffer(Struct, eq=False):
     """The one that was read last, until the next `evict`: to decode one takes tens of milliseconds."""
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
     def put(self, stream: RunStream) -> None:
         """Store the events of a run that has ended."""
         if self.retention_s <= 0 or self.memory <= 0:
             return
         events = stream.as_bytes()
-        self._kept[stream.run_id] = _Entry(stream.key, events, self._clock.monotonic() + self.retention_s)
+        self._entries[stream.run_id] = _Entry(stream.key, events, self._clock.monotonic() + self.retention_s)
         self._size += len(events) + ENTRY_BYTES
         while self._size > self.memory:
-            self._drop(next(iter(self._kept)))
+            self._drop(next(iter(self._entries)))
 
     def forget_all(self, unwanted: Callable[[SessionKey], bool]) -> None:
         """Drop the events of all runs of sessions that are unwanted."""
-        for run_id in [run_id for run_id, kept in self._kept.items() if unwanted(kept.key)]:
+        for run_id in [run_id for run_id, entry in self._entries.items() if unwanted(entry.key)]:
             self._drop(run_id)
         self._latest = None
 
     def get(self, run_id: RunId) -> RunStream | None:
         """Return the stream of a run with stored events."""
-        kept = self._kept.get(run_id)
-        if kept is None or kept.until <= self._clock.monotonic():
+        entry = self._entries.get(run_id)
+        if entry is None or entry.until <= self._clock.monotonic():
             return None
         if (stream := self._read.get(run_id)) is None:
-            stream = self._read[run_id] = RunStream.replayed(run_id, kept.key, _decode(kept.events))
+            stream = self._read[run_id] = RunStream.replayed(run_id, entry.key, _decode(entry.events))
         self._latest = stream
         return stream
 
@@ -74,8 +74,8 @@ class ReplayBuffer(Struct, eq=False):
         """Drop expired events. To be called every second."""
         self._latest = None
         now = self._clock.monotonic()
-        while self._kept and next(iter(self._kept.values())).until <= now:
-            self._drop(next(iter(self._kept)))
+        while self._entries and next(iter(self._entries.values())).until <= now:
+            self._drop(next(iter(self._entries)))
 
     def _drop(self, run_id: RunId) -> None:
-        self._size -= len(self._kept.pop(run_id).events) + ENTRY_BYTES
+        self._size -= len(self._entries.pop(run_id).events) + ENTRY_BYTES

@@ -187,7 +187,7 @@ class RunStream(EventLog):
             encoded = encode(events)
             if len(encoded) <= self.bounds.size:
                 return encoded
-        return encode(self.kept())
+        return encode(self.stored())
 
     @property
     def subscribers(self) -> int:

@@ -37,11 +37,11 @@ def truncate_result(result: ToolResult, most: int) -> tuple[ToolResult, bool]:
     encoded = encode_messages(result)
     if len(encoded) <= most:
         return msgspec.json.decode(encoded), False
-    kept: ToolResult = {key: result[key] for key in ("toolUseId", "status") if key in result}
+    shortened: ToolResult = {key: result[key] for key in ("toolUseId", "status") if key in result}
     content = result.get("content")
     texts = [block["text"] for block in content if isinstance(block.get("text"), str)] if content else []
     text = "\n".join(texts) if texts else encode_messages(content).decode()
-    return msgspec.json.decode(encode_messages(kept | {"content": [{"text": text[:most]}]})), True
+    return msgspec.json.decode(encode_messages(shortened | {"content": [{"text": text[:most]}]})), True
 
 
 def _copied(block: Block) -> Block:

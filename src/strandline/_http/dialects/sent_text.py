@@ -36,7 +36,7 @@ class SentText:
             case MessageAdded(message) if message["role"] == "assistant":
                 return self.whole(text_of(message))
             case RunRestarted(messages=messages):
-                return self.kept([text_of(message) for message in messages if message["role"] == "assistant"])
+                return self.resumed([text_of(message) for message in messages if message["role"] == "assistant"])
             case TextReset():
                 self.withdrawn()
             case StreamGap():
@@ -75,7 +75,7 @@ class SentText:
         """Take the final text of the last message, to which an ending may have been added."""
         return self._completed("".join(self._shown), text)
 
-    def kept(self, texts: list[str]) -> str:
+    def resumed(self, texts: list[str]) -> str:
         """Take the messages that a restarted run keeps. A client that was connected before has them."""
         if self._any:
             self.withdrawn()

@@ -41,7 +41,7 @@ class Accepted(Struct, frozen=True):
     @property
     def location(self) -> str:
         """The path of the run for its client."""
-        return wire.place(self.request.scope, f"/v1/runs/{self.ticket.run_id}")
+        return wire.client_path(self.request.scope, f"/v1/runs/{self.ticket.run_id}")
 
     def come_back(self, retry_after_s: float) -> dict[str, str]:
         """Return the headers with the path of the run, and when to read it."""

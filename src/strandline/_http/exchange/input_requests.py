@@ -28,5 +28,5 @@ def open_requests(event: Event) -> list[InputRequest]:
 def how_to_answer(scope: Scope, session: SessionId, requests: list[InputRequest]) -> HowToAnswer:
     """Return how the client of a request answers the input requests of a session."""
     responses = [{"id": each.id, "response": None} for each in requests]
-    path = wire.place(scope, f"/v1/sessions/{session}/runs")
+    path = wire.client_path(scope, f"/v1/sessions/{session}/runs")
     return HowToAnswer("POST", path, {"input": {"responses": responses}})

@@ -201,12 +201,12 @@ class Connection(uvicorn.Connection):
             if not self._read(rest[:MAX_HEAD_BYTES]):
                 return
             rest = rest[MAX_HEAD_BYTES:]
-        kept = self._unread + self._before
+        head_bytes = self._unread + self._before
         if self._in_head:
-            kept += HEADER_BYTES * len(self.headers)
-        if kept != self._head_bytes:
-            self._head_bytes = kept
-            self._limiter.keeps(self, kept)
+            head_bytes += HEADER_BYTES * len(self.headers)
+        if head_bytes != self._head_bytes:
+            self._head_bytes = head_bytes
+            self._limiter.keeps(self, head_bytes)
 
     def _read(self, piece: memoryview) -> bool:
         """Parse a piece; return whether to continue."""

@@ -194,10 +194,10 @@ class Sessions:
             MessageBody(
                 role=message["role"],
                 content=message["content"],
-                discarded=place in hidden,
-                pending=page.pending and place == len(page.messages) - 1,
+                discarded=index in hidden,
+                pending=page.pending and index == len(page.messages) - 1,
             )
-            for place, message in enumerate(page.messages)
+            for index, message in enumerate(page.messages)
         ]
         return wire.answer(HistoryBody(messages=shown, next_cursor=str(page.first) if page.first else None))
 

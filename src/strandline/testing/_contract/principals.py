@@ -133,8 +133,8 @@ class PrincipalsContract(Contract):
             await desk.finish(await desk.start(run_id, each), done(f"of {run_id}"))
         assert await desk.journal.change(Delete(ADA)) == Changed(existed=True)
         assert (await desk.journal.read(HistoryQuery(ADA))).messages == []
-        kept = await desk.journal.read(HistoryQuery(BOB))
-        assert kept.messages[0]["content"] == [{"text": "of b"}]
+        history = await desk.journal.read(HistoryQuery(BOB))
+        assert history.messages[0]["content"] == [{"text": "of b"}]
         assert not await desk.exists("b", "ada")
         assert await desk.exists("b", "bob")
         assert SessionId("s") == ADA.session_id == BOB.session_id
@@ -151,7 +151,7 @@ class PrincipalsContract(Contract):
             assert isinstance(answer, Refused)
             return answer.reason != "storage_full"
 
-        async def kept() -> int:
+        async def stored_bytes() -> int:
             """Return how many bytes are stored for ada, found by what still fits."""
             low, high = 0, 1_000_000
             while low < high:
@@ -159,21 +159,21 @@ class PrincipalsContract(Contract):
                 low, high = (low, middle) if await fits(middle) else (middle + 1, high)
             return low
 
-        nothing = await kept()
+        nothing = await stored_bytes()
         assert size <= nothing < size + 100
         roomy, metadata = Bounds(9, 9, stored_bytes=nothing), {"m": "n" * (size + 100)}
         assert await desk.accept("m", ADA, bounds=roomy, input="", metadata=metadata) == Refused("storage_full", 1)
         keyed = Keyed("k", b"f" * 32, 0.0)
         await desk.accept("a", ADA, input="y" * 5_000, keyed=keyed)
-        with_input = await kept()
+        with_input = await stored_bytes()
         assert 5_000 <= with_input - nothing < 5_200
         said: list[Message] = [{"role": "assistant", "content": [{"text": "z" * 7_000}]}]
         completion = Completion(outcome=Outcome(status=RunStatus.SUCCEEDED), messages=said, state={"s": "t" * 3_000})
         await desk.finish(await desk.claim(of="a"), completion)
-        whole = await kept()
+        whole = await stored_bytes()
         assert 10_000 <= whole - with_input < 10_400
         for _ in range(2):
-            assert await kept() == whole
+            assert await stored_bytes() == whole
             await desk.restart()
         full = Bounds(10, 10, stored_bytes=1)
         assert await desk.accept("b", key("new", "bob"), bounds=Bounds(9, 9, stored_bytes=2_000)) == Accepted(0)
@@ -183,9 +183,9 @@ class PrincipalsContract(Contract):
         assert not await desk.exists("c")
         desk.clock.at += 1
         assert await desk.journal.prune(desk.clock.at, 10) == 2
-        assert await kept() == whole - (with_input - nothing)
+        assert await stored_bytes() == whole - (with_input - nothing)
         assert await desk.journal.change(Delete(ADA)) == Changed(existed=True)
-        assert await kept() == nothing
+        assert await stored_bytes() == nothing
 
     @scenario
     async def test_stored_bytes_are_reported_in_total_and_for_the_largest_principal(self, desk: Desk) -> None:

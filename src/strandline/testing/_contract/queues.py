@@ -91,9 +91,9 @@ class QueuesContract(Contract):
     async def test_runs_start_by_lane_then_priority_then_sequence(self, desk: Desk) -> None:
         """Priority counts in the normal lane only; positions follow that order, then and later."""
         first = await desk.start("first")
-        places = [(3, 3), (3, 1), (1, 5), (3, 5), (2, 4), (0, 5), (3, 1), (1, 1), (2, 1), (3, 3), (0, 1)]
+        arrivals = [(3, 3), (3, 1), (1, 5), (3, 5), (2, 4), (0, 5), (3, 1), (1, 1), (2, 1), (3, 3), (0, 1)]
         ranks: list[tuple[tuple[int, int, int], str]] = []
-        for index, (lane, priority) in enumerate(places):
+        for index, (lane, priority) in enumerate(arrivals):
             run_id = f"{lane}{priority}-{index}"
             mine = (lane, priority if lane == Lane.NORMAL else 0, index)
             ahead = sum(rank < mine for rank, _ in ranks)

@@ -139,7 +139,7 @@ class LongBody:
         body = wire.decoded(bytes(self._rest), _decode, READS)
         if self._is_keyed:
             self._rest[self._messages_at : self._messages_at] = b'"%b"' % self._messages.digest()
-        return Received(replace(body, messages=self._messages.kept()), bytes(self._rest), self._messages.before)
+        return Received(replace(body, messages=self._messages.last()), bytes(self._rest), self._messages.before)
 
     def _in_rest(self, mark: Mark, piece: bytes, done: int) -> int:
         """Process a key or value of the body itself; return the offset up to which the piece is consumed."""
@@ -178,7 +178,7 @@ class Messages:
         """Whether the current message is too large."""
         self._hash = hashlib.sha256()
         """The hash of its discarded bytes."""
-        self._kept: list[ChatMessage] = []
+        self._last: list[ChatMessage] = []
         self._is_too_large = False
         """Whether the message to keep is too large."""
         self.before = 0
@@ -202,18 +202,18 @@ class Messages:
         message = None if self._is_dropped else self._read()
         if self._all is not None:
             self._all.update(self._hash.digest() if message is None else fingerprint(bytes(self._coming)))
-        if message is None or message.role not in INSTRUCTIONS or not (self._kept or self._is_too_large):
-            self._kept = [] if message is None else [message]
+        if message is None or message.role not in INSTRUCTIONS or not (self._last or self._is_too_large):
+            self._last = [] if message is None else [message]
             self._is_too_large = message is None
             self.before = self._count
         self._count += 1
         self._coming, self._is_dropped, self._hash = bytearray(), False, hashlib.sha256()
 
-    def kept(self) -> list[ChatMessage]:
+    def last(self) -> list[ChatMessage]:
         """Return the last message that counts, if there is one; else any. Raises `BodyTooLarge`."""
         if self._is_too_large:
             raise wire.too_large("the last message", self._most)
-        return self._kept
+        return self._last
 
     def digest(self) -> bytes:
         """Return a digest of all messages, as hex digits."""

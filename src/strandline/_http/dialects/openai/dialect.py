@@ -93,11 +93,11 @@ class OpenAI(Dialect):
         """Read the last message of a conversation, or answers to input requests."""
         received = await self._bodies.read(request, is_keyed=KEY in request.headers)
         body = received.body
-        kept = {name: value for name, value in (body.metadata or {}).items() if name != "session_id"}
+        metadata = {name: value for name, value in (body.metadata or {}).items() if name != "session_id"}
         return RunRequest(
             input=prompt_of(body, received.before),
             key=session_of(request, self._named(request, body)),
-            options=replace(body, metadata=kept),
+            options=replace(body, metadata=metadata),
             body=received.sent,
             as_events=bool(body.stream),
         )
@@ -163,17 +163,17 @@ class OpenAI(Dialect):
 
 def named_session(header: str, value: str | None, body: CompletionBody) -> SessionId | None:
     """Return the session that a completion names. Raises `Invalid` for an invalid name."""
-    places = {
+    sources = {
         f"the header {header}": value,
         "`$.metadata.session_id`": (body.metadata or {}).get("session_id"),
         "`$.user`": body.user,
     }
-    for place, name in places.items():
+    for source, name in sources.items():
         if name is not None:
             try:
                 return session_id(name if isinstance(name, str) else "")
             except Invalid as error:
-                raise Invalid(f"{error} - at {place}") from None
+                raise Invalid(f"{error} - at {source}") from None
     return None
 
 
