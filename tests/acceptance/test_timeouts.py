@@ -67,6 +67,9 @@ def test_a_run_in_a_tool_that_nobody_can_stop_is_answered_on_time_and_holds_its_
             assert (run["status"], run["held"], run["phase"]) == ("failed", True, "held")
             health = server.health()
             assert (health["held"], health["running"], health["processing"]) == (1, 0, True)
+            assert (run["locks_session"], health["locked_sessions"]) == (True, 1)
+            locked = server.client.get(f"/v1/sessions/{session}").json()
+            assert locked["locked_by"] == locked["held"] == answer["run_id"]
             assert chat(server, "other", "another-session")["response"] == "other"
 
             (waiting,) = server.line_up_behind("next", session)

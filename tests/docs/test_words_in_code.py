@@ -17,7 +17,6 @@ IN_NAMES: Final = {
     **dict.fromkeys(("told", "tell", "tells", "telling"), "publish, show, answer, log"),
     **dict.fromkeys(("asked", "asks"), "request"),
     **dict.fromkeys(("wish", "wishes", "drafts"), "RunOptions, RunBuilder"),
-    **dict.fromkeys(("went", "going"), "continue, resume"),
     **dict.fromkeys(("owe", "owes", "owed"), "deferred writes"),
     **dict.fromkeys(("seal", "seals", "sealed", "soundness", "forgetting"), "checksum, integrity, deletion"),
     **dict.fromkeys(("tidy", "chore", "chores", "upkeep"), "evict, maintenance"),

@@ -67,9 +67,11 @@ def test_a_thread_that_outlives_its_run_holds_its_session_alone_until_it_ends() 
             assert end.error.code is ErrorCode.TIMEOUT
             view = await service.run(ANONYMOUS, hangs.run_id)
             assert view.run.held
+            assert view.run.locks_session
             assert view.phase == "held"
             health = service.health()
             assert (health.held, health.running, health.queue_depth, health.processing) == (1, 0, 1, True)
+            assert health.locked_sessions == 1
             assert (await outcome(await send(service, "other", "other session"))).output == "answer to other"
             with pytest.raises(SessionBusy):
                 await service.delete(key())

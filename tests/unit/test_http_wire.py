@@ -47,7 +47,7 @@ def test_how_long_a_client_prefers_to_wait(sent: list[str], wait_s: int | None) 
         (errors.QueueFull("q", retry_after_s=1, position=1, estimated_wait_s=None), "Queue full"),
         (errors.PrincipalFull("p", retry_after_s=1, position=1, estimated_wait_s=None), "Queue full"),
         (errors.StorageFull("s", retry_after_s=1), "Storage full"),
-        (errors.HoldsFull("h", retry_after_s=1), "Tools of ended runs still execute"),
+        (errors.HoldsFull("h", retry_after_s=1), "Too many runs still working"),
     ],
 )
 def test_the_title_of_a_refusal_names_what_is_full(error: errors.Unavailable, title: str) -> None:

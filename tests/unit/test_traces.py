@@ -294,7 +294,7 @@ def test_a_run_that_goes_on_in_a_later_process_is_in_the_same_trace(
     ],
 )
 def test_what_is_kept_of_the_headers_of_a_request(
-    headers: list[tuple[str, str]], saved: Carrier | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    headers: list[tuple[str, str]], kept: Carrier | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without an SDK: nothing but what is well formed and not too long; no warning appears."""
 
@@ -314,7 +314,7 @@ def test_what_is_kept_of_the_headers_of_a_request(
 
     with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
         warnings.simplefilter("error")
-        assert asyncio.run(main()) == saved
+        assert asyncio.run(main()) == kept
     assert ours(caplog) == []
 
 

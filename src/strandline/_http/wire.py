@@ -73,7 +73,7 @@ TITLES: Final = {
 }
 
 
-TITLES_OF: Final = {errors.StorageFull.code: "Storage full", errors.HoldsFull.code: "Tools of ended runs still execute"}
+TITLES_OF: Final = {errors.StorageFull.code: "Storage full", errors.HoldsFull.code: "Too many runs still working"}
 """Titles by code, for which the title of the status would be wrong."""
 
 
