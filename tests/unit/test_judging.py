@@ -11,6 +11,7 @@ from judging.evidence import (
     Deletion,
     End,
     Evidence,
+    History,
     Limits,
     Move,
     Pause,
@@ -26,7 +27,7 @@ from judging.judge import judge
 
 LIMITS: Final = Limits(
     max_attempts=3, cancel_grace_s=1.0, input_timeout_s=10.0, key_retention_s=100.0, soon_s=0.01, slack_s=0.5,
-    drain_s=5.0, noticed_s=0.1,
+    drain_s=5.0, noticed_s=0.1, late_s=5.0, undisturbed_s=2.0, closed_s=0.05,
 )  # fmt: skip
 ADA, BOB = "ada", "bob"
 
@@ -42,7 +43,16 @@ class Story:
         self.seen: dict[str, Any] = {
             name: [] for name in ("cancels", "sweeps", "pauses", "deletions", "questions", "refused_answers")
         }
-        self.seen |= {"tools": [], "views": [], "interruptions": [], "work": {}, "reported": {}, "acknowledged": {}}
+        self.seen |= {
+            "tools": [],
+            "views": [],
+            "histories": [],
+            "strangers": [],
+            "interruptions": [],
+            "work": {},
+            "reported": {},
+            "acknowledged": {},
+        }
         self.seen |= {name: frozenset() for name in ("missing", "refused", "happened", "became")}
         for number, name in enumerate(("one", "two", "three"), 1):
             self.add(name, number)
@@ -158,6 +168,26 @@ def add_bob(story: Story) -> None:
     story.add("bobs", 1, BOB)
 
 
+def given_up(limit_s: float, **changes: Any) -> Change:
+    """Have `two` be given up after it has waited from 10 to 16."""
+
+    def change(story: Story) -> None:
+        story.ask("two", queue_timeout_s=limit_s)
+        story.end("two", "queue_timeout", started=False, started_s=None, created_s=10.0, ended_s=16.0, **changes)
+
+    return change
+
+
+def history(*roles: str, tool: str = "t", pending: bool | None = None) -> Change:
+    """Show a history; the last message of an `asker` calls a tool that asks a person."""
+    text, use = {"text": "x"}, {"toolUse": {"toolUseId": tool, "name": "asks", "input": {}}}
+    messages = [
+        {"role": "assistant", "content": [use]} if role == "asker" else {"role": role, "content": [text]}
+        for role in roles
+    ]
+    return saw(histories=History(session=ADA, messages=messages, requests_input=frozenset({"t"}), pending=pending))
+
+
 NOBODY = "was cancelled, though nobody requested it"
 STAYS = "although its cancel was accepted"
 FALSE: Final[dict[str, tuple[str, list[Change]]]] = {
@@ -262,6 +292,63 @@ FALSE: Final[dict[str, tuple[str, list[Change]]]] = {
     ),
     # -- times and histories
     "it timed out early": ("and had 1.5", [lambda story: story.end("two", "timeout"), ask("two", timeout_s=1.5)]),
+    "it succeeded long after its time": (
+        "ended as succeeded 3.1 s after its time was up", [ask("two", timeout_s=1.0), be("two", ended_s=24.1)],
+    ),
+    "it failed long after its time": (
+        "ended as agent_error 6.1 s after",
+        [ask("two", timeout_s=1.0), lambda story: story.end("two", "agent_error", ended_s=27.1)],
+    ),
+    "it was resumed, and succeeded long after its time": (
+        "ended as succeeded 6.1 s after", [ask("two", timeout_s=1.0), be("two", attempts=2, ended_s=27.1)],
+    ),
+    "it was resumed when its time was over, and worked on": (
+        "ended as succeeded 6.1 s after",
+        [ask("two", timeout_s=1.0), be("two", attempts=2, resumed_s=23.0, ended_s=29.1)],
+    ),
+    "it waited too long": (
+        "waited for 10.0 s, and had 4.9", [ask("two", queue_timeout_s=4.9), be("two", created_s=10.0)],
+    ),
+    "it was cancelled when it had waited too long": (
+        "waited for 10.0 s, and had 4.9",
+        [
+            ask("two", queue_timeout_s=4.9), saw(cancels=Cancel(run_id="two", result="accepted")),
+            cancelled(started=False, started_s=None, created_s=10.0, ended_s=20.0),
+        ],
+    ),
+    "it waited too long, even without the time when its session was closed": (
+        "waited for 6.0 s, and had 0.9",
+        [ask("two", queue_timeout_s=0.9), be("two", created_s=10.0, closed_s=(3.0, 4.0))],
+    ),
+    "it was given up too early": ("after 6.000 s that count, and had 6.02", [given_up(6.02)]),
+    "it was given up too early, for its session was closed": (
+        "after 4.000 s that count, and had 4.06", [given_up(4.06, closed_s=(2.0, 3.0))],
+    ),
+    "it crashed, and could resume": (
+        "though it could have continued", [lambda story: story.end("two", "crashed", can_resume=True)],
+    ),
+    "its status is not that of its outcome": (
+        "is stored as cancelled, and its outcome as succeeded", [be("two", status="cancelled")],
+    ),
+    "a provider would refuse the history": ("is malformed: the roles", [history("user")]),
+    "a tool that asks nobody has no result": ("is malformed: u is called", [history("user", "asker", tool="u")]),
+    "an open end is shown as closed": ("is open, and shown otherwise", [history("user", "asker", pending=False)]),
+    "a closed end is shown as open": ("is not open, and shown otherwise", [history("user", "assistant", pending=True)]),
+    "it is twice in history": ("two (two) stands 2 times in history, not 1", [be("two", parts=2)]),
+    "it is not in history": ("two (two) stands 0 times in history, not 1", [be("two", parts=0)]),
+    "it never started, and is in history": ("stands 1 times in history, not 0", [given_up(5.0, parts=1)]),
+    "it was cancelled while it waited, and is in history": (
+        "stands 1 times in history, not 0",
+        [
+            cancelled(started=False, started_s=None, has_checkpoints=False, parts=1),
+            saw(cancels=Cancel(run_id="two", result="accepted")),
+        ],
+    ),
+    "it was cancelled, and what it did is not in history": (
+        "stands 0 times in history, not 1",
+        [cancelled(parts=0), saw(cancels=Cancel(run_id="two", result="accepted"))],
+    ),
+    "history has what is no run": ("has 'who is there', which is no run", [saw(strangers=(ADA, "who is there"))]),
     "a history was changed": (
         "was changed in its first 2 messages", [saw(views=View(session=ADA, place=5, count=2, is_beginning=False))],
     ),
@@ -427,6 +514,52 @@ TRUE: Final[dict[str, list[Change]]] = {
     ],
     "it timed out, and nobody knows when it started": [
         lambda story: story.end("two", "timeout", started_s=None), ask("two", timeout_s=9.0),
+    ],
+    "it ended a little after its time": [ask("two", timeout_s=1.0), be("two", ended_s=23.9)],
+    "it was resumed, and ended somewhat after its time": [
+        ask("two", timeout_s=1.0), be("two", attempts=2, resumed_s=23.0, ended_s=28.9),
+    ],
+    "it was cut off, and ended when a server came": [
+        ask("two", timeout_s=1.0), be("two", was_cut_off=True, ended_s=29.0),
+    ],
+    "it has no end of time": [be("two", ended_s=29.0)],
+    "it executed, nobody knows until when": [ask("two", timeout_s=1.0), be("two", ended_s=None)],
+    "it waited for nearly too long": [ask("two", queue_timeout_s=5.1), be("two", created_s=10.0)],
+    "its session was closed while it waited": [
+        ask("two", queue_timeout_s=0.9), be("two", created_s=10.0, closed_s=(3.0, 4.2)),
+    ],
+    "nobody knows for how long its session was closed": [
+        ask("two", queue_timeout_s=0.9), be("two", created_s=10.0, closed_s=None),
+    ],
+    "nobody knows when it came": [ask("two", queue_timeout_s=0.9), be("two", created_s=None)],
+    "it was given up at its time": [given_up(6.005)],
+    "it was given up at its time, that of its session left out": [given_up(4.04, closed_s=(2.0, 3.0))],
+    "it was given up, and nobody knows when its session was closed": [given_up(5.0, closed_s=None)],
+    "it failed somewhat after its time": [
+        ask("two", timeout_s=1.0), lambda story: story.end("two", "agent_error", ended_s=26.9),
+    ],
+    "it succeeded, and could have resumed": [be("two", can_resume=True)],
+    "it crashed in a tool": [lambda story: story.end("two", "crashed", can_resume=False)],
+    "it crashed, nobody knows in what": [lambda story: story.end("two", "crashed", can_resume=None)],
+    "its last attempt crashed": [lambda story: story.end("two", "crashed", can_resume=True, attempts=3)],
+    "a history is as it should be": [history("user", "assistant", pending=False), history("user", "assistant")],
+    "a history waits for input": [history("user", "asker", pending=True), history("user", "asker")],
+    "each is once in history": [be("two", parts=1)],
+    "it was given up, and is not in history": [given_up(5.0, parts=0)],
+    "it was cancelled with nothing stored, and is or is not in history": [
+        cancelled(has_checkpoints=False, parts=0), cancelled("one", has_checkpoints=False, parts=1),
+        *(saw(cancels=Cancel(run_id=each, result="accepted")) for each in ("one", "two")),
+    ],
+    "it was cancelled while it waited, and is not in history": [
+        cancelled(started=False, started_s=None, has_checkpoints=False, parts=0),
+        saw(cancels=Cancel(run_id="two", result="accepted")),
+    ],
+    "an answer was left alone while it waited, and is not in history": [
+        ASKED, ANSWERED, cancelled("two", started=False, started_s=None, ended_s=18.0, parts=0),
+        left(15.0, "cancel"),
+    ],
+    "an answer asked again in the same round": [
+        ASKED, ANSWERED, question("r", by="two"), be("two", parts=0), be("three", started_s=35.0, ended_s=36.0),
     ],
     "a history was perhaps deleted": [
         saw(views=View(session=ADA, place=5, count=2, is_beginning=False), deletions=deletion(answered=-1)),
