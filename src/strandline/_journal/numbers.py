@@ -3,7 +3,7 @@
 The only owner of a journal counts each kind by one. Where several servers own parts of a journal, no number is drawn
 twice without asking each other: a number is a count of microseconds, which never stands still and never goes back,
 followed by the partition. So runs of all sessions are numbered nearly in the order in which they were accepted, as far
-as the clocks of the servers agree. Who becomes the owner of a partition goes on above every number that any server has
+as the clocks of the servers agree. A new owner of a partition continues above every number that any server has
 written: then numbers rise within a session, whatever the clocks say.
 """
 
@@ -47,7 +47,7 @@ class Numbers(Protocol):
         ...
 
     def begin(self, epoch: int, top: int) -> None:
-        """Go on above every number of earlier owners.
+        """Continue above every number of earlier owners.
 
         `epoch` is how many there were, with this one; `top` is the largest count that any has reached, where counts are
         shared.
@@ -106,7 +106,7 @@ class Clocked:
         self._now = now
 
     def begin(self, epoch: int, top: int) -> None:
-        """Go on above a count."""
+        """Continue above a count."""
         self.top = max(self.top, top)
 
     def session(self, partition: int) -> int:

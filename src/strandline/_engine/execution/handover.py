@@ -1,8 +1,8 @@
 """Sessions that this server gains and cedes, as the journal reports them.
 
-What executed in gained sessions is recovered: first that which was there when the journal was opened, then that of
-each later gain. Of ceded sessions nothing executes; what the engine kept of them is dropped, since another server
-continues them: an agent would lack what happens there.
+Runs that executed in gained sessions are recovered: first those found when the journal was opened, then those of each
+later gain. Nothing of a ceded session executes, and the engine drops what it has of it: another server continues the
+session, and an agent here would lack what happens there.
 """
 
 import logging

@@ -52,7 +52,7 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
     """A journal in the database that `conninfo` names, in any form that libpq knows; the tables are made if need be.
 
     Several servers may use it at once: each owns some partitions. `address` is where this one listens for the others
-    (`host:port`), and is asked for by `open`. `lock_wait_s` is how long `open` waits for servers that may be dead;
+    (`host:port`), and `open` needs it. `lock_wait_s` is how long `open` waits for servers that may be dead;
     `on_wait` is called once, with a sentence that names them, if that takes long. `on_commit` is called after each
     commit.
     """

@@ -230,7 +230,7 @@ class Membership:
     async def cede(self, partitions: Collection[int], patience_s: float = CEDE_S) -> frozenset[int]:
         """Own partitions no longer, those in which nothing is claimed within `patience_s` seconds; return these.
 
-        Nothing more is claimed in the others meanwhile; then they go on.
+        Nothing more is claimed in the others meanwhile; then they continue.
         """
         table, ceded = self._table, frozenset[int]()
         assert table is not None
