@@ -125,9 +125,9 @@ class SlowJournal:
         """Return how many processes have had a session."""
         return self._inner.epoch_of(key)
 
-    def still_owned(self) -> bool:
-        """Return whether this process may still execute something."""
-        return self._inner.still_owned()
+    def owned_until(self) -> float | None:
+        """Return until when user code may start."""
+        return self._inner.owned_until()
 
     def moves(self) -> AsyncIterator[Gained | Ceded]:
         """Yield what moves between owners: nothing."""

@@ -201,6 +201,9 @@ class WorkersOwnLoops(SeededLoops):
         """Cancel the call's task once, as soon as the loop is not blocked."""
         self.post(lambda: call.task is not None and call.task.cancel())
 
+    def owned_until(self, until: float | None) -> None:
+        """Do nothing: user code here asks the journal itself."""
+
     def beat(self) -> None:
         """Ask for a sign of life, unless one is due."""
         if self._pinged_at is None:

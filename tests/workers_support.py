@@ -262,7 +262,9 @@ class Few:
 
 
 def order(number: int, agent: int = 0) -> m.Run:
-    return m.Run(call=number, agent=agent, context=CONTEXT, trace=None, carrier=None, prompt="x", messages=[])
+    return m.Run(
+        call=number, agent=agent, owned_until=None, context=CONTEXT, trace=None, carrier=None, prompt="x", messages=[]
+    )
 
 
 def build(number: int) -> m.Build:

@@ -25,3 +25,13 @@ class SystemClock:
 
     now = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)
+
+
+def boottime() -> float:
+    """Return seconds of a clock that runs on while the machine is suspended, the same for all its processes."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def is_over(until: float | None) -> bool:
+    """Return whether a time by `boottime` has passed; None never does."""
+    return until is not None and boottime() >= until

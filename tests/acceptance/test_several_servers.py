@@ -5,6 +5,7 @@ A client may use any of them; who owns a session is seen by who has accepted its
 
 import itertools
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,6 +95,33 @@ def test_a_killed_servers_sessions_go_on_at_the_other_one(at: Checkpoints, lease
         assert texts(first.history(between), "user")[-2:] == ["between-1 a b", "between-2"]
     begun = [step for step in at.steps if step.split()[-1] in ("a", "b")]
     assert len(begun) == len(set(begun)), "a tool was started twice"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_server_that_was_frozen_past_its_lease_starts_no_tool_and_calls_no_model(
+    at: Checkpoints, leased: str, tmp_path: Path, workers: str
+) -> None:
+    """Everything before was durable. With workers it is the serving process that is frozen, and they go on."""
+    names = [f"f{number}" for number in range(4)]
+    frozen = Server(AGENT, "--workers", workers, folder=tmp_path, journal=leased, variables=at.environment)
+    try:
+        frozen.start()
+        at.hold(*(f"{each} a" for each in names))
+        runs = [submitted(f"{each} a b", each, frozen)[0] for each in names]
+        at.reached(*(f"{each} a" for each in names))
+        frozen.signal(signal.SIGSTOP)
+        with serving(AGENT, folder=tmp_path, journal=leased, variables=at.environment) as other:
+            at.release()  # (the lease is over: another server is ready)
+            until(lambda: all(other.run(each)["status"] == "failed" for each in runs), "ended by the other server")
+            if workers != "1":
+                at.reached(*(f"{each} a ended" for each in names))
+            frozen.signal(signal.SIGCONT)
+            assert frozen.ended() == 75
+            assert {other.run(each)["error"]["code"] for each in runs} == {"crashed"}
+    finally:
+        frozen.close()
+    started = {step for step in at.steps if step.endswith((" b", "model 1"))}
+    assert not started, "started at a server that had lost its lease"
 
 
 def test_servers_that_come_and_go_in_turn_lose_nothing_and_keep_the_order(

@@ -51,7 +51,7 @@ class RunContext(Struct, frozen=True, kw_only=True):
 
 
 class RunStopped(Exception):
-    """The run is being stopped: no further tool may start. Raised by `Attempt.begin_round`; let it pass."""
+    """The run is being stopped, or may be another server's by now: nothing further may start. Let it pass."""
 
 
 class AgentLost(Exception):
@@ -102,7 +102,7 @@ class Attempt(Protocol):
         ...
 
     def begin_model(self) -> None:
-        """Report that a model call starts or restarts; the text since the last message is void."""
+        """Report that a model call starts or restarts; the text since the last message is void. Raises `RunStopped`."""
         ...
 
     def add_usage(self, tokens: dict[str, int]) -> None:
@@ -110,11 +110,17 @@ class Attempt(Protocol):
         ...
 
     def enter(self, phase: str) -> None:
-        """Report the current phase: `model` or `node NAME`. The current task counts as one of the run's own."""
+        """Report the current phase: `model` or `node NAME`. The current task counts as one of the run's own.
+
+        Raises `RunStopped`.
+        """
         ...
 
     def begin_tool(self, tool_use_id: str, name: str, given: object) -> None:
-        """Report that a tool starts with the arguments `given`. The current task counts as one of the run's own."""
+        """Report that a tool starts with the arguments `given`. The current task counts as one of the run's own.
+
+        Raises `RunStopped`.
+        """
         ...
 
     def publish_tool_end(self, tool_use_id: str, result: ToolResult) -> None:

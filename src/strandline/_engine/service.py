@@ -131,6 +131,7 @@ class Service:
             options,
         )
         self._ticks = (
+            self._hand_on_ownership,
             self._readiness.tick,
             self._claims.check_deadlines,
             self._pool.evict,
@@ -163,6 +164,7 @@ class Service:
         orphans = await self._journal.open(self._owner, max_attempts=self.options.max_attempts)
         self._streams.begin(self._journal.epoch)
         try:
+            self._hand_on_ownership()
             await self._handover.recover(orphans)
             await self._claims.start()
             self._claims.spawn(self._handover.follow())
@@ -186,6 +188,9 @@ class Service:
         if orphans:
             _log.info("%d runs were executing when the last server died", len(orphans))
         self._readiness.begin()
+
+    def _hand_on_ownership(self) -> None:
+        self._loops.owned_until(self._journal.owned_until())
 
     async def drain(self, *, close: bool = True) -> None:
         """Stop: refuse new runs, give executing ones `drain_grace_s`, stop the rest, and close the journal.

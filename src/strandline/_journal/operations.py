@@ -47,9 +47,9 @@ class Operations(ABC):
         """Return how many owners a session has had: as many as the journal."""
         return self.epoch
 
-    def still_owned(self) -> bool:
-        """Return True: nobody else can own it while this process lives."""
-        return True
+    def owned_until(self) -> float | None:
+        """Return None: nobody else can own it while this process lives."""
+        return None
 
     def moves(self) -> AsyncIterator[Gained | Ceded]:
         """End at once: everything was gained by `open`."""

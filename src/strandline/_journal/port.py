@@ -530,8 +530,11 @@ class Journal(Protocol):
         """Return how many owners a session has had, including the current one. It is this server's."""
         ...
 
-    def still_owned(self) -> bool:
-        """Return whether this server may still execute something. May be called from any thread; never blocks."""
+    def owned_until(self) -> float | None:
+        """Return until when, by `strandline._clock.boottime`, user code may start here; None: until `close`.
+
+        May be called from any thread; never blocks. It moves on while the journal is this server's.
+        """
         ...
 
     @property

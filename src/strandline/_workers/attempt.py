@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from strandline._agents.port import RunContext, RunStopped, Signal
-from strandline._clock import Clock
+from strandline._clock import Clock, is_over
 from strandline._encoding import encode_messages
 from strandline._engine.loops import adopt_current_task
 from strandline._model import Block, Input, Message, StateRecord, ToolResult
@@ -22,7 +22,8 @@ TOUCH_EVERY_S: Final = 0.1
 class RemoteAttempt:
     """A worker's side of `strandline._agents.port.Attempt`. Belongs to the agent loop, as `send` does.
 
-    `flush` sends the current phase or tool before it starts: it may block the loop.
+    `flush` sends the current phase or tool before it starts: it may block the loop. `owned_until` says until when one
+    may start: the serving process may be frozen, and another server have the run.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class RemoteAttempt:
         send: Callable[[bytes], object],
         clock: Clock,
         flush: Callable[[], object] = lambda: None,
+        owned_until: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.context: RunContext = order.context
         self.prompt: Input | None = order.prompt
@@ -41,6 +43,7 @@ class RemoteAttempt:
         self._send = send
         self._flush = flush
         self._clock = clock
+        self._owned_until = owned_until
         self._permission: asyncio.Future[bool] | None = None
         self._sent_at = 0.0
 
@@ -72,8 +75,8 @@ class RemoteAttempt:
         self._report("reset_text")
 
     def begin_model(self) -> None:
-        """Report a model call. The current task becomes one of the run's own."""
-        adopt_current_task()
+        """Report a model call. The current task becomes one of the run's own. Raises `RunStopped`."""
+        self._start()
         self._report("begin_model")
 
     def add_usage(self, tokens: dict[str, int]) -> None:
@@ -81,16 +84,21 @@ class RemoteAttempt:
         self._report("add_usage", tokens)
 
     def enter(self, phase: str) -> None:
-        """Report the current phase. The current task becomes one of the run's own."""
-        adopt_current_task()
+        """Report the current phase. The current task becomes one of the run's own. Raises `RunStopped`."""
+        self._start()
         self._report("enter", phase)
         self._flush()
 
     def begin_tool(self, tool_use_id: str, name: str, given: object) -> None:
-        """Report the start of a tool. The current task becomes one of the run's own."""
-        adopt_current_task()
+        """Report the start of a tool. The current task becomes one of the run's own. Raises `RunStopped`."""
+        self._start()
         self._report("begin_tool", tool_use_id, name, given)
         self._flush()
+
+    def _start(self) -> None:
+        if is_over(self._owned_until()):
+            raise RunStopped
+        adopt_current_task()
 
     def publish_tool_end(self, tool_use_id: str, result: ToolResult) -> None:
         """Report the end of a tool."""

@@ -38,6 +38,8 @@ class WorkerClient:
         """Whether no more calls may start there."""
         self.dismissed = False
         """Whether the process is to be killed as soon as it is idle."""
+        self.owned_until: float | None = None
+        """Until when user code may start there, by `boottime`; None: without limit."""
         self.agents = 0
         """The number of agents in the worker."""
         self.why = ""

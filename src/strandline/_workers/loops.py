@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, TypeVar
 from strandline._agents.port import Signal
 from strandline._clock import Clock
 from strandline._engine.loops import Call, Load, WorkerLoad
+from strandline._workers import messages as m
 from strandline._workers.channel import Channel, Frames
 from strandline._workers.client import WorkerClient
 from strandline._workers.process import EXIT_S
@@ -125,6 +126,7 @@ class WorkerLoops:
         """When a worker was last known to accept calls."""
         self._given_up = 0
         self._lost = 0
+        self._owned_until: float | None = None
 
     # -- workers -----------------------------------------------------------------------------------
 
@@ -163,6 +165,7 @@ class WorkerLoops:
 
     def _connected(self, number: int, process: Process, *, resumable: bool | None = None) -> WorkerClient:
         worker = WorkerClient(process.pid, self._clock, process.kill, resumable=resumable)
+        worker.owned_until = self._owned_until
         self._processes[worker] = process
         worker.ready.add_done_callback(lambda _: self._free.set())
         self._do(self._serve_worker(number, worker, process))
@@ -236,6 +239,14 @@ class WorkerLoops:
     def signal(self) -> Signal:
         """Return a signal that is forwarded to a worker."""
         return ForwardedSignal()
+
+    def owned_until(self, until: float | None) -> None:
+        """Tell all workers until when user code may start."""
+        self._owned_until = until
+        if until is not None:
+            for worker in self._processes:
+                worker.owned_until = until
+                worker.send(m.OwnedUntil(until))
 
     def beat(self) -> None:
         """Ping all workers."""

@@ -40,10 +40,11 @@ class Build(Struct, frozen=True, kw_only=True, tag="build"):
 
 
 class Run(Struct, frozen=True, kw_only=True, tag="run"):
-    """Execute an attempt with an agent."""
+    """Execute an attempt with an agent. `owned_until` is as in `OwnedUntil`."""
 
     call: int
     agent: int
+    owned_until: float | None
     context: RunContext
     trace: Carrier | None
     carrier: Carrier | None
@@ -86,6 +87,12 @@ class Ping(Struct, frozen=True, tag="ping"):
     """Request a `Heartbeat`."""
 
 
+class OwnedUntil(Struct, frozen=True, tag="owned_until"):
+    """User code may start until then, by `boottime`; None: without limit."""
+
+    until: float | None
+
+
 class GetStack(Struct, frozen=True, tag="get_stack"):
     """Request the `Stack` of a call."""
 
@@ -96,7 +103,7 @@ class Exit(Struct, frozen=True, tag="exit"):
     """Exit cleanly. Without it, a closed connection means that the serving process has died."""
 
 
-Order = Setup | Build | Run | Signal | Cancel | Proceed | Compact | Drop | Ping | GetStack | Exit
+Order = Setup | Build | Run | Signal | Cancel | Proceed | Compact | Drop | Ping | OwnedUntil | GetStack | Exit
 
 
 class Loaded(Struct, frozen=True, kw_only=True, tag="loaded"):

@@ -64,6 +64,7 @@ class WorkerRuntime:
         self._clock = clock
         self._join = join
         self._exit = on_exit
+        self._owned_until: float | None = None
         self._agents: dict[int, SessionAgent] = {}
         self._calls: dict[int, _Running] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -101,6 +102,8 @@ class WorkerRuntime:
                 self._loops.discard(self._agents.pop(agent, None))
             case m.Ping():
                 self._heartbeat()
+            case m.OwnedUntil(until):
+                self._owned_until = until
             case m.GetStack(call):
                 self._spawn(self._report_stack(call))
             case m.Exit():
@@ -112,7 +115,8 @@ class WorkerRuntime:
 
     def _run(self, order: m.Run) -> None:
         signal: Signal = self._loops.signal()
-        attempt = RemoteAttempt(order, signal, self._send, self._clock, self._write_reports)
+        self._owned_until = order.owned_until
+        attempt = RemoteAttempt(order, signal, self._send, self._clock, self._write_reports, lambda: self._owned_until)
         copy_context().run(self._start, order, partial(_run, self._agents[order.agent], attempt), attempt)
 
     async def _built(self, order: m.Build) -> None:

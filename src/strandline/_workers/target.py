@@ -72,6 +72,7 @@ class AgentProxy:
         order = m.Run(
             call=worker.number(),
             agent=self._number,
+            owned_until=worker.owned_until,
             context=attempt.context,
             trace=run.trace,
             carrier=self._carrier(),

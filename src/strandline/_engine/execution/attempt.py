@@ -10,7 +10,7 @@ import asyncio
 import logging
 
 from strandline._agents.port import Finished, RunContext, RunStopped, Signal
-from strandline._clock import Clock
+from strandline._clock import Clock, is_over
 from strandline._engine.events import (
     MessageAdded,
     ReasoningDelta,
@@ -147,7 +147,13 @@ class LiveAttempt:
             self._partial = []
 
     def enter(self, phase: str) -> None:
-        """Note what the run does now, and that the calling task works for it."""
+        """Note what the run does now, and that the calling task works for it.
+
+        Every tool, model call and node passes here before it starts. Raises `RunStopped` if this server may have lost
+        the run to another one, which it does not know before its next commit if it was frozen.
+        """
+        if is_over(self._journal.owned_until()):
+            raise RunStopped
         self.phase = phase
         adopt_current_task()
         self.touch()

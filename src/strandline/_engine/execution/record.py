@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from strandline._agents.port import AgentLost, Finished, SessionAgent
+from strandline._agents.port import AgentLost, Finished, RunStopped, SessionAgent
 from strandline._engine.execution.attempt import LiveAttempt
 from strandline._engine.execution.completion import timed_out
 from strandline._engine.execution.failures import failed
@@ -172,6 +172,8 @@ class Execution(Struct, eq=False):
             return await self._agent.run(attempt)
         except asyncio.CancelledError:
             return Finished(ending=Failed(ErrorCode.AGENT_ERROR, "the agent's own code cancelled its task"))
+        except RunStopped:
+            return Finished(ending=STOPPED)
         except AgentLost as lost:
             return Finished(ending=self._lose_loop(Failed(ErrorCode.CRASHED, str(lost))))
         except RecordDamaged as error:

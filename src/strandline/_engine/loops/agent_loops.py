@@ -73,6 +73,9 @@ class AgentLoops:
         """Return a flag."""
         return Flag()
 
+    def owned_until(self, until: float | None) -> None:
+        """Do nothing: user code here asks the journal itself."""
+
     def beat(self) -> None:
         """Request a heartbeat of the current loop."""
         self._current.beat()

@@ -69,6 +69,12 @@ class Loops(Protocol):
         """Request a heartbeat of the agent loop; to be called every second or so."""
         ...
 
+    def owned_until(self, until: float | None) -> None:
+        """Let user code start until then, by `boottime`, where the journal cannot be asked; None: without limit. To be
+        called every second or so.
+        """
+        ...
+
     def silent_s(self, call: Call[Any]) -> float:
         """Return for how many seconds the heartbeat of the call's loop is overdue; 0 if it is not."""
         ...

@@ -125,6 +125,9 @@ class AgentLoop:
         box = [thing]
         self.inbox.post(lambda: self._loop.call_later(DISCARD_AFTER_S, box.clear))
 
+    def owned_until(self, until: float | None) -> None:
+        """Do nothing: user code here asks the journal itself."""
+
     def beat(self) -> None:
         """Request a heartbeat, unless one is overdue; start the threads that could not be started before."""
         if self._beat_requested_at is None:

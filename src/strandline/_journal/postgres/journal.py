@@ -159,6 +159,10 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         """Return how many owners a session has had, including this one."""
         return self._open_commits().table.epoch_of(key)
 
+    def owned_until(self) -> float | None:
+        """Return until when user code may start here: until the lease is nearly over."""
+        return None if self._transactions is None else self._transactions.lease.until
+
     def moves(self) -> AsyncIterator[Gained | Ceded]:
         """Yield what is gained after `open`, and what is ceded, until the journal is closed."""
         return self._membership.moves()

@@ -4,9 +4,10 @@ It counts from the sending of the last renewal that was confirmed, so that it is
 """
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Final
+
+from strandline._clock import boottime
 
 STOP_SHARE: Final = 0.9
 """After which part of the lease nothing may execute any more."""
@@ -18,11 +19,6 @@ LEAST_ANSWER_S: Final = 2.0
 OVER: Final = "the lease on the journal is over, and it could not be renewed"
 LATE_S: Final = 2.5
 """How long after it should have been renewed a lease says that the database does not answer."""
-
-
-def boottime() -> float:
-    """Return seconds of a clock that runs on while the machine is suspended."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Lease:
@@ -80,6 +76,11 @@ class Lease:
     def is_late(self) -> bool:
         """Whether it should have been renewed some time ago."""
         return self._now() >= self._confirmed_at + RENEW_SHARE * self.lease_s + LATE_S
+
+    @property
+    def until(self) -> float:
+        """Until when user code may continue without another renewal, by `boottime`."""
+        return 0.0 if self.lost is not None else self._confirmed_at + STOP_SHARE * self.lease_s
 
     @property
     def left_s(self) -> float:

@@ -14,8 +14,8 @@ import socket
 from typing import Final, NamedTuple
 
 from strandline import __version__
+from strandline._clock import boottime
 from strandline._journal.postgres.failures import LOCK_TIMEOUT, for_operators
-from strandline._journal.postgres.lease import boottime
 from strandline._journal.postgres.schema import begin_alone
 from strandline._journal.postgres.shares import Seen, View
 from strandline._journal.postgres.wire import ConnectionLost, Refused, Wire, check_conninfo

@@ -13,14 +13,14 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from strandline._clock import Clock
+from strandline._clock import Clock, boottime
 from strandline._journal.changes import Change
 from strandline._journal.deletion import prune
 from strandline._journal.numbers import Clocked
 from strandline._journal.partitions import PARTITIONS
 from strandline._journal.postgres.durability import DURABLE
 from strandline._journal.postgres.failures import FENCED, LOCK_TIMEOUT, TAKEN_OVER, for_operators, translated
-from strandline._journal.postgres.lease import Lease, boottime
+from strandline._journal.postgres.lease import Lease
 from strandline._journal.postgres.ownership import YOUNG_SHARE, end_half_batches, end_servers, leave, look
 from strandline._journal.postgres.rows import Batch, PostgresRows
 from strandline._journal.postgres.schema import BEGIN
