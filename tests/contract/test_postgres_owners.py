@@ -8,6 +8,7 @@ import pytest
 
 from postgres_support import DEADLINE_S, asking, lease_of, until
 from strandline._clock import SystemClock
+from strandline._journal.deletion import COUNT_STORED_BYTES
 from strandline._journal.partitions import partition_of
 from strandline._journal.port import (
     Accepted,
@@ -22,6 +23,7 @@ from strandline._journal.port import (
     RunQuery,
     RunsOfQuery,
     SessionQuery,
+    StoredQuery,
 )
 from strandline._journal.postgres.journal import PostgresJournal
 from strandline._model import ANONYMOUS, Claim, NewRun, RoundStarted, RunId, SessionKey
@@ -284,5 +286,36 @@ def test_a_server_whose_cede_cannot_be_stored_keeps_its_partitions_with_their_qu
                 )
             assert first.journal.sessions.waiting == 1
             assert await first.journal.claim_next(mine) is ClaimResult.CLAIMED
+
+    asyncio.run(main())
+
+
+def test_servers_count_what_is_stored_together_and_never_wait_for_each_other(leased: str) -> None:
+    """A row that both had to write would be locked by one of them until its commit."""
+
+    async def main() -> None:
+        async with two(leased) as (first, second):
+            mine, theirs = session_in(first.owned), session_in(second.owned)
+            await first.journal.accept(run("a", mine), WIDE, claim_next=True)
+            await first.journal.finish((await first.claim()).token, done("hi", "ho", state={"a": 1}), claim_next=False)
+            with asking(leased) as open_batch:
+                open_batch.execute("BEGIN")
+                open_batch.execute("SELECT set_config('strandline.server', '1', true)")
+                open_batch.execute("SELECT count_stored('anonymous', 0)")
+                async with asyncio.timeout(DEADLINE_S):
+                    await second.journal.accept(run("b", theirs), WIDE, claim_next=True)
+                    claim = await second.claim()
+                    await second.journal.finish(claim.token, done("hi", "ho", state={"a": 1}), claim_next=False)
+                open_batch.execute("ROLLBACK")
+            stored = await first.journal.read(StoredQuery())
+            assert stored == await second.journal.read(StoredQuery())
+            with asking(leased) as wire:
+                count = COUNT_STORED_BYTES.replace('"', "").replace("window", '"window"')
+                counted = wire.execute(f"SELECT sum(sum)::bigint FROM ({count}) AS each (principal, sum)")
+                assert counted.fetchone() == (stored.total,)
+            assert stored.total == stored.largest > 0
+        with asking(leased) as wire:
+            assert wire.execute("SELECT principal, bytes FROM stored").fetchall() == [("anonymous", stored.total)]
+            assert wire.execute("SELECT 1::bigint FROM stored_by").fetchall() == []
 
     asyncio.run(main())

@@ -53,6 +53,8 @@ _RESTS: Final = (
     " AND NOT EXISTS (SELECT 1 FROM runs WHERE session = no AND fence IS NOT NULL)"
     " AND NOT EXISTS (SELECT 1 FROM runs WHERE session = no AND status = 'queued') ORDER BY no LIMIT ?"
 )
+STORED: Final = "SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT), coalesce(max(bytes), 0) FROM stored"
+"""How many bytes are stored for all principals, and for the largest."""
 _SKIPPED: Final = 500
 _READS: Final = 20
 """How many rows of deleted runs a page skips in one read, and how many such reads it makes: about 20 ms in all."""
@@ -141,8 +143,7 @@ def resting(connection: Database, query: port.RestingQuery) -> port.RestingPage:
 
 def stored(connection: Database, query: port.StoredQuery) -> port.Stored:
     """Return how many bytes are stored; reads one row per principal, some 10 million in a second."""
-    rows = connection.execute("SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT), coalesce(max(bytes), 0) FROM stored")
-    return port.Stored(*rows.fetchone())
+    return port.Stored(*connection.execute(STORED).fetchone())
 
 
 def session(connection: Database, query: port.SessionQuery) -> SessionView | None:

@@ -44,6 +44,8 @@ T = TypeVar("T")
 AnyRun = TypeVar("AnyRun", bound=RunSummary)
 
 READERS: Final = 2
+STORED_OF: Final = "SELECT bytes FROM stored WHERE principal = ?"
+"""How many bytes are stored for a principal."""
 OPENS_ALL: Final = "SELECT 1 FROM sqlite_master LIMIT 1"
 """Has SQLite open all files of a journal."""
 _input: Final[Callable[[bytes], Input]] = decoder(Input)

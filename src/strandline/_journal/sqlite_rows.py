@@ -328,7 +328,7 @@ class StoredRows(ABC):
 
     def stored_bytes(self, principal: Principal) -> int:
         """Return how many bytes are stored for a principal."""
-        row = self._execute("SELECT bytes FROM stored WHERE principal = ?", (principal,)).fetchone()
+        row = self._execute(reader.STORED_OF, (principal,)).fetchone()
         return row[0] if row else 0
 
     def look_for_room(self) -> None:

@@ -1,5 +1,7 @@
 """What PostgreSQL has to be asked in other words than SQLite: each statement with the same values, in the same order.
 
+Several servers count what is stored, each in rows of its own.
+
 In the file each row of history names the one before it, and a chain is followed. Here an index has the rows of each
 session in their order: a chain is a part of it.
 """
@@ -8,9 +10,17 @@ from typing import Final
 
 from strandline._journal import lists, reader
 
+_STORED: Final = (
+    "(SELECT principal, CAST(sum(bytes) AS BIGINT) AS bytes FROM (SELECT principal, bytes FROM stored UNION ALL"
+    " SELECT principal, bytes FROM stored_by) AS parts {where} GROUP BY principal) AS stored"
+)
+"""The table `stored`, with what servers have added since they came."""
 _UP_TO: Final = "session = ?2 AND nth <= (SELECT nth FROM history WHERE no = ?1 AND session = ?2)"
 
 TRANSLATED: Final = {
+    reader.STORED_OF: f"SELECT bytes FROM {_STORED.format(where='WHERE principal = ?')}",
+    "SELECT principal, bytes FROM stored": f"SELECT principal, bytes FROM {_STORED.format(where='')}",
+    lists.STORED: lists.STORED.replace("FROM stored", f"FROM {_STORED.format(where='')}"),
     # From a row back to the one that has message `?3`.
     reader.BACK: (
         f"SELECT first, count, discarded, messages FROM history WHERE {_UP_TO} AND first < ?4 AND nth >= coalesce("

@@ -29,10 +29,12 @@ _ALIVE: Final = (
     " WHERE alive ORDER BY until DESC"
 )
 _END: Final = "UPDATE servers SET alive = false WHERE alive AND until < clock_timestamp() AND id <> ?"
+_LEAVE: Final = "UPDATE servers SET alive = false WHERE id = ? AND conn = ?"
 _FREE: Final = (
     "UPDATE partitions SET owner = NULL WHERE owner IS NOT NULL"
     " AND NOT EXISTS (SELECT 1 FROM servers WHERE id = owner AND alive)"
 )
+_ADD_UP: Final = "SELECT add_up_stored()"
 _JOIN: Final = (
     "INSERT INTO servers (address, name, version, until) VALUES (?, ?, ?, clock_timestamp() + ? * interval '1 ms')"
     " RETURNING id"
@@ -80,7 +82,7 @@ def join(wire: Wire, address: str) -> Joined:
             "INSERT INTO cluster (secret) VALUES (?) ON CONFLICT DO NOTHING", (secrets.token_bytes(SECRET_BYTES),)
         )
         (secret,) = wire.execute("SELECT secret FROM cluster").fetchone()
-        wire.execute(_FREE)
+        wire.run([(_FREE, ()), (_ADD_UP, ())])
         sent_at = boottime()
         (me,) = wire.execute(_JOIN, (address, name, __version__, lease_ms)).fetchone()
         wire.execute("COMMIT")
@@ -94,7 +96,7 @@ def end_servers(wire: Wire, me: int) -> None:
     """End the servers whose leases are over, and free what they owned. Done the next time if one holds its row."""
     begin_alone(wire)
     try:
-        wire.run([(_LOCK_TIMEOUT, ()), (_END, (me,)), (_FREE, ()), ("COMMIT", ())])
+        wire.run([(_LOCK_TIMEOUT, ()), (_END, (me,)), (_FREE, ()), (_ADD_UP, ()), ("COMMIT", ())])
     except Refused as error:
         wire.execute("ROLLBACK")
         if error.state != LOCK_TIMEOUT:
@@ -119,8 +121,8 @@ def look(wire: Wire, me: int, conn: int, lease_ms: int, top: int) -> View:
 
 def leave(wire: Wire, me: int, conn: int) -> None:
     """End ourselves, and free what we own."""
-    over = "WITH over AS (UPDATE servers SET alive = false WHERE id = ? AND conn = ? RETURNING id)"
-    wire.execute(f"{over} UPDATE partitions SET owner = NULL FROM over WHERE owner = id", (me, conn))
+    begin_alone(wire)
+    wire.run([(_LEAVE, (me, conn)), (_FREE, ()), (_ADD_UP, ()), ("COMMIT", ())])
 
 
 def owner_of(conninfo: str) -> str | None:

@@ -14,8 +14,7 @@ from strandline._journal.state import SessionState
 from strandline._model import Principal, SessionKey
 
 _ADD_SESSION: Final = "INSERT INTO sessions (no, p, principal, session_id) VALUES (?,?,?,?)"
-_KNOW_PRINCIPAL: Final = "INSERT INTO stored (principal, bytes) VALUES (?, 0) ON CONFLICT (principal) DO NOTHING"
-_COUNT: Final = "UPDATE stored SET bytes = bytes + ? WHERE principal = ?"
+_COUNT: Final = "SELECT count_stored(?, ?)"
 _DROP: Final = (
     "DELETE FROM runs WHERE seq IN (SELECT run FROM history WHERE session = ?) AND session = ?",
     "DELETE FROM agents WHERE session = ?",
@@ -138,7 +137,7 @@ class PostgresRows(StoredRows):
     def count(self) -> None:
         """Write how many bytes more are kept for each principal than were counted before."""
         for principal, more in self._more.items():
-            self._write(_COUNT, (more, principal))
+            self._write(_COUNT, (principal, more))
         self._more.clear()
 
     def _update(self, statement: str, values: Any) -> None:
@@ -147,7 +146,6 @@ class PostgresRows(StoredRows):
     def _add_session(self, row: changes.AddSession) -> None:
         session = row.session
         self._write(_ADD_SESSION, (session.no, partition_of(session.key), *session.key))
-        self._write(_KNOW_PRINCIPAL, (session.key.principal,))
 
     def _add_run(self, row: changes.AddRun) -> None:
         super()._add_run(row)

@@ -12,6 +12,67 @@ UPDATE partitions SET epoch = (SELECT coalesce(max(id), 0) FROM servers);
 -- What all servers of this database know and nobody else. The first one makes it.
 CREATE TABLE cluster (only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one), secret bytea NOT NULL);
 
+-- What each server has added to `stored` since it came: one row that all of them write to would make them wait for each
+-- other, and two such rows wait for ever. When a server ends it is added up.
+CREATE TABLE stored_by (
+    principal text COLLATE "C" NOT NULL,
+    server bigint NOT NULL,
+    bytes bigint NOT NULL,
+    PRIMARY KEY (principal, server)
+) WITH (fillfactor = 20);
+
+CREATE FUNCTION count_stored(its_principal text, more bigint) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO stored_by (principal, server, bytes)
+    VALUES (its_principal, coalesce(nullif(current_setting('strandline.server', true), ''), '0')::bigint, more)
+    ON CONFLICT (principal, server) DO UPDATE SET bytes = stored_by.bytes + excluded.bytes
+$$;
+
+-- Of servers that are over. Under the lock under which servers come and end.
+CREATE FUNCTION add_up_stored() RETURNS void LANGUAGE sql AS $$
+    WITH gone AS (
+        DELETE FROM stored_by WHERE NOT EXISTS (SELECT 1 FROM servers WHERE id = server AND alive)
+        RETURNING principal, bytes
+    )
+    INSERT INTO stored (principal, bytes)
+    SELECT principal, sum(bytes)::bigint FROM gone GROUP BY principal ORDER BY principal
+    ON CONFLICT (principal) DO UPDATE SET bytes = stored.bytes + excluded.bytes
+$$;
+
+CREATE OR REPLACE FUNCTION count_agent() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    more bigint := 0;
+BEGIN
+    IF TG_OP <> 'DELETE' THEN
+        more := coalesce(length(NEW."window"), 0) + coalesce(length(NEW.state), 0);
+    END IF;
+    IF TG_OP <> 'INSERT' THEN
+        more := more - coalesce(length(OLD."window"), 0) - coalesce(length(OLD.state), 0);
+    END IF;
+    IF more <> 0 THEN
+        PERFORM count_stored(principal, more) FROM sessions
+        WHERE no = CASE TG_OP WHEN 'DELETE' THEN OLD.session ELSE NEW.session END;
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION uncount_runs() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM count_stored(principal, -bytes) FROM (
+        SELECT principal, sum(length(input) + coalesce(length(metadata), 0))::bigint AS bytes
+        FROM gone JOIN sessions ON sessions.no = gone.session GROUP BY principal
+    ) AS sums;
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION uncount_history() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM count_stored(principal, -bytes) FROM (
+        SELECT principal, sum(coalesce(length(messages), 0))::bigint AS bytes
+        FROM gone JOIN sessions ON sessions.no = gone.session GROUP BY principal
+    ) AS sums;
+    RETURN NULL;
+END $$;
+
 CREATE FUNCTION renew(me bigint, my_conn bigint, n bigint, lease_ms bigint, my_top bigint) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -20,6 +81,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'another server has taken over' USING ERRCODE = 'SL001';
     END IF;
+    PERFORM set_config('strandline.server', me::text, true);
 END $$;
 
 -- Renew a lease without a batch, and see who is there: the servers that are alive, with what they own. With the id 0 the
