@@ -176,6 +176,10 @@ class ListModel:
     def executing(self) -> list[ModelRun]:
         return [run for run in self.runs if run.status == "running"]
 
+    def beside(self, key: SessionKey) -> list[ModelRun]:
+        """The executing runs of those sessions that have the same owner."""
+        return self.executing()
+
     def free(self, key: SessionKey) -> bool:
         session = self.sessions.get(key)
         paused = session is not None and session.paused
@@ -362,7 +366,7 @@ class ListModel:
         if not line or not self.free(key) or self.waits(key, now):
             return ClaimResult.NOTHING
         attempt = line[0].attempt + 1
-        if attempt > 1 and attempt >= MAX_ATTEMPTS and any(run.last for run in self.executing()):
+        if attempt > 1 and attempt >= MAX_ATTEMPTS and any(run.last for run in self.beside(key)):
             return ClaimResult.BLOCKED
         if self.waits_for(key) is not None:
             self.dismiss(key, now)

@@ -194,22 +194,27 @@ class Membership:
             self._moves.put_nowait(None)
 
     async def _adopt(self) -> None:
+        table = self._table
+        assert table is not None
+        wanted = self._shares.to_adopt({*table.owned, *self._leaving}, time.monotonic())
+        if wanted:
+            await self.adopt(wanted)
+
+    async def adopt(self, wanted: Collection[int]) -> Gained:
+        """Own those of some partitions that nobody else owns; the engine hears of it, too."""
         table, storage = self._table, self._storage
         assert table is not None
         assert storage is not None
-        wanted = self._shares.to_adopt({*table.owned, *self._leaving}, time.monotonic())
-        if not wanted:
-            return
         adopted = await storage.transact(lambda transactions: transactions.adopt(wanted, self._max_attempts))
-        partitions = frozenset(adopted.table.owned)
-        if not partitions:
-            return
-        table.join(adopted.table)
-        self._moves.put_nowait(Gained(partitions, adopted.claims))
-        _log.info(
-            "owns %d of %d partitions more; %d runs were executing there", len(partitions), PARTITIONS,
-            len(adopted.claims),
-        )  # fmt: skip
+        gained = Gained(frozenset(adopted.table.owned), adopted.claims)
+        if gained.partitions:
+            table.join(adopted.table)
+            self._moves.put_nowait(gained)
+            _log.info(
+                "owns %d of %d partitions more; %d runs were executing there", len(gained.partitions), PARTITIONS,
+                len(gained.orphans),
+            )  # fmt: skip
+        return gained
 
     def _begin_to_cede(self) -> None:
         assert self._table is not None
