@@ -9,14 +9,14 @@ import pytest
 
 from postgres_relay import Relay
 from postgres_support import DEADLINE_S, asking, at, lease_of, new, opened, until
-from strandline._clock import SystemClock
+from strandline._clock import SystemClock, boottime
 from strandline._config import resolve
 from strandline._doctor import storage
 from strandline._journal.port import Accepted, RunQuery
 from strandline._journal.postgres import durability, schema
 from strandline._journal.postgres import journal as journal_module
 from strandline._journal.postgres.journal import PostgresJournal
-from strandline._journal.postgres.lease import Lease, boottime
+from strandline._journal.postgres.lease import Lease
 from strandline._journal.postgres.wire import Wire
 from strandline._model import ANONYMOUS, RunId
 from strandline.errors import InvariantBroken, JournalError, JournalUnavailable, StrandlineError
