@@ -6,7 +6,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -16,6 +16,9 @@ from docker_engine import build_image, docker, why_no_engine
 from postgres_pooler import Pooler, why_no_pooler
 from postgres_relay import Relay
 from tools.postgres import Cluster, why_no_postgres
+
+if TYPE_CHECKING:
+    from postgres_support import SharedDatabase
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("strandline", deadline=None)
@@ -105,6 +108,14 @@ def database(postgres: Cluster) -> Iterator[str]:
     url = postgres.new_database()
     yield url
     postgres.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def shared_database(postgres: Cluster) -> "SharedDatabase":
+    """A database that is made as new for each test, of those that know a journal only by its port."""
+    from postgres_support import SharedDatabase  # (which needs the driver)
+
+    return SharedDatabase(postgres)
 
 
 @pytest.fixture(params=[0, 200], ids=["forgetful", "heeding"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from postgres_relay import Relay
-from postgres_support import DEADLINE_S, asking, at, lease_of, new, opened, until, until_waiting
+from postgres_support import DEADLINE_S, SharedDatabase, asking, at, lease_of, new, opened, until, until_waiting
 from strandline._clock import Clock
 from strandline._journal.port import Accepted, Journal, RunQuery, RunsOfQuery
 from strandline._journal.postgres import ownership, schema
@@ -27,8 +27,8 @@ from tools.postgres import Cluster
 
 class TestPostgresJournal(JournalContract):
     @pytest.fixture(autouse=True)
-    def _in(self, database: str) -> None:
-        self.database = database
+    def _in(self, shared_database: SharedDatabase) -> None:
+        self.database = shared_database.again()
 
     def make_journal(self, folder: Path, clock: Clock) -> Journal:
         return PostgresJournal(self.database, clock, lock_wait_s=0)
@@ -40,6 +40,29 @@ class TestPostgresJournal(JournalContract):
 
 def run_ids(page: Any) -> list[str]:
     return [each.run_id for each in page.runs]
+
+
+def test_a_database_that_is_used_again_is_as_new(shared_database: SharedDatabase, database: str) -> None:
+    def rows(address: str) -> dict[str, int]:
+        with asking(address) as wire:
+            schema.migrate(wire)
+            found = wire.execute("SELECT relname::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 2200")
+            return {
+                name: wire.execute(
+                    f"SELECT coalesce(sum(hashtext({name}::text)::bigint), 0)::bigint FROM {name}"
+                ).fetchone()
+                for (name,) in found
+            }
+
+    async def main() -> None:
+        async with opened(address) as journal:
+            await journal.accept(new("a"), WIDE, claim_next=True)
+            await journal.finish((await anext(journal.claims())).token, done("hi", "ho"), claim_next=False)
+
+    address = shared_database.again()
+    asyncio.run(main())
+    assert rows(address) != rows(database)
+    assert rows(shared_database.again()) == rows(database)
 
 
 # -- a connection that is lost ----------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import hypothesis.strategies as st
 import pytest
@@ -83,7 +83,9 @@ from strandline._model import (
     responses,
 )
 from strandline.testing._desk import StillClock, waiting_runs
-from tools.postgres import Cluster
+
+if TYPE_CHECKING:
+    from postgres_support import SharedDatabase
 
 T = TypeVar("T")
 
@@ -1083,24 +1085,19 @@ class SqliteMachine(JournalMachine):
 
 
 class PostgresMachine(JournalMachine):
-    cluster: Cluster
+    shared: "SharedDatabase"
     database: str | None = None
 
     def make(self) -> Journal:
         from strandline._journal.postgres.journal import PostgresJournal
 
-        self.database = self.database or self.cluster.new_database()
+        self.database = self.database or self.shared.again()
         return PostgresJournal(self.database, self.clock)
-
-    def teardown(self) -> None:
-        super().teardown()
-        if self.database is not None:
-            self.cluster.drop_database(self.database)
 
 
 @pytest.fixture(scope="class")
-def _cluster(postgres: Cluster) -> None:
-    PostgresMachine.cluster = postgres
+def _shared_database(shared_database: "SharedDatabase") -> None:
+    PostgresMachine.shared = shared_database
 
 
 TestMemoryMachine: Any = MemoryMachine.TestCase
@@ -1112,7 +1109,7 @@ TestSqliteMachine.settings = settings(
     max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
-TestPostgresMachine: Any = pytest.mark.usefixtures("_cluster")(PostgresMachine.TestCase)
+TestPostgresMachine: Any = pytest.mark.usefixtures("_shared_database")(PostgresMachine.TestCase)
 TestPostgresMachine.settings = settings(
     max_examples=10, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
