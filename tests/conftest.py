@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
@@ -87,6 +88,17 @@ def image() -> Iterator[str]:
     build_image(name)
     yield name
     docker("rmi", "--force", name)
+
+
+@pytest.fixture
+def compose(image: str) -> None:
+    """Compose is there: else the test is skipped, or fails where CI promised it. (`image` asks for an engine first.)"""
+    done = subprocess.run(["docker", "compose", "version"], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = "docker compose is not installed (Debian: apt install docker-compose)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,11 @@ chosen by the system. Knows how Strandline is asked (`/readyz`, `/health`), and 
 
 import json
 import os
+import shlex
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, Final
 import httpx
 
 DEADLINE_S: Final = 60.0
+BUILD_S: Final = 300.0
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
 LOCAL_BASES: Final = ("python:3.13-slim", "python-base:3.13")
 """What to build on where BASE_IMAGE is not set: the usual base, or the one that tools/docker_engine.sh makes."""
@@ -208,6 +210,60 @@ def container(image: str, *options: str, port: int = 8080, command: Sequence[str
         yield Container(identity, port)
     finally:
         docker("rm", "--force", "--volumes", identity)
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A compose file in a folder, under a name of its own, on a port that the system chooses."""
+
+    folder: Path
+    name: str
+    environment: Mapping[str, str]
+
+    def compose(self, *arguments: str, deadline_s: float = BUILD_S) -> str:
+        """Run one command of compose and return what it printed. Fails with what it complained about."""
+        done = subprocess.run(
+            ["docker", "compose", "--project-name", self.name, *arguments],
+            cwd=self.folder,
+            env={**os.environ, "PORT": "0", **self.environment},
+            capture_output=True,
+            text=True,
+            timeout=deadline_s,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise AssertionError(f"docker compose {shlex.join(arguments)}: {done.stderr}{self.logs()}")
+        return done.stdout.strip()
+
+    def logs(self) -> str:
+        """Return what its containers have said."""
+        done = subprocess.run(
+            ["docker", "compose", "--project-name", self.name, "logs"],
+            cwd=self.folder,
+            env={**os.environ, "PORT": "0", **self.environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout
+
+    def url(self, service: str) -> str:
+        """Return where a service is reached; another one for each new container."""
+        return f"http://{self.compose('port', service, '8080')}"
+
+    def container(self, service: str) -> str:
+        """Return the id of a service's container; of several, one in each line."""
+        return self.compose("ps", "--all", "--quiet", service)
+
+
+@contextmanager
+def project(folder: Path, **environment: str) -> Iterator[Project]:
+    """Make what a compose file names, with variables for it; nothing of it is left on the way out."""
+    made = Project(folder, f"strandline-test-{uuid.uuid4().hex[:12]}", environment)
+    try:
+        yield made
+    finally:
+        made.compose("down", "--volumes", "--rmi", "local", "--timeout", "1")
 
 
 def _status(url: str) -> int | None:

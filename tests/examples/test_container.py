@@ -4,25 +4,21 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from docker_engine import DEADLINE_S, HARDENED, container, docker, volume
+from docker_engine import BUILD_S, DEADLINE_S, HARDENED, container, docker, project, volume
 from examples_shown import example
 from strandline._config import default_of
 
 pytestmark = pytest.mark.docker
 
 SHOWN = example("container")
-BUILD_S = 300.0
 FROM = "FROM strandline\n"
 NETWORK_OF_ITS_OWN = "build: {network: host}"
 """How a build reaches a package registry on machines where only the host can."""
@@ -91,66 +87,7 @@ def test_four_lines_make_an_image_whose_conversations_are_in_its_volume(base: st
         docker("rmi", "--force", mine)
 
 
-@dataclass(frozen=True, slots=True)
-class Project:
-    """A compose file in a folder, under a name of its own, on a port that the system chooses."""
-
-    folder: Path
-    name: str
-
-    def compose(self, *arguments: str, deadline_s: float = BUILD_S) -> str:
-        """Run one command of compose and return what it printed. Fails with what it complained about."""
-        done = subprocess.run(
-            ["docker", "compose", "--project-name", self.name, *arguments],
-            cwd=self.folder,
-            env={**os.environ, "PORT": "0"},
-            capture_output=True,
-            text=True,
-            timeout=deadline_s,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise AssertionError(f"docker compose {shlex.join(arguments)}: {done.stderr}{self.logs()}")
-        return done.stdout.strip()
-
-    def logs(self) -> str:
-        """Return what its containers have said."""
-        command = ["docker", "compose", "--project-name", self.name, "logs"]
-        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False).stdout
-
-    @property
-    def url(self) -> str:
-        """Where its server is reached; another one for each new container."""
-        return f"http://{self.compose('port', 'agent', '8080')}"
-
-    @property
-    def container(self) -> str:
-        """The id of its container."""
-        return self.compose("ps", "--all", "--quiet", "agent")
-
-
-@contextmanager
-def project(folder: Path) -> Iterator[Project]:
-    """Make what a compose file names; nothing of it is left on the way out."""
-    made = Project(folder, f"strandline-test-{uuid.uuid4().hex[:12]}")
-    try:
-        yield made
-    finally:
-        made.compose("down", "--volumes", "--rmi", "local", "--timeout", "1")
-
-
-@pytest.fixture
-def _compose(image: str) -> None:
-    """Compose is there: else the test is skipped, or fails where CI promised it. (`image` asks for an engine first.)"""
-    done = subprocess.run(["docker", "compose", "version"], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        reason = "docker compose is not installed (Debian: apt install docker-compose)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-
-
-@pytest.mark.usefixtures("_compose")
+@pytest.mark.usefixtures("compose")
 def test_what_the_page_says_about_compose(folder: Path) -> None:
     """Ready when `up --wait` returns, the second answer counts on in a new container, and a stop is a clean one."""
     if "--network=host" in os.environ.get("DOCKER_BUILD_FLAGS", ""):
@@ -165,27 +102,29 @@ def test_what_the_page_says_about_compose(folder: Path) -> None:
     first, second = SHOWN.chat_bodies
     with project(folder) as agent:
         agent.compose(*shown[0])
-        before = agent.container
+        before = agent.container("agent")
         assert docker("inspect", "--format", "{{.State.Health.Status}}", before) == "healthy"
-        answer = ask(agent.url, first["message"])
+        answer = ask(agent.url("agent"), first["message"])
         assert (answer["response"], answer["agent_id"]) == ("Question 1: hello", "compose")
         page = {"Host": "evil.example", "Origin": "http://evil.example"}  # (of a name that leads to this machine)
-        rebound = httpx.post(f"{agent.url}/chat", json=first, headers=page, timeout=DEADLINE_S, trust_env=False)
+        rebound = httpx.post(
+            f"{agent.url('agent')}/chat", json=first, headers=page, timeout=DEADLINE_S, trust_env=False
+        )
         assert (rebound.status_code, rebound.json()["code"]) == (403, "foreign")
 
         agent.compose(*shown[1])
         agent.compose(*shown[2])
-        assert agent.container != before
-        assert ask(agent.url, second["message"])["response"] == "Question 2: still there?"
+        assert agent.container("agent") != before
+        assert ask(agent.url("agent"), second["message"])["response"] == "Question 2: still there?"
 
-        config = json.loads(docker("inspect", "--format", "{{json .Config}}", agent.container))
+        config = json.loads(docker("inspect", "--format", "{{json .Config}}", agent.container("agent")))
         assert config["User"] == "10001:10001"
         # (for what comes after the grace see `test_the_command_that_locks_it_down_is_the_one_that_is_tested`)
         drain_s = next(
             int(each.partition("=")[2]) for each in config["Env"] if each.startswith("STRANDLINE_DRAIN_GRACE=")
         )
         assert config["StopTimeout"] > drain_s + 4
-        limits = json.loads(docker("inspect", "--format", "{{json .HostConfig}}", agent.container))
+        limits = json.loads(docker("inspect", "--format", "{{json .HostConfig}}", agent.container("agent")))
         assert (limits["ReadonlyRootfs"], limits["CapDrop"], limits["CapAdd"]) == (True, ["ALL"], None)
         assert limits["SecurityOpt"] == ["no-new-privileges:true"]
         assert limits["RestartPolicy"]["Name"] == "unless-stopped"
@@ -197,6 +136,6 @@ def test_what_the_page_says_about_compose(folder: Path) -> None:
         # as the run-book has it
         assert agent.compose("exec", "-T", "agent", "strandline", "stacks") == "No run is executing."
         agent.compose("stop", "agent")
-        assert docker("inspect", "--format", "{{.State.ExitCode}}", agent.container) in ("0", "143")
+        assert docker("inspect", "--format", "{{.State.ExitCode}}", agent.container("agent")) in ("0", "143")
         looked = agent.compose("run", "--rm", "-T", "agent", "sh", "-c", "id -u && ls /data").split()
         assert {"10001", "journal.db", "workspace"} <= set(looked)
