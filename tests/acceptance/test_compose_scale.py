@@ -75,7 +75,9 @@ def test_a_killed_servers_conversations_go_on_at_the_other_two(image: str, debia
 
 def _servers_that_serve(servers: list[str]) -> list[str]:
     """Return the servers that own something, as they say themselves."""
-    ask_health = "import json,urllib.request;print(urllib.request.urlopen('http://127.0.0.1:8080/health').read().decode())"
+    ask_health = (
+        "import json,urllib.request;print(urllib.request.urlopen('http://127.0.0.1:8080/health').read().decode())"
+    )
     found = []
     for each in servers:
         shown = docker("exec", each, "python", "-c", ask_health)

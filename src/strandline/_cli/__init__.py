@@ -16,6 +16,7 @@ from strandline._cli.answer import answer
 from strandline._cli.cancel import cancel, move
 from strandline._cli.chat import chat
 from strandline._cli.check import check
+from strandline._cli.cluster import cluster_app
 from strandline._cli.demo import demo_app
 from strandline._cli.doctor import doctor
 from strandline._cli.init import init
@@ -59,6 +60,7 @@ app.command(short_help="Find problems before a server starts, and how to fix the
 app.command()(stacks)
 app.command(short_help="Test how any agent server behaves under stress.")(check)
 app.add_typer(journal_app, name="journal")
+app.add_typer(cluster_app, name="cluster", short_help="Show the servers over one database; take one out.")
 app.add_typer(keys_app, name="keys")
 app.add_typer(demo_app, name="demo")
 

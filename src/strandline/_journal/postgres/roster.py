@@ -1,0 +1,92 @@
+"""The servers over a database, for people who operate them: who they are, what they own, and who should leave.
+
+It joins nothing and owns nothing: it reads the tables, and writes which server takes no more sessions.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from msgspec import Struct
+
+from strandline._journal.partitions import PARTITIONS
+from strandline._journal.postgres.failures import for_operators
+from strandline._journal.postgres.wire import ConnectionLost, Refused, Wire, check_conninfo
+from strandline.errors import JournalError
+
+_SERVERS: Final = (
+    "SELECT s.id, s.name, s.address, s.version, s.leaving,"
+    " extract(epoch FROM s.since)::float8, extract(epoch FROM s.until - clock_timestamp())::float8,"
+    " (SELECT count(*) FROM partitions WHERE owner = s.id),"
+    " (SELECT count(*) FROM runs JOIN sessions ON sessions.no = runs.session JOIN partitions USING (p)"
+    " WHERE (runs.status IN ('queued', 'running') OR runs.fence IS NOT NULL) AND partitions.owner = s.id)"
+    " FROM servers s WHERE s.alive ORDER BY s.id"
+)
+_FREE: Final = (
+    "SELECT count(*) FROM partitions WHERE owner IS NULL"
+    " OR NOT EXISTS (SELECT 1 FROM servers WHERE id = owner AND alive)"
+)
+_LEAVING: Final = "UPDATE servers SET leaving = (? = 1) WHERE id = ? AND alive RETURNING id"
+
+
+class ServerRow(Struct, frozen=True):
+    """A server that is alive, or whose lease is over and whom no other one has ended yet."""
+
+    id: int
+    name: str
+    address: str
+    """Where it listens for the other servers."""
+    version: str
+    leaving: bool
+    """Whether it takes no more sessions, and hands over those that it has."""
+    since: float
+    """When it started, in seconds since the epoch."""
+    lease_left_s: float
+    """For how long its lease lasts without another renewal; less than 0: it is over."""
+    partitions: int
+    """How many of the 256 it owns."""
+    open_runs: int
+    """How many runs wait, execute or lock their sessions there."""
+
+
+class Roster(Struct, frozen=True):
+    """The servers over one journal."""
+
+    servers: list[ServerRow]
+    free: int
+    """How many partitions nobody owns: normally none for longer than a second or two."""
+    partitions: int = PARTITIONS
+
+
+def roster(conninfo: str) -> Roster:
+    """Return who shares the journal in a database. Nothing is written. Raises `JournalError`."""
+    with _connected(conninfo) as wire:
+        servers = [ServerRow(*row) for row in wire.execute(_SERVERS).fetchall()]
+        (free,) = wire.execute(_FREE).fetchone()
+    return Roster(servers, free)
+
+
+def set_leaving(conninfo: str, server: int, *, leaving: bool) -> bool:
+    """Have a server hand over what it owns and take no more, or take its share again; False if it is not there.
+
+    It sees that within a second. Raises `JournalError`.
+    """
+    with _connected(conninfo) as wire:
+        return wire.execute(_LEAVING, (int(leaving), server)).fetchone() is not None
+
+
+@contextmanager
+def _connected(conninfo: str) -> Iterator[Wire]:
+    try:
+        check_conninfo(conninfo)
+        wire = Wire(conninfo)
+    except (ConnectionLost, Refused, ValueError) as error:
+        raise JournalError(str(error) if isinstance(error, ValueError) else for_operators(error)) from error
+    try:
+        if wire.execute("SELECT to_regclass('cluster')::text").fetchone()[0] is None:
+            raise JournalError("No server has used this database yet: it has none of the journal's tables.")
+        yield wire
+    except (ConnectionLost, Refused) as error:
+        raise JournalError(for_operators(error)) from error
+    finally:
+        wire.close()

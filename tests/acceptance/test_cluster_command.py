@@ -1,0 +1,70 @@
+"""`strandline cluster`: the servers over one database, seen and drained from a terminal."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from acceptance.server import COMMAND, TARGETS, Server, environment, serving, until
+
+AGENT = TARGETS / "agent.py"
+DEADLINE_S = 60
+
+
+def cluster(database: str, *arguments: str, expected: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [COMMAND, "cluster", *arguments, "--journal", database],
+        env=environment({}),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == expected, done.stdout + done.stderr
+    return done
+
+
+def shown(database: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(cluster(database, "--json").stdout)
+    return found
+
+
+def test_a_drained_server_hands_its_sessions_over_goes_on_answering_and_can_be_filled_again(
+    database: str, tmp_path: Path
+) -> None:
+    second = Server(AGENT, folder=tmp_path, journal=database)
+    with serving(AGENT, folder=tmp_path, journal=database) as first:
+        try:
+            second.start()
+            until(lambda: all(each["partitions"] for each in shown(database)["servers"]), "each has a share")
+            servers = shown(database)["servers"]
+            assert [each["leaving"] for each in servers] == [False, False]
+            assert sum(each["partitions"] for each in servers) == 256
+            assert all(0 < each["lease_left_s"] <= 10 for each in servers)
+            drained = servers[0]["id"]
+
+            assert cluster(database, "drain", str(drained)).stdout == (
+                f"Server {drained} takes no more sessions, and has none.\n"
+            )
+            table = cluster(database).stdout.splitlines()
+            assert table[0].split()[:2] == ["SERVER", "OWNS"]
+            assert [" ".join(line.split()[:5]).rstrip("0123456789 ") for line in table[1:]] == [
+                f"{drained} 0 of 256, leaving",
+                f"{servers[1]['id']} 256 of",
+            ]
+            answer = first.client.post("/chat", json={"message": "hello", "session_id": "s"})
+            assert answer.status_code == 200, answer.text
+
+            cluster(database, "fill", str(drained))
+            until(lambda: all(each["partitions"] for each in shown(database)["servers"]), "it has its share again")
+        finally:
+            second.close()
+        assert "no server 99" in cluster(database, "drain", "99", expected=2).stderr
+
+
+def test_without_a_database_it_says_what_to_name(database: str, tmp_path: Path) -> None:
+    assert "--journal postgresql://" in cluster(f"sqlite:{tmp_path}/x.db", expected=2).stderr
+    unused = cluster(database, expected=2).stderr
+    assert unused.startswith("strandline: No server has used this database yet"), unused
+    secret = cluster("postgresql://ada:secret@127.0.0.1:1/x", expected=2).stderr
+    assert "secret" not in secret
