@@ -5,6 +5,7 @@ are left. A line tells of every answer: who asked which server, which one owned 
 the end the conversations are read and compared with what was sent. Nothing is faked, and nothing is left behind.
 """
 
+import argparse
 import re
 import shutil
 import signal
@@ -29,8 +30,6 @@ from tools.postgres import Cluster, why_no_postgres
 
 PEOPLE: Final = ("ada", "ben", "cleo", "dan")
 SERVERS: Final = 3
-BEFORE_KILL_S: Final = 6.0
-AFTER_KILL_S: Final = 20.0
 PACE_S: Final = 0.4
 """How long the agent takes for an answer."""
 DEADLINE_S: Final = 60.0
@@ -143,12 +142,16 @@ class Story:
         if owner is not None and owner != asked[-1]:
             line.append(", passed on to ").append(self.servers[owner - 1].name)
         line.append(f"  {took_s * 1000:5.0f} ms  ", "bold red" if took_s > 5 * PACE_S else "dim")
-        line.append(str(got.json().get("response", got.text)))
+        line.append(got.json().get("response", got.text).rpartition(". ")[2] if got.is_success else got.text)
         self.tell(line)
 
 
 def main() -> int:
     """Tell the story, and judge it."""
+    parser = argparse.ArgumentParser(prog="make run-scale", description=__doc__)
+    parser.add_argument("--before", type=float, default=6.0, metavar="S", help="seconds until the kill [6]")
+    parser.add_argument("--after", type=float, default=20.0, metavar="S", help="seconds after it [20]")
+    asked = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True)
     if (missing := why_no_postgres()) is not None:
         console.print(missing)
@@ -164,7 +167,7 @@ def main() -> int:
         with console.status("Three servers start ..."):
             servers = [stack.enter_context(_served(number, journal, folder)) for number in range(1, SERVERS + 1)]
         story = Story(console, servers, journal)
-        return _play(story)
+        return _play(story, asked.before, asked.after)
 
 
 @contextmanager
@@ -182,17 +185,17 @@ def _served(number: int, journal: str, folder: Path) -> Iterator[Server]:
             server.process.wait()
 
 
-def _play(story: Story) -> int:
+def _play(story: Story, before_s: float, after_s: float) -> int:
     talks = [threading.Thread(target=story.talk, args=(person,), daemon=True) for person in PEOPLE]
     for each in talks:
         each.start()
     try:
-        time.sleep(BEFORE_KILL_S)
+        time.sleep(before_s)
         victim = story.servers[(story.owner(PEOPLE[0]) or 1) - 1]
         victim.process.kill()
         victim.process.wait()
         story.tell(Text("kill -9 of ", "bold red").append(victim.name))
-        time.sleep(AFTER_KILL_S)
+        time.sleep(after_s)
     finally:
         story.stopping.set()
     for each in talks:
