@@ -95,6 +95,11 @@ class PartOf(MemoryJournal):
 
     cluster: View
 
+    @property
+    def epoch(self) -> int:
+        """The id of its server, which rises from start to start."""
+        return self.cluster.me
+
 
 class Served:
     """One server: its service, its public address, and what its clients use."""
@@ -132,7 +137,7 @@ class Served:
 
     def cut(self) -> None:
         """Cut all connections, and accept no more, as when the process is killed."""
-        self.forwarder._pool.close()
+        self.forwarder._others.pool.close()
         for web, _ in self._webs:
             web.stop_accepting()
             for connection in list(web.server_state.connections):

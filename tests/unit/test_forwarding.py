@@ -259,3 +259,34 @@ def test_the_caller_and_its_rights_are_those_that_its_server_has_identified() ->
             assert [each.key for each in listed.sessions] == [("ada", "s")]
 
     run(scene)
+
+
+def test_what_another_servers_run_waits_for_is_not_guessed_in_lists() -> None:
+    async def scene() -> None:
+        gate = Gate()
+
+        async def held(attempt: Attempt) -> str:
+            await gate.wait()
+            return "done"
+
+        async with servers() as found:
+            owner = await found.start(held, max_running=1)
+            first = await found.start()
+            found.town.give(owner, *range(PARTITIONS))
+            first.journal._connection = owner.journal._connection  # (what is stored, all servers read)
+            async with httpx.AsyncClient(base_url=owner.url, trust_env=False) as client:
+                for session in "abb":
+                    await client.post(f"/v1/sessions/{session}/runs", json={"input": "hi"})
+                await until(gate.reached.is_set, "the first one executes")
+                here = await client.get("/v1/runs")
+                there = await client.get(f"{first.url}/v1/runs")
+                sessions = await client.get(f"{first.url}/v1/sessions")
+            gate.open()
+
+            assert [each["why"]["code"] for each in here.json()["runs"][:2]] == ["behind", "server_busy"]
+            assert [each["why"] for each in there.json()["runs"]] == [None, None, None]
+            assert [each["phase"] for each in there.json()["runs"]] == ["waiting", "waiting", "model"]
+            assert [each["position"] for each in there.json()["runs"]] == [2, 1, None]
+            assert [each["why"] for each in sessions.json()["sessions"]] == [None, None]
+
+    run(scene)

@@ -12,7 +12,7 @@ from cluster_support import Served, pair, run, until
 from engine_support import prompt_of
 from strandline._agents.port import Attempt
 from strandline._engine.streams import LAST
-from strandline._http.forwarding.forwarder import WholeEvents
+from strandline._http.forwarding.whole_events import WholeEvents
 from strandline.testing import Gate
 
 STREAM = {"Accept": "text/event-stream"}

@@ -120,7 +120,7 @@ def test_the_inner_listener_answers_a_signed_message_for_its_principal_and_only_
 def test_a_server_whose_clock_is_wrong_by_minutes_is_believed_once_it_knows_the_time_here() -> None:
     async def scene() -> None:
         async with pair() as (_found, first, owner, client):
-            first.forwarder._clock = Late()
+            first.forwarder._others.clock = Late()
             answers = [await client.post("/chat", json={"session_id": "s", "message": text}) for text in "ab"]
 
             assert [each.json()["response"] for each in answers] == ["echo a", "echo b"]

@@ -85,10 +85,13 @@ class Reasons:
             return Why(Reason.BEHIND, f"{_runs(ahead)} ahead of it in its session")
         return self._obstacle(key)
 
-    def of_session(self, session: SessionView) -> Why | None:
-        """Return why a session starts no runs; None if it is idle, or only executes."""
+    def of_session(self, session: SessionView, *, is_ours: bool = True) -> Why | None:
+        """Return why a session starts no runs; None if it is idle, or only executes.
+
+        For a session of another server, only its record counts.
+        """
         key = session.key
-        if session.waiting and self._readiness.stopping:
+        if session.waiting and is_ours and self._readiness.stopping:
             return _plain(Reason.SERVER_STOPPING)
         if (closed := self._closed(key, paused=session.paused, until=session.input_until)) is not None:
             return closed
@@ -98,7 +101,7 @@ class Reasons:
             return None
         if session.claimed is not None:
             return Why(Reason.BEHIND, f"{_runs(session.waiting)} behind {session.claimed}, which executes")
-        return self._obstacle(key)
+        return self._obstacle(key) if is_ours else None
 
     def _closed(self, key: SessionKey, *, paused: bool, until: float | None) -> Why | None:
         """Return why the journal would make no claim in a session, if so."""

@@ -97,6 +97,10 @@ class Reading(Struct, eq=False):
         phase = "held" if run.held else None
         if run.status not in ENDED:
             phase = self._runner.phase(run.run_id) or ("waiting" if run.status is RunStatus.QUEUED else "model")
+        if run.status is RunStatus.QUEUED and not self._ownership.owns(
+            run.key
+        ):  # (only its own server knows what it waits for)
+            return RunView(run=run, phase=phase, estimated_wait_s=None)
         why = self.standings.reasons.of_run(run, session)
         return RunView(run=run, phase=phase, estimated_wait_s=self.standings.wait_s(run), why=why)
 
@@ -171,7 +175,7 @@ class Reading(Struct, eq=False):
 
         `of_another`: without the principal's own ids and names, for an operator.
         """
-        why = self.standings.reasons.of_session(session)
+        why = self.standings.reasons.of_session(session, is_ours=self._ownership.owns(session.key))
         return of_others(why) if of_another else why
 
     async def sessions(

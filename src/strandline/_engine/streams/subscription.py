@@ -25,6 +25,11 @@ class Subscription(Struct, eq=False):
     _closed: bool = False
 
     @property
+    def after(self) -> int:
+        """The number of the last event that was read, or after which it began."""
+        return self._after
+
+    @property
     def is_over(self) -> bool:
         """Whether there will be nothing more: everything was read, or it was closed."""
         return self._closed or self.is_read

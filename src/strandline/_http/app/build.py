@@ -25,8 +25,10 @@ from strandline._http.dialects.runs import SessionRuns
 from strandline._http.exchange.exchange import Exchange
 from strandline._http.exchange.idempotency import REPLAYED
 from strandline._http.exchange.session_naming import SessionNaming
+from strandline._http.forwarding.feed import MergedFeed
 from strandline._http.forwarding.forwarder import Forwarder
 from strandline._http.forwarding.inner import InnerApp
+from strandline._http.forwarding.others import Others
 from strandline._http.middleware.access import AccessMiddleware, Headers, StartWait
 from strandline._http.middleware.access_log import Denials
 from strandline._http.middleware.auth import Access
@@ -78,7 +80,10 @@ def build_apps(
     runtime = AgentCore(service, SystemClock(), naming, settings)
     runs = Runs(service, exchange, settings)
     sessions = Sessions(service, settings)
-    changes = Changes(service)
+    changes: Handler = Changes(service).events
+    others = Others(service.ownership.others, SystemClock())
+    if service.ownership.is_shared:
+        changes = MergedFeed(changes, others).events
     probes = Probes(service, guard, settings, auth=access.mode)
     metrics = Metrics(scraped)
     described = OpenApi(
@@ -116,7 +121,7 @@ def build_apps(
             ),
             Route("/v1/sessions/{session_id}/history", Endpoint(sessions.history), methods=["GET"]),
             Route("/v1/sessions/{session_id}/cancel", Endpoint(sessions.cancel), methods=["POST"]),
-            Route("/v1/events", Endpoint(changes.events), methods=["GET"]),
+            Route("/v1/events", Endpoint(changes), methods=["GET"]),
             Route("/v1/chat/completions", Endpoint(functools.partial(exchange.handle, openai)), methods=["POST"]),
             Route("/v1/models", Endpoint(openai.models), methods=["GET"]),
             Route("/v1/models/{model}", Endpoint(openai.model), methods=["GET"]),
@@ -137,8 +142,7 @@ def build_apps(
         most_bytes = max(settings.max_body_bytes, settings.chat_body_bytes)
         answered = Forwarder(
             started,
-            service.ownership.others,
-            SystemClock(),
+            others,
             most_bytes=most_bytes,
             respond=response_to,
             on_forward=on_forward,

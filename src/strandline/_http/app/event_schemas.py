@@ -54,7 +54,11 @@ def media_type(name: str) -> dict[str, Any]:
             "type": "object",
             "required": ["event", "data"],
             "properties": {
-                "id": {"type": "string", "pattern": "^[0-9]+$", "description": "Its number, for `Last-Event-ID`"},
+                "id": {
+                    "type": "string",
+                    "pattern": "^[0-9]+$" if name == OF_A_RUN else r"^[0-9]+(\.[0-9]+)*$",
+                    "description": "Its number, for `Last-Event-ID`",
+                },
                 "event": {"type": "string", "description": "Its type"},
                 "data": data,
             },

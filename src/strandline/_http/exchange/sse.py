@@ -27,7 +27,7 @@ FIRST_S: Final = 0.1
 """How long to wait for the first event before sending a comment. If the run starts at once, it takes one commit."""
 ALIVE_S: Final = 15.0
 """The silence after which a comment is sent, for proxies that close silent connections."""
-_ALIVE: Final = b": alive\n\n"
+ALIVE: Final = b": alive\n\n"
 _RETRY: Final = b"retry: 1000\n"
 """Milliseconds after which a disconnected client should reconnect. Sent in the block of the first event, because some
 clients (httpx-sse) report a block of its own as an event without data."""
@@ -94,7 +94,7 @@ class EventResponse(Response):
                     if events.is_behind:
                         await asyncio.sleep(0)  # a subscriber that catches up yields to others
                 elif not events.is_over:
-                    await send(_part(_ALIVE))
+                    await send(_part(ALIVE))
                 wait_s = ALIVE_S
             if passed is not None and self._continues is not None and (moved := self._continues(passed)) is not None:
                 raise moved

@@ -5,6 +5,7 @@ A request's body follows, and the envelope has its digest. So nobody else can se
 it names its sender, its receiver, its number and its time, and counts once. Pure.
 """
 
+import functools
 import hmac
 import struct
 from collections.abc import Callable
@@ -152,8 +153,15 @@ class Inbox:
         self._seen[sender] = floor, seen
 
 
+@functools.lru_cache(maxsize=16)
+def _keyed(secret: bytes) -> hmac.HMAC:
+    return hmac.new(secret, _PURPOSE, sha256)
+
+
 def _mac(secret: bytes, encoded: bytes) -> bytes:
-    return hmac.digest(secret, _PURPOSE + encoded, "sha256")
+    mac = _keyed(secret).copy()  # (half the time of a new one)
+    mac.update(encoded)
+    return mac.digest()
 
 
 def _clock_mac(secret: bytes, number: int, text: str) -> str:

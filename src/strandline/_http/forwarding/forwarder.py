@@ -19,14 +19,15 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from strandline._clock import Clock
 from strandline._engine.ownership import moved
 from strandline._engine.streams import LAST
 from strandline._http import wire
 from strandline._http.forwarding.client_request import ClientRequest, part
-from strandline._http.forwarding.envelope import Left, clock_read, signed
-from strandline._http.forwarding.inner import CLOCK, MOVED, PATH, RESUMABLE
-from strandline._http.forwarding.upstream import Pool, Unreached, Upstream, UpstreamLost
+from strandline._http.forwarding.envelope import Forward
+from strandline._http.forwarding.inner import CLOCK, MOVED, RESUMABLE
+from strandline._http.forwarding.others import Others, Stale
+from strandline._http.forwarding.upstream import Unreached, Upstream, UpstreamLost
+from strandline._http.forwarding.whole_events import WholeEvents
 from strandline._journal.cluster import Cluster, Peer
 from strandline.errors import JournalUnavailable, NotOwner, StrandlineError
 
@@ -36,13 +37,8 @@ PATIENCE_S: Final = 3.0
 """How much longer than a lease a request waits for a server that has its session."""
 FIRST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 0.5
-WATCH_S: Final = 0.5
-"""How often the servers that have requests of ours are compared with those that are alive."""
 MOST_STALE: Final = 100
 """How often a request is sent again at once: after connections that were closed while they were idle."""
-LEAVE_S: Final = 1.0
-"""How long another server gets to learn that a client has disconnected."""
-_HEAD: Final = b"POST %b HTTP/1.1\r\nhost: strandline\r\ncontent-length: %%d\r\n\r\n" % PATH.encode()
 _OF_CONNECTION: Final = frozenset(
     {b"connection", b"date", b"keep-alive", b"server", b"transfer-encoding", MOVED, RESUMABLE, CLOCK.encode()}
 )
@@ -61,10 +57,6 @@ class _Elsewhere(Exception):
         self.partition = partition
 
 
-class _Stale(UpstreamLost):
-    """A connection that was idle had been closed meanwhile."""
-
-
 class Forwarder:
     """Answers every request: by the application, or by another server.
 
@@ -76,8 +68,7 @@ class Forwarder:
     def __init__(
         self,
         app: ASGIApp,
-        cluster: Callable[[], Cluster],
-        clock: Clock,
+        others: Others,
         *,
         most_bytes: int,
         respond: Callable[[Exception, Scope], Response],
@@ -85,19 +76,13 @@ class Forwarder:
         on_refused: Callable[[str], object] = id,
     ) -> None:
         self._app = app
-        self._cluster = cluster
-        self._clock = clock
+        self._others = others
         self._most_bytes = most_bytes
         self._respond = respond
         self._on_forward = on_forward
         self._on_refused = on_refused
-        self._pool = Pool()
-        self._number = 0
-        self._ahead: dict[int, float] = {}
-        """By how many seconds the clocks of servers are ahead of ours, if they have said so."""
         self._refreshing: asyncio.Task[None] | None = None
         self._refreshed_at = 0.0
-        self._watch: asyncio.TimerHandle | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -136,7 +121,7 @@ class Forwarder:
 
         Raises `NotOwner` if none has in time, and `AnswerLost`.
         """
-        cluster, loop = self._cluster(), asyncio.get_running_loop()
+        cluster, loop = self._others.cluster(), asyncio.get_running_loop()
         pause_s, until, had = FIRST_PAUSE_S, loop.time() + cluster.lease_s + PATIENCE_S, request.passed.last_id
         stale = 0
         while True:
@@ -154,7 +139,7 @@ class Forwarder:
                 return
             except _ClientGone:
                 return
-            except _Stale:
+            except Stale:
                 if (stale := stale + 1) < MOST_STALE:
                     continue
             except _Elsewhere as error:
@@ -188,52 +173,38 @@ class Forwarder:
 
     async def _at(self, peer: Peer, request: ClientRequest) -> None:
         """Have another server answer. Raises `Unreached`, `UpstreamLost`, and what this module has for it."""
-        cluster, passed = self._cluster(), request.passed
+        number = 0
         try:
-            upstream = await self._pool.take(peer.address, fresh=passed.once)
+            upstream = await self._others.connect(peer, fresh=request.passed.once)
         except Unreached:
             self._on_forward("unreached")
             raise
-        self._watch_peers()
-        self._number = number = self._number + 1
-        at = self._clock.now() + self._ahead.get(peer.id, 0.0)
-        head = signed(cluster.secret, request.envelope(cluster.me, peer.id, number, at))
+
+        def make(sender: int, receiver: int, given: int, at: float) -> Forward:
+            nonlocal number
+            number = given
+            return request.envelope(sender, receiver, given, at)
+
         end = request.on_disconnect(lambda: upstream.fail(_ClientGone()))
         try:
-            await upstream.send(_HEAD % (len(head) + len(request.body)) + head, request.body)
-            await upstream.head()
-            self._check(peer, upstream, number)
+            await self._others.send(upstream, peer, make, request.body)
             await self._check_moved(upstream)
             await _pass_on(upstream, request)
             self._on_forward("answered")
         except _ClientGone:
             self._on_forward("disconnected")
-            await self._leave(peer, number)
+            await self._others.leave(peer, number)
             raise
         except _Elsewhere:
             self._on_forward("moved")
             raise
-        except UpstreamLost as error:
-            if not upstream.is_fresh and not upstream.status:
-                raise _Stale(str(error)) from error
-            self._on_forward("lost")
+        except (Unreached, UpstreamLost) as error:
+            if not isinstance(error, Stale):
+                self._on_forward("unreached" if isinstance(error, Unreached) else "lost")
             raise
         finally:
             end()
-            self._pool.put(upstream)
-
-    def _check(self, peer: Peer, upstream: Upstream, number: int) -> None:
-        """Raise an error if the other server does not believe us; if it does not believe our time, use its."""
-        if upstream.status == wire.FORBIDDEN and not upstream.headers_named(b"content-type"):
-            raise Unreached("it does not accept our signature")
-        shown = upstream.headers_named(CLOCK.encode())
-        if upstream.status != wire.UNAUTHORIZED or not shown:
-            return
-        now = clock_read(self._cluster().secret, number, shown[0].decode("latin-1"))
-        if now is None:
-            raise Unreached("it does not accept our time, nor say which it is")
-        self._ahead[peer.id] = now - self._clock.now()
-        raise _Stale("our clock differs from its clock")
+            self._others.put(upstream)
 
     async def _check_moved(self, upstream: Upstream) -> None:
         """Raise `_Elsewhere` if the other server has done nothing since it does not have the session."""
@@ -242,22 +213,6 @@ class Forwarder:
         while await upstream.next():
             pass
         raise _Elsewhere(int(found[0]) if found[0] else None)
-
-    async def _leave(self, peer: Peer, number: int) -> None:
-        """Have another server know that the client of a request has disconnected, before we do."""
-        with suppress(Unreached, UpstreamLost, TimeoutError):
-            async with asyncio.timeout(LEAVE_S):
-                cluster = self._cluster()
-                upstream = await self._pool.take(peer.address, fresh=False)
-                try:
-                    self._number += 1
-                    at = self._clock.now() + self._ahead.get(peer.id, 0.0)
-                    message = signed(cluster.secret, Left(cluster.me, peer.id, self._number, at, number))
-                    await upstream.send(_HEAD % len(message) + message, b"")
-                    while await upstream.next():
-                        pass
-                finally:
-                    self._pool.put(upstream)
 
     # -- all servers ------------------------------------------------------------------------------------
 
@@ -273,19 +228,6 @@ class Forwarder:
             await asyncio.shield(task)
         if self._refreshing is task:
             self._refreshing, self._refreshed_at = None, loop.time()
-
-    def _watch_peers(self) -> None:
-        if self._watch is None:
-            self._watch = asyncio.get_running_loop().call_later(WATCH_S, self._compare)
-
-    def _compare(self) -> None:
-        """End requests at servers that are over: a frozen one keeps its connections open, and answers nothing."""
-        self._watch = None
-        alive = {peer.address for peer in self._cluster().peers.values()}
-        for address in self._pool.addresses - alive:
-            self._pool.fail(address, UpstreamLost("the server is over"))
-        if self._pool.addresses:
-            self._watch_peers()
 
     async def _say(self, request: ClientRequest, response: Response) -> None:
         await response(request.scope, request.receive, request.send)
@@ -322,24 +264,3 @@ async def _pass_on(upstream: Upstream, request: ClientRequest) -> None:
             await request.send(part(piece, more=not is_last))
         if is_last:
             return
-
-
-class WholeEvents:
-    """Cuts a stream of events after a whole one, and notes the last id: there it can be resumed."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self.last_id = 0
-
-    def take(self, piece: bytes) -> bytes:
-        """Return the events that are whole now."""
-        data = self._rest + piece if self._rest else piece
-        end = data.rfind(b"\n\n") + 2
-        if end < 2:
-            self._rest = data
-            return b""
-        self._rest, found = data[end:], data[:end]
-        at = found.rfind(b"\nid: ") + 1
-        if at or found.startswith(b"id: "):
-            self.last_id = int(found[at + 4 : found.index(b"\n", at)])
-        return found

@@ -10,6 +10,7 @@ from strandline._engine.service import Service
 from strandline._engine.streams import NOT_IN_FEED
 from strandline._http.caller import principal_of
 from strandline._http.exchange.sse import EventResponse, framed_change, last_event_id
+from strandline._http.forwardable import forwardable
 from strandline._model import session_id
 from strandline.errors import Invalid
 
@@ -19,6 +20,8 @@ TYPES: Final = frozenset(
     if kind not in NOT_IN_FEED
 )
 """The types of events in `/v1/events`."""
+FEED_AFTER: Final = "strandline-feed-after"
+"""The header with the number after which a feed begins, for servers that merge it with others."""
 MOST_SESSIONS: Final = 100
 """Maximum of sessions in the filter of one client."""
 
@@ -39,4 +42,5 @@ class Changes:
         if len(sessions) > MOST_SESSIONS:
             raise Invalid(f"at most {MOST_SESSIONS} session_id can be named; name none for the events of all")
         events = self._service.changes(principal_of(request), last_event_id(request), sessions=sessions, types=types)
-        return EventResponse(events, lambda numbered: framed_change(numbered, request.scope), lambda lost: None)
+        begins = {} if forwardable(request.scope) is None else {FEED_AFTER: str(events.after)}
+        return EventResponse(events, lambda numbered: framed_change(numbered, request.scope), lambda lost: None, begins)

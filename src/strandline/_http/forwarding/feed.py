@@ -1,0 +1,244 @@
+"""One change feed of all servers: each has the events of its own sessions, and a client gets those of all.
+
+Each server numbers its feed in a range of its own, which begins with its id; the id of an event here names the last
+number of each, so that a client can come back to any server. A server that was lost while the client was away, or in
+the middle, leaves a `stream.gap`: nobody has its last events. Events of one session stay in order as long as its server
+is the same; between servers there is no order.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Final
+
+from msgspec.structs import replace
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from strandline._engine.events import Numbered, StreamGap
+from strandline._http import wire
+from strandline._http.exchange.sse import ALIVE, ALIVE_S, framed
+from strandline._http.forwardable import forwardable
+from strandline._http.forwarding.client_request import ClientRequest, part
+from strandline._http.forwarding.others import Others
+from strandline._http.forwarding.upstream import Unreached, UpstreamLost
+from strandline._http.forwarding.whole_events import WholeEvents
+from strandline._http.routes.events import FEED_AFTER
+from strandline._journal.cluster import Peer
+from strandline.errors import Invalid
+
+COMPARE_S: Final = 0.5
+"""How often the servers of a feed are compared with those that are alive, and lost ones are asked again."""
+MOST_SERVERS: Final = 100
+"""How many servers an id may name."""
+AT_ONCE: Final = 16
+"""How many pieces wait for a slow client, before its servers do."""
+RANGE_BITS: Final = 32
+"""The numbers of a server's feed are its id, shifted by so many bits, and more."""
+
+BEGIN_S: Final = 1.0
+"""How long a client waits at most until the feeds of all servers have begun."""
+_FEED_AFTER: Final = FEED_AFTER.encode()
+
+Handler = Callable[[Request], Awaitable[Response]]
+Piece = tuple[int, bytes, bool]
+"""The server that it comes from, whole events, and whether no more come from there."""
+
+
+class MergedFeed:
+    """The route of all events, where other servers have some of them. `here` has those of this server."""
+
+    def __init__(self, here: Handler, others: Others) -> None:
+        self._here = here
+        self._others = others
+
+    async def events(self, request: Request) -> Response:
+        """Return the events of all servers; to another server those of this one."""
+        passed = forwardable(request.scope)
+        if passed is None or passed.forwarded or request.method == "HEAD":
+            return await self._here(request)
+        last = last_numbers(request.headers.get("last-event-id", "").strip())
+        since = _since(last, self._others.cluster().me)
+        headers = _after(request.scope["headers"], since)
+        first = await self._here(Request({**request.scope, "headers": headers}, request.receive))
+        return _MergedResponse(self._others, last, first)
+
+
+def last_numbers(text: str) -> dict[int, int]:
+    """Return the last number of each server in an id of an event; none in an empty one. Raises `Invalid`."""
+    numbers = text.split(".") if text else []
+    if len(numbers) > MOST_SERVERS or not all(n.isascii() and n.isdecimal() and len(n) < 17 for n in numbers):
+        raise Invalid("Last-Event-ID must be the id of an event, as sent with it")
+    return {int(number) >> RANGE_BITS: int(number) for number in numbers if int(number)}
+
+
+class _MergedResponse(Response):
+    """Streams the events of all servers until the connection ends, or this server stops.
+
+    `last` are the numbers that the client has; `first` is the answer of this server.
+    """
+
+    def __init__(self, others: Others, last: dict[int, int], first: Response) -> None:
+        super().__init__(media_type="text/event-stream")
+        self.raw_headers = [each for each in first.raw_headers if each[0] != _FEED_AFTER]
+        self._others = others
+        self._me = others.cluster().me
+        self._had = dict(last)
+        self._last = {**last, self._me: _begins_after(first.raw_headers)}
+        """For each server the number of the last event that was sent, or after which its feed began."""
+        self._first = first
+        self._pieces: asyncio.Queue[Piece] = asyncio.Queue(AT_ONCE)
+        self._parts: dict[int, asyncio.Task[None]] = {}
+        self._left: set[int] = set()
+        """Servers whose feed came to its end: nothing of it is lost."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events."""
+        request = ClientRequest(scope, receive, send)
+        await request.hold(0)
+        gone = asyncio.Event()
+        end = request.on_disconnect(gone.set)
+        try:
+            self._begin(self._me, self._of_here(request.scope, gone))
+            await self._begun(request)
+            await send({"type": "http.response.start", "status": wire.OK, "headers": self.raw_headers})
+            await send(part(ALIVE, more=True))
+            async for data in self._merged(request, gone):
+                await send(part(data, more=True))
+            if not gone.is_set():
+                await send(part(b"", more=False))
+        finally:
+            end()
+            request.release()
+            for task in self._parts.values():
+                task.cancel()
+
+    async def _begun(self, request: ClientRequest) -> None:
+        """Return when the feeds of all servers have begun, or after a while: what the client does next is in them."""
+        begun = [self._follow(peer, request) for peer in self._others_alive()]
+        if begun:
+            await asyncio.wait([asyncio.ensure_future(each.wait()) for each in begun], timeout=BEGIN_S)
+
+    async def _merged(self, request: ClientRequest, gone: asyncio.Event) -> AsyncIterator[bytes]:
+        """Yield what comes from all servers, those that join meanwhile too."""
+        loop = asyncio.get_running_loop()
+        quiet_since = loop.time()
+        while not gone.is_set():
+            for data in self._compared(request):
+                yield data
+            try:
+                async with asyncio.timeout(COMPARE_S):
+                    server, data, is_over = await self._pieces.get()
+            except TimeoutError:
+                if loop.time() >= quiet_since + ALIVE_S:
+                    quiet_since = loop.time()
+                    yield ALIVE
+                continue
+            if data:
+                quiet_since = loop.time()
+                yield self._renumbered(server, data)
+            if is_over:  # (this server stops)
+                return
+
+    def _others_alive(self) -> list[Peer]:
+        return [peer for peer in self._others.cluster().peers.values() if peer.id != self._me]
+
+    def _compared(self, request: ClientRequest) -> list[bytes]:
+        """Follow the servers that are alive and not followed now; return the gaps of those that are over."""
+        for server in [server for server, task in self._parts.items() if task.done()]:
+            del self._parts[server]
+        alive = self._others_alive()
+        for peer in alive:
+            if peer.id not in self._parts:
+                self._follow(peer, request)
+        if not self._pieces.empty():
+            return []
+        followed = {self._me, *self._parts, *(peer.id for peer in alive)}
+        over = [server for server in self._last if server not in followed]
+        return [gap for gap in map(self._gap, over) if gap]
+
+    def _follow(self, peer: Peer, request: ClientRequest) -> asyncio.Event:
+        begun = asyncio.Event()
+        self._begin(peer.id, self._of(peer, request, begun))
+        return begun
+
+    def _begin(self, server: int, feed: Coroutine[Any, Any, None]) -> None:
+        self._parts[server] = asyncio.create_task(feed)
+
+    def _gap(self, server: int) -> bytes:
+        """Return the event that the rest of a server's events is lost; nothing if it is not."""
+        first = self._last.pop(server) + 1
+        if server in self._left:
+            return b""
+        gap = Numbered(None, self._others.clock.now(), StreamGap(first, ((server + 1) << RANGE_BITS) - 1))
+        return b"id: %b\n%b" % (self._id(), framed(gap, None))
+
+    def _id(self) -> bytes:
+        return ".".join(map(str, self._last.values())).encode()
+
+    def _renumbered(self, server: int, data: bytes) -> bytes:
+        """Return events of a server with ids that name the last number of each."""
+        lines = data.split(b"\n")
+        for place, line in enumerate(lines):
+            if line.startswith(b"id: "):
+                self._last[server] = int(line[4:])
+                lines[place] = b"id: " + self._id()
+        return b"\n".join(lines)
+
+    # -- one server -------------------------------------------------------------------------------------
+
+    async def _of_here(self, scope: Scope, gone: asyncio.Event) -> None:
+        """Have the events of this server."""
+
+        async def receive() -> Message:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                data = message.get("body", b"")
+                piece = (self._me, b"" if data == ALIVE else data, not message.get("more_body", False))
+                await self._pieces.put(piece)
+
+        await self._first(scope, receive, send)
+
+    async def _of(self, peer: Peer, request: ClientRequest, begun: asyncio.Event) -> None:
+        """Have the events of another server until its answer ends; then it is followed again if it is alive."""
+        since = self._last.get(peer.id) or _since(self._had, peer.id)
+        headers = _after(request.scope["headers"], since)
+        events = WholeEvents()
+        with suppress(Unreached, UpstreamLost):
+            upstream = await self._others.connect(peer)
+            try:
+                await self._others.send(
+                    upstream, peer, lambda *given: replace(request.envelope(*given), headers=headers), b""
+                )
+                if upstream.status != wire.OK:
+                    return
+                self._last.setdefault(peer.id, _begins_after(upstream.headers))
+                begun.set()
+                while not upstream.is_read:
+                    if (whole := events.take(await upstream.next())) and whole != ALIVE:
+                        await self._pieces.put((peer.id, whole, False))
+                self._left.add(peer.id)
+            finally:
+                begun.set()
+                self._others.put(upstream)
+
+
+def _since(last: dict[int, int], server: int) -> int:
+    """Return after which number a server's events are new to a client; 0: from now on, if it has none of any server.
+
+    A server that its last id does not name had not joined then.
+    """
+    return last.get(server, server << RANGE_BITS) if last else 0
+
+
+def _after(headers: list[tuple[bytes, bytes]], number: int) -> list[tuple[bytes, bytes]]:
+    kept = [each for each in headers if each[0] != b"last-event-id"]
+    return [*kept, (b"last-event-id", b"%d" % number)] if number else kept
+
+
+def _begins_after(headers: list[tuple[bytes, bytes]]) -> int:
+    return next((int(value) for name, value in headers if name == _FEED_AFTER), 0)

@@ -1,0 +1,182 @@
+"""The change feed of several servers: one stream of the events of all, whichever server a client is connected to."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from cluster_support import Served, Servers, partition, run, servers, until
+from strandline._access.keyring import new_key
+from strandline._http.forwarding.feed import MOST_SERVERS, last_numbers
+from strandline.errors import Invalid
+
+
+class Feed:
+    """A client of the feed."""
+
+    def __init__(self, server: Served, last: str | None = None, query: str = "") -> None:
+        self._url = f"{server.url}/v1/events{query}"
+        self._headers = {} if last is None else {"Last-Event-ID": last}
+        self.seen: list[tuple[str, str, str]] = []
+        """The session, type and id of each event."""
+        self.last = last
+        self.began = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "Feed":
+        self._task = asyncio.create_task(self._read())
+        await asyncio.wait_for(self.began.wait(), 20)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _read(self) -> None:
+        async with (
+            httpx.AsyncClient(trust_env=False, timeout=20) as client,
+            client.stream("GET", self._url, headers=self._headers) as answer,
+        ):
+            assert answer.status_code == 200
+            assert not [each for each in answer.headers if each.startswith("strandline-")]
+            rest = ""
+            async for text in answer.aiter_text():
+                self.began.set()
+                *blocks, rest = (rest + text).split("\n\n")
+                for block in blocks:
+                    self._note(block)
+
+    def _note(self, block: str) -> None:
+        found: dict[str, str] = {}
+        for line in block.split("\n"):
+            name, _, value = line.partition(": ")
+            found[name] = value
+        if "event" in found:
+            data: dict[str, Any] = httpx.Response(200, content=found["data"]).json()
+            self.last = found.get("id", self.last)
+            self.seen.append((data.get("session_id", ""), found["event"], found.get("id", "")))
+
+    async def has(self, session: str, kind: str = "run.finished") -> None:
+        await until(lambda: any(each[:2] == (session, kind) for each in self.seen), f"{kind} of {session}")
+
+
+async def said(server: Served, session: str) -> None:
+    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+        answer = await client.post(f"{server.url}/chat", json={"session_id": session, "message": "hello"})
+        assert answer.status_code == 200
+
+
+async def two(found: Servers) -> tuple[Served, Served]:
+    """Have two servers: the first one owns session a, the second one session b."""
+    first, second = await found.start(), await found.start()
+    found.town.give(first, partition("a"))
+    found.town.give(second, partition("b"))
+    return first, second
+
+
+def test_a_feed_has_the_events_of_all_servers_and_can_be_resumed_at_another_one() -> None:
+    async def scene() -> None:
+        async with servers() as found:
+            first, second = await two(found)
+            async with Feed(first) as feed:
+                for session in "ab":
+                    await said(second, session)
+                    await feed.has(session)
+                last = feed.last
+            for session in "ba":
+                await said(first, session)
+            async with Feed(second, last) as feed:
+                for session in "ab":
+                    await feed.has(session)
+
+                kinds = [each[:2] for each in feed.seen]
+                assert [kinds.count((session, "run.finished")) for session in "ab"] == [1, 1]
+                assert ("", "stream.gap") not in kinds
+                assert len({each[2] for each in feed.seen}) == len(feed.seen)
+
+    run(scene)
+
+
+def test_filters_hold_for_all_servers() -> None:
+    async def scene() -> None:
+        async with servers() as found:
+            first, second = await two(found)
+            async with Feed(first, query="?session_id=b&type=run.finished") as feed:
+                for session in "ab":
+                    await said(second, session)
+                await feed.has("b")
+                assert [each[:2] for each in feed.seen] == [("b", "run.finished")]
+
+    run(scene)
+
+
+def test_a_server_that_joins_is_followed_and_one_that_is_lost_leaves_a_gap() -> None:
+    async def scene() -> None:
+        async with servers() as found:
+            first, second = await two(found)
+            async with Feed(first) as feed:
+                await said(second, "b")
+                await feed.has("b")
+                await second.kill()
+                third = await found.take_over(second)
+                await feed.has("", "stream.gap")
+                seen = len(feed.seen)
+                await said(third, "b")
+                await until(lambda: ("b", "run.finished") in [each[:2] for each in feed.seen[seen:]], "its events")
+                last = feed.last
+
+            async with Feed(third, last) as feed:
+                await said(first, "a")
+                await feed.has("a")
+                assert ("", "stream.gap") not in [each[:2] for each in feed.seen]
+
+    run(scene)
+
+
+def test_a_client_that_comes_back_after_a_server_was_lost_gets_a_gap() -> None:
+    async def scene() -> None:
+        async with servers() as found:
+            first, second = await two(found)
+            async with Feed(first) as feed:
+                await said(second, "b")
+                await feed.has("b")
+                last = feed.last
+            await second.kill()
+            await found.take_over(second)
+            async with Feed(first, last) as feed:
+                await feed.has("", "stream.gap")
+                assert len(feed.seen) == 1
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "1.x", "1..2", ".", "1.2.", "9" * 17, ".".join(["4294967296"] * (MOST_SERVERS + 1))]
+)
+def test_what_is_no_id_of_a_feed_is_refused(text: str) -> None:
+    with pytest.raises(Invalid, match="Last-Event-ID"):
+        last_numbers(text)
+    assert last_numbers("") == last_numbers("0") == {}
+    assert last_numbers("4294967301.8589934593") == {1: 4294967301, 2: 8589934593}
+
+
+def test_another_callers_events_are_in_no_feed() -> None:
+    async def scene() -> None:
+        (ada, ada_kept), (bob, bob_kept) = new_key("ada"), new_key("bob")
+        lines = [ada_kept.line(), bob_kept.line()]
+        async with servers() as found:
+            first, second = await found.start(api_keys=lines), await found.start(api_keys=lines)
+            for owner, name in ((second, "ada"), (second, "bob"), (first, "ada")):
+                found.town.give(owner, partition("b" if owner is second else "a", name))
+            feed = Feed(first)
+            feed._headers = {"Authorization": f"Bearer {ada}"}
+            async with feed, httpx.AsyncClient(base_url=second.url, trust_env=False) as client:
+                for key in (bob, ada):
+                    bearer = {"Authorization": f"Bearer {key}"}
+                    await client.post("/chat", json={"session_id": "b", "message": "hi"}, headers=bearer)
+                await feed.has("b")
+                assert len([each for each in feed.seen if each[1] == "run.finished"]) == 1
+
+    run(scene)
