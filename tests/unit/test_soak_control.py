@@ -92,21 +92,26 @@ class Asking(World):
         self.records.deletions.append(replace(deletion, **changes))
 
     def sweep(
-        self, *, answered_s: float, running: bool = False, status_code: int = 200, stopped: tuple[str, ...] = ()
+        self,
+        *,
+        answered_s: float,
+        running: bool = False,
+        status_code: int = 200,
+        stopped: tuple[str, ...] = (),
+        **more: object,
     ) -> None:
-        self.records.sweeps.append(
-            Sweep(
-                session=SESSION,
-                running=running,
-                force=False,
-                sent=LATE_NS,
-                answered_s=answered_s,
-                answered=3 * LATE_NS,
-                status_code=status_code,
-                stopped=stopped,
-                cancelling=stopped,
-            )
+        sweep = Sweep(
+            session=SESSION,
+            running=running,
+            force=False,
+            sent=LATE_NS,
+            answered_s=answered_s,
+            answered=3 * LATE_NS,
+            status_code=status_code,
+            stopped=stopped,
+            cancelling=stopped,
         )
+        self.records.sweeps.append(replace(sweep, **more))
 
     def move(self, label: str, priority: int | None, answered_s: float = 240.0, **more: object) -> None:
         move = Move(
@@ -183,9 +188,23 @@ def force_the_end_of_a_hold(world: Asking) -> None:
     world.cancel(DONE, 200, force=True, answered_s=212.0)
 
 
-def overlap_by_force(world: Asking) -> None:
+def overlap(world: Asking) -> None:
     world.lines[1], world.lines[2] = world.lines[2], world.lines[1]
+
+
+def overlap_by_force(world: Asking) -> None:
+    overlap(world)
     world.cancel(DONE, 200, force=True, answered_s=212.0)
+
+
+def overlap_by_a_forced_cancel_of_the_session(world: Asking) -> None:
+    overlap(world)
+    world.sweep(answered_s=300.0, running=True, force=True)
+
+
+def be_moved_too_late(world: Asking) -> None:
+    world.move(QUEUED, 4, 250.5, status_code=409, code="too_late")
+    world.move(QUEUED, 4, 251.5, status_code=409, code="already_ended")
 
 
 def cancel_a_session(world: Asking) -> None:
@@ -239,6 +258,8 @@ def pause_between(world: Asking) -> None:
         send_again_after_a_deletion,
         force_the_end_of_a_hold,
         overlap_by_force,
+        overlap_by_a_forced_cancel_of_the_session,
+        be_moved_too_late,
         cancel_a_session,
         leave_and_be_cancelled,
         move_to_the_front,
@@ -309,6 +330,31 @@ def dismiss_for_nothing(world: Asking) -> None:
     world.view(NEXT, begun=255.0)
 
 
+def dismiss_for_a_cancel_of_another_run(world: Asking) -> None:
+    dismiss_for_nothing(world)
+    world.cancel(QUEUED, 0)
+
+
+def dismiss_for_a_cancel_of_another_session(world: Asking) -> None:
+    dismiss_for_nothing(world)
+    world.sweep(answered_s=240.5, running=True, session=OWN)
+
+
+def start_meanwhile_for_a_cancel_of_another_run(world: Asking) -> None:
+    start_before_the_time_is_over(world)
+    world.cancel(QUEUED, 0)
+
+
+def start_meanwhile_for_a_cancel_of_another_session(world: Asking) -> None:
+    start_before_the_time_is_over(world)
+    world.sweep(answered_s=240.5, running=True, session=OWN)
+
+
+def close_a_question_that_nobody_answered_otherwise(world: Asking) -> None:
+    world.dismiss()
+    world.history[19] = assistant({"text": "the moon"})
+
+
 def answer_what_had_ended(world: Asking) -> None:
     world.view(ASKER, status="succeeded", ended=End(kind="succeeded", text="done"))
 
@@ -366,6 +412,16 @@ def be_cancelled_though_only_what_waits_is(world: Asking) -> None:
 
 def go_on_without_a_client(world: Asking) -> None:
     world.leave(QUEUED, 240.0, "cancel")
+
+
+def overlap_by_a_cancel_of_the_session_without_force(world: Asking) -> None:
+    overlap(world)
+    world.sweep(answered_s=300.0, running=True)
+
+
+def overlap_by_a_forced_cancel_of_what_waits(world: Asking) -> None:
+    overlap(world)
+    world.sweep(answered_s=300.0, force=True)
 
 
 # -- moves, pauses, deletions --------------------------------------------------------------------------
@@ -435,6 +491,20 @@ def keep_a_deleted_run(world: Asking) -> None:
     world.records.stored.append(Stored(sequence=9, run_id="run-d0-0", session=OWN, status="succeeded", attempt=1))
 
 
+def keep_a_deleted_run_that_was_sent_once(world: Asking) -> None:
+    keep_a_deleted_run(world)
+    world.ask("d0-0", key="k")
+
+
+def keep_a_deleted_run_without_a_key(world: Asking) -> None:
+    keep_a_deleted_run(world)
+    world.records.unsure.add("d0-0")
+
+
+def be_shown_after_two_requests_to_delete_it(world: Asking) -> None:
+    world.delete(status_code=404, unsure=True, shown=200)
+
+
 def keep_a_deleted_history(world: Asking) -> None:
     world.delete()
     world.records.histories[OWN] = [user({"text": "d0-0"}), assistant({"text": "d0-0: nothing done"})]
@@ -473,6 +543,11 @@ def not_find_a_run(world: Asking) -> None:
         (start_meanwhile, f"({NEXT}) started while its session waited for run-{ASKER}"),
         (start_before_the_time_is_over, f"({NEXT}) started while its session waited for run-{ASKER}"),
         (dismiss_for_nothing, "nothing is known that does"),
+        (dismiss_for_a_cancel_of_another_run, "nothing is known that does"),
+        (dismiss_for_a_cancel_of_another_session, "nothing is known that does"),
+        (start_meanwhile_for_a_cancel_of_another_run, "started while its session waited"),
+        (start_meanwhile_for_a_cancel_of_another_session, "started while its session waited"),
+        (close_a_question_that_nobody_answered_otherwise, f"nobody has answered {ASKER}, and its round is closed by"),
         (answer_what_had_ended, "and an answer was accepted for it"),
         (show_a_closed_round_as_pending, "is not open, and shown otherwise"),
         (show_an_open_round_as_closed, "is open, and shown otherwise"),
@@ -486,6 +561,8 @@ def not_find_a_run(world: Asking) -> None:
         (be_cancelled_as_soon_as_the_client_leaves, "though nobody requested it"),
         (be_cancelled_though_only_what_waits_is, "though nobody requested it"),
         (go_on_without_a_client, "after its client was lost"),
+        (overlap_by_a_cancel_of_the_session_without_force, "executed at once"),
+        (overlap_by_a_forced_cancel_of_what_waits, "executed at once"),
         (start_before_what_was_moved, f"({FAILED}) started while run-{QUEUED}"),
         (start_before_what_was_made_urgent, f"({FAILED}) started while run-{QUEUED}"),
         (keep_the_priority, "has priority 3, and was to have ['4']"),
@@ -498,6 +575,9 @@ def not_find_a_run(world: Asking) -> None:
         (be_busy_with_nothing, "was said to be busy"),
         (be_shown_after_its_deletion, "is shown with 200"),
         (keep_a_deleted_run, "and is still stored"),
+        (keep_a_deleted_run_that_was_sent_once, "and is still stored"),
+        (keep_a_deleted_run_without_a_key, "and is still stored"),
+        (be_shown_after_two_requests_to_delete_it, "is shown with 200"),
         (keep_a_deleted_history, "has 'd0-0', which is no run"),
         (execute_after_its_deletion, "was executed after"),
         (lose_what_was_not_deleted, "was not there to be deleted"),

@@ -261,9 +261,45 @@ def leave_something(world: World) -> None:
     world.records.left = 1
 
 
+def show_an_unknown_outcome_as_a_success(world: World) -> None:
+    world.history[10]["content"][0]["toolResult"]["status"] = "success"
+
+
+def see_a_fault_at_once(world: World) -> None:
+    world.records.faults.append("a client was answered twice")
+
+
+def list_a_run_twice(world: World) -> None:
+    world.records.stored.append(world.records.stored[-1])
+
+
+def show_another_question(world: World) -> None:
+    world.history[0] = user({"text": f"{DONE} work.2"})
+
+
+def succeed_with_a_model_that_fails(world: World) -> None:
+    world.end(FAILED, End(kind="succeeded", text=f"{FAILED}: nothing done"))
+
+
+def succeed_without_all_tools(world: World) -> None:
+    world.ask(DONE, text=f"{DONE} work.1 work.2")
+    world.history[0] = user({"text": f"{DONE} work.1 work.2"})
+
+
+def end_in_an_unknown_way(world: World) -> None:
+    world.end(FAILED, End(kind="exploded", text="bang"))
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
+        (show_an_unknown_outcome_as_a_success, "reads as unknown, and as a success"),
+        (see_a_fault_at_once, "a client was answered twice"),
+        (list_a_run_twice, "a run is listed twice"),
+        (show_another_question, f"the question of {DONE} is wrong"),
+        (succeed_with_a_model_that_fails, "succeeded, though its model fails"),
+        (succeed_without_all_tools, "succeeded with 1 of 2 tools"),
+        (end_in_an_unknown_way, "ended as exploded: bang"),
         (lose_a_run, "was answered 200, and is lost"),
         (lose_a_waiting_run, "was seen as waiting, and is lost"),
         (lose_a_run_that_executed, "was known, and could not be found"),
@@ -370,6 +406,10 @@ def test_a_run_that_was_cancelled_when_it_waited_again_may_leave_no_trace() -> N
     world = without_a_trace()
     world.lines[-1:-1] = ran(FAILED, "work", 5, None)
     assert any(missing in fault for fault in world.judged()), "it had started a tool"
+    world = World()
+    world.records.blows.append(240.5)
+    del world.history[12:14]
+    assert any(missing in fault for fault in world.judged()), "it was not cancelled"
 
 
 def test_an_idempotent_tool_may_start_again() -> None:
