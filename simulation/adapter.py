@@ -115,12 +115,24 @@ def _run(life: Life, timeline: Timeline, seen: ObservedRun, parts: int) -> Run:
         moves=[seen.move] if seen.move is not None else [],
         rolled_back=_is_rolled_back(stored),
         resumed_s=None if last is None else last.began_at,
-        was_cut_off=last is None or last.crashed or last.drained,
+        was_cut_off=last is None or _was_cut_off(timeline, stored, last),
         closed_s=_closed_s(life, timeline, stored),
         can_resume=_can_resume(life, timeline, seen),
         parts=parts,
         has_checkpoints=seen.checkpointed,
     )
+
+
+def _was_cut_off(timeline: Timeline, run: StoredRun, last: Attempt) -> bool:
+    """Return whether the last attempt of a run may have been over before the run was: cut off, or in other hands.
+
+    What happens to its process or its worker after the end of the run does not count.
+    """
+    if run.ended_at is None:
+        return True
+    ended_s = run.ended_at - EPOCH
+    disturbed = any(last.began_at <= each <= ended_s + SLACK_S for each in timeline.interruptions)
+    return disturbed or last.worker_gone_at <= ended_s
 
 
 def _histories(life: Life, timeline: Timeline, parts: dict[Session, list[Part]]) -> Iterator[History]:

@@ -45,7 +45,8 @@ def judge(life: Life) -> list[str]:
 def _continued_later(life: Life, timeline: Timeline) -> Iterator[str]:
     """Yield the runs of which a client heard that they continue later, though nothing had stopped."""
     for run in timeline.runs.values():
-        if run.later and not (timeline.drains or life.faulty):
+        stopped = any(run.request.sent < nth < run.later_nth for nth in timeline.stops)
+        if run.later_nth >= 0 and not (stopped or life.faulty):
             yield f"run {run.id} was to continue later, without a cause"
 
 

@@ -86,7 +86,9 @@ class ObservedRun:
         """When clients left that waited for it."""
         self.move: Move | None = None
         self.reported: set[tuple[str, str, str]] = set()
-        self.later = self.missing = False
+        self.later_nth = -1
+        """When a client heard for the first time that it continues later."""
+        self.missing = False
         self.cancelling = self.forced = self.too_late = False
         self.cancelling_at: list[float] = []
         self.cancelled_at: float | None = None

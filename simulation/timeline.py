@@ -26,6 +26,8 @@ class Timeline:
         """When workers died."""
         self.ends: list[int] = []
         """When processes died, lost their journal or began to drain: what executed there may be requeued."""
+        self.stops: list[int] = []
+        """When processes began to drain."""
         self.drains: list[tuple[int, float, bool]] = []
         self.by_session: dict[SessionKey, list[Attempt]] = defaultdict(list)
         self.histories_seen: list[tuple[int, SessionKey, list[Message], bool]] = []
@@ -178,7 +180,8 @@ class Timeline:
         run.reported.add((details["status"], details["code"], details["output"]))
 
     def _later(self, nth: int, event: Event) -> None:
-        self._run(event.run).later = True
+        run = self._run(event.run)
+        run.later_nth = nth if run.later_nth < 0 else run.later_nth
 
     def _missing(self, nth: int, event: Event) -> None:
         self._run(event.run).missing = True
@@ -399,6 +402,7 @@ class Timeline:
     def _draining(self, nth: int, event: Event) -> None:
         self.interruptions.append(event.at)
         self.ends.append(nth)
+        self.stops.append(nth)
         self._draining_now.add(event.details["process"])
         self._ends(event.details["process"], crashed=False)
 
