@@ -15,6 +15,7 @@ from strandline._clock import SystemClock
 from strandline._journal.backup import backup
 from strandline._journal.checksums import key_crc, message_owner, with_checksum
 from strandline._journal.driver import copy_into
+from strandline._journal.postgres.journal import PostgresJournal
 from strandline._journal.sqlite import SqliteJournal
 from strandline._journal.verify import verify
 from strandline._model import Range, RoundStarted, ToolDone
@@ -24,8 +25,7 @@ from strandline.testing._desk import WIDE, done, key, said
 from .test_damage import new, rows
 
 
-async def _fill(path: Path) -> None:
-    journal = SqliteJournal(path, SystemClock())
+async def fill(journal: SqliteJournal | PostgresJournal) -> None:
     await journal.open("test", max_attempts=3)
     claims = journal.claims()
     for n in range(70):
@@ -46,7 +46,7 @@ async def _fill(path: Path) -> None:
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("filled") / "journal.db"
-    asyncio.run(_fill(path))
+    asyncio.run(fill(SqliteJournal(path, SystemClock())))
     return path
 
 

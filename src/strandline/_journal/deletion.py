@@ -12,7 +12,7 @@ COUNT_STORED_BYTES: Final = """
 SELECT sessions.principal, coalesce(sum(parts.bytes), 0) FROM sessions LEFT JOIN (
     SELECT session, length(input) + coalesce(length(metadata), 0) AS bytes FROM runs
     UNION ALL SELECT session, coalesce(length(messages), 0) FROM history
-    UNION ALL SELECT session, coalesce(length(window), 0) + coalesce(length(state), 0) FROM agents
+    UNION ALL SELECT session, coalesce(length("window"), 0) + coalesce(length(state), 0) FROM agents
 ) AS parts ON parts.session = sessions.no GROUP BY sessions.principal
 """
 """Counts the stored bytes of each principal; triggers keep the same figure in the table `stored`."""

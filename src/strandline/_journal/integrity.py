@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from strandline._journal.driver import connect_reader, damaged, integrity_error, schema_after, version_of
-from strandline._journal.ownership import SCHEMA_VERSION
+from strandline._journal.ownership import SCHEMA_VERSION, check_file
 from strandline.errors import JournalDamaged, JournalError
 
 CHECKED_BYTES: Final = 64 << 20
@@ -37,6 +37,7 @@ def guard(path: Path) -> sqlite3.Connection:
         # undoes it, the file is half old and half new.
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        check_file(path)  # (or the end of a copy, which is none then)
     has_wal = os.path.exists(f"{path}-wal")
     # Without a WAL there are no locks and no companion files: not even an empty one is left beside a damaged file.
     with closing(connect_reader(path, "mode=ro" if has_wal else "immutable=1")) as connection:
@@ -76,7 +77,7 @@ def check_current(path: Path, connection: sqlite3.Connection) -> None:
     if (version := version_of(connection)) < SCHEMA_VERSION:
         raise JournalError(
             f"{path} was written by an older Strandline (schema {version}, this one has {SCHEMA_VERSION}). It was left"
-            " as it is. Back it up, then serve it once, which brings it up to date."
+            " as it is. `strandline journal migrate` brings it up to date, and so does a server that starts on it."
         )
 
 

@@ -5,6 +5,7 @@ one. The copy is one plain file beside the journal, `PATH.v1-20260101T000000Z.ba
 can open under its own name; it is never removed once the journal is migrated.
 """
 
+import asyncio
 import logging
 import sqlite3
 from contextlib import closing, suppress
@@ -12,8 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from strandline._journal.driver import copy_into, make_whole, schema_after, sync, version_of
-from strandline._journal.ownership import SCHEMA_VERSION, newer
+from strandline._clock import Clock
+from strandline._journal.driver import connect, copy_into, make_whole, schema_after, sync, unreadable, version_of
+from strandline._journal.integrity import guard
+from strandline._journal.ownership import SCHEMA_VERSION, Ownership, check_only_name, existing, newer
 from strandline._journal.sqlite_rows import SqliteRows
 from strandline.errors import JournalError
 
@@ -59,6 +62,24 @@ def migrate(connection: sqlite3.Connection, path: Path, now: float, guarding: sq
             " a copy of it as it was."
         ) from error
     _log.info("migrated %s from schema %d to %d; a copy of it as it was is %s", path, version, SCHEMA_VERSION, copy)
+
+
+def migrate_file(file: Path, clock: Clock) -> int:
+    """Migrate the journal in `file`, which no server may have; return of which version it was."""
+    path = existing(file)
+    check_only_name(path)
+    ownership = Ownership(path, clock)
+    asyncio.run(ownership.acquire("strandline journal migrate"))
+    try:
+        guarding = guard(path)
+        with closing(guarding), closing(connect(path)) as connection:
+            version = version_of(connection)
+            migrate(connection, path, clock.now(), guarding)
+        return version
+    except sqlite3.Error as error:
+        raise unreadable(path, error) from error
+    finally:
+        ownership.release()
 
 
 def _change(connection: sqlite3.Connection, version: int) -> None:

@@ -34,6 +34,8 @@ _log: Final = logging.getLogger("strandline.journal")
 
 APPLICATION_ID: Final = 0x5354524C
 """`STRL`, at offset 68 of the file."""
+UNFINISHED_ID: Final = 0x53545243
+"""`STRC`, there too: an unfinished copy of a journal."""
 SCHEMA_VERSION: Final = 7
 
 POLL_S: Final = 0.1
@@ -179,6 +181,11 @@ def check_file(path: Path) -> bool:
             "Restore a backup, or name another file."
         )
     page_size, pages, version, application = struct.unpack(">16xH10xI28xI4xI28x", header)
+    if application == UNFINISHED_ID:
+        raise JournalError(
+            f"{path} is an unfinished copy of a journal, which nothing may use. Run the same `strandline journal copy`"
+            " again: it continues."
+        )
     if application != APPLICATION_ID:
         raise JournalForeign(f"{path} is a database of another program. It was left as it is. Name another file.")
     if version > SCHEMA_VERSION:
@@ -186,6 +193,17 @@ def check_file(path: Path) -> bool:
     if size < pages * (65536 if page_size == 1 else page_size) and not any(_logs(path)):
         raise JournalDamaged(f"{path} is cut off. It was left as it is. Restore a backup, or name another file.")
     return True
+
+
+def application_of(path: Path) -> int | None:
+    """Return the application id of a database, None if the file is missing or too short to be one."""
+    with explained(f"{path} cannot be read"):
+        try:
+            with path.open("rb") as file:
+                header = file.read(100)
+        except FileNotFoundError:
+            return None
+    return int.from_bytes(header[68:72]) if len(header) == 100 else None
 
 
 def existing(file: Path) -> Path:

@@ -354,11 +354,15 @@ def agent_state(connection: Database, query: AgentStateQuery) -> AgentState:
 
 def _agent_state(connection: Database, session: SessionState) -> AgentState:
     row = connection.execute('SELECT "window", state FROM agents WHERE session = ?', (session.no,)).fetchone()
-    window, state = row or (None, None)
+    return decoded_state(session.ref, *(row or (None, None)))
+
+
+def decoded_state(session: SessionRef, window: bytes | None, state: bytes | None) -> AgentState:
+    """Return the stored window and state of a session. Raises `JournalUnavailable` if one of them is damaged."""
     what = f"the window or state of session {session.key.session_id}"
     return AgentState(
-        WHOLE_HISTORY if window is None else checksums.read_checked(_window, window, what, session.ref.crc),
-        None if state is None else checksums.read_checked(_state, state, what, session.ref.crc),
+        WHOLE_HISTORY if window is None else checksums.read_checked(_window, window, what, session.crc),
+        None if state is None else checksums.read_checked(_state, state, what, session.crc),
     )
 
 

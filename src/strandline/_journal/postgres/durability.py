@@ -7,9 +7,7 @@ it for itself, which holds behind a pooler too. What only the server's own confi
 import logging
 from typing import Final
 
-from strandline._journal.postgres.failures import for_operators
-from strandline._journal.postgres.wire import ConnectionLost, Refused, Wire
-from strandline.errors import JournalError
+from strandline._journal.postgres.wire import Wire
 
 _log = logging.getLogger("strandline.journal")
 
@@ -30,18 +28,6 @@ def weaknesses(wire: Wire) -> list[str]:
         " journal damaged"
         for (name,) in wire.execute(_OFF)
     ]
-
-
-def weaknesses_of(conninfo: str) -> list[str]:
-    """Return the weaknesses of a database. Raises `JournalError` if it cannot be asked."""
-    try:
-        wire = Wire(conninfo)
-        try:
-            return weaknesses(wire)
-        finally:
-            wire.close()
-    except (ConnectionLost, Refused) as error:
-        raise JournalError(for_operators(error)) from error
 
 
 def warn(wire: Wire) -> None:

@@ -110,7 +110,9 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
                 closing.append(wire.close)
                 migrate(wire)
                 warn(wire)
-                joined = join(wire, self._address())
+                joined = join(
+                    wire, self._address(), wait_s=self._lock_wait_s, on_wait=self._on_wait, sleep=unwanted.wait
+                )
                 lease = Lease(joined.lease_s, joined.sent_at)
                 wire.answer_s = self._answer_s = lease.answer_s
                 transactions = PostgresTransactions(self._connect_bounded, wire, joined.id, lease, self._clock)

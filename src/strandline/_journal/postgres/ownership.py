@@ -11,23 +11,23 @@ Rows come and end under one advisory lock, so that nobody is missed who has just
 import os
 import secrets
 import socket
+import time
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from strandline import __version__
 from strandline._clock import boottime
-from strandline._journal.postgres.failures import LOCK_TIMEOUT, for_operators
-from strandline._journal.postgres.schema import begin_alone
+from strandline._journal.postgres.failures import LOCK_TIMEOUT
+from strandline._journal.postgres.schema import begin_alone, check_finished
 from strandline._journal.postgres.shares import Seen, View
-from strandline._journal.postgres.wire import ConnectionLost, Refused, Wire, check_conninfo
-from strandline.errors import JournalError
+from strandline._journal.postgres.wire import Refused, Wire
+from strandline.errors import JournalError, JournalLocked
 
 YOUNG_SHARE: Final = 0.5
 SECRET_BYTES: Final = 32
+WAIT_S: Final = 0.25
+"""How often a server that starts tries again while a command has the database to itself."""
 _LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '300ms'"
-_ALIVE: Final = (
-    "SELECT coalesce(nullif(name, ''), address), extract(epoch FROM until - clock_timestamp())::float8 FROM servers"
-    " WHERE alive ORDER BY until DESC"
-)
 _END: Final = "UPDATE servers SET alive = false WHERE alive AND until < clock_timestamp() AND id <> ?"
 _LEAVE: Final = "UPDATE servers SET alive = false WHERE id = ? AND conn = ?"
 _FREE: Final = (
@@ -43,6 +43,8 @@ _LOOK: Final = (
     "SELECT server, its_address, its_name, its_version, is_leaving, left_s, owned FROM look(?::bigint, ?::bigint,"
     " ?::bigint, ?::bigint)"
 )
+_ABOUT_TO_WRITE: Final = "LOCK TABLE servers IN ROW EXCLUSIVE MODE"
+"""Waits for a command that has the database to itself, as every write does, and for nothing else."""
 _NOBODY: Final = 0
 _OVER: Final = -1
 _END_BACKENDS: Final = (
@@ -72,24 +74,67 @@ class Joined(NamedTuple):
     secret: bytes
 
 
-def join(wire: Wire, address: str) -> Joined:
-    """Add a server, which listens for the others at an address. It owns nothing yet."""
+def join(
+    wire: Wire,
+    address: str,
+    *,
+    wait_s: float = 0.0,
+    on_wait: Callable[[str], None] = lambda message: None,
+    sleep: Callable[[float], bool] = lambda seconds: False,
+) -> Joined:
+    """Add a server, which listens for the others at an address. It owns nothing yet.
+
+    Waits at most `wait_s` seconds for a command that has the database to itself; `on_wait` is called once then. `sleep`
+    returns True if nobody wants the journal any more. Raises a `JournalError` if the database has half a copy.
+    """
+    until = time.monotonic() + wait_s
+    is_reported = False
+    while (joined := _joined(wire, address)) is None:
+        command = command_of(wire) or "another program, which has locked its table `servers`"
+        if time.monotonic() >= until:
+            raise JournalLocked(f"The database is in use by {command}. Start again once that has ended.")
+        if not is_reported:
+            is_reported = True
+            on_wait(f"waiting for the database, which is in use by {command}")
+        if sleep(min(WAIT_S, max(0.0, until - time.monotonic()))):
+            raise JournalLocked("The journal is not wanted any more.")
+    return joined
+
+
+def _joined(wire: Wire, address: str) -> Joined | None:
+    """Add a server; return None if a command keeps all servers away."""
     name = f"process {os.getpid()} on {socket.gethostname()}"
     begin_alone(wire)
     try:
+        check_finished(wire)
         (lease_ms,) = wire.execute("SELECT value FROM meta WHERE name = 'lease_ms'").fetchone()
         wire.execute(
             "INSERT INTO cluster (secret) VALUES (?) ON CONFLICT DO NOTHING", (secrets.token_bytes(SECRET_BYTES),)
         )
         (secret,) = wire.execute("SELECT secret FROM cluster").fetchone()
+        wire.run([(_LOCK_TIMEOUT, ()), (_ABOUT_TO_WRITE, ()), ("SET LOCAL lock_timeout = DEFAULT", ())])
         wire.run([(_FREE, ()), (_ADD_UP, ())])
         sent_at = boottime()
         (me,) = wire.execute(_JOIN, (address, name, __version__, lease_ms)).fetchone()
         wire.execute("COMMIT")
-    except Refused:
+    except JournalError:
         wire.execute("ROLLBACK")
         raise
+    except Refused as error:
+        wire.execute("ROLLBACK")
+        if error.state == LOCK_TIMEOUT:
+            return None
+        raise
     return Joined(me, lease_ms / 1000, sent_at, secret)
+
+
+def command_of(wire: Wire) -> str | None:
+    """Return which command has the database to itself now, for people; None: none is known. See `maintenance`."""
+    found = wire.execute(
+        "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'relation'"
+        " AND relation = 'servers'::regclass AND mode = 'ShareRowExclusiveLock' AND granted"
+    ).fetchone()
+    return None if found is None else str(found[0])
 
 
 def end_servers(wire: Wire, me: int) -> None:
@@ -123,22 +168,3 @@ def leave(wire: Wire, me: int, conn: int) -> None:
     """End ourselves, and free what we own."""
     begin_alone(wire)
     wire.run([(_LEAVE, (me, conn)), (_FREE, ()), (_ADD_UP, ()), ("COMMIT", ())])
-
-
-def owner_of(conninfo: str) -> str | None:
-    """Return which server owns the journal in a database now, for people; None: none does.
-
-    Nothing is written. Raises `JournalError` if the database cannot be asked.
-    """
-    try:
-        check_conninfo(conninfo)
-        wire = Wire(conninfo)
-        try:
-            if wire.execute("SELECT to_regclass('cluster')::text").fetchone()[0] is None:
-                return None
-            alive = wire.execute(_ALIVE).fetchall()
-        finally:
-            wire.close()
-    except (ConnectionLost, Refused, ValueError) as error:
-        raise JournalError(str(error) if isinstance(error, ValueError) else for_operators(error)) from error
-    return ", ".join(name for name, left_s in alive if left_s >= 0) or None

@@ -24,13 +24,13 @@ _DROP: Final = (
 _DROP_HISTORY: Final = (
     "WITH gone AS (DELETE FROM history WHERE session = ? RETURNING 1) SELECT changed(count(*), ?, 'SL003', ?) FROM gone"
 )
-_OPEN: Final = "(status IN ('queued', 'running') OR fence IS NOT NULL)"
+OPEN: Final = "(status IN ('queued', 'running') OR fence IS NOT NULL)"
 """As the index has it."""
 _BUSY: Final = (
     reader.FIND_SESSION.format(names="principal, session_id, ")
-    + f" WHERE sessions.no IN (SELECT session FROM runs WHERE {_OPEN})"
+    + f" WHERE sessions.no IN (SELECT session FROM runs WHERE {OPEN})"
 )
-_LIVE: Final = f"SELECT session, {LIVE.removeprefix('SELECT ')} WHERE {_OPEN}"
+_LIVE: Final = f"SELECT session, {LIVE.removeprefix('SELECT ')} WHERE {OPEN}"
 _LISTED: Final = "ANY (string_to_array(?, ',')::smallint[])"
 _BUSY_IN: Final = f"{_BUSY} AND sessions.p = {_LISTED}"
 _LIVE_IN: Final = f"{_LIVE} AND session IN (SELECT no FROM sessions WHERE p = {_LISTED})"

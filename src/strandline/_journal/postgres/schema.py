@@ -19,6 +19,8 @@ IDLE_MS: Final = 5_000
 _ENCODINGS: Final = ("UTF8", "SQL_ASCII")
 """In which all text can be kept."""
 _NAMES: Final = ("meta", "runs", "sessions", "history", "servers")
+UNFINISHED: Final = "unfinished"
+"""In `meta`: the database has an unfinished copy of another journal. Its value says of which."""
 
 
 def begin_alone(wire: Wire, *, idle_ms: int = IDLE_MS) -> None:
@@ -27,20 +29,19 @@ def begin_alone(wire: Wire, *, idle_ms: int = IDLE_MS) -> None:
     wire.run([(BEGIN, ()), (patience, ()), ("SELECT pg_advisory_xact_lock(?)", (LOCK,))])
 
 
-def migrate(wire: Wire) -> None:
-    """Make the tables, or bring them to this version. Raises a `JournalError` that says what to do."""
-    _check_encoding(wire)
+def migrate(wire: Wire) -> int:
+    """Make the tables, or bring them to this version. Return of which they were, 0 if there were none.
+
+    Raises a `JournalError` that says what to do.
+    """
+    check_encoding(wire)
     try:
         begin_alone(wire)
-        version = _version(wire)
-        if version > SCHEMA_VERSION:
-            raise JournalNewer(
-                f"The journal in the database is of a newer version (schema {version}; this is {SCHEMA_VERSION}). Start"
-                " the version of Strandline that made it, or a newer one."
-            )
+        version = version_of(wire)
+        if version:
+            check_finished(wire)
         if version < SCHEMA_VERSION:
-            wire.script(_after(version))
-            wire.execute("UPDATE meta SET value = ? WHERE name = 'schema'", (SCHEMA_VERSION,))
+            make_tables(wire, version)
         wire.execute("COMMIT")
     except Refused as error:
         wire.execute("ROLLBACK")
@@ -51,9 +52,45 @@ def migrate(wire: Wire) -> None:
     except JournalError:
         wire.execute("ROLLBACK")
         raise
+    return version
 
 
-def _check_encoding(wire: Wire) -> None:
+def make_tables(wire: Wire, version: int = 0) -> None:
+    """Make the tables of this version of those of an older one, 0 for none, in the transaction that is open."""
+    wire.script(_after(version))
+    wire.execute("UPDATE meta SET value = ? WHERE name = 'schema'", (SCHEMA_VERSION,))
+
+
+def check_current(wire: Wire) -> None:
+    """Raise a `JournalError` that says what to do unless there is a whole journal of this version in the database."""
+    version = version_of(wire)
+    if not version:
+        raise JournalError("There is no journal in the database. A server that starts on it makes one.")
+    if version < SCHEMA_VERSION:
+        raise JournalError(
+            f"The journal in the database is of an older version (schema {version}; this is {SCHEMA_VERSION})."
+            " `strandline journal migrate` brings it to this one, and so does a server that starts on it."
+        )
+    check_finished(wire)
+
+
+def check_finished(wire: Wire) -> None:
+    """Raise a `JournalError` if the database has an unfinished copy of a journal."""
+    if unfinished(wire) is not None:
+        raise JournalError(
+            "The database has an unfinished copy of a journal, which nothing may use. Run the same `strandline journal"
+            " copy` again: it continues."
+        )
+
+
+def unfinished(wire: Wire) -> int | None:
+    """Return of which journal the database has an unfinished copy, None if it has none."""
+    row = wire.execute("SELECT value FROM meta WHERE name = ?", (UNFINISHED,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def check_encoding(wire: Wire) -> None:
+    """Raise a `JournalError` unless all text can be kept in the database."""
     (encoding,) = wire.execute("SELECT current_setting('server_encoding')").fetchone()
     if encoding not in _ENCODINGS:
         raise JournalError(
@@ -62,8 +99,9 @@ def _check_encoding(wire: Wire) -> None:
         )
 
 
-def _version(wire: Wire) -> int:
-    """Return of which schema the tables are, 0 if there are none."""
+def version_of(wire: Wire) -> int:
+    """Return of which schema the tables are, 0 if there are none. Raises `JournalError` for those of a newer one, and
+    for another program's."""
     found = [name for name in _NAMES if wire.execute("SELECT to_regclass(?) IS NOT NULL", (name,)).fetchone()[0]]
     if not found:
         return 0
@@ -76,7 +114,13 @@ def _version(wire: Wire) -> int:
             f"The database has tables of another program under the names of ours ({', '.join(found)}). Give the journal"
             " a database of its own."
         )
-    return int(row[0])
+    version = int(row[0])
+    if version > SCHEMA_VERSION:
+        raise JournalNewer(
+            f"The journal in the database is of a newer version (schema {version}; this is {SCHEMA_VERSION}). Start"
+            " the version of Strandline that made it, or a newer one."
+        )
+    return version
 
 
 def _after(version: int) -> str:

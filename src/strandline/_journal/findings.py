@@ -1,0 +1,288 @@
+"""What a check of a journal finds: its records, and how these fit together. Knows no file and no database.
+
+`Check` has the rules. Where rows come from is left to the subclass, and in how large parts: all sessions at once, or
+some after others.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from msgspec import Struct, field
+
+from strandline._history import history_faults, open_tool_uses, pairing_faults
+from strandline._journal import reader
+from strandline._journal.changes import SessionRef
+from strandline._journal.checksums import damaged_record
+from strandline._journal.database import Database
+from strandline._journal.deletion import COUNT_STORED_BYTES
+from strandline._journal.rules import spans
+from strandline._lifecycle import ENDED
+from strandline._model import ANONYMOUS, WHOLE_HISTORY, AgentRecord, Inline, Message, Run, RunStatus, SessionKey
+from strandline.errors import JournalUnavailable
+
+MOST_FAULTS: Final = 100
+"""How many faults are reported at most."""
+
+OnStep = Callable[[str, int, int], None]
+"""Called with the part that is checked, how much of it is done, and how much there is."""
+Rows = Iterable[tuple[Any, ...]]
+_PROMPT: Final[list[Message]] = [{"role": "user", "content": [{"text": "-"}]}]
+
+SESSION: Final = ("no", "principal", "session_id", "last", "paused", "closed_since")
+HISTORY: Final = ("no", "session", "nth", "first", "count", "previous", "run", "discarded", "messages")
+RUN: Final = ("session", "key", "fingerprint", *reader.RunRow._fields)
+QUESTION: Final = ("session", "run", "until")
+WINDOW: Final = ("session", '"window"', "state")
+"""The columns of the rows that are checked."""
+
+
+class Findings(Struct, kw_only=True):
+    """The content of a journal and its faults, one sentence each."""
+
+    journal: str
+    sound: bool = True
+    faults: list[str] = field(default_factory=list)
+    more_faults: int = 0
+    sessions: int = 0
+    runs: dict[str, int] = field(default_factory=dict)
+    held: int = 0
+    messages: int = 0
+    discarded_messages: int = 0
+    discarded_in_sessions: int = 0
+    bytes: int = 0
+
+    def add(self, fault: str) -> None:
+        """Add a fault."""
+        self.sound = False
+        if len(self.faults) < MOST_FAULTS:
+            self.faults.append(fault)
+        else:
+            self.more_faults += 1
+
+
+class _Session(Struct):
+    """A session while its history is checked."""
+
+    ref: SessionRef
+    last: int | None
+    row: int | None = None
+    nth: int = 0
+    length: int = 0
+    discarded: bool = False
+    open: list[Message] = []
+    """The messages before the next row: a prompt and the message with the open round, if there is one."""
+
+    @property
+    def name(self) -> str:
+        """Its name for people."""
+        principal, session_id = self.ref.key
+        return session_id if principal == ANONYMOUS else f"{session_id} of {principal}"
+
+
+class Check:
+    """A check of a journal: of all its sessions, or of some after others."""
+
+    def __init__(self, connection: Database, findings: Findings) -> None:
+        self._connection = connection
+        self._findings = findings
+        self._newest_fence: int | None = None
+        """The largest fence that a claim can have; None: not known."""
+        self._fault = findings.add
+        self._sessions: dict[int, _Session] = {}
+        """The sessions that are checked at the moment, by number."""
+        self._reported: dict[int, int] = {}
+        """The session whose history has a row of a run, by the run's sequence."""
+        self._unended: set[int] = set()
+        self._statuses: Counter[str] = Counter()
+
+    # -- the rows of the sessions that are checked at the moment ------------------------------------------
+
+    def _session_rows(self) -> Rows:
+        """Return the columns `SESSION` of each."""
+        raise NotImplementedError
+
+    def _history_rows(self) -> Rows:
+        """Return the columns `HISTORY` of their rows, those of each session in their order."""
+        raise NotImplementedError
+
+    def _run_rows(self) -> Rows:
+        """Return the columns `RUN` of their runs."""
+        raise NotImplementedError
+
+    def _question_rows(self) -> Rows:
+        """Return the columns `QUESTION` of their questions."""
+        raise NotImplementedError
+
+    def _with_checkpoints(self) -> Iterable[int]:
+        """Return the sequences of their runs that have checkpoints, or may have some."""
+        raise NotImplementedError
+
+    def _window_rows(self) -> Rows:
+        """Return the columns `WINDOW` of their windows and states."""
+        raise NotImplementedError
+
+    # -- the rules ------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """Check the sessions of these rows, and all that belongs to them."""
+        self._sessions.clear()
+        self._reported.clear()
+        self._unended.clear()
+        self._read_sessions()
+        self._history()
+        self._runs()
+        self._questions()
+        self._checkpoints()
+        self._windows()
+
+    @contextmanager
+    def _unless_damaged(self, what: str) -> Iterator[None]:
+        """Add a fault if what the block reads is damaged."""
+        try:
+            yield
+        except JournalUnavailable:
+            self._fault(f"{what} is damaged")
+
+    def _read_sessions(self) -> None:
+        for no, principal, session_id, last, paused, closed_since in self._session_rows():
+            session = self._sessions[no] = _Session(SessionRef.of(no, SessionKey(principal, session_id)), last)
+            if paused not in (0, 1) or (paused and closed_since is None):
+                self._fault(f"session {session.name} is paused since an unknown time")
+        self._findings.sessions += len(self._sessions)
+
+    def _history(self) -> None:
+        for no, in_session, nth, first, count, previous, run, discarded, stored in self._history_rows():
+            session = self._sessions.get(in_session)
+            if session is None:
+                self._fault(f"row {no} of history belongs to no session")
+                continue
+            where = f"the history of session {session.name} from message {first} on"
+            if (nth, first, previous) != (session.nth + 1, session.length, session.row):
+                self._fault(f"{where} does not join what is before it")
+            session.row, session.nth, session.length = no, nth, first + count
+            if run in self._reported and run >= 0:
+                self._fault(f"{where}: the run with sequence {run} is in history twice")
+            self._reported[run] = in_session
+            self._findings.messages += count
+            if discarded and count:
+                self._findings.discarded_messages += count
+                session.discarded = True
+            if stored is None and count == 0:
+                continue
+            with self._unless_damaged(where):
+                messages = reader.messages_in(
+                    reader.in_full, stored, session.ref, first, count, discarded=bool(discarded)
+                )
+                faults = history_faults(session.open + messages)
+                if not discarded:
+                    session.open = [*_PROMPT, messages[-1]] if open_tool_uses(messages) else []
+                    faults = faults[: len(faults) - bool(session.open)]  # the last one is that: the round is open
+                for fault in faults:
+                    self._fault(f"{where}: {fault}")
+        for session in self._sessions.values():
+            self._findings.discarded_in_sessions += session.discarded
+            if session.row != session.last:
+                self._fault(f"session {session.name} does not end where its history ends")
+
+    def _runs(self) -> None:
+        for in_session, key, fingerprint, *columns in self._run_rows():
+            row = reader.RunRow(*columns)
+            session = self._sessions.get(in_session)
+            if session is None:
+                self._lost_run(row)
+                continue
+            with self._unless_damaged(f"run {row.run_id}"):
+                run = reader.stored_run(Run, row, session.ref)
+                self._statuses[run.status.value] += 1
+                for fault in self._faults_of(run, row, in_session):
+                    self._fault(f"run {run.run_id} {fault}")
+                self._findings.held += row.fence is not None and run.status in ENDED
+            if key is not None or fingerprint is not None:
+                with self._unless_damaged(f"the idempotency key of run {row.run_id}"):
+                    if key is None:
+                        raise damaged_record(row.run_id)
+                    reader.fingerprint(session.ref.crc, row.seq, row.run_id, key, fingerprint)
+        self._findings.runs = {status.value: self._statuses[status.value] for status in RunStatus}
+
+    def _lost_run(self, row: reader.RunRow) -> None:
+        """Report a run of none of the sessions that are checked."""
+        self._fault(f"run {row.run_id} belongs to no session")
+
+    def _faults_of(self, run: Run, row: reader.RunRow, in_session: int) -> Iterator[str]:
+        if run.status not in ENDED:
+            self._unended.add(run.sequence)
+            if run.sequence in self._reported:
+                yield f"is {run.status} and in history already"
+        yield from reader.faults_of(run, row)
+        if row.fence is not None and self._newest_fence is not None and row.fence > self._newest_fence:
+            yield "has a claim from the future"
+        if self._reported.get(run.sequence, in_session) != in_session:
+            yield "is in the history of another session"
+
+    def _questions(self) -> None:
+        with_question = set()
+        for no, run, until in self._question_rows():
+            with_question.add(no)
+            session = self._sessions.get(no)
+            if session is None:
+                self._fault(f"a question belongs to no session (number {no})")
+                continue
+            with self._unless_damaged(f"the question of session {session.name}"):
+                reader.question_of(self._connection, session.ref, run, until)
+            if not session.open:
+                self._fault(f"session {session.name} waits for input, and its last round is closed")
+        for no, session in self._sessions.items():
+            if session.open and no not in with_question:
+                self._fault(f"the last round of session {session.name} is open, and it waits for no input")
+
+    def _checkpoints(self) -> None:
+        for run in self._with_checkpoints():
+            if run not in self._unended:
+                self._lost_checkpoints(run)
+            with self._unless_damaged(f"a checkpoint of the run with sequence {run}"):
+                for _ in reader.each_checkpoint(self._connection, run):
+                    pass
+
+    def _lost_checkpoints(self, run: int) -> None:
+        self._fault(f"there are checkpoints of a run with sequence {run}, which does not wait or execute")
+
+    def _windows(self) -> None:
+        for no, window, state in self._window_rows():
+            session = self._sessions.get(no)
+            if session is None:
+                self._lost_window(no)
+                continue
+            where = f"the window of session {session.name}"
+            with self._unless_damaged(f"{where} or its state"):
+                if reader.decoded_state(session.ref, window, state).window is WHOLE_HISTORY:
+                    continue  # (which is checked)
+                record = reader.load(self._connection, session.ref.key)
+                for fault in _faults_of_window(record, is_open=bool(session.open)):
+                    self._fault(f"{where}{fault}")
+
+    def _lost_window(self, no: int) -> None:
+        self._fault(f"a window belongs to no session (number {no})")
+
+    def _stored(self) -> None:
+        counted = dict(self._connection.execute(COUNT_STORED_BYTES))
+        recorded = dict(self._connection.execute("SELECT principal, bytes FROM stored"))
+        for principal in sorted(counted.keys() | recorded.keys()):
+            if (what := recorded.get(principal)) != counted.get(principal, 0):
+                self._fault(
+                    f"what is stored for {principal} counts as {what} bytes, and is {counted.get(principal, 0)}"
+                )
+
+
+def _faults_of_window(record: AgentRecord, *, is_open: bool) -> Iterator[str]:
+    for part in record.window:
+        if isinstance(part, Inline):
+            continue
+        if not 0 <= part.start <= (part.start if part.end is None else part.end):
+            yield " has a range that runs backwards"
+        elif max(part.start, part.end or 0) > record.length:
+            yield " reaches beyond its history"
+    if list(spans(record.window, record.length)):
+        for fault in pairing_faults(record.messages[: len(record.messages) - is_open]):
+            yield f": {fault}"
