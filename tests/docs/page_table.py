@@ -250,7 +250,12 @@ PAGES: Final[dict[str, Page]] = {
         lists={r"^\| `(\w+)` \|": ["if_busy", *IfBusy]},
     ),
     "security.md": Page(by={"test_its_commands_make_keys_and_a_server_that_takes_them": ["keys new", "curl"]}),
-    "several-servers.md": Page(by={"test_a_server_keeps_its_journal_in_the_database_that_is_named": ["postgresql://"]}),
+    "several-servers.md": Page(
+        by={
+            "test_a_server_keeps_its_journal_in_the_database_that_is_named": ["export STRANDLINE_JOURNAL"],
+            "test_its_command_moves_a_journal_from_sqlite": ["strandline journal copy"],
+        }
+    ),
     "streaming.md": Page(
         by={
             "test_changes_are_published_as_the_page_shows": ["/v1/events?", "/pause"],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from strandline._cli import rows, say
-from strandline._cli.journal import Config
+from strandline._cli.journal_options import Config
 from strandline._printable import without_passwords
 
 if TYPE_CHECKING:

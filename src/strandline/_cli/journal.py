@@ -1,51 +1,43 @@
-"""The commands of `strandline journal`: back up, verify, prune and import into the file of runs and history.
+"""The commands of `strandline journal`: back up, verify, prune and fill a journal; `journal_copy` has the others.
 
 They print results to the standard output, progress and errors to the standard error. `strandline._journal` does the
 work. Exit codes: 0 done and sound, 1 faults found or a session refused, 2 failed.
 """
 
-import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from msgspec.structs import asdict
 
 from strandline._cli import say
-from strandline._cli.complete import JOURNALS, TOML
-from strandline._config import journal_file, resolve
+from strandline._cli.journal_copy import copy, migrate
+from strandline._cli.journal_options import AsJson, Config, OptionalPath, progress, size_of
+from strandline._cli.locations import (
+    Database,
+    Location,
+    backup_of_database,
+    driver_needed,
+    import_of_database,
+    journal_at,
+)
 from strandline._model import ANONYMOUS
 from strandline._older_names import by_both_names
-from strandline._printable import without_passwords
-from strandline.errors import SettingsError
+from strandline.errors import JournalError
+
+if TYPE_CHECKING:
+    from strandline._journal.findings import Findings, OnStep
 
 journal_app = typer.Typer(
-    help="Back up, verify, prune and fill the journal.",
+    help="Back up, verify, prune, migrate, copy and fill the journal.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 FAULTS: Final = 1
 _UNITS: Final = {"": 86_400.0, "d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}
-
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", help="TOML file with settings [strandline.toml]", metavar="FILE", autocompletion=TOML),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-OptionalPath = Annotated[
-    str | None,
-    typer.Argument(
-        help="The journal: a file, or `sqlite:FILE` [from the settings]",
-        metavar="PATH",
-        show_default=False,
-        autocompletion=JOURNALS,
-    ),
-]
 
 
 @journal_app.command(no_args_is_help=True, short_help="Copy it to a file, even while a server runs.")
@@ -60,16 +52,20 @@ def backup(
 
     Nothing is overwritten. To restore it, stop the server, remove the journal's
     -wal and -shm files if there are any, and put the copy in the journal's place.
+    For a database it prints the command of PostgreSQL that makes a backup.
 
     Example: strandline journal backup .strandline/journal.db monday.db
     """
-    from strandline._journal.backup import backup as copy
+    from strandline._journal.backup import backup as copy_file
 
     if len(files) > 2:
         say.fail(f"{len(files)} files were named: name the journal and the file to create.")
-    with say.errors_reported(), _progress("pages") as step:
-        size = copy(path_of(files[0] if len(files) == 2 else None, config), Path(files[-1]), step)
-    say.out().print(f"{files[-1]}: {_size(size)}, verified and on disk.", soft_wrap=True)
+    with say.errors_reported(), progress("pages") as step:
+        journal = journal_at(files[0] if len(files) == 2 else None, config)
+        if isinstance(journal, Database):
+            raise backup_of_database(journal, files[-1])
+        size = copy_file(journal, Path(files[-1]), step)
+    say.out().print(f"{files[-1]}: {size_of(size)}, verified and on disk.", soft_wrap=True)
 
 
 @journal_app.command(short_help="Check everything in it, and change nothing.")
@@ -84,10 +80,9 @@ def verify(path: OptionalPath = None, as_json: AsJson = False, config: Config = 
     from rich.table import Table
 
     from strandline._encoding import encode
-    from strandline._journal.verify import verify as check
 
-    with say.errors_reported(), _progress("pages") as step:
-        findings = check(path_of(path, config), lambda what, done, total: step(done, total, what))
+    with say.errors_reported(), driver_needed(), progress("pages") as step:
+        findings = _check(journal_at(path, config), lambda what, done, total: step(done, total, what))
     console = say.out()
     if as_json:
         found = {**asdict(findings), "locked_sessions": findings.held}
@@ -97,7 +92,7 @@ def verify(path: OptionalPath = None, as_json: AsJson = False, config: Config = 
         table.add_column(style="bold")
         table.add_column(overflow="fold")
         table.add_row("journal", escape(findings.journal))
-        table.add_row("size", _size(findings.bytes))
+        table.add_row("size", size_of(findings.bytes))
         table.add_row("sessions", f"{findings.sessions:,}")
         summary = ", ".join(f"{count:,} {status}" for status, count in findings.runs.items() if count)
         table.add_row("runs", f"{sum(findings.runs.values()):,}" + (f" ({summary})" if summary else ""))
@@ -116,6 +111,16 @@ def verify(path: OptionalPath = None, as_json: AsJson = False, config: Config = 
             console.print(f"[red]-[/] and {findings.more_faults:,} more")
     if not findings.sound:
         raise typer.Exit(FAULTS)
+
+
+def _check(journal: Location, on_step: "OnStep") -> "Findings":
+    if isinstance(journal, Database):
+        from strandline._journal.postgres.verify import verify
+
+        return verify(journal.address, on_step)
+    from strandline._journal.verify import verify as verify_file
+
+    return verify_file(journal, on_step)
 
 
 @journal_app.command()
@@ -147,14 +152,26 @@ def prune(
 
     age_s = _seconds(older_than)
     clock = SystemClock()
-    with say.errors_reported():
-        file = path_of(path, config)
-        with _progress("runs deleted") as step:
-            forgotten = asyncio.run(pruning.prune(file, clock, age_s, lambda count: step(count, None)))
+    with say.errors_reported(), driver_needed():
+        journal = journal_at(path, config)
+        if isinstance(journal, Database):
+            if vacuum:
+                raise JournalError(
+                    "--vacuum is for files: PostgreSQL uses freed space again by itself (autovacuum), and `VACUUM FULL`"
+                    " in psql shrinks its tables."
+                )
+            from strandline._journal.postgres.pruning import prune as prune_database
+
+            with progress("runs deleted") as step:
+                deleted = prune_database(journal.address, clock, age_s, lambda count: step(count, None))
+            say.out().print(f"{deleted:,} runs deleted.")
+            return
+        with progress("runs deleted") as step:
+            forgotten = asyncio.run(pruning.prune(journal, clock, age_s, lambda count: step(count, None)))
         say.out().print(f"{forgotten:,} runs deleted.")
         if vacuum:
-            freed = asyncio.run(pruning.vacuum(file, clock))
-            say.out().print(f"{_size(max(freed, 0))} freed.")
+            freed = asyncio.run(pruning.vacuum(journal, clock))
+            say.out().print(f"{size_of(max(freed, 0))} freed.")
 
 
 @journal_app.command("import", short_help="Import sessions of Strands' FileSessionManager.")
@@ -204,11 +221,14 @@ def import_(
     if None not in (caller, principal) and caller != principal:
         say.fail(f"--caller is {caller!r}, and by its older name --principal it is {principal!r}. Set one of the two.")
     owners = [each for each in (caller, principal) if each is not None]
-    with say.errors_reported(), _progress("sessions") as step:
+    with say.errors_reported(), progress("sessions") as step:
+        journal = journal_at(path, config)
+        if isinstance(journal, Database):
+            raise import_of_database(journal)
         results = asyncio.run(
             import_sessions(
                 folder.expanduser(),
-                path_of(path, config),
+                journal,
                 SystemClock(),
                 prefix=session_prefix,
                 principal=owners[0] if owners else ANONYMOUS,
@@ -242,18 +262,8 @@ def import_(
         raise typer.Exit(FAULTS)
 
 
-# -- places and ages --------------------------------------------------------------------------------------
-
-
-def path_of(named: str | None, config: Path | None) -> Path:
-    """Return the file that PATH names, else the settings. Raises `SettingsError` if the journal is not a file."""
-    if named is not None and not re.match(r"(sqlite|memory|postgres(ql)?):", named):
-        return Path(named).expanduser()
-    settings = resolve({"journal": named}, os.environ, toml=config).settings
-    file = journal_file(settings)
-    if file is None:
-        raise SettingsError(f"The journal {without_passwords(settings.journal)!r} is not a file. Name a file.")
-    return file.expanduser()
+journal_app.command(short_help="Bring its tables to this version.")(migrate)
+journal_app.command(no_args_is_help=True, short_help="Copy it between SQLite and PostgreSQL.")(copy)
 
 
 def _seconds(age: str) -> float:
@@ -263,33 +273,3 @@ def _seconds(age: str) -> float:
             f"--older-than is {age!r}, which is not an age. Write days (`30`) or a number with a unit (`30d`, `12h`)."
         )
     return float(found[1]) * _UNITS[found[2]]
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
-        count /= 1024
-    return f"{count:,.1f} GiB"
-
-
-# -- progress ---------------------------------------------------------------------------------------------
-
-
-Step = Callable[..., None]
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Step]:
-    """Yield `step(done, total, what)`, which draws a progress bar on a terminal until the block ends."""
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn
-
-    console = say.err()
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task: TaskID = progress.add_task(what, total=None)
-
-        def step(done: int, total: int | None, named: str = what) -> None:
-            progress.update(task, completed=done, total=total, description=named)
-
-        yield step

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from strandline._cli.complete import JOURNALS, TOML
-from strandline._cli.journal import path_of
+from strandline._cli.locations import file_of
 from strandline._cli.say import errors_reported
 
 
@@ -29,7 +29,7 @@ def stacks(
     stacks.
     """
     with errors_reported():
-        file = path_of(journal, config)
+        file = file_of(journal, config)
         from strandline._printable import clean
         from strandline._stacks import fetch_report
 

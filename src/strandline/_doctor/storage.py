@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from strandline._config import journal_database, journal_file
 from strandline._doctor.finding import Finding, note, ok, problem
@@ -26,8 +26,15 @@ from strandline._printable import without_passwords
 from strandline._settings import Settings
 from strandline.errors import JournalError, StrandlineError
 
+if TYPE_CHECKING:
+    from strandline._journal.postgres.inspection import DeadRows, Inspection
+
 LITTLE_ROOM: Final = 1 << 30
 NO_ROOM: Final = 64 << 20
+MANY_DEAD: Final = 50_000
+"""From how many dead versions of rows on a table is worth a note, if there are more of them than rows."""
+LONG_S: Final = 600.0
+"""From which age on a snapshot is worth a note: everything that has changed since is kept for it."""
 
 
 def journal(settings: Settings) -> Iterator[Finding]:
@@ -75,23 +82,70 @@ def journal(settings: Settings) -> Iterator[Finding]:
 
 
 def _database(address: str) -> Iterator[Finding]:
-    """Say whether the database can be reached, who owns the journal in it, and what it may lose."""
+    """Say whether the database can be reached, whose the journal in it is, how large it is, and what it may lose."""
     shown = without_passwords(address)
     try:
-        from strandline._journal.postgres.durability import weaknesses_of
-        from strandline._journal.postgres.ownership import owner_of
+        from strandline._journal.postgres.inspection import inspect
     except ImportError:
         yield problem("journal", f"{shown} needs a driver", "pip install 'strandline[postgres]'")
         return
     try:
-        owner = owner_of(address)
-        weaknesses = weaknesses_of(address)
+        found = inspect(address)
     except JournalError as error:
-        yield problem("journal", f"{shown}: {error}", "start the database, or name another one with --journal")
+        yield problem("journal", str(error), "start the database, or name another one with --journal")
         return
-    yield note("journal", f"{shown}, in use by {owner}") if owner else ok("journal", f"{shown}, used by nobody now")
-    for each in weaknesses:
-        yield note("journal", each, "set it to on in postgresql.conf, and reload the configuration")
+    yield _journal_in(found, shown)
+    yield ok(
+        "database",
+        f"PostgreSQL {found.version}, synchronous_commit {found.synchronous_commit} (servers set on for themselves),"
+        f" fsync {found.fsync}",
+    )
+    for each in found.weaknesses:
+        yield note("database", each, "set it to on in postgresql.conf, and reload the configuration")
+    if found.dead is not None:
+        yield _dead_rows(found.dead)
+    if (oldest := found.oldest) is not None:
+        message = f"the oldest snapshot is {oldest.name}'s, {oldest.transactions:,} transactions old"
+        since_s = oldest.since_s or 0.0
+        if since_s < LONG_S:
+            yield ok("database", message)
+        else:
+            yield note(
+                "database", f"{message} and kept for {since_s / 60:,.0f} minutes: no newer row is cleaned up meanwhile",
+                "end that transaction, or that replication slot",
+            )  # fmt: skip
+
+
+def _journal_in(found: "Inspection", shown: str) -> Finding:
+    if not found.schema:
+        return ok("journal", f"{shown} has no journal yet, used by nobody now; the first start makes one")
+    if found.unfinished:
+        return problem(
+            "journal", f"{shown} has an unfinished copy of a journal, which no server uses",
+            "run the same `strandline journal copy` again: it continues",
+        )  # fmt: skip
+    if not found.is_current:
+        return note("journal", f"{shown}, schema {found.schema}: the next start brings it to this version")
+    what = f"{shown}, schema {found.schema}, {_size(found.bytes)}"
+    alive = [
+        f"{each.name} ({each.partitions} of 256 partitions, version {each.version},"
+        f" {f'lease ends in {each.left_s:.0f} s' if each.left_s >= 0 else 'lease is over'})"
+        for each in found.servers
+    ]
+    return (
+        note("journal", f"{what}, in use by {'; '.join(alive)}")
+        if alive
+        else ok("journal", f"{what}, used by nobody now")
+    )
+
+
+def _dead_rows(found: "DeadRows") -> Finding:
+    message = (
+        f"{found.dead:,} dead versions of rows beside {found.live:,} rows in {found.table}, the most of all tables"
+    )
+    if found.dead > max(MANY_DEAD, found.live):
+        return note("database", message, "look whether autovacuum is on, and who has the oldest snapshot")
+    return ok("database", message)
 
 
 def workspace(settings: Settings) -> Finding:

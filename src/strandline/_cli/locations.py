@@ -1,0 +1,83 @@
+"""Where a journal is, as the commands of `strandline journal` take it: a file, or a database."""
+
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from strandline._config import journal_database, journal_file, resolve
+from strandline._printable import without_passwords
+from strandline.errors import JournalError, SettingsError
+
+
+class Database(NamedTuple):
+    """A journal in PostgreSQL."""
+
+    address: str
+    """It may have a password."""
+
+    @property
+    def shown(self) -> str:
+        """The address without its password."""
+        return without_passwords(self.address)
+
+
+Location = Path | Database
+
+
+def journal_at(named: str | None, config: Path | None) -> Location:
+    """Return the journal that PATH names, else the settings. Raises `SettingsError` if it is in memory."""
+    if named is not None and not re.match(r"(sqlite|memory|postgres(ql)?):", named):
+        return Path(named).expanduser()
+    settings = resolve({"journal": named}, os.environ, toml=config).settings
+    if (address := journal_database(settings)) is not None:
+        return Database(address)
+    location = journal_file(settings)
+    if location is None:
+        raise SettingsError(
+            f"The journal {without_passwords(settings.journal)!r} is not a file. Name a file, or a database."
+        )
+    return location.expanduser()
+
+
+def file_of(named: str | None, config: Path | None) -> Path:
+    """Return the file that PATH names, else the settings. Raises `SettingsError` if the journal is not a file."""
+    location = journal_at(named, config)
+    if isinstance(location, Database):
+        raise SettingsError(f"The journal {location.shown!r} is not a file. Name a file.")
+    return location
+
+
+@contextmanager
+def driver_needed() -> Iterator[None]:
+    """Turn the lack of PostgreSQL's driver in the block into a `SettingsError` that says how to install it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("psycopg"):
+            raise
+        raise SettingsError(
+            "The journal is in a PostgreSQL database, and its driver is not installed: pip install"
+            " 'strandline[postgres]'"
+        ) from error
+
+
+def backup_of_database(location: Database, to: str) -> JournalError:
+    """Return the error that says how a database is backed up."""
+    password = " (with the password in location of ***, or better in PGPASSFILE)" if "***" in location.shown else ""
+    return JournalError(
+        "A journal in PostgreSQL is backed up by PostgreSQL's own tools, also while servers run:"
+        f" pg_dump --format=custom --file={shlex.quote(to)} {shlex.quote(location.shown)}{password}. Continuous"
+        " archiving (point-in-time recovery) loses less."
+    )
+
+
+def import_of_database(location: Database) -> JournalError:
+    """Return the error that says how sessions come into a database."""
+    return JournalError(
+        "Sessions are imported into files only. Import them into a new file, then copy that into an empty database:"
+        f" strandline journal copy FILE {shlex.quote(location.shown)}"
+    )
