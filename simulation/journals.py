@@ -129,6 +129,10 @@ class SlowJournal:
         """Return until when user code may start."""
         return self._inner.owned_until()
 
+    async def leave(self) -> None:
+        """Hand over what rests: to nobody."""
+        await self._inner.leave()
+
     def moves(self) -> AsyncIterator[Gained | Ceded]:
         """Yield what moves between owners: nothing."""
         return self._inner.moves()

@@ -50,6 +50,13 @@ def accepted(server: Server) -> int:
     return int(found[1])
 
 
+def owns(server: Server, session_id: str) -> bool:
+    """Return whether a server answers for a session itself, without asking another one."""
+    before = accepted(server)
+    response = server.client.post(f"/v1/sessions/{session_id}/runs", json={"input": "hello"})
+    return response.status_code == 202 and accepted(server) > before
+
+
 def shared(first: Server, second: Server) -> dict[Server, list[str]]:
     """Return some sessions of each of two servers, once both have their share."""
     owned: dict[Server, list[str]] = {first: [], second: []}
@@ -95,6 +102,28 @@ def test_a_killed_servers_sessions_go_on_at_the_other_one(at: Checkpoints, lease
         assert texts(first.history(between), "user")[-2:] == ["between-1 a b", "between-2"]
     begun = [step for step in at.steps if step.split()[-1] in ("a", "b")]
     assert len(begun) == len(set(begun)), "a tool was started twice"
+
+
+def test_a_server_that_stops_hands_over_at_once_what_rests_and_the_rest_when_its_run_has_ended(
+    at: Checkpoints, leased: str, tmp_path: Path
+) -> None:
+    old = Server(AGENT, folder=tmp_path, journal=leased, variables=at.environment)
+    with serving(AGENT, folder=tmp_path, journal=leased, variables=at.environment) as new:
+        try:
+            old.start()
+            busy, resting = shared(new, old)[old][:2]
+            at.hold("q model 0")
+            run, _ = submitted("q a", busy, new)
+            at.reached("q model 0")
+            old.terminate()
+            until(lambda: owns(new, resting), "handed over")
+            assert new.run(run)["status"] == "running"
+            at.release()
+            assert old.ended() == 0
+            assert new.run(run, wait_s=30)["output"] == "q: did a"
+        finally:
+            old.close()
+    assert at.steps.count("q a") == 1
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -51,6 +51,10 @@ class Operations(ABC):
         """Return None: nobody else can own it while this process lives."""
         return None
 
+    async def leave(self) -> None:
+        """Do nothing: nobody is there to continue."""
+        return
+
     def moves(self) -> AsyncIterator[Gained | Ceded]:
         """End at once: everything was gained by `open`."""
         return _no_moves()

@@ -581,6 +581,12 @@ class Journal(Protocol):
         """
         ...
 
+    async def leave(self) -> None:
+        """Hand over to other servers what rests, and the rest as its runs end, until `close`. Without others nothing
+        happens. Raises `JournalUnavailable`.
+        """
+        ...
+
     async def accept(self, new: NewRun, bounds: Bounds, *, claim_next: bool) -> AcceptAnswer:
         """Store a run, or refuse it over `bounds`; with `claim_next`, claim it if its session is free and it is first.
 

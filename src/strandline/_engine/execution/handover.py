@@ -21,6 +21,7 @@ from strandline._engine.streams import Streams
 from strandline._journal.partitions import partition_of
 from strandline._journal.port import Ceded, Gained, Journal
 from strandline._model import Claim, SessionKey
+from strandline.errors import StrandlineError
 
 _log = logging.getLogger("strandline.recovery")
 
@@ -54,6 +55,13 @@ class Handover(Struct, eq=False):
                 await self._gained(moved)
             else:
                 self._ceded(moved)
+
+    async def leave(self) -> None:
+        """Let other servers continue what rests here, since this one stops."""
+        try:
+            await self._journal.leave()
+        except StrandlineError as error:
+            _log.warning("sessions at rest are handed over only when this server has stopped: %s", error)
 
     async def _gained(self, gained: Gained) -> None:
         if gained.orphans:

@@ -165,6 +165,10 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         """Return until when user code may start here: until the lease is nearly over."""
         return None if self._transactions is None else self._transactions.lease.until
 
+    async def leave(self) -> None:
+        """Hand over what rests to other servers, and the rest as its runs end, until `close`."""
+        await self._membership.leave()
+
     def moves(self) -> AsyncIterator[Gained | Ceded]:
         """Yield what is gained after `open`, and what is ceded, until the journal is closed."""
         return self._membership.moves()

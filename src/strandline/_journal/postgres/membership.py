@@ -123,6 +123,7 @@ class Membership:
         """Partitions whose cede is decided and not yet durable."""
         self._ceding: asyncio.Task[object] | None = None
         self._patient_at = 0.0
+        self._is_leaving = False
 
     def begin(
         self,
@@ -139,6 +140,7 @@ class Membership:
         self._max_attempts = max_attempts
         self._moves = asyncio.Queue()
         self._patient_at = 0.0
+        self._is_leaving = False
 
     # -- who is there ---------------------------------------------------------------------------------
 
@@ -193,6 +195,14 @@ class Membership:
                 await asyncio.wait([self._ceding])
             self._moves.put_nowait(None)
 
+    async def leave(self) -> None:
+        """Adopt nothing more. Cede everything to other servers, as its runs end."""
+        assert self._storage is not None
+        self._is_leaving = True
+        await self._storage.call(PostgresTransactions.announce_leaving)
+        await self.refresh()
+        self._begin_to_cede()
+
     async def _adopt(self) -> None:
         table = self._table
         assert table is not None
@@ -222,7 +232,7 @@ class Membership:
         if not wanted or (self._ceding is not None and not self._ceding.done()):
             return
         patience_s, now = 0.0, time.monotonic()
-        if now >= self._patient_at:
+        if self._is_leaving or now >= self._patient_at:
             patience_s, self._patient_at = CEDE_S, now + CEDE_S + CEDE_AGAIN_S
         self._ceding = asyncio.create_task(self._cede_and_log(wanted, patience_s))
 

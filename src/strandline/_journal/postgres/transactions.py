@@ -213,6 +213,13 @@ class PostgresTransactions:
         self.lease.confirm(sent_at)
         return view
 
+    def announce_leaving(self) -> None:
+        """Let other servers know that this one stops: it has no share any more."""
+        self._check_ours()
+        self.batch.wire.execute(
+            "UPDATE servers SET leaving = true WHERE id = ? AND conn = ? AND alive", (self._owner, self._conn)
+        )
+
     def end_servers(self) -> None:
         """End the servers whose leases are over, and free what they owned, if they had time to renew them."""
         if boottime() >= self._connected_at + YOUNG_SHARE * self.lease.lease_s:
