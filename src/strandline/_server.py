@@ -201,6 +201,8 @@ class _Server:
             if self._handover is not None:
                 await self._hand_over(web, self._handover)
             await self._service.drain(close=False)
+            if apps.leave is not None:
+                await apps.leave()
             _log.info("stopped")
             return EXHAUSTED if exhausting.done() and not self._stop.is_set() else 0
         finally:

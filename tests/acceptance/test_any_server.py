@@ -124,6 +124,23 @@ def test_a_client_of_another_server_is_answered_although_the_owner_stops(
         assert late.result().json()["response"] == "y"
 
 
+def test_a_server_that_stops_answers_its_clients_whose_runs_are_elsewhere(
+    at: Checkpoints, database: str, tmp_path: Path
+) -> None:
+    with two(at, database, tmp_path) as (first, second):
+        (session,) = sessions_of(second, first, most=1)
+        at.hold("c model 0")
+        waiting = first.ask("c", session)
+        at.reached("c model 0")
+        first.terminate()
+        answer = waiting.result()
+        assert (answer.status_code, answer.json()["status"]) == (202, "queued")
+        assert first.ended() == 0
+        at.release()
+        assert second.run(answer.json()["run_id"], wait_s=30)["output"] == "c"
+        assert "Traceback" not in first.stderr + second.stderr
+
+
 def following(lines: Iterator[str]) -> dict[str, Any]:
     """Return the next event of a stream."""
     found: dict[str, Any] = {}

@@ -54,7 +54,6 @@ TESTED_BY: Final = {
     "_exits.py": "tests/acceptance/test_stop.py",
     "_garbage.py": "tests/acceptance/test_health.py",
     "_lifespan.py": "tests/unit/test_library_start.py",
-    "_listener.py": "tests/acceptance/test_stop.py",
     "_model.py": "tests/unit/test_encoding.py",
     "_normalize.py": "tests/unit/test_history.py",
     "_printable.py": "tests/unit/test_logs.py",

@@ -185,3 +185,36 @@ def test_a_prompt_is_passed_on_whole() -> None:
             assert answer.json()["response"] == "3000000"
 
     run(scene)
+
+
+def test_the_clients_of_a_server_that_stops_learn_that_their_runs_continue_elsewhere() -> None:
+    async def scene() -> None:
+        gate = Gate()
+        async with pair(speaking(gate)) as (_, first, owner, client):
+            chat = asyncio.create_task(client.post("/chat", json={"session_id": "s", "message": "hi"}))
+            await until(gate.reached.is_set, "it executes")
+            run_id = (await client.get("/v1/sessions/s")).json()["running"]
+            prefer = {"Prefer": "wait=60"}
+            here = asyncio.create_task(client.post("/v1/sessions/t/runs", json={"input": "hi"}, headers=prefer))
+            own = client.stream("POST", "/v1/sessions/u/runs", json={"input": "hi"}, headers=STREAM)
+            body = {"model": "x", "user": "v", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+            openai = client.stream("POST", "/v1/chat/completions", json=body)
+            async with own as in_ours, openai as in_openais:
+                pieces = in_openais.aiter_text()
+                while "one" not in await anext(pieces):
+                    pass
+                await until(lambda: owner.recorder.accepts == 4, "all are accepted")
+                assert first.apps.leave is not None
+                await first.apps.leave()
+                ended = [each.type async for each in events(in_ours)]
+                rest = "".join([text async for text in pieces])
+
+            answer = await chat
+            assert (answer.status_code, answer.json()["status"], answer.json()["run_id"]) == (202, "queued", run_id)
+            assert (await here).status_code == 202
+            assert ended[-1] == "text.delta"
+            assert ("goes_on_later" in rest, rest.endswith("data: [DONE]\n\n")) == (True, True)
+            assert owner.service.health().running == 4
+            gate.open()
+
+    run(scene)

@@ -5,6 +5,7 @@ before it has changed anything, and the request is sent to the owner. Without a 
 and such an error is an answer like any other.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from msgspec import Struct
@@ -19,7 +20,7 @@ FORWARDABLE: Final = "strandline.forwardable"
 
 
 class Forwardable(Struct):
-    """A request that may be answered by another server. Every field but `forwarded` is the application's to set."""
+    """A request that may be answered by another server. The application sets all fields that it does not only read."""
 
     forwarded: bool = False
     """Whether another server has sent it here, for a client of its own."""
@@ -32,6 +33,16 @@ class Forwardable(Struct):
     ids."""
     last_id: int = 0
     """The id of the last event that its stream has sent."""
+    is_leaving: bool = False
+    """Whether the server of its client stops, so that it has to be answered now, as a server does that stops."""
+    on_leave: Callable[[], object] | None = None
+    """Called when that begins."""
+
+    def leave(self) -> None:
+        """Have it answered now: the server of its client stops."""
+        self.is_leaving = True
+        if self.on_leave is not None:
+            self.on_leave()
 
     def passes(self, error: Exception) -> bool:
         """Return whether an error is no answer, but sends the request to another server.

@@ -1,7 +1,7 @@
 """The HTTP application: its routes, behind the middleware that every request passes."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from msgspec import Struct
@@ -49,6 +49,8 @@ class Apps(Struct, frozen=True):
 
     public: ASGIApp
     inner: ASGIApp | None
+    leave: Callable[[], Awaitable[None]] | None = None
+    """Has the requests answered that are at other servers: this one stops."""
 
 
 def build_apps(
@@ -137,10 +139,10 @@ def build_apps(
     )
     started: ASGIApp = StartWait(router, service, settings.start_wait_s)
     denials = Denials(SystemClock(), on_denied)
-    answered, inner = started, None
+    answered, inner, leave = started, None, None
     if service.ownership.is_shared:
         most_bytes = max(settings.max_body_bytes, settings.chat_body_bytes)
-        answered = Forwarder(
+        answered = forwarder = Forwarder(
             started,
             others,
             most_bytes=most_bytes,
@@ -148,6 +150,7 @@ def build_apps(
             on_forward=on_forward,
             on_refused=on_refused,
         )
+        leave = forwarder.leave
         inner = InnerApp(
             started,
             service.ownership.others,
@@ -166,7 +169,7 @@ def build_apps(
             allow_headers=["*"],
             expose_headers=READABLE,
         )
-    return Apps(app, inner)
+    return Apps(app, inner, leave)
 
 
 def by_method(**handlers: Handler) -> Handler:

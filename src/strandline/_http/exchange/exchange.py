@@ -6,6 +6,7 @@ disconnects, resumed streams, and a stopping server. Knows no dialect.
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -89,6 +90,10 @@ class Dialect(Protocol):
         ...
 
 
+class ClientsServerStops(Exception):
+    """The server of a client of another server stops: the answer is that the run continues."""
+
+
 class Exchange:
     """Submits runs to the service, and returns their answers."""
 
@@ -109,7 +114,9 @@ class Exchange:
             return self.stream(ticket.stream, frames, headers, after=_had(ticket, run_request.after))
         end: Outcome | Later = Later.LATER
         if run_request.wait_s is not None:
-            end = await self.while_connected(request, ticket.run_id, _end_of(ticket.stream, run_request.wait_s))
+            answer = _end_of(ticket.stream, run_request.wait_s)
+            with suppress(ClientsServerStops):
+                end = await self.while_connected(request, ticket.run_id, answer)
             passed = forwardable(request.scope)
             if passed is not None and (moved := self.continues_elsewhere(passed, ticket.stream)) is not None:
                 raise moved
@@ -141,10 +148,14 @@ class Exchange:
     async def while_connected(self, request: Request, run_id: RunId, answer: "asyncio.Future[T]") -> T:
         """Return the result of `answer`. Raises `ClientDisconnect` if the client disconnects first.
 
-        `answer` is then cancelled, which frees its memory at once.
+        `answer` is then cancelled, which frees its memory at once. Raises `ClientsServerStops` likewise.
         """
         gone = asyncio.ensure_future(disconnected(request.receive))
         gone.add_done_callback(lambda _: answer.cancel())
+        if (passed := forwardable(request.scope)) is not None:
+            passed.on_leave = answer.cancel
+            if passed.is_leaving:
+                answer.cancel()
         self._service.joined(run_id)
         lost = False
         try:
@@ -153,6 +164,8 @@ class Exchange:
             if gone.done() and not gone.cancelled():
                 lost = True
                 raise ClientDisconnect from gone.exception()
+            if passed is not None and passed.is_leaving:
+                raise ClientsServerStops from None
             raise
         finally:
             self._service.left(run_id, lost=lost)

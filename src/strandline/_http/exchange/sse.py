@@ -71,9 +71,11 @@ class EventResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until they or the connection end."""
         events = self._events
-        passed = None if self._continues is None else forwardable(scope)
-        if passed is not None:
-            passed.resumable = True
+        if (passed := forwardable(scope)) is not None:
+            passed.resumable = self._continues is not None
+            passed.on_leave = events.close
+            if passed.is_leaving:
+                events.close()
         if scope["method"] == "HEAD":  # answered with headers only, which would never end
             events.close()
         gone = asyncio.ensure_future(disconnected(receive))
@@ -89,7 +91,7 @@ class EventResponse(Response):
                     for portion in _portions(b"".join([before, *map(self._frame, numbered)])):
                         await send(_part(portion))
                         before = b""
-                    if passed is not None:
+                    if passed is not None and passed.resumable:
                         passed.last_id = _last_id(numbered, passed.last_id)
                     if events.is_behind:
                         await asyncio.sleep(0)  # a subscriber that catches up yields to others

@@ -90,6 +90,13 @@ class ClientRequest:
             self.is_complete = not message.get("more_body", False)
         await self._send(message)
 
+    async def ended_here(self) -> bool:
+        """End a stream that this server does not follow any more, since it stops; return whether there was one."""
+        if not (self.has_begun and self.passed.resumable):
+            return False
+        await self.send(part(b"", more=False))
+        return True
+
     # -- for other servers ------------------------------------------------------------------------------
 
     async def hold(self, most_bytes: int) -> None:

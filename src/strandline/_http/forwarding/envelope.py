@@ -58,7 +58,7 @@ class Forward(Struct, frozen=True, tag=1, array_like=True):
 
 
 class Left(Struct, frozen=True, tag=2, array_like=True):
-    """The client of an earlier request has disconnected."""
+    """The client of an earlier request has disconnected. With `answer`, its server stops: it is to be answered now."""
 
     sender: int
     receiver: int
@@ -66,6 +66,7 @@ class Left(Struct, frozen=True, tag=2, array_like=True):
     at: float
     of: int
     """The number of that request."""
+    answer: bool = False
 
 
 Envelope = Forward | Left

@@ -81,6 +81,9 @@ class Forwarder:
         self._respond = respond
         self._on_forward = on_forward
         self._on_refused = on_refused
+        self._at_others: dict[int, Peer] = {}
+        """The servers that have requests of ours, by the number of each request."""
+        self._is_leaving = False
         self._refreshing: asyncio.Task[None] | None = None
         self._refreshed_at = 0.0
 
@@ -107,6 +110,12 @@ class Forwarder:
                 await self._say(request, self._respond(error, scope))
         finally:
             request.release()
+
+    async def leave(self) -> None:
+        """Have the requests that other servers have answered now, since this one stops; return when they know."""
+        self._is_leaving = True
+        under_way = [*self._at_others.items()]
+        await asyncio.gather(*(self._others.leave(peer, number, answer=True) for number, peer in under_way))
 
     async def _here(self, request: ClientRequest) -> int | None:
         """Have the application answer; return the partition whose owner has to answer instead, or the rest of it."""
@@ -154,13 +163,15 @@ class Forwarder:
                 if request.has_begun and not request.passed.resumable:
                     request.cut()
                     return
+            if self._is_leaving and await request.ended_here():
+                return
             if request.passed.last_id != had:  # (it got ahead since the last trouble)
                 pause_s, until, had = (
                     FIRST_PAUSE_S,
                     loop.time() + cluster.lease_s + PATIENCE_S,
                     request.passed.last_id,
                 )
-            if loop.time() >= until:
+            if loop.time() >= until or self._is_leaving:
                 raise moved(partition)
             if cluster.owner(partition) == peer:
                 await request.pause(pause_s)
@@ -183,6 +194,7 @@ class Forwarder:
         def make(sender: int, receiver: int, given: int, at: float) -> Forward:
             nonlocal number
             number = given
+            self._at_others[number] = peer
             return request.envelope(sender, receiver, given, at)
 
         end = request.on_disconnect(lambda: upstream.fail(_ClientGone()))
@@ -204,6 +216,7 @@ class Forwarder:
             raise
         finally:
             end()
+            self._at_others.pop(number, None)
             self._others.put(upstream)
 
     async def _check_moved(self, upstream: Upstream) -> None:

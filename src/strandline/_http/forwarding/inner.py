@@ -65,8 +65,8 @@ class InnerApp:
         self._on_denied = on_denied
         self._respond = respond
         self._inbox: Inbox | None = None
-        self._under_way: dict[tuple[int, int], asyncio.Event] = {}
-        """For each request, by sender and number: set when its client disconnects."""
+        self._under_way: dict[tuple[int, int], tuple[asyncio.Event, Forwardable]] = {}
+        """For each request, by sender and number: what is set when its client disconnects, and its record."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one message of another server."""
@@ -86,8 +86,12 @@ class InnerApp:
             await Response(status_code=wire.CLIENT_LEFT)(scope, receive, send)
         else:
             if isinstance(envelope, Left):
-                if (left := self._under_way.get((envelope.sender, envelope.of))) is not None:
-                    left.set()
+                if (found := self._under_way.get((envelope.sender, envelope.of))) is not None:
+                    left, passed = found
+                    if envelope.answer:
+                        passed.leave()
+                    else:
+                        left.set()
                 await Response(status_code=wire.NO_CONTENT)(scope, receive, send)
             else:
                 await self._answer(envelope, body, receive, send)
@@ -121,7 +125,8 @@ class InnerApp:
         answer = _Answer(send, passed)
         task = asyncio.current_task()
         assert task is not None
-        left = self._under_way[envelope.sender, envelope.number] = asyncio.Event()
+        left = asyncio.Event()
+        self._under_way[envelope.sender, envelope.number] = left, passed
         watch = asyncio.ensure_future(_lost(receive))
         lost = False
 

@@ -69,15 +69,18 @@ class Others:
         self._check(peer, upstream, number)
         return number
 
-    async def leave(self, peer: Peer, number: int) -> None:
-        """Have a server know that the client of a request has disconnected, before we do."""
+    async def leave(self, peer: Peer, number: int, *, answer: bool = False) -> None:
+        """Have a server know that the client of a request has disconnected, before we do.
+
+        With `answer`, that we stop, so that it answers the request now.
+        """
         cluster = self.cluster()
         with suppress(Unreached, UpstreamLost, TimeoutError):
             async with asyncio.timeout(LEAVE_S):
                 upstream = await self.connect(peer)
                 try:
                     self._number += 1
-                    left = Left(cluster.me, peer.id, self._number, self._now(peer), number)
+                    left = Left(cluster.me, peer.id, self._number, self._now(peer), number, answer)
                     message = signed(cluster.secret, left)
                     await upstream.send(_HEAD % len(message) + message, b"")
                     while await upstream.next():

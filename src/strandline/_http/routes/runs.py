@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from contextlib import suppress
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -15,7 +16,7 @@ from strandline._engine.service import Service
 from strandline._http import wire
 from strandline._http.audit import changed
 from strandline._http.caller import principal_of
-from strandline._http.exchange.exchange import Exchange
+from strandline._http.exchange.exchange import ClientsServerStops, Exchange
 from strandline._http.exchange.run_request import Priority, whole_number
 from strandline._http.exchange.sse import RunEvents, last_event_id
 from strandline._http.forwardable import only_once
@@ -133,7 +134,8 @@ class Runs:
             return wire.answer(run_body(view))
         if view.run.outcome is None:
             waiting = asyncio.ensure_future(self._service.wait(principal, run_id, wait_s))
-            view = await self._exchange.while_connected(request, run_id, waiting)
+            with suppress(ClientsServerStops):
+                view = await self._exchange.while_connected(request, run_id, waiting)
             if view.run.outcome is None and self._exchange.sends_away(request):
                 raise self._service.ownership.moved(view.run.key)
         return wire.answer(run_body(view), headers={"Preference-Applied": f"wait={wait_s}"})
