@@ -40,15 +40,15 @@ def main() -> None:
     size, base = (int(docker("inspect", "--format", "{{.Size}}", each)) for each in (given.image, given.base))
     load = os.getloadavg()[0]
     empty = [_empty(given.image) for _ in range(given.times)]
-    lives = [_life(given.image) for _ in range(given.times)]
+    measured = [_life(given.image) for _ in range(given.times)]
     table = Table("", "median", "from", "to")
     table.add_row("image beyond its base, MB (10^6)", f"{(size - base) / 1e6:.0f}", "", "")
     for name, values in (
         ("an empty container, s", empty),
-        ("docker run to ready, s", [life[0] for life in lives]),
-        ("docker stop of an idle one, s", [life[1] for life in lives]),
-        ("memory of an idle one, MiB", [life[2] for life in lives]),
-        ("processor time of it until ready, s", [life[3] for life in lives]),
+        ("docker run to ready, s", [life[0] for life in measured]),
+        ("docker stop of an idle one, s", [life[1] for life in measured]),
+        ("memory of an idle one, MiB", [life[2] for life in measured]),
+        ("processor time of it until ready, s", [life[3] for life in measured]),
     ):
         table.add_row(name, *(f"{each:.2f}" for each in (statistics.median(values), min(values), max(values))))
     console = Console()

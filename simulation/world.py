@@ -35,7 +35,7 @@ RETENTIONS_S = (None, None, None, 0.2, None, 10.0)
 """For how long sessions at rest are kept."""
 
 
-class Kept(Struct, frozen=True, kw_only=True):
+class Stored(Struct, frozen=True, kw_only=True):
     """What the journal has in the end: runs by id, whole histories, and histories as they are shown."""
 
     runs: dict[str, Run]
@@ -286,7 +286,7 @@ class World:
         """Return what the world takes."""
         self._store.close()
 
-    async def all_that_is_stored(self) -> Kept:
+    async def all_that_is_stored(self) -> Stored:
         """Open the journal once more and read it."""
         judges = Server(0, chance=self.chance, record=self.record, scripts=self.scripts, clock=self.clock)
         journal = self._store.of(judges, self.disk)
@@ -310,7 +310,7 @@ class World:
             for key, view in views.items()
         }
         await journal.close()
-        return Kept(runs=runs, whole=whole, shown=shown, waits_for=waits_for)
+        return Stored(runs=runs, whole=whole, shown=shown, waits_for=waits_for)
 
 
 def _options(chance: Chance) -> Options:

@@ -155,7 +155,7 @@ class Relay:
         """Which servers have workers, by their numbers."""
         self._nursery = Nursery(self._environment(), folder) if sys.platform == "linux" else None
         self._changed = Change()
-        self._lives: dict[Server, asyncio.Task[None]] = {}
+        self._tasks: dict[Server, asyncio.Task[None]] = {}
         self._ending = False
 
     async def __aenter__(self) -> "Relay":
@@ -169,27 +169,27 @@ class Relay:
     async def __aexit__(self, *error: object) -> None:
         """Kill what still runs, and see it end."""
         self._ending = True
-        for server in list(self._lives):
+        for server in list(self._tasks):
             server.send("KILL")
-        if self._lives:
-            await asyncio.wait(self._lives.values())
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
         if self._nursery is not None:
             await self._nursery.__aexit__(*error)
 
     @property
     def owner(self) -> Server | None:
         """The server that serves, None while there is none."""
-        return next((server for server in self._lives if server.healthy), None)
+        return next((server for server in self._tasks if server.healthy), None)
 
     @property
     def alive(self) -> list[Server]:
         """Those whose processes have not ended."""
-        return list(self._lives)
+        return list(self._tasks)
 
     @property
     def others(self) -> list[Server]:
         """Those that wait for the journal, are about to, or are taking it over."""
-        return [server for server in self._lives if server.phase != "ready" and not server.signals]
+        return [server for server in self._tasks if server.phase != "ready" and not server.signals]
 
     async def ready(self, deadline_s: float = 60.0) -> Server:
         """Return the server that serves, once there is one. Raises `TimeoutError`."""
@@ -200,31 +200,31 @@ class Relay:
 
     async def ended(self, server: Server) -> None:
         """Return when a server's process has ended."""
-        while server in self._lives:
+        while server in self._tasks:
             await self._changed.wait()
 
     async def finish(self) -> None:
         """Have all stop as an operator does, those that wait first, and see them end."""
         self._ending = True
         for phase in ("waiting", "ready"):
-            for server in [each for each in self._lives if (each.phase == "ready") == (phase == "ready")]:
+            for server in [each for each in self._tasks if (each.phase == "ready") == (phase == "ready")]:
                 server.send("TERM")
                 await self.ended(server)
 
     def _fill(self) -> None:
         """Start servers until one serves or is to serve, and `STANDBYS` wait."""
-        alive = sum(1 for server in self._lives if not server.signals)
+        alive = sum(1 for server in self._tasks if not server.signals)
         for _ in range(0 if self._ending else 1 + STANDBYS - alive):
             self.started += 1
             log = self._folder / "log" / f"server-{self.started:05d}.txt"
             server = Server(self.started, log, workers=self._workers(self.started))
-            self._lives[server] = asyncio.create_task(self._live(server))
+            self._tasks[server] = asyncio.create_task(self._live(server))
 
     async def _live(self, server: Server) -> None:
         try:
             self.exits.append(await server.live(self._started(server), self._changed))
         finally:
-            del self._lives[server]
+            del self._tasks[server]
             self._changed.notify()
             self._fill()
 

@@ -221,8 +221,8 @@ def _file_meant(where: str) -> str:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         if path.is_dir():
-            inside = next((each for each in (path / DEFAULT_FILE, *sorted(path.glob("*.py"))) if each.is_file()), None)
-            hint = f" Name a file in it: `{inside}`" if inside else " There is no Python file in it: name another"
+            found = next((each for each in (path / DEFAULT_FILE, *sorted(path.glob("*.py"))) if each.is_file()), None)
+            hint = f" Name a file in it: `{found}`" if found else " There is no Python file in it: name another"
             raise TargetError(f"{path} is a folder, not a file.{hint}")
         close = difflib.get_close_matches(path.name, [each.name for each in path.parent.glob("*.py")], n=1)
         hint = f"; did you mean `{path.parent / close[0]}`?" if close else ". `strandline init` makes an agent.py here"
@@ -285,10 +285,10 @@ def _own_frames(frames: list[traceback.FrameSummary], folder: Path) -> list[trac
     ]
     installed = [(frame, file) for frame, file in files if not _INSTALLED.isdisjoint(file.parts)]
     own = [each for each in files if each not in installed and _STDLIB.isdisjoint(each[1].parents)]
-    for home in (folder, Path.cwd()):
-        at_home = [frame for frame, file in own if home in file.parents]
-        if at_home:
-            return at_home[-MOST_FRAMES:]
+    for each in (folder, Path.cwd()):
+        frames = [frame for frame, file in own if each in file.parents]
+        if frames:
+            return frames[-MOST_FRAMES:]
     return [frame for frame, _ in (own or installed)][-1:]
 
 

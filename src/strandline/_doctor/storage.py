@@ -151,8 +151,8 @@ def _dead_rows(found: "DeadRows") -> Finding:
 def workspace(settings: Settings) -> Finding:
     """Check whether sessions can have folders."""
     file = journal_file(settings)
-    home = Path(".strandline") if file is None else file.expanduser().parent
-    root = (Path(settings.workspace) if settings.workspace else home / "workspace").absolute()
+    data = Path(".strandline") if file is None else file.expanduser().parent
+    root = (Path(settings.workspace) if settings.workspace else data / "workspace").absolute()
     existing = _existing(root)
     if not existing.is_dir():
         return problem("workspace", f"{existing} is a file", "name another folder with --workspace")

@@ -36,7 +36,7 @@ class Watch:
         self._bytes = _look(path)[1]
         self._due = 0.0
         self.gone: str | None = None
-        self.can_be_kept = False
+        self.can_be_saved = False
         """Whether only the WAL or its index is gone: the journal's file is there and may be written to."""
 
     def check(self) -> None:
@@ -68,7 +68,7 @@ class Watch:
             why = "cut off" if size < self._bytes else None  # (a file in WAL mode never shrinks by itself)
             self._bytes = max(self._bytes, size)
         if why is not None:
-            self.can_be_kept = advice is _RESTART
+            self.can_be_saved = advice is _RESTART
             self.gone = f"{what} was {why} while it was in use, and nothing is kept any more: {advice}"
 
 
@@ -126,7 +126,7 @@ class WatchedTransactions(SqliteTransactions):
         except JournalUnavailable:
             if watch.gone is not None and not self._left:
                 self._left = True
-                if watch.can_be_kept:
+                if watch.can_be_saved:
                     with suppress(sqlite3.Error):
                         self._connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
                 else:

@@ -59,11 +59,11 @@ class SessionPaths:
         storage = self._template.replace(CALLER, _part(key.principal)).replace(_SESSION_ID, name)
         return Path(storage) / f"{SESSION}{name}"
 
-    def pattern(self, inside: str) -> str:
-        """Return a `glob` pattern for the file `inside` in the folders of all sessions."""
+    def pattern(self, file: str) -> str:
+        """Return a `glob` pattern for the file `file` in the folders of all sessions."""
         parts = re.split(f"({re.escape(CALLER)}|{re.escape(_SESSION_ID)})", self._template)
         storage = "".join("*" if each in (CALLER, _SESSION_ID) else glob.escape(each) for each in parts)
-        return os.path.join(storage, f"{SESSION}*", inside)
+        return os.path.join(storage, f"{SESSION}*", file)
 
 
 def _swapped(names: Sequence[str]) -> dict[str, str]:

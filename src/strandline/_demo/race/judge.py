@@ -54,11 +54,11 @@ def judge(play: Trial) -> Judgement:
     """Judge a finished trial."""
     answered = [request for request in play.requests if request.got is ClientResult.ANSWER]
     answers = _answers_in_history(play)
-    inside = {invocation.seat for invocation in play.invocations}
+    executing = {invocation.seat for invocation in play.invocations}
     refused = [
         request.seat
         for request in play.requests
-        if request.got is ClientResult.ERROR and request.seat not in inside and request.question not in answers
+        if request.got is ClientResult.ERROR and request.seat not in executing and request.question not in answers
     ]
     return Judgement(
         own=[request.seat for request in answered if _is_own(request)],

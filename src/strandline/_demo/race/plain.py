@@ -31,23 +31,23 @@ def make_app(*, lock: bool = False, let_in: bool = False) -> Starlette:
     agents: dict[str, Agent] = {}
     locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
     make = make_reentrant_agent if let_in else make_agent
-    inside = 0
+    executing = 0
 
     async def chat(request: Request) -> JSONResponse:
-        nonlocal inside
+        nonlocal executing
         body: dict[str, Any] = await request.json()
         session_id = body["session_id"]
         if session_id not in agents:
             agents[session_id] = make(session_id)
         turn: AbstractAsyncContextManager[Any] = locks[session_id] if lock else nullcontext()
-        inside += 1
+        executing += 1
         try:
             async with turn:
                 result = await agents[session_id].invoke_async(body["message"])
         except Exception as error:
             return JSONResponse({"status": "error", "response": str(error)})
         finally:
-            inside -= 1
+            executing -= 1
         return JSONResponse({"status": "success", "response": str(result).strip()})
 
     async def history(request: Request) -> JSONResponse:
@@ -55,7 +55,7 @@ def make_app(*, lock: bool = False, let_in: bool = False) -> Starlette:
         return JSONResponse({"messages": agent.messages if agent else []})
 
     async def health(request: Request) -> JSONResponse:
-        return JSONResponse({"processing": inside > 0, "queue_depth": max(0, inside - 1)})
+        return JSONResponse({"processing": executing > 0, "queue_depth": max(0, executing - 1)})
 
     return Starlette(
         routes=[

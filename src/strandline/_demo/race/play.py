@@ -53,7 +53,7 @@ class LiveTrial:
             self._kill_and_start()
         for thread in self._threads:
             thread.join()
-        self._on.until(lambda: self._on.inside() == 0, "nothing executes any more")
+        self._on.until(lambda: self._on.executing() == 0, "nothing executes any more")
         query = {"session_id": self._scenario.value, "count": "0", "include_tool_messages": "true"}
         self._history = self._on.get("/history", **query)["messages"]
         self.note = "one more message"
@@ -93,7 +93,7 @@ class LiveTrial:
 
     def _arrived(self) -> int:
         """Return how many requests are in the server or were answered; a refusal comes at once."""
-        return self._on.inside() + sum(request.ended_at is not None for request in list(self._requests.values()))
+        return self._on.executing() + sum(request.ended_at is not None for request in list(self._requests.values()))
 
     def now(self) -> float:
         """Return the seconds since the start."""

@@ -127,7 +127,7 @@ class Contestant:
             raise NotPlayed(f"the {self.server} server answered {status} on {path}")
         return body
 
-    def inside(self) -> int:
+    def executing(self) -> int:
         """Return how many requests wait or execute."""
         health = self.get("/health")
         return int(health["processing"]) + int(health["queue_depth"])

@@ -57,10 +57,10 @@ class Connection(uvicorn.Connection):
     # (In uvicorn's own attribute dictionary these would take 1.2 KB more per connection.)
     __slots__ = (
         "_before",
+        "_bytes_to_read",
         "_head_bytes",
         "_in_body",
         "_in_head",
-        "_left_bytes",
         "_limiter",
         "_unanswered",
         "_unread",
@@ -91,7 +91,7 @@ class Connection(uvicorn.Connection):
         self._upgrading: str | None = None
         """The HTTP version of a request that asks for another protocol."""
         self._unanswered: list[uvicorn.ServedRequest] = []
-        self._left_bytes = 0
+        self._bytes_to_read = 0
         """Bytes that the client had not read when its time began."""
         self.probes_only = False
         self.url = b""
@@ -115,7 +115,7 @@ class Connection(uvicorn.Connection):
     def eof_received(self) -> None:
         """Close it once the client has read everything."""
         super().eof_received()
-        self._has_to_take()
+        self._expect_reading()
 
     def on_message_begin(self) -> None:
         """A request begins, and its time too, unless an earlier one is still being answered."""
@@ -141,7 +141,7 @@ class Connection(uvicorn.Connection):
         self._unanswered.pop(0)
         super().on_response_complete()
         if self.transport.is_closing():
-            self._has_to_take()
+            self._expect_reading()
         elif not self.has_unanswered_request():
             self._limiter.expects_request(self)
 
@@ -150,7 +150,7 @@ class Connection(uvicorn.Connection):
     def pause_writing(self) -> None:
         """The client does not keep up with reading."""
         super().pause_writing()
-        self._has_to_take()
+        self._expect_reading()
 
     def resume_writing(self) -> None:
         """The client has read most of it. (Before a close, it must read the rest too.)"""
@@ -161,22 +161,22 @@ class Connection(uvicorn.Connection):
     def timeout_keep_alive_handler(self) -> None:
         """Close it: it is idle."""
         super().timeout_keep_alive_handler()
-        self._has_to_take()
+        self._expect_reading()
 
     def took_too_little(self) -> None:
         """Close it if the client has read nothing at all; slow clients may stay."""
-        if self._not_taken() < self._left_bytes:
-            self._has_to_take()
+        if self._unread_bytes() < self._bytes_to_read:
+            self._expect_reading()
         else:
             if not self.transport.is_closing():  # (else it was already closing)
                 self._limiter.on_end("not_taken")
             self.cut()
 
-    def _has_to_take(self) -> None:
-        self._left_bytes = self._not_taken()
+    def _expect_reading(self) -> None:
+        self._bytes_to_read = self._unread_bytes()
         self._limiter.expects_reading(self)
 
-    def _not_taken(self) -> int:
+    def _unread_bytes(self) -> int:
         """Return how many bytes the client has not read, including those in the kernel's buffer."""
         size = self.transport.get_write_buffer_size()
         if sys.platform == "linux":
@@ -361,7 +361,7 @@ class Connection(uvicorn.Connection):
 
     def _close(self) -> None:
         self.transport.close()
-        self._has_to_take()
+        self._expect_reading()
         # Free its head now: many connections may close before `connection_lost` is called for any.
         self.discard_head()
 
