@@ -1,7 +1,7 @@
-"""`make run-scale`: three servers over a private PostgreSQL; one is killed, and its conversations go on.
+"""`make run-scale`: three servers over a private PostgreSQL; one is killed, and its conversations continue.
 
 Four people talk to the demo's agent, each in a session of their own, each message sent to the next of the servers that
-are left. A line tells of every answer: who asked which server, which one owned the session, and how long it took. In
+are left. A line shows each answer: who asked which server, which one owned the session, and how long it took. In
 the end the conversations are read and compared with what was sent. Nothing is faked, and nothing is left behind.
 """
 
@@ -81,7 +81,7 @@ class Server:
 
 
 class Story:
-    """What happens, told on a console from any thread."""
+    """What happens, shown on a console from any thread."""
 
     def __init__(self, console: Console, servers: list[Server], journal: str) -> None:
         self.console = console
@@ -94,7 +94,7 @@ class Story:
         self.session = {person: f"{person}-{uuid.uuid4().hex[:4]}" for person in PEOPLE}
         self.longest_s = 0.0
 
-    def tell(self, text: Text) -> None:
+    def show(self, text: Text) -> None:
         """Print a line with the time."""
         with self._lock:
             self.console.print(Text(f"{time.monotonic() - self._began:5.1f} s  ").append(text))
@@ -125,33 +125,33 @@ class Story:
         began = time.monotonic()
         body = {"message": message, "session_id": self.session[person]}
         headers = {"Idempotency-Key": f'"{self.session[person]} {message}"'}
-        asked: list[int] = []
+        tried: list[int] = []
         got: httpx.Response | None = None
         while got is None or got.status_code >= SERVER_ERROR:
             living = [server for server in self.servers if server.is_alive]
-            server = living[(turn + len(asked)) % len(living)]
-            asked.append(server.number)
+            server = living[(turn + len(tried)) % len(living)]
+            tried.append(server.number)
             with suppress(httpx.TransportError):
                 got = httpx.post(f"{server.url}/chat", json=body, headers=headers, timeout=DEADLINE_S, trust_env=False)
         took_s = time.monotonic() - began
         self.longest_s = max(self.longest_s, took_s)
-        line = Text(f"{person:5}").append("asked ").append(self.servers[asked[-1] - 1].name)
-        if len(asked) > 1:
-            line.append(f" (before, {', '.join(map(str, asked[:-1]))} broke off)", "dim")
+        line = Text(f"{person:5}").append("asked ").append(self.servers[tried[-1] - 1].name)
+        if len(tried) > 1:
+            line.append(f" (before, {', '.join(map(str, tried[:-1]))} broke off)", "dim")
         owner = self.owner(person)
-        if owner is not None and owner != asked[-1]:
+        if owner is not None and owner != tried[-1]:
             line.append(", passed on to ").append(self.servers[owner - 1].name)
         line.append(f"  {took_s * 1000:5.0f} ms  ", "bold red" if took_s > 5 * PACE_S else "dim")
         line.append(got.json().get("response", got.text).rpartition(". ")[2] if got.is_success else got.text)
-        self.tell(line)
+        self.show(line)
 
 
 def main() -> int:
-    """Tell the story, and judge it."""
+    """Show the story, and judge it."""
     parser = argparse.ArgumentParser(prog="make run-scale", description=__doc__)
     parser.add_argument("--before", type=float, default=6.0, metavar="S", help="seconds until the kill [6]")
     parser.add_argument("--after", type=float, default=20.0, metavar="S", help="seconds after it [20]")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True)
     if (missing := why_no_postgres()) is not None:
         console.print(missing)
@@ -167,7 +167,7 @@ def main() -> int:
         with console.status("Three servers start ..."):
             servers = [stack.enter_context(_served(number, journal, folder)) for number in range(1, SERVERS + 1)]
         story = Story(console, servers, journal)
-        return _play(story, asked.before, asked.after)
+        return _play(story, arguments.before, arguments.after)
 
 
 @contextmanager
@@ -194,7 +194,7 @@ def _play(story: Story, before_s: float, after_s: float) -> int:
         victim = story.servers[(story.owner(PEOPLE[0]) or 1) - 1]
         victim.process.kill()
         victim.process.wait()
-        story.tell(Text("kill -9 of ", "bold red").append(victim.name))
+        story.show(Text("kill -9 of ", "bold red").append(victim.name))
         time.sleep(after_s)
     finally:
         story.stopping.set()

@@ -87,7 +87,7 @@ def drain(
     if owned and wait_s:
         say.fail(
             f"Server {server} still owns {owned} of 256 partitions after {wait_s:g} s: runs execute there, or it is the"
-            " only one. It goes on handing over."
+            " only one. It continues to hand over."
         )
     say.out().print(f"Server {server} takes no more sessions" + (", and has none." if not owned else "."))
 

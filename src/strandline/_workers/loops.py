@@ -241,7 +241,7 @@ class WorkerLoops:
         return ForwardedSignal()
 
     def owned_until(self, until: float | None) -> None:
-        """Tell all workers until when user code may start."""
+        """Send all workers until when user code may start."""
         self._owned_until = until
         if until is not None:
             for worker in self._processes:
