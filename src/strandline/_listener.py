@@ -37,10 +37,10 @@ def listen(settings: Settings) -> socket.socket:
 def listen_for_servers(settings: Settings) -> socket.socket:
     """Return a listening socket for the other servers of the cluster. Raises `SetupError` with what to do."""
     host, port = _parts(settings.cluster_listen)
-    if settings.cluster_address is None and _is_unspecified(host):
+    if settings.cluster_address is None and _is_unspecified(host) and _own_address() is None:
         raise SettingsError(
-            f"cluster_listen is {settings.cluster_listen}, which names no address that other servers could reach: set"
-            " cluster_address to one"
+            f"cluster_listen is {settings.cluster_listen}, and the name of this machine has no address that other"
+            " servers could reach: set cluster_address to one"
         )
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -61,13 +61,23 @@ def address_for_servers(settings: Settings, listener: socket.socket) -> str:
     """Return where other servers reach that listener."""
     port = listener.getsockname()[1]
     host, _ = _parts(settings.cluster_listen)
-    named = settings.cluster_address or (f"[{host}]" if ":" in host else host)
+    own = _own_address() if _is_unspecified(host) else None
+    named = settings.cluster_address or own or (f"[{host}]" if ":" in host else host)
     return named if _HAS_PORT.search(named) else f"{named}:{port}"
 
 
 def _parts(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def _own_address() -> str | None:
+    """Return the address that this machine's name has, as in containers; None: it is one of this machine only."""
+    try:
+        found = socket.gethostbyname(socket.gethostname())
+    except OSError:
+        return None
+    return None if ipaddress.ip_address(found).is_loopback else found
 
 
 def _is_unspecified(host: str) -> bool:

@@ -337,7 +337,8 @@ class Settings(AppSettings, frozen=True, kw_only=True, rename=_shown):
     cluster_address: Annotated[
         Annotated[str, Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:\[\]/@\s]+)(:\d{1,5})?$")] | None,
         Meta(
-            description="Address, and port if it differs, at which other servers reach that; default: `cluster_listen`",
+            description="Address, and port if it differs, at which other servers reach that; default: `cluster_listen`,"
+            " or the address that this machine's name has if that is every address",
             examples=["10.0.3.7", "strandline-a.internal:8081"],
         ),
     ] = None

@@ -81,6 +81,6 @@ def _servers_that_serve(servers: list[str]) -> list[str]:
     found = []
     for each in servers:
         shown = docker("exec", each, "python", "-c", ask_health)
-        if '"partitions": 0' not in shown:
+        if '"partitions":0' not in shown.replace(" ", ""):
             found.append(each)
     return found

@@ -30,7 +30,24 @@ def test_other_servers_reach_a_server_where_it_listens_or_where_it_is_named(
         assert address_for_servers(found, listener) == address.format(port=listener.getsockname()[1])
 
 
-def test_an_address_that_nobody_can_reach_has_to_be_named() -> None:
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0"])
+def test_a_server_that_listens_everywhere_is_reached_where_its_machines_name_leads(
+    listen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "gethostbyname", lambda name: "10.1.2.3")
+    found = Settings(cluster_listen=listen)
+    with closing(listen_for_servers(found)) as listener:
+        assert address_for_servers(found, listener) == f"10.1.2.3:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("own", ["127.0.1.1", ""])
+def test_an_address_that_nobody_can_reach_has_to_be_named(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up(name: str) -> str:
+        if not own:
+            raise socket.gaierror("no such name")
+        return own
+
+    monkeypatch.setattr(socket, "gethostbyname", look_up)
     for address in ("0.0.0.0:0", "[::]:0"):
         with pytest.raises(SettingsError, match="cluster_address"):
             listen_for_servers(Settings(cluster_listen=address))
