@@ -64,6 +64,7 @@ def test_a_killed_servers_conversations_go_on_at_the_other_two(image: str, debia
             return [answer["response"] for answer in answers]
 
         until(lambda: len(set(_servers_that_serve(servers))) == 3, "each server owns a part")
+        until(lambda: _answers(f"{url}/readyz"), "the balancer has found them")
         for turn in (1, 2):
             assert all(f"message {turn}" in text for text in all_say(f"hello {turn}"))
         docker("kill", servers[0])
@@ -71,6 +72,13 @@ def test_a_killed_servers_conversations_go_on_at_the_other_two(image: str, debia
         history = httpx.get(f"{url}/v1/sessions/{SESSIONS[0]}/history", timeout=DEADLINE_S, trust_env=False).json()
         said = [block["text"] for message in history["messages"] for block in message["content"] if "text" in block]
         assert [text for text in said if text.startswith("hello")] == ["hello 1", "hello 2", "hello 3"]
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=DEADLINE_S, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
 
 
 def _servers_that_serve(servers: list[str]) -> list[str]:
