@@ -2,30 +2,37 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 
-from postgres_support import DEADLINE_S, asking, lease_of, until
+from postgres_support import DEADLINE_S, asking, lease_of, opened, until
 from strandline._clock import SystemClock
 from strandline._journal.deletion import COUNT_STORED_BYTES
 from strandline._journal.partitions import partition_of
 from strandline._journal.port import (
     Accepted,
+    Bounds,
     Cancel,
     Ceded,
+    Changed,
     ClaimResult,
     Delete,
     Gained,
     HistoryQuery,
     Move,
     Pause,
+    Refused,
     RunQuery,
     RunsOfQuery,
     SessionQuery,
     StoredQuery,
 )
+from strandline._journal.postgres import membership
 from strandline._journal.postgres.journal import PostgresJournal
+from strandline._journal.postgres.wire import Wire
 from strandline._model import ANONYMOUS, Claim, NewRun, RoundStarted, RunId, SessionKey
 from strandline.errors import NotOwner
 from strandline.testing._desk import WIDE, done, key, said
@@ -317,5 +324,44 @@ def test_servers_count_what_is_stored_together_and_never_wait_for_each_other(lea
         with asking(leased) as wire:
             assert wire.execute("SELECT principal, bytes FROM stored").fetchall() == [("anonymous", stored.total)]
             assert wire.execute("SELECT 1::bigint FROM stored_by").fetchall() == []
+
+    asyncio.run(main())
+
+
+def test_bytes_that_another_server_has_freed_are_free_here_soon(leased: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership, "COUNT_AGAIN_S", 0.1)
+
+    async def main() -> None:
+        async with two(leased) as (first, second):
+            mine, theirs = session_in(first.owned), session_in(second.owned)
+            await second.journal.accept(run("a", theirs), WIDE, claim_next=True)
+            await second.journal.finish((await second.claim()).token, done("hi" * 500, "ho"), claim_next=False)
+            full = Bounds(9, 99, stored_bytes=500)
+            assert await first.journal.accept(run("b", mine), full, claim_next=False) == Refused("storage_full", 1)
+            assert await second.journal.change(Delete(theirs)) == Changed(existed=True)
+            async with asyncio.timeout(DEADLINE_S):
+                while await first.journal.accept(run("b", mine), full, claim_next=False) != Accepted(1):
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
+def test_an_idle_server_sends_at_most_two_statements_a_second(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    run = Wire.run
+
+    def counted(self: Wire, statements: Sequence[tuple[str, Any]]) -> list[Any]:
+        sent.extend(sql for sql, _ in statements)
+        return run(self, statements)
+
+    async def main() -> None:
+        async with opened(database) as journal:
+            monkeypatch.setattr(Wire, "run", counted)
+            await until(lambda: sent)
+            began = time.monotonic()
+            sent.clear()
+            await until(lambda: sum("look(" in each for each in sent) >= 4)
+            assert len(sent) <= 2 * (time.monotonic() - began)
+            assert journal.trouble is None
 
     asyncio.run(main())

@@ -37,6 +37,8 @@ CEDE_S: Final = 5.0
 """How long runs may take to end in partitions that are to be ceded, while no other starts in them."""
 CEDE_AGAIN_S: Final = 30.0
 """When that is tried again. Meanwhile they are ceded if nothing happens to be claimed in them."""
+COUNT_AGAIN_S: Final = 10.0
+"""After how long what is stored for a principal is read again: other servers add to it, too."""
 AT_REST_S: Final = 0.05
 """How often it is looked whether nothing is claimed any more."""
 
@@ -123,6 +125,7 @@ class Membership:
         """Partitions whose cede is decided and not yet durable."""
         self._ceding: asyncio.Task[object] | None = None
         self._patient_at = 0.0
+        self._count_again_at = 0.0
         self._is_leaving = False
 
     def begin(
@@ -189,11 +192,18 @@ class Membership:
                     _log.debug("who owns what cannot be seen: %s", error)
                     continue
                 self._begin_to_cede()
+                self._count_again()
         finally:
             if self._ceding is not None:
                 self._ceding.cancel()
                 await asyncio.wait([self._ceding])
             self._moves.put_nowait(None)
+
+    def _count_again(self) -> None:
+        if (now := time.monotonic()) >= self._count_again_at:
+            assert self._table is not None
+            self._table.forget_stored()
+            self._count_again_at = now + COUNT_AGAIN_S
 
     async def leave(self) -> None:
         """Adopt nothing more. Cede everything to other servers, as its runs end."""
