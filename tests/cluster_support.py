@@ -179,13 +179,18 @@ class Servers:
         return server
 
     async def take_over(
-        self, lost: Served, behaviour: Callable[[Attempt], Awaitable[str]] = echo, *, stays: bool = False
+        self,
+        lost: Served,
+        behaviour: Callable[[Attempt], Awaitable[str]] = echo,
+        *,
+        stays: bool = False,
+        **settings: Any,
     ) -> Served:
         """Have a new server own what one did that was lost, or `stays`."""
         if not stays:
             self.town.peers = {each: peer for each, peer in self.town.peers.items() if each != lost.id}
         had = [partition for partition, owner in self.town.owners.items() if owner == lost.id]
-        server = await self.start(behaviour, journal=lost.journal)
+        server = await self.start(behaviour, journal=lost.journal, **settings)
         self.town.give(server, *had)
         return server
 

@@ -67,7 +67,13 @@ def test_every_route_of_a_session_is_forwarded(method: str, path: str, body: Any
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "", 200), ("POST", "/cancel", 409), ("POST", "/move", 409), ("GET", "/events", 200)],
+    [
+        ("GET", "", 200),
+        ("POST", "/cancel", 409),
+        ("POST", "/move", 409),
+        ("GET", "/events", 200),
+        ("HEAD", "/events", 200),
+    ],
 )
 def test_every_route_of_a_run_is_forwarded(method: str, path: str, status: int) -> None:
     async def scene() -> None:
@@ -81,8 +87,8 @@ def test_every_route_of_a_run_is_forwarded(method: str, path: str, status: int) 
                 body = {"front": True} if path == "/move" else None
                 answer = await client.request(method, f"/v1/runs/{begun.json()['run_id']}{path}", json=body)
 
-            assert answer.status_code == status, answer.text
-            await until(lambda: first.recorder.forwards["answered"] == 2, "both were answered by the owner")
+                assert answer.status_code == status, answer.text
+                await until(lambda: first.recorder.forwards["answered"] == 2, "both were answered by the owner")
 
     run(scene)
 
@@ -288,5 +294,27 @@ def test_what_another_servers_run_waits_for_is_not_guessed_in_lists() -> None:
             assert [each["phase"] for each in there.json()["runs"]] == ["waiting", "waiting", "model"]
             assert [each["position"] for each in there.json()["runs"]] == [2, 1, None]
             assert [each["why"] for each in sessions.json()["sessions"]] == [None, None]
+
+    run(scene)
+
+
+def test_runs_that_were_accepted_are_answered_after_their_session_has_moved_although_its_queue_is_full() -> None:
+    async def scene() -> None:
+        async with pair(max_queued_per_session=2) as (found, _first, owner, client):
+            await client.post("/chat", json={"session_id": "s", "message": "before"})
+            await client.post("/v1/sessions/s/pause")
+            asked = []
+            for number in (1, 2):
+                body = {"session_id": "s", "message": f"{number}"}
+                asked.append(asyncio.create_task(client.post("/chat", json=body)))
+                await until(lambda: owner.service.health().queue_depth == number, "it waits")  # noqa: B023
+            await owner.kill()
+            heir = await found.take_over(owner, max_queued_per_session=2)
+            for each in asked:
+                await until(lambda: heir.service.vitals().subscribers == 2 or each.done(), "it waits there")  # noqa: B023
+            await client.post("/v1/sessions/s/resume")
+            answers = [await each for each in asked]
+
+            assert [answer.json()["response"] for answer in answers] == ["echo 1", "echo 2"]
 
     run(scene)

@@ -222,17 +222,17 @@ class Service:
 
     # -- requests of adapters -----------------------------------------------------------------------
 
-    async def submit(self, request: Request, *, run_id: RunId | None = None) -> Ticket:
+    async def submit(self, request: Request, *, run_id: RunId | None = None, again: bool = False) -> Ticket:
         """Accept a run: durable on return. Raises an `Unavailable`; nothing is stored then.
 
         A request with a known idempotency key gets its earlier run, also while the server stops; raises `KeyReused` if
         the two requests differ. `run_id` is the id for its run; if it is that of an accepted run of the session, the
-        request was sent before, and gets that run. Raises `NotOwner` for a session of another server. Cancelling the
-        call does not undo an accept.
+        request was sent before, and gets that run: with `again` also where a new one would be refused. Raises
+        `NotOwner` for a session of another server. Cancelling the call does not undo an accept.
         """
         try:
             with self._tracing.request_trace() as trace:
-                return await self._admission.submit(request, trace, run_id)
+                return await self._admission.submit(request, trace, run_id, again=again)
         except NotOwner:
             raise
         except Unavailable as refusal:

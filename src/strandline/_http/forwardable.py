@@ -26,6 +26,8 @@ class Forwardable(Struct):
     """Whether another server has sent it here, for a client of its own."""
     run_id: RunId | None = None
     """The id of the run that it requests: the same one wherever and however often it is sent."""
+    again: bool = False
+    """Whether its run may have been accepted already: it was sent before, or its session has moved while it waited."""
     once: bool = False
     """Whether it must not be sent again if its answer was lost."""
     resumable: bool = False

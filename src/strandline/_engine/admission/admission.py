@@ -4,6 +4,7 @@ A refused request leaves nothing behind. An accepted run is durable, and its cli
 """
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from msgspec.structs import replace
@@ -60,26 +61,16 @@ class Admission:
         )
         self._under_way: set[asyncio.Task[Any]] = set()
 
-    async def submit(self, request: Request, trace: Carrier | None, run_id: RunId | None = None) -> Ticket:
+    async def submit(
+        self, request: Request, trace: Carrier | None, run_id: RunId | None = None, *, again: bool = False
+    ) -> Ticket:
         """Accept a run, as `Service.submit` says; `trace` is stored with it."""
         new = self._builder.build(request, trace, run_id)
         self._ownership.check(new.key)
         on_disconnect = request.on_disconnect or self._on_disconnect
-        answer: Ticket | AcceptAnswer
-        try:
-            self._refusals.admit(new)
-        except (Draining, NoWorker, HoldsFull):
-            known = await self._known_by_key(new)
-            if not isinstance(known, Attached | Reused):
-                raise
-            answer = known
-        else:
-            try:
-                answer = await to_the_end(self._accept(new, on_disconnect), self._under_way)
-            except InvariantBroken:
-                if run_id is None or not await self._is_accepted(new):
-                    raise
-                answer = Attached(new.run_id)
+        answer: Ticket | AcceptAnswer | None = await self._accepted_before(new) if again else None
+        if answer is None:
+            answer = await self._decided(new, on_disconnect, is_named=run_id is not None)
         if isinstance(answer, Ticket):
             return answer
         if isinstance(answer, Attached):
@@ -91,6 +82,22 @@ class Admission:
             return replace(ticket, replayed=False, counts_clients=on_disconnect is not OnDisconnect.CONTINUE)
         assert not isinstance(answer, Accepted)
         raise self._refusals.error(new, answer)
+
+    async def _decided(self, new: NewRun, on_disconnect: OnDisconnect, *, is_named: bool) -> Ticket | AcceptAnswer:
+        """Have a run accepted or refused; `is_named`: its id came with it, and may be that of an accepted run."""
+        try:
+            self._refusals.admit(new)
+        except (Draining, NoWorker, HoldsFull):
+            known = await self._known_by_key(new)
+            if not isinstance(known, Attached | Reused):
+                raise
+            return known
+        try:
+            return await to_the_end(self._accept(new, on_disconnect), self._under_way)
+        except InvariantBroken:
+            if not is_named or not await self._is_accepted(new):
+                raise
+            return Attached(new.run_id)
 
     async def _accept(self, new: NewRun, on_disconnect: OnDisconnect) -> Ticket | AcceptAnswer:
         """Return the ticket of a run that the journal has accepted, or the journal's other answer."""
@@ -129,6 +136,12 @@ class Admission:
             counts_clients=run.outcome is None,
         )
 
+    async def _accepted_before(self, new: NewRun) -> Attached | None:
+        """Return the run of a request that was sent before, if it was accepted then, whatever refuses a new one now."""
+        with suppress(InvariantBroken):  # (it waits or executes: its id is taken)
+            await self._probe(new)  # behind its accept, if that is still under way
+        return Attached(new.run_id) if await self._is_accepted(new) else None
+
     async def _is_accepted(self, new: NewRun) -> bool:
         """Return whether the run of a request was accepted when it was sent before."""
         known = await self._journal.read(RunQuery(new.key.principal, new.run_id))
@@ -138,6 +151,10 @@ class Admission:
         """Return the journal's answer to the key of a run that cannot be accepted now; None without a key."""
         if new.keyed is None or not self._readiness.started:
             return None
+        return await self._probe(new)
+
+    async def _probe(self, new: NewRun) -> AcceptAnswer:
+        """Return the journal's answer to a run that it cannot accept."""
         # (An answer goes past all bounds, and would be accepted.)
         probe = replace(new, lane=Lane.NORMAL, input="", on_question=OnQuestion.WAIT)
         return await self._journal.accept(probe, NO_ROOM, claim_next=False)

@@ -104,8 +104,11 @@ class Exchange:
         """Answer a request for a run. Once accepted, it survives its client unless `on_disconnect` says otherwise."""
         run_request = await dialect.parse(request)
         key = idempotency_key(request)
-        run_id = self._run_id(request, run_request)
-        ticket = await self._service.submit(run_request.for_service(key), run_id=run_id)
+        passed = forwardable(request.scope)
+        run_id, again = (None, False) if passed is None else (self._run_id(passed, run_request), passed.again)
+        ticket = await self._service.submit(run_request.for_service(key), run_id=run_id, again=again)
+        if passed is not None:
+            passed.again = True
         interrupted(request, ticket)
         run = Accepted(request, run_request, ticket, key is not None)
         dialect.accepted(run)
@@ -117,15 +120,12 @@ class Exchange:
             answer = _end_of(ticket.stream, run_request.wait_s)
             with suppress(ClientsServerStops):
                 end = await self.while_connected(request, ticket.run_id, answer)
-            passed = forwardable(request.scope)
             if passed is not None and (moved := self.continues_elsewhere(passed, ticket.stream)) is not None:
                 raise moved
         return await dialect.answer(run, end)
 
-    def _run_id(self, request: Request, run_request: RunRequest) -> RunId | None:
-        """Return the id for a requested run, if another server may have to answer; None: the service draws one."""
-        if (passed := forwardable(request.scope)) is None:
-            return None
+    def _run_id(self, passed: Forwardable, run_request: RunRequest) -> RunId:
+        """Return the id for a requested run, which another server may have to answer."""
         if passed.run_id is None:
             passed.run_id = self._service.new_run_id(run_request.key)
         return passed.run_id

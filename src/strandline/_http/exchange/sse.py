@@ -71,13 +71,15 @@ class EventResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until they or the connection end."""
         events = self._events
-        if (passed := forwardable(scope)) is not None:
+        passed = forwardable(scope)
+        if scope["method"] == "HEAD":  # answered with headers only, which would never end: there is nothing to resume
+            events.close()
+            passed = None
+        if passed is not None:
             passed.resumable = self._continues is not None
             passed.on_leave = events.close
             if passed.is_leaving:
                 events.close()
-        if scope["method"] == "HEAD":  # answered with headers only, which would never end
-            events.close()
         gone = asyncio.ensure_future(disconnected(receive))
         gone.add_done_callback(lambda _: events.close())
         try:

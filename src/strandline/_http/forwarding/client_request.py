@@ -181,6 +181,7 @@ class ClientRequest:
             operator=caller.operator,
             key_id=b"" if caller.key is None else bytes.fromhex(caller.key.id),
             run_id=self.passed.run_id,
+            again=self.passed.again,
         )
 
     def cut(self) -> None:

@@ -55,6 +55,8 @@ class Forward(Struct, frozen=True, tag=1, array_like=True):
     key_id: bytes
     """The beginning of the hash of the caller's key; empty without one."""
     run_id: str | None
+    again: bool = False
+    """Whether that run may have been accepted already."""
 
 
 class Left(Struct, frozen=True, tag=2, array_like=True):

@@ -217,6 +217,7 @@ class Forwarder:
         finally:
             end()
             self._at_others.pop(number, None)
+            request.passed.again = True  # (from now on)
             self._others.put(upstream)
 
     async def _check_moved(self, upstream: Upstream) -> None:

@@ -120,7 +120,8 @@ class InnerApp:
         If the connection is lost, the application sees no disconnect of the client: it may have lost its server only,
         and come to us by another one. The request is cancelled instead.
         """
-        passed = Forwardable(forwarded=True, run_id=None if envelope.run_id is None else RunId(envelope.run_id))
+        run_id = None if envelope.run_id is None else RunId(envelope.run_id)
+        passed = Forwardable(forwarded=True, run_id=run_id, again=envelope.again)
         request = _scope_of(envelope, passed)
         answer = _Answer(send, passed)
         task = asyncio.current_task()
