@@ -20,7 +20,7 @@ import pytest
 from logged import ours
 from strandline._journal.deletion import COUNT_STORED_BYTES
 from strandline._journal.driver import connect
-from strandline._journal.migrations import migrate
+from strandline._journal.migrations import migrate, migrate_file
 from strandline._journal.ownership import APPLICATION_ID, SCHEMA_VERSION, check_file
 from strandline._journal.port import (
     Accepted,
@@ -166,6 +166,16 @@ def test_a_copy_is_left_that_is_the_file_as_it_was(path: Path) -> None:
     path.unlink()
     copy.rename(path)
     asyncio.run(check_everything_is_there(path))
+
+
+def test_a_file_is_migrated_without_a_server_after_a_copy_of_it(path: Path) -> None:
+    assert migrate_file(path, StillClock()) == 1
+    assert version_of(path) == SCHEMA_VERSION
+    (copy,) = path.parent.glob("*.bak")
+    assert version_of(copy) == 1
+    assert migrate_file(path, StillClock()) == SCHEMA_VERSION
+    asyncio.run(check_everything_is_there(path))
+    assert len(list(path.parent.glob("*.bak"))) == 1
 
 
 def test_the_copy_before_a_migration_is_its_owners_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
