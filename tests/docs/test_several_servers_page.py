@@ -1,12 +1,13 @@
 """`docs/several-servers.md`: a server with its journal in PostgreSQL, as the page starts it."""
 
+import re
 import tomllib
 from pathlib import Path
 
-from acceptance.server import ran, serving
+from acceptance.server import ran, serving, until
 from docs.page_run import init
 from docs.page_table import claimed
-from docs.pages import ROOT, block
+from docs.pages import ROOT, block, printed, typed_and_shown
 
 
 def test_a_server_keeps_its_journal_in_the_database_that_is_named(database: str, tmp_path: Path) -> None:
@@ -40,3 +41,25 @@ def test_its_command_moves_a_journal_from_sqlite(database: str, tmp_path: Path) 
     with serving(target, folder=tmp_path, journal=database) as server:
         assert len(server.history()) == 2
         assert server.chat("hello")["status"] == "success"
+
+
+def test_two_servers_are_seen_and_one_is_drained_as_shown(database: str, tmp_path: Path) -> None:
+    (see, table), (drain, answer) = typed_and_shown(block("several-servers.md", "console", "strandline cluster"))
+
+    def typed(command: str) -> str:
+        return printed(command, folder=tmp_path, STRANDLINE_JOURNAL=database)
+
+    def columns(text: str) -> list[list[str]]:
+        return [re.split(r" {2,}", line.strip()) for line in text.splitlines()]
+
+    (target,) = init(tmp_path)[:1]
+    with (
+        serving(target, folder=tmp_path, journal=database),
+        serving(target, folder=tmp_path, journal=database),
+    ):
+        until(lambda: len(re.findall(r"[1-9]\d* of 256", typed(see))) == 2, "each has a share")
+        (header, *rows), (header_shown, *rows_shown) = columns(typed(see)), columns(table)
+        assert header == header_shown
+        assert [len(row) for row in rows] == [len(row) for row in rows_shown]
+        second = rows[1][0]
+        assert typed(drain.replace(" 2", f" {second}")) == answer.replace("Server 2", f"Server {second}")
