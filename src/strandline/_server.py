@@ -177,7 +177,7 @@ class _Server:
         # Answer probes during the start; but a successor lets them wait, so that a reload stays invisible.
         first = starting if self._handover is not None else None
         serving = asyncio.create_task(web.serve_after(first, self._listener))
-        between = await self._serve_others(apps.inner)
+        between = self._serve_others(apps.inner, starting)
         stopping = asyncio.create_task(self._stop.wait())
         idling = asyncio.create_task(self._stop_when_idle(starting))
         exhausting = asyncio.create_task(self._service.exhausted.wait())
@@ -222,15 +222,15 @@ class _Server:
             # Not before: clients that waited for a run read it now.
             await self._service.close()
 
-    async def _serve_others(self, app: ASGIApp | None) -> Callable[[], Awaitable[object]]:
-        """Serve the other servers of the cluster, if there can be any; return a function that ends this."""
+    def _serve_others(self, app: ASGIApp | None, starting: "asyncio.Task[None]") -> Callable[[], Awaitable[object]]:
+        """Serve the other servers of the cluster, if there can be any, once it has started; return how to end this."""
         if app is None or self._inner is None:
             if self._inner is not None:
                 self._inner.close()
             return functools.partial(asyncio.sleep, 0)
         connections = Connections(most=self._settings.max_connections, patience_s=self._settings.receive_timeout_s)
         web = web_server(app, connections, BETWEEN_SERVERS_S)
-        serving = asyncio.create_task(web.serve_after(None, self._inner))
+        serving = asyncio.create_task(web.serve_after(starting, self._inner))
 
         async def end() -> None:
             web.should_exit = True

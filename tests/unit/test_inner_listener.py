@@ -174,3 +174,13 @@ def test_without_other_servers_nothing_is_forwarded_and_there_is_no_inner_applic
         assert isinstance(apps.public._app, StartWait)
 
     asyncio.run(scene())
+
+
+def test_before_the_secret_is_known_nothing_is_believed() -> None:
+    async def scene() -> None:
+        async with pair() as (found, _, owner, _client):
+            found.town.secret = b""
+            answer = await sent(owner, signed(b"", message(owner.id)) + BODY)
+            assert (answer.status_code, owner.recorder.accepts) == (403, 0)
+
+    run(scene)

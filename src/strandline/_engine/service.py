@@ -122,7 +122,6 @@ class Service:
         self._admission = Admission(
             journal,
             RunBuilder(target, options, clock, new_run_id),
-            ownership,
             self._readiness,
             Refusals(self._readiness, self._queues, estimates, options),
             self._claims,
@@ -230,6 +229,7 @@ class Service:
         request was sent before, and gets that run: with `again` also where a new one would be refused. Raises
         `NotOwner` for a session of another server. Cancelling the call does not undo an accept.
         """
+        self.ownership.check(request.key)
         try:
             with self._tracing.request_trace() as trace:
                 return await self._admission.submit(request, trace, run_id, again=again)

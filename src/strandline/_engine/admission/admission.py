@@ -16,7 +16,6 @@ from strandline._engine.events import RunPosition
 from strandline._engine.execution import Claims
 from strandline._engine.maintenance import Readiness
 from strandline._engine.options import Options
-from strandline._engine.ownership import Ownership
 from strandline._engine.reading import Reading
 from strandline._engine.requests import Request, RunBuilder
 from strandline._engine.streams import Streams
@@ -36,7 +35,6 @@ class Admission:
         self,
         journal: Journal,
         builder: RunBuilder,
-        ownership: Ownership,
         readiness: Readiness,
         refusals: Refusals,
         claims: Claims,
@@ -46,7 +44,6 @@ class Admission:
     ) -> None:
         self._journal = journal
         self._builder = builder
-        self._ownership = ownership
         self._readiness = readiness
         self._refusals = refusals
         self._claims = claims
@@ -66,7 +63,6 @@ class Admission:
     ) -> Ticket:
         """Accept a run, as `Service.submit` says; `trace` is stored with it."""
         new = self._builder.build(request, trace, run_id)
-        self._ownership.check(new.key)
         on_disconnect = request.on_disconnect or self._on_disconnect
         answer: Ticket | AcceptAnswer | None = await self._accepted_before(new) if again else None
         if answer is None:

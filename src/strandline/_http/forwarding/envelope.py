@@ -18,7 +18,7 @@ from msgspec import Struct
 MAC_BYTES: Final = 32
 HEAD_BYTES: Final = 4 + MAC_BYTES
 """The length of the envelope, and its MAC."""
-MAX_BYTES: Final = 256 * 1024
+MAX_BYTES: Final = 64 * 1024
 """Of an envelope: it has the request's headers, which a server limits to 16 KiB."""
 LATE_S: Final = 30.0
 """How old a message may be."""

@@ -11,6 +11,7 @@ Belongs to the serving loop. Knows no routes and no dialects.
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -37,6 +38,7 @@ PATIENCE_S: Final = 3.0
 """How much longer than a lease a request waits for a server that has its session."""
 FIRST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 0.5
+NOTE_S: Final = 60.0
 MOST_STALE: Final = 100
 """How often a request is sent again at once: after connections that were closed while they were idle."""
 _OF_CONNECTION: Final = frozenset(
@@ -84,6 +86,8 @@ class Forwarder:
         self._at_others: dict[int, Peer] = {}
         """The servers that have requests of ours, by the number of each request."""
         self._is_leaving = False
+        self._noted: dict[str, float] = {}
+        """When the log last had that a server could not answer, by address."""
         self._refreshing: asyncio.Task[None] | None = None
         self._refreshed_at = 0.0
 
@@ -154,7 +158,7 @@ class Forwarder:
             except _Elsewhere as error:
                 partition = partition if error.partition is None else error.partition
             except (Unreached, UpstreamLost) as error:
-                _log.info("a request could not be answered by the server at %s yet: %s", peer and peer.address, error)
+                self._note(peer, error, loop.time())
                 if isinstance(error, UpstreamLost) and request.passed.once:
                     raise wire.AnswerLost(
                         "the server that has the session was lost before it answered: read what it did before you send"
@@ -179,6 +183,13 @@ class Forwarder:
                 await self._refresh(cluster)
             if request.is_left:
                 return
+
+    def _note(self, peer: Peer | None, error: Exception, now: float) -> None:
+        """Log once a minute that a server cannot answer: a wrong `cluster_address` is seen by nothing else."""
+        address = "" if peer is None else peer.address
+        if self._noted.get(address, -math.inf) < now - NOTE_S:
+            self._noted[address] = now
+            _log.warning("requests cannot be sent to the server at %s: %s", address, error)
 
     # -- one server -------------------------------------------------------------------------------------
 

@@ -101,6 +101,8 @@ class InnerApp:
         if scope["method"] != "POST" or scope["path"] != PATH:
             raise Untrusted
         cluster = self._cluster()
+        if not cluster.secret:  # (the journal is not open: anybody could sign)
+            raise Untrusted
         if self._inbox is None:
             self._inbox = Inbox(cluster.secret, cluster.me, self._clock.now)
         head = await sent.read(HEAD_BYTES)
