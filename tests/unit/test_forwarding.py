@@ -11,6 +11,8 @@ from cluster_support import pair, partition, run, servers, until
 from engine_support import prompt_of
 from strandline._access.keyring import new_key
 from strandline._agents.port import Attempt
+from strandline._http.forwarding.client_request import ClientRequest
+from strandline._http.forwarding.envelope import Forward
 from strandline._journal.cluster import Peer
 from strandline._journal.partitions import PARTITIONS
 from strandline._model import OnDisconnect
@@ -251,7 +253,16 @@ def test_a_client_that_disconnects_is_a_disconnect_at_the_owner_and_a_lost_serve
     run(scene)
 
 
-def test_the_caller_and_its_rights_are_those_that_its_server_has_identified() -> None:
+def test_the_caller_and_its_rights_are_those_that_its_server_has_identified(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Forward] = []
+    make = ClientRequest.envelope
+
+    def noted(request: ClientRequest, *given: Any) -> Forward:
+        sent.append(make(request, *given))
+        return sent[-1]
+
+    monkeypatch.setattr(ClientRequest, "envelope", noted)
+
     async def scene() -> None:
         key, kept = new_key("ada")
         async with pair(api_keys=[kept.line()]) as (_, _first, owner, client):
@@ -260,6 +271,9 @@ def test_the_caller_and_its_rights_are_those_that_its_server_has_identified() ->
             answer = await client.post("/chat", json={"session_id": "s", "message": "hello"}, headers=bearer)
 
             assert (refused.status_code, answer.status_code) == (401, 200)
+            (forwarded,) = sent
+            assert key.encode() not in b" ".join(value for _, value in forwarded.headers)
+            assert [forwarded.principal, forwarded.operator, forwarded.client] == ["ada", False, "127.0.0.1"]
             assert json.loads(answer.content)["response"] == "echo hello"
             listed = await owner.service.sessions(None)
             assert [each.key for each in listed.sessions] == [("ada", "s")]

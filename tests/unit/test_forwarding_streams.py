@@ -12,6 +12,9 @@ from cluster_support import Served, pair, run, until
 from engine_support import prompt_of
 from strandline._agents.port import Attempt
 from strandline._engine.streams import LAST
+from strandline._http.forwarding.client_request import ClientRequest
+from strandline._http.forwarding.envelope import Forward
+from strandline._http.forwarding.upstream import UpstreamLost
 from strandline._http.forwarding.whole_events import WholeEvents
 from strandline.testing import Gate
 
@@ -105,7 +108,37 @@ def test_a_stream_is_resumed_at_the_server_that_takes_over_and_its_client_keeps_
     run(scene)
 
 
-def test_a_stream_is_resumed_where_its_partition_was_handed_over_by_the_server_of_its_client() -> None:
+def test_a_stream_whose_connection_is_lost_continues_with_the_next_event() -> None:
+    async def scene() -> None:
+        gate = Gate()
+        async with pair(speaking(gate)) as (_, first, owner, client):
+            seen: list[Event] = []
+            async with client.stream("POST", "/chat", json=REQUESTS[1][1], headers=STREAM) as answer:
+                async for each in events(answer):
+                    seen.append(each)
+                    if each.type == "text.delta" and not gate_is_open(gate):
+                        first.forwarder._others.pool.fail(owner.address, UpstreamLost("cut"))
+                        await until(lambda: first.recorder.forwards["lost"], "the connection is lost")
+                        gate.open()
+
+            types = [each.type for each in seen]
+            assert types.count("run.started") == 1
+            assert "run.restarted" not in types
+            assert "".join(each.data["text"] for each in seen if each.type == "text.delta") == "one two"
+            assert types[-1] == "run.finished"
+
+    run(scene)
+
+
+def gate_is_open(gate: Gate) -> bool:
+    return gate._opened.is_set()
+
+
+def test_a_stream_is_resumed_where_its_partition_was_handed_over_by_the_server_of_its_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent = envelopes(monkeypatch)
+
     async def scene() -> None:
         gate = Gate()
         async with pair(speaking(gate)) as (found, _first, owner, client):
@@ -120,9 +153,24 @@ def test_a_stream_is_resumed_where_its_partition_was_handed_over_by_the_server_o
 
             types = [each.type for each in seen]
             assert (types.count("run.restarted"), types[-1]) == (1, "run.finished")
+            before = max(each.id or 0 for each in seen[: types.index("run.restarted")])
+            assert (b"last-event-id", b"%d" % before) in sent[0].headers
             assert owner.recorder.forwards["answered"] == 1
 
     run(scene)
+
+
+def envelopes(monkeypatch: pytest.MonkeyPatch) -> list[Forward]:
+    """Return what is sent to other servers, as it is sent."""
+    sent: list[Forward] = []
+    make = ClientRequest.envelope
+
+    def noted(request: ClientRequest, *given: Any) -> Forward:
+        sent.append(make(request, *given))
+        return sent[-1]
+
+    monkeypatch.setattr(ClientRequest, "envelope", noted)
+    return sent
 
 
 async def hand_over(former: Served, owner: Served) -> None:
@@ -195,6 +243,8 @@ def test_the_clients_of_a_server_that_stops_learn_that_their_runs_continue_elsew
             await until(gate.reached.is_set, "it executes")
             run_id = (await client.get("/v1/sessions/s")).json()["running"]
             prefer = {"Prefer": "wait=60"}
+            first.journal._connection = owner.journal._connection  # (what is stored, all servers read)
+            read = asyncio.create_task(client.get(f"/v1/runs/{run_id}", headers=prefer))
             here = asyncio.create_task(client.post("/v1/sessions/t/runs", json={"input": "hi"}, headers=prefer))
             own = client.stream("POST", "/v1/sessions/u/runs", json={"input": "hi"}, headers=STREAM)
             body = {"model": "x", "user": "v", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
@@ -212,6 +262,7 @@ def test_the_clients_of_a_server_that_stops_learn_that_their_runs_continue_elsew
             answer = await chat
             assert (answer.status_code, answer.json()["status"], answer.json()["run_id"]) == (202, "queued", run_id)
             assert (await here).status_code == 202
+            assert [(await read).status_code, (await read).json()["status"]] == [200, "running"]
             assert ended[-1] == "text.delta"
             assert ("goes_on_later" in rest, rest.endswith("data: [DONE]\n\n")) == (True, True)
             assert owner.service.health().running == 4
