@@ -97,9 +97,7 @@ class Reading(Struct, eq=False):
         phase = "held" if run.held else None
         if run.status not in ENDED:
             phase = self._runner.phase(run.run_id) or ("waiting" if run.status is RunStatus.QUEUED else "model")
-        if run.status is RunStatus.QUEUED and not self._ownership.owns(
-            run.key
-        ):  # (only its own server knows what it waits for)
+        if run.status is RunStatus.QUEUED and not self._ownership.owns(run.key):  # (only its server knows why it waits)
             return RunView(run=run, phase=phase, estimated_wait_s=None)
         why = self.standings.reasons.of_run(run, session)
         return RunView(run=run, phase=phase, estimated_wait_s=self.standings.wait_s(run), why=why)
