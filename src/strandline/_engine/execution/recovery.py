@@ -9,10 +9,13 @@ its queue and resumes from its last checkpoint: nothing that finished is done ag
 
 import logging
 
+from msgspec.structs import replace
+
 from strandline._agents.port import Finished
 from strandline._engine.execution.completion import closed, completion_of, last_resort, resume_point_of, timed_out
 from strandline._engine.options import Options
 from strandline._history import Progress, fold
+from strandline._journal.errors import CancelRequested
 from strandline._journal.port import Journal
 from strandline._model import Cancelled, Claim, Ending, ErrorCode, Failed, Outcome
 from strandline.errors import JournalUnavailable, RecordDamaged
@@ -24,14 +27,23 @@ async def recover(journal: Journal, orphan: Claim, options: Options, now: float)
     """Finish the orphan and return its outcome, or requeue it and return None.
 
     Its token is the fresh one of `Journal.open`. `now` is in seconds since the epoch. An orphan that cannot be closed
-    properly ends with its prompt alone: one run never keeps a server down.
+    properly ends with its prompt alone: one run never keeps a server down. A cancel that was accepted since the orphan
+    was read (clients of a gained session are answered before it is recovered) holds.
     """
+    while True:
+        try:
+            return await _recover_or_end(journal, orphan, options, now)
+        except CancelRequested as wanted:
+            orphan = replace(orphan, run=replace(orphan.run, cancel_requested=True, discard=wanted.discard))
+
+
+async def _recover_or_end(journal: Journal, orphan: Claim, options: Options, now: float) -> Outcome | None:
     try:
         return await _recover(journal, orphan, options, now)
     except RecordDamaged as error:
         _log.error("run %s cannot be ended: %s", orphan.run.run_id, error)
         return None
-    except JournalUnavailable:
+    except (JournalUnavailable, CancelRequested):
         raise
     except Exception:
         _log.exception("run %s could not be recovered properly; it ends as failed", orphan.run.run_id)
