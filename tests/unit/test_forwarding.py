@@ -120,6 +120,29 @@ def test_a_request_whose_answer_was_lost_is_sent_again_and_is_one_run() -> None:
     run(scene)
 
 
+def test_a_request_whose_answer_was_lost_and_that_no_server_takes_in_time_is_not_said_to_be_refused() -> None:
+    async def scene() -> None:
+        gate = Gate()
+
+        async def held(attempt: Attempt) -> str:
+            await gate.wait()
+            return "echo"
+
+        async with pair(held, lease_s=-2.9) as (found, _first, owner, client):
+            asked = asyncio.create_task(client.post("/chat", json={"session_id": "s", "message": "once"}))
+            await until(lambda: owner.recorder.accepts, "the run is accepted")
+            found.town.owners[partition("s")] = None
+            for web, _ in owner._webs:
+                for connection in list(web.server_state.connections):
+                    connection.transport.abort()
+            answer = await asked
+            gate.open()
+
+            assert (answer.status_code, answer.json()["code"]) == (502, "answer_lost")
+
+    run(scene)
+
+
 def test_a_request_waits_for_the_next_owner_and_is_answered_by_it() -> None:
     async def scene() -> None:
         async with pair() as (found, _first, owner, client):

@@ -41,6 +41,9 @@ LONGEST_PAUSE_S: Final = 0.5
 NOTE_S: Final = 60.0
 MOST_STALE: Final = 100
 """How often a request is sent again at once: after connections that were closed while they were idle."""
+_ANSWER_LOST: Final = (
+    "the server that has the session was lost before it answered: read what it did before you send the request again"
+)
 _OF_CONNECTION: Final = frozenset(
     {b"connection", b"date", b"keep-alive", b"server", b"transfer-encoding", MOVED, RESUMABLE, CLOCK.encode()}
 )
@@ -136,7 +139,7 @@ class Forwarder:
         """
         cluster, loop = self._others.cluster(), asyncio.get_running_loop()
         pause_s, until, had = FIRST_PAUSE_S, loop.time() + cluster.lease_s + PATIENCE_S, request.passed.last_id
-        stale = 0
+        stale, may_be_accepted = 0, False
         while True:
             peer = cluster.owner(partition)
             try:
@@ -160,10 +163,8 @@ class Forwarder:
             except (Unreached, UpstreamLost) as error:
                 self._note(peer, error, loop.time())
                 if isinstance(error, UpstreamLost) and request.passed.once:
-                    raise wire.AnswerLost(
-                        "the server that has the session was lost before it answered: read what it did before you send"
-                        " the request again"
-                    ) from error
+                    raise wire.AnswerLost(_ANSWER_LOST) from error
+                may_be_accepted |= isinstance(error, UpstreamLost) and request.passed.run_id is not None
                 if request.has_begun and not request.passed.resumable:
                     request.cut()
                     return
@@ -176,7 +177,7 @@ class Forwarder:
                     request.passed.last_id,
                 )
             if loop.time() >= until or self._is_leaving:
-                raise moved(partition)
+                raise wire.AnswerLost(_ANSWER_LOST) if may_be_accepted else moved(partition)
             if cluster.owner(partition) == peer:
                 await request.pause(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
