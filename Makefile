@@ -7,6 +7,7 @@
 #   POSTGRES=postgresql:  a database in which `make bench BENCH=engine` measures journals, too
 #   PEERS=--quick         options of `make bench-peers` (--help lists them)
 #   SEEDS=, SEED=7        how many worlds `make simulate` plays (until Ctrl-C), or which one it shows again
+#   SERVERS=3             how many servers `make soak` has over a private PostgreSQL (one over a file)
 #   KILLS=1000, SEED=7    how often `make soak` kills servers, and by which schedule (one by chance)
 #   WORKERS=4             how many processes share the tests; they wait more than they compute (0: one after another)
 #   ORDER=random, ORDER=7 the tests in another order: of a seed that is printed, or of this one
@@ -73,8 +74,8 @@ bench: $(VENV)/.dev ## Measure the engine and the server (one of them: make benc
 bench-peers: $(VENV)/.peers ## Measure Strandline beside other servers (PEERS=--quick, PEERS=--help)
 	@exec $(VENV)/peers/bin/python -m bench.peers $(PEERS)
 
-soak: $(VENV)/.dev ## Kill real servers under load, and judge what became of their promises (make soak KILLS=100 SEED=7)
-	@exec $(BIN)/python -m soak --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+soak: $(VENV)/.dev ## Kill real servers under load, and judge what became of their promises (make soak KILLS=100 SERVERS=3)
+	@exec $(BIN)/python -m soak --kills $(KILLS) $(if $(SEED),--seed $(SEED)) $(if $(SERVERS),--servers $(SERVERS))
 
 docs: $(VENV)/.dev ## Build the documentation as a site, to be read without a network
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

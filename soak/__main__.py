@@ -16,7 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from soak.several import SeveralTrial
 from soak.trial import Numbers, Trial
+from tools.postgres import why_no_postgres
 
 EVERY_S: Final = 1.0
 EVERY_S_IN_A_FILE: Final = 15.0
@@ -28,11 +30,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m soak", description=__doc__)
     parser.add_argument("--kills", type=int, default=1000, help="how often servers are ended [1000]")
     parser.add_argument("--seed", type=int, default=None, help="of the schedule [by chance]")
+    parser.add_argument("--servers", type=int, default=1, help="so many at once, over a private PostgreSQL [1, a file]")
     parser.add_argument("--keep", action="store_true", help="keep the folder though nothing was wrong")
     options = parser.parse_args()
+    if options.servers > 1 and (missing := why_no_postgres()) is not None:
+        print(missing)
+        return 2
     seed = random.randrange(1_000_000) if options.seed is None else options.seed
     folder = Path(tempfile.mkdtemp(prefix="strandline-soak-"))
-    faults = asyncio.run(soak(folder, options.kills, seed))
+    faults = asyncio.run(soak(folder, options.kills, seed, options.servers))
     if not faults and not options.keep:
         shutil.rmtree(folder)
     if not faults:
@@ -40,14 +46,16 @@ def main() -> int:
         return 0
     for fault in faults[:SHOWN]:
         print(f"  {fault}")
-    print(f"{len(faults)} faults. Journal, ledger and logs are in {folder}; again with: make soak SEED={seed}")
+    print(f"{len(faults)} faults. Ledger, answers and logs are in {folder}; again with: make soak SEED={seed}")
     (folder / "faults.txt").write_text("\n".join([f"seed {seed}", *faults, ""]))
     return 1
 
 
-async def soak(folder: Path, kills: int, seed: int) -> list[str]:
+async def soak(folder: Path, kills: int, seed: int, servers: int) -> list[str]:
     """Run a trial, and show how far it is."""
     trial = Trial(folder, kills=kills, seed=seed)
+    if servers > 1:
+        trial = SeveralTrial(folder, kills=kills, seed=seed, servers=servers)
     interrupted = False
 
     def interrupt() -> None:

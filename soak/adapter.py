@@ -1,5 +1,6 @@
 """Makes the record that the common rules judge of a soak: its places are nanoseconds of the monotonic clock."""
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final
@@ -20,6 +21,7 @@ from judging.evidence import (
 )
 from soak.case import UNKNOWN, Case, text_of
 from soak.closed import Spans, closed_s, closed_spans
+from soak.ledger import Line
 from soak.questions import is_withdrawn
 from soak.records import Stored, digest, input_requests_of
 from soak.shown import asking_uses
@@ -184,11 +186,16 @@ def _executed(case: Case, runs: dict[str, Run]) -> dict[Session, list[Run]]:
 
 
 def _work(case: Case) -> dict[Session, list[Work]]:
-    """Return what tools did, from line to line. One that wrote no end worked until the last line of its process."""
+    """Return what tools did, from line to line. One that wrote no end worked until the last line of its process.
+
+    A server that loses a session while it stands still has tools there that nobody can end before it continues: they
+    count until the session has another owner, who ends their run. (Whatever starts later: see `soak.owned`.)
+    """
     ends = {line.token: place for place, line in enumerate(case.lines) if line.kind == "end"}
     lasts = {line.pid: place + 1 for place, line in enumerate(case.lines)}
     freed = {cancel.run_id for cancel in case.records.cancels if cancel.force}
     swept = {sweep.session for sweep in case.records.sweeps if sweep.force and sweep.running}
+    times = [line.at_ns for line in case.lines]
     work: dict[Session, list[Work]] = defaultdict(list)
     for place, line in enumerate(case.lines):
         if line.kind == "begin":
@@ -197,11 +204,17 @@ def _work(case: Case) -> dict[Session, list[Work]]:
                     run_id=line.run_id,
                     unit=line.run_id,
                     began=place,
-                    ended=ends.get(line.token, lasts[line.pid]),
+                    ended=min(ends.get(line.token, lasts[line.pid]), _lost(case, line, times)),
                     free_from_s=-NEVER_S if line.run_id in freed or line.session in swept else NEVER_S,
                 )
             )
     return work
+
+
+def _lost(case: Case, line: Line, times: list[int]) -> int:
+    """Return the place of the first line after the server that wrote a line lost its session."""
+    lost_ns = case.owners.lost_ns(line.session, line.server, line.at_ns)
+    return len(times) if lost_ns is None else bisect_left(times, lost_ns)
 
 
 def _views(case: Case) -> Iterator[View]:

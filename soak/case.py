@@ -13,6 +13,7 @@ from msgspec import Struct
 from judging.evidence import Limits
 from soak.ledger import Line
 from soak.message import Message, read
+from soak.owned import Owners
 from soak.records import Deletion, Records, SentRequest, Stored
 
 CLOCKS_S: Final = 0.01
@@ -32,6 +33,8 @@ class Rules(Limits, frozen=True, kw_only=True):
     idempotent: frozenset[str] = frozenset()
     inform: bool = False
     """Whether a run continues, and its model is informed, if a tool was at work when its server died."""
+    lease_s: float | None = None
+    """How long a lease is that servers hold on a database; None: one server has a file."""
     max_attempts: int = 3
     cancel_grace_s: float = 0.5
     input_timeout_s: float = 1.5
@@ -119,6 +122,7 @@ class Case:
         threads = {run_id: self._thread_of_run(run_id) for run_id in self.label_of}
         self.part_of = {run_id: by_label[thread] for run_id, thread in threads.items() if thread in by_label}
 
+        self.owners = Owners(records.owned)
         self.answers = {run_id for run_id, label in self.label_of.items() if self.thread_of.get(label, label) != label}
         """The runs that answer a question."""
         self.deletions: dict[str, list[Deletion]] = defaultdict(list)

@@ -1,14 +1,12 @@
 """What all clients of a soak share: the servers, what they write down, which runs and sessions are known."""
 
 import asyncio
-import sqlite3
 from typing import Final
 
 from soak.ledger import Line, Reader
-from soak.records import Records
+from soak.records import Records, Unanswered
 from soak.server import Relay, Server
-from soak.stored import stored
-from soak.wire import Broken, Reply, Silent, ask
+from soak.wire import Broken, Lost, Reply, Silent, Unavailable, ask
 
 POLL_S: Final = 0.015
 
@@ -25,9 +23,9 @@ class Desk:
         self.sessions: dict[str, None] = {}
         """All sessions that anything was said to."""
         self.stopping = False
+        self.may_refuse = False
+        """Whether a server that nobody has stopped may refuse to answer for a while."""
         self._ledger = Reader(relay.ledger)
-        self._newest_of: dict[str, str] = {}
-        self._sequence = -1
 
     def read_ledger(self) -> None:
         """Take what the tools have written since; a run whose tool works is one that was accepted."""
@@ -38,18 +36,14 @@ class Desk:
 
     def newest(self, session: str) -> str | None:
         """Return the id of the run that was accepted last in a session, as far as can be read just now."""
-        try:
-            for run in stored(self.relay.journal, after=self._sequence):
-                self._newest_of[run.session] = run.run_id
-                self._sequence = run.sequence
-        except sqlite3.Error:
-            pass  # the file is just being opened: it is asked again
-        return self._newest_of.get(session)
+        return self.relay.listing.newest(session)
 
     def blame(self, server: Server, error: Exception) -> None:
         """Note that a request had no answer, if nobody had stopped its server."""
+        if isinstance(error, Lost | Unavailable):
+            return  # it says so itself
         if server.healthy or isinstance(error, Silent):
-            self.records.faults.append(f"server {server.number} left a client without an answer: {error}")
+            self.records.unanswered.append(Unanswered(server=server.number, what=str(error)))
 
     async def until_answered(self, method: str, path: str, body: object = None) -> tuple[Reply, bool]:
         """Ask one server after the other until one has carried it out; return its answer, and whether others may have.

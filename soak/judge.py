@@ -18,6 +18,7 @@ from soak.deletions import judge_deletions
 from soak.ledger import Line
 from soak.message import LABEL, OUT_OF_ORDER, Message, answer
 from soak.moves import judge_moves
+from soak.owned import judge_owned
 from soak.questions import judge_questions
 from soak.records import Records, SentRequest
 
@@ -25,6 +26,10 @@ EARLY: Final = "(This run ended early: {}.)"
 REASON: Final = 500
 """Characters of why a run failed that history keeps."""
 
+LOST_LEASE: Final = 75
+"""The exit code of a server that lost its lease."""
+NO_JOURNAL: Final = 2
+"""The exit code of a server that starts while its database is down."""
 UNSEEN: Final = 255
 """What Python says of a process that had ended when it was killed, and whose code it has lost therefore."""
 
@@ -32,8 +37,9 @@ UNSEEN: Final = 255
 def judge(records: Records, lines: Sequence[Line], rules: Rules) -> list[str]:
     """Return everything that is wrong."""
     case = Case(records, lines, rules)
-    judges = (_seen_at_once, _lists, _histories, judge_deeds, judge_moves, judge_cancels, judge_questions)
-    own = [fault for each in (*judges, judge_closed, judge_deletions, _ends, _exits) for fault in each(case)]
+    first = (_seen_at_once, _unanswered, _owned, _lists, _histories, judge_deeds)
+    then = (judge_moves, judge_cancels, judge_questions, judge_closed, judge_deletions, _ends, _exits)
+    own = [fault for each in (*first, *then) for fault in each(case)]
     return judging.judge.judge(evidence_of(case)) + own
 
 
@@ -41,6 +47,19 @@ def _seen_at_once(case: Case) -> Iterator[str]:
     yield from case.records.faults
     if case.records.left:
         yield f"at the end {case.records.left} runs still executed, waited or were held"
+
+
+def _unanswered(case: Case) -> Iterator[str]:
+    """Servers answer, unless somebody has stopped them, or they lost their lease."""
+    lost = {each.server for each in case.records.exits if case.rules.lease_s and each.code == LOST_LEASE}
+    for each in case.records.unanswered:
+        if each.server not in lost:
+            yield f"server {each.server} left a client without an answer: {each.what}"
+
+
+def _owned(case: Case) -> Iterator[str]:
+    if case.rules.lease_s is not None:
+        yield from judge_owned(case.owners, case.lines)
 
 
 def _lists(case: Case) -> Iterator[str]:
@@ -118,6 +137,8 @@ def _exits(case: Case) -> Iterator[str]:
             allowed.add(UNSEEN)
         if "TERM" in each.signals:
             allowed |= {0} if each.phase != "starting" else {0, -15}
+        if case.rules.lease_s is not None:
+            allowed |= {LOST_LEASE, NO_JOURNAL} if each.phase != "ready" else {LOST_LEASE}
         if each.code not in allowed:
             yield f"server {each.server}, {each.phase}, sent {each.signals or 'nothing'}, ended with {each.code}"
         for complaint in each.complaints:

@@ -10,8 +10,9 @@ from soak.desk import Desk
 from soak.records import Seen, View, digest, ended_of_run
 from soak.server import Server
 from soak.shown import check_shown
-from soak.wire import Broken, Silent, ask
+from soak.wire import Broken, Reply, Silent, Unavailable, ask
 
+UNAVAILABLE: Final = 503
 LOOKERS: Final = 2
 LOOK_MS: Final = 40.0
 LATE_S: Final = 10.0
@@ -67,6 +68,7 @@ class Readers:
         reply = await ask(server.port, "GET", f"/v1/runs/{run_id}", headers=headers)
         if reply.status_code == 503 and "not open" in reply.body["detail"]:
             raise Broken("the server has just stopped")
+        self._check_available(reply)
         if reply.status_code == 404:
             self._records.not_found[run_id] = time.monotonic_ns()
             return View(status_code=404)
@@ -100,6 +102,7 @@ class Readers:
         """Ask for a whole history, and note what is wrong about it. Raises `Broken` or `Silent`."""
         path = f"/history?session_id={session}&count=0&include_tool_messages=true"
         reply = await ask(server.port, "GET", path)
+        self._check_available(reply)
         if reply.status_code != 200:
             self._records.faults.append(f"asking for the history of {session} gives {reply.status_code}: {reply.body}")
             return []
@@ -117,6 +120,7 @@ class Readers:
         while more is not None:
             path = f"/v1/sessions/{session}/history?discarded=true&limit=1000{more and f'&cursor={more}'}"
             reply = await ask(server.port, "GET", path)
+            self._check_available(reply)
             if reply.status_code != 200:
                 self._records.faults.append(f"asking for all of {session} gives {reply.status_code}: {reply.body}")
                 return shown, frozenset()
@@ -134,11 +138,17 @@ class Readers:
     async def health(self, server: Server) -> dict[str, Any]:
         """Ask how it goes. Raises `Broken` or `Silent`."""
         reply = await ask(server.port, "GET", "/health", deadline_s=LATE_S)
+        self._check_available(reply)
         body: dict[str, Any] = reply.body
         if reply.status_code != 200 or body["status"] != "healthy":
             self._records.faults.append(f"/health gives {reply.status_code}: {body}")
         self._records.most_held = max(self._records.most_held, body["held"])
         return body
+
+    def _check_available(self, reply: Reply) -> None:
+        """Raise `Unavailable` if servers may refuse to answer, and this one does."""
+        if reply.status_code == UNAVAILABLE and self._desk.may_refuse:
+            raise Unavailable(str(reply.body))
 
 
 def _seconds(at: str | None) -> float | None:

@@ -121,15 +121,38 @@ class Struck(Struct, frozen=True, kw_only=True):
     until: float
 
 
+Signal = Literal["KILL", "TERM", "STOP"]
+
+
 class Exit(Struct, frozen=True, kw_only=True):
     """How a server's process ended. `signals` are those that it was sent; `phase` how far it was at the first."""
 
     server: int
-    signals: tuple[Literal["KILL", "TERM"], ...]
+    signals: tuple[Signal, ...]
     phase: Literal["starting", "waiting", "ready"]
     code: int
     complaints: tuple[str, ...] = ()
     """Lines of its log that should not be there."""
+
+
+class Unanswered(Struct, frozen=True, kw_only=True):
+    """A request that a server did not answer."""
+
+    server: int
+    what: str
+
+
+class Owned(Struct, frozen=True, kw_only=True):
+    """A partition of the sessions got another owner: the process `pid`, or nobody (0).
+
+    `at_ns` is on the monotonic clock, when the database was told so, which is before that was committed. `over`: the
+    owner before had been ended, and did not hand it over itself.
+    """
+
+    partition: int
+    at_ns: int
+    pid: int
+    over: bool = False
 
 
 class Seen(Struct, frozen=True, kw_only=True):
@@ -173,6 +196,10 @@ class Records(Struct, kw_only=True):
     most_held: int = 0
     """How many sessions waited so at once, by `/health`."""
     exits: list[Exit] = field(default_factory=list)
+    unanswered: list[Unanswered] = field(default_factory=list)
+    """What servers left without an answer that nobody had stopped."""
+    owned: list[Owned] = field(default_factory=list)
+    """Who owned which partition of the sessions, in the order of time; empty if one server owns all."""
     faults: list[str] = field(default_factory=list)
     """What was seen to be wrong at once: a malformed history, a request that a healthy server did not answer, ..."""
     stored: list[Stored] = field(default_factory=list)

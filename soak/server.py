@@ -18,7 +18,8 @@ from typing import Final, Literal
 from soak.kills import WORKERS
 from soak.ledger import VARIABLE
 from soak.nursery import Newborn, Nursery
-from soak.records import Exit
+from soak.records import Exit, Signal
+from soak.stored import FileListing, Listing
 
 COMMAND: Final = Path(sys.executable).parent / "strandline"
 ROOT: Final = Path(__file__).parents[1]
@@ -26,10 +27,16 @@ STANDBYS: Final = 2
 BY_COMMAND: Final = 10
 """Every server of so many is started as an operator does."""
 _URL: Final = re.compile(rb" at http://127\.0\.0\.1:(\d+)$")
+_ENTRY: Final = re.compile(rb"\d{4}-\d\d-\d\d ")
 _BAD: Final = re.compile(r"Traceback| ERROR | CRITICAL ")
 _DIED: Final = re.compile(r" ERROR strandline\.workers: worker \d+ \(process (\d+)\) has died: ended by SIGKILL$")
 _STRUCK: Final = ("an agent loop is blocked for good and is given up", "not ready: no worker takes calls")
 _OURS: Final = re.compile(r"STRANDLINE_|AGENT_ID$|PORT$|IDLE_TIMEOUT_MINUTES$")
+_SIGNALS: Final[dict[Signal, signal.Signals]] = {
+    "KILL": signal.SIGKILL,
+    "TERM": signal.SIGTERM,
+    "STOP": signal.SIGSTOP,
+}
 Phase = Literal["starting", "waiting", "ready"]
 
 
@@ -39,14 +46,18 @@ Process = asyncio.subprocess.Process | Newborn
 class Server:
     """One process of `strandline serve`."""
 
-    def __init__(self, number: int, log: Path, *, workers: bool = False) -> None:
+    def __init__(self, number: int, log: Path, *, workers: bool = False, excused: Sequence[str] = ()) -> None:
         self.number = number
+        self._excused = excused
+        self._is_excused = False
+        """Whether the present entry of its log is one of those, with the lines that belong to it."""
         self.has_workers = workers
         self.struck: set[int] = set()
         """The processes of workers that something was done to."""
         self.port = 0
         self.phase: Phase = "starting"
-        self.signals: list[Literal["KILL", "TERM"]] = []
+        self.signals: list[Signal] = []
+        self.is_frozen = False
         self.phase_at_signal: Phase = "starting"
         self.code: int | None = None
         self._log = log
@@ -56,7 +67,12 @@ class Server:
     @property
     def healthy(self) -> bool:
         """Whether it should answer: it is ready, and nobody has stopped it."""
-        return self.phase == "ready" and not self.signals and self.code is None
+        return self.phase == "ready" and not self.is_stopped and not self.is_frozen and self.code is None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it was killed, or told to stop."""
+        return "KILL" in self.signals or "TERM" in self.signals
 
     async def live(self, starting: Awaitable[Process], changed: "Change") -> Exit:
         """Start the process, follow its log, and return how it ended."""
@@ -82,7 +98,7 @@ class Server:
             complaints=tuple(self._complaints),
         )
 
-    def send(self, which: Literal["KILL", "TERM"]) -> None:
+    def send(self, which: Signal) -> None:
         """Send a signal, if it still runs."""
         if self._process is None or self._process.returncode is not None:
             return
@@ -90,7 +106,15 @@ class Server:
             self.phase_at_signal = self.phase
         self.signals.append(which)
         with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGKILL if which == "KILL" else signal.SIGTERM)
+            self._process.send_signal(_SIGNALS[which])
+        self.is_frozen = which == "STOP"
+
+    def thaw(self) -> None:
+        """Have it continue after a `STOP`."""
+        if self._process is not None and self._process.returncode is None and self.is_frozen:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGCONT)
+        self.is_frozen = False
 
     def workers(self) -> list[int]:
         """Return the processes of its workers, also of those that load what they serve or are about to end."""
@@ -99,6 +123,8 @@ class Server:
         return sorted(pid for pid, parent in _parents() if parent == self._process.pid)
 
     def _read(self, line: bytes, changed: "Change") -> None:
+        if _ENTRY.match(line):
+            self._is_excused = any(each in line.decode(errors="replace") for each in self._excused)
         if found := _URL.search(line.rstrip()):
             self.port = int(found.group(1))
             self.phase = "ready"
@@ -106,7 +132,7 @@ class Server:
         elif b"waiting for the journal" in line and self.phase == "starting":
             self.phase = "waiting"
             changed.notify()
-        elif _BAD.search(text := line.decode(errors="replace")) and not self._has_reason(text):
+        elif _BAD.search(text := line.decode(errors="replace")) and not (self._is_excused or self._has_reason(text)):
             self._complaints.append(text.strip()[:500])
 
     def _has_reason(self, text: str) -> bool:
@@ -142,14 +168,18 @@ class Change:
 class Relay:
     """The servers of one journal. `exits` grows as they end; `__aexit__` ends them all."""
 
+    excused: Sequence[str] = ()
+    """What a server may complain of because of what is done to others."""
+
     def __init__(
         self, target: str, flags: Sequence[str], folder: Path, *, workers: Callable[[int], bool] = lambda number: False
     ) -> None:
         self.exits: list[Exit] = []
-        self.journal = folder / "journal.db"
+        self.listing: Listing = FileListing(folder / "journal.db")
         self.ledger = folder / "ledger.jsonl"
         self.started = 0
-        self._command = [str(COMMAND), "serve", target, "--port", "0", "--journal", f"sqlite:{self.journal}", *flags]
+        self._command = [str(COMMAND), "serve", target, "--port", "0", *flags]
+        self._journal = f"sqlite:{folder / 'journal.db'}"
         self._folder = folder
         self._workers = workers
         """Which servers have workers, by their numbers."""
@@ -214,10 +244,13 @@ class Relay:
     def _fill(self) -> None:
         """Start servers until one serves or is to serve, and `STANDBYS` wait."""
         alive = sum(1 for server in self._tasks if not server.signals)
-        for _ in range(0 if self._ending else 1 + STANDBYS - alive):
+        self._start(1 + STANDBYS - alive)
+
+    def _start(self, count: int) -> None:
+        for _ in range(0 if self._ending else count):
             self.started += 1
             log = self._folder / "log" / f"server-{self.started:05d}.txt"
-            server = Server(self.started, log, workers=self._workers(self.started))
+            server = Server(self.started, log, workers=self._workers(self.started), excused=self.excused)
             self._tasks[server] = asyncio.create_task(self._live(server))
 
     async def _live(self, server: Server) -> None:
@@ -229,7 +262,8 @@ class Relay:
             self._fill()
 
     async def _started(self, server: Server) -> Process:
-        command = [*self._command, "--workers", str(WORKERS)] if server.has_workers else self._command
+        workers = ("--workers", str(WORKERS)) if server.has_workers else ()
+        command = [*self._command, "--journal", self._journal, *workers]
         if self._nursery is not None and server.number % BY_COMMAND:
             return await self._nursery.born(server.number, command)
         return await asyncio.create_subprocess_exec(

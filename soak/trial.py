@@ -8,7 +8,6 @@ import asyncio
 import os
 import random
 import signal
-import sqlite3
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -17,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from soak.case import Rules
@@ -27,7 +27,7 @@ from soak.load import Load
 from soak.message import AGAIN
 from soak.records import Records, Struck
 from soak.server import ROOT, Relay, Server
-from soak.stored import stored
+from soak.stored import Unreadable
 from soak.summary import summary
 from soak.wire import Broken, Silent
 
@@ -113,9 +113,17 @@ class Trial:
             *(("--idempotent-tools", ",".join(sorted(AGAIN))) if abilities.idempotent else ()),
         ]
         workers = partial(has_workers, seed) if abilities.workers else lambda number: False
-        self._relay = Relay(target, [*every, *flags], self._folder, workers=workers)
+        self._relay = self._servers(target, [*every, *flags], workers)
         self._desk = Desk(self._relay, self._records)
         self._load = Load(self._desk, seed=seed, timeouts=abilities.timeouts, control=abilities.control)
+
+    def _servers(self, target: str, flags: list[str], workers: Callable[[int], bool]) -> Relay:
+        return Relay(target, flags, self._folder, workers=workers)
+
+    def _read_journal(self) -> None:
+        """Take what is stored in the end."""
+        with suppress(Unreadable):  # nothing was ever ready
+            self._records.stored = self._relay.listing.stored()
 
     def stop(self) -> None:
         """Kill no more, and come to the end."""
@@ -165,9 +173,9 @@ class Trial:
                 await asyncio.wait([clients, striking])
         self._doing = "judging"
         self._records.exits = self._relay.exits
+        self._read_journal()
         self._desk.read_ledger()
-        with suppress(sqlite3.Error):  # nothing was ever ready
-            self._records.stored = stored(self._relay.journal)
+        (self._folder / "answers.json").write_bytes(msgspec.json.encode(self._records.answered))
         return judge(self._records, self._desk.lines, self._rules)
 
     # -- killing -----------------------------------------------------------------------------------
@@ -252,7 +260,7 @@ class Trial:
     async def _finish(self) -> None:
         """Wait until nothing continues; ask for everything; have another server take over; ask for everything again."""
         server = await self._relay.ready()
-        await self._quiet(server)
+        await self._quiet()
         self._doing = "asking for all runs"
         await self._ask_for_all(server)
         server.send("TERM")
@@ -260,22 +268,26 @@ class Trial:
         server = await self._relay.ready()
         self._doing = "asking once more"
         await self._ask_for_all(server, at_most=SAMPLED)
-        health = await self._load.readers.health(server)
-        self._records.left = health["running"] + health["held"] + health["queue_depth"]
+        self._records.left = await self._open()
         await self._relay.finish()
 
-    async def _quiet(self, server: Server) -> None:
+    async def _quiet(self) -> None:
         async with asyncio.timeout(QUIET_S):
-            while True:
-                health = await self._load.readers.health(server)
-                if not (health["running"] or health["held"] or health["queue_depth"]):
-                    return
+            while await self._open():  # noqa: ASYNC110 (servers are other processes)
                 await asyncio.sleep(0.05)
+
+    async def _open(self) -> int:
+        """Return how many runs execute, wait or are held."""
+        open_runs = 0
+        for server in [each for each in self._relay.alive if each.healthy]:
+            health = await self._load.readers.health(server)
+            open_runs += health["running"] + health["held"] + health["queue_depth"]
+        return open_runs
 
     async def _ask_for_all(self, server: Server, *, at_most: int | None = None) -> None:
         """Ask for all histories, and for all runs or so many of them."""
         self._desk.read_ledger()
-        runs = list(dict.fromkeys([*self._desk.runs, *(run.run_id for run in stored(self._relay.journal))]))
+        runs = list(dict.fromkeys([*self._desk.runs, *(run.run_id for run in self._relay.listing.stored())]))
         if at_most is not None and len(runs) > at_most:
             runs = random.Random(self._seed).sample(runs, at_most)
         for run_id, view in await _each(runs, lambda run_id: self._load.readers.view(server, run_id)):

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
+
+ANSWER_LOST: Final = 502
 
 
 class Reply(Struct, frozen=True):
@@ -16,6 +18,14 @@ class Reply(Struct, frozen=True):
 
 class Broken(Exception):
     """There was no answer: nobody listened, or the connection broke before it was whole."""
+
+
+class Lost(Broken):
+    """A server says that another one did not answer it."""
+
+
+class Unavailable(Broken):
+    """A server says that it cannot answer just now."""
 
 
 class Silent(Exception):
@@ -47,6 +57,8 @@ async def _ask(port: int, method: str, path: str, body: object, headers: str) ->
         status_code = int(top[9:12])
         lengths = [line for line in top.lower().split(b"\r\n") if line.startswith(b"content-length:")]
         answer = await reader.readexactly(int(lengths[0].partition(b":")[2]) if lengths else 0)
+        if status_code == ANSWER_LOST:
+            raise Lost(f"{method} {path}: {answer.decode()}")
         return Reply(status_code, json.loads(answer) if answer else None)
     finally:
         writer.transport.abort()

@@ -102,13 +102,18 @@ def compose(image: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Cluster]:
-    """A PostgreSQL of this process's tests. Not installed: the test is skipped, or fails where CI promised it."""
+def postgres_programs() -> None:
+    """PostgreSQL can be started: else the test is skipped, or fails where CI promised it."""
     reason = why_no_postgres()
     if reason is not None:
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_programs: None) -> Iterator[Cluster]:
+    """A PostgreSQL of this process's tests."""
     cluster = Cluster()
     yield cluster
     cluster.remove()

@@ -5,16 +5,21 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from acceptance.server import TARGETS
 from soak.server import ROOT
+from soak.several import SeveralTrial
 from soak.trial import Abilities, Trial
 
 DEADLINE_S = 120
+SEVERAL_SEED = 2398
 
 
 def test_twenty_kills_break_no_promise(tmp_path: Path) -> None:
@@ -38,6 +43,22 @@ def test_twenty_kills_break_no_promise(tmp_path: Path) -> None:
         "deletions",
     ):
         assert f"\n{played}: " in trial.summary(), "it was played"
+
+
+@pytest.mark.usefixtures("postgres_programs")
+def test_four_strikes_at_several_servers_break_no_promise(tmp_path: Path) -> None:
+    """Three servers over one PostgreSQL, any of which a client may use; the seed is fixed."""
+    trial = SeveralTrial(tmp_path, kills=4, seed=SEVERAL_SEED, servers=3)
+    faults = asyncio.run(trial.run())
+    assert faults == [], "\n".join(faults)
+    numbers = trial.numbers()
+    assert numbers.kills == 4
+    assert numbers.runs > 20
+    assert numbers.tools > 20
+    told = trial.summary()
+    for played in ("kill", "freeze", "stop", "restart"):
+        assert f" {played}" in told.splitlines()[0], "it befell a server"
+    assert re.search(r"^takeovers: [1-9]", told, re.M), told
 
 
 def test_a_server_that_checkpoints_too_late_is_found_out(tmp_path: Path) -> None:

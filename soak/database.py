@@ -1,0 +1,109 @@
+"""The private PostgreSQL of a soak with several servers: their journal, and a log of who owned what.
+
+Reads what the judge needs to know: which runs there are, in the order of acceptance, and every change of owner, which a
+trigger writes down in the transaction that makes it. It is asked from the soak's own loop, by a socket on this machine.
+"""
+
+import time
+from typing import Any, Final, LiteralString
+
+from soak.records import Owned, Stored
+from soak.stored import Unreadable
+from strandline._journal.postgres import schema
+from strandline._journal.postgres.wire import Wire
+from tools.postgres import Cluster
+
+_LOG: Final[LiteralString] = """
+    CREATE TABLE soak_owners (
+        no bigint GENERATED ALWAYS AS IDENTITY, p smallint, at_s float8, pid bigint, by_others boolean
+    );
+    CREATE FUNCTION soak_owner() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        INSERT INTO soak_owners (p, at_s, pid, by_others) VALUES (
+            NEW.p,
+            extract(epoch FROM clock_timestamp()),
+            coalesce((SELECT split_part(name, ' ', 2)::bigint FROM servers WHERE id = NEW.owner), 0),
+            NEW.owner IS NULL AND NOT EXISTS (SELECT 1 FROM servers WHERE id = OLD.owner AND alive)
+        );
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER soak_owner AFTER UPDATE OF owner ON partitions
+        FOR EACH ROW WHEN (OLD.owner IS DISTINCT FROM NEW.owner) EXECUTE FUNCTION soak_owner();
+"""
+_STORED: Final[LiteralString] = (
+    "SELECT seq, run_id, session_id, status, attempt FROM runs JOIN sessions ON no = session ORDER BY seq"
+)
+_NEWEST: Final[LiteralString] = (
+    "SELECT run_id FROM runs JOIN sessions ON no = session WHERE session_id = %s ORDER BY seq DESC LIMIT 1"
+)
+_OWNERS: Final[LiteralString] = "SELECT p, at_s, pid, by_others FROM soak_owners ORDER BY no"
+
+
+class Database:
+    """A database of its own, in a cluster of its own. `stored` and `owned` are true after `close`, too."""
+
+    def __init__(self, *, lease_ms: int) -> None:
+        self._cluster = Cluster(synced=True)
+        self.url = self._cluster.new_database()
+        wire = Wire(self.url)
+        schema.migrate(wire)
+        wire.execute("UPDATE meta SET value = ? WHERE name = 'lease_ms'", (lease_ms,))
+        wire.close()
+        self._connection: Any = None
+        self._execute(_LOG)
+        self._newest_of: dict[str, str] = {}
+        self._last: tuple[list[Stored], list[Owned]] | None = None
+
+    def restart(self, mode: str) -> None:
+        """Stop the database, `fast` or `immediate`, and start it again."""
+        self._cluster.stop(mode)
+        self._cluster.start()
+
+    def close(self) -> None:
+        """Read everything for the last time, and end the database."""
+        try:
+            self._last = self.stored(), self.owned()
+        except Unreadable:
+            self._last = [], []
+        finally:
+            self._cluster.remove()
+
+    def stored(self) -> list[Stored]:
+        """Return all runs. Raises `Unreadable`."""
+        if self._last is not None:
+            return self._last[0]
+        return [
+            Stored(sequence=sequence, run_id=run_id, session=session, status=status, attempt=attempt)
+            for sequence, run_id, session, status, attempt in self._execute(_STORED)
+        ]
+
+    def newest(self, session: str) -> str | None:
+        """Return the id of the run that was accepted last in a session, as far as can be read just now."""
+        try:
+            if rows := self._execute(_NEWEST, (session,)):
+                self._newest_of[session] = rows[0][0]
+        except Unreadable:
+            pass  # the database restarts: it is asked again
+        return self._newest_of.get(session)
+
+    def owned(self) -> list[Owned]:
+        """Return every change of owner. Raises `Unreadable`."""
+        if self._last is not None:
+            return self._last[1]
+        before_s = time.time() - time.monotonic()
+        return [
+            Owned(partition=p, at_ns=round((at_s - before_s) * 1e9), pid=pid, over=over)
+            for p, at_s, pid, over in self._execute(_OWNERS)
+        ]
+
+    def _execute(self, statement: LiteralString, parameters: tuple[object, ...] = ()) -> list[Any]:
+        import psycopg
+
+        try:
+            if self._connection is None:
+                self._connection = psycopg.connect(self.url, autocommit=True)
+            cursor = self._connection.execute(statement, parameters or None)
+            return cursor.fetchall() if cursor.description is not None else []
+        except psycopg.OperationalError as error:
+            self._connection = None
+            raise Unreadable(str(error)) from error
