@@ -66,7 +66,13 @@ class Database:
         except Unreadable:
             self._last = [], []
         finally:
+            self._disconnect()
             self._cluster.remove()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def stored(self) -> list[Stored]:
         """Return all runs. Raises `Unreadable`."""
@@ -105,5 +111,5 @@ class Database:
             cursor = self._connection.execute(statement, parameters or None)
             return cursor.fetchall() if cursor.description is not None else []
         except psycopg.OperationalError as error:
-            self._connection = None
+            self._disconnect()
             raise Unreadable(str(error)) from error

@@ -145,7 +145,7 @@ class Unanswered(Struct, frozen=True, kw_only=True):
 class Owned(Struct, frozen=True, kw_only=True):
     """A partition of the sessions got another owner: the process `pid`, or nobody (0).
 
-    `at_ns` is on the monotonic clock, when the database was told so, which is before that was committed. `over`: the
+    `at_ns` is on the monotonic clock, when the database changed it, which is before that was committed. `over`: the
     owner before had been ended, and did not hand it over itself.
     """
 

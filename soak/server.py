@@ -71,7 +71,7 @@ class Server:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether it was killed, or told to stop."""
+        """Whether it was killed, or sent SIGTERM."""
         return "KILL" in self.signals or "TERM" in self.signals
 
     async def live(self, starting: Awaitable[Process], changed: "Change") -> Exit:
