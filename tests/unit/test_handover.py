@@ -11,6 +11,7 @@ from strandline._clock import Clock
 from strandline._engine.events import RunStarted
 from strandline._engine.observers import UNOBSERVED
 from strandline._engine.streams import Later
+from strandline._journal.errors import ClaimLost
 from strandline._journal.memory import MemoryJournal
 from strandline._journal.partitions import moved, partition_of
 from strandline._journal.port import Bounds, Ceded, Change, ChangeAnswer, ClaimResult, EndOverdue, Gained, Pause
@@ -158,6 +159,68 @@ def test_an_agent_of_a_ceded_session_is_not_used_again_when_the_session_comes_ba
             assert [built.session_id for built, _, _ in target.built] == ["s", "other", "s"]
 
     run_virtual(main)
+
+
+@pytest.mark.parametrize("in_a_tool", [False, True])
+def test_a_gained_run_whose_cancel_was_accepted_before_it_was_recovered_ends_as_cancelled(in_a_tool: bool) -> None:
+    class Slow(Moving):
+        """A journal that a test holds before it hands over what it has gained."""
+
+        async def finish(self, *given: object, **more: object) -> ClaimResult:
+            if self.fails:
+                self.fails -= 1
+                raise JournalUnavailable("the disk is full")
+            return await super().finish(*given, **more)  # type: ignore[arg-type]
+
+    async def main(clock: VirtualClock) -> None:
+        journal = Slow(clock, late=True)
+        await left_executing(journal, "a", "s", in_a_tool=in_a_tool)
+        async with serving(clock, Played(echo), journal) as service:
+            journal.fails = 1
+            journal.gain()
+            await asyncio.sleep(0.5)
+            assert (await service.cancel(ANONYMOUS, RunId("a"))).run.cancel_requested
+            view = await service.wait(ANONYMOUS, RunId("a"), 30)
+            assert view.run.status is RunStatus.CANCELLED
+            await outcome(await send(service, "next", "s"))
+
+    run_virtual(main)
+
+
+def test_what_is_ceded_is_dropped_at_once_although_something_gained_cannot_be_recovered_yet() -> None:
+    async def main(clock: VirtualClock) -> None:
+        journal, target = Moving(clock, late=True), Played(echo)
+        await left_executing(journal, "a", "gained")
+        async with serving(clock, target, journal, max_agents=9) as service:
+            await outcome(await send(service, "one", "s"))
+            journal.fails = 100
+            journal.gain()
+            journal.cede(key("s"))
+            await asyncio.sleep(0.1)
+            await outcome(await send(service, "two", "s"))
+            assert [built.session_id for built, _, _ in target.built] == ["s", "s"]
+
+    run_virtual(main)
+
+
+def test_a_gained_run_that_cannot_be_recovered_keeps_no_other_from_it(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Moving):
+        async def release(self, token: object, *, counted: bool) -> None:
+            if not self.left:
+                self.left = 1
+                raise ClaimLost("it is another server's")
+            await super().release(token, counted=counted)
+
+    async def main(clock: VirtualClock) -> None:
+        journal = Broken(clock, late=True)
+        for run_id in ("a", "b"):
+            await left_executing(journal, run_id, run_id)
+        async with serving(clock, Played(echo), journal) as service:
+            journal.gain()
+            assert (await service.wait(ANONYMOUS, RunId("b"), 30)).run.status is RunStatus.SUCCEEDED
+
+    run_virtual(main)
+    assert any("could not be recovered" in each.getMessage() for each in caplog.records)
 
 
 def test_clients_of_a_ceded_session_are_told_that_its_runs_go_on_later_and_others_wait_on() -> None:

@@ -5,6 +5,7 @@ later gain. Nothing of a ceded session executes, and the engine drops what it ha
 session, and an agent here would lack what happens there.
 """
 
+import asyncio
 import logging
 from collections.abc import Iterable
 from functools import partial
@@ -50,11 +51,12 @@ class Handover(Struct, eq=False):
 
     async def follow(self) -> None:
         """Recover what is gained, and drop what is ceded, until the journal is closed."""
-        async for moved in self._journal.moves():
-            if isinstance(moved, Gained):
-                await self._gained(moved)
-            else:
-                self._ceded(moved)
+        async with asyncio.TaskGroup() as gaining:  # (what is ceded is dropped at once: it may come back)
+            async for moved in self._journal.moves():
+                if isinstance(moved, Gained):
+                    gaining.create_task(self._gained(moved))
+                else:
+                    self._ceded(moved)
 
     async def leave(self) -> None:
         """Let other servers continue what rests here, since this one stops."""
@@ -68,7 +70,10 @@ class Handover(Struct, eq=False):
             _log.info("%d runs were executing at a server that was lost", len(gained.orphans))
         for orphan in gained.orphans:
             trouble = "run %s, whose server was lost, cannot be recovered yet"
-            await until_stored(partial(self._recover, orphan), trouble, orphan.run.run_id, log=_log)
+            try:
+                await until_stored(partial(self._recover, orphan), trouble, orphan.run.run_id, log=_log)
+            except Exception:
+                _log.exception("run %s could not be recovered; the next owner of its session does", orphan.run.run_id)
 
     def _ceded(self, ceded: Ceded) -> None:
         def is_ceded(key: SessionKey) -> bool:
