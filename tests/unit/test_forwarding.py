@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from typing import Any
 
 import httpx
@@ -205,6 +206,24 @@ def test_without_an_owner_for_longer_than_a_lease_it_is_503_moved_in_the_form_of
             assert answer.headers["retry-after"] == "1"
             assert first.recorder.refusals["moved"] == 2
             assert (openai.status_code, openai.json()["error"]["code"]) == (503, "moved")
+
+    run(scene)
+
+
+def test_a_server_that_cannot_be_reached_is_503_moved_and_the_log_names_it_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene() -> None:
+        async with pair(lease_s=-2.8) as (found, first, owner, client):
+            with socket.create_server(("127.0.0.1", 0)) as closed:
+                address = f"127.0.0.1:{closed.getsockname()[1]}"
+            found.town.peers = {**found.town.peers, owner.id: Peer(owner.id, address, "0")}
+            for method, path in (("POST", "/v1/sessions/s/pause"), ("DELETE", "/v1/sessions/s")):
+                answer = await client.request(method, path)
+                assert (answer.status_code, answer.json()["code"]) == (503, "moved")
+
+            assert first.recorder.forwards["unreached"] > 2
+            assert caplog.text.count(f"requests cannot be sent to the server at {address}") == 1
 
     run(scene)
 
