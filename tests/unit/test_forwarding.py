@@ -121,17 +121,25 @@ def test_a_request_whose_answer_was_lost_is_sent_again_and_is_one_run() -> None:
     run(scene)
 
 
-def test_a_request_whose_answer_was_lost_and_that_no_server_takes_in_time_is_not_said_to_be_refused() -> None:
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_request_whose_answer_was_lost_and_that_nobody_takes_in_time_is_not_said_to_be_refused(
+    before: int,
+) -> None:
+    """On a new connection, or on one that has answered `before`."""
+
     async def scene() -> None:
         gate = Gate()
 
         async def held(attempt: Attempt) -> str:
-            await gate.wait()
+            if prompt_of(attempt) == "once":
+                await gate.wait()
             return "echo"
 
         async with pair(held, lease_s=-2.9) as (found, _first, owner, client):
+            for _ in range(before):
+                await client.post("/chat", json={"session_id": "s", "message": "before"})
             asked = asyncio.create_task(client.post("/chat", json={"session_id": "s", "message": "once"}))
-            await until(lambda: owner.recorder.accepts, "the run is accepted")
+            await until(lambda: owner.recorder.accepts > before, "the run is accepted")
             found.town.owners[partition("s")] = None
             for web, _ in owner._webs:
                 for connection in list(web.server_state.connections):

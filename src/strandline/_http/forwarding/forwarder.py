@@ -155,7 +155,8 @@ class Forwarder:
                 return
             except _ClientGone:
                 return
-            except Stale:
+            except Stale as error:
+                may_be_accepted |= isinstance(error.__cause__, UpstreamLost) and request.passed.run_id is not None
                 if (stale := stale + 1) < MOST_STALE:
                     continue
             except _Elsewhere as error:
