@@ -1,6 +1,7 @@
 """`strandline cluster`: the servers over one database, seen and drained from a terminal."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,16 @@ def shown(database: str) -> dict[str, Any]:
     return found
 
 
+def metric(server: Server, name: str) -> float:
+    text = server.client.get("/metrics").raise_for_status().text
+    (found,) = re.findall(rf"^strandline_{name} (\S+)$", text, re.MULTILINE)
+    return float(found)
+
+
+def owned(server: Server) -> float:
+    return metric(server, "cluster_partitions_owned")
+
+
 def test_a_drained_server_hands_its_sessions_over_goes_on_answering_and_can_be_filled_again(
     database: str, tmp_path: Path
 ) -> None:
@@ -42,6 +53,9 @@ def test_a_drained_server_hands_its_sessions_over_goes_on_answering_and_can_be_f
             assert sum(each["partitions"] for each in servers) == 256
             assert all(0 < each["lease_left_s"] <= 10 for each in servers)
             drained = servers[0]["id"]
+            until(lambda: owned(first) + owned(second) == 256, "and says so")
+            assert [metric(each, "cluster_servers") for each in (first, second)] == [2, 2]
+            given = metric(first, "cluster_partitions_ceded_total")
 
             assert cluster(database, "drain", str(drained)).stdout == (
                 f"Server {drained} takes no more sessions, and has none.\n"
@@ -52,6 +66,10 @@ def test_a_drained_server_hands_its_sessions_over_goes_on_answering_and_can_be_f
                 f"{drained} 0 of 256, leaving",
                 f"{servers[1]['id']} 256 of",
             ]
+            assert metric(first, "cluster_partitions_ceded_total") == given + servers[0]["partitions"]
+            until(lambda: owned(second) == 256, "the other one has everything")
+            assert metric(second, "cluster_partitions_gained_total") >= servers[0]["partitions"]
+            assert metric(second, "cluster_partitions_unowned") == 0
             answer = first.client.post("/chat", json={"message": "hello", "session_id": "s"})
             assert answer.status_code == 200, answer.text
 

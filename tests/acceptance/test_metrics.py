@@ -93,7 +93,7 @@ def test_metrics_name_nobody_and_no_web_page_can_read_them(at: Checkpoints, tmp_
             assert name not in text.text
         labels = {label for family in parse_openmetrics(text.text) for each in family.samples for label in each.labels}
         places = {"worker"} if "workers" in server.health() else set()
-        assert labels == {"outcome", "code", "reason", "le", "version"} | places
+        assert labels == {"outcome", "code", "reason", "result", "le", "version"} | places
         for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
             assert server.client.get("/metrics", headers=headers).status_code == 403
         assert server.client.head("/metrics").status_code == 200

@@ -31,9 +31,10 @@ from strandline._engine.observers import UNOBSERVED, UNPROJECTED, UNTRACED, Obse
 from strandline._engine.options import Options
 from strandline._engine.ownership import Ownership
 from strandline._engine.queues import Estimates, SessionQueues
-from strandline._engine.reading import Health, Positions, Reading, Reasons, RunStack, Standings, Vitals
+from strandline._engine.reading import ClusterVitals, Health, Positions, Reading, Reasons, RunStack, Standings, Vitals
 from strandline._engine.requests import Request, RunBuilder
 from strandline._engine.streams import Streams, Subscription
+from strandline._journal.partitions import PARTITIONS
 from strandline._journal.port import Journal
 from strandline._model import Principal, RunId, SessionId, SessionKey
 from strandline.errors import NotOwner, Unavailable
@@ -298,6 +299,19 @@ class Service:
             stalls=self._watchdog.stalls,
             claims_lost=self._claims.lost,
             subscribers=self._streams.subscribers,
+            cluster=self._cluster_vitals(),
+        )
+
+    def _cluster_vitals(self) -> ClusterVitals | None:
+        if not self.ownership.is_shared:
+            return None
+        cluster = self.ownership.others()
+        return ClusterVitals(
+            servers=len(cluster.peers),
+            owned=sum(map(cluster.owns, range(PARTITIONS))),
+            unowned=sum(cluster.owner(each) is None for each in range(PARTITIONS)),
+            gained=self._handover.gained,
+            ceded=self._handover.ceded,
         )
 
     async def stacks(self) -> list[RunStack]:

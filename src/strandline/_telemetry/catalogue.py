@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from strandline import __version__
 from strandline._engine.loops import WorkerLoad
-from strandline._engine.reading import Vitals
+from strandline._engine.reading import ClusterVitals, Vitals
 from strandline._journal.port import Stored
 from strandline._telemetry.disk import DiskUsage
 from strandline._telemetry.recorder import Distribution, MetricsRecorder
@@ -60,6 +60,15 @@ def _histogram(name: str, meaning: str, read: Callable[[Seen], Distribution]) ->
 
 def _each_worker(seen: Seen, read: Callable[[WorkerLoad], float]) -> Iterable[tuple[tuple[str, ...], Read]]:
     return [((str(number),), read(each)) for number, each in enumerate(seen.vitals.agents.workers)]
+
+
+def _of_cluster(
+    kind: Literal["gauge", "counter"], name: str, meaning: str, read: Callable[[ClusterVitals], int]
+) -> Metric:
+    def values(seen: Seen) -> Iterable[tuple[tuple[str, ...], Read]]:
+        return [((), None if seen.vitals.cluster is None else read(seen.vitals.cluster))]
+
+    return Metric(kind, name, meaning, values)
 
 
 METRICS: Final = (
@@ -117,6 +126,17 @@ METRICS: Final = (
     Metric("counter", "forwards",
            "Requests sent to another server of the cluster, by `result`; one may be sent more than once",
            lambda seen: [((result,), count) for result, count in seen.recorder.forwards.items()], ("result",)),
+    _of_cluster("gauge", "cluster_servers", "Servers that share the journal and are alive, as this one sees them",
+                lambda seen: seen.servers),
+    _of_cluster("gauge", "cluster_partitions_owned", "Partitions of the journal, of 256, that this server owns",
+                lambda seen: seen.owned),
+    _of_cluster("gauge", "cluster_partitions_unowned", "Partitions that no server owns, as this one sees them",
+                lambda seen: seen.unowned),
+    _of_cluster("counter", "cluster_partitions_gained",
+                "Partitions taken from other servers, or over from lost ones, since the start",
+                lambda seen: seen.gained),
+    _of_cluster("counter", "cluster_partitions_ceded", "Partitions handed over to other servers",
+                lambda seen: seen.ceded),
     _gauge("subscribers", "Clients that currently wait for events, or for the end of a run",
            lambda seen: seen.vitals.subscribers),
     _gauge("agents_in_memory", "Idle agents in memory, ready for the next run of their session",

@@ -36,6 +36,10 @@ class Handover(Struct, eq=False):
     _tracing: Tracing
     _clock: Clock
     _options: Options
+    gained: int = 0
+    """How many partitions came after the start."""
+    ceded: int = 0
+    """How many went to other servers."""
 
     async def recover(self, orphans: Iterable[Claim]) -> None:
         """End or requeue what executed when its server died. Raises `JournalUnavailable`."""
@@ -66,6 +70,7 @@ class Handover(Struct, eq=False):
             _log.warning("sessions at rest are handed over only when this server has stopped: %s", error)
 
     async def _gained(self, gained: Gained) -> None:
+        self.gained += len(gained.partitions)
         if gained.orphans:
             _log.info("%d runs were executing at a server that was lost", len(gained.orphans))
         for orphan in gained.orphans:
@@ -76,6 +81,8 @@ class Handover(Struct, eq=False):
                 _log.exception("run %s could not be recovered; the next owner of its session does", orphan.run.run_id)
 
     def _ceded(self, ceded: Ceded) -> None:
+        self.ceded += len(ceded.partitions)
+
         def is_ceded(key: SessionKey) -> bool:
             return partition_of(key) in ceded.partitions
 

@@ -5,7 +5,7 @@ its likely wait, and its session's open input requests. `Positions` publishes th
 subscribers. Nothing in here decides or changes anything. The rest of the code imports `__all__` only.
 """
 
-from strandline._engine.reading.answers import Health, RunPage, RunStack, RunView, Vitals
+from strandline._engine.reading.answers import ClusterVitals, Health, RunPage, RunStack, RunView, Vitals
 from strandline._engine.reading.positions import Positions
 from strandline._engine.reading.reasons import Reasons, of_others
 from strandline._engine.reading.standings import Standings
@@ -13,6 +13,7 @@ from strandline._engine.reading.views import PAGE_BYTES, Reading
 
 __all__ = [
     "PAGE_BYTES",
+    "ClusterVitals",
     "Health",
     "Positions",
     "Reading",

@@ -78,6 +78,21 @@ class Vitals(Struct, frozen=True, kw_only=True):
     claims_lost: int
     subscribers: int
     """How many clients wait for events, or for the end of a run, at this moment."""
+    cluster: "ClusterVitals | None" = None
+    """With several servers over one journal."""
+
+
+class ClusterVitals(Struct, frozen=True, kw_only=True):
+    """What one server sees of those that share its journal; counts are since its start."""
+
+    servers: int
+    """How many are alive."""
+    owned: int
+    """How many of the 256 partitions this server owns."""
+    unowned: int
+    """How many no server owns, as far as this one knows."""
+    gained: int
+    ceded: int
 
 
 class RunStack(Struct, frozen=True, kw_only=True):
