@@ -365,3 +365,27 @@ def test_an_idle_server_sends_at_most_two_statements_a_second(database: str, mon
             assert journal.trouble is None
 
     asyncio.run(main())
+
+
+def test_one_damaged_session_keeps_nobody_from_taking_the_others_over(
+    leased: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with two(leased) as (first, second):
+            damaged, sound = session_in(second.owned), session_in(second.owned, 1)
+            for session in (damaged, sound):
+                await second.journal.accept(run(f"a {session.session_id}", session), WIDE, claim_next=True)
+                await second.journal.finish((await second.claim()).token, done("hi", "ho"), claim_next=False)
+                await second.journal.accept(run(f"b {session.session_id}", session), WIDE, claim_next=False)
+            with asking(leased) as wire:
+                wire.execute(
+                    "UPDATE history SET session = -1 WHERE session = (SELECT no FROM sessions WHERE session_id = ?)",
+                    (damaged.session_id,),
+                )
+            second.die()
+            await until(lambda: len(first.owned) == 255)
+            assert partition_of(damaged) not in first.owned
+            assert await first.journal.claim_next(sound) is ClaimResult.CLAIMED
+
+    asyncio.run(main())
+    assert "cannot be taken over" in caplog.text
