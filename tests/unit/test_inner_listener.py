@@ -12,6 +12,8 @@ from cluster_support import Served, pair, run
 from engine_support import Played, echo
 from strandline._clock import SystemClock
 from strandline._composition import build_http, build_service
+from strandline._http.caller import CALLER, EVERYBODY
+from strandline._http.forwarding.client_request import ClientRequest
 from strandline._http.forwarding.envelope import (
     EARLY_S,
     LATE_S,
@@ -28,10 +30,11 @@ from strandline._http.forwarding.envelope import (
 )
 from strandline._http.middleware.access import AccessMiddleware, StartWait
 from strandline._journal.memory import MemoryJournal
+from strandline._model import ANONYMOUS
 from strandline._settings import Settings
 from strandline._telemetry.recorder import MetricsRecorder
 from strandline._telemetry.traces import Traces
-from strandline.testing._virtual import InlineLoops
+from strandline.testing._virtual import InlineLoops, VirtualClock, run_virtual
 
 BODY = b'{"session_id": "s", "message": "hello"}'
 SECRET = b"s" * 32
@@ -184,3 +187,60 @@ def test_before_the_secret_is_known_nothing_is_believed() -> None:
             assert (answer.status_code, owner.recorder.accepts) == (403, 0)
 
     run(scene)
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_a_client_waits_no_longer_than_it_wants_at_all_servers_together(method: str) -> None:
+    async def scene() -> None:
+        async with pair() as (_, first, owner, client):
+            first.journal._connection = owner.journal._connection  # (where runs are stored, which all servers read)
+            await client.post("/chat", json={"session_id": "s", "message": "before"})
+            await client.post("/v1/sessions/s/pause")
+            waits = await client.post("/v1/sessions/s/runs", json={"input": "hello"})
+            posts = method == "POST"
+            body = b'{"input": "hello"}' if posts else b""
+            again = message(
+                owner.id,
+                method=method,
+                path=b"/v1/sessions/s/runs" if posts else f"/v1/runs/{waits.json()['run_id']}".encode(),
+                headers=[(b"content-type", b"application/json"), (b"prefer", b"wait=300")],
+                size=len(body),
+                digest=digest_of(body),
+                principal=ANONYMOUS,
+                waited_s=299.9,
+            )
+            answer = await sent(owner, signed(SECRET, again) + body)
+
+            assert answer.json()["status"] == "queued"
+            assert answer.headers["preference-applied"] == "wait=300"
+
+    run(scene)
+
+
+def test_a_request_that_is_sent_again_says_how_long_its_client_has_waited() -> None:
+    async def scene(_: VirtualClock) -> None:
+        async def never() -> Any:
+            await asyncio.Event().wait()
+
+        async def nowhere(_: Any) -> None:
+            raise AssertionError
+
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": "GET",
+            "raw_path": b"/",
+            "query_string": b"",
+            "headers": [],
+            "client": None,
+        }
+        request = ClientRequest({**scope, CALLER: EVERYBODY}, never, nowhere)
+        request._body = [b""]
+        first = request.envelope(1, 2, 1, 0.0)
+        await asyncio.sleep(7.0)
+        second = request.envelope(1, 2, 2, 0.0)
+        request.begin_again()
+
+        assert first.waited_s == 0.0
+        assert [second.waited_s, request.passed.waited_s] == pytest.approx([7.0, 7.0])
+
+    run_virtual(scene)

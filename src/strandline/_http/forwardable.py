@@ -28,6 +28,8 @@ class Forwardable(Struct):
     """The id of the run that it requests: the same one wherever and however often it is sent."""
     again: bool = False
     """Whether its run may have been accepted already: it was sent before, or its session has moved while it waited."""
+    waited_s: float = 0.0
+    """For how long its client has waited already, when it is sent again."""
     once: bool = False
     """Whether it must not be sent again if its answer was lost."""
     resumable: bool = False
@@ -58,6 +60,12 @@ def forwardable(scope: Scope) -> Forwardable | None:
     """Return the record of a request; None: no other server could answer it."""
     found: Forwardable | None = scope.get(FORWARDABLE)
     return found
+
+
+def left_of(request: Request, wait_s: float) -> float:
+    """Return how many seconds are left of those that a client is ready to wait, at all servers together."""
+    found = forwardable(request.scope)
+    return wait_s if found is None else max(0.0, wait_s - found.waited_s)
 
 
 def only_once(request: Request) -> None:

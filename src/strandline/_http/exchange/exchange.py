@@ -23,7 +23,7 @@ from strandline._http.audit import interrupted
 from strandline._http.exchange.idempotency import REPLAYED, idempotency_key
 from strandline._http.exchange.run_request import UNTIL_IT_ENDS, RunRequest
 from strandline._http.exchange.sse import EventResponse, RunEvents, disconnected
-from strandline._http.forwardable import Forwardable, forwardable
+from strandline._http.forwardable import Forwardable, forwardable, left_of
 from strandline._model import Outcome, RunId
 from strandline.errors import NotOwner
 
@@ -117,7 +117,7 @@ class Exchange:
             return self.stream(ticket.stream, frames, headers, after=_had(ticket, run_request.after))
         end: Outcome | Later = Later.LATER
         if run_request.wait_s is not None:
-            answer = _end_of(ticket.stream, run_request.wait_s)
+            answer = _end_of(ticket.stream, left_of(request, run_request.wait_s))
             with suppress(ClientsServerStops):
                 end = await self.while_connected(request, ticket.run_id, answer)
             if passed is not None and (moved := self.continues_elsewhere(passed, ticket.stream)) is not None:

@@ -55,6 +55,7 @@ class ClientRequest:
         self._is_again = False
         self._gone: asyncio.Future[None] | None = None
         self._digest = b""
+        self._began = asyncio.get_running_loop().time()
 
     # -- for the local application ----------------------------------------------------------------------
 
@@ -152,6 +153,7 @@ class ClientRequest:
         """Have the request received from its beginning."""
         self._is_again = True
         self.refused = None
+        self.passed.waited_s = self._waited_s()
 
     async def complete(self) -> None:
         """Complete a stream whose rest the application has sent, or cut it if it could not."""
@@ -182,6 +184,7 @@ class ClientRequest:
             key_id=b"" if caller.key is None else bytes.fromhex(caller.key.id),
             run_id=self.passed.run_id,
             again=self.passed.again,
+            waited_s=self._waited_s(),
         )
 
     def cut(self) -> None:
@@ -189,6 +192,9 @@ class ClientRequest:
         if (cut := self._scope.get(CUT)) is None:
             raise RuntimeError("the answer of another server was lost")
         cut()
+
+    def _waited_s(self) -> float:
+        return asyncio.get_running_loop().time() - self._began
 
     def _headers(self, without: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
         headers: list[tuple[bytes, bytes]] = self._scope["headers"]

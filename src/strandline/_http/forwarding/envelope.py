@@ -57,6 +57,8 @@ class Forward(Struct, frozen=True, tag=1, array_like=True):
     run_id: str | None
     again: bool = False
     """Whether that run may have been accepted already."""
+    waited_s: float = 0.0
+    """For how long the client has waited already."""
 
 
 class Left(Struct, frozen=True, tag=2, array_like=True):

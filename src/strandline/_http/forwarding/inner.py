@@ -123,7 +123,7 @@ class InnerApp:
         and come to us by another one. The request is cancelled instead.
         """
         run_id = None if envelope.run_id is None else RunId(envelope.run_id)
-        passed = Forwardable(forwarded=True, run_id=run_id, again=envelope.again)
+        passed = Forwardable(forwarded=True, run_id=run_id, again=envelope.again, waited_s=envelope.waited_s)
         request = _scope_of(envelope, passed)
         answer = _Answer(send, passed)
         task = asyncio.current_task()

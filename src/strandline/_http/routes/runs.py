@@ -19,7 +19,7 @@ from strandline._http.caller import principal_of
 from strandline._http.exchange.exchange import ClientsServerStops, Exchange
 from strandline._http.exchange.run_request import Priority, whole_number
 from strandline._http.exchange.sse import RunEvents, last_event_id
-from strandline._http.forwardable import only_once
+from strandline._http.forwardable import left_of, only_once
 from strandline._model import IfBusy, InputRequest, Message, RunError, RunId, RunStatus, SessionId
 from strandline._older_names import field_note
 from strandline._settings import AppSettings
@@ -133,7 +133,7 @@ class Runs:
         if wait_s is None:
             return wire.answer(run_body(view))
         if view.run.outcome is None:
-            waiting = asyncio.ensure_future(self._service.wait(principal, run_id, wait_s))
+            waiting = asyncio.ensure_future(self._service.wait(principal, run_id, left_of(request, wait_s)))
             with suppress(ClientsServerStops):
                 view = await self._exchange.while_connected(request, run_id, waiting)
             if view.run.outcome is None and self._exchange.sends_away(request):
