@@ -382,3 +382,38 @@ def test_runs_that_were_accepted_are_answered_after_their_session_has_moved_alth
             assert [answer.json()["response"] for answer in answers] == ["echo 1", "echo 2"]
 
     run(scene)
+
+
+@pytest.mark.parametrize("through", ["its own server", "another server"])
+def test_a_run_that_was_accepted_and_found_no_server_later_is_not_said_to_be_sent_again(through: str) -> None:
+    async def scene() -> None:
+        async with pair(lease_s=-2.9) as (found, first, owner, client):
+            await client.post("/chat", json={"session_id": "s", "message": "before"})
+            await client.post("/v1/sessions/s/pause")
+            at = owner.url if through == "its own server" else first.url
+            body = {"session_id": "s", "message": "hello"}
+            waits = asyncio.create_task(client.post(f"{at}/chat", json=body))
+            await until(lambda: owner.service.vitals().subscribers, "it waits")
+            found.town.owners[partition("s")] = None
+            owner.service._streams.ceded(lambda key: True)
+            answer = await waits
+
+            assert (answer.status_code, answer.json()["code"]) == (502, "answer_lost")
+
+    run(scene)
+
+
+def test_a_connection_that_is_lost_after_it_was_idle_may_have_lost_an_answer() -> None:
+    async def scene() -> None:
+        async with pair(lease_s=-2.9) as (found, _first, owner, client):
+            await client.post("/chat", json={"session_id": "s", "message": "before"})
+            await client.post("/v1/sessions/s/pause")
+            waits = asyncio.create_task(client.post("/chat", json={"session_id": "s", "message": "hello"}))
+            await until(lambda: owner.service.vitals().subscribers, "it waits")
+            found.town.owners[partition("s")] = None
+            await owner.kill()
+            answer = await waits
+
+            assert (answer.status_code, answer.json()["code"]) == (502, "answer_lost")
+
+    run(scene)

@@ -27,7 +27,9 @@ class Forwardable(Struct):
     run_id: RunId | None = None
     """The id of the run that it requests: the same one wherever and however often it is sent."""
     again: bool = False
-    """Whether its run may have been accepted already: it was sent before, or its session has moved while it waited."""
+    """Whether its run may have been accepted already: it was sent before."""
+    accepted: bool = False
+    """Whether its run has been accepted, here or at another server, whoever answers."""
     waited_s: float = 0.0
     """For how long its client has waited already, when it is sent again."""
     once: bool = False

@@ -108,7 +108,7 @@ class Exchange:
         run_id, again = (None, False) if passed is None else (self._run_id(passed, run_request), passed.again)
         ticket = await self._service.submit(run_request.for_service(key), run_id=run_id, again=again)
         if passed is not None:
-            passed.again = True
+            passed.again = passed.accepted = True
         interrupted(request, ticket)
         run = Accepted(request, run_request, ticket, key is not None)
         dialect.accepted(run)

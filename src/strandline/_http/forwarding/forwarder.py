@@ -25,7 +25,7 @@ from strandline._engine.streams import LAST
 from strandline._http import wire
 from strandline._http.forwarding.client_request import ClientRequest, part
 from strandline._http.forwarding.envelope import Forward
-from strandline._http.forwarding.inner import CLOCK, MOVED, RESUMABLE
+from strandline._http.forwarding.inner import ACCEPTED, CLOCK, MOVED, RESUMABLE
 from strandline._http.forwarding.others import Others, Stale
 from strandline._http.forwarding.upstream import Unreached, Upstream, UpstreamLost
 from strandline._http.forwarding.whole_events import WholeEvents
@@ -139,7 +139,7 @@ class Forwarder:
         """
         cluster, loop = self._others.cluster(), asyncio.get_running_loop()
         pause_s, until, had = FIRST_PAUSE_S, loop.time() + cluster.lease_s + PATIENCE_S, request.passed.last_id
-        stale, may_be_accepted = 0, False
+        stale, is_lost = 0, False
         while True:
             peer = cluster.owner(partition)
             try:
@@ -156,7 +156,7 @@ class Forwarder:
             except _ClientGone:
                 return
             except Stale as error:
-                may_be_accepted |= isinstance(error.__cause__, UpstreamLost) and request.passed.run_id is not None
+                is_lost |= isinstance(error.__cause__, UpstreamLost)
                 if (stale := stale + 1) < MOST_STALE:
                     continue
             except _Elsewhere as error:
@@ -165,7 +165,7 @@ class Forwarder:
                 self._note(peer, error, loop.time())
                 if isinstance(error, UpstreamLost) and request.passed.once:
                     raise wire.AnswerLost(_ANSWER_LOST) from error
-                may_be_accepted |= isinstance(error, UpstreamLost) and request.passed.run_id is not None
+                is_lost |= isinstance(error, UpstreamLost)
                 if request.has_begun and not request.passed.resumable:
                     request.cut()
                     return
@@ -178,6 +178,7 @@ class Forwarder:
                     request.passed.last_id,
                 )
             if loop.time() >= until or self._is_leaving:
+                may_be_accepted = request.passed.accepted or (is_lost and request.passed.run_id is not None)
                 raise wire.AnswerLost(_ANSWER_LOST) if may_be_accepted else moved(partition)
             if cluster.owner(partition) == peer:
                 await request.pause(pause_s)
@@ -213,7 +214,7 @@ class Forwarder:
         end = request.on_disconnect(lambda: upstream.fail(_ClientGone()))
         try:
             await self._others.send(upstream, peer, make, request.body)
-            await self._check_moved(upstream)
+            await self._check_moved(upstream, request)
             await _pass_on(upstream, request)
             self._on_forward("answered")
         except _ClientGone:
@@ -233,10 +234,11 @@ class Forwarder:
             request.passed.again = True  # (from now on)
             self._others.put(upstream)
 
-    async def _check_moved(self, upstream: Upstream) -> None:
-        """Raise `_Elsewhere` if the other server has done nothing since it does not have the session."""
+    async def _check_moved(self, upstream: Upstream, request: ClientRequest) -> None:
+        """Raise `_Elsewhere` if another server has the session, or will soon."""
         if not (found := upstream.headers_named(MOVED)):
             return
+        request.passed.accepted |= bool(upstream.headers_named(ACCEPTED))
         while await upstream.next():
             pass
         raise _Elsewhere(int(found[0]) if found[0] else None)

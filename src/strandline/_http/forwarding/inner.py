@@ -37,6 +37,8 @@ from strandline.errors import StrandlineError
 PATH: Final = "/forward"
 MOVED: Final = b"strandline-moved"
 """The header of an answer that is none: the session's partition is another server's, or will soon be."""
+ACCEPTED: Final = b"strandline-accepted"
+"""The header beside it: the run of the request has been accepted, and continues there."""
 RESUMABLE: Final = b"strandline-resumable"
 """The header of a stream that can be resumed after the id of an event, and that ends with the last of all ids."""
 CLOCK: Final = "strandline-clock"
@@ -158,6 +160,8 @@ class InnerApp:
             response = self._respond(error, request)
             if passed.passes(error):
                 response.raw_headers.append((MOVED, str(getattr(error, "partition", "")).encode()))
+                if passed.accepted:
+                    response.raw_headers.append((ACCEPTED, b"1"))
             await response(request, receive, answer)
         except asyncio.CancelledError:
             if not lost or task.uncancel() > 0:
