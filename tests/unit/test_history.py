@@ -6,15 +6,19 @@ from typing import Any
 import pytest
 
 from strandline._history import (
+    DISMISSED,
     UNKNOWN_OUTCOME,
     Progress,
     answer_text,
     close,
+    close_answer,
+    dismissed,
     ended_early,
     fold,
     history_faults,
     pairing_faults,
     prompt_message,
+    resume_point,
 )
 from strandline._model import (
     Block,
@@ -24,6 +28,7 @@ from strandline._model import (
     ErrorCode,
     Failed,
     Message,
+    Question,
     Raised,
     RoundDone,
     RoundStarted,
@@ -412,6 +417,57 @@ def test_text_of_no_proper_form_is_text() -> None:
     assert prompt_message(odd) == user(say("one"), say("2"))
 
 
+# -- the run of an answer -----------------------------------------------------------------------------
+
+ASKING = assistant(*ask("a", "b"))
+
+
+def asks(results: dict[str, ToolResult]) -> Question:
+    """Return a question of the tool `b`; these tools of its round have ended."""
+    return Question(requests=[], message=ASKING, results=results, state={})
+
+
+def stopped(tool_use_id: str) -> ToolResult:
+    return {"toolUseId": tool_use_id, "status": "error", "content": [{"text": DISMISSED}]}
+
+
+def test_the_sentence_of_a_tool_that_asked_says_that_it_did_nothing_after_its_question() -> None:
+    assert DISMISSED == (
+        "This tool asked a person for input and got no answer: it stopped at its question, and did nothing after it."
+    )
+
+
+def test_an_answer_leaves_what_comes_after_the_message_that_asked() -> None:
+    rest = [user(*gave(result("a"), result("b"))), assistant(say("booked"))]
+
+    assert close_answer([ASKING, *rest], {}, Succeeded(), begun=True) == rest
+
+
+def test_a_tool_whose_answer_never_arrived_stopped_at_its_question() -> None:
+    closed = close_answer([ASKING], {"a": result("a")}, Cancelled(), begun=False)
+
+    assert closed == [user(*gave(result("a"), stopped("b"))), assistant(say("(This run ended early: cancelled.)"))]
+
+
+def test_a_tool_that_went_on_with_its_answer_may_have_taken_effect() -> None:
+    closed = close_answer([ASKING], {"a": result("a")}, Cancelled(), begun=True)
+
+    assert closed == [user(*gave(result("a"), unknown("b"))), assistant(say("(This run ended early: cancelled.)"))]
+
+
+def test_two_tools_that_asked_under_one_id_each_stopped_at_its_question() -> None:
+    closed = close_answer([assistant(*ask("a", "a"))], {}, Cancelled(), begun=False)
+
+    assert closed[0] == user(*gave(stopped("a"), stopped("a-2")))
+
+
+def test_a_dismissed_question_has_results_and_says_that_it_got_no_answer() -> None:
+    not_given = assistant(say("(The input that was asked for was not given.)"))
+
+    assert dismissed(asks({"a": result("a")})) == [user(*gave(result("a"), stopped("b"))), not_given]
+    assert dismissed(asks({"a": result("a")}), begun=True) == [user(*gave(result("a"), unknown("b"))), not_given]
+
+
 # -- what a run has done so far -----------------------------------------------------------------------
 
 
@@ -460,6 +516,50 @@ def test_the_state_is_that_of_the_last_closed_round() -> None:
     assert fold(checkpoints).messages_to_resume()[-1] == user(*gave(result("b")))
 
 
+LONG = [HELLO, assistant(*ask("x")), user(*gave(result("x"))), assistant(*ask("a", "b", "c"))]
+"""A run in its second round; of its three tools `a` has ended."""
+
+
+def test_tools_are_open_in_the_last_round_alone() -> None:
+    assert Progress(messages=LONG, results={"a": result("a")}).open_tools() == {"b": "tool_b", "c": "tool_c"}
+
+
+def test_before_an_answer_arrives_no_tool_is_open() -> None:
+    assert Progress(messages=[ASKING], results={}, question_state={}, begun=False).open_tools() == {}
+
+
+def test_a_run_without_an_open_tool_resumes_as_it_is() -> None:
+    progress = Progress(messages=LONG[:3], results={})
+
+    assert resume_point(progress, unknown_tool="fail", idempotent_tools=[]) is progress
+
+
+def test_an_open_tool_that_may_have_run_keeps_a_run_from_resuming_or_its_result_says_so() -> None:
+    progress = Progress(messages=LONG, results={"a": result("a")})
+
+    assert resume_point(progress, unknown_tool="fail", idempotent_tools=[]) is None
+    assert resume_point(progress, unknown_tool="fail", idempotent_tools=["tool_b"]) is None, "there is c, too"
+    resumed = resume_point(progress, unknown_tool="tell", idempotent_tools=[])
+    assert resumed is not None
+    assert resumed.results == {"a": result("a"), "b": unknown("b"), "c": unknown("c")}
+    assert resumed.to_restart == frozenset()
+    assert resumed.messages_to_resume() == [*LONG, user(*gave(result("a"), unknown("b"), unknown("c")))]
+
+
+def test_idempotent_tools_start_again_and_their_round_stays_open() -> None:
+    progress = Progress(messages=LONG, results={"a": result("a")})
+    some = resume_point(progress, unknown_tool="tell", idempotent_tools=["tool_b"])
+    every = resume_point(progress, unknown_tool="fail", idempotent_tools=["tool_b", "tool_c"])
+
+    assert some is not None
+    assert (set(some.to_restart), some.results) == ({"b"}, {"a": result("a"), "c": unknown("c")})
+    assert some.ended_results() == [result("a"), unknown("c")]
+    assert some.messages_to_resume() == LONG
+    assert every is not None
+    assert (set(every.to_restart), every.results) == ({"b", "c"}, {"a": result("a")})
+    assert every.ended_results() == [result("a")]
+
+
 # -- the checks ---------------------------------------------------------------------------------------
 
 GOOD = [HELLO, assistant(*ask("a")), user(*gave(result("a"))), assistant(say("done"))]
@@ -475,6 +575,13 @@ GOOD = [HELLO, assistant(*ask("a")), user(*gave(result("a"))), assistant(say("do
         ([*GOOD[:2], user(*gave(result("a"), result("a")))], "message 2 names a tool use twice: a"),
         ([HELLO, assistant(*ask("a", "a")), GOOD[2]], "message 1 names a tool use twice: a"),
         ([user(*ask("a")), GOOD[3]], "message 0 is the user's and calls tools"),
+        ([HELLO, assistant(*ask("a", "b")), assistant(say("no"))], "message 2 leaves tools without a result: a, b"),
+        ([HELLO, assistant(*ask("a", "b"))], "the last message leaves tools without a result: a, b"),
+        ([user(*gave(result("a"), result("b"))), GOOD[3]], "message 0 answers tools that were not called: a, b"),
+        ([user(*ask("a")), GOOD[2]], "message 1 answers tools that were not called: a"),
+        ([HELLO, assistant(*ask("a", "a", "b", "b"))], "message 1 names a tool use twice: a, b"),
+        ([HELLO, assistant({"toolUse": {"name": "a", "input": {}}})], "message 1 has a tool block without an id"),
+        ([HELLO, GOOD[1], user(*gave({**result("a"), "toolUseId": " "}))], "message 2 has a tool block without an id"),
         ([*GOOD[:2], assistant(*gave(result("a")))], "message 2 is the assistant's and holds results of tools"),
     ],
 )
