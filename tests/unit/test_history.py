@@ -107,6 +107,10 @@ def test_an_answered_run_is_left_as_it_is() -> None:
     assert closed is not messages
 
 
+def test_a_run_that_left_nothing_says_that_it_has_no_answer() -> None:
+    assert close([], {}, Succeeded()) == [assistant(say("(This run ended without an answer.)"))]
+
+
 def test_a_structured_output_is_closed_with_its_json_as_the_assistants_text() -> None:
     messages = [HELLO, assistant(*ask("Weather")), user(*gave(result("Weather", "Successfully validated")))]
 
@@ -126,7 +130,9 @@ def test_the_answer_of_a_limited_run_is_kept() -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", " \n"])
-@pytest.mark.parametrize("tail", [[], [assistant()], [assistant(say(" "))], [assistant(say("")), assistant()]])
+@pytest.mark.parametrize(
+    "tail", [[], [assistant()], [assistant(say(""))], [assistant(say(" "))], [assistant(say("")), assistant()]]
+)
 def test_a_run_without_an_answer_says_so(text: str | None, tail: list[Message]) -> None:
     closed = close([HELLO, *tail], {}, Succeeded(text=text))
 
@@ -407,7 +413,16 @@ def test_malformed_content_becomes_text(content: Any, shown: list[Block], ending
 def test_a_block_of_several_kinds_becomes_one_block_of_each() -> None:
     mixed: Block = {"text": "I look.", **ask("a")[0]}
 
-    assert close([HELLO, assistant(mixed)], {}, Cancelled())[1] == assistant(say("I look."), *ask("a"))
+    for ending in (Succeeded(), Cancelled()):
+        assert close([HELLO, assistant(mixed)], {}, ending)[1] == assistant(say("I look."), *ask("a"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{"role": "assistant", "content": "31"}, assistant({"text": 31}), {"role": "assistant", "content": ("31",)}],
+)
+def test_a_run_whose_answer_is_no_proper_text_succeeds_with_its_text(answer: Any) -> None:
+    assert close([HELLO, answer], {}, Succeeded()) == [HELLO, assistant(say("31"))]
 
 
 def test_text_of_no_proper_form_is_text() -> None:
@@ -516,12 +531,55 @@ def test_the_state_is_that_of_the_last_closed_round() -> None:
     assert fold(checkpoints).messages_to_resume()[-1] == user(*gave(result("b")))
 
 
+def test_a_round_continues_with_the_results_that_it_has_when_its_tools_start_again() -> None:
+    progress = fold(
+        [
+            RoundStarted(messages=[HELLO, assistant(*ask("a", "b"))]),
+            ToolDone(tool_use_id="a", result=result("a")),
+            RoundStarted(messages=[]),
+        ]
+    )
+
+    assert progress.messages == [HELLO, assistant(*ask("a", "b"))]
+    assert progress.results == {"a": result("a")}
+
+
+def test_the_run_of_an_answer_begins_in_the_middle_of_the_round_that_asked() -> None:
+    question = asks({"a": result("a")})
+
+    before, after = fold([], question), fold([RoundStarted(messages=[])], question)
+    assert before == Progress(messages=[ASKING], results={"a": result("a")}, question_state={}, begun=False)
+    assert after == Progress(messages=[ASKING], results={"a": result("a")}, question_state={}, begun=True)
+    assert before.messages_to_resume() == [ASKING]
+    assert after.messages_to_resume() == [ASKING, user(*gave(result("a"), unknown("b")))]
+
+
+def test_results_close_the_round_that_asked_when_the_run_continues_without_its_end() -> None:
+    checkpoints: list[Checkpoint] = [
+        ToolDone(tool_use_id="b", result=result("b")),
+        RoundStarted(messages=[assistant(*ask("c"))]),
+    ]
+
+    assert fold(checkpoints, asks({"a": result("a")})).messages == [
+        ASKING,
+        user(*gave(result("a"), result("b"))),
+        assistant(*ask("c")),
+    ]
+
+
 LONG = [HELLO, assistant(*ask("x")), user(*gave(result("x"))), assistant(*ask("a", "b", "c"))]
 """A run in its second round; of its three tools `a` has ended."""
 
 
 def test_tools_are_open_in_the_last_round_alone() -> None:
     assert Progress(messages=LONG, results={"a": result("a")}).open_tools() == {"b": "tool_b", "c": "tool_c"}
+
+
+def test_the_tools_of_a_round_that_asked_are_open_when_it_has_begun_again() -> None:
+    progress = Progress(messages=[ASKING], results={"a": result("a")}, to_restart=frozenset({"b"}), question_state={})
+
+    assert progress.open_tools() == {"b": "tool_b"}
+    assert progress.ended_results() == [result("a")]
 
 
 def test_before_an_answer_arrives_no_tool_is_open() -> None:

@@ -24,7 +24,7 @@ from strandline._engine.events import Reason
 from strandline._engine.loops import Call
 from strandline._engine.queues import Share
 from strandline._journal.memory import MemoryJournal
-from strandline._model import ANONYMOUS, ErrorCode, FencingToken, Principal, RunStatus
+from strandline._model import ANONYMOUS, ErrorCode, FencingToken, IfBusy, Principal, RunStatus
 from strandline._server import CONNECTIONS_GRACE_S
 from strandline.errors import Draining, HoldsFull, JournalUnavailable, SessionBusy
 from strandline.testing._checker import check_history
@@ -119,6 +119,23 @@ def test_a_run_that_succeeded_and_left_a_thread_is_answered_at_once_and_held() -
             played.work.end()
             assert (await outcome(second)).output == "answer to next"
             assert len(played.target.built) == 2, "an agent that a thread may still touch is not used again"
+
+    run_virtual(main)
+
+
+def test_a_run_that_interrupts_waits_until_nothing_of_the_interrupted_one_works() -> None:
+    async def main(clock: VirtualClock) -> None:
+        played = Lingering(clock)
+        async with serving(clock, played.target, cancel_grace_s=1, hold_limit_s=60) as service:
+            hangs = await send(service, "hang")
+            await asyncio.sleep(1)
+            next_one = await send(service, "next", if_busy=IfBusy.INTERRUPT)
+            assert (await outcome(hangs)).status is RunStatus.CANCELLED
+            await asyncio.sleep(30)
+            assert "next" not in played.began
+            assert service.health().held == 1
+            played.work.end()
+            assert (await outcome(next_one)).output == "answer to next"
 
     run_virtual(main)
 

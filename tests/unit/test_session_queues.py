@@ -400,6 +400,18 @@ def test_a_principal_with_its_share_of_slots_leaves_the_others_and_goes_on_when_
     assert queues.it.next() is None
 
 
+def test_a_session_of_a_principal_with_its_share_leaves_the_line_when_all_that_waits_has_left() -> None:
+    queues = Queues(3, per_principal=1)
+    queues.begin("1", A)
+    queues.wait("2", B)
+    assert not queues.it.keeps_slot(A)
+    do(queues.desk.journal.change(CancelSession(B, running=False)))
+    assert queues.it.keeps_slot(A)
+    assert len(queues.it) == 1
+    queues.end("1")
+    assert queues.it.next() is None
+
+
 def test_sessions_of_a_principal_with_its_share_take_turns() -> None:
     queues = Queues(9, per_principal=1)
     for number, session in enumerate((A, B, A, B)):

@@ -192,6 +192,18 @@ def test_a_hold_ends_with_the_claim_and_its_time_is_given_to_what_waits() -> Non
     assert desk.claims[0].run.queue_deadline == NOW + 65
 
 
+def test_a_run_that_gets_more_time_to_wait_is_overdue_when_that_is_over() -> None:
+    """It is looked at when it would have been due, and again later."""
+    desk = Desk()
+    desk.accept("a")
+    desk.accept("b", queue_deadline=NOW + 10)
+    desk.finish("a", **with_question("i"), answer_within_s=90)
+    assert desk.table.due(NOW + 10) == []
+    assert desk.table.due(NOW + 99) == []
+    assert desk.table.next_due == NOW + 100
+    assert desk.table.due(NOW + 100) == [key()]
+
+
 def test_every_row_has_a_writer() -> None:
     assert set(StoredRows()._writers) == set(Change.__subclasses__())
 
