@@ -27,6 +27,7 @@ from strandline.errors import Invalid, QueueFull, SessionBusy
 from strandline.testing._checker import check_history
 from strandline.testing._virtual import VirtualClock, run_virtual
 
+FAILED = "(This run ended early: agent_error.)"
 EARLY = "(This run ended early: cancelled.)"
 
 
@@ -107,6 +108,31 @@ def test_a_rollback_of_a_run_that_is_being_interrupted_discards_it_too() -> None
             assert [(await outcome(each)).output for each in (second, third)] == ["answer to now", "answer to then"]
             assert (await outcome(first)).status is RunStatus.CANCELLED
             assert texts(await history(service)) == ["now", "answer to now", "then", "answer to then"]
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize(("on_failure", "left"), [("drop", []), ("keep", ["break", FAILED, "RuntimeError: no luck"])])
+def test_what_a_failed_run_said_leaves_the_conversation_where_the_setting_says_so(
+    on_failure: str, left: list[str]
+) -> None:
+    async def breaks(attempt: Attempt) -> str:
+        if prompt_of(attempt) == "break":
+            raise RuntimeError("no luck")
+        return f"answer to {prompt_of(attempt)}"
+
+    async def main(clock: VirtualClock) -> None:
+        played = Played(breaks)
+        async with serving(clock, played, on_failure=on_failure) as service:
+            await outcome(await send(service, "before"))
+            failed = await send(service, "break")
+            assert (await outcome(failed)).status is RunStatus.FAILED
+            before = ["before", "answer to before"]
+            assert (await outcome(await send(service, "after"))).output == "answer to after"
+            assert texts(await history(service)) == [*before, *left, "after", "answer to after"]
+            _, record, _ = played.built[-1]
+            assert texts(record.messages) == [*before, *left]
+            assert (await service.run(ANONYMOUS, failed.run_id)).run.discarded == (on_failure == "drop")
 
     run_virtual(main)
 

@@ -1,16 +1,37 @@
-"""A full queue that is hammered refuses without the journal, and takes runs again as soon as there is room."""
+"""Refusals: their words, and a full queue that is hammered: it refuses without the journal, and takes runs again as
+soon as there is room.
+"""
 
 import asyncio
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from engine_support import Played, key, send, serving
 from strandline._agents.port import Attempt
+from strandline._engine.admission import Refusals
+from strandline._engine.options import Options
 from strandline._engine.service import Service
 from strandline._journal.memory import MemoryJournal
-from strandline._journal.port import AcceptAnswer, Bounds, Refused
-from strandline._model import ANONYMOUS, IfBusy, NewRun
-from strandline.errors import QueueFull, SessionBusy
+from strandline._journal.port import AcceptAnswer, Bounds, Refused, Reused, Unanswerable
+from strandline._model import ANONYMOUS, IfBusy, Keyed, NewRun, RunId
+from strandline.errors import (
+    AlreadyAnswered,
+    DiskLow,
+    Dismissed,
+    HoldsFull,
+    Invalid,
+    KeyReused,
+    NotFound,
+    PrincipalFull,
+    QueueFull,
+    ServerFull,
+    SessionBusy,
+    StorageFull,
+    StrandlineError,
+)
 from strandline.testing._virtual import VirtualClock, run_virtual
 
 
@@ -119,3 +140,106 @@ def test_what_a_full_queue_refuses_by_key_or_policy_is_decided_by_the_journal() 
                 await send(service, "x", if_busy=IfBusy.REJECT)
 
     run_virtual(main)
+
+
+# -- what each one says -------------------------------------------------------------------------------
+
+
+def refusals(**settings: Any) -> Refusals:
+    """Return the refusals of a server on which a run at `position` waits 10 s for each before it."""
+    estimates = SimpleNamespace(wait_s=lambda session, position: 10.0 * position, retry_after_s=lambda session: 7.0)
+    queues = SimpleNamespace(is_full=lambda principal: principal == "full", lingering=lambda principal: 4)
+    readiness = SimpleNamespace(admit_run=lambda: None)
+    parts: tuple[Any, Any, Any] = (readiness, queues, estimates)
+    return Refusals(*parts, Options(retry_after_s=3, **settings))
+
+
+def new(**fields: Any) -> NewRun:
+    return NewRun(run_id=RunId("r"), key=key(), input="x", created_at=1.0, **fields)
+
+
+@pytest.mark.parametrize(
+    ("reason", "settings", "kind", "said", "retry_after_s"),
+    [
+        ("queue_full", {"max_queued_per_session": 2}, QueueFull, "2 runs of session s wait already", 7),
+        (
+            "principal_full",
+            {"max_queued_per_principal": 5},
+            PrincipalFull,
+            "5 runs of anonymous wait already, in all its sessions",
+            3,
+        ),
+        ("server_full", {"max_queued": 9}, ServerFull, "9 runs wait already on this server", 3),
+    ],
+)
+def test_a_full_queue_says_which_one_and_how_long_the_run_would_have_waited(
+    reason: Any, settings: dict[str, Any], kind: type[QueueFull], said: str, retry_after_s: float
+) -> None:
+    error = refusals(**settings).error(new(), Refused(reason, 4))
+
+    assert type(error) is kind
+    assert isinstance(error, QueueFull)
+    assert (str(error), error.position, error.estimated_wait_s) == (said, 4, 40)
+    assert error.retry_after_s == retry_after_s
+
+
+def test_full_storage_says_what_to_delete_and_when_to_come_back() -> None:
+    error = refusals(max_stored_bytes_per_principal=1000).error(new(), Refused("storage_full", 1))
+
+    assert isinstance(error, StorageFull)
+    assert str(error) == (
+        "1000 bytes may be kept for anonymous, in all its sessions (setting max_stored_bytes_per_principal), and"
+        " this run would be more; delete sessions that are not needed any more"
+    )
+    assert error.retry_after_s == 60, "what has expired is deleted once a minute"
+
+
+def test_a_disk_without_room_names_its_setting() -> None:
+    error = refusals().error(new(), Refused("disk_low", 1))
+
+    assert isinstance(error, DiskLow)
+    assert str(error) == (
+        "little room is left on the server's disk, and it is kept for runs that were accepted (setting"
+        " disk_reserve_bytes); no new one is before there is more"
+    )
+    assert error.retry_after_s == 3
+
+
+def test_a_principal_with_too_many_lingering_runs_hears_how_many() -> None:
+    run = replace(new(), key=key("s", "full"))
+    with pytest.raises(HoldsFull) as refusal:
+        refusals().admit(run)
+    assert str(refusal.value) == (
+        "4 ended runs of full are still executing (setting max_holds_per_principal); its requests are refused until one"
+        " of them stops"
+    )
+    assert refusal.value.retry_after_s == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "said"),
+    [
+        (
+            Refused("session_busy", 1),
+            SessionBusy,
+            "session s has runs that execute or wait, and this one is not to wait",
+        ),
+        (Reused(), KeyReused, "the idempotency key k was used for another request in this session"),
+        (
+            Unanswerable("answered", ["i", "j"]),
+            AlreadyAnswered,
+            "input request i, j of session s was answered before",
+        ),
+        (Unanswerable("dismissed", ["i"]), Dismissed, "input request i of session s was dismissed: it is too late"),
+        (
+            Unanswerable("incomplete", ["i", "j"]),
+            Invalid,
+            "all input requests that are open must be answered together; missing: i, j",
+        ),
+        (Unanswerable("unknown", ["i"]), NotFound, "there is no input request i in session s"),
+    ],
+)
+def test_each_answer_of_the_journal_is_one_error(answer: Any, kind: type[StrandlineError], said: str) -> None:
+    error = refusals().error(new(keyed=Keyed("k", b"f", 0.0)), answer)
+
+    assert (type(error), str(error)) == (kind, said)

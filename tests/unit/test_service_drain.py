@@ -118,6 +118,44 @@ def test_a_drain_waits_for_runs_that_are_being_accepted_behind_others() -> None:
     run_virtual(main)
 
 
+class NeverAccepts(MemoryJournal):
+    """Hangs, as on a disk that answers no more."""
+
+    async def accept(self, *args: Any, **options: Any) -> AcceptAnswer:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
+
+
+def test_a_drain_does_not_wait_for_a_journal_that_accepts_nothing_for_longer_than_its_graces() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(echo), NeverAccepts(clock), drain_grace_s=3, stop_grace_s=1) as service:
+            sending = asyncio.create_task(send(service, "one"))
+            await asyncio.sleep(0.5)
+            at = clock.monotonic()
+            async with asyncio.timeout(60):
+                await service.drain()
+            assert clock.monotonic() - at < 15
+            sending.cancel()
+
+    run_virtual(main)
+
+
+def test_a_service_that_is_aborted_leaves_no_task() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async def stuck(attempt: Attempt) -> str:
+            await asyncio.sleep(100_000)
+            return "never"
+
+        async with serving(clock, Played(stuck)) as service:
+            await send(service, "one")
+            await asyncio.sleep(1)
+            await service.abort()
+            await asyncio.sleep(0)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run_virtual(main)
+
+
 def test_health_counts_runs_once_their_accept_is_answered() -> None:
     """Who has seen a run there finds it, even if the server is killed in that moment."""
 

@@ -9,6 +9,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from stored_rows import StoredRows
 from strandline._encoding import encode_messages
@@ -277,13 +278,15 @@ def test_a_session_that_was_never_stored_is_not_there_after_its_commit_failed() 
     assert desk.accept("a") == Accepted(0)
 
 
-def test_a_session_that_was_deleted_in_vain_is_there_again() -> None:
+@pytest.mark.parametrize("comes_again", [True, False])
+def test_a_session_that_was_deleted_in_vain_is_there_again(comes_again: bool) -> None:
     desk = Desk()
     desk.accept("a")
     desk.finish("a")
     assert desk.table.change(Delete(key()), now=NOW) == Changed(existed=True)
-    new = NewRun(run_id=RunId("b"), key=key(), input="x", created_at=NOW)
-    desk.table.accept(new, encoded_body(new), WIDE, claim_next=True, now=NOW)
+    if comes_again:
+        new = NewRun(run_id=RunId("b"), key=key(), input="x", created_at=NOW)
+        desk.table.accept(new, encoded_body(new), WIDE, claim_next=True, now=NOW)
     desk.lose()
     session = desk.table._find(key())
     assert session is not None
@@ -344,6 +347,48 @@ def test_missing_records_are_reported_before_anything_is_changed() -> None:
     desk.table.found = {missing.value.what: missing.value.read(desk.store)}
     assert desk.finish("a") is ClaimResult.CLAIMED
     assert desk.claims[0].run.input == "long " * KEPT_BYTES
+
+
+def test_bytes_count_from_their_accept_on_and_once() -> None:
+    desk = Desk()
+    desk.table.records = None
+    size = encoded_body(NewRun(run_id=RunId("a"), key=key(), input="x", created_at=NOW)).size
+    bounds = replace(WIDE, stored_bytes=2 * size)
+
+    def accept(run_id: str) -> AcceptAnswer:
+        new = NewRun(run_id=RunId(run_id), key=key(), input="x", created_at=NOW)
+        try:
+            return desk.table.accept(new, encoded_body(new), bounds, claim_next=False, now=NOW)
+        except Missing as missing:
+            desk.table.found = {**desk.table.found, missing.what: missing.read(desk.store)}
+            return accept(run_id)
+
+    assert [accept(each) for each in "abc"] == [Accepted(1), Accepted(2), Refused("storage_full", 3)]
+    batch = desk.table.drain()
+    assert accept("c") == Refused("storage_full", 3)
+    desk.store.write(batch.changes)
+    assert desk.table.principals(batch) == {ANONYMOUS}
+    desk.table.durable(batch, {ANONYMOUS: desk.store.stored_bytes(ANONYMOUS)})
+    assert accept("c") == Refused("storage_full", 3)
+    bounds = replace(bounds, stored_bytes=3 * size)
+    assert [accept(each) for each in "cd"] == [Accepted(3), Refused("storage_full", 4)]
+
+
+def test_sessions_whose_last_attempts_waited_for_another_one_are_reported_when_it_ends() -> None:
+    desk = Desk(max_attempts=2)
+    for name in ("a", "b"):
+        desk.accept(name, session=name)
+        desk.table.release(desk.token(name), counted=True, now=NOW)
+        desk.keep()
+    moved: list[SessionKey] = []
+    desk.table.watch(moved.append)
+    assert desk.table.claim_next(key("a"), now=NOW) is ClaimResult.CLAIMED
+    desk.keep()
+    assert desk.table.cannot_claim(key("b"), NOW) is ClaimResult.BLOCKED
+    moved.clear()
+    desk.finish("a")
+    assert key("b") in moved
+    assert desk.table.cannot_claim(key("b"), NOW) is None
 
 
 def keyed(key: str) -> dict[str, Any]:

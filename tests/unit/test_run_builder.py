@@ -1,0 +1,163 @@
+"""From a request to a run: defaults, limits, lane and key, and each refusal in words that help."""
+
+from typing import Any
+
+import pytest
+
+from engine_support import Played, echo, key
+from strandline._engine.options import Options
+from strandline._engine.requests import Request, RunBuilder, checked_priority
+from strandline._model import IfBusy, Keyed, Lane, NewRun, OnQuestion, RunId, responses
+from strandline.errors import Invalid
+from strandline.testing._desk import StillClock
+
+NOW = StillClock().now()
+
+
+def build(*, resumable: bool = True, options: Options | None = None, **fields: Any) -> NewRun:
+    """Build the run of a request with these fields."""
+    fields.setdefault("input", "hi")
+    target = Played(echo, resumable=resumable)
+    builder = RunBuilder(
+        target, options or Options(), StillClock(), lambda session: RunId(f"run of {session.session_id}")
+    )
+    return builder.build(Request(key=key(), **fields), {"traceparent": "00"})
+
+
+def refused(**fields: Any) -> str:
+    """Return why a request is refused."""
+    with pytest.raises(Invalid) as refusal:
+        build(**fields)
+    return str(refusal.value)
+
+
+def test_a_bare_request_has_the_servers_defaults() -> None:
+    options = Options(timeout_s=50, queue_timeout_s=20, priority=2, on_question=OnQuestion.DISMISS)
+
+    assert build(options=options, metadata={"n": 1}) == NewRun(
+        run_id=RunId("run of s"),
+        key=key(),
+        input="hi",
+        lane=Lane.NORMAL,
+        priority=2,
+        resumable=True,
+        timeout_s=50,
+        queue_deadline=NOW + 20,
+        metadata={"n": 1},
+        created_at=NOW,
+        if_busy=IfBusy.ENQUEUE,
+        on_question=OnQuestion.DISMISS,
+        trace={"traceparent": "00"},
+    )
+
+
+def test_a_request_has_what_it_asks_for() -> None:
+    run = build(
+        resumable=False, timeout_s=3, queue_timeout_s=4, priority=5, if_busy=IfBusy.REJECT, on_question=OnQuestion.WAIT
+    )
+
+    assert (run.resumable, run.timeout_s, run.queue_deadline, run.priority) == (False, 3, NOW + 4, 5)
+    assert (run.if_busy, run.on_question, run.lane) == (IfBusy.REJECT, OnQuestion.WAIT, Lane.NORMAL)
+
+
+@pytest.mark.parametrize("if_busy", [IfBusy.INTERRUPT, IfBusy.ROLLBACK])
+def test_a_run_that_interrupts_goes_to_the_front(if_busy: IfBusy) -> None:
+    assert build(if_busy=if_busy).lane == Lane.FRONT
+
+
+def test_an_answer_goes_before_all_others_and_is_the_responses() -> None:
+    run = build(answers={"i": "yes"})
+
+    assert (run.lane, run.input) == (Lane.ANSWER, responses({"i": "yes"}))
+
+
+def test_a_key_has_its_fingerprint_and_expires_by_the_setting() -> None:
+    assert build().keyed is None
+    keyed = build(options=Options(idempotency_retention_s=60), idempotency_key="k", fingerprint=b"f").keyed
+    assert keyed == Keyed("k", b"f", NOW - 60)
+
+
+def test_a_run_of_content_blocks_waits_for_the_answer_to_a_question() -> None:
+    assert build(on_question=OnQuestion.ANSWER).on_question is OnQuestion.ANSWER
+    assert build(input=[{"text": "hi"}], on_question=OnQuestion.ANSWER).on_question is OnQuestion.WAIT
+    assert build(input=[{"text": "hi"}], on_question=OnQuestion.DISMISS).on_question is OnQuestion.DISMISS
+
+
+@pytest.mark.parametrize("name", ["timeout", "queue_timeout"])
+def test_a_time_is_more_than_nothing_and_at_most_the_servers_limit(name: str) -> None:
+    options = Options(timeout_s=10, queue_timeout_s=10)
+    for good in (0.001, 10):
+        fields: dict[str, Any] = {f"{name}_s": good}
+        build(options=options, **fields)
+    for bad in (0, -1, 10.001, float("nan"), float("inf")):
+        said = f"{name} must be more than 0 and at most 10 seconds, which is what this server allows"
+        assert refused(options=options, **{f"{name}_s": bad}) == said
+
+
+def test_a_priority_is_1_to_5() -> None:
+    assert [checked_priority(each) for each in (1, 3, 5)] == [1, 3, 5]
+    for bad in (0, 6):
+        assert refused(priority=bad) == "priority must be 1 to 5, 1 first"
+
+
+def test_metadata_has_a_size() -> None:
+    options = Options(max_metadata_bytes=9)
+    assert build(options=options, metadata={"a": "b"}).metadata == {"a": "b"}
+    assert refused(options=options, metadata={"a": "bc"}) == (
+        "metadata must have at most 9 bytes as JSON (setting max_metadata_bytes)"
+    )
+
+
+def nested(levels: int) -> Any:
+    """Return objects and lists in each other, so many levels deep."""
+    value: Any = {}
+    for level in range(levels - 1):
+        value = [value] if level % 2 else {"in": value}
+    return value
+
+
+def test_metadata_and_content_blocks_are_not_nested_too_deep() -> None:
+    deep, too_deep = {"x": nested(99)}, {"x": nested(100)}
+    assert build(metadata=deep).metadata == deep
+    said = "must be nested at most 100 levels deep; make it flatter, or send what is deep as JSON in a string"
+    assert refused(metadata=too_deep) == f"metadata {said}"
+    options = Options(allowed_content=["guardContent"])
+    block = {"guardContent": {"x": nested(97)}}
+    assert build(options=options, input=[block]).input == [block]
+    assert refused(options=options, input=[{"guardContent": {"x": nested(98)}}]) == f"input {said}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"answers": {}}, "responses must answer at least one input request"),
+        ({"answers": {"i": None}}, "a response must not be null, which is no answer to the agent"),
+        (
+            {"answers": {"i": "y"}, "if_busy": IfBusy.REJECT},
+            "if_busy does not go with responses: an answer goes before all others anyway",
+        ),
+        (
+            {"answers": {"i": "y"}, "on_question": OnQuestion.WAIT},
+            "on_question does not go with responses: they name what they answer",
+        ),
+        (
+            {"on_question": OnQuestion.ANSWER, "if_busy": IfBusy.INTERRUPT},
+            "on_question cannot be answer with if_busy interrupt: that dismisses the question. Leave one out",
+        ),
+    ],
+)
+def test_what_excludes_each_other_is_refused(fields: dict[str, Any], said: str) -> None:
+    assert refused(**fields) == said
+
+
+def test_what_goes_together_is_taken() -> None:
+    build(on_question=OnQuestion.ANSWER, if_busy=IfBusy.REJECT)
+    build(on_question=OnQuestion.DISMISS, if_busy=IfBusy.INTERRUPT)
+
+
+def test_an_agent_that_keeps_its_own_history_cannot_roll_back() -> None:
+    own = Options(self_managed=True)
+    assert refused(options=own, if_busy=IfBusy.ROLLBACK) == (
+        "if_busy cannot be rollback: these agents keep their history themselves"
+    )
+    assert build(options=own, if_busy=IfBusy.INTERRUPT).lane == Lane.FRONT
