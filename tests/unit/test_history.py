@@ -357,6 +357,24 @@ def test_a_value_returned_in_place_of_a_result_becomes_text() -> None:
     assert closed[2] == user(*gave(result("a", "{'degrees': 31}")))
 
 
+def test_text_before_a_result_without_an_id_is_kept() -> None:
+    nameless: Any = {"toolResult": {"content": ["31"]}}
+
+    assert close([HELLO, assistant(*ask("a")), user(say("so:"), nameless)], {}, Cancelled())[2] == user(
+        *gave(unknown("a")), say("so:"), say("31")
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "blocks"), [("toolUse", ask("a", "a")), ("toolResult", gave(result("a"), result("a")))]
+)
+def test_an_attempt_resumes_from_blocks_of_tools_with_ids_of_their_own(kind: str, blocks: list[Block]) -> None:
+    message: Message = {"role": "assistant" if kind == "toolUse" else "user", "content": blocks}
+    on = Progress(messages=[message], results={}, begun=False).messages_to_resume()
+
+    assert [block[kind]["toolUseId"] for block in on[0]["content"]] == ["a", "a-2"]
+
+
 @pytest.mark.parametrize(
     ("status", "shown"), [(None, "success"), ("success", "success"), ("error", "error"), ("ok", "error"), ([], "error")]
 )
