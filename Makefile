@@ -8,6 +8,8 @@
 #   PEERS=--quick         options of `make bench-peers` (--help lists them)
 #   SEEDS=, SEED=7        how many worlds `make simulate` plays (until Ctrl-C), or which one it shows again
 #   SERVERS=3             how many servers `make soak` has over a private PostgreSQL (one over a file)
+#   MODULES=_history      what `make mutate` changes, below src/strandline (default: history, journal and engine)
+#   MUTATE=--again        options of `make mutate` (--help lists them)
 #   KILLS=1000, SEED=7    how often `make soak` kills servers, and by which schedule (one by chance)
 #   WORKERS=4             how many processes share the tests; they wait more than they compute (0: one after another)
 #   ORDER=random, ORDER=7 the tests in another order: of a seed that is printed, or of this one
@@ -17,7 +19,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run run-scale test coverage check simulate bench bench-peers soak docs pictures image
+.PHONY: help run run-scale test coverage check mutate simulate bench bench-peers soak docs pictures image
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -30,6 +32,8 @@ TESTS ?=
 WORKERS ?= 4
 BENCH ?= engine http control stream memory
 PEERS ?=
+MODULES ?=
+MUTATE ?=
 SEEDS ?=
 JOURNAL ?=
 KILLS ?= 1000
@@ -65,6 +69,9 @@ check: $(VENV)/.dev ## Check format, style, types and the direction of imports
 	@for each in examples/*/; do MYPYPATH=$$each $(BIN)/mypy $$each || exit; done
 	$(BIN)/lint-imports
 
+mutate: $(VENV)/.mutate ## Change the code, one place at a time, and list what no test notices (MODULES=_journal/rules.py)
+	@exec $(VENV)/mutate/bin/python tools/mutate.py $(MODULES) $(MUTATE)
+
 simulate: $(VENV)/.dev ## Play seeded worlds on virtual time and judge them, until Ctrl-C (SEEDS=1000; one again: SEED=7)
 	@exec $(BIN)/python -m simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED))$(if $(JOURNAL), --journal $(JOURNAL))
 
@@ -98,6 +105,9 @@ LABELS = version=$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/strandline/
 
 $(VENV)/.demo $(VENV)/.dev: pyproject.toml constraints.txt tools/pins.py
 	@VENV=$(VENV) tools/venv.sh $(patsubst .%,%,$(@F))
+
+$(VENV)/.mutate: pyproject.toml constraints.txt tools/pins.py
+	@VENV=$(VENV) tools/venv.sh mutate
 
 $(VENV)/.peers: pyproject.toml bench/peers/constraints.txt
 	@VENV=$(VENV) tools/venv.sh peers

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 import order
 from docker_engine import build_image, docker, why_no_engine
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("strandline", deadline=None)
+# For `make mutate`: the same examples for each mutant, and none after the first that fails.
+settings.register_profile(
+    "mutation",
+    deadline=None,
+    max_examples=40,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+)
 settings.load_profile("strandline")
 
 

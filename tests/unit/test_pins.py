@@ -71,7 +71,7 @@ def needed(requirements: Iterable[str]) -> set[str]:
 
 
 def test_every_line_is_a_pin_with_the_hashes_of_its_files() -> None:
-    assert list(GROUPS) == ["run", "dev", "build", "release", "model", "postgres"]
+    assert list(GROUPS) == ["run", "dev", "build", "release", "mutate", "model", "postgres"]
     for pin in (pin for group in GROUPS.values() for pin in group):
         assert re.fullmatch(r"[\w.-]+==[\w.]+( \\\n    --hash=sha256:[0-9a-f]{64})+", pin), pin
     lines = [line for line in TEXT.splitlines() if line and not line.startswith(("#", "    --hash=sha256:"))]
