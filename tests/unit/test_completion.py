@@ -178,7 +178,7 @@ def test_what_resumes_follows_the_settings() -> None:
     progress = Progress(messages=[HELLO, ASKING], results={})
 
     assert resume_point_of(progress, Options()) is None
-    resumed = resume_point_of(progress, Options(unknown_tool="tell"))
+    resumed = resume_point_of(progress, Options(unknown_tool="resume"))
     assert resumed is not None
     assert resumed.results["a"]["content"] == [{"text": UNKNOWN_OUTCOME}]
     again = resume_point_of(progress, Options(idempotent_tools=["pay"]))

@@ -615,7 +615,7 @@ def test_an_open_tool_that_may_have_run_keeps_a_run_from_resuming_or_its_result_
 
     assert resume_point(progress, unknown_tool="fail", idempotent_tools=[]) is None
     assert resume_point(progress, unknown_tool="fail", idempotent_tools=["tool_b"]) is None, "there is c, too"
-    resumed = resume_point(progress, unknown_tool="tell", idempotent_tools=[])
+    resumed = resume_point(progress, unknown_tool="resume", idempotent_tools=[])
     assert resumed is not None
     assert resumed.results == {"a": result("a"), "b": unknown("b"), "c": unknown("c")}
     assert resumed.to_restart == frozenset()
@@ -624,7 +624,7 @@ def test_an_open_tool_that_may_have_run_keeps_a_run_from_resuming_or_its_result_
 
 def test_idempotent_tools_start_again_and_their_round_stays_open() -> None:
     progress = Progress(messages=LONG, results={"a": result("a")})
-    some = resume_point(progress, unknown_tool="tell", idempotent_tools=["tool_b"])
+    some = resume_point(progress, unknown_tool="resume", idempotent_tools=["tool_b"])
     every = resume_point(progress, unknown_tool="fail", idempotent_tools=["tool_b", "tool_c"])
 
     assert some is not None

@@ -18,7 +18,6 @@ from strandline._journal.rules import (
     check_end,
     check_names,
     drawn,
-    first_fence,
     is_last,
     rank,
     spans,
@@ -89,11 +88,6 @@ def test_a_place_in_the_front_lane_is_larger_than_every_priority_and_in_order() 
 )
 def test_a_last_attempt_is_never_a_first_one(attempt: int, most: int, last: bool) -> None:
     assert is_last(attempt, most) is last
-
-
-def test_fences_of_a_later_owner_are_larger() -> None:
-    assert first_fence(1) == 2**32
-    assert first_fence(2) - first_fence(1) == 2**32
 
 
 # -- names --------------------------------------------------------------------------------------------

@@ -400,6 +400,17 @@ def test_a_principal_with_its_share_of_slots_leaves_the_others_and_goes_on_when_
     assert queues.it.next() is None
 
 
+def test_a_slot_that_is_free_again_frees_one_of_its_principals_share() -> None:
+    queues = Queues(9, per_principal=2)
+    queues.begin("1", A)
+    queues.begin("2", B)
+    c, d = (SessionKey(A.principal, SessionId(each)) for each in "cd")
+    assert not queues.it.reserve(c)
+    queues.end("1")
+    queues.begin("3", c)
+    assert not queues.it.reserve(d), "it has two again"
+
+
 def test_a_session_of_a_principal_with_its_share_leaves_the_line_when_all_that_waits_has_left() -> None:
     queues = Queues(3, per_principal=1)
     queues.begin("1", A)

@@ -19,6 +19,7 @@ from strandline._journal.changes import (
     AddHistory,
     AddRun,
     AddSession,
+    Body,
     Change,
     ChangeRun,
     DropCheckpoints,
@@ -43,6 +44,7 @@ from strandline._journal.port import (
     Move,
     Pause,
     Refused,
+    Resume,
     Stopped,
 )
 from strandline._journal.port import Change as AnyChange
@@ -205,6 +207,33 @@ def test_a_run_that_gets_more_time_to_wait_is_overdue_when_that_is_over() -> Non
     assert desk.table.due(NOW + 100) == [key()]
 
 
+def test_a_row_says_whether_an_executing_run_is_in_its_last_attempt() -> None:
+    desk = Desk(max_attempts=2)
+    desk.accept("a", claim_next=False)
+    found = []
+    for _ in range(2):
+        desk.table.claim_next(key(), now=desk.now)
+        desk.keep()
+        found += [row.is_last for row in desk.rows if isinstance(row, ChangeRun)]
+        desk.table.release(desk.token("a"), counted=True, now=desk.now)
+        desk.keep()
+        found += [row.is_last for row in desk.rows if isinstance(row, ChangeRun)]
+    assert found == [False, False, True, False]
+
+
+def test_the_next_owner_claims_what_executed_with_its_question_if_it_answers_one() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.accept("b", "asks")
+    desk.finish("b", **with_question("i"), answer_within_s=60.0)
+    desk.accept("c", "asks", on_question=OnQuestion.ANSWER)
+    first, second = Desk(desk.store, epoch=2).orphans
+    assert (first.run.run_id, first.question) == ("a", None)
+    assert second.run.run_id == "c"
+    assert second.question is not None
+    assert [each.id for each in second.question.requests] == ["i"]
+
+
 def test_every_row_has_a_writer() -> None:
     assert set(StoredRows()._writers) == set(Change.__subclasses__())
 
@@ -318,6 +347,40 @@ def test_a_session_whose_deletion_is_not_stored_yet_is_not_there() -> None:
     assert desk.change(Pause(key())) == Changed(existed=True)
 
 
+def test_a_session_that_was_deleted_twice_is_found_when_it_comes_again() -> None:
+    """Both deletions were decided before the first one was stored."""
+    desk, batches = Desk(), list[Batch]()
+    for _ in range(2):
+        desk.accept("a", claim_next=False) if not batches else desk.table.accept(
+            *again("b"), WIDE, claim_next=False, now=NOW
+        )
+        run_id = RunId("b" if batches else "a")
+        assert isinstance(desk.table.change(Cancel(ANONYMOUS, run_id), now=NOW), Stopped)
+        assert desk.table.change(Delete(key()), now=NOW) == Changed(existed=True)
+        batches.append(desk.table.drain())
+    for batch in batches:
+        desk.store.write(batch.changes)
+        desk.table.durable(batch, {})
+    desk.accept("c", claim_next=False)
+    desk.table._forget(key())
+    assert desk.change(Pause(key())) == Changed(existed=True)
+
+
+def again(run_id: str) -> tuple[NewRun, Body]:
+    new = NewRun(run_id=RunId(run_id), key=key(), input="x", created_at=NOW)
+    return new, encoded_body(new)
+
+
+def test_a_session_is_reported_when_it_is_resumed() -> None:
+    desk, moved = Desk(), list[SessionKey]()
+    desk.accept("a", claim_next=False)
+    desk.change(Pause(key()))
+    desk.table.watch(moved.append)
+    moved.clear()
+    desk.change(Resume(key()))
+    assert set(moved) == {key()}
+
+
 def test_a_session_stays_in_memory_until_all_of_it_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "CACHED_SESSIONS", 1)
     desk = Desk()
@@ -389,6 +452,18 @@ def test_sessions_whose_last_attempts_waited_for_another_one_are_reported_when_i
     desk.finish("a")
     assert key("b") in moved
     assert desk.table.cannot_claim(key("b"), NOW) is None
+
+
+def test_of_a_session_that_is_not_cached_nothing_waits_and_nothing_executes() -> None:
+    table, unknown = Desk().table, key("unknown")
+
+    assert (table.is_idle(unknown), table.executes(unknown), table.is_paused(unknown)) == (True, False, False)
+    assert (table.input_until(unknown, NOW), table.cannot_claim(unknown, NOW)) == (None, ClaimResult.NOTHING)
+    assert (table.is_waiting(RunId("r")), table.is_live(RunId("r")), table.position(RunId("r"))) == (False, False, None)
+    new = NewRun(run_id=RunId("r"), key=unknown, input="x", created_at=NOW)
+    assert table.refusal(new, most=0) is None
+    assert table.session_of(RunId("r")) is None
+    assert table.session_of(None) is None
 
 
 def keyed(key: str) -> dict[str, Any]:
