@@ -39,11 +39,7 @@ async def recover(journal: Journal, orphan: Claim, options: Options, now: float)
 
 async def _recover_or_end(journal: Journal, orphan: Claim, options: Options, now: float) -> Outcome | None:
     try:
-        try:
-            return await _recover(journal, orphan, options, now)
-        except CancelRequested as wanted:  # (since it was read: it counts like one from before)
-            orphan = replace(orphan, run=replace(orphan.run, cancel_requested=True, discard=wanted.discard))
-            return await _recover(journal, orphan, options, now)
+        return await _recover(journal, orphan, options, now)
     except RecordDamaged as error:
         _log.error("run %s cannot be ended: %s", orphan.run.run_id, error)
         return None
