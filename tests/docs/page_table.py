@@ -113,6 +113,7 @@ PAGES: Final[dict[str, Page]] = {
         }
     ),
     "benchmarks.md": Page(by={"test_make_has_every_target_of_the_pages": ["make"]}),
+    "mutation.md": Page(by={"test_make_has_every_target_of_the_pages": ["make"]}),
     "chat-and-reload.md": Page(
         by={
             "test_the_screen_of_a_reload": ["make_agent", "--reload", "Reloaded"],
