@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from tools.pictures import hold, life_of_a_run, peers, policies, queue, way_of_a_request, window
+from tools.pictures import hold, life_of_a_run, peers, policies, queue, servers, way_of_a_request, window
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "pictures"
 PICTURES: Final = {
@@ -12,6 +12,7 @@ PICTURES: Final = {
     "peers.svg": peers.draw,
     "policies.svg": policies.draw,
     "queue.svg": queue.draw,
+    "servers.svg": servers.draw,
     "way-of-a-request.svg": way_of_a_request.draw,
     "window.svg": window.draw,
 }
