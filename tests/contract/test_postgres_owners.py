@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from postgres_support import DEADLINE_S, asking, lease_of, opened, until
-from strandline._clock import SystemClock
+from strandline._clock import Clock, SystemClock
 from strandline._journal.deletion import COUNT_STORED_BYTES
 from strandline._journal.partitions import partition_of
 from strandline._journal.port import (
@@ -50,8 +50,8 @@ def leased(database: str) -> str:
 class Server:
     """A journal as one server has it, with what it was told."""
 
-    def __init__(self, database: str) -> None:
-        self.journal = PostgresJournal(database, SystemClock(), lock_wait_s=DEADLINE_S)
+    def __init__(self, database: str, clock: Clock | None = None) -> None:
+        self.journal = PostgresJournal(database, clock or SystemClock(), lock_wait_s=DEADLINE_S)
         self.moves: list[Gained | Ceded] = []
         self.orphans: list[Claim] = []
         self._following: asyncio.Task[None] | None = None
@@ -92,9 +92,9 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def two(database: str) -> AsyncIterator[tuple[Server, Server]]:
-    """Two servers, each with its share."""
-    first, second = Server(database), Server(database)
+async def two(database: str, clock: Clock | None = None) -> AsyncIterator[tuple[Server, Server]]:
+    """Two servers, each with its share; the first has another clock."""
+    first, second = Server(database, clock), Server(database)
     await first.start()
     assert len(first.owned) == 256
     await second.start()
@@ -389,3 +389,37 @@ def test_one_damaged_session_keeps_nobody_from_taking_the_others_over(
 
     asyncio.run(main())
     assert "cannot be taken over" in caplog.text
+
+
+class Behind:
+    """A clock that is an hour behind."""
+
+    def now(self) -> float:
+        return time.time() - 3600.0
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+def test_numbers_of_a_session_rise_although_the_clock_of_its_next_owner_is_behind(leased: str) -> None:
+    async def main() -> None:
+        async with two(leased, Behind()) as (first, second):
+            theirs = session_in(second.owned)
+            await second.journal.accept(run("a", theirs), WIDE, claim_next=True)
+            claim = await second.claim()
+            await second.journal.finish(claim.token, done("hi", "ho"), claim_next=False)
+            await second.journal.accept(run("b", theirs), WIDE, claim_next=True)
+            fences = [claim.token.fence, (await second.claim()).token.fence]
+            second.die()
+            await until(lambda: len(first.owned) == 256 and first.orphans)
+            fences.append(first.orphans[0].token.fence)
+            await first.journal.accept(run("c", theirs), WIDE, claim_next=False)
+            await first.journal.finish(first.orphans[0].token, done("hi", "ho"), claim_next=True)
+            fences.append((await first.claim()).token.fence)
+            assert fences == sorted(set(fences))
+            with asking(leased) as wire:
+                runs = wire.execute("SELECT run_id FROM runs ORDER BY seq").fetchall()
+                rows = wire.execute("SELECT nth FROM history ORDER BY no").fetchall()
+            assert ([each for (each,) in runs], [each for (each,) in rows]) == (["a", "b", "c"], [1, 2])
+
+    asyncio.run(main())
