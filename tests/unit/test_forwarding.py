@@ -17,6 +17,7 @@ from strandline._http.forwarding.envelope import Forward
 from strandline._journal.cluster import Peer
 from strandline._journal.partitions import PARTITIONS
 from strandline._model import OnDisconnect
+from strandline.errors import JournalUnavailable
 from strandline.testing import Gate
 
 
@@ -253,6 +254,29 @@ def test_a_run_goes_on_at_the_server_that_takes_over_and_its_client_is_answered(
 
             assert (answer.status_code, answer.json()["response"]) == (200, "echo hello")
             assert heir.recorder.accepts == 0  # (it is the run that was accepted before)
+
+    run(scene)
+
+
+def test_a_request_whose_answer_was_lost_and_that_meets_a_failing_journal_is_not_said_to_be_refused() -> None:
+    async def scene() -> None:
+        async with pair() as (_found, _first, owner, client):
+            submit = owner.service.submit
+            accepted: list[Any] = []
+
+            async def lose_then_fail(request: Any, **more: Any) -> Any:
+                if accepted:
+                    raise JournalUnavailable("the database is away")
+                accepted.append(await submit(request, **more))
+                for web, _ in owner._webs:
+                    for connection in list(web.server_state.connections):
+                        connection.transport.abort()
+                return accepted[0]
+
+            owner.service.submit = lose_then_fail  # type: ignore[method-assign]
+            answer = await client.post("/chat", json={"session_id": "s", "message": "hello"})
+
+            assert (answer.status_code, answer.json()["code"]) == (502, "answer_lost")
 
     run(scene)
 

@@ -25,7 +25,7 @@ from strandline._http.exchange.run_request import UNTIL_IT_ENDS, RunRequest
 from strandline._http.exchange.sse import EventResponse, RunEvents, disconnected
 from strandline._http.forwardable import Forwardable, forwardable, left_of
 from strandline._model import Outcome, RunId
-from strandline.errors import NotOwner
+from strandline.errors import JournalUnavailable, NotOwner
 
 T = TypeVar("T")
 
@@ -106,7 +106,12 @@ class Exchange:
         key = idempotency_key(request)
         passed = forwardable(request.scope)
         run_id, again = (None, False) if passed is None else (self._run_id(passed, run_request), passed.again)
-        ticket = await self._service.submit(run_request.for_service(key), run_id=run_id, again=again)
+        try:
+            ticket = await self._service.submit(run_request.for_service(key), run_id=run_id, again=again)
+        except JournalUnavailable as error:
+            if not again:
+                raise
+            raise wire.AnswerLost(f"whether the run was accepted before cannot be read now: {error}") from error
         if passed is not None:
             passed.again = passed.accepted = True
         interrupted(request, ticket)
