@@ -4,6 +4,7 @@
 some after others.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -81,7 +82,7 @@ class _Session(Struct):
         return session_id if principal == ANONYMOUS else f"{session_id} of {principal}"
 
 
-class Check:
+class Check(ABC):
     """A check of a journal: of all its sessions, or of some after others."""
 
     def __init__(self, connection: Database, findings: Findings) -> None:
@@ -99,29 +100,29 @@ class Check:
 
     # -- the rows of the sessions that are checked at the moment ------------------------------------------
 
+    @abstractmethod
     def _session_rows(self) -> Rows:
         """Return the columns `SESSION` of each."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _history_rows(self) -> Rows:
         """Return the columns `HISTORY` of their rows, those of each session in their order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _run_rows(self) -> Rows:
         """Return the columns `RUN` of their runs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _question_rows(self) -> Rows:
         """Return the columns `QUESTION` of their questions."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _with_checkpoints(self) -> Iterable[int]:
         """Return the sequences of their runs that have checkpoints, or may have some."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _window_rows(self) -> Rows:
         """Return the columns `WINDOW` of their windows and states."""
-        raise NotImplementedError
 
     # -- the rules ------------------------------------------------------------------------------------
 
