@@ -91,7 +91,7 @@ def test_with_keys_each_principal_has_files_of_its_own(tmp_path: Path) -> None:
         keys[name] = found[0] if found else made.stdout.split()[0]
     files = tmp_path / "files"
     message = refused(str(AGENT), "--api-keys-file", "keys", "--session-files", str(files), folder=tmp_path)
-    assert "{principal}" in message
+    assert "{caller}" in message
     flags = ("--api-keys-file", "keys", "--session-files", f"{files}/{{principal}}")
     with checkpoints() as at, serving(AGENT, *flags, folder=tmp_path, variables=at.environment) as server:
         for name, key in keys.items():

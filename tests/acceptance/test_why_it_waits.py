@@ -111,7 +111,7 @@ def test_a_held_session_names_its_tool_and_cancel_offers_force(server: Server, a
     assert "`force`" in answer.json()["detail"]
     done = ran("cancel", run_id, "--force", folder=server.folder)
     assert done.returncode == 0, done.stderr
-    assert why_of(server, "held") is None
+    until(lambda: why_of(server, "held") is None, "the lock ends, if not within the time that an answer waits for that")
 
 
 def test_a_session_with_a_question_says_until_when_it_waits(server: Server) -> None:

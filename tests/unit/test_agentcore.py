@@ -263,7 +263,7 @@ def test_a_run_that_comes_and_goes_between_two_pings_is_seen() -> None:
     times = iter([100.0, 200.0, 300.0])
     sent: list[dict[str, Any]] = [{"type": "http.request", "body": b'{"prompt": "x"}'}]
 
-    async def submit(_: object) -> object:
+    async def submit(_: object, **forwarded: object) -> object:
         ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         ended.set_result(Outcome(status=RunStatus.SUCCEEDED, output="y"))
         health.running = 1

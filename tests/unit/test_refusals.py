@@ -188,7 +188,7 @@ def test_full_storage_says_what_to_delete_and_when_to_come_back() -> None:
 
     assert isinstance(error, StorageFull)
     assert str(error) == (
-        "1000 bytes may be kept for anonymous, in all its sessions (setting max_stored_bytes_per_principal), and"
+        "1000 bytes may be kept for anonymous, in all its sessions (setting max_stored_bytes_per_caller), and"
         " this run would be more; delete sessions that are not needed any more"
     )
     assert error.retry_after_s == 60, "what has expired is deleted once a minute"
@@ -210,8 +210,8 @@ def test_a_principal_with_too_many_lingering_runs_hears_how_many() -> None:
     with pytest.raises(HoldsFull) as refusal:
         refusals().admit(run)
     assert str(refusal.value) == (
-        "4 ended runs of full are still executing (setting max_holds_per_principal); its requests are refused until one"
-        " of them stops"
+        "4 ended runs of full are still executing (setting max_still_working_per_caller); its requests are refused"
+        " until one of them stops"
     )
     assert refusal.value.retry_after_s == 3
 

@@ -45,6 +45,9 @@ class Nowhere:
     async def checkpoint(self, token: FencingToken, checkpoint: Checkpoint) -> None:
         return None
 
+    def owned_until(self) -> None:
+        return None
+
 
 class Heard(LiveAttempt):
     """An attempt that notes what it hears."""

@@ -66,6 +66,9 @@ class CheckpointJournal:
             raise ClaimLost("another server has the run")
         self.kept.append(checkpoint)
 
+    def owned_until(self) -> None:
+        return None
+
 
 class World:
     """Tools that note when they start, and the agents that have them."""

@@ -29,7 +29,7 @@ class Forwardable(Struct):
     again: bool = False
     """Whether its run may have been accepted already: it was sent before."""
     accepted: bool = False
-    """Whether its run has been accepted, here or at another server, whoever answers."""
+    """Whether its run has been accepted, here or at another server."""
     waited_s: float = 0.0
     """For how long its client has waited already, when it is sent again."""
     once: bool = False

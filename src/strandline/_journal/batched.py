@@ -141,14 +141,14 @@ class BatchedJournal(Operations, Generic[P]):
                 step: Callable[[P], tuple[int, int | None]] = partial(
                     _prune, before=before, limit=limit - forgotten, after=after
                 )
-                count, after = await self._transact(step)
+                count, after = await self.transact(step)
                 forgotten += count
         finally:  # (steps before one that failed have made room)
             if self._commits is not None:
                 self._commits.table.forget_stored()
         return forgotten
 
-    async def _transact(self, call: Callable[[P], T]) -> T:
+    async def transact(self, call: Callable[[P], T]) -> T:
         """Return what a call returns that writes rows which the session table does not decide, in a transaction."""
         return await self._on_writer(None if self._writer is None else self._writer.transact, call)
 

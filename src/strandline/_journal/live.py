@@ -232,6 +232,13 @@ class LiveSessions:
             else:
                 self._sessions.move_to_end(key)
 
+    def drop_all(self) -> list[SessionState]:
+        """Drop all sessions and their runs from the cache; return them."""
+        sessions = list(self._sessions.values())
+        for session in sessions:
+            self._forget(session.key)
+        return sessions
+
     def _forget(self, key: SessionKey) -> None:
         """Drop a session and its runs from the cache."""
         session = self._sessions.pop(key, None)

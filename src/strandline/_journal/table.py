@@ -236,9 +236,7 @@ class SessionTable(Transitions):
 
     def join(self, gained: "SessionTable") -> None:
         """Own the partitions of another table too, with their sessions, which it has no more."""
-        sessions = list(gained._sessions.values())
-        for session in sessions:
-            gained._forget(session.key)
+        sessions = gained.drop_all()
         self._epochs.update(gained._epochs)
         self.numbers.begin(0, gained.numbers.top)
         self.install(sessions)

@@ -283,5 +283,5 @@ class _Storage:
 
     def __init__(self, journal: PostgresJournal) -> None:
         self.call = journal._call
-        self.transact = journal._transact
+        self.transact = journal.transact
         self.operate = journal._operate
