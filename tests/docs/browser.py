@@ -18,7 +18,7 @@ from typing import Any, Final
 import pytest
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
-DEADLINE_S: Final = 60.0
+DEADLINE_S: Final = 180.0
 FLAGS: Final = (
     "--headless",
     "--no-sandbox",
