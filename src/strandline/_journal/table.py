@@ -191,9 +191,8 @@ class SessionTable(Transitions):
         """Replace sessions by their stored state; None: the session does not exist."""
         for key, session in sessions.items():
             self._forget(key)
-            if session is not None and self.owns(
-                self.partition(key)
-            ):  # (a run whose end could not be stored is not due again at once)
+            if session is not None and self.owns(self.partition(key)):
+                # A run whose end could not be stored is not due again at once.
                 self._install(session, self._now + DUE_AGAIN_S)
 
     def session_of(self, run_id: RunId | None) -> SessionKey | None:
