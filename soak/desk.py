@@ -48,7 +48,7 @@ class Desk:
     async def until_answered(self, method: str, path: str, body: object = None) -> tuple[Reply, bool]:
         """Ask one server after the other until one has carried it out; return its answer, and whether others may have.
 
-        Raises `TimeoutError` if there is no server.
+        Raises `NotReady` if there is no server.
         """
         others = False
         while True:

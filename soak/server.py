@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,9 @@ from soak.stored import FileListing, Listing
 COMMAND: Final = Path(sys.executable).parent / "strandline"
 ROOT: Final = Path(__file__).parents[1]
 STANDBYS: Final = 2
+SHOWN_LINES: Final = 3
+"""How many of its last log lines are shown of a server that should be ready, or has just ended."""
+SHOWN_ENDED: Final = 3
 BY_COMMAND: Final = 10
 """Every server of so many is started as an operator does."""
 _URL: Final = re.compile(rb" at http://127\.0\.0\.1:(\d+)$")
@@ -41,6 +45,10 @@ Phase = Literal["starting", "waiting", "ready"]
 
 
 Process = asyncio.subprocess.Process | Newborn
+
+
+class NotReady(Exception):
+    """No server became ready in time. Says what those that are there, and those that ended last, have logged."""
 
 
 class Server:
@@ -62,6 +70,7 @@ class Server:
         self.code: int | None = None
         self._log = log
         self._complaints: list[str] = []
+        self._last_lines: deque[str] = deque(maxlen=SHOWN_LINES)
         self._process: Process | None = None
 
     @property
@@ -73,6 +82,13 @@ class Server:
     def is_stopped(self) -> bool:
         """Whether it was killed, or sent SIGTERM."""
         return "KILL" in self.signals or "TERM" in self.signals
+
+    @property
+    def account(self) -> str:
+        """What is known of it, for people: how far it is, what was done to it, and its last log lines."""
+        ended = f", ended with {self.code}" if self.code is not None else ""
+        sent = f", sent {'+'.join(self.signals)}" if self.signals else ""
+        return f"server {self.number} ({self.phase}{sent}{ended}): {' | '.join(self._last_lines) or 'no log'}"
 
     async def live(self, starting: Awaitable[Process], changed: "Change") -> Exit:
         """Start the process, follow its log, and return how it ended."""
@@ -123,6 +139,7 @@ class Server:
         return sorted(pid for pid, parent in _parents() if parent == self._process.pid)
 
     def _read(self, line: bytes, changed: "Change") -> None:
+        self._last_lines.append(line.decode(errors="replace").strip()[:200])
         if _ENTRY.match(line):
             self._is_excused = any(each in line.decode(errors="replace") for each in self._excused)
         if found := _URL.search(line.rstrip()):
@@ -186,6 +203,7 @@ class Relay:
         self._nursery = Nursery(self._environment(), folder) if sys.platform == "linux" else None
         self._changed = Change()
         self._tasks: dict[Server, asyncio.Task[None]] = {}
+        self._ended: deque[Server] = deque(maxlen=SHOWN_ENDED)
         self._ending = False
 
     async def __aenter__(self) -> "Relay":
@@ -222,11 +240,15 @@ class Relay:
         return [server for server in self._tasks if server.phase != "ready" and not server.signals]
 
     async def ready(self, deadline_s: float = 60.0) -> Server:
-        """Return the server that serves, once there is one. Raises `TimeoutError`."""
-        async with asyncio.timeout(deadline_s):
-            while (owner := self.owner) is None:
-                await self._changed.wait()
-            return owner
+        """Return the server that serves, once there is one. Raises `NotReady`."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                while (owner := self.owner) is None:
+                    await self._changed.wait()
+                return owner
+        except TimeoutError:
+            accounts = "; ".join(server.account for server in (*self._ended, *self._tasks))
+            raise NotReady(f"no server became ready within {deadline_s:g} s: {accounts or 'there is none'}") from None
 
     async def ended(self, server: Server) -> None:
         """Return when a server's process has ended."""
@@ -258,6 +280,7 @@ class Relay:
             self.exits.append(await server.live(self._started(server), self._changed))
         finally:
             del self._tasks[server]
+            self._ended.append(server)
             self._changed.notify()
             self._fill()
 

@@ -26,7 +26,7 @@ from soak.kills import Kill, has_workers, hits, kills
 from soak.load import Load
 from soak.message import AGAIN
 from soak.records import Records, Struck
-from soak.server import ROOT, Relay, Server
+from soak.server import ROOT, NotReady, Relay, Server
 from soak.stored import Unreadable
 from soak.summary import summary
 from soak.wire import Broken, Silent
@@ -163,9 +163,12 @@ class Trial:
                 async with asyncio.timeout(QUIET_S):
                     await clients
                 await self._finish()
-            except TimeoutError:
-                self._records.faults.append(f"not within {QUIET_S:g} s: a ready server, or the end of all that runs")
-            except (Broken, Silent) as error:
+            except* NotReady as several:
+                self._records.faults.append(str(_first(several)))  # (all clients see the same)
+            except* TimeoutError:
+                self._records.faults.append(f"not within {QUIET_S:g} s: the end of all that runs, while {self._doing}")
+            except* (Broken, Silent) as several:
+                error = _first(several)
                 self._records.faults.append(f"a server that nobody had stopped left a question unanswered: {error}")
             finally:
                 for task in (clients, striking):
@@ -295,6 +298,12 @@ class Trial:
         whole = lambda session: self._load.readers.whole_history(server, session)  # noqa: E731
         for session, (messages, hidden) in await _each(self._desk.sessions, whole):
             self._records.histories[session], self._records.hidden[session] = messages, hidden
+
+
+def _first(several: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error in a group, however deep."""
+    first = several.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 async def _each(names: Iterable[str], ask: Callable[[str], Awaitable[T]]) -> list[tuple[str, T]]:

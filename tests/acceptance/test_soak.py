@@ -61,6 +61,22 @@ def test_four_strikes_at_several_servers_break_no_promise(tmp_path: Path) -> Non
     assert re.search(r"^takeovers: [1-9]", told, re.M), told
 
 
+@pytest.mark.usefixtures("postgres_programs")
+def test_a_soak_whose_servers_never_become_ready_says_what_they_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No server becomes ready: its last log lines are the fault, whatever else waits for it at that moment."""
+    target = tmp_path / "target.py"
+    target.write_text("raise RuntimeError('the agent is not installed')\n")
+    monkeypatch.setattr("soak.several.QUIET_S", 4.0)
+    (folder := tmp_path / "soak").mkdir()
+    trial = SeveralTrial(folder, kills=1, seed=SEVERAL_SEED, servers=2, target=str(target))
+    faults = asyncio.run(trial.run())
+    found = [fault for fault in faults if "no server became ready within 4 s" in fault]
+    assert len(found) == 1, faults
+    assert "the agent is not installed" in found[0]
+
+
 def test_a_server_that_checkpoints_too_late_is_found_out(tmp_path: Path) -> None:
     """What a soak is worth: a server that lets tools begin before the journal knows of them does not pass."""
     trial = Trial(tmp_path, kills=6, seed=361, target=str(TARGETS / "hasty.py"), abilities=Abilities(workers=False))
