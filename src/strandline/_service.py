@@ -138,8 +138,8 @@ class Service:
     async def cancel(self, principal: Principal, run_id: RunId, *, force: bool = False) -> RunView:
         """Cancel a run and return it: ended, or with `cancel_requested` if it executes, which survives a crash.
 
-        With `force` its session continues without waiting for a tool of it that still works. Raises `NotFound`, and
-        `AlreadyEnded` unless `force` ends such a wait.
+        A cancel may be repeated. With `force` its session continues without waiting for a tool of it that still works.
+        Raises `NotFound`, and `AlreadyEnded` if it has ended otherwise, unless `force` ends such a wait.
         """
         return await self._checked().cancel(principal, run_id, force=force)
 

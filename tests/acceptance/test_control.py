@@ -160,7 +160,8 @@ def test_a_waiting_run_is_cancelled_at_once_and_its_client_answered(server: Serv
     assert [each.result(DEADLINE_S).json()["response"] for each in (first, third)] == ["w1", "w3"]
     assert texts(server.history("waits"), "user") == ["w1", "w3"]
     assert "w2 model 0" not in at.steps
-    problem(post(server, f"runs/{run_ids[1]}/cancel"), 409, "already_ended")
+    again = post(server, f"runs/{run_ids[1]}/cancel")
+    assert (again.status_code, again.json()) == (200, answer.json())
 
 
 def test_an_executing_run_is_cancelled_within_the_grace_and_keeps_what_it_did(server: Server, at: Checkpoints) -> None:
@@ -178,7 +179,8 @@ def test_an_executing_run_is_cancelled_within_the_grace_and_keeps_what_it_did(se
     messages = server.history("executes")
     assert tool_results(messages)[0] == "did a"
     assert texts(messages, "assistant")[-2:] == [EARLY, "e2"]
-    problem(post(server, f"runs/{run_id}/cancel"), 409, "already_ended")
+    again = post(server, f"runs/{run_id}/cancel")
+    assert (again.status_code, again.json()) == (200, server.run(run_id))
 
 
 def test_a_cancelled_run_whose_tool_heeds_nothing_holds_its_session_until_somebody_forces_it(
@@ -192,13 +194,15 @@ def test_a_cancelled_run_whose_tool_heeds_nothing_holds_its_session_until_somebo
     until(lambda: server.run(run_id)["status"] == "cancelled", "it has ended")
     assert server.run(run_id)["held"]
     (behind,) = server.line_up_behind("h2", "held")
-    problem(post(server, f"runs/{run_id}/cancel"), 409, "already_ended")
+    again = post(server, f"runs/{run_id}/cancel")
+    assert (again.status_code, again.json()["locks_session"]) == (200, True)
     answer = post(server, f"runs/{run_id}/cancel", force=True)
     assert answer.status_code == 200
     until(lambda: not server.run(run_id)["held"], "its session is free")
     assert behind.result(DEADLINE_S).json()["response"] == "h2"
     assert tool_results(server.history("held")) == [UNKNOWN_OUTCOME]
-    problem(post(server, f"runs/{run_id}/cancel", force=True), 409, "already_ended")
+    again = post(server, f"runs/{run_id}/cancel", force=True)
+    assert (again.status_code, again.json()["locks_session"]) == (200, False)
 
 
 def test_a_run_that_is_cancelled_with_force_does_not_hold_its_session(server: Server, at: Checkpoints) -> None:

@@ -201,9 +201,13 @@ def test_a_waiting_run_is_cancelled_at_once_and_an_executing_one_soon(server: Se
     assert "there is no run run_unknown; `strandline runs SESSION`" in done.stderr
     at.release()
     assert ended(server, running)["status"] == "cancelled"
-    done = typed(server, "cancel", running)
+    assert said(server, "cancel", running) == f"{running} was cancelled.\n"
+    done_before = ended(server, sent(server, "was-done", "w0"))["run_id"]
+    done = typed(server, "cancel", done_before)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"strandline: run {running} has ended; `strandline runs {running}` shows its outcome\n"
+    assert (
+        done.stderr == f"strandline: run {done_before} has ended; `strandline runs {done_before}` shows its outcome\n"
+    )
 
 
 def test_all_that_waits_in_a_session_is_cancelled_and_with_running_the_rest(server: Server, at: Checkpoints) -> None:

@@ -174,6 +174,39 @@ def test_a_run_that_has_ended_cannot_be_cancelled_any_more() -> None:
     run_virtual(main)
 
 
+def test_a_repeated_cancel_is_answered_with_the_run_that_the_first_has_cancelled() -> None:
+    async def main(clock: VirtualClock) -> None:
+        desk = Desk()
+        async with serving(clock, desk.target) as service:
+            executing, waiting = [await send(service, text) for text in ("wait", "b")]
+            for ticket in (waiting, executing):
+                await service.cancel(ANONYMOUS, ticket.run_id)
+                end = await outcome(ticket)
+                for force in (False, True):
+                    view = await service.cancel(ANONYMOUS, ticket.run_id, force=force)
+                    assert (view.run.status, view.run.outcome) == (RunStatus.CANCELLED, end)
+            nothing_is_left(service)
+
+    run_virtual(main)
+
+
+def test_a_forced_cancel_that_may_have_ended_the_lock_before_is_answered_as_the_first() -> None:
+    async def main(clock: VirtualClock) -> None:
+        desk = Desk()
+        async with serving(clock, desk.target, timeout_s=1, cancel_grace_s=1, hold_limit_s=1000) as service:
+            held = await send(service, "hang")
+            assert (await outcome(held)).status is RunStatus.FAILED
+            with pytest.raises(AlreadyEnded, match="with `force`"):
+                await service.cancel(ANONYMOUS, held.run_id, again=True)
+            first = await service.cancel(ANONYMOUS, held.run_id, force=True)
+            assert (await service.cancel(ANONYMOUS, held.run_id, force=True, again=True)).run == first.run
+            with pytest.raises(AlreadyEnded):
+                await service.cancel(ANONYMOUS, held.run_id, force=True)
+            desk.work.end()
+
+    run_virtual(main)
+
+
 def test_a_session_is_cancelled_with_or_without_what_executes() -> None:
     async def main(clock: VirtualClock) -> None:
         desk = Desk()
@@ -230,8 +263,8 @@ def test_a_cancelled_run_whose_thread_works_on_is_held_and_a_forced_one_is_not()
             behind = await send(service, "hang on")
             await asyncio.sleep(10)
             assert desk.began == ["hang"]
-            with pytest.raises(AlreadyEnded):
-                await service.cancel(ANONYMOUS, held.run_id)
+            view = await service.cancel(ANONYMOUS, held.run_id)
+            assert (view.run.held, view.run.status) == (True, RunStatus.CANCELLED)
             view = await service.cancel(ANONYMOUS, held.run_id, force=True)
             assert (view.run.held, view.run.status) == (False, RunStatus.CANCELLED)
             await executes(desk, "hang on")

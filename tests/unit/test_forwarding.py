@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cluster_support import pair, partition, run, servers, until
+from cluster_support import Served, pair, partition, run, servers, until
 from engine_support import prompt_of
 from strandline._access.keyring import new_key
 from strandline._agents.port import Attempt
@@ -16,7 +16,7 @@ from strandline._http.forwarding.client_request import ClientRequest
 from strandline._http.forwarding.envelope import Forward
 from strandline._journal.cluster import Peer
 from strandline._journal.partitions import PARTITIONS
-from strandline._model import OnDisconnect
+from strandline._model import OnDisconnect, Principal, RunId
 from strandline.errors import JournalUnavailable
 from strandline.testing import Gate
 
@@ -108,9 +108,7 @@ def test_a_request_whose_answer_was_lost_is_sent_again_and_is_one_run() -> None:
         async with pair(held) as (_, first, owner, client):
             asked = asyncio.create_task(client.post("/chat", json={"session_id": "s", "message": "once"}))
             await until(lambda: owner.recorder.accepts, "the run is accepted")
-            for web, _ in owner._webs:
-                for connection in list(web.server_state.connections):
-                    connection.transport.abort()
+            cut_connections(owner)
             await until(lambda: first.recorder.forwards["lost"], "the answer is lost")
             gate.open()
             answer = await asked
@@ -142,9 +140,7 @@ def test_a_request_whose_answer_was_lost_and_that_nobody_takes_in_time_is_not_sa
             asked = asyncio.create_task(client.post("/chat", json={"session_id": "s", "message": "once"}))
             await until(lambda: owner.recorder.accepts > before, "the run is accepted")
             found.town.owners[partition("s")] = None
-            for web, _ in owner._webs:
-                for connection in list(web.server_state.connections):
-                    connection.transport.abort()
+            cut_connections(owner)
             answer = await asked
             gate.open()
 
@@ -268,9 +264,7 @@ def test_a_request_whose_answer_was_lost_and_that_meets_a_failing_journal_is_not
                 if accepted:
                     raise JournalUnavailable("the database is away")
                 accepted.append(await submit(request, **more))
-                for web, _ in owner._webs:
-                    for connection in list(web.server_state.connections):
-                        connection.transport.abort()
+                cut_connections(owner)
                 return accepted[0]
 
             owner.service.submit = lose_then_fail  # type: ignore[method-assign]
@@ -298,6 +292,47 @@ def test_a_deletion_whose_answer_was_lost_is_not_sent_again() -> None:
             assert (answer.status_code, answer.json()["code"]) == (502, "answer_lost")
 
     run(scene)
+
+
+@pytest.mark.parametrize("state", ["waits", "executes"])
+def test_a_cancel_whose_answer_was_lost_is_sent_again_and_answered_as_the_first(state: str) -> None:
+    async def scene() -> None:
+        gate = Gate()
+
+        async def held(attempt: Attempt) -> str:
+            await gate.wait()
+            return "done"
+
+        async with pair(held, cancel_grace_s=0.0) as (_found, first, owner, client):
+            first.journal._connection = owner.journal._connection  # (what is stored, all servers read)
+            begun = [await client.post("/v1/sessions/s/runs", json={"input": text}) for text in "ab"]
+            run_id = begun[state == "waits"].json()["run_id"]
+            await until(gate.reached.is_set, "one executes")
+            cancel = owner.service.cancel
+            made: list[Any] = []
+
+            async def cut(principal: Principal, run: RunId, **more: Any) -> Any:
+                made.append(await cancel(principal, run, **more))
+                if len(made) == 1:
+                    await owner.service.wait(principal, run, 10.0)  # (it has ended when the request comes again)
+                    cut_connections(owner)
+                return made[-1]
+
+            owner.service.cancel = cut  # type: ignore[assignment]
+            answer = await client.post(f"/v1/runs/{run_id}/cancel", json={})
+            gate.open()
+
+            assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
+            assert len(made) == 2
+
+    run(scene)
+
+
+def cut_connections(server: Served) -> None:
+    """Cut the connections of a server, which accepts new ones."""
+    for web, _ in server._webs:
+        for connection in list(web.server_state.connections):
+            connection.transport.abort()
 
 
 def test_a_client_that_disconnects_is_a_disconnect_at_the_owner_and_a_lost_server_is_none() -> None:

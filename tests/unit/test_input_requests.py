@@ -20,7 +20,16 @@ from strandline._model import (
     OnQuestion,
     RunStatus,
 )
-from strandline.errors import AlreadyAnswered, Dismissed, Draining, Invalid, NotFound, QueueFull, SessionBusy
+from strandline.errors import (
+    AlreadyAnswered,
+    AlreadyEnded,
+    Dismissed,
+    Draining,
+    Invalid,
+    NotFound,
+    QueueFull,
+    SessionBusy,
+)
 from strandline.testing._virtual import VirtualClock, run_virtual
 
 
@@ -171,7 +180,13 @@ def test_policies_and_cancels_against_an_open_question() -> None:
             waits = await send(service, "waits")
             view = await service.cancel(ANONYMOUS, run_id)
             assert view.run.status is RunStatus.NEEDS_INPUT
+            assert (await service.cancel(ANONYMOUS, run_id)).run == view.run, "repeated, it is answered as before"
             assert (await outcome(waits)).output == "answer to waits"
+            end = await ask(service)
+            answered = (await service.runs(key())).runs[0].run.run_id
+            await outcome(await answer(service, end))
+            with pytest.raises(AlreadyEnded):
+                await service.cancel(ANONYMOUS, answered)
             end = await ask(service)
             waits = await send(service, "waits")
             await service.cancel_session(key(), running=True)

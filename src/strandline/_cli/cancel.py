@@ -114,16 +114,19 @@ def _cancel(server: "RemoteServer", run_id: str, *, force: bool) -> dict[str, An
     """Cancel a run and return it. Raises `RemoteError`; for a held run it says how to release it."""
     from strandline._remote.server import TooLate
 
+    refusal: TooLate | None = None
     try:
-        return server.cancel(run_id, force=force)
-    except TooLate:
-        run = server.run(run_id)
-        if force or not run["held"]:
-            raise
+        run = server.cancel(run_id, force=force)
+    except TooLate as error:
+        refusal, run = error, server.run(run_id)
+    if run["held"] and not force:
         raise TooLate(
             f"run {run_id} has ended: {why_of(run) or 'a tool of it is still executing'}. To release session"
             f" {run['session_id']} now: strandline cancel {run_id} --force"
-        ) from None
+        )
+    if refusal is not None:
+        raise refusal
+    return run
 
 
 def _after_cancel(run: dict[str, Any]) -> str:
@@ -131,9 +134,9 @@ def _after_cancel(run: dict[str, Any]) -> str:
         return f"{run['run_id']} is executing ({run['phase']}) and was asked to stop."
     if run["status"] == "needs_input":
         return f"{run['run_id']} asks no more: its question was dismissed, and the session continues."
-    return (
-        f"{run['run_id']} was cancelled; it never started." if run["started_at"] is None else f"{run['run_id']} ended."
-    )
+    if run["status"] != "cancelled":
+        return f"{run['run_id']} ended."
+    return f"{run['run_id']} was cancelled{'; it never started' if run['started_at'] is None else ''}."
 
 
 def _after_move(run: dict[str, Any]) -> str:

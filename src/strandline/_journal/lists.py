@@ -55,6 +55,10 @@ _RESTS: Final = (
 )
 STORED: Final = "SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT), coalesce(max(bytes), 0) FROM stored"
 """How many bytes are stored for all principals, and for the largest."""
+_DISMISSED: Final = (
+    "SELECT 1 FROM closed_requests JOIN runs ON seq = run JOIN sessions ON no = runs.session"
+    " WHERE run_id = ? AND principal = ? AND closed = 'dismissed' LIMIT 1"
+)
 _SKIPPED: Final = 500
 _READS: Final = 20
 """How many rows of deleted runs a page skips in one read, and how many such reads it makes: about 20 ms in all."""
@@ -144,6 +148,11 @@ def resting(connection: Database, query: port.RestingQuery) -> port.RestingPage:
 def stored(connection: Database, query: port.StoredQuery) -> port.Stored:
     """Return how many bytes are stored; reads one row per principal, some 10 million in a second."""
     return port.Stored(*connection.execute(STORED).fetchone())
+
+
+def dismissed(connection: Database, query: port.DismissedQuery) -> bool:
+    """Return whether the input requests of a run were dismissed."""
+    return connection.execute(_DISMISSED, (query.run_id, query.principal)).fetchone() is not None
 
 
 def session(connection: Database, query: port.SessionQuery) -> SessionView | None:
@@ -272,6 +281,7 @@ ANSWERS: Final[Mapping[type[port.Query[Any]], Callable[[Database, Any], Any]]] =
     port.SessionsQuery: sessions,
     port.RestingQuery: resting,
     port.StoredQuery: stored,
+    port.DismissedQuery: dismissed,
 }
 """The function that answers each kind of query."""
 

@@ -245,6 +245,13 @@ class RunQuery(Query[Run | None], frozen=True):
     run_id: RunId
 
 
+class DismissedQuery(Query[bool], frozen=True):
+    """Whether the input requests of a principal's run were dismissed."""
+
+    principal: Principal
+    run_id: RunId
+
+
 class HistoryQuery(Query["HistoryPage"], frozen=True):
     """The last `limit` messages of a session before index `before` (None: its end), oldest first.
 

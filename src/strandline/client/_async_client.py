@@ -84,7 +84,7 @@ class AsyncClient:
         return await self._do(plans.wait(run_id, self._patience()))
 
     async def cancel(self, run_id: str, *, force: bool = False) -> Run:
-        """Cancel a run and return it: ended, or asked to stop. Raises `Conflict` if it had already ended."""
+        """Cancel a run and return it: ended, or asked to stop. Raises `Conflict` if it had already ended otherwise."""
         return await self._do(plans.cancel(run_id, force, self._patience()))
 
     async def answer(self, run_id: str, responses: Mapping[str, Any]) -> Run:

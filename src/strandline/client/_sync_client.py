@@ -81,7 +81,7 @@ class Client:
         return self._do(plans.wait(run_id, self._patience()))
 
     def cancel(self, run_id: str, *, force: bool = False) -> Run:
-        """Cancel a run and return it: ended, or asked to stop. Raises `Conflict` if it had already ended."""
+        """Cancel a run and return it: ended, or asked to stop. Raises `Conflict` if it had already ended otherwise."""
         return self._do(plans.cancel(run_id, force, self._patience()))
 
     def answer(self, run_id: str, responses: Mapping[str, Any]) -> Run:

@@ -24,6 +24,7 @@ from strandline._journal.port import (
     ChangeAnswer,
     Changed,
     Delete,
+    DismissedQuery,
     Ended,
     EndWaiting,
     Journal,
@@ -33,7 +34,7 @@ from strandline._journal.port import (
     SessionQuery,
     Stopped,
 )
-from strandline._model import OnDisconnect, Outcome, Principal, RunId, RunStatus, SessionKey, SessionView
+from strandline._model import OnDisconnect, Outcome, Principal, Run, RunId, RunStatus, SessionKey, SessionView
 from strandline.errors import AlreadyEnded, InvariantBroken, NotFound, NotOwner, RecordDamaged, SessionBusy, TooLate
 
 _log = logging.getLogger("strandline.control")
@@ -70,11 +71,12 @@ class Control:
         self._ownership = ownership
         self._under_way: set[asyncio.Task[Any]] = set()
 
-    async def cancel(self, principal: Principal, run_id: RunId, *, force: bool = False) -> RunView:
+    async def cancel(self, principal: Principal, run_id: RunId, *, force: bool = False, again: bool = False) -> RunView:
         """Cancel a run and return it: ended, or ending (its `cancel_requested`), which then survives a crash.
 
-        With `force` its session is not locked by a tool that is still executing, now or after its end. Raises
-        `NotFound`, and `AlreadyEnded` unless there is a lock to end.
+        A repeated cancel returns it too. With `force` its session is not locked by a tool that is still executing, now
+        or after its end; `again`: the same request may have ended that lock before. Raises `NotFound`, and
+        `AlreadyEnded` if the run has ended otherwise and there is no lock to end.
         """
         run = await self._reading.stored_run(principal, run_id)
         match await self._changed(run.key, Cancel(principal, run_id), force=force):
@@ -82,19 +84,21 @@ class Control:
                 pass
             case Ended():
                 run = await self._reading.stored_run(principal, run_id)
-                if not run.held:
-                    raise AlreadyEnded(f"run {run_id} has ended")
-                if not force:
-                    raise AlreadyEnded(
-                        f"run {run_id} has ended, and a tool of it is still executing; with `force` its session"
-                        " continues without it"
-                    )
-                await self._claims.end_hold(run_id, END_HOLD_S)
+                if force and run.held:
+                    await self._claims.end_hold(run_id, END_HOLD_S)
+                elif not (force and again) and not await self._was_cancelled(run):
+                    raise AlreadyEnded(_ended(run))
             case Changed():
                 raise NotFound(f"there is no run {run_id}")
             case answer:
                 raise InvariantBroken(f"the journal answered a cancel with {answer}")
         return await self._reading.run(principal, run_id)
+
+    async def _was_cancelled(self, run: Run) -> bool:
+        """Return whether an ended run is as a cancel leaves it."""
+        if run.status is RunStatus.NEEDS_INPUT:
+            return await self._journal.read(DismissedQuery(run.key.principal, run.run_id))
+        return run.status is RunStatus.CANCELLED
 
     async def cancel_session(self, key: SessionKey, *, running: bool = False, force: bool = False) -> Stopped:
         """Cancel all runs that wait in a session, with `running` the one that executes too.
@@ -208,3 +212,12 @@ class Control:
             case EndWaiting(run_id=run_id, outcome=outcome), Changed(existed=True):
                 self._claims.ended(run_id, key, outcome)
         return answer
+
+
+def _ended(run: Run) -> str:
+    if not run.held:
+        return f"run {run.run_id} has ended"
+    return (
+        f"run {run.run_id} has ended, and a tool of it is still executing; with `force` its session continues without"
+        " it"
+    )

@@ -19,7 +19,7 @@ from strandline._http.caller import principal_of
 from strandline._http.exchange.exchange import ClientsServerStops, Exchange
 from strandline._http.exchange.run_request import Priority, whole_number
 from strandline._http.exchange.sse import RunEvents, last_event_id
-from strandline._http.forwardable import left_of, only_once
+from strandline._http.forwardable import forwardable, left_of, only_once
 from strandline._model import IfBusy, InputRequest, Message, RunError, RunId, RunStatus, SessionId
 from strandline._older_names import field_note
 from strandline._settings import AppSettings
@@ -174,12 +174,14 @@ class Runs:
         return wire.answer(run_body(view))
 
     async def cancel(self, request: Request) -> Response:
-        """Cancel a run: 200 if that ends it, 202 if it executes and will end; 409 if it had ended."""
+        """Cancel a run: 200 if it is cancelled now, 202 if it executes and will end; 409 if it had ended otherwise."""
         run_id = RunId(request.path_params["run_id"])
         body, _ = await wire.read_json(
             request, self._settings.max_body_bytes, self._decode_cancel, "`force` is true or false"
         )
-        view = await self._service.cancel(principal_of(request), run_id, force=body.force)
+        passed = forwardable(request.scope)
+        again = passed is not None and passed.again
+        view = await self._service.cancel(principal_of(request), run_id, force=body.force, again=again)
         forced = " by force" if body.force else ""
         changed(request, f"cancelled run {run_id} of session {view.run.key.session_id}{forced}")
         return wire.answer(run_body(view), wire.OK if view.run.outcome else wire.ACCEPTED)

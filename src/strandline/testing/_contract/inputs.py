@@ -15,6 +15,7 @@ from strandline._journal.port import (
     Changed,
     ClaimResult,
     Delete,
+    DismissedQuery,
     Ended,
     HistoryPage,
     HistoryQuery,
@@ -38,6 +39,7 @@ from strandline._model import (
     Message,
     OnQuestion,
     Outcome,
+    Principal,
     Question,
     RoundStarted,
     RunId,
@@ -103,6 +105,10 @@ class InputsContract(Contract):
         self, desk: Desk, run_id: str, answers: dict[str, Any] | None = None, **more: Any
     ) -> AcceptAnswer:
         return await desk.accept(run_id, input=responses(answers or BOTH), lane=Lane.ANSWER, **more)
+
+    async def _dismissed(self, desk: Desk, *run_ids: str) -> list[bool]:
+        """Return of each run whether its input requests were dismissed."""
+        return [await desk.journal.read(DismissedQuery(ANONYMOUS, RunId(each))) for each in run_ids]
 
     async def _page(self, desk: Desk) -> HistoryPage:
         return await desk.journal.read(HistoryQuery(key(), limit=100))
@@ -522,7 +528,10 @@ class InputsContract(Contract):
         await self._ask_question(desk, "a")
         assert await desk.cancel("before") == Ended(), "it is not the one that asks"
         await desk.accept("b")
+        assert await self._dismissed(desk, "before", "a") == [False, False]
         assert await desk.cancel("a") == Stopped(ended={}, cancelling=[], dismissed=True)
+        assert await self._dismissed(desk, "before", "a") == [False, True]
+        assert not await desk.journal.read(DismissedQuery(Principal("other"), RunId("a")))
         assert ((await self._session(desk)).input_until, self._waits_until(desk)) == (None, None)
         assert await desk.cancel("a") == Ended()
         assert (await desk.run("a")).status is RunStatus.NEEDS_INPUT, "an outcome never changes"
