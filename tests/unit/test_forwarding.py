@@ -97,6 +97,47 @@ def test_every_route_of_a_run_is_forwarded(method: str, path: str, status: int) 
     run(scene)
 
 
+LARGE = "x" * 1_000_000
+LARGE_BODIES: list[tuple[str, Any]] = [
+    ("/chat", {"session_id": "s", "message": LARGE}),
+    ("/v1/sessions/s/runs", {"input": LARGE}),
+    ("/invocations", {"prompt": LARGE}),
+    ("/v1/chat/completions", {"model": "x", "user": "s", "messages": [{"role": "user", "content": LARGE}]}),
+    (
+        "/v1/chat/completions",
+        {"model": "x", "user": "s", "messages": [{"role": "user", "content": text} for text in [LARGE, "hi"]]},
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), LARGE_BODIES, ids=lambda each: str(each)[:40])
+@pytest.mark.parametrize("keyed", [False, True])
+def test_a_body_may_be_as_large_as_the_server_of_its_client_lets_it_be(path: str, body: Any, keyed: bool) -> None:
+    async def scene() -> None:
+        async def length(attempt: Attempt) -> str:
+            return str(len(prompt_of(attempt)))
+
+        async with servers() as found:
+            first = await found.start(length, max_body_bytes=2_000_000, max_chat_body_bytes=4_000_000)
+            owner = await found.start(length, max_body_bytes=1_000, max_chat_body_bytes=1_000)
+            headers = {"X-Amzn-Bedrock-AgentCore-Runtime-Session-Id": "s" * 33, "Prefer": "wait=10"}
+            if keyed:
+                headers["Idempotency-Key"] = "k"
+            async with httpx.AsyncClient(trust_env=False, headers=headers, timeout=20) as client:
+                found.town.give(owner, *range(PARTITIONS))
+                answer = await client.post(first.url + path, json=body)
+                assert (answer.status_code, owner.recorder.accepts) == (200, 1), answer.text
+                assert "1000000" in answer.text or body["messages"][-1]["content"] == "hi"
+                refused = await client.post(owner.url + path, json=body)
+                found.town.give(first, *range(PARTITIONS))
+                by_its_own = await client.post(owner.url + path, json=body)
+
+            assert [refused.status_code, by_its_own.status_code] == [413, 413]
+            assert first.recorder.accepts == 0
+
+    run(scene)
+
+
 def test_a_request_whose_answer_was_lost_is_sent_again_and_is_one_run() -> None:
     async def scene() -> None:
         gate = Gate()

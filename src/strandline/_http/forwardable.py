@@ -5,6 +5,7 @@ before it has changed anything, and the request is sent to the owner. Without a 
 and such an error is an answer like any other.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -39,6 +40,8 @@ class Forwardable(Struct):
     ids."""
     last_id: int = 0
     """The id of the last event that its stream has sent."""
+    feed_after: int | None = None
+    """The number after which the feed begins that is its answer."""
     is_leaving: bool = False
     """Whether the server of its client stops, so that it has to be answered now, as a server does that stops."""
     on_leave: Callable[[], object] | None = None
@@ -62,6 +65,12 @@ def forwardable(scope: Scope) -> Forwardable | None:
     """Return the record of a request; None: no other server could answer it."""
     found: Forwardable | None = scope.get(FORWARDABLE)
     return found
+
+
+def admitted(request: Request, most_bytes: int) -> int:
+    """Return how large a body may be: of a client of another server, as large as that one has let it be."""
+    found = forwardable(request.scope)
+    return sys.maxsize if found is not None and found.forwarded else most_bytes
 
 
 def left_of(request: Request, wait_s: float) -> float:

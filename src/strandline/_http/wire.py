@@ -18,6 +18,7 @@ from starlette.types import Scope
 
 from strandline import errors
 from strandline._encoding import encode, encode_messages
+from strandline._http.forwardable import admitted
 
 T = TypeVar("T")
 
@@ -314,10 +315,12 @@ async def begin_body(request: Request, limit: int) -> tuple[list[bytes], int, bo
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Return the body. Raises `BodyTooLarge` as soon as it declares or exceeds more than `limit` bytes.
+    """Return the body. Raises `BodyTooLarge` as soon as it declares or exceeds more than `limit` bytes; for a client
+    of another server its limit has been checked there.
 
     Raises `ClientDisconnect` if the client disconnects meanwhile.
     """
+    limit = admitted(request, limit)
     if announced(request) > limit:
         raise too_large("the body", limit)
     pieces, size, _ = await begin_body(request, limit)

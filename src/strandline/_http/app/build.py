@@ -141,11 +141,10 @@ def build_apps(
     denials = Denials(SystemClock(), on_denied)
     answered, inner, leave = started, None, None
     if service.ownership.is_shared:
-        most_bytes = max(settings.max_body_bytes, settings.chat_body_bytes)
         answered = forwarder = Forwarder(
             started,
             others,
-            most_bytes=most_bytes,
+            most_bytes=max(settings.max_body_bytes, settings.chat_body_bytes),
             respond=response_to,
             on_forward=on_forward,
             on_refused=on_refused,
@@ -155,7 +154,6 @@ def build_apps(
             started,
             service.ownership.others,
             SystemClock(),
-            most_bytes=most_bytes,
             on_arrival=on_arrival,
             on_denied=denials.of_servers,
             respond=response_to,

@@ -15,6 +15,7 @@ from strandline._http.audit import address_of
 from strandline._http.caller import CALLER, Caller
 from strandline._http.forwardable import FORWARDABLE, Forwardable
 from strandline._http.forwarding.envelope import Forward, digest_of
+from strandline._http.forwarding.inner import INTERNAL
 from strandline._http.middleware.connections import CUT
 
 _OF_CONNECTION: Final = frozenset(
@@ -33,7 +34,7 @@ _OF_CONNECTION: Final = frozenset(
         b"upgrade",
     }
 )
-"""Headers that are for this server alone; the caller is identified."""
+"""Headers that are for this server alone, beside made-up ones between servers; the caller is identified."""
 _LAST_EVENT_ID: Final = b"last-event-id"
 
 
@@ -62,7 +63,7 @@ class ClientRequest:
     @property
     def scope(self) -> Scope:
         """The scope of the request, as of now: with the last event that the client has."""
-        return {**self._scope, "headers": self._headers(frozenset()), FORWARDABLE: self.passed}
+        return {**self._scope, "headers": self._headers(), FORWARDABLE: self.passed}
 
     async def receive(self) -> Message:
         """Return the next message, of a request that has been received before the whole body at once."""
@@ -175,7 +176,7 @@ class ClientRequest:
             method=scope["method"],
             path=scope["raw_path"],
             query=scope["query_string"],
-            headers=self._headers(_OF_CONNECTION),
+            headers=[each for each in self._headers() if _is_passed_on(each[0])],
             size=len(self.body),
             digest=self._digest,
             client=address_of(scope),
@@ -196,12 +197,17 @@ class ClientRequest:
     def _waited_s(self) -> float:
         return asyncio.get_running_loop().time() - self._began
 
-    def _headers(self, without: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
+    def _headers(self) -> list[tuple[bytes, bytes]]:
         headers: list[tuple[bytes, bytes]] = self._scope["headers"]
         if self.passed.last_id:
-            kept = [each for each in headers if each[0] != _LAST_EVENT_ID and each[0] not in without]
+            kept = [each for each in headers if each[0] != _LAST_EVENT_ID]
             return [*kept, (_LAST_EVENT_ID, b"%d" % self.passed.last_id)]
-        return [each for each in headers if each[0] not in without] if without else headers
+        return headers
+
+
+def _is_passed_on(header: bytes) -> bool:
+    """Return whether a header of a client is for other servers too, by its name."""
+    return header not in _OF_CONNECTION and not header.startswith(INTERNAL)
 
 
 def part(body: bytes, *, more: bool) -> Message:

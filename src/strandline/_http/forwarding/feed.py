@@ -21,10 +21,10 @@ from strandline._http import wire
 from strandline._http.exchange.sse import ALIVE, ALIVE_S, framed
 from strandline._http.forwardable import forwardable
 from strandline._http.forwarding.client_request import ClientRequest, part
+from strandline._http.forwarding.inner import FEED_AFTER
 from strandline._http.forwarding.others import Others
 from strandline._http.forwarding.upstream import Unreached, UpstreamLost
 from strandline._http.forwarding.whole_events import WholeEvents
-from strandline._http.routes.events import FEED_AFTER
 from strandline._journal.cluster import Peer
 from strandline.errors import Invalid
 
@@ -39,7 +39,6 @@ RANGE_BITS: Final = 32
 
 BEGIN_S: Final = 1.0
 """How long a client waits at most until the feeds of all servers have begun."""
-_FEED_AFTER: Final = FEED_AFTER.encode()
 
 Handler = Callable[[Request], Awaitable[Response]]
 Piece = tuple[int, bytes, bool]
@@ -62,7 +61,7 @@ class MergedFeed:
         since = _since(last, self._others.cluster().me)
         headers = _after(request.scope["headers"], since)
         first = await self._here(Request({**request.scope, "headers": headers}, request.receive))
-        return _MergedResponse(self._others, last, first)
+        return _MergedResponse(self._others, last, first, passed.feed_after or 0)
 
 
 def last_numbers(text: str) -> dict[int, int]:
@@ -76,16 +75,17 @@ def last_numbers(text: str) -> dict[int, int]:
 class _MergedResponse(Response):
     """Streams the events of all servers until the connection ends, or this server stops.
 
-    `last` are the numbers that the client has; `first` is the answer of this server.
+    `last` are the numbers that the client has; `first` is the answer of this server, whose feed begins after number
+    `begins`.
     """
 
-    def __init__(self, others: Others, last: dict[int, int], first: Response) -> None:
+    def __init__(self, others: Others, last: dict[int, int], first: Response, begins: int) -> None:
         super().__init__(media_type="text/event-stream")
-        self.raw_headers = [each for each in first.raw_headers if each[0] != _FEED_AFTER]
+        self.raw_headers = first.raw_headers
         self._others = others
         self._me = others.cluster().me
         self._had = dict(last)
-        self._last = {**last, self._me: _begins_after(first.raw_headers)}
+        self._last = {**last, self._me: begins}
         """For each server the number of the last event that was sent, or after which its feed began."""
         self._first = first
         self._pieces: asyncio.Queue[Piece] = asyncio.Queue(AT_ONCE)
@@ -241,4 +241,4 @@ def _after(headers: list[tuple[bytes, bytes]], number: int) -> list[tuple[bytes,
 
 
 def _begins_after(headers: list[tuple[bytes, bytes]]) -> int:
-    return next((int(value) for name, value in headers if name == _FEED_AFTER), 0)
+    return next((int(value) for name, value in headers if name == FEED_AFTER), 0)

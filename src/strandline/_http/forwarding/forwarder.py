@@ -25,7 +25,7 @@ from strandline._engine.streams import LAST
 from strandline._http import wire
 from strandline._http.forwarding.client_request import ClientRequest, part
 from strandline._http.forwarding.envelope import Forward
-from strandline._http.forwarding.inner import ACCEPTED, CLOCK, MOVED, RESUMABLE
+from strandline._http.forwarding.inner import ACCEPTED, INTERNAL, MOVED, RESUMABLE
 from strandline._http.forwarding.others import Others, Stale
 from strandline._http.forwarding.upstream import Unreached, Upstream, UpstreamLost
 from strandline._http.forwarding.whole_events import WholeEvents
@@ -44,10 +44,8 @@ MOST_STALE: Final = 100
 _ANSWER_LOST: Final = (
     "the server that has the session was lost before it answered: read what it did before you send the request again"
 )
-_OF_CONNECTION: Final = frozenset(
-    {b"connection", b"date", b"keep-alive", b"server", b"transfer-encoding", MOVED, RESUMABLE, CLOCK.encode()}
-)
-"""Headers of an answer that are for us."""
+_OF_CONNECTION: Final = frozenset({b"connection", b"date", b"keep-alive", b"server", b"transfer-encoding"})
+"""Headers of an answer that are for us, beside those between servers."""
 
 
 class _ClientGone(Exception):
@@ -276,7 +274,7 @@ async def _pass_on(upstream: Upstream, request: ClientRequest) -> None:
         if upstream.status != wire.OK or events is None:
             raise wire.AnswerLost("the rest of the stream cannot be read any more")
     else:
-        kept = [each for each in upstream.headers if each[0] not in _OF_CONNECTION]
+        kept = [each for each in upstream.headers if each[0] not in _OF_CONNECTION and not each[0].startswith(INTERNAL)]
         await request.send({"type": "http.response.start", "status": upstream.status, "headers": kept})
     passed.resumable = events is not None
     while True:

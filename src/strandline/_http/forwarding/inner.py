@@ -35,18 +35,25 @@ from strandline._model import Principal, RunId
 from strandline.errors import StrandlineError
 
 PATH: Final = "/forward"
+INTERNAL: Final = b"strandline-"
+"""How the names of all headers between servers begin: no client gets one, and none of a client's is passed on."""
 MOVED: Final = b"strandline-moved"
 """The header of an answer that is none: the session's partition is another server's, or will soon be."""
 ACCEPTED: Final = b"strandline-accepted"
 """The header beside it: the run of the request has been accepted, and continues there."""
 RESUMABLE: Final = b"strandline-resumable"
 """The header of a stream that can be resumed after the id of an event, and that ends with the last of all ids."""
+FEED_AFTER: Final = b"strandline-feed-after"
+"""The header with the number after which a feed begins, for servers that merge it with others."""
 CLOCK: Final = "strandline-clock"
 """The header with our time, for a server whose message was mistimed."""
 
 
 class InnerApp:
-    """Answers the requests that other servers send. `most_bytes` bounds a body; `respond` formats errors."""
+    """Answers the requests that other servers send; `respond` formats errors.
+
+    A body may be as large as the server of its client lets it be.
+    """
 
     def __init__(
         self,
@@ -54,7 +61,6 @@ class InnerApp:
         cluster: Callable[[], Cluster],
         clock: Clock,
         *,
-        most_bytes: int,
         on_arrival: Callable[[Iterable[tuple[bytes, bytes]]], object],
         on_denied: Callable[[Scope, str], object],
         respond: Callable[[Exception, Scope], Response],
@@ -62,7 +68,6 @@ class InnerApp:
         self._app = app
         self._cluster = cluster
         self._clock = clock
-        self._most_bytes = most_bytes
         self._on_arrival = on_arrival
         self._on_denied = on_denied
         self._respond = respond
@@ -111,8 +116,6 @@ class InnerApp:
         envelope = self._inbox.open(head[-MAC_BYTES:], await sent.read(length_of(head)))
         if isinstance(envelope, Left):
             return envelope, b""
-        if envelope.size > self._most_bytes:  # (the sender has read it within its own limits)
-            raise Untrusted
         body = await sent.read(envelope.size)
         if digest_of(body) != envelope.digest:
             raise Untrusted
@@ -201,7 +204,7 @@ class _Sent:
 
 
 class _Answer:
-    """Sends an answer to another server, which learns whether it can resume a stream elsewhere."""
+    """Sends an answer to another server, with what only that one needs to know of it."""
 
     def __init__(self, send: Send, passed: Forwardable) -> None:
         self._send = send
@@ -212,11 +215,17 @@ class _Answer:
         """Send a message."""
         if message["type"] == "http.response.start":
             self.has_begun = True
-            if self._passed.resumable:
-                message = {**message, "headers": [*message["headers"], (RESUMABLE, b"1")]}
+            if more := self._for_servers():
+                message = {**message, "headers": [*message["headers"], *more]}
         else:
             self.is_complete = not message.get("more_body", False)
         await self._send(message)
+
+    def _for_servers(self) -> list[tuple[bytes, bytes]]:
+        found = [(RESUMABLE, b"1")] if self._passed.resumable else []
+        if self._passed.feed_after is not None:
+            found.append((FEED_AFTER, b"%d" % self._passed.feed_after))
+        return found
 
 
 async def _lost(receive: Receive) -> None:

@@ -20,8 +20,6 @@ TYPES: Final = frozenset(
     if kind not in NOT_IN_FEED
 )
 """The types of events in `/v1/events`."""
-FEED_AFTER: Final = "strandline-feed-after"
-"""The header with the number after which a feed begins, for servers that merge it with others."""
 MOST_SESSIONS: Final = 100
 """Maximum of sessions in the filter of one client."""
 
@@ -42,5 +40,6 @@ class Changes:
         if len(sessions) > MOST_SESSIONS:
             raise Invalid(f"at most {MOST_SESSIONS} session_id can be named; name none for the events of all")
         events = self._service.changes(principal_of(request), last_event_id(request), sessions=sessions, types=types)
-        begins = {} if forwardable(request.scope) is None else {FEED_AFTER: str(events.after)}
-        return EventResponse(events, lambda numbered: framed_change(numbered, request.scope), lambda lost: None, begins)
+        if (passed := forwardable(request.scope)) is not None:
+            passed.feed_after = events.after
+        return EventResponse(events, lambda numbered: framed_change(numbered, request.scope), lambda lost: None)

@@ -20,6 +20,7 @@ from strandline._http import wire
 from strandline._http.dialects.openai.json_scanner import Event, JsonScanner, Mark, NotJson
 from strandline._http.dialects.openai.wire import INSTRUCTIONS, READS, ChatMessage, CompletionBody
 from strandline._http.exchange.idempotency import fingerprint
+from strandline._http.forwardable import admitted
 from strandline.errors import Invalid
 
 PIECE_BYTES: Final = 4 * 1024
@@ -58,16 +59,17 @@ class BodyReader:
         Raises `BodyTooLarge`, `NotJson`, `Malformed`, `Invalid`, and `ClientDisconnect` if the client disconnects.
         """
         announced = wire.announced(request)
+        most_bytes = admitted(request, self._max_chat_body_bytes)
         if announced > self._whole:
-            self._bound(announced)
+            _bound(announced, most_bytes)
         pieces, size, more = await wire.begin_body(request, self._whole if announced <= self._whole else 0)
         if size <= self._whole and not more:
             return Received(*wire.as_json(request, b"".join(pieces), _decode, READS))
         wire.must_be_json(request)
-        long = LongBody(self._max_body_bytes, is_keyed=is_keyed)
+        long = LongBody(admitted(request, self._max_body_bytes), is_keyed=is_keyed)
         came = size
         while True:
-            self._bound(came)
+            _bound(came, most_bytes)
             for piece in pieces:
                 for at in range(0, len(piece), PIECE_BYTES):
                     async with self._turn:
@@ -77,10 +79,6 @@ class BodyReader:
                 return long.end()
             pieces, size, more = await wire.begin_body(request, 0)
             came += size
-
-    def _bound(self, size: int) -> None:
-        if size > self._max_chat_body_bytes:
-            raise wire.too_large("the body", self._max_chat_body_bytes, "max_chat_body_bytes")
 
 
 class _Part(Enum):
@@ -224,6 +222,11 @@ class Messages:
             return wire.decoded(b"[%b]" % bytes(self._coming), _decode_messages, READS)[0]
         except Invalid as error:
             raise Invalid(str(error).replace("`$[0]", f"`$.messages[{self._count}]", 1)) from None
+
+
+def _bound(size: int, most_bytes: int) -> None:
+    if size > most_bytes:
+        raise wire.too_large("the body", most_bytes, "max_chat_body_bytes")
 
 
 def _malformed(error: NotJson) -> wire.Malformed:

@@ -1,0 +1,86 @@
+"""Headers between servers stay between servers: no client reads one, and none that a client makes up gets there."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from cluster_support import pair, run, until
+from strandline._agents.port import Attempt
+from strandline._http.app.openapi import OPERATIONS, Operation
+from strandline._http.forwarding.client_request import ClientRequest
+from strandline._http.forwarding.envelope import Forward
+from strandline._http.forwarding.inner import ACCEPTED, CLOCK, FEED_AFTER, INTERNAL, MOVED, RESUMABLE
+
+NAMES: Final = (MOVED, ACCEPTED, RESUMABLE, FEED_AFTER, CLOCK.encode(), b"strandline-new")
+FORGED: Final = {name.decode(): "1" for name in NAMES}
+BODIES: Final[dict[str, Any]] = {
+    "/v1/sessions/{session_id}/runs": {"input": "hi"},
+    "/v1/runs/{run_id}/move": {"front": True},
+    "/v1/chat/completions": {"model": "x", "user": "s", "messages": [{"role": "user", "content": "hi"}]},
+    "/chat": {"session_id": "s", "message": "hi"},
+    "/invocations": {"session_id": "s", "prompt": "hi"},
+}
+CASES: Final = [
+    (method, operation, accept)
+    for operation in OPERATIONS
+    for method in ((operation.method, "HEAD") if operation.method == "GET" else (operation.method,))
+    for accept in ("application/json", *(["text/event-stream"] if operation.events or operation.streams else []))
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "operation", "accept"), CASES, ids=[f"{m} {each.path} {accept[-6:]}" for m, each, accept in CASES]
+)
+def test_no_header_between_servers_reaches_a_client_and_none_of_a_client_a_server(
+    method: str, operation: Operation, accept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Forward] = []
+    make = ClientRequest.envelope
+
+    def noted(request: ClientRequest, *given: Any) -> Forward:
+        sent.append(make(request, *given))
+        return sent[-1]
+
+    monkeypatch.setattr(ClientRequest, "envelope", noted)
+
+    async def scene() -> None:
+        async with pair(answering) as (_, first, owner, client):
+            first.journal._connection = owner.journal._connection  # (what is stored, all servers read)
+            begun = await client.post("/chat", json={"session_id": "s", "message": "before"})
+            path = operation.path.format(session_id="s", run_id=begun.json()["run_id"], model="strandline")
+            for at in (first, owner):  # (for a session of another server, and of its own)
+                del sent[:]
+                headers = {**FORGED, "Accept": accept}
+                body = BODIES.get(operation.path)
+                if body is not None and operation.streams and accept == "text/event-stream":
+                    body = {**body, "stream": True}
+                async with answered(client, method, at.url + path, headers, body) as answer:
+                    shown = [each for each in answer.headers if each.startswith(INTERNAL.decode())]
+                    assert (answer.status_code < 500, shown) == (True, [])
+                assert sent or at is owner or not is_of_a_session(operation.path)
+                passed_on = [name for each in sent for name, _ in each.headers]
+                assert [name for name in passed_on if name.startswith(INTERNAL)] == []
+            await until(lambda: not owner.service.health().running, "all have ended")
+
+    run(scene)
+
+
+def is_of_a_session(path: str) -> bool:
+    """Return whether only one server can answer at a path."""
+    return path in BODIES or ("_id}" in path and not path.endswith("/history"))
+
+
+async def answering(_: Attempt) -> str:
+    return "done"
+
+
+@contextlib.asynccontextmanager
+async def answered(
+    client: httpx.AsyncClient, method: str, url: str, headers: dict[str, str], body: Any
+) -> AsyncIterator[httpx.Response]:
+    """Send a request, and have the head of its answer: some streams have no end."""
+    async with client.stream(method, url, headers=headers, json=body) as answer:
+        yield answer
