@@ -9,15 +9,17 @@ import httpx
 import pytest
 
 from cluster_support import Served, pair, partition, run, servers, until
-from engine_support import prompt_of
+from engine_support import key, prompt_of
 from strandline._access.keyring import new_key
 from strandline._agents.port import Attempt
+from strandline._engine.requests import Request
 from strandline._http.forwarding.client_request import ClientRequest
 from strandline._http.forwarding.envelope import Forward
 from strandline._journal.cluster import Peer
-from strandline._journal.partitions import PARTITIONS
+from strandline._journal.partitions import PARTITIONS, suffix_of
+from strandline._journal.port import RunKeyQuery, RunQuery
 from strandline._model import OnDisconnect, Principal, RunId
-from strandline.errors import JournalUnavailable
+from strandline.errors import JournalUnavailable, NotFound, NotOwner
 from strandline.testing import Gate
 
 
@@ -93,6 +95,41 @@ def test_every_route_of_a_run_is_forwarded(method: str, path: str, status: int) 
 
                 assert answer.status_code == status, answer.text
                 await until(lambda: first.recorder.forwards["answered"] == 2, "both were answered by the owner")
+
+    run(scene)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_of_a_run_of_another_server_nothing_but_its_session_is_read(copied: bool) -> None:
+    """Unless its id was copied from another journal, and names a part of this server."""
+
+    async def scene() -> None:
+        async with servers() as found:
+            first, owner = await found.start(), await found.start()
+            own = next(name for name in map(str, range(1000)) if partition(name) != partition("s"))
+            found.town.give(owner, *range(PARTITIONS))
+            found.town.give(first, partition(own))
+            first.journal._connection = owner.journal._connection  # (what is stored, all servers read)
+            named = RunId(f"run_1{suffix_of(key(own if copied else 's'))}")
+            run_id = (await owner.service.submit(Request(key=key("s"), input="hi"), run_id=named)).run_id
+            asked: list[Any] = []
+            read = first.journal.read
+
+            async def noted(query: Any) -> Any:
+                asked.append(type(query))
+                return await read(query)
+
+            first.journal.read = noted  # type: ignore[method-assign]
+            with pytest.raises(NotOwner):
+                await first.service.run(key().principal, run_id)
+            assert asked == [RunQuery if copied else RunKeyQuery]
+            with pytest.raises(NotFound):
+                await first.service.run(Principal("other"), run_id)
+            found.town.give(first, partition("s"))
+            del asked[:]
+            if not copied:
+                assert (await first.service.run(key().principal, run_id)).run.run_id == run_id
+                assert asked == [RunQuery]
 
     run(scene)
 

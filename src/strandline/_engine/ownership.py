@@ -10,9 +10,9 @@ from typing import Final
 from msgspec import Struct
 
 from strandline._journal.cluster import Cluster, Shared
-from strandline._journal.partitions import partition_of
+from strandline._journal.partitions import partition_of, partition_of_run
 from strandline._journal.port import Journal
-from strandline._model import SessionKey
+from strandline._model import RunId, SessionKey
 from strandline.errors import NotOwner
 
 MOVED_S: Final = 1.0
@@ -43,6 +43,11 @@ class Ownership(Struct, eq=False):
     def owns(self, key: SessionKey) -> bool:
         """Return whether this server answers for a session."""
         return self._shared is None or self._shared.cluster.owns(partition_of(key))
+
+    def is_ours_by_id(self, run_id: RunId) -> bool:
+        """Return whether this server seems to answer for a run: an id that was copied may name any partition."""
+        partition = None if self._shared is None else partition_of_run(run_id)
+        return self._shared is None or (partition is not None and self._shared.cluster.owns(partition))
 
     def check(self, key: SessionKey) -> None:
         """Raise `NotOwner` unless this server answers for a session."""

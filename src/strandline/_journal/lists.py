@@ -55,6 +55,7 @@ _RESTS: Final = (
 )
 STORED: Final = "SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT), coalesce(max(bytes), 0) FROM stored"
 """How many bytes are stored for all principals, and for the largest."""
+_RUN_KEY: Final = "SELECT session_id FROM runs JOIN sessions ON no = session WHERE run_id = ? AND principal = ?"
 _DISMISSED: Final = (
     "SELECT 1 FROM closed_requests JOIN runs ON seq = run JOIN sessions ON no = runs.session"
     " WHERE run_id = ? AND principal = ? AND closed = 'dismissed' LIMIT 1"
@@ -148,6 +149,12 @@ def resting(connection: Database, query: port.RestingQuery) -> port.RestingPage:
 def stored(connection: Database, query: port.StoredQuery) -> port.Stored:
     """Return how many bytes are stored; reads one row per principal, some 10 million in a second."""
     return port.Stored(*connection.execute(STORED).fetchone())
+
+
+def run_key(connection: Database, query: port.RunKeyQuery) -> SessionKey | None:
+    """Return the session of a run."""
+    row = connection.execute(_RUN_KEY, (query.run_id, query.principal)).fetchone()
+    return None if row is None else SessionKey(query.principal, SessionId(row[0]))
 
 
 def dismissed(connection: Database, query: port.DismissedQuery) -> bool:
@@ -281,6 +288,7 @@ ANSWERS: Final[Mapping[type[port.Query[Any]], Callable[[Database, Any], Any]]] =
     port.SessionsQuery: sessions,
     port.RestingQuery: resting,
     port.StoredQuery: stored,
+    port.RunKeyQuery: run_key,
     port.DismissedQuery: dismissed,
 }
 """The function that answers each kind of query."""

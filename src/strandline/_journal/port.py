@@ -245,6 +245,13 @@ class RunQuery(Query[Run | None], frozen=True):
     run_id: RunId
 
 
+class RunKeyQuery(Query[SessionKey | None], frozen=True):
+    """The session of one run of a principal, by the run's id."""
+
+    principal: Principal
+    run_id: RunId
+
+
 class DismissedQuery(Query[bool], frozen=True):
     """Whether the input requests of a principal's run were dismissed."""
 

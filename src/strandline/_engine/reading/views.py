@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -20,6 +20,7 @@ from strandline._journal.port import (
     HistoryPage,
     HistoryQuery,
     Journal,
+    RunKeyQuery,
     RunQuery,
     RunsOfQuery,
     RunsQuery,
@@ -43,6 +44,8 @@ from strandline._model import (
     SessionView,
 )
 from strandline.errors import NotFound, StrandlineError
+
+T = TypeVar("T")
 
 HISTORY_PAGE: Final = 500
 PAGE_BYTES: Final = 4 * 1024 * 1024
@@ -75,11 +78,13 @@ class Reading(Struct, eq=False):
     async def stored_run(self, principal: Principal, run_id: RunId) -> Run:
         """Return a run as the journal has it. Raises `NotFound`, and `NotOwner` for a run of another server.
 
-        Its record says whose it is, and not its id: ids that were copied from another journal name any partition.
+        Its record says whose it is, and not its id: ids that were copied from another journal name any partition. For
+        an id that names another server's, the rest of the record is not read before that is known.
         """
-        run = await self._noted_journal().read(RunQuery(principal, run_id))
-        if run is None:
-            raise NotFound(f"there is no run {run_id}")
+        if not self._ownership.is_ours_by_id(run_id):
+            key = await self._noted_journal().read(RunKeyQuery(principal, run_id))
+            self._ownership.check(_found(key, run_id))
+        run = _found(await self._noted_journal().read(RunQuery(principal, run_id)), run_id)
         self._ownership.check(run.key)
         return run
 
@@ -212,6 +217,13 @@ class Reading(Struct, eq=False):
             return await self._journal.read(StoredQuery())
         except StrandlineError:
             return None
+
+
+def _found(record: T | None, run_id: RunId) -> T:
+    """Return what was found of a run. Raises `NotFound`."""
+    if record is None:
+        raise NotFound(f"there is no run {run_id}")
+    return record
 
 
 def _only_tools(message: Message) -> bool:

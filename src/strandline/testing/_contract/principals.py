@@ -11,12 +11,24 @@ from strandline._journal.port import (
     Delete,
     HistoryQuery,
     Refused,
+    RunKeyQuery,
     SessionQuery,
     SessionsQuery,
     Stored,
     StoredQuery,
 )
-from strandline._model import Completion, IfBusy, Keyed, Message, Outcome, RunId, RunStatus, SessionId, SessionKey
+from strandline._model import (
+    Completion,
+    IfBusy,
+    Keyed,
+    Message,
+    Outcome,
+    Principal,
+    RunId,
+    RunStatus,
+    SessionId,
+    SessionKey,
+)
 from strandline.testing._contract.scenario import Contract, scenario
 from strandline.testing._desk import Desk, done, key, said
 
@@ -42,6 +54,15 @@ class PrincipalsContract(Contract):
         assert await desk.accept("h", ADA, bounds=replace(TWO, per_principal=None), claim_next=False) == Refused(
             "server_full", 2
         )
+
+    @scenario
+    async def test_the_session_of_a_run_is_found_by_its_principal_whatever_its_status(self, desk: Desk) -> None:
+        await desk.finish(await desk.start("a", ADA))
+        await desk.start("b", BOB)
+        for principal, run_id, found in (
+            ("ada", "a", ADA), ("bob", "b", BOB), ("bob", "a", None), ("ada", "b", None), ("ada", "x", None)
+        ):  # fmt: skip
+            assert await desk.journal.read(RunKeyQuery(Principal(principal), RunId(run_id))) == found
 
     @scenario
     async def test_what_is_taken_at_once_or_known_by_its_key_is_no_matter_of_that_bound(self, desk: Desk) -> None:
