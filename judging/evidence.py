@@ -230,6 +230,60 @@ class History(Struct, frozen=True, kw_only=True):
     """Whether the end was shown as open; None: it was not said."""
 
 
+class Event(Struct, frozen=True, kw_only=True):
+    """An event of a run as a client received it; `number` is None if no client can resume after it."""
+
+    kind: str
+    number: int | None = None
+    text: str = ""
+    messages: Sequence[Any] = ()
+    """The message that is added, or those that a run which resumes begins with."""
+    tool: str = ""
+    end: End | None = None
+
+
+class Stream(Struct, frozen=True, kw_only=True):
+    """What one client received of a run, from its beginning on, over all its connections.
+
+    `is_whole`: the client has followed it to its end. `history` are the messages that the run left, None if nobody
+    knows which these are.
+    """
+
+    run_id: str
+    events: Sequence[Event]
+    is_whole: bool
+    history: Sequence[Any] | None = None
+
+
+class FeedEvent(Struct, frozen=True, kw_only=True):
+    """An event of all runs as a client received it. `numbers` are those of its id, by server; none if it has no id.
+
+    Of a gap `server` is the one whose events are lost.
+    """
+
+    kind: str
+    numbers: dict[int, int] = {}
+    run_id: str = ""
+    server: int = 0
+
+
+class Feed(Struct, frozen=True, kw_only=True):
+    """What one client received of all runs between two places, over all its connections."""
+
+    name: str
+    began: int
+    ended: int
+    events: Sequence[FeedEvent]
+
+
+class StoredEnd(Struct, frozen=True, kw_only=True):
+    """Which server stored the end of a run, and where; they are in the order in which they were stored."""
+
+    run_id: str
+    server: int
+    place: int
+
+
 class Evidence(Struct, kw_only=True):
     """All that is known from outside."""
 
@@ -267,6 +321,10 @@ class Evidence(Struct, kw_only=True):
     """Parts of a history that no stored run has left, each with what it begins with."""
     interruptions: list[float]
     """When servers ended, or something else happened that takes its time; in seconds."""
+    streams: list[Stream] = field(default_factory=list)
+    feeds: list[Feed] = field(default_factory=list)
+    stored_ends: list[StoredEnd] = field(default_factory=list)
+    """As far as it is known who stored them."""
     gone: frozenset[str] = frozenset()
     """The names of requests whose run may have been deleted."""
     by_session: dict[Session, list[Run]] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from judging.histories import acceptable, grown, once
 from judging.order import accepted_order, one_at_a_time, paused, priorities, ranked, started_once
 from judging.policies import interrupted
 from judging.questions import answered_once, refused_with_reason, waited
+from judging.streams import assembled, fed, in_order
 from judging.times import ended_in_time, had_its_time, waited_in_time
 
 RULES = (
@@ -15,6 +16,7 @@ RULES = (
     *(cancelled, cancelled_sessions, left_alone, interrupted),
     *(answered_once, refused_with_reason, waited),
     *(had_its_time, ended_in_time, waited_in_time, acceptable, once, grown),
+    *(in_order, assembled, fed),
 )
 
 

@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -90,6 +90,9 @@ def evidence_of(case: Case) -> Evidence:
             if not case.thread.get(case.thread_of.get(part.label, part.label))
         ],
         interruptions=records.blows,
+        streams=[replace(stream, history=_left(case, stream.run_id)) for stream in records.streams],
+        feeds=records.feeds,
+        stored_ends=records.ends,
     )
 
 
@@ -123,6 +126,14 @@ def _run(case: Case, requests: dict[str, Request], spans: Spans, stored: Stored)
         until_s = view.begun or view.ended_s or view.created
         run.closed_s = (closed_s(spans, stored.session, view.created, until_s),) * 2
     return run
+
+
+def _left(case: Case, run_id: str) -> list[Any] | None:
+    """Return the messages that a run left, None if others have left some of that part, or some may be deleted."""
+    part = case.part_of.get(run_id)
+    if part is None or part.label in case.gone or case.parts_of(run_id) != 1 or not case.is_last(run_id):
+        return None
+    return part.messages
 
 
 def _can_resume(case: Case, run_id: str) -> bool | None:

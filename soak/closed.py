@@ -15,8 +15,9 @@ def judge_closed(case: Case) -> Iterator[str]:
     Nothing continues in a paused session either, in a server that came after the pause.
 
     One that was there already may have taken the run before, and have left no line yet: it came after the pause if the
-    one before it has left a line since.
+    one before it has left a line since. Of several servers it is known since when each had the session.
     """
+    has_owners = bool(case.records.owned)
     came_after_ns: dict[int, int] = {}
     of_session: dict[str, list[Line]] = defaultdict(list)
     last: Line | None = None
@@ -27,8 +28,10 @@ def judge_closed(case: Case) -> Iterator[str]:
         last = line
     for pause in case.records.pauses:
         for line in of_session[pause.session]:
-            within = pause.since < line.at_ns < pause.until
-            if within and line.kind != "end" and came_after_ns[line.server] > pause.since:
+            if not pause.since < line.at_ns < pause.until or line.kind == "end":
+                continue
+            came_ns = case.owners.since_ns(line.session, line.at_ns) if has_owners else came_after_ns[line.server]
+            if came_ns > pause.since:
                 yield f"{line.label} continued in another server while {pause.session} was paused"
 
 

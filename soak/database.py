@@ -1,12 +1,14 @@
-"""The private PostgreSQL of a soak with several servers: their journal, and a log of who owned what.
+"""The private PostgreSQL of a soak with several servers: their journal, and a log of who owned what and ended what.
 
-Reads what the judge needs to know: which runs there are, in the order of acceptance, and every change of owner, which a
-trigger writes down in the transaction that makes it. It is asked from the soak's own loop, by a socket on this machine.
+Reads what the judge needs to know: which runs there are, in the order of acceptance, and every change of owner and end
+of a run, which triggers write down in the transactions that make them. It is asked from the soak's own loop, by a
+socket on this machine.
 """
 
 import time
 from typing import Any, Final, LiteralString
 
+from judging.evidence import StoredEnd
 from soak.records import Owned, Stored
 from soak.stored import Unreadable
 from strandline._journal.postgres import schema
@@ -29,6 +31,20 @@ _LOG: Final[LiteralString] = """
     END $$;
     CREATE TRIGGER soak_owner AFTER UPDATE OF owner ON partitions
         FOR EACH ROW WHEN (OLD.owner IS DISTINCT FROM NEW.owner) EXECUTE FUNCTION soak_owner();
+    CREATE TABLE soak_ends (
+        no bigint GENERATED ALWAYS AS IDENTITY, run_id text COLLATE "C", at_s float8, server bigint
+    );
+    CREATE FUNCTION soak_end() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        INSERT INTO soak_ends (run_id, at_s, server) VALUES (
+            NEW.run_id,
+            extract(epoch FROM clock_timestamp()),
+            coalesce((SELECT owner FROM partitions WHERE p = ('x' || right(NEW.run_id, 2))::bit(8)::int), 0)
+        );
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER soak_end AFTER UPDATE OF ended_at ON runs
+        FOR EACH ROW WHEN (OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL) EXECUTE FUNCTION soak_end();
 """
 _STORED: Final[LiteralString] = (
     "SELECT seq, run_id, session_id, status, attempt FROM runs JOIN sessions ON no = session ORDER BY seq"
@@ -36,11 +52,12 @@ _STORED: Final[LiteralString] = (
 _NEWEST: Final[LiteralString] = (
     "SELECT run_id FROM runs JOIN sessions ON no = session WHERE session_id = %s ORDER BY seq DESC LIMIT 1"
 )
+_ENDS: Final[LiteralString] = "SELECT run_id, at_s, server FROM soak_ends ORDER BY no"
 _OWNERS: Final[LiteralString] = "SELECT p, at_s, pid, by_others FROM soak_owners ORDER BY no"
 
 
 class Database:
-    """A database of its own, in a cluster of its own. `stored` and `owned` are true after `close`, too."""
+    """A database of its own, in a cluster of its own. `stored`, `owned` and `ends` are true after `close`, too."""
 
     def __init__(self, *, lease_ms: int) -> None:
         self._cluster = Cluster(synced=True)
@@ -52,7 +69,7 @@ class Database:
         self._connection: Any = None
         self._execute(_LOG)
         self._newest_of: dict[str, str] = {}
-        self._last: tuple[list[Stored], list[Owned]] | None = None
+        self._last: tuple[list[Stored], list[Owned], list[StoredEnd]] | None = None
 
     def restart(self, mode: str) -> None:
         """Stop the database, `fast` or `immediate`, and start it again."""
@@ -62,9 +79,9 @@ class Database:
     def close(self) -> None:
         """Read everything for the last time, and end the database."""
         try:
-            self._last = self.stored(), self.owned()
+            self._last = self.stored(), self.owned(), self.ends()
         except Unreadable:
-            self._last = [], []
+            self._last = [], [], []
         finally:
             self._disconnect()
             self._cluster.remove()
@@ -102,14 +119,27 @@ class Database:
             for p, at_s, pid, over in self._execute(_OWNERS)
         ]
 
+    def ends(self) -> list[StoredEnd]:
+        """Return who stored the end of each run, in that order. Raises `Unreadable`."""
+        if self._last is not None:
+            return self._last[2]
+        before_s = time.time() - time.monotonic()
+        return [
+            StoredEnd(run_id=run_id, place=round((at_s - before_s) * 1e9), server=server)
+            for run_id, at_s, server in self._execute(_ENDS)
+        ]
+
     def _execute(self, statement: LiteralString, parameters: tuple[object, ...] = ()) -> list[Any]:
         import psycopg
 
-        try:
-            if self._connection is None:
-                self._connection = psycopg.connect(self.url, autocommit=True)
-            cursor = self._connection.execute(statement, parameters or None)
-            return cursor.fetchall() if cursor.description is not None else []
-        except psycopg.OperationalError as error:
-            self._disconnect()
-            raise Unreadable(str(error)) from error
+        while True:
+            may_be_old = self._connection is not None  # (from before a restart)
+            try:
+                if self._connection is None:
+                    self._connection = psycopg.connect(self.url, autocommit=True)
+                cursor = self._connection.execute(statement, parameters or None)
+                return cursor.fetchall() if cursor.description is not None else []
+            except psycopg.OperationalError as error:
+                self._disconnect()
+                if not may_be_old:
+                    raise Unreadable(str(error)) from error

@@ -2,8 +2,9 @@
 
 Chatters share sessions and wait for their answers, or hang up before. Liners send one message after the other, each
 as soon as the one before is known to be accepted. Askers answer what their messages make agents ask. Deleters forget
-their sessions. (Readers and actions: `soak.readers`, `soak.hands`.) What has an idempotency key is sent again until it
-has an answer; nothing else is sent twice: whose connection breaks knows nothing, and says something else next.
+their sessions. (Readers, streams and actions: `soak.readers`, `soak.followers`, `soak.hands`.) What has an idempotency
+key is sent again until it has an answer; nothing else is sent twice: whose connection breaks knows nothing, and says
+something else next.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from typing import Final
 from soak import plan
 from soak.answers import Answers
 from soak.desk import POLL_S, Desk
+from soak.followers import Followers
 from soak.hands import Hands
 from soak.plan import Say
 from soak.readers import Readers
@@ -38,6 +40,7 @@ class Load:
         self._control = control
         self._talk = Talk(desk)
         self._answers = Answers(desk, self._talk)
+        self._followers = Followers(desk, self._talk, seed=seed)
         self._hands = Hands(desk, seed=seed)
 
     async def run(self) -> None:
@@ -48,6 +51,7 @@ class Load:
             for number in range(plan.LINERS):
                 group.create_task(self._liner(number))
             self.readers.start(group)
+            self._followers.start(group, timeouts=self._timeouts)
             if self._control:
                 for number in range(plan.ASKERS):
                     group.create_task(self._asker(number))

@@ -32,6 +32,12 @@ class Owners:
         first, last = (bisect_right(times, at_ns + by) for by in (-CLOCKS_NS, CLOCKS_NS))
         return set(pids[first : last + 1])
 
+    def since_ns(self, session: str, at_ns: int) -> int:
+        """Return since when a session has had the owner that it has at a time; 0: nothing is known."""
+        times = self._times[_partition(session)]
+        place = bisect_right(times, at_ns + CLOCKS_NS) - 1
+        return times[place] if place >= 0 else 0
+
     def lost_ns(self, session: str, pid: int, at_ns: int) -> int | None:
         """Return when a process lost a session that it had at a time; None: it never did."""
         partition = _partition(session)

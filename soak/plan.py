@@ -17,6 +17,10 @@ CHATTERS: Final = 6
 """Clients that share sessions, one message at a time each."""
 ASKERS: Final = 3
 """Clients that share sessions whose agents ask, and that answer what they are asked."""
+FOLLOWERS: Final = 2
+"""Clients that read the events of their runs; they share the chatters' sessions."""
+WATCHERS: Final = 1
+"""Clients that read the events of runs of others."""
 DELETERS: Final = 1
 """Clients with a session of their own that they delete again and again."""
 LINERS: Final = 2
@@ -107,6 +111,22 @@ def chatter(seed: int, number: int, *, timeouts: bool, control: bool) -> Iterato
             leave_ms=chance.uniform(0, 150) if leaves else None,
             **(_timeouts(chance, text) if timeouts else {}),
             **options,
+        )
+
+
+def follower(seed: int, number: int, *, timeouts: bool) -> Iterator[Say]:
+    """Yield what a client says that follows its runs to their ends, for ever."""
+    chance = random.Random(f"{seed} follower {number}")
+    for n in itertools.count():
+        label = f"f{number}-{n}"
+        text = message(chance, label)
+        yield Say(
+            label=label,
+            text=text,
+            session=f"shared-{chance.randrange(SHARED)}.{n // MESSAGES_OF_A_SESSION}",
+            pause_ms=chance.expovariate(1 / 120),
+            keyed=True,
+            **(_timeouts(chance, text) if timeouts else {}),
         )
 
 

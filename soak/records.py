@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct, field
 
 import judging.evidence
-from judging.evidence import ENDED, End
+from judging.evidence import ENDED, End, Feed, StoredEnd, Stream
 
 DELETED: Final = 204
 
@@ -200,6 +200,10 @@ class Records(Struct, kw_only=True):
     """What servers left without an answer that nobody had stopped."""
     owned: list[Owned] = field(default_factory=list)
     """Who owned which partition of the sessions, in the order of time; empty if one server owns all."""
+    ends: list[StoredEnd] = field(default_factory=list)
+    """Which server stored the end of each run, by its id in the database; empty if one server owns all."""
+    streams: list[Stream] = field(default_factory=list)
+    feeds: list[Feed] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     """What was seen to be wrong at once: a malformed history, a request that a healthy server did not answer, ..."""
     stored: list[Stored] = field(default_factory=list)

@@ -10,6 +10,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from soak.feeds import Feeds
 from soak.fleet import Fleet
 from soak.judge import LOST_LEASE
 from soak.server import Relay, Server
@@ -30,6 +31,8 @@ class SeveralTrial(Trial):
         self._rules = replace(self._rules, lease_s=LEASE_S, undisturbed_s=LATE_S)
         self._desk.may_refuse = True
         self._done: Counter[str] = Counter()
+        self._feeds = Feeds(self._desk, seed=seed)
+        self._following: asyncio.Task[None] | None = None
 
     def _servers(self, target: str, flags: list[str], workers: Callable[[int], bool]) -> Relay:
         del workers  # agents run in the servers' own processes
@@ -57,12 +60,29 @@ class SeveralTrial(Trial):
         super()._read_journal()
         with suppress(Unreadable):
             self._records.owned = self._fleet.database.owned()
+            self._records.ends = self._fleet.database.ends()
+
+    async def run(self) -> list[str]:
+        """Return everything that was wrong."""
+        try:
+            return await super().run()
+        finally:
+            if self._following is not None:
+                self._following.cancel()
+                await asyncio.wait([self._following])
+
+    async def _quiet(self) -> None:
+        await super()._quiet()
+        if self._following is not None:
+            await self._feeds.finish()
+            self._following.cancel()
 
     async def _kill(self) -> None:
         async with asyncio.TaskGroup() as thaws:
             for _ in range(self._count):  # all of them are there before anything happens
                 if not await self._unless_stopped(self._fleet.ready(QUIET_S)):
                     return
+            self._following = asyncio.create_task(self._feeds.run())
             for strike in strikes(self._seed, self._planned):
                 if not await self._unless_stopped(asyncio.sleep(strike.after_s)):
                     return

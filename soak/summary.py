@@ -15,6 +15,7 @@ def summary(records: Records) -> str:
         "runs": _counted(view.ended.kind for view in views if view.ended is not None),
         "runs besides": f"{again} in more than one attempt, {len(records.held)} seen held (at most {records.most_held}"
         " at once)",
+        "streams": _streams(records),
         "servers ended": _counted(
             f"{each.phase} by {'+'.join(each.signals)}" for each in records.exits if each.signals
         ),
@@ -22,6 +23,19 @@ def summary(records: Records) -> str:
         **_requests(records),
     }
     return "\n".join(f"{what}: {counts}" for what, counts in lines.items() if counts)
+
+
+def _streams(records: Records) -> str:
+    """Return what clients followed: in how many streams there was a restart, or a gap, and what feeds had."""
+    having = {
+        what: sum(1 for stream in records.streams if any(event.kind == kind for event in stream.events))
+        for what, kind in {"restarted": "run.restarted", "with a gap": "stream.gap"}.items()
+    }
+    shown = sum(1 for feed in records.feeds for event in feed.events if event.kind == "run.finished")
+    gaps = sum(1 for feed in records.feeds for event in feed.events if event.kind == "stream.gap")
+    counted = ", ".join(f"{count} {what}" for what, count in having.items() if count)
+    feeds = f"; {shown} ends and {gaps} gaps in feeds" if records.feeds else ""
+    return f"{len(records.streams)} followed{f', {counted}' if counted else ''}{feeds}"
 
 
 def _requests(records: Records) -> dict[str, str]:

@@ -29,6 +29,20 @@ class Talk:
     async def say(self, say: Say, *, thread: str = "", requests: tuple[str, ...] = ()) -> Any:
         """Send a message, or the answers to `requests`; return the body of the answer, None if there is none."""
         server = await self._desk.relay.ready()
+        self.sends(say, thread=thread, requests=requests)
+        body = body_of(say, requests)
+        try:
+            async with asyncio.timeout(None if say.leave_ms is None else say.leave_ms / 1000):
+                while (reply := await self._send(server, say, body)) is None and say.keyed:
+                    server = await self._desk.relay.ready()
+                return None if reply is None else reply.body
+        except TimeoutError:
+            self._records.unsure.add(say.label)  # it has hung up
+            self._records.left_at[say.label] = time.time()
+            return None
+
+    def sends(self, say: Say, *, thread: str = "", requests: tuple[str, ...] = ()) -> None:
+        """Note that a message is sent, before it is."""
         self._records.requests[say.label] = SentRequest(
             name=say.label,
             session=say.session,
@@ -44,16 +58,6 @@ class Talk:
             answers=requests,
         )
         self._desk.sessions[say.session] = None
-        body = _body(say, requests)
-        try:
-            async with asyncio.timeout(None if say.leave_ms is None else say.leave_ms / 1000):
-                while (reply := await self._send(server, say, body)) is None and say.keyed:
-                    server = await self._desk.relay.ready()
-                return None if reply is None else reply.body
-        except TimeoutError:
-            self._records.unsure.add(say.label)  # it has hung up
-            self._records.left_at[say.label] = time.time()
-            return None
 
     async def _send(self, server: Server, say: Say, body: dict[str, Any]) -> Reply | None:
         """Send a message; return the answer if it finishes it."""
@@ -65,13 +69,14 @@ class Talk:
             self._desk.blame(server, error)
             await asyncio.sleep(POLL_S)
             return None
-        self._answered(say.label, reply)
+        self.answered(say.label, reply)
         if reply.status_code == 503:
             await asyncio.sleep(POLL_S)
             return None
         return reply
 
-    def _answered(self, label: str, reply: Reply) -> None:
+    def answered(self, label: str, reply: Reply) -> None:
+        """Note the answer to a message."""
         at_ns = time.monotonic_ns()
         body = reply.body if isinstance(reply.body, dict) else {}
         run_id, code = body.get("run_id", ""), body.get("code", "")
@@ -98,7 +103,8 @@ class Talk:
             self._desk.runs[run_id] = None
 
 
-def _body(say: Say, requests: tuple[str, ...]) -> dict[str, Any]:
+def body_of(say: Say, requests: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the body of the request for `/chat`."""
     body: dict[str, Any] = {"session_id": say.session, "metadata": {"label": say.label}}
     if requests:
         body["responses"] = [{"id": each, "response": say.label} for each in requests]

@@ -45,20 +45,40 @@ async def ask(
         raise Broken(f"{method} {path}: {error}") from error
 
 
+class Head(Struct, frozen=True):
+    """The head of an answer; the names of `headers` are in lower case."""
+
+    status_code: int
+    headers: dict[bytes, bytes]
+
+
+def request_of(port: int, method: str, path: str, body: object, headers: str) -> bytes:
+    """Return a request as it is sent."""
+    content = b"" if body is None else json.dumps(body).encode()
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n{headers}"
+    if body is not None:
+        head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+    return f"{head}\r\n".encode() + content
+
+
+async def head_of(reader: asyncio.StreamReader) -> Head:
+    """Read the head of an answer."""
+    first, *lines = (await reader.readuntil(b"\r\n\r\n")).rstrip().split(b"\r\n")
+    return Head(int(first[9:12]), {line.partition(b":")[0].lower(): line.partition(b":")[2].strip() for line in lines})
+
+
+async def reply_of(reader: asyncio.StreamReader, head: Head, what: str) -> Reply:
+    """Read the rest of an answer that is no stream. Raises `Lost` if it says so."""
+    answer = await reader.readexactly(int(head.headers.get(b"content-length", 0)))
+    if head.status_code == ANSWER_LOST:
+        raise Lost(f"{what}: {answer.decode()}")
+    return Reply(head.status_code, json.loads(answer) if answer else None)
+
+
 async def _ask(port: int, method: str, path: str, body: object, headers: str) -> Reply:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        content = b"" if body is None else json.dumps(body).encode()
-        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n{headers}"
-        if body is not None:
-            head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
-        writer.write(f"{head}\r\n".encode() + content)
-        top = await reader.readuntil(b"\r\n\r\n")
-        status_code = int(top[9:12])
-        lengths = [line for line in top.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-        answer = await reader.readexactly(int(lengths[0].partition(b":")[2]) if lengths else 0)
-        if status_code == ANSWER_LOST:
-            raise Lost(f"{method} {path}: {answer.decode()}")
-        return Reply(status_code, json.loads(answer) if answer else None)
+        writer.write(request_of(port, method, path, body, headers))
+        return await reply_of(reader, await head_of(reader), f"{method} {path}")
     finally:
         writer.transport.abort()

@@ -9,11 +9,13 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from acceptance.server import TARGETS
+from soak.database import Database
 from soak.server import ROOT
 from soak.several import SeveralTrial
 from soak.trial import Abilities, Trial
@@ -59,6 +61,14 @@ def test_four_strikes_at_several_servers_break_no_promise(tmp_path: Path) -> Non
     for played in ("kill", "freeze", "stop", "restart"):
         assert f" {played}" in told.splitlines()[0], "it befell a server"
     assert re.search(r"^takeovers: [1-9]", told, re.M), told
+
+
+@pytest.mark.usefixtures("postgres_programs")
+def test_what_a_soak_reads_of_its_database_is_there_after_a_restart() -> None:
+    with closing(Database(lease_ms=3000)) as database:
+        assert database.stored() == []
+        database.restart("fast")
+        assert database.stored() == []
 
 
 @pytest.mark.usefixtures("postgres_programs")

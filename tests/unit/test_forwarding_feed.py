@@ -1,14 +1,17 @@
 """The change feed of several servers: one stream of the events of all, whichever server a client is connected to."""
 
 import asyncio
+import socket
+from collections.abc import Iterable
 from typing import Any
 
 import httpx
 import pytest
 
-from cluster_support import Served, Servers, partition, run, servers, until
+from cluster_support import DEADLINE_S, Served, Servers, partition, run, servers, until
 from strandline._access.keyring import new_key
 from strandline._http.forwarding.feed import MOST_SERVERS, last_numbers
+from strandline._journal.cluster import Peer
 from strandline.errors import Invalid
 
 
@@ -148,6 +151,97 @@ def test_a_client_that_comes_back_after_a_server_was_lost_gets_a_gap() -> None:
             async with Feed(first, last) as feed:
                 await feed.has("", "stream.gap")
                 assert len(feed.seen) == 1
+
+    run(scene)
+
+
+def test_a_feed_begins_at_once_beside_a_server_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("strandline._http.forwarding.feed.BEGIN_S", DEADLINE_S)
+
+    async def scene() -> None:
+        async with servers() as found:
+            first, second = await two(found)
+            await second.kill()  # the first one does not know it yet
+            async with Feed(first) as feed:
+                await said(first, "a")
+                await feed.has("a")
+
+    run(scene)
+
+
+def test_a_feed_leaves_nothing_behind_of_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("strandline._http.forwarding.feed.BEGIN_S", 0.01)
+
+    async def scene() -> None:
+        async with servers() as found:
+            first = await found.start()
+            with socket.create_server(("127.0.0.1", 0)) as silent:
+                found.town.peers = {**found.town.peers, 2: Peer(2, f"127.0.0.1:{silent.getsockname()[1]}", "0")}
+                before = asyncio.all_tasks()
+                async with Feed(first):
+                    assert waiting(asyncio.all_tasks() - before) == []
+
+    run(scene)
+
+
+def waiting(tasks: Iterable[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
+    """Return the tasks that wait for an event, those of the clients here left out."""
+    return [task for task in tasks if "Event.wait" in repr(task.get_coro())]
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_what_a_server_did_before_a_feed_could_follow_it_is_a_gap(comes_back: bool) -> None:
+    async def scene() -> None:
+        async with servers() as found:
+            first = await found.start()
+            found.town.give(first, partition("a"))
+            async with Feed(first) as feed:
+                await said(first, "a")
+                await feed.has("a")
+                known = found.town.peers
+                third = await found.start()
+                found.town.peers = known  # nobody knows of it yet
+                found.town.give(third, partition("c"))
+                await said(third, "c")
+                if not comes_back:
+                    found.town.peers = {**known, third.id: Peer(third.id, third.address, "0")}
+                    await feed.has("", "stream.gap")
+            found.town.peers = {**known, third.id: Peer(third.id, third.address, "0")}
+            if comes_back:
+                async with Feed(first, feed.last) as feed:
+                    await feed.has("", "stream.gap")
+            async with Feed(first, feed.last) as feed:
+                await said(first, "c")
+                await feed.has("c")
+
+    run(scene)
+
+
+def test_a_server_that_is_lost_before_its_feed_begins_leaves_a_gap() -> None:
+    async def scene() -> None:
+        async with servers() as found:
+            first = await found.start()
+            async with Feed(first) as feed:
+                known = found.town.peers
+                with socket.create_server(("127.0.0.1", 0)) as silent:
+                    found.town.peers = {**known, 9: Peer(9, f"127.0.0.1:{silent.getsockname()[1]}", "0")}
+                    (await asyncio.to_thread(silent.accept))[0].close()
+                    found.town.peers = known
+                    await feed.has("", "stream.gap")
+
+    run(scene)
+
+
+def test_a_new_client_gets_no_gap_of_what_was_before_it() -> None:
+    async def scene() -> None:
+        async with servers() as found:
+            first, second = await two(found)
+            for session in "ab":
+                await said(first, session)
+            async with Feed(second) as feed:
+                await said(first, "b")
+                await feed.has("b")
+                assert "stream.gap" not in [each[1] for each in feed.seen]
 
     run(scene)
 

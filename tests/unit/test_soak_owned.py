@@ -8,9 +8,9 @@ from soak.case import Rules
 from soak.judge import LOST_LEASE, NO_JOURNAL
 from soak.ledger import Line
 from soak.owned import Owners, judge_owned
-from soak.records import Exit, Owned, Unanswered
+from soak.records import Exit, Owned, Pause, Unanswered
 from soak.strikes import LEASE_S, WHATS, strikes
-from soak_support import SESSION, World, ran
+from soak_support import BROKE, SESSION, World, ran
 from strandline._journal.partitions import partition_of
 from strandline._model import Principal, SessionId, SessionKey
 
@@ -64,6 +64,25 @@ def test_runs_of_a_session_that_execute_at_once_are_found_whichever_servers_exec
 def test_a_tool_of_a_server_that_stood_still_counts_until_its_session_has_another_owner() -> None:
     assert overlapping((1, 1), (150, 0), (151, 2), second=2) == []
     assert overlapping((1, 1), (250, 0), (251, 2), second=2), "another tool was started before"
+
+
+def paused(*owners: tuple[int, int], second: int) -> list[str]:
+    """Judge a story in which `c1-0` works at process `second`, which left no line before, after a pause."""
+    story = World()
+    story.lines = [
+        replace(each, at_ns=each.at_ns * S, pid=second if each.label == BROKE else each.pid) for each in story.lines
+    ]
+    story.records.owned = owned(*owners)
+    story.records.pauses.append(Pause(session=SESSION, since_s=0, until_s=0, since=50 * S, until=400 * S))
+    return [fault for fault in story.judged(SEVERAL) if "paused" in fault]
+
+
+def test_a_server_that_had_a_session_before_its_pause_may_continue_a_run_there() -> None:
+    assert paused((1, 1), (40, 2), second=2) == []
+
+
+def test_a_server_that_gets_a_paused_session_continues_nothing_there() -> None:
+    assert paused((1, 1), (150, 0), (151, 2), second=2)
 
 
 def exits(rules: Rules, **exit_: Any) -> list[str]:

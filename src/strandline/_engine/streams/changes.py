@@ -48,6 +48,8 @@ class ChangeFeed(Struct, eq=False):
     retention_s: float
     _logs: dict[Principal, _Changes] = {}
     _last: int = 0
+    _is_missed: bool = False
+    """Whether something has happened in this process that no log has."""
     _stopped: bool = False
 
     def __bool__(self) -> bool:
@@ -62,10 +64,17 @@ class ChangeFeed(Struct, eq=False):
         """Start numbers after those of all earlier processes on this journal."""
         self._last = epoch << 32
 
+    def missed(self) -> None:
+        """Note that something may happen that no log has: a client that wants it, and is the first of its principal,
+        gets a gap."""
+        self._is_missed = True
+
     def publish(self, key: SessionKey, run_id: RunId | None, at: float, event: Event) -> None:
         """Publish an event of a session, or of a run of it, to the subscribers of its principal."""
         log = self._logs.get(key.principal)
-        if log is not None and not isinstance(event, NOT_IN_FEED):
+        if log is None:
+            self._is_missed = True
+        elif not isinstance(event, NOT_IN_FEED):
             log.add(at, event, run_id, key.session_id)
             log.wake()
 
@@ -80,8 +89,9 @@ class ChangeFeed(Struct, eq=False):
         log = self._logs.get(principal)
         if log is None:
             clock = self._clock
+            first = self._last + (2 if self._is_missed else 1)
             log = self._logs[principal] = _Changes(
-                clock, clock.monotonic(), first=self._last + 1, bounds=self.bounds, began=clock.now()
+                clock, clock.monotonic(), first=first, bounds=self.bounds, began=clock.now()
             )
         if self._stopped:
             log.end()

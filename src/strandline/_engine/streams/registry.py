@@ -253,6 +253,8 @@ class Streams:
     def _begin(self, run_id: RunId, key: SessionKey, first: int) -> RunStream:
         stream = RunStream(run_id, key, first=first, bounds=self._bounds, changes=self._changes)
         self._streams[run_id] = stream
+        if not self._changes:
+            self._changes.missed()
         return stream
 
     def _of_claim(self, claim: Claim) -> RunStream:

@@ -89,6 +89,8 @@ class _MergedResponse(Response):
         """For each server the number of the last event that was sent, or after which its feed began."""
         self._first = first
         self._pieces: asyncio.Queue[Piece] = asyncio.Queue(AT_ONCE)
+        self._from_now: set[int] = set()
+        """The servers of a client without an id that were there when it came, until they are followed."""
         self._parts: dict[int, asyncio.Task[None]] = {}
         self._left: set[int] = set()
         """Servers whose feed came to its end: nothing of it is lost."""
@@ -116,9 +118,13 @@ class _MergedResponse(Response):
 
     async def _begun(self, request: ClientRequest) -> None:
         """Return when the feeds of all servers have begun, or after a while: what the client does next is in them."""
-        begun = [self._follow(peer, request) for peer in self._others_alive()]
-        if begun:
-            await asyncio.wait([asyncio.ensure_future(each.wait()) for each in begun], timeout=BEGIN_S)
+        alive = self._others_alive()
+        self._from_now = set() if self._had else {peer.id for peer in alive}
+        begun = [self._follow(peer, request) for peer in alive]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BEGIN_S):
+                for each in begun:
+                    await each.wait()
 
     async def _merged(self, request: ClientRequest, gone: asyncio.Event) -> AsyncIterator[bytes]:
         """Yield what comes from all servers, those that join meanwhile too."""
@@ -160,6 +166,10 @@ class _MergedResponse(Response):
 
     def _follow(self, peer: Peer, request: ClientRequest) -> asyncio.Event:
         begun = asyncio.Event()
+        if peer.id in self._from_now:
+            self._from_now.discard(peer.id)
+        else:  # if it is lost before its feed begins, that is a gap
+            self._last.setdefault(peer.id, self._had.get(peer.id, peer.id << RANGE_BITS))
         self._begin(peer.id, self._of(peer, request, begun))
         return begun
 
@@ -204,19 +214,26 @@ class _MergedResponse(Response):
         await self._first(scope, receive, send)
 
     async def _of(self, peer: Peer, request: ClientRequest, begun: asyncio.Event) -> None:
-        """Have the events of another server until its answer ends; then it is followed again if it is alive."""
-        since = self._last.get(peer.id) or _since(self._had, peer.id)
-        headers = _after(request.scope["headers"], since)
+        """Have the events of another server until its answer ends; then it is followed again if it is alive.
+
+        `begun` is set when they come, or when none do.
+        """
+        headers = _after(request.scope["headers"], self._last.get(peer.id, 0))
         events = WholeEvents()
-        with suppress(Unreached, UpstreamLost):
+        try:
             upstream = await self._others.connect(peer)
+        except Unreached:
+            begun.set()
+            return
+        with suppress(Unreached, UpstreamLost):
             try:
                 await self._others.send(
                     upstream, peer, lambda *given: replace(request.envelope(*given), headers=headers), b""
                 )
                 if upstream.status != wire.OK:
                     return
-                self._last.setdefault(peer.id, _begins_after(upstream.headers))
+                if peer.id not in self._last:
+                    self._last[peer.id] = _begins_after(upstream.headers)
                 begun.set()
                 while not upstream.is_read:
                     if (whole := events.take(await upstream.next())) and whole != ALIVE:

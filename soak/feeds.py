@@ -1,0 +1,76 @@
+"""Clients of the feed of all runs (`/v1/events`), which leave and come back, to any server, after the last id.
+
+The rule of `judging.streams` is that they are shown every end, or a gap of the server that had the run.
+"""
+
+import asyncio
+import random
+import time
+from typing import Final
+
+from judging.evidence import Feed, FeedEvent
+from soak.desk import POLL_S, Desk
+from soak.events import Frame, opened
+from soak.wire import Broken, Silent
+
+PATHS: Final = ("/v1/events", "/v1/events?type=run.finished")
+RANGE_BITS: Final = 32
+"""A server's numbers in a feed are its id, shifted by so many bits, and more."""
+REST_S: Final = 4.0
+"""How long after the last end of a run a feed may show it."""
+
+
+class Feeds:
+    """All of these clients: one of everything, and one of ends alone."""
+
+    def __init__(self, desk: Desk, *, seed: int) -> None:
+        self._desk = desk
+        self._seed = seed
+        self._began: dict[str, int] = {}
+        self._events: dict[str, list[FeedEvent]] = {path: [] for path in PATHS}
+
+    async def run(self) -> None:
+        """Have all of them follow the feed, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for path in PATHS:
+                group.create_task(self._follow(path))
+
+    async def finish(self) -> None:
+        """Note what all of them were shown, once there was time for it; what ends from now on does not count."""
+        ended = time.monotonic_ns()
+        await asyncio.sleep(REST_S)
+        for path, began in self._began.items():
+            feed = Feed(name=f"the feed {path}", began=began, ended=ended, events=self._events[path])
+            self._desk.records.feeds.append(feed)
+
+    async def _follow(self, path: str) -> None:
+        chance = random.Random(f"{self._seed} feed {path}")
+        last_id = ""
+        while True:
+            server = await self._desk.relay.ready()
+            leaving = asyncio.timeout(chance.uniform(0.5, 8.0))
+            try:
+                async with leaving, opened(server.port, "GET", path, last_id=last_id) as answer:
+                    if answer.reply is None:
+                        self._began.setdefault(path, time.monotonic_ns())
+                        async for frame in answer.frames:
+                            self._events[path].append(event_of(frame))
+                            last_id = frame.id or last_id
+                    elif answer.reply.status_code != 503:
+                        self._desk.records.faults.append(f"{path} gives {answer.reply}")
+            except TimeoutError:
+                pass  # it leaves, and comes back
+            except (Broken, Silent) as error:
+                self._desk.blame(server, error)
+            await asyncio.sleep(POLL_S)
+
+
+def event_of(frame: Frame) -> FeedEvent:
+    """Return what the judge sees of an event."""
+    numbers = [int(number) for number in frame.id.split(".") if number]
+    return FeedEvent(
+        kind=frame.kind,
+        numbers={number >> RANGE_BITS: number for number in numbers},
+        run_id=frame.data.get("run_id", ""),
+        server=frame.data["first"] >> RANGE_BITS if frame.kind == "stream.gap" else 0,
+    )
