@@ -59,6 +59,23 @@ def test_a_paused_session_lets_what_executes_end_and_starts_nothing_until_it_is_
     run_virtual(main)
 
 
+def test_a_resumed_session_continues_at_once() -> None:
+    async def main(clock: VirtualClock) -> None:
+        gated = Gated()
+        gated.go_on.set()
+        async with serving(clock, gated.target) as service:
+            await outcome(await send(service, "a"))
+            await service.pause(key())
+            waiting = await send(service, "b")
+            await asyncio.sleep(10.3)
+            at = clock.monotonic()
+            await service.resume(key())
+            await outcome(waiting)
+            assert clock.monotonic() == at, "not with the next look at deadlines, which comes every second"
+
+    run_virtual(main)
+
+
 def test_a_pause_outlives_the_server_and_so_does_the_time_that_stands_still() -> None:
     async def main(clock: VirtualClock) -> None:
         journal, gated = MemoryJournal(clock), Gated()

@@ -86,3 +86,50 @@ def test_what_the_run_that_executes_has_taken_already_is_not_waited_for_again() 
             assert len(service._queues) == 0
 
     run_virtual(main)
+
+
+def test_a_full_session_is_tried_again_after_a_second_at_the_earliest() -> None:
+    async def main(clock: VirtualClock) -> None:
+        started, go_on = asyncio.Event(), asyncio.Event()
+
+        async def behaviour(attempt: Attempt) -> str:
+            if prompt_of(attempt) == "held":
+                started.set()
+                await go_on.wait()
+            else:
+                await asyncio.sleep(float(prompt_of(attempt)))
+            return "done"
+
+        async with serving(clock, Played(behaviour), max_queued_per_session=1) as service:
+
+            async def retry_after_s() -> float:
+                started.clear()
+                running, waiting = await send(service, "held"), await send(service, "0")
+                await started.wait()
+                with pytest.raises(QueueFull) as refused:
+                    await send(service, "0")
+                go_on.set()
+                await outcome(running)
+                await outcome(waiting)
+                go_on.clear()
+                return refused.value.retry_after_s
+
+            assert await retry_after_s() == 1.0, "no run has ended yet"
+            assert await retry_after_s() == 1.0, "runs take no time"
+            for _ in range(9):
+                await outcome(await send(service, "10"))
+            assert await retry_after_s() > 5.0
+
+    run_virtual(main)
+
+
+def test_a_run_that_no_other_one_executes_before_is_not_waited_for_less() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(as_long_as_requested), max_running=1) as service:
+            await outcome(await send(service, "10"))
+            blocker = await send(service, "100", "other session")
+            waiting = await send(service, "10")
+            assert (waiting.position, waiting.estimated_wait_s) == (1, pytest.approx(10.0))
+            await outcome(blocker)
+
+    run_virtual(main)

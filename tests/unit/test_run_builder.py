@@ -7,7 +7,7 @@ import pytest
 from engine_support import Played, echo, key
 from strandline._engine.options import Options
 from strandline._engine.requests import Request, RunBuilder, checked_priority
-from strandline._model import IfBusy, Keyed, Lane, NewRun, OnQuestion, RunId, responses
+from strandline._model import IfBusy, Keyed, Lane, NewRun, OnDisconnect, OnQuestion, RunId, responses
 from strandline.errors import Invalid
 from strandline.testing._desk import StillClock
 
@@ -75,6 +75,31 @@ def test_a_key_has_its_fingerprint_and_expires_by_the_setting() -> None:
     assert build().keyed is None
     keyed = build(options=Options(idempotency_retention_s=60), idempotency_key="k", fingerprint=b"f").keyed
     assert keyed == Keyed("k", b"f", NOW - 60)
+
+
+def test_without_a_fingerprint_a_key_stands_for_all_that_is_requested_in_whatever_order() -> None:
+    def fingerprint(**fields: Any) -> bytes:
+        keyed = build(**{"idempotency_key": "k", "metadata": {"a": 1, "b": {"c": 2, "d": 3}}, **fields}).keyed
+        assert keyed is not None
+        return keyed.fingerprint
+
+    first = fingerprint()
+    assert fingerprint(idempotency_key="another") == first
+    assert fingerprint(metadata={"b": {"d": 3, "c": 2}, "a": 1}) == first
+    assert len(first) == 32
+    others: list[dict[str, Any]] = [
+        {"input": "ho"},
+        {"input": [{"text": "hi"}]},
+        {"answers": {"i": "y"}},
+        {"timeout_s": 5.0},
+        {"queue_timeout_s": 5.0},
+        {"if_busy": IfBusy.REJECT},
+        {"on_question": OnQuestion.WAIT},
+        {"priority": 1},
+        {"on_disconnect": OnDisconnect.CANCEL},
+        {"metadata": {"a": 1}},
+    ]
+    assert len({first, *(fingerprint(**each) for each in others)}) == 1 + len(others)
 
 
 def test_a_run_of_content_blocks_waits_for_the_answer_to_a_question() -> None:

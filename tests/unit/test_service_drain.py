@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from engine_support import Played, echo, send, serving
 from strandline._agents.port import Attempt
 from strandline._clock import SystemClock
@@ -96,15 +98,17 @@ class SlowToAccept(MemoryJournal):
         return await super().accept(*args, **options)
 
 
-def test_a_drain_waits_for_runs_that_are_being_accepted_behind_others() -> None:
-    """No claim comes for them, but their callers get an answer."""
+@pytest.mark.parametrize(("drain_grace_s", "stop_grace_s"), [(10, 5), (1, 4)])
+def test_a_drain_waits_for_runs_that_are_being_accepted_behind_others(drain_grace_s: int, stop_grace_s: int) -> None:
+    """No claim comes for them, but their callers get an answer, within both graces together."""
 
     async def main(clock: VirtualClock) -> None:
         async def behaviour(attempt: Attempt) -> str:
             await asyncio.sleep(1)
             return "done"
 
-        async with serving(clock, Played(behaviour), SlowToAccept(clock), drain_grace_s=10) as service:
+        graces = {"drain_grace_s": drain_grace_s, "stop_grace_s": stop_grace_s}
+        async with serving(clock, Played(behaviour), SlowToAccept(clock), **graces) as service:
             first = await send(service, "first")
             behind = asyncio.create_task(send(service, "behind"))
             await asyncio.sleep(0.5)
@@ -136,6 +140,17 @@ def test_a_drain_does_not_wait_for_a_journal_that_accepts_nothing_for_longer_tha
                 await service.drain()
             assert clock.monotonic() - at < 15
             sending.cancel()
+
+    run_virtual(main)
+
+
+def test_nothing_begins_after_a_drain() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(echo)) as service:
+            await service.drain()
+            late = service._claims.spawn(asyncio.sleep(100_000))
+            await asyncio.wait([late], timeout=1)
+            assert late.cancelled()
 
     run_virtual(main)
 

@@ -477,7 +477,14 @@ def test_a_principal_at_its_limit_of_lingering_runs_starts_nothing_and_delays_no
     assert not queues.it.is_full(OTHER.principal)
     assert queues.it.reserve(OTHER)
     queues.it.lingering_ended(A.principal)
+    assert queues.it.lingering(A.principal) == 1, "the other one still executes"
     assert queues.go_on("3") == B
+
+
+def test_a_session_that_goes_next_meets_no_obstacle() -> None:
+    queues = Queues(1, per_principal=1)
+    queues.wait("1", A)
+    assert queues.it.obstacle(A) is None
 
 
 def test_lingering_runs_keep_at_most_half_of_all_slots() -> None:
