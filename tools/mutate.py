@@ -161,7 +161,7 @@ def configuration(part: Part, copied: Iterable[str]) -> str:
         "pytest_add_cli_args": ["-p", "no:cacheprovider", "--hypothesis-profile=mutation", "-k", SELECTED],
         "type_check_command": [sys.executable, "-m", "mypy", "--output=json", *TYPES, *part.modules],
     }
-    lines = ["[mutmut]", "use_git_change_detection = false", "timeout_multiplier = 15.0", "timeout_constant = 6.0"]
+    lines = ["[mutmut]", "use_git_change_detection = false", "timeout_multiplier = 5.0", "timeout_constant = 6.0"]
     for name, values in lists.items():
         lines += [f"{name} =", *(f"    {value}" for value in values)]
     return "\n".join(lines) + "\n"

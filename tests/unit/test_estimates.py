@@ -129,7 +129,8 @@ def test_a_run_that_no_other_one_executes_before_is_not_waited_for_less() -> Non
             await outcome(await send(service, "10"))
             blocker = await send(service, "100", "other session")
             waiting = await send(service, "10")
-            assert (waiting.position, waiting.estimated_wait_s) == (1, pytest.approx(10.0))
+            assert waiting.position == 1
+            assert waiting.estimated_wait_s == pytest.approx(10.0)
             await outcome(blocker)
 
     run_virtual(main)

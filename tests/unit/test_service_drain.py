@@ -107,7 +107,7 @@ def test_a_drain_waits_for_runs_that_are_being_accepted_behind_others(drain_grac
             await asyncio.sleep(1)
             return "done"
 
-        graces = {"drain_grace_s": drain_grace_s, "stop_grace_s": stop_grace_s}
+        graces: dict[str, Any] = {"drain_grace_s": drain_grace_s, "stop_grace_s": stop_grace_s}
         async with serving(clock, Played(behaviour), SlowToAccept(clock), **graces) as service:
             first = await send(service, "first")
             behind = asyncio.create_task(send(service, "behind"))

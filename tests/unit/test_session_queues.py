@@ -1,6 +1,7 @@
 """The queues of sessions, move by move, over a journal in memory: slots never leak."""
 
 from collections.abc import Coroutine
+from itertools import takewhile
 from typing import Any, TypeVar
 
 from strandline._engine.queues import Obstacle, SessionQueues, Share
@@ -119,10 +120,8 @@ class Queues:
     @property
     def free(self) -> int:
         """Count the free slots by using them up."""
-        number = 0
-        while self.it.reserve(SessionKey(Principal("probe"), SessionId(f"probe{number}"))):
-            number += 1
-        return number
+        probes = (SessionKey(Principal("probe"), SessionId(f"probe{number}")) for number in range(100))
+        return len(list(takewhile(self.it.reserve, probes)))
 
 
 async def never() -> MemoryJournal:
