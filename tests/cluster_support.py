@@ -19,7 +19,7 @@ from strandline._composition import build_http, build_service
 from strandline._http.forwarding.forwarder import Forwarder
 from strandline._http.middleware.access import AccessMiddleware
 from strandline._http.middleware.connections import Connections
-from strandline._journal.cluster import Cluster, Peer
+from strandline._journal.cluster import Cluster, DatabaseVitals, Peer
 from strandline._journal.memory import MemoryJournal
 from strandline._journal.partitions import PARTITIONS, partition_of
 from strandline._listener import listen, listen_for_servers
@@ -67,6 +67,17 @@ class View(Cluster):
     @property
     def lease_s(self) -> float:
         return self._town.lease_s
+
+    @property
+    def lease_left_s(self) -> float:
+        return self._town.lease_s
+
+    @property
+    def takeovers(self) -> int:
+        return 0
+
+    async def database(self) -> DatabaseVitals | None:
+        return None
 
     @property
     def peers(self) -> dict[int, Peer]:

@@ -8,7 +8,7 @@ import pytest
 from postgres_support import asking, opened
 from strandline._config import resolve
 from strandline._doctor import storage
-from strandline._journal.postgres import inspection, schema
+from strandline._journal.postgres import bloat, schema
 from strandline._journal.postgres.inspection import inspect
 
 
@@ -69,7 +69,7 @@ def test_dead_rows_are_noted_if_there_are_more_of_them_than_rows(
 ) -> None:
     with asking(database) as wire:
         schema.migrate(wire)
-    found: list[Any] = [inspection.DeadRows("runs", 1_000, 49_000), inspection.DeadRows("runs", 1_000, 51_000)]
+    found: list[Any] = [bloat.DeadRows("runs", 1_000, 49_000), bloat.DeadRows("runs", 1_000, 51_000)]
     assert [storage._dead_rows(each).level.value for each in found] == ["ok", "note"]
     assert inspect(database).dead is not None
 

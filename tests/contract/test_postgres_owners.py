@@ -423,3 +423,14 @@ def test_numbers_of_a_session_rise_although_the_clock_of_its_next_owner_is_behin
             assert ([each for (each,) in runs], [each for (each,) in rows]) == (["a", "b", "c"], [1, 2])
 
     asyncio.run(main())
+
+
+def test_a_journal_that_is_closed_as_soon_as_it_is_open_ends_its_moves(database: str) -> None:
+    async def main() -> None:
+        journal = PostgresJournal(database, SystemClock())
+        await journal.open("test", max_attempts=3)
+        await journal.close()
+        async with asyncio.timeout(DEADLINE_S):
+            assert [moved async for moved in journal.moves()] == []
+
+    asyncio.run(main())

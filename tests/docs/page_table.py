@@ -229,6 +229,7 @@ PAGES: Final[dict[str, Page]] = {
             "test_a_lost_journal_is_restored_from_a_backup_that_was_made_under_load": ["monday.db"],
             "test_what_a_session_said_can_be_deleted_and_old_runs_pruned": ["--vacuum"],
             "test_the_probe_of_the_journal_is_a_run_like_any_other": ["operations-probe"],
+            "test_what_is_typed_at_one_of_several_servers_shows_something": ["strandline cluster"],
             "test_every_command_of_the_night_can_be_typed_and_shows_something": ["```sh\n"],
         },
         lists={

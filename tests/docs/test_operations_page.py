@@ -124,6 +124,23 @@ def test_every_command_of_the_night_can_be_typed_and_shows_something(command: st
     assert typed(command, server).strip()
 
 
+def test_what_is_typed_at_one_of_several_servers_shows_something(database: str, tmp_path: Path) -> None:
+    blocks = commands("test_what_is_typed_at_one_of_several_servers_shows_something")
+    lines = sorted({line for each in blocks for line in each.splitlines()})
+    assert len(lines) > 6
+    variables = {"STRANDLINE_JOURNAL": database}
+    shutil.copy(TARGETS / "remembers.py", tmp_path / "agent.py")
+    with (
+        serving("agent.py", folder=tmp_path, journal=database) as server,
+        serving("agent.py", folder=tmp_path, journal=database),
+    ):
+        server.chat("hello", "ada")
+        until(lambda: re.search(r"_partitions_owned [1-9]", server.client.get("/metrics").text), "it has a share")
+        for line in lines:
+            shown = printed(line, folder=tmp_path, url=server.url, **variables, STRANDLINE_PORT="0")
+            assert shown.strip(), line
+
+
 def test_the_probe_of_the_journal_is_a_run_like_any_other(server: Server) -> None:
     (probe,) = commands("test_the_probe_of_the_journal_is_a_run_like_any_other")
     reply = json.loads(typed(probe.splitlines()[0], server))

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from engine_support import Played, echo, outcome, send, serving
 from strandline._engine.loops import Load, WorkerLoad
 from strandline._engine.reading import ClusterVitals
+from strandline._journal.cluster import DatabaseVitals
 from strandline._model import ErrorCode, Outcome, RunError, RunStatus
 from strandline._telemetry import disk, sampler
 from strandline._telemetry.catalogue import METRICS, Seen
@@ -56,8 +57,14 @@ def test_a_scrape_for_an_unknown_version_is_answered_in_plain_text() -> None:
 def test_every_metric_exists_in_both_formats_from_the_start() -> None:
     seen = seen_of(MetricsRecorder())
     workers = [WorkerLoad(pid=4711, running=0, silent_s=0.0)]
-    cluster = ClusterVitals(servers=3, owned=84, unowned=0, gained=0, ceded=172)
-    seen = replace(seen, vitals=replace(seen.vitals, agents=Load(workers=workers), cluster=cluster))
+    cluster = ClusterVitals(
+        servers=3, owned=84, unowned=0, gained=0, ceded=172, lease_s=10.0, lease_left_s=8.5, takeovers=1
+    )
+    seen = replace(
+        seen,
+        vitals=replace(seen.vitals, agents=Load(workers=workers), cluster=cluster),
+        database=DatabaseVitals(-0.5, 7, 2, 9),
+    )
     text, media_type = exposed(seen, "text/plain")
     assert media_type.startswith("text/plain; version=0.0.4")
     read = {family.name: family for family in parse_text(text.decode())}

@@ -27,7 +27,8 @@ from strandline._settings import Settings
 from strandline.errors import JournalError, StrandlineError
 
 if TYPE_CHECKING:
-    from strandline._journal.postgres.inspection import DeadRows, Inspection
+    from strandline._journal.postgres.bloat import DeadRows
+    from strandline._journal.postgres.inspection import Inspection
 
 LITTLE_ROOM: Final = 1 << 30
 NO_ROOM: Final = 64 << 20

@@ -34,10 +34,11 @@ from strandline._engine.queues import Estimates, SessionQueues
 from strandline._engine.reading import ClusterVitals, Health, Positions, Reading, Reasons, RunStack, Standings, Vitals
 from strandline._engine.requests import Request, RunBuilder
 from strandline._engine.streams import Streams, Subscription
+from strandline._journal.cluster import DatabaseVitals
 from strandline._journal.partitions import PARTITIONS
 from strandline._journal.port import Journal
 from strandline._model import Principal, RunId, SessionId, SessionKey
-from strandline.errors import NotOwner, Unavailable
+from strandline.errors import NotOwner, StrandlineError, Unavailable
 
 _log = logging.getLogger("strandline.service")
 
@@ -312,7 +313,19 @@ class Service:
             unowned=sum(cluster.owner(each) is None for each in range(PARTITIONS)),
             gained=self._handover.gained,
             ceded=self._handover.ceded,
+            lease_s=cluster.lease_s,
+            lease_left_s=cluster.lease_left_s,
+            takeovers=cluster.takeovers,
         )
+
+    async def database(self) -> DatabaseVitals | None:
+        """Return how the journal's database does, for metrics; None if it is in none, or that cannot say."""
+        if not self.ownership.is_shared:
+            return None
+        try:
+            return await self.ownership.others().database()
+        except StrandlineError:
+            return None
 
     async def stacks(self) -> list[RunStack]:
         """Return what each run is executing, also those that have ended and still execute."""

@@ -14,8 +14,23 @@ class Peer(Struct, frozen=True):
     version: str
 
 
+class DatabaseVitals(Struct, frozen=True):
+    """How the journal's database does, for monitoring. All servers but the owner of the first partition know the clock
+    only: one of them asks for the rest."""
+
+    clock_ahead_s: float
+    """How far the clock of this server is ahead of the database's."""
+    oldest_xmin_age: int | None = None
+    """How many transactions have begun since the oldest snapshot that somebody keeps; 0: nobody keeps one."""
+    dead_rows: int | None = None
+    """How many dead versions of rows there are in the table that has the most."""
+    live_rows: int | None = None
+    """How many rows that table has."""
+
+
 class Cluster(Protocol):
-    """The servers over one journal, as this one knows them: at most a second old. Nothing here blocks, but `refresh`.
+    """The servers over one journal, as this one knows them: at most a second old. Only `refresh` and `database`
+    ask it.
 
     Use it on the loop that opened the journal.
     """
@@ -36,6 +51,16 @@ class Cluster(Protocol):
         ...
 
     @property
+    def lease_left_s(self) -> float:
+        """For how many seconds runs may execute here without another renewal of the lease."""
+        ...
+
+    @property
+    def takeovers(self) -> int:
+        """How many servers this one has ended since its start, because they had not renewed their leases."""
+        ...
+
+    @property
     def peers(self) -> dict[int, Peer]:
         """The servers that are alive, with this one, by id."""
         ...
@@ -50,6 +75,10 @@ class Cluster(Protocol):
 
     async def refresh(self) -> None:
         """Read anew who owns what. Raises `JournalUnavailable`."""
+        ...
+
+    async def database(self) -> DatabaseVitals | None:
+        """Return how the database does, at most a minute old; None: there is none. Raises `JournalUnavailable`."""
         ...
 
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 from strandline import __version__
 from strandline._engine.loops import WorkerLoad
 from strandline._engine.reading import ClusterVitals, Vitals
+from strandline._journal.cluster import DatabaseVitals
 from strandline._journal.port import Stored
 from strandline._telemetry.disk import DiskUsage
 from strandline._telemetry.recorder import Distribution, MetricsRecorder
@@ -29,6 +30,7 @@ class Seen(Struct, frozen=True):
     disk: DiskUsage | None
     stored: Stored | None
     dropped_lines: int = 0
+    database: DatabaseVitals | None = None
 
 
 class Metric(Struct, frozen=True):
@@ -63,12 +65,16 @@ def _each_worker(seen: Seen, read: Callable[[WorkerLoad], float]) -> Iterable[tu
 
 
 def _of_cluster(
-    kind: Literal["gauge", "counter"], name: str, meaning: str, read: Callable[[ClusterVitals], int]
+    kind: Literal["gauge", "counter"], name: str, meaning: str, read: Callable[[ClusterVitals], float]
 ) -> Metric:
     def values(seen: Seen) -> Iterable[tuple[tuple[str, ...], Read]]:
         return [((), None if seen.vitals.cluster is None else read(seen.vitals.cluster))]
 
     return Metric(kind, name, meaning, values)
+
+
+def _of_database(name: str, meaning: str, read: Callable[[DatabaseVitals], float | None]) -> Metric:
+    return _gauge(name, meaning, lambda seen: None if seen.database is None else read(seen.database))
 
 
 METRICS: Final = (
@@ -137,6 +143,22 @@ METRICS: Final = (
                 lambda seen: seen.gained),
     _of_cluster("counter", "cluster_partitions_ceded", "Partitions handed over to other servers",
                 lambda seen: seen.ceded),
+    _of_cluster("counter", "cluster_takeovers",
+                "Servers whose lease was over, and that this one has therefore ended",
+                lambda seen: seen.takeovers),
+    _of_cluster("gauge", "cluster_lease_left_seconds",
+                "For how long runs may execute here without another renewal of the lease: nine tenths of it at most",
+                lambda seen: seen.lease_left_s),
+    _of_cluster("gauge", "cluster_lease_seconds", "Length of a lease", lambda seen: seen.lease_s),
+    _of_database("cluster_clock_offset_seconds",
+                 "How far this server's clock is ahead of the database's; below 0: behind it",
+                 lambda seen: seen.clock_ahead_s),
+    _of_database("database_oldest_xmin_age",
+                 "Transactions since the oldest snapshot that anything keeps, for which dead rows have to stay",
+                 lambda seen: seen.oldest_xmin_age),
+    _of_database("database_dead_rows", "Dead versions of rows in the journal's table that has the most",
+                 lambda seen: seen.dead_rows),
+    _of_database("database_live_rows", "Rows of that table", lambda seen: seen.live_rows),
     _gauge("subscribers", "Clients that currently wait for events, or for the end of a run",
            lambda seen: seen.vitals.subscribers),
     _gauge("agents_in_memory", "Idle agents in memory, ready for the next run of their session",

@@ -29,16 +29,22 @@ class Scrapes:
         self._recorder = recorder
         self._disk = None if file is None else Disk(file)
         self._stored = Sampler(service.stored)
+        self._database = Sampler(service.database)
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics and their media type; `accept` is the client's header."""
-        usage = None if self._disk is None else await self._disk.sample()
-        stored = await self._stored.sample()
-        seen = Seen(self._service.vitals(), self._recorder, usage, stored, self._dropped_lines())
+        usage, stored, database = await asyncio.gather(
+            _nothing() if self._disk is None else self._disk.sample(), self._stored.sample(), self._database.sample()
+        )
+        seen = Seen(self._service.vitals(), self._recorder, usage, stored, self._dropped_lines(), database)
         try:
             return await asyncio.to_thread(_exposed, seen, accept)
         except RuntimeError:  # no thread is available, which is when metrics matter
             return _exposed(seen, accept)
+
+
+async def _nothing() -> None:
+    return None
 
 
 def _exposed(seen: Seen, accept: str) -> tuple[bytes, str]:

@@ -93,6 +93,12 @@ class ClusterVitals(Struct, frozen=True, kw_only=True):
     """How many no server owns, as far as this one knows."""
     gained: int
     ceded: int
+    lease_s: float
+    """How long a lease lasts."""
+    lease_left_s: float
+    """For how long runs may execute here without another renewal."""
+    takeovers: int
+    """How many servers this one has ended, because their leases were over."""
 
 
 class RunStack(Struct, frozen=True, kw_only=True):

@@ -17,11 +17,13 @@ from typing import Final, TypeVar
 from strandline._clock import Clock
 from strandline._journal import lists, reader
 from strandline._journal.batched import LEAVE_S, BatchedJournal
+from strandline._journal.cluster import DatabaseVitals
 from strandline._journal.commits import NOT_OPEN
 from strandline._journal.database import Database
 from strandline._journal.feed import ClaimFeed
 from strandline._journal.operations import Decide
 from strandline._journal.port import A, Ceded, Gained, Query
+from strandline._journal.postgres.bloat import surveyed
 from strandline._journal.postgres.durability import warn
 from strandline._journal.postgres.failures import for_operators, translated
 from strandline._journal.postgres.lease import Lease
@@ -148,7 +150,7 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         self._epoch = joined.id
         self._begin(table, writer)
         self._watch(lease := self._transactions.lease)
-        self._membership.begin(joined, shares, table, _Storage(self), lambda: lease.lost is not None, max_attempts)
+        self._membership.begin(joined, shares, table, _Storage(self), lease, max_attempts)
         self._tending = asyncio.create_task(self._membership.tend())
         return claims
 
@@ -186,6 +188,7 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
                 task.cancel()
                 await asyncio.wait([task])
         self._watching = self._tending = None
+        self._membership.end()  # (not in the task, which may be cancelled before it begins)
         if self._transactions is not None and (self._transactions.lease.lost is not None or self.trouble is not None):
             self._transactions.give_up()
         hurry = None
@@ -277,6 +280,9 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
             _log.error("%s", for_operators(error))
             raise translated(error) from error
 
+    async def _survey(self, *, whole: bool) -> DatabaseVitals:
+        return await self._answered(partial(surveyed, now=self._clock.now, whole=whole))
+
 
 class _Storage:
     """What the membership of a journal needs of it."""
@@ -285,3 +291,4 @@ class _Storage:
         self.call = journal._call
         self.transact = journal.transact
         self.operate = journal._operate
+        self.survey = journal._survey

@@ -12,10 +12,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Final, Protocol, TypeVar
 
-from strandline._journal.cluster import Peer
+from strandline._journal.cluster import DatabaseVitals, Peer
 from strandline._journal.operations import Decide
 from strandline._journal.partitions import PARTITIONS
 from strandline._journal.port import Ceded, Gained
+from strandline._journal.postgres.lease import Lease
 from strandline._journal.postgres.ownership import Joined
 from strandline._journal.postgres.shares import Shares
 from strandline._journal.postgres.transactions import PostgresTransactions
@@ -41,6 +42,8 @@ COUNT_AGAIN_S: Final = 10.0
 """After how long what is stored for a principal is read again: other servers add to it, too."""
 DAMAGED_S: Final = 60.0
 """When a partition is tried again that could not be read."""
+SURVEY_S: Final = 60.0
+"""How often the database is asked how it does, if anybody wants to know."""
 AT_REST_S: Final = 0.05
 """How often it is looked whether nothing is claimed any more."""
 
@@ -109,6 +112,10 @@ class Storage(Protocol):
         """Have the table decide."""
         ...
 
+    async def survey(self, *, whole: bool) -> DatabaseVitals:
+        """Ask the database how it does, beside the thread that writes; `whole`: more than its clock."""
+        ...
+
 
 class Membership:
     """Implements `cluster.Cluster`. Belongs to the loop that opened the journal."""
@@ -120,7 +127,8 @@ class Membership:
         self._shares = Shares(0, 0.0)
         self._table: SessionTable | None = None
         self._storage: Storage | None = None
-        self._is_lost: Callable[[], bool] = lambda: False
+        self._lease: Lease | None = None
+        self.takeovers = 0
         self._max_attempts = 0
         self._moves: asyncio.Queue[Gained | Ceded | None] = asyncio.Queue()
         self._leaving: set[int] = set()
@@ -131,6 +139,8 @@ class Membership:
         self._patient_at = 0.0
         self._count_again_at = 0.0
         self._is_leaving = False
+        self._database: DatabaseVitals | None = None
+        self._survey_at = 0.0
 
     def begin(
         self,
@@ -138,16 +148,17 @@ class Membership:
         shares: Shares,
         table: SessionTable,
         storage: Storage,
-        is_lost: Callable[[], bool],
+        lease: Lease,
         max_attempts: int,
     ) -> None:
         """Belong to the servers."""
         self.me, self.secret, self.lease_s = joined.id, joined.secret, joined.lease_s
-        self._shares, self._table, self._storage, self._is_lost = shares, table, storage, is_lost
+        self._shares, self._table, self._storage, self._lease = shares, table, storage, lease
         self._max_attempts = max_attempts
         self._moves = asyncio.Queue()
         self._patient_at = 0.0
         self._is_leaving = False
+        self._survey_at = 0.0
 
     # -- who is there ---------------------------------------------------------------------------------
 
@@ -165,7 +176,23 @@ class Membership:
 
     def owns(self, partition: int) -> bool:
         """Return whether this server owns a partition, and has read what is stored in it."""
-        return self._table is not None and self._table.owns(partition) and not self._is_lost()
+        if self._table is None or self._lease is None:
+            return False
+        return self._table.owns(partition) and self._lease.lost is None
+
+    @property
+    def lease_left_s(self) -> float:
+        """For how many seconds runs may execute here without another renewal."""
+        return 0.0 if self._lease is None or self._lease.lost is not None else max(0.0, self._lease.left_s)
+
+    async def database(self) -> DatabaseVitals | None:
+        """Return how the database does, asked once a minute at most. Only the owner of the first partition asks it for
+        more than its clock."""
+        if self._storage is not None and (now := time.monotonic()) >= self._survey_at:
+            self._survey_at = now + SURVEY_S
+            self._database = None  # (if it cannot be asked)
+            self._database = await self._storage.survey(whole=self.owns(0))
+        return self._database
 
     async def refresh(self) -> None:
         """Read anew who owns what; end servers whose leases are over."""
@@ -174,13 +201,13 @@ class Membership:
             return
         self._shares.seen(await storage.call(PostgresTransactions.look), time.monotonic())
         if self._shares.has_ended:
-            await storage.call(PostgresTransactions.end_servers)
+            self.takeovers += await storage.call(PostgresTransactions.end_servers)
             self._shares.seen(await storage.call(PostgresTransactions.look), time.monotonic())
 
     # -- what moves -----------------------------------------------------------------------------------
 
     async def moves(self) -> AsyncIterator[Gained | Ceded]:
-        """Yield what is gained and ceded, until `stop`."""
+        """Yield what is gained and ceded, until `end`."""
         while (moved := await self._moves.get()) is not None:
             yield moved
 
@@ -204,7 +231,10 @@ class Membership:
             if self._ceding is not None:
                 self._ceding.cancel()
                 await asyncio.wait([self._ceding])
-            self._moves.put_nowait(None)
+
+    def end(self) -> None:
+        """Have `moves` end, after all that it has to yield."""
+        self._moves.put_nowait(None)
 
     def _count_again(self) -> None:
         if (now := time.monotonic()) >= self._count_again_at:

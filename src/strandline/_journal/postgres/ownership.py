@@ -137,16 +137,21 @@ def command_of(wire: Wire) -> str | None:
     return None if found is None else str(found[0])
 
 
-def end_servers(wire: Wire, me: int) -> None:
-    """End the servers whose leases are over, and free what they owned. Done the next time if one holds its row."""
+def end_servers(wire: Wire, me: int) -> int:
+    """End the servers whose leases are over, and free what they owned; return how many.
+
+    Done the next time if one holds its row.
+    """
     begin_alone(wire)
     try:
-        wire.run([(_LOCK_TIMEOUT, ()), (_END, (me,)), (_FREE, ()), (_ADD_UP, ()), ("COMMIT", ())])
+        _, ended, *_ = wire.run([(_LOCK_TIMEOUT, ()), (_END, (me,)), (_FREE, ()), (_ADD_UP, ()), ("COMMIT", ())])
     except Refused as error:
         wire.execute("ROLLBACK")
         if error.state != LOCK_TIMEOUT:
             raise
         end_half_batches(wire)
+        return 0
+    return ended.rowcount
 
 
 def look(wire: Wire, me: int, conn: int, lease_ms: int, top: int) -> View:

@@ -220,10 +220,12 @@ class PostgresTransactions:
             "UPDATE servers SET leaving = true WHERE id = ? AND conn = ? AND alive", (self._owner, self._conn)
         )
 
-    def end_servers(self) -> None:
-        """End the servers whose leases are over, and free what they owned, if they had time to renew them."""
-        if boottime() >= self._connected_at + YOUNG_SHARE * self.lease.lease_s:
-            end_servers(self.batch.wire, self._owner)
+    def end_servers(self) -> int:
+        """End the servers whose leases are over, and free what they owned, if they had time to renew them; return how
+        many."""
+        if boottime() < self._connected_at + YOUNG_SHARE * self.lease.lease_s:
+            return 0
+        return end_servers(self.batch.wire, self._owner)
 
     def adopt(self, partitions: Collection[int], max_attempts: int) -> Adopted:
         """Own partitions that are free, in the transaction that is open: read what is open in them, end all holds and
