@@ -4,7 +4,7 @@ A stream is what one client received of a run, over all connections that it need
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -106,19 +106,24 @@ def fed(evidence: Evidence) -> Iterator[str]:
         yield from _numbered(feed)
         shown = Counter(event.run_id for event in feed.events if event.kind == "run.finished")
         yield from (f"{feed.name} showed the end of run {run_id} {n} times" for run_id, n in shown.items() if n > 1)
-        gaps = {event.server for event in feed.events if event.kind == "stream.gap"}
+        gaps: dict[int, int] = {}
+        """By server: where the first gap of its events is."""
+        for place, event in enumerate(feed.events):
+            if event.kind == "stream.gap":
+                gaps.setdefault(event.server, place)
         for end in evidence.stored_ends:
             run = evidence.runs.get(end.run_id)
             if run is None or end.run_id in shown or not (feed.began < run.request.sent and end.place < feed.ended):
                 continue
             if end.server not in gaps:
                 yield f"{feed.name} showed neither the end of run {run.label} nor a gap of its server, {end.server}"
-            elif (later := _shown_later(evidence, end, shown)) is not None:
-                yield f"{feed.name} showed the end of run {later}, and not that of run {run.label} before"
+            elif (later := _shown_before(evidence, feed, end, gaps[end.server])) is not None:
+                yield f"{feed.name} showed the end of run {later}, and before that neither {run.label} nor a gap"
 
 
-def _shown_later(evidence: Evidence, end: StoredEnd, shown: Collection[str]) -> str | None:
-    """Return a run that was shown, was requested after an end, and ended at the same server; None: there is none."""
+def _shown_before(evidence: Evidence, feed: Feed, end: StoredEnd, gap: int) -> str | None:
+    """Return a run that was shown before a gap, was requested after an end, and ended at the same server, if any."""
+    shown = {event.run_id for event in feed.events[:gap] if event.kind == "run.finished"}
     for other in evidence.stored_ends:
         if other.server == end.server and other.run_id in shown and other.run_id in evidence.runs:
             run = evidence.runs[other.run_id]
@@ -135,6 +140,6 @@ def _numbered(feed: Feed) -> Iterator[str]:
             continue
         if any(number < last.get(server, 0) for server, number in event.numbers.items()):
             yield f"{feed.name} goes back from {last} to {event.numbers}"
-        if event.numbers == last:
+        if event.numbers == last and event.kind != "stream.gap":  # (of a server that no id has named yet)
             yield f"{feed.name} has two events with the id {last}"
         last = {**event.numbers}

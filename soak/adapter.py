@@ -19,7 +19,7 @@ from judging.evidence import (
     View,
     Work,
 )
-from soak.case import UNKNOWN, Case, text_of
+from soak.case import LATER, UNKNOWN, Case, text_of
 from soak.closed import Spans, closed_s, closed_spans
 from soak.ledger import Line
 from soak.questions import is_withdrawn
@@ -28,7 +28,6 @@ from soak.shown import asking_uses
 
 ACCEPTED_S: Final = 1.0
 """How long after its `created_at` a run may be accepted: on a slow disk, in a busy machine."""
-LATER: Final = 2**63 - 1
 NEVER_S: Final = float("inf")
 
 
@@ -121,6 +120,9 @@ def _run(case: Case, requests: dict[str, Request], spans: Spans, stored: Stored)
     if view is not None and view.status_code == 200:
         run.end = view.ended
         run.priority, run.started = view.priority, view.started
+        if stored.run_id in case.untimed:
+            run.closed_s = None
+            return run
         run.created_s, run.started_s, run.ended_s = view.created, view.begun, view.ended_s
         run.accepted_s = view.created + ACCEPTED_S
         until_s = view.begun or view.ended_s or view.created
@@ -184,7 +186,8 @@ def _questions(case: Case, runs: dict[str, Run]) -> Iterator[Question]:
     for run_id, run in runs.items():
         view = case.records.views.get(run_id)
         if view is not None and view.ended is not None and (requests := frozenset(input_requests_of(view.ended))):
-            closed_s = [view.ended_s] if view.ended_s is not None and is_withdrawn(case, run_id) else []
+            is_timed = view.ended_s is not None and run_id not in case.untimed
+            closed_s = [view.ended_s or 0.0] if is_timed and is_withdrawn(case, run_id) else []
             yield Question(run=run, requests=requests, closed_s=closed_s)
 
 

@@ -19,6 +19,7 @@ from soak.records import Deletion, Records, SentRequest, Stored
 CLOCKS_S: Final = 0.01
 """By how much two readings of a clock may differ that count as the same instant."""
 EXECUTES: Final = 202
+LATER: Final = 2**63 - 1
 AT_ONCE_S: Final = 1.0
 """How long after a server was stopped it may start runs: what it was just about to."""
 UNKNOWN: Final = "The outcome of this tool call is unknown"
@@ -123,6 +124,8 @@ class Case:
         self.part_of = {run_id: by_label[thread] for run_id, thread in threads.items() if thread in by_label}
 
         self.owners = Owners(records.owned)
+        self.untimed = self._untimed()
+        """The runs whose times are unknown: a server with a clock that is off may have written some of them."""
         self.answers = {run_id for run_id, label in self.label_of.items() if self.thread_of.get(label, label) != label}
         """The runs that answer a question."""
         self.deletions: dict[str, list[Deletion]] = defaultdict(list)
@@ -150,6 +153,18 @@ class Case:
         known = {self.label_of.get(run.run_id) for run in records.stored}
         self.never_kept = {line.label for line in lines} - acted - known
         """The labels of what asked its model while its acceptance was being committed: its server died then."""
+
+    def _untimed(self) -> set[str]:
+        off = {each.pid for each in self.records.exits if each.clock_s}
+        ended = {end.run_id: end.place for end in self.records.ends}
+        untimed: set[str] = set()
+        for session, runs in self.stored.items() if off else ():
+            requests = [request for run in runs if (request := self.request_of(run.run_id)) is not None]
+            since = min((request.sent for request in requests), default=0)
+            until = max(ended.get(run.run_id, LATER) for run in runs)
+            if not off.isdisjoint(self.owners.during(session, since, until)):
+                untimed |= {run.run_id for run in runs}
+        return untimed
 
     def _thread_of_run(self, run_id: str) -> str:
         label = self.label_of.get(run_id, "")
@@ -208,6 +223,8 @@ class Case:
         view = self.records.views.get(run.run_id)
         if view is None or not self._is_cancelled(run.run_id) or run.run_id in self.acted:
             return True
+        if run.run_id in self.untimed:
+            return False
         if view.begun is None or view.ended_s is None:
             return view.started
         executed = {each.run_id for each in self.records.cancels if each.status_code == EXECUTES}

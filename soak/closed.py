@@ -67,7 +67,7 @@ def _questions(case: Case) -> Iterator[tuple[str, float, float]]:
         for asker, answer in pairwise(runs):
             first, then = views.get(asker), views.get(answer)
             request = case.request_of(asker)
-            if first is None or then is None or request is None or first.ended is None:
+            if first is None or then is None or request is None or first.ended is None or asker in case.untimed:
                 continue
             if input_requests_of(first.ended) and first.ended_s is not None:
                 yield request.session, first.ended_s, min(then.created, first.ended_s + case.rules.input_timeout_s)

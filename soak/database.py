@@ -6,6 +6,7 @@ socket on this machine.
 """
 
 import time
+from pathlib import Path
 from typing import Any, Final, LiteralString
 
 from judging.evidence import StoredEnd
@@ -70,6 +71,16 @@ class Database:
         self._execute(_LOG)
         self._newest_of: dict[str, str] = {}
         self._last: tuple[list[Stored], list[Owned], list[StoredEnd]] | None = None
+
+    @property
+    def socket(self) -> Path:
+        """Where it listens."""
+        return self._cluster.folder / ".s.PGSQL.5432"
+
+    def through(self, port: int) -> str:
+        """Return the address of the database behind a port of this machine."""
+        name = self.url.split("/")[3].split("?")[0]
+        return f"postgresql://strandline@127.0.0.1:{port}/{name}?sslmode=disable&gssencmode=disable"
 
     def restart(self, mode: str) -> None:
         """Stop the database, `fast` or `immediate`, and start it again."""

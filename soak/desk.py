@@ -6,9 +6,10 @@ from typing import Final
 from soak.ledger import Line, Reader
 from soak.records import Records, Unanswered
 from soak.server import Relay, Server
-from soak.wire import Broken, Lost, Reply, Silent, Unavailable, ask
+from soak.wire import Broken, Cut, Lost, Reply, Silent, Unavailable, ask
 
 POLL_S: Final = 0.015
+ANSWER_S: Final = 60.0
 
 
 class Desk:
@@ -25,6 +26,8 @@ class Desk:
         self.stopping = False
         self.may_refuse = False
         """Whether a server that nobody has stopped may refuse to answer for a while."""
+        self.answer_s = ANSWER_S
+        """How long the answer to a message may take."""
         self._ledger = Reader(relay.ledger)
 
     def read_ledger(self) -> None:
@@ -40,8 +43,8 @@ class Desk:
 
     def blame(self, server: Server, error: Exception) -> None:
         """Note that a request had no answer, if nobody had stopped its server."""
-        if isinstance(error, Lost | Unavailable):
-            return  # it says so itself
+        if isinstance(error, Lost | Unavailable) or (self.may_refuse and isinstance(error, Cut)):
+            return  # it says so itself, as far as it can
         if server.healthy or isinstance(error, Silent):
             self.records.unanswered.append(Unanswered(server=server.number, what=str(error)))
 

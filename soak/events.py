@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from soak.wire import Broken, Reply, Silent, head_of, reply_of, request_of
+from soak.wire import Broken, Cut, Reply, Silent, head_of, reply_of, request_of
 
 ANSWER_S: Final = 60.0
 """How long the head of an answer may take."""
@@ -37,7 +37,7 @@ async def opened(
 ) -> AsyncIterator[Opened]:
     """Make a request that prefers a stream, and give its answer; the client hangs up at the end.
 
-    Raises `Broken` or `Silent`, as reading the frames does. Frames end where the server ends its answer in order.
+    Raises `Broken` or `Silent`; reading the frames, `Cut` or `Silent`. Frames end where the server ends its answer.
     """
     headers += "Accept: text/event-stream\r\n" + (f"Last-Event-ID: {last_id}\r\n" if last_id else "")
     what = f"the stream of {method} {path}"
@@ -49,7 +49,10 @@ async def opened(
             head = await head_of(reader)
             is_stream = head.status_code == 200 and b"text/event-stream" in head.headers.get(b"content-type", b"")
             reply = None if is_stream else await reply_of(reader, head, what)
-        yield Opened(reply, _frames(reader))
+        try:
+            yield Opened(reply, _frames(reader))
+        except (OSError, ValueError, asyncio.IncompleteReadError) as error:
+            raise error if isinstance(error, TimeoutError) else Cut(f"{what}: {error}") from error
     except TimeoutError:
         raise Silent(f"{what} was silent") from None
     except (OSError, ValueError, asyncio.IncompleteReadError) as error:

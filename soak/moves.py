@@ -27,7 +27,7 @@ def _moves(case: Case) -> Iterator[str]:
     """A run that could not be moved had begun, or ended."""
     for move in case.records.moves:
         view, label = case.records.views.get(move.run_id), case.label_of.get(move.run_id, "")
-        if view is None or view.ended is None or view.ended_s is None:
+        if view is None or view.ended is None or view.ended_s is None or move.run_id in case.untimed:
             continue
         if move.code == "too_late" and (view.begun is None or view.begun > move.answered_s + CLOCKS_S):
             yield f"run {move.run_id} ({label}) had not begun when it was too late to move it"

@@ -5,8 +5,8 @@ What a kill finds is the same: a process of its own, with its own files, locks a
 each server. `Nursery` is the soak's side; run as a module this is the process itself. Its servers die with it.
 
 A command is a JSON document. `{"number": 7, "command": [...]}` forks a server, with its stderr as file, or with all
-three of its files; with `folder` and `environment` it is born there. `{"number": 7, "signal": 9}` has it signalled.
-It reports the `pid` of each, and its exit `code` once it has ended.
+three of its files; with `folder` and `environment` it is born there; `more` is added to its environment.
+`{"number": 7, "signal": 9}` has it signalled. It reports the `pid` of each, and its exit `code` once it has ended.
 """
 
 import asyncio
@@ -25,6 +25,8 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
+
+from soak.clock import set_clock
 
 MOST_BYTES: Final = 65536
 MODULES: Final = ("uvicorn", "soak.target")
@@ -93,15 +95,15 @@ class Nursery:
         self._socket.close()
         await self._process.wait()
 
-    async def born(self, number: int, command: Sequence[str]) -> Newborn:
-        """Have a server forked, and return it."""
+    async def born(self, number: int, command: Sequence[str], more: dict[str, str] | None = None) -> Newborn:
+        """Have a server forked, with `more` in its environment, and return it."""
         read_fd, write_fd = os.pipe()
         reader = asyncio.StreamReader()
         pipe = os.fdopen(read_fd, "rb", buffering=0)
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
         newborn = self._newborns[number] = Newborn(self, number, reader)
         try:
-            self.send({"number": number, "command": list(command)}, write_fd)
+            self.send({"number": number, "command": list(command), "more": more or {}}, write_fd)
         finally:
             os.close(write_fd)
         return newborn
@@ -194,6 +196,8 @@ def _be_born(command: dict[str, Any], files: list[int]) -> None:
         os.chdir(command["folder"])
         os.environ.clear()
         os.environ.update(command["environment"])
+    os.environ.update(command.get("more", {}))
+    set_clock()
     sys.argv = command["command"]
     sys.path[0] = str(Path(sys.argv[0]).parent)
     sys.modules["__main__"].__package__ = None  # a script has none, and is called by its own name

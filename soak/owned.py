@@ -32,6 +32,12 @@ class Owners:
         first, last = (bisect_right(times, at_ns + by) for by in (-CLOCKS_NS, CLOCKS_NS))
         return set(pids[first : last + 1])
 
+    def during(self, session: str, since_ns: int, until_ns: int) -> set[int]:
+        """Return who owned a session between two times, as far as clocks can say."""
+        partition = _partition(session)
+        times, pids = self._times[partition], [NOBODY, *self._pids[partition]]
+        return set(pids[bisect_right(times, since_ns - CLOCKS_NS) : bisect_right(times, until_ns + CLOCKS_NS) + 1])
+
     def since_ns(self, session: str, at_ns: int) -> int:
         """Return since when a session has had the owner that it has at a time; 0: nothing is known."""
         times = self._times[_partition(session)]

@@ -61,6 +61,8 @@ def _dismissed(case: Case, run_id: str, view: View) -> bool:
     request, ended_s = case.request_of(run_id), view.ended_s or 0.0
     if request is None:
         return False
+    if run_id in case.untimed:
+        return True
     if any(each.run_id == run_id and each.status_code in (0, WITHDRAWN) for each in case.records.cancels):
         return True
     sweeps = (each for each in case.records.sweeps if each.session == request.session and each.running)

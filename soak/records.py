@@ -132,6 +132,9 @@ class Exit(Struct, frozen=True, kw_only=True):
     phase: Literal["starting", "waiting", "ready"]
     code: int
     complaints: tuple[str, ...] = ()
+    pid: int = 0
+    clock_s: float = 0.0
+    """By how much its clock was off."""
     """Lines of its log that should not be there."""
 
 

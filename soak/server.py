@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
+from soak.clock import environment
 from soak.kills import WORKERS
 from soak.ledger import VARIABLE
 from soak.nursery import Newborn, Nursery
@@ -54,8 +55,12 @@ class NotReady(Exception):
 class Server:
     """One process of `strandline serve`."""
 
-    def __init__(self, number: int, log: Path, *, workers: bool = False, excused: Sequence[str] = ()) -> None:
+    def __init__(
+        self, number: int, log: Path, *, workers: bool = False, clock_s: float = 0.0, excused: Sequence[str] = ()
+    ) -> None:
         self.number = number
+        self.clock_s = clock_s
+        """By how much its clock is off."""
         self._excused = excused
         self._is_excused = False
         """Whether the present entry of its log is one of those, with the lines that belong to it."""
@@ -112,6 +117,8 @@ class Server:
             phase=self.phase_at_signal if self.signals else self.phase,
             code=self.code,
             complaints=tuple(self._complaints),
+            pid=process.pid,
+            clock_s=self.clock_s,
         )
 
     def send(self, which: Signal) -> None:
@@ -195,6 +202,8 @@ class Relay:
         self.listing: Listing = FileListing(folder / "journal.db")
         self.ledger = folder / "ledger.jsonl"
         self.started = 0
+        self._clock: Callable[[int], float] = lambda number: 0.0
+        """By how much the clocks of servers are off, by their numbers."""
         self._command = [str(COMMAND), "serve", target, "--port", "0", *flags]
         self._journal = f"sqlite:{folder / 'journal.db'}"
         self._folder = folder
@@ -247,8 +256,11 @@ class Relay:
                     await self._changed.wait()
                 return owner
         except TimeoutError:
-            accounts = "; ".join(server.account for server in (*self._ended, *self._tasks))
-            raise NotReady(f"no server became ready within {deadline_s:g} s: {accounts or 'there is none'}") from None
+            raise self._not_ready(deadline_s) from None
+
+    def _not_ready(self, within_s: float) -> NotReady:
+        accounts = "; ".join(server.account for server in (*self._ended, *self._tasks))
+        return NotReady(f"no server became ready within {within_s:g} s: {accounts or 'there is none'}")
 
     async def ended(self, server: Server) -> None:
         """Return when a server's process has ended."""
@@ -272,7 +284,13 @@ class Relay:
         for _ in range(0 if self._ending else count):
             self.started += 1
             log = self._folder / "log" / f"server-{self.started:05d}.txt"
-            server = Server(self.started, log, workers=self._workers(self.started), excused=self.excused)
+            server = Server(
+                self.started,
+                log,
+                workers=self._workers(self.started),
+                clock_s=self._clock(self.started),
+                excused=self.excused,
+            )
             self._tasks[server] = asyncio.create_task(self._live(server))
 
     async def _live(self, server: Server) -> None:
@@ -286,18 +304,24 @@ class Relay:
 
     async def _started(self, server: Server) -> Process:
         workers = ("--workers", str(WORKERS)) if server.has_workers else ()
-        command = [*self._command, "--journal", self._journal, *workers]
+        command = [*self._command, *await self._options(server), *workers]
+        clock = environment(server.clock_s, self._environment()["PYTHONPATH"]) if server.clock_s else {}
         if self._nursery is not None and server.number % BY_COMMAND:
-            return await self._nursery.born(server.number, command)
+            return await self._nursery.born(server.number, command, clock)
         return await asyncio.create_subprocess_exec(
             *command,
             cwd=self._folder,
-            env=self._environment(),
+            env=self._environment() | clock,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the soak, which then ends its servers itself
         )
+
+    async def _options(self, server: Server) -> list[str]:
+        """Return what else a server is started with."""
+        del server
+        return ["--journal", self._journal]
 
     def _environment(self) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not _OURS.match(name)}

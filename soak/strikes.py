@@ -1,4 +1,4 @@
-"""What a seed has befall several servers and their database, and when. Pure, as `soak.plan`."""
+"""What a seed has befall several servers, their database and the network between, and when. Pure, as `soak.plan`."""
 
 import random
 from collections.abc import Iterator
@@ -8,21 +8,42 @@ from msgspec import Struct
 
 LEASE_S: Final = 3.0
 """Short, so that a minute has many takeovers; long enough for a database that restarts on a busy machine."""
-What = Literal["kill", "freeze", "stop", "restart", "crash"]
-WHATS: Final[dict[What, int]] = {"kill": 50, "freeze": 20, "stop": 16, "restart": 8, "crash": 6}
+CLOCK_S: Final = 60.0
+"""By how much clocks are off that are."""
+WITH_CLOCK: Final = 0.1
+"""The share of servers with a clock that is off."""
+What = Literal["kill", "freeze", "half", "cut", "part", "stop", "deploy", "restart", "crash"]
+WHATS: Final[dict[What, int]] = {
+    "freeze": 100, "kill": 85, "half": 50, "stop": 20, "cut": 18, "part": 12, "restart": 6, "deploy": 5, "crash": 4,
+}  # fmt: skip
+"""How often each comes in three hundred."""
+HOWS: Final[dict[What, dict[str, int]]] = {
+    "freeze": {"it": 70, "its workers too": 30},
+    "half": {"alone": 40, "cut off": 30, "killed": 30},
+    "cut": {"reset": 30, "refused": 30, "silent": 40},
+    "part": {"reset": 30, "refused": 30, "silent": 40},
+}
 
 
 class Strike(Struct, frozen=True, kw_only=True):
     """Something that is done, `after_s` seconds after the last: to `whom`, a number that stands for one of the servers.
 
-    `kill`: SIGKILL. `freeze`: SIGSTOP for `still_s` seconds, mostly for longer than the lease. `stop`: SIGTERM; a new
-    server starts at once. `restart`, `crash`: of the database, which stops orderly or not.
+    `kill`: SIGKILL. `freeze`: SIGSTOP for `still_s` seconds, mostly for longer than the lease; `how` says whether its
+    workers stop too. `stop`: SIGTERM; a new server starts at once. `deploy`: that, of all servers, one after another.
+    `restart`, `crash`: of the database, which stops orderly or not.
+
+    `half`: a `share` of a batch comes to the database and nothing after it, as on a network that fails. The server is
+    `alone` with that, or `cut off` from the database for `still_s` seconds, or `killed`.
+    `cut`: a server and the database lose each other; `part`: nobody reaches a server but its own clients. Connections
+    are `reset` at once, or for `still_s` seconds `refused`, or `silent`: nothing comes, and nothing ends.
     """
 
     what: What
     after_s: float
     whom: int
-    still_s: float = 0.0
+    how: str
+    still_s: float
+    share: float
 
 
 def strikes(seed: int, count: int) -> Iterator[Strike]:
@@ -30,10 +51,19 @@ def strikes(seed: int, count: int) -> Iterator[Strike]:
     chance = random.Random(f"{seed} strikes")
     for _ in range(count):
         what = chance.choices(list(WHATS), list(WHATS.values()))[0]
+        hows = HOWS.get(what, {"": 1})
         at_once = chance.random() < 0.2
         yield Strike(
             what=what,
             after_s=chance.uniform(0.0, 0.05) if at_once else chance.uniform(0.2, 2.0 * LEASE_S),
             whom=chance.randrange(1 << 16),
+            how=chance.choices(list(hows), list(hows.values()))[0],
             still_s=chance.uniform(0.3, 0.8 * LEASE_S) if chance.random() < 0.2 else chance.uniform(1.3, 2.5) * LEASE_S,
+            share=chance.random(),
         )
+
+
+def clock_s(seed: int, number: int) -> float:
+    """Return by how much the clock of a server is off."""
+    chance = random.Random(f"{seed} clock of {number}")
+    return chance.choice((-CLOCK_S, CLOCK_S)) if chance.random() < WITH_CLOCK else 0.0

@@ -63,7 +63,7 @@ class Talk:
         """Send a message; return the answer if it finishes it."""
         headers = f"Idempotency-Key: {say.label}\r\n" if say.keyed else ""
         try:
-            reply = await ask(server.port, "POST", "/chat", body, headers=headers)
+            reply = await ask(server.port, "POST", "/chat", body, headers=headers, deadline_s=self._desk.answer_s)
         except (Broken, Silent) as error:
             self._records.unsure.add(say.label)
             self._desk.blame(server, error)

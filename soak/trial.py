@@ -104,6 +104,8 @@ class Trial:
         self._kills = 0
         self._doing = "killing"
         self._began = time.monotonic()
+        self._quiet_s = QUIET_S
+        """How long everything may take to end."""
         every = [
             *("--drain-grace", str(DRAIN_GRACE_S), "--max-attempts", str(MAX_ATTEMPTS)),
             *("--lock-wait", "3600", "--idle-timeout-minutes", "15"),
@@ -160,13 +162,16 @@ class Trial:
                 await asyncio.wait([striking])
                 self._doing = "waiting for the end of all runs"
                 self._load.stop()
-                async with asyncio.timeout(QUIET_S):
+                await self._calm()
+                async with asyncio.timeout(self._quiet_s):
                     await clients
                 await self._finish()
             except* NotReady as several:
                 self._records.faults.append(str(_first(several)))  # (all clients see the same)
             except* TimeoutError:
-                self._records.faults.append(f"not within {QUIET_S:g} s: the end of all that runs, while {self._doing}")
+                self._records.faults.append(
+                    f"not within {self._quiet_s:g} s: the end of all that runs, while {self._doing}"
+                )
             except* (Broken, Silent) as several:
                 error = _first(several)
                 self._records.faults.append(f"a server that nobody had stopped left a question unanswered: {error}")
@@ -274,8 +279,11 @@ class Trial:
         self._records.left = await self._open()
         await self._relay.finish()
 
+    async def _calm(self) -> None:
+        """Have nothing be wrong any more, once nothing more befalls anything."""
+
     async def _quiet(self) -> None:
-        async with asyncio.timeout(QUIET_S):
+        async with asyncio.timeout(self._quiet_s):
             while await self._open():  # noqa: ASYNC110 (servers are other processes)
                 await asyncio.sleep(0.05)
 

@@ -28,6 +28,10 @@ class Unavailable(Broken):
     """A server says that it cannot answer just now."""
 
 
+class Cut(Broken):
+    """A stream ended in the middle: nobody could have the rest of it sent."""
+
+
 class Silent(Exception):
     """There was no answer in time, though the connection stood."""
 

@@ -15,13 +15,25 @@ from pathlib import Path
 import pytest
 
 from acceptance.server import TARGETS
+from soak.blows import NAMES
 from soak.database import Database
 from soak.server import ROOT
 from soak.several import SeveralTrial
+from soak.strikes import LEASE_S, Strike, What
 from soak.trial import Abilities, Trial
 
 DEADLINE_S = 120
 SEVERAL_SEED = 2398
+LONG_S = LEASE_S + 1.0
+KINDS: list[tuple[What, str, float]] = [
+    *(("half", "alone", 0.0), ("part", "silent", 1.0), ("cut", "reset", 0.0), ("freeze", "its workers too", LONG_S)),
+    *(("kill", "", 0.0), ("restart", "", 0.0), ("half", "cut off", LONG_S), ("deploy", "", 0.0)),
+    *(("half", "killed", 0.0), ("cut", "refused", 1.0), ("crash", "", 0.0), ("stop", "", 0.0)),
+]
+SCHEDULE = [
+    Strike(what=what, how=how, after_s=0.3, whom=number, still_s=still_s, share=0.8)
+    for number, (what, how, still_s) in enumerate(KINDS)
+]
 
 
 def test_twenty_kills_break_no_promise(tmp_path: Path) -> None:
@@ -48,19 +60,21 @@ def test_twenty_kills_break_no_promise(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("postgres_programs")
-def test_four_strikes_at_several_servers_break_no_promise(tmp_path: Path) -> None:
-    """Three servers over one PostgreSQL, any of which a client may use; the seed is fixed."""
-    trial = SeveralTrial(tmp_path, kills=4, seed=SEVERAL_SEED, servers=3)
+def test_a_strike_of_each_kind_at_several_servers_breaks_no_promise(tmp_path: Path) -> None:
+    """Three servers over one PostgreSQL, behind networks of their own; a client may use any of them."""
+    trial = SeveralTrial(tmp_path, kills=0, seed=SEVERAL_SEED, servers=3, schedule=[*SCHEDULE])
     faults = asyncio.run(trial.run())
     assert faults == [], "\n".join(faults)
     numbers = trial.numbers()
-    assert numbers.kills == 4
+    assert numbers.kills == len(SCHEDULE)
     assert numbers.runs > 20
     assert numbers.tools > 20
-    told = trial.summary()
-    for played in ("kill", "freeze", "stop", "restart"):
-        assert f" {played}" in told.splitlines()[0], "it befell a server"
-    assert re.search(r"^takeovers: [1-9]", told, re.M), told
+    found = trial.summary()
+    for played in ("freeze", "kill", "SIGTERM", *NAMES.values()):
+        assert f" {played}" in found.splitlines()[0], f"{played}: {found}"
+    assert re.search(r"^takeovers: [1-9]", found, re.M), found
+    assert re.search(r"^streams: [1-9]\d* followed.*; [1-9]\d* ends", found, re.M), found
+    assert "workers struck: " in found
 
 
 @pytest.mark.usefixtures("postgres_programs")

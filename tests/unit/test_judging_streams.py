@@ -146,8 +146,16 @@ def test_a_feed_tells_what_was_requested_and_ended_while_it_was_there() -> None:
     assert len(fed(of("two", s2=4), began=0, ended=30)) == 1
 
 
+def test_a_feed_may_begin_with_a_gap_of_a_server_and_show_what_comes_after_it() -> None:
+    assert fed(of("two", s2=4), gap(1, s2=4), of("three", s1=6, s2=4)) == []
+
+
 def test_a_feed_may_leave_out_ends_of_a_server_of_which_it_tells_a_gap() -> None:
     assert fed(of("one", s1=5, s2=3), of("three", s1=6, s2=3), gap(2, s1=6)) == []
+
+
+def test_a_gap_may_have_the_id_before_it_since_no_client_can_have_had_what_is_lost() -> None:
+    assert fed(of("one", s1=5), gap(2, s1=5), of("three", s1=6)) == []
 
 
 @pytest.mark.parametrize(
@@ -155,7 +163,7 @@ def test_a_feed_may_leave_out_ends_of_a_server_of_which_it_tells_a_gap() -> None
     [
         ([of("one", s1=5, s2=3), of("three", s1=6, s2=3)], "neither the end of run two"),
         ([of("one", s1=5, s2=3), of("three", s1=6, s2=3), gap(1, s2=3)], "neither the end of run two"),
-        ([of("two", s1=4, s2=3), of("three", s1=6, s2=3), gap(1, s2=3)], "not that of run one (one)"),
+        ([of("two", s1=4, s2=3), of("three", s1=6, s2=3), gap(1, s2=3)], "before that neither one (one)"),
         ([of("one", s1=5), of("two", s1=5, s2=4), of("three", s1=6, s2=4), of("one", s1=7, s2=4)], "one 2 times"),
         ([of("one", s1=5), of("two", s1=5, s2=4), of("three", s1=4, s2=5)], "goes back"),
         ([of("one", s1=5), of("two", s1=5, s2=4), of("three", s1=5, s2=4)], "two events with the id"),

@@ -1,16 +1,18 @@
 """The judge of a soak with several servers knows who owned a session when, and finds out who worked for it besides."""
 
+from collections import Counter
 from typing import Any
 
 from msgspec.structs import replace
 
-from soak.case import Rules
+from judging.evidence import End, StoredEnd
+from soak.case import Case, Rules
 from soak.judge import LOST_LEASE, NO_JOURNAL
 from soak.ledger import Line
 from soak.owned import Owners, judge_owned
 from soak.records import Exit, Owned, Pause, Unanswered
-from soak.strikes import LEASE_S, WHATS, strikes
-from soak_support import BROKE, SESSION, World, ran
+from soak.strikes import CLOCK_S, HOWS, LEASE_S, WHATS, clock_s, strikes
+from soak_support import BROKE, DONE, SESSION, World, ran
 from strandline._journal.partitions import partition_of
 from strandline._model import Principal, SessionId, SessionKey
 
@@ -85,6 +87,38 @@ def test_a_server_that_gets_a_paused_session_continues_nothing_there() -> None:
     assert paused((1, 1), (150, 0), (151, 2), second=2)
 
 
+def untimed(*owners: tuple[int, int], ended: int = 1000) -> set[str]:
+    """Return the runs of a story whose times are unknown, where the clock of process 22 is off."""
+    story = World()
+    story.records.owned = owned(*owners)
+    story.records.exits.append(Exit(server=9, signals=("KILL",), phase="ready", code=-9, pid=22, clock_s=CLOCK_S))
+    story.records.ends = [StoredEnd(run_id=each.run_id, server=1, place=ended * S) for each in story.records.stored]
+    return Case(story.records, story.lines, SEVERAL).untimed
+
+
+def test_times_are_unknown_where_a_server_had_a_session_whose_clock_is_off() -> None:
+    assert len(untimed((0, 11), (10, 0), (11, 22), (20, 11))) == len(untimed((0, 22), (1, 11))) == 5
+    assert untimed((0, 11), (500, 22), ended=400) == untimed((0, 11), (10, 33)) == set()
+
+
+def test_a_seed_has_some_servers_with_a_clock_that_is_off_each_way() -> None:
+    clocks = [clock_s(7, number) for number in range(300)]
+    assert clocks == [clock_s(7, number) for number in range(300)]
+    assert {0.0, CLOCK_S, -CLOCK_S} == set(clocks)
+    assert 200 < clocks.count(0.0) < 300
+
+
+def test_a_run_of_unknown_times_is_judged_by_what_needs_none() -> None:
+    story = World()
+    story.view(DONE, ended_s=1e12)  # at a server whose clock was off, say
+    story.records.owned = owned((0, 22))
+    story.records.exits.append(Exit(server=9, signals=("KILL",), phase="ready", code=-9, pid=22, clock_s=CLOCK_S))
+    story.ask(DONE, timeout_s=0.1)
+    assert [fault for fault in story.judged(SEVERAL) if "its time was up" in fault] == []
+    story.end(DONE, End(kind="succeeded", text="something else"))
+    assert story.judged(SEVERAL)
+
+
 def exits(rules: Rules, **exit_: Any) -> list[str]:
     story = World()
     story.records.exits.append(Exit(server=9, **exit_))
@@ -110,3 +144,12 @@ def test_a_seed_gives_the_same_strikes_of_all_kinds() -> None:
     assert {each.what for each in drawn} == set(WHATS)
     freezes = [each.still_s for each in drawn if each.what == "freeze"]
     assert min(freezes) < LEASE_S < max(freezes)
+    for what, hows in HOWS.items():
+        assert {each.how for each in drawn if each.what == what} == set(hows)
+
+
+def test_three_hundred_strikes_have_what_is_to_be_survived_and_take_half_an_hour() -> None:
+    counts: Counter[str] = Counter(each.what for seed in range(20) for each in strikes(seed, 300))
+    wanted = {"freeze": 100, "half": 50, "cut": 18, "part": 12, "restart": 6, "crash": 4}
+    assert {what: round(counts[what] / 20 / each) for what, each in wanted.items()} == dict.fromkeys(wanted, 1)
+    assert sum(each.after_s for each in strikes(1, 300)) < 300 * 4
