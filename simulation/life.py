@@ -11,9 +11,9 @@ from simulation.journals import MakeStore, MemoryStore
 from simulation.record import Event
 from simulation.script import Script, Traits
 from simulation.world import World
+from strandline._backoff import LONGEST_WAIT_S
 from strandline._engine.options import Options
 from strandline._model import Message, Run, SessionKey
-from strandline._workers.loops import LONGEST_WAIT_S
 from strandline.testing._virtual import VirtualLoop
 
 

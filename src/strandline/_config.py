@@ -251,6 +251,28 @@ def check_exposure(settings: Settings) -> None:
     )
 
 
+def exposed_to_all(settings: Settings) -> str | None:
+    """Return a warning if everyone who reaches the server may use it."""
+    if settings.has_keys or is_loopback(settings.host):
+        return None
+    names = "".join(f", {each}" for each in settings.allowed_hosts) or " and no other name"
+    return (
+        f"everyone who reaches {settings.host} may use the agent: no key is required. Requests are answered under IP"
+        f" addresses, localhost{names} (setting allowed_hosts)"
+    )
+
+
+def check_servers(settings: Settings) -> None:
+    """Raise `SettingsError` if several servers are wanted over a journal that only one can use."""
+    if settings.servers == 1 or journal_database(settings) is not None:
+        return
+    raise SettingsError(
+        f"servers is {settings.servers}, and the journal is {settings.journal}, which one server has for itself. Set"
+        " journal to a PostgreSQL database (postgresql://...), which servers share; or use `workers`, with which one"
+        " server spreads its agents over processes."
+    )
+
+
 def is_loopback(host: str) -> bool:
     """Return whether a listening address can be reached from this machine only."""
     if host == "localhost":

@@ -1,5 +1,6 @@
 """The exit codes of the commands, and what is said at an exit that leaves runs executing."""
 
+import signal
 from typing import Final
 
 DEFECT: Final = 1
@@ -14,3 +15,17 @@ INTERRUPTED: Final = 130
 """Ctrl-C, as in shells."""
 EXITED_AT_ONCE: Final = "exited at once; the next start recovers the executing runs"
 """What a second Ctrl-C is answered with."""
+
+
+def describe_exit(code: int) -> str:
+    """Return how a server has ended. `code` is negative for a signal."""
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    if code == EXHAUSTED:
+        return "too many runs that cannot be stopped"
+    return "its lease on the journal was lost" if code == LOST else f"exit code {code}"
+
+
+def as_shells_report(code: int) -> int:
+    """Return the exit code of a command whose server has ended with this one."""
+    return code if code >= 0 else 128 - code

@@ -134,7 +134,9 @@ class ServerKeywords(AppKeywords, total=False):
     max_connections: int
     receive_timeout: float
     keep_alive: int
+    own_port: int | None
     workers: int
+    servers: int
 
 
 def asgi(target: object, *, config: Place | None = None, **settings: Unpack[AppKeywords]) -> "AgentApp":
@@ -157,6 +159,7 @@ def serve(target: object, *, config: Place | None = None, **settings: Unpack[Ser
     _check_thread()
     from strandline._logs import log_to_stderr
     from strandline._server import run
+    from strandline._supervision.servers import supervise
 
     ours = not logging.getLogger().handlers
     if ours:
@@ -167,6 +170,8 @@ def serve(target: object, *, config: Place | None = None, **settings: Unpack[Ser
         if ours:
             log_to_stderr(level=found.log_level, form=found.log_format, details=found.log_details)
         _log_remarks(resolved)
+        if found.servers > 1:
+            return supervise(_named(target, "servers", found.servers), found, _say)
         with _served(target, found) as loaded:
             return run(loaded, found, announce=_say)
     except SetupError as error:
@@ -314,12 +319,19 @@ def _served(target: object, settings: Settings) -> Iterator[Target]:
         with served(os.fspath(target), settings) as loaded:
             yield loaded
     elif settings.workers > 1:
-        raise SettingsError(
-            f"workers = {settings.workers} needs a TARGET by its name, since each of them loads it:"
-            ' strandline.serve("agent.py:make_agent", workers=2). Name it, or leave `workers` out'
-        )
+        _named(target, "workers", settings.workers)
     else:
         yield _loaded(target, settings)
+
+
+def _named(target: object, setting: str, value: int) -> str:
+    """Return a TARGET. Raises `SettingsError` for an object that other processes cannot load."""
+    if isinstance(target, (str, os.PathLike)):
+        return os.fspath(target)
+    raise SettingsError(
+        f"{setting} = {value} needs a TARGET by its name, since each of them loads it:"
+        f' strandline.serve("agent.py:make_agent", {setting}=2). Name it, or leave `{setting}` out'
+    )
 
 
 def _describe(target: object) -> str:

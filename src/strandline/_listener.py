@@ -7,31 +7,77 @@ import socket
 import weakref
 from typing import Final
 
+from msgspec.structs import replace
+
 from strandline._settings import Settings
 from strandline.errors import SettingsError, SetupError
 
 BACKLOG = 2048
 """How many connections may wait to be accepted; the system may allow fewer."""
 
+MAX_PORT: Final = 65_535
 _HAS_PORT: Final = re.compile(r"^[^:]*:\d+$|\]:\d+$")
 
 
 def listen(settings: Settings) -> socket.socket:
     """Return a listening socket. Raises `SetupError` with what to do."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    choose = "--port (0: the system chooses)"
+    return _listening(settings.host, settings.port, choose)
+
+
+def listen_alone(settings: Settings) -> socket.socket | None:
+    """Return a listening socket of this server alone, if one is set. Raises `SetupError` with what to do."""
+    return None if settings.own_port is None else _listening(settings.host, settings.own_port, "--own-port")
+
+
+def _listening(host: str, port: int, choose: str) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host.strip("[]"), settings.port))
+        listener.bind((host.strip("[]"), port))
     except OSError as error:
         listener.close()
         raise SetupError(
-            f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}. Choose another with"
-            " --port (0: the system chooses), or stop the program that listens there"
+            f"cannot listen on {host} port {port}: {error.strerror or error}. Choose another with {choose}, or stop the"
+            " program that listens there"
         ) from None
     listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener
+
+
+def settings_of_each(settings: Settings) -> list[Settings]:
+    """Return the settings of each of the `servers`. A port that is set is the first one's, and rises.
+
+    Raises `SettingsError` if ports do not suffice.
+    """
+    return [
+        replace(
+            settings,
+            own_port=None if settings.own_port is None else _risen(settings.own_port, number, "own_port"),
+            cluster_listen=_with_port_risen(settings.cluster_listen, number, "cluster_listen"),
+            cluster_address=None
+            if settings.cluster_address is None
+            else _with_port_risen(settings.cluster_address, number, "cluster_address"),
+        )
+        for number in range(settings.servers)
+    ]
+
+
+def _with_port_risen(address: str, number: int, name: str) -> str:
+    """Return an address with a later port, unless the system chooses it, or the address has none."""
+    if not _HAS_PORT.search(address):
+        return address
+    host, _, port = address.rpartition(":")
+    return address if int(port) == 0 else f"{host}:{_risen(int(port), number, name)}"
+
+
+def _risen(port: int, number: int, name: str) -> int:
+    if port + number > MAX_PORT:
+        raise SettingsError(
+            f"{name} has port {port} for the first server, and there are not enough ports above. Choose a lower one"
+        )
+    return port + number
 
 
 def listen_for_servers(settings: Settings) -> socket.socket:

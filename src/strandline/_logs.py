@@ -44,13 +44,15 @@ CALLBACK: Final = re.compile(r"(?<=^Exception in callback) .*")
 """The callback and its arguments in a message of `asyncio`."""
 
 
-def log_to_stderr(*, level: str = "info", form: str = "text", details: bool = False) -> None:
+def log_to_stderr(*, level: str = "info", form: str = "text", details: bool = False, server: int | None = None) -> None:
     """Log warnings of all packages and Strandline's own lines; at `debug` more of both, at `warning` and `error` less.
 
     `form` is `text` or `json`; `details` adds the texts of exceptions to JSON. May be called again.
+
+    `server` is the process of the server that logs, if several share the log; each line names it.
     """
     handler = _Handler(sys.stderr)
-    handler.setFormatter(JsonFormatter(details=details) if form == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter(details=details, server=server) if form == "json" else TextFormatter(server))
     root, debug = logging.getLogger(), level == "debug"
     for former in _handlers():
         root.removeHandler(former)
@@ -175,8 +177,9 @@ def _encoded(line: str) -> bytes:
 class TextFormatter(logging.Formatter):
     """Lines for people, safe for a terminal."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    def __init__(self, server: int | None = None) -> None:
+        named = "" if server is None else f"[{server}]"
+        super().__init__(f"%(asctime)s %(levelname)s %(name)s{named}: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a record's text with its further lines indented, so that no quoted text can look like another
@@ -190,9 +193,10 @@ class JsonFormatter(logging.Formatter):
     `details` adds the texts of exceptions, which may quote them.
     """
 
-    def __init__(self, *, details: bool = False) -> None:
+    def __init__(self, *, details: bool = False, server: int | None = None) -> None:
         super().__init__()
         self._details = details
+        self._server = server
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
@@ -202,6 +206,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": self._message(record),
         }
+        if self._server is not None:
+            line["server"] = self._server
         if (run := CURRENT_RUN.get()) is not None:
             line |= {"run_id": run.run_id, "session_id": run.key.session_id}
             if run.key.principal != ANONYMOUS:

@@ -2,8 +2,8 @@
 
 It listens before the journal is open, so that it answers probes while another server still owns the journal.
 
-A server with an inherited socket (`strandline._reload`) has a successor: it stops accepting before it drains, so that
-new connections wait in the socket for the successor, and none is refused.
+A server with an inherited socket (`strandline._supervision`) has a successor, or others beside it: it stops accepting
+before it drains, so that new connections wait in the socket for them, and none is refused. If all stop, it refuses.
 """
 
 import asyncio
@@ -27,13 +27,14 @@ from strandline._agents.port import Target
 from strandline._clock import Clock, SystemClock
 from strandline._compat import uvicorn
 from strandline._composition import build_http, build_loops, build_service, open_journal, start
-from strandline._config import check_exposure, is_loopback, journal_database, journal_file
+from strandline._config import check_exposure, exposed_to_all, is_loopback, journal_database, journal_file
 from strandline._exits import EXHAUSTED, EXITED_AT_ONCE, INTERRUPTED, LOST
 from strandline._garbage import collect_less_often
+from strandline._http.app.build import Apps
 from strandline._http.app.errors import render_problem
 from strandline._http.middleware.connections import Connections, allowed
 from strandline._journal.port import Journal, Leased
-from strandline._listener import address_for_servers, close_in_forks, listen, listen_for_servers
+from strandline._listener import address_for_servers, close_in_forks, listen, listen_alone, listen_for_servers
 from strandline._settings import Settings
 from strandline._stacks import write_report
 from strandline._telemetry.export import export_if_wanted, flush
@@ -51,6 +52,8 @@ ARRIVAL_S = 0.05
 """How long a request may take to arrive on an accepted connection when a successor takes over."""
 
 
+IDLE_LOOK_S = 1.0
+"""How often an idle server with others beside it looks whether it still is."""
 BETWEEN_SERVERS_S = 75
 """How long an idle connection of another server stays open: longer than that server keeps it."""
 
@@ -65,6 +68,12 @@ class Handover:
     listener: socket.socket
     ready: Callable[[int], None]
     stopping: Callable[[int, int], None]
+    answers_while_starting: bool
+    """Whether to accept connections before it is ready. (If not, they wait for others, or for its start.)"""
+    others_accept: Callable[[], bool]
+    """Whether other processes accept connections once this one stops to."""
+    idle: Callable[[bool], None] | None
+    """Gets whether it is idle, in place of a stop (`idle_timeout_minutes`)."""
 
 
 def run(
@@ -80,13 +89,8 @@ def run(
     """
     check_exposure(settings)
     keys = keys_of(settings)
-    if keys is None and not is_loopback(settings.host):
-        _log.warning(
-            "everyone who reaches %s may use the agent: no key is required. Requests are answered under IP addresses,"
-            " localhost%s (setting allowed_hosts)",
-            settings.host,
-            "".join(f", {each}" for each in settings.allowed_hosts) or " and no other name",
-        )
+    if (remark := exposed_to_all(settings)) is not None and (handover is None or handover.idle is None):
+        _log.warning("%s", remark)  # (else the parent has said so, once for all)
     clock = SystemClock()
     recorder, traces = MetricsRecorder(), Traces()
     export_if_wanted(os.environ, settings.agent_id)
@@ -94,10 +98,13 @@ def run(
     address = "" if inner is None else address_for_servers(settings, inner)
     journal = open_journal(settings, clock, recorder, address=address)
     listener = listen(settings) if handover is None else handover.listener
-    close_in_forks(listener)
-    if inner is not None:
-        close_in_forks(inner)
-    server = _Server(target, settings, clock, recorder, traces, journal, keys, listener, inner, announce, handover)
+    alone = listen_alone(settings)
+    for each in (listener, alone, inner):
+        if each is not None:
+            close_in_forks(each)
+    server = _Server(
+        target, settings, clock, recorder, traces, journal, keys, listener, alone, inner, announce, handover
+    )
     try:
         code = uvloop.run(server.serve())
         flush()
@@ -132,6 +139,7 @@ class _Server:
         journal: Journal,
         keys: Keys | None,
         listener: socket.socket,
+        alone: socket.socket | None,
         inner: socket.socket | None,
         announce: Callable[[str], None],
         handover: Handover | None,
@@ -143,6 +151,8 @@ class _Server:
         self._traces = traces
         self._target = target
         self._listener = listener
+        self._alone = alone
+        """Of this server alone, while others may share the listener."""
         self._inner = inner
         """For other servers with the same journal, if there can be any."""
         self._announce = announce
@@ -175,9 +185,10 @@ class _Server:
         loop.add_signal_handler(signal.SIGUSR1, self._show_stacks)
         starting = asyncio.create_task(start(self._service, self._target, self.loops))
         # Answer probes during the start; but a successor lets them wait, so that a reload stays invisible.
-        first = starting if self._handover is not None else None
+        answers = self._handover is None or self._handover.answers_while_starting
+        first = None if answers else starting
         serving = asyncio.create_task(web.serve_after(first, self._listener))
-        between = self._serve_others(apps.inner, starting)
+        more = self._serve_beside(apps, connections, starting)
         stopping = asyncio.create_task(self._stop.wait())
         idling = asyncio.create_task(self._stop_when_idle(starting))
         exhausting = asyncio.create_task(self._service.exhausted.wait())
@@ -200,9 +211,14 @@ class _Server:
             refuse_late()
             if self._handover is not None:
                 await self._hand_over(web, self._handover)
+            stopped_by = loop.time() + settings.drain_grace_s
+            # (If all servers stop, no other one answers clients here whose runs finish elsewhere.)
+            all_stop = self._handover is not None and not self._handover.others_accept()
+            if all_stop and apps.forwarder is not None:
+                apps.forwarder.stop_with_all()
             await self._service.drain(close=False)
-            if apps.leave is not None:
-                await apps.leave()
+            if apps.forwarder is not None:
+                await apps.forwarder.leave(max(0.0, stopped_by - loop.time()) if all_stop else 0.0)
             _log.info("stopped")
             return EXHAUSTED if exhausting.done() and not self._stop.is_set() else 0
         finally:
@@ -216,33 +232,43 @@ class _Server:
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             web.should_exit = True
             await asyncio.wait([serving], timeout=CONNECTIONS_GRACE_S + 1)
-            await between()
+            await more()
             # Before another server gets the journal: no thread of an ended run may work beside it.
             self.idle = self.loops.close()
             # Not before: clients that waited for a run read it now.
             await self._service.close()
 
-    def _serve_others(self, app: ASGIApp | None, starting: "asyncio.Task[None]") -> Callable[[], Awaitable[object]]:
-        """Serve the other servers of the cluster, if there can be any, once it has started; return how to end this."""
-        if app is None or self._inner is None:
-            if self._inner is not None:
-                self._inner.close()
-            return functools.partial(asyncio.sleep, 0)
-        connections = Connections(most=self._settings.max_connections, patience_s=self._settings.receive_timeout_s)
-        web = web_server(app, connections, BETWEEN_SERVERS_S)
-        serving = asyncio.create_task(web.serve_after(starting, self._inner))
+    def _serve_beside(
+        self, apps: Apps, connections: Connections, starting: "asyncio.Task[None]"
+    ) -> Callable[[], Awaitable[object]]:
+        """Serve the other sockets too: for other servers, once it has started, and of its own. Return how to end it."""
+        others: list[tuple[_Web, asyncio.Task[None]]] = []
+
+        def serve(web: _Web, first: "asyncio.Task[None] | None", listener: socket.socket) -> None:
+            others.append((web, asyncio.create_task(web.serve_after(first, listener))))
+
+        if self._alone is not None:
+            serve(web_server(apps.public, connections, self._settings.keep_alive_s), None, self._alone)
+        if self._inner is not None and apps.inner is None:
+            self._inner.close()
+        elif self._inner is not None and apps.inner is not None:
+            limits = Connections(most=self._settings.max_connections, patience_s=self._settings.receive_timeout_s)
+            serve(web_server(apps.inner, limits, BETWEEN_SERVERS_S), starting, self._inner)
 
         async def end() -> None:
-            web.should_exit = True
-            await asyncio.wait([serving], timeout=CONNECTIONS_GRACE_S + 1)
+            for web, _ in others:
+                web.should_exit = True
+            if others:
+                await asyncio.wait([serving for _, serving in others], timeout=CONNECTIONS_GRACE_S + 1)
 
         return end
 
     async def _hand_over(self, web: "_Web", handover: Handover) -> None:
-        """Accept no more connections, and no more requests on open ones."""
-        web.stop_accepting()
-        await asyncio.sleep(ARRIVAL_S)
-        web.shutdown_connections()
+        """Report what executes. If other processes do, accept no more connections, nor requests on open ones."""
+        if handover.others_accept():
+            web.stop_accepting()
+            await asyncio.sleep(ARRIVAL_S)
+            web.shutdown_connections()
         health = self._service.health()
         handover.stopping(health.running, health.queue_depth)
 
@@ -267,8 +293,7 @@ class _Server:
             tasks.add(task := asyncio.create_task(keys.reload()))
             task.add_done_callback(tasks.discard)
 
-        if self._handover is None:  # (else the parent handles it: their terminal is gone)
-            loop.add_signal_handler(signal.SIGHUP, look)
+        loop.add_signal_handler(signal.SIGHUP, look)
         await keys.follow()
 
     def _show_stacks(self) -> None:
@@ -300,12 +325,24 @@ class _Server:
         if not minutes:
             return
         await asyncio.wait([starting])  # (no request could arrive before)
-        left_s = minutes * 60
+        await self._idle_for(minutes * 60)
+        if (report := None if self._handover is None else self._handover.idle) is None:
+            _log.info("idle for %g minutes: no run and no request", minutes)
+            self._stop.set()
+            return
+        while True:
+            report(True)
+            while self._service.idle_s() >= minutes * 60:  # noqa: ASYNC110  (as in `_idle_for`)
+                await asyncio.sleep(IDLE_LOOK_S)
+            report(False)
+            await self._idle_for(minutes * 60)
+
+    async def _idle_for(self, wanted_s: float) -> None:
+        """Return once it has been idle for that long."""
+        left_s = wanted_s
         while left_s > 0:  # (polled, to keep the hot path free of it)
             await asyncio.sleep(left_s)
-            left_s = minutes * 60 - self._service.idle_s()
-        _log.info("idle for %g minutes: no run and no request", minutes)
-        self._stop.set()
+            left_s = wanted_s - self._service.idle_s()
 
     async def _exit_when_lost(self, starting: "asyncio.Task[None]") -> None:
         """Exit at once when the journal may belong to another server, which recovers what executes here."""
@@ -318,7 +355,8 @@ class _Server:
     def _welcome(self) -> str:
         host, port = self._listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        return f"Strandline {__version__} serves {self._target.description} at http://{shown}:{port}"
+        several = f" by {self._settings.servers} servers" if self._settings.servers > 1 else ""
+        return f"Strandline {__version__} serves {self._target.description}{several} at http://{shown}:{port}"
 
 
 def web_server(app: ASGIApp, connections: Connections, keep_alive_s: int) -> "_Web":

@@ -342,12 +342,28 @@ class Settings(AppSettings, frozen=True, kw_only=True, rename=_shown):
             examples=["10.0.3.7", "strandline-a.internal:8081"],
         ),
     ] = None
+    own_port: Annotated[
+        Annotated[int, Meta(ge=1, le=65535)] | None,
+        Meta(
+            description="A second port, of this server alone; with `servers`, of the first of them, and the next ones"
+            " have the next ports; default: none"
+        ),
+    ] = None
     allow_anonymous: Annotated[
         bool, Meta(description="Listen on addresses beyond loopback although no key is required")
     ] = False
     workers: Annotated[
         int,
         Meta(description="Processes that agents are spread over; 1: they run in the server's own process", ge=1, le=64),
+    ] = 1
+    servers: Annotated[
+        int,
+        Meta(
+            description="Servers that share the address, each a process of its own with its `workers`; more than 1 need"
+            " a journal in PostgreSQL",
+            ge=1,
+            le=64,
+        ),
     ] = 1
     max_connections: Annotated[
         int, Meta(description="Maximum number of connections; at the limit, the longest-idle one is closed", ge=1)

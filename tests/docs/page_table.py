@@ -7,6 +7,7 @@ from docs.page_run import Page, agent, init
 from docs.pages import Block, all_blocks
 from examples_shown import example
 from strandline import _exits as exits
+from strandline._backoff import LONGEST_WAIT_READY_S, LONGEST_WAIT_S, YOUNG_S
 from strandline._chat.conversation import PATIENCE_S
 from strandline._chat.program import NEEDS_INPUT
 from strandline._check.adapters import BUILT_IN
@@ -18,7 +19,6 @@ from strandline._model import ErrorCode, IfBusy, OnDisconnect
 from strandline._reload.changes import IGNORED
 from strandline._settings import Settings
 from strandline._telemetry import export, traces
-from strandline._workers.loops import LONGEST_WAIT_READY_S, LONGEST_WAIT_S, YOUNG_S
 from strandline.client import _plans as plans
 from strandline.client import _requests as requests
 

@@ -254,8 +254,8 @@ def test_the_clients_of_a_server_that_stops_learn_that_their_runs_continue_elsew
                 while "one" not in await anext(pieces):
                     pass
                 await until(lambda: owner.recorder.accepts == 4, "all are accepted")
-                assert first.apps.leave is not None
-                await first.apps.leave()
+                assert first.apps.forwarder is not None
+                await first.apps.forwarder.leave()
                 ended = [each.type async for each in events(in_ours)]
                 rest = "".join([text async for text in pieces])
 

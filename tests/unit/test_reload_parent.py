@@ -5,8 +5,9 @@ import socket
 import sys
 from pathlib import Path
 
-from strandline._reload.parent import Plan, _Child, _Parent
+from strandline._reload.parent import Plan, _Parent
 from strandline._settings import Settings
+from strandline._supervision.parent import Child
 
 
 def test_stopped_while_dropping_a_child_it_starts_no_other(tmp_path: Path) -> None:
@@ -20,7 +21,7 @@ def test_stopped_while_dropping_a_child_it_starts_no_other(tmp_path: Path) -> No
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-c", "input()", stdin=asyncio.subprocess.PIPE
             )
-            parent._next = _Child(process, ours, 0.0)
+            parent._next = Child(process, ours, 0.0)
             parent._changed = {tmp_path / "agent.py"}
             asyncio.get_running_loop().call_soon(parent._stop_requested)
             await parent._reload()

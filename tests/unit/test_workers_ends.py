@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from engine_support import Played, echo, outcome, play_round, prompt_of, send
+from strandline import _backoff
 from strandline._agents.port import AgentLost, Attempt, Finished
 from strandline._clock import SystemClock
 from strandline._encoding import encode_messages
@@ -187,11 +188,11 @@ def test_a_session_goes_on_as_soon_as_its_worker_says_that_nothing_works_on() ->
 
 
 def test_a_worker_that_has_died_young_very_often_is_replaced_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loops, "LONGEST_WAIT_READY_S", 0.01)
+    monkeypatch.setattr(_backoff, "LONGEST_WAIT_READY_S", 0.01)
 
     async def main() -> None:
         async with in_workers(echo, workers=1) as (service, served, _):
-            served._failures[0] = 2000
+            served._backoffs[0]._failures = 2000
             kill(served, 0)
             await until(lambda: served.load().workers_lost == 1)
             assert (await outcome(await send(service, "go"))).output == "echo go"
@@ -205,7 +206,7 @@ def test_a_worker_that_dies_again_and_again_before_it_takes_calls_is_replaced_ev
     """At most every two seconds after one that took calls, and every thirty after one that could not."""
 
     async def main(few: Few) -> None:
-        few.loops._failures[0] = 2000
+        few.loops._backoffs[0]._failures = 2000
         few.are_ready = False
         few.all[0].dies()
         await asyncio.sleep(3)

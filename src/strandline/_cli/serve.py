@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 from msgspec.structs import replace
@@ -16,11 +16,11 @@ from strandline._cli.complete import TARGETS, TOML, one_of
 from strandline._config import OF_CLIENTS, PREFIX, choices, default_of, descriptions, kind_of, resolve
 from strandline._exits import REFUSED
 from strandline._older_names import NEWER_SETTINGS
-from strandline.errors import StrandlineError
+from strandline.errors import SettingsError, StrandlineError
 
 if TYPE_CHECKING:
-    from strandline._reload.child import Child
     from strandline._settings import Settings
+    from strandline._supervision.child import Child
 
 _log = logging.getLogger("strandline")
 
@@ -41,17 +41,22 @@ def _serve(
     """
     with say.errors_reported():
         child = _child(handed_over)
+        if child is not None and child.settings is not None:
+            _run(str(target), child.settings, child)
         resolved = resolve(flags, os.environ, toml=config)
         from strandline._agents.load import default_target
 
         target = target or default_target()
-        if reload:
-            raise typer.Exit(_reload(target, config, verbose, flags, resolved.settings))
-        from strandline._composition import served
-        from strandline._logs import log_to_stderr
-        from strandline._server import run
-
         settings = resolved.settings
+        if reload:
+            if settings.servers > 1:
+                raise SettingsError(
+                    f"servers is {settings.servers} ({resolved.origins['servers']}), and --reload has one server after"
+                    " the other. Leave one of the two out; for development, one server is enough: --servers 1"
+                )
+            raise typer.Exit(_reload(target, config, verbose, flags, settings))
+        from strandline._logs import log_to_stderr
+
         if verbose:
             settings = replace(settings, log_level="debug")
         log_to_stderr(level=settings.log_level, form=settings.log_format, details=settings.log_details)
@@ -62,13 +67,31 @@ def _serve(
         if not settings.has_keys and (misplaced := OF_CLIENTS & os.environ.keys()):
             sentence = "%s is for clients, and lets nobody in here: a server reads its keys from %sAPI_KEYS_FILE"
             _log.warning(sentence, ", ".join(sorted(misplaced)), PREFIX)
-        with _errors_logged(settings.log_format), served(target, settings) as loaded:
-            code = run(
-                loaded,
-                settings,
-                announce=child.announce if child else _announcer(settings.log_format),
-                handover=child.wait_for_turn() if child else None,
-            )
+        if settings.servers > 1:
+            from strandline._supervision.servers import supervise
+
+            with _errors_logged(settings.log_format):
+                raise typer.Exit(supervise(target, settings, _announcer(settings.log_format)))
+        _run(target, settings, child)
+
+
+def _run(target: str, settings: "Settings", child: "Child | None") -> NoReturn:
+    """Serve in this process, and exit."""
+    from strandline._composition import served
+    from strandline._logs import log_to_stderr
+    from strandline._server import run
+
+    if settings.servers > 1:
+        log_to_stderr(
+            level=settings.log_level, form=settings.log_format, details=settings.log_details, server=os.getpid()
+        )
+    with _errors_logged(settings.log_format), served(target, settings) as loaded:
+        code = run(
+            loaded,
+            settings,
+            announce=child.announce if child else _announcer(settings.log_format),
+            handover=child.wait_for_turn() if child else None,
+        )
     raise typer.Exit(code)
 
 
@@ -100,7 +123,7 @@ def _announcer(form: str) -> Callable[[str], None]:
 def _child(handed_over: str | None) -> "Child | None":
     if handed_over is None:
         return None
-    from strandline._reload.child import Child
+    from strandline._supervision.child import Child
 
     return Child(handed_over)
 

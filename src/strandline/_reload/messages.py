@@ -1,21 +1,11 @@
-"""The parent's messages for people: files, exits, and the state of runs."""
+"""The parent's messages for people: files, and the state of runs."""
 
-import signal
 from pathlib import Path
-
-from strandline._exits import EXHAUSTED
 
 
 def display_path(path: Path, folder: Path) -> str:
     """Return a path relative to `folder`, if it is inside."""
     return str(path.relative_to(folder)) if folder in path.parents else str(path)
-
-
-def describe_exit(code: int) -> str:
-    """Return how a server has ended."""
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return "too many runs that cannot be stopped" if code == EXHAUSTED else f"exit code {code}"
 
 
 def executing(runs: int) -> str:

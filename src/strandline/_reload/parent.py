@@ -1,38 +1,34 @@
-"""The parent of `strandline serve --reload`: holds the socket, watches files, starts one server after the other.
+"""The parent of `strandline serve --reload`: watches files, and has one server after the other.
 
 Invariants: at most one child serves; the next one starts serving when its predecessor has ended. Code that does not
 load never replaces code that does: each child loads its target while its predecessor serves, and is dropped if it
-cannot. The socket stays open between children. The parent imports neither the target nor the server.
+cannot.
 """
 
 import asyncio
 import importlib.util
-import json
 import os
-import signal
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
 from strandline import __version__
 from strandline._config import CONFIG, TOML_FILE, check_exposure
-from strandline._exits import EXITED_AT_ONCE, INTERRUPTED, REFUSED
+from strandline._exits import REFUSED, as_shells_report, describe_exit
 from strandline._listener import listen
 from strandline._reload.changes import Changes
-from strandline._reload.messages import describe_exit, display_path, executing, resumed, unfinished
+from strandline._reload.messages import display_path, executing, resumed, unfinished
 from strandline._settings import Settings
+from strandline._supervision.orders import Orders
+from strandline._supervision.parent import Child, Parent
 from strandline.errors import TargetError
 
 QUIET_S: Final = 0.15
 """A reload begins after this long without a change: editors and version control write several files at once."""
-GO: Final = b"g"
-ENTRY: Final = "from strandline._cli import main; main()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,43 +67,22 @@ def supervise(plan: Plan, say: Callable[[str], None]) -> int:
         listener.close()
 
 
-@dataclass(eq=False, slots=True)
-class _Child:
-    """A server that is loading, waiting for its turn, serving or stopping."""
-
-    process: asyncio.subprocess.Process
-    link: socket.socket
-    begun: float
-    loaded: bool = False
-    ready: bool = False
-    stopping: bool = False
-
-
-class _Parent:
+class _Parent(Parent):
     """One supervision: `_serving` is the child that serves, `_next` the one that loads or waits for its turn."""
 
     def __init__(self, plan: Plan, listener: socket.socket, say: Callable[[str], None]) -> None:
+        super().__init__(listener, say)
         self._plan = plan
-        self._listener = listener
-        self._address = ("--host", plan.settings.host, "--port", str(listener.getsockname()[1]))
-        self._say = say
-        self._serving: _Child | None = None
-        self._next: _Child | None = None
+        self._arguments = [*plan.arguments, "--host", plan.settings.host, "--port", str(listener.getsockname()[1])]
+        self._serving: Child | None = None
+        self._next: Child | None = None
         self._changed: set[Path] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._happened: asyncio.Queue[Callable[[], Any]] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._code: int | None = None
-        self._stopping = False
         self._away_since: float | None = None
 
     async def life(self) -> int:
-        """Start the first child and handle events one at a time."""
+        """Follow the files for as long as it lives."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGINT, self._stop_requested)
-        loop.add_signal_handler(signal.SIGTERM, self._terminated)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # (else it was started to outlive its terminal)
-            loop.add_signal_handler(signal.SIGHUP, self._terminated)
         changes = Changes(
             self._plan.folder,
             self._plan.files,
@@ -115,21 +90,15 @@ class _Parent:
         )
         changes.start()
         try:
-            self._say(f"Strandline {__version__} reloads whenever Python files in {self._plan.folder} change")
-            if self._plan.settings.journal == "memory:":
-                self._say("The journal is in memory: each reload loses all conversations and runs")
-            await self._start_next()
-            while self._code is None:
-                act = await self._happened.get()
-                if asyncio.iscoroutine(done := act()):
-                    await done
-            return self._code
+            return await super().life()
         finally:
             changes.stop()
-            for child in (self._serving, self._next):
-                if child is not None and child.process.returncode is None:
-                    child.process.kill()
-                    await child.process.wait()
+
+    async def _begin(self) -> None:
+        self._say(f"Strandline {__version__} reloads whenever Python files in {self._plan.folder} change")
+        if self._plan.settings.journal == "memory:":
+            self._say("The journal is in memory: each reload loses all conversations and runs")
+        await self._start_next()
 
     # -- what happens ------------------------------------------------------------------------------
 
@@ -154,7 +123,7 @@ class _Parent:
             forget_compiled(path)
         await self._start_next()
 
-    def _heard(self, child: _Child, message: dict[str, Any]) -> None:
+    def _heard(self, child: Child, message: dict[str, Any]) -> None:
         """Handle a message of a child."""
         match message:
             case {"event": "stopping", "running": int(running)} if self._stopping and running:
@@ -167,7 +136,7 @@ class _Parent:
                 if self._serving is None:
                     self._give_turn()
                 else:
-                    self._stop(self._serving)
+                    self._serving.stop()
             case {"event": "welcome", "line": line}:
                 if self._away_since is None:
                     self._say(line)
@@ -181,9 +150,8 @@ class _Parent:
                 for line in unfinished(running, waiting, self._plan.settings.drain_grace_s):
                     self._say(line)
 
-    async def _ended(self, child: _Child, code: int) -> None:
+    async def _ended(self, child: Child, code: int) -> None:
         """Handle the end of a child, wanted or not."""
-        child.link.close()
         if child is self._next:
             self._next = None
             if not self._stopping:
@@ -196,7 +164,7 @@ class _Parent:
         elif child is self._serving:
             self._serving = None
             if self._stopping:
-                self._code = code if code >= 0 else 128 - code  # (as shells report a signal)
+                self._code = as_shells_report(code)
             elif child.stopping:
                 if self._next is not None and self._next.loaded:
                     self._give_turn()
@@ -205,7 +173,7 @@ class _Parent:
         if self._stopping and self._serving is None and self._code is None:
             self._code = 0
 
-    async def _ended_by_itself(self, child: _Child, code: int) -> None:
+    async def _ended_by_itself(self, child: Child, code: int) -> None:
         if code == 0 or (code == REFUSED and not child.ready):
             if code == 0:
                 self._say("The server stopped by itself (setting idle_timeout_minutes)")
@@ -223,84 +191,34 @@ class _Parent:
         elif self._next.loaded:
             self._give_turn()
 
-    def _terminated(self) -> None:
-        """Stop cleanly, however often it is requested: supervisors repeat signals."""
-        if not self._stopping:
-            self._stop_requested()
-
-    def _stop_requested(self) -> None:
-        """Stop cleanly the first time, at once the second time: the journal is safe either way."""
-        if self._stopping:
-            self._say(EXITED_AT_ONCE)
-            for child in (self._serving, self._next):
-                if child is not None and child.process.returncode is None:
-                    child.process.kill()
-            self._happened.put_nowait(lambda: setattr(self, "_code", INTERRUPTED))
-            return
-        self._stopping = True
+    def _stop(self) -> None:
         self._say("Stopping")
         self._listener.close()
-        if self._next is not None and self._next.process.returncode is None:
+        if self._next is not None and self._next.is_there:
             self._next.process.kill()
         if self._serving is not None:
-            self._stop(self._serving)
+            self._serving.stop()
         elif self._next is None:
-            self._happened.put_nowait(lambda: setattr(self, "_code", 0))
+            self._end(0)
 
     # -- children ----------------------------------------------------------------------------------
 
     async def _start_next(self) -> None:
-        ours, theirs = socket.socketpair()
-        descriptors = (self._listener.fileno(), theirs.fileno())
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # (like the installed command: the current folder must not shadow modules)
-                "-c",
-                ENTRY,
-                "serve",
-                *self._plan.arguments,
-                *self._address,
-                "--handed-over",
-                ":".join(map(str, descriptors)),
-                pass_fds=descriptors,
-            )
-        child = self._next = _Child(process, ours, monotonic())
-        self._attend(self._listen_to(child))
-
-    def _attend(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _listen_to(self, child: _Child) -> None:
-        """Queue all messages of a child, and then its end."""
-        reader, _ = await asyncio.open_connection(sock=child.link.dup())
-        with suppress(OSError):
-            async for line in reader:
-                self._happened.put_nowait(partial(self._heard, child, json.loads(line)))
-        code = await child.process.wait()
-        self._happened.put_nowait(partial(self._ended, child, code))
+        self._next = await self._start(self._arguments, Orders())
 
     async def _give_up_next(self) -> None:
         """End a child that is loading outdated code."""
         if (child := self._next) is None:
             return
         self._next = None
-        if child.process.returncode is None:
+        if child.is_there:
             child.process.kill()
         await child.process.wait()
 
     def _give_turn(self) -> None:
         assert self._next is not None
         self._serving, self._next = self._next, None
-        with suppress(OSError):
-            self._serving.link.sendall(GO)
-
-    def _stop(self, child: _Child) -> None:
-        if not child.stopping and child.process.returncode is None:
-            child.stopping = True
-            child.process.terminate()
+        self._serving.serve()
 
 
 def forget_compiled(path: Path) -> None:

@@ -61,7 +61,7 @@ def main() -> None:
 
 def _loaded(setup: m.Setup, connection: socket.socket) -> tuple[Target, AgentLoops]:
     """Load the target and report it; return it with its agent loop. Raises `SetupError`."""
-    log_to_stderr(level=setup.log_level, form=setup.log_format, details=setup.log_details)
+    log_to_stderr(level=setup.log_level, form=setup.log_format, details=setup.log_details, server=setup.log_server)
     target = load_target(setup.target, history=setup.history, keys=setup.keys)
     export_if_wanted(os.environ, setup.agent_id)  # (an SDK that the agent's module sets up takes precedence)
     _send(

@@ -13,6 +13,7 @@ from contextvars import Context, copy_context
 from typing import Any, Final, Protocol, TypeVar
 
 from strandline._agents.port import Signal
+from strandline._backoff import Backoff
 from strandline._clock import Clock
 from strandline._engine.loops import Call, Load, WorkerLoad
 from strandline._workers import messages as m
@@ -24,14 +25,6 @@ from strandline.errors import TargetError
 T = TypeVar("T")
 _log = logging.getLogger("strandline.workers")
 
-YOUNG_S: Final = 10.0
-"""Each death of a worker younger than this doubles the wait for its replacement."""
-LONGEST_WAIT_S: Final = 30.0
-"""The longest wait if the worker died before it was ready: loading the target fails or kills it."""
-LONGEST_WAIT_READY_S: Final = 2.0
-"""The longest wait if the worker had been ready: one run that kills workers must not block all others."""
-MOST_DOUBLINGS: Final = 10
-"""After this many deaths in a row the wait no longer doubles."""
 SILENT_S: Final = 1.0
 """A worker that has been silent for this long gets no calls while another one responds."""
 MOVE_AT: Final = 4
@@ -117,8 +110,8 @@ class WorkerLoops:
         self._processes: dict[WorkerClient, Process] = {}
         """All processes that are not known to be gone."""
         self._draining: list[WorkerClient] = []
-        self._failures = [0] * len(processes)
-        """For each place in `_workers`, how many of its workers in a row have died young."""
+        self._backoffs = [Backoff() for _ in processes]
+        """For each place in `_workers`, how long to wait before a worker there is replaced."""
         self._free: asyncio.Event = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -188,11 +181,7 @@ class WorkerLoops:
             self._lost += 1
             what = f"cannot serve: {worker.why}" if worker.why else f"has died: {how}"
             _log.error("worker %d (process %d) %s", number, worker.pid, what)
-        young = self._clock.monotonic() - began < YOUNG_S
-        self._failures[number] = self._failures[number] + 1 if young else 0
-        if young:
-            doublings = min(self._failures[number] - 1, MOST_DOUBLINGS)  # (2.0 ** 1024 overflows)
-            await asyncio.sleep(min(2.0**doublings - 1, LONGEST_WAIT_READY_S if was_ready else LONGEST_WAIT_S))
+        await asyncio.sleep(self._backoffs[number].ended(self._clock.monotonic() - began, was_ready=was_ready))
         self._replace(number, worker)
 
     def _replace(self, number: int, worker: WorkerClient) -> None:

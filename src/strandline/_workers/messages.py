@@ -25,6 +25,8 @@ class Setup(Struct, frozen=True, kw_only=True, tag="setup"):
     log_level: str
     log_format: str
     log_details: bool
+    log_server: int | None = None
+    """The server that each line of the log names, if several share it."""
 
 
 class Build(Struct, frozen=True, kw_only=True, tag="build"):

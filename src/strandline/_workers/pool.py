@@ -1,6 +1,7 @@
 """Start and stop a server's worker processes."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ def worker_pool(target: str, settings: Settings, carrier: Callable[[], Carrier |
         log_level=settings.log_level,
         log_format=settings.log_format,
         log_details=settings.log_details,
+        log_server=os.getpid() if settings.servers > 1 else None,
     )
     processes: list[WorkerProcess] = []
     try:

@@ -1,7 +1,7 @@
 """The HTTP application: its routes, behind the middleware that every request passes."""
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 from msgspec import Struct
@@ -49,8 +49,8 @@ class Apps(Struct, frozen=True):
 
     public: ASGIApp
     inner: ASGIApp | None
-    leave: Callable[[], Awaitable[None]] | None = None
-    """Has the requests answered that are at other servers: this one stops."""
+    forwarder: Forwarder | None = None
+    """Sends requests to those; it has to know of a stop."""
 
 
 def build_apps(
@@ -139,7 +139,7 @@ def build_apps(
     )
     started: ASGIApp = StartWait(router, service, settings.start_wait_s)
     denials = Denials(SystemClock(), on_denied)
-    answered, inner, leave = started, None, None
+    answered, inner, forwarder = started, None, None
     if service.ownership.is_shared:
         answered = forwarder = Forwarder(
             started,
@@ -149,7 +149,6 @@ def build_apps(
             on_forward=on_forward,
             on_refused=on_refused,
         )
-        leave = forwarder.leave
         inner = InnerApp(
             started,
             service.ownership.others,
@@ -167,7 +166,7 @@ def build_apps(
             allow_headers=["*"],
             expose_headers=READABLE,
         )
-    return Apps(app, inner, leave)
+    return Apps(app, inner, forwarder)
 
 
 def by_method(**handlers: Handler) -> Handler:

@@ -86,7 +86,12 @@ class Forwarder:
         self._on_refused = on_refused
         self._at_others: dict[int, Peer] = {}
         """The servers that have requests of ours, by the number of each request."""
+        self._under_way = 0
+        """How many requests are for other servers to answer."""
+        self._none_under_way = asyncio.Event()
+        self._none_under_way.set()
         self._is_leaving = False
+        self._all_stop = False
         self._noted: dict[str, float] = {}
         """When the log last had that a server could not answer, by address."""
         self._refreshing: asyncio.Task[None] | None = None
@@ -101,6 +106,8 @@ class Forwarder:
         partition = await self._here(request)
         if partition is None:
             return
+        self._under_way += 1
+        self._none_under_way.clear()
         try:
             await request.hold(self._most_bytes)
             await self._anywhere(request, partition)
@@ -115,9 +122,22 @@ class Forwarder:
                 await self._say(request, self._respond(error, scope))
         finally:
             request.release()
+            self._under_way -= 1
+            if not self._under_way:
+                self._none_under_way.set()
 
-    async def leave(self) -> None:
-        """Have the requests that other servers have answered now, since this one stops; return when they know."""
+    def stop_with_all(self) -> None:
+        """From now on wait for no server that takes a session over: all of them stop."""
+        self._all_stop = True
+
+    async def leave(self, patience_s: float = 0.0) -> None:
+        """Have the requests that other servers have answered now, since this one stops; return when they know.
+
+        First wait for their answers, for `patience_s` at most.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await self._none_under_way.wait()
         self._is_leaving = True
         under_way = [*self._at_others.items()]
         await asyncio.gather(*(self._others.leave(peer, number, answer=True) for number, peer in under_way))
@@ -167,7 +187,8 @@ class Forwarder:
                 if request.has_begun and not request.passed.resumable:
                     request.cut()
                     return
-            if self._is_leaving and await request.ended_here():
+            is_leaving = self._is_leaving or self._all_stop
+            if is_leaving and await request.ended_here():
                 return
             if request.passed.last_id != had:  # (it got ahead since the last trouble)
                 pause_s, until, had = (
@@ -175,7 +196,7 @@ class Forwarder:
                     loop.time() + cluster.lease_s + PATIENCE_S,
                     request.passed.last_id,
                 )
-            if loop.time() >= until or self._is_leaving:
+            if loop.time() >= until or is_leaving:
                 may_be_accepted = request.passed.accepted or (is_lost and request.passed.run_id is not None)
                 raise wire.AnswerLost(_ANSWER_LOST) if may_be_accepted else moved(partition)
             if cluster.owner(partition) == peer:
