@@ -1,8 +1,9 @@
 """What worker processes bring: `python -m bench.cores AGENT:SUBJECT,...`; needs two cores for itself.
 
 The subjects take turns: the server without workers on one core (the load has the other) and on both, two of them with a
-journal each, and one with workers. Where both cores are used the load generator has its share of
-them; *corrected* is what the rest of two cores would give.
+journal each, and one with workers; and over a private PostgreSQL, which has its share of the cores too: one server, one
+with workers, and two servers of one command. Where both cores are used the load generator has its share of them;
+*corrected* is what the rest of two cores would give.
 """
 
 import argparse
@@ -16,14 +17,16 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import uvloop
 
 from bench.load import drive, request, sessions
 from bench.servers import ROOT, pinned
+from tools.postgres import Cluster
 
 _URL = re.compile(r"http://127\.0\.0\.1:\d+")
 AGENTS = {
@@ -31,18 +34,33 @@ AGENTS = {
     "text": ("bench/agents/scripted.py:make_agent", 64, 20),
     "rounds": ("bench/agents/working.py:make_agent", 16, 7),
     "stream": ("bench/agents/working.py:make_agent", 16, 7),
+    "waiting": ("bench/agents/working.py:waiting", 64, 3),
     "burn": ("bench/agents/working.py:burn", 16, 10),
 }
 """What is served, how many sessions talk at once, and how many answers fill their windows."""
 ONE, BOTH = {0}, {0, 1}
-SUBJECTS: dict[str, list[tuple[int, set[int]]]] = {
-    "one": [(1, ONE)],
-    "one, both cores": [(1, BOTH)],
-    "two servers": [(1, {0}), (1, {1})],
-    "2 workers": [(2, BOTH)],
-    "3 workers": [(3, BOTH)],
+
+
+class How(NamedTuple):
+    """How a command serves: with how many workers for each server, on which cores, by how many servers, over what."""
+
+    workers: int
+    cores: set[int]
+    servers: int = 1
+    postgres: bool = False
+
+
+SUBJECTS: dict[str, list[How]] = {
+    "one": [How(1, ONE)],
+    "one, both cores": [How(1, BOTH)],
+    "two servers": [How(1, {0}), How(1, {1})],
+    "2 workers": [How(2, BOTH)],
+    "3 workers": [How(3, BOTH)],
+    "pg: one": [How(1, BOTH, postgres=True)],
+    "pg: 2 workers": [How(2, BOTH, postgres=True)],
+    "pg: 2 servers": [How(1, BOTH, servers=2, postgres=True)],
 }
-"""How many workers each server of a subject has, and its cores."""
+"""The commands of a subject."""
 
 
 @dataclass
@@ -69,13 +87,14 @@ class Turn:
 class Process:
     """One server."""
 
-    def __init__(self, stack: ExitStack, folder: Path, number: int, target: str, how: tuple[int, set[int]]) -> None:
-        workers, cores = how
+    def __init__(self, stack: ExitStack, folder: Path, number: int, target: str, how: How) -> None:
         self.log = folder / f"{number}.log"
-        arguments = [sys.executable, "-m", "strandline", "serve", target, "--port", "0", "--workers", str(workers)]
-        arguments += ["--journal", f"sqlite:{folder / f'{number}.db'}", "--workspace", str(folder / "w")]
+        arguments = [sys.executable, "-m", "strandline", "serve", target, "--port", "0"]
+        arguments += ["--workers", str(how.workers), "--servers", str(how.servers), "--workspace", str(folder / "w")]
+        journal = cluster().new_database() if how.postgres else f"sqlite:{folder / f'{number}.db'}"
+        arguments += ["--journal", journal]
         paths = f"{ROOT / 'src'}:{ROOT}:{ROOT / 'tests'}"
-        with pinned(cores), self.log.open("w") as out:
+        with pinned(how.cores), self.log.open("w") as out:
             self.process = subprocess.Popen(
                 arguments, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, stdout=out, stderr=out
             )
@@ -85,12 +104,23 @@ class Process:
             assert self.process.poll() is None, self.log.read_text()
             time.sleep(0.05)
         self.url = found.group()
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        self.workers = [int(pid) for pid in children.split()]
+        self.servers = children_of(self.process.pid) if how.servers > 1 else [self.process.pid]
+        self.workers = [worker for server in self.servers for worker in children_of(server)]
 
     def times(self) -> dict[str, float]:
-        """Return the processor time of the server's own process, and of its workers."""
-        return {"server": cpu_s(self.process.pid), "workers": sum(map(cpu_s, self.workers))}
+        """Return the processor time of the servers' own processes, and of their workers."""
+        return {"server": sum(map(cpu_s, self.servers)), "workers": sum(map(cpu_s, self.workers))}
+
+
+@cache
+def cluster() -> Cluster:
+    """Return a PostgreSQL of this benchmark, which `main` removes."""
+    return Cluster(synced=True)
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the processes that the main thread of a process has started."""
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def cpu_s(pid: int) -> float:
@@ -178,7 +208,7 @@ async def turn(servers: list[Process], count: int, seconds: float, *, stream: bo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("plan", nargs="+", help="AGENT:SUBJECT,SUBJECT,... by number: " + ", ".join(SUBJECTS))
+    parser.add_argument("plan", nargs="+", help="AGENT:SUBJECT,SUBJECT,... by number from 0: " + "; ".join(SUBJECTS))
     parser.add_argument("--seconds", type=float, default=1.5)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--limit", type=float, default=1000.0, help="begin no further turn so many seconds after begin")
@@ -187,6 +217,8 @@ def main() -> None:
     parser.add_argument("--begin", type=Path, help="when everything runs, wait until there is this file")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="strandline-bench-") as folder, ExitStack() as stack:
+        if any(int(number) >= 5 for each in args.plan for number in each.partition(":")[2].split(",")):
+            stack.callback(cluster().remove)
         running: dict[tuple[str, str], list[Process]] = {}
         for agent, _, numbers in (each.partition(":") for each in args.plan):
             target, clients, warm = AGENTS[agent]
@@ -222,7 +254,7 @@ def main() -> None:
 def report(agent: str, turns: dict[str, list[Turn]]) -> None:
     """Print medians over the turns, and gains of pairs of turns of one round."""
     print(f"\n== {agent}")
-    limit = turns.get("one", [])
+    limit = turns.get("one") or turns.get("pg: one", [])
     for name, seen in turns.items():
         per_s = [turn.per_s for turn in seen]
         gains = [a.per_s / b.per_s for a, b in zip(seen, limit, strict=False)] or [0.0]

@@ -1,5 +1,7 @@
 """The agents of the benchmark of cores: `make_agent` works in rounds of tools and says a long answer, `burn` computes
-in one of them for some 20 ms, `function` does nothing."""
+in one of them for some 20 ms, `waiting` has a model that takes 100 ms, `function` does nothing."""
+
+import asyncio
 
 from strands import Agent, tool
 from strands.types.content import Messages
@@ -40,7 +42,14 @@ def computing(messages: Messages) -> Answer:
     return "That is it." if results(messages) else [call("compute", {"query": "primes"})]
 
 
+async def far_away(messages: Messages) -> Answer:
+    """A short text, from a model that is elsewhere."""
+    await asyncio.sleep(0.1)
+    return "That is it."
+
+
 ROUNDS, COMPUTING = ScriptedModel(in_rounds), ScriptedModel(computing)
+FAR_AWAY = ScriptedModel(far_away)
 
 
 def make_agent(session_id: str) -> Agent:
@@ -49,6 +58,10 @@ def make_agent(session_id: str) -> Agent:
 
 def burn(session_id: str) -> Agent:
     return Agent(model=COMPUTING, tools=[compute], callback_handler=None)
+
+
+def waiting(session_id: str) -> Agent:
+    return Agent(model=FAR_AWAY, callback_handler=None)
 
 
 async def function(message: str, session: object) -> str:
