@@ -262,6 +262,24 @@ def test_half_a_batch_keeps_nobody_from_taking_over(database: str) -> None:
             half.execute("COMMIT")
 
 
+def test_half_a_takeover_keeps_no_server_from_working_or_starting(database: str) -> None:
+    """A server that is lost while it ends another one may hold the lock under which servers come and are ended."""
+
+    async def main() -> None:
+        async with opened(database) as living, asyncio.timeout(DEADLINE_S):
+            with asking(database) as half:
+                schema.begin_alone(half)
+                half._pg.send_query_params(b"SELECT 1", [])  # and never what ends a batch
+                half._pg.flush()
+                assert await living.accept(new("a"), WIDE, claim_next=False) == Accepted(1)
+                async with opened(database, lock_wait_s=DEADLINE_S):
+                    pass
+                with pytest.raises(ConnectionLost):
+                    half.execute("COMMIT")
+
+    asyncio.run(main())
+
+
 class Attempt(threading.Thread):
     """A server that joins meanwhile."""
 

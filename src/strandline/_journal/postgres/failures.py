@@ -9,7 +9,6 @@ from strandline._printable import without_passwords
 from strandline.errors import InvariantBroken, JournalUnavailable, StrandlineError
 
 FENCED: Final = "SL001"
-LOCK_TIMEOUT: Final = "55P03"
 UNREACHABLE: Final = "the database cannot be reached"
 REFUSED: Final = "the journal refused an operation"
 TAKEN_OVER: Final = "another server has taken the journal over, since this one had not renewed its lease in time"

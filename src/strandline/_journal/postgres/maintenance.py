@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from strandline._journal.postgres.failures import LOCK_TIMEOUT, for_operators
+from strandline._journal.postgres.failures import for_operators
 from strandline._journal.postgres.ownership import YOUNG_SHARE, command_of
 from strandline._journal.postgres.rows import Batch
 from strandline._journal.postgres.schema import BEGIN, check_current
-from strandline._journal.postgres.wire import ConnectionLost, Refused, Wire, check_conninfo
+from strandline._journal.postgres.wire import LOCK_TIMEOUT, ConnectionLost, Refused, Wire, check_conninfo
 from strandline._printable import without_passwords
 from strandline.errors import JournalError, JournalLocked
 

@@ -17,10 +17,9 @@ from typing import Final, NamedTuple
 
 from strandline import __version__
 from strandline._clock import boottime
-from strandline._journal.postgres.failures import LOCK_TIMEOUT
 from strandline._journal.postgres.schema import begin_alone, check_finished
 from strandline._journal.postgres.shares import Seen, View
-from strandline._journal.postgres.wire import Refused, Wire
+from strandline._journal.postgres.wire import LOCK_TIMEOUT, Refused, Wire
 from strandline.errors import JournalError, JournalLocked
 
 YOUNG_SHARE: Final = 0.5
@@ -59,7 +58,7 @@ _END_BACKENDS: Final = (
 def end_half_batches(wire: Wire) -> None:
     """End the connections that hold rows of `servers` and wait for the rest of their batch, but none of a server that
     starts."""
-    begin_alone(wire)
+    begin_alone(wire, waits=False)
     wire.execute(_END_BACKENDS)
     wire.execute("COMMIT")
 
@@ -140,9 +139,14 @@ def command_of(wire: Wire) -> str | None:
 def end_servers(wire: Wire, me: int) -> int:
     """End the servers whose leases are over, and free what they owned; return how many.
 
-    Done the next time if one holds its row.
+    Done the next time if one holds its row, or if another server is about to do the same.
     """
-    begin_alone(wire)
+    try:
+        begin_alone(wire, waits=False)
+    except Refused as error:
+        if error.state != LOCK_TIMEOUT:
+            raise
+        return 0
     try:
         _, ended, *_ = wire.run([(_LOCK_TIMEOUT, ()), (_END, (me,)), (_FREE, ()), (_ADD_UP, ()), ("COMMIT", ())])
     except Refused as error:

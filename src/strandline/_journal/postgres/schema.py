@@ -6,7 +6,7 @@ One server at a time does it, under an advisory lock, in one transaction: a data
 from importlib import resources
 from typing import Final
 
-from strandline._journal.postgres.wire import Refused, Wire
+from strandline._journal.postgres.wire import LOCK_TIMEOUT, Refused, Statement, Wire
 from strandline.errors import JournalError, JournalForeign, JournalNewer
 
 SCHEMA_VERSION: Final = 2
@@ -16,6 +16,15 @@ BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 """Of every transaction that writes: each statement sees what was committed before it, whatever the default is."""
 IDLE_MS: Final = 5_000
 """After which time the database ends a server that holds that lock, and says no more: it may be frozen."""
+_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '1s'"
+_NO_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = DEFAULT"
+_END_HALF: Final = (
+    "SELECT count(pg_terminate_backend(pid)) FROM pg_locks JOIN pg_stat_activity USING (pid)"
+    " WHERE locktype = 'advisory' AND classid = 0 AND objid = ?::bigint::oid AND objsubid = 1 AND granted"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    " AND state = 'active' AND wait_event = 'ClientRead' AND query_start < clock_timestamp() - interval '1 s'"
+)
+"""Of who holds that lock in the middle of a batch, and waits for the rest of it. That is not idle to the database."""
 _ENCODINGS: Final = ("UTF8", "SQL_ASCII")
 """In which all text can be kept."""
 _NAMES: Final = ("meta", "runs", "sessions", "history", "servers")
@@ -23,10 +32,25 @@ UNFINISHED: Final = "unfinished"
 """In `meta`: the database has an unfinished copy of another journal. Its value says of which."""
 
 
-def begin_alone(wire: Wire, *, idle_ms: int = IDLE_MS) -> None:
-    """Begin a transaction in which tables and ownership may change, once no other is open. Raises `Refused`."""
+def begin_alone(wire: Wire, *, idle_ms: int = IDLE_MS, waits: bool = True) -> None:
+    """Begin a transaction in which tables and ownership may change, once no other is open. Raises `Refused`.
+
+    If it does not wait, with `LOCK_TIMEOUT` if another one is open for a second and lives. One of which only half has
+    come, and whose client may be gone, is ended: nobody could start or take over any more.
+    """
     patience = f"SET LOCAL idle_in_transaction_session_timeout = {idle_ms}"
-    wire.run([(BEGIN, ()), (patience, ()), ("SELECT pg_advisory_xact_lock(?)", (LOCK,))])
+    has_ended = False
+    while True:
+        lock: tuple[Statement, ...] = (("SELECT pg_advisory_xact_lock(?)", (LOCK,)), (_NO_LOCK_TIMEOUT, ()))
+        try:
+            wire.run([(BEGIN, ()), (patience, ()), (_LOCK_TIMEOUT, ()), *lock])
+            return
+        except Refused as error:
+            wire.execute("ROLLBACK")
+            if error.state != LOCK_TIMEOUT or (has_ended and not waits):
+                raise
+            wire.execute(_END_HALF, (LOCK,))
+            has_ended = True
 
 
 def migrate(wire: Wire) -> int:

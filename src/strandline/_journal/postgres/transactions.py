@@ -19,13 +19,13 @@ from strandline._journal.deletion import prune
 from strandline._journal.numbers import Clocked
 from strandline._journal.partitions import PARTITIONS
 from strandline._journal.postgres.durability import DURABLE
-from strandline._journal.postgres.failures import FENCED, LOCK_TIMEOUT, TAKEN_OVER, for_operators, translated
+from strandline._journal.postgres.failures import FENCED, TAKEN_OVER, for_operators, translated
 from strandline._journal.postgres.lease import Lease
 from strandline._journal.postgres.ownership import YOUNG_SHARE, end_half_batches, end_servers, leave, look
 from strandline._journal.postgres.rows import Batch, PostgresRows
 from strandline._journal.postgres.schema import BEGIN
 from strandline._journal.postgres.shares import View
-from strandline._journal.postgres.wire import ConnectionLost, Refused, Statement, Wire
+from strandline._journal.postgres.wire import LOCK_TIMEOUT, ConnectionLost, Refused, Statement, Wire
 from strandline._journal.table import SessionTable
 from strandline._model import Claim
 from strandline.errors import JournalUnavailable, StrandlineError

@@ -26,6 +26,8 @@ _log = logging.getLogger("strandline.journal")
 
 CONNECT_S: Final = 3.0
 """How long a connection to one address may take to be made; then the next one is tried."""
+LOCK_TIMEOUT: Final = "55P03"
+"""The SQLSTATE of a statement that has waited for a lock for as long as it may."""
 ANSWER_S: Final = 30.0
 """How long an answer may take, unless said otherwise."""
 
