@@ -258,13 +258,13 @@ class Stream(Struct, frozen=True, kw_only=True):
 class FeedEvent(Struct, frozen=True, kw_only=True):
     """An event of all runs as a client received it. `numbers` are those of its id, by server; none if it has no id.
 
-    Of a gap `server` is the one whose events are lost.
+    Of a gap `servers` are those whose events are lost.
     """
 
     kind: str
     numbers: dict[int, int] = {}
     run_id: str = ""
-    server: int = 0
+    servers: frozenset[int] = frozenset()
 
 
 class Feed(Struct, frozen=True, kw_only=True):

@@ -109,8 +109,8 @@ def fed(evidence: Evidence) -> Iterator[str]:
         gaps: dict[int, int] = {}
         """By server: where the first gap of its events is."""
         for place, event in enumerate(feed.events):
-            if event.kind == "stream.gap":
-                gaps.setdefault(event.server, place)
+            for server in event.servers:
+                gaps.setdefault(server, place)
         for end in evidence.stored_ends:
             run = evidence.runs.get(end.run_id)
             if run is None or end.run_id in shown or not (feed.began < run.request.sent and end.place < feed.ended):

@@ -26,8 +26,6 @@ from soak.questions import is_withdrawn
 from soak.records import Stored, digest, input_requests_of
 from soak.shown import asking_uses
 
-ACCEPTED_S: Final = 1.0
-"""How long after its `created_at` a run may be accepted: on a slow disk, in a busy machine."""
 NEVER_S: Final = float("inf")
 
 
@@ -124,7 +122,7 @@ def _run(case: Case, requests: dict[str, Request], spans: Spans, stored: Stored)
             run.closed_s = None
             return run
         run.created_s, run.started_s, run.ended_s = view.created, view.begun, view.ended_s
-        run.accepted_s = view.created + ACCEPTED_S
+        run.accepted_s = view.created + case.rules.accepted_s
         until_s = view.begun or view.ended_s or view.created
         run.closed_s = (closed_s(spans, stored.session, view.created, until_s),) * 2
     return run

@@ -39,6 +39,8 @@ class Rules(Limits, frozen=True, kw_only=True):
     max_attempts: int = 3
     cancel_grace_s: float = 0.5
     input_timeout_s: float = 1.5
+    accepted_s: float = 1.0
+    """How long after its `created_at` a run may be accepted: on a slow disk, in a busy machine."""
     key_retention_s: float = 86_400.0
     soon_s: float = CLOCKS_S
     slack_s: float = 1.5

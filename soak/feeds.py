@@ -68,9 +68,12 @@ class Feeds:
 def event_of(frame: Frame) -> FeedEvent:
     """Return what the judge sees of an event."""
     numbers = [int(number) for number in frame.id.split(".") if number]
+    first, last = (
+        (frame.data[name] >> RANGE_BITS for name in ("first", "last")) if frame.kind == "stream.gap" else (1, 0)
+    )
     return FeedEvent(
         kind=frame.kind,
         numbers={number >> RANGE_BITS: number for number in numbers},
         run_id=frame.data.get("run_id", ""),
-        server=frame.data["first"] >> RANGE_BITS if frame.kind == "stream.gap" else 0,
+        servers=frozenset(range(first, last + 1)),
     )

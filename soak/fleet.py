@@ -25,7 +25,7 @@ EXCUSED: Final = (
     "the database cannot be reached",
     "a waiting run could not be claimed; retrying",
     "not ready: the journal can store nothing",
-    "exited at once: another server has taken the journal over",
+    "another server has taken the journal over",
     "exited at once: the lease on the journal is over",
     'violates unique constraint "runs_run_id_key"',
 )

@@ -19,6 +19,8 @@ from soak.stored import Unreadable
 from soak.strikes import CLOCK_S, LEASE_S, Strike, clock_s, strikes
 from soak.trial import QUIET_S, TARGET, Trial
 
+ACCEPTED_S: Final = LEASE_S + 1.0
+"""How long a commit may take: whether it was made can be unknown until the lease is over."""
 LATE_S: Final = 15.0
 """How late a run may end that succeeded: its server may stand still for a while, or wait for the database."""
 
@@ -40,7 +42,7 @@ class SeveralTrial(Trial):
         self._count = servers
         self._schedule = list(strikes(seed, kills)) if schedule is None else [*schedule]
         super().__init__(folder, kills=len(self._schedule), seed=seed, target=target)
-        self._rules = replace(self._rules, lease_s=LEASE_S, undisturbed_s=LATE_S)
+        self._rules = replace(self._rules, lease_s=LEASE_S, undisturbed_s=LATE_S, accepted_s=ACCEPTED_S)
         self._desk.may_refuse = True
         self._desk.answer_s = self._quiet_s = QUIET_S + CLOCK_S + LATE_S
         self._feeds = Feeds(self._desk, seed=seed)

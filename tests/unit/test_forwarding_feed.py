@@ -232,6 +232,40 @@ def test_a_server_that_is_lost_before_its_feed_begins_leaves_a_gap() -> None:
     run(scene)
 
 
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_a_server_that_came_and_went_unnoticed_is_a_gap(comes_back: bool) -> None:
+    async def scene() -> None:
+        async with servers() as found:
+            first = await found.start()
+            found.town.give(first, partition("a"))
+            async with Feed(first) as feed:
+                await said(first, "a")
+                await feed.has("a")
+                if not comes_back:
+                    await gone(found)
+                    await feed.has("", "stream.gap")
+            if comes_back:
+                await gone(found)
+                async with Feed(first, feed.last) as feed:
+                    await feed.has("", "stream.gap")
+            async with Feed(first, feed.last) as feed:
+                await said(first, "a")
+                await feed.has("a")
+                assert [each[1] for each in feed.seen].count("stream.gap") == 0
+
+    async def gone(found: Servers) -> None:
+        """Have a server come and go, and another one come after it."""
+        known = found.town.peers
+        second = await found.start()
+        found.town.peers = known
+        await second.kill()
+        third = await found.start()
+        assert second.id not in found.town.peers
+        assert third.id in found.town.peers
+
+    run(scene)
+
+
 def test_a_new_client_gets_no_gap_of_what_was_before_it() -> None:
     async def scene() -> None:
         async with servers() as found:

@@ -134,7 +134,9 @@ def of(run_id: str, **numbers: int) -> FeedEvent:
 
 
 def gap(server: int, **numbers: int) -> FeedEvent:
-    return FeedEvent(kind="stream.gap", server=server, numbers={int(name[1:]): n for name, n in numbers.items()})
+    return FeedEvent(
+        kind="stream.gap", servers=frozenset({server}), numbers={int(name[1:]): n for name, n in numbers.items()}
+    )
 
 
 def test_a_feed_that_tells_every_end_once_is_right() -> None:

@@ -3,11 +3,12 @@
 Each server numbers its feed in a range of its own, which begins with its id; the id of an event here names the last
 number of each, so that a client can come back to any server. A server that was lost while the client was away, or in
 the middle, leaves a `stream.gap`: nobody has its last events. Events of one session stay in order as long as its server
-is the same; between servers there is no order.
+is the same; between servers there is no order. Ids of servers rise, so one that came and went unnoticed shows as an id
+that is missing: that is a gap, too.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
@@ -89,6 +90,8 @@ class _MergedResponse(Response):
         """For each server the number of the last event that was sent, or after which its feed began."""
         self._first = first
         self._pieces: asyncio.Queue[Piece] = asyncio.Queue(AT_ONCE)
+        self._newest = max(last, default=0)
+        """The largest id of a server of which it is known what the client has of it."""
         self._from_now: set[int] = set()
         """The servers of a client without an id that were there when it came, until they are followed."""
         self._parts: dict[int, asyncio.Task[None]] = {}
@@ -119,7 +122,9 @@ class _MergedResponse(Response):
     async def _begun(self, request: ClientRequest) -> None:
         """Return when the feeds of all servers have begun, or after a while: what the client does next is in them."""
         alive = self._others_alive()
-        self._from_now = set() if self._had else {peer.id for peer in alive}
+        if not self._had:
+            self._from_now = {peer.id for peer in alive}
+            self._newest = max(self._me, *self._from_now, 0)
         begun = [self._follow(peer, request) for peer in alive]
         with suppress(TimeoutError):
             async with asyncio.timeout(BEGIN_S):
@@ -162,7 +167,14 @@ class _MergedResponse(Response):
             return []
         followed = {self._me, *self._parts, *(peer.id for peer in alive)}
         over = [server for server in self._last if server not in followed]
-        return [gap for gap in map(self._gap, over) if gap]
+        return [gap for gap in map(self._gap, over) if gap] + self._unnoticed(followed)
+
+    def _unnoticed(self, followed: Collection[int]) -> list[bytes]:
+        """Return the gap of servers that came and went since the last one that is known."""
+        before, self._newest = self._newest, max(self._newest, *followed)
+        if not (missing := [server for server in range(before + 1, self._newest) if server not in followed]):
+            return []
+        return [self._framed_gap(missing[0] << RANGE_BITS, missing[-1])]
 
     def _follow(self, peer: Peer, request: ClientRequest) -> asyncio.Event:
         begun = asyncio.Event()
@@ -181,6 +193,10 @@ class _MergedResponse(Response):
         first = self._last.pop(server) + 1
         if server in self._left:
             return b""
+        return self._framed_gap(first, server)
+
+    def _framed_gap(self, first: int, server: int) -> bytes:
+        """Return the event that everything from a number on is lost, up to the last of a server."""
         gap = Numbered(None, self._others.clock.now(), StreamGap(first, ((server + 1) << RANGE_BITS) - 1))
         return b"id: %b\n%b" % (self._id(), framed(gap, None))
 
