@@ -46,7 +46,7 @@ def test_a_run_id_that_an_ended_run_has_is_refused_before_anything_is_written() 
         await journal.finish(claim.token, done("a"), claim_next=False)
         for session in ("s", "another"):
             for claim_next in (True, False):
-                with pytest.raises(InvariantBroken, match=r"run id a is taken|UNIQUE"):
+                with pytest.raises(InvariantBroken, match=r"run id( a)? is taken"):
                     await journal.accept(new("a", session), WIDE, claim_next=claim_next)
         shown = await journal.read(SessionsQuery(ANONYMOUS))
         assert [each.key.session_id for each in shown.sessions] == ["s"]

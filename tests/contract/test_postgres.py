@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from logged import ours
 from postgres_relay import Relay
 from postgres_support import DEADLINE_S, SharedDatabase, asking, at, lease_of, new, opened, until, until_waiting
 from strandline._clock import Clock
-from strandline._journal.port import Accepted, Journal, RunQuery, RunsOfQuery
+from strandline._journal.errors import RunIdTaken
+from strandline._journal.port import Accepted, Cancel, Journal, RunQuery, RunsOfQuery
 from strandline._journal.postgres import ownership, schema
 from strandline._journal.postgres.failures import TAKEN_OVER, for_operators, translated
 from strandline._journal.postgres.journal import PostgresJournal
@@ -105,6 +107,26 @@ def test_a_checkpoint_whose_commit_lost_its_connection_is_kept_once(
     asyncio.run(main())
     with asking(database) as wire:
         assert wire.execute("SELECT no FROM staged").fetchall() == [(0,)]
+
+
+def test_a_run_id_that_is_taken_is_an_answer_and_nothing_is_logged(
+    database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A request that is sent again may overtake the first one, which then finds its run there, perhaps ended."""
+
+    async def main() -> None:
+        async with opened(database) as journal:
+            assert await journal.accept(new("a"), WIDE, claim_next=False) == Accepted(1)
+            await journal.change(Cancel(ANONYMOUS, RunId("a")))
+            caplog.clear()
+            taken, accepted = await asyncio.gather(
+                *(journal.accept(new(each), WIDE, claim_next=False) for each in "ab"), return_exceptions=True
+            )
+            assert isinstance(taken, RunIdTaken)
+            assert accepted == Accepted(1)
+
+    asyncio.run(main())
+    assert ours(caplog) == []
 
 
 def test_a_connection_is_made_anew_for_those_who_read(postgres: Cluster, database: str) -> None:

@@ -819,7 +819,7 @@ def test_an_operation_that_storage_refuses_fails_alone(path: Path) -> None:
                 *(journal.accept(new("r3" if n == 7 else f"r{n}"), WIDE, claim_next=False) for n in range(20)),
                 return_exceptions=True,
             )
-            assert [type(each).__name__ for each in answers].count("InvariantBroken") == 1
+            assert [type(each).__name__ for each in answers].count("RunIdTaken") == 1
             assert len(await waiting_runs(journal)) == 19
             assert await journal.accept(new("more"), WIDE, claim_next=False) == Accepted(20)
 

@@ -10,8 +10,10 @@ import pytest
 
 from cluster_support import Served, pair, partition, run, servers, until
 from engine_support import key, prompt_of
+from logged import ours
 from strandline._access.keyring import new_key
 from strandline._agents.port import Attempt
+from strandline._engine.admission import Ticket
 from strandline._engine.requests import Request
 from strandline._http.forwarding.client_request import ClientRequest
 from strandline._http.forwarding.envelope import Forward
@@ -194,6 +196,44 @@ def test_a_request_whose_answer_was_lost_is_sent_again_and_is_one_run() -> None:
             assert answer.json()["response"] == "echo once"
             assert "idempotency-replayed" not in answer.headers
             assert owner.recorder.accepts == 1
+
+    run(scene)
+
+
+@pytest.mark.parametrize("state", ["executes", "has ended"])
+def test_a_request_that_is_overtaken_by_itself_is_still_one_run(state: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        gate, late = Gate(), Gate()
+
+        async def held(attempt: Attempt) -> str:
+            await gate.wait()
+            return f"echo {prompt_of(attempt)}"
+
+        async with pair(held) as (_, _first, owner, client):
+            submit = owner.service.submit
+            tickets: list[Ticket] = []
+
+            async def overtaken(request: Any, **more: Any) -> Ticket:
+                if not more["again"]:
+                    cut_connections(owner)
+                    await asyncio.shield(late.wait())
+                tickets.append(await submit(request, **more))
+                return tickets[-1]
+
+            owner.service.submit = overtaken  # type: ignore[method-assign]
+            first_one = asyncio.create_task(client.post("/chat", json={"session_id": "s", "message": "once"}))
+            await until(lambda: tickets, "the second one is accepted")
+            if state == "has ended":
+                gate.open()
+                assert (await first_one).json()["response"] == "echo once"
+            again = await submit(Request(key=key("s"), input="once"), run_id=tickets[0].run_id)
+            gate.open()
+
+            assert (again.run_id, again.attached) == (tickets[0].run_id, True)
+            assert (await first_one).json()["response"] == "echo once"
+            assert owner.recorder.accepts == 1
+            assert [each.getMessage() for each in ours(caplog) if each.levelname == "ERROR"] == []
+            late.open()
 
     run(scene)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from strandline import _private as private
+from strandline._journal.errors import RunIdTaken
 from strandline._journal.ownership import APPLICATION_ID, SCHEMA_VERSION
 from strandline.errors import (
     InvariantBroken,
@@ -249,6 +250,7 @@ def _remove(path: Path) -> None:
 
 # -- errors -------------------------------------------------------------------------------------------
 
+_TAKEN: Final = "UNIQUE constraint failed: runs.run_id"
 _UNAVAILABLE: Final = {
     sqlite3.SQLITE_BUSY: "it is locked",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
@@ -288,6 +290,8 @@ def translated(error: Exception) -> StrandlineError:
     raised: StrandlineError
     if reason is not None:
         raised = JournalUnavailable(f"the journal could not be used: {reason}")
+    elif str(error) == _TAKEN:
+        raised = RunIdTaken()
     else:
         raised = InvariantBroken(f"the journal refused an operation: {error}")
     raised.__cause__ = error

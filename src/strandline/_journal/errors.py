@@ -1,6 +1,13 @@
-"""Why a journal did not write what the owner of a claim asked it to. Users never see these errors."""
+"""Why a journal did not write what it was asked to. Users never see these errors."""
 
-from strandline.errors import StrandlineError
+from strandline.errors import InvariantBroken, StrandlineError
+
+
+class RunIdTaken(InvariantBroken):
+    """A run of this id was accepted before, perhaps by the same request, which was sent again. Nothing was changed."""
+
+    def __init__(self, run_id: str | None = None) -> None:
+        super().__init__("a run id is taken" if run_id is None else f"run id {run_id} is taken")
 
 
 class ClaimLost(StrandlineError):

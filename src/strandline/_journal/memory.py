@@ -19,6 +19,7 @@ from strandline._journal import lists, reader
 from strandline._journal.changes import AddRun
 from strandline._journal.deletion import prune
 from strandline._journal.driver import connect_in_memory, translated
+from strandline._journal.errors import RunIdTaken
 from strandline._journal.feed import ClaimFeed
 from strandline._journal.live import NO_SESSIONS
 from strandline._journal.numbers import Counted
@@ -27,7 +28,7 @@ from strandline._journal.port import A, Query, Sessions
 from strandline._journal.sqlite_rows import SqliteRows
 from strandline._journal.table import Batch, SessionTable
 from strandline._model import AgentRecord, Claim, FencingToken, RunId, SessionKey
-from strandline.errors import InvariantBroken, JournalUnavailable, StrandlineError
+from strandline.errors import JournalUnavailable, StrandlineError
 
 T = TypeVar("T")
 
@@ -153,7 +154,7 @@ class MemoryJournal(Operations):
         for row in batch.changes:
             if isinstance(row, AddRun) and self._rows.locate_run(row.new.run_id) is not None:
                 self._undo(batch)
-                raise InvariantBroken(f"run id {row.new.run_id} is taken")
+                raise RunIdTaken(row.new.run_id)
 
     def _undo(self, *batches: Batch) -> None:
         """Reset the sessions with decisions that are not written."""

@@ -26,6 +26,7 @@ from strandline._journal.changes import (
     EncodedCompletion,
     StoreAgent,
 )
+from strandline._journal.errors import RunIdTaken
 from strandline._journal.live import DUE_AGAIN_S
 from strandline._journal.numbers import Numbers
 from strandline._journal.port import (
@@ -80,7 +81,6 @@ from strandline._model import (
     SessionKey,
     answered,
 )
-from strandline.errors import InvariantBroken
 
 _ENQUEUE: Final = IfBusy.ENQUEUE
 KEPT_BYTES: Final = 2048
@@ -275,7 +275,7 @@ class SessionTable(Transitions):
         """Store a run, or refuse it over `bounds`; `claim_next`: claim it if its session is free and it is first."""
         self._now = now
         if new.run_id in self._runs:
-            raise InvariantBroken(f"run id {new.run_id} is taken")
+            raise RunIdTaken(new.run_id)
         session = self._find(new.key)
         open_round = None if session is None else session.question
         forgotten = None

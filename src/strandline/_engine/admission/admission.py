@@ -19,9 +19,10 @@ from strandline._engine.options import Options
 from strandline._engine.reading import Reading
 from strandline._engine.requests import Request, RunBuilder
 from strandline._engine.streams import Streams
+from strandline._journal.errors import RunIdTaken
 from strandline._journal.port import AcceptAnswer, Accepted, Attached, Bounds, Journal, Reused, RunQuery
 from strandline._model import Carrier, IfBusy, Lane, NewRun, OnDisconnect, OnQuestion, RunId, SessionKey
-from strandline.errors import Draining, HoldsFull, InvariantBroken, NoWorker
+from strandline.errors import Draining, HoldsFull, NoWorker
 
 NO_ROOM = Bounds(0, 0)
 """Accepts no new run, but finds the run of a key."""
@@ -90,7 +91,7 @@ class Admission:
             return known
         try:
             return await to_the_end(self._accept(new, on_disconnect), self._under_way)
-        except InvariantBroken:
+        except RunIdTaken:
             if not is_named or not await self._is_accepted(new):
                 raise
             return Attached(new.run_id)
@@ -134,7 +135,7 @@ class Admission:
 
     async def _accepted_before(self, new: NewRun) -> Attached | None:
         """Return the run of a request that was sent before, if it was accepted then, whatever refuses a new one now."""
-        with suppress(InvariantBroken):  # (it waits or executes: its id is taken)
+        with suppress(RunIdTaken):  # (it waits or executes: its id is taken)
             await self._probe(new)  # behind its accept, if that is still under way
         return Attached(new.run_id) if await self._is_accepted(new) else None
 

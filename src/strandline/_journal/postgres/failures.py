@@ -3,6 +3,7 @@
 from typing import Final
 
 from strandline._journal.checksums import damaged_record
+from strandline._journal.errors import RunIdTaken
 from strandline._journal.postgres.rows import DAMAGE, MISMATCH
 from strandline._journal.postgres.wire import ConnectionLost, Refused
 from strandline._printable import without_passwords
@@ -12,6 +13,7 @@ FENCED: Final = "SL001"
 UNREACHABLE: Final = "the database cannot be reached"
 REFUSED: Final = "the journal refused an operation"
 TAKEN_OVER: Final = "another server has taken the journal over, since this one had not renewed its lease in time"
+_TAKEN: Final = "runs_run_id_key"
 
 _UNAVAILABLE: Final = {
     "25006": "it takes no writes (a standby, perhaps)",
@@ -64,6 +66,8 @@ def _refused(error: Refused) -> StrandlineError:
         return damaged_record(str(error))
     if error.state == FENCED:
         return JournalUnavailable(TAKEN_OVER)
+    if error.constraint == _TAKEN:
+        return RunIdTaken()
     if error.state == MISMATCH:
         return InvariantBroken(f"{REFUSED}: it would not have changed exactly one row")
     reason = _UNAVAILABLE.get(error.state) or _UNAVAILABLE.get(error.state[:2])

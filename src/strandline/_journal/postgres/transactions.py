@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from strandline._clock import Clock, boottime
 from strandline._journal.changes import Change
 from strandline._journal.deletion import prune
+from strandline._journal.errors import RunIdTaken
 from strandline._journal.numbers import Clocked
 from strandline._journal.partitions import PARTITIONS
 from strandline._journal.postgres.durability import DURABLE
@@ -172,10 +173,13 @@ class PostgresTransactions:
 
     def translated(self, error: Exception) -> StrandlineError:
         """Return an error of the driver as one of ours. What else it says is logged, once while it stays the same."""
-        if not isinstance(error, StrandlineError | ConnectionLost) and (said := for_operators(error)) != self._logged:
+        ours = translated(error)
+        if isinstance(error, StrandlineError | ConnectionLost) or isinstance(ours, RunIdTaken):
+            return ours
+        if (said := for_operators(error)) != self._logged:
             self._logged = said
             _log.error("%s", said)
-        return translated(error)
+        return ours
 
     def prune(self, before: float, limit: int, after: int) -> tuple[int, int | None]:
         """Forget runs that ended before `before`; see `deletion.prune`."""

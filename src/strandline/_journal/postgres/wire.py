@@ -57,10 +57,12 @@ class ConnectionLost(Exception):
 class Refused(Exception):
     """The server has refused a statement, and all that came with it."""
 
-    def __init__(self, state: str, message: str) -> None:
+    def __init__(self, state: str, message: str, constraint: str | None = None) -> None:
         super().__init__(message)
         self.state = state
         """Its SQLSTATE."""
+        self.constraint = constraint
+        """The name of the constraint or unique index that it would have violated."""
 
 
 class Found:
@@ -242,7 +244,8 @@ class Wire:
         if state is None or state.startswith(_LOST) or self._pg.status != pq.ConnStatus.OK:
             self.close()
             return ConnectionLost(message)
-        return Refused(state.decode(), message)
+        constraint = result.error_field(pq.DiagnosticField.CONSTRAINT_NAME)
+        return Refused(state.decode(), message, None if constraint is None else _as_text(constraint))
 
 
 def _connected(conninfo: str) -> Any:

@@ -2,9 +2,11 @@
 
 import asyncio
 
+import pytest
+
+from strandline._journal.errors import RunIdTaken
 from strandline._journal.port import Accepted, Bounds, Changed, ClaimResult, Delete, Refused
 from strandline._model import Keyed, Lane, Run, RunId, RunStatus
-from strandline.errors import InvariantBroken
 from strandline.testing._contract.scenario import Contract, scenario
 from strandline.testing._desk import Desk, done, key, said
 
@@ -176,16 +178,23 @@ class QueuesContract(Contract):
 
     @scenario
     async def test_a_run_id_is_accepted_once(self, desk: Desk) -> None:
-        """A second one is a defect of the caller, and harms no run that is accepted at the same moment."""
+        """A second one is told so, whatever became of it, and harms no run that is accepted at the same moment."""
         claim = await desk.start("a")
         results = await asyncio.gather(
             desk.accept("b"), desk.accept("a", input="other"), desk.accept("c"), return_exceptions=True
         )
         assert results[0] == Accepted(1)
-        assert isinstance(results[1], InvariantBroken)
+        assert isinstance(results[1], RunIdTaken)
         assert results[2] == Accepted(2)
         assert (await desk.run("a")).input == "ask a"
         assert await desk.drain(claim) == ["a", "b", "c"]
+        before, taken, after = await asyncio.gather(
+            *(desk.accept(run_id, claim_next=False) for run_id in ("d", "a", "e")), return_exceptions=True
+        )
+        assert [before, after] == [Accepted(1), Accepted(2)]
+        assert isinstance(taken, RunIdTaken)
+        with pytest.raises(RunIdTaken):
+            await desk.accept("a", key("another"), claim_next=False)
 
     # -- bounds ----------------------------------------------------------------------------------------
 
