@@ -35,6 +35,8 @@ class Forwardable(Struct):
     """For how long its client has waited already, when it is sent again."""
     once: bool = False
     """Whether it must not be sent again if its answer was lost."""
+    counts_client: bool = False
+    """Whether a run may end because its client disconnects, so that the server that has the run by then must know."""
     resumable: bool = False
     """Whether its answer is a stream of events that can be resumed after the id of one, and ends with the last of all
     ids."""
@@ -83,3 +85,9 @@ def only_once(request: Request) -> None:
     """Note that a request must not be sent again if its answer was lost."""
     if (found := forwardable(request.scope)) is not None:
         found.once = True
+
+
+def counts_client(request: Request) -> None:
+    """Note that the server of a run must know if the client of a request disconnects."""
+    if (found := forwardable(request.scope)) is not None:
+        found.counts_client = True

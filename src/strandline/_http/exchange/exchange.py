@@ -23,8 +23,8 @@ from strandline._http.audit import interrupted
 from strandline._http.exchange.idempotency import REPLAYED, idempotency_key
 from strandline._http.exchange.run_request import UNTIL_IT_ENDS, RunRequest
 from strandline._http.exchange.sse import EventResponse, RunEvents, disconnected
-from strandline._http.forwardable import Forwardable, forwardable, left_of
-from strandline._model import Outcome, RunId
+from strandline._http.forwardable import Forwardable, counts_client, forwardable, left_of
+from strandline._model import OnDisconnect, Outcome, RunId
 from strandline.errors import JournalUnavailable, NotOwner
 
 T = TypeVar("T")
@@ -106,6 +106,8 @@ class Exchange:
         key = idempotency_key(request)
         passed = forwardable(request.scope)
         run_id, again = (None, False) if passed is None else (self._run_id(passed, run_request), passed.again)
+        if (run_request.options.on_disconnect or self._service.options.on_disconnect) is not OnDisconnect.CONTINUE:
+            counts_client(request)
         try:
             ticket = await self._service.submit(run_request.for_service(key), run_id=run_id, again=again)
         except JournalUnavailable as error:

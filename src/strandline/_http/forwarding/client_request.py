@@ -146,9 +146,12 @@ class ClientRequest:
         return end
 
     async def pause(self, seconds: float) -> None:
-        """Return after some seconds, or when the client has disconnected."""
+        """Return after some seconds, or when the client disconnects."""
         assert self._gone is not None
-        await asyncio.wait([self._gone], timeout=seconds)
+        if self.is_left:
+            await asyncio.sleep(seconds)
+        else:
+            await asyncio.wait([self._gone], timeout=seconds)
 
     def begin_again(self) -> None:
         """Have the request received from its beginning."""

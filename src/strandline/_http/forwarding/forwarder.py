@@ -196,15 +196,16 @@ class Forwarder:
                     loop.time() + cluster.lease_s + PATIENCE_S,
                     request.passed.last_id,
                 )
+            may_be_accepted = request.passed.accepted or (is_lost and request.passed.run_id is not None)
             if loop.time() >= until or is_leaving:
-                may_be_accepted = request.passed.accepted or (is_lost and request.passed.run_id is not None)
                 raise wire.AnswerLost(_ANSWER_LOST) if may_be_accepted else moved(partition)
             if cluster.owner(partition) == peer:
                 await request.pause(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                 await self._refresh(cluster)
-            if request.is_left:
-                return
+            has_run = may_be_accepted or request.passed.run_id is None
+            if request.is_left and not (request.passed.counts_client and has_run):
+                return  # (else the next server has to know that the client of the run has disconnected)
 
     def _note(self, peer: Peer | None, error: Exception, now: float) -> None:
         """Log once a minute that a server cannot answer: a wrong `cluster_address` is seen by nothing else."""

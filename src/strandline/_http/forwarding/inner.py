@@ -47,6 +47,8 @@ FEED_AFTER: Final = b"strandline-feed-after"
 """The header with the number after which a feed begins, for servers that merge it with others."""
 CLOCK: Final = "strandline-clock"
 """The header with our time, for a server whose message was mistimed."""
+MOST_LEFT_BEFORE: Final = 1000
+"""Maximum of requests whose clients are known to have disconnected before they are here; most were answered."""
 
 
 class InnerApp:
@@ -74,6 +76,9 @@ class InnerApp:
         self._inbox: Inbox | None = None
         self._under_way: dict[tuple[int, int], tuple[asyncio.Event, Forwardable]] = {}
         """For each request, by sender and number: what is set when its client disconnects, and its record."""
+        self._left_before: dict[tuple[int, int], bool] = {}
+        """Requests that are not here (yet) and whose clients have disconnected, the latest ones; else their servers
+        stop."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one message of another server."""
@@ -93,15 +98,26 @@ class InnerApp:
             await Response(status_code=wire.CLIENT_LEFT)(scope, receive, send)
         else:
             if isinstance(envelope, Left):
-                if (found := self._under_way.get((envelope.sender, envelope.of))) is not None:
-                    left, passed = found
-                    if envelope.answer:
-                        passed.leave()
-                    else:
-                        left.set()
+                self._note_left((envelope.sender, envelope.of), answer=envelope.answer)
                 await Response(status_code=wire.NO_CONTENT)(scope, receive, send)
             else:
                 await self._answer(envelope, body, receive, send)
+
+    def _note_left(self, request: tuple[int, int], *, answer: bool) -> None:
+        """Have a request know that its client has disconnected, or with `answer` that the server of its client stops.
+
+        That may come before the request, which has another connection.
+        """
+        if (found := self._under_way.get(request)) is None:
+            self._left_before[request] = answer
+            if len(self._left_before) > MOST_LEFT_BEFORE:
+                del self._left_before[next(iter(self._left_before))]
+            return
+        left, passed = found
+        if answer:
+            passed.leave()
+        else:
+            left.set()
 
     async def _opened(self, scope: Scope, sent: "_Sent") -> tuple[Forward | Left, bytes]:
         """Return a message that may be believed, with its body. Raises `Untrusted`, `Mistimed`."""
@@ -134,7 +150,10 @@ class InnerApp:
         task = asyncio.current_task()
         assert task is not None
         left = asyncio.Event()
-        self._under_way[envelope.sender, envelope.number] = left, passed
+        number = envelope.sender, envelope.number
+        self._under_way[number] = left, passed
+        if (answer_now := self._left_before.pop(number, None)) is not None:
+            self._note_left(number, answer=answer_now)
         watch = asyncio.ensure_future(_lost(receive))
         lost = False
 
@@ -161,7 +180,8 @@ class InnerApp:
                 await answer({"type": "http.response.body", "body": b"", "more_body": False})
                 return
             response = self._respond(error, request)
-            if passed.passes(error):
+            # (The router's 404 and 405: the other server is of a later version, and so may the session's next one be.)
+            if passed.passes(error) or isinstance(error, HTTPException):
                 response.raw_headers.append((MOVED, str(getattr(error, "partition", "")).encode()))
                 if passed.accepted:
                     response.raw_headers.append((ACCEPTED, b"1"))
@@ -171,7 +191,7 @@ class InnerApp:
                 raise
         finally:
             watch.cancel()
-            del self._under_way[envelope.sender, envelope.number]
+            del self._under_way[number]
 
 
 class _Disconnected(Exception):

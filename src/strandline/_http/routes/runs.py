@@ -19,7 +19,7 @@ from strandline._http.caller import principal_of
 from strandline._http.exchange.exchange import ClientsServerStops, Exchange
 from strandline._http.exchange.run_request import Priority, whole_number
 from strandline._http.exchange.sse import RunEvents, last_event_id
-from strandline._http.forwardable import forwardable, left_of, only_once
+from strandline._http.forwardable import counts_client, forwardable, left_of, only_once
 from strandline._model import IfBusy, InputRequest, Message, RunError, RunId, RunStatus, SessionId
 from strandline._older_names import field_note
 from strandline._settings import AppSettings
@@ -127,6 +127,8 @@ class Runs:
         """Return a run; with `Prefer: wait=N`, once it has ended or after N seconds, at most 300."""
         principal, run_id = principal_of(request), RunId(request.path_params["run_id"])
         wait_s = preferred_wait_s(request)
+        if wait_s is not None:
+            counts_client(request)
         view = await self._service.run(
             principal, run_id
         )  # (fails for another caller's run, before this client is counted)
@@ -156,6 +158,7 @@ class Runs:
 
     async def events(self, request: Request) -> Response:
         """Return the events of a run after `Last-Event-ID`; 204 once the client has read all."""
+        counts_client(request)
         stream = await self._service.stream(principal_of(request), RunId(request.path_params["run_id"]))
         return self._exchange.stream(stream, RunEvents(stream, request.scope), {}, after=last_event_id(request))
 

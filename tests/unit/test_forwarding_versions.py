@@ -1,0 +1,143 @@
+"""Servers of two versions, as during an upgrade of one after another: nothing is lost, and what one cannot do waits.
+
+What a later version may change: fields are added at the end of an envelope, with defaults, and headers between servers.
+"""
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import Struct
+from starlette.routing import Route, Router
+from starlette.types import Message, Receive, Scope, Send
+
+from cluster_support import Served, pair, partition, run, until
+from strandline._http.forwarding import envelope
+from strandline._http.forwarding.envelope import Forward, Inbox, Left
+from strandline._http.forwarding.inner import InnerApp
+from strandline._http.middleware.access import StartWait
+
+SECRET = b"s" * 32
+
+
+def of_another_version(message: Struct, fields: int) -> bytes:
+    """Return a signed message with more fields than ours has, or fewer."""
+    array = msgspec.msgpack.decode(msgspec.msgpack.encode(message))
+    array = [*array, *[{"later": True}] * fields] if fields > 0 else array[:fields]
+    encoded = msgspec.msgpack.encode(array)
+    return len(encoded).to_bytes(4, "big") + envelope._mac(SECRET, encoded) + encoded
+
+
+def forward(number: int) -> Forward:
+    return Forward(
+        sender=7, receiver=1, number=number, at=0.0, method="GET", path=b"/", query=b"", headers=[], size=0, digest=b"",
+        client="", principal="ada", operator=False, key_id=b"", run_id=None,
+    )  # fmt: skip
+
+
+def test_a_message_of_a_later_version_is_read_without_its_further_fields_and_one_of_an_earlier_with_defaults() -> None:
+    inbox = Inbox(SECRET, 1, lambda: 0.0)
+    lefts = [Left(sender=7, receiver=1, number=number, at=0.0, of=1) for number in (3, 4)]
+    for sent, fields in ((forward(1), 2), (forward(2), -2), (lefts[0], 1), (lefts[1], -1)):
+        content = of_another_version(sent, fields)
+        assert inbox.open(content[4:36], content[36:]) == sent
+
+
+def inner_of(server: Served) -> InnerApp:
+    assert isinstance(server.apps.inner, InnerApp)
+    return server.apps.inner
+
+
+def without(server: Served, path: str, method: str) -> None:
+    """Have a server not know a method of a path for other servers' clients, as an earlier version."""
+    waits = inner_of(server)._app
+    assert isinstance(waits, StartWait)
+    assert isinstance(waits._app, Router)
+    kept: list[Any] = []
+    for each in waits._app.routes:
+        assert isinstance(each, Route)
+        if each.path != path:
+            kept.append(each)
+        elif each.methods is not None and (methods := each.methods - {method, "HEAD"}):
+            kept.append(Route(each.path, each.endpoint, methods=[*methods]))
+    assert len(waits._app.routes) - len(kept) == (0 if "{session_id}/runs" in path else 1)
+    router = Router(kept, redirect_slashes=False)
+    inner_of(server)._app = StartWait(router, server.service, 1.0)
+
+
+UNKNOWN = [
+    ("POST", "/v1/sessions/{session_id}/pause", None, 200),
+    ("POST", "/v1/sessions/{session_id}/runs", {"input": "hi"}, 202),
+    ("GET", "/v1/sessions/{session_id}/runs", None, 200),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "status"), UNKNOWN, ids=[f"{m} {p}" for m, p, *_ in UNKNOWN])
+def test_what_the_sessions_server_does_not_know_waits_for_one_that_does(
+    method: str, path: str, body: Any, status: int
+) -> None:
+    async def scene() -> None:
+        async with pair() as (found, first, owner, client):
+            await client.post("/chat", json={"session_id": "s", "message": "before"})
+            without(owner, path, method)
+            asked = asyncio.create_task(client.request(method, path.format(session_id="s"), json=body))
+            await until(lambda: first.recorder.forwards["moved"] or asked.done(), "the owner does not know it")
+            await owner.kill()
+            await found.take_over(owner)
+            answer = await asked
+
+            assert answer.status_code == status, answer.text
+
+    run(scene)
+
+
+def test_what_no_server_in_time_knows_is_503_moved_and_not_404() -> None:
+    async def scene() -> None:
+        async with pair(lease_s=-2.9) as (_, _first, owner, client):
+            await client.post("/chat", json={"session_id": "s", "message": "before"})
+            without(owner, "/v1/sessions/{session_id}/pause", "POST")
+            answer = await client.post("/v1/sessions/s/pause")
+
+            assert (answer.status_code, answer.json()["code"]) == (503, "moved")
+
+    run(scene)
+
+
+def test_a_server_of_another_protocol_is_not_reached_and_its_sessions_are_answered_once_they_have_moved(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene() -> None:
+        async with pair() as (found, first, owner, client):
+            inner_of(owner)._inbox = Inbox(b"t" * 32, owner.id, inner_of(owner)._clock.now)
+            asked = asyncio.create_task(client.post("/chat", json={"session_id": "s", "message": "hello"}))
+            await until(lambda: first.recorder.forwards["unreached"], "it is refused")
+            found.town.give(first, partition("s"))
+
+            assert (await asked).json()["response"] == "echo hello"
+            assert [first.recorder.accepts, owner.recorder.accepts] == [1, 0]
+            assert "it does not accept our signature" in caplog.text
+
+    run(scene)
+
+
+def test_headers_between_servers_that_only_a_later_version_knows_reach_no_client() -> None:
+    async def scene() -> None:
+        async with pair() as (_, _first, owner, client):
+            app = inner_of(owner)._app
+
+            async def later(scope: Scope, receive: Receive, send: Send) -> None:
+                async def more(message: Message) -> None:
+                    if message["type"] == "http.response.start":
+                        message["headers"] = [*message["headers"], (b"strandline-later", b"1")]
+                    await send(message)
+
+                await app(scope, receive, more)
+
+            inner_of(owner)._app = later
+            answer = await client.post("/chat", json={"session_id": "s", "message": "hello"})
+
+            assert answer.json()["response"] == "echo hello"
+            assert "strandline-later" not in answer.headers
+
+    run(scene)
