@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,17 @@ def at() -> Iterator[Checkpoints]:
 
 
 @contextmanager
-def two(at: Checkpoints, database: str, folder: Path) -> Iterator[tuple[Server, Server]]:
-    """Have two servers that own about half of the sessions each."""
+def two(
+    at: Checkpoints,
+    database: str,
+    folder: Path,
+    *,
+    target: Path = AGENT,
+    flags: Sequence[Sequence[str]] = ((), ()),
+) -> Iterator[tuple[Server, Server]]:
+    """Have two servers that own about half of the sessions each, with flags of their own."""
     lease_of(database, LEASE_MS)
-    both = [Server(AGENT, folder=folder, journal=database, variables=at.environment) for _ in range(2)]
+    both = [Server(target, *own, folder=folder, journal=database, variables=at.environment) for own in flags]
     try:
         for each in both:
             each.start()
@@ -166,3 +173,24 @@ def test_the_inner_listener_of_a_server_says_nothing_to_others(at: Checkpoints, 
             for path in ("/chat", "/health", "/forward", "/metrics"):
                 answer = httpx.post(f"http://{address}{path}", content=b"{}", trust_env=False)
                 assert (answer.status_code, answer.content) == (403, b"")
+
+
+def test_a_stream_in_openais_format_breaks_off_when_its_server_is_killed_and_the_answer_is_in_history(
+    at: Checkpoints, database: str, tmp_path: Path
+) -> None:
+    with two(at, database, tmp_path) as (first, second):
+        (session,) = sessions_of(second, first, most=1)
+        at.hold("o model 1")
+        body = {"model": "x", "user": session, "stream": True, "messages": [{"role": "user", "content": "o a"}]}
+        with first.client.stream("POST", "/v1/chat/completions", json=body) as stream:
+            lines = stream.iter_lines()
+            assert next(line for line in lines if "Round 0." in line)
+            at.reached("o model 1")
+            second.kill()
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(lines)
+        at.release()
+        runs = first.client.get(f"/v1/sessions/{session}/runs").json()["runs"]
+        assert first.run(runs[0]["run_id"], wait_s=30)["output"] == "o: did a"
+        assert at.steps.count("o a") == 1
+        assert "Traceback" not in first.stderr

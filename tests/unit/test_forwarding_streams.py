@@ -160,6 +160,37 @@ def test_a_stream_is_resumed_where_its_partition_was_handed_over_by_the_server_o
     run(scene)
 
 
+def test_the_events_of_an_ended_run_are_after_a_move_what_they_are_after_a_restart() -> None:
+    """Its end with the whole answer, behind a gap: also if the former server only handed the session over."""
+
+    async def scene() -> None:
+        gate = Gate()
+        gate.open()
+        async with pair(speaking(gate)) as (found, first, owner, client):
+            first.journal._connection = owner.journal._connection  # (what is stored, all servers read)
+            run_id = (await client.post("/chat", json=REQUESTS[1][1])).json()["run_id"]
+            path = f"/v1/runs/{run_id}/events"
+            whole = await read_events(client, path)
+            assert [each.type for each in whole][-2:] == ["message.added", "run.finished"]
+            await owner.kill()
+            restarted = await found.take_over(owner, speaking(gate))
+            after_a_restart = await read_events(client, restarted.url + path)
+            assert [each.type for each in after_a_restart] == ["stream.gap", "run.finished"]
+            assert after_a_restart[-1].data["output"] == whole[-1].data["output"] == "one two"
+
+            await hand_over(restarted, await found.take_over(restarted, speaking(gate), stays=True))
+            moved = await read_events(client, path)
+            assert [each.__dict__ for each in moved] == [each.__dict__ for each in after_a_restart]
+            assert (await client.get(path, headers={"Last-Event-ID": str(LAST)})).status_code == 204
+
+    run(scene)
+
+
+async def read_events(client: httpx.AsyncClient, path: str) -> list[Event]:
+    async with client.stream("GET", path) as answer:
+        return [each async for each in events(answer)]
+
+
 def envelopes(monkeypatch: pytest.MonkeyPatch) -> list[Forward]:
     """Return what is sent to other servers, as it is sent."""
     sent: list[Forward] = []

@@ -24,10 +24,12 @@ from strandline._http.forwarding.envelope import (
     Left,
     Mistimed,
     Untrusted,
+    clock_read,
     digest_of,
     length_of,
     signed,
 )
+from strandline._http.forwarding.upstream import Upstream
 from strandline._http.middleware.access import AccessMiddleware, StartWait
 from strandline._journal.memory import MemoryJournal
 from strandline._model import ANONYMOUS
@@ -140,6 +142,57 @@ class Late(SystemClock):
 def opened(inbox: Inbox, content: bytes) -> Envelope:
     assert length_of(content) == len(content) - 36
     return inbox.open(content[4:36], content[36:])
+
+
+def test_no_byte_of_a_message_can_be_changed() -> None:
+    """Nor its caller's name and rights, the method, path or query, the digest of the body, nor the time."""
+    inbox = Inbox(SECRET, 1, SystemClock().now)
+    content = signed(SECRET, message(1, query=b"a=1", operator=False))
+    for place in range(4, len(content)):
+        for bit in (1, 128):
+            altered = bytearray(content)
+            altered[place] ^= bit
+            with pytest.raises(Untrusted):
+                inbox.open(bytes(altered[4:36]), bytes(altered[36:]))
+    assert opened(inbox, content)
+
+
+def test_what_was_heard_on_the_wire_is_believed_by_no_server_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[bytes] = []
+    send = Upstream.send
+
+    async def noted(upstream: Upstream, request: bytes, body: bytes) -> None:
+        heard.append(request.partition(b"\r\n\r\n")[2] + body)
+        await send(upstream, request, body)
+
+    monkeypatch.setattr(Upstream, "send", noted)
+
+    async def scene() -> None:
+        async with pair() as (found, first, owner, client):
+            third = await found.start()
+            await client.post("/chat", json={"session_id": "s", "message": "hello"})
+            (content,) = heard
+            answers = [await sent(server, content) for server in (first, owner, third)]
+
+            assert [(each.status_code, each.content) for each in answers] == [(403, b"")] * 3
+            assert [each.recorder.accepts for each in (first, owner, third)] == [0, 1, 0]
+
+    run(scene)
+
+
+@pytest.mark.parametrize("off_s", [-LATE_S - 5, EARLY_S + 5])
+def test_a_message_of_another_time_is_answered_with_the_time_here_and_nothing_is_done(off_s: float) -> None:
+    async def scene() -> None:
+        async with pair() as (_, _first, owner, _client):
+            content = signed(SECRET, message(owner.id, at=SystemClock().now() + off_s)) + BODY
+            answer = await sent(owner, content)
+
+            assert (answer.status_code, answer.content, owner.recorder.accepts) == (401, b"", 0)
+            now = clock_read(SECRET, 1, answer.headers["strandline-clock"])
+            assert now == pytest.approx(SystemClock().now(), abs=10)
+            assert clock_read(SECRET, 2, answer.headers["strandline-clock"]) is None
+
+    run(scene)
 
 
 def test_a_message_counts_once_and_for_half_a_minute() -> None:
