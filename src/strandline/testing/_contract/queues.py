@@ -178,7 +178,7 @@ class QueuesContract(Contract):
 
     @scenario
     async def test_a_run_id_is_accepted_once(self, desk: Desk) -> None:
-        """A second one is told so, whatever became of it, and harms no run that is accepted at the same moment."""
+        """A second one is refused, whatever became of it, and harms no run that is accepted at the same moment."""
         claim = await desk.start("a")
         results = await asyncio.gather(
             desk.accept("b"), desk.accept("a", input="other"), desk.accept("c"), return_exceptions=True
