@@ -20,7 +20,7 @@ from strandline._access.source import Keys
 from strandline._agents.load import load_target
 from strandline._agents.port import ProbedAtStart, Target
 from strandline._clock import Clock
-from strandline._config import journal_database, journal_file
+from strandline._config import journal_database, journal_file, workspaces_folder
 from strandline._engine.loops import AgentLoops, HasLoops, Loops
 from strandline._engine.observers import UNPROJECTED, Projection
 from strandline._engine.options import Options
@@ -100,12 +100,7 @@ def workspaces(settings: Settings) -> Callable[[SessionKey], str]:
 
     If the parent folder exists and has nothing else in it, only its owner may access it from now on.
     """
-    if settings.workspace is not None:
-        root = Path(settings.workspace)
-    elif (file := journal_file(settings)) is not None:
-        root = file.parent / "workspace"
-    else:
-        root = Path(".strandline") / "workspace"
+    root = workspaces_folder(settings)
     if _has_nothing_but_sessions(root):
         private.tighten(root)
     prefix = f"{root.absolute()}{os.sep}"

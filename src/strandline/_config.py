@@ -230,7 +230,7 @@ def survey(environ: Mapping[str, str], *, toml: Path | None = None, folder: Path
 
 
 def journal_file(settings: Settings) -> Path | None:
-    """Return the journal's file, None if it is in memory."""
+    """Return the journal's file, None if it is in none."""
     kind, _, path = settings.journal.partition(":")
     return Path(path) if kind == "sqlite" and path else None
 
@@ -238,6 +238,14 @@ def journal_file(settings: Settings) -> Path | None:
 def journal_database(settings: Settings) -> str | None:
     """Return the address of the database that the journal is in, None if it is in none. It may have a password."""
     return settings.journal if settings.journal.startswith(("postgresql://", "postgres://")) else None
+
+
+def workspaces_folder(settings: Settings) -> Path:
+    """Return the folder that has the workspaces of sessions."""
+    if settings.workspace is not None:
+        return Path(settings.workspace)
+    file = journal_file(settings)
+    return (Path(".strandline") if file is None else file.parent) / "workspace"
 
 
 def check_exposure(settings: Settings) -> None:
@@ -267,7 +275,7 @@ def check_servers(settings: Settings) -> None:
     if settings.servers == 1 or journal_database(settings) is not None:
         return
     raise SettingsError(
-        f"servers is {settings.servers}, and the journal is {settings.journal}, which one server has for itself. Set"
+        f"servers is {settings.servers}, and the journal is {settings.journal}, which only one server can use. Set"
         " journal to a PostgreSQL database (postgresql://...), which servers share; or use `workers`, with which one"
         " server spreads its agents over processes."
     )

@@ -27,7 +27,14 @@ from strandline._agents.port import Target
 from strandline._clock import Clock, SystemClock
 from strandline._compat import uvicorn
 from strandline._composition import build_http, build_loops, build_service, open_journal, start
-from strandline._config import check_exposure, exposed_to_all, is_loopback, journal_database, journal_file
+from strandline._config import (
+    check_exposure,
+    exposed_to_all,
+    is_loopback,
+    journal_database,
+    journal_file,
+    workspaces_folder,
+)
 from strandline._exits import EXHAUSTED, EXITED_AT_ONCE, INTERRUPTED, LOST
 from strandline._garbage import collect_less_often
 from strandline._http.app.build import Apps
@@ -36,7 +43,7 @@ from strandline._http.middleware.connections import Connections, allowed
 from strandline._journal.port import Journal, Leased
 from strandline._listener import address_for_servers, close_in_forks, listen, listen_alone, listen_for_servers
 from strandline._settings import Settings
-from strandline._stacks import write_report
+from strandline._stacks import beside, within, write_report
 from strandline._telemetry.export import export_if_wanted, flush
 from strandline._telemetry.recorder import MetricsRecorder
 from strandline._telemetry.traces import Traces
@@ -297,9 +304,14 @@ class _Server:
         await keys.follow()
 
     def _show_stacks(self) -> None:
-        """Write the stacks of all runs to a file beside the journal, if it has one."""
-        if (file := journal_file(self._settings)) is not None:
-            self._showing = asyncio.create_task(self._write_stacks(file))
+        """Write the stacks of all runs to a file, for a command on this machine."""
+        if (journal := journal_file(self._settings)) is not None:
+            file = beside(journal)
+        elif journal_database(self._settings) is not None:
+            file = within(workspaces_folder(self._settings), os.getpid())
+        else:
+            return
+        self._showing = asyncio.create_task(self._write_stacks(file))
 
     async def _write_stacks(self, file: Path) -> None:
         try:

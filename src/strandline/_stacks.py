@@ -1,17 +1,19 @@
 """What every executing run is doing, for people at the server's own machine: `strandline stacks`.
 
-The server owns PATH.lock, which has its process id. The command sends that process SIGUSR1, and the server writes
-PATH.stacks, readable by its own user only, since stacks reveal what users do. No HTTP route shows them.
+The owner of a journal in a file has PATH.lock, which has its process id; a database has a row for each of its servers.
+The command sends a process SIGUSR1, and the server writes a file that only its own user can read, since stacks reveal
+what users do: PATH.stacks, or with a database one in the folder of workspaces. No HTTP route shows them.
 """
 
 import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+from strandline import _private as private
 from strandline._engine.reading import RunStack
 from strandline._journal.ownership import holder, locate, lock_of
 from strandline.errors import SetupError
@@ -21,6 +23,14 @@ ANSWER_S: Final = 10.0
 ASK_AGAIN_S: Final = 1.0
 """After this long without a report the signal is sent again."""
 POLL_S: Final = 0.02
+
+
+class ServerProcess(NamedTuple):
+    """A server over a database, and where it is."""
+
+    id: int
+    pid: int
+    host: str
 
 
 class NoServerAnswers(SetupError):
@@ -44,9 +54,20 @@ def render(stacks: Sequence[RunStack]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_report(journal: Path, stacks: Sequence[RunStack]) -> None:
+def beside(journal: Path) -> Path:
+    """Return where the server that owns the journal in a file writes its report."""
+    path = locate(journal)
+    return path.with_name(path.name + ".stacks")
+
+
+def within(workspaces: Path, pid: int) -> Path:
+    """Return where a server over a database writes its report: the folder may be shared with other machines."""
+    return workspaces / f"{socket.gethostname()}-{pid}.stacks"
+
+
+def write_report(report_file: Path, stacks: Sequence[RunStack]) -> None:
     """Write the report for the waiting command; whole or not at all."""
-    report_file = _report_file(journal)
+    private.make_folder(report_file.parent)
     draft = report_file.with_name(report_file.name + ".new")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -69,7 +90,32 @@ def fetch_report(journal: Path) -> str:
             " container:"
             " docker exec CONTAINER strandline stacks"
         )
-    report_file = _report_file(journal)
+    return _report_of(pid, beside(journal))
+
+
+def fetch_reports(servers: Iterable[ServerProcess], workspaces: Path) -> str:
+    """Return the reports of the servers over a database that are on this machine. Raises `NoServerAnswers`."""
+    everywhere = list(servers)
+    here = [each for each in everywhere if each.host == socket.gethostname() and _exists(each.pid)]
+    if not here:
+        others = ", ".join(sorted({each.host for each in everywhere}))
+        raise NoServerAnswers(
+            "no server over this database is on this machine"
+            + (f"; they are on {others}. Run this there" if others else ". `strandline cluster` shows the servers")
+            + "; in a container, run: docker exec CONTAINER strandline stacks"
+        )
+    reports = (f"Server {each.id}, process {each.pid}\n{_or_why_not(each.pid, workspaces)}" for each in here)
+    return "\n".join(reports)
+
+
+def _or_why_not(pid: int, workspaces: Path) -> str:
+    try:
+        return _report_of(pid, within(workspaces, pid))
+    except NoServerAnswers as error:
+        return f"{error}\n"
+
+
+def _report_of(pid: int, report_file: Path) -> str:
     report_file.unlink(missing_ok=True)
     deadline = time.monotonic() + ANSWER_S
     while time.monotonic() < deadline:
@@ -79,6 +125,16 @@ def fetch_report(journal: Path) -> str:
     raise NoServerAnswers(
         f"process {pid} has not answered within {ANSWER_S:g} s; `py-spy dump --pid {pid}` may show why"
     )
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _signal(pid: int) -> None:
@@ -131,8 +187,3 @@ def _has_open(pid: int, path: Path) -> bool:
         return True
     except FileNotFoundError:
         return False
-
-
-def _report_file(journal: Path) -> Path:
-    path = locate(journal)
-    return path.with_name(path.name + ".stacks")

@@ -133,7 +133,7 @@ class Unavailable(StrandlineError):
 
 
 class NotOwner(Unavailable):
-    """No server owns the session at the moment, since its owner was lost or left; another one takes over.
+    """No server owns the session at the moment, since its owner has stopped or was lost; another one takes over.
 
     Nothing was changed. Servers pass requests for sessions of each other on, so that callers see this only meanwhile.
     """

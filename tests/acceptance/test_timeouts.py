@@ -194,6 +194,31 @@ def test_stacks_show_what_every_run_does_now(at: Checkpoints, tmp_path: Path) ->
     assert "Traceback" not in nobody.stderr
 
 
+def test_stacks_show_what_the_servers_of_this_machine_do_over_a_database(
+    at: Checkpoints, database: str, tmp_path: Path
+) -> None:
+    with (
+        serving(AGENT, folder=tmp_path, journal=database, variables=at.environment) as first,
+        serving(AGENT, folder=tmp_path, journal=database, variables=at.environment) as second,
+    ):
+        at.hold("one a")
+        one = first.ask("one a", "s1")
+        at.reached("one a")
+        shown = stacks(tmp_path, "--journal", database)
+        assert shown.returncode == 0, shown.stderr
+        headings = [line for line in shown.stdout.splitlines() if line.startswith("Server ")]
+        assert [line.split()[-1] for line in headings] == [str(each.pid) for each in (first, second)]
+        assert shown.stdout.count("session s1  attempt 1  tool work ") == 1
+        assert shown.stdout.count("No run is executing.") == 1
+        assert "in pass_step" in shown.stdout
+        assert not list(tmp_path.rglob("*.stacks*"))
+        at.release()
+        assert one.result(DEADLINE_S).json()["response"] == "one: did a"
+    nobody = stacks(tmp_path, "--journal", database)
+    assert nobody.returncode == 2
+    assert "no server over this database is on this machine" in " ".join(nobody.stderr.split())
+
+
 def test_asking_for_stacks_does_not_end_a_command_that_has_the_journal(tmp_path: Path) -> None:
     place = tmp_path / "journal.db"
     place.touch()

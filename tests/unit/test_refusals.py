@@ -199,8 +199,8 @@ def test_a_disk_without_room_names_its_setting() -> None:
 
     assert isinstance(error, DiskLow)
     assert str(error) == (
-        "little room is left on the server's disk, and it is kept for runs that were accepted (setting"
-        " disk_reserve_bytes); no new one is before there is more"
+        "the server's disk is nearly full, and the rest is reserved for accepted runs (setting"
+        " disk_reserve_bytes); new ones are refused until there is more"
     )
     assert error.retry_after_s == 3
 

@@ -120,7 +120,7 @@ def _database(journal: str | None, config: Path | None) -> str:
     database = journal_database(settings)
     if database is None:
         raise SettingsError(
-            f"the journal is {without_passwords(settings.journal)}, which one server has for itself: several servers"
+            f"the journal is {without_passwords(settings.journal)}, which only one server can use: several servers"
             " share one in PostgreSQL. Name it with --journal postgresql://..."
         )
     try:

@@ -50,7 +50,6 @@ def make_agent(session_id: str) -> Agent:
         model=model,
         tools=[add],
         system_prompt="Answer in one short sentence.",
-        callback_handler=None,  # otherwise it prints every answer in the server's log
     )
 '''
 

@@ -43,14 +43,6 @@ def journal_at(named: str | None, config: Path | None) -> Location:
     return location.expanduser()
 
 
-def file_of(named: str | None, config: Path | None) -> Path:
-    """Return the file that PATH names, else the settings. Raises `SettingsError` if the journal is not a file."""
-    location = journal_at(named, config)
-    if isinstance(location, Database):
-        raise SettingsError(f"The journal {location.shown!r} is not a file. Name a file.")
-    return location
-
-
 @contextmanager
 def driver_needed() -> Iterator[None]:
     """Turn the lack of PostgreSQL's driver in the block into a `SettingsError` that says how to install it."""
@@ -67,7 +59,7 @@ def driver_needed() -> Iterator[None]:
 
 def backup_of_database(location: Database, to: str) -> JournalError:
     """Return the error that says how a database is backed up."""
-    password = " (with the password in location of ***, or better in PGPASSFILE)" if "***" in location.shown else ""
+    password = " (put the password in place of ***, or better into PGPASSFILE)" if "***" in location.shown else ""
     return JournalError(
         "A journal in PostgreSQL is backed up by PostgreSQL's own tools, also while servers run:"
         f" pg_dump --format=custom --file={shlex.quote(to)} {shlex.quote(location.shown)}{password}. Continuous"

@@ -65,7 +65,7 @@ def _serve(
         for remark in resolved.remarks:
             _log.warning("%s", remark)
         if not settings.has_keys and (misplaced := OF_CLIENTS & os.environ.keys()):
-            sentence = "%s is for clients, and lets nobody in here: a server reads its keys from %sAPI_KEYS_FILE"
+            sentence = "%s is for clients, and gives nobody access here: a server reads its keys from %sAPI_KEYS_FILE"
             _log.warning(sentence, ", ".join(sorted(misplaced)), PREFIX)
         if settings.servers > 1:
             from strandline._supervision.servers import supervise

@@ -16,7 +16,7 @@ def keys(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Check the API keys."""
     if not settings.has_keys:
         if misplaced := OF_CLIENTS & environ.keys():
-            yield note("keys", f"{', '.join(sorted(misplaced))} is for clients; it lets nobody in at a server")
+            yield note("keys", f"{', '.join(sorted(misplaced))} is for clients; it gives nobody access to a server")
         else:
             yield ok("keys", "none: clients need no key")
         return

@@ -20,6 +20,7 @@ from strandline._journal.ownership import (
     is_network,
     locate,
 )
+from strandline._journal.postgres.shares import lease_shown
 from strandline._journal.reserve import reserve_bytes
 from strandline._journal.verify import at_one_moment
 from strandline._printable import without_passwords
@@ -129,8 +130,7 @@ def _journal_in(found: "Inspection", shown: str) -> Finding:
         return note("journal", f"{shown}, schema {found.schema}: the next start brings it to this version")
     what = f"{shown}, schema {found.schema}, {_size(found.bytes)}"
     alive = [
-        f"{each.name} ({each.partitions} of 256 partitions, version {each.version},"
-        f" {f'lease ends in {each.left_s:.0f} s' if each.left_s >= 0 else 'lease is over'})"
+        f"{each.name} ({each.partitions} of 256 partitions, version {each.version}, {lease_shown(each.left_s)})"
         for each in found.servers
     ]
     return (

@@ -63,7 +63,7 @@ class Ownership(Struct, eq=False):
 def moved(partition: int) -> NotOwner:
     """Return the error for a session of a partition that another server has, or none."""
     return NotOwner(
-        "no server has the session at the moment: its server was lost or left, and another one takes over",
+        "no server has the session at the moment: its server has stopped or was lost, and another one takes over",
         retry_after_s=MOVED_S,
         partition=partition,
     )

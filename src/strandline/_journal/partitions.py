@@ -36,7 +36,7 @@ def partition_of_run(run_id: RunId) -> int | None:
 def moved(partition: int) -> NotOwner:
     """Return the error of an operation on a session in a partition of another server, or of none."""
     return NotOwner(
-        "no server has the session at the moment: its server was lost or left, and another one takes over",
+        "no server has the session at the moment: its server has stopped or was lost, and another one takes over",
         retry_after_s=MOVED_S,
         partition=partition,
     )

@@ -30,7 +30,7 @@ async def prune(file: Path, clock: Clock, older_than_s: float, on_step: Callable
         await journal.open(OWNER, max_attempts=_NEVER)
     except JournalLocked as error:
         raise JournalLocked(
-            f"{error} A server forgets old runs by itself: its setting `run_retention` says after how long."
+            f"{error} A server deletes old runs by itself: its setting `run_retention` says after how long."
         ) from error
     before = clock.now() - older_than_s
     forgotten = 0

@@ -80,8 +80,8 @@ class Refusals:
             )
         if refused.reason == "disk_low":
             return DiskLow(
-                "little room is left on the server's disk, and it is kept for runs that were accepted (setting"
-                " disk_reserve_bytes); no new one is before there is more",
+                "the server's disk is nearly full, and the rest is reserved for accepted runs (setting"
+                " disk_reserve_bytes); new ones are refused until there is more",
                 retry_after_s=self._options.retry_after_s,
             )
         estimate = self._estimates.wait_s(key, refused.position)

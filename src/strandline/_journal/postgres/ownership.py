@@ -55,6 +55,15 @@ _END_BACKENDS: Final = (
 """Of owners that hold rows and wait for their client: half a batch has come, and the rest never will."""
 
 
+_NAMED: Final = "process {} on {}"
+
+
+def process_of(name: str) -> tuple[int, str]:
+    """Return the process id and the host of a server, from its name."""
+    _, pid, _, host = name.split(" ", 3)
+    return int(pid), host
+
+
 def end_half_batches(wire: Wire) -> None:
     """End the connections that hold rows of `servers` and wait for the rest of their batch, but none of a server that
     starts."""
@@ -102,7 +111,7 @@ def join(
 
 def _joined(wire: Wire, address: str) -> Joined | None:
     """Add a server; return None if a command keeps all servers away."""
-    name = f"process {os.getpid()} on {socket.gethostname()}"
+    name = _NAMED.format(os.getpid(), socket.gethostname())
     begin_alone(wire)
     try:
         check_finished(wire)

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from strandline._journal.partitions import PARTITIONS
 from strandline._journal.postgres.failures import for_operators
+from strandline._journal.postgres.ownership import process_of
 from strandline._journal.postgres.wire import ConnectionLost, Refused, Wire, check_conninfo
 from strandline.errors import JournalError
 
@@ -47,6 +48,11 @@ class ServerRow(Struct, frozen=True):
     """How many of the 256 it owns."""
     open_runs: int
     """How many runs wait, execute or lock their sessions there."""
+
+    @property
+    def process(self) -> tuple[int, str]:
+        """Its process id, and the host of that."""
+        return process_of(self.name)
 
 
 class Roster(Struct, frozen=True):

@@ -55,6 +55,11 @@ def _weight(server: int, partition: int) -> bytes:
     return hashlib.blake2b(b"%d:%d" % (server, partition), digest_size=8).digest()
 
 
+def lease_shown(left_s: float) -> str:
+    """Return how long a lease lasts, for people."""
+    return f"lease ends in {left_s:.0f} s" if left_s >= 0 else "lease is over"
+
+
 class Shares:
     """What one server makes of what it sees. `me` is its id."""
 
@@ -97,7 +102,7 @@ class Shares:
     def others(self) -> str:
         """Which other servers there are, for people."""
         others = [each for each in self.view.servers.values() if each.id != self.me]
-        return "; ".join(f"{each.name or each.address}, whose lease ends in {each.left_s:.0f} s" for each in others)
+        return "; ".join(f"{each.name or each.address}, whose {lease_shown(each.left_s)}" for each in others)
 
     @property
     def has_ended(self) -> bool:

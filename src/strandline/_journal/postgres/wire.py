@@ -203,12 +203,12 @@ class Wire:
             if is_idle and not results:
                 self._is_prepared = False
                 _log.warning(
-                    "the database, or a pooler before it, has forgotten prepared statements: they are sent whole from"
+                    "the database, or a pooler before it, does not keep prepared statements: they are sent whole from"
                     " now on, which costs it more time"
                 )
                 return None
             self.close()  # (some of a transaction was executed: it is begun again on another connection)
-            raise ConnectionLost("prepared statements were forgotten in the middle of a transaction")
+            raise ConnectionLost("prepared statements were lost in the middle of a transaction")
         raise self._error(failed)
 
     def _next_result(self, until: float) -> Any:
