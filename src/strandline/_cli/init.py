@@ -50,6 +50,7 @@ def make_agent(session_id: str) -> Agent:
         model=model,
         tools=[add],
         system_prompt="Answer in one short sentence.",
+        callback_handler=None,  # a server has no terminal to print answers to
     )
 '''
 
