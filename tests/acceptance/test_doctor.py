@@ -114,6 +114,11 @@ def test_a_port_of_another_program_and_one_of_another_address(tmp_path: Path) ->
     assert "cannot assign" in problems(doctor(tmp_path, STRANDLINE_HOST="192.0.2.1"))["port"].lower()
 
 
+def test_several_servers_over_a_file(tmp_path: Path) -> None:
+    found = problems(doctor(tmp_path, STRANDLINE_SERVERS="2", STRANDLINE_PORT="0"))
+    assert "servers is 2, and the journal is sqlite:" in found["journal"]
+
+
 def test_who_may_reach_it(tmp_path: Path) -> None:
     refused = problems(doctor(tmp_path, STRANDLINE_HOST="0.0.0.0", STRANDLINE_PORT="0"))
     assert "STRANDLINE_ALLOW_ANONYMOUS=1" in refused["exposure"]

@@ -45,7 +45,6 @@ TESTED_BY: Final = {
     "_journal": "tests/contract/test_sqlite.py",
     "_reload": "tests/acceptance/test_reload.py",
     "_remote": "tests/acceptance/test_errors_in_the_terminal.py",
-    "_supervision": "tests/acceptance/test_servers.py",
     "_scripted": "tests/unit/test_scripted_model.py",
     "testing/_contract": "tests/contract/test_memory.py",
     "testing": "tests/unit/test_history.py",

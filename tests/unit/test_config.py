@@ -58,6 +58,10 @@ def test_lists_and_truth_values_are_read_from_text(tmp_path: Path) -> None:
     ("name", "value"),
     [
         ("port", "70000"),
+        ("own_port", "0"),
+        ("own_port", "65536"),
+        ("servers", "0"),
+        ("servers", "65"),
         ("port", "http"),
         ("max_running", "0"),
         ("max_queued", "-1"),

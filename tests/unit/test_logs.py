@@ -90,6 +90,14 @@ def test_a_json_log_is_one_object_a_line_with_control_characters_escaped(logged:
     assert line == {"level": "warning", "logger": "strandline.test", "message": "one\ntwo \x1b[2J\u2028 ä"}
 
 
+def test_a_line_names_its_server_if_several_share_the_log(logged: Logged, capsys: pytest.CaptureFixture[str]) -> None:
+    [line] = logged(lambda: LOG.warning("hello"), server=4711)
+    assert line["server"] == 4711
+    log_to_stderr(server=4711)
+    LOG.warning("hello")
+    assert capsys.readouterr().err.endswith(" WARNING strandline.test[4711]: hello\n")
+
+
 def test_a_line_of_a_run_says_which(logged: Logged) -> None:
     traced = run_of("anna", {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"})
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from strandline._config import journal_database, journal_file
+from strandline._config import check_servers, journal_database, journal_file
 from strandline._doctor.finding import Finding, note, ok, problem
 from strandline._journal.integrity import CHECKED_BYTES, check_pages
 from strandline._journal.ownership import (
@@ -25,7 +25,7 @@ from strandline._journal.reserve import reserve_bytes
 from strandline._journal.verify import at_one_moment
 from strandline._printable import without_passwords
 from strandline._settings import Settings
-from strandline.errors import JournalError, StrandlineError
+from strandline.errors import JournalError, SettingsError, StrandlineError
 
 if TYPE_CHECKING:
     from strandline._journal.postgres.bloat import DeadRows
@@ -41,6 +41,10 @@ LONG_S: Final = 600.0
 
 def journal(settings: Settings) -> Iterator[Finding]:
     """Check whether the journal exists, is sound, and is not in use."""
+    try:
+        check_servers(settings)
+    except SettingsError as error:
+        yield problem("journal", str(error))
     if settings.journal == "memory:":
         yield note("journal", "in memory: everything is lost when the server stops")
         return

@@ -28,7 +28,7 @@ from strandline._supervision.orders import GO, STOP, Orders
 
 REST_S: Final = 0.5
 """How long to wait for the rest of what a child has said when it has ended."""
-_ENTRY: Final = "from strandline._cli import main; main()"
+PROGRAM: Final = "from strandline._cli import main; main()"
 
 
 @dataclass(eq=False, slots=True)
@@ -78,6 +78,7 @@ class Parent(ABC):
         self._tasks: set[asyncio.Task[None]] = set()
         self._code: int | None = None
         self._stopping = False
+        self._program = PROGRAM
 
     async def life(self) -> int:
         """Start the first child, and handle events one at a time. Return the exit code."""
@@ -99,6 +100,7 @@ class Parent(ABC):
                 if child.is_there:
                     child.process.kill()
                     await child.process.wait()
+                child.link.close()
 
     @abstractmethod
     async def _begin(self) -> None:
@@ -155,7 +157,7 @@ class Parent(ABC):
                 sys.executable,
                 "-P",  # (like the installed command: the current folder must not shadow modules)
                 "-c",
-                where + _ENTRY,
+                where + self._program,
                 "serve",
                 *arguments,
                 "--handed-over",
@@ -183,10 +185,13 @@ class Parent(ABC):
         self._happened.put_nowait(partial(self._gone, child, code))
 
     async def _read(self, child: Child) -> None:
-        reader, _ = await asyncio.open_connection(sock=child.link.dup())
-        with suppress(OSError):
-            async for line in reader:
-                self._happened.put_nowait(partial(self._heard, child, json.loads(line)))
+        reader, writer = await asyncio.open_connection(sock=child.link.dup())
+        try:
+            with suppress(OSError):
+                async for line in reader:
+                    self._happened.put_nowait(partial(self._heard, child, json.loads(line)))
+        finally:
+            writer.close()
 
     async def _gone(self, child: Child, code: int) -> None:
         child.link.close()
