@@ -201,6 +201,7 @@ class _Server:
         exhausting = asyncio.create_task(self._service.exhausted.wait())
         losing = asyncio.create_task(self._exit_when_lost(starting))
         following = asyncio.create_task(self._follow_keys(loop))
+        looking = asyncio.create_task(self._look_around(apps, starting))
         try:
             await asyncio.wait([starting, stopping, serving], return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
@@ -232,6 +233,7 @@ class _Server:
             losing.cancel()
             idling.cancel()
             following.cancel()
+            looking.cancel()
             exhausting.cancel()
             stopping.cancel()
             refuse_late()  # (if the start failed)
@@ -269,6 +271,12 @@ class _Server:
                 await asyncio.wait([serving for _, serving in others], timeout=CONNECTIONS_GRACE_S + 1)
 
         return end
+
+    async def _look_around(self, apps: Apps, starting: "asyncio.Task[None]") -> None:
+        """Log once, when this server has started, which others cannot be reached."""
+        await asyncio.wait([starting])
+        if apps.forwarder is not None and not starting.cancelled() and starting.exception() is None:
+            await apps.forwarder.look_around()
 
     async def _hand_over(self, web: "_Web", handover: Handover) -> None:
         """Report what executes. If other processes do, accept no more connections, nor requests on open ones."""

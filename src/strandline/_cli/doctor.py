@@ -72,7 +72,7 @@ def doctor(
 
 def _findings(target: str | None, config: Path | None, trials: list["Trial"]) -> Iterator["Finding"]:
     from strandline._config import DEFAULT, FIELDS, survey
-    from strandline._doctor import keys, machine, network, storage
+    from strandline._doctor import keys, machine, network, servers, storage
     from strandline._doctor.agent import Trial
     from strandline._doctor.finding import note, ok, problem
     from strandline._settings import Settings
@@ -97,6 +97,7 @@ def _findings(target: str | None, config: Path | None, trials: list["Trial"]) ->
         from strandline._config import journal_file
 
         yield from storage.journal(settings)
+        yield from servers.servers(settings)
         yield storage.workspace(settings)
         yield machine.open_files(settings)
         yield machine.clock(journal_file(settings))

@@ -6,7 +6,8 @@ from msgspec import Struct
 
 
 class Level(StrEnum):
-    """The level of a finding. Only a problem keeps a server from starting, now or later."""
+    """The level of a finding. Only a problem keeps a server from starting, now or later, or clients
+    from their answers."""
 
     OK = "ok"
     NOTE = "note"

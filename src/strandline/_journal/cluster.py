@@ -28,22 +28,31 @@ class DatabaseVitals(Struct, frozen=True):
     """How many rows that table has."""
 
 
-class Cluster(Protocol):
-    """The servers over one journal, as this one knows them: at most a second old. Only `refresh` and `database`
-    ask it.
-
-    Use it on the loop that opened the journal.
-    """
+class Members(Protocol):
+    """Who the servers over one journal are, and who it is that asks."""
 
     @property
     def me(self) -> int:
-        """The id of this server."""
+        """The id of this server; 0 for a command, which is none."""
         ...
 
     @property
     def secret(self) -> bytes:
         """What all servers of the cluster know, and nobody else: it signs their requests to each other."""
         ...
+
+    @property
+    def peers(self) -> dict[int, Peer]:
+        """The servers that are alive, with this one, by id."""
+        ...
+
+
+class Cluster(Members, Protocol):
+    """The servers over one journal, as this one knows them: at most a second old. Only `refresh` and `database`
+    ask it.
+
+    Use it on the loop that opened the journal.
+    """
 
     @property
     def lease_s(self) -> float:
@@ -58,11 +67,6 @@ class Cluster(Protocol):
     @property
     def takeovers(self) -> int:
         """How many servers this one has ended since its start, because they had not renewed their leases."""
-        ...
-
-    @property
-    def peers(self) -> dict[int, Peer]:
-        """The servers that are alive, with this one, by id."""
         ...
 
     def owner(self, partition: int) -> Peer | None:

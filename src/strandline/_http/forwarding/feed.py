@@ -26,7 +26,7 @@ from strandline._http.forwarding.inner import FEED_AFTER
 from strandline._http.forwarding.others import Others
 from strandline._http.forwarding.upstream import Unreached, UpstreamLost
 from strandline._http.forwarding.whole_events import WholeEvents
-from strandline._journal.cluster import Peer
+from strandline._journal.cluster import Cluster, Peer
 from strandline.errors import Invalid
 
 COMPARE_S: Final = 0.5
@@ -49,7 +49,7 @@ Piece = tuple[int, bytes, bool]
 class MergedFeed:
     """The route of all events, where other servers have some of them. `here` has those of this server."""
 
-    def __init__(self, here: Handler, others: Others) -> None:
+    def __init__(self, here: Handler, others: Others[Cluster]) -> None:
         self._here = here
         self._others = others
 
@@ -80,7 +80,7 @@ class _MergedResponse(Response):
     `begins`.
     """
 
-    def __init__(self, others: Others, last: dict[int, int], first: Response, begins: int) -> None:
+    def __init__(self, others: Others[Cluster], last: dict[int, int], first: Response, begins: int) -> None:
         super().__init__(media_type="text/event-stream")
         self.raw_headers = first.raw_headers
         self._others = others

@@ -26,7 +26,7 @@ from strandline._http import wire
 from strandline._http.forwarding.client_request import ClientRequest, part
 from strandline._http.forwarding.envelope import Forward
 from strandline._http.forwarding.inner import ACCEPTED, INTERNAL, MOVED, RESUMABLE
-from strandline._http.forwarding.others import Others, Stale
+from strandline._http.forwarding.others import Others, Stale, advice
 from strandline._http.forwarding.upstream import Unreached, Upstream, UpstreamLost
 from strandline._http.forwarding.whole_events import WholeEvents
 from strandline._journal.cluster import Cluster, Peer
@@ -71,7 +71,7 @@ class Forwarder:
     def __init__(
         self,
         app: ASGIApp,
-        others: Others,
+        others: Others[Cluster],
         *,
         most_bytes: int,
         respond: Callable[[Exception, Scope], Response],
@@ -141,6 +141,12 @@ class Forwarder:
         self._is_leaving = True
         under_way = [*self._at_others.items()]
         await asyncio.gather(*(self._others.leave(peer, number, answer=True) for number, peer in under_way))
+
+    async def look_around(self) -> None:
+        """Log which servers do not answer at the addresses that they have given, as seen from here."""
+        for peer, why in await self._others.unreached():
+            who = "this server" if peer.id == self._others.cluster().me else f"server {peer.id}"
+            _log.warning("%s cannot be reached at %s: %s; %s", who, peer.address or "no address", why, advice(peer))
 
     async def _here(self, request: ClientRequest) -> int | None:
         """Have the application answer; return the partition whose owner has to answer instead, or the rest of it."""

@@ -6,22 +6,26 @@ Belongs to the serving loop.
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from strandline._clock import Clock
 from strandline._http import wire
-from strandline._http.forwarding.envelope import Forward, Left, clock_read, signed
+from strandline._http.forwarding.envelope import Envelope, Left, clock_read, signed
 from strandline._http.forwarding.inner import CLOCK, PATH
 from strandline._http.forwarding.upstream import Pool, Unreached, Upstream, UpstreamLost
-from strandline._journal.cluster import Cluster, Peer
+from strandline._journal.cluster import Members, Peer
 
 WATCH_S: Final = 0.5
 """How often the servers that have requests of ours are compared with those that are alive."""
+REACH_S: Final = 3.0
+"""How long another server gets to answer that it is reached."""
 LEAVE_S: Final = 1.0
 """How long another server gets to learn that a client has disconnected."""
+NO_REQUEST: Final = 0
+"""No request has this number."""
 _HEAD: Final = b"POST %b HTTP/1.1\r\nhost: strandline\r\ncontent-length: %%d\r\n\r\n" % PATH.encode()
 
-Make = Callable[[int, int, int, float], Forward]
+Make = Callable[[int, int, int, float], Envelope]
 """Makes an envelope for a sender, a receiver, a number and a time."""
 
 
@@ -29,14 +33,17 @@ class Stale(UpstreamLost):
     """Nothing was done: the connection had been idle and was closed, or our clock was wrong and is right now."""
 
 
-class Others:
-    """Sends messages to other servers."""
+M = TypeVar("M", bound=Members)
 
-    def __init__(self, cluster: Callable[[], Cluster], clock: Clock) -> None:
+
+class Others(Generic[M]):
+    """Sends messages to other servers, each with a number above `last`."""
+
+    def __init__(self, cluster: Callable[[], M], clock: Clock, last: int = 0) -> None:
         self.cluster = cluster
         self.clock = clock
         self.pool = Pool()
-        self._number = 0
+        self._number = last
         self._ahead: dict[int, float] = {}
         """By how many seconds the clocks of servers are ahead of ours, if they have said so."""
         self._watch: asyncio.TimerHandle | None = None
@@ -74,19 +81,46 @@ class Others:
 
         With `answer`, that we stop, so that it answers the request now.
         """
-        cluster = self.cluster()
         with suppress(Unreached, UpstreamLost, TimeoutError):
             async with asyncio.timeout(LEAVE_S):
-                upstream = await self.connect(peer)
+                await self._tell(peer, number, answer=answer)
+
+    async def unreached(self) -> list[tuple[Peer, str]]:
+        """Return which servers do not answer a signed message at the addresses that they have given, and why."""
+        peers = [*self.cluster().peers.values()]
+        found = await asyncio.gather(*map(self._trouble_with, peers))
+        return [(peer, trouble) for peer, trouble in zip(peers, found, strict=True) if trouble is not None]
+
+    async def _trouble_with(self, peer: Peer) -> str | None:
+        try:
+            async with asyncio.timeout(REACH_S):
                 try:
-                    self._number += 1
-                    left = Left(cluster.me, peer.id, self._number, self._now(peer), number, answer)
-                    message = signed(cluster.secret, left)
-                    await upstream.send(_HEAD % len(message) + message, b"")
-                    while await upstream.next():
-                        pass
-                finally:
-                    self.put(upstream)
+                    return await self._greet(peer)
+                except Stale:  # (now it is known how its clock differs from ours)
+                    return await self._greet(peer)
+        except TimeoutError:
+            return f"nothing answers within {REACH_S:g} s"
+        except (Unreached, UpstreamLost) as error:
+            return str(error)
+
+    async def _greet(self, peer: Peer) -> str | None:
+        status = await self._tell(peer, NO_REQUEST)
+        return None if status == wire.NO_CONTENT else f"something else answers there (HTTP {status})"
+
+    async def _tell(self, peer: Peer, of: int, *, answer: bool = False) -> int:
+        """Send the message that the client of a request has left; return the status of its answer. Raises as `send`."""
+
+        def left(sender: int, receiver: int, number: int, at: float) -> Left:
+            return Left(sender, receiver, number, at, of, answer)
+
+        upstream = await self.connect(peer)
+        try:
+            await self.send(upstream, peer, left, b"")
+            while await upstream.next():
+                pass
+            return upstream.status
+        finally:
+            self.put(upstream)
 
     def _now(self, peer: Peer) -> float:
         return self.clock.now() + self._ahead.get(peer.id, 0.0)
@@ -94,7 +128,7 @@ class Others:
     def _check(self, peer: Peer, upstream: Upstream, number: int) -> None:
         """Raise an error if a server does not believe us; if it does not believe our time, use its."""
         if upstream.status == wire.FORBIDDEN and not upstream.headers_named(b"content-type"):
-            raise Unreached("it does not accept our signature")
+            raise Unreached("it does not accept our signature: another server answers there, or one of another cluster")
         shown = upstream.headers_named(CLOCK.encode())
         if upstream.status != wire.UNAUTHORIZED or not shown:
             return
@@ -116,3 +150,15 @@ class Others:
             self.pool.fail(address, UpstreamLost("the server is over"))
         if self.pool.addresses:
             self._watch_peers()
+
+
+def advice(peer: Peer) -> str:
+    """Return what to set where a server cannot be reached at its address."""
+    if peer.address.rpartition(":")[0].strip("[]") in ("localhost", "::1") or peer.address.startswith("127."):
+        return (
+            "that address leads to the same machine only: if the server is on another one, set its cluster_listen to"
+            " 0.0.0.0:8081, and its cluster_address to an address of that machine"
+        )
+    return (
+        "let servers reach each other at that port, or set cluster_address of that server to an address that they reach"
+    )

@@ -9,9 +9,11 @@ from typing import Final
 
 from msgspec import Struct
 
+from strandline._journal.cluster import Peer
 from strandline._journal.partitions import PARTITIONS
 from strandline._journal.postgres.failures import for_operators
 from strandline._journal.postgres.ownership import process_of
+from strandline._journal.postgres.shares import FRESH_SHARE
 from strandline._journal.postgres.wire import ConnectionLost, Refused, Wire, check_conninfo
 from strandline.errors import JournalError
 
@@ -26,6 +28,10 @@ _SERVERS: Final = (
 _FREE: Final = (
     "SELECT count(*) FROM partitions WHERE owner IS NULL"
     " OR NOT EXISTS (SELECT 1 FROM servers WHERE id = owner AND alive)"
+)
+_ALIVE: Final = (
+    "SELECT id, address, version, servers.name FROM servers, meta WHERE meta.name = 'lease_ms' AND alive"
+    " AND until > clock_timestamp() + meta.value * ?::float8 * interval '1 ms' ORDER BY id"
 )
 _LEAVING: Final = "UPDATE servers SET leaving = (? = 1) WHERE id = ? AND alive RETURNING id"
 
@@ -62,6 +68,25 @@ class Roster(Struct, frozen=True):
     free: int
     """How many partitions nobody owns: normally none for longer than a second or two."""
     partitions: int = PARTITIONS
+
+
+class Outsider(Struct, frozen=True):
+    """The servers as a command sees them that sends them messages. Implements `cluster.Members`."""
+
+    secret: bytes
+    peers: dict[int, Peer]
+    """Those that have just renewed their leases."""
+    names: dict[int, str]
+    me: int = 0
+
+
+def outsider(conninfo: str) -> Outsider:
+    """Return the servers that answer if they can be reached, and what to sign with. Raises `JournalError`."""
+    with _connected(conninfo) as wire:
+        found = wire.execute(_ALIVE, (FRESH_SHARE,)).fetchall()
+        row = wire.execute("SELECT secret FROM cluster").fetchone()
+    peers = {number: Peer(number, address, version) for number, address, version, _ in found}
+    return Outsider(b"" if row is None else row[0], peers, {number: name for number, _, _, name in found})
 
 
 def roster(conninfo: str) -> Roster:

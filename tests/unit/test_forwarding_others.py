@@ -1,0 +1,55 @@
+"""Messages to other servers: which of them are reached at the addresses that they have given."""
+
+import socket
+import time
+
+from cluster_support import View, pair, run
+from strandline._clock import SystemClock
+from strandline._http.forwarding.others import Others, advice
+from strandline._journal.cluster import Peer
+
+
+def test_a_server_is_reached_if_it_answers_to_its_own_name_whatever_its_clock_says() -> None:
+    class Late(SystemClock):
+        def now(self) -> float:
+            return super().now() - 600.0
+
+    async def scene() -> None:
+        async with pair() as (found, first, _, _):
+            others = Others(lambda: View(found.town, 0), Late(), last=time.time_ns())
+            try:
+                assert await others.unreached() == []
+                assert await others.unreached() == [], "also a second time, over connections that are kept"
+            finally:
+                others.pool.close()
+            await found.start()
+            assert await first.forwarder._others.unreached() == []
+
+    run(scene)
+
+
+def test_what_answers_at_a_servers_address_must_be_that_server() -> None:
+    async def scene() -> None:
+        async with pair() as (found, first, owner, _):
+            web = first.url.removeprefix("http://")
+            with socket.create_server(("127.0.0.1", 0)) as silent:
+                found.town.peers |= {
+                    7: Peer(7, owner.address, "0"),
+                    8: Peer(8, web, "0"),
+                    9: Peer(9, "", "0"),
+                    10: Peer(10, "127.0.0.1:1", "0"),
+                    11: Peer(11, f"127.0.0.1:{silent.getsockname()[1]}", "0"),
+                }
+                unreached = {peer.id: why for peer, why in await first.forwarder._others.unreached()}
+            assert set(unreached) == {7, 8, 9, 10, 11}
+            assert "another server answers there" in unreached[7]
+            assert "something else answers there" in unreached[8]
+            assert "nothing answers within" in unreached[11]
+
+    run(scene)
+
+
+def test_the_advice_is_about_the_machine_if_the_address_leads_to_its_own_only() -> None:
+    for address in ("127.0.0.1:8081", "localhost:8081", "[::1]:8081"):
+        assert "leads to the same machine only" in advice(Peer(1, address, "0"))
+    assert "leads to the same machine only" not in advice(Peer(1, "10.0.0.7:8081", "0"))
