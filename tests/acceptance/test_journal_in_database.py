@@ -1,5 +1,6 @@
 """`strandline journal` with a journal in PostgreSQL: each command works on it, or says what to do instead."""
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import strands_sessions
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import TARGETS, Server, ran, refused, serving, texts
 from tools.postgres import Cluster
@@ -133,12 +135,26 @@ def test_tables_are_made_without_a_server(database: str, tmp_path: Path) -> None
     assert "none: it is sound" in journal(tmp_path, "verify", database).stdout
 
 
+def test_conversations_of_strands_come_into_a_database_and_go_on_there(database: str, tmp_path: Path) -> None:
+    asyncio.run(strands_sessions.write(tmp_path / "sessions"))
+    done = journal(tmp_path, "import", "sessions", database, "--json", code=1)
+    results = {each["session_id"]: each["result"] for each in json.loads(done.stdout)}
+    assert (results["sound"], results["two"]) == ("imported", "refused")
+    assert "none: it is sound" in journal(tmp_path, "verify", database).stdout
+    with serving(TARGETS / "remembers.py", folder=tmp_path, journal=database) as server:
+        said = len(server.history("sound"))
+        assert server.chat("hello", "sound")["status"] == "success"
+        assert len(server.history("sound")) == said + 2 == 10
+        refusal = journal(tmp_path, "import", "sessions", database, "--skip-existing", code=2).stderr
+        assert "Sessions are imported while no server has the journal" in refusal
+
+
 def test_what_a_database_does_itself_is_said_with_the_command_and_without_the_password(tmp_path: Path) -> None:
     address = "postgresql://ada:s3cret@127.0.0.1:1/none"
-    (tmp_path / "sessions").mkdir()
+    (tmp_path / "sessions" / "session_a").mkdir(parents=True)
     for arguments, wanted in (
         (["backup", address, "monday.dump"], "pg_dump --format=custom --file=monday.dump 'postgresql://ada:***@"),
-        (["import", "sessions", address], "strandline journal copy FILE 'postgresql://ada:***@"),
+        (["import", "sessions", address], "the database cannot be reached"),
         (["verify", address], "postgresql://ada:***@127.0.0.1:1/none: the database cannot be reached"),
         (["prune", address, "--older-than", "1d"], "the database cannot be reached"),
         (["migrate", address], "the database cannot be reached"),

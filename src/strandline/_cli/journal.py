@@ -7,20 +7,19 @@ work. Exit codes: 0 done and sound, 1 faults found or a session refused, 2 faile
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, TypedDict
 
 import typer
 from msgspec.structs import asdict
 
 from strandline._cli import say
 from strandline._cli.journal_copy import copy, migrate
-from strandline._cli.journal_options import AsJson, Config, OptionalPath, progress, size_of
+from strandline._cli.journal_options import AsJson, Config, OptionalPath, Step, progress, size_of
 from strandline._cli.locations import (
     Database,
     Location,
     backup_of_database,
     driver_needed,
-    import_of_database,
     journal_at,
 )
 from strandline._model import ANONYMOUS
@@ -174,6 +173,17 @@ def prune(
             say.out().print(f"{size_of(max(freed, 0))} freed.")
 
 
+class _Import(TypedDict):
+    """How sessions are imported, into a file or a database."""
+
+    prefix: str
+    principal: str
+    skip_existing: bool
+    dry_run: bool
+    on_step: Step
+    named: str | None
+
+
 @journal_app.command("import", short_help="Import sessions of Strands' FileSessionManager.")
 def import_(
     folder: Annotated[Path, typer.Argument(help="Folder with `session_ID` folders, or one of them.", metavar="FOLDER")],
@@ -221,23 +231,18 @@ def import_(
     if None not in (caller, principal) and caller != principal:
         say.fail(f"--caller is {caller!r}, and by its older name --principal it is {principal!r}. Set one of the two.")
     owners = [each for each in (caller, principal) if each is not None]
-    with say.errors_reported(), progress("sessions") as step:
-        journal = journal_at(path, config)
+    with say.errors_reported(), driver_needed(), progress("sessions") as step:
+        journal, clock = journal_at(path, config), SystemClock()
+        how = _Import(
+            prefix=session_prefix, principal=owners[0] if owners else ANONYMOUS, skip_existing=skip_existing,
+            dry_run=dry_run, on_step=step, named=named,
+        )  # fmt: skip
         if isinstance(journal, Database):
-            raise import_of_database(journal)
-        results = asyncio.run(
-            import_sessions(
-                folder.expanduser(),
-                journal,
-                SystemClock(),
-                prefix=session_prefix,
-                principal=owners[0] if owners else ANONYMOUS,
-                skip_existing=skip_existing,
-                dry_run=dry_run,
-                on_step=step,
-                named=named,
-            )
-        )
+            from strandline._journal.postgres.importing import import_sessions as import_into_database
+
+            results = import_into_database(folder.expanduser(), journal.address, clock, **how)
+        else:
+            results = asyncio.run(import_sessions(folder.expanduser(), journal, clock, **how))
     console = say.out()
     if as_json:
         sys.stdout.write(encode(results).decode() + "\n")

@@ -65,11 +65,3 @@ def backup_of_database(location: Database, to: str) -> JournalError:
         f" pg_dump --format=custom --file={shlex.quote(to)} {shlex.quote(location.shown)}{password}. Continuous"
         " archiving (point-in-time recovery) loses less."
     )
-
-
-def import_of_database(location: Database) -> JournalError:
-    """Return the error that says how sessions come into a database."""
-    return JournalError(
-        "Sessions are imported into files only. Import them into a new file, then copy that into an empty database:"
-        f" strandline journal copy FILE {shlex.quote(location.shown)}"
-    )

@@ -2,7 +2,8 @@
 
 A session's folder is `session_ID/agents/agent_ID/{agent.json,messages/message_N.json}` (strands-agents 1.62.0). What
 such a manager stores of a failed run may not be a conversation that a provider accepts: each run's messages are closed
-like those of a run here, and every change is reported. A session is imported whole or not at all.
+like those of a run here, and every change is reported. A session is imported whole or not at all, and read back before
+that is committed. `import_sessions` is for a file; `postgres/importing.py` does the same work on a database.
 """
 
 import asyncio
@@ -10,22 +11,26 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from msgspec import MsgspecError, Struct, field
 
 from strandline._clock import Clock
 from strandline._encoding import decoder, encode_messages
 from strandline._history import EMPTY_MESSAGE, close
+from strandline._journal import reader
 from strandline._journal.changes import AddHistory, AddSession, Change, ChangeSession, SessionRef, StoreAgent
+from strandline._journal.database import Database
 from strandline._journal.driver import connect, create, tighten, unreadable
 from strandline._journal.integrity import check_current, guard
 from strandline._journal.ownership import Ownership, check_openable, explained, locate, prepare_folder
+from strandline._journal.port import HistoryQuery
 from strandline._journal.sqlite_rows import SqliteRows
 from strandline._journal.transitions import NO_RUN
 from strandline._model import (
+    WHOLE_HISTORY,
     Inline,
     Message,
     Principal,
@@ -37,7 +42,7 @@ from strandline._model import (
     session_id,
 )
 from strandline._normalize import as_text, holds, normalize_message
-from strandline.errors import Invalid, JournalError, JournalLocked
+from strandline.errors import Invalid, JournalError, JournalLocked, RecordDamaged
 
 T = TypeVar("T")
 
@@ -249,6 +254,30 @@ def _window(runs: Sequence[Sequence[Message]], starts: Sequence[int], manager: d
 # -- writing ----------------------------------------------------------------------------------------------
 
 
+def names_of(folder: Path, prefix: str, named: str | None) -> dict[Path, str]:
+    """Return the folders of sessions in `folder`, each with its new name. Raises a `JournalError` with what to do."""
+    found = {each: prefix + each.name.removeprefix(SESSION) for each in sessions_in(folder)}
+    if named is None:
+        return found
+    if len(found) > 1:
+        raise JournalError(
+            f"{folder} has {len(found)} sessions, and only one can be called {named}. Name the folder of that one."
+        )
+    return dict.fromkeys(found, named)
+
+
+class Store(Protocol):
+    """A journal to import sessions into, which no server has."""
+
+    def has(self, key: SessionKey) -> bool:
+        """Return whether there is a session of this name."""
+        ...
+
+    def keep(self, key: SessionKey, conversation: Conversation, now: float) -> None:
+        """Store a session in one transaction. Raises `Unusable` if it cannot be read back."""
+        ...
+
+
 async def import_sessions(
     folder: Path,
     file: Path,
@@ -266,14 +295,8 @@ async def import_sessions(
     `named` is the new name of the only session. Returns a result for each, in order of their names. Raises a
     `JournalError` that says what to do; sessions imported so far stay then.
     """
-    found = {each: prefix + each.name.removeprefix(SESSION) for each in sessions_in(folder)}
-    if named is not None:
-        if len(found) > 1:
-            raise JournalError(
-                f"{folder} has {len(found)} sessions, and only one can be called {named}. Name the folder of that one."
-            )
-        found = dict.fromkeys(found, named)
-    work = _Work(found, Principal(principal), skip_existing, dry_run, clock.now(), on_step)
+    found = names_of(folder, prefix, named)
+    work = Work(found, Principal(principal), skip_existing, dry_run, clock.now(), on_step)
     path = locate(file)
     if not check_openable(path) and dry_run:
         return await asyncio.to_thread(work.all, None)
@@ -295,8 +318,8 @@ async def import_sessions(
         ownership.release()
 
 
-class _Work(Struct):
-    """The import of folders, each as the session of its name. Runs on a thread."""
+class Work(Struct):
+    """The import of folders, each as the session of its name. Runs on one thread, and has one session in memory."""
 
     found: Mapping[Path, str]
     principal: Principal
@@ -318,9 +341,10 @@ class _Work(Struct):
         with closing(connection):
             if self.dry_run:
                 connection.execute("PRAGMA query_only = ON")
-            return self.all(connection)
+            return self.all(_File(connection))
 
-    def all(self, journal: sqlite3.Connection | None) -> list[Imported]:
+    def all(self, journal: Store | None) -> list[Imported]:
+        """Import them into a journal, None if there is none yet; return a result for each, in their order."""
         results: list[Imported] = []
         for folder, named in self.found.items():
             self.on_step(len(results), len(self.found))
@@ -330,46 +354,76 @@ class _Work(Struct):
         self.on_step(len(results), len(self.found))
         return results
 
-    def _one(self, folder: Path, named: str, journal: sqlite3.Connection | None) -> Imported:
+    def _one(self, folder: Path, named: str, journal: Store | None) -> Imported:
         try:
             key = SessionKey(self.principal, session_id(named))
-            if journal is not None and _is_there(journal, key):
+            if journal is not None and journal.has(key):
                 if self.skip_existing:
                     return Imported(session_id=named, result="skipped", reason="it is in the journal already")
                 raise Unusable("a session of this name is in the journal already")
             conversation = read_session(folder)
             if journal is not None and not self.dry_run:
-                _keep(journal, key, conversation, self.now)
+                journal.keep(key, conversation, self.now)
         except (Unusable, Invalid) as error:
             return Imported(session_id=named, result="refused", reason=str(error))
         count = sum(map(len, conversation.runs))
         return Imported(session_id=named, result="imported", messages=count, repairs=conversation.repairs)
 
 
-def _is_there(connection: sqlite3.Connection, key: SessionKey) -> bool:
-    found = connection.execute("SELECT 1 FROM sessions WHERE principal = ? AND session_id = ?", key)
+class _File:
+    """A file. Implements `Store`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def has(self, key: SessionKey) -> bool:
+        """Return whether there is a session of this name."""
+        return is_there(self._connection, key)
+
+    def keep(self, key: SessionKey, conversation: Conversation, now: float) -> None:
+        """Store a session in one transaction."""
+        connection = self._connection
+        with connection, closing(SqliteRows(connection)) as rows:
+            connection.execute("BEGIN IMMEDIATE")
+            no, _, row = rows.next_numbers()
+            rows.write(rows_of(SessionRef.of(no, key), count(row).__next__, conversation, now))
+            check_stored(connection, key, conversation)
+
+
+def is_there(database: Database, key: SessionKey) -> bool:
+    """Return whether there is a session of this name."""
+    found = database.execute("SELECT 1 FROM sessions WHERE principal = ? AND session_id = ?", key)
     return found.fetchone() is not None
 
 
-def _keep(connection: sqlite3.Connection, key: SessionKey, conversation: Conversation, now: float) -> None:
-    """Store a session in one transaction."""
-    with connection, closing(SqliteRows(connection)) as rows:
-        connection.execute("BEGIN IMMEDIATE")
-        no, _, row = rows.next_numbers()
-        rows.write(_changes(SessionRef.of(no, key), row, conversation, now))
+def check_stored(database: Database, key: SessionKey, conversation: Conversation) -> None:
+    """Raise `Unusable` unless a session that was just written reads as it should."""
+    messages = [message for run in conversation.runs for message in run]
+    try:
+        page = reader.history(database, HistoryQuery(key, limit=max(1, len(messages))))
+        record = reader.load(database, key)
+    except RecordDamaged as error:
+        raise Unusable(f"it could not be read back: {error}") from error
+    stored = (page.messages, record.window, record.state)
+    wanted = (messages, WHOLE_HISTORY if conversation.window is None else conversation.window, conversation.state)
+    if any(encode_messages(each) != encode_messages(other) for each, other in zip(stored, wanted, strict=True)):
+        raise Unusable("it could not be read back as it is in the folder")
 
 
-def _changes(session: SessionRef, row: int, conversation: Conversation, now: float) -> Iterator[Change]:
-    """Yield the rows of a session; those of its history have numbers from `row` on."""
+def rows_of(
+    session: SessionRef, next_row: Callable[[], int], conversation: Conversation, now: float
+) -> Iterator[Change]:
+    """Yield the rows of a session. `next_row` draws the number of a row of its history."""
     yield AddSession(session)
     yield ChangeSession(session.no, paused=False, closed_since=None, rests_since=now)
     first, previous = 0, None
     for nth, messages in enumerate(conversation.runs, start=1):
+        row = next_row()
         yield AddHistory(
             session, row, nth, first, len(messages), previous, NO_RUN, discarded=False,
             messages=encode_messages(messages), rests_since=now,
         )  # fmt: skip
-        first, previous, row = first + len(messages), row, row + 1
+        first, previous = first + len(messages), row
     window, state = (
         None if each is None else encode_messages(each) for each in (conversation.window, conversation.state)
     )
