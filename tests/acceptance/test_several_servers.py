@@ -7,6 +7,7 @@ import itertools
 import re
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -186,3 +187,43 @@ def test_servers_that_come_and_go_in_turn_lose_nothing_and_keep_the_order(
     finally:
         for each in servers:
             each.close()
+
+
+def test_limits_count_for_each_server_but_that_of_a_session_is_exact(
+    at: Checkpoints, database: str, tmp_path: Path
+) -> None:
+    """With two servers a caller has twice as many runs waiting and executing, through whichever door they come."""
+    per_session, per_caller, running = 15, 20, 1
+    flags = (
+        f"--max-running={running}", f"--max-queued-per-caller={per_caller}", f"--max-queued-per-session={per_session}"
+    )  # fmt: skip
+    second = Server(AGENT, *flags, folder=tmp_path, journal=database, variables=at.environment)
+    with serving(AGENT, *flags, folder=tmp_path, journal=database, variables=at.environment) as first:
+        try:
+            second.start()
+            owned = shared(first, second)
+            doors = itertools.cycle((first, second))
+
+            def accepted_for(session: str) -> tuple[int, str]:
+                """Fill a session's queue; return how many runs were accepted, and why the next one was not."""
+                for count in itertools.count():
+                    response = next(doors).client.post(f"/v1/sessions/{session}/runs", json={"input": f"{session} a"})
+                    if response.status_code != 202:
+                        return count, response.json()["code"]
+                raise AssertionError
+
+            def at_rest(server: Server) -> bool:
+                return not server.health()["queue_depth"]
+
+            for server, (full, other, *_) in owned.items():
+                until(partial(at_rest, server), "it is at rest")
+                at.hold(f"{full} model 0")
+                assert accepted_for(full) == (running + per_session, "queue_full")
+                assert accepted_for(full) == (0, "queue_full")
+                assert accepted_for(other) == (per_caller - per_session, "principal_full")
+            states = [each.health() for each in (first, second)]
+            assert [each["running"] for each in states] == [running, running]
+            assert [each["queue_depth"] for each in states] == [per_caller, per_caller]
+            at.release()
+        finally:
+            second.close()

@@ -1,0 +1,48 @@
+"""Servers of the version before work on while a newer one brings the tables to its version: it takes nothing away."""
+
+from typing import Any
+
+import pytest
+
+from postgres_support import asking
+from strandline._journal.postgres import schema
+from strandline._journal.postgres.schema import SCHEMA_VERSION
+from strandline._journal.postgres.wire import Wire
+
+COLUMNS = (
+    "SELECT table_name::text, column_name::text, data_type::text, (is_nullable = 'YES' OR column_default IS NOT NULL"
+    " OR is_identity = 'YES') FROM information_schema.columns WHERE table_schema = 'public'"
+)
+FUNCTIONS = (
+    "SELECT p.oid::regprocedure::text, pg_get_function_result(p.oid)::text FROM pg_proc p"
+    " WHERE pronamespace = 'public'::regnamespace"
+)
+UNIQUE = "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid)::text FROM pg_index WHERE indisunique"
+
+
+def made(wire: Wire, version: int, monkeypatch: pytest.MonkeyPatch) -> tuple[set[Any], set[Any], set[Any]]:
+    """Bring the tables to a version; return columns, functions, and what must be unique."""
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", version)
+    schema.migrate(wire)
+    assert schema.version_of(wire) == version
+    unique = f"{UNIQUE} AND indrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)"
+    columns, functions, indexes = (set(wire.execute(each).fetchall()) for each in (COLUMNS, FUNCTIONS, unique))
+    return columns, functions, indexes
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+def test_a_schema_has_all_that_the_one_before_had_and_asks_no_more_of_its_servers(
+    database: str, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with asking(database) as wire:
+        columns, functions, unique = made(wire, version, monkeypatch)
+        assert min(map(len, (columns, functions, unique))) > 3
+        later, more, still = made(wire, version + 1, monkeypatch)
+    assert columns <= later, "a column is gone or of another type, or must now be given a value"
+    assert functions <= more, "a function is gone, or takes or returns something else"
+    assert unique == {each for each in still if each in unique}, "what must be unique has changed"
+    tables = {table for table, *_ in columns}
+    assert [each for each in later - columns if each[0] in tables and not each[3]] == [], "an older INSERT fails"
+    assert {each for each in still - unique if any(f" ON public.{table} " in each[1] for table in tables)} == set(), (
+        "what an older server writes may be refused"
+    )
