@@ -9,14 +9,17 @@ import pytest
 
 from acceptance.server import TARGETS, Server, ran, serving, until
 from acceptance.test_doctor import BARE
+from postgres_support import lease_of
 
 AGENT = TARGETS / "agent.py"
 NOWHERE = "127.0.0.1:1"
+LEASE_MS = 3_000
 
 
 @pytest.fixture
 def lost(database: str, tmp_path: Path) -> Iterator[Server]:
     """A server of two, at which the others look at a wrong address."""
+    lease_of(database, LEASE_MS)
     server = Server(AGENT, folder=tmp_path, journal=database, variables={"STRANDLINE_CLUSTER_ADDRESS": NOWHERE})
     try:
         server.start()

@@ -1,9 +1,12 @@
 """Messages to other servers: which of them are reached at the addresses that they have given."""
 
+import asyncio
 import socket
 import time
 
-from cluster_support import View, pair, run
+import pytest
+
+from cluster_support import View, pair, run, servers
 from strandline._clock import SystemClock
 from strandline._http.forwarding.others import Others, advice
 from strandline._journal.cluster import Peer
@@ -53,3 +56,19 @@ def test_the_advice_is_about_the_machine_if_the_address_leads_to_its_own_only() 
     for address in ("127.0.0.1:8081", "localhost:8081", "[::1]:8081"):
         assert "leads to the same machine only" in advice(Peer(1, address, "0"))
     assert "leads to the same machine only" not in advice(Peer(1, "10.0.0.7:8081", "0"))
+
+
+def test_a_server_that_only_starts_when_it_is_asked_first_is_no_trouble(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        async with servers(lease_s=0.2) as found:
+            first = await found.start()
+            found.town.peers |= {2: Peer(2, "127.0.0.1:1", "0")}
+            looking = asyncio.create_task(first.forwarder.look_around())
+            await found.start()  # (it is the second, and gives its address)
+            await looking
+            assert "cannot be reached" not in caplog.text
+            found.town.peers |= {3: Peer(3, "127.0.0.1:1", "0")}
+            await first.forwarder.look_around()
+            assert caplog.text.count("server 3 cannot be reached at 127.0.0.1:1") == 1
+
+    run(scene)

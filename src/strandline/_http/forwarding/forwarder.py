@@ -143,7 +143,13 @@ class Forwarder:
         await asyncio.gather(*(self._others.leave(peer, number, answer=True) for number, peer in under_way))
 
     async def look_around(self) -> None:
-        """Log which servers do not answer at the addresses that they have given, as seen from here."""
+        """Log which servers do not answer at the addresses that they have given, as seen from here.
+
+        Those that do not are asked again after a lease: one that starts answers then, and one that was killed is over.
+        """
+        if not await self._others.unreached():
+            return
+        await asyncio.sleep(self._others.cluster().lease_s)
         for peer, why in await self._others.unreached():
             who = "this server" if peer.id == self._others.cluster().me else f"server {peer.id}"
             _log.warning("%s cannot be reached at %s: %s; %s", who, peer.address or "no address", why, advice(peer))
