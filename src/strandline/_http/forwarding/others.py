@@ -83,7 +83,7 @@ class Others(Generic[M]):
         """
         with suppress(Unreached, UpstreamLost, TimeoutError):
             async with asyncio.timeout(LEAVE_S):
-                await self._tell(peer, number, answer=answer)
+                await self._send_left(peer, number, answer=answer)
 
     async def unreached(self) -> list[tuple[Peer, str]]:
         """Return which servers do not answer a signed message at the addresses that they have given, and why."""
@@ -104,10 +104,10 @@ class Others(Generic[M]):
             return str(error)
 
     async def _greet(self, peer: Peer) -> str | None:
-        status = await self._tell(peer, NO_REQUEST)
+        status = await self._send_left(peer, NO_REQUEST)
         return None if status == wire.NO_CONTENT else f"something else answers there (HTTP {status})"
 
-    async def _tell(self, peer: Peer, of: int, *, answer: bool = False) -> int:
+    async def _send_left(self, peer: Peer, of: int, *, answer: bool = False) -> int:
         """Send the message that the client of a request has left; return the status of its answer. Raises as `send`."""
 
         def left(sender: int, receiver: int, number: int, at: float) -> Left:
