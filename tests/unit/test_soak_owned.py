@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from judging.evidence import End, StoredEnd
 from soak.case import Case, Rules
-from soak.judge import LOST_LEASE, NO_JOURNAL
+from soak.judge import LOST_LEASE, NO_JOURNAL, READ_TOO_LATE
 from soak.ledger import Line
 from soak.owned import Owners, judge_owned
 from soak.records import Exit, Owned, Pause, Unanswered
@@ -130,6 +130,14 @@ def test_a_server_may_lose_its_lease_where_there_is_one_and_leave_its_clients_th
     lost: dict[str, Any] = {"signals": ("STOP",), "phase": "ready", "code": LOST_LEASE}
     assert exits(SEVERAL, **lost) == []
     assert len(exits(Rules(), **lost)) == 2
+
+
+def test_only_a_server_that_has_lost_its_lease_may_misread_what_is_not_its_own_any_more() -> None:
+    said: dict[str, Any] = {"signals": ("STOP",), "phase": "ready", "complaints": (f"run r1{READ_TOO_LATE}damaged",)}
+    assert exits(SEVERAL, code=LOST_LEASE, **said) == []
+    assert any("damaged" in fault for fault in exits(SEVERAL, code=1, **said))
+    other = said | {"complaints": ("the disk is full",)}
+    assert any("disk" in fault for fault in exits(SEVERAL, code=LOST_LEASE, **other))
 
 
 def test_a_server_that_fails_otherwise_is_found() -> None:
