@@ -54,6 +54,11 @@ _NEWEST: Final[LiteralString] = (
     "SELECT run_id FROM runs JOIN sessions ON no = session WHERE session_id = %s ORDER BY seq DESC LIMIT 1"
 )
 _ENDS: Final[LiteralString] = "SELECT run_id, at_s, server FROM soak_ends ORDER BY no"
+_ACTIVITY: Final[LiteralString] = """
+    SELECT pid, coalesce(state, ''), coalesce(wait_event, ''), pg_blocking_pids(pid),
+        coalesce(extract(epoch FROM clock_timestamp() - xact_start), 0)::int, left(query, 200)
+    FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() ORDER BY xact_start
+"""
 _OWNERS: Final[LiteralString] = "SELECT p, at_s, pid, by_others FROM soak_owners ORDER BY no"
 
 
@@ -138,6 +143,14 @@ class Database:
         return [
             StoredEnd(run_id=run_id, place=round((at_s - before_s) * 1e9), server=server)
             for run_id, at_s, server in self._execute(_ENDS)
+        ]
+
+    def activity(self) -> list[str]:
+        """Return what the database does, connection by connection, for people. Raises `Unreadable`."""
+        return [
+            f"process {pid}: {state or 'no state'}, waits for {event or 'nothing'}, blocked by {blockers or 'nobody'},"
+            f" in a transaction for {age_s} s: {' '.join(query.split())}"
+            for pid, state, event, blockers, age_s, query in self._execute(_ACTIVITY)
         ]
 
     def _execute(self, statement: LiteralString, parameters: tuple[object, ...] = ()) -> list[Any]:

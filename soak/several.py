@@ -94,6 +94,10 @@ class SeveralTrial(Trial):
                 self._following.cancel()
                 await asyncio.wait([self._following])
 
+    def _look_around(self) -> None:
+        with suppress(Unreadable):
+            self._records.faults += self._fleet.database.activity()
+
     async def _calm(self) -> None:
         """Have servers with the right time only: what was to end at a time may end a minute too late now."""
         self._fleet.right_clocks()

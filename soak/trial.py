@@ -104,6 +104,7 @@ class Trial:
         self._kills = 0
         self._doing = "killing"
         self._began = time.monotonic()
+        self._is_finished = False
         self._quiet_s = QUIET_S
         """How long everything may take to end."""
         every = [
@@ -166,8 +167,10 @@ class Trial:
                 async with asyncio.timeout(self._quiet_s):
                     await clients
                 await self._finish()
+                self._is_finished = True
             except* NotReady as several:
                 self._records.faults.append(str(_first(several)))  # (all clients see the same)
+                self._look_around()
             except* TimeoutError:
                 self._records.faults.append(
                     f"not within {self._quiet_s:g} s: the end of all that runs, while {self._doing}"
@@ -179,6 +182,8 @@ class Trial:
                 for task in (clients, striking):
                     task.cancel()
                 await asyncio.wait([clients, striking])
+        if not self._is_finished:
+            return self._records.faults  # (of what came of all runs nothing is known)
         self._doing = "judging"
         self._records.exits = self._relay.exits
         self._read_journal()
@@ -278,6 +283,9 @@ class Trial:
         await self._ask_for_all(server, at_most=SAMPLED)
         self._records.left = await self._open()
         await self._relay.finish()
+
+    def _look_around(self) -> None:
+        """Note what may be why no server becomes ready."""
 
     async def _calm(self) -> None:
         """Have nothing be wrong any more, once nothing more befalls anything."""
