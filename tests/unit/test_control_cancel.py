@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from engine_support import (
 )
 from strandline._agents.port import Attempt
 from strandline._engine.service import Service
+from strandline._engine.streams import Later
 from strandline._history import UNKNOWN_OUTCOME
 from strandline._journal.memory import MemoryJournal
 from strandline._journal.port import AcceptAnswer, Bounds, Change, ChangeAnswer, ClaimResult, SessionQuery
@@ -332,6 +334,21 @@ def test_a_forced_cancel_of_a_run_that_leaves_nothing_behind_leaves_nothing_behi
             await executes(desk, "wait")
             await service.cancel(ANONYMOUS, ticket.run_id, force=True)
             assert (await outcome(ticket)).status is RunStatus.CANCELLED
+            nothing_is_left(service)
+
+    run_virtual(main)
+
+
+def test_a_cancel_of_a_run_that_this_process_cannot_end_leaves_nothing_behind() -> None:
+    class Broken(MemoryJournal):
+        async def finish(self, token: FencingToken, completion: Completion, **more: Any) -> ClaimResult:
+            raise RuntimeError("a defect")
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(echo), Broken(clock)) as service:
+            ticket = await send(service, "x")
+            assert await ticket.outcome() is Later.LATER
+            await service.cancel(ANONYMOUS, ticket.run_id, force=True)
             nothing_is_left(service)
 
     run_virtual(main)

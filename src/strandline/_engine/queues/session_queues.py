@@ -156,7 +156,7 @@ class SessionQueues:
         record = self.slots.next()
         return None if record is None else record.key
 
-    def claimed(self, run_id: RunId, key: SessionKey, since: float = 0.0) -> None:
+    def claimed(self, run_id: RunId, key: SessionKey, since: float) -> None:
         """Note a claim, which comes to its reserved slot; `since` is the time on the monotonic clock."""
         record = self._records[key]
         record.executing, record.since = run_id, since
