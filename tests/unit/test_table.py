@@ -31,6 +31,7 @@ from strandline._journal.changes import (
     encoded_body,
 )
 from strandline._journal.errors import CancelRequested, ClaimLost
+from strandline._journal.live import DUE_AGAIN_S
 from strandline._journal.numbers import Counted
 from strandline._journal.port import (
     AcceptAnswer,
@@ -41,6 +42,7 @@ from strandline._journal.port import (
     Changed,
     ClaimResult,
     Delete,
+    EndOverdue,
     Move,
     Pause,
     Refused,
@@ -412,29 +414,64 @@ def test_missing_records_are_reported_before_anything_is_changed() -> None:
     assert desk.claims[0].run.input == "long " * KEPT_BYTES
 
 
+def accept_bounded(desk: Desk, run_id: str, most: int) -> AcceptAnswer:
+    """Accept a run of `SIZE` bytes if its caller has at most so many then, with what storage says where it is asked."""
+    new = NewRun(run_id=RunId(run_id), key=key(), input="x", created_at=NOW)
+    bounds = replace(WIDE, stored_bytes=most)
+    try:
+        return desk.table.accept(new, encoded_body(new), bounds, claim_next=False, now=NOW)
+    except Missing as missing:
+        desk.table.found = {**desk.table.found, missing.what: missing.read(desk.store)}
+        return accept_bounded(desk, run_id, most)
+
+
+SIZE = encoded_body(NewRun(run_id=RunId("a"), key=key(), input="x", created_at=NOW)).size
+
+
 def test_bytes_count_from_their_accept_on_and_once() -> None:
     desk = Desk()
     desk.table.records = None
-    size = encoded_body(NewRun(run_id=RunId("a"), key=key(), input="x", created_at=NOW)).size
-    bounds = replace(WIDE, stored_bytes=2 * size)
-
-    def accept(run_id: str) -> AcceptAnswer:
-        new = NewRun(run_id=RunId(run_id), key=key(), input="x", created_at=NOW)
-        try:
-            return desk.table.accept(new, encoded_body(new), bounds, claim_next=False, now=NOW)
-        except Missing as missing:
-            desk.table.found = {**desk.table.found, missing.what: missing.read(desk.store)}
-            return accept(run_id)
-
-    assert [accept(each) for each in "abc"] == [Accepted(1), Accepted(2), Refused("storage_full", 3)]
+    assert [accept_bounded(desk, each, 2 * SIZE) for each in "abc"] == [
+        Accepted(1), Accepted(2), Refused("storage_full", 3),
+    ]  # fmt: skip
     batch = desk.table.drain()
-    assert accept("c") == Refused("storage_full", 3)
+    assert accept_bounded(desk, "c", 2 * SIZE) == Refused("storage_full", 3)
     desk.store.write(batch.changes)
     assert desk.table.principals(batch) == {ANONYMOUS}
     desk.table.durable(batch, {ANONYMOUS: desk.store.stored_bytes(ANONYMOUS)})
-    assert accept("c") == Refused("storage_full", 3)
-    bounds = replace(bounds, stored_bytes=3 * size)
-    assert [accept(each) for each in "cd"] == [Accepted(3), Refused("storage_full", 4)]
+    assert accept_bounded(desk, "c", 2 * SIZE) == Refused("storage_full", 3)
+    assert [accept_bounded(desk, each, 3 * SIZE) for each in "cd"] == [Accepted(3), Refused("storage_full", 4)]
+
+
+def test_bytes_that_could_not_be_stored_do_not_count() -> None:
+    desk = Desk()
+    desk.table.records = None
+    for run_id in "ab":
+        assert accept_bounded(desk, run_id, SIZE) == Accepted(1)
+        desk.lose(desk.table.drain())
+        desk.table.found.clear()
+
+
+def test_bytes_that_were_stored_although_the_commit_seemed_to_fail_count() -> None:
+    desk = Desk()
+    desk.table.records = None
+    assert accept_bounded(desk, "a", SIZE) == Accepted(1)
+    batch = desk.table.drain()
+    desk.store.write(batch.changes)
+    desk.lose(batch)
+    desk.table.found.clear()
+    assert accept_bounded(desk, "b", SIZE) == Refused("storage_full", 2)
+
+
+def test_an_overdue_run_whose_end_could_not_be_stored_is_due_again_a_second_later() -> None:
+    desk = Desk()
+    desk.accept("a", queue_deadline=NOW + 5, claim_next=False)
+    desk.now += 10
+    late = Outcome(status=RunStatus.FAILED)
+    assert isinstance(desk.table.change(EndOverdue(key(), late), now=desk.now), Stopped)
+    desk.lose()
+    assert desk.table.due(desk.now) == []
+    assert desk.table.due(desk.now + DUE_AGAIN_S) == [key()]
 
 
 def test_sessions_whose_last_attempts_waited_for_another_one_are_reported_when_it_ends() -> None:
