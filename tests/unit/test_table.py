@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from stored_rows import StoredRows
 from strandline._encoding import encode_messages
+from strandline._history import UNKNOWN_OUTCOME
 from strandline._journal import live
 from strandline._journal.changes import (
     AddCheckpoint,
@@ -58,6 +59,7 @@ from strandline._model import (
     Claim,
     Completion,
     FencingToken,
+    IfBusy,
     InputRequest,
     Keyed,
     Lane,
@@ -209,6 +211,19 @@ def test_a_run_that_gets_more_time_to_wait_is_overdue_when_that_is_over() -> Non
     assert desk.table.due(NOW + 100) == [key()]
 
 
+def test_a_run_whose_session_gets_its_answer_early_is_overdue_so_much_earlier() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.accept("b", queue_deadline=NOW + 10)
+    desk.finish("a", **with_question("i"), answer_within_s=90)
+    assert desk.table.due(NOW + 10) == []
+    desk.now += 20
+    desk.accept("c", on_question=OnQuestion.ANSWER)
+    assert desk.table.due(NOW + 29) == []
+    assert desk.table.next_due == NOW + 30
+    assert desk.table.due(NOW + 30) == [key()]
+
+
 def test_a_row_says_whether_an_executing_run_is_in_its_last_attempt() -> None:
     desk = Desk(max_attempts=2)
     desk.accept("a", claim_next=False)
@@ -263,6 +278,18 @@ def test_an_operation_that_raises_changes_nothing_and_notes_nothing() -> None:
         desk.table.release(token, counted=True, now=NOW)
     assert not desk.table.decided
     assert desk.finish("a", outcome=Outcome(status=RunStatus.CANCELLED)) is ClaimResult.NOTHING
+
+
+def test_a_later_cancel_does_not_keep_what_a_rollback_discards() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.accept("b", lane=Lane.FRONT, if_busy=IfBusy.ROLLBACK)
+    assert desk.change(Cancel(ANONYMOUS, RunId("a"))) == Stopped({}, [RunId("a")])
+    with pytest.raises(CancelRequested) as wanted:
+        desk.finish("a", outcome=Outcome(status=RunStatus.CANCELLED))
+    assert wanted.value.discard
+    desk.finish("a", outcome=Outcome(status=RunStatus.CANCELLED), discarded=True)
+    assert [row.discarded for row in desk.rows if isinstance(row, AddHistory)] == [True]
 
 
 def test_what_is_refused_leaves_no_session_behind() -> None:
@@ -669,6 +696,24 @@ def test_the_answer_waits_in_its_session_and_goes_first() -> None:
     assert desk.accept("c", on_question=OnQuestion.ANSWER) == Accepted(0)
     assert (desk.claims[0].run.run_id, desk.claims[0].run.lane) == ("c", Lane.ANSWER)
     assert desk.claims[0].question is not None
+
+
+def test_the_round_of_an_answer_that_is_rolled_back_is_closed_without_it_and_says_that_its_tool_may_have_run() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.finish("a", **with_question("t1"), answer_within_s=60.0)
+    desk.accept("b", on_question=OnQuestion.ANSWER)
+    desk.checkpoint("b")
+    desk.table.release(desk.token("b"), counted=True, now=NOW)
+    desk.keep()
+    assert desk.accept("c", lane=Lane.FRONT, if_busy=IfBusy.ROLLBACK) != Accepted(0), "it says what it has ended"
+    left, closing = [row for row in desk.rows if isinstance(row, AddHistory)]
+    assert (left.discarded, closing.discarded) == (True, False)
+    assert closing.messages is not None
+    result, note = json.loads(closing.messages)
+    assert result["content"][0]["toolResult"]["content"] == [{"text": UNKNOWN_OUTCOME}]
+    assert note["role"] == "assistant"
+    assert desk.store.sessions[key()].question is None
 
 
 def test_the_time_of_a_run_stands_still_from_when_it_came_however_late_that_was_decided() -> None:
