@@ -16,12 +16,13 @@ from msgspec.structs import replace
 
 import target_support
 from engine_support import Played, echo, key, outcome, play_round, prompt_of, send, tool_texts
-from strandline._agents.port import Attempt
+from strandline._agents.port import Attempt, RunStopped
 from strandline._clock import SystemClock
 from strandline._encoding import encode_messages
 from strandline._engine.loops import Call
 from strandline._engine.options import Options
 from strandline._engine.service import Service
+from strandline._engine.streams import Later
 from strandline._history import UNKNOWN_OUTCOME
 from strandline._journal.errors import ClaimLost
 from strandline._journal.memory import MemoryJournal
@@ -200,6 +201,26 @@ def test_a_run_whose_worker_dies_in_a_tool_ends_as_crashed_and_its_session_goes_
             history = await service.history(key(), count=0, include_tool_messages=True)
             assert UNKNOWN_OUTCOME in str(tool_texts(history))
             assert len(service._holds) == 0, "nothing of it can work any more"
+
+    run(main)
+
+
+def test_a_run_that_a_worker_may_not_start_since_the_lease_may_be_over_waits_again_and_counts_no_attempt() -> None:
+    calls: list[str] = []
+
+    async def behaviour(attempt: Attempt) -> str:
+        calls.append(prompt_of(attempt))
+        if len(calls) == 1:
+            raise RunStopped
+        return await echo(attempt)
+
+    async def main() -> None:
+        async with in_workers(behaviour) as (service, _, _):
+            ticket = await send(service, "go")
+            assert await ticket.stream.outcome() is Later.LATER
+            view = await service.wait(ANONYMOUS, ticket.run_id, 30)
+            assert (view.run.status, view.run.attempt) == (RunStatus.SUCCEEDED, 1)
+            assert calls == ["go", "go"]
 
     run(main)
 

@@ -138,11 +138,12 @@ class AttemptCall(Struct, frozen=True, tag="attempt_call"):
 
 
 class Failure(Struct, frozen=True):
-    """An exception of user code. `cancelled`: its task was cancelled."""
+    """An exception of user code. `cancelled`: its task was cancelled; `stopped`: it started no further."""
 
     kind: str
     detail: str
     cancelled: bool = False
+    stopped: bool = False
 
 
 class Done(Struct, frozen=True, kw_only=True, tag="done"):

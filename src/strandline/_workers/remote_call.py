@@ -121,5 +121,7 @@ class RemoteCall:
             self.done.set_result(report.finished)
         elif failure.cancelled:
             self.done.cancel()
+        elif failure.stopped:
+            self.done.set_exception(RunStopped())
         else:
             self.done.set_exception(FailedRemotely(failure.detail, failure.kind))

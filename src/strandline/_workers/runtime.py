@@ -202,6 +202,8 @@ async def _ended(
         return await work(), None
     except asyncio.CancelledError:
         return None, m.Failure("CancelledError", "", cancelled=True)
+    except RunStopped:
+        return None, m.Failure("RunStopped", "", stopped=True)
     except BaseException as error:  # also SystemExit: a tool that calls sys.exit() fails its own run only
         _log.debug("the run failed here", exc_info=error)
         return None, m.Failure(kind_of(error), detail_of(error))
