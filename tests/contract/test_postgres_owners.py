@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from postgres_support import DEADLINE_S, asking, lease_of, opened, until
 from strandline._clock import Clock, SystemClock
 from strandline._journal.deletion import COUNT_STORED_BYTES
+from strandline._journal.table import SessionTable
 from strandline._journal.partitions import partition_of
 from strandline._journal.port import (
     Accepted,
@@ -252,6 +253,34 @@ def test_a_partition_with_work_is_ceded_with_its_queue_when_the_work_has_ended(l
             assert not holder.orphans
             assert await holder.journal.claim_next(mine) is ClaimResult.CLAIMED
             assert (await holder.claim()).run.run_id == "b"
+
+    asyncio.run(main())
+
+
+def test_work_in_other_partitions_makes_nobody_look_whether_one_that_is_to_be_ceded_rests(
+    leased: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with two(leased) as (first, _):
+            mine = session_in(first.owned)
+            await first.journal.accept(run("a", mine), WIDE, claim_next=True)
+            claim = await first.claim()
+            looks, at_rest = [0], SessionTable.at_rest
+
+            def counted(self: SessionTable, partitions: Collection[int]) -> set[int]:
+                looks[0] += 1
+                return at_rest(self, partitions)
+
+            ceding = asyncio.create_task(first.journal.cluster.cede([partition_of(mine)], DEADLINE_S))
+            await asyncio.sleep(0)
+            monkeypatch.setattr(SessionTable, "at_rest", counted)
+            other = session_in(first.owned - {partition_of(mine)})
+            for number in range(100):
+                await first.journal.accept(run(f"b{number}", other), WIDE, claim_next=True)
+                await first.journal.finish((await first.claim()).token, done("hi", "ho"), claim_next=False)
+            assert looks == [0]
+            await first.journal.finish(claim.token, done("hi", "ho"), claim_next=False)
+            assert await ceding == {partition_of(mine)}
 
     asyncio.run(main())
 

@@ -391,6 +391,11 @@ class SessionTableMachine(RuleBasedStateMachine):
                 assert run.status is RunStatus.RUNNING, f"{run_id} had to end as cancelled"
 
     @invariant()
+    def what_is_claimed_is_counted(self) -> None:
+        claimed = sum(session.claimed is not None for session in self.table._sessions.values())
+        assert +self.table._claimed_in == ({0: claimed} if claimed else {}), "what is claimed is not what is counted"
+
+    @invariant()
     def histories_only_grow(self) -> None:
         for key, session in self.store.sessions.items():
             known = self.view.histories.get(key, [])

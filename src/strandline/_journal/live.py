@@ -33,8 +33,11 @@ class LiveSessions:
         """How many partitions the journal has."""
         self._epochs: dict[int, int] = {}
         """The partitions that are ours, and how many owners each has had. No session of another one is cached."""
-        self._closing: frozenset[int] = frozenset()
-        """Those of them in which nothing is claimed any more, since another server is about to own them."""
+        self._closing: dict[int, Callable[[], object]] = {}
+        """Those of them in which nothing is claimed any more, since another server is about to own them, each with what
+        to call when nothing is left that is claimed."""
+        self._claimed_in: Counter[int] = Counter()
+        """How many runs of each partition are claimed."""
         self._max_attempts = max_attempts
         self._sessions: OrderedDict[SessionKey, SessionState] = OrderedDict()
         self._runs: dict[RunId, RunState] = {}
@@ -70,6 +73,18 @@ class LiveSessions:
 
     def _is_closing(self, partition: int) -> bool:
         return partition in self._closing
+
+    def at_rest(self, partitions: Collection[int]) -> set[int]:
+        """Return those of some partitions that are ours and in which nothing is claimed."""
+        return {each for each in partitions if each in self._epochs and not self._claimed_in[each]}
+
+    def _gains_claim(self, session: SessionState) -> None:
+        self._claimed_in[self._partition(session)] += 1
+
+    def _loses_claim(self, session: SessionState) -> None:
+        self._claimed_in[partition := self._partition(session)] -= 1
+        if not self._claimed_in[partition] and (rests := self._closing.get(partition)) is not None:
+            rests()
 
     # -- views ----------------------------------------------------------------------------------------
 
@@ -217,6 +232,7 @@ class LiveSessions:
         self._count(session, len(session.queue))
         if (claimed := session.claimed) is not None:
             self._runs[claimed.run_id] = claimed
+            self._gains_claim(session)
             if session.executing is not None:
                 self._executes(claimed)
         self._moved(session.key)
@@ -251,6 +267,7 @@ class LiveSessions:
         self._count(session, -len(session.queue))
         if (claimed := session.claimed) is not None:
             del self._runs[claimed.run_id]
+            self._loses_claim(session)
             if session.executing is not None:
                 self._executes_no_more(claimed)
         self._moved(key)

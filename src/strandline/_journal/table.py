@@ -7,7 +7,7 @@ on them are sent or their claims delivered; meanwhile more may be decided. If a 
 the sessions to reset to their stored state. `now` is in seconds since the epoch.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, Literal, assert_never
 
 from msgspec import Struct
@@ -240,21 +240,23 @@ class SessionTable(Transitions):
         self.numbers.begin(0, gained.numbers.top)
         self.install(sessions)
 
-    def close(self, partitions: Collection[int]) -> None:
-        """Claim nothing in partitions of ours any more; runs are accepted, and wait."""
-        self._closing |= frozenset(partitions)
+    def close(self, partitions: Collection[int], rests: Callable[[], object] = lambda: None) -> None:
+        """Claim nothing in partitions of ours any more; runs are accepted, and wait.
+
+        `rests` is called each time when nothing is left that is claimed in one of them, in the middle of an operation.
+        """
+        self._closing.update(dict.fromkeys(partitions, rests))
 
     def reopen(self, partitions: Collection[int]) -> None:
         """Claim in partitions again."""
-        self._closing -= frozenset(partitions)
+        for each in partitions:
+            self._closing.pop(each, None)
+        ours = self._epochs.keys() & set(partitions)
+        if not ours:
+            return
         for run in self._runs.values():
-            if run.fence is None and self._partition(run.session) in partitions:
+            if run.fence is None and self._partition(run.session) in ours:
                 self._moved(run.session.key)
-
-    def at_rest(self, partitions: Collection[int]) -> set[int]:
-        """Return those of some partitions that are ours and in which nothing is claimed; takes time for each run."""
-        claimed = {self._partition(run.session) for run in self._runs.values() if run.fence is not None}
-        return (set(partitions) & self._epochs.keys()) - claimed
 
     def cede(self, partitions: Collection[int]) -> frozenset[int]:
         """Own partitions no longer, those of them in which nothing is claimed; return these."""

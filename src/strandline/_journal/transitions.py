@@ -228,12 +228,14 @@ class Transitions(LiveSessions):
         if run.started_at is None:
             run.started_at = self._now
         run.session.claimed = run
+        self._gains_claim(run.session)
         self._executes(run)
         return fence
 
     def _unclaim(self, run: RunState) -> None:
         self._touch(run.session)
         run.session.claimed = None
+        self._loses_claim(run.session)
         run.fence = None
         if run.held_since is None:
             self._executes_no_more(run)

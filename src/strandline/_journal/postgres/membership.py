@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Final, Protocol, TypeVar
 
 from strandline._journal.cluster import DatabaseVitals, Peer
@@ -44,8 +45,6 @@ DAMAGED_S: Final = 60.0
 """When a partition is tried again that could not be read."""
 SURVEY_S: Final = 60.0
 """How often the database is asked how it does, if anybody wants to know."""
-AT_REST_S: Final = 0.05
-"""How often it is looked whether nothing is claimed any more."""
 
 
 def enter(
@@ -313,16 +312,20 @@ class Membership:
         assert table is not None
         left = set(partitions)
         until = time.monotonic() + patience_s
+        rests = asyncio.Event()
         if patience_s:
-            table.close(left)
+            table.close(left, rests.set)
         try:
             while True:
+                rests.clear()
                 if resting := table.at_rest(left):
                     ceded |= (done := await self._cede_resting(resting))
                     left -= done
-                if not left or time.monotonic() >= until:
+                left_s = until - time.monotonic()
+                if not left or left_s <= 0:
                     return ceded
-                await asyncio.sleep(AT_REST_S)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(rests.wait(), left_s)
         finally:
             table.reopen(partitions)
 
