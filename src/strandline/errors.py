@@ -214,7 +214,7 @@ class JournalUnavailable(Unavailable):
 
 
 class RecordDamaged(JournalUnavailable):
-    """A record that the request needs is damaged in the journal's file; trying again does not help."""
+    """A record that the request needs is damaged in the journal; trying again does not help."""
 
 
 # -- the operator -------------------------------------------------------------------------------------

@@ -108,6 +108,6 @@ def checkpoint_owner(seq: int, no: int) -> int:
 def damaged_record(what: str) -> RecordDamaged:
     """Return the error for one damaged record; the rest of the journal can be used."""
     return RecordDamaged(
-        f"{what} is damaged in the journal's file. Stop the server, look with `strandline journal verify`, and restore"
+        f"{what} is damaged in the journal. Stop the server, look with `strandline journal verify`, and restore"
         " a backup"
     )

@@ -274,6 +274,11 @@ def is_damage(error: Exception) -> bool:
     return code_of(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+def is_no_text(error: Exception) -> bool:
+    """Return whether `error` means a text with invalid UTF-8."""
+    return isinstance(error, sqlite3.OperationalError) and not code_of(error)
+
+
 def is_out_of_room(error: Exception) -> bool:
     """Return whether `error` could come from a full disk (a limit of a file's size shows as failed I/O)."""
     return code_of(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
@@ -285,8 +290,8 @@ def translated(error: Exception) -> StrandlineError:
         return error
     code = code_of(error)
     reason = _UNAVAILABLE.get(code)
-    if not code and isinstance(error, sqlite3.OperationalError):
-        reason = "it is damaged"  # a text with invalid UTF-8
+    if is_no_text(error):
+        reason = "it is damaged"
     raised: StrandlineError
     if reason is not None:
         raised = JournalUnavailable(f"the journal could not be used: {reason}")

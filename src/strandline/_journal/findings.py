@@ -31,7 +31,7 @@ OnStep = Callable[[str, int, int], None]
 Rows = Iterable[tuple[Any, ...]]
 _PROMPT: Final[list[Message]] = [{"role": "user", "content": [{"text": "-"}]}]
 
-SESSION: Final = ("no", "principal", "session_id", "last", "paused", "closed_since")
+SESSION: Final = ("no", "principal", "session_id", "last", "paused", "closed_since", "rests_since")
 HISTORY: Final = ("no", "session", "nth", "first", "count", "previous", "run", "discarded", "messages")
 RUN: Final = ("session", "key", "fingerprint", *reader.RunRow._fields)
 QUESTION: Final = ("session", "run", "until")
@@ -147,8 +147,10 @@ class Check(ABC):
             self._fault(f"{what} is damaged")
 
     def _read_sessions(self) -> None:
-        for no, principal, session_id, last, paused, closed_since in self._session_rows():
+        for no, principal, session_id, last, paused, closed_since, rests_since in self._session_rows():
             session = self._sessions[no] = _Session(SessionRef.of(no, SessionKey(principal, session_id)), last)
+            with self._unless_damaged(f"the row of session {session.name}"):
+                reader.plain(reader.TIMES, (closed_since, rests_since), session.ref.key)
             if paused not in (0, 1) or (paused and closed_since is None):
                 self._fault(f"session {session.name} is paused since an unknown time")
         self._findings.sessions += len(self._sessions)

@@ -40,6 +40,8 @@ class LiveSessions:
         """How many runs of each partition are claimed."""
         self._max_attempts = max_attempts
         self._sessions: OrderedDict[SessionKey, SessionState] = OrderedDict()
+        self._damaged: dict[SessionKey, str] = {}
+        """Sessions that could not be read when their partition became ours, and why."""
         self._runs: dict[RunId, RunState] = {}
         """The waiting and claimed ones."""
         self._waiting_of: Counter[Principal] = Counter()

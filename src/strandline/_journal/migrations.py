@@ -17,6 +17,7 @@ from strandline._clock import Clock
 from strandline._journal.driver import connect, copy_into, make_whole, schema_after, sync, unreadable, version_of
 from strandline._journal.integrity import guard
 from strandline._journal.ownership import SCHEMA_VERSION, Ownership, check_only_name, existing, newer
+from strandline._journal.records import DamagedSession
 from strandline._journal.sqlite_rows import SqliteRows
 from strandline.errors import JournalError
 
@@ -90,7 +91,9 @@ def _change(connection: sqlite3.Connection, version: int) -> None:
         raise sqlite3.OperationalError("another program has it open")
     connection.executescript(f"BEGIN EXCLUSIVE; {schema_after(version)} PRAGMA user_version = {SCHEMA_VERSION};")
     with closing(SqliteRows(connection)) as rows:
-        list(rows.busy_sessions())  # faults that a server would fail on are found while all of this can be undone
+        for session in rows.busy_sessions():  # (faults are found while all of this can be undone)
+            if isinstance(session, DamagedSession):
+                raise session.error
     connection.execute("COMMIT")
 
 

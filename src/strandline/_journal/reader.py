@@ -4,6 +4,7 @@ from collections import deque, namedtuple
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
+from math import isfinite
 from typing import Any, Final, TypeVar
 
 from msgspec import Raw, ValidationError, convert, json
@@ -108,6 +109,8 @@ def faults_of(run: RunSummary, row: RunRow) -> Iterator[str]:
         yield "was to be discarded, and is not"
     if run.discarded and not ended:
         yield f"is {status} and discarded already"
+    if not all(isfinite(each or 0) for each in (run.created_at, run.started_at, run.ended_at, run.queue_deadline)):
+        yield "has a time that never comes"
     if run.started_at is None and (run.attempt > 0 or status is RunStatus.RUNNING):
         yield "was attempted and has never started"
     _, least, _ = rank(run.lane, run.priority, run.sequence)
@@ -193,10 +196,19 @@ def readable(connection: Database, row: RunRow, session: SessionRef) -> StoredRu
 
 FIND_SESSION: Final = (
     "SELECT {names}sessions.no, paused, closed_since, rests_since, questions.run, until, answer,"
-    " (messages IS NULL) = (count = 0) AND history.session = sessions.no, last, nth, first + count"
+    " (messages IS NULL) = (count = 0) AND count >= 0 AND first >= 0 AND nth > 0 AND history.session = sessions.no,"
+    " last, nth, first + count"
     " FROM sessions LEFT JOIN history ON history.no = last LEFT JOIN questions ON questions.session = sessions.no"
 )
 _FIND_ONE: Final = f"{FIND_SESSION.format(names='')} WHERE principal = ? AND session_id = ?"
+
+
+_Time = float | None
+_Number = int | None
+_Session = tuple[int, int, _Time, _Time, _Number, _Time, _Number, bool | int | None, _Number, _Number, _Number]
+
+
+TIMES: Final = tuple[_Time, _Time]
 
 
 def find_session(connection: Database, key: SessionKey) -> SessionState | None:
@@ -207,7 +219,7 @@ def find_session(connection: Database, key: SessionKey) -> SessionState | None:
 
 def session_of(key: SessionKey, row: Sequence[Any]) -> SessionState:
     """Return the session of a row of `FIND_SESSION`. Raises `JournalUnavailable` if its end is damaged."""
-    no, paused, closed_since, rests_since, asker, until, answer, is_whole, *end = row
+    no, paused, closed_since, rests_since, asker, until, answer, is_whole, *end = plain(_Session, row, key)
     if end[0] is not None and not is_whole:
         raise checksums.damaged_record(f"the end of the history of session {key.session_id}")
     return SessionState(
@@ -216,8 +228,20 @@ def session_of(key: SessionKey, row: Sequence[Any]) -> SessionState:
         bool(paused),
         closed_since,
         rests_since,
-        None if asker is None else OpenRound(asker, until, answer),
+        None if asker is None or until is None else OpenRound(asker, until, answer),
     )
+
+
+def plain(kind: Any, row: Sequence[Any], key: SessionKey) -> Any:
+    """Return columns of a row of a session, or of a run in it. Raises `RecordDamaged` if one is of another type, or a
+    time that never comes."""
+    try:
+        found = convert(tuple(row), kind)
+    except ValidationError as error:
+        raise checksums.damaged_record(f"the row of session {key.session_id}") from error
+    if not all(map(isfinite, (each for each in row if isinstance(each, float)))):
+        raise checksums.damaged_record(f"the row of session {key.session_id}")
+    return found
 
 
 CHAIN: Final = (

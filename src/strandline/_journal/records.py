@@ -12,7 +12,7 @@ from strandline._journal.changes import SessionRef
 from strandline._journal.rules import Closed
 from strandline._journal.state import SessionState
 from strandline._model import Checkpoint, Principal, Question, Run, RunId, SessionKey
-from strandline.errors import JournalUnavailable
+from strandline.errors import JournalUnavailable, RecordDamaged
 
 
 class KeyedRun(NamedTuple):
@@ -49,10 +49,17 @@ class StoredQuestion(NamedTuple):
     """Why it cannot be read; None: it can."""
 
 
+class DamagedSession(NamedTuple):
+    """A session with waiting or claimed runs that cannot be read; None if not even its key can be."""
+
+    key: SessionKey | None
+    error: RecordDamaged
+
+
 class Records(Protocol):
     """Reads what decisions need. Raises `JournalUnavailable` if a record is damaged."""
 
-    def busy_sessions(self) -> Iterable[SessionState]:
+    def busy_sessions(self) -> Iterable[SessionState | DamagedSession]:
         """Yield every session with waiting or claimed runs, and these runs."""
         ...
 

@@ -10,6 +10,7 @@ into NULL.
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
 
@@ -17,13 +18,13 @@ from msgspec.structs import asdict
 
 from strandline._journal import changes, checksums, reader
 from strandline._journal.database import Database, Rows
-from strandline._journal.driver import is_damage
-from strandline._journal.records import KeyedRun, RunLocation, StoredQuestion, StoredRun
+from strandline._journal.driver import is_damage, is_no_text
+from strandline._journal.records import DamagedSession, KeyedRun, RunLocation, StoredQuestion, StoredRun
 from strandline._journal.rules import Closed, drawn
 from strandline._journal.state import RunState, SessionState
 from strandline._lifecycle import ENDED
 from strandline._model import IfBusy, Lane, Principal, Question, RunId, RunStatus, SessionKey
-from strandline.errors import JournalUnavailable
+from strandline.errors import JournalUnavailable, RecordDamaged
 
 _QUEUED: Final = RunStatus.QUEUED.value
 _RUNNING: Final = RunStatus.RUNNING.value
@@ -77,13 +78,16 @@ LIVE: Final = (
     " FROM runs"
 )
 """The fields of `RunState` for a waiting or claimed run, in their order."""
+_Time = float | None
+_Number = int | None
+_Live = tuple[
+    str, int, int, int, float, _Time, int, _Time, _Number, _Number, _Time, int, int, int
+]  # fmt: skip
 _LIVE_OF: Final = (
     f"{LIVE} WHERE session = ? AND status = 'queued' UNION ALL {LIVE} WHERE session = ? AND fence IS NOT NULL"
 )
-_BUSY: Final = (
-    "SELECT session, principal, session_id FROM (SELECT session FROM runs WHERE status = 'queued'"
-    " UNION SELECT session FROM runs WHERE fence IS NOT NULL) AS busy LEFT JOIN sessions ON no = session"
-)
+_BUSY: Final = "SELECT session FROM runs WHERE status = 'queued' UNION SELECT session FROM runs WHERE fence IS NOT NULL"
+_KEY: Final = "SELECT principal, session_id FROM sessions WHERE no = ?"
 _LAST_PLACE: Final = f"SELECT max(urgency) FROM runs WHERE status = 'queued' AND lane = {Lane.FRONT}"
 
 
@@ -96,12 +100,17 @@ def _add_run(more: tuple[str, ...]) -> str:
 
 def add_live(session: SessionState, columns: Sequence[Any]) -> None:
     """Give a session a run that waits or is claimed, as `LIVE` has it."""
-    run = RunState(session, *columns)
+    run = RunState(session, *reader.plain(_Live, columns, session.key))
     run.cancel_requested, run.discard = bool(run.cancel_requested), bool(run.discard)
     if run.fence is None:
         session.queue.add(run)
     else:
         session.claimed = run
+
+
+def lost_session(no: int) -> RecordDamaged:
+    """Return the error for runs that wait or are claimed in a session that is not there."""
+    return checksums.damaged_record(f"session number {no}, of which there are runs but no row,")
 
 
 class Mismatch(Exception):
@@ -259,19 +268,28 @@ class StoredRows(ABC):
 
     # -- what the session table asks for --------------------------------------------------------------
 
-    def busy_sessions(self) -> Iterator[SessionState]:
+    def busy_sessions(self) -> Iterator[SessionState | DamagedSession]:
         """Yield every session with waiting or claimed runs."""
-        for no, *key in self._execute(_BUSY).fetchall():
-            session = self._session(SessionKey(*key))
-            if session is None:
-                raise Mismatch(f"session {no} has runs and is not there")
-            yield session
+        for (no,) in self._execute(_BUSY).fetchall():
+            key: SessionKey | None = None
+            try:
+                key = self._key_of(no)
+                session = self.session(key)
+                if session is None:
+                    raise lost_session(no)
+                yield session
+            except RecordDamaged as error:
+                yield DamagedSession(key, error)
+
+    def _key_of(self, no: int) -> SessionKey:
+        """Return the key of the session with this number, which runs name. Raises `RecordDamaged` if there is none."""
+        row = self._execute(_KEY, (no,)).fetchone()
+        if row is None:
+            raise lost_session(no)
+        return SessionKey(*row)
 
     def session(self, key: SessionKey) -> SessionState | None:
-        """Return a session, None if there is none."""
-        return self._session(key)
-
-    def _session(self, key: SessionKey) -> SessionState | None:
+        """Return a session, None if there is none. Raises `RecordDamaged`."""
         session = reader.find_session(self._connection, key)
         if session is not None:
             for columns in self._execute(_LIVE_OF, (session.no, session.no)).fetchall():
@@ -336,6 +354,17 @@ class StoredRows(ABC):
         self._measure()
 
 
+@contextmanager
+def _damage_of(what: str) -> Iterator[None]:
+    """Raise `RecordDamaged` in place of what the driver says of damaged pages and texts."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if is_damage(error) or is_no_text(error):
+            raise checksums.damaged_record(what) from error
+        raise
+
+
 class SqliteRows(StoredRows):
     """The rows of a journal in SQLite."""
 
@@ -349,13 +378,13 @@ class SqliteRows(StoredRows):
         self._cursor.close()
 
     def session(self, key: SessionKey) -> SessionState | None:
-        """Return a session, None if there is none."""
-        try:
+        """Return a session, None if there is none. Raises `RecordDamaged`."""
+        with _damage_of(f"session {key.session_id}"):
             return super().session(key)
-        except sqlite3.Error as error:
-            if is_damage(error):
-                raise checksums.damaged_record(f"session {key.session_id}") from error
-            raise
+
+    def _key_of(self, no: int) -> SessionKey:
+        with _damage_of(f"session number {no}"):
+            return super()._key_of(no)
 
     def _update(self, statement: str, values: tuple[object, ...] | dict[str, Any]) -> None:
         if self._write(statement, values).rowcount != 1:

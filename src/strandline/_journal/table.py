@@ -7,6 +7,7 @@ on them are sent or their claims delivered; meanwhile more may be decided. If a 
 the sessions to reset to their stored state. `now` is in seconds since the epoch.
 """
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, Literal, assert_never
 
@@ -53,7 +54,7 @@ from strandline._journal.port import (
     Unanswerable,
 )
 from strandline._journal.port import Change as AnyChange
-from strandline._journal.records import Records, Room, RunLocation
+from strandline._journal.records import DamagedSession, Records, Room, RunLocation
 from strandline._journal.rules import (
     Closed,
     answers_key,
@@ -81,6 +82,9 @@ from strandline._model import (
     SessionKey,
     answered,
 )
+from strandline.errors import RecordDamaged
+
+_log = logging.getLogger("strandline.journal")
 
 _ENQUEUE: Final = IfBusy.ENQUEUE
 KEPT_BYTES: Final = 2048
@@ -122,10 +126,20 @@ class SessionTable(Transitions):
         table.install(records.busy_sessions())
         return table
 
-    def install(self, sessions: Iterable[SessionState]) -> None:
-        """Cache sessions as they are stored."""
+    def install(self, sessions: Iterable[SessionState | DamagedSession]) -> None:
+        """Cache sessions as they are stored. A damaged one is left out, and refused."""
         for session in sessions:
-            self._install(session)
+            if isinstance(session, DamagedSession):
+                self._refuse(session)
+            else:
+                self._install(session)
+
+    def _refuse(self, damaged: DamagedSession) -> None:
+        """Refuse everything in a damaged session from now on; nothing of it is known, or it is forgotten."""
+        _log.error("%s; everything else continues", damaged.error)
+        if damaged.key is not None:
+            self._forget(damaged.key)
+            self._damaged[damaged.key] = str(damaged.error)
 
     # -- what was decided -----------------------------------------------------------------------------
 
@@ -216,11 +230,15 @@ class SessionTable(Transitions):
             self._end_hold(held)
         claims = []
         for run in [run for run in claimed if run.fence is not None]:
-            found, checkpoints, _ = self._stored(run)
-            question = None
-            if run.session.answered_by(run) is not None:
-                question, error = self._question(run.session)
-                found = found if error is None else replace(found, resumable=False)
+            try:
+                found, checkpoints, _ = self._stored(run)
+                question = None
+                if run.session.answered_by(run) is not None:
+                    question, error = self._question(run.session)
+                    found = found if error is None else replace(found, resumable=False)
+            except RecordDamaged as error:
+                self._refuse(DamagedSession(run.session.key, error))
+                continue
             was, run.fence = run.fence, self.numbers.fence(self._partition(run.session))
             self._change_run(run, was=was)
             claims.append(
@@ -236,6 +254,7 @@ class SessionTable(Transitions):
     def join(self, gained: "SessionTable") -> None:
         """Own the partitions of another table too, with their sessions, which it has no more."""
         sessions = gained.drop_all()
+        self._damaged.update(gained._damaged)
         self._epochs.update(gained._epochs)
         self.numbers.begin(0, gained.numbers.top)
         self.install(sessions)
@@ -266,6 +285,8 @@ class SessionTable(Transitions):
         for session in [each for each in self._sessions.values() if self._partition(each) in ceded]:
             self._touch(session)  # (to be read again if this cannot be stored)
             self._forget(session.key)
+        for key in [each for each in self._damaged if self.partition(each) in ceded]:
+            del self._damaged[key]
         for partition in ceded:
             self._ceded[partition] = self._epochs.pop(partition)
         self._changes.append(CedePartitions(tuple(sorted(ceded))))

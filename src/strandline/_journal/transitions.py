@@ -49,6 +49,7 @@ from strandline._model import (
     RunStatus,
     SessionKey,
 )
+from strandline.errors import RecordDamaged
 
 T = TypeVar("T")
 
@@ -150,11 +151,13 @@ class Transitions(LiveSessions):
     def _find(self, key: SessionKey) -> SessionState | None:
         """Return a session, from storage if it is not cached; None if it does not exist.
 
-        Raises `NotOwner` if it is in a partition that is not ours.
+        Raises `NotOwner` if it is in a partition that is not ours, and `RecordDamaged`.
         """
         session = self._sessions.get(key)
         if session is None:
             self._check_owned(key)
+            if (damage := self._damaged.get(key)) is not None:
+                raise RecordDamaged(damage)
         if session is None and key not in self._drops_in_flight:
             session = self._fetched(key, lambda records: records.session(key))
             if session is not None:

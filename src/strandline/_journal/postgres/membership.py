@@ -9,7 +9,7 @@ storage hears of that behind everything that was decided in it before.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import suppress
 from typing import Final, Protocol, TypeVar
 
@@ -24,7 +24,7 @@ from strandline._journal.postgres.transactions import PostgresTransactions
 from strandline._journal.postgres.wire import ConnectionLost
 from strandline._journal.table import SessionTable
 from strandline._model import Claim
-from strandline.errors import JournalLocked, RecordDamaged, StrandlineError
+from strandline.errors import JournalLocked, StrandlineError
 
 T = TypeVar("T")
 
@@ -41,8 +41,6 @@ CEDE_AGAIN_S: Final = 30.0
 """When that is tried again. Meanwhile they are ceded if nothing happens to be claimed in them."""
 COUNT_AGAIN_S: Final = 10.0
 """After how long what is stored for a principal is read again: other servers add to it, too."""
-DAMAGED_S: Final = 60.0
-"""When a partition is tried again that could not be read."""
 SURVEY_S: Final = 60.0
 """How often the database is asked how it does, if anybody wants to know."""
 
@@ -133,8 +131,6 @@ class Membership:
         self._leaving: set[int] = set()
         """Partitions whose cede is decided and not yet durable."""
         self._ceding: asyncio.Task[object] | None = None
-        self._damaged: dict[int, float] = {}
-        """Partitions that cannot be read, and until when none of them is tried again."""
         self._patient_at = 0.0
         self._count_again_at = 0.0
         self._is_leaving = False
@@ -252,24 +248,8 @@ class Membership:
     async def _adopt(self) -> None:
         table = self._table
         assert table is not None
-        now = time.monotonic()
-        self._damaged = {each: until for each, until in self._damaged.items() if until > now}
-        wanted = self._shares.to_adopt({*table.owned, *self._leaving, *self._damaged}, now)
-        if wanted:
-            await self._adopt_intact(wanted)
-
-    async def _adopt_intact(self, wanted: Sequence[int]) -> None:
-        """Adopt partitions, but those in which a record is damaged that must be read: they are tried again later."""
-        try:
+        if wanted := self._shares.to_adopt({*table.owned, *self._leaving}, time.monotonic()):
             await self.adopt(wanted)
-        except RecordDamaged as error:
-            if len(wanted) == 1:
-                _log.error("partition %d cannot be taken over: %s", wanted[0], error)
-                self._damaged[wanted[0]] = time.monotonic() + DAMAGED_S
-                return
-            half = len(wanted) // 2
-            await self._adopt_intact(wanted[:half])
-            await self._adopt_intact(wanted[half:])
 
     async def adopt(self, wanted: Collection[int]) -> Gained:
         """Own those of some partitions that nobody else owns; the engine hears of it, too."""

@@ -9,9 +9,11 @@ from strandline._journal import changes, checksums, reader
 from strandline._journal.partitions import PARTITIONS, partition_of
 from strandline._journal.postgres.dialect import TRANSLATED
 from strandline._journal.postgres.wire import Found, Statement, Values, Wire
-from strandline._journal.sqlite_rows import KEEP_AGENT, LIVE, Mismatch, StoredRows, add_live
+from strandline._journal.records import DamagedSession
+from strandline._journal.sqlite_rows import KEEP_AGENT, LIVE, StoredRows, add_live, lost_session
 from strandline._journal.state import SessionState
 from strandline._model import Principal, SessionKey
+from strandline.errors import RecordDamaged
 
 _ADD_SESSION: Final = "INSERT INTO sessions (no, p, principal, session_id) VALUES (?,?,?,?)"
 _COUNT: Final = "SELECT count_stored(?, ?)"
@@ -103,23 +105,32 @@ class PostgresRows(StoredRows):
         """Forget what was counted: nothing of it will be kept."""
         self._more.clear()
 
-    def busy_sessions(self) -> Iterator[SessionState]:
+    def busy_sessions(self) -> Iterator[SessionState | DamagedSession]:
         """Yield every session in which runs wait or are claimed."""
         return self._busy(self._execute(_BUSY).fetchall(), self._execute(_LIVE))
 
-    def busy_in(self, partitions: Collection[int]) -> Iterator[SessionState]:
+    def busy_in(self, partitions: Collection[int]) -> Iterator[SessionState | DamagedSession]:
         """Yield those of some partitions, by two statements for all of them."""
         if len(partitions) == PARTITIONS:
             return self.busy_sessions()
         listed = (_listed(partitions),)
         return self._busy(self._execute(_BUSY_IN, listed).fetchall(), self._execute(_LIVE_IN, listed))
 
-    def _busy(self, found: Iterable[Any], live: Iterable[Any]) -> Iterator[SessionState]:
-        sessions = {row[2]: reader.session_of(SessionKey(*row[:2]), row[2:]) for row in found}
+    def _busy(self, found: Iterable[Any], live: Iterable[Any]) -> Iterator[SessionState | DamagedSession]:
+        sessions: dict[int, SessionState | DamagedSession] = {}
+        for principal, session_id, *row in found:
+            key = SessionKey(principal, session_id)
+            try:
+                sessions[row[0]] = reader.session_of(key, row)
+            except RecordDamaged as error:
+                sessions[row[0]] = DamagedSession(key, error)
         for no, *columns in live:
-            if no not in sessions:
-                raise Mismatch(f"session {no} has runs and is not there")
-            add_live(sessions[no], columns)
+            session = sessions.setdefault(no, DamagedSession(None, lost_session(no)))
+            if isinstance(session, SessionState):
+                try:
+                    add_live(session, columns)
+                except RecordDamaged as error:
+                    sessions[no] = DamagedSession(session.key, error)
         yield from sessions.values()
 
     def adopt(self, partitions: Collection[int]) -> dict[int, int]:
