@@ -19,7 +19,7 @@ from strandline import _private as private
 from strandline._access.source import Keys
 from strandline._agents.load import load_target
 from strandline._agents.port import ProbedAtStart, Target
-from strandline._clock import Clock
+from strandline._clock import Clock, FollowingClock, SystemClock
 from strandline._config import journal_database, journal_file, workspaces_folder
 from strandline._engine.loops import AgentLoops, HasLoops, Loops
 from strandline._engine.observers import UNPROJECTED, Projection
@@ -43,6 +43,12 @@ from strandline.errors import SettingsError
 _log = logging.getLogger("strandline")
 _SESSION: Final = re.compile(r"[0-9a-f]{64}")
 """The name of a session's workspace."""
+
+
+def build_clock(settings: Settings) -> Clock:
+    """Return the clock of a server: its machine's own, or with a journal in a database one that follows the
+    database's."""
+    return SystemClock() if journal_database(settings) is None else FollowingClock(SystemClock())
 
 
 def new_run_id(clock: Clock, key: SessionKey) -> RunId:
@@ -92,6 +98,7 @@ def _open_database(conninfo: str, settings: Settings, clock: Clock, recorder: Me
         on_wait=_log.warning,
         on_commit=recorder.committed,
         address=lambda: address,
+        on_time=clock.measured if isinstance(clock, FollowingClock) else lambda sent_at, came_at, shown: None,
     )
 
 

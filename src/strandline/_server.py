@@ -24,9 +24,9 @@ from strandline import __version__
 from strandline import _logs as logs
 from strandline._access.source import Keys, keys_of
 from strandline._agents.port import Target
-from strandline._clock import Clock, SystemClock
+from strandline._clock import Clock
 from strandline._compat import uvicorn
-from strandline._composition import build_http, build_loops, build_service, open_journal, start
+from strandline._composition import build_clock, build_http, build_loops, build_service, open_journal, start
 from strandline._config import (
     check_exposure,
     exposed_to_all,
@@ -98,7 +98,7 @@ def run(
     keys = keys_of(settings)
     if (remark := exposed_to_all(settings)) is not None and (handover is None or handover.idle is None):
         _log.warning("%s", remark)  # (else the parent has said so, once for all)
-    clock = SystemClock()
+    clock = build_clock(settings)
     recorder, traces = MetricsRecorder(), Traces()
     export_if_wanted(os.environ, settings.agent_id)
     inner = None if journal_database(settings) is None else listen_for_servers(settings)

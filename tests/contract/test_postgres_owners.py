@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -16,6 +16,7 @@ from strandline._journal.port import (
     Accepted,
     Bounds,
     Cancel,
+    CancelSession,
     Ceded,
     Changed,
     ClaimResult,
@@ -34,7 +35,7 @@ from strandline._journal.postgres import membership
 from strandline._journal.postgres.journal import PostgresJournal
 from strandline._journal.postgres.wire import Wire
 from strandline._journal.table import SessionTable
-from strandline._model import ANONYMOUS, Claim, NewRun, RoundStarted, RunId, SessionKey
+from strandline._model import ANONYMOUS, Claim, NewRun, Principal, RoundStarted, RunId, SessionKey
 from strandline.errors import NotOwner, RecordDamaged
 from strandline.testing._desk import WIDE, done, key, said
 
@@ -353,6 +354,48 @@ def test_servers_count_what_is_stored_together_and_never_wait_for_each_other(lea
         with asking(leased) as wire:
             assert wire.execute("SELECT principal, bytes FROM stored").fetchall() == [("anonymous", stored.total)]
             assert wire.execute("SELECT 1::bigint FROM stored_by").fetchall() == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("bounds", "refusal"), [(Bounds(9, 3), "server_full"), (Bounds(9, 99, per_principal=3), "principal_full")]
+)
+def test_bounds_of_all_and_of_a_principal_count_what_waits_at_other_servers(
+    leased: str, bounds: Bounds, refusal: Literal["server_full", "principal_full"]
+) -> None:
+    async def main() -> None:
+        async with two(leased) as (first, second):
+            mine, theirs = session_in(first.owned), session_in(second.owned)
+            for n in range(3):
+                assert isinstance(await second.journal.accept(run(f"b{n}", theirs), bounds, claim_next=False), Accepted)
+            await second.journal.cluster.refresh()
+            await first.journal.cluster.refresh()
+            assert await first.journal.accept(run("a", mine), bounds, claim_next=False) == Refused(refusal, 1)
+            other = SessionKey(Principal("other"), mine.session_id)
+            if refusal == "principal_full" and partition_of(other) in first.owned:
+                assert await first.journal.accept(run("c", other), bounds, claim_next=False) == Accepted(1)
+            await second.journal.change(CancelSession(theirs, running=False))
+            await second.journal.cluster.refresh()
+            await first.journal.cluster.refresh()
+            assert await first.journal.accept(run("a", mine), bounds, claim_next=False) == Accepted(1)
+
+    asyncio.run(main())
+
+
+def test_what_waits_at_a_server_that_died_counts_once_when_it_is_taken_over(leased: str) -> None:
+    async def main() -> None:
+        async with two(leased) as (first, second):
+            mine, theirs = session_in(first.owned), session_in(second.owned)
+            for n in range(3):
+                await second.journal.accept(run(f"b{n}", theirs), WIDE, claim_next=False)
+            await second.journal.cluster.refresh()
+            second.die()
+            await until(lambda: len(first.owned) == 256 and len(first.journal.cluster.peers) == 1)
+            assert await first.journal.accept(run("a", mine), Bounds(9, 4), claim_next=False) == Accepted(1)
+            assert await first.journal.accept(run("c", mine), Bounds(9, 4), claim_next=False) == Refused(
+                "server_full", 2
+            )
 
     asyncio.run(main())
 

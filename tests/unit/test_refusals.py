@@ -169,7 +169,7 @@ def new(**fields: Any) -> NewRun:
             "5 runs of anonymous wait already, in all its sessions",
             3,
         ),
-        ("server_full", {"max_queued": 9}, ServerFull, "9 runs wait already on this server", 3),
+        ("server_full", {"max_queued": 9}, ServerFull, "9 runs wait already, in all sessions", 3),
     ],
 )
 def test_a_full_queue_says_which_one_and_how_long_the_run_would_have_waited(

@@ -45,10 +45,18 @@ class LiveSessions:
         self._runs: dict[RunId, RunState] = {}
         """The waiting and claimed ones."""
         self._waiting_of: Counter[Principal] = Counter()
+        self._elsewhere = 0
+        self._elsewhere_of: Mapping[Principal, int] = {}
+        """How many runs wait at other servers, as they have said: in all, and by principal."""
         self._last_attempts: set[int] = set()
         """The sequences of executing runs that are last attempts."""
         self._deadlines: Deadlines[RunState | SessionState] = Deadlines()
         self._moved: Callable[[SessionKey], None] = lambda key: None
+
+    @property
+    def damaged(self) -> Mapping[SessionKey, str]:
+        """The sessions that are refused since they could not be read, and why."""
+        return self._damaged
 
     # -- partitions -----------------------------------------------------------------------------------
 
@@ -177,6 +185,10 @@ class LiveSessions:
     def claimed_of(self) -> Mapping[Principal, int]:
         """Return how many runs of each principal execute or are held; takes time for each run."""
         return Counter(run.session.key.principal for run in self._runs.values() if run.fence is not None)
+
+    def note_elsewhere(self, waiting: int, waiting_of: Mapping[Principal, int]) -> None:
+        """Note how many runs wait at other servers; bounds count them, too."""
+        self._elsewhere, self._elsewhere_of = waiting, waiting_of
 
     def waiting_of(self) -> Mapping[Principal, int]:
         """Return how many runs of each principal wait."""

@@ -254,7 +254,7 @@ class SessionTable(Transitions):
     def join(self, gained: "SessionTable") -> None:
         """Own the partitions of another table too, with their sessions, which it has no more."""
         sessions = gained.drop_all()
-        self._damaged.update(gained._damaged)
+        self._damaged.update(gained.damaged)
         self._epochs.update(gained._epochs)
         self.numbers.begin(0, gained.numbers.top)
         self.install(sessions)
@@ -424,9 +424,10 @@ class SessionTable(Transitions):
         if waiting >= bounds.per_session:
             return "queue_full"
         most = bounds.per_principal
-        if most is not None and self._waiting_of[new.key.principal] - leaving >= most:
+        principal = new.key.principal
+        if most is not None and self._waiting_of[principal] + self._elsewhere_of.get(principal, 0) - leaving >= most:
             return "principal_full"
-        return "server_full" if self.waiting - leaving >= bounds.total else None
+        return "server_full" if self.waiting + self._elsewhere - leaving >= bounds.total else None
 
     def _begun_and_waiting(self, session: SessionState, if_busy: IfBusy) -> list[RunState]:
         """Return the waiting runs that an interrupt ends: those that have begun."""

@@ -100,7 +100,7 @@ class Refusals:
                 estimated_wait_s=estimate,
             )
         return ServerFull(
-            f"{self._options.max_queued} runs wait already on this server",
+            f"{self._options.max_queued} runs wait already, in all sessions",
             retry_after_s=self._options.retry_after_s,
             position=refused.position,
             estimated_wait_s=estimate,

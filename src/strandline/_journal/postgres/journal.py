@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
 
-from strandline._clock import Clock
+from strandline._clock import Clock, boottime
 from strandline._journal import lists, reader
 from strandline._journal.batched import LEAVE_S, BatchedJournal
 from strandline._journal.cluster import DatabaseVitals
@@ -28,11 +28,11 @@ from strandline._journal.postgres.durability import warn
 from strandline._journal.postgres.failures import for_operators, translated
 from strandline._journal.postgres.lease import Lease
 from strandline._journal.postgres.membership import Membership, enter
-from strandline._journal.postgres.ownership import Joined, join
+from strandline._journal.postgres.ownership import Joined, join, time_of
 from strandline._journal.postgres.rows import Batch
 from strandline._journal.postgres.schema import migrate
 from strandline._journal.postgres.shares import Shares
-from strandline._journal.postgres.transactions import PostgresTransactions
+from strandline._journal.postgres.transactions import OnTime, PostgresTransactions
 from strandline._journal.postgres.wire import ANSWER_S, ConnectionLost, Refused, Wire
 from strandline._journal.reader import Readers
 from strandline._journal.table import SessionTable
@@ -56,7 +56,7 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
     Several servers may use it at once: each owns some partitions. `address` is where this one listens for the others
     (`host:port`), and `open` needs it. `lock_wait_s` is how long `open` waits for servers that may be dead;
     `on_wait` is called once, with a sentence that names them, if that takes long. `on_commit` is called after each
-    commit.
+    commit, `on_time` with what the database's clock shows.
     """
 
     def __init__(
@@ -68,8 +68,10 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         on_wait: Callable[[str], None] | None = None,
         on_commit: OnCommit | None = None,
         address: Callable[[], str] = str,
+        on_time: OnTime = lambda sent_at, came_at, shown: None,
     ) -> None:
         super().__init__(clock)
+        self._on_time = on_time
         self._address = address
         self._membership = Membership()
         self._connect = partial(Wire, conninfo)
@@ -112,12 +114,17 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
                 closing.append(wire.close)
                 migrate(wire)
                 warn(wire)
+                sent_at = boottime()
+                shown = time_of(wire)
+                self._on_time(sent_at, boottime(), shown)
                 joined = join(
                     wire, self._address(), wait_s=self._lock_wait_s, on_wait=self._on_wait, sleep=unwanted.wait
                 )
                 lease = Lease(joined.lease_s, joined.sent_at)
                 wire.answer_s = self._answer_s = lease.answer_s
-                transactions = PostgresTransactions(self._connect_bounded, wire, joined.id, lease, self._clock)
+                transactions = PostgresTransactions(
+                    self._connect_bounded, wire, joined.id, lease, self._clock, self._on_time
+                )
                 closing[1] = transactions.close
                 shares = Shares(joined.id, joined.lease_s)
                 found.append((joined, shares))

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import suppress
+from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from strandline._journal.cluster import DatabaseVitals, Peer
@@ -19,7 +20,7 @@ from strandline._journal.partitions import PARTITIONS
 from strandline._journal.port import Ceded, Gained
 from strandline._journal.postgres.lease import Lease
 from strandline._journal.postgres.ownership import Joined
-from strandline._journal.postgres.shares import Shares
+from strandline._journal.postgres.shares import Queued, Shares
 from strandline._journal.postgres.transactions import PostgresTransactions
 from strandline._journal.postgres.wire import ConnectionLost
 from strandline._journal.table import SessionTable
@@ -194,10 +195,18 @@ class Membership:
         storage = self._storage
         if storage is None:
             return
-        self._shares.seen(await storage.call(PostgresTransactions.look), time.monotonic())
+        await self._look(storage)
         if self._shares.has_ended:
             self.takeovers += await storage.call(PostgresTransactions.end_servers)
-            self._shares.seen(await storage.call(PostgresTransactions.look), time.monotonic())
+            await self._look(storage)
+
+    async def _look(self, storage: Storage) -> None:
+        table = self._table
+        assert table is not None
+        queued = Queued.at(table.waiting, table.waiting_of())
+        self._shares.seen(await storage.call(partial(PostgresTransactions.look, queued=queued)), time.monotonic())
+        elsewhere = self._shares.queued_elsewhere()
+        table.note_elsewhere(elsewhere.in_all, elsewhere.of)
 
     # -- what moves -----------------------------------------------------------------------------------
 

@@ -15,11 +15,13 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from msgspec import json
+
 from strandline import __version__
 from strandline._clock import boottime
 from strandline._journal.postgres.schema import begin_alone, check_finished
-from strandline._journal.postgres.shares import Seen, View
-from strandline._journal.postgres.wire import LOCK_TIMEOUT, Refused, Wire
+from strandline._journal.postgres.shares import Queued, Seen, View
+from strandline._journal.postgres.wire import LOCK_TIMEOUT, Refused, Statement, Wire
 from strandline.errors import JournalError, JournalLocked
 
 YOUNG_SHARE: Final = 0.5
@@ -39,9 +41,12 @@ _JOIN: Final = (
     " RETURNING id"
 )
 _LOOK: Final = (
-    "SELECT server, its_address, its_name, its_version, is_leaving, left_s, owned FROM look(?::bigint, ?::bigint,"
-    " ?::bigint, ?::bigint)"
+    "SELECT server, its_address, its_name, its_version, is_leaving, left_s, owned,"
+    " (SELECT queued FROM servers WHERE id = server), extract(epoch FROM clock_timestamp())::float8"
+    " FROM look(?::bigint, ?::bigint, ?::bigint, ?::bigint)"
 )
+_QUEUED: Final = "UPDATE servers SET queued = ? WHERE id = ? AND conn = ? AND alive"
+_NOW: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
 _ABOUT_TO_WRITE: Final = "LOCK TABLE servers IN ROW EXCLUSIVE MODE"
 """Waits for a command that has the database to itself, as every write does, and for nothing else."""
 _NOBODY: Final = 0
@@ -167,19 +172,32 @@ def end_servers(wire: Wire, me: int) -> int:
     return ended.rowcount
 
 
-def look(wire: Wire, me: int, conn: int, lease_ms: int, top: int) -> View:
-    """Renew our lease, and return who is there and who owns what. Raises `Refused` if we are over."""
+def time_of(wire: Wire) -> float:
+    """Return what time it is on the database's clock, in seconds since the epoch."""
+    (now,) = wire.execute(_NOW).fetchone()
+    return float(now)
+
+
+def look(wire: Wire, me: int, conn: int, lease_ms: int, top: int, tell: Queued | None = None) -> View:
+    """Renew our lease, and return who is there and who owns what. Raises `Refused` if we are over.
+
+    `tell` is what the others are to know of our queues, None if they know it already.
+    """
     servers: dict[int, Seen] = {}
     free = stray = frozenset[int]()
-    for server, address, name, version, leaving, left_s, listed in wire.execute(_LOOK, (me, conn, lease_ms, top)):
+    at = 0.0
+    told: list[Statement] = [] if tell is None else [(_QUEUED, (json.encode(tell).decode(), me, conn))]
+    found = wire.run([*told, (_LOOK, (me, conn, lease_ms, top))])[-1]
+    for server, address, name, version, leaving, left_s, listed, text, at in found:  # noqa: B007
+        queued = json.decode(text, type=Queued) if text else Queued()
         owned = frozenset(map(int, listed.split(","))) if listed else frozenset()
         if server == _NOBODY:
             free = owned
         elif server == _OVER:
             stray = owned
         else:
-            servers[server] = Seen(server, address, name, version, leaving, left_s, owned)
-    return View(servers, free, stray)
+            servers[server] = Seen(server, address, name, version, leaving, left_s, owned, queued)
+    return View(servers, free, stray, at)
 
 
 def leave(wire: Wire, me: int, conn: int) -> None:

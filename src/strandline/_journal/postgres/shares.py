@@ -7,15 +7,34 @@ ever owned twice, since the database decides. Pure.
 """
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
+from msgspec import Struct
+
 from strandline._journal.partitions import PARTITIONS
+from strandline._model import Principal
 
 FREE_S: Final = 1.0
 """After how long a partition that nobody owns may be adopted by any server."""
+MOST_TOLD: Final = 200
+"""Of how many principals, those with the most waiting runs, a server tells how many wait."""
 FRESH_SHARE: Final = 0.6
 """How much of the lease of a server must be left for it to have a share: one that is frozen cannot adopt."""
+
+
+class Queued(Struct, frozen=True):
+    """How many runs wait at a server: what it tells the others."""
+
+    in_all: int = 0
+    of: dict[Principal, int] = {}
+    """By principal, for the largest `MOST_TOLD`."""
+
+    @classmethod
+    def at(cls, waiting: int, waiting_of: Mapping[Principal, int]) -> "Queued":
+        """Return what to tell."""
+        return cls(waiting, dict(Counter(waiting_of).most_common(MOST_TOLD)))
 
 
 class Seen(NamedTuple):
@@ -29,6 +48,8 @@ class Seen(NamedTuple):
     left_s: float
     """How many seconds are left of its lease, on the database's clock."""
     owned: frozenset[int]
+    queued: Queued = Queued()
+    """How many runs wait there, as it said when it last looked."""
 
 
 class View(NamedTuple):
@@ -39,6 +60,8 @@ class View(NamedTuple):
     """The partitions that nobody owns."""
     stray: frozenset[int]
     """Those of servers that are over: they must be freed first."""
+    at: float = 0.0
+    """When that was, in seconds since the epoch, on the database's clock."""
 
     def owner(self, partition: int) -> Seen | None:
         """Return which server owns a partition."""
@@ -103,6 +126,14 @@ class Shares:
         """Which other servers there are, for people."""
         others = [each for each in self.view.servers.values() if each.id != self.me]
         return "; ".join(f"{each.name or each.address}, whose {lease_shown(each.left_s)}" for each in others)
+
+    def queued_elsewhere(self) -> Queued:
+        """Return how many runs wait at other servers."""
+        others = [each.queued for each in self.view.servers.values() if each.id != self.me]
+        by_principal = Counter[Principal]()
+        for each in others:
+            by_principal.update(each.of)
+        return Queued(sum(each.in_all for each in others), by_principal)
 
     @property
     def has_ended(self) -> bool:

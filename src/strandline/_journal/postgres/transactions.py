@@ -25,7 +25,7 @@ from strandline._journal.postgres.lease import Lease
 from strandline._journal.postgres.ownership import YOUNG_SHARE, end_half_batches, end_servers, leave, look
 from strandline._journal.postgres.rows import Batch, PostgresRows
 from strandline._journal.postgres.schema import BEGIN
-from strandline._journal.postgres.shares import View
+from strandline._journal.postgres.shares import Queued, View
 from strandline._journal.postgres.wire import LOCK_TIMEOUT, ConnectionLost, Refused, Statement, Wire
 from strandline._journal.table import SessionTable
 from strandline._model import Claim
@@ -33,6 +33,8 @@ from strandline.errors import JournalUnavailable, StrandlineError
 
 _log = logging.getLogger("strandline.journal")
 
+OnTime = Callable[[float, float, float], object]
+"""Called with two times by `boottime`, and what the database's clock has shown between them."""
 AGAIN_S: Final = 0.2
 """How long after a failed connection the next one is tried while an outcome is unknown."""
 
@@ -79,7 +81,11 @@ class PostgresTransactions:
         owner: int,
         lease: Lease,
         clock: Clock,
+        on_time: OnTime = lambda sent_at, came_at, shown: None,
     ) -> None:
+        self._on_time = on_time
+        self._told: Queued | None = None
+        """What the other servers know of our queues."""
         self._connect = connect
         self._connected_at = boottime()
         self._owner = owner
@@ -202,19 +208,22 @@ class PostgresTransactions:
         """Return a table that owns no partition."""
         return SessionTable(None, None, max_attempts=max_attempts, numbers=numbers, partitions=PARTITIONS)
 
-    def look(self) -> View:
-        """Renew the lease, and return who is there and who owns what."""
+    def look(self, queued: Queued | None = None) -> View:
+        """Renew the lease, and return who is there and who owns what. Tell the others what is `queued` here."""
         self._check_ours()
         if not self._is_connected():
             self._reconnect()
         sent_at = self.lease.sent()
         try:
-            view = look(self.batch.wire, self._owner, self._conn, self._lease_ms, self.numbers.top)
+            tell = None if queued == self._told else queued
+            view = look(self.batch.wire, self._owner, self._conn, self._lease_ms, self.numbers.top, tell)
         except Refused as error:
             self.make_room(error)
             self._check_ours()
             raise
         self.lease.confirm(sent_at)
+        self._told = queued
+        self._on_time(sent_at, boottime(), view.at)
         return view
 
     def announce_leaving(self) -> None:
