@@ -7,7 +7,7 @@ import pytest
 
 from engine_support import Played, echo, key, outcome, send, serving
 from strandline._agents.port import Attempt, Finished
-from strandline._engine.execution import AgentPool
+from strandline._engine.execution import AgentPool, Retries
 from strandline._engine.execution.pool import REST_AFTER_S
 from strandline._engine.options import Options
 from strandline.testing._virtual import InlineLoops, VirtualClock, run_virtual
@@ -51,7 +51,7 @@ def test_only_when_a_loop_is_lost_its_idle_agents_are_looked_for_and_dropped(res
     async def main(clock: VirtualClock) -> None:
         loops = LostLoops()
         nowhere: Any = None
-        pool = AgentPool(nowhere, nowhere, loops, clock, Options(max_agents=2000), str)
+        pool = AgentPool(nowhere, nowhere, loops, clock, Options(max_agents=2000), str, Retries(clock))
         agents = [Idle() for _ in range(1000)]
         for number, agent in enumerate(agents):
             pool.put(key(f"s{number}"), agent, "ab"[number % 2])
@@ -79,7 +79,7 @@ def test_an_idle_agent_rests_once_and_is_dropped_when_idle_for_too_long() -> Non
     async def main(clock: VirtualClock) -> None:
         loops = LostLoops()
         nowhere: Any = None
-        pool = AgentPool(nowhere, nowhere, loops, clock, Options(agent_idle_s=10.0), str)
+        pool = AgentPool(nowhere, nowhere, loops, clock, Options(agent_idle_s=10.0), str, Retries(clock))
         agents = [Idle() for _ in range(3)]
         for number, agent in enumerate(agents):
             pool.put(key(f"s{number}"), agent, "a")

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from strandline._agents.port import Target
 from strandline._clock import Clock
 from strandline._engine.admission import Admission, Control, Refusals, Subscribers, Ticket
-from strandline._engine.execution import AgentPool, Claims, Handover, Holds, Runner
+from strandline._engine.execution import AgentPool, Claims, Handover, Holds, Retries, Runner
 from strandline._engine.loops import Loops
 from strandline._engine.maintenance import (
     Readiness,
@@ -80,13 +80,14 @@ class Service:
         self._observer = observer
         self._tracing = tracing
         self._projection = projection
-        self._readiness = Readiness(journal, loops, clock, retry_after_s=options.retry_after_s)
+        retries = Retries(clock)
+        self._readiness = Readiness(journal, loops, clock, retries, retry_after_s=options.retry_after_s)
         self.exhausted = self._readiness.exhausted
         """Set when too many ended runs are still executing, so that the process must be replaced."""
         self._queues = SessionQueues(
             journal, clock, options.max_running, options.max_running_per_principal, options.max_holds_per_principal
         )
-        self._pool = AgentPool(journal, target, loops, clock, options, workspace)
+        self._pool = AgentPool(journal, target, loops, clock, options, workspace, retries)
         self._streams = Streams(
             options,
             clock,
@@ -97,8 +98,8 @@ class Service:
             observer=observer,
             projection=projection,
         )
-        self._runner = Runner(journal, loops, self._pool, clock, options, self._queues, self._streams, tracing)
-        self._holds = Holds(journal, loops, clock, options, per_principal=self._queues.slots.most_lingering)
+        self._runner = Runner(journal, loops, self._pool, clock, options, self._queues, self._streams, tracing, retries)
+        self._holds = Holds(journal, loops, clock, options, retries, per_principal=self._queues.slots.most_lingering)
         self._watchdog = Watchdog(self._runner, self._holds, loops, self._streams, clock, options)
         estimates = Estimates(clock, self._queues, retry_after_s=options.retry_after_s)
         self._claims = Claims(
@@ -111,14 +112,15 @@ class Service:
             tracing=tracing,
             clock=clock,
             exhausted=self._readiness.exhausted,
+            retries=retries,
         )
-        self._handover = Handover(journal, self._pool, self._streams, tracing, clock, options)
+        self._handover = Handover(journal, self._pool, self._streams, tracing, clock, options, retries)
         reasons = Reasons(self._queues, self._holds, self._readiness, clock, options)
         standings = Standings(journal, estimates, reasons, cut=options.stream_cut)
         ownership = Ownership.of(journal, self._readiness.note_request)
         reading = Reading(journal, self._runner, self._streams, standings, self._readiness, ownership)
         self._control = Control(
-            journal, self._readiness, self._claims, self._pool, self._streams, reading, projection, ownership
+            journal, self._readiness, self._claims, self._pool, self._streams, reading, projection, ownership, retries
         )
         self._subscribers = Subscribers(self._streams, self._control)
         self._admission = Admission(
@@ -239,6 +241,7 @@ class Service:
             raise
         except Unavailable as refusal:
             self.refused += 1
+            self._readiness.refused += 1
             self._observer.refused(refusal.code)
             raise
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from strandline._engine.admission.shielded import to_the_end
 from strandline._engine.events import SessionDeleted, SessionEvent, SessionPaused, SessionResumed
-from strandline._engine.execution import AgentPool, Claims, until_stored
+from strandline._engine.execution import AgentPool, Claims, Retries
 from strandline._engine.maintenance import Readiness
 from strandline._engine.observers import Projection
 from strandline._engine.ownership import Ownership
@@ -60,6 +60,7 @@ class Control:
         reading: Reading,
         projection: Projection,
         ownership: Ownership,
+        retries: Retries,
     ) -> None:
         self._journal = journal
         self._readiness = readiness
@@ -69,6 +70,7 @@ class Control:
         self._reading = reading
         self._projection = projection
         self._ownership = ownership
+        self._retries = retries
         self._under_way: set[asyncio.Task[Any]] = set()
 
     async def cancel(self, principal: Principal, run_id: RunId, *, force: bool = False, again: bool = False) -> RunView:
@@ -130,7 +132,7 @@ class Control:
     async def _cancel_disconnected(self, run_id: RunId, key: SessionKey, change: Cancel | EndWaiting) -> None:
         trouble = "run %s has lost all its clients and cannot be cancelled yet"
         try:
-            await until_stored(partial(self._changed, key, change), trouble, run_id, log=_log)
+            await self._retries.until_stored(partial(self._changed, key, change), trouble, run_id, log=_log)
         except RecordDamaged as error:
             _log.error("run %s has lost all its clients and cannot be cancelled: %s", run_id, error)
         except NotOwner:

@@ -19,7 +19,7 @@ from strandline._engine.execution.holds import Hold, Holds
 from strandline._engine.execution.pool import AgentPool
 from strandline._engine.execution.record import Execution
 from strandline._engine.execution.recovery import recover
-from strandline._engine.execution.retry import until_stored
+from strandline._engine.execution.retry import Retries
 from strandline._engine.execution.runner import ExecutionResult, Runner
 
 __all__ = [
@@ -32,9 +32,9 @@ __all__ = [
     "Hold",
     "Holds",
     "LiveAttempt",
+    "Retries",
     "Runner",
     "detail_of",
     "kind_of",
     "recover",
-    "until_stored",
 ]

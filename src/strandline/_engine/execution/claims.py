@@ -12,6 +12,7 @@ from typing import Any
 
 from strandline._clock import Clock
 from strandline._engine.execution.holds import Hold, Holds
+from strandline._engine.execution.retry import Retries
 from strandline._engine.execution.runner import ExecutionResult, Runner
 from strandline._engine.observers import Tracing
 from strandline._engine.queues import Estimates, SessionQueues
@@ -28,7 +29,7 @@ from strandline._journal.port import (
     Stopped,
 )
 from strandline._model import Claim, ErrorCode, NewRun, Outcome, RunError, RunId, RunStatus, SessionKey
-from strandline.errors import NotOwner, StrandlineError
+from strandline.errors import JournalUnavailable, NotOwner, StrandlineError
 
 _log = logging.getLogger("strandline.claims")
 
@@ -58,6 +59,7 @@ class Claims:
         tracing: Tracing,
         clock: Clock,
         exhausted: asyncio.Event,
+        retries: Retries,
     ) -> None:
         self._journal = journal
         self._queues = queues
@@ -66,6 +68,7 @@ class Claims:
         self._holds = holds
         self._streams = streams
         self._tracing = tracing
+        self._retries = retries
         self._clock = clock
         self._stopping = False
         self._is_over = False
@@ -174,6 +177,9 @@ class Claims:
                 return
         except NotOwner:
             pass  # (its session has just become another server's)
+        except JournalUnavailable as error:
+            self._retries.failed(_log, "runs of session %s cannot be claimed yet", key.session_id, error=error)
+            await asyncio.sleep(CLAIM_RETRY_S)
         except StrandlineError:
             _log.exception("a waiting run could not be claimed; retrying")
             await asyncio.sleep(CLAIM_RETRY_S)
@@ -208,6 +214,9 @@ class Claims:
             self._runner.cancel(claim.run.run_id, discard=wanted.discard)
             await self._execute(claim)  # it ends without a start
             return
+        except JournalUnavailable as error:
+            trouble = "run %s could not be requeued, the next start recovers it"
+            self._retries.failed(_log, trouble, claim.run.run_id, error=error)
         except StrandlineError:
             _log.exception("run %s could not be requeued; the next start recovers it", claim.run.run_id)
         self._after_end(ExecutionResult(claim=claim))
@@ -335,8 +344,11 @@ class Claims:
                 self.stopped(key, ended)
         except NotOwner:
             pass  # (its new owner does that)
+        except JournalUnavailable as failure:
+            trouble = "runs of session %s have waited too long and cannot be ended yet"
+            self._retries.failed(_log, trouble, key.session_id, error=failure)
         except StrandlineError as failure:
-            _log.error("runs of %s have waited too long and cannot be ended yet: %s", key.session_id, failure)
+            _log.error("runs of session %s have waited too long and cannot be ended yet: %s", key.session_id, failure)
         finally:
             del self._expiring[key]
         self._arm()

@@ -15,10 +15,11 @@ from msgspec import Struct
 from strandline._clock import Clock
 from strandline._engine.execution.pool import AgentPool
 from strandline._engine.execution.recovery import recover
-from strandline._engine.execution.retry import until_stored
+from strandline._engine.execution.retry import Retries
 from strandline._engine.observers import Tracing
 from strandline._engine.options import Options
 from strandline._engine.streams import Streams
+from strandline._journal.errors import ClaimLost
 from strandline._journal.partitions import partition_of
 from strandline._journal.port import Ceded, Gained, Journal
 from strandline._model import Claim, SessionKey
@@ -36,6 +37,7 @@ class Handover(Struct, eq=False):
     _tracing: Tracing
     _clock: Clock
     _options: Options
+    _retries: Retries
     gained: int = 0
     """How many partitions came after the start."""
     ceded: int = 0
@@ -76,7 +78,9 @@ class Handover(Struct, eq=False):
         for orphan in gained.orphans:
             trouble = "run %s, whose server was lost, cannot be recovered yet"
             try:
-                await until_stored(partial(self._recover, orphan), trouble, orphan.run.run_id, log=_log)
+                await self._retries.until_stored(partial(self._recover, orphan), trouble, orphan.run.run_id, log=_log)
+            except ClaimLost:
+                pass  # (it has another owner already)
             except Exception:
                 _log.exception("run %s could not be recovered; the next owner of its session does", orphan.run.run_id)
 

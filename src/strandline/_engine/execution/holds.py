@@ -22,7 +22,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from strandline._clock import Clock
-from strandline._engine.execution.retry import until_stored
+from strandline._engine.execution.retry import Retries
 from strandline._engine.loops import Call, Loops
 from strandline._engine.options import Options
 from strandline._journal.errors import ClaimLost
@@ -55,6 +55,7 @@ class Holds(Struct, eq=False):
     _loops: Loops
     _clock: Clock
     _options: Options
+    _retries: Retries
     per_principal: int | None
     _held: dict[RunId, Hold] = {}
     _given_up: list[Hold] = []
@@ -155,7 +156,9 @@ class Holds(Struct, eq=False):
             _log.info("run %s has stopped executing; its session continues", run_id)
         with suppress(ClaimLost):
             release = partial(self._journal.release, claim.token, counted=True)
-            await until_stored(release, "the session of run %s cannot be unlocked yet", run_id, log=_log)
+            await self._retries.until_stored(
+                release, "the session of run %s cannot be unlocked yet", run_id, log=_log
+            )
         del self._held[run_id]
         if (over := self._forced.pop(run_id, None)) is not None:
             over.set()

@@ -17,7 +17,7 @@ from strandline import _private as private
 from strandline._agents.port import SessionAgent, Target
 from strandline._clock import Clock
 from strandline._engine.execution.attempt import LiveAttempt
-from strandline._engine.execution.retry import until_stored
+from strandline._engine.execution.retry import Retries
 from strandline._engine.loops import Loops
 from strandline._engine.options import Options
 from strandline._journal.port import Journal
@@ -48,6 +48,7 @@ class AgentPool(Struct, eq=False):
     _clock: Clock
     _options: Options
     workspace: Callable[[SessionKey], str]
+    _retries: Retries
     _idle: OrderedDict[SessionKey, _Idle] = field(default_factory=OrderedDict)
     """In the order in which they became idle: resting ones first."""
     _unwanted: Counter[SessionKey] = field(default_factory=Counter)
@@ -77,7 +78,7 @@ class AgentPool(Struct, eq=False):
         record = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
         if not self._options.self_managed:
             trouble = "run %s waits for its session's history"
-            record = await until_stored(partial(self._journal.load, key), trouble, attempt.context.run_id)
+            record = await self._retries.until_stored(partial(self._journal.load, key), trouble, attempt.context.run_id)
         agent = await self._target.build(key, record, attempt.progress)
         attempt.enter("model")
         return agent

@@ -20,7 +20,7 @@ from strandline._engine.execution.failures import disclosed
 from strandline._engine.execution.holds import Hold
 from strandline._engine.execution.pool import AgentPool
 from strandline._engine.execution.record import STOPPED, Execution
-from strandline._engine.execution.retry import until_stored
+from strandline._engine.execution.retry import Retries
 from strandline._engine.loops import Loops
 from strandline._engine.observers import CURRENT_RUN, CurrentRun, TracedRun, Tracing
 from strandline._engine.options import Options
@@ -73,6 +73,7 @@ class Runner(Struct, eq=False):
     _queues: SessionQueues
     _streams: Streams
     _tracing: Tracing
+    _retries: Retries
     _live: dict[RunId, Execution] = {}
     _wanted: set[RunId] = set()
     """Runs to cancel as soon as their claims come."""
@@ -214,12 +215,12 @@ class Runner(Struct, eq=False):
         release = partial(self._journal.release, claim.token, counted=in_this_process)
         trouble = "run %s could not be requeued"
         if in_this_process:
-            await until_stored(release, trouble, claim.run.run_id)
+            await self._retries.until_stored(release, trouble, claim.run.run_id)
             return ExecutionResult(claim=claim, requeued=True)
         try:
             await release()
         except JournalUnavailable as error:  # the process ends: the next start recovers it
-            _log.error(f"{trouble}: %s", claim.run.run_id, error)
+            self._retries.failed(_log, trouble, claim.run.run_id, error=error)
         return ExecutionResult(claim=claim)
 
     async def _give_up(self, claim: Claim, hold: Hold | None) -> ExecutionResult:
@@ -249,7 +250,7 @@ class Runner(Struct, eq=False):
             completion = close(cancelled)
             try:
                 trouble = "the outcome of run %s cannot be stored yet"
-                claim_result = await until_stored(partial(finish, completion), trouble, claim.run.run_id)
+                claim_result = await self._retries.until_stored(partial(finish, completion), trouble, claim.run.run_id)
             except CancelRequested as wanted:
                 cancelled = Cancelled(discard=wanted.discard)
             else:

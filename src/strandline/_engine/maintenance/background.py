@@ -57,7 +57,9 @@ async def every_minute(work: Callable[[], Awaitable[object]], trouble: str) -> N
 
 
 async def prune_runs(journal: Journal, clock: Clock, *, run_retention_s: float) -> None:
-    """Delete the runs that ended before the retention."""
+    """Delete the runs that ended before the retention, unless nothing can be stored at the moment."""
+    if journal.trouble is not None:
+        return
     while await journal.prune(clock.now() - run_retention_s, PRUNED_AT_ONCE) == PRUNED_AT_ONCE:  # noqa: ASYNC110
         await asyncio.sleep(PRUNE_PAUSE_S)
 

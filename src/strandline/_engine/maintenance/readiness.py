@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from typing import Final
+from typing import Final, Protocol
 
 from strandline._clock import Clock
 from strandline._engine.loops import Loops
@@ -15,17 +15,31 @@ MOST_WAITING: Final = 1_000
 """How many requests may wait for a server to start; further ones are refused at once."""
 
 
+class Waited(Protocol):
+    """Counts what has to wait for the journal."""
+
+    waited: int
+    """How many operations had to, since the start."""
+    waiting: int
+    """How many of them still do."""
+
+
 class Readiness:
     """Belongs to the serving loop.
 
     Not ready until `started` is set, nor while the journal can store nothing or no agent can be reached.
     """
 
-    def __init__(self, journal: Journal, loops: Loops, clock: Clock, *, retry_after_s: float) -> None:
+    def __init__(self, journal: Journal, loops: Loops, clock: Clock, retries: Waited, *, retry_after_s: float) -> None:
         self._journal = journal
         self._loops = loops
         self._logged_trouble: tuple[str, str] | None = None
         """The trouble that was logged last, until it is over."""
+        self._retries = retries
+        self.refused = 0
+        """How many requests were refused for now."""
+        self._before = (0.0, 0, 0)
+        """When that trouble began, and how many requests were refused and operations had waited before."""
         self._clock = clock
         self._retry_after_s = retry_after_s
         self.started = False
@@ -118,9 +132,19 @@ class Readiness:
         trouble = self._trouble()
         if trouble is not None and trouble != self._logged_trouble:
             alert = "StrandlineNotReady" if trouble[0] == NoWorker.code else "StrandlineJournalUnavailable"
-            _log.error("not ready: %s (what to do: docs/operations.md, %s)", trouble[1], alert)
+            _log.error(
+                "not ready: %s; %d runs execute and %d wait (what to do: docs/operations.md, %s)",
+                trouble[1], sum(self._journal.sessions.claimed_of().values()), self._journal.sessions.waiting, alert,
+            )  # fmt: skip
+            if self._logged_trouble is None:
+                self._before = self._clock.monotonic(), self.refused, self._retries.waited - self._retries.waiting
         elif trouble is None and self._logged_trouble is not None:
-            _log.info("ready again: runs are accepted")
+            since, refused, waited = self._before
+            _log.info(
+                "ready again after %.0f s: runs are accepted; meanwhile %d requests were refused, and %d operations"
+                " of runs had to wait",
+                self._clock.monotonic() - since, self.refused - refused, self._retries.waited - waited,
+            )  # fmt: skip
         self._logged_trouble = trouble
 
     @property

@@ -83,6 +83,8 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         self._watching: asyncio.Task[None] | None = None
         self._tending: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
+        self._logged: str | None = None
+        """What was logged last of failed reads, since one was answered."""
 
     # -- ownership ------------------------------------------------------------------------------------
 
@@ -280,12 +282,16 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         if self._readers is None:
             raise JournalUnavailable(NOT_OPEN)
         try:
-            return await asyncio.wrap_future(self._readers.ask(question))
+            answer = await asyncio.wrap_future(self._readers.ask(question))
         except StrandlineError:
             raise
         except (ConnectionLost, Refused) as error:
-            _log.error("%s", for_operators(error))
+            if self.trouble is None and (said := for_operators(error)) != self._logged:  # (else the log has said so)
+                self._logged = said
+                _log.error("nothing can be read: %s", said)
             raise translated(error) from error
+        self._logged = None
+        return answer
 
     async def _survey(self, *, whole: bool) -> DatabaseVitals:
         return await self._answered(partial(surveyed, now=self._clock.now, whole=whole))
