@@ -207,6 +207,30 @@ def test_a_run_that_was_given_back_and_whose_deadline_passed_is_not_started_agai
     run_virtual(main)
 
 
+def test_a_run_that_waits_again_is_answered_at_its_timeout_although_it_cannot_start() -> None:
+    """Its session is paused when its server dies. It has used its time, wherever it spent it."""
+
+    async def main(clock: VirtualClock) -> None:
+        journal = MemoryJournal(clock)
+        async with serving(clock, Played(silent), journal, timeout_s=100) as service:
+            ticket = await send(service, "x")
+            await asyncio.sleep(40)
+            await service.pause(key())
+        target = Played(echo)
+        async with serving(clock, target, journal, timeout_s=100) as service:
+            await asyncio.sleep(20)
+            assert (await service.run(ANONYMOUS, ticket.run_id)).run.status is RunStatus.QUEUED
+            view = await service.wait(ANONYMOUS, ticket.run_id, 1000)
+            assert view.run.outcome is not None
+            assert view.run.outcome.error is not None
+            assert view.run.outcome.error.code is ErrorCode.TIMEOUT
+            assert clock.monotonic() == pytest.approx(100)
+            assert target.built == []
+            assert texts(await history(service)) == ["x", ended_early("timeout"), "the run took longer than 100 s"]
+
+    run_virtual(main)
+
+
 # -- waiting too long ---------------------------------------------------------------------------------
 
 

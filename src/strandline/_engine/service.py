@@ -113,6 +113,7 @@ class Service:
             clock=clock,
             exhausted=self._readiness.exhausted,
             retries=retries,
+            drop_failed=options.on_failure == "drop",
         )
         self._handover = Handover(journal, self._pool, self._streams, tracing, clock, options, retries)
         reasons = Reasons(self._queues, self._holds, self._readiness, clock, options)

@@ -23,6 +23,7 @@ from strandline._history.texts import (
     answer_text,
     ended_early,
     prompt_message,
+    took_too_long,
 )
 
 __all__ = [
@@ -43,5 +44,6 @@ __all__ = [
     "history_faults",
     "pairing_faults",
     "prompt_message",
+    "took_too_long",
     "resume_point",
 ]

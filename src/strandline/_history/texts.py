@@ -27,6 +27,11 @@ def ended_early(code: str) -> str:
     return f"(This run ended early: {code}.)"
 
 
+def took_too_long(timeout_s: float | None) -> str:
+    """Return why a run ended whose deadline has passed."""
+    return f"the run took longer than {timeout_s or 0.0:g} s"
+
+
 def stored_reason(detail: str) -> str:
     """Return the text that history stores about a failure, in a block of its own; `""` for none."""
     stored = detail[:LONGEST_ERROR]

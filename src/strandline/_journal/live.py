@@ -218,13 +218,17 @@ class LiveSessions:
         return list(overdue)
 
     def _is_overdue(self, run: RunState, now: float) -> bool:
+        """Return whether the time of a waiting run is over: to begin, or to end once it has begun."""
+        if (ends_at := run.deadline) is not None:
+            return ends_at <= now
         deadline = run.queue_deadline
         return deadline is not None and deadline <= now and not _stands_still(run.session)
 
     def _watch(self, run: RunState, not_before: float = 0.0) -> None:
         """Watch a waiting run's deadline, and the end of its session's wait for input."""
-        if run.queue_deadline is not None:
-            self._deadlines.watch(run, max(run.queue_deadline, not_before))
+        deadline = run.queue_deadline if run.deadline is None else run.deadline
+        if deadline is not None:
+            self._deadlines.watch(run, max(deadline, not_before))
         self._watch_question(run.session)
 
     def _watch_question(self, session: SessionState) -> None:

@@ -17,7 +17,8 @@ Every journal keeps these invariants; `strandline.testing._contract.JournalContr
   ends every hold.
 * A session is *closed* while it is held, paused or both. Nothing of a closed session is claimed, and its queue
   deadlines stop: on reopening, each `queue_deadline` moves by the time that it stood still.
-* A requeued run has begun, so it no longer has a `queue_deadline`.
+* A requeued run has begun, so it no longer has a `queue_deadline`. Its time runs on from its first start, also while
+  its session is closed: it is overdue when `timeout_s` has passed.
 * Cancelling a waiting run ends it at once, closed by its checkpoints. Cancelling one that executes sets
   `cancel_requested`: it can then only finish as cancelled, and not be requeued (`CancelRequested`). So if a cancel
   races a completion the first wins, and an acknowledged cancel survives a crash.
@@ -153,13 +154,16 @@ class EndWaiting(Struct, frozen=True):
 
 
 class EndOverdue(Struct, frozen=True):
-    """End the runs of a session whose `queue_deadline` has passed, with `outcome`; they leave no trace in history.
+    """End the waiting runs of a session whose time is over.
 
-    Answered by `Stopped`. None ends while the session is paused or held, since queue deadlines stop then.
+    Those whose `queue_deadline` has passed end with `outcome` and leave no trace in history; none ends while the
+    session is paused or held, since queue deadlines stop then. Requeued ones whose `timeout_s` has passed since their
+    first start end as timed out, closed by their checkpoints; `drop`: as discarded. Answered by `Stopped`.
     """
 
     key: SessionKey
     outcome: Outcome
+    drop: bool = False
 
 
 class Cancel(Struct, frozen=True):

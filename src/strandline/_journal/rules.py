@@ -6,13 +6,15 @@ from typing import Final, Literal, Protocol
 
 from msgspec.structs import replace
 
-from strandline._history import close, close_answer, fold
+from strandline._history import close, close_answer, fold, prompt_message, took_too_long
 from strandline._journal.errors import CancelRequested
 from strandline._journal.port import Attached, Reused, Unanswerable
 from strandline._lifecycle import ENDED, MOVES, advance
 from strandline._model import (
     Cancelled,
     Checkpoint,
+    ErrorCode,
+    Failed,
     Inline,
     Keyed,
     Lane,
@@ -20,6 +22,8 @@ from strandline._model import (
     NewRun,
     Outcome,
     Question,
+    Run,
+    RunError,
     RunId,
     RunStatus,
     Window,
@@ -103,6 +107,25 @@ def cancelled(
     elif progress.messages:
         closed = close(progress.messages, progress.results, Cancelled(discard=discard))
     return Outcome(status=RunStatus.CANCELLED, message=closed[-1] if closed else None), closed
+
+
+def timed_out(
+    run: Run, checkpoints: Iterable[Checkpoint], *, question: Question | None = None
+) -> tuple[Outcome, list[Message]]:
+    """Return outcome and messages of a run that had begun and waited again when its time was over.
+
+    As if it had been executing: it leaves its prompt, what it had done, and that it ended early. One whose tools cannot
+    be seen had not begun, or it would not wait, and may keep its own history: it leaves nothing.
+    """
+    ending = Failed(ErrorCode.TIMEOUT, took_too_long(run.timeout_s))
+    progress = fold(checkpoints, question)
+    closed: list[Message] = []
+    if question is not None:
+        closed = close_answer(progress.messages, progress.results, ending, begun=progress.begun)
+    elif messages := progress.messages or ([prompt_message(run.input)] if run.resumable else []):
+        closed = close(messages, progress.results, ending)
+    error = RunError(ending.code, ending.detail)
+    return Outcome(status=RunStatus.FAILED, error=error, message=closed[-1] if closed else None), closed
 
 
 def check_answer(

@@ -74,14 +74,15 @@ _NEW_STATE: Final = "UPDATE agents SET state = ? WHERE session = ?"
 LIVE: Final = (
     "SELECT run_id, seq, lane, urgency, created_at, queue_deadline, attempt, started_at, moved, fence,"
     f" CASE WHEN NOT ({_IS_OPEN}) THEN coalesce(ended_at, created_at) END, cancel_requested, discard,"
-    " CASE WHEN started_at IS NULL AND attempt = 0 THEN 0 ELSE (SELECT count(*) FROM staged WHERE run = seq) END"
+    " CASE WHEN started_at IS NULL AND attempt = 0 THEN 0 ELSE (SELECT count(*) FROM staged WHERE run = seq) END,"
+    " timeout_s"
     " FROM runs"
 )
 """The fields of `RunState` for a waiting or claimed run, in their order."""
 _Time = float | None
 _Number = int | None
 _Live = tuple[
-    str, int, int, int, float, _Time, int, _Time, _Number, _Number, _Time, int, int, int
+    str, int, int, int, float, _Time, int, _Time, _Number, _Number, _Time, int, int, int, _Time
 ]  # fmt: skip
 _LIVE_OF: Final = (
     f"{LIVE} WHERE session = ? AND status = 'queued' UNION ALL {LIVE} WHERE session = ? AND fence IS NOT NULL"

@@ -57,15 +57,21 @@ class RunState(Struct, eq=False):
     discard: bool = False
     checkpoints: int = 0
     """How many checkpoints it has."""
+    timeout_s: float | None = None
     new: NewRun | None = None
     """The accepted run, while it waits; None if only storage has it."""
     due: Due | None = None
-    """When to check its `queue_deadline`, which may be later."""
+    """When to check its `queue_deadline`, which may be later, or its `deadline`."""
 
     @property
     def rank(self) -> Rank:
         """Its rank among the waiting runs of its session."""
         return (self.lane, self.urgency, self.seq)
+
+    @property
+    def deadline(self) -> float | None:
+        """When it times out, `timeout_s` after its first start, whether it waits again or executes."""
+        return None if self.started_at is None or self.timeout_s is None else self.started_at + self.timeout_s
 
     @property
     def has_begun(self) -> bool:

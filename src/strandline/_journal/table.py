@@ -356,7 +356,9 @@ class SessionTable(Transitions):
             session = self._add(new.key)
         if new.keyed is not None and session.keys is not None:
             session.keys.add(new.keyed.key)
-        run = RunState(session, new.run_id, seq, new.lane, place[1], new.created_at, new.queue_deadline)
+        run = RunState(
+            session, new.run_id, seq, new.lane, place[1], new.created_at, new.queue_deadline, timeout_s=new.timeout_s
+        )
         self.numbers.drew_run(seq)
         if most is not None:
             self._coming.append((new.key.principal, body.size))
@@ -573,14 +575,20 @@ class SessionTable(Transitions):
         return Changed(existed=True)
 
     def _end_overdue(self, change: EndOverdue) -> Stopped:
-        """End the overdue runs of a session; they leave no message in history."""
+        """End the overdue runs of a session. Those that have begun are closed by their checkpoints, the others leave no
+        message in history."""
         check_end(RunStatus.QUEUED, change.outcome.status)
         session = self._find(change.key)
         overdue = [] if session is None else [run for run in session.queue if self._is_overdue(run, self._now)]
         self._look_up_waiting(overdue)
+        ended: dict[RunId, Outcome] = {}
         for run in overdue:
-            self._end_waiting(run, change.outcome.status, encode_messages(change.outcome), [])
-        return Stopped(ended={run.run_id: change.outcome for run in overdue}, cancelling=[])
+            if run.deadline is None:
+                ended[run.run_id] = change.outcome
+                self._end_waiting(run, change.outcome.status, encode_messages(change.outcome), [])
+            else:
+                ended[run.run_id] = self._time_out(run, discard=change.drop)
+        return Stopped(ended=ended, cancelling=[])
 
     def _cancel(self, change: Cancel) -> Stopped | Changed | Ended:
         """End a waiting run, request the end of an executing one, or dismiss the open question of an ended one."""

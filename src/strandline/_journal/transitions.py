@@ -32,7 +32,7 @@ from strandline._journal.live import LiveSessions
 from strandline._journal.numbers import Numbers
 from strandline._journal.port import ClaimResult
 from strandline._journal.records import Missing, Records, Room, StoredQuestion, StoredRun
-from strandline._journal.rules import Closed, cancelled, is_last, rank, stood_s
+from strandline._journal.rules import Closed, cancelled, is_last, rank, stood_s, timed_out
 from strandline._journal.state import HistoryEnd, Keys, OpenRound, RunState, SessionState
 from strandline._lifecycle import Move, advance
 from strandline._model import (
@@ -322,6 +322,15 @@ class Transitions(LiveSessions):
         question = None if session.answered_by(run) is None else self._question(session).question
         checkpoints = self._stored(run).checkpoints if run.has_begun else ()
         outcome, messages = cancelled(checkpoints, question=question)
+        self._end_waiting(run, outcome.status, encode_messages(outcome), messages, discard=discard)
+        return outcome
+
+    def _time_out(self, run: RunState, *, discard: bool) -> Outcome:
+        """End a run that has begun and waits again as timed out, closed by its checkpoints."""
+        session = run.session
+        question = None if session.answered_by(run) is None else self._question(session).question
+        found, checkpoints, _ = self._stored(run)
+        outcome, messages = timed_out(found, checkpoints, question=question)
         self._end_waiting(run, outcome.status, encode_messages(outcome), messages, discard=discard)
         return outcome
 

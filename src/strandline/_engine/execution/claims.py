@@ -60,6 +60,7 @@ class Claims:
         clock: Clock,
         exhausted: asyncio.Event,
         retries: Retries,
+        drop_failed: bool = False,
     ) -> None:
         self._journal = journal
         self._queues = queues
@@ -69,6 +70,8 @@ class Claims:
         self._streams = streams
         self._tracing = tracing
         self._retries = retries
+        self._drop_failed = drop_failed
+        """Whether the messages of failed runs are hidden."""
         self._clock = clock
         self._stopping = False
         self._is_over = False
@@ -328,7 +331,7 @@ class Claims:
             self._timer = None
 
     async def _expire(self, key: SessionKey) -> None:
-        """End the runs of a session that have waited too long; those that cannot be ended now are due again soon.
+        """End the waiting runs of a session whose time is over; those that cannot be ended now are due again soon.
 
         There is one request to the journal at a time, however slow it is.
         """
@@ -339,7 +342,7 @@ class Claims:
         try:
             while self._expiring[key]:  # (more may be due when it has answered)
                 self._expiring[key] = False
-                ended = await self._journal.change(EndOverdue(key, WAITED_TOO_LONG))
+                ended = await self._journal.change(EndOverdue(key, WAITED_TOO_LONG, self._drop_failed))
                 assert isinstance(ended, Stopped)
                 self.stopped(key, ended)
         except NotOwner:

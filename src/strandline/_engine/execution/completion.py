@@ -6,7 +6,7 @@ from typing import Final, assert_never
 
 from strandline._agents.port import Finished
 from strandline._engine.options import Options
-from strandline._history import Progress, answer_text, close, close_answer, prompt_message, resume_point
+from strandline._history import Progress, answer_text, close, close_answer, prompt_message, resume_point, took_too_long
 from strandline._model import (
     Cancelled,
     Claim,
@@ -96,7 +96,7 @@ def outcome_of(ending: Ending, messages: list[Message], usage: dict[str, int] | 
 
 def timed_out(run: Run, meanwhile: str = "") -> Failed:
     """Return the ending of a run whose deadline has passed."""
-    return Failed(ErrorCode.TIMEOUT, f"the run took longer than {run.timeout_s:g} s{meanwhile}")
+    return Failed(ErrorCode.TIMEOUT, f"{took_too_long(run.timeout_s)}{meanwhile}")
 
 
 def resume_point_of(checkpoint: Progress, options: Options) -> Progress | None:
