@@ -1,8 +1,8 @@
 """What a server takes in memory whose database has many sessions: `python -m bench.stored [--sessions N] [--touch N]`.
 
-Fills a private PostgreSQL by COPY with sessions of one run and two messages each, starts a server on it, has one turn in
-some of them, drawn from all, and shows its resident memory on the way. It should be flat: sessions that nobody uses cost
-nothing, and of used ones a bounded number is in memory.
+Fills a private PostgreSQL by COPY with sessions of one run and two messages each, starts a server on it, has one turn
+in some of them, drawn from all, and shows its resident memory on the way. It should be flat: sessions that nobody uses
+cost nothing, and of used ones a bounded number is in memory.
 """
 
 import argparse
@@ -15,7 +15,6 @@ from pathlib import Path
 import psycopg
 import uvloop
 from rich.console import Console
-from rich.table import Table
 
 from bench.load import chat, connect
 from bench.servers import ROOT, STRANDLINE, DidNotStart, Server, cores, pinned, rss_bytes, server
@@ -72,9 +71,7 @@ def _rows(table: str, sessions: int) -> Iterable[str]:
             case "sessions":
                 yield f"{no}\t{p}\t{no}\t{ANONYMOUS}\t{name(number)}\t1.0\n"
             case "runs":
-                yield (
-                    f"{no}\trun_{number}\t{no}\t3\t3\t3\tsucceeded\t1\t0\t0\t{prompt}\t1.0\t1.0\t1.0\t{outcome}\n"
-                )
+                yield (f"{no}\trun_{number}\t{no}\t3\t3\t3\tsucceeded\t1\t0\t0\t{prompt}\t1.0\t1.0\t1.0\t{outcome}\n")
             case _:
                 yield f"{no}\t{no}\t1\t0\t2\t{no}\t{messages}\n"
 
@@ -103,9 +100,10 @@ def main() -> None:
     parser.add_argument("--touch", type=int, default=100_000, help="how many are used")
     options = parser.parse_args()
     console, (core, own_core) = Console(), cores()
-    table = Table(title=f"Resident memory with {options.sessions:,} sessions stored", title_justify="left")
-    for column in ("sessions used", "MB"):
-        table.add_column(column, justify="right")
+
+    def show(used: int, subject: Server) -> None:
+        console.print(f"{used:>9,} used: {rss_bytes(subject.pid) / 1e6:.0f} MB")
+
     touched = random.Random("sessions").sample(range(options.sessions), options.touch)
     cluster = Cluster()
     try:
@@ -115,15 +113,15 @@ def main() -> None:
                 fill(database, options.sessions)
             arguments = [*STRANDLINE, AGENT, "--port", "0", "--journal", database]
             with server(arguments, core, Path(folder) / "server.log") as subject, pinned(own_core):
-                table.add_row("0", f"{rss_bytes(subject.pid) / 1e6:.0f}")
+                console.print(f"Resident memory with {options.sessions:,} sessions stored:")
+                show(0, subject)
                 step = max(1, options.touch // STEPS)
                 for at in range(0, options.touch, step):
                     with console.status(f"{at:,} of {options.touch:,} used"):
                         uvloop.run(use(subject, touched[at : at + step]))
-                    table.add_row(f"{min(at + step, options.touch):,}", f"{rss_bytes(subject.pid) / 1e6:.0f}")
+                    show(min(at + step, options.touch), subject)
     finally:
         cluster.remove()
-    console.print(table)
 
 
 if __name__ == "__main__":
