@@ -66,6 +66,10 @@ class FollowingClock:
         """Return seconds from an arbitrary start that never go back."""
         return self._own.monotonic()
 
+    def own_now(self) -> float:
+        """Return seconds since the epoch, by this machine's own clock."""
+        return self._own.now()
+
     def now(self) -> float:
         """Return seconds since the epoch, by the clock that is followed."""
         with self._lock:

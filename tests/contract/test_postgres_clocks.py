@@ -95,6 +95,10 @@ def test_times_of_runs_are_the_databases_whatever_the_clocks_of_servers_say(data
                     " ORDER BY created_at"
                 ).fetchall()
             assert [run_id for run_id, *_ in found] == accepted
+            for server, ahead_s in zip(servers, (60.0, -60.0), strict=True):
+                vitals = await server.service.database()
+                assert vitals is not None
+                assert vitals.clock_ahead_s == pytest.approx(ahead_s, abs=1.0), "what people see is the machine's clock"
             for _, created_at, started_at, queue_deadline in found:
                 assert now - DEADLINE_S < created_at <= started_at <= now + 0.1
                 assert queue_deadline is None or queue_deadline == pytest.approx(created_at + QUEUE_S)

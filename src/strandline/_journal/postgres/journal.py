@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
 
-from strandline._clock import Clock, boottime
+from strandline._clock import Clock, FollowingClock, boottime
 from strandline._journal import lists, reader
 from strandline._journal.batched import LEAVE_S, BatchedJournal
 from strandline._journal.cluster import DatabaseVitals
@@ -294,7 +294,9 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         return answer
 
     async def _survey(self, *, whole: bool) -> DatabaseVitals:
-        return await self._answered(partial(surveyed, now=self._clock.now, whole=whole))
+        clock = self._clock
+        now = clock.own_now if isinstance(clock, FollowingClock) else clock.now
+        return await self._answered(partial(surveyed, now=now, whole=whole))
 
 
 class _Storage:
