@@ -49,7 +49,6 @@ TESTED_BY: Final = {
     "testing/_contract": "tests/contract/test_memory.py",
     "testing": "tests/unit/test_history.py",
     "__main__.py": "tests/acceptance/test_command.py",
-    "_clock.py": "tests/unit/test_compat.py",
     "_composition.py": "tests/unit/test_settings.py",
     "_exits.py": "tests/acceptance/test_stop.py",
     "_garbage.py": "tests/acceptance/test_health.py",

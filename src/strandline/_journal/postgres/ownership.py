@@ -178,16 +178,16 @@ def time_of(wire: Wire) -> float:
     return float(now)
 
 
-def look(wire: Wire, me: int, conn: int, lease_ms: int, top: int, tell: Queued | None = None) -> View:
+def look(wire: Wire, me: int, conn: int, lease_ms: int, top: int, publish: Queued | None = None) -> View:
     """Renew our lease, and return who is there and who owns what. Raises `Refused` if we are over.
 
-    `tell` is what the others are to know of our queues, None if they know it already.
+    `publish` is what the others are to know of our queues, None if they know it already.
     """
     servers: dict[int, Seen] = {}
     free = stray = frozenset[int]()
     at = 0.0
-    told: list[Statement] = [] if tell is None else [(_QUEUED, (json.encode(tell).decode(), me, conn))]
-    found = wire.run([*told, (_LOOK, (me, conn, lease_ms, top))])[-1]
+    news: list[Statement] = [] if publish is None else [(_QUEUED, (json.encode(publish).decode(), me, conn))]
+    found = wire.run([*news, (_LOOK, (me, conn, lease_ms, top))])[-1]
     for server, address, name, version, leaving, left_s, listed, text, at in found:  # noqa: B007
         queued = json.decode(text, type=Queued) if text else Queued()
         owned = frozenset(map(int, listed.split(","))) if listed else frozenset()

@@ -18,23 +18,23 @@ from strandline._model import Principal
 
 FREE_S: Final = 1.0
 """After how long a partition that nobody owns may be adopted by any server."""
-MOST_TOLD: Final = 200
-"""Of how many principals, those with the most waiting runs, a server tells how many wait."""
+MOST_PUBLISHED: Final = 200
+"""Of how many principals, those with the most waiting runs, a server publishes how many wait."""
 FRESH_SHARE: Final = 0.6
 """How much of the lease of a server must be left for it to have a share: one that is frozen cannot adopt."""
 
 
 class Queued(Struct, frozen=True):
-    """How many runs wait at a server: what it tells the others."""
+    """How many runs wait at a server: what it publishes to the others."""
 
     in_all: int = 0
     of: dict[Principal, int] = {}
-    """By principal, for the largest `MOST_TOLD`."""
+    """By principal, for the largest `MOST_PUBLISHED`."""
 
     @classmethod
     def at(cls, waiting: int, waiting_of: Mapping[Principal, int]) -> "Queued":
-        """Return what to tell."""
-        return cls(waiting, dict(Counter(waiting_of).most_common(MOST_TOLD)))
+        """Return what to publish."""
+        return cls(waiting, dict(Counter(waiting_of).most_common(MOST_PUBLISHED)))
 
 
 class Seen(NamedTuple):

@@ -84,7 +84,7 @@ class PostgresTransactions:
         on_time: OnTime = lambda sent_at, came_at, shown: None,
     ) -> None:
         self._on_time = on_time
-        self._told: Queued | None = None
+        self._published: Queued | None = None
         """What the other servers know of our queues."""
         self._connect = connect
         self._connected_at = boottime()
@@ -209,20 +209,20 @@ class PostgresTransactions:
         return SessionTable(None, None, max_attempts=max_attempts, numbers=numbers, partitions=PARTITIONS)
 
     def look(self, queued: Queued | None = None) -> View:
-        """Renew the lease, and return who is there and who owns what. Tell the others what is `queued` here."""
+        """Renew the lease, and return who is there and who owns what. Publish what is `queued` here to the others."""
         self._check_ours()
         if not self._is_connected():
             self._reconnect()
         sent_at = self.lease.sent()
         try:
-            tell = None if queued == self._told else queued
-            view = look(self.batch.wire, self._owner, self._conn, self._lease_ms, self.numbers.top, tell)
+            news = None if queued == self._published else queued
+            view = look(self.batch.wire, self._owner, self._conn, self._lease_ms, self.numbers.top, news)
         except Refused as error:
             self.make_room(error)
             self._check_ours()
             raise
         self.lease.confirm(sent_at)
-        self._told = queued
+        self._published = queued
         self._on_time(sent_at, boottime(), view.at)
         return view
 
