@@ -156,9 +156,7 @@ class Holds(Struct, eq=False):
             _log.info("run %s has stopped executing; its session continues", run_id)
         with suppress(ClaimLost):
             release = partial(self._journal.release, claim.token, counted=True)
-            await self._retries.until_stored(
-                release, "the session of run %s cannot be unlocked yet", run_id, log=_log
-            )
+            await self._retries.until_stored(release, "the session of run %s cannot be unlocked yet", run_id, log=_log)
         del self._held[run_id]
         if (over := self._forced.pop(run_id, None)) is not None:
             over.set()
