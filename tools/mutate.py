@@ -98,6 +98,7 @@ PARTS: Final = (
         "journal",
         tuple(f"_journal/{each}.py" for each in DECIDING),
         (
+            "tests/unit/test_commits_ceding.py",
             "tests/unit/test_deadlines.py",
             "tests/unit/test_rules.py",
             "tests/unit/test_table.py",

@@ -630,6 +630,12 @@ def test_a_table_begins_with_the_sessions_in_which_something_goes_on() -> None:
         desk.accept(run_id, session, claim_next=session != "waits")
     desk.finish("b")
     desk.finish("c", hold=True)
+    assert [desk.table.session_of(RunId(each)) for each in "abcd"] == [
+        key("executes"),
+        None,
+        key("is held"),
+        key("waits"),
+    ]
     before = desk.token("a")
     assert set(SessionTable.of(desk.store, max_attempts=3, numbers=Counted(9, 9, 9))._sessions) == {
         key("executes"), key("is held"), key("waits"),
@@ -714,6 +720,20 @@ def test_the_round_of_an_answer_that_is_rolled_back_is_closed_without_it_and_say
     assert result["content"][0]["toolResult"]["content"] == [{"text": UNKNOWN_OUTCOME}]
     assert note["role"] == "assistant"
     assert desk.store.sessions[key()].question is None
+
+
+def test_a_run_that_may_answer_is_not_refused_by_a_full_queue_while_a_question_is_open() -> None:
+    desk = Desk()
+    answer, plain = (
+        NewRun(run_id=RunId("x"), key=key(), input="x", created_at=NOW, on_question=policy)
+        for policy in (OnQuestion.ANSWER, OnQuestion.WAIT)
+    )
+    desk.accept("a")
+    desk.accept("b")
+    assert desk.table.refusal(answer, most=1) == Refused("queue_full", 2)
+    desk.finish("a", **with_question("t1"), answer_within_s=60.0)
+    assert desk.table.refusal(answer, most=1) is None
+    assert desk.table.refusal(plain, most=1) == Refused("queue_full", 2)
 
 
 def test_the_time_of_a_run_stands_still_from_when_it_came_however_late_that_was_decided() -> None:
