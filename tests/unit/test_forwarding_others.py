@@ -58,12 +58,24 @@ def test_the_advice_is_about_the_machine_if_the_address_leads_to_its_own_only() 
     assert "leads to the same machine only" not in advice(Peer(1, "10.0.0.7:8081", "0"))
 
 
-def test_a_server_that_only_starts_when_it_is_asked_first_is_no_trouble(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_that_only_starts_when_it_is_asked_first_is_no_trouble(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scene() -> None:
-        async with servers(lease_s=0.2) as found:
+        async with servers(lease_s=2.0) as found:
             first = await found.start()
             found.town.peers |= {2: Peer(2, "127.0.0.1:1", "0")}
+            others, asked = first.forwarder._others, asyncio.Event()
+            ask = others.unreached
+
+            async def noted() -> list[tuple[Peer, str]]:
+                unreached = await ask()
+                asked.set()
+                return unreached
+
+            monkeypatch.setattr(others, "unreached", noted)
             looking = asyncio.create_task(first.forwarder.look_around())
+            await asked.wait()
             await found.start()  # (it is the second, and gives its address)
             await looking
             assert "cannot be reached" not in caplog.text
