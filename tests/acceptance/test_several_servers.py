@@ -7,7 +7,6 @@ import itertools
 import re
 import signal
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -189,20 +188,19 @@ def test_servers_that_come_and_go_in_turn_lose_nothing_and_keep_the_order(
             each.close()
 
 
-def test_limits_count_for_each_server_but_that_of_a_session_is_exact(
+def test_limits_of_what_waits_are_of_all_servers_and_of_what_executes_of_each(
     at: Checkpoints, database: str, tmp_path: Path
 ) -> None:
-    """With two servers a caller has twice as many runs waiting and executing, through whichever door they come."""
-    per_session, per_caller, running = 15, 20, 1
-    flags = (
-        f"--max-running={running}", f"--max-queued-per-caller={per_caller}", f"--max-queued-per-session={per_session}"
-    )  # fmt: skip
+    """Through whichever door runs come: one executes at each server, and all that a caller has waiting is counted."""
+    per_session, per_caller = 15, 20
+    flags = ("--max-running=1", f"--max-queued-per-caller={per_caller}", f"--max-queued-per-session={per_session}")
     second = Server(AGENT, *flags, folder=tmp_path, journal=database, variables=at.environment)
     with serving(AGENT, *flags, folder=tmp_path, journal=database, variables=at.environment) as first:
         try:
             second.start()
-            owned = shared(first, second)
-            doors = itertools.cycle((first, second))
+            servers = (first, second)
+            (mine, *_), (theirs, *others) = shared(*servers).values()
+            doors, sessions = itertools.cycle(servers), itertools.cycle([*others, theirs])
 
             def accepted_for(session: str) -> tuple[int, str]:
                 """Fill a session's queue; return how many runs were accepted, and why the next one was not."""
@@ -212,18 +210,21 @@ def test_limits_count_for_each_server_but_that_of_a_session_is_exact(
                         return count, response.json()["code"]
                 raise AssertionError
 
-            def at_rest(server: Server) -> bool:
-                return not server.health()["queue_depth"]
+            until(lambda: not any(each.health()["queue_depth"] for each in servers), "they are at rest")
+            at.hold(f"{mine} model 0", f"{theirs} model 0")
+            submitted(f"{theirs} a", theirs, *servers)
+            assert accepted_for(mine) == (1 + per_session, "queue_full")
+            assert accepted_for(mine) == (0, "queue_full"), "exact, through both doors"
 
-            for server, (full, other, *_) in owned.items():
-                until(partial(at_rest, server), "it is at rest")
-                at.hold(f"{full} model 0")
-                assert accepted_for(full) == (running + per_session, "queue_full")
-                assert accepted_for(full) == (0, "queue_full")
-                assert accepted_for(other) == (per_caller - per_session, "principal_full")
-            states = [each.health() for each in (first, second)]
-            assert [each["running"] for each in states] == [running, running]
-            assert [each["queue_depth"] for each in states] == [per_caller, per_caller]
+            def is_known() -> bool:
+                """Return whether the second server takes nothing more, since it knows what waits at the first."""
+                return accepted_for(next(sessions)) == (0, "principal_full")
+
+            until(is_known, "it knows")
+            states = [each.health() for each in servers]
+            assert [each["running"] for each in states] == [1, 1]
+            waiting = sum(each["queue_depth"] for each in states)
+            assert per_caller <= waiting <= 2 * per_caller, "within a second each may take as much as one may"
             at.release()
         finally:
             second.close()
