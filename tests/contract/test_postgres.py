@@ -284,6 +284,27 @@ def test_half_a_batch_keeps_nobody_from_taking_over(database: str) -> None:
             half.execute("COMMIT")
 
 
+def test_half_an_adoption_keeps_no_server_from_adopting(database: str) -> None:
+    """Its server is lost, and its lease is not over: nobody may end the server yet, and nobody needs to wait for it."""
+    lease_of(database, 3000)
+
+    async def main() -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            with asking(database) as half:
+                half.execute("INSERT INTO servers (address, version, until) VALUES ('x', '0', now() + '1 h'::interval)")
+                half.execute("BEGIN")
+                half.execute("SELECT renew(1, 0, 1, 3600000)")
+                half.execute("UPDATE partitions SET owner = 1 WHERE p < 10")
+                half._pg.send_query_params(b"SELECT 1", [])  # and never what ends a batch
+                half._pg.flush()
+                async with opened(database, lock_wait_s=DEADLINE_S) as journal:
+                    assert await journal.accept(new("a"), WIDE, claim_next=False) == Accepted(1)
+                with pytest.raises(ConnectionLost):
+                    half.execute("COMMIT")
+
+    asyncio.run(main())
+
+
 def test_half_a_takeover_keeps_no_server_from_working_or_starting(database: str) -> None:
     """A server that is lost while it ends another one may hold the lock under which servers come and are ended."""
 

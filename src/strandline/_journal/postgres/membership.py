@@ -22,7 +22,7 @@ from strandline._journal.postgres.lease import Lease
 from strandline._journal.postgres.ownership import Joined
 from strandline._journal.postgres.shares import Queued, Shares
 from strandline._journal.postgres.transactions import PostgresTransactions
-from strandline._journal.postgres.wire import ConnectionLost
+from strandline._journal.postgres.wire import LOCK_TIMEOUT, ConnectionLost, Refused
 from strandline._journal.table import SessionTable
 from strandline._model import Claim
 from strandline.errors import JournalLocked, StrandlineError
@@ -80,6 +80,12 @@ def enter(
             try:
                 adopted = transactions.adopt(wanted, max_attempts)
                 transactions.commit()
+            except Refused as error:
+                transactions.rollback()
+                transactions.make_room(error)
+                if error.state != LOCK_TIMEOUT or time.monotonic() - began >= wait_s or sleep(ENTER_S):
+                    raise
+                continue
             except BaseException:
                 transactions.rollback()
                 raise

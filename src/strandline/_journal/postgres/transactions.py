@@ -52,6 +52,7 @@ _TRIAL: Final = (
 """About what accepting and ending a run takes, undone again; a savepoint keeps the renewal of the lease."""
 _TRIAL_BYTES: Final = 16_384
 _LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '1s'"
+_NO_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = DEFAULT"
 _RENUMBER: Final = "UPDATE servers SET conn = conn + 1 WHERE id = ? AND alive RETURNING conn, batch"
 
 WENT_BACK: Final = (
@@ -161,7 +162,11 @@ class PostgresTransactions:
                 self.batch.wire.execute("ROLLBACK")
 
     def make_room(self, error: Exception) -> None:
-        """After a transaction that was undone because of `error`: see whether the journal is ours."""
+        """After a transaction that was undone because of `error`: see whether the journal is ours, and end half batches
+        that may hold what it waited for."""
+        if isinstance(error, Refused) and error.state == LOCK_TIMEOUT:
+            with suppress(ConnectionLost, Refused):
+                end_half_batches(self.batch.wire)
         if isinstance(error, Refused) and error.state == FENCED:
             self.lease.lose(TAKEN_OVER)
 
@@ -243,7 +248,9 @@ class PostgresTransactions:
     def adopt(self, partitions: Collection[int], max_attempts: int) -> Adopted:
         """Own partitions that are free, in the transaction that is open: read what is open in them, end all holds and
         give what executes new tokens."""
+        self.batch.write(_LOCK_TIMEOUT)  # (half a batch may have adopted them already, and never be whole)
         epochs = self.records.adopt(partitions)
+        self.batch.write(_NO_LOCK_TIMEOUT)
         (top,) = self.batch.execute("SELECT max(top) FROM servers").fetchone()
         table = self.new_table(numbers := Clocked(self._clock.now), max_attempts)
         table.records = self.records
