@@ -15,6 +15,7 @@ from judging.evidence import (
     Request,
     Run,
     Session,
+    Sweep,
     ToolStarts,
     View,
     Work,
@@ -54,7 +55,7 @@ def evidence_of(case: Case) -> Evidence:
         became=frozenset(accepted | {(label, run_id) for run_id, label in known.items()}),
         reported=records.reported,
         cancels=[*_cancels(case)],
-        sweeps=[each for each in records.sweeps if each.status_code in (0, 200, 202)],
+        sweeps=[*_sweeps(case)],
         pauses=[*records.pauses],
         deletions=[
             replace(each, is_certain=each.status_code in (204, 404))
@@ -174,10 +175,21 @@ def _cancels(case: Case) -> Iterator[Cancel]:
                 yield Cancel(run_id=each.run_id, result="accepted", force=each.force, answered_s=each.answered_s)
             case 409:
                 yield Cancel(run_id=each.run_id, result="too_late")
-            case 404 | 503:
+            case 404:
                 pass
+            case 503 if case.rules.lease_s is None:
+                pass  # (of several servers one may have done it, and have been lost before it answered)
             case _:
                 yield Cancel(run_id=each.run_id, result="unknown")
+
+
+def _sweeps(case: Case) -> Iterator[Sweep]:
+    """Yield the cancels of sessions that were carried out, and those of which nobody knows."""
+    for each in case.records.sweeps:
+        if each.status_code in (0, 200, 202):
+            yield each
+        elif each.status_code == 503 and case.rules.lease_s is not None:
+            yield replace(each, answered=-1, answered_s=-1.0)
 
 
 def _questions(case: Case, runs: dict[str, Run]) -> Iterator[Question]:

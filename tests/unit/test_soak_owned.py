@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from judging.evidence import End, StoredEnd
@@ -10,9 +11,9 @@ from soak.case import Case, Rules
 from soak.judge import LOST_LEASE, NO_JOURNAL, READ_TOO_LATE
 from soak.ledger import Line
 from soak.owned import Owners, judge_owned
-from soak.records import Exit, Owned, Pause, Unanswered
+from soak.records import Exit, Owned, Pause, Sweep, Unanswered
 from soak.strikes import CLOCK_S, HOWS, LEASE_S, WHATS, clock_s, strikes
-from soak_support import BROKE, DONE, SESSION, World, ran
+from soak_support import BROKE, DONE, FAILED, SESSION, World, ran
 from strandline._journal.partitions import partition_of
 from strandline._model import Principal, SessionId, SessionKey
 
@@ -117,6 +118,24 @@ def test_a_run_of_unknown_times_is_judged_by_what_needs_none() -> None:
     assert [fault for fault in story.judged(SEVERAL) if "its time was up" in fault] == []
     story.end(DONE, End(kind="succeeded", text="something else"))
     assert story.judged(SEVERAL)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_cancel_that_a_lost_server_may_have_made_may_be_why_a_run_was_cancelled(whole: bool) -> None:
+    def judged(rules: Rules) -> list[str]:
+        story = World()
+        story.be_cancelled()
+        if whole:
+            sweep = Sweep(
+                session=SESSION, running=True, force=False, sent=1, answered=2, answered_s=1.0, status_code=503
+            )
+            story.records.sweeps.append(sweep)
+        else:
+            story.cancel(FAILED, 503)
+        return [fault for fault in story.judged(rules) if "nobody requested it" in fault]
+
+    assert judged(SEVERAL) == []
+    assert len(judged(Rules())) == 1
 
 
 def exits(rules: Rules, **exit_: Any) -> list[str]:
