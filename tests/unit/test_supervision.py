@@ -4,6 +4,8 @@ import asyncio
 import socket
 from collections.abc import Sequence
 
+import pytest
+
 from strandline._settings import Settings
 from strandline._supervision.orders import Orders
 from strandline._supervision.parent import Child
@@ -58,14 +60,18 @@ def test_the_exit_code_is_that_of_a_server_that_did_not_stop_cleanly() -> None:
     assert run(SERVES, SERVES + "; sys.exit(75)")[0] == 75
 
 
-def test_stopped_while_the_first_server_is_being_started_it_ends() -> None:
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_stop_while_a_server_is_being_started_ends_all(number: int) -> None:
     class Stopped(Scripted):
-        async def _start(self, arguments: Sequence[str], orders: Orders, path: Sequence[str] | None = None) -> Child:
-            child = await super()._start(arguments, orders, path)
-            self._terminated()
-            return child
+        started = 0
 
-    code, made = run(SERVES, kind=Stopped)
+        async def _start(self, arguments: Sequence[str], orders: Orders, path: Sequence[str] | None = None) -> Child:
+            self.started += 1
+            if self.started == number:
+                asyncio.get_running_loop().call_soon(self._terminated)  # (its process is there by then)
+            return await super()._start(arguments, orders, path)
+
+    code, made = run(SERVES, SERVES, kind=Stopped)
     assert (code, made.announced) == (0, [])
 
 
@@ -74,13 +80,15 @@ def test_one_that_cannot_start_with_the_others_ends_all_with_its_code() -> None:
 
 
 def test_when_none_is_left_and_none_can_start_it_ends_with_the_code_of_the_start() -> None:
-    class Waiting(Scripted):
+    class Lost(Scripted):
         def _announced(self, line: str) -> None:
             self.announced.append(line)
+            for child in self._children:
+                child.link.sendall(b"!")
 
-    dies = SERVES.replace("orders.read(1)", "pass", 1).replace("orders.read(1)", "sys.exit(75)")
-    code, _ = run(SERVES.rpartition(";")[0] + "; sys.exit(75)", dies, FAILS, FAILS, FAILS, kind=Waiting)
-    assert code == 7
+    loses = SERVES + "; sys.exit(75)"
+    code, made = run(loses, loses, FAILS, FAILS, kind=Lost)
+    assert (code, made.announced) == (7, ["here"])
 
 
 def test_one_that_ends_is_replaced_by_one_that_answers_at_once_only_if_none_is_ready() -> None:

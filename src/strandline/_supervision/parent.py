@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +41,8 @@ class Child:
     loaded: bool = False
     ready: bool = False
     stopping: bool = False
+    listening: asyncio.Task[None] | None = None
+    """Hears it until its end."""
 
     @property
     def is_there(self) -> bool:
@@ -99,7 +101,8 @@ class Parent(ABC):
             for child in self._children:
                 if child.is_there:
                     child.process.kill()
-                    await child.process.wait()
+                if child.listening is not None:
+                    await child.listening
                 child.link.close()
 
     @abstractmethod
@@ -168,13 +171,14 @@ class Parent(ABC):
         self._children.add(child)
         with suppress(OSError):  # (it has ended, as will be noticed)
             ours.sendall(msgspec.json.encode(orders) + b"\n")
-        self._attend(self._listen_to(child))
+        child.listening = self._attend(self._listen_to(child))
         return child
 
-    def _attend(self, work: Any) -> None:
+    def _attend(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _listen_to(self, child: Child) -> None:
         """Queue all messages of a child, and then its end."""
