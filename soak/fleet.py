@@ -82,7 +82,7 @@ class Fleet(Relay):
             await super().__aexit__(*error)
         finally:
             for proxy in self._proxies:
-                proxy.close()
+                await proxy.close()
             self.database.close()
 
     async def _options(self, server: Server) -> list[str]:

@@ -150,13 +150,16 @@ class Proxy:
         for link in [link for link in self.links if not link.is_half]:
             link.abort()
 
-    def close(self) -> None:
-        """End everything."""
+    async def close(self) -> None:
+        """End everything, and return when it is closed."""
         self.stop()
-        for link in list(self.links):
-            link.abort()
-        for task in self._tasks:
+        self.reset()
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.reset()
+        await asyncio.sleep(0)  # (a transport closes its socket in the next turn of the loop)
 
     def reset(self) -> None:
         """End all connections at once."""

@@ -78,7 +78,7 @@ async def scene(mark: bytes = b"") -> AsyncIterator[Scene]:
         yield found
     finally:
         found.end()
-        proxy.close()
+        await proxy.close()
         server.close()
         await asyncio.sleep(0)
 
