@@ -16,7 +16,7 @@ from strandline._journal.memory import MemoryJournal
 from strandline._journal.partitions import moved, partition_of
 from strandline._journal.port import Bounds, Ceded, Change, ChangeAnswer, ClaimResult, EndOverdue, Gained, Pause
 from strandline._model import ANONYMOUS, Claim, NewRun, Outcome, RoundStarted, RunId, RunStatus, SessionKey
-from strandline.errors import JournalUnavailable
+from strandline.errors import JournalUnavailable, NotOwner
 from strandline.testing._desk import said
 from strandline.testing._virtual import VirtualClock, run_virtual
 
@@ -301,3 +301,61 @@ def test_a_server_that_stops_hands_over_what_rests_and_stops_as_well_if_it_canno
 
     run_virtual(main)
     assert [each.levelname for each in caplog.records] == ["WARNING"]
+
+
+class Elsewhere:
+    """A cluster in which this server owns everything, until it owns nothing any more."""
+
+    def __init__(self) -> None:
+        self.is_ours = True
+
+    def owns(self, partition: int) -> bool:
+        return self.is_ours
+
+
+class CedingAtOnce(MemoryJournal):
+    """A journal whose sessions are another server's as soon as a change of one is durable."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.cluster = Elsewhere()
+        self.changes = 0
+
+    async def pause_for_good(self, session: SessionKey) -> None:
+        await super().change(Pause(session))
+
+    async def change(self, change: Change) -> ChangeAnswer:
+        answer = await super().change(change)
+        self.changes += 1
+        self.cluster.is_ours = False
+        return answer
+
+
+@pytest.mark.parametrize("name", ["cancel", "move", "pause", "resume"])
+def test_a_change_is_answered_although_its_session_has_moved_since_and_so_is_not_made_twice(name: str) -> None:
+    """It would be passed on to the new owner, where a cancel comes too late."""
+
+    async def main(clock: VirtualClock) -> None:
+        journal = CedingAtOnce(clock)
+        async with serving(clock, Played(echo), journal) as service:
+            ticket = await send(service, "one", "s")
+            await ticket.outcome()
+            await journal.pause_for_good(key("s"))
+            waiting = await send(service, "two", "s")
+            match name:
+                case "cancel":
+                    view = await service.cancel(ANONYMOUS, waiting.run_id)
+                    assert view.run.status is RunStatus.CANCELLED
+                case "move":
+                    view = await service.move(ANONYMOUS, waiting.run_id, 1)
+                    assert view.run.priority == 1
+                case "pause":
+                    assert (await service.pause(key("s"))).paused
+                case _:
+                    assert not (await service.resume(key("s"))).paused
+            assert journal.changes == 1
+            with pytest.raises(NotOwner):
+                await service.cancel(ANONYMOUS, waiting.run_id)
+            journal.cluster.is_ours = True
+
+    run_virtual(main)

@@ -94,7 +94,7 @@ class Control:
                 raise NotFound(f"there is no run {run_id}")
             case answer:
                 raise InvariantBroken(f"the journal answered a cancel with {answer}")
-        return await self._reading.run(principal, run_id)
+        return await self._reading.changed_run(principal, run_id)
 
     async def _was_cancelled(self, run: Run) -> bool:
         """Return whether an ended run is as a cancel leaves it."""
@@ -147,7 +147,7 @@ class Control:
         await self._reading.stored_run(principal, run_id)
         match await self._journal.change(change):
             case Changed(existed=True):
-                return await self._reading.run(principal, run_id)
+                return await self._reading.changed_run(principal, run_id)
             case Busy():
                 raise TooLate(f"run {run_id} has begun")
             case Ended():
@@ -168,7 +168,7 @@ class Control:
         if await self._changed(key, change) == Changed(existed=False):
             raise NotFound(f"there is no session {key.session_id}")
         self._streams.changed(key, event)
-        return await self._reading.session(key)
+        return await self._reading.changed_session(key)
 
     async def delete(self, key: SessionKey) -> bool:
         """Delete a session; False if there was none. Raises `SessionBusy` while a run of it waits or executes."""

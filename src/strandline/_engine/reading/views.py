@@ -84,9 +84,19 @@ class Reading(Struct, eq=False):
         if not self._ownership.is_ours_by_id(run_id):
             key = await self._noted_journal().read(RunKeyQuery(principal, run_id))
             self._ownership.check(_found(key, run_id))
-        run = _found(await self._noted_journal().read(RunQuery(principal, run_id)), run_id)
+        run = await self._read(principal, run_id)
         self._ownership.check(run.key)
         return run
+
+    async def _read(self, principal: Principal, run_id: RunId) -> Run:
+        return _found(await self._noted_journal().read(RunQuery(principal, run_id)), run_id)
+
+    async def changed_run(self, principal: Principal, run_id: RunId) -> RunView:
+        """Return a run that was changed here just now, whoever owns its session since then. Raises `NotFound`.
+
+        With `NotOwner` the request would be passed on, and the change be made again.
+        """
+        return (await self._views([(await self._read(principal, run_id)).summary()]))[0]
 
     def _noted_journal(self) -> Journal:
         """Note a request, and return the journal."""
@@ -168,6 +178,10 @@ class Reading(Struct, eq=False):
     async def session(self, key: SessionKey) -> SessionView:
         """Return a session. Raises `NotFound`."""
         self._ownership.check(key)
+        return await self.changed_session(key)
+
+    async def changed_session(self, key: SessionKey) -> SessionView:
+        """Return a session that was changed here just now, whoever owns it since then. Raises `NotFound`."""
         session = await self._noted_journal().read(SessionQuery(key))
         if session is None:
             raise NotFound(f"there is no session {key.session_id}")
