@@ -1,7 +1,8 @@
 """The injected clock. The only module that the engine uses for time.
 
 `now()` is wall-clock time in seconds since the epoch, for records that people read. `monotonic()` is in seconds from an
-arbitrary start, for durations and deadlines. The event loop does the sleeping.
+arbitrary start, for durations and deadlines; `boottime()` is the same for leases, which run on while the machine is
+suspended. The event loop does the sleeping.
 """
 
 import logging
@@ -29,17 +30,22 @@ class Clock(Protocol):
         """Return seconds from an arbitrary start that never go back."""
         ...
 
+    def boottime(self) -> float:
+        """Return seconds of a clock that runs on while the machine is suspended, the same for all its processes."""
+        ...
+
+
+def boottime() -> float:
+    """Return seconds of a clock that runs on while the machine is suspended, the same for all its processes."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
 
 class SystemClock:
     """The machine's own clock."""
 
     now = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)
-
-
-def boottime() -> float:
-    """Return seconds of a clock that runs on while the machine is suspended, the same for all its processes."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    boottime = staticmethod(boottime)
 
 
 class FollowingClock:
@@ -65,6 +71,10 @@ class FollowingClock:
     def monotonic(self) -> float:
         """Return seconds from an arbitrary start that never go back."""
         return self._own.monotonic()
+
+    def boottime(self) -> float:
+        """Return seconds of a clock of this machine that runs on while it is suspended."""
+        return self._own.boottime()
 
     def own_now(self) -> float:
         """Return seconds since the epoch, by this machine's own clock."""
@@ -101,6 +111,6 @@ class FollowingClock:
             )  # fmt: skip
 
 
-def is_over(until: float | None) -> bool:
+def is_over(until: float | None, clock: Clock) -> bool:
     """Return whether a time by `boottime` has passed; None never does."""
-    return until is not None and boottime() >= until
+    return until is not None and clock.boottime() >= until

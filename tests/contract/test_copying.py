@@ -380,7 +380,7 @@ def test_a_server_that_has_looked_at_the_tables_already_gets_no_unfinished_copy(
         schema.migrate(wire)
         wire.execute("INSERT INTO meta VALUES (?, 1)", (schema.UNFINISHED,))
         with pytest.raises(JournalError, match="unfinished copy"):
-            ownership.join(wire, "here")
+            ownership.join(wire, "here", SystemClock())
         assert wire.execute("SELECT count(*) FROM servers").fetchone() == (0,)
 
 

@@ -11,7 +11,7 @@ import pytest
 from logged import ours
 from postgres_relay import Relay
 from postgres_support import DEADLINE_S, SharedDatabase, asking, at, lease_of, new, opened, until, until_waiting
-from strandline._clock import Clock
+from strandline._clock import Clock, SystemClock
 from strandline._journal.errors import RunIdTaken
 from strandline._journal.port import Accepted, Cancel, Journal, RunQuery, RunsOfQuery
 from strandline._journal.postgres import ownership, schema
@@ -334,7 +334,7 @@ class Attempt(threading.Thread):
 
     def run(self) -> None:
         try:
-            joined = ownership.join(self._wire, "")
+            joined = ownership.join(self._wire, "", SystemClock())
             self.view = ownership.look(self._wire, joined.id, 0, 10_000, 0)
         except Exception as error:
             self.failed = error

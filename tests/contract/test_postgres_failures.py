@@ -9,7 +9,7 @@ import pytest
 
 from postgres_relay import Relay
 from postgres_support import DEADLINE_S, asking, at, lease_of, new, opened, until
-from strandline._clock import SystemClock, boottime
+from strandline._clock import SystemClock
 from strandline._config import resolve
 from strandline._doctor import storage
 from strandline._journal.port import Accepted, RunQuery
@@ -234,7 +234,7 @@ def test_a_machine_that_was_suspended_looks_at_its_lease_as_soon_as_it_wakes(
     """Its clocks stood still meanwhile, but the one of the lease."""
     asleep_s = 0.0
     monkeypatch.setattr(
-        journal_module, "Lease", lambda lease_s, sent_at: Lease(lease_s, sent_at, lambda: boottime() + asleep_s)
+        journal_module, "Lease", lambda lease_s, sent_at, now: Lease(lease_s, sent_at, lambda: now() + asleep_s)
     )
 
     async def main() -> None:

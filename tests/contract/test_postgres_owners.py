@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from postgres_support import DEADLINE_S, asking, lease_of, opened, until
-from strandline._clock import Clock, SystemClock
+from strandline._clock import Clock, SystemClock, boottime
 from strandline._journal.deletion import COUNT_STORED_BYTES
 from strandline._journal.partitions import partition_of
 from strandline._journal.port import (
@@ -472,6 +472,9 @@ class Behind:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def boottime(self) -> float:
+        return boottime()
 
 
 def test_numbers_of_a_session_rise_although_the_clock_of_its_next_owner_is_behind(leased: str) -> None:

@@ -20,6 +20,9 @@ class Machine:
     def monotonic(self) -> float:
         return self.ticks
 
+    def boottime(self) -> float:
+        raise NotImplementedError
+
     def tick(self) -> float:
         return self.ticks
 

@@ -258,6 +258,9 @@ def test_a_late_loop_reports_by_how_much() -> None:
         def monotonic(self) -> float:
             return next(self.times)
 
+        def boottime(self) -> float:
+            raise NotImplementedError
+
     async def main(clock: VirtualClock) -> None:
         calls: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(measure_lag(LateClock(), calls.set_result))

@@ -549,7 +549,7 @@ class Journal(Protocol):
         ...
 
     def owned_until(self) -> float | None:
-        """Return until when, by `strandline._clock.boottime`, user code may start here; None: until `close`.
+        """Return until when, by `Clock.boottime`, user code may start here; None: until `close`.
 
         May be called from any thread; never blocks. It moves on while the journal is this server's.
         """

@@ -128,10 +128,12 @@ class Writer:
         *,
         name: str,
         on_commit: OnCommit | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._prepare = prepare
         self._clean_up = clean_up
         self._on_commit = on_commit
+        self._monotonic = monotonic
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._gate = threading.Lock()
         self._stopping = False
@@ -228,27 +230,37 @@ class Writer:
             return
         self.prepared.set_result(None)
         try:
-            while (job := self._next(transactions)) is not None:
-                self._doubtful |= isinstance(job(transactions), JournalUnavailable)
-                if self._doubtful and time.monotonic() >= self._probed_at + PROBE_S:
-                    self._probe(transactions)
+            while True:
+                try:
+                    job = self._queue.get(timeout=self._patience_s())
+                except Empty:
+                    self._idle(transactions)
+                    continue
+                if job is None:
+                    return
+                self._do(transactions, job)
         finally:
             self._clean_up()
             self.finished.set_result(None)
 
-    def _next(self, transactions: Transactions) -> Job | None:
-        """Return the next job, None at the end; meanwhile probe while it is doubtful whether anything can be stored. An
-        idle writer checks too, so that a server without requests notices that it is not ready.
-        """
-        while True:
-            due_s = self._probed_at + PROBE_S - time.monotonic() if self._doubtful else CHECK_S
-            try:
-                return self._queue.get(timeout=max(0.0, due_s))
-            except Empty:
-                if not self._doubtful:
-                    self._doubtful = _is_doubtful(transactions)
-                if self._doubtful:
-                    self._probe(transactions)
+    def _patience_s(self) -> float:
+        """Return after how long without work to look whether anything can be stored."""
+        due_s = self._probed_at + PROBE_S - self._monotonic() if self._doubtful else CHECK_S
+        return max(0.0, due_s)
+
+    def _do(self, transactions: Transactions, job: Job) -> None:
+        """Do a piece of work. If it was in vain, probe whether anything can be stored."""
+        self._doubtful |= isinstance(job(transactions), JournalUnavailable)
+        if self._doubtful and self._monotonic() >= self._probed_at + PROBE_S:
+            self._probe(transactions)
+
+    def _idle(self, transactions: Transactions) -> None:
+        """Check whether anything could be stored, so that a server without requests notices that it is not ready; probe
+        while that is doubtful."""
+        if not self._doubtful:
+            self._doubtful = _is_doubtful(transactions)
+        if self._doubtful:
+            self._probe(transactions)
 
     def _probe(self, transactions: Transactions) -> None:
         """Probe whether anything can be stored: work may have failed on something only it needs, like a damaged
@@ -259,7 +271,7 @@ class Writer:
             self.trouble = str(transactions.translated(error))
         else:
             self.trouble, self._doubtful = None, False
-        self._probed_at = time.monotonic()
+        self._probed_at = self._monotonic()
 
 
 def _is_doubtful(transactions: Transactions) -> bool:

@@ -96,7 +96,7 @@ class RemoteAttempt:
         self._flush()
 
     def _start(self) -> None:
-        if is_over(self._owned_until()):
+        if is_over(self._owned_until(), self._clock):
             raise RunStopped
         adopt_current_task()
 

@@ -6,6 +6,7 @@ A desk fetches its journal's claims as a dispatcher does, and knows which of the
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
+from strandline._clock import boottime
 from strandline._journal.port import (
     AcceptAnswer,
     Accepted,
@@ -83,7 +84,7 @@ async def waiting_runs(journal: Journal) -> list[RunSummary]:
 
 
 class StillClock:
-    """A clock that stands still at `at`."""
+    """A clock that stands still at `at`; only leases, on what else the machine has, go on."""
 
     def __init__(self) -> None:
         self.at = 1_000.0
@@ -95,6 +96,10 @@ class StillClock:
     def monotonic(self) -> float:
         """Return `at`."""
         return self.at
+
+    def boottime(self) -> float:
+        """Return the machine's own."""
+        return boottime()
 
 
 class Desk:

@@ -35,6 +35,10 @@ class VirtualClock:
         """Return the loop's time."""
         return self._loop.time()
 
+    def boottime(self) -> float:
+        """Return the loop's time."""
+        return self._loop.time()
+
 
 class InlineLoops:
     """Agent loops on the serving loop itself: `strandline._engine.loops.Loops` without threads."""

@@ -152,7 +152,7 @@ class LiveAttempt:
         Every tool, model call and node passes here before it starts. Raises `RunStopped` if this server may have lost
         the run to another one, which it does not know before its next commit if it was frozen.
         """
-        if is_over(self._journal.owned_until()):
+        if is_over(self._journal.owned_until(), self._clock):
             raise RunStopped
         self.phase = phase
         adopt_current_task()

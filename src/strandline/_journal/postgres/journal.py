@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
 
-from strandline._clock import Clock, FollowingClock, boottime
+from strandline._clock import Clock, FollowingClock
 from strandline._journal import lists, reader
 from strandline._journal.batched import LEAVE_S, BatchedJournal
 from strandline._journal.cluster import DatabaseVitals
@@ -73,8 +73,8 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         super().__init__(clock)
         self._on_time = on_time
         self._address = address
-        self._membership = Membership()
-        self._connect = partial(Wire, conninfo)
+        self._membership = Membership(clock)
+        self._conninfo = conninfo
         self._lock_wait_s = lock_wait_s
         self._on_wait = on_wait or (lambda message: None)
         self._on_commit = on_commit
@@ -104,8 +104,8 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         if self._writer is not None:
             await self.close()
             self._feed = ClaimFeed()
-        unwanted = threading.Event()
-        readers = Readers(self._reader, ConnectionLost, warm_up="SELECT 1", begin=_SNAPSHOT, anew=True)
+        unwanted = self._event()
+        readers = self._new_readers()
         closing: list[Callable[[], None]] = [readers.close]
         taken: list[tuple[SessionTable, list[Claim]]] = []
         found: list[tuple[Joined, Shares]] = []
@@ -116,23 +116,24 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
                 closing.append(wire.close)
                 migrate(wire)
                 warn(wire)
-                sent_at = boottime()
+                sent_at = self._clock.boottime()
                 shown = time_of(wire)
-                self._on_time(sent_at, boottime(), shown)
+                self._on_time(sent_at, self._clock.boottime(), shown)
                 joined = join(
-                    wire, self._address(), wait_s=self._lock_wait_s, on_wait=self._on_wait, sleep=unwanted.wait
-                )
-                lease = Lease(joined.lease_s, joined.sent_at)
+                    wire, self._address(), self._clock, wait_s=self._lock_wait_s, on_wait=self._on_wait,
+                    sleep=unwanted.wait,
+                )  # fmt: skip
+                lease = Lease(joined.lease_s, joined.sent_at, self._clock.boottime)
                 wire.answer_s = self._answer_s = lease.answer_s
                 transactions = PostgresTransactions(
-                    self._connect_bounded, wire, joined.id, lease, self._clock, self._on_time
+                    self._connect_bounded, wire, joined.id, lease, self._clock, self._event(), self._on_time
                 )
                 closing[1] = transactions.close
                 shares = Shares(joined.id, joined.lease_s)
                 found.append((joined, shares))
                 entered = enter(
-                    transactions, shares, max_attempts=max_attempts, wait_s=self._lock_wait_s, on_wait=self._on_wait,
-                    sleep=unwanted.wait,
+                    transactions, shares, self._clock, max_attempts=max_attempts, wait_s=self._lock_wait_s,
+                    on_wait=self._on_wait, sleep=unwanted.wait,
                 )  # fmt: skip
                 taken.append(entered)
                 readers.open()
@@ -147,7 +148,7 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
             for close in closing:
                 close()
 
-        writer = Writer(prepare, clean_up, name="strandline-journal", on_commit=self._on_commit)
+        writer = self._new_writer(prepare, clean_up)
         try:
             await self._start(writer)
         finally:
@@ -162,6 +163,20 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         self._membership.begin(joined, shares, table, _Storage(self), lease, max_attempts)
         self._tending = asyncio.create_task(self._membership.tend())
         return claims
+
+    # What it needs of its machine.
+
+    def _connect(self, *, answer_s: float = ANSWER_S) -> Wire:
+        return Wire(self._conninfo, answer_s=answer_s)
+
+    def _event(self) -> threading.Event:
+        return threading.Event()
+
+    def _new_writer(self, prepare: Callable[[], PostgresTransactions], clean_up: Callable[[], None]) -> Writer:
+        return Writer(prepare, clean_up, name="strandline-journal", on_commit=self._on_commit)
+
+    def _new_readers(self) -> Readers:
+        return Readers(self._reader, ConnectionLost, warm_up="SELECT 1", begin=_SNAPSHOT, anew=True)
 
     @property
     def cluster(self) -> Membership:

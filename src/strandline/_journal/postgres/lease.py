@@ -7,8 +7,6 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from strandline._clock import boottime
-
 STOP_SHARE: Final = 0.9
 """After which part of the lease nothing may execute any more."""
 RENEW_SHARE: Final = 0.25
@@ -22,9 +20,9 @@ LATE_S: Final = 2.5
 
 
 class Lease:
-    """Whether the journal is ours. Written by the thread that writes; read from any."""
+    """Whether the journal is ours. Written by the thread that writes; read from any. `now` is `Clock.boottime`."""
 
-    def __init__(self, lease_s: float, sent_at: float, now: Callable[[], float] = boottime) -> None:
+    def __init__(self, lease_s: float, sent_at: float, now: Callable[[], float]) -> None:
         self.lease_s = lease_s
         self._confirmed_at = sent_at
         self._now = now

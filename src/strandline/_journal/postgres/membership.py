@@ -8,12 +8,12 @@ storage hears of that behind everything that was decided in it before.
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
+from strandline._clock import Clock
 from strandline._journal.cluster import DatabaseVitals, Peer
 from strandline._journal.operations import Decide
 from strandline._journal.partitions import PARTITIONS
@@ -49,6 +49,7 @@ SURVEY_S: Final = 60.0
 def enter(
     transactions: PostgresTransactions,
     shares: Shares,
+    clock: Clock,
     *,
     max_attempts: int,
     wait_s: float,
@@ -63,19 +64,19 @@ def enter(
     """
     table = transactions.new_table(transactions.numbers, max_attempts)
     claims: list[Claim] = []
-    began = time.monotonic()
+    began = clock.boottime()
     is_reported = False
     while True:
         try:
-            shares.seen(transactions.look(), time.monotonic())
+            shares.seen(transactions.look(), clock.boottime())
             if shares.has_ended:
                 transactions.end_servers()
-                shares.seen(transactions.look(), time.monotonic())
+                shares.seen(transactions.look(), clock.boottime())
         except ConnectionLost:  # (a database that restarts)
-            if time.monotonic() - began >= wait_s or sleep(ENTER_S):
+            if clock.boottime() - began >= wait_s or sleep(ENTER_S):
                 raise
             continue
-        if wanted := shares.to_adopt(table.owned, time.monotonic()):
+        if wanted := shares.to_adopt(table.owned, clock.boottime()):
             transactions.begin()
             try:
                 adopted = transactions.adopt(wanted, max_attempts)
@@ -83,7 +84,7 @@ def enter(
             except Refused as error:
                 transactions.rollback()
                 transactions.make_room(error)
-                if error.state != LOCK_TIMEOUT or time.monotonic() - began >= wait_s or sleep(ENTER_S):
+                if error.state != LOCK_TIMEOUT or clock.boottime() - began >= wait_s or sleep(ENTER_S):
                     raise
                 continue
             except BaseException:
@@ -91,7 +92,7 @@ def enter(
                 raise
             table.join(adopted.table)
             claims += adopted.claims
-        waited_s = time.monotonic() - began
+        waited_s = clock.boottime() - began
         if len(table.owned) == PARTITIONS or shares.others_live or waited_s >= wait_s:
             return table, claims
         if waited_s > LOOK_S and not is_reported:
@@ -124,7 +125,8 @@ class Storage(Protocol):
 class Membership:
     """Implements `cluster.Cluster`. Belongs to the loop that opened the journal."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self.me = 0
         self.secret = b""
         self.lease_s = 0.0
@@ -190,7 +192,7 @@ class Membership:
     async def database(self) -> DatabaseVitals | None:
         """Return how the database does, asked once a minute at most. Only the owner of the first partition asks it for
         more than its clock."""
-        if self._storage is not None and (now := time.monotonic()) >= self._survey_at:
+        if self._storage is not None and (now := self._clock.boottime()) >= self._survey_at:
             self._survey_at = now + SURVEY_S
             self._database = None  # (if it cannot be asked)
             self._database = await self._storage.survey(whole=self.owns(0))
@@ -210,7 +212,7 @@ class Membership:
         table = self._table
         assert table is not None
         queued = Queued.at(table.waiting, table.waiting_of())
-        self._shares.seen(await storage.call(partial(PostgresTransactions.look, queued=queued)), time.monotonic())
+        self._shares.seen(await storage.call(partial(PostgresTransactions.look, queued=queued)), self._clock.boottime())
         elsewhere = self._shares.queued_elsewhere()
         table.note_elsewhere(elsewhere.in_all, elsewhere.of)
 
@@ -247,7 +249,7 @@ class Membership:
         self._moves.put_nowait(None)
 
     def _count_again(self) -> None:
-        if (now := time.monotonic()) >= self._count_again_at:
+        if (now := self._clock.boottime()) >= self._count_again_at:
             assert self._table is not None
             self._table.forget_stored()
             self._count_again_at = now + COUNT_AGAIN_S
@@ -263,7 +265,7 @@ class Membership:
     async def _adopt(self) -> None:
         table = self._table
         assert table is not None
-        if wanted := self._shares.to_adopt({*table.owned, *self._leaving}, time.monotonic()):
+        if wanted := self._shares.to_adopt({*table.owned, *self._leaving}, self._clock.boottime()):
             await self.adopt(wanted)
 
     async def adopt(self, wanted: Collection[int]) -> Gained:
@@ -287,7 +289,7 @@ class Membership:
         wanted = self._shares.to_cede(self._table.owned)
         if not wanted or (self._ceding is not None and not self._ceding.done()):
             return
-        patience_s, now = 0.0, time.monotonic()
+        patience_s, now = 0.0, self._clock.boottime()
         if self._is_leaving or now >= self._patient_at:
             patience_s, self._patient_at = CEDE_S, now + CEDE_S + CEDE_AGAIN_S
         self._ceding = asyncio.create_task(self._cede_and_log(wanted, patience_s))
@@ -306,7 +308,7 @@ class Membership:
         table, ceded = self._table, frozenset[int]()
         assert table is not None
         left = set(partitions)
-        until = time.monotonic() + patience_s
+        until = self._clock.boottime() + patience_s
         rests = asyncio.Event()
         if patience_s:
             table.close(left, rests.set)
@@ -316,7 +318,7 @@ class Membership:
                 if resting := table.at_rest(left):
                     ceded |= (done := await self._cede_resting(resting))
                     left -= done
-                left_s = until - time.monotonic()
+                left_s = until - self._clock.boottime()
                 if not left or left_s <= 0:
                     return ceded
                 with suppress(TimeoutError):

@@ -11,14 +11,13 @@ Rows come and end under one advisory lock, so that nobody is missed who has just
 import os
 import secrets
 import socket
-import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from msgspec import json
 
 from strandline import __version__
-from strandline._clock import boottime
+from strandline._clock import Clock
 from strandline._journal.postgres.schema import begin_alone, check_finished
 from strandline._journal.postgres.shares import Queued, Seen, View
 from strandline._journal.postgres.wire import LOCK_TIMEOUT, Refused, Statement, Wire
@@ -90,6 +89,7 @@ class Joined(NamedTuple):
 def join(
     wire: Wire,
     address: str,
+    clock: Clock,
     *,
     wait_s: float = 0.0,
     on_wait: Callable[[str], None] = lambda message: None,
@@ -100,21 +100,21 @@ def join(
     Waits at most `wait_s` seconds for a command that has the database to itself; `on_wait` is called once then. `sleep`
     returns True if nobody wants the journal any more. Raises a `JournalError` if the database has half a copy.
     """
-    until = time.monotonic() + wait_s
+    until = clock.boottime() + wait_s
     is_reported = False
-    while (joined := _joined(wire, address)) is None:
+    while (joined := _joined(wire, address, clock)) is None:
         command = command_of(wire) or "another program, which has locked its table `servers`"
-        if time.monotonic() >= until:
+        if clock.boottime() >= until:
             raise JournalLocked(f"The database is in use by {command}. Start again once that has ended.")
         if not is_reported:
             is_reported = True
             on_wait(f"waiting for the database, which is in use by {command}")
-        if sleep(min(WAIT_S, max(0.0, until - time.monotonic()))):
+        if sleep(min(WAIT_S, max(0.0, until - clock.boottime()))):
             raise JournalLocked("The journal is not wanted any more.")
     return joined
 
 
-def _joined(wire: Wire, address: str) -> Joined | None:
+def _joined(wire: Wire, address: str, clock: Clock) -> Joined | None:
     """Add a server; return None if a command keeps all servers away."""
     name = _NAMED.format(os.getpid(), socket.gethostname())
     begin_alone(wire)
@@ -127,7 +127,7 @@ def _joined(wire: Wire, address: str) -> Joined | None:
         (secret,) = wire.execute("SELECT secret FROM cluster").fetchone()
         wire.run([(_LOCK_TIMEOUT, ()), (_ABOUT_TO_WRITE, ()), ("SET LOCAL lock_timeout = DEFAULT", ())])
         wire.run([(_FREE, ()), (_ADD_UP, ())])
-        sent_at = boottime()
+        sent_at = clock.boottime()
         (me,) = wire.execute(_JOIN, (address, name, __version__, lease_ms)).fetchone()
         wire.execute("COMMIT")
     except JournalError:

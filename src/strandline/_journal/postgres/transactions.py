@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from strandline._clock import Clock, boottime
+from strandline._clock import Clock
 from strandline._journal.changes import Change
 from strandline._journal.deletion import prune
 from strandline._journal.errors import RunIdTaken
@@ -72,7 +72,8 @@ class Adopted(NamedTuple):
 class PostgresTransactions:
     """The one writing connection. Implements `writer.Transactions`.
 
-    `connect` makes a connection. `trouble` says why an outcome is not known yet; None once it is.
+    `connect` makes a connection. `trouble` says why an outcome is not known yet; None once it is. `closing` is set once
+    nobody waits for one any more.
     """
 
     def __init__(
@@ -82,13 +83,14 @@ class PostgresTransactions:
         owner: int,
         lease: Lease,
         clock: Clock,
+        closing: threading.Event,
         on_time: OnTime = lambda sent_at, came_at, shown: None,
     ) -> None:
         self._on_time = on_time
         self._published: Queued | None = None
         """What the other servers know of our queues."""
         self._connect = connect
-        self._connected_at = boottime()
+        self._connected_at = clock.boottime()
         self._owner = owner
         self._clock = clock
         self._conn = 0
@@ -105,7 +107,7 @@ class PostgresTransactions:
         """What was logged last of failures, since something was kept."""
         self._sent_at = 0.0
         self.trouble: Callable[[str | None], None] = lambda why: None
-        self._closing = threading.Event()
+        self._closing = closing
         self.lease = lease
         self.batch = Batch(wire)
         self.numbers = Clocked(clock.now)
@@ -228,7 +230,7 @@ class PostgresTransactions:
             raise
         self.lease.confirm(sent_at)
         self._published = queued
-        self._on_time(sent_at, boottime(), view.at)
+        self._on_time(sent_at, self._clock.boottime(), view.at)
         return view
 
     def announce_leaving(self) -> None:
@@ -241,7 +243,7 @@ class PostgresTransactions:
     def end_servers(self) -> int:
         """End the servers whose leases are over, and free what they owned, if they had time to renew them; return how
         many."""
-        if boottime() < self._connected_at + YOUNG_SHARE * self.lease.lease_s:
+        if self._clock.boottime() < self._connected_at + YOUNG_SHARE * self.lease.lease_s:
             return 0
         return end_servers(self.batch.wire, self._owner)
 
@@ -307,7 +309,7 @@ class PostgresTransactions:
             wire.close()
             raise
         self.batch.wire = wire
-        self._connected_at = boottime()
+        self._connected_at = self._clock.boottime()
         if row is None:
             self.lease.lose(TAKEN_OVER)
             raise JournalUnavailable(TAKEN_OVER)
