@@ -7,6 +7,7 @@
 #   POSTGRES=postgresql:  a database in which `make bench BENCH=engine` measures journals, too
 #   PEERS=--quick         options of `make bench-peers` (--help lists them)
 #   SEEDS=, SEED=7        how many worlds `make simulate` plays (until Ctrl-C), or which one it shows again
+#   ENGINES=2             have `make simulate` play only worlds with so many servers over one journal
 #   SERVERS=3             how many servers `make soak` has over a private PostgreSQL (one over a file)
 #   MODULES=_history      what `make mutate` changes, below src/strandline (default: history, journal and engine)
 #   MUTATE=--again        options of `make mutate` (--help lists them)
@@ -73,7 +74,7 @@ mutate: $(VENV)/.mutate ## Change the code, one place at a time, and list what n
 	@exec $(VENV)/mutate/bin/python tools/mutate.py $(MODULES) $(MUTATE)
 
 simulate: $(VENV)/.dev ## Play seeded worlds on virtual time and judge them, until Ctrl-C (SEEDS=1000; one again: SEED=7)
-	@exec $(BIN)/python -m simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED))$(if $(JOURNAL), --journal $(JOURNAL))
+	@exec $(BIN)/python -m simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED))$(if $(JOURNAL), --journal $(JOURNAL))$(if $(ENGINES), --engines $(ENGINES))
 
 bench: $(VENV)/.dev ## Measure the engine and the server (one of them: make bench BENCH=http)
 	@for part in $(BENCH); do $(BIN)/python -m bench.$$part || exit; done

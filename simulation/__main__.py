@@ -1,4 +1,4 @@
-"""Play worlds: `python -m simulation [--seeds N] [--first SEED] [--journal NAME]`, or one again: `--seed SEED`.
+"""Play worlds: `python -m simulation [--seeds N] [--first SEED] [--journal NAME] [--engines N]`, or one: `--seed SEED`.
 
 Without `--seeds` it continues until it is interrupted. The exit code is 1 if anything was broken.
 """
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from simulation.trial import STORES, play, play_all
+from simulation.trial import POSTGRES, WORLDS, play, play_all
 
 SHOWN = 20
 """How many broken seeds are shown at most; a few are as good as all."""
@@ -26,20 +26,25 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, help="how many; default: until interrupted")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="show this one again, event by event")
-    parser.add_argument("--journal", choices=list(STORES), help="default: each of them")
+    parser.add_argument("--journal", choices=list(WORLDS), help="default: each of them")
+    parser.add_argument("--engines", type=int, choices=(2, 3), help="only worlds with so many servers over one journal")
     given = parser.parse_args()
-    journals = [given.journal] if given.journal else list(STORES)
+    if given.engines and given.journal not in (None, POSTGRES):
+        parser.error(f"several servers share no journal but {POSTGRES}")
+    journals = [given.journal] if given.journal else list(WORLDS)
+    if given.engines:
+        journals = [POSTGRES]
     if given.seed is not None:
-        return show(given.seed, journals)
-    return search(given.first, given.seeds, journals)
+        return show(given.seed, journals, given.engines)
+    return search(given.first, given.seeds, journals, given.engines)
 
 
-def show(seed: int, journals: list[str]) -> int:
+def show(seed: int, journals: list[str], engines: int | None) -> int:
     """Play one seed again and print all that happens in it."""
     broken = 0
     for journal in journals:
         print(f"seed {seed}, journal {journal}")
-        verdict = play(seed, journal, show=True)
+        verdict = play(seed, journal, engines=engines, show=True)
         for fault in verdict.faults:
             print(f"broken: {fault}")
         print(f"{len(verdict.faults)} broken; hash {verdict.digest[:16]}\n")
@@ -47,7 +52,7 @@ def show(seed: int, journals: list[str]) -> int:
     return 1 if broken else 0
 
 
-def search(first: int, seeds: int | None, journals: list[str]) -> int:
+def search(first: int, seeds: int | None, journals: list[str], engines: int | None) -> int:
     """Play many seeds, and print those in which something was broken."""
     numbers = count(first) if seeds is None else iter(range(first, first + seeds))
     console = Console()
@@ -64,7 +69,7 @@ def search(first: int, seeds: int | None, journals: list[str]) -> int:
 
     try:
         with Live(line(), console=console, refresh_per_second=4, transient=True) as shown:
-            for verdicts in play_all(numbers, journals):
+            for verdicts in play_all(numbers, journals, engines):
                 for verdict in verdicts:
                     worlds += 1
                     runs += verdict.runs

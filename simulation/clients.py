@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from simulation.operations import cancel, move, pause
 from simulation.script import draw
 from simulation.server import Gone, Server
-from simulation.town import Town, note_end, reachable
+from simulation.town import Town, asked, note_end, reachable
 from strandline._engine.admission import Ticket
 from strandline._engine.requests import Request
 from strandline._engine.streams import Later
@@ -124,7 +124,7 @@ async def _submit(town: Town, server: Server, request: Request) -> tuple[Server,
     """Send a request and return what it is answered by; None if it is refused, or nobody knows."""
     text = _text_of(request)
     try:
-        ticket = await server.ask(server.service.submit(request))
+        server, ticket = await asked(town, server, lambda service: service.submit(request))
     except Gone:
         town.note("unsure", text)
     except KeyReused:
@@ -200,7 +200,7 @@ async def _answer(town: Town, key: SessionKey, requests: list[InputRequest]) -> 
 async def _twin(town: Town, request: Request) -> None:
     """Send a request as well, at about the same time: a client that has two connections, or no patience."""
     await asyncio.sleep(town.chance.random() ** 3 * 2)
-    server = town.server
+    server = town.reached()
     if server is None or not server.ready:
         return
     if (answer := await _submit(town, server, request)) is not None:
@@ -216,7 +216,7 @@ async def _send_again(town: Town, request: Request) -> tuple[Server, Ticket] | N
         return None
     for _ in range(3):
         await asyncio.sleep(town.chance.between(0.0, 2.0))
-        server = town.server
+        server = town.reached()
         if server is None or not server.ready:
             continue
         if (answer := await _submit(town, server, request)) is not None:
@@ -256,14 +256,15 @@ async def _present(town: Town, server: Server, ticket: Ticket) -> Outcome | Late
 
 
 async def _come_back(town: Town, key: SessionKey, run: RunId) -> None:
-    server = town.server
+    server = town.reached()
     if server is None or not server.ready:
         return
     try:
         if town.chance.happens(0.3):
             page = await server.ask(server.service.history_page(key, limit=1000))
             town.note("history", "", session=key, messages=page.messages, pending=page.pending)
-        view = await server.ask(server.service.wait(key.principal, run, town.chance.between(0.0, 30.0)))
+        patience_s = town.chance.between(0.0, 30.0)
+        _, view = await asked(town, server, lambda service: service.wait(key.principal, run, patience_s))
     except NotFound:
         town.note("missing", run)
     except (Gone, StrandlineError):

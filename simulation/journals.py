@@ -53,6 +53,9 @@ class Disk:
         self.full = False
         self.fails = 0.0
         self.slow_s = 0.01
+        self.stalls = 0.0
+        """How often the way to a database takes much longer, up to `longest_s`."""
+        self.longest_s = 0.0
         self.faulty = False
         """Whether anything has failed so far."""
 

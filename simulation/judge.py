@@ -13,6 +13,7 @@ from simulation.adapter import as_reported, evidence_of
 from simulation.control import cancelled, cancelled_all, discarded, refused_as_busy, reused
 from simulation.life import Life
 from simulation.order import ordered
+from simulation.owners import started_by_owner
 from simulation.questions import answered_in_time, waited_for_answer
 from simulation.rest import forgotten_at_rest, forgotten_in_time
 from simulation.script import SECRET, Ends
@@ -33,7 +34,7 @@ def judge(life: Life) -> list[str]:
     rules = (_continued_later, _caused, _bounded, _kept_out, _stopped_in_time)
     control = (cancelled, cancelled_all, discarded, refused_as_busy, reused, ordered)
     questions = (answered_in_time, waited_for_answer)
-    rest = (forgotten_at_rest, forgotten_in_time)
+    rest = (forgotten_at_rest, forgotten_in_time, started_by_owner)
     truths = (truthful, remembered)
     return [
         *life.faults,
@@ -199,6 +200,8 @@ def _stopped_in_time(life: Life, timeline: Timeline) -> Iterator[str]:
     """Yield the drains that took longer than their grace; when runs have to end: see `judging.times`."""
     options = life.options
     for process, took_s, faulty in timeline.drains:
+        if faulty and life.engines > 1:  # it may have been frozen, or cut off from the database
+            continue
         grace_s = options.drain_grace_s + options.stop_grace_s + FINISH_S
         if took_s > (2 * grace_s if faulty else grace_s) + SLACK_S:
             yield f"the drain of process {process} took {took_s:.1f} s"

@@ -3,11 +3,13 @@
 import asyncio
 import gc
 import logging
+from functools import partial
+from typing import Protocol
 
 from msgspec import Struct
 
 from simulation.gate import gated
-from simulation.journals import MakeStore, MemoryStore
+from simulation.journals import MemoryStore
 from simulation.record import Event
 from simulation.script import Script, Traits
 from simulation.world import World
@@ -15,6 +17,14 @@ from strandline._backoff import LONGEST_WAIT_S
 from strandline._engine.options import Options
 from strandline._model import Message, Run, SessionKey
 from strandline.testing._virtual import VirtualLoop
+
+
+class MakeWorld(Protocol):
+    """Makes the world of a seed, which is shown event by event if that is wanted."""
+
+    def __call__(self, seed: int, *, show: bool) -> World:
+        """Make it."""
+        ...
 
 
 class Life(Struct, frozen=True, kw_only=True):
@@ -26,6 +36,8 @@ class Life(Struct, frozen=True, kw_only=True):
     resumable: bool
     workers: int
     """How many worker processes each server has; 0: agents live in the server itself."""
+    engines: int
+    """How many servers there are at once, over one journal."""
     steady: bool
     """Whether wall time went as virtual time does."""
     faulty: bool
@@ -47,7 +59,10 @@ class Life(Struct, frozen=True, kw_only=True):
     digest: str
 
 
-def live(seed: int, make_store: MakeStore = MemoryStore, *, show: bool = False) -> Life:
+IN_MEMORY: MakeWorld = partial(World, make_store=MemoryStore)
+
+
+def live(seed: int, make_world: MakeWorld = IN_MEMORY, *, show: bool = False) -> Life:
     """Play the world of a seed to its end, without a word in the log."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -58,7 +73,7 @@ def live(seed: int, make_store: MakeStore = MemoryStore, *, show: bool = False) 
     gc.disable()  # when garbage is found is not a matter of the seed, and a worker learns of garbage
     asyncio.set_event_loop(loop)
     try:
-        return loop.run_until_complete(_live(seed, make_store, show))
+        return loop.run_until_complete(_live(seed, make_world, show))
     finally:
         logging.disable(before)
         if collects:
@@ -70,8 +85,8 @@ def live(seed: int, make_store: MakeStore = MemoryStore, *, show: bool = False) 
         loop.close()
 
 
-async def _live(seed: int, make_store: MakeStore, show: bool) -> Life:
-    world = World(seed, make_store, show=show)
+async def _live(seed: int, make_world: MakeWorld, show: bool) -> Life:
+    world = make_world(seed, show=show)
     try:
         await world.play()
         await asyncio.sleep(LONGEST_WAIT_S + 5.0 if world.perils.workers else 5.0)
@@ -88,6 +103,7 @@ async def _live(seed: int, make_store: MakeStore, show: bool) -> Life:
         traits=world.traits,
         resumable=world.resumable,
         workers=world.perils.workers,
+        engines=world.engines,
         steady=world.steady,
         faulty=world.disk.faulty,
         events=record.events,

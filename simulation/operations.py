@@ -3,7 +3,7 @@
 import asyncio
 
 from simulation.server import Gone
-from simulation.town import Town, note_end
+from simulation.town import Town, asked, note_end
 from strandline._model import RunId, RunStatus, SessionKey
 from strandline.errors import AlreadyEnded, NotFound, SessionBusy, StrandlineError, TooLate, Unavailable
 
@@ -11,13 +11,13 @@ from strandline.errors import AlreadyEnded, NotFound, SessionBusy, StrandlineErr
 async def cancel(town: Town, key: SessionKey, run: RunId) -> None:
     """Cancel a run, after a while, wherever a server can be reached."""
     await asyncio.sleep(town.chance.random() ** 2 * 6)
-    server = town.server
+    server = town.reached()
     if server is None or not server.ready:
         return
     force = town.chance.happens(0.3)
     town.note("cancelling", run, force=force)
     try:
-        view = await server.ask(server.service.cancel(key.principal, run, force=force))
+        server, view = await asked(town, server, lambda service: service.cancel(key.principal, run, force=force))
     except AlreadyEnded:
         town.note("too_late", run)
     except (Gone, StrandlineError):
@@ -34,14 +34,16 @@ async def sweep(town: Town) -> None:
     """Cancel all that waits in a session, maybe what executes there too."""
     chance = town.chance
     await asyncio.sleep(chance.random() ** 2 * 6)
-    server = town.server
+    server = town.reached()
     if server is None or not server.ready:
         return
     key, running, force = chance.choice(town.sessions), chance.happens(0.5), chance.happens(0.2)
     name = town.new_text()
     town.note("sweeping", name, session=key, running=running, force=force)
     try:
-        stopped = await server.ask(server.service.cancel_session(key, running=running, force=force))
+        _, stopped = await asked(
+            town, server, lambda service: service.cancel_session(key, running=running, force=force)
+        )
     except NotFound:
         town.note("swept", name, ended=[], requested=[])
     except (Gone, StrandlineError):
@@ -56,13 +58,13 @@ async def wipe(town: Town) -> None:
     """Delete a session, unless it has something to do."""
     chance = town.chance
     await asyncio.sleep(chance.random() * 10)
-    server = town.server
+    server = town.reached()
     if server is None or not server.ready:
         return
     key, name = chance.choice(town.sessions), town.new_text()
     town.note("deleting", name, session=key)
     try:
-        existed = await server.ask(server.service.delete(key))
+        _, existed = await asked(town, server, lambda service: service.delete(key))
     except SessionBusy:
         town.note("undeleted", name)
     except (Gone, StrandlineError):
@@ -74,12 +76,12 @@ async def wipe(town: Town) -> None:
 async def pause(town: Town, key: SessionKey, run: RunId) -> None:
     """Pause a session for a while; see to it that it continues."""
     await asyncio.sleep(town.chance.random() ** 2 * 4)
-    server = town.server
+    server = town.reached()
     if server is None or not server.ready:
         return
     town.note("pausing", run, session=key)
     try:
-        await server.ask(server.service.pause(key))
+        await asked(town, server, lambda service: service.pause(key))
     except NotFound:
         return
     except (Gone, StrandlineError):
@@ -88,10 +90,10 @@ async def pause(town: Town, key: SessionKey, run: RunId) -> None:
         town.note("paused", run, session=key)
         await asyncio.sleep(town.chance.between(0.0, 6.0))
     while True:  # also if nobody knows whether it was paused
-        if (server := town.server) is not None and server.ready:
+        if (server := town.reached()) is not None and server.ready:
             town.note("resuming", "", session=key)
             try:
-                await server.ask(server.service.resume(key))
+                await asked(town, server, lambda service: service.resume(key))
             except (Gone, Unavailable):
                 town.note("resumed", "", session=key)
             except NotFound:  # it was deleted meanwhile
@@ -106,13 +108,13 @@ async def pause(town: Town, key: SessionKey, run: RunId) -> None:
 async def move(town: Town, key: SessionKey, run: RunId) -> None:
     """Move a run, if it still waits then."""
     await asyncio.sleep(town.chance.random() ** 2 * 4)
-    server = town.server
+    server = town.reached()
     if server is None or not server.ready:
         return
     priority = town.chance.choice((None, None, 1, 5))
     town.note("moving", run, priority=priority)
     try:
-        await server.ask(server.service.move(key.principal, run, priority))
+        await asked(town, server, lambda service: service.move(key.principal, run, priority))
     except (AlreadyEnded, NotFound, TooLate) as error:
         town.note("unmoved", run, code=error.code)
     except (Gone, StrandlineError):

@@ -5,7 +5,6 @@ tools that have no result, and then with its own script.
 """
 
 import asyncio
-from contextvars import Context
 
 from simulation.asking import request_id
 from simulation.process import Process, alive
@@ -72,6 +71,7 @@ class Performance:
         """Think, and say the beginning of `text`; or whatever else happens at this place."""
         attempt, script = self._attempt, self._script
         attempt.begin_model()
+        self._process.note("model", self._run)
         await self._wait(script.model_s)
         attempt.add_text(text[:3])
         if number == script.at:
@@ -201,7 +201,7 @@ class Performance:
                 done.set_result(None)
 
         # A task for the loop, and none for the engine: it counts threads and tasks by the context that they run in.
-        task = loop.create_task(work(), context=Context())
+        task = loop.create_task(work(), context=process.context())
         process.at_death(task.cancel)
         await done
 

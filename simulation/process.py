@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, Protocol
 
 from simulation.loop import Chance
@@ -21,6 +22,10 @@ class Process(Protocol):
 
     def note(self, what: str, run: str = "", **details: Any) -> None:
         """Write down an event."""
+        ...
+
+    def context(self) -> Context:
+        """Return a context for what runs in it and is not the engine's."""
         ...
 
     def at_death(self, call: Callable[[], object]) -> None:

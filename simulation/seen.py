@@ -4,6 +4,8 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
+from msgspec import Struct
+
 import judging.evidence
 from judging.evidence import Move, Request
 from simulation.record import Event
@@ -65,6 +67,15 @@ class Deletion(judging.evidence.Deletion, frozen=True, kw_only=True):
     """Whether retention deleted it."""
     paused: bool = False
     """Whether the session was paused for sure all the while."""
+
+
+class ForeignStart(Struct, frozen=True):
+    """A tool or a model call that was started by a process which did not own its session; owner 0 is nobody."""
+
+    what: str
+    run: str
+    process: int
+    owner: int
 
 
 class ObservedRun:

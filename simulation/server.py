@@ -7,15 +7,18 @@ answers see that it is dead before they do anything.
 import asyncio
 import tempfile
 from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
 from itertools import count
 from typing import Any, TypeVar
 
 from simulation.agents import Phase
+from simulation.gate import GATE, Gate
 from simulation.loop import Chance, SeededLoops, UnsteadyClock
 from simulation.perils import Perils
 from simulation.record import Record
 from simulation.script import Script
 from simulation.workers import WorkerPool
+from strandline._engine.loops import Call
 from strandline._engine.options import Options
 from strandline._engine.service import Service
 from strandline._journal.port import Change, ChangeAnswer, Changed, Delete, Journal
@@ -24,6 +27,8 @@ from strandline._workers import messages as m
 from strandline._workers.target import WorkersTarget
 
 T = TypeVar("T")
+WAKES_S = 0.3
+"""How long a thread of a process that wakes may wait for the processor."""
 WORKSPACE = tempfile.gettempdir()
 
 
@@ -31,11 +36,31 @@ class Gone(Exception):
     """The connection broke: the process died before it answered."""
 
 
+class GatedLoops(SeededLoops):
+    """Agent loops of a process that may be frozen: when it wakes, their threads may run before that of the serving
+    loop, or after it."""
+
+    def __init__(self, chance: Chance, gate: Gate) -> None:
+        super().__init__(chance)
+        self._gate = gate
+
+    def _begin(self, call: Call[T], work: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        GATE.set(self._gate)  # (in the context of this very callback)
+        super()._begin(call, work)
+
+
 class Server:
     """A process, from its start to its end."""
 
     def __init__(
-        self, number: int, *, chance: Chance, record: Record, scripts: dict[str, Script], clock: UnsteadyClock
+        self,
+        number: int,
+        *,
+        chance: Chance,
+        record: Record,
+        scripts: dict[str, Script],
+        clock: UnsteadyClock,
+        gate: Gate | None = None,
     ) -> None:
         self.number = number
         self.alive = True
@@ -45,7 +70,11 @@ class Server:
         self.chance = chance
         self.record = record
         self.scripts = scripts
-        self._clock = clock
+        self.clock = clock
+        self.gate = gate
+        """What keeps all of it from running on while it is frozen; None: it never is."""
+        self.agents = None if gate is None else Gate()
+        """The same for its agent loops."""
         self._replies: dict[asyncio.Future[Any], None] = {}
         self._at_death: list[Callable[[], object]] = []
         self.supervisor: asyncio.Future[None] | None = None
@@ -62,10 +91,12 @@ class Server:
         resumable: bool,
     ) -> None:
         """Make the service; it does not start yet."""
-        self._loops: SeededLoops | WorkerPool = SeededLoops(self.chance)
+        self._loops: SeededLoops | WorkerPool = (
+            SeededLoops(self.chance) if self.agents is None else GatedLoops(self.chance, self.agents)
+        )
         self._target: Phase | WorkersTarget = Phase(self, resumable=resumable)
         if perils.workers:
-            self._loops = WorkerPool(self, perils, self._clock, resumable=resumable)
+            self._loops = WorkerPool(self, perils, self.clock, resumable=resumable)
             loaded = m.Loaded(resumable=resumable, singleton=False, self_managed=False, description="an actor")
             self._target = WorkersTarget(loaded, self._loops, lambda: None)
             self.at_death(self._loops.close)
@@ -74,7 +105,7 @@ class Server:
             journal=journal,
             target=self._target,
             loops=self._loops,
-            clock=self._clock,
+            clock=self.clock,
             new_run_id=new_run_id,
             workspace=lambda key: WORKSPACE,
             options=options,
@@ -109,7 +140,40 @@ class Server:
 
     def note(self, what: str, run: str = "", **details: Any) -> None:
         """Write down an event of this process."""
-        self.record.note(self._clock.monotonic(), what, run, process=self.number, **details)
+        self.record.note(self.clock.monotonic(), what, run, process=self.number, **details)
+
+    def context(self) -> Context:
+        """Return a context for what runs in it and is not the engine's."""
+        context = Context()
+        if self.agents is not None:
+            context.run(GATE.set, self.agents)
+        return context
+
+    def task(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Have it do something."""
+        context = copy_context() if self.gate is None else Context()
+        if self.gate is not None:
+            context.run(GATE.set, self.gate)
+        return asyncio.get_running_loop().create_task(work, context=context)
+
+    async def stand_still(self, seconds: float) -> None:
+        """Freeze it for some time. It wakes thread by thread."""
+        gates = [gate for gate in (self.gate, self.agents) if gate is not None]
+        for gate in gates:
+            gate.shut()
+        await asyncio.sleep(seconds)
+        if self.chance.happens(0.7):
+            gates.reverse()
+        if self.alive:
+            self.note("woken")
+        for gate in gates:
+            gate.open()
+            await asyncio.sleep(WAKES_S * self.chance.random() ** 2)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it stands still."""
+        return self.gate is not None and self.gate.is_shut
 
     def at_death(self, call: Callable[[], object]) -> None:
         """Have `call` called when the process dies."""
@@ -121,7 +185,7 @@ class Server:
             work.close()
             raise Gone
         reply: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        task = asyncio.ensure_future(work)
+        task = self.task(work)
         self._replies[reply] = None
 
         def answer(task: asyncio.Task[T]) -> None:
@@ -150,16 +214,20 @@ class Server:
 
     async def die(self) -> None:
         """End at this very moment."""
-        self._is_dead()
+        self.is_dead()
         await self.service.abort()
 
     async def request_exit(self) -> None:
         """End after a drain: whatever user code still works ends with the process."""
-        self._is_dead()
+        self.is_dead()
         self._loops.close()
 
-    def _is_dead(self) -> None:
+    def is_dead(self) -> None:
+        """Have nothing of it run any more."""
         self.alive = self.ready = False
+        for gate in (self.gate, self.agents):
+            if gate is not None:
+                gate.die()
         for call in self._at_death:
             call()
         if self.supervisor is not None and self.supervisor is not asyncio.current_task():

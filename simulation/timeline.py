@@ -10,7 +10,7 @@ from judging.evidence import Move, Pause, Request, Sweep
 from simulation.asking import answered_by, asking_tool, questions_of
 from simulation.life import Life
 from simulation.record import Event, line_of
-from simulation.seen import Attempt, Deletion, ObservedRun, text_of
+from simulation.seen import Attempt, Deletion, ForeignStart, ObservedRun, text_of
 from strandline._model import Message, Outcome, Run, SessionKey
 
 
@@ -60,6 +60,10 @@ class Timeline:
         """How many are resuming or deleting a session just now."""
         self._resumed_nth: Counter[SessionKey] = Counter()
         self.pauses: list[Pause] = []
+        self.foreign: list[ForeignStart] = []
+        """What user code was started where its session was another's."""
+        self._owners: dict[SessionKey, int] = {}
+        """Where several servers share the journal: which process owns a session."""
         self._over: set[int] = set()
         """Processes that are dead, or fenced."""
         self._draining_now: set[int] = set()
@@ -271,6 +275,21 @@ class Timeline:
             paused = deletion.paused and deletion.session in self._shut
             self.deletions[event.run] = replace(deletion, answered=nth, paused=paused)
 
+    def _owned(self, nth: int, event: Event) -> None:
+        """Note that a session has another owner: whoever waits for its runs where it was hears that they go on."""
+        self._owners[event.details["session"]] = event.details["owner"]
+        self.interruptions.append(event.at)
+        self.ends.append(nth)
+        self.stops.append(nth)
+
+    def _model(self, nth: int, event: Event) -> None:
+        self._starts("a model call", event)
+
+    def _starts(self, what: str, event: Event) -> None:
+        session, process = self._attempt(event).session, event.details["process"]
+        if self._life.engines > 1 and (owner := self._owners.get(session, 0)) != process:
+            self.foreign.append(ForeignStart(what, event.run, process, owner))
+
     def _started(self, nth: int, event: Event) -> None:
         self.started_at = event.at
 
@@ -339,6 +358,7 @@ class Timeline:
     def _begun(self, nth: int, event: Event) -> None:
         self._run(event.run).begun[event.details["id"]] += 1
         self._attempt(event).units.add(event.details["id"])
+        self._starts(f"tool {event.details['id']}", event)
 
     def _thread(self, nth: int, event: Event) -> None:
         self._attempt(event).units.add(event.details["id"])

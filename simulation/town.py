@@ -1,14 +1,23 @@
 """Where clients live, and what all of them do: reach a server, write down how a run has ended."""
 
 import asyncio
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol, TypeVar
 
 from simulation.loop import Chance
 from simulation.script import Script, Traits
 from simulation.server import Server
 from strandline._engine.requests import Request
+from strandline._engine.service import Service
 from strandline._engine.streams import Later
 from strandline._model import Outcome, SessionKey
+from strandline.errors import NotOwner
+
+T = TypeVar("T")
+
+FORWARD_S: Final = 15.0
+"""How long a server tries to find the owner of a session."""
+AGAIN_S: Final = 0.3
 
 
 class Town(Protocol):
@@ -18,11 +27,18 @@ class Town(Protocol):
     scripts: dict[str, Script]
     traits: Traits
     sessions: list[SessionKey]
-    server: Server | None
     request_limits: list[dict[str, float]]
     keyed: list[Request]
     resends: bool
     """Whether a key lives longer than anybody is interested in its run."""
+
+    def reached(self) -> Server | None:
+        """Return a server that clients reach, which may not be ready; None: there is none."""
+        ...
+
+    def owner(self, server: Server, partition: int) -> Server | None:
+        """Return which server owns a partition for all that one of them knows; None if that is not ready."""
+        ...
 
     def note(self, what: str, run: str = "", **details: object) -> None:
         """Write down an event."""
@@ -33,10 +49,30 @@ class Town(Protocol):
         ...
 
 
+async def asked(town: Town, server: Server, call: Callable[[Service], Coroutine[Any, Any, T]]) -> tuple[Server, T]:
+    """Send a request to a server, which has it answered by the owner of its session; return that one and its answer.
+
+    Raises `Gone` if a server dies meanwhile.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + FORWARD_S
+    while True:
+        try:
+            return server, await server.ask(call(server.service))
+        except NotOwner as moved:
+            if loop.time() >= until:
+                raise
+            owner = town.owner(server, moved.partition)
+            if owner is None or owner is server:
+                await asyncio.sleep(AGAIN_S)
+            else:
+                server = owner
+
+
 async def reachable(town: Town) -> Server | None:
     """Return a server that takes requests, None if there is none for long."""
     for _ in range(3):
-        server = town.server
+        server = town.reached()
         if server is not None and server.ready:
             return server
         await asyncio.sleep(1.0)

@@ -96,6 +96,8 @@ class VirtualWorker:
         if what == "entered":
             details["worker"] = self.pid
         self._server.note(what, run, **details)
+        if what == "model":  # (nothing befalls it in the middle of what it does)
+            return
         perils, chance = self._perils, self.chance
         if perils.happens(chance, perils.dies):
             self.die()
@@ -106,6 +108,10 @@ class VirtualWorker:
         elif perils.happens(chance, perils.stands):
             self._server.note("stands", worker=self.pid)
             self._stand_still(self._long_s(), entirely=True)
+
+    def context(self) -> Context:
+        """Return a context for what runs in it and is not the engine's."""
+        return Context()
 
     def at_death(self, call: Callable[[], object]) -> None:
         """Have `call` called when it dies."""

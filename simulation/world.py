@@ -48,7 +48,7 @@ class Stored(Struct, frozen=True, kw_only=True):
 class World:
     """A server's surroundings."""
 
-    def __init__(self, seed: int, make_store: MakeStore, *, show: bool = False) -> None:
+    def __init__(self, seed: int, *, make_store: MakeStore, show: bool = False) -> None:
         loop = asyncio.get_running_loop()
         self.chance = chance = Chance(seed)
         self.record = Record(show=show)
@@ -106,6 +106,17 @@ class World:
         self._operating = asyncio.Lock()
         self._clients: list[asyncio.Task[None]] = []
         self._store = make_store(self.clock)
+        self.quiet_s = QUIET_S
+        self.engines = 1
+        """How many servers there are at once."""
+
+    def reached(self) -> Server | None:
+        """Return the server."""
+        return self.server
+
+    def owner(self, server: Server, partition: int) -> Server | None:
+        """Return None: there is no other server."""
+        return None
 
     def note(self, what: str, run: str = "", **details: Any) -> None:
         """Write down an event."""
@@ -133,17 +144,19 @@ class World:
                 await self._something_happens()
             if chance.happens(0.15):
                 fails, self.disk.fails = self.disk.fails, 0.0
-                self.perils.calm = True
-                await self._all_answered()
-                await self._quiet()
+                await self._calm()
                 self.disk.fails = fails
                 self.perils.calm = False
         self._fails, self.disk.full, self.disk.fails = 0.0, False, 0.0
+        await self._calm()
+        async with self._operating:
+            await self._drain()
+
+    async def _calm(self) -> None:
+        """Let nothing befall anybody until all is answered and nothing executes or waits."""
         self.perils.calm = True
         await self._all_answered()
         await self._quiet()
-        async with self._operating:
-            await self._drain()
 
     async def _something_happens(self) -> None:
         chance = self.chance
@@ -239,14 +252,14 @@ class World:
     async def _in_time(self, work: Coroutine[Any, Any, None], what: str) -> None:
         """Do something that has to come to an end."""
         try:
-            await asyncio.wait_for(work, QUIET_S)
+            await asyncio.wait_for(work, self.quiet_s)
         except TimeoutError:
             self.record.fault(self.clock.monotonic(), f"{what} continues for good")
 
     async def _all_answered(self) -> None:
         """Wait until every client has gone; each has to have an answer in the end."""
         if self._clients:
-            await asyncio.wait(self._clients, timeout=QUIET_S)
+            await asyncio.wait(self._clients, timeout=self.quiet_s)
         for client in self._clients:
             if not client.done():
                 self.record.fault(self.clock.monotonic(), f"a client waits for good ({client.get_name()})")
@@ -257,7 +270,7 @@ class World:
 
     async def _quiet(self) -> None:
         """Wait until nothing executes or waits; that has to come, and then nothing may be left."""
-        until = self.clock.monotonic() + QUIET_S
+        until = self.clock.monotonic() + self.quiet_s
         server = self.server
         still = 0
         while still < 4:  # a take that is tried again, or a run that is looked for, is nowhere to be seen for a while

@@ -133,7 +133,7 @@ def has_holds_in_workers(seed: int) -> bool:
         return False
 
     async def draw() -> World:
-        return World(seed, MemoryStore)
+        return World(seed, make_store=MemoryStore)
 
     world = asyncio.run(draw())
     return world.traits.threads > 0.0 and world.traits.tools > 0.0 and world.options.hold_limit_s > 0.0
