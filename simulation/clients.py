@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from simulation.operations import cancel, move, pause
 from simulation.script import draw
 from simulation.server import Gone, Server
-from simulation.town import Town, asked, note_end, reachable
+from simulation.town import Town, note_end, reachable, requested
 from strandline._engine.admission import Ticket
 from strandline._engine.requests import Request
 from strandline._engine.streams import Later
@@ -124,7 +124,7 @@ async def _submit(town: Town, server: Server, request: Request) -> tuple[Server,
     """Send a request and return what it is answered by; None if it is refused, or nobody knows."""
     text = _text_of(request)
     try:
-        server, ticket = await asked(town, server, lambda service: service.submit(request))
+        server, ticket = await requested(town, server, lambda service: service.submit(request))
     except Gone:
         town.note("unsure", text)
     except KeyReused:
@@ -264,7 +264,7 @@ async def _come_back(town: Town, key: SessionKey, run: RunId) -> None:
             page = await server.ask(server.service.history_page(key, limit=1000))
             town.note("history", "", session=key, messages=page.messages, pending=page.pending)
         patience_s = town.chance.between(0.0, 30.0)
-        _, view = await asked(town, server, lambda service: service.wait(key.principal, run, patience_s))
+        _, view = await requested(town, server, lambda service: service.wait(key.principal, run, patience_s))
     except NotFound:
         town.note("missing", run)
     except (Gone, StrandlineError):

@@ -26,7 +26,8 @@ CREATE UNIQUE INDEX history_of ON history (session, nth);
 CREATE TABLE servers (
     id INTEGER PRIMARY KEY AUTOINCREMENT, address TEXT NOT NULL, name TEXT NOT NULL, version TEXT NOT NULL,
     alive INTEGER NOT NULL DEFAULT 1, conn INTEGER NOT NULL DEFAULT 0, batch INTEGER NOT NULL DEFAULT 0,
-    leaving INTEGER NOT NULL DEFAULT 0, top INTEGER NOT NULL DEFAULT 0, until REAL NOT NULL
+    leaving INTEGER NOT NULL DEFAULT 0, top INTEGER NOT NULL DEFAULT 0, until REAL NOT NULL,
+    queued TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE partitions (p INTEGER PRIMARY KEY, owner INTEGER, epoch INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE cluster (only_one INTEGER PRIMARY KEY DEFAULT 1, secret BLOB NOT NULL);
@@ -40,6 +41,7 @@ _LISTED: Final = re.compile(r"= ANY \(string_to_array\(\?, ','\)::smallint\[\]\)
 _CHANGED: Final = re.compile(
     r"WITH (\w+) AS \((.*) RETURNING 1\) SELECT changed\(count\(\*\), (\?|1), '(SL\d+)', (.*)\) FROM \1", re.DOTALL
 )
+_NOW: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
 _IGNORED: Final = ("SET LOCAL", "LOCK TABLE")
 _OWNERSHIP: Final = ("UPDATE partitions", "UPDATE servers SET alive")
 
@@ -114,6 +116,8 @@ class Database:
             return Found([], 0)
         if sql.startswith(_IGNORED):
             return Found([], 0)
+        if sql == _NOW:
+            return Found([(self._clock.now(),)], 1)
         if sql.startswith("SELECT renew("):
             return self._renewed(*values)
         if "FROM look(" in sql:
@@ -167,10 +171,12 @@ class Database:
             ).fetchall()
         )
         servers = self._do(
-            "SELECT id, address, name, version, leaving, until - clock_timestamp() FROM servers WHERE alive ORDER BY id"
+            "SELECT id, address, name, version, leaving, until - clock_timestamp(), queued FROM servers WHERE alive"
+            " ORDER BY id"
         )
-        rows = [(*row, owned.get(row[0])) for row in servers]
-        rows += [(none, "", "", "", 1, 0.0, owned[none]) for none in (0, -1) if none in owned]
+        now = self._clock.now()
+        rows = [(*row[:6], owned.get(row[0]), row[6], now) for row in servers]
+        rows += [(none, "", "", "", 1, 0.0, owned[none], "", now) for none in (0, -1) if none in owned]
         return Found(rows, len(rows))
 
     # -- what is seen from outside --------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Connections of one process to the database of its world: slow, cut, and lost in the middle of a commit.
 
 What was sent arrives whatever becomes of its sender, which may be frozen or dead by then, unless it is lost on its way:
-then nobody tells the sender whether it has arrived. It may even arrive after the sender has connected anew.
+then the sender never learns whether it has arrived. It may even arrive after the sender has connected anew.
 """
 
 import asyncio

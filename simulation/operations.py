@@ -3,7 +3,7 @@
 import asyncio
 
 from simulation.server import Gone
-from simulation.town import Town, asked, note_end
+from simulation.town import Town, note_end, requested
 from strandline._model import RunId, RunStatus, SessionKey
 from strandline.errors import AlreadyEnded, NotFound, SessionBusy, StrandlineError, TooLate, Unavailable
 
@@ -17,7 +17,7 @@ async def cancel(town: Town, key: SessionKey, run: RunId) -> None:
     force = town.chance.happens(0.3)
     town.note("cancelling", run, force=force)
     try:
-        server, view = await asked(town, server, lambda service: service.cancel(key.principal, run, force=force))
+        server, view = await requested(town, server, lambda service: service.cancel(key.principal, run, force=force))
     except AlreadyEnded:
         town.note("too_late", run)
     except (Gone, StrandlineError):
@@ -41,7 +41,7 @@ async def sweep(town: Town) -> None:
     name = town.new_text()
     town.note("sweeping", name, session=key, running=running, force=force)
     try:
-        _, stopped = await asked(
+        _, stopped = await requested(
             town, server, lambda service: service.cancel_session(key, running=running, force=force)
         )
     except NotFound:
@@ -64,7 +64,7 @@ async def wipe(town: Town) -> None:
     key, name = chance.choice(town.sessions), town.new_text()
     town.note("deleting", name, session=key)
     try:
-        _, existed = await asked(town, server, lambda service: service.delete(key))
+        _, existed = await requested(town, server, lambda service: service.delete(key))
     except SessionBusy:
         town.note("undeleted", name)
     except (Gone, StrandlineError):
@@ -81,7 +81,7 @@ async def pause(town: Town, key: SessionKey, run: RunId) -> None:
         return
     town.note("pausing", run, session=key)
     try:
-        await asked(town, server, lambda service: service.pause(key))
+        await requested(town, server, lambda service: service.pause(key))
     except NotFound:
         return
     except (Gone, StrandlineError):
@@ -93,7 +93,7 @@ async def pause(town: Town, key: SessionKey, run: RunId) -> None:
         if (server := town.reached()) is not None and server.ready:
             town.note("resuming", "", session=key)
             try:
-                await asked(town, server, lambda service: service.resume(key))
+                await requested(town, server, lambda service: service.resume(key))
             except (Gone, Unavailable):
                 town.note("resumed", "", session=key)
             except NotFound:  # it was deleted meanwhile
@@ -114,7 +114,7 @@ async def move(town: Town, key: SessionKey, run: RunId) -> None:
     priority = town.chance.choice((None, None, 1, 5))
     town.note("moving", run, priority=priority)
     try:
-        await asked(town, server, lambda service: service.move(key.principal, run, priority))
+        await requested(town, server, lambda service: service.move(key.principal, run, priority))
     except (AlreadyEnded, NotFound, TooLate) as error:
         town.note("unmoved", run, code=error.code)
     except (Gone, StrandlineError):

@@ -1,7 +1,7 @@
 """The simulation's own rule for several servers: nothing of user code starts but at the owner of its session.
 
 A server that was frozen past its lease wakes with runs that another one executes by then: what it was in the middle of
-may go on until it knows, and no tool and no model call starts. That two runs of a session never execute at once,
+may continue until it knows, and no tool and no model call starts. That two runs of a session never execute at once,
 wherever, is a common rule (`judging.order`), and so are all others.
 """
 

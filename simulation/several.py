@@ -1,6 +1,6 @@
 """A world with several servers over one database: they come and go, die, freeze past their lease and wake, are cut off.
 
-Each has its own clock. A client asks any of them; what another one has to answer is passed on to it (`town.asked`).
+Each has its own clock. A client asks any of them; what another one has to answer is passed on to it (`town.requested`).
 """
 
 import asyncio

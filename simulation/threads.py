@@ -26,7 +26,7 @@ class Thread:
         context.run(CURRENT.set, self)
         self._thread = threading.Thread(target=lambda: context.run(self._main, call), daemon=True)
         self._runs, self._waits = threading.Lock(), threading.Lock()
-        """Each is released to let the thread, or the loop, go on, and taken again where it stands still."""
+        """Each is released to let the thread, or the loop, continue, and taken again where it stands still."""
         self._runs.acquire()
         self._waits.acquire()
         self._wanted: Callable[[], Coroutine[Any, Any, Any]] | None = None

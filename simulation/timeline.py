@@ -276,7 +276,8 @@ class Timeline:
             self.deletions[event.run] = replace(deletion, answered=nth, paused=paused)
 
     def _owned(self, nth: int, event: Event) -> None:
-        """Note that a session has another owner: whoever waits for its runs where it was hears that they go on."""
+        """Note that a session has another owner. Clients that wait for its runs at the former one learn that they
+        continue later."""
         self._owners[event.details["session"]] = event.details["owner"]
         self.interruptions.append(event.at)
         self.ends.append(nth)

@@ -49,7 +49,7 @@ class Town(Protocol):
         ...
 
 
-async def asked(town: Town, server: Server, call: Callable[[Service], Coroutine[Any, Any, T]]) -> tuple[Server, T]:
+async def requested(town: Town, server: Server, call: Callable[[Service], Coroutine[Any, Any, T]]) -> tuple[Server, T]:
     """Send a request to a server, which has it answered by the owner of its session; return that one and its answer.
 
     Raises `Gone` if a server dies meanwhile.

@@ -93,8 +93,8 @@ def cede_what_executes(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SessionTable, "at_rest", at_rest)
 
 
-def remember_what_was_ceded(patch: pytest.MonkeyPatch) -> None:
-    """The agent of a session that is handed over stays, and is used when the session comes back."""
+def keep_what_was_ceded(patch: pytest.MonkeyPatch) -> None:
+    """Agents and clients of a session that is handed over stay, and the agent is used when the session comes back."""
     patch.setattr(Handover, "_ceded", lambda handover, ceded: None)
 
 
@@ -125,7 +125,7 @@ BREAKAGES: dict[str, tuple[Break, int, str]] = {
     "a commit that is not believed in": (believe_in_no_commit, 2100, "is taken|was refused, and ran"),
     "a packet that comes late": (let_late_packets_pass, 2109, "."),
     "a session that is ceded while it executes": (cede_what_executes, 2109, "executed at once|was started by process"),
-    "an agent that is kept": (remember_what_was_ceded, 2102, "the agent of run"),
+    "a session that is ceded and kept": (keep_what_was_ceded, 2100, r"the agent of run|waits for good|has \d+ streams"),
     "a run that nobody recovers": (forget_what_was_gained, 2100, "executes although all was drained"),
     "a number below an earlier one": (number_by_the_clock_alone, 2101, "is damaged|executed before|executed after"),
 }

@@ -84,7 +84,7 @@ async def waiting_runs(journal: Journal) -> list[RunSummary]:
 
 
 class StillClock:
-    """A clock that stands still at `at`; only leases, on what else the machine has, go on."""
+    """A clock that stands still at `at`, but for leases, which run on the machine's own."""
 
     def __init__(self) -> None:
         self.at = 1_000.0

@@ -92,7 +92,7 @@ class Reading(Struct, eq=False):
         return _found(await self._noted_journal().read(RunQuery(principal, run_id)), run_id)
 
     async def changed_run(self, principal: Principal, run_id: RunId) -> RunView:
-        """Return a run that was changed here just now, whoever owns its session since then. Raises `NotFound`.
+        """Return a run that was changed here just now, also if its session has moved since then. Raises `NotFound`.
 
         With `NotOwner` the request would be passed on, and the change be made again.
         """
@@ -181,7 +181,7 @@ class Reading(Struct, eq=False):
         return await self.changed_session(key)
 
     async def changed_session(self, key: SessionKey) -> SessionView:
-        """Return a session that was changed here just now, whoever owns it since then. Raises `NotFound`."""
+        """Return a session that was changed here just now, also if it has moved since then. Raises `NotFound`."""
         session = await self._noted_journal().read(SessionQuery(key))
         if session is None:
             raise NotFound(f"there is no session {key.session_id}")
