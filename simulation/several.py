@@ -47,6 +47,8 @@ class SeveralWorld(World):
         self._outside = copy_context()
         self.servers: dict[int, Server] = {}
         self.journals: dict[int, SharedJournal] = {}
+        self._stopping: set[int] = set()
+        """Servers that drain, or have drained; one that is exhausted refuses runs before that."""
         self._deeds: set[asyncio.Task[None]] = set()
         """What befalls servers at this moment, and comes to its end by itself."""
         database = self._shared.database
@@ -225,8 +227,9 @@ class SeveralWorld(World):
 
     async def _drained(self, server: Server) -> None:
         """Stop a server, unless it is gone or stops already."""
-        if not server.alive or server.service.stopping:
+        if not server.alive or server.number in self._stopping:
             return
+        self._stopping.add(server.number)
         server.note("draining")
         began = self.clock.monotonic()
         draining = server.task(server.service.drain())
