@@ -31,8 +31,9 @@ from strandline._journal.port import (
     SessionQuery,
     StoredQuery,
 )
-from strandline._journal.postgres import membership
+from strandline._journal.postgres import membership, shares
 from strandline._journal.postgres.journal import PostgresJournal
+from strandline._journal.postgres.roster import set_leaving
 from strandline._journal.postgres.wire import Wire
 from strandline._journal.table import SessionTable
 from strandline._model import ANONYMOUS, Claim, NewRun, Principal, RoundStarted, RunId, SessionKey
@@ -178,6 +179,27 @@ def test_lists_runs_and_history_are_read_of_all_servers(leased: str) -> None:
                 assert await each.journal.read(RunQuery(ANONYMOUS, RunId("b"))) is not None
                 assert await each.journal.read(SessionQuery(mine)) is not None
                 assert (await each.journal.read(HistoryQuery(theirs))).messages == said("hi", "ho")
+
+    asyncio.run(main())
+
+
+def test_a_drained_server_takes_everything_if_no_other_is_left_and_one_that_stops_takes_nothing(
+    leased: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with two(leased) as (first, second):
+            member = first.journal.cluster
+            assert set_leaving(leased, member.me, leaving=True)
+            await until(lambda: len(second.owned) == 256 and not first.owned)
+            await second.stop()
+            await until(lambda: len(first.owned) == 256)
+            await first.journal.leave()
+            assert await member.cede([7], 0.0) == {7}
+            monkeypatch.setattr(shares, "FREE_S", 0.0)
+            for _ in range(2):
+                await member.refresh()
+                await member._adopt()
+            assert 7 not in first.owned
 
     asyncio.run(main())
 

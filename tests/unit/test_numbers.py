@@ -114,6 +114,16 @@ def test_a_server_that_leaves_adopts_nothing() -> None:
     assert shares.to_adopt([], 99.0) == []
 
 
+def test_a_server_that_was_told_to_leave_adopts_what_stays_free_if_nobody_else_would() -> None:
+    shares = Shares(1, LEASE_S)
+    assert shares.to_adopt([], 0.0) == []
+    shares.seen(view(seen(1, leaving=True), seen(2, leaving=True), free=frozenset(ALL)), 0.0)
+    assert shares.to_adopt([], FREE_S / 2) == []
+    assert shares.to_adopt([], FREE_S) == list(ALL)
+    shares.seen(view(seen(1, *ALL, leaving=True), seen(3)), FREE_S)
+    assert shares.to_cede(ALL) == list(ALL), "the next server that comes has everything"
+
+
 def test_what_is_ours_in_the_database_and_was_never_read_is_adopted_again() -> None:
     """The commit that made it ours was answered by nobody."""
     shares = Shares(1, LEASE_S)

@@ -265,6 +265,8 @@ class Membership:
     async def _adopt(self) -> None:
         table = self._table
         assert table is not None
+        if self._is_leaving:
+            return
         if wanted := self._shares.to_adopt({*table.owned, *self._leaving}, self._clock.boottime()):
             await self.adopt(wanted)
 

@@ -143,8 +143,12 @@ class Shares:
         )
 
     def to_adopt(self, owned: Collection[int], now: float) -> list[int]:
-        """Return what to adopt; `owned` has what is ours already, or is on its way."""
-        if self.me not in self._sharing:
+        """Return what to adopt; `owned` has what is ours already, or is on its way.
+
+        A drained server has no share. If no other server has one, it adopts what stays free: sessions must have a
+        server.
+        """
+        if self.me not in self._sharing and (self._sharing or self.me not in self.view.servers):
             return []
         ours = self.view.servers[self.me].owned
         old = (each for each, since in self._free_since.items() if each in self._mine or now - since >= FREE_S)
