@@ -63,6 +63,9 @@ IDLE_LOOK_S = 1.0
 """How often an idle server with others beside it looks whether it still is."""
 BETWEEN_SERVERS_S = 75
 """How long an idle connection of another server stays open: longer than that server keeps it."""
+FILES_BESIDE_OTHERS = 3
+"""How many connections there may be for each client's, with several servers: its own, the one to the server that has
+its session, and one of another server's client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +264,7 @@ class _Server:
         if self._inner is not None and apps.inner is None:
             self._inner.close()
         elif self._inner is not None and apps.inner is not None:
-            limits = Connections(most=self._settings.max_connections, patience_s=self._settings.receive_timeout_s)
+            limits = Connections(most=connections.most, patience_s=self._settings.receive_timeout_s)
             serve(web_server(apps.inner, limits, BETWEEN_SERVERS_S), starting, self._inner)
 
         async def end() -> None:
@@ -289,7 +292,7 @@ class _Server:
 
     def _connections(self) -> Connections:
         wanted = self._settings.max_connections
-        if (most := allowed(wanted)) < wanted:
+        if (most := allowed(wanted, files_each=1 if self._inner is None else FILES_BESIDE_OTHERS)) < wanted:
             _log.warning(
                 "at most %d connections instead of %d: the system lets this process open no more files (ulimit -n)",
                 most,

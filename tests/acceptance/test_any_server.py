@@ -71,6 +71,25 @@ def sessions_of(owner: Server, other: Server, most: int = 2) -> list[str]:
     raise AssertionError("it owns nothing")
 
 
+class Confined(Server):
+    """A server that may open few files."""
+
+    def command(self) -> list[str]:
+        return ["sh", "-c", 'ulimit -n 1024 && exec "$0" "$@"', *super().command()]
+
+
+def test_a_server_beside_others_takes_so_many_clients_that_it_can_pass_on_all_their_requests(
+    at: Checkpoints, database: str, tmp_path: Path
+) -> None:
+    """Each takes a connection to another server besides, and others send as many."""
+    server = Confined(AGENT, folder=tmp_path, journal=database, variables=at.environment)
+    try:
+        server.start()
+        assert "at most 222 connections instead of 12000" in server.stderr
+    finally:
+        server.close()
+
+
 def test_every_session_is_served_by_every_server(at: Checkpoints, database: str, tmp_path: Path) -> None:
     with two(at, database, tmp_path) as (first, second):
         for number in range(8):

@@ -43,6 +43,7 @@ def test_connections_get_three_quarters_of_the_files_that_there_are(monkeypatch:
     assert limits == [1467, 4096]
     assert allowed(12_000) == 4096 * 3 // 4 - FOR_PROBES
     assert limits == [4096, 4096]
+    assert allowed(12_000, files_each=3) == (4096 * 3 // 4 - FOR_PROBES) // 3
 
 
 # -- one connection ---------------------------------------------------------------------------------------

@@ -377,6 +377,7 @@ class Connections:
     """
 
     def __init__(self, *, most: int, patience_s: float, on_end: OnEnd = ignore_end, render: Render = plain) -> None:
+        self.most = most
         self._limiter = ConnectionLimiter(
             most=most, most_head_bytes=MAX_HEADS_BYTES, patience_s=patience_s, on_end=on_end, render=render
         )
@@ -396,20 +397,25 @@ class Connections:
         self._limiter.stop(error, patience_s)
 
 
-def allowed(most: int) -> int:
-    """Return how many of `most` connections the system allows, after raising the limit of open files."""
+def allowed(most: int, *, files_each: int = 1) -> int:
+    """Return how many of `most` connections the system allows, after raising the limit of open files.
+
+    `files_each` is how many files a connection may take, with those that are opened because of it.
+    """
     if sys.platform == "win32":
         return most
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = math.ceil((most + FOR_PROBES) / OF_FILES)
+    wanted = math.ceil((most * files_each + FOR_PROBES) / OF_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         with contextlib.suppress(OSError, ValueError):  # (the system may refuse)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return most if soft == resource.RLIM_INFINITY else max(1, min(most, int(soft * OF_FILES) - FOR_PROBES))
+    if soft == resource.RLIM_INFINITY:
+        return most
+    return max(1, min(most, (int(soft * OF_FILES) - FOR_PROBES) // files_each))
 
 
 def _as_bytes(response: Response) -> bytes:
