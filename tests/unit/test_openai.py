@@ -10,6 +10,7 @@ from openai.types.chat import ChatCompletionChunk
 from strandline._engine import events
 from strandline._engine.events import Event, MessageAdded, Numbered, Reason, RunFinished, TextDelta, Why
 from strandline._http import wire
+from strandline._http.app.errors import response_to
 from strandline._http.dialects.openai.answer import Answer, NoAnswer, answer_of
 from strandline._http.dialects.openai.dialect import is_spoken_at, named_session
 from strandline._http.dialects.openai.stream import Chunks
@@ -366,6 +367,17 @@ def test_a_problem_becomes_an_error_with_the_headers_that_count() -> None:
 def test_the_status_of_an_error(status: int, received: int, kind: str, again: str | None) -> None:
     made = refusal(wire.problem(status, "code", "why"))
     assert (made.status_code, json.loads(bytes(made.body))["error"]["type"]) == (received, kind)
+    assert made.headers.get("x-should-retry") == again
+
+
+@pytest.mark.parametrize(("headers", "again"), [([], "false"), ([(b"idempotency-key", b"k")], None)])
+def test_a_request_whose_answer_was_lost_is_repeated_only_with_a_key(
+    headers: list[tuple[bytes, bytes]], again: str | None
+) -> None:
+    """It may have been accepted: without a key the client's retry would be another run."""
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "root_path": "", "headers": headers}
+    made = response_to(wire.AnswerLost("it was lost"), scope)
+    assert made.status_code == 502
     assert made.headers.get("x-should-retry") == again
 
 

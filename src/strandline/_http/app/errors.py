@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -13,10 +14,13 @@ from strandline._http.dialects.agentcore import dialect as agentcore
 from strandline._http.dialects.agentcore import wire as agentcore_wire
 from strandline._http.dialects.openai import wire as openai_wire
 from strandline._http.dialects.openai.dialect import is_spoken_at, nothing_at
+from strandline._http.exchange.idempotency import KEY
 from strandline._http.forwardable import forwardable
 from strandline.errors import InvariantBroken, StrandlineError
 
 _log = logging.getLogger("strandline.http")
+
+_KEY: Final = KEY.encode()
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -42,13 +46,14 @@ class Endpoint:
 
 def response_to(error: Exception, scope: Scope) -> Response:
     """Return the answer for an exception, in the format of its path's protocol."""
-    return render_problem(_problem_of(error, scope), wire.inner_path(scope))
+    keyed = any(name == _KEY for name, _ in scope.get("headers", ()))
+    return render_problem(_problem_of(error, scope), wire.inner_path(scope), keyed=keyed)
 
 
-def render_problem(problem: Response, path: str) -> Response:
-    """Return a problem document in the format of its path's protocol."""
+def render_problem(problem: Response, path: str, *, keyed: bool = False) -> Response:
+    """Return a problem document in the format of its path's protocol; `keyed`: of a request that may be repeated."""
     if is_spoken_at(path):
-        return openai_wire.refusal(problem)
+        return openai_wire.refusal(problem, keyed=keyed)
     return agentcore_wire.refusal(problem) if path == agentcore.PLACE else problem
 
 

@@ -232,12 +232,12 @@ class ErrorBody(Struct, frozen=True):
     error: ErrorDetail
 
 
-def refusal(problem: Response) -> Response:
-    """Return a problem document in OpenAI's format.
+def refusal(problem: Response, *, keyed: bool = False) -> Response:
+    """Return a problem document in OpenAI's format. `keyed`: a repeated request is the same run.
 
-    Its clients retry 409, 429 and 500 by themselves. A header stops them where a retry does not help: after 409 the
+    Its clients retry 409, 429 and 5xx by themselves. A header stops them where a retry does not help: after 409 the
     request did not want to wait or is too late, after a defect its effects are unknown, and full storage stays full
-    until sessions are deleted.
+    until sessions are deleted; and where it would be another run, since the answer of a server was lost.
     """
     ours = msgspec.json.decode(problem.body, type=wire.Problem)
     status = wire.without_422(ours.status)
@@ -251,7 +251,7 @@ def refusal(problem: Response) -> Response:
         estimated_wait_s=ours.estimated_wait_s,
     )
     lasts = status in (wire.CONFLICT, wire.BROKEN) or ours.code == StorageFull.code
-    again = SEND_NO_MORE if lasts else {}
+    again = SEND_NO_MORE if lasts or (ours.code == wire.AnswerLost.code and not keyed) else {}
     return failure(error, status, wire.headers_beside(problem) | again)
 
 
