@@ -106,6 +106,26 @@ def test_callers_are_told_nothing_of_what_the_database_says_and_the_log_has_it(
     assert len([each for each in logged if f"SELECT secret FROM runs ({state})" in each]) == 1, "and says it once"
 
 
+def test_a_disk_that_is_full_for_one_file_after_the_other_is_logged_once(
+    database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(DEADLINE_S), opened(database) as journal:
+            with asking(database) as wire:
+                refuse_runs(wire, "53100")
+                wire.script(
+                    "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION"
+                    " 'no room in file %', nextval('refusals') USING ERRCODE = '53100'; END $$"
+                )
+            with pytest.raises(JournalUnavailable):
+                await journal.accept(new("b"), WIDE, claim_next=False)
+            await refused_again(database, 3)
+
+    asyncio.run(main())
+    logged = [each.getMessage() for each in caplog.records if each.name == "strandline.journal"]
+    assert len([each for each in logged if "no room in file" in each]) == 1, logged
+
+
 def test_callers_who_read_are_told_nothing_of_what_the_database_says(
     database: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from engine_support import Played, outcome, send, serving
+from engine_support import Played, outcome, send, serving, tool_result, tool_round
 from strandline._agents.port import Attempt
 from strandline._engine.execution import Retries
 from strandline._model import RunStatus
@@ -97,3 +97,31 @@ def test_an_outage_with_many_runs_is_a_line_when_it_begins_and_one_with_counts_w
     assert "the database is away; 20 runs execute and 60 wait" in said[1][1]
     assert "ready again after 3 s" in said[2][1]
     assert "7 requests were refused, and 20 operations of runs had to wait" in said[2][1]
+
+
+def test_runs_that_wait_before_their_tools_are_logged_once_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    async def main(clock: VirtualClock) -> None:
+        journal = Faulty(clock)
+
+        async def work(attempt: Attempt) -> str:
+            attempt.add(tool_round("tool", "t"))
+            await attempt.begin_round()
+            await attempt.end_tool("t", tool_result("t"))
+            return "done"
+
+        async with serving(clock, Played(work), journal, max_running=20) as service:
+            journal.hindrance = "the disk is full"
+            journal.failures = {"checkpoint": 100}
+            tickets = [await send(service, "go", f"s{number}") for number in range(20)]
+            await asyncio.sleep(3.5)
+            journal.failures.clear()
+            journal.hindrance = None
+            for ticket in tickets:
+                assert (await outcome(ticket)).status is RunStatus.SUCCEEDED
+            await asyncio.sleep(1.5)
+
+    with caplog.at_level(logging.INFO):
+        run_virtual(main)
+    said = [each.getMessage() for each in caplog.records if each.name.startswith("strandline")]
+    assert len([each for each in said if "waits before its tools: the disk is full" in each]) == 1, said
+    assert "20 operations of runs had to wait" in said[-1], said

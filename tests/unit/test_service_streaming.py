@@ -33,7 +33,7 @@ from strandline._engine.events import (
     Usage,
     type_of,
 )
-from strandline._engine.execution import LiveAttempt
+from strandline._engine.execution import LiveAttempt, Retries
 from strandline._engine.loops import Flag
 from strandline._engine.service import Service
 from strandline._engine.streams import LAST
@@ -148,7 +148,9 @@ def test_a_frozen_attempt_leaves_its_published_messages() -> None:
             created_at=clock.now(),
         )
         claim = Claim(token=FencingToken(run.run_id, 1), run=run)
-        attempt = LiveAttempt(claim, fold([]), MemoryJournal(clock), Flag(), "/nowhere", clock, silent_recorder(clock))
+        attempt = LiveAttempt(
+            claim, fold([]), MemoryJournal(clock), Flag(), "/nowhere", clock, silent_recorder(clock), Retries(clock)
+        )
         attempt.add_text("told")
         attempt.freeze()
         attempt.add_text(" too late")

@@ -11,7 +11,7 @@ from engine_support import key, silent_recorder
 from strandline._agents.parameters import NOTHING
 from strandline._agents.strands import StrandsTarget
 from strandline._clock import SystemClock
-from strandline._engine.execution import LiveAttempt
+from strandline._engine.execution import LiveAttempt, Retries
 from strandline._history import fold
 from strandline._model import (
     WHOLE_HISTORY,
@@ -55,7 +55,8 @@ class Heard(LiveAttempt):
     def __init__(self) -> None:
         claim = Claim(token=FencingToken(RUN.run_id, 1), run=RUN)
         clock = SystemClock()
-        super().__init__(claim, fold([]), Nowhere(), Signal(), "/nowhere", clock, silent_recorder(clock))  # type: ignore[arg-type]
+        nowhere: Any = Nowhere()
+        super().__init__(claim, fold([]), nowhere, Signal(), "/nowhere", clock, silent_recorder(clock), Retries(clock))
         self.touched = 0
         self.looked = 0
         self.seen: dict[str, bool] = {}

@@ -17,7 +17,7 @@ from strandline._agents.parameters import NOTHING
 from strandline._agents.strands import StrandsTarget
 from strandline._agents.strands_hooks import NOT_STARTED
 from strandline._clock import SystemClock
-from strandline._engine.execution import LiveAttempt
+from strandline._engine.execution import LiveAttempt, Retries
 from strandline._history import UNKNOWN_OUTCOME, Progress, close, fold, history_faults, pairing_faults, resume_point
 from strandline._journal.errors import ClaimLost
 from strandline._model import (
@@ -111,7 +111,10 @@ class World:
         target = StrandsTarget(self.make, takes=NOTHING, description="test")
         claim = Claim(token=TOKEN, run=RUN, checkpoints=tuple(journal.kept))
         clock = SystemClock()
-        live = LiveAttempt(claim, progress, journal, Signal(), "/nowhere", clock, silent_recorder(clock))  # type: ignore[arg-type]
+        nowhere: Any = journal
+        live = LiveAttempt(
+            claim, progress, nowhere, Signal(), "/nowhere", clock, silent_recorder(clock), Retries(clock)
+        )
         agent = await target.build(key(), record, progress)
         try:
             async with asyncio.timeout(20):
@@ -276,7 +279,7 @@ def test_only_a_restarted_tool_that_a_stop_prevents_has_an_unknown_outcome(again
         assert progress is not None
         agent = await StrandsTarget(world.make, takes=NOTHING, description="test").build(key(), NEW, progress)
         claim, clock = Claim(token=TOKEN, run=RUN), SystemClock()
-        live = LiveAttempt(claim, progress, journal, signal, "/nowhere", clock, silent_recorder(clock))
+        live = LiveAttempt(claim, progress, journal, signal, "/nowhere", clock, silent_recorder(clock), Retries(clock))
         await agent.run(live)
         assert world.started == []
         return live
@@ -306,13 +309,13 @@ def test_an_agent_that_had_tools_started_again_takes_the_next_question_also_afte
         progress = resume_point(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look"])
         assert progress is not None
         agent = await target.build(key(), NEW, progress)
-        claim = Claim(token=TOKEN, run=RUN)
+        claim, clock = Claim(token=TOKEN, run=RUN), SystemClock()
         live = LiveAttempt(
-            claim, progress, journal, Signal(), "/nowhere", SystemClock(), silent_recorder(SystemClock())
+            claim, progress, journal, Signal(), "/nowhere", clock, silent_recorder(clock), Retries(clock)
         )
         assert isinstance((await agent.run(live)).ending, Succeeded)
         following = LiveAttempt(
-            claim, fold([]), journal, Signal(), "/nowhere", SystemClock(), silent_recorder(SystemClock())
+            claim, fold([]), journal, Signal(), "/nowhere", clock, silent_recorder(clock), Retries(clock)
         )
         assert isinstance((await agent.run(following)).ending, Succeeded)
         assert following.messages[-1]["content"] == [{"text": "fine"}]

@@ -24,7 +24,7 @@ from strandline._engine.events import (
     Why,
     type_of,
 )
-from strandline._engine.execution import LiveAttempt
+from strandline._engine.execution import LiveAttempt, Retries
 from strandline._engine.loops import Flag
 from strandline._engine.options import Options
 from strandline._engine.streams import EventRecorder, Later, RunStream, Streams
@@ -346,7 +346,7 @@ def test_numbers_go_on_rising_however_often_a_claim_is_lost_in_one_process() -> 
 def test_the_time_to_the_first_piece_is_that_of_the_first_one_of_each_call() -> None:
     clock, run = StillClock(), RunStream(RunId("r"), key())
     recorder, nowhere = EventRecorder(run, lambda arrive: None, clock, cut=1000), MemoryJournal(clock)
-    attempt = LiveAttempt(claim_of(), fold([]), nowhere, Flag(), "/nowhere", clock, recorder)
+    attempt = LiveAttempt(claim_of(), fold([]), nowhere, Flag(), "/nowhere", clock, recorder, Retries(clock))
 
     async def call_twice() -> None:
         for first_s in (2.0, 1.0):

@@ -6,9 +6,6 @@ whole, so that the reader always sees a consistent value. Once it is frozen, cod
 change what is stored or published. Knows nothing of kinds of agents.
 """
 
-import asyncio
-import logging
-
 from strandline._agents.port import Finished, RunContext, RunStopped, Signal
 from strandline._clock import Clock, is_over
 from strandline._engine.events import (
@@ -21,7 +18,7 @@ from strandline._engine.events import (
     Usage,
 )
 from strandline._engine.execution.completion import closed
-from strandline._engine.execution.retry import RETRY_S
+from strandline._engine.execution.retry import Retries
 from strandline._engine.loops import adopt_current_task
 from strandline._engine.streams import EventRecorder, truncate_arguments, truncate_message, truncate_result
 from strandline._history import Progress, prompt_message
@@ -40,8 +37,6 @@ from strandline._model import (
 from strandline._normalize import normalize_message, normalize_result
 from strandline.errors import JournalUnavailable
 
-_log = logging.getLogger("strandline.runner")
-
 
 class LiveAttempt:
     """The engine's side of `strandline._agents.port.Attempt`."""
@@ -55,6 +50,7 @@ class LiveAttempt:
         workspace: str,
         clock: Clock,
         recorder: EventRecorder,
+        retries: Retries,
     ) -> None:
         run = claim.run
         self.claim = claim
@@ -82,6 +78,7 @@ class LiveAttempt:
         self._journal = journal
         self._clock = clock
         self._recorder = recorder
+        self._retries = retries
         self._tools: dict[str, tuple[str, float]] = {}
         """The name of each executing tool, and since when."""
         self._called_at: float | None = None
@@ -188,21 +185,24 @@ class LiveAttempt:
         question that is answered, which begins again here. A full journal is tried again until it has room, or the run
         is to end.
         """
-        while not (self.stopping or self._frozen):
+
+        async def begin() -> None:
+            if self.stopping or self._frozen:
+                raise RunStopped
             checkpointed, results, begun = self._checkpointed, self.results, self.begun
             if not (fresh := self._fresh()) and begun:
-                return None
+                return
             if fresh:
                 self.results = {}
             self.begun = True
             try:
-                return await self._journal.checkpoint(self.claim.token, RoundStarted(fresh))
-            except JournalUnavailable as error:
-                _log.error("run %s waits before its tools: %s", self.context.run_id, error)
-            self._checkpointed, self.results, self.begun = checkpointed, results, begun
-            self.enter("waiting for the journal")
-            await asyncio.sleep(RETRY_S)
-        raise RunStopped
+                await self._journal.checkpoint(self.claim.token, RoundStarted(fresh))
+            except JournalUnavailable:
+                self._checkpointed, self.results, self.begun = checkpointed, results, begun
+                self.enter("waiting for the journal")
+                raise
+
+        await self._retries.until_stored(begin, "run %s waits before its tools", self.context.run_id)
 
     async def end_tool(self, tool_use_id: str, result: ToolResult) -> None:
         """Checkpoint one result."""

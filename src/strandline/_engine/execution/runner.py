@@ -131,7 +131,7 @@ class Runner(Struct, eq=False):
             progress = resume_point_of(progress, options) or progress
         recorder = self._streams.started(claim, progress)
         signal, workspace = self._loops.signal(), self._pool.workspace(run.key)
-        attempt = LiveAttempt(claim, progress, self._journal, signal, workspace, clock, recorder)
+        attempt = LiveAttempt(claim, progress, self._journal, signal, workspace, clock, recorder, self._retries)
         started = clock.monotonic()
         execution = Execution(attempt, self._pool, self._loops, traced, started)
         if run.deadline is not None:

@@ -103,8 +103,8 @@ class PostgresTransactions:
         self._is_open = False
         self.is_in_doubt = False
         """Whether a commit was sent of which it is not known whether it was made."""
-        self._logged: str | None = None
-        """What was logged last of failures, since something was kept."""
+        self._logged: set[str] = set()
+        """What was logged of failures since something was kept: their SQLSTATEs, or what they said."""
         self._sent_at = 0.0
         self.trouble: Callable[[str | None], None] = lambda why: None
         self._closing = closing
@@ -151,7 +151,7 @@ class PostgresTransactions:
     def _end(self) -> None:
         self._is_open = False
         self._kept = self._number
-        self._logged = None
+        self._logged.clear()
         self.lease.confirm(self._sent_at)
 
     def rollback(self) -> None:
@@ -185,12 +185,15 @@ class PostgresTransactions:
             self._renew()
 
     def translated(self, error: Exception) -> StrandlineError:
-        """Return an error of the driver as one of ours. What else it says is logged, once while it stays the same."""
+        """Return an error of the driver as one of ours. What else it says is logged, once while it lasts: a full disk
+        is said to be full in other words for each file."""
         ours = translated(error)
         if isinstance(error, StrandlineError | ConnectionLost) or isinstance(ours, RunIdTaken):
             return ours
-        if (said := for_operators(error)) != self._logged:
-            self._logged = said
+        said = for_operators(error)
+        known = error.state if isinstance(ours, JournalUnavailable) and isinstance(error, Refused) else said
+        if known not in self._logged:
+            self._logged.add(known)
             _log.error("%s", said)
         return ours
 
