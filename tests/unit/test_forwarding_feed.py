@@ -18,7 +18,8 @@ from strandline.errors import Invalid
 class Feed:
     """A client of the feed."""
 
-    def __init__(self, server: Served, last: str | None = None, query: str = "") -> None:
+    def __init__(self, server: Served, last: str | None = None, query: str = "", body: bytes | None = None) -> None:
+        self._body = body
         self._url = f"{server.url}/v1/events{query}"
         self._headers = {} if last is None else {"Last-Event-ID": last}
         self.seen: list[tuple[str, str, str]] = []
@@ -40,7 +41,7 @@ class Feed:
     async def _read(self) -> None:
         async with (
             httpx.AsyncClient(trust_env=False, timeout=20) as client,
-            client.stream("GET", self._url, headers=self._headers) as answer,
+            client.stream("GET", self._url, headers=self._headers, content=self._body) as answer,
         ):
             assert answer.status_code == 200
             assert not [each for each in answer.headers if each.startswith("strandline-")]
@@ -98,6 +99,20 @@ def test_a_feed_has_the_events_of_all_servers_and_can_be_resumed_at_another_one(
                 assert [kinds.count((session, "run.finished")) for session in "ab"] == [1, 1]
                 assert ("", "stream.gap") not in kinds
                 assert len({each[2] for each in feed.seen}) == len(feed.seen)
+
+    run(scene)
+
+
+def test_a_body_is_ignored() -> None:
+    """Some clients send one with every request."""
+
+    async def scene() -> None:
+        async with servers() as found:
+            first, second = await two(found)
+            async with Feed(first, body=b"{}") as feed:
+                for session in "ab":
+                    await said(second, session)
+                    await feed.has(session)
 
     run(scene)
 

@@ -110,8 +110,15 @@ class ClientRequest:
                 raise ClientDisconnect
             if (size := size + len(self._body[-1])) > most_bytes:
                 raise wire.too_large("the body", most_bytes)
-        self._body = [b"".join(self._body)]
-        self._digest = digest_of(self.body)
+        self._watch(b"".join(self._body))
+
+    def hold_nothing(self) -> None:
+        """Ignore the body, as what answers without one does, and watch the client from now on."""
+        self._watch(b"")
+
+    def _watch(self, body: bytes) -> None:
+        self._body, self._more = [body], False
+        self._digest = digest_of(body)
         self._gone = asyncio.ensure_future(_disconnected(self._receive))
 
     def release(self) -> None:

@@ -101,7 +101,7 @@ class _MergedResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
         request = ClientRequest(scope, receive, send)
-        await request.hold(0)
+        request.hold_nothing()
         gone = asyncio.Event()
         end = request.on_disconnect(gone.set)
         try:
