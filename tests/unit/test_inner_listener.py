@@ -17,6 +17,7 @@ from strandline._http.forwarding.client_request import ClientRequest
 from strandline._http.forwarding.envelope import (
     EARLY_S,
     LATE_S,
+    MOST_SENDERS,
     REMEMBERED,
     Envelope,
     Forward,
@@ -297,3 +298,17 @@ def test_a_request_that_is_sent_again_says_how_long_its_client_has_waited() -> N
         assert [second.waited_s, request.passed.waited_s] == pytest.approx([7.0, 7.0])
 
     run_virtual(scene)
+
+
+def test_what_is_remembered_of_servers_does_not_grow_with_each_that_comes_and_goes() -> None:
+    inbox = Inbox(SECRET, 1, lambda: 0.0)
+    for sender in range(MOST_SENDERS + 5):
+        for number in (3, 5):
+            inbox._note(sender, number)
+    assert len(inbox._seen) == MOST_SENDERS
+    for number in (3, 4, 5):
+        with pytest.raises(Untrusted):
+            inbox._note(0, number)
+    inbox._note(0, 6)
+    with pytest.raises(Untrusted):
+        inbox._note(0, 6)

@@ -26,6 +26,8 @@ EARLY_S: Final = 5.0
 """How far the sender's clock may be ahead."""
 REMEMBERED: Final = 20_000
 """How many numbers of a sender are remembered; half of them are forgotten then, and what is older is refused."""
+MOST_SENDERS: Final = 64
+"""Of how many senders, the latest ones, numbers are remembered; of others the largest, and all up to it is refused."""
 _LENGTH: Final = struct.Struct(">I")
 _PURPOSE: Final = b"strandline forwards 1\0"
 _CLOCK: Final = b"strandline clock 1\0"
@@ -130,7 +132,9 @@ class Inbox:
         self._me = me
         self._now = now
         self._seen: dict[int, tuple[int, set[int]]] = {}
-        """For each sender the number up to which all count as received, and the received ones above it."""
+        """For each sender, latest last, up to which number all count as received, and the received ones above it."""
+        self._over: dict[int, int] = {}
+        """That number of each earlier sender."""
 
     def open(self, mac: bytes, encoded: bytes) -> Envelope:
         """Return an envelope that may be believed. Raises `Untrusted`, `Mistimed`."""
@@ -148,14 +152,19 @@ class Inbox:
         return envelope
 
     def _note(self, sender: int, number: int) -> None:
-        floor, seen = self._seen.get(sender, (-1, set[int]()))
+        floor, seen = self._seen.get(sender) or (self._over.get(sender, -1), set[int]())
         if number <= floor or number in seen:
             raise Untrusted
         seen.add(number)
         if len(seen) > REMEMBERED:
             floor = sorted(seen)[REMEMBERED // 2]
             seen = {each for each in seen if each > floor}
+        self._seen.pop(sender, None)
         self._seen[sender] = floor, seen
+        if len(self._seen) > MOST_SENDERS:  # (most are over: each server that starts is another sender)
+            earliest = next(iter(self._seen))
+            floor, seen = self._seen.pop(earliest)
+            self._over[earliest] = max(floor, max(seen))
 
 
 @functools.lru_cache(maxsize=16)
