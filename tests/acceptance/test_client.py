@@ -256,8 +256,10 @@ def test_a_client_chats_follows_answers_cancels_and_reads(at: Checkpoints, tmp_p
         end = list(watched)[-1]
         assert isinstance(end, RunFinished)
         assert (end.status, end.run_id, end.ok) == ("cancelled", run_id, False)
-        with pytest.raises(Conflict):
-            client.cancel(run_id)
+        assert client.cancel(run_id).status == "cancelled", "a cancel may be repeated"
+        with pytest.raises(Conflict) as ended:
+            client.cancel(going_on.run_id)
+        assert ended.value.code == "already_ended"
         with pytest.raises(NotFound):
             client.wait("run_none")
         with pytest.raises(NotFound), Client(f"{server.url}/elsewhere") as lost:

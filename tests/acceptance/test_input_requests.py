@@ -195,7 +195,7 @@ def test_a_question_is_withdrawn_by_a_cancel_and_a_session_can_be_deleted(at: Ch
         run = paused_run(server, "go @b")
         cancelled = server.client.post(f"/v1/runs/{run['run_id']}/cancel")
         assert (cancelled.status_code, cancelled.json()["status"]) == (200, "needs_input")
-        assert server.client.post(f"/v1/runs/{run['run_id']}/cancel").status_code == 409
+        assert server.client.post(f"/v1/runs/{run['run_id']}/cancel").json() == cancelled.json(), "it may be repeated"
         assert ask(server, "next").json()["output"] == "next"
         paused_run(server, "then @b")
         assert server.client.delete("/v1/sessions/s").status_code == 204

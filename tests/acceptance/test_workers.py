@@ -236,7 +236,7 @@ def test_a_server_whose_workers_cannot_be_replaced_is_not_ready_until_they_can(t
         assert waits.result(2 * DEADLINE_S).json()["output"] == "waits"
         assert readiness() == (200, "ready")
         assert server.ask("more", "b").result(DEADLINE_S).json()["response"] == "more"
-        until(lambda: "ready again: runs are accepted" in server.stderr, "the log says that too")
+        until(lambda: "ready again after" in server.stderr, "the log says that too")
         assert server.stderr.count("not ready: ") == 1
     finally:
         server.close()

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from strandline._clock import Clock
 from strandline._engine import events
 from strandline._engine.events import Event, Numbered, Reason, RunFinished, TextDelta, Why
+from strandline._engine.options import Options
 from strandline._engine.service import Service
 from strandline._http import wire
 from strandline._http.dialects.agentcore.dialect import AgentCore
@@ -276,7 +277,7 @@ def test_a_run_that_comes_and_goes_between_two_pings_is_seen() -> None:
     def ignored(*_: object, **__: object) -> None:
         pass
 
-    service = SimpleNamespace(health=lambda: health, submit=submit, joined=ignored, left=ignored)
+    service = SimpleNamespace(health=lambda: health, submit=submit, joined=ignored, left=ignored, options=Options())
     clock = SimpleNamespace(now=lambda: next(times))
     routes = AgentCore(cast("Service", service), cast("Clock", clock), SHARED, AppSettings())
 
