@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.load import Client, connect, health, quantile, request
-from bench.servers import ROOT, STRANDLINE, Server, cores, cpu_s, pinned, server
+from bench.processes import ROOT, STRANDLINE, Server, cores, cpu_s, pinned, server
 
 AGENT = str(ROOT / "bench" / "agents" / "control.py")
 HAMMERS = 63

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import uvloop
 
 from bench.load import drive, request, sessions
-from bench.servers import ROOT, pinned
+from bench.processes import ROOT, pinned
 from tools.postgres import Cluster
 
 _URL = re.compile(r"http://127\.0\.0\.1:\d+")

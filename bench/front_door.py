@@ -26,7 +26,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from bench.servers import ROOT
+from bench.processes import ROOT
 
 AGENT = """
 from strands import Agent

@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bench import servers
+from bench import processes
 from bench.load import Load, quantile
-from bench.servers import ROOT, DidNotStart, Subject, cores, loop, pinned, server
+from bench.processes import ROOT, DidNotStart, Subject, cores, loop, pinned, server
 
 MANY = 64
 PROBE_S = 0.02
@@ -75,8 +75,8 @@ def start(stack: ExitStack, folder: Path, console: Console) -> dict[str, Subject
     journal = f"sqlite:{folder / 'journal.db'}"
     commands = {
         ECHO: [sys.executable, "-m", "bench.echo"],
-        LOCK: [*servers.LOCK, f"{AGENT}:make_agent"],
-        STRANDLINE: [*servers.STRANDLINE, AGENT, "--port", "0", "--journal", journal],
+        LOCK: [*processes.LOCK, f"{AGENT}:make_agent"],
+        STRANDLINE: [*processes.STRANDLINE, AGENT, "--port", "0", "--journal", journal],
     }
     subjects: dict[str, Subject] = {
         LOOP: stack.enter_context(loop(core)),

@@ -25,7 +25,7 @@ from strands.telemetry.metrics import EventLoopMetrics
 
 from bench.agents.ten_tools import make_agent
 from bench.load import MESSAGE, chat, connect, depth, drive
-from bench.servers import LOCK, ROOT, STRANDLINE, DidNotStart, Server, cores, pinned, rss_bytes, server
+from bench.processes import LOCK, ROOT, STRANDLINE, DidNotStart, Server, cores, pinned, rss_bytes, server
 
 TURNS = 10
 AT_ONCE = 50

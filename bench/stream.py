@@ -33,11 +33,11 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench import servers
+from bench import processes
 from bench.agents.streaming import make_agent
 from bench.listeners import Listener, listener
 from bench.load import connect, quantile, request
-from bench.servers import ROOT, STRANDLINE, DidNotStart, Server, cores, cpu_s, pinned, rss_bytes, server
+from bench.processes import ROOT, STRANDLINE, DidNotStart, Server, cores, cpu_s, pinned, rss_bytes, server
 
 AGENT = str(ROOT / "bench" / "agents" / "streaming.py")
 MANY, MANY_PER_S = 16, 1000
@@ -294,7 +294,7 @@ def main() -> None:
 
         journal = f"sqlite:{folder / 'journal.db'}"
         strandline = begun("strandline", [*STRANDLINE, AGENT, "--port", "0", "--journal", journal])
-        locked = begun("lock", [*servers.LOCK, f"{AGENT}:make_agent"])
+        locked = begun("lock", [*processes.LOCK, f"{AGENT}:make_agent"])
         subjects = {"a lock": (locked, lock), "strandline": (strandline, v1)}
         for table in first_texts(subjects, core, own, plan):
             console.print(table)

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from bench.cores import cpu_s
 from bench.load import drive
-from bench.servers import ROOT
+from bench.processes import ROOT
 
 UNWATCHED = """
 import strandline._server as server, strandline._http.app.build as app

@@ -25,7 +25,7 @@ from bench.peers.record import Machine, Record, load
 from bench.peers.report import DASH, ROWS, put
 from bench.peers.run import Run
 from bench.peers.subjects import SERVERS
-from bench.servers import ROOT
+from bench.processes import ROOT
 from tools.pictures.peers import draw
 
 PAGE: Final = ROOT / "docs" / "benchmarks.md"
@@ -62,8 +62,11 @@ def run(*, quick: bool, only: list[str], console: Console) -> Record:
     """Do one whole run."""
     servers = [each for each in SERVERS if not only or each.key in only]
     began, before = time.monotonic(), os.getloadavg()[0]
-    with tempfile.TemporaryDirectory(prefix="strandline-peers-") as folder, progress(console) as (bar, step):
-        done = Run(QUICK if quick else FULL, servers, Path(folder), step)
+    with (
+        tempfile.TemporaryDirectory(prefix="strandline-peers-") as folder,
+        progress(console) as (bar, step),
+        Run(QUICK if quick else FULL, servers, Path(folder), step) as done,
+    ):
         bar.update(bar.task_ids[0], total=done.steps)
         done.measure()
         done.try_each()

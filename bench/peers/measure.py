@@ -10,7 +10,7 @@ from bench.load import MESSAGE, Client, Load, Speech, connect_as, drive, quantil
 from bench.peers.protocols import Dialect, quickly_answered
 from bench.peers.record import Figures
 from bench.peers.script import PIECE, text_of
-from bench.servers import Loop, Server, cpu_s, rss_bytes
+from bench.processes import Loop, Server, cpu_s, rss_bytes
 
 MANY: Final = 64
 HOT: Final = 32

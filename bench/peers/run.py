@@ -7,15 +7,16 @@ from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import uvloop
 
 from bench.peers import trials
 from bench.peers.measure import Called, Peer, Plan
 from bench.peers.record import Figures
-from bench.peers.subjects import LOOP, LOOP_AGENT, NAMES, Subject
-from bench.servers import DidNotStart, cores, loop, pinned, server
+from bench.peers.subjects import LOOP, LOOP_AGENT, NAMES, Place, Subject
+from bench.processes import DidNotStart, cores, loop, pinned, server
+from tools.postgres import Cluster, why_no_postgres
 
 PHASE_S: Final = 300.0
 """No phase of one subject takes longer, or it is left out."""
@@ -41,6 +42,7 @@ class Run:
         self.load_during = 0.0
         """The highest load that was seen between two steps."""
         self._installed: set[str] = set()
+        self._cluster: Cluster | None = None
         self.spread = [1.0]
         """The loop's answers a second in each repetition, of their median."""
 
@@ -48,6 +50,18 @@ class Run:
     def steps(self) -> int:
         """How many steps `progress` hears of, if nothing fails."""
         return (len(self._servers) + 1) * (1 + self._plan.repetitions) + len(self._servers) * 2
+
+    def __enter__(self) -> Self:
+        """Start a PostgreSQL, if one is needed and can be had."""
+        if any(each.needs_database for each in self._servers) and why_no_postgres() is None:
+            with pinned(cores()[1]):
+                self._cluster = Cluster(synced=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
+        if self._cluster is not None:
+            self._cluster.remove()
 
     def measure(self) -> None:
         """Measure all subjects, in turns."""
@@ -78,16 +92,14 @@ class Run:
         for subject in self._servers:
             figures = Figures(subject.key, {})
             self.figures[subject.key] = figures
-            folder = self._folder / f"{subject.key}-measured"
-            folder.mkdir()
             self._progress(f"starting {subject.key}", 0)
             try:
                 figures.versions = versions(subject.packages)
+                place = self._place(subject, "measured")
                 self._installed.add(subject.key)
-                started = stack.enter_context(server(subject.command(folder), core, folder / "server.log"))
+                started = stack.enter_context(server(subject.command(place), core, place.folder / "server.log"))
             except metadata.PackageNotFoundError as error:
                 figures.failures.append(f"{error.name} is not installed")
-                continue
             except (DidNotStart, OSError) as error:
                 figures.failures.append(f"it did not start: {error}")
             else:
@@ -102,10 +114,17 @@ class Run:
             if not self._phase(key, what, work(peer)):
                 del peers[key]
 
-    def _try(self, subject: Subject, figures: Figures) -> None:
-        folder = self._folder / f"{subject.key}-tried"
+    def _place(self, subject: Subject, what: str) -> Place:
+        folder = self._folder / f"{subject.key}-{what}"
         folder.mkdir()
-        trial = trials.Trial(subject, folder)
+        if not subject.needs_database:
+            return Place(folder)
+        if self._cluster is None:
+            raise DidNotStart(why_no_postgres() or "there is no PostgreSQL")
+        return Place(folder, self._cluster.new_database())
+
+    def _try(self, subject: Subject, figures: Figures) -> None:
+        trial = trials.Trial(subject, self._place(subject, "tried"))
 
         async def running() -> None:
             with trial.running() as started:
@@ -113,7 +132,7 @@ class Run:
                 figures.failed = await trials.failed(trial, started.url)
 
         async def killed() -> None:
-            figures.killed = await trials.killed(trial, self._plan.restart_s)
+            figures.killed = await trials.killed(trial, self._plan.restart_s + subject.takeover_s)
 
         self._phase(subject.key, "five at once, a failed turn", running())
         self._phase(subject.key, "kill -9", killed())

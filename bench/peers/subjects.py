@@ -8,14 +8,24 @@ from typing import Final
 
 from bench.peers import protocols
 from bench.peers.protocols import Dialect
-from bench.servers import LOCK, ROOT, STRANDLINE
+from bench.processes import LOCK, ROOT, STRANDLINE
 
 AGENT: Final = str(ROOT / "bench" / "peers" / "agent.py")
 LOOP_AGENT: Final = "bench.peers.agent"
 LOOP: Final = "loop"
 
-Command = Callable[[Path], Sequence[str]]
-"""Returns the command line of a server whose files are in a folder."""
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a server keeps what it keeps."""
+
+    folder: Path
+    database: str = ""
+    """The URL of a database of its own, if it needs one."""
+
+
+Command = Callable[[Place], Sequence[str]]
+"""Returns the command line of a server that keeps its things there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +39,9 @@ class Subject:
     command: Command
     dialect: Dialect
     note: str = ""
+    needs_database: bool = False
+    takeover_s: float = 0.0
+    """How long it waits after kill -9, by design, before it continues what another process had accepted."""
 
 
 def _app(name: str) -> Sequence[str]:
@@ -44,7 +57,7 @@ SERVERS: Final = (
         "lock",
         "FastAPI and a lock",
         ("fastapi", "strands-agents"),
-        lambda folder: [*LOCK, f"{AGENT}:make_agent"],
+        lambda place: [*LOCK, f"{AGENT}:make_agent"],
         protocols.Lock(),
         "An `asyncio.Lock` per session, everything in memory (`tests/alternatives/lock.py`).",
     ),
@@ -52,7 +65,7 @@ SERVERS: Final = (
         "agentcore",
         "`BedrockAgentCoreApp`",
         ("bedrock-agentcore", "strands-agents"),
-        lambda folder: _app("agentcore"),
+        lambda place: _app("agentcore"),
         protocols.AgentCore(),
         "The app alone, with an agent per session id in one process. AgentCore Runtime gives each session a microVM of"
         " its own. Health is `/ping`.",
@@ -61,7 +74,7 @@ SERVERS: Final = (
         "a2a",
         "Strands `A2AServer`",
         ("strands-agents", "a2a-sdk"),
-        lambda folder: _app("a2a"),
+        lambda place: _app("a2a"),
         protocols.A2A(),
         "With `agent_factory` and its in-memory task store, `message/send`. It has no health route: its agent card is"
         " asked for.",
@@ -70,7 +83,7 @@ SERVERS: Final = (
         "agui",
         "ag-ui-strands",
         ("ag-ui-strands", "strands-agents"),
-        lambda folder: _app("agui"),
+        lambda place: _app("agui"),
         protocols.AgUi(),
         "It only streams, so an answer is a whole stream. `replay_history_into_strands=False`, so that the server keeps"
         " the conversation. Health is `/ping`.",
@@ -79,7 +92,7 @@ SERVERS: Final = (
         "agno",
         "Agno AgentOS",
         ("agno",),
-        lambda folder: [*_app("agno"), str(folder / "agno.db")],
+        lambda place: [*_app("agno"), str(place.folder / "agno.db")],
         protocols.Agno(),
         "An Agno agent with the same script, not a Strands one. Its plain endpoint, sessions in SQLite, 20 runs of"
         " history; `background=true` needs PostgreSQL ([compared here](comparison.md#with-other-servers)).",
@@ -88,7 +101,7 @@ SERVERS: Final = (
         "memory",
         "**Strandline**, memory",
         ("strandline", "strands-agents"),
-        lambda folder: _strandline("memory:"),
+        lambda place: _strandline("memory:"),
         protocols.Strandline(),
         "The memory journal keeps nothing over a restart, by design.",
     ),
@@ -96,8 +109,20 @@ SERVERS: Final = (
         "sqlite",
         "**Strandline**, SQLite",
         ("strandline", "strands-agents"),
-        lambda folder: _strandline(f"sqlite:{folder / 'journal.db'}"),
+        lambda place: _strandline(f"sqlite:{place.folder / 'journal.db'}"),
         protocols.Strandline(),
+    ),
+    Subject(
+        "postgresql",
+        "**Strandline**, PostgreSQL",
+        ("strandline", "strands-agents", "psycopg"),
+        lambda place: _strandline(place.database),
+        protocols.Strandline(),
+        "One of what could be [several](several-servers.md), over a PostgreSQL on the same machine, with `fsync`."
+        " PostgreSQL's own processor time and memory are not counted; it shares the load generator's core. After"
+        " `kill -9` the lease of the dead server has to end first, 10 s.",
+        needs_database=True,
+        takeover_s=12.0,
     ),
 )
 

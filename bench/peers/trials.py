@@ -5,15 +5,14 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 from bench.load import Client, connect
 from bench.peers import ledger
 from bench.peers.protocols import answered
 from bench.peers.record import Failed, Five, Killed
-from bench.peers.subjects import Subject
-from bench.servers import Server, cores, server
+from bench.peers.subjects import Place, Subject
+from bench.processes import Server, cores, server
 
 FIVE: Final = range(5)
 APART_S: Final = 0.03
@@ -25,17 +24,17 @@ FINISH_S: Final = 0.4
 class Trial:
     """One server with a ledger; it can be killed and started again on the same files."""
 
-    def __init__(self, subject: Subject, folder: Path) -> None:
+    def __init__(self, subject: Subject, place: Place) -> None:
         self._subject = subject
-        self._folder = folder
-        self._ledger = folder / "ledger.jsonl"
+        self._place = place
+        self._ledger = place.folder / "ledger.jsonl"
 
     @contextmanager
     def running(self) -> Iterator[Server]:
         """Start it, or start it again."""
         settings = {"BENCH_LEDGER": str(self._ledger)}
-        command = self._subject.command(self._folder)
-        with server(command, cores()[0], self._folder / "trial.log", settings) as subject:
+        command = self._subject.command(self._place)
+        with server(command, cores()[0], self._place.folder / "trial.log", settings) as subject:
             yield subject
 
     def entries(self) -> list[ledger.Entry]:

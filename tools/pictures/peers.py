@@ -27,7 +27,7 @@ def draw(record: Record | None = None) -> str:
         picture.text(PILLS + place * (PILL + 4) + PILL / 2, 50, words, "small")
     for number, each in enumerate(record.figures):
         y = TOP + number * ROW
-        own = each.key in ("memory", "sqlite")
+        own = each.key in ("memory", "sqlite", "postgresql")
         name = NAMES[each.key].replace("**", "").replace("`", "").replace("BedrockAgentCoreApp", "AgentCore app")
         picture.text(NAME, y + 15, name, "strong" if own else "", "end")
         if each.many_cpu_us is not None:
