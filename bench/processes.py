@@ -160,13 +160,13 @@ def loop(core: set[int], *options: str) -> Iterator[Loop]:
                 pipe.close()
 
 
-def cpu_s(pid: int) -> float:
-    """Return the CPU time that a process has used; 0 where that cannot be seen."""
+def cpu_s(pid: int, *, ended_children: bool = False) -> float:
+    """Return the CPU time that a process has used, and its children that have ended; 0 where that cannot be seen."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0
-    ticks = int(fields[11]) + int(fields[12])
+    ticks = sum(map(int, fields[11 : 15 if ended_children else 13]))
     return ticks / float(os.sysconf("SC_CLK_TCK"))
 
 
