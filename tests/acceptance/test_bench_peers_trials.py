@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from bench.peers.record import Failed, Five
-from bench.peers.subjects import SERVERS
+from bench.peers.subjects import SERVERS, Place
 from bench.peers.trials import Trial, failed, five, killed
 from bench.peers.verdicts import of_killed
 
@@ -12,7 +12,7 @@ LIMIT_S = 60.0
 
 
 def trial(key: str, folder: Path) -> Trial:
-    return Trial(next(each for each in SERVERS if each.key == key), folder)
+    return Trial(next(each for each in SERVERS if each.key == key), Place(folder))
 
 
 def test_a_lock_answers_five_in_order_then_a_failure_or_a_kill_ends_the_conversation(tmp_path: Path) -> None:

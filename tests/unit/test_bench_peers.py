@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import AsyncMock
 
 import pytest
 
 from bench.load import Load, Speech, drive, request
-from bench.peers import ledger, protocols, script
+from bench.peers import ledger, protocols, run, script
 from bench.peers.ledger import Entry
-from bench.peers.measure import Listener, Measured
+from bench.peers.measure import QUICK, Called, Listener, Measured
 from bench.peers.record import Failed, Figures, Five, Killed
 from bench.peers.subjects import SERVERS, Subject
 from bench.peers.verdicts import of_failed, of_five, of_killed
@@ -261,3 +264,20 @@ def test_many_clients_share_a_session_and_refusals_are_counted() -> None:
         assert len(load.latencies_s) == len(load.failures) == 6
 
     asyncio.run(play())
+
+
+# -- what is left out ----------------------------------------------------------------------------------
+
+
+def test_a_subject_that_needs_a_database_is_left_out_with_the_reason_where_there_is_no_postgresql(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "why_no_postgres", lambda: "PostgreSQL's programs are not installed")
+    monkeypatch.setattr(run, "loop", lambda *_: nullcontext(SimpleNamespace(pid=0)))
+    monkeypatch.setattr(Called, "warm", AsyncMock())
+    subjects = [each for each in SERVERS if each.needs_database]
+    with run.Run(replace(QUICK, repetitions=0), subjects, tmp_path, lambda what, done: None) as whole:
+        whole.measure()
+        whole.try_each()
+    assert [each.key for each in subjects] == ["postgresql"]
+    assert whole.figures["postgresql"].failures == ["it did not start: PostgreSQL's programs are not installed"]
