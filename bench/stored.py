@@ -17,7 +17,7 @@ import uvloop
 from rich.console import Console
 
 from bench.load import chat, connect
-from bench.servers import ROOT, STRANDLINE, DidNotStart, Server, cores, pinned, rss_bytes, server
+from bench.processes import ROOT, STRANDLINE, DidNotStart, Server, cores, pinned, rss_bytes, server
 from strandline._encoding import encode_messages
 from strandline._journal.numbers import PARTITION_BITS
 from strandline._journal.partitions import partition_of
