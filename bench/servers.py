@@ -5,8 +5,8 @@
   sessions. What the first server's processor time is of the owner's. The same for the pieces of a stream.
 - *Takeover*: `kill -9` of a server in whose sessions runs wait, until the other one has ended the first of them.
 - *Two servers*: 64 clients of one server, then of two, where half of the requests are forwarded, as behind a balancer
-  that knows nothing of owners. Answers a second only tell something with four cores or more (the servers have one
-  each, PostgreSQL and the load generator the others); the processor time of an answer tells it anywhere.
+  that knows nothing of owners. Answers a second only show something with four cores or more (the servers have one
+  each, PostgreSQL and the load generator the others); the processor time of an answer shows it anywhere.
 
 Servers have one core, or one each, PostgreSQL and load another one. The figures depend on the machine: compare ratios.
 """
@@ -232,10 +232,10 @@ def forwarded(cluster: Cluster, plan: Plan) -> list[Row]:
     with pair(cluster, SCRIPTED, (core, core)) as both, pinned(own_core):
         first, second = both.first, both.second
         own, foreign = next(both.sessions_of(first)), next(both.sessions_of(second))
-        crowd = list(islice(both.sessions_of(second), SOME))
+        others = list(islice(both.sessions_of(second), SOME))
         for name in (own, foreign):
             sound(uvloop.run(drive(first.url, 1, turns=20, session=name)))
-        sound(uvloop.run(drive(first.url, SOME, turns=20, speech=mapped(crowd))))
+        sound(uvloop.run(drive(first.url, SOME, turns=20, speech=mapped(others))))
         direct, passed = list[Load](), list[Load]()
         at_first, at_owner, alone = list[float](), list[float](), list[float]()
         for _ in range(plan.repetitions):
@@ -243,7 +243,7 @@ def forwarded(cluster: Cluster, plan: Plan) -> list[Row]:
             passed.append(uvloop.run(drive(first.url, 1, seconds=plan.seconds, session=foreign)))
             for url, there in ((first.url, at_owner), (second.url, alone)):
                 before = cpu_s(first.pid), cpu_s(second.pid)
-                load = uvloop.run(drive(url, SOME, seconds=plan.seconds, speech=mapped(crowd)))
+                load = uvloop.run(drive(url, SOME, seconds=plan.seconds, speech=mapped(others)))
                 sound(load)
                 answers = len(load.latencies_s)
                 there.append((cpu_s(second.pid) - before[1]) / answers * 1e6)

@@ -72,7 +72,7 @@ def test_a_page_without_its_marks_is_not_written_over() -> None:
 def test_the_picture_shows_each_trial_as_good_or_bad() -> None:
     shown = draw(RECORD)
     assert shown.count('class="good"') + shown.count('class="bad"') == 3 * len(SERVERS)
-    assert shown.count('class="work"') == 2
+    assert shown.count('class="work"') == 3
 
 
 def test_the_command_says_how_it_is_used_and_needs_no_peer_for_that() -> None:
