@@ -204,8 +204,8 @@ async def _twin(town: Town, request: Request) -> None:
     if server is None or not server.ready:
         return
     if (answer := await _submit(town, server, request)) is not None:
-        _, ticket = answer
-        received = await _wait(town, server, ticket, town.chance.between(0.1, 20.0))
+        owner, ticket = answer
+        received = await _wait(town, owner, ticket, town.chance.between(0.1, 20.0))
         if received is not None:
             note_end(town, ticket.run_id, received)
 
