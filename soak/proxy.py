@@ -14,6 +14,8 @@ Make = Callable[[], asyncio.Protocol]
 Connect = Callable[[Make], Awaitable[Any]]
 """Connects to what stands behind, by `create_connection` or `create_unix_connection` of the loop."""
 HOST: Final = "127.0.0.1"
+TURNS: Final = 6
+"""After so many turns of the loop a connection that was being accepted is there, and one that was ended is closed."""
 
 
 class _End(asyncio.Protocol):
@@ -128,6 +130,7 @@ class Proxy:
         self.mark = mark
         self.links: set[_Link] = set()
         self.state: Literal["open", "held", "refused"] = "open"
+        self._is_closed = False
         self._connect = connect
         self._listener: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -158,8 +161,10 @@ class Proxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self.reset()
-        await asyncio.sleep(0)  # (a transport closes its socket in the next turn of the loop)
+        self._is_closed = True
+        for _ in range(TURNS):
+            self.reset()
+            await asyncio.sleep(0)
 
     def reset(self) -> None:
         """End all connections at once."""
@@ -200,6 +205,9 @@ class Proxy:
 
     def _new(self) -> asyncio.Protocol:
         link = _Link(self)
+        if self._is_closed:
+            link.is_over = True
+            return link.client
         self.links.add(link)
         task = asyncio.create_task(self._open(link))
         self._tasks.add(task)
