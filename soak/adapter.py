@@ -11,6 +11,7 @@ from judging.evidence import (
     Cancel,
     Evidence,
     History,
+    Move,
     Question,
     Request,
     Run,
@@ -109,7 +110,7 @@ def _run(case: Case, requests: dict[str, Request], spans: Spans, stored: Stored)
         started=False,
         accepted=case.known_ns.get(label, -1),
         left_s=[case.records.left_at[label]] if label in case.records.left_at else [],
-        moves=[each for each in case.records.moves if each.run_id == stored.run_id and each.status_code in (0, 200)],
+        moves=[*_moves(case, stored.run_id)],
         rolled_back=case.is_rolled_back(stored.run_id),
         waits_alone=stored.run_id not in case.records.waited_for,
         can_resume=_can_resume(case, stored.run_id),
@@ -181,6 +182,17 @@ def _cancels(case: Case) -> Iterator[Cancel]:
                 pass  # (of several servers one may have done it, and have been lost before it answered)
             case _:
                 yield Cancel(run_id=each.run_id, result="unknown")
+
+
+def _moves(case: Case, run_id: str) -> Iterator[Move]:
+    """Yield the moves of a run that were made, and those of which nobody knows (as with cancels)."""
+    for each in case.records.moves:
+        if each.run_id != run_id:
+            continue
+        if each.status_code in (0, 200):
+            yield each
+        elif each.status_code in (502, 503) and case.rules.lease_s is not None:
+            yield replace(each, answered_s=-1.0)
 
 
 def _sweeps(case: Case) -> Iterator[Sweep]:
