@@ -28,7 +28,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     slack_s: float
     """How much later than promised a server that lives may cancel a run."""
     drain_s: float
-    """For how long before its end a server that stops forgets which clients have left."""
+    """For how long before its end a server that stops forgets which clients have left; with several servers, for how
+    long after a strike nobody may know it."""
     noticed_s: float
     """How much earlier than its client's clock says a server may have seen it leave."""
     late_s: float

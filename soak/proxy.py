@@ -6,6 +6,7 @@ through that a connection says, and nothing after it: the other side waits for t
 """
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -14,8 +15,6 @@ Make = Callable[[], asyncio.Protocol]
 Connect = Callable[[Make], Awaitable[Any]]
 """Connects to what stands behind, by `create_connection` or `create_unix_connection` of the loop."""
 HOST: Final = "127.0.0.1"
-TURNS: Final = 6
-"""After so many turns of the loop a connection that was being accepted is there, and one that was ended is closed."""
 
 
 class _End(asyncio.Protocol):
@@ -130,9 +129,8 @@ class Proxy:
         self.mark = mark
         self.links: set[_Link] = set()
         self.state: Literal["open", "held", "refused"] = "open"
-        self._is_closed = False
         self._connect = connect
-        self._listener: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._half: tuple[float, int, asyncio.Future[None]] | None = None
 
@@ -143,13 +141,18 @@ class Proxy:
 
     async def start(self) -> None:
         """Listen, at a port that the system chooses."""
-        self._listener = await asyncio.get_running_loop().create_server(self._new, HOST, 0)
-        self.port = self._listener.sockets[0].getsockname()[1]
+        # (An `asyncio.Server` that is closed leaks the connections that it is accepting at that moment.)
+        self._listener = socket.create_server((HOST, 0))
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     def stop(self) -> None:
         """Take no more connections, and end all but those that are halved: the other side still waits there."""
         if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
+            self._listener = None
         for link in [link for link in self.links if not link.is_half]:
             link.abort()
 
@@ -157,14 +160,9 @@ class Proxy:
         """End everything, and return when it is closed."""
         self.stop()
         self.reset()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._is_closed = True
-        for _ in range(TURNS):
-            self.reset()
-            await asyncio.sleep(0)
+        await asyncio.gather(*self._tasks)
+        self.reset()
+        await asyncio.sleep(0)  # (a transport closes its socket in the next turn of the loop)
 
     def reset(self) -> None:
         """End all connections at once."""
@@ -203,19 +201,22 @@ class Proxy:
         done.set_result(None)
         return min(len(data) - 1, max(1, round(share * len(data))))
 
-    def _new(self) -> asyncio.Protocol:
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            accepted, _ = self._listener.accept()
+        except OSError:
+            return  # (its client has left already)
+        accepted.setblocking(False)
         link = _Link(self)
-        if self._is_closed:
-            link.is_over = True
-            return link.client
         self.links.add(link)
-        task = asyncio.create_task(self._open(link))
+        task = asyncio.create_task(self._open(link, accepted))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return link.client
 
-    async def _open(self, link: _Link) -> None:
+    async def _open(self, link: _Link, accepted: socket.socket) -> None:
         """Connect to what stands behind; end the connection if that is not possible."""
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: link.client, accepted)
         if self.state == "refused":
             link.abort()
             return

@@ -60,8 +60,6 @@ def test_twenty_kills_break_no_promise(tmp_path: Path) -> None:
         assert f"\n{played}: " in trial.summary(), "it was played"
 
 
-# A connection that a proxy of the soak accepts while it ends may be left to the collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("postgres_programs")
 def test_a_strike_of_each_kind_at_several_servers_breaks_no_promise(tmp_path: Path) -> None:
     """Three servers over one PostgreSQL, behind networks of their own; a client may use any of them."""

@@ -5,18 +5,14 @@ nothing here and can be passed on. Whatever is only read from storage (history, 
 """
 
 from collections.abc import Callable
-from typing import Final
 
 from msgspec import Struct
 
 from strandline._journal.cluster import Cluster, Shared
-from strandline._journal.partitions import partition_of, partition_of_run
+from strandline._journal.partitions import moved, partition_of, partition_of_run
 from strandline._journal.port import Journal
 from strandline._model import RunId, SessionKey
 from strandline.errors import NotOwner
-
-MOVED_S: Final = 1.0
-"""`Retry-After` of a session that no server owns at the moment."""
 
 
 class Ownership(Struct, eq=False):
@@ -58,12 +54,3 @@ class Ownership(Struct, eq=False):
     def moved(self, key: SessionKey) -> NotOwner:
         """Return the error for a session that another server has, or none."""
         return moved(partition_of(key))
-
-
-def moved(partition: int) -> NotOwner:
-    """Return the error for a session of a partition that another server has, or none."""
-    return NotOwner(
-        "no server has the session at the moment: its server has stopped or was lost, and another one takes over",
-        retry_after_s=MOVED_S,
-        partition=partition,
-    )
