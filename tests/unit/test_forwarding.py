@@ -267,6 +267,40 @@ def test_a_request_whose_answer_was_lost_and_that_nobody_takes_in_time_is_not_sa
     run(scene)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("POST", "/v1/runs/{run}/cancel", (502, "answer_lost")),
+        ("POST", "/v1/sessions/s/pause", (502, "answer_lost")),
+        ("GET", "/v1/sessions/s", (503, "moved")),
+    ],
+)
+def test_a_change_whose_answer_was_lost_and_that_nobody_takes_in_time_is_not_said_to_be_refused(
+    method: str, path: str, expected: tuple[int, str]
+) -> None:
+    """What only reads has no effect, and may be refused."""
+
+    async def scene() -> None:
+        async with pair(lease_s=-2.9) as (found, first, owner, client):
+            first.journal._connection = owner.journal._connection  # (what is stored, all servers read)
+            await client.post("/v1/sessions/s/pause")
+            waits = await client.post("/v1/sessions/s/runs", json={"input": "x"}, headers={"Prefer": "respond-async"})
+            at = path.format(run=waits.json()["run_id"])
+
+            async def lose(*_: object, **__: object) -> None:
+                found.town.owners[partition("s")] = None
+                cut_connections(owner)
+                await asyncio.Event().wait()
+
+            for name in ("cancel", "pause", "session"):
+                setattr(owner.service, name, lose)
+            answer = await client.request(method, at)
+
+            assert (answer.status_code, answer.json()["code"]) == expected
+
+    run(scene)
+
+
 def test_a_request_waits_for_the_next_owner_and_is_answered_by_it() -> None:
     async def scene() -> None:
         async with pair() as (found, _first, owner, client):

@@ -18,6 +18,7 @@ from strandline._http.forwarding.envelope import Forward, digest_of
 from strandline._http.forwarding.inner import INTERNAL
 from strandline._http.middleware.connections import CUT
 
+_READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OF_CONNECTION: Final = frozenset(
     {
         b"authorization",
@@ -130,6 +131,11 @@ class ClientRequest:
     def body(self) -> bytes:
         """The whole body, once it is held."""
         return self._body[0]
+
+    @property
+    def is_change(self) -> bool:
+        """Whether it may change something, and not only read."""
+        return self._scope["method"] not in _READING
 
     @property
     def is_left(self) -> bool:

@@ -20,7 +20,6 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from strandline._engine.ownership import moved
 from strandline._engine.streams import LAST
 from strandline._http import wire
 from strandline._http.forwarding.client_request import ClientRequest, part
@@ -30,6 +29,7 @@ from strandline._http.forwarding.others import Others, Stale, advice
 from strandline._http.forwarding.upstream import Unreached, Upstream, UpstreamLost
 from strandline._http.forwarding.whole_events import WholeEvents
 from strandline._journal.cluster import Cluster, Peer
+from strandline._journal.partitions import moved
 from strandline.errors import JournalUnavailable, NotOwner, StrandlineError
 
 _log = logging.getLogger("strandline.forwarding")
@@ -208,14 +208,14 @@ class Forwarder:
                     loop.time() + cluster.lease_s + PATIENCE_S,
                     request.passed.last_id,
                 )
-            may_be_accepted = request.passed.accepted or (is_lost and request.passed.run_id is not None)
+            may_be_done = request.passed.accepted or (is_lost and request.is_change)
             if loop.time() >= until or is_leaving:
-                raise wire.AnswerLost(_ANSWER_LOST) if may_be_accepted else moved(partition)
+                raise wire.AnswerLost(_ANSWER_LOST) if may_be_done else moved(partition)
             if cluster.owner(partition) == peer:
                 await request.pause(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                 await self._refresh(cluster)
-            has_run = may_be_accepted or request.passed.run_id is None
+            has_run = may_be_done or request.passed.run_id is None
             if request.is_left and not (request.passed.counts_client and has_run):
                 return  # (else the next server has to know that the client of the run has disconnected)
 
