@@ -123,7 +123,7 @@ class Fleet(Relay):
                 while not self.within_reach or any(server.phase != "ready" for server in self.within_reach):
                     await self._changed.wait()
         except TimeoutError:
-            raise self._not_ready(deadline_s) from None
+            raise self._not_ready(f"within {deadline_s:g} s") from None
 
     def right_clocks(self) -> None:
         """Have all servers that start from now on know the time."""

@@ -49,7 +49,7 @@ Process = asyncio.subprocess.Process | Newborn
 
 
 class NotReady(Exception):
-    """No server became ready in time. Says what those that are there, and those that ended last, have logged."""
+    """No server became ready. Says what those that are there, and those that ended last, have logged."""
 
 
 class Server:
@@ -213,6 +213,7 @@ class Relay:
         self._changed = Change()
         self._tasks: dict[Server, asyncio.Task[None]] = {}
         self._ended: deque[Server] = deque(maxlen=SHOWN_ENDED)
+        self._has_served = False
         self._ending = False
 
     async def __aenter__(self) -> "Relay":
@@ -249,18 +250,24 @@ class Relay:
         return [server for server in self._tasks if server.phase != "ready" and not server.signals]
 
     async def ready(self, deadline_s: float = 60.0) -> Server:
-        """Return the server that serves, once there is one. Raises `NotReady`."""
+        """Return the server that serves, once there is one.
+
+        Raises `NotReady` at the deadline, and at once where each of the first servers ended by itself.
+        """
         try:
             async with asyncio.timeout(deadline_s):
                 while (owner := self.owner) is None:
+                    if not self._has_served and len(self._ended) == SHOWN_ENDED:
+                        raise self._not_ready(f"before {SHOWN_ENDED} had ended")
                     await self._changed.wait()
-                return owner
         except TimeoutError:
-            raise self._not_ready(deadline_s) from None
+            raise self._not_ready(f"within {deadline_s:g} s") from None
+        self._has_served = True
+        return owner
 
-    def _not_ready(self, within_s: float) -> NotReady:
+    def _not_ready(self, when: str) -> NotReady:
         accounts = "; ".join(server.account for server in (*self._ended, *self._tasks))
-        return NotReady(f"no server became ready within {within_s:g} s: {accounts or 'there is none'}")
+        return NotReady(f"no server became ready {when}: {accounts or 'there is none'}")
 
     async def ended(self, server: Server) -> None:
         """Return when a server's process has ended."""

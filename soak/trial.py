@@ -181,7 +181,7 @@ class Trial:
             finally:
                 for task in (clients, striking):
                     task.cancel()
-                await asyncio.wait([clients, striking])
+                await asyncio.gather(clients, striking, return_exceptions=True)  # (its clients see what it sees)
         if not self._is_finished:
             return self._records.faults  # (of what came of all runs nothing is known)
         self._doing = "judging"
