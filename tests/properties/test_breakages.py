@@ -285,8 +285,8 @@ def show_agents_what_is_discarded(patch: pytest.MonkeyPatch) -> None:
     """The window has what was rolled back."""
 
     def show_all(*of: Any) -> list[tuple[int, Message]]:
-        with closing(reader._back(reader.in_full, *of)) as messages:
-            return [(index, message) for index, message, _ in messages][::-1]
+        with closing(reader._back(reader.BACK, reader.in_full, *of)) as messages:
+            return [(index, message) for index, message, _, _ in messages][::-1]
 
     patch.setattr(reader, "between", show_all)
 

@@ -77,3 +77,23 @@ def test_a_page_of_large_messages_ends_early_and_all_pages_have_the_whole_histor
                 assert [text(message) for message in last] == every[-count:]
 
     asyncio.run(asyncio.wait_for(main(), DEADLINE_S))
+
+
+@pytest.mark.parametrize("journal", ["memory:", "sqlite:journal.db"])
+def test_each_message_has_its_place_in_history_and_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    async def main() -> None:
+        app = strandline.asgi(answer, journal=journal, workspace=tmp_path / "workspace")
+        async with (
+            app.lifespan(),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client,
+        ):
+            runs = [(await client.post("/chat", json={"message": text})).json()["run_id"] for text in ("hi", "ho")]
+            found = await pages(client, "default", limit=3)
+            shown = [(each["index"], each["run_id"], each["superseded"]) for page in found for each in page]
+            assert shown == [(1, runs[0], False), (2, runs[1], False), (3, runs[1], False), (0, runs[0], False)]
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE_S))

@@ -288,6 +288,10 @@ class HistoryPage(Struct, frozen=True):
     """The indices in `messages` of those of discarded runs."""
     pending: bool = False
     """Whether the last message's round is open: its tools wait for input, or resume with it."""
+    indices: list[int] = []
+    """The index of each message in history, which never changes."""
+    runs: list[RunId | None] = []
+    """The run that left each message; None if it is deleted, or if the message closes a dismissed question."""
 
 
 SKIPPED_INPUT_DIVISOR: Final = 128

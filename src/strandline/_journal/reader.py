@@ -33,6 +33,7 @@ from strandline._model import (
     Outcome,
     Question,
     Run,
+    RunId,
     RunStatus,
     RunSummary,
     SessionKey,
@@ -261,6 +262,12 @@ BACK: Final = (
 )
 """The rows of a chain that have messages before one, the newest first."""
 
+BACK_WITH_RUNS: Final = (
+    f"{CHAIN} SELECT history.first, count, history.discarded, messages, run_id FROM chain CROSS JOIN history USING (no)"
+    " LEFT JOIN runs ON seq = chain.run WHERE history.first < ?"
+)
+"""The same rows, with the id of the run of each, NULL if it is deleted."""
+
 
 class Readers:
     """A small pool of threads; each call has a connection to itself.
@@ -392,8 +399,8 @@ def decoded_state(session: SessionRef, window: bytes | None, state: bytes | None
 
 def between(connection: Database, session: SessionState, start: int, end: int) -> list[tuple[int, Message]]:
     """Return messages `start` to `end` with their indices, without those of discarded runs."""
-    with closing(_back(in_full, connection, session, start, end)) as messages:
-        return [(index, message) for index, message, discarded in messages if not discarded][::-1]
+    with closing(_back(BACK, in_full, connection, session, start, end)) as messages:
+        return [(index, message) for index, message, discarded, _ in messages if not discarded][::-1]
 
 
 def fingerprint(session: int, seq: int, run_id: str, key: str, stored: bytes) -> bytes:
@@ -406,9 +413,15 @@ def fingerprint(session: int, seq: int, run_id: str, key: str, stored: bytes) ->
 
 
 def _back(
-    decode: Callable[[bytes], list[T]], connection: Database, session: SessionState, start: int, end: int
-) -> Generator[tuple[int, T, bool]]:
-    """Yield messages `end` to `start`, the last one first: its index, what `decode` makes of it, if it was discarded.
+    statement: str,
+    decode: Callable[[bytes], list[T]],
+    connection: Database,
+    session: SessionState,
+    start: int,
+    end: int,
+) -> Generator[tuple[int, T, bool, RunId | None]]:
+    """Yield messages `end` to `start`, the last one first: its index, what `decode` makes of it, if it was discarded,
+    and its run, if the `statement` is `BACK_WITH_RUNS` and the run is kept.
 
     Reads rows one by one. Raises `JournalUnavailable` at a damaged or missing one.
     """
@@ -420,18 +433,18 @@ def _back(
     above, joins = end, False
     # Not sorted, which would read all rows at once: a chain comes link by link, and each must join the one before.
     rows = connection.execute(
-        BACK,
+        statement,
         (session.end.row if mark is None else mark[0], session.no, start, end),
     )
     with closing(rows):  # (a half-read cursor would pin the connection to that moment's state)
-        for first, count, discarded, stored in rows:
+        for first, count, discarded, stored, *run in rows:
             if first + count != above if joins else first + count < end:
                 raise checksums.damaged_record(missing.format(above))
             above, joins = first, True
             if stored is not None or count:
                 messages = messages_in(decode, stored, session.ref, first, count, discarded=bool(discarded))
                 for index in range(min(end, first + count) - 1, max(start, first) - 1, -1):
-                    yield index, messages[index - first], bool(discarded)
+                    yield index, messages[index - first], bool(discarded), run[0] if run else None
     if start < min(end, above):
         raise checksums.damaged_record(missing.format(above))
 
@@ -463,20 +476,34 @@ def history(connection: Database, query: HistoryQuery) -> HistoryPage:
     length = session.end.length
     end = length if query.before is None else min(query.before, length)
     first, room = end, Room(query.most_bytes)
-    shown: list[tuple[Message, bool]] = []
-    with closing(_back(_raw_messages, connection, session, max(0, end - query.limit), end)) as messages:
-        for index, raw, discarded in messages:
+    shown: list[Message] = []
+    indices: list[int] = []
+    runs: list[RunId | None] = []
+    hidden: set[int] = set()
+    start = max(0, end - query.limit)
+    with closing(_back(BACK_WITH_RUNS, _raw_messages, connection, session, start, end)) as messages:
+        for index, raw, discarded, run_id in messages:
             stored = bytes(raw)
             if not room.takes(len(stored)):
                 break
             first = index
             if discarded <= query.discarded:
                 what = f"message {index} of the history of session {query.key.session_id}"
-                shown.append((checksums.read_checked(_message, stored, what, 0), discarded))
-    shown.reverse()
-    hidden = [index for index, (_, discarded) in enumerate(shown) if discarded]
-    pending = bool(shown) and end == length and session.round is not None
-    return HistoryPage([message for message, _ in shown], first, hidden, pending)
+                shown.append(checksums.read_checked(_message, stored, what, 0))
+                indices.append(index)
+                runs.append(run_id)
+                if discarded:
+                    hidden.add(index)
+    for each in (shown, indices, runs):
+        each.reverse()
+    return HistoryPage(
+        shown,
+        first,
+        discarded=[number for number, index in enumerate(indices) if index in hidden],
+        pending=bool(shown) and end == length and session.round is not None,
+        indices=indices,
+        runs=runs,
+    )
 
 
 def run(connection: Database, query: RunQuery) -> Run | None:

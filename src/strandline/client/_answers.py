@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, TypedDict, TypeVar
+from typing import Any, Final, NotRequired, TypedDict, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -97,12 +97,19 @@ class RunsPage(Struct, frozen=True):
 
 
 class HistoryMessage(TypedDict):
-    """A message of history. `discarded`: hidden from the agent; `pending`: its tools have no results yet."""
+    """A message of history. `discarded`: hidden from the agent; `pending`: its tools have no results yet.
+
+    `index` is its place in the whole history; `run_id` the run that left it, None if that is deleted, or if the message
+    closes a dismissed question. Older servers send neither.
+    """
 
     role: str
     content: list[Block]
     discarded: bool
     pending: bool
+    index: NotRequired[int]
+    run_id: NotRequired[str | None]
+    superseded: NotRequired[bool]
 
 
 class HistoryPage(Struct, frozen=True):

@@ -82,9 +82,15 @@ class MessageBody(Struct, frozen=True, kw_only=True):
     If `pending`, its tools wait for input, or execute after it, and have no results yet.
     """
 
+    index: Annotated[int, Meta(description="Its place in the whole history, from 0, which never changes")]
+    run_id: Annotated[
+        RunId | None,
+        Meta(description="The run that left it; null if that is deleted, or if it closes a dismissed question"),
+    ]
     role: str
     content: list[Block]
     discarded: bool
+    superseded: Annotated[bool, Meta(description="Whether the conversation continued from before it; always false")]
     pending: bool
 
 
@@ -192,12 +198,15 @@ class Sessions:
         hidden = frozenset(page.discarded)
         shown = [
             MessageBody(
+                index=page.indices[number],
+                run_id=page.runs[number],
                 role=message["role"],
                 content=message["content"],
-                discarded=index in hidden,
-                pending=page.pending and index == len(page.messages) - 1,
+                discarded=number in hidden,
+                superseded=False,
+                pending=page.pending and number == len(page.messages) - 1,
             )
-            for index, message in enumerate(page.messages)
+            for number, message in enumerate(page.messages)
         ]
         return wire.answer(HistoryBody(messages=shown, next_cursor=str(page.first) if page.first else None))
 

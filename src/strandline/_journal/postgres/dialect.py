@@ -16,16 +16,18 @@ _STORED: Final = (
 )
 """The table `stored`, with what servers have added since they came."""
 _UP_TO: Final = "session = ?2 AND nth <= (SELECT nth FROM history WHERE no = ?1 AND session = ?2)"
+_BACK: Final = (
+    f"SELECT first, count, discarded, messages{{run}} FROM history WHERE {_UP_TO} AND first < ?4 AND nth >= coalesce("
+    f"(SELECT max(nth) FROM history WHERE {_UP_TO} AND first <= ?3), 0) ORDER BY nth DESC"
+)
 
 TRANSLATED: Final = {
     reader.STORED_OF: f"SELECT bytes FROM {_STORED.format(where='WHERE principal = ?')}",
     "SELECT principal, bytes FROM stored": f"SELECT principal, bytes FROM {_STORED.format(where='')}",
     lists.STORED: lists.STORED.replace("FROM stored", f"FROM {_STORED.format(where='')}"),
     # From a row back to the one that has message `?3`.
-    reader.BACK: (
-        f"SELECT first, count, discarded, messages FROM history WHERE {_UP_TO} AND first < ?4 AND nth >= coalesce("
-        f"(SELECT max(nth) FROM history WHERE {_UP_TO} AND first <= ?3), 0) ORDER BY nth DESC"
-    ).replace("?", "$"),
+    reader.BACK: _BACK.format(run="").replace("?", "$"),
+    reader.BACK_WITH_RUNS: _BACK.format(run=", (SELECT run_id FROM runs WHERE seq = run)").replace("?", "$"),
     lists.LEFT: (
         "SELECT no, previous, run, EXISTS (SELECT 1 FROM runs WHERE seq = history.run) FROM history"
         f" WHERE {_UP_TO} AND first > ?3 ORDER BY nth DESC LIMIT ?4"

@@ -273,6 +273,7 @@ class EndsContract(Contract):
         await desk.restart()
         await desk.finish(await desk.start("c"), done("5", "6"))
         every = [*said("0", "1"), *said("2", "3", "4"), *said("5", "6")]
+        runs: list[RunId | None] = [RunId(each) for each in "aabbbcc"]
 
         async def page(before: int | None, limit: int, discarded: bool) -> HistoryPage:
             query = HistoryQuery(key(), before=before, limit=limit, discarded=discarded)
@@ -284,10 +285,16 @@ class EndsContract(Contract):
             for limit in (1, 3, 9):
                 first = max(0, before - limit)
                 assert await page(before, limit, True) == HistoryPage(
-                    every[first:before], first, [n - first for n in range(2, 5) if first <= n < before]
+                    every[first:before],
+                    first,
+                    [n - first for n in range(2, 5) if first <= n < before],
+                    indices=[*range(first, before)],
+                    runs=runs[first:before],
                 )
-                seen = [every[index] for index in range(first, before) if not 2 <= index < 5]
-                assert await page(before, limit, False) == HistoryPage(seen, first)
+                seen = [index for index in range(first, before) if not 2 <= index < 5]
+                assert await page(before, limit, False) == HistoryPage(
+                    [every[index] for index in seen], first, indices=seen, runs=[runs[index] for index in seen]
+                )
         assert await page(5, 3, False) == HistoryPage([], 2)
 
     @scenario

@@ -27,6 +27,7 @@ from strandline._model import (
     RoundDone,
     RoundStarted,
     RunError,
+    RunId,
     RunStatus,
     ToolDone,
     Window,
@@ -281,17 +282,41 @@ class HistoryContract(Contract):
         await desk.finish(await desk.start("a"), done(*"012"))
         await desk.finish(await desk.start("b"), done(*"34567"))
         texts = [*said(*"012"), *said(*"34567")]
+        runs: list[RunId | None] = [RunId(each) for each in "aaabbbbb"]
 
         async def page(before: int | None, limit: int) -> HistoryPage:
             return await desk.journal.read(HistoryQuery(key(), before=before, limit=limit))
 
-        assert await page(None, 3) == HistoryPage(texts[5:8], 5)
-        assert await page(5, 3) == HistoryPage(texts[2:5], 2)
-        assert await page(2, 3) == HistoryPage(texts[0:2], 0)
+        def of(first: int, end: int) -> HistoryPage:
+            return HistoryPage(texts[first:end], first, indices=[*range(first, end)], runs=runs[first:end])
+
+        assert await page(None, 3) == of(5, 8)
+        assert await page(5, 3) == of(2, 5)
+        assert await page(2, 3) == of(0, 2)
         assert await page(0, 3) == HistoryPage([], 0)
-        assert await page(99, 2) == HistoryPage(texts[6:8], 6)
-        assert await page(None, 99) == HistoryPage(texts, 0)
+        assert await page(99, 2) == of(6, 8)
+        assert await page(None, 99) == of(0, 8)
         assert await desk.journal.read(HistoryQuery(key("nobody"))) == HistoryPage([], 0)
+
+    @scenario
+    async def test_each_message_of_history_names_its_run_until_that_is_deleted(self, desk: Desk) -> None:
+        for run in ("a", "b"):
+            claim = await desk.start(run)
+            desk.clock.at += 100.0
+            await desk.finish(claim, done("hi", "ho", "hum"))
+        await desk.finish(await desk.start("other", key("other")), done("hi"))
+        await desk.finish(await desk.start("c"), done("end"))
+
+        async def runs() -> list[tuple[int, str | None]]:
+            page = await desk.journal.read(HistoryQuery(key(), before=None, limit=99))
+            return list(zip(page.indices, page.runs, strict=True))
+
+        names: list[str | None] = [*"aaabbbc"]
+        assert await runs() == [*enumerate(names)]
+        assert await desk.journal.prune(desk.clock.at, 1) == 1
+        for _ in range(2):
+            assert await runs() == [*enumerate([None, None, None, *names[3:]])]
+            await desk.restart()
 
     @scenario
     async def test_waiting_runs_are_read_in_pages_the_last_accepted_first(self, desk: Desk) -> None:
