@@ -5,10 +5,8 @@ client received before a crash.
 """
 
 import os
-import random
 import re
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -53,17 +51,6 @@ def environment(more: Mapping[str, str]) -> dict[str, str]:
     path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(TESTS))))
     workers = {"STRANDLINE_WORKERS": WORKERS} if WORKERS else {}
     return {**clean, **workers, "PYTHONPATH": path, "COLUMNS": "200", **more}
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago, from below those that the system gives to connections.
-
-    Each of the processes that share the tests has ports of its own, so that none takes it meanwhile.
-    """
-    first = 20_000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 12 * 1_000
-    while True:
-        with suppress(OSError), socket.create_server(("127.0.0.1", random.randrange(first, first + 1_000))) as listener:
-            return int(listener.getsockname()[1])
 
 
 def ran(

@@ -18,7 +18,8 @@ from botocore.endpoint import DEFAULT_TIMEOUT
 from botocore.exceptions import ReadTimeoutError
 
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import DEADLINE_S, TARGETS, Server, free_port, serving, texts, until
+from acceptance.server import DEADLINE_S, TARGETS, Server, serving, texts, until
+from ports import reserved_port
 from strandline._check.adapters import SESSION_HEADER
 from strandline._http.dialects.agentcore.wire import REQUEST_ID, SESSION
 
@@ -306,7 +307,7 @@ def test_a_request_that_is_sent_again_under_its_key_is_the_same_run(server: Serv
 
 def test_a_run_outlives_a_server_that_stops_and_its_clients_know(at: Checkpoints, tmp_path: Path) -> None:
     flags = ("--drain-grace", "0.2")
-    with serving(AGENT, *flags, folder=tmp_path, variables=at.environment, port=free_port()) as server:
+    with serving(AGENT, *flags, folder=tmp_path, variables=at.environment, port=reserved_port()) as server:
         at.hold("r1 model 1", "r2 model 1")
         whole = server.submit(invoke, server, "r1 a", "restart")
         pieces = server.submit(invoke, server, "r2 a", "restart-2", **EVENTS)

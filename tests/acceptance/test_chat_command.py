@@ -15,8 +15,9 @@ from typing import ClassVar
 import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import COMMAND, DEADLINE_S, TARGETS, Server, environment, free_port, ran, serving, until
+from acceptance.server import COMMAND, DEADLINE_S, TARGETS, Server, environment, ran, serving, until
 from acceptance.terminal import CTRL_C, CTRL_D, terminal
+from ports import reserved_port
 
 MESSAGES = '''
 from strands import Agent, tool
@@ -94,7 +95,7 @@ def test_an_agent_that_fails_is_exit_code_1_and_an_error(server: Server, tmp_pat
 
 
 def test_what_cannot_be_done_is_said_in_one_paragraph(server: Server, tmp_path: Path) -> None:
-    nobody = f"127.0.0.1:{free_port()}"
+    nobody = f"127.0.0.1:{reserved_port()}"
     for arguments, typed, expected in [
         ((nobody, "-m", "x"), None, "strandline serve"),
         (("ftp://x", "-m", "x"), None, "http://HOST:PORT"),
@@ -280,7 +281,7 @@ def asking(server: Server, message: str, folder: Path) -> "subprocess.Popen[str]
 
 def test_a_run_that_continues_in_the_next_server_is_followed(at: Checkpoints, tmp_path: Path) -> None:
     """SIGTERM while it waits: 202, and the answer comes from the server that is started next."""
-    port = free_port()
+    port = reserved_port()
     with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=port) as server:
         at.hold("first model 0")
         server.line_up("first")
@@ -297,7 +298,7 @@ def test_a_run_that_continues_in_the_next_server_is_followed(at: Checkpoints, tm
 
 
 def test_a_run_is_followed_over_a_crash(at: Checkpoints, tmp_path: Path) -> None:
-    port = free_port()
+    port = reserved_port()
     with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=port) as server:
         at.hold("again model 1")
         with asking(server, "again a", tmp_path) as waiting:
@@ -316,7 +317,7 @@ def test_a_run_is_followed_over_a_crash(at: Checkpoints, tmp_path: Path) -> None
 
 def test_a_run_that_the_crash_ended_is_shown_as_failed(at: Checkpoints, tmp_path: Path) -> None:
     """The server died while a tool was at work."""
-    port = free_port()
+    port = reserved_port()
     with (
         serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=port) as server,
         asking(server, "one a ~^b", tmp_path) as waiting,
@@ -330,7 +331,7 @@ def test_a_run_that_the_crash_ended_is_shown_as_failed(at: Checkpoints, tmp_path
 
 def test_a_question_that_is_lost_is_said_to_be(at: Checkpoints, tmp_path: Path) -> None:
     """The journal is in memory: the next server knows nothing of it."""
-    port = free_port()
+    port = reserved_port()
     with serving(
         TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=port, journal="memory:"
     ) as server:
@@ -553,7 +554,7 @@ def test_a_question_of_the_agent_is_shown_and_answered(at: Checkpoints, tmp_path
 
 def test_a_server_that_stops_is_no_end_of_the_program(at: Checkpoints, tmp_path: Path) -> None:
     with (
-        serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=free_port()) as server,
+        serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=reserved_port()) as server,
         terminal("chat", server.url, folder=tmp_path) as shown,
     ):
         shown.until("default> ")

@@ -15,10 +15,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from acceptance import alternative
-from acceptance.server import COMMAND, Server, environment, free_port, ran, serving, until
+from acceptance.server import COMMAND, Server, environment, ran, serving, until
 from acceptance.terminal import terminal
 from fakes.server import serving as fake
 from fakes.wires import wires
+from ports import reserved_port
 
 PROBE = "strandline.testing.probe:make_agent"
 LETS_ALL_IN = """
@@ -79,7 +80,7 @@ echo $! > pid
 
 @pytest.mark.parametrize("adapter", ["strandline", "original"])
 def test_strandline_keeps_conversations_and_what_waits_over_a_kill(adapter: str, tmp_path: Path) -> None:
-    port = free_port()
+    port = reserved_port()
     (tmp_path / "restart.sh").write_text(RESTART.format(command=shlex.quote(str(COMMAND)), probe=PROBE, port=port))
     url = f"http://127.0.0.1:{port}"
     subprocess.run(["sh", "restart.sh"], cwd=tmp_path, env=environment({}), check=True)
@@ -208,7 +209,7 @@ def test_an_adapter_of_ones_own(server: Server, tmp_path: Path) -> None:
 def test_what_cannot_be_tried_is_said_in_one_paragraph(server: Server, tmp_path: Path) -> None:
     (tmp_path / "empty.py").write_text("")
     (tmp_path / "broken.py").write_text("import no_such_package\n")
-    nobody = f"http://127.0.0.1:{free_port()}"
+    nobody = f"http://127.0.0.1:{reserved_port()}"
     for arguments, expected in [
         ((nobody,), "nothing answers at"),
         ((server.url, "-a", "grpc"), "name one of strandline, original"),

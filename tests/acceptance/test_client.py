@@ -14,7 +14,8 @@ import pytest
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.cutting import cutting
 from acceptance.events import END
-from acceptance.server import DEADLINE_S, TARGETS, free_port, serving, texts, until
+from acceptance.server import DEADLINE_S, TARGETS, serving, texts, until
+from ports import reserved_port
 from strandline import AsyncClient, Client, ClientError
 from strandline.client import (
     Conflict,
@@ -123,7 +124,7 @@ def test_a_server_that_is_killed_in_the_middle_of_a_stream_is_survived(
 ) -> None:
     at.hold("one model 1", "two model 0")
     with serving(
-        TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=free_port()
+        TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=reserved_port()
     ) as server, Client(server.url, patience_s=DEADLINE_S) as client:  # fmt: skip
         first = client.run("one a", "s")
         before = list(itertools.takewhile(lambda event: not isinstance(event, ToolFinished), first))
@@ -155,7 +156,7 @@ def test_a_run_that_waits_while_the_server_restarts_is_answered(
     at.hold("one model 0")
     reasons: list[str] = []
     with serving(
-        TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=free_port()
+        TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=reserved_port()
     ) as server, Client(
         server.url, patience_s=DEADLINE_S, on_pause=lambda error, _: reasons.append(error.code)
     ) as client:  # fmt: skip
@@ -267,7 +268,7 @@ def test_a_client_chats_follows_answers_cancels_and_reads(at: Checkpoints, tmp_p
 
 
 def test_an_address_is_no_server(tmp_path: Path) -> None:
-    with Client(f"http://127.0.0.1:{free_port()}") as client, pytest.raises(NoServer) as nobody:
+    with Client(f"http://127.0.0.1:{reserved_port()}") as client, pytest.raises(NoServer) as nobody:
         client.chat("x")
     assert not nobody.value.reached
     with pytest.raises(ClientError, match="not a server address"):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import COMMAND, DEADLINE_S, TARGETS, environment, free_port, refused, serving, until
+from acceptance.server import COMMAND, DEADLINE_S, TARGETS, environment, refused, serving, until
+from ports import reserved_port
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def at() -> Iterator[Checkpoints]:
 def test_settings_from_flag_environment_and_file(at: Checkpoints, tmp_path: Path) -> None:
     """A flag counts before the environment, that before the file; without a journal's name it is kept in a folder."""
     (tmp_path / "strandline.toml").write_text('agent_id = "file"\nport = 1\nmax_queued = 7\nmax_queued_per_session = 9')
-    port = free_port()
+    port = reserved_port()
     variables = {
         "AGENT_ID": "environment",
         "PORT": str(port),

@@ -19,13 +19,13 @@ from acceptance.server import (
     TARGETS,
     Server,
     environment,
-    free_port,
     ran,
     serving,
     texts,
     tool_results,
     until,
 )  # fmt: skip
+from ports import reserved_port
 from strandline._history import UNKNOWN_OUTCOME
 
 CRASHED = "(This run ended early: crashed.)\nthe server died while "
@@ -270,7 +270,7 @@ def test_two_servers_on_one_journal(at: Checkpoints, tmp_path: Path) -> None:
     with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as first:
         at.hold("one model 0")
         first.line_up("one", "two")
-        second = Server(TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=free_port())
+        second = Server(TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=reserved_port())
         try:
             second.start(ready=False)
             until(lambda: answers(second, "/livez"), f"the second is alive\n{second.stderr}")
@@ -327,7 +327,7 @@ def test_second_servers_that_give_up(at: Checkpoints, tmp_path: Path) -> None:
     """With `--lock-wait 1` one ends with exit code 2 and says whom to stop; SIGTERM ends one that waits, with 0."""
     with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as first:
         impatient, stopped = (
-            Server(TARGETS / "agent.py", *flags, folder=tmp_path, variables=at.environment, port=free_port())
+            Server(TARGETS / "agent.py", *flags, folder=tmp_path, variables=at.environment, port=reserved_port())
             for flags in (["--lock-wait", "1"], [])
         )
         try:
@@ -362,7 +362,7 @@ async def agent(message, session):
 
 def test_what_user_code_has_forked_keeps_neither_journal_nor_port_when_the_server_is_killed(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text(FORKS)
-    with serving(tmp_path / "agent.py", "--lock-wait", "0", folder=tmp_path, port=free_port()) as server:
+    with serving(tmp_path / "agent.py", "--lock-wait", "0", folder=tmp_path, port=reserved_port()) as server:
         child = int(server.chat("fork")["response"])
         try:
             server.kill()

@@ -17,6 +17,7 @@ from strands.types.content import Message
 
 from docker_engine import DEADLINE_S, until
 from fakes.provider import Provider
+from ports import reserved_port
 from strandline._demo import agent, local_model
 from strandline.testing import call, say
 
@@ -185,14 +186,6 @@ def launched(folder: Path, port: int, **environment: str) -> Iterator[subprocess
             process.kill()
 
 
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _get(url: str) -> httpx.Response | None:
     try:
         return httpx.get(url, timeout=5)
@@ -227,10 +220,11 @@ def _ask_two_at_once(url: str, first: str, second: str) -> tuple[str, str]:
         return one.result(DEADLINE_S), two.result(DEADLINE_S)
 
 
-def test_the_scripted_demo_starts_says_what_to_try_and_answers_two_at_once(tmp_path: Path, free_port: int) -> None:
-    url = f"http://127.0.0.1:{free_port}"
+def test_the_scripted_demo_starts_says_what_to_try_and_answers_two_at_once(tmp_path: Path) -> None:
+    port = reserved_port()
+    url = f"http://127.0.0.1:{port}"
     environment = {"STRANDLINE_DEMO_MODEL": "scripted", agent.PACE_VARIABLE: "0.3"}
-    with launched(tmp_path, free_port, **environment) as process:
+    with launched(tmp_path, port, **environment) as process:
         until(lambda: _is_ready(url, process), "the demo is ready")
         first, second = _ask_two_at_once(url, "Roll a die with 20 sides.", "And you?")
         process.terminate()
@@ -246,8 +240,9 @@ def test_the_scripted_demo_starts_says_what_to_try_and_answers_two_at_once(tmp_p
     assert (tmp_path / ".strandline" / "journal.db").is_file()
 
 
-def test_without_a_model_the_demo_says_why_and_answers_from_the_script(tmp_path: Path, free_port: int) -> None:
-    url = f"http://127.0.0.1:{free_port}"
+def test_without_a_model_the_demo_says_why_and_answers_from_the_script(tmp_path: Path) -> None:
+    port = reserved_port()
+    url = f"http://127.0.0.1:{port}"
     start = (
         "from strandline._demo import __main__, local_model; "
         "local_model.why_not_here = lambda: 'its server is built for another planet'; __main__.main()"
@@ -255,7 +250,7 @@ def test_without_a_model_the_demo_says_why_and_answers_from_the_script(tmp_path:
     process = subprocess.Popen(
         [sys.executable, "-c", start],
         cwd=tmp_path,
-        env={**os.environ, "PORT": str(free_port), "STRANDLINE_DEMO_MODEL": "", agent.PACE_VARIABLE: "0"},
+        env={**os.environ, "PORT": str(port), "STRANDLINE_DEMO_MODEL": "", agent.PACE_VARIABLE: "0"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -293,13 +288,12 @@ def test_a_port_that_is_taken_is_refused_with_what_to_type(tmp_path: Path) -> No
         ("STRANDLINE_DEMO_MODEL", "openai:gpt-4o-mini", "Set OPENAI_API_KEY"),
     ],
 )
-def test_a_wrong_setting_is_refused(tmp_path: Path, free_port: int, variable: str, value: str, expected: str) -> None:
-    settings = {"PORT": str(free_port), variable: value}
-    port = settings.pop("PORT")
+def test_a_wrong_setting_is_refused(tmp_path: Path, variable: str, value: str, expected: str) -> None:
+    settings = {"PORT": str(reserved_port()), variable: value}
     done = subprocess.run(
         [sys.executable, "-m", "strandline._demo"],
         cwd=tmp_path,
-        env={**os.environ, "OPENAI_API_KEY": "", "OPENAI_BASE_URL": "", "PORT": port, **settings},
+        env={**os.environ, "OPENAI_API_KEY": "", "OPENAI_BASE_URL": "", **settings},
         capture_output=True,
         text=True,
         timeout=60,
@@ -310,12 +304,13 @@ def test_a_wrong_setting_is_refused(tmp_path: Path, free_port: int, variable: st
     assert expected in done.stdout
 
 
-def test_a_model_of_a_provider_answers_by_its_name(tmp_path: Path, free_port: int) -> None:
+def test_a_model_of_a_provider_answers_by_its_name(tmp_path: Path) -> None:
     """Through the provider's real client; the agent's tool goes along."""
-    url = f"http://127.0.0.1:{free_port}"
+    port = reserved_port()
+    url = f"http://127.0.0.1:{port}"
     with Provider("Good day.") as provider:
         environment = {"OPENAI_BASE_URL": provider.url, "OPENAI_API_KEY": "sk"}
-        with launched(tmp_path, free_port, STRANDLINE_DEMO_MODEL="openai:small-one", **environment) as process:
+        with launched(tmp_path, port, STRANDLINE_DEMO_MODEL="openai:small-one", **environment) as process:
             until(lambda: _is_ready(url, process), "the demo is ready")
             answer = httpx.post(f"{url}/chat", json={"message": "Hello."}, timeout=DEADLINE_S).json()
             process.terminate()
@@ -333,9 +328,10 @@ def test_a_model_of_a_provider_answers_by_its_name(tmp_path: Path, free_port: in
 
 @pytest.mark.realmodel
 @pytest.mark.skipif(os.environ.get("STRANDLINE_REALMODEL") != "1", reason="set STRANDLINE_REALMODEL=1 to run it")
-def test_the_small_model_answers_two_at_once(tmp_path: Path, free_port: int) -> None:
-    url = f"http://127.0.0.1:{free_port}"
-    with launched(tmp_path, free_port, STRANDLINE_DEMO_MODEL="local") as process:
+def test_the_small_model_answers_two_at_once(tmp_path: Path) -> None:
+    port = reserved_port()
+    url = f"http://127.0.0.1:{port}"
+    with launched(tmp_path, port, STRANDLINE_DEMO_MODEL="local") as process:
         until(lambda: _is_ready(url, process), "the demo is ready")
         answers = _ask_two_at_once(url, "Tell me a story about a lighthouse.", "What is the capital of France?")
         history = httpx.get(f"{url}/history", params={"count": 0}).json()["messages"]

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
-from acceptance.server import COMMAND, DEADLINE_S, TARGETS, environment, free_port, ran, serving, until
+from acceptance.server import COMMAND, DEADLINE_S, TARGETS, environment, ran, serving, until
+from ports import reserved_port
 
 FILES = {
     "agent.py": "def make_agent(session_id):\n    return None\n",
@@ -279,7 +280,7 @@ def test_interrupted_while_the_agent_is_imported(tmp_path: Path, command: str) -
     waits = 'import os, time\nopen("pid", "w").write(str(os.getpid()))\nos.rename("pid", "there")\ntime.sleep(600)\n'
     (tmp_path / "agent.py").write_text(waits)
     process = subprocess.Popen(
-        [COMMAND, command, "agent.py"], cwd=tmp_path, env=environment({"STRANDLINE_PORT": str(free_port())}),
+        [COMMAND, command, "agent.py"], cwd=tmp_path, env=environment({"STRANDLINE_PORT": str(reserved_port())}),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     with process:

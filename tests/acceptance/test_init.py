@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from acceptance.server import COMMAND, DEADLINE_S, Server, environment, free_port, ran, texts, until
+from acceptance.server import COMMAND, DEADLINE_S, Server, environment, ran, texts, until
 from acceptance.terminal import terminal
+from ports import reserved_port
 
 BIN = COMMAND.parent
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,7 @@ def test_from_nothing_to_two_answers_that_waited_for_each_other(tmp_path: Path) 
     serve, first, second, history = commands(made.stdout)
     assert serve == "strandline serve"
 
-    port = free_port()
+    port = reserved_port()
     server = Server(None, folder=tmp_path, port=port, journal=None, installed=True)
     try:
         server.start()

@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from acceptance.server import COMMAND, DEADLINE_S, environment, free_port, until
+from acceptance.server import COMMAND, DEADLINE_S, environment, until
+from ports import reserved_port
 
 AGENT = """
 import logging, sys
@@ -29,7 +30,7 @@ class Process:
 
     def __init__(self, folder: Path, stderr: int, *flags: str) -> None:
         (folder / "agent.py").write_text(AGENT)
-        self.port = free_port()
+        self.port = reserved_port()
         self.process = subprocess.Popen(
             [COMMAND, "serve", "agent.py:answer", "--port", str(self.port), "--journal", "memory:", *flags],
             cwd=folder, env=environment({}), stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr,

@@ -13,7 +13,8 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletion
 
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import DEADLINE_S, TARGETS, Server, free_port, serving, texts, until
+from acceptance.server import DEADLINE_S, TARGETS, Server, serving, texts, until
+from ports import reserved_port
 
 AGENT = TARGETS / "agent.py"
 MAX_BODY = 100_000
@@ -390,8 +391,9 @@ def test_a_client_that_hangs_up_ends_its_run_if_it_wants_that(server: Server, at
 
 def test_a_client_gets_its_answer_over_a_crash_if_it_has_a_key(at: Checkpoints, tmp_path: Path) -> None:
     """Even while the server stops, if its run executes; new requests are refused then."""
+    flags = ("--drain-grace", "20")
     with (
-        serving(AGENT, "--drain-grace", "20", folder=tmp_path, variables=at.environment, port=free_port()) as server,
+        serving(AGENT, *flags, folder=tmp_path, variables=at.environment, port=reserved_port()) as server,
         connected(server, max_retries=8) as client,
         ThreadPoolExecutor(1) as elsewhere,
     ):
@@ -424,7 +426,7 @@ def test_a_client_gets_its_answer_over_a_restart_if_it_has_a_key(at: Checkpoints
     """The official client retries as instructed, and is attached to the run, which continues."""
     flags = ("--drain-grace", "0.2", "--retry-after", "1")
     with (
-        serving(AGENT, *flags, folder=tmp_path, variables=at.environment, port=free_port()) as server,
+        serving(AGENT, *flags, folder=tmp_path, variables=at.environment, port=reserved_port()) as server,
         connected(server, max_retries=8) as client,
         ThreadPoolExecutor(1) as elsewhere,
     ):

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import TARGETS, Server, free_port, ran, serving
+from acceptance.server import TARGETS, Server, ran, serving
 from acceptance.terminal import CTRL_C, terminal
+from ports import reserved_port
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,7 @@ def test_tab_offers_sessions_and_runs_of_the_commands_server(server: Server, tmp
 
 
 def test_tab_says_nothing_where_nobody_answers(tmp_path: Path) -> None:
-    (tmp_path / "strandline.toml").write_text(f"port = {free_port()}\n")
+    (tmp_path / "strandline.toml").write_text(f"port = {reserved_port()}\n")
     assert completed(tmp_path, "strandline runs ta") == []
     (tmp_path / "strandline.toml").write_text("port = [\n")
     assert completed(tmp_path, "strandline runs ta") == []

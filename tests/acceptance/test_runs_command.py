@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import TARGETS, Server, free_port, ran, serving
+from acceptance.server import TARGETS, Server, ran, serving
 from acceptance.terminal import CTRL_C, terminal
+from ports import reserved_port
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +296,7 @@ def test_of_several_questions_each_is_answered_by_its_id(server: Server) -> None
 
 
 def test_what_cannot_be_done_is_said_in_one_paragraph(server: Server, tmp_path: Path) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
+    nobody = f"http://127.0.0.1:{reserved_port()}"
     for arguments, expected in [
         (("sessions", "--url", nobody), "strandline serve agent.py; or use another address: --url"),
         (("runs", "--url", "ftp://x"), "http://HOST:PORT"),

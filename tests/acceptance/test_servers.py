@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import re
 import signal
 import socket
@@ -11,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import COMMAND, DEADLINE_S, TARGETS, Server, environment, ran, refused, texts, until
+from ports import reserved_port
 from postgres_support import lease_of
 from strandline._exits import EXITED_AT_ONCE
 from strandline._journal.postgres.roster import roster
@@ -81,17 +81,6 @@ def gone(pid: int) -> bool:
     return state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def free_ports(count: int) -> int:
-    """Return the first of some ports in a row that were free a moment ago."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 12
-    while True:
-        first = random.randrange(20_000 + worker * 1_000, 21_000 + worker * 1_000 - count)
-        with suppress(OSError), ExitStack() as stack:
-            for number in range(count):
-                stack.enter_context(socket.create_server(("127.0.0.1", first + number)))
-            return first
-
-
 def answer(server: Server, message: str = "hello", session_id: str = "default") -> str:
     """Return the answer to a message that is sent on a connection of its own."""
     body = {"message": message, "session_id": session_id}
@@ -132,7 +121,7 @@ def write(folder: Path) -> None:
 def test_several_servers_behind_one_port_answer_for_all_sessions_in_order(
     at: Checkpoints, database: str, tmp_path: Path
 ) -> None:
-    own = free_ports(2)
+    own = reserved_port(2)
     with servers(AGENT, "--own-port", str(own), folder=tmp_path, journal=database, variables=at.environment) as server:
         announced = [line for line in server.stderr.splitlines() if " at http://" in line]
         assert len(announced) == 1
@@ -267,7 +256,7 @@ def test_what_a_terminal_sends_reaches_all_and_ends_them_cleanly(
 def test_no_server_outlives_a_parent_that_is_killed_and_the_next_one_resumes_their_runs(
     at: Checkpoints, database: str, tmp_path: Path
 ) -> None:
-    port = free_ports(1)
+    port = reserved_port()
     names = [f"s{number}" for number in range(6)]
     with servers(
         AGENT, "--drain-grace", "0.2", folder=tmp_path, journal=database, port=port, variables=at.environment
@@ -321,7 +310,7 @@ def test_a_server_that_replaces_another_has_its_ports_and_the_settings_of_the_st
     database: str, tmp_path: Path
 ) -> None:
     write(tmp_path)
-    own, inner = free_ports(2), free_ports(2)
+    own, inner = reserved_port(2), reserved_port(2)
     (tmp_path / "strandline.toml").write_text('agent_id = "before"\n')
     flags = ["--own-port", str(own), "--cluster-listen", f"127.0.0.1:{inner}"]
     with servers("agent.py:answer", *flags, folder=tmp_path, journal=database) as server:

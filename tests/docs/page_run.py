@@ -21,8 +21,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from acceptance.server import Server, free_port, ran, serving, texts, until
+from acceptance.server import Server, ran, serving, texts, until
 from docs.pages import Block, all_blocks, documents, pattern, shell, shows, shows_text, typed_and_shown
+from ports import reserved_port
 
 Prepare = Callable[[Path], list[str]]
 """Puts an agent into a folder, and returns the arguments of `strandline serve` for it."""
@@ -200,7 +201,7 @@ class PageRun:
         if url is not None and CLIENTS.match(command):
             variables["STRANDLINE_PORT"] = url.rpartition(":")[2]
         if command.startswith("strandline doctor"):  # the usual port may be taken on this machine
-            variables["STRANDLINE_PORT"] = str(free_port())
+            variables["STRANDLINE_PORT"] = str(reserved_port())
         done = shell(f"exec 2>&1\n{command}" if both else command, folder=self._folder, url=url, **variables)
         failed = not both and (done.returncode, done.stderr) != (0, "")
         assert not failed, f"{step.block.place}: {command}\nexit code {done.returncode}\n{done.stderr}"

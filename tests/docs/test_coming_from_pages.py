@@ -20,8 +20,9 @@ import pytest
 from langgraph_sdk import get_client
 
 from acceptance.race import judge
-from acceptance.server import DEADLINE_S, Server, environment, free_port, serving, until
+from acceptance.server import DEADLINE_S, Server, environment, serving, until
 from docs.pages import blocks, files, text, write_files
+from ports import reserved_port
 
 LOCK, AGENTCORE, LANGGRAPH = (f"coming-from-{each}.md" for each in ("a-lock", "agentcore", "langgraph"))
 
@@ -32,7 +33,7 @@ LOCK, AGENTCORE, LANGGRAPH = (f"coming-from-{each}.md" for each in ("a-lock", "a
 @contextmanager
 def uvicorn(module: str, folder: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """Serve an app of a page as its makers would, in a process of its own."""
-    port = free_port()
+    port = reserved_port()
     command = [sys.executable, "-m", "uvicorn", f"{module}:app", "--port", str(port), "--log-level", "critical"]
     process = subprocess.Popen(command, cwd=folder, env=environment({}), stderr=subprocess.DEVNULL)
     try:

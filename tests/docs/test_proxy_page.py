@@ -17,9 +17,10 @@ import httpx
 import pytest
 
 from acceptance.events import ACCEPT
-from acceptance.server import Server, free_port, serving, until
+from acceptance.server import Server, serving, until
 from docs.browser import needed
 from docs.pages import block, text
+from ports import reserved_port
 from strandline._config import descriptions, resolve
 
 PAGE = "behind-a-proxy.md"
@@ -68,7 +69,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     command = block(PAGE, "sh", "openssl").replace("/etc/nginx/strandline.htpasswd", str(passwords))
     subprocess.run(["sh", "-c", command], check=True, timeout=30)
     with serving("agent.py", folder=folder) as server:
-        port = free_port()
+        port = reserved_port()
         places = {
             "127.0.0.1:8080": server.url.removeprefix("http://"),
             "listen 80;": f"listen 127.0.0.1:{port};",
@@ -115,7 +116,7 @@ def _another(front: Front, folder: Path, without: str) -> Iterator[str]:
     """Run one more nginx, with the page's configuration but for a line of it."""
     configuration = (front.folder / "nginx.conf").read_text()
     assert without in configuration
-    port = free_port()
+    port = reserved_port()
     inner = configuration.partition("http {\n")[2].rpartition("}\n")[0].replace(without, "")
     inner = re.sub(r"listen [\d.:]+;", f"listen 127.0.0.1:{port};", inner)
     inner = re.sub(r"^(access_log|\w+_temp_path).*\n", "", inner, flags=re.MULTILINE)
@@ -230,7 +231,7 @@ def _named(name: str) -> Iterator[int]:
 
 
 def test_several_servers_have_each_its_sessions_for_good(tmp_path: Path) -> None:
-    nginx, port = needed("nginx"), free_port()
+    nginx, port = needed("nginx"), reserved_port()
     with _named("one") as one, ExitStack() as stack:
         two = stack.enter_context(_named("two"))
         configuration = block(PAGE, "nginx", containing="hash ")

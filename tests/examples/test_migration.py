@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 import strands_sessions
-from acceptance.server import COMMAND, DEADLINE_S, TARGETS, environment, free_port, serving, texts, until
+from acceptance.server import COMMAND, DEADLINE_S, TARGETS, environment, serving, texts, until
 from examples_shown import example
+from ports import reserved_port
 
 SHOWN = example("migration")
 VARIABLES = {"AGENT_ID": "librarian", "IDLE_TIMEOUT_MINUTES": "10"}
@@ -24,7 +25,7 @@ VARIABLES = {"AGENT_ID": "librarian", "IDLE_TIMEOUT_MINUTES": "10"}
 @contextmanager
 def original_runner(folder: Path, sessions: Path) -> Iterator[str]:
     """Run `agent_runner.py` and give its URL."""
-    port = free_port()
+    port = reserved_port()
     variables = {**VARIABLES, "HOST": "127.0.0.1", "PORT": str(port), "SESSIONS": str(sessions)}
     process = subprocess.Popen([sys.executable, "agent_runner.py"], cwd=folder, env=environment(variables))
     try:
@@ -141,7 +142,7 @@ def typed(commands: str, folder: Path) -> str:
 
 def test_every_variable_of_the_original_is_explained_and_has_an_equivalent(folder: Path) -> None:
     text = SHOWN.readme
-    with serving("agent.py", folder=folder, variables={**VARIABLES, "PORT": str(free_port())}, port=None) as server:
+    with serving("agent.py", folder=folder, variables={**VARIABLES, "PORT": str(reserved_port())}, port=None) as server:
         assert server.health()["agent_id"] == "librarian"
         for variable in ("AGENT_ID", "PORT", "IDLE_TIMEOUT_MINUTES"):
             assert f'"{variable}"' in (folder / "agent_runner.py").read_text()

@@ -21,9 +21,9 @@ import httpx
 import pytest
 
 import strands_sessions
-from acceptance.server import free_port
 from docker_engine import CHECKOUT, DEADLINE_S, docker, until
 from examples_shown import example
+from ports import reserved_port
 from strandline.testing._checker import check_history
 
 pytestmark = pytest.mark.docker
@@ -94,7 +94,7 @@ class Host:
     def start(self, *options: str, **variables: str) -> None:
         """Start a container, in the place of one that was there."""
         self.remove()
-        self.port = free_port()
+        self.port = reserved_port()
         mounts = {f"{self.folder}": "/data:rw", f"{self.folder}/{self.inner}tools": "/app/tools:ro"}
         if self.inner:
             mounts[f"{self.folder}/.agent/skills"] = "/app/skills:ro"

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from typing import Any
 
 import httpx
@@ -11,6 +10,7 @@ import pytest
 from cluster_support import Served, pair, partition, run, servers, until
 from engine_support import key, prompt_of
 from logged import ours
+from ports import reserved_port
 from strandline._access.keyring import new_key
 from strandline._agents.port import Attempt
 from strandline._engine.admission import Ticket
@@ -372,8 +372,7 @@ def test_a_server_that_cannot_be_reached_is_503_moved_and_the_log_names_it_once(
 ) -> None:
     async def scene() -> None:
         async with pair(lease_s=-2.8) as (found, first, owner, client):
-            with socket.create_server(("127.0.0.1", 0)) as closed:
-                address = f"127.0.0.1:{closed.getsockname()[1]}"
+            address = f"127.0.0.1:{reserved_port()}"
             found.town.peers = {**found.town.peers, owner.id: Peer(owner.id, address, "0")}
             for method, path in (("POST", "/v1/sessions/s/pause"), ("DELETE", "/v1/sessions/s")):
                 answer = await client.request(method, path)
