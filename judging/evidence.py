@@ -110,6 +110,7 @@ class Run(Struct, kw_only=True, eq=False):
     accepted: int = -1
     """When its acceptance was known for sure."""
     accepted_s: float | None = None
+    """When it was accepted at the latest, for sure; None: nobody knows."""
     left_s: Sequence[float] = ()
     """When clients left that waited for it."""
     moves: Sequence[Move] = ()

@@ -47,11 +47,16 @@ def ranked(evidence: Evidence) -> Iterator[str]:
         for started_s, run in begun if len(begun) > 1 else ():
             at = started_s - evidence.limits.soon_s
             for later_s, other in begun:
-                if later_s <= started_s or other.accepted_s is None or other.accepted_s >= at:
+                if later_s <= started_s or not _was_accepted(other, run, at):
                     continue
                 own, others = rank(run, at), rank(other, at)
                 if own is not None and others is not None and _is_before(others, own):
                     yield f"run {run.label} started while {other.label} waited, which goes before it"
+
+
+def _was_accepted(run: Run, before: Run, at: float) -> bool:
+    """Return whether a run had been accepted for sure when another one of its session started, soon after `at`."""
+    return run.sequence < before.sequence or (run.accepted_s is not None and run.accepted_s < at)
 
 
 def rank(run: Run, at: float) -> Rank | None:

@@ -38,8 +38,8 @@ def evidence_of(case: Case) -> Evidence:
         label: replace(request, resent=request.key is not None and label in records.unsure)
         for label, request in records.requests.items()
     }
-    spans = closed_spans(case)
-    runs = {stored.run_id: _run(case, requests, spans, stored) for stored in records.stored}
+    spans, accepted_s = closed_spans(case), _accepted_s(case)
+    runs = {each.run_id: _run(case, requests, spans, each, accepted_s[each.run_id]) for each in records.stored}
     parts = {part.label for parts in case.parts.values() for part in parts}
     accepted = {(each.label, each.run_id) for each in records.answered if each.run_id}
     refused = {each.label for each in records.answered} - records.unsure - {label for label, _ in accepted}
@@ -95,7 +95,38 @@ def evidence_of(case: Case) -> Evidence:
     )
 
 
-def _run(case: Case, requests: dict[str, Request], spans: Spans, stored: Stored) -> Run:
+def _accepted_s(case: Case) -> dict[str, float]:
+    """Return, by run id, the second before which a run was accepted for sure.
+
+    It was before a client knew it, before the run started, and before any run was accepted that has a later sequence.
+    How long its request had been on its way, or had waited for the disk, nobody knows.
+    """
+    found: dict[str, float] = {}
+    in_session: dict[str, float] = {}
+    last_s = NEVER_S
+    for run in sorted(case.records.stored, key=lambda run: run.sequence, reverse=True):
+        own_s = min(_known_s(case, run.run_id), _begun_s(case, run.run_id), in_session.get(run.session, NEVER_S))
+        found[run.run_id] = min(own_s, last_s + case.rules.drawn_s)
+        in_session[run.session], last_s = own_s, min(own_s, last_s)
+    return found
+
+
+def _known_s(case: Case, run_id: str) -> float:
+    """Return when the acceptance of a run was known outside at the latest."""
+    label = case.label_of.get(run_id, "")
+    if label not in case.known_ns or label in case.gone:  # (it may have been an earlier run's)
+        return NEVER_S
+    return case.known_ns[label] / 1e9 + case.records.monotonic_s
+
+
+def _begun_s(case: Case, run_id: str) -> float:
+    """Return when a run first started, as far as that is known."""
+    view = case.records.views.get(run_id)
+    is_known = view is not None and view.status_code == 200 and run_id not in case.untimed
+    return NEVER_S if not is_known or view is None or view.begun is None else view.begun
+
+
+def _run(case: Case, requests: dict[str, Request], spans: Spans, stored: Stored, accepted_s: float) -> Run:
     view, label = case.records.views.get(stored.run_id), case.label_of.get(stored.run_id, "")
     request = requests.get(label) or Request(name=label, session=stored.session, sent=LATER)
     run = Run(
@@ -124,7 +155,7 @@ def _run(case: Case, requests: dict[str, Request], spans: Spans, stored: Stored)
             run.closed_s = None
             return run
         run.created_s, run.started_s, run.ended_s = view.created, view.begun, view.ended_s
-        run.accepted_s = view.created + case.rules.accepted_s
+        run.accepted_s = accepted_s
         until_s = view.begun or view.ended_s or view.created
         run.closed_s = (closed_s(spans, stored.session, view.created, until_s),) * 2
     return run

@@ -39,8 +39,8 @@ class Rules(Limits, frozen=True, kw_only=True):
     max_attempts: int = 3
     cancel_grace_s: float = 0.5
     input_timeout_s: float = 1.5
-    accepted_s: float = 1.0
-    """How long after its `created_at` a run may be accepted: on a slow disk, in a busy machine."""
+    drawn_s: float = 0.0
+    """By how much later a run may have been accepted than one with a later sequence, in another session."""
     key_retention_s: float = 86_400.0
     soon_s: float = CLOCKS_S
     slack_s: float = 1.5

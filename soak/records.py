@@ -4,6 +4,7 @@ The judge reads this, the tools' ledger, and nothing else. Knows nothing of how 
 """
 
 import hashlib
+import time
 from collections import defaultdict
 from typing import Any, Final, Literal
 
@@ -168,6 +169,8 @@ class Seen(Struct, frozen=True, kw_only=True):
 class Records(Struct, kw_only=True):
     """Everything that is known from outside."""
 
+    monotonic_s: float = field(default_factory=lambda: time.time() - time.monotonic())
+    """When the monotonic clock began, in seconds since the epoch."""
     requests: dict[str, SentRequest] = field(default_factory=dict)
     answered: list[Answered] = field(default_factory=list)
     unsure: set[str] = field(default_factory=set)

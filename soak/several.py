@@ -19,8 +19,8 @@ from soak.stored import Unreadable
 from soak.strikes import CLOCK_S, LEASE_S, Strike, clock_s, strikes
 from soak.trial import QUIET_S, TARGET, Trial
 
-ACCEPTED_S: Final = LEASE_S + 1.0
-"""How long a commit may take: whether it was made can be unknown until the lease is over."""
+DRAWN_S: Final = 1.0
+"""By how much the clocks may differ from which servers draw the sequences of runs."""
 DISTURBED_S: Final = 3 * LEASE_S
 """How long after a strike a session may be without a server: for as long as that stands still, and for its lease."""
 LATE_S: Final = 15.0
@@ -44,9 +44,7 @@ class SeveralTrial(Trial):
         self._count = servers
         self._schedule = list(strikes(seed, kills)) if schedule is None else [*schedule]
         super().__init__(folder, kills=len(self._schedule), seed=seed, target=target)
-        self._rules = replace(
-            self._rules, lease_s=LEASE_S, undisturbed_s=LATE_S, accepted_s=ACCEPTED_S, drain_s=DISTURBED_S
-        )
+        self._rules = replace(self._rules, lease_s=LEASE_S, undisturbed_s=LATE_S, drawn_s=DRAWN_S, drain_s=DISTURBED_S)
         self._desk.may_refuse = True
         self._desk.answer_s = self._quiet_s = QUIET_S + CLOCK_S + LATE_S
         self._feeds = Feeds(self._desk, seed=seed)

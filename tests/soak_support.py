@@ -83,7 +83,7 @@ class World:
             FAILED: End(kind="agent_error", text=f"ConnectionError: {OUT_OF_ORDER}"),
             QUEUED: End(kind="succeeded", text=f"{QUEUED}: nothing done"),
         }
-        self.records = Records()
+        self.records = Records(monotonic_s=1_000.0)  # (so its clients know everything too late)
         for number, (label, text) in enumerate(TEXTS.items(), 1):
             run_id, end = f"run-{label}", self.ends[label]
             status = "succeeded" if end.kind == "succeeded" else "failed"
@@ -132,6 +132,15 @@ class World:
     def ask(self, label: str, **changes: Any) -> None:
         """Change what a run was requested with."""
         self.records.requests[label] = replace(self.records.requests[label], **changes)
+
+    def begin_elsewhere(self, *, sequence: int, begun: float) -> None:
+        """Have a run of another session start."""
+        run = Stored(sequence=sequence, run_id="run-elsewhere", session="elsewhere", status="succeeded", attempt=1)
+        self.records.stored.append(run)
+        done = End(kind="succeeded", text="done")
+        self.records.views[run.run_id] = View(
+            status_code=200, status="succeeded", started=True, ended=done, begun=begun, ended_s=begun + 1.0
+        )
 
     def cancel(self, label: str, status_code: int, **more: Any) -> None:
         """Have somebody cancel a run, and be answered so."""

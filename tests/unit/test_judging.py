@@ -244,6 +244,10 @@ FALSE: Final[dict[str, tuple[str, list[Change]]]] = {
     "a more urgent run waited": (
         "which goes before it", [ask("three", priority=1), be("three", priority=1, accepted_s=15.0)],
     ),
+    "a more urgent run waited that was accepted earlier": (
+        "run two (two) started while one (one) waited",
+        [ask("one", priority=1), be("one", accepted_s=None, started_s=30.0, ended_s=31.0)],
+    ),
     "an earlier interrupt waited": (
         "which goes before it",
         [

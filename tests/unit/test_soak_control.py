@@ -428,10 +428,12 @@ def overlap_by_a_forced_cancel_of_what_waits(world: Asking) -> None:
 
 
 def start_before_what_was_moved(world: Asking) -> None:
+    world.records.monotonic_s = 106.0
     world.move(QUEUED, None, 235.0)
 
 
 def start_before_what_was_made_urgent(world: Asking) -> None:
+    world.records.monotonic_s = 106.0
     world.move(QUEUED, 1, 235.0)
 
 

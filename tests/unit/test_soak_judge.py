@@ -194,6 +194,7 @@ def interrupt_nothing(world: World) -> None:
     world.records.requests[FAILED] = replace(world.records.requests[FAILED], if_busy="interrupt")
     world.records.views[f"run-{FAILED}"] = replace(world.records.views[f"run-{FAILED}"], created=231.0)
     world.records.views[f"run-{CRASHED}"] = replace(world.records.views[f"run-{CRASHED}"], ended_s=235.0)
+    world.begin_elsewhere(sequence=6, begun=232.0)
 
 
 def hide_what_nobody_rolled_back(world: World) -> None:
@@ -206,8 +207,18 @@ def hide_a_part(world: World) -> None:
     world.records.hidden[SESSION] = frozenset({12})
 
 
-def start_before_what_is_more_urgent(world: World) -> None:
+def start_before_what_is_more_urgent_and_is_seen_waiting(world: World) -> None:
+    be_more_urgent(world)
+    world.records.monotonic_s = 106.0
+
+
+def be_more_urgent(world: World) -> None:
     world.records.requests[QUEUED] = replace(world.records.requests[QUEUED], priority=1)
+
+
+def start_before_what_is_more_urgent_and_was_accepted_before_another_run(world: World) -> None:
+    be_more_urgent(world)
+    world.begin_elsewhere(sequence=6, begun=209.0)
 
 
 def report_another_end_than_is_stored(world: World) -> None:
@@ -234,7 +245,7 @@ def be_cancelled_too_late_or_not_at_all(world: World) -> None:
 
 def wait_in_a_busy_session(world: World) -> None:
     world.ask(QUEUED, if_busy="reject", sent=600)
-    world.view(QUEUED, created=239.5)
+    world.view(QUEUED, created=239.5, begun=239.5)
     world.view(FAILED, ended_s=241.0)
 
 
@@ -243,6 +254,7 @@ def roll_back_and_hide_nothing(world: World) -> None:
     world.ask(QUEUED, if_busy="rollback")
     world.view(QUEUED, created=240.5)
     world.view(FAILED, ended_s=242.0)
+    world.begin_elsewhere(sequence=6, begun=241.0)
 
 
 def end_by_itself(world: World) -> None:
@@ -344,7 +356,8 @@ def end_in_an_unknown_way(world: World) -> None:
         (interrupt_nothing, "had interrupted it"),
         (hide_what_nobody_rolled_back, "nobody has rolled it back"),
         (hide_a_part, "is hidden in part"),
-        (start_before_what_is_more_urgent, "which goes before it"),
+        (start_before_what_is_more_urgent_and_is_seen_waiting, "which goes before it"),
+        (start_before_what_is_more_urgent_and_was_accepted_before_another_run, "which goes before it"),
         (report_another_end_than_is_stored, "and is stored as"),
         (report_the_end_of_a_run_that_has_none, "was reported to have ended, and has not"),
         (answer_with_another_run, "which is another one"),
@@ -363,6 +376,14 @@ def test_whatever_is_wrong_is_found(wrong: Callable[[World], None], said: str) -
     wrong(world)
     faults = world.judged()
     assert any(said in fault for fault in faults), faults
+
+
+def test_a_run_that_nobody_saw_waiting_may_have_been_accepted_late() -> None:
+    """Its request may have waited for the disk for a long time."""
+    world = World()
+    be_more_urgent(world)
+    world.begin_elsewhere(sequence=4, begun=209.0)
+    assert not any("which goes before it" in fault for fault in world.judged())
 
 
 def test_a_cancel_that_was_answered_and_a_rollback_are_no_faults() -> None:
