@@ -81,12 +81,16 @@ class ErrorCode(StrEnum):
 
 
 class Lane:
-    """The lanes of a queue, in the order in which they are served. Priority counts in `NORMAL` only."""
+    """The lanes of a queue, in the order in which they are served. Priority counts in `NORMAL` only.
+
+    Runs in `DELAYED` are behind all others, and do not start: each moves to `NORMAL` at its `not_before`.
+    """
 
     REQUEUED: Final = 0
     ANSWER: Final = 1
     FRONT: Final = 2
     NORMAL: Final = 3
+    DELAYED: Final = 4
 
 
 DEFAULT_PRIORITY: Final = 3
@@ -315,7 +319,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
 
     A run that interrupts (`if_busy`) is in `Lane.FRONT`, one whose input is `responses` in `Lane.ANSWER`; `on_question`
     counts in `Lane.NORMAL` only. `timeout_s` counts from the first start; `queue_deadline` (seconds since the epoch)
-    ends the wait.
+    ends the wait. A run with `not_before` (seconds since the epoch) is for `Lane.NORMAL`, and queues at that time.
     """
 
     run_id: RunId
@@ -332,6 +336,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
     if_busy: IfBusy = IfBusy.ENQUEUE
     on_question: OnQuestion = OnQuestion.WAIT
     trace: Carrier | None = None
+    not_before: float | None = None
 
     @property
     def dismisses(self) -> bool:
@@ -375,6 +380,17 @@ class RunSummary(Struct, frozen=True, kw_only=True):
     discard: bool = False
     if_busy: IfBusy = IfBusy.ENQUEUE
     trace: Carrier | None = None
+    not_before: float | None = None
+
+    @property
+    def delayed_until(self) -> float | None:
+        """Until when it is delayed; None if it waits for its turn, or waits no longer."""
+        return self.not_before if self.lane == Lane.DELAYED and self.status is RunStatus.QUEUED else None
+
+    @property
+    def waits_since(self) -> float:
+        """Since when it waits for its turn: its acceptance, or its `not_before` if that is later."""
+        return waits_since(self.created_at, self.not_before)
 
     @property
     def locks_session(self) -> bool:
@@ -387,6 +403,11 @@ class RunSummary(Struct, frozen=True, kw_only=True):
         if self.timeout_s is None or self.started_at is None:
             return None
         return self.started_at + self.timeout_s
+
+
+def waits_since(created_at: float, not_before: float | None) -> float:
+    """Return since when a run waits for its turn: its acceptance, or its `not_before` if that is later."""
+    return created_at if not_before is None else max(created_at, not_before)
 
 
 class Run(RunSummary, frozen=True, kw_only=True):

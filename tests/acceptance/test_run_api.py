@@ -2,6 +2,8 @@
 
 import base64
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import httpx
@@ -120,6 +122,32 @@ def test_priority_is_the_order_of_a_queue(server: Server, at: Checkpoints) -> No
     assert server.run(answered["run_id"])["metadata"] == {"a": 1}
     server.client.get(f"/v1/runs/{runs[0]['run_id']}", headers={"Prefer": "wait=20"})
     assert texts(server.history("urgent"), "user") == ["p0", "p1", "p2", "p3", "p4", "p5"]
+
+
+def test_a_run_for_a_later_time_lets_others_pass_and_starts_then(server: Server) -> None:
+    """At every route that takes a run, in any time zone; also with a client, which gets the time back."""
+    at = datetime.now(UTC) + timedelta(days=400)
+    late = ask(server, "delayed", "late", not_before=at.isoformat()).json()
+    assert (late["status"], late["position"], late["why"]["code"]) == ("queued", 1, "delayed")
+    assert datetime.fromisoformat(late["not_before"]) == at
+    soon = datetime.now(timezone(timedelta(hours=5))) + timedelta(seconds=1)
+    body = {"session_id": "delayed", "message": "soon", "not_before": soon.isoformat()}
+    with ThreadPoolExecutor() as pool:
+        waits = pool.submit(server.client.post, "/chat", json=body, timeout=DEADLINE_S)
+        now = ask(server, "delayed", "now", {"Prefer": "wait=20"}).json()
+        chat = waits.result(DEADLINE_S).json()
+    run = get(server, f"runs/{chat['run_id']}")
+    assert (now["status"], chat["response"]) == ("succeeded", "soon")
+    assert datetime.fromisoformat(run["started_at"]) >= soon
+    assert get(server, f"runs/{late['run_id']}")["status"] == "queued"
+    with Client(server.url) as client:
+        given = datetime.now(UTC) + timedelta(seconds=0.2)
+        done = client.chat("hello", "delayed", not_before=given)
+        assert (done.output, done.not_before) == ("hello", given)
+    refused = ask(server, "delayed", "x", not_before=at.isoformat(), if_busy="interrupt")
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid")
+    assert ask(server, "delayed", "x", not_before="2036-01-01T09:00:00").status_code == 422
+    assert server.client.post(f"/v1/runs/{late['run_id']}/cancel").json()["status"] == "cancelled"
 
 
 @pytest.mark.parametrize("priority", ["2", "2.0", "2e0", "20E-1"])

@@ -75,7 +75,7 @@ def test_runs_of_a_session_that_is_not_there_are_found_out_at_the_start() -> Non
     rows = StoredRows()
     session = SessionRef.of(7, SessionKey(ANONYMOUS, SessionId("s")))
     new = NewRun(run_id=RunId("a"), key=session.key, input="go", created_at=1.0)
-    added = AddRun(session, 0, new, encoded_body(new), 3, queue_deadline=None, fence=None, started_at=None)
+    added = AddRun(session, 0, new, encoded_body(new), 3, 3, queue_deadline=None, fence=None, started_at=None)
     rows.write([added])
     (lost,) = rows.busy_sessions()
     assert isinstance(lost, DamagedSession)

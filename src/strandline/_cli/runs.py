@@ -236,6 +236,7 @@ def _print_run(run: dict[str, Any]) -> None:
         "status": run["status"],
         "now": _now(run) if run["status"] not in ("succeeded", "cancelled") else "",
         "accepted": rows.clock_time(run["created_at"]),
+        "due": rows.clock_time(run["not_before"]) if run.get("not_before") else "",
         "started": rows.clock_time(run["started_at"]) if run["started_at"] else "",
         "ended": rows.clock_time(run["ended_at"]) if run["ended_at"] else "",
         "took": rows.took(run) if run["started_at"] else "",

@@ -20,6 +20,7 @@ class Reason(StrEnum):
     PAUSED = "paused"
     HELD = "held"
     WAITS_FOR_INPUT = "waits_for_input"
+    DELAYED = "delayed"
     BEHIND = "behind"
     JOURNAL_UNAVAILABLE = "journal_unavailable"
     NO_WORKER = "no_worker"

@@ -133,6 +133,7 @@ class Service:
             self._streams,
             reading,
             options,
+            lambda run_id: self._queues.sessions.not_before(run_id),
         )
         self._ticks = (
             self._hand_on_ownership,
@@ -269,6 +270,7 @@ class Service:
     def health(self) -> Health:
         """Return the present state; takes microseconds, or a few milliseconds with 10,000 waiting sessions."""
         executing, waiting = self._claims.counts()
+        delayed = self._queues.sessions.delayed if waiting else 0
         oldest = self._queues.sessions.oldest if waiting else None
         quiet_s = self._runner.quiet_s()
         return Health(
@@ -280,7 +282,8 @@ class Service:
             running=executing,
             held=len(self._holds),
             stalled=sum(each >= self.options.stall_after_s for each in quiet_s),
-            queue_depth=waiting,
+            queue_depth=max(0, waiting - delayed),
+            delayed=delayed,
             oldest_wait_s=0.0 if oldest is None else max(0.0, self._clock.now() - oldest),
             longest_no_progress_s=max(quiet_s, default=0.0),
             agents_in_memory=len(self._pool),

@@ -86,6 +86,7 @@ class AddRun(Change, frozen=True, gc=False):
     seq: int
     new: NewRun
     body: Body
+    lane: int
     urgency: int
     queue_deadline: float | None
     fence: int | None
@@ -110,6 +111,16 @@ class ChangeRun(Change, frozen=True, gc=False):
     queue_deadline: float | None
     cancel_requested: bool
     discard: bool
+
+
+class DueRun(Change, frozen=True, gc=False):
+    """A delayed run that queues: its sequence, and each checksum with it, becomes `drawn`."""
+
+    session: SessionRef
+    seq: int
+    drawn: int
+    lane: int
+    urgency: int
 
 
 class EndRun(Change, frozen=True, gc=False):

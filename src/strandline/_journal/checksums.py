@@ -26,12 +26,22 @@ _CHECKSUM: Final = struct.Struct("<BI")
 _RUN: Final = struct.Struct("<qq?dd")
 _NUMBER: Final = struct.Struct("<q")
 _QUESTION: Final = struct.Struct("<qd")
+_TIME: Final = struct.Struct("<d")
 
 
 def with_checksum(record: bytes, owner: int) -> bytearray:
     """Return `record` after its checksum, which covers its owner too, in a type that the driver binds without a
     copy."""
     return bytearray(_CHECKSUM.pack(1, zlib.crc32(record, owner))) + record
+
+
+def with_owner(stored: bytes | None, owner: int, new_owner: int) -> bytes | bytearray | None:
+    """Return a stored record under another owner. One that is damaged stays so, and one without a checksum as it is."""
+    if stored is None or not has_checksum(stored):
+        return stored
+    record = stored[CHECKSUM_BYTES:]
+    is_whole = stored[1:CHECKSUM_BYTES] == zlib.crc32(record, owner).to_bytes(4, "little")
+    return with_checksum(record, new_owner if is_whole else ~new_owner & 0xFFFFFFFF)
 
 
 def has_checksum(stored: bytes | None) -> bool:
@@ -71,10 +81,12 @@ def request_owner(
     resumable: bool,
     created_at: float,
     timeout_s: float | None,
+    not_before: float | None = None,
 ) -> int:
     """Return the owner of a run's input and metadata; covers the other fields of the request, which never change."""
     request = _RUN.pack(seq, priority, not resumable, created_at, -1.0 if timeout_s is None else timeout_s)
-    return zlib.crc32(run_id.encode(), zlib.crc32(request, session))
+    owner = zlib.crc32(run_id.encode(), zlib.crc32(request, session))
+    return owner if not_before is None else zlib.crc32(_TIME.pack(not_before), owner)
 
 
 def end_owner(

@@ -124,9 +124,21 @@ class LiveSessions:
         return None if run is None or run.fence is not None else run.session.queue.ahead(run.rank) + 1
 
     def is_idle(self, key: SessionKey) -> bool:
-        """Return whether nothing of a session waits or is claimed."""
+        """Return whether nothing of a session is claimed or waits for its turn; delayed runs may wait for theirs."""
         session = self._sessions.get(key)
-        return session is None or session.is_idle
+        return session is None or (session.claimed is None and not session.queue.has_next)
+
+    def not_before(self, run_id: RunId) -> float | None:
+        """Return until when a run is delayed; None if it is not."""
+        run = self._runs.get(run_id)
+        return run.not_before if run is not None and run.is_delayed else None
+
+    def delayed_until(self, key: SessionKey) -> float | None:
+        """Return when the next run of a session is due if only delayed ones wait in it; None: it waits for a turn."""
+        session = self._sessions.get(key)
+        if session is None or not session.queue or session.queue.has_next:
+            return None
+        return session.queue.head.not_before
 
     def executes(self, key: SessionKey) -> bool:
         """Return whether a run of a session executes."""
@@ -150,7 +162,7 @@ class LiveSessions:
         return ClaimResult.NOTHING if session is None else self._cannot_claim(session, now)
 
     def _cannot_claim(self, session: SessionState, now: float) -> ClaimResult | None:
-        if session.claimed is not None or session.paused or not session.queue:
+        if session.claimed is not None or session.paused or not session.queue.has_next:
             return ClaimResult.NOTHING
         if self._closing and self._is_closing(self._partition(session)):
             return ClaimResult.NOTHING
@@ -179,8 +191,14 @@ class LiveSessions:
 
     @property
     def oldest(self) -> float | None:
-        """When the longest-waiting run was accepted, in seconds since the epoch; takes time for each run."""
-        return min((run.created_at for run in self._runs.values() if run.fence is None), default=None)
+        """Since when the longest-waiting run waits for its turn (seconds since the epoch); takes time for each run."""
+        waiting = (run for run in self._runs.values() if run.fence is None and not run.is_delayed)
+        return min((run.waits_since for run in waiting), default=None)
+
+    @property
+    def delayed(self) -> int:
+        """How many of the waiting runs are delayed; takes time for each run."""
+        return sum(run.is_delayed for run in self._runs.values())
 
     def claimed_of(self) -> Mapping[Principal, int]:
         """Return how many runs of each principal execute or are held; takes time for each run."""
@@ -202,7 +220,8 @@ class LiveSessions:
         return self._deadlines.next
 
     def due(self, now: float) -> list[SessionKey]:
-        """Return the sessions with overdue runs; unless these are ended, they are due again soon.
+        """Return the sessions with overdue runs, or delayed ones that are due; until something is done they are due
+        again soon.
 
         `moved` is called with other sessions that no longer wait for input.
         """
@@ -218,17 +237,25 @@ class LiveSessions:
         return list(overdue)
 
     def _is_overdue(self, run: RunState, now: float) -> bool:
-        """Return whether the time of a waiting run is over: to begin, or to end once it has begun."""
+        """Return whether the time of a waiting run is over: to begin, to end once it has begun, or to be delayed."""
+        if run.is_delayed:
+            return self._is_due(run, now)
         if (ends_at := run.deadline) is not None:
             return ends_at <= now
         deadline = run.queue_deadline
         return deadline is not None and deadline <= now and not _stands_still(run.session)
 
-    def _watch(self, run: RunState, not_before: float = 0.0) -> None:
-        """Watch a waiting run's deadline, and the end of its session's wait for input."""
+    def _is_due(self, run: RunState, now: float) -> bool:
+        """Return whether a waiting run is delayed and its time has come."""
+        return run.is_delayed and run.not_before is not None and run.not_before <= now
+
+    def _watch(self, run: RunState, earliest: float = 0.0) -> None:
+        """Watch a waiting run's deadline, or its delay, and the end of its session's wait for input."""
         deadline = run.queue_deadline if run.deadline is None else run.deadline
+        if run.is_delayed:
+            deadline = run.not_before
         if deadline is not None:
-            self._deadlines.watch(run, max(deadline, not_before))
+            self._deadlines.watch(run, max(deadline, earliest))
         self._watch_question(run.session)
 
     def _watch_question(self, session: SessionState) -> None:
@@ -240,13 +267,13 @@ class LiveSessions:
 
     # -- sessions come and go -------------------------------------------------------------------------
 
-    def _install(self, session: SessionState, not_before: float = 0.0) -> None:
-        """Cache a session as stored; none of its waiting runs is due before `not_before`."""
+    def _install(self, session: SessionState, earliest: float = 0.0) -> None:
+        """Cache a session as stored; none of its waiting runs is due before `earliest`."""
         self._evict()
         self._sessions[session.key] = session
         for run in session.queue:
             self._runs[run.run_id] = run
-            self._watch(run, not_before)
+            self._watch(run, earliest)
         self._count(session, len(session.queue))
         if (claimed := session.claimed) is not None:
             self._runs[claimed.run_id] = claimed

@@ -28,6 +28,10 @@ Every journal keeps these invariants; `strandline.testing._contract.JournalContr
   `OnQuestion.DISMISS`, or a cancel of the session, dismisses the question in the same transaction.
 * A run in `Lane.NORMAL` with `OnQuestion.ANSWER` and a text as input becomes an answer (`responses` in `Lane.ANSWER`)
   if its session has exactly one open input request in the accept's own transaction.
+* A run whose `not_before` has not come when it is accepted is in `Lane.DELAYED`: stored and counted like all that wait,
+  behind them, and claimed by nothing. From its time on `due` reports its session, and `EndOverdue` has it queue: it
+  then draws its sequence, as a run that is accepted at that moment. Its `queue_deadline` stops for what closes its
+  session only from its `not_before` on.
 * Messages of a discarded run stay in history, are in no window, and are read only on request.
 * Every `load` and `read` that begins after a claim's delivery sees what the claim rests on.
 * `sessions` shows what waits and executes at any moment, as decided.
@@ -154,7 +158,8 @@ class EndWaiting(Struct, frozen=True):
 
 
 class EndOverdue(Struct, frozen=True):
-    """End the waiting runs of a session whose time is over.
+    """Have the delayed runs of a session queue whose `not_before` has passed, in the order of that, and end the waiting
+    runs whose time is over.
 
     Those whose `queue_deadline` has passed end with `outcome` and leave no trace in history; none ends while the
     session is paused or held, since queue deadlines stop then. Requeued ones whose `timeout_s` has passed since their
@@ -187,6 +192,7 @@ class CancelSession(Struct, frozen=True):
 class Move(Struct, frozen=True):
     """Give a waiting run another priority, or with None the last place of `Lane.FRONT`.
 
+    A delayed run stays delayed with another priority; in `Lane.FRONT` it waits for its turn at once.
     Busy if it executes or has begun, `Ended` if it has ended, `Changed(existed=False)` if there is no such run.
     """
 
@@ -431,7 +437,12 @@ class Sessions(Protocol):
 
     @property
     def oldest(self) -> float | None:
-        """When the longest-waiting run was accepted, in seconds since the epoch; takes time for each run."""
+        """Since when the longest-waiting run waits for its turn (seconds since the epoch); takes time for each run."""
+        ...
+
+    @property
+    def delayed(self) -> int:
+        """How many of the waiting runs are delayed; takes time for each run."""
         ...
 
     def waiting_of(self) -> Mapping[Principal, int]:
@@ -462,7 +473,15 @@ class Sessions(Protocol):
         ...
 
     def is_idle(self, key: SessionKey) -> bool:
-        """Return whether nothing of a session waits or is claimed."""
+        """Return whether nothing of a session is claimed or waits for its turn; delayed runs may wait for theirs."""
+        ...
+
+    def not_before(self, run_id: RunId) -> float | None:
+        """Return until when (seconds since the epoch) a run is delayed; None if it is not."""
+        ...
+
+    def delayed_until(self, key: SessionKey) -> float | None:
+        """Return when the next run of a session is due if only delayed ones wait in it; None: it waits for a turn."""
         ...
 
     def executes(self, key: SessionKey) -> bool:
@@ -491,7 +510,8 @@ class Sessions(Protocol):
         ...
 
     def due(self, now: float) -> list[SessionKey]:
-        """Return the sessions with overdue runs; unless these are ended, they are due again soon.
+        """Return the sessions with overdue runs, or delayed ones that are due; until something is done they are due
+        again soon.
 
         `moved` is called with other sessions that no longer wait for input.
         """

@@ -17,7 +17,7 @@ from strandline._journal.changes import SessionRef
 from strandline._journal.database import Database
 from strandline._journal.port import AgentState, AgentStateQuery, HistoryPage, HistoryQuery, RunQuery
 from strandline._journal.records import StoredRun
-from strandline._journal.rules import Rank, Room, rank, spans
+from strandline._journal.rules import Rank, Room, delayed, rank, spans
 from strandline._journal.state import HistoryEnd, OpenRound, SessionState
 from strandline._lifecycle import ENDED
 from strandline._model import (
@@ -69,7 +69,7 @@ class RunRow(
     namedtuple(
         "RunRow",
         "run_id lane priority opaque metadata seq status attempt created_at started_at ended_at outcome timeout_s"
-        " queue_deadline discarded cancel_requested discard if_busy moved trace fence urgency input",
+        " queue_deadline discarded cancel_requested discard if_busy moved trace not_before fence urgency input",
     )
 ):
     """A stored run: a row of the columns `RUN_COLUMNS`, any of which may be damaged."""
@@ -110,21 +110,29 @@ def faults_of(run: RunSummary, row: RunRow) -> Iterator[str]:
         yield "was to be discarded, and is not"
     if run.discarded and not ended:
         yield f"is {status} and discarded already"
-    if not all(isfinite(each or 0) for each in (run.created_at, run.started_at, run.ended_at, run.queue_deadline)):
+    times = (run.created_at, run.started_at, run.ended_at, run.queue_deadline, run.not_before)
+    if not all(isfinite(each or 0) for each in times):
         yield "has a time that never comes"
     if run.started_at is None and (run.attempt > 0 or status is RunStatus.RUNNING):
         yield "was attempted and has never started"
-    _, least, _ = rank(run.lane, run.priority, run.sequence)
-    is_place = row.urgency >= least if run.lane == Lane.FRONT else row.urgency == least
-    if not (run.lane <= Lane.NORMAL and run.attempt >= 0 and is_place):
+    if not (run.attempt >= 0 and _is_place(run, row.urgency)):
         yield "stands where no run can stand"
+
+
+def _is_place(run: RunSummary, urgency: int) -> bool:
+    """Return whether a run can have this urgency in its lane."""
+    if run.lane == Lane.DELAYED:
+        is_time = run.not_before is not None and isfinite(run.not_before)
+        return is_time and run.started_at is None and urgency == delayed(run.not_before or 0.0, run.priority)
+    _, least, _ = rank(run.lane, run.priority, run.sequence)
+    return run.lane <= Lane.NORMAL and (urgency >= least if run.lane == Lane.FRONT else urgency == least)
 
 
 def stored_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
     """Return a stored run, or its summary, even if it is impossible. Raises `JournalUnavailable` if it is damaged."""
     what, crc = f"run {row.run_id}", session.crc
     request = checksums.request_owner(
-        crc, row.seq, row.run_id, row.priority, not row.opaque, row.created_at, row.timeout_s
+        crc, row.seq, row.run_id, row.priority, not row.opaque, row.created_at, row.timeout_s, row.not_before
     )
     stored = row._asdict() | {
         "key": session.key,

@@ -36,10 +36,12 @@ Closed = Literal["answered", "dismissed"]
 Rank = tuple[int, int, int]
 """A run's rank in its session: (lane, urgency, sequence); the smallest is next.
 
-The urgency is the priority in the normal lane, the place drawn on arrival in the front lane, and 0 in all others.
+The urgency is the priority in the normal lane, the place drawn on arrival in the front lane, the time and the priority
+of a delayed run, and 0 in all others.
 """
 
 _DRAWN: Final = 1 << 40
+_PRIORITY_BITS: Final = 3
 
 _MOVE_TO: Final = {end: move for (_, move), end in MOVES.items() if end in ENDED}
 
@@ -52,6 +54,24 @@ def rank(lane: int, priority: int, sequence: int) -> Rank:
 def drawn(number: int) -> int:
     """Return the urgency for `number` in the front lane, which is larger than every priority."""
     return _DRAWN + number
+
+
+def first_rank(new: NewRun, sequence: int, now: float) -> Rank:
+    """Return the rank of a run that is accepted now."""
+    if new.not_before is None or new.not_before <= now:
+        return rank(new.lane, new.priority, sequence)
+    return (Lane.DELAYED, delayed(new.not_before, new.priority), sequence)
+
+
+def delayed(not_before: float, priority: int) -> int:
+    """Return the urgency of a delayed run: it goes by its time in milliseconds, then by the priority that it will
+    have."""
+    return int(not_before * 1000) << _PRIORITY_BITS | priority
+
+
+def delayed_priority(urgency: int) -> int:
+    """Return the priority that a delayed run with this urgency will have."""
+    return urgency & ((1 << _PRIORITY_BITS) - 1)
 
 
 def is_last(attempt: int, max_attempts: int) -> bool:
@@ -157,9 +177,9 @@ def answers_key(keyed: Keyed, run_id: RunId, ended_at: float | None, fingerprint
     return Attached(run_id) if fingerprint == keyed.fingerprint else Reused()
 
 
-def stood_s(held_since: float, created_at: float, now: float) -> float:
+def stood_s(held_since: float, waits_since: float, now: float) -> float:
     """Return for how long the queue deadline of a run stood still in a held session; at least 0."""
-    return max(0.0, now - max(held_since, created_at))
+    return max(0.0, now - max(held_since, waits_since))
 
 
 class Room:

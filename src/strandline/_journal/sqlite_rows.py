@@ -40,6 +40,15 @@ _CHANGE_RUN: Final = (
     " started_at = ?, queue_deadline = ?, cancel_requested = ?, discard = ?"
     f" WHERE seq = ? AND coalesce(fence, 0) = ? AND {_IS_OPEN}"
 )
+_CHECKED: Final = (
+    "SELECT input, metadata, trace, key, fingerprint, run_id, priority, opaque, created_at, timeout_s, not_before"
+    f" FROM runs WHERE seq = ? AND lane = {Lane.DELAYED}"
+)
+"""What the checksums of a delayed run cover, and what they are in."""
+_DUE_RUN: Final = (
+    "UPDATE runs SET seq = ?, lane = ?, urgency = ?, input = ?, metadata = ?, trace = ?, fingerprint = ?"
+    f" WHERE seq = ? AND status = '{_QUEUED}' AND fence IS NULL"
+)
 _END_RUN: Final = (
     "UPDATE runs SET status = ?, outcome = ?, ended_at = ?, fence = nullif(?, 0), last = 0, discarded = ?"
     f" WHERE seq = ? AND coalesce(fence, 0) = ? AND {_IS_OPEN}"
@@ -75,14 +84,14 @@ LIVE: Final = (
     "SELECT run_id, seq, lane, urgency, created_at, queue_deadline, attempt, started_at, moved, fence,"
     f" CASE WHEN NOT ({_IS_OPEN}) THEN coalesce(ended_at, created_at) END, cancel_requested, discard,"
     " CASE WHEN started_at IS NULL AND attempt = 0 THEN 0 ELSE (SELECT count(*) FROM staged WHERE run = seq) END,"
-    " timeout_s"
+    " timeout_s, not_before"
     " FROM runs"
 )
 """The fields of `RunState` for a waiting or claimed run, in their order."""
 _Time = float | None
 _Number = int | None
 _Live = tuple[
-    str, int, int, int, float, _Time, int, _Time, _Number, _Number, _Time, int, int, int, _Time
+    str, int, int, int, float, _Time, int, _Time, _Number, _Number, _Time, int, int, int, _Time, _Time
 ]  # fmt: skip
 _LIVE_OF: Final = (
     f"{LIVE} WHERE session = ? AND status = 'queued' UNION ALL {LIVE} WHERE session = ? AND fence IS NOT NULL"
@@ -140,6 +149,7 @@ class StoredRows(ABC):
             changes.DropSession: self._drop_session,
             changes.AddRun: self._add_run,
             changes.ChangeRun: self._change_run,
+            changes.DueRun: self._due_run,
             changes.EndRun: self._end_run,
             changes.AddHistory: self._add_history,
             changes.StoreAgent: self._store_agent,
@@ -192,7 +202,7 @@ class StoredRows(ABC):
     def _add_run(self, row: changes.AddRun) -> None:
         new, body, seq, crc = row.new, row.body, row.seq, row.session.crc
         owner = checksums.request_owner(
-            crc, seq, new.run_id, new.priority, new.resumable, new.created_at, new.timeout_s
+            crc, seq, new.run_id, new.priority, new.resumable, new.created_at, new.timeout_s, new.not_before
         )
         more: dict[str, object] = {}
         if row.fence is not None:
@@ -201,6 +211,8 @@ class StoredRows(ABC):
             more["queue_deadline"] = row.queue_deadline
         if new.timeout_s is not None:
             more["timeout_s"] = new.timeout_s
+        if new.not_before is not None:
+            more["not_before"] = new.not_before
         if body.metadata is not None:
             more["metadata"] = checksums.with_checksum(body.metadata, owner)
         if body.trace is not None:
@@ -214,7 +226,7 @@ class StoredRows(ABC):
         self._write(
             _add_run(tuple(more)),
             (
-                seq, new.run_id, row.session.no, new.lane, row.urgency, new.priority, status, attempt, 0,
+                seq, new.run_id, row.session.no, row.lane, row.urgency, new.priority, status, attempt, 0,
                 int(not new.resumable), checksums.with_checksum(body.prompt, owner), new.created_at, *more.values(),
             ),
         )  # fmt: skip
@@ -228,6 +240,21 @@ class StoredRows(ABC):
                 int(row.discard), row.seq, row.was or 0,
             ),
         )  # fmt: skip
+
+    def _due_run(self, row: changes.DueRun) -> None:
+        # (Once for a run that was delayed: reading it first is simpler than to keep all parts of it in memory.)
+        found = self._execute(_CHECKED, (row.seq,)).fetchone()
+        if found is None:
+            raise Mismatch(f"there is no delayed run with sequence {row.seq}")
+        prompt, metadata, trace, key, fingerprint, run_id, priority, opaque, created_at, timeout_s, not_before = found
+        crc = row.session.crc
+        request = (run_id, priority, not opaque, created_at, timeout_s, not_before)
+        owners = [checksums.request_owner(crc, seq, *request) for seq in (row.seq, row.drawn)]
+        parts = [checksums.with_owner(part, *owners) for part in (prompt, metadata, trace)]
+        if key is not None:
+            keys = [checksums.key_owner(crc, seq, key) for seq in (row.seq, row.drawn)]
+            fingerprint = checksums.with_owner(fingerprint, *keys)
+        self._update(_DUE_RUN, (row.drawn, row.lane, row.urgency, *parts, fingerprint, row.seq))
 
     def _end_run(self, row: changes.EndRun) -> None:
         # A run that has ended and has a fence is held, and the index of claims has its session.

@@ -14,7 +14,7 @@ from msgspec import Struct, field
 from strandline._journal.changes import SessionRef
 from strandline._journal.deadlines import Due
 from strandline._journal.rules import Rank
-from strandline._model import NewRun, RunId, SessionKey
+from strandline._model import Lane, NewRun, RunId, SessionKey, waits_since
 
 
 class HistoryEnd(Struct, frozen=True, gc=False):
@@ -58,10 +58,11 @@ class RunState(Struct, eq=False):
     checkpoints: int = 0
     """How many checkpoints it has."""
     timeout_s: float | None = None
+    not_before: float | None = None
     new: NewRun | None = None
     """The accepted run, while it waits; None if only storage has it."""
     due: Due | None = None
-    """When to check its `queue_deadline`, which may be later, or its `deadline`."""
+    """When to check its `queue_deadline`, which may be later, or its `deadline`; of a delayed run its `not_before`."""
 
     @property
     def rank(self) -> Rank:
@@ -72,6 +73,16 @@ class RunState(Struct, eq=False):
     def deadline(self) -> float | None:
         """When it times out, `timeout_s` after its first start, whether it waits again or executes."""
         return None if self.started_at is None or self.timeout_s is None else self.started_at + self.timeout_s
+
+    @property
+    def is_delayed(self) -> bool:
+        """Whether it waits for its time, and not yet for its turn."""
+        return self.lane == Lane.DELAYED
+
+    @property
+    def waits_since(self) -> float:
+        """Since when it waits for its turn; of a delayed run from when on."""
+        return waits_since(self.created_at, self.not_before)
 
     @property
     def has_begun(self) -> bool:
@@ -96,6 +107,11 @@ class RunQueue:
     def __iter__(self) -> Iterator[RunState]:
         """Yield the runs, the next one first."""
         return iter([self._runs[rank] for rank in self._ranks[self._gone :]])
+
+    @property
+    def has_next(self) -> bool:
+        """Whether a run waits for its turn; delayed runs do not."""
+        return bool(self._runs) and self._ranks[self._gone][0] != Lane.DELAYED
 
     @property
     def head(self) -> RunState:

@@ -62,8 +62,9 @@ from strandline._journal.rules import (
     check_answer,
     check_cancel,
     check_end,
+    delayed,
     drawn,
-    rank,
+    first_rank,
 )
 from strandline._journal.state import Keys, OpenRound, RunState, SessionState
 from strandline._journal.transitions import Transitions, as_run, in_order
@@ -315,12 +316,12 @@ class SessionTable(Transitions):
                 body = replace(body, prompt=encode_messages(answer.input))
         partition = self.partition(new.key) if session is None else self._partition(session)
         seq = self.numbers.next_run(partition)
-        place = rank(new.lane, new.priority, seq)
+        place = first_rank(new, seq, now)
         ahead = session.queue.ahead(place) if session is not None else 0
         may_proceed = open_round is None or new.dismisses or open_round.until <= now
         leaving: list[RunState] = []
         if new.if_busy is not _ENQUEUE and session is not None:
-            is_behind = new.lane != Lane.ANSWER and (len(session.queue) > 0 or not may_proceed)
+            is_behind = new.lane != Lane.ANSWER and (session.queue.has_next or not may_proceed)
             is_busy = is_behind or session.claimed is not None or session.paused
             if is_busy and new.if_busy is IfBusy.REJECT:
                 return Refused("session_busy", ahead + 1)
@@ -346,7 +347,7 @@ class SessionTable(Transitions):
                 return Refused("disk_low", ahead + 1)
         answers = question is not None
         is_free = session is None or (session.claimed is None and not session.paused)
-        is_free = is_free and not self._is_closing(partition)
+        is_free = is_free and not self._is_closing(partition) and place[0] != Lane.DELAYED
         at_once = claim_next and not ahead and is_free and (may_proceed or answers)
         if not at_once and not answers:
             waiting = (len(session.queue) if session is not None else 0) - len(leaving)
@@ -357,8 +358,9 @@ class SessionTable(Transitions):
         if new.keyed is not None and session.keys is not None:
             session.keys.add(new.keyed.key)
         run = RunState(
-            session, new.run_id, seq, new.lane, place[1], new.created_at, new.queue_deadline, timeout_s=new.timeout_s
-        )
+            session, new.run_id, seq, place[0], place[1], new.created_at, new.queue_deadline, timeout_s=new.timeout_s,
+            not_before=new.not_before,
+        )  # fmt: skip
         self.numbers.drew_run(seq)
         if most is not None:
             self._coming.append((new.key.principal, body.size))
@@ -371,7 +373,9 @@ class SessionTable(Transitions):
         if forgotten is not None:
             self._note(session, DropKey(forgotten))
         fence = self._claim(run) if at_once else None
-        added = AddRun(session.ref, run.seq, new, body, run.urgency, run.queue_deadline, fence, run.started_at)
+        added = AddRun(
+            session.ref, run.seq, new, body, run.lane, run.urgency, run.queue_deadline, fence, run.started_at
+        )
         self._note(session, added)
         self._runs[run.run_id] = run
         if fence is None:
@@ -461,7 +465,7 @@ class SessionTable(Transitions):
         elif (
             run.queue_deadline is not None
         ):  # its time stands still since it came, or since the question if that was later
-            run.queue_deadline += max(0.0, open_round.until - max(run.created_at, session.rests_since or 0.0))
+            run.queue_deadline += max(0.0, open_round.until - max(run.waits_since, session.rests_since or 0.0))
 
     def claim_next(self, key: SessionKey, *, now: float) -> ClaimResult:
         """Claim the session's next run, counting an attempt."""
@@ -575,12 +579,17 @@ class SessionTable(Transitions):
         return Changed(existed=True)
 
     def _end_overdue(self, change: EndOverdue) -> Stopped:
-        """End the overdue runs of a session. Those that have begun are closed by their checkpoints, the others leave no
-        message in history."""
+        """Have delayed runs of a session queue that are due, then end its overdue runs.
+
+        Those that have begun are closed by their checkpoints, the others leave no message in history."""
         check_end(RunStatus.QUEUED, change.outcome.status)
         session = self._find(change.key)
-        overdue = [] if session is None else [run for run in session.queue if self._is_overdue(run, self._now)]
-        self._look_up_waiting(overdue)
+        queue = () if session is None else tuple(session.queue)
+        self._look_up_waiting(run for run in queue if not run.is_delayed and self._is_overdue(run, self._now))
+        for run in queue:
+            if self._is_due(run, self._now):
+                self._become_due(run)
+        overdue = [run for run in queue if not run.is_delayed and self._is_overdue(run, self._now)]
         ended: dict[RunId, Outcome] = {}
         for run in overdue:
             if run.deadline is None:
@@ -651,9 +660,13 @@ class SessionTable(Transitions):
             place = self.numbers.next_run(self._partition(run.session))
             run.lane, run.urgency = Lane.FRONT, drawn(place)
             self.numbers.drew_run(place)
+        elif run.is_delayed and run.not_before is not None:
+            run.urgency, run.moved = delayed(run.not_before, change.priority), change.priority
         else:
             run.lane, run.urgency, run.moved = Lane.NORMAL, change.priority, change.priority
         queue.add(run)
+        if run.not_before is not None:
+            self._watch(run)  # (it may be delayed no longer)
         self._moved(run.session.key)
         self._change_run(run, was=None)
         return Changed(existed=True)

@@ -23,6 +23,7 @@ from strandline._journal.changes import (
     CloseRequest,
     DropCheckpoints,
     DropQuestion,
+    DueRun,
     EndHold,
     EndRun,
     SessionRef,
@@ -32,7 +33,7 @@ from strandline._journal.live import LiveSessions
 from strandline._journal.numbers import Numbers
 from strandline._journal.port import ClaimResult
 from strandline._journal.records import Missing, Records, Room, StoredQuestion, StoredRun
-from strandline._journal.rules import Closed, cancelled, is_last, rank, stood_s, timed_out
+from strandline._journal.rules import Closed, cancelled, delayed_priority, is_last, rank, stood_s, timed_out
 from strandline._journal.state import HistoryEnd, Keys, OpenRound, RunState, SessionState
 from strandline._lifecycle import Move, advance
 from strandline._model import (
@@ -130,7 +131,7 @@ class Transitions(LiveSessions):
 
     def _look_ahead(self, session: SessionState) -> None:
         """Read what the next claim of a session needs: its next run, the question that it answers or dismisses."""
-        if not session.queue:
+        if not session.queue.has_next:
             return
         run = session.queue.head
         if run.new is None:
@@ -252,6 +253,19 @@ class Transitions(LiveSessions):
         run.attempt, run.queue_deadline = attempt, None
         self._enqueue(run)
         self._change_run(run, was=was)
+
+    def _become_due(self, run: RunState) -> None:
+        """Have a delayed run wait for its turn, behind all that wait already with its priority."""
+        session = run.session
+        self._touch(session)
+        session.queue.remove(run)
+        was, run.seq = run.seq, self.numbers.next_run(self._partition(session))
+        self.numbers.drew_run(run.seq)
+        run.lane, run.urgency, _ = rank(Lane.NORMAL, delayed_priority(run.urgency), run.seq)
+        session.queue.add(run)
+        self._watch(run)
+        self._note(session, DueRun(session.ref, was, run.seq, run.lane, run.urgency))
+        self._moved(session.key)
 
     def _claim_next(self, session: SessionState) -> ClaimResult:
         """Claim the next run of a session."""
@@ -382,17 +396,18 @@ class Transitions(LiveSessions):
 
     def _delay_since(self, session: SessionState, since: float) -> None:
         for run in session.queue:
-            self._delay(run, stood_s(since, run.created_at, self._now))
+            self._delay(run, stood_s(since, run.waits_since, self._now))
 
-    def _delay_all(self, session: SessionState, seconds: float) -> None:
+    def _delay_until(self, session: SessionState, until: float, sign: int) -> None:
+        """Move the queue deadlines of a session, there or back, by the time that is left until then."""
         for run in session.queue:
-            self._delay(run, seconds)
+            self._delay(run, sign * max(0.0, until - max(self._now, run.waits_since)))
 
     def _delay(self, run: RunState, seconds: float) -> None:
         if run.queue_deadline is not None and seconds:
             run.queue_deadline += seconds
             self._change_run(run, was=None)
-            if seconds < 0:
+            if seconds < 0 and not run.is_delayed:
                 self._watch(run)
 
     # -- questions ------------------------------------------------------------------------------------
@@ -409,14 +424,14 @@ class Transitions(LiveSessions):
         if session.closed_since is not None or hold:
             session.closed_since = until
             self._change_session(session)
-        self._delay_all(session, max(0.0, until - self._now))
+        self._delay_until(session, until, 1)
         self._question_moved(session)
 
     def _close_requests(self, session: SessionState, open_round: OpenRound, question: Question, how: Closed) -> None:
         """Have a session wait for input no longer; note why, for as long as the run is kept that has asked."""
         for each in question.requests:
             self._note(session, CloseRequest(session.no, each.id, open_round.run, how))
-        self._delay_all(session, -max(0.0, open_round.until - self._now))
+        self._delay_until(session, open_round.until, -1)
         if session.closed_since is not None and session.closed_since > self._now:
             session.closed_since = self._now
             self._change_session(session)
@@ -479,4 +494,5 @@ def as_run(new: NewRun, run: RunState) -> Run:
         queue_deadline=run.queue_deadline,
         if_busy=new.if_busy,
         trace=new.trace,
+        not_before=new.not_before,
     )

@@ -79,6 +79,8 @@ def _of_database(name: str, meaning: str, read: Callable[[DatabaseVitals], float
 
 METRICS: Final = (
     _gauge("runs_waiting", "Runs that wait for their turn", lambda seen: seen.vitals.health.queue_depth),
+    _gauge("runs_delayed", "Runs that wait for their `not_before`, and not yet for their turn",
+           lambda seen: seen.vitals.health.delayed),
     _gauge("runs_running", "Runs that execute", lambda seen: seen.vitals.health.running),
     _gauge("runs_waiting_max", "Maximum number of waiting runs (setting `max_queued`)",
            lambda seen: seen.vitals.options.max_queued),
@@ -108,8 +110,10 @@ METRICS: Final = (
            lambda seen: list(seen.recorder.ends.items()), ("outcome", "code")),
     Metric("counter", "refusals", "Requests that were refused for now, with nothing stored; `reason` is the code",
            lambda seen: [((reason,), count) for reason, count in seen.recorder.refusals.items()], ("reason",)),
-    _histogram("run_wait_seconds", "From the acceptance of a run to its start", lambda seen: seen.recorder.waits),
-    _histogram("first_text_seconds", "From the acceptance of a run to the first text of its agent",
+    _histogram("run_wait_seconds", "From the acceptance of a run, or its `not_before`, to its start",
+               lambda seen: seen.recorder.waits),
+    _histogram("first_text_seconds",
+               "From the acceptance of a run, or its `not_before`, to the first text of its agent",
                lambda seen: seen.recorder.first_texts),
     Metric("histogram", "run_duration_seconds", "Duration of a run's last attempt, including the commit of its outcome",
            lambda seen: [((outcome,), each) for outcome, each in seen.recorder.durations.items()], ("outcome",)),

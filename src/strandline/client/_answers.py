@@ -62,6 +62,7 @@ class Run(Struct, frozen=True, kw_only=True):
     estimated_wait_s: float | None = None
     why: Why | None = None
     created_at: datetime | None = None
+    not_before: datetime | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
     output: str = ""

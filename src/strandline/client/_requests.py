@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final, Literal, TypedDict
 from urllib.parse import quote, urlsplit
 
@@ -23,7 +24,8 @@ _KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
 
 
 class RunOptions(TypedDict, total=False):
-    """Options of a run, as keywords of `chat` and `run`; durations are seconds. docs/reference.md explains each.
+    """Options of a run, as keywords of `chat` and `run`; durations are seconds, times have a time zone.
+    docs/reference.md explains each.
 
     With an `idempotency_key` another process can send the same request again, and gets the same run.
     """
@@ -33,6 +35,7 @@ class RunOptions(TypedDict, total=False):
     priority: int
     timeout: float
     queue_timeout: float
+    not_before: datetime
     on_disconnect: OnDisconnect | Literal["continue", "cancel", "cancel_if_queued"]
     metadata: dict[str, Any]
     idempotency_key: str

@@ -4,6 +4,7 @@ A refused request leaves nothing behind. An accepted run is durable, and its cli
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -42,6 +43,7 @@ class Admission:
         streams: Streams,
         reading: Reading,
         options: Options,
+        delayed_until: Callable[[RunId], float | None],
     ) -> None:
         self._journal = journal
         self._builder = builder
@@ -50,6 +52,7 @@ class Admission:
         self._claims = claims
         self._streams = streams
         self._reading = reading
+        self._delayed_until = delayed_until
         self._on_disconnect = options.on_disconnect
         self._bounds = Bounds(
             options.max_queued_per_session,
@@ -106,7 +109,8 @@ class Admission:
         if stopped is not None:
             self._claims.stopped(new.key, stopped, discard=new.if_busy is IfBusy.ROLLBACK)
         if accepted.position:
-            at = await self._reading.standings.of_waiting(new.key, accepted.position)
+            delayed_until = None if new.not_before is None else self._delayed_until(new.run_id)
+            at = await self._reading.standings.of_waiting(new.key, accepted.position, delayed_until)
             self._streams.queued(new.run_id, at)
         return Ticket(
             run_id=new.run_id,

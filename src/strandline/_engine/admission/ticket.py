@@ -55,6 +55,7 @@ class Ticket(Struct, frozen=True, kw_only=True):
             position=self.position if waits else None,
             outcome=outcome,
             if_busy=new.if_busy,
+            not_before=new.not_before,
         )
         phase = "waiting" if waits else None if outcome else "model"
         return RunView(run=run, phase=phase, estimated_wait_s=self.estimated_wait_s if waits else None)

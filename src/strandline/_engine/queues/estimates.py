@@ -60,10 +60,13 @@ class Estimates:
         """Note how long a run took."""
         self._times.ended(key, took_s)
 
-    def wait_s(self, key: SessionKey, position: int) -> float | None:
-        """Return how long a run at `position` is likely to wait; None if that depends on people."""
+    def wait_s(self, key: SessionKey, position: int, delayed_until: float | None = None) -> float | None:
+        """Return how long a run at `position` is likely to wait, at least as long as it is delayed; None if people
+        decide."""
         if position and self._queues.is_closed(key):
             return None
+        if delayed_until is not None:  # (what is ahead of it now has probably ended by then)
+            return max(0.0, delayed_until - self._clock.now())
         return self._times.wait_s(key, position, self._taken_s(key))
 
     def retry_after_s(self, key: SessionKey) -> float:

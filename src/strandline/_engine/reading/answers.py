@@ -49,6 +49,8 @@ class Health(Struct, frozen=True, kw_only=True):
     agents_in_memory: int
     refused_runs: int
     lost_clients: int
+    delayed: int = 0
+    """How many runs wait for their `not_before`; `queue_depth` is without them."""
     workers: list[WorkerLoad] = []
     """The worker processes, if agents run in some."""
 

@@ -29,19 +29,20 @@ class Positions:
             position = self._queues.sessions.position(stream.run_id)
             if position is None or not stream.readers:
                 continue
-            why = self._standings.reasons.of_waiting(stream.key, position)
+            delayed_until = self._queues.sessions.not_before(stream.run_id)
+            why = self._standings.reasons.of_waiting(stream.key, position, delayed_until)
             seen = (position, _code(why), self._queues.input_until(stream.key))
             self._seen[stream.run_id] = seen
             if before.get(stream.run_id) != seen:
-                await self._publish(stream, position, why)
+                await self._publish(stream, position, why, delayed_until)
 
-    async def _publish(self, stream: RunStream, position: int, why: Why | None) -> None:
+    async def _publish(self, stream: RunStream, position: int, why: Why | None, delayed_until: float | None) -> None:
         """Publish a run's standing, unless its position, its reason and its session's input requests are known."""
         last = stream.standing
         same = last is not None and position == last.position
         if same and why is None:
             return  # it is about to start
-        at = await self._standings.of_waiting(stream.key, position)
+        at = await self._standings.of_waiting(stream.key, position, delayed_until)
         if same and last is not None and _reason_and_requests(at) == _reason_and_requests(last):
             return
         if self._streams.is_waiting(stream.run_id):  # otherwise it has begun meanwhile

@@ -20,6 +20,7 @@ _TEXTS: Final = {
     Reason.PAUSED: "the session is paused",
     Reason.HELD: "a tool of an ended run is still executing and locks the session",
     Reason.WAITS_FOR_INPUT: "the session waits for an answer to its question",
+    Reason.DELAYED: "its time (not_before) has not come",
     Reason.BEHIND: "another run of the session executes",
     Reason.JOURNAL_UNAVAILABLE: "the server can store nothing at the moment; its log says why",
     Reason.NO_WORKER: "no worker process takes calls; the server's log says why",
@@ -55,7 +56,7 @@ class Reasons:
         `session` is that of a run that waits for an answer.
         """
         if run.status is RunStatus.QUEUED and run.position is not None:
-            return self.of_waiting(run.key, run.position)
+            return self.of_waiting(run.key, run.position, run.delayed_until)
         if run.held:
             return self._held(self._holds.of(run.key))
         questions = {each.id for each in run.outcome.input_requests} if run.outcome is not None else set()
@@ -67,8 +68,8 @@ class Reasons:
             return self._open_question(session.input_until)
         return None
 
-    def of_waiting(self, key: SessionKey, position: int) -> Why | None:
-        """Return why a run waits at a position of its session's queue, 1 for the next to start.
+    def of_waiting(self, key: SessionKey, position: int, delayed_until: float | None = None) -> Why | None:
+        """Return why a run waits at a position of its session's queue, 1 for the next to start, or is delayed.
 
         None in the moment in which nothing keeps it from starting any more.
         """
@@ -80,6 +81,8 @@ class Reasons:
             )
         ) is not None:
             return closed
+        if delayed_until is not None:
+            return self._delayed(delayed_until)
         ahead = position - 1 + self._queues.sessions.executes(key)
         if ahead:
             return Why(Reason.BEHIND, f"{_runs(ahead)} ahead of it in its session")
@@ -101,7 +104,10 @@ class Reasons:
             return None
         if session.claimed is not None:
             return Why(Reason.BEHIND, f"{_runs(session.waiting)} behind {session.claimed}, which executes")
-        return self._obstacle(key) if is_ours else None
+        if not is_ours:
+            return None
+        delayed_until = self._queues.sessions.delayed_until(key)
+        return self._obstacle(key) if delayed_until is None else self._delayed(delayed_until)
 
     def _closed(self, key: SessionKey, *, paused: bool, until: float | None) -> Why | None:
         """Return why the journal would make no claim in a session, if so."""
@@ -117,6 +123,9 @@ class Reasons:
         return Why(
             Reason.WAITS_FOR_INPUT, f"the session waits for an answer to its question, until {self._time(until)}"
         )
+
+    def _delayed(self, until: float) -> Why:
+        return Why(Reason.DELAYED, f"it is not to start before {self._time(until)}")
 
     def _held(self, hold: Hold | None) -> Why:
         if hold is None:

@@ -30,19 +30,19 @@ class Standings:
 
     def wait_s(self, run: RunSummary) -> float | None:
         """Return how many seconds a run is likely to wait; 0 if it does not."""
-        return self._estimates.wait_s(run.key, run.position or 0)
+        return self._estimates.wait_s(run.key, run.position or 0, run.delayed_until)
 
-    async def of_waiting(self, key: SessionKey, position: int) -> RunPosition:
-        """Return the standing of a run at a position, 1 for the next to start."""
-        return await self._of(key, position, self.reasons.of_waiting(key, position))
+    async def of_waiting(self, key: SessionKey, position: int, delayed_until: float | None) -> RunPosition:
+        """Return the standing of a run at a position, 1 for the next to start; it may be delayed."""
+        return await self._of(key, position, self.reasons.of_waiting(key, position, delayed_until), delayed_until)
 
     async def of_run(self, run: RunSummary) -> RunPosition:
         """Return the standing of a run that was read; at position 0 if it does not wait."""
-        return await self._of(run.key, run.position or 0, self.reasons.of_run(run))
+        return await self._of(run.key, run.position or 0, self.reasons.of_run(run), run.delayed_until)
 
-    async def _of(self, key: SessionKey, position: int, why: Why | None) -> RunPosition:
+    async def _of(self, key: SessionKey, position: int, why: Why | None, delayed_until: float | None) -> RunPosition:
         requests = [] if why is None or why.code is not Reason.WAITS_FOR_INPUT else await self._open_requests(key)
-        return RunPosition(position, self._estimates.wait_s(key, position), why, requests)
+        return RunPosition(position, self._estimates.wait_s(key, position, delayed_until), why, requests)
 
     async def _open_requests(self, key: SessionKey) -> list[InputRequest]:
         session = await self.asking(key)

@@ -13,10 +13,11 @@ from strandline._engine.requests.content import (
     NEVER_ALLOWED,
     check_content,
 )
-from strandline._engine.requests.request import Request, check_key
+from strandline._engine.requests.request import END_OF_TIME_S, Request, check_key
 from strandline._engine.requests.run_builder import RunBuilder, checked_priority
 
 __all__ = [
+    "END_OF_TIME_S",
     "FORMATS",
     "LOCATION",
     "LONGEST_NAME",

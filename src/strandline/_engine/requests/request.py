@@ -1,6 +1,6 @@
 """A request for a run. Values only."""
 
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct, field
 
@@ -12,6 +12,9 @@ from strandline._model import (
     SessionKey,
 )
 from strandline.errors import Invalid
+
+END_OF_TIME_S: Final = 253_402_300_800.0
+"""The year 10,000, which no timestamp can show."""
 
 
 class Request(Struct, frozen=True, kw_only=True):
@@ -30,6 +33,8 @@ class Request(Struct, frozen=True, kw_only=True):
     """What it does to the session's open question; None: the service's default."""
     priority: int | None = None
     """1 to 5, 1 first; None: the service's default."""
+    not_before: float | None = None
+    """In seconds since the epoch: until then it waits beside the queue and blocks no other; None: it queues at once."""
     on_disconnect: OnDisconnect | None = None
     """What happens to it if its clients disconnect; None: the service's default."""
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -60,6 +65,8 @@ class Request(Struct, frozen=True, kw_only=True):
         for name, seconds in (("timeout_s", self.timeout_s), ("queue_timeout_s", self.queue_timeout_s)):
             if not isinstance(seconds, float | int | None):
                 raise Invalid(f"{name} is {seconds!r}; it must be a number of seconds, or None")
+        if not _is_time(self.not_before):
+            raise Invalid(f"not_before is {self.not_before!r}; it must be a number of seconds since the epoch, or None")
         if not isinstance(self.answers, dict | None):
             raise Invalid(f"answers is {self.answers!r}; it must be a dict, or None")
         if not isinstance(self.fingerprint, bytes):
@@ -72,6 +79,10 @@ def check_key(key: object) -> None:
         raise Invalid(f"the key of the session is {key!r}; make one with strandline.session_key(...)")
     if not all(map(_is_storable, key)):
         raise Invalid(f"the key of the session is {key!a}; its parts must be text of whole characters")
+
+
+def _is_time(at: object) -> bool:
+    return at is None or (isinstance(at, float | int) and 0 <= at < END_OF_TIME_S)
 
 
 def _is_storable(name: object) -> bool:

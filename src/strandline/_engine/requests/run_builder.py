@@ -60,6 +60,7 @@ class RunBuilder(Struct, eq=False):
             check_content(request.input, self._options.allowed_content)
         self._check_size(request)
         now = self._clock.now()
+        begins = now if request.not_before is None else max(now, request.not_before)
         return NewRun(
             run_id=run_id or self._new_run_id(request.key),
             key=request.key,
@@ -70,11 +71,12 @@ class RunBuilder(Struct, eq=False):
             priority=checked_priority(self._options.priority if request.priority is None else request.priority),
             resumable=self._target.resumable,
             timeout_s=timeout_s,
-            queue_deadline=now + queue_timeout_s,
+            queue_deadline=begins + queue_timeout_s,
             metadata=request.metadata,
             created_at=now,
             keyed=self._keyed(request, now),
             trace=trace,
+            not_before=request.not_before,
         )
 
     def _check_size(self, request: Request) -> None:
@@ -93,7 +95,9 @@ class RunBuilder(Struct, eq=False):
 
     def _on_question(self, request: Request) -> OnQuestion:
         """Return what a run does to a question. A run of content blocks waits whatever the policy: it cannot answer
-        one."""
+        one. So does a delayed run, which cannot know what is asked by then."""
+        if request.not_before is not None:
+            return OnQuestion.WAIT
         on_question = request.on_question or self._options.on_question
         if on_question is OnQuestion.ANSWER and not isinstance(request.input, str):
             return OnQuestion.WAIT
@@ -109,6 +113,8 @@ class RunBuilder(Struct, eq=False):
 def _fingerprint(request: Request) -> bytes:
     """Return the SHA-256 of all that a caller requests in a session, independent of the order of keys."""
     requested = {name: getattr(request, name) for name in request.__struct_fields__ if name not in _IDENTITY}
+    if request.not_before is None:  # (as before there was such a field: keys outlive an upgrade)
+        del requested["not_before"]
     plain = msgspec.json.decode(encode_messages(requested))
     return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).digest()
 
@@ -137,6 +143,8 @@ def _check_answers(request: Request) -> None:
         raise Invalid("if_busy does not go with responses: an answer goes before all others anyway")
     if request.on_question is not None:
         raise Invalid("on_question does not go with responses: they name what they answer")
+    if request.not_before is not None:
+        raise Invalid("not_before does not go with responses: the session waits for them now")
 
 
 def _check_policies(request: Request) -> None:
@@ -145,6 +153,13 @@ def _check_policies(request: Request) -> None:
         raise Invalid(
             f"on_question cannot be answer with if_busy {request.if_busy}: that dismisses the question. Leave one out"
         )
+    if request.not_before is not None:
+        if request.if_busy is not IfBusy.ENQUEUE:
+            raise Invalid(f"if_busy cannot be {request.if_busy} with not_before: a delayed run queues when it is due")
+        if request.on_question not in (None, OnQuestion.WAIT):
+            raise Invalid(
+                f"on_question cannot be {request.on_question} with not_before: nobody knows what is asked by then"
+            )
 
 
 def _within(name: str, requested_s: float | None, most_s: float) -> float:

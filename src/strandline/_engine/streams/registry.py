@@ -191,7 +191,7 @@ class Streams:
     def claimed(self, claim: Claim) -> None:
         """Note that a run is about to execute, for the first time or again."""
         if not claim.resumes:
-            self._observer.started(max(0.0, self._clock.now() - claim.run.created_at))
+            self._observer.started(max(0.0, self._clock.now() - claim.run.waits_since))
         self._of_claim(claim)
 
     def started(self, claim: Claim, progress: Progress) -> EventRecorder:
@@ -201,11 +201,11 @@ class Streams:
             messages = [truncate_message(message, self._cut)[0] for message in progress.messages_to_resume()]
             stream.begin(self._clock.now(), RunRestarted(run.attempt, messages))
         else:
-            created_at = run.created_at
+            since = run.waits_since
             stream.begin(
                 self._clock.now(),
                 RunStarted(run.attempt),
-                on_first_text=lambda at: self._observer.first_text(max(0.0, at - created_at)),
+                on_first_text=lambda at: self._observer.first_text(max(0.0, at - since)),
             )
         return EventRecorder(stream, self._post, self._clock, cut=self._cut)
 

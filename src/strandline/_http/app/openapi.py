@@ -32,7 +32,7 @@ from strandline._http.routes.sessions import (
     SessionBody,
     SessionsBody,
 )
-from strandline._model import INTERRUPTS, OnQuestion, RunStatus
+from strandline._model import INTERRUPTS, IfBusy, OnQuestion, RunStatus
 
 SESSION_HEADER: Final = "X-Session-Id"
 _JSON: Final = "application/json"
@@ -60,7 +60,11 @@ def _some(name: str) -> dict[str, Any]:
     return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
 
 
-_ANSWERS: Final = {"if_busy": {"enum": ["enqueue", None]}, "on_question": {"type": "null"}}
+_ANSWERS: Final = {
+    "if_busy": {"enum": ["enqueue", None]},
+    "on_question": {"type": "null"},
+    "not_before": {"type": "null"},
+}
 """Run options of a body that answers input requests: an answer precedes all queued runs anyway."""
 _ANSWERS_IN: Final[dict[str, Any]] = {
     "required": ["responses"],
@@ -69,14 +73,33 @@ _ANSWERS_IN: Final[dict[str, Any]] = {
 _ALONE: Final = {"responses": {"type": "null"}}
 _AT_ODDS: Final = {
     "not": {
-        "required": ["if_busy", "on_question"],
-        "properties": {
-            "if_busy": {"enum": sorted(each.value for each in INTERRUPTS)},
-            "on_question": {"const": OnQuestion.ANSWER.value},
-        },
+        "anyOf": [
+            {
+                "required": ["if_busy", "on_question"],
+                "properties": {
+                    "if_busy": {"enum": sorted(each.value for each in INTERRUPTS)},
+                    "on_question": {"const": OnQuestion.ANSWER.value},
+                },
+            },
+            {
+                "required": ["if_busy", "not_before"],
+                "properties": {
+                    "if_busy": {"enum": sorted(each.value for each in IfBusy if each is not IfBusy.ENQUEUE)},
+                    "not_before": {"type": "string"},
+                },
+            },
+            {
+                "required": ["on_question", "not_before"],
+                "properties": {
+                    "on_question": {"enum": [OnQuestion.ANSWER.value, OnQuestion.DISMISS.value]},
+                    "not_before": {"type": "string"},
+                },
+            },
+        ]
     }
 }
-"""Run options that exclude each other: an interrupt dismisses the question that `answer` would answer."""
+"""Run options that exclude each other: an interrupt dismisses the question that `answer` would answer, and a delayed
+run does nothing to a session until it queues."""
 BODIES: Final[dict[str, dict[str, Any]]] = {
     "ChatBody": {
         **_AT_ODDS,

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
-from strandline._engine.requests import Request
+from strandline._engine.requests import END_OF_TIME_S, Request
 from strandline._http.exchange.idempotency import fingerprint
+from strandline._http.wire import Timestamp
 from strandline._model import IfBusy, Input, OnDisconnect, OnQuestion, SessionKey
 from strandline.errors import Invalid
 
@@ -40,6 +42,10 @@ class RunOptions(Struct, frozen=True, kw_only=True):
     priority: Annotated[Priority | None, Meta(description="Priority in the queue, 1 to 5, 1 first")] = None
     timeout: Annotated[float | None, Meta(description="Seconds that the run may take")] = None
     queue_timeout: Annotated[float | None, Meta(description="Seconds that the run may wait for its turn")] = None
+    not_before: Annotated[
+        Timestamp | None,
+        Meta(description="The time before which the run does not start: until then it waits beside the queue"),
+    ] = None
     on_disconnect: Annotated[
         OnDisconnect | None, Meta(description="What happens to the run if all its clients disconnect")
     ] = None
@@ -95,11 +101,17 @@ class RunRequest(Struct, frozen=True, kw_only=True):
             priority=whole_number(options.priority),
             timeout_s=options.timeout,
             queue_timeout_s=options.queue_timeout,
+            not_before=seconds(options.not_before),
             on_disconnect=options.on_disconnect,
             metadata=kept_with(options.metadata or {}, self.runtime),
             idempotency_key=idempotency_key,
             fingerprint=b"" if idempotency_key is None else fingerprint(self.body),
         )
+
+
+def seconds(time: datetime | None) -> float | None:
+    """Return a time in seconds since the epoch, at least 0 and in the year 9999 at the latest."""
+    return None if time is None else min(max(0.0, time.timestamp()), END_OF_TIME_S - 1)
 
 
 def whole_number(given: float | None) -> int | None:

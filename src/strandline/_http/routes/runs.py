@@ -43,6 +43,7 @@ class RunBody(Struct, frozen=True, kw_only=True):
     estimated_wait_s: float | None
     why: Why | None
     created_at: wire.Timestamp | None
+    not_before: wire.Timestamp | None
     started_at: wire.Timestamp | None
     ended_at: wire.Timestamp | None
     output: str
@@ -94,6 +95,7 @@ def run_body(view: RunView) -> RunBody:
         estimated_wait_s=wire.rounded(view.estimated_wait_s) if run.position else None,
         why=view.why,
         created_at=wire.timestamp(run.created_at),
+        not_before=wire.timestamp(run.not_before),
         started_at=wire.timestamp(run.started_at),
         ended_at=wire.timestamp(run.ended_at),
         output=outcome.output if outcome else "",

@@ -14,6 +14,7 @@ checking that it delivered no claims that the test has not seen.
 
 from strandline.testing._contract.claims import ClaimsContract
 from strandline.testing._contract.control import ControlContract
+from strandline.testing._contract.delays import DelaysContract
 from strandline.testing._contract.ends import EndsContract
 from strandline.testing._contract.history import HistoryContract
 from strandline.testing._contract.holds import HoldsContract
@@ -47,5 +48,6 @@ class JournalContract(
     PrincipalsContract,
     RestContract,
     QueueTimeContract,
+    DelaysContract,
 ):
     """The conformance suite: subclass it with a name that starts with `Test`."""
