@@ -77,9 +77,9 @@ async def serving(
         await service.abort()
 
 
-async def ask(service: Service, text: str, session: str = "s") -> Outcome:
+async def ask(service: Service, text: str, session: str = "s", **more: Any) -> Outcome:
     """Return how a run ends that asks `text`."""
-    ticket = await service.submit(Request(key=key(session), input=text))
+    ticket = await service.submit(Request(key=key(session), input=text, **more))
     end = await asyncio.wait_for(ticket.stream.outcome(), 20)
     assert isinstance(end, Outcome)
     return end

@@ -82,6 +82,8 @@ class ServiceKeywords(_OlderKeywords, total=False):
     on_failure: Literal["keep", "drop"]
     on_disconnect: Literal["continue", "cancel", "cancel_if_queued"]
     on_question: Literal["wait", "answer", "dismiss"]
+    trusted_senders: bool
+    sender_template: str | None
     history: Literal["journal", "session_manager", "external"]
     session_files: Place | None
     session_files_names: list[str]

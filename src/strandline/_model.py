@@ -263,6 +263,13 @@ def answered(prompt: Input) -> list[str]:
 # -- runs ---------------------------------------------------------------------------------------------
 
 
+class Sender(Struct, frozen=True):
+    """The person or program that sent a run's input: an `id` for programs, a `name` for people."""
+
+    id: str
+    name: str
+
+
 class IfBusy(StrEnum):
     """What a run does if others wait or execute in its session."""
 
@@ -337,6 +344,8 @@ class NewRun(Struct, frozen=True, kw_only=True):
     on_question: OnQuestion = OnQuestion.WAIT
     trace: Carrier | None = None
     not_before: float | None = None
+    sender: Sender | None = None
+    """Who sent it, if the request says so; else the principal did."""
 
     @property
     def dismisses(self) -> bool:
@@ -381,6 +390,7 @@ class RunSummary(Struct, frozen=True, kw_only=True):
     if_busy: IfBusy = IfBusy.ENQUEUE
     trace: Carrier | None = None
     not_before: float | None = None
+    sender: Sender | None = None
 
     @property
     def delayed_until(self) -> float | None:

@@ -200,6 +200,25 @@ class ServiceSettings(Struct, frozen=True, kw_only=True, rename=_shown):
             " `answer`, or `dismiss` the question; a request may set another"
         ),
     ] = OnQuestion.WAIT
+    trusted_senders: Annotated[
+        bool,
+        Meta(description="Whether a request may name its `sender`; if not, the sender is the name of the API key"),
+    ] = False
+    sender_template: Annotated[
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^(?=[\s\S]*\{(?:name|id)\})(?=[\s\S]*\{text\})(?![\s\S]*\{text\}[\s\S]*\{text\})"
+                r"(?:[^{}]|\{(?:name|id|text)\})*$"
+            ),
+        ]
+        | None,
+        Meta(
+            description="How the agent reads a message whose sender is known, from `{text}` and `{name}` or `{id}`;"
+            " default: the text alone",
+            examples=["{name}: {text}"],
+        ),
+    ] = None
     idempotency_retention_s: Annotated[
         float,
         Meta(description="Seconds after its run's end for which an `Idempotency-Key` is remembered", ge=0),

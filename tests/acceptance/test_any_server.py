@@ -107,6 +107,22 @@ def test_every_session_is_served_by_every_server(at: Checkpoints, database: str,
         assert len(listed[0]) == 24
 
 
+def test_any_server_says_who_said_what_and_which_run_left_it(at: Checkpoints, database: str, tmp_path: Path) -> None:
+    flags = ("--trusted-senders",)
+    with two(at, database, tmp_path, flags=(flags, flags)) as (first, second):
+        (session,) = sessions_of(first, second, 1)
+        ada = {"id": "U1", "name": "Ada"}
+        body = {"session_id": session, "message": "hi", "sender": ada}
+        run_id = second.client.post("/chat", json=body).json()["run_id"]
+        for server in (first, second):
+            assert server.client.get(f"/v1/runs/{run_id}").json()["sender"] == ada
+            shown = server.client.get(f"/v1/sessions/{session}/history").json()["messages"][-2:]
+            assert [(each["index"], each["run_id"], each["sender"]) for each in shown] == [
+                (2, run_id, ada),
+                (3, run_id, None),
+            ]
+
+
 def test_a_client_of_another_server_is_answered_although_the_owner_is_killed(
     at: Checkpoints, database: str, tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ from strandline._model import (
     RoundStarted,
     RunId,
     RunStatus,
+    Sender,
     SessionKey,
     ToolDone,
     responses,
@@ -94,7 +95,14 @@ async def fill(location: Location) -> None:
 
     for n in range(60):
         session = key(f"ended-{n % 5}", "ada" if n % 2 else ANONYMOUS)
-        await accept(f"e{n}", session, metadata={"of": n}, timeout_s=60.5, trace={"traceparent": f"of {n}"})
+        await accept(
+            f"e{n}",
+            session,
+            metadata={"of": n},
+            timeout_s=60.5,
+            trace={"traceparent": f"of {n}"},
+            sender=Sender(f"U{n}", "Ada"),
+        )
         ended = done(
             "hi", "hö" * (n + 1), state={"n": n}, window=(Range(1, None),) if n == 7 else None, discarded=n == 9
         )

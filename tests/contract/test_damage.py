@@ -57,6 +57,7 @@ from strandline._model import (
     RunError,
     RunId,
     RunStatus,
+    Sender,
     ToolDone,
     responses,
 )
@@ -75,6 +76,7 @@ def new(run_id: str, session: str = "s") -> NewRun:
         input=f"ask {run_id} " + "q" * 50,
         metadata={"of": run_id},
         trace={"traceparent": f"of {run_id}"},
+        sender=Sender(f"of {run_id}", "Ada"),
         created_at=1.0,
     )
 
@@ -85,7 +87,7 @@ def rows(path: Path) -> list[Any]:
         return [
             connection.execute(statement).fetchall()
             for statement in (
-                "SELECT seq, run_id, session, lane, status, attempt, input, metadata, trace, outcome FROM runs",
+                "SELECT seq, run_id, session, lane, status, attempt, input, metadata, trace, sender, outcome FROM runs",
                 "SELECT * FROM history ORDER BY no",
                 "SELECT * FROM agents ORDER BY session",
                 "SELECT * FROM staged ORDER BY run, no",

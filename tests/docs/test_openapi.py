@@ -205,6 +205,15 @@ def test_as_much_time_as_a_server_allows_is_described() -> None:
         assert most == [7.0, 9.0]
 
 
+def test_a_sender_is_described_where_a_request_may_name_one() -> None:
+    for trusted, kinds in ((True, {"$ref", "type"}), (False, set())):
+        schemas = document(Described(trusted_senders=trusted))["components"]["schemas"]
+        for name in ("ChatBody", "CompletionBody", "Invocation", "NewRunBody"):
+            sender = schemas[name]["properties"]["sender"]
+            assert {key for each in sender.get("anyOf", ()) for key in each} == kinds
+            assert trusted or sender["type"] == "null"
+
+
 ENCODED = {"__bytes_encoded__": True, "data": "aGk="}
 PNG = {"format": "png", "source": {"bytes": ENCODED}}
 FILED = {"location": {"type": "s3", "uri": "s3://a/b"}}

@@ -7,11 +7,12 @@ import pytest
 from engine_support import Played, echo, key
 from strandline._engine.options import Options
 from strandline._engine.requests import Request, RunBuilder, checked_priority
-from strandline._model import IfBusy, Keyed, Lane, NewRun, OnDisconnect, OnQuestion, RunId, responses
+from strandline._model import IfBusy, Keyed, Lane, NewRun, OnDisconnect, OnQuestion, RunId, Sender, responses
 from strandline.errors import Invalid
 from strandline.testing._desk import StillClock
 
 NOW = StillClock().now()
+TRUSTING = Options(trusted_senders=True)
 
 
 def build(*, resumable: bool = True, options: Options | None = None, **fields: Any) -> NewRun:
@@ -100,6 +101,35 @@ def test_without_a_fingerprint_a_key_stands_for_all_that_is_requested_in_whateve
         {"metadata": {"a": 1}},
     ]
     assert len({first, *(fingerprint(**each) for each in others)}) == 1 + len(others)
+
+
+def test_a_request_without_a_sender_has_the_fingerprint_that_it_always_had() -> None:
+    """Keys outlive an upgrade: the fingerprint of what they stand for must not change with it."""
+    keyed = build(idempotency_key="k", metadata={"a": 1}).keyed
+    assert keyed is not None
+    assert keyed.fingerprint.hex() == "51dc28ad92b0378b320035eebde5fa99a928b3e881899c5b6dba71885758ab53"
+    named = build(options=TRUSTING, idempotency_key="k", metadata={"a": 1}, sender=Sender("U1", "Ada")).keyed
+    assert named is not None
+    assert named.fingerprint != keyed.fingerprint
+
+
+def test_a_sender_is_named_only_where_the_setting_lets_callers_do_so() -> None:
+    ada = Sender("U1", "Ada")
+    assert refused(sender=ada) == (
+        "sender may be named only where the setting trusted_senders is on (STRANDLINE_TRUSTED_SENDERS=true);"
+        " leave it out, and the sender is the name of the API key"
+    )
+    assert build(options=TRUSTING, sender=ada).sender == ada
+    assert build(options=TRUSTING).sender is None
+
+
+@pytest.mark.parametrize("text", ["", "  ", "a\nb", "a\x00", "a\u2028b", "a\u202eb", "x" * 257])
+def test_a_senders_name_and_id_are_one_line_that_can_be_shown(text: str) -> None:
+    """Else a name could end its line, and pretend that somebody else says the rest."""
+    limit = "must be 1 to 256 characters that can be shown, without line breaks"
+    assert refused(options=TRUSTING, sender=Sender("U1", text)) == f"sender.name {limit}"
+    assert refused(options=TRUSTING, sender=Sender(text, "Ada")) == f"sender.id {limit}"
+    build(options=TRUSTING, sender=Sender("x" * 256, "\u00e4 " * 128))
 
 
 def test_a_run_of_content_blocks_waits_for_the_answer_to_a_question() -> None:

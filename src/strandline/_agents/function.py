@@ -18,7 +18,17 @@ from strandline._agents.abnormal_exit import watch_exits
 from strandline._agents.port import Attempt, Finished, RunContext, SessionAgent
 from strandline._encoding import decoder, encode_messages
 from strandline._history import Progress, answer_text, prompt_message
-from strandline._model import AgentRecord, Message, Principal, RunId, SessionId, SessionKey, StateRecord, Succeeded
+from strandline._model import (
+    AgentRecord,
+    Message,
+    Principal,
+    RunId,
+    Sender,
+    SessionId,
+    SessionKey,
+    StateRecord,
+    Succeeded,
+)
 from strandline.errors import AgentFailed
 
 PACK_LEVEL = 1
@@ -34,6 +44,8 @@ class Session:
         """The caller: the name of its key, or `anonymous`. The same id of another caller is another session."""
         self.run_id: RunId = context.run_id
         self.workspace: str = context.workspace
+        self.sender: Sender | None = context.said_by
+        """Who sent the message: the name of the caller's key, unless the request names a sender."""
         self.context = context
         self.state = state
         """A dict of JSON values, stored if the run succeeds; otherwise it stays as it was before."""
@@ -85,7 +97,7 @@ class FunctionAgent:
         assert prompt is not None, "a run of a function never resumes"
         if self._packed is not None:
             self._messages, self._packed = _messages(zlib.decompress(self._packed)), None
-        question = prompt_message(prompt)
+        question = prompt_message(prompt, attempt.context.sender)
         attempt.add(question)
         session = Session(attempt.context, self._messages, self._state)
         text = prompt if isinstance(prompt, str) else answer_text(question)

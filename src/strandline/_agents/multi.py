@@ -59,7 +59,7 @@ class MultiAgent:
         if self._packed is not None:
             packed, self._packed = self._packed, None
             _restore(self._made, _record(zlib.decompress(packed)))
-        question = prompt_message(prompt)
+        question = prompt_message(prompt, attempt.context.sender)
         attempt.add(question)
         task = question["content"][0]["text"] if isinstance(prompt, str) else question["content"]
         with watch_exits() as exits:

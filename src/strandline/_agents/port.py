@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct
 
-from strandline._history import Progress
+from strandline._history import Progress, effective_sender
 from strandline._model import (
     AgentRecord,
     Block,
@@ -19,6 +19,7 @@ from strandline._model import (
     Message,
     Principal,
     RunId,
+    Sender,
     SessionId,
     SessionKey,
     StateRecord,
@@ -48,6 +49,13 @@ class RunContext(Struct, frozen=True, kw_only=True):
     attempt: int
     metadata: dict[str, Any]
     workspace: str
+    sender: Sender | None = None
+    """Who sent it, if the request says so."""
+
+    @property
+    def said_by(self) -> Sender | None:
+        """Who sent it, or the name of the key; None without keys if nobody was named."""
+        return effective_sender(self.sender, self.principal)
 
 
 class RunStopped(Exception):

@@ -15,6 +15,7 @@ from contextlib import aclosing
 from typing import Any, cast
 from weakref import WeakSet
 
+from msgspec import to_builtins
 from msgspec.structs import replace
 from strands import Agent
 from strands.agent.agent_result import AgentResult
@@ -158,6 +159,7 @@ def invocation_state(context: RunContext) -> dict[str, Any]:
         "attempt": context.attempt,
         "metadata": context.metadata,
         "workspace": context.workspace,
+        "sender": None if (sender := context.said_by) is None else to_builtins(sender),
     }
 
 
@@ -277,7 +279,7 @@ class StrandsAgent:
         """
         reported = list(attempt.messages)
         if not self._carried and attempt.prompt is not None and (not reported or reported[0]["role"] != "user"):
-            reported.insert(0, prompt_message(attempt.prompt))
+            reported.insert(0, prompt_message(attempt.prompt, attempt.context.sender))
         closed = close(reported, {}, ending)
         messages = cast("list[Message]", self._agent.messages)
         alike = self._closed_alike(attempt, closed)

@@ -7,7 +7,7 @@ tool of it starts, each result as its tool ends, the closed round when its resul
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from strands import Agent
@@ -23,7 +23,7 @@ from strands.hooks import (
 from strandline._agents.port import Attempt
 from strandline._agents.window import Origins
 from strandline._compat.strands import CANCELLED_BY_USER, TOOL_CANCELLED
-from strandline._history import UNKNOWN_OUTCOME
+from strandline._history import UNKNOWN_OUTCOME, with_sender
 from strandline._model import Message, StateRecord
 
 NOT_STARTED = "This tool was not started: the run was stopped first. Nothing of it was done; call it again if needed."
@@ -76,6 +76,9 @@ class Reports:
             return
         message = cast(Message, event.message)
         reported: Message = {**message}
+        if (sender := attempt.context.sender) is not None and _is_first_of_user(message, attempt.messages):
+            message.update(with_sender(message, sender))
+            reported = with_sender(reported, sender)  # (its own: agents change the metadata of theirs)
         if attempt.signal.is_set():
             if message["content"] == [{"text": CANCELLED_BY_USER}]:
                 return
@@ -118,6 +121,11 @@ class Reports:
         if self.attempt is not None and not event.retry:
             await self.attempt.end_tool(str(event.tool_use["toolUseId"]), cast("dict[str, Any]", event.result))
             self._returned.pop(id(event.tool_use), None)
+
+
+def _is_first_of_user(message: Message, before: Sequence[Message]) -> bool:
+    """Return whether a message is the run's input, or has the results of the tools that its answers went to."""
+    return message["role"] == "user" and not any(each["role"] == "user" for each in before)
 
 
 def _with_not_started(message: Message, *, begun_before: bool) -> Message:

@@ -110,7 +110,8 @@ class Screen:
             how_many = "The last turn" if len(turns) == 1 else f"The last {len(turns)} turns"
             self._out.print(Text(f"{how_many} of session {session}:", "dim"))
         for turn in turns:
-            self._out.print(Text.assemble((f"{session}> ", "bold cyan"), _cut(clean(turn.question), whole)))
+            sender = (f"{clean(turn.sender)}: " if turn.sender else "", "cyan")
+            self._out.print(Text.assemble((f"{session}> ", "bold cyan"), sender, _cut(clean(turn.question), whole)))
             for said in turn.said:
                 if isinstance(said, ToolCall):
                     self.tool(said)

@@ -28,6 +28,8 @@ class Turn:
     said: list[str | ToolCall] = field(default_factory=list)
     discarded: bool = False
     """Whether it is hidden from the agent."""
+    sender: str = ""
+    """The name of the person or program that said it, if that is known."""
 
 
 def turns_of(messages: Iterable[Message]) -> list[Turn]:
@@ -37,7 +39,8 @@ def turns_of(messages: Iterable[Message]) -> list[Turn]:
     for message in messages:
         text = text_of(message)
         if message["role"] == "user" and text:
-            turns.append(Turn(text, discarded=bool(message.get("discarded"))))
+            sender = message.get("sender") or {}
+            turns.append(Turn(text, discarded=bool(message.get("discarded")), sender=sender.get("name", "")))
         if not turns:
             continue
         for block in message["content"]:

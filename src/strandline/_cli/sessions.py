@@ -149,7 +149,8 @@ def _print_turn(turn: "Turn") -> None:
 
     console = say.out()
     mark = ("(discarded) ", "yellow") if turn.discarded else ("", "")
-    console.print(Text.assemble(("> ", "bold cyan"), mark, (clean(turn.question), "bold")), soft_wrap=True)
+    sender = (f"{rows.clean(turn.sender)}: " if turn.sender else "", "cyan")
+    console.print(Text.assemble(("> ", "bold cyan"), mark, sender, (clean(turn.question), "bold")), soft_wrap=True)
     for said in turn.said:
         if isinstance(said, ToolCall):
             line = Text(f"  * {rows.clean(brief(said))}", "red" if said.failed else "dim")

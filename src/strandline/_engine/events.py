@@ -8,9 +8,9 @@ truncated first (`streams`): history has them whole. Everything is plain JSON: `
 from enum import StrEnum
 from typing import Any
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
-from strandline._model import InputRequest, Message, RunError, RunId, RunStatus, SessionId, ToolResult
+from strandline._model import InputRequest, Message, RunError, RunId, RunStatus, Sender, SessionId, ToolResult
 
 
 class Reason(StrEnum):
@@ -48,8 +48,11 @@ class RunQueued(_Waits, frozen=True, tag="run.queued", tag_field="type"):
     """The run waits. `position` is 1 for the next to start. `estimated_wait_s` is null until a first run has ended.
 
     `why` says what it waits for, and is null once nothing keeps it from starting. If its session waits for input,
-    `input_requests` are the open ones; a `reason` that is too large for an event is null.
+    `input_requests` are the open ones; a `reason` that is too large for an event is null. `sender` is who sent it, if
+    that is known.
     """
+
+    sender: Sender | UnsetType = UNSET
 
 
 class RunPosition(_Waits, frozen=True, tag="run.position", tag_field="type"):
@@ -60,9 +63,10 @@ class RunPosition(_Waits, frozen=True, tag="run.position", tag_field="type"):
 
 
 class RunStarted(Struct, frozen=True, tag="run.started", tag_field="type"):
-    """The run executes."""
+    """The run executes. `sender` is who sent it, if that is known."""
 
     attempt: int
+    sender: Sender | UnsetType = UNSET
 
 
 class RunRestarted(Struct, frozen=True, tag="run.restarted", tag_field="type"):
@@ -112,10 +116,11 @@ class ToolFinished(Struct, frozen=True, tag="tool.finished", tag_field="type"):
 
 
 class MessageAdded(Struct, frozen=True, tag="message.added", tag_field="type"):
-    """The run has a new message. If `truncated`, only history has it whole."""
+    """The run has a new message. If `truncated`, only history has it whole. `sender` said it, if that is known."""
 
     message: Message
     truncated: bool = False
+    sender: Sender | UnsetType = UNSET
 
 
 class RunStalled(Struct, frozen=True, tag="run.stalled", tag_field="type"):

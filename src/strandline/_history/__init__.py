@@ -13,6 +13,7 @@ from strandline._history.blocks import open_tool_uses
 from strandline._history.checks import history_faults, pairing_faults
 from strandline._history.closing import close, close_answer, dismissed
 from strandline._history.progress import Progress, fold, resume_point
+from strandline._history.prompts import as_read, effective_sender, prompt_message, sender_of, with_sender
 from strandline._history.texts import (
     DISMISSED,
     EMPTY_MESSAGE,
@@ -22,7 +23,6 @@ from strandline._history.texts import (
     UNKNOWN_OUTCOME,
     answer_text,
     ended_early,
-    prompt_message,
     took_too_long,
 )
 
@@ -35,6 +35,8 @@ __all__ = [
     "UNKNOWN_OUTCOME",
     "Progress",
     "answer_text",
+    "as_read",
+    "effective_sender",
     "open_tool_uses",
     "close",
     "close_answer",
@@ -46,4 +48,6 @@ __all__ = [
     "prompt_message",
     "took_too_long",
     "resume_point",
+    "sender_of",
+    "with_sender",
 ]

@@ -1,10 +1,10 @@
-"""The fixed sentences of history, the message that a run begins with, and the text of its answer."""
+"""The fixed sentences of history, and the text of a run's answer."""
 
 from collections.abc import Iterable
 from typing import Final
 
-from strandline._model import Block, Input, Message
-from strandline._normalize import holds, normalize_blocks, normalize_message
+from strandline._model import Block, Message
+from strandline._normalize import normalize_message
 
 EMPTY_MESSAGE: Final = "(empty message)"
 NO_ANSWER: Final = "(This run ended without an answer.)"
@@ -36,15 +36,6 @@ def stored_reason(detail: str) -> str:
     """Return the text that history stores about a failure, in a block of its own; `""` for none."""
     stored = detail[:LONGEST_ERROR]
     return stored if stored.strip() else ""
-
-
-def prompt_message(prompt: Input) -> Message:
-    """Return the user message for a run's input; blank text becomes `(empty message)`, since providers refuse it."""
-    if isinstance(prompt, str):
-        return {"role": "user", "content": [{"text": prompt if prompt.strip() else EMPTY_MESSAGE}]}
-    blocks = [block for block in prompt if not holds(block, "toolUse") and not holds(block, "toolResult")]
-    content = without_blank_text(normalize_blocks(blocks))
-    return {"role": "user", "content": content or [{"text": EMPTY_MESSAGE}]}
 
 
 def answer_text(message: Message | None) -> str:

@@ -26,11 +26,12 @@ class SessionRef(Struct, frozen=True, gc=False):
 
 
 class Body(Struct, frozen=True, gc=False):
-    """The encoded parts of a run's request; None for no metadata and no trace."""
+    """The encoded parts of a run's request; None for no metadata, no trace and no sender."""
 
     prompt: bytes
     metadata: bytes | None
     trace: bytes | None
+    sender: bytes | None = None
 
     @property
     def size(self) -> int:
@@ -231,7 +232,9 @@ class CedePartitions(Change, frozen=True, gc=False):
 def encoded_body(new: NewRun) -> Body:
     """Return the encoded request of a run."""
     metadata = encode_messages(new.metadata) if new.metadata else None
-    return Body(encode_messages(new.input), metadata, encode_messages(new.trace) if new.trace else None)
+    trace = encode_messages(new.trace) if new.trace else None
+    sender = None if new.sender is None else encode_messages(new.sender)
+    return Body(encode_messages(new.input), metadata, trace, sender)
 
 
 def encode_completion(completion: Completion) -> EncodedCompletion:

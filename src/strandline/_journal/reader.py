@@ -36,6 +36,7 @@ from strandline._model import (
     RunId,
     RunStatus,
     RunSummary,
+    Sender,
     SessionKey,
     StateRecord,
     Window,
@@ -53,6 +54,7 @@ OPENS_ALL: Final = "SELECT 1 FROM sqlite_master LIMIT 1"
 _input: Final[Callable[[bytes], Input]] = decoder(Input)
 _metadata: Final = decoder(dict[str, Any])
 _trace: Final = decoder(Carrier)
+_sender: Final = decoder(Sender)
 _checkpoint: Final[Callable[[bytes], Checkpoint]] = decoder(Checkpoint)
 _message: Final[Callable[[bytes], Message]] = decoder(Message)
 in_full: Final[Callable[[bytes], list[Message]]] = decoder(list[Message])
@@ -69,7 +71,7 @@ class RunRow(
     namedtuple(
         "RunRow",
         "run_id lane priority opaque metadata seq status attempt created_at started_at ended_at outcome timeout_s"
-        " queue_deadline discarded cancel_requested discard if_busy moved trace not_before fence urgency input",
+        " queue_deadline discarded cancel_requested discard if_busy moved trace not_before sender fence urgency input",
     )
 ):
     """A stored run: a row of the columns `RUN_COLUMNS`, any of which may be damaged."""
@@ -140,6 +142,9 @@ def stored_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
         "priority": row.priority if row.moved is None else row.moved,
         "metadata": {} if row.metadata is None else checksums.read_checked(_metadata, row.metadata, what, request),
         "trace": None if row.trace is None else checksums.read_checked(_trace, row.trace, what, request),
+        "sender": None
+        if row.sender is None
+        else checksums.read_checked(_sender, row.sender, what, request, is_new=True),
         "resumable": {0: True, 1: False}.get(row.opaque),  # (else None, which `convert` refuses)
         "if_busy": IfBusy.ENQUEUE if row.if_busy is None else row.if_busy,
         "held": row.fence is not None and row.ended_at is not None,

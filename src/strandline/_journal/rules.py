@@ -142,7 +142,7 @@ def timed_out(
     closed: list[Message] = []
     if question is not None:
         closed = close_answer(progress.messages, progress.results, ending, begun=progress.begun)
-    elif messages := progress.messages or ([prompt_message(run.input)] if run.resumable else []):
+    elif messages := progress.messages or ([prompt_message(run.input, run.sender)] if run.resumable else []):
         closed = close(messages, progress.results, ending)
     error = RunError(ending.code, ending.detail)
     return Outcome(status=RunStatus.FAILED, error=error, message=closed[-1] if closed else None), closed

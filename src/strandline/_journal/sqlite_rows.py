@@ -41,12 +41,12 @@ _CHANGE_RUN: Final = (
     f" WHERE seq = ? AND coalesce(fence, 0) = ? AND {_IS_OPEN}"
 )
 _CHECKED: Final = (
-    "SELECT input, metadata, trace, key, fingerprint, run_id, priority, opaque, created_at, timeout_s, not_before"
-    f" FROM runs WHERE seq = ? AND lane = {Lane.DELAYED}"
+    "SELECT input, metadata, trace, sender, key, fingerprint, run_id, priority, opaque, created_at, timeout_s,"
+    f" not_before FROM runs WHERE seq = ? AND lane = {Lane.DELAYED}"
 )
 """What the checksums of a delayed run cover, and what they are in."""
 _DUE_RUN: Final = (
-    "UPDATE runs SET seq = ?, lane = ?, urgency = ?, input = ?, metadata = ?, trace = ?, fingerprint = ?"
+    "UPDATE runs SET seq = ?, lane = ?, urgency = ?, input = ?, metadata = ?, trace = ?, sender = ?, fingerprint = ?"
     f" WHERE seq = ? AND status = '{_QUEUED}' AND fence IS NULL"
 )
 _END_RUN: Final = (
@@ -217,6 +217,8 @@ class StoredRows(ABC):
             more["metadata"] = checksums.with_checksum(body.metadata, owner)
         if body.trace is not None:
             more["trace"] = checksums.with_checksum(body.trace, owner)
+        if body.sender is not None:
+            more["sender"] = checksums.with_checksum(body.sender, owner)
         if new.if_busy is not IfBusy.ENQUEUE:
             more["if_busy"] = new.if_busy.value
         if (keyed := new.keyed) is not None:
@@ -246,11 +248,11 @@ class StoredRows(ABC):
         found = self._execute(_CHECKED, (row.seq,)).fetchone()
         if found is None:
             raise Mismatch(f"there is no delayed run with sequence {row.seq}")
-        prompt, metadata, trace, key, fingerprint, run_id, priority, opaque, created_at, timeout_s, not_before = found
+        *bodies, key, fingerprint, run_id, priority, opaque, created_at, timeout_s, not_before = found
         crc = row.session.crc
         request = (run_id, priority, not opaque, created_at, timeout_s, not_before)
         owners = [checksums.request_owner(crc, seq, *request) for seq in (row.seq, row.drawn)]
-        parts = [checksums.with_owner(part, *owners) for part in (prompt, metadata, trace)]
+        parts = [checksums.with_owner(part, *owners) for part in bodies]
         if key is not None:
             keys = [checksums.key_owner(crc, seq, key) for seq in (row.seq, row.drawn)]
             fingerprint = checksums.with_owner(fingerprint, *keys)

@@ -495,4 +495,5 @@ def as_run(new: NewRun, run: RunState) -> Run:
         if_busy=new.if_busy,
         trace=new.trace,
         not_before=new.not_before,
+        sender=new.sender,
     )

@@ -6,7 +6,7 @@ only carry plans out. Nothing here knows the inside of a server.
 
 from typing import TYPE_CHECKING, Any
 
-from strandline._model import InputRequest
+from strandline._model import InputRequest, Sender
 from strandline.client._answers import HistoryMessage, Problem, Run, Why
 from strandline.client._async_client import AsyncClient
 from strandline.client._errors import (
@@ -64,6 +64,7 @@ __all__ = [
     "RunRestarted",
     "RunStalled",
     "RunStarted",
+    "Sender",
     "StreamGap",
     "TextDelta",
     "TextReset",

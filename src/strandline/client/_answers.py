@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from strandline._encoding import decoder
-from strandline._model import Block, InputRequest, Message, RunStatus
+from strandline._model import Block, InputRequest, Message, RunStatus, Sender
 from strandline.client._errors import ClientError, Conflict, NotFound, NotNow, NotStrandline, Refused, Unauthorized
 
 T = TypeVar("T")
@@ -73,6 +73,7 @@ class Run(Struct, frozen=True, kw_only=True):
     held: bool = False
     cancel_requested: bool = False
     metadata: dict[str, Any] = {}
+    sender: Sender | None = None
 
     @property
     def ended(self) -> bool:
@@ -101,7 +102,7 @@ class HistoryMessage(TypedDict):
     """A message of history. `discarded`: hidden from the agent; `pending`: its tools have no results yet.
 
     `index` is its place in the whole history; `run_id` the run that left it, None if that is deleted, or if the message
-    closes a dismissed question. Older servers send neither.
+    closes a dismissed question; `sender` who said it, if that is known. Older servers send none of them.
     """
 
     role: str
@@ -110,6 +111,7 @@ class HistoryMessage(TypedDict):
     pending: bool
     index: NotRequired[int]
     run_id: NotRequired[str | None]
+    sender: NotRequired[Sender | None]
     superseded: NotRequired[bool]
 
 

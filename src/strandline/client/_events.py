@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from strandline._encoding import decoder
-from strandline._model import InputRequest, Message, RunStatus, ToolResult
+from strandline._model import InputRequest, Message, RunStatus, Sender, ToolResult
 from strandline.client._answers import Problem, Why
 from strandline.client._errors import NotStrandline
 
@@ -36,6 +36,7 @@ class RunQueued(EventBase, frozen=True, tag="run.queued"):
     estimated_wait_s: float | None = None
     why: Why | None = None
     input_requests: list[InputRequest] = []
+    sender: Sender | None = None
 
 
 class RunPosition(EventBase, frozen=True, tag="run.position"):
@@ -51,6 +52,7 @@ class RunStarted(EventBase, frozen=True, tag="run.started"):
     """The run executes."""
 
     attempt: int
+    sender: Sender | None = None
 
 
 class RunRestarted(EventBase, frozen=True, tag="run.restarted"):
@@ -104,6 +106,7 @@ class MessageAdded(EventBase, frozen=True, tag="message.added"):
 
     message: Message
     truncated: bool = False
+    sender: Sender | None = None
 
 
 class RunStalled(EventBase, frozen=True, tag="run.stalled"):

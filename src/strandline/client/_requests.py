@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, TypedDict
 from urllib.parse import quote, urlsplit
 
 from strandline._encoding import encode_messages
-from strandline._model import Block, IfBusy, OnDisconnect, OnQuestion
+from strandline._model import Block, IfBusy, OnDisconnect, OnQuestion, Sender
 from strandline.client._errors import ClientError
 
 QUIET_S: Final = 45.0
@@ -38,6 +38,7 @@ class RunOptions(TypedDict, total=False):
     not_before: datetime
     on_disconnect: OnDisconnect | Literal["continue", "cancel", "cancel_if_queued"]
     metadata: dict[str, Any]
+    sender: Sender | Mapping[str, str]
     idempotency_key: str
 
 

@@ -111,7 +111,7 @@ class Admission:
         if accepted.position:
             delayed_until = None if new.not_before is None else self._delayed_until(new.run_id)
             at = await self._reading.standings.of_waiting(new.key, accepted.position, delayed_until)
-            self._streams.queued(new.run_id, at)
+            self._streams.queued(new.run_id, at, new.sender)
         return Ticket(
             run_id=new.run_id,
             key=new.key,

@@ -6,6 +6,8 @@ whole, so that the reader always sees a consistent value. Once it is frozen, cod
 change what is stored or published. Knows nothing of kinds of agents.
 """
 
+from msgspec import UNSET
+
 from strandline._agents.port import Finished, RunContext, RunStopped, Signal
 from strandline._clock import Clock, is_over
 from strandline._engine.events import (
@@ -21,7 +23,7 @@ from strandline._engine.execution.completion import closed
 from strandline._engine.execution.retry import Retries
 from strandline._engine.loops import adopt_current_task
 from strandline._engine.streams import EventRecorder, truncate_arguments, truncate_message, truncate_result
-from strandline._history import Progress, prompt_message
+from strandline._history import Progress, prompt_message, sender_of
 from strandline._journal.port import Journal
 from strandline._model import (
     Block,
@@ -61,6 +63,7 @@ class LiveAttempt:
             attempt=run.attempt,
             metadata=run.metadata,
             workspace=workspace,
+            sender=run.sender,
         )
         self.progress = progress
         self.messages: list[Message] = list(progress.messages_to_resume())
@@ -97,8 +100,12 @@ class LiveAttempt:
         if not self._frozen:
             self.messages.append(message)
             self._partial = []
-            self._recorder.record(MessageAdded(*truncate_message(message, self._recorder.cut)))
+            self._recorder.record(self._added(message))
             self.touch()
+
+    def _added(self, message: Message) -> MessageAdded:
+        sender = sender_of(message, self.context.principal)
+        return MessageAdded(*truncate_message(message, self._recorder.cut), UNSET if sender is None else sender)
 
     def amend(self, index: int, content: list[Block]) -> None:
         """Replace the content of a message."""
@@ -238,7 +245,7 @@ class LiveAttempt:
         """Return the run's messages for `close`: its prompt first, partial text last."""
         messages = list(self.messages)
         if self.progress.question_state is None and (not messages or messages[0]["role"] != "user"):
-            messages.insert(0, prompt_message(self.claim.run.input))
+            messages.insert(0, prompt_message(self.claim.run.input, self.claim.run.sender))
         if text := "".join(self._partial):
             messages.append({"role": "assistant", "content": [{"text": text}]})
         return messages

@@ -41,7 +41,7 @@ def closed(
     """
     if claim.question is not None:
         return close_answer(messages, results, ending, begun=begun)
-    return close(messages or [prompt_message(claim.run.input)], results, ending)
+    return close(messages or [prompt_message(claim.run.input, claim.run.sender)], results, ending)
 
 
 def completion_of(

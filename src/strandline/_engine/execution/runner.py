@@ -26,7 +26,7 @@ from strandline._engine.observers import CURRENT_RUN, CurrentRun, TracedRun, Tra
 from strandline._engine.options import Options
 from strandline._engine.queues import SessionQueues
 from strandline._engine.streams import Streams
-from strandline._history import fold
+from strandline._history import as_read, effective_sender, fold
 from strandline._journal.errors import CancelRequested, ClaimLost
 from strandline._journal.port import ClaimResult, Journal
 from strandline._model import (
@@ -99,6 +99,7 @@ class Runner(Struct, eq=False):
     async def execute(self, claim: Claim) -> ExecutionResult:
         """Execute a claim to its end, in a task of its own. Returns on every ending, also on a defect of the engine."""
         CURRENT_RUN.set(CurrentRun(claim.run.run_id, claim.run.key, claim.run.trace))
+        claim = self._as_read(claim)
         traced = self._tracing.begun(claim, self._clock.now(), again=claim.resumes)
         execution: Execution | None = None
         try:
@@ -122,6 +123,13 @@ class Runner(Struct, eq=False):
                 del agent
         traced.ended(ended.outcome)
         return ended
+
+    def _as_read(self, claim: Claim) -> Claim:
+        """Return a claim with its input as the agent reads it: with its sender, if a setting says how."""
+        template, run = self._options.sender_template, claim.run
+        if template is None or (sender := effective_sender(run.sender, run.key.principal)) is None:
+            return claim
+        return replace(claim, run=replace(run, input=as_read(run.input, sender, template)))
 
     def _prepare(self, claim: Claim, traced: TracedRun) -> Execution:
         """Return the record of a claim, with its ending if the run is to end before its start."""

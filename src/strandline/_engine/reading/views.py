@@ -147,7 +147,7 @@ class Reading(Struct, eq=False):
         stream = self._streams.of_read(run)
         at = await self.standings.of_run(run)
         if at.position and run.lane != Lane.REQUEUED:  # (a requeued run resumes, and does not begin to wait)
-            self._streams.queued(run_id, at)
+            self._streams.queued(run_id, at, run.sender)
         return run, at, stream
 
     async def runs(self, key: SessionKey, *, cursor: str | None = None, limit: int = 100) -> RunPage:

@@ -9,6 +9,7 @@ from strandline._model import (
     Input,
     OnDisconnect,
     OnQuestion,
+    Sender,
     SessionKey,
 )
 from strandline.errors import Invalid
@@ -38,6 +39,8 @@ class Request(Struct, frozen=True, kw_only=True):
     on_disconnect: OnDisconnect | None = None
     """What happens to it if its clients disconnect; None: the service's default."""
     metadata: dict[str, Any] = field(default_factory=dict)
+    sender: Sender | None = None
+    """Who sent it, where the setting `trusted_senders` lets callers say so; None: the principal."""
     idempotency_key: str | None = None
     fingerprint: bytes = b""
     """With a key: the SHA-256 of the request, as its protocol compares two; b"": of all fields above. Equal requests
@@ -69,6 +72,8 @@ class Request(Struct, frozen=True, kw_only=True):
             raise Invalid(f"not_before is {self.not_before!r}; it must be a number of seconds since the epoch, or None")
         if not isinstance(self.answers, dict | None):
             raise Invalid(f"answers is {self.answers!r}; it must be a dict, or None")
+        if not isinstance(self.sender, Sender | None):
+            raise Invalid(f"sender is {self.sender!r}; it must be a strandline.Sender, or None")
         if not isinstance(self.fingerprint, bytes):
             raise Invalid(f"fingerprint is {self.fingerprint!r}; it must be bytes")
 

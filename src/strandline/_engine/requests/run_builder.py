@@ -34,6 +34,8 @@ DEEPEST: Final = 100
 itself for each level, and Python's stack ends after some hundreds."""
 _IDENTITY: Final = frozenset({"key", "idempotency_key", "fingerprint"})
 """The fields of a request that its idempotency key stands for, or belongs to."""
+LONGEST_SENDER: Final = 256
+"""Characters of a sender's id, and of its name."""
 _NESTS: Final = (dict, list, tuple)
 
 
@@ -59,6 +61,7 @@ class RunBuilder(Struct, eq=False):
             _check_policies(request)
             check_content(request.input, self._options.allowed_content)
         self._check_size(request)
+        self._check_sender(request)
         now = self._clock.now()
         begins = now if request.not_before is None else max(now, request.not_before)
         return NewRun(
@@ -77,7 +80,23 @@ class RunBuilder(Struct, eq=False):
             keyed=self._keyed(request, now),
             trace=trace,
             not_before=request.not_before,
+            sender=request.sender,
         )
+
+    def _check_sender(self, request: Request) -> None:
+        """Raise `Invalid` if a request may not name its sender, or names one that no line of text can show."""
+        if (sender := request.sender) is None:
+            return
+        if not self._options.trusted_senders:
+            raise Invalid(
+                "sender may be named only where the setting trusted_senders is on (STRANDLINE_TRUSTED_SENDERS=true);"
+                " leave it out, and the sender is the name of the API key"
+            )
+        for name, text in (("id", sender.id), ("name", sender.name)):
+            if not (0 < len(text) <= LONGEST_SENDER and text.isprintable() and not text.isspace()):
+                raise Invalid(
+                    f"sender.{name} must be 1 to {LONGEST_SENDER} characters that can be shown, without line breaks"
+                )
 
     def _check_size(self, request: Request) -> None:
         """Raise `Invalid` if metadata is too large, since lists show it with its run, or nested too deep.
@@ -115,6 +134,8 @@ def _fingerprint(request: Request) -> bytes:
     requested = {name: getattr(request, name) for name in request.__struct_fields__ if name not in _IDENTITY}
     if request.not_before is None:  # (as before there was such a field: keys outlive an upgrade)
         del requested["not_before"]
+    if request.sender is None:  # (as before there were any: keys outlive an upgrade)
+        del requested["sender"]
     plain = msgspec.json.decode(encode_messages(requested))
     return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).digest()
 

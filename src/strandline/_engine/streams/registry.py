@@ -6,6 +6,8 @@ sync code.
 
 from collections.abc import Callable, Collection
 
+from msgspec import UNSET, UnsetType
+
 from strandline._clock import Clock
 from strandline._engine.events import (
     RunPosition,
@@ -24,7 +26,7 @@ from strandline._engine.streams.replay import ReplayBuffer
 from strandline._engine.streams.run_stream import LAST, EventRecorder, Later, RunStream, finished
 from strandline._engine.streams.subscription import Subscription
 from strandline._engine.streams.truncation import truncate_message
-from strandline._history import Progress
+from strandline._history import Progress, effective_sender
 from strandline._model import (
     Claim,
     ErrorCode,
@@ -35,6 +37,7 @@ from strandline._model import (
     RunId,
     RunStatus,
     RunSummary,
+    Sender,
     SessionId,
     SessionKey,
 )
@@ -180,10 +183,12 @@ class Streams:
             self.later(run_id)
         return stream
 
-    def queued(self, run_id: RunId, at: RunPosition) -> None:
-        """Publish that a run waits, unless that was published or the run has begun."""
+    def queued(self, run_id: RunId, at: RunPosition, sender: Sender | None = None) -> None:
+        """Publish that a run of a sender waits, unless that was published or the run has begun."""
         if (stream := self._streams.get(run_id)) is not None and not stream.has_begun:
-            stream.standing = RunQueued(at.position, at.estimated_wait_s, at.why, at.input_requests)
+            stream.standing = RunQueued(
+                at.position, at.estimated_wait_s, at.why, at.input_requests, _known(sender, stream.key)
+            )
             stream.publish(self._clock.now(), stream.standing)
             if self._draining and self.is_waiting(run_id):
                 self.later(run_id)
@@ -204,7 +209,7 @@ class Streams:
             since = run.waits_since
             stream.begin(
                 self._clock.now(),
-                RunStarted(run.attempt),
+                RunStarted(run.attempt, _known(run.sender, run.key)),
                 on_first_text=lambda at: self._observer.first_text(max(0.0, at - since)),
             )
         return EventRecorder(stream, self._post, self._clock, cut=self._cut)
@@ -271,3 +276,9 @@ class Streams:
         else:
             error = RunError(ErrorCode.STOPPED, "the server was stopped, and its journal is in memory")
             stream.finish(Outcome(status=RunStatus.FAILED, error=error), self._clock.now())
+
+
+def _known(sender: Sender | None, key: SessionKey) -> Sender | UnsetType:
+    """Return the sender of a run of a session for an event; UNSET: nobody knows."""
+    known = effective_sender(sender, key.principal)
+    return UNSET if known is None else known

@@ -96,6 +96,7 @@ def build_apps(
             allowed_content=frozenset(service.options.allowed_content),
             timeout_s=service.options.timeout_s,
             queue_timeout_s=service.options.queue_timeout_s,
+            trusted_senders=service.options.trusted_senders,
         )
     )
     router = Router(

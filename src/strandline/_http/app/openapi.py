@@ -412,6 +412,8 @@ class Described(Struct, frozen=True, kw_only=True):
     allowed_content: frozenset[str] = frozenset()
     timeout_s: float | None = None
     queue_timeout_s: float | None = None
+    trusted_senders: bool = True
+    """Whether a request may name its sender."""
 
 
 class OpenApi:
@@ -485,6 +487,8 @@ def _bounded(properties: dict[str, Any], server: Described) -> None:
         number, null = properties[name]["anyOf"]
         bound = {} if most is None else {"maximum": most}
         properties[name]["anyOf"] = [{**number, "exclusiveMinimum": 0, **bound}, null]
+    if not server.trusted_senders:
+        properties["sender"] = {"type": "null", "default": None, "description": "Not taken by this server"}
     if "n" in properties:
         properties["n"] = {"enum": [1, None], "default": None}
     _as_integer(properties["priority"])

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from strandline._engine.requests import END_OF_TIME_S, Request
 from strandline._http.exchange.idempotency import fingerprint
 from strandline._http.wire import Timestamp
-from strandline._model import IfBusy, Input, OnDisconnect, OnQuestion, SessionKey
+from strandline._model import IfBusy, Input, OnDisconnect, OnQuestion, Sender, SessionKey
 from strandline.errors import Invalid
 
 UNTIL_IT_ENDS: Final = math.inf
@@ -20,6 +20,13 @@ OF_AGENTCORE: Final = "agentcore"
 
 Priority = Annotated[int, Meta(ge=1, le=5)] | Annotated[float, Meta(ge=1, le=5, multiple_of=1)]
 """A whole number in any JSON form: `2`, `2.0`, `2e0`. `whole_number` converts it to an int."""
+
+
+class SenderBody(Struct, frozen=True):
+    """The person or program that sent the input, for callers that speak for several."""
+
+    id: Annotated[str, Meta(description="For programs: whom it names", min_length=1, max_length=256)]
+    name: Annotated[str | None, Meta(description="For people; default: the `id`")] = None
 
 
 class RunOptions(Struct, frozen=True, kw_only=True):
@@ -50,6 +57,10 @@ class RunOptions(Struct, frozen=True, kw_only=True):
         OnDisconnect | None, Meta(description="What happens to the run if all its clients disconnect")
     ] = None
     metadata: Annotated[dict[str, Any] | None, Meta(description="Stored with the run, and passed to its tools")] = None
+    sender: Annotated[
+        SenderBody | None,
+        Meta(description="Who sent the input; only where the setting `trusted_senders` is on. Default: the API key"),
+    ] = None
 
 
 class Response(Struct, frozen=True):
@@ -104,6 +115,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
             not_before=seconds(options.not_before),
             on_disconnect=options.on_disconnect,
             metadata=kept_with(options.metadata or {}, self.runtime),
+            sender=None if (sender := options.sender) is None else Sender(sender.id, sender.name or sender.id),
             idempotency_key=idempotency_key,
             fingerprint=b"" if idempotency_key is None else fingerprint(self.body),
         )

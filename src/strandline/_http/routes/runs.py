@@ -13,6 +13,7 @@ from starlette.responses import Response
 from strandline._engine.events import Why
 from strandline._engine.reading import RunPage, RunView
 from strandline._engine.service import Service
+from strandline._history import effective_sender
 from strandline._http import wire
 from strandline._http.audit import changed
 from strandline._http.caller import principal_of
@@ -20,7 +21,7 @@ from strandline._http.exchange.exchange import ClientsServerStops, Exchange
 from strandline._http.exchange.run_request import Priority, whole_number
 from strandline._http.exchange.sse import RunEvents, last_event_id
 from strandline._http.forwardable import counts_client, forwardable, left_of, only_once
-from strandline._model import IfBusy, InputRequest, Message, RunError, RunId, RunStatus, SessionId
+from strandline._model import IfBusy, InputRequest, Message, RunError, RunId, RunStatus, Sender, SessionId
 from strandline._older_names import field_note
 from strandline._settings import AppSettings
 from strandline.errors import Invalid
@@ -55,6 +56,9 @@ class RunBody(Struct, frozen=True, kw_only=True):
     held: Annotated[bool, Meta(description=field_note("RunBody", "held"))]
     cancel_requested: bool
     metadata: dict[str, Any]
+    sender: Annotated[
+        Sender | None, Meta(description="Who sent it: who its request names, else the API key; null without keys")
+    ]
 
 
 class RunsBody(Struct, frozen=True, kw_only=True):
@@ -107,6 +111,7 @@ def run_body(view: RunView) -> RunBody:
         held=run.locks_session,
         cancel_requested=run.cancel_requested,
         metadata=run.metadata,
+        sender=effective_sender(run.sender, run.key.principal),
     )
 
 

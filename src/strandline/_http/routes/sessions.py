@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from strandline._engine.events import Why
 from strandline._engine.service import Service
+from strandline._history import sender_of
 from strandline._http import wire
 from strandline._http.audit import changed
 from strandline._http.caller import Caller, caller_of, session_of
@@ -21,6 +22,7 @@ from strandline._model import (
     InputRequest,
     Principal,
     RunId,
+    Sender,
     SessionId,
     SessionKey,
     SessionView,
@@ -87,6 +89,7 @@ class MessageBody(Struct, frozen=True, kw_only=True):
         RunId | None,
         Meta(description="The run that left it; null if that is deleted, or if it closes a dismissed question"),
     ]
+    sender: Annotated[Sender | None, Meta(description="Who said it, if that is known; null for the agent's")]
     role: str
     content: list[Block]
     discarded: bool
@@ -189,8 +192,9 @@ class Sessions:
     async def history(self, request: Request) -> Response:
         """Return a session's last messages before the cursor, oldest first; with `discarded`, hidden ones too."""
         query = request.query_params
+        key = _key(request)
         page = await self._service.history_page(
-            _key(request),
+            key,
             before=_before(query.get("cursor")),
             limit=wire.page_limit(request),
             discarded=wire.flag("discarded", query.get("discarded", "false")),
@@ -200,6 +204,7 @@ class Sessions:
             MessageBody(
                 index=page.indices[number],
                 run_id=page.runs[number],
+                sender=sender_of(message, key.principal),
                 role=message["role"],
                 content=message["content"],
                 discarded=number in hidden,

@@ -14,6 +14,7 @@ from strandline._model import (
     Question,
     RunId,
     RunStatus,
+    Sender,
     responses,
 )
 from strandline.testing._contract.queue_time import ROUND
@@ -68,6 +69,7 @@ class DelaysContract(Contract):
             "input": [{"text": "hi"}],
             "metadata": {"k": [1]},
             "trace": {"traceparent": "x"},
+            "sender": Sender("U1", "Ada"),
             "timeout_s": 7.0,
         }
         await desk.accept("late", not_before=AT, queue_deadline=AT + 50.0, **request)
@@ -82,10 +84,11 @@ class DelaysContract(Contract):
         await desk.finish(claim, claim_next=True)
         await desk.finish(await desk.claim(of="b"), claim_next=True)
         taken = await desk.claim(of="late")
-        assert (taken.run.input, taken.run.metadata, taken.run.trace) == (
+        assert (taken.run.input, taken.run.metadata, taken.run.trace, taken.run.sender) == (
             [{"text": "hi"}],
             {"k": [1]},
             request["trace"],
+            request["sender"],
         )
         assert (taken.run.sequence, taken.run.timeout_s, taken.damaged) == (due.sequence, 7.0, False)
         assert await desk.drain(taken) == ["late", "c"]

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from strandline._journal.errors import RunIdTaken
-from strandline._journal.port import Accepted, Bounds, Changed, ClaimResult, Delete, Refused
-from strandline._model import Keyed, Lane, Run, RunId, RunStatus
+from strandline._journal.port import Accepted, Bounds, Changed, ClaimResult, Delete, Refused, RunsQuery
+from strandline._model import Keyed, Lane, Run, RunId, RunStatus, Sender
 from strandline.testing._contract.scenario import Contract, scenario
 from strandline.testing._desk import Desk, done, key, said
 
@@ -32,6 +32,35 @@ class QueuesContract(Contract):
         await desk.finish(claim, claim_next=True)
         assert (await desk.claim(of="b")).run.trace == {**trace, "of": "b"}
         assert (await desk.run("a")).trace == trace
+
+    @scenario
+    async def test_a_run_keeps_its_sender(self, desk: Desk) -> None:
+        """Claimed at once, after a wait, in a later process, and after its end; for lists, too."""
+        ada, bob = Sender("U1", "Ada \u00e4"), Sender("U2", "Bob")
+        claim = await desk.start("a", sender=ada)
+        await desk.accept("b", sender=bob, input="x" * 5000)
+        await desk.accept("c")
+        assert claim.run.sender == ada
+        for _ in range(2):
+            assert [(await desk.run(each)).sender for each in "abc"] == [ada, bob, None]
+            page = await desk.journal.read(RunsQuery(key()))
+            assert [each.sender for each in page.runs] == [None, bob, ada]
+            await desk.restart()
+        (claim,) = desk.orphans
+        assert claim.run.sender == ada
+        await desk.finish(claim, claim_next=True)
+        assert (await desk.claim(of="b")).run.sender == bob
+        assert (await desk.run("a")).sender == ada
+
+    @scenario
+    async def test_a_run_that_times_out_waiting_leaves_its_input_with_its_sender(self, desk: Desk) -> None:
+        ada = Sender("U1", "Ada")
+        claim = await desk.start("a", sender=ada, timeout_s=5.0)
+        await desk.release(claim.token, counted=True)
+        desk.clock.at += 10
+        assert await desk.end_overdue() == ["a"]
+        prompt, _ = await desk.history()
+        assert prompt["metadata"] == {"custom": {"sender": {"id": "U1", "name": "Ada"}}}
 
     # -- order -----------------------------------------------------------------------------------------
 
