@@ -146,15 +146,17 @@ class ClientRequest:
         """Call `act` once the client has disconnected; return a function that ends this."""
         gone = self._gone
         assert gone is not None
+        is_over = False
 
         def acted(_: "asyncio.Future[None]") -> None:
-            if not gone.cancelled():
+            if not is_over and not gone.cancelled():
                 act()
 
         gone.add_done_callback(acted)
 
         def end() -> None:
-            gone.remove_done_callback(acted)
+            nonlocal is_over
+            is_over = True  # (a callback that is on its way to be called cannot be removed any more)
 
         return end
 
