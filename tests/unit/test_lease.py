@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 from strands import Agent, tool
-from strands.hooks import BeforeToolsEvent, HookOrder
+from strands.hooks import AfterToolsEvent, BeforeToolsEvent, HookOrder
 from strands.tools.executors import SequentialToolExecutor
 
 from engine_support import key
 from strandline._agents.port import RunStopped
 from strandline._clock import SystemClock, boottime
 from strandline._engine.requests import Request
-from strandline._engine.streams import Later
-from strandline._model import ANONYMOUS, RunStatus
+from strandline._model import ANONYMOUS, Outcome, RunStatus
 from strandline._workers import messages as m
 from strandline._workers.attempt import RemoteAttempt
 from strandline.testing import ScriptedModel, call, results
@@ -87,23 +86,52 @@ def test_neither_the_next_tool_nor_the_next_model_call_starts_after_the_lease_ha
     run(main)
 
 
+class Lapsing(Lent):
+    """A journal whose lease is over for a moment."""
+
+    def owned_until(self) -> float | None:
+        until, self.until = self.until, None
+        return until
+
+
 def test_a_run_that_would_start_after_the_lease_has_ended_waits_again_and_counts_no_attempt(tmp_path: Path) -> None:
-    class Lapsed(Lent):
-        """A journal whose lease is over for a moment."""
-
-        def owned_until(self) -> float | None:
-            until, self.until = self.until, None
-            return until
-
     async def main() -> None:
-        journal = Lapsed()
+        journal = Lapsing()
         model = ScriptedModel(lambda messages: "hello")
         async with serving(lambda: Agent(model=model), tmp_path, journal) as service:
             journal.lapse()
             ticket = await service.submit(Request(key=key(), input="go"))
-            assert await ticket.stream.outcome() is Later.LATER
+            outcome = await ticket.stream.outcome()
+            assert isinstance(outcome, Outcome), "its client waits for it"
             view = await service.wait(ANONYMOUS, ticket.run_id, 30)
-            assert (view.run.status, view.run.attempt, model.calls) == (RunStatus.SUCCEEDED, 1, 1)
+            assert (outcome.status, view.run.attempt, model.calls) == (RunStatus.SUCCEEDED, 1, 1)
+
+    run(main)
+
+
+def test_a_model_call_that_would_start_after_the_lease_has_ended_is_made_later_and_no_tool_again(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        journal, started = Lapsing(), list[str]()
+        model = ScriptedModel(two_tools)
+
+        def lapse(event: AfterToolsEvent) -> None:
+            if len(started) == 2:
+                journal.lapse()
+
+        def make() -> Agent:
+            agent = Agent(model=model, tools=[noting(started)])
+            agent.add_hook(lapse, AfterToolsEvent, order=HookOrder.SDK_LAST + 2000.0)
+            return agent
+
+        async with serving(make, tmp_path, journal) as service:
+            ticket = await service.submit(Request(key=key(), input="go"))
+            outcome = await ticket.stream.outcome()
+            assert isinstance(outcome, Outcome)
+            view = await service.wait(ANONYMOUS, ticket.run_id, 30)
+        assert (outcome.status, outcome.output, view.run.attempt) == (RunStatus.SUCCEEDED, "done", 1)
+        assert (sorted(started), model.calls) == (["a", "b"], 2)
 
     run(main)
 

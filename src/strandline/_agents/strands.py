@@ -25,7 +25,7 @@ from strands.types.exceptions import EventLoopException
 
 from strandline._agents.abnormal_exit import AbnormalExit, watch_exits
 from strandline._agents.parameters import Parameters
-from strandline._agents.port import Attempt, Finished, RunContext, SessionAgent
+from strandline._agents.port import Attempt, Finished, RunContext, RunStopped, SessionAgent
 from strandline._agents.rounds import guard_all
 from strandline._agents.strands_hooks import Reports
 from strandline._agents.window import Origins, Packed, window_faults
@@ -253,9 +253,11 @@ class StrandsAgent:
                         attempt.add_reasoning(delta)
         except BaseException as error:
             await reports.report_returned()
-            if isinstance(error, EventLoopException):
-                raise AgentFailed("the agent failed") from error.original_exception
-            raise
+            if not isinstance(error, EventLoopException):
+                raise
+            if isinstance(error.original_exception, RunStopped):
+                raise error.original_exception from None
+            raise AgentFailed("the agent failed") from error.original_exception
         finally:
             reports.attempt = None
         assert result is not None, "stream_async ended without a result"

@@ -177,7 +177,7 @@ class Runner(Struct, eq=False):
         claim = execution.claim
         if (execution.loop_lost or finished.ending is STOPPED) and self._can_resume(execution):
             try:
-                return await self._requeue(claim, in_this_process=execution.loop_lost)
+                return await self._requeue(execution)
             except CancelRequested:
                 finished = Finished(ending=Cancelled(), usage=finished.usage)
         execution.traced.finishes()
@@ -215,14 +215,16 @@ class Runner(Struct, eq=False):
             return False  # the tool lives on in this process: the next attempt must not join it
         return resume_point_of(checkpoint, self._options) is not None
 
-    async def _requeue(self, claim: Claim, *, in_this_process: bool) -> ExecutionResult:
-        """Requeue the run: in this process, which counts as an attempt, or for the next.
+    async def _requeue(self, execution: Execution) -> ExecutionResult:
+        """Requeue the run: for the next process, if this one stops, else in this one.
 
+        That counts as an attempt, unless nothing failed but the certainty that this server still has its session.
         Raises `CancelRequested`, `ClaimLost`.
         """
-        release = partial(self._journal.release, claim.token, counted=in_this_process)
+        claim = execution.claim
+        release = partial(self._journal.release, claim.token, counted=execution.loop_lost)
         trouble = "run %s could not be requeued"
-        if in_this_process:
+        if execution.loop_lost or execution.requested_ending is not STOPPED:
             await self._retries.until_stored(release, trouble, claim.run.run_id)
             return ExecutionResult(claim=claim, requeued=True)
         try:
