@@ -259,7 +259,7 @@ def _work(case: Case) -> dict[Session, list[Work]]:
     count until the session has another owner, who ends their run. (Whatever starts later: see `soak.owned`.)
     """
     ends = {line.token: place for place, line in enumerate(case.lines) if line.kind == "end"}
-    lasts = {line.pid: place + 1 for place, line in enumerate(case.lines)}
+    lasts = {line.writer: place + 1 for place, line in enumerate(case.lines)}
     freed = {cancel.run_id for cancel in case.records.cancels if cancel.force}
     swept = {sweep.session for sweep in case.records.sweeps if sweep.force and sweep.running}
     times = [line.at_ns for line in case.lines]
@@ -271,7 +271,7 @@ def _work(case: Case) -> dict[Session, list[Work]]:
                     run_id=line.run_id,
                     unit=line.run_id,
                     began=place,
-                    ended=min(ends.get(line.token, lasts[line.pid]), _lost(case, line, times)),
+                    ended=min(ends.get(line.token, lasts[line.writer]), _lost(case, line, times)),
                     free_from_s=-NEVER_S if line.run_id in freed or line.session in swept else NEVER_S,
                 )
             )

@@ -24,7 +24,7 @@ def _starts(case: Case) -> Iterator[str]:
     then, both continue in the next process. So model calls have their order within a process, and tools over all.
     """
     tools: dict[str, list[str]] = defaultdict(list)
-    all_here: dict[tuple[str, int], list[str]] = defaultdict(list)
+    all_here: dict[tuple[str, tuple[int, str]], list[str]] = defaultdict(list)
     left_out = case.traceless | case.never_kept
     for line in case.lines:
         if line.label in case.gone:
@@ -32,7 +32,7 @@ def _starts(case: Case) -> Iterator[str]:
         if line.kind == "begin":
             _append(tools[line.session], line.label)
         if line.kind != "end" and line.label not in left_out:
-            _append(all_here[line.session, line.pid], line.label)
+            _append(all_here[line.session, line.writer], line.label)
     for session, order in [*tools.items(), *((session, order) for (session, _), order in all_here.items())]:
         shown = [part.label for part in case.parts.get(session, []) if part.label in order]
         if order != shown:

@@ -7,6 +7,7 @@ end of a page): what it was about to do has not begun. Knows nothing of servers.
 """
 
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The run, as its client named it in its message."""
     pid: int
     at_ns: int
+    process: str = ""
+    """Made up anew by each process: the system gives a number again."""
     run_id: str = ""
     tool_use_id: str = ""
     tool: str = ""
@@ -43,12 +46,18 @@ class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """The server's process."""
         return self.parent or self.pid
 
+    @property
+    def writer(self) -> tuple[int, str]:
+        """The process that wrote it, and no other one with its number."""
+        return self.pid, self.process
+
 
 class Ledger:
     """The ledger, to be written to. May be used from any thread. `parent` is the process that this one works for."""
 
     def __init__(self, path: Path, *, parent: int = 0) -> None:
         self._parent = parent
+        self._process = secrets.token_hex(4)
         self._fd = os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
 
     def write(
@@ -71,6 +80,7 @@ class Ledger:
             label=label,
             pid=os.getpid(),
             at_ns=time.monotonic_ns(),
+            process=self._process,
             run_id=run_id,
             tool_use_id=tool_use_id,
             tool=tool,

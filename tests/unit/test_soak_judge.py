@@ -378,6 +378,13 @@ def test_whatever_is_wrong_is_found(wrong: Callable[[World], None], said: str) -
     assert any(said in fault for fault in faults), faults
 
 
+def test_a_process_with_the_number_of_one_that_was_killed_is_another_one() -> None:
+    world = World()
+    execute_beside_what_has_not_ended(world)
+    world.lines[-3:-1] = [replace(line, process="of the other one") for line in world.lines[-3:-1]]
+    assert not any("executed at once" in fault for fault in world.judged())
+
+
 def test_a_run_that_nobody_saw_waiting_may_have_been_accepted_late() -> None:
     """Its request may have waited for the disk for a long time."""
     world = World()
