@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from strandline._clock import Clock
 from strandline._journal.driver import schema_after
+from strandline._journal.lists import DELETED
 from strandline._journal.partitions import PARTITIONS
 from strandline._journal.postgres.dialect import TRANSLATED
 from strandline._journal.postgres.failures import FENCED
@@ -31,12 +32,13 @@ CREATE TABLE servers (
 );
 CREATE TABLE partitions (p INTEGER PRIMARY KEY, owner INTEGER, epoch INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE cluster (only_one INTEGER PRIMARY KEY DEFAULT 1, secret BLOB NOT NULL);
+CREATE TABLE deletions (principal TEXT, session_id TEXT, at REAL NOT NULL, PRIMARY KEY (principal, session_id));
 CREATE TABLE pg_settings (name TEXT, setting TEXT);
 INSERT INTO meta VALUES ('schema', {SCHEMA_VERSION});
 """
 _ADD_PARTITION: Final = "INSERT INTO partitions (p) VALUES (?)"
 _UNIQUE: Final = "23505"
-_ORIGINALS: Final = {reworded: original for original, reworded in TRANSLATED.items()}
+_ORIGINALS: Final = {reworded: original for original, reworded in TRANSLATED.items() if original != DELETED}
 _LISTED: Final = re.compile(r"= ANY \(string_to_array\(\?, ','\)::smallint\[\]\)")
 _CHANGED: Final = re.compile(
     r"WITH (\w+) AS \((.*) RETURNING 1\) SELECT changed\(count\(\*\), (\?|1), '(SL\d+)', (.*)\) FROM \1", re.DOTALL
@@ -208,7 +210,7 @@ def _reworded(sql: str) -> _Reworded:
     """Return a statement in the words of SQLite."""
     sql = _ORIGINALS.get(sql, sql)
     sql = _LISTED.sub("IN (SELECT value FROM json_each('[' || ? || ']'))", sql)
-    sql = sql.replace("* interval '1 ms'", "/ 1000.0")
+    sql = sql.replace("* interval '1 ms'", "/ 1000.0").replace(" FOR UPDATE SKIP LOCKED", "")
     if (found := _CHANGED.fullmatch(sql)) is not None:
         return _Reworded(found[2], found[4], says_how_many=found[3] == "?")
     return _Reworded(sql)

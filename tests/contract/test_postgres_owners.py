@@ -21,6 +21,7 @@ from strandline._journal.port import (
     Changed,
     ClaimResult,
     Delete,
+    DeletedQuery,
     Gained,
     HistoryQuery,
     Move,
@@ -31,7 +32,7 @@ from strandline._journal.port import (
     SessionQuery,
     StoredQuery,
 )
-from strandline._journal.postgres import membership, shares
+from strandline._journal.postgres import membership, rows, shares
 from strandline._journal.postgres.journal import PostgresJournal
 from strandline._journal.postgres.roster import set_leaving
 from strandline._journal.postgres.wire import Wire
@@ -231,6 +232,49 @@ def test_what_a_server_leaves_goes_on_at_the_other_with_rising_numbers(leased: s
                 assert [each for each, _, _ in found] == ["a", "b", "c"]
                 assert {seq % 256 for _, seq, _ in found} == {partition_of(theirs)}
                 assert {no % 256 for _, _, no in found} == {partition_of(theirs)}
+
+    asyncio.run(main())
+
+
+def test_a_deletion_is_known_to_every_later_owner(leased: str) -> None:
+    async def main() -> None:
+        async with two(leased) as (first, second):
+            theirs, began = session_in(second.owned), SystemClock().now()
+
+            async def deleted(journal: PostgresJournal, session: SessionKey, since: float) -> bool:
+                return await journal.read(DeletedQuery(session, since))
+
+            for run_id in ("a", "b"):  # (deleted, there again, and deleted again)
+                await second.journal.accept(run(run_id, theirs), WIDE, claim_next=True)
+                await second.journal.finish((await second.claim()).token, done("hi", "ho"), claim_next=False)
+                assert not await deleted(second.journal, theirs, SystemClock().now())
+                assert await second.journal.change(Delete(theirs)) == Changed(existed=True)
+                assert await deleted(second.journal, theirs, began)
+            assert not await deleted(second.journal, session_in(second.owned, 1), began)
+            second.die()
+            await until(lambda: len(first.owned) == 256)
+            assert await deleted(first.journal, theirs, began)
+            assert not await deleted(first.journal, theirs, SystemClock().now() + 60.0)
+
+    asyncio.run(main())
+
+
+def test_deletions_are_forgotten_when_they_are_old(leased: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "FORGOTTEN_AT_ONCE", 2)
+
+    async def main() -> None:
+        async with two(leased) as (first, _):
+            left = []
+            for number in range(7):
+                if number == 3:
+                    monkeypatch.setattr(rows, "DELETIONS_KEPT_S", 0.0)
+                session = session_in(first.owned, number)
+                await first.journal.accept(run(f"{number}", session), WIDE, claim_next=True)
+                await first.journal.finish((await first.claim()).token, done("hi", "ho"), claim_next=False)
+                await first.journal.change(Delete(session))
+                with asking(leased) as wire:
+                    left.append(wire.execute("SELECT count(*) FROM deletions").fetchone()[0])
+            assert left == [1, 2, 3, 2, 1, 1, 1]
 
     asyncio.run(main())
 

@@ -13,13 +13,14 @@ from logged import ours
 from ports import reserved_port
 from strandline._access.keyring import new_key
 from strandline._agents.port import Attempt
+from strandline._clock import SystemClock
 from strandline._engine.admission import Ticket
 from strandline._engine.requests import Request
 from strandline._http.forwarding.client_request import ClientRequest
 from strandline._http.forwarding.envelope import Forward
 from strandline._journal.cluster import Peer
 from strandline._journal.partitions import PARTITIONS, suffix_of
-from strandline._journal.port import RunKeyQuery, RunQuery
+from strandline._journal.port import DeletedQuery, RunKeyQuery, RunQuery
 from strandline._model import OnDisconnect, Principal, RunId
 from strandline.errors import JournalUnavailable, NotFound, NotOwner
 from strandline.testing import Gate
@@ -214,7 +215,7 @@ def test_a_request_that_is_overtaken_by_itself_is_still_one_run(state: str, capl
             tickets: list[Ticket] = []
 
             async def overtaken(request: Any, **more: Any) -> Ticket:
-                if not more["again"]:
+                if more["sent_before_s"] is None:
                     cut_connections(owner)
                     await asyncio.shield(late.wait())
                 tickets.append(await submit(request, **more))
@@ -422,6 +423,50 @@ def test_a_request_whose_answer_was_lost_and_that_meets_a_failing_journal_is_not
             answer = await client.post("/chat", json={"session_id": "s", "message": "hello"})
 
             assert (answer.status_code, answer.json()["code"]) == (502, "answer_lost")
+
+    run(scene)
+
+
+@pytest.mark.parametrize("is_noted", [True, False])
+def test_a_request_that_is_sent_again_after_its_session_was_deleted_is_not_executed_again(is_noted: bool) -> None:
+    """Its run has ended, its answer was lost, and a client deletes the session before the request comes once more."""
+
+    async def scene() -> None:
+        async with pair() as (_found, _first, owner, client):
+            submit, read = owner.service.submit, owner.journal.read
+            sent_before: list[float | None] = []
+            queries: list[DeletedQuery] = []
+
+            async def lose(request: Any, **more: Any) -> Any:
+                sent_before.append(more["sent_before_s"])
+                ticket = await submit(request, **more)
+                if len(sent_before) == 1:
+                    await ticket.stream.outcome()
+                    assert await owner.service.delete(request.key)
+                    cut_connections(owner)
+                return ticket
+
+            async def reads(query: Any) -> Any:
+                if isinstance(query, DeletedQuery):
+                    queries.append(query)
+                    return is_noted
+                return await read(query)
+
+            owner.service.submit = lose  # type: ignore[method-assign]
+            owner.journal.read = reads  # type: ignore[method-assign]
+            now = SystemClock().now()
+            answer = await client.post("/chat", json={"session_id": "s", "message": "hello"})
+
+            (query,) = queries
+            assert query.key == key("s")
+            assert now - 1.0 <= query.since <= now
+            assert sent_before[0] is None
+            assert sent_before[1] is not None
+            if is_noted:
+                assert (answer.status_code, answer.json()["code"]) == (502, "answer_lost")
+            else:
+                assert answer.status_code == 200
+            assert owner.recorder.accepts == (1 if is_noted else 2)
 
     run(scene)
 

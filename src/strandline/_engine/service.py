@@ -227,18 +227,21 @@ class Service:
 
     # -- requests of adapters -----------------------------------------------------------------------
 
-    async def submit(self, request: Request, *, run_id: RunId | None = None, again: bool = False) -> Ticket:
+    async def submit(
+        self, request: Request, *, run_id: RunId | None = None, sent_before_s: float | None = None
+    ) -> Ticket:
         """Accept a run: durable on return. Raises an `Unavailable`; nothing is stored then.
 
         A request with a known idempotency key gets its earlier run, also while the server stops; raises `KeyReused` if
         the two requests differ. `run_id` is the id for its run; if it is that of an accepted run of the session, the
-        request was sent before, and gets that run: with `again` also where a new one would be refused. Raises
-        `NotOwner` for a session of another server. Cancelling the call does not undo an accept.
+        request was sent before, and gets that run. `sent_before_s`: it was sent before for sure, first so many seconds
+        ago; it gets its run also where a new one would be refused, and raises `JournalUnavailable` if the session was
+        deleted since. Raises `NotOwner` for a session of another server. Cancelling the call does not undo an accept.
         """
         self.ownership.check(request.key)
         try:
             with self._tracing.request_trace() as trace:
-                return await self._admission.submit(request, trace, run_id, again=again)
+                return await self._admission.submit(request, trace, run_id, sent_before_s=sent_before_s)
         except NotOwner:
             raise
         except Unavailable as refusal:

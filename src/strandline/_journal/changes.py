@@ -73,11 +73,12 @@ class ChangeSession(Change, frozen=True, gc=False):
 
 
 class DropSession(Change, frozen=True, gc=False):
-    """A session to delete, with all its runs and history: `rows` rows, of which `last` is the newest."""
+    """A session to delete at `at`, with all its runs and history: `rows` rows, of which `last` is the newest."""
 
     session: SessionRef
     last: int | None
     rows: int
+    at: float
 
 
 class AddRun(Change, frozen=True, gc=False):

@@ -60,6 +60,8 @@ _DISMISSED: Final = (
     "SELECT 1 FROM closed_requests JOIN runs ON seq = run JOIN sessions ON no = runs.session"
     " WHERE run_id = ? AND principal = ? AND closed = 'dismissed' LIMIT 1"
 )
+DELETED: Final = "SELECT 1 WHERE 0 AND (?, ?, ?) IS NULL"
+"""Whether a session was deleted after a time: a file does not say, since its one owner is never asked."""
 _SKIPPED: Final = 500
 _READS: Final = 20
 """How many rows of deleted runs a page skips in one read, and how many such reads it makes: about 20 ms in all."""
@@ -160,6 +162,11 @@ def run_key(connection: Database, query: port.RunKeyQuery) -> SessionKey | None:
 def dismissed(connection: Database, query: port.DismissedQuery) -> bool:
     """Return whether the input requests of a run were dismissed."""
     return connection.execute(_DISMISSED, (query.run_id, query.principal)).fetchone() is not None
+
+
+def deleted(connection: Database, query: port.DeletedQuery) -> bool:
+    """Return whether a session was deleted after a time."""
+    return connection.execute(DELETED, (*query.key, query.since)).fetchone() is not None
 
 
 def session(connection: Database, query: port.SessionQuery) -> SessionView | None:
@@ -290,6 +297,7 @@ ANSWERS: Final[Mapping[type[port.Query[Any]], Callable[[Database, Any], Any]]] =
     port.StoredQuery: stored,
     port.RunKeyQuery: run_key,
     port.DismissedQuery: dismissed,
+    port.DeletedQuery: deleted,
 }
 """The function that answers each kind of query."""
 

@@ -269,6 +269,16 @@ class DismissedQuery(Query[bool], frozen=True):
     run_id: RunId
 
 
+class DeletedQuery(Query[bool], frozen=True):
+    """Whether a session was deleted after `since` (seconds since the epoch): what it had accepted is not known then.
+
+    A journal with a single owner says no: only servers send the requests of their clients again.
+    """
+
+    key: SessionKey
+    since: float
+
+
 class HistoryQuery(Query["HistoryPage"], frozen=True):
     """The last `limit` messages of a session before index `before` (None: its end), oldest first.
 

@@ -556,7 +556,7 @@ class SessionTable(Transitions):
             is_closed = session.paused or session.round is not None
             if is_closed or session.rests_since is None or session.rests_since >= before:
                 return Busy()
-        self._note(session, DropSession(session.ref, session.end.row, session.end.nth))
+        self._note(session, DropSession(session.ref, session.end.row, session.end.nth, self._now))
         del self._sessions[session.key]
         self._dropped.append(session.key)
         self._drops_in_flight[session.key] += 1

@@ -6,7 +6,7 @@ A refused request leaves nothing behind. An accepted run is durable, and its cli
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -21,12 +21,14 @@ from strandline._engine.reading import Reading
 from strandline._engine.requests import Request, RunBuilder
 from strandline._engine.streams import Streams
 from strandline._journal.errors import RunIdTaken
-from strandline._journal.port import AcceptAnswer, Accepted, Attached, Bounds, Journal, Reused, RunQuery
+from strandline._journal.port import AcceptAnswer, Accepted, Attached, Bounds, DeletedQuery, Journal, Reused, RunQuery
 from strandline._model import Carrier, IfBusy, Lane, NewRun, OnDisconnect, OnQuestion, RunId, SessionKey
-from strandline.errors import Draining, HoldsFull, NoWorker
+from strandline.errors import Draining, HoldsFull, JournalUnavailable, NoWorker
 
 NO_ROOM = Bounds(0, 0)
 """Accepts no new run, but finds the run of a key."""
+CLOCKS_DIFFER_S: Final = 1.0
+"""By how much the times of two servers may differ, which follow the same clock."""
 EXECUTES = RunPosition(0, 0.0)
 
 
@@ -63,12 +65,19 @@ class Admission:
         self._under_way: set[asyncio.Task[Any]] = set()
 
     async def submit(
-        self, request: Request, trace: Carrier | None, run_id: RunId | None = None, *, again: bool = False
+        self,
+        request: Request,
+        trace: Carrier | None,
+        run_id: RunId | None = None,
+        *,
+        sent_before_s: float | None = None,
     ) -> Ticket:
         """Accept a run, as `Service.submit` says; `trace` is stored with it."""
         new = self._builder.build(request, trace, run_id)
         on_disconnect = request.on_disconnect or self._on_disconnect
-        answer: Ticket | AcceptAnswer | None = await self._accepted_before(new) if again else None
+        answer: Ticket | AcceptAnswer | None = None
+        if sent_before_s is not None:
+            answer = await self._accepted_before(new, new.created_at - sent_before_s)
         if answer is None:
             answer = await self._decided(new, on_disconnect, is_named=run_id is not None)
         if isinstance(answer, Ticket):
@@ -137,11 +146,18 @@ class Admission:
             counts_clients=run.outcome is None,
         )
 
-    async def _accepted_before(self, new: NewRun) -> Attached | None:
-        """Return the run of a request that was sent before, if it was accepted then, whatever refuses a new one now."""
+    async def _accepted_before(self, new: NewRun, since: float) -> Attached | None:
+        """Return the run of a request that was sent before, if it was accepted then, whatever refuses a new one now.
+
+        `since` is when it was sent first. Raises `JournalUnavailable` if its session was deleted after that.
+        """
         with suppress(RunIdTaken):  # (it waits or executes: its id is taken)
             await self._probe(new)  # behind its accept, if that is still under way
-        return Attached(new.run_id) if await self._is_accepted(new) else None
+        if await self._is_accepted(new):
+            return Attached(new.run_id)
+        if await self._journal.read(DeletedQuery(new.key, since - CLOCKS_DIFFER_S)):
+            raise JournalUnavailable("its session was deleted meanwhile, with all runs that had ended")
+        return None
 
     async def _is_accepted(self, new: NewRun) -> bool:
         """Return whether the run of a request was accepted when it was sent before."""

@@ -105,13 +105,14 @@ class Exchange:
         run_request = await dialect.parse(request)
         key = idempotency_key(request)
         passed = forwardable(request.scope)
-        run_id, again = (None, False) if passed is None else (self._run_id(passed, run_request), passed.again)
+        run_id = None if passed is None else self._run_id(passed, run_request)
+        waited_s = passed.waited_s if passed is not None and passed.again else None
         if (run_request.options.on_disconnect or self._service.options.on_disconnect) is not OnDisconnect.CONTINUE:
             counts_client(request)
         try:
-            ticket = await self._service.submit(run_request.for_service(key), run_id=run_id, again=again)
+            ticket = await self._service.submit(run_request.for_service(key), run_id=run_id, sent_before_s=waited_s)
         except JournalUnavailable as error:
-            if not again:
+            if waited_s is None:
                 raise
             raise wire.AnswerLost(f"whether the run was accepted before cannot be read now: {error}") from error
         if passed is not None:

@@ -24,6 +24,7 @@ _BACK: Final = (
 TRANSLATED: Final = {
     reader.STORED_OF: f"SELECT bytes FROM {_STORED.format(where='WHERE principal = ?')}",
     "SELECT principal, bytes FROM stored": f"SELECT principal, bytes FROM {_STORED.format(where='')}",
+    lists.DELETED: "SELECT 1 FROM deletions WHERE principal = ? AND session_id = ? AND at > ?",
     lists.STORED: lists.STORED.replace("FROM stored", f"FROM {_STORED.format(where='')}"),
     # From a row back to the one that has message `?3`.
     reader.BACK: _BACK.format(run="").replace("?", "$"),

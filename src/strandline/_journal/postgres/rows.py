@@ -26,6 +26,17 @@ _DROP: Final = (
 _DROP_HISTORY: Final = (
     "WITH gone AS (DELETE FROM history WHERE session = ? RETURNING 1) SELECT changed(count(*), ?, 'SL003', ?) FROM gone"
 )
+_NOTE_DELETION: Final = (
+    "INSERT INTO deletions (principal, session_id, at) VALUES (?,?,?)"
+    " ON CONFLICT (principal, session_id) DO UPDATE SET at = excluded.at"
+)
+DELETIONS_KEPT_S: Final = 3600.0
+"""For how long a deletion is noted: longer than a server sends a client's request again."""
+FORGOTTEN_AT_ONCE: Final = 10
+_FORGET_DELETIONS: Final = (
+    "DELETE FROM deletions WHERE (principal, session_id) IN"
+    " (SELECT principal, session_id FROM deletions WHERE at < ? ORDER BY at LIMIT ? FOR UPDATE SKIP LOCKED)"
+)
 OPEN: Final = "(status IN ('queued', 'running') OR fence IS NOT NULL)"
 """As the index has it."""
 _BUSY: Final = (
@@ -175,6 +186,8 @@ class PostgresRows(StoredRows):
             self._write(statement, (no,) * statement.count("?"))
         self._write(_DROP_HISTORY, (no, row.rows, f"the history of session {row.session.key.session_id}"))
         self._write("DELETE FROM sessions WHERE no = ?", (no,))
+        self._write(_NOTE_DELETION, (*row.session.key, row.at))
+        self._write(_FORGET_DELETIONS, (row.at - DELETIONS_KEPT_S, FORGOTTEN_AT_ONCE))
 
     def _store_agent(self, row: changes.StoreAgent) -> None:
         session = row.session
