@@ -194,7 +194,8 @@ class PostgresTransactions:
         known = error.state if isinstance(ours, JournalUnavailable) and isinstance(error, Refused) else said
         if known not in self._logged:
             self._logged.add(known)
-            _log.error("%s", said)
+            # (Another server is in the middle of a transaction: what waits for it is tried again.)
+            _log.log(logging.WARNING if known == LOCK_TIMEOUT else logging.ERROR, "%s", said)
         return ours
 
     def prune(self, before: float, limit: int, after: int) -> tuple[int, int | None]:
