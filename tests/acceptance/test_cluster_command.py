@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from acceptance.server import COMMAND, TARGETS, Server, environment, serving, until
+from strandline._journal.postgres.wire import Wire
 
 AGENT = TARGETS / "agent.py"
 DEADLINE_S = 60
@@ -70,14 +71,34 @@ def test_a_drained_server_hands_its_sessions_over_goes_on_answering_and_can_be_f
             until(lambda: owned(second) == 256, "the other one has everything")
             assert metric(second, "cluster_partitions_gained_total") >= servers[0]["partitions"]
             assert metric(second, "cluster_partitions_unowned") == 0
+            assert "anonymous has no such session yet" in cluster(database, "owner", "s").stderr
             answer = first.client.post("/chat", json={"message": "hello", "session_id": "s"})
             assert answer.status_code == 200, answer.text
+            owner = servers[1]
+            found = json.loads(cluster(database, "owner", "s", "--json").stdout)
+            assert found["server"]["id"] == owner["id"]
+            assert (found["caller"], found["exists"], found["partition"]) == ("anonymous", True, 9)
+            done = cluster(database, "owner", "s")
+            head, row = done.stdout.splitlines()
+            assert head.split() == ["SESSION", "PART", "SERVER", "LEASE", "ADDRESS", "PROCESS"]
+            assert row.split()[:3] == ["s", str(found["partition"]), str(owner["id"])]
+            assert row.endswith(owner["name"])
+            assert owner["address"] in row
+            assert done.stderr == ""
+            assert json.loads(cluster(database, "owner", "s", "--caller", "bob", "--json").stdout)["exists"] is False
+            assert "session_id must be" in cluster(database, "owner", "no spaces", expected=2).stderr
 
             cluster(database, "fill", str(drained))
             until(lambda: all(each["partitions"] for each in shown(database)["servers"]), "it has its share again")
         finally:
             second.close()
         assert "no server 99" in cluster(database, "drain", "99", expected=2).stderr
+    wire = Wire(database)
+    wire.execute("UPDATE partitions SET owner = NULL")
+    wire.close()
+    done = cluster(database, "owner", "s")
+    assert done.stdout.splitlines()[1].split()[2:] == ["-", "-", "-", "-"]
+    assert done.stderr.startswith("No server has it at the moment")
 
 
 def test_without_a_database_it_says_what_to_name(database: str, tmp_path: Path) -> None:

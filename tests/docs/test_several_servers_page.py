@@ -8,6 +8,8 @@ from acceptance.server import ran, serving, until
 from docs.page_run import init
 from docs.page_table import claimed
 from docs.pages import ROOT, block, printed, typed_and_shown
+from strandline._journal.partitions import partition_of
+from strandline._model import session_key
 
 
 def test_a_server_keeps_its_journal_in_the_database_that_is_named(database: str, tmp_path: Path) -> None:
@@ -61,5 +63,10 @@ def test_two_servers_are_seen_and_one_is_drained_as_shown(database: str, tmp_pat
         (header, *rows), (header_shown, *rows_shown) = columns(typed(see)), columns(table)
         assert header == header_shown
         assert [len(row) for row in rows] == [len(row) for row in rows_shown]
+        ((look, owner),) = typed_and_shown(block("several-servers.md", "console", "cluster owner"))
+        (header, row), (header_shown, row_shown) = columns(typed(look)), columns(owner)
+        assert header == header_shown
+        assert row[:2] == row_shown[:2] == ["ada", str(partition_of(session_key("ada", principal="web")))]
+        assert row[-2:] in [each[-2:] for each in rows]
         second = rows[1][0]
         assert typed(drain.replace(" 2", f" {second}")) == answer.replace("Server 2", f"Server {second}")

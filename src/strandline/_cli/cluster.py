@@ -1,4 +1,4 @@
-"""`strandline cluster`: the servers that share a journal in PostgreSQL, and how to take one of them out.
+"""`strandline cluster`: the servers that share a journal in PostgreSQL, which one has a session, how to take one out.
 
 It asks the database, not a server: so it also shows servers that do not answer.
 """
@@ -16,7 +16,7 @@ from strandline._cli.journal_options import Config
 from strandline._printable import without_passwords
 
 if TYPE_CHECKING:
-    from strandline._journal.postgres.roster import Roster
+    from strandline._journal.postgres.roster import Roster, ServerRow
 
 cluster_app = typer.Typer(rich_markup_mode=None)
 
@@ -28,6 +28,7 @@ Journal = Annotated[
     typer.Option("--journal", help="The database, as postgresql://... [from the settings]", metavar="URL"),
 ]
 ServerId = Annotated[int, typer.Argument(help="The server's id, as `strandline cluster` shows it.", metavar="SERVER")]
+Session = Annotated[str, typer.Argument(help="The session.", metavar="SESSION")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -47,9 +48,7 @@ def cluster(context: typer.Context, journal: Journal = None, as_json: AsJson = F
 
         found = roster(_database(journal, config))
     if as_json:
-        from strandline._encoding import encode
-
-        sys.stdout.write(encode(found).decode() + "\n")
+        _print_json(found)
         return
     _show(found)
 
@@ -103,6 +102,49 @@ def fill(server: ServerId, journal: Journal = None, config: Config = None) -> No
     say.out().print(f"Server {server} takes its share again.")
 
 
+@cluster_app.command(short_help="Show which server has a session.")
+def owner(
+    session: Session,
+    caller: Annotated[
+        str, typer.Option("--caller", help="The caller whose session it is: the name of its API key.", metavar="NAME")
+    ] = "anonymous",
+    journal: Journal = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Show which server has a session: its runs execute there, and are in its log.
+
+    Any server answers for the session; this one decides. It need not exist yet.
+    Exit code: 0, also if no server has it at the moment.
+
+    Example: strandline cluster owner ada --caller web-frontend
+    """
+    with say.errors_reported():
+        from strandline._journal.postgres.roster import owner_of
+        from strandline._model import session_key
+
+        found = owner_of(_database(journal, config), session_key(session, principal=caller))
+    if as_json:
+        _print_json(found)
+        return
+    server = found.server
+    rows.show(
+        ["SESSION", "PART", "SERVER", "LEASE", "ADDRESS", "PROCESS"],
+        [
+            [
+                *(found.session_id, str(found.partition)),
+                *([rows.BARE] * 4 if server is None else [str(server.id), _lease(server), *_place(server)]),
+            ]
+        ],
+    )
+    if server is None:
+        say.err().print("No server has it at the moment: one takes it over within seconds, if any is there.")
+    if not found.exists:
+        say.err().print(
+            f"{caller} has no such session yet: its first request makes it there.", soft_wrap=True, markup=False
+        )
+
+
 def _leave(database: str, server: int, *, leaving: bool) -> None:
     from strandline._journal.postgres.roster import set_leaving
 
@@ -141,17 +183,31 @@ def _show(found: "Roster") -> None:
                     str(each.id),
                     f"{each.partitions} of {found.partitions}" + (", leaving" if each.leaving else ""),
                     str(each.open_runs),
-                    f"{each.lease_left_s:.0f} s" if each.lease_left_s > 0 else "over",
+                    _lease(each),
                     _age(time.time() - each.since),
                     each.version,
-                    each.address or "-",
-                    each.name,
+                    *_place(each),
                 ]
                 for each in found.servers
             ],
         )
     if found.free:
         say.err().print(f"{found.free} of {found.partitions} partitions have no server.", soft_wrap=True)
+
+
+def _lease(server: "ServerRow") -> str:
+    return f"{server.lease_left_s:.0f} s" if server.lease_left_s > 0 else "over"
+
+
+def _place(server: "ServerRow") -> tuple[str, str]:
+    """Return where a server is, and which process."""
+    return server.address or rows.BARE, server.name
+
+
+def _print_json(found: object) -> None:
+    from strandline._encoding import encode
+
+    sys.stdout.write(encode(found).decode() + "\n")
 
 
 def _age(seconds: float) -> str:

@@ -10,11 +10,12 @@ from typing import Final
 from msgspec import Struct
 
 from strandline._journal.cluster import Peer
-from strandline._journal.partitions import PARTITIONS
+from strandline._journal.partitions import PARTITIONS, partition_of
 from strandline._journal.postgres.failures import for_operators
 from strandline._journal.postgres.ownership import process_of
 from strandline._journal.postgres.shares import FRESH_SHARE
 from strandline._journal.postgres.wire import ConnectionLost, Refused, Wire, check_conninfo
+from strandline._model import SessionKey
 from strandline.errors import JournalError
 
 _SERVERS: Final = (
@@ -32,6 +33,10 @@ _FREE: Final = (
 _ALIVE: Final = (
     "SELECT id, address, version, servers.name FROM servers, meta WHERE meta.name = 'lease_ms' AND alive"
     " AND until > clock_timestamp() + meta.value * ?::float8 * interval '1 ms' ORDER BY id"
+)
+_OWNER: Final = (
+    "SELECT p.owner, EXISTS (SELECT 1 FROM sessions WHERE principal = ? AND session_id = ?)"
+    " FROM partitions p WHERE p.p = ?"
 )
 _LEAVING: Final = "UPDATE servers SET leaving = (? = 1) WHERE id = ? AND alive RETURNING id"
 
@@ -70,6 +75,18 @@ class Roster(Struct, frozen=True):
     partitions: int = PARTITIONS
 
 
+class SessionOwner(Struct, frozen=True):
+    """Which server has a session, and whether there is such a session."""
+
+    session_id: str
+    caller: str
+    partition: int
+    server: ServerRow | None
+    """None: no server has it at the moment."""
+    exists: bool
+    """If not, its first request makes it, at that server."""
+
+
 class Outsider(Struct, frozen=True):
     """The servers as a command sees them that sends them messages. Implements `cluster.Members`."""
 
@@ -95,6 +112,16 @@ def roster(conninfo: str) -> Roster:
         servers = [ServerRow(*row) for row in wire.execute(_SERVERS).fetchall()]
         (free,) = wire.execute(_FREE).fetchone()
     return Roster(servers, free)
+
+
+def owner_of(conninfo: str, key: SessionKey) -> SessionOwner:
+    """Return which server has a session. Nothing is written. Raises `JournalError`."""
+    partition = partition_of(key)
+    with _connected(conninfo) as wire:
+        owner, exists = wire.execute(_OWNER, (key.principal, key.session_id, partition)).fetchone()
+        servers = [ServerRow(*row) for row in wire.execute(_SERVERS).fetchall()]
+    server = next((each for each in servers if each.id == owner), None)
+    return SessionOwner(key.session_id, key.principal, partition, server, exists)
 
 
 def set_leaving(conninfo: str, server: int, *, leaving: bool) -> bool:
