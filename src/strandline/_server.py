@@ -39,6 +39,7 @@ from strandline._exits import EXHAUSTED, EXITED_AT_ONCE, INTERRUPTED, LOST
 from strandline._garbage import collect_less_often
 from strandline._http.app.build import Apps
 from strandline._http.app.errors import render_problem
+from strandline._http.forwarding.inner import not_answered
 from strandline._http.middleware.connections import Connections, allowed
 from strandline._journal.port import Journal, Leased
 from strandline._listener import address_for_servers, close_in_forks, listen, listen_alone, listen_for_servers
@@ -264,7 +265,12 @@ class _Server:
         if self._inner is not None and apps.inner is None:
             self._inner.close()
         elif self._inner is not None and apps.inner is not None:
-            limits = Connections(most=connections.most, patience_s=self._settings.receive_timeout_s)
+            limits = Connections(
+                most=connections.most,
+                patience_s=self._settings.receive_timeout_s,
+                on_end=self._recorder.cut_off,
+                render=not_answered,
+            )
             serve(web_server(apps.inner, limits, BETWEEN_SERVERS_S), starting, self._inner)
 
         async def end() -> None:

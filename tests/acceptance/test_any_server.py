@@ -229,3 +229,27 @@ def test_a_stream_in_openais_format_breaks_off_when_its_server_is_killed_and_the
         assert first.run(runs[0]["run_id"], wait_s=30)["output"] == "o: did a"
         assert at.steps.count("o a") == 1
         assert "Traceback" not in first.stderr
+
+
+def test_a_request_that_meets_the_owner_at_its_limit_of_connections_is_sent_again(
+    at: Checkpoints, database: str, tmp_path: Path
+) -> None:
+    """What the owner's listener says then is no answer to a client, whose protocol it does not know."""
+    with two(at, database, tmp_path, flags=((), ("--max-connections", "1"))) as (first, second):
+        busy, other = sessions_of(second, first)
+        at.hold("c model 1")
+        answer = first.ask("c a", busy)
+        at.reached("c model 1")
+        body = {"model": "any", "user": other, "messages": [{"role": "user", "content": "d"}]}
+        openai = first.submit(first.client.post, "/v1/chat/completions", json=body)
+        until(lambda: refused_connections(second) > 0, "it is refused")
+        at.release()
+        assert answer.result().json()["response"] == "c: did a"
+        assert openai.result().status_code == 200, openai.result().text
+        assert openai.result().json()["choices"][0]["message"]["content"] == "d"
+
+
+def refused_connections(server: Server) -> int:
+    text = server.client.get("/metrics").text
+    found = re.search(r'^strandline_connections_cut_total\{reason="no_connection_left"\} (\d+)', text, re.M)
+    return 0 if found is None else int(found[1])

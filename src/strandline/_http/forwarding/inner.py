@@ -51,6 +51,15 @@ MOST_LEFT_BEFORE: Final = 1000
 """Maximum of requests whose clients are known to have disconnected before they are here; most were answered."""
 
 
+def not_answered(problem: Response, path: str) -> Response:
+    """Mark what the listener says itself, in place of the application: the other server answers its client.
+
+    It sends the request again, and then answers as its client's protocol has it.
+    """
+    problem.raw_headers.append((MOVED, b""))
+    return problem
+
+
 class InnerApp:
     """Answers the requests that other servers send; `respond` formats errors.
 
