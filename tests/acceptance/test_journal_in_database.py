@@ -153,7 +153,11 @@ def test_what_a_database_does_itself_is_said_with_the_command_and_without_the_pa
     address = "postgresql://ada:s3cret@127.0.0.1:1/none"
     (tmp_path / "sessions" / "session_a").mkdir(parents=True)
     for arguments, wanted in (
-        (["backup", address, "monday.dump"], "pg_dump --format=custom --file=monday.dump 'postgresql://ada:***@"),
+        (["backup", address, "monday.dump"], "strandline: Nothing was written to monday.dump: PostgreSQL's own tools"),
+        (
+            ["backup", address, "monday.dump"],
+            ": pg_dump --format=custom --file=monday.dump 'postgresql://ada:***@127.0.0.1:1/none'\n",
+        ),
         (["import", "sessions", address], "the database cannot be reached"),
         (["verify", address], "postgresql://ada:***@127.0.0.1:1/none: the database cannot be reached"),
         (["prune", address, "--older-than", "1d"], "the database cannot be reached"),

@@ -51,7 +51,8 @@ def backup(
 
     Nothing is overwritten. To restore it, stop the server, remove the journal's
     -wal and -shm files if there are any, and put the copy in the journal's place.
-    For a database it prints the command of PostgreSQL that makes a backup.
+    For a database it says which command of PostgreSQL makes a backup, and exits
+    with code 2: it has made none.
 
     Example: strandline journal backup .strandline/journal.db monday.db
     """

@@ -58,10 +58,10 @@ def driver_needed() -> Iterator[None]:
 
 
 def backup_of_database(location: Database, to: str) -> JournalError:
-    """Return the error that says how a database is backed up."""
+    """Return the error that says how a database is backed up: no script may take this for a backup."""
     password = " (put the password in place of ***, or better into PGPASSFILE)" if "***" in location.shown else ""
     return JournalError(
-        "A journal in PostgreSQL is backed up by PostgreSQL's own tools, also while servers run:"
-        f" pg_dump --format=custom --file={shlex.quote(to)} {shlex.quote(location.shown)}{password}. Continuous"
-        " archiving (point-in-time recovery) loses less."
+        f"Nothing was written to {to}: PostgreSQL's own tools back up a journal in a database, also while servers run."
+        f" Continuous archiving (point-in-time recovery) loses less. For a copy now, type{password}:"
+        f" pg_dump --format=custom --file={shlex.quote(to)} {shlex.quote(location.shown)}"
     )
