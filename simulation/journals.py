@@ -151,6 +151,11 @@ class SlowJournal:
         return self._inner.trouble
 
     @property
+    def is_silent(self) -> bool:
+        """Whether what stores it answers nothing."""
+        return self._inner.is_silent
+
+    @property
     def low_disk(self) -> str | None:
         """Why nothing new is kept."""
         return self._inner.low_disk

@@ -99,6 +99,7 @@ class VirtualWire(Wire):
         self.answer_s = answer_s
         self._network = network
         self._is_closed = False
+        self._sent_at = None
         self._waits_for: asyncio.Future[list[Found]] | None = None
         VirtualWire.made += 1
         self.number = VirtualWire.made

@@ -10,12 +10,15 @@ import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import TARGETS, Server, ran, serving, texts, until
+from postgres_relay import Relay
+from postgres_support import lease_of
 from strandline._journal.postgres import schema
 from strandline._journal.postgres.wire import Wire
 from tools.postgres import Cluster
 
 AGENT = TARGETS / "agent.py"
 LEASE_MS = 4_000
+LONG_BEFORE_S = 20.0
 """Of servers that are killed or frozen: another one waits for so long."""
 
 
@@ -33,6 +36,23 @@ def leased(database: str) -> str:
     wire.execute("UPDATE meta SET value = ? WHERE name = 'lease_ms'", (LEASE_MS,))
     wire.close()
     return database
+
+
+def test_a_database_that_falls_silent_is_told_by_readyz_long_before_its_lease_is_over(
+    at: Checkpoints, database: str, through: str, relay: Relay, tmp_path: Path
+) -> None:
+    """Runs wait meanwhile, since nothing else is known of it yet."""
+    lease_of(database, 120_000)
+    with serving(AGENT, folder=tmp_path, journal=through, variables=at.environment) as server:
+        assert ready(server) is None
+        relay.pause()
+        until(lambda: ready(server) is not None, "it is not ready", deadline_s=LONG_BEFORE_S)
+        assert (ready(server) or {})["status"] == "journal_unavailable"
+        waiting = server.ask("hello")
+        assert server.health()["ready"] is False
+        relay.resume()
+        until(lambda: ready(server) is None, "it is ready again", deadline_s=LONG_BEFORE_S)
+        assert waiting.result().json()["response"] == "hello"
 
 
 def submitted(server: Server, message: str, session_id: str) -> str:

@@ -62,6 +62,11 @@ class BatchedJournal(Operations, Generic[P]):
         return None if self._writer is None else self._writer.trouble
 
     @property
+    def is_silent(self) -> bool:
+        """A file does not say that it is not there: operations fail."""
+        return False
+
+    @property
     def sessions(self) -> Sessions:
         """What waits and executes since it was opened."""
         return NO_SESSIONS if self._commits is None else self._commits.table

@@ -62,6 +62,11 @@ class MemoryJournal(Operations):
         return self._trouble
 
     @property
+    def is_silent(self) -> bool:
+        """It is in this process."""
+        return False
+
+    @property
     def low_disk(self) -> str | None:
         """None: there is no disk."""
         return None

@@ -599,6 +599,11 @@ class Journal(Protocol):
         ...
 
     @property
+    def is_silent(self) -> bool:
+        """Whether what stores the journal answers nothing at the moment. That may become trouble. Never blocks."""
+        ...
+
+    @property
     def low_disk(self) -> str | None:
         """Why the disk is too full for new runs although accepted ones continue, for people; None: it is not.
 

@@ -54,9 +54,10 @@ class Readiness:
 
     @property
     def trouble(self) -> str | None:
-        """The code with which runs are refused, although the server neither starts nor stops; None if they are not."""
-        found = self._trouble()
-        return None if found is None else found[0]
+        """The code with which runs are refused, or soon may be, though the server neither starts nor stops; or None."""
+        if (found := self._trouble()) is not None:
+            return found[0]
+        return JournalUnavailable.code if self.started and self._journal.is_silent else None
 
     def _trouble(self) -> tuple[str, str] | None:
         """Return that code, and a message for people."""

@@ -1,9 +1,9 @@
 """The journal in PostgreSQL.
 
 This module joins the others into the port: `wire` (one connection), `schema` (the tables), `ownership`, `lease`,
-`shares` and `membership` (which servers there are, and who owns what), `rows`, `dialect` and `transactions` (what is
-written, behind the fence), and what all stored journals share: `batched` (operations are decided and stored in
-batches), `reader` and `lists` (what is read).
+`shares` and `membership` (which servers there are, and who owns what), `silence` (whether the database answers),
+`rows`, `dialect` and `transactions` (what is written, behind the fence), and what all stored journals share: `batched`
+(operations are decided and stored in batches), `reader` and `lists` (what is read).
 """
 
 import asyncio
@@ -32,6 +32,7 @@ from strandline._journal.postgres.ownership import Joined, join, time_of
 from strandline._journal.postgres.rows import Batch
 from strandline._journal.postgres.schema import migrate
 from strandline._journal.postgres.shares import Shares
+from strandline._journal.postgres.silence import Silence
 from strandline._journal.postgres.transactions import OnTime, PostgresTransactions
 from strandline._journal.postgres.wire import ANSWER_S, ConnectionLost, Refused, Wire
 from strandline._journal.reader import Readers
@@ -81,6 +82,8 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         self._answer_s = ANSWER_S
         self._readers: Readers | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._silence: Silence | None = None
+        self._listening: asyncio.Task[None] | None = None
         self._tending: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
         self._logged: str | None = None
@@ -162,6 +165,9 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         self._watch(lease := self._transactions.lease)
         self._membership.begin(joined, shares, table, _Storage(self), lease, max_attempts)
         self._tending = asyncio.create_task(self._membership.tend())
+        transactions = self._transactions
+        self._silence = Silence(lambda: transactions.unanswered_s, partial(self._answered, _ask))
+        self._listening = asyncio.create_task(self._silence.watch())
         return claims
 
     # What it needs of its machine.
@@ -207,11 +213,11 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
 
     async def close(self) -> None:
         """Make everything queued durable, end threads, give the journal up, end `claims()`. Idempotent."""
-        for task in (self._watching, self._tending):
+        for task in (self._watching, self._tending, self._listening):
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
-        self._watching = self._tending = None
+        self._watching = self._tending = self._listening = None
         self._membership.end()  # (not in the task, which may be cancelled before it begins)
         if self._transactions is not None and (self._transactions.lease.lost is not None or self.trouble is not None):
             self._transactions.give_up()
@@ -230,6 +236,11 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         if (trouble := super().trouble) is None and self._transactions is not None and self._transactions.lease.is_late:
             return _SILENT
         return trouble
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the database answers nothing at the moment, although that has hindered nothing yet."""
+        return self._silence is not None and self._silence.is_silent
 
     # -- the lease ------------------------------------------------------------------------------------
 
@@ -312,6 +323,11 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         clock = self._clock
         now = clock.own_now if isinstance(clock, FollowingClock) else clock.now
         return await self._answered(partial(surveyed, now=now, whole=whole))
+
+
+def _ask(database: Database) -> None:
+    """Ask for something that is answered at once."""
+    database.execute("SELECT 1")
 
 
 class _Storage:

@@ -271,6 +271,11 @@ class PostgresTransactions:
 
     # -- connections ----------------------------------------------------------------------------------
 
+    @property
+    def unanswered_s(self) -> float:
+        """For how long the database has not answered what was sent to it last, 0 if it has. On any thread."""
+        return self.batch.wire.unanswered_s
+
     def _check_ours(self) -> None:
         if self.lease.lost is not None:
             raise JournalUnavailable(self.lease.lost)

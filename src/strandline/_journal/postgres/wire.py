@@ -115,6 +115,8 @@ class Wire:
         self._is_prepared = True
         """Whether statements are prepared, for all that come after."""
         self._is_closed = False
+        self._sent_at: float | None = None
+        """When the statements were sent whose answers it waits for."""
         self._pg = _connected(conninfo)
         self._pg.nonblocking = 1
         self._pg.enter_pipeline_mode()
@@ -123,6 +125,12 @@ class Wire:
         """End the connection. Idempotent."""
         self._is_closed = True
         self._pg.finish()
+
+    @property
+    def unanswered_s(self) -> float:
+        """For how long what was sent last has had no answer, 0 if nothing is under way. On any thread."""
+        sent_at = self._sent_at
+        return 0.0 if sent_at is None else time.monotonic() - sent_at
 
     def script(self, sql: str) -> None:
         """Execute statements without values, one after another, in the transaction that is open."""
@@ -148,6 +156,7 @@ class Wire:
         if self._is_closed:
             raise ConnectionLost("the connection is closed")
         encoded = [_encoded(sql, values) for sql, values in statements]  # (before anything is sent)
+        self._sent_at = time.monotonic()
         try:
             is_idle = self._pg.transaction_status == pq.TransactionStatus.IDLE
             results = self._exchange(encoded, is_idle)
@@ -155,6 +164,8 @@ class Wire:
                 results = self._exchange(encoded, False)
         except DriverError as error:
             raise ConnectionLost(_as_text(str(error))) from error
+        finally:
+            self._sent_at = None
         assert results is not None
         return [_found(result) for result in results]
 
