@@ -321,6 +321,28 @@ Carrier = dict[str, str]
 """Headers, by name, that join a run to the trace of its request. Only the tracing module reads them."""
 
 
+class RunDefaults(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The run options of a session: they count for each of its runs whose request does not set them. None: not set.
+
+    Durations are seconds.
+    """
+
+    if_busy: IfBusy | None = None
+    on_question: OnQuestion | None = None
+    priority: int | None = None
+    timeout: float | None = None
+    queue_timeout: float | None = None
+    on_disconnect: OnDisconnect | None = None
+    metadata: dict[str, Any] | None = None
+    """Beside a request's own, whose names win."""
+    sender: Sender | None = None
+
+
+RUN_OPTIONS: Final = frozenset(RunDefaults.__struct_fields__)
+"""The names of all run options."""
+NO_DEFAULTS: Final = RunDefaults()
+
+
 class NewRun(Struct, frozen=True, kw_only=True):
     """A run to accept. Unless `resumable` its tools cannot be seen, so one counts as executing from its start.
 
@@ -346,6 +368,8 @@ class NewRun(Struct, frozen=True, kw_only=True):
     not_before: float | None = None
     sender: Sender | None = None
     """Who sent it, if the request says so; else the principal did."""
+    own_options: frozenset[str] = frozenset()
+    """The run options that its request sets, so that no default of its session counts."""
 
     @property
     def dismisses(self) -> bool:
@@ -434,7 +458,8 @@ class SessionView(Struct, frozen=True, kw_only=True):
     """A session as stored: how many messages its history has, how many runs wait, which one is claimed.
 
     `held`: the claimed run has ended, and a thread or task of it still works. While the session waits for input,
-    `input_requests` are the open ones, and only an answer starts before `input_until`.
+    `input_requests` are the open ones, and only an answer starts before `input_until`. `options` are defaults of its
+    runs.
     """
 
     key: SessionKey
@@ -445,6 +470,7 @@ class SessionView(Struct, frozen=True, kw_only=True):
     paused: bool = False
     input_requests: list[InputRequest] = []
     input_until: float | None = None
+    options: RunDefaults = NO_DEFAULTS
 
     @property
     def locked_by(self) -> RunId | None:

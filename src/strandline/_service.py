@@ -6,6 +6,8 @@ nothing, but checks what a program can get wrong: the event loop, and the key of
 """
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 
 from msgspec import Struct
 
@@ -186,6 +188,14 @@ class Service:
         """
         done = await self._checked(key).cancel_session(key, running=running, force=force)
         return CancelledRuns(cancelled=list(done.ended), cancelling=done.cancelling, dismissed=done.dismissed)
+
+    async def set_options(self, key: SessionKey, options: Mapping[str, Any] | None) -> SessionView:
+        """Set default run options of a session, by the names of `RunDefaults`, and return it.
+
+        They count for each later run whose request does not set them. None removes an option, and with None as
+        `options` all are removed. Raises `Invalid`, `NotFound`, `StorageFull`.
+        """
+        return await self._checked(key).set_options(key, options)
 
     async def pause(self, key: SessionKey) -> SessionView:
         """Pause a session: accept runs, start none, also after a restart; return it. Raises `NotFound`."""

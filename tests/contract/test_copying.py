@@ -22,7 +22,7 @@ from strandline._journal.backup import backup
 from strandline._journal.driver import connect_reader
 from strandline._journal.ownership import APPLICATION_ID
 from strandline._journal.partitions import partition_of
-from strandline._journal.port import Accepted, Attached, Pause, SessionQuery
+from strandline._journal.port import Accepted, Attached, Pause, SessionQuery, SetOptions
 from strandline._journal.postgres import ownership, schema
 from strandline._journal.postgres.journal import PostgresJournal
 from strandline._journal.postgres.pruning import prune as prune_database
@@ -123,6 +123,7 @@ async def fill(location: Location) -> None:
     await accept("before", key("paused"))
     await journal.finish((await anext(claims)).token, done("hi", "ho"), claim_next=False)
     await journal.change(Pause(key("paused")))
+    await journal.change(SetOptions(key("paused"), {"metadata": {"team": "ö"}, "priority": 2}))
     await journal.accept(new("waits", key("paused")), WIDE, claim_next=True)
     await accept("executes", key("executing"))
     token = (await anext(claims)).token

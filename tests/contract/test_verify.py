@@ -104,6 +104,8 @@ _USE = '{"toolUse":{"toolUseId":"u","name":"t","input":{}}}'
         (_window('[["range",5,3]]'), "runs backwards"),
         (_window('[["inline",{"role":"assistant","content":[' + _USE + "]}]]"), "leaves tools without a result"),
         (_window('{"no":"window"}'), "or its state is damaged"),
+        ("UPDATE sessions SET options = x'7b7d' WHERE no = 1", "the record of the options of session s is damaged"),
+        ("UPDATE runs SET sender = (SELECT sender FROM runs WHERE seq = 4) WHERE seq = 3", "run s.3 is damaged"),
         ("UPDATE sessions SET last = 3", "does not end where its history ends"),
         ("UPDATE runs SET outcome = NULL WHERE seq = 3", "run s.3 is succeeded without an outcome"),
         ("UPDATE runs SET status = 'failed' WHERE seq = 3", "run s.3 is damaged"),

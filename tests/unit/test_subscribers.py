@@ -8,6 +8,7 @@ import pytest
 from engine_support import Played, outcome, prompt_of, send, serving, until_idle
 from strandline._agents.port import Attempt
 from strandline._engine.admission import Ticket
+from strandline._engine.requests import Request
 from strandline._engine.service import Service
 from strandline._journal.memory import MemoryJournal
 from strandline._journal.port import Change, ChangeAnswer
@@ -173,5 +174,30 @@ def test_nobody_is_missed_while_the_server_stops() -> None:
             gated.go_on.set()
             assert (await outcome(ticket)).status is RunStatus.SUCCEEDED
             await draining
+
+    run_virtual(main)
+
+
+def test_a_run_ends_with_its_clients_if_its_session_says_so_and_its_request_does_not() -> None:
+    """Also one whose request is sent again, since its answer was lost."""
+
+    async def main(clock: VirtualClock) -> None:
+        gated = Gated()
+        async with serving(clock, gated.target) as service:
+            first = await send(service, "first")
+            await service.set_options(first.key, {"on_disconnect": OnDisconnect.CANCEL})
+            own = await send(service, "own", on_disconnect=OnDisconnect.CONTINUE)
+            request = Request(key=first.key, input="hi")
+            ticket = first
+            for again in (False, True):
+                ticket = await service.submit(request, run_id=RunId("mine"), sent_before_s=0.0 if again else None)
+                assert ticket.counts_clients
+                assert ticket.stream.on_disconnect is OnDisconnect.CANCEL
+            assert (own.counts_clients, own.stream.on_disconnect) == (False, OnDisconnect.CONTINUE)
+            service.joined(ticket.run_id)
+            service.left(ticket.run_id, lost=True)
+            gated.go_on.set()
+            await until_idle(service)
+            assert await status(service, own.run_id) is RunStatus.SUCCEEDED
 
     run_virtual(main)

@@ -120,13 +120,24 @@ class Service:
         standings = Standings(journal, estimates, reasons, cut=options.stream_cut)
         ownership = Ownership.of(journal, self._readiness.note_request)
         reading = Reading(journal, self._runner, self._streams, standings, self._readiness, ownership)
+        builder = RunBuilder(target, options, clock, new_run_id)
         self._control = Control(
-            journal, self._readiness, self._claims, self._pool, self._streams, reading, projection, ownership, retries
+            journal,
+            self._readiness,
+            self._claims,
+            self._pool,
+            self._streams,
+            reading,
+            projection,
+            ownership,
+            retries,
+            builder,
+            options,
         )
         self._subscribers = Subscribers(self._streams, self._control)
         self._admission = Admission(
             journal,
-            RunBuilder(target, options, clock, new_run_id),
+            builder,
             self._readiness,
             Refusals(self._readiness, self._queues, estimates, options),
             self._claims,
@@ -156,6 +167,7 @@ class Service:
         self.cancel, self.cancel_session = self._control.cancel, self._control.cancel_session
         self.move, self.delete = self._control.move, self._control.delete
         self.pause, self.resume = self._control.pause, self._control.resume
+        self.set_options = self._control.set_options
         self.joined, self.left = self._subscribers.joined, self._subscribers.left
         self.until_ready, self.fail_start = self._readiness.until_ready, self._readiness.fail_start
         self.shares = self._queues.shares

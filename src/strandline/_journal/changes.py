@@ -72,6 +72,13 @@ class ChangeSession(Change, frozen=True, gc=False):
     rests_since: float | None
 
 
+class StoreOptions(Change, frozen=True, gc=False):
+    """The default options of a session's runs, with their checksum; None: none."""
+
+    session: SessionRef
+    options: bytes | None
+
+
 class DropSession(Change, frozen=True, gc=False):
     """A session to delete at `at`, with all its runs and history: `rows` rows, of which `last` is the newest."""
 

@@ -107,6 +107,11 @@ def key_owner(session: int, seq: int, key: str) -> int:
     return zlib.crc32(key.encode(), zlib.crc32(_NUMBER.pack(seq), session))
 
 
+def options_owner(session: int) -> int:
+    """Return the owner of a session's options."""
+    return zlib.crc32(b"options", session)
+
+
 def question_owner(session: int, seq: int, until: float) -> int:
     """Return the owner of the question of the run with that sequence."""
     return zlib.crc32(_QUESTION.pack(seq, until), session)

@@ -11,6 +11,7 @@ WALK: Final = 1000
 COUNT_STORED_BYTES: Final = """
 SELECT sessions.principal, coalesce(sum(parts.bytes), 0) FROM sessions LEFT JOIN (
     SELECT session, length(input) + coalesce(length(metadata), 0) AS bytes FROM runs
+    UNION ALL SELECT no, coalesce(length(options), 0) FROM sessions
     UNION ALL SELECT session, coalesce(length(messages), 0) FROM history
     UNION ALL SELECT session, coalesce(length("window"), 0) + coalesce(length(state), 0) FROM agents
 ) AS parts ON parts.session = sessions.no GROUP BY sessions.principal

@@ -17,6 +17,7 @@ from strandline._journal import reader
 from strandline._journal.changes import SessionRef
 from strandline._journal.checksums import damaged_record
 from strandline._journal.database import Database
+from strandline._journal.defaults import options_of
 from strandline._journal.deletion import COUNT_STORED_BYTES
 from strandline._journal.rules import spans
 from strandline._lifecycle import ENDED
@@ -31,7 +32,7 @@ OnStep = Callable[[str, int, int], None]
 Rows = Iterable[tuple[Any, ...]]
 _PROMPT: Final[list[Message]] = [{"role": "user", "content": [{"text": "-"}]}]
 
-SESSION: Final = ("no", "principal", "session_id", "last", "paused", "closed_since", "rests_since")
+SESSION: Final = ("no", "principal", "session_id", "last", "paused", "closed_since", "rests_since", "options")
 HISTORY: Final = ("no", "session", "nth", "first", "count", "previous", "run", "discarded", "messages")
 RUN: Final = ("session", "key", "fingerprint", *reader.RunRow._fields)
 QUESTION: Final = ("session", "run", "until")
@@ -147,12 +148,14 @@ class Check(ABC):
             self._fault(f"{what} is damaged")
 
     def _read_sessions(self) -> None:
-        for no, principal, session_id, last, paused, closed_since, rests_since in self._session_rows():
+        for no, principal, session_id, last, paused, closed_since, rests_since, options in self._session_rows():
             session = self._sessions[no] = _Session(SessionRef.of(no, SessionKey(principal, session_id)), last)
             with self._unless_damaged(f"the row of session {session.name}"):
                 reader.plain(reader.TIMES, (closed_since, rests_since), session.ref.key)
             if paused not in (0, 1) or (paused and closed_since is None):
                 self._fault(f"session {session.name} is paused since an unknown time")
+            with self._unless_damaged(f"the record of the options of session {session.name}"):
+                options_of(session.ref, options)
         self._findings.sessions += len(self._sessions)
 
     def _history(self) -> None:

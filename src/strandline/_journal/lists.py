@@ -13,6 +13,7 @@ from strandline._journal import port, reader
 from strandline._journal.changes import SessionRef
 from strandline._journal.checksums import CHECKSUM_BYTES, damaged_record, has_checksum
 from strandline._journal.database import Database
+from strandline._journal.defaults import options_of
 from strandline._journal.rules import Room
 from strandline._model import RunId, RunStatus, RunSummary, SessionId, SessionKey, SessionView
 from strandline.errors import Invalid, JournalUnavailable
@@ -36,8 +37,11 @@ _OF: Final = (
 _LATEST: Final = "SELECT seq, session, status FROM runs WHERE seq < ? ORDER BY seq DESC LIMIT ?"
 _WAITING: Final = "SELECT seq, session, status FROM runs WHERE status = 'queued' AND seq < ?"
 _RUNNING: Final = "SELECT seq, session, status FROM runs WHERE fence IS NOT NULL AND status = 'running' AND seq < ?"
-_LISTED: Final = "principal, session_id, (SELECT length(question) FROM questions WHERE session = no AND answer IS NULL)"
-"""Columns of a session, with the length of its open question."""
+_LISTED: Final = (
+    "principal, session_id, coalesce((SELECT length(question) FROM questions WHERE session = no AND answer IS NULL), 0)"
+    " + coalesce(length(options), 0)"
+)
+"""Columns of a session, with the length of its open question and of its options."""
 _RUNS_READ: Final = 5_000
 """How many of the latest runs of all principals one page of a principal's ended runs reads at most."""
 _LAST: Final = (1 << 60, 0, 0)
@@ -121,7 +125,7 @@ def sessions(connection: Database, query: port.SessionsQuery) -> port.SessionPag
     damaged: list[SessionKey] = []
     last: SessionKey | None = None
     for number, (principal, session_id, length) in enumerate(rows):
-        if number == query.limit or not room.takes(max(0, (length or 0) - CHECKSUM_BYTES)):
+        if number == query.limit or not room.takes(max(0, length - CHECKSUM_BYTES)):
             return port.SessionPage(shown, last, damaged)
         last = SessionKey(principal, session_id)
         try:
@@ -189,6 +193,7 @@ def session(connection: Database, query: port.SessionQuery) -> SessionView | Non
         claimed=run_id and RunId(run_id),
         held=bool(held),
         paused=found.paused,
+        options=options_of(found.ref, found.options),
     )
     if open_round is None:
         return view

@@ -179,7 +179,7 @@ class LiveSessions:
         session = self._sessions.get(new.key)
         if session is None or not session.queue or len(session.queue) < most:
             return None
-        if session.question is not None and new.may_answer:
+        if session.options is not None or (session.question is not None and new.may_answer):
             return None
         position = rank(new.lane, new.priority, maxsize)
         return Refused("queue_full", session.queue.ahead(position) + 1)

@@ -33,6 +33,8 @@ Every journal keeps these invariants; `strandline.testing._contract.JournalContr
   then draws its sequence, as a run that is accepted at that moment. Its `queue_deadline` stops for what closes its
   session only from its `not_before` on.
 * Messages of a discarded run stay in history, are in no window, and are read only on request.
+* The options of a session are defaults: they count for each run that is accepted after them, where its request does not
+  set the same option (`own_options`).
 * Every `load` and `read` that begins after a claim's delivery sees what the claim rests on.
 * `sessions` shows what waits and executes at any moment, as decided.
 * A last attempt (of a run with more than one) is claimed only while no other last attempt runs.
@@ -44,7 +46,7 @@ effect. A journal knows nothing about agents.
 from collections.abc import AsyncIterator, Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from msgspec import Struct
 
@@ -59,6 +61,7 @@ from strandline._model import (
     Outcome,
     Principal,
     Run,
+    RunDefaults,
     RunId,
     RunStatus,
     RunSummary,
@@ -85,11 +88,14 @@ class Bounds(Struct, frozen=True):
 
 class Accepted(Struct, frozen=True):
     """The run is durable. `position` is 0 if it was claimed at once, else 1 for the next to start. `stopped` is what
-    the run has cancelled, if it interrupts.
+    the run has cancelled, if it interrupts. `defaults` are those of its session, if it has some, and `new` is the run
+    with them.
     """
 
     position: int
     stopped: "Stopped | None" = None
+    defaults: RunDefaults | None = None
+    new: NewRun | None = None
 
 
 class Refused(Struct, frozen=True):
@@ -213,7 +219,19 @@ class Resume(Struct, frozen=True):
     key: SessionKey
 
 
-Change = Delete | EndWaiting | EndOverdue | Cancel | CancelSession | Move | Pause | Resume
+class SetOptions(Struct, frozen=True):
+    """Set run options of a session, of which None removes one; with None as `options`, remove all.
+
+    Runs that were accepted before keep theirs. `Changed(existed=False)` if there is no such session, `Refused` if more
+    than `stored_bytes` would be stored for its principal. Raises `Invalid` for options that exclude each other.
+    """
+
+    key: SessionKey
+    options: Mapping[str, Any] | None
+    stored_bytes: int | None = None
+
+
+Change = Delete | EndWaiting | EndOverdue | Cancel | CancelSession | Move | Pause | Resume | SetOptions
 
 
 class Changed(Struct, frozen=True):
@@ -241,7 +259,7 @@ class Stopped(Struct, frozen=True):
     dismissed: bool = False
 
 
-ChangeAnswer = Changed | Busy | Ended | Stopped
+ChangeAnswer = Changed | Busy | Ended | Stopped | Refused
 
 
 class Query(Struct, Generic[A], frozen=True):

@@ -209,7 +209,7 @@ def readable(connection: Database, row: RunRow, session: SessionRef) -> StoredRu
 
 
 FIND_SESSION: Final = (
-    "SELECT {names}sessions.no, paused, closed_since, rests_since, questions.run, until, answer,"
+    "SELECT {names}sessions.no, paused, closed_since, rests_since, options, questions.run, until, answer,"
     " (messages IS NULL) = (count = 0) AND count >= 0 AND first >= 0 AND nth > 0 AND history.session = sessions.no,"
     " last, nth, first + count"
     " FROM sessions LEFT JOIN history ON history.no = last LEFT JOIN questions ON questions.session = sessions.no"
@@ -219,7 +219,9 @@ _FIND_ONE: Final = f"{FIND_SESSION.format(names='')} WHERE principal = ? AND ses
 
 _Time = float | None
 _Number = int | None
-_Session = tuple[int, int, _Time, _Time, _Number, _Time, _Number, bool | int | None, _Number, _Number, _Number]
+_Session = tuple[
+    int, int, _Time, _Time, bytes | None, _Number, _Time, _Number, bool | int | None, _Number, _Number, _Number
+]
 
 
 TIMES: Final = tuple[_Time, _Time]
@@ -233,7 +235,7 @@ def find_session(connection: Database, key: SessionKey) -> SessionState | None:
 
 def session_of(key: SessionKey, row: Sequence[Any]) -> SessionState:
     """Return the session of a row of `FIND_SESSION`. Raises `JournalUnavailable` if its end is damaged."""
-    no, paused, closed_since, rests_since, asker, until, answer, is_whole, *end = plain(_Session, row, key)
+    no, paused, closed_since, rests_since, options, asker, until, answer, is_whole, *end = plain(_Session, row, key)
     if end[0] is not None and not is_whole:
         raise checksums.damaged_record(f"the end of the history of session {key.session_id}")
     return SessionState(
@@ -243,6 +245,7 @@ def session_of(key: SessionKey, row: Sequence[Any]) -> SessionState:
         closed_since,
         rests_since,
         None if asker is None or until is None else OpenRound(asker, until, answer),
+        options=options,
     )
 
 

@@ -153,6 +153,7 @@ class StoredRows(ABC):
             changes.EndRun: self._end_run,
             changes.AddHistory: self._add_history,
             changes.StoreAgent: self._store_agent,
+            changes.StoreOptions: self._store_options,
             changes.AddCheckpoint: self._add_checkpoint,
             changes.AddQuestion: self._add_question,
             changes.CedePartitions: self._cede,
@@ -198,6 +199,9 @@ class StoredRows(ABC):
     def _add_session(self, row: changes.AddSession) -> None:
         session = row.session
         self._write("INSERT INTO sessions (no, principal, session_id) VALUES (?,?,?)", (session.no, *session.key))
+
+    def _store_options(self, row: changes.StoreOptions) -> None:
+        self._update("UPDATE sessions SET options = ? WHERE no = ?", (row.options, row.session.no))
 
     def _add_run(self, row: changes.AddRun) -> None:
         new, body, seq, crc = row.new, row.body, row.seq, row.session.crc

@@ -192,6 +192,8 @@ class SessionState(Struct, eq=False):
     """The run that executes or is held."""
     keys: Keys | None = None
     """None: not yet read."""
+    options: bytes | None = None
+    """Default options of its runs, as stored."""
     is_changed: bool = False
     """Whether it has changes that are in no batch yet."""
     in_flight: int = 0

@@ -26,7 +26,9 @@ from strandline._journal.changes import (
     DropSession,
     EncodedCompletion,
     StoreAgent,
+    StoreOptions,
 )
+from strandline._journal.defaults import changed_options, options_of, stored_options, with_defaults
 from strandline._journal.errors import RunIdTaken
 from strandline._journal.live import DUE_AGAIN_S
 from strandline._journal.numbers import Numbers
@@ -50,6 +52,7 @@ from strandline._journal.port import (
     Refused,
     Resume,
     Reused,
+    SetOptions,
     Stopped,
     Unanswerable,
 )
@@ -70,6 +73,7 @@ from strandline._journal.state import Keys, OpenRound, RunState, SessionState
 from strandline._journal.transitions import Transitions, as_run, in_order
 from strandline._model import (
     INTERRUPTS,
+    NO_DEFAULTS,
     Claim,
     FencingToken,
     IfBusy,
@@ -78,6 +82,7 @@ from strandline._model import (
     Outcome,
     Principal,
     Question,
+    RunDefaults,
     RunId,
     RunStatus,
     SessionKey,
@@ -308,6 +313,9 @@ class SessionTable(Transitions):
             if isinstance(known, Attached | Reused):
                 return known
             forgotten = known
+        defaults = None if session is None or session.options is None else self._options(session)
+        if defaults is not None:
+            new, body = with_defaults(new, body, defaults)
         question: Question | None = None
         if session is not None and open_round is not None and new.may_answer:
             found = self._question(session).question
@@ -381,10 +389,14 @@ class SessionTable(Transitions):
         if fence is None:
             run.new = new if body.size <= KEPT_BYTES else None
             self._enqueue(run)
-            return Accepted(ahead + 1, stopped)
+            return Accepted(ahead + 1, stopped, defaults, None if defaults is None else new)
         claimed = as_run(new, run)
         self._claims.append(Claim(token=FencingToken(run.run_id, fence), run=claimed, question=question))
-        return Accepted(0, stopped)
+        return Accepted(0, stopped, defaults, None if defaults is None else new)
+
+    def _options(self, session: SessionState) -> RunDefaults:
+        """Return the default options of a session's runs. Raises `RecordDamaged`."""
+        return options_of(session.ref, session.options)
 
     def _stands_for(self, session: SessionState, new: NewRun) -> Attached | Reused | int | None:
         """Return the answer that the key of a new run gives; the sequence of a run whose key has expired; or None."""
@@ -538,6 +550,8 @@ class SessionTable(Transitions):
                 return self._resume(change)
             case Delete():
                 return self._delete(change)
+            case SetOptions():
+                return self._set_options(change)
             case _:
                 assert_never(change)
 
@@ -669,6 +683,28 @@ class SessionTable(Transitions):
             self._watch(run)  # (it may be delayed no longer)
         self._moved(run.session.key)
         self._change_run(run, was=None)
+        return Changed(existed=True)
+
+    def _set_options(self, change: SetOptions) -> Changed | Refused:
+        """Change the default options of a session's runs, unless too much would be stored for its principal."""
+        session = self._find(change.key)
+        if session is None:
+            return Changed(existed=False)
+        merged = NO_DEFAULTS
+        if change.options is not None:  # (else also damaged ones are removed)
+            merged = changed_options(self._options(session), change.options)
+        options = stored_options(session.ref, merged)
+        if options == session.options:
+            return Changed(existed=True)
+        more = len(options or b"") - len(session.options or b"")
+        principal = change.key.principal
+        if (most := change.stored_bytes) is not None and more > 0:
+            if self._stored_bytes(principal) + more > most:
+                return Refused("storage_full", 0)
+            self._coming.append((principal, more))
+            self._bytes_in_flight[principal] += more
+        session.options = options
+        self._note(session, StoreOptions(session.ref, options))
         return Changed(existed=True)
 
     def _pause(self, change: Pause) -> Changed:

@@ -58,7 +58,7 @@ RUNS: Final = Table(
 )
 """Whether a run is claimed, but not by whom: fences are older than those of any owner to come, wherever that is."""
 TABLES: Final = (
-    Table("sessions", ("no", "last", "principal", "session_id", "paused", "closed_since", "rests_since")),
+    Table("sessions", ("no", "last", "principal", "session_id", "paused", "closed_since", "rests_since", "options")),
     RUNS,
     Table("staged", ("run", "no", "fact"), key=2),
     Table("history", ("no", "session", "nth", "first", "count", "previous", "run", "discarded", "messages")),

@@ -164,6 +164,13 @@ class Desk:
         assert await self.accept(run_id, at, **fields) == Accepted(0)
         return await self.claim(of=run_id)
 
+    async def start_any(self, run_id: str, at: SessionKey | None = None, **fields: Any) -> Claim:
+        """Accept a run that is claimed at once, with options of its session, too; return its claim."""
+        accepted = await self.accept(run_id, at, **fields)
+        assert isinstance(accepted, Accepted)
+        assert accepted.position == 0
+        return await self.claim(of=run_id)
+
     async def finish(
         self, claim: Claim, completion: Completion | None = None, *, claim_next: bool = False, hold: bool = False
     ) -> ClaimResult:

@@ -22,7 +22,7 @@ from strandline._engine.requests import Request, RunBuilder
 from strandline._engine.streams import Streams
 from strandline._journal.errors import RunIdTaken
 from strandline._journal.port import AcceptAnswer, Accepted, Attached, Bounds, DeletedQuery, Journal, Reused, RunQuery
-from strandline._model import Carrier, IfBusy, Lane, NewRun, OnDisconnect, OnQuestion, RunId, SessionKey
+from strandline._model import RUN_OPTIONS, Carrier, IfBusy, Lane, NewRun, OnDisconnect, OnQuestion, RunId, SessionKey
 from strandline.errors import Draining, HoldsFull, JournalUnavailable, NoWorker
 
 NO_ROOM = Bounds(0, 0)
@@ -87,6 +87,9 @@ class Admission:
             if answer.run_id != run_id:
                 return ticket
             # The same request of the same client, whose answer was lost.
+            if request.on_disconnect is None:
+                session = await self._reading.changed_session(new.key)
+                on_disconnect = session.options.on_disconnect or on_disconnect
             ticket.stream.on_disconnect = on_disconnect
             return replace(ticket, replayed=False, counts_clients=on_disconnect is not OnDisconnect.CONTINUE)
         assert not isinstance(answer, Accepted)
@@ -113,6 +116,9 @@ class Admission:
         accepted = await self._claims.accept(new, self._bounds)
         if not isinstance(accepted, Accepted):
             return accepted
+        new = accepted.new or new
+        if accepted.defaults is not None and "on_disconnect" not in new.own_options:
+            on_disconnect = accepted.defaults.on_disconnect or on_disconnect
         stream = self._streams.accepted(new.run_id, new.key, on_disconnect)  # before its claim comes
         at, stopped = EXECUTES, accepted.stopped
         if stopped is not None:
@@ -173,5 +179,5 @@ class Admission:
     async def _probe(self, new: NewRun) -> AcceptAnswer:
         """Return the journal's answer to a run that it cannot accept."""
         # (An answer goes past all bounds, and would be accepted.)
-        probe = replace(new, lane=Lane.NORMAL, input="", on_question=OnQuestion.WAIT)
+        probe = replace(new, lane=Lane.NORMAL, input="", on_question=OnQuestion.WAIT, own_options=RUN_OPTIONS)
         return await self._journal.accept(probe, NO_ROOM, claim_next=False)

@@ -5,17 +5,20 @@ Belongs to the serving loop. The journal's answer is true even if this process d
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
+from strandline._engine.admission.refusals import STORAGE_FULL_S
 from strandline._engine.admission.shielded import to_the_end
 from strandline._engine.events import SessionDeleted, SessionEvent, SessionPaused, SessionResumed
 from strandline._engine.execution import AgentPool, Claims, Retries
 from strandline._engine.maintenance import Readiness
 from strandline._engine.observers import Projection
+from strandline._engine.options import Options
 from strandline._engine.ownership import Ownership
 from strandline._engine.reading import Reading, RunView
-from strandline._engine.requests import checked_priority
+from strandline._engine.requests import RunBuilder, checked_priority
 from strandline._engine.streams import Streams
 from strandline._journal.port import (
     Busy,
@@ -30,12 +33,33 @@ from strandline._journal.port import (
     Journal,
     Move,
     Pause,
+    Refused,
     Resume,
     SessionQuery,
+    SetOptions,
     Stopped,
 )
-from strandline._model import OnDisconnect, Outcome, Principal, Run, RunId, RunStatus, SessionKey, SessionView
-from strandline.errors import AlreadyEnded, InvariantBroken, NotFound, NotOwner, RecordDamaged, SessionBusy, TooLate
+from strandline._model import (
+    OnDisconnect,
+    Outcome,
+    Principal,
+    Run,
+    RunDefaults,
+    RunId,
+    RunStatus,
+    SessionKey,
+    SessionView,
+)
+from strandline.errors import (
+    AlreadyEnded,
+    InvariantBroken,
+    NotFound,
+    NotOwner,
+    RecordDamaged,
+    SessionBusy,
+    StorageFull,
+    TooLate,
+)
 
 _log = logging.getLogger("strandline.control")
 
@@ -61,6 +85,8 @@ class Control:
         projection: Projection,
         ownership: Ownership,
         retries: Retries,
+        builder: RunBuilder,
+        options: Options,
     ) -> None:
         self._journal = journal
         self._readiness = readiness
@@ -71,6 +97,8 @@ class Control:
         self._projection = projection
         self._ownership = ownership
         self._retries = retries
+        self._builder = builder
+        self._options = options
         self._under_way: set[asyncio.Task[Any]] = set()
 
     async def cancel(self, principal: Principal, run_id: RunId, *, force: bool = False, again: bool = False) -> RunView:
@@ -154,6 +182,30 @@ class Control:
                 raise AlreadyEnded(f"run {run_id} has ended")
             case _:
                 raise NotFound(f"there is no run {run_id}")
+
+    async def set_options(self, key: SessionKey, options: Mapping[str, Any] | None) -> SessionView:
+        """Set default options of a session's runs, of which None removes one, or with None as `options` remove all;
+        return the session.
+
+        Raises `Invalid` for what no request could ask for, `NotFound`, `StorageFull`.
+        """
+        self._ownership.check(key)
+        if options is not None:
+            given = {name: value for name, value in options.items() if value is not None}
+            self._builder.check_defaults(key, RunDefaults(**given))
+        most = self._options.max_stored_bytes_per_principal
+        match await self._journal.change(SetOptions(key, options, most)):
+            case Changed(existed=True):
+                return await self._reading.changed_session(key)
+            case Refused():
+                raise StorageFull(
+                    f"{most} bytes may be kept for {key.principal}, in all its sessions (setting"
+                    " max_stored_bytes_per_caller), and these options would be more; delete sessions that are not"
+                    " needed any more",
+                    retry_after_s=max(self._options.retry_after_s, STORAGE_FULL_S),
+                )
+            case _:
+                raise NotFound(f"there is no session {key.session_id}")
 
     async def pause(self, key: SessionKey) -> SessionView:
         """Pause a session: accept runs, start none until it is resumed, also after a restart. Raises `NotFound`."""

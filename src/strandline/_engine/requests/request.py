@@ -28,8 +28,8 @@ class Request(Struct, frozen=True, kw_only=True):
     timeout_s: float | None = None
     queue_timeout_s: float | None = None
     """How long it may take, and wait; None: the service's limit. More than that is refused."""
-    if_busy: IfBusy = IfBusy.ENQUEUE
-    """What happens to it, or to the others, if runs wait or execute in the session."""
+    if_busy: IfBusy | None = None
+    """What happens to it, or to the others, if runs wait or execute in the session; None: it waits."""
     on_question: OnQuestion | None = None
     """What it does to the session's open question; None: the service's default."""
     priority: int | None = None
@@ -59,8 +59,8 @@ class Request(Struct, frozen=True, kw_only=True):
 
     def _check_options(self) -> None:
         """Raise `Invalid` for an option of another type: its text would count as the default, or fail in a journal."""
-        if not isinstance(self.if_busy, IfBusy):
-            raise Invalid(f"if_busy is {self.if_busy!r}; it must be a strandline.IfBusy")
+        if not isinstance(self.if_busy, IfBusy | None):
+            raise Invalid(f"if_busy is {self.if_busy!r}; it must be a strandline.IfBusy, or None")
         if not isinstance(self.on_question, OnQuestion | None):
             raise Invalid(f"on_question is {self.on_question!r}; it must be a strandline.OnQuestion, or None")
         if not isinstance(self.on_disconnect, OnDisconnect | None):

@@ -23,6 +23,7 @@ from strandline._model import (
     Lane,
     NewRun,
     OnQuestion,
+    RunDefaults,
     RunId,
     SessionKey,
     responses,
@@ -36,6 +37,17 @@ _IDENTITY: Final = frozenset({"key", "idempotency_key", "fingerprint"})
 """The fields of a request that its idempotency key stands for, or belongs to."""
 LONGEST_SENDER: Final = 256
 """Characters of a sender's id, and of its name."""
+_OPTIONS: Final = (
+    ("if_busy", "if_busy"),
+    ("on_question", "on_question"),
+    ("priority", "priority"),
+    ("timeout_s", "timeout"),
+    ("queue_timeout_s", "queue_timeout"),
+    ("on_disconnect", "on_disconnect"),
+    ("sender", "sender"),
+)
+"""The fields of a request that are run options, with their names. Metadata is merged, name by name."""
+_NONE: Final[frozenset[str]] = frozenset()
 _NESTS: Final = (dict, list, tuple)
 
 
@@ -68,7 +80,7 @@ class RunBuilder(Struct, eq=False):
             run_id=run_id or self._new_run_id(request.key),
             key=request.key,
             input=request.input if request.answers is None else responses(request.answers),
-            if_busy=request.if_busy,
+            if_busy=request.if_busy or IfBusy.ENQUEUE,
             on_question=self._on_question(request),
             lane=lane,
             priority=checked_priority(self._options.priority if request.priority is None else request.priority),
@@ -81,6 +93,25 @@ class RunBuilder(Struct, eq=False):
             trace=trace,
             not_before=request.not_before,
             sender=request.sender,
+            own_options=_own_options(request),
+        )
+
+    def check_defaults(self, key: SessionKey, options: RunDefaults) -> None:
+        """Check the default options of a session as those of a request. Raises `Invalid`."""
+        self.build(
+            Request(
+                key=key,
+                input="-",
+                if_busy=options.if_busy,
+                on_question=options.on_question,
+                priority=options.priority,
+                timeout_s=options.timeout,
+                queue_timeout_s=options.queue_timeout,
+                on_disconnect=options.on_disconnect,
+                metadata=options.metadata or {},
+                sender=options.sender,
+            ),
+            None,
         )
 
     def _check_sender(self, request: Request) -> None:
@@ -129,11 +160,18 @@ class RunBuilder(Struct, eq=False):
         return Keyed(request.idempotency_key, request.fingerprint or _fingerprint(request), ended_before)
 
 
+def _own_options(request: Request) -> frozenset[str]:
+    """Return the names of the options that a request sets."""
+    given = [option for field, option in _OPTIONS if getattr(request, field) is not None]
+    return frozenset(given) if given else _NONE
+
+
 def _fingerprint(request: Request) -> bytes:
     """Return the SHA-256 of all that a caller requests in a session, independent of the order of keys."""
     requested = {name: getattr(request, name) for name in request.__struct_fields__ if name not in _IDENTITY}
     if request.not_before is None:  # (as before there was such a field: keys outlive an upgrade)
         del requested["not_before"]
+    requested["if_busy"] = request.if_busy or IfBusy.ENQUEUE
     if request.sender is None:  # (as before there were any: keys outlive an upgrade)
         del requested["sender"]
     plain = msgspec.json.decode(encode_messages(requested))
@@ -160,7 +198,7 @@ def _check_answers(request: Request) -> None:
         raise Invalid("responses must answer at least one input request")
     if any(given is None for given in request.answers.values()):
         raise Invalid("a response must not be null, which is no answer to the agent")
-    if request.if_busy is not IfBusy.ENQUEUE:
+    if request.if_busy not in (None, IfBusy.ENQUEUE):
         raise Invalid("if_busy does not go with responses: an answer goes before all others anyway")
     if request.on_question is not None:
         raise Invalid("on_question does not go with responses: they name what they answer")
@@ -175,7 +213,7 @@ def _check_policies(request: Request) -> None:
             f"on_question cannot be answer with if_busy {request.if_busy}: that dismisses the question. Leave one out"
         )
     if request.not_before is not None:
-        if request.if_busy is not IfBusy.ENQUEUE:
+        if request.if_busy not in (None, IfBusy.ENQUEUE):
             raise Invalid(f"if_busy cannot be {request.if_busy} with not_before: a delayed run queues when it is due")
         if request.on_question not in (None, OnQuestion.WAIT):
             raise Invalid(

@@ -119,8 +119,8 @@ def build_apps(
             Route("/v1/sessions", Endpoint(sessions.sessions), methods=["GET"]),
             Route(
                 "/v1/sessions/{session_id}",
-                Endpoint(by_method(GET=sessions.read, DELETE=sessions.delete)),
-                methods=["GET", "DELETE"],
+                Endpoint(by_method(GET=sessions.read, PATCH=sessions.change, DELETE=sessions.delete)),
+                methods=["GET", "PATCH", "DELETE"],
             ),
             Route("/v1/sessions/{session_id}/history", Endpoint(sessions.history), methods=["GET"]),
             Route("/v1/sessions/{session_id}/cancel", Endpoint(sessions.cancel), methods=["POST"]),

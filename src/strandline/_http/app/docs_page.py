@@ -30,7 +30,7 @@ POLICY: Final = (
     f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """The page may use its own style, and may not be framed."""
-_METHODS: Final = ("get", "post", "delete")
+_METHODS: Final = ("get", "post", "patch", "delete")
 
 
 def page(document: dict[str, Any], root: str, url: str) -> str:

@@ -30,6 +30,7 @@ from strandline._http.routes.sessions import (
     CancelSessionBody,
     HistoryBody,
     SessionBody,
+    SessionChangeBody,
     SessionsBody,
 )
 from strandline._model import INTERRUPTS, IfBusy, OnQuestion, RunStatus
@@ -101,6 +102,7 @@ _AT_ODDS: Final = {
 """Run options that exclude each other: an interrupt dismisses the question that `answer` would answer, and a delayed
 run does nothing to a session until it queues."""
 BODIES: Final[dict[str, dict[str, Any]]] = {
+    "DefaultOptions": {"not": _AT_ODDS["not"]["anyOf"][0]},
     "ChatBody": {
         **_AT_ODDS,
         "anyOf": [
@@ -151,6 +153,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "NewRunBody": {"input": "Hello"},
     "MoveBody": {"front": True},
+    "SessionChangeBody": {"options": {"priority": 2}},
     "ChatBody": {"session_id": "my-session", "message": "Hello"},
     "CompletionBody": {"user": "my-session", "messages": [{"role": "user", "content": "Hello"}]},
     "Invocation": {"prompt": "Hello"},
@@ -178,7 +181,7 @@ _AGENTCORE: Final = Refusals(_JSON, InvocationFailure, wire.without_422)
 class Operation(Struct, frozen=True, kw_only=True):
     """One method of one path: its body, its answers by status, and its errors."""
 
-    method: Literal["GET", "POST", "DELETE"]
+    method: Literal["GET", "POST", "PATCH", "DELETE"]
     path: str
     tag: str
     summary: str
@@ -342,6 +345,9 @@ OPERATIONS: Final = (
     Operation(method="GET", path="/v1/sessions/{session_id}", tag="sessions", takes=("session",),
               summary="Read a session", answers={200: SessionBody},
               refused=(errors.NotFound, errors.Invalid, *_READING)),
+    Operation(method="PATCH", path="/v1/sessions/{session_id}", tag="sessions", takes=("session",),
+              summary="Set default options of a session's runs", body=SessionChangeBody, answers={200: SessionBody},
+              refused=(errors.NotFound, errors.StorageFull, *_V1)),
     Operation(method="DELETE", path="/v1/sessions/{session_id}", tag="sessions", takes=("session",),
               summary="Delete a session, its history, state and ended runs", answers={204: None},
               refused=(errors.NotFound, errors.SessionBusy, errors.Invalid, errors.Draining, wire.AnswerLost,
@@ -457,6 +463,7 @@ def document(server: Described | None = None) -> dict[str, Any]:
         components[name] = {**components[name], "allOf": [more]}
     for name in ("ChatBody", "CompletionBody", "Invocation", "NewRunBody"):
         _bounded(components[name]["properties"], server)
+    _bounded(components["DefaultOptions"]["properties"], server)
     components |= content_schemas.schemas(server.allowed_content)
     components["NewRunBody"]["properties"]["input"]["anyOf"][1]["items"] = content_schemas.BLOCK
     if server.names_session:

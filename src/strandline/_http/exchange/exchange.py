@@ -107,7 +107,7 @@ class Exchange:
         passed = forwardable(request.scope)
         run_id = None if passed is None else self._run_id(passed, run_request)
         waited_s = passed.waited_s if passed is not None and passed.again else None
-        if (run_request.options.on_disconnect or self._service.options.on_disconnect) is not OnDisconnect.CONTINUE:
+        if run_request.options.on_disconnect is not OnDisconnect.CONTINUE:  # (the session's options may have another)
             counts_client(request)
         try:
             ticket = await self._service.submit(run_request.for_service(key), run_id=run_id, sent_before_s=waited_s)

@@ -28,6 +28,10 @@ class SenderBody(Struct, frozen=True):
     id: Annotated[str, Meta(description="For programs: whom it names", min_length=1, max_length=256)]
     name: Annotated[str | None, Meta(description="For people; default: the `id`")] = None
 
+    def named(self) -> Sender:
+        """Return it with a name."""
+        return Sender(self.id, self.name or self.id)
+
 
 class RunOptions(Struct, frozen=True, kw_only=True):
     """The fields that all bodies which submit a run share. Null means absent."""
@@ -107,7 +111,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
             key=self.key,
             input=prompt,
             answers=answers,
-            if_busy=options.if_busy or IfBusy.ENQUEUE,
+            if_busy=options.if_busy,
             on_question=options.on_question,
             priority=whole_number(options.priority),
             timeout_s=options.timeout,
@@ -115,7 +119,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
             not_before=seconds(options.not_before),
             on_disconnect=options.on_disconnect,
             metadata=kept_with(options.metadata or {}, self.runtime),
-            sender=None if (sender := options.sender) is None else Sender(sender.id, sender.name or sender.id),
+            sender=None if options.sender is None else options.sender.named(),
             idempotency_key=idempotency_key,
             fingerprint=b"" if idempotency_key is None else fingerprint(self.body),
         )

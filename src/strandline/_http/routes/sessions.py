@@ -1,7 +1,7 @@
 """The session API: list, read, cancel, pause, resume and delete sessions."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -9,18 +9,25 @@ from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
+from strandline._encoding import decoder
 from strandline._engine.events import Why
 from strandline._engine.service import Service
 from strandline._history import sender_of
 from strandline._http import wire
 from strandline._http.audit import changed
 from strandline._http.caller import Caller, caller_of, session_of
+from strandline._http.exchange.run_request import Priority, SenderBody, whole_number
 from strandline._http.forwardable import only_once
 from strandline._http.routes.runs import runs_body
 from strandline._model import (
+    NO_DEFAULTS,
     Block,
+    IfBusy,
     InputRequest,
+    OnDisconnect,
+    OnQuestion,
     Principal,
+    RunDefaults,
     RunId,
     Sender,
     SessionId,
@@ -53,6 +60,39 @@ class CancelledBody(Struct, frozen=True):
     dismissed: bool
 
 
+class DefaultOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options for all later runs of a session whose requests do not set them. Null removes one."""
+
+    if_busy: Annotated[IfBusy | UnsetType | None, Meta(description="As in a request for a run")] = UNSET
+    on_question: Annotated[OnQuestion | UnsetType | None, Meta(description="As in a request for a run")] = UNSET
+    priority: Annotated[Priority | UnsetType | None, Meta(description="1 to 5, 1 first")] = UNSET
+    timeout: Annotated[float | UnsetType | None, Meta(description="Seconds that a run may take")] = UNSET
+    queue_timeout: Annotated[float | UnsetType | None, Meta(description="Seconds that a run may wait")] = UNSET
+    on_disconnect: Annotated[OnDisconnect | UnsetType | None, Meta(description="As in a request for a run")] = UNSET
+    metadata: Annotated[
+        dict[str, Any] | UnsetType | None,
+        Meta(description="Stored with each run, beside the `metadata` of its request, whose names win"),
+    ] = UNSET
+    sender: Annotated[
+        SenderBody | UnsetType | None, Meta(description="Only where the setting `trusted_senders` is on")
+    ] = UNSET
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that are set or removed, as the service takes them."""
+        given = {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not UNSET}
+        if isinstance(sender := given.get("sender"), SenderBody):
+            given["sender"] = sender.named()
+        if (priority := given.get("priority")) is not None:
+            given["priority"] = whole_number(priority)
+        return given
+
+
+class SessionChangeBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """What to change of a session."""
+
+    options: Annotated[DefaultOptions | None, Meta(description="Default options of its runs; null removes all")]
+
+
 class SessionBody(Struct, frozen=True, kw_only=True):
     """A session."""
 
@@ -66,6 +106,7 @@ class SessionBody(Struct, frozen=True, kw_only=True):
     input_requests: list[InputRequest]
     input_until: datetime | None
     why: Why | None
+    options: Annotated[RunDefaults, Meta(description="Default options of its runs, those that are set")]
     caller: Annotated[str | UnsetType, Meta(description="Its caller; shown to operators only")] = UNSET
     principal: Annotated[str | UnsetType, Meta(description=field_note("SessionBody", "principal"))] = UNSET
 
@@ -111,6 +152,7 @@ class Sessions:
         self._service = service
         self._settings = settings
         self._decode_cancel = msgspec.json.Decoder(CancelSessionBody).decode
+        self._decode_change = decoder(SessionChangeBody)
 
     # -- runs --------------------------------------------------------------------------------------
 
@@ -149,7 +191,8 @@ class Sessions:
     def _listed(self, session: SessionView, caller: Caller) -> SessionBody:
         """Return a session for a list; to an operator with its caller.
 
-        Other callers' input requests are left out, even their names and ids, which agents may make of any text.
+        Other callers' input requests are left out, even their names and ids, which agents may make of any text; so are
+        the options of their sessions.
         """
         if not caller.operator:
             return self._body(session)
@@ -157,11 +200,22 @@ class Sessions:
         if principal == caller.principal:
             return replace(self._body(session), caller=principal, principal=principal)
         shown = self._body(session, of_another=True)
-        return replace(shown, caller=principal, principal=principal, input_requests=[])
+        return replace(shown, caller=principal, principal=principal, input_requests=[], options=NO_DEFAULTS)
 
     async def read(self, request: Request) -> Response:
         """Return a session."""
         return wire.answer(self._body(await self._service.session(_key(request))))
+
+    async def change(self, request: Request) -> Response:
+        """Change the default options of a session's runs."""
+        key = _key(request)
+        reads = 'The body is an object with `options`, such as `{"priority": 2}`; null removes an option'
+        body, _ = await wire.read_json(request, self._settings.max_body_bytes, self._decode_change, reads)
+        given = None if body.options is None else body.options.given()
+        session = await self._service.set_options(key, given)
+        names = "all removed" if given is None else ", ".join(given) or "none"
+        changed(request, f"changed the options of session {key.session_id}: {names}")
+        return wire.answer(self._body(session))
 
     async def pause(self, request: Request) -> Response:
         """Pause a session: accept runs, start none."""
@@ -229,6 +283,7 @@ def session_body(session: SessionView, why: Why | None) -> SessionBody:
         input_requests=session.input_requests,
         input_until=wire.timestamp(session.input_until),
         why=why,
+        options=session.options,
     )
 
 

@@ -21,6 +21,7 @@ from strandline.testing._contract.holds import HoldsContract
 from strandline.testing._contract.inputs import InputsContract
 from strandline.testing._contract.keys import KeysContract
 from strandline.testing._contract.lists import ListsContract
+from strandline.testing._contract.options import OptionsContract
 from strandline.testing._contract.pages import PagesContract
 from strandline.testing._contract.pauses import PausesContract
 from strandline.testing._contract.policies import PoliciesContract
@@ -49,5 +50,6 @@ class JournalContract(
     RestContract,
     QueueTimeContract,
     DelaysContract,
+    OptionsContract,
 ):
     """The conformance suite: subclass it with a name that starts with `Test`."""
