@@ -72,6 +72,7 @@ class ServiceKeywords(_OlderKeywords, total=False):
     max_still_working: int
     max_still_working_per_caller: int | None
     max_stored_bytes_per_caller: int | None
+    max_schedules_per_caller: int
     disk_reserve_bytes: int | None
     stall_after: float
     stall_action: Literal["report", "cancel"]

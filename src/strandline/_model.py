@@ -16,6 +16,7 @@ from strandline.errors import Invalid
 Principal = NewType("Principal", str)
 SessionId = NewType("SessionId", str)
 RunId = NewType("RunId", str)
+ScheduleId = NewType("ScheduleId", str)
 
 ANONYMOUS: Final = Principal("anonymous")
 DEFAULT_SESSION: Final = SessionId("default")
@@ -317,6 +318,23 @@ class Keyed(Struct, frozen=True):
     ended_before: float
 
 
+class Firing(Struct, frozen=True, kw_only=True):
+    """What a new run is of: a schedule, which moves from `at`, its next time until now, to `next_at`, with the record
+    `state`, in the accept's transaction.
+
+    If its run `before` has not ended, and waits or executes: with `replaces` it ends, if it has not begun; with
+    `skipped` no run is accepted, and that is the record.
+    """
+
+    schedule_id: ScheduleId
+    at: float | None
+    next_at: float | None
+    state: bytes
+    before: RunId | None = None
+    skipped: bytes | None = None
+    replaces: bool = False
+
+
 Carrier = dict[str, str]
 """Headers, by name, that join a run to the trace of its request. Only the tracing module reads them."""
 
@@ -370,6 +388,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
     """Who sent it, if the request says so; else the principal did."""
     own_options: frozenset[str] = frozenset()
     """The run options that its request sets, so that no default of its session counts."""
+    fires: Firing | None = None
 
     @property
     def dismisses(self) -> bool:

@@ -120,6 +120,9 @@ class ServiceSettings(Struct, frozen=True, kw_only=True, rename=_shown):
             " which its new runs are refused; default: no limit of its own"
         ),
     ] = None
+    max_schedules_per_caller: Annotated[
+        int, Meta(description="Maximum number of schedules of one caller, in all its sessions", ge=0)
+    ] = 1_000
     disk_reserve_bytes: Annotated[
         Annotated[int, Meta(ge=0)] | None,
         Meta(

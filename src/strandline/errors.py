@@ -48,6 +48,7 @@ __all__ = [
     "StrandlineError",
     "TargetError",
     "TooLate",
+    "TooManySchedules",
     "Unavailable",
 ]
 
@@ -166,6 +167,12 @@ class ServerFull(QueueFull):
     """The queues of all sessions together are full (`max_queued`)."""
 
     code = "server_full"
+
+
+class TooManySchedules(Unavailable):
+    """The caller has `max_schedules_per_caller` schedules; delete some."""
+
+    code = "too_many_schedules"
 
 
 class StorageFull(Unavailable):

@@ -11,7 +11,9 @@ from strandline._cli import app
 from strandline._settings import Settings
 
 PAGE: Final = text("terminal.md")
-EVERYWHERE: Final = PAGE + "".join(map(text, ("check.md", "chat-and-reload.md", "comparison.md", "journal.md")))
+EVERYWHERE: Final = PAGE + "".join(
+    map(text, ("check.md", "schedules.md", "chat-and-reload.md", "comparison.md", "journal.md"))
+)
 
 
 def commands(command: Any, name: str = "strandline") -> Iterator[tuple[str, Any]]:

@@ -102,7 +102,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 
 def filled(path: str, **values: str) -> str:
-    names = {"session_id": "s", "run_id": "run_1", "model": "strandline"} | values
+    names = {"session_id": "s", "run_id": "run_1", "schedule_id": "sch_1", "model": "strandline"} | values
     return re.sub(r"\{(\w+)\}", lambda found: names[found[1]], path)
 
 
@@ -272,6 +272,8 @@ def test_nothing_of_one_principal_is_there_for_another(history: str, tmp_path: P
         async with served(tmp_path, history=history) as world, world.client(ADA[0]) as ada:
             held = (await ada.post("/v1/sessions/s/runs", json={"input": "hold"})).json()["run_id"]
             waits = (await ada.post("/v1/sessions/s/runs", json={"input": "ada's secret"})).json()["run_id"]
+            made = await ada.post("/v1/schedules", json={"session_id": "s", "input": "ada's secret", "every": 1000})
+            schedule = made.json()["schedule_id"]
             seen = (await ada.get("/v1/sessions/s")).json()
             assert (seen["running"], seen["queue_depth"]) == (held, 1)
             by_key = {each.path: each for each in OPERATIONS if "{run_id}" in each.path}
@@ -293,12 +295,18 @@ def test_nothing_of_one_principal_is_there_for_another(history: str, tmp_path: P
                         *(("POST", f"/v1/sessions/s/{action}") for action in ("pause", "resume", "cancel")),
                     ):
                         assert (await other.request(method, path)).status_code == 404, path
+                    for each in (each for each in OPERATIONS if "{schedule_id}" in each.path):
+                        path = filled(each.path, schedule_id=schedule)
+                        body = {"paused": True} if each.body else None
+                        assert (await other.request(each.method, path, json=body)).status_code == 404, path
+                    assert (await other.get("/v1/schedules")).json()["schedules"] == []
                     assert (await other.get("/v1/sessions/s/runs")).json()["runs"] == []
                     assert (await other.get("/v1/runs", params={"status": "queued,running"})).json()["runs"] == []
                     assert (await other.get("/v1/runs")).json() == {"runs": [], "damaged": [], "next_cursor": None}
                     assert (await other.get("/v1/sessions/s/history")).json()["messages"] == []
                     assert (await other.get("/history", params={"session_id": "s"})).json()["messages"] == []
             assert (await ada.get("/v1/sessions/s")).json() == seen, "and nothing was changed by that"
+            assert (await ada.get(f"/v1/schedules/{schedule}")).json() == made.json()
             world.gate.open()
             ended = await ada.get(f"/v1/runs/{waits}", headers={"Prefer": "wait=20"})
             assert ended.json()["output"] == "said ada's secret"

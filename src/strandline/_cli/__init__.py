@@ -23,6 +23,7 @@ from strandline._cli.init import init
 from strandline._cli.journal import journal_app
 from strandline._cli.keys import keys_app
 from strandline._cli.runs import runs
+from strandline._cli.schedules import schedules_app
 from strandline._cli.serve import serve
 from strandline._cli.sessions import history, pause, resume, sessions
 from strandline._cli.settings import settings
@@ -59,6 +60,7 @@ app.command(short_help="Show every setting: its value, its origin, its meaning."
 app.command(short_help="Find problems before a server starts, and how to fix them.")(doctor)
 app.command()(stacks)
 app.command(short_help="Test how any agent server behaves under stress.")(check)
+app.add_typer(schedules_app, name="schedules", short_help="Show and make schedules: runs at the times of a calendar.")
 app.add_typer(journal_app, name="journal")
 app.add_typer(cluster_app, name="cluster", short_help="Show the servers over one database; take one out.")
 app.add_typer(keys_app, name="keys")

@@ -33,11 +33,12 @@ from strandline._engine.ownership import Ownership
 from strandline._engine.queues import Estimates, SessionQueues
 from strandline._engine.reading import ClusterVitals, Health, Positions, Reading, Reasons, RunStack, Standings, Vitals
 from strandline._engine.requests import Request, RunBuilder
+from strandline._engine.schedules import Schedules, new_schedule_id
 from strandline._engine.streams import Streams, Subscription
 from strandline._journal.cluster import DatabaseVitals
 from strandline._journal.partitions import PARTITIONS
 from strandline._journal.port import Journal
-from strandline._model import Principal, RunId, SessionId, SessionKey
+from strandline._model import Principal, RunId, ScheduleId, SessionId, SessionKey
 from strandline.errors import NotOwner, StrandlineError, Unavailable
 
 _log = logging.getLogger("strandline.service")
@@ -63,6 +64,7 @@ class Service:
         observer: Observer = UNOBSERVED,
         tracing: Tracing = UNTRACED,
         projection: Projection = UNPROJECTED,
+        new_schedule_id: Callable[[SessionKey], ScheduleId] = new_schedule_id,
     ) -> None:
         if target.singleton:  # one object for all sessions: nothing may run beside it, nor beside a lingering run
             options = replace(options, max_running=1, max_holds=1, max_agents=0)
@@ -135,6 +137,7 @@ class Service:
             options,
         )
         self._subscribers = Subscribers(self._streams, self._control)
+        builder = RunBuilder(target, options, clock, new_run_id)
         self._admission = Admission(
             journal,
             builder,
@@ -145,6 +148,17 @@ class Service:
             reading,
             options,
             lambda run_id: self._queues.sessions.not_before(run_id),
+        )
+        self.schedules = Schedules(
+            journal,
+            clock,
+            self._admission,
+            builder,
+            self._readiness,
+            ownership,
+            new_id=new_schedule_id,
+            most=options.max_schedules_per_caller,
+            spawn=self._claims.spawn,
         )
         self._ticks = (
             self._hand_on_ownership,
@@ -157,6 +171,7 @@ class Service:
             self._watchdog.tick,
             self._pool.drop_lost,
             self._claims.check_lingering,
+            self.schedules.tick,
         )
         # Each method of adapters, from the module that implements it.
         self.run, self.runs, self.runs_of = reading.run, reading.runs, reading.runs_of
@@ -205,6 +220,7 @@ class Service:
         if orphans:
             _log.info("%d runs were executing when the last server died", len(orphans))
         self._readiness.begin()
+        self.schedules.tick()
 
     def _hand_on_ownership(self) -> None:
         self._loops.owned_until(self._journal.owned_until())

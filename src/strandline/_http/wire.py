@@ -32,6 +32,7 @@ LONE_SURROGATE: Final = "it has a lone surrogate, half of a character (such as `
 MOST_ON_A_PAGE: Final = 1000
 
 OK: Final = 200
+CREATED: Final = 201
 ACCEPTED: Final = 202
 NO_CONTENT: Final = 204
 BAD_REQUEST: Final = 400
@@ -74,7 +75,11 @@ TITLES: Final = {
 }
 
 
-TITLES_OF: Final = {errors.StorageFull.code: "Storage full", errors.HoldsFull.code: "Too many runs still working"}
+TITLES_OF: Final = {
+    errors.TooManySchedules.code: "Too many schedules",
+    errors.StorageFull.code: "Storage full",
+    errors.HoldsFull.code: "Too many runs still working",
+}
 """Titles by code, for which the title of the status would be wrong."""
 
 
@@ -178,6 +183,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.QueueFull: TOO_MANY,
     errors.PrincipalFull: TOO_MANY,
     errors.StorageFull: TOO_MANY,
+    errors.TooManySchedules: TOO_MANY,
     errors.HoldsFull: TOO_MANY,
     errors.ServerFull: UNAVAILABLE,
     errors.Draining: UNAVAILABLE,

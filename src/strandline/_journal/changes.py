@@ -9,7 +9,7 @@ from msgspec import Struct
 from strandline._encoding import encode_messages
 from strandline._journal.checksums import CHECKSUM_BYTES, key_crc
 from strandline._journal.rules import Closed
-from strandline._model import Completion, NewRun, RunStatus, SessionKey
+from strandline._model import Completion, NewRun, RunStatus, ScheduleId, SessionKey
 
 
 class SessionRef(Struct, frozen=True, gc=False):
@@ -229,6 +229,32 @@ class CloseRequest(Change, frozen=True, gc=False):
     id: str
     run: int
     closed: Closed
+
+
+class StoreSchedule(Change, frozen=True, gc=False):
+    """A new schedule. `at` is its next time; `spec` and `state` are its records."""
+
+    session: SessionRef
+    id: ScheduleId
+    at: float | None
+    spec: bytes
+    state: bytes
+
+
+class MoveSchedule(Change, frozen=True, gc=False):
+    """The next time and the record of a schedule; `spec` is None if it stays."""
+
+    session: SessionRef
+    id: ScheduleId
+    at: float | None
+    spec: bytes | None
+    state: bytes
+
+
+class ForgetSchedule(Change, frozen=True, gc=False):
+    """A schedule to delete."""
+
+    id: ScheduleId
 
 
 class CedePartitions(Change, frozen=True, gc=False):

@@ -117,6 +117,16 @@ def question_owner(session: int, seq: int, until: float) -> int:
     return zlib.crc32(_QUESTION.pack(seq, until), session)
 
 
+def schedule_owner(session: int, schedule_id: str) -> int:
+    """Return the owner of what a schedule does."""
+    return zlib.crc32(schedule_id.encode(), session)
+
+
+def schedule_state_owner(session: int, schedule_id: str, at: float | None) -> int:
+    """Return the owner of what has become of a schedule; covers its next time."""
+    return zlib.crc32(b"" if at is None else _TIME.pack(at), zlib.crc32(b"state", schedule_owner(session, schedule_id)))
+
+
 def checkpoint_owner(seq: int, no: int) -> int:
     """Return the owner of checkpoint number `no` of a run."""
     return ((seq << 10) + no) & 0xFFFFFFFF

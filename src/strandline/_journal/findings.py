@@ -19,6 +19,7 @@ from strandline._journal.checksums import damaged_record
 from strandline._journal.database import Database
 from strandline._journal.defaults import options_of
 from strandline._journal.deletion import COUNT_STORED_BYTES
+from strandline._journal.lists import schedule_of
 from strandline._journal.rules import spans
 from strandline._lifecycle import ENDED
 from strandline._model import ANONYMOUS, WHOLE_HISTORY, AgentRecord, Inline, Message, Run, RunStatus, SessionKey
@@ -37,6 +38,7 @@ HISTORY: Final = ("no", "session", "nth", "first", "count", "previous", "run", "
 RUN: Final = ("session", "key", "fingerprint", *reader.RunRow._fields)
 QUESTION: Final = ("session", "run", "until")
 WINDOW: Final = ("session", '"window"', "state")
+SCHEDULE: Final = ("id", "session", "principal", "next_at", "spec", "state")
 """The columns of the rows that are checked."""
 
 
@@ -125,6 +127,10 @@ class Check(ABC):
     def _window_rows(self) -> Rows:
         """Return the columns `WINDOW` of their windows and states."""
 
+    @abstractmethod
+    def _schedule_rows(self) -> Rows:
+        """Return the columns `SCHEDULE` of their schedules."""
+
     # -- the rules ------------------------------------------------------------------------------------
 
     def _check(self) -> None:
@@ -138,6 +144,7 @@ class Check(ABC):
         self._questions()
         self._checkpoints()
         self._windows()
+        self._schedules()
 
     @contextmanager
     def _unless_damaged(self, what: str) -> Iterator[None]:
@@ -267,6 +274,20 @@ class Check(ABC):
                 record = reader.load(self._connection, session.ref.key)
                 for fault in _faults_of_window(record, is_open=bool(session.open)):
                     self._fault(f"{where}{fault}")
+
+    def _schedules(self) -> None:
+        for schedule_id, no, principal, at, spec, state in self._schedule_rows():
+            session = self._sessions.get(no)
+            if session is None:
+                self._lost_schedule(schedule_id)
+                continue
+            if principal != session.ref.key.principal:
+                self._fault(f"the schedule {schedule_id} is of another caller than its session")
+            with self._unless_damaged(f"the schedule {schedule_id}"):
+                schedule_of((schedule_id, no, *session.ref.key, at, spec, state))
+
+    def _lost_schedule(self, schedule_id: str) -> None:
+        self._fault(f"the schedule {schedule_id} belongs to no session")
 
     def _lost_window(self, no: int) -> None:
         self._fault(f"a window belongs to no session (number {no})")

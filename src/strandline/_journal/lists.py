@@ -3,19 +3,27 @@
 The cost of a page depends on its content only. Damaged entries are named on the page and do not affect the others.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from math import isfinite
 from typing import Any, Final
 
 from msgspec.structs import replace
 
 from strandline._journal import port, reader
 from strandline._journal.changes import SessionRef
-from strandline._journal.checksums import CHECKSUM_BYTES, damaged_record, has_checksum
+from strandline._journal.checksums import (
+    CHECKSUM_BYTES,
+    damaged_record,
+    has_checksum,
+    read_checked,
+    schedule_owner,
+    schedule_state_owner,
+)
 from strandline._journal.database import Database
 from strandline._journal.defaults import options_of
 from strandline._journal.rules import Room
-from strandline._model import RunId, RunStatus, RunSummary, SessionId, SessionKey, SessionView
+from strandline._model import RunId, RunStatus, RunSummary, ScheduleId, SessionId, SessionKey, SessionView
 from strandline.errors import Invalid, JournalUnavailable
 
 _IS_THERE: Final = "EXISTS (SELECT 1 FROM runs WHERE seq = chain.run)"
@@ -54,6 +62,7 @@ _WALKED: Final = "SELECT count(*), max(no) FROM (SELECT no FROM sessions WHERE n
 _RESTS: Final = (
     "SELECT no, principal, session_id FROM sessions WHERE no > ? AND no <= ? AND rests_since < ? AND paused = 0"
     " AND NOT EXISTS (SELECT 1 FROM questions WHERE session = no)"
+    " AND NOT EXISTS (SELECT 1 FROM schedules WHERE schedules.session = no)"
     " AND NOT EXISTS (SELECT 1 FROM runs WHERE session = no AND fence IS NOT NULL)"
     " AND NOT EXISTS (SELECT 1 FROM runs WHERE session = no AND status = 'queued') ORDER BY no LIMIT ?"
 )
@@ -66,6 +75,10 @@ _DISMISSED: Final = (
 )
 DELETED: Final = "SELECT 1 WHERE 0 AND (?, ?, ?) IS NULL"
 """Whether a session was deleted after a time: a file does not say, since its one owner is never asked."""
+_SCHEDULES: Final = (
+    "SELECT id, session, sessions.principal, session_id, next_at, spec, state FROM schedules"
+    " JOIN sessions ON no = session"
+)
 _SKIPPED: Final = 500
 _READS: Final = 20
 """How many rows of deleted runs a page skips in one read, and how many such reads it makes: about 20 ms in all."""
@@ -171,6 +184,56 @@ def dismissed(connection: Database, query: port.DismissedQuery) -> bool:
 def deleted(connection: Database, query: port.DeletedQuery) -> bool:
     """Return whether a session was deleted after a time."""
     return connection.execute(DELETED, (*query.key, query.since)).fetchone() is not None
+
+
+def schedule(connection: Database, query: port.ScheduleQuery) -> port.StoredSchedule | None:
+    """Return one schedule. Raises `JournalUnavailable` if it is damaged."""
+    row = connection.execute(
+        f"{_SCHEDULES} WHERE id = ? AND schedules.principal = ?", (query.schedule_id, query.principal)
+    ).fetchone()
+    return None if row is None else schedule_of(row)
+
+
+def schedule_of(row: Sequence[Any]) -> port.StoredSchedule:
+    """Return the schedule of a row of `_SCHEDULES`. Raises `JournalUnavailable` if it is damaged."""
+    schedule_id, no, principal, session_id, at, spec, state = row
+    ref = SessionRef.of(no, SessionKey(principal, session_id))
+    what = f"the schedule {schedule_id}"
+    if not (at is None or (isinstance(at, float) and isfinite(at))):
+        raise damaged_record(what)
+    owners = schedule_owner(ref.crc, schedule_id), schedule_state_owner(ref.crc, schedule_id, at)
+    parts = [
+        read_checked(bytes, each, what, owner, is_new=True) for each, owner in zip((spec, state), owners, strict=True)
+    ]
+    return port.StoredSchedule(schedule_id, ref.key, at, *parts)
+
+
+def schedules(connection: Database, query: port.SchedulesQuery) -> port.StoredSchedules:
+    """Return a page of a principal's schedules, in the order of their ids."""
+    session = query.session
+    only = "" if session is None else " AND session_id = ?"
+    values = (query.principal, query.after or "", *(() if session is None else (session,)), query.limit + 1)
+    rows = connection.execute(
+        f"{_SCHEDULES} WHERE schedules.principal = ? AND id > ?{only} ORDER BY id LIMIT ?", values
+    ).fetchall()
+    shown: list[port.StoredSchedule] = []
+    damaged: list[ScheduleId] = []
+    for row in rows[: query.limit]:
+        try:
+            shown.append(schedule_of(row))
+        except JournalUnavailable:
+            damaged.append(row[0])
+    return port.StoredSchedules(shown, rows[query.limit - 1][0] if len(rows) > query.limit else None, damaged)
+
+
+def schedule_times(connection: Database, query: port.ScheduleTimesQuery) -> list[tuple[ScheduleId, SessionKey, float]]:
+    """Return the next times of some schedules of all principals, in the order of their ids."""
+    rows = connection.execute(
+        "SELECT id, sessions.principal, session_id, next_at FROM schedules JOIN sessions ON no = session"
+        " WHERE id > ? AND next_at IS NOT NULL ORDER BY id LIMIT ?",
+        (query.after, query.limit),
+    ).fetchall()
+    return [(schedule_id, SessionKey(*key), at) for schedule_id, *key, at in rows]
 
 
 def session(connection: Database, query: port.SessionQuery) -> SessionView | None:
@@ -303,6 +366,9 @@ ANSWERS: Final[Mapping[type[port.Query[Any]], Callable[[Database, Any], Any]]] =
     port.RunKeyQuery: run_key,
     port.DismissedQuery: dismissed,
     port.DeletedQuery: deleted,
+    port.ScheduleQuery: schedule,
+    port.SchedulesQuery: schedules,
+    port.ScheduleTimesQuery: schedule_times,
 }
 """The function that answers each kind of query."""
 

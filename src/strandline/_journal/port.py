@@ -65,6 +65,8 @@ from strandline._model import (
     RunId,
     RunStatus,
     RunSummary,
+    ScheduleId,
+    SessionId,
     SessionKey,
     SessionView,
     StateRecord,
@@ -127,7 +129,15 @@ class Unanswerable(Struct, frozen=True):
     requests: list[str]
 
 
-AcceptAnswer = Accepted | Refused | Attached | Reused | Unanswerable
+class Overlaps(Struct, frozen=True):
+    """Nothing was stored but the move of its schedule: the run before has not ended."""
+
+
+class Stale(Struct, frozen=True):
+    """Nothing was stored: the schedule of the run has another next time, or is gone."""
+
+
+AcceptAnswer = Accepted | Refused | Attached | Reused | Unanswerable | Overlaps | Stale
 
 
 class ClaimResult(StrEnum):
@@ -145,7 +155,7 @@ class Delete(Struct, frozen=True):
     """Delete a session with its history, state and ended runs. Busy while a run of it waits, executes or is held.
 
     With `ended_before` (seconds since the epoch), delete it only if it has been at rest since before then: its last run
-    ended earlier, no question is open, and it is neither paused nor was resumed since. Else Busy.
+    ended earlier, no question is open, it has no schedule, and it is neither paused nor was resumed since. Else Busy.
     """
 
     key: SessionKey
@@ -231,7 +241,55 @@ class SetOptions(Struct, frozen=True):
     stored_bytes: int | None = None
 
 
-Change = Delete | EndWaiting | EndOverdue | Cancel | CancelSession | Move | Pause | Resume | SetOptions
+class AddSchedule(Struct, frozen=True):
+    """Store a schedule of a session, which need not exist yet; `SchedulesFull` if its principal has `most` already.
+
+    `at` is its next time (seconds since the epoch), None for none; `spec` and `state` are JSON that no journal reads.
+    """
+
+    key: SessionKey
+    schedule_id: ScheduleId
+    at: float | None
+    spec: bytes
+    state: bytes
+    most: int
+
+
+class ChangeSchedule(Struct, frozen=True):
+    """Give a schedule another next time and record, and with `spec` also other contents, if its next time is `was`.
+
+    Busy if it is not, `Changed(existed=False)` if there is no such schedule in the session.
+    """
+
+    key: SessionKey
+    schedule_id: ScheduleId
+    was: float | None
+    at: float | None
+    state: bytes
+    spec: bytes | None = None
+
+
+class DropSchedule(Struct, frozen=True):
+    """Delete a schedule. Deleting a session deletes its schedules too."""
+
+    key: SessionKey
+    schedule_id: ScheduleId
+
+
+Change = (
+    Delete
+    | EndWaiting
+    | EndOverdue
+    | Cancel
+    | CancelSession
+    | Move
+    | Pause
+    | Resume
+    | SetOptions
+    | AddSchedule
+    | ChangeSchedule
+    | DropSchedule
+)
 
 
 class Changed(Struct, frozen=True):
@@ -259,7 +317,11 @@ class Stopped(Struct, frozen=True):
     dismissed: bool = False
 
 
-ChangeAnswer = Changed | Busy | Ended | Stopped | Refused
+class SchedulesFull(Struct, frozen=True):
+    """Nothing was changed: the principal has as many schedules as it may have."""
+
+
+ChangeAnswer = Changed | Busy | Ended | Stopped | Refused | SchedulesFull
 
 
 class Query(Struct, Generic[A], frozen=True):
@@ -421,6 +483,47 @@ class RestingPage(Struct, frozen=True):
 
     keys: list[SessionKey]
     after: int | None
+
+
+class StoredSchedule(Struct, frozen=True):
+    """A schedule as stored."""
+
+    schedule_id: ScheduleId
+    key: SessionKey
+    next_at: float | None
+    spec: bytes
+    state: bytes
+
+
+class ScheduleQuery(Query[StoredSchedule | None], frozen=True):
+    """One schedule of a principal, by id."""
+
+    principal: Principal
+    schedule_id: ScheduleId
+
+
+class SchedulesQuery(Query["StoredSchedules"], frozen=True):
+    """Up to `limit` schedules of a principal, in one session or all, after an id, in the order of ids."""
+
+    principal: Principal
+    session: SessionId | None = None
+    after: ScheduleId | None = None
+    limit: int = 100
+
+
+class StoredSchedules(Struct, frozen=True):
+    """Some schedules, and the id before the next page, None at the end. `damaged` are those that cannot be read."""
+
+    schedules: list[StoredSchedule]
+    after: ScheduleId | None
+    damaged: list[ScheduleId] = []
+
+
+class ScheduleTimesQuery(Query[list[tuple[ScheduleId, SessionKey, float]]], frozen=True):
+    """The next times of up to `limit` schedules of all principals that have one, after an id, in the order of ids."""
+
+    after: ScheduleId
+    limit: int = 1000
 
 
 class StoredQuery(Query["Stored"], frozen=True):
@@ -670,6 +773,9 @@ class Journal(Protocol):
 
         The key of a `keyed` run is checked first: if it stands for a run, nothing is stored and `bounds` do not matter.
         A refusal is not stored. The key of a run is deleted with it.
+
+        A run that `fires` a schedule is accepted only if its `at` is still the next time of that schedule, which moves
+        in the same transaction; else `Stale`. So each time fires once.
         """
         ...
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from strandline._journal.changes import SessionRef
 from strandline._journal.rules import Closed
 from strandline._journal.state import SessionState
-from strandline._model import Checkpoint, Principal, Question, Run, RunId, SessionKey
+from strandline._model import Checkpoint, Principal, Question, Run, RunId, ScheduleId, SessionKey
 from strandline.errors import JournalUnavailable, RecordDamaged
 
 
@@ -29,6 +29,13 @@ class RunLocation(NamedTuple):
 
     key: SessionKey
     seq: int
+
+
+class ScheduleTime(NamedTuple):
+    """The number of a schedule's session, and its next time."""
+
+    session: int
+    at: float | None
 
 
 class StoredRun(NamedTuple):
@@ -89,6 +96,18 @@ class Records(Protocol):
 
     def closed_request(self, session: SessionRef, request: str) -> Closed | None:
         """Return how an input request was closed, None if it is unknown."""
+        ...
+
+    def schedule(self, schedule_id: ScheduleId) -> ScheduleTime | None:
+        """Return the session of a schedule, and its next time; None if there is none."""
+        ...
+
+    def schedules_of(self, principal: Principal) -> int:
+        """Return how many schedules a principal has."""
+        ...
+
+    def has_schedules(self, session: SessionRef) -> bool:
+        """Return whether a session has a schedule."""
         ...
 
     def stored_bytes(self, principal: Principal) -> int:

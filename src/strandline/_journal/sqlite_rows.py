@@ -19,11 +19,11 @@ from msgspec.structs import asdict
 from strandline._journal import changes, checksums, reader
 from strandline._journal.database import Database, Rows
 from strandline._journal.driver import is_damage, is_no_text
-from strandline._journal.records import DamagedSession, KeyedRun, RunLocation, StoredQuestion, StoredRun
+from strandline._journal.records import DamagedSession, KeyedRun, RunLocation, ScheduleTime, StoredQuestion, StoredRun
 from strandline._journal.rules import Closed, drawn
 from strandline._journal.state import RunState, SessionState
 from strandline._lifecycle import ENDED
-from strandline._model import IfBusy, Lane, Principal, Question, RunId, RunStatus, SessionKey
+from strandline._model import IfBusy, Lane, Principal, Question, RunId, RunStatus, ScheduleId, SessionKey
 from strandline.errors import JournalUnavailable, RecordDamaged
 
 _QUEUED: Final = RunStatus.QUEUED.value
@@ -64,6 +64,7 @@ _PLAIN: Final[dict[type[changes.Change], str]] = {
     changes.EndHold: "UPDATE runs SET fence = NULL WHERE seq = :seq AND fence = :fence",
     changes.DropCheckpoints: "DELETE FROM staged WHERE run = :seq",
     changes.DropKey: "UPDATE runs SET key = NULL, fingerprint = NULL WHERE seq = :seq",
+    changes.ForgetSchedule: "DELETE FROM schedules WHERE id = :id",
     changes.AnswerQuestion: "UPDATE questions SET answer = :answer WHERE session = :no AND answer IS NULL",
     changes.DropQuestion: "DELETE FROM questions WHERE session = :no",
     changes.CloseRequest: (
@@ -73,7 +74,12 @@ _PLAIN: Final[dict[type[changes.Change], str]] = {
     ),
 }
 """Changes that one statement writes, with their fields as parameters."""
-_OF_WHAT_IS_THERE: Final = (changes.ChangeSession, changes.EndHold, changes.AnswerQuestion)
+_OF_WHAT_IS_THERE: Final = (
+    changes.ChangeSession,
+    changes.EndHold,
+    changes.AnswerQuestion,
+    changes.ForgetSchedule,
+)
 _LAST_ROW: Final = "UPDATE sessions SET last = ?, rests_since = ? WHERE no = ?"
 KEEP_AGENT: Final = (
     'INSERT INTO agents (session, "window", state) VALUES (?,?,?) ON CONFLICT (session) DO UPDATE SET "window" ='
@@ -156,6 +162,8 @@ class StoredRows(ABC):
             changes.StoreOptions: self._store_options,
             changes.AddCheckpoint: self._add_checkpoint,
             changes.AddQuestion: self._add_question,
+            changes.StoreSchedule: self._store_schedule,
+            changes.MoveSchedule: self._move_schedule,
             changes.CedePartitions: self._cede,
             **dict.fromkeys(_PLAIN, self._write_plain),
         }
@@ -300,6 +308,26 @@ class StoredRows(ABC):
             (session.no, row.run, row.until, question),
         )
 
+    def _store_schedule(self, row: changes.StoreSchedule) -> None:
+        session = row.session
+        spec = checksums.with_checksum(row.spec, checksums.schedule_owner(session.crc, row.id))
+        state = checksums.with_checksum(row.state, checksums.schedule_state_owner(session.crc, row.id, row.at))
+        self._write(
+            "INSERT INTO schedules (id, session, principal, next_at, spec, state) VALUES (?,?,?,?,?,?)",
+            (row.id, session.no, session.key.principal, row.at, spec, state),
+        )
+
+    def _move_schedule(self, row: changes.MoveSchedule) -> None:
+        crc = row.session.crc
+        state = checksums.with_checksum(row.state, checksums.schedule_state_owner(crc, row.id, row.at))
+        if row.spec is None:
+            self._update("UPDATE schedules SET next_at = ?, state = ? WHERE id = ?", (row.at, state, row.id))
+        else:
+            spec = checksums.with_checksum(row.spec, checksums.schedule_owner(crc, row.id))
+            self._update(
+                "UPDATE schedules SET next_at = ?, state = ?, spec = ? WHERE id = ?", (row.at, state, spec, row.id)
+            )
+
     # -- what the session table asks for --------------------------------------------------------------
 
     def busy_sessions(self) -> Iterator[SessionState | DamagedSession]:
@@ -378,6 +406,21 @@ class StoredRows(ABC):
         ).fetchone()
         return row[0] if row else None
 
+    def schedule(self, schedule_id: ScheduleId) -> ScheduleTime | None:
+        """Return the session of a schedule, and its next time."""
+        row = self._execute("SELECT session, next_at FROM schedules WHERE id = ?", (schedule_id,)).fetchone()
+        return None if row is None else ScheduleTime(*row)
+
+    def schedules_of(self, principal: Principal) -> int:
+        """Return how many schedules a principal has."""
+        (count,) = self._execute("SELECT count(*) FROM schedules WHERE principal = ?", (principal,)).fetchone()
+        return int(count)
+
+    def has_schedules(self, session: changes.SessionRef) -> bool:
+        """Return whether a session has a schedule."""
+        found = self._execute("SELECT 1 FROM schedules WHERE session = ? LIMIT 1", (session.no,)).fetchone()
+        return found is not None
+
     def stored_bytes(self, principal: Principal) -> int:
         """Return how many bytes are stored for a principal."""
         row = self._execute(reader.STORED_OF, (principal,)).fetchone()
@@ -432,7 +475,7 @@ class SqliteRows(StoredRows):
             raise checksums.damaged_record(f"the history of session {session.key.session_id}")
         delete("DELETE FROM runs WHERE seq = ? AND session = ?", ((seq, session.no) for seq, _ in rows))
         delete("DELETE FROM history WHERE no = ?", ((no,) for _, no in rows))
-        for table in ("agents", "questions", "closed_requests"):
+        for table in ("agents", "questions", "closed_requests", "schedules"):
             self._write(f"DELETE FROM {table} WHERE session = ?", (session.no,))
         self._write("DELETE FROM sessions WHERE no = ?", (session.no,))
 

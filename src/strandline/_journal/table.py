@@ -25,8 +25,11 @@ from strandline._journal.changes import (
     DropKey,
     DropSession,
     EncodedCompletion,
+    ForgetSchedule,
+    MoveSchedule,
     StoreAgent,
     StoreOptions,
+    StoreSchedule,
 )
 from strandline._journal.defaults import changed_options, options_of, stored_options, with_defaults
 from strandline._journal.errors import RunIdTaken
@@ -35,6 +38,7 @@ from strandline._journal.numbers import Numbers
 from strandline._journal.port import (
     AcceptAnswer,
     Accepted,
+    AddSchedule,
     Attached,
     Bounds,
     Busy,
@@ -42,22 +46,27 @@ from strandline._journal.port import (
     CancelSession,
     ChangeAnswer,
     Changed,
+    ChangeSchedule,
     ClaimResult,
     Delete,
+    DropSchedule,
     Ended,
     EndOverdue,
     EndWaiting,
     Move,
+    Overlaps,
     Pause,
     Refused,
     Resume,
     Reused,
+    SchedulesFull,
     SetOptions,
+    Stale,
     Stopped,
     Unanswerable,
 )
 from strandline._journal.port import Change as AnyChange
-from strandline._journal.records import DamagedSession, Records, Room, RunLocation
+from strandline._journal.records import DamagedSession, Records, Room, RunLocation, ScheduleTime
 from strandline._journal.rules import (
     Closed,
     answers_key,
@@ -76,6 +85,7 @@ from strandline._model import (
     NO_DEFAULTS,
     Claim,
     FencingToken,
+    Firing,
     IfBusy,
     Lane,
     NewRun,
@@ -85,6 +95,7 @@ from strandline._model import (
     RunDefaults,
     RunId,
     RunStatus,
+    ScheduleId,
     SessionKey,
     answered,
 )
@@ -308,6 +319,17 @@ class SessionTable(Transitions):
         session = self._find(new.key)
         open_round = None if session is None else session.question
         forgotten = None
+        replaced: RunState | None = None
+        if (fires := new.fires) is not None:
+            if session is None or not self._is_next_time(session, fires):
+                return Stale()
+            before = self._unended(session, fires.before)
+            if before is not None and fires.skipped is not None:
+                at, state = fires.next_at, fires.skipped
+                self._note(session, MoveSchedule(session.ref, fires.schedule_id, at, None, state))
+                return Overlaps()
+            if before is not None and fires.replaces and before.fence is None and not before.has_begun:
+                replaced = before
         if new.keyed is not None and session is not None:
             known = self._stands_for(session, new)
             if isinstance(known, Attached | Reused):
@@ -336,6 +358,9 @@ class SessionTable(Transitions):
             leaving = self._begun_and_waiting(session, new.if_busy)
             self._look_up_waiting(leaving)
             ahead -= len(leaving)
+        if replaced is not None:
+            leaving = [replaced]
+            ahead -= replaced.rank < place
         if session is not None and open_round is not None and may_proceed:
             self._question(session)  # (to dismiss it)
         if new.lane == Lane.ANSWER and question is None:
@@ -378,6 +403,11 @@ class SessionTable(Transitions):
         if open_round is not None:
             self._meet_question(session, open_round, run, question, dismiss=at_once or new.dismisses)
         stopped = None if new.if_busy is _ENQUEUE else self._interrupt(session, leaving, new.if_busy)
+        if fires is not None:
+            at, state = fires.next_at, fires.state
+            self._note(session, MoveSchedule(session.ref, fires.schedule_id, at, None, state))
+        if replaced is not None:
+            stopped = Stopped({replaced.run_id: self._cancel_waiting(replaced)}, [])
         if forgotten is not None:
             self._note(session, DropKey(forgotten))
         fence = self._claim(run) if at_once else None
@@ -412,6 +442,20 @@ class SessionTable(Transitions):
         is_interrupted = session.round is not None and session.round.run == known.seq
         answer = answers_key(new.keyed, known.run_id, None if is_interrupted else known.ended_at, known.fingerprint)
         return known.seq if answer is None else answer
+
+    def _is_next_time(self, session: SessionState, fires: Firing) -> bool:
+        """Return whether a schedule of a session is still to fire at the time that a run is for."""
+        known = self._schedule(session, fires.schedule_id)
+        return known is not None and known.at == fires.at
+
+    def _schedule(self, session: SessionState, schedule_id: ScheduleId) -> ScheduleTime | None:
+        known = self._fetched(("schedule", schedule_id), lambda records: records.schedule(schedule_id))
+        return None if known is None or known.session != session.no else known
+
+    def _unended(self, session: SessionState, run_id: RunId | None) -> RunState | None:
+        """Return a run of a session that waits or executes."""
+        run = None if run_id is None else self._runs.get(run_id)
+        return None if run is None or run.session is not session or run.held_since is not None else run
 
     def _cannot_answer(
         self, session: SessionState | None, question: Question | None, new: NewRun
@@ -552,6 +596,12 @@ class SessionTable(Transitions):
                 return self._delete(change)
             case SetOptions():
                 return self._set_options(change)
+            case AddSchedule():
+                return self._add_schedule(change)
+            case ChangeSchedule():
+                return self._change_schedule(change)
+            case DropSchedule():
+                return self._drop_schedule(change)
             case _:
                 assert_never(change)
 
@@ -570,10 +620,42 @@ class SessionTable(Transitions):
             is_closed = session.paused or session.round is not None
             if is_closed or session.rests_since is None or session.rests_since >= before:
                 return Busy()
+            ref = session.ref
+            if self._fetched(("scheduled", ref.no), lambda records: records.has_schedules(ref)):
+                return Busy()
         self._note(session, DropSession(session.ref, session.end.row, session.end.nth, self._now))
         del self._sessions[session.key]
         self._dropped.append(session.key)
         self._drops_in_flight[session.key] += 1
+        return Changed(existed=True)
+
+    # -- schedules ------------------------------------------------------------------------------------
+
+    def _add_schedule(self, change: AddSchedule) -> Changed | SchedulesFull:
+        """Store a schedule, in a session that may be new."""
+        session, principal = self._find(change.key), change.key.principal
+        if self._fetched(("schedules", principal), lambda records: records.schedules_of(principal)) >= change.most:
+            return SchedulesFull()
+        if session is None:
+            session = self._add(change.key)
+        self._note(session, StoreSchedule(session.ref, change.schedule_id, change.at, change.spec, change.state))
+        return Changed(existed=True)
+
+    def _change_schedule(self, change: ChangeSchedule) -> Changed | Busy:
+        session = self._find(change.key)
+        known = None if session is None else self._schedule(session, change.schedule_id)
+        if session is None or known is None:
+            return Changed(existed=False)
+        if known.at != change.was:
+            return Busy()
+        self._note(session, MoveSchedule(session.ref, change.schedule_id, change.at, change.spec, change.state))
+        return Changed(existed=True)
+
+    def _drop_schedule(self, change: DropSchedule) -> Changed:
+        session = self._find(change.key)
+        if session is None or self._schedule(session, change.schedule_id) is None:
+            return Changed(existed=False)
+        self._note(session, ForgetSchedule(change.schedule_id))
         return Changed(existed=True)
 
     def _end_one(self, change: EndWaiting) -> Changed | Busy:

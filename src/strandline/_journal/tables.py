@@ -65,6 +65,7 @@ TABLES: Final = (
     Table("agents", ("session", '"window"', "state")),
     Table("questions", ("session", "run", "until", "answer", "question")),
     Table("closed_requests", ("session", "id", "run", "closed"), key=2),
+    Table("schedules", ("id", "session", "principal", "next_at", "spec", "state")),
 )
 """All rows of a journal, but how many bytes are stored for each principal, which follows from the others. Of `meta` it
 has two numbers more: its epoch, and the highest sequence that was deleted."""

@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from strandline._journal.driver import code_of, connect_reader
-from strandline._journal.findings import HISTORY, QUESTION, RUN, SESSION, WINDOW, Check, Findings, OnStep, Rows
+from strandline._journal.findings import (
+    HISTORY,
+    QUESTION,
+    RUN,
+    SCHEDULE,
+    SESSION,
+    WINDOW,
+    Check,
+    Findings,
+    OnStep,
+    Rows,
+)
 from strandline._journal.integrity import check_current, check_pages, check_wal_frames, check_wal_head
 from strandline._journal.numbers import first_fence
 from strandline._journal.ownership import existing, lock_seen
@@ -135,3 +146,6 @@ class _FileCheck(Check):
 
     def _window_rows(self) -> Rows:
         return self._rows("windows", WINDOW, "agents")
+
+    def _schedule_rows(self) -> Rows:
+        return self._rows("schedules", SCHEDULE, "schedules")

@@ -18,6 +18,7 @@ _LISTS: Final = {
     "runs": "`strandline runs SESSION` lists the runs of a session",
     "asked": "`strandline answer SESSION` shows the open questions of a session",
     "sessions": "`strandline sessions` lists the sessions",
+    "schedules": "`strandline schedules` lists the schedules",
 }
 
 Body = dict[str, Any]
@@ -64,6 +65,11 @@ class RemoteServer:
         query = {"discarded": "true"} if discarded else {}
         return self._pages(f"{_path(session)}/history", "messages", most, older=True, query=query)
 
+    def schedules(self, most: int, session: str | None = None) -> Body:
+        """Return up to `most` schedules, in the order of their ids, of one session or all."""
+        query = {} if session is None else {"session_id": session}
+        return self._pages("/v1/schedules", "schedules", most, query=query)
+
     def run(self, run_id: str) -> Body:
         """Return a run. Raises `UnknownId`."""
         return self._ask("GET", f"/v1/runs/{_quoted(run_id)}")
@@ -94,6 +100,22 @@ class RemoteServer:
     def resume(self, session: str) -> Body:
         """Resume a paused session, and return it. Raises `UnknownId`."""
         return self._ask("POST", f"{_path(session)}/resume")
+
+    def add_schedule(self, body: Body) -> Body:
+        """Make a schedule, and return it."""
+        return self._ask("POST", "/v1/schedules", body)
+
+    def change_schedule(self, schedule: str, body: Body) -> Body:
+        """Change a schedule, and return it. Raises `UnknownId`."""
+        return self._ask("PATCH", f"/v1/schedules/{_quoted(schedule)}", body)
+
+    def run_schedule(self, schedule: str) -> Body:
+        """Accept a run of a schedule now, and return it. Raises `UnknownId`."""
+        return self._ask("POST", f"/v1/schedules/{_quoted(schedule)}/run")
+
+    def delete_schedule(self, schedule: str) -> None:
+        """Delete a schedule. Raises `UnknownId`."""
+        self._ask("DELETE", f"/v1/schedules/{_quoted(schedule)}")
 
     def answer(self, session: str, answers: dict[str, str]) -> Body:
         """Answer the open questions of a session, by their ids; return the run that continues with the answers."""
@@ -132,6 +154,7 @@ class RemoteServer:
         match error:
             case NotFound(detail=detail) if error.code and not detail.startswith("there is nothing at"):
                 what = "runs" if path.startswith("/v1/runs/") else "asked" if "input request" in detail else "sessions"
+                what = "schedules" if path.startswith("/v1/schedules/") else what
                 return UnknownId(f"{detail}; {_LISTS[what]}")
             case NotFound(code=code) if code:
                 return self._not_a_server(f"it has no {path}")

@@ -7,7 +7,7 @@ only carry plans out. Nothing here knows the inside of a server.
 from typing import TYPE_CHECKING, Any
 
 from strandline._model import InputRequest, Sender
-from strandline.client._answers import HistoryMessage, Problem, Run, Why
+from strandline.client._answers import HistoryMessage, Problem, Run, Schedule, Why
 from strandline.client._async_client import AsyncClient
 from strandline.client._errors import (
     ClientError,
@@ -37,7 +37,7 @@ from strandline.client._events import (
     Unknown,
     Usage,
 )
-from strandline.client._requests import RunOptions
+from strandline.client._requests import RunOptions, ScheduleOptions
 from strandline.client._sync_client import Client
 
 __all__ = [
@@ -64,6 +64,8 @@ __all__ = [
     "RunRestarted",
     "RunStalled",
     "RunStarted",
+    "Schedule",
+    "ScheduleOptions",
     "Sender",
     "StreamGap",
     "TextDelta",

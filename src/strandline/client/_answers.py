@@ -98,6 +98,34 @@ class RunsPage(Struct, frozen=True):
     next_cursor: str | None = None
 
 
+class Schedule(Struct, frozen=True, kw_only=True):
+    """A schedule. `next` are its next times, none while it is `paused` or once it is over."""
+
+    schedule_id: str
+    session_id: str
+    input: str | list[Block]
+    cron: str | None = None
+    every: float | None = None
+    at: datetime | None = None
+    timezone: str = "UTC"
+    overlap: str = "enqueue"
+    missed: str = "once"
+    paused: bool = False
+    next: list[datetime] = []
+    last_at: datetime | None = None
+    last_run: str | None = None
+    last_error: str | None = None
+    missed_count: int = 0
+    metadata: dict[str, Any] = {}
+
+
+class SchedulesPage(Struct, frozen=True):
+    """A page of schedules."""
+
+    schedules: list[Schedule]
+    next_cursor: str | None = None
+
+
 class HistoryMessage(TypedDict):
     """A message of history. `discarded`: hidden from the agent; `pending`: its tools have no results yet.
 
@@ -132,6 +160,8 @@ _object: Final = msgspec.json.Decoder(dict[str, Any]).decode
 run: Final = decoder(Run)
 runs_page: Final = decoder(RunsPage)
 history_page: Final = decoder(HistoryPage)
+schedule: Final = decoder(Schedule)
+schedules_page: Final = decoder(SchedulesPage)
 
 
 def read(reply: Reply, decode: Callable[[bytes], T]) -> T:

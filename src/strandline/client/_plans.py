@@ -17,7 +17,7 @@ from strandline.client import _requests as requests
 from strandline.client._answers import Reply, Run
 from strandline.client._errors import ClientError, NoServer, NotFound, NotNow, NotStrandline, StreamEnded
 from strandline.client._events import Event, RunFinished
-from strandline.client._requests import Request, RunOptions
+from strandline.client._requests import Request, RunOptions, ScheduleOptions
 
 T = TypeVar("T")
 
@@ -257,6 +257,32 @@ def runs(statuses: str | Sequence[str], limit: int | None, patience: Patience) -
         if (cursor := page.next_cursor) is None:
             break
     return found
+
+
+def schedule(
+    given: str | list[Block], session: str, options: ScheduleOptions, patience: Patience
+) -> Plan[answers.Schedule]:
+    """Make a schedule, and return it. Raises `ClientError`."""
+    return answers.read((yield from ask(requests.new_schedule(session, given, options), patience)), answers.schedule)
+
+
+def schedules(session: str | None, limit: int | None, patience: Patience) -> Plan[list[answers.Schedule]]:
+    """Return schedules of a session, or of all. Raises `ClientError`."""
+    found: list[answers.Schedule] = []
+    cursor: str | None = None
+    while limit is None or len(found) < limit:
+        most = requests.PAGE if limit is None else limit - len(found)
+        reply = yield from ask(requests.schedules(session, most, cursor), patience)
+        page = answers.read(reply, answers.schedules_page)
+        found += page.schedules
+        if (cursor := page.next_cursor) is None:
+            break
+    return found
+
+
+def delete_schedule(schedule_id: str, patience: Patience) -> Plan[None]:
+    """Delete a schedule. Raises `ClientError`."""
+    yield from ask(requests.delete_schedule(schedule_id), patience)
 
 
 def history(session: str, limit: int | None, discarded: bool, patience: Patience) -> Plan[list[answers.HistoryMessage]]:

@@ -42,6 +42,25 @@ class RunOptions(TypedDict, total=False):
     idempotency_key: str
 
 
+class ScheduleOptions(TypedDict, total=False):
+    """Options of a schedule, as keywords of `schedule`; one of `cron`, `every` (seconds) and `at` is needed.
+
+    docs/reference.md explains each.
+    """
+
+    cron: str
+    every: float
+    at: datetime
+    timezone: str
+    overlap: Literal["enqueue", "skip", "replace"]
+    missed: Literal["once", "skip", "all"]
+    priority: int
+    timeout: float
+    queue_timeout: float
+    metadata: dict[str, Any]
+    paused: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A request. `again`: sending it twice is safe. `read_s`: how long the connection may be silent."""
@@ -106,6 +125,22 @@ def runs(statuses: str | Sequence[str], limit: int, cursor: str | None) -> Reque
 def cancel(run_id: str, *, force: bool) -> Request:
     """Return the request to cancel a run."""
     return _request("POST", f"{_run(run_id)}/cancel", {"force": force})
+
+
+def new_schedule(session: str, given: "str | list[Block]", options: ScheduleOptions) -> Request:
+    """Return the request that makes a schedule. It is not sent again unless it was refused: it would make another."""
+    return _request("POST", "/v1/schedules", {"session_id": session, "input": given, **options}, again=False)
+
+
+def schedules(session: str | None, limit: int, cursor: str | None) -> Request:
+    """Return the request for a page of schedules."""
+    query = {"limit": str(min(limit, PAGE)), **({} if session is None else {"session_id": session})}
+    return _request("GET", "/v1/schedules", query=query if cursor is None else {**query, "cursor": cursor})
+
+
+def delete_schedule(schedule_id: str) -> Request:
+    """Return the request to delete a schedule."""
+    return _request("DELETE", f"/v1/schedules/{quote(schedule_id, safe='')}", again=False)
 
 
 def history(session: str, limit: int, cursor: str | None, *, discarded: bool) -> Request:

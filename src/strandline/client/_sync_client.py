@@ -15,11 +15,11 @@ from strandline.client import _answers as answers
 from strandline.client import _plans as plans
 from strandline.client import _requests as requests
 from strandline.client import _transport as transport
-from strandline.client._answers import HistoryMessage, Reply, Run
+from strandline.client._answers import HistoryMessage, Reply, Run, Schedule
 from strandline.client._errors import ClientError, NoServer
 from strandline.client._events import Event
 from strandline.client._plans import Ask, Emit, Frame, Next, Open, Patience, Pause, Plan, PlanRunner
-from strandline.client._requests import RunOptions
+from strandline.client._requests import RunOptions, ScheduleOptions
 
 T = TypeVar("T")
 
@@ -97,6 +97,20 @@ class Client:
     ) -> list[HistoryMessage]:
         """Return the last `limit` messages of a session, or all, oldest first; with `discarded` the hidden ones too."""
         return self._do(plans.history(session_id, limit, discarded, self._patience()))
+
+    def schedule(
+        self, text: str | list[Block], session_id: str = DEFAULT_SESSION, **options: Unpack[ScheduleOptions]
+    ) -> Schedule:
+        """Make a schedule: runs with this input, at the times of `cron`, `every` or `at`. Return it."""
+        return self._do(plans.schedule(text, session_id, options, self._patience()))
+
+    def schedules(self, session_id: str | None = None, limit: int | None = None) -> list[Schedule]:
+        """Return up to `limit` schedules of a session, or of all."""
+        return self._do(plans.schedules(session_id, limit, self._patience()))
+
+    def delete_schedule(self, schedule_id: str) -> None:
+        """Delete a schedule. Its runs stay."""
+        self._do(plans.delete_schedule(schedule_id, self._patience()))
 
     def ask(
         self, method: str, path: str, body: object = None, *, query: Mapping[str, str] | None = None

@@ -21,7 +21,18 @@ from strandline._engine.reading import Reading
 from strandline._engine.requests import Request, RunBuilder
 from strandline._engine.streams import Streams
 from strandline._journal.errors import RunIdTaken
-from strandline._journal.port import AcceptAnswer, Accepted, Attached, Bounds, DeletedQuery, Journal, Reused, RunQuery
+from strandline._journal.port import (
+    AcceptAnswer,
+    Accepted,
+    Attached,
+    Bounds,
+    DeletedQuery,
+    Journal,
+    Overlaps,
+    Reused,
+    RunQuery,
+    Stale,
+)
 from strandline._model import RUN_OPTIONS, Carrier, IfBusy, Lane, NewRun, OnDisconnect, OnQuestion, RunId, SessionKey
 from strandline.errors import Draining, HoldsFull, JournalUnavailable, NoWorker
 
@@ -110,6 +121,15 @@ class Admission:
             if not is_named or not await self._is_accepted(new):
                 raise
             return Attached(new.run_id)
+
+    async def fire(self, new: NewRun) -> Ticket | Overlaps | Stale:
+        """Accept a run of a schedule, for which nobody waits. Raises an `Unavailable`."""
+        self._refusals.admit(new)
+        answer = await to_the_end(self._accept(new, OnDisconnect.CONTINUE), self._under_way)
+        if isinstance(answer, Ticket | Overlaps | Stale):
+            return answer
+        assert not isinstance(answer, Accepted | Attached)
+        raise self._refusals.error(new, answer)
 
     async def _accept(self, new: NewRun, on_disconnect: OnDisconnect) -> Ticket | AcceptAnswer:
         """Return the ticket of a run that the journal has accepted, or the journal's other answer."""

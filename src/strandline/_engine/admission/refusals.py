@@ -5,7 +5,7 @@ from typing import Final
 from strandline._engine.maintenance import Readiness
 from strandline._engine.options import Options
 from strandline._engine.queues import Estimates, SessionQueues
-from strandline._journal.port import Refused, Reused, Unanswerable
+from strandline._journal.port import Overlaps, Refused, Reused, Stale, Unanswerable
 from strandline._model import IfBusy, Lane, NewRun, SessionId, SessionKey
 from strandline.errors import (
     AlreadyAnswered,
@@ -13,6 +13,7 @@ from strandline.errors import (
     Dismissed,
     HoldsFull,
     Invalid,
+    InvariantBroken,
     KeyReused,
     NotFound,
     PrincipalFull,
@@ -56,7 +57,7 @@ class Refusals:
         if plain and (refused := self._queues.sessions.refusal(new, most)) is not None:
             raise self._full(new.key, refused)
 
-    def error(self, new: NewRun, answer: Refused | Reused | Unanswerable) -> StrandlineError:
+    def error(self, new: NewRun, answer: Refused | Reused | Unanswerable | Stale | Overlaps) -> StrandlineError:
         """Return the error for a run that the journal has not accepted."""
         session_id = new.key.session_id
         match answer:
@@ -69,6 +70,8 @@ class Refusals:
                 return KeyReused(f"the idempotency key {key} was used for another request in this session")
             case Unanswerable():
                 return _unanswerable(answer, session_id)
+            case Stale() | Overlaps():
+                raise InvariantBroken(f"a run of no schedule was answered with {answer}")
 
     def _full(self, key: SessionKey, refused: Refused) -> Unavailable:
         if refused.reason == "storage_full":

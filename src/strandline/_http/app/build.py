@@ -37,6 +37,7 @@ from strandline._http.routes.events import Changes
 from strandline._http.routes.health import Probes
 from strandline._http.routes.metrics import Metrics, Scraped
 from strandline._http.routes.runs import Runs
+from strandline._http.routes.schedules import ScheduleRoutes
 from strandline._http.routes.sessions import Sessions
 from strandline._settings import AppSettings
 
@@ -82,6 +83,9 @@ def build_apps(
     runtime = AgentCore(service, SystemClock(), naming, settings)
     runs = Runs(service, exchange, settings)
     sessions = Sessions(service, settings)
+    schedules = ScheduleRoutes(service, settings)
+    if keys is not None:
+        service.schedules.has_key = lambda principal: any(each.principal == principal for each in keys.ring.keys)
     changes: Handler = Changes(service).events
     others = Others(service.ownership.others, SystemClock())
     if service.ownership.is_shared:
@@ -124,6 +128,17 @@ def build_apps(
             ),
             Route("/v1/sessions/{session_id}/history", Endpoint(sessions.history), methods=["GET"]),
             Route("/v1/sessions/{session_id}/cancel", Endpoint(sessions.cancel), methods=["POST"]),
+            Route(
+                "/v1/schedules",
+                Endpoint(by_method(GET=schedules.all, POST=schedules.create)),
+                methods=["GET", "POST"],
+            ),
+            Route(
+                "/v1/schedules/{schedule_id}",
+                Endpoint(by_method(GET=schedules.read, PATCH=schedules.change, DELETE=schedules.delete)),
+                methods=["GET", "PATCH", "DELETE"],
+            ),
+            Route("/v1/schedules/{schedule_id}/run", Endpoint(schedules.run), methods=["POST"]),
             Route("/v1/events", Endpoint(changes), methods=["GET"]),
             Route("/v1/chat/completions", Endpoint(functools.partial(exchange.handle, openai)), methods=["POST"]),
             Route("/v1/models", Endpoint(openai.models), methods=["GET"]),

@@ -165,7 +165,7 @@ def _curl(
             shown += f" -H '{name}: {example}'"
         elif example is not None:
             path += f"?{name}={example}"
-    option = "" if method == "get" or body else f" -X {method.upper()}"
+    option = "" if method == "get" or (body and method == "post") else f" -X {method.upper()}"
     data = "" if not body else f" \\\n  -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
     return f"curl{option}{shown} {shlex.quote(url + path)}{data}"
 

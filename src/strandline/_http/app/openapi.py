@@ -25,6 +25,7 @@ from strandline._http.exchange.sse import MEDIA_TYPE
 from strandline._http.routes.events import TYPES
 from strandline._http.routes.health import HealthBody, HealthWord, ProbeBody
 from strandline._http.routes.runs import CancelBody, MoveBody, RunBody, RunsBody
+from strandline._http.routes.schedules import ChangeScheduleBody, NewScheduleBody, ScheduleBody, SchedulesBody
 from strandline._http.routes.sessions import (
     CancelledBody,
     CancelSessionBody,
@@ -144,6 +145,13 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
             {"required": ["front"], "properties": {"front": {"const": True}, "priority": {"type": "null"}}},
         ]
     },
+    "NewScheduleBody": {
+        "oneOf": [
+            {**_some("cron"), "allOf": [_nothing_of("every", "at")]},
+            {**_some("every"), "allOf": [_nothing_of("cron", "at", "timezone")]},
+            {**_some("at"), "allOf": [_nothing_of("cron", "every", "timezone")]},
+        ],
+    },
     "Responses": {"properties": {"responses": {"minItems": 1}}},
     "Response": {"properties": {"response": {"not": {"type": "null"}}}},
 }
@@ -154,6 +162,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "NewRunBody": {"input": "Hello"},
     "MoveBody": {"front": True},
     "SessionChangeBody": {"options": {"priority": 2}},
+    "NewScheduleBody": {"session_id": "my-session", "input": "Hello", "cron": "0 9 * * MON-FRI"},
     "ChatBody": {"session_id": "my-session", "message": "Hello"},
     "CompletionBody": {"user": "my-session", "messages": [{"role": "user", "content": "Hello"}]},
     "Invocation": {"prompt": "Hello"},
@@ -201,6 +210,9 @@ class Operation(Struct, frozen=True, kw_only=True):
 
 PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
     "run_id": ("run_id", "path", {"type": "string"}, "The id of a run"),
+    "schedule_id": ("schedule_id", "path", {"type": "string"}, "The id of a schedule"),
+    "in_session": ("session_id", "query", _SESSION_ID, "Only those of this session"),
+    "schedules_cursor": ("cursor", "query", {"type": "string", "pattern": "^[ -~]{0,64}$"}, _NEXT),
     "session": (
         "session_id",
         "path",
@@ -340,6 +352,24 @@ OPERATIONS: Final = (
     Operation(method="POST", path="/v1/runs/{run_id}/move", tag="runs", takes=("run_id",),
               summary="Move a queued run", body=MoveBody, answers={200: RunBody},
               refused=(errors.NotFound, errors.AlreadyEnded, errors.TooLate, wire.AnswerLost, *_V1)),
+    Operation(method="GET", path="/v1/schedules", tag="schedules", takes=("in_session", "limit", "schedules_cursor"),
+              summary="List schedules", answers={200: SchedulesBody}, refused=(errors.Invalid, *_READING)),
+    Operation(method="POST", path="/v1/schedules", tag="schedules", summary="Make a schedule", body=NewScheduleBody,
+              answers={201: ScheduleBody},
+              refused=(errors.TooManySchedules, errors.Draining, wire.AnswerLost, *_V1)),
+    Operation(method="GET", path="/v1/schedules/{schedule_id}", tag="schedules", takes=("schedule_id",),
+              summary="Read a schedule", answers={200: ScheduleBody}, refused=(errors.NotFound, *_READING)),
+    Operation(method="PATCH", path="/v1/schedules/{schedule_id}", tag="schedules", takes=("schedule_id",),
+              summary="Change, pause or resume a schedule", body=ChangeScheduleBody, answers={200: ScheduleBody},
+              refused=(errors.NotFound, errors.Draining, wire.AnswerLost, *_V1)),
+    Operation(method="DELETE", path="/v1/schedules/{schedule_id}", tag="schedules", takes=("schedule_id",),
+              summary="Delete a schedule", answers={204: None},
+              refused=(errors.NotFound, errors.Draining, wire.AnswerLost, *_READING)),
+    Operation(method="POST", path="/v1/schedules/{schedule_id}/run", tag="schedules", takes=("schedule_id",),
+              summary="Run a schedule now", answers={202: RunBody},
+              refused=(errors.NotFound, errors.QueueFull, errors.PrincipalFull, errors.StorageFull, errors.DiskLow,
+                       errors.HoldsFull, errors.ServerFull, errors.Draining, errors.NoWorker, wire.AnswerLost,
+                       *_READING)),
     Operation(method="GET", path="/v1/sessions", tag="sessions", takes=("limit", "sessions_cursor"),
               summary="List all sessions", answers={200: SessionsBody}, refused=(errors.Invalid, *_READING)),
     Operation(method="GET", path="/v1/sessions/{session_id}", tag="sessions", takes=("session",),
@@ -469,6 +499,8 @@ def document(server: Described | None = None) -> dict[str, Any]:
     if server.names_session:
         _needed(components["ChatBody"], "session_id")
     _as_integer(components["MoveBody"]["properties"]["priority"])
+    for name in ("NewScheduleBody", "ChangeScheduleBody"):
+        _bounded(components[name]["properties"], server)
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation, server)

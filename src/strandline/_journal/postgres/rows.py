@@ -22,6 +22,7 @@ _DROP: Final = (
     "DELETE FROM agents WHERE session = ?",
     "DELETE FROM questions WHERE session = ?",
     "DELETE FROM closed_requests WHERE session = ?",
+    "DELETE FROM schedules WHERE session = ?",
 )
 _DROP_HISTORY: Final = (
     "WITH gone AS (DELETE FROM history WHERE session = ? RETURNING 1) SELECT changed(count(*), ?, 'SL003', ?) FROM gone"

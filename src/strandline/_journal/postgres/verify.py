@@ -13,6 +13,7 @@ from strandline._journal.findings import (
     MOST_FAULTS,
     QUESTION,
     RUN,
+    SCHEDULE,
     SESSION,
     WINDOW,
     Check,
@@ -57,6 +58,7 @@ _LOST: Final = {
     f"SELECT session FROM questions WHERE {_NO_SESSION.format('questions')}": (
         "a question belongs to no session (number {})"
     ),
+    f"SELECT id FROM schedules WHERE {_NO_SESSION.format('schedules')}": "the schedule {} belongs to no session",
     f"SELECT session FROM agents WHERE {_NO_SESSION.format('agents')}": "a window belongs to no session (number {})",
     _NOT_OPEN: "there are checkpoints of a run with sequence {}, which does not wait or execute",
     "SELECT run FROM history WHERE run >= 0 GROUP BY run HAVING count(DISTINCT session) > 1": (
@@ -175,3 +177,6 @@ class _DatabaseCheck(Check):
 
     def _window_rows(self) -> Rows:
         return self._of(Table("agents", WINDOW))
+
+    def _schedule_rows(self) -> Rows:
+        return self._of(Table("schedules", SCHEDULE))

@@ -29,6 +29,7 @@ from strandline.testing._contract.principals import PrincipalsContract
 from strandline.testing._contract.queue_time import QueueTimeContract
 from strandline.testing._contract.queues import QueuesContract
 from strandline.testing._contract.rest import RestContract
+from strandline.testing._contract.schedules import SchedulesContract
 
 __all__ = ["JournalContract"]
 
@@ -51,5 +52,6 @@ class JournalContract(
     QueueTimeContract,
     DelaysContract,
     OptionsContract,
+    SchedulesContract,
 ):
     """The conformance suite: subclass it with a name that starts with `Test`."""

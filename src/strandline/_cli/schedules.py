@@ -1,0 +1,165 @@
+"""`strandline schedules`: show, make, pause, resume, run and delete the schedules of a server."""
+
+from typing import Annotated, Any, Final
+
+import typer
+
+from strandline._cli import rows, say
+from strandline._cli.address import KeyFile, Url
+from strandline._cli.complete import SESSIONS
+from strandline._cli.runs import All, Json, more, most, print_json, server_of, session_named
+
+HEAD: Final = ("SCHEDULE", "SESSION", "WHEN", "NEXT", "LAST RUN", "WHAT")
+MOST_SHOWN: Final = 60
+"""How many characters of an input are shown."""
+
+Schedule = Annotated[str, typer.Argument(help="The id of a schedule, as `strandline schedules` shows it.")]
+
+schedules_app = typer.Typer(rich_markup_mode=None)
+
+
+@schedules_app.callback(invoke_without_command=True)
+def schedules(
+    context: typer.Context,
+    session: Annotated[
+        str | None, typer.Option(help="Only those of this session.", metavar="SESSION", autocompletion=SESSIONS)
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Schedules to show at most.", metavar="N", min=1)] = 100,
+    everything: All = False,
+    url: Url = None,
+    key_file: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Show the schedules of a server: when each fires, its last run, what it sends.
+
+    Example: strandline schedules --session ada
+    """
+    if context.invoked_subcommand is not None:
+        return
+    with say.errors_reported(), server_of(url, key_file) as server:
+        found = server.schedules(
+            most(limit, everything=everything), None if session is None else session_named(session)
+        )
+    if as_json:
+        print_json(found)
+    elif not found["schedules"] and "damaged" not in found:
+        say.err().print("There are no schedules. `strandline schedules add` makes one.", soft_wrap=True)
+    else:
+        rows.show(HEAD, [_row(each) for each in found["schedules"]])
+        more(found)
+
+
+@schedules_app.command(short_help="Make a schedule.")
+def add(
+    session: Annotated[str, typer.Argument(help="The session of its runs.", autocompletion=SESSIONS)],
+    text: Annotated[str, typer.Argument(help="What each run is sent.")],
+    cron: Annotated[str | None, typer.Option(help="Five fields, such as '0 9 * * MON-FRI'.")] = None,
+    every: Annotated[float | None, typer.Option(help="Seconds from one run to the next.", metavar="SECONDS")] = None,
+    at: Annotated[str | None, typer.Option(help="A single time with its zone, such as 2026-12-24T18:00+01:00.")] = None,
+    timezone: Annotated[str | None, typer.Option(help="The zone of --cron, such as Europe/Berlin [UTC].")] = None,
+    overlap: Annotated[
+        str, typer.Option(help="While its run before has not ended: enqueue, skip or replace.")
+    ] = "enqueue",
+    missed: Annotated[str, typer.Option(help="For times without a server: once, skip or all.")] = "once",
+    url: Url = None,
+    key_file: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Make a schedule: runs of a session at the times of a calendar.
+
+    Example: strandline schedules add ada "What is new?" --cron "0 9 * * MON-FRI"
+    """
+    body: dict[str, Any] = {"session_id": session, "input": text, "overlap": overlap, "missed": missed}
+    body |= {
+        name: given
+        for name, given in (("cron", cron), ("every", every), ("at", at), ("timezone", timezone))
+        if given is not None
+    }
+    with say.errors_reported(), server_of(url, key_file) as server:
+        made = server.add_schedule({**body, "session_id": session_named(session)})
+    if as_json:
+        print_json(made)
+    else:
+        first = f"It fires first at {rows.clock_time(made['next'][0])}." if made["next"] else "It fires no more."
+        say.out().print(f"{made['schedule_id']} is made. {first}", markup=False, soft_wrap=True)
+
+
+@schedules_app.command(short_help="Have a schedule fire nothing.")
+def pause(schedule: Schedule, url: Url = None, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Have a schedule fire nothing until it is resumed. Its runs that wait stay.
+
+    Example: strandline schedules pause sch_...
+    """
+    _change(schedule, {"paused": True}, "is paused", url, key_file, as_json=as_json)
+
+
+@schedules_app.command(short_help="Resume a paused schedule.")
+def resume(schedule: Schedule, url: Url = None, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Resume a paused schedule: it continues from now.
+
+    Example: strandline schedules resume sch_...
+    """
+    _change(schedule, {"paused": False}, "is resumed", url, key_file, as_json=as_json)
+
+
+@schedules_app.command(short_help="Run a schedule now.")
+def run(schedule: Schedule, url: Url = None, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Accept a run of a schedule now, beside its times.
+
+    Example: strandline schedules run sch_...
+    """
+    with say.errors_reported(), server_of(url, key_file) as server:
+        accepted = server.run_schedule(schedule)
+    if as_json:
+        print_json(accepted)
+    else:
+        where = f"session {accepted['session_id']}"
+        say.out().print(f"{accepted['run_id']} was accepted in {where}.", markup=False, soft_wrap=True)
+
+
+@schedules_app.command(short_help="Delete a schedule.")
+def delete(schedule: Schedule, url: Url = None, key_file: KeyFile = None) -> None:
+    """Delete a schedule. Its runs stay.
+
+    Example: strandline schedules delete sch_...
+    """
+    with say.errors_reported(), server_of(url, key_file) as server:
+        server.delete_schedule(schedule)
+    say.out().print(f"{schedule} is deleted.", markup=False, soft_wrap=True)
+
+
+def _change(schedule: str, body: dict[str, Any], now: str, url: Url, key_file: KeyFile, *, as_json: bool) -> None:
+    with say.errors_reported(), server_of(url, key_file) as server:
+        changed = server.change_schedule(schedule, body)
+    if as_json:
+        print_json(changed)
+        return
+    following = f" It fires next at {rows.clock_time(changed['next'][0])}." if changed["next"] else ""
+    say.out().print(f"{schedule} {now}.{following}", markup=False, soft_wrap=True)
+
+
+def _row(schedule: dict[str, Any]) -> list[str]:
+    following = schedule["next"]
+    return [
+        schedule["schedule_id"],
+        schedule["session_id"],
+        _when(schedule),
+        "paused" if schedule["paused"] else rows.clock_time(following[0] if following else None),
+        schedule["last_run"] or rows.BARE,
+        _what(schedule),
+    ]
+
+
+def _when(schedule: dict[str, Any]) -> str:
+    if schedule["cron"] is not None:
+        return f"{schedule['cron']} {schedule['timezone']}"
+    if schedule["every"] is not None:
+        return f"every {rows.seconds(schedule['every'])}"
+    return f"at {rows.clock_time(schedule['at'])}"
+
+
+def _what(schedule: dict[str, Any]) -> str:
+    given = schedule["input"]
+    text = given if isinstance(given, str) else " ".join(str(block.get("text", "...")) for block in given)
+    shown = text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 1]}…"
+    return f"{shown} ({schedule['last_error']})" if schedule["last_error"] else shown
