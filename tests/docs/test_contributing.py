@@ -11,6 +11,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from docs.pages import ROOT, block
+from strandline._journal import ownership
+from strandline._journal.postgres import schema as postgres_schema
 
 CONTRIBUTING: Final = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 TEMPLATES: Final = sorted((ROOT / ".github").rglob("*.md"))
@@ -183,3 +185,12 @@ def test_commands_that_templates_ask_for_are_there() -> None:
             [sys.executable, "-m", "strandline", command[0], "--help"], capture_output=True, text=True, check=True
         )
         assert command[1] in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("folder", "version"), [("", ownership.SCHEMA_VERSION), ("postgres", postgres_schema.SCHEMA_VERSION)]
+)
+def test_each_version_of_the_tables_has_one_file(folder: str, version: int) -> None:
+    """Two of one number are both made for a new journal, and one of them for nobody who has that version."""
+    files = sorted((ROOT / "src/strandline/_journal" / folder / "schema").glob("*.sql"))
+    assert [int(each.name[:4]) for each in files] == list(range(1, version + 1))
