@@ -20,6 +20,7 @@ from strandline._journal.live import NO_SESSIONS
 from strandline._journal.memory import MemoryJournal
 from strandline._journal.port import (
     AcceptAnswer,
+    AsRead,
     Bounds,
     Ceded,
     Change,
@@ -29,12 +30,15 @@ from strandline._journal.port import (
     Journal,
     Sessions,
 )
+from strandline._journal.rules import as_sent
 from strandline._model import (
     AgentRecord,
     Checkpoint,
     Claim,
     Completion,
     FencingToken,
+    JoinedInput,
+    Message,
     NewRun,
     RoundStarted,
     SessionKey,
@@ -202,6 +206,12 @@ class SlowJournal:
                 loop.call_later(self._disk.slow_s * self._process.chance.random(), self._flush_soon, token)
             return
         await self._written(lambda: self._inner.checkpoint(token, checkpoint), token)
+
+    async def apply_joins(
+        self, token: FencingToken, messages: list[Message], as_read: AsRead = as_sent
+    ) -> list[JoinedInput]:
+        """Have runs that join reach their host."""
+        return await self._written(lambda: self._inner.apply_joins(token, messages, as_read), token)
 
     async def finish(
         self, token: FencingToken, completion: Completion, *, claim_next: bool, **more: Any

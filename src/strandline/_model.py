@@ -233,7 +233,22 @@ class RoundDone(Struct, frozen=True, tag="round_done"):
     state: StateRecord | None
 
 
-Checkpoint = RoundStarted | ToolDone | RoundDone
+class JoinedInput(Struct, frozen=True, omit_defaults=True):
+    """A run that joined another, what it said, as the agent reads it, and who sent it, if its request says so."""
+
+    run_id: RunId
+    input: Input
+    sender: "Sender | None" = None
+
+
+class RunsJoined(Struct, frozen=True, tag="runs_joined"):
+    """The messages since the last checkpoint, to the last of which (the user's) these runs were added."""
+
+    messages: list[Message]
+    runs: list[JoinedInput]
+
+
+Checkpoint = RoundStarted | ToolDone | RoundDone | RunsJoined
 
 
 # -- input requests -----------------------------------------------------------------------------------
@@ -282,6 +297,19 @@ class IfBusy(StrEnum):
     """Cancel what has begun, keep its messages, and run next."""
     ROLLBACK = "rollback"
     """Cancel what has begun, discard its messages, and run next."""
+    STEER = "steer"
+    """Join the run that executes: reach its agent before the next model call; run next if there is none."""
+
+
+class JoinState(StrEnum):
+    """Where a run that joins another stands."""
+
+    PENDING = "pending"
+    """It waits for the next model call of its host."""
+    APPLIED = "applied"
+    """Its message has reached the host's agent, and the host's outcome is its own."""
+    BECAME_NEXT_RUN = "became_next_run"
+    """Nothing executed, or no model call came any more: it is a run of its own."""
 
 
 class OnQuestion(StrEnum):
@@ -381,6 +409,8 @@ class NewRun(Struct, frozen=True, kw_only=True):
     created_at: float
     keyed: Keyed | None = None
     if_busy: IfBusy = IfBusy.ENQUEUE
+    expected_run_id: RunId | None = None
+    """With `IfBusy.STEER`: the only run that it may join; if that does not execute, it is refused."""
     on_question: OnQuestion = OnQuestion.WAIT
     trace: Carrier | None = None
     not_before: float | None = None
@@ -408,6 +438,9 @@ class RunSummary(Struct, frozen=True, kw_only=True):
     `held`: it has ended, and its session waits for a thread of it that still works. `discarded`: its messages are
     flagged in history, hidden, and not in the window. `cancel_requested`: it can only end as cancelled, with `discard`
     also discarded; both keep their values after the end.
+
+    `join` says where a run that joins stands; until it has become a run of its own, `joined` is its host, which has its
+    turn and will have its outcome.
     """
 
     run_id: RunId
@@ -431,6 +464,8 @@ class RunSummary(Struct, frozen=True, kw_only=True):
     cancel_requested: bool = False
     discard: bool = False
     if_busy: IfBusy = IfBusy.ENQUEUE
+    joined: RunId | None = None
+    join: JoinState | None = None
     trace: Carrier | None = None
     not_before: float | None = None
     sender: Sender | None = None
@@ -528,7 +563,7 @@ class Completion(Struct, frozen=True, kw_only=True):
     `window` and `state` are None where they did not change (a window's open end does not count as a change).
     `discarded`: the messages stay in history, flagged, and are never in the window. `question` comes with an outcome of
     `needs_input`: the round of the last message is then open, and the session waits `answer_within_s` seconds for the
-    answer.
+    answer. `joined` are the runs that joined and whose messages are among these: the outcome is theirs, too.
     """
 
     outcome: Outcome
@@ -538,3 +573,4 @@ class Completion(Struct, frozen=True, kw_only=True):
     discarded: bool = False
     question: Question | None = None
     answer_within_s: float = 0.0
+    joined: tuple[RunId, ...] = ()

@@ -36,6 +36,7 @@ __all__ = [
     "NotFound",
     "NotOwner",
     "NotReady",
+    "NotRunning",
     "NotStarted",
     "PrincipalFull",
     "QueueFull",
@@ -90,8 +91,14 @@ class SessionBusy(CallerError):
     code = "session_busy"
 
 
+class NotRunning(CallerError):
+    """The run named by `expected_run_id` does not execute; read which one does, or leave the field out."""
+
+    code = "not_running"
+
+
 class TooLate(CallerError):
-    """The run has started; only a queued run can be moved."""
+    """The run has started, or has reached the run that it joined: it can no longer be moved, or taken back."""
 
     code = "too_late"
 

@@ -798,7 +798,7 @@ def _damaged_page(transactions: Any, path: Path) -> None:
         (no,) = connection.execute("SELECT no FROM sessions WHERE session_id = 's'").fetchone()
 
     def read(statement: str, *values: Any) -> Any:
-        if statement.startswith("SELECT run_id") and values == ((no, no),):
+        if statement.startswith("SELECT run_id") and values == ((no, no, no),):
             error = sqlite3.DatabaseError("database disk image is malformed")
             error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
             raise error

@@ -331,7 +331,8 @@ def leave_one_out(patch: pytest.MonkeyPatch) -> None:
     def nearly_all(table: SessionTable, change: CancelSession) -> Stopped:
         session = table._find(change.key)
         waiting = [] if session is None else list(session.queue)
-        return Stopped({run.run_id: table._cancel_waiting(run) for run in waiting[:-1]}, [])
+        ended = [table._cancel_waiting(run) for run in waiting[:-1]]
+        return Stopped({run_id: outcome for each in ended for run_id, outcome in each.items()}, [])
 
     patch.setattr(SessionTable, "_cancel_session", nearly_all)
 

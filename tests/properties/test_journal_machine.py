@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import shutil
 import tempfile
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +63,8 @@ from strandline._model import (
     IfBusy,
     Inline,
     InputRequest,
+    JoinedInput,
+    JoinState,
     Keyed,
     Message,
     NewRun,
@@ -74,6 +76,7 @@ from strandline._model import (
     RoundDone,
     RoundStarted,
     RunId,
+    RunsJoined,
     RunStatus,
     SessionId,
     SessionKey,
@@ -119,6 +122,9 @@ class ModelRun:
     on_question: OnQuestion = OnQuestion.WAIT
     is_text: bool = True
     discard: bool = False
+    resumable: bool = True
+    host: "ModelRun | None" = None
+    join: JoinState | None = None
     place: int = 0
     answers: list[str] = field(default_factory=list)
 
@@ -168,15 +174,24 @@ class ListModel:
         """Runs whose claim is due, in order."""
 
     def waiting(self, key: SessionKey | None = None) -> list[ModelRun]:
-        """The waiting runs of a session in order of service, or of all in order of acceptance."""
+        """The queue of a session in order of service, or all that waits in order of acceptance."""
         found = [run for run in self.runs if run.status == "queued" and key in (None, run.key)]
         if key is not None:  # sort is stable
+            found = [run for run in found if run.host is None]
+            found.sort(key=lambda run: run.lane == 3 and run.join is not JoinState.BECAME_NEXT_RUN)
             found.sort(key=lambda run: run.priority if run.lane == 3 else run.place if run.lane == 2 else 0)
             found.sort(key=lambda run: run.lane)
         return found
 
     def executing(self) -> list[ModelRun]:
-        return [run for run in self.runs if run.status == "running"]
+        return [run for run in self.runs if run.status == "running" and run.host is None]
+
+    def joining(self, host: ModelRun) -> list[ModelRun]:
+        return [run for run in self.runs if run.host is host and run.ended_at is None]
+
+    def all_waiting(self, key: SessionKey) -> list[ModelRun]:
+        """What waits in a session, for its turn or to reach its host."""
+        return [run for run in self.waiting() if run.key == key]
 
     def beside(self, key: SessionKey) -> list[ModelRun]:
         """The executing runs of those sessions that have the same owner."""
@@ -196,7 +211,7 @@ class ListModel:
         return open_question is not None and now < open_question.until
 
     def claimed(self, key: SessionKey) -> bool:
-        return any(run.key == key and (run.status == "running" or run.held) for run in self.runs)
+        return any(run.key == key and run.host is None and (run.status == "running" or run.held) for run in self.runs)
 
     def holder(self, token: FencingToken) -> ModelRun | None:
         return next((run for run in self.runs if (run.run_id, run.fence) == token), None)
@@ -227,6 +242,12 @@ class ListModel:
         became = may and open_question is not None and len(open_question.question.requests) == 1
         if became and open_question is not None:
             run.lane, run.answers = 1, [open_question.question.requests[0].id]
+            run.if_busy = IfBusy.ENQUEUE if run.if_busy is IfBusy.STEER else run.if_busy
+        if run.if_busy is IfBusy.STEER:
+            hosts = [each for each in self.executing() if each.key == run.key and run.resumable]
+            if hosts:
+                return self._join(run, hosts[0], bounds)
+            run.join = JoinState.BECAME_NEXT_RUN
         waits = self.waits(run.key, now) and not run.dismisses
         behind = not run.answers and (line or waits)
         if run.if_busy is IfBusy.REJECT and (behind or not self.free(run.key)):
@@ -274,6 +295,35 @@ class ListModel:
         left = [each for each in wanted if each not in run.answers]
         return Unanswerable("incomplete", left) if left else None
 
+    def _join(self, run: ModelRun, host: ModelRun, bounds: Bounds) -> AcceptAnswer:
+        self.runs.append(run)
+        self.places += 1
+        run.place = self.places
+        position = self.waiting(run.key).index(run) + 1
+        if (refused := self._over(run, bounds, position, len(self.all_waiting(run.key)))) is not None:
+            return refused
+        run.host, run.join = host, JoinState.PENDING
+        return Accepted(0, joined=host.run_id)
+
+    def apply_joins(self, host: ModelRun, messages: list[Message]) -> list[JoinedInput]:
+        pending = [] if host.cancelled else [run for run in self.joining(host) if run.join is JoinState.PENDING]
+        for run in pending:
+            run.status, run.join = "running", JoinState.APPLIED
+        joined = [JoinedInput(run.run_id, "?" if run.is_text else [{"text": "?"}]) for run in pending]
+        if joined:
+            host.checkpoints.append(RunsJoined(messages, joined))
+        return joined
+
+    def end_joins(self, host: ModelRun, joined: Collection[RunId], now: float) -> list[RunId]:
+        ended = []
+        for run in self.joining(host):
+            if run.join is JoinState.APPLIED and run.run_id in joined:
+                run.status, run.ended_at, run.discarded = host.status, now, host.discarded
+                ended.append(run.run_id)
+            else:
+                run.host, run.status, run.join = None, "queued", JoinState.BECAME_NEXT_RUN
+        return ended
+
     def _enter(self, run: ModelRun, bounds: Bounds, claim_next: bool, now: float) -> AcceptAnswer:
         self.places += 1
         run.place = self.places
@@ -283,7 +333,8 @@ class ListModel:
         open_question = self.waits_for(run.key)
         may_go = bool(run.answers) or run.dismisses or not self.waits(run.key, now)
         at_once = claim_next and position == 1 and self.free(run.key) and may_go
-        if not at_once and not run.answers and (refused := self._over(run, bounds, position, len(line))) is not None:
+        length = len(self.all_waiting(run.key))
+        if not at_once and not run.answers and (refused := self._over(run, bounds, position, length)) is not None:
             return refused
         session = self.sessions.setdefault(run.key, ModelSession())
         if session.question is not None and open_question is not None:
@@ -338,7 +389,7 @@ class ListModel:
             session.closed_since = min(session.closed_since, now)
 
     def move_deadlines(self, key: SessionKey, seconds: float) -> None:
-        for run in self.waiting(key):
+        for run in self.all_waiting(key):
             if run.queue_deadline is not None:
                 run.queue_deadline += seconds
 
@@ -383,6 +434,7 @@ class ListModel:
         session.state = session.state if completion.state is None else completion.state
         run.status, run.last, run.checkpoints, run.ended_at = completion.outcome.status.value, False, [], now
         run.discarded = completion.discarded
+        self.end_joins(run, completion.joined, now)
         question = completion.question
         closed = question is not None or bool(completion.messages and not completion.discarded)
         self.answer_ended(run, now, closed, completion.discarded)
@@ -415,7 +467,7 @@ class ListModel:
         self.stood_since(key, since, now)
 
     def stood_since(self, key: SessionKey, since: float, now: float) -> None:
-        for other in self.waiting(key):
+        for other in self.all_waiting(key):
             if other.queue_deadline is not None:
                 other.queue_deadline += max(0.0, now - max(since, other.created_at))
 
@@ -480,7 +532,9 @@ class ListModel:
         self.sessions[run.key].ended_at = now
         self.answer_ended(run, now, closed=False, begun=False)
 
-    def cancel(self, run: ModelRun, now: float, discard: bool = False) -> Stopped | Ended:
+    def cancel(self, run: ModelRun, now: float, discard: bool = False) -> Stopped | Ended | Busy:
+        if run.ended_at is None and run.host is not None and run.join is JoinState.APPLIED:
+            return Busy()
         if run.ended_at is not None:
             open_question = self.sessions[run.key].question
             if open_question is None or open_question.answer is not None or open_question.asker != run.run_id:
@@ -500,15 +554,18 @@ class ListModel:
         run.discarded = discard
         self.sessions[run.key].messages += [(each, discard) for each in left]
         self.sessions[run.key].ended_at = now
+        joined = self.end_joins(run, progress.joined, now)
         self.answer_ended(run, now, closed=bool(left) and not discard, begun=discard)
         outcome = Outcome(status=RunStatus.CANCELLED, message=left[-1] if left else None)
-        return Stopped(ended={run.run_id: outcome}, cancelling=[])
+        return Stopped(ended=dict.fromkeys([run.run_id, *joined], outcome), cancelling=[])
 
     def cancel_session(self, key: SessionKey, running: bool, now: float) -> Stopped | Changed:
         if key not in self.sessions:
             return Changed(existed=False)
         done = Stopped(ended={}, cancelling=[])
-        for run in self.waiting(key) + [run for run in self.executing() if running and run.key == key]:
+        pending = [run for run in self.all_waiting(key) if run.host is not None]
+        executing = [run for run in self.executing() if running and run.key == key]
+        for run in pending + self.waiting(key) + executing:
             each = self.cancel(run, now)
             assert isinstance(each, Stopped)
             done.ended.update(each.ended)
@@ -717,6 +774,7 @@ class JournalMachine(RuleBasedStateMachine):
                 if_busy=if_busy,
                 on_question=on_question,
                 is_text=is_text,
+                resumable=resumable,
             )
             operations.append(self.journal.accept(new, bounds, claim_next=claim_next))
             expected.append(self.model.accept(run, bounds, claim_next, self.clock.at))
@@ -765,6 +823,27 @@ class JournalMachine(RuleBasedStateMachine):
             elif isinstance(checkpoint, RoundStarted):
                 assert isinstance(result, ClaimLost)
 
+    @precondition(lambda self: self.model.executing())
+    @rule(key=sessions, given=messages, count=st.integers(1, 2), apply=mostly)
+    def steer(self, key: SessionKey, given: list[Message], count: int, apply: bool) -> None:
+        """Have runs join what executes, and mostly reach it."""
+        how = (3, 3, True, True, None, None, IfBusy.STEER, OnQuestion.WAIT)
+        self.accept_at_once([(key, *how)] * count, Bounds(9, 99))
+        host = next((run for run in self.model.executing() if run.key == key), None)
+        if host is not None and apply and host.fence is not None:
+            expected = self.model.apply_joins(host, given)
+            token = FencingToken(host.run_id, host.fence)
+            assert self.call(self.journal.apply_joins(token, given)) == [expected]
+
+    @precondition(lambda self: self.tokens)
+    @rule(pick=picks, given=messages)
+    def apply_joins(self, pick: int, given: list[Message]) -> None:
+        token = self._token(pick)
+        run = self.model.worker(token)
+        expected = None if run is None else self.model.apply_joins(run, given)
+        (result,) = self.call(self.journal.apply_joins(token, given))
+        self._compare(result, expected)
+
     @precondition(lambda self: self.tokens)
     @rule(
         pick=picks,
@@ -802,6 +881,8 @@ class JournalMachine(RuleBasedStateMachine):
             discarded = completion.discarded or run.discard
             completion = replace(completion, outcome=Outcome(status=RunStatus.CANCELLED), discarded=discarded)
         if run is not None:
+            joined = [each.run_id for each in self.model.joining(run) if each.join is JoinState.APPLIED]
+            completion = replace(completion, joined=tuple(joined[self.made % 3 == 0 :]))  # one may be on its way
             expected = self.model.finish(run, completion, claim_next, hold, self.clock.at)
         (result,) = self.call(self.journal.finish(token, completion, claim_next=claim_next, hold=hold))
         self._compare(result, expected)
@@ -1023,6 +1104,7 @@ class JournalMachine(RuleBasedStateMachine):
             assert (found.status, found.attempt, found.position) == (run.status, run.attempt, position)
             assert (found.held, found.discarded, found.ended_at) == (run.held, run.discarded, run.ended_at)
             assert (found.cancel_requested, found.discard, found.if_busy) == (run.cancelled, run.discard, run.if_busy)
+            assert (found.join, found.joined) == (run.join, None if run.host is None else run.host.run_id)
         page = await self.journal.read(RestingQuery(self.clock.at, limit=1))
         resting = page.keys
         while page.after is not None:

@@ -19,6 +19,7 @@ from strandline._journal.partitions import partition_of
 from strandline._journal.port import (
     A,
     AcceptAnswer,
+    AsRead,
     Bounds,
     Cancel,
     Change,
@@ -33,12 +34,15 @@ from strandline._journal.port import (
 from strandline._journal.postgres import membership
 from strandline._journal.postgres.journal import PostgresJournal
 from strandline._journal.postgres.wire import Wire
+from strandline._journal.rules import as_sent
 from strandline._model import (
     AgentRecord,
     Checkpoint,
     Claim,
     Completion,
     FencingToken,
+    JoinedInput,
+    Message,
     NewRun,
     RunId,
     SessionKey,
@@ -170,6 +174,11 @@ class Pair:
 
     async def checkpoint(self, token: FencingToken, checkpoint: Checkpoint) -> None:
         await self._of(token).checkpoint(token, checkpoint)
+
+    async def apply_joins(
+        self, token: FencingToken, messages: list[Message], as_read: AsRead = as_sent
+    ) -> list[JoinedInput]:
+        return await self._of(token).apply_joins(token, messages, as_read)
 
     async def finish(
         self, token: FencingToken, completion: Completion, *, claim_next: bool, hold: bool = False

@@ -29,10 +29,10 @@ def test_a_cancel_that_is_accepted_before_a_gained_run_is_recovered_ends_it_as_c
         cancelling = await journal.change(Cancel(Principal(ANONYMOUS), RunId("a")))
         assert cancelling == Stopped(ended={}, cancelling=[RunId("a")])
 
-        outcome = await recover(journal, orphan, Options(max_attempts=max_attempts), 2.0)
+        left = await recover(journal, orphan, Options(max_attempts=max_attempts), 2.0)
 
-        assert outcome is not None
-        assert outcome.status is RunStatus.CANCELLED
+        assert left is not None
+        assert left.outcome.status is RunStatus.CANCELLED
         assert isinstance(await journal.change(Cancel(Principal(ANONYMOUS), RunId("a"))), Ended)
         await journal.close()
 

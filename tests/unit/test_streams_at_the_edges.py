@@ -293,6 +293,7 @@ def streams(clock: Clock | None = None) -> Streams:
         clock or StillClock(),
         is_waiting=lambda run_id: True,
         is_live=lambda run_id: True,
+        host_of=lambda run_id: None,
         post=lambda flush: None,
         epoch_of=lambda key: 7,
     )

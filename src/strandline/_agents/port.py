@@ -5,7 +5,7 @@ reports its progress to its `Attempt`. Everything here runs on an agent loop, ne
 Agents know nothing of journals: the engine stores and closes what they report.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -87,6 +87,23 @@ class Attempt(Protocol):
     @property
     def signal(self) -> Signal:
         """Set when the run should end soon."""
+        ...
+
+    @property
+    def has_joins(self) -> bool:
+        """Whether messages of runs that join this one wait for its next model call."""
+        ...
+
+    def forward_joins(self, on_joins: Callable[[], object]) -> None:
+        """Call `on_joins`, on the serving loop, when further ones wait, or now if some do."""
+        ...
+
+    async def take_joins(self) -> list[Block]:
+        """Add what these runs say to the last one of `messages`, the user's, durably; return the added blocks, in
+        order.
+
+        None if the run is being stopped, or the last message is not the user's: they wait on then.
+        """
         ...
 
     def add(self, message: Message) -> None:

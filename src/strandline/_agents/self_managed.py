@@ -5,7 +5,7 @@ caller gets the answer, but the journal stores no checkpoints, window or state. 
 after a failure is up to the session manager; but no question stays open in it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from strands import Agent
@@ -17,6 +17,7 @@ from strandline._history import Progress, close_answer
 from strandline._model import (
     WHOLE_HISTORY,
     AgentRecord,
+    Block,
     ErrorCode,
     Failed,
     Input,
@@ -81,6 +82,16 @@ class _WithoutCheckpoints:
         self.begin_tool = attempt.begin_tool
         self.publish_tool_end = attempt.publish_tool_end
         self.touch = attempt.touch
+
+    @property
+    def has_joins(self) -> bool:
+        return False
+
+    def forward_joins(self, on_joins: Callable[[], object]) -> None:
+        return
+
+    async def take_joins(self) -> list[Block]:
+        return []
 
     @property
     def context(self) -> RunContext:

@@ -2,7 +2,8 @@
 
 New messages come from `MessageAddedEvent`, never from positions in the agent's list of messages, which conversation
 managers rewrite in the middle of a run; for the same reason the reports are copies. Checkpoints: a round before any
-tool of it starts, each result as its tool ends, the closed round when its results are added.
+tool of it starts, each result as its tool ends, the closed round when its results are added, and what was said
+meanwhile before the model is called.
 (The order of hooks: strands-agents 1.62.0, tested by `tests/unit/test_strands.py` and its neighbours.)
 """
 
@@ -88,9 +89,25 @@ class Reports:
         if message["role"] == "user" and any("toolResult" in block for block in message["content"]):
             await attempt.end_round(self._state_of(self._agent))
 
-    def _before_model(self, event: BeforeModelCallEvent) -> None:
-        if self.attempt is not None:
-            self.attempt.begin_model()
+    async def _before_model(self, event: BeforeModelCallEvent) -> None:
+        if self.attempt is None:
+            return
+        if self.attempt.has_joins and not event.cancel:
+            await self._join(self.attempt)
+        self.attempt.begin_model()
+
+    async def _join(self, attempt: Attempt) -> None:
+        """Add what was said meanwhile to the user's last message, which the model is about to see."""
+        message = cast(Message, self._agent.messages[-1]) if self._agent.messages else None
+        if message is None or message["role"] != "user" or not (said := await attempt.take_joins()):
+            return
+        index = self._origins.length + len(attempt.messages) - 1
+        is_same = self._origins.index_of(message) == index
+        if is_same:
+            message["content"] = attempt.messages[-1]["content"]
+            self._origins.remember(message, index)
+        else:  # (a conversation manager has changed it)
+            message["content"] = [*message["content"], *said]
 
     async def _before_tools(self, event: BeforeToolsEvent) -> None:
         if self.attempt is not None:

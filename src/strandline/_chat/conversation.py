@@ -8,7 +8,7 @@ from contextlib import aclosing, contextmanager
 from typing import Any, ClassVar, Final, Self
 
 from strandline._chat.turns import Message, Turn, turns_of
-from strandline._model import OnQuestion
+from strandline._model import IfBusy, OnQuestion
 from strandline._remote.errors import NotAServer, RemoteError, connecting, unauthorized, unreachable, why
 from strandline.client._async_client import AsyncClient
 from strandline.client._errors import ClientError, NoServer, NotFound, NotNow, NotStrandline, Refused, Unauthorized
@@ -29,7 +29,8 @@ class ChatError(RemoteError):
 class Conversation:
     """A session of a server, bound to the loop that created it; `on_pause` is called before each wait of the client.
 
-    `on_question` says what a message does while the session waits for an answer; None: the server's setting.
+    `on_question` says what a message does while the session waits for an answer; None: the server's setting. `if_busy`
+    says what it does to what waits and executes.
     """
 
     def __init__(
@@ -39,10 +40,13 @@ class Conversation:
         on_pause: Callable[[ClientError, float], None],
         key: str | None = None,
         on_question: OnQuestion | None = None,
+        if_busy: IfBusy | None = None,
     ) -> None:
         self.url = url
         self.session = session
         self._options = RunOptions() if on_question is None else RunOptions(on_question=on_question)
+        if if_busy is not None:
+            self._options["if_busy"] = if_busy
         self.agent_id = ""
         with connecting(url):
             self._client = AsyncClient(url, key, patience_s=PATIENCE_S, on_pause=on_pause)

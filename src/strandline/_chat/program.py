@@ -17,7 +17,7 @@ from strandline._chat.follower import Detached, Follower, GivenUp
 from strandline._chat.progress import RunProgress, question
 from strandline._chat.screen import Screen
 from strandline._exits import INTERRUPTED
-from strandline._model import InputRequest, OnQuestion, RunStatus, session_id
+from strandline._model import IfBusy, InputRequest, OnQuestion, RunStatus, session_id
 from strandline._remote.errors import RemoteError
 from strandline.client._events import Event, RunFinished
 from strandline.errors import Invalid
@@ -40,7 +40,14 @@ at once: the run continues, and its answer will be in the history."""
 
 
 def ask_once(
-    url: str, session: str, message: str, *, key: str | None, as_json: bool, on_question: OnQuestion | None = None
+    url: str,
+    session: str,
+    message: str,
+    *,
+    key: str | None,
+    as_json: bool,
+    on_question: OnQuestion | None = None,
+    if_busy: IfBusy | None = None,
 ) -> int:
     """Send one message: its answer goes to the standard output, all else to the standard error. Return the exit code.
 
@@ -50,7 +57,7 @@ def ask_once(
     follower = Follower(screen)
     text = _as_text(message)
     with asyncio.Runner() as runner:
-        conversation = runner.run(_opened(url, session, key, follower, on_question))
+        conversation = runner.run(_opened(url, session, key, follower, on_question, if_busy))
         try:
             runner.run(conversation.health())
             progress = follower.follow(runner, conversation, conversation.ask(text))
@@ -222,10 +229,15 @@ class Program:
 
 
 async def _opened(
-    url: str, session: str, key: str | None, follower: Follower, on_question: OnQuestion | None
+    url: str,
+    session: str,
+    key: str | None,
+    follower: Follower,
+    on_question: OnQuestion | None,
+    if_busy: IfBusy | None = None,
 ) -> Conversation:
     """Return a conversation bound to the running loop."""
-    return Conversation(url, session, follower.paused, key, on_question)
+    return Conversation(url, session, follower.paused, key, on_question, if_busy)
 
 
 def _as_answer(end: RunFinished, session: str, agent_id: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from strandline.client._events import (
     Event,
     MessageAdded,
     RunFinished,
+    RunJoined,
     RunPosition,
     RunQueued,
     RunRestarted,
@@ -86,6 +87,8 @@ class RunProgress:
                 return self._waiting_for(event.input_requests)
             case RunStarted():
                 self._status_text = "executing"
+            case RunJoined(joining=joining) if joining == self.run_id:
+                self._status_text = f"with run {event.joined}, which has heard it"
             case RunRestarted():
                 return self._restarted(event.attempt)
             case TextDelta(text=text):
@@ -160,6 +163,8 @@ def _text(content: Any) -> str:
 
 
 def _place(position: int, estimated_wait_s: float | None, why: Why | None) -> str:
+    if position == 0 and why is not None:
+        return why.text
     before = {1: "next in its queue", 2: "1 run before it"}.get(position, f"{position - 1} runs before it")
     if why is not None and why.code != BEHIND:
         return f"{before}; {why.text}"

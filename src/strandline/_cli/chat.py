@@ -8,7 +8,7 @@ import typer
 from strandline._cli import say
 from strandline._cli.address import KeyFile, address, api_key
 from strandline._cli.complete import SESSIONS
-from strandline._model import OnQuestion
+from strandline._model import IfBusy, OnQuestion
 
 
 def chat(
@@ -31,6 +31,14 @@ def chat(
             metavar="wait|answer|dismiss",
         ),
     ] = None,
+    if_busy: Annotated[
+        IfBusy | None,
+        typer.Option(
+            help="What the message of -m or a pipe does if the session is busy: wait its turn (enqueue), or reach the"
+            " agent that works (steer).",
+            metavar="enqueue|reject|interrupt|rollback|steer",
+        ),
+    ] = None,
     key_file: KeyFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
 ) -> None:
@@ -46,6 +54,8 @@ def chat(
         talks = message is None and sys.stdin.isatty() and sys.stdout.isatty()
         if talks and as_json:
             say.fail("--json prints one answer: give the question with -m TEXT, or in a pipe")
+        if talks and if_busy is not None:
+            say.fail("--if-busy is for one message, while another one is answered: give it with -m TEXT, or in a pipe")
         from strandline._chat.program import Program, ask_once
 
         if talks:
@@ -54,7 +64,7 @@ def chat(
             text = _piped() if message is None else message
             if not text.strip():
                 say.fail("there is no question: write it to the standard input, or use -m TEXT")
-            code = ask_once(where, session, text, key=key, as_json=as_json, on_question=on_question)
+            code = ask_once(where, session, text, key=key, as_json=as_json, on_question=on_question, if_busy=if_busy)
     raise typer.Exit(code)
 
 

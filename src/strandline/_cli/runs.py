@@ -203,6 +203,10 @@ def _rows_of_all(runs: list[dict[str, Any]]) -> list[list[str]]:
 
 def _now(run: dict[str, Any]) -> str:
     match run["status"]:
+        case "queued" if run["position"] is None and run.get("joined"):
+            return why_of(run) or f"joins {run['joined']}"
+        case "running" if run.get("joined"):
+            return f"has joined {run['joined']}"
         case "queued":
             position = "next" if run["position"] == 1 else f"position {run['position']}"
             if (why := why_of(run)) and run["why"]["code"] != BEHIND:
@@ -241,6 +245,7 @@ def _print_run(run: dict[str, Any]) -> None:
         "ended": rows.clock_time(run["ended_at"]) if run["ended_at"] else "",
         "took": rows.took(run) if run["started_at"] else "",
         "priority": str(run["priority"]) if run["priority"] != USUAL else "",
+        "joined": run.get("joined") or "",
         "attempt": str(run["attempt"]) if run["attempt"] > 1 else "",
         "held": (why_of(run) or "a tool of it is still executing") if run["held"] else "",
         "cancel": "it was asked to stop" if run["cancel_requested"] and not run["ended_at"] else "",

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from strandline._model import InputRequest, Message, RunError, RunId, RunStatus, Sender, SessionId, ToolResult
+from strandline._model import Block, InputRequest, Message, RunError, RunId, RunStatus, Sender, SessionId, ToolResult
 
 
 class Reason(StrEnum):
@@ -22,6 +22,7 @@ class Reason(StrEnum):
     WAITS_FOR_INPUT = "waits_for_input"
     DELAYED = "delayed"
     BEHIND = "behind"
+    JOINS = "joins"
     JOURNAL_UNAVAILABLE = "journal_unavailable"
     NO_WORKER = "no_worker"
     HOLDS_FULL = "holds_full"
@@ -74,6 +75,19 @@ class RunRestarted(Struct, frozen=True, tag="run.restarted", tag_field="type"):
 
     attempt: int
     messages: list[Message]
+
+
+class RunJoined(Struct, frozen=True, tag="run.joined", tag_field="type"):
+    """The run `joining` has reached the run `joined`, before its next model call: that has its turn and will have its
+    outcome. Both have this event; the events of the first continue with those of the second.
+
+    `content` is what it says, as the agent sees it. If `truncated`, only history has it whole.
+    """
+
+    joining: RunId
+    joined: RunId
+    content: list[Block]
+    truncated: bool = False
 
 
 class TextDelta(Struct, frozen=True, tag="text.delta", tag_field="type", gc=False):
@@ -173,6 +187,7 @@ RunEvent = (
     | RunPosition
     | RunStarted
     | RunRestarted
+    | RunJoined
     | TextDelta
     | TextReset
     | ReasoningDelta

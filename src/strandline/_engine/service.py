@@ -95,6 +95,7 @@ class Service:
             clock,
             is_waiting=lambda run_id: self._queues.sessions.is_waiting(run_id),
             is_live=lambda run_id: self._queues.sessions.is_live(run_id),
+            host_of=lambda run_id: self._queues.sessions.host_of(run_id),
             post=loops.post_back,
             epoch_of=journal.epoch_of,
             observer=observer,

@@ -12,6 +12,7 @@ and nothing that a tool returned is dropped for its form.
 from strandline._history.blocks import open_tool_uses
 from strandline._history.checks import history_faults, pairing_faults
 from strandline._history.closing import close, close_answer, dismissed
+from strandline._history.joins import blocks_of, joined_in, with_joined
 from strandline._history.progress import Progress, fold, resume_point
 from strandline._history.prompts import as_read, effective_sender, prompt_message, sender_of, with_sender
 from strandline._history.texts import (
@@ -20,6 +21,7 @@ from strandline._history.texts import (
     NO_ANSWER,
     NO_OUTPUT,
     NOT_ANSWERED,
+    SAID_MEANWHILE,
     UNKNOWN_OUTCOME,
     answer_text,
     ended_early,
@@ -32,11 +34,14 @@ __all__ = [
     "NOT_ANSWERED",
     "NO_ANSWER",
     "NO_OUTPUT",
+    "SAID_MEANWHILE",
     "UNKNOWN_OUTCOME",
     "Progress",
     "answer_text",
     "as_read",
+    "blocks_of",
     "effective_sender",
+    "joined_in",
     "open_tool_uses",
     "close",
     "close_answer",
@@ -49,5 +54,6 @@ __all__ = [
     "took_too_long",
     "resume_point",
     "sender_of",
+    "with_joined",
     "with_sender",
 ]

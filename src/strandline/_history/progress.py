@@ -7,7 +7,19 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from strandline._history.blocks import distinct, open_tool_uses, results_for, unknown_result
-from strandline._model import Checkpoint, Message, Question, RoundDone, RoundStarted, StateRecord, ToolDone, ToolResult
+from strandline._history.joins import with_joined
+from strandline._model import (
+    Checkpoint,
+    Message,
+    Question,
+    RoundDone,
+    RoundStarted,
+    RunId,
+    RunsJoined,
+    StateRecord,
+    ToolDone,
+    ToolResult,
+)
 from strandline._normalize import by_id, normalize_message
 
 
@@ -27,6 +39,8 @@ class Progress(Struct, frozen=True, kw_only=True):
     to_restart: frozenset[str] = frozenset()
     question_state: StateRecord | None = None
     begun: bool = True
+    joined: tuple[RunId, ...] = ()
+    """The runs that joined; what they said is in `messages`."""
 
     @property
     def takes_answers(self) -> bool:
@@ -69,6 +83,7 @@ def fold(checkpoints: Iterable[Checkpoint], question: Question | None = None) ->
     messages: list[Message] = [] if question is None else [question.message]
     results: dict[str, ToolResult] = {} if question is None else dict(question.results)
     state: StateRecord | None = None
+    joined: tuple[RunId, ...] = ()
     begun = question is None
     for checkpoint in checkpoints:
         begun = True
@@ -84,10 +99,21 @@ def fold(checkpoints: Iterable[Checkpoint], question: Question | None = None) ->
                 messages = [*_before(checkpoint.messages, messages, results), *checkpoint.messages]
                 results = {}
                 state = checkpoint.state
+            case RunsJoined(runs=runs):
+                messages = with_joined([*_before(checkpoint.messages, messages, results), *checkpoint.messages], runs)
+                joined += tuple(run.run_id for run in runs)
+                results = {}
             case _:
                 assert_never(checkpoint)
     asking = None if question is None else question.state
-    return Progress(messages=messages, results=results, state=state, question_state=asking, begun=begun)
+    return Progress(
+        messages=messages,
+        results=results,
+        state=state,
+        question_state=asking,
+        begun=begun,
+        joined=joined,
+    )
 
 
 def _before(added: Sequence[Message], messages: list[Message], results: Mapping[str, ToolResult]) -> list[Message]:

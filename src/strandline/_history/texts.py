@@ -16,7 +16,8 @@ NOT_ANSWERED: Final = "(The input that was asked for was not given.)"
 UNKNOWN_OUTCOME: Final = (
     "The outcome of this tool call is unknown: the run ended before it returned. It may have taken effect."
 )
-
+SAID_MEANWHILE: Final = "(Said meanwhile, while you were working:)"
+"""Before what a run says that joins another."""
 
 LONGEST_ERROR: Final = 500
 """Characters of an error's text that history keeps: the model reads them in every later run."""

@@ -179,6 +179,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.AlreadyAnswered: CONFLICT,
     errors.Dismissed: CONFLICT,
     errors.TooLate: CONFLICT,
+    errors.NotRunning: CONFLICT,
     errors.KeyReused: UNPROCESSABLE,
     errors.QueueFull: TOO_MANY,
     errors.PrincipalFull: TOO_MANY,

@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from strandline._encoding import encode_messages
 from strandline._journal.checksums import CHECKSUM_BYTES, key_crc
-from strandline._journal.rules import Closed
-from strandline._model import Completion, NewRun, RunStatus, ScheduleId, SessionKey
+from strandline._journal.rules import Closed, joined_outcome
+from strandline._model import Completion, JoinState, NewRun, RunId, RunStatus, ScheduleId, SessionKey
 
 
 class SessionRef(Struct, frozen=True, gc=False):
@@ -51,6 +51,9 @@ class EncodedCompletion(Struct, frozen=True, gc=False):
     discarded: bool = False
     question: bytes | None = None
     answer_within_s: float = 0.0
+    joined: tuple[RunId, ...] = ()
+    joined_outcome: bytes = b""
+    """The outcome of the runs that joined."""
 
 
 class Change(Struct, frozen=True, gc=False):
@@ -100,6 +103,8 @@ class AddRun(Change, frozen=True, gc=False):
     queue_deadline: float | None
     fence: int | None
     started_at: float | None
+    host: RunId | None = None
+    join: JoinState | None = None
 
 
 class ChangeRun(Change, frozen=True, gc=False):
@@ -130,6 +135,15 @@ class DueRun(Change, frozen=True, gc=False):
     drawn: int
     lane: int
     urgency: int
+
+
+class ChangeJoin(Change, frozen=True, gc=False):
+    """Where a run that joins stands, whom it joins, and since when its message is with its host. It has no claim."""
+
+    seq: int
+    join: str
+    host: str | None
+    started_at: float | None
 
 
 class EndRun(Change, frozen=True, gc=False):
@@ -286,4 +300,6 @@ def encode_completion(completion: Completion) -> EncodedCompletion:
         discarded=completion.discarded,
         question=None if question is None else encode_messages(question),
         answer_within_s=completion.answer_within_s,
+        joined=completion.joined,
+        joined_outcome=encode_messages(joined_outcome(completion.outcome)) if completion.joined else b"",
     )

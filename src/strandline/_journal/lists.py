@@ -3,8 +3,10 @@
 The cost of a page depends on its content only. Damaged entries are named on the page and do not affect the others.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from heapq import merge
 from math import isfinite
 from typing import Any, Final
 
@@ -34,8 +36,17 @@ _COLUMNS: Final = reader.RUN_COLUMNS.replace(" input", " length(input)")
 _RUN: Final = f"SELECT {_COLUMNS} FROM runs WHERE seq = ?"
 _EXECUTES: Final = f"SELECT {_COLUMNS} FROM runs WHERE session = ? AND fence IS NOT NULL AND status = 'running'"
 _WAITS: Final = (
-    f"SELECT {_COLUMNS} FROM runs WHERE session = ? AND status = 'queued' AND (lane, urgency, seq) < (?,?,?)"
-    " ORDER BY lane DESC, urgency DESC, seq DESC LIMIT ?"
+    f"SELECT {_COLUMNS} FROM runs WHERE session = ? AND status = 'queued' AND joins IS NULL"
+    " AND (lane, urgency, seq) < (?,?,?) ORDER BY lane DESC, urgency DESC, seq DESC LIMIT ?"
+)
+_BECAME: Final = (
+    f"SELECT {_COLUMNS} FROM runs WHERE session = ? AND {reader.JOINED_ONES} = 'queued' AND joins = 'became_next_run'"
+    f" AND (lane, urgency, {reader.PLACE}) < (?,?,?) ORDER BY lane DESC, urgency DESC, seq DESC LIMIT ?"
+)
+"""Runs that became the next run: they wait before others of their lane and priority."""
+_JOINS: Final = (
+    f"SELECT {_COLUMNS} FROM runs WHERE session = ? AND {reader.JOINED_ONES} IN ('queued', 'running')"
+    " AND joins IN ('pending', 'applied') AND seq < ? ORDER BY seq DESC"
 )
 _OF: Final = (
     "SELECT seq, session, session_id, status IN ({statuses}) AND principal = ? FROM ({found}) AS found JOIN sessions"
@@ -45,6 +56,7 @@ _OF: Final = (
 _LATEST: Final = "SELECT seq, session, status FROM runs WHERE seq < ? ORDER BY seq DESC LIMIT ?"
 _WAITING: Final = "SELECT seq, session, status FROM runs WHERE status = 'queued' AND seq < ?"
 _RUNNING: Final = "SELECT seq, session, status FROM runs WHERE fence IS NOT NULL AND status = 'running' AND seq < ?"
+_JOINED: Final = f"SELECT seq, session, status FROM runs WHERE {reader.JOINED_ONES} = 'running' AND seq < ?"
 _LISTED: Final = (
     "principal, session_id, coalesce((SELECT length(question) FROM questions WHERE session = no AND answer IS NULL), 0)"
     " + coalesce(length(options), 0)"
@@ -79,6 +91,9 @@ _SCHEDULES: Final = (
     "SELECT id, session, sessions.principal, session_id, next_at, spec, state FROM schedules"
     " JOIN sessions ON no = session"
 )
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
+_PLACE: Final = re.compile(r"[0-9]{1,18}|-4[0-9]{18}")
+"""The last number of a rank in a cursor: the place of a run that became the next run is far below 0."""
 _SKIPPED: Final = 500
 _READS: Final = 20
 """How many rows of deleted runs a page skips in one read, and how many such reads it makes: about 20 ms in all."""
@@ -265,14 +280,15 @@ def session(connection: Database, query: port.SessionQuery) -> SessionView | Non
 
 
 def runs(connection: Database, query: port.RunsQuery) -> port.RunsPage:
-    """Return a page of a session's runs: the last of the queue first, then the executing one, then ended ones, latest
-    first.
+    """Return a page of a session's runs: the last of the queue first, then those that join the executing one, then that
+    one, then ended ones, latest first.
 
-    A cursor is `w` and a rank (the runs that wait before it), `r` (the executing run), or `h` and a row of history (the
-    run that ended there).
+    A cursor is `w` and a rank (the runs that wait before it), `j` and a sequence (the joined runs accepted before it),
+    `r` (the executing run), or `h` and a row of history (the run that ended there).
     """
     kind = "w" if query.cursor is None else query.cursor[:1]
-    position = _LAST if query.cursor is None else _numbers(query.cursor[1:], {"w": 3, "r": 0, "h": 1}.get(kind))
+    parts, form = {"w": 3, "j": 1, "r": 0, "h": 1}, _PLACE if kind == "w" else _NUMBER
+    position = _LAST if query.cursor is None else _numbers(query.cursor[1:], parts.get(kind), form)
     found = reader.find_session(connection, query.key)
     if found is None:
         return port.RunsPage([], None)
@@ -281,12 +297,22 @@ def runs(connection: Database, query: port.RunsQuery) -> port.RunsPage:
     if kind == "w":
         last_shown = position
         ahead = reader.waiting_before(connection, no, position)
-        with closing(connection.execute(_WAITS, (no, *position, query.limit + 1))) as rows:
-            for index, row in enumerate(map(reader.RunRow._make, rows)):  # (one by one: each may be large)
+        given = (no, *position, query.limit + 1)
+        became = [reader.RunRow(*columns) for columns in connection.execute(_BECAME, given).fetchall()]
+        with closing(connection.execute(_WAITS, given)) as rows:
+            waits = map(reader.RunRow._make, rows)  # (one by one: each may be large)
+            merged = merge(waits, became, key=lambda row: row.rank, reverse=True) if became else waits
+            for index, row in enumerate(merged):
                 if not listed.adds(row, found.ref, ahead - index):
                     return listed.page("w" + ".".join(map(str, last_shown)))
                 last_shown = row.rank
-    if kind in "wr":
+    if kind in "wj":
+        before = position[0] if kind == "j" else _AFTER_ALL
+        for columns in connection.execute(_JOINS, (no, before)).fetchall():
+            row = reader.RunRow(*columns)
+            if not listed.adds(row, found.ref):
+                return listed.page(f"j{row.seq + 1}")
+    if kind in "wjr":
         for columns in connection.execute(_EXECUTES, (no,)).fetchall():
             if not listed.adds(reader.RunRow(*columns), found.ref):
                 return listed.page("r")
@@ -308,7 +334,7 @@ def runs_of(connection: Database, query: port.RunsOfQuery) -> port.RunsPage:
     found: str = _LATEST
     given: tuple[int, ...] = (bound, _RUNS_READ)
     if statuses <= {RunStatus.QUEUED, RunStatus.RUNNING}:
-        found, given = f"{_WAITING} UNION ALL {_RUNNING}", (bound, bound)
+        found, given = f"{_WAITING} UNION ALL {_RUNNING} UNION ALL {_JOINED}", (bound, bound, bound)
     sql = _OF.format(found=found, statuses=", ".join("?" * len(statuses)))
     rows = connection.execute(sql, (*sorted(statuses), query.principal, *given)).fetchall()
     shown = bound
@@ -322,10 +348,11 @@ def runs_of(connection: Database, query: port.RunsOfQuery) -> port.RunsPage:
     return listed.page(str(shown) if found is _LATEST and len(rows) == _RUNS_READ else None)
 
 
-def _numbers(written: str, count: int | None) -> tuple[int, ...]:
+def _numbers(written: str, count: int | None, last: re.Pattern[str] = _NUMBER) -> tuple[int, ...]:
     """Return the `count` numbers of a cursor. Raises `Invalid`."""
     numbers = written.split(".") if written else []
-    if len(numbers) != count or not all(each.isascii() and each.isdecimal() and len(each) < 19 for each in numbers):
+    forms = (*(_NUMBER for _ in numbers[1:]), last)
+    if len(numbers) != count or not all(form.fullmatch(each) for form, each in zip(forms, numbers, strict=False)):
         raise Invalid("cursor must be the `next_cursor` of a page of this list")
     return tuple(map(int, numbers))
 

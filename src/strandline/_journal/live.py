@@ -111,7 +111,17 @@ class LiveSessions:
     def is_waiting(self, run_id: RunId) -> bool:
         """Return whether a run waits."""
         run = self._runs.get(run_id)
-        return run is not None and run.fence is None
+        return run is not None and run.waits
+
+    def has_pending(self, run_id: RunId) -> bool:
+        """Return whether runs wait to reach this one, which they join."""
+        run = self._runs.get(run_id)
+        return run is not None and any(each.host is run for each in run.session.pending)
+
+    def host_of(self, run_id: RunId) -> RunId | None:
+        """Return the host whose turn a run has; None for a run that waits, or has a turn of its own."""
+        run = self._runs.get(run_id)
+        return None if run is None or run.host is None or run.waits else run.host.run_id
 
     def is_live(self, run_id: RunId) -> bool:
         """Return whether a run waits or executes."""
@@ -119,9 +129,11 @@ class LiveSessions:
         return run is not None and run.held_since is None
 
     def position(self, run_id: RunId) -> int | None:
-        """Return a run's position in its queue, 1 for the next to start; None unless it waits."""
+        """Return a run's position in its queue, 1 for the next to start; None unless it waits for its turn."""
         run = self._runs.get(run_id)
-        return None if run is None or run.fence is not None else run.session.queue.ahead(run.rank) + 1
+        if run is None or run.fence is not None or run.host is not None:
+            return None
+        return run.session.queue.ahead(run.rank) + 1
 
     def is_idle(self, key: SessionKey) -> bool:
         """Return whether nothing of a session is claimed or waits for its turn; delayed runs may wait for theirs."""
@@ -177,7 +189,7 @@ class LiveSessions:
     def refusal(self, new: NewRun, most: int) -> Refused | None:
         """Return the refusal of a run without a key or policy if `most` runs wait in its session already."""
         session = self._sessions.get(new.key)
-        if session is None or not session.queue or len(session.queue) < most:
+        if session is None or not session.queue or session.waiting < most:
             return None
         if session.options is not None or (session.question is not None and new.may_answer):
             return None
@@ -187,12 +199,12 @@ class LiveSessions:
     @property
     def most_waiting(self) -> int:
         """How many runs wait in the longest queue; takes time for each run."""
-        return max((len(run.session.queue) for run in self._runs.values()), default=0)
+        return max((run.session.waiting for run in self._runs.values()), default=0)
 
     @property
     def oldest(self) -> float | None:
         """Since when the longest-waiting run waits for its turn (seconds since the epoch); takes time for each run."""
-        waiting = (run for run in self._runs.values() if run.fence is None and not run.is_delayed)
+        waiting = (run for run in self._runs.values() if run.waits and not run.is_delayed)
         return min((run.waits_since for run in waiting), default=None)
 
     @property
@@ -271,10 +283,11 @@ class LiveSessions:
         """Cache a session as stored; none of its waiting runs is due before `earliest`."""
         self._evict()
         self._sessions[session.key] = session
-        for run in session.queue:
-            self._runs[run.run_id] = run
+        for run in (*session.queue, *session.pending):
             self._watch(run, earliest)
-        self._count(session, len(session.queue))
+        for run in (*session.queue, *session.joining):
+            self._runs[run.run_id] = run
+        self._count(session, session.waiting)
         if (claimed := session.claimed) is not None:
             self._runs[claimed.run_id] = claimed
             self._gains_claim(session)
@@ -305,11 +318,11 @@ class LiveSessions:
         session = self._sessions.pop(key, None)
         if session is None:
             return
-        for run in session.queue:
+        for run in (*session.queue, *session.joining):
             del self._runs[run.run_id]
             self._deadlines.forget(run)
         self._deadlines.forget(session)
-        self._count(session, -len(session.queue))
+        self._count(session, -session.waiting)
         if (claimed := session.claimed) is not None:
             del self._runs[claimed.run_id]
             self._loses_claim(session)
@@ -334,6 +347,20 @@ class LiveSessions:
         self._deadlines.forget(run)
         if not run.session.queue:
             self._deadlines.forget(run.session)
+        self._moved(run.session.key)
+
+    def _wait_for_host(self, run: RunState) -> None:
+        """Have a run wait to reach its host."""
+        run.session.joining.append(run)
+        self._count(run.session, 1)
+        self._watch(run)
+        self._moved(run.session.key)
+
+    def _reach_host(self, run: RunState) -> None:
+        """Note that a run waits no longer to reach its host."""
+        run.new = None
+        self._count(run.session, -1)
+        self._deadlines.forget(run)
         self._moved(run.session.key)
 
     def _count(self, session: SessionState, more: int) -> None:

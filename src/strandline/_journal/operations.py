@@ -12,6 +12,7 @@ from strandline._journal.changes import encode_completion, encoded_body
 from strandline._journal.deferred import DeferredWrites
 from strandline._journal.port import (
     AcceptAnswer,
+    AsRead,
     Bounds,
     Cancel,
     Ceded,
@@ -21,9 +22,19 @@ from strandline._journal.port import (
     Gained,
     Move,
 )
-from strandline._journal.rules import check_names
+from strandline._journal.rules import as_sent, check_names
 from strandline._journal.table import SessionTable
-from strandline._model import Checkpoint, Completion, FencingToken, NewRun, RoundStarted, RunId, SessionKey
+from strandline._model import (
+    Checkpoint,
+    Completion,
+    FencingToken,
+    JoinedInput,
+    Message,
+    NewRun,
+    RoundStarted,
+    RunId,
+    SessionKey,
+)
 
 T = TypeVar("T")
 Decide = Callable[[SessionTable, float], T]
@@ -106,6 +117,18 @@ class Operations(ABC):
             await self._operate(decide, token=token)
         else:
             self._operate_later(decide, token, encoded)
+
+    async def apply_joins(
+        self, token: FencingToken, messages: list[Message], as_read: AsRead = as_sent
+    ) -> list[JoinedInput]:
+        """Have the runs that wait for a running run reach it; store that with its messages since the last
+        checkpoint."""
+
+        def decide(table: SessionTable, now: float) -> list[JoinedInput]:
+            self._deferred.flush(table, token)
+            return table.apply_joins(token, messages, as_read, now=now)
+
+        return await self._operate(decide, token=token)
 
     async def finish(
         self, token: FencingToken, completion: Completion, *, claim_next: bool, hold: bool = False

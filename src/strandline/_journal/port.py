@@ -6,7 +6,8 @@ Every journal keeps these invariants; `strandline.testing._contract.JournalContr
   `ToolDone` and `RoundDone`: they may return once queued, and are durable before any later operation of that token.
 * An operation with a stale token raises `ClaimLost` and changes nothing.
 * At most one run of a session is claimed at any moment; storage itself refuses a second one.
-* The next run of a session is the first by (lane, priority, sequence); priority counts in `Lane.NORMAL` only.
+* The next run of a session is the first by (lane, priority, sequence); priority counts in `Lane.NORMAL` only. There a
+  run that was to join another and became the next run goes before others of its priority.
   The sequence is given in the accept's own commit.
 * A claim is never a return value (a task cancelled between commit and return would lose it). `claims()` delivers each
   exactly once.
@@ -36,6 +37,11 @@ Every journal keeps these invariants; `strandline.testing._contract.JournalContr
 * The options of a session are defaults: they count for each run that is accepted after them, where its request does not
   set the same option (`own_options`).
 * Every `load` and `read` that begins after a claim's delivery sees what the claim rests on.
+* A run with `IfBusy.STEER` joins the run that executes, its *host*. It is in no queue then, is never claimed and has no
+  position, but counts as waiting while it is pending. `apply_joins` has all that are pending reach the host, in order
+  of sequence, with one checkpoint. When the host ends, those whose messages its completion has (`joined`) end with it,
+  with its outcome but its usage, in the same transaction; all others become runs of their own, before others of their
+  priority. A host that is requeued keeps them. Without a run that executes it is such a run from the beginning.
 * `sessions` shows what waits and executes at any moment, as decided.
 * A last attempt (of a run with more than one) is claimed only while no other last attempt runs.
 
@@ -56,6 +62,8 @@ from strandline._model import (
     Claim,
     Completion,
     FencingToken,
+    Input,
+    JoinedInput,
     Message,
     NewRun,
     Outcome,
@@ -66,6 +74,7 @@ from strandline._model import (
     RunStatus,
     RunSummary,
     ScheduleId,
+    Sender,
     SessionId,
     SessionKey,
     SessionView,
@@ -75,6 +84,10 @@ from strandline._model import (
 
 A = TypeVar("A", covariant=True)
 """The type of a query's answer."""
+
+
+AsRead = Callable[[Input, Sender | None], Input]
+"""Returns the input of a run as its agent reads it, given who sent it."""
 
 
 class Bounds(Struct, frozen=True):
@@ -98,14 +111,18 @@ class Accepted(Struct, frozen=True):
     stopped: "Stopped | None" = None
     defaults: RunDefaults | None = None
     new: NewRun | None = None
+    joined: RunId | None = None
+    """The run that it is to join; it has no position then."""
 
 
 class Refused(Struct, frozen=True):
     """Nothing was stored: a queue, the principal's storage or nearly the disk is full, or the run must not wait.
-    `position` is the place that it would have had.
+    `position` is the place that it would have had. `not_running`: the run that it was to join does not execute.
     """
 
-    reason: Literal["queue_full", "principal_full", "server_full", "session_busy", "storage_full", "disk_low"]
+    reason: Literal[
+        "queue_full", "principal_full", "server_full", "session_busy", "not_running", "storage_full", "disk_low"
+    ]
     position: int
 
 
@@ -190,7 +207,8 @@ class EndOverdue(Struct, frozen=True):
 class Cancel(Struct, frozen=True):
     """End a principal's run: a waiting one at once, an executing one as soon as its owner can.
 
-    Answered by `Stopped`, by `Ended` if it has ended, by `Changed(existed=False)` if there is no such run.
+    Answered by `Stopped`, by `Busy` if it has reached the run that it joins, by `Ended` if it has ended, by
+    `Changed(existed=False)` if there is no such run.
     """
 
     principal: Principal
@@ -595,6 +613,14 @@ class Sessions(Protocol):
         """Return whether a run waits."""
         ...
 
+    def has_pending(self, run_id: RunId) -> bool:
+        """Return whether runs wait to reach this one, which they join."""
+        ...
+
+    def host_of(self, run_id: RunId) -> RunId | None:
+        """Return the host whose turn a run has; None for a run that waits, or has a turn of its own."""
+        ...
+
     def is_live(self, run_id: RunId) -> bool:
         """Return whether a run waits or executes."""
         ...
@@ -785,6 +811,17 @@ class Journal(Protocol):
 
     async def checkpoint(self, token: FencingToken, checkpoint: Checkpoint) -> None:
         """Store what a running run has done so far."""
+        ...
+
+    async def apply_joins(
+        self, token: FencingToken, messages: list[Message], as_read: AsRead = ...
+    ) -> list[JoinedInput]:
+        """Have the runs that wait for a running run reach it, and return them with their inputs, in order of sequence.
+
+        The inputs are stored as `as_read` returns them. One checkpoint stores this, with the run's `messages` since the
+        last one, to the last of which (the user's) they are added. Without such runs, or after a cancel, nothing is
+        stored.
+        """
         ...
 
     async def finish(

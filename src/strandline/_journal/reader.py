@@ -17,7 +17,7 @@ from strandline._journal.changes import SessionRef
 from strandline._journal.database import Database
 from strandline._journal.port import AgentState, AgentStateQuery, HistoryPage, HistoryQuery, RunQuery
 from strandline._journal.records import StoredRun
-from strandline._journal.rules import Rank, Room, delayed, rank, spans
+from strandline._journal.rules import BEFORE_ALL, Rank, Room, delayed, place, rank, spans
 from strandline._journal.state import HistoryEnd, OpenRound, SessionState
 from strandline._lifecycle import ENDED
 from strandline._model import (
@@ -28,6 +28,7 @@ from strandline._model import (
     IfBusy,
     Inline,
     Input,
+    JoinState,
     Lane,
     Message,
     Outcome,
@@ -71,7 +72,8 @@ class RunRow(
     namedtuple(
         "RunRow",
         "run_id lane priority opaque metadata seq status attempt created_at started_at ended_at outcome timeout_s"
-        " queue_deadline discarded cancel_requested discard if_busy moved trace not_before sender fence urgency input",
+        " queue_deadline discarded cancel_requested discard if_busy moved trace not_before sender fence urgency joins"
+        " host input",
     )
 ):
     """A stored run: a row of the columns `RUN_COLUMNS`, any of which may be damaged."""
@@ -81,7 +83,7 @@ class RunRow(
     @property
     def rank(self) -> Rank:
         """Its rank among the waiting runs of its session, if it waits."""
-        return self.lane, self.urgency, self.seq
+        return self.lane, self.urgency, place(self.lane, self.seq, self.joins)
 
 
 RUN_COLUMNS: Final = ", ".join(RunRow._fields)
@@ -102,7 +104,12 @@ def faults_of(run: RunSummary, row: RunRow) -> Iterator[str]:
         yield f"is {status} without an outcome"
     if not ended and (run.outcome is not None or run.ended_at is not None):
         yield f"is {status} and has an outcome"
-    if status is RunStatus.RUNNING and (not claimed or run.attempt < 1):
+    joins = run.join is not None and run.join is not JoinState.BECAME_NEXT_RUN
+    if joins and (claimed or run.attempt > 0 or run.joined is None):
+        yield "joins another run and has a turn of its own"
+    if run.join is JoinState.APPLIED and status is RunStatus.QUEUED:
+        yield "has joined another run and waits"
+    if not joins and status is RunStatus.RUNNING and (not claimed or run.attempt < 1):
         yield "is running without a claim"
     if status is RunStatus.QUEUED and claimed:
         yield "waits and is claimed"
@@ -146,7 +153,9 @@ def stored_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
         if row.sender is None
         else checksums.read_checked(_sender, row.sender, what, request, is_new=True),
         "resumable": {0: True, 1: False}.get(row.opaque),  # (else None, which `convert` refuses)
-        "if_busy": IfBusy.ENQUEUE if row.if_busy is None else row.if_busy,
+        "if_busy": row.if_busy or (IfBusy.ENQUEUE if row.joins is None else IfBusy.STEER),
+        "joined": row.host,
+        "join": row.joins,
         "held": row.fence is not None and row.ended_at is not None,
     }
     if row.outcome is not None:
@@ -537,17 +546,27 @@ def run(connection: Database, query: RunQuery) -> Run | None:
     return replace(found, position=position_of(connection, no, stored))
 
 
+JOINED_ONES: Final = "joins IS NOT NULL AND ended_at IS NULL AND status"
+"""Begins the condition for runs that joined, or were to join: they have a small index."""
+PLACE: Final = f"CASE lane WHEN {Lane.NORMAL} THEN seq - {BEFORE_ALL} ELSE seq END"
+"""The place of a run that became the next run."""
+_WAITING_BEFORE: Final = (
+    "SELECT (SELECT count(*) FROM runs WHERE session = ? AND status = 'queued' AND joins IS NULL"
+    " AND (lane, urgency, seq) < (?,?,?))"
+    f" + (SELECT count(*) FROM runs WHERE session = ? AND {JOINED_ONES} = 'queued' AND joins = 'became_next_run'"
+    f" AND (lane, urgency, {PLACE}) < (?,?,?))"
+)
+
+
 def position_of(connection: Database, session: int, row: RunRow) -> int | None:
     """Return a run's position, 1 for the next to start; None if it does not wait."""
-    return waiting_before(connection, session, row.rank) + 1 if row.status == RunStatus.QUEUED else None
+    is_in_queue = row.status == RunStatus.QUEUED and row.joins != JoinState.PENDING
+    return waiting_before(connection, session, row.rank) + 1 if is_in_queue else None
 
 
 def waiting_before(connection: Database, session: int, position: tuple[int, ...]) -> int:
-    """Return how many runs of a session wait before `position`."""
-    row = connection.execute(
-        "SELECT count(*) FROM runs WHERE session = ? AND status = 'queued' AND (lane, urgency, seq) < (?,?,?)",
-        (session, *position),
-    ).fetchone()
+    """Return how many runs of a session wait for their turn before `position`."""
+    row = connection.execute(_WAITING_BEFORE, (session, *position, session, *position)).fetchone()
     return int(row[0])
 
 

@@ -15,7 +15,10 @@ from strandline._model import (
     Checkpoint,
     ErrorCode,
     Failed,
+    IfBusy,
     Inline,
+    Input,
+    JoinState,
     Keyed,
     Lane,
     Message,
@@ -26,6 +29,7 @@ from strandline._model import (
     RunError,
     RunId,
     RunStatus,
+    Sender,
     Window,
     responses,
 )
@@ -36,19 +40,32 @@ Closed = Literal["answered", "dismissed"]
 Rank = tuple[int, int, int]
 """A run's rank in its session: (lane, urgency, sequence); the smallest is next.
 
-The urgency is the priority in the normal lane, the place drawn on arrival in the front lane, the time and the priority
-of a delayed run, and 0 in all others.
+The sequence is less by `BEFORE_ALL` for a run that became the next run. The urgency is the priority in the normal lane,
+the place drawn on arrival in the front lane, the time and the priority of a delayed run, and 0 in all others.
 """
 
 _DRAWN: Final = 1 << 40
 _PRIORITY_BITS: Final = 3
+BEFORE_ALL: Final = 1 << 62
+"""Subtracted from the sequence of a run that became the next run, to rank it before others of its priority."""
 
 _MOVE_TO: Final = {end: move for (_, move), end in MOVES.items() if end in ENDED}
 
 
-def rank(lane: int, priority: int, sequence: int) -> Rank:
-    """Return a run's rank: by priority in the normal lane, by its arrival there in the front lane."""
-    return (lane, priority if lane == Lane.NORMAL else drawn(sequence) if lane == Lane.FRONT else 0, sequence)
+def rank(lane: int, priority: int, sequence: int, join: JoinState | None = None) -> Rank:
+    """Return a run's rank: by priority in the normal lane, by its arrival there in the front lane.
+
+    In the normal lane one that was to join another and became the next run is before others of its priority.
+    """
+    urgency = priority if lane == Lane.NORMAL else drawn(sequence) if lane == Lane.FRONT else 0
+    return (lane, urgency, place(lane, sequence, join))
+
+
+def place(lane: int, sequence: int, join: str | None) -> int:
+    """Return the place of a run among those of its lane and urgency."""
+    if join == JoinState.BECAME_NEXT_RUN and lane == Lane.NORMAL:
+        return sequence - BEFORE_ALL
+    return sequence
 
 
 def drawn(number: int) -> int:
@@ -56,10 +73,10 @@ def drawn(number: int) -> int:
     return _DRAWN + number
 
 
-def first_rank(new: NewRun, sequence: int, now: float) -> Rank:
+def first_rank(new: NewRun, sequence: int, now: float, join: JoinState | None = None) -> Rank:
     """Return the rank of a run that is accepted now."""
     if new.not_before is None or new.not_before <= now:
-        return rank(new.lane, new.priority, sequence)
+        return rank(new.lane, new.priority, sequence, join)
     return (Lane.DELAYED, delayed(new.not_before, new.priority), sequence)
 
 
@@ -148,6 +165,21 @@ def timed_out(
     return Outcome(status=RunStatus.FAILED, error=error, message=closed[-1] if closed else None), closed
 
 
+def may_join(new: NewRun, host: Run) -> bool:
+    """Return whether a run may join another: what both say is said by the same sender."""
+    return new.key == host.key and new.sender == host.sender
+
+
+def as_sent(given: Input, sender: Sender | None) -> Input:
+    """Return an input as its agent reads it, if nothing else is set."""
+    return given
+
+
+def joined_outcome(outcome: Outcome) -> Outcome:
+    """Return the outcome of a run that joined another, from that of its host, which alone counts what it cost."""
+    return replace(outcome, usage=None)
+
+
 def check_answer(
     given: Sequence[str], question: Question | None, closed: Callable[[str], Closed | None]
 ) -> Unanswerable | None:
@@ -167,7 +199,8 @@ def as_answer(new: NewRun, question: Question) -> NewRun | None:
     """Return a run as the answer that it becomes; None unless there is exactly one request that it may answer."""
     if not new.may_answer or len(question.requests) != 1:
         return None
-    return replace(new, lane=Lane.ANSWER, input=responses({question.requests[0].id: new.input}))
+    if_busy = IfBusy.ENQUEUE if new.if_busy is IfBusy.STEER else new.if_busy
+    return replace(new, if_busy=if_busy, lane=Lane.ANSWER, input=responses({question.requests[0].id: new.input}))
 
 
 def answers_key(keyed: Keyed, run_id: RunId, ended_at: float | None, fingerprint: bytes) -> Attached | Reused | None:

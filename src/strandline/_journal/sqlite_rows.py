@@ -23,7 +23,7 @@ from strandline._journal.records import DamagedSession, KeyedRun, RunLocation, S
 from strandline._journal.rules import Closed, drawn
 from strandline._journal.state import RunState, SessionState
 from strandline._lifecycle import ENDED
-from strandline._model import IfBusy, Lane, Principal, Question, RunId, RunStatus, ScheduleId, SessionKey
+from strandline._model import IfBusy, JoinState, Lane, Principal, Question, RunId, RunStatus, ScheduleId, SessionKey
 from strandline.errors import JournalUnavailable, RecordDamaged
 
 _QUEUED: Final = RunStatus.QUEUED.value
@@ -61,6 +61,11 @@ _PLAIN: Final[dict[type[changes.Change], str]] = {
     changes.ChangeSession: (
         "UPDATE sessions SET paused = :paused, closed_since = :closed_since, rests_since = :rests_since WHERE no = :no"
     ),
+    changes.ChangeJoin: (
+        "UPDATE runs SET joins = :join, host = :host, started_at = :started_at,"
+        " status = CASE WHEN :join = 'applied' THEN 'running' ELSE 'queued' END"
+        f" WHERE seq = :seq AND fence IS NULL AND {_IS_OPEN}"
+    ),
     changes.EndHold: "UPDATE runs SET fence = NULL WHERE seq = :seq AND fence = :fence",
     changes.DropCheckpoints: "DELETE FROM staged WHERE run = :seq",
     changes.DropKey: "UPDATE runs SET key = NULL, fingerprint = NULL WHERE seq = :seq",
@@ -76,6 +81,7 @@ _PLAIN: Final[dict[type[changes.Change], str]] = {
 """Changes that one statement writes, with their fields as parameters."""
 _OF_WHAT_IS_THERE: Final = (
     changes.ChangeSession,
+    changes.ChangeJoin,
     changes.EndHold,
     changes.AnswerQuestion,
     changes.ForgetSchedule,
@@ -90,17 +96,19 @@ LIVE: Final = (
     "SELECT run_id, seq, lane, urgency, created_at, queue_deadline, attempt, started_at, moved, fence,"
     f" CASE WHEN NOT ({_IS_OPEN}) THEN coalesce(ended_at, created_at) END, cancel_requested, discard,"
     " CASE WHEN started_at IS NULL AND attempt = 0 THEN 0 ELSE (SELECT count(*) FROM staged WHERE run = seq) END,"
-    " timeout_s, not_before"
+    " timeout_s, not_before, joins, host"
     " FROM runs"
 )
-"""The fields of `RunState` for a waiting or claimed run, in their order."""
+"""The fields of `RunState` for a waiting or claimed run, in their order; whether and whom it joins comes last."""
 _Time = float | None
 _Number = int | None
 _Live = tuple[
-    str, int, int, int, float, _Time, int, _Time, _Number, _Number, _Time, int, int, int, _Time, _Time
+    str, int, int, int, float, _Time, int, _Time, _Number, _Number, _Time, int, int, int, _Time, _Time,
+    JoinState | None, str | None,
 ]  # fmt: skip
 _LIVE_OF: Final = (
     f"{LIVE} WHERE session = ? AND status = 'queued' UNION ALL {LIVE} WHERE session = ? AND fence IS NOT NULL"
+    f" UNION ALL {LIVE} WHERE session = ? AND joins = 'applied' AND ended_at IS NULL"
 )
 _BUSY: Final = "SELECT session FROM runs WHERE status = 'queued' UNION SELECT session FROM runs WHERE fence IS NOT NULL"
 _KEY: Final = "SELECT principal, session_id FROM sessions WHERE no = ?"
@@ -116,12 +124,32 @@ def _add_run(more: tuple[str, ...]) -> str:
 
 def add_live(session: SessionState, columns: Sequence[Any]) -> None:
     """Give a session a run that waits or is claimed, as `LIVE` has it."""
-    run = RunState(session, *reader.plain(_Live, columns, session.key))
+    *plain, join, host = reader.plain(_Live, columns, session.key)
+    run = RunState(session, *plain)
     run.cancel_requested, run.discard = bool(run.cancel_requested), bool(run.discard)
-    if run.fence is None:
+    if run.fence is not None:
+        session.claimed = run
+        return
+    run.join, run.host_id = join, host
+    if join is None or join is JoinState.BECAME_NEXT_RUN:
         session.queue.add(run)
     else:
-        session.claimed = run
+        session.joining.append(run)
+
+
+def attach_joins(session: SessionState) -> None:
+    """Give the runs of a session that join another their hosts. One whose host is gone is a run of its own."""
+    if not session.joining:
+        return
+    hosts = {run.run_id: run for run in (*session.queue, *([session.claimed] if session.claimed else []))}
+    found, session.joining = sorted(session.joining, key=lambda run: run.seq), []
+    for run in found:
+        run.host = None if run.host_id is None else hosts.get(run.host_id)
+        if run.host is not None and run.host.held_since is None:
+            session.joining.append(run)
+        else:
+            run.host, run.join, run.started_at = None, JoinState.BECAME_NEXT_RUN, None
+            session.queue.add(run)
 
 
 def lost_session(no: int) -> RecordDamaged:
@@ -231,7 +259,11 @@ class StoredRows(ABC):
             more["trace"] = checksums.with_checksum(body.trace, owner)
         if body.sender is not None:
             more["sender"] = checksums.with_checksum(body.sender, owner)
-        if new.if_busy is not IfBusy.ENQUEUE:
+        if row.join is not None:  # (which says that it steers, also where a server does not know that)
+            more["joins"] = row.join.value
+            if row.host is not None:
+                more["host"] = row.host
+        elif new.if_busy is not IfBusy.ENQUEUE:
             more["if_busy"] = new.if_busy.value
         if (keyed := new.keyed) is not None:
             more["key"] = keyed.key
@@ -354,8 +386,9 @@ class StoredRows(ABC):
         """Return a session, None if there is none. Raises `RecordDamaged`."""
         session = reader.find_session(self._connection, key)
         if session is not None:
-            for columns in self._execute(_LIVE_OF, (session.no, session.no)).fetchall():
+            for columns in self._execute(_LIVE_OF, (session.no,) * 3).fetchall():
                 add_live(session, columns)
+            attach_joins(session)
         return session
 
     def locate_run(self, run_id: RunId) -> RunLocation | None:

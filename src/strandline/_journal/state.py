@@ -13,8 +13,8 @@ from msgspec import Struct, field
 
 from strandline._journal.changes import SessionRef
 from strandline._journal.deadlines import Due
-from strandline._journal.rules import Rank
-from strandline._model import Lane, NewRun, RunId, SessionKey, waits_since
+from strandline._journal.rules import Rank, place
+from strandline._model import JoinState, Lane, NewRun, RunId, SessionKey, waits_since
 
 
 class HistoryEnd(Struct, frozen=True, gc=False):
@@ -63,11 +63,23 @@ class RunState(Struct, eq=False):
     """The accepted run, while it waits; None if only storage has it."""
     due: Due | None = None
     """When to check its `queue_deadline`, which may be later, or its `deadline`; of a delayed run its `not_before`."""
+    host: "RunState | None" = None
+    """The run that it joins. It has no turn of its own then, and is in no queue."""
+    join: JoinState | None = None
+    host_id: RunId | None = None
+    """Its host as stored, until the session is loaded."""
 
     @property
     def rank(self) -> Rank:
         """Its rank among the waiting runs of its session."""
-        return (self.lane, self.urgency, self.seq)
+        if self.join is None:
+            return (self.lane, self.urgency, self.seq)
+        return (self.lane, self.urgency, place(self.lane, self.seq, self.join))
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits, for its turn or to reach its host."""
+        return self.fence is None and (self.host is None or self.join is JoinState.PENDING)
 
     @property
     def deadline(self) -> float | None:
@@ -190,6 +202,8 @@ class SessionState(Struct, eq=False):
     queue: RunQueue = field(default_factory=RunQueue)
     claimed: RunState | None = None
     """The run that executes or is held."""
+    joining: list[RunState] = field(default_factory=list)
+    """Runs that join the one that executes or was requeued, in order of sequence: pending and applied ones."""
     keys: Keys | None = None
     """None: not yet read."""
     options: bytes | None = None
@@ -230,6 +244,16 @@ class SessionState(Struct, eq=False):
         return claimed if claimed is not None and claimed.held_since is not None else None
 
     @property
+    def pending(self) -> list[RunState]:
+        """The runs that wait to reach their host."""
+        return [run for run in self.joining if run.join is JoinState.PENDING] if self.joining else []
+
+    @property
+    def waiting(self) -> int:
+        """How many runs wait, for their turn or to reach their host."""
+        return len(self.queue) + len(self.pending) if self.joining else len(self.queue)
+
+    @property
     def is_durable(self) -> bool:
         """Whether all its changes are durable."""
         return not self.is_changed and not self.in_flight
@@ -237,7 +261,7 @@ class SessionState(Struct, eq=False):
     @property
     def is_idle(self) -> bool:
         """Whether nothing of it waits or is claimed."""
-        return self.claimed is None and not self.queue
+        return self.claimed is None and not self.queue and not self.joining
 
     def answered_by(self, run: RunState) -> OpenRound | None:
         """Return the open round that a run was accepted to answer."""

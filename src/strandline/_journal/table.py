@@ -39,6 +39,7 @@ from strandline._journal.port import (
     AcceptAnswer,
     Accepted,
     AddSchedule,
+    AsRead,
     Attached,
     Bounds,
     Busy,
@@ -77,6 +78,7 @@ from strandline._journal.rules import (
     delayed,
     drawn,
     first_rank,
+    may_join,
 )
 from strandline._journal.state import Keys, OpenRound, RunState, SessionState
 from strandline._journal.transitions import Transitions, as_run, in_order
@@ -87,13 +89,17 @@ from strandline._model import (
     FencingToken,
     Firing,
     IfBusy,
+    JoinedInput,
+    JoinState,
     Lane,
+    Message,
     NewRun,
     Outcome,
     Principal,
     Question,
     RunDefaults,
     RunId,
+    RunsJoined,
     RunStatus,
     ScheduleId,
     SessionKey,
@@ -318,6 +324,7 @@ class SessionTable(Transitions):
             raise RunIdTaken(new.run_id)
         session = self._find(new.key)
         open_round = None if session is None else session.question
+        executing = None if session is None else session.executing
         forgotten = None
         replaced: RunState | None = None
         if (fires := new.fires) is not None:
@@ -335,6 +342,9 @@ class SessionTable(Transitions):
             if isinstance(known, Attached | Reused):
                 return known
             forgotten = known
+        expected = new.expected_run_id
+        if expected is not None and (executing is None or executing.run_id != expected):
+            return Refused("not_running", 0)
         defaults = None if session is None or session.options is None else self._options(session)
         if defaults is not None:
             new, body = with_defaults(new, body, defaults)
@@ -346,7 +356,11 @@ class SessionTable(Transitions):
                 body = replace(body, prompt=encode_messages(answer.input))
         partition = self.partition(new.key) if session is None else self._partition(session)
         seq = self.numbers.next_run(partition)
-        place = first_rank(new, seq, now)
+        host, join = None, None
+        if new.if_busy is IfBusy.STEER:
+            host = self._host_for(new, executing)
+            join = JoinState.BECAME_NEXT_RUN if host is None else JoinState.PENDING
+        place = first_rank(new, seq, now, join)
         ahead = session.queue.ahead(place) if session is not None else 0
         may_proceed = open_round is None or new.dismisses or open_round.until <= now
         leaving: list[RunState] = []
@@ -383,7 +397,7 @@ class SessionTable(Transitions):
         is_free = is_free and not self._is_closing(partition) and place[0] != Lane.DELAYED
         at_once = claim_next and not ahead and is_free and (may_proceed or answers)
         if not at_once and not answers:
-            waiting = (len(session.queue) if session is not None else 0) - len(leaving)
+            waiting = (session.waiting if session is not None else 0) - len(leaving)
             if (full := self._full(new, bounds, waiting, len(leaving))) is not None:
                 return Refused(full, ahead + 1)
         if session is None:
@@ -394,6 +408,7 @@ class SessionTable(Transitions):
             session, new.run_id, seq, place[0], place[1], new.created_at, new.queue_deadline, timeout_s=new.timeout_s,
             not_before=new.not_before,
         )  # fmt: skip
+        run.host, run.join = host, join
         self.numbers.drew_run(seq)
         if most is not None:
             self._coming.append((new.key.principal, body.size))
@@ -407,17 +422,31 @@ class SessionTable(Transitions):
             at, state = fires.next_at, fires.state
             self._note(session, MoveSchedule(session.ref, fires.schedule_id, at, None, state))
         if replaced is not None:
-            stopped = Stopped({replaced.run_id: self._cancel_waiting(replaced)}, [])
+            stopped = Stopped(self._cancel_waiting(replaced), [])
         if forgotten is not None:
             self._note(session, DropKey(forgotten))
         fence = self._claim(run) if at_once else None
+        host_id = None if host is None else host.run_id
         added = AddRun(
-            session.ref, run.seq, new, body, run.lane, run.urgency, run.queue_deadline, fence, run.started_at
+            session.ref,
+            run.seq,
+            new,
+            body,
+            run.lane,
+            run.urgency,
+            run.queue_deadline,
+            fence,
+            run.started_at,
+            host_id,
+            join,
         )
         self._note(session, added)
         self._runs[run.run_id] = run
         if fence is None:
             run.new = new if body.size <= KEPT_BYTES else None
+            if host is not None:
+                self._wait_for_host(run)
+                return Accepted(0, None, defaults, None if defaults is None else new, joined=host.run_id)
             self._enqueue(run)
             return Accepted(ahead + 1, stopped, defaults, None if defaults is None else new)
         claimed = as_run(new, run)
@@ -502,7 +531,9 @@ class SessionTable(Transitions):
         if if_busy not in INTERRUPTS:
             return None
         discard = if_busy is IfBusy.ROLLBACK
-        ended = {run.run_id: self._cancel_waiting(run, discard=discard) for run in begun}
+        ended: dict[RunId, Outcome] = {}
+        for run in begun:
+            ended |= self._cancel_waiting(run, discard=discard)
         executing = session.executing
         cancelling = [] if executing is None else [self._request_end(executing, discard=discard)]
         return Stopped(ended, cancelling) if ended or cancelling else None
@@ -538,6 +569,30 @@ class SessionTable(Transitions):
         self._note(run.session, AddCheckpoint(run.seq, run.checkpoints, checkpoint))
         run.checkpoints += 1
 
+    def _host_for(self, new: NewRun, executing: RunState | None) -> RunState | None:
+        """Return the run that a new one joins, if that executes: it must have model calls that can be seen."""
+        if executing is None or not new.resumable or not may_join(new, self._stored(executing).run):
+            return None
+        return executing
+
+    def apply_joins(
+        self, token: FencingToken, messages: list[Message], as_read: AsRead, *, now: float
+    ) -> list[JoinedInput]:
+        """Have the runs reach their host that wait for that, by a checkpoint; return them. One that cannot be read
+        waits on, and so do all once the host's cancel was accepted."""
+        host = self._executing(token)
+        session, self._now = host.session, now
+        if host.cancel_requested:
+            return []
+        pending = [(run, self._stored(run)) for run in session.pending if run.host is host]
+        readable = [(run, found.run) for run, found in pending if found.error is None]
+        joined = [JoinedInput(run.run_id, as_read(found.input, found.sender), found.sender) for run, found in readable]
+        if joined:
+            self.checkpoint(token, encode_messages(RunsJoined(messages, joined)))
+        for run, _ in readable:
+            self._apply(run)
+        return joined
+
     def finish(
         self, token: FencingToken, completion: EncodedCompletion, *, hold: bool, claim_next: bool, now: float
     ) -> ClaimResult:
@@ -551,9 +606,12 @@ class SessionTable(Transitions):
         if not closed and session.answered_by(run) is not None:
             self._question(session)
         if claim_next and not hold:
-            self._look_ahead(session)
+            self._look_ahead(session, completion.joined)
         self._end(run, completion.status, completion.outcome, discarded=completion.discarded, hold=hold)
         self._append(session, run.seq, completion.messages, completion.length, discarded=completion.discarded)
+        if session.joining:
+            outcome, discarded = completion.joined_outcome, completion.discarded
+            self._end_joins(run, completion.status, outcome, completion.joined, discarded=discarded)
         self._close_round_of(run, closed=closed, begun=completion.discarded)
         if completion.question is not None:
             self._ask(session, run.seq, completion.question, now + completion.answer_within_s, hold=hold)
@@ -671,7 +729,7 @@ class SessionTable(Transitions):
         if run.fence is not None or run.has_begun:
             return Busy()
         self._look_up_waiting([run])
-        self._end_waiting(run, change.outcome.status, encode_messages(change.outcome), [])
+        self._end_waiting(run, change.outcome, [])
         return Changed(existed=True)
 
     def _end_overdue(self, change: EndOverdue) -> Stopped:
@@ -680,7 +738,7 @@ class SessionTable(Transitions):
         Those that have begun are closed by their checkpoints, the others leave no message in history."""
         check_end(RunStatus.QUEUED, change.outcome.status)
         session = self._find(change.key)
-        queue = () if session is None else tuple(session.queue)
+        queue = () if session is None else (*session.pending, *session.queue)
         self._look_up_waiting(run for run in queue if not run.is_delayed and self._is_overdue(run, self._now))
         for run in queue:
             if self._is_due(run, self._now):
@@ -690,12 +748,12 @@ class SessionTable(Transitions):
         for run in overdue:
             if run.deadline is None:
                 ended[run.run_id] = change.outcome
-                self._end_waiting(run, change.outcome.status, encode_messages(change.outcome), [])
+                self._end_waiting(run, change.outcome, [])
             else:
-                ended[run.run_id] = self._time_out(run, discard=change.drop)
+                ended |= self._time_out(run, discard=change.drop)
         return Stopped(ended=ended, cancelling=[])
 
-    def _cancel(self, change: Cancel) -> Stopped | Changed | Ended:
+    def _cancel(self, change: Cancel) -> Stopped | Changed | Busy | Ended:
         """End a waiting run, request the end of an executing one, or dismiss the open question of an ended one."""
         run = self._runs.get(change.run_id)
         if run is not None and run.held_since is None:
@@ -703,8 +761,10 @@ class SessionTable(Transitions):
                 return Changed(existed=False)
             if run.fence is not None:
                 return Stopped(ended={}, cancelling=[self._request_end(run)])
+            if not run.waits:
+                return Busy()
             self._look_up_waiting([run])
-            return Stopped(ended={run.run_id: self._cancel_waiting(run)}, cancelling=[])
+            return Stopped(ended=self._cancel_waiting(run), cancelling=[])
         known = self._locate_run(change.run_id)
         if known is None or known.key.principal != change.principal:
             return Changed(existed=False)
@@ -726,7 +786,9 @@ class SessionTable(Transitions):
         self._look_up_waiting(session.queue)
         if session.round is not None:
             self._question(session)
-        ended: dict[RunId, Outcome] = {run.run_id: self._cancel_waiting(run) for run in session.queue}
+        ended: dict[RunId, Outcome] = {}
+        for run in (*session.pending, *session.queue):
+            ended |= self._cancel_waiting(run)
         cancelling, dismissed = list[RunId](), False
         if change.running:
             if (executing := session.executing) is not None:
@@ -750,8 +812,9 @@ class SessionTable(Transitions):
             return Busy()
         if run.lane == Lane.ANSWER:
             return Changed(existed=True)
-        queue = run.session.queue
-        queue.remove(run)
+        queue, is_queued = run.session.queue, run.host is None
+        if is_queued:
+            queue.remove(run)
         if change.priority is None:
             place = self.numbers.next_run(self._partition(run.session))
             run.lane, run.urgency = Lane.FRONT, drawn(place)
@@ -760,7 +823,8 @@ class SessionTable(Transitions):
             run.urgency, run.moved = delayed(run.not_before, change.priority), change.priority
         else:
             run.lane, run.urgency, run.moved = Lane.NORMAL, change.priority, change.priority
-        queue.add(run)
+        if is_queued:
+            queue.add(run)
         if run.not_before is not None:
             self._watch(run)  # (it may be delayed no longer)
         self._moved(run.session.key)

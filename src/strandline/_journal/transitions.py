@@ -6,18 +6,19 @@ step, since a step that raised `Missing` would leave it half done.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 from msgspec.structs import replace
 
 from strandline._encoding import decoder, encode_messages
-from strandline._history import dismissed
+from strandline._history import dismissed, joined_in
 from strandline._journal.changes import (
     AddHistory,
     AddQuestion,
     AddSession,
     Change,
+    ChangeJoin,
     ChangeRun,
     ChangeSession,
     CloseRequest,
@@ -33,12 +34,25 @@ from strandline._journal.live import LiveSessions
 from strandline._journal.numbers import Numbers
 from strandline._journal.port import ClaimResult
 from strandline._journal.records import Missing, Records, Room, StoredQuestion, StoredRun
-from strandline._journal.rules import Closed, cancelled, delayed_priority, is_last, rank, stood_s, timed_out
+from strandline._journal.rules import (
+    Closed,
+    Rank,
+    cancelled,
+    delayed_priority,
+    is_last,
+    joined_outcome,
+    place,
+    rank,
+    stood_s,
+    timed_out,
+)
 from strandline._journal.state import HistoryEnd, Keys, OpenRound, RunState, SessionState
 from strandline._lifecycle import Move, advance
 from strandline._model import (
+    Checkpoint,
     Claim,
     FencingToken,
+    JoinState,
     Lane,
     Message,
     NewRun,
@@ -59,6 +73,7 @@ _decoded_question: Final[Callable[[bytes], Question]] = decoder(Question)
 
 NO_RUN: Final = -1
 """The run of a row of history without one."""
+_BECAME: Final = JoinState.BECAME_NEXT_RUN
 RUNNING: Final = advance(RunStatus.QUEUED, Move.CLAIM)
 
 
@@ -129,11 +144,17 @@ class Transitions(LiveSessions):
         ref, run, until = session.ref, open_round.run, open_round.until
         return self._fetched(("question", session.no, run), lambda records: records.question(ref, run, until))
 
-    def _look_ahead(self, session: SessionState) -> None:
-        """Read what the next claim of a session needs: its next run, the question that it answers or dismisses."""
-        if not session.queue.has_next:
+    def _look_ahead(self, session: SessionState, joined: Collection[RunId] = ()) -> None:
+        """Read what the next claim of a session needs: its next run, the question that it answers or dismisses.
+
+        The next run may be one that joins the run that ends now, unless that ends those `joined` as well.
+        """
+        heads = [session.queue.head] if session.queue.has_next else []
+        if session.joining:
+            heads += [run for run in session.joining if run.waits or run.run_id not in joined]
+        if not heads:
             return
-        run = session.queue.head
+        run = heads[0] if len(heads) == 1 else min(heads, key=_rank_alone)
         if run.new is None:
             self._stored(run)
         if session.question is not None or session.answered_by(run) is not None:
@@ -224,6 +245,48 @@ class Transitions(LiveSessions):
             ),
         )  # fmt: skip
 
+    # -- runs that join -------------------------------------------------------------------------------
+
+    def _change_join(self, run: RunState) -> None:
+        assert run.join is not None
+        host = None if run.host is None else run.host.run_id
+        self._note(run.session, ChangeJoin(run.seq, run.join.value, host, run.started_at))
+
+    def _apply(self, run: RunState) -> None:
+        """Note that a run has reached its host, whose outcome will be its own."""
+        self._touch(run.session)
+        run.join, run.started_at = JoinState.APPLIED, self._now
+        self._reach_host(run)
+        self._change_join(run)
+
+    def _become_next(self, run: RunState) -> None:
+        """Give a run that was to join another a turn of its own: before others of its priority."""
+        self._leave_host(run)
+        run.host, run.join, run.started_at = None, JoinState.BECAME_NEXT_RUN, None
+        self._enqueue(run)
+        self._change_join(run)
+
+    def _leave_host(self, run: RunState) -> None:
+        """Have a run join its host no longer."""
+        self._touch(run.session)
+        run.session.joining.remove(run)
+        if run.join is JoinState.PENDING:
+            new = run.new
+            self._reach_host(run)
+            run.new = new
+
+    def _end_joins(
+        self, host: RunState, status: RunStatus, outcome: bytes, joined: Collection[RunId], *, discarded: bool
+    ) -> None:
+        """End the runs that joined one that ends, if its messages have theirs; the others become the next runs."""
+        session = host.session
+        for run in [each for each in session.joining if each.host is host]:
+            if run.join is JoinState.APPLIED and run.run_id in joined:
+                self._end(run, status, outcome, discarded=discarded)
+                self._append(session, run.seq, None, 0, discarded=discarded)
+            else:
+                self._become_next(run)
+
     def _claim(self, run: RunState) -> int:
         """Claim a run for execution; return its fence."""
         self._touch(run.session)
@@ -292,6 +355,8 @@ class Transitions(LiveSessions):
             started_at=run.started_at,
             queue_deadline=run.queue_deadline,
             position=None,
+            joined=None,
+            join=run.join,
         )
         token, damaged = FencingToken(run.run_id, fence), error is not None
         self._claims.append(
@@ -308,6 +373,8 @@ class Transitions(LiveSessions):
         else:
             if run.session.claimed is run:
                 self._unclaim(run)
+            elif run.host is not None:
+                self._leave_host(run)
             else:
                 self._leave_queue(run)
             del self._runs[run.run_id]
@@ -321,32 +388,54 @@ class Transitions(LiveSessions):
             run.checkpoints = 0
 
     def _end_waiting(
-        self, run: RunState, status: RunStatus, outcome: bytes, messages: Sequence[Message], *, discard: bool = False
+        self,
+        run: RunState,
+        outcome: Outcome,
+        messages: Sequence[Message],
+        *,
+        discard: bool = False,
+        joined: Collection[RunId] = (),
     ) -> None:
-        """End a waiting run, leaving `messages` in history."""
+        """End a waiting run, leaving `messages` in history; `joined` are the runs whose messages are among these."""
         session = run.session
-        self._end(run, status, outcome, discarded=discard)
+        self._end(run, outcome.status, encode_messages(outcome), discarded=discard)
         encoded = encode_messages(messages) if messages else None
         self._append(session, run.seq, encoded, len(messages), discarded=discard)
+        if session.joining:
+            shared = encode_messages(joined_outcome(outcome))
+            self._end_joins(run, outcome.status, shared, joined, discarded=discard)
         self._close_round_of(run, closed=bool(messages) and not discard, begun=discard)
 
-    def _cancel_waiting(self, run: RunState, *, discard: bool = False) -> Outcome:
-        """End a waiting run as cancelled; one that has begun is closed by its checkpoints."""
+    def _cancel_waiting(self, run: RunState, *, discard: bool = False) -> dict[RunId, Outcome]:
+        """End a waiting run as cancelled, and those that joined it; one that has begun is closed by its checkpoints."""
         session = run.session
         question = None if session.answered_by(run) is None else self._question(session).question
         checkpoints = self._stored(run).checkpoints if run.has_begun else ()
         outcome, messages = cancelled(checkpoints, question=question)
-        self._end_waiting(run, outcome.status, encode_messages(outcome), messages, discard=discard)
-        return outcome
+        return self._end_begun(run, outcome, messages, checkpoints, discard=discard)
 
-    def _time_out(self, run: RunState, *, discard: bool) -> Outcome:
-        """End a run that has begun and waits again as timed out, closed by its checkpoints."""
+    def _end_begun(
+        self,
+        run: RunState,
+        outcome: Outcome,
+        messages: Sequence[Message],
+        checkpoints: Iterable[Checkpoint],
+        *,
+        discard: bool,
+    ) -> dict[RunId, Outcome]:
+        """End a waiting run with those that joined it, as its checkpoints say; return the outcomes."""
+        joined = joined_in(checkpoints)
+        self._end_waiting(run, outcome, messages, discard=discard, joined=joined)
+        return {run.run_id: outcome, **dict.fromkeys(joined, joined_outcome(outcome))}
+
+    def _time_out(self, run: RunState, *, discard: bool) -> dict[RunId, Outcome]:
+        """End a run that has begun and waits again as timed out, and those that joined it, closed by its
+        checkpoints."""
         session = run.session
         question = None if session.answered_by(run) is None else self._question(session).question
         found, checkpoints, _ = self._stored(run)
         outcome, messages = timed_out(found, checkpoints, question=question)
-        self._end_waiting(run, outcome.status, encode_messages(outcome), messages, discard=discard)
-        return outcome
+        return self._end_begun(run, outcome, messages, checkpoints, discard=discard)
 
     def _request_end(self, run: RunState, *, discard: bool = False) -> RunId:
         """Note that an executing run can only end as cancelled."""
@@ -390,17 +479,17 @@ class Transitions(LiveSessions):
         if session.closed_since is not None:
             session.closed_since = None
             self._change_session(session)
-        for run in session.queue:
+        for run in (*session.queue, *session.pending):
             self._watch(run)
         self._moved(session.key)
 
     def _delay_since(self, session: SessionState, since: float) -> None:
-        for run in session.queue:
+        for run in (*session.queue, *session.pending):
             self._delay(run, stood_s(since, run.waits_since, self._now))
 
     def _delay_until(self, session: SessionState, until: float, sign: int) -> None:
         """Move the queue deadlines of a session, there or back, by the time that is left until then."""
-        for run in session.queue:
+        for run in (*session.queue, *session.pending):
             self._delay(run, sign * max(0.0, until - max(self._now, run.waits_since)))
 
     def _delay(self, run: RunState, seconds: float) -> None:
@@ -475,6 +564,11 @@ def in_order(runs: Iterable[RunState]) -> list[RunState]:
     return sorted(runs, key=lambda run: run.seq)
 
 
+def _rank_alone(run: RunState) -> Rank:
+    """Return the rank of a run; of one that joins, the rank it will have as the next run."""
+    return run.rank if run.host is None else (run.lane, run.urgency, place(run.lane, run.seq, _BECAME))
+
+
 def as_run(new: NewRun, run: RunState) -> Run:
     """Return a run as it is now, from what it was accepted as."""
     return Run(
@@ -493,6 +587,8 @@ def as_run(new: NewRun, run: RunState) -> Run:
         timeout_s=new.timeout_s,
         queue_deadline=run.queue_deadline,
         if_busy=new.if_busy,
+        joined=None if run.host is None else run.host.run_id,
+        join=run.join,
         trace=new.trace,
         not_before=new.not_before,
         sender=new.sender,

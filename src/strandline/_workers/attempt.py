@@ -45,12 +45,37 @@ class RemoteAttempt:
         self._clock = clock
         self._owned_until = owned_until
         self._permission: asyncio.Future[bool] | None = None
+        self.has_joins = order.has_joins
+        self._joined: asyncio.Future[list[Block]] | None = None
         self._sent_at = 0.0
 
     @property
     def messages(self) -> Sequence[Message]:
         """The run's messages so far."""
         return self._messages
+
+    def note_joins(self) -> None:
+        """Note that runs wait to join."""
+        self.has_joins = True
+
+    def forward_joins(self, on_joins: Callable[[], object]) -> None:
+        """Do nothing: the serving process says that runs wait."""
+
+    async def take_joins(self) -> list[Block]:
+        """Have the serving process let the runs join that wait for that; add what they say to the last message."""
+        self.has_joins = False
+        self._joined = asyncio.get_running_loop().create_future()
+        self._report("take_joins")
+        said = await self._joined
+        if said:
+            last = self._messages[-1]
+            self._messages[-1] = {**last, "content": [*last["content"], *said]}
+        return said
+
+    def join(self, said: list[Block]) -> None:
+        """Answer a waiting `take_joins`."""
+        if self._joined is not None and not self._joined.done():
+            self._joined.set_result(said)
 
     def add(self, message: Message) -> None:
         """Report a message."""

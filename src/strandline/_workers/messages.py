@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from strandline._agents.port import Finished, RunContext
 from strandline._history import Progress
-from strandline._model import AgentRecord, Carrier, Input, Message, RunId, SessionKey
+from strandline._model import AgentRecord, Block, Carrier, Input, Message, RunId, SessionKey
 
 
 class Setup(Struct, frozen=True, kw_only=True, tag="setup"):
@@ -52,6 +52,8 @@ class Run(Struct, frozen=True, kw_only=True, tag="run"):
     carrier: Carrier | None
     prompt: Input | None
     messages: list[Message]
+    has_joins: bool = False
+    """Whether runs wait to join it."""
 
 
 class Signal(Struct, frozen=True, tag="signal"):
@@ -71,6 +73,19 @@ class Proceed(Struct, frozen=True, tag="proceed"):
 
     call: int
     allowed: bool
+
+
+class JoinsWait(Struct, frozen=True, tag="joins_wait"):
+    """Runs wait to join the run of a call: ask for them before its next model call."""
+
+    call: int
+
+
+class Joined(Struct, frozen=True, tag="joined"):
+    """Answer `take_joins`: what these runs say; nothing if none has joined."""
+
+    call: int
+    content: list[Block]
 
 
 class Compact(Struct, frozen=True, tag="compact"):
@@ -105,7 +120,22 @@ class Exit(Struct, frozen=True, tag="exit"):
     """Exit cleanly. Without it, a closed connection means that the serving process has died."""
 
 
-Order = Setup | Build | Run | Signal | Cancel | Proceed | Compact | Drop | Ping | OwnedUntil | GetStack | Exit
+Order = (
+    Setup
+    | Build
+    | Run
+    | Signal
+    | Cancel
+    | Proceed
+    | JoinsWait
+    | Joined
+    | Compact
+    | Drop
+    | Ping
+    | OwnedUntil
+    | GetStack
+    | Exit
+)
 
 
 class Loaded(Struct, frozen=True, kw_only=True, tag="loaded"):
@@ -179,7 +209,7 @@ class Stack(Struct, frozen=True, tag="stack"):
 
 Report = Loaded | LoadFailed | Ready | AttemptCall | Done | WorkEnded | Heartbeat | Stack
 
-AWAITED: Final = frozenset({"begin_round", "end_tool", "end_round"})
+AWAITED: Final = frozenset({"begin_round", "end_tool", "end_round", "take_joins"})
 """The methods of `Attempt` that are awaited."""
 ATTEMPT_METHODS: Final = AWAITED | {
     "add",

@@ -89,12 +89,13 @@ class RemoteCall:
     async def _checkpoint(self, report: m.AttemptCall) -> None:
         assert self._attempt is not None
         allowed = False
+        answer: Any = None
         self._in_begin_round = report.method == "begin_round"
         try:
             if self._in_begin_round and self._is_lost:
                 pass  # the tools cannot start any more; if the round were stored, they would count as started
             elif self._error is None or report.method == "end_tool":  # (a result is known even if it cannot be stored)
-                await getattr(self._attempt, report.method)(*report.args)
+                answer = await getattr(self._attempt, report.method)(*report.args)
                 allowed = True
         except RunStopped:
             pass
@@ -103,6 +104,8 @@ class RemoteCall:
         if self._in_begin_round:
             self._in_begin_round = False
             self._send(m.Proceed(self.number, allowed))
+        elif report.method == "take_joins":
+            self._send(m.Joined(self.number, answer or []))
 
     def _fail(self, error: Exception) -> None:
         """End the run with this error: its further work could not be stored."""

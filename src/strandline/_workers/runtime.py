@@ -96,6 +96,10 @@ class WorkerRuntime:
                 self._loops.cancel(running_call.call)
             case m.Proceed(call, allowed) if (attempt := self._attempt(call)) is not None:
                 self._loops.post(partial(attempt.proceed, allowed))
+            case m.JoinsWait(call) if (attempt := self._attempt(call)) is not None:
+                self._loops.post(attempt.note_joins)
+            case m.Joined(call, content) if (attempt := self._attempt(call)) is not None:
+                self._loops.post(partial(attempt.join, content))
             case m.Compact(agent) if (idle := self._agents.get(agent)) is not None:
                 self._loops.post(idle.compact)
             case m.Drop(agent):

@@ -78,10 +78,12 @@ class AgentProxy:
             carrier=self._carrier(),
             prompt=attempt.prompt,
             messages=list(attempt.messages),
+            has_joins=attempt.has_joins,
         )
         assert isinstance(attempt.signal, ForwardedSignal)
         # (It is not set yet: the engine has checked in this very loop iteration.)
         attempt.signal.forward(lambda: worker.send(m.Signal(order.call)))
+        attempt.forward_joins(lambda: worker.send(m.JoinsWait(order.call)))
         finished = await worker.execute(order, call, attempt)
         assert finished is not None
         return finished

@@ -51,13 +51,18 @@ class Why(Struct, frozen=True):
 
 
 class Run(Struct, frozen=True, kw_only=True):
-    """A run. `output` is the text of its answer; `status` is one of `RunStatus`."""
+    """A run. `output` is the text of its answer; `status` is one of `RunStatus`.
+
+    Of a run that steers, `join` is `pending`, `applied` or `became_next_run`, and `joined` the run that it joins.
+    """
 
     run_id: str
     session_id: str
     status: str
     phase: str | None = None
     attempt: int = 0
+    joined: str | None = None
+    join: str | None = None
     position: int | None = None
     estimated_wait_s: float | None = None
     why: Why | None = None

@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from strandline._encoding import decoder
-from strandline._model import InputRequest, Message, RunStatus, Sender, ToolResult
+from strandline._model import Block, InputRequest, Message, RunStatus, Sender, ToolResult
 from strandline.client._answers import Problem, Why
 from strandline.client._errors import NotStrandline
 
@@ -60,6 +60,18 @@ class RunRestarted(EventBase, frozen=True, tag="run.restarted"):
 
     attempt: int
     messages: list[Message] = []
+
+
+class RunJoined(EventBase, frozen=True, tag="run.joined"):
+    """The run `joining` has reached the agent of the run `joined`, whose events and end are its own from here on.
+
+    `content` is what it says, as the agent sees it. `truncated`: a block of it is cut.
+    """
+
+    joining: str
+    joined: str
+    content: list[Block] = []
+    truncated: bool = False
 
 
 class TextDelta(EventBase, frozen=True, tag="text.delta"):
@@ -159,6 +171,7 @@ _KnownEvent = (
     | RunPosition
     | RunStarted
     | RunRestarted
+    | RunJoined
     | TextDelta
     | TextReset
     | ReasoningDelta

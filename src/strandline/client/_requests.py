@@ -30,7 +30,8 @@ class RunOptions(TypedDict, total=False):
     With an `idempotency_key` another process can send the same request again, and gets the same run.
     """
 
-    if_busy: IfBusy | Literal["enqueue", "reject", "interrupt", "rollback"]
+    if_busy: IfBusy | Literal["enqueue", "reject", "interrupt", "rollback", "steer"]
+    expected_run_id: str
     on_question: OnQuestion | Literal["wait", "answer", "dismiss"]
     priority: int
     timeout: float

@@ -143,7 +143,10 @@ class Admission:
         at, stopped = EXECUTES, accepted.stopped
         if stopped is not None:
             self._claims.stopped(new.key, stopped, discard=new.if_busy is IfBusy.ROLLBACK)
-        if accepted.position:
+        if accepted.joined is not None:
+            at = self._reading.standings.of_joining(accepted.joined)
+            self._streams.queued(new.run_id, at, new.sender)
+        elif accepted.position:
             delayed_until = None if new.not_before is None else self._delayed_until(new.run_id)
             at = await self._reading.standings.of_waiting(new.key, accepted.position, delayed_until)
             self._streams.queued(new.run_id, at, new.sender)
@@ -155,6 +158,7 @@ class Admission:
             stream=stream,
             counts_clients=on_disconnect is not OnDisconnect.CONTINUE,
             stopped=() if stopped is None else (*stopped.cancelling, *stopped.ended),
+            joined=accepted.joined,
             new=new,
         )
 

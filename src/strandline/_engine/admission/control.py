@@ -40,6 +40,7 @@ from strandline._journal.port import (
     Stopped,
 )
 from strandline._model import (
+    JoinState,
     OnDisconnect,
     Outcome,
     Principal,
@@ -120,6 +121,8 @@ class Control:
                     raise AlreadyEnded(_ended(run))
             case Changed():
                 raise NotFound(f"there is no run {run_id}")
+            case Busy():
+                raise TooLate(_reached(run))
             case answer:
                 raise InvariantBroken(f"the journal answered a cancel with {answer}")
         return await self._reading.changed_run(principal, run_id)
@@ -177,7 +180,8 @@ class Control:
             case Changed(existed=True):
                 return await self._reading.changed_run(principal, run_id)
             case Busy():
-                raise TooLate(f"run {run_id} has begun")
+                run = await self._reading.stored_run(principal, run_id)
+                raise TooLate(f"run {run_id} has begun" if run.join is not JoinState.APPLIED else _reached(run))
             case Ended():
                 raise AlreadyEnded(f"run {run_id} has ended")
             case _:
@@ -266,6 +270,11 @@ class Control:
             case EndWaiting(run_id=run_id, outcome=outcome), Changed(existed=True):
                 self._claims.ended(run_id, key, outcome)
         return answer
+
+
+def _reached(run: Run) -> str:
+    joined = "the run that it joined" if run.joined is None else f"run {run.joined}, which it joined"
+    return f"run {run.run_id} has reached {joined}, and ends with it; cancel that one"
 
 
 def _ended(run: Run) -> str:

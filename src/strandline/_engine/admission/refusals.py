@@ -16,6 +16,7 @@ from strandline.errors import (
     InvariantBroken,
     KeyReused,
     NotFound,
+    NotRunning,
     PrincipalFull,
     QueueFull,
     ServerFull,
@@ -61,6 +62,8 @@ class Refusals:
         """Return the error for a run that the journal has not accepted."""
         session_id = new.key.session_id
         match answer:
+            case Refused("not_running"):
+                return NotRunning(f"run {new.expected_run_id} does not execute (any more) in session {session_id}")
             case Refused("session_busy"):
                 return SessionBusy(f"session {session_id} has runs that execute or wait, and this one is not to wait")
             case Refused():

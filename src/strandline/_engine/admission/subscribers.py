@@ -29,7 +29,7 @@ class Subscribers:
 
     def joined(self, run_id: RunId) -> None:
         """Note a client that waits for a run."""
-        if (stream := self._counted(run_id)) is not None:
+        for stream in self._counted(run_id):
             stream.clients += 1
             if stream.disconnect_timer is not None:
                 stream.disconnect_timer.cancel()
@@ -38,24 +38,29 @@ class Subscribers:
     def left(self, run_id: RunId, *, lost: bool) -> None:
         """Note that a client waits no longer, because it has its answer, or because it was `lost`."""
         self.lost += lost
-        stream = self._counted(run_id)
-        if stream is None or not stream.clients:
-            return
-        stream.clients -= 1
-        if lost and not stream.clients:
-            stream.disconnect_timer = asyncio.get_running_loop().call_later(
-                DISCONNECT_GRACE_S, self._all_disconnected, run_id
-            )
+        for stream in self._counted(run_id):
+            if not stream.clients:
+                continue
+            stream.clients -= 1
+            if lost and not stream.clients and stream.on_disconnect is not OnDisconnect.CONTINUE:
+                stream.disconnect_timer = asyncio.get_running_loop().call_later(
+                    DISCONNECT_GRACE_S, self._all_disconnected, stream.run_id
+                )
 
     def stop(self) -> None:
         """Cancel no more runs."""
         self._stopped = True
 
-    def _counted(self, run_id: RunId) -> RunStream | None:
+    def _counted(self, run_id: RunId) -> list[RunStream]:
+        """Return the streams whose clients include those of a run: its own, and that of the run that it has joined."""
         stream = self._streams.get(run_id)
-        return None if stream is None or stream.on_disconnect is OnDisconnect.CONTINUE else stream
+        if stream is None:
+            return []
+        host = stream.successor
+        return [stream, host] if isinstance(host, RunStream) else [stream]
 
     def _all_disconnected(self, run_id: RunId) -> None:
-        if (stream := self._counted(run_id)) is not None and not self._stopped:
+        stream = self._streams.get(run_id)
+        if stream is not None and not stream.clients and not self._stopped:
             stream.disconnect_timer = None
             self._control.all_disconnected(run_id, stream.key, stream.on_disconnect)

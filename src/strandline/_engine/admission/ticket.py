@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from strandline._engine.reading import RunView
 from strandline._engine.streams import Later, RunStream
-from strandline._model import NewRun, Outcome, RunId, RunStatus, RunSummary, SessionKey
+from strandline._model import JoinState, NewRun, Outcome, RunId, RunStatus, RunSummary, SessionKey
 
 
 class Ticket(Struct, frozen=True, kw_only=True):
@@ -24,6 +24,8 @@ class Ticket(Struct, frozen=True, kw_only=True):
     replayed: bool = False
     counts_clients: bool = False
     stopped: tuple[RunId, ...] = ()
+    joined: RunId | None = None
+    """The run that it is to join."""
     new: NewRun | None = None
 
     async def outcome(self) -> Outcome | Later:
@@ -39,7 +41,7 @@ class Ticket(Struct, frozen=True, kw_only=True):
         if (new := self.new) is None:
             return None
         outcome = end if isinstance(end, Outcome) else None
-        waits = outcome is None and self.position > 0
+        waits = outcome is None and (self.position > 0 or self.joined is not None)
         unended = RunStatus.QUEUED if waits else RunStatus.RUNNING
         run = RunSummary(
             run_id=new.run_id,
@@ -52,10 +54,12 @@ class Ticket(Struct, frozen=True, kw_only=True):
             status=unended if outcome is None else outcome.status,
             attempt=0 if waits else 1,
             created_at=new.created_at,
-            position=self.position if waits else None,
+            position=(self.position or None) if waits else None,
             outcome=outcome,
             if_busy=new.if_busy,
             not_before=new.not_before,
+            joined=self.joined,
+            join=None if self.joined is None else JoinState.PENDING,
         )
         phase = "waiting" if waits else None if outcome else "model"
         return RunView(run=run, phase=phase, estimated_wait_s=self.estimated_wait_s if waits else None)

@@ -6,6 +6,9 @@ whole, so that the reader always sees a consistent value. Once it is frozen, cod
 change what is stored or published. Knows nothing of kinds of agents.
 """
 
+import logging
+from collections.abc import Callable, Sequence
+
 from msgspec import UNSET
 
 from strandline._agents.port import Finished, RunContext, RunStopped, Signal
@@ -23,7 +26,15 @@ from strandline._engine.execution.completion import closed
 from strandline._engine.execution.retry import Retries
 from strandline._engine.loops import adopt_current_task
 from strandline._engine.streams import EventRecorder, truncate_arguments, truncate_message, truncate_result
-from strandline._history import Progress, prompt_message, sender_of
+from strandline._history import (
+    Progress,
+    as_read,
+    blocks_of,
+    effective_sender,
+    prompt_message,
+    sender_of,
+    with_joined,
+)
 from strandline._journal.port import Journal
 from strandline._model import (
     Block,
@@ -32,12 +43,16 @@ from strandline._model import (
     Message,
     RoundDone,
     RoundStarted,
+    RunId,
+    Sender,
     StateRecord,
     ToolDone,
     ToolResult,
 )
 from strandline._normalize import normalize_message, normalize_result
 from strandline.errors import JournalUnavailable
+
+_log = logging.getLogger("strandline.runner")
 
 
 class LiveAttempt:
@@ -75,6 +90,14 @@ class LiveAttempt:
         """Whether the run is to end: no further tool is started."""
         self.begun = progress.begun
         """Whether tools may have run; False for an answer whose round has not begun again."""
+        self.joined = progress.joined
+        """The runs that joined and whose messages are among those that it has `closed`."""
+        self._steered: list[tuple[Message, tuple[RunId, ...]]] = []
+        """Messages that have what runs say that joined, each as soon as it is among `messages`."""
+        self.sender_template: str | None = None
+        self.has_joins = False
+        """Whether more runs wait to join."""
+        self._on_joins: Callable[[], object] | None = None
         self._frozen = False
         self._partial: list[str] = []
         self._checkpointed = len(progress.messages)
@@ -94,6 +117,57 @@ class LiveAttempt:
         """The run's input, unless an earlier attempt has sent it; or the answers, while the agent needs them."""
         is_needed = self.progress.takes_answers or not self.progress.messages
         return self.claim.run.input if is_needed else None
+
+    def note_joins(self) -> None:
+        """Note that a run waits to join; called on the serving loop."""
+        self.has_joins = True
+        if self._on_joins is not None:
+            self._on_joins()
+
+    def forward_joins(self, on_joins: Callable[[], object]) -> None:
+        """Call `on_joins` when a run waits to join, or now if one does."""
+        self._on_joins = on_joins
+        if self.has_joins:
+            on_joins()
+
+    async def take_joins(self) -> list[Block]:
+        """Have the runs join that wait for that: checkpoint it, and add what they say to the last message."""
+        if self._frozen or self.stopping or not self.messages or self.messages[-1]["role"] != "user":
+            return []
+        self.has_joins = False  # before the journal is asked: one that comes from now on sets it again
+        fresh, self._checkpointed, checkpointed = self._normalized(), len(self.messages), self._checkpointed
+        try:
+            joined = await self._journal.apply_joins(self.claim.token, fresh, self._as_read)
+        except JournalUnavailable as error:
+            _log.warning("runs that join %s wait for its next model call: %s", self.context.run_id, error)
+            self._checkpointed, self.has_joins = checkpointed, True
+            return []
+        if not joined:
+            self._checkpointed = checkpointed
+            return []
+        said, last = blocks_of(joined), self.messages[-1]
+        runs = (*self._joined_in([last]), *(run.run_id for run in joined))
+        (steered,) = with_joined([last], joined)
+        self.begun, self.results = True, {}
+        self._steered.append((steered, runs))  # before it is there: the run's end has both, or neither
+        self.messages[-1] = steered
+        if self._is_frozen():
+            return []  # (if the end lacks them, they become the next runs)
+        self._recorder.record_joins(joined, self._is_frozen)
+        self.touch()
+        return said
+
+    def _as_read(self, given: Input, sender: Sender | None) -> Input:
+        return as_read(given, effective_sender(sender, self.context.principal), self.sender_template)
+
+    def _is_frozen(self) -> bool:
+        return self._frozen
+
+    def _joined_in(self, messages: Sequence[Message]) -> tuple[RunId, ...]:
+        """Return the runs that have joined in this attempt and whose messages are among these."""
+        return tuple(
+            run for steered, runs in self._steered if any(each is steered for each in messages) for run in runs
+        )
 
     def add(self, message: Message) -> None:
         """Add a message that joined the conversation."""
@@ -239,6 +313,7 @@ class LiveAttempt:
             results=self.results,
             question_state=self.progress.question_state,
             begun=self.begun,
+            joined=(*self.progress.joined, *self._joined_in(self.messages)),
         )
 
     def so_far(self) -> list[Message]:
@@ -251,12 +326,15 @@ class LiveAttempt:
         return messages
 
     def closed(self, finished: Finished) -> tuple[list[Message], bool]:
-        """Return the messages that the run leaves in history, and whether its agent has exactly these.
+        """Return the messages that the run leaves in history, and whether its agent has exactly these; `joined` are
+        then the runs whose messages are among them.
 
         They are closed once: by an agent that must know its closed messages, or here.
         """
         so_far, answers = self.so_far(), self.progress.question_state is not None
         known = so_far[1:] if answers else so_far
+        if self._steered:
+            self.joined = (*self.progress.joined, *self._joined_in(so_far))
         if finished.closed and len(so_far) == len(self.messages):
             return known, True
         left = closed(self.claim, so_far, self.results, finished.ending, begun=self.begun)
@@ -264,9 +342,12 @@ class LiveAttempt:
 
     def _fresh(self) -> list[Message]:
         """Return the messages that have no checkpoint yet, in the form in which they are read back."""
-        fresh = [normalize_message(message) for message in self.messages[self._checkpointed :]]
+        fresh = self._normalized()
         self._checkpointed = len(self.messages)
         return fresh
+
+    def _normalized(self) -> list[Message]:
+        return [normalize_message(message) for message in self.messages[self._checkpointed :]]
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -113,7 +113,9 @@ class Claims:
         self._accepting[accepting] = new.run_id
         try:
             answer = await self._journal.accept(new, bounds, claim_next=reserved)
-            claimed = isinstance(answer, Accepted) and answer.position == 0
+            claimed = isinstance(answer, Accepted) and answer.position == 0 and answer.joined is None
+            if isinstance(answer, Accepted) and answer.joined is not None:
+                self._runner.note_joins(answer.joined)
             return answer
         finally:
             del self._accepting[accepting]
@@ -230,6 +232,8 @@ class Claims:
         if not ended.requeued:
             self._estimates.ended(run.key, ended.duration_s)
             self._streams.ended(run.run_id, run.key, ended.outcome, ended.duration_s)
+            if ended.outcome is not None:
+                self._streams.ended_with(ended.joined, run.key, ended.outcome)
         if ended.hold is None:
             self._holds.forget(run.run_id)
             self._queues.ended(run.run_id, run.key, claimed=ended.claim_result is ClaimResult.CLAIMED)

@@ -20,6 +20,7 @@ from strandline._model import (
     Question,
     Run,
     RunError,
+    RunId,
     RunStatus,
     Succeeded,
     ToolResult,
@@ -45,9 +46,15 @@ def closed(
 
 
 def completion_of(
-    finished: Finished, messages: list[Message], options: Options, question: Question | None = None
+    finished: Finished,
+    messages: list[Message],
+    options: Options,
+    question: Question | None = None,
+    *,
+    joined: tuple[RunId, ...] = (),
 ) -> Completion:
-    """Return the completion of a run with these closed messages; `question` is the one that it ends with.
+    """Return the completion of a run with these closed messages; `question` is the one that it ends with, `joined` the
+    runs whose messages are among these.
 
     A discarded run changes neither window nor state. Where agents keep their own history, only the outcome is stored.
     """
@@ -56,7 +63,8 @@ def completion_of(
     is_dropped = isinstance(ending, Failed) and options.on_failure == "drop"
     discarded = is_dropped or (isinstance(ending, Cancelled) and ending.discard)
     if options.self_managed or discarded:
-        return Completion(outcome=outcome, messages=[] if options.self_managed else messages, discarded=discarded)
+        left = [] if options.self_managed else messages
+        return Completion(outcome=outcome, messages=left, discarded=discarded, joined=joined)
     return Completion(
         outcome=outcome,
         messages=messages,
@@ -64,6 +72,7 @@ def completion_of(
         state=finished.state,
         question=question,
         answer_within_s=options.input_timeout_s,
+        joined=joined,
     )
 
 

@@ -50,10 +50,11 @@ class Handover(Struct, eq=False):
 
     async def _recover(self, orphan: Claim) -> None:
         run = orphan.run
-        outcome = await recover(self._journal, orphan, self._options, self._clock.now())
-        if outcome is not None:
-            self._streams.ended(run.run_id, run.key, outcome, None)
-            self._tracing.ended(run, outcome, self._clock.now())
+        left = await recover(self._journal, orphan, self._options, self._clock.now())
+        if left is not None:
+            self._streams.ended(run.run_id, run.key, left.outcome, None)
+            self._streams.ended_with(left.joined, run.key, left.outcome)
+            self._tracing.ended(run, left.outcome, self._clock.now())
 
     async def follow(self) -> None:
         """Recover what is gained, and drop what is ceded, until the journal is closed."""

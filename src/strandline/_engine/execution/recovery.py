@@ -17,14 +17,14 @@ from strandline._engine.options import Options
 from strandline._history import Progress, fold
 from strandline._journal.errors import CancelRequested
 from strandline._journal.port import Journal
-from strandline._model import Cancelled, Claim, Ending, ErrorCode, Failed, Outcome
+from strandline._model import Cancelled, Claim, Completion, Ending, ErrorCode, Failed
 from strandline.errors import JournalUnavailable, RecordDamaged
 
 _log = logging.getLogger("strandline.recovery")
 
 
-async def recover(journal: Journal, orphan: Claim, options: Options, now: float) -> Outcome | None:
-    """Finish the orphan and return its outcome, or requeue it and return None.
+async def recover(journal: Journal, orphan: Claim, options: Options, now: float) -> Completion | None:
+    """Finish the orphan and return its completion, or requeue it and return None.
 
     Its token is the fresh one of `Journal.open`. `now` is in seconds since the epoch. An orphan that cannot be closed
     properly ends with its prompt alone: one run never keeps a server down. A cancel that was accepted since the orphan
@@ -37,7 +37,7 @@ async def recover(journal: Journal, orphan: Claim, options: Options, now: float)
             orphan = replace(orphan, run=replace(orphan.run, cancel_requested=True, discard=wanted.discard))
 
 
-async def _recover_or_end(journal: Journal, orphan: Claim, options: Options, now: float) -> Outcome | None:
+async def _recover_or_end(journal: Journal, orphan: Claim, options: Options, now: float) -> Completion | None:
     try:
         return await _recover(journal, orphan, options, now)
     except RecordDamaged as error:
@@ -50,19 +50,19 @@ async def _recover_or_end(journal: Journal, orphan: Claim, options: Options, now
         ending = Cancelled(discard=orphan.run.discard) if orphan.run.cancel_requested else None
         completion = last_resort(orphan, ending, options)
         await journal.finish(orphan.token, completion, claim_next=False)
-        return completion.outcome
+        return completion
 
 
-async def _recover(journal: Journal, orphan: Claim, options: Options, now: float) -> Outcome | None:
+async def _recover(journal: Journal, orphan: Claim, options: Options, now: float) -> Completion | None:
     progress = fold(orphan.checkpoints, orphan.question)
     ending = _ending(orphan, progress, options, now)
     if ending is None:
         await journal.release(orphan.token, counted=True)
         return None
     left = closed(orphan, progress.messages, progress.results, ending, begun=progress.begun)
-    completion = completion_of(Finished(ending=ending), left, options)
+    completion = completion_of(Finished(ending=ending), left, options, joined=progress.joined)
     await journal.finish(orphan.token, completion, claim_next=False)
-    return completion.outcome
+    return completion
 
 
 def _ending(orphan: Claim, progress: Progress, options: Options, now: float) -> Ending | None:

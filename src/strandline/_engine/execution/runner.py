@@ -60,6 +60,8 @@ class ExecutionResult(Struct, frozen=True, kw_only=True):
     lost: bool = False
     requeued: bool = False
     hold: Hold | None = None
+    joined: tuple[RunId, ...] = ()
+    """The runs that joined, and ended with it."""
 
 
 class Runner(Struct, eq=False):
@@ -140,6 +142,8 @@ class Runner(Struct, eq=False):
         recorder = self._streams.started(claim, progress)
         signal, workspace = self._loops.signal(), self._pool.workspace(run.key)
         attempt = LiveAttempt(claim, progress, self._journal, signal, workspace, clock, recorder, self._retries)
+        attempt.sender_template = options.sender_template
+        attempt.has_joins = self._queues.sessions.has_pending(run.run_id)
         started = clock.monotonic()
         execution = Execution(attempt, self._pool, self._loops, traced, started)
         if run.deadline is not None:
@@ -193,6 +197,7 @@ class Runner(Struct, eq=False):
             claim_result=claim_result,
             duration_s=self._clock.monotonic() - execution.started,
             hold=hold,
+            joined=completion.joined,
         )
 
     def _close(self, execution: Execution, finished: Finished, cancelled: Cancelled | None) -> Completion:
@@ -201,7 +206,7 @@ class Runner(Struct, eq=False):
             finished = Finished(ending=cancelled, usage=finished.usage)
         closed, execution.agent_is_current = execution.attempt.closed(finished)
         question = _question_of(execution.attempt, finished.ending, closed)
-        return completion_of(finished, closed, self._options, question)
+        return completion_of(finished, closed, self._options, question, joined=execution.attempt.joined)
 
     def _can_resume(self, execution: Execution) -> bool:
         """Return whether another attempt can resume where this one is: no tool of it is in the middle."""
@@ -275,6 +280,11 @@ class Runner(Struct, eq=False):
             execution.end(Cancelled(discard=discard), self._options.cancel_grace_s)
         else:
             self._wanted.add(run_id)
+
+    def note_joins(self, host: RunId) -> None:
+        """Note that a run waits to join one; if that does not execute yet, it finds out when it begins."""
+        if (execution := self._live.get(host)) is not None:
+            execution.attempt.note_joins()
 
     def watch_deadlines(self) -> None:
         """Set the timers of runs whose deadline is near; to be called every second."""

@@ -12,7 +12,7 @@ from strandline._engine.execution import Hold, Holds
 from strandline._engine.maintenance import Readiness
 from strandline._engine.options import Options
 from strandline._engine.queues import Obstacle, SessionQueues
-from strandline._model import RunStatus, RunSummary, SessionKey, SessionView
+from strandline._model import RunId, RunStatus, RunSummary, SessionKey, SessionView
 from strandline.errors import JournalUnavailable, NoWorker
 
 _TEXTS: Final = {
@@ -22,6 +22,7 @@ _TEXTS: Final = {
     Reason.WAITS_FOR_INPUT: "the session waits for an answer to its question",
     Reason.DELAYED: "its time (not_before) has not come",
     Reason.BEHIND: "another run of the session executes",
+    Reason.JOINS: "it reaches the run that executes before that one's next model call",
     Reason.JOURNAL_UNAVAILABLE: "the server can store nothing at the moment; its log says why",
     Reason.NO_WORKER: "no worker process takes calls; the server's log says why",
     Reason.HOLDS_FULL: "too many ended runs of its caller are still executing (max_still_working_per_caller)",
@@ -57,6 +58,8 @@ class Reasons:
         """
         if run.status is RunStatus.QUEUED and run.position is not None:
             return self.of_waiting(run.key, run.position, run.delayed_until)
+        if run.status is RunStatus.QUEUED and run.joined is not None:
+            return self.of_joining(run.joined)
         if run.held:
             return self._held(self._holds.of(run.key))
         questions = {each.id for each in run.outcome.input_requests} if run.outcome is not None else set()
@@ -87,6 +90,12 @@ class Reasons:
         if ahead:
             return Why(Reason.BEHIND, f"{_runs(ahead)} ahead of it in its session")
         return self._obstacle(key)
+
+    def of_joining(self, host: RunId) -> Why:
+        """Return why a run waits that joins another."""
+        if self._readiness.stopping:
+            return _plain(Reason.SERVER_STOPPING)
+        return Why(Reason.JOINS, f"it reaches run {host} before that one's next model call")
 
     def of_session(self, session: SessionView, *, is_ours: bool = True) -> Why | None:
         """Return why a session starts no runs; None if it is idle, or only executes.

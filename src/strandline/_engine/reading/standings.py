@@ -13,7 +13,7 @@ from strandline._engine.queues import Estimates
 from strandline._engine.reading.reasons import Reasons
 from strandline._engine.streams import truncate_arguments
 from strandline._journal.port import Journal, SessionQuery
-from strandline._model import InputRequest, RunSummary, SessionKey, SessionView
+from strandline._model import InputRequest, JoinState, RunId, RunSummary, SessionKey, SessionView
 from strandline.errors import StrandlineError
 
 _log = logging.getLogger("strandline.open_requests")
@@ -36,8 +36,14 @@ class Standings:
         """Return the standing of a run at a position, 1 for the next to start; it may be delayed."""
         return await self._of(key, position, self.reasons.of_waiting(key, position, delayed_until), delayed_until)
 
+    def of_joining(self, host: RunId) -> RunPosition:
+        """Return the standing of a run that is to join another: it has no position."""
+        return RunPosition(0, None, self.reasons.of_joining(host))
+
     async def of_run(self, run: RunSummary) -> RunPosition:
         """Return the standing of a run that was read; at position 0 if it does not wait."""
+        if run.join is JoinState.PENDING and run.joined is not None and run.outcome is None:
+            return self.of_joining(run.joined)
         return await self._of(run.key, run.position or 0, self.reasons.of_run(run), run.delayed_until)
 
     async def _of(self, key: SessionKey, position: int, why: Why | None, delayed_until: float | None) -> RunPosition:

@@ -32,6 +32,7 @@ from strandline._journal.port import (
 )
 from strandline._lifecycle import ENDED
 from strandline._model import (
+    JoinState,
     Lane,
     Message,
     Outcome,
@@ -111,7 +112,8 @@ class Reading(Struct, eq=False):
     def _view(self, run: RunSummary, session: SessionView | None) -> RunView:
         phase = "held" if run.held else None
         if run.status not in ENDED:
-            phase = self._runner.phase(run.run_id) or ("waiting" if run.status is RunStatus.QUEUED else "model")
+            host = run.joined if run.status is RunStatus.RUNNING else None
+            phase = self._runner.phase(host or run.run_id) or ("waiting" if run.status is RunStatus.QUEUED else "model")
         if run.status is RunStatus.QUEUED and not self._ownership.owns(run.key):  # (only its server knows why it waits)
             return RunView(run=run, phase=phase, estimated_wait_s=None)
         why = self.standings.reasons.of_run(run, session)
@@ -146,7 +148,9 @@ class Reading(Struct, eq=False):
             run = await self.stored_run(principal, run_id)  # it has ended meanwhile, or ends in a later process
         stream = self._streams.of_read(run)
         at = await self.standings.of_run(run)
-        if at.position and run.lane != Lane.REQUEUED:  # (a requeued run resumes, and does not begin to wait)
+        is_pending = run.join is JoinState.PENDING and run.outcome is None
+        begins_to_wait = at.position and run.lane != Lane.REQUEUED  # (a requeued run resumes)
+        if is_pending or begins_to_wait:
             self._streams.queued(run_id, at, run.sender)
         return run, at, stream
 

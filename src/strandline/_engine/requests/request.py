@@ -30,6 +30,8 @@ class Request(Struct, frozen=True, kw_only=True):
     """How long it may take, and wait; None: the service's limit. More than that is refused."""
     if_busy: IfBusy | None = None
     """What happens to it, or to the others, if runs wait or execute in the session; None: it waits."""
+    expected_run_id: str | None = None
+    """With `IfBusy.STEER`: the run that it is to join; refused if that does not execute."""
     on_question: OnQuestion | None = None
     """What it does to the session's open question; None: the service's default."""
     priority: int | None = None
@@ -61,6 +63,8 @@ class Request(Struct, frozen=True, kw_only=True):
         """Raise `Invalid` for an option of another type: its text would count as the default, or fail in a journal."""
         if not isinstance(self.if_busy, IfBusy | None):
             raise Invalid(f"if_busy is {self.if_busy!r}; it must be a strandline.IfBusy, or None")
+        if self.expected_run_id is not None and not _is_storable(self.expected_run_id):
+            raise Invalid(f"expected_run_id is {self.expected_run_id!a}; it must be the id of a run, or None")
         if not isinstance(self.on_question, OnQuestion | None):
             raise Invalid(f"on_question is {self.on_question!r}; it must be a strandline.OnQuestion, or None")
         if not isinstance(self.on_disconnect, OnDisconnect | None):

@@ -81,6 +81,7 @@ class RunBuilder(Struct, eq=False):
             key=request.key,
             input=request.input if request.answers is None else responses(request.answers),
             if_busy=request.if_busy or IfBusy.ENQUEUE,
+            expected_run_id=None if request.expected_run_id is None else RunId(request.expected_run_id),
             on_question=self._on_question(request),
             lane=lane,
             priority=checked_priority(self._options.priority if request.priority is None else request.priority),
@@ -174,6 +175,8 @@ def _fingerprint(request: Request) -> bytes:
     requested["if_busy"] = request.if_busy or IfBusy.ENQUEUE
     if request.sender is None:  # (as before there were any: keys outlive an upgrade)
         del requested["sender"]
+    if request.expected_run_id is None:  # (earlier versions did not know it, and the key may be theirs)
+        del requested["expected_run_id"]
     plain = msgspec.json.decode(encode_messages(requested))
     return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).digest()
 
@@ -200,6 +203,8 @@ def _check_answers(request: Request) -> None:
         raise Invalid("a response must not be null, which is no answer to the agent")
     if request.if_busy not in (None, IfBusy.ENQUEUE):
         raise Invalid("if_busy does not go with responses: an answer goes before all others anyway")
+    if request.expected_run_id is not None:
+        raise Invalid("expected_run_id does not go with responses: they name what they answer")
     if request.on_question is not None:
         raise Invalid("on_question does not go with responses: they name what they answer")
     if request.not_before is not None:
@@ -219,6 +224,8 @@ def _check_policies(request: Request) -> None:
             raise Invalid(
                 f"on_question cannot be {request.on_question} with not_before: nobody knows what is asked by then"
             )
+    if request.expected_run_id is not None and request.if_busy is not IfBusy.STEER:
+        raise Invalid("expected_run_id goes with if_busy steer only: it names the run to join")
 
 
 def _within(name: str, requested_s: float | None, most_s: float) -> float:

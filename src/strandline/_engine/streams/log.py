@@ -62,6 +62,9 @@ class EventLog(Struct, kw_only=True, eq=False, weakref=True):
     """The transient event since the last stored one."""
     closed: bool = False
     """Whether there will be no further event."""
+    successor: "EventLog | None" = None
+    """The log whose events after number `continues_after` follow its own."""
+    continues_after: int = 0
     _events: deque[Numbered] = field(default_factory=deque)
     _sizes: deque[int] = field(default_factory=deque)
     _size: int = 0
@@ -176,6 +179,10 @@ class EventLog(Struct, kw_only=True, eq=False, weakref=True):
         if after < first - 1 and at is not None:
             found.insert(0, Numbered(None, at, StreamGap(after + 1, first - 1)))
         return found
+
+    def has_after(self, after: int) -> bool:
+        """Return whether there are events after a number."""
+        return after < self.newest and len(self._events) > 0
 
     def encode_once(self, numbered: Numbered, make: Callable[[Numbered], bytes]) -> bytes:
         """Return `make(numbered)`; a large result is made once for all subscribers, which may send it for long.

@@ -7,6 +7,7 @@ sync code.
 from collections.abc import Callable, Collection
 
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from strandline._clock import Clock
 from strandline._engine.events import (
@@ -44,8 +45,9 @@ from strandline._model import (
 
 
 class Streams:
-    """Belongs to the serving loop. `is_waiting` says whether a run waits, `is_live` whether it waits or executes, as
-    decided; `post` calls a function on that loop; `epoch_of` says how many owners a session has had, with this one.
+    """Belongs to the serving loop. `is_waiting` says whether a run waits, `is_live` whether it waits or executes,
+    `host_of` which other run it has joined, as decided; `post` calls a function on that loop; `epoch_of` says how many
+    owners a session has had, with this one.
 
     `observer` and `projection` are notified as well.
     """
@@ -57,6 +59,7 @@ class Streams:
         *,
         is_waiting: Callable[[RunId], bool],
         is_live: Callable[[RunId], bool],
+        host_of: Callable[[RunId], RunId | None],
         post: Callable[[Callable[[], object]], None],
         epoch_of: Callable[[SessionKey], int],
         observer: Observer = UNOBSERVED,
@@ -64,6 +67,7 @@ class Streams:
     ) -> None:
         self.is_waiting = is_waiting
         self._is_live = is_live
+        self._host_of = host_of
         self._clock = clock
         self._post = post
         self._epoch_of = epoch_of
@@ -123,7 +127,7 @@ class Streams:
         """Return the stream of a run; None if it does not end in this process (any more)."""
         stream = self._streams.get(run_id)
         if stream is None and self.is_expected(run_id) and not self._draining:
-            stream = self._older(run_id, key)
+            stream = self._of_joined(run_id, key)
         return stream
 
     def found(self, principal: Principal, run_id: RunId) -> RunStream | None:
@@ -212,7 +216,26 @@ class Streams:
                 RunStarted(run.attempt, _known(run.sender, run.key)),
                 on_first_text=lambda at: self._observer.first_text(max(0.0, at - since)),
             )
-        return EventRecorder(stream, self._post, self._clock, cut=self._cut)
+        return EventRecorder(stream, self._post, self._clock, self._cut, self._joined)
+
+    def _joined(self, host: RunId, joining: Collection[RunId]) -> None:
+        """Have the clients of runs that have joined another get its events from there."""
+        stream = self._streams.get(host)
+        if stream is None:
+            return
+        stream.flush()
+        for run_id in joining:
+            if (joined := self._streams.get(run_id)) is not None and joined.successor is None:
+                self._continue(joined, stream)
+
+    def _continue(self, joined: RunStream, host: RunStream) -> None:
+        """Have a run's events continue with those of its host, which its clients keep from being cancelled."""
+        joined.continue_with(host, host.joined_after(joined.run_id))
+        if joined.clients:
+            host.clients += joined.clients
+            if host.disconnect_timer is not None:
+                host.disconnect_timer.cancel()
+                host.disconnect_timer = None
 
     def stalled(self, run_id: RunId, quiet_s: float, phase: str) -> None:
         """Publish that a run gives no sign of life."""
@@ -234,6 +257,15 @@ class Streams:
             self._changes.publish(key, run_id, self._clock.now(), finished(outcome))
         self._projection.changed(key)
         self._observer.ended(outcome, duration_s)
+
+    def ended_with(self, run_ids: Collection[RunId], key: SessionKey, host: Outcome) -> None:
+        """Publish the outcome of runs that joined one that has just ended. They had no turn, and count as none."""
+        outcome = replace(host, usage=None)
+        for run_id in run_ids:
+            self._changes.publish(key, run_id, self._clock.now(), finished(outcome))
+            if (stream := self._streams.pop(run_id, None)) is not None:
+                stream.finish(outcome, self._clock.now())
+                self._replay.put(stream)
 
     def ceded(self, is_ceded: Callable[[SessionKey], bool]) -> None:
         """Drop everything of sessions that another server has from now on; their runs continue there."""
@@ -260,6 +292,14 @@ class Streams:
         self._streams[run_id] = stream
         if not self._changes:
             self._changes.missed()
+        return stream
+
+    def _of_joined(self, run_id: RunId, key: SessionKey) -> RunStream:
+        """Return a stream for a run without clients so far; one that has joined another continues with that
+        one's events."""
+        stream = self._older(run_id, key)
+        if (host := self._host_of(run_id)) is not None:
+            self._continue(stream, self._streams.get(host) or self._older(host, key))
         return stream
 
     def _of_claim(self, claim: Claim) -> RunStream:

@@ -7,13 +7,16 @@ from weakref import WeakValueDictionary
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from strandline._clock import Clock
+from strandline._encoding import decoder, encode_messages
 from strandline._engine.events import Numbered
 from strandline._engine.streams.run_stream import RunStream
-from strandline._model import RunId, SessionKey
+from strandline._model import Outcome, RunId, SessionKey
 
 _decode: Final = msgspec.json.Decoder(list[Numbered]).decode
+_outcome: Final = decoder(Outcome)
 ENTRY_BYTES: Final = 600
 """What the events of a run cost in memory besides their bytes."""
 
@@ -22,6 +25,10 @@ class _Entry(Struct, frozen=True, gc=False):
     key: SessionKey
     events: bytes
     until: float
+    host: RunId | None = None
+    """The run that it joined, whose events continue its own after number `after`; with its outcome."""
+    after: int = 0
+    outcome: bytes = b""
 
 
 class ReplayBuffer(Struct, eq=False):
@@ -45,7 +52,11 @@ class ReplayBuffer(Struct, eq=False):
         if self.retention_s <= 0 or self.memory <= 0:
             return
         events = stream.as_bytes()
-        self._entries[stream.run_id] = _Entry(stream.key, events, self._clock.monotonic() + self.retention_s)
+        entry = _Entry(stream.key, events, self._clock.monotonic() + self.retention_s)
+        if isinstance(host := stream.successor, RunStream):
+            end = encode_messages(stream.end_with_host)
+            entry = replace(entry, host=host.run_id, after=stream.continues_after, outcome=end)
+        self._entries[stream.run_id] = entry
         self._size += len(events) + ENTRY_BYTES
         while self._size > self.memory:
             self._drop(next(iter(self._entries)))
@@ -62,9 +73,21 @@ class ReplayBuffer(Struct, eq=False):
         if entry is None or entry.until <= self._clock.monotonic():
             return None
         if (stream := self._read.get(run_id)) is None:
-            stream = self._read[run_id] = RunStream.replayed(run_id, entry.key, _decode(entry.events))
+            if (found := self._replayed(run_id, entry)) is None:
+                return None
+            stream = self._read[run_id] = found
         self._latest = stream
         return stream
+
+    def _replayed(self, run_id: RunId, entry: _Entry) -> RunStream | None:
+        """Return a stream of stored events; None if its run joined another whose events are gone."""
+        events = _decode(entry.events)
+        if entry.host is None:
+            return RunStream.replayed(run_id, entry.key, events)
+        host = self.get(entry.host)
+        if host is None:
+            return None
+        return RunStream.replayed_joined(run_id, entry.key, events, host, entry.after, _outcome(entry.outcome))
 
     def forget(self, key: SessionKey) -> None:
         """Delete the events of the runs of a session."""

@@ -6,7 +6,7 @@ A stream belongs to the serving loop, except for its inbox.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -19,6 +19,7 @@ from strandline._engine.events import (
     Event,
     Numbered,
     RunFinished,
+    RunJoined,
     RunPosition,
     RunQueued,
     TextDelta,
@@ -26,8 +27,9 @@ from strandline._engine.events import (
 from strandline._engine.streams.changes import ChangeFeed
 from strandline._engine.streams.log import TEXT, EventLog
 from strandline._engine.streams.subscription import Subscription
-from strandline._engine.streams.truncation import plain
-from strandline._model import Message, OnDisconnect, Outcome, RunId, SessionKey
+from strandline._engine.streams.truncation import plain, truncate_message
+from strandline._history import blocks_of
+from strandline._model import JoinedInput, Message, OnDisconnect, Outcome, RunId, SessionKey
 
 _as_it_was: Final = decoder(Message)
 MANY: Final = 200
@@ -56,7 +58,7 @@ class RunStream(EventLog):
     on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
     """What becomes of its run when all `clients` that wait for it have disconnected.
 
-    They are counted only where this makes a difference; `disconnect_timer` runs while none is left.
+    A run that joins is one of its host's clients as long as it has some. `disconnect_timer` runs while none is left.
     """
     clients: int = 0
     disconnect_timer: asyncio.TimerHandle | None = None
@@ -66,6 +68,8 @@ class RunStream(EventLog):
     A new inbox replaces it when an attempt begins and at the end: later records of an earlier attempt are void.
     """
     _on_first_text: Callable[[float], object] | None = None
+    _joined_at: dict[RunId, int] | None = None
+    """The numbers of the events that say that runs have joined this one; None: none has."""
     _end: Outcome | Later | None = None
     _waiters: list[asyncio.Future[Outcome | Later]] = field(default_factory=list)
 
@@ -87,6 +91,20 @@ class RunStream(EventLog):
         stream.end()
         return stream
 
+    @classmethod
+    def replayed_joined(
+        cls, run_id: RunId, key: SessionKey, events: list[Numbered], host: "RunStream", after: int, outcome: Outcome
+    ) -> "RunStream":
+        """Return the stream of an ended run that joined another: its own stored events, and those of its host."""
+        first = events[0].number if events else None
+        stream = cls(run_id, key, first=1 if first is None else first)
+        for each in events:
+            stream.add(each.at, each.event)
+        stream.continue_with(host, after)
+        stream._end = outcome
+        stream.end()
+        return stream
+
     # -- for publishers ----------------------------------------------------------------------------
 
     @property
@@ -104,6 +122,8 @@ class RunStream(EventLog):
             if isinstance(event, TEXT):
                 continue
             only_text = False
+            if isinstance(event, RunJoined):
+                self._joined_at = {**(self._joined_at or {}), event.joining: self.newest}
             if changes is not None:
                 changes.publish(self.key, self.run_id, at, event)
         if only_text:
@@ -140,7 +160,7 @@ class RunStream(EventLog):
         if self.closed:
             return
         self.inbox = self._taken()  # later events of an attempt would come after the end
-        if isinstance(end, Outcome):
+        if isinstance(end, Outcome) and self.successor is None:
             self.publish(at, finished(end))
         else:
             self.flush()
@@ -162,6 +182,33 @@ class RunStream(EventLog):
                 on_first_text, self._on_first_text = self._on_first_text, None
                 on_first_text(at)
         return events
+
+    # -- runs that join ----------------------------------------------------------------------------
+
+    @property
+    def last(self) -> int:
+        """The number of the last event, also of the run that it has joined."""
+        self.flush()
+        return self.newest if self.successor is None else max(self.newest, self.successor.last)
+
+    def continue_with(self, host: "RunStream", after: int) -> None:
+        """Continue with the events of another run after a number, and have no further event of its own."""
+        self.flush()
+        self.transient = None
+        self.continues_after = after
+        self.successor = host
+        self.wake()
+
+    @property
+    def end_with_host(self) -> Outcome | None:
+        """The outcome with which it has ended."""
+        return self._end if isinstance(self._end, Outcome) else None
+
+    def joined_after(self, run_id: RunId) -> int:
+        """Return the number of the event before the one that says that a run has joined this one; if that is not
+        known, of the last one that an earlier process has published."""
+        self.flush()
+        return (self._joined_at or {}).get(run_id, self.first) - 1
 
     # -- for subscribers ---------------------------------------------------------------------------
 
@@ -230,6 +277,8 @@ class EventRecorder(Struct, eq=False):
     _post: Callable[[Callable[[], object]], None]
     _clock: Clock
     cut: int
+    _joins: Callable[[RunId, tuple[RunId, ...]], object] = lambda host, joining: None
+    """Called on the serving loop once runs have joined its own."""
     _inbox: list[tuple[float, Event]] = []
     """The inbox of its attempt, even if the stream has a later one."""
     _on_its_way: bool = False
@@ -247,6 +296,16 @@ class EventRecorder(Struct, eq=False):
         if (stream.is_followed and not (stream.is_paced and isinstance(event, TEXT))) or len(inbox) >= MANY:
             self._on_its_way = True
             self._post(self._flush)
+
+    def record_joins(self, joined: Sequence[JoinedInput], is_void: Callable[[], bool]) -> None:
+        """Record that runs have joined, and show their clients, unless that `is_void` by then: their host was ended."""
+        host = self._stream.run_id
+        for run in joined:
+            said: Message = {"role": "user", "content": blocks_of([run])}
+            shown, cut = truncate_message(said, self.cut)
+            self.record(RunJoined(run.run_id, host, shown["content"], cut))
+        joining = tuple(run.run_id for run in joined)
+        self._post(lambda: None if is_void() else self._joins(host, joining))
 
     def _flush(self) -> None:
         self._on_its_way = (

@@ -49,7 +49,8 @@ class Subscription(Struct, eq=False):
         loop = asyncio.get_running_loop()
         until = None if wait_s is None else loop.time() + wait_s
         while not (events := self.ready()) and not self.is_over and (until is None or loop.time() < until):
-            self._reader = self._log.await_next()
+            log = self._current()
+            self._reader = log.await_next()
             try:
                 if events := self.ready():  # it was recorded before this reader was visible
                     return events
@@ -57,13 +58,13 @@ class Subscription(Struct, eq=False):
                     self._wake_at(until)
                 await self._reader
             finally:
-                self._log.leave(self._reader)
+                log.leave(self._reader)
                 self._reader = None
         return events
 
     def ready(self) -> list[Numbered]:
         """Return the events that are there, up to some number; they count as read."""
-        log = self._log
+        log = self._current()
         events: list[Numbered] = []
         log.flush()
         while not events and self._after < log.newest and (found := log.since(self._after)):
@@ -74,6 +75,13 @@ class Subscription(Struct, eq=False):
             if log.transient is not None:
                 events.append(log.transient)
         return events
+
+    def _current(self) -> EventLog:
+        """Return the log that has the next events: its successor, once all of the first were read."""
+        while (successor := self._log.successor) is not None and not self._log.has_after(self._after):
+            self._after = max(self._after, self._log.continues_after)
+            self._log = successor
+        return self._log
 
     def close(self) -> None:
         """Stop waiting."""

@@ -64,6 +64,7 @@ def _some(name: str) -> dict[str, Any]:
 
 _ANSWERS: Final = {
     "if_busy": {"enum": ["enqueue", None]},
+    "expected_run_id": {"type": "null"},
     "on_question": {"type": "null"},
     "not_before": {"type": "null"},
 }
@@ -98,10 +99,12 @@ _AT_ODDS: Final = {
                 },
             },
         ]
-    }
+    },
+    "if": _some("expected_run_id"),
+    "then": {"required": ["if_busy"], "properties": {"if_busy": {"const": IfBusy.STEER.value}}},
 }
-"""Run options that exclude each other: an interrupt dismisses the question that `answer` would answer, and a delayed
-run does nothing to a session until it queues."""
+"""Run options that exclude each other: an interrupt dismisses the question that `answer` would answer, a delayed run
+does nothing to a session until it queues, and only a run that steers expects another."""
 BODIES: Final[dict[str, dict[str, Any]]] = {
     "DefaultOptions": {"not": _AT_ODDS["not"]["anyOf"][0]},
     "ChatBody": {

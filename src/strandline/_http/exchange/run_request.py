@@ -39,8 +39,14 @@ class RunOptions(Struct, frozen=True, kw_only=True):
     if_busy: Annotated[
         IfBusy | None,
         Meta(
-            description="What happens if the session has queued or executing runs; by default the run waits (`enqueue`)"
+            description="What happens if the session has queued or executing runs; by default the run waits"
+            " (`enqueue`). `steer`: its message reaches the agent that executes before its next model call, and it ends"
+            " with that run; if no call comes any more, or nothing executes, it is the next run"
         ),
+    ] = None
+    expected_run_id: Annotated[
+        str | None,
+        Meta(description="With `if_busy` `steer`: the run to join; 409 `not_running` unless that executes"),
     ] = None
     on_question: Annotated[
         OnQuestion | None,
@@ -112,6 +118,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
             input=prompt,
             answers=answers,
             if_busy=options.if_busy,
+            expected_run_id=options.expected_run_id,
             on_question=options.on_question,
             priority=whole_number(options.priority),
             timeout_s=options.timeout,

@@ -127,6 +127,8 @@ class RunEvents:
         if open_requests(numbered.event):
             stream = self._stream
             return framed(numbered, stream.run_id, _answer(self._scope, stream.key.session_id, numbered.event))
+        if self._stream.successor is not None:  # (most are those of another run, whose clients get another id)
+            return self._framed(numbered)
         return self._stream.encode_once(numbered, self._framed)
 
     def _framed(self, numbered: Numbered) -> bytes:

@@ -21,7 +21,17 @@ from strandline._http.exchange.exchange import ClientsServerStops, Exchange
 from strandline._http.exchange.run_request import Priority, whole_number
 from strandline._http.exchange.sse import RunEvents, last_event_id
 from strandline._http.forwardable import counts_client, forwardable, left_of, only_once
-from strandline._model import IfBusy, InputRequest, Message, RunError, RunId, RunStatus, Sender, SessionId
+from strandline._model import (
+    IfBusy,
+    InputRequest,
+    JoinState,
+    Message,
+    RunError,
+    RunId,
+    RunStatus,
+    Sender,
+    SessionId,
+)
 from strandline._older_names import field_note
 from strandline._settings import AppSettings
 from strandline.errors import Invalid
@@ -40,6 +50,16 @@ class RunBody(Struct, frozen=True, kw_only=True):
     attempt: int
     priority: int
     if_busy: IfBusy
+    joined: Annotated[
+        RunId | None, Meta(description="The run that it joins or has joined, which has its turn and its outcome")
+    ]
+    join: Annotated[
+        JoinState | None,
+        Meta(
+            description="Of a run with `if_busy` `steer`: it waits for the next model call (`pending`), has reached the"
+            " agent (`applied`), or is a run of its own (`became_next_run`)"
+        ),
+    ]
     position: int | None
     estimated_wait_s: float | None
     why: Why | None
@@ -95,6 +115,8 @@ def run_body(view: RunView) -> RunBody:
         attempt=run.attempt,
         priority=run.priority,
         if_busy=run.if_busy,
+        joined=run.joined,
+        join=run.join,
         position=run.position,
         estimated_wait_s=wire.rounded(view.estimated_wait_s) if run.position else None,
         why=view.why,

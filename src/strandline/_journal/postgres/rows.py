@@ -10,7 +10,7 @@ from strandline._journal.partitions import PARTITIONS, partition_of
 from strandline._journal.postgres.dialect import TRANSLATED
 from strandline._journal.postgres.wire import Found, Statement, Values, Wire
 from strandline._journal.records import DamagedSession
-from strandline._journal.sqlite_rows import KEEP_AGENT, LIVE, StoredRows, add_live, lost_session
+from strandline._journal.sqlite_rows import KEEP_AGENT, LIVE, StoredRows, add_live, attach_joins, lost_session
 from strandline._journal.state import SessionState
 from strandline._model import Principal, SessionKey
 from strandline.errors import RecordDamaged
@@ -143,7 +143,10 @@ class PostgresRows(StoredRows):
                     add_live(session, columns)
                 except RecordDamaged as error:
                     sessions[no] = DamagedSession(session.key, error)
-        yield from sessions.values()
+        for each in sessions.values():
+            if isinstance(each, SessionState):
+                attach_joins(each)
+            yield each
 
     def adopt(self, partitions: Collection[int]) -> dict[int, int]:
         """Own those of some partitions that nobody else owns; return them, each with how many owners it has had."""

@@ -19,6 +19,7 @@ from strandline.testing._contract.ends import EndsContract
 from strandline.testing._contract.history import HistoryContract
 from strandline.testing._contract.holds import HoldsContract
 from strandline.testing._contract.inputs import InputsContract
+from strandline.testing._contract.joins import JoinsContract
 from strandline.testing._contract.keys import KeysContract
 from strandline.testing._contract.lists import ListsContract
 from strandline.testing._contract.options import OptionsContract
@@ -42,6 +43,7 @@ class JournalContract(
     EndsContract,
     ControlContract,
     InputsContract,
+    JoinsContract,
     KeysContract,
     ListsContract,
     PagesContract,

@@ -1,0 +1,33 @@
+"""What runs that join another say to its agent, and where that is in its messages. Pure."""
+
+from collections.abc import Iterable, Sequence
+
+from strandline._history.prompts import prompt_message, with_sender
+from strandline._history.texts import SAID_MEANWHILE
+from strandline._model import Block, Checkpoint, Input, JoinedInput, Message, RunId, RunsJoined
+
+
+def said_meanwhile(given: Input) -> list[Block]:
+    """Return the blocks of one run that joined: a mark, and its input as it was sent."""
+    return [{"text": SAID_MEANWHILE}, *prompt_message(given)["content"]]
+
+
+def blocks_of(runs: Iterable[JoinedInput]) -> list[Block]:
+    """Return the blocks of several runs, in order."""
+    return [block for run in runs for block in said_meanwhile(run.input)]
+
+
+def with_joined(messages: Sequence[Message], runs: Sequence[JoinedInput]) -> list[Message]:
+    """Return messages with what these runs say added to the last one, or after it if that is not the user's."""
+    said, before, last = blocks_of(runs), list(messages), Message(role="user", content=[])
+    if before and before[-1]["role"] == "user":
+        last = before.pop()
+    sender = runs[-1].sender if runs else None
+    return [*before, with_sender({**last, "content": [*last["content"], *said]}, sender)]
+
+
+def joined_in(checkpoints: Iterable[Checkpoint]) -> tuple[RunId, ...]:
+    """Return the runs that joined, by the checkpoints of their host, in order."""
+    return tuple(
+        run.run_id for checkpoint in checkpoints if isinstance(checkpoint, RunsJoined) for run in checkpoint.runs
+    )
