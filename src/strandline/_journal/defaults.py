@@ -78,10 +78,11 @@ def with_defaults(new: NewRun, body: Body, options: RunDefaults) -> tuple[NewRun
 def _policies(new: NewRun, if_busy: IfBusy | None, on_question: OnQuestion | None) -> tuple[IfBusy, int, OnQuestion]:
     """Return what a run does if its session is busy or waits for input, and its lane.
 
-    An answer goes before all others anyway, and a delayed run queues when it is due. A request that is to be the answer
-    to a question does not dismiss it, and one of content blocks cannot be one.
+    An answer goes before all others anyway, a delayed run queues when it is due, and a schedule's run queues behind
+    the others. A request that is to be the answer to a question does not dismiss it, and one of content blocks cannot
+    be one.
     """
-    if new.lane == Lane.ANSWER or new.not_before is not None:
+    if new.lane == Lane.ANSWER or new.not_before is not None or new.fires is not None:
         return new.if_busy, new.lane, new.on_question
     if if_busy in INTERRUPTS and "on_question" in new.own_options and new.on_question is OnQuestion.ANSWER:
         if_busy = None

@@ -137,7 +137,7 @@ class Admission:
         if not isinstance(accepted, Accepted):
             return accepted
         new = accepted.new or new
-        if accepted.defaults is not None and "on_disconnect" not in new.own_options:
+        if accepted.defaults is not None and "on_disconnect" not in new.own_options and new.fires is None:
             on_disconnect = accepted.defaults.on_disconnect or on_disconnect
         stream = self._streams.accepted(new.run_id, new.key, on_disconnect)  # before its claim comes
         at, stopped = EXECUTES, accepted.stopped

@@ -189,6 +189,18 @@ class OptionsContract(Contract):
         await desk.cancel("late")
 
     @scenario
+    async def test_a_session_whose_runs_steer_has_each_join_the_one_that_executes(self, desk: Desk) -> None:
+        claim = await desk.start("a")
+        await self._set(desk, if_busy=IfBusy.STEER, metadata={"x": 1})
+        accepted = await desk.accept("b")
+        assert isinstance(accepted, Accepted)
+        assert (accepted.joined, accepted.defaults) == ("a", RunDefaults(if_busy=IfBusy.STEER, metadata={"x": 1}))
+        run = await desk.run("b")
+        assert (run.joined, run.metadata) == ("a", {"x": 1})
+        await desk.finish(claim, claim_next=True)
+        assert (await desk.claim(of="b")).run.metadata == {"x": 1}
+
+    @scenario
     async def test_a_key_stands_for_its_run_whatever_the_options_are_by_then(self, desk: Desk) -> None:
         keyed = Keyed("k", b"f" * 32, 0.0)
         claim = await desk.start("a", keyed=keyed)
