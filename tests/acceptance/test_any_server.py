@@ -253,3 +253,29 @@ def refused_connections(server: Server) -> int:
     text = server.client.get("/metrics").text
     found = re.search(r'^strandline_connections_cut_total\{reason="no_connection_left"\} (\d+)', text, re.M)
     return 0 if found is None else int(found[1])
+
+
+def test_a_run_that_steers_through_another_server_reaches_the_agent_of_the_owner(
+    at: Checkpoints, database: str, tmp_path: Path
+) -> None:
+    """It joins there, is shown at both, and its events come through the server of its client."""
+    target = TARGETS / "steered.py"
+    with two(at, database, tmp_path, target=target) as (owner, other):
+        (session,) = sessions_of(owner, other, 1)
+        at.hold("q a")
+        host = owner.client.post(f"/v1/sessions/{session}/runs", json={"input": "plan q a"}).json()
+        at.reached("q a")
+        body = {"input": "be brief", "if_busy": "steer", "expected_run_id": host["run_id"]}
+        joined = other.client.post(f"/v1/sessions/{session}/runs", json=body)
+        assert (joined.status_code, joined.json()["join"]) == (202, "pending"), joined.text
+        run_id = joined.json()["run_id"]
+        at.release()
+        with other.client.stream("GET", f"/v1/runs/{run_id}/events", headers=STREAM) as stream:
+            kinds = [line.removeprefix("event: ") for line in stream.iter_lines() if line.startswith("event: ")]
+        assert kinds[:2] == ["run.queued", "run.joined"]
+        assert kinds.count("run.finished") == 1
+        for server in (owner, other):
+            run = server.run(run_id)
+            assert (run["status"], run["output"], run["joined"]) == ("succeeded", "q: be brief", host["run_id"])
+        late = other.client.post(f"/v1/sessions/{session}/runs", json=body)
+        assert (late.status_code, late.json()["code"]) == (409, "not_running")
