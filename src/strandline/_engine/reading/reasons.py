@@ -95,7 +95,7 @@ class Reasons:
         """Return why a run waits that joins another."""
         if self._readiness.stopping:
             return _plain(Reason.SERVER_STOPPING)
-        return Why(Reason.JOINS, f"it reaches run {host} before that one's next model call")
+        return Why(Reason.JOINS, f"it reaches {host} before that one's next model call")
 
     def of_session(self, session: SessionView, *, is_ours: bool = True) -> Why | None:
         """Return why a session starts no runs; None if it is idle, or only executes.
