@@ -2,7 +2,7 @@
 
 No run is given so little time that it fails or not as the machine is busy: AgentCore's clients get 500 for that.
 
-What a document allows has to be accepted. Four rules are about values that no schema can compare, so that a request
+What a document allows has to be accepted. Five rules are about values that no schema can compare, so that a request
 which is otherwise as the document allows is made to keep them, and all else of it stays as it is: see `before_call`.
 """
 
@@ -44,6 +44,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
     _answer_each_once(case.body)
+    if case.path.startswith("/v1/schedules"):
+        _fire_some_day(case.body)
     if case.path == "/v1/chat/completions":
         _end_with_a_question(case.body)
         _name_a_session(case)
@@ -56,6 +58,16 @@ def _answer_each_once(body: dict[str, Any]) -> None:
     for answers in (body, given):
         if isinstance(answers, dict) and isinstance(answers.get("responses"), list):
             answers["responses"] = list({each["id"]: each for each in answers["responses"]}.values())
+
+
+def _fire_some_day(body: dict[str, Any]) -> None:
+    """An expression has to be one of cron, and its time zone has to be known; an interval has none."""
+    if isinstance(body.get("cron"), str):
+        body["cron"] = "0 9 * * MON-FRI"
+        if isinstance(body.get("timezone"), str):
+            body["timezone"] = "Europe/Berlin"
+    else:
+        body.pop("timezone", None)
 
 
 def _end_with_a_question(body: dict[str, Any]) -> None:

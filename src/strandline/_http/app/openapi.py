@@ -154,6 +154,19 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
             {**_some("every"), "allOf": [_nothing_of("cron", "at", "timezone")]},
             {**_some("at"), "allOf": [_nothing_of("cron", "every", "timezone")]},
         ],
+        "properties": {"input": {"minItems": 1}},
+    },
+    "ChangeScheduleBody": {
+        "not": {
+            "anyOf": [
+                {"required": ["cron", "every"]},
+                {"required": ["cron", "at"]},
+                {"required": ["every", "at"]},
+                {"required": ["timezone", "every"]},
+                {"required": ["timezone", "at"]},
+            ]
+        },
+        "properties": {"input": {"minItems": 1}},
     },
     "Responses": {"properties": {"responses": {"minItems": 1}}},
     "Response": {"properties": {"response": {"not": {"type": "null"}}}},
@@ -161,6 +174,8 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
 """Which fields of a body go together, which types cannot express."""
 
 
+_CHANGES: Final = frozenset({"ChangeScheduleBody"})
+"""Those of which each field may be left out, and so the body."""
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "NewRunBody": {"input": "Hello"},
     "MoveBody": {"front": True},
@@ -504,6 +519,7 @@ def document(server: Described | None = None) -> dict[str, Any]:
     _as_integer(components["MoveBody"]["properties"]["priority"])
     for name in ("NewScheduleBody", "ChangeScheduleBody"):
         _bounded(components[name]["properties"], server)
+        components[name]["properties"]["input"]["anyOf"][1]["items"] = content_schemas.BLOCK
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation, server)
@@ -529,7 +545,7 @@ def _bounded(properties: dict[str, Any], server: Described) -> None:
         number, null = properties[name]["anyOf"]
         bound = {} if most is None else {"maximum": most}
         properties[name]["anyOf"] = [{**number, "exclusiveMinimum": 0, **bound}, null]
-    if not server.trusted_senders:
+    if not server.trusted_senders and "sender" in properties:
         properties["sender"] = {"type": "null", "default": None, "description": "Not taken by this server"}
     if "n" in properties:
         properties["n"] = {"enum": [1, None], "default": None}
@@ -562,7 +578,7 @@ def _described(operation: Operation, server: Described) -> dict[str, Any]:
     if operation.takes:
         described["parameters"] = [_parameter(each, server) for each in operation.takes]
     if operation.body is not None:
-        needed = operation.body.__name__ in BODIES or any(
+        needed = operation.body.__name__ in BODIES.keys() - _CHANGES or any(
             field.required for field in msgspec.structs.fields(operation.body)
         )
         content: dict[str, Any] = {"schema": _ref(operation.body)}
