@@ -248,7 +248,14 @@ class RunsJoined(Struct, frozen=True, tag="runs_joined"):
     runs: list[JoinedInput]
 
 
-Checkpoint = RoundStarted | ToolDone | RoundDone | RunsJoined
+class ToolNotDone(Struct, frozen=True, tag="tool_not_done"):
+    """A tool of the open round had done nothing, as `by` has found out after a crash: it starts again."""
+
+    tool_use_id: str
+    by: str
+
+
+Checkpoint = RoundStarted | ToolDone | RoundDone | RunsJoined | ToolNotDone
 
 
 # -- input requests -----------------------------------------------------------------------------------
@@ -363,6 +370,16 @@ class Firing(Struct, frozen=True, kw_only=True):
     replaces: bool = False
 
 
+class Resolution(Struct, frozen=True, kw_only=True):
+    """What a person found out about a crashed run: by tool use id, what each tool of unknown outcome has done.
+
+    `tools` are checkpoints of the run that continues it: `ToolDone` or `ToolNotDone`, one for each of these tools.
+    """
+
+    run_id: RunId
+    tools: tuple[ToolDone | ToolNotDone, ...]
+
+
 Carrier = dict[str, str]
 """Headers, by name, that join a run to the trace of its request. Only the tracing module reads them."""
 
@@ -395,6 +412,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
     A run that interrupts (`if_busy`) is in `Lane.FRONT`, one whose input is `responses` in `Lane.ANSWER`; `on_question`
     counts in `Lane.NORMAL` only. `timeout_s` counts from the first start; `queue_deadline` (seconds since the epoch)
     ends the wait. A run with `not_before` (seconds since the epoch) is for `Lane.NORMAL`, and queues at that time.
+    One with a `resolution` continues a crashed run, in `Lane.REQUEUED`.
     """
 
     run_id: RunId
@@ -419,6 +437,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
     own_options: frozenset[str] = frozenset()
     """The run options that its request sets, so that no default of its session counts."""
     fires: Firing | None = None
+    resolution: Resolution | None = None
 
     @property
     def dismisses(self) -> bool:
@@ -514,6 +533,8 @@ class SessionView(Struct, frozen=True, kw_only=True):
     `held`: the claimed run has ended, and a thread or task of it still works. While the session waits for input,
     `input_requests` are the open ones, and only an answer starts before `input_until`. `options` are defaults of its
     runs.
+    `input_requests` are the open ones, and only an answer starts before `input_until`. `branch` is the message with
+    which the last branch of its history begins, None if that is one line.
     """
 
     key: SessionKey
@@ -525,6 +546,7 @@ class SessionView(Struct, frozen=True, kw_only=True):
     input_requests: list[InputRequest] = []
     input_until: float | None = None
     options: RunDefaults = NO_DEFAULTS
+    branch: int | None = None
 
     @property
     def locked_by(self) -> RunId | None:
@@ -564,6 +586,8 @@ class Completion(Struct, frozen=True, kw_only=True):
     `discarded`: the messages stay in history, flagged, and are never in the window. `question` comes with an outcome of
     `needs_input`: the round of the last message is then open, and the session waits `answer_within_s` seconds for the
     answer. `joined` are the runs that joined and whose messages are among these: the outcome is theirs, too.
+    answer. `unresolved`: a tool's outcome is unknown and a person may find out, so the run's checkpoints stay until
+    history continues.
     """
 
     outcome: Outcome
@@ -574,3 +598,4 @@ class Completion(Struct, frozen=True, kw_only=True):
     question: Question | None = None
     answer_within_s: float = 0.0
     joined: tuple[RunId, ...] = ()
+    unresolved: bool = False

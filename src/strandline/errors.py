@@ -36,6 +36,7 @@ __all__ = [
     "NotFound",
     "NotOwner",
     "NotReady",
+    "NotResolvable",
     "NotRunning",
     "NotStarted",
     "PrincipalFull",
@@ -101,6 +102,12 @@ class TooLate(CallerError):
     """The run has started, or has reached the run that it joined: it can no longer be moved, or taken back."""
 
     code = "too_late"
+
+
+class NotResolvable(CallerError):
+    """The run did not crash in a tool, or was resolved before, or its conversation has continued since."""
+
+    code = "not_resolvable"
 
 
 class KeyReused(CallerError):

@@ -22,7 +22,7 @@ from strandline._journal.backup import backup
 from strandline._journal.driver import connect_reader
 from strandline._journal.ownership import APPLICATION_ID
 from strandline._journal.partitions import partition_of
-from strandline._journal.port import Accepted, Attached, Pause, SessionQuery, SetOptions
+from strandline._journal.port import Accepted, AddSchedule, Attached, Pause, SessionQuery, SetOptions
 from strandline._journal.postgres import ownership, schema
 from strandline._journal.postgres.journal import PostgresJournal
 from strandline._journal.postgres.pruning import prune as prune_database
@@ -35,6 +35,7 @@ from strandline._journal.verify import verify as verify_file
 from strandline._model import (
     ANONYMOUS,
     Completion,
+    ErrorCode,
     InputRequest,
     Keyed,
     Lane,
@@ -43,9 +44,12 @@ from strandline._model import (
     Outcome,
     Question,
     Range,
+    Resolution,
     RoundStarted,
+    RunError,
     RunId,
     RunStatus,
+    ScheduleId,
     Sender,
     SessionKey,
     ToolDone,
@@ -125,6 +129,20 @@ async def fill(location: Location) -> None:
     await journal.change(Pause(key("paused")))
     await journal.change(SetOptions(key("paused"), {"metadata": {"team": "ö"}, "priority": 2}))
     await journal.accept(new("waits", key("paused")), WIDE, claim_next=True)
+    crashed = Completion(
+        outcome=Outcome(status=RunStatus.FAILED, error=RunError(ErrorCode.CRASHED, "died")),
+        messages=said("hi", "ho"),
+        unresolved=True,
+    )
+    for run_id in ("crashed", "unresolved"):
+        await accept(run_id, key(run_id))
+        token = (await anext(claims)).token
+        await journal.checkpoint(token, RoundStarted([*said("go"), OPEN]))
+        await journal.finish(token, crashed, claim_next=False)
+    paid = Resolution(run_id=RunId("crashed"), tools=(ToolDone("t1", result["toolResult"]),))
+    await accept("resolved", key("crashed"), lane=Lane.REQUEUED, resolution=paid)
+    await journal.finish((await anext(claims)).token, done("hi", "ho"), claim_next=False)
+    await journal.change(AddSchedule(key("ended-0"), ScheduleId("sch_1"), 9e9, b'{"every":60}', b"{}", 10))
     await accept("executes", key("executing"))
     token = (await anext(claims)).token
     await journal.checkpoint(token, RoundStarted([*said("go"), OPEN]))
@@ -606,7 +624,7 @@ def test_a_database_is_pruned_while_no_server_has_it(filled: Path, database: str
     steps: list[int] = []
     assert prune_database(database, SystemClock(), 1e6, steps.append) == 0
     count = prune_database(database, SystemClock(), 0.0, steps.append)
-    assert (count, steps[-1]) == (64, 64)
+    assert (count, steps[-1]) == (67, 67)
     left = [row[1] for row in contents(location)["runs"]]
     assert sorted(left) == ["asks", "behind", "executes", "held", "waits"]
     assert faults(location) == []

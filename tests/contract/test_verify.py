@@ -123,6 +123,19 @@ _USE = '{"toolUse":{"toolUseId":"u","name":"t","input":{}}}'
             "a run with sequence 5, which does not wait or execute",
         ),
         ("DELETE FROM staged WHERE run = 70 AND no = 0", "a checkpoint of the run with sequence 70 is damaged"),
+        ("UPDATE sessions SET branch = 4", "a branch of session s has none"),
+        (
+            "UPDATE sessions SET branch = 500; INSERT INTO branches VALUES (1, 500, 0, 2)",
+            "a branch of session s begins with message 500, where none can",
+        ),
+        (
+            "UPDATE sessions SET branch = 8 WHERE no = 1; INSERT INTO branches VALUES (1, 8, 0, 9)",
+            "a branch of session s with message 8 continues nothing",
+        ),
+        (
+            "UPDATE sessions SET branch = 4 WHERE no = 1; INSERT INTO branches VALUES (1, 8, 0, 2)",
+            "session s does not continue with its last branch",
+        ),
         ("DELETE FROM meta", "how often the journal was opened"),
         ("CREATE TABLE other (x)", "its tables are not those of a journal"),
         ("UPDATE stored SET bytes = bytes + 1", "counts as"),
@@ -131,7 +144,7 @@ _USE = '{"toolUse":{"toolUseId":"u","name":"t","input":{}}}'
 )
 def test_what_is_wrong_is_found(path: Path, statement: str, fault: str) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute(statement)
+        connection.executescript(statement)
     findings = verify(path)
     assert not findings.sound
     assert [each for each in findings.faults if fault in each], findings.faults

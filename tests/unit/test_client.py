@@ -284,13 +284,13 @@ def test_history_is_read_page_by_page_from_its_end() -> None:
         ]
         return Reply(200, {}, json({"messages": messages, "next_cursor": cursor}))
 
-    played = Played(lambda p: plans.history("ada", None, True, p), page("c", cursor="2"), page("a", "b"))
+    played = Played(lambda p: plans.history("ada", None, True, True, p), page("c", cursor="2"), page("a", "b"))
     assert [message["content"][0]["text"] for message in played.result] == ["a", "b", "c"]
     assert [dict(each.query) for each in played.sent] == [
-        {"limit": "1000", "discarded": "true"},
-        {"limit": "1000", "discarded": "true", "cursor": "2"},
+        {"limit": "1000", "discarded": "true", "superseded": "true"},
+        {"limit": "1000", "discarded": "true", "superseded": "true", "cursor": "2"},
     ]
-    assert len(Played(lambda p: plans.history("ada", 1, False, p), page("c", cursor="2")).result) == 1
+    assert len(Played(lambda p: plans.history("ada", 1, False, False, p), page("c", cursor="2")).result) == 1
 
 
 def test_what_changes_something_and_has_no_key_is_sent_once() -> None:

@@ -34,6 +34,7 @@ from strandline._model import (
     RoundStarted,
     Succeeded,
     ToolDone,
+    ToolNotDone,
     ToolResult,
 )
 from strandline.testing._checker import Ledger, check_history, check_truthful
@@ -634,6 +635,37 @@ def test_idempotent_tools_start_again_and_their_round_stays_open() -> None:
     assert every is not None
     assert (set(every.to_restart), every.results) == ({"b", "c"}, {"a": result("a")})
     assert every.ended_results() == [result("a")]
+
+
+def test_a_tool_that_had_done_nothing_starts_again_and_until_then_its_result_says_so() -> None:
+    begun: list[Checkpoint] = [
+        RoundStarted(LONG),
+        ToolDone("a", result("a")),
+        ToolNotDone("b", "ada"),
+        ToolDone("c", result("c")),
+    ]
+    waits = fold(begun)
+    started = fold([*begun, RoundStarted([])])
+
+    assert waits.open_tools() == {}
+    assert (set(waits.to_restart), waits.not_done) == ({"b"}, {"b": "ada"})
+    assert waits.ended_results() == [result("a"), result("c")]
+    assert waits.messages_to_resume() == LONG
+    assert (
+        "ada checked that"
+        in close(waits.messages, waits.results, Cancelled())[-2]["content"][1]["toolResult"]["content"][0]["text"]
+    )
+    assert started.open_tools() == {"b": "tool_b"}
+    assert started.results == {"a": result("a"), "c": result("c")}
+    assert fold([*begun, RoundDone([user(*gave(result("a")))], None)]).not_done == {}
+    assert resume_point(waits, unknown_tool="fail", idempotent_tools=[]) is waits
+    idempotent = resume_point(
+        fold([RoundStarted(LONG), ToolDone("a", result("a")), ToolNotDone("b", "ada")]),
+        unknown_tool="fail",
+        idempotent_tools=["tool_c"],
+    )
+    assert idempotent is not None
+    assert set(idempotent.to_restart) == {"b", "c"}
 
 
 # -- the checks ---------------------------------------------------------------------------------------

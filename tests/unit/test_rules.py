@@ -7,18 +7,23 @@ import pytest
 from strandline._history import DISMISSED, UNKNOWN_OUTCOME
 from strandline._journal.changes import SessionRef
 from strandline._journal.errors import CancelRequested
-from strandline._journal.port import Attached, Reused, Unanswerable
+from strandline._journal.port import Attached, Reused, Unanswerable, Unresolvable
 from strandline._journal.rules import (
+    Branch,
     Room,
     answers_key,
     as_answer,
+    branch_at,
     cancelled,
     check_answer,
     check_cancel,
     check_end,
     check_names,
+    check_resolution,
+    course,
     drawn,
     is_last,
+    is_on,
     rank,
     spans,
     stood_s,
@@ -35,12 +40,14 @@ from strandline._model import (
     OnQuestion,
     Question,
     Range,
+    Resolution,
     RoundStarted,
     RunId,
     RunStatus,
     SessionId,
     SessionKey,
     ToolDone,
+    ToolNotDone,
     responses,
 )
 from strandline.errors import InvariantBroken
@@ -234,3 +241,46 @@ def test_a_window_is_its_ranges_that_are_not_empty_and_its_inline_messages() -> 
     assert list(spans(window, 4)) == [(0, 2), inline]
     assert list(spans(window, 1)) == [(0, 1), inline]
     assert list(spans(window, 0)) == [inline]
+
+
+# -- branches ------------------------------------------------------------------------------------------
+
+
+def test_a_course_goes_back_through_what_each_branch_goes_on_from() -> None:
+    # 0..5, then from 2 on 6..7, then from the old line's 4 on 8..9, then from the second branch's 7 on
+    branches = [Branch(6, 0, 2), Branch(8, 0, 4), Branch(10, 6, 7)]
+    assert course(branches[:1]) == [Range(0, 2), Range(6, None)]
+    assert course(branches[:2]) == [Range(0, 4), Range(8, None)]
+    assert course(branches) == [Range(0, 2), Range(6, 7), Range(10, None)]
+    assert course([Branch(4, 0, 0)]) == [Range(4, None)]
+    assert [index for index in range(12) if is_on(course(branches), index)] == [0, 1, 6, 10, 11]
+
+
+def test_a_branch_of_which_nothing_is_left_is_passed_over() -> None:
+    branches = [Branch(6, 0, 2), Branch(8, 6, 7)]
+    assert branch_at(branches, 10, 8, 9) == Branch(10, 8, 9)
+    assert branch_at(branches, 10, 8, 8) == Branch(10, 6, 7)
+    assert branch_at(branches, 10, 6, 6) == Branch(10, 0, 2)
+    assert branch_at([], 4, 0, 0) == Branch(4, 0, 0)
+    again = branch_at(branches, 8, 8, 8)  # (nothing was added to the last one)
+    assert course([branches[0], again]) == [Range(0, 2), Range(6, 7), Range(8, None)]
+
+
+def test_a_window_has_what_is_on_its_course() -> None:
+    on = course([Branch(6, 0, 2)])
+    assert list(spans((Range(0, None),), 9, on)) == [(0, 2), (6, 9)]
+    assert list(spans((Range(1, 3), Inline(HELLO), Range(4, None)), 9, on)) == [(1, 2), Inline(HELLO), (6, 9)]
+    assert list(spans((Range(0, None),), 6, on)) == [(0, 2)]
+
+
+def test_a_resolution_is_about_all_open_tools_and_no_other() -> None:
+    begun = [RoundStarted([HELLO, ASKING])]
+    done, other = ToolDone("a", {}), ToolNotDone("b", "ada")
+
+    def check(*tools: ToolDone | ToolNotDone) -> Unresolvable | None:
+        return check_resolution(Resolution(run_id=RunId("r"), tools=tools), begun)
+
+    assert check(done) is None
+    assert check(ToolNotDone("a", "ada")) is None
+    assert check() == Unresolvable("incomplete", ["a"])
+    assert check(done, other) == Unresolvable("known", ["b"])

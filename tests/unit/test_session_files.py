@@ -24,6 +24,7 @@ from strandline._journal.memory import MemoryJournal
 from strandline._journal.port import Changed, Delete
 from strandline._model import (
     Completion,
+    ErrorCode,
     InputRequest,
     Lane,
     Message,
@@ -31,9 +32,13 @@ from strandline._model import (
     Principal,
     Question,
     Range,
+    Resolution,
+    RoundStarted,
+    RunError,
     RunStatus,
     SessionId,
     SessionKey,
+    ToolNotDone,
     Window,
 )
 from strandline._session_files import files, projection
@@ -281,6 +286,28 @@ def test_discarded_messages_are_left_out_and_the_others_are_numbered_without_a_g
         agent = world.read()
         assert agent.conversation_manager.removed_message_count == 2
         assert [each["content"][0]["text"] for each in agent.messages] == ["three", "four"]
+
+    played(play, tmp_path)
+
+
+def test_superseded_messages_leave_the_files_when_the_run_ends_that_goes_on_from_before_them(tmp_path: Path) -> None:
+    async def play(world: World) -> None:
+        await world.ran("one", "two")
+        claim = await world.desk.start("crashes")
+        call: Message = {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t", "name": "n", "input": {}}}]}
+        await world.desk.journal.checkpoint(claim.token, RoundStarted([*said("gone"), call]))
+        outcome = Outcome(status=RunStatus.FAILED, error=RunError(ErrorCode.CRASHED, "it died"))
+        left = Completion(outcome=outcome, messages=said("gone", "gone too"), unresolved=True)
+        await world.desk.finish(claim, left)
+        world.keeper.changed(key())
+        await up_to_date(world.keeper)
+        assert world.texts() == ["one", "two", "gone", "gone too"]
+        resolution = Resolution(run_id=claim.run.run_id, tools=(ToolNotDone("t", "ada"),))
+        again = await world.desk.start("again", lane=Lane.REQUEUED, resolution=resolution)
+        await world.desk.finish(again, done("three", "four"))
+        world.keeper.changed(key())
+        await up_to_date(world.keeper)
+        assert world.texts() == ["one", "two", "three", "four"]
 
     played(play, tmp_path)
 

@@ -189,7 +189,7 @@ class StrandsAgent:
             )
         elif self._reopened:
             resume_round(agent, agent.messages[-1], progress.ended_results())
-        self._reports = Reports(agent, self._origins, _state_of)
+        self._reports = Reports(agent, self._origins, _state_of, progress.not_done)
 
     async def run(self, attempt: Attempt) -> Finished:
         """Run the agent to its end."""

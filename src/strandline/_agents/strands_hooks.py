@@ -8,7 +8,8 @@ meanwhile before the model is called.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
 from strands import Agent
@@ -24,7 +25,7 @@ from strands.hooks import (
 from strandline._agents.port import Attempt
 from strandline._agents.window import Origins
 from strandline._compat.strands import CANCELLED_BY_USER, TOOL_CANCELLED
-from strandline._history import UNKNOWN_OUTCOME, with_sender
+from strandline._history import STARTED_AGAIN, UNKNOWN_OUTCOME, with_sender
 from strandline._model import Message, StateRecord
 
 NOT_STARTED = "This tool was not started: the run was stopped first. Nothing of it was done; call it again if needed."
@@ -36,8 +37,16 @@ LAST = HookOrder.SDK_LAST + 1000.0
 class Reports:
     """The hooks of one agent. They do nothing without an attempt."""
 
-    def __init__(self, agent: Agent, origins: Origins, state_of: Callable[[Agent], StateRecord]) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        origins: Origins,
+        state_of: Callable[[Agent], StateRecord],
+        not_done: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.attempt: Attempt | None = None
+        self._not_done = not_done
+        """Tools that had done nothing before a crash, and who said so: their results say that too."""
         self._given = 0
         """The number of messages that earlier attempts left: a round that is open then was theirs."""
         self._agent = agent
@@ -136,6 +145,9 @@ class Reports:
 
     async def _after_tool(self, event: AfterToolCallEvent[Any]) -> None:
         if self.attempt is not None and not event.retry:
+            if (by := self._not_done.get(str(event.tool_use["toolUseId"]))) is not None:
+                said = {"text": STARTED_AGAIN.format(by=by)}
+                event.result = cast("Any", {**event.result, "content": [*event.result["content"], said]})
             await self.attempt.end_tool(str(event.tool_use["toolUseId"]), cast("dict[str, Any]", event.result))
             self._returned.pop(id(event.tool_use), None)
 

@@ -27,6 +27,7 @@ class Turn:
     question: str
     said: list[str | ToolCall] = field(default_factory=list)
     discarded: bool = False
+    superseded: bool = False
     """Whether it is hidden from the agent."""
     sender: str = ""
     """The name of the person or program that said it, if that is known."""
@@ -39,8 +40,9 @@ def turns_of(messages: Iterable[Message]) -> list[Turn]:
     for message in messages:
         text = text_of(message)
         if message["role"] == "user" and text:
-            sender = message.get("sender") or {}
-            turns.append(Turn(text, discarded=bool(message.get("discarded")), sender=sender.get("name", "")))
+            discarded, superseded = bool(message.get("discarded")), bool(message.get("superseded"))
+            sender = (message.get("sender") or {}).get("name", "")
+            turns.append(Turn(text, discarded=discarded, superseded=superseded, sender=sender))
         if not turns:
             continue
         for block in message["content"]:

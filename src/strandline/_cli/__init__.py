@@ -22,6 +22,7 @@ from strandline._cli.doctor import doctor
 from strandline._cli.init import init
 from strandline._cli.journal import journal_app
 from strandline._cli.keys import keys_app
+from strandline._cli.resolve import resolve
 from strandline._cli.runs import runs
 from strandline._cli.schedules import schedules_app
 from strandline._cli.serve import serve
@@ -56,6 +57,7 @@ app.command(short_help="Move waiting runs.")(move)
 app.command(short_help="Pause a session: accept runs, start none.")(pause)
 app.command()(resume)
 app.command(short_help="Show or answer an agent's questions.")(answer)
+app.command(short_help="Continue a crashed run with what its tools have done.")(resolve)
 app.command(short_help="Show every setting: its value, its origin, its meaning.")(settings)
 app.command(short_help="Find problems before a server starts, and how to fix them.")(doctor)
 app.command()(stacks)

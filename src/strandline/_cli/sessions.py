@@ -66,6 +66,9 @@ def history(
     discarded: Annotated[
         bool, typer.Option("--discarded", help="Include discarded messages, which the agent does not see.")
     ] = False,
+    superseded: Annotated[
+        bool, typer.Option("--superseded", help="Include superseded messages, from before a run was taken up again.")
+    ] = False,
     url: Url = None,
     key_file: KeyFile = None,
     as_json: Json = False,
@@ -82,7 +85,9 @@ def history(
         from strandline._remote.server import RemoteServer
 
         with RemoteServer(address(url), api_key(key_file)) as server:
-            found = server.history(session_id(session), most(limit, everything=everything), discarded=discarded)
+            found = server.history(
+                session_id(session), most(limit, everything=everything), discarded=discarded, superseded=superseded
+            )
         if as_json:
             print_json(found)
             return
@@ -148,7 +153,7 @@ def _print_turn(turn: "Turn") -> None:
     from strandline._printable import clean
 
     console = say.out()
-    mark = ("(discarded) ", "yellow") if turn.discarded else ("", "")
+    mark = ("(discarded) " if turn.discarded else "(superseded) " if turn.superseded else "", "yellow")
     sender = (f"{rows.clean(turn.sender)}: " if turn.sender else "", "cyan")
     console.print(Text.assemble(("> ", "bold cyan"), mark, sender, (clean(turn.question), "bold")), soft_wrap=True)
     for said in turn.said:

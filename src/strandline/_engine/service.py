@@ -38,7 +38,7 @@ from strandline._engine.streams import Streams, Subscription
 from strandline._journal.cluster import DatabaseVitals
 from strandline._journal.partitions import PARTITIONS
 from strandline._journal.port import Journal
-from strandline._model import Principal, RunId, ScheduleId, SessionId, SessionKey
+from strandline._model import Principal, Resolution, RunId, ScheduleId, SessionId, SessionKey
 from strandline.errors import NotOwner, StrandlineError, Unavailable
 
 _log = logging.getLogger("strandline.service")
@@ -175,6 +175,7 @@ class Service:
             self.schedules.tick,
         )
         # Each method of adapters, from the module that implements it.
+        self.crashed, self.unresolved = reading.crashed, reading.unresolved
         self.run, self.runs, self.runs_of = reading.run, reading.runs, reading.runs_of
         self.wait, self.stream = reading.wait, reading.stream
         self.session, self.sessions = reading.session, reading.sessions
@@ -257,7 +258,12 @@ class Service:
     # -- requests of adapters -----------------------------------------------------------------------
 
     async def submit(
-        self, request: Request, *, run_id: RunId | None = None, sent_before_s: float | None = None
+        self,
+        request: Request,
+        *,
+        run_id: RunId | None = None,
+        sent_before_s: float | None = None,
+        resolution: Resolution | None = None,
     ) -> Ticket:
         """Accept a run: durable on return. Raises an `Unavailable`; nothing is stored then.
 
@@ -265,12 +271,15 @@ class Service:
         the two requests differ. `run_id` is the id for its run; if it is that of an accepted run of the session, the
         request was sent before, and gets that run. `sent_before_s`: it was sent before for sure, first so many seconds
         ago; it gets its run also where a new one would be refused, and raises `JournalUnavailable` if the session was
-        deleted since. Raises `NotOwner` for a session of another server. Cancelling the call does not undo an accept.
+        deleted since. Raises `NotOwner` for a session of another server. With a `resolution` it continues a crashed
+        run; raises `NotResolvable`. Cancelling the call does not undo an accept.
         """
         self.ownership.check(request.key)
         try:
             with self._tracing.request_trace() as trace:
-                return await self._admission.submit(request, trace, run_id, sent_before_s=sent_before_s)
+                return await self._admission.submit(
+                    request, trace, run_id, sent_before_s=sent_before_s, resolution=resolution
+                )
         except NotOwner:
             raise
         except Unavailable as refusal:

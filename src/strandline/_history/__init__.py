@@ -9,7 +9,7 @@ Agents and tools build messages by hand, so nothing here trusts their form: anyt
 and nothing that a tool returned is dropped for its form.
 """
 
-from strandline._history.blocks import open_tool_uses
+from strandline._history.blocks import done_result, open_tool_uses
 from strandline._history.checks import history_faults, pairing_faults
 from strandline._history.closing import close, close_answer, dismissed
 from strandline._history.joins import blocks_of, joined_in, with_joined
@@ -22,6 +22,7 @@ from strandline._history.texts import (
     NO_OUTPUT,
     NOT_ANSWERED,
     SAID_MEANWHILE,
+    STARTED_AGAIN,
     UNKNOWN_OUTCOME,
     answer_text,
     ended_early,
@@ -35,6 +36,7 @@ __all__ = [
     "NO_ANSWER",
     "NO_OUTPUT",
     "SAID_MEANWHILE",
+    "STARTED_AGAIN",
     "UNKNOWN_OUTCOME",
     "Progress",
     "answer_text",
@@ -46,6 +48,7 @@ __all__ = [
     "close",
     "close_answer",
     "dismissed",
+    "done_result",
     "ended_early",
     "fold",
     "history_faults",

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 
-from strandline._history.texts import DISMISSED, NO_OUTPUT, UNKNOWN_OUTCOME, without_blank_text
+from strandline._history.texts import DISMISSED, DONE, NO_OUTPUT, NOT_DONE, UNKNOWN_OUTCOME, without_blank_text
 from strandline._model import Block, Message, ToolResult
 from strandline._normalize import NAMELESS, as_text, normalize_result, same_blocks
 
@@ -70,6 +70,16 @@ def results_for(uses: Iterable[Mapping[str, str]], results: Mapping[str, ToolRes
 def unknown_result(tool_use_id: str) -> ToolResult:
     """Return the result of a tool whose outcome is unknown."""
     return {"toolUseId": tool_use_id, "status": "error", "content": [{"text": UNKNOWN_OUTCOME}]}
+
+
+def not_done_result(tool_use_id: str, by: str) -> ToolResult:
+    """Return the result of a tool that did nothing before a crash, as a person says, and has not started again."""
+    return {"toolUseId": tool_use_id, "status": "error", "content": [{"text": NOT_DONE.format(by=by)}]}
+
+
+def done_result(tool_use_id: str, by: str, content: Sequence[Block] = ()) -> ToolResult:
+    """Return the result of a tool that took effect before a crash, as a person says, with what it returned."""
+    return {"toolUseId": tool_use_id, "status": "success", "content": [*content, {"text": DONE.format(by=by)}]}
 
 
 def dismissed_result(tool_use_id: str) -> ToolResult:

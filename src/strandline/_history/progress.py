@@ -6,7 +6,7 @@ from typing import Literal, assert_never
 from msgspec import Struct
 from msgspec.structs import replace
 
-from strandline._history.blocks import distinct, open_tool_uses, results_for, unknown_result
+from strandline._history.blocks import distinct, not_done_result, open_tool_uses, results_for, unknown_result
 from strandline._history.joins import with_joined
 from strandline._model import (
     Checkpoint,
@@ -18,6 +18,7 @@ from strandline._model import (
     RunsJoined,
     StateRecord,
     ToolDone,
+    ToolNotDone,
     ToolResult,
 )
 from strandline._normalize import by_id, normalize_message
@@ -26,8 +27,9 @@ from strandline._normalize import by_id, normalize_message
 class Progress(Struct, frozen=True, kw_only=True):
     """The checkpoints of a run: its messages, the results of its open round, the state at its last closed round.
 
-    `to_restart` are the toolUseIds in the open round whose tools are idempotent and start again; the round then stays
-    open, and `results` has one for each of its other tools.
+    `to_restart` are the toolUseIds in the open round whose tools start again, as they are idempotent or have done
+    nothing; the round then stays open, and `results` has one for each of its other tools. `not_done` are those that
+    had done nothing, and who said so; until they start again, `results` has that too.
 
     A run that answers a question begins in the middle of a round: its first message is the one that uses, and the
     agent resumes from `question_state` with the answers. `begun` is False until a tool of that round starts again.
@@ -37,6 +39,7 @@ class Progress(Struct, frozen=True, kw_only=True):
     results: dict[str, ToolResult]
     state: StateRecord | None = None
     to_restart: frozenset[str] = frozenset()
+    not_done: dict[str, str] = {}
     question_state: StateRecord | None = None
     begun: bool = True
     joined: tuple[RunId, ...] = ()
@@ -85,19 +88,22 @@ def fold(checkpoints: Iterable[Checkpoint], question: Question | None = None) ->
     state: StateRecord | None = None
     joined: tuple[RunId, ...] = ()
     begun = question is None
+    not_done: dict[str, str] = {}
     for checkpoint in checkpoints:
         begun = True
         match checkpoint:
             case RoundStarted(messages=[]):
-                pass  # the open round continues: its tools start again, not the round
+                not_done = {}  # the open round continues: its tools start again, not the round
             case RoundStarted():
                 messages = [*_before(checkpoint.messages, messages, results), *checkpoint.messages]
-                results = {}
+                results, not_done = {}, {}
             case ToolDone():
                 results[checkpoint.tool_use_id] = checkpoint.result
+            case ToolNotDone():
+                not_done[checkpoint.tool_use_id] = checkpoint.by
             case RoundDone():
                 messages = [*_before(checkpoint.messages, messages, results), *checkpoint.messages]
-                results = {}
+                results, not_done = {}, {}
                 state = checkpoint.state
             case RunsJoined(runs=runs):
                 messages = with_joined([*_before(checkpoint.messages, messages, results), *checkpoint.messages], runs)
@@ -108,8 +114,10 @@ def fold(checkpoints: Iterable[Checkpoint], question: Question | None = None) ->
     asking = None if question is None else question.state
     return Progress(
         messages=messages,
-        results=results,
+        results={**results, **{each: not_done_result(each, by) for each, by in not_done.items()}},
         state=state,
+        to_restart=frozenset(not_done),
+        not_done=not_done,
         question_state=asking,
         begun=begun,
         joined=joined,
@@ -141,5 +149,7 @@ def resume_point(
     if unknown and unknown_tool == "fail":
         return None
     return replace(
-        progress, results={**progress.results, **{each: unknown_result(each) for each in unknown}}, to_restart=again
+        progress,
+        results={**progress.results, **{each: unknown_result(each) for each in unknown}},
+        to_restart=progress.to_restart | again,
     )

@@ -18,6 +18,10 @@ UNKNOWN_OUTCOME: Final = (
 )
 SAID_MEANWHILE: Final = "(Said meanwhile, while you were working:)"
 """Before what a run says that joins another."""
+NOT_DONE: Final = "This tool call did nothing: {by} checked that after a crash. It was not started again."
+STARTED_AGAIN: Final = "(After a crash {by} checked this tool call: it had done nothing, and was started again.)"
+DONE: Final = "(After a crash {by} checked this tool call: it had taken effect.)"
+
 
 LONGEST_ERROR: Final = 500
 """Characters of an error's text that history keeps: the model reads them in every later run."""

@@ -180,6 +180,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.Dismissed: CONFLICT,
     errors.TooLate: CONFLICT,
     errors.NotRunning: CONFLICT,
+    errors.NotResolvable: CONFLICT,
     errors.KeyReused: UNPROCESSABLE,
     errors.QueueFull: TOO_MANY,
     errors.PrincipalFull: TOO_MANY,

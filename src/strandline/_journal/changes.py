@@ -54,6 +54,7 @@ class EncodedCompletion(Struct, frozen=True, gc=False):
     joined: tuple[RunId, ...] = ()
     joined_outcome: bytes = b""
     """The outcome of the runs that joined."""
+    unresolved: bool = False
 
 
 class Change(Struct, frozen=True, gc=False):
@@ -80,6 +81,24 @@ class StoreOptions(Change, frozen=True, gc=False):
 
     session: SessionRef
     options: bytes | None
+
+
+class ChangeCourse(Change, frozen=True, gc=False):
+    """The message with which a session's last branch begins, and the sequence of its last run if a tool's outcome in it
+    is unknown; None: it has none."""
+
+    no: int
+    branch: int | None
+    unresolved: int | None
+
+
+class AddBranch(Change, frozen=True, gc=False):
+    """Messages of a session from `start` on continue those before `upto` in the branch that begins with `parent`."""
+
+    no: int
+    start: int
+    parent: int
+    upto: int
 
 
 class DropSession(Change, frozen=True, gc=False):
@@ -302,4 +321,5 @@ def encode_completion(completion: Completion) -> EncodedCompletion:
         answer_within_s=completion.answer_within_s,
         joined=completion.joined,
         joined_outcome=encode_messages(joined_outcome(completion.outcome)) if completion.joined else b"",
+        unresolved=completion.unresolved,
     )

@@ -20,7 +20,7 @@ from strandline._journal.database import Database
 from strandline._journal.defaults import options_of
 from strandline._journal.deletion import COUNT_STORED_BYTES
 from strandline._journal.lists import schedule_of
-from strandline._journal.rules import spans
+from strandline._journal.rules import Branch, spans
 from strandline._lifecycle import ENDED
 from strandline._model import ANONYMOUS, WHOLE_HISTORY, AgentRecord, Inline, Message, Run, RunStatus, SessionKey
 from strandline.errors import JournalUnavailable
@@ -33,7 +33,18 @@ OnStep = Callable[[str, int, int], None]
 Rows = Iterable[tuple[Any, ...]]
 _PROMPT: Final[list[Message]] = [{"role": "user", "content": [{"text": "-"}]}]
 
-SESSION: Final = ("no", "principal", "session_id", "last", "paused", "closed_since", "rests_since", "options")
+SESSION: Final = (
+    "no",
+    "principal",
+    "session_id",
+    "last",
+    "paused",
+    "closed_since",
+    "rests_since",
+    "options",
+    "branch",
+    "unresolved",
+)
 HISTORY: Final = ("no", "session", "nth", "first", "count", "previous", "run", "discarded", "messages")
 RUN: Final = ("session", "key", "fingerprint", *reader.RunRow._fields)
 QUESTION: Final = ("session", "run", "until")
@@ -71,6 +82,7 @@ class _Session(Struct):
 
     ref: SessionRef
     last: int | None
+    branch: int | None = None
     row: int | None = None
     nth: int = 0
     length: int = 0
@@ -99,6 +111,8 @@ class Check(ABC):
         self._reported: dict[int, int] = {}
         """The session whose history has a row of a run, by the run's sequence."""
         self._unended: set[int] = set()
+        self._unresolved: set[int] = set()
+        """The sequences of ended runs that keep their checkpoints."""
         self._statuses: Counter[str] = Counter()
 
     # -- the rows of the sessions that are checked at the moment ------------------------------------------
@@ -138,8 +152,10 @@ class Check(ABC):
         self._sessions.clear()
         self._reported.clear()
         self._unended.clear()
+        self._unresolved.clear()
         self._read_sessions()
         self._history()
+        self._branches()
         self._runs()
         self._questions()
         self._checkpoints()
@@ -155,8 +171,11 @@ class Check(ABC):
             self._fault(f"{what} is damaged")
 
     def _read_sessions(self) -> None:
-        for no, principal, session_id, last, paused, closed_since, rests_since, options in self._session_rows():
-            session = self._sessions[no] = _Session(SessionRef.of(no, SessionKey(principal, session_id)), last)
+        for columns in self._session_rows():
+            no, principal, session_id, last, paused, closed_since, rests_since, options, branch, run = columns
+            session = self._sessions[no] = _Session(SessionRef.of(no, SessionKey(principal, session_id)), last, branch)
+            if run is not None:
+                self._unresolved.add(run)
             with self._unless_damaged(f"the row of session {session.name}"):
                 reader.plain(reader.TIMES, (closed_since, rests_since), session.ref.key)
             if paused not in (0, 1) or (paused and closed_since is None):
@@ -198,6 +217,16 @@ class Check(ABC):
             self._findings.discarded_in_sessions += session.discarded
             if session.row != session.last:
                 self._fault(f"session {session.name} does not end where its history ends")
+
+    def _branches(self) -> None:
+        for no, session in self._sessions.items():
+            rows = self._connection.execute(reader.BRANCHES, (no,)).fetchall() if session.branch is not None else ()
+            branches = [Branch(*row) for row in rows]
+            if session.branch is not None:
+                for fault in reader.faults_of_branches(branches, session.length):
+                    self._fault(f"a branch of session {session.name} {fault}")
+                if branches and branches[-1].start != session.branch:
+                    self._fault(f"session {session.name} does not continue with its last branch")
 
     def _runs(self) -> None:
         for in_session, key, fingerprint, *columns in self._run_rows():
@@ -252,7 +281,7 @@ class Check(ABC):
 
     def _checkpoints(self) -> None:
         for run in self._with_checkpoints():
-            if run not in self._unended:
+            if run not in self._unended and run not in self._unresolved:
                 self._lost_checkpoints(run)
             with self._unless_damaged(f"a checkpoint of the run with sequence {run}"):
                 for _ in reader.each_checkpoint(self._connection, run):

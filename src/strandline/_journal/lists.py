@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from strandline._history import fold
 from strandline._journal import port, reader
 from strandline._journal.changes import SessionRef
 from strandline._journal.checksums import (
@@ -94,6 +95,12 @@ _SCHEDULES: Final = (
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _PLACE: Final = re.compile(r"[0-9]{1,18}|-4[0-9]{18}")
 """The last number of a rank in a cursor: the place of a run that became the next run is far below 0."""
+_UNRESOLVED: Final = (
+    "SELECT seq FROM runs JOIN sessions ON unresolved = seq WHERE run_id = ? AND principal = ?"
+    " AND NOT EXISTS (SELECT 1 FROM runs AS others WHERE others.session = no AND others.fence IS NOT NULL)"
+    " AND NOT EXISTS (SELECT 1 FROM runs AS others WHERE others.session = no AND others.status = 'queued'"
+    " AND others.started_at IS NOT NULL)"
+)
 _SKIPPED: Final = 500
 _READS: Final = 20
 """How many rows of deleted runs a page skips in one read, and how many such reads it makes: about 20 ms in all."""
@@ -251,6 +258,16 @@ def schedule_times(connection: Database, query: port.ScheduleTimesQuery) -> list
     return [(schedule_id, SessionKey(*key), at) for schedule_id, *key, at in rows]
 
 
+def unresolved(connection: Database, query: port.UnresolvedQuery) -> list[port.OpenTool]:
+    """Return the tools of unknown outcome of a crashed run that can continue."""
+    row = connection.execute(_UNRESOLVED, (query.run_id, query.principal)).fetchone()
+    progress = fold(() if row is None else reader.each_checkpoint(connection, row[0]))
+    unknown = progress.open_tools()
+    uses = [each for message in progress.messages[-1:] for each in message["content"] if "toolUse" in each]
+    inputs = {each["toolUse"]["toolUseId"]: each["toolUse"].get("input") for each in uses}
+    return [port.OpenTool(each, name, inputs.get(each)) for each, name in unknown.items()]
+
+
 def session(connection: Database, query: port.SessionQuery) -> SessionView | None:
     """Return one session, None if there is none."""
     found = reader.find_session(connection, query.key)
@@ -272,6 +289,7 @@ def session(connection: Database, query: port.SessionQuery) -> SessionView | Non
         held=bool(held),
         paused=found.paused,
         options=options_of(found.ref, found.options),
+        branch=found.branch,
     )
     if open_round is None:
         return view
@@ -396,6 +414,7 @@ ANSWERS: Final[Mapping[type[port.Query[Any]], Callable[[Database, Any], Any]]] =
     port.ScheduleQuery: schedule,
     port.SchedulesQuery: schedules,
     port.ScheduleTimesQuery: schedule_times,
+    port.UnresolvedQuery: unresolved,
 }
 """The function that answers each kind of query."""
 

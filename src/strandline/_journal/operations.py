@@ -141,6 +141,8 @@ class Operations(ABC):
         left = encode_completion(completion)
 
         def decide(table: SessionTable, now: float) -> ClaimResult:
+            if left.unresolved:
+                self._deferred.flush(table, token)
             taken = table.finish(token, left, hold=hold, claim_next=claim_next, now=now)
             self._deferred.discard(token)
             return taken

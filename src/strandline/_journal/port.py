@@ -36,6 +36,10 @@ Every journal keeps these invariants; `strandline.testing._contract.JournalContr
 * Messages of a discarded run stay in history, are in no window, and are read only on request.
 * The options of a session are defaults: they count for each run that is accepted after them, where its request does not
   set the same option (`own_options`).
+* A run finished as `unresolved` keeps its checkpoints until history continues. Once, and only if no run has begun
+  since, a run with its `resolution` is accepted: it gets these checkpoints and those of the resolution, waits as a
+  requeued run that has begun, and continues where the other began, whose messages are *superseded* from then on.
+* Superseded messages stay in history, are in no window, and are read only on request.
 * Every `load` and `read` that begins after a claim's delivery sees what the claim rests on.
 * A run with `IfBusy.STEER` joins the run that executes, its *host*. It is in no queue then, is never claimed and has no
   position, but counts as waiting while it is pending. `apply_joins` has all that are pending reach the host, in order
@@ -154,7 +158,16 @@ class Stale(Struct, frozen=True):
     """Nothing was stored: the schedule of the run has another next time, or is gone."""
 
 
-AcceptAnswer = Accepted | Refused | Attached | Reused | Unanswerable | Overlaps | Stale
+class Unresolvable(Struct, frozen=True):
+    """Nothing was stored: the run has no tool of unknown outcome, or history has continued, or a run has begun since
+    (`gone`); the resolution is about `tools` whose outcome is known (`known`), or not about these (`incomplete`).
+    """
+
+    reason: Literal["gone", "known", "incomplete"]
+    tools: list[str] = []
+
+
+AcceptAnswer = Accepted | Refused | Attached | Reused | Unanswerable | Unresolvable | Overlaps | Stale
 
 
 class ClaimResult(StrEnum):
@@ -377,10 +390,26 @@ class DeletedQuery(Query[bool], frozen=True):
     since: float
 
 
+class OpenTool(Struct, frozen=True):
+    """A tool call whose outcome is unknown."""
+
+    tool_use_id: str
+    name: str
+    input: Any
+
+
+class UnresolvedQuery(Query[list[OpenTool]], frozen=True):
+    """The tools whose outcome is unknown of a principal's crashed run that can continue; none: it cannot."""
+
+    principal: Principal
+    run_id: RunId
+
+
 class HistoryQuery(Query["HistoryPage"], frozen=True):
     """The last `limit` messages of a session before index `before` (None: its end), oldest first.
 
-    Messages of discarded runs count, but are left out of the page unless `discarded`.
+    Messages of discarded runs count, but are left out of the page unless `discarded`; so are superseded ones unless
+    `superseded`.
 
     `most_bytes` bounds the page, counted as the bytes of JSON that `strandline._encoding.encode_messages` makes of each
     message, including those left out. A page always has room for one message. None: no bound.
@@ -391,6 +420,7 @@ class HistoryQuery(Query["HistoryPage"], frozen=True):
     limit: int = 100
     discarded: bool = False
     most_bytes: int | None = None
+    superseded: bool = False
 
 
 class HistoryPage(Struct, frozen=True):
@@ -406,6 +436,8 @@ class HistoryPage(Struct, frozen=True):
     """The index of each message in history, which never changes."""
     runs: list[RunId | None] = []
     """The run that left each message; None if it is deleted, or if the message closes a dismissed question."""
+    superseded: list[int] = []
+    """The indices in `messages` of superseded ones."""
 
 
 SKIPPED_INPUT_DIVISOR: Final = 128

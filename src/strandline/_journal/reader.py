@@ -4,6 +4,7 @@ from collections import deque, namedtuple
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
+from itertools import pairwise
 from math import isfinite
 from typing import Any, Final, TypeVar
 
@@ -17,7 +18,7 @@ from strandline._journal.changes import SessionRef
 from strandline._journal.database import Database
 from strandline._journal.port import AgentState, AgentStateQuery, HistoryPage, HistoryQuery, RunQuery
 from strandline._journal.records import StoredRun
-from strandline._journal.rules import BEFORE_ALL, Rank, Room, delayed, place, rank, spans
+from strandline._journal.rules import BEFORE_ALL, Branch, Rank, Room, course, delayed, is_on, place, rank, spans
 from strandline._journal.state import HistoryEnd, OpenRound, SessionState
 from strandline._lifecycle import ENDED
 from strandline._model import (
@@ -33,6 +34,7 @@ from strandline._model import (
     Message,
     Outcome,
     Question,
+    Range,
     Run,
     RunId,
     RunStatus,
@@ -219,6 +221,7 @@ def readable(connection: Database, row: RunRow, session: SessionRef) -> StoredRu
 
 FIND_SESSION: Final = (
     "SELECT {names}sessions.no, paused, closed_since, rests_since, options, questions.run, until, answer,"
+    " branch, unresolved,"
     " (messages IS NULL) = (count = 0) AND count >= 0 AND first >= 0 AND nth > 0 AND history.session = sessions.no,"
     " last, nth, first + count"
     " FROM sessions LEFT JOIN history ON history.no = last LEFT JOIN questions ON questions.session = sessions.no"
@@ -229,7 +232,20 @@ _FIND_ONE: Final = f"{FIND_SESSION.format(names='')} WHERE principal = ? AND ses
 _Time = float | None
 _Number = int | None
 _Session = tuple[
-    int, int, _Time, _Time, bytes | None, _Number, _Time, _Number, bool | int | None, _Number, _Number, _Number
+    int,
+    int,
+    _Time,
+    _Time,
+    bytes | None,
+    _Number,
+    _Time,
+    _Number,
+    _Number,
+    _Number,
+    bool | int | None,
+    _Number,
+    _Number,
+    _Number,
 ]
 
 
@@ -244,7 +260,9 @@ def find_session(connection: Database, key: SessionKey) -> SessionState | None:
 
 def session_of(key: SessionKey, row: Sequence[Any]) -> SessionState:
     """Return the session of a row of `FIND_SESSION`. Raises `JournalUnavailable` if its end is damaged."""
-    no, paused, closed_since, rests_since, options, asker, until, answer, is_whole, *end = plain(_Session, row, key)
+    no, paused, closed_since, rests_since, options, asker, until, answer, branch, unresolved, is_whole, *end = plain(
+        _Session, row, key
+    )
     if end[0] is not None and not is_whole:
         raise checksums.damaged_record(f"the end of the history of session {key.session_id}")
     return SessionState(
@@ -255,7 +273,35 @@ def session_of(key: SessionKey, row: Sequence[Any]) -> SessionState:
         rests_since,
         None if asker is None or until is None else OpenRound(asker, until, answer),
         options=options,
+        branch=branch,
+        unresolved=unresolved,
     )
+
+
+BRANCHES: Final = "SELECT start, parent, upto FROM branches WHERE session = ? ORDER BY start"
+
+
+def course_of(connection: Database, session: SessionState) -> list[Range]:
+    """Return the ranges of a session's messages that are not superseded, in order."""
+    if session.branch is None:
+        return [Range(0, None)]
+    branches = [Branch(*row) for row in connection.execute(BRANCHES, (session.no,)).fetchall()]
+    if any(True for _ in faults_of_branches(branches, session.end.length)) or branches[-1].start != session.branch:
+        raise checksums.damaged_record(f"the branches of session {session.key.session_id}")
+    return course(branches)
+
+
+def faults_of_branches(branches: Sequence[Branch], length: int) -> Iterator[str]:
+    """Yield what is impossible about the branches of a history of `length` messages."""
+    starts = [0, *(each.start for each in branches)]
+    if not branches:
+        yield "has none"
+    ends = dict(pairwise(starts))
+    for each, before in zip(branches, starts, strict=False):
+        if not before < each.start <= length or each.parent not in starts or each.parent >= each.start:
+            yield f"begins with message {each.start}, where none can"
+        elif not (each.parent < each.upto or each.parent == each.upto == 0) or each.upto > ends[each.parent]:
+            yield f"with message {each.start} continues nothing"
 
 
 def plain(kind: Any, row: Sequence[Any], key: SessionKey) -> Any:
@@ -391,7 +437,7 @@ def load(connection: Database, key: SessionKey) -> AgentRecord:
         return AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
     stored, length = _agent_state(connection, session), session.end.length
     shown: list[tuple[int | None, Message]] = []
-    for span in spans(stored.window, length):
+    for span in spans(stored.window, length, course_of(connection, session)):
         shown += [(None, span.message)] if isinstance(span, Inline) else between(connection, session, *span)
     return AgentRecord(
         messages=[message for _, message in shown],
@@ -505,6 +551,8 @@ def history(connection: Database, query: HistoryQuery) -> HistoryPage:
     indices: list[int] = []
     runs: list[RunId | None] = []
     hidden: set[int] = set()
+    replaced: set[int] = set()
+    on_course = course_of(connection, session)
     start = max(0, end - query.limit)
     with closing(_back(BACK_WITH_RUNS, _raw_messages, connection, session, start, end)) as messages:
         for index, raw, discarded, run_id in messages:
@@ -512,13 +560,16 @@ def history(connection: Database, query: HistoryQuery) -> HistoryPage:
             if not room.takes(len(stored)):
                 break
             first = index
-            if discarded <= query.discarded:
+            superseded = session.branch is not None and not is_on(on_course, index)
+            if discarded <= query.discarded and superseded <= query.superseded:
                 what = f"message {index} of the history of session {query.key.session_id}"
                 shown.append(checksums.read_checked(_message, stored, what, 0))
                 indices.append(index)
                 runs.append(run_id)
                 if discarded:
                     hidden.add(index)
+                if superseded:
+                    replaced.add(index)
     for each in (shown, indices, runs):
         each.reverse()
     return HistoryPage(
@@ -528,6 +579,7 @@ def history(connection: Database, query: HistoryQuery) -> HistoryPage:
         pending=bool(shown) and end == length and session.round is not None,
         indices=indices,
         runs=runs,
+        superseded=[number for number, index in enumerate(indices) if index in replaced],
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 from strandline._journal.changes import SessionRef
-from strandline._journal.rules import Closed
+from strandline._journal.rules import Branch, Closed
 from strandline._journal.state import SessionState
 from strandline._model import Checkpoint, Principal, Question, Run, RunId, ScheduleId, SessionKey
 from strandline.errors import JournalUnavailable, RecordDamaged
@@ -108,6 +108,14 @@ class Records(Protocol):
 
     def has_schedules(self, session: SessionRef) -> bool:
         """Return whether a session has a schedule."""
+        ...
+
+    def first_of(self, row: int) -> int:
+        """Return the index of the first message of a row of history."""
+        ...
+
+    def branches(self, session: SessionRef) -> list[Branch]:
+        """Return the branches of a session's history after the first one, in order."""
         ...
 
     def stored_bytes(self, principal: Principal) -> int:

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from msgspec.structs import replace
 
 from strandline._history import close, close_answer, fold, prompt_message, took_too_long
 from strandline._journal.errors import CancelRequested
-from strandline._journal.port import Attached, Reused, Unanswerable
+from strandline._journal.port import Attached, Reused, Unanswerable, Unresolvable
 from strandline._lifecycle import ENDED, MOVES, advance
 from strandline._model import (
     Cancelled,
@@ -25,6 +25,8 @@ from strandline._model import (
     NewRun,
     Outcome,
     Question,
+    Range,
+    Resolution,
     Run,
     RunError,
     RunId,
@@ -195,6 +197,17 @@ def check_answer(
     return Unanswerable("incomplete", missing) if missing else None
 
 
+def check_resolution(resolution: Resolution, checkpoints: Iterable[Checkpoint]) -> Unresolvable | None:
+    """Return why a resolution is refused; None if it is about all open tools of a run with these checkpoints, and no
+    other."""
+    given = [each.tool_use_id for each in resolution.tools]
+    open_tools = fold(checkpoints).open_tools()
+    if known := [each for each in given if each not in open_tools]:
+        return Unresolvable("known", known)
+    missing = [each for each in open_tools if each not in given]
+    return Unresolvable("incomplete", missing) if missing else None
+
+
 def as_answer(new: NewRun, question: Question) -> NewRun | None:
     """Return a run as the answer that it becomes; None unless there is exactly one request that it may answer."""
     if not new.may_answer or len(question.requests) != 1:
@@ -215,6 +228,41 @@ def stood_s(held_since: float, waits_since: float, now: float) -> float:
     return max(0.0, now - max(held_since, waits_since))
 
 
+class Branch(NamedTuple):
+    """Messages from `start` on continue those before `upto` in the branch that begins with `parent`, 0 for the first
+    one. Each branch ends where the next one begins."""
+
+    start: int
+    parent: int
+    upto: int
+
+
+def branch_at(branches: Sequence[Branch], start: int, parent: int, upto: int) -> Branch:
+    """Return the branch that continues after message `upto` - 1 of `parent`, or of its own parent if nothing of it is
+    left."""
+    by_start = {each.start: each for each in branches}
+    while parent and upto == parent:
+        _, parent, upto = by_start[parent]
+    return Branch(start, parent, upto)
+
+
+def course(branches: Sequence[Branch]) -> list[Range]:
+    """Return the ranges of messages that the last branch continues, in order, and its own, open at its end."""
+    by_start = {each.start: each for each in branches}
+    last = max(by_start)
+    ranges = [Range(last, None)]
+    while last:
+        _, last, upto = by_start[last]
+        if last < upto:
+            ranges.append(Range(last, upto))
+    return ranges[::-1]
+
+
+def is_on(course: Sequence[Range], index: int) -> bool:
+    """Return whether a message is on a course."""
+    return any(each.start <= index and (each.end is None or index < each.end) for each in course)
+
+
 class Room:
     """The bytes that are left for a page of history (None: no bound). One message always fits."""
 
@@ -233,13 +281,17 @@ class Room:
         return True
 
 
-def spans(window: Window, length: int) -> Iterator[tuple[int, int] | Inline]:
-    """Yield `(start, end)` for each range that is not empty in a history of `length` messages, and each inline
-    message."""
+def spans(
+    window: Window, length: int, course: Sequence[Range] = (Range(0, None),)
+) -> Iterator[tuple[int, int] | Inline]:
+    """Yield `(start, end)` for each range that is not empty in a history of `length` messages, as far as it is on the
+    `course`, and each inline message."""
     for part in window:
         if isinstance(part, Inline):
             yield part
-        else:
-            end = length if part.end is None else min(part.end, length)
-            if part.start < end:
-                yield part.start, end
+            continue
+        for on in course:
+            start = max(part.start, on.start)
+            end = min(length if each is None else each for each in (part.end, on.end, length))
+            if start < end:
+                yield start, end

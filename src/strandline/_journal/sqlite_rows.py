@@ -20,7 +20,7 @@ from strandline._journal import changes, checksums, reader
 from strandline._journal.database import Database, Rows
 from strandline._journal.driver import is_damage, is_no_text
 from strandline._journal.records import DamagedSession, KeyedRun, RunLocation, ScheduleTime, StoredQuestion, StoredRun
-from strandline._journal.rules import Closed, drawn
+from strandline._journal.rules import Branch, Closed, drawn
 from strandline._journal.state import RunState, SessionState
 from strandline._lifecycle import ENDED
 from strandline._model import IfBusy, JoinState, Lane, Principal, Question, RunId, RunStatus, ScheduleId, SessionKey
@@ -66,6 +66,11 @@ _PLAIN: Final[dict[type[changes.Change], str]] = {
         " status = CASE WHEN :join = 'applied' THEN 'running' ELSE 'queued' END"
         f" WHERE seq = :seq AND fence IS NULL AND {_IS_OPEN}"
     ),
+    changes.ChangeCourse: "UPDATE sessions SET branch = :branch, unresolved = :unresolved WHERE no = :no",
+    changes.AddBranch: (
+        "INSERT INTO branches (session, start, parent, upto) SELECT :no, :start, :parent, :upto WHERE true"
+        " ON CONFLICT (session, start) DO UPDATE SET parent = excluded.parent, upto = excluded.upto"
+    ),
     changes.EndHold: "UPDATE runs SET fence = NULL WHERE seq = :seq AND fence = :fence",
     changes.DropCheckpoints: "DELETE FROM staged WHERE run = :seq",
     changes.DropKey: "UPDATE runs SET key = NULL, fingerprint = NULL WHERE seq = :seq",
@@ -81,6 +86,7 @@ _PLAIN: Final[dict[type[changes.Change], str]] = {
 """Changes that one statement writes, with their fields as parameters."""
 _OF_WHAT_IS_THERE: Final = (
     changes.ChangeSession,
+    changes.ChangeCourse,
     changes.ChangeJoin,
     changes.EndHold,
     changes.AnswerQuestion,
@@ -454,6 +460,17 @@ class StoredRows(ABC):
         found = self._execute("SELECT 1 FROM schedules WHERE session = ? LIMIT 1", (session.no,)).fetchone()
         return found is not None
 
+    def first_of(self, row: int) -> int:
+        """Return the index of the first message of a row of history."""
+        found = self._execute("SELECT first FROM history WHERE no = ?", (row,)).fetchone()
+        if found is None:
+            raise Mismatch(f"there is no row {row} of history")
+        return int(found[0])
+
+    def branches(self, session: changes.SessionRef) -> list[Branch]:
+        """Return the branches of a session's history after the first one, in order."""
+        return [Branch(*row) for row in self._execute(reader.BRANCHES, (session.no,)).fetchall()]
+
     def stored_bytes(self, principal: Principal) -> int:
         """Return how many bytes are stored for a principal."""
         row = self._execute(reader.STORED_OF, (principal,)).fetchone()
@@ -508,7 +525,7 @@ class SqliteRows(StoredRows):
             raise checksums.damaged_record(f"the history of session {session.key.session_id}")
         delete("DELETE FROM runs WHERE seq = ? AND session = ?", ((seq, session.no) for seq, _ in rows))
         delete("DELETE FROM history WHERE no = ?", ((no,) for _, no in rows))
-        for table in ("agents", "questions", "closed_requests", "schedules"):
+        for table in ("agents", "questions", "closed_requests", "schedules", "branches"):
             self._write(f"DELETE FROM {table} WHERE session = ?", (session.no,))
         self._write("DELETE FROM sessions WHERE no = ?", (session.no,))
 

@@ -199,6 +199,10 @@ class SessionState(Struct, eq=False):
     rests_since: float | None = None
     """When history last grew, as its last run ended or its question was dismissed; or when it was resumed, if later."""
     round: OpenRound | None = None
+    branch: int | None = None
+    """The message with which its last branch begins; None: its history is one line."""
+    unresolved: int | None = None
+    """The sequence of the run at the end of its history, if a person may find out what a tool of it did."""
     queue: RunQueue = field(default_factory=RunQueue)
     claimed: RunState | None = None
     """The run that executes or is held."""

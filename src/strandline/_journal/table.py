@@ -65,23 +65,26 @@ from strandline._journal.port import (
     Stale,
     Stopped,
     Unanswerable,
+    Unresolvable,
 )
 from strandline._journal.port import Change as AnyChange
 from strandline._journal.records import DamagedSession, Records, Room, RunLocation, ScheduleTime
 from strandline._journal.rules import (
+    Branch,
     Closed,
     answers_key,
     as_answer,
     check_answer,
     check_cancel,
     check_end,
+    check_resolution,
     delayed,
     drawn,
     first_rank,
     may_join,
 )
 from strandline._journal.state import Keys, OpenRound, RunState, SessionState
-from strandline._journal.transitions import Transitions, as_run, in_order
+from strandline._journal.transitions import Crashed, Transitions, as_run, in_order
 from strandline._model import (
     INTERRUPTS,
     NO_DEFAULTS,
@@ -97,6 +100,7 @@ from strandline._model import (
     Outcome,
     Principal,
     Question,
+    Resolution,
     RunDefaults,
     RunId,
     RunsJoined,
@@ -354,6 +358,12 @@ class SessionTable(Transitions):
             if (answer := as_answer(new, found)) is not None:
                 new, question = answer, found
                 body = replace(body, prompt=encode_messages(answer.input))
+        crashed: Crashed | None = None
+        if new.resolution is not None:
+            found_run = self._to_continue(session, new.resolution)
+            if isinstance(found_run, Unresolvable):
+                return found_run
+            crashed = found_run
         partition = self.partition(new.key) if session is None else self._partition(session)
         seq = self.numbers.next_run(partition)
         host, join = None, None
@@ -442,20 +452,52 @@ class SessionTable(Transitions):
         )
         self._note(session, added)
         self._runs[run.run_id] = run
+        if crashed is not None:
+            self._continue(run, crashed)
         if fence is None:
-            run.new = new if body.size <= KEPT_BYTES else None
+            if crashed is None:
+                run.new = new if body.size <= KEPT_BYTES else None
+            else:
+                run.started_at = now
+                self._change_run(run, was=None)
             if host is not None:
                 self._wait_for_host(run)
                 return Accepted(0, None, defaults, None if defaults is None else new, joined=host.run_id)
             self._enqueue(run)
             return Accepted(ahead + 1, stopped, defaults, None if defaults is None else new)
-        claimed = as_run(new, run)
-        self._claims.append(Claim(token=FencingToken(run.run_id, fence), run=claimed, question=question))
+        claimed, checkpoints = as_run(new, run), () if crashed is None else crashed.checkpoints
+        token = FencingToken(run.run_id, fence)
+        self._claims.append(Claim(token=token, run=claimed, checkpoints=checkpoints, question=question))
         return Accepted(0, stopped, defaults, None if defaults is None else new)
 
     def _options(self, session: SessionState) -> RunDefaults:
         """Return the default options of a session's runs. Raises `RecordDamaged`."""
         return options_of(session.ref, session.options)
+
+    def _to_continue(self, session: SessionState | None, resolution: Resolution) -> Crashed | Unresolvable:
+        """Return the crashed run that a resolution is about, if no run has begun since."""
+        located = self._locate_run(resolution.run_id)
+        if session is None or located is None or located.key != session.key or located.seq != session.unresolved:
+            return Unresolvable("gone")
+        if session.claimed is not None or any(run.has_begun for run in session.queue):
+            return Unresolvable("gone")
+        ref, row = session.ref, session.end.row
+        assert row is not None
+        stored = self._fetched(("run", located.seq), lambda records: records.run(ref, located.seq))
+        if stored.error is not None:
+            raise stored.error
+        if (cannot := check_resolution(resolution, stored.checkpoints)) is not None:
+            return cannot
+        first = self._fetched(("first", row), lambda records: records.first_of(row))
+        branches = self._branches(session)
+        return Crashed((*stored.checkpoints, *resolution.tools), first, branches)
+
+    def _branches(self, session: SessionState) -> list[Branch]:
+        """Return the branches of a session's history after the first one."""
+        if session.branch is None:
+            return []
+        ref = session.ref
+        return self._fetched(("branches", ref.no), lambda records: records.branches(ref))
 
     def _stands_for(self, session: SessionState, new: NewRun) -> Attached | Reused | int | None:
         """Return the answer that the key of a new run gives; the sequence of a run whose key has expired; or None."""
@@ -607,11 +649,21 @@ class SessionTable(Transitions):
             self._question(session)
         if claim_next and not hold:
             self._look_ahead(session, completion.joined)
-        self._end(run, completion.status, completion.outcome, discarded=completion.discarded, hold=hold)
+        unresolved = completion.unresolved and run.checkpoints > 0
+        self._end(
+            run,
+            completion.status,
+            completion.outcome,
+            discarded=completion.discarded,
+            hold=hold,
+            unresolved=unresolved,
+        )
         self._append(session, run.seq, completion.messages, completion.length, discarded=completion.discarded)
         if session.joining:
             outcome, discarded = completion.joined_outcome, completion.discarded
             self._end_joins(run, completion.status, outcome, completion.joined, discarded=discarded)
+        if unresolved:
+            self._leave_unresolved(run)
         self._close_round_of(run, closed=closed, begun=completion.discarded)
         if completion.question is not None:
             self._ask(session, run.seq, completion.question, now + completion.answer_within_s, hold=hold)

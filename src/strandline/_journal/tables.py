@@ -59,7 +59,21 @@ RUNS: Final = Table(
 )
 """Whether a run is claimed, but not by whom: fences are older than those of any owner to come, wherever that is."""
 TABLES: Final = (
-    Table("sessions", ("no", "last", "principal", "session_id", "paused", "closed_since", "rests_since", "options")),
+    Table(
+        "sessions",
+        (
+            "no",
+            "last",
+            "principal",
+            "session_id",
+            "paused",
+            "closed_since",
+            "rests_since",
+            "options",
+            "branch",
+            "unresolved",
+        ),
+    ),
     RUNS,
     Table("staged", ("run", "no", "fact"), key=2),
     Table("history", ("no", "session", "nth", "first", "count", "previous", "run", "discarded", "messages")),
@@ -67,6 +81,7 @@ TABLES: Final = (
     Table("questions", ("session", "run", "until", "answer", "question")),
     Table("closed_requests", ("session", "id", "run", "closed"), key=2),
     Table("schedules", ("id", "session", "principal", "next_at", "spec", "state")),
+    Table("branches", ("session", "start", "parent", "upto"), key=2),
 )
 """All rows of a journal, but how many bytes are stored for each principal, which follows from the others. Of `meta` it
 has two numbers more: its epoch, and the highest sequence that was deleted."""

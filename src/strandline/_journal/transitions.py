@@ -7,17 +7,20 @@ step, since a step that raised `Missing` would leave it half done.
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
 from strandline._encoding import decoder, encode_messages
 from strandline._history import dismissed, joined_in
 from strandline._journal.changes import (
+    AddBranch,
+    AddCheckpoint,
     AddHistory,
     AddQuestion,
     AddSession,
     Change,
+    ChangeCourse,
     ChangeJoin,
     ChangeRun,
     ChangeSession,
@@ -35,8 +38,10 @@ from strandline._journal.numbers import Numbers
 from strandline._journal.port import ClaimResult
 from strandline._journal.records import Missing, Records, Room, StoredQuestion, StoredRun
 from strandline._journal.rules import (
+    Branch,
     Closed,
     Rank,
+    branch_at,
     cancelled,
     delayed_priority,
     is_last,
@@ -70,6 +75,16 @@ T = TypeVar("T")
 
 _log = logging.getLogger("strandline.journal")
 _decoded_question: Final[Callable[[bytes], Question]] = decoder(Question)
+
+
+class Crashed(NamedTuple):
+    """A crashed run that is to continue: the checkpoints to continue from, its first message, its session's
+    branches."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    first: int
+    branches: list[Branch]
+
 
 NO_RUN: Final = -1
 """The run of a row of history without one."""
@@ -364,8 +379,17 @@ class Transitions(LiveSessions):
         )
         return ClaimResult.CLAIMED
 
-    def _end(self, run: RunState, status: RunStatus, outcome: bytes, *, discarded: bool, hold: bool = False) -> None:
-        """End a run; with `hold` keep its claim."""
+    def _end(
+        self,
+        run: RunState,
+        status: RunStatus,
+        outcome: bytes,
+        *,
+        discarded: bool,
+        hold: bool = False,
+        unresolved: bool = False,
+    ) -> None:
+        """End a run; with `hold` keep its claim, as `unresolved` its checkpoints."""
         was = run.fence
         if hold:
             run.held_since = self._now
@@ -383,7 +407,7 @@ class Transitions(LiveSessions):
             discarded,
         )  # fmt: skip
         self._note(run.session, end)
-        if run.checkpoints:
+        if run.checkpoints and not unresolved:
             self._note(run.session, DropCheckpoints(run.seq))
             run.checkpoints = 0
 
@@ -448,6 +472,8 @@ class Transitions(LiveSessions):
         self, session: SessionState, seq: int, messages: bytes | None, count: int, *, discarded: bool = False
     ) -> None:
         """Append a run's messages to history."""
+        if session.unresolved is not None:
+            self._resolved(session)
         end, row = session.end, self.numbers.row(self._partition(session))
         self._note(
             session,
@@ -457,6 +483,37 @@ class Transitions(LiveSessions):
         )  # fmt: skip
         session.end = HistoryEnd(row, end.nth + 1, end.length + count)
         session.rests_since = self._now
+
+    # -- crashed runs that a person takes up --------------------------------------------------------------
+
+    def _leave_unresolved(self, run: RunState) -> None:
+        """Note that a run at the end of history has a tool whose outcome a person may find out."""
+        session = run.session
+        session.unresolved = run.seq
+        self._note(session, ChangeCourse(session.no, session.branch, run.seq))
+
+    def _resolved(self, session: SessionState) -> None:
+        """Drop the checkpoints of the run at the end of history: nobody can have it continue any more."""
+        assert session.unresolved is not None
+        self._note(session, DropCheckpoints(session.unresolved))
+        session.unresolved = None
+        self._note(session, ChangeCourse(session.no, session.branch, None))
+
+    def _continue(self, run: RunState, crashed: Crashed) -> None:
+        """Have an accepted run continue a crashed one, whose messages are superseded."""
+        session = run.session
+        for nth, checkpoint in enumerate(crashed.checkpoints):
+            self._note(session, AddCheckpoint(run.seq, nth, encode_messages(checkpoint)))
+        run.checkpoints = len(crashed.checkpoints)
+        self._resolved(session)
+        self._branch(session, crashed.branches, session.branch or 0, crashed.first)
+
+    def _branch(self, session: SessionState, branches: Sequence[Branch], parent: int, upto: int) -> None:
+        """Have history continue after the messages before `upto` of a branch: all others are superseded."""
+        made = branch_at(branches, session.end.length, parent, upto)
+        session.branch = made.start
+        self._note(session, AddBranch(session.no, *made))
+        self._note(session, ChangeCourse(session.no, session.branch, session.unresolved))
 
     # -- time that stands still -----------------------------------------------------------------------
 

@@ -60,9 +60,11 @@ class RemoteServer:
         """Return up to `most` runs of all sessions, newest first; with `statuses` only those."""
         return self._pages("/v1/runs", "runs", most, query={"status": ",".join(statuses)} if statuses else {})
 
-    def history(self, session: str, most: int, *, discarded: bool = False) -> Body:
-        """Return the last `most` messages of a session, oldest first; with `discarded` the hidden ones too."""
-        query = {"discarded": "true"} if discarded else {}
+    def history(self, session: str, most: int, *, discarded: bool = False, superseded: bool = False) -> Body:
+        """Return the last `most` messages of a session, oldest first; with `discarded` and `superseded` the hidden ones
+        too."""
+        hidden = {"discarded": discarded, "superseded": superseded}
+        query = {name: "true" for name, shown in hidden.items() if shown}
         return self._pages(f"{_path(session)}/history", "messages", most, older=True, query=query)
 
     def schedules(self, most: int, session: str | None = None) -> Body:
@@ -92,6 +94,16 @@ class RemoteServer:
         """Move a waiting run to the place of a priority; None is the front. Raises `UnknownId` and `TooLate`."""
         body: Body = {"front": True} if priority is None else {"priority": priority}
         return self._ask("POST", f"/v1/runs/{_quoted(run_id)}/move", body)
+
+    def open_tools(self, run_id: str) -> list[Body]:
+        """Return the tools of a crashed run whose outcome is unknown. Raises `UnknownId` and `TooLate`."""
+        tools: list[Body] = self._ask("GET", f"/v1/runs/{_quoted(run_id)}/resolve")["tools"]
+        return tools
+
+    def resolve(self, run_id: str, tools: list[Body]) -> Body:
+        """Continue a crashed run with what its tools have done; return the run that does. Raises `UnknownId` and
+        `TooLate`."""
+        return self._ask("POST", f"/v1/runs/{_quoted(run_id)}/resolve", {"tools": tools})
 
     def pause(self, session: str) -> Body:
         """Pause a session, and return it. Raises `UnknownId`."""

@@ -28,7 +28,8 @@ _NO_INTERRUPTS: Final = {"interrupts": {}, "context": {}, "activated": False}
 class Mark(Struct, frozen=True, kw_only=True):
     """How far the files go: to message `length` of history, without the ranges in `left_out`.
 
-    `last` is the digest of the last message before `length`, even if it is left out.
+    `last` is the digest of the last message before `length`, even if it is left out. `branch` is the message with which
+    the last branch of history began: with another one, other messages are left out.
     """
 
     principal: Principal
@@ -36,6 +37,7 @@ class Mark(Struct, frozen=True, kw_only=True):
     length: int = 0
     left_out: list[tuple[int, int]] = []
     last: str = ""
+    branch: int | None = None
 
     @property
     def key(self) -> SessionKey:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from strandline._clock import Clock
 from strandline._history import open_tool_uses
 from strandline._journal.port import AgentStateQuery, HistoryQuery, Journal, OnDisk, SessionQuery, SessionsQuery
-from strandline._model import Message, SessionKey
+from strandline._model import Message, SessionKey, SessionView
 from strandline._session_files import files, layout
 from strandline._session_files.layout import Mark
 from strandline._session_files.paths import SessionPaths
@@ -247,18 +247,20 @@ class SessionFiles:
                 self._deleted.discard(key)
             return
         stored = await asyncio.to_thread(files.written, folder, key)
-        if stored is not None and not await self._agrees(stored[1], view.messages):
+        if stored is not None and not await self._agrees(stored[1], view):
             stored = None
         if was_deleted:
             await asyncio.to_thread(files.cancel_deletion, folder)
             self._deleted.discard(key)
-        mark = Mark(principal=key.principal, session_id=key.session_id) if stored is None else stored[1]
+        fresh = Mark(principal=key.principal, session_id=key.session_id, branch=view.branch)
+        mark = fresh if stored is None else stored[1]
         if mark.length < view.messages:
             await self._write(folder, mark, view.messages, None if stored is None else stored[0])
 
-    async def _agrees(self, mark: Mark, length: int) -> bool:
-        """Return whether the files match the journal's history, and not that of an earlier session of this name."""
-        if mark.length > length:
+    async def _agrees(self, mark: Mark, view: SessionView) -> bool:
+        """Return whether the files match the journal's history, and not another branch of it, or that of an earlier
+        session of this name."""
+        if mark.length > view.messages or mark.branch != view.branch:
             return False
         if mark.length == 0:
             return True
@@ -353,11 +355,11 @@ class SessionFiles:
 
     async def _page(self, key: SessionKey, start: int, end: int) -> list[tuple[Message, bool]] | None:
         """Return messages `start` to `end`, each with whether it is hidden; None if they are too large for one page."""
-        query = HistoryQuery(key, end, end - start, discarded=True, most_bytes=PAGE_BYTES)
+        query = HistoryQuery(key, end, end - start, discarded=True, most_bytes=PAGE_BYTES, superseded=True)
         page = await self._journal.read(query)
         if page.first > start:
             return None
         if page.first < start or len(page.messages) != end - start:
             raise _Gone
-        hidden = set(page.discarded)
+        hidden = {*page.discarded, *page.superseded}
         return [(message, index in hidden) for index, message in enumerate(page.messages)]

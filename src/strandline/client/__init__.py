@@ -7,7 +7,7 @@ only carry plans out. Nothing here knows the inside of a server.
 from typing import TYPE_CHECKING, Any
 
 from strandline._model import InputRequest, Sender
-from strandline.client._answers import HistoryMessage, Problem, Run, Schedule, Why
+from strandline.client._answers import HistoryMessage, OpenTool, Problem, Run, Schedule, Why
 from strandline.client._async_client import AsyncClient
 from strandline.client._errors import (
     ClientError,
@@ -38,11 +38,12 @@ from strandline.client._events import (
     Unknown,
     Usage,
 )
-from strandline.client._requests import RunOptions, ScheduleOptions
+from strandline.client._requests import CheckedTool, RunOptions, ScheduleOptions
 from strandline.client._sync_client import Client
 
 __all__ = [
     "AsyncClient",
+    "CheckedTool",
     "Client",
     "ClientError",
     "Conflict",
@@ -54,6 +55,7 @@ __all__ = [
     "NotFound",
     "NotNow",
     "NotStrandline",
+    "OpenTool",
     "Problem",
     "ReasoningDelta",
     "Refused",

@@ -132,7 +132,7 @@ class SchedulesPage(Struct, frozen=True):
 
 
 class HistoryMessage(TypedDict):
-    """A message of history. `discarded`: hidden from the agent; `pending`: its tools have no results yet.
+    """A message of history. `discarded`, `superseded`: hidden from the agent; `pending`: its tools have no results yet.
 
     `index` is its place in the whole history; `run_id` the run that left it, None if that is deleted, or if the message
     closes a dismissed question; `sender` who said it, if that is known. Older servers send none of them.
@@ -146,6 +146,20 @@ class HistoryMessage(TypedDict):
     run_id: NotRequired[str | None]
     sender: NotRequired[Sender | None]
     superseded: NotRequired[bool]
+
+
+class OpenTool(TypedDict):
+    """A tool call of a crashed run whose outcome is unknown."""
+
+    tool_use_id: str
+    name: str
+    input: Any
+
+
+class OpenTools(Struct, frozen=True):
+    """The tool calls of a crashed run whose outcome is unknown."""
+
+    tools: list[OpenTool]
 
 
 class HistoryPage(Struct, frozen=True):
@@ -164,6 +178,7 @@ _refusal: Final = msgspec.json.Decoder(_Refusal).decode
 _object: Final = msgspec.json.Decoder(dict[str, Any]).decode
 run: Final = decoder(Run)
 runs_page: Final = decoder(RunsPage)
+open_tools: Final = decoder(OpenTools)
 history_page: Final = decoder(HistoryPage)
 schedule: Final = decoder(Schedule)
 schedules_page: Final = decoder(SchedulesPage)

@@ -285,13 +285,27 @@ def delete_schedule(schedule_id: str, patience: Patience) -> Plan[None]:
     yield from ask(requests.delete_schedule(schedule_id), patience)
 
 
-def history(session: str, limit: int | None, discarded: bool, patience: Patience) -> Plan[list[answers.HistoryMessage]]:
+def open_tools(run_id: str, patience: Patience) -> Plan[list[answers.OpenTool]]:
+    """Return the tools of a crashed run whose outcome is unknown. Raises `ClientError`: `Conflict` if it cannot
+    continue."""
+    return answers.read((yield from ask(requests.open_tools(run_id), patience)), answers.open_tools).tools
+
+
+def resolve(run_id: str, tools: Sequence[requests.CheckedTool], key: str, patience: Patience) -> Plan[Run]:
+    """Continue a crashed run with what its tools have done; return the run that does, accepted. Raises `ClientError`:
+    `Conflict` if it cannot continue."""
+    return answers.read((yield from ask(requests.resolve(run_id, tools, key), patience)), answers.run)
+
+
+def history(
+    session: str, limit: int | None, discarded: bool, superseded: bool, patience: Patience
+) -> Plan[list[answers.HistoryMessage]]:
     """Return the last messages of a session, oldest first; all of them without a limit. Raises `ClientError`."""
     found: list[answers.HistoryMessage] = []
     cursor: str | None = None
     while limit is None or len(found) < limit:
         most = requests.PAGE if limit is None else limit - len(found)
-        request = requests.history(session, most, cursor, discarded=discarded)
+        request = requests.history(session, most, cursor, discarded=discarded, superseded=superseded)
         page = answers.read((yield from ask(request, patience)), answers.history_page)
         found = [*page.messages, *found]
         if (cursor := page.next_cursor) is None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, NotRequired, TypedDict
 from urllib.parse import quote, urlsplit
 
 from strandline._encoding import encode_messages
@@ -60,6 +60,15 @@ class ScheduleOptions(TypedDict, total=False):
     queue_timeout: float
     metadata: dict[str, Any]
     paused: bool
+
+
+class CheckedTool(TypedDict):
+    """A tool call of a crashed run, and what a person found out: it was done, with this `result` if that is known, or
+    not, and starts again."""
+
+    tool_use_id: str
+    outcome: Literal["done", "not_done"]
+    result: NotRequired[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +153,21 @@ def delete_schedule(schedule_id: str) -> Request:
     return _request("DELETE", f"/v1/schedules/{quote(schedule_id, safe='')}", again=False)
 
 
-def history(session: str, limit: int, cursor: str | None, *, discarded: bool) -> Request:
+def open_tools(run_id: str) -> Request:
+    """Return the request for the tools of a crashed run whose outcome is unknown."""
+    return _request("GET", f"{_run(run_id)}/resolve")
+
+
+def resolve(run_id: str, tools: Sequence[CheckedTool], key: str) -> Request:
+    """Return the request to continue a crashed run, under a key."""
+    headers = {"Idempotency-Key": f'"{_escaped(key)}"'}
+    return _request("POST", f"{_run(run_id)}/resolve", {"tools": list(tools)}, headers=headers)
+
+
+def history(session: str, limit: int, cursor: str | None, *, discarded: bool, superseded: bool) -> Request:
     """Return the request for a page of history."""
-    query = {"limit": str(min(limit, PAGE)), **({"discarded": "true"} if discarded else {})}
+    hidden = {"discarded": discarded, "superseded": superseded}
+    query = {"limit": str(min(limit, PAGE)), **{name: "true" for name, shown in hidden.items() if shown}}
     if cursor is not None:
         query["cursor"] = cursor
     return _request("GET", f"/v1/sessions/{quote(session, safe='')}/history", query=query)

@@ -15,11 +15,11 @@ from strandline.client import _answers as answers
 from strandline.client import _plans as plans
 from strandline.client import _requests as requests
 from strandline.client import _transport as transport
-from strandline.client._answers import HistoryMessage, Reply, Run, Schedule
+from strandline.client._answers import HistoryMessage, OpenTool, Reply, Run, Schedule
 from strandline.client._errors import ClientError, NoServer
 from strandline.client._events import Event
 from strandline.client._plans import Ask, Emit, Frame, Next, Open, Patience, Pause, Plan, PlanRunner
-from strandline.client._requests import RunOptions, ScheduleOptions
+from strandline.client._requests import CheckedTool, RunOptions, ScheduleOptions
 
 T = TypeVar("T")
 
@@ -92,11 +92,28 @@ class Client:
         """Return the latest `limit` runs of all sessions, or all, newest first; with `statuses` only those."""
         return self._do(plans.runs(statuses, limit, self._patience()))
 
+    def open_tools(self, run_id: str) -> list[OpenTool]:
+        """Return the tool calls of a crashed run whose outcome is unknown. Raises `Conflict` if it cannot continue."""
+        return self._do(plans.open_tools(run_id, self._patience()))
+
+    def resolve(self, run_id: str, tools: Sequence[CheckedTool]) -> Run:
+        """Continue a crashed run with what each of its `open_tools` has done; return the run that does.
+
+        Raises `Conflict` if it cannot continue.
+        """
+        return self._do(plans.resolve(run_id, tools, _key(), self._patience()))
+
     def history(
-        self, session_id: str = DEFAULT_SESSION, limit: int | None = None, *, discarded: bool = False
+        self,
+        session_id: str = DEFAULT_SESSION,
+        limit: int | None = None,
+        *,
+        discarded: bool = False,
+        superseded: bool = False,
     ) -> list[HistoryMessage]:
-        """Return the last `limit` messages of a session, or all, oldest first; with `discarded` the hidden ones too."""
-        return self._do(plans.history(session_id, limit, discarded, self._patience()))
+        """Return the last `limit` messages of a session, or all, oldest first; with `discarded` and `superseded` the
+        hidden ones too."""
+        return self._do(plans.history(session_id, limit, discarded, superseded, self._patience()))
 
     def schedule(
         self, text: str | list[Block], session_id: str = DEFAULT_SESSION, **options: Unpack[ScheduleOptions]

@@ -33,7 +33,18 @@ from strandline._journal.port import (
     RunQuery,
     Stale,
 )
-from strandline._model import RUN_OPTIONS, Carrier, IfBusy, Lane, NewRun, OnDisconnect, OnQuestion, RunId, SessionKey
+from strandline._model import (
+    RUN_OPTIONS,
+    Carrier,
+    IfBusy,
+    Lane,
+    NewRun,
+    OnDisconnect,
+    OnQuestion,
+    Resolution,
+    RunId,
+    SessionKey,
+)
 from strandline.errors import Draining, HoldsFull, JournalUnavailable, NoWorker
 
 NO_ROOM = Bounds(0, 0)
@@ -82,9 +93,10 @@ class Admission:
         run_id: RunId | None = None,
         *,
         sent_before_s: float | None = None,
+        resolution: Resolution | None = None,
     ) -> Ticket:
         """Accept a run, as `Service.submit` says; `trace` is stored with it."""
-        new = self._builder.build(request, trace, run_id)
+        new = self._builder.build(request, trace, run_id, resolution)
         on_disconnect = request.on_disconnect or self._on_disconnect
         answer: Ticket | AcceptAnswer | None = None
         if sent_before_s is not None:
@@ -203,5 +215,7 @@ class Admission:
     async def _probe(self, new: NewRun) -> AcceptAnswer:
         """Return the journal's answer to a run that it cannot accept."""
         # (An answer goes past all bounds, and would be accepted.)
-        probe = replace(new, lane=Lane.NORMAL, input="", on_question=OnQuestion.WAIT, own_options=RUN_OPTIONS)
+        probe = replace(
+            new, lane=Lane.NORMAL, input="", on_question=OnQuestion.WAIT, own_options=RUN_OPTIONS, resolution=None
+        )
         return await self._journal.accept(probe, NO_ROOM, claim_next=False)

@@ -5,7 +5,8 @@ from typing import Final
 from strandline._engine.maintenance import Readiness
 from strandline._engine.options import Options
 from strandline._engine.queues import Estimates, SessionQueues
-from strandline._journal.port import Overlaps, Refused, Reused, Stale, Unanswerable
+from strandline._engine.requests import not_resolvable
+from strandline._journal.port import Overlaps, Refused, Reused, Stale, Unanswerable, Unresolvable
 from strandline._model import IfBusy, Lane, NewRun, SessionId, SessionKey
 from strandline.errors import (
     AlreadyAnswered,
@@ -58,7 +59,9 @@ class Refusals:
         if plain and (refused := self._queues.sessions.refusal(new, most)) is not None:
             raise self._full(new.key, refused)
 
-    def error(self, new: NewRun, answer: Refused | Reused | Unanswerable | Stale | Overlaps) -> StrandlineError:
+    def error(
+        self, new: NewRun, answer: Refused | Reused | Unanswerable | Unresolvable | Stale | Overlaps
+    ) -> StrandlineError:
         """Return the error for a run that the journal has not accepted."""
         session_id = new.key.session_id
         match answer:
@@ -73,6 +76,8 @@ class Refusals:
                 return KeyReused(f"the idempotency key {key} was used for another request in this session")
             case Unanswerable():
                 return _unanswerable(answer, session_id)
+            case Unresolvable():
+                return _unresolvable(answer, new)
             case Stale() | Overlaps():
                 raise InvariantBroken(f"a run of no schedule was answered with {answer}")
 
@@ -111,6 +116,18 @@ class Refusals:
             position=refused.position,
             estimated_wait_s=estimate,
         )
+
+
+def _unresolvable(cannot: Unresolvable, new: NewRun) -> StrandlineError:
+    tools = ", ".join(cannot.tools)
+    run_id = "" if new.resolution is None else new.resolution.run_id
+    match cannot.reason:
+        case "gone":
+            return not_resolvable(run_id)
+        case "known":
+            return Invalid(f"run {run_id} has no tool of unknown outcome with the tool_use_id {tools}")
+        case "incomplete":
+            return Invalid(f"tools must say the outcome of all unknown ones together; missing: {tools}")
 
 
 def _unanswerable(cannot: Unanswerable, session_id: SessionId) -> StrandlineError:

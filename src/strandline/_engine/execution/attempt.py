@@ -98,6 +98,8 @@ class LiveAttempt:
         self.has_joins = False
         """Whether more runs wait to join."""
         self._on_joins: Callable[[], object] | None = None
+        self._not_done = frozenset(progress.not_done)
+        """Tools that do nothing until their round begins again."""
         self._frozen = False
         self._partial: list[str] = []
         self._checkpointed = len(progress.messages)
@@ -263,23 +265,22 @@ class LiveAttempt:
         stopped.
 
         A round that an earlier attempt has checkpointed stays as it is, with its known results; so does the round of a
-        question that is answered, which begins again here. A full journal is tried again until it has room, or the run
-        is to end.
+        question that is answered, or one with a tool that had done nothing: it begins again here. A full journal is
+        tried again until it has room, or the run is to end.
         """
 
         async def begin() -> None:
             if self.stopping or self._frozen:
                 raise RunStopped
-            checkpointed, results, begun = self._checkpointed, self.results, self.begun
-            if not (fresh := self._fresh()) and begun:
+            checkpointed, results, begun, not_done = self._checkpointed, self.results, self.begun, self._not_done
+            if not (fresh := self._fresh()) and begun and not not_done:
                 return
-            if fresh:
-                self.results = {}
-            self.begun = True
+            self.results = {} if fresh else {each: done for each, done in results.items() if each not in not_done}
+            self.begun, self._not_done = True, frozenset()
             try:
                 await self._journal.checkpoint(self.claim.token, RoundStarted(fresh))
             except JournalUnavailable:
-                self._checkpointed, self.results, self.begun = checkpointed, results, begun
+                self._checkpointed, self.results, self.begun, self._not_done = checkpointed, results, begun, not_done
                 self.enter("waiting for the journal")
                 raise
 

@@ -51,10 +51,11 @@ def completion_of(
     options: Options,
     question: Question | None = None,
     *,
+    progress: Progress | None = None,
     joined: tuple[RunId, ...] = (),
 ) -> Completion:
     """Return the completion of a run with these closed messages; `question` is the one that it ends with, `joined` the
-    runs whose messages are among these.
+    runs whose messages are among these, `progress` what the journal has of it.
 
     A discarded run changes neither window nor state. Where agents keep their own history, only the outcome is stored.
     """
@@ -62,9 +63,12 @@ def completion_of(
     outcome = outcome_of(ending, messages, finished.usage)
     is_dropped = isinstance(ending, Failed) and options.on_failure == "drop"
     discarded = is_dropped or (isinstance(ending, Cancelled) and ending.discard)
+    unresolved = (
+        isinstance(ending, Failed) and ending.code is ErrorCode.CRASHED and not joined and _may_be_resolved(progress)
+    )
     if options.self_managed or discarded:
         left = [] if options.self_managed else messages
-        return Completion(outcome=outcome, messages=left, discarded=discarded, joined=joined)
+        return Completion(outcome=outcome, messages=left, discarded=discarded, joined=joined, unresolved=unresolved)
     return Completion(
         outcome=outcome,
         messages=messages,
@@ -73,7 +77,16 @@ def completion_of(
         question=question,
         answer_within_s=options.input_timeout_s,
         joined=joined,
+        unresolved=unresolved,
     )
+
+
+def _may_be_resolved(progress: Progress | None) -> bool:
+    """Return whether a person who finds out what the open tools of a run did can have it continue.
+
+    A run that answers a question begins in the middle of another one's round, and cannot begin there again.
+    """
+    return progress is not None and progress.question_state is None and bool(progress.open_tools())
 
 
 def last_resort(claim: Claim, ending: Ending | None, options: Options) -> Completion:

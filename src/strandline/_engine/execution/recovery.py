@@ -60,7 +60,7 @@ async def _recover(journal: Journal, orphan: Claim, options: Options, now: float
         await journal.release(orphan.token, counted=True)
         return None
     left = closed(orphan, progress.messages, progress.results, ending, begun=progress.begun)
-    completion = completion_of(Finished(ending=ending), left, options, joined=progress.joined)
+    completion = completion_of(Finished(ending=ending), left, options, progress=progress, joined=progress.joined)
     await journal.finish(orphan.token, completion, claim_next=False)
     return completion
 

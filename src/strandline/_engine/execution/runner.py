@@ -206,7 +206,10 @@ class Runner(Struct, eq=False):
             finished = Finished(ending=cancelled, usage=finished.usage)
         closed, execution.agent_is_current = execution.attempt.closed(finished)
         question = _question_of(execution.attempt, finished.ending, closed)
-        return completion_of(finished, closed, self._options, question, joined=execution.attempt.joined)
+        progress = execution.attempt.checkpoint() if isinstance(finished.ending, Failed) else None
+        return completion_of(
+            finished, closed, self._options, question, progress=progress, joined=execution.attempt.joined
+        )
 
     def _can_resume(self, execution: Execution) -> bool:
         """Return whether another attempt can resume where this one is: no tool of it is in the middle."""

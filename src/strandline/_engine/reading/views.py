@@ -15,11 +15,13 @@ from strandline._engine.ownership import Ownership
 from strandline._engine.reading.answers import RunPage, RunView
 from strandline._engine.reading.reasons import of_others
 from strandline._engine.reading.standings import Standings
+from strandline._engine.requests import not_resolvable
 from strandline._engine.streams import Later, RunStream, Streams
 from strandline._journal.port import (
     HistoryPage,
     HistoryQuery,
     Journal,
+    OpenTool,
     RunKeyQuery,
     RunQuery,
     RunsOfQuery,
@@ -29,9 +31,11 @@ from strandline._journal.port import (
     SessionsQuery,
     Stored,
     StoredQuery,
+    UnresolvedQuery,
 )
 from strandline._lifecycle import ENDED
 from strandline._model import (
+    ErrorCode,
     JoinState,
     Lane,
     Message,
@@ -91,6 +95,25 @@ class Reading(Struct, eq=False):
 
     async def _read(self, principal: Principal, run_id: RunId) -> Run:
         return _found(await self._noted_journal().read(RunQuery(principal, run_id)), run_id)
+
+    async def crashed(self, principal: Principal, run_id: RunId) -> Run:
+        """Return a run that has crashed. Raises `NotFound`, and `NotResolvable` if it has not."""
+        run = await self.stored_run(principal, run_id)
+        error = None if run.outcome is None else run.outcome.error
+        if error is None or error.code is not ErrorCode.CRASHED:
+            raise not_resolvable(run_id)
+        return run
+
+    async def unresolved(self, principal: Principal, run_id: RunId) -> list[OpenTool]:
+        """Return the tools of a crashed run whose outcome is unknown, if it can continue with them.
+
+        Raises `NotFound`, `NotResolvable`.
+        """
+        await self.crashed(principal, run_id)
+        tools = await self._journal.read(UnresolvedQuery(principal, run_id))
+        if not tools:
+            raise not_resolvable(run_id)
+        return tools
 
     async def changed_run(self, principal: Principal, run_id: RunId) -> RunView:
         """Return a run that was changed here just now, also if its session has moved since then. Raises `NotFound`.
@@ -206,14 +229,21 @@ class Reading(Struct, eq=False):
         return await self._noted_journal().read(SessionsQuery(principal, after, limit, PAGE_BYTES))
 
     async def history_page(
-        self, key: SessionKey, *, before: int | None = None, limit: int = 100, discarded: bool = False
+        self,
+        key: SessionKey,
+        *,
+        before: int | None = None,
+        limit: int = 100,
+        discarded: bool = False,
+        superseded: bool = False,
     ) -> HistoryPage:
-        """Return the last messages before index `before`, oldest first; with `discarded` hidden ones too.
+        """Return the last messages before index `before`, oldest first; with `discarded` and `superseded` hidden ones
+        too.
 
         At most `limit`, and fewer where they are large: `first` of the page is its beginning, and the `before` of the
         next one; 0 is the end.
         """
-        return await self._noted_journal().read(HistoryQuery(key, before, limit, discarded, PAGE_BYTES))
+        return await self._noted_journal().read(HistoryQuery(key, before, limit, discarded, PAGE_BYTES, superseded))
 
     async def history(self, key: SessionKey, *, count: int = 0, include_tool_messages: bool = False) -> list[Message]:
         """Return the last `count` messages of a session, oldest first; 0 is all. An unknown session has none."""

@@ -5,6 +5,7 @@ is the allowlist of content blocks. Everything here is a value or a check: nothi
 matter.
 """
 
+from strandline._engine.requests.checked_tools import CheckedTool, ToolOutcome, not_resolvable, resolution
 from strandline._engine.requests.content import (
     ALWAYS_ALLOWED,
     FORMATS,
@@ -23,9 +24,13 @@ __all__ = [
     "LONGEST_NAME",
     "NEVER_ALLOWED",
     "ALWAYS_ALLOWED",
+    "CheckedTool",
     "RunBuilder",
     "Request",
+    "ToolOutcome",
     "check_content",
     "check_key",
     "checked_priority",
+    "not_resolvable",
+    "resolution",
 ]

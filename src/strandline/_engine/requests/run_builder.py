@@ -17,18 +17,21 @@ from strandline._model import (
     HIGHEST_PRIORITY,
     INTERRUPTS,
     LOWEST_PRIORITY,
+    RUN_OPTIONS,
     Carrier,
     IfBusy,
     Keyed,
     Lane,
     NewRun,
     OnQuestion,
+    Resolution,
     RunDefaults,
     RunId,
     SessionKey,
+    ToolDone,
     responses,
 )
-from strandline.errors import Invalid
+from strandline.errors import Invalid, NotResolvable
 
 DEEPEST: Final = 100
 """How deep metadata and content blocks may be nested, themselves counted. Code that copies or prints them calls
@@ -59,14 +62,26 @@ class RunBuilder(Struct, eq=False):
     _clock: Clock
     _new_run_id: Callable[[SessionKey], RunId]
 
-    def build(self, request: Request, trace: Carrier | None, run_id: RunId | None = None) -> NewRun:
-        """Return the requested run, nothing of it stored yet; with a new id unless one is given. Raises `Invalid`."""
+    def build(
+        self,
+        request: Request,
+        trace: Carrier | None,
+        run_id: RunId | None = None,
+        resolution: Resolution | None = None,
+    ) -> NewRun:
+        """Return the requested run, nothing of it stored yet; with a new id unless one is given.
+
+        With a `resolution` it continues a crashed run, with the same input. Raises `Invalid`, `NotResolvable`.
+        """
         if request.if_busy is IfBusy.ROLLBACK and self._options.self_managed:
             raise Invalid("if_busy cannot be rollback: these agents keep their history themselves")
         timeout_s = _within("timeout", request.timeout_s, self._options.timeout_s)
         queue_timeout_s = _within("queue_timeout", request.queue_timeout_s, self._options.queue_timeout_s)
         lane = Lane.FRONT if request.if_busy in INTERRUPTS else Lane.NORMAL
-        if request.answers is not None:
+        if resolution is not None:
+            lane = Lane.REQUEUED
+            self._check_resolution(resolution)
+        elif request.answers is not None:
             lane = Lane.ANSWER
             _check_answers(request)
         else:
@@ -87,14 +102,15 @@ class RunBuilder(Struct, eq=False):
             priority=checked_priority(self._options.priority if request.priority is None else request.priority),
             resumable=self._target.resumable,
             timeout_s=timeout_s,
-            queue_deadline=begins + queue_timeout_s,
+            queue_deadline=None if resolution is not None else begins + queue_timeout_s,
             metadata=request.metadata,
             created_at=now,
             keyed=self._keyed(request, now),
             trace=trace,
             not_before=request.not_before,
             sender=request.sender,
-            own_options=_own_options(request),
+            own_options=_own_options(request) if resolution is None else RUN_OPTIONS,
+            resolution=resolution,
         )
 
     def check_defaults(self, key: SessionKey, options: RunDefaults) -> None:
@@ -129,6 +145,14 @@ class RunBuilder(Struct, eq=False):
                 raise Invalid(
                     f"sender.{name} must be 1 to {LONGEST_SENDER} characters that can be shown, without line breaks"
                 )
+
+    def _check_resolution(self, resolution: Resolution) -> None:
+        """Raise an error if no run can continue with a resolution."""
+        if not self._target.resumable:
+            raise NotResolvable("the tools of this server's agent cannot be seen, so it cannot continue a run")
+        for each in resolution.tools:
+            if isinstance(each, ToolDone) and _is_deeper(each.result["content"], DEEPEST):
+                raise Invalid(f"the result of {each.tool_use_id} must be nested at most {DEEPEST} levels deep")
 
     def _check_size(self, request: Request) -> None:
         """Raise `Invalid` if metadata is too large, since lists show it with its run, or nested too deep.

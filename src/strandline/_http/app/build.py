@@ -21,7 +21,7 @@ from strandline._http.dialects.agentcore.wire import SESSION
 from strandline._http.dialects.chat import Chat
 from strandline._http.dialects.openai.dialect import OpenAI
 from strandline._http.dialects.openai.wire import SEND_NO_MORE
-from strandline._http.dialects.runs import SessionRuns
+from strandline._http.dialects.runs import ResolvedRuns, SessionRuns
 from strandline._http.exchange.exchange import Exchange
 from strandline._http.exchange.idempotency import REPLAYED
 from strandline._http.exchange.session_naming import SessionNaming
@@ -78,7 +78,7 @@ def build_apps(
     naming = SessionNaming(shares=keys is None or in_openais_form.shares)
     exchange = Exchange(service)
     chat = Chat(service, naming, settings)
-    new_runs = SessionRuns(service, settings)
+    new_runs, resolved_runs = SessionRuns(service, settings), ResolvedRuns(service, settings)
     openai = OpenAI(SystemClock(), in_openais_form, settings)
     runtime = AgentCore(service, SystemClock(), naming, settings)
     runs = Runs(service, exchange, settings)
@@ -118,6 +118,11 @@ def build_apps(
             Route("/v1/runs/{run_id}/events", Endpoint(runs.events), methods=["GET"]),
             Route("/v1/runs/{run_id}/cancel", Endpoint(runs.cancel), methods=["POST"]),
             Route("/v1/runs/{run_id}/move", Endpoint(runs.move), methods=["POST"]),
+            Route(
+                "/v1/runs/{run_id}/resolve",
+                Endpoint(by_method(GET=runs.unresolved, POST=functools.partial(exchange.handle, resolved_runs))),
+                methods=["GET", "POST"],
+            ),
             Route("/v1/sessions/{session_id}/pause", Endpoint(sessions.pause), methods=["POST"]),
             Route("/v1/sessions/{session_id}/resume", Endpoint(sessions.resume), methods=["POST"]),
             Route("/v1/sessions", Endpoint(sessions.sessions), methods=["GET"]),

@@ -20,11 +20,11 @@ from strandline._http.dialects.agentcore import wire as agentcore_wire
 from strandline._http.dialects.agentcore.wire import Invocation, InvocationAnswer, InvocationFailure, PingBody
 from strandline._http.dialects.chat import ChatAnswer, ChatBody, HistoryAnswer
 from strandline._http.dialects.openai.wire import Completion, CompletionBody, ErrorBody, Model, Models
-from strandline._http.dialects.runs import NewRunBody
+from strandline._http.dialects.runs import NewRunBody, ResolveBody
 from strandline._http.exchange.sse import MEDIA_TYPE
 from strandline._http.routes.events import TYPES
 from strandline._http.routes.health import HealthBody, HealthWord, ProbeBody
-from strandline._http.routes.runs import CancelBody, MoveBody, RunBody, RunsBody
+from strandline._http.routes.runs import CancelBody, MoveBody, RunBody, RunsBody, UnresolvedBody
 from strandline._http.routes.schedules import ChangeScheduleBody, NewScheduleBody, ScheduleBody, SchedulesBody
 from strandline._http.routes.sessions import (
     CancelledBody,
@@ -181,6 +181,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "MoveBody": {"front": True},
     "SessionChangeBody": {"options": {"priority": 2}},
     "NewScheduleBody": {"session_id": "my-session", "input": "Hello", "cron": "0 9 * * MON-FRI"},
+    "ResolveBody": {"tools": [{"tool_use_id": "call_1", "outcome": "done", "result": "booked"}]},
     "ChatBody": {"session_id": "my-session", "message": "Hello"},
     "CompletionBody": {"user": "my-session", "messages": [{"role": "user", "content": "Hello"}]},
     "Invocation": {"prompt": "Hello"},
@@ -303,6 +304,7 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
         "Maximum number of entries on a page",
     ),
     "discarded": ("discarded", "query", {"type": "boolean", "default": False}, "Include hidden messages"),
+    "superseded": ("superseded", "query", {"type": "boolean", "default": False}, "Include superseded messages"),
     "of": ("session_id", "query", {**_SESSION_ID, "default": "default"}, "The id of a session"),
     "count": (
         "count",
@@ -351,6 +353,11 @@ _RUNS: Final = (
     errors.Draining,
     errors.NoWorker,
 )
+_CONTINUED: Final = (
+    errors.NotResolvable,
+    *(each for each in _RUNS if each not in (errors.SessionBusy, *_ANSWERED)),
+    errors.NotFound,
+)
 _V1: Final = (*_BODY, wire.NotJson, *_READING)
 
 OPERATIONS: Final = (
@@ -388,6 +395,14 @@ OPERATIONS: Final = (
               refused=(errors.NotFound, errors.QueueFull, errors.PrincipalFull, errors.StorageFull, errors.DiskLow,
                        errors.HoldsFull, errors.ServerFull, errors.Draining, errors.NoWorker, wire.AnswerLost,
                        *_READING)),
+    Operation(method="GET", path="/v1/runs/{run_id}/resolve", tag="runs", takes=("run_id",),
+              summary="Read which tools of a crashed run have an unknown outcome", answers={200: UnresolvedBody},
+              refused=(errors.NotFound, errors.NotResolvable, *_READING)),
+    Operation(method="POST", path="/v1/runs/{run_id}/resolve", tag="runs",
+              takes=("run_id", "key", "prefer", "last_of_a_run"),
+              summary="Continue a crashed run, with what its tools have done", body=ResolveBody,
+              answers={202: RunBody, 200: RunBody, 204: None}, events=event_schemas.OF_A_RUN,
+              refused=(*_V1, *_CONTINUED)),
     Operation(method="GET", path="/v1/sessions", tag="sessions", takes=("limit", "sessions_cursor"),
               summary="List all sessions", answers={200: SessionsBody}, refused=(errors.Invalid, *_READING)),
     Operation(method="GET", path="/v1/sessions/{session_id}", tag="sessions", takes=("session",),
@@ -405,8 +420,9 @@ OPERATIONS: Final = (
               summary="List the runs of a session", answers={200: RunsBody},
               refused=(errors.Invalid, *_READING)),
     Operation(method="GET", path="/v1/sessions/{session_id}/history", tag="sessions",
-              takes=("session", "limit", "number_cursor", "discarded"), summary="Read the messages of a session",
-              answers={200: HistoryBody}, refused=(errors.Invalid, *_READING)),
+              takes=("session", "limit", "number_cursor", "discarded", "superseded"),
+              summary="Read the messages of a session", answers={200: HistoryBody},
+              refused=(errors.Invalid, *_READING)),
     Operation(method="POST", path="/v1/sessions/{session_id}/cancel", tag="sessions", takes=("session",),
               summary="Cancel the queued runs of a session, and optionally the executing one", body=CancelSessionBody,
               answers={200: CancelledBody, 202: CancelledBody}, refused=(errors.NotFound, *_V1)),

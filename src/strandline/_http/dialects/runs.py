@@ -1,25 +1,29 @@
-"""Our own dialect: `POST /v1/sessions/{session_id}/runs` accepts a run and answers with it."""
+"""Our own dialect: `POST /v1/sessions/{session_id}/runs` accepts a run and answers with it, and so does `POST
+/v1/runs/{run_id}/resolve` for a crashed run that continues."""
 
 from collections.abc import Mapping
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from strandline._encoding import decoder
+from strandline._encoding import decoder, encode
+from strandline._engine.requests import CheckedTool, ToolOutcome, resolution
 from strandline._engine.service import Service
 from strandline._engine.streams import Later
 from strandline._http import wire
-from strandline._http.caller import session_of
+from strandline._http.audit import changed
+from strandline._http.caller import principal_of, session_of
 from strandline._http.exchange.exchange import Accepted, Dialect, Frames
-from strandline._http.exchange.run_request import Responses, RunOptions, RunRequest
+from strandline._http.exchange.run_request import Responses, RunOptions, RunRequest, SenderBody
 from strandline._http.exchange.sse import RunEvents, resumed_after, wants_events
 from strandline._http.routes.runs import preferred_wait_s, run_body
-from strandline._model import Block, Outcome
+from strandline._model import Block, OnDisconnect, Outcome, RunId
 from strandline._settings import AppSettings
 from strandline.errors import JournalUnavailable
 
+RESOLVE_READS: Final = "`tools` is a list of objects with `tool_use_id` and `outcome`, `done` or `not_done`"
 READS: Final = 'The body is an object with `input`, a text or content blocks such as `[{"text": "hello"}]`'
 
 
@@ -30,6 +34,28 @@ class NewRunBody(RunOptions, frozen=True, kw_only=True):
         str | list[Block] | Responses,
         Meta(description="A text, content blocks in the format of Strands, or answers to input requests"),
     ]
+
+
+class ToolBody(Struct, frozen=True, kw_only=True):
+    """A tool call of a crashed run, and what it has done."""
+
+    tool_use_id: str
+    outcome: Annotated[
+        ToolOutcome, Meta(description="`done`: it has taken effect; `not_done`: it has done nothing, and starts again")
+    ]
+    result: Annotated[
+        Any, Meta(description="What it returned, if it is `done` and that is known: a text, or any JSON")
+    ] = UNSET
+
+
+class ResolveBody(Struct, frozen=True, kw_only=True):
+    """What became of all tools of a crashed run whose outcome is unknown."""
+
+    tools: list[ToolBody]
+    timeout: Annotated[float | None, Meta(description="Seconds that the run may take from now on")] = None
+    on_disconnect: Annotated[
+        OnDisconnect | None, Meta(description="What happens to the run if all its clients disconnect")
+    ] = None
 
 
 class SessionRuns(Dialect):
@@ -77,3 +103,39 @@ class SessionRuns(Dialect):
     def events(self, run: Accepted) -> tuple[Frames, Mapping[str, str]]:
         """Return events in our own format."""
         return RunEvents(run.ticket.stream, run.request.scope), {"Location": run.location, **run.replayed}
+
+
+class ResolvedRuns(SessionRuns):
+    """Continues a crashed run, answered like a new run."""
+
+    def __init__(self, service: Service, settings: AppSettings) -> None:
+        super().__init__(service, settings)
+        self._decode_resolve = decoder(ResolveBody)
+
+    async def parse(self, request: Request) -> RunRequest:
+        """Read what a person found out. The run continues with the input and metadata that it had."""
+        run_id, caller = RunId(request.path_params["run_id"]), principal_of(request)
+        wait_s, as_events = preferred_wait_s(request), wants_events(request)
+        body, raw = await wire.read_json(request, self._settings.max_body_bytes, self._decode_resolve, RESOLVE_READS)
+        run = await self._service.crashed(caller, run_id)
+        tools = [CheckedTool(each.tool_use_id, each.outcome, each.result) for each in body.tools]
+        sender = run.sender if self._service.options.trusted_senders else None
+        by = None if sender is None else SenderBody(sender.id, sender.name)
+        options = RunOptions(timeout=body.timeout, on_disconnect=body.on_disconnect, metadata=run.metadata, sender=by)
+        return RunRequest(
+            key=run.key,
+            input=run.input,
+            options=options,
+            body=b'{"resolves":' + encode(run_id) + b',"body":' + (raw or b"{}") + b"}",
+            as_events=as_events,
+            after=resumed_after(request) if as_events else 0,
+            wait_s=wait_s,
+            resolution=resolution(run_id, tools, by=caller),
+        )
+
+    def accepted(self, run: Accepted) -> None:
+        """Log who resolved which run."""
+        resolved = run.run_request.resolution
+        if resolved is not None and not run.ticket.attached:
+            session_id = run.ticket.key.session_id
+            changed(run.request, f"resolved run {resolved.run_id} of session {session_id}, as {run.ticket.run_id}")

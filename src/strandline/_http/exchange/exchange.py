@@ -110,7 +110,12 @@ class Exchange:
         if run_request.options.on_disconnect is not OnDisconnect.CONTINUE:  # (the session's options may have another)
             counts_client(request)
         try:
-            ticket = await self._service.submit(run_request.for_service(key), run_id=run_id, sent_before_s=waited_s)
+            ticket = await self._service.submit(
+                run_request.for_service(key),
+                run_id=run_id,
+                sent_before_s=waited_s,
+                resolution=run_request.resolution,
+            )
         except JournalUnavailable as error:
             if waited_s is None:
                 raise

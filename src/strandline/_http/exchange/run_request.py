@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from strandline._engine.requests import END_OF_TIME_S, Request
 from strandline._http.exchange.idempotency import fingerprint
 from strandline._http.wire import Timestamp
-from strandline._model import IfBusy, Input, OnDisconnect, OnQuestion, Sender, SessionKey
+from strandline._model import IfBusy, Input, OnDisconnect, OnQuestion, Resolution, Sender, SessionKey
 from strandline.errors import Invalid
 
 UNTIL_IT_ENDS: Final = math.inf
@@ -100,6 +100,8 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     """Whether to answer with a stream of the run's events."""
     after: int = 0
     """The event after which a stream resumes."""
+    resolution: Resolution | None = None
+    """What a person found out about a crashed run, which this one continues."""
     wait_s: float | None = UNTIL_IT_ENDS
     """How long the answer waits for the run's end; None: not at all."""
 

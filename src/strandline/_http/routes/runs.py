@@ -96,6 +96,20 @@ class MoveBody(Struct, frozen=True):
     front: Annotated[bool, Meta(description="Before all queued runs, after those moved there earlier")] = False
 
 
+class OpenToolBody(Struct, frozen=True):
+    """A tool call whose outcome is unknown."""
+
+    tool_use_id: str
+    name: str
+    input: Any
+
+
+class UnresolvedBody(Struct, frozen=True):
+    """What a person has to find out before a crashed run can continue."""
+
+    tools: list[OpenToolBody]
+
+
 class CancelBody(Struct, frozen=True):
     """Options of a run's cancel."""
 
@@ -170,6 +184,12 @@ class Runs:
             if view.run.outcome is None and self._exchange.sends_away(request):
                 raise self._service.ownership.moved(view.run.key)
         return wire.answer(run_body(view), headers={"Preference-Applied": f"wait={wait_s}"})
+
+    async def unresolved(self, request: Request) -> Response:
+        """Return the tools of a crashed run whose outcome is unknown; 409 if it cannot continue."""
+        tools = await self._service.unresolved(principal_of(request), RunId(request.path_params["run_id"]))
+        shown = [OpenToolBody(each.tool_use_id, each.name, each.input) for each in tools]
+        return wire.answer(UnresolvedBody(shown))
 
     async def all(self, request: Request) -> Response:
         """Return the runs of all the caller's sessions, last accepted first, filtered by status."""

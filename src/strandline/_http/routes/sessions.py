@@ -120,7 +120,7 @@ class SessionsBody(Struct, frozen=True, kw_only=True):
 
 
 class MessageBody(Struct, frozen=True, kw_only=True):
-    """A message of history. If `discarded`, it is hidden from the agent, and shown only on request.
+    """A message of history. If `discarded` or `superseded`, it is hidden from the agent, and shown only on request.
 
     If `pending`, its tools wait for input, or execute after it, and have no results yet.
     """
@@ -134,7 +134,7 @@ class MessageBody(Struct, frozen=True, kw_only=True):
     role: str
     content: list[Block]
     discarded: bool
-    superseded: Annotated[bool, Meta(description="Whether the conversation continued from before it; always false")]
+    superseded: Annotated[bool, Meta(description="Whether the conversation continued from before it")]
     pending: bool
 
 
@@ -244,7 +244,7 @@ class Sessions:
         return session_body(session, self._service.why(session, of_another=of_another))
 
     async def history(self, request: Request) -> Response:
-        """Return a session's last messages before the cursor, oldest first; with `discarded`, hidden ones too."""
+        """Return a session's last messages before the cursor, oldest first; on request with hidden ones."""
         query = request.query_params
         key = _key(request)
         page = await self._service.history_page(
@@ -252,7 +252,9 @@ class Sessions:
             before=_before(query.get("cursor")),
             limit=wire.page_limit(request),
             discarded=wire.flag("discarded", query.get("discarded", "false")),
+            superseded=wire.flag("superseded", query.get("superseded", "false")),
         )
+        replaced = frozenset(page.superseded)
         hidden = frozenset(page.discarded)
         shown = [
             MessageBody(
@@ -262,7 +264,7 @@ class Sessions:
                 role=message["role"],
                 content=message["content"],
                 discarded=number in hidden,
-                superseded=False,
+                superseded=number in replaced,
                 pending=page.pending and number == len(page.messages) - 1,
             )
             for number, message in enumerate(page.messages)

@@ -23,6 +23,7 @@ _DROP: Final = (
     "DELETE FROM questions WHERE session = ?",
     "DELETE FROM closed_requests WHERE session = ?",
     "DELETE FROM schedules WHERE session = ?",
+    "DELETE FROM branches WHERE session = ?",
 )
 _DROP_HISTORY: Final = (
     "WITH gone AS (DELETE FROM history WHERE session = ? RETURNING 1) SELECT changed(count(*), ?, 'SL003', ?) FROM gone"

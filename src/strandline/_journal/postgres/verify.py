@@ -49,7 +49,7 @@ _NOT_IN_HISTORY: Final = (
 )
 _NOT_OPEN: Final = (
     "SELECT DISTINCT run FROM staged WHERE NOT EXISTS (SELECT 1 FROM runs WHERE seq = run AND status IN"
-    " ('queued', 'running'))"
+    " ('queued', 'running')) AND run NOT IN (SELECT unresolved FROM sessions WHERE unresolved IS NOT NULL)"
 )
 _LOST: Final = {
     f"SELECT no FROM history WHERE {_NO_SESSION.format('history')}": "row {} of history belongs to no session",
@@ -173,7 +173,7 @@ class _DatabaseCheck(Check):
         return self._of(Table("questions", QUESTION))
 
     def _with_checkpoints(self) -> Iterable[int]:
-        return sorted(self._unended)
+        return sorted(self._unended | self._unresolved)
 
     def _window_rows(self) -> Rows:
         return self._of(Table("agents", WINDOW))

@@ -29,6 +29,7 @@ from strandline.testing._contract.policies import PoliciesContract
 from strandline.testing._contract.principals import PrincipalsContract
 from strandline.testing._contract.queue_time import QueueTimeContract
 from strandline.testing._contract.queues import QueuesContract
+from strandline.testing._contract.resolutions import ResolutionsContract
 from strandline.testing._contract.rest import RestContract
 from strandline.testing._contract.schedules import SchedulesContract
 
@@ -50,6 +51,7 @@ class JournalContract(
     PoliciesContract,
     PausesContract,
     PrincipalsContract,
+    ResolutionsContract,
     RestContract,
     QueueTimeContract,
     DelaysContract,
