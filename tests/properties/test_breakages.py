@@ -652,19 +652,20 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
 }
 
 BEGIN = {
-    "a lost client that is overlooked": 1560,
-    "a stale token that is taken": 1240,
+    "a lost client that is overlooked": 1715,
+    "a stale token that is taken": 1368,
     "a question that is taken back and stays": 1080,
     "an order by time": 1120,
     "a finished tool that is forgotten": 1026,
     "a stored result that is lost": 1039,
     "a principal whose ended runs work on": 690,
-    "a cancel that does not win": 1014,
-    "a cancel that a crash forgets": 1014,
-    "a busy session that refuses nobody": 1015,
+    "a cancel that comes too early": 1205,
+    "a cancel that does not win": 1117,
+    "a cancel that a crash forgets": 1117,
+    "a busy session that refuses nobody": 1058,
     "a session that is forgotten while it asks": 1880,
-    "a session that is forgotten in a pause": 1350,
-    "a session that is never forgotten": 1390,
+    "a session that is forgotten in a pause": 1473,
+    "a session that is never forgotten": 1469,
 }
 """Where the search begins for those that few worlds show: shortly before the first, which saves playing the others."""
 ELSEWHERE = {"a principal whose ended runs work on": [866]}
