@@ -58,6 +58,7 @@ from strandline._journal.state import OpenRound, RunState, SessionState
 from strandline._journal.table import SessionTable
 from strandline._model import (
     INTERRUPTS,
+    LOWEST_PRIORITY,
     Claim,
     Completion,
     Ending,
@@ -443,7 +444,7 @@ def wait_for_no_input(patch: pytest.MonkeyPatch) -> None:
 
 def line_an_answer_up_behind(patch: pytest.MonkeyPatch) -> None:
     """What answers waits for its turn."""
-    rank_by(patch, lambda run, own: (4 if run.lane == 1 else run.lane, *own[1:]))
+    rank_by(patch, lambda run, own: (Lane.NORMAL, LOWEST_PRIORITY, run.seq) if run.lane == Lane.ANSWER else own)
 
 
 def forget_questions_in_a_crash(patch: pytest.MonkeyPatch) -> None:
