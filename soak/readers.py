@@ -126,11 +126,12 @@ class Readers:
                 return shown, frozenset()
             messages = reply.body["messages"] + messages
             more = reply.body["next_cursor"]
-        if [place for place, message in enumerate(messages) if message.pop("pending")] == [len(messages) - 1]:
+        if [place for place, message in enumerate(messages) if message["pending"]] == [len(messages) - 1]:
             self._records.pending.add(session)
         else:
             self._records.pending.discard(session)
-        hidden = frozenset(place for place, message in enumerate(messages) if message.pop("discarded"))
+        hidden = frozenset(place for place, message in enumerate(messages) if message["discarded"])
+        messages = [{"role": message["role"], "content": message["content"]} for message in messages]
         if shown != [message for place, message in enumerate(messages) if place not in hidden]:
             self._records.faults.append(f"the history of {session} is not what was not rolled back of it")
         return messages, hidden
