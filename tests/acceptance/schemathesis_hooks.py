@@ -2,7 +2,7 @@
 
 No run is given so little time that it fails or not as the machine is busy: AgentCore's clients get 500 for that.
 
-What a document allows has to be accepted. Five rules are about values that no schema can compare, so that a request
+What a document allows has to be accepted. Six rules are about values that no schema can compare, so that a request
 which is otherwise as the document allows is made to keep them, and all else of it stays as it is: see `before_call`.
 """
 
@@ -38,18 +38,27 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """Have what the document allows keep the rules that no schema can say; and give every run time to end by itself."""
     if not isinstance(case.body, dict):
         return
-    for name in ("timeout", "queue_timeout"):  # (what is no limit stays as it is, to be refused)
-        if isinstance(case.body.get(name), int | float) and 0 < case.body[name] < LEAST_S:
-            case.body[name] = LEAST_S
+    _give_time(case.body)
+    if isinstance(case.body.get("options"), dict):  # (the defaults of a session)
+        _give_time(case.body["options"])
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
     _answer_each_once(case.body)
     if case.path.startswith("/v1/schedules"):
         _fire_some_day(case.body)
+    if case.path == "/v1/sessions/{session_id}" and isinstance(options := case.body.get("options"), dict):
+        _replace_both_policies(options)
     if case.path == "/v1/chat/completions":
         _end_with_a_question(case.body)
         _name_a_session(case)
     _keep_the_key_for_this_body(case)
+
+
+def _give_time(options: dict[str, Any]) -> None:
+    """What is no limit stays as it is, to be refused."""
+    for name in ("timeout", "queue_timeout"):
+        if isinstance(options.get(name), int | float) and 0 < options[name] < LEAST_S:
+            options[name] = LEAST_S
 
 
 def _answer_each_once(body: dict[str, Any]) -> None:
@@ -68,6 +77,13 @@ def _fire_some_day(body: dict[str, Any]) -> None:
             body["timezone"] = "Europe/Berlin"
     else:
         body.pop("timezone", None)
+
+
+def _replace_both_policies(options: dict[str, Any]) -> None:
+    """A policy that interrupts excludes one for questions, also if that one was set by an earlier request."""
+    for one, other in (("if_busy", "on_question"), ("on_question", "if_busy")):
+        if one in options:
+            options.setdefault(other, None)
 
 
 def _end_with_a_question(body: dict[str, Any]) -> None:
