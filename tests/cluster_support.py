@@ -164,6 +164,13 @@ class Served:
         self._webs.clear()
 
 
+def cut_connections(server: Served) -> None:
+    """Cut the connections of a server, which accepts new ones."""
+    for web, _ in server._webs:
+        for connection in list(web.server_state.connections):
+            connection.transport.abort()
+
+
 class Servers:
     """All servers of a test."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cluster_support import Served, pair, partition, run, servers, until
+from cluster_support import cut_connections, pair, partition, run, servers, until
 from engine_support import key, prompt_of
 from logged import ours
 from ports import reserved_port
@@ -522,13 +522,6 @@ def test_a_cancel_whose_answer_was_lost_is_sent_again_and_answered_as_the_first(
             assert len(made) == 2
 
     run(scene)
-
-
-def cut_connections(server: Served) -> None:
-    """Cut the connections of a server, which accepts new ones."""
-    for web, _ in server._webs:
-        for connection in list(web.server_state.connections):
-            connection.transport.abort()
 
 
 def test_a_client_that_disconnects_is_a_disconnect_at_the_owner_and_a_lost_server_is_none() -> None:

@@ -2,15 +2,15 @@
 
 import asyncio
 import socket
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import httpx
 import pytest
 
-from cluster_support import DEADLINE_S, Served, Servers, partition, run, servers, until
+from cluster_support import DEADLINE_S, Served, Servers, cut_connections, partition, run, servers, until
 from strandline._access.keyring import new_key
-from strandline._http.forwarding.feed import MOST_SERVERS, last_numbers
+from strandline._http.forwarding.feed import MOST_SERVERS, _MergedResponse, last_numbers
 from strandline._journal.cluster import Peer
 from strandline.errors import Invalid
 
@@ -197,6 +197,73 @@ def test_a_feed_leaves_nothing_behind_of_a_server_that_does_not_answer(monkeypat
                     assert waiting(asyncio.all_tasks() - before) == []
 
     run(scene)
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_a_server_that_is_silent_when_a_feed_begins_leaves_a_gap(
+    monkeypatch: pytest.MonkeyPatch, is_lost: bool
+) -> None:
+    """Whether it is lost, or answers later: what it did meanwhile is in no feed."""
+    monkeypatch.setattr("strandline._http.forwarding.feed.BEGIN_S", 0.01)
+
+    async def scene() -> None:
+        async with servers() as found:
+            first, second = await two(found)
+            known = found.town.peers
+            with socket.create_server(("127.0.0.1", 0)) as silent:
+                address = f"127.0.0.1:{silent.getsockname()[1]}"
+                found.town.peers = {**known, second.id: Peer(second.id, address, "0")}
+                async with Feed(first) as feed:
+                    await said(second, "b")
+                    (held, _) = await asyncio.to_thread(silent.accept)
+                    with held:
+                        found.town.peers = {first.id: known[first.id]} if is_lost else known
+                    await feed.has("", "stream.gap")
+                    if not is_lost:
+                        await said(second, "b")
+                        await feed.has("b")
+                        assert [each[1] for each in feed.seen].count("run.finished") == 1
+
+    run(scene)
+
+
+def test_events_that_wait_for_a_slow_client_are_not_read_again_when_their_server_is_followed_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = asyncio.Event()
+    merged, followed = _MergedResponse._merged, list[_MergedResponse]()
+
+    async def waits(feed: _MergedResponse, *given: Any) -> AsyncIterator[bytes]:
+        followed.append(feed)
+        await slow.wait()
+        async for data in merged(feed, *given):
+            yield data
+
+    monkeypatch.setattr(_MergedResponse, "_merged", waits)
+
+    async def scene() -> None:
+        async with servers() as found:
+            first, second = await two(found)
+            found.town.give(second, partition("b"), partition("c"))
+            async with Feed(first) as feed:
+                await said(second, "b")
+                await until(lambda: second.id in followed[0]._read, "they have come")
+                await until(lambda: _ended(followed[0], second.id), "all of them")
+                first.forwarder._others.pool.close()
+                cut_connections(second)
+                await until(lambda: followed[0]._parts[second.id].done(), "its connection is lost")
+                slow.set()
+                await said(second, "c")
+                await feed.has("c")
+                assert [each[:2] for each in feed.seen].count(("b", "run.finished")) == 1
+
+    run(scene)
+
+
+def _ended(feed: _MergedResponse, server: int) -> bool:
+    """Return whether the end of a run of a server waits to be sent."""
+    waiting: Any = feed._pieces
+    return any(number == server and b"run.finished" in data for number, data, _ in waiting._queue)
 
 
 def waiting(tasks: Iterable[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:

@@ -88,12 +88,16 @@ class _MergedResponse(Response):
         self._had = dict(last)
         self._last = {**last, self._me: begins}
         """For each server the number of the last event that was sent, or after which its feed began."""
+        self._read: dict[int, int] = {}
+        """For each other server the number of the last event that has come; it may still wait to be sent."""
         self._first = first
         self._pieces: asyncio.Queue[Piece] = asyncio.Queue(AT_ONCE)
         self._newest = max(last, default=0)
         """The largest id of a server of which it is known what the client has of it."""
         self._from_now: set[int] = set()
         """The servers of a client without an id that were there when it came, until they are followed."""
+        self._late: set[int] = set()
+        """Those of them whose feeds had not begun when its answer did."""
         self._parts: dict[int, asyncio.Task[None]] = {}
         self._left: set[int] = set()
         """Servers whose feed came to its end: nothing of it is lost."""
@@ -130,6 +134,8 @@ class _MergedResponse(Response):
             async with asyncio.timeout(BEGIN_S):
                 for each in begun:
                     await each.wait()
+        self._late = {peer.id for peer in alive if peer.id not in self._last}
+        self._last.update((server, server << RANGE_BITS) for server in self._late)
 
     async def _merged(self, request: ClientRequest, gone: asyncio.Event) -> AsyncIterator[bytes]:
         """Yield what comes from all servers, those that join meanwhile too."""
@@ -234,7 +240,7 @@ class _MergedResponse(Response):
 
         `begun` is set when they come, or when none do.
         """
-        headers = _after(request.scope["headers"], self._last.get(peer.id, 0))
+        headers = _after(request.scope["headers"], self._read.get(peer.id) or self._last.get(peer.id, 0))
         events = WholeEvents()
         try:
             upstream = await self._others.connect(peer)
@@ -250,14 +256,24 @@ class _MergedResponse(Response):
                     return
                 if peer.id not in self._last:
                     self._last[peer.id] = _begins_after(upstream.headers)
+                elif peer.id in self._late:
+                    self._late.discard(peer.id)
+                    await self._missed(peer.id, _begins_after(upstream.headers))
                 begun.set()
                 while not upstream.is_read:
                     if (whole := events.take(await upstream.next())) and whole != ALIVE:
+                        self._read[peer.id] = events.last_id or self._read.get(peer.id, 0)
                         await self._pieces.put((peer.id, whole, False))
                 self._left.add(peer.id)
             finally:
                 begun.set()
                 self._others.put(upstream)
+
+    async def _missed(self, server: int, begins: int) -> None:
+        """Have a gap sent of what a server may have done since the answer began, up to where its feed begins."""
+        if begins > (base := server << RANGE_BITS):
+            gap = Numbered(None, self._others.clock.now(), StreamGap(base + 1, begins))
+            await self._pieces.put((server, b"id: %d\n%b" % (begins, framed(gap, None)), False))
 
 
 def _since(last: dict[int, int], server: int) -> int:
