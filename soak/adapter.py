@@ -265,7 +265,7 @@ def _work(case: Case) -> dict[Session, list[Work]]:
     times = [line.at_ns for line in case.lines]
     work: dict[Session, list[Work]] = defaultdict(list)
     for place, line in enumerate(case.lines):
-        if line.kind == "begin":
+        if line.kind == "begin" and not case.owners.is_late(line):
             work[line.session].append(
                 Work(
                     run_id=line.run_id,

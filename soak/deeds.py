@@ -27,7 +27,7 @@ def _starts(case: Case) -> Iterator[str]:
     all_here: dict[tuple[str, tuple[int, str]], list[str]] = defaultdict(list)
     left_out = case.traceless | case.never_kept
     for line in case.lines:
-        if line.label in case.gone:
+        if line.label in case.gone or case.owners.is_late(line):
             continue
         if line.kind == "begin":
             _append(tools[line.session], line.label)

@@ -31,6 +31,8 @@ class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
     at_ns: int
     process: str = ""
     """Made up anew by each process: the system gives a number again."""
+    allowed_ns: int = 0
+    """When the server let the tool begin, for its beginning; the process may have stood still since. 0: not known."""
     run_id: str = ""
     tool_use_id: str = ""
     tool: str = ""
@@ -45,6 +47,11 @@ class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def server(self) -> int:
         """The server's process."""
         return self.parent or self.pid
+
+    @property
+    def begun_ns(self) -> int:
+        """When it began for its server."""
+        return self.allowed_ns or self.at_ns
 
     @property
     def writer(self) -> tuple[int, str]:
@@ -72,6 +79,7 @@ class Ledger:
         attempt: int = 0,
         token: str = "",
         how: Literal["", "done", "raised", "cancelled"] = "",
+        allowed_ns: int = 0,
     ) -> None:
         """Write a line; what tools did is on the disk on return."""
         line = Line(
@@ -88,6 +96,7 @@ class Ledger:
             token=token,
             how=how,
             parent=self._parent,
+            allowed_ns=allowed_ns,
         )
         os.write(self._fd, b"\n" + msgspec.json.encode(line) + b"\n")  # (apart from what a killed writer has left)
         if kind != "model":

@@ -51,6 +51,12 @@ class Owners:
         later = range(bisect_right(times, at_ns + CLOCKS_NS), len(times))
         return next((times[place] for place in later if pids[place] != pid), None)
 
+    def is_late(self, line: Line) -> bool:
+        """Return whether the process of a tool stood still from when the tool was allowed to begin until it had lost
+        its session. Nothing can keep such a tool from beginning; no run of the session has its result."""
+        lost_ns = self.lost_ns(line.session, line.server, line.begun_ns)
+        return line.kind == "begin" and lost_ns is not None and lost_ns < line.at_ns
+
 
 def _partition(session: str) -> int:
     return partition_of(SessionKey(Principal("anonymous"), SessionId(session)))
@@ -59,7 +65,7 @@ def _partition(session: str) -> int:
 def judge_owned(owned: Owners, lines: Sequence[Line]) -> Iterator[str]:
     """Yield the tools that were started by a server that did not own their session then."""
     for line in lines:
-        if line.kind == "begin" and line.server not in (owners := owned.at(line.session, line.at_ns)):
+        if line.kind == "begin" and line.server not in (owners := owned.at(line.session, line.begun_ns)):
             yield (
                 f"{line.tool} of run {line.run_id} ({line.label}) in {line.session} was started by process"
                 f" {line.server}, and the session belonged to {_named(owners)}"

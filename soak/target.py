@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from strands import Agent, ToolContext, tool
+from strands.hooks import BeforeToolCallEvent, HookOrder
 from strands.types.content import Messages
 
 from soak.ledger import VARIABLE, Ledger
@@ -28,6 +29,9 @@ MALFORMED: Final = "the conversation is malformed"
 ledger: Final = Ledger(
     Path(os.environ[VARIABLE]), parent=os.getppid() if "strandline._workers.__main__" in sys.modules else 0
 )
+
+allowed: Final[dict[str, int]] = {}
+"""When the server let tools begin that have not begun yet, by their ids."""
 
 
 async def script(session_id: str, messages: Messages) -> Answer:
@@ -76,7 +80,7 @@ def written(label: str, context: ToolContext) -> Iterator[str]:
         "tool": context.tool_use["name"],
         "token": token,
     }
-    ledger.write("begin", **known)
+    ledger.write("begin", allowed_ns=allowed.pop(known["tool_use_id"], 0), **known)
     try:
         yield token
     except Exception:
@@ -224,4 +228,11 @@ def make_agent(session_id: str) -> Agent:
     async def own(messages: Messages) -> Answer:
         return await script(session_id, messages)
 
-    return Agent(model=ScriptedModel(own), tools=[work, awork, fails, afails, again, stubborn, asks, asksagain])
+    agent = Agent(model=ScriptedModel(own), tools=[work, awork, fails, afails, again, stubborn, asks, asksagain])
+    agent.add_hook(note_allowed, BeforeToolCallEvent, order=HookOrder.SDK_LAST + 2000.0)
+    return agent
+
+
+def note_allowed(event: BeforeToolCallEvent) -> None:
+    """Note when a tool may begin, after all other hooks: a thread or a process may stand still before it does."""
+    allowed[event.tool_use["toolUseId"]] = time.monotonic_ns()

@@ -49,6 +49,33 @@ def test_a_tool_that_is_started_while_nobody_owns_its_session_is_found() -> None
     assert "belonged to nobody" in fault
 
 
+def test_a_tool_that_was_allowed_to_begin_before_its_server_stood_still_is_nobodys_fault() -> None:
+    owners = Owners(owned((1, 11), (10, 0), (11, 22)))
+    late, too_late = replace(begun(12, 11), allowed_ns=9 * S), replace(begun(13, 11), allowed_ns=12 * S)
+    (fault,) = judge_owned(owners, [late, too_late])
+    assert "started by process 11" in fault
+    assert [owners.is_late(each) for each in (late, too_late, begun(12, 22), begun(9, 11))] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("allowed_s", [0, 90, 260])
+def test_such_a_tool_executes_beside_nothing_and_has_no_place_in_the_order(allowed_s: int) -> None:
+    """It begins at 350 s beside what its next owner executes; allowed at 260 s, it is one that was started too late."""
+    story = World()
+    story.lines = [replace(each, at_ns=each.at_ns * S, pid=2) for each in story.lines]
+    story.records.owned = owned((1, 1), (95, 0), (96, 2))
+    before = set(story.judged(SEVERAL))
+    late = replace(begun(350, 1, number=4), run_id="run-c9-9", label="c9-9", token="late", allowed_ns=allowed_s * S)
+    story.lines.insert(-2, late)
+    found = [fault for fault in story.judged(SEVERAL) if fault not in before]
+    is_told = any("started by process 1" in fault or "executed in another order" in fault for fault in found)
+    assert is_told == (allowed_s != 90), found
+
+
 def overlapping(*owners: tuple[int, int], second: int) -> list[str]:
     """Judge a story in which the first tool is at work until the end, and others are started at process `second`."""
     story = World()
