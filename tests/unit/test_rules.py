@@ -27,10 +27,12 @@ from strandline._journal.rules import (
     rank,
     spans,
     stood_s,
+    timed_out,
 )
 from strandline._journal.state import RunState, SessionState
 from strandline._model import (
     ANONYMOUS,
+    ErrorCode,
     Inline,
     InputRequest,
     Keyed,
@@ -42,6 +44,8 @@ from strandline._model import (
     Range,
     Resolution,
     RoundStarted,
+    Run,
+    RunError,
     RunId,
     RunStatus,
     SessionId,
@@ -179,6 +183,46 @@ def test_results_of_a_cancelled_answer_stay() -> None:
 
 
 # -- answers ------------------------------------------------------------------------------------------
+
+
+def waited_too_long(*, resumable: bool = True) -> Run:
+    return Run(
+        run_id=RunId("r"), key=S, lane=Lane.REQUEUED, priority=3, resumable=resumable, metadata={}, sequence=1,
+        status=RunStatus.QUEUED, attempt=1, created_at=0.0, started_at=1.0, timeout_s=2.5, input="go",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("resumable", "checkpoints", "roles"),
+    [
+        (True, [], ["user", "assistant"]),
+        (True, [RoundStarted([HELLO, ASKING])], ["user", "assistant", "user", "assistant"]),
+        (False, [], []),
+    ],
+)
+def test_a_run_whose_time_is_over_while_it_waits_again_leaves_what_it_did(
+    resumable: bool, checkpoints: list[Any], roles: list[str]
+) -> None:
+    """One whose tools cannot be seen may keep its own history: it leaves nothing."""
+    outcome, closed = timed_out(waited_too_long(resumable=resumable), checkpoints)
+    assert (outcome.status, outcome.error) == (
+        RunStatus.FAILED, RunError(ErrorCode.TIMEOUT, "the run took longer than 2.5 s")
+    )  # fmt: skip
+    assert [message["role"] for message in closed] == roles
+    assert outcome.message == (closed[-1] if closed else None)
+    if closed:
+        assert closed[0]["content"] == (HELLO["content"] if checkpoints else [{"text": "go"}])
+        assert "timeout" in str(closed[-1])
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "shown"), [([], DISMISSED), ([RoundStarted([])], UNKNOWN_OUTCOME)], ids=["not begun", "begun"]
+)
+def test_an_answer_whose_time_is_over_closes_the_round_that_asked(checkpoints: list[Any], shown: str) -> None:
+    outcome, closed = timed_out(waited_too_long(), checkpoints, question=question("i"))
+    assert [message["role"] for message in closed] == ["user", "assistant"]
+    assert shown in str(closed[0])
+    assert outcome.message == closed[-1]
 
 
 def test_an_answer_answers_all_that_is_open_and_nothing_else() -> None:
