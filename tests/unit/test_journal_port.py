@@ -21,10 +21,19 @@ from strandline._journal.port import (
     StoredQuery,
 )
 from strandline._journal.sqlite import SqliteJournal
-from strandline._model import Principal, Run, RunId, SessionId, SessionKey
+from strandline._model import Principal, Run, RunId, ScheduleId, SessionId, SessionKey
 
 KEY = SessionKey(Principal("ada"), SessionId("s"))
-GIVEN: dict[str, Any] = {"key": KEY, "principal": KEY.principal, "run_id": RunId("run_1"), "before": 1.0}
+GIVEN: dict[str, Any] = {
+    "key": KEY,
+    "principal": KEY.principal,
+    "run_id": RunId("run_1"),
+    "schedule_id": ScheduleId("sch_1"),
+    "after": ScheduleId(""),
+    "limit": 10,
+    "before": 1.0,
+    "since": 1.0,
+}
 
 
 def _one_of_each() -> list[Query[Any]]:
