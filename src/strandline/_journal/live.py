@@ -160,7 +160,7 @@ class LiveSessions:
     def is_paused(self, key: SessionKey) -> bool:
         """Return whether runs wait in a session that is paused."""
         session = self._sessions.get(key)
-        return session is not None and session.paused and len(session.queue) > 0
+        return session is not None and session.paused and session.waiting > 0
 
     def input_until(self, key: SessionKey, now: float) -> float | None:
         """Return until when (seconds since the epoch) runs of a session wait for an answer; None if they do not."""

@@ -460,6 +460,7 @@ class JoinsContract(Contract):
         claim = await desk.start("h")
         await steer(desk, "j", queue_deadline=desk.clock.at + 5)
         await desk.journal.change(Pause(key()))
+        assert desk.journal.sessions.is_paused(key()), "a run waits in it, if not for its turn"
         desk.clock.at += 60
         assert await desk.end_overdue() == []
         await desk.journal.change(Resume(key()))
