@@ -133,10 +133,10 @@ def add_live(session: SessionState, columns: Sequence[Any]) -> None:
     *plain, join, host = reader.plain(_Live, columns, session.key)
     run = RunState(session, *plain)
     run.cancel_requested, run.discard = bool(run.cancel_requested), bool(run.discard)
+    run.join, run.host_id = join, host
     if run.fence is not None:
         session.claimed = run
         return
-    run.join, run.host_id = join, host
     if join is None or join is JoinState.BECAME_NEXT_RUN:
         session.queue.add(run)
     else:
