@@ -49,6 +49,13 @@ class SeenRun:
     size: int
     """How many bytes it takes of what its principal may keep."""
     checkpoints: list[bytes]
+    join: str | None
+    host: RunId | None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether it waits to reach the run that it joins, and not for a turn of its own."""
+        return self.join == "pending"
 
 
 @dataclass(frozen=True)
@@ -178,9 +185,9 @@ class StoredRows(SqliteRows):
             checkpoints.setdefault(run, []).append(_record(checkpoint))
         rows: Iterable[tuple[Any, ...]] = self.database.execute(
             "SELECT session, run_id, seq, status, fence, attempt, created_at, started_at, ended_at, queue_deadline,"
-            " outcome, key, length(input) + coalesce(length(metadata), 0) FROM runs ORDER BY seq"
+            " outcome, key, length(input) + coalesce(length(metadata), 0), joins, host FROM runs ORDER BY seq"
         )
-        for no, run_id, seq, status, *since, outcome, idempotency_key, size in rows:
+        for no, run_id, seq, status, *since, outcome, idempotency_key, size, join, host in rows:
             session = sessions[no]
             fence, attempt, created_at, started_at, ended_at, queue_deadline = since
             run = SeenRun(
@@ -198,6 +205,8 @@ class StoredRows(SqliteRows):
                 idempotency_key=idempotency_key,
                 size=size,
                 checkpoints=checkpoints.get(seq, []),
+                join=join,
+                host=host,
             )
             if run.status is RunStatus.QUEUED:
                 session.waiting.add(seq)

@@ -118,7 +118,9 @@ class FaultyStore(StoredRows):
 
 
 def picture_of_run(run: RunState) -> dict[str, object]:
-    return {name: getattr(run, name) for name in RunState.__struct_fields__ if name not in ("session", "new", "due")}
+    hidden = ("session", "new", "due", "host", "host_id")
+    shown = {name: getattr(run, name) for name in RunState.__struct_fields__ if name not in hidden}
+    return shown | {"host": run.host and run.host.run_id}
 
 
 def picture(table: SessionTable, keys: list[SessionKey]) -> dict[str, object]:
@@ -134,6 +136,7 @@ def picture(table: SessionTable, keys: list[SessionKey]) -> dict[str, object]:
         of_it["round"] = session.round and (session.round.run, session.round.until, session.round.answer)
         of_it["queue"] = [picture_of_run(run) for run in session.queue]
         of_it["ranks"] = [session.queue.ahead(run.rank) for run in session.queue]
+        of_it["joining"] = [picture_of_run(run) for run in session.joining]
         of_it["claimed"] = session.claimed and picture_of_run(session.claimed)
         shown[key] = of_it
     return {
@@ -160,6 +163,8 @@ class ClientView:
     lanes: dict[RunId, int] = field(default_factory=dict)
     urgencies: dict[RunId, int] = field(default_factory=dict)
     arrivals: list[RunId] = field(default_factory=list)
+    steering: set[RunId] = field(default_factory=set)
+    """Those that came to join what executes; a turn of their own is before others of their priority."""
     places: int = 0
     """How many places in the front lane were drawn."""
     cancelled: set[RunId] = field(default_factory=set)
@@ -171,8 +176,10 @@ class ClientView:
     pruned: int = -1
     """The highest sequence of a run that was pruned."""
 
-    def rank(self, run_id: RunId) -> tuple[int, int, int]:
-        return (self.lanes[run_id], self.urgencies[run_id], self.arrivals.index(run_id))
+    def rank(self, run_id: RunId) -> tuple[int, int, bool, int]:
+        lane = self.lanes[run_id]
+        goes_first = lane == 3 and run_id in self.steering
+        return (lane, self.urgencies[run_id], not goes_first, self.arrivals.index(run_id))
 
     def wait_in(self, run_id: RunId, lane: int, priority: int) -> None:
         """Note that a run waits in a lane from now on."""
@@ -309,6 +316,10 @@ class SessionTableMachine(RuleBasedStateMachine):
         kept = self.store.runs.values()
         return {run.run_id: run for run in kept if run.status is RunStatus.QUEUED and key in (None, run.key)}
 
+    def line(self, key: SessionKey) -> list[RunId]:
+        """What waits in a session for its turn, the next one first."""
+        return sorted((each for each, run in self.waiting(key).items() if not run.is_pending), key=self.view.rank)
+
     def executing(self) -> list[SeenRun]:
         return [run for run in self.store.runs.values() if run.status is RunStatus.RUNNING]
 
@@ -344,7 +355,7 @@ class SessionTableMachine(RuleBasedStateMachine):
         session = self.store.sessions[key]
         assert not session.paused, "claimed in a pause"
         rank = self.view.rank(run_id)
-        for other in self.waiting(key):
+        for other in self.line(key):
             assert rank < self.view.rank(other), f"{run_id} was claimed before {other}"
         until = self.open_until(key)
         is_over = until is None or (until <= self.now and session.question is None)
@@ -374,10 +385,15 @@ class SessionTableMachine(RuleBasedStateMachine):
         at_last = [run for run in self.executing() if run.attempt >= MAX_ATTEMPTS]
         assert len(at_last) <= 1, "two last attempts"
         for key in self.store.sessions:
-            order = sorted(self.waiting(key), key=self.view.rank)
+            order = self.line(key)
             places = [self.table.position(each) for each in order]
             assert places == list(range(1, len(order) + 1)), "where it stands"
         for run_id, run in self.store.runs.items():
+            if run.is_pending and run.ended_at is None:
+                assert run.status is RunStatus.QUEUED
+                assert self.table.position(run_id) is None, "it waits for no turn"
+                assert run.host is not None
+                assert self.store.runs[run.host].ended_at is None, "its host goes on"
             states = [run_id in self.waiting(), run in self.executing(), run.ended_at is not None]
             assert sum(states) == 1, f"{run_id} is in {states}"
             assert (run.status is RunStatus.RUNNING) <= (run.fence is not None)
@@ -470,6 +486,8 @@ class SessionTableMachine(RuleBasedStateMachine):
         waited, until = self.waiting(new.key), self.open_until(new.key)
         becomes_answer = new.may_answer and len(self.open_requests(new.key)) == 1
         waited_in_all = self.waiting()
+        steers = new.if_busy is IfBusy.STEER and not becomes_answer
+        hosts = [each.run_id for each in self.executing() if each.key == new.key and steers]
         answer = self.do(lambda: self.table.accept(new, body, bounds, claim_next=claim_next, now=now), fate)
         if isinstance(answer, Refused):
             self.judge_refusal(answer, new, bounds, waited_in_all)
@@ -486,12 +504,18 @@ class SessionTableMachine(RuleBasedStateMachine):
         assert run.seq > self.view.pruned, "that of a run that was pruned is not used again"
         self.view.arrivals.append(new.run_id)
         answers = new.lane == 1 or becomes_answer
+        if steers:
+            self.view.steering.add(new.run_id)
         self.view.wait_in(new.run_id, 1 if answers else new.lane, new.priority)
         self.note_stopped(answer.stopped)
         if answer.stopped is not None:
             assert all(run_id in waited for run_id in answer.stopped.ended)
-        assert (answer.position == 0) == (run.fence is not None)
-        if answer.position == 0:
+        assert [answer.joined] == (hosts or [None]), "it joins what executes"
+        assert (run.host, run.is_pending) == (answer.joined, bool(hosts))
+        assert (answer.position == 0) == (run.fence is not None or bool(hosts))
+        if hosts:
+            assert run.fence is None, "what joins has no turn of its own"
+        elif answer.position == 0:
             assert claim_next
             assert run.fence is not None
             may_start = answers or until is None or until <= now or new.dismisses
@@ -501,8 +525,8 @@ class SessionTableMachine(RuleBasedStateMachine):
             self.view.tokens.append(token)
             self.view.claimed[new.run_id] = token
             return
-        line = sorted(self.waiting(new.key), key=self.view.rank)
-        assert answer.position == line.index(new.run_id) + 1, "where it stands"
+        else:
+            assert answer.position == self.line(new.key).index(new.run_id) + 1, "where it stands"
         if not answers:
             of_principal = [each for each in self.waiting().values() if each.key.principal == new.key.principal]
             most = len(waited_in_all) + 1 if bounds.per_principal is None else bounds.per_principal
@@ -549,7 +573,7 @@ class SessionTableMachine(RuleBasedStateMachine):
         """No run waits for good."""
         if answer is ClaimResult.CLAIMED:
             return
-        session, line = self.store.sessions.get(key), sorted(self.waiting(key), key=self.view.rank)
+        session, line = self.store.sessions.get(key), self.line(key)
         if session is None or not line or session.claimed is not None or session.paused:
             assert answer is not ClaimResult.BLOCKED, "blocked where nothing is to start"
             return
@@ -922,7 +946,7 @@ def give_fences_again(patch: pytest.MonkeyPatch) -> None:
 
 def look_up_nothing(patch: pytest.MonkeyPatch) -> None:
     """What an operation needs is looked up when it is needed."""
-    patch.setattr(SessionTable, "_look_ahead", lambda table, session: None)
+    patch.setattr(SessionTable, "_look_ahead", lambda table, session, joined=(): None)
     patch.setattr(SessionTable, "_look_up_waiting", lambda table, runs: None)
 
 
