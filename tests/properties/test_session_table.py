@@ -510,7 +510,7 @@ class SessionTableMachine(RuleBasedStateMachine):
         self.note_stopped(answer.stopped)
         if answer.stopped is not None:
             assert all(run_id in waited for run_id in answer.stopped.ended)
-        assert [answer.joined] == (hosts or [None]), "it joins what executes"
+        assert answer.joined == (hosts[0] if hosts else None), "it joins what executes"
         assert (run.host, run.is_pending) == (answer.joined, bool(hosts))
         assert (answer.position == 0) == (run.fence is not None or bool(hosts))
         if hosts:
