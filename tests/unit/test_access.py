@@ -276,14 +276,14 @@ def test_nothing_of_one_principal_is_there_for_another(history: str, tmp_path: P
             schedule = made.json()["schedule_id"]
             seen = (await ada.get("/v1/sessions/s")).json()
             assert (seen["running"], seen["queue_depth"]) == (held, 1)
-            by_key = {each.path: each for each in OPERATIONS if "{run_id}" in each.path}
-            assert len(by_key) == 4
+            of_a_run = [each for each in OPERATIONS if "{run_id}" in each.path]
+            assert len(of_a_run) == 6
             for key in (BOB[0], OPS[0]):
                 async with world.client(key) as other:
                     for run_id in (held, waits):
-                        for each in by_key.values():
+                        for each in of_a_run:
                             path = filled(each.path, run_id=run_id)
-                            body = {"front": True} if path.endswith("/move") else {} if each.body else None
+                            body = {"front": True, "tools": []} if each.body else None
                             refused = await other.request(each.method, path, json=body)
                             assert refused.status_code == 404, path
                             unknown = await other.request(each.method, path.replace(run_id, "run_0"), json=body)
@@ -295,6 +295,8 @@ def test_nothing_of_one_principal_is_there_for_another(history: str, tmp_path: P
                         *(("POST", f"/v1/sessions/s/{action}") for action in ("pause", "resume", "cancel")),
                     ):
                         assert (await other.request(method, path)).status_code == 404, path
+                    set_options = await other.patch("/v1/sessions/s", json={"options": {"priority": 2}})
+                    assert set_options.status_code == 404
                     for each in (each for each in OPERATIONS if "{schedule_id}" in each.path):
                         path = filled(each.path, schedule_id=schedule)
                         body = {"paused": True} if each.body else None
