@@ -14,7 +14,7 @@ from strandline._history import Progress, prompt_message
 from strandline._journal.memory import MemoryJournal
 from strandline._model import AgentRecord, ErrorCode, InputRequest, NeedsInput, Outcome, SessionKey
 from strandline._telemetry.recorder import REFUSALS
-from strandline.errors import QueueFull, Unavailable
+from strandline.errors import QueueFull, TooManySchedules, Unavailable
 from strandline.testing._virtual import VirtualClock, run_virtual
 
 
@@ -271,10 +271,10 @@ def test_a_late_loop_reports_by_how_much() -> None:
 
 
 def test_every_reason_of_a_refusal_is_counted_from_the_start() -> None:
-    """Only requests for runs count: a connection beyond the limit is none."""
+    """Only requests for runs count: a connection beyond the limit is none, and neither is a schedule."""
 
     def codes(kind: type[Unavailable]) -> set[str]:
         ours = [each for each in kind.__subclasses__() if each.__module__ == Unavailable.__module__]
         return {kind.code}.union(*map(codes, ours))
 
-    assert codes(Unavailable) - {Unavailable.code} == set(REFUSALS)
+    assert codes(Unavailable) - {Unavailable.code, TooManySchedules.code} == set(REFUSALS)
