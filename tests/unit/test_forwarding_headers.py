@@ -18,7 +18,11 @@ NAMES: Final = (MOVED, ACCEPTED, RESUMABLE, FEED_AFTER, CLOCK.encode(), b"strand
 FORGED: Final = {name.decode(): "1" for name in NAMES}
 BODIES: Final[dict[str, Any]] = {
     "/v1/sessions/{session_id}/runs": {"input": "hi"},
+    "/v1/sessions/{session_id}": {"options": {"priority": 2}},
     "/v1/runs/{run_id}/move": {"front": True},
+    "/v1/runs/{run_id}/resolve": {"tools": []},
+    "/v1/schedules": {"session_id": "s", "input": "hi", "every": 1000},
+    "/v1/schedules/{schedule_id}": {"paused": True},
     "/v1/chat/completions": {"model": "x", "user": "s", "messages": [{"role": "user", "content": "hi"}]},
     "/chat": {"session_id": "s", "message": "hi"},
     "/invocations": {"session_id": "s", "prompt": "hi"},
@@ -50,17 +54,23 @@ def test_no_header_between_servers_reaches_a_client_and_none_of_a_client_a_serve
         async with pair(answering) as (_, first, owner, client):
             first.journal._connection = owner.journal._connection  # (what is stored, all servers read)
             begun = await client.post("/chat", json={"session_id": "s", "message": "before"})
-            path = operation.path.format(session_id="s", run_id=begun.json()["run_id"], model="strandline")
+            made = await client.post("/v1/schedules", json=BODIES["/v1/schedules"])
+            path = operation.path.format(
+                session_id="s",
+                run_id=begun.json()["run_id"],
+                schedule_id=made.json()["schedule_id"],
+                model="strandline",
+            )
             for at in (first, owner):  # (for a session of another server, and of its own)
                 del sent[:]
                 headers = {**FORGED, "Accept": accept}
-                body = BODIES.get(operation.path)
+                body = BODIES.get(operation.path) if operation.body is not None else None
                 if body is not None and operation.streams and accept == "text/event-stream":
                     body = {**body, "stream": True}
                 async with answered(client, method, at.url + path, headers, body) as answer:
                     shown = [each for each in answer.headers if each.startswith(INTERNAL.decode())]
                     assert (answer.status_code < 500, shown) == (True, [])
-                assert sent or at is owner or not is_of_a_session(operation.path)
+                assert sent or at is owner or not is_of_a_session(operation)
                 passed_on = [name for each in sent for name, _ in each.headers]
                 assert [name for name in passed_on if name.startswith(INTERNAL)] == []
             await until(lambda: not owner.service.health().running, "all have ended")
@@ -68,9 +78,11 @@ def test_no_header_between_servers_reaches_a_client_and_none_of_a_client_a_serve
     run(scene)
 
 
-def is_of_a_session(path: str) -> bool:
-    """Return whether only one server can answer at a path."""
-    return path in BODIES or ("_id}" in path and not path.endswith("/history"))
+def is_of_a_session(operation: Operation) -> bool:
+    """Return whether only one server can answer. A stored schedule is read by all."""
+    if operation.method == "GET" and "/schedules" in operation.path:
+        return False
+    return operation.path in BODIES or ("_id}" in operation.path and not operation.path.endswith("/history"))
 
 
 async def answering(_: Attempt) -> str:
