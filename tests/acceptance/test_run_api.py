@@ -185,7 +185,8 @@ def test_content_blocks_are_an_input(server: Server) -> None:
     answer = ask(server, "blocks", blocks, {"Prefer": "wait=20"})
     assert (answer.status_code, answer.json()["output"]) == (200, "d1"), answer.text
     assert get(server, "sessions/blocks/history")["messages"][0] == {
-        "role": "user", "content": blocks, "discarded": False, "pending": False
+        "index": 0, "run_id": answer.json()["run_id"], "role": "user", "content": blocks, "sender": None,
+        "discarded": False, "superseded": False, "pending": False,
     }  # fmt: skip
 
 
@@ -263,6 +264,7 @@ def test_the_runs_and_the_history_of_a_session(server: Server, at: Checkpoints) 
         "paused": False,
         "input_requests": [],
         "input_until": None,
+        "options": {},
         "why": {"code": "behind", "text": f"2 runs are behind {runs[2]['run_id']}, which executes"},
     }  # fmt: skip
 
