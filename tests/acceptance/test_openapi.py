@@ -212,18 +212,20 @@ def test_the_page_is_there(server: Server) -> None:
 def status_of(server: Server, command: str, headers: dict[str, str]) -> int:
     """Ask what a command for curl asks, and return the status; of an endless answer nothing is read."""
     words = iter(shlex.split(command.replace("\\\n", ""))[1:])
-    method, body, url = "GET", None, ""
+    method: str | None = None
+    body, url = None, ""
     for word in words:
         match word:
             case "-X":
                 method = next(words)
             case "-d":
-                method, body = "POST", next(words)
+                body = next(words)
             case "-H":
                 name, _, given = next(words).partition(": ")
                 headers = {name: given, **headers}
             case _:
                 url = word
+    method = method or ("GET" if body is None else "POST")
     with server.client.stream(method, url, content=body, headers=headers) as answer:
         return answer.status_code
 
@@ -236,12 +238,16 @@ def test_each_example_of_the_page_is_one_that_the_server_takes(keys: bool, tmp_p
         shown = {"Authorization": f"Bearer {key}"} if keys else {}
         page = server.client.get("/docs").text
         run = server.client.post("/v1/sessions/my-session/runs", json={"input": "x"}, headers=shown).json()["run_id"]
+        made = {"session_id": "other", "input": "x", "cron": "0 9 * * *"}
+        schedule = server.client.post("/v1/schedules", json=made, headers=shown).json()["schedule_id"]
         commands = [html.unescape(each) for each in re.findall(r"<h3>Example</h3><pre>(.*?)</pre>", page, re.DOTALL)]
         assert len(commands) > 20
         for command in sorted(commands, key=lambda each: "DELETE" in each):  # (it forgets what the others ask for)
             assert f" {server.url}/" in command or f" '{server.url}/" in command, command
             server.quiet()
-            status = status_of(server, command.replace("RUN_ID", run).replace("MODEL", "strandline"), shown)
+            ids = {"RUN_ID": run, "SCHEDULE_ID": schedule, "MODEL": "strandline"}
+            asked = re.sub("|".join(ids), lambda found: ids[found[0]], command)
+            status = status_of(server, asked, shown)
             # The run has ended: it can neither be cancelled nor moved.
             assert status < 300 or (status == 409 and "RUN_ID" in command), (command, status)
 
