@@ -13,6 +13,7 @@ from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import TARGETS, Server, serving, texts, tool_results
 from acceptance.test_any_server import sessions_of, two
 from acceptance.test_workers import workers
+from docs.page_table import claimed
 from strandline._history import UNKNOWN_OUTCOME
 
 AGENT = TARGETS / "agent.py"
@@ -26,11 +27,13 @@ def at() -> Iterator[Checkpoints]:
         yield made
 
 
-def crashed_in(server: Server, at: Checkpoints, question: str, tool: str, session_id: str = "default") -> str:
-    """Have a server die while a tool executes, and start it again; return the id of the run."""
-    at.hold(tool)
+def crashed_in(server: Server, at: Checkpoints, question: str, *tools: str, session_id: str = "default") -> str:
+    """Have a server die while tools execute, and start it again; return the id of the run."""
+    for tool in tools:
+        at.hold(tool)
     server.ask(question, session_id)
-    at.reached(tool)
+    for tool in tools:
+        at.reached(tool)
     server.wait_until_stored()
     server.kill()
     at.release()
@@ -81,6 +84,20 @@ def test_a_crashed_run_goes_on_with_what_a_person_found_out(at: Checkpoints, tmp
         assert [each["superseded"] for each in kept].count(True) == 6
         assert UNKNOWN_OUTCOME in str(kept)
         assert server.chat("after")["response"] == "after"
+
+
+def test_a_run_is_resolved_by_what_the_reference_sends(at: Checkpoints, tmp_path: Path) -> None:
+    (block,) = claimed("reference.md", "test_a_run_is_resolved_by_what_the_reference_sends")
+    with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
+        run_id = crashed_in(server, at, "pay a b+~c d", "pay b", "pay ~c")
+        sent = block.text
+        for number, tool in enumerate(open_tools(server, run_id), 1):
+            sent = sent.replace(f'"call_{number}"', f'"{tool["tool_use_id"]}"')
+        headers = {"Prefer": "wait=20", "Content-Type": "application/json"}
+        answer = server.client.post(f"/v1/runs/{run_id}/resolve", content=sent, headers=headers)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["output"] == f"pay: did a, booked, {SAID}, did ~c, {AGAIN}, did d"
+        assert (at.steps.count("pay b"), at.steps.count("pay ~c")) == (1, 2)
 
 
 def test_a_tool_that_had_done_nothing_starts_again_however_often_the_server_dies(

@@ -247,6 +247,7 @@ PAGES: Final[dict[str, Page]] = {
             "test_its_container_serves_the_file_that_init_writes": ["docker run"],
         }
     ),
+    "reference.md": Page(by={"test_a_run_is_resolved_by_what_the_reference_sends": ['{"tools": [']}),
     "run-control.md": Page(
         says=[f'"{each}"' for each in OnDisconnect if each != OnDisconnect.CONTINUE],
         lists={r"^\| `(\w+)` \|": ["if_busy", *IfBusy]},
