@@ -106,7 +106,7 @@ def _note_requested(town: Town, request: Request) -> None:
         "requested",
         _text_of(request),
         session=request.key,
-        if_busy=request.if_busy,
+        if_busy=request.if_busy or IfBusy.ENQUEUE,
         priority=DEFAULT_PRIORITY if request.priority is None else request.priority,
         key=request.idempotency_key,
         on_disconnect=request.on_disconnect or OnDisconnect.CONTINUE,
