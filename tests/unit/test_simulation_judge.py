@@ -16,7 +16,7 @@ from simulation.life import Life, live
 from simulation.record import Event
 from strandline._model import ErrorCode, IfBusy, Outcome, Run, RunError, RunStatus
 
-SEEDS: Final = range(40)
+SEEDS: Final = range(100)
 FALSIFIED: Final = 100
 """How many lives of one world are judged at most."""
 Falsify = Callable[[Life], Iterator[Life]]
