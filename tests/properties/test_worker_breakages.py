@@ -12,7 +12,6 @@ from simulation.perils import Perils
 from simulation.trial import play
 from simulation.world import World
 from strandline._engine.execution import Execution, ExecutionResult, Runner
-from strandline._model import Claim
 from strandline._workers import messages as m
 from strandline._workers.client import WorkerClient
 from strandline._workers.loops import WorkerLoops
@@ -84,9 +83,9 @@ def think_that_nothing_works_on(patch: pytest.MonkeyPatch) -> None:
 def count_no_attempt(patch: pytest.MonkeyPatch) -> None:
     """A run whose worker has died is requeued as if it had never been tried."""
 
-    async def uncounted(runner: Runner, claim: Claim, *, in_this_process: bool) -> ExecutionResult:
-        await runner._journal.release(claim.token, counted=False)
-        return ExecutionResult(claim=claim, requeued=in_this_process)
+    async def uncounted(runner: Runner, execution: Execution) -> ExecutionResult:
+        await runner._journal.release(execution.claim.token, counted=False)
+        return ExecutionResult(claim=execution.claim, requeued=execution.loop_lost)
 
     patch.setattr(Runner, "_requeue", uncounted)
 
@@ -144,7 +143,7 @@ BREAKAGES: dict[str, tuple[Break, int, str]] = {
     "a worker that is thought dead too early": (think_it_dead_too_early, 2440, "executed at once"),
     "a death that nobody hears of": (lose_nothing, 1000, "waits for good"),
     "a round that begins too early": (say_go_too_early, 1040, "is forgotten"),
-    "reports out of order": (take_reports_as_they_come, 2600, "its agent answered|the model said"),
+    "reports out of order": (take_reports_as_they_come, 3350, "its agent answered|the model said"),
     "a hold that is not taken": (think_that_nothing_works_on, 1000, "executed at once"),
     "an attempt that is not counted": (count_no_attempt, 1000, "was cut off and not counted"),
     "a tool in the middle that a run continues after": (go_on_whatever_was_done, 1000, "nobody knows what became of"),
