@@ -14,7 +14,7 @@ from simulation.trial import WORLDS, Verdict, play, play_all
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = 1000
-SEEDS = {"memory": 280, "sqlite": 140, "postgres": 40}
+SEEDS = {"memory": 280, "sqlite": 140, "postgres": 100}
 AGAIN = {"memory": 25, "sqlite": 25, "postgres": 8}
 HASH = (
     "from simulation.trial import play;"
