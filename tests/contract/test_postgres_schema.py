@@ -1,10 +1,12 @@
 """Servers of the version before work on while a newer one brings the tables to its version: it takes nothing away."""
 
+import re
 from typing import Any
 
 import pytest
 
 from postgres_support import asking
+from strandline._journal import lists, reader, sqlite_rows
 from strandline._journal.postgres import schema
 from strandline._journal.postgres.schema import SCHEMA_VERSION
 from strandline._journal.postgres.wire import Wire
@@ -46,3 +48,14 @@ def test_a_schema_has_all_that_the_one_before_had_and_asks_no_more_of_its_server
     assert {each for each in still - unique if any(f" ON public.{table} " in each[1] for table in tables)} == set(), (
         "what an older server writes may be refused"
     )
+
+
+def test_what_is_read_when_a_session_is_touched_first_looks_no_table_through(database: str) -> None:
+    """Each part has an index: a server with a million runs would read them all for each session."""
+    with asking(database) as wire:
+        schema.migrate(wire)
+        wire.execute("SET enable_seqscan = off")  # (a table that is empty would be looked through else)
+        for statement in (reader._FIND_ONE, sqlite_rows._LIVE_OF, lists._UNRESOLVED):
+            told = re.sub(r"\?", lambda _: "'1'", statement)
+            plan = [row[0] for row in wire.execute(f"EXPLAIN {told}").fetchall()]
+            assert not [line for line in plan if "Seq Scan" in line], "\n".join(plan)

@@ -138,7 +138,6 @@ class Service:
             options,
         )
         self._subscribers = Subscribers(self._streams, self._control)
-        builder = RunBuilder(target, options, clock, new_run_id)
         self._admission = Admission(
             journal,
             builder,

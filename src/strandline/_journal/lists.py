@@ -96,7 +96,7 @@ _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _PLACE: Final = re.compile(r"[0-9]{1,18}|-4[0-9]{18}")
 """The last number of a rank in a cursor: the place of a run that became the next run is far below 0."""
 _UNRESOLVED: Final = (
-    "SELECT seq FROM runs JOIN sessions ON unresolved = seq WHERE run_id = ? AND principal = ?"
+    "SELECT seq FROM runs JOIN sessions ON no = session AND unresolved = seq WHERE run_id = ? AND principal = ?"
     " AND NOT EXISTS (SELECT 1 FROM runs AS others WHERE others.session = no AND others.fence IS NOT NULL)"
     " AND NOT EXISTS (SELECT 1 FROM runs AS others WHERE others.session = no AND others.status = 'queued'"
     " AND others.started_at IS NOT NULL)"

@@ -114,7 +114,7 @@ _Live = tuple[
 ]  # fmt: skip
 _LIVE_OF: Final = (
     f"{LIVE} WHERE session = ? AND status = 'queued' UNION ALL {LIVE} WHERE session = ? AND fence IS NOT NULL"
-    f" UNION ALL {LIVE} WHERE session = ? AND joins = 'applied' AND ended_at IS NULL"
+    f" UNION ALL {LIVE} WHERE session = ? AND status = 'running' AND joins = 'applied' AND ended_at IS NULL"
 )
 _BUSY: Final = "SELECT session FROM runs WHERE status = 'queued' UNION SELECT session FROM runs WHERE fence IS NOT NULL"
 _KEY: Final = "SELECT principal, session_id FROM sessions WHERE no = ?"

@@ -60,7 +60,7 @@ PAGE: Final = 1000
 POLICIES: Final = frozenset({"if_busy", "on_question", "on_disconnect"})
 """Run options that no default of a session changes: a run of a schedule waits in the queue."""
 NO_KEY: Final = "its caller has no API key any more"
-CHANGED_S: Final = 8
+TRIES: Final = 8
 """How often a change is tried while the schedule fires at the same moment."""
 
 
@@ -375,7 +375,7 @@ class Schedules:
         self, principal: Principal, schedule_id: ScheduleId, act: Callable[[Schedule], Coroutine[Any, Any, T | None]]
     ) -> T:
         """Return what `act` returns for a schedule, once it has not changed meanwhile."""
-        for _ in range(CHANGED_S):
+        for _ in range(TRIES):
             schedule = await self.read(principal, schedule_id)
             self._ownership.check(schedule.key)
             self._readiness.admit()
