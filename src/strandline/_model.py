@@ -532,9 +532,7 @@ class SessionView(Struct, frozen=True, kw_only=True):
 
     `held`: the claimed run has ended, and a thread or task of it still works. While the session waits for input,
     `input_requests` are the open ones, and only an answer starts before `input_until`. `options` are defaults of its
-    runs.
-    `input_requests` are the open ones, and only an answer starts before `input_until`. `branch` is the message with
-    which the last branch of its history begins, None if that is one line.
+    runs. `branch` is the message with which the last branch of its history begins, None if that is one line.
     """
 
     key: SessionKey
@@ -586,8 +584,8 @@ class Completion(Struct, frozen=True, kw_only=True):
     `discarded`: the messages stay in history, flagged, and are never in the window. `question` comes with an outcome of
     `needs_input`: the round of the last message is then open, and the session waits `answer_within_s` seconds for the
     answer. `joined` are the runs that joined and whose messages are among these: the outcome is theirs, too.
-    answer. `unresolved`: a tool's outcome is unknown and a person may find out, so the run's checkpoints stay until
-    history continues.
+    `unresolved`: a tool's outcome is unknown and a person may find out, so the run's checkpoints stay until history
+    continues.
     """
 
     outcome: Outcome

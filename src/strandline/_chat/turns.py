@@ -28,7 +28,7 @@ class Turn:
     said: list[str | ToolCall] = field(default_factory=list)
     discarded: bool = False
     superseded: bool = False
-    """Whether it is hidden from the agent."""
+    """Whether it is hidden from the agent, and why."""
     sender: str = ""
     """The name of the person or program that said it, if that is known."""
 

@@ -69,7 +69,7 @@ def add(
 
     Example: strandline schedules add ada "What is new?" --cron "0 9 * * MON-FRI"
     """
-    body: dict[str, Any] = {"session_id": session, "input": text, "overlap": overlap, "missed": missed}
+    body: dict[str, Any] = {"input": text, "overlap": overlap, "missed": missed}
     body |= {
         name: given
         for name, given in (("cron", cron), ("every", every), ("at", at), ("timezone", timezone))
