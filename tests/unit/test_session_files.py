@@ -209,6 +209,26 @@ def played(play: Callable[[World], Awaitable[None]], folder: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_session_counts_as_behind_until_its_files_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def play(world: World) -> None:
+        behind: list[int] = []
+        write = files.write
+
+        def watched(folder: Path, records: list[tuple[str, bytes]]) -> None:
+            behind.append(world.keeper.behind)
+            write(folder, records)
+
+        monkeypatch.setattr(files, "write", watched)
+        await world.ran("one", "two")
+        assert behind == [1, 1]
+        assert world.keeper.behind == 0
+        assert world.texts() == ["one", "two"]
+
+    played(play, tmp_path)
+
+
 def test_a_real_manager_reads_what_was_written_and_an_agent_goes_on_with_it(tmp_path: Path) -> None:
     async def play(world: World) -> None:
         image: Message = {

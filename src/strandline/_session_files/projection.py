@@ -53,6 +53,8 @@ class SessionFiles:
         """Sessions with changes, oldest first."""
         self._failed: dict[SessionKey, tuple[float, int]] = {}
         """Sessions with failed writes: the time of the next retry, and the number of retries."""
+        self._writing: SessionKey | None = None
+        """The session with changes whose files are being written."""
         self._deleted: set[SessionKey] = set()
         """Deleted sessions whose files could not be removed."""
         self._news = asyncio.Event()
@@ -73,7 +75,8 @@ class SessionFiles:
     @property
     def behind(self) -> int:
         """The number of sessions known to have outdated files."""
-        return len(self._due.keys() | self._failed.keys())
+        known = self._due.keys() | self._failed.keys()
+        return len(known) + (self._writing is not None and self._writing not in known)
 
     def start(self) -> None:
         """Start with the unfinished work of earlier servers. The journal must be open."""
@@ -187,7 +190,9 @@ class SessionFiles:
     async def _attempt(self, key: SessionKey) -> None:
         """Write the files of a session; schedule a retry if that fails."""
         async with self._files:
+            is_due = key in self._due
             self._due.pop(key, None)
+            self._writing = key if is_due else None
             try:
                 await self._bring_up_to_date(key)
             except _Gone:
@@ -198,9 +203,10 @@ class SessionFiles:
                 self._note_failure(key, error)
             else:
                 self._failed.pop(key, None)
-                if self._lacks_room and not self.behind:
-                    self._lacks_room = False
-                    _log.info("the journal's disk has room again: the files of all sessions are up to date")
+            self._writing = None
+            if self._lacks_room and not self.behind:
+                self._lacks_room = False
+                _log.info("the journal's disk has room again: the files of all sessions are up to date")
 
     async def _tried(self, key: SessionKey, work: Callable[[], object]) -> bool:
         """Do some work in a thread; return False and schedule a retry if it fails."""
