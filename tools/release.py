@@ -171,7 +171,7 @@ def environment(folder: Path, place: Path, *groups: str) -> Path:
     python = place / "bin" / "python"
     pins = place / "pins.txt"
     pins.write_text(run(sys.executable, "tools/pins.py", "show", *groups, folder=folder))
-    pip(python, folder, "install", "--require-hashes", "--requirement", pins)
+    pip(python, folder, "install", "--no-compile", "--require-hashes", "--requirement", pins)
     return python
 
 
@@ -199,7 +199,7 @@ def build(wanted: Wanted, artefacts: Path, say: Callable[[str], None]) -> None:
             raise Refused(f"the wheel is {wheel.name}, not one of {wanted.version}")
         say("listing its installed dependencies (SBOM)")
         served = environment(wanted.folder, Path(made) / "served", "run")
-        pip(served, wanted.folder, "install", "--no-index", "--no-deps", wheel)
+        pip(served, wanted.folder, "install", "--no-compile", "--no-index", "--no-deps", wheel)
         pip(served, wanted.folder, "uninstall", "--yes", "pip")  # (no part of it)
         run(
             tools.with_name("cyclonedx-py"), "environment", "--output-reproducible", "--of", "JSON",
