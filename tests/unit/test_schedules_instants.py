@@ -1,6 +1,7 @@
 """The times of schedules: cron expressions where clocks change, intervals, single times, and what is none of them."""
 
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import pytest
 
@@ -54,6 +55,15 @@ def test_a_time_zone_is_that_of_the_expression() -> None:
 def test_an_interval_counts_from_when_it_was_made() -> None:
     when = When(since=100.0, every_s=30.0)
     assert (when.first, when.after(130.0), when.after(129.9), when.after(1_000.0)) == (130.0, 160.0, 130.0, 1_030.0)
+
+
+@pytest.mark.parametrize("every_s", [1.0, 1.1, 3.3, 60.0, 86_400.7])
+def test_no_time_of_an_interval_comes_twice_or_is_left_out(every_s: float) -> None:
+    """Although its times are rounded: most have no exact float."""
+    for made in range(40):
+        when = When(since=1_796_190_000.1 + made * 12.345678, every_s=every_s)
+        times = when.upcoming(when.first, 100)
+        assert [late - early for early, late in pairwise(times)] == pytest.approx([every_s] * 99, abs=1e-5)
 
 
 def test_a_single_time_comes_once() -> None:

@@ -7,6 +7,7 @@ time that passes.
 
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import count
 from math import floor, isfinite
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -74,7 +75,8 @@ class When(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def after(self, at: float) -> float | None:
         """Return the first time after another one (seconds since the epoch); None: there is none."""
         if self.every_s is not None:
-            return self.since + (floor((at - self.since) / self.every_s) + 1) * self.every_s
+            nth = floor((at - self.since) / self.every_s)  # (or beside it: its times are rounded)
+            return next(each for n in count(nth) if (each := self.since + n * self.every_s) > at)
         if self.cron is not None:
             return _after(self.cron, self.timezone, at)
         return self.at if self.at is not None and self.at > at else None
@@ -84,10 +86,10 @@ class When(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Its first time, which of a single one may have passed."""
         return self.at if self.at is not None else self.after(self.since)
 
-    def upcoming(self, at: float | None, count: int) -> list[float]:
-        """Return up to `count` times from one of them on."""
+    def upcoming(self, at: float | None, most: int) -> list[float]:
+        """Return up to `most` times from one of them on."""
         found: list[float] = []
-        while at is not None and len(found) < count:
+        while at is not None and len(found) < most:
             found.append(at)
             at = self.after(at)
         return found
