@@ -46,7 +46,7 @@ def two(
     finally:
         for each in both:
             each.close()
-            print(f"the log of the server at {each.url}:\n{each.stderr}")  # (shown if the test fails)
+            print(f"the log of the server at {each.url}:\n{each.stderr}")  # noqa: T201 (shown if the test fails)
 
 
 def partitions(server: Server) -> int:
