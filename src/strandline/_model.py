@@ -241,11 +241,15 @@ class JoinedInput(Struct, frozen=True, omit_defaults=True):
     sender: "Sender | None" = None
 
 
-class RunsJoined(Struct, frozen=True, tag="runs_joined"):
-    """The messages since the last checkpoint, to the last of which (the user's) these runs were added."""
+class RunsJoined(Struct, frozen=True, tag="runs_joined", omit_defaults=True):
+    """The messages since the last checkpoint, to the last of which (the user's) these runs were added.
+
+    `ended`: they have ended with a crashed run that this one continues.
+    """
 
     messages: list[Message]
     runs: list[JoinedInput]
+    ended: bool = False
 
 
 class ToolNotDone(Struct, frozen=True, tag="tool_not_done"):

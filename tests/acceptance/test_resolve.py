@@ -144,6 +144,30 @@ def test_a_resolved_run_that_waits_survives_a_kill_and_keeps_its_place(at: Check
         assert texts(server.history(), "user") == ["pay a b", "next"]
 
 
+def test_a_run_that_others_had_joined_goes_on_with_what_they_said(at: Checkpoints, tmp_path: Path) -> None:
+    """They have ended with the crashed run, and nothing more becomes of them."""
+    with serving(TARGETS / "steered.py", folder=tmp_path, variables=at.environment) as server:
+        at.hold("q a", "q b")
+        host = server.client.post("/v1/sessions/s/runs", json={"input": "plan q a b c"}).json()
+        at.reached("q a")
+        steer = {"input": "be brief", "if_busy": "steer"}
+        joined = server.client.post("/v1/sessions/s/runs", json=steer).json()
+        at.release("q a")
+        at.reached("q b")
+        server.wait_until_stored()
+        server.kill()
+        at.release()
+        server.start()
+        before = server.run(joined["run_id"], 30)
+        assert (before["join"], before["error"]["code"]) == ("applied", "crashed")
+        (tool,) = open_tools(server, host["run_id"])
+        answer = resolve(server, host["run_id"], {"tool_use_id": tool["tool_use_id"], "outcome": "not_done"})
+        assert answer.json()["output"] == "q: be brief"
+        assert server.run(joined["run_id"]) == before
+        assert "\n".join(texts(server.history("s"), "user")).count("be brief") == 1
+        assert at.steps.count("q b") == 2
+
+
 def test_what_cannot_be_resolved_says_so(at: Checkpoints, tmp_path: Path) -> None:
     with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
         fine = server.client.post("/v1/sessions/s/runs", json={"input": "fine"}, headers={"Prefer": "wait=20"}).json()

@@ -29,5 +29,8 @@ def with_joined(messages: Sequence[Message], runs: Sequence[JoinedInput]) -> lis
 def joined_in(checkpoints: Iterable[Checkpoint]) -> tuple[RunId, ...]:
     """Return the runs that joined, by the checkpoints of their host, in order."""
     return tuple(
-        run.run_id for checkpoint in checkpoints if isinstance(checkpoint, RunsJoined) for run in checkpoint.runs
+        run.run_id
+        for checkpoint in checkpoints
+        if isinstance(checkpoint, RunsJoined) and not checkpoint.ended
+        for run in checkpoint.runs
     )

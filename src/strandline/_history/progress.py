@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from strandline._history.blocks import distinct, not_done_result, open_tool_uses, results_for, unknown_result
-from strandline._history.joins import with_joined
+from strandline._history.joins import joined_in, with_joined
 from strandline._model import (
     Checkpoint,
     Message,
@@ -107,7 +107,7 @@ def fold(checkpoints: Iterable[Checkpoint], question: Question | None = None) ->
                 state = checkpoint.state
             case RunsJoined(runs=runs):
                 messages = with_joined([*_before(checkpoint.messages, messages, results), *checkpoint.messages], runs)
-                joined += tuple(run.run_id for run in runs)
+                joined += joined_in([checkpoint])
                 results = {}
             case _:
                 assert_never(checkpoint)

@@ -111,7 +111,7 @@ class Records(Protocol):
         ...
 
     def first_of(self, row: int) -> int:
-        """Return the index of the first message of a row of history."""
+        """Return the index of the first message of a row of history; of one without messages, of the one before."""
         ...
 
     def branches(self, session: SessionRef) -> list[Branch]:

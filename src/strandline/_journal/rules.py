@@ -30,6 +30,7 @@ from strandline._model import (
     Run,
     RunError,
     RunId,
+    RunsJoined,
     RunStatus,
     Sender,
     Window,
@@ -206,6 +207,11 @@ def check_resolution(resolution: Resolution, checkpoints: Iterable[Checkpoint]) 
         return Unresolvable("known", known)
     missing = [each for each in open_tools if each not in given]
     return Unresolvable("incomplete", missing) if missing else None
+
+
+def continued(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+    """Return the checkpoints of a crashed run for the one that continues it: what joined the first has ended with it."""
+    return [replace(each, ended=True) if isinstance(each, RunsJoined) else each for each in checkpoints]
 
 
 def as_answer(new: NewRun, question: Question) -> NewRun | None:

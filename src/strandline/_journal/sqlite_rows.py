@@ -461,11 +461,13 @@ class StoredRows(ABC):
         return found is not None
 
     def first_of(self, row: int) -> int:
-        """Return the index of the first message of a row of history."""
-        found = self._execute("SELECT first FROM history WHERE no = ?", (row,)).fetchone()
-        if found is None:
-            raise Mismatch(f"there is no row {row} of history")
-        return int(found[0])
+        """Return the index of the first message of a row of history; of one without messages, of the one before."""
+        at: int | None = row
+        while (found := self._execute("SELECT first, count, previous FROM history WHERE no = ?", (at,)).fetchone()):
+            first, count, at = found
+            if count:
+                return int(first)
+        raise Mismatch(f"there is no row {row} of history, or none with messages before it")
 
     def branches(self, session: changes.SessionRef) -> list[Branch]:
         """Return the branches of a session's history after the first one, in order."""

@@ -78,6 +78,7 @@ from strandline._journal.rules import (
     check_cancel,
     check_end,
     check_resolution,
+    continued,
     delayed,
     drawn,
     first_rank,
@@ -490,7 +491,7 @@ class SessionTable(Transitions):
             return cannot
         first = self._fetched(("first", row), lambda records: records.first_of(row))
         branches = self._branches(session)
-        return Crashed((*stored.checkpoints, *resolution.tools), first, branches)
+        return Crashed((*continued(stored.checkpoints), *resolution.tools), first, branches)
 
     def _branches(self, session: SessionState) -> list[Branch]:
         """Return the branches of a session's history after the first one."""

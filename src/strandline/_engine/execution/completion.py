@@ -63,9 +63,7 @@ def completion_of(
     outcome = outcome_of(ending, messages, finished.usage)
     is_dropped = isinstance(ending, Failed) and options.on_failure == "drop"
     discarded = is_dropped or (isinstance(ending, Cancelled) and ending.discard)
-    unresolved = (
-        isinstance(ending, Failed) and ending.code is ErrorCode.CRASHED and not joined and _may_be_resolved(progress)
-    )
+    unresolved = isinstance(ending, Failed) and ending.code is ErrorCode.CRASHED and _may_be_resolved(progress)
     if options.self_managed or discarded:
         left = [] if options.self_managed else messages
         return Completion(outcome=outcome, messages=left, discarded=discarded, joined=joined, unresolved=unresolved)

@@ -298,6 +298,37 @@ class ResolutionsContract(Contract):
         assert await desk.history() == said("0", "1", "2", "3")
 
     @scenario
+    async def test_what_was_said_to_a_crashed_run_is_said_to_the_one_that_continues(self, desk: Desk) -> None:
+        """The runs that said it have ended, and do not end a second time."""
+        await desk.finish(await desk.start("before"), done("0", "1"))
+        claim = await desk.start("a")
+        await desk.journal.checkpoint(claim.token, _FINISHED)
+        for run_id in ("j1", "j2", "late"):
+            await desk.accept(run_id, if_busy=IfBusy.STEER)
+            if run_id == "j2":
+                await desk.journal.apply_joins(claim.token, said("more"))
+        await desk.journal.checkpoint(claim.token, RoundStarted([_CALL]))
+        (orphan,) = await desk.restart()
+        progress = fold(orphan.checkpoints)
+        crash = Completion(
+            outcome=_CRASHED, messages=[*progress.messages, *said("?")], unresolved=True, joined=progress.joined
+        )
+        await desk.finish(orphan, crash)
+        assert await open_tools(desk, "a") == ["t1", "t2"]
+        assert await resolve(desk, "b") == Accepted(0)
+        claim = await desk.claim(of="b")
+        again = fold(claim.checkpoints)
+        assert (again.messages, again.joined) == (progress.messages, ())
+        assert "j1" in encode_messages(again.messages).decode()
+        assert await desk.history() == said("0", "1")
+        (orphan,) = await desk.restart()
+        assert orphan.checkpoints == claim.checkpoints
+        await desk.finish(orphan, done("ask a", "well"))
+        assert await desk.history() == said("0", "1", "ask a", "well")
+        assert [(await desk.run(each)).outcome for each in ("j1", "j2")] == [_CRASHED, _CRASHED]
+        assert await desk.waiting() == ["late"]
+
+    @scenario
     async def test_checkpoints_go_with_the_session_or_the_run(self, desk: Desk) -> None:
         await crashed(desk)
         assert await desk.journal.change(Delete(key())) == Changed(existed=True)
