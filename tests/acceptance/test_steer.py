@@ -1,5 +1,8 @@
 """Runs that steer the one that executes: a real agent hears them before its next model call, whatever dies."""
 
+import itertools
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +12,9 @@ import httpx
 import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import TARGETS, Server, serving, texts
+from acceptance.events import listening
+from acceptance.server import TARGETS, Server, serving, texts, until
+from acceptance.test_workers import workers
 from strandline.client import Client, RunFinished, RunJoined, RunQueued, TextDelta
 
 TARGET = TARGETS / "steered.py"
@@ -234,6 +239,38 @@ def test_a_host_is_cancelled_only_when_the_clients_of_all_that_joined_are_gone(a
         assert not server.run(host)["cancel_requested"]
         at.release()
         assert waiting.result().json()["status"] == "succeeded"
+
+
+def test_a_host_that_waits_again_is_cancelled_with_all_that_joined_it(at: Checkpoints, tmp_path: Path) -> None:
+    """Its worker was lost in a paused session. Everybody hears of the ends, and each counts as a turn that was one."""
+    server = Server(TARGET, "--workers", "2", folder=tmp_path, variables=at.environment)
+    server.start()
+    try:
+        at.hold("q a", "q model 1")
+        host = accepted(server, "plan q a b")
+        at.reached("q a")
+        joined = steer(server, "heard")
+        at.release("q a")
+        at.reached("q model 1")
+        late = steer(server, "late")
+        server.client.post("/v1/sessions/s/pause").raise_for_status()
+        with listening(server, "GET", "/v1/events?type=run.finished") as ear:
+            for worker in workers(server):
+                os.kill(worker, signal.SIGKILL)
+            until(lambda: server.run(host["run_id"])["status"] == "queued", "the host waits again")
+            shown = server.run(joined["run_id"])
+            assert (shown["status"], shown["phase"], shown["join"]) == ("running", "waiting", "applied")
+            server.client.post(f"/v1/runs/{host['run_id']}/cancel").raise_for_status()
+            at.release()
+            both = {event.data["run_id"]: event.data["status"] for event in itertools.islice(ear, 2)}
+        assert both == {host["run_id"]: "cancelled", joined["run_id"]: "cancelled"}
+        counted = 'strandline_runs_ended_total{code="none",outcome="cancelled"} 1.0'
+        assert counted in server.client.get("/metrics").text
+        server.client.post("/v1/sessions/s/resume").raise_for_status()
+        assert [run["output"] for run in ended(server, late)] == ["alone: late"]
+        assert said(server).count("heard") == 1
+    finally:
+        server.close()
 
 
 def test_what_does_not_go_with_steering_is_refused(tmp_path: Path, at: Checkpoints) -> None:

@@ -280,7 +280,10 @@ class Claims:
     # -- changes of callers ----------------------------------------------------------------------
 
     def ended(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
-        """Note that a run that waited has ended."""
+        """Note that a run that waited has ended, or had joined one that did."""
+        if self._streams.has_joined(run_id):
+            self._streams.ended_with([run_id], key, outcome)
+            return
         self._streams.ended(run_id, key, outcome, None)
         if self._tracing.active:
             self.spawn(self._trace(run_id, key, outcome))

@@ -136,7 +136,8 @@ class Reading(Struct, eq=False):
         phase = "held" if run.held else None
         if run.status not in ENDED:
             host = run.joined if run.status is RunStatus.RUNNING else None
-            phase = self._runner.phase(host or run.run_id) or ("waiting" if run.status is RunStatus.QUEUED else "model")
+            waits = run.status is RunStatus.QUEUED or (host is not None and self._streams.is_waiting(host))
+            phase = self._runner.phase(host or run.run_id) or ("waiting" if waits else "model")
         if run.status is RunStatus.QUEUED and not self._ownership.owns(run.key):  # (only its server knows why it waits)
             return RunView(run=run, phase=phase, estimated_wait_s=None)
         why = self.standings.reasons.of_run(run, session)

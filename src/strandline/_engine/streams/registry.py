@@ -157,6 +157,11 @@ class Streams:
         # Its claim is on its way, unless it came and nothing could be done with it.
         return self._is_live(run_id) and run_id not in self._left
 
+    def has_joined(self, run_id: RunId) -> bool:
+        """Return whether a run's events continue with those of the run that it has joined."""
+        stream = self._streams.get(run_id)
+        return stream is not None and stream.successor is not None
+
     def waiting(self) -> list[RunStream]:
         """Return the streams of the waiting runs."""
         return [stream for run_id, stream in self._streams.items() if self.is_waiting(run_id)]
