@@ -214,7 +214,11 @@ def test_streams_of_runs_that_join_continue_with_their_hosts(at: Checkpoints, tm
             assert second.content[-1] == {"text": "hello"}
             assert "".join(event.text for event in found if isinstance(event, TextDelta)).endswith("q: hello")
             assert isinstance(found[-1], RunFinished)
-            assert found[-1].output == "q: hello"
+            assert (found[-1].output, found[-1].usage) == ("q: hello", None)
+            costs = [event.usage for event in client.events(host["run_id"]) if isinstance(event, RunFinished)]
+            assert None not in costs
+            (last,) = client.events(joined["run_id"], after=found[-2].id or 0)
+            assert last == found[-1]
             for at_ in range(1, len(found) - 1):
                 again = list(client.events(joined["run_id"], after=found[at_].id or 0))
                 assert [event.id for event in again] == [event.id for event in found[at_ + 1 :]]

@@ -210,7 +210,7 @@ def check_resolution(resolution: Resolution, checkpoints: Iterable[Checkpoint]) 
 
 
 def continued(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
-    """Return the checkpoints of a crashed run for the one that continues it: what joined the first has ended with it."""
+    """Return the checkpoints of a crashed run for the one that continues it: what joined has ended with the first."""
     return [replace(each, ended=True) if isinstance(each, RunsJoined) else each for each in checkpoints]
 
 

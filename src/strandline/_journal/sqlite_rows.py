@@ -463,7 +463,7 @@ class StoredRows(ABC):
     def first_of(self, row: int) -> int:
         """Return the index of the first message of a row of history; of one without messages, of the one before."""
         at: int | None = row
-        while (found := self._execute("SELECT first, count, previous FROM history WHERE no = ?", (at,)).fetchone()):
+        while found := self._execute("SELECT first, count, previous FROM history WHERE no = ?", (at,)).fetchone():
             first, count, at = found
             if count:
                 return int(first)

@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from strandline._engine.events import Numbered, StreamGap
+from strandline._engine.events import Numbered, RunFinished, StreamGap
 from strandline._engine.streams.log import EventLog
 
 
@@ -23,6 +24,8 @@ class Subscription(Struct, eq=False):
     _alarm: asyncio.TimerHandle | None = None
     _until: float = 0.0
     _closed: bool = False
+    _has_joined: bool = False
+    """Whether it continues with the events of the run that its own has joined."""
 
     @property
     def after(self) -> int:
@@ -69,6 +72,8 @@ class Subscription(Struct, eq=False):
         log.flush()
         while not events and self._after < log.newest and (found := log.since(self._after)):
             self._after = _last_of(found[-1])
+            if self._has_joined:
+                found = [without_cost(each) for each in found]
             events = found if self._wanted is None else [each for each in found if self._wanted(each)]
         if log.transient is not self._transient and self._after >= log.newest:
             self._transient = log.transient
@@ -80,7 +85,7 @@ class Subscription(Struct, eq=False):
         """Return the log that has the next events: its successor, once all of the first were read."""
         while (successor := self._log.successor) is not None and not self._log.has_after(self._after):
             self._after = max(self._after, self._log.continues_after)
-            self._log = successor
+            self._log, self._has_joined = successor, True
         return self._log
 
     def close(self) -> None:
@@ -115,6 +120,12 @@ class Subscription(Struct, eq=False):
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
+
+
+def without_cost(numbered: Numbered) -> Numbered:
+    """Return an event of a run for one that has joined it: what it all cost is said of the first alone."""
+    event = numbered.event
+    return replace(numbered, event=replace(event, usage=None)) if isinstance(event, RunFinished) else numbered
 
 
 def _last_of(numbered: Numbered) -> int:
