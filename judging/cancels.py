@@ -18,7 +18,7 @@ def cancelled(evidence: Evidence) -> Iterator[str]:
         cancels[cancel.run_id].append(cancel)
     for run in evidence.runs.values():
         own = cancels[run.id]
-        if run.end is None:
+        if run.end is None or not run.has_turn:
             continue
         if run.kind != "cancelled":
             for cancel in own:
@@ -82,7 +82,13 @@ def left_alone(evidence: Evidence) -> Iterator[str]:
     limits = evidence.limits
     for run in evidence.runs.values():
         request = run.request
-        if request.on_disconnect != "cancel" or request.key is not None or not run.left_s or not run.waits_alone:
+        if (
+            request.on_disconnect != "cancel"
+            or not run.has_turn
+            or request.key is not None
+            or not run.left_s
+            or not run.waits_alone
+        ):
             continue  # (under a key others may have waited)
         if run.ended_s is None or run.created_s is None:
             continue

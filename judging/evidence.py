@@ -49,6 +49,9 @@ class Request(Struct, frozen=True, kw_only=True):
     sent_s: float = 0.0
     key: str | None = None
     if_busy: str = "enqueue"
+    expected: str | None = None
+    """The only run that it may join."""
+    sender: str | None = None
     priority: int = 3
     on_disconnect: str = "continue"
     on_question: str = "wait"
@@ -129,8 +132,17 @@ class Run(Struct, kw_only=True, eq=False):
     """Whether it could resume after its last attempt, for all that its tools may have done; None: nobody knows."""
     parts: int | None = None
     """How many parts of history are its own; None if what it left is part of another run's."""
+    join: str = ""
+    """Where a run that joins stands: `pending`, `applied` or `became_next_run`."""
+    host: str | None = None
+    """The run that it joins."""
     has_checkpoints: bool = True
     """Whether anything that it did was stored for sure before it ended."""
+
+    @property
+    def has_turn(self) -> bool:
+        """Whether it is a run of its own: it executes, or would, and not the run that it has joined."""
+        return self.join != "applied"
 
     @property
     def label(self) -> str:
@@ -232,6 +244,13 @@ class History(Struct, frozen=True, kw_only=True):
     """Whether the end was shown as open; None: it was not said."""
 
 
+class Joined(Struct, frozen=True, kw_only=True):
+    """The runs whose messages stand with those of a run that they have joined, in their order there, by id."""
+
+    host: str
+    runs: Sequence[str]
+
+
 class Event(Struct, frozen=True, kw_only=True):
     """An event of a run as a client received it; `number` is None if no client can resume after it."""
 
@@ -323,6 +342,7 @@ class Evidence(Struct, kw_only=True):
     """Parts of a history that no stored run has left, each with what it begins with."""
     interruptions: list[float]
     """When servers ended, or something else happened that takes its time; in seconds."""
+    joined: list[Joined] = field(default_factory=list)
     streams: list[Stream] = field(default_factory=list)
     feeds: list[Feed] = field(default_factory=list)
     stored_ends: list[StoredEnd] = field(default_factory=list)

@@ -43,8 +43,12 @@ def once(evidence: Evidence) -> Iterator[str]:
 
 def _parts(run: Run) -> tuple[int, ...]:
     """Return how many parts of history a run may have left: one, unless it came to its end while it waited."""
+    if not run.has_turn:
+        return (1,)
     if run.kind == "queue_timeout":
         return (0,)
+    if run.kind == "timeout" and not run.attempts and run.can_resume is False:
+        return (0, 1)  # none, if nobody can know whether it had begun
     if run.kind == "needs_input" and run.request.answers:
         return (0, 1)  # none, if it has asked again in the round that it had to close
     if run.kind == "cancelled" and not run.has_checkpoints and not run.request.answers:

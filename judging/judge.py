@@ -4,6 +4,7 @@ from judging.cancels import cancelled, cancelled_sessions, left_alone
 from judging.durability import deleted, lost, one_outcome, one_run, refused, resumed
 from judging.evidence import Evidence
 from judging.histories import acceptable, grown, once
+from judging.joins import ended_with_host, in_order_of_acceptance, joined
 from judging.order import accepted_order, one_at_a_time, paused, priorities, ranked, started_once
 from judging.policies import interrupted
 from judging.questions import answered_once, refused_with_reason, waited
@@ -16,6 +17,7 @@ RULES = (
     *(cancelled, cancelled_sessions, left_alone, interrupted),
     *(answered_once, refused_with_reason, waited),
     *(had_its_time, ended_in_time, waited_in_time, acceptable, once, grown),
+    *(ended_with_host, joined, in_order_of_acceptance),
     *(in_order, assembled, fed),
 )
 

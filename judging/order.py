@@ -1,6 +1,7 @@
 """The runs of a session execute one at a time, in order of lane, priority and acceptance, and none while it is paused.
 
-Answers come first, then what interrupts or was moved to the front, then the others by priority.
+Answers come first, then what interrupts or was moved to the front, then the others by priority, and of these first
+those that were to join another.
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from judging.evidence import Evidence, Move, Run
 
 ANSWER, FRONT, NORMAL = 1, 2, 3
 MOVED = 1
+BEFORE_ALL = 1 << 62
 Rank = tuple[int, int, int]
 
 
@@ -22,10 +24,10 @@ def accepted_order(evidence: Evidence) -> Iterator[str]:
             yield from _equals(session, list(group))
 
 
-def _class(run: Run) -> int:
+def _class(run: Run) -> tuple[int, bool]:
     if run.request.answers:
-        return -1
-    return 0 if run.request.interrupts else run.request.priority
+        return (-1, False)
+    return (0, False) if run.request.interrupts else (run.request.priority, run.join != "became_next_run")
 
 
 def _equals(session: object, runs: list[Run]) -> Iterator[str]:
@@ -43,7 +45,7 @@ def _equals(session: object, runs: list[Run]) -> Iterator[str]:
 def ranked(evidence: Evidence) -> Iterator[str]:
     """Yield the runs that started while another waited that goes before them."""
     for runs in evidence.by_session.values():
-        begun = [(run.started_s, run) for run in runs if run.started_s is not None]
+        begun = [(run.started_s, run) for run in runs if run.started_s is not None and run.has_turn]
         for started_s, run in begun if len(begun) > 1 else ():
             at = started_s - evidence.limits.soon_s
             for later_s, other in begun:
@@ -68,8 +70,13 @@ def rank(run: Run, at: float) -> Rank | None:
         return None
     if moves:
         priority = moves[0].priority
-        return (FRONT, MOVED, 0) if priority is None else (NORMAL, priority, run.sequence)
-    return (FRONT, 0, run.sequence) if run.request.interrupts else (NORMAL, run.request.priority, run.sequence)
+        return (FRONT, MOVED, 0) if priority is None else (NORMAL, priority, _place(run))
+    return (FRONT, 0, run.sequence) if run.request.interrupts else (NORMAL, run.request.priority, _place(run))
+
+
+def _place(run: Run) -> int:
+    """Return its place among those of its priority: one that was to join another goes before others."""
+    return run.sequence - BEFORE_ALL if run.join == "became_next_run" else run.sequence
 
 
 def _is_before(one: Rank, other: Rank) -> bool:
@@ -99,7 +106,11 @@ def paused(evidence: Evidence) -> Iterator[str]:
     soon_s = evidence.limits.soon_s
     for pause in evidence.pauses:
         for run in evidence.by_session.get(pause.session, ()):
-            if run.started_s is not None and pause.since_s + soon_s < run.started_s < pause.until_s - soon_s:
+            if (
+                run.started_s is not None
+                and run.has_turn
+                and pause.since_s + soon_s < run.started_s < pause.until_s - soon_s
+            ):
                 for_s = run.started_s - pause.since_s
                 yield f"run {run.label} started when {pause.session} had been paused for {for_s:.4f} s"
 

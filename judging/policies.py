@@ -21,7 +21,11 @@ def interrupts_of(evidence: Evidence, run: Run) -> Iterator[Request]:
 def interrupted(evidence: Evidence) -> Iterator[str]:
     """Yield the runs that an interrupt ended too little or too much, and those that should have been refused."""
     for run in evidence.runs.values():
-        if run.rolled_back and not any(each.if_busy == "rollback" for each in interrupts_of(evidence, run)):
+        if (
+            run.rolled_back
+            and run.has_turn
+            and not any(each.if_busy == "rollback" for each in interrupts_of(evidence, run))
+        ):
             yield f"run {run.label} is hidden, and nobody has rolled it back"
         if run.rolled_back and run.kind != "cancelled":
             yield f"run {run.label} is hidden, and ended as {run.kind}"
@@ -30,7 +34,7 @@ def interrupted(evidence: Evidence) -> Iterator[str]:
             if run.end is None or run.ended_s is None or other.accepted_s is None:
                 continue
             if run.ended_s > other.accepted_s + evidence.limits.soon_s:
-                yield from _met(evidence, run, other)
+                yield from _met(evidence, run, other) if run.has_turn else ()
 
 
 def _met(evidence: Evidence, run: Run, other: Run) -> Iterator[str]:

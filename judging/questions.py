@@ -50,7 +50,7 @@ def waited(evidence: Evidence) -> Iterator[str]:
         answer = next(iter(evidence.answers_to(question)), None)
         until_s = _until_s(evidence, question, answer)
         for run in evidence.by_session[asker.session]:
-            if run is asker or run is answer or run.started_s is None:
+            if run is asker or run is answer or run.started_s is None or not run.has_turn:
                 continue
             if asker.ended_s + soon_s < run.started_s < until_s - soon_s:
                 early_s = until_s - run.started_s

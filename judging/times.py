@@ -13,6 +13,8 @@ def had_its_time(evidence: Evidence) -> Iterator[str]:
     limits = evidence.limits
     for run in evidence.runs.values():
         closed_s = 0.0
+        if not run.has_turn:
+            continue
         match run.kind:
             case "timeout":
                 since_s, limit_s = run.started_s, run.request.timeout_s
@@ -35,7 +37,7 @@ def ended_in_time(evidence: Evidence) -> Iterator[str]:
     limits = evidence.limits
     for run in evidence.runs.values():
         limit_s = run.request.timeout_s
-        if run.was_cut_off or limit_s is None or run.started_s is None or run.ended_s is None:
+        if run.was_cut_off or not run.has_turn or limit_s is None or run.started_s is None or run.ended_s is None:
             continue
         over_s = max(run.started_s + limit_s, run.resumed_s or 0.0)
         late_s = limits.undisturbed_s if run.kind == "succeeded" and run.attempts == 1 else limits.late_s

@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Iterator
 
 from judging.evidence import Cancel, End, Evidence, History, Limits, Question, Run, Session, ToolStarts, View, Work
+from simulation.joins import joined_in
 from simulation.life import Life
 from simulation.parts import Part, last_text, split
 from simulation.questions import closed_at, waited_for_input_s
 from simulation.seen import Attempt, ObservedRun
 from simulation.timeline import Timeline
 from simulation.truth import EPOCH, SLACK_S, may_outlive
-from strandline._model import Outcome, RunStatus
+from strandline._model import JoinState, Outcome, RunStatus
 from strandline._model import Run as StoredRun
 
 SOON_S = 1e-6
@@ -20,7 +21,9 @@ SOON_S = 1e-6
 def evidence_of(life: Life, timeline: Timeline) -> Evidence:
     """Return what is known of a life from outside."""
     parts = {key: split(life, timeline, key) for key in life.history}
+    joined = [found for each in parts.values() for part in each for found in joined_in(timeline, part)]
     count = Counter(part.run.id for each in parts.values() for part in each if part.run is not None)
+    count.update(run_id for each in joined for run_id in each.runs)
     runs = {run_id: _run(life, timeline, timeline.runs[run_id], count[run_id]) for run_id in life.runs}
     seen = timeline.runs.values()
     answered = {text for text, _ in timeline.answered}
@@ -73,6 +76,7 @@ def evidence_of(life: Life, timeline: Timeline) -> Evidence:
             if (part.opened is None if part.run is None else part.run.id not in life.runs)
         ],
         interruptions=timeline.interruptions,
+        joined=joined,
     )
 
 
@@ -117,8 +121,10 @@ def _run(life: Life, timeline: Timeline, seen: ObservedRun, parts: int) -> Run:
         resumed_s=None if last is None else last.began_at,
         was_cut_off=last is None or _was_cut_off(timeline, stored, last),
         closed_s=_closed_s(life, timeline, stored),
-        can_resume=_can_resume(life, timeline, seen),
+        can_resume=None if stored.join is JoinState.APPLIED else _can_resume(life, timeline, seen),
         parts=parts,
+        join="" if stored.join is None else stored.join.value,
+        host=stored.joined,
         has_checkpoints=seen.checkpointed,
     )
 

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from strandline._model import Run
+from strandline._model import JoinState, Run
 
 
 def request_id(tool_use_id: str, given: int) -> str:
@@ -40,8 +40,9 @@ class Question(Struct, frozen=True, kw_only=True):
 
 
 def questions_of(runs: dict[str, Run]) -> dict[str, Question]:
-    """Return the questions of runs, by the id of the run that asks."""
-    found = {each.run_id: Question(run=each, answers=[]) for each in runs.values() if each.outcome}
+    """Return the questions of runs, by the id of the run that asks. One that has joined it only shows its question."""
+    own = (each for each in runs.values() if each.outcome and each.join is not JoinState.APPLIED)
+    found = {each.run_id: Question(run=each, answers=[]) for each in own}
     questions: dict[str, Question] = {run_id: each for run_id, each in found.items() if each.requests}
     by_request = {request: each for each in questions.values() for request in each.requests}
     for run in sorted(runs.values(), key=lambda run: run.sequence):

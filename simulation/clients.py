@@ -1,6 +1,7 @@
 """Clients: they ask, wait, leave, come back after a restart and ask again. They record what they receive."""
 
 import asyncio
+from collections import deque
 
 from msgspec.structs import replace
 
@@ -29,6 +30,7 @@ from strandline.errors import (
     Invalid,
     KeyReused,
     NotFound,
+    NotRunning,
     SessionBusy,
     StrandlineError,
     Unavailable,
@@ -93,7 +95,7 @@ def _drawn(town: Town) -> Request:
         if town.keyed and chance.happens(0.15):
             other = chance.choice(town.keyed)
             request = replace(request, key=other.key, idempotency_key=other.idempotency_key)
-    return request
+    return town.habits.applied_to(request, town.last_accepted.get(request.key, ()))
 
 
 def _text_of(request: Request) -> str:
@@ -112,6 +114,8 @@ def _note_requested(town: Town, request: Request) -> None:
         on_disconnect=request.on_disconnect or OnDisconnect.CONTINUE,
         on_question=request.on_question or OnQuestion.WAIT,
         answers=tuple(request.answers or ()),
+        expected=request.expected_run_id,
+        sender=None if request.sender is None else request.sender.name,
         limits={
             name: seconds
             for name in ("timeout_s", "queue_timeout_s")
@@ -129,7 +133,7 @@ async def _submit(town: Town, server: Server, request: Request) -> tuple[Server,
         town.note("unsure", text)
     except KeyReused:
         town.note("reused", text)
-    except (Unavailable, SessionBusy, AlreadyAnswered, Dismissed, NotFound, Invalid) as error:
+    except (Unavailable, SessionBusy, NotRunning, AlreadyAnswered, Dismissed, NotFound, Invalid) as error:
         town.note("refused", text, code=error.code)
     else:
         town.note(
@@ -138,9 +142,12 @@ async def _submit(town: Town, server: Server, request: Request) -> tuple[Server,
             text=text,
             session=request.key,
             position=ticket.position,
+            joins=ticket.joined,
+            attached=ticket.attached,
             replayed=ticket.replayed,
             process=server.number,
         )
+        town.last_accepted.setdefault(request.key, deque(maxlen=2)).append(ticket.run_id)
         return server, ticket
     return None
 

@@ -11,8 +11,9 @@ from itertools import pairwise
 import judging.judge
 from simulation.adapter import as_reported, evidence_of
 from simulation.control import cancelled, cancelled_all, discarded, refused_as_busy, reused
+from simulation.joins import heard, joins_what_executes
 from simulation.life import Life
-from simulation.order import ordered
+from simulation.order import bounded, ordered
 from simulation.owners import started_by_owner
 from simulation.questions import answered_in_time, waited_for_answer
 from simulation.rest import forgotten_at_rest, forgotten_in_time
@@ -20,7 +21,7 @@ from simulation.script import SECRET, Ends
 from simulation.seen import Attempt, ObservedRun
 from simulation.timeline import Timeline
 from simulation.truth import EPOCH, SLACK_S, may_outlive, remembered, truthful
-from strandline._model import ErrorCode, Outcome, RunStatus
+from strandline._model import ErrorCode, JoinState, Outcome, RunStatus
 
 KNOWN_LATER_S = 1.0
 """How much later than the end of a run it may become known to its server that it has ended: a disk may be slow."""
@@ -32,10 +33,10 @@ def judge(life: Life) -> list[str]:
     """Return what was broken, one sentence each; [] if all was kept."""
     timeline = Timeline(life)
     rules = (_continued_later, _caused, _bounded, _kept_out, _stopped_in_time)
-    control = (cancelled, cancelled_all, discarded, refused_as_busy, reused, ordered)
+    control = (cancelled, cancelled_all, discarded, refused_as_busy, reused, ordered, bounded, joins_what_executes)
     questions = (answered_in_time, waited_for_answer)
     rest = (forgotten_at_rest, forgotten_in_time, started_by_owner)
-    truths = (truthful, remembered)
+    truths = (truthful, remembered, heard)
     return [
         *life.faults,
         *judging.judge.judge(evidence_of(life, timeline)),
@@ -56,9 +57,14 @@ def _continued_later(life: Life, timeline: Timeline) -> Iterator[str]:
 
 def _caused(life: Life, timeline: Timeline) -> Iterator[str]:
     for run, outcome in timeline.ended():
-        for fault in _cause(life, timeline, run, outcome):
+        for fault in _cause(life, timeline, run, outcome) if _has_turn(life, run) else ():
             yield f"run {run.id} ended as {as_reported(outcome)}, {fault}"
         yield from _resumed(life, timeline, run)
+
+
+def _has_turn(life: Life, run: ObservedRun) -> bool:
+    """Return whether a run ended by itself, and not as the one that it had joined (see `judging.joins`)."""
+    return life.runs[run.id].join is not JoinState.APPLIED
 
 
 def _resumed(life: Life, timeline: Timeline, run: ObservedRun) -> Iterator[str]:

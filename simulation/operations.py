@@ -18,7 +18,7 @@ async def cancel(town: Town, key: SessionKey, run: RunId) -> None:
     town.note("cancelling", run, force=force)
     try:
         server, view = await requested(town, server, lambda service: service.cancel(key.principal, run, force=force))
-    except AlreadyEnded:
+    except (AlreadyEnded, TooLate):
         town.note("too_late", run)
     except (Gone, StrandlineError):
         return

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from simulation.life import Life
 from simulation.seen import ObservedRun
 from simulation.timeline import Timeline
+from simulation.truth import EPOCH
 from strandline._model import SessionKey
 
 ANSWER, FRONT, NORMAL = 1, 2, 3
@@ -18,8 +19,38 @@ def ordered(life: Life, timeline: Timeline) -> Iterator[str]:
     for run in timeline.runs.values():
         if run.position > life.options.max_queued_per_session + _may_stand_behind_more(timeline, run):
             yield f"run {run.id} was accepted at position {run.position}"
-        if run.id in life.runs and (if_busy := life.runs[run.id].if_busy) is not run.request.if_busy:
+        if run.id in life.runs and (if_busy := life.runs[run.id].if_busy) != _kept_policy(run):
             yield f"run {run.id} was to be {run.request.if_busy}, and is {if_busy}"
+
+
+def bounded(life: Life, timeline: Timeline) -> Iterator[str]:
+    """Yield the runs that were accepted to wait beside as many as may: also those that wait to join another."""
+    if not life.steady:
+        return
+    for run in timeline.runs.values():
+        if run.id not in life.runs or run.attached or run.request.answers or not (run.position or run.joins):
+            continue
+        waiting = [each for each in timeline.runs.values() if _waited(life, each, run)]
+        own = sum(each.request.session == run.request.session for each in waiting)
+        if own >= life.options.max_queued_per_session:
+            yield f"run {run.id} was accepted while {own} waited in its session"
+        if len(waiting) >= life.options.max_queued and life.engines == 1:
+            yield f"run {run.id} was accepted while {len(waiting)} waited"
+
+
+def _waited(life: Life, run: ObservedRun, other: ObservedRun) -> bool:
+    """Return whether a run waited for sure all the while another one was being accepted."""
+    stored = life.runs.get(run.id)
+    if stored is None or not 0 <= run.accepted_nth < other.request.sent:
+        return False
+    until = stored.ended_at if stored.started_at is None else stored.started_at
+    return until is not None and until - EPOCH > other.accepted_at + SOON_S
+
+
+def _kept_policy(run: ObservedRun) -> str:
+    """Return the policy that is kept of a run: one that answers has nothing to join."""
+    if_busy = run.request.if_busy
+    return "enqueue" if if_busy == "steer" and run.request.answers else if_busy
 
 
 def _may_stand_behind_more(timeline: Timeline, run: ObservedRun) -> bool:

@@ -8,6 +8,7 @@ import asyncio
 
 from simulation.asking import request_id
 from simulation.process import Process, alive
+from simulation.record import joined_texts
 from simulation.script import SECRET, Ends, Script, Tool
 from strandline._agents.port import Attempt, Finished
 from strandline._engine.loops import CURRENT, LiveThread
@@ -70,8 +71,11 @@ class Performance:
     async def _model(self, number: int, text: str) -> None:
         """Think, and say the beginning of `text`; or whatever else happens at this place."""
         attempt, script = self._attempt, self._script
+        if attempt.has_joins and attempt.messages[-1]["role"] == "user":
+            await attempt.take_joins()
+            alive(self._process)
         attempt.begin_model()
-        self._process.note("model", self._run)
+        self._process.note("model", self._run, heard=joined_texts(attempt.messages))
         await self._wait(script.model_s)
         attempt.add_text(text[:3])
         if number == script.at:

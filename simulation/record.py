@@ -1,11 +1,16 @@
 """What was seen from outside, in order: what clients received, what user code did, what the operator did."""
 
 import hashlib
-from typing import Any
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Final
 
 from msgspec import Struct
 
 from strandline._model import Message
+
+MEANWHILE: Final = "(Said meanwhile, while you were working:)"
+"""Before what a run says that has joined another."""
 
 
 class Event(Struct, frozen=True, array_like=True):
@@ -52,6 +57,12 @@ class Record:
         for event in self.events:
             digest.update(repr((event.at, event.what, event.run, event.details)).encode())
         return digest.hexdigest()
+
+
+def joined_texts(messages: Sequence[Message]) -> list[str]:
+    """Return what runs say that have joined the one with these messages, in order."""
+    texts = [block.get("text", "") for message in messages for block in message["content"]]
+    return [said for mark, said in pairwise(texts) if mark == MEANWHILE]
 
 
 def line_of(messages: list[Message]) -> str:

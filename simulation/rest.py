@@ -9,7 +9,7 @@ from simulation.life import Life
 from simulation.seen import Deletion
 from simulation.timeline import Timeline
 from simulation.truth import EPOCH
-from strandline._model import RunStatus
+from strandline._model import RunStatus, SessionKey
 
 SOON_S = 1e-3
 EXPIRES_AFTER_S = 1.0
@@ -63,10 +63,12 @@ def _requested(timeline: Timeline, forgotten: Deletion) -> Iterator[str]:
 def forgotten_in_time(life: Life, timeline: Timeline) -> Iterator[str]:
     """Yield which sessions are kept although they were at rest for long enough when it was last looked."""
     retention_s = life.options.history_retention_s
-    looked_at = timeline.started_at + EXPIRES_AFTER_S
-    if retention_s is None or not life.steady or life.faulty or life.events[-1].at < looked_at + LOOKED_S:
+    if retention_s is None or not life.steady or life.faulty:
         return
     for key, messages in life.history.items():
+        looked_at = _looked_at(life, timeline, key)
+        if looked_at is None:
+            continue
         runs = timeline.kept_in(key)
         may_rest_later = key in timeline.paused or timeline.had_question(key)
         ended = [run.ended_at for run in runs if run.ended_at is not None]
@@ -74,3 +76,17 @@ def forgotten_in_time(life: Life, timeline: Timeline) -> Iterator[str]:
             rested_s = looked_at - (max(ended) - EPOCH)
             if rested_s > retention_s + SOON_S:
                 yield f"session {key} was at rest for {rested_s:.1f} s, and is kept"
+
+
+def _looked_at(life: Life, timeline: Timeline, key: SessionKey) -> float | None:
+    """Return when a process looked for the last time whether a session is at rest, its owner if there are several."""
+    starts = timeline.starts if life.engines > 1 else timeline.starts[-1:]
+    for started_at, process in reversed(starts):
+        looked_at = started_at + EXPIRES_AFTER_S
+        if life.events[-1].at < looked_at + LOOKED_S:
+            continue
+        before = [owner for at, owner in timeline.owned[key] if at <= looked_at]
+        moves = any(looked_at < at <= looked_at + LOOKED_S for at, _ in timeline.owned[key])
+        if life.engines == 1 or (before[-1:] == [process] and not moves):
+            return looked_at
+    return None

@@ -45,6 +45,8 @@ class Attempt:
         self.left_nth = -1
         self.units: set[str] = set()
         """The tools and threads of it that work."""
+        self.heard: list[str] = []
+        """What runs had said that joined, when it last called the model."""
         self.said: list[tuple[float, str]] = []
         self.durable = 0
         """How many of `said` are durable for sure: a round was stored after them."""
@@ -88,6 +90,10 @@ class ObservedRun:
         self.accepted_nth = -1
         self.accepted_at = -1.0
         self.position = 0
+        self.joins: str | None = None
+        """The run that it was to join when it was accepted."""
+        self.attached = False
+        """Whether it was already there when a client first had an answer."""
         self.request: Request
         self.withdrawn_nth = -1
         """When a client was answered that the question of this run is taken back."""

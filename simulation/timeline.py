@@ -21,6 +21,8 @@ class Timeline:
         self._life = life
         self.runs: dict[str, ObservedRun] = {}
         self.refused: dict[str, str] = {}
+        self.not_running_at: dict[str, float] = {}
+        """When requests were refused since the run that they were to join does not execute."""
         self.crashes: list[int] = []
         self.deaths: list[float] = []
         """When workers died."""
@@ -50,8 +52,10 @@ class Timeline:
         """The tools that have asked something."""
         self.sweeps: dict[str, Sweep] = {}
         self.deletions: dict[str, Deletion] = {}
-        self.started_at = 0.0
-        """When the last process was ready."""
+        self.starts: list[tuple[float, int]] = []
+        """When each process was ready."""
+        self.owned: dict[SessionKey, list[tuple[float, int]]] = defaultdict(list)
+        """Where several servers share the journal: since when each session is whose."""
         self.paused: set[SessionKey] = set()
         """The sessions that were ever paused, or may have been."""
         self._shut: dict[SessionKey, float] = {}
@@ -161,6 +165,8 @@ class Timeline:
 
     def _refused(self, nth: int, event: Event) -> None:
         self.refused[event.run] = event.details["code"]
+        if event.details["code"] == "not_running":
+            self.not_running_at[event.run] = event.at
 
     def _unsure(self, nth: int, event: Event) -> None:
         self.unsure.add(event.run)
@@ -175,6 +181,7 @@ class Timeline:
             return
         run.accepted, run.accepted_nth, run.accepted_at = True, nth, event.at
         run.position = event.details["position"]
+        run.joins, run.attached = event.details["joins"], event.details["attached"]
         run.text = event.details["text"]
 
     def _outcome(self, nth: int, event: Event) -> None:
@@ -279,11 +286,13 @@ class Timeline:
         """Note that a session has another owner. Clients that wait for its runs at the former one learn that they
         continue later."""
         self._owners[event.details["session"]] = event.details["owner"]
+        self.owned[event.details["session"]].append((event.at, event.details["owner"]))
         self.interruptions.append(event.at)
         self.ends.append(nth)
         self.stops.append(nth)
 
     def _model(self, nth: int, event: Event) -> None:
+        self._attempt(event).heard = event.details["heard"]
         self._starts("a model call", event)
 
     def _starts(self, what: str, event: Event) -> None:
@@ -292,7 +301,7 @@ class Timeline:
             self.foreign.append(ForeignStart(what, event.run, process, owner))
 
     def _started(self, nth: int, event: Event) -> None:
-        self.started_at = event.at
+        self.starts.append((event.at, event.details["process"]))
 
     def _too_late(self, nth: int, event: Event) -> None:
         self._run(event.run).too_late = True

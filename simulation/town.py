@@ -1,16 +1,18 @@
 """Where clients live, and what all of them do: reach a server, write down how a run has ended."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
+from simulation.habits import Habits
 from simulation.loop import Chance
 from simulation.script import Script, Traits
 from simulation.server import Server
 from strandline._engine.requests import Request
 from strandline._engine.service import Service
 from strandline._engine.streams import Later
-from strandline._model import Outcome, SessionKey
+from strandline._model import Outcome, RunId, SessionKey
 from strandline.errors import NotOwner
 
 T = TypeVar("T")
@@ -29,6 +31,9 @@ class Town(Protocol):
     sessions: list[SessionKey]
     request_limits: list[dict[str, float]]
     keyed: list[Request]
+    habits: Habits
+    last_accepted: dict[SessionKey, deque[RunId]]
+    """The last runs of each session of which clients know."""
     resends: bool
     """Whether a key lives longer than anybody is interested in its run."""
 

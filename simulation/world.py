@@ -4,6 +4,7 @@ Whatever has happened, the last process runs on a healthy disk until nothing exe
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
@@ -12,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from simulation.clients import send
+from simulation.habits import Habits
 from simulation.journals import Disk, MakeStore
 from simulation.loop import Chance, UnsteadyClock
 from simulation.operations import sweep, wipe
@@ -63,8 +65,10 @@ class World:
             _options(chance),
             error_text=ERROR_TEXTS[seed % len(ERROR_TEXTS)],
             history_retention_s=RETENTIONS_S[seed % len(RETENTIONS_S)],
+            trusted_senders=True,
         )
         self.perils = Perils(seed)
+        self.habits = Habits(seed)
         if self.options.timeout_s < 60:
             self.perils.longest_s = FOR_GOOD_S
         self.traits = Traits(
@@ -84,8 +88,11 @@ class World:
             priorities=chance.choice((0.0, 0.0, 0.6)),
             requests_input=0.0 if not self.resumable or chance.happens(0.6) else 0.4,
         )
+        if self.habits.steers:  # else few runs are still to call their model when another joins
+            self.traits = replace(self.traits, tools=0.9)
         if self.traits.requests_input:
             self.traits = replace(self.traits, on_questions=0.3)
+        self.last_accepted: dict[SessionKey, deque[RunId]] = {}
         self.keyed: list[Request] = []
         # A key that is forgotten would give a second run of the same text.
         forgets = bool(self.traits.deletes) or self.options.history_retention_s is not None

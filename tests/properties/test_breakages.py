@@ -656,7 +656,7 @@ BEGIN = {
     "a lost client that is overlooked": 1715,
     "a stale token that is taken": 1368,
     "a question that is taken back and stays": 1080,
-    "an order by time": 1120,
+    "an order by time": 1160,
     "a finished tool that is forgotten": 1026,
     "a stored result that is lost": 1039,
     "a principal whose ended runs work on": 690,

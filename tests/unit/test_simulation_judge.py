@@ -232,6 +232,45 @@ def know_another_state(life: Life) -> Iterator[Life]:
         yield with_event(life, place, state="the moon")
 
 
+# -- runs that join ------------------------------------------------------------------------------------
+
+
+def hear_nothing(life: Life) -> Iterator[Life]:
+    for place, event in events(life, "model"):
+        if event.details["heard"]:
+            yield with_event(life, place, heard=[])
+
+
+def hear_what_waits(life: Life) -> Iterator[Life]:
+    for place, _ in events(life, "model"):
+        yield with_event(life, place, heard=["the moon"])
+
+
+def refuse_to_join_what_executes(life: Life) -> Iterator[Life]:
+    for place, event in events(life, "model"):
+        request, text, details = fresh_request(life, expected=event.run)
+        added = [Event(event.at, request, text, details), Event(event.at, "refused", text, {"code": "not_running"})]
+        yield replace(life, events=[*life.events[: place + 1], *added, *life.events[place + 1 :]])
+
+
+def join_another_run(life: Life) -> Iterator[Life]:
+    expected = {event.run for _, event in events(life, "requested") if event.details["expected"]}
+    for place, event in events(life, "accepted"):
+        if event.details["text"] in expected:
+            yield with_event(life, place, joins="another")
+
+
+def wait_beside_what_executes(life: Life) -> Iterator[Life]:
+    for place, event in events(life, "accepted"):
+        if event.details["joins"]:
+            yield with_event(life, place, joins=None)
+
+
+def wait_beyond_the_bound(life: Life) -> Iterator[Life]:
+    yield replace(life, options=replace(life.options, max_queued_per_session=0))
+    yield replace(life, options=replace(life.options, max_queued=0))
+
+
 STORIES: Final[dict[str, tuple[Falsify, str]]] = {
     "a cancelled run ends late": (end_late(RunStatus.CANCELLED), "s after its cancel was accepted"),
     "a run ends late": (end_late(RunStatus.SUCCEEDED), "s after its time was up"),
@@ -267,6 +306,13 @@ STORIES: Final[dict[str, tuple[Falsify, str]]] = {
     "a run said something else": (history_with(say_something_else), "in history: "),
     "a run is in no history": (history_with(forget_the_last_run), "stands 0 times in history, not 1"),
     "a run of nobody is in history": (history_with(add_a_run_of_nobody), "'the moon', which is no run"),
+    "an agent did not hear what had joined": (hear_nothing, "at its last model call the agent of run"),
+    "an agent heard what had not joined": (hear_what_waits, "has heard 'the moon', which has not joined it"),
+    "a run that executes is not to be joined": (refuse_to_join_what_executes, "does not execute, and it did"),
+    "a run joins another than it expected": (join_another_run, ", and joins another"),
+    "a run that could join waits": (wait_beside_what_executes, "which executed, and did not"),
+    "more wait in a session than may": (wait_beyond_the_bound, "was accepted while 0 waited in its session"),
+    "more wait than may": (wait_beyond_the_bound, "was accepted while 0 waited"),
     "an agent had another state": (know_another_state, "had the state of 'the moon'"),
 }  # fmt: skip
 
