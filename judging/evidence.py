@@ -258,8 +258,10 @@ class Event(Struct, frozen=True, kw_only=True):
     number: int | None = None
     text: str = ""
     messages: Sequence[Any] = ()
-    """The message that is added, or those that a run which resumes begins with."""
+    """The message that is added, or those that a run which resumes begins with, or what a run says that joins."""
     tool: str = ""
+    joining: str = ""
+    """The run that joins."""
     end: End | None = None
 
 

@@ -66,6 +66,8 @@ class _Client:
                 self._has_all = self._has_text = True
             case "stream.gap":
                 self._has_all = self._has_text = False
+            case "run.joined":
+                self._joined(event)
             case "message.added":
                 yield from self._added(event)
             case "tool.started":
@@ -87,6 +89,14 @@ class _Client:
             if self._has_text and self._text != said:
                 yield f"read {self._text!r}, and the message is {said!r}"
             self._text, self._has_text = "", True
+
+    def _joined(self, event: Event) -> None:
+        """Add what a run says to the last message; from where its own run joins another, all is the other one's."""
+        if event.joining == self._stream.run_id or not event.messages or not self._messages:
+            self._has_all = self._has_text = False
+        else:
+            last, (said,) = self._messages[-1], event.messages
+            self._messages[-1] = {**last, "content": [*last["content"], *said["content"]]}
 
     def _finished(self, event: Event) -> Iterator[str]:
         history = self._stream.history

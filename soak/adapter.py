@@ -11,6 +11,7 @@ from judging.evidence import (
     Cancel,
     Evidence,
     History,
+    Joined,
     Move,
     Question,
     Request,
@@ -92,7 +93,17 @@ def evidence_of(case: Case) -> Evidence:
         streams=[replace(stream, history=_left(case, stream.run_id)) for stream in records.streams],
         feeds=records.feeds,
         stored_ends=records.ends,
+        joined=[*_joined(case)],
     )
+
+
+def _joined(case: Case) -> Iterator[Joined]:
+    """Yield which runs have joined each other one, as their messages stand in history."""
+    for parts in case.parts.values():
+        for part in parts:
+            if labels := part.joined:
+                runs = [(case.thread.get(label) or [label])[0] for label in labels]
+                yield Joined(host=(case.thread.get(part.label) or [part.label])[0], runs=runs)
 
 
 def _accepted_s(case: Case) -> dict[str, float]:
@@ -151,6 +162,7 @@ def _run(case: Case, requests: dict[str, Request], spans: Spans, stored: Stored,
     if view is not None and view.status_code == 200:
         run.end = view.ended
         run.priority, run.started = view.priority, view.started
+        run.join, run.host = view.join or "", view.joined
         if stored.run_id in case.untimed:
             run.closed_s = None
             return run

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from judging.evidence import Limits
 from soak.ledger import Line
-from soak.message import Message, read
+from soak.message import Message, read, texts_of
 from soak.owned import Owners
 from soak.records import Deletion, Records, SentRequest, Stored
 
@@ -71,6 +71,12 @@ class Part(Struct, frozen=True):
         return {use["toolUseId"]: use["name"] for use in uses}
 
     @property
+    def joined(self) -> list[str]:
+        """The labels of the messages that have joined its run, in order."""
+        said = (texts_of(message)[1] for message in self.messages if message["role"] == "user")
+        return [text.split()[0] for texts in said for text in texts]
+
+    @property
     def is_open(self) -> bool:
         """Whether its last round has no results yet."""
         return any("toolUse" in block for block in self.messages[-1]["content"])
@@ -122,6 +128,7 @@ class Case:
         """The labels of messages of which something in history is hidden."""
         by_label = {part.label: part for parts in self.parts.values() for part in parts}
         self._count = Counter(part.label for parts in self.parts.values() for part in parts)
+        self._count.update(label for parts in self.parts.values() for part in parts for label in part.joined)
         threads = {run_id: self._thread_of_run(run_id) for run_id in self.label_of}
         self.part_of = {run_id: by_label[thread] for run_id, thread in threads.items() if thread in by_label}
 
@@ -240,7 +247,7 @@ def parts_of(history: Sequence[Any]) -> list[Part]:
     """Cut a history into what each run left."""
     parts: list[Part] = []
     for message in history:
-        texts = [block["text"] for block in message["content"] if "text" in block] if message["role"] == "user" else []
+        texts = texts_of(message)[0] if message["role"] == "user" else []
         if texts or not parts:
             parts.append(Part(texts[0].split()[0] if texts else "", []))
         parts[-1].messages.append(message)

@@ -130,6 +130,8 @@ def event_of(frame: Frame) -> Event:
             messages = [data["message"]]
         case "run.restarted":
             messages = data["messages"]
+        case "run.joined":
+            messages = [] if data.get("truncated") else [{"role": "user", "content": data["content"]}]
         case _:
             messages = []
     return Event(
@@ -138,5 +140,6 @@ def event_of(frame: Frame) -> Event:
         text=data["text"] if frame.kind == "text.delta" else "",
         tool=data.get("tool_use_id", ""),
         messages=messages,
+        joining=data["joining"] if frame.kind == "run.joined" else "",
         end=ended_of_run(data) if frame.kind == LAST else None,
     )

@@ -8,7 +8,7 @@ next answer) and `error` (the model fails). Then comes the answer: the label and
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -18,7 +18,16 @@ TOOLS: Final = ("work", "awork", "fails", "afails", "again", "stubborn", *ASKING
 """`a...` is async; `...fails` raises; `...again` may be started again; `stubborn` does not hear that it should end;
 `asks...` asks a person first."""
 AGAIN: Final = frozenset({"again", "asksagain"})
+MEANWHILE: Final = "(Said meanwhile, while you were working:)"
+"""Before what another message says that has joined the run."""
 OUT_OF_ORDER: Final = "the provider is out of order"
+
+
+def texts_of(message: Any) -> tuple[list[str], list[str]]:
+    """Return the texts of a user's message: its own, and those of messages that have joined its run."""
+    texts = [block["text"] for block in message["content"] if "text" in block]
+    own = texts.index(MEANWHILE) if MEANWHILE in texts else len(texts)
+    return texts[:own], [text for text in texts[own:] if text != MEANWHILE]
 
 
 def answer(label: str, results: Sequence[str]) -> str:

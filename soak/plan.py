@@ -38,8 +38,10 @@ DELETED: Final = "gone-"
 MESSAGES_OF_A_SESSION: Final = 10
 """How many messages a client sends into a session before it takes a new one: histories stay short."""
 
+STEERS: Final = 0.35
+"""How often what a chatter says is to join the run that executes, if it would only wait."""
 
-Policy = Literal["enqueue", "reject", "interrupt", "rollback"]
+Policy = Literal["enqueue", "reject", "interrupt", "rollback", "steer"]
 POLICIES: Final[tuple[Policy, ...]] = ("enqueue", "reject", "interrupt", "rollback")
 
 
@@ -95,12 +97,14 @@ class Life(Struct, frozen=True, kw_only=True):
 
 def chatter(seed: int, number: int, *, timeouts: bool, control: bool) -> Iterator[Say]:
     """Yield what a client says to sessions that others talk to as well, for ever."""
-    chance = random.Random(f"{seed} chatter {number}")
+    chance, joins = random.Random(f"{seed} chatter {number}"), random.Random(f"{seed} joins of {number}")
     for n in itertools.count():
         label = f"c{number}-{n}"
         leaves = chance.random() < 0.2
         text = message(chance, label)
         options = _options(chance) if control else {}
+        if options.get("if_busy") == "enqueue" and joins.random() < STEERS:
+            options["if_busy"] = "steer"
         if leaves and options.get("on_disconnect", "continue") != "continue" and chance.random() < 0.15:
             text = f"{label} think.{LONG_MS}{text.removeprefix(label)}"
         yield Say(

@@ -96,6 +96,8 @@ class Readers:
             begun=_seconds(run["started_at"]),
             ended_s=_seconds(run["ended_at"]),
             priority=run["priority"],
+            join=run["join"],
+            joined=run["joined"],
         )
 
     async def history(self, server: Server, session: str) -> list[Any]:

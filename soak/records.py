@@ -112,6 +112,9 @@ class View(Struct, frozen=True, kw_only=True):
     ended_s: float | None = None
     """When it was accepted, when it first started and when it ended, in seconds since the epoch."""
     priority: int = 3
+    join: str | None = None
+    joined: str | None = None
+    """Where it stands if it joins another run, and which."""
 
 
 class Struck(Struct, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ def summary(records: Records) -> str:
             f"{each.phase} by {'+'.join(each.signals)}" for each in records.exits if each.signals
         ),
         "workers struck": _counted(each.how for each in records.struck),
+        "joins": _counted(view.join for view in views if view.join is not None),
         **_requests(records),
     }
     return "\n".join(f"{what}: {counts}" for what, counts in lines.items() if counts)

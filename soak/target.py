@@ -19,7 +19,7 @@ from strands.hooks import BeforeToolCallEvent, HookOrder
 from strands.types.content import Messages
 
 from soak.ledger import VARIABLE, Ledger
-from soak.message import OUT_OF_ORDER, answer, as_said, read, request_name
+from soak.message import OUT_OF_ORDER, answer, as_said, read, request_name, texts_of
 from strandline._model import Message
 from strandline.testing import Answer, ScriptedModel, call, say
 from strandline.testing._checker import check_pairing
@@ -58,7 +58,7 @@ async def script(session_id: str, messages: Messages) -> Answer:
 def _question(message: Any) -> str:
     if message["role"] != "user":
         return ""
-    return "".join(block["text"] for block in message["content"] if "text" in block)
+    return "".join(texts_of(message)[0])
 
 
 def _results(message: Any) -> list[str]:

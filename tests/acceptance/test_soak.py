@@ -48,6 +48,7 @@ def test_twenty_kills_break_no_promise(tmp_path: Path) -> None:
     assert numbers.runs > 20
     assert numbers.tools > 20
     for played in (
+        "joins",
         "questions",
         "answers",
         "cancels",

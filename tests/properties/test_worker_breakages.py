@@ -142,7 +142,7 @@ BREAKAGES: dict[str, tuple[Break, int, str]] = {
     "a worker that is of no use and stays": (end_no_worker, 1000, "of no use"),
     "a worker that is thought dead too early": (think_it_dead_too_early, 2440, "executed at once"),
     "a death that nobody hears of": (lose_nothing, 1000, "waits for good"),
-    "a round that begins too early": (say_go_too_early, 1040, "is forgotten"),
+    "a round that begins too early": (say_go_too_early, 1096, "is forgotten"),
     "reports out of order": (take_reports_as_they_come, 3350, "its agent answered|the model said"),
     "a hold that is not taken": (think_that_nothing_works_on, 1000, "executed at once"),
     "an attempt that is not counted": (count_no_attempt, 1000, "was cut off and not counted"),

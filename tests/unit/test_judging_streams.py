@@ -112,6 +112,34 @@ def test_a_stream_that_leaves_something_out_or_repeats_it_is_found(events: list[
     assert any(fault in each for each in followed(events)), followed(events)
 
 
+SAID: Final = message("user", {"text": "(Said meanwhile)"}, {"text": "twice"})
+STEERED: Final = [*HISTORY[:2], {**RESULT, "content": [*RESULT["content"], *SAID["content"]]}, HISTORY[3]]
+JOINED: Final = event(9, "run.joined", joining="two", messages=[SAID])
+THEN: Final = [delta(10, "It is 5."), added(11, 3), end()]
+
+
+def steered(events: list[Event], *, run_id: str = RUN) -> list[str]:
+    history = STEERED if run_id == RUN else None
+    return judged(streams=[Stream(run_id=run_id, events=events, is_whole=True, history=history)])
+
+
+def test_a_client_adds_what_a_run_says_that_joins_to_the_last_message() -> None:
+    assert steered([*FIRST, *TOOL, JOINED, *THEN]) == []
+    assert any("and they are not the 4" in each for each in steered([*FIRST, *TOOL, *THEN]))
+    assert any("and they are not the 4" in each for each in steered([*FIRST, *TOOL[:2], JOINED, added(10, 2), *THEN]))
+
+
+def test_a_client_whose_run_joins_another_has_the_rest_of_that_ones_events() -> None:
+    began = [event(1, "run.queued"), event(2, "run.position")]
+    assert steered([*began, JOINED, *THEN], run_id="two") == []
+    assert steered([*began, JOINED, event(10, "tool.finished", tool="t1"), added(11, 3), end()], run_id="two") == []
+    assert any("received 0 ends" in each for each in steered([*began, JOINED, *THEN[:-1]], run_id="two"))
+
+
+def test_a_client_that_is_not_shown_all_that_a_run_says_does_not_have_it_whole() -> None:
+    assert steered([*FIRST, *TOOL, event(9, "run.joined", joining="two"), *THEN]) == []
+
+
 def test_a_client_that_left_before_the_end_need_not_be_told_of_it() -> None:
     assert followed(FIRST, is_whole=False) == []
 
