@@ -6,12 +6,13 @@ socket on this machine.
 """
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, LiteralString
 
 from judging.evidence import StoredEnd
 from soak.records import Owned, Stored
-from soak.stored import Unreadable
+from soak.stored import Unreadable, has_label
 from strandline._journal.postgres import schema
 from strandline._journal.postgres.wire import Wire
 from tools.postgres import Cluster
@@ -51,7 +52,7 @@ _STORED: Final[LiteralString] = (
     "SELECT seq, run_id, session_id, status, attempt FROM runs JOIN sessions ON no = session ORDER BY seq"
 )
 _NEWEST: Final[LiteralString] = (
-    "SELECT run_id FROM runs JOIN sessions ON no = session WHERE session_id = %s ORDER BY seq DESC LIMIT 1"
+    "SELECT run_id, input FROM runs JOIN sessions ON no = session WHERE session_id = %s ORDER BY seq DESC LIMIT 1"
 )
 _ENDS: Final[LiteralString] = "SELECT run_id, at_s, server FROM soak_ends ORDER BY no"
 _ACTIVITY: Final[LiteralString] = """
@@ -74,7 +75,6 @@ class Database:
         wire.close()
         self._connection: Any = None
         self._execute(_LOG)
-        self._newest_of: dict[str, str] = {}
         self._last: tuple[list[Stored], list[Owned], list[StoredEnd]] | None = None
 
     @property
@@ -116,14 +116,12 @@ class Database:
             for sequence, run_id, session, status, attempt in self._execute(_STORED)
         ]
 
-    def newest(self, session: str) -> str | None:
-        """Return the id of the run that was accepted last in a session, as far as can be read just now."""
-        try:
-            if rows := self._execute(_NEWEST, (session,)):
-                self._newest_of[session] = rows[0][0]
-        except Unreadable:
-            pass  # the database restarts: it is asked again
-        return self._newest_of.get(session)
+    def accepted(self, session: str, label: str) -> str | None:
+        """Return the id of the run that was accepted last in a session, if it has this label and can be read now."""
+        with suppress(Unreadable):  # the database restarts: it is asked again
+            for run_id, said in self._execute(_NEWEST, (session,)):
+                return str(run_id) if has_label(said, label) else None
+        return None
 
     def owned(self) -> list[Owned]:
         """Return every change of owner. Raises `Unreadable`."""

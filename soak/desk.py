@@ -37,9 +37,9 @@ class Desk:
             if line.run_id:
                 self.runs[line.run_id] = None
 
-    def newest(self, session: str) -> str | None:
-        """Return the id of the run that was accepted last in a session, as far as can be read just now."""
-        return self.relay.listing.newest(session)
+    def accepted(self, session: str, label: str) -> str | None:
+        """Return the id of the run that was accepted last in a session, if it has this label and can be read now."""
+        return self.relay.listing.accepted(session, label)
 
     def blame(self, server: Server, error: Exception) -> None:
         """Note that a request had no answer, if nobody had stopped its server."""

@@ -92,14 +92,13 @@ class Load:
 
     async def _line_up(self, say: Say, group: asyncio.TaskGroup) -> None:
         """Send a message, and return when it is known to be accepted, or its client to know nothing."""
-        before = self._desk.newest(say.session)
         request = group.create_task(self._talk.say(say))
         while not request.done():
             await asyncio.sleep(POLL_S)
-            newest = self._desk.newest(say.session)
-            if newest is not None and newest != before:
-                self._desk.records.seen_waiting[say.label] = (newest, time.monotonic_ns())
-                self._desk.runs[newest] = None
+            run_id = self._desk.accepted(say.session, say.label)
+            if run_id is not None:
+                self._desk.records.seen_waiting[say.label] = (run_id, time.monotonic_ns())
+                self._desk.runs[run_id] = None
                 return
 
     async def _deleter(self, number: int) -> None:
