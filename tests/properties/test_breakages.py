@@ -32,7 +32,7 @@ from strandline._engine.execution import (
 from strandline._engine.execution.failures import disclosed
 from strandline._engine.queues.slots import Slots
 from strandline._history import close, fold, resume_point
-from strandline._journal import lists, reader, table, transitions
+from strandline._journal import accepting, lists, reader, table, transitions
 from strandline._journal.changes import AnswerQuestion, Body, DropSession
 from strandline._journal.commits import GroupCommit
 from strandline._journal.deadlines import Deadlines
@@ -217,7 +217,7 @@ def forget_a_cancel(patch: pytest.MonkeyPatch) -> None:
 
 def let_a_key_give_two_runs(patch: pytest.MonkeyPatch) -> None:
     """A key is kept, and nobody looks at it."""
-    patch.setattr(table, "answers_key", lambda keyed, run_id, ended_at, fingerprint: None)
+    patch.setattr(accepting, "answers_key", lambda keyed, run_id, ended_at, fingerprint: None)
 
 
 def forget_in_a_crash(patch: pytest.MonkeyPatch, statement: str) -> None:
@@ -238,7 +238,7 @@ def forget_keys_in_a_crash(patch: pytest.MonkeyPatch) -> None:
 
 def take_any_body_for_a_key(patch: pytest.MonkeyPatch) -> None:
     """Whatever is requested under a key, it is answered by the run that it stands for."""
-    patch.setattr(table, "answers_key", lambda keyed, run_id, ended_at, fingerprint: Attached(run_id))
+    patch.setattr(accepting, "answers_key", lambda keyed, run_id, ended_at, fingerprint: Attached(run_id))
 
 
 def interrupt_nothing(patch: pytest.MonkeyPatch) -> None:
@@ -406,7 +406,7 @@ def cancel_whatever_is_left_alone(patch: pytest.MonkeyPatch) -> None:
 
 def answer_any_question(patch: pytest.MonkeyPatch) -> None:
     """Any answer is accepted, to whatever question."""
-    patch.setattr(table, "check_answer", lambda given, question, closed: None)
+    patch.setattr(accepting, "check_answer", lambda given, question, closed: None)
 
 
 def answer_twice(patch: pytest.MonkeyPatch) -> None:
@@ -523,7 +523,7 @@ def start_whatever_works_on(patch: pytest.MonkeyPatch) -> None:
 
 def take_no_text_for_an_answer(patch: pytest.MonkeyPatch) -> None:
     """A text that is to be the answer waits for one."""
-    patch.setattr(table, "as_answer", lambda new, question: None)
+    patch.setattr(accepting, "as_answer", lambda new, question: None)
 
 
 def take_any_text_for_an_answer(patch: pytest.MonkeyPatch) -> None:

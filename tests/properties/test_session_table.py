@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from stored_rows import SeenRun, StoredRows
 from strandline._encoding import encode_messages
-from strandline._journal import live, table
+from strandline._journal import accepting, live, table
 from strandline._journal.changes import AddCheckpoint, SessionRef, encode_completion, encoded_body
 from strandline._journal.errors import CancelRequested, ClaimLost
 from strandline._journal.numbers import Counted
@@ -224,7 +224,7 @@ class SessionTableMachine(RuleBasedStateMachine):
         self.table.drain()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(live, "CACHED_SESSIONS", 2)
-        self.patch.setattr(table, "KEPT_BYTES", 12)
+        self.patch.setattr(accepting, "KEPT_BYTES", 12)
 
     def teardown(self) -> None:
         """Let as many sessions stay in memory as before."""
@@ -821,7 +821,7 @@ class SessionTableMachine(RuleBasedStateMachine):
     def damage(self, pick: int, question: bool) -> None:
         """A record is damaged: that of a waiting run which is read when it is claimed, or a question."""
         askers = [each.question.run for each in self.store.sessions.values() if each.question is not None]
-        read = [run.seq for run in self.waiting().values() if run.size > table.KEPT_BYTES]
+        read = [run.seq for run in self.waiting().values() if run.size > accepting.KEPT_BYTES]
         found = askers if question else read
         if found and self.before is None and pick % 4 == 0:
             self.store.damaged.add(found[pick % len(found)])

@@ -203,7 +203,7 @@ def test_a_disk_that_fails_while_one_run_hands_over_to_the_next_never_has_it_exe
 def test_clients_of_an_unreadable_run_get_its_end(
     tmp_path: Path, damaged: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("strandline._journal.table.KEPT_BYTES", 0)
+    monkeypatch.setattr("strandline._journal.accepting.KEPT_BYTES", 0)
 
     async def main() -> None:
         gate = asyncio.Event()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stored_rows import StoredRows
+from strandline._journal.accepting import KEPT_BYTES
 from strandline._journal.changes import AddRun, Change, encode_completion, encoded_body
 from strandline._journal.commits import GroupCommit, Operation, Work, WriteResult
 from strandline._journal.deferred import DeferredWrites
@@ -17,7 +18,7 @@ from strandline._journal.feed import ClaimFeed
 from strandline._journal.numbers import Counted
 from strandline._journal.port import Accepted, Bounds, Changed, ClaimResult, Delete, Pause, Refused
 from strandline._journal.port import Change as AnyChange
-from strandline._journal.table import KEPT_BYTES, SessionTable
+from strandline._journal.table import SessionTable
 from strandline._journal.writer import perform
 from strandline._model import Claim, Completion, FencingToken, NewRun, Outcome, RunId, RunStatus, SessionKey
 from strandline.errors import InvariantBroken, JournalUnavailable, StrandlineError

@@ -15,6 +15,7 @@ from stored_rows import StoredRows
 from strandline._encoding import encode_messages
 from strandline._history import UNKNOWN_OUTCOME
 from strandline._journal import live
+from strandline._journal.accepting import KEPT_BYTES
 from strandline._journal.changes import (
     AddCheckpoint,
     AddHistory,
@@ -53,7 +54,7 @@ from strandline._journal.port import (
 from strandline._journal.port import Change as AnyChange
 from strandline._journal.records import Missing, StoredRun
 from strandline._journal.state import Keys, RunQueue, RunState, SessionState
-from strandline._journal.table import KEPT_BYTES, Batch, SessionTable
+from strandline._journal.table import Batch, SessionTable
 from strandline._model import (
     ANONYMOUS,
     Claim,

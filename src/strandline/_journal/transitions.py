@@ -32,11 +32,20 @@ from strandline._journal.changes import (
     EndRun,
     SessionRef,
 )
+from strandline._journal.defaults import options_of
 from strandline._journal.errors import ClaimLost
 from strandline._journal.live import LiveSessions
 from strandline._journal.numbers import Numbers
 from strandline._journal.port import ClaimResult
-from strandline._journal.records import Missing, Records, Room, StoredQuestion, StoredRun
+from strandline._journal.records import (
+    Missing,
+    Records,
+    Room,
+    RunLocation,
+    ScheduleTime,
+    StoredQuestion,
+    StoredRun,
+)
 from strandline._journal.rules import (
     Branch,
     Closed,
@@ -65,8 +74,10 @@ from strandline._model import (
     Principal,
     Question,
     Run,
+    RunDefaults,
     RunId,
     RunStatus,
+    ScheduleId,
     SessionKey,
 )
 from strandline.errors import RecordDamaged
@@ -182,6 +193,30 @@ class Transitions(LiveSessions):
                 self._stored(run)
             if run.session.answered_by(run) is not None:
                 self._question(run.session)
+
+    def _options(self, session: SessionState) -> RunDefaults:
+        """Return the default options of a session's runs. Raises `RecordDamaged`."""
+        return options_of(session.ref, session.options)
+
+    def _locate_run(self, run_id: RunId) -> RunLocation | None:
+        """Return where a run is, from storage if it is not cached."""
+        return self._fetched(run_id, lambda records: records.locate_run(run_id))
+
+    def _schedule(self, session: SessionState, schedule_id: ScheduleId) -> ScheduleTime | None:
+        known = self._fetched(("schedule", schedule_id), lambda records: records.schedule(schedule_id))
+        return None if known is None or known.session != session.no else known
+
+    def _stored_bytes(self, principal: Principal) -> int:
+        """Return how many bytes are stored for a principal, including those whose commit is under way."""
+        if self.records is not None:
+            return self.records.stored_bytes(principal)
+        stored = self._stored_of.get(principal)
+        if stored is None:
+            what = ("bytes", principal)
+            stored = self._fetched(what, lambda records: records.stored_bytes(principal))
+            self._stored_of[principal] = stored
+            self.found.pop(what)  # (decisions in the meantime change it)
+        return stored + self._bytes_in_flight[principal]
 
     # -- sessions -------------------------------------------------------------------------------------
 
