@@ -37,7 +37,18 @@ TYPES: Final = (
     "--no-warn-unused-ignores",
 )
 """mypy is as strict as in `make check`, except about the comments in mutmut's own code, and constant conditions."""
-DECIDING: Final = ("table", "transitions", "rules", "live", "deadlines", "state", "changes")
+DECIDING: Final = (
+    "table",
+    "accepting",
+    "changing",
+    "owning",
+    "transitions",
+    "rules",
+    "live",
+    "deadlines",
+    "state",
+    "changes",
+)
 """The modules of the journal that decide."""
 UNITS: Final = (
     "admission_policies",

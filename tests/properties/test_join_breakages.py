@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from simulation.trial import play
 from strandline._engine.execution.attempt import LiveAttempt
 from strandline._history import with_joined
-from strandline._journal import table, transitions
+from strandline._journal import accepting, transitions
 from strandline._journal.memory import MemoryJournal
 from strandline._journal.rules import rank
 from strandline._journal.state import RunState, SessionState
@@ -28,7 +28,7 @@ def join_nothing(patch: pytest.MonkeyPatch) -> None:
 
 def join_any_sender(patch: pytest.MonkeyPatch) -> None:
     """What one person says is put beside what another one said."""
-    patch.setattr(table, "may_join", lambda new, host: True)
+    patch.setattr(accepting, "may_join", lambda new, host: True)
 
 
 def join_whatever_executes(patch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def let_it_run_as_well(patch: pytest.MonkeyPatch) -> None:
 def line_up_behind_others(patch: pytest.MonkeyPatch) -> None:
     """What no model call came for waits behind others of its priority."""
     patch.setattr(RunState, "rank", property(lambda run: (run.lane, run.urgency, run.seq)))
-    patch.setattr(table, "first_rank", lambda new, sequence, now, join: rank(new.lane, new.priority, sequence))
+    patch.setattr(accepting, "first_rank", lambda new, sequence, now, join: rank(new.lane, new.priority, sequence))
 
 
 def show_what_joined(patch: pytest.MonkeyPatch) -> None:
