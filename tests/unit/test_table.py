@@ -6,6 +6,7 @@ agree in a hostile order, in `tests/properties/test_session_table.py`.
 
 import json
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -62,18 +63,22 @@ from strandline._model import (
     FencingToken,
     IfBusy,
     InputRequest,
+    JoinState,
     Keyed,
     Lane,
     NewRun,
     OnQuestion,
     Outcome,
     Question,
+    Resolution,
     RoundStarted,
     RunId,
     RunStatus,
     SessionKey,
+    ToolNotDone,
 )
 from strandline.errors import InvariantBroken, JournalUnavailable
+from strandline.testing._checker import check_history
 from strandline.testing._desk import WIDE, key, said
 
 DONE = Outcome(status=RunStatus.SUCCEEDED)
@@ -823,3 +828,143 @@ def test_a_move_is_answered_by_what_became_of_the_run() -> None:
     assert [desk.table.position(RunId(each)) for each in "abc"] == [None, 2, 1]
     assert isinstance(desk.change(Cancel(ANONYMOUS, RunId("b"))), Stopped)
     assert desk.table.position(RunId("b")) is None
+
+
+# -- what the next claim needs --------------------------------------------------------------------------
+
+
+def read_at_once(desk: Desk, operation: Callable[[], object]) -> list[object]:
+    """Have an operation decide from memory, and from records that it asks for; return what these were.
+
+    It must ask before it decides anything.
+    """
+    desk.table.records, desk.table.found = None, {}
+    asked: list[object] = []
+    while True:
+        try:
+            operation()
+        except Missing as missing:
+            assert not desk.table.decided, "nothing is half done"
+            asked.append(missing.what)
+            desk.table.found[missing.what] = missing.read(desk.store)
+        else:
+            desk.keep()
+            return asked
+
+
+LONG = "long " * KEPT_BYTES
+
+
+@pytest.mark.parametrize(("priority", "first"), [(1, "b"), (3, "j")])
+def test_of_what_waits_and_what_was_to_join_only_the_run_that_is_next_is_read(priority: int, first: str) -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.accept("b", input=LONG, priority=priority)
+    desk.accept("j", input=LONG, if_busy=IfBusy.STEER)
+    seq = desk.store.runs[RunId(first)].seq
+    assert read_at_once(desk, lambda: desk.decide(desk.token("a"))) == [("run", seq)]
+    assert [(claim.run.run_id, claim.run.input) for claim in desk.claims] == [(first, LONG)]
+
+
+def test_a_run_that_ends_with_its_host_is_not_next() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.accept("b", input=LONG)
+    desk.accept("j", input=LONG, if_busy=IfBusy.STEER)
+    token, seq = desk.token("a"), desk.store.runs[RunId("b")].seq
+    joined = desk.table.apply_joins(token, said("a"), lambda value, _: [{"text": str(value)}], now=desk.now)
+    desk.keep()
+    assert [each.run_id for each in joined] == ["j"]
+    assert read_at_once(desk, lambda: desk.decide(token, joined=(RunId("j"),))) == [("run", seq)]
+    assert [claim.run.run_id for claim in desk.claims] == ["b"]
+
+
+def test_a_question_that_the_next_run_dismisses_is_read_before_it_is_claimed() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.accept("b")
+    desk.finish("a", **with_question("t1"), answer_within_s=5.0)
+    desk.now += 6
+    found = read_at_once(desk, lambda: desk.table.claim_next(key(), now=desk.now))
+    assert len(found) == 1
+    assert [claim.run.run_id for claim in desk.claims] == ["b"]
+    assert desk.store.sessions[key()].question is None
+
+
+def test_a_run_that_was_to_join_waits_once_and_is_not_read_for_its_turn() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.accept("j", if_busy=IfBusy.STEER)
+    assert desk.table.waiting == 1
+    desk.finish("a", claim_next=False)
+    assert desk.table.waiting == 1
+    assert read_at_once(desk, lambda: desk.table.claim_next(key(), now=desk.now)) == []
+    assert (desk.claims[0].run.run_id, desk.table.waiting) == ("j", 0)
+
+
+def test_a_claim_shows_its_run_as_it_is_stored_whatever_happened_while_it_waited() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.accept("b")
+    desk.change(Move(ANONYMOUS, RunId("b"), 1))
+    desk.accept("j", if_busy=IfBusy.STEER)
+    shown = []
+    for run_id in ("a", "b"):
+        assert desk.finish(run_id) is ClaimResult.CLAIMED
+        (claim,) = desk.claims
+        run = desk.table._runs[claim.run.run_id]
+        assert claim.run == desk.store.run(run.session.ref, run.seq).run
+        shown.append((claim.run.run_id, claim.run.priority, claim.run.join))
+    assert shown == [("b", 1, None), ("j", 3, JoinState.BECAME_NEXT_RUN)]
+
+
+# -- runs that have begun -------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_cancelled_while_it_waits_again_leaves_no_checkpoints() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.checkpoint("a")
+    desk.table.release(desk.token("a"), counted=True, now=desk.now)
+    desk.keep()
+    desk.change(Cancel(ANONYMOUS, RunId("a")))
+    assert DropCheckpoints in desk.kinds()
+    assert desk.store.database.execute("SELECT count(*) FROM staged").fetchone() == (0,)
+
+
+def test_an_answer_whose_time_is_over_while_it_waits_again_closes_its_round() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.finish("a", **with_question("t1"), answer_within_s=60.0)
+    desk.accept("b", on_question=OnQuestion.ANSWER, timeout_s=10.0)
+    desk.table.release(desk.token("b"), counted=True, now=desk.now)
+    desk.keep()
+    desk.now += 20
+    desk.change(EndOverdue(key(), Outcome(status=RunStatus.FAILED)))
+    session = desk.store.sessions[key()]
+    assert session.question is None
+    messages = [json.loads(each) for each in session.history]
+    assert check_history(messages) == []
+    assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant"]
+    assert messages[2]["content"][0]["toolResult"]["toolUseId"] == "t1"
+    assert messages[3]["content"] == [{"text": "(This run ended early: timeout.)"}]
+    assert [row.nth for row in desk.rows if isinstance(row, AddHistory)] == [2], "one row closes it"
+
+
+def test_a_branch_of_history_stays_when_another_run_has_crashed_in_it() -> None:
+    desk = Desk()
+    use = {"toolUse": {"toolUseId": "t1", "name": "pay", "input": {}}}
+    began = RoundStarted([*said("pay"), {"role": "assistant", "content": [use]}])
+    desk.accept("a")
+    desk.table.checkpoint(desk.token("a"), encode_messages(began))
+    desk.finish("a", unresolved=True)
+    desk.accept("b", resolution=Resolution(run_id=RunId("a"), tools=(ToolNotDone("t1", "me"),)))
+    desk.finish("b", unresolved=True)
+    session = desk.store.session(key())
+    assert session is not None
+    assert session.branch is not None
+    desk.accept("c")
+    desk.finish("c")
+    later = desk.store.session(key())
+    assert later is not None
+    assert (later.branch, later.unresolved) == (session.branch, None)
