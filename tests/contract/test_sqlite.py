@@ -43,6 +43,8 @@ from strandline._model import (
     ANONYMOUS,
     Checkpoint,
     Completion,
+    ErrorCode,
+    IfBusy,
     InputRequest,
     Keyed,
     Message,
@@ -53,6 +55,7 @@ from strandline._model import (
     Question,
     RoundDone,
     RoundStarted,
+    RunError,
     RunId,
     RunStatus,
     ToolDone,
@@ -1224,6 +1227,48 @@ def test_checkpoints_stay_deferred_if_the_release_that_writes_them_is_refused(pa
             await journal.close()
             (orphan,) = await journal.open("test", max_attempts=3)
             assert orphan.checkpoints == (RoundStarted(said("1")), ToolDone("t", {}), RoundStarted(said("2")))
+
+    asyncio.run(main())
+
+
+def test_deferred_checkpoints_are_written_by_what_reads_before_it_decides(path: Path) -> None:
+    """Runs that join and the next run have inputs that are too long to stay in memory."""
+    uses: list[dict[str, Any]] = [
+        {"toolUse": {"toolUseId": each, "name": "pay", "input": {}}} for each in ("done", "unknown")
+    ]
+    both: Message = {"role": "assistant", "content": uses}
+    joins = replace(new("j"), if_busy=IfBusy.STEER, input="j" * 5_000)
+    crash = Completion(
+        outcome=Outcome(status=RunStatus.FAILED, error=RunError(ErrorCode.CRASHED, "")),
+        messages=said("1", "2"),
+        unresolved=True,
+        joined=(RunId("j"),),
+    )
+
+    async def main() -> None:
+        async with opened(path) as journal:
+            claims = journal.claims()
+            await journal.accept(new("a"), WIDE, claim_next=True)
+            claim = await anext(claims)
+            await journal.accept(joins, WIDE, claim_next=False)
+            await journal.accept(replace(new("b"), input="b" * 5_000), WIDE, claim_next=False)
+            disk = _BrokenDisk(journal)
+
+            async def defer(checkpoint: Checkpoint) -> None:
+                disk.left = 2
+                await journal.checkpoint(claim.token, checkpoint)
+                await journal.change(EndWaiting(key(), RunId("nobody"), Outcome(status=RunStatus.CANCELLED)))
+                assert (len(journal._deferred), disk.left) == (1, 0)
+
+            await defer(RoundDone(said("1"), None))
+            assert [each.run_id for each in await journal.apply_joins(claim.token, said("2"))] == ["j"]
+            await journal.checkpoint(claim.token, RoundStarted([*said("3"), both]))
+            await defer(ToolDone("done", {}))
+            assert await journal.finish(claim.token, crash, claim_next=True) is ClaimResult.CLAIMED
+            assert (await anext(claims)).run.run_id == "b"
+            with contextlib.closing(sqlite3.connect(path)) as connection:
+                assert connection.execute("SELECT no FROM staged").fetchall() == [(0,), (1,), (2,), (3,)]
+            assert len(journal._deferred) == 0
 
     asyncio.run(main())
 

@@ -125,8 +125,9 @@ class Operations(ABC):
         checkpoint."""
 
         def decide(table: SessionTable, now: float) -> list[JoinedInput]:
-            self._deferred.flush(table, token)
-            return table.apply_joins(token, messages, as_read, now=now)
+            return table.apply_joins(
+                token, messages, as_read, now=now, first=lambda: self._deferred.flush(table, token)
+            )
 
         return await self._operate(decide, token=token)
 
@@ -141,9 +142,11 @@ class Operations(ABC):
         left = encode_completion(completion)
 
         def decide(table: SessionTable, now: float) -> ClaimResult:
-            if left.unresolved:
-                self._deferred.flush(table, token)
-            taken = table.finish(token, left, hold=hold, claim_next=claim_next, now=now)
+            def flush() -> None:
+                if left.unresolved:
+                    self._deferred.flush(table, token)
+
+            taken = table.finish(token, left, hold=hold, claim_next=claim_next, now=now, first=flush)
             self._deferred.discard(token)
             return taken
 

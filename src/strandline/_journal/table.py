@@ -7,7 +7,7 @@ on them are sent or their claims delivered; meanwhile more may be decided. If a 
 the sessions to reset to their stored state. `now` is in seconds since the epoch.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from msgspec import Struct
 
@@ -160,10 +160,18 @@ class SessionTable(Accepting, Changing, Owning):
         run.checkpoints += 1
 
     def apply_joins(
-        self, token: FencingToken, messages: list[Message], as_read: AsRead, *, now: float
+        self,
+        token: FencingToken,
+        messages: list[Message],
+        as_read: AsRead,
+        *,
+        now: float,
+        first: Callable[[], object] = lambda: None,
     ) -> list[JoinedInput]:
         """Have the runs reach their host that wait for that, by a checkpoint; return them. One that cannot be read
-        waits on, and so do all once the host's cancel was accepted."""
+        waits on, and so do all once the host's cancel was accepted.
+
+        `first` stores what goes before; it is called once nothing is missing."""
         host = self._executing(token)
         session, self._now = host.session, now
         if host.cancel_requested:
@@ -171,6 +179,7 @@ class SessionTable(Accepting, Changing, Owning):
         pending = [(run, self._stored(run)) for run in session.pending if run.host is host]
         readable = [(run, found.run) for run, found in pending if found.error is None]
         joined = [JoinedInput(run.run_id, as_read(found.input, found.sender), found.sender) for run, found in readable]
+        first()
         if joined:
             self.checkpoint(token, encode_messages(RunsJoined(messages, joined)))
         for run, _ in readable:
@@ -178,9 +187,18 @@ class SessionTable(Accepting, Changing, Owning):
         return joined
 
     def finish(
-        self, token: FencingToken, completion: EncodedCompletion, *, hold: bool, claim_next: bool, now: float
+        self,
+        token: FencingToken,
+        completion: EncodedCompletion,
+        *,
+        hold: bool,
+        claim_next: bool,
+        now: float,
+        first: Callable[[], object] = lambda: None,
     ) -> ClaimResult:
-        """End a run: outcome, messages, window and state. With `hold`, keep its claim; else claim the next."""
+        """End a run: outcome, messages, window and state. With `hold`, keep its claim; else claim the next.
+
+        `first` as in `apply_joins`."""
         check_end(RunStatus.RUNNING, completion.status)
         run = self._executing(token)
         check_cancel(run, completion.status, discarded=completion.discarded)
@@ -191,6 +209,7 @@ class SessionTable(Accepting, Changing, Owning):
             self._question(session)
         if claim_next and not hold:
             self._look_ahead(session, completion.joined)
+        first()
         unresolved = completion.unresolved and run.checkpoints > 0
         self._end(
             run,
