@@ -168,6 +168,29 @@ def test_a_run_that_others_had_joined_goes_on_with_what_they_said(at: Checkpoint
         assert at.steps.count("q b") == 2
 
 
+def test_a_run_goes_on_with_the_metadata_that_it_had(at: Checkpoints, tmp_path: Path) -> None:
+    """Also if it was too much for one request, as some is that of its session, and came from AgentCore Runtime."""
+    with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
+        server.chat("before", "s")
+        options = {"metadata": {"of_session": "x" * 16_000}}
+        server.client.patch("/v1/sessions/s", json={"options": options}).raise_for_status()
+        at.hold("pay b")
+        headers = {"X-Amzn-Bedrock-AgentCore-Runtime-Session-Id": "s", "X-Amzn-Trace-Id": "t"}
+        body = {"prompt": "pay b", "metadata": {"own": "y" * 1_000}}
+        server.submit(server.client.post, "/invocations", json=body, headers=headers)
+        at.reached("pay b")
+        server.wait_until_stored()
+        server.kill()
+        at.release()
+        server.start()
+        server.quiet()
+        crashed = server.run(server.stored()[-1].run_id)
+        assert sorted(crashed["metadata"]) == ["agentcore", "of_session", "own"]
+        (tool,) = open_tools(server, crashed["run_id"])
+        answer = resolve(server, crashed["run_id"], {"tool_use_id": tool["tool_use_id"], "outcome": "done"})
+        assert (answer.status_code, answer.json().get("metadata")) == (200, crashed["metadata"]), answer.text
+
+
 def test_what_cannot_be_resolved_says_so(at: Checkpoints, tmp_path: Path) -> None:
     with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
         fine = server.client.post("/v1/sessions/s/runs", json={"input": "fine"}, headers={"Prefer": "wait=20"}).json()

@@ -10,7 +10,7 @@ from strandline._agents.port import Attempt
 from strandline._engine.schedules import Missed, Overlap, Schedule, ScheduleChange, ScheduleRequest
 from strandline._engine.service import Service
 from strandline._journal.memory import MemoryJournal
-from strandline._journal.port import AcceptAnswer, Bounds
+from strandline._journal.port import AcceptAnswer, AddSchedule, Bounds, ScheduleTimesQuery
 from strandline._model import ANONYMOUS, IfBusy, NewRun, OnQuestion, Principal, RunStatus
 from strandline.errors import Invalid, JournalUnavailable, NotFound, TooManySchedules
 from strandline.testing._virtual import VirtualClock, run_virtual
@@ -312,6 +312,42 @@ def test_a_time_fires_once_although_the_journal_fails() -> None:
             await until_idle(service)
             assert [run.metadata["schedule"]["at"] - began for run in await runs(service)] == [100]
             await asyncio.sleep(100)
+            assert len(await runs(service)) == 2
+
+    run_virtual(main)
+
+
+class Unclear(MemoryJournal):
+    """Once, it reads the times of schedules slowly, and stores a new schedule meanwhile without saying so."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__(clock)
+        self.is_read = asyncio.Event()
+
+    async def read(self, query: Any) -> Any:
+        found = await super().read(query)
+        if isinstance(query, ScheduleTimesQuery):
+            await self.is_read.wait()
+        return found
+
+    async def change(self, change: Any) -> Any:
+        answer = await super().change(change)
+        if isinstance(change, AddSchedule):
+            raise JournalUnavailable("the connection was lost")
+        return answer
+
+
+def test_a_schedule_of_which_nobody_knows_whether_it_was_stored_fires() -> None:
+    """Also if all were being read at that moment, without it."""
+
+    async def main(clock: VirtualClock) -> None:
+        journal = Unclear(clock)
+        async with serving(clock, Played(echo), journal=journal) as service:
+            await asyncio.sleep(2)
+            with pytest.raises(JournalUnavailable):
+                await make(service)
+            journal.is_read.set()
+            await asyncio.sleep(130)
             assert len(await runs(service)) == 2
 
     run_virtual(main)

@@ -160,6 +160,7 @@ class Service:
             most=options.max_schedules_per_caller,
             spawn=self._claims.spawn,
         )
+        self._handover.on_gained = self.schedules.read_anew
         self._ticks = (
             self._hand_on_ownership,
             self._readiness.tick,

@@ -7,7 +7,7 @@ session, and an agent here would lack what happens there.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from msgspec import Struct
@@ -42,6 +42,8 @@ class Handover(Struct, eq=False):
     """How many partitions came after the start."""
     ceded: int = 0
     """How many went to other servers."""
+    on_gained: Callable[[], object] = lambda: None
+    """Called when partitions have come, also those that were here a moment before."""
 
     async def recover(self, orphans: Iterable[Claim]) -> None:
         """End or requeue what executed when its server died. Raises `JournalUnavailable`."""
@@ -74,6 +76,7 @@ class Handover(Struct, eq=False):
 
     async def _gained(self, gained: Gained) -> None:
         self.gained += len(gained.partitions)
+        self.on_gained()
         if gained.orphans:
             _log.info("%d runs were executing at a server that was lost", len(gained.orphans))
         for orphan in gained.orphans:

@@ -80,14 +80,15 @@ class RunBuilder(Struct, eq=False):
         lane = Lane.FRONT if request.if_busy in INTERRUPTS else Lane.NORMAL
         if resolution is not None:
             lane = Lane.REQUEUED
-            self._check_resolution(resolution)
+            self._check_resolution(resolution)  # (all else is the crashed run's, as it was accepted)
         elif request.answers is not None:
             lane = Lane.ANSWER
             _check_answers(request)
         else:
             _check_policies(request)
             check_content(request.input, self._options.allowed_content)
-        self._check_size(request)
+        if resolution is None:
+            self._check_size(request)
         self._check_sender(request)
         now = self._clock.now()
         begins = now if request.not_before is None else max(now, request.not_before)

@@ -113,8 +113,10 @@ class Schedules:
         self._heap: Deadlines[Entry] = Deadlines()
         self._due: deque[Entry] = deque()
         self._firing = 0
-        self._owned: frozenset[int] | None = None
-        """The partitions whose schedules are known; None: all are to be read anew."""
+        self._asked = 0
+        """How often all were to be read anew."""
+        self._known: tuple[frozenset[int], int] | None = None
+        """The partitions whose schedules are known, and how often these were to be read by then."""
         self._is_reading = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -127,7 +129,7 @@ class Schedules:
         """Fire what is due, and read what has come to this server; to be called every second."""
         if self._readiness.stopping or not self._readiness.started:
             return
-        if self._owned != self._ours() and not self._is_reading:
+        if self._known != (self._ours(), self._asked) and not self._is_reading:
             self._is_reading = True
             self._spawn(self._read_all())
         self._pump()
@@ -137,9 +139,13 @@ class Schedules:
             return frozenset((0,))
         return frozenset(filter(self._ownership.others().owns, range(PARTITIONS)))
 
+    def read_anew(self) -> None:
+        """Have all times be read at the next tick, also if they are being read now."""
+        self._asked += 1
+
     async def _read_all(self) -> None:
         """Read the times of all schedules of this server's sessions."""
-        owned, after = self._ours(), ScheduleId("")
+        known, after = (self._ours(), self._asked), ScheduleId("")
         try:
             while True:
                 page = await self._journal.read(ScheduleTimesQuery(after, PAGE))
@@ -150,7 +156,7 @@ class Schedules:
                 if len(page) < PAGE:
                     break
                 after = page[-1][0]
-            self._owned = owned
+            self._known = known
         except StrandlineError as error:
             _log.warning("schedules cannot be read yet: %s", error)
         finally:
@@ -388,5 +394,5 @@ class Schedules:
         try:
             return await self._journal.change(change)
         except Unavailable:
-            self._owned = None
+            self.read_anew()
             raise

@@ -16,7 +16,7 @@ from strandline._http import wire
 from strandline._http.audit import changed
 from strandline._http.caller import principal_of, session_of
 from strandline._http.exchange.exchange import Accepted, Dialect, Frames
-from strandline._http.exchange.run_request import Responses, RunOptions, RunRequest, SenderBody
+from strandline._http.exchange.run_request import OF_AGENTCORE, Responses, RunOptions, RunRequest, SenderBody
 from strandline._http.exchange.sse import RunEvents, resumed_after, wants_events
 from strandline._http.routes.runs import preferred_wait_s, run_body
 from strandline._model import Block, OnDisconnect, Outcome, RunId
@@ -126,6 +126,7 @@ class ResolvedRuns(SessionRuns):
             key=run.key,
             input=run.input,
             options=options,
+            runtime=run.metadata.get(OF_AGENTCORE, {}),
             body=b'{"resolves":' + encode(run_id) + b',"body":' + (raw or b"{}") + b"}",
             as_events=as_events,
             after=resumed_after(request) if as_events else 0,
