@@ -122,6 +122,7 @@ class Schedule(Struct, frozen=True, kw_only=True):
     last_error: str | None = None
     missed_count: int = 0
     metadata: dict[str, Any] = {}
+    sender: Sender | None = None
 
 
 class SchedulesPage(Struct, frozen=True):

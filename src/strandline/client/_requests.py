@@ -59,6 +59,7 @@ class ScheduleOptions(TypedDict, total=False):
     timeout: float
     queue_timeout: float
     metadata: dict[str, Any]
+    sender: Sender | Mapping[str, str]
     paused: bool
 
 

@@ -11,7 +11,7 @@ from strandline._engine.requests import Request, check_key
 from strandline._engine.schedules.instants import Missed, Overlap, When
 from strandline._journal.partitions import suffix_of
 from strandline._journal.port import StoredSchedule
-from strandline._model import Input, OnQuestion, RunId, ScheduleId, SessionKey
+from strandline._model import Input, OnQuestion, RunId, ScheduleId, Sender, SessionKey
 from strandline.errors import Invalid
 
 MOST_BYTES: Final = 64 * 1024
@@ -38,6 +38,7 @@ class ScheduleRequest(Struct, frozen=True, kw_only=True):
     timeout_s: float | None = None
     queue_timeout_s: float | None = None
     metadata: dict[str, Any] = {}
+    sender: Sender | None = None
     paused: bool = False
 
 
@@ -55,6 +56,7 @@ class ScheduleChange(Struct, frozen=True, kw_only=True):
     timeout_s: float | UnsetType | None = UNSET
     queue_timeout_s: float | UnsetType | None = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
+    sender: Sender | UnsetType | None = UNSET
     paused: bool | UnsetType = UNSET
 
     @property
@@ -74,6 +76,7 @@ class Spec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     timeout_s: float | None = None
     queue_timeout_s: float | None = None
     metadata: dict[str, Any] = {}
+    sender: Sender | None = None
 
     @classmethod
     def of(cls, request: ScheduleRequest, now: float) -> "Spec":
@@ -112,11 +115,12 @@ class Spec(Struct, frozen=True, kw_only=True, omit_defaults=True):
             timeout_s=self.timeout_s,
             queue_timeout_s=self.queue_timeout_s,
             on_question=OnQuestion.WAIT,  # (a schedule never dismisses or answers one)
+            sender=self.sender,
             metadata={**self.metadata, OF_SCHEDULE: {"schedule_id": schedule_id, "at": at}},
         )
 
 
-_SHARED: Final = ("input", "overlap", "missed", "priority", "timeout_s", "queue_timeout_s", "metadata")
+_SHARED: Final = ("input", "overlap", "missed", "priority", "timeout_s", "queue_timeout_s", "metadata", "sender")
 _TIMES: Final = ("cron", "every_s", "at", "timezone")
 OF_SCHEDULE: Final = "schedule"
 """The key of a run's metadata for the schedule that it is of, and its time."""

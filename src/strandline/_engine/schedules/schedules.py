@@ -145,7 +145,7 @@ class Schedules:
 
     async def _read_all(self) -> None:
         """Read the times of all schedules of this server's sessions."""
-        known, after = (self._ours(), self._asked), ScheduleId("")
+        read, after = (self._ours(), self._asked), ScheduleId("")
         try:
             while True:
                 page = await self._journal.read(ScheduleTimesQuery(after, PAGE))
@@ -156,7 +156,7 @@ class Schedules:
                 if len(page) < PAGE:
                     break
                 after = page[-1][0]
-            self._known = known
+            self._known = read
         except StrandlineError as error:
             _log.warning("schedules cannot be read yet: %s", error)
         finally:

@@ -15,10 +15,10 @@ from strandline._engine.service import Service
 from strandline._http import wire
 from strandline._http.audit import changed
 from strandline._http.caller import principal_of, session_of
-from strandline._http.exchange.run_request import Priority, seconds, whole_number
+from strandline._http.exchange.run_request import Priority, SenderBody, seconds, whole_number
 from strandline._http.forwardable import only_once
 from strandline._http.routes.runs import run_body
-from strandline._model import Block, RunId, ScheduleId, SessionId, session_id
+from strandline._model import Block, RunId, ScheduleId, Sender, SessionId, session_id
 from strandline._settings import AppSettings
 from strandline.errors import Invalid
 
@@ -42,6 +42,10 @@ _Missed = Annotated[
     Meta(description="What happens to times at which no server fired it: one run for all (`once`), none, or each"),
 ]
 _Paused = Annotated[bool, Meta(description="Whether it fires nothing")]
+_Sender = Annotated[
+    SenderBody,
+    Meta(description="Who sends its runs; only where the setting `trusted_senders` is on. Default: the API key"),
+]
 _Metadata = Annotated[dict[str, Any], Meta(description="Stored with each run, and passed to its tools")]
 
 
@@ -60,6 +64,7 @@ class NewScheduleBody(Struct, frozen=True, kw_only=True):
     timeout: Annotated[float | None, Meta(description="Seconds that a run may take")] = None
     queue_timeout: Annotated[float | None, Meta(description="Seconds that a run may wait for its turn")] = None
     metadata: _Metadata | None = None
+    sender: _Sender | None = None
     paused: _Paused = False
 
 
@@ -77,6 +82,7 @@ class ChangeScheduleBody(Struct, frozen=True, kw_only=True):
     timeout: float | UnsetType | None = UNSET
     queue_timeout: float | UnsetType | None = UNSET
     metadata: _Metadata | UnsetType = UNSET
+    sender: _Sender | UnsetType | None = UNSET
     paused: _Paused | UnsetType = UNSET
 
 
@@ -102,6 +108,7 @@ class ScheduleBody(Struct, frozen=True, kw_only=True):
     timeout: float | None
     queue_timeout: float | None
     metadata: dict[str, Any]
+    sender: Annotated[Sender | None, Meta(description="Who sends its runs, if it says so")]
     created_at: wire.Timestamp | None
 
 
@@ -136,6 +143,7 @@ def schedule_body(schedule: Schedule) -> ScheduleBody:
         timeout=spec.timeout_s,
         queue_timeout=spec.queue_timeout_s,
         metadata=spec.metadata,
+        sender=spec.sender,
         created_at=wire.timestamp(when.since),
     )
 
@@ -169,6 +177,7 @@ class ScheduleRoutes:
                 timeout_s=body.timeout,
                 queue_timeout_s=body.queue_timeout,
                 metadata=body.metadata or {},
+                sender=None if body.sender is None else body.sender.named(),
                 paused=body.paused,
             )
         )
@@ -206,7 +215,8 @@ class ScheduleRoutes:
             timeout_s=given.pop("timeout"),
             queue_timeout_s=given.pop("queue_timeout"),
             priority=UNSET if isinstance(body.priority, UnsetType) else whole_number(body.priority),
-            **{name: each for name, each in given.items() if name not in ("at", "priority")},
+            sender=body.sender.named() if isinstance(body.sender, SenderBody) else body.sender,
+            **{name: each for name, each in given.items() if name not in ("at", "priority", "sender")},
         )
         schedule = await self._schedules.change(principal_of(request), _id(request), change)
         changed(request, f"changed schedule {schedule.schedule_id} of session {schedule.key.session_id}")
