@@ -84,6 +84,7 @@ class ServiceKeywords(_OlderKeywords, total=False):
     on_disconnect: Literal["continue", "cancel", "cancel_if_queued"]
     on_question: Literal["wait", "answer", "dismiss"]
     trusted_senders: bool
+    join_senders: Literal["same", "any"]
     sender_template: str | None
     history: Literal["journal", "session_manager", "external"]
     session_files: Place | None

@@ -438,6 +438,8 @@ class NewRun(Struct, frozen=True, kw_only=True):
     not_before: float | None = None
     sender: Sender | None = None
     """Who sent it, if the request says so; else the principal did."""
+    joins_any: bool = False
+    """Whether it may join a run of another sender."""
     own_options: frozenset[str] = frozenset()
     """The run options that its request sets, so that no default of its session counts."""
     fires: Firing | None = None

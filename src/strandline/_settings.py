@@ -207,6 +207,13 @@ class ServiceSettings(Struct, frozen=True, kw_only=True, rename=_shown):
         bool,
         Meta(description="Whether a request may name its `sender`; if not, the sender is the name of the API key"),
     ] = False
+    join_senders: Annotated[
+        Literal["same", "any"],
+        Meta(
+            description="Whose runs join the one that executes, with `if_busy` `steer`: only those of its sender"
+            " (`same`), or those of every sender in its session (`any`)"
+        ),
+    ] = "same"
     sender_template: Annotated[
         Annotated[
             str,

@@ -23,6 +23,7 @@ from strandline._model import (
     OnDisconnect,
     RunId,
     RunStatus,
+    Sender,
 )
 from strandline.errors import JournalUnavailable
 from strandline.testing._virtual import VirtualClock, run_virtual
@@ -270,5 +271,25 @@ def test_a_forgotten_host_leaves_the_end_of_a_run_that_joined_it() -> None:
             events = [each.event async for each in stream.subscribe()]
             assert isinstance(events[-1], RunFinished)
             assert events[-1].output == "heard wait"
+
+    run_virtual(main)
+
+
+def test_what_another_sender_says_joins_only_where_the_setting_lets_it() -> None:
+    ada, bob = Sender("1", "Ada"), Sender("2", "Bob")
+
+    async def joined(clock: VirtualClock, **settings: Any) -> bool:
+        agent = Steered()
+        async with serving(clock, agent.target, trusted_senders=True, **settings) as service:
+            host = await send(service, "go", sender=ada)
+            await until(agent, 1)
+            said = await steer(service, "and this", sender=bob)
+            agent.let(4)
+            await until_idle(service)
+            return said.joined == host.run_id
+
+    async def main(clock: VirtualClock) -> None:
+        assert not await joined(clock)
+        assert await joined(clock, join_senders="any")
 
     run_virtual(main)

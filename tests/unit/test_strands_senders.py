@@ -1,5 +1,7 @@
 """Who said it, as Strands agents and their tools see it: in the run, in the conversation, and rebuilt from history."""
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from engine_support import key
 from strandline._clock import SystemClock
 from strandline._engine.requests import Request
 from strandline._journal.memory import MemoryJournal
-from strandline._model import Outcome, Sender
+from strandline._model import IfBusy, Outcome, Sender
 from strandline.testing import ScriptedModel, call, results
 from strandline.testing import question as prompt_of
 from strands_support import history, run, serving
@@ -26,6 +28,7 @@ class World:
         self.senders: list[Any] = []
         self.metadata: list[list[Any]] = []
         self.prompts: list[str] = []
+        self.on_look: Callable[[], object] = lambda: None
 
     def agent(self) -> Agent:
         @tool(context=True)
@@ -34,6 +37,7 @@ class World:
             self.senders.append(tool_context.invocation_state["sender"])
             messages: list[Any] = tool_context.agent.messages
             self.metadata.append([each.get("metadata") for each in messages if each["role"] == "user"])
+            self.on_look()
             return "seen"
 
         @tool(context=True)
@@ -74,6 +78,30 @@ def test_a_message_keeps_its_sender_in_the_agent_in_history_and_in_an_agent_that
             [CUSTOM_ADA, None, None, None, custom_bob],
         ], "the live agent and the one that was built anew know the same"
         assert world.prompts == ["hi", "ho", "hum"], "without a template the model reads the text alone"
+
+    run(main)
+
+
+def test_what_is_said_meanwhile_keeps_its_sender_in_a_live_agent_and_in_one_that_is_built_from_history(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        journal, world = MemoryJournal(SystemClock()), World()
+        loop = asyncio.get_running_loop()
+        async with serving(world.agent, tmp_path, journal, trusted_senders=True) as service:
+            steer = Request(key=key(), input="and kind", if_busy=IfBusy.STEER, sender=ADA)
+            world.on_look = lambda: asyncio.run_coroutine_threadsafe(service.submit(steer), loop).result(30)
+            await ask(service, "hi", sender=ADA)
+            world.on_look = lambda: None
+            await ask(service, "ho", sender=BOB)
+        async with serving(world.agent, tmp_path, journal, trusted_senders=True) as service:
+            await ask(service, "hum", sender=BOB)
+        custom_bob = {"custom": {"sender": {"id": "U2", "name": "Bob"}}}
+        assert world.metadata == [
+            [CUSTOM_ADA],
+            [CUSTOM_ADA, CUSTOM_ADA, custom_bob],
+            [CUSTOM_ADA, CUSTOM_ADA, custom_bob, None, custom_bob],
+        ]
 
     run(main)
 

@@ -113,7 +113,10 @@ class Reports:
         index = self._origins.length + len(attempt.messages) - 1
         is_same = self._origins.index_of(message) == index
         if is_same:
-            message["content"] = attempt.messages[-1]["content"]
+            joined = attempt.messages[-1]
+            message["content"] = joined["content"]
+            if "metadata" in joined:  # (who said it)
+                message["metadata"] = copy.deepcopy(joined["metadata"])
             self._origins.remember(message, index)
         else:  # (a conversation manager has changed it)
             message["content"] = [*message["content"], *said]

@@ -14,7 +14,7 @@ from strandline._history.checks import history_faults, pairing_faults
 from strandline._history.closing import close, close_answer, dismissed
 from strandline._history.joins import blocks_of, joined_in, with_joined
 from strandline._history.progress import Progress, fold, resume_point
-from strandline._history.prompts import as_read, effective_sender, prompt_message, sender_of, with_sender
+from strandline._history.prompts import as_read, effective_sender, named_sender, prompt_message, sender_of, with_sender
 from strandline._history.texts import (
     DISMISSED,
     EMPTY_MESSAGE,
@@ -44,6 +44,7 @@ __all__ = [
     "blocks_of",
     "effective_sender",
     "joined_in",
+    "named_sender",
     "open_tool_uses",
     "close",
     "close_answer",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from strandline._history.prompts import prompt_message, with_sender
+from strandline._history.prompts import named_sender, prompt_message, with_sender, without_sender
 from strandline._history.texts import SAID_MEANWHILE
 from strandline._model import Block, Checkpoint, Input, JoinedInput, Message, RunId, RunsJoined
 
@@ -18,12 +18,18 @@ def blocks_of(runs: Iterable[JoinedInput]) -> list[Block]:
 
 
 def with_joined(messages: Sequence[Message], runs: Sequence[JoinedInput]) -> list[Message]:
-    """Return messages with what these runs say added to the last one, or after it if that is not the user's."""
+    """Return messages with what these runs say added to the last one, or after it if that is not the user's.
+
+    It has their sender if all that is said in it has the same.
+    """
     said, before, last = blocks_of(runs), list(messages), Message(role="user", content=[])
     if before and before[-1]["role"] == "user":
         last = before.pop()
-    sender = runs[-1].sender if runs else None
-    return [*before, with_sender({**last, "content": [*last["content"], *said]}, sender)]
+    senders = {run.sender for run in runs}
+    if any("toolResult" not in block for block in last["content"]):
+        senders.add(named_sender(last))
+    message: Message = {**last, "content": [*last["content"], *said]}
+    return [*before, with_sender(message, senders.pop()) if len(senders) == 1 else without_sender(message)]
 
 
 def joined_in(checkpoints: Iterable[Checkpoint]) -> tuple[RunId, ...]:

@@ -43,11 +43,17 @@ def with_sender(message: Message, sender: Sender | None) -> Message:
     return {**message, "metadata": metadata}
 
 
-def sender_of(message: Message, principal: Principal) -> Sender | None:
-    """Return who said a message of history; None for an assistant's, for results of tools, and without keys if nobody
-    was named. Agents can build any metadata, so nothing here trusts its form."""
-    if message["role"] != "user":
-        return None
+def without_sender(message: Message) -> Message:
+    """Return a message that does not say who sent it; the same one if it did not. The argument is not changed."""
+    if named_sender(message) is None:
+        return message
+    metadata: dict[str, Any] = dict(message["metadata"])
+    metadata["custom"] = {name: each for name, each in metadata["custom"].items() if name != SENDER}
+    return {**message, "metadata": metadata}
+
+
+def named_sender(message: Message) -> Sender | None:
+    """Return who a message says that sent it. Agents can build any metadata, so nothing here trusts its form."""
     metadata = message.get("metadata")
     custom = metadata.get("custom") if isinstance(metadata, dict) else None
     if isinstance(custom, dict) and SENDER in custom:
@@ -55,6 +61,16 @@ def sender_of(message: Message, principal: Principal) -> Sender | None:
             return convert(custom[SENDER], Sender)
         except ValidationError:
             pass
+    return None
+
+
+def sender_of(message: Message, principal: Principal) -> Sender | None:
+    """Return who said a message of history; None for an assistant's, for results of tools, and without keys if nobody
+    was named."""
+    if message["role"] != "user":
+        return None
+    if (named := named_sender(message)) is not None:
+        return named
     if any("toolResult" in block for block in message["content"]):
         return None
     return effective_sender(None, principal)

@@ -169,8 +169,8 @@ def timed_out(
 
 
 def may_join(new: NewRun, host: Run) -> bool:
-    """Return whether a run may join another: what both say is said by the same sender."""
-    return new.key == host.key and new.sender == host.sender
+    """Return whether a run may join another: what both say is said by the same sender, unless any may join."""
+    return new.key == host.key and (new.joins_any or new.sender == host.sender)
 
 
 def as_sent(given: Input, sender: Sender | None) -> Input:

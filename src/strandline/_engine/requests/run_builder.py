@@ -110,6 +110,7 @@ class RunBuilder(Struct, eq=False):
             trace=trace,
             not_before=request.not_before,
             sender=request.sender,
+            joins_any=self._options.join_senders == "any",
             own_options=_own_options(request) if resolution is None else RUN_OPTIONS,
             resolution=resolution,
         )

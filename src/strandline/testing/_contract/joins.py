@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 from msgspec.structs import replace
 
-from strandline._history import fold, sender_of
+from strandline._history import fold, named_sender, prompt_message, sender_of
 from strandline._journal.errors import CancelRequested, ClaimLost
 from strandline._journal.port import (
     AcceptAnswer,
@@ -39,6 +39,7 @@ from strandline._model import (
     JoinState,
     Keyed,
     Lane,
+    Message,
     NeedsInput,
     OnQuestion,
     Outcome,
@@ -136,13 +137,36 @@ class JoinsContract(Contract):
         assert await desk.drain(claim) == ["h", "j"]
 
     @scenario
+    async def test_it_joins_a_run_of_any_sender_if_it_may(self, desk: Desk) -> None:
+        """A message in which several speak says of none that it is theirs."""
+        ada, bob = Sender("1", "Ada"), Sender("2", "Bob")
+        claim = await desk.start("h", sender=ada)
+        assert await steer(desk, "j1", sender=bob, joins_any=True) == Accepted(0, joined=RunId("h"))
+        asked = prompt_message("ask h", ada)
+        assert [each.sender for each in await desk.journal.apply_joins(claim.token, [asked])] == [bob]
+        for run_id in ("j2", "j3"):
+            assert await steer(desk, run_id, sender=bob, joins_any=True) == Accepted(0, joined=RunId("h"))
+        results: Message = {"role": "user", "content": [{"toolResult": {"toolUseId": "t"}}]}
+        call: Message = {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t", "name": "pay", "input": {}}}]}
+        await desk.journal.apply_joins(claim.token, [call, results])
+        (orphan,) = await desk.restart()
+        messages = fold(orphan.checkpoints).messages
+        assert [named_sender(each) for each in messages] == [None, None, bob]
+        assert await steer(desk, "j4", sender=ada, joins_any=True) == Accepted(0, joined=RunId("h"))
+        await desk.journal.apply_joins(orphan.token, [])
+        (orphan,) = await desk.restart()
+        messages = fold(orphan.checkpoints).messages
+        assert [named_sender(each) for each in messages] == [None, None, None]
+
+    @scenario
     async def test_it_joins_a_run_of_the_same_sender_only(self, desk: Desk) -> None:
         ada, bob = Sender("1", "Ada"), Sender("2", "Bob")
         claim = await desk.start("h", sender=ada)
         assert await steer(desk, "j1", sender=ada) == Accepted(0, joined=RunId("h"))
         assert await steer(desk, "j2", sender=bob) == Accepted(1)
         assert await steer(desk, "j3") == Accepted(2)
-        joined = await desk.journal.apply_joins(claim.token, said("ask h"), lambda given, sender: f"{sender}: {given}")
+        asked = prompt_message("ask h", ada)
+        joined = await desk.journal.apply_joins(claim.token, [asked], lambda given, sender: f"{sender}: {given}")
         assert joined == [JoinedInput(RunId("j1"), f"{ada}: ask j1", ada)]
         (orphan,) = await desk.restart()
         (message,) = fold(orphan.checkpoints).messages
