@@ -22,7 +22,7 @@ async def answer(message: str, session: Session) -> str:
 
 @asynccontextmanager
 async def served(folder: Path, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-    app = strandline.asgi(answer, journal="memory:", workspace=folder / "workspace", **settings)
+    app = strandline.asgi(answer, **{"journal": "memory:", "workspace": folder / "workspace", **settings})
     async with (
         app.lifespan(),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client,
@@ -173,5 +173,21 @@ def test_operators_see_no_options_of_others(tmp_path: Path) -> None:
             listed = (await client.get("/v1/sessions")).text
             assert "ada" in listed
             assert "secret" not in listed
+
+    run(main)
+
+
+def test_a_sender_that_a_session_has_counts_only_while_senders_are_trusted(tmp_path: Path) -> None:
+    async def main() -> None:
+        journal = f"sqlite:{tmp_path / 'journal.db'}"
+        for trusted, sender in (
+            (True, {"id": "U1", "name": "Ada"}),
+            (False, None),
+            (True, {"id": "U1", "name": "Ada"}),
+        ):
+            async with served(tmp_path, journal=journal, trusted_senders=trusted) as client:
+                if trusted:
+                    await set_options(client, {"sender": {"id": "U1", "name": "Ada"}})
+                assert (await last_run(client))["sender"] == sender
 
     run(main)

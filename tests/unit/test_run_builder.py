@@ -49,6 +49,7 @@ def test_a_bare_request_has_the_servers_defaults() -> None:
         if_busy=IfBusy.ENQUEUE,
         on_question=OnQuestion.DISMISS,
         trace={"traceparent": "00"},
+        own_options=frozenset({"sender"}),  # (no session names one either)
     )
 
 

@@ -51,6 +51,7 @@ _OPTIONS: Final = (
 )
 """The fields of a request that are run options, with their names. Metadata is merged, name by name."""
 _NONE: Final[frozenset[str]] = frozenset()
+_SENDER: Final = frozenset({"sender"})
 _NESTS: Final = (dict, list, tuple)
 
 
@@ -111,7 +112,7 @@ class RunBuilder(Struct, eq=False):
             not_before=request.not_before,
             sender=request.sender,
             joins_any=self._options.join_senders == "any",
-            own_options=_own_options(request) if resolution is None else RUN_OPTIONS,
+            own_options=self._own_options(request) if resolution is None else RUN_OPTIONS,
             resolution=resolution,
         )
 
@@ -180,17 +181,17 @@ class RunBuilder(Struct, eq=False):
             return OnQuestion.WAIT
         return on_question
 
+    def _own_options(self, request: Request) -> frozenset[str]:
+        """Return the names of the options that a request sets, and of those that no session may set (any more)."""
+        least = _NONE if self._options.trusted_senders else _SENDER
+        given = [option for field, option in _OPTIONS if getattr(request, field) is not None]
+        return least.union(given) if given else least
+
     def _keyed(self, request: Request, now: float) -> Keyed | None:
         if request.idempotency_key is None:
             return None
         ended_before = now - self._options.idempotency_retention_s
         return Keyed(request.idempotency_key, request.fingerprint or _fingerprint(request), ended_before)
-
-
-def _own_options(request: Request) -> frozenset[str]:
-    """Return the names of the options that a request sets."""
-    given = [option for field, option in _OPTIONS if getattr(request, field) is not None]
-    return frozenset(given) if given else _NONE
 
 
 def _fingerprint(request: Request) -> bytes:
