@@ -947,7 +947,10 @@ def test_an_answer_whose_time_is_over_while_it_waits_again_closes_its_round() ->
     assert check_history(messages) == []
     assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant"]
     assert messages[2]["content"][0]["toolResult"]["toolUseId"] == "t1"
-    assert messages[3]["content"] == [{"text": "(This run ended early: timeout.)"}]
+    assert [each["text"] for each in messages[3]["content"]] == [
+        "(This run ended early: timeout.)",
+        "the run took longer than 10 s",
+    ]
     assert [row.nth for row in desk.rows if isinstance(row, AddHistory)] == [2], "one row closes it"
 
 
