@@ -866,17 +866,20 @@ def test_of_what_waits_and_what_was_to_join_only_the_run_that_is_next_is_read(pr
     assert [(claim.run.run_id, claim.run.input) for claim in desk.claims] == [(first, LONG)]
 
 
-def test_a_run_that_ends_with_its_host_is_not_next() -> None:
+@pytest.mark.parametrize(("joined", "first"), [(("j",), "b"), ((), "j")])
+def test_a_run_that_has_reached_its_host_is_next_only_if_that_ends_without_it(
+    joined: tuple[RunId, ...], first: str
+) -> None:
     desk = Desk()
     desk.accept("a")
     desk.accept("b", input=LONG)
     desk.accept("j", input=LONG, if_busy=IfBusy.STEER)
-    token, seq = desk.token("a"), desk.store.runs[RunId("b")].seq
-    joined = desk.table.apply_joins(token, said("a"), lambda value, _: [{"text": str(value)}], now=desk.now)
+    token, seq = desk.token("a"), desk.store.runs[RunId(first)].seq
+    reached = desk.table.apply_joins(token, said("a"), lambda value, _: [{"text": str(value)}], now=desk.now)
     desk.keep()
-    assert [each.run_id for each in joined] == ["j"]
-    assert read_at_once(desk, lambda: desk.decide(token, joined=(RunId("j"),))) == [("run", seq)]
-    assert [claim.run.run_id for claim in desk.claims] == ["b"]
+    assert [each.run_id for each in reached] == ["j"]
+    assert read_at_once(desk, lambda: desk.decide(token, joined=joined)) == [("run", seq)]
+    assert [claim.run.run_id for claim in desk.claims] == [first]
 
 
 def test_a_question_that_the_next_run_dismisses_is_read_before_it_is_claimed() -> None:
