@@ -160,8 +160,9 @@ class StoredRows(SqliteRows):
             }
             key = SessionKey(Principal(principal), SessionId(session_id))
             session = SeenSession(key, bool(paused), last, questions[0] if questions else None, closed)
-            for row in select("SELECT window, state FROM agents WHERE session = ?", (no,)).fetchall():
-                session.size += sum(len(each) for each in row if each is not None)
+            for table in ("agents", "agents_after"):
+                for row in select(f"SELECT window, state FROM {table} WHERE session = ?", (no,)).fetchall():
+                    session.size += sum(len(each) for each in row if each is not None)
             self._read_history(no, session)
             yield no, session
 

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from strandline._engine.reading import Health, RunPage, RunView
     from strandline._engine.requests import Request
     from strandline._engine.streams import Later
-    from strandline._journal.port import SessionPage
+    from strandline._journal.port import Effect, SessionPage, Superseded
     from strandline._library import AgentApp, AppKeywords, ServerKeywords, ServiceKeywords, asgi, open_service, serve
     from strandline._logs import JsonFormatter
     from strandline._model import (
         ANONYMOUS,
         ErrorCode,
+        GoBack,
         IfBusy,
         InputRequest,
         JoinState,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         OnDisconnect,
         OnQuestion,
         Outcome,
+        Place,
         Principal,
         RunDefaults,
         RunError,
@@ -52,7 +54,9 @@ else:
         "CancelledRuns": "_service",
         "Client": "client",
         "ClientError": "client",
+        "Effect": "_journal.port",
         "ErrorCode": "_model",
+        "GoBack": "_model",
         "Health": "_engine.reading",
         "IfBusy": "_model",
         "InputRequest": "_model",
@@ -63,6 +67,7 @@ else:
         "OnDisconnect": "_model",
         "OnQuestion": "_model",
         "Outcome": "_model",
+        "Place": "_model",
         "Principal": "_model",
         "Reason": "_engine.events",
         "Request": "_engine.requests",
@@ -84,6 +89,7 @@ else:
         "SessionPage": "_journal.port",
         "SessionView": "_model",
         "StrandlineError": "errors",
+        "Superseded": "_journal.port",
         "Ticket": "_service",
         "Why": "_engine.events",
         "WorkerLoad": "_engine.loops",
@@ -117,7 +123,9 @@ __all__ = [
     "CancelledRuns",
     "Client",
     "ClientError",
+    "Effect",
     "ErrorCode",
+    "GoBack",
     "Health",
     "IfBusy",
     "InputRequest",
@@ -128,6 +136,7 @@ __all__ = [
     "OnDisconnect",
     "OnQuestion",
     "Outcome",
+    "Place",
     "Principal",
     "Reason",
     "Request",
@@ -149,6 +158,7 @@ __all__ = [
     "SessionPage",
     "SessionView",
     "StrandlineError",
+    "Superseded",
     "Ticket",
     "Why",
     "WorkerLoad",

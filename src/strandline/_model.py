@@ -384,6 +384,33 @@ class Resolution(Struct, frozen=True, kw_only=True):
     tools: tuple[ToolDone | ToolNotDone, ...]
 
 
+NO_AGENT: Final = -1
+"""In place of a run's sequence: no run has changed window or state yet."""
+
+
+class Place(Struct, frozen=True, array_like=True):
+    """A place in history: after the messages before `upto` in the branch that begins with `parent`.
+
+    `agent` is the sequence of the run that had changed window or state last by then, `NO_AGENT` if none had, None if
+    that is not known any more.
+    """
+
+    parent: int
+    upto: int
+    agent: int | None = None
+
+
+class GoBack(Struct, frozen=True, omit_defaults=True):
+    """Where history continues with a run: after run `after` (None: from its beginning), or where run `again` began.
+
+    `at` is that place, which the journal finds when it accepts the run.
+    """
+
+    after: RunId | None = None
+    again: RunId | None = None
+    at: Place | None = None
+
+
 Carrier = dict[str, str]
 """Headers, by name, that join a run to the trace of its request. Only the tracing module reads them."""
 
@@ -444,6 +471,8 @@ class NewRun(Struct, frozen=True, kw_only=True):
     """The run options that its request sets, so that no default of its session counts."""
     fires: Firing | None = None
     resolution: Resolution | None = None
+    back: GoBack | None = None
+    """Where history continues with it, if not at its end."""
 
     @property
     def dismisses(self) -> bool:
@@ -453,7 +482,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
     @property
     def may_answer(self) -> bool:
         """Whether it becomes the answer if exactly one input request is open."""
-        plain = self.lane == Lane.NORMAL and isinstance(self.input, str)
+        plain = self.lane == Lane.NORMAL and isinstance(self.input, str) and self.back is None
         return plain and self.on_question is OnQuestion.ANSWER
 
 
@@ -463,6 +492,8 @@ class RunSummary(Struct, frozen=True, kw_only=True):
     `held`: it has ended, and its session waits for a thread of it that still works. `discarded`: its messages are
     flagged in history, hidden, and not in the window. `cancel_requested`: it can only end as cancelled, with `discard`
     also discarded; both keep their values after the end.
+
+    `back` says where history continues with it, if not at its end: what came later is superseded once it starts.
 
     `join` says where a run that joins stands; until it has become a run of its own, `joined` is its host, which has its
     turn and will have its outcome.
@@ -494,6 +525,7 @@ class RunSummary(Struct, frozen=True, kw_only=True):
     trace: Carrier | None = None
     not_before: float | None = None
     sender: Sender | None = None
+    back: GoBack | None = None
 
     @property
     def delayed_until(self) -> float | None:

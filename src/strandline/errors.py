@@ -17,6 +17,7 @@ __all__ = [
     "AlreadyAnswered",
     "AlreadyEnded",
     "CallerError",
+    "CannotGoBack",
     "DiskLow",
     "Dismissed",
     "Draining",
@@ -108,6 +109,13 @@ class NotResolvable(CallerError):
     """The run did not crash in a tool, or was resolved before, or its conversation has continued since."""
 
     code = "not_resolvable"
+
+
+class CannotGoBack(CallerError):
+    """History cannot continue after the run that was named: it has not ended, was discarded, has left no messages, or
+    its input request was answered by another run."""
+
+    code = "cannot_go_back"
 
 
 class KeyReused(CallerError):

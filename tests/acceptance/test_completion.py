@@ -31,7 +31,7 @@ OFFERED = {
     "strandline ca": ["cancel"],
     "strandline pa": ["pause"],
     "strandline runs --wa": ["--watch"],
-    "strandline re": ["resume", "resolve"],
+    "strandline re": ["resume", "restore", "resolve"],
     "strandline check http://x --adapter a": ["agentcore", "a2a", "ag-ui"],
     "strandline cancel --r": ["--running"],
     "strandline journal v": ["verify"],

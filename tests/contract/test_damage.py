@@ -317,7 +317,7 @@ def test_a_file_damaged_anywhere_is_reported_or_answers_the_truth(original: Orig
     truth = asyncio.run(answers_of(copied(original.closed, tmp_path), original.runs))
     assert truth is not None
     refused = unavailable = 0
-    for dice, at in places("file", len(whole), 250):
+    for dice, at in places("file", len(whole), 330):
         path = copied(original.closed, tmp_path)
         path.write_bytes(_flipped(whole, at, dice))
         before = contents(tmp_path)

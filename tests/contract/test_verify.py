@@ -67,7 +67,7 @@ def test_a_sound_journal_is_counted(path: Path) -> None:
         "queued": 2, "running": 2, "succeeded": 70, "failed": 0, "cancelled": 0, "needs_input": 0
     }  # fmt: skip
     assert {what for what, done, total in steps if done == total} == {
-        "pages", "sessions", "history", "runs", "questions", "schedules", "staged", "windows"
+        "pages", "sessions", "history", "runs", "questions", "schedules", "staged", "windows", "earlier windows"
     }  # fmt: skip
     assert path.read_bytes() == before
 
@@ -104,6 +104,11 @@ _USE = '{"toolUse":{"toolUseId":"u","name":"t","input":{}}}'
         (_window('[["range",5,3]]'), "runs backwards"),
         (_window('[["inline",{"role":"assistant","content":[' + _USE + "]}]]"), "leaves tools without a result"),
         (_window('{"no":"window"}'), "or its state is damaged"),
+        (
+            "UPDATE agents_after SET state = x'00' WHERE session = 1",
+            "the window of session s after the run with sequence",
+        ),
+        ("UPDATE agents_after SET session = 77", "belongs to no session (number 77)"),
         ("UPDATE sessions SET options = x'7b7d' WHERE no = 1", "the record of the options of session s is damaged"),
         ("UPDATE runs SET sender = (SELECT sender FROM runs WHERE seq = 4) WHERE seq = 3", "run s.3 is damaged"),
         ("UPDATE sessions SET last = 3", "does not end where its history ends"),
@@ -125,15 +130,15 @@ _USE = '{"toolUse":{"toolUseId":"u","name":"t","input":{}}}'
         ("DELETE FROM staged WHERE run = 70 AND no = 0", "a checkpoint of the run with sequence 70 is damaged"),
         ("UPDATE sessions SET branch = 4", "a branch of session s has none"),
         (
-            "UPDATE sessions SET branch = 500; INSERT INTO branches VALUES (1, 500, 0, 2)",
+            "UPDATE sessions SET branch = 500; INSERT INTO branches VALUES (1, 500, 0, 2, NULL)",
             "a branch of session s begins with message 500, where none can",
         ),
         (
-            "UPDATE sessions SET branch = 8 WHERE no = 1; INSERT INTO branches VALUES (1, 8, 0, 9)",
+            "UPDATE sessions SET branch = 8 WHERE no = 1; INSERT INTO branches VALUES (1, 8, 0, 9, NULL)",
             "a branch of session s with message 8 continues nothing",
         ),
         (
-            "UPDATE sessions SET branch = 4 WHERE no = 1; INSERT INTO branches VALUES (1, 8, 0, 2)",
+            "UPDATE sessions SET branch = 4 WHERE no = 1; INSERT INTO branches VALUES (1, 8, 0, 2, NULL)",
             "session s does not continue with its last branch",
         ),
         ("DELETE FROM meta", "how often the journal was opened"),

@@ -97,6 +97,7 @@ def test_whatever_may_be_a_stream_is_described_as_one() -> None:
         ("post", "/chat"),
         ("post", "/v1/sessions/{session_id}/runs"),
         ("post", "/v1/runs/{run_id}/resolve"),
+        ("post", "/v1/runs/{run_id}/again"),
         ("get", "/v1/runs/{run_id}/events"),
         ("get", "/v1/events"),
         ("post", "/v1/chat/completions"),

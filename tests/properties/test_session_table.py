@@ -815,6 +815,7 @@ class SessionTableMachine(RuleBasedStateMachine):
         self.view.pruned = max([self.view.pruned, *(self.store.runs[run_id].seq for run_id in past)])
         left = [run_id for run_id in self.store.runs if run_id not in past]
         assert self.store.prune(before, limit, self.now) == (len(past), None)
+        self.table.forget_stored()  # (as every journal does)
         assert list(self.store.runs) == left
 
     @rule(pick=picks, question=st.booleans())

@@ -30,6 +30,7 @@ from strandline._journal.port import (
     Pause,
     Query,
     Refused,
+    Restore,
 )
 from strandline._journal.postgres import membership
 from strandline._journal.postgres.journal import PostgresJournal
@@ -189,7 +190,7 @@ class Pair:
         await self._of(token).release(token, counted=counted)
 
     async def change(self, change: Change) -> ChangeAnswer:
-        key = self.servers.runs[change.run_id] if isinstance(change, Cancel | Move) else change.key
+        key = self.servers.runs[change.run_id] if isinstance(change, Cancel | Move | Restore) else change.key
         return await self.servers.of(key).change(change)
 
     async def prune(self, before: float, limit: int) -> int:

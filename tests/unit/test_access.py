@@ -277,7 +277,7 @@ def test_nothing_of_one_principal_is_there_for_another(history: str, tmp_path: P
             seen = (await ada.get("/v1/sessions/s")).json()
             assert (seen["running"], seen["queue_depth"]) == (held, 1)
             of_a_run = [each for each in OPERATIONS if "{run_id}" in each.path]
-            assert len(of_a_run) == 6
+            assert len(of_a_run) == 8
             for key in (BOB[0], OPS[0]):
                 async with world.client(key) as other:
                     for run_id in (held, waits):

@@ -14,20 +14,25 @@ from strandline._journal.rules import (
     answers_key,
     as_answer,
     branch_at,
+    branch_of,
     cancelled,
     check_answer,
     check_cancel,
     check_end,
     check_names,
     check_resolution,
+    clipped,
     course,
+    course_before,
     drawn,
     is_last,
     is_on,
+    last_with,
     rank,
     spans,
     stood_s,
     timed_out,
+    without,
 )
 from strandline._journal.state import RunState, SessionState
 from strandline._model import (
@@ -308,6 +313,27 @@ def test_a_branch_of_which_nothing_is_left_is_passed_over() -> None:
     assert branch_at([], 4, 0, 0) == Branch(4, 0, 0)
     again = branch_at(branches, 8, 8, 8)  # (nothing was added to the last one)
     assert course([branches[0], again]) == [Range(0, 2), Range(6, 7), Range(8, None)]
+
+
+def test_what_a_branch_supersedes_is_what_was_on_the_course_before_it() -> None:
+    branches = [Branch(6, 0, 2), Branch(8, 0, 4), Branch(10, 6, 7)]
+    before = [course_before(branches, number, 12) for number in range(4)]
+    assert before[0] == [Range(0, 6)]
+    assert before[1] == [Range(0, 2), Range(6, 8)]
+    assert before[2] == [Range(0, 4), Range(8, 10)]
+    assert before[3] == [Range(0, 2), Range(6, 7), Range(10, 12)]
+    assert without(before[0], clipped(course(branches[:1]), 6)) == [Range(2, 6)]
+    assert without(before[2], clipped(course(branches), 10)) == [Range(2, 4), Range(8, 10)]
+    assert without([Range(0, 9)], [Range(2, 3), Range(5, 6)]) == [Range(0, 2), Range(3, 5), Range(6, 9)]
+    assert without([Range(0, 9)], []) == [Range(0, 9)]
+    assert without([Range(3, 5)], [Range(0, 9)]) == []
+
+
+def test_each_message_is_of_one_branch_and_was_on_a_course_last_at_some_time() -> None:
+    branches = [Branch(6, 0, 2), Branch(8, 0, 4), Branch(10, 6, 7)]
+    assert [branch_of(branches, index) for index in (0, 5, 6, 7, 8, 9, 10, 99)] == [0, 0, 6, 6, 8, 8, 10, 10]
+    assert [last_with(branches, index) for index in (0, 1, 2, 4, 6, 7, 8, 10)] == [3, 3, 2, 0, 3, 1, 2, 3]
+    assert last_with([], 0) == 0
 
 
 def test_a_window_has_what_is_on_its_course() -> None:

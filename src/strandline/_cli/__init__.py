@@ -12,6 +12,7 @@ import typer
 
 from strandline import __version__
 from strandline._cli import say
+from strandline._cli.again import again, restore
 from strandline._cli.answer import answer
 from strandline._cli.cancel import cancel, move
 from strandline._cli.chat import chat
@@ -57,6 +58,8 @@ app.command(short_help="Move waiting runs.")(move)
 app.command(short_help="Pause a session: accept runs, start none.")(pause)
 app.command()(resume)
 app.command(short_help="Show or answer an agent's questions.")(answer)
+app.command(short_help="Replace a run by one with the same input.")(again)
+app.command(short_help="Have the conversation continue with a superseded run.")(restore)
 app.command(short_help="Continue a crashed run with what its tools have done.")(resolve)
 app.command(short_help="Show every setting: its value, its origin, its meaning.")(settings)
 app.command(short_help="Find problems before a server starts, and how to fix them.")(doctor)

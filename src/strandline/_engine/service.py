@@ -176,12 +176,14 @@ class Service:
         )
         # Each method of adapters, from the module that implements it.
         self.crashed, self.unresolved = reading.crashed, reading.unresolved
+        self.repeatable = reading.repeatable
         self.run, self.runs, self.runs_of = reading.run, reading.runs, reading.runs_of
         self.wait, self.stream = reading.wait, reading.stream
         self.session, self.sessions = reading.session, reading.sessions
         self.why, self.stored = reading.why, reading.stored
         self.history, self.history_page = reading.history, reading.history_page
         self.cancel, self.cancel_session = self._control.cancel, self._control.cancel_session
+        self.restore = self._control.restore
         self.move, self.delete = self._control.move, self._control.delete
         self.pause, self.resume = self._control.pause, self._control.resume
         self.set_options = self._control.set_options
@@ -264,6 +266,7 @@ class Service:
         run_id: RunId | None = None,
         sent_before_s: float | None = None,
         resolution: Resolution | None = None,
+        again: RunId | None = None,
     ) -> Ticket:
         """Accept a run: durable on return. Raises an `Unavailable`; nothing is stored then.
 
@@ -272,13 +275,15 @@ class Service:
         request was sent before, and gets that run. `sent_before_s`: it was sent before for sure, first so many seconds
         ago; it gets its run also where a new one would be refused, and raises `JournalUnavailable` if the session was
         deleted since. Raises `NotOwner` for a session of another server. With a `resolution` it continues a crashed
-        run; raises `NotResolvable`. Cancelling the call does not undo an accept.
+        run; raises `NotResolvable`. It replaces run `again`, and may go back otherwise (`Request.after`); raises
+        `CannotGoBack`, and `SessionBusy` unless its session is at rest or it interrupts. Cancelling the call does not
+        undo an accept.
         """
         self.ownership.check(request.key)
         try:
             with self._tracing.request_trace() as trace:
                 return await self._admission.submit(
-                    request, trace, run_id, sent_before_s=sent_before_s, resolution=resolution
+                    request, trace, run_id, sent_before_s=sent_before_s, resolution=resolution, again=again
                 )
         except NotOwner:
             raise

@@ -12,6 +12,7 @@ and nothing that a tool returned is dropped for its form.
 from strandline._history.blocks import done_result, open_tool_uses
 from strandline._history.checks import history_faults, pairing_faults
 from strandline._history.closing import close, close_answer, dismissed
+from strandline._history.effects import acted
 from strandline._history.joins import blocks_of, joined_in, with_joined
 from strandline._history.progress import Progress, fold, resume_point
 from strandline._history.prompts import as_read, effective_sender, named_sender, prompt_message, sender_of, with_sender
@@ -39,6 +40,7 @@ __all__ = [
     "STARTED_AGAIN",
     "UNKNOWN_OUTCOME",
     "Progress",
+    "acted",
     "answer_text",
     "as_read",
     "blocks_of",

@@ -181,6 +181,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.TooLate: CONFLICT,
     errors.NotRunning: CONFLICT,
     errors.NotResolvable: CONFLICT,
+    errors.CannotGoBack: CONFLICT,
     errors.KeyReused: UNPROCESSABLE,
     errors.QueueFull: TOO_MANY,
     errors.PrincipalFull: TOO_MANY,

@@ -13,6 +13,7 @@ from strandline._encoding import encode_messages
 from strandline._journal.changes import AddRun, AnswerQuestion, Body, DropKey, MoveSchedule
 from strandline._journal.defaults import with_defaults
 from strandline._journal.errors import RunIdTaken
+from strandline._journal.going_back import GoingBack, at_place
 from strandline._journal.port import (
     AcceptAnswer,
     Accepted,
@@ -24,6 +25,7 @@ from strandline._journal.port import (
     Stale,
     Stopped,
     Unanswerable,
+    Unreachable,
     Unresolvable,
 )
 from strandline._journal.rules import (
@@ -39,7 +41,7 @@ from strandline._journal.rules import (
     may_join,
 )
 from strandline._journal.state import Keys, OpenRound, RunState, SessionState
-from strandline._journal.transitions import Crashed, Transitions, as_run
+from strandline._journal.transitions import Crashed, as_run
 from strandline._model import (
     INTERRUPTS,
     Claim,
@@ -50,6 +52,7 @@ from strandline._model import (
     Lane,
     NewRun,
     Outcome,
+    Place,
     Question,
     Resolution,
     RunDefaults,
@@ -83,6 +86,8 @@ class Arrival(Struct, gc=False):
     """The question that it answers."""
     crashed: Crashed | None = None
     """The run that it continues."""
+    branches: Sequence[Branch] = ()
+    """Those of its session, if it goes back."""
     host: RunState | None = None
     """The run that it joins."""
     join: JoinState | None = None
@@ -98,7 +103,7 @@ class Arrival(Struct, gc=False):
     """Whether it is claimed with its acceptance."""
 
 
-class Accepting(Transitions):
+class Accepting(GoingBack):
     """Stores runs, or refuses them."""
 
     def accept(self, new: NewRun, body: Body, bounds: Bounds, *, claim_next: bool, now: float) -> AcceptAnswer:
@@ -157,9 +162,9 @@ class Accepting(Transitions):
             return Refused("not_running", 0)
         return None
 
-    def _complete(self, arrival: Arrival) -> Unresolvable | None:
+    def _complete(self, arrival: Arrival) -> Unresolvable | Unreachable | Refused | None:
         """Give a run the defaults of its session, and find the question that it answers, or the run that it
-        continues."""
+        continues, or the place that it goes back to."""
         session = arrival.session
         if session is not None and session.options is not None:
             arrival.defaults = defaults = self._options(session)
@@ -174,6 +179,12 @@ class Accepting(Transitions):
             if isinstance(crashed, Unresolvable):
                 return crashed
             arrival.crashed = crashed
+        if arrival.new.back is not None:
+            place = self._place_for(session, arrival.new)
+            if not isinstance(place, Place):
+                return place
+            arrival.new, arrival.body = at_place(arrival.new, arrival.body, place)
+            arrival.branches = () if session is None else self._branches(session)
         return None
 
     def _place(self, arrival: Arrival) -> Refused | None:
@@ -302,6 +313,8 @@ class Accepting(Transitions):
     def _add_run(self, arrival: Arrival, run: RunState) -> None:
         """Store an accepted run, claimed if that is `at_once`."""
         session, new, body, crashed = run.session, arrival.new, arrival.body, arrival.crashed
+        if arrival.at_once and new.back is not None and new.back.at is not None:
+            self._go_back(session, new.back.at, arrival.branches, run.seq)
         fence = self._claim(run) if arrival.at_once else None
         host = None if run.host is None else run.host.run_id
         added = AddRun(
@@ -339,13 +352,6 @@ class Accepting(Transitions):
         first = self._fetched(("first", row), lambda records: records.first_of(row))
         branches = self._branches(session)
         return Crashed((*continued(stored.checkpoints), *resolution.tools), first, branches)
-
-    def _branches(self, session: SessionState) -> list[Branch]:
-        """Return the branches of a session's history after the first one."""
-        if session.branch is None:
-            return []
-        ref = session.ref
-        return self._fetched(("branches", ref.no), lambda records: records.branches(ref))
 
     def _stands_for(self, session: SessionState, new: NewRun) -> Attached | Reused | int | None:
         """Return the answer that the key of a new run gives; the sequence of a run whose key has expired; or None."""

@@ -26,12 +26,13 @@ class SessionRef(Struct, frozen=True, gc=False):
 
 
 class Body(Struct, frozen=True, gc=False):
-    """The encoded parts of a run's request; None for no metadata, no trace and no sender."""
+    """The encoded parts of a run's request; None for what it does not have."""
 
     prompt: bytes
     metadata: bytes | None
     trace: bytes | None
     sender: bytes | None = None
+    back: bytes | None = None
 
     @property
     def size(self) -> int:
@@ -93,12 +94,16 @@ class ChangeCourse(Change, frozen=True, gc=False):
 
 
 class AddBranch(Change, frozen=True, gc=False):
-    """Messages of a session from `start` on continue those before `upto` in the branch that begins with `parent`."""
+    """Messages of a session from `start` on continue those before `upto` in the branch that begins with `parent`.
+
+    `run` is the sequence of the run that began it, None if a person did without one.
+    """
 
     no: int
     start: int
     parent: int
     upto: int
+    run: int | None
 
 
 class DropSession(Change, frozen=True, gc=False):
@@ -190,7 +195,8 @@ class EndHold(Change, frozen=True, gc=False):
 class AddHistory(Change, frozen=True, gc=False):
     """A row of history, with `length` messages from index `first` on. `run` is a sequence, -1 for none.
 
-    It is the last one of its session, which is at rest from then on.
+    It is the last one of its session, which is at rest from then on. `agent` is the run that has changed window or
+    state last, as in `Place`.
     """
 
     session: SessionRef
@@ -203,14 +209,27 @@ class AddHistory(Change, frozen=True, gc=False):
     discarded: bool
     messages: bytes | None
     rests_since: float
+    agent: int | None
 
 
 class StoreAgent(Change, frozen=True, gc=False):
-    """The changed parts of what an agent is rebuilt from."""
+    """The changed parts of what an agent is rebuilt from, and all of it as it is after the run with sequence `run`, if
+    one left it."""
 
     session: SessionRef
+    run: int | None
     window: bytes | None
     state: bytes | None
+
+
+class ResetAgent(Change, frozen=True, gc=False):
+    """What a session's agent is rebuilt from is what it was after run `run`, as long as that is kept.
+
+    Else, and with `NO_AGENT`, that is the whole history, and no state.
+    """
+
+    no: int
+    run: int
 
 
 class AddCheckpoint(Change, frozen=True, gc=False):
@@ -301,7 +320,8 @@ def encoded_body(new: NewRun) -> Body:
     metadata = encode_messages(new.metadata) if new.metadata else None
     trace = encode_messages(new.trace) if new.trace else None
     sender = None if new.sender is None else encode_messages(new.sender)
-    return Body(encode_messages(new.input), metadata, trace, sender)
+    back = None if new.back is None else encode_messages(new.back)
+    return Body(encode_messages(new.input), metadata, trace, sender, back)
 
 
 def encode_completion(completion: Completion) -> EncodedCompletion:

@@ -4,6 +4,7 @@ from typing import assert_never
 
 from strandline._journal.changes import DropSession, ForgetSchedule, MoveSchedule, StoreOptions, StoreSchedule
 from strandline._journal.defaults import changed_options, stored_options
+from strandline._journal.going_back import GoingBack
 from strandline._journal.port import (
     AddSchedule,
     Busy,
@@ -20,6 +21,7 @@ from strandline._journal.port import (
     Move,
     Pause,
     Refused,
+    Restore,
     Resume,
     SchedulesFull,
     SetOptions,
@@ -27,11 +29,10 @@ from strandline._journal.port import (
 )
 from strandline._journal.port import Change as AnyChange
 from strandline._journal.rules import check_end, delayed, drawn
-from strandline._journal.transitions import Transitions
 from strandline._model import NO_DEFAULTS, Lane, Outcome, RunId, RunStatus
 
 
-class Changing(Transitions):
+class Changing(GoingBack):
     """Applies changes, unless the state of their subject does not (or no longer) allow them."""
 
     def change(self, change: AnyChange, *, now: float) -> ChangeAnswer:
@@ -56,6 +57,8 @@ class Changing(Transitions):
                 return self._delete(change)
             case SetOptions():
                 return self._set_options(change)
+            case Restore():
+                return self._restore(change)
             case AddSchedule():
                 return self._add_schedule(change)
             case ChangeSchedule():

@@ -49,6 +49,7 @@ HISTORY: Final = ("no", "session", "nth", "first", "count", "previous", "run", "
 RUN: Final = ("session", "key", "fingerprint", *reader.RunRow._fields)
 QUESTION: Final = ("session", "run", "until")
 WINDOW: Final = ("session", '"window"', "state")
+KEPT: Final = ("session", "run", '"window"', "state")
 SCHEDULE: Final = ("id", "session", "principal", "next_at", "spec", "state")
 """The columns of the rows that are checked."""
 
@@ -142,6 +143,10 @@ class Check(ABC):
         """Return the columns `WINDOW` of their windows and states."""
 
     @abstractmethod
+    def _kept_rows(self) -> Rows:
+        """Return the columns `KEPT` of their windows and states as they were after earlier runs."""
+
+    @abstractmethod
     def _schedule_rows(self) -> Rows:
         """Return the columns `SCHEDULE` of their schedules."""
 
@@ -160,6 +165,7 @@ class Check(ABC):
         self._questions()
         self._checkpoints()
         self._windows()
+        self._kept()
         self._schedules()
 
     @contextmanager
@@ -303,6 +309,15 @@ class Check(ABC):
                 record = reader.load(self._connection, session.ref.key)
                 for fault in _faults_of_window(record, is_open=bool(session.open)):
                     self._fault(f"{where}{fault}")
+
+    def _kept(self) -> None:
+        for no, run, window, state in self._kept_rows():
+            session = self._sessions.get(no)
+            if session is None:
+                self._fault(f"a window after the run with sequence {run} belongs to no session (number {no})")
+                continue
+            with self._unless_damaged(f"the window of session {session.name} after the run with sequence {run}"):
+                reader.decoded_state(session.ref, window, state)
 
     def _schedules(self) -> None:
         for schedule_id, no, principal, at, spec, state in self._schedule_rows():

@@ -30,6 +30,7 @@ from strandline._journal.port import HistoryQuery
 from strandline._journal.sqlite_rows import SqliteRows
 from strandline._journal.transitions import NO_RUN
 from strandline._model import (
+    NO_AGENT,
     WHOLE_HISTORY,
     Inline,
     Message,
@@ -417,15 +418,16 @@ def rows_of(
     yield AddSession(session)
     yield ChangeSession(session.no, paused=False, closed_since=None, rests_since=now)
     first, previous = 0, None
+    window, state = (
+        None if each is None else encode_messages(each) for each in (conversation.window, conversation.state)
+    )
+    agent = NO_AGENT if window is None and state is None else None
     for nth, messages in enumerate(conversation.runs, start=1):
         row = next_row()
         yield AddHistory(
             session, row, nth, first, len(messages), previous, NO_RUN, discarded=False,
-            messages=encode_messages(messages), rests_since=now,
+            messages=encode_messages(messages), rests_since=now, agent=agent,
         )  # fmt: skip
         first, previous = first + len(messages), row
-    window, state = (
-        None if each is None else encode_messages(each) for each in (conversation.window, conversation.state)
-    )
     if window is not None or state is not None:
-        yield StoreAgent(session, window, state)
+        yield StoreAgent(session, None, window, state)

@@ -26,6 +26,7 @@ from strandline._journal.checksums import (
 from strandline._journal.database import Database
 from strandline._journal.defaults import options_of
 from strandline._journal.rules import Room
+from strandline._journal.superseded import joined, superseded
 from strandline._model import RunId, RunStatus, RunSummary, ScheduleId, SessionId, SessionKey, SessionView
 from strandline.errors import Invalid, JournalUnavailable
 
@@ -415,6 +416,8 @@ ANSWERS: Final[Mapping[type[port.Query[Any]], Callable[[Database, Any], Any]]] =
     port.SchedulesQuery: schedules,
     port.ScheduleTimesQuery: schedule_times,
     port.UnresolvedQuery: unresolved,
+    port.SupersededQuery: superseded,
+    port.JoinedQuery: joined,
 }
 """The function that answers each kind of query."""
 

@@ -21,6 +21,7 @@ from strandline._journal.port import (
     ClaimResult,
     Gained,
     Move,
+    Restore,
 )
 from strandline._journal.rules import as_sent, check_names
 from strandline._journal.table import SessionTable
@@ -170,7 +171,7 @@ class Operations(ABC):
         def decide(table: SessionTable, now: float) -> ChangeAnswer:
             return table.change(change, now=now)
 
-        if isinstance(change, Cancel | Move):
+        if isinstance(change, Cancel | Move | Restore):
             return await self._operate(decide, run_id=change.run_id)
         return await self._operate(decide, key=change.key)
 

@@ -39,6 +39,10 @@ Every journal keeps these invariants; `strandline.testing._contract.JournalContr
 * A run finished as `unresolved` keeps its checkpoints until history continues. Once, and only if no run has begun
   since, a run with its `resolution` is accepted: it gets these checkpoints and those of the resolution, waits as a
   requeued run that has begun, and continues where the other began, whose messages are *superseded* from then on.
+* A run with `back` continues history from an earlier place, which is found when it is accepted: only in a session that
+  is at rest, unless it interrupts. What came after that place is superseded by its claim, in the same transaction;
+  window and state are then what they were at that place, as long as the run is kept that had changed them last by then.
+  `Restore` has history continue where it ended when a superseded run was last in it.
 * Superseded messages stay in history, are in no window, and are read only on request.
 * Every `load` and `read` that begins after a claim's delivery sees what the claim rests on.
 * A run with `IfBusy.STEER` joins the run that executes, its *host*. It is in no queue then, is never claimed and has no
@@ -167,7 +171,18 @@ class Unresolvable(Struct, frozen=True):
     tools: list[str] = []
 
 
-AcceptAnswer = Accepted | Refused | Attached | Reused | Unanswerable | Unresolvable | Overlaps | Stale
+class Unreachable(Struct, frozen=True):
+    """Nothing was stored: history cannot continue after the run that was named, or from where it began.
+
+    It is `unknown` in the session (or deleted), has `not_ended`, was `discarded`, has `left_nothing` in history, or has
+    asked a person and was `answered` (by `run`, if that is kept): its last round is closed by another run.
+    """
+
+    reason: Literal["unknown", "not_ended", "discarded", "left_nothing", "answered"]
+    run: RunId | None = None
+
+
+AcceptAnswer = Accepted | Refused | Attached | Reused | Unanswerable | Unresolvable | Unreachable | Overlaps | Stale
 
 
 class ClaimResult(StrEnum):
@@ -272,6 +287,18 @@ class SetOptions(Struct, frozen=True):
     stored_bytes: int | None = None
 
 
+class Restore(Struct, frozen=True):
+    """Have history continue where it ended when a superseded run of a principal was last in it; what replaced that is
+    superseded.
+
+    Answered by `Restored`, by Busy unless the session is at rest, by `Unreachable` if the run left no messages, by
+    `Changed(existed=False)` if there is no such run.
+    """
+
+    principal: Principal
+    run_id: RunId
+
+
 class AddSchedule(Struct, frozen=True):
     """Store a schedule of a session, which need not exist yet; `SchedulesFull` if its principal has `most` already.
 
@@ -317,6 +344,7 @@ Change = (
     | Pause
     | Resume
     | SetOptions
+    | Restore
     | AddSchedule
     | ChangeSchedule
     | DropSchedule
@@ -352,7 +380,19 @@ class SchedulesFull(Struct, frozen=True):
     """Nothing was changed: the principal has as many schedules as it may have."""
 
 
-ChangeAnswer = Changed | Busy | Ended | Stopped | Refused | SchedulesFull
+class Restored(Struct, frozen=True):
+    """History continues with a run that was superseded. `start` is the message with which the new branch begins, None
+    if nothing was to be done.
+
+    `forgotten`: window and state as they were then are not kept any more.
+    """
+
+    key: SessionKey
+    start: int | None = None
+    forgotten: bool = False
+
+
+ChangeAnswer = Changed | Busy | Ended | Stopped | Refused | SchedulesFull | Restored | Unreachable
 
 
 class Query(Struct, Generic[A], frozen=True):
@@ -403,6 +443,42 @@ class UnresolvedQuery(Query[list[OpenTool]], frozen=True):
 
     principal: Principal
     run_id: RunId
+
+
+class JoinedQuery(Query[list[Input]], frozen=True):
+    """What the runs said that joined a run of a session and ended with it, in order of sequence."""
+
+    key: SessionKey
+    run_id: RunId
+
+
+class Effect(Struct, frozen=True):
+    """A tool that has acted, or perhaps; its run is None if that is deleted."""
+
+    run_id: RunId | None
+    tool_use_id: str
+    name: str
+
+
+class SupersededQuery(Query["Superseded"], frozen=True):
+    """What a run of a session supersedes that goes back, or has superseded; or the branch that begins with message
+    `start`."""
+
+    key: SessionKey
+    run_id: RunId | None = None
+    start: int | None = None
+
+
+class Superseded(Struct, frozen=True):
+    """Superseded runs, in the order of history, as far as they are kept, and those of their tools that have acted.
+
+    `effects` is None if the tools of one of them cannot be seen. `forgotten`: window and state as they were at the
+    place that the run goes back to were not kept.
+    """
+
+    runs: list[RunId]
+    effects: list[Effect] | None
+    forgotten: bool = False
 
 
 class HistoryQuery(Query["HistoryPage"], frozen=True):

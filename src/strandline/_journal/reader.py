@@ -26,6 +26,7 @@ from strandline._model import (
     AgentRecord,
     Carrier,
     Checkpoint,
+    GoBack,
     IfBusy,
     Inline,
     Input,
@@ -58,6 +59,7 @@ _input: Final[Callable[[bytes], Input]] = decoder(Input)
 _metadata: Final = decoder(dict[str, Any])
 _trace: Final = decoder(Carrier)
 _sender: Final = decoder(Sender)
+_back_to: Final = decoder(GoBack)
 _checkpoint: Final[Callable[[bytes], Checkpoint]] = decoder(Checkpoint)
 _message: Final[Callable[[bytes], Message]] = decoder(Message)
 in_full: Final[Callable[[bytes], list[Message]]] = decoder(list[Message])
@@ -75,7 +77,7 @@ class RunRow(
         "RunRow",
         "run_id lane priority opaque metadata seq status attempt created_at started_at ended_at outcome timeout_s"
         " queue_deadline discarded cancel_requested discard if_busy moved trace not_before sender fence urgency joins"
-        " host input",
+        " host back input",
     )
 ):
     """A stored run: a row of the columns `RUN_COLUMNS`, any of which may be damaged."""
@@ -154,6 +156,7 @@ def stored_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
         "sender": None
         if row.sender is None
         else checksums.read_checked(_sender, row.sender, what, request, is_new=True),
+        "back": None if row.back is None else checksums.read_checked(_back_to, row.back, what, request, is_new=True),
         "resumable": {0: True, 1: False}.get(row.opaque),  # (else None, which `convert` refuses)
         "if_busy": row.if_busy or (IfBusy.ENQUEUE if row.joins is None else IfBusy.STEER),
         "joined": row.host,
@@ -223,7 +226,7 @@ FIND_SESSION: Final = (
     "SELECT {names}sessions.no, paused, closed_since, rests_since, options, questions.run, until, answer,"
     " branch, unresolved,"
     " (messages IS NULL) = (count = 0) AND count >= 0 AND first >= 0 AND nth > 0 AND history.session = sessions.no,"
-    " last, nth, first + count"
+    " last, nth, first + count, history.agent"
     " FROM sessions LEFT JOIN history ON history.no = last LEFT JOIN questions ON questions.session = sessions.no"
 )
 _FIND_ONE: Final = f"{FIND_SESSION.format(names='')} WHERE principal = ? AND session_id = ?"
@@ -243,6 +246,7 @@ _Session = tuple[
     _Number,
     _Number,
     bool | int | None,
+    _Number,
     _Number,
     _Number,
     _Number,
@@ -278,7 +282,7 @@ def session_of(key: SessionKey, row: Sequence[Any]) -> SessionState:
     )
 
 
-BRANCHES: Final = "SELECT start, parent, upto FROM branches WHERE session = ? ORDER BY start"
+BRANCHES: Final = "SELECT start, parent, upto, run FROM branches WHERE session = ? ORDER BY start"
 
 
 def course_of(connection: Database, session: SessionState) -> list[Range]:
@@ -472,6 +476,15 @@ def between(connection: Database, session: SessionState, start: int, end: int) -
     """Return messages `start` to `end` with their indices, without those of discarded runs."""
     with closing(_back(BACK, in_full, connection, session, start, end)) as messages:
         return [(index, message) for index, message, discarded, _ in messages if not discarded][::-1]
+
+
+def messages_of_runs(
+    connection: Database, session: SessionState, start: int, end: int
+) -> Generator[tuple[RunId | None, Message]]:
+    """Yield messages `end` to `start`, the last one first, each with its run, None if that is deleted."""
+    with closing(_back(BACK_WITH_RUNS, in_full, connection, session, start, end)) as messages:
+        for _, message, _, run_id in messages:
+            yield run_id, message
 
 
 def fingerprint(session: int, seq: int, run_id: str, key: str, stored: bytes) -> bytes:

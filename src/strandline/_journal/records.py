@@ -56,6 +56,27 @@ class StoredQuestion(NamedTuple):
     """Why it cannot be read; None: it can."""
 
 
+class Turn(NamedTuple):
+    """What history has of an ended run, and of all that joined it: messages from `first` to before `end`.
+
+    `agent` and `agent_before` are the runs that had changed the agent last after and before it, as in `Place`.
+    """
+
+    seq: int
+    status: str
+    first: int
+    end: int
+    discarded: bool
+    agent: int | None
+    agent_before: int | None
+    is_last: bool
+    """Whether no message came after it."""
+    closing: int
+    """How many messages after it close its question, which was dismissed."""
+    next_run: RunId | None
+    """The next run that left messages, if it is kept."""
+
+
 class DamagedSession(NamedTuple):
     """A session with waiting or claimed runs that cannot be read; None if not even its key can be."""
 
@@ -112,6 +133,21 @@ class Records(Protocol):
 
     def first_of(self, row: int) -> int:
         """Return the index of the first message of a row of history; of one without messages, of the one before."""
+        ...
+
+    def turn(self, session: SessionRef, last: int, seq: int) -> Turn | None:
+        """Return what history has of an ended run, or of the one that it joined; None if the run is not stored.
+
+        `last` is the last row of history.
+        """
+        ...
+
+    def keeps_agent(self, session: SessionRef, run: int) -> bool:
+        """Return whether it is kept what a session's agent is rebuilt from after the run with that sequence."""
+        ...
+
+    def agent_at(self, session: SessionRef, last: int, index: int) -> int | None:
+        """Return the run that had changed the agent last when a message was the end of history, as in `Place`."""
         ...
 
     def branches(self, session: SessionRef) -> list[Branch]:

@@ -236,29 +236,75 @@ def stood_s(held_since: float, waits_since: float, now: float) -> float:
 
 class Branch(NamedTuple):
     """Messages from `start` on continue those before `upto` in the branch that begins with `parent`, 0 for the first
-    one. Each branch ends where the next one begins."""
+    one. Each branch ends where the next one begins. `run` is the sequence of the run that began it, if one did."""
 
     start: int
     parent: int
     upto: int
+    run: int | None = None
 
 
-def branch_at(branches: Sequence[Branch], start: int, parent: int, upto: int) -> Branch:
+def branch_at(branches: Sequence[Branch], start: int, parent: int, upto: int, run: int | None = None) -> Branch:
     """Return the branch that continues after message `upto` - 1 of `parent`, or of its own parent if nothing of it is
     left."""
     by_start = {each.start: each for each in branches}
     while parent and upto == parent:
-        _, parent, upto = by_start[parent]
-    return Branch(start, parent, upto)
+        _, parent, upto, _ = by_start[parent]
+    return Branch(start, parent, upto, run)
+
+
+def branch_of(branches: Sequence[Branch], index: int) -> int:
+    """Return with which message the branch begins that has message `index`."""
+    return max((each.start for each in branches if each.start <= index), default=0)
+
+
+def course_before(branches: Sequence[Branch], number: int, length: int) -> list[Range]:
+    """Return the course that history had until branch `number` (from 0) began; it has `length` messages now."""
+    end = branches[number].start if number < len(branches) else length
+    return clipped(course(branches[:number]), end)
+
+
+def clipped(course: Sequence[Range], end: int) -> list[Range]:
+    """Return a course without what comes at or after message `end`."""
+    ends = ((each.start, end if each.end is None else min(each.end, end)) for each in course)
+    return [Range(start, until) for start, until in ends if start < until]
+
+
+def without(course: Sequence[Range], other: Sequence[Range]) -> list[Range]:
+    """Return what is on a course and not on another one; all ranges of both have ends."""
+    for gone in other:
+        course = [part for each in course for part in _around(each, gone)]
+    return list(course)
+
+
+def _around(each: Range, gone: Range) -> Iterator[Range]:
+    """Yield what a range has before and after another one."""
+    assert each.end is not None
+    assert gone.end is not None
+    if each.start < (end := min(each.end, gone.start)):
+        yield Range(each.start, end)
+    if (start := max(each.start, gone.end)) < each.end:
+        yield Range(start, each.end)
+
+
+def last_with(branches: Sequence[Branch], index: int) -> int:
+    """Return how many branches history had when message `index` was on its course for the last time."""
+    number = len(branches)
+    while number and not is_on(course(branches[:number]), index):
+        number -= 1
+    return number
 
 
 def course(branches: Sequence[Branch]) -> list[Range]:
-    """Return the ranges of messages that the last branch continues, in order, and its own, open at its end."""
+    """Return the ranges of messages that the last branch continues, in order, and its own, open at its end.
+
+    Without branches that is all of history.
+    """
     by_start = {each.start: each for each in branches}
-    last = max(by_start)
+    last = max(by_start, default=0)
     ranges = [Range(last, None)]
     while last:
-        _, last, upto = by_start[last]
+        _, last, upto, _ = by_start[last]
         if last < upto:
             ranges.append(Range(last, upto))
     return ranges[::-1]

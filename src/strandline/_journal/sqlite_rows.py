@@ -19,11 +19,30 @@ from msgspec.structs import asdict
 from strandline._journal import changes, checksums, reader
 from strandline._journal.database import Database, Rows
 from strandline._journal.driver import is_damage, is_no_text
-from strandline._journal.records import DamagedSession, KeyedRun, RunLocation, ScheduleTime, StoredQuestion, StoredRun
+from strandline._journal.records import (
+    DamagedSession,
+    KeyedRun,
+    RunLocation,
+    ScheduleTime,
+    StoredQuestion,
+    StoredRun,
+    Turn,
+)
 from strandline._journal.rules import Branch, Closed, drawn
 from strandline._journal.state import RunState, SessionState
 from strandline._lifecycle import ENDED
-from strandline._model import IfBusy, JoinState, Lane, Principal, Question, RunId, RunStatus, ScheduleId, SessionKey
+from strandline._model import (
+    NO_AGENT,
+    IfBusy,
+    JoinState,
+    Lane,
+    Principal,
+    Question,
+    RunId,
+    RunStatus,
+    ScheduleId,
+    SessionKey,
+)
 from strandline.errors import JournalUnavailable, RecordDamaged
 
 _QUEUED: Final = RunStatus.QUEUED.value
@@ -54,8 +73,8 @@ _END_RUN: Final = (
     f" WHERE seq = ? AND coalesce(fence, 0) = ? AND {_IS_OPEN}"
 )
 _ADD_HISTORY: Final = (
-    "INSERT INTO history (no, session, nth, first, count, previous, run, discarded, messages)"
-    " VALUES (?,?,?,?,?,?,?,?,?)"
+    "INSERT INTO history (no, session, nth, first, count, previous, run, discarded, messages, agent)"
+    " VALUES (?,?,?,?,?,?,?,?,?,?)"
 )
 _PLAIN: Final[dict[type[changes.Change], str]] = {
     changes.ChangeSession: (
@@ -68,8 +87,9 @@ _PLAIN: Final[dict[type[changes.Change], str]] = {
     ),
     changes.ChangeCourse: "UPDATE sessions SET branch = :branch, unresolved = :unresolved WHERE no = :no",
     changes.AddBranch: (
-        "INSERT INTO branches (session, start, parent, upto) SELECT :no, :start, :parent, :upto WHERE true"
-        " ON CONFLICT (session, start) DO UPDATE SET parent = excluded.parent, upto = excluded.upto"
+        "INSERT INTO branches (session, start, parent, upto, run) SELECT :no, :start, :parent, :upto, :run WHERE true"
+        " ON CONFLICT (session, start) DO UPDATE SET parent = excluded.parent, upto = excluded.upto,"
+        " run = excluded.run"
     ),
     changes.EndHold: "UPDATE runs SET fence = NULL WHERE seq = :seq AND fence = :fence",
     changes.DropCheckpoints: "DELETE FROM staged WHERE run = :seq",
@@ -96,6 +116,40 @@ _LAST_ROW: Final = "UPDATE sessions SET last = ?, rests_since = ? WHERE no = ?"
 KEEP_AGENT: Final = (
     'INSERT INTO agents (session, "window", state) VALUES (?,?,?) ON CONFLICT (session) DO UPDATE SET "window" ='
     ' coalesce(excluded."window", agents."window"), state = coalesce(excluded.state, agents.state)'
+)
+KEEP_AGENT_AFTER: Final = (
+    'INSERT INTO agents_after (session, run, "window", state)'
+    ' SELECT session, ?, "window", state FROM agents WHERE session = ?'
+)
+"""Keeps what an agent is rebuilt from after a run."""
+_RESET_AGENT: Final = (
+    "DELETE FROM agents WHERE session = ?",
+    (
+        'INSERT INTO agents (session, "window", state)'
+        ' SELECT session, "window", state FROM agents_after WHERE session = ? AND run = ?'
+    ),
+)
+_ROW_OF_RUN: Final = (
+    "WITH RECURSIVE chain (no, session, count, previous, run, later) AS ("
+    "SELECT no, session, count, previous, run, CAST(NULL AS BIGINT) FROM history WHERE no = ? AND session = ?"
+    " UNION ALL SELECT history.no, history.session, history.count, history.previous, history.run,"
+    " CASE WHEN chain.count > 0 THEN chain.no ELSE chain.later END FROM chain JOIN history"
+    " ON history.no = chain.previous AND history.session = chain.session"
+    " WHERE chain.previous < chain.no AND chain.run <> ?)"
+    " SELECT no, previous, later FROM chain WHERE run = ?"
+)
+"""The row of a run in its session's history, the one before it, and the next one after it with messages."""
+_HISTORY_ROW: Final = (
+    "SELECT first, count, history.discarded, agent, history.run, run_id FROM history LEFT JOIN runs ON seq = run"
+    " WHERE no = ?"
+)
+_TURN: Final = (
+    "SELECT runs.seq, runs.status, runs.joins, hosts.seq FROM runs LEFT JOIN runs AS hosts"
+    " ON hosts.run_id = runs.host WHERE runs.seq = ?"
+)
+_AGENT_AT: Final = (
+    f"{reader.CHAIN} SELECT history.agent FROM chain JOIN history USING (no)"
+    " WHERE history.first <= ? AND history.first + history.count > ?"
 )
 _NEW_STATE: Final = "UPDATE agents SET state = ? WHERE session = ?"
 LIVE: Final = (
@@ -193,6 +247,7 @@ class StoredRows(ABC):
             changes.EndRun: self._end_run,
             changes.AddHistory: self._add_history,
             changes.StoreAgent: self._store_agent,
+            changes.ResetAgent: self._reset_agent,
             changes.StoreOptions: self._store_options,
             changes.AddCheckpoint: self._add_checkpoint,
             changes.AddQuestion: self._add_question,
@@ -265,6 +320,8 @@ class StoredRows(ABC):
             more["trace"] = checksums.with_checksum(body.trace, owner)
         if body.sender is not None:
             more["sender"] = checksums.with_checksum(body.sender, owner)
+        if body.back is not None:
+            more["back"] = checksums.with_checksum(body.back, owner)
         if row.join is not None:  # (which says that it steers, also where a server does not know that)
             more["joins"] = row.join.value
             if row.host is not None:
@@ -328,10 +385,16 @@ class StoredRows(ABC):
             _ADD_HISTORY,
             (
                 row.row, session.no, row.nth, row.first, row.length, row.previous, row.run, int(row.discarded),
-                messages,
+                messages, row.agent,
             ),
         )  # fmt: skip
         self._update(_LAST_ROW, (row.row, row.rests_since, session.no))
+
+    def _reset_agent(self, row: changes.ResetAgent) -> None:
+        delete, copy = _RESET_AGENT
+        self._write(delete, (row.no,))
+        if row.run != NO_AGENT:
+            self._write(copy, (row.no, row.run))
 
     def _add_checkpoint(self, row: changes.AddCheckpoint) -> None:
         checkpoint = checksums.with_checksum(row.checkpoint, checksums.checkpoint_owner(row.seq, row.nth))
@@ -469,6 +532,48 @@ class StoredRows(ABC):
                 return int(first)
         raise Mismatch(f"there is no row {row} of history, or none with messages before it")
 
+    def turn(self, session: changes.SessionRef, last: int, seq: int) -> Turn | None:
+        """Return what history has of an ended run, or of the one that it joined; None if it has nothing."""
+        found = self._execute(_TURN, (seq,)).fetchone()
+        if found is not None and found[2] == JoinState.APPLIED and found[3] is not None:
+            found = self._execute(_TURN, (found[3],)).fetchone()
+        if found is None:
+            return None
+        seq, status, _, _ = found
+        row = self._execute(_ROW_OF_RUN, (last, session.no, seq, seq)).fetchone()
+        if row is None:
+            raise checksums.damaged_record(f"the history of session {session.key.session_id}")
+        this, before, after = (None if no is None else self._history_row(no) for no in row)
+        assert this is not None
+        first, count, discarded, agent, _, _ = this
+        return Turn(
+            seq,
+            status,
+            first,
+            first + count,
+            discarded=bool(discarded),
+            agent=agent,
+            agent_before=NO_AGENT if before is None else before[3],
+            is_last=after is None,
+            closing=after[1] if after is not None and after[4] < 0 else 0,
+            next_run=None if after is None else after[5],
+        )
+
+    def _history_row(self, no: int) -> tuple[Any, ...]:
+        return tuple(self._execute(_HISTORY_ROW, (no,)).fetchone())
+
+    def agent_at(self, session: changes.SessionRef, last: int, index: int) -> int | None:
+        """Return the run that had changed the agent last when a message was the end of history, as in `Place`."""
+        row = self._execute(_AGENT_AT, (last, session.no, index, index, index)).fetchone()
+        if row is None:
+            raise checksums.damaged_record(f"the history of session {session.key.session_id}")
+        return None if row[0] is None else int(row[0])
+
+    def keeps_agent(self, session: changes.SessionRef, run: int) -> bool:
+        """Return whether it is kept what a session's agent is rebuilt from after a run."""
+        found = self._execute("SELECT 1 FROM agents_after WHERE session = ? AND run = ?", (session.no, run)).fetchone()
+        return found is not None
+
     def branches(self, session: changes.SessionRef) -> list[Branch]:
         """Return the branches of a session's history after the first one, in order."""
         return [Branch(*row) for row in self._execute(reader.BRANCHES, (session.no,)).fetchall()]
@@ -536,6 +641,7 @@ class SqliteRows(StoredRows):
         session = row.session
         window = row.window and checksums.with_checksum(row.window, session.crc)
         state = row.state and checksums.with_checksum(row.state, session.crc)
-        if window is None and self._execute(_NEW_STATE, (state, session.no)).rowcount:
-            return
-        self._write(KEEP_AGENT, (session.no, window, state))
+        if window is not None or not self._execute(_NEW_STATE, (state, session.no)).rowcount:
+            self._write(KEEP_AGENT, (session.no, window, state))
+        if row.run is not None:
+            self._write(KEEP_AGENT_AFTER, (row.run, session.no))

@@ -14,15 +14,19 @@ from msgspec import Struct, field
 from strandline._journal.changes import SessionRef
 from strandline._journal.deadlines import Due
 from strandline._journal.rules import Rank, place
-from strandline._model import JoinState, Lane, NewRun, RunId, SessionKey, waits_since
+from strandline._model import NO_AGENT, JoinState, Lane, NewRun, RunId, SessionKey, waits_since
 
 
 class HistoryEnd(Struct, frozen=True, gc=False):
-    """The end of a session's history: its last row (None if it has none), that row's number, the message count."""
+    """The end of a session's history: its last row (None if it has none), that row's number, the message count.
+
+    `agent` is the run that has changed window or state last, as in `Place`.
+    """
 
     row: int | None = None
     nth: int = 0
     length: int = 0
+    agent: int | None = NO_AGENT
 
 
 class OpenRound(Struct, eq=False):

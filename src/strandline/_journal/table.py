@@ -219,7 +219,11 @@ class SessionTable(Accepting, Changing, Owning):
             hold=hold,
             unresolved=unresolved,
         )
-        self._append(session, run.seq, completion.messages, completion.length, discarded=completion.discarded)
+        changed = completion.window is not None or completion.state is not None
+        agent = run.seq if changed else None
+        self._append(
+            session, run.seq, completion.messages, completion.length, discarded=completion.discarded, agent=agent
+        )
         if session.joining:
             outcome, discarded = completion.joined_outcome, completion.discarded
             self._end_joins(run, completion.status, outcome, completion.joined, discarded=discarded)
@@ -228,8 +232,8 @@ class SessionTable(Accepting, Changing, Owning):
         self._close_round_of(run, closed=closed, begun=completion.discarded)
         if completion.question is not None:
             self._ask(session, run.seq, completion.question, now + completion.answer_within_s, hold=hold)
-        if completion.window is not None or completion.state is not None:
-            self._note(session, StoreAgent(session.ref, completion.window, completion.state))
+        if changed:
+            self._note(session, StoreAgent(session.ref, run.seq, completion.window, completion.state))
         return self._claim_next(session) if claim_next and not hold else ClaimResult.NOTHING
 
     def release(self, token: FencingToken, *, counted: bool, now: float) -> None:

@@ -47,7 +47,7 @@ _RUN: Final = (
     "seq", "run_id", "session", "lane", "urgency", "priority", "status", "attempt", "fence", "last", "opaque", "input",
     "metadata", "created_at", "started_at", "ended_at", "outcome", "timeout_s", "queue_deadline", "discarded",
     "cancel_requested", "discard", "key", "fingerprint", "if_busy", "moved", "trace", "not_before", "sender", "joins",
-    "host",
+    "host", "back",
 )  # fmt: skip
 OLDEST_FENCE: Final = 1
 RUNS: Final = Table(
@@ -76,12 +76,13 @@ TABLES: Final = (
     ),
     RUNS,
     Table("staged", ("run", "no", "fact"), key=2),
-    Table("history", ("no", "session", "nth", "first", "count", "previous", "run", "discarded", "messages")),
+    Table("history", ("no", "session", "nth", "first", "count", "previous", "run", "discarded", "messages", "agent")),
     Table("agents", ("session", '"window"', "state")),
     Table("questions", ("session", "run", "until", "answer", "question")),
     Table("closed_requests", ("session", "id", "run", "closed"), key=2),
     Table("schedules", ("id", "session", "principal", "next_at", "spec", "state")),
-    Table("branches", ("session", "start", "parent", "upto"), key=2),
+    Table("branches", ("session", "start", "parent", "upto", "run"), key=2),
+    Table("agents_after", ("session", "run", '"window"', "state"), key=2),
 )
 """All rows of a journal, but how many bytes are stored for each principal, which follows from the others. Of `meta` it
 has two numbers more: its epoch, and the highest sequence that was deleted."""

@@ -30,6 +30,7 @@ from strandline._journal.changes import (
     DueRun,
     EndHold,
     EndRun,
+    ResetAgent,
     SessionRef,
 )
 from strandline._journal.defaults import options_of
@@ -63,14 +64,17 @@ from strandline._journal.rules import (
 from strandline._journal.state import HistoryEnd, Keys, OpenRound, RunState, SessionState
 from strandline._lifecycle import Move, advance
 from strandline._model import (
+    NO_AGENT,
     Checkpoint,
     Claim,
     FencingToken,
+    GoBack,
     JoinState,
     Lane,
     Message,
     NewRun,
     Outcome,
+    Place,
     Principal,
     Question,
     Run,
@@ -181,8 +185,8 @@ class Transitions(LiveSessions):
         if not heads:
             return
         run = heads[0] if len(heads) == 1 else min(heads, key=_rank_alone)
-        if run.new is None:
-            self._stored(run)
+        back = self._stored(run).run.back if run.new is None else run.new.back
+        self._look_back(session, back)
         if session.question is not None or session.answered_by(run) is not None:
             self._question(session)
 
@@ -386,6 +390,8 @@ class Transitions(LiveSessions):
             return cannot
         run = session.queue.head
         stored, checkpoints, error = self._stored(run)
+        back = None if run.has_begun or stored.back is None else stored.back.at
+        branches = [] if back is None else self._branches(session)
         question = None
         if session.answered_by(run) is not None:
             question, damage = self._question(session)
@@ -394,6 +400,8 @@ class Transitions(LiveSessions):
             _log.error("run %s cannot resume: %s", run.run_id, error)
         if session.question is not None:
             self._dismiss(session)
+        if back is not None:
+            self._go_back(session, back, branches, run.seq)
         self._leave_queue(run)
         fence = self._claim(run)
         self._change_run(run, was=None)
@@ -504,19 +512,28 @@ class Transitions(LiveSessions):
         return run.run_id
 
     def _append(
-        self, session: SessionState, seq: int, messages: bytes | None, count: int, *, discarded: bool = False
+        self,
+        session: SessionState,
+        seq: int,
+        messages: bytes | None,
+        count: int,
+        *,
+        discarded: bool = False,
+        agent: int | None = None,
     ) -> None:
-        """Append a run's messages to history."""
+        """Append a run's messages to history; `agent` is the run that has changed window or state, if one has now."""
         if session.unresolved is not None:
             self._resolved(session)
         end, row = session.end, self.numbers.row(self._partition(session))
+        if agent is None:
+            agent = end.agent
         self._note(
             session,
             AddHistory(
-                session.ref, row, end.nth + 1, end.length, count, end.row, seq, discarded, messages, self._now
+                session.ref, row, end.nth + 1, end.length, count, end.row, seq, discarded, messages, self._now, agent
             ),
         )  # fmt: skip
-        session.end = HistoryEnd(row, end.nth + 1, end.length + count)
+        session.end = HistoryEnd(row, end.nth + 1, end.length + count, agent)
         session.rests_since = self._now
 
     # -- crashed runs that a person takes up --------------------------------------------------------------
@@ -541,14 +558,48 @@ class Transitions(LiveSessions):
             self._note(session, AddCheckpoint(run.seq, nth, encode_messages(checkpoint)))
         run.checkpoints = len(crashed.checkpoints)
         self._resolved(session)
-        self._branch(session, crashed.branches, session.branch or 0, crashed.first)
+        self._branch(session, crashed.branches, session.branch or 0, crashed.first, run.seq)
 
-    def _branch(self, session: SessionState, branches: Sequence[Branch], parent: int, upto: int) -> None:
-        """Have history continue after the messages before `upto` of a branch: all others are superseded."""
-        made = branch_at(branches, session.end.length, parent, upto)
+    def _branch(
+        self, session: SessionState, branches: Sequence[Branch], parent: int, upto: int, run: int | None
+    ) -> None:
+        """Have history continue after the messages before `upto` of a branch: all others are superseded.
+
+        `run` is the run that it continues with, if it is one.
+        """
+        made = branch_at(branches, session.end.length, parent, upto, run)
         session.branch = made.start
         self._note(session, AddBranch(session.no, *made))
         self._note(session, ChangeCourse(session.no, session.branch, session.unresolved))
+
+    # -- histories that continue from an earlier place ------------------------------------------------------
+
+    def _branches(self, session: SessionState) -> list[Branch]:
+        """Return the branches of a session's history after the first one."""
+        if session.branch is None:
+            return []
+        ref = session.ref
+        return self._fetched(("branches", ref.no), lambda records: records.branches(ref))
+
+    def _look_back(self, session: SessionState, back: GoBack | None) -> None:
+        """Read what it needs to go back to a place in a session's history."""
+        if back is not None:
+            self._branches(session)
+
+    def _go_back(self, session: SessionState, place: Place, branches: Sequence[Branch], run: int | None) -> None:
+        """Have history continue from a place, with window and state as they were by then.
+
+        A row of history without messages says so, since an agent may have been forgotten. At the end of history nothing
+        happens.
+        """
+        here = branch_at(branches, session.end.length, session.branch or 0, session.end.length)
+        if branch_at(branches, session.end.length, place.parent, place.upto) == here:
+            return
+        agent = NO_AGENT if place.agent is None else place.agent
+        if place.agent is None or agent != session.end.agent:
+            self._note(session, ResetAgent(session.no, agent))
+        self._append(session, NO_RUN, None, 0, agent=agent)
+        self._branch(session, branches, place.parent, place.upto, run)
 
     # -- time that stands still -----------------------------------------------------------------------
 
@@ -684,4 +735,5 @@ def as_run(new: NewRun, run: RunState) -> Run:
         trace=new.trace,
         not_before=new.not_before,
         sender=new.sender,
+        back=new.back,
     )

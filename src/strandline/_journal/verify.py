@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from strandline._journal.driver import code_of, connect_reader
 from strandline._journal.findings import (
     HISTORY,
+    KEPT,
     QUESTION,
     RUN,
     SCHEDULE,
@@ -146,6 +147,9 @@ class _FileCheck(Check):
 
     def _window_rows(self) -> Rows:
         return self._rows("windows", WINDOW, "agents")
+
+    def _kept_rows(self) -> Rows:
+        return self._rows("earlier windows", KEPT, "agents_after")
 
     def _schedule_rows(self) -> Rows:
         return self._rows("schedules", SCHEDULE, "schedules")

@@ -105,6 +105,15 @@ class RemoteServer:
         `TooLate`."""
         return self._ask("POST", f"/v1/runs/{_quoted(run_id)}/resolve", {"tools": tools})
 
+    def again(self, run_id: str, if_busy: str | None = None) -> Body:
+        """Replace a run by one with the same input; return that. Raises `UnknownId` and `TooLate`."""
+        body = {} if if_busy is None else {"if_busy": if_busy}
+        return self._ask("POST", f"/v1/runs/{_quoted(run_id)}/again", body)
+
+    def restore(self, run_id: str) -> Body:
+        """Restore a superseded run. Raises `UnknownId` and `TooLate`."""
+        return self._ask("POST", f"/v1/runs/{_quoted(run_id)}/restore")
+
     def pause(self, session: str) -> Body:
         """Pause a session, and return it. Raises `UnknownId`."""
         return self._ask("POST", f"{_path(session)}/pause")

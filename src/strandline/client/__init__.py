@@ -7,7 +7,7 @@ only carry plans out. Nothing here knows the inside of a server.
 from typing import TYPE_CHECKING, Any
 
 from strandline._model import InputRequest, Sender
-from strandline.client._answers import HistoryMessage, OpenTool, Problem, Run, Schedule, Why
+from strandline.client._answers import Effect, HistoryMessage, OpenTool, Problem, Restored, Run, Schedule, Why
 from strandline.client._async_client import AsyncClient
 from strandline.client._errors import (
     ClientError,
@@ -38,15 +38,17 @@ from strandline.client._events import (
     Unknown,
     Usage,
 )
-from strandline.client._requests import CheckedTool, RunOptions, ScheduleOptions
+from strandline.client._requests import AgainOptions, CheckedTool, RunOptions, ScheduleOptions
 from strandline.client._sync_client import Client
 
 __all__ = [
+    "AgainOptions",
     "AsyncClient",
     "CheckedTool",
     "Client",
     "ClientError",
     "Conflict",
+    "Effect",
     "Event",
     "HistoryMessage",
     "InputRequest",
@@ -59,6 +61,7 @@ __all__ = [
     "Problem",
     "ReasoningDelta",
     "Refused",
+    "Restored",
     "Run",
     "RunFinished",
     "RunJoined",

@@ -50,8 +50,33 @@ class Why(Struct, frozen=True):
     text: str
 
 
+class Effect(Struct, frozen=True):
+    """A tool of a superseded run that has acted, or perhaps."""
+
+    run_id: str | None
+    tool_use_id: str
+    name: str
+
+
+class Restored(Struct, frozen=True, kw_only=True):
+    """A session that continues with what was superseded. `changed`: False if it did before.
+
+    `superseded` are the runs that are superseded now; `effects` their tools that have acted, None if they cannot be
+    seen. `agent_state` is `forgotten` if window and state as they were then are not kept any more.
+    """
+
+    session_id: str
+    changed: bool
+    superseded: list[str] = []
+    effects: list[Effect] | None = []
+    agent_state: str = "restored"
+
+
 class Run(Struct, frozen=True, kw_only=True):
     """A run. `output` is the text of its answer; `status` is one of `RunStatus`.
+
+    Of a run that goes back, `after` is the run after which the conversation continues, or `again` the one that it
+    replaces; `superseded`, `effects` and `agent_state` are as in `Restored`.
 
     Of a run that steers, `join` is `pending`, `applied` or `became_next_run`, and `joined` the run that it joins.
     """
@@ -79,6 +104,11 @@ class Run(Struct, frozen=True, kw_only=True):
     cancel_requested: bool = False
     metadata: dict[str, Any] = {}
     sender: Sender | None = None
+    after: str | None = None
+    again: str | None = None
+    superseded: list[str] = []
+    effects: list[Effect] | None = []
+    agent_state: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -179,6 +209,7 @@ _refusal: Final = msgspec.json.Decoder(_Refusal).decode
 _object: Final = msgspec.json.Decoder(dict[str, Any]).decode
 run: Final = decoder(Run)
 runs_page: Final = decoder(RunsPage)
+restored: Final = decoder(Restored)
 open_tools: Final = decoder(OpenTools)
 history_page: Final = decoder(HistoryPage)
 schedule: Final = decoder(Schedule)

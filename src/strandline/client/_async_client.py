@@ -16,11 +16,11 @@ from strandline.client import _answers as answers
 from strandline.client import _plans as plans
 from strandline.client import _requests as requests
 from strandline.client import _transport as transport
-from strandline.client._answers import HistoryMessage, OpenTool, Reply, Run, Schedule
+from strandline.client._answers import HistoryMessage, OpenTool, Reply, Restored, Run, Schedule
 from strandline.client._errors import ClientError, NoServer
 from strandline.client._events import Event
 from strandline.client._plans import Ask, Emit, Frame, Next, Open, Patience, Pause, Plan, PlanRunner
-from strandline.client._requests import CheckedTool, RunOptions, ScheduleOptions
+from strandline.client._requests import AgainOptions, CheckedTool, RunOptions, ScheduleOptions
 
 T = TypeVar("T")
 
@@ -105,6 +105,20 @@ class AsyncClient:
         Raises `Conflict` if it cannot continue.
         """
         return await self._do(plans.resolve(run_id, tools, _key(), self._patience()))
+
+    async def again(self, run_id: str, **options: Unpack[AgainOptions]) -> Run:
+        """Replace a run: the conversation continues from where it began, with the same input. Return the new run.
+
+        Raises `Conflict` unless the session is at rest, or `if_busy` is `interrupt` or `rollback`.
+        """
+        return await self._do(plans.again(run_id, options, _key(), self._patience()))
+
+    async def restore(self, run_id: str) -> Restored:
+        """Have the conversation continue where it ended when a superseded run was last in it.
+
+        Raises `Conflict` unless the session is at rest.
+        """
+        return await self._do(plans.restore(run_id, self._patience()))
 
     async def history(
         self,

@@ -297,6 +297,17 @@ def resolve(run_id: str, tools: Sequence[requests.CheckedTool], key: str, patien
     return answers.read((yield from ask(requests.resolve(run_id, tools, key), patience)), answers.run)
 
 
+def again(run_id: str, options: requests.AgainOptions, key: str, patience: Patience) -> Plan[Run]:
+    """Replace a run by one with the same input; return that, accepted. Raises `ClientError`: `Conflict` if its session
+    is not at rest."""
+    return answers.read((yield from ask(requests.again(run_id, options, key), patience)), answers.run)
+
+
+def restore(run_id: str, patience: Patience) -> Plan[answers.Restored]:
+    """Restore a superseded run. Raises `ClientError`: `Conflict` if its session is not at rest."""
+    return answers.read((yield from ask(requests.restore(run_id), patience)), answers.restored)
+
+
 def history(
     session: str, limit: int | None, discarded: bool, superseded: bool, patience: Patience
 ) -> Plan[list[answers.HistoryMessage]]:

@@ -32,6 +32,7 @@ class RunOptions(TypedDict, total=False):
 
     if_busy: IfBusy | Literal["enqueue", "reject", "interrupt", "rollback", "steer"]
     expected_run_id: str
+    after: str | None
     on_question: OnQuestion | Literal["wait", "answer", "dismiss"]
     priority: int
     timeout: float
@@ -41,6 +42,18 @@ class RunOptions(TypedDict, total=False):
     metadata: dict[str, Any]
     sender: Sender | Mapping[str, str]
     idempotency_key: str
+
+
+class AgainOptions(TypedDict, total=False):
+    """Options of a run that replaces another one, as keywords of `again`; durations are seconds.
+    docs/reference.md explains each."""
+
+    if_busy: IfBusy | Literal["interrupt", "rollback"]
+    priority: int
+    timeout: float
+    queue_timeout: float
+    on_disconnect: OnDisconnect | Literal["continue", "cancel", "cancel_if_queued"]
+    metadata: dict[str, Any]
 
 
 class ScheduleOptions(TypedDict, total=False):
@@ -163,6 +176,17 @@ def resolve(run_id: str, tools: Sequence[CheckedTool], key: str) -> Request:
     """Return the request to continue a crashed run, under a key."""
     headers = {"Idempotency-Key": f'"{_escaped(key)}"'}
     return _request("POST", f"{_run(run_id)}/resolve", {"tools": list(tools)}, headers=headers)
+
+
+def again(run_id: str, options: AgainOptions, key: str) -> Request:
+    """Return the request to replace a run, under a key."""
+    headers = {"Idempotency-Key": f'"{_escaped(key)}"'}
+    return _request("POST", f"{_run(run_id)}/again", dict(options), headers=headers)
+
+
+def restore(run_id: str) -> Request:
+    """Return the request to restore a superseded run. It may be sent again: nothing happens then."""
+    return _request("POST", f"{_run(run_id)}/restore")
 
 
 def history(session: str, limit: int, cursor: str | None, *, discarded: bool, superseded: bool) -> Request:

@@ -94,9 +94,10 @@ class Admission:
         *,
         sent_before_s: float | None = None,
         resolution: Resolution | None = None,
+        again: RunId | None = None,
     ) -> Ticket:
         """Accept a run, as `Service.submit` says; `trace` is stored with it."""
-        new = self._builder.build(request, trace, run_id, resolution)
+        new = self._builder.build(request, trace, run_id, resolution, again)
         on_disconnect = request.on_disconnect or self._on_disconnect
         answer: Ticket | AcceptAnswer | None = None
         if sent_before_s is not None:
@@ -216,6 +217,12 @@ class Admission:
         """Return the journal's answer to a run that it cannot accept."""
         # (An answer goes past all bounds, and would be accepted.)
         probe = replace(
-            new, lane=Lane.NORMAL, input="", on_question=OnQuestion.WAIT, own_options=RUN_OPTIONS, resolution=None
+            new,
+            lane=Lane.NORMAL,
+            input="",
+            on_question=OnQuestion.WAIT,
+            own_options=RUN_OPTIONS,
+            resolution=None,
+            back=None,
         )
         return await self._journal.accept(probe, NO_ROOM, claim_next=False)

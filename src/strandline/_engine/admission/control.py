@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
-from strandline._engine.admission.refusals import STORAGE_FULL_S
+from msgspec.structs import replace
+
+from strandline._engine.admission.refusals import STORAGE_FULL_S, unreachable
 from strandline._engine.admission.shielded import to_the_end
 from strandline._engine.events import SessionDeleted, SessionEvent, SessionPaused, SessionResumed
 from strandline._engine.execution import AgentPool, Claims, Retries
@@ -17,7 +19,7 @@ from strandline._engine.maintenance import Readiness
 from strandline._engine.observers import Projection
 from strandline._engine.options import Options
 from strandline._engine.ownership import Ownership
-from strandline._engine.reading import Reading, RunView
+from strandline._engine.reading import Reading, RestoredView, RunView
 from strandline._engine.requests import RunBuilder, checked_priority
 from strandline._engine.streams import Streams
 from strandline._journal.port import (
@@ -34,10 +36,15 @@ from strandline._journal.port import (
     Move,
     Pause,
     Refused,
+    Restore,
+    Restored,
     Resume,
     SessionQuery,
     SetOptions,
     Stopped,
+    Superseded,
+    SupersededQuery,
+    Unreachable,
 )
 from strandline._model import (
     JoinState,
@@ -53,6 +60,7 @@ from strandline._model import (
 )
 from strandline.errors import (
     AlreadyEnded,
+    Invalid,
     InvariantBroken,
     NotFound,
     NotOwner,
@@ -210,6 +218,37 @@ class Control:
                 )
             case _:
                 raise NotFound(f"there is no session {key.session_id}")
+
+    async def restore(self, principal: Principal, run_id: RunId) -> RestoredView:
+        """Have history continue where it ended when a superseded run was last in it; nothing happens if it is in it.
+
+        Raises `NotFound`, `SessionBusy` unless its session is at rest, `CannotGoBack` if it left no messages, `Invalid`
+        if agents keep their history themselves.
+        """
+        key = (await self._reading.stored_run(principal, run_id)).key
+        if self._options.self_managed:
+            raise Invalid("no run can be restored: these agents keep their history themselves")
+        match await to_the_end(self._restore(key, Restore(principal, run_id)), self._under_way):
+            case Restored(start=start, forgotten=forgotten):
+                superseded = Superseded([], [])
+                if start is not None:
+                    superseded = await self._journal.read(SupersededQuery(key, start=start))
+                return RestoredView(key, start is not None, replace(superseded, forgotten=forgotten))
+            case Busy():
+                raise SessionBusy(
+                    f"session {key.session_id} is not at rest: a run of it executes, waits, asks or locks it; restore"
+                    " when it has ended"
+                )
+            case Unreachable() as cannot:
+                raise unreachable(cannot, run_id, key.session_id)
+            case _:
+                raise NotFound(f"there is no run {run_id}")
+
+    async def _restore(self, key: SessionKey, change: Restore) -> ChangeAnswer:
+        with self._pool.keeping_none(key):  # (its agent has the messages that are superseded now)
+            answer = await self._journal.change(change)
+        self._projection.changed(key)
+        return answer
 
     async def pause(self, key: SessionKey) -> SessionView:
         """Pause a session: accept runs, start none until it is resumed, also after a restart. Raises `NotFound`."""

@@ -6,10 +6,11 @@ from strandline._engine.maintenance import Readiness
 from strandline._engine.options import Options
 from strandline._engine.queues import Estimates, SessionQueues
 from strandline._engine.requests import not_resolvable
-from strandline._journal.port import Overlaps, Refused, Reused, Stale, Unanswerable, Unresolvable
-from strandline._model import IfBusy, Lane, NewRun, SessionId, SessionKey
+from strandline._journal.port import Overlaps, Refused, Reused, Stale, Unanswerable, Unreachable, Unresolvable
+from strandline._model import IfBusy, Lane, NewRun, RunId, SessionId, SessionKey
 from strandline.errors import (
     AlreadyAnswered,
+    CannotGoBack,
     DiskLow,
     Dismissed,
     HoldsFull,
@@ -60,13 +61,18 @@ class Refusals:
             raise self._full(new.key, refused)
 
     def error(
-        self, new: NewRun, answer: Refused | Reused | Unanswerable | Unresolvable | Stale | Overlaps
+        self, new: NewRun, answer: Refused | Reused | Unanswerable | Unresolvable | Unreachable | Stale | Overlaps
     ) -> StrandlineError:
         """Return the error for a run that the journal has not accepted."""
         session_id = new.key.session_id
         match answer:
             case Refused("not_running"):
                 return NotRunning(f"run {new.expected_run_id} does not execute (any more) in session {session_id}")
+            case Refused("session_busy") if new.back is not None:
+                return SessionBusy(
+                    f"session {session_id} is not at rest: a run of it executes, waits, asks or locks it; with if_busy"
+                    " interrupt or rollback this one ends what has begun, and goes back then"
+                )
             case Refused("session_busy"):
                 return SessionBusy(f"session {session_id} has runs that execute or wait, and this one is not to wait")
             case Refused():
@@ -78,6 +84,8 @@ class Refusals:
                 return _unanswerable(answer, session_id)
             case Unresolvable():
                 return _unresolvable(answer, new)
+            case Unreachable():
+                return unreachable(answer, _named(new), session_id)
             case Stale() | Overlaps():
                 raise InvariantBroken(f"a run of no schedule was answered with {answer}")
 
@@ -116,6 +124,27 @@ class Refusals:
             position=refused.position,
             estimated_wait_s=estimate,
         )
+
+
+def _named(new: NewRun) -> RunId | str:
+    """Return the run whose place in history a run goes back to."""
+    return "" if new.back is None else new.back.again or new.back.after or ""
+
+
+def unreachable(cannot: Unreachable, run_id: RunId | str, session_id: SessionId) -> StrandlineError:
+    """Return the error for a place in history that no run can go back to."""
+    match cannot.reason:
+        case "unknown":
+            return NotFound(f"there is no run {run_id} in session {session_id}")
+        case "not_ended":
+            return CannotGoBack(f"run {run_id} has not ended")
+        case "discarded":
+            return CannotGoBack(f"run {run_id} was discarded, so that nothing comes after it")
+        case "left_nothing":
+            return CannotGoBack(f"run {run_id} has left no messages in history, so that nothing comes after it")
+        case "answered":
+            by = "another run" if cannot.run is None else f"run {cannot.run}"
+            return CannotGoBack(f"run {run_id} has asked a person, and {by} continued it: name that one")
 
 
 def _unresolvable(cannot: Unresolvable, new: NewRun) -> StrandlineError:

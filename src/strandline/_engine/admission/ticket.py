@@ -58,6 +58,7 @@ class Ticket(Struct, frozen=True, kw_only=True):
             outcome=outcome,
             if_busy=new.if_busy,
             not_before=new.not_before,
+            back=new.back,
             joined=self.joined,
             join=None if self.joined is None else JoinState.PENDING,
         )

@@ -154,8 +154,9 @@ class Runner(Struct, eq=False):
             execution.requested_ending = DAMAGED
         elif execution.deadline is not None and execution.deadline <= started:  # it was passed while the run waited
             execution.requested_ending = timed_out(run)
-        if claim.checkpoints or claim.question or execution.requested_ending is not None:
-            # The pooled agent does not have this run's messages, nor those of its earlier attempts.
+        if claim.checkpoints or claim.question or run.back or execution.requested_ending is not None:
+            # The pooled agent does not have this run's messages, nor those of its earlier attempts, or has messages
+            # that this run has superseded.
             self._pool.drop(run.key)
         return execution
 

@@ -5,11 +5,12 @@ its likely wait, and its session's open input requests. `Positions` publishes th
 subscribers. Nothing in here decides or changes anything. The rest of the code imports `__all__` only.
 """
 
-from strandline._engine.reading.answers import ClusterVitals, Health, RunPage, RunStack, RunView, Vitals
+from strandline._engine.reading.answers import ClusterVitals, Health, RestoredView, RunPage, RunStack, RunView, Vitals
 from strandline._engine.reading.positions import Positions
 from strandline._engine.reading.reasons import Reasons, of_others
 from strandline._engine.reading.standings import Standings
 from strandline._engine.reading.views import PAGE_BYTES, Reading
+from strandline._journal.port import Superseded
 
 __all__ = [
     "PAGE_BYTES",
@@ -18,10 +19,12 @@ __all__ = [
     "Positions",
     "Reading",
     "Reasons",
+    "RestoredView",
     "RunStack",
     "RunView",
     "RunPage",
     "Standings",
+    "Superseded",
     "Vitals",
     "of_others",
 ]

@@ -5,7 +5,8 @@ from msgspec import Struct
 from strandline._engine.events import Why
 from strandline._engine.loops import Load, WorkerLoad
 from strandline._engine.options import Options
-from strandline._model import Run, RunId, RunSummary
+from strandline._journal.port import Superseded
+from strandline._model import Run, RunId, RunSummary, SessionKey
 
 
 class RunView(Struct, frozen=True, kw_only=True):
@@ -18,6 +19,16 @@ class RunView(Struct, frozen=True, kw_only=True):
     phase: str | None
     estimated_wait_s: float | None
     why: Why | None = None
+    superseded: Superseded | None = None
+    """What it supersedes or has superseded, if it goes back and is read alone."""
+
+
+class RestoredView(Struct, frozen=True):
+    """A session whose superseded messages were restored, unless they were in its history, and what they superseded."""
+
+    key: SessionKey
+    changed: bool
+    superseded: Superseded
 
 
 class RunPage(Struct, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ from strandline._engine.streams import Later, RunStream, Streams
 from strandline._journal.port import (
     HistoryPage,
     HistoryQuery,
+    JoinedQuery,
     Journal,
     OpenTool,
     RunKeyQuery,
@@ -31,11 +32,14 @@ from strandline._journal.port import (
     SessionsQuery,
     Stored,
     StoredQuery,
+    SupersededQuery,
     UnresolvedQuery,
 )
 from strandline._lifecycle import ENDED
 from strandline._model import (
+    Block,
     ErrorCode,
+    Input,
     JoinState,
     Lane,
     Message,
@@ -47,8 +51,9 @@ from strandline._model import (
     RunSummary,
     SessionKey,
     SessionView,
+    answered,
 )
-from strandline.errors import NotFound, StrandlineError
+from strandline.errors import Invalid, NotFound, StrandlineError
 
 T = TypeVar("T")
 
@@ -78,7 +83,26 @@ class Reading(Struct, eq=False):
         if isinstance(end, Outcome) and run.status not in ENDED:  # its journal is in memory, and the server stops
             ended = replace(run.summary(), status=end.status, outcome=end, position=None)
             return RunView(run=ended, phase=None, estimated_wait_s=None)
-        return (await self._views([run.summary()]))[0]  # (its input may be large, and the view may live long)
+        view = (await self._views([run.summary()]))[0]  # (its input may be large, and the view may live long)
+        if run.back is None:
+            return view
+        superseded = await self._journal.read(SupersededQuery(run.key, run_id=run_id))
+        return replace(view, superseded=superseded)
+
+    async def repeatable(self, principal: Principal, run_id: RunId) -> Run:
+        """Return a run to replace, with what those said that joined it; the host of one that has joined another.
+
+        Raises `NotFound`, and `Invalid` for an answer to a question.
+        """
+        run = await self.stored_run(principal, run_id)
+        if run.join is JoinState.APPLIED and run.joined is not None:
+            run = await self.stored_run(principal, run.joined)
+        if answered(run.input):
+            raise Invalid(f"run {run.run_id} answers an input request: replace the run that has asked")
+        joined = await self._journal.read(JoinedQuery(run.key, run.run_id))
+        if not joined:
+            return run
+        return replace(run, input=[block for said in (run.input, *joined) for block in _blocks(said)])
 
     async def stored_run(self, principal: Principal, run_id: RunId) -> Run:
         """Return a run as the journal has it. Raises `NotFound`, and `NotOwner` for a run of another server.
@@ -266,6 +290,10 @@ class Reading(Struct, eq=False):
             return await self._journal.read(StoredQuery())
         except StrandlineError:
             return None
+
+
+def _blocks(given: Input) -> list[Block]:
+    return [{"text": given}] if isinstance(given, str) else given
 
 
 def _found(record: T | None, run_id: RunId) -> T:

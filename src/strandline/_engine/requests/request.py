@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 
 from strandline._model import (
     IfBusy,
@@ -34,6 +34,9 @@ class Request(Struct, frozen=True, kw_only=True):
     """With `IfBusy.STEER`: the run that it is to join; refused if that does not execute."""
     on_question: OnQuestion | None = None
     """What it does to the session's open question; None: the service's default."""
+    after: str | UnsetType | None = UNSET
+    """The run after which history continues with it, None for its beginning; UNSET: at its end. What came later is
+    superseded."""
     priority: int | None = None
     """1 to 5, 1 first; None: the service's default."""
     not_before: float | None = None
@@ -65,6 +68,8 @@ class Request(Struct, frozen=True, kw_only=True):
             raise Invalid(f"if_busy is {self.if_busy!r}; it must be a strandline.IfBusy, or None")
         if self.expected_run_id is not None and not _is_storable(self.expected_run_id):
             raise Invalid(f"expected_run_id is {self.expected_run_id!a}; it must be the id of a run, or None")
+        if not isinstance(self.after, UnsetType | None) and not _is_storable(self.after):
+            raise Invalid(f"after is {self.after!a}; it must be the id of a run, or None for the beginning")
         if not isinstance(self.on_question, OnQuestion | None):
             raise Invalid(f"on_question is {self.on_question!r}; it must be a strandline.OnQuestion, or None")
         if not isinstance(self.on_disconnect, OnDisconnect | None):

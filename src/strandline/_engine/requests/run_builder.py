@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from strandline._agents.port import Target
 from strandline._clock import Clock
@@ -19,6 +19,7 @@ from strandline._model import (
     LOWEST_PRIORITY,
     RUN_OPTIONS,
     Carrier,
+    GoBack,
     IfBusy,
     Keyed,
     Lane,
@@ -69,11 +70,14 @@ class RunBuilder(Struct, eq=False):
         trace: Carrier | None,
         run_id: RunId | None = None,
         resolution: Resolution | None = None,
+        again: RunId | None = None,
     ) -> NewRun:
         """Return the requested run, nothing of it stored yet; with a new id unless one is given.
 
-        With a `resolution` it continues a crashed run, with the same input. Raises `Invalid`, `NotResolvable`.
+        With a `resolution` it continues a crashed run, with the same input; run `again` it replaces. Raises `Invalid`,
+        `NotResolvable`.
         """
+        back = self._back(request, again)
         if request.if_busy is IfBusy.ROLLBACK and self._options.self_managed:
             raise Invalid("if_busy cannot be rollback: these agents keep their history themselves")
         timeout_s = _within("timeout", request.timeout_s, self._options.timeout_s)
@@ -114,7 +118,25 @@ class RunBuilder(Struct, eq=False):
             joins_any=self._options.join_senders == "any",
             own_options=self._own_options(request) if resolution is None else RUN_OPTIONS,
             resolution=resolution,
+            back=back,
         )
+
+    def _back(self, request: Request, again: RunId | None) -> GoBack | None:
+        """Return where history continues with a request's run. Raises `Invalid` if it asks for what excludes that."""
+        if again is None and request.after is UNSET:
+            return None
+        if self._options.self_managed:
+            raise Invalid("a run cannot go back: these agents keep their history themselves")
+        if request.answers is not None:
+            raise Invalid("after does not go with responses: an answer continues the run that has asked")
+        if request.not_before is not None:
+            raise Invalid("after does not go with not_before: nobody knows what is said by then")
+        if request.if_busy is IfBusy.STEER:
+            raise Invalid("after does not go with if_busy steer: that joins the run that executes")
+        if request.on_question is OnQuestion.ANSWER:
+            raise Invalid("after does not go with on_question answer: an answer continues the run that has asked")
+        after = None if request.after is UNSET or request.after is None else RunId(request.after)
+        return GoBack(after=after, again=again)
 
     def check_defaults(self, key: SessionKey, options: RunDefaults) -> None:
         """Check the default options of a session as those of a request. Raises `Invalid`."""
@@ -200,6 +222,8 @@ def _fingerprint(request: Request) -> bytes:
     if request.not_before is None:  # (as before there was such a field: keys outlive an upgrade)
         del requested["not_before"]
     requested["if_busy"] = request.if_busy or IfBusy.ENQUEUE
+    if request.after is UNSET:
+        del requested["after"]
     if request.sender is None:  # (as before there were any: keys outlive an upgrade)
         del requested["sender"]
     if request.expected_run_id is None:  # (earlier versions did not know it, and the key may be theirs)

@@ -21,7 +21,7 @@ from strandline._http.dialects.agentcore.wire import SESSION
 from strandline._http.dialects.chat import Chat
 from strandline._http.dialects.openai.dialect import OpenAI
 from strandline._http.dialects.openai.wire import SEND_NO_MORE
-from strandline._http.dialects.runs import ResolvedRuns, SessionRuns
+from strandline._http.dialects.runs import ResolvedRuns, RunsAgain, SessionRuns
 from strandline._http.exchange.exchange import Exchange
 from strandline._http.exchange.idempotency import REPLAYED
 from strandline._http.exchange.session_naming import SessionNaming
@@ -79,6 +79,7 @@ def build_apps(
     exchange = Exchange(service)
     chat = Chat(service, naming, settings)
     new_runs, resolved_runs = SessionRuns(service, settings), ResolvedRuns(service, settings)
+    runs_again = RunsAgain(service, settings)
     openai = OpenAI(SystemClock(), in_openais_form, settings)
     runtime = AgentCore(service, SystemClock(), naming, settings)
     runs = Runs(service, exchange, settings)
@@ -123,6 +124,10 @@ def build_apps(
                 Endpoint(by_method(GET=runs.unresolved, POST=functools.partial(exchange.handle, resolved_runs))),
                 methods=["GET", "POST"],
             ),
+            Route(
+                "/v1/runs/{run_id}/again", Endpoint(functools.partial(exchange.handle, runs_again)), methods=["POST"]
+            ),
+            Route("/v1/runs/{run_id}/restore", Endpoint(runs.restore), methods=["POST"]),
             Route("/v1/sessions/{session_id}/pause", Endpoint(sessions.pause), methods=["POST"]),
             Route("/v1/sessions/{session_id}/resume", Endpoint(sessions.resume), methods=["POST"]),
             Route("/v1/sessions", Endpoint(sessions.sessions), methods=["GET"]),

@@ -20,11 +20,11 @@ from strandline._http.dialects.agentcore import wire as agentcore_wire
 from strandline._http.dialects.agentcore.wire import Invocation, InvocationAnswer, InvocationFailure, PingBody
 from strandline._http.dialects.chat import ChatAnswer, ChatBody, HistoryAnswer
 from strandline._http.dialects.openai.wire import Completion, CompletionBody, ErrorBody, Model, Models
-from strandline._http.dialects.runs import NewRunBody, ResolveBody
+from strandline._http.dialects.runs import AgainBody, NewRunBody, ResolveBody
 from strandline._http.exchange.sse import MEDIA_TYPE
 from strandline._http.routes.events import TYPES
 from strandline._http.routes.health import HealthBody, HealthWord, ProbeBody
-from strandline._http.routes.runs import CancelBody, MoveBody, RunBody, RunsBody, UnresolvedBody
+from strandline._http.routes.runs import CancelBody, MoveBody, RestoredBody, RunBody, RunsBody, UnresolvedBody
 from strandline._http.routes.schedules import ChangeScheduleBody, NewScheduleBody, ScheduleBody, SchedulesBody
 from strandline._http.routes.sessions import (
     CancelledBody,
@@ -343,6 +343,7 @@ _ANSWERED: Final = (errors.NotFound, errors.AlreadyAnswered, errors.Dismissed)
 _RUNS: Final = (
     errors.KeyReused,
     errors.SessionBusy,
+    errors.CannotGoBack,
     *_ANSWERED,
     errors.QueueFull,
     errors.PrincipalFull,
@@ -355,9 +356,10 @@ _RUNS: Final = (
 )
 _CONTINUED: Final = (
     errors.NotResolvable,
-    *(each for each in _RUNS if each not in (errors.SessionBusy, *_ANSWERED)),
+    *(each for each in _RUNS if each not in (errors.SessionBusy, errors.CannotGoBack, *_ANSWERED)),
     errors.NotFound,
 )
+_AGAIN: Final = tuple(each for each in _RUNS if each not in (errors.AlreadyAnswered, errors.Dismissed))
 _V1: Final = (*_BODY, wire.NotJson, *_READING)
 
 OPERATIONS: Final = (
@@ -403,6 +405,14 @@ OPERATIONS: Final = (
               summary="Continue a crashed run, with what its tools have done", body=ResolveBody,
               answers={202: RunBody, 200: RunBody, 204: None}, events=event_schemas.OF_A_RUN,
               refused=(*_V1, *_CONTINUED)),
+    Operation(method="POST", path="/v1/runs/{run_id}/again", tag="runs",
+              takes=("run_id", "key", "prefer", "last_of_a_run"),
+              summary="Replace a run by one with the same input", body=AgainBody,
+              answers={202: RunBody, 200: RunBody, 204: None}, events=event_schemas.OF_A_RUN,
+              refused=(*_V1, *_AGAIN)),
+    Operation(method="POST", path="/v1/runs/{run_id}/restore", tag="runs", takes=("run_id",),
+              summary="Continue with what was superseded", answers={200: RestoredBody},
+              refused=(errors.NotFound, errors.SessionBusy, errors.CannotGoBack, errors.Invalid, *_READING)),
     Operation(method="GET", path="/v1/sessions", tag="sessions", takes=("limit", "sessions_cursor"),
               summary="List all sessions", answers={200: SessionsBody}, refused=(errors.Invalid, *_READING)),
     Operation(method="GET", path="/v1/sessions/{session_id}", tag="sessions", takes=("session",),

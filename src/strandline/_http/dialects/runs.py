@@ -1,5 +1,6 @@
 """Our own dialect: `POST /v1/sessions/{session_id}/runs` accepts a run and answers with it, and so does `POST
-/v1/runs/{run_id}/resolve` for a crashed run that continues."""
+/v1/runs/{run_id}/resolve` for a crashed run that continues, and `POST /v1/runs/{run_id}/again` for one that is
+replaced."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
@@ -16,13 +17,21 @@ from strandline._http import wire
 from strandline._http.audit import changed
 from strandline._http.caller import principal_of, session_of
 from strandline._http.exchange.exchange import Accepted, Dialect, Frames
-from strandline._http.exchange.run_request import OF_AGENTCORE, Responses, RunOptions, RunRequest, SenderBody
+from strandline._http.exchange.run_request import (
+    OF_AGENTCORE,
+    Priority,
+    Responses,
+    RunOptions,
+    RunRequest,
+    SenderBody,
+)
 from strandline._http.exchange.sse import RunEvents, resumed_after, wants_events
 from strandline._http.routes.runs import preferred_wait_s, run_body
-from strandline._model import Block, OnDisconnect, Outcome, RunId
+from strandline._model import Block, IfBusy, OnDisconnect, Outcome, Run, RunId
 from strandline._settings import AppSettings
 from strandline.errors import JournalUnavailable
 
+AGAIN_READS: Final = "The body is empty, or an object with options such as `if_busy`"
 RESOLVE_READS: Final = "`tools` is a list of objects with `tool_use_id` and `outcome`, `done` or `not_done`"
 READS: Final = 'The body is an object with `input`, a text or content blocks such as `[{"text": "hello"}]`'
 
@@ -56,6 +65,25 @@ class ResolveBody(Struct, frozen=True, kw_only=True):
     on_disconnect: Annotated[
         OnDisconnect | None, Meta(description="What happens to the run if all its clients disconnect")
     ] = None
+
+
+class AgainBody(Struct, frozen=True, kw_only=True):
+    """Options of a run that replaces another one. It has that one's input, and its metadata unless it names some."""
+
+    if_busy: Annotated[
+        IfBusy | None,
+        Meta(
+            description="`interrupt` or `rollback`: the runs that have begun end first; else 409 `session_busy` unless"
+            " the session is at rest"
+        ),
+    ] = None
+    priority: Annotated[Priority | None, Meta(description="Priority in the queue, 1 to 5, 1 first")] = None
+    timeout: Annotated[float | None, Meta(description="Seconds that the run may take")] = None
+    queue_timeout: Annotated[float | None, Meta(description="Seconds that the run may wait for its turn")] = None
+    on_disconnect: Annotated[
+        OnDisconnect | None, Meta(description="What happens to the run if all its clients disconnect")
+    ] = None
+    metadata: Annotated[dict[str, Any] | None, Meta(description="Stored with the run, and passed to its tools")] = None
 
 
 class SessionRuns(Dialect):
@@ -119,8 +147,7 @@ class ResolvedRuns(SessionRuns):
         body, raw = await wire.read_json(request, self._settings.max_body_bytes, self._decode_resolve, RESOLVE_READS)
         run = await self._service.crashed(caller, run_id)
         tools = [CheckedTool(each.tool_use_id, each.outcome, each.result) for each in body.tools]
-        sender = run.sender if self._service.options.trusted_senders else None
-        by = None if sender is None else SenderBody(sender.id, sender.name)
+        by = _sender(run, trusted=self._service.options.trusted_senders)
         options = RunOptions(timeout=body.timeout, on_disconnect=body.on_disconnect, metadata=run.metadata, sender=by)
         return RunRequest(
             key=run.key,
@@ -140,3 +167,49 @@ class ResolvedRuns(SessionRuns):
         if resolved is not None and not run.ticket.attached:
             session_id = run.ticket.key.session_id
             changed(run.request, f"resolved run {resolved.run_id} of session {session_id}, as {run.ticket.run_id}")
+
+
+class RunsAgain(SessionRuns):
+    """Replaces a run by one with the same input, answered like a new run."""
+
+    def __init__(self, service: Service, settings: AppSettings) -> None:
+        super().__init__(service, settings)
+        self._decode_again = decoder(AgainBody)
+
+    async def parse(self, request: Request) -> RunRequest:
+        """Read the options. The run has the input of the one that it replaces, and of those that joined that."""
+        run_id, caller = RunId(request.path_params["run_id"]), principal_of(request)
+        wait_s, as_events = preferred_wait_s(request), wants_events(request)
+        body, raw = await wire.read_json(request, self._settings.max_body_bytes, self._decode_again, AGAIN_READS)
+        run = await self._service.repeatable(caller, run_id)
+        options = RunOptions(
+            if_busy=body.if_busy,
+            priority=body.priority,
+            timeout=body.timeout,
+            queue_timeout=body.queue_timeout,
+            on_disconnect=body.on_disconnect,
+            metadata=run.metadata if body.metadata is None else body.metadata,
+            sender=_sender(run, trusted=self._service.options.trusted_senders),
+        )
+        return RunRequest(
+            key=run.key,
+            input=run.input,
+            options=options,
+            runtime=run.metadata.get(OF_AGENTCORE, {}),
+            body=b'{"again":' + encode(run_id) + b',"body":' + (raw or b"{}") + b"}",
+            as_events=as_events,
+            after=resumed_after(request) if as_events else 0,
+            wait_s=wait_s,
+            again=run.run_id,
+        )
+
+    def accepted(self, run: Accepted) -> None:
+        """Log which run replaces which."""
+        if (again := run.run_request.again) is not None and not run.ticket.attached:
+            session_id = run.ticket.key.session_id
+            changed(run.request, f"replaces run {again} of session {session_id} by {run.ticket.run_id}")
+
+
+def _sender(run: Run, *, trusted: bool) -> SenderBody | None:
+    """Return who sent a run, for one that has its input again."""
+    return SenderBody(run.sender.id, run.sender.name) if trusted and run.sender is not None else None

@@ -115,6 +115,7 @@ class Exchange:
                 run_id=run_id,
                 sent_before_s=waited_s,
                 resolution=run_request.resolution,
+                again=run_request.again,
             )
         except JournalUnavailable as error:
             if waited_s is None:

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Final
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from strandline._engine.requests import END_OF_TIME_S, Request
 from strandline._http.exchange.idempotency import fingerprint
 from strandline._http.wire import Timestamp
-from strandline._model import IfBusy, Input, OnDisconnect, OnQuestion, Resolution, Sender, SessionKey
+from strandline._model import IfBusy, Input, OnDisconnect, OnQuestion, Resolution, RunId, Sender, SessionKey
 from strandline.errors import Invalid
 
 UNTIL_IT_ENDS: Final = math.inf
@@ -34,7 +34,7 @@ class SenderBody(Struct, frozen=True):
 
 
 class RunOptions(Struct, frozen=True, kw_only=True):
-    """The fields that all bodies which submit a run share. Null means absent."""
+    """The fields that all bodies which submit a run share. Null means absent, but of `after`."""
 
     if_busy: Annotated[
         IfBusy | None,
@@ -48,6 +48,14 @@ class RunOptions(Struct, frozen=True, kw_only=True):
         str | None,
         Meta(description="With `if_busy` `steer`: the run to join; 409 `not_running` unless that executes"),
     ] = None
+    after: Annotated[
+        str | UnsetType | None,
+        Meta(
+            description="The run after which the conversation continues with this one; null: it begins anew. What came"
+            " later is superseded once this run starts: kept, and hidden from the agent. 409 `session_busy` unless the"
+            " session is at rest, or `if_busy` is `interrupt` or `rollback`"
+        ),
+    ] = UNSET
     on_question: Annotated[
         OnQuestion | None,
         Meta(
@@ -102,6 +110,8 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     """The event after which a stream resumes."""
     resolution: Resolution | None = None
     """What a person found out about a crashed run, which this one continues."""
+    again: RunId | None = None
+    """The run that this one replaces."""
     wait_s: float | None = UNTIL_IT_ENDS
     """How long the answer waits for the run's end; None: not at all."""
 
@@ -121,6 +131,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
             answers=answers,
             if_busy=options.if_busy,
             expected_run_id=options.expected_run_id,
+            after=options.after,
             on_question=options.on_question,
             priority=whole_number(options.priority),
             timeout_s=options.timeout,

@@ -3,15 +3,16 @@
 import asyncio
 import re
 from contextlib import suppress
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline._engine.events import Why
-from strandline._engine.reading import RunPage, RunView
+from strandline._engine.reading import RunPage, RunView, Superseded
 from strandline._engine.service import Service
 from strandline._history import effective_sender
 from strandline._http import wire
@@ -38,6 +39,29 @@ from strandline.errors import Invalid
 
 MAX_WAIT_S: Final = 300
 _WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
+
+
+AgentStateThen = Literal["restored", "forgotten"]
+
+
+class EffectBody(Struct, frozen=True):
+    """A tool call of a superseded run; `run_id` is null if that run is deleted."""
+
+    run_id: RunId | None
+    tool_use_id: str
+    name: str
+
+
+class RestoredBody(Struct, frozen=True, kw_only=True):
+    """A session whose superseded messages are in its conversation again."""
+
+    session_id: SessionId
+    changed: Annotated[bool, Meta(description="False: the run was in the conversation already")]
+    superseded: Annotated[list[RunId], Meta(description="The runs that are superseded now")]
+    effects: Annotated[
+        list[EffectBody] | None, Meta(description="Their tools that have acted, or perhaps; null: they cannot be seen")
+    ]
+    agent_state: AgentStateThen
 
 
 class RunBody(Struct, frozen=True, kw_only=True):
@@ -79,6 +103,25 @@ class RunBody(Struct, frozen=True, kw_only=True):
     sender: Annotated[
         Sender | None, Meta(description="Who sent it: who its request names, else the API key; null without keys")
     ]
+    after: Annotated[
+        RunId | UnsetType | None,
+        Meta(description="The run after which the conversation continues with this one; null: it begins anew"),
+    ] = UNSET
+    again: Annotated[RunId | UnsetType, Meta(description="The run that this one replaces")] = UNSET
+    superseded: Annotated[
+        list[RunId] | UnsetType, Meta(description="If it goes back and is read alone: the runs that it supersedes")
+    ] = UNSET
+    effects: Annotated[
+        list[EffectBody] | UnsetType | None,
+        Meta(description="The tools of those runs that have acted, or perhaps; null: they cannot be seen"),
+    ] = UNSET
+    agent_state: Annotated[
+        AgentStateThen | UnsetType,
+        Meta(
+            description="Whether the agent's window and state as they were then are there again (`restored`), or were"
+            " not kept (`forgotten`): it has the whole history, and no state"
+        ),
+    ] = UNSET
 
 
 class RunsBody(Struct, frozen=True, kw_only=True):
@@ -120,6 +163,26 @@ class CancelBody(Struct, frozen=True):
 
 def run_body(view: RunView) -> RunBody:
     """Return a run in wire format."""
+    body = _run_body(view)
+    if (back := view.run.back) is None:
+        return body
+    body = replace(body, after=back.after) if back.again is None else replace(body, again=back.again)
+    if (gone := view.superseded) is None:
+        return body
+    return replace(body, superseded=gone.runs, effects=_effects(gone), agent_state=_state(gone))
+
+
+def _effects(gone: Superseded) -> list[EffectBody] | None:
+    if gone.effects is None:
+        return None
+    return [EffectBody(each.run_id, each.tool_use_id, each.name) for each in gone.effects]
+
+
+def _state(gone: Superseded) -> AgentStateThen:
+    return "forgotten" if gone.forgotten else "restored"
+
+
+def _run_body(view: RunView) -> RunBody:
     run, outcome = view.run, view.run.outcome
     return RunBody(
         run_id=run.run_id,
@@ -224,6 +287,23 @@ class Runs:
         where = "to the front" if priority is None else f"to priority {priority}"
         changed(request, f"moved run {run_id} of session {view.run.key.session_id} {where}")
         return wire.answer(run_body(view))
+
+    async def restore(self, request: Request) -> Response:
+        """Have the conversation continue where it ended when a superseded run was last in it."""
+        run_id = RunId(request.path_params["run_id"])
+        done = await self._service.restore(principal_of(request), run_id)
+        if done.changed:
+            changed(request, f"restored run {run_id} of session {done.key.session_id}")
+        gone = done.superseded
+        return wire.answer(
+            RestoredBody(
+                session_id=done.key.session_id,
+                changed=done.changed,
+                superseded=gone.runs,
+                effects=_effects(gone),
+                agent_state=_state(gone),
+            )
+        )
 
     async def cancel(self, request: Request) -> Response:
         """Cancel a run: 200 if it is cancelled now, 202 if it executes and will end; 409 if it had ended otherwise."""

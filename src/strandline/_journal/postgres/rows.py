@@ -10,7 +10,15 @@ from strandline._journal.partitions import PARTITIONS, partition_of
 from strandline._journal.postgres.dialect import TRANSLATED
 from strandline._journal.postgres.wire import Found, Statement, Values, Wire
 from strandline._journal.records import DamagedSession
-from strandline._journal.sqlite_rows import KEEP_AGENT, LIVE, StoredRows, add_live, attach_joins, lost_session
+from strandline._journal.sqlite_rows import (
+    KEEP_AGENT,
+    KEEP_AGENT_AFTER,
+    LIVE,
+    StoredRows,
+    add_live,
+    attach_joins,
+    lost_session,
+)
 from strandline._journal.state import SessionState
 from strandline._model import Principal, SessionKey
 from strandline.errors import RecordDamaged
@@ -199,3 +207,5 @@ class PostgresRows(StoredRows):
         window = row.window and checksums.with_checksum(row.window, session.crc)
         state = row.state and checksums.with_checksum(row.state, session.crc)
         self._write(KEEP_AGENT, (session.no, window, state))
+        if row.run is not None:
+            self._write(KEEP_AGENT_AFTER, (row.run, session.no))

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from strandline._journal.findings import (
     HISTORY,
+    KEPT,
     MOST_FAULTS,
     QUESTION,
     RUN,
@@ -177,6 +178,9 @@ class _DatabaseCheck(Check):
 
     def _window_rows(self) -> Rows:
         return self._of(Table("agents", WINDOW))
+
+    def _kept_rows(self) -> Rows:
+        return self._of(Table("agents_after", KEPT, key=2))
 
     def _schedule_rows(self) -> Rows:
         return self._of(Table("schedules", SCHEDULE))

@@ -16,6 +16,7 @@ from strandline.testing._contract.claims import ClaimsContract
 from strandline.testing._contract.control import ControlContract
 from strandline.testing._contract.delays import DelaysContract
 from strandline.testing._contract.ends import EndsContract
+from strandline.testing._contract.going_back import GoingBackContract
 from strandline.testing._contract.history import HistoryContract
 from strandline.testing._contract.holds import HoldsContract
 from strandline.testing._contract.inputs import InputsContract
@@ -52,6 +53,7 @@ class JournalContract(
     PausesContract,
     PrincipalsContract,
     ResolutionsContract,
+    GoingBackContract,
     RestContract,
     QueueTimeContract,
     DelaysContract,

@@ -192,7 +192,7 @@ class PrincipalsContract(Contract):
         completion = Completion(outcome=Outcome(status=RunStatus.SUCCEEDED), messages=said, state={"s": "t" * 3_000})
         await desk.finish(await desk.claim(of="a"), completion)
         whole = await stored_bytes()
-        assert 10_000 <= whole - with_input < 10_400
+        assert 13_000 <= whole - with_input < 13_400, "the state as it is, and as it was after the run"
         for _ in range(2):
             assert await stored_bytes() == whole
             await desk.restart()
@@ -204,7 +204,7 @@ class PrincipalsContract(Contract):
         assert not await desk.exists("c")
         desk.clock.at += 1
         assert await desk.journal.prune(desk.clock.at, 10) == 2
-        assert await stored_bytes() == whole - (with_input - nothing)
+        assert 3_000 <= whole - (with_input - nothing) - await stored_bytes() < 3_100
         assert await desk.journal.change(Delete(ADA)) == Changed(existed=True)
         assert await stored_bytes() == nothing
 

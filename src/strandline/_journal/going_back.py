@@ -1,0 +1,122 @@
+"""Histories that continue from an earlier place: where that is, and how superseded messages come back."""
+
+from msgspec.structs import replace
+
+from strandline._encoding import encode_messages
+from strandline._history import dismissed
+from strandline._journal.changes import Body
+from strandline._journal.port import Busy, Changed, Refused, Restore, Restored, Unreachable
+from strandline._journal.records import Turn
+from strandline._journal.rules import branch_of, last_with
+from strandline._journal.state import SessionState
+from strandline._journal.transitions import Transitions
+from strandline._model import INTERRUPTS, NO_AGENT, IfBusy, NewRun, Place, RunStatus
+
+_BEGINNING = Place(0, 0, NO_AGENT)
+
+
+class GoingBack(Transitions):
+    """Finds the places in histories that runs go back to, and restores what was superseded."""
+
+    def _place_for(self, session: SessionState | None, new: NewRun) -> Place | Unreachable | Refused:
+        """Return the place from which history is to continue with a new run."""
+        back = new.back
+        assert back is not None
+        if session is not None and new.if_busy not in INTERRUPTS and not _is_at_rest(session):
+            return Refused("session_busy", session.waiting + 1)
+        named = back.after if back.again is None else back.again
+        if named is None:
+            return _BEGINNING
+        located = self._locate_run(named)
+        if session is None or located is None or located.key != session.key:
+            return Unreachable("unknown")
+        live = self._runs.get(named)
+        if live is not None and live.held_since is None:
+            live = live.host or live
+            is_under_way = live.fence is not None or live.has_begun
+            return self._end_of(session) if back.again and is_under_way else Unreachable("not_ended")
+        turn = self._turn(session, located.seq)
+        if turn is None:
+            return Unreachable("unknown")
+        if back.again is None:
+            return self._after(session, turn)
+        if turn.first == turn.end:
+            return self._end_of(session) if turn.is_last else Unreachable("left_nothing")
+        parent = branch_of(self._branches(session), turn.first)
+        return Place(parent, turn.first, self._kept(session, turn.agent_before))
+
+    def _after(self, session: SessionState, turn: Turn) -> Place | Unreachable:
+        """Return the place after a run that has ended, and after what closes its question."""
+        if turn.discarded:
+            return Unreachable("discarded")
+        if turn.first == turn.end:
+            return Unreachable("left_nothing")
+        end, open_round = turn.end, session.round
+        if open_round is not None and open_round.run == turn.seq:
+            if open_round.answer is not None:
+                return Unreachable("answered")
+            end += len(dismissed(self._question(session).question))  # (which this run does)
+        elif turn.status == RunStatus.NEEDS_INPUT:
+            if not turn.closing:
+                return Unreachable("answered", turn.next_run)
+            end += turn.closing
+        parent = branch_of(self._branches(session), turn.end - 1)
+        return Place(parent, end, self._kept(session, turn.agent))
+
+    def _end_of(self, session: SessionState) -> Place:
+        return Place(session.branch or 0, session.end.length, session.end.agent)
+
+    def _turn(self, session: SessionState, seq: int) -> Turn | None:
+        ref, last = session.ref, session.end.row
+        if last is None:
+            return None
+        return self._fetched(("turn", seq), lambda records: records.turn(ref, last, seq))
+
+    def _kept(self, session: SessionState, agent: int | None) -> int | None:
+        """Return the run after which window and state were as they are to be again; None if they are forgotten."""
+        if agent is None or agent in (NO_AGENT, session.end.agent):
+            return agent
+        ref = session.ref
+        kept = self._fetched(("agent", agent), lambda records: records.keeps_agent(ref, agent))
+        return agent if kept else None
+
+    def _restore(self, change: Restore) -> Restored | Unreachable | Busy | Changed:
+        """Have history continue from where it ended when a superseded run was last in it."""
+        located = self._locate_run(change.run_id)
+        if located is None or located.key.principal != change.principal:
+            return Changed(existed=False)
+        session = self._find(located.key)
+        if session is None:
+            return Changed(existed=False)
+        if change.run_id in self._runs or not _is_at_rest(session):
+            return Busy()
+        turn = self._turn(session, located.seq)
+        if turn is None:
+            return Changed(existed=False)
+        if turn.first == turn.end:
+            return Unreachable("left_nothing")
+        branches = self._branches(session)
+        number = last_with(branches, turn.first)
+        if number == len(branches):
+            return Restored(session.key)
+        parent, end = branches[number - 1].start if number else 0, branches[number].start
+        ref, last = session.ref, session.end.row
+        assert last is not None
+        agent = self._fetched(("agent at", end), lambda records: records.agent_at(ref, last, end - 1))
+        kept = self._kept(session, agent)
+        self._go_back(session, Place(parent, end, kept), branches, None)
+        return Restored(session.key, session.branch, forgotten=kept is None)
+
+
+def at_place(new: NewRun, body: Body, place: Place) -> tuple[NewRun, Body]:
+    """Return a new run that goes back to a place, which was found. It joins no other run."""
+    assert new.back is not None
+    back = replace(new.back, at=place)
+    if_busy = IfBusy.ENQUEUE if new.if_busy is IfBusy.STEER else new.if_busy
+    return replace(new, back=back, if_busy=if_busy), replace(body, back=encode_messages(back))
+
+
+def _is_at_rest(session: SessionState) -> bool:
+    """Return whether nothing of a session executes, is held, asks or waits; delayed runs may wait for their time."""
+    is_free = session.claimed is None and session.round is None
+    return is_free and not session.queue.has_next and not session.joining

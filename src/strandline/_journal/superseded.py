@@ -1,0 +1,94 @@
+"""What a branch of a history supersedes: runs, and the tools of theirs that have acted."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import groupby
+from typing import Final
+
+from strandline._history import acted
+from strandline._journal import port, reader
+from strandline._journal.database import Database
+from strandline._journal.rules import Branch, branch_at, clipped, course, course_before, without
+from strandline._journal.state import SessionState
+from strandline._model import Input, Message, Range, Run, RunId, RunStatus, RunSummary
+
+_JOINED: Final = (
+    f"{reader.CHAIN} SELECT {reader.RUN_COLUMNS} FROM chain CROSS JOIN runs WHERE runs.seq = chain.run"
+    " AND host = ? AND joins = 'applied' ORDER BY seq"
+)
+_AT_ONCE: Final = 500
+"""How many runs one statement asks for."""
+
+
+def superseded(connection: Database, query: port.SupersededQuery) -> port.Superseded:
+    """Return what a run that goes back supersedes or has superseded, or what the branch at `start` has."""
+    session = reader.find_session(connection, query.key)
+    nothing = port.Superseded([], [])
+    if session is None:
+        return nothing
+    reader.course_of(connection, session)  # (which checks the branches)
+    branches = [Branch(*row) for row in connection.execute(reader.BRANCHES, (session.no,)).fetchall()]
+    if query.start is not None:
+        made = next((each for each in branches if each.start == query.start), None)
+        return nothing if made is None else _gone(connection, session, branches, made)
+    run = None if query.run_id is None else _run(connection, session, query.run_id)
+    if run is None or run.back is None or (at := run.back.at) is None:
+        return nothing
+    made = next((each for each in branches if each.run == run.sequence), None)
+    if made is None and (run.status is not RunStatus.QUEUED or run.started_at is not None):
+        return nothing  # (it continued at the end of history)
+    made = made or branch_at(branches, session.end.length, at.parent, at.upto)
+    return _gone(connection, session, branches, made, forgotten=at.agent is None)
+
+
+def joined(connection: Database, query: port.JoinedQuery) -> list[Input]:
+    """Return what the runs said that joined another one and ended with it."""
+    session = reader.find_session(connection, query.key)
+    if session is None:
+        return []
+    rows = connection.execute(_JOINED, (session.end.row, session.no, -1, query.run_id)).fetchall()
+    return [reader.intact_run(Run, reader.RunRow(*row), session.ref).input for row in rows]
+
+
+def _run(connection: Database, session: SessionState, run_id: RunId) -> RunSummary | None:
+    row = connection.execute(
+        f"SELECT {reader.RUN_COLUMNS} FROM runs WHERE run_id = ? AND session = ?", (run_id, session.no)
+    ).fetchone()
+    return None if row is None else reader.intact_run(RunSummary, reader.RunRow(*row), session.ref)
+
+
+def _gone(
+    connection: Database, session: SessionState, branches: Sequence[Branch], made: Branch, *, forgotten: bool = False
+) -> port.Superseded:
+    """Return what one of these branches has superseded, or would, if it was made now."""
+    earlier = [each for each in branches if each.start < made.start]
+    before = course_before([*earlier, made], len(earlier), session.end.length)
+    gone = without(before, clipped(course([*earlier, made]), made.start))
+    by_run = list(_by_run(connection, session, gone))
+    runs = list(dict.fromkeys(run_id for run_id, _ in by_run if run_id is not None))
+    effects = [port.Effect(run_id, *each) for run_id, messages in by_run for each in acted(messages)]
+    return port.Superseded(
+        runs, None if _any_unseen(connection, runs) else effects, forgotten=forgotten and bool(by_run)
+    )
+
+
+def _by_run(
+    connection: Database, session: SessionState, ranges: Iterable[Range]
+) -> Iterator[tuple[RunId | None, list[Message]]]:
+    """Yield the messages in some ranges, in order, those of each run together."""
+    for each in ranges:
+        assert each.end is not None
+        with closing(reader.messages_of_runs(connection, session, each.start, each.end)) as found:
+            messages = list(found)[::-1]
+        for run_id, group in groupby(messages, key=lambda pair: pair[0]):
+            yield run_id, [message for _, message in group]
+
+
+def _any_unseen(connection: Database, runs: Sequence[RunId]) -> bool:
+    """Return whether one of these runs has tools that cannot be seen."""
+    for start in range(0, len(runs), _AT_ONCE):
+        some = runs[start : start + _AT_ONCE]
+        listed = ", ".join("?" * len(some))
+        if connection.execute(f"SELECT 1 FROM runs WHERE opaque = 1 AND run_id IN ({listed}) LIMIT 1", some).fetchone():
+            return True
+    return False
