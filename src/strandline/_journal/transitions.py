@@ -316,9 +316,14 @@ class Transitions(LiveSessions):
     def _become_next(self, run: RunState) -> None:
         """Give a run that was to join another a turn of its own: before others of its priority."""
         self._leave_host(run)
+        joined_at = run.started_at
         run.host, run.join, run.started_at = None, JoinState.BECAME_NEXT_RUN, None
+        if joined_at is not None and run.queue_deadline is not None:
+            run.queue_deadline += max(0.0, self._now - joined_at)  # (it did not wait since then)
         self._enqueue(run)
         self._change_join(run)
+        if joined_at is not None:
+            self._change_run(run, was=None)
 
     def _leave_host(self, run: RunState) -> None:
         """Have a run join its host no longer."""

@@ -293,6 +293,21 @@ class JoinsContract(Contract):
         assert len(await desk.history()) == 6, "what they said is in their host's messages"
 
     @scenario
+    async def test_its_time_in_the_queue_stands_still_while_it_is_applied(self, desk: Desk) -> None:
+        """If the end of its host lacks it, it waits on as long as it could before."""
+        claim = await steered(desk)
+        await steer(desk, "j", queue_deadline=desk.clock.at + 5)
+        desk.clock.at += 2
+        assert await reach(desk, claim) == ["j"]
+        desk.clock.at += 60
+        await desk.finish(claim)
+        await desk.restart()
+        assert await desk.end_overdue() == []
+        assert (await desk.run("j")).queue_deadline == desk.clock.at + 3
+        desk.clock.at += 3
+        assert await desk.end_overdue() == ["j"]
+
+    @scenario
     async def test_one_that_the_hosts_messages_lack_becomes_the_next_run(self, desk: Desk) -> None:
         """Its message had not reached the agent when its host was ended."""
         claim = await steered(desk, "j1", "j2")
