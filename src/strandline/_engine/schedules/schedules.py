@@ -113,7 +113,7 @@ class Schedules:
         self._heap: Deadlines[Entry] = Deadlines()
         self._due: deque[Entry] = deque()
         self._firing = 0
-        self._asked = 0
+        self._requested = 0
         """How often all were to be read anew."""
         self._known: tuple[frozenset[int], int] | None = None
         """The partitions whose schedules are known, and how often these were to be read by then."""
@@ -129,7 +129,7 @@ class Schedules:
         """Fire what is due, and read what has come to this server; to be called every second."""
         if self._readiness.stopping or not self._readiness.started:
             return
-        if self._known != (self._ours(), self._asked) and not self._is_reading:
+        if self._known != (self._ours(), self._requested) and not self._is_reading:
             self._is_reading = True
             self._spawn(self._read_all())
         self._pump()
@@ -141,11 +141,11 @@ class Schedules:
 
     def read_anew(self) -> None:
         """Have all times be read at the next tick, also if they are being read now."""
-        self._asked += 1
+        self._requested += 1
 
     async def _read_all(self) -> None:
         """Read the times of all schedules of this server's sessions."""
-        read, after = (self._ours(), self._asked), ScheduleId("")
+        read, after = (self._ours(), self._requested), ScheduleId("")
         try:
             while True:
                 page = await self._journal.read(ScheduleTimesQuery(after, PAGE))

@@ -142,8 +142,8 @@ class JoinsContract(Contract):
         ada, bob = Sender("1", "Ada"), Sender("2", "Bob")
         claim = await desk.start("h", sender=ada)
         assert await steer(desk, "j1", sender=bob, joins_any=True) == Accepted(0, joined=RunId("h"))
-        asked = prompt_message("ask h", ada)
-        assert [each.sender for each in await desk.journal.apply_joins(claim.token, [asked])] == [bob]
+        prompt = prompt_message("ask h", ada)
+        assert [each.sender for each in await desk.journal.apply_joins(claim.token, [prompt])] == [bob]
         for run_id in ("j2", "j3"):
             assert await steer(desk, run_id, sender=bob, joins_any=True) == Accepted(0, joined=RunId("h"))
         results: Message = {"role": "user", "content": [{"toolResult": {"toolUseId": "t"}}]}
@@ -165,8 +165,8 @@ class JoinsContract(Contract):
         assert await steer(desk, "j1", sender=ada) == Accepted(0, joined=RunId("h"))
         assert await steer(desk, "j2", sender=bob) == Accepted(1)
         assert await steer(desk, "j3") == Accepted(2)
-        asked = prompt_message("ask h", ada)
-        joined = await desk.journal.apply_joins(claim.token, [asked], lambda given, sender: f"{sender}: {given}")
+        prompt = prompt_message("ask h", ada)
+        joined = await desk.journal.apply_joins(claim.token, [prompt], lambda given, sender: f"{sender}: {given}")
         assert joined == [JoinedInput(RunId("j1"), f"{ada}: ask j1", ada)]
         (orphan,) = await desk.restart()
         (message,) = fold(orphan.checkpoints).messages
