@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from strandline._history.texts import NOT_DONE
 from strandline._journal.port import (
@@ -466,6 +467,21 @@ class GoingBackContract(Contract):
         assert await desk.history() == turns("a", "f")
         await restore(desk, "c")
         assert await desk.history() == [*turns("a"), *both_said, *turns("e")]
+
+    @scenario
+    async def test_a_question_of_several_runs_is_closed_for_all_of_them(self, desk: Desk) -> None:
+        host = await desk.start("a")
+        await desk.accept("b", if_busy=IfBusy.STEER)
+        await desk.journal.apply_joins(host.token, said("ask a"))
+        await desk.finish(host, replace(asking("q"), joined=(RunId("b"),)))
+        await desk.accept("c", lane=Lane.FRONT, if_busy=IfBusy.INTERRUPT)
+        await desk.finish(await desk.claim(of="c"), done("ask c", "answer c"))
+        closed = (await desk.history())[:-2]
+        assert len(closed) == 4
+        for number, named in enumerate("ab"):
+            assert await go_back(desk, f"d{number}", named) == Accepted(0)
+            await desk.finish(await desk.claim(of=f"d{number}"), done("ask d", "answer d"))
+            assert await desk.history() == [*closed, *turns("d")]
 
     @scenario
     async def test_the_tools_of_superseded_runs_are_named(self, desk: Desk) -> None:
