@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from strandline._engine.events import Reason, Why
     from strandline._engine.loops import WorkerLoad
     from strandline._engine.reading import Health, RunPage, RunView
-    from strandline._engine.requests import Request
+    from strandline._engine.requests import Request, RunEdit
     from strandline._engine.streams import Later
     from strandline._journal.port import Effect, SessionPage, Superseded
     from strandline._library import AgentApp, AppKeywords, ServerKeywords, ServiceKeywords, asgi, open_service, serve
@@ -73,6 +73,7 @@ else:
         "Request": "_engine.requests",
         "RunContext": "_agents.port",
         "RunDefaults": "_model",
+        "RunEdit": "_engine.requests",
         "RunError": "_model",
         "RunId": "_model",
         "RunPage": "_engine.reading",
@@ -142,6 +143,7 @@ __all__ = [
     "Request",
     "RunContext",
     "RunDefaults",
+    "RunEdit",
     "RunError",
     "RunId",
     "RunPage",

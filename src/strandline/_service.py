@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from strandline._engine.admission import Ticket as EngineTicket
 from strandline._engine.reading import Health, RunPage, RunView
-from strandline._engine.requests import Request, check_key
+from strandline._engine.requests import Request, RunEdit, check_key
 from strandline._engine.service import Service as EngineService
 from strandline._engine.streams import Later
 from strandline._journal.port import SessionPage
@@ -151,6 +151,15 @@ class Service:
         Raises `Invalid`, `NotFound`, `AlreadyEnded`, and `TooLate` if it has begun.
         """
         return await self._checked().move(principal, run_id, priority)
+
+    async def edit(self, principal: Principal, run_id: RunId, edit: RunEdit) -> RunView:
+        """Replace the input, the metadata or the priority of a run that waits; return it.
+
+        One that is as requested already is returned whatever it does, so that an edit can be repeated. Raises
+        `Invalid`, `NotFound`, `AlreadyEnded`, `TooLate` if it has begun or answers an input request,
+        `ChangedMeanwhile`, `StorageFull`.
+        """
+        return await self._checked().edit(principal, run_id, edit)
 
     async def runs(self, key: SessionKey, *, cursor: str | None = None, limit: int = 100) -> RunPage:
         """Return a page of a session's runs: those that wait, last first, then what executes, then the latest ended.

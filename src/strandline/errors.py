@@ -18,6 +18,7 @@ __all__ = [
     "AlreadyEnded",
     "CallerError",
     "CannotGoBack",
+    "ChangedMeanwhile",
     "DiskLow",
     "Dismissed",
     "Draining",
@@ -103,6 +104,12 @@ class TooLate(CallerError):
     """The run has started, or has reached the run that it joined: it can no longer be moved, or taken back."""
 
     code = "too_late"
+
+
+class ChangedMeanwhile(CallerError):
+    """The run is not as the request expects it (`If-Match`): somebody else has edited it."""
+
+    code = "changed_meanwhile"
 
 
 class NotResolvable(CallerError):

@@ -25,6 +25,7 @@ from strandline.client import (
     NotFound,
     NotNow,
     NotStrandline,
+    RunChanged,
     RunFinished,
     RunQueued,
     RunRestarted,
@@ -252,6 +253,19 @@ def test_a_client_chats_follows_answers_cancels_and_reads(at: Checkpoints, tmp_p
         watched = client.run("two ?a", "desk")
         next(event for event in watched if isinstance(event, ToolStarted))
         run_id = client.ask("GET", "/v1/sessions/desk")["running"]
+        waits = client.ask("POST", "/v1/sessions/desk/runs", {"input": "three"})["run_id"]
+        seen = client.etag(waits)
+        assert seen is not None
+        edited = client.edit(waits, "four", metadata={"k": 1}, priority=2, etag=seen)
+        assert (edited.metadata, client.etag(waits) != seen, client.etag(run_id)) == ({"k": 1}, True, None)
+        for refused, code in ((waits, "changed_meanwhile"), (run_id, "too_late")):
+            with pytest.raises(Conflict) as conflict:
+                client.edit(refused, "five", etag=seen)
+            assert conflict.value.code == code
+        assert client.cancel(waits).status == "cancelled"
+        assert [each.changed for each in client.events(waits) if isinstance(each, RunChanged)] == [
+            ["input", "metadata", "priority"]
+        ]
         assert client.cancel(run_id).cancel_requested
         at.release()
         end = list(watched)[-1]

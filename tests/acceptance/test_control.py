@@ -1,5 +1,7 @@
 """What callers may do with runs that were accepted, over real HTTP: what was answered is true, also after a kill."""
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,6 +113,65 @@ def test_a_pause_and_a_place_survive_a_kill(tmp_path: Path) -> None:
         assert post(server, "sessions/durable/resume").status_code == 200
         server.quiet()
         assert texts(server.history("durable"), "user") == ["d1", "d3", "d2"]
+
+
+# -- edit ---------------------------------------------------------------------------------------------
+
+
+def patch(server: Server, run_id: str, *, etag: str | None = None, **body: Any) -> httpx.Response:
+    headers = {} if etag is None else {"If-Match": etag}
+    return server.client.patch(f"/v1/runs/{run_id}", json=body, headers=headers)
+
+
+def test_what_waits_is_edited(server: Server, at: Checkpoints) -> None:
+    at.hold("e1 model 0")
+    requests = server.line_up("e1", "e2", "e3", session_id="edited")
+    run_ids = ids(server, "edited")
+    seen = server.client.get(f"/v1/runs/{run_ids[1]}").headers["etag"]
+    answer = patch(server, run_ids[1], etag=seen, input="e4", metadata={"k": 1}, priority=4.0)
+    assert (answer.status_code, answer.json()["priority"], answer.json()["metadata"]) == (200, 4, {"k": 1})
+    assert answer.json()["position"] == 2
+    assert answer.headers["etag"] == server.client.get(f"/v1/runs/{run_ids[1]}").headers["etag"] != seen
+    again = patch(server, run_ids[1], etag=seen, input="e4", metadata={"k": 1}, priority=4)
+    assert again.status_code == 200, "its answer may have been lost"
+    problem(patch(server, run_ids[1], etag=seen, input="e5"), 412, "changed_meanwhile")
+    problem(patch(server, run_ids[1], etag=f"W/{answer.headers['etag']}", input="e5"), 412, "changed_meanwhile")
+    assert patch(server, run_ids[1], etag=f'"other", {answer.headers["etag"]}', metadata={}).status_code == 200
+    assert patch(server, run_ids[1], etag="*", metadata={"k": 2}).status_code == 200
+    problem(patch(server, run_ids[0], input="e5"), 409, "too_late")
+    problem(patch(server, "none", input="e5"), 404, "not_found")
+    invalid: list[dict[str, Any]] = [
+        {}, {"priority": 6}, {"input": []}, {"input": 5}, {"metadata": []}, {"if_busy": "reject"},
+    ]  # fmt: skip
+    for body in invalid:
+        problem(patch(server, run_ids[1], **body), 422, "invalid")
+    assert "etag" not in server.client.get(f"/v1/runs/{run_ids[0]}").headers, "it cannot be edited"
+    at.release()
+    assert [each.result(DEADLINE_S).json()["response"] for each in requests] == ["e1", "e4", "e3"]
+    assert texts(server.history("edited"), "user") == ["e1", "e3", "e4"]
+    problem(patch(server, run_ids[1], input="e5"), 409, "already_ended")
+    events = server.client.get(f"/v1/runs/{run_ids[1]}/events", headers={"Accept": "text/event-stream"}).text
+    changed = [json.loads(each) for each in re.findall(r"event: run\.changed\r?\ndata: (.*)", events)]
+    assert [(each["changed"], each["priority"]) for each in changed] == [
+        (["input", "metadata", "priority"], 4),
+        (["metadata"], 4),
+        (["metadata"], 4),
+    ]
+
+
+def test_an_edit_survives_a_kill_and_the_key_stands_for_what_was_sent(tmp_path: Path) -> None:
+    with checkpoints() as at, serving(AGENT, folder=tmp_path, variables=at.environment) as server:
+        at.hold("k1 model 0")
+        server.line_up("k1", session_id="keyed")
+        sent: dict[str, Any] = {"json": {"input": "k2"}, "headers": {"Idempotency-Key": "k"}}
+        run_id = server.client.post("/v1/sessions/keyed/runs", **sent).json()["run_id"]
+        assert patch(server, run_id, input="k3").status_code == 200
+        server.kill()
+        at.release()
+        server.start()
+        assert server.client.post("/v1/sessions/keyed/runs", **sent).json()["run_id"] == run_id
+        server.quiet()
+        assert texts(server.history("keyed"), "user") == ["k1", "k3"]
 
 
 # -- if_busy ------------------------------------------------------------------------------------------

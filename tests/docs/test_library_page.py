@@ -116,6 +116,7 @@ async def use(service: strandline.Service, ada: strandline.SessionKey) -> None:
     assert_type(await service.wait(me, run_id, 1), strandline.RunView)
     assert_type(await service.cancel(me, run_id, force=True), strandline.RunView)
     assert_type(await service.move(me, run_id, None), strandline.RunView)
+    assert_type(await service.edit(me, run_id, strandline.RunEdit(input="y")), strandline.RunView)
     page = await service.runs(ada)
     assert_type(page, strandline.RunPage)
     assert_type(await service.runs(ada, cursor=page.after), strandline.RunPage)

@@ -25,6 +25,7 @@ from strandline._journal.port import (
     Change,
     ChangeAnswer,
     ClaimResult,
+    Edit,
     Journal,
     Move,
     Pause,
@@ -190,7 +191,7 @@ class Pair:
         await self._of(token).release(token, counted=counted)
 
     async def change(self, change: Change) -> ChangeAnswer:
-        key = self.servers.runs[change.run_id] if isinstance(change, Cancel | Move | Restore) else change.key
+        key = self.servers.runs[change.run_id] if isinstance(change, Cancel | Edit | Move | Restore) else change.key
         return await self.servers.of(key).change(change)
 
     async def prune(self, before: float, limit: int) -> int:

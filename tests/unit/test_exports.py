@@ -243,7 +243,7 @@ def test_importing_the_package_imports_nothing_else() -> None:
 def test_the_facade_has_what_the_engine_promises_and_no_more() -> None:
     facade = {name for name in vars(strandline.Service) if not name.startswith("_")}
     assert facade == {
-        "submit", "run", "wait", "cancel", "move", "runs", "session", "sessions", "history", "cancel_session",
+        "submit", "run", "wait", "cancel", "move", "edit", "runs", "session", "sessions", "history", "cancel_session",
         "pause", "resume", "delete", "health", "set_options",
     }  # fmt: skip
     assert all(isinstance(vars(strandline.Service)[name], types.FunctionType) for name in facade)

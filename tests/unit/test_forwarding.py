@@ -80,6 +80,7 @@ def test_every_route_of_a_session_is_forwarded(method: str, path: str, body: Any
         ("GET", "", 200),
         ("POST", "/cancel", 409),
         ("POST", "/move", 409),
+        ("PATCH", "", 409),
         ("GET", "/events", 200),
         ("HEAD", "/events", 200),
     ],
@@ -93,7 +94,7 @@ def test_every_route_of_a_run_is_forwarded(method: str, path: str, status: int) 
             first.journal._connection = owner.journal._connection
             async with httpx.AsyncClient(base_url=first.url, trust_env=False) as client:
                 begun = await client.post("/chat", json={"session_id": "s", "message": "before"})
-                body = {"front": True} if path == "/move" else None
+                body = {"front": True} if path == "/move" else {"priority": 1} if method == "PATCH" else None
                 answer = await client.request(method, f"/v1/runs/{begun.json()['run_id']}{path}", json=body)
 
                 assert answer.status_code == status, answer.text

@@ -16,6 +16,7 @@ OF_A_RUN = [
     ("HEAD", "/events", None),
     ("POST", "/cancel", {"force": True}),
     ("POST", "/move", {"front": True}),
+    ("PATCH", "", {"input": "another"}),
 ]
 OF_A_SESSION = [
     ("GET", "", None, 404),

@@ -19,6 +19,7 @@ FORGED: Final = {name.decode(): "1" for name in NAMES}
 BODIES: Final[dict[str, Any]] = {
     "/v1/sessions/{session_id}/runs": {"input": "hi"},
     "/v1/sessions/{session_id}": {"options": {"priority": 2}},
+    "/v1/runs/{run_id}": {"input": "another"},
     "/v1/runs/{run_id}/move": {"front": True},
     "/v1/runs/{run_id}/resolve": {"tools": []},
     "/v1/schedules": {"session_id": "s", "input": "hi", "every": 1000},

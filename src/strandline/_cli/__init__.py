@@ -20,6 +20,7 @@ from strandline._cli.check import check
 from strandline._cli.cluster import cluster_app
 from strandline._cli.demo import demo_app
 from strandline._cli.doctor import doctor
+from strandline._cli.edit import edit
 from strandline._cli.init import init
 from strandline._cli.journal import journal_app
 from strandline._cli.keys import keys_app
@@ -55,6 +56,7 @@ app.command(short_help="Show the runs of a session.")(runs)
 app.command()(history)
 app.command()(cancel)
 app.command(short_help="Move waiting runs.")(move)
+app.command(short_help="Change what a waiting run says.")(edit)
 app.command(short_help="Pause a session: accept runs, start none.")(pause)
 app.command()(resume)
 app.command(short_help="Show or answer an agent's questions.")(answer)

@@ -90,6 +90,13 @@ class RunJoined(Struct, frozen=True, tag="run.joined", tag_field="type"):
     truncated: bool = False
 
 
+class RunChanged(Struct, frozen=True, tag="run.changed", tag_field="type"):
+    """The run, which waits, was edited: `changed` names what of it (`input`, `metadata`, `priority`)."""
+
+    changed: list[str]
+    priority: int
+
+
 class TextDelta(Struct, frozen=True, tag="text.delta", tag_field="type", gc=False):
     """A piece of the model's text."""
 
@@ -188,6 +195,7 @@ RunEvent = (
     | RunStarted
     | RunRestarted
     | RunJoined
+    | RunChanged
     | TextDelta
     | TextReset
     | ReasoningDelta

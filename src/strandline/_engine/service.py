@@ -184,7 +184,7 @@ class Service:
         self.history, self.history_page = reading.history, reading.history_page
         self.cancel, self.cancel_session = self._control.cancel, self._control.cancel_session
         self.restore = self._control.restore
-        self.move, self.delete = self._control.move, self._control.delete
+        self.move, self.edit, self.delete = self._control.move, self._control.edit, self._control.delete
         self.pause, self.resume = self._control.pause, self._control.resume
         self.set_options = self._control.set_options
         self.joined, self.left = self._subscribers.joined, self._subscribers.left

@@ -42,6 +42,7 @@ NOT_FOUND: Final = 404
 METHOD_NOT_ALLOWED: Final = 405
 TIMED_OUT: Final = 408
 CONFLICT: Final = 409
+PRECONDITION_FAILED: Final = 412
 TOO_LARGE: Final = 413
 UNSUPPORTED: Final = 415
 UNPROCESSABLE: Final = 422
@@ -64,6 +65,7 @@ TITLES: Final = {
     METHOD_NOT_ALLOWED: "Method not allowed",
     TIMED_OUT: "Request timeout",
     CONFLICT: "Conflict",
+    PRECONDITION_FAILED: "Changed meanwhile",
     TOO_LARGE: "Body too large",
     UNSUPPORTED: "Unsupported media type",
     UNPROCESSABLE: "Invalid value",
@@ -179,6 +181,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.AlreadyAnswered: CONFLICT,
     errors.Dismissed: CONFLICT,
     errors.TooLate: CONFLICT,
+    errors.ChangedMeanwhile: PRECONDITION_FAILED,
     errors.NotRunning: CONFLICT,
     errors.NotResolvable: CONFLICT,
     errors.CannotGoBack: CONFLICT,

@@ -9,7 +9,7 @@ from msgspec import Struct
 from strandline._encoding import encode_messages
 from strandline._journal.checksums import CHECKSUM_BYTES, key_crc
 from strandline._journal.rules import Closed, joined_outcome
-from strandline._model import Completion, JoinState, NewRun, RunId, RunStatus, ScheduleId, SessionKey
+from strandline._model import Completion, JoinState, NewRun, Run, RunId, RunStatus, ScheduleId, SessionKey
 
 
 class SessionRef(Struct, frozen=True, gc=False):
@@ -149,6 +149,14 @@ class ChangeRun(Change, frozen=True, gc=False):
     queue_deadline: float | None
     cancel_requested: bool
     discard: bool
+
+
+class EditRun(Change, frozen=True, gc=False):
+    """The input and metadata of a waiting run, as edited."""
+
+    session: SessionRef
+    seq: int
+    body: Body
 
 
 class DueRun(Change, frozen=True, gc=False):
@@ -315,7 +323,7 @@ class CedePartitions(Change, frozen=True, gc=False):
     partitions: tuple[int, ...]
 
 
-def encoded_body(new: NewRun) -> Body:
+def encoded_body(new: NewRun | Run) -> Body:
     """Return the encoded request of a run."""
     metadata = encode_messages(new.metadata) if new.metadata else None
     trace = encode_messages(new.trace) if new.trace else None

@@ -2,8 +2,20 @@
 
 from typing import assert_never
 
-from strandline._journal.changes import DropSession, ForgetSchedule, MoveSchedule, StoreOptions, StoreSchedule
+from msgspec.structs import replace
+
+from strandline._journal.accepting import KEPT_BYTES
+from strandline._journal.changes import (
+    DropSession,
+    EditRun,
+    ForgetSchedule,
+    MoveSchedule,
+    StoreOptions,
+    StoreSchedule,
+    encoded_body,
+)
 from strandline._journal.defaults import changed_options, stored_options
+from strandline._journal.editions import edited_parts, edition
 from strandline._journal.going_back import GoingBack
 from strandline._journal.port import (
     AddSchedule,
@@ -15,10 +27,13 @@ from strandline._journal.port import (
     ChangeSchedule,
     Delete,
     DropSchedule,
+    Edit,
+    Edited,
     Ended,
     EndOverdue,
     EndWaiting,
     Move,
+    Outdated,
     Pause,
     Refused,
     Restore,
@@ -29,7 +44,8 @@ from strandline._journal.port import (
 )
 from strandline._journal.port import Change as AnyChange
 from strandline._journal.rules import check_end, delayed, drawn
-from strandline._model import NO_DEFAULTS, Lane, Outcome, RunId, RunStatus
+from strandline._journal.state import RunState
+from strandline._model import NO_DEFAULTS, Lane, Outcome, Principal, RunId, RunStatus
 
 
 class Changing(GoingBack):
@@ -49,6 +65,8 @@ class Changing(GoingBack):
                 return self._cancel_session(change)
             case Move():
                 return self._move(change)
+            case Edit():
+                return self._edit(change)
             case Pause():
                 return self._pause(change)
             case Resume():
@@ -171,37 +189,85 @@ class Changing(GoingBack):
 
     def _move(self, change: Move) -> Changed | Busy | Ended:
         """Give a waiting run another priority, or the last place of the front lane."""
-        run = self._runs.get(change.run_id)
+        run = self._not_begun(change.principal, change.run_id)
+        if not isinstance(run, RunState):
+            return run
+        if run.lane != Lane.ANSWER:
+            self._place_again(run, change.priority)
+        return Changed(existed=True)
+
+    def _not_begun(self, principal: Principal, run_id: RunId) -> RunState | Changed | Busy | Ended:
+        """Return a principal's run that waits and was never claimed, or the answer to a change of any other."""
+        run = self._runs.get(run_id)
         if run is None or run.held_since is not None:
-            known = self._locate_run(change.run_id)
-            if known is None or known.key.principal != change.principal:
+            known = self._locate_run(run_id)
+            if known is None or known.key.principal != principal:
                 return Changed(existed=False)
             self._check_owned(known.key)
             return Ended()
-        if run.session.key.principal != change.principal:
+        if run.session.key.principal != principal:
             return Changed(existed=False)
-        if run.fence is not None or run.has_begun:
-            return Busy()
-        if run.lane == Lane.ANSWER:
-            return Changed(existed=True)
+        return Busy() if run.fence is not None or run.has_begun else run
+
+    def _place_again(self, run: RunState, priority: int | None) -> None:
+        """Place a waiting run by another priority, or with None at the end of the front lane."""
         queue, is_queued = run.session.queue, run.host is None
         if is_queued:
             queue.remove(run)
-        if change.priority is None:
+        if priority is None:
             place = self.numbers.next_run(self._partition(run.session))
             run.lane, run.urgency = Lane.FRONT, drawn(place)
             self.numbers.drew_run(place)
         elif run.is_delayed and run.not_before is not None:
-            run.urgency, run.moved = delayed(run.not_before, change.priority), change.priority
+            run.urgency, run.moved = delayed(run.not_before, priority), priority
         else:
-            run.lane, run.urgency, run.moved = Lane.NORMAL, change.priority, change.priority
+            run.lane, run.urgency, run.moved = Lane.NORMAL, priority, priority
         if is_queued:
             queue.add(run)
         if run.not_before is not None:
             self._watch(run)  # (it may be delayed no longer)
         self._moved(run.session.key)
         self._change_run(run, was=None)
-        return Changed(existed=True)
+
+    def _edit(self, change: Edit) -> Edited | Outdated | Changed | Busy | Ended | Refused:
+        """Replace what a waiting run asks for, unless it is not as expected, or too much would be stored."""
+        run = self._not_begun(change.principal, change.run_id)
+        if not isinstance(run, RunState):
+            return run
+        if run.lane == Lane.ANSWER:
+            return Busy()
+        found, _, error = self._stored(run)
+        if error is not None:
+            raise error
+        parts = edited_parts(found, change.input, change.metadata, change.priority)
+        if not parts:
+            return Edited(())
+        if change.expected is not None and edition(found) not in change.expected:
+            return Outdated()
+        session = run.session
+        given = {name: getattr(change, name) for name in parts if name != "priority"}
+        if given:
+            body, was = encoded_body(edited := replace(found, **given)), encoded_body(found)
+            more = body.size - was.size
+            if (full := self._count_more(session.key.principal, more, change.stored_bytes)) is not None:
+                return full
+            self._note(session, EditRun(session.ref, run.seq, body))
+            if run.new is not None:
+                kept = body.size <= KEPT_BYTES
+                run.new = replace(run.new, input=edited.input, metadata=edited.metadata) if kept else None
+        if "priority" in parts:
+            self._place_again(run, change.priority)
+        return Edited(parts)
+
+    def _count_more(self, principal: Principal, more: int, most: int | None) -> Refused | None:
+        """Count bytes that are to be stored for a principal, or refuse them if they would be too many."""
+        if most is None or more <= 0:
+            return None
+        if self._stored_bytes(principal) + more > most:
+            return Refused("storage_full", 0)
+        self._coming.append((principal, more))
+        self._bytes_in_flight[principal] += more
+        return None
 
     def _set_options(self, change: SetOptions) -> Changed | Refused:
         """Change the default options of a session's runs, unless too much would be stored for its principal."""
@@ -215,12 +281,8 @@ class Changing(GoingBack):
         if options == session.options:
             return Changed(existed=True)
         more = len(options or b"") - len(session.options or b"")
-        principal = change.key.principal
-        if (most := change.stored_bytes) is not None and more > 0:
-            if self._stored_bytes(principal) + more > most:
-                return Refused("storage_full", 0)
-            self._coming.append((principal, more))
-            self._bytes_in_flight[principal] += more
+        if (full := self._count_more(change.key.principal, more, change.stored_bytes)) is not None:
+            return full
         session.options = options
         self._note(session, StoreOptions(session.ref, options))
         return Changed(existed=True)

@@ -19,6 +19,7 @@ from strandline._journal.port import (
     Change,
     ChangeAnswer,
     ClaimResult,
+    Edit,
     Gained,
     Move,
     Restore,
@@ -171,7 +172,7 @@ class Operations(ABC):
         def decide(table: SessionTable, now: float) -> ChangeAnswer:
             return table.change(change, now=now)
 
-        if isinstance(change, Cancel | Move | Restore):
+        if isinstance(change, Cancel | Edit | Move | Restore):
             return await self._operate(decide, run_id=change.run_id)
         return await self._operate(decide, key=change.key)
 

@@ -263,6 +263,24 @@ class Move(Struct, frozen=True):
     priority: int | None
 
 
+class Edit(Struct, frozen=True):
+    """Replace what a waiting run asks for: its input, its metadata as a whole, its priority as `Move` does; None stays.
+
+    Answered by `Edited`; by `Outdated` if `expected` has not its edition (`rules.edition`), by `Busy` if it has begun,
+    has reached the run that it joins, or answers a question, by `Ended`, by `Refused` if more than `stored_bytes` would
+    be stored for its principal, by `Changed(existed=False)` if there is no such run. Its key stands for what it was
+    accepted as.
+    """
+
+    principal: Principal
+    run_id: RunId
+    input: Input | None = None
+    metadata: dict[str, Any] | None = None
+    priority: int | None = None
+    expected: frozenset[str] | None = None
+    stored_bytes: int | None = None
+
+
 class Pause(Struct, frozen=True):
     """Claim nothing of a session until it is resumed, across restarts; an executing run continues."""
 
@@ -341,6 +359,7 @@ Change = (
     | Cancel
     | CancelSession
     | Move
+    | Edit
     | Pause
     | Resume
     | SetOptions
@@ -363,6 +382,16 @@ class Busy(Struct, frozen=True):
 
 class Ended(Struct, frozen=True):
     """Nothing was changed: the run has ended."""
+
+
+class Edited(Struct, frozen=True):
+    """The run is as requested. `parts` are the names of what was changed for that; none: it was so already."""
+
+    parts: tuple[str, ...]
+
+
+class Outdated(Struct, frozen=True):
+    """Nothing was changed: the run is not as the change expects it."""
 
 
 class Stopped(Struct, frozen=True):
@@ -392,7 +421,7 @@ class Restored(Struct, frozen=True):
     forgotten: bool = False
 
 
-ChangeAnswer = Changed | Busy | Ended | Stopped | Refused | SchedulesFull | Restored | Unreachable
+ChangeAnswer = Changed | Busy | Ended | Edited | Outdated | Stopped | Refused | SchedulesFull | Restored | Unreachable
 
 
 class Query(Struct, Generic[A], frozen=True):

@@ -64,6 +64,12 @@ _CHECKED: Final = (
     f" not_before FROM runs WHERE seq = ? AND lane = {Lane.DELAYED}"
 )
 """What the checksums of a delayed run cover, and what they are in."""
+_REQUESTED: Final = (
+    "SELECT length(input) + coalesce(length(metadata), 0), run_id, priority, opaque, created_at, timeout_s, not_before"
+    f" FROM runs WHERE seq = ? AND status = '{_QUEUED}' AND fence IS NULL"
+)
+"""The bytes of a waiting run, and what their checksums cover."""
+_EDIT_RUN: Final = "UPDATE runs SET input = ?, metadata = ? WHERE seq = ?"
 _DUE_RUN: Final = (
     "UPDATE runs SET seq = ?, lane = ?, urgency = ?, input = ?, metadata = ?, trace = ?, sender = ?, fingerprint = ?"
     f" WHERE seq = ? AND status = '{_QUEUED}' AND fence IS NULL"
@@ -244,6 +250,7 @@ class StoredRows(ABC):
             changes.AddRun: self._add_run,
             changes.ChangeRun: self._change_run,
             changes.DueRun: self._due_run,
+            changes.EditRun: self._edit_run,
             changes.EndRun: self._end_run,
             changes.AddHistory: self._add_history,
             changes.StoreAgent: self._store_agent,
@@ -364,6 +371,23 @@ class StoredRows(ABC):
             keys = [checksums.key_owner(crc, seq, key) for seq in (row.seq, row.drawn)]
             fingerprint = checksums.with_owner(fingerprint, *keys)
         self._update(_DUE_RUN, (row.drawn, row.lane, row.urgency, *parts, fingerprint, row.seq))
+
+    def _edit_run(self, row: changes.EditRun) -> None:
+        found = self._execute(_REQUESTED, (row.seq,)).fetchone()
+        if found is None:
+            raise Mismatch(f"there is no waiting run with sequence {row.seq}")
+        size, run_id, priority, opaque, created_at, timeout_s, not_before = found
+        owner = checksums.request_owner(
+            row.session.crc, row.seq, run_id, priority, not opaque, created_at, timeout_s, not_before
+        )
+        body = row.body
+        metadata = None if body.metadata is None else checksums.with_checksum(body.metadata, owner)
+        self._update(_EDIT_RUN, (checksums.with_checksum(body.prompt, owner), metadata, row.seq))
+        self._count_edit(row.session.key.principal, body.size - size)
+
+    @abstractmethod
+    def _count_edit(self, principal: Principal, more: int) -> None:
+        """Count bytes that an edited run has more, or less, in what is stored for its principal."""
 
     def _end_run(self, row: changes.EndRun) -> None:
         # A run that has ended and has a fence is held, and the index of claims has its session.
@@ -635,6 +659,9 @@ class SqliteRows(StoredRows):
         for table in ("agents", "questions", "closed_requests", "schedules", "branches"):
             self._write(f"DELETE FROM {table} WHERE session = ?", (session.no,))
         self._write("DELETE FROM sessions WHERE no = ?", (session.no,))
+
+    def _count_edit(self, principal: Principal, more: int) -> None:
+        self._write("UPDATE stored SET bytes = bytes + ? WHERE principal = ?", (more, principal))
 
     def _store_agent(self, row: changes.StoreAgent) -> None:
         # Nearly always the row exists, and only the state changes.

@@ -95,6 +95,10 @@ class RemoteServer:
         body: Body = {"front": True} if priority is None else {"priority": priority}
         return self._ask("POST", f"/v1/runs/{_quoted(run_id)}/move", body)
 
+    def edit(self, run_id: str, body: Body) -> Body:
+        """Edit a waiting run, and return it. Raises `UnknownId` and `TooLate`."""
+        return self._ask("PATCH", f"/v1/runs/{_quoted(run_id)}", body)
+
     def open_tools(self, run_id: str) -> list[Body]:
         """Return the tools of a crashed run whose outcome is unknown. Raises `UnknownId` and `TooLate`."""
         tools: list[Body] = self._ask("GET", f"/v1/runs/{_quoted(run_id)}/resolve")["tools"]

@@ -21,6 +21,7 @@ FIRST_ERROR: Final = 300
 UNAUTHORIZED: Final = 401
 NOT_FOUND: Final = 404
 CONFLICT: Final = 409
+OUTDATED: Final = 412
 FOR_NOW: Final = frozenset({429, 502, 503, 504})
 """Refused for now: by the server, or by a proxy that cannot reach it."""
 LONGEST_RETRY_S: Final = 300.0
@@ -243,7 +244,7 @@ def failure(reply: Reply) -> ClientError:
         kind = Unauthorized
     elif reply.status == NOT_FOUND:
         kind = NotFound
-    elif reply.status == CONFLICT:
+    elif reply.status in (CONFLICT, OUTDATED):
         kind = Conflict
     detail = refusal.detail or f"the server says {reply.status}"
     return kind(detail, code=refusal.code, status=reply.status, retry_after_s=retry_after_s)

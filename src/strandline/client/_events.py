@@ -74,6 +74,13 @@ class RunJoined(EventBase, frozen=True, tag="run.joined"):
     truncated: bool = False
 
 
+class RunChanged(EventBase, frozen=True, tag="run.changed"):
+    """The run, which waits, was edited: `changed` names what of it (`input`, `metadata`, `priority`)."""
+
+    changed: list[str] = []
+    priority: int = 3
+
+
 class TextDelta(EventBase, frozen=True, tag="text.delta"):
     """A piece of the model's text."""
 
@@ -172,6 +179,7 @@ _KnownEvent = (
     | RunStarted
     | RunRestarted
     | RunJoined
+    | RunChanged
     | TextDelta
     | TextReset
     | ReasoningDelta

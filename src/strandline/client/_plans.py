@@ -239,6 +239,25 @@ def cancel(run_id: str, force: bool, patience: Patience) -> Plan[Run]:
     return answers.read((yield from ask(requests.cancel(run_id, force=force), patience)), answers.run)
 
 
+def edit(
+    run_id: str,
+    given: str | list[Block] | None,
+    metadata: dict[str, Any] | None,
+    priority: int | None,
+    etag: str | None,
+    patience: Patience,
+) -> Plan[Run]:
+    """Edit a run that waits; return it. Raises `ClientError`: `Conflict` if it has begun or is not as `etag` says."""
+    return answers.read((yield from ask(requests.edit(run_id, given, metadata, priority, etag), patience)), answers.run)
+
+
+def etag(run_id: str, patience: Patience) -> Plan[str | None]:
+    """Return the edition of a run; None if it cannot be edited. Raises `ClientError`."""
+    reply = yield from ask(requests.run(run_id), patience)
+    found = reply.headers.get("etag")
+    return None if found is None else found.strip('"')
+
+
 def answer(run_id: str, responses: Mapping[str, Any], key: str, patience: Patience) -> Plan[Run]:
     """Answer the input requests of a run; return the run that continues with them, accepted. Raises `ClientError`."""
     asking = answers.read((yield from ask(requests.run(run_id), patience)), answers.run)

@@ -151,6 +151,20 @@ def cancel(run_id: str, *, force: bool) -> Request:
     return _request("POST", f"{_run(run_id)}/cancel", {"force": force})
 
 
+def edit(
+    run_id: str,
+    given: "str | list[Block] | None",
+    metadata: dict[str, Any] | None,
+    priority: int | None,
+    etag: str | None,
+) -> Request:
+    """Return the request to edit a run. It is sent again only if nothing of others can be lost by that."""
+    parts = {"input": given, "metadata": metadata, "priority": priority}
+    headers = {} if etag is None else {"If-Match": f'"{etag}"'}
+    body = {name: part for name, part in parts.items() if part is not None}
+    return _request("PATCH", _run(run_id), body, headers=headers, again=etag is not None)
+
+
 def new_schedule(session: str, given: "str | list[Block]", options: ScheduleOptions) -> Request:
     """Return the request that makes a schedule. It is not sent again unless it was refused: it would make another."""
     return _request("POST", "/v1/schedules", {"session_id": session, "input": given, **options}, again=False)

@@ -84,6 +84,25 @@ class Client:
         """Cancel a run and return it: ended, or asked to stop. Raises `Conflict` if it had already ended otherwise."""
         return self._do(plans.cancel(run_id, force, self._patience()))
 
+    def edit(
+        self,
+        run_id: str,
+        text: str | list[Block] | None = None,
+        *,
+        metadata: dict[str, Any] | None = None,
+        priority: int | None = None,
+        etag: str | None = None,
+    ) -> Run:
+        """Replace the input, all metadata or the priority of a run that waits, and return it.
+
+        With `etag` only if it still is as `etag` has found it. Raises `Conflict` if it is not, or if the run has begun.
+        """
+        return self._do(plans.edit(run_id, text, metadata, priority, etag, self._patience()))
+
+    def etag(self, run_id: str) -> str | None:
+        """Return what names the input, metadata and priority of a run as they are; None if it cannot be edited."""
+        return self._do(plans.etag(run_id, self._patience()))
+
     def answer(self, run_id: str, responses: Mapping[str, Any]) -> Run:
         """Answer the input requests of a run, by their ids; return the run that continues with the answers."""
         return self._do(plans.answer(run_id, responses, _key(), self._patience()))

@@ -13,15 +13,16 @@ from msgspec.structs import replace
 
 from strandline._engine.admission.refusals import STORAGE_FULL_S, unreachable
 from strandline._engine.admission.shielded import to_the_end
-from strandline._engine.events import SessionDeleted, SessionEvent, SessionPaused, SessionResumed
+from strandline._engine.events import RunChanged, SessionDeleted, SessionEvent, SessionPaused, SessionResumed
 from strandline._engine.execution import AgentPool, Claims, Retries
 from strandline._engine.maintenance import Readiness
 from strandline._engine.observers import Projection
 from strandline._engine.options import Options
 from strandline._engine.ownership import Ownership
 from strandline._engine.reading import Reading, RestoredView, RunView
-from strandline._engine.requests import RunBuilder, checked_priority
+from strandline._engine.requests import RunBuilder, RunEdit, checked_priority
 from strandline._engine.streams import Streams
+from strandline._journal.editions import edited_parts
 from strandline._journal.port import (
     Busy,
     Cancel,
@@ -30,10 +31,13 @@ from strandline._journal.port import (
     Changed,
     Delete,
     DismissedQuery,
+    Edit,
+    Edited,
     Ended,
     EndWaiting,
     Journal,
     Move,
+    Outdated,
     Pause,
     Refused,
     Restore,
@@ -48,6 +52,7 @@ from strandline._journal.port import (
 )
 from strandline._model import (
     JoinState,
+    Lane,
     OnDisconnect,
     Outcome,
     Principal,
@@ -60,6 +65,7 @@ from strandline._model import (
 )
 from strandline.errors import (
     AlreadyEnded,
+    ChangedMeanwhile,
     Invalid,
     InvariantBroken,
     NotFound,
@@ -195,6 +201,52 @@ class Control:
             case _:
                 raise NotFound(f"there is no run {run_id}")
 
+    async def edit(self, principal: Principal, run_id: RunId, edit: RunEdit) -> RunView:
+        """Replace parts of a waiting run, and return it. One that is as requested already is returned whatever it does.
+
+        Raises `Invalid`, `NotFound`, `AlreadyEnded`, `TooLate` if it has begun or answers a question,
+        `ChangedMeanwhile`, `StorageFull`.
+        """
+        run = await self._reading.stored_run(principal, run_id)
+        self._builder.check_edit(run.key, edit)
+        return await to_the_end(self._edit(run, edit), self._under_way)
+
+    async def _edit(self, run: Run, edit: RunEdit) -> RunView:
+        principal, run_id = run.key.principal, run.run_id
+        most = self._options.max_stored_bytes_per_principal
+        change = Edit(principal, run_id, edit.input, edit.metadata, edit.priority, edit.expected, most)
+        answer = await self._journal.change(change)
+        match answer:
+            case Edited():
+                view = await self._reading.changed_run(principal, run_id)
+                if answer.parts:
+                    self._streams.edited(run_id, run.key, RunChanged(list(answer.parts), view.run.priority))
+                return view
+            case Refused():
+                raise self._storage_full(run.key, "what was edited")
+            case Changed():
+                raise NotFound(f"there is no run {run_id}")
+        run = await self._reading.stored_run(principal, run_id)
+        if not edited_parts(run, edit.input, edit.metadata, edit.priority):
+            return await self._reading.changed_run(principal, run_id)  # (sent again, since its answer was lost)
+        match answer:
+            case Outdated():
+                raise ChangedMeanwhile(f"run {run_id} is not as If-Match says; read it again, and decide anew")
+            case Ended():
+                raise AlreadyEnded(f"run {run_id} has ended")
+            case Busy():
+                raise TooLate(_cannot_edit(run))
+            case _:
+                raise InvariantBroken(f"the journal answered an edit with {answer}")
+
+    def _storage_full(self, key: SessionKey, what: str) -> StorageFull:
+        return StorageFull(
+            f"{self._options.max_stored_bytes_per_principal} bytes may be kept for {key.principal}, in all its sessions"
+            f" (setting max_stored_bytes_per_caller), and {what} would be more; delete sessions that are not needed any"
+            " more",
+            retry_after_s=max(self._options.retry_after_s, STORAGE_FULL_S),
+        )
+
     async def set_options(self, key: SessionKey, options: Mapping[str, Any] | None) -> SessionView:
         """Set default options of a session's runs, of which None removes one, or with None as `options` remove all;
         return the session.
@@ -210,12 +262,7 @@ class Control:
             case Changed(existed=True):
                 return await self._reading.changed_session(key)
             case Refused():
-                raise StorageFull(
-                    f"{most} bytes may be kept for {key.principal}, in all its sessions (setting"
-                    " max_stored_bytes_per_caller), and these options would be more; delete sessions that are not"
-                    " needed any more",
-                    retry_after_s=max(self._options.retry_after_s, STORAGE_FULL_S),
-                )
+                raise self._storage_full(key, "these options")
             case _:
                 raise NotFound(f"there is no session {key.session_id}")
 
@@ -314,6 +361,14 @@ class Control:
 def _reached(run: Run) -> str:
     joined = "the run that it joined" if run.joined is None else f"run {run.joined}, which it joined"
     return f"run {run.run_id} has reached {joined}, and ends with it; cancel that one"
+
+
+def _cannot_edit(run: Run) -> str:
+    if run.join is JoinState.APPLIED:
+        return _reached(run)
+    if run.lane == Lane.ANSWER:
+        return f"run {run.run_id} answers an input request, and can only be cancelled"
+    return f"run {run.run_id} has begun"
 
 
 def _ended(run: Run) -> str:

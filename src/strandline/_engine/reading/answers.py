@@ -19,6 +19,8 @@ class RunView(Struct, frozen=True, kw_only=True):
     phase: str | None
     estimated_wait_s: float | None
     why: Why | None = None
+    edition: str | None = None
+    """What `edit` takes as `expected`; None: it cannot be edited, or was read in a list."""
     superseded: Superseded | None = None
     """What it supersedes or has superseded, if it goes back and is read alone."""
 

@@ -17,6 +17,7 @@ from strandline._engine.reading.reasons import of_others
 from strandline._engine.reading.standings import Standings
 from strandline._engine.requests import not_resolvable
 from strandline._engine.streams import Later, RunStream, Streams
+from strandline._journal.editions import edition, may_edit
 from strandline._journal.port import (
     HistoryPage,
     HistoryQuery,
@@ -83,7 +84,7 @@ class Reading(Struct, eq=False):
         if isinstance(end, Outcome) and run.status not in ENDED:  # its journal is in memory, and the server stops
             ended = replace(run.summary(), status=end.status, outcome=end, position=None)
             return RunView(run=ended, phase=None, estimated_wait_s=None)
-        view = (await self._views([run.summary()]))[0]  # (its input may be large, and the view may live long)
+        view = await self._seen(run)
         if run.back is None:
             return view
         superseded = await self._journal.read(SupersededQuery(run.key, run_id=run_id))
@@ -144,7 +145,11 @@ class Reading(Struct, eq=False):
 
         With `NotOwner` the request would be passed on, and the change be made again.
         """
-        return (await self._views([(await self._read(principal, run_id)).summary()]))[0]
+        return await self._seen(await self._read(principal, run_id))
+
+    async def _seen(self, run: Run) -> RunView:
+        (view,) = await self._views([run.summary()])  # (its input may be large, and the view may live long)
+        return replace(view, edition=edition(run)) if may_edit(run) else view
 
     def _noted_journal(self) -> Journal:
         """Note a request, and return the journal."""

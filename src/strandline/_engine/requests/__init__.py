@@ -14,7 +14,7 @@ from strandline._engine.requests.content import (
     NEVER_ALLOWED,
     check_content,
 )
-from strandline._engine.requests.request import END_OF_TIME_S, Request, check_key
+from strandline._engine.requests.request import END_OF_TIME_S, Request, RunEdit, check_key
 from strandline._engine.requests.run_builder import RunBuilder, checked_priority
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "CheckedTool",
     "RunBuilder",
     "Request",
+    "RunEdit",
     "ToolOutcome",
     "check_content",
     "check_key",

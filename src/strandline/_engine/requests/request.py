@@ -107,3 +107,15 @@ def _is_storable(name: object) -> bool:
         return name.isascii() or bool(name.encode())
     except UnicodeEncodeError:
         return False
+
+
+class RunEdit(Struct, frozen=True, kw_only=True):
+    """What is to replace parts of a waiting run; None stays. `metadata` is replaced as a whole.
+
+    `expected` are the editions of the run (`RunView.edition`) that it may have; None: any.
+    """
+
+    input: Input | None = None
+    metadata: dict[str, Any] | None = None
+    priority: int | None = None
+    expected: frozenset[str] | None = None

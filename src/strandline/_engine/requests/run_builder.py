@@ -12,7 +12,7 @@ from strandline._clock import Clock
 from strandline._encoding import encode, encode_messages
 from strandline._engine.options import Options
 from strandline._engine.requests.content import check_content
-from strandline._engine.requests.request import Request
+from strandline._engine.requests.request import Request, RunEdit
 from strandline._model import (
     HIGHEST_PRIORITY,
     INTERRUPTS,
@@ -155,6 +155,16 @@ class RunBuilder(Struct, eq=False):
             ),
             None,
         )
+
+    def check_edit(self, key: SessionKey, edit: RunEdit) -> None:
+        """Check what is to replace parts of a run as if it were requested. Raises `Invalid`."""
+        if edit.input is None and edit.metadata is None and edit.priority is None:
+            raise Invalid("an edit needs one of input, metadata and priority")
+        if edit.input is not None:
+            check_content(edit.input, self._options.allowed_content)
+        self._check_size(Request(key=key, input=edit.input or "-", metadata=edit.metadata or {}))
+        if edit.priority is not None:
+            checked_priority(edit.priority)
 
     def _check_sender(self, request: Request) -> None:
         """Raise `Invalid` if a request may not name its sender, or names one that no line of text can show."""

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from strandline._clock import Clock
 from strandline._engine.events import (
+    RunChanged,
     RunPosition,
     RunQueued,
     RunRestarted,
@@ -201,6 +202,13 @@ class Streams:
             stream.publish(self._clock.now(), stream.standing)
             if self._draining and self.is_waiting(run_id):
                 self.later(run_id)
+
+    def edited(self, run_id: RunId, key: SessionKey, event: RunChanged) -> None:
+        """Publish that a waiting run was edited."""
+        if (stream := self._streams.get(run_id)) is not None:
+            stream.publish(self._clock.now(), event)
+        else:
+            self._changes.publish(key, run_id, self._clock.now(), event)
 
     def claimed(self, claim: Claim) -> None:
         """Note that a run is about to execute, for the first time or again."""

@@ -115,7 +115,7 @@ def build_apps(
             Route("/health", Endpoint(probes.health), methods=["GET"]),
             Route("/history", Endpoint(chat.history), methods=["GET"]),
             Route("/v1/runs", Endpoint(runs.all), methods=["GET"]),
-            Route("/v1/runs/{run_id}", Endpoint(runs.read), methods=["GET"]),
+            Route("/v1/runs/{run_id}", Endpoint(by_method(GET=runs.read, PATCH=runs.edit)), methods=["GET", "PATCH"]),
             Route("/v1/runs/{run_id}/events", Endpoint(runs.events), methods=["GET"]),
             Route("/v1/runs/{run_id}/cancel", Endpoint(runs.cancel), methods=["POST"]),
             Route("/v1/runs/{run_id}/move", Endpoint(runs.move), methods=["POST"]),

@@ -24,7 +24,7 @@ from strandline._http.dialects.runs import AgainBody, NewRunBody, ResolveBody
 from strandline._http.exchange.sse import MEDIA_TYPE
 from strandline._http.routes.events import TYPES
 from strandline._http.routes.health import HealthBody, HealthWord, ProbeBody
-from strandline._http.routes.runs import CancelBody, MoveBody, RestoredBody, RunBody, RunsBody, UnresolvedBody
+from strandline._http.routes.runs import CancelBody, EditBody, MoveBody, RestoredBody, RunBody, RunsBody, UnresolvedBody
 from strandline._http.routes.schedules import ChangeScheduleBody, NewScheduleBody, ScheduleBody, SchedulesBody
 from strandline._http.routes.sessions import (
     CancelledBody,
@@ -267,6 +267,12 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
         {"type": "string"},
         "`wait=N`: wait up to N seconds (at most 300) for the end of the run",
     ),
+    "if_match": (
+        "If-Match",
+        "header",
+        {"type": "string"},
+        "The `ETag` that the run must still have, as an earlier answer gave it; else 412",
+    ),
     "last": (
         "Last-Event-ID",
         "header",
@@ -379,6 +385,10 @@ OPERATIONS: Final = (
     Operation(method="POST", path="/v1/runs/{run_id}/move", tag="runs", takes=("run_id",),
               summary="Move a queued run", body=MoveBody, answers={200: RunBody},
               refused=(errors.NotFound, errors.AlreadyEnded, errors.TooLate, wire.AnswerLost, *_V1)),
+    Operation(method="PATCH", path="/v1/runs/{run_id}", tag="runs", takes=("run_id", "if_match"),
+              summary="Edit a queued run", body=EditBody, answers={200: RunBody},
+              refused=(errors.NotFound, errors.AlreadyEnded, errors.TooLate, errors.ChangedMeanwhile,
+                       errors.StorageFull, wire.AnswerLost, *_V1)),
     Operation(method="GET", path="/v1/schedules", tag="schedules", takes=("in_session", "limit", "schedules_cursor"),
               summary="List schedules", answers={200: SchedulesBody}, refused=(errors.Invalid, *_READING)),
     Operation(method="POST", path="/v1/schedules", tag="schedules", summary="Make a schedule", body=NewScheduleBody,

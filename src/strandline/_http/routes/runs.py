@@ -11,8 +11,10 @@ from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
+from strandline._encoding import decoder
 from strandline._engine.events import Why
 from strandline._engine.reading import RunPage, RunView, Superseded
+from strandline._engine.requests import RunEdit
 from strandline._engine.service import Service
 from strandline._history import effective_sender
 from strandline._http import wire
@@ -23,6 +25,7 @@ from strandline._http.exchange.run_request import Priority, whole_number
 from strandline._http.exchange.sse import RunEvents, last_event_id
 from strandline._http.forwardable import counts_client, forwardable, left_of, only_once
 from strandline._model import (
+    Block,
     IfBusy,
     InputRequest,
     JoinState,
@@ -41,6 +44,7 @@ MAX_WAIT_S: Final = 300
 _WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 
 
+_TAG: Final = re.compile(r'(?:^|,)\s*"([^"]*)"\s*(?=,|$)')
 AgentStateThen = Literal["restored", "forgotten"]
 
 
@@ -139,6 +143,14 @@ class MoveBody(Struct, frozen=True):
     front: Annotated[bool, Meta(description="Before all queued runs, after those moved there earlier")] = False
 
 
+class EditBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to replace of a run that waits. What is absent, or null, stays."""
+
+    input: Annotated[str | list[Block] | None, Meta(description="Text, or content blocks in Strands' form")] = None
+    metadata: Annotated[dict[str, Any] | None, Meta(description="All metadata of the run from now on")] = None
+    priority: Annotated[Priority | None, Meta(description="1 to 5, 1 first")] = None
+
+
 class OpenToolBody(Struct, frozen=True):
     """A tool call whose outcome is unknown."""
 
@@ -227,6 +239,7 @@ class Runs:
         self._exchange = exchange
         self._settings = settings
         self._decode_move = msgspec.json.Decoder(MoveBody).decode
+        self._decode_edit = decoder(EditBody)
         self._decode_cancel = msgspec.json.Decoder(CancelBody).decode
 
     async def read(self, request: Request) -> Response:
@@ -239,14 +252,29 @@ class Runs:
             principal, run_id
         )  # (fails for another caller's run, before this client is counted)
         if wait_s is None:
-            return wire.answer(run_body(view))
+            return wire.answer(run_body(view), headers=_edition(view))
         if view.run.outcome is None:
             waiting = asyncio.ensure_future(self._service.wait(principal, run_id, left_of(request, wait_s)))
             with suppress(ClientsServerStops):
                 view = await self._exchange.while_connected(request, run_id, waiting)
             if view.run.outcome is None and self._exchange.sends_away(request):
                 raise self._service.ownership.moved(view.run.key)
-        return wire.answer(run_body(view), headers={"Preference-Applied": f"wait={wait_s}"})
+        return wire.answer(run_body(view), headers={"Preference-Applied": f"wait={wait_s}", **_edition(view)})
+
+    async def edit(self, request: Request) -> Response:
+        """Edit a run that waits; 409 if it has begun, 412 if it is not as `If-Match` says."""
+        run_id, principal = RunId(request.path_params["run_id"]), principal_of(request)
+        reads = "`input`, `metadata` and `priority` are those of a new run"
+        body, _ = await wire.read_json(request, self._settings.max_body_bytes, self._decode_edit, reads)
+        expected = _expected(request)
+        if expected is None:
+            only_once(request)  # (else what somebody else has edited since then would be lost)
+        edit = RunEdit(
+            input=body.input, metadata=body.metadata, priority=whole_number(body.priority), expected=expected
+        )
+        view = await self._service.edit(principal, run_id, edit)
+        changed(request, f"edited run {run_id} of session {view.run.key.session_id}")
+        return wire.answer(run_body(view), headers=_edition(view))
 
     async def unresolved(self, request: Request) -> Response:
         """Return the tools of a crashed run whose outcome is unknown; 409 if it cannot continue."""
@@ -286,7 +314,7 @@ class Runs:
         view = await self._service.move(principal_of(request), run_id, priority)
         where = "to the front" if priority is None else f"to priority {priority}"
         changed(request, f"moved run {run_id} of session {view.run.key.session_id} {where}")
-        return wire.answer(run_body(view))
+        return wire.answer(run_body(view), headers=_edition(view))
 
     async def restore(self, request: Request) -> Response:
         """Have the conversation continue where it ended when a superseded run was last in it."""
@@ -317,6 +345,19 @@ class Runs:
         forced = " by force" if body.force else ""
         changed(request, f"cancelled run {run_id} of session {view.run.key.session_id}{forced}")
         return wire.answer(run_body(view), wire.OK if view.run.outcome else wire.ACCEPTED)
+
+
+def _edition(view: RunView) -> dict[str, str]:
+    """Return the header that names the edition of a run that can be edited."""
+    return {} if view.edition is None else {"ETag": f'"{view.edition}"'}
+
+
+def _expected(request: Request) -> frozenset[str] | None:
+    """Return the editions that `If-Match` names; None without it, or for `*`. Weak ones never match."""
+    given = ",".join(request.headers.getlist("if-match"))
+    if not given or given.strip() == "*":
+        return None
+    return frozenset(_TAG.findall(given))
 
 
 def preferred_wait_s(request: Request) -> int | None:

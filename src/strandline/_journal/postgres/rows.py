@@ -186,6 +186,9 @@ class PostgresRows(StoredRows):
         super()._add_run(row)
         self._more[row.session.key.principal] += row.body.size
 
+    def _count_edit(self, principal: Principal, more: int) -> None:
+        self._more[principal] += more
+
     def _add_history(self, row: changes.AddHistory) -> None:
         super()._add_history(row)
         if row.messages is not None:

@@ -15,6 +15,7 @@ checking that it delivered no claims that the test has not seen.
 from strandline.testing._contract.claims import ClaimsContract
 from strandline.testing._contract.control import ControlContract
 from strandline.testing._contract.delays import DelaysContract
+from strandline.testing._contract.edits import EditsContract
 from strandline.testing._contract.ends import EndsContract
 from strandline.testing._contract.going_back import GoingBackContract
 from strandline.testing._contract.history import HistoryContract
@@ -57,6 +58,7 @@ class JournalContract(
     RestContract,
     QueueTimeContract,
     DelaysContract,
+    EditsContract,
     OptionsContract,
     SchedulesContract,
 ):
