@@ -63,6 +63,8 @@ class Request(Struct, frozen=True, kw_only=True):
     """Whether what is known of its run may be of an earlier one, deleted since."""
     timeout_s: float | None = None
     queue_timeout_s: float | None = None
+    not_before_s: float | None = None
+    """Until when it is delayed."""
 
     @property
     def must_not_wait(self) -> bool:
@@ -143,6 +145,11 @@ class Run(Struct, kw_only=True, eq=False):
     def has_turn(self) -> bool:
         """Whether it is a run of its own: it executes, or would, and not the run that it has joined."""
         return self.join != "applied"
+
+    @property
+    def waits_since_s(self) -> float | None:
+        """Since when its time to wait counts."""
+        return None if self.created_s is None else max(self.created_s, self.request.not_before_s or self.created_s)
 
     @property
     def label(self) -> str:

@@ -36,7 +36,8 @@ def _equals(session: object, runs: list[Run]) -> Iterator[str]:
             yield f"run {earlier.label} executed before {later.label} of {session}, which is first by sequence"
     last: Run | None = None
     for run in runs:
-        if last is not None and 0 <= run.accepted < last.request.sent:
+        waits = run.request.not_before_s is None
+        if last is not None and waits and 0 <= run.accepted < last.request.sent:
             yield f"run {run.label} of {session} was accepted before {last.label} was sent, and executed after it"
         if last is None or last.request.sent < run.request.sent:
             last = run
@@ -58,7 +59,9 @@ def ranked(evidence: Evidence) -> Iterator[str]:
 
 def _was_accepted(run: Run, before: Run, at: float) -> bool:
     """Return whether a run had been accepted for sure when another one of its session started, soon after `at`."""
-    return run.sequence < before.sequence or (run.accepted_s is not None and run.accepted_s < at)
+    if run.sequence < before.sequence:
+        return True
+    return run.request.not_before_s is None and run.accepted_s is not None and run.accepted_s < at
 
 
 def rank(run: Run, at: float) -> Rank | None:
@@ -68,6 +71,8 @@ def rank(run: Run, at: float) -> Rank | None:
     moves = [move for move in run.moves if move.sent_s <= at]
     if any(not 0 <= move.answered_s < at for move in moves) or len(moves) > 1:
         return None
+    if run.request.not_before_s is not None and (at < run.request.not_before_s or run.moves):
+        return None  # it is behind all others, or was not any more since it was moved
     if moves:
         priority = moves[0].priority
         return (FRONT, MOVED, 0) if priority is None else (NORMAL, priority, _place(run))

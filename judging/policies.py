@@ -1,5 +1,6 @@
 """A run that interrupts ends what has begun, and nothing else; only a rollback hides what that did."""
 
+import math
 from collections.abc import Iterator
 from itertools import combinations
 
@@ -40,6 +41,8 @@ def interrupted(evidence: Evidence) -> Iterator[str]:
 def _met(evidence: Evidence, run: Run, other: Run) -> Iterator[str]:
     """Yield what is wrong with how `other` was accepted while `run`, which came before it, had not ended."""
     before = 0 <= run.accepted < other.request.sent
+    if run.request.not_before_s is not None and not (run.started_s or math.inf) < (other.created_s or 0.0):
+        before = False  # it may be delayed still, and keeps nobody waiting
     if other.request.must_not_wait and not other.request.answers and before:
         yield f"run {other.label} was to be refused by a busy session, and was accepted beside run {run.label}"
     if not other.request.interrupts or run.started_s is None or other.created_s is None:

@@ -19,7 +19,7 @@ def had_its_time(evidence: Evidence) -> Iterator[str]:
             case "timeout":
                 since_s, limit_s = run.started_s, run.request.timeout_s
             case "queue_timeout":
-                since_s, limit_s = run.created_s, run.request.queue_timeout_s
+                since_s, limit_s = run.waits_since_s, run.request.queue_timeout_s
                 closed_s = (run.closed_s or (0.0, 0.0))[0]
             case _:
                 continue
@@ -50,8 +50,9 @@ def waited_in_time(evidence: Evidence) -> Iterator[str]:
     for run in evidence.runs.values():
         until_s = run.ended_s if run.started_s is None else run.started_s
         limit_s = run.request.queue_timeout_s
-        if limit_s is None or until_s is None or run.created_s is None or run.closed_s is None:
+        since_s = run.waits_since_s
+        if limit_s is None or until_s is None or since_s is None or run.closed_s is None:
             continue
-        waited_s = until_s - run.created_s - run.closed_s[1]
+        waited_s = until_s - since_s - run.closed_s[1]
         if waited_s > limit_s + evidence.limits.late_s:
             yield f"run {run.label} waited for {waited_s:.1f} s, and had {limit_s}"

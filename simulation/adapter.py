@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from judging.evidence import Cancel, End, Evidence, History, Limits, Question, Run, Session, ToolStarts, View, Work
 from simulation.joins import joined_in
 from simulation.life import Life
+from simulation.loop import EPOCH
 from simulation.parts import Part, last_text, split
 from simulation.questions import closed_at, waited_for_input_s
 from simulation.seen import Attempt, ObservedRun
 from simulation.timeline import Timeline
-from simulation.truth import EPOCH, SLACK_S, may_outlive
+from simulation.truth import SLACK_S, may_outlive
 from strandline._model import JoinState, Outcome, RunStatus
 from strandline._model import Run as StoredRun
 
@@ -170,11 +171,16 @@ def _closed_s(life: Life, timeline: Timeline, run: StoredRun) -> tuple[float, fl
     until = run.ended_at if run.started_at is None else run.started_at
     if until is None or not life.steady or life.faulty:
         return None
-    if any(run.created_at - EPOCH <= each <= until - EPOCH + SLACK_S for each in timeline.interruptions):
+    if any(_waits_since(run) - EPOCH <= each <= until - EPOCH + SLACK_S for each in timeline.interruptions):
         return None
     held_s = _held_s(life, timeline, run, until)
     least_s, most_s = waited_for_input_s(life, timeline, run, until)
     return max(held_s, least_s), held_s + most_s  # (locked and waiting at once counts once; it is not seen which)
+
+
+def _waits_since(run: StoredRun) -> float:
+    """Return since when the time of a run to wait counts."""
+    return run.created_at if run.not_before is None else max(run.created_at, run.not_before)
 
 
 def _held_s(life: Life, timeline: Timeline, run: StoredRun, until: float) -> float:
@@ -184,7 +190,7 @@ def _held_s(life: Life, timeline: Timeline, run: StoredRun, until: float) -> flo
         earlier = life.runs.get(attempt.run)
         if earlier is not None and earlier.ended_at is not None and attempt.run != run.run_id:
             over = min(attempt.ended_at + EPOCH, earlier.ended_at + life.options.hold_limit_s, until)
-            held_s += max(0.0, over - max(earlier.ended_at, run.created_at))
+            held_s += max(0.0, over - max(earlier.ended_at, _waits_since(run)))
     return held_s
 
 

@@ -5,6 +5,7 @@ from collections import deque
 
 from msgspec.structs import replace
 
+from simulation.loop import EPOCH
 from simulation.operations import cancel, move, pause
 from simulation.script import draw
 from simulation.server import Gone, Server
@@ -95,7 +96,7 @@ def _drawn(town: Town) -> Request:
         if town.keyed and chance.happens(0.15):
             other = chance.choice(town.keyed)
             request = replace(request, key=other.key, idempotency_key=other.idempotency_key)
-    return town.habits.applied_to(request, town.last_accepted.get(request.key, ()))
+    return town.habits.applied_to(request, town.last_accepted.get(request.key, ()), town.clock.now())
 
 
 def _text_of(request: Request) -> str:
@@ -115,6 +116,7 @@ def _note_requested(town: Town, request: Request) -> None:
         on_question=request.on_question or OnQuestion.WAIT,
         answers=tuple(request.answers or ()),
         expected=request.expected_run_id,
+        not_before_s=None if request.not_before is None else request.not_before - EPOCH,
         sender=None if request.sender is None else request.sender.name,
         limits={
             name: seconds

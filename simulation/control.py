@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 from judging.evidence import Request
 from simulation.life import Life
+from simulation.loop import EPOCH
 from simulation.seen import ObservedRun, text_of
 from simulation.timeline import Timeline
-from simulation.truth import EPOCH, SLACK_S
+from simulation.truth import SLACK_S
 from strandline._model import Run, RunStatus
 
 SOON_S = 1e-6

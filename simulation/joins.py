@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 from judging.evidence import Joined
 from simulation.life import Life
+from simulation.loop import EPOCH
 from simulation.parts import Part, split
 from simulation.record import joined_texts
 from simulation.seen import ObservedRun
 from simulation.timeline import Timeline
-from simulation.truth import EPOCH
 from strandline._model import JoinState, RunStatus
 
 SOON_S = 1e-6

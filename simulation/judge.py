@@ -13,6 +13,7 @@ from simulation.adapter import as_reported, evidence_of
 from simulation.control import cancelled, cancelled_all, discarded, refused_as_busy, reused
 from simulation.joins import heard, joins_what_executes
 from simulation.life import Life
+from simulation.loop import EPOCH
 from simulation.order import bounded, ordered
 from simulation.owners import started_by_owner
 from simulation.questions import answered_in_time, waited_for_answer
@@ -20,7 +21,7 @@ from simulation.rest import forgotten_at_rest, forgotten_in_time
 from simulation.script import SECRET, Ends
 from simulation.seen import Attempt, ObservedRun
 from simulation.timeline import Timeline
-from simulation.truth import EPOCH, SLACK_S, may_outlive, remembered, truthful
+from simulation.truth import SLACK_S, may_outlive, remembered, truthful
 from strandline._model import ErrorCode, JoinState, Outcome, RunStatus
 
 KNOWN_LATER_S = 1.0

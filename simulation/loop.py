@@ -12,12 +12,14 @@ import random
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from strandline._engine.loops import Call
 from strandline.testing._virtual import InlineLoops, VirtualClock
 
 T = TypeVar("T")
+EPOCH: Final = 1_800_000_000.0
+"""Wall time at virtual second 0."""
 
 
 class Chance(random.Random):

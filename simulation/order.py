@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from simulation.life import Life
+from simulation.loop import EPOCH
 from simulation.seen import ObservedRun
 from simulation.timeline import Timeline
-from simulation.truth import EPOCH
 from strandline._model import SessionKey
 
 ANSWER, FRONT, NORMAL = 1, 2, 3

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from simulation.asking import Question
 from simulation.life import Life
+from simulation.loop import EPOCH
 from simulation.seen import text_of
 from simulation.timeline import Timeline
-from simulation.truth import EPOCH
 from strandline._model import OnDisconnect, OnQuestion, Run
 
 SOON_S = 1e-3
@@ -122,7 +122,7 @@ def waited_for_input_s(life: Life, timeline: Timeline, run: Run, until: float) -
         )
         if question.answer is not None:
             over = min(over, question.answer.created_at)
-        since = max(asker.ended_at, run.created_at)
+        since = max(asker.ended_at, run.created_at, run.not_before or 0.0)
         most_s += max(0.0, over - since)
         least_s += max(0.0, min([over, *closed_at(timeline, question)]) - since)
     return least_s, most_s

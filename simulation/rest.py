@@ -6,9 +6,9 @@ What a client was answered before a session is forgotten must be older than that
 from collections.abc import Iterator
 
 from simulation.life import Life
+from simulation.loop import EPOCH
 from simulation.seen import Deletion
 from simulation.timeline import Timeline
-from simulation.truth import EPOCH
 from strandline._model import RunStatus, SessionKey
 
 SOON_S = 1e-3

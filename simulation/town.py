@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
 from simulation.habits import Habits
-from simulation.loop import Chance
+from simulation.loop import Chance, UnsteadyClock
 from simulation.script import Script, Traits
 from simulation.server import Server
 from strandline._engine.requests import Request
@@ -32,6 +32,7 @@ class Town(Protocol):
     request_limits: list[dict[str, float]]
     keyed: list[Request]
     habits: Habits
+    clock: UnsteadyClock
     last_accepted: dict[SessionKey, deque[RunId]]
     """The last runs of each session of which clients know."""
     resends: bool

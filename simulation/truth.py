@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from simulation.life import Life
+from simulation.loop import EPOCH
 from simulation.parts import Part, again_in_the_round, split, uses
 from simulation.rounds import came_to_nothing, only_uses, with_open_round
 from simulation.script import SECRET
@@ -31,8 +32,6 @@ from strandline._model import (
 )
 from strandline.testing._checker import check_truthful
 
-EPOCH = 1_800_000_000.0
-"""Wall time at virtual second 0."""
 SLACK_S = 2.0
 """How much longer than promised something may take: for operations that are slow."""
 

@@ -6,11 +6,13 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from judging.evidence import (
+    Cancel,
     Deletion,
     End,
     Evidence,
     History,
     Limits,
+    Move,
     Question,
     Request,
     Run,
@@ -81,6 +83,10 @@ class Story:
         """Have a run ask for input, from the second of its end on."""
         self.end(by, "needs_input")
         self.saw(questions=Question(run=self.runs[by], requests=frozenset(requests)))
+
+    def cancel(self, name: str) -> None:
+        """Have a cancel of a run be accepted."""
+        self.saw(cancels=Cancel(run_id=name, result="accepted"))
 
     def lose(self, name: str) -> None:
         """Have a run that was answered be stored no more."""
@@ -179,3 +185,9 @@ def history(*roles: str, tool: str = "t", pending: bool | None = None) -> Change
         for role in roles
     ]
     return saw(histories=History(session=ADA, messages=messages, requests_input=frozenset({"t"}), pending=pending))
+
+
+def moved(name: str, *moves: tuple[float, float, int | None], priority: int = 3) -> Change:
+    """Have a run that waits be moved: sent at, answered at, to."""
+    made = [Move(sent_s=sent_s, answered_s=answered_s, priority=to) for sent_s, answered_s, to in moves]
+    return be(name, moves=made, priority=priority)

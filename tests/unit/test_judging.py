@@ -7,7 +7,6 @@ import pytest
 from judging.evidence import (
     Cancel,
     End,
-    Move,
     Pause,
     ToolStarts,
     View,
@@ -26,6 +25,7 @@ from judging_stories import (
     history,
     left,
     lose,
+    moved,
     question,
     saw,
     seen,
@@ -216,12 +216,6 @@ FALSE: Final[dict[str, tuple[str, list[Change]]]] = {
 def test_what_is_wrong_is_found(said: str, changes: list[Change]) -> None:
     faults = told(*changes).judged()
     assert any(said in fault for fault in faults), faults
-
-
-def moved(name: str, *moves: tuple[float, float, int | None], priority: int = 3) -> Change:
-    """Have a run that waits be moved: sent at, answered at, to."""
-    made = [Move(sent_s=sent_s, answered_s=answered_s, priority=to) for sent_s, answered_s, to in moves]
-    return be(name, moves=made, priority=priority)
 
 
 WAITS = be("three", accepted_s=15.0, created_s=15.0)
