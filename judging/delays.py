@@ -34,12 +34,13 @@ def _was_first(evidence: Evidence, run: Run, other: Run) -> bool:
         return False
     due = other.request.not_before_s
     until_s = other.ended_s if other.started_s is None else other.started_s
-    if due is not None and (until_s is None or until_s < due):
-        return False  # it never stood in line
+    over_s = due if due is None or other.started_s is not None else due + evidence.limits.late_s
+    if over_s is not None and (until_s is None or until_s < over_s):
+        return False  # it may never have stood in line
     soon_s = evidence.limits.soon_s
-    if due is None or due <= other.created_s:
+    if due is None or other.accepted_s is None or due <= other.accepted_s:
         there_s = _there_s(evidence, run)
-        return there_s is not None and there_s < other.created_s - soon_s
+        return there_s is not None and there_s < max(other.created_s, due or 0.0) - soon_s
     # Whoever looks what is due finds both, and the one of the earlier time comes first.
     return max(run.accepted_s, (run.request.not_before_s or 0.0) + SAME_S) < due - soon_s
 

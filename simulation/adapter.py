@@ -10,6 +10,7 @@ from simulation.life import Life
 from simulation.loop import EPOCH
 from simulation.parts import Part, last_text, split
 from simulation.questions import closed_at, waited_for_input_s
+from simulation.schedules import replaced
 from simulation.seen import Attempt, ObservedRun
 from simulation.timeline import Timeline
 from simulation.truth import SLACK_S, may_outlive
@@ -40,7 +41,10 @@ def evidence_of(life: Life, timeline: Timeline) -> Evidence:
         happened=frozenset(executed | {run.request.name for run in runs.values()}),
         became=frozenset(timeline.answered),
         reported={run.id: {_end(*end) for end in run.reported} for run in seen},
-        cancels=[cancel for run in seen for cancel in _cancels(run)],
+        cancels=[
+            *(cancel for run in seen for cancel in _cancels(run)),
+            *(Cancel(run_id=run_id, result="unknown") for run_id in replaced(life, timeline)),
+        ],
         sweeps=list(timeline.sweeps.values()),
         pauses=timeline.pauses if life.steady else [],
         deletions=list(timeline.deletions.values()),

@@ -18,6 +18,7 @@ from simulation.order import bounded, ordered
 from simulation.owners import started_by_owner
 from simulation.questions import answered_in_time, waited_for_answer
 from simulation.rest import forgotten_at_rest, forgotten_in_time
+from simulation.schedules import fired
 from simulation.script import SECRET, Ends
 from simulation.seen import Attempt, ObservedRun
 from simulation.timeline import Timeline
@@ -36,7 +37,7 @@ def judge(life: Life) -> list[str]:
     rules = (_continued_later, _caused, _bounded, _kept_out, _stopped_in_time)
     control = (cancelled, cancelled_all, discarded, refused_as_busy, reused, ordered, bounded, joins_what_executes)
     questions = (answered_in_time, waited_for_answer)
-    rest = (forgotten_at_rest, forgotten_in_time, started_by_owner)
+    rest = (forgotten_at_rest, forgotten_in_time, started_by_owner, fired)
     truths = (truthful, remembered, heard)
     return [
         *life.faults,

@@ -25,7 +25,7 @@ EPOCH: Final = 1_800_000_000.0
 class Chance(random.Random):
     """All that is random in a world, drawn from its seed in the order in which things happen there."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int | str) -> None:
         super().__init__(seed)
         self.steps = 0.5
         """How likely others get a step or two at a seam."""

@@ -2,8 +2,10 @@
 
 import asyncio
 
+from simulation.loop import EPOCH
 from simulation.server import Gone
 from simulation.town import Town, note_end, requested
+from strandline._engine.service import Service
 from strandline._model import RunId, RunStatus, SessionKey
 from strandline.errors import AlreadyEnded, NotFound, SessionBusy, StrandlineError, TooLate, Unavailable
 
@@ -103,6 +105,55 @@ async def pause(town: Town, key: SessionKey, run: RunId) -> None:
                 town.note("resumed", "", session=key)
                 return
         await asyncio.sleep(town.chance.between(0.1, 1.0))
+
+
+async def schedule(town: Town) -> None:
+    """Have something happen again and again in a session, for a while."""
+    habits = town.habits
+    await asyncio.sleep(habits.up_to_s(6.0))
+    key, text = habits.choice(town.sessions), f"s{town.new_schedule()}"
+    request = habits.schedule(key, text)
+    server = town.reached()
+    if server is not None and server.ready:
+        try:
+            _, made = await requested(town, server, lambda service: service.schedules.create(request))
+        except (Gone, StrandlineError):
+            pass  # it may be there all the same
+        else:
+            assert made.next_at is not None
+            town.note(
+                "scheduled",
+                text,
+                session=key,
+                first_s=made.next_at - EPOCH,
+                every_s=request.every_s,
+                overlap=request.overlap.value,
+                missed=request.missed.value,
+            )
+            await asyncio.sleep(habits.up_to_s(40.0))
+    town.note("unscheduling", text)
+    while not await _unscheduled(town, key, text):  # noqa: ASYNC110 - servers come and go
+        await asyncio.sleep(habits.up_to_s(1.0))
+
+
+async def _unscheduled(town: Town, key: SessionKey, text: str) -> bool:
+    """Delete a schedule, if it is there; return whether it is not there any more."""
+    server = town.reached()
+    if server is None or not server.ready:
+        return False
+    principal = key.principal
+
+    async def delete(service: Service) -> None:
+        page = await service.schedules.page(principal, session=key.session_id, after=None, limit=100)
+        for each in page.schedules:
+            if each.spec.input == text:
+                await service.schedules.delete(principal, each.schedule_id)
+
+    try:
+        await requested(town, server, delete)
+    except (Gone, StrandlineError):
+        return False
+    return True
 
 
 async def move(town: Town, key: SessionKey, run: RunId) -> None:

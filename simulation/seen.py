@@ -9,7 +9,7 @@ from msgspec import Struct
 import judging.evidence
 from judging.evidence import Move, Request
 from simulation.record import Event
-from strandline._model import Ending, ErrorCode, Failed, Message, Run, ToolResult
+from strandline._model import Ending, ErrorCode, Failed, Message, Run, SessionKey, ToolResult
 from strandline.testing._checker import Ledger
 
 ON_ITS_WAY_S = 0.2
@@ -78,6 +78,19 @@ class ForeignStart(Struct, frozen=True):
     run: str
     process: int
     owner: int
+
+
+class Plan(Struct):
+    """A schedule as its client made it: from `first_s` on every `every_s`, until it was to be deleted."""
+
+    text: str
+    session: SessionKey
+    first_s: float
+    every_s: float
+    overlap: str
+    missed: str
+    made_s: float
+    until_s: float = float("inf")
 
 
 class ObservedRun:

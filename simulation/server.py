@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 from simulation.agents import Phase
+from simulation.firing import Firings
 from simulation.gate import GATE, Gate
 from simulation.loop import Chance, SeededLoops, UnsteadyClock
 from simulation.perils import Perils
@@ -87,6 +88,7 @@ class Server:
         options: Options,
         new_run_id: Callable[[SessionKey], RunId],
         perils: Perils,
+        firings: Firings,
         *,
         resumable: bool,
     ) -> None:
@@ -101,16 +103,19 @@ class Server:
             self._target = WorkersTarget(loaded, self._loops, lambda: None)
             self.at_death(self._loops.close)
         self._note_expiry(journal)
+        firings.write_down(journal, self.clock.monotonic)
         self.service = Service(
             journal=journal,
             target=self._target,
             loops=self._loops,
             clock=self.clock,
             new_run_id=new_run_id,
+            new_schedule_id=firings.new_id,
             workspace=lambda key: WORKSPACE,
             options=options,
             owner=f"process {self.number}",
         )
+        firings.write_down_refusals(self.service, self.clock.monotonic)
 
     def _note_expiry(self, journal: Journal) -> None:
         """Write down which sessions are forgotten because they are at rest, and which are found to be busy then."""

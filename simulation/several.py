@@ -199,7 +199,7 @@ class SeveralWorld(World):
             self._servers, chance=self.chance, record=self.record, scripts=self.scripts, clock=clock, gate=Gate()
         )
         journal = self._shared.of(server, self.disk, clock)
-        server.make(journal, self.options, self._new_run_id, self.perils, resumable=self.resumable)
+        server.make(journal, self.options, self._new_run_id, self.perils, self.firings, resumable=self.resumable)
         self.servers[server.number], self.journals[server.number] = server, journal
         return server
 

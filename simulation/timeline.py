@@ -10,7 +10,7 @@ from judging.evidence import Move, Pause, Request, Sweep
 from simulation.asking import answered_by, asking_tool, questions_of
 from simulation.life import Life
 from simulation.record import Event, line_of
-from simulation.seen import Attempt, Deletion, ForeignStart, ObservedRun, text_of
+from simulation.seen import Attempt, Deletion, ForeignStart, ObservedRun, Plan, text_of
 from strandline._model import Message, Outcome, Run, SessionKey
 
 
@@ -52,6 +52,10 @@ class Timeline:
         """The tools that have asked something."""
         self.sweeps: dict[str, Sweep] = {}
         self.deletions: dict[str, Deletion] = {}
+        self.plans: dict[str, Plan] = {}
+        """The schedules that were made for sure, by text."""
+        self.put_off: dict[str, float] = {}
+        """When runs of schedules were refused for the last time, by text."""
         self.starts: list[tuple[float, int]] = []
         """When each process was ready."""
         self.owned: dict[SessionKey, list[tuple[float, int]]] = defaultdict(list)
@@ -281,6 +285,16 @@ class Timeline:
         if event.details["existed"]:
             paused = deletion.paused and deletion.session in self._shut
             self.deletions[event.run] = replace(deletion, answered=nth, paused=paused)
+
+    def _scheduled(self, nth: int, event: Event) -> None:
+        self.plans[event.run] = Plan(text=event.run, made_s=event.at, **event.details)
+
+    def _unscheduling(self, nth: int, event: Event) -> None:
+        if event.run in self.plans:
+            self.plans[event.run].until_s = min(self.plans[event.run].until_s, event.at)
+
+    def _put_off(self, nth: int, event: Event) -> None:
+        self.put_off[event.run] = event.at
 
     def _owned(self, nth: int, event: Event) -> None:
         """Note that a session has another owner. Clients that wait for its runs at the former one learn that they

@@ -46,6 +46,10 @@ class Town(Protocol):
         """Return which server owns a partition for all that one of them knows; None if that is not ready."""
         ...
 
+    def new_schedule(self) -> int:
+        """Return a number that no schedule has yet."""
+        ...
+
     def note(self, what: str, run: str = "", **details: object) -> None:
         """Write down an event."""
         ...

@@ -13,10 +13,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from simulation.clients import send
+from simulation.firing import Firings
 from simulation.habits import Habits
 from simulation.journals import Disk, MakeStore
 from simulation.loop import Chance, UnsteadyClock
-from simulation.operations import sweep, wipe
+from simulation.operations import schedule, sweep, wipe
 from simulation.perils import FOR_GOOD_S, Perils
 from simulation.record import Record
 from simulation.script import Script, Traits
@@ -108,7 +109,8 @@ class World:
         chance.steps, chance.time = chance.choice(((0.0, 0.2), (0.3, 0.3), (0.7, 0.1), (0.2, 0.7)))
         if not self.steady:
             self.clock.grain_s = chance.choice((0.0, 1.0, 100.0))
-        self._texts = 0
+        self._texts = self._schedules = 0
+        self.firings = Firings(self.habits.chance, self.scripts, self.traits, self.record)
         self._servers = 0
         self._operating = asyncio.Lock()
         self._clients: list[asyncio.Task[None]] = []
@@ -129,6 +131,11 @@ class World:
         """Write down an event."""
         self.record.note(self.clock.monotonic(), what, run, **details)
 
+    def new_schedule(self) -> int:
+        """Return a number that no schedule has yet."""
+        self._schedules += 1
+        return self._schedules
+
     def new_text(self) -> str:
         """Return a text that nobody has sent yet."""
         self._texts += 1
@@ -144,6 +151,8 @@ class World:
             self._clients += [asyncio.ensure_future(send(self)) for _ in range(3 + chance.up_to(9))]
             if chance.happens(self.traits.sweeps):
                 self._clients.append(asyncio.ensure_future(sweep(self)))
+            if self.habits.happen(self.habits.schedules):
+                self._clients.append(asyncio.ensure_future(schedule(self)))
             if chance.happens(self.traits.deletes):
                 self._clients.append(asyncio.ensure_future(wipe(self)))
             await asyncio.sleep(chance.random() ** 2 * 8)
@@ -197,7 +206,7 @@ class World:
                 self._servers, chance=self.chance, record=self.record, scripts=self.scripts, clock=self.clock
             )
             journal = self._store.of(server, self.disk)
-            server.make(journal, self.options, self._new_run_id, self.perils, resumable=self.resumable)
+            server.make(journal, self.options, self._new_run_id, self.perils, self.firings, resumable=self.resumable)
             self.server = server
             self.disk.fails = self._fails if self._servers < 20 else 0.0
             starting = asyncio.ensure_future(server.start())

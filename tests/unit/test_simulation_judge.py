@@ -271,6 +271,20 @@ def wait_beyond_the_bound(life: Life) -> Iterator[Life]:
     yield replace(life, options=replace(life.options, max_queued=0))
 
 
+# -- schedules -----------------------------------------------------------------------------------------
+
+
+def make_a_schedule_of_other_times(life: Life) -> Iterator[Life]:
+    for place, event in events(life, "scheduled"):
+        yield with_event(life, place, first_s=event.details["first_s"] + 0.5)
+
+
+def accept_before_the_time(life: Life) -> Iterator[Life]:
+    for run in life.runs.values():
+        if "@" in run.metadata["text"]:
+            yield with_run(life, run, created_at=run.created_at - 100.0)
+
+
 STORIES: Final[dict[str, tuple[Falsify, str]]] = {
     "a cancelled run ends late": (end_late(RunStatus.CANCELLED), "s after its cancel was accepted"),
     "a run ends late": (end_late(RunStatus.SUCCEEDED), "s after its time was up"),
@@ -313,6 +327,8 @@ STORIES: Final[dict[str, tuple[Falsify, str]]] = {
     "a run that could join waits": (wait_beside_what_executes, "which executed, and did not"),
     "more wait in a session than may": (wait_beyond_the_bound, "was accepted while 0 waited in its session"),
     "more wait than may": (wait_beyond_the_bound, "was accepted while 0 waited"),
+    "a schedule has other times": (make_a_schedule_of_other_times, "which is none of schedule"),
+    "a schedule fires early": (accept_before_the_time, "was accepted before its time"),
     "an agent had another state": (know_another_state, "had the state of 'the moon'"),
 }  # fmt: skip
 
