@@ -4,7 +4,7 @@ Worlds whose clients do none of it stay what they were.
 """
 
 from collections.abc import Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -13,8 +13,6 @@ from strandline._engine.requests import Request
 from strandline._engine.schedules.instants import Missed, Overlap
 from strandline._engine.schedules.schedule import ScheduleRequest
 from strandline._model import IfBusy, Sender, SessionKey
-
-T = TypeVar("T")
 
 SHARE: Final = 0.4
 """The share of all worlds in which clients steer what executes."""
@@ -29,19 +27,24 @@ class Habits:
     """The habits of all clients of one world."""
 
     def __init__(self, seed: int) -> None:
-        self.chance = self._chance = chance = Chance(f"habits of {seed}")
+        self._chance = chance = Chance(f"habits of {seed}")
         self.steers = chance.choice((0.4, 0.8)) if chance.random() < SHARE else 0.0
         """How likely a request is to join the run that executes."""
-        self.delays = chance.choice((0.2, 0.8)) if chance.random() < DELAYED else 0.0
-        """How likely a request is to wait for a later time."""
-        self.schedules = chance.choice((0.5, 1.0)) if chance.random() < SCHEDULED else 0.0
-        """How likely somebody makes a schedule, for each burst of requests."""
         self._expects = chance.choice((0.0, 0.3))
         self._names = chance.choice((0.0, 0.0, 0.0, 0.5))
+        self.times = times = Chance(f"times of {seed}")
+        """What decides about delays and schedules."""
+        self._delays = times.choice((0.2, 0.8)) if times.random() < DELAYED else 0.0
+        self._schedules = times.choice((0.5, 1.0)) if times.random() < SCHEDULED else 0.0
+
+    @property
+    def makes_schedule(self) -> bool:
+        """Draw whether somebody makes a schedule now."""
+        return self._happens(self._schedules, self.times)
 
     def schedule(self, key: SessionKey, text: str) -> ScheduleRequest:
         """Return a schedule as a client makes it."""
-        chance = self._chance
+        chance = self.times
         return ScheduleRequest(
             key=key,
             input=text,
@@ -51,30 +54,22 @@ class Habits:
             metadata={"text": text},
         )
 
-    def choice(self, some: Sequence[T]) -> T:
-        """Return one of some."""
-        return self._chance.choice(some)
-
-    def up_to_s(self, most_s: float) -> float:
-        """Return a time."""
-        return most_s * self._chance.random()
-
-    def happen(self, probability: float) -> bool:
-        """Return whether something happens that does so with this probability."""
-        return self._happens(probability)
-
-    def _happens(self, probability: float) -> bool:
-        return probability > 0.0 and self._chance.random() < probability
+    def _happens(self, probability: float, chance: Chance) -> bool:
+        return probability > 0.0 and chance.random() < probability
 
     def applied_to(self, request: Request, begun: Sequence[str], now: float) -> Request:
         """Return a request as a client with these habits sends it; `begun` are the last runs of its session."""
-        if request.if_busy is IfBusy.ENQUEUE and request.on_question is None and self._happens(self.delays):
-            later_s = self._chance.choice((-1.0, 0.5, 2.0, 10.0)) * self._chance.random()
+        if (
+            request.if_busy is IfBusy.ENQUEUE
+            and request.on_question is None
+            and self._happens(self._delays, self.times)
+        ):
+            later_s = self.times.choice((-1.0, 0.5, 2.0, 10.0)) * self.times.random()
             return replace(request, not_before=now + later_s)
-        if request.if_busy is IfBusy.ENQUEUE and self._happens(self.steers):
+        if request.if_busy is IfBusy.ENQUEUE and self._happens(self.steers, self._chance):
             request = replace(request, if_busy=IfBusy.STEER)
-            if begun and self._happens(self._expects):
+            if begun and self._happens(self._expects, self._chance):
                 request = replace(request, expected_run_id=self._chance.choice(begun))
-        if self.steers and self._happens(self._names):
+        if self.steers and self._happens(self._names, self._chance):
             request = replace(request, sender=self._chance.choice(SENDERS))
         return request

@@ -109,9 +109,9 @@ async def pause(town: Town, key: SessionKey, run: RunId) -> None:
 
 async def schedule(town: Town) -> None:
     """Have something happen again and again in a session, for a while."""
-    habits = town.habits
-    await asyncio.sleep(habits.up_to_s(6.0))
-    key, text = habits.choice(town.sessions), f"s{town.new_schedule()}"
+    habits, times = town.habits, town.habits.times
+    await asyncio.sleep(times.between(0.0, 6.0))
+    key, text = times.choice(town.sessions), f"s{town.new_schedule()}"
     request = habits.schedule(key, text)
     server = town.reached()
     if server is not None and server.ready:
@@ -130,10 +130,10 @@ async def schedule(town: Town) -> None:
                 overlap=request.overlap.value,
                 missed=request.missed.value,
             )
-            await asyncio.sleep(habits.up_to_s(40.0))
+            await asyncio.sleep(times.between(0.0, 40.0))
     town.note("unscheduling", text)
     while not await _unscheduled(town, key, text):  # noqa: ASYNC110 - servers come and go
-        await asyncio.sleep(habits.up_to_s(1.0))
+        await asyncio.sleep(times.between(0.0, 1.0))
 
 
 async def _unscheduled(town: Town, key: SessionKey, text: str) -> bool:

@@ -110,7 +110,7 @@ class World:
         if not self.steady:
             self.clock.grain_s = chance.choice((0.0, 1.0, 100.0))
         self._texts = self._schedules = 0
-        self.firings = Firings(self.habits.chance, self.scripts, self.traits, self.record)
+        self.firings = Firings(self.habits.times, self.scripts, self.traits, self.record)
         self._servers = 0
         self._operating = asyncio.Lock()
         self._clients: list[asyncio.Task[None]] = []
@@ -151,7 +151,7 @@ class World:
             self._clients += [asyncio.ensure_future(send(self)) for _ in range(3 + chance.up_to(9))]
             if chance.happens(self.traits.sweeps):
                 self._clients.append(asyncio.ensure_future(sweep(self)))
-            if self.habits.happen(self.habits.schedules):
+            if self.habits.makes_schedule:
                 self._clients.append(asyncio.ensure_future(schedule(self)))
             if chance.happens(self.traits.deletes):
                 self._clients.append(asyncio.ensure_future(wipe(self)))
