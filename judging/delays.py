@@ -41,7 +41,7 @@ def _was_first(evidence: Evidence, run: Run, other: Run) -> bool:
     if due is None or other.accepted_s is None or due <= other.accepted_s:
         there_s = _there_s(evidence, run)
         return there_s is not None and there_s < max(other.created_s, due or 0.0) - soon_s
-    # Whoever looks what is due finds both, and the one of the earlier time comes first.
+    # Both are found together when one looks what is due, and the one of the earlier time comes first.
     return max(run.accepted_s, (run.request.not_before_s or 0.0) + SAME_S) < due - soon_s
 
 
