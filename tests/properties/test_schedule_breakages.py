@@ -3,14 +3,16 @@
 import re
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from simulation.journals import SlowJournal
 from simulation.trial import play
 from strandline._engine.schedules import schedules
 from strandline._engine.schedules.instants import Missed, When
-from strandline._engine.schedules.schedules import Schedules
 from strandline._journal.changes import Change, MoveSchedule
+from strandline._journal.port import ScheduleTimesQuery
 from strandline._journal.state import SessionState
 from strandline._journal.table import SessionTable
 
@@ -44,10 +46,12 @@ def leave_times_out(patch: pytest.MonkeyPatch) -> None:
 def forget_in_a_crash(patch: pytest.MonkeyPatch) -> None:
     """A process knows no schedule that another one has made."""
 
-    async def read_nothing(these: Schedules) -> None:
-        these._known, these._is_reading = (these._ours(), these._asked), False
+    read = SlowJournal.read
 
-    patch.setattr(Schedules, "_read_all", read_nothing)
+    async def read_no_times(journal: SlowJournal, query: Any) -> Any:
+        return [] if isinstance(query, ScheduleTimesQuery) else await read(journal, query)
+
+    patch.setattr(SlowJournal, "read", read_no_times)
 
 
 def fire_whatever_has_not_ended(patch: pytest.MonkeyPatch) -> None:
