@@ -19,7 +19,7 @@ from strandline._composition import build_http, build_service
 from strandline._http.forwarding.forwarder import Forwarder
 from strandline._http.middleware.access import AccessMiddleware
 from strandline._http.middleware.connections import Connections
-from strandline._journal.cluster import Cluster, DatabaseVitals, Peer
+from strandline._journal.cluster import Cluster, DatabaseVitals, Feature, Peer
 from strandline._journal.memory import MemoryJournal
 from strandline._journal.partitions import PARTITIONS, partition_of
 from strandline._listener import listen, listen_for_servers
@@ -42,6 +42,8 @@ class Town:
         self.lease_s = lease_s
         self.peers: dict[int, Peer] = {}
         self.owners: dict[int, int | None] = dict.fromkeys(range(PARTITIONS))
+        self.unknown: set[Feature] = set()
+        """What a server does not know that is there besides, of an older version."""
         self.refreshed = 0
 
     def give(self, server: "Served", *partitions: int) -> None:
@@ -82,6 +84,9 @@ class View(Cluster):
     @property
     def peers(self) -> dict[int, Peer]:
         return self._town.peers
+
+    def knows(self, feature: Feature) -> bool:
+        return feature not in self._town.unknown
 
     def owner(self, partition: int) -> Peer | None:
         owner = self._town.owners[partition]

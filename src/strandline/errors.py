@@ -41,6 +41,7 @@ __all__ = [
     "NotResolvable",
     "NotRunning",
     "NotStarted",
+    "OlderServer",
     "PrincipalFull",
     "QueueFull",
     "RecordDamaged",
@@ -173,6 +174,12 @@ class NotOwner(Unavailable):
     def __init__(self, message: str, *, retry_after_s: float, partition: int) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
         self.partition = partition
+
+
+class OlderServer(Unavailable):
+    """A server of an older version is still there, and would not do what the request asks for; nothing was accepted."""
+
+    code = "older_server"
 
 
 class QueueFull(Unavailable):

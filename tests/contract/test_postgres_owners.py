@@ -34,12 +34,14 @@ from strandline._journal.port import (
 )
 from strandline._journal.postgres import membership, rows, shares
 from strandline._journal.postgres.journal import PostgresJournal
+from strandline._journal.postgres.ownership import join
 from strandline._journal.postgres.roster import set_leaving
 from strandline._journal.postgres.wire import Wire
 from strandline._journal.table import SessionTable
 from strandline._model import ANONYMOUS, Claim, NewRun, Principal, RoundStarted, RunId, SessionKey
 from strandline.errors import NotOwner, RecordDamaged
-from strandline.testing._desk import WIDE, done, key, said
+from strandline.testing._contract.resolutions import crashed, open_tools
+from strandline.testing._desk import WIDE, Desk, StillClock, done, key, said
 
 LEASE_MS = 1_000
 
@@ -574,5 +576,50 @@ def test_a_journal_that_is_closed_as_soon_as_it_is_open_ends_its_moves(database:
         await journal.close()
         async with asyncio.timeout(DEADLINE_S):
             assert [moved async for moved in journal.moves()] == []
+
+    asyncio.run(main())
+
+
+def test_a_server_knows_whether_all_others_know_what_it_stores(leased: str) -> None:
+    """One of an earlier version publishes no schema; nobody who starts is taken for one, not even for a moment."""
+
+    async def main() -> None:
+        async with two(leased) as (first, second):
+            for each in (first, second):
+                assert all(map(each.journal.cluster.knows, shares.SINCE))
+            with asking(leased) as wire:
+                wire.execute(
+                    "INSERT INTO servers (address, name, version, until)"
+                    " VALUES ('', 'older', '0.1.0', clock_timestamp() + interval '1 h')"
+                )
+            await first.journal.cluster.refresh()
+            assert not any(map(first.journal.cluster.knows, shares.SINCE))
+            with asking(leased) as wire:
+                wire.execute("UPDATE servers SET alive = false WHERE name = 'older'")
+                wire.execute("UPDATE meta SET value = 3600000 WHERE name = 'lease_ms'")
+                third = join(wire, "", SystemClock())
+            await first.journal.cluster.refresh()
+            assert third.id in first.journal.cluster.peers
+            assert all(map(first.journal.cluster.knows, shares.SINCE))
+
+    asyncio.run(main())
+
+
+def test_a_crashed_run_is_not_left_to_be_resolved_while_an_older_server_may_continue_its_history(
+    leased: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with opened(leased) as journal:
+
+            async def again() -> PostgresJournal:
+                return journal
+
+            desk, found = Desk(journal, StillClock(), again), []
+            desk.follow_anew()
+            for name, is_known in (("a", True), ("b", False)):
+                monkeypatch.setattr(shares.Shares, "knows", lambda _shares, _feature, is_known=is_known: is_known)
+                await crashed(desk, name, key(name))
+                found.append(len(await open_tools(desk, name)))
+            assert found == [2, 0]
 
     asyncio.run(main())

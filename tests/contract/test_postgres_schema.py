@@ -9,6 +9,7 @@ from postgres_support import asking
 from strandline._journal import lists, reader, sqlite_rows
 from strandline._journal.postgres import schema
 from strandline._journal.postgres.schema import SCHEMA_VERSION
+from strandline._journal.postgres.shares import SINCE
 from strandline._journal.postgres.wire import Wire
 
 COLUMNS = (
@@ -59,3 +60,9 @@ def test_what_is_read_when_a_session_is_touched_first_looks_no_table_through(dat
             told = re.sub(r"\?", lambda _: "'1'", statement)
             plan = [row[0] for row in wire.execute(f"EXPLAIN {told}").fetchall()]
             assert not [line for line in plan if "Seq Scan" in line], "\n".join(plan)
+
+
+def test_each_schema_says_which_of_its_features_older_servers_would_take_for_something_else() -> None:
+    """A schema without one is named here, with a reason why its servers may store what it brings at once."""
+    harmless = {6: "an older server notes no deletions: a request that is sent again may be executed a second time"}
+    assert {*SINCE.values(), *harmless} == set(range(4, SCHEMA_VERSION + 1))

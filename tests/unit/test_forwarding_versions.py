@@ -6,6 +6,7 @@ What a later version may change: fields are added at the end of an envelope, wit
 import asyncio
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from msgspec import Struct
@@ -139,5 +140,47 @@ def test_headers_between_servers_that_only_a_later_version_knows_reach_no_client
 
             assert answer.json()["response"] == "echo hello"
             assert "strandline-later" not in answer.headers
+
+    run(scene)
+
+
+SENDER = {"sender": {"id": "U1", "name": "Ada"}}
+NEWER = [
+    ("POST", "/v1/sessions/s/runs", {"input": "hi", "not_before": "2036-01-01T09:00:00Z"}, "not_before"),
+    ("POST", "/v1/sessions/s/runs", {"input": "hi", "if_busy": "steer"}, "steer"),
+    ("POST", "/v1/sessions/s/runs", {"input": "hi", **SENDER}, "sender"),
+    ("PATCH", "/v1/sessions/s", {"options": {"priority": 2}}, "options"),
+    ("POST", "/v1/schedules", {"session_id": "s", "input": "hi", "every": 3600}, "schedules"),
+]
+
+
+@pytest.mark.parametrize("is_owner", [True, False])
+@pytest.mark.parametrize(("method", "path", "body", "feature"), NEWER, ids=[f"{m} {f}" for m, _, _, f in NEWER])
+def test_what_an_older_server_would_do_otherwise_is_refused_while_one_is_there(
+    method: str, path: str, body: Any, feature: Any, is_owner: bool
+) -> None:
+    """It would start a delayed run at once, or take it for damaged when the session becomes its own."""
+
+    async def scene() -> None:
+        async with pair(trusted_senders=True) as (found, first, owner, client):
+            await client.post("/chat", json={"session_id": "s", "message": "before"})
+            if is_owner:
+                client = httpx.AsyncClient(base_url=owner.url, trust_env=False)
+            found.town.unknown = {feature}
+            answer = await client.request(method, path, json=body)
+            server = owner if is_owner else first
+
+            assert (answer.status_code, answer.json()["code"]) == (503, "older_server"), answer.text
+            assert feature in answer.json()["detail"]
+            assert answer.headers["retry-after"] == "10"
+            assert first.recorder.accepts + owner.recorder.accepts == 1
+            assert server.recorder.refusals["older_server"] == (
+                1 if feature in ("not_before", "steer", "sender") else 0
+            )
+            assert (await client.post("/chat", json={"session_id": "s", "message": "on"})).status_code == 200
+            found.town.unknown = set()
+            assert (await client.request(method, path, json=body)).is_success
+            if is_owner:
+                await client.aclose()
 
     run(scene)

@@ -4,15 +4,19 @@ The service asks before it does anything for a session or a run, so that a reque
 nothing here and can be passed on. Whatever is only read from storage (history, lists) any server answers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from msgspec import Struct
 
-from strandline._journal.cluster import Cluster, Shared
+from strandline._journal.cluster import Cluster, Feature, Shared
 from strandline._journal.partitions import moved, partition_of, partition_of_run
 from strandline._journal.port import Journal
 from strandline._model import RunId, SessionKey
-from strandline.errors import NotOwner
+from strandline.errors import NotOwner, OlderServer
+
+OLDER_S: Final = 10.0
+"""When to try again what an older server does not know: servers are replaced within minutes."""
 
 
 class Ownership(Struct, eq=False):
@@ -50,6 +54,22 @@ class Ownership(Struct, eq=False):
         if not self.owns(key):
             self._on_foreign()
             raise self.moved(key)
+
+    def knows(self, feature: Feature) -> bool:
+        """Return whether all servers over the journal know this."""
+        return self._shared is None or self._shared.cluster.knows(feature)
+
+    def check_known(self, features: Iterable[Feature]) -> None:
+        """Raise `OlderServer` unless all servers know these: one that does not would do something else instead,
+        if the session is its own or becomes so."""
+        for each in features:
+            if not self.knows(each):
+                self._on_foreign()
+                raise OlderServer(
+                    f"a server of an older version is still there, which does not know {each}; try again once all have"
+                    " been replaced",
+                    retry_after_s=OLDER_S,
+                )
 
     def moved(self, key: SessionKey) -> NotOwner:
         """Return the error for a session that another server has, or none."""

@@ -32,7 +32,7 @@ from strandline._engine.options import Options
 from strandline._engine.ownership import Ownership
 from strandline._engine.queues import Estimates, SessionQueues
 from strandline._engine.reading import ClusterVitals, Health, Positions, Reading, Reasons, RunStack, Standings, Vitals
-from strandline._engine.requests import Request, RunBuilder
+from strandline._engine.requests import Request, RunBuilder, newer_of
 from strandline._engine.schedules import Schedules, new_schedule_id
 from strandline._engine.streams import Streams, Subscription
 from strandline._journal.cluster import DatabaseVitals
@@ -279,8 +279,9 @@ class Service:
         `CannotGoBack`, and `SessionBusy` unless its session is at rest or it interrupts. Cancelling the call does not
         undo an accept.
         """
-        self.ownership.check(request.key)
         try:
+            self.ownership.check_known(newer_of(request, is_resolved=resolution is not None))
+            self.ownership.check(request.key)
             with self._tracing.request_trace() as trace:
                 return await self._admission.submit(
                     request, trace, run_id, sent_before_s=sent_before_s, resolution=resolution, again=again

@@ -195,6 +195,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.Draining: UNAVAILABLE,
     errors.NotReady: UNAVAILABLE,
     errors.NotOwner: UNAVAILABLE,
+    errors.OlderServer: UNAVAILABLE,
     errors.NoWorker: UNAVAILABLE,
     errors.DiskLow: UNAVAILABLE,
     errors.JournalUnavailable: UNAVAILABLE,

@@ -1,8 +1,11 @@
 """Several servers over one journal: who they are, and which of them owns which partition."""
 
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from msgspec import Struct
+
+Feature = Literal["not_before", "sender", "schedules", "options", "steer", "resolve"]
+"""What a journal stores that servers of an earlier schema do not know: they would do something else with it."""
 
 
 class Peer(Struct, frozen=True):
@@ -67,6 +70,10 @@ class Cluster(Members, Protocol):
     @property
     def takeovers(self) -> int:
         """How many servers this one has ended since its start, because they had not renewed their leases."""
+        ...
+
+    def knows(self, feature: Feature) -> bool:
+        """Return whether every server that is alive knows this, so that it may be stored."""
         ...
 
     def owner(self, partition: int) -> Peer | None:

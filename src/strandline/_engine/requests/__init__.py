@@ -14,7 +14,7 @@ from strandline._engine.requests.content import (
     NEVER_ALLOWED,
     check_content,
 )
-from strandline._engine.requests.request import END_OF_TIME_S, Request, RunEdit, check_key
+from strandline._engine.requests.request import END_OF_TIME_S, Request, RunEdit, check_key, newer_of
 from strandline._engine.requests.run_builder import RunBuilder, checked_priority
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "check_content",
     "check_key",
     "checked_priority",
+    "newer_of",
     "not_resolvable",
     "resolution",
 ]

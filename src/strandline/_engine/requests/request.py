@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from msgspec import UNSET, Struct, UnsetType, field
 
+from strandline._journal.cluster import Feature
 from strandline._model import (
     IfBusy,
     Input,
@@ -119,3 +120,14 @@ class RunEdit(Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any] | None = None
     priority: int | None = None
     expected: frozenset[str] | None = None
+
+
+def newer_of(request: Request, *, is_resolved: bool = False) -> list[Feature]:
+    """Return what a request needs that servers of an earlier version do not know."""
+    needs: tuple[tuple[Feature, bool], ...] = (
+        ("not_before", request.not_before is not None),
+        ("sender", request.sender is not None),
+        ("steer", request.if_busy is IfBusy.STEER),
+        ("resolve", is_resolved),
+    )
+    return [feature for feature, is_needed in needs if is_needed]

@@ -359,6 +359,7 @@ _RUNS: Final = (
     errors.ServerFull,
     errors.Draining,
     errors.NoWorker,
+    errors.OlderServer,
 )
 _CONTINUED: Final = (
     errors.NotResolvable,
@@ -393,7 +394,7 @@ OPERATIONS: Final = (
               summary="List schedules", answers={200: SchedulesBody}, refused=(errors.Invalid, *_READING)),
     Operation(method="POST", path="/v1/schedules", tag="schedules", summary="Make a schedule", body=NewScheduleBody,
               answers={201: ScheduleBody},
-              refused=(errors.TooManySchedules, errors.Draining, wire.AnswerLost, *_V1)),
+              refused=(errors.TooManySchedules, errors.OlderServer, errors.Draining, wire.AnswerLost, *_V1)),
     Operation(method="GET", path="/v1/schedules/{schedule_id}", tag="schedules", takes=("schedule_id",),
               summary="Read a schedule", answers={200: ScheduleBody}, refused=(errors.NotFound, *_READING)),
     Operation(method="PATCH", path="/v1/schedules/{schedule_id}", tag="schedules", takes=("schedule_id",),
@@ -430,7 +431,7 @@ OPERATIONS: Final = (
               refused=(errors.NotFound, errors.Invalid, *_READING)),
     Operation(method="PATCH", path="/v1/sessions/{session_id}", tag="sessions", takes=("session",),
               summary="Set default options of a session's runs", body=SessionChangeBody, answers={200: SessionBody},
-              refused=(errors.NotFound, errors.StorageFull, *_V1)),
+              refused=(errors.NotFound, errors.StorageFull, errors.OlderServer, *_V1)),
     Operation(method="DELETE", path="/v1/sessions/{session_id}", tag="sessions", takes=("session",),
               summary="Delete a session, its history, state and ended runs", answers={204: None},
               refused=(errors.NotFound, errors.SessionBusy, errors.Invalid, errors.Draining, wire.AnswerLost,

@@ -14,6 +14,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
 
+from msgspec.structs import replace
+
 from strandline._clock import Clock, FollowingClock
 from strandline._journal import lists, reader
 from strandline._journal.batched import LEAVE_S, BatchedJournal
@@ -22,7 +24,7 @@ from strandline._journal.commits import NOT_OPEN
 from strandline._journal.database import Database
 from strandline._journal.feed import ClaimFeed
 from strandline._journal.operations import Decide
-from strandline._journal.port import A, Ceded, Gained, Query
+from strandline._journal.port import A, Ceded, ClaimResult, Gained, Query
 from strandline._journal.postgres.bloat import surveyed
 from strandline._journal.postgres.durability import warn
 from strandline._journal.postgres.failures import for_operators, translated
@@ -38,7 +40,7 @@ from strandline._journal.postgres.wire import ANSWER_S, ConnectionLost, Refused,
 from strandline._journal.reader import Readers
 from strandline._journal.table import SessionTable
 from strandline._journal.writer import OnCommit, Writer
-from strandline._model import AgentRecord, Claim, FencingToken, RunId, SessionKey
+from strandline._model import AgentRecord, Claim, Completion, FencingToken, RunId, SessionKey
 from strandline.errors import JournalError, JournalUnavailable, StrandlineError
 
 _log = logging.getLogger("strandline.journal")
@@ -183,6 +185,15 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
 
     def _new_readers(self) -> Readers:
         return Readers(self._reader, ConnectionLost, warm_up="SELECT 1", begin=_SNAPSHOT, anew=True)
+
+    async def finish(
+        self, token: FencingToken, completion: Completion, *, claim_next: bool, hold: bool = False
+    ) -> ClaimResult:
+        """End a run. None is left to be resolved while a server is there that would continue its history as if there
+        were nothing to resolve."""
+        if completion.unresolved and not self._membership.knows("resolve"):
+            completion = replace(completion, unresolved=False)
+        return await super().finish(token, completion, claim_next=claim_next, hold=hold)
 
     @property
     def cluster(self) -> Membership:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from strandline._clock import Clock
-from strandline._journal.cluster import DatabaseVitals, Peer
+from strandline._journal.cluster import DatabaseVitals, Feature, Peer
 from strandline._journal.operations import Decide
 from strandline._journal.partitions import PARTITIONS
 from strandline._journal.port import Ceded, Gained
@@ -170,6 +170,10 @@ class Membership:
     def peers(self) -> dict[int, Peer]:
         """The servers that are alive, with this one, by id."""
         return {each.id: Peer(each.id, each.address, each.version) for each in self._shares.view.servers.values()}
+
+    def knows(self, feature: Feature) -> bool:
+        """Return whether every server that is alive knows a feature, so that it may be stored."""
+        return self._shares.knows(feature)
 
     def owner(self, partition: int) -> Peer | None:
         """Return the server that owns a partition; None: none does, or it is not known yet."""

@@ -36,7 +36,8 @@ _FREE: Final = (
 )
 _ADD_UP: Final = "SELECT add_up_stored()"
 _JOIN: Final = (
-    "INSERT INTO servers (address, name, version, until) VALUES (?, ?, ?, clock_timestamp() + ? * interval '1 ms')"
+    "INSERT INTO servers (address, name, version, queued, until)"
+    " VALUES (?, ?, ?, ?, clock_timestamp() + ? * interval '1 ms')"
     " RETURNING id"
 )
 _LOOK: Final = (
@@ -128,7 +129,8 @@ def _joined(wire: Wire, address: str, clock: Clock) -> Joined | None:
         wire.run([(_LOCK_TIMEOUT, ()), (_ABOUT_TO_WRITE, ()), ("SET LOCAL lock_timeout = DEFAULT", ())])
         wire.run([(_FREE, ()), (_ADD_UP, ())])
         sent_at = clock.boottime()
-        (me,) = wire.execute(_JOIN, (address, name, __version__, lease_ms)).fetchone()
+        published = json.encode(Queued.at(0, {})).decode()
+        (me,) = wire.execute(_JOIN, (address, name, __version__, published, lease_ms)).fetchone()
         wire.execute("COMMIT")
     except JournalError:
         wire.execute("ROLLBACK")

@@ -13,7 +13,9 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
+from strandline._journal.cluster import Feature
 from strandline._journal.partitions import PARTITIONS
+from strandline._journal.postgres.schema import SCHEMA_VERSION
 from strandline._model import Principal
 
 FREE_S: Final = 1.0
@@ -24,17 +26,25 @@ FRESH_SHARE: Final = 0.6
 """How much of the lease of a server must be left for it to have a share: one that is frozen cannot adopt."""
 
 
+SINCE: Final[Mapping[Feature, int]] = {
+    "not_before": 4, "sender": 5, "schedules": 7, "options": 8, "steer": 9, "resolve": 10,
+}  # fmt: skip
+"""The first schema whose servers know each. One that they may do without (deletions, 6) is none of them."""
+
+
 class Queued(Struct, frozen=True):
-    """How many runs wait at a server: what it publishes to the others."""
+    """What a server publishes to the others: how many runs wait there, and which schema it knows."""
 
     in_all: int = 0
     of: dict[Principal, int] = {}
     """By principal, for the largest `MOST_PUBLISHED`."""
+    schema: int = 0
+    """0: it does not say so, since it is older than what would have to be known."""
 
     @classmethod
     def at(cls, waiting: int, waiting_of: Mapping[Principal, int]) -> "Queued":
         """Return what to publish."""
-        return cls(waiting, dict(Counter(waiting_of).most_common(MOST_PUBLISHED)))
+        return cls(waiting, dict(Counter(waiting_of).most_common(MOST_PUBLISHED)), SCHEMA_VERSION)
 
 
 class Seen(NamedTuple):
@@ -49,7 +59,7 @@ class Seen(NamedTuple):
     """How many seconds are left of its lease, on the database's clock."""
     owned: frozenset[int]
     queued: Queued = Queued()
-    """How many runs wait there, as it said when it last looked."""
+    """What it published when it last looked."""
 
 
 class View(NamedTuple):
@@ -126,6 +136,11 @@ class Shares:
         """Which other servers there are, for people."""
         others = [each for each in self.view.servers.values() if each.id != self.me]
         return "; ".join(f"{each.name or each.address}, whose {lease_shown(each.left_s)}" for each in others)
+
+    def knows(self, feature: Feature) -> bool:
+        """Return whether all servers know a feature. No older server can come any more: it would be refused."""
+        servers = self.view.servers.values()
+        return bool(servers) and all(each.queued.schema >= SINCE[feature] for each in servers)
 
     def queued_elsewhere(self) -> Queued:
         """Return how many runs wait at other servers."""
