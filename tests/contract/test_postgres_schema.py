@@ -1,6 +1,7 @@
 """Servers of the version before work on while a newer one brings the tables to its version: it takes nothing away."""
 
 import re
+import uuid
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from strandline._journal.postgres import schema
 from strandline._journal.postgres.schema import SCHEMA_VERSION
 from strandline._journal.postgres.shares import SINCE
 from strandline._journal.postgres.wire import Wire
+from strandline.errors import JournalError, JournalForeign
 
 COLUMNS = (
     "SELECT table_name::text, column_name::text, data_type::text, (is_nullable = 'YES' OR column_default IS NOT NULL"
@@ -66,3 +68,19 @@ def test_each_schema_says_which_of_its_features_older_servers_would_take_for_som
     """A schema without one is named here, with a reason why its servers may store what it brings at once."""
     harmless = {6: "an older server notes no deletions: a request that is sent again may be executed a second time"}
     assert {*SINCE.values(), *harmless} == set(range(4, SCHEMA_VERSION + 1))
+
+
+def test_a_role_that_may_not_use_the_tables_is_told_so_and_not_that_they_are_anothers(database: str) -> None:
+    role = f"weak_{uuid.uuid4().hex}"
+    with asking(database) as wire:
+        schema.migrate(wire)
+        wire.execute(f"CREATE ROLE {role} LOGIN")
+    try:
+        with asking(database.replace("strandline@", f"{role}@")) as wire:
+            for look in (schema.migrate, schema.check_current):
+                with pytest.raises(JournalError, match="may not use its tables") as told:
+                    look(wire)
+                assert not isinstance(told.value, JournalForeign)
+    finally:
+        with asking(database) as wire:
+            wire.execute(f"DROP ROLE {role}")

@@ -25,6 +25,7 @@ _END_HALF: Final = (
     " AND state = 'active' AND wait_event = 'ClientRead' AND query_start < clock_timestamp() - interval '1 s'"
 )
 """Of who holds that lock in the middle of a batch, and waits for the rest of it. That is not idle to the database."""
+_NOT_ALLOWED: Final = "42501"
 _ENCODINGS: Final = ("UTF8", "SQL_ASCII")
 """In which all text can be kept."""
 _NAMES: Final = ("meta", "runs", "sessions", "history", "servers")
@@ -124,14 +125,19 @@ def check_encoding(wire: Wire) -> None:
 
 
 def version_of(wire: Wire) -> int:
-    """Return of which schema the tables are, 0 if there are none. Raises `JournalError` for those of a newer one, and
-    for another program's."""
+    """Return of which schema the tables are, 0 if there are none. Raises `JournalError` for those of a newer one, for
+    another program's, and for those that the role may not read."""
     found = [name for name in _NAMES if wire.execute("SELECT to_regclass(?) IS NOT NULL", (name,)).fetchone()[0]]
     if not found:
         return 0
     try:
         row = wire.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
-    except Refused:
+    except Refused as error:
+        if error.state == _NOT_ALLOWED:
+            raise JournalError(
+                f"The role that the journal's address names may not use its tables: {error}. Connect as the role that"
+                " owns them."
+            ) from error
         row = None
     if row is None or len(found) < len(_NAMES):
         raise JournalForeign(
