@@ -149,6 +149,7 @@ NEWER = [
     ("POST", "/v1/sessions/s/runs", {"input": "hi", "not_before": "2036-01-01T09:00:00Z"}, "not_before"),
     ("POST", "/v1/sessions/s/runs", {"input": "hi", "if_busy": "steer"}, "steer"),
     ("POST", "/v1/sessions/s/runs", {"input": "hi", **SENDER}, "sender"),
+    ("POST", "/v1/sessions/s/runs", {"input": "hi", "after": None}, "after"),
     ("PATCH", "/v1/sessions/s", {"options": {"priority": 2}}, "options"),
     ("POST", "/v1/schedules", {"session_id": "s", "input": "hi", "every": 3600}, "schedules"),
 ]
@@ -175,7 +176,7 @@ def test_what_an_older_server_would_do_otherwise_is_refused_while_one_is_there(
             assert answer.headers["retry-after"] == "10"
             assert first.recorder.accepts + owner.recorder.accepts == 1
             assert server.recorder.refusals["older_server"] == (
-                1 if feature in ("not_before", "steer", "sender") else 0
+                1 if feature in ("not_before", "steer", "sender", "after") else 0
             )
             assert (await client.post("/chat", json={"session_id": "s", "message": "on"})).status_code == 200
             found.town.unknown = set()

@@ -275,6 +275,7 @@ class Control:
         if agents keep their history themselves.
         """
         key = (await self._reading.stored_run(principal, run_id)).key
+        self._ownership.check_known(("after",))
         if self._options.self_managed:
             raise Invalid("no run can be restored: these agents keep their history themselves")
         match await to_the_end(self._restore(key, Restore(principal, run_id)), self._under_way):

@@ -129,5 +129,6 @@ def newer_of(request: Request, *, is_resolved: bool = False) -> list[Feature]:
         ("sender", request.sender is not None),
         ("steer", request.if_busy is IfBusy.STEER),
         ("resolve", is_resolved),
+        ("after", not isinstance(request.after, UnsetType)),
     )
     return [feature for feature, is_needed in needs if is_needed]
