@@ -52,6 +52,36 @@ def test_what_answers_at_a_servers_address_must_be_that_server() -> None:
     run(scene)
 
 
+@pytest.mark.parametrize("status", ["200 OK", "404 Not Found", "503 Service Unavailable"])
+def test_what_something_else_answers_at_a_servers_address_reaches_no_client(
+    status: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        proofs = f"strandline-proof: {'0' * 64}\r\n"
+        writer.write(f"HTTP/1.1 {status}\r\n{proofs}content-length: 5\r\n\r\nhello".encode())
+        await reader.read()
+        writer.close()
+
+    async def scene() -> None:
+        async with pair(lease_s=-2.8) as (found, _, owner, client):
+            other = await asyncio.start_server(say, "127.0.0.1", 0)
+            try:
+                address = f"127.0.0.1:{other.sockets[0].getsockname()[1]}"
+                found.town.peers = {**found.town.peers, owner.id: Peer(owner.id, address, "0")}
+                for method, path in (("GET", "/v1/sessions/s"), ("POST", "/v1/sessions/s/pause")):
+                    answer = await client.request(method, path)
+                    assert (answer.status_code, answer.json()["code"]) == (503, "moved")
+                assert "something else answers there" in caplog.text
+                found.town.peers = {**found.town.peers, owner.id: Peer(owner.id, address, "0", proves=False)}
+                answer = await client.get("/v1/sessions/s")
+                assert answer.text == "hello", "an older server proves nothing, and is believed"
+            finally:
+                other.close()
+
+    run(scene)
+
+
 def test_the_advice_is_about_the_machine_if_the_address_leads_to_its_own_only() -> None:
     for address in ("127.0.0.1:8081", "localhost:8081", "[::1]:8081"):
         assert "leads to the same machine only" in advice(Peer(1, address, "0"))

@@ -15,6 +15,8 @@ class Peer(Struct, frozen=True):
     address: str
     """Where it listens for the other servers, as `host:port`."""
     version: str
+    proves: bool = True
+    """Whether it proves with each answer that it is its own; older versions do not."""
 
 
 class DatabaseVitals(Struct, frozen=True):

@@ -31,6 +31,8 @@ MOST_SENDERS: Final = 64
 _LENGTH: Final = struct.Struct(">I")
 _PURPOSE: Final = b"strandline forwards 1\0"
 _CLOCK: Final = b"strandline clock 1\0"
+_ANSWER: Final = b"strandline answers 1\0"
+_PARTIES: Final = struct.Struct(">qqq")
 
 
 class Forward(Struct, frozen=True, tag=1, array_like=True):
@@ -122,6 +124,12 @@ def clock_read(secret: bytes, number: int, shown: str) -> float | None:
     if not hmac.compare_digest(mac.encode(), _clock_mac(secret, number, text).encode()):
         return None
     return float(text)
+
+
+def proof(secret: bytes, sender: int, receiver: int, number: int) -> bytes:
+    """Return what shows the sender of a message that its answer is the receiver's, and not of something else at its
+    address."""
+    return hmac.digest(secret, _ANSWER + _PARTIES.pack(sender, receiver, number), "sha256").hex().encode()
 
 
 class Inbox:

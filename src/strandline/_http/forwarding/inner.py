@@ -29,6 +29,7 @@ from strandline._http.forwarding.envelope import (
     clock_shown,
     digest_of,
     length_of,
+    proof,
 )
 from strandline._journal.cluster import Cluster
 from strandline._model import Principal, RunId
@@ -45,6 +46,8 @@ RESUMABLE: Final = b"strandline-resumable"
 """The header of a stream that can be resumed after the id of an event, and that ends with the last of all ids."""
 FEED_AFTER: Final = b"strandline-feed-after"
 """The header with the number after which a feed begins, for servers that merge it with others."""
+PROOF: Final = b"strandline-proof"
+"""That an answer is of the server to which the message was sent."""
 CLOCK: Final = "strandline-clock"
 """The header with our time, for a server whose message was mistimed."""
 MOST_LEFT_BEFORE: Final = 1000
@@ -108,9 +111,14 @@ class InnerApp:
         else:
             if isinstance(envelope, Left):
                 self._note_left((envelope.sender, envelope.of), answer=envelope.answer)
-                await Response(status_code=wire.NO_CONTENT)(scope, receive, send)
+                noted = Response(status_code=wire.NO_CONTENT)
+                noted.raw_headers.append((PROOF, self._proof(envelope)))
+                await noted(scope, receive, send)
             else:
                 await self._answer(envelope, body, receive, send)
+
+    def _proof(self, envelope: Forward | Left) -> bytes:
+        return proof(self._cluster().secret, envelope.sender, envelope.receiver, envelope.number)
 
     def _note_left(self, request: tuple[int, int], *, answer: bool) -> None:
         """Have a request know that its client has disconnected, or with `answer` that the server of its client stops.
@@ -155,7 +163,7 @@ class InnerApp:
         run_id = None if envelope.run_id is None else RunId(envelope.run_id)
         passed = Forwardable(forwarded=True, run_id=run_id, again=envelope.again, waited_s=envelope.waited_s)
         request = _scope_of(envelope, passed)
-        answer = _Answer(send, passed)
+        answer = _Answer(send, passed, self._proof(envelope))
         task = asyncio.current_task()
         assert task is not None
         left = asyncio.Event()
@@ -235,23 +243,25 @@ class _Sent:
 class _Answer:
     """Sends an answer to another server, with what only that one needs to know of it."""
 
-    def __init__(self, send: Send, passed: Forwardable) -> None:
+    def __init__(self, send: Send, passed: Forwardable, its_proof: bytes) -> None:
         self._send = send
         self._passed = passed
+        self._proof = its_proof
         self.has_begun = self.is_complete = False
 
     async def __call__(self, message: Message) -> None:
         """Send a message."""
         if message["type"] == "http.response.start":
             self.has_begun = True
-            if more := self._for_servers():
-                message = {**message, "headers": [*message["headers"], *more]}
+            message = {**message, "headers": [*message["headers"], *self._for_servers()]}
         else:
             self.is_complete = not message.get("more_body", False)
         await self._send(message)
 
     def _for_servers(self) -> list[tuple[bytes, bytes]]:
-        found = [(RESUMABLE, b"1")] if self._passed.resumable else []
+        found = [(PROOF, self._proof)]
+        if self._passed.resumable:
+            found.append((RESUMABLE, b"1"))
         if self._passed.feed_after is not None:
             found.append((FEED_AFTER, b"%d" % self._passed.feed_after))
         return found

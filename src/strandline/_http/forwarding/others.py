@@ -4,14 +4,15 @@ Belongs to the serving loop.
 """
 
 import asyncio
+import hmac
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Generic, TypeVar
 
 from strandline._clock import Clock
 from strandline._http import wire
-from strandline._http.forwarding.envelope import Envelope, Left, clock_read, signed
-from strandline._http.forwarding.inner import CLOCK, PATH
+from strandline._http.forwarding.envelope import Envelope, Left, clock_read, proof, signed
+from strandline._http.forwarding.inner import CLOCK, MOVED, PATH, PROOF
 from strandline._http.forwarding.upstream import Pool, Unreached, Upstream, UpstreamLost
 from strandline._journal.cluster import Members, Peer
 
@@ -131,12 +132,25 @@ class Others(Generic[M]):
             raise Unreached("it does not accept our signature: another server answers there, or one of another cluster")
         shown = upstream.headers_named(CLOCK.encode())
         if upstream.status != wire.UNAUTHORIZED or not shown:
+            self._check_proof(peer, upstream, number)
             return
         now = clock_read(self.cluster().secret, number, shown[0].decode("latin-1"))
         if now is None:
             raise Unreached("it does not accept our time, nor say which it is")
         self._ahead[peer.id] = now - self.clock.now()
         raise Stale("our clock differs from its clock")
+
+    def _check_proof(self, peer: Peer, upstream: Upstream, number: int) -> None:
+        """Raise `Unreached` if something else answers at the address of a server: it is no answer for a client.
+
+        What sends a request on needs no proof: a listener says so that has read no message.
+        """
+        if not peer.proves or upstream.headers_named(MOVED):
+            return
+        cluster = self.cluster()
+        shown = upstream.headers_named(PROOF)
+        if not shown or not hmac.compare_digest(shown[0], proof(cluster.secret, cluster.me, peer.id, number)):
+            raise Unreached(f"something else answers there (HTTP {upstream.status})")
 
     def _watch_peers(self) -> None:
         if self._watch is None:

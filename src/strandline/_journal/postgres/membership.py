@@ -169,7 +169,8 @@ class Membership:
     @property
     def peers(self) -> dict[int, Peer]:
         """The servers that are alive, with this one, by id."""
-        return {each.id: Peer(each.id, each.address, each.version) for each in self._shares.view.servers.values()}
+        servers = self._shares.view.servers.values()
+        return {each.id: Peer(each.id, each.address, each.version, each.queued.schema > 0) for each in servers}
 
     def knows(self, feature: Feature) -> bool:
         """Return whether every server that is alive knows a feature, so that it may be stored."""

@@ -102,7 +102,7 @@ def outsider(conninfo: str) -> Outsider:
     with _connected(conninfo) as wire:
         found = wire.execute(_ALIVE, (FRESH_SHARE,)).fetchall()
         row = wire.execute("SELECT secret FROM cluster").fetchone()
-    peers = {number: Peer(number, address, version) for number, address, version, _ in found}
+    peers = {number: Peer(number, address, version, proves=False) for number, address, version, _ in found}
     return Outsider(b"" if row is None else row[0], peers, {number: name for number, _, _, name in found})
 
 
