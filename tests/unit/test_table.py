@@ -33,16 +33,19 @@ from strandline._journal.changes import (
     encode_completion,
     encoded_body,
 )
+from strandline._journal.defaults import stored_options
 from strandline._journal.errors import CancelRequested, ClaimLost
 from strandline._journal.live import DUE_AGAIN_S
 from strandline._journal.numbers import Counted
 from strandline._journal.port import (
     AcceptAnswer,
     Accepted,
+    AddSchedule,
     Attached,
     Bounds,
     Cancel,
     Changed,
+    ChangeSchedule,
     ClaimResult,
     Delete,
     EndOverdue,
@@ -50,6 +53,7 @@ from strandline._journal.port import (
     Pause,
     Refused,
     Resume,
+    SetOptions,
     Stopped,
 )
 from strandline._journal.port import Change as AnyChange
@@ -72,8 +76,10 @@ from strandline._model import (
     Question,
     Resolution,
     RoundStarted,
+    RunDefaults,
     RunId,
     RunStatus,
+    ScheduleId,
     SessionKey,
     ToolNotDone,
 )
@@ -974,3 +980,111 @@ def test_a_branch_of_history_stays_when_another_run_has_crashed_in_it() -> None:
     later = desk.store.session(key())
     assert later is not None
     assert (later.branch, later.unresolved) == (session.branch, None)
+
+
+def test_all_that_is_overdue_ends_and_everything_for_it_is_read_first() -> None:
+    """A host that waits again, and a run that was to join it."""
+    desk = Desk()
+    desk.accept("a", timeout_s=10.0)
+    desk.accept("j", if_busy=IfBusy.STEER, queue_deadline=NOW + 10)
+    desk.checkpoint("a")
+    desk.table.release(desk.token("a"), counted=True, now=desk.now)
+    desk.keep()
+    desk.now += 20
+    answers: list[object] = []
+    late = EndOverdue(key(), Outcome(status=RunStatus.FAILED))
+    seq = desk.store.runs[RunId("a")].seq
+    assert read_at_once(desk, lambda: answers.append(desk.table.change(late, now=desk.now))) == [("run", seq)]
+    (stopped,) = answers
+    assert isinstance(stopped, Stopped)
+    assert sorted(stopped.ended) == ["a", "j"]
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_the_round_of_an_answer_is_closed_once_however_little_its_run_leaves(left: int) -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.finish("a", **with_question("t1"), answer_within_s=60.0)
+    desk.accept("b", on_question=OnQuestion.ANSWER)
+    result: Any = {"toolUseId": "t1", "status": "success", "content": [{"text": "paid"}]}
+    messages: list[Any] = [{"role": "user", "content": [{"toolResult": result}]}, said("", "thanks")[1]]
+    token = desk.token("b")
+    asked = read_at_once(desk, lambda: desk.decide(token, messages=messages[:left]))
+    assert len(asked) == (left == 0), "what the run has not closed is closed by its question"
+    history = [json.loads(each) for each in desk.store.sessions[key()].history]
+    assert len(history) == 2 + (left or 2)
+    assert left == 1 or check_history(history) == []
+    assert desk.store.sessions[key()].question is None
+
+
+def test_a_run_without_checkpoints_is_not_left_to_be_taken_up() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.finish("a", unresolved=True)
+    session = desk.store.session(key())
+    assert session is not None
+    assert session.unresolved is None
+
+
+# -- what counts, and what is answered ------------------------------------------------------------------
+
+
+def test_what_waits_at_other_servers_counts_as_if_it_were_here() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.accept("b")
+    new = NewRun(run_id=RunId("c"), key=key(), input="x", created_at=NOW)
+
+    def accept(**bounds: Any) -> AcceptAnswer:
+        return desk.table.accept(new, encoded_body(new), replace(WIDE, **bounds), claim_next=True, now=NOW)
+
+    desk.table.note_elsewhere(2, {ANONYMOUS: 1})
+    assert accept(total=3) == Refused("server_full", 2)
+    assert accept(per_principal=2) == Refused("principal_full", 2)
+    assert accept(total=4, per_principal=3) == Accepted(2)
+
+
+def test_an_answer_tells_the_options_of_its_session_and_the_run_with_them() -> None:
+    desk = Desk()
+    desk.accept("a")
+    assert desk.change(SetOptions(key(), {"priority": 5})) == Changed(existed=True)
+    steered = desk.accept("j", if_busy=IfBusy.STEER)
+    waits = desk.accept("b")
+    for answer in (steered, waits):
+        assert isinstance(answer, Accepted)
+        assert answer.defaults == RunDefaults(priority=5)
+        assert answer.new is not None
+        assert answer.new.priority == 5
+    desk.table.release(desk.token("a"), counted=True, now=desk.now)
+    assert desk.change(SetOptions(key(), {"priority": 5})) == Changed(existed=True), "nothing is to be stored"
+
+
+def test_options_count_from_their_change_on_and_fill_what_a_caller_may_store() -> None:
+    desk = Desk()
+    desk.accept("a", claim_next=False)
+    stored, options = desk.store.stored_bytes(ANONYMOUS), {"priority": 5}
+    size = len(stored_options(SessionRef.of(1, key()), RunDefaults(priority=5)) or b"")
+    desk.table.records = None
+
+    def change(most: int) -> object:
+        try:
+            return desk.table.change(SetOptions(key(), options, most), now=NOW)
+        except Missing as missing:
+            desk.table.found = {**desk.table.found, missing.what: missing.read(desk.store)}
+            return change(most)
+
+    assert isinstance(change(stored + size - 1), Refused)
+    assert change(stored + size) == Changed(existed=True)
+    assert change(stored + size - 1) == Changed(existed=True), "they are these already"
+    assert accept_bounded(desk, "b", stored + size + SIZE - 1) == Refused("storage_full", 2)
+    assert isinstance(accept_bounded(desk, "b", stored + size + SIZE), Accepted)
+
+
+def test_a_schedule_that_is_changed_has_its_next_time() -> None:
+    desk = Desk()
+    name = ScheduleId("x")
+    desk.change(AddSchedule(key(), name, NOW + 5, b"{}", b"{}", 10))
+    assert desk.change(ChangeSchedule(key(), name, NOW + 5, NOW + 9, b"{}")) == Changed(existed=True)
+    found = desk.store.schedule(name)
+    assert found is not None
+    assert found.at == NOW + 9
