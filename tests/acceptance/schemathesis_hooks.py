@@ -51,7 +51,7 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     if case.path == "/v1/chat/completions":
         _end_with_a_question(case.body)
         _name_a_session(case)
-    _keep_the_key_for_this_body(case)
+    _keep_the_key_for_this_request(case)
 
 
 def _give_time(options: dict[str, Any]) -> None:
@@ -102,10 +102,12 @@ def _name_a_session(case: Any) -> None:
         case.headers = {**(case.headers or {}), SESSION: "my-session"}
 
 
-def _keep_the_key_for_this_body(case: Any) -> None:
-    """Under one key another body is refused, as it has to be: each body has its own, in the form that was made."""
+def _keep_the_key_for_this_request(case: Any) -> None:
+    """Under one key another request is refused, as it has to be: each body, for each run, has its own, in the form that
+    was made."""
     if (key := (case.headers or {}).get(KEY)) is not None:
-        digest = hashlib.sha256(json.dumps(case.body, sort_keys=True).encode()).hexdigest()[:16]
+        made = json.dumps([case.path_parameters, case.body], sort_keys=True)
+        digest = hashlib.sha256(made.encode()).hexdigest()[:16]
         case.headers = {**case.headers, KEY: f'"{digest}"' if key.startswith('"') else f"{digest}{key[len(digest) :]}"}
 
 

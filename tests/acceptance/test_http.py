@@ -151,7 +151,7 @@ def test_a_path_that_is_not_there(server: Server, path: str) -> None:
 
 @pytest.mark.parametrize(("method", "path", "allowed"), [
     ("GET", "/chat", "POST"), ("PUT", "/chat", "POST"), ("OPTIONS", "/chat", "POST"), ("POST", "/health", "GET"),
-    ("DELETE", "/history", "GET"), ("PATCH", "/v1/runs/x", "GET"), ("PUT", "/v1/sessions/x", "DELETE"),
+    ("DELETE", "/history", "GET"), ("PUT", "/v1/runs/x", "PATCH"), ("PUT", "/v1/sessions/x", "DELETE"),
     ("POST", "/readyz", "GET"),
 ])  # fmt: skip
 def test_a_method_that_a_path_does_not_take(server: Server, method: str, path: str, allowed: str) -> None:

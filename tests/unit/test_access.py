@@ -277,13 +277,15 @@ def test_nothing_of_one_principal_is_there_for_another(history: str, tmp_path: P
             seen = (await ada.get("/v1/sessions/s")).json()
             assert (seen["running"], seen["queue_depth"]) == (held, 1)
             of_a_run = [each for each in OPERATIONS if "{run_id}" in each.path]
-            assert len(of_a_run) == 8
+            assert len(of_a_run) == 9
             for key in (BOB[0], OPS[0]):
                 async with world.client(key) as other:
                     for run_id in (held, waits):
                         for each in of_a_run:
                             path = filled(each.path, run_id=run_id)
-                            body = {"front": True, "tools": []} if each.body else None
+                            body: Any = {"front": True, "tools": []} if each.body else None
+                            if each.method == "PATCH":
+                                body = {"input": "bob's"}
                             refused = await other.request(each.method, path, json=body)
                             assert refused.status_code == 404, path
                             unknown = await other.request(each.method, path.replace(run_id, "run_0"), json=body)

@@ -69,9 +69,12 @@ _ANSWERS: Final = {
     "not_before": {"type": "null"},
 }
 """Run options of a body that answers input requests: an answer precedes all queued runs anyway."""
+_BACK: Final[dict[str, Any]] = {"required": ["after"]}
+"""A run that goes back; null is a place, too."""
 _ANSWERS_IN: Final[dict[str, Any]] = {
     "required": ["responses"],
     "properties": {"responses": {"type": "array", "minItems": 1}, **_ANSWERS},
+    "not": _BACK,
 }
 _ALONE: Final = {"responses": {"type": "null"}}
 _AT_ODDS: Final = {
@@ -98,20 +101,29 @@ _AT_ODDS: Final = {
                     "not_before": {"type": "string"},
                 },
             },
+            {
+                **_BACK,
+                "anyOf": [
+                    {"required": ["if_busy"], "properties": {"if_busy": {"const": IfBusy.STEER.value}}},
+                    {"required": ["on_question"], "properties": {"on_question": {"const": OnQuestion.ANSWER.value}}},
+                    _some("not_before"),
+                ],
+            },
         ]
     },
     "if": _some("expected_run_id"),
     "then": {"required": ["if_busy"], "properties": {"if_busy": {"const": IfBusy.STEER.value}}},
 }
 """Run options that exclude each other: an interrupt dismisses the question that `answer` would answer, a delayed run
-does nothing to a session until it queues, and only a run that steers expects another."""
+does nothing to a session until it queues, one that goes back neither answers nor joins nor is delayed, and only a run
+that steers expects another."""
 BODIES: Final[dict[str, dict[str, Any]]] = {
     "DefaultOptions": {"not": _AT_ODDS["not"]["anyOf"][0]},
     "ChatBody": {
         **_AT_ODDS,
         "anyOf": [
             {"required": ["message"], **_nothing_of("responses")},
-            {**_ANSWERS_IN, "not": {"required": ["message"]}},
+            {**_ANSWERS_IN, "not": {"anyOf": [{"required": ["message"]}, _BACK]}},
         ],
     },
     "CompletionBody": {
@@ -139,8 +151,13 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
         **_AT_ODDS,
         "anyOf": [
             {"properties": {"input": {"type": ["string", "array"], "minItems": 1}}},
-            {"properties": {"input": {"type": "object"}, **_ANSWERS}},
+            {"properties": {"input": {"type": "object"}, **_ANSWERS}, "not": _BACK},
         ],
+    },
+    "AgainBody": {"properties": {"if_busy": {"not": {"const": IfBusy.STEER.value}}}},
+    "EditBody": {
+        "anyOf": [_some(each) for each in ("input", "metadata", "priority")],
+        "properties": {"input": {"minItems": 1}},
     },
     "MoveBody": {
         "oneOf": [
@@ -174,11 +191,12 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
 """Which fields of a body go together, which types cannot express."""
 
 
-_CHANGES: Final = frozenset({"ChangeScheduleBody"})
+_CHANGES: Final = frozenset({"AgainBody", "ChangeScheduleBody"})
 """Those of which each field may be left out, and so the body."""
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "NewRunBody": {"input": "Hello"},
     "MoveBody": {"front": True},
+    "EditBody": {"input": "Hello again"},
     "SessionChangeBody": {"options": {"priority": 2}},
     "NewScheduleBody": {"session_id": "my-session", "input": "Hello", "cron": "0 9 * * MON-FRI"},
     "ResolveBody": {"tools": [{"tool_use_id": "call_1", "outcome": "done", "result": "booked"}]},
@@ -547,7 +565,7 @@ def document(server: Described | None = None) -> dict[str, Any]:
     components |= event_schemas.schemas()
     for name, more in BODIES.items():
         components[name] = {**components[name], "allOf": [more]}
-    for name in ("ChatBody", "CompletionBody", "Invocation", "NewRunBody"):
+    for name in ("ChatBody", "CompletionBody", "Invocation", "NewRunBody", "AgainBody", "ResolveBody"):
         _bounded(components[name]["properties"], server)
     _bounded(components["DefaultOptions"]["properties"], server)
     components |= content_schemas.schemas(server.allowed_content)
@@ -555,8 +573,10 @@ def document(server: Described | None = None) -> dict[str, Any]:
     if server.names_session:
         _needed(components["ChatBody"], "session_id")
     _as_integer(components["MoveBody"]["properties"]["priority"])
+    _as_integer(components["EditBody"]["properties"]["priority"])
     for name in ("NewScheduleBody", "ChangeScheduleBody"):
         _bounded(components[name]["properties"], server)
+    for name in ("NewScheduleBody", "ChangeScheduleBody", "EditBody"):
         components[name]["properties"]["input"]["anyOf"][1]["items"] = content_schemas.BLOCK
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
@@ -579,7 +599,8 @@ def document(server: Described | None = None) -> dict[str, Any]:
 
 def _bounded(properties: dict[str, Any], server: Described) -> None:
     """Add the limits of the fields in a body that submits a run."""
-    for name, most in (("timeout", server.timeout_s), ("queue_timeout", server.queue_timeout_s)):
+    limits = {"timeout": server.timeout_s, "queue_timeout": server.queue_timeout_s}
+    for name, most in ((name, most) for name, most in limits.items() if name in properties):
         number, null = properties[name]["anyOf"]
         bound = {} if most is None else {"maximum": most}
         properties[name]["anyOf"] = [{**number, "exclusiveMinimum": 0, **bound}, null]
@@ -587,7 +608,8 @@ def _bounded(properties: dict[str, Any], server: Described) -> None:
         properties["sender"] = {"type": "null", "default": None, "description": "Not taken by this server"}
     if "n" in properties:
         properties["n"] = {"enum": [1, None], "default": None}
-    _as_integer(properties["priority"])
+    if "priority" in properties:
+        _as_integer(properties["priority"])
     if "session_id" in properties:
         properties["session_id"]["anyOf"] = [_SESSION_ID, {"type": "null"}]
 
