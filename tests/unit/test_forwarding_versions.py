@@ -185,3 +185,19 @@ def test_what_an_older_server_would_do_otherwise_is_refused_while_one_is_there(
                 await client.aclose()
 
     run(scene)
+
+
+def test_no_run_is_replaced_while_an_older_server_would_continue_with_it_at_the_end_of_history() -> None:
+    async def scene() -> None:
+        async with pair() as (found, _, owner, client):
+            answer = await client.post("/chat", json={"session_id": "s", "message": "before"})
+            path = f"/v1/runs/{answer.json()['run_id']}/again"
+            async with httpx.AsyncClient(base_url=owner.url, trust_env=False) as there:
+                found.town.unknown = {"after"}
+                answer = await there.post(path)
+                assert (answer.status_code, answer.json()["code"]) == (503, "older_server"), answer.text
+                assert owner.recorder.accepts == 1
+                found.town.unknown = set()
+                assert (await there.post(path)).is_success
+
+    run(scene)

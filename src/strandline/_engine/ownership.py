@@ -62,6 +62,8 @@ class Ownership(Struct, eq=False):
     def check_known(self, features: Iterable[Feature]) -> None:
         """Raise `OlderServer` unless all servers know these: one that does not would do something else instead,
         if the session is its own or becomes so."""
+        if self._shared is None:
+            return
         for each in features:
             if not self.knows(each):
                 self._on_foreign()

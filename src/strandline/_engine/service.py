@@ -280,7 +280,8 @@ class Service:
         undo an accept.
         """
         try:
-            self.ownership.check_known(newer_of(request, is_resolved=resolution is not None))
+            needed = newer_of(request, is_resolved=resolution is not None, replaces=again is not None)
+            self.ownership.check_known(needed)
             self.ownership.check(request.key)
             with self._tracing.request_trace() as trace:
                 return await self._admission.submit(

@@ -1,5 +1,6 @@
 """A request for a run. Values only."""
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 from msgspec import UNSET, Struct, UnsetType, field
@@ -122,13 +123,13 @@ class RunEdit(Struct, frozen=True, kw_only=True):
     expected: frozenset[str] | None = None
 
 
-def newer_of(request: Request, *, is_resolved: bool = False) -> list[Feature]:
-    """Return what a request needs that servers of an earlier version do not know."""
+def newer_of(request: Request, *, is_resolved: bool, replaces: bool) -> Iterator[Feature]:
+    """Yield what a request needs that servers of an earlier version do not know; `replaces`: its run replaces one."""
     needs: tuple[tuple[Feature, bool], ...] = (
         ("not_before", request.not_before is not None),
         ("sender", request.sender is not None),
         ("steer", request.if_busy is IfBusy.STEER),
         ("resolve", is_resolved),
-        ("after", not isinstance(request.after, UnsetType)),
+        ("after", replaces or not isinstance(request.after, UnsetType)),
     )
-    return [feature for feature, is_needed in needs if is_needed]
+    yield from (feature for feature, is_needed in needs if is_needed)
