@@ -141,6 +141,9 @@ def test_where_no_run_goes_back_to(at: Checkpoints, tmp_path: Path) -> None:
         for options in excluded:
             assert sent(server, "x", after=first["run_id"], **options).status_code == 422
         assert sent(server, "x", after=5).status_code == 422
+        assert again(server, first["run_id"], input="edited").status_code == 422, "it would have the old input"
+        refused = again(server, first["run_id"], if_busy="steer")
+        assert (refused.status_code, refused.json()["detail"].split()[0]) == (422, "again")
         asked = sent(server, "x", input={"responses": [{"id": "q", "response": 1}]}, after=first["run_id"])
         assert asked.status_code == 422
         server.client.post("/v1/sessions/s3/pause")

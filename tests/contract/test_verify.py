@@ -130,15 +130,21 @@ _USE = '{"toolUse":{"toolUseId":"u","name":"t","input":{}}}'
         ("DELETE FROM staged WHERE run = 70 AND no = 0", "a checkpoint of the run with sequence 70 is damaged"),
         ("UPDATE sessions SET branch = 4", "a branch of session s has none"),
         (
-            "UPDATE sessions SET branch = 500; INSERT INTO branches VALUES (1, 500, 0, 2, NULL)",
+            "UPDATE sessions SET branch = 500; INSERT INTO branches VALUES (1, 500, 0, 2, NULL, NULL, NULL, 0)",
             "a branch of session s begins with message 500, where none can",
         ),
         (
-            "UPDATE sessions SET branch = 8 WHERE no = 1; INSERT INTO branches VALUES (1, 8, 0, 9, NULL)",
+            (
+                "UPDATE sessions SET branch = 8 WHERE no = 1;"
+                " INSERT INTO branches VALUES (1, 8, 0, 9, NULL, NULL, NULL, 0)"
+            ),
             "a branch of session s with message 8 continues nothing",
         ),
         (
-            "UPDATE sessions SET branch = 4 WHERE no = 1; INSERT INTO branches VALUES (1, 8, 0, 2, NULL)",
+            (
+                "UPDATE sessions SET branch = 4 WHERE no = 1;"
+                " INSERT INTO branches VALUES (1, 8, 0, 2, NULL, NULL, NULL, 0)"
+            ),
             "session s does not continue with its last branch",
         ),
         ("DELETE FROM meta", "how often the journal was opened"),

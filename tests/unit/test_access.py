@@ -286,6 +286,8 @@ def test_nothing_of_one_principal_is_there_for_another(history: str, tmp_path: P
                             body: Any = {"front": True, "tools": []} if each.body else None
                             if each.method == "PATCH":
                                 body = {"input": "bob's"}
+                            if each.path.endswith("/again"):
+                                body = {"priority": 1}
                             refused = await other.request(each.method, path, json=body)
                             assert refused.status_code == 404, path
                             unknown = await other.request(each.method, path.replace(run_id, "run_0"), json=body)

@@ -23,7 +23,6 @@ from strandline._journal.rules import (
     check_resolution,
     clipped,
     course,
-    course_before,
     drawn,
     is_last,
     is_on,
@@ -317,7 +316,8 @@ def test_a_branch_of_which_nothing_is_left_is_passed_over() -> None:
 
 def test_what_a_branch_supersedes_is_what_was_on_the_course_before_it() -> None:
     branches = [Branch(6, 0, 2), Branch(8, 0, 4), Branch(10, 6, 7)]
-    before = [course_before(branches, number, 12) for number in range(4)]
+    ends = [*(each.start for each in branches), 12]
+    before = [clipped(course(branches[:number]), end) for number, end in enumerate(ends)]
     assert before[0] == [Range(0, 6)]
     assert before[1] == [Range(0, 2), Range(6, 8)]
     assert before[2] == [Range(0, 4), Range(8, 10)]

@@ -96,7 +96,8 @@ class ChangeCourse(Change, frozen=True, gc=False):
 class AddBranch(Change, frozen=True, gc=False):
     """Messages of a session from `start` on continue those before `upto` in the branch that begins with `parent`.
 
-    `run` is the sequence of the run that began it, None if a person did without one.
+    `run` is the sequence of the run that began it, None if a person did without one. `forgotten`: window and state as
+    they were there were not kept.
     """
 
     no: int
@@ -104,6 +105,7 @@ class AddBranch(Change, frozen=True, gc=False):
     parent: int
     upto: int
     run: int | None
+    forgotten: bool
 
 
 class DropSession(Change, frozen=True, gc=False):

@@ -72,14 +72,6 @@ class GoingBack(Transitions):
             return None
         return self._fetched(("turn", seq), lambda records: records.turn(ref, last, seq))
 
-    def _kept(self, session: SessionState, agent: int | None) -> int | None:
-        """Return the run after which window and state were as they are to be again; None if they are forgotten."""
-        if agent is None or agent in (NO_AGENT, session.end.agent):
-            return agent
-        ref = session.ref
-        kept = self._fetched(("agent", agent), lambda records: records.keeps_agent(ref, agent))
-        return agent if kept else None
-
     def _restore(self, change: Restore) -> Restored | Unreachable | Busy | Changed:
         """Have history continue from where it ended when a superseded run was last in it."""
         located = self._locate_run(change.run_id)
@@ -93,6 +85,8 @@ class GoingBack(Transitions):
         turn = self._turn(session, located.seq)
         if turn is None:
             return Changed(existed=False)
+        if turn.discarded:
+            return Unreachable("discarded")
         if turn.first == turn.end:
             return Unreachable("left_nothing")
         branches = self._branches(session)

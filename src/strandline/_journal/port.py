@@ -475,7 +475,7 @@ class UnresolvedQuery(Query[list[OpenTool]], frozen=True):
 
 
 class JoinedQuery(Query[list[Input]], frozen=True):
-    """What the runs said that joined a run of a session and ended with it, in order of sequence."""
+    """What the runs said that have joined a run of a session, whether it has ended or not, in order of sequence."""
 
     key: SessionKey
     run_id: RunId

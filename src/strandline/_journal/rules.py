@@ -258,12 +258,6 @@ def branch_of(branches: Sequence[Branch], index: int) -> int:
     return max((each.start for each in branches if each.start <= index), default=0)
 
 
-def course_before(branches: Sequence[Branch], number: int, length: int) -> list[Range]:
-    """Return the course that history had until branch `number` (from 0) began; it has `length` messages now."""
-    end = branches[number].start if number < len(branches) else length
-    return clipped(course(branches[:number]), end)
-
-
 def clipped(course: Sequence[Range], end: int) -> list[Range]:
     """Return a course without what comes at or after message `end`."""
     ends = ((each.start, end if each.end is None else min(each.end, end)) for each in course)

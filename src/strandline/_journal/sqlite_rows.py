@@ -93,9 +93,10 @@ _PLAIN: Final[dict[type[changes.Change], str]] = {
     ),
     changes.ChangeCourse: "UPDATE sessions SET branch = :branch, unresolved = :unresolved WHERE no = :no",
     changes.AddBranch: (
-        "INSERT INTO branches (session, start, parent, upto, run) SELECT :no, :start, :parent, :upto, :run WHERE true"
-        " ON CONFLICT (session, start) DO UPDATE SET parent = excluded.parent, upto = excluded.upto,"
-        " run = excluded.run"
+        "INSERT INTO branches (session, start, parent, upto, run, forgotten)"
+        " SELECT :no, :start, :parent, :upto, :run, :forgotten WHERE true"
+        " ON CONFLICT (session, start) DO UPDATE SET was_parent = branches.parent, was_upto = branches.upto,"
+        " parent = excluded.parent, upto = excluded.upto, run = excluded.run, forgotten = excluded.forgotten"
     ),
     changes.EndHold: "UPDATE runs SET fence = NULL WHERE seq = :seq AND fence = :fence",
     changes.DropCheckpoints: "DELETE FROM staged WHERE run = :seq",

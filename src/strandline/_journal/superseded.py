@@ -6,16 +6,21 @@ from itertools import groupby
 from typing import Final
 
 from strandline._history import acted
-from strandline._journal import port, reader
+from strandline._journal import checksums, port, reader
 from strandline._journal.database import Database
-from strandline._journal.rules import Branch, branch_at, clipped, course, course_before, without
+from strandline._journal.rules import Branch, branch_at, clipped, course, without
 from strandline._journal.state import SessionState
-from strandline._model import Input, Message, Range, Run, RunId, RunStatus, RunSummary
+from strandline._model import NO_AGENT, Input, Message, Place, Range, Run, RunId, RunStatus, RunSummary
 
 _JOINED: Final = (
     f"{reader.CHAIN} SELECT {reader.RUN_COLUMNS} FROM chain CROSS JOIN runs WHERE runs.seq = chain.run"
     " AND host = ? AND joins = 'applied' ORDER BY seq"
 )
+_JOINED_LIVE: Final = (
+    f"SELECT {reader.RUN_COLUMNS} FROM runs"
+    " WHERE session = ? AND status = 'running' AND joins = 'applied' AND ended_at IS NULL AND host = ? ORDER BY seq"
+)
+_BEFORE: Final = "SELECT start, was_parent, was_upto, forgotten FROM branches WHERE session = ? AND start = ?"
 _AT_ONCE: Final = 500
 """How many runs one statement asks for."""
 
@@ -30,23 +35,43 @@ def superseded(connection: Database, query: port.SupersededQuery) -> port.Supers
     branches = [Branch(*row) for row in connection.execute(reader.BRANCHES, (session.no,)).fetchall()]
     if query.start is not None:
         made = next((each for each in branches if each.start == query.start), None)
-        return nothing if made is None else _gone(connection, session, branches, made)
+        if made is None:
+            return nothing
+        return _gone(connection, session, branches, made, *_began(connection, session, made))
     run = None if query.run_id is None else _run(connection, session, query.run_id)
     if run is None or run.back is None or (at := run.back.at) is None:
         return nothing
     made = next((each for each in branches if each.run == run.sequence), None)
     if made is None and (run.status is not RunStatus.QUEUED or run.started_at is not None):
         return nothing  # (it continued at the end of history)
-    made = made or branch_at(branches, session.end.length, at.parent, at.upto)
-    return _gone(connection, session, branches, made, forgotten=at.agent is None)
+    if made is not None:
+        return _gone(connection, session, branches, made, *_began(connection, session, made))
+    made = branch_at(branches, session.end.length, at.parent, at.upto)
+    replaced = next((each for each in branches if each.start == made.start), None)
+    return _gone(connection, session, branches, made, replaced, _is_forgotten(connection, session, at))
+
+
+def _began(connection: Database, session: SessionState, made: Branch) -> tuple[Branch | None, bool]:
+    """Return the branch that a stored one replaced, and whether window and state were forgotten when it began."""
+    start, parent, upto, forgotten = connection.execute(_BEFORE, (session.no, made.start)).fetchone()
+    return None if parent is None else Branch(start, parent, upto), bool(forgotten)
+
+
+def _is_forgotten(connection: Database, session: SessionState, place: Place) -> bool:
+    """Return whether window and state as they were at a place would be forgotten if a run went back to it now."""
+    if place.agent is None or place.agent in (NO_AGENT, session.end.agent):
+        return place.agent is None
+    kept = "SELECT 1 FROM agents_after WHERE session = ? AND run = ?"
+    return connection.execute(kept, (session.no, place.agent)).fetchone() is None
 
 
 def joined(connection: Database, query: port.JoinedQuery) -> list[Input]:
-    """Return what the runs said that joined another one and ended with it."""
+    """Return what the runs said that have joined another one, whether it has ended or not."""
     session = reader.find_session(connection, query.key)
     if session is None:
         return []
-    rows = connection.execute(_JOINED, (session.end.row, session.no, -1, query.run_id)).fetchall()
+    rows = connection.execute(_JOINED_LIVE, (session.no, query.run_id)).fetchall()
+    rows = rows or connection.execute(_JOINED, (session.end.row, session.no, -1, query.run_id)).fetchall()
     return [reader.intact_run(Run, reader.RunRow(*row), session.ref).input for row in rows]
 
 
@@ -58,11 +83,22 @@ def _run(connection: Database, session: SessionState, run_id: RunId) -> RunSumma
 
 
 def _gone(
-    connection: Database, session: SessionState, branches: Sequence[Branch], made: Branch, *, forgotten: bool = False
+    connection: Database,
+    session: SessionState,
+    branches: Sequence[Branch],
+    made: Branch,
+    replaced: Branch | None,
+    forgotten: bool,
 ) -> port.Superseded:
-    """Return what one of these branches has superseded, or would, if it was made now."""
+    """Return what one of these branches has superseded, or would, if it was made now.
+
+    `replaced` is the one that history had at the same start, without a message.
+    """
     earlier = [each for each in branches if each.start < made.start]
-    before = course_before([*earlier, made], len(earlier), session.end.length)
+    previous = earlier if replaced is None else [*earlier, replaced]
+    if replaced is not None and any(True for _ in reader.faults_of_branches(previous, made.start)):
+        raise checksums.damaged_record(f"the branches of session {session.key.session_id}")
+    before = clipped(course(previous), made.start)
     gone = without(before, clipped(course([*earlier, made]), made.start))
     by_run = list(_by_run(connection, session, gone))
     runs = list(dict.fromkeys(run_id for run_id, _ in by_run if run_id is not None))

@@ -81,7 +81,7 @@ TABLES: Final = (
     Table("questions", ("session", "run", "until", "answer", "question")),
     Table("closed_requests", ("session", "id", "run", "closed"), key=2),
     Table("schedules", ("id", "session", "principal", "next_at", "spec", "state")),
-    Table("branches", ("session", "start", "parent", "upto", "run"), key=2),
+    Table("branches", ("session", "start", "parent", "upto", "run", "was_parent", "was_upto", "forgotten"), key=2),
     Table("agents_after", ("session", "run", '"window"', "state"), key=2),
 )
 """All rows of a journal, but how many bytes are stored for each principal, which follows from the others. Of `meta` it

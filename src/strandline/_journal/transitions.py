@@ -396,7 +396,9 @@ class Transitions(LiveSessions):
         run = session.queue.head
         stored, checkpoints, error = self._stored(run)
         back = None if run.has_begun or stored.back is None else stored.back.at
-        branches = [] if back is None else self._branches(session)
+        branches: list[Branch] = []
+        if back is not None:  # (what was kept when it was accepted may be gone)
+            branches, back = self._branches(session), replace(back, agent=self._kept(session, back.agent))
         question = None
         if session.answered_by(run) is not None:
             question, damage = self._question(session)
@@ -566,15 +568,22 @@ class Transitions(LiveSessions):
         self._branch(session, crashed.branches, session.branch or 0, crashed.first, run.seq)
 
     def _branch(
-        self, session: SessionState, branches: Sequence[Branch], parent: int, upto: int, run: int | None
+        self,
+        session: SessionState,
+        branches: Sequence[Branch],
+        parent: int,
+        upto: int,
+        run: int | None,
+        *,
+        forgotten: bool = False,
     ) -> None:
         """Have history continue after the messages before `upto` of a branch: all others are superseded.
 
-        `run` is the run that it continues with, if it is one.
+        `run` is the run that it continues with, if it is one. `forgotten`: without window and state as they were.
         """
         made = branch_at(branches, session.end.length, parent, upto, run)
         session.branch = made.start
-        self._note(session, AddBranch(session.no, *made))
+        self._note(session, AddBranch(session.no, *made, forgotten))
         self._note(session, ChangeCourse(session.no, session.branch, session.unresolved))
 
     # -- histories that continue from an earlier place ------------------------------------------------------
@@ -590,6 +599,18 @@ class Transitions(LiveSessions):
         """Read what it needs to go back to a place in a session's history."""
         if back is not None:
             self._branches(session)
+            if back.at is not None and back.at.agent not in (None, NO_AGENT):
+                self._is_kept(session, back.at.agent)  # (the run that ends now may change the agent)
+
+    def _is_kept(self, session: SessionState, agent: int) -> bool:
+        ref = session.ref
+        return self._fetched(("agent", agent), lambda records: records.keeps_agent(ref, agent))
+
+    def _kept(self, session: SessionState, agent: int | None) -> int | None:
+        """Return the run after which window and state were as they are to be again; None if they are forgotten."""
+        if agent is None or agent in (NO_AGENT, session.end.agent):
+            return agent
+        return agent if self._is_kept(session, agent) else None
 
     def _go_back(self, session: SessionState, place: Place, branches: Sequence[Branch], run: int | None) -> None:
         """Have history continue from a place, with window and state as they were by then.
@@ -604,7 +625,7 @@ class Transitions(LiveSessions):
         if place.agent is None or agent != session.end.agent:
             self._note(session, ResetAgent(session.no, agent))
         self._append(session, NO_RUN, None, 0, agent=agent)
-        self._branch(session, branches, place.parent, place.upto, run)
+        self._branch(session, branches, place.parent, place.upto, run, forgotten=place.agent is None)
 
     # -- time that stands still -----------------------------------------------------------------------
 

@@ -139,7 +139,7 @@ def unreachable(cannot: Unreachable, run_id: RunId | str, session_id: SessionId)
         case "not_ended":
             return CannotGoBack(f"run {run_id} has not ended")
         case "discarded":
-            return CannotGoBack(f"run {run_id} was discarded, so that nothing comes after it")
+            return CannotGoBack(f"run {run_id} was discarded: it has no place in the conversation")
         case "left_nothing":
             return CannotGoBack(f"run {run_id} has left no messages in history, so that nothing comes after it")
         case "answered":

@@ -127,12 +127,13 @@ class RunBuilder(Struct, eq=False):
             return None
         if self._options.self_managed:
             raise Invalid("a run cannot go back: these agents keep their history themselves")
+        option = "after" if again is None else "again"
         if request.answers is not None:
             raise Invalid("after does not go with responses: an answer continues the run that has asked")
         if request.not_before is not None:
             raise Invalid("after does not go with not_before: nobody knows what is said by then")
         if request.if_busy is IfBusy.STEER:
-            raise Invalid("after does not go with if_busy steer: that joins the run that executes")
+            raise Invalid(f"{option} does not go with if_busy steer: that joins the run that executes")
         if request.on_question is OnQuestion.ANSWER:
             raise Invalid("after does not go with on_question answer: an answer continues the run that has asked")
         after = None if request.after is UNSET or request.after is None else RunId(request.after)

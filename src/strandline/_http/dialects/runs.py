@@ -67,7 +67,7 @@ class ResolveBody(Struct, frozen=True, kw_only=True):
     ] = None
 
 
-class AgainBody(Struct, frozen=True, kw_only=True):
+class AgainBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Options of a run that replaces another one. It has that one's input, and its metadata unless it names some."""
 
     if_busy: Annotated[

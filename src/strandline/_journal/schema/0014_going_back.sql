@@ -2,6 +2,11 @@
 ALTER TABLE runs ADD COLUMN back BLOB;
 -- The run that began a branch, by its sequence; NULL: a person did, or it is of an older version.
 ALTER TABLE branches ADD COLUMN run INTEGER;
+-- A branch without a message is replaced by the next one at the same start: what it had continued. And whether window and
+-- state as they were at the place of a branch were not kept any more when it began.
+ALTER TABLE branches ADD COLUMN was_parent INTEGER;
+ALTER TABLE branches ADD COLUMN was_upto INTEGER;
+ALTER TABLE branches ADD COLUMN forgotten INTEGER NOT NULL DEFAULT 0;
 
 -- What a session's agent was rebuilt from after each run that changed it; gone with the run. A row of history has the run
 -- that changed it last by then: -1 if none had, NULL if that is not known (from an older version).

@@ -13,6 +13,7 @@ from strandline._journal.port import (
     Bounds,
     Busy,
     Changed,
+    ClaimResult,
     Delete,
     Effect,
     HistoryPage,
@@ -350,6 +351,69 @@ class GoingBackContract(Contract):
         await desk.finish(await desk.claim(of="f"), done("ask f", "answer f"))
         assert await desk.history() == turns("a", "b", "d", "f")
 
+    @scenario
+    async def test_what_a_restore_replaced_is_superseded_next(self, desk: Desk) -> None:
+        """Branches that begin at the same message, since a restore leaves none."""
+        await turn(desk, "a")
+        await desk.finish(await desk.start("b"), left(*said("ask b"), _USED, _RESULT, *said("", "answer b")[1:]))
+        await go_back(desk, "c", "a")
+        await desk.finish(await desk.claim(of="c"), done("ask c", "answer c"))
+        start = 8
+        for run_id, gone in (("b", "c"), ("c", "b"), ("b", "c")):
+            assert await restore(desk, run_id) == Restored(key(), start)
+            found = await desk.journal.read(SupersededQuery(key(), start=start))
+            assert found.runs == [RunId(gone)]
+        await desk.journal.change(Pause(key()))
+        await go_back(desk, "d", "a")
+        expected = Superseded([RunId("b")], [Effect(RunId("b"), "t1", "pay")])
+        assert await superseded(desk, "d") == expected
+        await desk.journal.change(Resume(key()))
+        await desk.journal.claim_next(key())
+        claim = await desk.claim(of="d")
+        assert await superseded(desk, "d") == expected
+        await desk.finish(claim, done("ask d", "answer d"))
+        await desk.restart()
+        assert await superseded(desk, "d") == expected
+
+    @scenario
+    async def test_what_is_kept_no_more_when_a_run_starts_is_forgotten(self, desk: Desk) -> None:
+        for number, each in enumerate("abc"):
+            await turn(desk, each, completion=done(f"ask {each}", f"answer {each}", state={"n": number}))
+        await desk.journal.change(Pause(key()))
+        await go_back(desk, "d", "b")
+        assert not (await superseded(desk, "d")).forgotten
+        desk.clock.at += 100
+        assert await desk.journal.prune(desk.clock.at, 2) == 2
+        assert (await superseded(desk, "d")).forgotten
+        await desk.journal.change(Resume(key()))
+        await desk.journal.claim_next(key())
+        claim = await desk.claim(of="d")
+        record = await desk.journal.load(key())
+        assert (record.messages, record.window, record.state) == (turns("a", "b"), WHOLE_HISTORY, None)
+        assert (await superseded(desk, "d")).forgotten
+        await desk.finish(claim)
+
+    @scenario
+    async def test_what_was_not_kept_since_nothing_had_changed_is_forgotten_once_it_has(self, desk: Desk) -> None:
+        await turn(desk, "a", completion=done("ask a", "answer a", state={"n": 1}))
+        desk.clock.at += 100
+        await turn(desk, "b")
+        assert await desk.journal.prune(desk.clock.at, 10) == 1
+        await desk.journal.change(Pause(key()))
+        await go_back(desk, "c", "b")
+        await desk.accept("x", priority=1)
+        await desk.journal.change(Resume(key()))
+        await desk.journal.claim_next(key())
+        executing = await desk.claim(of="x")
+        completion = done("ask x", "answer x", state={"n": 2})
+        assert await desk.finish(executing, completion, claim_next=True) is ClaimResult.CLAIMED
+        claim = await desk.claim(of="c")
+        record = await desk.journal.load(key())
+        assert (record.messages, record.state) == (turns("a", "b"), None)
+        found = await superseded(desk, "c")
+        assert (found.runs, found.forgotten) == ([RunId("x")], True)
+        await desk.finish(claim)
+
     @pytest.mark.parametrize("why", ["executes", "held", "waits", "asks", "waits again"])
     def test_a_session_that_is_not_at_rest_goes_not_back(self, why: str, tmp_path: Any) -> None:
         @scenario
@@ -410,6 +474,7 @@ class GoingBackContract(Contract):
         assert await go_back(desk, "x", "nobody") == Unreachable("unknown")
         assert await again(desk, "x", "nobody") == Unreachable("unknown")
         assert await go_back(desk, "x", "bad") == Unreachable("discarded")
+        assert await restore(desk, "bad") == Unreachable("discarded")
         assert await restore(desk, "nobody") == Changed(existed=False)
         assert await restore(desk, "a", "mallory") == Changed(existed=False)
         await desk.accept("waits", claim_next=False)
@@ -452,6 +517,7 @@ class GoingBackContract(Contract):
         host = await desk.start("b")
         assert await desk.accept("c", if_busy=IfBusy.STEER) == Accepted(0, joined=RunId("b"))
         await desk.journal.apply_joins(host.token, said("ask b"))
+        assert await desk.journal.read(JoinedQuery(key(), RunId("b"))) == ["ask c"]
         outcome = Outcome(status=RunStatus.SUCCEEDED)
         both = Completion(outcome=outcome, messages=said("ask b and c", "answer both"), joined=(RunId("c"),))
         await desk.finish(host, both)

@@ -3,6 +3,10 @@
 -- and leave `agent` empty, which says that it is not known.
 ALTER TABLE runs ADD COLUMN IF NOT EXISTS back bytea;        -- the place, as JSON; NULL: the end of history
 ALTER TABLE branches ADD COLUMN IF NOT EXISTS run bigint;    -- the run that began it; NULL: a person did, or unknown
+ALTER TABLE branches
+    ADD COLUMN IF NOT EXISTS was_parent bigint,   -- what the branch without a message had continued that it replaced
+    ADD COLUMN IF NOT EXISTS was_upto bigint,
+    ADD COLUMN IF NOT EXISTS forgotten smallint NOT NULL DEFAULT 0;  -- 1: window and state of its place were not kept
 ALTER TABLE history ADD COLUMN IF NOT EXISTS agent bigint;   -- the run that changed the agent last by then; -1: none had
 
 CREATE TABLE agents_after (
