@@ -52,7 +52,7 @@ def kills(seed: int, count: int) -> Iterator[Kill]:
 
 
 class Hit(Struct, frozen=True, kw_only=True):
-    """What befalls workers of the server that serves, `after_s` seconds after the last such thing.
+    """What befalls workers of a server that answers, `after_s` seconds after the last such thing.
 
     `whom`: one of them, by chance, or all. `still_s`: for how long they stand still (SIGSTOP); None: SIGKILL.
     """

@@ -240,6 +240,11 @@ class Relay:
         return next((server for server in self._tasks if server.healthy), None)
 
     @property
+    def with_workers(self) -> list[Server]:
+        """Those that answer and have workers."""
+        return [server for server in self._tasks if server.healthy and server.has_workers]
+
+    @property
     def alive(self) -> list[Server]:
         """Those whose processes have not ended."""
         return list(self._tasks)

@@ -218,8 +218,10 @@ class Trial:
         async with asyncio.TaskGroup() as group:
             for hit in hits(self._seed):
                 await asyncio.sleep(hit.after_s)
-                server = self._relay.owner
-                if server is not None and (workers := server.workers()):
+                if not (serving := self._relay.with_workers):
+                    continue
+                server = chance.choice(serving)
+                if workers := server.workers():
                     for pid in workers if hit.whom == "all" else [chance.choice(workers)]:
                         server.struck.add(pid)
                         group.create_task(self._struck(pid, hit.still_s))
