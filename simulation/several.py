@@ -270,13 +270,16 @@ class SeveralWorld(World):
                 health = [each.service.health() for each in self.servers.values() if each.alive]
                 self.record.fault(until, f"it comes to no rest: {health}")
                 return
-        alive = [each for each in self.servers.values() if each.alive]
-        while any(each.survivors() for each in alive) and self.clock.monotonic() < until:  # noqa: ASYNC110
+        while (left := self._left()) and self.clock.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.5)
-        for server in alive:
-            for left in server.survivors():
-                self.record.fault(self.clock.monotonic(), f"nothing happens, and server {server.number} has {left}")
+        for each in left:
+            self.record.fault(self.clock.monotonic(), f"nothing happens, and {each}")
         self.note("quiet")
+
+    def _left(self) -> list[str]:
+        """Return what servers still hold; one may be lost meanwhile, with all that it had."""
+        alive = [each for each in self.servers.values() if each.alive]
+        return [f"server {each.number} has {left}" for each in alive for left in each.survivors()]
 
     def _is_quiet(self) -> bool:
         """Return whether nothing is on its way anywhere, and each session has an owner that lives."""

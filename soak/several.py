@@ -116,8 +116,8 @@ class SeveralTrial(Trial):
 
     async def _kill(self) -> None:
         async with asyncio.TaskGroup() as lasting:
-            for _ in range(self._count):  # all of them are there before anything happens
-                if not await self._unless_stopped(self._fleet.ready(QUIET_S)):
+            for there in (self._fleet.ready, self._fleet.all_ready):  # all of them, before anything happens
+                if not await self._unless_stopped(there(QUIET_S)):
                     return
             self._following = asyncio.create_task(self._feeds.run())
             for strike in self._schedule:

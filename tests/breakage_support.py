@@ -2,8 +2,13 @@
 
 import re
 from collections.abc import Iterable
+from typing import Final
 
 from simulation.trial import play
+
+SEEDS: Final = 1500
+"""How many worlds are played at most. The search begins at the first that shows a breakage; that is another one where
+event loops take their turns differently, as some versions of Python do, or where the code under test awaits more."""
 
 
 def is_noticed(reported: str, seeds: Iterable[int], journal: str) -> bool:

@@ -67,10 +67,14 @@ FILES: Final = sorted(
 )
 
 
+TEXTS: Final = {tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", None)}
+"""Kinds of tokens with prose: from Python 3.12 on, the text of an f-string is in parts of its own."""
+
+
 def words(file: Path) -> Iterator[tuple[int, str]]:
     """Yield (line, word) for each word of a file that was replaced; code in backticks is not prose."""
     for token in tokenize.generate_tokens(io.StringIO(file.read_text()).readline):
-        if token.type in (tokenize.STRING, tokenize.COMMENT):
+        if token.type in TEXTS:
             for match in IN_PROSE.finditer(re.sub(r"`[^`]*`", "", token.string)):
                 yield token.start[0], match[0].lower()
         elif token.type == tokenize.NAME:

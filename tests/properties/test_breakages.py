@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace as replace_
 
-from breakage_support import is_noticed
+from breakage_support import SEEDS, is_noticed
 from simulation.journals import SlowJournal
 from simulation.trial import play
 from strandline._agents.port import RunStopped
@@ -77,7 +77,6 @@ from strandline._model import (
 
 Break = Callable[[pytest.MonkeyPatch], None]
 FIRST = 1000
-SEEDS = 500
 
 
 def rank_by(patch: pytest.MonkeyPatch, rank: Callable[[RunState, Rank], Rank]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from breakage_support import is_noticed
+from breakage_support import SEEDS, is_noticed
 from strandline._engine.requests.run_builder import RunBuilder
 from strandline._journal import accepting
 from strandline._journal.memory import MemoryJournal
@@ -16,7 +16,6 @@ from strandline._journal.table import SessionTable
 from strandline._model import Claim, Lane, NewRun
 
 Break = Callable[[pytest.MonkeyPatch], None]
-SEEDS = 100
 
 
 def begin_at_once(patch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from breakage_support import is_noticed
+from breakage_support import SEEDS, is_noticed
 from strandline._engine.execution.attempt import LiveAttempt
 from strandline._history import with_joined
 from strandline._journal import accepting, transitions
@@ -17,7 +17,6 @@ from strandline._journal.table import SessionTable
 from strandline._model import Block, FencingToken, JoinedInput, Message
 
 Break = Callable[[pytest.MonkeyPatch], None]
-SEEDS = 100
 
 
 def join_nothing(patch: pytest.MonkeyPatch) -> None:

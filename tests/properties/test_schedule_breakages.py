@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from breakage_support import is_noticed
+from breakage_support import SEEDS, is_noticed
 from simulation.journals import SlowJournal
 from strandline._engine.schedules import schedules
 from strandline._engine.schedules.instants import Missed, When
@@ -16,7 +16,6 @@ from strandline._journal.state import SessionState
 from strandline._journal.table import SessionTable
 
 Break = Callable[[pytest.MonkeyPatch], None]
-SEEDS = 100
 
 
 def stand_still(patch: pytest.MonkeyPatch) -> None:

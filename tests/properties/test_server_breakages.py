@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 
 import pytest
 
-from breakage_support import is_noticed
+from breakage_support import SEEDS, is_noticed
 from simulation.trial import POSTGRES
 from strandline._engine.execution import Handover, attempt
 from strandline._journal.numbers import Clocked
@@ -22,7 +22,6 @@ from strandline._journal.postgres.wire import ConnectionLost
 from strandline._journal.table import SessionTable
 
 Break = Callable[[pytest.MonkeyPatch], None]
-SEEDS = 100
 
 
 def start_after_the_lease(patch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from itertools import count, islice
 
 import pytest
 
-from breakage_support import is_noticed
+from breakage_support import SEEDS, is_noticed
 from simulation.journals import MemoryStore
 from simulation.perils import Perils
 from simulation.world import World
@@ -18,7 +18,6 @@ from strandline._workers.remote_call import RemoteCall
 from strandline._workers.runtime import WorkerRuntime
 
 Break = Callable[[pytest.MonkeyPatch], None]
-SEEDS = 150
 
 
 def end_no_worker(patch: pytest.MonkeyPatch) -> None:
