@@ -94,6 +94,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     shutil.copy(TARGETS / "remembers.py", folder / "agent.py")
     with serving("agent.py", folder=folder, journal=JOURNAL) as server:
         server.chat("hello", "ada")
+        schedule = {"session_id": "ada", "input": "hello", "cron": "0 0 1 1 *"}
+        assert server.client.post("/v1/schedules", json=schedule).status_code == 201
         yield server
 
 

@@ -156,6 +156,9 @@ def test_what_happens_while_the_run_before_has_not_ended(overlap: Overlap, statu
             made = await make(service, overlap=overlap)
             await asyncio.sleep(190)
             assert [str(run.status) for run in await runs(service)] == statuses
+            vitals = service.vitals()
+            assert (vitals.schedules, vitals.schedules_fired) == (1, len(statuses))
+            assert vitals.schedules_missed == (2 if overlap is Overlap.SKIP else 0)
             if overlap is Overlap.SKIP:
                 assert (await read(service, made)).past.missed == 2
                 await asyncio.sleep(60)  # (the first one has ended)
@@ -209,10 +212,14 @@ def test_a_refused_run_is_tried_until_the_next_time_and_missed_then() -> None:
             refused = await read(service, made)
             assert "runs of session s wait already" in (refused.past.last_error or "")
             assert (refused.past.missed, refused.next_at) == (0, made.next_at)
+            assert service.vitals().schedule_late_s == pytest.approx(30, abs=1)
             await asyncio.sleep(90)
-            assert (await read(service, made)).past.missed >= 1
+            missed = (await read(service, made)).past.missed
+            assert missed >= 1
+            assert service.vitals().schedules_missed == missed
             await service.cancel(ANONYMOUS, waits.run_id)
             await asyncio.sleep(60)
+            assert service.vitals().schedule_late_s == 0
             now = await read(service, made)
             assert now.past.last_error is None
             assert now.past.last_run is not None

@@ -354,6 +354,10 @@ class Service:
             lingering=len(self._holds.lingering_calls()),
             stalls=self._watchdog.stalls,
             claims_lost=self._claims.lost,
+            schedules=len(self.schedules),
+            schedules_fired=self.schedules.fired,
+            schedules_missed=self.schedules.missed,
+            schedule_late_s=self.schedules.late_s,
             subscribers=self._streams.subscribers,
             cluster=self._cluster_vitals(),
         )

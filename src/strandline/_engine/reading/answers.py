@@ -91,6 +91,11 @@ class Vitals(Struct, frozen=True, kw_only=True):
     """How many ended runs are still executing at this moment, with or without a hold."""
     stalls: int
     claims_lost: int
+    schedules: int
+    """How many schedules have a next time."""
+    schedules_fired: int
+    schedules_missed: int
+    schedule_late_s: float
     subscribers: int
     """How many clients wait for events, or for the end of a run, at this moment."""
     cluster: "ClusterVitals | None" = None

@@ -109,6 +109,10 @@ class Schedules:
         self._spawn = spawn
         self.has_key: Callable[[Principal], bool] = lambda principal: True
         """Whether a caller may still come: schedules of one who may not stop."""
+        self.fired = 0
+        """How many runs were accepted at their times, since the start."""
+        self.missed = 0
+        """How many times have passed without a run, since the start."""
         self._entries: dict[ScheduleId, Entry] = {}
         self._heap: Deadlines[Entry] = Deadlines()
         self._due: deque[Entry] = deque()
@@ -122,6 +126,12 @@ class Schedules:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def late_s(self) -> float:
+        """For how many seconds the earliest time has been due; 0 if none is."""
+        earliest = min((entry.at for entry in self._entries.values()), default=None)
+        return 0.0 if earliest is None else max(0.0, self._clock.now() - earliest)
 
     # -- firing ----------------------------------------------------------------------------------------
 
@@ -266,6 +276,9 @@ class Schedules:
         answer = await self._admission.fire(replace(new, fires=firing, own_options=new.own_options | POLICIES))
         if isinstance(answer, Ticket | Overlaps):
             self._watch(schedule.schedule_id, key, next_at)
+            if at is not None:
+                self.fired += isinstance(answer, Ticket)
+                self.missed += isinstance(answer, Overlaps)
             return answer if isinstance(answer, Ticket) else None
         await self._look_again(schedule.key, schedule.schedule_id)
         return None
@@ -277,6 +290,7 @@ class Schedules:
         change = ChangeSchedule(schedule.key, schedule.schedule_id, schedule.next_at, next_at, encode_messages(then))
         _log.info("schedule %s does not fire: %s", schedule.schedule_id, why)
         if await self._journal.change(change) == Changed(existed=True):
+            self.missed += 1
             self._watch(schedule.schedule_id, schedule.key, next_at)
         else:
             await self._look_again(schedule.key, schedule.schedule_id)
