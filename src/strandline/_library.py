@@ -117,6 +117,7 @@ class AppKeywords(ServiceKeywords, total=False):
     cors_origins: Sequence[str]
     default_session: Literal["refuse", "shared"]
     session_header: str
+    client_history: Literal["ignore", "follow", "refuse"]
     max_body_bytes: int
     max_chat_body_bytes: int | None
     start_wait: float

@@ -332,6 +332,14 @@ class AppSettings(ServiceSettings, frozen=True, kw_only=True, rename=_shown):
             pattern="^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}$",
         ),
     ] = "X-Session-Id"
+    client_history: Annotated[
+        Literal["ignore", "follow", "refuse"],
+        Meta(
+            description="What the earlier messages of a request in OpenAI's format do, unless its header"
+            " `X-Client-History` says so: nothing (`ignore`); if they differ from history, that continues from the last"
+            " message that they have in common (`follow`), or the request is refused (`refuse`)"
+        ),
+    ] = "ignore"
     start_wait_s: Annotated[
         float, Meta(description="Seconds that a request waits for a starting server before it is refused", ge=0)
     ] = 30.0

@@ -19,6 +19,7 @@ __all__ = [
     "CallerError",
     "CannotGoBack",
     "ChangedMeanwhile",
+    "ConversationDiffers",
     "DiskLow",
     "Dismissed",
     "Draining",
@@ -93,6 +94,14 @@ class SessionBusy(CallerError):
     """A run of the session waits or executes; try again when it has ended."""
 
     code = "session_busy"
+    retry_after_s: float | None = None
+    """After how many seconds the same request may succeed, if that is likely."""
+
+
+class ConversationDiffers(CallerError):
+    """The messages that the request lists are not those of the session (`client_history`): begin a new session."""
+
+    code = "conversation_differs"
 
 
 class NotRunning(CallerError):

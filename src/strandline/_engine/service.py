@@ -147,6 +147,7 @@ class Service:
             self._streams,
             reading,
             options,
+            ownership,
             lambda run_id: self._queues.sessions.not_before(run_id),
         )
         self.schedules = Schedules(

@@ -14,6 +14,7 @@ from strandline._history.checks import history_faults, pairing_faults
 from strandline._history.closing import close, close_answer, dismissed
 from strandline._history.effects import acted
 from strandline._history.joins import blocks_of, joined_in, with_joined
+from strandline._history.listed import MOST_LISTED, Listed, input_text, kept, plain_text, said_in
 from strandline._history.progress import Progress, fold, resume_point
 from strandline._history.prompts import as_read, effective_sender, named_sender, prompt_message, sender_of, with_sender
 from strandline._history.texts import (
@@ -33,12 +34,14 @@ from strandline._history.texts import (
 __all__ = [
     "DISMISSED",
     "EMPTY_MESSAGE",
+    "MOST_LISTED",
     "NOT_ANSWERED",
     "NO_ANSWER",
     "NO_OUTPUT",
     "SAID_MEANWHILE",
     "STARTED_AGAIN",
     "UNKNOWN_OUTCOME",
+    "Listed",
     "Progress",
     "acted",
     "answer_text",
@@ -46,6 +49,7 @@ __all__ = [
     "blocks_of",
     "effective_sender",
     "joined_in",
+    "kept",
     "named_sender",
     "open_tool_uses",
     "close",
@@ -54,11 +58,14 @@ __all__ = [
     "done_result",
     "ended_early",
     "fold",
+    "input_text",
     "history_faults",
     "pairing_faults",
+    "plain_text",
     "prompt_message",
     "took_too_long",
     "resume_point",
+    "said_in",
     "sender_of",
     "with_joined",
     "with_sender",

@@ -185,6 +185,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.NotRunning: CONFLICT,
     errors.NotResolvable: CONFLICT,
     errors.CannotGoBack: CONFLICT,
+    errors.ConversationDiffers: CONFLICT,
     errors.KeyReused: UNPROCESSABLE,
     errors.QueueFull: TOO_MANY,
     errors.PrincipalFull: TOO_MANY,
@@ -247,8 +248,9 @@ def error_response(error: errors.StrandlineError) -> Response:
     status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), BROKEN)
     headers: dict[str, str] = {}
     more: dict[str, Any] = {}
-    if isinstance(error, errors.Unavailable):
-        headers = retry_after(error.retry_after_s)
+    after_s = error.retry_after_s if isinstance(error, errors.Unavailable | errors.SessionBusy) else None
+    if after_s is not None:
+        headers = retry_after(after_s)
     if isinstance(error, Unauthorized):
         wrong = ', error="invalid_token"' if error.shown else ""
         headers = {"WWW-Authenticate": f'Bearer realm="strandline"{wrong}'}

@@ -23,6 +23,7 @@ from strandline._journal.checksums import (
     schedule_owner,
     schedule_state_owner,
 )
+from strandline._journal.conversation import conversation
 from strandline._journal.database import Database
 from strandline._journal.defaults import options_of
 from strandline._journal.rules import Room
@@ -418,6 +419,7 @@ ANSWERS: Final[Mapping[type[port.Query[Any]], Callable[[Database, Any], Any]]] =
     port.UnresolvedQuery: unresolved,
     port.SupersededQuery: superseded,
     port.JoinedQuery: joined,
+    port.ConversationQuery: conversation,
 }
 """The function that answers each kind of query."""
 

@@ -510,6 +510,51 @@ class Superseded(Struct, frozen=True):
     forgotten: bool = False
 
 
+class ConversationQuery(Query["Conversation"], frozen=True):
+    """The turns of a session, superseded ones too, compared with the messages that a client lists (their texts as
+    `_history.listed` makes them); at most the last `MOST_LISTED`, and fewer if their inputs are large."""
+
+    key: SessionKey
+    listed: tuple[str, ...]
+
+
+class Turned(Struct, frozen=True, gc=False):
+    """What one run said. `like` are the numbers of the listed messages that are equal to it.
+
+    `by_list`: it came with a list itself. `run_id` is None if it is deleted.
+    """
+
+    run_id: RunId | None
+    like: tuple[int, ...]
+    by_list: bool = False
+    is_listed: bool = True
+    """Whether clients list it: not so an answer to input requests that is no text."""
+
+
+class ConversationTurn(Struct, frozen=True, gc=False):
+    """A run and all that joined it, in order. `before` is the number of the turn that it continues, None: of none."""
+
+    said: tuple[Turned, ...]
+    before: int | None
+
+
+class Conversation(Struct, frozen=True):
+    """The turns of a session, in the order in which they were closed. `end` is the number of the turn at the end of
+    history, None if it is empty.
+
+    `coming` have not ended. `is_whole`: no earlier turn was left out.
+    """
+
+    turns: list[ConversationTurn] = []
+    end: int | None = None
+    coming: list[Turned] = []
+    is_whole: bool = True
+
+
+BY_LIST: Final = "client_history"
+"""The name in a run's metadata of how it follows its client's list of messages, if it came with one."""
+
+
 class HistoryQuery(Query["HistoryPage"], frozen=True):
     """The last `limit` messages of a session before index `before` (None: its end), oldest first.
 

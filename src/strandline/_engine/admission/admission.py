@@ -17,35 +17,50 @@ from strandline._engine.events import RunPosition
 from strandline._engine.execution import Claims
 from strandline._engine.maintenance import Readiness
 from strandline._engine.options import Options
+from strandline._engine.ownership import Ownership
 from strandline._engine.reading import Reading
-from strandline._engine.requests import Request, RunBuilder
+from strandline._engine.requests import Continues, Differs, ListedMessages, Request, RunBuilder, place_in
 from strandline._engine.streams import Streams
 from strandline._journal.errors import RunIdTaken
 from strandline._journal.port import (
+    BY_LIST,
     AcceptAnswer,
     Accepted,
     Attached,
     Bounds,
+    ConversationQuery,
     DeletedQuery,
     Journal,
     Overlaps,
     Reused,
     RunQuery,
     Stale,
+    SupersededQuery,
 )
 from strandline._model import (
     RUN_OPTIONS,
+    Block,
     Carrier,
     IfBusy,
+    Input,
     Lane,
     NewRun,
     OnDisconnect,
     OnQuestion,
+    Principal,
     Resolution,
     RunId,
     SessionKey,
 )
-from strandline.errors import Draining, HoldsFull, JournalUnavailable, NoWorker
+from strandline.errors import (
+    ConversationDiffers,
+    Draining,
+    HoldsFull,
+    JournalUnavailable,
+    NoWorker,
+    SessionBusy,
+    StrandlineError,
+)
 
 NO_ROOM = Bounds(0, 0)
 """Accepts no new run, but finds the run of a key."""
@@ -67,6 +82,7 @@ class Admission:
         streams: Streams,
         reading: Reading,
         options: Options,
+        ownership: Ownership,
         delayed_until: Callable[[RunId], float | None],
     ) -> None:
         self._journal = journal
@@ -76,7 +92,9 @@ class Admission:
         self._claims = claims
         self._streams = streams
         self._reading = reading
+        self._ownership = ownership
         self._delayed_until = delayed_until
+        self._retry_after_s = options.retry_after_s
         self._on_disconnect = options.on_disconnect
         self._bounds = Bounds(
             options.max_queued_per_session,
@@ -102,12 +120,21 @@ class Admission:
         answer: Ticket | AcceptAnswer | None = None
         if sent_before_s is not None:
             answer = await self._accepted_before(new, new.created_at - sent_before_s)
+        if answer is None and request.listed is not None:
+            known = await self._known_by_key(new)
+            if isinstance(known, Attached | Reused):
+                answer = known
+            else:
+                request = await self._as_listed(request, request.listed)
+                new = self._builder.build(request, trace, new.run_id)
         if answer is None:
             answer = await self._decided(new, on_disconnect, is_named=run_id is not None)
         if isinstance(answer, Ticket):
-            return answer
+            return answer if request.listed is None else await self._with_superseded(answer)
         if isinstance(answer, Attached):
             ticket = await self._attach(new.key, answer.run_id)
+            if request.listed is not None:
+                ticket = await self._with_superseded(ticket)
             if answer.run_id != run_id:
                 return ticket
             # The same request of the same client, whose answer was lost.
@@ -117,7 +144,51 @@ class Admission:
             ticket.stream.on_disconnect = on_disconnect
             return replace(ticket, replayed=False, counts_clients=on_disconnect is not OnDisconnect.CONTINUE)
         assert not isinstance(answer, Accepted)
-        raise self._refusals.error(new, answer)
+        error = self._refusals.error(new, answer)
+        if request.listed is not None and new.back is not None and isinstance(error, SessionBusy):
+            error.retry_after_s = self._retry_after_s
+        raise error
+
+    async def _as_listed(self, request: Request, listed: ListedMessages) -> Request:
+        """Return a request whose run continues history as its client's list says. Raises `ConversationDiffers`."""
+        conversation = await self._journal.read(ConversationQuery(request.key, listed.texts))
+        request = replace(request, metadata={**request.metadata, BY_LIST: listed.how})
+        place = place_in(conversation, listed)
+        if isinstance(place, Continues):
+            return request
+        if isinstance(place, Differs):
+            raise ConversationDiffers(place.why)
+        self._ownership.check_known(["after"])
+        given = request.input
+        if place.repeated:
+            said = [await self._input_of(request.key.principal, run_id) for run_id in place.repeated]
+            given = [block for each in (*said, given) for block in _blocks(each)]
+        # (It is to join or to answer nothing: neither is there in a session at rest.)
+        if_busy = None if request.if_busy is IfBusy.STEER else request.if_busy
+        on_question = None if request.on_question is OnQuestion.ANSWER else request.on_question
+        return replace(
+            request,
+            input=given,
+            after=place.after,
+            if_busy=if_busy,
+            expected_run_id=None if if_busy is None else request.expected_run_id,
+            on_question=on_question,
+        )
+
+    async def _input_of(self, principal: Principal, run_id: RunId) -> Input:
+        run = await self._journal.read(RunQuery(principal, run_id))
+        if run is None:
+            raise ConversationDiffers(f"run {run_id} was deleted meanwhile")
+        return run.input
+
+    async def _with_superseded(self, ticket: Ticket) -> Ticket:
+        """Return a ticket with what its run supersedes, if it goes back."""
+        if ticket.back is None:
+            return ticket
+        with suppress(StrandlineError):  # (it was accepted, and must not be answered as if it was not)
+            superseded = await self._journal.read(SupersededQuery(ticket.key, run_id=ticket.run_id))
+            return replace(ticket, superseded=superseded)
+        return ticket
 
     async def _decided(self, new: NewRun, on_disconnect: OnDisconnect, *, is_named: bool) -> Ticket | AcceptAnswer:
         """Have a run accepted or refused; `is_named`: its id came with it, and may be that of an accepted run."""
@@ -172,6 +243,7 @@ class Admission:
             counts_clients=on_disconnect is not OnDisconnect.CONTINUE,
             stopped=() if stopped is None else (*stopped.cancelling, *stopped.ended),
             joined=accepted.joined,
+            back=new.back,
             new=new,
         )
 
@@ -187,6 +259,7 @@ class Admission:
             attached=True,
             replayed=run.outcome is not None,
             counts_clients=run.outcome is None,
+            back=run.back,
         )
 
     async def _accepted_before(self, new: NewRun, since: float) -> Attached | None:
@@ -226,3 +299,7 @@ class Admission:
             back=None,
         )
         return await self._journal.accept(probe, NO_ROOM, claim_next=False)
+
+
+def _blocks(given: Input) -> list[Block]:
+    return [{"text": given}] if isinstance(given, str) else given

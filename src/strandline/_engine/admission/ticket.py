@@ -4,7 +4,8 @@ from msgspec import Struct
 
 from strandline._engine.reading import RunView
 from strandline._engine.streams import Later, RunStream
-from strandline._model import JoinState, NewRun, Outcome, RunId, RunStatus, RunSummary, SessionKey
+from strandline._journal.port import Superseded
+from strandline._model import GoBack, JoinState, NewRun, Outcome, RunId, RunStatus, RunSummary, SessionKey
 
 
 class Ticket(Struct, frozen=True, kw_only=True):
@@ -26,6 +27,9 @@ class Ticket(Struct, frozen=True, kw_only=True):
     stopped: tuple[RunId, ...] = ()
     joined: RunId | None = None
     """The run that it is to join."""
+    back: GoBack | None = None
+    superseded: Superseded | None = None
+    """Where it goes back to, and what it supersedes thereby, if its request listed the conversation."""
     new: NewRun | None = None
 
     async def outcome(self) -> Outcome | Later:

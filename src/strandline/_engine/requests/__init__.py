@@ -6,6 +6,7 @@ matter.
 """
 
 from strandline._engine.requests.checked_tools import CheckedTool, ToolOutcome, not_resolvable, resolution
+from strandline._engine.requests.client_list import Continues, Differs, GoesBack, ListedMessages, place_in
 from strandline._engine.requests.content import (
     ALWAYS_ALLOWED,
     FORMATS,
@@ -25,6 +26,10 @@ __all__ = [
     "NEVER_ALLOWED",
     "ALWAYS_ALLOWED",
     "CheckedTool",
+    "Continues",
+    "Differs",
+    "GoesBack",
+    "ListedMessages",
     "RunBuilder",
     "Request",
     "RunEdit",
@@ -34,5 +39,6 @@ __all__ = [
     "checked_priority",
     "newer_of",
     "not_resolvable",
+    "place_in",
     "resolution",
 ]

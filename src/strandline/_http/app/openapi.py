@@ -19,6 +19,7 @@ from strandline._http.app.docs_page import POLICY, page
 from strandline._http.dialects.agentcore import wire as agentcore_wire
 from strandline._http.dialects.agentcore.wire import Invocation, InvocationAnswer, InvocationFailure, PingBody
 from strandline._http.dialects.chat import ChatAnswer, ChatBody, HistoryAnswer
+from strandline._http.dialects.openai.dialect import CLIENT_HISTORY
 from strandline._http.dialects.openai.wire import Completion, CompletionBody, ErrorBody, Model, Models
 from strandline._http.dialects.runs import AgainBody, NewRunBody, ResolveBody
 from strandline._http.exchange.sse import MEDIA_TYPE
@@ -263,6 +264,12 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
         _SESSION_ID,
         "The session, before `metadata.session_id` and `user` in the body; one is required, unless sessions are shared",
     ),
+    "client_history": (
+        CLIENT_HISTORY,
+        "header",
+        {"type": "string", "enum": ["ignore", "follow", "refuse"]},
+        "What earlier messages do that differ from history; default: the setting `client_history`",
+    ),
     "runtime_session": (
         agentcore_wire.SESSION,
         "header",
@@ -482,11 +489,11 @@ OPERATIONS: Final = (
     Operation(method="GET", path="/history", tag="chat", takes=("of", "count", "tools"),
               summary="Read the last messages of a session", answers={200: HistoryAnswer},
               refused=(errors.Invalid, errors.NoSession, *_READING)),
-    Operation(method="POST", path="/v1/chat/completions", tag="openai", takes=("named", "key"),
+    Operation(method="POST", path="/v1/chat/completions", tag="openai", takes=("named", "client_history", "key"),
               summary="Create a chat completion", body=CompletionBody,
               answers={200: Completion, 202: ErrorBody, 422: ErrorBody}, refusals=_OPENAI,
               streams="With `stream`: `data` is a `chat.completion.chunk` or an error, finally `[DONE]`",
-              refused=(*_V1, errors.NoSession, *_RUNS)),
+              refused=(*_V1, errors.NoSession, errors.ConversationDiffers, *_RUNS)),
     Operation(method="GET", path="/v1/models", tag="openai", summary="List the agent as a model",
               answers={200: Models}, refused=_GUARDED, refusals=_OPENAI),
     Operation(method="GET", path="/v1/models/{model}", tag="openai", takes=("model",),

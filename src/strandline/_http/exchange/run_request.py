@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from strandline._engine.requests import END_OF_TIME_S, Request
+from strandline._engine.requests import END_OF_TIME_S, ListedMessages, Request
 from strandline._http.exchange.idempotency import fingerprint
 from strandline._http.wire import Timestamp
 from strandline._model import IfBusy, Input, OnDisconnect, OnQuestion, Resolution, RunId, Sender, SessionKey
@@ -112,6 +112,8 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     """What a person found out about a crashed run, which this one continues."""
     again: RunId | None = None
     """The run that this one replaces."""
+    listed: ListedMessages | None = None
+    """What its client lists of the conversation before it, if that counts."""
     wait_s: float | None = UNTIL_IT_ENDS
     """How long the answer waits for the run's end; None: not at all."""
 
@@ -132,6 +134,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
             if_busy=options.if_busy,
             expected_run_id=options.expected_run_id,
             after=options.after,
+            listed=self.listed,
             on_question=options.on_question,
             priority=whole_number(options.priority),
             timeout_s=options.timeout,

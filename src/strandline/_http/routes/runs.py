@@ -181,16 +181,16 @@ def run_body(view: RunView) -> RunBody:
     body = replace(body, after=back.after) if back.again is None else replace(body, again=back.again)
     if (gone := view.superseded) is None:
         return body
-    return replace(body, superseded=gone.runs, effects=_effects(gone), agent_state=_state(gone))
+    return replace(body, superseded=gone.runs, effects=effects_of(gone), agent_state=state_of(gone))
 
 
-def _effects(gone: Superseded) -> list[EffectBody] | None:
+def effects_of(gone: Superseded) -> list[EffectBody] | None:
     if gone.effects is None:
         return None
     return [EffectBody(each.run_id, each.tool_use_id, each.name) for each in gone.effects]
 
 
-def _state(gone: Superseded) -> AgentStateThen:
+def state_of(gone: Superseded) -> AgentStateThen:
     return "forgotten" if gone.forgotten else "restored"
 
 
@@ -328,8 +328,8 @@ class Runs:
                 session_id=done.key.session_id,
                 changed=done.changed,
                 superseded=gone.runs,
-                effects=_effects(gone),
-                agent_state=_state(gone),
+                effects=effects_of(gone),
+                agent_state=state_of(gone),
             )
         )
 

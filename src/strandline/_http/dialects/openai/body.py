@@ -8,6 +8,7 @@ message.
 
 import asyncio
 import hashlib
+from collections import deque
 from enum import Enum, auto
 from typing import Final
 
@@ -16,6 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from starlette.requests import Request
 
+from strandline._history import MOST_LISTED, kept, plain_text
 from strandline._http import wire
 from strandline._http.dialects.openai.json_scanner import Event, JsonScanner, Mark, NotJson
 from strandline._http.dialects.openai.wire import INSTRUCTIONS, READS, ChatMessage, CompletionBody
@@ -40,6 +42,10 @@ class Received(Struct, frozen=True, gc=False):
     """JSON that represents the whole request: the same for a repeated one."""
     before: int = 0
     """How many messages before those of the body were discarded."""
+    earlier: tuple[str, ...] = ()
+    """With `lists`: what the user's messages before the last one say."""
+    is_cut: bool = False
+    """Whether some before these are not in the list, or too large to be compared."""
 
 
 class BodyReader:
@@ -53,8 +59,9 @@ class BodyReader:
         self._turn = asyncio.Lock()
         """Held while a piece of any long body is scanned, and until all other requests have had a turn."""
 
-    async def read(self, request: Request, *, is_keyed: bool) -> Received:
-        """Return the request; `is_keyed`: it has an idempotency key, so it may be repeated.
+    async def read(self, request: Request, *, is_keyed: bool, lists: bool = False) -> Received:
+        """Return the request; `is_keyed`: it has an idempotency key, so it may be repeated. `lists`: with what its
+        earlier messages say.
 
         Raises `BodyTooLarge`, `NotJson`, `Malformed`, `Invalid`, and `ClientDisconnect` if the client disconnects.
         """
@@ -64,9 +71,10 @@ class BodyReader:
             _bound(announced, most_bytes)
         pieces, size, more = await wire.begin_body(request, self._whole if announced <= self._whole else 0)
         if size <= self._whole and not more:
-            return Received(*wire.as_json(request, b"".join(pieces), _decode, READS))
+            received = Received(*wire.as_json(request, b"".join(pieces), _decode, READS))
+            return _with_earlier(received) if lists else received
         wire.must_be_json(request)
-        long = LongBody(admitted(request, self._max_body_bytes), is_keyed=is_keyed)
+        long = LongBody(admitted(request, self._max_body_bytes), is_keyed=is_keyed, lists=lists)
         came = size
         while True:
             _bound(came, most_bytes)
@@ -81,6 +89,39 @@ class BodyReader:
             came += size
 
 
+class Earlier:
+    """What the user's messages of a list say that are not the last one; at most `MOST_LISTED`."""
+
+    def __init__(self) -> None:
+        self._texts: deque[str] = deque(maxlen=MOST_LISTED + 1)
+        self._has_begun = False
+        self._is_cut = False
+
+    def add(self, message: ChatMessage | None) -> None:
+        """Add the next message of the list; None: one that was too large."""
+        if message is None:
+            self._texts.clear()
+            self._is_cut = self._has_begun = True
+        elif message.role == "user":
+            self._is_cut = self._is_cut or len(self._texts) > MOST_LISTED
+            self._texts.append(kept(plain_text(message.content)))
+            self._has_begun = True
+        elif message.role not in INSTRUCTIONS:
+            self._is_cut = self._is_cut or not self._has_begun  # (no conversation begins with an answer)
+            self._has_begun = True
+
+    def beside(self, received: Received) -> Received:
+        """Return a request with them."""
+        return replace(received, earlier=tuple(self._texts)[:-1], is_cut=self._is_cut)
+
+
+def _with_earlier(received: Received) -> Received:
+    earlier = Earlier()
+    for message in received.body.messages:
+        earlier.add(message)
+    return earlier.beside(received)
+
+
 class _Part(Enum):
     """A part of a body."""
 
@@ -93,9 +134,10 @@ class _Part(Enum):
 class LongBody:
     """A body that arrives in pieces, reduced to what counts."""
 
-    def __init__(self, most: int, *, is_keyed: bool) -> None:
+    def __init__(self, most: int, *, is_keyed: bool, lists: bool = False) -> None:
         self._most = most
         self._is_keyed = is_keyed
+        self._lists = lists
         self._scanner = JsonScanner()
         self._part = _Part.REST
         self._rest = bytearray()
@@ -106,7 +148,7 @@ class LongBody:
         """Whether that key is `messages`."""
         self._messages_at = 0
         """Where they were."""
-        self._messages = Messages(most, is_keyed=is_keyed)
+        self._messages = Messages(most, is_keyed=is_keyed, lists=lists)
 
     def feed(self, piece: bytes) -> None:
         """Process the next piece. Raises `BodyTooLarge`, `Malformed`, `Invalid`."""
@@ -137,7 +179,8 @@ class LongBody:
         body = wire.decoded(bytes(self._rest), _decode, READS)
         if self._is_keyed:
             self._rest[self._messages_at : self._messages_at] = b'"%b"' % self._messages.digest()
-        return Received(replace(body, messages=self._messages.last()), bytes(self._rest), self._messages.before)
+        received = Received(replace(body, messages=self._messages.last()), bytes(self._rest), self._messages.before)
+        return received if (earlier := self._messages.earlier) is None else earlier.beside(received)
 
     def _in_rest(self, mark: Mark, piece: bytes, done: int) -> int:
         """Process a key or value of the body itself; return the offset up to which the piece is consumed."""
@@ -147,7 +190,8 @@ class LongBody:
         end = mark.at + begins
         self._take(piece[done:end])
         if begins:
-            self._messages, self._messages_at = Messages(self._most, is_keyed=self._is_keyed), len(self._rest)
+            self._messages = Messages(self._most, is_keyed=self._is_keyed, lists=self._lists)
+            self._messages_at = len(self._rest)
             self._part = _Part.BETWEEN
         elif mark.event is Event.KEY_BEGINS:
             self._key_at = len(self._rest)
@@ -167,8 +211,10 @@ class LongBody:
 class Messages:
     """The messages of a body, one after another: only the last one that counts is kept."""
 
-    def __init__(self, most: int, *, is_keyed: bool) -> None:
+    def __init__(self, most: int, *, is_keyed: bool, lists: bool = False) -> None:
         self._most = most
+        self.earlier = Earlier() if lists else None
+        """What they say, if that is compared."""
         self._count = 0
         self._coming = bytearray()
         """The bytes of the current message, unless it is too large."""
@@ -198,6 +244,8 @@ class Messages:
         The role of a message that is too large is unknown: it counts unless a later one does.
         """
         message = None if self._is_dropped else self._read()
+        if self.earlier is not None:
+            self.earlier.add(message)
         if self._all is not None:
             self._all.update(self._hash.digest() if message is None else fingerprint(bytes(self._coming)))
         if message is None or message.role not in INSTRUCTIONS or not (self._last or self._is_too_large):

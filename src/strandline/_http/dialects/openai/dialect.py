@@ -1,19 +1,22 @@
 """OpenAI's chat completions: `POST /v1/chat/completions` and `GET /v1/models`, on the same queues as `/chat`.
 
-The server stores the conversation: of the messages that a client sends, only the last is used. The session is named by
+The server stores the conversation: of the messages that a client sends, only the last is used. The others are compared
+with it if the header `X-Client-History` or the setting `client_history` says so. The session is named by
 a header (`X-Session-Id`, setting `session_header`), else by `metadata.session_id`, else by `user`. A request without
 one is refused, because programs of this protocol know no sessions, and all their users would share one.
 """
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+from msgspec import UNSET
 from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline._clock import Clock
+from strandline._engine.requests import ListedMessages
 from strandline._engine.streams import Later
 from strandline._http import wire
 from strandline._http.caller import session_header, session_of
@@ -37,6 +40,7 @@ from strandline._http.dialects.openai.wire import (
     failure,
     prompt_of,
     tokens,
+    went_back,
 )
 from strandline._http.dialects.waiting import Waiting
 from strandline._http.exchange.exchange import Accepted, Dialect, Frames
@@ -53,6 +57,7 @@ _ROUTES: Final = (
 )
 """The first segments of OpenAI's paths. Most do not exist here; their 404 has OpenAI's format too."""
 _BASE: Final = "/v1"
+CLIENT_HISTORY: Final = "X-Client-History"
 _PLACES: Final = re.compile(rf"((?:{_BASE})*)/(?:chat/completions|{_ROUTES})(?:/.*)?", re.DOTALL)
 
 
@@ -91,8 +96,12 @@ class OpenAI(Dialect):
 
     async def parse(self, request: Request) -> RunRequest:
         """Read the last message of a conversation, or answers to input requests."""
-        received = await self._bodies.read(request, is_keyed=KEY in request.headers)
+        how = self._client_history(request)
+        received = await self._bodies.read(request, is_keyed=KEY in request.headers, lists=how != "ignore")
         body = received.body
+        listed: ListedMessages | None = None
+        if how != "ignore" and body.responses is None and body.after is UNSET:
+            listed = ListedMessages(received.earlier, received.is_cut, how)
         metadata = {name: value for name, value in (body.metadata or {}).items() if name != "session_id"}
         return RunRequest(
             input=prompt_of(body, received.before),
@@ -100,6 +109,7 @@ class OpenAI(Dialect):
             options=replace(body, metadata=metadata),
             body=received.sent,
             as_events=bool(body.stream),
+            listed=listed,
         )
 
     async def answer(self, run: Accepted, end: Outcome | Later) -> Response:
@@ -116,7 +126,7 @@ class OpenAI(Dialect):
             model=self._model.id,
             choices=[Choice(message=said, finish_reason=answer.finish_reason)],
             usage=tokens(end.usage),
-            strandline=Extension(run.ticket.key.session_id, end.status, end.input_requests),
+            strandline=Extension(run.ticket.key.session_id, end.status, end.input_requests, **went_back(run.ticket)),
         )
         return wire.answer(completion, headers=run.replayed)
 
@@ -132,8 +142,19 @@ class OpenAI(Dialect):
             with_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
             waiting=Waiting(run.request.scope, run.ticket.key.session_id),
             later=_continues(run),
+            went_back=went_back(run.ticket),
         )
         return chunks, run.replayed
+
+    def _client_history(self, request: Request) -> Literal["ignore", "follow", "refuse"]:
+        """Return what a request's earlier messages do. Raises `Invalid`."""
+        values = request.headers.getlist(CLIENT_HISTORY)
+        if not any(values):
+            return self._settings.client_history
+        match values[0].strip().lower():
+            case ("ignore" | "follow" | "refuse") as how if len(values) == 1:
+                return how
+        raise Invalid(f"{CLIENT_HISTORY} must be ignore, follow or refuse, and be sent once")
 
     def _named(self, request: Request, body: CompletionBody) -> str:
         header = self._settings.session_header
@@ -156,7 +177,7 @@ class OpenAI(Dialect):
             "created": int(self._clock.now()),
             "model": self._model.id,
             "choices": [],
-            "strandline": Extension(run.ticket.key.session_id, RunStatus.QUEUED, []),
+            "strandline": Extension(run.ticket.key.session_id, RunStatus.QUEUED, [], **went_back(run.ticket)),
         }
         return wire.answer({**body, "error": ErrorBody(error).error}, wire.ACCEPTED, headers)
 

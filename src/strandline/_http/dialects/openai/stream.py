@@ -1,5 +1,7 @@
 """The events of a run as chunks of a chat completion, framed as server-sent events."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from strandline._encoding import encode
@@ -26,12 +28,14 @@ class Chunks:
         with_usage: bool,
         waiting: Waiting,
         later: ErrorDetail,
+        went_back: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self._run_id = run_id
         self._session_id = session_id
         self._with_usage = with_usage
         self._waiting = waiting
         self._later = later
+        self._went_back = went_back
         self._frame = {
             "id": run_id,
             "object": "chat.completion.chunk",
@@ -46,7 +50,10 @@ class Chunks:
 
     def opening(self) -> bytes:
         """Return the first chunk: the run is accepted."""
-        return self._chunk({"role": "assistant", "content": ""})
+        if not self._went_back:
+            return self._chunk({"role": "assistant", "content": ""})
+        extension = Extension(self._session_id, RunStatus.QUEUED, [], **self._went_back)
+        return self._chunk({"role": "assistant", "content": ""}, strandline=extension)
 
     def of(self, numbered: Numbered) -> bytes:
         """Return the chunks of an event, often none: the agent's tool calls are not the client's to answer."""
@@ -77,7 +84,7 @@ class Chunks:
         data = self._content(self._sent.end(answer.text))
         if answer.question:
             data += self._content(BREAK + answer.question if answer.text else answer.question)
-        extension = Extension(self._session_id, end.status, end.input_requests)
+        extension = Extension(self._session_id, end.status, end.input_requests, **self._went_back)
         data += self._chunk({}, answer.finish_reason, strandline=extension)
         if self._with_usage and (usage := tokens(end.usage)):
             data += _event({**self._frame, "choices": [], "usage": usage})

@@ -15,9 +15,11 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
 from strandline._encoding import encode
+from strandline._engine.admission import Ticket
 from strandline._http import wire
 from strandline._http.exchange.run_request import Response as Answered
 from strandline._http.exchange.run_request import Responses, RunOptions
+from strandline._http.routes.runs import AgentStateThen, EffectBody, effects_of, state_of
 from strandline._model import Block, Input, InputRequest, RunId, RunStatus, SessionId
 from strandline.errors import Invalid, StorageFull
 
@@ -148,6 +150,30 @@ class Extension(Struct, frozen=True):
     session_id: SessionId
     status: RunStatus
     input_requests: list[InputRequest]
+    after: Annotated[
+        RunId | UnsetType | None,
+        Meta(
+            description="If the request's messages differ: the run after which history continued; null: its beginning"
+        ),
+    ] = UNSET
+    superseded: Annotated[list[RunId] | UnsetType, Meta(description="The runs that are superseded thereby")] = UNSET
+    effects: Annotated[
+        list[EffectBody] | UnsetType | None,
+        Meta(description="Their tools that have acted, or perhaps; null: they cannot be seen"),
+    ] = UNSET
+    agent_state: AgentStateThen | UnsetType = UNSET
+
+
+def went_back(ticket: Ticket) -> dict[str, Any]:
+    """Return the fields of the extension for a run that went back as its client's list says; none for any other."""
+    if ticket.back is None or (gone := ticket.superseded) is None:
+        return {}
+    return {
+        "after": ticket.back.after,
+        "superseded": gone.runs,
+        "effects": effects_of(gone),
+        "agent_state": state_of(gone),
+    }
 
 
 class Said(Struct, frozen=True, kw_only=True):
@@ -250,9 +276,11 @@ def refusal(problem: Response, *, keyed: bool = False) -> Response:
         position=ours.position,
         estimated_wait_s=ours.estimated_wait_s,
     )
+    headers = wire.headers_beside(problem)
     lasts = status in (wire.CONFLICT, wire.BROKEN) or ours.code == StorageFull.code
+    lasts = lasts and not (status == wire.CONFLICT and "retry-after" in headers)
     again = SEND_NO_MORE if lasts or (ours.code == wire.AnswerLost.code and not keyed) else {}
-    return failure(error, status, wire.headers_beside(problem) | again)
+    return failure(error, status, headers | again)
 
 
 def failure(error: ErrorDetail, status: int, headers: Mapping[str, str]) -> Response:
