@@ -3,7 +3,7 @@
 from typing import Any
 
 from openai import OpenAI
-from openai.types.chat import ChatCompletion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 
 class ChatProgram:
@@ -56,7 +56,7 @@ class ChatProgram:
         return [index for index, each in enumerate(self.messages) if each["role"] == "user"][number]
 
 
-def told(answer: ChatCompletion) -> dict[str, Any]:
+def told(answer: ChatCompletion | ChatCompletionChunk) -> dict[str, Any]:
     """Return the fields of an answer that OpenAI's has not."""
     extra = answer.model_extra
     assert extra is not None

@@ -42,7 +42,8 @@ def test_its_command_talks_in_the_session_that_it_names(server: Server, tmp_path
 
 
 def test_open_webui_has_a_session_for_each_chat_and_others_for_its_own_tasks(server: Server) -> None:
-    ((name, template),) = json.decode(block(PAGE, "json", "CHAT_ID")).items()
+    ((name, template), follows) = json.decode(block(PAGE, "json", "CHAT_ID")).items()
+    assert follows == ("X-Client-History", "follow")
     assert session_of(server, {name: filled(template, CHAT_ID=CHAT, TASK="")}) == CHAT
     task = filled(template, CHAT_ID=CHAT, TASK="title_generation")
     assert session_of(server, {name: task}) == f"{CHAT}title_generation"
@@ -53,7 +54,8 @@ def test_open_webui_has_a_session_for_each_chat_and_others_for_its_own_tasks(ser
 def test_librechat_has_a_session_for_each_conversation(server: Server) -> None:
     (endpoint,) = yaml.safe_load(block(PAGE, "yaml", "endpoints"))["endpoints"]["custom"]
     assert endpoint["baseURL"].endswith(":8080/v1")
-    ((name, template),) = endpoint["headers"].items()
+    ((name, template), follows) = endpoint["headers"].items()
+    assert follows == ("X-Client-History", "follow")
     assert session_of(server, {name: filled(template, LIBRECHAT_BODY_CONVERSATIONID=CHAT)}) == CHAT
 
 

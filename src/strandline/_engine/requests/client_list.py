@@ -105,7 +105,7 @@ class _Comparison:
     def _fitting(self) -> Iterator[tuple[_Fit, _Place]]:
         """Yield the places up to which the conversation is as listed, the latest first of those that are alike."""
         if not self._count:
-            if not self._listed.is_cut and self._is_whole:
+            if not self._listed.is_cut:
                 yield _Fit(False, False, 0), _BEGINNING
             return
         yield from ((fit, place) for place in self._like(self._count - 1) if (fit := self._fit(place)) is not None)

@@ -14,6 +14,7 @@ checking that it delivered no claims that the test has not seen.
 
 from strandline.testing._contract.claims import ClaimsContract
 from strandline.testing._contract.control import ControlContract
+from strandline.testing._contract.conversations import ConversationsContract
 from strandline.testing._contract.delays import DelaysContract
 from strandline.testing._contract.edits import EditsContract
 from strandline.testing._contract.ends import EndsContract
@@ -55,6 +56,7 @@ class JournalContract(
     PrincipalsContract,
     ResolutionsContract,
     GoingBackContract,
+    ConversationsContract,
     RestContract,
     QueueTimeContract,
     DelaysContract,
