@@ -153,10 +153,10 @@ def test_a_list_that_differs_is_refused(server: Server, client: OpenAI) -> None:
 def test_an_edit_waits_until_nothing_executes(server: Server, client: OpenAI, at: Checkpoints) -> None:
     chat = ChatProgram(client, "busy")
     chat.send("one")
-    at.hold("two model 0")
+    at.hold("late model 0")
     with ThreadPoolExecutor(2) as beside:
-        waiting = beside.submit(chat.send, "two")
-        at.reached("two model 0")
+        waiting = beside.submit(chat.send, "late")
+        at.reached("late model 0")
         shown = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "one"}]
         edited = [{"role": "user", "content": "eins"}]
         with pytest.raises(ConflictError) as refused:
@@ -169,7 +169,7 @@ def test_an_edit_waits_until_nothing_executes(server: Server, client: OpenAI, at
         at.release()
         waiting.result(DEADLINE_S)
         behind.result(DEADLINE_S)
-    assert users(server, "busy") == ["one", "two", "three"], "what has no answer yet may be missing"
+    assert users(server, "busy") == ["one", "late", "three"], "what has no answer yet may be missing"
     assert chat.complete(edited).choices[0].message.content == "eins"
     assert users(server, "busy") == ["eins"]
 

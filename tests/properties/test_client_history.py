@@ -5,8 +5,8 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from engine_support import Played, echo, outcome, send, serving, texts
-from strandline._engine.requests import ListedMessages
+from engine_support import Played, echo, key, outcome, send, serving, texts
+from strandline._engine.requests import ListedMessages, Request
 from strandline._engine.service import Service
 from strandline.testing._virtual import VirtualClock, run_virtual
 
@@ -53,7 +53,7 @@ class Chat:
         *earlier, last = self.shown = list(conversation)
         self._versions.append(self.shown)
         listed = ListedMessages(tuple(earlier), is_cut=False, how="follow")
-        await outcome(await send(self._service, last, listed=listed))
+        await outcome(await self._service.submit(Request(key=key(), input=last), listed=listed))
         _, record, _ = self._target.built[-1]
         had = [text for text in texts(record.messages) if text.startswith(SAID)]
         assert had == earlier

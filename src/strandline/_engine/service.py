@@ -32,7 +32,7 @@ from strandline._engine.options import Options
 from strandline._engine.ownership import Ownership
 from strandline._engine.queues import Estimates, SessionQueues
 from strandline._engine.reading import ClusterVitals, Health, Positions, Reading, Reasons, RunStack, Standings, Vitals
-from strandline._engine.requests import Request, RunBuilder, newer_of
+from strandline._engine.requests import ListedMessages, Request, RunBuilder, newer_of
 from strandline._engine.schedules import Schedules, new_schedule_id
 from strandline._engine.streams import Streams, Subscription
 from strandline._journal.cluster import DatabaseVitals
@@ -268,6 +268,7 @@ class Service:
         sent_before_s: float | None = None,
         resolution: Resolution | None = None,
         again: RunId | None = None,
+        listed: ListedMessages | None = None,
     ) -> Ticket:
         """Accept a run: durable on return. Raises an `Unavailable`; nothing is stored then.
 
@@ -277,8 +278,9 @@ class Service:
         ago; it gets its run also where a new one would be refused, and raises `JournalUnavailable` if the session was
         deleted since. Raises `NotOwner` for a session of another server. With a `resolution` it continues a crashed
         run; raises `NotResolvable`. It replaces run `again`, and may go back otherwise (`Request.after`); raises
-        `CannotGoBack`, and `SessionBusy` unless its session is at rest or it interrupts. Cancelling the call does not
-        undo an accept.
+        `CannotGoBack`, and `SessionBusy` unless its session is at rest or it interrupts. With what its client has
+        `listed` of the conversation before it, it continues history as that says; raises `ConversationDiffers`.
+        Cancelling the call does not undo an accept.
         """
         try:
             needed = newer_of(request, is_resolved=resolution is not None, replaces=again is not None)
@@ -286,7 +288,13 @@ class Service:
             self.ownership.check(request.key)
             with self._tracing.request_trace() as trace:
                 return await self._admission.submit(
-                    request, trace, run_id, sent_before_s=sent_before_s, resolution=resolution, again=again
+                    request,
+                    trace,
+                    run_id,
+                    sent_before_s=sent_before_s,
+                    resolution=resolution,
+                    again=again,
+                    listed=listed,
                 )
         except NotOwner:
             raise

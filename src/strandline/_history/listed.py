@@ -48,7 +48,7 @@ def input_text(given: Input) -> str | None:
 
 
 def said_in(messages: Iterable[Message]) -> list[str]:
-    """Return what people said in the messages of a turn whose runs are deleted, as far as that can be told."""
+    """Return what people said in the messages of a turn whose runs are deleted, as far as that can be known."""
     parts: list[list[Block]] = []
     for message in messages:
         if message["role"] != "user":

@@ -113,6 +113,7 @@ class Admission:
         sent_before_s: float | None = None,
         resolution: Resolution | None = None,
         again: RunId | None = None,
+        listed: ListedMessages | None = None,
     ) -> Ticket:
         """Accept a run, as `Service.submit` says; `trace` is stored with it."""
         new = self._builder.build(request, trace, run_id, resolution, again)
@@ -120,20 +121,20 @@ class Admission:
         answer: Ticket | AcceptAnswer | None = None
         if sent_before_s is not None:
             answer = await self._accepted_before(new, new.created_at - sent_before_s)
-        if answer is None and request.listed is not None:
+        if answer is None and listed is not None:
             known = await self._known_by_key(new)
             if isinstance(known, Attached | Reused):
                 answer = known
             else:
-                request = await self._as_listed(request, request.listed)
+                request = await self._as_listed(request, listed)
                 new = self._builder.build(request, trace, new.run_id)
         if answer is None:
             answer = await self._decided(new, on_disconnect, is_named=run_id is not None)
         if isinstance(answer, Ticket):
-            return answer if request.listed is None else await self._with_superseded(answer)
+            return answer if listed is None else await self._with_superseded(answer)
         if isinstance(answer, Attached):
             ticket = await self._attach(new.key, answer.run_id)
-            if request.listed is not None:
+            if listed is not None:
                 ticket = await self._with_superseded(ticket)
             if answer.run_id != run_id:
                 return ticket
@@ -145,7 +146,7 @@ class Admission:
             return replace(ticket, replayed=False, counts_clients=on_disconnect is not OnDisconnect.CONTINUE)
         assert not isinstance(answer, Accepted)
         error = self._refusals.error(new, answer)
-        if request.listed is not None and new.back is not None and isinstance(error, SessionBusy):
+        if listed is not None and new.back is not None and isinstance(error, SessionBusy):
             error.retry_after_s = self._retry_after_s
         raise error
 

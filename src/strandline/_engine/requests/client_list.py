@@ -136,7 +136,7 @@ class _Comparison:
 
     def _last_common(self) -> _Place | None:
         """Return the place after the last listed message that some turn has, the beginning if none has; None: that
-        cannot be told."""
+        cannot be said."""
         for number in range(self._count - 1, -1, -1):
             places = list(self._like(number))
             if places:

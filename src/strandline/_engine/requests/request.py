@@ -5,7 +5,6 @@ from typing import Any, Final
 
 from msgspec import UNSET, Struct, UnsetType, field
 
-from strandline._engine.requests.client_list import ListedMessages
 from strandline._journal.cluster import Feature
 from strandline._model import (
     IfBusy,
@@ -40,8 +39,6 @@ class Request(Struct, frozen=True, kw_only=True):
     after: str | UnsetType | None = UNSET
     """The run after which history continues with it, None for its beginning; UNSET: at its end. What came later is
     superseded."""
-    listed: ListedMessages | None = None
-    """What its client lists of the conversation before it, if history is to continue as that says."""
     priority: int | None = None
     """1 to 5, 1 first; None: the service's default."""
     not_before: float | None = None

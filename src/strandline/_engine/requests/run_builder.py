@@ -37,7 +37,7 @@ from strandline.errors import Invalid, NotResolvable
 DEEPEST: Final = 100
 """How deep metadata and content blocks may be nested, themselves counted. Code that copies or prints them calls
 itself for each level, and Python's stack ends after some hundreds."""
-_IDENTITY: Final = frozenset({"key", "idempotency_key", "fingerprint", "listed"})
+_IDENTITY: Final = frozenset({"key", "idempotency_key", "fingerprint"})
 """The fields of a request that its idempotency key stands for, or belongs to."""
 LONGEST_SENDER: Final = 256
 """Characters of a sender's id, and of its name."""

@@ -116,6 +116,7 @@ class Exchange:
                 sent_before_s=waited_s,
                 resolution=run_request.resolution,
                 again=run_request.again,
+                listed=run_request.listed,
             )
         except JournalUnavailable as error:
             if waited_s is None:

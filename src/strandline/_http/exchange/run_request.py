@@ -134,7 +134,6 @@ class RunRequest(Struct, frozen=True, kw_only=True):
             if_busy=options.if_busy,
             expected_run_id=options.expected_run_id,
             after=options.after,
-            listed=self.listed,
             on_question=options.on_question,
             priority=whole_number(options.priority),
             timeout_s=options.timeout,

@@ -25,14 +25,14 @@ def one(run_id: str, before: int | None, *like: int, **fields: Any) -> Conversat
 
 
 class ConversationsContract(Contract):
-    """Turns are told with what they continue, on every branch."""
+    """Turns are shown with what they continue, on every branch."""
 
     @scenario
     async def test_an_unknown_session_has_no_turns(self, desk: Desk) -> None:
         assert await conversation(desk, "ask a") == Conversation()
 
     @scenario
-    async def test_turns_are_told_in_order_with_what_a_list_has_of_them(self, desk: Desk) -> None:
+    async def test_turns_are_shown_in_order_with_what_a_list_has_of_them(self, desk: Desk) -> None:
         for run_id in ("a", "b", "c"):
             await turn(desk, run_id)
         listed = ("ask b", "ask x", "ask a", "ask b")
@@ -41,7 +41,7 @@ class ConversationsContract(Contract):
         )
 
     @scenario
-    async def test_superseded_turns_are_told_with_their_branch(self, desk: Desk) -> None:
+    async def test_superseded_turns_are_shown_with_their_branch(self, desk: Desk) -> None:
         for run_id in ("a", "b", "c"):
             await turn(desk, run_id)
         await go_back(desk, "d", "a")
@@ -86,7 +86,7 @@ class ConversationsContract(Contract):
         assert await conversation(desk, "ask d") == Conversation([whole], end=0)
 
     @scenario
-    async def test_what_has_not_ended_is_told_apart(self, desk: Desk) -> None:
+    async def test_what_has_not_ended_is_shown_apart(self, desk: Desk) -> None:
         await turn(desk, "a")
         claim = await desk.start("b")
         await desk.accept("c", priority=1)
