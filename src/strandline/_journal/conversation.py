@@ -17,9 +17,11 @@ from strandline._model import JoinState, Run, RunId
 MOST_BYTES: Final = 32 * 1024 * 1024
 """How many bytes of inputs are read for one comparison."""
 _OF_RUN: Final = ", ".join(f"runs.{name}" for name in reader.RunRow._fields)
-_TURNS: Final = (
-    f"{reader.CHAIN} SELECT chain.first, history.count, history.discarded,"
-    f" CASE WHEN runs.seq IS NULL THEN history.messages END, {_OF_RUN}"
+COLUMNS: Final = (
+    f"history.first, history.count, history.discarded, CASE WHEN runs.seq IS NULL THEN history.messages END, {_OF_RUN}"
+)
+TURNS: Final = (
+    f"{reader.CHAIN} SELECT {COLUMNS}"
     " FROM chain CROSS JOIN history USING (no) LEFT JOIN runs ON runs.seq = chain.run LIMIT ?"
 )
 """The rows of a session's history, the newest first, each with its run."""
@@ -80,7 +82,7 @@ def _rows(connection: Database, session: SessionState, listed: Listed) -> tuple[
     found: list[tuple[int, Run | None, list[str]]] = []
     joined: defaultdict[RunId, list[Run]] = defaultdict(list)
     size, above = 0, session.end.length
-    with closing(connection.execute(_TURNS, (session.end.row, session.no, -1, MOST_LISTED))) as rows:
+    with closing(connection.execute(TURNS, (session.end.row, session.no, -1, MOST_LISTED))) as rows:
         for first, count, discarded, stored, *columns in rows:
             row = reader.RunRow(*columns)
             size += len(row.input or stored or b"")

@@ -8,7 +8,7 @@ session in their order: a chain is a part of it.
 
 from typing import Final
 
-from strandline._journal import lists, reader
+from strandline._journal import conversation, lists, reader
 
 _STORED: Final = (
     "(SELECT principal, CAST(sum(bytes) AS BIGINT) AS bytes FROM (SELECT principal, bytes FROM stored UNION ALL"
@@ -32,5 +32,9 @@ TRANSLATED: Final = {
     lists.LEFT: (
         "SELECT no, previous, run, EXISTS (SELECT 1 FROM runs WHERE seq = history.run) FROM history"
         f" WHERE {_UP_TO} AND first > ?3 ORDER BY nth DESC LIMIT ?4"
+    ).replace("?", "$"),
+    conversation.TURNS: (
+        f"SELECT {conversation.COLUMNS} FROM history LEFT JOIN runs ON runs.seq = history.run"
+        f" WHERE history.{_UP_TO} AND first > ?3 ORDER BY nth DESC LIMIT ?4"
     ).replace("?", "$"),
 }
