@@ -5,7 +5,7 @@ import pytest
 from strandline._history import Listed, input_text, kept, plain_text, said_in
 from strandline._history.listed import LONGEST
 from strandline._history.texts import SAID_MEANWHILE
-from strandline._model import responses
+from strandline._model import Message, responses
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_long_texts_are_compared_by_their_digests() -> None:
 
 def test_what_people_said_in_messages_is_found_without_results_and_marks() -> None:
     result = {"toolResult": {"toolUseId": "t", "status": "success", "content": [{"text": "did"}]}}
-    messages = [
+    messages: list[Message] = [
         {"role": "user", "content": [{"text": "a"}, {"text": "b"}]},
         {"role": "assistant", "content": [{"text": "Yes"}]},
         {"role": "user", "content": [result, {"text": SAID_MEANWHILE}, {"text": "c"}]},
