@@ -386,6 +386,8 @@ class Resolution(Struct, frozen=True, kw_only=True):
 
 NO_AGENT: Final = -1
 """In place of a run's sequence: no run has changed window or state yet."""
+COPIED_AGENT: Final = -2
+"""In place of a run's sequence: window and state are those that a session was forked with."""
 
 
 class Place(Struct, frozen=True, array_like=True):
@@ -565,12 +567,23 @@ class Run(RunSummary, frozen=True, kw_only=True):
         return RunSummary(**{name: getattr(self, name) for name in RunSummary.__struct_fields__})
 
 
+class ForkedFrom(Struct, frozen=True, kw_only=True):
+    """Where a session comes from that begins with the history of another one: up to which of its runs.
+
+    `run_id` is None if that run is deleted, or if there was none.
+    """
+
+    session_id: SessionId
+    run_id: RunId | None
+
+
 class SessionView(Struct, frozen=True, kw_only=True):
     """A session as stored: how many messages its history has, how many runs wait, which one is claimed.
 
     `held`: the claimed run has ended, and a thread or task of it still works. While the session waits for input,
     `input_requests` are the open ones, and only an answer starts before `input_until`. `options` are defaults of its
     runs. `branch` is the message with which the last branch of its history begins, None if that is one line.
+    `forked_from` says which session it begins with, if with one.
     """
 
     key: SessionKey
@@ -583,6 +596,7 @@ class SessionView(Struct, frozen=True, kw_only=True):
     input_until: float | None = None
     options: RunDefaults = NO_DEFAULTS
     branch: int | None = None
+    forked_from: ForkedFrom | None = None
 
     @property
     def locked_by(self) -> RunId | None:

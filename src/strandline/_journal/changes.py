@@ -4,12 +4,18 @@ Values only, so that a store may write them later, or again. `bytes` are JSON by
 checksum. `session` identifies the session by number, key and checksum.
 """
 
+from typing import Final
+
 from msgspec import Struct
 
 from strandline._encoding import encode_messages
 from strandline._journal.checksums import CHECKSUM_BYTES, key_crc
 from strandline._journal.rules import Closed, joined_outcome
 from strandline._model import Completion, JoinState, NewRun, Run, RunId, RunStatus, ScheduleId, SessionKey
+
+COPIED_RUN: Final = -2
+COPIED_QUESTION: Final = -3
+"""In place of the run of a row of history that was copied: one that has ended, and one that has asked a person."""
 
 
 class SessionRef(Struct, frozen=True, gc=False):
@@ -240,6 +246,34 @@ class ResetAgent(Change, frozen=True, gc=False):
 
     no: int
     run: int
+
+
+class CopyHistory(Change, frozen=True, gc=False):
+    """The first `count` rows of a session's history, up to row `last`, copied as those of another one.
+
+    They get the numbers `row`, `row + step`, and so on. Where `kept` had changed window or state last, what the copy
+    was made with is as it was there; the last row has `agent`.
+    """
+
+    session: SessionRef
+    source: SessionRef
+    last: int
+    count: int
+    size: int
+    """How many bytes their messages are."""
+    row: int
+    step: int
+    kept: int | None
+    agent: int
+    rests_since: float
+
+
+class AddFork(Change, frozen=True, gc=False):
+    """Which session another one was copied from: its number, and a record of it."""
+
+    session: SessionRef
+    source: int
+    record: bytes
 
 
 class AddCheckpoint(Change, frozen=True, gc=False):

@@ -16,7 +16,7 @@ from strandline._journal.changes import (
 )
 from strandline._journal.defaults import changed_options, stored_options
 from strandline._journal.editions import edited_parts, edition
-from strandline._journal.going_back import GoingBack
+from strandline._journal.forking import Forking
 from strandline._journal.port import (
     AddSchedule,
     Busy,
@@ -32,6 +32,7 @@ from strandline._journal.port import (
     Ended,
     EndOverdue,
     EndWaiting,
+    Fork,
     Move,
     Outdated,
     Pause,
@@ -48,7 +49,7 @@ from strandline._journal.state import RunState
 from strandline._model import NO_DEFAULTS, Lane, Outcome, Principal, RunId, RunStatus
 
 
-class Changing(GoingBack):
+class Changing(Forking):
     """Applies changes, unless the state of their subject does not (or no longer) allow them."""
 
     def change(self, change: AnyChange, *, now: float) -> ChangeAnswer:
@@ -77,6 +78,8 @@ class Changing(GoingBack):
                 return self._set_options(change)
             case Restore():
                 return self._restore(change)
+            case Fork():
+                return self._fork(change)
             case AddSchedule():
                 return self._add_schedule(change)
             case ChangeSchedule():
@@ -258,16 +261,6 @@ class Changing(GoingBack):
         if "priority" in parts:
             self._place_again(run, change.priority)
         return Edited(parts)
-
-    def _count_more(self, principal: Principal, more: int, most: int | None) -> Refused | None:
-        """Count bytes that are to be stored for a principal, or refuse them if they would be too many."""
-        if most is None or more <= 0:
-            return None
-        if self._stored_bytes(principal) + more > most:
-            return Refused("storage_full", 0)
-        self._coming.append((principal, more))
-        self._bytes_in_flight[principal] += more
-        return None
 
     def _set_options(self, change: SetOptions) -> Changed | Refused:
         """Change the default options of a session's runs, unless too much would be stored for its principal."""

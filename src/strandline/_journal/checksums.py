@@ -112,6 +112,11 @@ def options_owner(session: int) -> int:
     return zlib.crc32(b"options", session)
 
 
+def fork_owner(session: int) -> int:
+    """Return the owner of the record of where a session was copied from."""
+    return zlib.crc32(b"fork", session)
+
+
 def question_owner(session: int, seq: int, until: float) -> int:
     """Return the owner of the question of the run with that sequence."""
     return zlib.crc32(_QUESTION.pack(seq, until), session)

@@ -18,7 +18,8 @@ MOST_BYTES: Final = 32 * 1024 * 1024
 """How many bytes of inputs are read for one comparison."""
 _OF_RUN: Final = ", ".join(f"runs.{name}" for name in reader.RunRow._fields)
 COLUMNS: Final = (
-    f"history.first, history.count, history.discarded, CASE WHEN runs.seq IS NULL THEN history.messages END, {_OF_RUN}"
+    "history.first, history.count, history.discarded, CASE WHEN runs.seq IS NULL THEN history.messages END,"
+    f" history.origin, history.copied_run, {_OF_RUN}"
 )
 TURNS: Final = (
     f"{reader.CHAIN} SELECT {COLUMNS}"
@@ -79,11 +80,11 @@ def _rows(connection: Database, session: SessionState, listed: Listed) -> tuple[
     """Return the last rows of history, the newest first, and whether these are all."""
     if session.end.row is None:
         return [], True
-    found: list[tuple[int, Run | None, list[str]]] = []
+    found: list[tuple[int, Run | RunId | None, list[str]]] = []
     joined: defaultdict[RunId, list[Run]] = defaultdict(list)
     size, above = 0, session.end.length
     with closing(connection.execute(TURNS, (session.end.row, session.no, -1, MOST_LISTED))) as rows:
-        for first, count, discarded, stored, *columns in rows:
+        for first, count, discarded, stored, origin, copied_run, *columns in rows:
             row = reader.RunRow(*columns)
             size += len(row.input or stored or b"")
             if size > MOST_BYTES:
@@ -95,18 +96,18 @@ def _rows(connection: Database, session: SessionState, listed: Listed) -> tuple[
             elif run is not None and count and not discarded:
                 found.append((first, run, []))
             elif count and not discarded:
-                messages = reader.messages_in(reader.in_full, stored, session.ref, first, count, discarded=False)
-                found.append((first, None, said_in(messages)))
+                messages = reader.messages_in(reader.in_full, stored, session.ref, first, count, origin, discarded=False)
+                found.append((first, copied_run and RunId(copied_run), said_in(messages)))
     return _with_joined(found, joined, listed), above == 0
 
 
 def _with_joined(
-    found: Sequence[tuple[int, Run | None, list[str]]], joined: Mapping[RunId, list[Run]], listed: Listed
+    found: Sequence[tuple[int, Run | RunId | None, list[str]]], joined: Mapping[RunId, list[Run]], listed: Listed
 ) -> list[_Row]:
     rows: list[_Row] = []
     for first, run, texts in found:
-        if run is None:
-            said = tuple(port.Turned(None, listed.like(text)) for text in texts)
+        if not isinstance(run, Run):  # (it is deleted, or a copy's)
+            said = tuple(port.Turned(run, listed.like(text)) for text in texts)
         else:
             others = sorted(joined.get(run.run_id, ()), key=lambda each: each.sequence)
             said = tuple(_turned(each, listed) for each in (run, *others))

@@ -45,7 +45,7 @@ SESSION: Final = (
     "branch",
     "unresolved",
 )
-HISTORY: Final = ("no", "session", "nth", "first", "count", "previous", "run", "discarded", "messages")
+HISTORY: Final = ("no", "session", "nth", "first", "count", "previous", "run", "discarded", "messages", "origin")
 RUN: Final = ("session", "key", "fingerprint", *reader.RunRow._fields)
 QUESTION: Final = ("session", "run", "until")
 WINDOW: Final = ("session", '"window"', "state")
@@ -191,7 +191,7 @@ class Check(ABC):
         self._findings.sessions += len(self._sessions)
 
     def _history(self) -> None:
-        for no, in_session, nth, first, count, previous, run, discarded, stored in self._history_rows():
+        for no, in_session, nth, first, count, previous, run, discarded, stored, origin in self._history_rows():
             session = self._sessions.get(in_session)
             if session is None:
                 self._fault(f"row {no} of history belongs to no session")
@@ -211,7 +211,7 @@ class Check(ABC):
                 continue
             with self._unless_damaged(where):
                 messages = reader.messages_in(
-                    reader.in_full, stored, session.ref, first, count, discarded=bool(discarded)
+                    reader.in_full, stored, session.ref, first, count, origin, discarded=bool(discarded)
                 )
                 faults = history_faults(session.open + messages)
                 if not discarded:

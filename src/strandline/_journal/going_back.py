@@ -10,7 +10,7 @@ from strandline._journal.records import Turn
 from strandline._journal.rules import branch_of, last_with
 from strandline._journal.state import SessionState
 from strandline._journal.transitions import Transitions
-from strandline._model import INTERRUPTS, NO_AGENT, IfBusy, NewRun, Place, RunStatus
+from strandline._model import INTERRUPTS, NO_AGENT, IfBusy, NewRun, Place, RunId, RunStatus
 
 _BEGINNING = Place(0, 0, NO_AGENT)
 
@@ -28,8 +28,11 @@ class GoingBack(Transitions):
         if named is None:
             return _BEGINNING
         located = self._locate_run(named)
-        if session is None or located is None or located.key != session.key:
+        if session is None:
             return Unreachable("unknown")
+        if located is None or located.key != session.key:
+            copied = self._copied_turn(session, named)
+            return Unreachable("unknown") if copied is None or back.again is not None else self._after(session, copied)
         live = self._runs.get(named)
         if live is not None and live.held_since is None:
             live = live.host or live
@@ -71,6 +74,12 @@ class GoingBack(Transitions):
         if last is None:
             return None
         return self._fetched(("turn", seq), lambda records: records.turn(ref, last, seq))
+
+    def _copied_turn(self, session: SessionState, run_id: RunId) -> Turn | None:
+        ref, last = session.ref, session.end.row
+        if last is None:
+            return None
+        return self._fetched(("copied", run_id), lambda records: records.copied_turn(ref, last, run_id))
 
     def _restore(self, change: Restore) -> Restored | Unreachable | Busy | Changed:
         """Have history continue from where it ended when a superseded run was last in it."""

@@ -26,6 +26,7 @@ from strandline._journal.checksums import (
 from strandline._journal.conversation import conversation
 from strandline._journal.database import Database
 from strandline._journal.defaults import options_of
+from strandline._journal.forks import fork_of
 from strandline._journal.rules import Room
 from strandline._journal.superseded import joined, superseded
 from strandline._model import RunId, RunStatus, RunSummary, ScheduleId, SessionId, SessionKey, SessionView
@@ -292,6 +293,7 @@ def session(connection: Database, query: port.SessionQuery) -> SessionView | Non
         paused=found.paused,
         options=options_of(found.ref, found.options),
         branch=found.branch,
+        forked_from=None if (fork := fork_of(connection, found.ref)) is None else fork.origin,
     )
     if open_round is None:
         return view

@@ -34,6 +34,10 @@ class Numbers(Protocol):
         """Draw the number of a row of history."""
         ...
 
+    def rows(self, partition: int, count: int) -> range:
+        """Draw the numbers of several rows of history, at least one."""
+        ...
+
     def fence(self, partition: int) -> int:
         """Draw the fence of a claim."""
         ...
@@ -75,6 +79,11 @@ class Counted:
         """Draw the number of a row of history."""
         self.next_row += 1
         return self.next_row - 1
+
+    def rows(self, partition: int, count: int) -> range:
+        """Draw the numbers of several rows of history."""
+        self.next_row += count
+        return range(self.next_row - count, self.next_row)
 
     def fence(self, partition: int) -> int:
         """Draw the fence of a claim."""
@@ -118,6 +127,13 @@ class Clocked:
         number = self.next_run(partition)
         self.drew_run(number)
         return number
+
+    def rows(self, partition: int, count: int) -> range:
+        """Draw the numbers of several rows of history."""
+        first, step = self.next_run(partition), 1 << PARTITION_BITS
+        drawn = range(first, first + count * step, step)
+        self.drew_run(drawn[-1])
+        return drawn
 
     def fence(self, partition: int) -> int:
         """Draw the fence of a claim."""

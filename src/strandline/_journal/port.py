@@ -70,6 +70,7 @@ from strandline._model import (
     Claim,
     Completion,
     FencingToken,
+    ForkedFrom,
     Input,
     JoinedInput,
     Message,
@@ -317,6 +318,27 @@ class Restore(Struct, frozen=True):
     run_id: RunId
 
 
+class Fork(Struct, frozen=True):
+    """Make a session that begins with a copy of the history of another one of its principal.
+
+    The copy ends after run `after`, after the run with message `after`, or with None where history ends at the moment;
+    an open round at its end is closed as if its question had been dismissed. Window and state are as they were there.
+    Options are copied; runs, schedules, keys and a pause are not.
+
+    Answered by `Forked`, also for the same `key` and `fingerprint` again; by `Reused` if the key stands for another
+    request; by `Taken` if there is a session `key` already; by `Unreachable`; by `Refused` if more than `stored_bytes`
+    would be stored; by `Changed(existed=False)` if there is no session `source`.
+    """
+
+    key: SessionKey
+    source: SessionId
+    after: RunId | int | None = None
+    named: str | None = None
+    """The idempotency key of the request; None: it has none."""
+    fingerprint: bytes = b""
+    stored_bytes: int | None = None
+
+
 class AddSchedule(Struct, frozen=True):
     """Store a schedule of a session, which need not exist yet; `SchedulesFull` if its principal has `most` already.
 
@@ -364,6 +386,7 @@ Change = (
     | Resume
     | SetOptions
     | Restore
+    | Fork
     | AddSchedule
     | ChangeSchedule
     | DropSchedule
@@ -421,7 +444,38 @@ class Restored(Struct, frozen=True):
     forgotten: bool = False
 
 
-ChangeAnswer = Changed | Busy | Ended | Edited | Outdated | Stopped | Refused | SchedulesFull | Restored | Unreachable
+class Forked(Struct, frozen=True):
+    """There is a session that begins with the first `messages` messages of another one.
+
+    `forgotten`: window and state as they were there are not kept. `replayed`: an earlier request had made it.
+    """
+
+    key: SessionKey
+    origin: ForkedFrom
+    messages: int
+    forgotten: bool = False
+    replayed: bool = False
+
+
+class Taken(Struct, frozen=True):
+    """Nothing was changed: there is a session of this id."""
+
+
+ChangeAnswer = (
+    Changed
+    | Busy
+    | Ended
+    | Edited
+    | Outdated
+    | Stopped
+    | Refused
+    | SchedulesFull
+    | Restored
+    | Unreachable
+    | Forked
+    | Taken
+    | Reused
+)
 
 
 class Query(Struct, Generic[A], frozen=True):

@@ -332,14 +332,14 @@ Each row names an older one of the same session; the chain ends at a damaged row
 """
 
 BACK: Final = (
-    f"{CHAIN} SELECT history.first, count, discarded, messages FROM chain CROSS JOIN history USING (no)"
+    f"{CHAIN} SELECT history.first, count, discarded, messages, origin FROM chain CROSS JOIN history USING (no)"
     " WHERE history.first < ?"
 )
 """The rows of a chain that have messages before one, the newest first."""
 
 BACK_WITH_RUNS: Final = (
-    f"{CHAIN} SELECT history.first, count, history.discarded, messages, run_id FROM chain CROSS JOIN history USING (no)"
-    " LEFT JOIN runs ON seq = chain.run WHERE history.first < ?"
+    f"{CHAIN} SELECT history.first, count, history.discarded, messages, origin, coalesce(copied_run, run_id)"
+    " FROM chain CROSS JOIN history USING (no) LEFT JOIN runs ON seq = chain.run WHERE history.first < ?"
 )
 """The same rows, with the id of the run of each, NULL if it is deleted."""
 
@@ -521,12 +521,12 @@ def _back(
         (session.end.row if mark is None else mark[0], session.no, start, end),
     )
     with closing(rows):  # (a half-read cursor would pin the connection to that moment's state)
-        for first, count, discarded, stored, *run in rows:
+        for first, count, discarded, stored, origin, *run in rows:
             if first + count != above if joins else first + count < end:
                 raise checksums.damaged_record(missing.format(above))
             above, joins = first, True
             if stored is not None or count:
-                messages = messages_in(decode, stored, session.ref, first, count, discarded=bool(discarded))
+                messages = messages_in(decode, stored, session.ref, first, count, origin, discarded=bool(discarded))
                 for index in range(min(end, first + count) - 1, max(start, first) - 1, -1):
                     yield index, messages[index - first], bool(discarded), run[0] if run else None
     if start < min(end, above):
@@ -539,13 +539,18 @@ def messages_in(
     session: SessionRef,
     first: int,
     count: int,
+    origin: int | None = None,
     *,
     discarded: bool,
 ) -> list[T]:
-    """Return the messages of a row of history. Raises `JournalUnavailable` if it is damaged."""
+    """Return the messages of a row of history. Raises `JournalUnavailable` if it is damaged.
+
+    `origin` is what checksums of the session begin with from which the row was copied.
+    """
     what = f"the history of session {session.key.session_id} from message {first} on"
+    crc = session.crc if origin is None else origin
     messages = checksums.read_checked(
-        decode, stored or b"", what, checksums.message_owner(session.crc, first, discarded=discarded)
+        decode, stored or b"", what, checksums.message_owner(crc, first, discarded=discarded)
     )
     if len(messages) != count:
         raise checksums.damaged_record(what)

@@ -9,9 +9,23 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 from strandline._journal.changes import SessionRef
+from strandline._journal.port import Unreachable
 from strandline._journal.rules import Branch, Closed
 from strandline._journal.state import SessionState
-from strandline._model import Checkpoint, Principal, Question, Run, RunId, ScheduleId, SessionKey
+from strandline._model import (
+    Checkpoint,
+    ForkedFrom,
+    Message,
+    Principal,
+    Question,
+    Run,
+    RunDefaults,
+    RunId,
+    ScheduleId,
+    SessionKey,
+    StateRecord,
+    Window,
+)
 from strandline.errors import JournalUnavailable, RecordDamaged
 
 
@@ -75,6 +89,44 @@ class Turn(NamedTuple):
     """How many messages after it close its question, which was dismissed."""
     next_run: RunId | None
     """The next run that left messages, if it is kept."""
+    run_id: RunId | None = None
+    """The run, or of a copied turn the run that it is a copy of, if that is known."""
+    last: int | None = None
+    nth: int = 0
+    """Its row of history, or the one that closes its question, and the number of that in its session."""
+
+
+class ForkSource(NamedTuple):
+    """What is to be copied of a session: its history up to row `last`, which is row number `rows` (None and 0: it has
+    none), with `length` messages in `size` bytes.
+
+    `closing` are the messages that close an open round there. `agent` is the run that had changed window or state last
+    by then, as in `Place`; both are None where they are as at the beginning.
+    """
+
+    ref: SessionRef
+    last: int | None
+    rows: int
+    length: int
+    size: int
+    branches: list[Branch]
+    closing: list[Message]
+    agent: int | None
+    window: Window | None
+    state: StateRecord | None
+    options: RunDefaults
+    run_id: RunId | None
+    """The last run there, if it is kept."""
+
+
+class ForkRecord(NamedTuple):
+    """Where a session was copied from, as its request said, and what came of that."""
+
+    origin: ForkedFrom
+    messages: int
+    forgotten: bool
+    named: str | None
+    fingerprint: bytes
 
 
 class DamagedSession(NamedTuple):
@@ -140,6 +192,18 @@ class Records(Protocol):
 
         `last` is the last row of history.
         """
+        ...
+
+    def copied_turn(self, session: SessionRef, last: int, run_id: RunId) -> Turn | None:
+        """Return what the history of a copied session has of a run of its source; None if it has nothing."""
+        ...
+
+    def fork_source(self, key: SessionKey, after: RunId | int | None) -> "ForkSource | Unreachable | None":
+        """Return what to copy of a session up to a place, or why nothing ends there; None if there is no session."""
+        ...
+
+    def fork(self, session: SessionRef) -> ForkRecord | None:
+        """Return where a session was copied from; None if it was not."""
         ...
 
     def keeps_agent(self, session: SessionRef, run: int) -> bool:

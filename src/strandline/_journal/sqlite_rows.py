@@ -16,11 +16,15 @@ from typing import Any, Final
 
 from msgspec.structs import asdict
 
-from strandline._journal import changes, checksums, reader
+from strandline._journal import changes, checksums, forks, reader
+from strandline._journal.changes import COPIED_QUESTION, COPIED_RUN
 from strandline._journal.database import Database, Rows
 from strandline._journal.driver import is_damage, is_no_text
+from strandline._journal.port import Unreachable
 from strandline._journal.records import (
     DamagedSession,
+    ForkRecord,
+    ForkSource,
     KeyedRun,
     RunLocation,
     ScheduleTime,
@@ -30,8 +34,10 @@ from strandline._journal.records import (
 )
 from strandline._journal.rules import Branch, Closed, drawn
 from strandline._journal.state import RunState, SessionState
+from strandline._journal.transitions import NO_RUN
 from strandline._lifecycle import ENDED
 from strandline._model import (
+    COPIED_AGENT,
     NO_AGENT,
     IfBusy,
     JoinState,
@@ -146,10 +152,32 @@ _ROW_OF_RUN: Final = (
     " SELECT no, previous, later FROM chain WHERE run = ?"
 )
 """The row of a run in its session's history, the one before it, and the next one after it with messages."""
-_HISTORY_ROW: Final = (
-    "SELECT first, count, history.discarded, agent, history.run, run_id FROM history LEFT JOIN runs ON seq = run"
-    " WHERE no = ?"
+_ROW_OF_COPIED: Final = (
+    "WITH RECURSIVE chain (no, session, count, previous, copied_run, later) AS ("
+    "SELECT no, session, count, previous, coalesce(copied_run, ''), CAST(NULL AS BIGINT) FROM history"
+    " WHERE no = ? AND session = ?"
+    " UNION ALL SELECT history.no, history.session, history.count, history.previous, coalesce(history.copied_run, ''),"
+    " CASE WHEN chain.count > 0 THEN chain.no ELSE chain.later END FROM chain JOIN history"
+    " ON history.no = chain.previous AND history.session = chain.session"
+    " WHERE chain.previous < chain.no AND chain.copied_run <> ?)"
+    " SELECT no, previous, later FROM chain WHERE copied_run = ?"
 )
+"""The same of a run whose row was copied."""
+_ROW_OF_MESSAGE: Final = (
+    "WITH RECURSIVE chain (no, session, first, count, previous, later) AS ("
+    "SELECT no, session, first, count, previous, CAST(NULL AS BIGINT) FROM history WHERE no = ? AND session = ?"
+    " UNION ALL SELECT history.no, history.session, history.first, history.count, history.previous,"
+    " CASE WHEN chain.count > 0 THEN chain.no ELSE chain.later END FROM chain JOIN history"
+    " ON history.no = chain.previous AND history.session = chain.session"
+    " WHERE chain.previous < chain.no AND chain.first > ?)"
+    " SELECT no, previous, later FROM chain WHERE first <= ? AND first + count > ?"
+)
+"""The same of a message."""
+_HISTORY_ROW: Final = (
+    "SELECT first, count, history.discarded, agent, history.run, coalesce(copied_run, run_id), nth FROM history"
+    " LEFT JOIN runs ON seq = run WHERE no = ?"
+)
+_STATUS: Final = "SELECT status FROM runs WHERE seq = ?"
 _TURN: Final = (
     "SELECT runs.seq, runs.status, runs.joins, hosts.seq FROM runs LEFT JOIN runs AS hosts"
     " ON hosts.run_id = runs.host WHERE runs.seq = ?"
@@ -157,6 +185,21 @@ _TURN: Final = (
 _AGENT_AT: Final = (
     f"{reader.CHAIN} SELECT history.agent FROM chain JOIN history USING (no)"
     " WHERE history.first <= ? AND history.first + history.count > ?"
+)
+COPY: Final = (
+    "INSERT INTO history (no, session, nth, first, count, previous, run, discarded, messages, agent, origin,"
+    " copied_run) {begin}SELECT :row + (nth - 1) * :step, :session, nth, history.first, count,"
+    " CASE WHEN nth > 1 THEN :row + (nth - 2) * :step END,"
+    f" CASE WHEN history.run IN ({NO_RUN}, {COPIED_RUN}, {COPIED_QUESTION}) THEN history.run"
+    f" WHEN runs.status = 'needs_input' THEN {COPIED_QUESTION} ELSE {COPIED_RUN} END,"
+    " history.discarded, messages,"
+    f" CASE WHEN agent = {NO_AGENT} THEN {NO_AGENT} WHEN agent = :kept THEN {COPIED_AGENT} END,"
+    " coalesce(origin, :crc), coalesce(copied_run, run_id) FROM {found}"
+)
+"""Copies the rows of a history up to one."""
+_COPY: Final = COPY.format(
+    begin=reader.CHAIN.replace("?", ":last", 1).replace("?", ":source", 1).replace("?", "-1", 1),
+    found="chain CROSS JOIN history USING (no) LEFT JOIN runs ON seq = history.run",
 )
 _NEW_STATE: Final = "UPDATE agents SET state = ? WHERE session = ?"
 LIVE: Final = (
@@ -257,6 +300,8 @@ class StoredRows(ABC):
             changes.StoreAgent: self._store_agent,
             changes.ResetAgent: self._reset_agent,
             changes.StoreOptions: self._store_options,
+            changes.CopyHistory: self._copy_history,
+            changes.AddFork: self._add_fork,
             changes.AddCheckpoint: self._add_checkpoint,
             changes.AddQuestion: self._add_question,
             changes.StoreSchedule: self._store_schedule,
@@ -421,6 +466,21 @@ class StoredRows(ABC):
         if row.run != NO_AGENT:
             self._write(copy, (row.no, row.run))
 
+    def _copy_history(self, row: changes.CopyHistory) -> None:
+        if self._copied(row) != row.count:
+            raise JournalUnavailable(f"session {row.source.key.session_id} was deleted while it was copied")
+        last = row.row + (row.count - 1) * row.step
+        self._write("UPDATE history SET agent = ? WHERE no = ?", (row.agent, last))
+        self._update(_LAST_ROW, (last, row.rests_since, row.session.no))
+
+    @abstractmethod
+    def _copied(self, row: changes.CopyHistory) -> int:
+        """Copy rows of history; return how many there were."""
+
+    def _add_fork(self, row: changes.AddFork) -> None:
+        record = checksums.with_checksum(row.record, checksums.fork_owner(row.session.crc))
+        self._write("INSERT INTO forks (session, source, record) VALUES (?,?,?)", (row.session.no, row.source, record))
+
     def _add_checkpoint(self, row: changes.AddCheckpoint) -> None:
         checkpoint = checksums.with_checksum(row.checkpoint, checksums.checkpoint_owner(row.seq, row.nth))
         self._write("INSERT INTO staged (run, no, fact) VALUES (?,?,?)", (row.seq, row.nth, checkpoint))
@@ -568,9 +628,34 @@ class StoredRows(ABC):
         row = self._execute(_ROW_OF_RUN, (last, session.no, seq, seq)).fetchone()
         if row is None:
             raise checksums.damaged_record(f"the history of session {session.key.session_id}")
+        return self._turn_at(row, seq, status)
+
+    def copied_turn(self, session: changes.SessionRef, last: int, run_id: RunId) -> Turn | None:
+        """Return what the history of a copied session has of a run of its source; None if it has nothing."""
+        if self._execute("SELECT 1 FROM forks WHERE session = ?", (session.no,)).fetchone() is None:
+            return None
+        row = self._execute(_ROW_OF_COPIED, (last, session.no, run_id, run_id)).fetchone()
+        return None if row is None else self.turn_of_row(row)
+
+    def turn_with(self, session: changes.SessionRef, last: int, index: int) -> Turn | None:
+        """Return the turn that has a message; None if history has no such message."""
+        row = self._execute(_ROW_OF_MESSAGE, (last, session.no, index, index, index)).fetchone()
+        return None if row is None else self.turn_of_row(row)
+
+    def turn_of_row(self, row: tuple[int, int | None, int | None]) -> Turn:
+        """Return the turn of a row of history, given with the one before it, and the next one with messages."""
+        run: int = self._history_row(row[0])[4]
+        if run < 0:
+            return self._turn_at(row, run, RunStatus.NEEDS_INPUT if run == COPIED_QUESTION else RunStatus.SUCCEEDED)
+        found = self._execute(_STATUS, (run,)).fetchone()
+        return self._turn_at(row, run, RunStatus.SUCCEEDED if found is None else found[0])
+
+    def _turn_at(self, row: tuple[int, int | None, int | None], seq: int, status: str) -> Turn:
         this, before, after = (None if no is None else self._history_row(no) for no in row)
         assert this is not None
-        first, count, discarded, agent, _, _ = this
+        first, count, discarded, agent, _, run_id, nth = this
+        is_closed = after is not None and after[4] == NO_RUN and status == RunStatus.NEEDS_INPUT
+        last = row[2] if is_closed and row[2] is not None else row[0]
         return Turn(
             seq,
             status,
@@ -580,8 +665,11 @@ class StoredRows(ABC):
             agent=agent,
             agent_before=NO_AGENT if before is None else before[3],
             is_last=after is None,
-            closing=after[1] if after is not None and after[4] < 0 else 0,
+            closing=after[1] if after is not None and is_closed else 0,
             next_run=None if after is None else after[5],
+            run_id=run_id,
+            last=last,
+            nth=after[6] if after is not None and is_closed else nth,
         )
 
     def _history_row(self, no: int) -> tuple[Any, ...]:
@@ -593,6 +681,14 @@ class StoredRows(ABC):
         if row is None:
             raise checksums.damaged_record(f"the history of session {session.key.session_id}")
         return None if row[0] is None else int(row[0])
+
+    def fork_source(self, key: SessionKey, after: RunId | int | None) -> ForkSource | Unreachable | None:
+        """Return what to copy of a session up to a place, or why nothing ends there; None if there is no session."""
+        return forks.source_of(self, self._connection, key, after)
+
+    def fork(self, session: changes.SessionRef) -> ForkRecord | None:
+        """Return where a session was copied from; None if it was not."""
+        return forks.fork_of(self._connection, session)
 
     def keeps_agent(self, session: changes.SessionRef, run: int) -> bool:
         """Return whether it is kept what a session's agent is rebuilt from after a run."""
@@ -657,9 +753,16 @@ class SqliteRows(StoredRows):
             raise checksums.damaged_record(f"the history of session {session.key.session_id}")
         delete("DELETE FROM runs WHERE seq = ? AND session = ?", ((seq, session.no) for seq, _ in rows))
         delete("DELETE FROM history WHERE no = ?", ((no,) for _, no in rows))
-        for table in ("agents", "questions", "closed_requests", "schedules", "branches"):
+        for table in ("agents", "agents_after", "questions", "closed_requests", "schedules", "branches", "forks"):
             self._write(f"DELETE FROM {table} WHERE session = ?", (session.no,))
         self._write("DELETE FROM sessions WHERE no = ?", (session.no,))
+
+    def _copied(self, row: changes.CopyHistory) -> int:
+        values = {
+            "row": row.row, "step": row.step, "session": row.session.no, "kept": row.kept, "crc": row.source.crc,
+            "last": row.last, "source": row.source.no,
+        }  # fmt: skip
+        return int(self._write(_COPY, values).rowcount)
 
     def _count_edit(self, principal: Principal, more: int) -> None:
         self._write("UPDATE stored SET bytes = bytes + ? WHERE principal = ?", (more, principal))

@@ -76,13 +76,30 @@ TABLES: Final = (
     ),
     RUNS,
     Table("staged", ("run", "no", "fact"), key=2),
-    Table("history", ("no", "session", "nth", "first", "count", "previous", "run", "discarded", "messages", "agent")),
+    Table(
+        "history",
+        (
+            "no",
+            "session",
+            "nth",
+            "first",
+            "count",
+            "previous",
+            "run",
+            "discarded",
+            "messages",
+            "agent",
+            "origin",
+            "copied_run",
+        ),
+    ),
     Table("agents", ("session", '"window"', "state")),
     Table("questions", ("session", "run", "until", "answer", "question")),
     Table("closed_requests", ("session", "id", "run", "closed"), key=2),
     Table("schedules", ("id", "session", "principal", "next_at", "spec", "state")),
     Table("branches", ("session", "start", "parent", "upto", "run", "was_parent", "was_upto", "forgotten"), key=2),
     Table("agents_after", ("session", "run", '"window"', "state"), key=2),
+    Table("forks", ("session", "source", "record")),
 )
 """All rows of a journal, but how many bytes are stored for each principal, which follows from the others. Of `meta` it
 has two numbers more: its epoch, and the highest sequence that was deleted."""

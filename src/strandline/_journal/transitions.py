@@ -37,7 +37,7 @@ from strandline._journal.defaults import options_of
 from strandline._journal.errors import ClaimLost
 from strandline._journal.live import LiveSessions
 from strandline._journal.numbers import Numbers
-from strandline._journal.port import ClaimResult
+from strandline._journal.port import ClaimResult, Refused
 from strandline._journal.records import (
     Missing,
     Records,
@@ -221,6 +221,16 @@ class Transitions(LiveSessions):
             self._stored_of[principal] = stored
             self.found.pop(what)  # (decisions in the meantime change it)
         return stored + self._bytes_in_flight[principal]
+
+    def _count_more(self, principal: Principal, more: int, most: int | None) -> Refused | None:
+        """Count bytes that are to be stored for a principal, or refuse them if they would be too many."""
+        if most is None or more <= 0:
+            return None
+        if self._stored_bytes(principal) + more > most:
+            return Refused("storage_full", 0)
+        self._coming.append((principal, more))
+        self._bytes_in_flight[principal] += more
+        return None
 
     # -- sessions -------------------------------------------------------------------------------------
 

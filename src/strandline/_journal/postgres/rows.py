@@ -11,6 +11,7 @@ from strandline._journal.postgres.dialect import TRANSLATED
 from strandline._journal.postgres.wire import Found, Statement, Values, Wire
 from strandline._journal.records import DamagedSession
 from strandline._journal.sqlite_rows import (
+    COPY,
     KEEP_AGENT,
     KEEP_AGENT_AFTER,
     LIVE,
@@ -32,9 +33,18 @@ _DROP: Final = (
     "DELETE FROM closed_requests WHERE session = ?",
     "DELETE FROM schedules WHERE session = ?",
     "DELETE FROM branches WHERE session = ?",
+    "DELETE FROM agents_after WHERE session = ?",
+    "DELETE FROM forks WHERE session = ?",
 )
 _DROP_HISTORY: Final = (
     "WITH gone AS (DELETE FROM history WHERE session = ? RETURNING 1) SELECT changed(count(*), ?, 'SL003', ?) FROM gone"
+)
+_COPY: Final = (
+    "WITH copied AS ("
+    + COPY.format(
+        begin="", found="history LEFT JOIN runs ON seq = history.run WHERE history.session = :source AND nth <= :count"
+    )
+    + " RETURNING 1) SELECT count(*) FROM copied"
 )
 _NOTE_DELETION: Final = (
     "INSERT INTO deletions (principal, session_id, at) VALUES (?,?,?)"
@@ -193,6 +203,15 @@ class PostgresRows(StoredRows):
         super()._add_history(row)
         if row.messages is not None:
             self._more[row.session.key.principal] += len(row.messages) + checksums.CHECKSUM_BYTES
+
+    def _copied(self, row: changes.CopyHistory) -> int:
+        values = {
+            "row": row.row, "step": row.step, "session": row.session.no, "kept": row.kept, "crc": row.source.crc,
+            "source": row.source.no, "count": row.count,
+        }  # fmt: skip
+        (copied,) = self._execute(_COPY, values).fetchone()
+        self._more[row.session.key.principal] += row.size
+        return int(copied)
 
     def _drop_session(self, row: changes.DropSession) -> None:
         # No run of it waits or is claimed, so that each has its row of history.

@@ -18,6 +18,7 @@ from strandline.testing._contract.conversations import ConversationsContract
 from strandline.testing._contract.delays import DelaysContract
 from strandline.testing._contract.edits import EditsContract
 from strandline.testing._contract.ends import EndsContract
+from strandline.testing._contract.forks import ForksContract
 from strandline.testing._contract.going_back import GoingBackContract
 from strandline.testing._contract.history import HistoryContract
 from strandline.testing._contract.holds import HoldsContract
@@ -57,6 +58,7 @@ class JournalContract(
     ResolutionsContract,
     GoingBackContract,
     ConversationsContract,
+    ForksContract,
     RestContract,
     QueueTimeContract,
     DelaysContract,
