@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from strandline._engine.reading import Health, RunPage, RunView
     from strandline._engine.requests import Request, RunEdit
     from strandline._engine.streams import Later
-    from strandline._journal.port import Effect, SessionPage, Superseded
+    from strandline._journal.port import Effect, Forked, SessionPage, Superseded
     from strandline._library import AgentApp, AppKeywords, ServerKeywords, ServiceKeywords, asgi, open_service, serve
     from strandline._logs import JsonFormatter
     from strandline._model import (
         ANONYMOUS,
         ErrorCode,
+        ForkedFrom,
         GoBack,
         IfBusy,
         InputRequest,
@@ -56,6 +57,8 @@ else:
         "ClientError": "client",
         "Effect": "_journal.port",
         "ErrorCode": "_model",
+        "Forked": "_journal.port",
+        "ForkedFrom": "_model",
         "GoBack": "_model",
         "Health": "_engine.reading",
         "IfBusy": "_model",
@@ -126,6 +129,8 @@ __all__ = [
     "ClientError",
     "Effect",
     "ErrorCode",
+    "Forked",
+    "ForkedFrom",
     "GoBack",
     "Health",
     "IfBusy",

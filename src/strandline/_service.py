@@ -12,11 +12,12 @@ from typing import Any
 from msgspec import Struct
 
 from strandline._engine.admission import Ticket as EngineTicket
+from strandline._engine.admission import fork_request
 from strandline._engine.reading import Health, RunPage, RunView
 from strandline._engine.requests import Request, RunEdit, check_key
 from strandline._engine.service import Service as EngineService
 from strandline._engine.streams import Later
-from strandline._journal.port import SessionPage
+from strandline._journal.port import Forked, SessionPage
 from strandline._model import Message, Outcome, Principal, RunId, SessionKey, SessionView
 from strandline.errors import SetupError
 
@@ -205,6 +206,23 @@ class Service:
         `options` all are removed. Raises `Invalid`, `NotFound`, `StorageFull`.
         """
         return await self._checked(key).set_options(key, options)
+
+    async def fork(
+        self,
+        key: SessionKey,
+        session_id: str | None = None,
+        *,
+        after: str | int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Forked:
+        """Make a session that begins with a copy of this one's history; without `session_id` it gets one.
+
+        The copy ends after run `after`, or after the run with the message of this index; with None it is all of
+        history. Equal calls under one key make one session. Raises `Invalid`, `NotFound`, `SessionExists`,
+        `CannotGoBack` if nothing can end there, `KeyReused`, `StorageFull`.
+        """
+        engine = self._checked(key)
+        return await engine.fork(fork_request(key, session_id, after, idempotency_key, engine.new_run_id))
 
     async def pause(self, key: SessionKey) -> SessionView:
         """Pause a session: accept runs, start none, also after a restart; return it. Raises `NotFound`."""

@@ -48,6 +48,7 @@ __all__ = [
     "RecordDamaged",
     "ServerFull",
     "SessionBusy",
+    "SessionExists",
     "SettingsError",
     "SetupError",
     "StorageFull",
@@ -102,6 +103,12 @@ class ConversationDiffers(CallerError):
     """The messages that the request lists are not those of the session (`client_history`): begin a new session."""
 
     code = "conversation_differs"
+
+
+class SessionExists(CallerError):
+    """There is a session of the id that a new one was to have; choose another id."""
+
+    code = "session_exists"
 
 
 class NotRunning(CallerError):

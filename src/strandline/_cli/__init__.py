@@ -21,6 +21,7 @@ from strandline._cli.cluster import cluster_app
 from strandline._cli.demo import demo_app
 from strandline._cli.doctor import doctor
 from strandline._cli.edit import edit
+from strandline._cli.fork import fork
 from strandline._cli.init import init
 from strandline._cli.journal import journal_app
 from strandline._cli.keys import keys_app
@@ -62,6 +63,7 @@ app.command()(resume)
 app.command(short_help="Show or answer an agent's questions.")(answer)
 app.command(short_help="Replace a run by one with the same input.")(again)
 app.command(short_help="Have the conversation continue with a superseded run.")(restore)
+app.command(short_help="Make a session that begins with the history of another one.")(fork)
 app.command(short_help="Continue a crashed run with what its tools have done.")(resolve)
 app.command(short_help="Show every setting: its value, its origin, its meaning.")(settings)
 app.command(short_help="Find problems before a server starts, and how to fix them.")(doctor)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from strandline._agents.port import Target
 from strandline._clock import Clock
-from strandline._engine.admission import Admission, Control, Refusals, Subscribers, Ticket
+from strandline._engine.admission import Admission, Control, Forks, Refusals, Subscribers, Ticket
 from strandline._engine.execution import AgentPool, Claims, Handover, Holds, Retries, Runner
 from strandline._engine.loops import Loops
 from strandline._engine.maintenance import (
@@ -137,6 +137,7 @@ class Service:
             builder,
             options,
         )
+        forks = Forks(journal, self._readiness, ownership, projection, options, self._control.storage_full)
         self._subscribers = Subscribers(self._streams, self._control)
         self._admission = Admission(
             journal,
@@ -184,7 +185,7 @@ class Service:
         self.why, self.stored = reading.why, reading.stored
         self.history, self.history_page = reading.history, reading.history_page
         self.cancel, self.cancel_session = self._control.cancel, self._control.cancel_session
-        self.restore = self._control.restore
+        self.restore, self.fork = self._control.restore, forks.fork
         self.move, self.edit, self.delete = self._control.move, self._control.edit, self._control.delete
         self.pause, self.resume = self._control.pause, self._control.resume
         self.set_options = self._control.set_options

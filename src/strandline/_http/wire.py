@@ -177,6 +177,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.NoSession: UNPROCESSABLE,
     errors.NotFound: NOT_FOUND,
     errors.SessionBusy: CONFLICT,
+    errors.SessionExists: CONFLICT,
     errors.AlreadyEnded: CONFLICT,
     errors.AlreadyAnswered: CONFLICT,
     errors.Dismissed: CONFLICT,

@@ -31,9 +31,13 @@ class Forking(GoingBack):
         state = None if source.state is None else encode_messages(source.state)
         kept = sum(len(each) + CHECKSUM_BYTES for each in (window, state) if each is not None)
         closing = encode_messages(source.closing) if source.closing else b""
+        if (low := self._lacks_room(source.size)) is not None:
+            return low
         full = self._count_more(key.principal, source.size + 2 * kept + len(closing), change.stored_bytes)
         if full is not None:
             return full
+        if self._room is not None:
+            self._room.keeps(source.size)
         made = self._add(change.key)
         forgotten = source.agent is None and source.rows > 0
         agent = NO_AGENT if source.agent in (None, NO_AGENT) else COPIED_AGENT
@@ -49,6 +53,15 @@ class Forking(GoingBack):
         record = ForkRecord(origin, made.end.length, forgotten, change.named, change.fingerprint)
         self._note(made, AddFork(made.ref, source.ref.no, stored_fork(record)))
         return Forked(made.key, origin, made.end.length, forgotten)
+
+    def _lacks_room(self, size: int) -> Refused | None:
+        """Refuse a copy for which there is no space on the disk."""
+        if (room := self._room) is not None:
+            if room.is_due:
+                self._fetched("room", lambda records: records.look_for_room())
+            if not room.has_room(size):
+                return Refused("disk_low", 0)
+        return None
 
     def _made_before(self, session: SessionState, change: Fork) -> Forked | Taken | Reused:
         """Return the answer for an id that a session has: that of the same request before, if there was one."""

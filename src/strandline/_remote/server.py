@@ -118,6 +118,12 @@ class RemoteServer:
         """Restore a superseded run. Raises `UnknownId` and `TooLate`."""
         return self._ask("POST", f"/v1/runs/{_quoted(run_id)}/restore")
 
+    def fork(self, session: str, to: str | None, after: str | int | None) -> Body:
+        """Fork a session, and return the new one. Raises `UnknownId`."""
+        place = {"message": after} if isinstance(after, int) else after
+        body = {name: given for name, given in (("session_id", to), ("after", place)) if given is not None}
+        return self._ask("POST", f"{_path(session)}/fork", body)
+
     def pause(self, session: str) -> Body:
         """Pause a session, and return it. Raises `UnknownId`."""
         return self._ask("POST", f"{_path(session)}/pause")
@@ -183,6 +189,8 @@ class RemoteServer:
                 return UnknownId(f"{detail}; {_LISTS[what]}")
             case NotFound(code=code) if code:
                 return self._not_a_server(f"it has no {path}")
+            case Conflict(detail=detail) if path.endswith("/fork") and error.code:
+                return RemoteError(f"{detail}; `strandline sessions` lists the sessions")
             case Conflict(detail=detail) if error.code:
                 return TooLate(f"{detail}; `strandline runs {path.split('/')[3]}` shows its outcome")
             case NotNow() if error.code:

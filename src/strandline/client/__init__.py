@@ -7,7 +7,18 @@ only carry plans out. Nothing here knows the inside of a server.
 from typing import TYPE_CHECKING, Any
 
 from strandline._model import InputRequest, Sender
-from strandline.client._answers import Effect, HistoryMessage, OpenTool, Problem, Restored, Run, Schedule, Why
+from strandline.client._answers import (
+    Effect,
+    Fork,
+    ForkedFrom,
+    HistoryMessage,
+    OpenTool,
+    Problem,
+    Restored,
+    Run,
+    Schedule,
+    Why,
+)
 from strandline.client._async_client import AsyncClient
 from strandline.client._errors import (
     ClientError,
@@ -51,6 +62,8 @@ __all__ = [
     "Conflict",
     "Effect",
     "Event",
+    "Fork",
+    "ForkedFrom",
     "HistoryMessage",
     "InputRequest",
     "MessageAdded",

@@ -73,6 +73,25 @@ class Restored(Struct, frozen=True, kw_only=True):
     agent_state: str = "restored"
 
 
+class ForkedFrom(Struct, frozen=True, kw_only=True):
+    """The session whose history another one began with, and the last run of that, None if it is not kept."""
+
+    session_id: str
+    run_id: str | None = None
+
+
+class Fork(Struct, frozen=True, kw_only=True):
+    """A session that begins with the first `messages` messages of another one.
+
+    `agent_state` is `forgotten` if window and state as they were there are not kept any more.
+    """
+
+    session_id: str
+    forked_from: ForkedFrom
+    messages: int
+    agent_state: str = "restored"
+
+
 class Run(Struct, frozen=True, kw_only=True):
     """A run. `output` is the text of its answer; `status` is one of `RunStatus`.
 
@@ -211,6 +230,7 @@ _object: Final = msgspec.json.Decoder(dict[str, Any]).decode
 run: Final = decoder(Run)
 runs_page: Final = decoder(RunsPage)
 restored: Final = decoder(Restored)
+fork: Final = decoder(Fork)
 open_tools: Final = decoder(OpenTools)
 history_page: Final = decoder(HistoryPage)
 schedule: Final = decoder(Schedule)

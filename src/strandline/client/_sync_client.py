@@ -15,7 +15,7 @@ from strandline.client import _answers as answers
 from strandline.client import _plans as plans
 from strandline.client import _requests as requests
 from strandline.client import _transport as transport
-from strandline.client._answers import HistoryMessage, OpenTool, Reply, Restored, Run, Schedule
+from strandline.client._answers import Fork, HistoryMessage, OpenTool, Reply, Restored, Run, Schedule
 from strandline.client._errors import ClientError, NoServer
 from strandline.client._events import Event
 from strandline.client._plans import Ask, Emit, Frame, Next, Open, Patience, Pause, Plan, PlanRunner
@@ -135,6 +135,21 @@ class Client:
         Raises `Conflict` unless the session is at rest.
         """
         return self._do(plans.restore(run_id, self._patience()))
+
+    def fork(
+        self,
+        session_id: str = DEFAULT_SESSION,
+        to: str | None = None,
+        *,
+        after: str | int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Fork:
+        """Make a session that begins with the history of another one, and return it; without `to` it gets an id.
+
+        The copy ends after run `after`, or after the run with the message of this index; else it is all of history.
+        Raises `Conflict` if there is a session `to`, or if nothing can end there.
+        """
+        return self._do(plans.fork(session_id, to, after, idempotency_key or _key(), self._patience()))
 
     def history(
         self,

@@ -223,7 +223,7 @@ class Control:
                     self._streams.edited(run_id, run.key, RunChanged(list(answer.parts), view.run.priority))
                 return view
             case Refused():
-                raise self._storage_full(run.key, "what was edited")
+                raise self.storage_full(run.key, "what was edited")
             case Changed():
                 raise NotFound(f"there is no run {run_id}")
         run = await self._reading.stored_run(principal, run_id)
@@ -239,7 +239,8 @@ class Control:
             case _:
                 raise InvariantBroken(f"the journal answered an edit with {answer}")
 
-    def _storage_full(self, key: SessionKey, what: str) -> StorageFull:
+    def storage_full(self, key: SessionKey, what: str) -> StorageFull:
+        """Return the error for something that would be more than may be kept for a principal."""
         return StorageFull(
             f"{self._options.max_stored_bytes_per_principal} bytes may be kept for {key.principal}, in all its sessions"
             f" (setting max_stored_bytes_per_caller), and {what} would be more; delete sessions that are not needed any"
@@ -264,7 +265,7 @@ class Control:
             case Changed(existed=True):
                 return await self._reading.changed_session(key)
             case Refused():
-                raise self._storage_full(key, "these options")
+                raise self.storage_full(key, "these options")
             case _:
                 raise NotFound(f"there is no session {key.session_id}")
 

@@ -15,7 +15,7 @@ from strandline._engine.requests.content import (
     NEVER_ALLOWED,
     check_content,
 )
-from strandline._engine.requests.request import END_OF_TIME_S, Request, RunEdit, check_key, newer_of
+from strandline._engine.requests.request import END_OF_TIME_S, Request, RunEdit, check_key, is_storable, newer_of
 from strandline._engine.requests.run_builder import RunBuilder, checked_priority
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "check_content",
     "check_key",
     "checked_priority",
+    "is_storable",
     "newer_of",
     "not_resolvable",
     "place_in",

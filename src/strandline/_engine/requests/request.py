@@ -61,16 +61,16 @@ class Request(Struct, frozen=True, kw_only=True):
             raise Invalid(f"input is {self.input!r}; it must be text, or a list of content blocks")
         if not isinstance(self.metadata, dict):
             raise Invalid(f"metadata is {self.metadata!r}; it must be a dict")
-        if (key := self.idempotency_key) is not None and not _is_storable(key):
+        if (key := self.idempotency_key) is not None and not is_storable(key):
             raise Invalid(f"idempotency_key is {key!a}; it must be text of whole characters")
 
     def _check_options(self) -> None:
         """Raise `Invalid` for an option of another type: its text would count as the default, or fail in a journal."""
         if not isinstance(self.if_busy, IfBusy | None):
             raise Invalid(f"if_busy is {self.if_busy!r}; it must be a strandline.IfBusy, or None")
-        if self.expected_run_id is not None and not _is_storable(self.expected_run_id):
+        if self.expected_run_id is not None and not is_storable(self.expected_run_id):
             raise Invalid(f"expected_run_id is {self.expected_run_id!a}; it must be the id of a run, or None")
-        if not isinstance(self.after, UnsetType | None) and not _is_storable(self.after):
+        if not isinstance(self.after, UnsetType | None) and not is_storable(self.after):
             raise Invalid(f"after is {self.after!a}; it must be the id of a run, or None for the beginning")
         if not isinstance(self.on_question, OnQuestion | None):
             raise Invalid(f"on_question is {self.on_question!r}; it must be a strandline.OnQuestion, or None")
@@ -93,7 +93,7 @@ def check_key(key: object) -> None:
     """Raise `Invalid` unless this is a session's key: a mere string could be stored as that of another session."""
     if not isinstance(key, SessionKey):
         raise Invalid(f"the key of the session is {key!r}; make one with strandline.session_key(...)")
-    if not all(map(_is_storable, key)):
+    if not all(map(is_storable, key)):
         raise Invalid(f"the key of the session is {key!a}; its parts must be text of whole characters")
 
 
@@ -101,7 +101,7 @@ def _is_time(at: object) -> bool:
     return at is None or (isinstance(at, float | int) and 0 <= at < END_OF_TIME_S)
 
 
-def _is_storable(name: object) -> bool:
+def is_storable(name: object) -> bool:
     """Return whether a journal can store a name: text without half a character."""
     if not isinstance(name, str):
         return False

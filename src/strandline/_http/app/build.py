@@ -34,6 +34,7 @@ from strandline._http.middleware.access_log import Denials
 from strandline._http.middleware.auth import Access
 from strandline._http.middleware.guard import Guard
 from strandline._http.routes.events import Changes
+from strandline._http.routes.forks import Forks
 from strandline._http.routes.health import Probes
 from strandline._http.routes.metrics import Metrics, Scraped
 from strandline._http.routes.runs import Runs
@@ -84,6 +85,7 @@ def build_apps(
     runtime = AgentCore(service, SystemClock(), naming, settings)
     runs = Runs(service, exchange, settings)
     sessions = Sessions(service, settings)
+    forks = Forks(service, settings)
     schedules = ScheduleRoutes(service, settings)
     if keys is not None:
         service.schedules.has_key = lambda principal: any(each.principal == principal for each in keys.ring.keys)
@@ -128,6 +130,7 @@ def build_apps(
                 "/v1/runs/{run_id}/again", Endpoint(functools.partial(exchange.handle, runs_again)), methods=["POST"]
             ),
             Route("/v1/runs/{run_id}/restore", Endpoint(runs.restore), methods=["POST"]),
+            Route("/v1/sessions/{session_id}/fork", Endpoint(forks.fork), methods=["POST"]),
             Route("/v1/sessions/{session_id}/pause", Endpoint(sessions.pause), methods=["POST"]),
             Route("/v1/sessions/{session_id}/resume", Endpoint(sessions.resume), methods=["POST"]),
             Route("/v1/sessions", Endpoint(sessions.sessions), methods=["GET"]),

@@ -24,6 +24,7 @@ from strandline._http.dialects.openai.wire import Completion, CompletionBody, Er
 from strandline._http.dialects.runs import AgainBody, NewRunBody, ResolveBody
 from strandline._http.exchange.sse import MEDIA_TYPE
 from strandline._http.routes.events import TYPES
+from strandline._http.routes.forks import ForkBody, ForkedBody
 from strandline._http.routes.health import HealthBody, HealthWord, ProbeBody
 from strandline._http.routes.runs import CancelBody, EditBody, MoveBody, RestoredBody, RunBody, RunsBody, UnresolvedBody
 from strandline._http.routes.schedules import ChangeScheduleBody, NewScheduleBody, ScheduleBody, SchedulesBody
@@ -462,6 +463,12 @@ OPERATIONS: Final = (
               summary="Delete a session, its history, state and ended runs", answers={204: None},
               refused=(errors.NotFound, errors.SessionBusy, errors.Invalid, errors.Draining, wire.AnswerLost,
                        *_READING)),
+    Operation(method="POST", path="/v1/sessions/{session_id}/fork", tag="sessions", takes=("session", "key"),
+              summary="Make a session that begins with the history of this one", body=ForkBody,
+              answers={201: ForkedBody},
+              refused=(errors.NotFound, errors.SessionExists, errors.CannotGoBack, errors.KeyReused,
+                       errors.StorageFull, errors.DiskLow, errors.OlderServer, errors.Draining, wire.AnswerLost,
+                       *_V1)),
     Operation(method="GET", path="/v1/sessions/{session_id}/runs", tag="sessions",
               takes=("session", "limit", "runs_cursor"),
               summary="List the runs of a session", answers={200: RunsBody},

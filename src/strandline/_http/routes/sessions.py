@@ -22,6 +22,7 @@ from strandline._http.routes.runs import runs_body
 from strandline._model import (
     NO_DEFAULTS,
     Block,
+    ForkedFrom,
     IfBusy,
     InputRequest,
     OnDisconnect,
@@ -107,6 +108,10 @@ class SessionBody(Struct, frozen=True, kw_only=True):
     input_until: datetime | None
     why: Why | None
     options: Annotated[RunDefaults, Meta(description="Default options of its runs, those that are set")]
+    forked_from: Annotated[
+        ForkedFrom | UnsetType,
+        Meta(description="The session whose history it began with, and the last run of that; only of forked sessions"),
+    ] = UNSET
     caller: Annotated[str | UnsetType, Meta(description="Its caller; shown to operators only")] = UNSET
     principal: Annotated[str | UnsetType, Meta(description=field_note("SessionBody", "principal"))] = UNSET
 
@@ -192,7 +197,7 @@ class Sessions:
         """Return a session for a list; to an operator with its caller.
 
         Other callers' input requests are left out, even their names and ids, which agents may make of any text; so are
-        the options of their sessions.
+        the options of their sessions, and where these were forked from.
         """
         if not caller.operator:
             return self._body(session)
@@ -200,7 +205,9 @@ class Sessions:
         if principal == caller.principal:
             return replace(self._body(session), caller=principal, principal=principal)
         shown = self._body(session, of_another=True)
-        return replace(shown, caller=principal, principal=principal, input_requests=[], options=NO_DEFAULTS)
+        return replace(
+            shown, caller=principal, principal=principal, input_requests=[], options=NO_DEFAULTS, forked_from=UNSET
+        )
 
     async def read(self, request: Request) -> Response:
         """Return a session."""
@@ -286,6 +293,7 @@ def session_body(session: SessionView, why: Why | None) -> SessionBody:
         input_until=wire.timestamp(session.input_until),
         why=why,
         options=session.options,
+        forked_from=UNSET if session.forked_from is None else session.forked_from,
     )
 
 

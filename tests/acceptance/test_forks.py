@@ -1,0 +1,185 @@
+"""Sessions that begin with the history of another one, at real servers, over real kills."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.server import TARGETS, Server, ran, serving
+from acceptance.test_any_server import sessions_of, two
+from acceptance.test_going_back import say, sent, users
+from strandline._journal.verify import verify
+from strandline.client import Client, Conflict
+
+AGENT = TARGETS / "agent.py"
+
+
+@pytest.fixture
+def at() -> Iterator[Checkpoints]:
+    with checkpoints() as made:
+        yield made
+
+
+def fork(server: Server, of: str = "default", *, key: str | None = None, **body: Any) -> httpx.Response:
+    headers = {} if key is None else {"Idempotency-Key": f'"{key}"'}
+    return server.client.post(f"/v1/sessions/{of}/fork", json=body or None, headers=headers)
+
+
+def test_a_session_is_forked_continued_and_outlives_its_source(at: Checkpoints, tmp_path: Path) -> None:
+    with serving(AGENT, folder=tmp_path, variables=at.environment, installed=True) as server:
+        first = say(server, "one a")
+        say(server, "two b")
+        made = fork(server, session_id="plan-b", after=first["run_id"])
+        assert made.status_code == 201, made.text
+        assert made.headers["location"] == "/v1/sessions/plan-b"
+        origin = {"session_id": "default", "run_id": first["run_id"]}
+        assert made.json() == {
+            "session_id": "plan-b",
+            "forked_from": origin,
+            "messages": 4,
+            "agent_state": "restored",
+        }
+        say(server, "history", "plan-b")
+        assert users(server, "plan-b") == ["one a", "history"]
+        assert users(server) == ["one a", "two b"]
+        assert server.client.get("/v1/sessions/plan-b").json()["forked_from"] == origin
+        assert "forked_from" not in server.client.get("/v1/sessions/default").json()
+        server.kill()
+        server.start()
+        assert server.client.delete("/v1/sessions/default").status_code == 204
+        edited = say(server, "three", "plan-b", after=first["run_id"])
+        assert edited["output"] == "three"
+        assert users(server, "plan-b") == ["one a", "three"]
+        runs = [each["run_id"] for each in server.history("plan-b")]
+        assert runs == [first["run_id"]] * 4 + [edited["run_id"]] * 2
+        assert (at.steps.count("one a"), at.steps.count("two b")) == (1, 1)
+        server.close()
+        assert verify(tmp_path / "journal.db").sound
+
+
+def test_a_request_that_is_sent_again_makes_one_session(at: Checkpoints, tmp_path: Path) -> None:
+    with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
+        say(server, "one")
+        made = fork(server, key="k")
+        assert made.status_code == 201, made.text
+        say(server, "two")
+        server.kill()
+        server.start()
+        again = fork(server, key="k")
+        assert (again.status_code, again.json()) == (201, made.json())
+        assert "idempotency-replayed" not in made.headers
+        assert again.headers["idempotency-replayed"] == "true"
+        assert users(server, made.json()["session_id"]) == ["one"]
+        reused = fork(server, key="k", after={"message": 0})
+        assert (reused.status_code, reused.json()["code"]) == (422, "key_reused")
+        assert fork(server, key="other").json()["session_id"] != made.json()["session_id"]
+        assert fork(server).json()["session_id"] != fork(server).json()["session_id"]
+
+
+def test_what_is_no_source_no_end_and_no_new_id(at: Checkpoints, tmp_path: Path) -> None:
+    with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
+        first = say(server, "one")
+        other = say(server, "other", "s2")
+        at.hold("busy a")
+        busy = say(server, "busy a", wait=0)
+        at.reached("busy a")
+        refused: Any = (
+            (fork(server, "nobody"), 404, "not_found"),
+            (fork(server, after="run_none"), 404, "not_found"),
+            (fork(server, after=other["run_id"]), 404, "not_found"),
+            (fork(server, after={"message": 2}), 404, "not_found"),
+            (fork(server, after=busy["run_id"]), 409, "cannot_go_back"),
+            (fork(server, session_id="s2"), 409, "session_exists"),
+            (fork(server, session_id="default"), 409, "session_exists"),
+            (fork(server, session_id="a/b"), 422, "invalid"),
+            (fork(server, after=5), 422, "invalid"),
+            (fork(server, after={"message": -1}), 422, "invalid"),
+            (fork(server, at="x"), 422, "invalid"),
+        )
+        for answer, status, code in refused:
+            assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+        assert len(server.client.get("/v1/sessions").json()["sessions"]) == 2
+        assert fork(server, session_id="now").json()["forked_from"]["run_id"] == first["run_id"]
+        assert users(server, "now") == ["one"]
+        at.release()
+        server.quiet()
+
+
+def test_a_question_is_closed_in_the_fork_alone(at: Checkpoints, tmp_path: Path) -> None:
+    with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
+        asking = say(server, "one @a")
+        assert asking["status"] == "needs_input"
+        made = fork(server, session_id="other", after=asking["run_id"])
+        assert made.status_code == 201, made.text
+        assert say(server, "two b", "other")["output"] == "two: did b"
+        (question,) = server.run(asking["run_id"])["input_requests"]
+        responses = {"responses": [{"id": question["id"], "response": "yes"}]}
+        answered = sent(server, "", input=responses)
+        assert answered.json()["output"].startswith("one: ")
+        late = fork(server, after=asking["run_id"])
+        assert (late.status_code, late.json()["code"]) == (409, "cannot_go_back")
+        assert answered.json()["run_id"] in late.json()["detail"]
+
+
+def test_the_client_and_the_command_fork(at: Checkpoints, tmp_path: Path) -> None:
+    with serving(AGENT, folder=tmp_path, variables=at.environment) as server, Client(server.url) as client:
+        first = say(server, "one")
+        say(server, "two")
+        made = client.fork(to="by-client", after=first["run_id"])
+        assert (made.session_id, made.messages, made.forked_from.run_id) == ("by-client", 2, first["run_id"])
+        assert client.fork(after=1).messages == 2
+        assert client.fork(idempotency_key="k") == client.fork(idempotency_key="k")
+        with pytest.raises(Conflict, match="choose another id"):
+            client.fork(to="default")
+        done = ran(
+            "fork", "default", "by-command", "--after", first["run_id"][-8:], "--url", server.url, folder=tmp_path
+        )
+        assert (done.returncode, done.stdout) == (0, "Session by-command begins with 2 messages of session default.\n")
+        done = ran("fork", "by-command", "again", "--after", "#0", "--json", "--url", server.url, folder=tmp_path)
+        assert '"run_id": "' + first["run_id"] in done.stdout
+        done = ran("fork", "default", "by-command", "--url", server.url, folder=tmp_path)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "choose another id" in " ".join(done.stderr.split())
+        assert users(server, "again") == ["one"]
+
+
+def test_any_server_forks_to_any_other(at: Checkpoints, database: str, tmp_path: Path) -> None:
+    with two(at, database, tmp_path) as (first, second):
+        (source, *others) = sessions_of(first, second, 3)
+        one = say(second, "one a", source)
+        say(first, "two", source)
+        for server in (first, second):
+            for number, new in enumerate(others):
+                session_id = f"{new}{'ab'[server is first]}{number}"
+                made = fork(server, source, session_id=session_id, after=one["run_id"])
+                assert made.status_code == 201, made.text
+                assert users(first, session_id) == ["one a"]
+                assert say(second, "three", session_id)["output"] == "three"
+        keyed = [fork(server, source, key="k") for server in (first, second)]
+        assert keyed[0].json() == keyed[1].json()
+        first.kill()
+        assert fork(second, source, key="k").json() == keyed[0].json()
+        assert say(second, "four", keyed[0].json()["session_id"])["output"] == "four"
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_the_agent_has_what_was_copied(workers: str, tmp_path: Path) -> None:
+    with serving(TARGETS / "remembers.py", "--workers", workers, folder=tmp_path) as server:
+        first = say(server, "one")
+        say(server, "two")
+        for session_id, after in (("all", None), ("some", first["run_id"])):
+            assert fork(server, session_id=session_id, after=after).status_code == 201
+        assert say(server, "three", "all")["output"] == "one | two | three"
+        assert say(server, "three", "some")["output"] == "one | three"
+        assert say(server, "three")["output"] == "one | two | three"
+        assert say(server, "four", "all", after=first["run_id"])["output"] == "one | four"
+
+
+def test_agents_that_keep_their_history_are_not_forked(tmp_path: Path) -> None:
+    with serving(TARGETS / "external.py", folder=tmp_path) as server:
+        say(server, "one")
+        refused = fork(server)
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid")
