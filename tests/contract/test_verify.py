@@ -67,7 +67,7 @@ def test_a_sound_journal_is_counted(path: Path) -> None:
         "queued": 2, "running": 2, "succeeded": 70, "failed": 0, "cancelled": 0, "needs_input": 0
     }  # fmt: skip
     assert {what for what, done, total in steps if done == total} == {
-        "pages", "sessions", "history", "runs", "questions", "schedules", "staged", "windows", "earlier windows"
+        "pages", "sessions", "history", "runs", "questions", "schedules", "staged", "windows", "earlier windows", "forks"
     }  # fmt: skip
     assert path.read_bytes() == before
 
@@ -108,6 +108,9 @@ _USE = '{"toolUse":{"toolUseId":"u","name":"t","input":{}}}'
             "UPDATE agents_after SET state = x'00' WHERE session = 1",
             "the window of session s after the run with sequence",
         ),
+        ("INSERT INTO forks VALUES (1, 2, x'00')", "the record of where session s was copied from is damaged"),
+        ("INSERT INTO forks VALUES (77, 1, x'00')", "a record of a fork belongs to no session (number 77)"),
+        ("UPDATE history SET origin = 5 WHERE no = 3", "is damaged"),
         ("UPDATE agents_after SET session = 77", "belongs to no session (number 77)"),
         ("UPDATE sessions SET options = x'7b7d' WHERE no = 1", "the record of the options of session s is damaged"),
         ("UPDATE runs SET sender = (SELECT sender FROM runs WHERE seq = 4) WHERE seq = 3", "run s.3 is damaged"),

@@ -299,6 +299,8 @@ def test_nothing_of_one_principal_is_there_for_another(history: str, tmp_path: P
                         *(("POST", f"/v1/sessions/s/{action}") for action in ("pause", "resume", "cancel")),
                     ):
                         assert (await other.request(method, path)).status_code == 404, path
+                    forked = await other.post("/v1/sessions/s/fork", json={"session_id": "mine"})
+                    assert forked.status_code == (404 if history == "journal" else 422)
                     set_options = await other.patch("/v1/sessions/s", json={"options": {"priority": 2}})
                     assert set_options.status_code == 404
                     for each in (each for each in OPERATIONS if "{schedule_id}" in each.path):

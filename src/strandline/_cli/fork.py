@@ -37,7 +37,7 @@ def fork(
     """
     with say.errors_reported(), server_of(url, key_file) as server:
         from strandline._model import session_id
-        from strandline._remote.server import UnknownId
+        from strandline._remote.server import TooLate, UnknownId
 
         try:
             place: str | int | None = after
@@ -46,7 +46,7 @@ def fork(
                 is_index = after.startswith("#") and index.isascii() and index.isdecimal() and len(index) < 16
                 place = int(index) if is_index else run_ids.found(server, after)
             made = server.fork(session_id(session), None if new is None else session_id(new), place)
-        except UnknownId as error:
+        except (UnknownId, TooLate) as error:
             say.say_error(str(error))
             raise typer.Exit(REFUSED) from None
     if as_json:

@@ -19,6 +19,7 @@ from strandline._journal.checksums import damaged_record
 from strandline._journal.database import Database
 from strandline._journal.defaults import options_of
 from strandline._journal.deletion import COUNT_STORED_BYTES
+from strandline._journal.forks import decoded_fork
 from strandline._journal.lists import schedule_of
 from strandline._journal.rules import Branch, spans
 from strandline._lifecycle import ENDED
@@ -50,6 +51,7 @@ RUN: Final = ("session", "key", "fingerprint", *reader.RunRow._fields)
 QUESTION: Final = ("session", "run", "until")
 WINDOW: Final = ("session", '"window"', "state")
 KEPT: Final = ("session", "run", '"window"', "state")
+FORK: Final = ("session", "record")
 SCHEDULE: Final = ("id", "session", "principal", "next_at", "spec", "state")
 """The columns of the rows that are checked."""
 
@@ -147,6 +149,10 @@ class Check(ABC):
         """Return the columns `KEPT` of their windows and states as they were after earlier runs."""
 
     @abstractmethod
+    def _fork_rows(self) -> Rows:
+        """Return the columns `FORK` of the records of where they were copied from."""
+
+    @abstractmethod
     def _schedule_rows(self) -> Rows:
         """Return the columns `SCHEDULE` of their schedules."""
 
@@ -166,6 +172,7 @@ class Check(ABC):
         self._checkpoints()
         self._windows()
         self._kept()
+        self._forks()
         self._schedules()
 
     @contextmanager
@@ -318,6 +325,15 @@ class Check(ABC):
                 continue
             with self._unless_damaged(f"the window of session {session.name} after the run with sequence {run}"):
                 reader.decoded_state(session.ref, window, state)
+
+    def _forks(self) -> None:
+        for no, record in self._fork_rows():
+            session = self._sessions.get(no)
+            if session is None:
+                self._fault(f"a record of a fork belongs to no session (number {no})")
+                continue
+            with self._unless_damaged(f"the record of where session {session.name} was copied from"):
+                decoded_fork(session.ref, record)
 
     def _schedules(self) -> None:
         for schedule_id, no, principal, at, spec, state in self._schedule_rows():

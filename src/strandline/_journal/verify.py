@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from strandline._journal.driver import code_of, connect_reader
 from strandline._journal.findings import (
     HISTORY,
+    FORK,
     KEPT,
     QUESTION,
     RUN,
@@ -150,6 +151,9 @@ class _FileCheck(Check):
 
     def _kept_rows(self) -> Rows:
         return self._rows("earlier windows", KEPT, "agents_after")
+
+    def _fork_rows(self) -> Rows:
+        return self._rows("forks", FORK, "forks")
 
     def _schedule_rows(self) -> Rows:
         return self._rows("schedules", SCHEDULE, "schedules")

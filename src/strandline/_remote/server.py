@@ -190,7 +190,7 @@ class RemoteServer:
             case NotFound(code=code) if code:
                 return self._not_a_server(f"it has no {path}")
             case Conflict(detail=detail) if path.endswith("/fork") and error.code:
-                return RemoteError(f"{detail}; `strandline sessions` lists the sessions")
+                return TooLate(f"{detail}; `strandline sessions` lists the sessions")
             case Conflict(detail=detail) if error.code:
                 return TooLate(f"{detail}; `strandline runs {path.split('/')[3]}` shows its outcome")
             case NotNow() if error.code:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from strandline._journal.findings import (
     HISTORY,
+    FORK,
     KEPT,
     MOST_FAULTS,
     QUESTION,
@@ -61,6 +62,9 @@ _LOST: Final = {
     ),
     f"SELECT id FROM schedules WHERE {_NO_SESSION.format('schedules')}": "the schedule {} belongs to no session",
     f"SELECT session FROM agents WHERE {_NO_SESSION.format('agents')}": "a window belongs to no session (number {})",
+    f"SELECT session FROM forks WHERE {_NO_SESSION.format('forks')}": (
+        "a record of a fork belongs to no session (number {})"
+    ),
     _NOT_OPEN: "there are checkpoints of a run with sequence {}, which does not wait or execute",
     "SELECT run FROM history WHERE run >= 0 GROUP BY run HAVING count(DISTINCT session) > 1": (
         "the run with sequence {} is in the history of several sessions"
@@ -181,6 +185,9 @@ class _DatabaseCheck(Check):
 
     def _kept_rows(self) -> Rows:
         return self._of(Table("agents_after", KEPT, key=2))
+
+    def _fork_rows(self) -> Rows:
+        return self._of(Table("forks", FORK))
 
     def _schedule_rows(self) -> Rows:
         return self._of(Table("schedules", SCHEDULE))
