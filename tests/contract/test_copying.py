@@ -22,7 +22,17 @@ from strandline._journal.backup import backup
 from strandline._journal.driver import connect_reader
 from strandline._journal.ownership import APPLICATION_ID
 from strandline._journal.partitions import partition_of
-from strandline._journal.port import Accepted, AddSchedule, Attached, Pause, SessionQuery, SetOptions
+from strandline._journal.port import (
+    Accepted,
+    AddSchedule,
+    Attached,
+    Fork,
+    Forked,
+    HistoryQuery,
+    Pause,
+    SessionQuery,
+    SetOptions,
+)
 from strandline._journal.postgres import ownership, schema
 from strandline._journal.postgres.journal import PostgresJournal
 from strandline._journal.postgres.pruning import prune as prune_database
@@ -51,6 +61,7 @@ from strandline._model import (
     RunStatus,
     ScheduleId,
     Sender,
+    SessionId,
     SessionKey,
     ToolDone,
     responses,
@@ -143,6 +154,7 @@ async def fill(location: Location) -> None:
     await accept("resolved", key("crashed"), lane=Lane.REQUEUED, resolution=paid)
     await journal.finish((await anext(claims)).token, done("hi", "ho"), claim_next=False)
     await journal.change(AddSchedule(key("ended-0"), ScheduleId("sch_1"), 9e9, b'{"every":60}', b"{}", 10))
+    assert isinstance(await journal.change(Fork(key("forked"), SessionId("ended-0"), RunId("e40"), "k")), Forked)
     await accept("executes", key("executing"))
     token = (await anext(claims)).token
     await journal.checkpoint(token, RoundStarted([*said("go"), OPEN]))
@@ -227,6 +239,9 @@ async def continued(location: Location) -> list[str]:
     paused = await journal.read(SessionQuery(key("paused")))
     assert paused is not None
     assert (paused.paused, paused.waiting) == (True, 1)
+    forked = await journal.read(HistoryQuery(key("forked"), limit=100))
+    assert forked.messages[-1]["content"][0]["text"] == "hö" * 41
+    assert forked.runs[-1] == "e40"
     assert await journal.accept(new("next", key("held")), WIDE, claim_next=True) == Accepted(0)
     await journal.close()
     return [orphan.run.run_id, behind.run.run_id, late.run.run_id]

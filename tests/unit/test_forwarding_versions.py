@@ -150,6 +150,7 @@ NEWER = [
     ("POST", "/v1/sessions/s/runs", {"input": "hi", "if_busy": "steer"}, "steer"),
     ("POST", "/v1/sessions/s/runs", {"input": "hi", **SENDER}, "sender"),
     ("POST", "/v1/sessions/s/runs", {"input": "hi", "after": None}, "after"),
+    ("POST", "/v1/sessions/s/fork", {"session_id": "s2"}, "fork"),
     ("PATCH", "/v1/sessions/s", {"options": {"priority": 2}}, "options"),
     ("POST", "/v1/schedules", {"session_id": "s", "input": "hi", "every": 3600}, "schedules"),
 ]

@@ -12,8 +12,8 @@ from typing import Any, Final, TypeVar
 
 from strandline._journal.driver import code_of, connect_reader
 from strandline._journal.findings import (
-    HISTORY,
     FORK,
+    HISTORY,
     KEPT,
     QUESTION,
     RUN,

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from strandline._journal.findings import (
-    HISTORY,
     FORK,
+    HISTORY,
     KEPT,
     MOST_FAULTS,
     QUESTION,
