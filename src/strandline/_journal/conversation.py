@@ -96,7 +96,9 @@ def _rows(connection: Database, session: SessionState, listed: Listed) -> tuple[
             elif run is not None and count and not discarded:
                 found.append((first, run, []))
             elif count and not discarded:
-                messages = reader.messages_in(reader.in_full, stored, session.ref, first, count, origin, discarded=False)
+                messages = reader.messages_in(
+                    reader.in_full, stored, session.ref, first, count, origin, discarded=False
+                )
                 found.append((first, copied_run and RunId(copied_run), said_in(messages)))
     return _with_joined(found, joined, listed), above == 0
 
@@ -106,8 +108,8 @@ def _with_joined(
 ) -> list[_Row]:
     rows: list[_Row] = []
     for first, run, texts in found:
-        if not isinstance(run, Run):  # (it is deleted, or a copy's)
-            said = tuple(port.Turned(run, listed.like(text)) for text in texts)
+        if not isinstance(run, Run):  # (it is deleted, or its row was copied: then only the first text is known as its)
+            said = tuple(port.Turned(None if part else run, listed.like(text)) for part, text in enumerate(texts))
         else:
             others = sorted(joined.get(run.run_id, ()), key=lambda each: each.sequence)
             said = tuple(_turned(each, listed) for each in (run, *others))

@@ -167,6 +167,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
             {"required": ["front"], "properties": {"front": {"const": True}, "priority": {"type": "null"}}},
         ]
     },
+    "ForkBody": {"properties": {"session_id": {"anyOf": [_SESSION_ID, {"type": "null"}]}}},
     "NewScheduleBody": {
         "oneOf": [
             {**_some("cron"), "allOf": [_nothing_of("every", "at")]},
