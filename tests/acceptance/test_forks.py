@@ -12,6 +12,7 @@ from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import TARGETS, Server, ran, serving
 from acceptance.test_any_server import sessions_of, two
 from acceptance.test_going_back import say, sent, users
+from strandline._exits import REFUSED
 from strandline._journal.verify import verify
 from strandline.client import Client, Conflict
 
@@ -143,7 +144,7 @@ def test_the_client_and_the_command_fork(at: Checkpoints, tmp_path: Path) -> Non
         done = ran("fork", "by-command", "again", "--after", "#0", "--json", "--url", server.url, folder=tmp_path)
         assert json.loads(done.stdout)["forked_from"] == {"session_id": "by-command", "run_id": first["run_id"]}
         done = ran("fork", "default", "by-command", "--url", server.url, folder=tmp_path)
-        assert (done.returncode, done.stdout) == (1, "")
+        assert (done.returncode, done.stdout) == (REFUSED, "")
         assert "choose another id" in " ".join(done.stderr.split())
         assert users(server, "again") == ["one"]
 

@@ -172,10 +172,10 @@ def _said_last(connection: Database, session: SessionState, end: _End) -> tuple[
     ((run_id, message),) = list(reader.messages_of_runs(connection, session, end.length - 1, end.length))
     if not open_tool_uses([message]):
         return run_id, []
-    asked = session.round
-    if asked is None or end.length != session.end.length:
+    open_round = session.round
+    if open_round is None or end.length != session.end.length:
         return run_id, None
-    return run_id, dismissed(reader.question_of(connection, session.ref, asked.run, asked.until))
+    return run_id, dismissed(reader.question_of(connection, session.ref, open_round.run, open_round.until))
 
 
 def _agent(connection: Database, session: SessionState, agent: int | None) -> AgentState | None:

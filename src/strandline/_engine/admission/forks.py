@@ -76,8 +76,8 @@ def fork_request(
     if to is not None and not isinstance(to, str):
         raise Invalid(f"session_id is {to!r}; it must be the id of a session, or None")
     token = new_id(source) if idempotency_key is None else f"key {idempotency_key}"
-    asked = encode_messages([source.session_id, to, after])
-    return ForkRequest(source=source, to=to, after=after, token=token, fingerprint=hashlib.sha256(asked).digest())
+    encoded = encode_messages([source.session_id, to, after])
+    return ForkRequest(source=source, to=to, after=after, token=token, fingerprint=hashlib.sha256(encoded).digest())
 
 
 class Forks(Struct, eq=False):

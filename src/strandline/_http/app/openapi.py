@@ -194,7 +194,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
 """Which fields of a body go together, which types cannot express."""
 
 
-_CHANGES: Final = frozenset({"AgainBody", "ChangeScheduleBody"})
+_CHANGES: Final = frozenset({"AgainBody", "ChangeScheduleBody", "ForkBody"})
 """Those of which each field may be left out, and so the body."""
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "NewRunBody": {"input": "Hello"},

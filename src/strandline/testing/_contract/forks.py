@@ -73,10 +73,10 @@ async def ask(desk: Desk, run_id: str, **fields: Any) -> Question:
     question = Question(requests=[InputRequest("q1", "approve")], message=message, results={}, state={})
     claim = await desk.start_any(run_id, **fields)
     outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=question.requests)
-    asked = Completion(
+    ended = Completion(
         outcome=outcome, messages=[*said(f"ask {run_id}"), message], question=question, answer_within_s=600.0
     )
-    await desk.finish(claim, asked)
+    await desk.finish(claim, ended)
     return question
 
 
