@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from strandline._engine.reading import Health, RunPage, RunView
     from strandline._engine.requests import Request, RunEdit
     from strandline._engine.streams import Later
-    from strandline._journal.port import Effect, Forked, SessionPage, Superseded
+    from strandline._journal.port import Effect, Forked, SessionPage, SessionTree, Superseded, TreeBranch, TreeFork
     from strandline._library import AgentApp, AppKeywords, ServerKeywords, ServiceKeywords, asgi, open_service, serve
     from strandline._logs import JsonFormatter
     from strandline._model import (
@@ -91,11 +91,14 @@ else:
         "SessionId": "_model",
         "SessionKey": "_model",
         "SessionPage": "_journal.port",
+        "SessionTree": "_journal.port",
         "SessionView": "_model",
         "StrandlineError": "errors",
         "Superseded": "_journal.port",
         "Ticket": "_service",
         "Why": "_engine.events",
+        "TreeBranch": "_journal.port",
+        "TreeFork": "_journal.port",
         "WorkerLoad": "_engine.loops",
         "asgi": "_library",
         "open_service": "_library",
@@ -163,10 +166,13 @@ __all__ = [
     "SessionId",
     "SessionKey",
     "SessionPage",
+    "SessionTree",
     "SessionView",
     "StrandlineError",
     "Superseded",
     "Ticket",
+    "TreeBranch",
+    "TreeFork",
     "Why",
     "WorkerLoad",
     "__version__",

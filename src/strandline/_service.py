@@ -17,7 +17,7 @@ from strandline._engine.reading import Health, RunPage, RunView
 from strandline._engine.requests import Request, RunEdit, check_key
 from strandline._engine.service import Service as EngineService
 from strandline._engine.streams import Later
-from strandline._journal.port import Forked, SessionPage
+from strandline._journal.port import Forked, SessionPage, SessionTree
 from strandline._model import Message, Outcome, Principal, RunId, SessionKey, SessionView
 from strandline.errors import SetupError
 
@@ -183,6 +183,10 @@ class Service:
         `after` is the `after` of the page before.
         """
         return await self._checked(*([] if after is None else [after])).sessions(principal, after=after, limit=limit)
+
+    async def tree(self, key: SessionKey) -> SessionTree:
+        """Return the branches of a session's history, and its forks, without messages. Raises `NotFound`."""
+        return await self._checked(key).tree(key)
 
     async def history(self, key: SessionKey, *, count: int = 0, include_tool_messages: bool = False) -> list[Message]:
         """Return the last `count` messages of a session, oldest first; 0 is all.

@@ -186,3 +186,32 @@ def test_agents_that_keep_their_history_are_not_forked(tmp_path: Path) -> None:
         say(server, "one")
         refused = fork(server)
         assert (refused.status_code, refused.json()["code"]) == (422, "invalid")
+
+
+def test_a_tree_is_read_and_drawn(at: Checkpoints, tmp_path: Path) -> None:
+    with serving(AGENT, folder=tmp_path, variables=at.environment) as server, Client(server.url) as client:
+        first = say(server, "one")["run_id"]
+        second = say(server, "two")["run_id"]
+        fork(server, session_id="plan-b", after=first)
+        third = say(server, "three", after=first)["run_id"]
+        shown = server.client.get("/v1/sessions/default/tree")
+        assert shown.status_code == 200, shown.text
+        main, branch = shown.json()["branches"]
+        assert (main["first_run_id"], main["last_run_id"], main["superseded_from"]) == (first, second, 2)
+        assert (branch["parent"], branch["after"], branch["after_run_id"]) == (0, 1, first)
+        assert (branch["superseded"], main["superseded"]) == (False, False)
+        assert "content" not in shown.text
+        tree = client.tree()
+        assert [each.session_id for each in tree.forks] == ["plan-b"]
+        assert (tree.branches[1].start, tree.truncated) == (4, False)
+        assert client.tree("plan-b").forked_from is not None
+        assert server.client.get("/v1/sessions/none/tree").status_code == 404
+        done = ran("tree", "default", "--url", server.url, folder=tmp_path)
+        assert done.stdout.splitlines() == [
+            "default",
+            f"`- messages 0 to 3, {first[-8:]} to {second[-8:]}, superseded from 2 on",
+            f"   |- messages 4 to 5, {third[-8:]}, after message 1",
+            "   `- fork plan-b, after message 1",
+        ]
+        plain = ran("tree", "plan-b", "--url", server.url, "--json", folder=tmp_path)
+        assert json.loads(plain.stdout) == server.client.get("/v1/sessions/plan-b/tree").json()

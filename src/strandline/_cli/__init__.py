@@ -32,6 +32,7 @@ from strandline._cli.serve import serve
 from strandline._cli.sessions import history, pause, resume, sessions
 from strandline._cli.settings import settings
 from strandline._cli.stacks import stacks
+from strandline._cli.tree import tree
 from strandline._exits import INTERRUPTED
 
 app = typer.Typer(
@@ -64,6 +65,7 @@ app.command(short_help="Show or answer an agent's questions.")(answer)
 app.command(short_help="Replace a run by one with the same input.")(again)
 app.command(short_help="Have the conversation continue with a superseded run.")(restore)
 app.command(short_help="Make a session that begins with the history of another one.")(fork)
+app.command(short_help="Draw the branches of a session and its forks.")(tree)
 app.command(short_help="Continue a crashed run with what its tools have done.")(resolve)
 app.command(short_help="Show every setting: its value, its origin, its meaning.")(settings)
 app.command(short_help="Find problems before a server starts, and how to fix them.")(doctor)

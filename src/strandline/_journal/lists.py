@@ -29,6 +29,7 @@ from strandline._journal.defaults import options_of
 from strandline._journal.forks import fork_of
 from strandline._journal.rules import Room
 from strandline._journal.superseded import joined, superseded
+from strandline._journal.tree import tree
 from strandline._model import RunId, RunStatus, RunSummary, ScheduleId, SessionId, SessionKey, SessionView
 from strandline.errors import Invalid, JournalUnavailable
 
@@ -421,6 +422,7 @@ ANSWERS: Final[Mapping[type[port.Query[Any]], Callable[[Database, Any], Any]]] =
     port.UnresolvedQuery: unresolved,
     port.SupersededQuery: superseded,
     port.JoinedQuery: joined,
+    port.TreeQuery: tree,
     port.ConversationQuery: conversation,
 }
 """The function that answers each kind of query."""

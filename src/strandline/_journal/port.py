@@ -609,6 +609,57 @@ BY_LIST: Final = "client_history"
 """The name in a run's metadata of how it follows its client's list of messages, if it came with one."""
 
 
+class TreeQuery(Query["SessionTree | None"], frozen=True):
+    """The branches of a session, and its forks: the last `most` of each."""
+
+    key: SessionKey
+    most: int = 100
+
+
+class TreeBranch(Struct, frozen=True, kw_only=True):
+    """A branch of a history: its `messages` messages from message `start` on, which names it.
+
+    It continues branch `parent` (None: it is the first one) after message `after` (None: from the beginning), which run
+    `after_run` has left. Its messages are of the runs `first_run` to `last_run`, from the start of one to the end of
+    the other; each is None if it is deleted or only copied. Those from `superseded_from` on are superseded.
+    """
+
+    start: int
+    messages: int
+    parent: int | None
+    after: int | None
+    after_run: RunId | None
+    first_run: RunId | None
+    last_run: RunId | None
+    began_at: float | None
+    ended_at: float | None
+    superseded_from: int | None
+
+
+class TreeFork(Struct, frozen=True):
+    """A session that began with the first `messages` messages of another one, the last of which is on `branch` there
+    and was left by run `run_id`, if that is kept."""
+
+    session_id: SessionId
+    run_id: RunId | None
+    messages: int
+    branch: int
+
+
+class SessionTree(Struct, frozen=True, kw_only=True):
+    """The branches of a session in the order in which they began, and the sessions that were forked from it.
+
+    `is_whole`: no earlier ones were left out.
+    """
+
+    key: SessionKey
+    messages: int
+    branches: list[TreeBranch]
+    forks: list[TreeFork]
+    forked_from: ForkedFrom | None = None
+    is_whole: bool = True
+
+
 class HistoryQuery(Query["HistoryPage"], frozen=True):
     """The last `limit` messages of a session before index `before` (None: its end), oldest first.
 

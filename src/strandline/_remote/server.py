@@ -80,6 +80,10 @@ class RemoteServer:
         """Return a session. Raises `UnknownId`."""
         return self._ask("GET", _path(session))
 
+    def tree(self, session: str) -> Body:
+        """Return the branches of a session and its forks. Raises `UnknownId`."""
+        return self._ask("GET", f"{_path(session)}/tree")
+
     # -- what is changed ---------------------------------------------------------------------------
 
     def cancel(self, run_id: str, *, force: bool = False) -> Body:

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from strandline._model import InputRequest, Sender
 from strandline.client._answers import (
+    Branch,
     Effect,
     Fork,
     ForkedFrom,
+    ForkOf,
     HistoryMessage,
     OpenTool,
     Problem,
     Restored,
     Run,
     Schedule,
+    Tree,
     Why,
 )
 from strandline.client._async_client import AsyncClient
@@ -56,6 +59,7 @@ from strandline.client._sync_client import Client
 __all__ = [
     "AgainOptions",
     "AsyncClient",
+    "Branch",
     "CheckedTool",
     "Client",
     "ClientError",
@@ -63,6 +67,7 @@ __all__ = [
     "Effect",
     "Event",
     "Fork",
+    "ForkOf",
     "ForkedFrom",
     "HistoryMessage",
     "InputRequest",
@@ -94,6 +99,7 @@ __all__ = [
     "TextReset",
     "ToolFinished",
     "ToolStarted",
+    "Tree",
     "Unauthorized",
     "Unknown",
     "Usage",

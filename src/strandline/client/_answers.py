@@ -92,6 +92,45 @@ class Fork(Struct, frozen=True, kw_only=True):
     agent_state: str = "restored"
 
 
+class Branch(Struct, frozen=True, kw_only=True):
+    """A branch of a session's history: `messages` messages from index `start` on, which names it.
+
+    It continues branch `parent` after message `after`; its messages from `superseded_from` on are superseded.
+    """
+
+    start: int
+    messages: int
+    parent: int | None = None
+    after: int | None = None
+    after_run_id: str | None = None
+    first_run_id: str | None = None
+    last_run_id: str | None = None
+    began_at: datetime | None = None
+    ended_at: datetime | None = None
+    superseded: bool = False
+    superseded_from: int | None = None
+
+
+class ForkOf(Struct, frozen=True, kw_only=True):
+    """A session that began with the first `messages` messages of another one, up to one of its `branch`."""
+
+    session_id: str
+    run_id: str | None
+    messages: int
+    branch: int = 0
+
+
+class Tree(Struct, frozen=True, kw_only=True):
+    """The branches of a session, and the sessions that were forked from it. `truncated`: there are more."""
+
+    session_id: str
+    messages: int
+    branches: list[Branch]
+    forks: list[ForkOf]
+    forked_from: ForkedFrom | None = None
+    truncated: bool = False
+
+
 class Run(Struct, frozen=True, kw_only=True):
     """A run. `output` is the text of its answer; `status` is one of `RunStatus`.
 
@@ -231,6 +270,7 @@ run: Final = decoder(Run)
 runs_page: Final = decoder(RunsPage)
 restored: Final = decoder(Restored)
 fork: Final = decoder(Fork)
+tree: Final = decoder(Tree)
 open_tools: Final = decoder(OpenTools)
 history_page: Final = decoder(HistoryPage)
 schedule: Final = decoder(Schedule)

@@ -16,7 +16,7 @@ from strandline.client import _answers as answers
 from strandline.client import _plans as plans
 from strandline.client import _requests as requests
 from strandline.client import _transport as transport
-from strandline.client._answers import Fork, HistoryMessage, OpenTool, Reply, Restored, Run, Schedule
+from strandline.client._answers import Fork, HistoryMessage, OpenTool, Reply, Restored, Run, Schedule, Tree
 from strandline.client._errors import ClientError, NoServer
 from strandline.client._events import Event
 from strandline.client._plans import Ask, Emit, Frame, Next, Open, Patience, Pause, Plan, PlanRunner
@@ -153,6 +153,10 @@ class AsyncClient:
         Raises `Conflict` if there is a session `to`, or if nothing can end there.
         """
         return await self._do(plans.fork(session_id, to, after, idempotency_key or _key(), self._patience()))
+
+    async def tree(self, session_id: str = DEFAULT_SESSION) -> Tree:
+        """Return the branches of a session's history and the sessions that were forked from it, without messages."""
+        return await self._do(plans.tree(session_id, self._patience()))
 
     async def history(
         self,

@@ -333,6 +333,11 @@ def fork(session: str, to: str | None, after: str | int | None, key: str, patien
     return answers.read((yield from ask(requests.fork(session, to, after, key), patience)), answers.fork)
 
 
+def tree(session: str, patience: Patience) -> Plan[answers.Tree]:
+    """Return the branches of a session and its forks. Raises `ClientError`."""
+    return answers.read((yield from ask(requests.tree(session), patience)), answers.tree)
+
+
 def history(
     session: str, limit: int | None, discarded: bool, superseded: bool, patience: Patience
 ) -> Plan[list[answers.HistoryMessage]]:

@@ -211,6 +211,11 @@ def fork(session: str, to: str | None, after: str | int | None, key: str) -> Req
     return _request("POST", f"/v1/sessions/{quote(session, safe='')}/fork", body, headers=headers)
 
 
+def tree(session: str) -> Request:
+    """Return the request for the branches of a session and its forks."""
+    return _request("GET", f"/v1/sessions/{quote(session, safe='')}/tree")
+
+
 def history(session: str, limit: int, cursor: str | None, *, discarded: bool, superseded: bool) -> Request:
     """Return the request for a page of history."""
     hidden = {"discarded": discarded, "superseded": superseded}

@@ -31,9 +31,11 @@ from strandline._journal.port import (
     SessionPage,
     SessionQuery,
     SessionsQuery,
+    SessionTree,
     Stored,
     StoredQuery,
     SupersededQuery,
+    TreeQuery,
     UnresolvedQuery,
 )
 from strandline._lifecycle import ENDED
@@ -257,6 +259,13 @@ class Reading(Struct, eq=False):
     ) -> SessionPage:
         """Return sessions of a principal (None: of all), those after `after` in the order of principal and id."""
         return await self._noted_journal().read(SessionsQuery(principal, after, limit, PAGE_BYTES))
+
+    async def tree(self, key: SessionKey) -> SessionTree:
+        """Return the branches of a session and its forks, without messages. Raises `NotFound`."""
+        found = await self._noted_journal().read(TreeQuery(key))
+        if found is None:
+            raise NotFound(f"there is no session {key.session_id}")
+        return found
 
     async def history_page(
         self,

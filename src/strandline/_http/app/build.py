@@ -40,6 +40,7 @@ from strandline._http.routes.metrics import Metrics, Scraped
 from strandline._http.routes.runs import Runs
 from strandline._http.routes.schedules import ScheduleRoutes
 from strandline._http.routes.sessions import Sessions
+from strandline._http.routes.tree import Trees
 from strandline._settings import AppSettings
 
 READABLE: Final = ["Location", "Retry-After", "Preference-Applied", *REPLAYED, *SEND_NO_MORE, SESSION]
@@ -85,7 +86,7 @@ def build_apps(
     runtime = AgentCore(service, SystemClock(), naming, settings)
     runs = Runs(service, exchange, settings)
     sessions = Sessions(service, settings)
-    forks = Forks(service, settings)
+    forks, trees = Forks(service, settings), Trees(service)
     schedules = ScheduleRoutes(service, settings)
     if keys is not None:
         service.schedules.has_key = lambda principal: any(each.principal == principal for each in keys.ring.keys)
@@ -130,6 +131,7 @@ def build_apps(
                 "/v1/runs/{run_id}/again", Endpoint(functools.partial(exchange.handle, runs_again)), methods=["POST"]
             ),
             Route("/v1/runs/{run_id}/restore", Endpoint(runs.restore), methods=["POST"]),
+            Route("/v1/sessions/{session_id}/tree", Endpoint(trees.tree), methods=["GET"]),
             Route("/v1/sessions/{session_id}/fork", Endpoint(forks.fork), methods=["POST"]),
             Route("/v1/sessions/{session_id}/pause", Endpoint(sessions.pause), methods=["POST"]),
             Route("/v1/sessions/{session_id}/resume", Endpoint(sessions.resume), methods=["POST"]),

@@ -36,6 +36,7 @@ from strandline._http.routes.sessions import (
     SessionChangeBody,
     SessionsBody,
 )
+from strandline._http.routes.tree import TreeBody
 from strandline._model import INTERRUPTS, IfBusy, OnQuestion, RunStatus
 
 SESSION_HEADER: Final = "X-Session-Id"
@@ -464,6 +465,9 @@ OPERATIONS: Final = (
               summary="Delete a session, its history, state and ended runs", answers={204: None},
               refused=(errors.NotFound, errors.SessionBusy, errors.Invalid, errors.Draining, wire.AnswerLost,
                        *_READING)),
+    Operation(method="GET", path="/v1/sessions/{session_id}/tree", tag="sessions", takes=("session",),
+              summary="Read the branches of a session and its forks", answers={200: TreeBody},
+              refused=(errors.NotFound, errors.Invalid, *_READING)),
     Operation(method="POST", path="/v1/sessions/{session_id}/fork", tag="sessions", takes=("session", "key"),
               summary="Make a session that begins with the history of this one", body=ForkBody,
               answers={201: ForkedBody},

@@ -15,9 +15,13 @@ from strandline._journal.port import (
     RestingQuery,
     Reused,
     SessionQuery,
+    SessionTree,
     SetOptions,
     StoredQuery,
     Taken,
+    TreeBranch,
+    TreeFork,
+    TreeQuery,
     Unreachable,
 )
 from strandline._model import (
@@ -314,3 +318,93 @@ class ForksContract(Contract):
         assert page.keys == [key()]
         page = await desk.journal.read(RestingQuery(desk.clock.at + 1))
         assert page.keys == [key(), SessionKey(Principal("anonymous"), SessionId("copy"))]
+
+    @scenario
+    async def test_a_tree_has_branches_and_forks_without_messages(self, desk: Desk) -> None:
+        for each in "abc":
+            desk.clock.at += 1
+            await turn(desk, each)
+        await fork(desk, "b", key("first"))
+        began = desk.clock.at = desk.clock.at + 1
+        await desk.accept("d", back=GoBack(after=RunId("a")))
+        claim = await desk.claim(of="d")
+        desk.clock.at += 2
+        await desk.finish(claim, done("ask d", "answer d"))
+        await turn(desk, "e")
+        await fork(desk, at=key("second"))
+        await desk.accept("f", back=GoBack())
+        executing = await desk.claim(of="f")
+        tree = await desk.journal.read(TreeQuery(key()))
+        first, second, third = (
+            TreeBranch(
+                start=0,
+                messages=6,
+                parent=None,
+                after=None,
+                after_run=None,
+                first_run=RunId("a"),
+                last_run=RunId("c"),
+                began_at=began - 3,
+                ended_at=began - 1,
+                superseded_from=0,
+            ),
+            TreeBranch(
+                start=6,
+                messages=4,
+                parent=0,
+                after=1,
+                after_run=RunId("a"),
+                first_run=RunId("d"),
+                last_run=RunId("e"),
+                began_at=began,
+                ended_at=began + 2,
+                superseded_from=6,
+            ),
+            TreeBranch(
+                start=10,
+                messages=0,
+                parent=0,
+                after=None,
+                after_run=None,
+                first_run=None,
+                last_run=None,
+                began_at=None,
+                ended_at=None,
+                superseded_from=None,
+            ),
+        )
+        forks = [
+            TreeFork(SessionId("first"), RunId("b"), 4, 0),
+            TreeFork(SessionId("second"), RunId("e"), 10, 6),
+        ]
+        assert tree == SessionTree(key=key(), messages=10, branches=[first, second, third], forks=forks)
+        last = await desk.journal.read(TreeQuery(key(), most=1))
+        assert last == SessionTree(key=key(), messages=10, branches=[third], forks=forks[1:], is_whole=False)
+        await desk.finish(executing, done("ask f", "answer f"))
+        copied = await desk.journal.read(TreeQuery(key("second")))
+        assert copied is not None
+        assert copied.forked_from == ForkedFrom(session_id=SessionId("s"), run_id=RunId("e"))
+        assert [(each.start, each.first_run, each.began_at, each.superseded_from) for each in copied.branches] == [
+            (0, "a", None, 2),
+            (6, "d", None, None),
+        ]
+        assert copied.forks == []
+        assert await desk.journal.read(TreeQuery(key("nothing"))) is None
+        await desk.journal.change(Delete(key("first")))
+        after = await desk.journal.read(TreeQuery(key()))
+        assert after is not None
+        assert [each.session_id for each in after.forks] == ["second"]
+
+    @scenario
+    async def test_a_tree_of_a_long_history_names_the_runs_at_its_ends(self, desk: Desk) -> None:
+        for number in range(140):
+            await turn(desk, f"r{number}")
+        await desk.accept("back", back=GoBack(after=RunId("r70")))
+        await desk.finish(await desk.claim(of="back"), done("ask", "answer"))
+        tree = await desk.journal.read(TreeQuery(key()))
+        assert tree is not None
+        assert [(each.first_run, each.last_run, each.after_run) for each in tree.branches] == [
+            ("r0", "r139", None),
+            ("back", "back", "r70"),
+        ]
+        assert tree.branches[0].superseded_from == 142
