@@ -12,7 +12,7 @@ from strandline._model import Range, RunId, SessionId, SessionKey
 
 _MARK: Final = "SELECT no FROM history WHERE session = ? AND nth % 64 = 0 AND first >= ? ORDER BY first LIMIT 1"
 _ROW: Final = (
-    f"{reader.CHAIN} SELECT coalesce(copied_run, run_id), started_at, ended_at FROM chain CROSS JOIN history USING (no)"
+    f"{reader.CHAIN} SELECT coalesce(copied_run, run_id), started_at, ended_at FROM chain JOIN history USING (no)"
     " LEFT JOIN runs ON seq = chain.run WHERE history.first <= ? AND history.first + count > ?"
 )
 """The run of the row with a message, and its times, if it is kept."""
