@@ -1,9 +1,11 @@
 """Rows as SQL: a change of what is not there is found out, and a drop of what pruning has taken already is none."""
 
 import pytest
+from msgspec.structs import replace
 
 from stored_rows import StoredRows
 from strandline._journal.changes import (
+    AddHistory,
     AddRun,
     AddSession,
     AnswerQuestion,
@@ -11,6 +13,7 @@ from strandline._journal.changes import (
     ChangeRun,
     ChangeSession,
     CloseRequest,
+    CopyHistory,
     DropCheckpoints,
     DropKey,
     DropQuestion,
@@ -21,7 +24,8 @@ from strandline._journal.changes import (
 from strandline._journal.records import DamagedSession
 from strandline._journal.sqlite_rows import Mismatch
 from strandline._journal.state import SessionState
-from strandline._model import ANONYMOUS, NewRun, RunId, SessionId, SessionKey
+from strandline._model import ANONYMOUS, NO_AGENT, NewRun, RunId, SessionId, SessionKey
+from strandline.errors import JournalUnavailable
 
 WAITS = ChangeRun(
     seq=7,
@@ -85,3 +89,17 @@ def test_runs_of_a_session_that_is_not_there_are_found_out_at_the_start() -> Non
     (found,) = rows.busy_sessions()
     assert isinstance(found, SessionState)
     assert [run.run_id for run in found.queue] == ["a"]
+
+
+def test_a_copy_of_what_is_gone_meanwhile_is_refused() -> None:
+    source, made = (SessionRef.of(no, SessionKey(ANONYMOUS, SessionId(name))) for no, name in ((7, "s"), (8, "t")))
+    copied = CopyHistory(
+        made, source, last=1, count=1, size=9, row=2, step=1, kept=NO_AGENT, agent=NO_AGENT, rests_since=1.0
+    )
+    first = AddHistory(source, 1, 1, 0, 2, None, 0, discarded=False, messages=b"[]", rests_since=1.0, agent=NO_AGENT)
+    rows = StoredRows()
+    rows.write([AddSession(source), AddSession(made), first])
+    with pytest.raises(JournalUnavailable, match="session s was deleted while it was copied"):
+        rows.write([replace(copied, count=2)])
+    with pytest.raises(JournalUnavailable, match="session s was deleted while it was copied"):
+        rows.write([replace(copied, last=5)])

@@ -222,6 +222,9 @@ class ForksContract(Contract):
         assert await fork(desk, "b", key("late")) == Unreachable("answered", RunId("d"))
         assert await fork(desk, 3, key("late")) == Unreachable("answered", RunId("d"))
         assert await fork(desk, at=key("all")) == forked("d", 6, key("all"))
+        answered = Unreachable("answered", RunId("d"))
+        assert await desk.accept("e", key("all"), back=GoBack(after=RunId("b"))) == answered
+        assert await fork(desk, "b", key("copied"), "all") == answered
 
     @scenario
     async def test_a_dismissed_question_stays_closed(self, desk: Desk) -> None:
