@@ -65,6 +65,15 @@ class Request(Struct, frozen=True, kw_only=True):
     queue_timeout_s: float | None = None
     not_before_s: float | None = None
     """Until when it is delayed."""
+    after: str | None = None
+    """The run after which the conversation is to continue; "": it is to begin anew."""
+    again: str | None = None
+    """The run that it is to replace."""
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether the conversation is to continue from an earlier place."""
+        return self.after is not None or self.again is not None
 
     @property
     def must_not_wait(self) -> bool:

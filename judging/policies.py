@@ -45,6 +45,8 @@ def _met(evidence: Evidence, run: Run, other: Run) -> Iterator[str]:
         before = False  # it may be delayed still, and keeps nobody waiting
     if other.request.must_not_wait and not other.request.answers and before:
         yield f"run {other.label} was to be refused by a busy session, and was accepted beside run {run.label}"
+    if other.request.goes_back and not other.request.interrupts and before:
+        yield f"run {other.label} was to go back in a session at rest, and was accepted beside run {run.label}"
     if not other.request.interrupts or run.started_s is None or other.created_s is None:
         return
     if run.started_s > other.created_s - evidence.limits.soon_s:

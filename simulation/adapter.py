@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from judging.evidence import Cancel, End, Evidence, History, Limits, Question, Run, Session, ToolStarts, View, Work
+from simulation.branches import goes_back
 from simulation.joins import joined_in
 from simulation.life import Life
 from simulation.loop import EPOCH
@@ -14,7 +15,7 @@ from simulation.schedules import replaced
 from simulation.seen import Attempt, ObservedRun
 from simulation.timeline import Timeline
 from simulation.truth import SLACK_S, may_outlive
-from strandline._model import JoinState, Outcome, RunStatus
+from strandline._model import JoinState, Message, Outcome, RunStatus
 from strandline._model import Run as StoredRun
 
 SOON_S = 1e-6
@@ -70,7 +71,7 @@ def evidence_of(life: Life, timeline: Timeline) -> Evidence:
         ],
         work=_work(life, timeline),
         views=[
-            View(session=key, place=nth, count=len(shown), is_beginning=shown == life.shown[key][: len(shown)])
+            View(session=key, place=nth, count=len(shown), is_beginning=_is_beginning(life, timeline, key, shown))
             for nth, key, shown, _ in timeline.histories_seen
         ],
         histories=[*_histories(life, timeline, parts)],
@@ -83,6 +84,14 @@ def evidence_of(life: Life, timeline: Timeline) -> Evidence:
         interruptions=timeline.interruptions,
         joined=joined,
     )
+
+
+def _is_beginning(life: Life, timeline: Timeline, key: Session, shown: list[Message]) -> bool:
+    """Return whether what was shown of a history is the beginning of it, or of another branch of it."""
+    if not goes_back(timeline, key):
+        return shown == life.shown[key][: len(shown)]
+    rest = iter(life.history[key])
+    return all(message in rest for message in shown)
 
 
 def _limits(life: Life) -> Limits:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 
+from msgspec import UnsetType
 from msgspec.structs import replace
 
 from simulation.loop import EPOCH
@@ -12,6 +13,7 @@ from simulation.server import Gone, Server
 from simulation.town import Town, note_end, reachable, requested
 from strandline._engine.admission import Ticket
 from strandline._engine.requests import Request
+from strandline._engine.service import Service
 from strandline._engine.streams import Later
 from strandline._lifecycle import ENDED
 from strandline._model import (
@@ -27,6 +29,7 @@ from strandline._model import (
 )
 from strandline.errors import (
     AlreadyAnswered,
+    CannotGoBack,
     Dismissed,
     Invalid,
     KeyReused,
@@ -38,6 +41,8 @@ from strandline.errors import (
 )
 
 POLICIES = (IfBusy.INTERRUPT, IfBusy.INTERRUPT, IfBusy.ROLLBACK, IfBusy.REJECT)
+
+GOING_BACK = (IfBusy.ENQUEUE, IfBusy.ENQUEUE, IfBusy.INTERRUPT, IfBusy.ROLLBACK)
 
 LIMITS = ("timeout_s", "queue_timeout_s")
 
@@ -116,6 +121,8 @@ def _note_requested(town: Town, request: Request) -> None:
         on_question=request.on_question or OnQuestion.WAIT,
         answers=tuple(request.answers or ()),
         expected=request.expected_run_id,
+        after=None if isinstance(request.after, UnsetType) else request.after or "",
+        again=town.replaced.get(_text_of(request)),
         not_before_s=None if request.not_before is None else request.not_before - EPOCH,
         sender=None if request.sender is None else request.sender.name,
         limits={
@@ -129,13 +136,14 @@ def _note_requested(town: Town, request: Request) -> None:
 async def _submit(town: Town, server: Server, request: Request) -> tuple[Server, Ticket] | None:
     """Send a request and return what it is answered by; None if it is refused, or nobody knows."""
     text = _text_of(request)
+    replaced = town.replaced.get(text)
     try:
-        server, ticket = await requested(town, server, lambda service: service.submit(request))
+        server, ticket = await requested(town, server, lambda service: _submitted(service, request, replaced))
     except Gone:
         town.note("unsure", text)
     except KeyReused:
         town.note("reused", text)
-    except (Unavailable, SessionBusy, NotRunning, AlreadyAnswered, Dismissed, NotFound, Invalid) as error:
+    except (Unavailable, SessionBusy, NotRunning, AlreadyAnswered, Dismissed, CannotGoBack, NotFound, Invalid) as error:
         town.note("refused", text, code=error.code)
     else:
         town.note(
@@ -152,6 +160,31 @@ async def _submit(town: Town, server: Server, request: Request) -> tuple[Server,
         town.last_accepted.setdefault(request.key, deque(maxlen=2)).append(ticket.run_id)
         return server, ticket
     return None
+
+
+async def _submitted(service: Service, request: Request, replaced: RunId | None) -> Ticket:
+    """Submit a request; one that replaces a run, if that can be."""
+    if replaced is not None:
+        await service.repeatable(request.key.principal, replaced)
+    return await service.submit(request, again=replaced)
+
+
+async def _go_back(town: Town, key: SessionKey, run: RunId) -> None:
+    """Have the conversation continue from where a run was, once or twice, or from an earlier place."""
+    chance = town.habits.edits
+    await asyncio.sleep(chance.random() ** 2 * 6)
+    text = town.new_text()
+    town.scripts[text] = draw(town.chance, town.traits)
+    if_busy = chance.choice((*GOING_BACK, IfBusy.ENQUEUE))
+    named = chance.choice((run, run, *town.last_accepted.get(key, ())))
+    request = Request(key=key, input=text, if_busy=if_busy, metadata={"text": text})
+    if chance.random() < 0.4:
+        town.replaced[text] = named
+    else:
+        request = replace(request, after=None if chance.random() < 0.15 else named)
+    if chance.random() < town.traits.keys:
+        request = replace(request, idempotency_key=f"k-{text}", fingerprint=text.encode())
+    await _ask(town, request)
 
 
 async def _follow(town: Town, server: Server, ticket: Ticket, request: Request) -> None:
@@ -179,6 +212,8 @@ async def _follow(town: Town, server: Server, ticket: Ticket, request: Request) 
         await _come_back(town, key, run)
         if chance.happens(0.5):
             await _send_again(town, request)
+    if isinstance(received, Outcome) and town.habits.goes_back:
+        await _go_back(town, key, run)
 
 
 def _people(town: Town, key: SessionKey, requests: list[InputRequest]) -> list[asyncio.Task[None]]:

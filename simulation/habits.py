@@ -20,6 +20,8 @@ DELAYED: Final = 0.25
 """The share of all worlds in which runs are delayed."""
 SCHEDULED: Final = 0.2
 """The share of all worlds in which there are schedules."""
+GOES_BACK: Final = 0.25
+"""The share of all worlds in which people edit what was answered."""
 SENDERS: Final = (None, None, Sender("1", "Ada"), Sender("2", "Bob"))
 
 
@@ -36,6 +38,15 @@ class Habits:
         """What decides about delays and schedules."""
         self._delays = times.choice((0.2, 0.8)) if times.random() < DELAYED else 0.0
         self._schedules = times.choice((0.5, 1.0)) if times.random() < SCHEDULED else 0.0
+
+        self.edits = edits = Chance(f"edits of {seed}")
+        """What decides about conversations that go back."""
+        self._goes_back = edits.choice((0.4, 0.8)) if edits.random() < GOES_BACK else 0.0
+
+    @property
+    def goes_back(self) -> bool:
+        """Draw whether somebody has the conversation continue from an earlier place now."""
+        return self._happens(self._goes_back, self.edits)
 
     @property
     def makes_schedule(self) -> bool:

@@ -33,6 +33,8 @@ class Town(Protocol):
     keyed: list[Request]
     habits: Habits
     clock: UnsteadyClock
+    replaced: dict[str, RunId]
+    """By the text of a request: the run that it is to replace."""
     last_accepted: dict[SessionKey, deque[RunId]]
     """The last runs of each session of which clients know."""
     resends: bool

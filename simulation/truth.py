@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
+from simulation.branches import Places, goes_back
 from simulation.life import Life
 from simulation.loop import EPOCH
 from simulation.parts import Part, again_in_the_round, split, uses
@@ -42,7 +43,8 @@ def truthful(life: Life, timeline: Timeline) -> Iterator[str]:
         parts = split(life, timeline, key)
         hides = [part.hidden for part in parts]
         flagged = [message for n, message in enumerate(messages) if n not in life.hidden[key]]
-        if hides != [_hidden(life, part.run) for part in parts] or flagged != life.shown[key]:
+        shown = life.shown[key] if goes_back(timeline, key) else flagged  # (else see `simulation.branches`)
+        if hides != [_hidden(life, part.run) for part in parts] or shown != life.shown[key]:
             yield f"the history of {key} does not hide what is discarded, and nothing else"
         for part in parts:
             if part.run is None and part.opened is not None:
@@ -111,12 +113,16 @@ def remembered(life: Life, timeline: Timeline) -> Iterator[str]:
         before: list[Message] = []
         state = ""
         known = by_session[key]
+        places = Places(life, timeline, key)
+        if places.are_unclear:
+            continue
         for part in split(life, timeline, key):
             run = part.run
+            before, state = places.begin(part, before, state)
             if run is not None and part.opened is None:
                 known[run.text] = (timeline.as_line(before), state)
             if not part.hidden:
-                before += part.messages
+                before = before + part.messages
             stored = None if run is None else life.runs.get(run.id)
             if run is not None and stored is not None and stored.status in (RunStatus.SUCCEEDED, RunStatus.NEEDS_INPUT):
                 state = run.text
@@ -126,6 +132,7 @@ def remembered(life: Life, timeline: Timeline) -> Iterator[str]:
                 known[text] = (timeline.as_line(before[:-1]), state)
                 question = again_in_the_round(question, timeline.questions)
                 state = state if question is None else text
+            places.end(part, before, state)
     for attempts in timeline.by_session.values():
         for attempt in attempts:
             expected = by_session[attempt.session].get(attempt.text)

@@ -94,6 +94,7 @@ class World:
         if self.traits.requests_input:
             self.traits = replace(self.traits, on_questions=0.3)
         self.last_accepted: dict[SessionKey, deque[RunId]] = {}
+        self.replaced: dict[str, RunId] = {}
         self.keyed: list[Request] = []
         # A key that is forgotten would give a second run of the same text.
         forgets = bool(self.traits.deletes) or self.options.history_retention_s is not None
@@ -330,7 +331,10 @@ class World:
             for run in owned:
                 runs[run_id] = run
         whole, shown = [
-            {key: await journal.read(HistoryQuery(key, limit=LONG, discarded=each)) for key in self.sessions}
+            {
+                key: await journal.read(HistoryQuery(key, limit=LONG, discarded=each, superseded=each))
+                for key in self.sessions
+            }
             for each in (True, False)
         ]
         views = {key: await journal.read(SessionQuery(key)) for key in self.sessions}

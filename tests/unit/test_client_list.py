@@ -38,7 +38,7 @@ class Told:
             run, _, text = name.rpartition("/")
             bare = text.strip("()").lower()
             run_id = None if text.startswith("(") else RunId(run or bare)
-            return Turned(run_id, texts.like(bare), by_list=text.islower(), is_listed=text != "-")
+            return Turned(run_id, texts.like(bare), by_list=text.islower() or text == "-", is_listed=text != "-")
 
         turns = [ConversationTurn(tuple(map(said, turn.split("+"))), before) for turn, before in self.turns]
         return Conversation(turns, self.end, [said(name) for name in self.coming.split()], self.is_whole)
@@ -72,6 +72,7 @@ def back(after: str | None, *repeated: str) -> GoesBack:
         pytest.param(Told("a 1/b", "a 2/b"), "a b", ON, id="the latest of two answers"),
         pytest.param(Told("a 1/b", "a 2/b c"), "a b", back("2"), id="the latest of two answers, for an edit"),
         pytest.param(Told("a 1/b", "a 2/b", "a c"), "a b", back("2"), id="the latest of two other answers"),
+        pytest.param(Told("a 1/b c", "a 2/b", "a 1/b c d"), "a b", back("1"), id="the answer of the course, for an edit"),
         pytest.param(Told("a X b"), "a b", ON, id="one in the middle came another way"),
         pytest.param(Told("a X Y"), "a", ON, id="those at the end came another way"),
         pytest.param(Told("a X b"), "a", back("a"), id="an edit takes back what came another way"),
