@@ -1,64 +1,133 @@
 """Conversations that go back: where each run has begun, and the simulation's own rules for what is superseded.
 
-That a run goes back only in a session at rest is a common rule (`judging.policies`). What an agent knew of a branch
+That a run goes back only in a session at rest is a common rule (`judging.policies`). What an agent knew of the branch
 that it is on is judged with what agents know (`simulation.truth`).
 """
 
 from collections.abc import Iterator
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from simulation.life import Life
 from simulation.parts import Part, split
+from simulation.seen import Restoration
 from simulation.timeline import Timeline
 from strandline._model import Message, RunStatus, SessionKey
 
-Known = tuple[list[Message], str]
-"""A conversation, and whose state an agent has after it."""
+
+class Known(Struct, frozen=True):
+    """A conversation, whose state an agent has after it, and the runs in it."""
+
+    messages: tuple[Message, ...] = ()
+    state: str = ""
+    runs: frozenset[str] = frozenset()
 
 
 def goes_back(timeline: Timeline, key: SessionKey) -> bool:
-    """Return whether a run of a session was to go back."""
-    return any(request.session == key and request.goes_back for request in timeline.requests.values())
+    """Return whether a run of a session was to go back, or superseded messages were wanted back."""
+    wanted = any(request.session == key and request.goes_back for request in timeline.requests.values())
+    return wanted or any(each.session == key for each in timeline.restorations.values())
 
 
 class Places:
-    """The places of one session that runs go back to: before and after each run that has left a part of its history."""
+    """The places of one session that runs go back to: before and after each run that has left a part of its history.
+
+    `now` is what a run that is next in history continues.
+    """
 
     def __init__(self, life: Life, timeline: Timeline, key: SessionKey) -> None:
+        self.now = Known()
         self._life = life
+        self._timeline = timeline
+        self._key = key
         self._before: dict[str, Known] = {}
         self._after: dict[str, Known] = {}
-        self._asked: str | None = None
-        """The run that left the last part, if the next one may close its question."""
-        runs = timeline.kept_in(key) if goes_back(timeline, key) else []
-        left = {part.run.id for part in split(life, timeline, key) if part.run is not None} if runs else set()
-        self.are_unclear = any(
-            timeline.runs[run.run_id].request.goes_back and run.started_at is not None and run.run_id not in left
-            for run in runs
+        self._left: list[Known] = []
+        """What was superseded, each time when it was."""
+        self._last: str | None = None
+        self._to_restore = sorted(
+            (each for each in timeline.restorations.values() if each.session == key), key=lambda each: each.sent
         )
-        """Whether a run may have gone back that has left nothing."""
+        self.fault = ""
+        """What was restored otherwise than it should."""
+        self.are_unclear = goes_back(timeline, key) and self._is_unclear()
+        """Whether a run may have gone back that has left nothing, or to one that has, or it is not known what was
+        restored when."""
 
-    def begin(self, part: Part, before: list[Message], state: str) -> Known:
-        """Return what a part continues, which comes after `before` if its run does not go back."""
+    def _is_unclear(self) -> bool:
+        runs = self._timeline.kept_in(self._key)
+        left = {part.run.id for part in split(self._life, self._timeline, self._key) if part.run is not None}
+        for run in runs:
+            request = self._timeline.runs[run.run_id].request
+            vain = run.run_id not in left or (request.again is not None and self._host(request.again) not in left)
+            if request.goes_back and run.started_at is not None and vain:
+                return True
+        if self._to_restore and self._timeline.was_deleted(self._key):
+            return True
+        return any(
+            each.answered < 0 or any(self._began_beside(run.run_id, each) for run in runs) for each in self._to_restore
+        )
+
+    def _began_beside(self, run_id: str, restored: Restoration) -> bool:
+        """Return whether it cannot be seen if a run began before messages were restored."""
+        run = self._timeline.runs[run_id]
+        began = [each.began_nth for each in run.attempts]
+        sent = run.request.sent
+        return sent < restored.answered and not (began and min(began) < restored.sent)
+
+    def begin(self, part: Part) -> Known:
+        """Return what a part continues."""
         run = part.run
         if run is None or part.opened is not None:
-            return before, state
+            return self.now
+        began = min((each.began_nth for each in run.attempts), default=run.accepted_nth)
+        self._restore(until=began)
         found: Known | None = None
         if run.request.after is not None:
             named = self._host(run.request.after)
-            found = ([], "") if not named else self._after.get(named)
+            found = self._after.get(named) if named else Known()
         elif run.request.again is not None:
             found = self._before.get(self._host(run.request.again))
-        before, state = found or (before, state)
-        self._before[run.id] = before, state
-        return before, state
+        if found is not None:
+            self._left.append(self.now)
+            self.now = found
+        self._before[run.id] = self.now
+        return self.now
 
-    def end(self, part: Part, before: list[Message], state: str) -> None:
-        """Note what comes after a part."""
+    def add(self, part: Part) -> None:
+        """Add a part to the conversation."""
+        now = self.now
         if part.run is not None:
-            self._asked = part.run.id
-            self._before.setdefault(part.run.id, (before, state))
-        if self._asked is not None:
-            self._after[self._asked] = before, state
+            now = replace(now, runs=now.runs | {part.run.id})
+        self.now = now if part.hidden else replace(now, messages=(*now.messages, *part.messages))
+
+    def end(self, part: Part, state: str) -> None:
+        """Note what comes after a part: whose state the agent has."""
+        self.now = replace(self.now, state=state)
+        if part.run is not None:
+            self._last = part.run.id
+            self._before.setdefault(part.run.id, self.now)
+        if self._last is not None:
+            self._after[self._last] = self.now
+
+    def close(self) -> Known:
+        """Return what the conversation is in the end."""
+        self._restore(until=len(self._life.events))
+        return self.now
+
+    def _restore(self, until: int) -> None:
+        """Have the conversation be as it was restored before a place in the record."""
+        while self._to_restore and self._to_restore[0].answered < until:
+            restored = self._to_restore.pop(0)
+            named = self._host(restored.named)
+            if restored.changed == (named in self.now.runs):
+                wrongly = "was superseded" if restored.changed else "was not superseded"
+                self.fault = f"restoring run {named} was answered as if it {wrongly}"
+            found = next((each for each in reversed(self._left) if named in each.runs), None)
+            if restored.changed and found is not None:
+                self._left.append(self.now)
+                self.now = found
 
     def _host(self, run_id: str) -> str:
         """Return the run in whose part of history a run stands."""
@@ -72,13 +141,14 @@ def superseded(life: Life, timeline: Timeline) -> Iterator[str]:
         places = Places(life, timeline, key)
         if not goes_back(timeline, key) or places.are_unclear:
             continue
-        before: list[Message] = []
         for part in split(life, timeline, key):
-            before, _ = places.begin(part, before, "")
-            before = before if part.hidden else before + part.messages
-            places.end(part, before, "")
-        if before != life.shown[key]:
+            places.begin(part)
+            places.add(part)
+            places.end(part, "")
+        if [*places.close().messages] != life.shown[key]:
             yield f"the conversation of {key} is not what its last branch continues"
+        if places.fault:
+            yield places.fault
 
 
 def could_go_back(life: Life, timeline: Timeline) -> Iterator[str]:

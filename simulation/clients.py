@@ -7,7 +7,7 @@ from msgspec import UnsetType
 from msgspec.structs import replace
 
 from simulation.loop import EPOCH
-from simulation.operations import cancel, move, pause
+from simulation.operations import cancel, move, pause, restore
 from simulation.script import draw
 from simulation.server import Gone, Server
 from simulation.town import Town, note_end, reachable, requested
@@ -214,6 +214,8 @@ async def _follow(town: Town, server: Server, ticket: Ticket, request: Request) 
             await _send_again(town, request)
     if isinstance(received, Outcome) and town.habits.goes_back:
         await _go_back(town, key, run)
+        if town.habits.restores:
+            await restore(town, key, run)
 
 
 def _people(town: Town, key: SessionKey, requests: list[InputRequest]) -> list[asyncio.Task[None]]:

@@ -49,6 +49,11 @@ class Habits:
         return self._happens(self._goes_back, self.edits)
 
     @property
+    def restores(self) -> bool:
+        """Draw whether somebody wants superseded messages back."""
+        return self._happens(self._goes_back / 2, self.edits)
+
+    @property
     def makes_schedule(self) -> bool:
         """Draw whether somebody makes a schedule now."""
         return self._happens(self._schedules, self.times)

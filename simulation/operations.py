@@ -7,7 +7,7 @@ from simulation.server import Gone
 from simulation.town import Town, note_end, requested
 from strandline._engine.service import Service
 from strandline._model import RunId, RunStatus, SessionKey
-from strandline.errors import AlreadyEnded, NotFound, SessionBusy, StrandlineError, TooLate, Unavailable
+from strandline.errors import AlreadyEnded, CannotGoBack, NotFound, SessionBusy, StrandlineError, TooLate, Unavailable
 
 
 async def cancel(town: Town, key: SessionKey, run: RunId) -> None:
@@ -105,6 +105,24 @@ async def pause(town: Town, key: SessionKey, run: RunId) -> None:
                 town.note("resumed", "", session=key)
                 return
         await asyncio.sleep(town.chance.between(0.1, 1.0))
+
+
+async def restore(town: Town, key: SessionKey, run: RunId) -> None:
+    """Have superseded messages back, if nothing of the session executes or waits."""
+    await asyncio.sleep(town.habits.edits.random() ** 2 * 8)
+    server = town.reached()
+    if server is None or not server.ready:
+        return
+    name = town.new_text()
+    town.note("restoring", name, session=key, named=run)
+    try:
+        _, view = await requested(town, server, lambda service: service.restore(key.principal, run))
+    except (SessionBusy, CannotGoBack, NotFound) as error:
+        town.note("unrestored", name, code=error.code)
+    except (Gone, StrandlineError):
+        return
+    else:
+        town.note("restored", name, changed=view.changed)
 
 
 async def schedule(town: Town) -> None:

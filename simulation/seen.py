@@ -71,6 +71,17 @@ class Deletion(judging.evidence.Deletion, frozen=True, kw_only=True):
     """Whether the session was paused for sure all the while."""
 
 
+class Restoration(Struct, frozen=True, kw_only=True):
+    """A wish to have superseded messages back. Nobody knows whether it was carried out if `answered` is -1."""
+
+    session: SessionKey
+    named: str
+    sent: int
+    answered: int = -1
+    changed: bool = False
+    """Whether they were superseded."""
+
+
 class ForeignStart(Struct, frozen=True):
     """A tool or a model call that was started by a process which did not own its session; owner 0 is nobody."""
 

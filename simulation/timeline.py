@@ -10,7 +10,7 @@ from judging.evidence import Move, Pause, Request, Sweep
 from simulation.asking import answered_by, asking_tool, questions_of
 from simulation.life import Life
 from simulation.record import Event, line_of
-from simulation.seen import Attempt, Deletion, ForeignStart, ObservedRun, Plan, text_of
+from simulation.seen import Attempt, Deletion, ForeignStart, ObservedRun, Plan, Restoration, text_of
 from strandline._model import Message, Outcome, Run, SessionKey
 
 
@@ -52,6 +52,8 @@ class Timeline:
         """The tools that have asked something."""
         self.sweeps: dict[str, Sweep] = {}
         self.deletions: dict[str, Deletion] = {}
+        self.restorations: dict[str, Restoration] = {}
+        """Those that were not refused."""
         self.plans: dict[str, Plan] = {}
         """The schedules that were made for sure, by text."""
         self.put_off: dict[str, float] = {}
@@ -285,6 +287,16 @@ class Timeline:
         if event.details["existed"]:
             paused = deletion.paused and deletion.session in self._shut
             self.deletions[event.run] = replace(deletion, answered=nth, paused=paused)
+
+    def _restoring(self, nth: int, event: Event) -> None:
+        self.restorations[event.run] = Restoration(sent=nth, **event.details)
+
+    def _restored(self, nth: int, event: Event) -> None:
+        known = self.restorations[event.run]
+        self.restorations[event.run] = replace(known, answered=nth, changed=event.details["changed"])
+
+    def _unrestored(self, nth: int, event: Event) -> None:
+        del self.restorations[event.run]
 
     def _scheduled(self, nth: int, event: Event) -> None:
         self.plans[event.run] = Plan(text=event.run, made_s=event.at, **event.details)

@@ -23,7 +23,6 @@ from strandline._model import (
     Ending,
     ErrorCode,
     Failed,
-    Message,
     NeedsInput,
     Outcome,
     Raised,
@@ -110,29 +109,27 @@ def remembered(life: Life, timeline: Timeline) -> Iterator[str]:
     """Yield where an agent knew another conversation, or another state, than its session had."""
     by_session: dict[SessionKey, dict[str, tuple[str, str]]] = defaultdict(dict)
     for key in life.history:
-        before: list[Message] = []
-        state = ""
         known = by_session[key]
         places = Places(life, timeline, key)
         if places.are_unclear:
             continue
         for part in split(life, timeline, key):
             run = part.run
-            before, state = places.begin(part, before, state)
+            begun = places.begin(part)
+            state = begun.state
             if run is not None and part.opened is None:
-                known[run.text] = (timeline.as_line(before), state)
-            if not part.hidden:
-                before = before + part.messages
+                known[run.text] = (timeline.as_line([*begun.messages]), state)
+            places.add(part)
             stored = None if run is None else life.runs.get(run.id)
             if run is not None and stored is not None and stored.status in (RunStatus.SUCCEEDED, RunStatus.NEEDS_INPUT):
                 state = run.text
             question = None if run is None else timeline.questions.get(run.id)
             while question is not None and question.answer is not None:
                 text = text_of(question.answer)
-                known[text] = (timeline.as_line(before[:-1]), state)
+                known[text] = (timeline.as_line([*places.now.messages[:-1]]), state)
                 question = again_in_the_round(question, timeline.questions)
                 state = state if question is None else text
-            places.end(part, before, state)
+            places.end(part, state)
     for attempts in timeline.by_session.values():
         for attempt in attempts:
             expected = by_session[attempt.session].get(attempt.text)

@@ -22,7 +22,7 @@ class GoingBack(Transitions):
         """Return the place from which history is to continue with a new run."""
         back = new.back
         assert back is not None
-        if session is not None and new.if_busy not in INTERRUPTS and not _is_at_rest(session):
+        if session is not None and new.if_busy not in INTERRUPTS and not _is_at_rest(session, self._now):
             return Refused("session_busy", session.waiting + 1)
         named = back.after if back.again is None else back.again
         if named is None:
@@ -89,7 +89,7 @@ class GoingBack(Transitions):
         session = self._find(located.key)
         if session is None:
             return Changed(existed=False)
-        if change.run_id in self._runs or not _is_at_rest(session):
+        if change.run_id in self._runs or not _is_at_rest(session, self._now):
             return Busy()
         turn = self._turn(session, located.seq)
         if turn is None:
@@ -107,6 +107,9 @@ class GoingBack(Transitions):
         assert last is not None
         agent = self._fetched(("agent at", end), lambda records: records.agent_at(ref, last, end - 1))
         kept = self._kept(session, agent)
+        if session.round is not None:
+            self._question(session)
+            self._dismiss(session)
         self._go_back(session, Place(parent, end, kept), branches, None)
         return Restored(session.key, session.branch, forgotten=kept is None)
 
@@ -119,7 +122,11 @@ def at_place(new: NewRun, body: Body, place: Place) -> tuple[NewRun, Body]:
     return replace(new, back=back, if_busy=if_busy), replace(body, back=encode_messages(back))
 
 
-def _is_at_rest(session: SessionState) -> bool:
-    """Return whether nothing of a session executes, is held, asks or waits; delayed runs may wait for their time."""
-    is_free = session.claimed is None and session.round is None
+def _is_at_rest(session: SessionState, now: float) -> bool:
+    """Return whether nothing of a session executes, is held, asks or waits; delayed runs may wait for their time.
+
+    A question whose time is over asks nobody any more, and is closed with whatever comes next.
+    """
+    asks = session.round is not None and (session.round.answer is not None or session.round.until > now)
+    is_free = session.claimed is None and not asks
     return is_free and not session.queue.has_next and not session.joining

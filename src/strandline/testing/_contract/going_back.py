@@ -512,6 +512,29 @@ class GoingBackContract(Contract):
         assert (await whole(desk)).superseded == [4, 5, 6, 7]
 
     @scenario
+    async def test_a_question_whose_time_is_over_keeps_nothing_from_going_back(self, desk: Desk) -> None:
+        await turn(desk, "a")
+        await desk.finish(await desk.start("b"), asking("q"))
+        assert await go_back(desk, "c", "a") == Refused("session_busy", 1)
+        assert await restore(desk, "a") == Busy()
+        desk.clock.at += 60.0
+        assert await go_back(desk, "d", "a") == Accepted(0)
+        await desk.finish(await desk.claim(of="d"), done("ask d", "answer d"))
+        assert await desk.history() == [*turns("a"), *turns("d")]
+        assert len((await superseded(desk, "d")).runs) == 1
+        await desk.finish(await desk.start("e"), asking("r"))
+        desk.clock.at += 60.0
+        restored = await restore(desk, "b")
+        assert isinstance(restored, Restored)
+        assert restored.start is not None
+        closed = await desk.history()
+        assert [each["role"] for each in closed[2:]] == ["user", "assistant", "user", "assistant"], "it is closed"
+        await desk.restart()
+        assert await desk.history() == closed
+        await turn(desk, "f")
+        assert await desk.history() == [*closed, *turns("f")]
+
+    @scenario
     async def test_a_turn_of_several_runs_goes_whole(self, desk: Desk) -> None:
         await turn(desk, "a")
         host = await desk.start("b")
