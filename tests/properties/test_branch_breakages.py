@@ -84,7 +84,7 @@ def restore_nothing(patch: pytest.MonkeyPatch) -> None:
 
 def restore_in_vain(patch: pytest.MonkeyPatch) -> None:
     """What is superseded is said to be in the conversation already."""
-    patch.setattr(SessionTable, "_restore", lambda table, change: Restored(table._locate_run(change.run_id).key))  # type: ignore[union-attr]
+    patch.setattr(SessionTable, "_restore", lambda table, change: Restored(table._locate_run(change.run_id).key))
 
 
 BREAKAGES: dict[str, tuple[Break, int, str]] = {

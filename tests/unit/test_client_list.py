@@ -72,7 +72,7 @@ def back(after: str | None, *repeated: str) -> GoesBack:
         pytest.param(Told("a 1/b", "a 2/b"), "a b", ON, id="the latest of two answers"),
         pytest.param(Told("a 1/b", "a 2/b c"), "a b", back("2"), id="the latest of two answers, for an edit"),
         pytest.param(Told("a 1/b", "a 2/b", "a c"), "a b", back("2"), id="the latest of two other answers"),
-        pytest.param(Told("a 1/b c", "a 2/b", "a 1/b c d"), "a b", back("1"), id="the answer of the course, for an edit"),
+        pytest.param(Told("a 1/b c", "a 2/b", "a 1/b c d"), "a b", back("1"), id="the shown answer, edited"),
         pytest.param(Told("a X b"), "a b", ON, id="one in the middle came another way"),
         pytest.param(Told("a X Y"), "a", ON, id="those at the end came another way"),
         pytest.param(Told("a X b"), "a", back("a"), id="an edit takes back what came another way"),
