@@ -72,7 +72,7 @@ class Deletion(judging.evidence.Deletion, frozen=True, kw_only=True):
 
 
 class Restoration(Struct, frozen=True, kw_only=True):
-    """A wish to have superseded messages back. Nobody knows whether it was carried out if `answered` is -1."""
+    """A request to have superseded messages back. Nobody knows whether it was carried out if `answered` is -1."""
 
     session: SessionKey
     named: str

@@ -127,6 +127,6 @@ def _is_at_rest(session: SessionState, now: float) -> bool:
 
     A question whose time is over asks nobody any more, and is closed with whatever comes next.
     """
-    asks = session.round is not None and (session.round.answer is not None or session.round.until > now)
-    is_free = session.claimed is None and not asks
+    is_open = session.round is not None and (session.round.answer is not None or session.round.until > now)
+    is_free = session.claimed is None and not is_open
     return is_free and not session.queue.has_next and not session.joining
