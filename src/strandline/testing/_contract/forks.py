@@ -18,6 +18,7 @@ from strandline._journal.port import (
     SessionTree,
     SetOptions,
     StoredQuery,
+    SupersededQuery,
     Taken,
     TreeBranch,
     TreeFork,
@@ -189,6 +190,34 @@ class ForksContract(Contract):
         await desk.claim(of="e")
         record = await desk.journal.load(now)
         assert (record.state, record.length) == ({"n": 3}, 8)
+
+    @scenario
+    async def test_where_nothing_has_changed_the_agent_since_a_fork_goes_back_with_what_it_has(
+        self, desk: Desk
+    ) -> None:
+        await turn(desk, "a")
+        await turn(desk, "b", completion=done("ask b", "answer b", state={"n": 1}))
+        await turn(desk, "c")
+        await fork(desk)
+        for run_id, after, state, forgotten in (
+            ("d", "b", {"n": 1}, False),
+            ("e", "a", None, False),
+            ("f", "c", {"n": 1}, False),
+        ):
+            await desk.accept(run_id, _COPY, back=GoBack(after=RunId(after)))
+            claim = await desk.claim(of=run_id)
+            assert (await desk.journal.load(_COPY)).state == state
+            gone = await desk.journal.read(SupersededQuery(_COPY, run_id=RunId(run_id)))
+            assert gone.forgotten is forgotten
+            await desk.finish(claim, done("ask", "answer", state={"n": run_id}))
+        await turn(desk, "g", completion=done("ask g", "answer g", state={"n": 2}))
+        await fork(desk, at=key("late"))
+        await desk.accept("h", key("late"), back=GoBack(after=RunId("c")))
+        claim = await desk.claim(of="h")
+        assert (await desk.journal.load(key("late"))).state is None
+        gone = await desk.journal.read(SupersededQuery(key("late"), run_id=RunId("h")))
+        assert gone.forgotten
+        await desk.finish(claim)
 
     @scenario
     async def test_what_is_kept_no_more_is_forgotten(self, desk: Desk) -> None:
