@@ -80,10 +80,10 @@ def test_no_header_between_servers_reaches_a_client_and_none_of_a_client_a_serve
 
 
 def is_of_a_session(operation: Operation) -> bool:
-    """Return whether only one server can answer. A stored schedule is read by all."""
+    """Return whether only one server can answer. Stored schedules, histories and trees are read by all."""
     if operation.method == "GET" and "/schedules" in operation.path:
         return False
-    return operation.path in BODIES or ("_id}" in operation.path and not operation.path.endswith("/history"))
+    return operation.path in BODIES or ("_id}" in operation.path and not operation.path.endswith(("/history", "/tree")))
 
 
 async def answering(_: Attempt) -> str:

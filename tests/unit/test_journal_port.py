@@ -33,6 +33,7 @@ GIVEN: dict[str, Any] = {
     "limit": 10,
     "before": 1.0,
     "since": 1.0,
+    "listed": ("hello",),
 }
 
 
