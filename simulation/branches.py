@@ -102,14 +102,19 @@ class Places:
             now = replace(now, runs=now.runs | {part.run.id})
         self.now = now if part.hidden else replace(now, messages=(*now.messages, *part.messages))
 
-    def end(self, part: Part, state: str) -> None:
-        """Note what comes after a part: whose state the agent has."""
+    def end(self, part: Part, own: str, state: str) -> None:
+        """Note what comes after a part: whose state the agent has, and has where a run goes back to the end of the part.
+
+        They differ where its question was answered by a run that asked again in the same round: that run has left
+        nothing to go back to, and its state is not that of the run before.
+        """
         self.now = replace(self.now, state=state)
         if part.run is not None:
             self._last = part.run.id
             self._before.setdefault(part.run.id, self.now)
-        if self._last is not None:
-            self._after[self._last] = self.now
+            self._after[self._last] = replace(self.now, state=own)
+        elif self._last is not None:
+            self._after[self._last] = replace(self.now, state=self._after[self._last].state)
 
     def close(self) -> Known:
         """Return what the conversation is in the end."""
@@ -144,7 +149,7 @@ def superseded(life: Life, timeline: Timeline) -> Iterator[str]:
         for part in split(life, timeline, key):
             places.begin(part)
             places.add(part)
-            places.end(part, "")
+            places.end(part, "", "")
         if [*places.close().messages] != life.shown[key]:
             yield f"the conversation of {key} is not what its last branch continues"
         if places.fault:

@@ -123,13 +123,14 @@ def remembered(life: Life, timeline: Timeline) -> Iterator[str]:
             stored = None if run is None else life.runs.get(run.id)
             if run is not None and stored is not None and stored.status in (RunStatus.SUCCEEDED, RunStatus.NEEDS_INPUT):
                 state = run.text
+            own = state
             question = None if run is None else timeline.questions.get(run.id)
             while question is not None and question.answer is not None:
                 text = text_of(question.answer)
                 known[text] = (timeline.as_line([*places.now.messages[:-1]]), state)
                 question = again_in_the_round(question, timeline.questions)
                 state = state if question is None else text
-            places.end(part, state)
+            places.end(part, own, state)
     for attempts in timeline.by_session.values():
         for attempt in attempts:
             expected = by_session[attempt.session].get(attempt.text)

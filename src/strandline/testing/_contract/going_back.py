@@ -512,6 +512,21 @@ class GoingBackContract(Contract):
         assert (await whole(desk)).superseded == [4, 5, 6, 7]
 
     @scenario
+    async def test_one_that_answered_and_asked_again_is_no_place_and_its_state_is_its_own(self, desk: Desk) -> None:
+        await desk.finish(await desk.start("a"), replace(asking("q"), state={"n": 1}))
+        claim = await desk.start_any("b", input=responses({"q": "yes"}), lane=Lane.ANSWER)
+        await desk.finish(claim, replace(asking("r"), messages=[], state={"n": 2}))
+        desk.clock.at += 60.0
+        assert await go_back(desk, "c", "b") == Unreachable("left_nothing")
+        await turn(desk, "d")
+        record = await desk.journal.load(key())
+        assert record.state == {"n": 2}, "what comes next has the state of the last one"
+        assert await go_back(desk, "e", "a") == Accepted(0)
+        await desk.claim(of="e")
+        record = await desk.journal.load(key())
+        assert (record.state, [each["role"] for each in record.messages]) == ({"n": 1}, ["user", "assistant"] * 2)
+
+    @scenario
     async def test_a_question_whose_time_is_over_keeps_nothing_from_going_back(self, desk: Desk) -> None:
         await turn(desk, "a")
         await desk.finish(await desk.start("b"), asking("q"))
