@@ -103,7 +103,7 @@ class Places:
         self.now = now if part.hidden else replace(now, messages=(*now.messages, *part.messages))
 
     def end(self, part: Part, own: str, state: str) -> None:
-        """Note what comes after a part: whose state the agent has, and has where a run goes back to the end of the part.
+        """Note what comes after a part: whose state the agent has, and has where a run goes back to its end.
 
         They differ where its question was answered by a run that asked again in the same round: that run has left
         nothing to go back to, and its state is not that of the run before.
