@@ -24,7 +24,9 @@ from strandline._config import journal_database, journal_file, workspaces_folder
 from strandline._engine.loops import AgentLoops, HasLoops, Loops
 from strandline._engine.observers import UNPROJECTED, Projection
 from strandline._engine.options import Options
+from strandline._engine.requests import check_url
 from strandline._engine.service import Service
+from strandline._engine.webhooks import Sender
 from strandline._http.app.build import Apps, build_apps
 from strandline._journal.memory import MemoryJournal
 from strandline._journal.partitions import suffix_of
@@ -38,7 +40,7 @@ from strandline._settings import ServiceSettings, Settings
 from strandline._telemetry.recorder import MetricsRecorder
 from strandline._telemetry.scrape import Scrapes
 from strandline._telemetry.traces import Traces
-from strandline.errors import SettingsError
+from strandline.errors import Invalid, SettingsError
 
 _log = logging.getLogger("strandline")
 _SESSION: Final = re.compile(r"[0-9a-f]{64}")
@@ -179,7 +181,29 @@ def build_service(
         observer=recorder,
         tracing=traces,
         projection=build_projection(settings, journal, clock),
+        sender=build_sender(settings),
     )
+
+
+def build_sender(settings: Settings) -> Sender | None:
+    """Return what sends events to webhooks; None without secrets. Raises `SettingsError`."""
+    if settings.webhook_secrets is None:
+        if settings.webhook is not None:
+            raise SettingsError(
+                "webhook is set, and nothing can be signed: set webhook_secrets to a file of lines that `strandline"
+                " keys webhook NAME` prints"
+            )
+        return None
+    from strandline._webhooks.secrets import Secrets
+    from strandline._webhooks.sender import HttpSender
+
+    if settings.webhook is not None:
+        try:
+            check_url(settings.webhook, allow_private=settings.webhook_allow_private)
+        except Invalid as error:
+            raise SettingsError(f"the setting webhook cannot be used: {error}") from None
+    secrets = Secrets(Path(settings.webhook_secrets))
+    return HttpSender(secrets, allow_private=settings.webhook_allow_private)
 
 
 def options_of(settings: Settings, *, survives: bool) -> Options:

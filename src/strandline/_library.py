@@ -73,6 +73,12 @@ class ServiceKeywords(_OlderKeywords, total=False):
     max_still_working_per_caller: int | None
     max_stored_bytes_per_caller: int | None
     max_schedules_per_caller: int
+    webhook: str | None
+    webhook_events: list[Literal["run.queued", "run.started", "run.joined", "run.finished"]]
+    webhook_secrets: str | None
+    webhook_retries: list[float]
+    webhook_allow_private: bool
+    max_webhooks_per_caller: int
     disk_reserve_bytes: int | None
     stall_after: float
     stall_action: Literal["report", "cancel"]

@@ -417,6 +417,23 @@ Carrier = dict[str, str]
 """Headers, by name, that join a run to the trace of its request. Only the tracing module reads them."""
 
 
+class Webhook(Struct, frozen=True, omit_defaults=True):
+    """Where events of a run are sent, and which, by their types."""
+
+    url: str
+    events: tuple[str, ...] = ("run.finished",)
+
+    def wants(self, event: str) -> bool:
+        """Return whether events of a type are sent."""
+        return event in self.events
+
+
+class RunWebhook(Webhook, frozen=True, omit_defaults=True):
+    """The webhook of a run. `by_server`: the server's settings name it, and not the run's caller."""
+
+    by_server: bool = False
+
+
 class RunDefaults(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The run options of a session: they count for each of its runs whose request does not set them. None: not set.
 
@@ -432,6 +449,7 @@ class RunDefaults(Struct, frozen=True, kw_only=True, omit_defaults=True):
     metadata: dict[str, Any] | None = None
     """Beside a request's own, whose names win."""
     sender: Sender | None = None
+    webhook: Webhook | None = None
 
 
 RUN_OPTIONS: Final = frozenset(RunDefaults.__struct_fields__)
@@ -475,6 +493,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
     resolution: Resolution | None = None
     back: GoBack | None = None
     """Where history continues with it, if not at its end."""
+    webhook: RunWebhook | None = None
 
     @property
     def dismisses(self) -> bool:
@@ -528,6 +547,7 @@ class RunSummary(Struct, frozen=True, kw_only=True):
     not_before: float | None = None
     sender: Sender | None = None
     back: GoBack | None = None
+    webhook: RunWebhook | None = None
 
     @property
     def delayed_until(self) -> float | None:

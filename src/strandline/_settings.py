@@ -123,6 +123,39 @@ class ServiceSettings(Struct, frozen=True, kw_only=True, rename=_shown):
     max_schedules_per_caller: Annotated[
         int, Meta(description="Maximum number of schedules of one caller, in all its sessions", ge=0)
     ] = 1_000
+    webhook: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(description="URL to which events of runs are sent whose request and session name none; default: none"),
+    ] = None
+    webhook_events: Annotated[
+        list[Literal["run.queued", "run.started", "run.joined", "run.finished"]],
+        Meta(description="The events that are sent there; default: `run.finished`"),
+    ] = []
+    webhook_secrets: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(
+            description="File with the secrets that sign what is sent to webhooks, as lines printed by `strandline keys"
+            " webhook NAME`, read again when it changes; default: no webhooks"
+        ),
+    ] = None
+    webhook_retries: Annotated[
+        list[Annotated[float, Meta(ge=0)]],
+        Meta(
+            description="Seconds to wait before each further attempt to send an event; after the last one it is dead;"
+            " default: 5, 300, 1800, 7200, 18000, 36000"
+        ),
+    ] = []
+    webhook_allow_private: Annotated[
+        bool, Meta(description="Whether a webhook may be at `http` URLs, and at addresses that are not public")
+    ] = False
+    max_webhooks_per_caller: Annotated[
+        int,
+        Meta(
+            description="Events of one caller that wait to be sent, or are dead, at which its new runs with a webhook"
+            " are refused",
+            ge=0,
+        ),
+    ] = 10_000
     disk_reserve_bytes: Annotated[
         Annotated[int, Meta(ge=0)] | None,
         Meta(

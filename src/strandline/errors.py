@@ -57,6 +57,7 @@ __all__ = [
     "TooLate",
     "TooManySchedules",
     "Unavailable",
+    "WebhooksFull",
 ]
 
 
@@ -225,6 +226,12 @@ class TooManySchedules(Unavailable):
     """The caller has `max_schedules_per_caller` schedules; delete some."""
 
     code = "too_many_schedules"
+
+
+class WebhooksFull(Unavailable):
+    """`max_webhooks_per_caller` events of the caller wait to be sent to webhooks, or are dead; send or forget some."""
+
+    code = "webhooks_full"
 
 
 class StorageFull(Unavailable):

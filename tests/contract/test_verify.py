@@ -68,7 +68,7 @@ def test_a_sound_journal_is_counted(path: Path) -> None:
     }  # fmt: skip
     assert {what for what, done, total in steps if done == total} == {
         "pages", "sessions", "history", "runs", "questions", "schedules", "staged", "windows", "earlier windows",
-        "forks",
+        "forks", "deliveries",
     }  # fmt: skip
     assert path.read_bytes() == before
 

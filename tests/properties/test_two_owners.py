@@ -28,9 +28,11 @@ from strandline._journal.port import (
     Edit,
     Journal,
     Move,
+    NoteDeliveries,
     Pause,
     Query,
     Refused,
+    Resend,
     Restore,
 )
 from strandline._journal.postgres import membership
@@ -191,6 +193,8 @@ class Pair:
         await self._of(token).release(token, counted=counted)
 
     async def change(self, change: Change) -> ChangeAnswer:
+        if isinstance(change, NoteDeliveries | Resend):
+            return await self.servers.journals[0].change(change)
         key = self.servers.runs[change.run_id] if isinstance(change, Cancel | Edit | Move | Restore) else change.key
         return await self.servers.of(key).change(change)
 

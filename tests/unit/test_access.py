@@ -102,7 +102,13 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 
 def filled(path: str, **values: str) -> str:
-    names = {"session_id": "s", "run_id": "run_1", "schedule_id": "sch_1", "model": "strandline"} | values
+    names = {
+        "session_id": "s",
+        "run_id": "run_1",
+        "schedule_id": "sch_1",
+        "webhook_id": "e_1",
+        "model": "strandline",
+    } | values
     return re.sub(r"\{(\w+)\}", lambda found: names[found[1]], path)
 
 

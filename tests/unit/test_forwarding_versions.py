@@ -4,6 +4,7 @@ What a later version may change: fields are added at the end of an envelope, wit
 """
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,6 +19,7 @@ from strandline._http.forwarding import envelope
 from strandline._http.forwarding.envelope import Forward, Inbox, Left
 from strandline._http.forwarding.inner import InnerApp
 from strandline._http.middleware.access import StartWait
+from strandline._webhooks.signing import new_secret
 
 SECRET = b"s" * 32
 
@@ -151,7 +153,9 @@ NEWER = [
     ("POST", "/v1/sessions/s/runs", {"input": "hi", **SENDER}, "sender"),
     ("POST", "/v1/sessions/s/runs", {"input": "hi", "after": None}, "after"),
     ("POST", "/v1/sessions/s/fork", {"session_id": "s2"}, "fork"),
+    ("POST", "/v1/sessions/s/runs", {"input": "hi", "webhook": {"url": "https://127.0.0.1/"}}, "webhook"),
     ("PATCH", "/v1/sessions/s", {"options": {"priority": 2}}, "options"),
+    ("PATCH", "/v1/sessions/s", {"options": {"webhook": {"url": "https://127.0.0.1/"}}}, "webhook"),
     ("POST", "/v1/schedules", {"session_id": "s", "input": "hi", "every": 3600}, "schedules"),
 ]
 
@@ -159,12 +163,14 @@ NEWER = [
 @pytest.mark.parametrize("is_owner", [True, False])
 @pytest.mark.parametrize(("method", "path", "body", "feature"), NEWER, ids=[f"{m} {f}" for m, _, _, f in NEWER])
 def test_what_an_older_server_would_do_otherwise_is_refused_while_one_is_there(
-    method: str, path: str, body: Any, feature: Any, is_owner: bool
+    method: str, path: str, body: Any, feature: Any, is_owner: bool, tmp_path: Path
 ) -> None:
     """It would start a delayed run at once, or take it for damaged when the session becomes its own."""
 
     async def scene() -> None:
-        async with pair(trusted_senders=True) as (found, first, owner, client):
+        secrets = tmp_path / "secrets"
+        secrets.write_text(f"anonymous {new_secret()}\n")
+        async with pair(trusted_senders=True, webhook_secrets=str(secrets)) as (found, first, owner, client):
             await client.post("/chat", json={"session_id": "s", "message": "before"})
             if is_owner:
                 client = httpx.AsyncClient(base_url=owner.url, trust_env=False)
@@ -177,7 +183,9 @@ def test_what_an_older_server_would_do_otherwise_is_refused_while_one_is_there(
             assert answer.headers["retry-after"] == "10"
             assert first.recorder.accepts + owner.recorder.accepts == 1
             assert server.recorder.refusals["older_server"] == (
-                1 if feature in ("not_before", "steer", "sender", "after") else 0
+                1
+                if feature in ("not_before", "steer", "sender", "after") or (method, feature) == ("POST", "webhook")
+                else 0
             )
             assert (await client.post("/chat", json={"session_id": "s", "message": "on"})).status_code == 200
             found.town.unknown = set()

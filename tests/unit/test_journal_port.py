@@ -34,6 +34,7 @@ GIVEN: dict[str, Any] = {
     "before": 1.0,
     "since": 1.0,
     "listed": ("hello",),
+    "now": 1.0,
 }
 
 

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from engine_support import Played, echo, outcome, send, serving
 from strandline._engine.loops import Load, WorkerLoad
 from strandline._engine.reading import ClusterVitals
+from strandline._engine.webhooks import WebhookVitals
 from strandline._journal.cluster import DatabaseVitals
 from strandline._model import ErrorCode, Outcome, RunError, RunStatus
 from strandline._telemetry import disk, sampler
@@ -64,6 +65,7 @@ def test_every_metric_exists_in_both_formats_from_the_start() -> None:
         seen,
         vitals=replace(seen.vitals, agents=Load(workers=workers), cluster=cluster),
         database=DatabaseVitals(-0.5, 7, 2, 9),
+        webhooks=WebhookVitals(),
     )
     text, media_type = exposed(seen, "text/plain")
     assert media_type.startswith("text/plain; version=0.0.4")

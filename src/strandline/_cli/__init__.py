@@ -33,6 +33,7 @@ from strandline._cli.sessions import history, pause, resume, sessions
 from strandline._cli.settings import settings
 from strandline._cli.stacks import stacks
 from strandline._cli.tree import tree
+from strandline._cli.webhooks import webhooks_app
 from strandline._exits import INTERRUPTED
 
 app = typer.Typer(
@@ -72,6 +73,7 @@ app.command(short_help="Find problems before a server starts, and how to fix the
 app.command()(stacks)
 app.command(short_help="Test how any agent server behaves under stress.")(check)
 app.add_typer(schedules_app, name="schedules", short_help="Show and make schedules: runs at the times of a calendar.")
+app.add_typer(webhooks_app, name="webhooks", short_help="Show events for webhooks; send them again; test one.")
 app.add_typer(journal_app, name="journal")
 app.add_typer(cluster_app, name="cluster", short_help="Show the servers over one database; take one out.")
 app.add_typer(keys_app, name="keys")

@@ -35,6 +35,7 @@ from strandline._engine.reading import ClusterVitals, Health, Positions, Reading
 from strandline._engine.requests import ListedMessages, Request, RunBuilder, newer_of
 from strandline._engine.schedules import Schedules, new_schedule_id
 from strandline._engine.streams import Streams, Subscription
+from strandline._engine.webhooks import Outbox, Sender
 from strandline._journal.cluster import DatabaseVitals
 from strandline._journal.partitions import PARTITIONS
 from strandline._journal.port import Journal
@@ -65,6 +66,7 @@ class Service:
         tracing: Tracing = UNTRACED,
         projection: Projection = UNPROJECTED,
         new_schedule_id: Callable[[SessionKey], ScheduleId] = new_schedule_id,
+        sender: Sender | None = None,
     ) -> None:
         if target.singleton:  # one object for all sessions: nothing may run beside it, nor beside a lingering run
             options = replace(options, max_running=1, max_holds=1, max_agents=0)
@@ -123,7 +125,7 @@ class Service:
         standings = Standings(journal, estimates, reasons, cut=options.stream_cut)
         ownership = Ownership.of(journal, self._readiness.note_request)
         reading = Reading(journal, self._runner, self._streams, standings, self._readiness, ownership)
-        builder = RunBuilder(target, options, clock, new_run_id)
+        builder = RunBuilder(target, options, clock, new_run_id, None if sender is None else sender.can_sign)
         self._control = Control(
             journal,
             self._readiness,
@@ -163,7 +165,19 @@ class Service:
             spawn=self._claims.spawn,
         )
         self._handover.on_gained = self.schedules.read_anew
-        self._ticks = (
+        self.webhooks: Outbox | None = None
+        """What sends events to webhooks; None: nothing is sent."""
+        if sender is not None:
+            self.webhooks = Outbox(
+                journal,
+                clock,
+                self._readiness,
+                ownership,
+                sender,
+                retries_s=options.webhook_retries,
+                spawn=self._claims.spawn,
+            )
+        self._ticks: tuple[Callable[[], object], ...] = (
             self._hand_on_ownership,
             self._readiness.tick,
             self._claims.check_deadlines,
@@ -175,6 +189,7 @@ class Service:
             self._pool.drop_lost,
             self._claims.check_lingering,
             self.schedules.tick,
+            *(() if self.webhooks is None else (self.webhooks.tick,)),
         )
         # Each method of adapters, from the module that implements it.
         self.crashed, self.unresolved = reading.crashed, reading.unresolved
@@ -228,6 +243,8 @@ class Service:
             _log.info("%d runs were executing when the last server died", len(orphans))
         self._readiness.begin()
         self.schedules.tick()
+        if self.webhooks is not None:
+            self.webhooks.start()
 
     def _hand_on_ownership(self) -> None:
         self._loops.owned_until(self._journal.owned_until())
@@ -252,12 +269,16 @@ class Service:
 
     async def close(self) -> None:
         """Close the journal, if it is open. Further calls fail."""
+        if self.webhooks is not None:
+            self.webhooks.close()
         await self._journal.close()
 
     async def abort(self) -> None:
         """End the service at once, and leave the journal as a killed process does."""
         await self._projection.finish(0.0)
         await self._claims.abort()
+        if self.webhooks is not None:
+            self.webhooks.close()
         self._loops.close()
 
     # -- requests of adapters -----------------------------------------------------------------------

@@ -80,6 +80,7 @@ TITLES: Final = {
 TITLES_OF: Final = {
     errors.TooManySchedules.code: "Too many schedules",
     errors.StorageFull.code: "Storage full",
+    errors.WebhooksFull.code: "Too many events to send",
     errors.HoldsFull.code: "Too many runs still working",
 }
 """Titles by code, for which the title of the status would be wrong."""
@@ -192,6 +193,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.PrincipalFull: TOO_MANY,
     errors.StorageFull: TOO_MANY,
     errors.TooManySchedules: TOO_MANY,
+    errors.WebhooksFull: TOO_MANY,
     errors.HoldsFull: TOO_MANY,
     errors.ServerFull: UNAVAILABLE,
     errors.Draining: UNAVAILABLE,

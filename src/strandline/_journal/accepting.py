@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from strandline._encoding import encode_messages
 from strandline._journal.changes import AddRun, AnswerQuestion, Body, DropKey, MoveSchedule
 from strandline._journal.defaults import with_defaults
+from strandline._journal.deliveries import queued
 from strandline._journal.errors import RunIdTaken
 from strandline._journal.going_back import GoingBack, at_place
 from strandline._journal.port import (
@@ -231,6 +232,11 @@ class Accepting(GoingBack):
         most, size = bounds.stored_bytes, arrival.body.size
         if most is not None and self._stored_bytes(arrival.new.key.principal) + size > most:
             return Refused("storage_full", arrival.ahead + 1)
+        if arrival.new.webhook is not None and (most := bounds.deliveries) is not None:
+            principal, limit = arrival.new.key.principal, most
+            count = self._fetched(("deliveries", principal), lambda records: records.deliveries_of(principal, limit))
+            if count >= most:
+                return Refused("webhooks_full", arrival.ahead + 1)
         if (room := self._room) is not None:
             if room.is_due:
                 self._fetched("room", lambda records: records.look_for_room())
@@ -284,7 +290,7 @@ class Accepting(GoingBack):
             session, new.run_id, arrival.seq, place[0], place[1], new.created_at, new.queue_deadline,
             timeout_s=new.timeout_s, not_before=new.not_before,
         )  # fmt: skip
-        run.host, run.join = arrival.host, arrival.join
+        run.host, run.join, run.webhook = arrival.host, arrival.join, new.webhook
         self.numbers.drew_run(run.seq)
         if bounds.stored_bytes is not None:
             self._coming.append((new.key.principal, size))
@@ -323,6 +329,8 @@ class Accepting(GoingBack):
         )  # fmt: skip
         self._note(session, added)
         self._runs[run.run_id] = run
+        if run.webhook is not None:
+            self._send(run, queued(run))
         if crashed is not None:
             self._continue(run, crashed)
         if fence is not None:

@@ -39,6 +39,7 @@ class Body(Struct, frozen=True, gc=False):
     trace: bytes | None
     sender: bytes | None = None
     back: bytes | None = None
+    webhook: bytes | None = None
 
     @property
     def size(self) -> int:
@@ -353,6 +354,31 @@ class ForgetSchedule(Change, frozen=True, gc=False):
     id: ScheduleId
 
 
+class AddDelivery(Change, frozen=True, gc=False):
+    """An event to send to `host` as soon as it is stored; `body` is its record."""
+
+    session: SessionRef
+    id: str
+    host: str
+    at: float
+    body: bytes
+
+
+class MoveDelivery(Change, frozen=True, gc=False):
+    """When an event is sent again, None for never; `attempts` as of now, and why the last one failed."""
+
+    id: str
+    at: float | None
+    attempts: int
+    error: str | None
+
+
+class DropDelivery(Change, frozen=True, gc=False):
+    """An event that was received."""
+
+    id: str
+
+
 class CedePartitions(Change, frozen=True, gc=False):
     """Partitions that are ours no more: whatever was decided in them comes before."""
 
@@ -365,7 +391,8 @@ def encoded_body(new: NewRun | Run) -> Body:
     trace = encode_messages(new.trace) if new.trace else None
     sender = None if new.sender is None else encode_messages(new.sender)
     back = None if new.back is None else encode_messages(new.back)
-    return Body(encode_messages(new.input), metadata, trace, sender, back)
+    webhook = None if new.webhook is None else encode_messages(new.webhook)
+    return Body(encode_messages(new.input), metadata, trace, sender, back, webhook)
 
 
 def encode_completion(completion: Completion) -> EncodedCompletion:

@@ -6,9 +6,11 @@ from msgspec.structs import replace
 
 from strandline._journal.accepting import KEPT_BYTES
 from strandline._journal.changes import (
+    DropDelivery,
     DropSession,
     EditRun,
     ForgetSchedule,
+    MoveDelivery,
     MoveSchedule,
     StoreOptions,
     StoreSchedule,
@@ -34,9 +36,11 @@ from strandline._journal.port import (
     EndWaiting,
     Fork,
     Move,
+    NoteDeliveries,
     Outdated,
     Pause,
     Refused,
+    Resend,
     Restore,
     Resume,
     SchedulesFull,
@@ -86,6 +90,10 @@ class Changing(Forking):
                 return self._change_schedule(change)
             case DropSchedule():
                 return self._drop_schedule(change)
+            case NoteDeliveries():
+                return self._note_deliveries(change)
+            case Resend():
+                return self._resend(change)
             case _:
                 assert_never(change)
 
@@ -334,4 +342,21 @@ class Changing(Forking):
         if session is None or self._schedule(session, change.schedule_id) is None:
             return Changed(existed=False)
         self._note(session, ForgetSchedule(change.schedule_id))
+        return Changed(existed=True)
+
+    # -- events to send -------------------------------------------------------------------------------
+
+    def _note_deliveries(self, change: NoteDeliveries) -> Changed:
+        """Forget events that were received, and note when the others are sent again."""
+        self._changes.extend(map(DropDelivery, change.received))
+        self._changes.extend(MoveDelivery(each.id, each.at, each.attempts, each.error) for each in change.not_received)
+        return Changed(existed=True)
+
+    def _resend(self, change: Resend) -> Changed:
+        """Have an event be sent at once, as often as a new one."""
+        principal, of = change.principal, change.id
+        if not self._fetched(("delivery", of), lambda records: records.delivery(principal, of)):
+            return Changed(existed=False)
+        self._changes.append(MoveDelivery(of, self._now, 0, None))
+        self._to_send += 1
         return Changed(existed=True)

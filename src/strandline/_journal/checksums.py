@@ -132,6 +132,16 @@ def schedule_state_owner(session: int, schedule_id: str, at: float | None) -> in
     return zlib.crc32(b"" if at is None else _TIME.pack(at), zlib.crc32(b"state", schedule_owner(session, schedule_id)))
 
 
+def webhook_owner(session: int, run_id: str) -> int:
+    """Return the owner of where events of a run are sent."""
+    return zlib.crc32(run_id.encode(), zlib.crc32(b"webhook", session))
+
+
+def delivery_owner(session: int, delivery_id: str) -> int:
+    """Return the owner of an event that is to be sent."""
+    return zlib.crc32(delivery_id.encode(), zlib.crc32(b"delivery", session))
+
+
 def checkpoint_owner(seq: int, no: int) -> int:
     """Return the owner of checkpoint number `no` of a run."""
     return ((seq << 10) + no) & 0xFFFFFFFF

@@ -9,7 +9,17 @@ from msgspec.structs import replace
 from strandline._encoding import decoder, encode_messages
 from strandline._journal.changes import Body, SessionRef
 from strandline._journal.checksums import options_owner, read_checked, with_checksum
-from strandline._model import INTERRUPTS, NO_DEFAULTS, IfBusy, Lane, NewRun, OnQuestion, RunDefaults, waits_since
+from strandline._model import (
+    INTERRUPTS,
+    NO_DEFAULTS,
+    IfBusy,
+    Lane,
+    NewRun,
+    OnQuestion,
+    RunDefaults,
+    RunWebhook,
+    waits_since,
+)
 from strandline.errors import Invalid
 
 _decoded: Final[Callable[[bytes], RunDefaults]] = decoder(RunDefaults)
@@ -69,10 +79,12 @@ def with_defaults(new: NewRun, body: Body, options: RunDefaults) -> tuple[NewRun
         queue_deadline=queue_deadline,
         metadata={**(options.metadata or {}), **new.metadata},
         sender=of("sender") or new.sender,
+        webhook=new.webhook if (webhook := of("webhook")) is None else RunWebhook(webhook.url, webhook.events),
     )
     metadata = encode_messages(merged.metadata) if merged.metadata else None
     sender = None if merged.sender is None else encode_messages(merged.sender)
-    return merged, replace(body, metadata=metadata, sender=sender)
+    encoded = None if merged.webhook is None else encode_messages(merged.webhook)
+    return merged, replace(body, metadata=metadata, sender=sender, webhook=encoded)
 
 
 def _policies(new: NewRun, if_busy: IfBusy | None, on_question: OnQuestion | None) -> tuple[IfBusy, int, OnQuestion]:

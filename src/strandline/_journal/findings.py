@@ -20,7 +20,7 @@ from strandline._journal.database import Database
 from strandline._journal.defaults import options_of
 from strandline._journal.deletion import COUNT_STORED_BYTES
 from strandline._journal.forks import decoded_fork
-from strandline._journal.lists import schedule_of
+from strandline._journal.lists import delivery_of, schedule_of
 from strandline._journal.rules import Branch, spans
 from strandline._lifecycle import ENDED
 from strandline._model import ANONYMOUS, WHOLE_HISTORY, AgentRecord, Inline, Message, Run, RunStatus, SessionKey
@@ -53,6 +53,9 @@ WINDOW: Final = ("session", '"window"', "state")
 KEPT: Final = ("session", "run", '"window"', "state")
 FORK: Final = ("session", "record")
 SCHEDULE: Final = ("id", "session", "principal", "next_at", "spec", "state")
+DELIVERY: Final = (
+    "id", "session", "principal", "session_id", "host", "created_at", "next_at", "attempts", "error", "body",
+)  # fmt: skip
 """The columns of the rows that are checked."""
 
 
@@ -156,6 +159,10 @@ class Check(ABC):
     def _schedule_rows(self) -> Rows:
         """Return the columns `SCHEDULE` of their schedules."""
 
+    @abstractmethod
+    def _delivery_rows(self) -> Rows:
+        """Return the columns `DELIVERY` of their events to send."""
+
     # -- the rules ------------------------------------------------------------------------------------
 
     def _check(self) -> None:
@@ -174,6 +181,7 @@ class Check(ABC):
         self._kept()
         self._forks()
         self._schedules()
+        self._deliveries()
 
     @contextmanager
     def _unless_damaged(self, what: str) -> Iterator[None]:
@@ -348,6 +356,21 @@ class Check(ABC):
 
     def _lost_schedule(self, schedule_id: str) -> None:
         self._fault(f"the schedule {schedule_id} belongs to no session")
+
+    def _deliveries(self) -> None:
+        for row in self._delivery_rows():
+            session = self._sessions.get(row[1])
+            if session is None:
+                self._lost_delivery(row[0])
+                continue
+            found = delivery_of(row)
+            if found.key != session.ref.key:
+                self._fault(f"the event {found.id} is of another session than its own")
+            elif found.body is None:
+                self._fault(f"the event {found.id} is damaged")
+
+    def _lost_delivery(self, delivery_id: str) -> None:
+        self._fault(f"the event {delivery_id} belongs to no session")
 
     def _lost_window(self, no: int) -> None:
         self._fault(f"a window belongs to no session (number {no})")

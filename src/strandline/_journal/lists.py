@@ -18,6 +18,7 @@ from strandline._journal.changes import SessionRef
 from strandline._journal.checksums import (
     CHECKSUM_BYTES,
     damaged_record,
+    delivery_owner,
     has_checksum,
     read_checked,
     schedule_owner,
@@ -95,6 +96,9 @@ DELETED: Final = "SELECT 1 WHERE 0 AND (?, ?, ?) IS NULL"
 _SCHEDULES: Final = (
     "SELECT id, session, sessions.principal, session_id, next_at, spec, state FROM schedules"
     " JOIN sessions ON no = session"
+)
+_DELIVERIES: Final = (
+    "SELECT id, session, principal, session_id, host, created_at, next_at, attempts, error, body FROM deliveries"
 )
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _PLACE: Final = re.compile(r"[0-9]{1,18}|-4[0-9]{18}")
@@ -250,6 +254,51 @@ def schedules(connection: Database, query: port.SchedulesQuery) -> port.StoredSc
         except JournalUnavailable:
             damaged.append(row[0])
     return port.StoredSchedules(shown, rows[query.limit - 1][0] if len(rows) > query.limit else None, damaged)
+
+
+def delivery_of(row: Sequence[Any]) -> port.StoredDelivery:
+    """Return the event to send of a row of `_DELIVERIES`."""
+    delivery_id, no, principal, session_id, host, created_at, at, attempts, error, stored = row
+    ref = SessionRef.of(no, SessionKey(principal, session_id))
+    body = None
+    try:
+        owner = delivery_owner(ref.crc, delivery_id)
+        body = read_checked(bytes, stored, f"the event {delivery_id}", owner, is_new=True)
+    except JournalUnavailable:
+        pass
+    return port.StoredDelivery(delivery_id, ref.key, host, created_at, at, attempts, error, body)
+
+
+def due_deliveries(connection: Database, query: port.DueDeliveriesQuery) -> port.DueDeliveries:
+    """Return events to send, those that are due for longest first."""
+    without = f" AND host NOT IN ({', '.join('?' * len(query.without))})" if query.without else ""
+    rows = connection.execute(
+        f"{_DELIVERIES} WHERE next_at <= ? AND (next_at, id) > (?, ?){without} ORDER BY next_at, id LIMIT ?",
+        (query.now, *query.after, *query.without, query.limit),
+    ).fetchall()
+    (next_at,) = connection.execute("SELECT min(next_at) FROM deliveries WHERE next_at > ?", (query.now,)).fetchone()
+    return port.DueDeliveries([delivery_of(row) for row in rows], next_at)
+
+
+def deliveries(connection: Database, query: port.DeliveriesQuery) -> list[port.StoredDelivery]:
+    """Return a page of a principal's events, in the order of their ids."""
+    only = "" if query.dead is None else f" AND next_at IS {'' if query.dead else 'NOT '}NULL"
+    rows = connection.execute(
+        f"{_DELIVERIES} WHERE principal = ? AND id > ?{only} ORDER BY id LIMIT ?",
+        (query.principal, query.after, query.limit),
+    ).fetchall()
+    return [delivery_of(row) for row in rows]
+
+
+def deliveries_left(connection: Database, query: port.DeliveriesLeftQuery) -> port.DeliveriesLeft:
+    """Return how many events of all principals are stored."""
+    (count,) = connection.execute("SELECT count(*) FROM deliveries").fetchone()
+    if not count:
+        return port.DeliveriesLeft(0, 0, None)
+    waiting, oldest = connection.execute(
+        "SELECT count(*), min(created_at) FROM deliveries WHERE next_at IS NOT NULL"
+    ).fetchone()
+    return port.DeliveriesLeft(waiting, count - waiting, oldest)
 
 
 def schedule_times(connection: Database, query: port.ScheduleTimesQuery) -> list[tuple[ScheduleId, SessionKey, float]]:
@@ -419,6 +468,9 @@ ANSWERS: Final[Mapping[type[port.Query[Any]], Callable[[Database, Any], Any]]] =
     port.ScheduleQuery: schedule,
     port.SchedulesQuery: schedules,
     port.ScheduleTimesQuery: schedule_times,
+    port.DueDeliveriesQuery: due_deliveries,
+    port.DeliveriesQuery: deliveries,
+    port.DeliveriesLeftQuery: deliveries_left,
     port.UnresolvedQuery: unresolved,
     port.SupersededQuery: superseded,
     port.JoinedQuery: joined,

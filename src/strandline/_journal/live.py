@@ -108,6 +108,9 @@ class LiveSessions:
             if run.fence is None:
                 moved(run.session.key)
 
+    def watch_deliveries(self, stored: Callable[[], object]) -> None:
+        """Do nothing: there is nothing to send."""
+
     def is_waiting(self, run_id: RunId) -> bool:
         """Return whether a run waits."""
         run = self._runs.get(run_id)

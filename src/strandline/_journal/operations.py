@@ -22,6 +22,8 @@ from strandline._journal.port import (
     Edit,
     Gained,
     Move,
+    NoteDeliveries,
+    Resend,
     Restore,
 )
 from strandline._journal.rules import as_sent, check_names
@@ -174,6 +176,8 @@ class Operations(ABC):
 
         if isinstance(change, Cancel | Edit | Move | Restore):
             return await self._operate(decide, run_id=change.run_id)
+        if isinstance(change, NoteDeliveries | Resend):
+            return await self._operate(decide)
         return await self._operate(decide, key=change.key)
 
 

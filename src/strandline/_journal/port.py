@@ -108,6 +108,8 @@ class Bounds(Struct, frozen=True):
     """In all sessions of one principal; None: up to `total`."""
     stored_bytes: int | None = None
     """How many bytes may be stored for one principal, including the new run; None: no bound."""
+    deliveries: int | None = None
+    """At how many events of its principal that are to be sent, or dead, a run with a webhook is refused."""
 
 
 class Accepted(Struct, frozen=True):
@@ -130,7 +132,14 @@ class Refused(Struct, frozen=True):
     """
 
     reason: Literal[
-        "queue_full", "principal_full", "server_full", "session_busy", "not_running", "storage_full", "disk_low"
+        "queue_full",
+        "principal_full",
+        "server_full",
+        "session_busy",
+        "not_running",
+        "storage_full",
+        "disk_low",
+        "webhooks_full",
     ]
     position: int
 
@@ -374,6 +383,31 @@ class DropSchedule(Struct, frozen=True):
     schedule_id: ScheduleId
 
 
+class NotReceived(Struct, frozen=True):
+    """An event that was not received: why, after how many attempts, and when it is sent again; None: it is dead."""
+
+    id: str
+    attempts: int
+    at: float | None
+    error: str
+
+
+class NoteDeliveries(Struct, frozen=True):
+    """Forget events that were `received`, by id, and note which ones were not. Those that are not stored (any more) do
+    not matter."""
+
+    received: tuple[str, ...]
+    not_received: tuple[NotReceived, ...] = ()
+
+
+class Resend(Struct, frozen=True):
+    """Have an event of a principal be sent at once, as often as a new one; `Changed(existed=False)` if it is not stored
+    (any more)."""
+
+    principal: Principal
+    id: str
+
+
 Change = (
     Delete
     | EndWaiting
@@ -390,6 +424,8 @@ Change = (
     | AddSchedule
     | ChangeSchedule
     | DropSchedule
+    | NoteDeliveries
+    | Resend
 )
 
 
@@ -831,6 +867,57 @@ class ScheduleTimesQuery(Query[list[tuple[ScheduleId, SessionKey, float]]], froz
     limit: int = 1000
 
 
+class StoredDelivery(Struct, frozen=True):
+    """An event to send, as stored; `body` is None if it is damaged. `at` is when it is sent; None: it is dead."""
+
+    id: str
+    key: SessionKey
+    host: str
+    created_at: float
+    at: float | None
+    attempts: int
+    error: str | None
+    body: bytes | None
+
+
+class DueDeliveries(Struct, frozen=True):
+    """Events to send, and when the next one after the time of the query is due; None: none is."""
+
+    deliveries: list[StoredDelivery]
+    next_at: float | None
+
+
+class DueDeliveriesQuery(Query[DueDeliveries], frozen=True):
+    """Up to `limit` events of all principals that are due at `now`, those that are due for longest first, after one of
+    them (when it is due, and its id), and without those for some hosts."""
+
+    now: float
+    limit: int
+    without: tuple[str, ...] = ()
+    after: tuple[float, str] = (0.0, "")
+
+
+class DeliveriesQuery(Query[list[StoredDelivery]], frozen=True):
+    """Up to `limit` events of a principal after an id, in the order of ids: all, or those that are dead, or are not."""
+
+    principal: Principal
+    dead: bool | None = None
+    after: str = ""
+    limit: int = 100
+
+
+class DeliveriesLeftQuery(Query["DeliveriesLeft"], frozen=True):
+    """How many events of all principals are stored."""
+
+
+class DeliveriesLeft(Struct, frozen=True):
+    """How many events wait to be sent and are dead, and since when the oldest that waits does."""
+
+    waiting: int
+    dead: int
+    oldest: float | None
+
+
 class StoredQuery(Query["Stored"], frozen=True):
     """How many bytes are stored, as `Bounds.stored_bytes` counts them."""
 
@@ -894,6 +981,10 @@ class Sessions(Protocol):
 
         The call comes in the middle of an operation.
         """
+        ...
+
+    def watch_deliveries(self, stored: Callable[[], object]) -> None:
+        """Call `stored` whenever events to send are durable, in the middle of a commit."""
         ...
 
     def is_waiting(self, run_id: RunId) -> bool:

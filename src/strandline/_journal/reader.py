@@ -40,6 +40,7 @@ from strandline._model import (
     RunId,
     RunStatus,
     RunSummary,
+    RunWebhook,
     Sender,
     SessionKey,
     StateRecord,
@@ -60,6 +61,7 @@ _metadata: Final = decoder(dict[str, Any])
 _trace: Final = decoder(Carrier)
 _sender: Final = decoder(Sender)
 _back_to: Final = decoder(GoBack)
+_webhook: Final[Callable[[bytes], RunWebhook]] = decoder(RunWebhook)
 _checkpoint: Final[Callable[[bytes], Checkpoint]] = decoder(Checkpoint)
 _message: Final[Callable[[bytes], Message]] = decoder(Message)
 in_full: Final[Callable[[bytes], list[Message]]] = decoder(list[Message])
@@ -77,7 +79,7 @@ class RunRow(
         "RunRow",
         "run_id lane priority opaque metadata seq status attempt created_at started_at ended_at outcome timeout_s"
         " queue_deadline discarded cancel_requested discard if_busy moved trace not_before sender fence urgency joins"
-        " host back input",
+        " host back webhook input",
     )
 ):
     """A stored run: a row of the columns `RUN_COLUMNS`, any of which may be damaged."""
@@ -157,6 +159,7 @@ def stored_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
         if row.sender is None
         else checksums.read_checked(_sender, row.sender, what, request, is_new=True),
         "back": None if row.back is None else checksums.read_checked(_back_to, row.back, what, request, is_new=True),
+        "webhook": None if row.webhook is None else webhook_of(session, row.run_id, row.webhook),
         "resumable": {0: True, 1: False}.get(row.opaque),  # (else None, which `convert` refuses)
         "if_busy": row.if_busy or (IfBusy.ENQUEUE if row.joins is None else IfBusy.STEER),
         "joined": row.host,
@@ -175,6 +178,12 @@ def stored_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
     if run.outcome is not None and run.outcome.status != run.status:
         raise checksums.damaged_record(what)
     return run
+
+
+def webhook_of(session: SessionRef, run_id: RunId, stored: bytes) -> RunWebhook:
+    """Return where events of a run are sent. Raises `RecordDamaged`."""
+    owner = checksums.webhook_owner(session.crc, run_id)
+    return checksums.read_checked(_webhook, stored, f"run {run_id}", owner, is_new=True)
 
 
 def each_checkpoint(connection: Database, seq: int) -> Iterator[Checkpoint]:

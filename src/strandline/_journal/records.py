@@ -183,6 +183,14 @@ class Records(Protocol):
         """Return whether a session has a schedule."""
         ...
 
+    def deliveries_of(self, principal: Principal, most: int) -> int:
+        """Return how many events of a principal are to be sent or dead, at most `most`."""
+        ...
+
+    def delivery(self, principal: Principal, delivery_id: str) -> bool:
+        """Return whether an event of a principal is to be sent, or dead."""
+        ...
+
     def first_of(self, row: int) -> int:
         """Return the index of the first message of a row of history; of one without messages, of the one before."""
         ...

@@ -108,6 +108,8 @@ _PLAIN: Final[dict[type[changes.Change], str]] = {
     changes.DropCheckpoints: "DELETE FROM staged WHERE run = :seq",
     changes.DropKey: "UPDATE runs SET key = NULL, fingerprint = NULL WHERE seq = :seq",
     changes.ForgetSchedule: "DELETE FROM schedules WHERE id = :id",
+    changes.MoveDelivery: ("UPDATE deliveries SET next_at = :at, attempts = :attempts, error = :error WHERE id = :id"),
+    changes.DropDelivery: "DELETE FROM deliveries WHERE id = :id",
     changes.AnswerQuestion: "UPDATE questions SET answer = :answer WHERE session = :no AND answer IS NULL",
     changes.DropQuestion: "DELETE FROM questions WHERE session = :no",
     changes.CloseRequest: (
@@ -206,15 +208,16 @@ LIVE: Final = (
     "SELECT run_id, seq, lane, urgency, created_at, queue_deadline, attempt, started_at, moved, fence,"
     f" CASE WHEN NOT ({_IS_OPEN}) THEN coalesce(ended_at, created_at) END, cancel_requested, discard,"
     " CASE WHEN started_at IS NULL AND attempt = 0 THEN 0 ELSE (SELECT count(*) FROM staged WHERE run = seq) END,"
-    " timeout_s, not_before, joins, host"
+    " timeout_s, not_before, joins, host, webhook"
     " FROM runs"
 )
-"""The fields of `RunState` for a waiting or claimed run, in their order; whether and whom it joins comes last."""
+"""The fields of `RunState` for a waiting or claimed run, in their order; then whether and whom it joins, and its
+webhook."""
 _Time = float | None
 _Number = int | None
 _Live = tuple[
     str, int, int, int, float, _Time, int, _Time, _Number, _Number, _Time, int, int, int, _Time, _Time,
-    JoinState | None, str | None,
+    JoinState | None, str | None, bytes | None,
 ]  # fmt: skip
 _LIVE_OF: Final = (
     f"{LIVE} WHERE session = ? AND status = 'queued' UNION ALL {LIVE} WHERE session = ? AND fence IS NOT NULL"
@@ -234,10 +237,12 @@ def _add_run(more: tuple[str, ...]) -> str:
 
 def add_live(session: SessionState, columns: Sequence[Any]) -> None:
     """Give a session a run that waits or is claimed, as `LIVE` has it."""
-    *plain, join, host = reader.plain(_Live, columns, session.key)
+    *plain, join, host, webhook = reader.plain(_Live, columns, session.key)
     run = RunState(session, *plain)
     run.cancel_requested, run.discard = bool(run.cancel_requested), bool(run.discard)
     run.join, run.host_id = join, host
+    if webhook is not None:
+        run.webhook = reader.webhook_of(session.ref, run.run_id, webhook)
     if run.fence is not None:
         session.claimed = run
         return
@@ -306,6 +311,7 @@ class StoredRows(ABC):
             changes.AddQuestion: self._add_question,
             changes.StoreSchedule: self._store_schedule,
             changes.MoveSchedule: self._move_schedule,
+            changes.AddDelivery: self._add_delivery,
             changes.CedePartitions: self._cede,
             **dict.fromkeys(_PLAIN, self._write_plain),
         }
@@ -375,6 +381,8 @@ class StoredRows(ABC):
             more["sender"] = checksums.with_checksum(body.sender, owner)
         if body.back is not None:
             more["back"] = checksums.with_checksum(body.back, owner)
+        if body.webhook is not None:
+            more["webhook"] = checksums.with_checksum(body.webhook, checksums.webhook_owner(crc, new.run_id))
         if row.join is not None:  # (which says that it steers, also where a server does not know that)
             more["joins"] = row.join.value
             if row.host is not None:
@@ -514,6 +522,15 @@ class StoredRows(ABC):
                 "UPDATE schedules SET next_at = ?, state = ?, spec = ? WHERE id = ?", (row.at, state, spec, row.id)
             )
 
+    def _add_delivery(self, row: changes.AddDelivery) -> None:
+        session = row.session
+        body = checksums.with_checksum(row.body, checksums.delivery_owner(session.crc, row.id))
+        self._write(
+            "INSERT INTO deliveries (id, session, principal, session_id, host, created_at, next_at, attempts, body)"
+            " VALUES (?,?,?,?,?,?,?,0,?) ON CONFLICT (id) DO NOTHING",
+            (row.id, session.no, *session.key, row.host, row.at, row.at, body),
+        )
+
     # -- what the session table asks for --------------------------------------------------------------
 
     def busy_sessions(self) -> Iterator[SessionState | DamagedSession]:
@@ -606,6 +623,20 @@ class StoredRows(ABC):
     def has_schedules(self, session: changes.SessionRef) -> bool:
         """Return whether a session has a schedule."""
         found = self._execute("SELECT 1 FROM schedules WHERE session = ? LIMIT 1", (session.no,)).fetchone()
+        return found is not None
+
+    def deliveries_of(self, principal: Principal, most: int) -> int:
+        """Return how many events of a principal are to be sent or dead, at most `most`."""
+        (count,) = self._execute(
+            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE principal = ? LIMIT ?) AS counted", (principal, most)
+        ).fetchone()
+        return int(count)
+
+    def delivery(self, principal: Principal, delivery_id: str) -> bool:
+        """Return whether an event of a principal is to be sent, or dead."""
+        found = self._execute(
+            "SELECT 1 FROM deliveries WHERE id = ? AND principal = ?", (delivery_id, principal)
+        ).fetchone()
         return found is not None
 
     def first_of(self, row: int) -> int:
@@ -753,7 +784,16 @@ class SqliteRows(StoredRows):
             raise checksums.damaged_record(f"the history of session {session.key.session_id}")
         delete("DELETE FROM runs WHERE seq = ? AND session = ?", ((seq, session.no) for seq, _ in rows))
         delete("DELETE FROM history WHERE no = ?", ((no,) for _, no in rows))
-        for table in ("agents", "agents_after", "questions", "closed_requests", "schedules", "branches", "forks"):
+        for table in (
+            "agents",
+            "agents_after",
+            "questions",
+            "closed_requests",
+            "schedules",
+            "deliveries",
+            "branches",
+            "forks",
+        ):
             self._write(f"DELETE FROM {table} WHERE session = ?", (session.no,))
         self._write("DELETE FROM sessions WHERE no = ?", (session.no,))
 

@@ -14,7 +14,7 @@ from msgspec import Struct, field
 from strandline._journal.changes import SessionRef
 from strandline._journal.deadlines import Due
 from strandline._journal.rules import Rank, place
-from strandline._model import NO_AGENT, JoinState, Lane, NewRun, RunId, SessionKey, waits_since
+from strandline._model import NO_AGENT, JoinState, Lane, NewRun, RunId, RunWebhook, SessionKey, waits_since
 
 
 class HistoryEnd(Struct, frozen=True, gc=False):
@@ -72,6 +72,7 @@ class RunState(Struct, eq=False):
     join: JoinState | None = None
     host_id: RunId | None = None
     """Its host as stored, until the session is loaded."""
+    webhook: RunWebhook | None = None
 
     @property
     def rank(self) -> Rank:

@@ -46,6 +46,8 @@ class Batch(Struct, gc=False):
     """The bytes of new runs, by principal, where these are bounded."""
     dropped: list[SessionKey]
     """Sessions that are deleted."""
+    to_send: int = 0
+    """How many events to send it has."""
     ceded: dict[int, int] = {}
     """Partitions that are ours no more, each with how many owners it has had."""
 
@@ -83,7 +85,8 @@ class SessionTable(Accepting, Changing, Owning):
         coming, self._coming = self._coming, []
         dropped, self._dropped = self._dropped, []
         ceded, self._ceded = self._ceded, {}
-        return Batch(changes, claims, sessions, coming, dropped, ceded)
+        to_send, self._to_send = self._to_send, 0
+        return Batch(changes, claims, sessions, coming, dropped, to_send, ceded)
 
     @property
     def decided(self) -> int:
@@ -101,6 +104,12 @@ class SessionTable(Accepting, Changing, Owning):
             if not self._drops_in_flight[key]:
                 del self._drops_in_flight[key]
         self._stored_of.update(stored)
+        if batch.to_send and self._on_send is not None:
+            self._on_send()
+
+    def watch_deliveries(self, stored: Callable[[], object]) -> None:
+        """Call `stored` whenever events to send are durable."""
+        self._on_send = stored
 
     def principals(self, batch: Batch) -> set[Principal]:
         """Return the principals of a batch whose stored bytes the table needs."""
@@ -122,6 +131,7 @@ class SessionTable(Accepting, Changing, Owning):
         self._ceded.clear()
         self._changes.clear()
         self._claims.clear()
+        self._to_send = 0
         self._changed.clear()
         self._coming.clear()
         self._dropped.clear()

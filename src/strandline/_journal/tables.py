@@ -47,7 +47,7 @@ _RUN: Final = (
     "seq", "run_id", "session", "lane", "urgency", "priority", "status", "attempt", "fence", "last", "opaque", "input",
     "metadata", "created_at", "started_at", "ended_at", "outcome", "timeout_s", "queue_deadline", "discarded",
     "cancel_requested", "discard", "key", "fingerprint", "if_busy", "moved", "trace", "not_before", "sender", "joins",
-    "host", "back",
+    "host", "back", "webhook",
 )  # fmt: skip
 OLDEST_FENCE: Final = 1
 RUNS: Final = Table(
@@ -97,6 +97,10 @@ TABLES: Final = (
     Table("questions", ("session", "run", "until", "answer", "question")),
     Table("closed_requests", ("session", "id", "run", "closed"), key=2),
     Table("schedules", ("id", "session", "principal", "next_at", "spec", "state")),
+    Table(
+        "deliveries",
+        ("id", "session", "principal", "session_id", "host", "created_at", "next_at", "attempts", "error", "body"),
+    ),
     Table("branches", ("session", "start", "parent", "upto", "run", "was_parent", "was_upto", "forgotten"), key=2),
     Table("agents_after", ("session", "run", '"window"', "state"), key=2),
     Table("forks", ("session", "source", "record")),

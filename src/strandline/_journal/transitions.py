@@ -34,6 +34,7 @@ from strandline._journal.changes import (
     SessionRef,
 )
 from strandline._journal.defaults import options_of
+from strandline._journal.deliveries import Payload, delivery, finished, joined, started
 from strandline._journal.errors import ClaimLost
 from strandline._journal.live import LiveSessions
 from strandline._journal.numbers import Numbers
@@ -142,6 +143,9 @@ class Transitions(LiveSessions):
         """Deleted sessions that are in no batch yet."""
         self._ceded: dict[int, int] = {}
         """Partitions that are ours no more, and how many owners each has had; in no batch yet."""
+        self._to_send = 0
+        """How many events to send are in no batch yet."""
+        self._on_send: Callable[[], object] | None = None
         self._drops_in_flight: Counter[SessionKey] = Counter()
         """How many deletions of a session are not durable: storage still has it."""
 
@@ -309,6 +313,13 @@ class Transitions(LiveSessions):
             ),
         )  # fmt: skip
 
+    def _send(self, run: RunState, event: Payload) -> None:
+        """Have an event of a run sent to its webhook, if that wants it."""
+        webhook = run.webhook
+        if webhook is not None and webhook.wants(event.type):
+            self._note(run.session, delivery(run.session.ref, run, webhook, event, self._now))
+            self._to_send += 1
+
     # -- runs that join -------------------------------------------------------------------------------
 
     def _change_join(self, run: RunState) -> None:
@@ -322,6 +333,8 @@ class Transitions(LiveSessions):
         run.join, run.started_at = JoinState.APPLIED, self._now
         self._reach_host(run)
         self._change_join(run)
+        if run.webhook is not None:
+            self._send(run, joined(run))
 
     def _become_next(self, run: RunState) -> None:
         """Give a run that was to join another a turn of its own: before others of its priority."""
@@ -366,6 +379,8 @@ class Transitions(LiveSessions):
         run.session.claimed = run
         self._gains_claim(run.session)
         self._executes(run)
+        if run.webhook is not None:
+            self._send(run, started(run))
         return fence
 
     def _unclaim(self, run: RunState) -> None:
@@ -467,6 +482,8 @@ class Transitions(LiveSessions):
             discarded,
         )  # fmt: skip
         self._note(run.session, end)
+        if run.webhook is not None:
+            self._send(run, finished(run, status, outcome))
         if run.checkpoints and not unresolved:
             self._note(run.session, DropCheckpoints(run.seq))
             run.checkpoints = 0
@@ -772,4 +789,5 @@ def as_run(new: NewRun, run: RunState) -> Run:
         not_before=new.not_before,
         sender=new.sender,
         back=new.back,
+        webhook=new.webhook,
     )

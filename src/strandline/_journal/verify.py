@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 from strandline._journal.driver import code_of, connect_reader
 from strandline._journal.findings import (
+    DELIVERY,
     FORK,
     HISTORY,
     KEPT,
@@ -157,3 +158,6 @@ class _FileCheck(Check):
 
     def _schedule_rows(self) -> Rows:
         return self._rows("schedules", SCHEDULE, "schedules")
+
+    def _delivery_rows(self) -> Rows:
+        return self._rows("deliveries", DELIVERY, "deliveries")

@@ -19,6 +19,7 @@ _LISTS: Final = {
     "asked": "`strandline answer SESSION` shows the open questions of a session",
     "sessions": "`strandline sessions` lists the sessions",
     "schedules": "`strandline schedules` lists the schedules",
+    "webhooks": "`strandline webhooks` lists the events",
 }
 
 Body = dict[str, Any]
@@ -152,6 +153,18 @@ class RemoteServer:
         """Delete a schedule. Raises `UnknownId`."""
         self._ask("DELETE", f"/v1/schedules/{_quoted(schedule)}")
 
+    def webhooks(self, most: int, status: str | None = None) -> Body:
+        """Return up to `most` events that wait to be sent or are dead, or those of a status."""
+        return self._pages("/v1/webhooks", "webhooks", most, query={} if status is None else {"status": status})
+
+    def resend_webhook(self, event: str) -> None:
+        """Send an event again. Raises `UnknownId`."""
+        self._ask("POST", f"/v1/webhooks/{_quoted(event)}/resend")
+
+    def test_webhook(self, url: str) -> Body:
+        """Send a test to a webhook, and return what became of it."""
+        return self._ask("POST", "/v1/webhooks/test", {"url": url})
+
     def answer(self, session: str, answers: dict[str, str]) -> Body:
         """Answer the open questions of a session, by their ids; return the run that continues with the answers."""
         return self._ask("POST", f"{_path(session)}/runs", {"input": requests.responses(answers)})
@@ -190,6 +203,7 @@ class RemoteServer:
             case NotFound(detail=detail) if error.code and not detail.startswith("there is nothing at"):
                 what = "runs" if path.startswith("/v1/runs/") else "asked" if "input request" in detail else "sessions"
                 what = "schedules" if path.startswith("/v1/schedules/") else what
+                what = "webhooks" if path.startswith("/v1/webhooks/") else what
                 return UnknownId(f"{detail}; {_LISTS[what]}")
             case NotFound(code=code) if code:
                 return self._not_a_server(f"it has no {path}")

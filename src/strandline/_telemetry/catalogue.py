@@ -11,6 +11,7 @@ from msgspec import Struct
 from strandline import __version__
 from strandline._engine.loops import WorkerLoad
 from strandline._engine.reading import ClusterVitals, Vitals
+from strandline._engine.webhooks import WebhookVitals
 from strandline._journal.cluster import DatabaseVitals
 from strandline._journal.port import Stored
 from strandline._telemetry.disk import DiskUsage
@@ -31,6 +32,7 @@ class Seen(Struct, frozen=True):
     stored: Stored | None
     dropped_lines: int = 0
     database: DatabaseVitals | None = None
+    webhooks: WebhookVitals | None = None
 
 
 class Metric(Struct, frozen=True):
@@ -75,6 +77,15 @@ def _of_cluster(
 
 def _of_database(name: str, meaning: str, read: Callable[[DatabaseVitals], float | None]) -> Metric:
     return _gauge(name, meaning, lambda seen: None if seen.database is None else read(seen.database))
+
+
+def _of_webhooks(
+    kind: Literal["gauge", "counter"], name: str, meaning: str, read: Callable[[WebhookVitals], float]
+) -> Metric:
+    def values(seen: Seen) -> Iterable[tuple[tuple[str, ...], Read]]:
+        return [((), None if seen.webhooks is None else read(seen.webhooks))]
+
+    return Metric(kind, name, meaning, values)
 
 
 METRICS: Final = (
@@ -211,6 +222,15 @@ METRICS: Final = (
            lambda seen: seen.vitals.projection_behind),
     _counter("session_files_failures", "Times that the files of a session could not be written or removed; retried",
              lambda seen: seen.vitals.projection_failures),
+    _of_webhooks("counter", "webhooks_sent", "Events that webhooks have received (setting `webhook_secrets`)",
+                 lambda seen: seen.sent),
+    _of_webhooks("counter", "webhooks_failed", "Attempts to send an event that failed", lambda seen: seen.failed),
+    _of_webhooks("gauge", "webhooks_waiting", "Events in the journal that wait to be sent, at all servers",
+                 lambda seen: seen.waiting),
+    _of_webhooks("gauge", "webhooks_dead", "Events in the journal that are sent no more, at all servers",
+                 lambda seen: seen.dead),
+    _of_webhooks("gauge", "webhooks_oldest_seconds", "How long the oldest event waits to be sent",
+                 lambda seen: seen.oldest_s),
     _counter("log_lines_dropped", "Log lines that were dropped, because the log is full or is not read",
              lambda seen: seen.dropped_lines),
     Metric("gauge", "build_info", "Always 1; `version` is the version of Strandline",

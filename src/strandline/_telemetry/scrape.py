@@ -30,13 +30,17 @@ class Scrapes:
         self._disk = None if file is None else Disk(file)
         self._stored = Sampler(service.stored)
         self._database = Sampler(service.database)
+        self._webhooks = None if service.webhooks is None else Sampler(service.webhooks.vitals)
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics and their media type; `accept` is the client's header."""
-        usage, stored, database = await asyncio.gather(
-            _nothing() if self._disk is None else self._disk.sample(), self._stored.sample(), self._database.sample()
+        usage, stored, database, webhooks = await asyncio.gather(
+            _nothing() if self._disk is None else self._disk.sample(),
+            self._stored.sample(),
+            self._database.sample(),
+            _nothing() if self._webhooks is None else self._webhooks.sample(),
         )
-        seen = Seen(self._service.vitals(), self._recorder, usage, stored, self._dropped_lines(), database)
+        seen = Seen(self._service.vitals(), self._recorder, usage, stored, self._dropped_lines(), database, webhooks)
         try:
             return await asyncio.to_thread(_exposed, seen, accept)
         except RuntimeError:  # no thread is available, which is when metrics matter

@@ -6,9 +6,10 @@ only carry plans out. Nothing here knows the inside of a server.
 
 from typing import TYPE_CHECKING, Any
 
-from strandline._model import InputRequest, Sender
+from strandline._model import InputRequest, Sender, Webhook
 from strandline.client._answers import (
     Branch,
+    Delivery,
     Effect,
     Fork,
     ForkedFrom,
@@ -20,6 +21,7 @@ from strandline.client._answers import (
     Run,
     Schedule,
     Tree,
+    WebhookTest,
     Why,
 )
 from strandline.client._async_client import AsyncClient
@@ -64,6 +66,7 @@ __all__ = [
     "Client",
     "ClientError",
     "Conflict",
+    "Delivery",
     "Effect",
     "Event",
     "Fork",
@@ -103,6 +106,8 @@ __all__ = [
     "Unauthorized",
     "Unknown",
     "Usage",
+    "Webhook",
+    "WebhookTest",
     "Why",
 ]
 

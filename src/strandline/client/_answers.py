@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from strandline._encoding import decoder
-from strandline._model import Block, InputRequest, Message, RunStatus, Sender
+from strandline._model import Block, InputRequest, Message, RunStatus, Sender, Webhook
 from strandline.client._errors import ClientError, Conflict, NotFound, NotNow, NotStrandline, Refused, Unauthorized
 
 T = TypeVar("T")
@@ -168,6 +168,7 @@ class Run(Struct, frozen=True, kw_only=True):
     superseded: list[str] = []
     effects: list[Effect] | None = []
     agent_state: str | None = None
+    webhook: Webhook | None = None
 
     @property
     def ended(self) -> bool:
@@ -190,6 +191,36 @@ class RunsPage(Struct, frozen=True):
 
     runs: list[Run]
     next_cursor: str | None = None
+
+
+class Delivery(Struct, frozen=True, kw_only=True):
+    """An event that waits to be sent to a webhook, or is dead: its `status`. `error` is why the last attempt failed."""
+
+    id: str
+    type: str
+    status: str
+    run_id: str | None = None
+    session_id: str
+    url: str | None = None
+    created_at: datetime | None = None
+    next_at: datetime | None = None
+    attempts: int = 0
+    error: str | None = None
+
+
+class DeliveriesPage(Struct, frozen=True):
+    """A page of events."""
+
+    webhooks: list[Delivery]
+    next_cursor: str | None = None
+
+
+class WebhookTest(Struct, frozen=True, kw_only=True):
+    """Whether a test was received, and what the receiver answered."""
+
+    id: str
+    received: bool
+    detail: str = ""
 
 
 class Schedule(Struct, frozen=True, kw_only=True):
@@ -275,6 +306,8 @@ open_tools: Final = decoder(OpenTools)
 history_page: Final = decoder(HistoryPage)
 schedule: Final = decoder(Schedule)
 schedules_page: Final = decoder(SchedulesPage)
+deliveries_page: Final = decoder(DeliveriesPage)
+webhook_test: Final = decoder(WebhookTest)
 
 
 def read(reply: Reply, decode: Callable[[bytes], T]) -> T:

@@ -16,7 +16,18 @@ from strandline.client import _answers as answers
 from strandline.client import _plans as plans
 from strandline.client import _requests as requests
 from strandline.client import _transport as transport
-from strandline.client._answers import Fork, HistoryMessage, OpenTool, Reply, Restored, Run, Schedule, Tree
+from strandline.client._answers import (
+    Delivery,
+    Fork,
+    HistoryMessage,
+    OpenTool,
+    Reply,
+    Restored,
+    Run,
+    Schedule,
+    Tree,
+    WebhookTest,
+)
 from strandline.client._errors import ClientError, NoServer
 from strandline.client._events import Event
 from strandline.client._plans import Ask, Emit, Frame, Next, Open, Patience, Pause, Plan, PlanRunner
@@ -183,6 +194,18 @@ class AsyncClient:
     async def delete_schedule(self, schedule_id: str) -> None:
         """Delete a schedule. Its runs stay."""
         await self._do(plans.delete_schedule(schedule_id, self._patience()))
+
+    async def webhooks(self, status: str | None = None, limit: int | None = None) -> list[Delivery]:
+        """Return up to `limit` events that wait to be sent to webhooks or are dead, or those of a status."""
+        return await self._do(plans.webhooks(status, limit, self._patience()))
+
+    async def resend(self, event_id: str) -> None:
+        """Send an event again at once, as often as a new one."""
+        await self._do(plans.resend(event_id, self._patience()))
+
+    async def test_webhook(self, url: str) -> WebhookTest:
+        """Have the server send a test to a webhook; return whether it was received."""
+        return await self._do(plans.test_webhook(url, self._patience()))
 
     async def ask(
         self, method: str, path: str, body: object = None, *, query: Mapping[str, str] | None = None

@@ -304,6 +304,30 @@ def delete_schedule(schedule_id: str, patience: Patience) -> Plan[None]:
     yield from ask(requests.delete_schedule(schedule_id), patience)
 
 
+def webhooks(status: str | None, limit: int | None, patience: Patience) -> Plan[list[answers.Delivery]]:
+    """Return events that wait to be sent, or are dead. Raises `ClientError`."""
+    found: list[answers.Delivery] = []
+    cursor: str | None = None
+    while limit is None or len(found) < limit:
+        most = requests.PAGE if limit is None else limit - len(found)
+        reply = yield from ask(requests.webhooks(status, most, cursor), patience)
+        page = answers.read(reply, answers.deliveries_page)
+        found += page.webhooks
+        if (cursor := page.next_cursor) is None:
+            break
+    return found
+
+
+def resend(event_id: str, patience: Patience) -> Plan[None]:
+    """Send an event again. Raises `ClientError`."""
+    yield from ask(requests.resend(event_id), patience)
+
+
+def test_webhook(url: str, patience: Patience) -> Plan[answers.WebhookTest]:
+    """Send a test to a webhook. Raises `ClientError`."""
+    return answers.read((yield from ask(requests.test_webhook(url), patience)), answers.webhook_test)
+
+
 def open_tools(run_id: str, patience: Patience) -> Plan[list[answers.OpenTool]]:
     """Return the tools of a crashed run whose outcome is unknown. Raises `ClientError`: `Conflict` if it cannot
     continue."""

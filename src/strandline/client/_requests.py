@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, NotRequired, TypedDict
 from urllib.parse import quote, urlsplit
 
 from strandline._encoding import encode_messages
-from strandline._model import Block, IfBusy, OnDisconnect, OnQuestion, Sender
+from strandline._model import Block, IfBusy, OnDisconnect, OnQuestion, Sender, Webhook
 from strandline.client._errors import ClientError
 
 QUIET_S: Final = 45.0
@@ -41,6 +41,7 @@ class RunOptions(TypedDict, total=False):
     on_disconnect: OnDisconnect | Literal["continue", "cancel", "cancel_if_queued"]
     metadata: dict[str, Any]
     sender: Sender | Mapping[str, str]
+    webhook: Webhook | Mapping[str, Any]
     idempotency_key: str
 
 
@@ -174,6 +175,22 @@ def schedules(session: str | None, limit: int, cursor: str | None) -> Request:
     """Return the request for a page of schedules."""
     query = {"limit": str(min(limit, PAGE)), **({} if session is None else {"session_id": session})}
     return _request("GET", "/v1/schedules", query=query if cursor is None else {**query, "cursor": cursor})
+
+
+def webhooks(status: str | None, limit: int, cursor: str | None) -> Request:
+    """Return the request for a page of events for webhooks."""
+    query = {"limit": str(min(PAGE, limit))} | ({} if status is None else {"status": status})
+    return _request("GET", "/v1/webhooks", query=query if cursor is None else {**query, "cursor": cursor})
+
+
+def resend(event_id: str) -> Request:
+    """Return the request that sends an event again."""
+    return _request("POST", f"/v1/webhooks/{quote(event_id, safe='')}/resend", again=False)
+
+
+def test_webhook(url: str) -> Request:
+    """Return the request that sends a test to a webhook."""
+    return _request("POST", "/v1/webhooks/test", {"url": url}, again=False)
 
 
 def delete_schedule(schedule_id: str) -> Request:

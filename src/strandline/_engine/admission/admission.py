@@ -101,6 +101,7 @@ class Admission:
             options.max_queued,
             per_principal=options.max_queued_per_principal,
             stored_bytes=options.max_stored_bytes_per_principal,
+            deliveries=options.max_webhooks_per_caller,
         )
         self._under_way: set[asyncio.Task[Any]] = set()
 

@@ -255,7 +255,7 @@ class Control:
         Raises `Invalid` for what no request could ask for, `NotFound`, `StorageFull`.
         """
         if options:
-            self._ownership.check_known(("options",))
+            self._ownership.check_known(("options", "webhook") if options.get("webhook") else ("options",))
         self._ownership.check(key)
         if options is not None:
             given = {name: value for name, value in options.items() if value is not None}

@@ -26,6 +26,7 @@ from strandline.errors import (
     StorageFull,
     StrandlineError,
     Unavailable,
+    WebhooksFull,
 )
 
 STORAGE_FULL_S: Final = 60.0
@@ -95,6 +96,12 @@ class Refusals:
                 f"{self._options.max_stored_bytes_per_principal} bytes may be kept for {key.principal}, in all its"
                 " sessions (setting max_stored_bytes_per_caller), and this run would be more; delete sessions that"
                 " are not needed any more",
+                retry_after_s=max(self._options.retry_after_s, STORAGE_FULL_S),
+            )
+        if refused.reason == "webhooks_full":
+            return WebhooksFull(
+                f"{self._options.max_webhooks_per_caller} events of {key.principal} wait to be sent to webhooks, or are"
+                " dead (setting max_webhooks_per_caller); `strandline webhooks` lists them",
                 retry_after_s=max(self._options.retry_after_s, STORAGE_FULL_S),
             )
         if refused.reason == "disk_low":

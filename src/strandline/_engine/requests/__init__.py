@@ -17,9 +17,11 @@ from strandline._engine.requests.content import (
 )
 from strandline._engine.requests.request import END_OF_TIME_S, Request, RunEdit, check_key, is_storable, newer_of
 from strandline._engine.requests.run_builder import RunBuilder, checked_priority
+from strandline._engine.requests.webhook import EVENTS, check_url, check_webhook
 
 __all__ = [
     "END_OF_TIME_S",
+    "EVENTS",
     "FORMATS",
     "LOCATION",
     "LONGEST_NAME",
@@ -36,6 +38,8 @@ __all__ = [
     "ToolOutcome",
     "check_content",
     "check_key",
+    "check_url",
+    "check_webhook",
     "checked_priority",
     "is_storable",
     "newer_of",

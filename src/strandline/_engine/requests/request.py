@@ -13,6 +13,7 @@ from strandline._model import (
     OnQuestion,
     Sender,
     SessionKey,
+    Webhook,
 )
 from strandline.errors import Invalid
 
@@ -48,6 +49,8 @@ class Request(Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any] = field(default_factory=dict)
     sender: Sender | None = None
     """Who sent it, where the setting `trusted_senders` lets callers say so; None: the principal."""
+    webhook: Webhook | None = None
+    """Where events of it are sent; None: where its session, or the service, says."""
     idempotency_key: str | None = None
     fingerprint: bytes = b""
     """With a key: the SHA-256 of the request, as its protocol compares two; b"": of all fields above. Equal requests
@@ -85,6 +88,8 @@ class Request(Struct, frozen=True, kw_only=True):
             raise Invalid(f"answers is {self.answers!r}; it must be a dict, or None")
         if not isinstance(self.sender, Sender | None):
             raise Invalid(f"sender is {self.sender!r}; it must be a strandline.Sender, or None")
+        if not isinstance(self.webhook, Webhook | None):
+            raise Invalid(f"webhook is {self.webhook!r}; it must be a strandline.Webhook, or None")
         if not isinstance(self.fingerprint, bytes):
             raise Invalid(f"fingerprint is {self.fingerprint!r}; it must be bytes")
 
@@ -130,6 +135,7 @@ def newer_of(request: Request, *, is_resolved: bool, replaces: bool) -> Iterator
         ("sender", request.sender is not None),
         ("steer", request.if_busy is IfBusy.STEER),
         ("resolve", is_resolved),
+        ("webhook", request.webhook is not None),
         ("after", replaces or not isinstance(request.after, UnsetType)),
     )
     yield from (feature for feature, is_needed in needs if is_needed)

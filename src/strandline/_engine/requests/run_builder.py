@@ -13,6 +13,7 @@ from strandline._encoding import encode, encode_messages
 from strandline._engine.options import Options
 from strandline._engine.requests.content import check_content
 from strandline._engine.requests.request import Request, RunEdit
+from strandline._engine.requests.webhook import DEFAULT_EVENTS, check_webhook
 from strandline._model import (
     HIGHEST_PRIORITY,
     INTERRUPTS,
@@ -25,9 +26,11 @@ from strandline._model import (
     Lane,
     NewRun,
     OnQuestion,
+    Principal,
     Resolution,
     RunDefaults,
     RunId,
+    RunWebhook,
     SessionKey,
     ToolDone,
     responses,
@@ -49,6 +52,7 @@ _OPTIONS: Final = (
     ("queue_timeout_s", "queue_timeout"),
     ("on_disconnect", "on_disconnect"),
     ("sender", "sender"),
+    ("webhook", "webhook"),
 )
 """The fields of a request that are run options, with their names. Metadata is merged, name by name."""
 _NONE: Final[frozenset[str]] = frozenset()
@@ -63,6 +67,8 @@ class RunBuilder(Struct, eq=False):
     _options: Options
     _clock: Clock
     _new_run_id: Callable[[SessionKey], RunId]
+    _can_sign: Callable[[Principal], bool] | None = None
+    """Whether events of a principal can be signed; None: nothing is sent."""
 
     def build(
         self,
@@ -119,7 +125,20 @@ class RunBuilder(Struct, eq=False):
             own_options=self._own_options(request) if resolution is None else RUN_OPTIONS,
             resolution=resolution,
             back=back,
+            webhook=self._webhook(request),
         )
+
+    def _webhook(self, request: Request) -> RunWebhook | None:
+        """Return where events of a request's run are sent. Raises `Invalid`."""
+        options = self._options
+        if request.webhook is not None:
+            check_webhook(
+                request.webhook, request.key.principal, self._can_sign, allow_private=options.webhook_allow_private
+            )
+            return RunWebhook(request.webhook.url, request.webhook.events)
+        if options.webhook is None or self._can_sign is None:
+            return None
+        return RunWebhook(options.webhook, tuple(options.webhook_events) or DEFAULT_EVENTS, by_server=True)
 
     def _back(self, request: Request, again: RunId | None) -> GoBack | None:
         """Return where history continues with a request's run. Raises `Invalid` if it asks for what excludes that."""
@@ -153,6 +172,7 @@ class RunBuilder(Struct, eq=False):
                 on_disconnect=options.on_disconnect,
                 metadata=options.metadata or {},
                 sender=options.sender,
+                webhook=options.webhook,
             ),
             None,
         )
@@ -235,6 +255,8 @@ def _fingerprint(request: Request) -> bytes:
     requested["if_busy"] = request.if_busy or IfBusy.ENQUEUE
     if request.after is UNSET:
         del requested["after"]
+    if request.webhook is None:  # (as before there were any)
+        del requested["webhook"]
     if request.sender is None:  # (as before there were any: keys outlive an upgrade)
         del requested["sender"]
     if request.expected_run_id is None:  # (earlier versions did not know it, and the key may be theirs)

@@ -41,6 +41,7 @@ from strandline._http.routes.runs import Runs
 from strandline._http.routes.schedules import ScheduleRoutes
 from strandline._http.routes.sessions import Sessions
 from strandline._http.routes.tree import Trees
+from strandline._http.routes.webhooks import WebhookRoutes
 from strandline._settings import AppSettings
 
 READABLE: Final = ["Location", "Retry-After", "Preference-Applied", *REPLAYED, *SEND_NO_MORE, SESSION]
@@ -88,6 +89,7 @@ def build_apps(
     sessions = Sessions(service, settings)
     forks, trees = Forks(service, settings), Trees(service)
     schedules = ScheduleRoutes(service, settings)
+    webhooks = WebhookRoutes(service, settings)
     if keys is not None:
         service.schedules.has_key = lambda principal: any(each.principal == principal for each in keys.ring.keys)
     changes: Handler = Changes(service).events
@@ -105,6 +107,7 @@ def build_apps(
             timeout_s=service.options.timeout_s,
             queue_timeout_s=service.options.queue_timeout_s,
             trusted_senders=service.options.trusted_senders,
+            webhooks=service.webhooks is not None,
         )
     )
     router = Router(
@@ -154,6 +157,9 @@ def build_apps(
                 methods=["GET", "PATCH", "DELETE"],
             ),
             Route("/v1/schedules/{schedule_id}/run", Endpoint(schedules.run), methods=["POST"]),
+            Route("/v1/webhooks", Endpoint(webhooks.all), methods=["GET"]),
+            Route("/v1/webhooks/test", Endpoint(webhooks.test), methods=["POST"]),
+            Route("/v1/webhooks/{webhook_id}/resend", Endpoint(webhooks.resend), methods=["POST"]),
             Route("/v1/events", Endpoint(changes), methods=["GET"]),
             Route("/v1/chat/completions", Endpoint(functools.partial(exchange.handle, openai)), methods=["POST"]),
             Route("/v1/models", Endpoint(openai.models), methods=["GET"]),

@@ -37,6 +37,7 @@ from strandline._http.routes.sessions import (
     SessionsBody,
 )
 from strandline._http.routes.tree import TreeBody
+from strandline._http.routes.webhooks import DeliveriesBody, WebhookTestBody, WebhookTestedBody
 from strandline._model import INTERRUPTS, IfBusy, OnQuestion, RunStatus
 
 SESSION_HEADER: Final = "X-Session-Id"
@@ -203,6 +204,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "EditBody": {"input": "Hello again"},
     "SessionChangeBody": {"options": {"priority": 2}},
     "NewScheduleBody": {"session_id": "my-session", "input": "Hello", "cron": "0 9 * * MON-FRI"},
+    "WebhookTestBody": {"url": "https://example.com/hook"},
     "ResolveBody": {"tools": [{"tool_use_id": "call_1", "outcome": "done", "result": "booked"}]},
     "ChatBody": {"session_id": "my-session", "message": "Hello"},
     "CompletionBody": {"user": "my-session", "messages": [{"role": "user", "content": "Hello"}]},
@@ -253,6 +255,9 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
     "run_id": ("run_id", "path", {"type": "string"}, "The id of a run"),
     "schedule_id": ("schedule_id", "path", {"type": "string"}, "The id of a schedule"),
     "in_session": ("session_id", "query", _SESSION_ID, "Only those of this session"),
+    "webhook_id": ("webhook_id", "path", {"type": "string"}, "The `webhook-id` of an event"),
+    "delivery_status": ("status", "query", {"enum": ["waiting", "dead"]}, "Only those that wait, or are dead"),
+    "webhooks_cursor": ("cursor", "query", {"type": "string", "pattern": "^[ -~]{0,128}$"}, _NEXT),
     "schedules_cursor": ("cursor", "query", {"type": "string", "pattern": "^[ -~]{0,64}$"}, _NEXT),
     "session": (
         "session_id",
@@ -382,6 +387,7 @@ _RUNS: Final = (
     errors.QueueFull,
     errors.PrincipalFull,
     errors.StorageFull,
+    errors.WebhooksFull,
     errors.DiskLow,
     errors.HoldsFull,
     errors.ServerFull,
@@ -433,9 +439,17 @@ OPERATIONS: Final = (
               refused=(errors.NotFound, errors.Draining, wire.AnswerLost, *_READING)),
     Operation(method="POST", path="/v1/schedules/{schedule_id}/run", tag="schedules", takes=("schedule_id",),
               summary="Run a schedule now", answers={202: RunBody},
-              refused=(errors.NotFound, errors.QueueFull, errors.PrincipalFull, errors.StorageFull, errors.DiskLow,
-                       errors.HoldsFull, errors.ServerFull, errors.Draining, errors.NoWorker, wire.AnswerLost,
-                       *_READING)),
+              refused=(errors.NotFound, errors.QueueFull, errors.PrincipalFull, errors.StorageFull,
+                       errors.WebhooksFull, errors.DiskLow, errors.HoldsFull, errors.ServerFull, errors.Draining,
+                       errors.NoWorker, wire.AnswerLost, *_READING)),
+    Operation(method="GET", path="/v1/webhooks", tag="webhooks", takes=("delivery_status", "limit", "webhooks_cursor"),
+              summary="List events that wait to be sent, or are dead", answers={200: DeliveriesBody},
+              refused=(errors.Invalid, *_READING)),
+    Operation(method="POST", path="/v1/webhooks/{webhook_id}/resend", tag="webhooks", takes=("webhook_id",),
+              summary="Send an event again", answers={204: None},
+              refused=(errors.Invalid, errors.NotFound, errors.Draining, *_READING)),
+    Operation(method="POST", path="/v1/webhooks/test", tag="webhooks", summary="Send a test to a webhook",
+              body=WebhookTestBody, answers={200: WebhookTestedBody}, refused=_V1),
     Operation(method="GET", path="/v1/runs/{run_id}/resolve", tag="runs", takes=("run_id",),
               summary="Read which tools of a crashed run have an unknown outcome", answers={200: UnresolvedBody},
               refused=(errors.NotFound, errors.NotResolvable, *_READING)),
@@ -543,6 +557,8 @@ class Described(Struct, frozen=True, kw_only=True):
     queue_timeout_s: float | None = None
     trusted_senders: bool = True
     """Whether a request may name its sender."""
+    webhooks: bool = True
+    """Whether anything is sent to webhooks."""
 
 
 class OpenApi:
@@ -625,6 +641,8 @@ def _bounded(properties: dict[str, Any], server: Described) -> None:
         properties[name]["anyOf"] = [{**number, "exclusiveMinimum": 0, **bound}, null]
     if not server.trusted_senders and "sender" in properties:
         properties["sender"] = {"type": "null", "default": None, "description": "Not taken by this server"}
+    if not server.webhooks and "webhook" in properties:
+        properties["webhook"] = {"type": "null", "default": None, "description": "Not taken by this server"}
     if "n" in properties:
         properties["n"] = {"enum": [1, None], "default": None}
     if "priority" in properties:

@@ -24,6 +24,7 @@ from strandline._http.exchange.run_request import (
     RunOptions,
     RunRequest,
     SenderBody,
+    WebhookBody,
 )
 from strandline._http.exchange.sse import RunEvents, resumed_after, wants_events
 from strandline._http.routes.runs import preferred_wait_s, run_body
@@ -148,7 +149,13 @@ class ResolvedRuns(SessionRuns):
         run = await self._service.crashed(caller, run_id)
         tools = [CheckedTool(each.tool_use_id, each.outcome, each.result) for each in body.tools]
         by = _sender(run, trusted=self._service.options.trusted_senders)
-        options = RunOptions(timeout=body.timeout, on_disconnect=body.on_disconnect, metadata=run.metadata, sender=by)
+        options = RunOptions(
+            timeout=body.timeout,
+            on_disconnect=body.on_disconnect,
+            metadata=run.metadata,
+            sender=by,
+            webhook=WebhookBody.of(run.webhook),
+        )
         return RunRequest(
             key=run.key,
             input=run.input,
@@ -190,6 +197,7 @@ class RunsAgain(SessionRuns):
             on_disconnect=body.on_disconnect,
             metadata=run.metadata if body.metadata is None else body.metadata,
             sender=_sender(run, trusted=self._service.options.trusted_senders),
+            webhook=WebhookBody.of(run.webhook),
         )
         return RunRequest(
             key=run.key,

@@ -3,14 +3,25 @@
 import math
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, convert
 
 from strandline._engine.requests import END_OF_TIME_S, ListedMessages, Request
 from strandline._http.exchange.idempotency import fingerprint
 from strandline._http.wire import Timestamp
-from strandline._model import IfBusy, Input, OnDisconnect, OnQuestion, Resolution, RunId, Sender, SessionKey
+from strandline._model import (
+    IfBusy,
+    Input,
+    OnDisconnect,
+    OnQuestion,
+    Resolution,
+    RunId,
+    RunWebhook,
+    Sender,
+    SessionKey,
+    Webhook,
+)
 from strandline.errors import Invalid
 
 UNTIL_IT_ENDS: Final = math.inf
@@ -31,6 +42,25 @@ class SenderBody(Struct, frozen=True):
     def named(self) -> Sender:
         """Return it with a name."""
         return Sender(self.id, self.name or self.id)
+
+
+class WebhookBody(Struct, frozen=True):
+    """Where events are sent, signed as Standard Webhooks says."""
+
+    url: Annotated[str, Meta(description="An `https` URL without a user name, password or fragment", max_length=2048)]
+    events: Annotated[
+        tuple[Literal["run.queued", "run.started", "run.joined", "run.finished"], ...],
+        Meta(description="The events that are sent", min_length=1, max_length=4),
+    ] = ("run.finished",)
+
+    def named(self) -> Webhook:
+        """Return it as the service takes it."""
+        return Webhook(self.url, tuple(dict.fromkeys(self.events)))
+
+    @classmethod
+    def of(cls, webhook: RunWebhook | None) -> "WebhookBody | None":
+        """Return where events of a run are sent, if its caller may see it."""
+        return None if webhook is None or webhook.by_server else convert(webhook, cls, from_attributes=True)
 
 
 class RunOptions(Struct, frozen=True, kw_only=True):
@@ -78,6 +108,9 @@ class RunOptions(Struct, frozen=True, kw_only=True):
     sender: Annotated[
         SenderBody | None,
         Meta(description="Who sent the input; only where the setting `trusted_senders` is on. Default: the API key"),
+    ] = None
+    webhook: Annotated[
+        WebhookBody | None, Meta(description="Where events of the run are sent; default: as its session says")
     ] = None
 
 
@@ -142,6 +175,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
             on_disconnect=options.on_disconnect,
             metadata=kept_with(options.metadata or {}, self.runtime),
             sender=None if options.sender is None else options.sender.named(),
+            webhook=None if options.webhook is None else options.webhook.named(),
             idempotency_key=idempotency_key,
             fingerprint=b"" if idempotency_key is None else fingerprint(self.body),
         )

@@ -21,7 +21,7 @@ from strandline._http import wire
 from strandline._http.audit import changed
 from strandline._http.caller import principal_of
 from strandline._http.exchange.exchange import ClientsServerStops, Exchange
-from strandline._http.exchange.run_request import Priority, whole_number
+from strandline._http.exchange.run_request import Priority, WebhookBody, whole_number
 from strandline._http.exchange.sse import RunEvents, last_event_id
 from strandline._http.forwardable import counts_client, forwardable, left_of, only_once
 from strandline._model import (
@@ -107,6 +107,9 @@ class RunBody(Struct, frozen=True, kw_only=True):
     sender: Annotated[
         Sender | None, Meta(description="Who sent it: who its request names, else the API key; null without keys")
     ]
+    webhook: Annotated[
+        WebhookBody | UnsetType, Meta(description="Where events of the run are sent, if its request or session says so")
+    ] = UNSET
     after: Annotated[
         RunId | UnsetType | None,
         Meta(description="The run after which the conversation continues with this one; null: it begins anew"),
@@ -223,6 +226,7 @@ def _run_body(view: RunView) -> RunBody:
         cancel_requested=run.cancel_requested,
         metadata=run.metadata,
         sender=effective_sender(run.sender, run.key.principal),
+        webhook=WebhookBody.of(run.webhook) or UNSET,
     )
 
 

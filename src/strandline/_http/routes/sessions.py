@@ -16,7 +16,7 @@ from strandline._history import sender_of
 from strandline._http import wire
 from strandline._http.audit import changed
 from strandline._http.caller import Caller, caller_of, session_of
-from strandline._http.exchange.run_request import Priority, SenderBody, whole_number
+from strandline._http.exchange.run_request import Priority, SenderBody, WebhookBody, whole_number
 from strandline._http.forwardable import only_once
 from strandline._http.routes.runs import runs_body
 from strandline._model import (
@@ -77,12 +77,15 @@ class DefaultOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     sender: Annotated[
         SenderBody | UnsetType | None, Meta(description="Only where the setting `trusted_senders` is on")
     ] = UNSET
+    webhook: Annotated[WebhookBody | UnsetType | None, Meta(description="Where events of its runs are sent")] = UNSET
 
     def given(self) -> dict[str, Any]:
         """Return the options that are set or removed, as the service takes them."""
         given = {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not UNSET}
         if isinstance(sender := given.get("sender"), SenderBody):
             given["sender"] = sender.named()
+        if isinstance(webhook := given.get("webhook"), WebhookBody):
+            given["webhook"] = webhook.named()
         if (priority := given.get("priority")) is not None:
             given["priority"] = whole_number(priority)
         return given

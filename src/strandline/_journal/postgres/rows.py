@@ -32,6 +32,7 @@ _DROP: Final = (
     "DELETE FROM questions WHERE session = ?",
     "DELETE FROM closed_requests WHERE session = ?",
     "DELETE FROM schedules WHERE session = ?",
+    "DELETE FROM deliveries WHERE session = ?",
     "DELETE FROM branches WHERE session = ?",
     "DELETE FROM agents_after WHERE session = ?",
     "DELETE FROM forks WHERE session = ?",

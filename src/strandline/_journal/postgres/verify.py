@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from strandline._journal.findings import (
+    DELIVERY,
     FORK,
     HISTORY,
     KEPT,
@@ -61,6 +62,7 @@ _LOST: Final = {
         "a question belongs to no session (number {})"
     ),
     f"SELECT id FROM schedules WHERE {_NO_SESSION.format('schedules')}": "the schedule {} belongs to no session",
+    f"SELECT id FROM deliveries WHERE {_NO_SESSION.format('deliveries')}": "the event {} belongs to no session",
     f"SELECT session FROM agents WHERE {_NO_SESSION.format('agents')}": "a window belongs to no session (number {})",
     f"SELECT session FROM forks WHERE {_NO_SESSION.format('forks')}": (
         "a record of a fork belongs to no session (number {})"
@@ -191,3 +193,6 @@ class _DatabaseCheck(Check):
 
     def _schedule_rows(self) -> Rows:
         return self._of(Table("schedules", SCHEDULE))
+
+    def _delivery_rows(self) -> Rows:
+        return self._of(Table("deliveries", DELIVERY))

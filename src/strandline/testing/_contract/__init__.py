@@ -16,6 +16,7 @@ from strandline.testing._contract.claims import ClaimsContract
 from strandline.testing._contract.control import ControlContract
 from strandline.testing._contract.conversations import ConversationsContract
 from strandline.testing._contract.delays import DelaysContract
+from strandline.testing._contract.deliveries import DeliveriesContract
 from strandline.testing._contract.edits import EditsContract
 from strandline.testing._contract.ends import EndsContract
 from strandline.testing._contract.forks import ForksContract
@@ -65,5 +66,6 @@ class JournalContract(
     EditsContract,
     OptionsContract,
     SchedulesContract,
+    DeliveriesContract,
 ):
     """The conformance suite: subclass it with a name that starts with `Test`."""

@@ -1,0 +1,57 @@
+"""Checks where events of a run are to be sent. Pure.
+
+Whether an address may be reached is found out when something is sent: a name may have another address by then.
+"""
+
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import urlsplit
+
+from strandline._model import Principal, Webhook
+from strandline.errors import Invalid
+
+EVENTS: Final = ("run.queued", "run.started", "run.joined", "run.finished")
+"""The events that can be sent."""
+DEFAULT_EVENTS: Final = ("run.finished",)
+LONGEST_URL: Final = 2048
+
+
+def check_webhook(
+    webhook: Webhook, principal: Principal, can_sign: Callable[[Principal], bool] | None, *, allow_private: bool
+) -> None:
+    """Raise `Invalid` unless events of a principal can be sent to a webhook."""
+    if can_sign is None:
+        raise Invalid(
+            "webhook: this server sends nothing to webhooks, since it has no secrets to sign with; its operator sets"
+            " webhook_secrets to a file of lines that `strandline keys webhook NAME` prints"
+        )
+    check_url(webhook.url, allow_private=allow_private)
+    if unknown := sorted(set(webhook.events) - set(EVENTS)):
+        raise Invalid(f"webhook.events cannot have {', '.join(unknown)}; it may have {', '.join(EVENTS)}")
+    if not webhook.events:
+        raise Invalid(f"webhook.events must have at least one of {', '.join(EVENTS)}")
+    if not can_sign(principal):
+        raise Invalid(
+            f"webhook: {principal} has no secret that signs what is sent; its operator adds the line that `strandline"
+            f" keys webhook {principal}` prints to the file of the setting webhook_secrets"
+        )
+
+
+def check_url(url: str, *, allow_private: bool) -> None:
+    """Raise `Invalid` unless this is a URL that a webhook can have."""
+    schemes = ("https", "http") if allow_private else ("https",)
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise Invalid("webhook.url is not a URL") from None
+    if parts.scheme not in schemes:
+        raise Invalid(f"webhook.url must begin with {' or '.join(f'{each}://' for each in schemes)}")
+    if not url.isascii() or not url.isprintable() or " " in url or len(url) > LONGEST_URL:
+        raise Invalid(f"webhook.url must be at most {LONGEST_URL} ASCII characters, without spaces")
+    if not host or port == 0:
+        raise Invalid("webhook.url must name a host")
+    if parts.username is not None or parts.password is not None:
+        raise Invalid("webhook.url must not have a user name or a password: what is sent is signed instead")
+    if "#" in url:
+        raise Invalid("webhook.url must not have a fragment (`#`), which is never sent")

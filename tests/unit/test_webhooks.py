@@ -1,0 +1,378 @@
+"""Webhooks: signatures, secrets, addresses that are refused, and the outbox, on a fake sender and a real journal."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from strandline._engine.webhooks import Outbox, SendResult, ToSend
+from strandline._engine.webhooks.outbox import AT_ONCE_EACH, FEW, MOST
+from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import Bounds
+from strandline._model import ANONYMOUS, NewRun, Principal, RunId, RunWebhook, SessionId, SessionKey
+from strandline._webhooks.addresses import is_public
+from strandline._webhooks.secrets import Secrets, checked_name, parse
+from strandline._webhooks.signing import headers, new_secret, secret_of
+from strandline.errors import JournalUnavailable, NotFound, SettingsError
+from strandline.testing._desk import StillClock, done
+
+SECRET = "whsec_" + base64.b64encode(b"s" * 24).decode()
+WIDE = Bounds(100_000, 100_000)
+
+
+# -- signatures ------------------------------------------------------------------------------------------
+
+
+def test_a_signature_is_that_of_the_specification() -> None:
+    """The example of https://github.com/standard-webhooks/standard-webhooks, and its computation."""
+    key = secret_of("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    assert key is not None
+    payload = b'{"test": 2432232314}'
+    made = headers("msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, payload, [key])
+    assert made == {
+        "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        "webhook-timestamp": "1614265330",
+        "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+    }
+
+
+def test_each_secret_signs() -> None:
+    keys = [b"a" * 24, b"b" * 24]
+    signed = headers("id", 7, b"{}", keys)["webhook-signature"].split(" ")
+    expected = [hmac.new(key, b"id.7.{}", hashlib.sha256).digest() for key in keys]
+    assert [base64.b64decode(each.removeprefix("v1,")) for each in signed] == expected
+
+
+def test_a_new_secret_is_one_and_nothing_else_is() -> None:
+    assert len(secret_of(new_secret()) or b"") == 32
+    assert new_secret() != new_secret()
+    for text in ("", "whsec_", SECRET.removeprefix("whsec_"), "whsec_!!!!", "whsec_" + "YQ==", SECRET + "\n"):
+        assert secret_of(text) is None, text
+
+
+# -- secrets ---------------------------------------------------------------------------------------------
+
+
+def test_secrets_are_read_by_name_and_an_error_shows_nothing_of_them() -> None:
+    other = new_secret()
+    found = parse(f"# a comment\n\nada {SECRET}\nada {other}\n* {SECRET}\n".encode(), "file")
+    assert {name: len(keys) for name, keys in found.items()} == {"ada": 2, "*": 1}
+    for wrong in (f"{SECRET}", "ada secret123", f"a/b {SECRET}", f"ada {SECRET} more"):
+        with pytest.raises(SettingsError, match="file, line 2") as refused:
+            parse(f"# first\n{wrong}\n".encode(), "file")
+        assert not any(part in str(refused.value) for part in (SECRET, "secret123"))
+    with pytest.raises(SettingsError, match="UTF-8"):
+        parse(b"\xff", "file")
+    with pytest.raises(SettingsError, match="more than 8"):
+        parse(f"ada {SECRET}\n".encode() * 9, "file")
+
+
+def test_who_may_have_secrets() -> None:
+    assert [checked_name(each) for each in ("ada", "anonymous", "*")] == ["ada", "anonymous", "*"]
+    for name in ("", "..", "a b", "a/b"):
+        with pytest.raises(SettingsError):
+            checked_name(name)
+
+
+def test_the_servers_secret_signs_for_the_servers_webhook_only(tmp_path: Path) -> None:
+    """A caller could have anything signed by it otherwise, for a URL of its own."""
+    file = tmp_path / "secrets"
+    file.write_text(f"ada {SECRET}\n* {new_secret()}\n")
+    secrets = Secrets(file)
+    ada, bob = Principal("ada"), Principal("bob")
+    assert (secrets.has(ada), secrets.has(bob)) == (True, False)
+    assert secrets.signing(ada, by_server=False) == (secret_of(SECRET),)
+    assert secrets.signing(bob, by_server=False) == ()
+    assert secrets.signing(ada, by_server=True) == secrets.signing(bob, by_server=True) != ()
+    assert secrets.signing(ada, by_server=True) != secrets.signing(ada, by_server=False)
+    file.write_text(f"ada {SECRET}\n")
+    secrets.refresh()
+    assert secrets.signing(ada, by_server=True) == (secret_of(SECRET),)
+    file.unlink()
+    secrets.refresh()
+    assert secrets.has(ada)
+    with pytest.raises(SettingsError, match="strandline keys webhook"):
+        Secrets(file)
+
+
+# -- addresses -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8"])
+def test_public_addresses_are_used(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "0.0.0.0", "10.0.0.1", "100.64.0.1", "100.100.100.200", "127.0.0.1", "169.254.169.254", "172.16.0.1",
+        "192.0.0.192", "192.168.1.1", "192.88.99.1", "198.18.0.1", "203.0.113.1", "224.0.0.1", "240.0.0.1",
+        "255.255.255.255", "::", "::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::7f00:1", "64:ff9b::a00:1",
+        "64:ff9b::808:808", "64:ff9b:1::1", "2001::1", "2001:db8::1", "2002:a00:1::1", "fc00::1", "fd00:ec2::254",
+        "fe80::1", "fe80::1%eth0", "fec0::1", "ff02::1", "example.com", "",
+    ],
+)  # fmt: skip
+def test_all_other_addresses_are_refused(address: str) -> None:
+    assert not is_public(address)
+
+
+# -- the outbox ------------------------------------------------------------------------------------------
+
+
+class FakeSender:
+    """Notes what is sent; a test decides what becomes of it."""
+
+    def __init__(self) -> None:
+        self.sent: list[ToSend] = []
+        self.answer: Callable[[ToSend], SendResult | None] = lambda _: SendResult(received=True, detail="")
+        """None: it hangs until `release` is set."""
+        self.release = asyncio.Event()
+        self.at_once = 0
+        self.most_at_once = 0
+
+    def can_sign(self, principal: Principal) -> bool:
+        return True
+
+    async def send(self, event: ToSend) -> SendResult:
+        self.sent.append(event)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await asyncio.sleep(0)
+            if (result := self.answer(event)) is None:
+                await self.release.wait()
+                result = SendResult(received=False, detail="no answer", is_slow=True)
+            return result
+        finally:
+            self.at_once -= 1
+
+    def start(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Ready:
+    """A service that has started."""
+
+    stopping = False
+    started = True
+
+    def admit(self) -> None:
+        pass
+
+    def note_request(self) -> None:
+        pass
+
+
+class Mine:
+    """All sessions are of this server, but for some."""
+
+    def __init__(self) -> None:
+        self.others: set[str] = set()
+
+    def owns(self, key: SessionKey) -> bool:
+        return key.session_id not in self.others
+
+
+class Scene:
+    """An outbox over a journal in memory."""
+
+    def __init__(self, **options: Any) -> None:
+        self.clock = StillClock()
+        self.journal = MemoryJournal(self.clock)
+        self.sender, self.ready, self.mine = FakeSender(), Ready(), Mine()
+        self.tasks: set[asyncio.Task[Any]] = set()
+        options.setdefault("retries_s", (5.0, 60.0))
+        self.outbox = Outbox(
+            self.journal, self.clock, self.ready, self.mine, self.sender,  # type: ignore[arg-type]
+            spawn=self.spawn, **options,
+        )  # fmt: skip
+        self._runs = 0
+
+    def spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def run(self, host: str = "a", session: str = "s", events: tuple[str, ...] = ("run.finished",)) -> str:
+        """Have a run end that has a webhook; return its id."""
+        self._runs += 1
+        run_id = f"r{self._runs:05}"
+        webhook = RunWebhook(f"https://{host}/", events)
+        key = SessionKey(ANONYMOUS, SessionId(session))
+        new = NewRun(run_id=RunId(run_id), key=key, input="x", created_at=1.0, webhook=webhook)
+        await self.journal.accept(new, WIDE, claim_next=True)
+        claim = await anext(self._claims)
+        await self.journal.finish(claim.token, done("hi", "there"), claim_next=False)
+        return run_id
+
+    async def quiet(self) -> None:
+        """Return when nothing happens any more unless time passes."""
+        still = 0
+        for _ in range(100_000):
+            await asyncio.sleep(0)
+            still = still + 1 if self.sender.at_once == len(self.tasks) else 0  # (all that is left hangs)
+            if still == 20:
+                return
+        raise AssertionError("it is never quiet")
+
+    async def __aenter__(self) -> "Scene":
+        await self.journal.open("test", max_attempts=3)
+        self._claims = self.journal.claims()
+        self.outbox.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.outbox.close()
+        for task in self.tasks:
+            task.cancel()
+        await self.journal.close()
+
+    async def left(self) -> dict[str, tuple[int, float | None]]:
+        """Return what is stored, each with its attempts and when it is sent."""
+        page = await self.outbox.page(ANONYMOUS, dead=None, after="", limit=100_000)
+        return {each.id: (each.attempts, each.next_at) for each in page}
+
+
+def test_an_event_is_sent_as_soon_as_it_is_stored_and_forgotten_when_it_was_received() -> None:
+    async def scene() -> None:
+        async with Scene() as at:
+            run_id = await at.run()
+            await at.quiet()
+            (sent,) = at.sender.sent
+            assert (sent.id, sent.url, sent.principal) == (f"{run_id}_finished", "https://a/", ANONYMOUS)
+            assert sent.payload.startswith(b'{"type":"run.finished","timestamp":"1970-01-01T00:16:40.000Z","data":{')
+            assert await at.left() == {}
+            assert (at.outbox.sent, at.outbox.failed) == (1, 0)
+
+    asyncio.run(scene())
+
+
+def test_an_event_that_is_not_received_is_sent_again_at_its_times_and_is_dead_at_last() -> None:
+    async def scene() -> None:
+        async with Scene() as at:
+            at.sender.answer = lambda _: SendResult(received=False, detail="no")
+            event = f"{await at.run()}_finished"
+            for sent, left in ((1, (1, 1005.0)), (2, (2, 1065.0)), (3, (3, None))):
+                await at.quiet()
+                assert len(at.sender.sent) == sent
+                assert await at.left() == {event: left}
+                at.clock.at += 4.0
+                at.outbox.tick()
+                await at.quiet()
+                assert len(at.sender.sent) == sent, "too early"
+                at.clock.at = (left[1] or 9e9) + 0.0
+                at.outbox.tick()
+            await at.outbox.resend(ANONYMOUS, event)
+            at.sender.answer = lambda _: SendResult(received=True, detail="")
+            await at.quiet()
+            assert await at.left() == {}
+            assert len(at.sender.sent) == 4
+            with pytest.raises(NotFound):
+                await at.outbox.resend(ANONYMOUS, event)
+
+    asyncio.run(scene())
+
+
+def test_a_receiver_that_says_it_is_gone_gets_nothing_again() -> None:
+    async def scene() -> None:
+        async with Scene() as at:
+            at.sender.answer = lambda _: SendResult(received=False, detail="gone", is_final=True)
+            event = f"{await at.run()}_finished"
+            await at.quiet()
+            assert await at.left() == {event: (1, None)}
+
+    asyncio.run(scene())
+
+
+def test_a_receiver_that_hangs_delays_no_other_however_much_waits_for_it() -> None:
+    """It has a bounded number in memory, and one at a time once it was slow."""
+
+    async def scene() -> None:
+        async with Scene() as at:
+            at.sender.answer = lambda event: None if "slow" in event.url else SendResult(received=True, detail="")
+            for _ in range(MOST + 200):
+                await at.run("slow")
+            await at.quiet()
+            assert len(at.sender.sent) == AT_ONCE_EACH
+            quick = [f"{await at.run('quick')}_finished" for _ in range(FEW)]
+            await at.quiet()
+            assert [each.id for each in at.sender.sent[AT_ONCE_EACH:]] == quick
+            at.sender.release.set()
+            at.sender.release = asyncio.Event()
+            await at.quiet()
+            assert len(at.sender.sent) == AT_ONCE_EACH + FEW + 1, "one at a time"
+
+    asyncio.run(scene())
+
+
+def test_all_events_are_sent_once_each_if_there_are_more_than_fit_into_memory() -> None:
+    async def scene() -> None:
+        async with Scene() as at:
+            at.ready.started = False
+            for number in range(3 * MOST):
+                await at.run("ab"[number % 2])
+            await at.quiet()
+            assert at.sender.sent == []
+            at.ready.started = True
+            at.outbox.tick()
+            await at.quiet()
+            assert len(at.sender.sent) == len({each.id for each in at.sender.sent}) == 3 * MOST
+            assert await at.left() == {}
+            assert at.sender.most_at_once <= 2 * AT_ONCE_EACH
+
+    asyncio.run(scene())
+
+
+def test_events_of_another_servers_sessions_are_left_to_it_and_hide_none() -> None:
+    async def scene() -> None:
+        async with Scene() as at:
+            at.mine.others = {"other"}
+            for _ in range(600):
+                await at.run("x", "other")
+            mine = f"{await at.run('x', 'mine')}_finished"
+            await at.quiet()
+            assert [each.id for each in at.sender.sent] == [mine]
+            at.mine.others = set()
+            at.clock.at += 60
+            at.outbox.tick()
+            await at.quiet()
+            assert len(at.sender.sent) == 601
+
+    asyncio.run(scene())
+
+
+def test_what_became_of_an_event_is_stored_once_the_journal_works_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meanwhile it is not sent again."""
+
+    async def scene() -> None:
+        async with Scene() as at:
+            change = at.journal.change
+
+            async def broken(_: Any) -> Any:
+                raise JournalUnavailable("the disk is full")
+
+            monkeypatch.setattr(at.journal, "change", broken)
+            event = f"{await at.run()}_finished"
+            await at.quiet()
+            for _ in range(3):
+                at.clock.at += 10
+                at.outbox.tick()
+                await at.quiet()
+            assert len(at.sender.sent) == 1
+            assert set(await at.left()) == {event}
+            monkeypatch.setattr(at.journal, "change", change)
+            at.outbox.tick()
+            await at.quiet()
+            assert await at.left() == {}
+            assert len(at.sender.sent) == 1
+
+    asyncio.run(scene())
