@@ -26,6 +26,7 @@ from strandline._journal.port import (
     Accepted,
     AddSchedule,
     Attached,
+    DueDeliveriesQuery,
     Fork,
     Forked,
     HistoryQuery,
@@ -59,6 +60,7 @@ from strandline._model import (
     RunError,
     RunId,
     RunStatus,
+    RunWebhook,
     ScheduleId,
     Sender,
     SessionId,
@@ -76,6 +78,7 @@ OPEN: Final[Message] = {
     "role": "assistant",
     "content": [{"toolUse": {"toolUseId": "t1", "name": "pay", "input": {}}}],
 }
+HOOK: Final = RunWebhook("https://example.com/", ("run.queued", "run.finished"))
 REQUESTS: Final = [InputRequest("i1", "approval", {"sure": None})]
 Journal = SqliteJournal | PostgresJournal
 
@@ -159,7 +162,8 @@ async def fill(location: Location) -> None:
     token = (await anext(claims)).token
     await journal.checkpoint(token, RoundStarted([*said("go"), OPEN]))
     await journal.checkpoint(token, ToolDone("t1", result["toolResult"]))
-    await journal.accept(new("behind", key("executing"), queue_deadline=9e9, priority=7), WIDE, claim_next=True)
+    behind = new("behind", key("executing"), queue_deadline=9e9, priority=7, webhook=HOOK)
+    await journal.accept(behind, WIDE, claim_next=True)
     await journal.close()
 
 
@@ -242,6 +246,8 @@ async def continued(location: Location) -> list[str]:
     forked = await journal.read(HistoryQuery(key("forked"), limit=100))
     assert forked.messages[-1]["content"][0]["text"] == "hö" * 41
     assert forked.runs[-1] == "e40"
+    due = await journal.read(DueDeliveriesQuery(9e9, 10))
+    assert {each.id for each in due.deliveries if each.body} == {"behind_queued", "behind_finished"}
     assert await journal.accept(new("next", key("held")), WIDE, claim_next=True) == Accepted(0)
     await journal.close()
     return [orphan.run.run_id, behind.run.run_id, late.run.run_id]
