@@ -155,7 +155,8 @@ class HttpSender:
             await writer.drain()
             return await _answer(connection, reader)
         finally:
-            writer.close()
+            # Not `close`, which waits for a receiver that reads nothing, or answers no end of TLS.
+            writer.transport.abort()
 
     async def _connect(
         self, url: SplitResult, host: str, port: int
@@ -190,7 +191,7 @@ class HttpSender:
             self._addresses[host, port] = (now + LOOKED_UP_S, found)
         try:
             return await asyncio.shield(found)
-        except OSError:
+        except (OSError, UnicodeError):  # (the latter: a label of its name is too long)
             self._addresses.pop((host, port), None)
             raise NotSent("its host was not found") from None
 
