@@ -7,7 +7,7 @@ nothing, but checks what a program can get wrong: the event loop, and the key of
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -217,16 +217,18 @@ class Service:
         session_id: str | None = None,
         *,
         after: str | int | None = None,
+        workspace: Literal["empty", "copy"] = "empty",
         idempotency_key: str | None = None,
     ) -> Forked:
         """Make a session that begins with a copy of this one's history; without `session_id` it gets one.
 
         The copy ends after run `after`, or after the run with the message of this index; with None it is all of
-        history. Equal calls under one key make one session. Raises `Invalid`, `NotFound`, `SessionExists`,
+        history. Its workspace is empty, or a copy of this one's as it is now. Equal calls under one key make one
+        session. Raises `Invalid`, `NotFound`, `SessionExists`,
         `CannotGoBack` if nothing can end there, `KeyReused`, `StorageFull`.
         """
         engine = self._checked(key)
-        return await engine.fork(fork_request(key, session_id, after, idempotency_key, engine.new_run_id))
+        return await engine.fork(fork_request(key, session_id, after, workspace, idempotency_key, engine.new_run_id))
 
     async def pause(self, key: SessionKey) -> SessionView:
         """Pause a session: accept runs, start none, also after a restart; return it. Raises `NotFound`."""

@@ -1,6 +1,7 @@
 """Sessions that begin with the history of another one, at real servers, over real kills."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -215,3 +216,98 @@ def test_a_tree_is_read_and_drawn(at: Checkpoints, tmp_path: Path) -> None:
         ]
         plain = ran("tree", "plan-b", "--url", server.url, "--json", folder=tmp_path)
         assert json.loads(plain.stdout) == server.client.get("/v1/sessions/plan-b/tree").json()
+
+
+NOTES = """
+from pathlib import Path
+
+async def answer(message, session):
+    notes = Path(session.workspace, "notes")
+    if message.startswith("note "):
+        notes.parent.joinpath("in").mkdir(exist_ok=True)
+        notes.write_text(message.removeprefix("note "))
+    return notes.read_text() if notes.exists() else "no notes"
+"""
+
+
+@pytest.fixture
+def noting(tmp_path: Path) -> Iterator[Server]:
+    """Return a server whose agent notes things in its session's workspace."""
+    (tmp_path / "notes.py").write_text(NOTES)
+    with serving("notes.py:answer", folder=tmp_path) as server:
+        yield server
+
+
+def folders(of: Server) -> list[str]:
+    return sorted(each.name for each in (of.folder / "workspace").iterdir())
+
+
+def test_a_workspace_is_copied_if_that_is_asked(noting: Server) -> None:
+    say(noting, "note one")
+    copied = fork(noting, session_id="copied", workspace="copy")
+    assert (copied.status_code, copied.json()["workspace"]) == (201, "copied")
+    assert "workspace" not in fork(noting, session_id="empty", workspace="empty").json()
+    assert "workspace" not in fork(noting, session_id="silent").json()
+    assert len(folders(noting)) == 2, "only copies have a folder before their first run"
+    told = {each: say(noting, "what?", each)["output"] for each in ("copied", "empty", "silent")}
+    assert told == {"copied": "one", "empty": "no notes", "silent": "no notes"}
+    say(noting, "note two", "copied")
+    assert [say(noting, "what?", each)["output"] for each in ("default", "copied")] == ["one", "two"]
+    with Client(noting.url) as client:
+        assert client.fork("copied", "third", workspace="copy").workspace == "copied"
+        assert client.fork("third", "fourth").workspace is None
+    done = ran("fork", "third", "fifth", "--workspace", "copy", "--url", noting.url, folder=noting.folder)
+    assert (done.returncode, done.stdout.count("\n")) == (0, 1), done.stderr
+    assert say(noting, "what?", "fifth")["output"] == "two"
+    refused = fork(noting, session_id="sixth", workspace="all")
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid")
+
+
+def test_the_workspace_of_a_deleted_session_stays_as_it_is(noting: Server) -> None:
+    say(noting, "note mine")
+    say(noting, "note older", "again")
+    assert noting.client.delete("/v1/sessions/again").status_code == 204
+    made = fork(noting, session_id="again", key="k", workspace="copy")
+    assert (made.status_code, made.json()["workspace"]) == (201, "kept")
+    assert say(noting, "what?", "again")["output"] == "older"
+    done = ran("fork", "default", "again", "--workspace", "copy", "--url", noting.url, folder=noting.folder)
+    assert done.returncode == REFUSED
+    assert noting.client.delete("/v1/sessions/again").status_code == 204
+    done = ran("fork", "default", "again", "--workspace", "copy", "--url", noting.url, folder=noting.folder)
+    assert "there was one for a session of this id" in done.stdout
+
+
+def test_a_refused_fork_leaves_no_copy(noting: Server) -> None:
+    say(noting, "note one")
+    say(noting, "note two", "other")
+    before = folders(noting)
+    assert fork(noting, "none", session_id="x", workspace="copy").status_code == 404
+    assert fork(noting, after="run_none", session_id="x", workspace="copy").status_code == 404
+    assert fork(noting, session_id="other", workspace="copy").status_code == 409
+    assert folders(noting) == before
+    assert say(noting, "what?", "other")["output"] == "two"
+
+
+def test_who_got_no_answer_sends_it_again_and_has_the_workspace(noting: Server) -> None:
+    say(noting, "note one")
+    before = folders(noting)
+    made = fork(noting, session_id="new", key="k", workspace="copy")
+    (copied,) = {*folders(noting)} - {*before}
+    noting.kill()
+    shutil.rmtree(noting.folder / "workspace" / copied)  # (as if it had been killed before the folder got its name)
+    noting.start()
+    again = fork(noting, session_id="new", key="k", workspace="copy")
+    assert again.json() == made.json()
+    assert say(noting, "what?", "new")["output"] == "one"
+    assert fork(noting, session_id="new", key="k", workspace="copy").json() == made.json()
+
+
+def test_a_workspace_is_not_copied_where_servers_share_a_database(
+    at: Checkpoints, database: str, tmp_path: Path
+) -> None:
+    with serving(AGENT, folder=tmp_path, journal=database, variables=at.environment) as server:
+        say(server, "one")
+        refused = fork(server, workspace="copy")
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid")
+        assert "another server's machine" in refused.json()["detail"]
+        assert fork(server, workspace="empty").status_code == 201

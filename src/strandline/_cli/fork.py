@@ -1,6 +1,6 @@
 """`strandline fork`: make a session that begins with the history of another one."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,6 +25,10 @@ def fork(
             metavar="RUN",
         ),
     ] = None,
+    workspace: Annotated[
+        Literal["empty", "copy"],
+        typer.Option(help="What its workspace begins with: nothing, or a copy of the other one's as it is now."),
+    ] = "empty",
     url: Url = None,
     key_file: KeyFile = None,
     as_json: Json = False,
@@ -45,7 +49,7 @@ def fork(
                 index = after.removeprefix("#")
                 is_index = after.startswith("#") and index.isascii() and index.isdecimal() and len(index) < 16
                 place = int(index) if is_index else run_ids.found(server, after)
-            made = server.fork(session_id(session), None if new is None else session_id(new), place)
+            made = server.fork(session_id(session), None if new is None else session_id(new), place, workspace)
         except (UnknownId, TooLate) as error:
             say.say_error(str(error))
             raise typer.Exit(REFUSED) from None
@@ -55,6 +59,9 @@ def fork(
     count = made["messages"]
     begins = "no messages" if not count else f"{count} message{'s' if count > 1 else ''} of session {session}"
     say.out().print(clean(f"Session {made['session_id']} begins with {begins}."), markup=False, soft_wrap=True)
+    if made.get("workspace") == "kept":
+        said = "Its workspace is not a copy: there was one for a session of this id, which stays as it is."
+        say.out().print(said, markup=False, soft_wrap=True)
     if made["agent_state"] == "forgotten":
         said = "Its agent has all of these messages and no state: what it had by then is not kept any more."
         say.out().print(said, markup=False, soft_wrap=True)

@@ -139,7 +139,7 @@ class Service:
             builder,
             options,
         )
-        forks = Forks(journal, self._readiness, ownership, projection, options, self._control.storage_full)
+        forks = Forks(journal, self._readiness, ownership, projection, options, self._control.storage_full, workspace)
         self._subscribers = Subscribers(self._streams, self._control)
         self._admission = Admission(
             journal,

@@ -484,6 +484,8 @@ class Forked(Struct, frozen=True):
     """There is a session that begins with the first `messages` messages of another one.
 
     `forgotten`: window and state as they were there are not kept. `replayed`: an earlier request had made it.
+    `workspace` is what became of the workspace if it was to be copied: `copied`, or `kept` if the new session had one
+    already. A journal knows nothing of it.
     """
 
     key: SessionKey
@@ -491,6 +493,7 @@ class Forked(Struct, frozen=True):
     messages: int
     forgotten: bool = False
     replayed: bool = False
+    workspace: Literal["copied", "kept"] | None = None
 
 
 class Taken(Struct, frozen=True):

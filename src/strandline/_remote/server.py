@@ -123,10 +123,12 @@ class RemoteServer:
         """Restore a superseded run. Raises `UnknownId` and `TooLate`."""
         return self._ask("POST", f"/v1/runs/{_quoted(run_id)}/restore")
 
-    def fork(self, session: str, to: str | None, after: str | int | None) -> Body:
+    def fork(self, session: str, to: str | None, after: str | int | None, workspace: str) -> Body:
         """Fork a session, and return the new one. Raises `UnknownId`."""
         place = {"message": after} if isinstance(after, int) else after
         body = {name: given for name, given in (("session_id", to), ("after", place)) if given is not None}
+        if workspace != "empty":  # (a server of an earlier version knows no other)
+            body["workspace"] = workspace
         return self._ask("POST", f"{_path(session)}/fork", body)
 
     def pause(self, session: str) -> Body:

@@ -83,13 +83,15 @@ class ForkedFrom(Struct, frozen=True, kw_only=True):
 class Fork(Struct, frozen=True, kw_only=True):
     """A session that begins with the first `messages` messages of another one.
 
-    `agent_state` is `forgotten` if window and state as they were there are not kept any more.
+    `agent_state` is `forgotten` if window and state as they were there are not kept any more. `workspace` is `copied`
+    if that was wanted, or `kept` if there was one already for a session of this id.
     """
 
     session_id: str
     forked_from: ForkedFrom
     messages: int
     agent_state: str = "restored"
+    workspace: str | None = None
 
 
 class Branch(Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeVar, Unpack
 from uuid import uuid4
 
 import httpx
@@ -156,14 +156,16 @@ class AsyncClient:
         to: str | None = None,
         *,
         after: str | int | None = None,
+        workspace: Literal["empty", "copy"] = "empty",
         idempotency_key: str | None = None,
     ) -> Fork:
         """Make a session that begins with the history of another one, and return it; without `to` it gets an id.
 
         The copy ends after run `after`, or after the run with the message of this index; else it is all of history.
+        Its workspace is empty, or a copy of the other one's as it is now.
         Raises `Conflict` if there is a session `to`, or if nothing can end there.
         """
-        return await self._do(plans.fork(session_id, to, after, idempotency_key or _key(), self._patience()))
+        return await self._do(plans.fork(session_id, to, after, workspace, idempotency_key or _key(), self._patience()))
 
     async def tree(self, session_id: str = DEFAULT_SESSION) -> Tree:
         """Return the branches of a session's history and the sessions that were forked from it, without messages."""

@@ -351,10 +351,12 @@ def restore(run_id: str, patience: Patience) -> Plan[answers.Restored]:
     return answers.read((yield from ask(requests.restore(run_id), patience)), answers.restored)
 
 
-def fork(session: str, to: str | None, after: str | int | None, key: str, patience: Patience) -> Plan[answers.Fork]:
+def fork(
+    session: str, to: str | None, after: str | int | None, workspace: str, key: str, patience: Patience
+) -> Plan[answers.Fork]:
     """Fork a session, and return the new one. Raises `ClientError`: `Conflict` if there is one of its id, or if nothing
     ends after `after`."""
-    return answers.read((yield from ask(requests.fork(session, to, after, key), patience)), answers.fork)
+    return answers.read((yield from ask(requests.fork(session, to, after, workspace, key), patience)), answers.fork)
 
 
 def tree(session: str, patience: Patience) -> Plan[answers.Tree]:

@@ -220,10 +220,11 @@ def restore(run_id: str) -> Request:
     return _request("POST", f"{_run(run_id)}/restore")
 
 
-def fork(session: str, to: str | None, after: str | int | None, key: str) -> Request:
+def fork(session: str, to: str | None, after: str | int | None, workspace: str, key: str) -> Request:
     """Return the request to fork a session, under a key."""
     headers = {"Idempotency-Key": f'"{_escaped(key)}"'}
-    named = {"session_id": to, "after": {"message": after} if isinstance(after, int) else after}
+    place = {"message": after} if isinstance(after, int) else after
+    named = {"session_id": to, "after": place, "workspace": None if workspace == "empty" else workspace}
     body = {name: given for name, given in named.items() if given is not None}
     return _request("POST", f"/v1/sessions/{quote(session, safe='')}/fork", body, headers=headers)
 

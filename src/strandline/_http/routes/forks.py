@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -34,6 +34,10 @@ class ForkBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str | AfterMessage | None,
         Meta(description="The run after which the copy ends, or a message of it; without one it ends with history"),
     ] = None
+    workspace: Annotated[
+        Literal["empty", "copy"],
+        Meta(description="What its workspace begins with: nothing, or a copy of this session's as it is now"),
+    ] = "empty"
 
 
 class ForkedBody(Struct, frozen=True, kw_only=True):
@@ -49,6 +53,13 @@ class ForkedBody(Struct, frozen=True, kw_only=True):
             " history and no state, since they were not kept"
         ),
     ]
+    workspace: Annotated[
+        Literal["copied", "kept"] | UnsetType,
+        Meta(
+            description="With `copy`: whether its workspace is a copy, or there was one for a session of this id, which"
+            " stays as it is"
+        ),
+    ] = UNSET
 
 
 class Forks:
@@ -69,6 +80,7 @@ class Forks:
                 source=source,
                 to=body.session_id,
                 after=body.after.message if isinstance(body.after, AfterMessage) else body.after,
+                copies_workspace=body.workspace == "copy",
                 token=self._sent_as(request, source) if key is None else f"key {key}",
                 fingerprint=fingerprint(b'{"fork":' + encode(source.session_id) + b',"body":' + (sent or b"{}") + b"}"),
             )
@@ -82,6 +94,7 @@ class Forks:
             forked_from=made.origin,
             messages=made.messages,
             agent_state="forgotten" if made.forgotten else "restored",
+            workspace=made.workspace or UNSET,
         )
         replayed = REPLAYED if made.replayed and key is not None else {}
         return wire.answer(shown, wire.CREATED, {"Location": path, **replayed})

@@ -512,7 +512,7 @@ class GoingBackContract(Contract):
         assert (await whole(desk)).superseded == [4, 5, 6, 7]
 
     @scenario
-    async def test_one_that_answered_and_asked_again_is_no_place_and_its_state_is_its_own(self, desk: Desk) -> None:
+    async def test_one_that_answered_and_needs_input_again_is_no_place(self, desk: Desk) -> None:
         await desk.finish(await desk.start("a"), replace(asking("q"), state={"n": 1}))
         claim = await desk.start_any("b", input=responses({"q": "yes"}), lane=Lane.ANSWER)
         await desk.finish(claim, replace(asking("r"), messages=[], state={"n": 2}))
