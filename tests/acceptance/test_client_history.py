@@ -206,6 +206,23 @@ def test_a_repeated_request_is_the_same_run(server: Server, client: OpenAI) -> N
     assert users(server, "repeated") == ["eins", "zwei"]
 
 
+def test_a_repeated_request_is_answered_again_whatever_its_list_lacks_by_now(server: Server, client: OpenAI) -> None:
+    chat = ChatProgram(client, "kept", how="refuse")
+    chat.send("one")
+    keyed = {"headers": {"Idempotency-Key": "k"}}
+    before = chat.messages
+    answer = chat.send("two", **keyed)
+    chat.messages = before
+    assert chat.send("two", **keyed).id == answer.id, "its own turn is no difference"
+    chat.send("three")
+    chat.messages = before
+    assert chat.send("two", **keyed).id == answer.id
+    chat.messages = before
+    with pytest.raises(BadRequestError, match="was used for another request"):
+        chat.send("zwei", **keyed)
+    assert users(server, "kept") == ["one", "two", "three"]
+
+
 def test_a_stream_says_first_what_is_superseded(server: Server, client: OpenAI) -> None:
     chat = ChatProgram(client, "streamed")
     first = chat.send("one a")
