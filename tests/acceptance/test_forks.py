@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import httpx
 import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import TARGETS, Server, ran, serving
+from acceptance.server import TARGETS, Server, ran, serving, until
 from acceptance.test_any_server import sessions_of, two
 from acceptance.test_going_back import say, sent, users
 from strandline._exits import REFUSED
@@ -18,6 +19,7 @@ from strandline._journal.verify import verify
 from strandline.client import Client, Conflict
 
 AGENT = TARGETS / "agent.py"
+_WAITS = "SELECT 1 FROM pg_locks WHERE relation = 'forks'::regclass AND NOT granted"
 
 
 @pytest.fixture
@@ -29,6 +31,11 @@ def at() -> Iterator[Checkpoints]:
 def fork(server: Server, of: str = "default", *, key: str | None = None, **body: Any) -> httpx.Response:
     headers = {} if key is None else {"Idempotency-Key": f'"{key}"'}
     return server.client.post(f"/v1/sessions/{of}/fork", json=body or None, headers=headers)
+
+
+def forks_of(server: Server, of: str = "default") -> list[str]:
+    found = server.client.get(f"/v1/sessions/{of}/tree").raise_for_status().json()["forks"]
+    return [each["session_id"] for each in found]
 
 
 def test_a_session_is_forked_continued_and_outlives_its_source(at: Checkpoints, tmp_path: Path) -> None:
@@ -81,6 +88,57 @@ def test_a_request_that_is_sent_again_makes_one_session(at: Checkpoints, tmp_pat
         assert (reused.status_code, reused.json()["code"]) == (422, "key_reused")
         assert fork(server, key="other").json()["session_id"] != made.json()["session_id"]
         assert fork(server).json()["session_id"] != fork(server).json()["session_id"]
+
+
+@pytest.mark.parametrize("place", ["copied", "committed"])
+def test_a_kill_in_the_middle_of_a_fork_leaves_all_of_it_or_nothing(place: str, tmp_path: Path) -> None:
+    with serving(TARGETS / "kills_fork.py", folder=tmp_path, variables={"KILLED": place}) as server:
+        first = say(server, "one")
+        say(server, "two")
+        body = {"session_id": "plan-b", "after": first["run_id"]}
+        with pytest.raises(httpx.TransportError):
+            fork(server, key="k", **body)
+        assert server.ended() == -signal.SIGKILL
+        server.variables = {}
+        server.start()
+        is_there = server.client.get("/v1/sessions/plan-b").status_code == 200
+        assert is_there == (place == "committed")
+        assert len(forks_of(server)) == is_there
+        made = fork(server, key="k", **body)
+        assert (made.status_code, made.json()["messages"], made.json()["agent_state"]) == (201, 2, "restored")
+        assert ("idempotency-replayed" in made.headers) == is_there
+        assert forks_of(server) == ["plan-b"]
+        assert say(server, "three", "plan-b")["output"] == "one | three"
+        assert say(server, "three")["output"] == "one | two | three"
+        server.close()
+        assert verify(tmp_path / "journal.db").sound
+
+
+def test_a_kill_while_a_database_copies_leaves_all_of_it_or_nothing(database: str, tmp_path: Path) -> None:
+    import psycopg
+
+    with serving(TARGETS / "remembers.py", folder=tmp_path, journal=database) as server:
+        first = say(server, "one")
+        say(server, "two")
+        body = {"session_id": "plan-b", "after": first["run_id"]}
+        with psycopg.connect(database) as other, psycopg.connect(database, autocommit=True) as seen:
+            other.execute("LOCK TABLE forks IN SHARE MODE")
+            lost = server.submit(fork, server, key="k", **body)
+            until(lambda: seen.execute(_WAITS).fetchone() is not None, "the copy is made, and its record waits")
+            server.kill()
+            assert isinstance(lost.exception(), httpx.TransportError)
+        server.start()
+        there = forks_of(server)
+        assert there == ["plan-b"] * (server.client.get("/v1/sessions/plan-b").status_code == 200)
+        made = fork(server, key="k", **body)
+        assert (made.status_code, made.json()["messages"], made.json()["agent_state"]) == (201, 2, "restored")
+        assert ("idempotency-replayed" in made.headers) == bool(there)
+        assert forks_of(server) == ["plan-b"]
+        assert say(server, "three", "plan-b")["output"] == "one | three"
+        assert say(server, "three")["output"] == "one | two | three"
+        server.close()
+        done = ran("journal", "verify", database, folder=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_what_is_no_source_no_end_and_no_new_id(at: Checkpoints, tmp_path: Path) -> None:

@@ -215,25 +215,24 @@ def test_no_run_is_replaced_while_an_older_server_would_continue_with_it_at_the_
 @pytest.mark.parametrize("is_owner", [True, False])
 def test_no_list_takes_a_conversation_back_while_an_older_server_is_there(is_owner: bool) -> None:
     async def scene() -> None:
-        async with pair() as (found, _, owner, client):
-            async with httpx.AsyncClient(base_url=owner.url, trust_env=False) as there:
-                asked = there if is_owner else client
+        async with pair() as (found, _, owner, client), httpx.AsyncClient(base_url=owner.url, trust_env=False) as there:
+            asked = there if is_owner else client
 
-                async def listing(*texts: str) -> httpx.Response:
-                    messages = [{"role": "user", "content": text} for text in texts]
-                    headers = {"X-Session-Id": "s", "X-Client-History": "follow"}
-                    body = {"model": "x", "messages": messages}
-                    return await asked.post("/v1/chat/completions", json=body, headers=headers)
+            async def listing(*texts: str) -> httpx.Response:
+                messages = [{"role": "user", "content": text} for text in texts]
+                headers = {"X-Session-Id": "s", "X-Client-History": "follow"}
+                body = {"model": "x", "messages": messages}
+                return await asked.post("/v1/chat/completions", json=body, headers=headers)
 
-                assert (await listing("one")).status_code == 200
-                found.town.unknown = {"after"}
-                accepted = owner.recorder.accepts
-                answer = await listing("another")
-                assert (answer.status_code, answer.json()["error"]["code"]) == (503, "older_server"), answer.text
-                assert owner.recorder.accepts == accepted
-                assert (await listing("one", "two")).status_code == 200, "it only continues"
-                found.town.unknown = set()
-                back = (await listing("another")).json()["strandline"]
-                assert (back["after"], len(back["superseded"])) == (None, 2)
+            assert (await listing("one")).status_code == 200
+            found.town.unknown = {"after"}
+            accepted = owner.recorder.accepts
+            answer = await listing("another")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "older_server"), answer.text
+            assert owner.recorder.accepts == accepted
+            assert (await listing("one", "two")).status_code == 200, "it only continues"
+            found.town.unknown = set()
+            back = (await listing("another")).json()["strandline"]
+            assert (back["after"], len(back["superseded"])) == (None, 2)
 
     run(scene)
