@@ -209,7 +209,7 @@ def test_a_repeated_request_is_the_same_run(server: Server, client: OpenAI) -> N
 def test_a_repeated_request_is_answered_again_whatever_its_list_lacks_by_now(server: Server, client: OpenAI) -> None:
     chat = ChatProgram(client, "kept", how="refuse")
     chat.send("one")
-    keyed = {"headers": {"Idempotency-Key": "k"}}
+    keyed: Any = {"headers": {"Idempotency-Key": "k"}}
     before = chat.messages
     answer = chat.send("two", **keyed)
     chat.messages = before
