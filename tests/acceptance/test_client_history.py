@@ -223,6 +223,24 @@ def test_a_repeated_request_is_answered_again_whatever_its_list_lacks_by_now(ser
     assert users(server, "kept") == ["one", "two", "three"]
 
 
+def test_a_message_can_be_edited_after_the_metadata_of_its_run_was(server: Server, client: OpenAI) -> None:
+    chat = ChatProgram(client, "changed")
+    chat.send("one")
+    server.client.post("/v1/sessions/changed/pause").raise_for_status()
+    with ThreadPoolExecutor(1) as beside:
+        waiting = beside.submit(chat.send, "two")
+        until(lambda: server.health()["queue_depth"] == 1, "the second message waits")
+        runs = server.client.get("/v1/sessions/changed/runs").json()["runs"]
+        (run_id,) = [each["run_id"] for each in runs if each["status"] == "queued"]
+        changes = [server.client.patch(f"/v1/runs/{run_id}", json={"metadata": {"x": 1}}) for _ in range(2)]
+        server.client.post("/v1/sessions/changed/resume").raise_for_status()
+        waiting.result(DEADLINE_S)
+    for changed in changes:  # (the second one as after a lost answer)
+        assert (changed.status_code, changed.json()["metadata"]) == (200, {"x": 1, "client_history": "follow"})
+    chat.edit(1, "zwei")
+    assert users(server, "changed") == chat.users == ["one", "zwei"]
+
+
 def test_a_stream_says_first_what_is_superseded(server: Server, client: OpenAI) -> None:
     chat = ChatProgram(client, "streamed")
     first = chat.send("one a")
