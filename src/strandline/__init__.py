@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from strandline._logs import JsonFormatter
     from strandline._model import (
         ANONYMOUS,
+        CollectOptions,
         ErrorCode,
         ForkedFrom,
         GoBack,
@@ -57,6 +58,7 @@ else:
         "CancelledRuns": "_service",
         "Client": "client",
         "ClientError": "client",
+        "CollectOptions": "_model",
         "Effect": "_journal.port",
         "ErrorCode": "_model",
         "Forked": "_journal.port",
@@ -134,6 +136,7 @@ __all__ = [
     "CancelledRuns",
     "Client",
     "ClientError",
+    "CollectOptions",
     "Effect",
     "ErrorCode",
     "Forked",

@@ -91,6 +91,10 @@ class ServiceKeywords(_OlderKeywords, total=False):
     on_question: Literal["wait", "answer", "dismiss"]
     trusted_senders: bool
     join_senders: Literal["same", "any"]
+    collect_quiet: float
+    collect_max_wait: float
+    collect_max_items: int
+    collect_max_bytes: int
     sender_template: str | None
     history: Literal["journal", "session_manager", "external"]
     session_files: Place | None

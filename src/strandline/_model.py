@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Final, Literal, NamedTuple, NewType, NotRequired, TypedDict
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from strandline.errors import Invalid
 
@@ -259,7 +260,17 @@ class ToolNotDone(Struct, frozen=True, tag="tool_not_done"):
     by: str
 
 
-Checkpoint = RoundStarted | ToolDone | RoundDone | RunsJoined | ToolNotDone
+class RunsCollected(Struct, frozen=True, tag="runs_collected", omit_defaults=True):
+    """What these runs said as well is part of the run's input: they were collected when it was claimed.
+
+    `ended` as in `RunsJoined`.
+    """
+
+    runs: list[JoinedInput]
+    ended: bool = False
+
+
+Checkpoint = RoundStarted | ToolDone | RoundDone | RunsJoined | ToolNotDone | RunsCollected
 
 
 # -- input requests -----------------------------------------------------------------------------------
@@ -310,6 +321,8 @@ class IfBusy(StrEnum):
     """Cancel what has begun, discard its messages, and run next."""
     STEER = "steer"
     """Join the run that executes: reach its agent before the next model call; run next if there is none."""
+    COLLECT = "collect"
+    """Wait, a moment also for further ones of this kind: those next to each other start together, as one turn."""
 
 
 class JoinState(StrEnum):
@@ -321,6 +334,54 @@ class JoinState(StrEnum):
     """Its message has reached the host's agent, and the host's outcome is its own."""
     BECAME_NEXT_RUN = "became_next_run"
     """Nothing executed, or no model call came any more: it is a run of its own."""
+
+
+class Collect(Struct, frozen=True, kw_only=True):
+    """When runs that collect start, and how many of them together.
+
+    The first one waits for `quiet` seconds without a further one, for `max_wait` at most. At most `max_items` start
+    together, with at most `max_bytes` of input as stored; the first one counts, however large it is.
+    """
+
+    quiet: float
+    max_wait: float
+    max_items: int
+    max_bytes: int
+
+
+LEAST_COLLECTED: Final = Collect(quiet=0.0, max_wait=0.0, max_items=1, max_bytes=1)
+MOST_COLLECTED: Final = Collect(quiet=60.0, max_wait=600.0, max_items=100, max_bytes=1024 * 1024)
+
+
+class CollectOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a request or a session says of it; None: the service's default."""
+
+    quiet: float | None = None
+    max_wait: float | None = None
+    max_items: int | None = None
+    max_bytes: int | None = None
+
+    def over(self, defaults: Collect) -> Collect:
+        """Return what counts, with defaults for what it does not say."""
+        given = {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
+        return replace(defaults, **given)
+
+
+class Collecting(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a run collects, as it was accepted: further ones of the same `sender`, or of `any`."""
+
+    by: Collect
+    sender: "Sender | None" = None
+    any: bool = False
+
+    def starts_alone(self, size: int) -> bool:
+        """Return whether a run with so many bytes of input waits for no other."""
+        by = self.by
+        return not by.quiet or not by.max_wait or by.max_items == 1 or size >= by.max_bytes
+
+    def takes(self, other: "Collecting") -> bool:
+        """Return whether another one of its session may be part of its turn."""
+        return self.any or self.sender == other.sender
 
 
 class OnQuestion(StrEnum):
@@ -450,6 +511,7 @@ class RunDefaults(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Beside a request's own, whose names win."""
     sender: Sender | None = None
     webhook: Webhook | None = None
+    collect: CollectOptions | None = None
 
 
 RUN_OPTIONS: Final = frozenset(RunDefaults.__struct_fields__)
@@ -487,6 +549,8 @@ class NewRun(Struct, frozen=True, kw_only=True):
     """Who sent it, if the request says so; else the principal did."""
     joins_any: bool = False
     """Whether it may join a run of another sender."""
+    collect: Collect | None = None
+    """With `IfBusy.COLLECT`: how it collects; else what counts where a session has its runs collect."""
     own_options: frozenset[str] = frozenset()
     """The run options that its request sets, so that no default of its session counts."""
     fires: Firing | None = None
@@ -646,7 +710,18 @@ class Claim(Struct, frozen=True, kw_only=True):
     @property
     def resumes(self) -> bool:
         """Whether the run has begun before."""
-        return self.run.attempt > 1 or self.run.lane == Lane.REQUEUED or len(self.checkpoints) > 0
+        return self.run.attempt > 1 or self.run.lane == Lane.REQUEUED or self.has_progress
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether earlier attempts have left checkpoints."""
+        return any(not isinstance(each, RunsCollected) for each in self.checkpoints)
+
+    @property
+    def collected(self) -> list[JoinedInput]:
+        """The runs that were collected into its run, and end with it."""
+        found = (each for each in self.checkpoints if isinstance(each, RunsCollected) and not each.ended)
+        return [run for each in found for run in each.runs]
 
 
 class Completion(Struct, frozen=True, kw_only=True):

@@ -247,6 +247,29 @@ class ServiceSettings(Struct, frozen=True, kw_only=True, rename=_shown):
             " (`same`), or those of every sender in its session (`any`)"
         ),
     ] = "same"
+    collect_quiet_s: Annotated[
+        float,
+        Meta(
+            description="Seconds without a further message after which runs with `if_busy` `collect` start, as one"
+            " turn; a request may set others",
+            ge=0,
+            le=60,
+        ),
+    ] = 0.5
+    collect_max_wait_s: Annotated[
+        float, Meta(description="Seconds that the first of them waits for further ones at most", ge=0, le=600)
+    ] = 5.0
+    collect_max_items: Annotated[
+        int, Meta(description="Maximum number of runs that start as one turn", ge=1, le=100)
+    ] = 20
+    collect_max_bytes: Annotated[
+        int,
+        Meta(
+            description="Maximum size of their inputs together, in bytes; a first one that is larger starts alone",
+            ge=1,
+            le=1024 * 1024,
+        ),
+    ] = 64 * 1024
     sender_template: Annotated[
         Annotated[
             str,

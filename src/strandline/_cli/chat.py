@@ -34,9 +34,9 @@ def chat(
     if_busy: Annotated[
         IfBusy | None,
         typer.Option(
-            help="What the message of -m or a pipe does if the session is busy: wait its turn (enqueue), or reach the"
-            " agent that works (steer).",
-            metavar="enqueue|reject|interrupt|rollback|steer",
+            help="What the message of -m or a pipe does if the session is busy: wait its turn (enqueue), reach the"
+            " agent that works (steer), or be one turn with others that wait (collect).",
+            metavar="enqueue|reject|interrupt|rollback|steer|collect",
         ),
     ] = None,
     key_file: KeyFile = None,

@@ -23,6 +23,7 @@ class Reason(StrEnum):
     DELAYED = "delayed"
     BEHIND = "behind"
     JOINS = "joins"
+    COLLECTS = "collects"
     JOURNAL_UNAVAILABLE = "journal_unavailable"
     NO_WORKER = "no_worker"
     HOLDS_FULL = "holds_full"
@@ -81,7 +82,8 @@ class RunJoined(Struct, frozen=True, tag="run.joined", tag_field="type"):
     """The run `joining` has reached the run `joined`, before its next model call: that has its turn and will have its
     outcome. Both have this event; the events of the first continue with those of the second.
 
-    `content` is what it says, as the agent sees it. If `truncated`, only history has it whole.
+    `content` is what it says, as the agent sees it, added to the last message. If `truncated`, only history has it
+    whole. It is empty if both were collected into one turn: the first message has what both say.
     """
 
     joining: RunId

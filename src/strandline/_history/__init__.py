@@ -13,7 +13,7 @@ from strandline._history.blocks import done_result, open_tool_uses
 from strandline._history.checks import history_faults, pairing_faults
 from strandline._history.closing import close, close_answer, dismissed
 from strandline._history.effects import acted
-from strandline._history.joins import blocks_of, joined_in, with_joined
+from strandline._history.joins import blocks_of, joined_in, with_collected, with_joined
 from strandline._history.listed import MOST_LISTED, Listed, input_text, kept, plain_text, said_in
 from strandline._history.progress import Progress, fold, resume_point
 from strandline._history.prompts import as_read, effective_sender, named_sender, prompt_message, sender_of, with_sender
@@ -67,6 +67,7 @@ __all__ = [
     "resume_point",
     "said_in",
     "sender_of",
+    "with_collected",
     "with_joined",
     "with_sender",
 ]

@@ -1,10 +1,20 @@
 """What runs that join another say to its agent, and where that is in its messages. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from strandline._history.prompts import named_sender, prompt_message, with_sender, without_sender
 from strandline._history.texts import SAID_MEANWHILE
-from strandline._model import Block, Checkpoint, Input, JoinedInput, Message, RunId, RunsJoined
+from strandline._model import (
+    Block,
+    Checkpoint,
+    Input,
+    JoinedInput,
+    Message,
+    RunId,
+    RunsCollected,
+    RunsJoined,
+    Sender,
+)
 
 
 def said_meanwhile(given: Input) -> list[Block]:
@@ -37,6 +47,23 @@ def joined_in(checkpoints: Iterable[Checkpoint]) -> tuple[RunId, ...]:
     return tuple(
         run.run_id
         for checkpoint in checkpoints
-        if isinstance(checkpoint, RunsJoined) and not checkpoint.ended
+        if isinstance(checkpoint, RunsJoined | RunsCollected) and not checkpoint.ended
         for run in checkpoint.runs
     )
+
+
+def with_collected(
+    given: Input,
+    sender: Sender | None,
+    checkpoints: Iterable[Checkpoint],
+    as_read: Callable[[Input, Sender | None], Input] = lambda given, sender: given,
+) -> tuple[Input, Sender | None]:
+    """Return a run's whole input and its sender, by its checkpoints: what runs say that were collected into it follows
+    in order, each in blocks of its own, `as_read`. Several senders are none.
+    """
+    more = [run for each in checkpoints if isinstance(each, RunsCollected) for run in each.runs]
+    if not more:
+        return as_read(given, sender), sender
+    said = [(given, sender), *((run.input, run.sender) for run in more)]
+    blocks = [block for each, by in said for block in prompt_message(as_read(each, by))["content"]]
+    return blocks, sender if all(by == sender for _, by in said) else None

@@ -15,6 +15,7 @@ from strandline._model import (
     RoundDone,
     RoundStarted,
     RunId,
+    RunsCollected,
     RunsJoined,
     StateRecord,
     ToolDone,
@@ -109,6 +110,8 @@ def fold(checkpoints: Iterable[Checkpoint], question: Question | None = None) ->
                 messages = with_joined([*_before(checkpoint.messages, messages, results), *checkpoint.messages], runs)
                 joined += joined_in([checkpoint])
                 results = {}
+            case RunsCollected():
+                joined += joined_in([checkpoint])  # (they are part of the run's input)
             case _:
                 assert_never(checkpoint)
     asking = None if question is None else question.state

@@ -37,6 +37,7 @@ from strandline._journal.rules import (
     as_answer,
     check_answer,
     check_resolution,
+    collecting,
     continued,
     first_rank,
     may_join,
@@ -46,6 +47,7 @@ from strandline._journal.transitions import Crashed, as_run
 from strandline._model import (
     INTERRUPTS,
     Claim,
+    Collecting,
     FencingToken,
     Firing,
     IfBusy,
@@ -92,6 +94,8 @@ class Arrival(Struct, gc=False):
     host: RunState | None = None
     """The run that it joins."""
     join: JoinState | None = None
+    collect: Collecting | None = None
+    """How it collects others."""
     seq: int = 0
     place: Rank = (0, 0, 0)
     ahead: int = 0
@@ -195,6 +199,9 @@ class Accepting(GoingBack):
         if new.if_busy is IfBusy.STEER:
             arrival.host = self._host_for(new, arrival.executing)
             arrival.join = JoinState.BECAME_NEXT_RUN if arrival.host is None else JoinState.PENDING
+        elif new.if_busy is IfBusy.COLLECT and (collect := collecting(new)) is not None:
+            arrival.collect = collect
+            arrival.body = replace(arrival.body, collect=encode_messages(collect))
         arrival.place = first_rank(new, arrival.seq, self._now, arrival.join)
         if session is None:
             return None
@@ -249,6 +256,8 @@ class Accepting(GoingBack):
         session, answers = arrival.session, arrival.question is not None
         is_free = session is None or (session.claimed is None and not session.paused)
         is_free = is_free and not self._is_closing(arrival.partition) and arrival.place[0] != Lane.DELAYED
+        if arrival.collect is not None and is_free:
+            is_free = arrival.collect.starts_alone(len(arrival.body.prompt))
         arrival.at_once = claim_next and not arrival.ahead and is_free and (arrival.may_proceed or answers)
         if arrival.at_once or answers:
             return None
@@ -291,6 +300,8 @@ class Accepting(GoingBack):
             timeout_s=new.timeout_s, not_before=new.not_before,
         )  # fmt: skip
         run.host, run.join, run.webhook = arrival.host, arrival.join, new.webhook
+        if arrival.collect is not None:
+            run.collect, run.size = arrival.collect, len(arrival.body.prompt)
         self.numbers.drew_run(run.seq)
         if bounds.stored_bytes is not None:
             self._coming.append((new.key.principal, size))

@@ -40,6 +40,7 @@ class Body(Struct, frozen=True, gc=False):
     sender: bytes | None = None
     back: bytes | None = None
     webhook: bytes | None = None
+    collect: bytes | None = None
 
     @property
     def size(self) -> int:

@@ -263,6 +263,10 @@ class Changing(Forking):
             if (full := self._count_more(session.key.principal, more, change.stored_bytes)) is not None:
                 return full
             self._note(session, EditRun(session.ref, run.seq, body))
+            if run.collect is not None:
+                run.size = len(body.prompt)
+                self._watch(run)
+                self._moved(session.key)
             if run.new is not None:
                 kept = body.size <= KEPT_BYTES
                 run.new = replace(run.new, input=edited.input, metadata=edited.metadata) if kept else None

@@ -117,6 +117,11 @@ def fork_owner(session: int) -> int:
     return zlib.crc32(b"fork", session)
 
 
+def collect_owner(session: int, seq: int) -> int:
+    """Return the owner of how the run with that sequence collects others."""
+    return zlib.crc32(b"collect", zlib.crc32(_NUMBER.pack(seq), session))
+
+
 def question_owner(session: int, seq: int, until: float) -> int:
     """Return the owner of the question of the run with that sequence."""
     return zlib.crc32(_QUESTION.pack(seq, until), session)

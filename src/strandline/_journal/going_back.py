@@ -7,10 +7,10 @@ from strandline._history import dismissed
 from strandline._journal.changes import Body
 from strandline._journal.port import Busy, Changed, Refused, Restore, Restored, Unreachable
 from strandline._journal.records import Turn
-from strandline._journal.rules import branch_of, last_with
+from strandline._journal.rules import branch_of, last_with, without_collecting
 from strandline._journal.state import SessionState
 from strandline._journal.transitions import Transitions
-from strandline._model import INTERRUPTS, NO_AGENT, IfBusy, NewRun, Place, RunId, RunStatus
+from strandline._model import INTERRUPTS, NO_AGENT, NewRun, Place, RunId, RunStatus
 
 _BEGINNING = Place(0, 0, NO_AGENT)
 
@@ -118,7 +118,7 @@ def at_place(new: NewRun, body: Body, place: Place) -> tuple[NewRun, Body]:
     """Return a new run that goes back to a place, which was found. It joins no other run."""
     assert new.back is not None
     back = replace(new.back, at=place)
-    if_busy = IfBusy.ENQUEUE if new.if_busy is IfBusy.STEER else new.if_busy
+    if_busy = without_collecting(new.if_busy)
     return replace(new, back=back, if_busy=if_busy), replace(body, back=encode_messages(back))
 
 

@@ -13,7 +13,7 @@ from strandline._journal.checksums import key_crc
 from strandline._journal.deadlines import Deadlines
 from strandline._journal.partitions import moved
 from strandline._journal.port import ClaimResult, Refused
-from strandline._journal.rules import is_last, rank
+from strandline._journal.rules import is_last, one_turn, rank
 from strandline._journal.state import RunState, SessionState
 from strandline._model import NewRun, Principal, RunId, SessionKey
 
@@ -182,9 +182,31 @@ class LiveSessions:
         if self._closing and self._is_closing(self._partition(session)):
             return ClaimResult.NOTHING
         if (question := session.question) is not None and now < question.until:
-            self._watch_question(session)  # (if the clock was set back, `due` has already reported the end of the wait)
+            self._watch_session(session)  # (if the clock was set back, `due` has already reported the end of the wait)
+            return ClaimResult.NOTHING
+        if session.queue.head.collect is not None and now < self._collects_until(session):
+            self._watch_session(session)
             return ClaimResult.NOTHING
         return ClaimResult.BLOCKED if self._last_attempts and self._would_be_last(session.queue.head) else None
+
+    def _next_turn(self, session: SessionState) -> tuple[list[RunState], float]:
+        """Return the runs that start next as one turn, and when; a run must wait for its turn."""
+        queue = session.queue
+        collect = queue.head.collect
+        return one_turn(queue.first(1 if collect is None else collect.by.max_items + 1))
+
+    def _collects_until(self, session: SessionState) -> float:
+        _, until = self._next_turn(session)
+        return until
+
+    def collects_until(self, key: SessionKey, now: float) -> float | None:
+        """Return until when (seconds since the epoch) the next run of a session waits for others of its turn; None if
+        it does not."""
+        session = self._sessions.get(key)
+        if session is None or not session.queue.has_next or session.queue.head.collect is None:
+            return None
+        until = self._collects_until(session)
+        return until if now < until else None
 
     def _would_be_last(self, run: RunState) -> bool:
         return is_last(run.attempt + 1, self._max_attempts)
@@ -271,14 +293,21 @@ class LiveSessions:
             deadline = run.not_before
         if deadline is not None:
             self._deadlines.watch(run, max(deadline, earliest))
-        self._watch_question(run.session)
+        self._watch_session(run.session)
 
-    def _watch_question(self, session: SessionState) -> None:
-        question = session.question
-        if question is None or not session.queue:
+    def _watch_session(self, session: SessionState) -> None:
+        """Watch the time from which on the next run of a session may start, if it waits for that."""
+        question, queue = session.question, session.queue
+        if not queue:
             self._deadlines.forget(session)
-        elif session.due is None or session.due[0] != question.until:
-            self._deadlines.watch(session, question.until)
+            return
+        at = None if question is None else question.until
+        if queue.has_next and queue.head.collect is not None and (until := self._collects_until(session)):
+            at = until if at is None else max(at, until)
+        if at is None:
+            self._deadlines.forget(session)
+        elif session.due is None or session.due[0] != at:
+            self._deadlines.watch(session, at)
 
     # -- sessions come and go -------------------------------------------------------------------------
 

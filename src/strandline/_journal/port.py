@@ -1022,6 +1022,11 @@ class Sessions(Protocol):
         """Return when the next run of a session is due if only delayed ones wait in it; None: it waits for a turn."""
         ...
 
+    def collects_until(self, key: SessionKey, now: float) -> float | None:
+        """Return until when (seconds since the epoch) the next run of a session waits for others of its turn; None if
+        it does not."""
+        ...
+
     def executes(self, key: SessionKey) -> bool:
         """Return whether a run of a session executes."""
         ...

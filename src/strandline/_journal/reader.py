@@ -26,6 +26,7 @@ from strandline._model import (
     AgentRecord,
     Carrier,
     Checkpoint,
+    Collecting,
     GoBack,
     IfBusy,
     Inline,
@@ -62,6 +63,7 @@ _trace: Final = decoder(Carrier)
 _sender: Final = decoder(Sender)
 _back_to: Final = decoder(GoBack)
 _webhook: Final[Callable[[bytes], RunWebhook]] = decoder(RunWebhook)
+_collecting: Final = decoder(Collecting)
 _checkpoint: Final[Callable[[bytes], Checkpoint]] = decoder(Checkpoint)
 _message: Final[Callable[[bytes], Message]] = decoder(Message)
 in_full: Final[Callable[[bytes], list[Message]]] = decoder(list[Message])
@@ -79,7 +81,7 @@ class RunRow(
         "RunRow",
         "run_id lane priority opaque metadata seq status attempt created_at started_at ended_at outcome timeout_s"
         " queue_deadline discarded cancel_requested discard if_busy moved trace not_before sender fence urgency joins"
-        " host back webhook input",
+        " host back webhook collect input",
     )
 ):
     """A stored run: a row of the columns `RUN_COLUMNS`, any of which may be damaged."""
@@ -169,6 +171,8 @@ def stored_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
     if row.outcome is not None:
         owner = checksums.end_owner(crc, row.seq, row.attempt, bool(row.discarded), row.started_at, row.ended_at)
         stored["outcome"] = checksums.read_checked(_outcome, row.outcome, what, owner)
+    if row.collect is not None:
+        collecting(row.collect, session, row.seq)  # (the session table has it, if it waits)
     if kind is Run:
         stored["input"] = checksums.read_checked(_input, row.input, what, request)
     try:
@@ -184,6 +188,12 @@ def webhook_of(session: SessionRef, run_id: RunId, stored: bytes) -> RunWebhook:
     """Return where events of a run are sent. Raises `RecordDamaged`."""
     owner = checksums.webhook_owner(session.crc, run_id)
     return checksums.read_checked(_webhook, stored, f"run {run_id}", owner, is_new=True)
+
+
+def collecting(stored: bytes, session: SessionRef, seq: int) -> Collecting:
+    """Return how a run collects others. Raises `RecordDamaged`."""
+    what = f"how the run with sequence {seq} collects"
+    return checksums.read_checked(_collecting, stored, what, checksums.collect_owner(session.crc, seq), is_new=True)
 
 
 def each_checkpoint(connection: Database, seq: int) -> Iterator[Checkpoint]:

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol, TypeVar
 
 from msgspec.structs import replace
 
-from strandline._history import close, close_answer, fold, prompt_message, took_too_long
+from strandline._history import close, close_answer, fold, prompt_message, took_too_long, with_collected
 from strandline._journal.errors import CancelRequested
 from strandline._journal.port import Attached, Reused, Unanswerable, Unresolvable
 from strandline._lifecycle import ENDED, MOVES, advance
 from strandline._model import (
     Cancelled,
     Checkpoint,
+    Collecting,
     ErrorCode,
     Failed,
     IfBusy,
@@ -30,6 +31,7 @@ from strandline._model import (
     Run,
     RunError,
     RunId,
+    RunsCollected,
     RunsJoined,
     RunStatus,
     Sender,
@@ -158,11 +160,13 @@ def timed_out(
     be seen had not begun, or it would not wait, and may keep its own history: it leaves nothing.
     """
     ending = Failed(ErrorCode.TIMEOUT, took_too_long(run.timeout_s))
+    checkpoints = list(checkpoints)
     progress = fold(checkpoints, question)
     closed: list[Message] = []
+    prompt = prompt_message(*with_collected(run.input, run.sender, checkpoints))
     if question is not None:
         closed = close_answer(progress.messages, progress.results, ending, begun=progress.begun)
-    elif messages := progress.messages or ([prompt_message(run.input, run.sender)] if run.resumable else []):
+    elif messages := progress.messages or ([prompt] if run.resumable else []):
         closed = close(messages, progress.results, ending)
     error = RunError(ending.code, ending.detail)
     return Outcome(status=RunStatus.FAILED, error=error, message=closed[-1] if closed else None), closed
@@ -171,6 +175,57 @@ def timed_out(
 def may_join(new: NewRun, host: Run) -> bool:
     """Return whether a run may join another: what both say is said by the same sender, unless any may join."""
     return new.key == host.key and (new.joins_any or new.sender == host.sender)
+
+
+class Collectable(Protocol):
+    """A waiting run, as far as collecting goes."""
+
+    created_at: float
+    size: int
+    collect: Collecting | None
+
+    @property
+    def collects(self) -> bool:
+        """Whether it is to be part of a turn."""
+        ...
+
+
+AnyCollectable = TypeVar("AnyCollectable", bound=Collectable)
+
+
+def one_turn(queue: Sequence[AnyCollectable]) -> tuple[list[AnyCollectable], float]:
+    """Return the runs at the head of a queue that are to start as one turn, and when (seconds since the epoch).
+
+    Just the head, at once, if that does not collect. What cannot be part of its turn ends it, and does not shorten its
+    wait; what would be too much starts it at once.
+    """
+    head = queue[0]
+    if head.collect is None or not head.collects:
+        return [head], 0.0
+    by, turn, size = head.collect.by, [head], head.size
+    for each in queue[1:]:
+        if each.collect is None or not each.collects or not head.collect.takes(each.collect):
+            break
+        if len(turn) >= by.max_items or size + each.size > by.max_bytes:
+            return turn, 0.0
+        turn.append(each)
+        size += each.size
+    if len(turn) >= by.max_items or size >= by.max_bytes:
+        return turn, 0.0
+    last = max(each.created_at for each in turn)
+    return turn, min(last + by.quiet, head.created_at + by.max_wait)
+
+
+def collecting(new: NewRun) -> Collecting | None:
+    """Return how a run collects that is accepted now, None if it does not."""
+    if new.if_busy is not IfBusy.COLLECT or new.collect is None or new.lane != Lane.NORMAL:
+        return None
+    return Collecting(by=new.collect, sender=new.sender, any=new.joins_any)
+
+
+def without_collecting(if_busy: IfBusy) -> IfBusy:
+    """Return the policy of a run that cannot join another one, and has none to join it."""
+    return IfBusy.ENQUEUE if if_busy in (IfBusy.STEER, IfBusy.COLLECT) else if_busy
 
 
 def as_sent(given: Input, sender: Sender | None) -> Input:
@@ -211,14 +266,15 @@ def check_resolution(resolution: Resolution, checkpoints: Iterable[Checkpoint]) 
 
 def continued(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
     """Return the checkpoints of a crashed run for the one that continues it: what joined has ended with the first."""
-    return [replace(each, ended=True) if isinstance(each, RunsJoined) else each for each in checkpoints]
+    joins = (RunsJoined, RunsCollected)
+    return [replace(each, ended=True) if isinstance(each, joins) else each for each in checkpoints]
 
 
 def as_answer(new: NewRun, question: Question) -> NewRun | None:
     """Return a run as the answer that it becomes; None unless there is exactly one request that it may answer."""
     if not new.may_answer or len(question.requests) != 1:
         return None
-    if_busy = IfBusy.ENQUEUE if new.if_busy is IfBusy.STEER else new.if_busy
+    if_busy = without_collecting(new.if_busy)
     return replace(new, if_busy=if_busy, lane=Lane.ANSWER, input=responses({question.requests[0].id: new.input}))
 
 

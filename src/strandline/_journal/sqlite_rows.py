@@ -10,7 +10,7 @@ into NULL.
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any, Final
 
@@ -208,16 +208,16 @@ LIVE: Final = (
     "SELECT run_id, seq, lane, urgency, created_at, queue_deadline, attempt, started_at, moved, fence,"
     f" CASE WHEN NOT ({_IS_OPEN}) THEN coalesce(ended_at, created_at) END, cancel_requested, discard,"
     " CASE WHEN started_at IS NULL AND attempt = 0 THEN 0 ELSE (SELECT count(*) FROM staged WHERE run = seq) END,"
-    " timeout_s, not_before, joins, host, webhook"
+    " timeout_s, not_before, joins, host, webhook, collect, CASE WHEN collect IS NOT NULL THEN length(input) END"
     " FROM runs"
 )
-"""The fields of `RunState` for a waiting or claimed run, in their order; then whether and whom it joins, and its
-webhook."""
+"""The fields of `RunState` for a waiting or claimed run, in their order; then whether and whom it joins, its
+webhook, and how it collects others."""
 _Time = float | None
 _Number = int | None
 _Live = tuple[
     str, int, int, int, float, _Time, int, _Time, _Number, _Number, _Time, int, int, int, _Time, _Time,
-    JoinState | None, str | None, bytes | None,
+    JoinState | None, str | None, bytes | None, bytes | None, _Number,
 ]  # fmt: skip
 _LIVE_OF: Final = (
     f"{LIVE} WHERE session = ? AND status = 'queued' UNION ALL {LIVE} WHERE session = ? AND fence IS NOT NULL"
@@ -237,8 +237,12 @@ def _add_run(more: tuple[str, ...]) -> str:
 
 def add_live(session: SessionState, columns: Sequence[Any]) -> None:
     """Give a session a run that waits or is claimed, as `LIVE` has it."""
-    *plain, join, host, webhook = reader.plain(_Live, columns, session.key)
+    *plain, join, host, webhook, collect, size = reader.plain(_Live, columns, session.key)
     run = RunState(session, *plain)
+    if collect is not None:
+        run.size = (size or 0) - checksums.CHECKSUM_BYTES
+        with suppress(RecordDamaged):  # (then it waits for no other, and ends as damaged)
+            run.collect = reader.collecting(collect, session.ref, run.seq)
     run.cancel_requested, run.discard = bool(run.cancel_requested), bool(run.discard)
     run.join, run.host_id = join, host
     if webhook is not None:
@@ -383,6 +387,8 @@ class StoredRows(ABC):
             more["back"] = checksums.with_checksum(body.back, owner)
         if body.webhook is not None:
             more["webhook"] = checksums.with_checksum(body.webhook, checksums.webhook_owner(crc, new.run_id))
+        if body.collect is not None:
+            more["collect"] = checksums.with_checksum(body.collect, checksums.collect_owner(crc, seq))
         if row.join is not None:  # (which says that it steers, also where a server does not know that)
             more["joins"] = row.join.value
             if row.host is not None:

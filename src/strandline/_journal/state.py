@@ -14,7 +14,7 @@ from msgspec import Struct, field
 from strandline._journal.changes import SessionRef
 from strandline._journal.deadlines import Due
 from strandline._journal.rules import Rank, place
-from strandline._model import NO_AGENT, JoinState, Lane, NewRun, RunId, RunWebhook, SessionKey, waits_since
+from strandline._model import NO_AGENT, Collecting, JoinState, Lane, NewRun, RunId, RunWebhook, SessionKey, waits_since
 
 
 class HistoryEnd(Struct, frozen=True, gc=False):
@@ -73,6 +73,10 @@ class RunState(Struct, eq=False):
     host_id: RunId | None = None
     """Its host as stored, until the session is loaded."""
     webhook: RunWebhook | None = None
+    collect: Collecting | None = None
+    """How it collects others that wait, if it does."""
+    size: int = 0
+    """The bytes of its input, if it collects."""
 
     @property
     def rank(self) -> Rank:
@@ -95,6 +99,11 @@ class RunState(Struct, eq=False):
     def is_delayed(self) -> bool:
         """Whether it waits for its time, and not yet for its turn."""
         return self.lane == Lane.DELAYED
+
+    @property
+    def collects(self) -> bool:
+        """Whether it waits to be part of a turn with others. One that was moved to the front, or has begun, is not."""
+        return self.collect is not None and self.lane == Lane.NORMAL and self.started_at is None
 
     @property
     def waits_since(self) -> float:
@@ -134,6 +143,10 @@ class RunQueue:
     def head(self) -> RunState:
         """The next run. There must be one."""
         return self._runs[self._ranks[self._gone]]
+
+    def first(self, most: int) -> list[RunState]:
+        """Return the next runs, in order."""
+        return [self._runs[rank] for rank in self._ranks[self._gone : self._gone + most]]
 
     def ahead(self, rank: Rank) -> int:
         """Return how many runs are before `rank`."""
@@ -222,7 +235,7 @@ class SessionState(Struct, eq=False):
     in_flight: int = 0
     """How many batches with its changes are not durable."""
     due: Due | None = None
-    """When its runs stop waiting for an answer to its question."""
+    """When its runs stop waiting for an answer to its question, and its next run for further ones of its turn."""
 
     @property
     def no(self) -> int:

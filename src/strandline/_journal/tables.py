@@ -47,7 +47,7 @@ _RUN: Final = (
     "seq", "run_id", "session", "lane", "urgency", "priority", "status", "attempt", "fence", "last", "opaque", "input",
     "metadata", "created_at", "started_at", "ended_at", "outcome", "timeout_s", "queue_deadline", "discarded",
     "cancel_requested", "discard", "key", "fingerprint", "if_busy", "moved", "trace", "not_before", "sender", "joins",
-    "host", "back", "webhook",
+    "host", "back", "webhook", "collect",
 )  # fmt: skip
 OLDEST_FENCE: Final = 1
 RUNS: Final = Table(

@@ -7,6 +7,7 @@ step, since a step that raised `Missing` would leave it half done.
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from itertools import takewhile
 from typing import Any, Final, NamedTuple, TypeVar
 
 from msgspec.structs import replace
@@ -70,6 +71,7 @@ from strandline._model import (
     Claim,
     FencingToken,
     GoBack,
+    JoinedInput,
     JoinState,
     Lane,
     Message,
@@ -81,6 +83,7 @@ from strandline._model import (
     Run,
     RunDefaults,
     RunId,
+    RunsCollected,
     RunStatus,
     ScheduleId,
     SessionKey,
@@ -190,6 +193,10 @@ class Transitions(LiveSessions):
             return
         run = heads[0] if len(heads) == 1 else min(heads, key=_rank_alone)
         back = self._stored(run).run.back if run.new is None else run.new.back
+        if run.collect is not None and session.queue and run is session.queue.head:
+            turn, until = self._next_turn(session)
+            for each in turn[1:] if until <= self._now else ():
+                self._stored(each)
         self._look_back(session, back)
         if session.question is not None or session.answered_by(run) is not None:
             self._question(session)
@@ -420,6 +427,7 @@ class Transitions(LiveSessions):
             return cannot
         run = session.queue.head
         stored, checkpoints, error = self._stored(run)
+        collected = self._collected(session) if run.collect is not None and error is None else []
         back = None if run.has_begun or stored.back is None else stored.back.at
         branches: list[Branch] = []
         if back is not None:  # (what was kept when it was accepted may be gone)
@@ -437,6 +445,8 @@ class Transitions(LiveSessions):
         self._leave_queue(run)
         fence = self._claim(run)
         self._change_run(run, was=None)
+        if collected:
+            checkpoints = (*checkpoints, self._collect(run, collected))
         claimed = replace(
             stored,
             status=RUNNING,
@@ -453,6 +463,26 @@ class Transitions(LiveSessions):
             Claim(token=token, run=claimed, checkpoints=checkpoints, question=question, damaged=damaged)
         )
         return ClaimResult.CLAIMED
+
+    def _collected(self, session: SessionState) -> list[tuple[RunState, Run]]:
+        """Return the runs that are part of the turn of the next one, with what they say; one that cannot be read ends
+        it."""
+        runs = self._next_turn(session)[0][1:]
+        found = [(run, self._stored(run)) for run in runs]
+        return [(run, each.run) for run, each in takewhile(lambda pair: pair[1].error is None, found)]
+
+    def _collect(self, host: RunState, collected: Sequence[tuple[RunState, Run]]) -> RunsCollected:
+        """Have waiting runs join one that starts, by a checkpoint before anything else of it."""
+        session = host.session
+        checkpoint = RunsCollected([JoinedInput(run.run_id, said.input, said.sender) for run, said in collected])
+        self._note(session, AddCheckpoint(host.seq, host.checkpoints, encode_messages(checkpoint)))
+        host.checkpoints += 1
+        for run, _ in collected:
+            self._leave_queue(run)
+            run.host, run.join, run.started_at = host, JoinState.APPLIED, self._now
+            self._change_join(run)
+        session.joining = in_order([*session.joining, *(run for run, _ in collected)])
+        return checkpoint
 
     def _end(
         self,
@@ -741,7 +771,7 @@ class Transitions(LiveSessions):
 
     def _question_moved(self, session: SessionState) -> None:
         """Note that a session waits for input from now on, or no longer."""
-        self._watch_question(session)
+        self._watch_session(session)
         self._moved(session.key)
 
     def _close_round_of(self, run: RunState, *, closed: bool, begun: bool) -> None:

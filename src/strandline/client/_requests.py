@@ -30,8 +30,9 @@ class RunOptions(TypedDict, total=False):
     With an `idempotency_key` another process can send the same request again, and gets the same run.
     """
 
-    if_busy: IfBusy | Literal["enqueue", "reject", "interrupt", "rollback", "steer"]
+    if_busy: IfBusy | Literal["enqueue", "reject", "interrupt", "rollback", "steer", "collect"]
     expected_run_id: str
+    collect: Mapping[str, float]
     after: str | None
     on_question: OnQuestion | Literal["wait", "answer", "dismiss"]
     priority: int

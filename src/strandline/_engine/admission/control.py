@@ -52,6 +52,7 @@ from strandline._journal.port import (
     Unreachable,
 )
 from strandline._model import (
+    IfBusy,
     JoinState,
     Lane,
     OnDisconnect,
@@ -258,7 +259,12 @@ class Control:
         Raises `Invalid` for what no request could ask for, `NotFound`, `StorageFull`.
         """
         if options:
-            self._ownership.check_known(("options", "webhook") if options.get("webhook") else ("options",))
+            named = ["options"]
+            if options.get("webhook"):
+                named.append("webhook")
+            if options.get("if_busy") is IfBusy.COLLECT or options.get("collect") is not None:
+                named.append("collect")
+            self._ownership.check_known(named)
         self._ownership.check(key)
         if options is not None:
             given = {name: value for name, value in options.items() if value is not None}

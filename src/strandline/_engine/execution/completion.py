@@ -94,7 +94,8 @@ def last_resort(claim: Claim, ending: Ending | None, options: Options) -> Comple
     question = claim.question
     messages, results = ([], {}) if question is None else ([question.message], question.results)
     left = closed(claim, messages, results, ending, begun=bool(claim.checkpoints))
-    return completion_of(Finished(ending=ending), left, options)
+    joined = () if messages else tuple(run.run_id for run in claim.collected)  # (what they said is in its prompt)
+    return completion_of(Finished(ending=ending), left, options, joined=joined)
 
 
 def outcome_of(ending: Ending, messages: list[Message], usage: dict[str, int] | None = None) -> Outcome:

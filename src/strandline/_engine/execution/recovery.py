@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from strandline._agents.port import Finished
 from strandline._engine.execution.completion import closed, completion_of, last_resort, resume_point_of, timed_out
 from strandline._engine.options import Options
-from strandline._history import Progress, fold
+from strandline._history import Progress, fold, with_collected
 from strandline._journal.errors import CancelRequested
 from strandline._journal.port import Journal
 from strandline._model import Cancelled, Claim, Completion, Ending, ErrorCode, Failed
@@ -30,6 +30,9 @@ async def recover(journal: Journal, orphan: Claim, options: Options, now: float)
     properly ends with its prompt alone: one run never keeps a server down. A cancel that was accepted since the orphan
     was read (clients of a gained session are answered before it is recovered) holds.
     """
+    run = orphan.run
+    given, sender = with_collected(run.input, run.sender, orphan.checkpoints)
+    orphan = replace(orphan, run=replace(run, input=given, sender=sender))
     while True:
         try:
             return await _recover_or_end(journal, orphan, options, now)

@@ -26,7 +26,7 @@ from strandline._engine.observers import CURRENT_RUN, CurrentRun, TracedRun, Tra
 from strandline._engine.options import Options
 from strandline._engine.queues import SessionQueues
 from strandline._engine.streams import Streams
-from strandline._history import as_read, effective_sender, fold
+from strandline._history import as_read, effective_sender, fold, with_collected
 from strandline._journal.errors import CancelRequested, ClaimLost
 from strandline._journal.port import ClaimResult, Journal
 from strandline._model import (
@@ -35,12 +35,14 @@ from strandline._model import (
     Completion,
     Ending,
     Failed,
+    Input,
     Message,
     NeedsInput,
     Outcome,
     Question,
     RunId,
     RunStatus,
+    Sender,
 )
 from strandline.errors import JournalUnavailable
 
@@ -129,9 +131,14 @@ class Runner(Struct, eq=False):
     def _as_read(self, claim: Claim) -> Claim:
         """Return a claim with its input as the agent reads it: with its sender, if a setting says how."""
         template, run = self._options.sender_template, claim.run
-        if template is None or (sender := effective_sender(run.sender, run.key.principal)) is None:
+
+        def read(given: Input, sender: Sender | None) -> Input:
+            return as_read(given, effective_sender(sender, run.key.principal), template)
+
+        if not claim.checkpoints and template is None:
             return claim
-        return replace(claim, run=replace(run, input=as_read(run.input, sender, template)))
+        given, sender = with_collected(run.input, run.sender, claim.checkpoints, read)
+        return replace(claim, run=replace(run, input=given, sender=sender))
 
     def _prepare(self, claim: Claim, traced: TracedRun) -> Execution:
         """Return the record of a claim, with its ending if the run is to end before its start."""
@@ -140,6 +147,8 @@ class Runner(Struct, eq=False):
         if claim.checkpoints:
             progress = resume_point_of(progress, options) or progress
         recorder = self._streams.started(claim, progress)
+        if not claim.resumes and (collected := claim.collected):
+            recorder.record_collected(collected)
         signal, workspace = self._loops.signal(), self._pool.workspace(run.key)
         attempt = LiveAttempt(claim, progress, self._journal, signal, workspace, clock, recorder, self._retries)
         attempt.sender_template = options.sender_template
@@ -154,7 +163,7 @@ class Runner(Struct, eq=False):
             execution.requested_ending = DAMAGED
         elif execution.deadline is not None and execution.deadline <= started:  # it was passed while the run waited
             execution.requested_ending = timed_out(run)
-        if claim.checkpoints or claim.question or run.back or execution.requested_ending is not None:
+        if claim.has_progress or claim.question or run.back or execution.requested_ending is not None:
             # The pooled agent does not have this run's messages, nor those of its earlier attempts, or has messages
             # that this run has superseded.
             self._pool.drop(run.key)

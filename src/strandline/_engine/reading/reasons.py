@@ -23,6 +23,7 @@ _TEXTS: Final = {
     Reason.DELAYED: "its time (not_before) has not come",
     Reason.BEHIND: "another run of the session executes",
     Reason.JOINS: "it reaches the run that executes before that one's next model call",
+    Reason.COLLECTS: "its turn waits for further messages (if_busy=collect)",
     Reason.JOURNAL_UNAVAILABLE: "the server can store nothing at the moment; its log says why",
     Reason.NO_WORKER: "no worker process takes calls; the server's log says why",
     Reason.HOLDS_FULL: "too many ended runs of its caller are still executing (max_still_working_per_caller)",
@@ -89,7 +90,7 @@ class Reasons:
         ahead = position - 1 + self._queues.sessions.executes(key)
         if ahead:
             return Why(Reason.BEHIND, f"{_runs(ahead)} ahead of it in its session")
-        return self._obstacle(key)
+        return self._collects(key) or self._obstacle(key)
 
     def of_joining(self, host: RunId) -> Why:
         """Return why a run waits that joins another."""
@@ -116,7 +117,9 @@ class Reasons:
         if not is_ours:
             return None
         delayed_until = self._queues.sessions.delayed_until(key)
-        return self._obstacle(key) if delayed_until is None else self._delayed(delayed_until)
+        if delayed_until is not None:
+            return self._delayed(delayed_until)
+        return self._collects(key) or self._obstacle(key)
 
     def _closed(self, key: SessionKey, *, paused: bool, until: float | None) -> Why | None:
         """Return why the journal would make no claim in a session, if so."""
@@ -132,6 +135,12 @@ class Reasons:
         return Why(
             Reason.WAITS_FOR_INPUT, f"the session waits for an answer to its question, until {self._time(until)}"
         )
+
+    def _collects(self, key: SessionKey) -> Why | None:
+        until = self._queues.sessions.collects_until(key, self._clock.now())
+        if until is None:
+            return None
+        return Why(Reason.COLLECTS, f"its turn waits for further messages, until {self._time(until)} if none comes")
 
     def _delayed(self, until: float) -> Why:
         return Why(Reason.DELAYED, f"it is not to start before {self._time(until)}")

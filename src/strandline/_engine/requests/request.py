@@ -7,6 +7,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 
 from strandline._journal.cluster import Feature
 from strandline._model import (
+    CollectOptions,
     IfBusy,
     Input,
     OnDisconnect,
@@ -35,6 +36,8 @@ class Request(Struct, frozen=True, kw_only=True):
     """What happens to it, or to the others, if runs wait or execute in the session; None: it waits."""
     expected_run_id: str | None = None
     """With `IfBusy.STEER`: the run that it is to join; refused if that does not execute."""
+    collect: CollectOptions | None = None
+    """With `IfBusy.COLLECT`: for how long it waits for others, and for how many; None: the service's defaults."""
     on_question: OnQuestion | None = None
     """What it does to the session's open question; None: the service's default."""
     after: str | UnsetType | None = UNSET
@@ -73,6 +76,8 @@ class Request(Struct, frozen=True, kw_only=True):
             raise Invalid(f"if_busy is {self.if_busy!r}; it must be a strandline.IfBusy, or None")
         if self.expected_run_id is not None and not is_storable(self.expected_run_id):
             raise Invalid(f"expected_run_id is {self.expected_run_id!a}; it must be the id of a run, or None")
+        if not isinstance(self.collect, CollectOptions | None):
+            raise Invalid(f"collect is {self.collect!r}; it must be a strandline.CollectOptions, or None")
         if not isinstance(self.after, UnsetType | None) and not is_storable(self.after):
             raise Invalid(f"after is {self.after!a}; it must be the id of a run, or None for the beginning")
         if not isinstance(self.on_question, OnQuestion | None):
@@ -134,6 +139,7 @@ def newer_of(request: Request, *, is_resolved: bool, replaces: bool) -> Iterator
         ("not_before", request.not_before is not None),
         ("sender", request.sender is not None),
         ("steer", request.if_busy is IfBusy.STEER),
+        ("collect", request.if_busy is IfBusy.COLLECT),
         ("resolve", is_resolved),
         ("webhook", request.webhook is not None),
         ("after", replaces or not isinstance(request.after, UnsetType)),

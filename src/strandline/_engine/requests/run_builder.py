@@ -17,9 +17,13 @@ from strandline._engine.requests.webhook import DEFAULT_EVENTS, check_webhook
 from strandline._model import (
     HIGHEST_PRIORITY,
     INTERRUPTS,
+    LEAST_COLLECTED,
     LOWEST_PRIORITY,
+    MOST_COLLECTED,
     RUN_OPTIONS,
     Carrier,
+    Collect,
+    CollectOptions,
     GoBack,
     IfBusy,
     Keyed,
@@ -53,6 +57,7 @@ _OPTIONS: Final = (
     ("on_disconnect", "on_disconnect"),
     ("sender", "sender"),
     ("webhook", "webhook"),
+    ("collect", "collect"),
 )
 """The fields of a request that are run options, with their names. Metadata is merged, name by name."""
 _NONE: Final[frozenset[str]] = frozenset()
@@ -69,6 +74,17 @@ class RunBuilder(Struct, eq=False):
     _new_run_id: Callable[[SessionKey], RunId]
     _can_sign: Callable[[Principal], bool] | None = None
     """Whether events of a principal can be signed; None: nothing is sent."""
+    _collects: Collect = MOST_COLLECTED
+    """How runs collect whose requests do not say."""
+
+    def __post_init__(self) -> None:
+        options = self._options
+        self._collects = Collect(
+            quiet=options.collect_quiet_s,
+            max_wait=options.collect_max_wait_s,
+            max_items=options.collect_max_items,
+            max_bytes=options.collect_max_bytes,
+        )
 
     def build(
         self,
@@ -122,6 +138,7 @@ class RunBuilder(Struct, eq=False):
             not_before=request.not_before,
             sender=request.sender,
             joins_any=self._options.join_senders == "any",
+            collect=self._collects if request.collect is None else self._collect(request.collect),
             own_options=self._own_options(request) if resolution is None else RUN_OPTIONS,
             resolution=resolution,
             back=back,
@@ -140,6 +157,14 @@ class RunBuilder(Struct, eq=False):
             return None
         return RunWebhook(options.webhook, tuple(options.webhook_events) or DEFAULT_EVENTS, by_server=True)
 
+    def _collect(self, given: CollectOptions) -> Collect:
+        """Return how a run collects. Raises `Invalid` for numbers beyond the limits."""
+        for name in given.__struct_fields__:
+            value, least, most = getattr(given, name), getattr(LEAST_COLLECTED, name), getattr(MOST_COLLECTED, name)
+            if value is not None and not least <= value <= most:  # (also NaN)
+                raise Invalid(f"collect.{name} must be {least:g} to {most:g}")
+        return given.over(self._collects)
+
     def _back(self, request: Request, again: RunId | None) -> GoBack | None:
         """Return where history continues with a request's run. Raises `Invalid` if it asks for what excludes that."""
         if again is None and request.after is UNSET:
@@ -153,6 +178,8 @@ class RunBuilder(Struct, eq=False):
             raise Invalid("after does not go with not_before: nobody knows what is said by then")
         if request.if_busy is IfBusy.STEER:
             raise Invalid(f"{option} does not go with if_busy steer: that joins the run that executes")
+        if request.if_busy is IfBusy.COLLECT:
+            raise Invalid(f"{option} does not go with if_busy collect: it is a turn of its own")
         if request.on_question is OnQuestion.ANSWER:
             raise Invalid("after does not go with on_question answer: an answer continues the run that has asked")
         after = None if request.after is UNSET or request.after is None else RunId(request.after)
@@ -176,6 +203,8 @@ class RunBuilder(Struct, eq=False):
             ),
             None,
         )
+        if options.collect is not None:
+            self._collect(options.collect)
 
     def check_edit(self, key: SessionKey, edit: RunEdit) -> None:
         """Check what is to replace parts of a run as if it were requested. Raises `Invalid`."""
@@ -259,6 +288,8 @@ def _fingerprint(request: Request) -> bytes:
         del requested["webhook"]
     if request.sender is None:  # (as before there were any: keys outlive an upgrade)
         del requested["sender"]
+    if request.collect is None:
+        del requested["collect"]
     if request.expected_run_id is None:  # (earlier versions did not know it, and the key may be theirs)
         del requested["expected_run_id"]
     plain = msgspec.json.decode(encode_messages(requested))
@@ -287,6 +318,8 @@ def _check_answers(request: Request) -> None:
         raise Invalid("a response must not be null, which is no answer to the agent")
     if request.if_busy not in (None, IfBusy.ENQUEUE):
         raise Invalid("if_busy does not go with responses: an answer goes before all others anyway")
+    if request.collect is not None:
+        raise Invalid("collect does not go with responses: an answer is a turn of its own")
     if request.expected_run_id is not None:
         raise Invalid("expected_run_id does not go with responses: they name what they answer")
     if request.on_question is not None:
@@ -308,6 +341,8 @@ def _check_policies(request: Request) -> None:
             raise Invalid(
                 f"on_question cannot be {request.on_question} with not_before: nobody knows what is asked by then"
             )
+    if request.collect is not None and request.if_busy is not IfBusy.COLLECT:
+        raise Invalid("collect goes with if_busy collect only: it says for how long, and for how much")
     if request.expected_run_id is not None and request.if_busy is not IfBusy.STEER:
         raise Invalid("expected_run_id goes with if_busy steer only: it names the run to join")
 

@@ -307,6 +307,13 @@ class EventRecorder(Struct, eq=False):
         joining = tuple(run.run_id for run in joined)
         self._post(lambda: None if is_void() else self._joins(host, joining))
 
+    def record_collected(self, collected: Sequence[JoinedInput]) -> None:
+        """Record that runs have joined which start with its own: what they say is part of its first message."""
+        host, joining = self._stream.run_id, tuple(run.run_id for run in collected)
+        for run_id in joining:
+            self.record(RunJoined(run_id, host, [], truncated=False))
+        self._post(lambda: self._joins(host, joining))
+
     def _flush(self) -> None:
         self._on_its_way = (
             False  # first: an event recorded from now on may be too late for this trip, and takes another

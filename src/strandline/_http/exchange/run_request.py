@@ -11,6 +11,7 @@ from strandline._engine.requests import END_OF_TIME_S, ListedMessages, Request
 from strandline._http.exchange.idempotency import fingerprint
 from strandline._http.wire import Timestamp
 from strandline._model import (
+    CollectOptions,
     IfBusy,
     Input,
     OnDisconnect,
@@ -63,6 +64,35 @@ class WebhookBody(Struct, frozen=True):
         return None if webhook is None or webhook.by_server else convert(webhook, cls, from_attributes=True)
 
 
+class CollectBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """For how long a run waits for others of its turn, and for how many."""
+
+    quiet: Annotated[
+        Annotated[float, Meta(ge=0, le=60)] | None,
+        Meta(description="Seconds without a further one after which they start"),
+    ] = None
+    max_wait: Annotated[
+        Annotated[float, Meta(ge=0, le=600)] | None, Meta(description="Seconds that the first of them waits at most")
+    ] = None
+    max_items: Annotated[
+        Annotated[int, Meta(ge=1, le=100)] | Annotated[float, Meta(ge=1, le=100, multiple_of=1)] | None,
+        Meta(description="How many start together at most"),
+    ] = None
+    max_bytes: Annotated[
+        Annotated[int, Meta(ge=1, le=1048576)] | Annotated[float, Meta(ge=1, le=1048576, multiple_of=1)] | None,
+        Meta(description="How many bytes of input start together at most"),
+    ] = None
+
+    def named(self) -> CollectOptions:
+        """Return it as the service takes it."""
+        return CollectOptions(
+            quiet=self.quiet,
+            max_wait=self.max_wait,
+            max_items=whole_number(self.max_items),
+            max_bytes=whole_number(self.max_bytes),
+        )
+
+
 class RunOptions(Struct, frozen=True, kw_only=True):
     """The fields that all bodies which submit a run share. Null means absent, but of `after`."""
 
@@ -71,8 +101,13 @@ class RunOptions(Struct, frozen=True, kw_only=True):
         Meta(
             description="What happens if the session has queued or executing runs; by default the run waits"
             " (`enqueue`). `steer`: its message reaches the agent that executes before its next model call, and it ends"
-            " with that run; if no call comes any more, or nothing executes, it is the next run"
+            " with that run; if no call comes any more, or nothing executes, it is the next run. `collect`: it waits a"
+            " moment for further ones, and those next to each other in the queue start together, as one turn"
         ),
+    ] = None
+    collect: Annotated[
+        CollectBody | None,
+        Meta(description="With `if_busy` `collect`; default: the settings `collect_quiet`, `collect_max_wait`, ..."),
     ] = None
     expected_run_id: Annotated[
         str | None,
@@ -166,6 +201,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
             answers=answers,
             if_busy=options.if_busy,
             expected_run_id=options.expected_run_id,
+            collect=None if options.collect is None else options.collect.named(),
             after=options.after,
             on_question=options.on_question,
             priority=whole_number(options.priority),

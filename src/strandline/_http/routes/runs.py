@@ -85,7 +85,8 @@ class RunBody(Struct, frozen=True, kw_only=True):
         JoinState | None,
         Meta(
             description="Of a run with `if_busy` `steer`: it waits for the next model call (`pending`), has reached the"
-            " agent (`applied`), or is a run of its own (`became_next_run`)"
+            " agent (`applied`), or is a run of its own (`became_next_run`). Of one with `collect`: `applied` once it"
+            " is part of the turn of another one, else null"
         ),
     ]
     position: int | None

@@ -16,7 +16,7 @@ from strandline._history import sender_of
 from strandline._http import wire
 from strandline._http.audit import changed
 from strandline._http.caller import Caller, caller_of, session_of
-from strandline._http.exchange.run_request import Priority, SenderBody, WebhookBody, whole_number
+from strandline._http.exchange.run_request import CollectBody, Priority, SenderBody, WebhookBody, whole_number
 from strandline._http.forwardable import only_once
 from strandline._http.routes.runs import runs_body
 from strandline._model import (
@@ -78,6 +78,9 @@ class DefaultOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         SenderBody | UnsetType | None, Meta(description="Only where the setting `trusted_senders` is on")
     ] = UNSET
     webhook: Annotated[WebhookBody | UnsetType | None, Meta(description="Where events of its runs are sent")] = UNSET
+    collect: Annotated[
+        CollectBody | UnsetType | None, Meta(description="For runs with `if_busy` `collect`, as in a request for one")
+    ] = UNSET
 
     def given(self) -> dict[str, Any]:
         """Return the options that are set or removed, as the service takes them."""
@@ -86,6 +89,8 @@ class DefaultOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             given["sender"] = sender.named()
         if isinstance(webhook := given.get("webhook"), WebhookBody):
             given["webhook"] = webhook.named()
+        if isinstance(collect := given.get("collect"), CollectBody):
+            given["collect"] = collect.named()
         if (priority := given.get("priority")) is not None:
             given["priority"] = whole_number(priority)
         return given
