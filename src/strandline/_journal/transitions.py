@@ -193,13 +193,23 @@ class Transitions(LiveSessions):
             return
         run = heads[0] if len(heads) == 1 else min(heads, key=_rank_alone)
         back = self._stored(run).run.back if run.new is None else run.new.back
-        if run.collect is not None and session.queue and run is session.queue.head:
-            turn, until = self._next_turn(session)
-            for each in turn[1:] if until <= self._now else ():
-                self._stored(each)
+        if run.collect is not None:
+            self._look_at_turn(session, run, heads)
         self._look_back(session, back)
         if session.question is not None or session.answered_by(run) is not None:
             self._question(session)
+
+    def _look_at_turn(self, session: SessionState, run: RunState, heads: Sequence[RunState]) -> None:
+        """Read what is said with the next run, which collects; what joins the one that ends now may be part of it."""
+        if not session.joining:
+            turn, until = self._next_turn(session)
+            more = turn[1:] if until <= self._now else []
+        else:
+            assert run.collect is not None
+            more = [*heads, *session.queue.first(run.collect.by.max_items)]
+        for each in more:
+            if each.collect is not None:
+                self._stored(each)
 
     def _look_up_waiting(self, runs: Iterable[RunState]) -> None:
         """Read what cancelling waiting runs needs."""

@@ -13,6 +13,7 @@ checking that it delivered no claims that the test has not seen.
 """
 
 from strandline.testing._contract.claims import ClaimsContract
+from strandline.testing._contract.collecting import CollectingContract
 from strandline.testing._contract.control import ControlContract
 from strandline.testing._contract.conversations import ConversationsContract
 from strandline.testing._contract.delays import DelaysContract
@@ -50,6 +51,7 @@ class JournalContract(
     ControlContract,
     InputsContract,
     JoinsContract,
+    CollectingContract,
     KeysContract,
     ListsContract,
     PagesContract,
