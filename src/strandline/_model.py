@@ -361,10 +361,11 @@ class CollectOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_items: int | None = None
     max_bytes: int | None = None
 
-    def over(self, defaults: Collect) -> Collect:
-        """Return what counts, with defaults for what it does not say."""
-        given = {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
-        return replace(defaults, **given)
+
+def collect_by(options: CollectOptions, defaults: Collect) -> Collect:
+    """Return how a run collects, with defaults for what its options do not say."""
+    given = {name: value for name in options.__struct_fields__ if (value := getattr(options, name)) is not None}
+    return replace(defaults, **given)
 
 
 class Collecting(Struct, frozen=True, kw_only=True, omit_defaults=True):

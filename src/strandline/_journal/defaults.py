@@ -18,6 +18,7 @@ from strandline._model import (
     OnQuestion,
     RunDefaults,
     RunWebhook,
+    collect_by,
     waits_since,
 )
 from strandline.errors import Invalid
@@ -82,7 +83,7 @@ def with_defaults(new: NewRun, body: Body, options: RunDefaults) -> tuple[NewRun
         webhook=new.webhook if (webhook := of("webhook")) is None else RunWebhook(webhook.url, webhook.events),
     )
     if (wish := of("collect")) is not None and merged.collect is not None:
-        merged = replace(merged, collect=wish.over(merged.collect))
+        merged = replace(merged, collect=collect_by(wish, merged.collect))
     metadata = encode_messages(merged.metadata) if merged.metadata else None
     sender = None if merged.sender is None else encode_messages(merged.sender)
     encoded = None if merged.webhook is None else encode_messages(merged.webhook)

@@ -37,6 +37,7 @@ from strandline._model import (
     RunWebhook,
     SessionKey,
     ToolDone,
+    collect_by,
     responses,
 )
 from strandline.errors import Invalid, NotResolvable
@@ -163,7 +164,7 @@ class RunBuilder(Struct, eq=False):
             value, least, most = getattr(given, name), getattr(LEAST_COLLECTED, name), getattr(MOST_COLLECTED, name)
             if value is not None and not least <= value <= most:  # (also NaN)
                 raise Invalid(f"collect.{name} must be {least:g} to {most:g}")
-        return given.over(self._collects)
+        return collect_by(given, self._collects)
 
     def _back(self, request: Request, again: RunId | None) -> GoBack | None:
         """Return where history continues with a request's run. Raises `Invalid` if it asks for what excludes that."""

@@ -146,8 +146,9 @@ class CollectingContract(Contract):
 
     @scenario
     async def test_one_that_waits_for_nothing_starts_at_once(self, desk: Desk) -> None:
-        for number, more in enumerate(alone):
-            assert await collect(desk, f"a{number}", replace(BY, **more)) == Accepted(0)
+        alone = (replace(BY, quiet=0.0), replace(BY, max_wait=0.0), replace(BY, max_items=1), replace(BY, max_bytes=1))
+        for number, by in enumerate(alone):
+            assert await collect(desk, f"a{number}", by) == Accepted(0)
             claim = await desk.claim(of=f"a{number}")
             assert claim.checkpoints == ()
             assert claim.run.if_busy is IfBusy.COLLECT
