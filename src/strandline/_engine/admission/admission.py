@@ -232,7 +232,7 @@ class Admission:
         if accepted.joined is not None:
             at = self._reading.standings.of_joining(accepted.joined)
             self._streams.queued(new.run_id, at, new.sender)
-        elif accepted.position:
+        elif accepted.position and not self._starts_with_another(new):
             delayed_until = None if new.not_before is None else self._delayed_until(new.run_id)
             at = await self._reading.standings.of_waiting(new.key, accepted.position, delayed_until)
             self._streams.queued(new.run_id, at, new.sender)
@@ -248,6 +248,10 @@ class Admission:
             back=new.back,
             new=new,
         )
+
+    def _starts_with_another(self, new: NewRun) -> bool:
+        """Return whether a run that has just been accepted is part of a turn that has started."""
+        return new.if_busy is IfBusy.COLLECT and self._streams.starts_with_another(new.run_id)
 
     async def _attach(self, key: SessionKey, run_id: RunId) -> Ticket:
         """Return the ticket of a run that was accepted before. Raises `NotFound`."""

@@ -147,8 +147,6 @@ class Runner(Struct, eq=False):
         if claim.checkpoints:
             progress = resume_point_of(progress, options) or progress
         recorder = self._streams.started(claim, progress)
-        if not claim.resumes and (collected := claim.collected):
-            recorder.record_collected(collected)
         signal, workspace = self._loops.signal(), self._pool.workspace(run.key)
         attempt = LiveAttempt(claim, progress, self._journal, signal, workspace, clock, recorder, self._retries)
         attempt.sender_template = options.sender_template

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from strandline._clock import Clock
 from strandline._engine.events import (
     RunChanged,
+    RunJoined,
     RunPosition,
     RunQueued,
     RunRestarted,
@@ -195,13 +196,23 @@ class Streams:
 
     def queued(self, run_id: RunId, at: RunPosition, sender: Sender | None = None) -> None:
         """Publish that a run of a sender waits, unless that was published or the run has begun."""
-        if (stream := self._streams.get(run_id)) is not None and not stream.has_begun:
+        stream = self._streams.get(run_id)
+        if stream is not None and not stream.has_begun and stream.successor is None:
             stream.standing = RunQueued(
                 at.position, at.estimated_wait_s, at.why, at.input_requests, _known(sender, stream.key)
             )
             stream.publish(self._clock.now(), stream.standing)
             if self._draining and self.is_waiting(run_id):
                 self.later(run_id)
+
+    def starts_with_another(self, run_id: RunId) -> bool:
+        """Return whether an accepted run has joined one that has started meanwhile; its events continue there."""
+        stream, host = self._streams.get(run_id), self._host_of(run_id)
+        if stream is None or host is None:
+            return False
+        if stream.successor is None and (of_host := self._streams.get(host)) is not None and of_host.has_joined(run_id):
+            self._continue(stream, of_host)
+        return True
 
     def edited(self, run_id: RunId, key: SessionKey, event: RunChanged) -> None:
         """Publish that a waiting run was edited."""
@@ -229,7 +240,15 @@ class Streams:
                 RunStarted(run.attempt, _known(run.sender, run.key)),
                 on_first_text=lambda at: self._observer.first_text(max(0.0, at - since)),
             )
+            if claim.checkpoints:
+                self._collected(stream, [each.run_id for each in claim.collected])
         return EventRecorder(stream, self._post, self._clock, self._cut, self._joined)
+
+    def _collected(self, host: RunStream, joining: Collection[RunId]) -> None:
+        """Publish that runs have joined one that starts: what they say is part of its first message."""
+        for run_id in joining:
+            host.publish(self._clock.now(), RunJoined(run_id, host.run_id, [], truncated=False))
+        self._joined(host.run_id, joining)
 
     def _joined(self, host: RunId, joining: Collection[RunId]) -> None:
         """Have the clients of runs that have joined another get its events from there."""

@@ -204,6 +204,11 @@ class RunStream(EventLog):
         """The outcome with which it has ended."""
         return self._end if isinstance(self._end, Outcome) else None
 
+    def has_joined(self, run_id: RunId) -> bool:
+        """Return whether an event here says that a run has joined this one."""
+        self.flush()
+        return run_id in (self._joined_at or ())
+
     def joined_after(self, run_id: RunId) -> int:
         """Return the number of the event before the one that says that a run has joined this one; if that is not
         known, of the last one that an earlier process has published."""
@@ -306,13 +311,6 @@ class EventRecorder(Struct, eq=False):
             self.record(RunJoined(run.run_id, host, shown["content"], cut))
         joining = tuple(run.run_id for run in joined)
         self._post(lambda: None if is_void() else self._joins(host, joining))
-
-    def record_collected(self, collected: Sequence[JoinedInput]) -> None:
-        """Record that runs have joined which start with its own: what they say is part of its first message."""
-        host, joining = self._stream.run_id, tuple(run.run_id for run in collected)
-        for run_id in joining:
-            self.record(RunJoined(run_id, host, [], truncated=False))
-        self._post(lambda: self._joins(host, joining))
 
     def _flush(self) -> None:
         self._on_its_way = (
