@@ -148,3 +148,43 @@ def test_what_does_not_go_with_collecting_is_refused(tmp_path: Path, at: Checkpo
         ):
             refusal = server.client.post("/v1/sessions/s/runs", json={"input": "x", **more})
             assert (refusal.status_code, refusal.json()["code"]) == (422, "invalid"), more
+
+
+def test_a_turn_that_was_collected_goes_back_and_is_forked_whole(at: Checkpoints, tmp_path: Path) -> None:
+    pair = {"quiet": 60, "max_wait": 60, "max_items": 2}
+    with serving(TARGET, folder=tmp_path, variables=at.environment) as server:
+        first, second = ended(server, *(collect(server, text, collect=pair) for text in ("one", "two")))
+        (later,) = ended(server, accepted(server, "later"))
+        for number, run in enumerate((first, second)):
+            made = server.client.post("/v1/sessions/s/fork", json={"session_id": f"f{number}", "after": run["run_id"]})
+            assert (made.status_code, made.json()["messages"]) == (201, 2), made.text
+            gone_on = ended(server, accepted(server, "mine", f"f{number}"))[0]
+            assert gone_on["output"] == "alone: mine"
+            other = ended(server, accepted(server, "yours", f"f{number}", after=run["run_id"]))[0]
+            assert other["superseded"] == [gone_on["run_id"]]
+            assert texts(server.history(f"f{number}"), "user") == ["one\ntwo", "yours"]
+            edited = ended(server, accepted(server, f"edited {number}", after=run["run_id"]))[0]
+            assert edited["superseded"] == [later["run_id"]]
+            later = edited
+        assert texts(server.history("s"), "user") == ["one\ntwo", "edited 1"]
+        again = server.client.post(f"/v1/runs/{second['run_id']}/again", headers={"Prefer": "wait=60"}).json()
+        assert again["output"] == "alone: one; two"
+        assert texts(server.history("s"), "user") == ["one\ntwo"]
+
+
+def test_a_list_with_what_was_collected_is_continued(at: Checkpoints, tmp_path: Path) -> None:
+    pair = {"quiet": 60, "max_wait": 60, "max_items": 2}
+    with serving(TARGET, folder=tmp_path, variables=at.environment) as server:
+        runs = ended(server, *(collect(server, text, collect=pair) for text in ("one", "two")))
+        answer = {"role": "assistant", "content": runs[0]["output"]}
+        one, two, three, four = ({"role": "user", "content": text} for text in ("one", "two", "three", "four"))
+
+        def follow(*messages: dict[str, str]) -> None:
+            headers = {"X-Session-Id": "s", "X-Client-History": "follow"}
+            body = {"model": "default", "messages": messages}
+            server.client.post("/v1/chat/completions", json=body, headers=headers).raise_for_status()
+
+        follow(one, answer, two, answer, three)
+        assert texts(server.history("s"), "user") == ["one\ntwo", "three"]
+        follow(one, answer, two, answer, four)
+        assert texts(server.history("s"), "user") == ["one\ntwo", "four"]
