@@ -160,7 +160,7 @@ def test_a_turn_that_was_collected_goes_back_and_is_forked_whole(at: Checkpoints
             assert (made.status_code, made.json()["messages"]) == (201, 2), made.text
             gone_on = ended(server, accepted(server, "mine", f"f{number}"))[0]
             assert gone_on["output"] == "alone: mine"
-            other = ended(server, accepted(server, "yours", f"f{number}", after=run["run_id"]))[0]
+            other = ended(server, accepted(server, "yours", f"f{number}", after=first["run_id"]))[0]
             assert other["superseded"] == [gone_on["run_id"]]
             assert texts(server.history(f"f{number}"), "user") == ["one\ntwo", "yours"]
             edited = ended(server, accepted(server, f"edited {number}", after=run["run_id"]))[0]
