@@ -7,7 +7,7 @@ import pytest
 from engine_support import Played, echo, key
 from strandline._engine.options import Options
 from strandline._engine.requests import Request, RunBuilder, checked_priority
-from strandline._model import IfBusy, Keyed, Lane, NewRun, OnDisconnect, OnQuestion, RunId, Sender, responses
+from strandline._model import Collect, IfBusy, Keyed, Lane, NewRun, OnDisconnect, OnQuestion, RunId, Sender, responses
 from strandline.errors import Invalid
 from strandline.testing._desk import StillClock
 
@@ -49,6 +49,7 @@ def test_a_bare_request_has_the_servers_defaults() -> None:
         if_busy=IfBusy.ENQUEUE,
         on_question=OnQuestion.DISMISS,
         trace={"traceparent": "00"},
+        collect=Collect(quiet=0.5, max_wait=5, max_items=20, max_bytes=65536),  # (its session may have it collect)
         own_options=frozenset({"sender"}),  # (no session names one either)
     )
 

@@ -82,8 +82,8 @@ def with_defaults(new: NewRun, body: Body, options: RunDefaults) -> tuple[NewRun
         sender=of("sender") or new.sender,
         webhook=new.webhook if (webhook := of("webhook")) is None else RunWebhook(webhook.url, webhook.events),
     )
-    if (wish := of("collect")) is not None and merged.collect is not None:
-        merged = replace(merged, collect=collect_by(wish, merged.collect))
+    if (given := of("collect")) is not None and merged.collect is not None:
+        merged = replace(merged, collect=collect_by(given, merged.collect))
     metadata = encode_messages(merged.metadata) if merged.metadata else None
     sender = None if merged.sender is None else encode_messages(merged.sender)
     encoded = None if merged.webhook is None else encode_messages(merged.webhook)

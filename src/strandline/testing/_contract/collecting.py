@@ -266,9 +266,9 @@ class CollectingContract(Contract):
     @scenario
     async def test_an_answer_is_never_collected(self, desk: Desk) -> None:
         requests = [InputRequest("i1", "approve")]
-        asks = NeedsInput(requests, {})
+        needs = NeedsInput(requests, {})
         message = said("hi", "ho")[-1]
-        question = Question(requests=asks.requests, message=message, results={}, state={})
+        question = Question(requests=needs.requests, message=message, results={}, state={})
         outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=requests)
         claim = await desk.start("h")
         left = Completion(outcome=outcome, messages=said("hi", "ho"), question=question, answer_within_s=60)
