@@ -4,7 +4,9 @@ from typing import Literal, Protocol, runtime_checkable
 
 from msgspec import Struct
 
-Feature = Literal["not_before", "sender", "schedules", "options", "steer", "resolve", "after", "fork", "webhook", "collect"]
+Feature = Literal[
+    "not_before", "sender", "schedules", "options", "steer", "resolve", "after", "fork", "webhook", "collect"
+]
 """What a journal stores that servers of an earlier schema do not know: they would do something else with it."""
 
 

@@ -491,6 +491,8 @@ class Transitions(LiveSessions):
             self._leave_queue(run)
             run.host, run.join, run.started_at = host, JoinState.APPLIED, self._now
             self._change_join(run)
+            if run.webhook is not None:
+                self._send(run, joined(run))
         session.joining = in_order([*session.joining, *(run for run, _ in collected)])
         return checkpoint
 

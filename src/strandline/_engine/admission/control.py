@@ -22,6 +22,7 @@ from strandline._engine.ownership import Ownership
 from strandline._engine.reading import Reading, RestoredView, RunView
 from strandline._engine.requests import RunBuilder, RunEdit, checked_priority
 from strandline._engine.streams import Streams
+from strandline._journal.cluster import Feature
 from strandline._journal.editions import edited_parts
 from strandline._journal.port import (
     BY_LIST,
@@ -259,7 +260,7 @@ class Control:
         Raises `Invalid` for what no request could ask for, `NotFound`, `StorageFull`.
         """
         if options:
-            named = ["options"]
+            named: list[Feature] = ["options"]
             if options.get("webhook"):
                 named.append("webhook")
             if options.get("if_busy") is IfBusy.COLLECT or options.get("collect") is not None:
