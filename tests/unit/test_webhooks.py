@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from strandline._engine.webhooks import Outbox, SendResult, ToSend
-from strandline._engine.webhooks.outbox import AT_ONCE_EACH, FEW, MOST
+from strandline._engine.webhooks.outbox import AT_ONCE_EACH, FEW, LOOK_S, MOST
 from strandline._journal.memory import MemoryJournal
 from strandline._journal.port import Bounds
 from strandline._model import ANONYMOUS, NewRun, Principal, RunId, RunWebhook, SessionId, SessionKey
@@ -147,7 +147,7 @@ class FakeSender:
             await asyncio.sleep(0)
             if (result := self.answer(event)) is None:
                 await self.release.wait()
-                result = SendResult(received=False, detail="no answer", is_slow=True)
+                result = self.answer(event) or SendResult(received=False, detail="no answer", is_slow=True)
             return result
         finally:
             self.at_once -= 1
@@ -376,3 +376,35 @@ def test_what_became_of_an_event_is_stored_once_the_journal_works_again(monkeypa
             assert len(at.sender.sent) == 1
 
     asyncio.run(scene())
+
+
+def test_a_read_that_returns_after_an_event_was_received_does_not_send_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        async with Scene() as scene:
+            held, read = asyncio.Event(), scene.journal.read
+            await scene.quiet()
+            scene.sender.answer = lambda _: None
+            await scene.run()
+            await scene.quiet()
+
+            async def late(query: Any) -> Any:
+                found = await read(query)
+                await held.wait()
+                return found
+
+            monkeypatch.setattr(scene.journal, "read", late)
+            scene.clock.at += LOOK_S
+            scene.outbox.tick()
+            await asyncio.sleep(0)
+            scene.sender.answer = lambda _: SendResult(received=True, detail="")
+            scene.sender.release.set()
+            while scene.outbox.sent + scene.outbox.failed < 1:
+                await asyncio.sleep(0)
+            held.set()
+            monkeypatch.undo()
+            await scene.quiet()
+            assert len(scene.sender.sent) == 1
+
+    asyncio.run(main())

@@ -141,6 +141,8 @@ class Outbox:
         self._results: list[tuple[StoredDelivery, SendResult]] = []
         self._is_noting = False
         self._is_reading = False
+        self._noted_meanwhile: set[str] = set()
+        """Events of which a read that began earlier may still return the old record; known until it has ended."""
         self._look_at = 0.0
         """When storage may have events that are due and not known."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -245,6 +247,8 @@ class Outbox:
             return
         finally:
             self._is_reading = False
+            self._known -= self._noted_meanwhile
+            self._noted_meanwhile.clear()
         if due.next_at is not None:
             self._look_at = min(self._look_at, due.next_at)
         self._pump()
@@ -310,7 +314,11 @@ class Outbox:
                     _log.warning("what became of events for webhooks cannot be stored yet: %s", error)
                     self._results = results + self._results
                     return
-                self._known.difference_update(stored.id for stored, _ in results)
+                noted = {stored.id for stored, _ in results}
+                if self._is_reading:
+                    self._noted_meanwhile |= noted
+                else:
+                    self._known -= noted
                 self.sent += len(change.received)
                 self.failed += len(change.not_received)
                 for each in change.not_received:
