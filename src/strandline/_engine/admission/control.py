@@ -211,7 +211,7 @@ class Control:
         `ChangedMeanwhile`, `StorageFull`.
         """
         run = await self._reading.stored_run(principal, run_id)
-        if edit.metadata is not None and BY_LIST in run.metadata:  # (it tells of which messages the client knows)
+        if edit.metadata is not None and BY_LIST in run.metadata:  # (it says which messages the client knows)
             edit = replace(edit, metadata={**edit.metadata, BY_LIST: run.metadata[BY_LIST]})
         self._builder.check_edit(run.key, edit)
         return await to_the_end(self._edit(run, edit), self._under_way)
