@@ -18,6 +18,7 @@ Principal = NewType("Principal", str)
 SessionId = NewType("SessionId", str)
 RunId = NewType("RunId", str)
 ScheduleId = NewType("ScheduleId", str)
+FileId = NewType("FileId", str)
 
 ANONYMOUS: Final = Principal("anonymous")
 DEFAULT_SESSION: Final = SessionId("default")

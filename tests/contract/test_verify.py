@@ -67,7 +67,8 @@ def test_a_sound_journal_is_counted(path: Path) -> None:
         "queued": 2, "running": 2, "succeeded": 70, "failed": 0, "cancelled": 0, "needs_input": 0
     }  # fmt: skip
     assert {what for what, done, total in steps if done == total} == {
-        "pages", "sessions", "history", "runs", "questions", "schedules", "staged", "windows", "earlier windows",
+        "pages", "sessions", "history", "runs", "questions", "schedules", "files", "staged", "windows",
+        "earlier windows",
         "forks", "deliveries",
     }  # fmt: skip
     assert path.read_bytes() == before

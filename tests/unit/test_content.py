@@ -51,6 +51,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "base64 alone": ([media("image", "png", {"bytes": "iVBORw=="})], "__bytes_encoded__"),
     "bytes that were not decoded": ([media("image", "png", {"bytes": {"__bytes_encoded__": True}})], "__bytes_enc"),
     "no bytes at all": ([media("image", "png", {"bytes": b""})], "__bytes_encoded__"),
+    "a source without anything": ([media("image", "png", {})], r"image\.source"),
     "a source that is none": ([media("image", "png", "bytes")], r"image\.source"),
     "an unknown format": ([media("image", "tiff")], r"image\.format must be png, jpeg, gif or webp"),
     "jpg": ([media("image", "jpg")], r"image\.format must be png, jpeg, gif or webp"),

@@ -11,7 +11,7 @@ from msgspec import Struct
 from strandline._encoding import encode_messages
 from strandline._journal.checksums import CHECKSUM_BYTES, key_crc
 from strandline._journal.rules import Closed, joined_outcome
-from strandline._model import Completion, JoinState, NewRun, Run, RunId, RunStatus, ScheduleId, SessionKey
+from strandline._model import Completion, FileId, JoinState, NewRun, Run, RunId, RunStatus, ScheduleId, SessionKey
 
 COPIED_RUN: Final = -2
 COPIED_QUESTION: Final = -3
@@ -353,6 +353,31 @@ class ForgetSchedule(Change, frozen=True, gc=False):
     """A schedule to delete."""
 
     id: ScheduleId
+
+
+class StoreFile(Change, frozen=True, gc=False):
+    """The record of a new file of `size` bytes, which are kept elsewhere."""
+
+    session: SessionRef
+    id: FileId
+    size: int
+    at: float
+    record: bytes
+    named: bool = False
+
+
+class NameFile(Change, frozen=True, gc=False):
+    """A file that a run names."""
+
+    no: int
+    id: FileId
+
+
+class ForgetFile(Change, frozen=True, gc=False):
+    """A file whose record is to be deleted."""
+
+    no: int
+    id: FileId
 
 
 class AddDelivery(Change, frozen=True, gc=False):

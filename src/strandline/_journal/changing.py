@@ -1,4 +1,4 @@
-"""Applies requested changes: to what waits or executes, to sessions and to their schedules."""
+"""Applies requested changes: to what waits or executes, to sessions, to their schedules and files."""
 
 from typing import assert_never
 
@@ -9,17 +9,22 @@ from strandline._journal.changes import (
     DropDelivery,
     DropSession,
     EditRun,
+    ForgetFile,
     ForgetSchedule,
     MoveDelivery,
     MoveSchedule,
+    NameFile,
+    StoreFile,
     StoreOptions,
     StoreSchedule,
     encoded_body,
 )
+from strandline._journal.checksums import CHECKSUM_BYTES
 from strandline._journal.defaults import changed_options, stored_options
 from strandline._journal.editions import edited_parts, edition
 from strandline._journal.forking import Forking
 from strandline._journal.port import (
+    AddFile,
     AddSchedule,
     Busy,
     Cancel,
@@ -28,6 +33,7 @@ from strandline._journal.port import (
     Changed,
     ChangeSchedule,
     Delete,
+    DropFile,
     DropSchedule,
     Edit,
     Edited,
@@ -36,6 +42,7 @@ from strandline._journal.port import (
     EndWaiting,
     Fork,
     Move,
+    NameFiles,
     NoteDeliveries,
     Outdated,
     Pause,
@@ -90,6 +97,12 @@ class Changing(Forking):
                 return self._change_schedule(change)
             case DropSchedule():
                 return self._drop_schedule(change)
+            case AddFile():
+                return self._add_file(change)
+            case NameFiles():
+                return self._name_files(change)
+            case DropFile():
+                return self._drop_file(change)
             case NoteDeliveries():
                 return self._note_deliveries(change)
             case Resend():
@@ -346,6 +359,42 @@ class Changing(Forking):
         if session is None or self._schedule(session, change.schedule_id) is None:
             return Changed(existed=False)
         self._note(session, ForgetSchedule(change.schedule_id))
+        return Changed(existed=True)
+
+    # -- files ----------------------------------------------------------------------------------------
+
+    def _add_file(self, change: AddFile) -> Changed | Refused:
+        """Store the record of a file, in a session that may be new and is then at rest."""
+        session, size = self._find(change.key), change.size + len(change.record) + CHECKSUM_BYTES
+        if (full := self._count_more(change.key.principal, size, change.stored_bytes)) is not None:
+            return full
+        if session is None:
+            session = self._add(change.key)
+            session.rests_since = self._now
+            self._change_session(session)
+        self._note(session, StoreFile(session.ref, change.file_id, change.size, change.at, change.record))
+        return Changed(existed=True)
+
+    def _name_files(self, change: NameFiles) -> Changed:
+        session = self._find(change.key)
+        if session is None:
+            return Changed(existed=False)
+        named = [self._is_named(session, each) for each in change.file_ids]
+        if None in named:
+            return Changed(existed=False)
+        for file_id, is_named in zip(change.file_ids, named, strict=True):
+            if not is_named:
+                self._note(session, NameFile(session.no, file_id))
+        return Changed(existed=True)
+
+    def _drop_file(self, change: DropFile) -> Changed | Busy:
+        session = self._find(change.key)
+        is_named = None if session is None else self._is_named(session, change.file_id)
+        if session is None or is_named is None:
+            return Changed(existed=False)
+        if change.unnamed and is_named:
+            return Busy()
+        self._note(session, ForgetFile(session.no, change.file_id))
         return Changed(existed=True)
 
     # -- events to send -------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ _RUN: Final = struct.Struct("<qq?dd")
 _NUMBER: Final = struct.Struct("<q")
 _QUESTION: Final = struct.Struct("<qd")
 _TIME: Final = struct.Struct("<d")
+_FILE: Final = struct.Struct("<qd")
 
 
 def with_checksum(record: bytes, owner: int) -> bytearray:
@@ -135,6 +136,11 @@ def schedule_owner(session: int, schedule_id: str) -> int:
 def schedule_state_owner(session: int, schedule_id: str, at: float | None) -> int:
     """Return the owner of what has become of a schedule; covers its next time."""
     return zlib.crc32(b"" if at is None else _TIME.pack(at), zlib.crc32(b"state", schedule_owner(session, schedule_id)))
+
+
+def file_owner(session: int, file_id: str, size: int, at: float) -> int:
+    """Return the owner of the record of a file; covers its size and time."""
+    return zlib.crc32(_FILE.pack(size, at), zlib.crc32(file_id.encode(), session))
 
 
 def webhook_owner(session: int, run_id: str) -> int:

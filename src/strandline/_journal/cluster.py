@@ -5,7 +5,17 @@ from typing import Literal, Protocol, runtime_checkable
 from msgspec import Struct
 
 Feature = Literal[
-    "not_before", "sender", "schedules", "options", "steer", "resolve", "after", "fork", "webhook", "collect"
+    "not_before",
+    "sender",
+    "schedules",
+    "options",
+    "steer",
+    "resolve",
+    "after",
+    "fork",
+    "webhook",
+    "collect",
+    "files",
 ]
 """What a journal stores that servers of an earlier schema do not know: they would do something else with it."""
 

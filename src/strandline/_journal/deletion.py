@@ -15,6 +15,7 @@ SELECT sessions.principal, coalesce(sum(parts.bytes), 0) FROM sessions LEFT JOIN
     UNION ALL SELECT session, coalesce(length(messages), 0) FROM history
     UNION ALL SELECT session, coalesce(length("window"), 0) + coalesce(length(state), 0) FROM agents
     UNION ALL SELECT session, coalesce(length("window"), 0) + coalesce(length(state), 0) FROM agents_after
+    UNION ALL SELECT session, size + length(record) FROM files
 ) AS parts ON parts.session = sessions.no GROUP BY sessions.principal
 """
 """Counts the stored bytes of each principal; triggers keep the same figure in the table `stored`."""

@@ -19,6 +19,7 @@ from strandline._journal.checksums import damaged_record
 from strandline._journal.database import Database
 from strandline._journal.defaults import options_of
 from strandline._journal.deletion import COUNT_STORED_BYTES
+from strandline._journal.files import file_of
 from strandline._journal.forks import decoded_fork
 from strandline._journal.lists import delivery_of, schedule_of
 from strandline._journal.rules import Branch, spans
@@ -53,6 +54,7 @@ WINDOW: Final = ("session", '"window"', "state")
 KEPT: Final = ("session", "run", '"window"', "state")
 FORK: Final = ("session", "record")
 SCHEDULE: Final = ("id", "session", "principal", "next_at", "spec", "state")
+FILE: Final = ("session", "id", "principal", "size", "at", "named", "record")
 DELIVERY: Final = (
     "id", "session", "principal", "session_id", "host", "created_at", "next_at", "attempts", "error", "body",
 )  # fmt: skip
@@ -160,6 +162,10 @@ class Check(ABC):
         """Return the columns `SCHEDULE` of their schedules."""
 
     @abstractmethod
+    def _file_rows(self) -> Rows:
+        """Return the columns `FILE` of the records of their files."""
+
+    @abstractmethod
     def _delivery_rows(self) -> Rows:
         """Return the columns `DELIVERY` of their events to send."""
 
@@ -181,6 +187,7 @@ class Check(ABC):
         self._kept()
         self._forks()
         self._schedules()
+        self._files()
         self._deliveries()
 
     @contextmanager
@@ -356,6 +363,20 @@ class Check(ABC):
 
     def _lost_schedule(self, schedule_id: str) -> None:
         self._fault(f"the schedule {schedule_id} belongs to no session")
+
+    def _files(self) -> None:
+        for no, file_id, principal, size, at, named, record in self._file_rows():
+            session = self._sessions.get(no)
+            if session is None:
+                self._lost_file(file_id)
+                continue
+            if principal != session.ref.key.principal:
+                self._fault(f"the file {file_id} is of another caller than its session")
+            with self._unless_damaged(f"the record of file {file_id}"):
+                file_of((no, file_id, *session.ref.key, size, at, named, record))
+
+    def _lost_file(self, file_id: str) -> None:
+        self._fault(f"the file {file_id} belongs to no session")
 
     def _deliveries(self) -> None:
         for row in self._delivery_rows():

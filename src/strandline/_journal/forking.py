@@ -1,12 +1,20 @@
 """Sessions that begin with the history of another one."""
 
 from strandline._encoding import encode_messages
-from strandline._journal.changes import AddBranch, AddFork, ChangeCourse, CopyHistory, StoreAgent, StoreOptions
+from strandline._journal.changes import (
+    AddBranch,
+    AddFork,
+    ChangeCourse,
+    CopyHistory,
+    StoreAgent,
+    StoreFile,
+    StoreOptions,
+)
 from strandline._journal.checksums import CHECKSUM_BYTES
 from strandline._journal.defaults import stored_options
 from strandline._journal.forks import stored_fork
 from strandline._journal.going_back import GoingBack
-from strandline._journal.port import Changed, Fork, Forked, Refused, Reused, Taken, Unreachable
+from strandline._journal.port import Changed, FilesWanted, Fork, Forked, Refused, Reused, Taken, Unreachable
 from strandline._journal.records import ForkRecord, ForkSource
 from strandline._journal.state import HistoryEnd, SessionState
 from strandline._journal.transitions import NO_RUN
@@ -16,7 +24,7 @@ from strandline._model import COPIED_AGENT, NO_AGENT, ForkedFrom, SessionKey
 class Forking(GoingBack):
     """Makes sessions from others. Only the new one is changed, and need be ours; the other one is read as stored."""
 
-    def _fork(self, change: Fork) -> Forked | Taken | Reused | Unreachable | Refused | Changed:
+    def _fork(self, change: Fork) -> Forked | Taken | Reused | Unreachable | FilesWanted | Refused | Changed:
         """Make a session that begins with a copy of another one's history."""
         session = self._find(change.key)
         if session is not None:
@@ -27,13 +35,17 @@ class Forking(GoingBack):
             return Changed(existed=False)
         if isinstance(source, Unreachable):
             return source
+        if wanted := tuple(each.file_id for each in source.files if each.file_id not in change.files):
+            return FilesWanted(wanted)
         window = None if source.window is None else encode_messages(source.window)
         state = None if source.state is None else encode_messages(source.state)
         kept = sum(len(each) + CHECKSUM_BYTES for each in (window, state) if each is not None)
         closing = encode_messages(source.closing) if source.closing else b""
         if (low := self._lacks_room(source.size)) is not None:
             return low
-        full = self._count_more(key.principal, source.size + 2 * kept + len(closing), change.stored_bytes)
+        of_files = sum(each.size + len(each.record) + CHECKSUM_BYTES for each in source.files)
+        size = source.size + 2 * kept + len(closing) + of_files
+        full = self._count_more(key.principal, size, change.stored_bytes)
         if full is not None:
             return full
         if self._room is not None:
@@ -49,6 +61,8 @@ class Forking(GoingBack):
         made.options = stored_options(made.ref, source.options)
         if made.options is not None:
             self._note(made, StoreOptions(made.ref, made.options))
+        for file in source.files:
+            self._note(made, StoreFile(made.ref, file.file_id, file.size, file.at, file.record, named=True))
         origin = ForkedFrom(session_id=change.source, run_id=source.run_id)
         record = ForkRecord(origin, made.end.length, forgotten, change.named, change.fingerprint)
         self._note(made, AddFork(made.ref, source.ref.no, stored_fork(record)))

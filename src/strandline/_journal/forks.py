@@ -15,6 +15,7 @@ from strandline._journal import checksums, reader
 from strandline._journal.changes import SessionRef
 from strandline._journal.database import Database
 from strandline._journal.defaults import options_of
+from strandline._journal.files import named_files
 from strandline._journal.port import AgentState, Unreachable
 from strandline._journal.records import ForkRecord, ForkSource, RunLocation, Turn
 from strandline._journal.rules import Branch
@@ -128,6 +129,7 @@ def source_of(
         None if agent is None else agent.state,
         options_of(session.ref, session.options),
         run_id,
+        named_files(connection, session.ref),
     )
 
 

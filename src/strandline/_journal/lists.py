@@ -27,6 +27,7 @@ from strandline._journal.checksums import (
 from strandline._journal.conversation import conversation
 from strandline._journal.database import Database
 from strandline._journal.defaults import options_of
+from strandline._journal.files import file, files
 from strandline._journal.forks import fork_of
 from strandline._journal.rules import Room
 from strandline._journal.superseded import joined, superseded
@@ -311,6 +312,12 @@ def schedule_times(connection: Database, query: port.ScheduleTimesQuery) -> list
     return [(schedule_id, SessionKey(*key), at) for schedule_id, *key, at in rows]
 
 
+def stored_bytes(connection: Database, query: port.StoredBytesQuery) -> int:
+    """Return how many bytes are stored for a principal."""
+    row = connection.execute(reader.STORED_OF, (query.principal,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
 def unresolved(connection: Database, query: port.UnresolvedQuery) -> list[port.OpenTool]:
     """Return the tools of unknown outcome of a crashed run that can continue."""
     row = connection.execute(_UNRESOLVED, (query.run_id, query.principal)).fetchone()
@@ -468,6 +475,9 @@ ANSWERS: Final[Mapping[type[port.Query[Any]], Callable[[Database, Any], Any]]] =
     port.ScheduleQuery: schedule,
     port.SchedulesQuery: schedules,
     port.ScheduleTimesQuery: schedule_times,
+    port.FileQuery: file,
+    port.FilesQuery: files,
+    port.StoredBytesQuery: stored_bytes,
     port.DueDeliveriesQuery: due_deliveries,
     port.DeliveriesQuery: deliveries,
     port.DeliveriesLeftQuery: deliveries_left,

@@ -70,6 +70,7 @@ from strandline._model import (
     Claim,
     Completion,
     FencingToken,
+    FileId,
     ForkedFrom,
     Input,
     JoinedInput,
@@ -332,11 +333,13 @@ class Fork(Struct, frozen=True):
 
     The copy ends after run `after`, after the run with message `after`, or with None where history ends at the moment;
     an open round at its end is closed as if its question had been dismissed. Window and state are as they were there.
-    Options are copied; runs, schedules, keys and a pause are not.
+    Options are copied, and the records of files that runs name: of those in `files`, whose content the new session has.
+    Runs, schedules, keys and a pause are not.
 
     Answered by `Forked`, also for the same `key` and `fingerprint` again; by `Reused` if the key stands for another
-    request; by `Taken` if there is a session `key` already; by `Unreachable`; by `Refused` if more than `stored_bytes`
-    would be stored; by `Changed(existed=False)` if there is no session `source`.
+    request; by `Taken` if there is a session `key` already; by `Unreachable`; by `FilesWanted` if its runs name files
+    that `files` lacks; by `Refused` if more than `stored_bytes` would be stored; by `Changed(existed=False)` if there
+    is no session `source`.
     """
 
     key: SessionKey
@@ -346,6 +349,7 @@ class Fork(Struct, frozen=True):
     """The idempotency key of the request; None: it has none."""
     fingerprint: bytes = b""
     stored_bytes: int | None = None
+    files: frozenset[FileId] = frozenset()
 
 
 class AddSchedule(Struct, frozen=True):
@@ -381,6 +385,40 @@ class DropSchedule(Struct, frozen=True):
 
     key: SessionKey
     schedule_id: ScheduleId
+
+
+class AddFile(Struct, frozen=True):
+    """Store the record of a file of a session, which need not exist yet: `size` bytes that are kept elsewhere.
+
+    `record` is JSON that no journal reads. Refused with `storage_full` if more than `stored_bytes` would be stored for
+    its principal.
+    """
+
+    key: SessionKey
+    file_id: FileId
+    size: int
+    record: bytes
+    at: float
+    stored_bytes: int | None = None
+
+
+class NameFiles(Struct, frozen=True):
+    """Note that a run names files of a session, which are then kept as long as the session.
+
+    `Changed(existed=False)`, and nothing is noted, if the session lacks one of them.
+    """
+
+    key: SessionKey
+    file_ids: tuple[FileId, ...]
+
+
+class DropFile(Struct, frozen=True):
+    """Delete the record of a file, with `unnamed` only if no run has named it (else Busy). Deleting a session deletes
+    those of its files too."""
+
+    key: SessionKey
+    file_id: FileId
+    unnamed: bool = False
 
 
 class NotReceived(Struct, frozen=True):
@@ -424,6 +462,9 @@ Change = (
     | AddSchedule
     | ChangeSchedule
     | DropSchedule
+    | AddFile
+    | NameFiles
+    | DropFile
     | NoteDeliveries
     | Resend
 )
@@ -500,6 +541,12 @@ class Taken(Struct, frozen=True):
     """Nothing was changed: there is a session of this id."""
 
 
+class FilesWanted(Struct, frozen=True):
+    """Nothing was changed: the new session needs the content of these files first."""
+
+    file_ids: tuple[FileId, ...]
+
+
 ChangeAnswer = (
     Changed
     | Busy
@@ -513,6 +560,7 @@ ChangeAnswer = (
     | Unreachable
     | Forked
     | Taken
+    | FilesWanted
     | Reused
 )
 
@@ -868,6 +916,49 @@ class ScheduleTimesQuery(Query[list[tuple[ScheduleId, SessionKey, float]]], froz
 
     after: ScheduleId
     limit: int = 1000
+
+
+class StoredFile(Struct, frozen=True):
+    """The record of a file as stored. `named`: a run names it."""
+
+    file_id: FileId
+    key: SessionKey
+    size: int
+    record: bytes
+    at: float
+    named: bool
+
+
+class FileQuery(Query[StoredFile | None], frozen=True):
+    """One file of a session."""
+
+    key: SessionKey
+    file_id: FileId
+
+
+class FilesQuery(Query["StoredFiles"], frozen=True):
+    """Up to `limit` files of a session in the order of their ids, after one; or of all sessions, after the place where
+    a page ended. With `before` those that no run names, and that were stored before a time."""
+
+    key: SessionKey | None = None
+    after: str | None = None
+    limit: int = 100
+    before: float | None = None
+
+
+class StoredFiles(Struct, frozen=True):
+    """Some files, and what the next page comes after: an id, or a place; None at the end. `damaged` are those that
+    cannot be read."""
+
+    files: list[StoredFile]
+    after: str | None
+    damaged: list[FileId] = []
+
+
+class StoredBytesQuery(Query[int], frozen=True):
+    """How many bytes are stored for a principal."""
+
+    principal: Principal
 
 
 class StoredDelivery(Struct, frozen=True):

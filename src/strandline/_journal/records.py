@@ -9,11 +9,12 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 from strandline._journal.changes import SessionRef
-from strandline._journal.port import Unreachable
+from strandline._journal.port import StoredFile, Unreachable
 from strandline._journal.rules import Branch, Closed
 from strandline._journal.state import SessionState
 from strandline._model import (
     Checkpoint,
+    FileId,
     ForkedFrom,
     Message,
     Principal,
@@ -117,6 +118,8 @@ class ForkSource(NamedTuple):
     options: RunDefaults
     run_id: RunId | None
     """The last run there, if it is kept."""
+    files: list[StoredFile]
+    """Those of its files that runs name."""
 
 
 class ForkRecord(NamedTuple):
@@ -173,6 +176,10 @@ class Records(Protocol):
 
     def schedule(self, schedule_id: ScheduleId) -> ScheduleTime | None:
         """Return the session of a schedule, and its next time; None if there is none."""
+        ...
+
+    def is_named(self, session: int, file_id: FileId) -> bool | None:
+        """Return whether a run names a file of a session; None if there is none."""
         ...
 
     def schedules_of(self, principal: Principal) -> int:

@@ -39,6 +39,7 @@ from strandline._lifecycle import ENDED
 from strandline._model import (
     COPIED_AGENT,
     NO_AGENT,
+    FileId,
     IfBusy,
     JoinState,
     Lane,
@@ -108,6 +109,8 @@ _PLAIN: Final[dict[type[changes.Change], str]] = {
     changes.DropCheckpoints: "DELETE FROM staged WHERE run = :seq",
     changes.DropKey: "UPDATE runs SET key = NULL, fingerprint = NULL WHERE seq = :seq",
     changes.ForgetSchedule: "DELETE FROM schedules WHERE id = :id",
+    changes.NameFile: "UPDATE files SET named = 1 WHERE session = :no AND id = :id",
+    changes.ForgetFile: "DELETE FROM files WHERE session = :no AND id = :id",
     changes.MoveDelivery: ("UPDATE deliveries SET next_at = :at, attempts = :attempts, error = :error WHERE id = :id"),
     changes.DropDelivery: "DELETE FROM deliveries WHERE id = :id",
     changes.AnswerQuestion: "UPDATE questions SET answer = :answer WHERE session = :no AND answer IS NULL",
@@ -126,7 +129,14 @@ _OF_WHAT_IS_THERE: Final = (
     changes.EndHold,
     changes.AnswerQuestion,
     changes.ForgetSchedule,
+    changes.NameFile,
+    changes.ForgetFile,
 )
+_OF_SESSIONS: Final = (
+    "agents", "agents_after", "questions", "closed_requests", "schedules", "files", "deliveries", "branches",
+    "forks",
+)  # fmt: skip
+"""The tables whose rows are deleted with their session."""
 _LAST_ROW: Final = "UPDATE sessions SET last = ?, rests_since = ? WHERE no = ?"
 KEEP_AGENT: Final = (
     'INSERT INTO agents (session, "window", state) VALUES (?,?,?) ON CONFLICT (session) DO UPDATE SET "window" ='
@@ -315,6 +325,7 @@ class StoredRows(ABC):
             changes.AddQuestion: self._add_question,
             changes.StoreSchedule: self._store_schedule,
             changes.MoveSchedule: self._move_schedule,
+            changes.StoreFile: self._store_file,
             changes.AddDelivery: self._add_delivery,
             changes.CedePartitions: self._cede,
             **dict.fromkeys(_PLAIN, self._write_plain),
@@ -528,6 +539,14 @@ class StoredRows(ABC):
                 "UPDATE schedules SET next_at = ?, state = ?, spec = ? WHERE id = ?", (row.at, state, spec, row.id)
             )
 
+    def _store_file(self, row: changes.StoreFile) -> None:
+        session = row.session
+        record = checksums.with_checksum(row.record, checksums.file_owner(session.crc, row.id, row.size, row.at))
+        self._write(
+            "INSERT INTO files (session, id, principal, size, at, named, record) VALUES (?,?,?,?,?,?,?)",
+            (session.no, row.id, session.key.principal, row.size, row.at, int(row.named), record),
+        )
+
     def _add_delivery(self, row: changes.AddDelivery) -> None:
         session = row.session
         body = checksums.with_checksum(row.body, checksums.delivery_owner(session.crc, row.id))
@@ -620,6 +639,11 @@ class StoredRows(ABC):
         """Return the session of a schedule, and its next time."""
         row = self._execute("SELECT session, next_at FROM schedules WHERE id = ?", (schedule_id,)).fetchone()
         return None if row is None else ScheduleTime(*row)
+
+    def is_named(self, session: int, file_id: FileId) -> bool | None:
+        """Return whether a run names a file of a session; None if there is none."""
+        row = self._execute("SELECT named FROM files WHERE session = ? AND id = ?", (session, file_id)).fetchone()
+        return None if row is None else bool(row[0])
 
     def schedules_of(self, principal: Principal) -> int:
         """Return how many schedules a principal has."""
@@ -790,16 +814,7 @@ class SqliteRows(StoredRows):
             raise checksums.damaged_record(f"the history of session {session.key.session_id}")
         delete("DELETE FROM runs WHERE seq = ? AND session = ?", ((seq, session.no) for seq, _ in rows))
         delete("DELETE FROM history WHERE no = ?", ((no,) for _, no in rows))
-        for table in (
-            "agents",
-            "agents_after",
-            "questions",
-            "closed_requests",
-            "schedules",
-            "deliveries",
-            "branches",
-            "forks",
-        ):
+        for table in _OF_SESSIONS:
             self._write(f"DELETE FROM {table} WHERE session = ?", (session.no,))
         self._write("DELETE FROM sessions WHERE no = ?", (session.no,))
 

@@ -97,6 +97,7 @@ TABLES: Final = (
     Table("questions", ("session", "run", "until", "answer", "question")),
     Table("closed_requests", ("session", "id", "run", "closed"), key=2),
     Table("schedules", ("id", "session", "principal", "next_at", "spec", "state")),
+    Table("files", ("session", "id", "principal", "size", "at", "named", "record"), key=2),
     Table(
         "deliveries",
         ("id", "session", "principal", "session_id", "host", "created_at", "next_at", "attempts", "error", "body"),

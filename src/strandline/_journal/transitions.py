@@ -70,6 +70,7 @@ from strandline._model import (
     Checkpoint,
     Claim,
     FencingToken,
+    FileId,
     GoBack,
     JoinedInput,
     JoinState,
@@ -230,6 +231,10 @@ class Transitions(LiveSessions):
     def _schedule(self, session: SessionState, schedule_id: ScheduleId) -> ScheduleTime | None:
         known = self._fetched(("schedule", schedule_id), lambda records: records.schedule(schedule_id))
         return None if known is None or known.session != session.no else known
+
+    def _is_named(self, session: SessionState, file_id: FileId) -> bool | None:
+        """Return whether a run names a file of a session; None if there is none."""
+        return self._fetched(("file", session.no, file_id), lambda records: records.is_named(session.no, file_id))
 
     def _stored_bytes(self, principal: Principal) -> int:
         """Return how many bytes are stored for a principal, including those whose commit is under way."""

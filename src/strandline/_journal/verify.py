@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from strandline._journal.driver import code_of, connect_reader
 from strandline._journal.findings import (
     DELIVERY,
+    FILE,
     FORK,
     HISTORY,
     KEPT,
@@ -158,6 +159,9 @@ class _FileCheck(Check):
 
     def _schedule_rows(self) -> Rows:
         return self._rows("schedules", SCHEDULE, "schedules")
+
+    def _file_rows(self) -> Rows:
+        return self._rows("files", FILE, "files")
 
     def _delivery_rows(self) -> Rows:
         return self._rows("deliveries", DELIVERY, "deliveries")

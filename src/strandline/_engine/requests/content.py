@@ -11,6 +11,7 @@ It applies to runs only, not to blocks that agents and tools build, nor to sessi
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
+from strandline._files.blocks import FILE, id_in
 from strandline._model import Input
 from strandline.errors import Invalid
 
@@ -28,12 +29,13 @@ FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
 }
 """The formats of each kind of media (`strands.types.media`, 1.62)."""
-ALWAYS_ALLOWED: Final = ("text", "image", "document", "video")
+ALWAYS_ALLOWED: Final = ("text", "image", "document", "video", "file")
 """The kinds that every server accepts."""
 LONGEST_NAME: Final = 200
 """Characters of a document's name, Bedrock's limit."""
 _KEYS: Final = ("format", "source")
 _KEYS_OF_A_DOCUMENT: Final = ("format", "name", "source", "citations", "context")
+_KEYS_OF_A_FILE: Final = frozenset({"id", "name", "type", "size"})
 _SHOWN: Final = 40
 
 
@@ -62,6 +64,10 @@ def _check_block(block: Mapping[str, Any], there: str, allowed: Collection[str])
     if kind == "text":
         if not isinstance(value, str):
             raise Invalid(f"{there}.text must be a text")
+        return
+    if kind == FILE:
+        if id_in(block) is None or (isinstance(value, dict) and not value.keys() <= _KEYS_OF_A_FILE):
+            raise Invalid(f"{there}.file must be the id of a file that was uploaded into this session")
         return
     if not isinstance(value, dict):
         raise Invalid(f"{there}.{_shown(kind)} must be an object")
@@ -98,7 +104,8 @@ def _check_source(source: object, there: str, allowed: Collection[str]) -> None:
             if not (isinstance(location, dict) and isinstance(location.get("type"), str)):
                 raise Invalid(f"{there}.location must be an object with a `type`")
             return
-    sent = f", not `{_shown(next(iter(source)))}`" if isinstance(source, dict) and "bytes" not in source else ""
+    other = next(iter(source), None) if isinstance(source, dict) and "bytes" not in source else None
+    sent = "" if other is None else f", not `{_shown(other)}`"
     fetched = "" if LOCATION in allowed else " (a `location` is fetched only where `allowed_content` has `location`)"
     raise Invalid(
         f'{there} must be {{"bytes": BYTES}}{sent}: the content itself, in JSON as'

@@ -9,7 +9,7 @@ from typing import Final
 from strandline._journal.postgres.wire import LOCK_TIMEOUT, Refused, Statement, Wire
 from strandline.errors import JournalError, JournalForeign, JournalNewer
 
-SCHEMA_VERSION: Final = 14
+SCHEMA_VERSION: Final = 15
 LOCK: Final = 0x5354524E
 """The key of the advisory lock under which tables and ownership change."""
 BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"

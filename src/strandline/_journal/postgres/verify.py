@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from strandline._journal.findings import (
     DELIVERY,
+    FILE,
     FORK,
     HISTORY,
     KEPT,
@@ -62,6 +63,7 @@ _LOST: Final = {
         "a question belongs to no session (number {})"
     ),
     f"SELECT id FROM schedules WHERE {_NO_SESSION.format('schedules')}": "the schedule {} belongs to no session",
+    f"SELECT id FROM files WHERE {_NO_SESSION.format('files')}": "the file {} belongs to no session",
     f"SELECT id FROM deliveries WHERE {_NO_SESSION.format('deliveries')}": "the event {} belongs to no session",
     f"SELECT session FROM agents WHERE {_NO_SESSION.format('agents')}": "a window belongs to no session (number {})",
     f"SELECT session FROM forks WHERE {_NO_SESSION.format('forks')}": (
@@ -193,6 +195,9 @@ class _DatabaseCheck(Check):
 
     def _schedule_rows(self) -> Rows:
         return self._of(Table("schedules", SCHEDULE))
+
+    def _file_rows(self) -> Rows:
+        return self._of(Table("files", FILE))
 
     def _delivery_rows(self) -> Rows:
         return self._of(Table("deliveries", DELIVERY))

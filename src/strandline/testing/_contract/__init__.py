@@ -20,6 +20,7 @@ from strandline.testing._contract.delays import DelaysContract
 from strandline.testing._contract.deliveries import DeliveriesContract
 from strandline.testing._contract.edits import EditsContract
 from strandline.testing._contract.ends import EndsContract
+from strandline.testing._contract.files import FilesContract
 from strandline.testing._contract.forks import ForksContract
 from strandline.testing._contract.going_back import GoingBackContract
 from strandline.testing._contract.history import HistoryContract
@@ -68,6 +69,7 @@ class JournalContract(
     EditsContract,
     OptionsContract,
     SchedulesContract,
+    FilesContract,
     DeliveriesContract,
 ):
     """The conformance suite: subclass it with a name that starts with `Test`."""
