@@ -20,13 +20,14 @@ from strandline._access.source import Keys
 from strandline._agents.load import load_target
 from strandline._agents.port import ProbedAtStart, Target
 from strandline._clock import Clock, FollowingClock, SystemClock
-from strandline._config import journal_database, journal_file, workspaces_folder
+from strandline._config import files_folder, journal_database, journal_file, workspaces_folder
 from strandline._engine.loops import AgentLoops, HasLoops, Loops
 from strandline._engine.observers import UNPROJECTED, Projection
 from strandline._engine.options import Options
 from strandline._engine.requests import check_url
 from strandline._engine.service import Service
 from strandline._engine.webhooks import Sender
+from strandline._files.store import FileStore
 from strandline._http.app.build import Apps, build_apps
 from strandline._journal.memory import MemoryJournal
 from strandline._journal.partitions import suffix_of
@@ -159,6 +160,12 @@ def build_projection(settings: Settings, journal: Journal, clock: Clock) -> Proj
     return SessionFiles(SessionPaths(settings.session_files, settings.session_files_names), journal, clock)
 
 
+def build_file_store(settings: Settings) -> FileStore | None:
+    """Return where uploaded files are kept; None: nowhere, since no folder is set for a journal without a file."""
+    folder = files_folder(settings)
+    return None if folder is None else FileStore(folder.absolute())
+
+
 def build_service(
     settings: Settings,
     target: Target,
@@ -181,6 +188,7 @@ def build_service(
         observer=recorder,
         tracing=traces,
         projection=build_projection(settings, journal, clock),
+        file_store=build_file_store(settings),
         sender=build_sender(settings),
     )
 

@@ -248,6 +248,14 @@ def workspaces_folder(settings: Settings) -> Path:
     return (Path(".strandline") if file is None else file.parent) / "workspace"
 
 
+def files_folder(settings: Settings) -> Path | None:
+    """Return the folder that has uploaded files; None: none is set, and the journal is in no file."""
+    if settings.files is not None:
+        return Path(settings.files)
+    file = journal_file(settings)
+    return None if file is None else file.with_name(f"{file.name}.files")
+
+
 def check_exposure(settings: Settings) -> None:
     """Raise `SettingsError` if the server would listen beyond this machine without keys or permission."""
     if settings.has_keys or settings.allow_anonymous or is_loopback(settings.host):

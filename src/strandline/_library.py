@@ -73,6 +73,9 @@ class ServiceKeywords(_OlderKeywords, total=False):
     max_still_working_per_caller: int | None
     max_stored_bytes_per_caller: int | None
     max_schedules_per_caller: int
+    files: Place | None
+    max_file_bytes: int
+    file_retention: float
     webhook: str | None
     webhook_events: list[Literal["run.queued", "run.started", "run.joined", "run.finished"]]
     webhook_secrets: str | None

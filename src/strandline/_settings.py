@@ -123,6 +123,24 @@ class ServiceSettings(Struct, frozen=True, kw_only=True, rename=_shown):
     max_schedules_per_caller: Annotated[
         int, Meta(description="Maximum number of schedules of one caller, in all its sessions", ge=0)
     ] = 1_000
+    files: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(
+            description="Folder for uploaded files; default: beside the journal's file; a journal in a database needs"
+            " one that all servers share"
+        ),
+    ] = None
+    max_file_bytes: Annotated[int, Meta(description="Maximum size of an uploaded file, in bytes", ge=1)] = (
+        32 * 1024 * 1024
+    )
+    file_retention_s: Annotated[
+        float,
+        Meta(
+            description="Seconds after which an uploaded file is deleted that no run has named; others stay as long as"
+            " their session",
+            ge=60,
+        ),
+    ] = 86400.0
     webhook: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
         Meta(description="URL to which events of runs are sent whose request and session name none; default: none"),

@@ -23,6 +23,7 @@ __all__ = [
     "DiskLow",
     "Dismissed",
     "Draining",
+    "FileTooLarge",
     "HoldsFull",
     "Invalid",
     "InvariantBroken",
@@ -78,6 +79,12 @@ class Invalid(CallerError):
     """A value is not allowed; the message names the field and what it may be."""
 
     code = "invalid"
+
+
+class FileTooLarge(CallerError):
+    """The file is larger than `max_file_bytes`."""
+
+    code = "file_too_large"
 
 
 class NoSession(Invalid):

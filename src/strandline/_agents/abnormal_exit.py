@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from strandline._files.blocks import FileReader
 from strandline._model import Ending, ErrorCode, Failed, Raised
 from strandline.errors import AgentFailed
 
@@ -16,7 +17,9 @@ from strandline.errors import AgentFailed
 class AbnormalExit:
     """The record of one attempt. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: FileReader | None = None) -> None:
+        self.files = files
+        """Reads the files that messages name, for models."""
         self.reason: str | None = None
         """What the run's code tried, None if nothing. The first attempt counts."""
 
@@ -36,9 +39,9 @@ CURRENT: ContextVar[AbnormalExit | None] = ContextVar("strandline_broken", defau
 
 
 @contextmanager
-def watch_exits() -> Iterator[AbnormalExit]:
-    """Record abnormal exits of code that this task runs or starts inside the `with`."""
-    broken = AbnormalExit()
+def watch_exits(files: FileReader | None = None) -> Iterator[AbnormalExit]:
+    """Record abnormal exits of code that this task runs or starts inside the `with`; its models see these files."""
+    broken = AbnormalExit(files)
     token = CURRENT.set(broken)
     try:
         yield broken

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from strandline._agents.abnormal_exit import watch_exits
+from strandline._agents.files import files_of
 from strandline._agents.port import Attempt, Finished, RunContext, SessionAgent
 from strandline._encoding import decoder, encode_messages
 from strandline._history import Progress, answer_text, prompt_message
@@ -101,7 +102,7 @@ class FunctionAgent:
         attempt.add(question)
         session = Session(attempt.context, self._messages, self._state)
         text = prompt if isinstance(prompt, str) else answer_text(question)
-        with watch_exits() as exits:
+        with watch_exits(files_of(attempt.context)) as exits:
             _guard_agents()
             answer = await self._answer(attempt, self._function(text, session))
         reply: Message = {"role": "assistant", "content": [{"text": answer}]}

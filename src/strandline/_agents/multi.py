@@ -23,6 +23,7 @@ from strands.multiagent.swarm import Swarm, SwarmResult
 from strands.telemetry.metrics import EventLoopMetrics
 
 from strandline._agents.abnormal_exit import AbnormalExit, watch_exits
+from strandline._agents.files import files_of
 from strandline._agents.nodes import NodeProgress
 from strandline._agents.port import Attempt, Finished, Signal
 from strandline._agents.strands import check_agent, invocation_state, kind_of, whole_numbers
@@ -62,7 +63,7 @@ class MultiAgent:
         question = prompt_message(prompt, attempt.context.sender)
         attempt.add(question)
         task = question["content"][0]["text"] if isinstance(prompt, str) else question["content"]
-        with watch_exits() as exits:
+        with watch_exits(files_of(attempt.context)) as exits:
             return await self._run(task, attempt, exits)
 
     async def _run(self, task: Any, attempt: Attempt, exits: AbnormalExit) -> Finished:

@@ -51,6 +51,10 @@ class RunContext(Struct, frozen=True, kw_only=True):
     workspace: str
     sender: Sender | None = None
     """Who sent it, if the request says so."""
+    files: dict[str, str] | None = None
+    """Where the files are that its input names, by their ids: copies in the workspace, which tools may change."""
+    files_root: str | None = None
+    """The folder that models get files from."""
 
     @property
     def said_by(self) -> Sender | None:

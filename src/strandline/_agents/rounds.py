@@ -18,7 +18,9 @@ from strands.hooks import BeforeModelCallEvent, HookOrder, HookRegistry, Message
 from strands.middleware import ExecuteToolContext, ExecuteToolStage
 
 from strandline._agents.abnormal_exit import CURRENT, AbnormalExit
+from strandline._agents.files import as_messages, show_files
 from strandline._compat.strands import original_stream, patch_stream, skip_unrecorded_spans
+from strandline._files.blocks import has_files
 from strandline._model import Message
 from strandline.errors import AgentFailed
 
@@ -44,10 +46,12 @@ def guard(agent: Agent) -> None:
 
 
 def _stream_async(agent: Agent, *args: Any, **options: Any) -> AsyncIterator[Any]:
-    events = original_stream(agent, *args, **options)
     exits = CURRENT.get()
     if exits is None:
-        return events
+        return original_stream(agent, *args, **options)
+    if exits.files is not None:
+        args, options = as_messages(args, options)
+    events = original_stream(agent, *args, **options)
     guard(agent)
     return _watched(agent, cast(Any, events), exits)
 
@@ -110,10 +114,12 @@ async def _on_message(event: MessageAddedEvent[Any]) -> None:
 
 
 async def _before_model(event: BeforeModelCallEvent) -> None:
-    """Raise if the run cannot succeed any more."""
+    """Raise if the run cannot succeed any more. A model that is to see files gets them."""
     exits = CURRENT.get()
     if exits is not None and exits.reason is not None:
         raise AgentFailed(exits.reason)
+    if exits is not None and has_files(event.agent.messages):
+        show_files(event.agent.model)
 
 
 def _missing_results(messages: list[Message], added: Message) -> list[str]:

@@ -24,6 +24,7 @@ from strands.telemetry.metrics import EventLoopMetrics
 from strands.types.exceptions import EventLoopException
 
 from strandline._agents.abnormal_exit import AbnormalExit, watch_exits
+from strandline._agents.files import files_of
 from strandline._agents.parameters import Parameters
 from strandline._agents.port import Attempt, Finished, RunContext, RunStopped, SessionAgent
 from strandline._agents.rounds import guard_all
@@ -159,6 +160,7 @@ def invocation_state(context: RunContext) -> dict[str, Any]:
         "attempt": context.attempt,
         "metadata": context.metadata,
         "workspace": context.workspace,
+        "files": context.files or {},
         "sender": None if (sender := context.said_by) is None else to_builtins(sender),
     }
 
@@ -193,7 +195,7 @@ class StrandsAgent:
 
     async def run(self, attempt: Attempt) -> Finished:
         """Run the agent to its end."""
-        with watch_exits() as exits:
+        with watch_exits(files_of(attempt.context)) as exits:
             return await self._run(attempt, exits)
 
     async def _run(self, attempt: Attempt, exits: AbnormalExit) -> Finished:

@@ -22,9 +22,11 @@ from strands.hooks import (
     MessageAddedEvent,
 )
 
+from strandline._agents.files import show_files
 from strandline._agents.port import Attempt
 from strandline._agents.window import Origins
 from strandline._compat.strands import CANCELLED_BY_USER, TOOL_CANCELLED
+from strandline._files.blocks import has_files
 from strandline._history import STARTED_AGAIN, UNKNOWN_OUTCOME, with_sender
 from strandline._model import Message, StateRecord
 
@@ -120,6 +122,8 @@ class Reports:
             self._origins.remember(message, index)
         else:  # (a conversation manager has changed it)
             message["content"] = [*message["content"], *said]
+        if has_files([message]):
+            show_files(self._agent.model)
 
     async def _before_tools(self, event: BeforeToolsEvent) -> None:
         if self.attempt is not None:

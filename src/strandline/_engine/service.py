@@ -17,6 +17,7 @@ from strandline._agents.port import Target
 from strandline._clock import Clock
 from strandline._engine.admission import Admission, Control, Forks, Refusals, Subscribers, Ticket
 from strandline._engine.execution import AgentPool, Claims, Handover, Holds, Retries, Runner
+from strandline._engine.files import Files
 from strandline._engine.loops import Loops
 from strandline._engine.maintenance import (
     Readiness,
@@ -36,6 +37,7 @@ from strandline._engine.requests import ListedMessages, Request, RunBuilder, new
 from strandline._engine.schedules import Schedules, new_schedule_id
 from strandline._engine.streams import Streams, Subscription
 from strandline._engine.webhooks import Outbox, Sender
+from strandline._files.store import FileStore
 from strandline._journal.cluster import DatabaseVitals
 from strandline._journal.partitions import PARTITIONS
 from strandline._journal.port import Journal
@@ -66,6 +68,7 @@ class Service:
         tracing: Tracing = UNTRACED,
         projection: Projection = UNPROJECTED,
         new_schedule_id: Callable[[SessionKey], ScheduleId] = new_schedule_id,
+        file_store: FileStore | None = None,
         sender: Sender | None = None,
     ) -> None:
         if target.singleton:  # one object for all sessions: nothing may run beside it, nor beside a lingering run
@@ -126,6 +129,8 @@ class Service:
         ownership = Ownership.of(journal, self._readiness.note_request)
         reading = Reading(journal, self._runner, self._streams, standings, self._readiness, ownership)
         builder = RunBuilder(target, options, clock, new_run_id, None if sender is None else sender.can_sign)
+        self.files = Files(journal, clock, self._readiness, ownership, options, file_store, spawn=self._claims.spawn)
+        self._pool.files_root = self.files.root
         self._control = Control(
             journal,
             self._readiness,
@@ -138,8 +143,11 @@ class Service:
             retries,
             builder,
             options,
+            self.files,
         )
-        forks = Forks(journal, self._readiness, ownership, projection, options, self._control.storage_full, workspace)
+        forks = Forks(
+            journal, self._readiness, ownership, projection, options, self._control.storage_full, self.files, workspace
+        )
         self._subscribers = Subscribers(self._streams, self._control)
         self._admission = Admission(
             journal,
@@ -152,6 +160,7 @@ class Service:
             options,
             ownership,
             lambda run_id: self._queues.sessions.not_before(run_id),
+            self.files,
         )
         self.schedules = Schedules(
             journal,
@@ -163,6 +172,8 @@ class Service:
             new_id=new_schedule_id,
             most=options.max_schedules_per_caller,
             spawn=self._claims.spawn,
+            files=self.files,
+            allowed_content=options.allowed_content,
         )
         self._handover.on_gained = self.schedules.read_anew
         self.webhooks: Outbox | None = None
@@ -226,6 +237,8 @@ class Service:
             self._claims.spawn(measure_lag(self._clock, self._observer.lagged))
             prune = partial(prune_runs, self._journal, self._clock, run_retention_s=self.options.run_retention_s)
             self._claims.spawn(every_minute(prune, "runs past their retention could not be deleted yet"))
+            if self.files.root is not None:
+                self._claims.spawn(self._keep_files_in_order())
             if (retention_s := self.options.history_retention_s) is not None:
                 delete = partial(
                     delete_idle_sessions,
@@ -245,6 +258,13 @@ class Service:
         self.schedules.tick()
         if self.webhooks is not None:
             self.webhooks.start()
+
+    async def _keep_files_in_order(self) -> None:
+        try:
+            await self.files.remove_orphans()
+        except (OSError, StrandlineError) as error:
+            _log.warning("files without a record could not be looked for: %s", error)
+        await every_minute(self.files.expire, "files past their retention could not be deleted yet")
 
     def _hand_on_ownership(self) -> None:
         self._loops.owned_until(self._journal.owned_until())

@@ -15,12 +15,23 @@ from strandline._engine.admission.shielded import to_the_end
 from strandline._engine.admission.ticket import Ticket
 from strandline._engine.events import RunPosition
 from strandline._engine.execution import Claims
+from strandline._engine.files import Files
 from strandline._engine.maintenance import Readiness
 from strandline._engine.options import Options
 from strandline._engine.ownership import Ownership
 from strandline._engine.reading import Reading
-from strandline._engine.requests import Continues, Differs, ListedMessages, Request, RunBuilder, place_in
+from strandline._engine.requests import (
+    Continues,
+    Differs,
+    ListedMessages,
+    Request,
+    RunBuilder,
+    check_content,
+    fingerprint_of,
+    place_in,
+)
 from strandline._engine.streams import Streams
+from strandline._files.blocks import FILE
 from strandline._journal.errors import RunIdTaken
 from strandline._journal.port import (
     BY_LIST,
@@ -56,6 +67,7 @@ from strandline.errors import (
     ConversationDiffers,
     Draining,
     HoldsFull,
+    Invalid,
     JournalUnavailable,
     NoWorker,
     SessionBusy,
@@ -84,8 +96,11 @@ class Admission:
         options: Options,
         ownership: Ownership,
         delayed_until: Callable[[RunId], float | None],
+        files: Files,
     ) -> None:
         self._journal = journal
+        self._files = files
+        self._allowed_content = options.allowed_content
         self._builder = builder
         self._readiness = readiness
         self._refusals = refusals
@@ -117,6 +132,8 @@ class Admission:
         listed: ListedMessages | None = None,
     ) -> Ticket:
         """Accept a run, as `Service.submit` says; `trace` is stored with it."""
+        if isinstance(request.input, list) and resolution is None:
+            request = await self._with_files(request)
         new = self._builder.build(request, trace, run_id, resolution, again)
         on_disconnect = request.on_disconnect or self._on_disconnect
         answer: Ticket | AcceptAnswer | None = None
@@ -191,6 +208,21 @@ class Admission:
             superseded = await self._journal.read(SupersededQuery(ticket.key, run_id=ticket.run_id))
             return replace(ticket, superseded=superseded)
         return ticket
+
+    async def _with_files(self, request: Request) -> Request:
+        """Return a request whose files are as history names them. Its key stands for what the caller has sent; a known
+        one finds its run although a file is gone."""
+        if request.answers is not None or not any(FILE in block for block in request.input):
+            return request
+        check_content(request.input, self._allowed_content)
+        request = replace(request, fingerprint=request.fingerprint or fingerprint_of(request))
+        try:
+            return replace(request, input=await self._files.resolved(request.key, request.input))
+        except Invalid:
+            known = await self._known_by_key(self._builder.build(request, None))
+            if not isinstance(known, Attached):
+                raise
+            return request
 
     async def _decided(self, new: NewRun, on_disconnect: OnDisconnect, *, is_named: bool) -> Ticket | AcceptAnswer:
         """Have a run accepted or refused; `is_named`: its id came with it, and may be that of an accepted run."""

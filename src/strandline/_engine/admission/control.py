@@ -15,6 +15,7 @@ from strandline._engine.admission.refusals import STORAGE_FULL_S, unreachable
 from strandline._engine.admission.shielded import to_the_end
 from strandline._engine.events import RunChanged, SessionDeleted, SessionEvent, SessionPaused, SessionResumed
 from strandline._engine.execution import AgentPool, Claims, Retries
+from strandline._engine.files import Files
 from strandline._engine.maintenance import Readiness
 from strandline._engine.observers import Projection
 from strandline._engine.options import Options
@@ -105,7 +106,9 @@ class Control:
         retries: Retries,
         builder: RunBuilder,
         options: Options,
+        files: Files,
     ) -> None:
+        self._files = files
         self._journal = journal
         self._readiness = readiness
         self._claims = claims
@@ -214,6 +217,8 @@ class Control:
         if edit.metadata is not None and BY_LIST in run.metadata:  # (it says which messages the client knows)
             edit = replace(edit, metadata={**edit.metadata, BY_LIST: run.metadata[BY_LIST]})
         self._builder.check_edit(run.key, edit)
+        if isinstance(edit.input, list):
+            edit = replace(edit, input=await self._files.resolved(run.key, edit.input))
         return await to_the_end(self._edit(run, edit), self._under_way)
 
     async def _edit(self, run: Run, edit: RunEdit) -> RunView:
@@ -356,6 +361,8 @@ class Control:
             done = isinstance(changed, Changed)
         finally:
             await self._projection.deleted(key, done=done)
+        if done:
+            await self._files.remove_unrecorded(key)
         return changed
 
     async def _changed(self, key: SessionKey, change: _Change, *, force: bool = False) -> ChangeAnswer:

@@ -15,13 +15,25 @@ from msgspec.structs import replace
 from strandline._encoding import encode_messages
 from strandline._engine.admission.refusals import unreachable
 from strandline._engine.admission.shielded import to_the_end
+from strandline._engine.files import Files
 from strandline._engine.maintenance import Readiness
 from strandline._engine.observers import Projection
 from strandline._engine.options import Options
 from strandline._engine.ownership import Ownership
 from strandline._engine.requests import is_storable
 from strandline._folder_copy import copy_folder, remove_folder
-from strandline._journal.port import ChangeAnswer, Changed, Fork, Forked, Journal, Refused, Reused, Taken, Unreachable
+from strandline._journal.port import (
+    ChangeAnswer,
+    Changed,
+    FilesWanted,
+    Fork,
+    Forked,
+    Journal,
+    Refused,
+    Reused,
+    Taken,
+    Unreachable,
+)
 from strandline._model import RunId, SessionId, SessionKey, session_id
 from strandline.errors import (
     DiskLow,
@@ -108,6 +120,7 @@ class Forks(Struct, eq=False):
     _projection: Projection
     _options: Options
     _storage_full: Callable[[SessionKey, str], StorageFull]
+    _files: Files
     _workspace: Callable[[SessionKey], str]
     _under_way: set[asyncio.Task[Any]] = field(default_factory=set)
     _copying: WeakValueDictionary[SessionKey, asyncio.Lock] = field(default_factory=WeakValueDictionary)
@@ -176,9 +189,18 @@ class Forks(Struct, eq=False):
             request.fingerprint,
             self._options.max_stored_bytes_per_principal,
         )
-        answer = await self._journal.change(change)
+        answer = await self._with_files(request.source, change)
         if not isinstance(answer, Forked):
             raise self._error(request, answer)
+        return answer
+
+    async def _with_files(self, source: SessionKey, change: Fork) -> ChangeAnswer:
+        """Make a session, with the files that its history may name."""
+        answer = await self._journal.change(change)
+        while isinstance(answer, FilesWanted):  # (more than once, if a run names another one meanwhile)
+            change = replace(change, files=change.files.union(answer.file_ids))
+            async with self._files.shared(source, change.key, sorted(change.files)):
+                answer = await self._journal.change(change)
         return answer
 
     def _error(self, request: ForkRequest, answer: ChangeAnswer) -> StrandlineError:

@@ -6,10 +6,12 @@ whole, so that the reader always sees a consistent value. Once it is frozen, cod
 change what is stored or published. Knows nothing of kinds of agents.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from strandline._agents.port import Finished, RunContext, RunStopped, Signal
 from strandline._clock import Clock, is_over
@@ -26,6 +28,7 @@ from strandline._engine.execution.completion import closed
 from strandline._engine.execution.retry import Retries
 from strandline._engine.loops import adopt_current_task
 from strandline._engine.streams import EventRecorder, truncate_arguments, truncate_message, truncate_result
+from strandline._files.blocks import FILE, copied
 from strandline._history import (
     Progress,
     as_read,
@@ -68,6 +71,7 @@ class LiveAttempt:
         clock: Clock,
         recorder: EventRecorder,
         retries: Retries,
+        files_root: str | None = None,
     ) -> None:
         run = claim.run
         self.claim = claim
@@ -79,6 +83,7 @@ class LiveAttempt:
             metadata=run.metadata,
             workspace=workspace,
             sender=run.sender,
+            files_root=files_root,
         )
         self.progress = progress
         self.messages: list[Message] = list(progress.messages_to_resume())
@@ -157,6 +162,7 @@ class LiveAttempt:
             return []  # (if the end lacks them, they become the next runs)
         self._recorder.record_joins(joined, self._is_frozen)
         self.touch()
+        await self.copy_files(said)
         return said
 
     def _as_read(self, given: Input, sender: Sender | None) -> Input:
@@ -255,6 +261,14 @@ class LiveAttempt:
         shown, cut = truncate_result(result, self._recorder.cut)
         status = str(result["status"])
         self._recorder.record(ToolFinished(tool_use_id, name, status, _rounded(duration_s), shown, cut))
+
+    async def copy_files(self, given: Input) -> None:
+        """Copy the files that an input names into the workspace, for tools. What cannot be copied is logged."""
+        root, named = self.context.files_root, [] if isinstance(given, str) else [b for b in given if FILE in b]
+        if root is None or not named:
+            return
+        copies = await asyncio.to_thread(copied, root, self.claim.run.key, self.context.workspace, named)
+        self.context = replace(self.context, files={**(self.context.files or {}), **copies})
 
     def touch(self) -> None:
         """Note progress."""

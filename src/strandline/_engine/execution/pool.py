@@ -49,6 +49,8 @@ class AgentPool(Struct, eq=False):
     _options: Options
     workspace: Callable[[SessionKey], str]
     _retries: Retries
+    files_root: str | None = None
+    """The folder that files are read from."""
     _idle: OrderedDict[SessionKey, _Idle] = field(default_factory=OrderedDict)
     """In the order in which they became idle: resting ones first."""
     _unwanted: Counter[SessionKey] = field(default_factory=Counter)

@@ -169,6 +169,8 @@ class Execution(Struct, eq=False):
             if attempt.stopping:  # (also if the factory has swallowed the cancel)
                 self.begun = False
                 return Finished(ending=STOPPED)
+            if isinstance(given := self.claim.run.input, list):
+                await attempt.copy_files(given)
             return await self._agent.run(attempt)
         except asyncio.CancelledError:
             return Finished(ending=Failed(ErrorCode.AGENT_ERROR, "the agent's own code cancelled its task"))

@@ -148,7 +148,9 @@ class Runner(Struct, eq=False):
             progress = resume_point_of(progress, options) or progress
         recorder = self._streams.started(claim, progress)
         signal, workspace = self._loops.signal(), self._pool.workspace(run.key)
-        attempt = LiveAttempt(claim, progress, self._journal, signal, workspace, clock, recorder, self._retries)
+        attempt = LiveAttempt(
+            claim, progress, self._journal, signal, workspace, clock, recorder, self._retries, self._pool.files_root
+        )
         attempt.sender_template = options.sender_template
         attempt.has_joins = self._queues.sessions.has_pending(run.run_id)
         started = clock.monotonic()

@@ -16,7 +16,7 @@ from strandline._engine.requests.content import (
     check_content,
 )
 from strandline._engine.requests.request import END_OF_TIME_S, Request, RunEdit, check_key, is_storable, newer_of
-from strandline._engine.requests.run_builder import RunBuilder, checked_priority
+from strandline._engine.requests.run_builder import RunBuilder, checked_priority, fingerprint_of
 from strandline._engine.requests.webhook import EVENTS, check_url, check_webhook
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "check_url",
     "check_webhook",
     "checked_priority",
+    "fingerprint_of",
     "is_storable",
     "newer_of",
     "not_resolvable",

@@ -274,10 +274,10 @@ class RunBuilder(Struct, eq=False):
         if request.idempotency_key is None:
             return None
         ended_before = now - self._options.idempotency_retention_s
-        return Keyed(request.idempotency_key, request.fingerprint or _fingerprint(request), ended_before)
+        return Keyed(request.idempotency_key, request.fingerprint or fingerprint_of(request), ended_before)
 
 
-def _fingerprint(request: Request) -> bytes:
+def fingerprint_of(request: Request) -> bytes:
     """Return the SHA-256 of all that a caller requests in a session, independent of the order of keys."""
     requested = {name: getattr(request, name) for name in request.__struct_fields__ if name not in _IDENTITY}
     if request.not_before is None:  # (as before there was such a field: keys outlive an upgrade)
