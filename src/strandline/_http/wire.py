@@ -35,6 +35,7 @@ OK: Final = 200
 CREATED: Final = 201
 ACCEPTED: Final = 202
 NO_CONTENT: Final = 204
+PARTIAL: Final = 206
 BAD_REQUEST: Final = 400
 UNAUTHORIZED: Final = 401
 FORBIDDEN: Final = 403
@@ -45,6 +46,7 @@ CONFLICT: Final = 409
 PRECONDITION_FAILED: Final = 412
 TOO_LARGE: Final = 413
 UNSUPPORTED: Final = 415
+NOT_IN_RANGE: Final = 416
 UNPROCESSABLE: Final = 422
 TOO_MANY: Final = 429
 HEAD_TOO_LARGE: Final = 431
@@ -78,6 +80,7 @@ TITLES: Final = {
 
 
 TITLES_OF: Final = {
+    errors.FileTooLarge.code: "File too large",
     errors.TooManySchedules.code: "Too many schedules",
     errors.StorageFull.code: "Storage full",
     errors.WebhooksFull.code: "Too many events to send",
@@ -176,6 +179,7 @@ class OperatorsOnly(errors.CallerError):
 STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.Invalid: UNPROCESSABLE,
     errors.NoSession: UNPROCESSABLE,
+    errors.FileTooLarge: TOO_LARGE,
     errors.NotFound: NOT_FOUND,
     errors.SessionBusy: CONFLICT,
     errors.SessionExists: CONFLICT,

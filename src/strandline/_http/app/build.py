@@ -34,6 +34,7 @@ from strandline._http.middleware.access_log import Denials
 from strandline._http.middleware.auth import Access
 from strandline._http.middleware.guard import Guard
 from strandline._http.routes.events import Changes
+from strandline._http.routes.files import FileRoutes
 from strandline._http.routes.forks import Forks
 from strandline._http.routes.health import Probes
 from strandline._http.routes.metrics import Metrics, Scraped
@@ -89,6 +90,7 @@ def build_apps(
     sessions = Sessions(service, settings)
     forks, trees = Forks(service, settings), Trees(service)
     schedules = ScheduleRoutes(service, settings)
+    files = FileRoutes(service)
     webhooks = WebhookRoutes(service, settings)
     if keys is not None:
         service.schedules.has_key = lambda principal: any(each.principal == principal for each in keys.ring.keys)
@@ -145,6 +147,16 @@ def build_apps(
                 methods=["GET", "PATCH", "DELETE"],
             ),
             Route("/v1/sessions/{session_id}/history", Endpoint(sessions.history), methods=["GET"]),
+            Route(
+                "/v1/sessions/{session_id}/files",
+                Endpoint(by_method(GET=files.all, POST=files.upload)),
+                methods=["GET", "POST"],
+            ),
+            Route(
+                "/v1/sessions/{session_id}/files/{file_id}",
+                Endpoint(by_method(GET=files.content, DELETE=files.delete)),
+                methods=["GET", "DELETE"],
+            ),
             Route("/v1/sessions/{session_id}/cancel", Endpoint(sessions.cancel), methods=["POST"]),
             Route(
                 "/v1/schedules",
@@ -181,7 +193,7 @@ def build_apps(
         answered = forwarder = Forwarder(
             started,
             others,
-            most_bytes=max(settings.max_body_bytes, settings.chat_body_bytes),
+            most_bytes=max(settings.max_body_bytes, settings.chat_body_bytes, settings.max_file_bytes),
             respond=response_to,
             on_forward=on_forward,
             on_refused=on_refused,

@@ -8,6 +8,7 @@ _REF: Final = "#/components/schemas/{name}"
 _NAME: Final = "ContentBlock"
 _BYTES: Final = "EncodedBytes"
 BLOCK: Final = {"$ref": _REF.format(name=_NAME)}
+FILE_ID: Final = {"type": "string", "pattern": "^file_[0-9a-f]{32}$"}
 _BASE64: Final = r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)$"
 
 
@@ -30,6 +31,9 @@ def _content(kind: str, allowed: frozenset[str]) -> dict[str, Any]:
     """Return the schema of the value under a kind of content."""
     if kind == "text":
         return {"type": "string"}
+    if kind == "file":
+        record = {"name": {"type": "string"}, "type": {"type": "string"}, "size": {"type": "integer"}}
+        return {"anyOf": [FILE_ID, _object({"id": FILE_ID}, **record)]}
     if kind not in FORMATS:
         return {"type": "object"}
     fields: dict[str, Any] = {"format": {"enum": list(FORMATS[kind])}, "source": _source(allowed)}

@@ -63,16 +63,19 @@ def page(document: dict[str, Any], root: str, url: str) -> str:
 
 def _operation(path: str, method: str, operation: dict[str, Any], schemas: dict[str, Any], url: str) -> str:
     parts = [_table("Parameters", [_parameter(each) for each in operation.get("parameters", [])])]
-    example = None
+    example, uploads = None, False
     if (body := operation.get("requestBody")) is not None:
-        content = body["content"]["application/json"]
+        (kind, content), *_ = body["content"].items()
+        uploads = kind != "application/json"
         schema, example = _resolved(content["schema"], schemas), content.get("example")
         needed = schema.get("required", [])
-        fields = sorted(schema["properties"].items(), key=lambda field: field[0] not in needed)
+        fields = sorted(schema.get("properties", {}).items(), key=lambda field: field[0] not in needed)
         rows = [_field(name, field, schemas, name in needed) for name, field in fields]
         parts.append(_table("Body" if body["required"] else "Body (optional)", rows))
     parts.append(_table("Answers", [_answer(status, each) for status, each in operation["responses"].items()]))
-    shown = _curl(url, path, method, operation.get("parameters", []), example, key="security" in operation)
+    shown = _curl(
+        url, path, method, operation.get("parameters", []), example, key="security" in operation, uploads=uploads
+    )
     parts.append(f"<h3>Example</h3><pre>{escape(shown)}</pre>")
     return (
         f"<details><summary><b class={method.upper()}>{method.upper()}</b><code>{escape(path)}</code>"
@@ -102,7 +105,7 @@ def _field(name: str, field: dict[str, Any], schemas: dict[str, Any], needed: bo
 
 def _answer(status: str, answer: dict[str, Any]) -> str:
     content = answer.get("content", {})
-    kinds = [_named(kind, each["schema"]) for kind, each in content.items()]
+    kinds = [_named(kind, each.get("schema", {})) for kind, each in content.items()]
     return _row(status, ", ".join(kinds), answer["description"])
 
 
@@ -153,7 +156,14 @@ def _resolved(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]
 
 
 def _curl(
-    url: str, path: str, method: str, parameters: list[dict[str, Any]], body: dict[str, Any] | None, *, key: bool
+    url: str,
+    path: str,
+    method: str,
+    parameters: list[dict[str, Any]],
+    body: dict[str, Any] | None,
+    *,
+    key: bool,
+    uploads: bool,
 ) -> str:
     """Return an example command. Values that only the reader knows are in capitals, such as `RUN_ID`."""
     shown = ' -H "Authorization: Bearer $KEY"' if key else ""
@@ -165,6 +175,8 @@ def _curl(
             shown += f" -H '{name}: {example}'"
         elif example is not None:
             path += f"?{name}={example}"
+    if uploads:
+        return f"curl{shown} {shlex.quote(f'{url}{path}?name=report.pdf')} --data-binary @report.pdf"
     option = "" if method == "get" or (body and method == "post") else f" -X {method.upper()}"
     data = "" if not body else f" \\\n  -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
     return f"curl{option}{shown} {shlex.quote(url + path)}{data}"

@@ -24,6 +24,7 @@ from strandline._http.dialects.openai.wire import Completion, CompletionBody, Er
 from strandline._http.dialects.runs import AgainBody, NewRunBody, ResolveBody
 from strandline._http.exchange.sse import MEDIA_TYPE
 from strandline._http.routes.events import TYPES
+from strandline._http.routes.files import FileBody, FilesBody
 from strandline._http.routes.forks import ForkBody, ForkedBody
 from strandline._http.routes.health import HealthBody, HealthWord, ProbeBody
 from strandline._http.routes.runs import CancelBody, EditBody, MoveBody, RestoredBody, RunBody, RunsBody, UnresolvedBody
@@ -43,6 +44,7 @@ from strandline._model import INTERRUPTS, IfBusy, OnQuestion, RunStatus
 SESSION_HEADER: Final = "X-Session-Id"
 _JSON: Final = "application/json"
 _TEXT: Final = "text/plain"
+_BINARY: Final = "application/octet-stream"
 _SESSION_ID: Final = {"type": "string", "pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]{1,256}$"}
 HOST: Final = "127.0.0.1:8080"
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
@@ -249,11 +251,30 @@ class Operation(Struct, frozen=True, kw_only=True):
     takes: tuple[str, ...] = ()
     """Names of `PARAMETERS`."""
     refusals: Refusals = _PROBLEMS
+    uploads: bool = False
+    """Whether its body is a file."""
+    downloads: bool = False
+    """Whether it answers with a file, or a part of one."""
 
 
 PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
     "run_id": ("run_id", "path", {"type": "string"}, "The id of a run"),
     "schedule_id": ("schedule_id", "path", {"type": "string"}, "The id of a schedule"),
+    "file_id": ("file_id", "path", content_schemas.FILE_ID, "The id of a file"),
+    "files_cursor": ("cursor", "query", content_schemas.FILE_ID, _NEXT),
+    "file_name": ("name", "query", {"type": "string"}, "The name of the file"),
+    "disposition": (
+        "Content-Disposition",
+        "header",
+        {"type": "string"},
+        'The name of the file, if the query has none, as in `attachment; filename="a.pdf"`',
+    ),
+    "range": (
+        "Range",
+        "header",
+        {"type": "string", "pattern": "^bytes=[0-9]{1,9}-$"},
+        "The part to send, such as `bytes=0-1023` (206)",
+    ),
     "in_session": ("session_id", "query", _SESSION_ID, "Only those of this session"),
     "webhook_id": ("webhook_id", "path", {"type": "string"}, "The `webhook-id` of an event"),
     "delivery_status": ("status", "query", {"enum": ["waiting", "dead"]}, "Only those that wait, or are dead"),
@@ -366,7 +387,7 @@ _KEY: Final = {
 }
 
 HEADERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
-    "Location": ({"type": "string"}, "The path of the run"),
+    "Location": ({"type": "string"}, "The path of the run, or of what was made"),
     "Retry-After": ({"type": "integer", "minimum": 1}, "Seconds after which to try again"),
     "Preference-Applied": ({"type": "string"}, "`wait=N`, if the request preferred to wait"),
     "WWW-Authenticate": ({"type": "string"}, "`Bearer`: a valid API key is required"),
@@ -496,6 +517,20 @@ OPERATIONS: Final = (
               takes=("session", "limit", "number_cursor", "discarded", "superseded"),
               summary="Read the messages of a session", answers={200: HistoryBody},
               refused=(errors.Invalid, *_READING)),
+    Operation(method="GET", path="/v1/sessions/{session_id}/files", tag="files",
+              takes=("session", "limit", "files_cursor"),
+              summary="List the files of a session", answers={200: FilesBody}, refused=(errors.Invalid, *_READING)),
+    Operation(method="POST", path="/v1/sessions/{session_id}/files", tag="files",
+              takes=("session", "file_name", "disposition"), summary="Upload a file into a session", uploads=True,
+              answers={201: FileBody},
+              refused=(errors.FileTooLarge, errors.StorageFull, errors.DiskLow, errors.OlderServer, errors.Draining,
+                       errors.Invalid, wire.AnswerLost, *_READING)),
+    Operation(method="GET", path="/v1/sessions/{session_id}/files/{file_id}", tag="files",
+              takes=("session", "file_id", "range"), summary="Download a file, or a part of it", downloads=True,
+              answers={}, refused=(errors.NotFound, errors.Invalid, *_READING)),
+    Operation(method="DELETE", path="/v1/sessions/{session_id}/files/{file_id}", tag="files",
+              takes=("session", "file_id"), summary="Delete a file", answers={204: None},
+              refused=(errors.NotFound, errors.Invalid, errors.Draining, wire.AnswerLost, *_READING)),
     Operation(method="POST", path="/v1/sessions/{session_id}/cancel", tag="sessions", takes=("session",),
               summary="Cancel the queued runs of a session, and optionally the executing one", body=CancelSessionBody,
               answers={200: CancelledBody, 202: CancelledBody}, refused=(errors.NotFound, *_V1)),
@@ -682,6 +717,11 @@ def _described(operation: Operation, server: Described) -> dict[str, Any]:
         if (example := EXAMPLES.get(operation.body.__name__)) is not None:
             content["example"] = example
         described["requestBody"] = {"required": needed, "content": {_JSON: content}}
+    if operation.uploads:
+        described["requestBody"] = {
+            "required": True,
+            "content": {_BINARY: {"schema": {"type": "string", "format": "binary", "minLength": 1}}},
+        }
     return described
 
 
@@ -715,6 +755,11 @@ def _responses(operation: Operation) -> dict[str, Any]:
         response["content"][MEDIA_TYPE] = event_schemas.media_type(operation.events)
     if operation.streams is not None:
         responses["200"]["content"][MEDIA_TYPE] = event_schemas.stream_of(operation.streams)
+    if operation.downloads:
+        for status, what in ((wire.OK, "The file."), (wire.PARTIAL, "A part of it.")):
+            responses[str(status)] = {"description": what, "content": {"*/*": {}}}
+        for status, what in ((wire.BAD_REQUEST, "A range that cannot be read."), (wire.NOT_IN_RANGE, "No such part.")):
+            responses[str(status)] = {"description": what, "content": {_TEXT: {"schema": {"type": "string"}}}}
     refusals: dict[int, list[str]] = {}
     for error in operation.refused:
         refusals.setdefault(operation.refusals.status_of(wire.STATUS[error]), []).append(error.code)
@@ -746,6 +791,8 @@ def _headers(operation: Operation, status: int) -> list[str]:
         names += response.get(status, [])
         if operation.events is not None and status == wire.OK:
             names.append("Location")
+    if status == wire.CREATED:
+        names.append("Location")
     if status == wire.UNAVAILABLE:
         names.append("Retry-After")
     return names
