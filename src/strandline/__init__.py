@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from strandline._agents.function import Session
     from strandline._agents.port import RunContext
     from strandline._engine.events import Reason, Why
+    from strandline._engine.files import File, FilePage
     from strandline._engine.loops import WorkerLoad
     from strandline._engine.reading import Health, RunPage, RunView
     from strandline._engine.requests import Request, RunEdit
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         ANONYMOUS,
         CollectOptions,
         ErrorCode,
+        FileId,
         ForkedFrom,
         GoBack,
         IfBusy,
@@ -61,6 +63,9 @@ else:
         "CollectOptions": "_model",
         "Effect": "_journal.port",
         "ErrorCode": "_model",
+        "File": "_engine.files",
+        "FileId": "_model",
+        "FilePage": "_engine.files",
         "Forked": "_journal.port",
         "ForkedFrom": "_model",
         "GoBack": "_model",
@@ -139,6 +144,9 @@ __all__ = [
     "CollectOptions",
     "Effect",
     "ErrorCode",
+    "File",
+    "FileId",
+    "FilePage",
     "Forked",
     "ForkedFrom",
     "GoBack",

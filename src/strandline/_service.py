@@ -6,19 +6,21 @@ nothing, but checks what a program can get wrong: the event loop, and the key of
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from msgspec import Struct
 
 from strandline._engine.admission import Ticket as EngineTicket
 from strandline._engine.admission import fork_request
+from strandline._engine.files import File, FilePage
 from strandline._engine.reading import Health, RunPage, RunView
 from strandline._engine.requests import Request, RunEdit, check_key
 from strandline._engine.service import Service as EngineService
 from strandline._engine.streams import Later
 from strandline._journal.port import Forked, SessionPage, SessionTree
-from strandline._model import Message, Outcome, Principal, RunId, SessionKey, SessionView
+from strandline._model import FileId, Message, Outcome, Principal, RunId, SessionKey, SessionView
 from strandline.errors import SetupError
 
 
@@ -245,8 +247,35 @@ class Service:
         """
         return await self._checked(key).delete(key)
 
+    # -- files -------------------------------------------------------------------------------------
+
+    async def upload(self, key: SessionKey, data: bytes | AsyncIterator[bytes], name: str = "") -> File:
+        """Store a file of a session, which need not exist yet; it is durable on return.
+
+        Inputs of the session name it in a block, `{"file": file.file_id}`. Raises `Invalid`, `FileTooLarge`,
+        `StorageFull`, and another `Unavailable`; nothing is stored then.
+        """
+        pieces = _once(data) if isinstance(data, bytes) else data
+        return await self._checked(key).files.add(key, name, pieces, len(data) if isinstance(data, bytes) else 0)
+
+    async def files(self, key: SessionKey, *, after: FileId | None = None, limit: int = 100) -> FilePage:
+        """Return a page of a session's files. `after` is the `after` of the page before."""
+        return await self._checked(key).files.page(key, after=after, limit=limit)
+
+    async def file(self, key: SessionKey, file_id: FileId) -> tuple[File, Path]:
+        """Return a file, and where its content is, which must not be changed. Raises `NotFound`."""
+        return await self._checked(key).files.content(key, file_id)
+
+    async def delete_file(self, key: SessionKey, file_id: FileId) -> None:
+        """Delete a file; history keeps what names it. Raises `NotFound`."""
+        await self._checked(key).files.delete(key, file_id)
+
     # -- the service -------------------------------------------------------------------------------
 
     def health(self) -> Health:
         """Return what the service does now, in numbers: the content of `/health`."""
         return self._engine.health()
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data

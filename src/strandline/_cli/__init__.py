@@ -21,6 +21,7 @@ from strandline._cli.cluster import cluster_app
 from strandline._cli.demo import demo_app
 from strandline._cli.doctor import doctor
 from strandline._cli.edit import edit
+from strandline._cli.files import files
 from strandline._cli.fork import fork
 from strandline._cli.init import init
 from strandline._cli.journal import journal_app
@@ -57,6 +58,7 @@ app.command()(chat)
 app.command(short_help="Show the sessions of a server.")(sessions)
 app.command(short_help="Show the runs of a session.")(runs)
 app.command()(history)
+app.command(short_help="Show, upload and download the files of a session.")(files)
 app.command()(cancel)
 app.command(short_help="Move waiting runs.")(move)
 app.command(short_help="Change what a waiting run says.")(edit)

@@ -4,11 +4,12 @@ Each call is one request (for a list: one per page), and returns the server's an
 whose message is a paragraph for people.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote
 
 from strandline._remote.errors import NotAServer, RemoteError, connecting, unauthorized, unreachable, why
+from strandline.client import _answers as answers
 from strandline.client import _requests as requests
 from strandline.client._errors import ClientError, Conflict, NoServer, NotFound, NotNow, Refused, Unauthorized
 from strandline.client._requests import PAGE
@@ -19,9 +20,11 @@ _LISTS: Final = {
     "asked": "`strandline answer SESSION` shows the open questions of a session",
     "sessions": "`strandline sessions` lists the sessions",
     "schedules": "`strandline schedules` lists the schedules",
+    "files": "`strandline files SESSION` lists the files of a session",
     "webhooks": "`strandline webhooks` lists the events",
 }
 
+T = TypeVar("T")
 Body = dict[str, Any]
 
 
@@ -155,6 +158,10 @@ class RemoteServer:
         """Delete a schedule. Raises `UnknownId`."""
         self._ask("DELETE", f"/v1/schedules/{_quoted(schedule)}")
 
+    def files(self, session: str, most: int) -> Body:
+        """Return up to `most` files of a session, in the order of their ids."""
+        return self._pages(f"{_path(session)}/files", "files", most)
+
     def webhooks(self, most: int, status: str | None = None) -> Body:
         """Return up to `most` events that wait to be sent or are dead, or those of a status."""
         return self._pages("/v1/webhooks", "webhooks", most, query={} if status is None else {"status": status})
@@ -167,9 +174,23 @@ class RemoteServer:
         """Send a test to a webhook, and return what became of it."""
         return self._ask("POST", "/v1/webhooks/test", {"url": url})
 
-    def answer(self, session: str, answers: dict[str, str]) -> Body:
+    def upload(self, session: str, data: bytes, name: str) -> Body:
+        """Upload a file into a session, and return it."""
+        sent = requests.upload(session, data, name)
+        return answers.json_object(self._reply(sent, "POST", sent.path))
+
+    def download(self, session: str, file_id: str) -> bytes:
+        """Return the content of a file. Raises `UnknownId`."""
+        sent = requests.download(session, file_id)
+        return self._reply(sent, "GET", sent.path).body
+
+    def delete_file(self, session: str, file_id: str) -> None:
+        """Delete a file. Raises `UnknownId`."""
+        self._ask("DELETE", f"{_path(session)}/files/{_quoted(file_id)}")
+
+    def answer(self, session: str, given: dict[str, str]) -> Body:
         """Answer the open questions of a session, by their ids; return the run that continues with the answers."""
-        return self._ask("POST", f"{_path(session)}/runs", {"input": requests.responses(answers)})
+        return self._ask("POST", f"{_path(session)}/runs", {"input": requests.responses(given)})
 
     # -- one request -------------------------------------------------------------------------------
 
@@ -191,8 +212,15 @@ class RemoteServer:
         return {name: entries, "next_cursor": cursor, **({"damaged": damaged} if damaged else {})}
 
     def _ask(self, method: str, path: str, body: Body | None = None, query: Body | None = None) -> Body:
+        return self._tried(method, path, lambda: self._client.ask(method, path, body, query=query))
+
+    def _reply(self, request: requests.Request, method: str, path: str) -> answers.Reply:
+        """Return the answer to a request with a body, or an answer, that is no JSON."""
+        return self._tried(method, path, lambda: self._client._send(request))
+
+    def _tried(self, method: str, path: str, ask: Callable[[], T]) -> T:
         try:
-            return self._client.ask(method, path, body, query=query)
+            return ask()
         except UnicodeEncodeError as error:
             raise _unreadable(error) from None
         except NoServer as error:
@@ -204,6 +232,7 @@ class RemoteServer:
         match error:
             case NotFound(detail=detail) if error.code and not detail.startswith("there is nothing at"):
                 what = "runs" if path.startswith("/v1/runs/") else "asked" if "input request" in detail else "sessions"
+                what = "files" if "/files/" in path else what
                 what = "schedules" if path.startswith("/v1/schedules/") else what
                 what = "webhooks" if path.startswith("/v1/webhooks/") else what
                 return UnknownId(f"{detail}; {_LISTS[what]}")

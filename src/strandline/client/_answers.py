@@ -254,6 +254,26 @@ class SchedulesPage(Struct, frozen=True):
     next_cursor: str | None = None
 
 
+class File(Struct, frozen=True, kw_only=True):
+    """A file of a session. `media_type` is what its content says; `named`: a run names it, so that it is kept."""
+
+    file_id: str
+    session_id: str
+    name: str
+    media_type: str
+    size: int
+    sha256: str
+    named: bool = False
+    created_at: datetime | None = None
+
+
+class FilesPage(Struct, frozen=True):
+    """A page of files."""
+
+    files: list[File]
+    next_cursor: str | None = None
+
+
 class HistoryMessage(TypedDict):
     """A message of history. `discarded`, `superseded`: hidden from the agent; `pending`: its tools have no results yet.
 
@@ -308,6 +328,8 @@ open_tools: Final = decoder(OpenTools)
 history_page: Final = decoder(HistoryPage)
 schedule: Final = decoder(Schedule)
 schedules_page: Final = decoder(SchedulesPage)
+file: Final = decoder(File)
+files_page: Final = decoder(FilesPage)
 deliveries_page: Final = decoder(DeliveriesPage)
 webhook_test: Final = decoder(WebhookTest)
 

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from os import PathLike
 from typing import Any, Literal, Self, TypeVar, Unpack
 from uuid import uuid4
 
@@ -18,6 +19,7 @@ from strandline.client import _requests as requests
 from strandline.client import _transport as transport
 from strandline.client._answers import (
     Delivery,
+    File,
     Fork,
     HistoryMessage,
     OpenTool,
@@ -196,6 +198,28 @@ class AsyncClient:
     async def delete_schedule(self, schedule_id: str) -> None:
         """Delete a schedule. Its runs stay."""
         await self._do(plans.delete_schedule(schedule_id, self._patience()))
+
+    async def upload(
+        self, file: bytes | str | PathLike[str], session_id: str = DEFAULT_SESSION, *, name: str | None = None
+    ) -> File:
+        """Upload a file: its content, or its path. Return it: `{"file": file.file_id}` in the input of a run names it.
+
+        `name` is by default that of the path.
+        """
+        data, its_name = await asyncio.to_thread(transport.content_of, file)
+        return await self._do(plans.upload(data, its_name if name is None else name, session_id, self._patience()))
+
+    async def files(self, session_id: str = DEFAULT_SESSION, limit: int | None = None) -> list[File]:
+        """Return up to `limit` files of a session."""
+        return await self._do(plans.files(session_id, limit, self._patience()))
+
+    async def download(self, file_id: str, session_id: str = DEFAULT_SESSION) -> bytes:
+        """Return the content of a file."""
+        return await self._do(plans.download(file_id, session_id, self._patience()))
+
+    async def delete_file(self, file_id: str, session_id: str = DEFAULT_SESSION) -> None:
+        """Delete a file. Messages that name it say from now on that it is gone."""
+        await self._do(plans.delete_file(file_id, session_id, self._patience()))
 
     async def webhooks(self, status: str | None = None, limit: int | None = None) -> list[Delivery]:
         """Return up to `limit` events that wait to be sent to webhooks or are dead, or those of a status."""

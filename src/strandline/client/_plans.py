@@ -304,6 +304,34 @@ def delete_schedule(schedule_id: str, patience: Patience) -> Plan[None]:
     yield from ask(requests.delete_schedule(schedule_id), patience)
 
 
+def upload(data: bytes, name: str, session: str, patience: Patience) -> Plan[answers.File]:
+    """Upload a file, and return it. Raises `ClientError`."""
+    return answers.read((yield from ask(requests.upload(session, data, name), patience)), answers.file)
+
+
+def files(session: str, limit: int | None, patience: Patience) -> Plan[list[answers.File]]:
+    """Return files of a session. Raises `ClientError`."""
+    found: list[answers.File] = []
+    cursor: str | None = None
+    while limit is None or len(found) < limit:
+        most = requests.PAGE if limit is None else limit - len(found)
+        page = answers.read((yield from ask(requests.files(session, most, cursor), patience)), answers.files_page)
+        found += page.files
+        if (cursor := page.next_cursor) is None:
+            break
+    return found
+
+
+def download(file_id: str, session: str, patience: Patience) -> Plan[bytes]:
+    """Return the content of a file. Raises `ClientError`."""
+    return (yield from ask(requests.download(session, file_id), patience)).body
+
+
+def delete_file(file_id: str, session: str, patience: Patience) -> Plan[None]:
+    """Delete a file. Raises `ClientError`."""
+    yield from ask(requests.delete_file(session, file_id), patience)
+
+
 def webhooks(status: str | None, limit: int | None, patience: Patience) -> Plan[list[answers.Delivery]]:
     """Return events that wait to be sent, or are dead. Raises `ClientError`."""
     found: list[answers.Delivery] = []

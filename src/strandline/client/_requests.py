@@ -199,6 +199,29 @@ def delete_schedule(schedule_id: str) -> Request:
     return _request("DELETE", f"/v1/schedules/{quote(schedule_id, safe='')}", again=False)
 
 
+def upload(session: str, data: bytes, name: str) -> Request:
+    """Return the request that uploads a file. It is not sent again unless it was refused: it would be another file."""
+    headers = {"Accept": "application/json", "Content-Type": "application/octet-stream"}
+    query = {"name": name} if name else {}
+    return Request("POST", _files(session), data, headers, query, again=False, read_s=WAIT_S)
+
+
+def files(session: str, limit: int, cursor: str | None) -> Request:
+    """Return the request for a page of a session's files."""
+    query = {"limit": str(min(limit, PAGE))}
+    return _request("GET", _files(session), query=query if cursor is None else {**query, "cursor": cursor})
+
+
+def download(session: str, file_id: str) -> Request:
+    """Return the request for the content of a file."""
+    return _request("GET", f"{_files(session)}/{quote(file_id, safe='')}", headers={"Accept": "*/*"}, read_s=WAIT_S)
+
+
+def delete_file(session: str, file_id: str) -> Request:
+    """Return the request to delete a file."""
+    return _request("DELETE", f"{_files(session)}/{quote(file_id, safe='')}", again=False)
+
+
 def open_tools(run_id: str) -> Request:
     """Return the request for the tools of a crashed run whose outcome is unknown."""
     return _request("GET", f"{_run(run_id)}/resolve")
@@ -260,6 +283,10 @@ def _request(
 
 def _prefer(wait: bool) -> dict[str, str]:
     return {"Prefer": f"wait={WAIT_S}"} if wait else {}
+
+
+def _files(session: str) -> str:
+    return f"/v1/sessions/{quote(session, safe='')}/files"
 
 
 def _run(run_id: str) -> str:

@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from os import PathLike
 from typing import Any, Literal, Self, TypeVar, Unpack
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from strandline.client import _requests as requests
 from strandline.client import _transport as transport
 from strandline.client._answers import (
     Delivery,
+    File,
     Fork,
     HistoryMessage,
     OpenTool,
@@ -194,6 +196,28 @@ class Client:
         """Delete a schedule. Its runs stay."""
         self._do(plans.delete_schedule(schedule_id, self._patience()))
 
+    def upload(
+        self, file: bytes | str | PathLike[str], session_id: str = DEFAULT_SESSION, *, name: str | None = None
+    ) -> File:
+        """Upload a file: its content, or its path. Return it: `{"file": file.file_id}` in the input of a run names it.
+
+        `name` is by default that of the path.
+        """
+        data, its_name = transport.content_of(file)
+        return self._do(plans.upload(data, its_name if name is None else name, session_id, self._patience()))
+
+    def files(self, session_id: str = DEFAULT_SESSION, limit: int | None = None) -> list[File]:
+        """Return up to `limit` files of a session."""
+        return self._do(plans.files(session_id, limit, self._patience()))
+
+    def download(self, file_id: str, session_id: str = DEFAULT_SESSION) -> bytes:
+        """Return the content of a file."""
+        return self._do(plans.download(file_id, session_id, self._patience()))
+
+    def delete_file(self, file_id: str, session_id: str = DEFAULT_SESSION) -> None:
+        """Delete a file. Messages that name it say from now on that it is gone."""
+        self._do(plans.delete_file(file_id, session_id, self._patience()))
+
     def webhooks(self, status: str | None = None, limit: int | None = None) -> list[Delivery]:
         """Return up to `limit` events that wait to be sent to webhooks or are dead, or those of a status."""
         return self._do(plans.webhooks(status, limit, self._patience()))
@@ -215,6 +239,10 @@ class Client:
         """
         reply = self._do(plans.ask(requests.anything(method, path, body, query), self._patience()))
         return answers.json_object(reply)
+
+    def _send(self, request: requests.Request) -> Reply:
+        """Return the answer to a request, for commands."""
+        return self._do(plans.ask(request, self._patience()))
 
     # -- carrying out ------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -94,6 +96,17 @@ def sent(request: Request) -> dict[str, Any]:
         "params": dict(request.query),
         "timeout": httpx.Timeout(CONNECT_S, read=request.read_s, write=request.read_s),
     }
+
+
+def content_of(file: bytes | str | PathLike[str]) -> tuple[bytes, str]:
+    """Return the content of a file and its name; of bytes no name. Raises `ClientError` if it cannot be read."""
+    if isinstance(file, bytes):
+        return file, ""
+    path = Path(file)
+    try:
+        return path.read_bytes(), path.name
+    except OSError as error:
+        raise ClientError(f"{path} cannot be read: {error.strerror}", code="no_file") from error
 
 
 def is_stream(response: httpx.Response) -> bool:
