@@ -2,7 +2,7 @@
 
 No run is given so little time that it fails or not as the machine is busy: AgentCore's clients get 500 for that.
 
-What a document allows has to be accepted. Six rules are about values that no schema can compare, so that a request
+What a document allows has to be accepted. Nine rules are about values that no schema can compare, so that a request
 which is otherwise as the document allows is made to keep them, and all else of it stays as it is: see `before_call`.
 """
 
@@ -36,14 +36,20 @@ def map_path_parameters(context: Any, path_parameters: dict[str, Any] | None) ->
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """Have what the document allows keep the rules that no schema can say; and give every run time to end by itself."""
+    is_valid = case.meta is not None and case.meta.generation.mode.is_positive
+    if is_valid and "Range" in (case.headers or {}):
+        case.headers = {**case.headers, "Range": "bytes=0-"}  # (a part has to be within the file)
     if not isinstance(case.body, dict):
         return
     _give_time(case.body)
     if isinstance(case.body.get("options"), dict):  # (the defaults of a session)
         _give_time(case.body["options"])
-    if case.meta is None or not case.meta.generation.mode.is_positive:
+    if not is_valid:
         return
     _answer_each_once(case.body)
+    _name_no_file(case.body)
+    if case.path.endswith("/fork"):
+        _name_a_message(case.body)
     if case.path.startswith("/v1/schedules"):
         _fire_some_day(case.body)
     if case.path == "/v1/sessions/{session_id}" and isinstance(options := case.body.get("options"), dict):
@@ -67,6 +73,18 @@ def _answer_each_once(body: dict[str, Any]) -> None:
     for answers in (body, given):
         if isinstance(answers, dict) and isinstance(answers.get("responses"), list):
             answers["responses"] = list({each["id"]: each for each in answers["responses"]}.values())
+
+
+def _name_no_file(body: dict[str, Any]) -> None:
+    """A file that an input names has to be one of its session."""
+    if isinstance(given := body.get("input"), list):
+        body["input"] = [{"text": "a file"} if isinstance(each, dict) and "file" in each else each for each in given]
+
+
+def _name_a_message(body: dict[str, Any]) -> None:
+    """The index of a message is written without a fraction, also one of 0."""
+    if isinstance(after := body.get("after"), dict) and isinstance(after.get("message"), float):
+        after["message"] = int(after["message"])
 
 
 def _fire_some_day(body: dict[str, Any]) -> None:

@@ -68,6 +68,7 @@ def test_answers_are_as_described(server: Server, document: Document) -> None:
     completions = "/v1/chat/completions"
     created = post("/v1/sessions/s/runs", json={"input": "x", "metadata": {"a": 1}}, headers=wait)
     run_id = created.json()["run_id"]
+    file = post("/v1/sessions/s/files", content=b"x")
     responses = [
         (runs, created),
         (runs, post("/v1/sessions/s/runs", json={"input": "y"})),
@@ -87,6 +88,12 @@ def test_answers_are_as_described(server: Server, document: Document) -> None:
         (session, get("/v1/sessions/s")),
         (session, get("/v1/sessions/none")),
         (f"{session}/history", get("/v1/sessions/s/history")),
+        (f"{session}/files", file),
+        (f"{session}/files", post("/v1/sessions/s/files")),
+        (f"{session}/files", get("/v1/sessions/s/files")),
+        (f"{session}/files", get("/v1/sessions/s/files", params={"cursor": "x"})),
+        (f"{session}/files/{{file_id}}", get("/v1/sessions/s/files/none")),
+        (f"{session}/files/{{file_id}}", server.client.delete(file.headers["location"])),
         (f"{session}/pause", post("/v1/sessions/s/pause")),
         (runs, post("/v1/sessions/s/runs", json={"input": "waits"})),
         (session, server.client.delete("/v1/sessions/s")),
@@ -220,6 +227,8 @@ def status_of(server: Server, command: str, headers: dict[str, str]) -> int:
                 method = next(words)
             case "-d":
                 body = next(words)
+            case "--data-binary":
+                body = f"the content of {next(words)}"
             case "-H":
                 name, _, given = next(words).partition(": ")
                 headers = {name: given, **headers}
@@ -240,12 +249,20 @@ def test_each_example_of_the_page_is_one_that_the_server_takes(keys: bool, tmp_p
         run = server.client.post("/v1/sessions/my-session/runs", json={"input": "x"}, headers=shown).json()["run_id"]
         made = {"session_id": "other", "input": "x", "cron": "0 9 * * *"}
         schedule = server.client.post("/v1/schedules", json=made, headers=shown).json()["schedule_id"]
+        file = server.client.post("/v1/sessions/my-session/files", content="x", headers=shown).json()["file_id"]
         commands = [html.unescape(each) for each in re.findall(r"<h3>Example</h3><pre>(.*?)</pre>", page, re.DOTALL)]
         assert len(commands) > 20
-        for command in sorted(commands, key=lambda each: "DELETE" in each):  # (it forgets what the others ask for)
+        for command in sorted(
+            commands, key=lambda each: ("DELETE" in each, "FILE_ID" not in each)
+        ):  # (it forgets what the others ask for)
             assert f" {server.url}/" in command or f" '{server.url}/" in command, command
             server.quiet()
-            asked = command.replace("RUN_ID", run).replace("SCHEDULE_ID", schedule).replace("MODEL", "strandline")
+            asked = (
+                command.replace("RUN_ID", run)
+                .replace("FILE_ID", file)
+                .replace("SCHEDULE_ID", schedule)
+                .replace("MODEL", "strandline")
+            )
             status = status_of(server, asked, shown)
             # The run has ended: it can neither be cancelled nor moved. No event waits to be sent.
             is_so = (status == 409 and "RUN_ID" in command) or (status == 404 and "WEBHOOK_ID" in command)

@@ -29,7 +29,8 @@ Prepare = Callable[[Path], list[str]]
 """Puts an agent into a folder, and returns the arguments of `strandline serve` for it."""
 
 CLIENTS: Final = re.compile(
-    r"strandline (chat|sessions|runs|history|cancel|move|edit|pause|resume|answer|schedules|again|restore|fork|tree)\b"
+    r"strandline (chat|sessions|runs|history|cancel|move|edit|pause|resume|answer|schedules|files|again|restore|fork"
+    r"|tree)\b"
 )
 NO_PROVIDER: Final = dict.fromkeys(("OPENAI_API_KEY", "OPENAI_BASE_URL", "OLLAMA_HOST", "AWS_PROFILE"), "")
 

@@ -88,7 +88,13 @@ def keeper(folder: Path, gate: Gate) -> Any:
 async def served(folder: Path, **settings: Any) -> AsyncIterator[World]:
     gate = Gate()
     target = keeper(folder / "kept", gate) if settings.get("history") == "session_manager" else function(gate)
-    given: dict[str, Any] = {"journal": "memory:", "workspace": folder / "workspace", "api_keys": LINES, **settings}
+    given: dict[str, Any] = {
+        "journal": "memory:",
+        "workspace": folder / "workspace",
+        "files": folder / "uploads",
+        "api_keys": LINES,
+        **settings,
+    }
     app = strandline.asgi(target, **given)
     async with app.lifespan():
         try:
@@ -101,11 +107,15 @@ def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(test, 2 * DEADLINE_S))
 
 
+FILE = "file_" + "0" * 32
+
+
 def filled(path: str, **values: str) -> str:
     names = {
         "session_id": "s",
         "run_id": "run_1",
         "schedule_id": "sch_1",
+        "file_id": FILE,
         "webhook_id": "e_1",
         "model": "strandline",
     } | values
@@ -280,6 +290,7 @@ def test_nothing_of_one_principal_is_there_for_another(history: str, tmp_path: P
             waits = (await ada.post("/v1/sessions/s/runs", json={"input": "ada's secret"})).json()["run_id"]
             made = await ada.post("/v1/schedules", json={"session_id": "s", "input": "ada's secret", "every": 1000})
             schedule = made.json()["schedule_id"]
+            file = (await ada.post("/v1/sessions/s/files", content=b"ada's secret")).json()["file_id"]
             seen = (await ada.get("/v1/sessions/s")).json()
             assert (seen["running"], seen["queue_depth"]) == (held, 1)
             of_a_run = [each for each in OPERATIONS if "{run_id}" in each.path]
@@ -314,6 +325,15 @@ def test_nothing_of_one_principal_is_there_for_another(history: str, tmp_path: P
                         body = {"paused": True} if each.body else None
                         assert (await other.request(each.method, path, json=body)).status_code == 404, path
                     assert (await other.get("/v1/schedules")).json()["schedules"] == []
+                    for each in (each for each in OPERATIONS if "{file_id}" in each.path):
+                        path = filled(each.path, file_id=file)
+                        refused = await other.request(each.method, path)
+                        assert refused.status_code == 404, path
+                        unknown = await other.request(each.method, filled(each.path))
+                        assert refused.text.replace(file, FILE) == unknown.text
+                    assert (await other.get("/v1/sessions/s/files")).json()["files"] == []
+                    naming = await other.post("/v1/sessions/s/runs", json={"input": [{"file": file}]})
+                    assert (naming.status_code, "has none of this id" in naming.json()["detail"]) == (422, True)
                     assert (await other.get("/v1/sessions/s/runs")).json()["runs"] == []
                     assert (await other.get("/v1/runs", params={"status": "queued,running"})).json()["runs"] == []
                     assert (await other.get("/v1/runs")).json() == {"runs": [], "damaged": [], "next_cursor": None}
@@ -321,6 +341,7 @@ def test_nothing_of_one_principal_is_there_for_another(history: str, tmp_path: P
                     assert (await other.get("/history", params={"session_id": "s"})).json()["messages"] == []
             assert (await ada.get("/v1/sessions/s")).json() == seen, "and nothing was changed by that"
             assert (await ada.get(f"/v1/schedules/{schedule}")).json() == made.json()
+            assert (await ada.get(f"/v1/sessions/s/files/{file}")).text == "ada's secret"
             world.gate.open()
             ended = await ada.get(f"/v1/runs/{waits}", headers={"Prefer": "wait=20"})
             assert ended.json()["output"] == "said ada's secret"

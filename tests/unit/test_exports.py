@@ -244,7 +244,7 @@ def test_the_facade_has_what_the_engine_promises_and_no_more() -> None:
     facade = {name for name in vars(strandline.Service) if not name.startswith("_")}
     assert facade == {
         "submit", "run", "wait", "cancel", "move", "edit", "runs", "session", "sessions", "history", "cancel_session",
-        "pause", "resume", "delete", "health", "set_options", "fork", "tree",
+        "pause", "resume", "delete", "health", "set_options", "fork", "tree", "upload", "files", "file", "delete_file",
     }  # fmt: skip
     assert all(isinstance(vars(strandline.Service)[name], types.FunctionType) for name in facade)
     page = (ROOT / "docs/library.md").read_text()

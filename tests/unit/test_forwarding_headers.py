@@ -62,6 +62,7 @@ def test_no_header_between_servers_reaches_a_client_and_none_of_a_client_a_serve
                 schedule_id=made.json()["schedule_id"],
                 webhook_id="unknown",
                 model="strandline",
+                file_id=f"file_{'0' * 32}",
             )
             for at in (first, owner):  # (for a session of another server, and of its own)
                 del sent[:]
@@ -81,11 +82,11 @@ def test_no_header_between_servers_reaches_a_client_and_none_of_a_client_a_serve
 
 
 def is_of_a_session(operation: Operation) -> bool:
-    """Return whether only one server can answer. Stored schedules, histories and trees are read by all, and any of them
-    sends an event again."""
+    """Return whether only one server can answer. Stored schedules, files, histories and trees are read by all, and any
+    of them sends an event again."""
     if "/webhooks" in operation.path:
         return False
-    if operation.method == "GET" and "/schedules" in operation.path:
+    if operation.method == "GET" and ("/schedules" in operation.path or "/files" in operation.path):
         return False
     return operation.path in BODIES or ("_id}" in operation.path and not operation.path.endswith(("/history", "/tree")))
 

@@ -157,6 +157,7 @@ NEWER = [
     ("PATCH", "/v1/sessions/s", {"options": {"priority": 2}}, "options"),
     ("PATCH", "/v1/sessions/s", {"options": {"webhook": {"url": "https://127.0.0.1/"}}}, "webhook"),
     ("POST", "/v1/schedules", {"session_id": "s", "input": "hi", "every": 3600}, "schedules"),
+    ("POST", "/v1/sessions/s/files", {"any": "content"}, "files"),
 ]
 
 
@@ -170,7 +171,12 @@ def test_what_an_older_server_would_do_otherwise_is_refused_while_one_is_there(
     async def scene() -> None:
         secrets = tmp_path / "secrets"
         secrets.write_text(f"anonymous {new_secret()}\n")
-        async with pair(trusted_senders=True, webhook_secrets=str(secrets)) as (found, first, owner, client):
+        async with pair(trusted_senders=True, files=tmp_path / "files", webhook_secrets=str(secrets)) as (
+            found,
+            first,
+            owner,
+            client,
+        ):
             await client.post("/chat", json={"session_id": "s", "message": "before"})
             if is_owner:
                 client = httpx.AsyncClient(base_url=owner.url, trust_env=False)

@@ -21,7 +21,7 @@ from strandline._journal.port import (
     StoredQuery,
 )
 from strandline._journal.sqlite import SqliteJournal
-from strandline._model import Principal, Run, RunId, ScheduleId, SessionId, SessionKey
+from strandline._model import FileId, Principal, Run, RunId, ScheduleId, SessionId, SessionKey
 
 KEY = SessionKey(Principal("ada"), SessionId("s"))
 GIVEN: dict[str, Any] = {
@@ -29,6 +29,7 @@ GIVEN: dict[str, Any] = {
     "principal": KEY.principal,
     "run_id": RunId("run_1"),
     "schedule_id": ScheduleId("sch_1"),
+    "file_id": FileId("file_1"),
     "after": ScheduleId(""),
     "limit": 10,
     "before": 1.0,

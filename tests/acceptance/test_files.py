@@ -1,0 +1,160 @@
+"""Files of installed servers: uploaded over HTTP, seen by models of a real provider, read by tools, and deleted."""
+
+import base64
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from acceptance.server import TARGETS, Server, serving
+from acceptance.server import ran as typed
+from fakes.provider import Provider, ReceivedRequest
+from strandline.client import Client, ClientError, NotFound
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+def answer(received: ReceivedRequest) -> str:
+    return "seen"
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Provider]:
+    with Provider(script=answer) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def server(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("files")
+    variables = {"PROVIDER_URL": provider.url}
+    with serving(TARGETS / "provider.py", "--max-file-bytes", "200000", folder=folder, variables=variables) as made:
+        yield made
+
+
+def uploaded(server: Server, data: bytes = PNG, name: str = "a.png", session: str = "s") -> dict[str, Any]:
+    answer = server.client.post(f"/v1/sessions/{session}/files", params={"name": name}, content=data)
+    assert answer.status_code == 201, answer.text
+    file: dict[str, Any] = answer.json()
+    assert answer.headers["location"] == f"/v1/sessions/{session}/files/{file['file_id']}"
+    return file
+
+
+def ran(server: Server, given: list[dict[str, Any]], session: str = "s") -> httpx.Response:
+    return server.client.post(
+        f"/v1/sessions/{session}/runs", json={"input": given}, headers={"Prefer": "wait=30"}, timeout=40
+    )
+
+
+def test_a_file_is_uploaded_listed_read_in_parts_and_deleted(server: Server) -> None:
+    file = uploaded(server)
+    assert (file["name"], file["media_type"], file["size"], file["named"]) == ("a.png", "image/png", len(PNG), False)
+    assert file["sha256"] == hashlib.sha256(PNG).hexdigest()
+    assert server.client.get("/v1/sessions/s/files").json()["files"] == [file]
+    assert server.client.get("/v1/sessions/t/files").json()["files"] == []
+    path = f"/v1/sessions/s/files/{file['file_id']}"
+    whole = server.client.get(path)
+    assert (whole.status_code, whole.content, whole.headers["content-type"]) == (200, PNG, "image/png")
+    assert whole.headers["content-disposition"] == 'attachment; filename="a.png"'
+    assert whole.headers["x-content-type-options"] == "nosniff"
+    assert whole.headers["content-security-policy"].startswith("sandbox")
+    part = server.client.get(path, headers={"Range": "bytes=1-3"})
+    assert (part.status_code, part.content, part.headers["content-range"]) == (206, b"PNG", f"bytes 1-3/{len(PNG)}")
+    assert server.client.get(path, headers={"Range": f"bytes={len(PNG)}-"}).status_code == 416
+    assert server.client.get(path.replace("/s/", "/t/")).status_code == 404
+    assert server.client.delete(path).status_code == 204
+    assert [server.client.request(each, path).status_code for each in ("GET", "DELETE")] == [404, 404]
+    assert server.client.get("/v1/sessions/s/files").json()["files"] == []
+
+
+def test_the_model_sees_a_file_and_history_keeps_the_reference(server: Server, provider: Provider) -> None:
+    file = uploaded(server, session="seen")
+    assert ran(server, [{"file": file["file_id"]}, {"text": "What is it?"}], "seen").json()["output"] == "seen"
+    content = provider.requests[-1].messages[-1]["content"]
+    (image,) = [each for each in content if each["type"] == "image_url"]
+    assert base64.b64decode(image["image_url"]["url"].partition("base64,")[2]) == PNG
+    copy = next(Path(server.folder).rglob(f"uploads/{file['file_id']}/a.png"))
+    assert copy.read_bytes() == PNG
+    assert str(copy) in next(each["text"] for each in content if each["type"] == "text")
+    stored = {"file": {"id": file["file_id"], "name": "a.png", "type": "image/png", "size": len(PNG)}}
+    assert server.history("seen")[0]["content"] == [stored, {"text": "What is it?"}]
+    (named,) = server.client.get("/v1/sessions/seen/files").json()["files"]
+    assert named["named"]
+
+    server.kill()
+    server.start()
+    assert ran(server, [{"text": "And now?"}], "seen").json()["output"] == "seen"
+    assert any(each["type"] == "image_url" for each in provider.requests[-1].messages[0]["content"])
+    assert server.client.delete(f"/v1/sessions/seen/files/{file['file_id']}").status_code == 204
+    assert ran(server, [{"text": "And then?"}], "seen").json()["output"] == "seen"
+    first = provider.requests[-1].messages[0]["content"]
+    assert not any(each["type"] == "image_url" for each in first)
+    assert "has been deleted" in first[0]["text"]
+
+
+def test_a_session_takes_its_files_along(server: Server) -> None:
+    file = uploaded(server, session="gone")
+    kept = [each for each in server.folder.rglob(file["file_id"]) if each.is_file()]
+    assert [each.read_bytes() for each in kept] == [PNG]
+    assert kept[0].stat().st_mode & 0o777 == 0o400
+    assert server.client.delete("/v1/sessions/gone").status_code == 204
+    assert not kept[0].exists()
+    assert server.client.get("/v1/sessions/gone/files").json()["files"] == []
+
+
+def test_what_is_no_file_is_refused(server: Server) -> None:
+    path = "/v1/sessions/refused/files"
+    empty = server.client.post(path, content=b"")
+    assert (empty.status_code, empty.json()["code"]) == (422, "invalid")
+    large = server.client.post(path, content=b"a" * 200_001)
+    assert (large.status_code, large.json()["code"]) == (413, "file_too_large")
+    unannounced = server.client.post(path, content=iter([b"a" * 100_000] * 3))
+    assert (unannounced.status_code, unannounced.json()["code"]) == (413, "file_too_large")
+    form = server.client.post(path, files={"file": ("a.png", PNG)})
+    assert (form.status_code, "--data-binary" in form.json()["detail"]) == (422, True)
+    assert server.client.get(path).json()["files"] == []
+    unknown = ran(server, [{"file": "file_" + "0" * 32}], "refused")
+    assert (unknown.status_code, "has none of this id" in unknown.json()["detail"]) == (422, True)
+    others = uploaded(server, session="other")
+    assert ran(server, [{"file": others["file_id"]}], "refused").status_code == 422
+    assert list(Path(server.folder).rglob("incoming/file_*")) == []
+
+
+def test_the_client_and_the_command_upload_download_and_delete(server: Server, tmp_path: Path) -> None:
+    given = tmp_path / "note.md"
+    given.write_text("# Hello\n")
+    with Client(server.url) as client:
+        file = client.upload(given, "ada")
+        assert (file.name, file.media_type, file.size, file.named) == ("note.md", "text/markdown", 8, False)
+        assert client.upload(b"\0", "ada", name="../x").name == "x"
+        assert [each.file_id for each in client.files("ada")] == sorted(each.file_id for each in client.files("ada"))
+        assert len(client.files("ada", limit=1)) == 1
+        assert client.download(file.file_id, "ada") == b"# Hello\n"
+        assert client.chat([{"file": file.file_id}], "ada").output == "seen"
+        with pytest.raises(NotFound):
+            client.download(file.file_id, "bob")
+        with pytest.raises(ClientError, match="cannot be read"):
+            client.upload(tmp_path / "none", "ada")
+
+    def command(*more: str) -> "subprocess.CompletedProcess[str]":
+        return typed("files", "ada", "--url", server.url, *more, folder=tmp_path)
+
+    with Client(server.url) as client:
+        listed = json.loads(command("--json").stdout)["files"]
+        assert [each["file_id"] for each in listed] == [each.file_id for each in client.files("ada")]
+        assert "is written" in command("--download", file.file_id, "--output", "copy.md").stdout
+        assert (tmp_path / "copy.md").read_bytes() == b"# Hello\n"
+        done = command("--upload", str(given)).stdout
+        assert f'{{"file": "{done.partition(" ")[0]}"}}' in done
+        assert "exists" in command("--download", file.file_id).stderr, "it replaces nothing without being told"
+        assert "is deleted" in command("--delete", file.file_id).stdout
+        again = command("--delete", file.file_id)
+        assert again.returncode != 0
+        assert "`strandline files SESSION` lists" in " ".join(again.stderr.split())
