@@ -9,7 +9,7 @@ WALK: Final = 1000
 
 
 COUNT_STORED_BYTES: Final = """
-SELECT sessions.principal, coalesce(sum(parts.bytes), 0) FROM sessions LEFT JOIN (
+SELECT sessions.principal, CAST(coalesce(sum(parts.bytes), 0) AS bigint) FROM sessions LEFT JOIN (
     SELECT session, length(input) + coalesce(length(metadata), 0) AS bytes FROM runs
     UNION ALL SELECT no, coalesce(length(options), 0) FROM sessions
     UNION ALL SELECT session, coalesce(length(messages), 0) FROM history
