@@ -19,7 +19,7 @@ from strandline import FileId, Principal, Request, Service, SessionId, SessionKe
 from strandline._files.blocks import LARGEST, FileReader, ids_in, reference
 from strandline._files.kinds import BINARY, TypeProbe
 from strandline._files.names import LONGEST, NAMELESS, safe_name
-from strandline._files.store import FileStore, Incoming, folder_of, is_file_id, new_file_id
+from strandline._files.store import COPIES, FileStore, Incoming, copy_for_tools, folder_of, is_file_id, new_file_id
 from strandline.errors import DiskLow, FileTooLarge, Invalid, NotFound, StorageFull
 from strandline.testing import ScriptedModel
 
@@ -286,6 +286,36 @@ def test_the_model_sees_each_file_once_and_tools_get_copies(tmp_path: Path) -> N
             assert history[0]["content"][0] == reference(image.file_id, "a b.png", "image/png", len(PNG))
 
     play(scene)
+
+
+def test_no_link_that_a_tool_has_left_is_followed(tmp_path: Path) -> None:
+    """Neither in place of a folder of the copies, nor of a copy."""
+    store, workspace, outside = FileStore(tmp_path / "files"), tmp_path / "w", tmp_path / "outside"
+    incoming = store.begin(new_file_id())
+    incoming.write(PNG)
+    incoming.keep(KEY)
+    kept, file_id = store.path(KEY, incoming.file_id), incoming.file_id
+    outside.mkdir()
+    (victim := outside / "a.png").write_bytes(b"before")
+    for link, to in ((COPIES, outside), (f"{COPIES}/{file_id}", outside), (f"{COPIES}/{file_id}/a.png", victim)):
+        (at := workspace / link).parent.mkdir(parents=True, exist_ok=True)
+        at.symlink_to(to)
+        if to == victim:
+            assert copy_for_tools(kept, workspace, file_id, "a.png") == at
+            assert not at.is_symlink()
+            assert at.read_bytes() == PNG
+        else:
+            with pytest.raises(OSError, match=r"Not a directory|Too many levels"):
+                copy_for_tools(kept, workspace, file_id, "a.png")
+            at.unlink()
+        assert [each.name for each in outside.iterdir()] == ["a.png"]
+        assert victim.read_bytes() == b"before"
+    (workspace / COPIES / file_id / "b").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        copy_for_tools(kept, workspace, file_id, "b")
+    assert sorted(each.name for each in (workspace / COPIES / file_id).iterdir()) == ["a.png", "b"]
+    kept.unlink()
+    assert copy_for_tools(kept, workspace, file_id, "c") is None
 
 
 def test_a_conversation_manager_that_asks_the_model_itself_shows_it_the_files(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -25,6 +26,8 @@ INCOMING: Final = "incoming"
 READ_ONLY: Final = 0o400
 _FOLDER: Final = re.compile(r"[0-9a-f]{64}")
 _ID: Final = re.compile(r"file_[0-9a-f]{32}")
+_FOLDERS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 COPIES: Final = "uploads"
 """The folder in a session's workspace that has copies for tools."""
 
@@ -168,22 +171,47 @@ def path_of(root: str, key: SessionKey, file_id: str) -> Path:
 def copy_for_tools(kept: Path, workspace: Path, file_id: str, name: str) -> Path | None:
     """Copy a file into a session's workspace, unless it is there already; return its path, None if it is not kept.
 
-    `name` is safe. Tools may do what they like with the copy. Raises `OSError`.
+    `name` is safe. Tools may do what they like with the copy, and with the folders above it: no symbolic link that they
+    leave there is followed. Raises `OSError`, also for such a link.
     """
-    copy = workspace / COPIES / file_id / name
-    if copy.exists():
-        return copy
-    private.make_folder(copy.parent)
-    beside = copy.with_name(f".{secrets.token_hex(4)}.tmp")
+    private.make_folder(workspace)
+    folder = os.open(workspace, _FOLDERS)
     try:
-        with open(kept, "rb") as source, open(beside, "xb", opener=_private_file) as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-        os.replace(beside, copy)
-    except FileNotFoundError:
-        return None
+        for each in (COPIES, file_id):
+            with suppress(FileExistsError):
+                os.mkdir(each, private.FOLDER, dir_fd=folder)
+            above, folder = folder, os.open(each, _FOLDERS, dir_fd=folder)
+            os.close(above)
+        if not _is_file(name, folder) and not _copied(kept, name, folder):
+            return None
     finally:
-        beside.unlink(missing_ok=True)
-    return copy
+        os.close(folder)
+    return workspace / COPIES / file_id / name
+
+
+def _is_file(name: str, folder: int) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _copied(kept: Path, name: str, folder: int) -> bool:
+    """Copy a file into an open folder, in place of what has its name there; return whether it is kept."""
+    beside = f".{secrets.token_hex(4)}.tmp"
+    try:
+        with (
+            open(kept, "rb") as source,
+            open(os.open(beside, _NEW, private.FILE, dir_fd=folder), "wb") as target,
+        ):
+            shutil.copyfileobj(source, target, 1 << 20)
+        os.replace(beside, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except FileNotFoundError:
+        return False
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(beside, dir_fd=folder)
+    return True
 
 
 def _bring(folder: Path, put: Callable[[], object]) -> None:
