@@ -2,11 +2,13 @@
 
 import base64
 import hashlib
+import io
 import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import httpx
 import pytest
@@ -158,3 +160,55 @@ def test_the_client_and_the_command_upload_download_and_delete(server: Server, t
         again = command("--delete", file.file_id)
         assert again.returncode != 0
         assert "`strandline files SESSION` lists" in " ".join(again.stderr.split())
+
+
+def unpacked(data: bytes) -> tuple[dict[str, list[dict[str, Any]]], dict[str, bytes]]:
+    """Return the lines of a zip, by name, and the files in it."""
+    with ZipFile(io.BytesIO(data)) as packed:
+        assert packed.testzip() is None
+        content = {each: packed.read(each) for each in packed.namelist()}
+    lines = {
+        name: [json.loads(line) for line in each.splitlines()] for name, each in content.items() if ".json" in name
+    }
+    return lines, {name: each for name, each in content.items() if name not in lines}
+
+
+def test_a_session_is_exported_as_one_zip(server: Server, tmp_path: Path) -> None:
+    first, second = uploaded(server, session="all"), uploaded(server, b"a,b\n" * 40_000, "b.csv", "all")
+    assert ran(server, [{"file": first["file_id"]}, {"text": "0"}], "all").json()["output"] == "seen"
+    for number in range(1, 102):
+        server.client.post("/v1/sessions/all/runs", json={"input": str(number)})
+    assert ran(server, [{"text": "last"}], "all").json()["output"] == "seen"
+    assert server.client.patch("/v1/sessions/all", json={"options": {"priority": 2}}).status_code == 200
+
+    answer = server.client.get("/v1/sessions/all/export")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/zip")
+    assert answer.headers["content-disposition"] == 'attachment; filename="all.zip"'
+    lines, content = unpacked(answer.content)
+    assert lines["session.json"] == [server.client.get("/v1/sessions/all").json()]
+    assert [each["index"] for each in lines["history.jsonl"]] == list(range(206))
+    assert lines["history.jsonl"][-100:] == server.client.get("/v1/sessions/all/history?limit=100").json()["messages"]
+    assert lines["history.jsonl"][0]["content"][0]["file"]["id"] == first["file_id"]
+    assert [each["run_id"] for each in lines["runs.jsonl"][::-1]] == list(
+        dict.fromkeys(each["run_id"] for each in lines["history.jsonl"])
+    )
+    assert lines["files.jsonl"] == server.client.get("/v1/sessions/all/files").json()["files"]
+    assert lines["damaged.json"] == [{"runs": [], "files": []}]
+    assert content == {
+        f"files/{first['file_id']}/a.png": PNG,
+        f"files/{second['file_id']}/b.csv": b"a,b\n" * 40_000,
+    }
+    assert server.client.head("/v1/sessions/all/export").status_code == 200
+    assert server.client.get("/v1/sessions/none/export").status_code == 404
+
+    next(each for each in server.folder.rglob(second["file_id"]) if each.is_file()).unlink()
+    with Client(server.url) as client:
+        lines, content = unpacked(client.export("all"))
+        assert lines["damaged.json"] == [{"runs": [], "files": [second["file_id"]]}]
+        assert [*content] == [f"files/{first['file_id']}/a.png"]
+        with pytest.raises(NotFound):
+            client.export("none")
+    done = typed("export", "all", "--url", server.url, folder=tmp_path)
+    assert "all.zip is written." in done.stdout, done.stderr
+    assert unpacked((tmp_path / "all.zip").read_bytes())[0] == lines
+    assert "exists" in typed("export", "all", "--url", server.url, folder=tmp_path).stderr

@@ -82,13 +82,14 @@ def test_no_header_between_servers_reaches_a_client_and_none_of_a_client_a_serve
 
 
 def is_of_a_session(operation: Operation) -> bool:
-    """Return whether only one server can answer. Stored schedules, files, histories and trees are read by all, and any
-    of them sends an event again."""
+    """Return whether only one server can answer. Stored schedules, files, histories, trees and exports are read by all,
+    and any of them sends an event again."""
     if "/webhooks" in operation.path:
         return False
     if operation.method == "GET" and ("/schedules" in operation.path or "/files" in operation.path):
         return False
-    return operation.path in BODIES or ("_id}" in operation.path and not operation.path.endswith(("/history", "/tree")))
+    read_by_all = operation.path.endswith(("/history", "/tree", "/export"))
+    return operation.path in BODIES or ("_id}" in operation.path and not read_by_all)
 
 
 async def answering(_: Attempt) -> str:

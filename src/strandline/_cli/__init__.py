@@ -21,6 +21,7 @@ from strandline._cli.cluster import cluster_app
 from strandline._cli.demo import demo_app
 from strandline._cli.doctor import doctor
 from strandline._cli.edit import edit
+from strandline._cli.export import export
 from strandline._cli.files import files
 from strandline._cli.fork import fork
 from strandline._cli.init import init
@@ -59,6 +60,7 @@ app.command(short_help="Show the sessions of a server.")(sessions)
 app.command(short_help="Show the runs of a session.")(runs)
 app.command()(history)
 app.command(short_help="Show, upload and download the files of a session.")(files)
+app.command(short_help="Write all of a session into a zip.")(export)
 app.command()(cancel)
 app.command(short_help="Move waiting runs.")(move)
 app.command(short_help="Change what a waiting run says.")(edit)

@@ -40,7 +40,7 @@ def files(
             _show_upload(server.upload(name, _content(upload), upload.name), as_json=as_json)
         elif download is not None:
             path = output or Path(_name_of(server.files(name, most(limit, everything=True)), download))
-            _write(path, server.download(name, download), may_replace=output is not None)
+            write(path, server.download(name, download), may_replace=output is not None)
             say.out().print(f"{path} is written.", markup=False, soft_wrap=True)
         elif delete is not None:
             server.delete_file(name, delete)
@@ -86,7 +86,7 @@ def _content(path: Path) -> bytes:
         raise SetupError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _write(path: Path, data: bytes, *, may_replace: bool) -> None:
+def write(path: Path, data: bytes, *, may_replace: bool) -> None:
     """Write a download; without a name of the user's own it replaces nothing."""
     try:
         with open(path, "wb" if may_replace else "xb") as file:

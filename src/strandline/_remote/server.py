@@ -184,6 +184,11 @@ class RemoteServer:
         sent = requests.download(session, file_id)
         return self._reply(sent, "GET", sent.path).body
 
+    def export(self, session: str) -> bytes:
+        """Return all of a session as a zip. Raises `UnknownId`."""
+        sent = requests.export(session)
+        return self._reply(sent, "GET", sent.path).body
+
     def delete_file(self, session: str, file_id: str) -> None:
         """Delete a file. Raises `UnknownId`."""
         self._ask("DELETE", f"{_path(session)}/files/{_quoted(file_id)}")

@@ -217,6 +217,10 @@ class AsyncClient:
         """Return the content of a file."""
         return await self._do(plans.download(file_id, session_id, self._patience()))
 
+    async def export(self, session_id: str = DEFAULT_SESSION) -> bytes:
+        """Return all of a session as a zip: its history, its runs, its options and its files."""
+        return await self._do(plans.export(session_id, self._patience()))
+
     async def delete_file(self, file_id: str, session_id: str = DEFAULT_SESSION) -> None:
         """Delete a file. Messages that name it say from now on that it is gone."""
         await self._do(plans.delete_file(file_id, session_id, self._patience()))

@@ -327,6 +327,11 @@ def download(file_id: str, session: str, patience: Patience) -> Plan[bytes]:
     return (yield from ask(requests.download(session, file_id), patience)).body
 
 
+def export(session: str, patience: Patience) -> Plan[bytes]:
+    """Return all of a session. Raises `ClientError`."""
+    return (yield from ask(requests.export(session), patience)).body
+
+
 def delete_file(file_id: str, session: str, patience: Patience) -> Plan[None]:
     """Delete a file. Raises `ClientError`."""
     yield from ask(requests.delete_file(session, file_id), patience)

@@ -217,6 +217,12 @@ def download(session: str, file_id: str) -> Request:
     return _request("GET", f"{_files(session)}/{quote(file_id, safe='')}", headers={"Accept": "*/*"}, read_s=WAIT_S)
 
 
+def export(session: str) -> Request:
+    """Return the request for all of a session."""
+    path = f"/v1/sessions/{quote(session, safe='')}/export"
+    return _request("GET", path, headers={"Accept": "*/*"}, read_s=WAIT_S)
+
+
 def delete_file(session: str, file_id: str) -> Request:
     """Return the request to delete a file."""
     return _request("DELETE", f"{_files(session)}/{quote(file_id, safe='')}", again=False)

@@ -214,6 +214,10 @@ class Client:
         """Return the content of a file."""
         return self._do(plans.download(file_id, session_id, self._patience()))
 
+    def export(self, session_id: str = DEFAULT_SESSION) -> bytes:
+        """Return all of a session as a zip: its history, its runs, its options and its files."""
+        return self._do(plans.export(session_id, self._patience()))
+
     def delete_file(self, file_id: str, session_id: str = DEFAULT_SESSION) -> None:
         """Delete a file. Messages that name it say from now on that it is gone."""
         self._do(plans.delete_file(file_id, session_id, self._patience()))

@@ -34,6 +34,7 @@ from strandline._http.middleware.access_log import Denials
 from strandline._http.middleware.auth import Access
 from strandline._http.middleware.guard import Guard
 from strandline._http.routes.events import Changes
+from strandline._http.routes.export import Export
 from strandline._http.routes.files import FileRoutes
 from strandline._http.routes.forks import Forks
 from strandline._http.routes.health import Probes
@@ -90,7 +91,7 @@ def build_apps(
     sessions = Sessions(service, settings)
     forks, trees = Forks(service, settings), Trees(service)
     schedules = ScheduleRoutes(service, settings)
-    files = FileRoutes(service)
+    files, export = FileRoutes(service), Export(service)
     webhooks = WebhookRoutes(service, settings)
     if keys is not None:
         service.schedules.has_key = lambda principal: any(each.principal == principal for each in keys.ring.keys)
@@ -147,6 +148,7 @@ def build_apps(
                 methods=["GET", "PATCH", "DELETE"],
             ),
             Route("/v1/sessions/{session_id}/history", Endpoint(sessions.history), methods=["GET"]),
+            Route("/v1/sessions/{session_id}/export", Endpoint(export.export), methods=["GET"]),
             Route(
                 "/v1/sessions/{session_id}/files",
                 Endpoint(by_method(GET=files.all, POST=files.upload)),

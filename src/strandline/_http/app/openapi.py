@@ -255,6 +255,8 @@ class Operation(Struct, frozen=True, kw_only=True):
     """Whether its body is a file."""
     downloads: bool = False
     """Whether it answers with a file, or a part of one."""
+    exports: bool = False
+    """Whether it answers with a zip."""
 
 
 PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
@@ -517,6 +519,9 @@ OPERATIONS: Final = (
               takes=("session", "limit", "number_cursor", "discarded", "superseded"),
               summary="Read the messages of a session", answers={200: HistoryBody},
               refused=(errors.Invalid, *_READING)),
+    Operation(method="GET", path="/v1/sessions/{session_id}/export", tag="sessions", takes=("session",), exports=True,
+              summary="Export a session, its history, its runs and its files as one zip", answers={},
+              refused=(errors.NotFound, errors.Invalid, *_READING)),
     Operation(method="GET", path="/v1/sessions/{session_id}/files", tag="files",
               takes=("session", "limit", "files_cursor"),
               summary="List the files of a session", answers={200: FilesBody}, refused=(errors.Invalid, *_READING)),
@@ -755,6 +760,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
         response["content"][MEDIA_TYPE] = event_schemas.media_type(operation.events)
     if operation.streams is not None:
         responses["200"]["content"][MEDIA_TYPE] = event_schemas.stream_of(operation.streams)
+    if operation.exports:
+        responses[str(wire.OK)] = {"description": "A zip.", "content": {"application/zip": {}}}
     if operation.downloads:
         for status, what in ((wire.OK, "The file."), (wire.PARTIAL, "A part of it.")):
             responses[str(status)] = {"description": what, "content": {"*/*": {}}}

@@ -19,6 +19,7 @@ from strandline._http.caller import Caller, caller_of, session_of
 from strandline._http.exchange.run_request import CollectBody, Priority, SenderBody, WebhookBody, whole_number
 from strandline._http.forwardable import only_once
 from strandline._http.routes.runs import runs_body
+from strandline._journal.port import HistoryPage
 from strandline._model import (
     NO_DEFAULTS,
     Block,
@@ -269,22 +270,26 @@ class Sessions:
             discarded=wire.flag("discarded", query.get("discarded", "false")),
             superseded=wire.flag("superseded", query.get("superseded", "false")),
         )
-        replaced = frozenset(page.superseded)
-        hidden = frozenset(page.discarded)
-        shown = [
-            MessageBody(
-                index=page.indices[number],
-                run_id=page.runs[number],
-                sender=sender_of(message, key.principal),
-                role=message["role"],
-                content=message["content"],
-                discarded=number in hidden,
-                superseded=number in replaced,
-                pending=page.pending and number == len(page.messages) - 1,
-            )
-            for number, message in enumerate(page.messages)
-        ]
+        shown = message_bodies(page, key)
         return wire.answer(HistoryBody(messages=shown, next_cursor=str(page.first) if page.first else None))
+
+
+def message_bodies(page: HistoryPage, key: SessionKey) -> list[MessageBody]:
+    """Return the messages of a page of history in wire format."""
+    replaced, hidden = frozenset(page.superseded), frozenset(page.discarded)
+    return [
+        MessageBody(
+            index=page.indices[number],
+            run_id=page.runs[number],
+            sender=sender_of(message, key.principal),
+            role=message["role"],
+            content=message["content"],
+            discarded=number in hidden,
+            superseded=number in replaced,
+            pending=page.pending and number == len(page.messages) - 1,
+        )
+        for number, message in enumerate(page.messages)
+    ]
 
 
 def session_body(session: SessionView, why: Why | None) -> SessionBody:
