@@ -312,7 +312,8 @@ def test_nothing_of_one_principal_is_there_for_another(history: str, tmp_path: P
                                 "not even a hint"
                             )
                     for method, path in (
-                        *(("GET", "/v1/sessions/s"), ("GET", "/v1/sessions/s/tree"), ("DELETE", "/v1/sessions/s")),
+                        *(("GET", f"/v1/sessions/s{of}") for of in ("", "/tree", "/export")),
+                        ("DELETE", "/v1/sessions/s"),
                         *(("POST", f"/v1/sessions/s/{action}") for action in ("pause", "resume", "cancel")),
                     ):
                         assert (await other.request(method, path)).status_code == 404, path
