@@ -6,9 +6,11 @@ import sys
 import pytest
 
 import strandline
+from strandline import _journal
 from strandline._clock import SystemClock
 from strandline._composition import open_journal
 from strandline._config import journal_database, journal_file, resolve
+from strandline._journal import postgres
 from strandline._printable import without_passwords
 from strandline._telemetry.recorder import MetricsRecorder
 from strandline.errors import SettingsError
@@ -30,6 +32,7 @@ def test_another_address_is_refused_without_its_password(address: str) -> None:
 
 
 def test_without_the_driver_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_journal, "postgres", postgres)  # (put back in the end: importing it anew replaces it)
     for name in [name for name in sys.modules if name.startswith(("psycopg", "strandline._journal.postgres"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "psycopg", None)

@@ -25,6 +25,7 @@ from strandline.errors import (
     QueueFull,
     ServerFull,
     StorageFull,
+    WebhooksFull,
 )
 
 NO_CODE: Final = "none"
@@ -44,6 +45,7 @@ REFUSALS: Final = tuple(
         QueueFull,
         ServerFull,
         StorageFull,
+        WebhooksFull,
     )
 )
 CUTS: Final = (
