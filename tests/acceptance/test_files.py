@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from zipfile import ZipFile
 import httpx
 import pytest
 
-from acceptance.server import TARGETS, Server, serving
+from acceptance.server import TARGETS, Server, serving, until
 from acceptance.server import ran as typed
 from fakes.provider import Provider, ReceivedRequest
 from strandline.client import Client, ClientError, NotFound
@@ -70,6 +71,13 @@ def test_a_file_is_uploaded_listed_read_in_parts_and_deleted(server: Server) -> 
     part = server.client.get(path, headers={"Range": "bytes=1-3"})
     assert (part.status_code, part.content, part.headers["content-range"]) == (206, b"PNG", f"bytes 1-3/{len(PNG)}")
     assert server.client.get(path, headers={"Range": f"bytes={len(PNG)}-"}).status_code == 416
+    assert server.client.get(path, headers={"Range": "bytes=-4"}).content == PNG[-4:]
+    assert server.client.get(path, headers={"Range": f"bytes=4-{len(PNG) + 9}"}).content == PNG[4:]
+    parts = server.client.get(path, headers={"Range": "bytes=0-1,4-5"})
+    assert (parts.status_code, parts.headers["content-type"].partition(";")[0]) == (206, "multipart/byteranges")
+    assert (PNG[:2] in parts.content, parts.content.count(b"Content-Range")) == (True, 2)
+    for broken in ("bytes=5-1", "bytes=a-b", "lines=0-1"):
+        assert server.client.get(path, headers={"Range": broken}).status_code in (400, 416), broken
     assert server.client.get(path.replace("/s/", "/t/")).status_code == 404
     assert server.client.delete(path).status_code == 204
     assert [server.client.request(each, path).status_code for each in ("GET", "DELETE")] == [404, 404]
@@ -127,6 +135,25 @@ def test_what_is_no_file_is_refused(server: Server) -> None:
     others = uploaded(server, session="other")
     assert ran(server, [{"file": others["file_id"]}], "refused").status_code == 422
     assert list(Path(server.folder).rglob("incoming/file_*")) == []
+
+
+def test_a_kill_while_uploading_leaves_nothing(server: Server) -> None:
+    kept = uploaded(server, session="killed")
+    host, _, port = server.url.removeprefix("http://").partition(":")
+
+    def incoming() -> list[Path]:
+        return list(Path(server.folder).rglob("incoming/file_*"))
+
+    with socket.create_connection((host, int(port))) as half:
+        head = "POST /v1/sessions/killed/files HTTP/1.1", "Host: localhost", "Content-Length: 90000", "", ""
+        half.sendall("\r\n".join(head).encode() + b"a" * 40_000)
+        until(incoming, "the upload has begun")
+        server.kill()
+    assert len(incoming()) == 1
+    server.start()
+    until(lambda: not incoming(), "what is left of it is removed")
+    assert server.client.get("/v1/sessions/killed/files").json()["files"] == [kept]
+    assert server.client.get(f"/v1/sessions/killed/files/{kept['file_id']}").content == PNG
 
 
 def test_the_client_and_the_command_upload_download_and_delete(server: Server, tmp_path: Path) -> None:

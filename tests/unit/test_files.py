@@ -20,8 +20,10 @@ from strandline._files.blocks import LARGEST, FileReader, ids_in, reference
 from strandline._files.kinds import BINARY, TypeProbe
 from strandline._files.names import LONGEST, NAMELESS, safe_name
 from strandline._files.store import COPIES, FileStore, Incoming, copy_for_tools, folder_of, is_file_id, new_file_id
+from strandline._journal.port import AddFile
 from strandline.errors import DiskLow, FileTooLarge, Invalid, NotFound, StorageFull
 from strandline.testing import ScriptedModel
+from strandline.testing._desk import StillClock
 
 KEY = SessionKey(strandline.ANONYMOUS, SessionId("s"))
 PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 20
@@ -235,6 +237,53 @@ def test_a_start_removes_files_that_have_no_record(tmp_path: Path) -> None:
                 await asyncio.sleep(0)
             _, path = await service.file(KEY, kept.file_id)
             assert path.read_bytes() == b"kept"
+
+    play(scene)
+
+
+def test_an_upload_goes_on_while_leftovers_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its first folder, and at its place before its record is there."""
+
+    async def scene() -> None:
+        async with serving(tmp_path) as service:
+            files = service._checked(KEY).files
+            while files._begun is not None:  # (at its start it looks itself)
+                await asyncio.sleep(0)
+            files._begun = set()
+
+            async def looked_for_between() -> AsyncIterator[bytes]:
+                yield b"one "
+                assert len(left_in(tmp_path)) == 1
+                await files._remove_orphans(FileStore(tmp_path / "journal.db.files"))
+                yield b"two"
+
+            change = files._journal.change
+
+            async def looked_for_before(asked: Any) -> Any:
+                if isinstance(asked, AddFile):
+                    await files.remove_orphans()
+                return await change(asked)
+
+            monkeypatch.setattr(files._journal, "change", looked_for_before)
+            file = await files.add(KEY, "a", looked_for_between())
+            monkeypatch.undo()
+            assert (await service.file(KEY, file.file_id))[1].read_bytes() == b"one two"
+
+    play(scene)
+
+
+def test_a_file_that_no_run_names_is_deleted_after_its_time_and_a_named_one_is_not(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with serving(tmp_path, file_retention=3600) as service:
+            named, unnamed = await service.upload(KEY, b"named"), await service.upload(KEY, b"unnamed")
+            assert await said(service, {"file": named.file_id}) == "succeeded"
+            files = service._checked(KEY).files
+            for later, there in ((3590, {named.file_id, unnamed.file_id}), (3610, {named.file_id})):
+                files._clock = clock = StillClock()
+                clock.at = unnamed.created_at + later
+                await files.expire()
+                assert {each.file_id for each in (await service.files(KEY)).files} == there
+                assert {each.name for each in left_in(tmp_path)} == there
 
     play(scene)
 
