@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from strandline._older_names import NEWER_SETTINGS, NEWER_VALUES
-from strandline._printable import without_passwords
+from strandline._printable import without_passwords, without_secrets
 from strandline._session_files.paths import SessionPaths
 from strandline._settings import Settings
 from strandline.errors import SettingsError
@@ -31,6 +31,8 @@ DEFAULT: Final = "default"
 PREFIX: Final = "STRANDLINE_"
 HIDDEN: Final = frozenset({"api_keys"})
 """Settings whose values are not shown, since they may contain an API key by mistake."""
+_URLS: Final = frozenset({"webhook"})
+"""Settings that are URLs, of which the query may be a secret too."""
 OF_CLIENTS: Final = frozenset({"STRANDLINE_API_KEY", "STRANDLINE_API_KEY_FILE"})
 """Variables of clients, which are not settings."""
 TOML_FILE: Final = "strandline.toml"
@@ -76,11 +78,15 @@ class SettingState(Struct, frozen=True):
 def shown(setting: SettingState) -> SettingState:
     """Return a setting without a value, or a part of it, that may be secret."""
     if isinstance(setting.value, str):
-        setting = msgspec.structs.replace(setting, value=without_passwords(setting.value))
+        setting = msgspec.structs.replace(setting, value=_without_secrets(setting.name, setting.value))
     if setting.name not in HIDDEN or not setting.value:
         return setting
     count = len(setting.value) if isinstance(setting.value, list) else 1
     return msgspec.structs.replace(setting, value=f"{count}, not shown")
+
+
+def _without_secrets(name: str, text: str) -> str:
+    return without_secrets(text) if name in _URLS else without_passwords(text)
 
 
 class Survey(Struct, frozen=True):
@@ -431,7 +437,7 @@ def _convert(name: str, raw: Any, kind: Any, origin: str) -> Any:
             raise msgspec.ValidationError("Expected a finite number")
         return converted
     except msgspec.ValidationError as error:
-        said = "not shown here" if name in HIDDEN else without_passwords(repr(raw))
+        said = "not shown here" if name in HIDDEN else _without_secrets(name, repr(raw))
         raise SettingsError(
             f"{name} is {said} ({origin}); it must be {_choices(kind) or _wanted(error)}. {_description(kind)}."
         ) from None

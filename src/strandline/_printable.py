@@ -16,6 +16,8 @@ _PASSWORD: Final = re.compile(
     r"|(?P<named>(?i:password)=)('(?:[^'\\]|\\.)*'|[^\s&'\"]+)"
 )
 HIDDEN_PASSWORD: Final = "***"
+_USER: Final = re.compile(r"(?<=//)[^/?#]*(?=@)")
+_QUERY: Final = re.compile(r"(?<=[?#])[^\s'\"]+")
 
 ERROR_IDS: Final = "strandline.errors"
 """The logger of error texts for which callers get an id: it logs them at every log level."""
@@ -29,6 +31,11 @@ def clean(text: str) -> str:
 def without_passwords(text: str) -> str:
     """Return a text in which the passwords of all addresses are hidden, of URLs and of `password=...`."""
     return _PASSWORD.sub(lambda found: f"{found['before'] or found['named']}{HIDDEN_PASSWORD}", text)
+
+
+def without_secrets(url: str) -> str:
+    """Return a URL, or a text with one, without user name, password and query: each of them may be a secret."""
+    return _QUERY.sub(HIDDEN_PASSWORD, _USER.sub(HIDDEN_PASSWORD, without_passwords(url)))
 
 
 class Private(str):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from strandline._config import check_exposure, descriptions, is_loopback, resolve, survey
+from strandline._config import check_exposure, descriptions, is_loopback, resolve, shown, survey
 from strandline._settings import Settings
 from strandline.errors import SettingsError
 
@@ -248,3 +248,22 @@ def test_with_keys_a_principal_may_have_half_of_all_holds_and_without_as_many_as
         ({"max_still_working_per_caller": 2}, 2),
     ):
         assert resolve(given, {}).settings.holds_per_principal == in_force, given
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://hooks.example/a", "https://hooks.example/a"),
+        ("https://hooks.example/a?token=s3cret&b=/?s3cret", "https://hooks.example/a?***"),
+        ("https://s3cret@hooks.example/a", "https://***@hooks.example/a"),
+        ("https://ada:s3c/r@et@hooks.example/a?s3cret#s3cret", "https://***@hooks.example/a?***"),
+    ],
+)
+def test_what_may_be_secret_in_the_servers_webhook_is_not_shown(url: str, said: str, tmp_path: Path) -> None:
+    found = survey({"STRANDLINE_WEBHOOK": url}, folder=tmp_path)
+    assert [shown(each).value for each in found.settings if each.name == "webhook"] == [said]
+    (tmp_path / "strandline.toml").write_text(f'webhook = ["{url}"]\n')
+    with pytest.raises(SettingsError, match="webhook is") as refused:
+        resolve({}, {}, folder=tmp_path)
+    assert said in str(refused.value)
+    assert "s3cret" not in str(refused.value)
