@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from strandline._engine.webhooks import Outbox, SendResult, ToSend
-from strandline._engine.webhooks.outbox import AT_ONCE_EACH, FEW, LOOK_S, MOST
+from strandline._engine.webhooks.outbox import AT_ONCE_EACH, AT_ONCE_FOR_ONE, BUSY, FEW, LOOK_S, MOST
 from strandline._journal.memory import MemoryJournal
 from strandline._journal.port import Bounds
 from strandline._model import ANONYMOUS, NewRun, Principal, RunId, RunWebhook, SessionId, SessionKey
@@ -22,6 +22,7 @@ from strandline.errors import JournalUnavailable, NotFound, SettingsError
 from strandline.testing._desk import StillClock, done
 
 SECRET = "whsec_" + base64.b64encode(b"s" * 24).decode()
+DEADLINE_S = 60.0
 WIDE = Bounds(100_000, 100_000)
 
 
@@ -202,12 +203,18 @@ class Scene:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def run(self, host: str = "a", session: str = "s", events: tuple[str, ...] = ("run.finished",)) -> str:
+    async def run(
+        self,
+        host: str = "a",
+        session: str = "s",
+        events: tuple[str, ...] = ("run.finished",),
+        principal: Principal = ANONYMOUS,
+    ) -> str:
         """Have a run end that has a webhook; return its id."""
         self._runs += 1
         run_id = f"r{self._runs:05}"
         webhook = RunWebhook(f"https://{host}/", events)
-        key = SessionKey(ANONYMOUS, SessionId(session))
+        key = SessionKey(principal, SessionId(session))
         new = NewRun(run_id=RunId(run_id), key=key, input="x", created_at=1.0, webhook=webhook)
         await self.journal.accept(new, WIDE, claim_next=True)
         claim = await anext(self._claims)
@@ -310,6 +317,63 @@ def test_a_receiver_that_hangs_delays_no_other_however_much_waits_for_it() -> No
             at.sender.release = asyncio.Event()
             await at.quiet()
             assert len(at.sender.sent) == AT_ONCE_EACH + FEW + 1, "one at a time"
+
+    asyncio.run(scene())
+
+
+def test_a_caller_whose_receivers_all_hang_delays_no_other_caller() -> None:
+    """Not even at a receiver for which more of its events wait than fit into memory."""
+
+    async def scene() -> None:
+        async with Scene() as at:
+            eve, ada = Principal("eve"), Principal("ada")
+            hangs = True
+            received = SendResult(received=True, detail="")
+            at.sender.answer = lambda event: None if hangs and event.principal == eve else received
+            hosts = [f"slow-{number}" for number in range(AT_ONCE_FOR_ONE)]
+            for host in hosts * 2 + ["shared"] * (MOST + 200):
+                await at.run(host, principal=eve)
+            await at.quiet()
+            assert len(at.sender.sent) == AT_ONCE_FOR_ONE
+            others = [f"{await at.run(host, principal=ada)}_finished" for host in ["shared", "quick"] * FEW]
+            await at.quiet()
+            came = [each.id for each in at.sender.sent[AT_ONCE_FOR_ONE:]]
+            assert sorted(came) == sorted(others)
+            hangs = False
+            at.sender.release.set()
+            await at.quiet()
+            assert len(at.sender.sent) == 2 * len(hosts) + MOST + 200 + len(others)
+            assert at.outbox.sent == len({each.id for each in at.sender.sent}) == len(at.sender.sent)
+
+    asyncio.run(scene())
+
+
+def test_tests_of_a_webhook_take_no_more_places_than_events() -> None:
+    async def scene() -> None:
+        async with Scene() as at, asyncio.timeout(DEADLINE_S):
+            at.sender.answer = lambda _: None
+            eve, ada = Principal("eve"), Principal("ada")
+
+            def tested(principal: Principal, number: int, host: str) -> "asyncio.Task[SendResult]":
+                return asyncio.create_task(at.outbox.test(principal, f"test_{number}", f"https://{host}/"))
+
+            tests = [tested(eve, number, f"slow-{number}") for number in range(AT_ONCE_FOR_ONE)]
+            at.tasks.update(tests)
+            await at.quiet()
+            assert await at.outbox.test(eve, "more", "https://quick/") == SendResult(received=False, detail=BUSY)
+            event = f"{await at.run('quick', principal=eve)}_finished"
+            each_to_one = [tested(ada, number, "one") for number in range(AT_ONCE_EACH)]
+            at.tasks.update(each_to_one)
+            await at.quiet()
+            assert await at.outbox.test(ada, "more", "https://one/") == SendResult(received=False, detail=BUSY)
+            assert len(at.sender.sent) == AT_ONCE_FOR_ONE + AT_ONCE_EACH
+            at.sender.answer = lambda _: SendResult(received=True, detail="")
+            at.sender.release.set()
+            assert all(each.received for each in await asyncio.gather(*tests, *each_to_one))
+            at.tasks.difference_update(tests, each_to_one)
+            await at.quiet()
+            assert at.sender.sent[-1].id == event
+            assert (await at.outbox.test(eve, "more", "https://one/")).received
 
     asyncio.run(scene())
 

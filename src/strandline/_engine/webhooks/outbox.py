@@ -21,6 +21,7 @@ from strandline._encoding import decoder, encode
 from strandline._engine.maintenance import Readiness
 from strandline._engine.ownership import Ownership
 from strandline._engine.webhooks.port import Sender, SendResult, ToSend
+from strandline._journal.deliveries import host_of
 from strandline._journal.port import (
     Changed,
     DeliveriesLeftQuery,
@@ -43,6 +44,8 @@ AT_ONCE: Final = 256
 """How many events are sent at once, to all receivers."""
 AT_ONCE_EACH: Final = 16
 """How many to one receiver."""
+AT_ONCE_FOR_ONE: Final = AT_ONCE // 4
+"""How many of one caller, tests included: its receivers that hang leave most of them to others."""
 SLOW_S: Final = 60.0
 """For how long a receiver that did not answer in time gets one event at a time."""
 FEW: Final = 64
@@ -54,6 +57,7 @@ MOST_EXCLUDED: Final = 64
 LOOK_S: Final = 5.0
 """How often storage is looked at when nothing is known to be due: another server may have left something."""
 RETRY_S: Final = 1.0
+BUSY: Final = "it was not sent, since as many events are being sent as may be at once; try again later"
 
 
 class _Stored(Struct, frozen=True):
@@ -136,6 +140,12 @@ class Outbox:
         self._more: set[str] = set()
         """Receivers of which storage may have more that is due."""
         self._sending: Counter[str] = Counter()
+        self._sending_for: Counter[Principal] = Counter()
+        self._full: set[Principal] = set()
+        """Callers of whom as many events are being sent as may be at once."""
+        self._waiting_for: Counter[Principal] = Counter()
+        self._more_for: set[Principal] = set()
+        """Callers of whom storage may have more that is due."""
         self._slow: dict[str, float] = {}
         """Receivers that did not answer in time, and until when they get one event at a time."""
         self._results: list[tuple[StoredDelivery, SendResult]] = []
@@ -186,9 +196,11 @@ class Outbox:
             return
         for host in list(self._waiting):
             queue, most = self._waiting[host], self._most(host)
-            while queue and self._sending[host] < most and self._sending.total() < AT_ONCE:
-                self._sending[host] += 1
-                self._spawn(self._send(queue.popleft()))
+            while self._sending[host] < most and self._sending.total() < AT_ONCE:
+                if (stored := self._next(queue)) is None:
+                    break
+                self._enter(host, stored.key.principal)
+                self._spawn(self._send(stored))
             if not queue:
                 del self._waiting[host]
         now = self._clock.now()
@@ -196,6 +208,26 @@ class Outbox:
             self._is_reading = True
             self._spawn(self._read())
         self._arm(now)
+
+    def _next(self, queue: deque[StoredDelivery]) -> StoredDelivery | None:
+        """Take the first event of a queue whose caller may send more."""
+        for index, stored in enumerate(queue):
+            if stored.key.principal not in self._full:
+                del queue[index]
+                _less(self._waiting_for, stored.key.principal)
+                return stored
+        return None
+
+    def _enter(self, host: str, principal: Principal) -> None:
+        self._sending[host] += 1
+        self._sending_for[principal] += 1
+        if self._sending_for[principal] >= AT_ONCE_FOR_ONE:
+            self._full.add(principal)
+
+    def _leave(self, host: str, principal: Principal) -> None:
+        _less(self._sending, host)
+        _less(self._sending_for, principal)
+        self._full.discard(principal)
 
     def _most(self, host: str) -> int:
         until = self._slow.get(host)
@@ -217,7 +249,11 @@ class Outbox:
         self._pump()
 
     def _in_memory(self, host: str) -> int:
-        return len(self._waiting.get(host, ())) + self._sending[host]
+        """Return how many events of a receiver are in memory, without those that wait until their caller may send."""
+        queue = self._waiting.get(host, ())
+        if not self._full:
+            return len(queue) + self._sending[host]
+        return sum(each.key.principal not in self._full for each in queue) + self._sending[host]
 
     async def _read(self) -> None:
         """Read events that are due, of all receivers that have few in memory."""
@@ -257,11 +293,16 @@ class Outbox:
         """Keep an event to send, if it is of this server, not known yet, and its receiver has not too many."""
         if stored.id in self._known or not self._ownership.owns(stored.key):
             return False
-        queue = self._waiting.setdefault(stored.host, deque())
-        if len(queue) >= MOST:
+        principal = stored.key.principal
+        if principal in self._full:
+            if self._waiting_for[principal] >= MOST:
+                self._more_for.add(principal)
+                return False
+        elif self._in_memory(stored.host) - self._sending[stored.host] >= MOST:
             self._more.add(stored.host)
             return False
-        queue.append(stored)
+        self._waiting.setdefault(stored.host, deque()).append(stored)
+        self._waiting_for[principal] += 1
         self._known.add(stored.id)
         return True
 
@@ -273,9 +314,8 @@ class Outbox:
             _log.exception("event %s cannot be sent", stored.id)
             result = SendResult(received=False, detail=type(error).__name__)
         finally:
-            self._sending[stored.host] -= 1
-            if not self._sending[stored.host]:
-                del self._sending[stored.host]
+            was_full = stored.key.principal in self._full
+            self._leave(stored.host, stored.key.principal)
         if result.is_slow:
             self._slow[stored.host] = self._clock.now() + SLOW_S
         else:
@@ -283,10 +323,18 @@ class Outbox:
         self._results.append((stored, result))
         if not self._is_noting:
             self._note_soon()
-        if stored.host in self._more and self._in_memory(stored.host) < FEW:
-            self._more.discard(stored.host)
-            self._look_at = 0.0
+        self._look_for_more(stored.host, stored.key.principal, was_full=was_full)
         self._pump()
+
+    def _look_for_more(self, host: str, principal: Principal, *, was_full: bool) -> None:
+        """Have more read at once if few events of a receiver, or of a caller, are left in memory and others are not."""
+        is_few = self._waiting_for[principal] < FEW
+        if host in self._more and self._in_memory(host) < FEW and (is_few or not was_full):
+            self._more.discard(host)
+            self._look_at = 0.0
+        if is_few and principal in self._more_for:
+            self._more_for.discard(principal)
+            self._look_at = 0.0
 
     async def _sent(self, stored: StoredDelivery) -> SendResult:
         if stored.body is None:
@@ -361,11 +409,20 @@ class Outbox:
             raise NotFound(f"there is no event {delivery_id} that waits or is dead")
 
     async def test(self, principal: Principal, event_id: str, url: str) -> SendResult:
-        """Send an event `webhook.test` once, and return whether it was received."""
+        """Send an event `webhook.test` once, and return whether it was received. It has no place of its own: it is not
+        sent while as many events are as may be at once, to its receiver, of its caller or in all."""
         self._readiness.note_request()
+        host = host_of(url)
+        if principal in self._full or self._sending[host] >= AT_ONCE_EACH or self._sending.total() >= AT_ONCE:
+            return SendResult(received=False, detail=BUSY)
         now = datetime.fromtimestamp(self._clock.now(), UTC).isoformat(timespec="milliseconds")
         payload = encode({"type": "webhook.test", "timestamp": now.replace("+00:00", "Z"), "data": {}})
-        return await self._sender.send(ToSend(event_id, url, principal, by_server=False, payload=payload))
+        self._enter(host, principal)
+        try:
+            return await self._sender.send(ToSend(event_id, url, principal, by_server=False, payload=payload))
+        finally:
+            self._leave(host, principal)
+            self._pump()
 
     async def vitals(self) -> WebhookVitals | None:
         """Return what was sent and what is left; None if that cannot be read."""
@@ -375,6 +432,12 @@ class Outbox:
             return None
         oldest_s = 0.0 if left.oldest is None else max(0.0, self._clock.now() - left.oldest)
         return WebhookVitals(self.sent, self.failed, left.waiting, left.dead, oldest_s)
+
+
+def _less(counter: Counter[Any], key: Any) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
 
 
 def _view(stored: StoredDelivery) -> DeliveryView:
