@@ -30,7 +30,7 @@ Prepare = Callable[[Path], list[str]]
 
 CLIENTS: Final = re.compile(
     r"strandline (chat|sessions|runs|history|cancel|move|edit|pause|resume|answer|schedules|files|again|restore|fork"
-    r"|tree|export)\b"
+    r"|tree|export|webhooks)\b"
 )
 NO_PROVIDER: Final = dict.fromkeys(("OPENAI_API_KEY", "OPENAI_BASE_URL", "OLLAMA_HOST", "AWS_PROFILE"), "")
 

@@ -290,6 +290,7 @@ PAGES: Final[dict[str, Page]] = {
         },
         says=[f"{traces.LONGEST:,} characters", f"for {export.FLUSH_S:g} seconds at most"],
     ),
+    "webhooks.md": Page(drawn=["const webhook = new Webhook"]),
     "workers.md": Page(
         by={
             "test_two_sessions_are_in_two_workers_and_one_continues_after_its_worker_died": [

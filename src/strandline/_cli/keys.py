@@ -85,9 +85,9 @@ def webhook(
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
     console = say.err()
-    stored = f"{file} has this line" if file is not None else "store this line"
+    stored = f"The file {file} has this line" if file is not None else "Store this line"
     sentence = f"{stored}. Servers that read that file sign with it without a restart."
-    console.print(sentence[0].upper() + sentence[1:], markup=False, soft_wrap=not console.is_terminal)
+    console.print(sentence, markup=False, soft_wrap=not console.is_terminal)
 
 
 def _check_keys(before: bytes, file: Path, line: str) -> None:
