@@ -12,7 +12,10 @@ from strandline._settings import Settings
 
 PAGE: Final = text("terminal.md")
 EVERYWHERE: Final = PAGE + "".join(
-    map(text, ("check.md", "schedules.md", "files.md", "chat-and-reload.md", "comparison.md", "journal.md"))
+    map(
+        text,
+        ("check.md", "schedules.md", "webhooks.md", "files.md", "chat-and-reload.md", "comparison.md", "journal.md"),
+    )
 )
 
 
