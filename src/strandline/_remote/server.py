@@ -5,11 +5,12 @@ whose message is a paragraph for people.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, cast
 from urllib.parse import quote
 
+from msgspec import to_builtins
+
 from strandline._remote.errors import NotAServer, RemoteError, connecting, unauthorized, unreachable, why
-from strandline.client import _answers as answers
 from strandline.client import _requests as requests
 from strandline.client._errors import ClientError, Conflict, NoServer, NotFound, NotNow, Refused, Unauthorized
 from strandline.client._requests import PAGE
@@ -176,18 +177,18 @@ class RemoteServer:
 
     def upload(self, session: str, data: bytes, name: str) -> Body:
         """Upload a file into a session, and return it."""
-        sent = requests.upload(session, data, name)
-        return answers.json_object(self._reply(sent, "POST", sent.path))
+        path = f"{_path(session)}/files"
+        made = self._tried("POST", path, lambda: self._client.upload(data, session, name=name))
+        return cast(Body, to_builtins(made))
 
     def download(self, session: str, file_id: str) -> bytes:
         """Return the content of a file. Raises `UnknownId`."""
-        sent = requests.download(session, file_id)
-        return self._reply(sent, "GET", sent.path).body
+        path = f"{_path(session)}/files/{_quoted(file_id)}"
+        return self._tried("GET", path, lambda: self._client.download(file_id, session))
 
     def export(self, session: str) -> bytes:
         """Return all of a session as a zip. Raises `UnknownId`."""
-        sent = requests.export(session)
-        return self._reply(sent, "GET", sent.path).body
+        return self._tried("GET", f"{_path(session)}/export", lambda: self._client.export(session))
 
     def delete_file(self, session: str, file_id: str) -> None:
         """Delete a file. Raises `UnknownId`."""
@@ -218,10 +219,6 @@ class RemoteServer:
 
     def _ask(self, method: str, path: str, body: Body | None = None, query: Body | None = None) -> Body:
         return self._tried(method, path, lambda: self._client.ask(method, path, body, query=query))
-
-    def _reply(self, request: requests.Request, method: str, path: str) -> answers.Reply:
-        """Return the answer to a request with a body, or an answer, that is no JSON."""
-        return self._tried(method, path, lambda: self._client._send(request))
 
     def _tried(self, method: str, path: str, ask: Callable[[], T]) -> T:
         try:

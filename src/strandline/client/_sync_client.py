@@ -244,10 +244,6 @@ class Client:
         reply = self._do(plans.ask(requests.anything(method, path, body, query), self._patience()))
         return answers.json_object(reply)
 
-    def _send(self, request: requests.Request) -> Reply:
-        """Return the answer to a request, for commands."""
-        return self._do(plans.ask(request, self._patience()))
-
     # -- carrying out ------------------------------------------------------------------------------
 
     def _patience(self) -> Patience:
