@@ -2,7 +2,7 @@
 
 No run is given so little time that it fails or not as the machine is busy: AgentCore's clients get 500 for that.
 
-What a document allows has to be accepted. Nine rules are about values that no schema can compare, so that a request
+What a document allows has to be accepted. Ten rules are about values that no schema can compare, so that a request
 which is otherwise as the document allows is made to keep them, and all else of it stays as it is: see `before_call`.
 """
 
@@ -48,6 +48,7 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         return
     _answer_each_once(case.body)
     _name_no_file(case.body)
+    _say_how_to_collect_if_it_does(case.body)
     if case.path.endswith("/fork"):
         _name_a_message(case.body)
     if case.path.startswith("/v1/schedules"):
@@ -79,6 +80,12 @@ def _name_no_file(body: dict[str, Any]) -> None:
     """A file that an input names has to be one of its session."""
     if isinstance(given := body.get("input"), list):
         body["input"] = [{"text": "a file"} if isinstance(each, dict) and "file" in each else each for each in given]
+
+
+def _say_how_to_collect_if_it_does(body: dict[str, Any]) -> None:
+    """How long a run collects goes with the policy `collect` only."""
+    if "collect" in body and body.get("if_busy") != "collect":
+        del body["collect"]
 
 
 def _name_a_message(body: dict[str, Any]) -> None:
