@@ -2,7 +2,7 @@
 
 No run is given so little time that it fails or not as the machine is busy: AgentCore's clients get 500 for that.
 
-What a document allows has to be accepted. Ten rules are about values that no schema can compare, so that a request
+What a document allows has to be accepted. Eleven rules are about values that no schema can compare, so that a request
 which is otherwise as the document allows is made to keep them, and all else of it stays as it is: see `before_call`.
 """
 
@@ -49,6 +49,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     _answer_each_once(case.body)
     _name_no_file(case.body)
     _say_how_to_collect_if_it_does(case.body)
+    if case.path.endswith("/again"):
+        _join_no_run(case.body)
     if case.path.endswith("/fork"):
         _name_a_message(case.body)
     if case.path.startswith("/v1/schedules"):
@@ -86,6 +88,12 @@ def _say_how_to_collect_if_it_does(body: dict[str, Any]) -> None:
     """How long a run collects goes with the policy `collect` only."""
     if "collect" in body and body.get("if_busy") != "collect":
         del body["collect"]
+
+
+def _join_no_run(body: dict[str, Any]) -> None:
+    """A run that goes back is a turn of its own."""
+    if body.get("if_busy") in ("steer", "collect"):
+        del body["if_busy"]
 
 
 def _name_a_message(body: dict[str, Any]) -> None:

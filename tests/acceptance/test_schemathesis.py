@@ -1,8 +1,8 @@
 """A real server does for every request that its document allows, and for many that it does not, what is written there.
 
 Schemathesis makes them, the same ones each time: no status that is not documented, no 500, every body and every event
-as its schema says, what a schema forbids is refused, and what it allows is accepted; the ten rules that no schema can
-say are kept by `schemathesis_hooks`. A session that is not there, or no more, has no runs and no messages, where
+as its schema says, what a schema forbids is refused, and what it allows is accepted; the eleven rules that no schema
+can say are kept by `schemathesis_hooks`. A session that is not there, or no more, has no runs and no messages, where
 Schemathesis wants a 404 (of the session itself there is one). The server has keys: what the document says needs one is
 refused without.
 """
