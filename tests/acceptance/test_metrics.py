@@ -84,12 +84,12 @@ def test_a_server_counts_what_it_does_and_has_done(at: Checkpoints, tmp_path: Pa
 
 def test_metrics_name_nobody_and_no_web_page_can_read_them(at: Checkpoints, tmp_path: Path) -> None:
     with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server:
-        run_id = server.chat("secret-question", "secret-session")["run_id"]
+        run_id = server.chat("whispered-question", "whispered-session")["run_id"]
         text = server.client.get("/metrics", headers={"Accept": OPENMETRICS})
         assert text.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
         assert text.headers["cache-control"] == "no-store"
         assert list(parse_openmetrics(text.text))
-        for name in ("secret", run_id, "anonymous"):
+        for name in ("whispered", run_id, "anonymous"):
             assert name not in text.text
         labels = {label for family in parse_openmetrics(text.text) for each in family.samples for label in each.labels}
         places = {"worker"} if "workers" in server.health() else set()

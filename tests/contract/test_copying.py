@@ -24,8 +24,10 @@ from strandline._journal.ownership import APPLICATION_ID
 from strandline._journal.partitions import partition_of
 from strandline._journal.port import (
     Accepted,
+    AddFile,
     AddSchedule,
     Attached,
+    Changed,
     DueDeliveriesQuery,
     Fork,
     Forked,
@@ -47,6 +49,7 @@ from strandline._model import (
     ANONYMOUS,
     Completion,
     ErrorCode,
+    FileId,
     InputRequest,
     Keyed,
     Lane,
@@ -156,6 +159,9 @@ async def fill(location: Location) -> None:
     paid = Resolution(run_id=RunId("crashed"), tools=(ToolDone("t1", result["toolResult"]),))
     await accept("resolved", key("crashed"), lane=Lane.REQUEUED, resolution=paid)
     await journal.finish((await anext(claims)).token, done("hi", "ho"), claim_next=False)
+    assert await journal.change(AddFile(key("ended-0"), FileId("file_1"), 10, b'{"name":"a"}', 0.0)) == Changed(
+        existed=True
+    )
     await journal.change(AddSchedule(key("ended-0"), ScheduleId("sch_1"), 9e9, b'{"every":60}', b"{}", 10))
     assert isinstance(await journal.change(Fork(key("forked"), SessionId("ended-0"), RunId("e40"), "k")), Forked)
     await accept("executes", key("executing"))
