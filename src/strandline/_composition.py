@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import hashlib
 import logging
 import os
 import re
@@ -27,7 +26,7 @@ from strandline._engine.options import Options
 from strandline._engine.requests import check_url
 from strandline._engine.service import Service
 from strandline._engine.webhooks import Sender
-from strandline._files.store import FileStore
+from strandline._files.store import FileStore, folder_of
 from strandline._http.app.build import Apps, build_apps
 from strandline._journal.memory import MemoryJournal
 from strandline._journal.partitions import suffix_of
@@ -116,7 +115,7 @@ def workspaces(settings: Settings) -> Callable[[SessionKey], str]:
     prefix = f"{root.absolute()}{os.sep}"
 
     def workspace(key: SessionKey) -> str:
-        return prefix + hashlib.sha256("\0".join(key).encode()).hexdigest()
+        return prefix + folder_of(key)
 
     return workspace
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import TARGETS, Server, serving, texts
+from acceptance.server import Server, serving, texts
+from acceptance.test_steer import TARGET, accepted
 from strandline.client import Client, RunJoined
 
-TARGET = TARGETS / "steered.py"
 AT_ONCE = {"quiet": 0}
 """Nothing of these tests waits for a moment of silence: what executes keeps the turn from starting."""
 
@@ -19,14 +19,6 @@ AT_ONCE = {"quiet": 0}
 def at() -> Iterator[Checkpoints]:
     with checkpoints() as made:
         yield made
-
-
-def accepted(server: Server, text: str, session_id: str = "s", **more: Any) -> dict[str, Any]:
-    """Submit a run, and return it as it was accepted."""
-    response = server.client.post(f"/v1/sessions/{session_id}/runs", json={"input": text, **more})
-    assert response.status_code == 202, response.text
-    body: dict[str, Any] = response.json()
-    return body
 
 
 def collect(server: Server, text: str, session_id: str = "s", **more: Any) -> dict[str, Any]:

@@ -173,7 +173,6 @@ class Service:
             most=options.max_schedules_per_caller,
             spawn=self._claims.spawn,
             files=self.files,
-            allowed_content=options.allowed_content,
         )
         self._handover.on_gained = self.schedules.read_anew
         self.webhooks: Outbox | None = None

@@ -36,6 +36,11 @@ def id_in(block: Mapping[str, Any]) -> str | None:
     return None
 
 
+def names_files(given: object) -> bool:
+    """Return whether an input, as it was given, names a file. What is no input names none."""
+    return isinstance(given, list) and any(isinstance(block, Mapping) and FILE in block for block in given)
+
+
 def ids_in(given: Input) -> list[str]:
     """Return the ids of the files that an input names, each once."""
     if isinstance(given, str):

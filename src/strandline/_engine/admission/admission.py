@@ -11,7 +11,6 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from strandline._engine.admission.refusals import Refusals
-from strandline._engine.admission.shielded import to_the_end
 from strandline._engine.admission.ticket import Ticket
 from strandline._engine.events import RunPosition
 from strandline._engine.execution import Claims
@@ -26,12 +25,12 @@ from strandline._engine.requests import (
     ListedMessages,
     Request,
     RunBuilder,
-    check_content,
     fingerprint_of,
     place_in,
 )
+from strandline._engine.shielded import to_the_end
 from strandline._engine.streams import Streams
-from strandline._files.blocks import FILE
+from strandline._files.blocks import names_files
 from strandline._journal.errors import RunIdTaken
 from strandline._journal.port import (
     BY_LIST,
@@ -100,7 +99,6 @@ class Admission:
     ) -> None:
         self._journal = journal
         self._files = files
-        self._allowed_content = options.allowed_content
         self._builder = builder
         self._readiness = readiness
         self._refusals = refusals
@@ -132,7 +130,7 @@ class Admission:
         listed: ListedMessages | None = None,
     ) -> Ticket:
         """Accept a run, as `Service.submit` says; `trace` is stored with it."""
-        if isinstance(request.input, list) and resolution is None:
+        if resolution is None and request.answers is None and names_files(request.input):
             request = await self._with_files(request)
         new = self._builder.build(request, trace, run_id, resolution, again)
         on_disconnect = request.on_disconnect or self._on_disconnect
@@ -212,9 +210,6 @@ class Admission:
     async def _with_files(self, request: Request) -> Request:
         """Return a request whose files are as history names them. Its key stands for what the caller has sent; a known
         one finds its run although a file is gone."""
-        if request.answers is not None or not any(FILE in block for block in request.input):
-            return request
-        check_content(request.input, self._allowed_content)
         request = replace(request, fingerprint=request.fingerprint or fingerprint_of(request))
         try:
             return replace(request, input=await self._files.resolved(request.key, request.input))

@@ -12,7 +12,6 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from strandline._engine.admission.refusals import STORAGE_FULL_S, unreachable
-from strandline._engine.admission.shielded import to_the_end
 from strandline._engine.events import RunChanged, SessionDeleted, SessionEvent, SessionPaused, SessionResumed
 from strandline._engine.execution import AgentPool, Claims, Retries
 from strandline._engine.files import Files
@@ -22,6 +21,7 @@ from strandline._engine.options import Options
 from strandline._engine.ownership import Ownership
 from strandline._engine.reading import Reading, RestoredView, RunView
 from strandline._engine.requests import RunBuilder, RunEdit, checked_priority
+from strandline._engine.shielded import to_the_end
 from strandline._engine.streams import Streams
 from strandline._journal.cluster import Feature
 from strandline._journal.editions import edited_parts
@@ -217,7 +217,7 @@ class Control:
         if edit.metadata is not None and BY_LIST in run.metadata:  # (it says which messages the client knows)
             edit = replace(edit, metadata={**edit.metadata, BY_LIST: run.metadata[BY_LIST]})
         self._builder.check_edit(run.key, edit)
-        if isinstance(edit.input, list):
+        if edit.input is not None:
             edit = replace(edit, input=await self._files.resolved(run.key, edit.input))
         return await to_the_end(self._edit(run, edit), self._under_way)
 

@@ -14,13 +14,13 @@ from msgspec.structs import replace
 
 from strandline._encoding import encode_messages
 from strandline._engine.admission.refusals import unreachable
-from strandline._engine.admission.shielded import to_the_end
 from strandline._engine.files import Files
 from strandline._engine.maintenance import Readiness
 from strandline._engine.observers import Projection
 from strandline._engine.options import Options
 from strandline._engine.ownership import Ownership
 from strandline._engine.requests import is_storable
+from strandline._engine.shielded import to_the_end
 from strandline._folder_copy import copy_folder, remove_folder
 from strandline._journal.port import (
     ChangeAnswer,

@@ -17,7 +17,9 @@ from strandline._encoding import encode
 from strandline._engine.maintenance import Readiness
 from strandline._engine.options import Options
 from strandline._engine.ownership import Ownership
-from strandline._files.blocks import FILE, ids_in, reference, with_records
+from strandline._engine.requests import check_content
+from strandline._engine.shielded import to_the_end
+from strandline._files.blocks import ids_in, names_files, reference, with_records
 from strandline._files.names import safe_name
 from strandline._files.store import FileStore, Incoming, folder_of, new_file_id
 from strandline._journal.port import (
@@ -164,12 +166,9 @@ class Files:
         try:
             incoming = await asyncio.to_thread(store.begin, file_id)
             await self._receive(key, incoming, pieces, stored)
-            task = asyncio.create_task(self._keep(key, incoming, safe_name(name)))
         except OSError as error:
             raise self._unwritable(error) from error
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
-        return await asyncio.shield(task)
+        return await to_the_end(self._keep(key, incoming, safe_name(name)), self._under_way)
 
     def _store_in_force(self) -> FileStore:
         if self._store is None:
@@ -346,10 +345,11 @@ class Files:
     async def resolved(self, key: SessionKey, given: Input) -> Input:
         """Return an input whose files are named as history names them, and are kept from now on as long as the session.
 
-        Raises `Invalid` if the session lacks one of them.
+        Raises `Invalid` if the session lacks one of them, or if callers may not send this.
         """
-        if isinstance(given, str) or not any(FILE in block for block in given):
+        if not names_files(given):
             return given
+        check_content(given, self._options.allowed_content)
         ids = [FileId(each) for each in ids_in(given)]
         if len(ids) > MOST_IN_AN_INPUT:
             raise Invalid(f"input may name at most {MOST_IN_AN_INPUT} files")

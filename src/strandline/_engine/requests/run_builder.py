@@ -47,6 +47,10 @@ DEEPEST: Final = 100
 itself for each level, and Python's stack ends after some hundreds."""
 _IDENTITY: Final = frozenset({"key", "idempotency_key", "fingerprint"})
 """The fields of a request that its idempotency key stands for, or belongs to."""
+_LATER: Final = {
+    "not_before": None, "after": UNSET, "webhook": None, "sender": None, "collect": None, "expected_run_id": None,
+}  # fmt: skip
+"""Fields that earlier versions did not know, with their values if they are not used: keys outlive an upgrade."""
 LONGEST_SENDER: Final = 256
 """Characters of a sender's id, and of its name."""
 _OPTIONS: Final = (
@@ -280,19 +284,10 @@ class RunBuilder(Struct, eq=False):
 def fingerprint_of(request: Request) -> bytes:
     """Return the SHA-256 of all that a caller requests in a session, independent of the order of keys."""
     requested = {name: getattr(request, name) for name in request.__struct_fields__ if name not in _IDENTITY}
-    if request.not_before is None:  # (as before there was such a field: keys outlive an upgrade)
-        del requested["not_before"]
     requested["if_busy"] = request.if_busy or IfBusy.ENQUEUE
-    if request.after is UNSET:
-        del requested["after"]
-    if request.webhook is None:  # (as before there were any)
-        del requested["webhook"]
-    if request.sender is None:  # (as before there were any: keys outlive an upgrade)
-        del requested["sender"]
-    if request.collect is None:
-        del requested["collect"]
-    if request.expected_run_id is None:  # (earlier versions did not know it, and the key may be theirs)
-        del requested["expected_run_id"]
+    for name, absent in _LATER.items():
+        if requested[name] is absent:
+            del requested[name]
     plain = msgspec.json.decode(encode_messages(requested))
     return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).digest()
 

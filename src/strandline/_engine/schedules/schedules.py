@@ -11,7 +11,7 @@ Belongs to the serving loop.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -24,7 +24,7 @@ from strandline._engine.admission import Admission, Ticket
 from strandline._engine.files import Files
 from strandline._engine.maintenance import Readiness
 from strandline._engine.ownership import Ownership
-from strandline._engine.requests import RunBuilder, check_content
+from strandline._engine.requests import RunBuilder
 from strandline._engine.schedules.instants import Missed, Overlap
 from strandline._engine.schedules.schedule import Past, Schedule, ScheduleChange, ScheduleRequest, Spec, schedule_of
 from strandline._journal.deadlines import Deadlines, Due
@@ -99,10 +99,8 @@ class Schedules:
         most: int,
         spawn: Callable[[Coroutine[Any, Any, object]], object],
         files: Files,
-        allowed_content: Collection[str],
     ) -> None:
         self._files = files
-        self._allowed_content = allowed_content
         self._journal = journal
         self._clock = clock
         self._admission = admission
@@ -323,9 +321,7 @@ class Schedules:
     async def create(self, request: ScheduleRequest) -> Schedule:
         """Make a schedule; it is durable on return. Raises `Invalid`, `TooManySchedules`, and an `Unavailable`."""
         now = self._clock.now()
-        if isinstance(request.input, list):
-            check_content(request.input, self._allowed_content)
-            request = replace(request, input=await self._files.resolved(request.key, request.input))
+        request = replace(request, input=await self._files.resolved(request.key, request.input))
         spec = Spec.of(request, now)
         schedule_id = self._new_id(request.key)
         self._builder.build(spec.request(request.key, schedule_id, None), None)  # (or no run could be accepted)
@@ -370,7 +366,6 @@ class Schedules:
     async def _changed(self, schedule: Schedule, change: ScheduleChange) -> Schedule | None:
         now, was = self._clock.now(), schedule.past
         if isinstance(change.input, list):
-            check_content(change.input, self._allowed_content)
             change = replace(change, input=await self._files.resolved(schedule.key, change.input))
         spec = schedule.spec.changed(change, now)
         paused = was.paused if not isinstance(change.paused, bool) else change.paused
