@@ -239,3 +239,25 @@ def test_a_session_is_exported_as_one_zip(server: Server, tmp_path: Path) -> Non
     assert "all.zip is written." in done.stdout, done.stderr
     assert unpacked((tmp_path / "all.zip").read_bytes())[0] == lines
     assert "exists" in typed("export", "all", "--url", server.url, folder=tmp_path).stderr
+
+
+def test_what_names_a_deleted_file_already_is_replaced_edited_and_sent_again(server: Server) -> None:
+    file = uploaded(server, b"a note", "a.txt", "gone")
+    naming = [{"file": file["file_id"]}, {"text": "Read it."}]
+    first = ran(server, naming, "gone").json()["run_id"]
+    server.client.post("/v1/sessions/gone/pause").raise_for_status()
+    waits = server.client.post("/v1/sessions/gone/runs", json={"input": "wait"}).json()["run_id"]
+    assert server.client.patch(f"/v1/runs/{waits}", json={"input": naming}).status_code == 200
+    schedule = server.client.post("/v1/schedules", json={"session_id": "gone", "input": naming, "cron": "0 0 1 1 *"})
+    server.client.delete(f"/v1/sessions/gone/files/{file['file_id']}").raise_for_status()
+
+    edits = (f"/v1/runs/{waits}", f"/v1/schedules/{schedule.json()['schedule_id']}")
+    for given in (naming, [*naming, {"text": "Now."}]):
+        answers = [server.client.patch(each, json={"input": given}) for each in edits]
+        assert [each.status_code for each in answers] == [200, 200], [each.text for each in answers]
+    assert ran(server, naming, "gone").status_code == 422
+    server.client.post("/v1/sessions/gone/cancel").raise_for_status()
+    server.client.post("/v1/sessions/gone/resume").raise_for_status()
+    again = server.client.post(f"/v1/runs/{first}/again", headers={"Prefer": "wait=30"}, timeout=40)
+    assert (again.status_code, again.json().get("output")) == (200, "seen"), again.text
+    assert server.history("gone")[0]["content"][0]["file"]["name"] == "a.txt"

@@ -41,11 +41,16 @@ def names_files(given: object) -> bool:
     return isinstance(given, list) and any(isinstance(block, Mapping) and FILE in block for block in given)
 
 
+def blocks_in(given: Input) -> dict[str, Block]:
+    """Return the blocks in an input that name files, by their ids."""
+    if isinstance(given, str):
+        return {}
+    return {file_id: block for block in given if (file_id := id_in(block)) is not None}
+
+
 def ids_in(given: Input) -> list[str]:
     """Return the ids of the files that an input names, each once."""
-    if isinstance(given, str):
-        return []
-    return list(dict.fromkeys(each for block in given if (each := id_in(block)) is not None))
+    return list(blocks_in(given))
 
 
 def reference(file_id: str, name: str, media_type: str, size: int) -> Block:

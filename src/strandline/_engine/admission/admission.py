@@ -130,7 +130,8 @@ class Admission:
         listed: ListedMessages | None = None,
     ) -> Ticket:
         """Accept a run, as `Service.submit` says; `trace` is stored with it."""
-        if resolution is None and request.answers is None and names_files(request.input):
+        if resolution is None and again is None and request.answers is None and names_files(request.input):
+            # (What continues or replaces a run has its input as it is stored.)
             request = await self._with_files(request)
         new = self._builder.build(request, trace, run_id, resolution, again)
         on_disconnect = request.on_disconnect or self._on_disconnect

@@ -218,7 +218,7 @@ class Control:
             edit = replace(edit, metadata={**edit.metadata, BY_LIST: run.metadata[BY_LIST]})
         self._builder.check_edit(run.key, edit)
         if edit.input is not None:
-            edit = replace(edit, input=await self._files.resolved(run.key, edit.input))
+            edit = replace(edit, input=await self._files.resolved(run.key, edit.input, run.input))
         return await to_the_end(self._edit(run, edit), self._under_way)
 
     async def _edit(self, run: Run, edit: RunEdit) -> RunView:

@@ -19,7 +19,7 @@ from strandline._engine.options import Options
 from strandline._engine.ownership import Ownership
 from strandline._engine.requests import check_content
 from strandline._engine.shielded import to_the_end
-from strandline._files.blocks import ids_in, names_files, reference, with_records
+from strandline._files.blocks import blocks_in, ids_in, names_files, reference, with_records
 from strandline._files.names import safe_name
 from strandline._files.store import FileStore, Incoming, folder_of, new_file_id
 from strandline._journal.port import (
@@ -342,10 +342,11 @@ class Files:
 
     # -- in inputs -------------------------------------------------------------------------------------
 
-    async def resolved(self, key: SessionKey, given: Input) -> Input:
+    async def resolved(self, key: SessionKey, given: Input, before: Input = "") -> Input:
         """Return an input whose files are named as history names them, and are kept from now on as long as the session.
 
-        Raises `Invalid` if the session lacks one of them, or if callers may not send this.
+        Those that `before`, the input that this one replaces, names already may have been deleted since. Raises
+        `Invalid` if the session lacks another one, or if callers may not send this.
         """
         if not names_files(given):
             return given
@@ -353,9 +354,10 @@ class Files:
         ids = [FileId(each) for each in ids_in(given)]
         if len(ids) > MOST_IN_AN_INPUT:
             raise Invalid(f"input may name at most {MOST_IN_AN_INPUT} files")
+        blocks = blocks_in(before)
         self._ownership.check_known(("files",))
         self._ownership.check(key)
-        found = [(each, await self._journal.read(FileQuery(key, each))) for each in ids]
+        found = [(each, await self._journal.read(FileQuery(key, each))) for each in ids if each not in blocks]
         for file_id, stored in found:
             if stored is None:
                 raise _missing(key, file_id)
@@ -363,7 +365,7 @@ class Files:
         unnamed = tuple(each.file_id for each in files if not each.named)
         if unnamed and await self._journal.change(NameFiles(key, unnamed)) != Changed(existed=True):
             raise _missing(key, unnamed[0])
-        return with_records(given, {each.file_id: each.block for each in files})
+        return with_records(given, blocks | {each.file_id: each.block for each in files})
 
     # -- what goes -------------------------------------------------------------------------------------
 

@@ -366,7 +366,8 @@ class Schedules:
     async def _changed(self, schedule: Schedule, change: ScheduleChange) -> Schedule | None:
         now, was = self._clock.now(), schedule.past
         if isinstance(change.input, list):
-            change = replace(change, input=await self._files.resolved(schedule.key, change.input))
+            given = await self._files.resolved(schedule.key, change.input, schedule.spec.input)
+            change = replace(change, input=given)
         spec = schedule.spec.changed(change, now)
         paused = was.paused if not isinstance(change.paused, bool) else change.paused
         self._builder.build(spec.request(schedule.key, schedule.schedule_id, None), None)
