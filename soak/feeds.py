@@ -6,9 +6,11 @@ The rule of `judging.streams` is that they are shown every end, or a gap of the 
 import asyncio
 import random
 import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
-from judging.evidence import Feed, FeedEvent
+from judging.evidence import Feed, FeedEvent, StoredEnd
 from soak.desk import POLL_S, Desk
 from soak.events import Frame, opened
 from soak.wire import Broken, Silent
@@ -16,8 +18,8 @@ from soak.wire import Broken, Silent
 PATHS: Final = ("/v1/events", "/v1/events?type=run.finished")
 RANGE_BITS: Final = 32
 """A server's numbers in a feed are its id, shifted by so many bits, and more."""
-REST_S: Final = 4.0
-"""How long after the last end of a run a feed may show it."""
+REST_S: Final = 30.0
+"""How long after the last end of a run a feed may show it, on a busy machine."""
 
 
 class Feeds:
@@ -28,6 +30,7 @@ class Feeds:
         self._seed = seed
         self._began: dict[str, int] = {}
         self._events: dict[str, list[FeedEvent]] = {path: [] for path in PATHS}
+        self._news = asyncio.Event()
 
     async def run(self) -> None:
         """Have all of them follow the feed, until cancelled."""
@@ -35,13 +38,23 @@ class Feeds:
             for path in PATHS:
                 group.create_task(self._follow(path))
 
-    async def finish(self) -> None:
+    async def finish(self, ends: Callable[[], Sequence[StoredEnd]]) -> None:
         """Note what all of them were shown, once there was time for it; what ends from now on does not count."""
         ended = time.monotonic_ns()
-        await asyncio.sleep(REST_S)
+        last = {end.server: end for end in ends()}
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REST_S):
+                while not all(self._has(path, end) for path in self._began for end in last.values()):
+                    self._news.clear()
+                    await self._news.wait()
         for path, began in self._began.items():
             feed = Feed(name=f"the feed {path}", began=began, ended=ended, events=self._events[path])
             self._desk.records.feeds.append(feed)
+
+    def _has(self, path: str, end: StoredEnd) -> bool:
+        """Return whether a client was shown an end, or a gap of its server, or came after it."""
+        shown = (event.run_id == end.run_id or end.server in event.servers for event in self._events[path])
+        return end.place < self._began[path] or any(shown)
 
     async def _follow(self, path: str) -> None:
         chance = random.Random(f"{self._seed} feed {path}")
@@ -52,9 +65,11 @@ class Feeds:
             try:
                 async with leaving, opened(server.port, "GET", path, last_id=last_id) as answer:
                     if answer.reply is None:
-                        self._began.setdefault(path, time.monotonic_ns())
+                        if not last_id:  # it has not had any event, and gets those from now on
+                            self._began[path] = time.monotonic_ns()
                         async for frame in answer.frames:
                             self._events[path].append(event_of(frame))
+                            self._news.set()
                             last_id = frame.id or last_id
                     elif answer.reply.status_code != 503:
                         self._desk.records.faults.append(f"{path} gives {answer.reply}")

@@ -111,7 +111,7 @@ class SeveralTrial(Trial):
     async def _quiet(self) -> None:
         await super()._quiet()
         if self._following is not None:
-            await self._feeds.finish()
+            await self._feeds.finish(self._fleet.database.ends)
             self._following.cancel()
 
     async def _kill(self) -> None:

@@ -14,9 +14,9 @@ WITH_CLOCK: Final = 0.1
 """The share of servers with a clock that is off."""
 What = Literal["kill", "freeze", "half", "cut", "part", "stop", "deploy", "restart", "crash"]
 WHATS: Final[dict[What, int]] = {
-    "freeze": 100, "kill": 85, "half": 50, "stop": 20, "cut": 18, "part": 12, "restart": 6, "deploy": 5, "crash": 4,
+    "kill": 300, "freeze": 100, "half": 50, "stop": 20, "cut": 18, "part": 12, "restart": 6, "deploy": 5, "crash": 4,
 }  # fmt: skip
-"""How often each comes in three hundred."""
+"""How often each comes in 515."""
 HOWS: Final[dict[What, dict[str, int]]] = {
     "freeze": {"it": 70, "its workers too": 30},
     "half": {"alone": 40, "cut off": 30, "killed": 30},
