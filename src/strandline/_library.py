@@ -94,6 +94,7 @@ class ServiceKeywords(_OlderKeywords, total=False):
     on_question: Literal["wait", "answer", "dismiss"]
     trusted_senders: bool
     join_senders: Literal["same", "any"]
+    tell_waiting: bool
     collect_quiet: float
     collect_max_wait: float
     collect_max_items: int

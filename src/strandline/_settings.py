@@ -265,6 +265,13 @@ class ServiceSettings(Struct, frozen=True, kw_only=True, rename=_shown):
             " (`same`), or those of every sender in its session (`any`)"
         ),
     ] = "same"
+    tell_waiting: Annotated[
+        bool,
+        Meta(
+            description="Whether an agent is told how many messages wait in its session and from whom, and may read"
+            " them with `strandline.tools.waiting_messages`"
+        ),
+    ] = False
     collect_quiet_s: Annotated[
         float,
         Meta(

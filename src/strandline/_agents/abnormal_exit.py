@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from strandline._agents.waiting import LiveWaiting
 from strandline._files.blocks import FileReader
 from strandline._model import Ending, ErrorCode, Failed, Raised
 from strandline.errors import AgentFailed
@@ -20,6 +21,8 @@ class AbnormalExit:
     def __init__(self, files: FileReader | None = None) -> None:
         self.files = files
         """Reads the files that messages name, for models."""
+        self.waiting: LiveWaiting | None = None
+        """What waits in the session, if the agent is told."""
         self.reason: str | None = None
         """What the run's code tried, None if nothing. The first attempt counts."""
 

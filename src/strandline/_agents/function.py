@@ -17,6 +17,7 @@ import msgspec
 from strandline._agents.abnormal_exit import watch_exits
 from strandline._agents.files import files_of
 from strandline._agents.port import Attempt, Finished, RunContext, SessionAgent
+from strandline._agents.waiting import tell_waiting
 from strandline._encoding import decoder, encode_messages
 from strandline._history import Progress, answer_text, prompt_message
 from strandline._model import (
@@ -48,6 +49,9 @@ class Session:
         self.sender: Sender | None = context.said_by
         """Who sent the message: the name of the caller's key, unless the request names a sender."""
         self.context = context
+        self.waiting: dict[str, Any] | None = None
+        """What waits in the session, as in `invocation_state` of Strands agents: `count` and `senders`; None unless the
+        setting `tell_waiting` is on."""
         self.state = state
         """A dict of JSON values, stored if the run succeeds; otherwise it stays as it was before."""
         self._messages = messages
@@ -103,6 +107,8 @@ class FunctionAgent:
         session = Session(attempt.context, self._messages, self._state)
         text = prompt if isinstance(prompt, str) else answer_text(question)
         with watch_exits(files_of(attempt.context)) as exits:
+            if (waiting := await tell_waiting(attempt)) is not None:
+                exits.waiting, session.waiting = waiting, waiting.told
             _guard_agents()
             answer = await self._answer(attempt, self._function(text, session))
         reply: Message = {"role": "assistant", "content": [{"text": answer}]}

@@ -27,6 +27,7 @@ from strandline._agents.files import files_of
 from strandline._agents.nodes import NodeProgress
 from strandline._agents.port import Attempt, Finished, Signal
 from strandline._agents.strands import check_agent, invocation_state, kind_of, whole_numbers
+from strandline._agents.waiting import LiveWaiting, tell_waiting
 from strandline._agents.window import PACK_LEVEL
 from strandline._encoding import decoder, encode_messages
 from strandline._history import answer_text, pairing_faults, prompt_message
@@ -68,9 +69,10 @@ class MultiAgent:
 
     async def _run(self, task: Any, attempt: Attempt, exits: AbnormalExit) -> Finished:
         progress = NodeProgress(attempt)
+        exits.waiting = await tell_waiting(attempt)
         watch = asyncio.create_task(self._forward_cancel(attempt.signal))
         try:
-            result = await self._stream(task, attempt, progress)
+            result = await self._stream(task, attempt, progress, exits.waiting)
         except Exception as error:
             _log.debug("run %s failed here", attempt.context.run_id, exc_info=error)
             usage = whole_numbers(dict(self._made.state.accumulated_usage))
@@ -100,9 +102,11 @@ class MultiAgent:
             for agent in self._agents:
                 agent.messages = []
 
-    async def _stream(self, task: Any, attempt: Attempt, progress: NodeProgress) -> MultiAgentResult:
+    async def _stream(
+        self, task: Any, attempt: Attempt, progress: NodeProgress, waiting: LiveWaiting | None
+    ) -> MultiAgentResult:
         result: MultiAgentResult | None = None
-        stream = self._made.stream_async(task, invocation_state(attempt.context))
+        stream = self._made.stream_async(task, invocation_state(attempt.context, waiting))
         async with aclosing(cast(Any, stream)) as events:
             async for event in events:
                 if "result" in event:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct
 
-from strandline._history import Progress, effective_sender
+from strandline._history import Progress, Waiting, effective_sender
 from strandline._model import (
     AgentRecord,
     Block,
@@ -55,6 +55,8 @@ class RunContext(Struct, frozen=True, kw_only=True):
     """Where the files are that its input names, by their ids: copies in the workspace, which tools may change."""
     files_root: str | None = None
     """The folder that models get files from."""
+    tell_waiting: bool = False
+    """Whether the agent is told what waits in its session."""
 
     @property
     def said_by(self) -> Sender | None:
@@ -108,6 +110,11 @@ class Attempt(Protocol):
 
         None if the run is being stopped, or the last message is not the user's: they wait on then.
         """
+        ...
+
+    async def read_waiting(self, messages: int) -> Waiting:
+        """Return what waits in the session at this moment, with the first `messages` of it; not known if it cannot be
+        read, or the run has ended."""
         ...
 
     def add(self, message: Message) -> None:

@@ -82,6 +82,7 @@ class _WithoutCheckpoints:
         self.begin_tool = attempt.begin_tool
         self.publish_tool_end = attempt.publish_tool_end
         self.touch = attempt.touch
+        self.read_waiting = attempt.read_waiting
 
     @property
     def has_joins(self) -> bool:

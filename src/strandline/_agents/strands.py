@@ -29,6 +29,7 @@ from strandline._agents.parameters import Parameters
 from strandline._agents.port import Attempt, Finished, RunContext, RunStopped, SessionAgent
 from strandline._agents.rounds import guard_all
 from strandline._agents.strands_hooks import Reports
+from strandline._agents.waiting import LiveWaiting, tell_waiting
 from strandline._agents.window import Origins, Packed, window_faults
 from strandline._compat.strands import (
     clear_interrupt,
@@ -151,9 +152,9 @@ def check_agent(agent: Agent) -> None:
         raise AgentFailed("the agent has `background_tasks`, which outlive their run: leave them out")
 
 
-def invocation_state(context: RunContext) -> dict[str, Any]:
+def invocation_state(context: RunContext, waiting: LiveWaiting | None = None) -> dict[str, Any]:
     """Return the facts of a run for tools and hooks, in a new dict that they may write to."""
-    return {
+    facts = {
         "run_id": context.run_id,
         "session_id": context.session_id,
         "principal": context.principal,
@@ -163,6 +164,9 @@ def invocation_state(context: RunContext) -> dict[str, Any]:
         "files": context.files or {},
         "sender": None if (sender := context.said_by) is None else to_builtins(sender),
     }
+    if waiting is not None:
+        facts["waiting"] = waiting.told
+    return facts
 
 
 class StrandsAgent:
@@ -202,7 +206,8 @@ class StrandsAgent:
         if self._packed is not None:
             self._agent.messages = cast("list[Any]", self._origins.unpacked(self._packed))
             self._packed = None
-        result = await self._result(attempt)
+        exits.waiting = await tell_waiting(attempt)
+        result = await self._result(attempt, exits.waiting)
         ending = exits.ending(_ending(self._agent, result, cancelled=attempt.signal.is_set()))
         if self._reopened:
             self._reopened = False
@@ -223,14 +228,14 @@ class StrandsAgent:
             self._packed = self._origins.packed(cast("list[Message]", self._agent.messages))
             self._agent.messages = []
 
-    async def _result(self, attempt: Attempt) -> AgentResult:
+    async def _result(self, attempt: Attempt, waiting: LiveWaiting | None) -> AgentResult:
         """Run the agent, report its progress, and return its result."""
         reports, should_end = self._reports, attempt.signal.is_set
         reports.begin(attempt)
         result: AgentResult | None = None
         stream = self._agent.stream_async(
             cast(Any, self._prompt(attempt)),
-            invocation_state=invocation_state(attempt.context),
+            invocation_state=invocation_state(attempt.context, waiting),
             cancel_signal=cast(threading.Event, attempt.signal),
         )
         try:

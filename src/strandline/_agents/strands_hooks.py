@@ -22,6 +22,7 @@ from strands.hooks import (
     MessageAddedEvent,
 )
 
+from strandline._agents.abnormal_exit import CURRENT
 from strandline._agents.files import show_files
 from strandline._agents.port import Attempt
 from strandline._agents.window import Origins
@@ -124,6 +125,8 @@ class Reports:
             message["content"] = [*message["content"], *said]
         if has_files([message]):
             show_files(self._agent.model)
+        if (exits := CURRENT.get()) is not None and exits.waiting is not None:
+            await exits.waiting.tell()  # they wait no longer
 
     async def _before_tools(self, event: BeforeToolsEvent) -> None:
         if self.attempt is not None:

@@ -30,6 +30,8 @@ from strandline._history.texts import (
     ended_early,
     took_too_long,
 )
+from strandline._history.waiting import UNKNOWN as UNKNOWN_WAITING
+from strandline._history.waiting import Waiting, WaitingMessage, waiting_of
 
 __all__ = [
     "DISMISSED",
@@ -41,8 +43,11 @@ __all__ = [
     "SAID_MEANWHILE",
     "STARTED_AGAIN",
     "UNKNOWN_OUTCOME",
+    "UNKNOWN_WAITING",
     "Listed",
     "Progress",
+    "Waiting",
+    "WaitingMessage",
     "acted",
     "answer_text",
     "as_read",
@@ -67,6 +72,7 @@ __all__ = [
     "resume_point",
     "said_in",
     "sender_of",
+    "waiting_of",
     "with_collected",
     "with_joined",
     "with_sender",

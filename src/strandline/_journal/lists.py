@@ -32,6 +32,7 @@ from strandline._journal.forks import fork_of
 from strandline._journal.rules import Room
 from strandline._journal.superseded import joined, superseded
 from strandline._journal.tree import tree
+from strandline._journal.waiting import waiting
 from strandline._model import RunId, RunStatus, RunSummary, ScheduleId, SessionId, SessionKey, SessionView
 from strandline.errors import Invalid, JournalUnavailable
 
@@ -465,6 +466,7 @@ ANSWERS: Final[Mapping[type[port.Query[Any]], Callable[[Database, Any], Any]]] =
     port.AgentStateQuery: reader.agent_state,
     port.RunsQuery: runs,
     port.RunsOfQuery: runs_of,
+    port.WaitingQuery: waiting,
     port.SessionQuery: session,
     port.SessionsQuery: sessions,
     port.RestingQuery: resting,

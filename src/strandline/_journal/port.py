@@ -802,6 +802,30 @@ class RunsQuery(Query["RunsPage"], frozen=True):
     most_bytes: int | None = None
 
 
+class WaitingQuery(Query["WaitingRuns"], frozen=True):
+    """The first `runs` runs of a session that wait: those that are to reach the run that executes, then the queue, the
+    next one first; and the inputs of the first `inputs` of them. Delayed runs do not wait yet.
+
+    `most_bytes` bounds the inputs together, as stored: one that does not fit any more is not read. None: no bound.
+    """
+
+    key: SessionKey
+    runs: int
+    inputs: int
+    most_bytes: int | None = None
+
+
+class WaitingRuns(Struct, frozen=True):
+    """Runs that wait, and how many there are in all. Those that cannot be read are only counted.
+
+    `inputs` are those of the first ones of `runs`; None: it was not read.
+    """
+
+    count: int
+    runs: list[RunSummary] = []
+    inputs: list[Input | None] = []
+
+
 class RunsOfQuery(Query["RunsPage"], frozen=True):
     """Runs of all sessions of a principal with one of these statuses (none: all), the last accepted first.
 

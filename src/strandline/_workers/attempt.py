@@ -4,6 +4,7 @@ Reports are encoded at once: an agent that changes its messages later does not c
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from strandline._agents.port import RunContext, RunStopped, Signal
 from strandline._clock import Clock, is_over
 from strandline._encoding import encode_messages
 from strandline._engine.loops import adopt_current_task
+from strandline._history import Waiting
 from strandline._model import Block, Input, Message, StateRecord, ToolResult
 from strandline._normalize import normalize_message, normalize_result
 from strandline._workers.messages import AttemptCall, Run
@@ -47,6 +49,7 @@ class RemoteAttempt:
         self._permission: asyncio.Future[bool] | None = None
         self.has_joins = order.has_joins
         self._joined: asyncio.Future[list[Block]] | None = None
+        self._reads: deque[asyncio.Future[Waiting]] = deque()
         self._sent_at = 0.0
 
     @property
@@ -76,6 +79,18 @@ class RemoteAttempt:
         """Answer a waiting `take_joins`."""
         if self._joined is not None and not self._joined.done():
             self._joined.set_result(said)
+
+    async def read_waiting(self, messages: int) -> Waiting:
+        """Have the serving process read what waits in the session."""
+        answer: asyncio.Future[Waiting] = asyncio.get_running_loop().create_future()
+        self._reads.append(answer)
+        self._report("read_waiting", messages)
+        return await answer
+
+    def waiting_read(self, waiting: Waiting) -> None:
+        """Answer the first `read_waiting` that waits: they are answered in order."""
+        if not (answer := self._reads.popleft()).done():
+            answer.set_result(waiting)
 
     def add(self, message: Message) -> None:
         """Report a message."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from strandline._agents.port import Finished, RunContext
-from strandline._history import Progress
+from strandline._history import Progress, Waiting
 from strandline._model import AgentRecord, Block, Carrier, Input, Message, RunId, SessionKey
 
 
@@ -88,6 +88,13 @@ class Joined(Struct, frozen=True, tag="joined"):
     content: list[Block]
 
 
+class WaitingRead(Struct, frozen=True, tag="waiting_read"):
+    """Answer `read_waiting`."""
+
+    call: int
+    waiting: Waiting
+
+
 class Compact(Struct, frozen=True, tag="compact"):
     """Let an idle agent take less memory."""
 
@@ -129,6 +136,7 @@ Order = (
     | Proceed
     | JoinsWait
     | Joined
+    | WaitingRead
     | Compact
     | Drop
     | Ping
@@ -209,7 +217,7 @@ class Stack(Struct, frozen=True, tag="stack"):
 
 Report = Loaded | LoadFailed | Ready | AttemptCall | Done | WorkEnded | Heartbeat | Stack
 
-AWAITED: Final = frozenset({"begin_round", "end_tool", "end_round", "take_joins"})
+AWAITED: Final = frozenset({"begin_round", "end_tool", "end_round", "read_waiting", "take_joins"})
 """The methods of `Attempt` that are awaited."""
 ATTEMPT_METHODS: Final = AWAITED | {
     "add",

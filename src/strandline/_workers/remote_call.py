@@ -9,6 +9,7 @@ from typing import Any
 from strandline._agents.port import AgentLost, Attempt, Finished, RunStopped
 from strandline._engine.execution import FailedRemotely
 from strandline._engine.loops import CURRENT, Call, LiveThread
+from strandline._history import UNKNOWN_WAITING
 from strandline._workers import messages as m
 
 
@@ -106,6 +107,8 @@ class RemoteCall:
             self._send(m.Proceed(self.number, allowed))
         elif report.method == "take_joins":
             self._send(m.Joined(self.number, answer or []))
+        elif report.method == "read_waiting":
+            self._send(m.WaitingRead(self.number, answer or UNKNOWN_WAITING))
 
     def _fail(self, error: Exception) -> None:
         """End the run with this error: its further work could not be stored."""

@@ -100,6 +100,8 @@ class WorkerRuntime:
                 self._loops.post(attempt.note_joins)
             case m.Joined(call, content) if (attempt := self._attempt(call)) is not None:
                 self._loops.post(partial(attempt.join, content))
+            case m.WaitingRead(call, waiting) if (attempt := self._attempt(call)) is not None:
+                self._loops.post(partial(attempt.waiting_read, waiting))
             case m.Compact(agent) if (idle := self._agents.get(agent)) is not None:
                 self._loops.post(idle.compact)
             case m.Drop(agent):

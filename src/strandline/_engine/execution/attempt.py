@@ -30,15 +30,19 @@ from strandline._engine.loops import adopt_current_task
 from strandline._engine.streams import EventRecorder, truncate_arguments, truncate_message, truncate_result
 from strandline._files.blocks import FILE, copied
 from strandline._history import (
+    UNKNOWN_WAITING,
     Progress,
+    Waiting,
     as_read,
     blocks_of,
     effective_sender,
     prompt_message,
     sender_of,
+    waiting_of,
     with_joined,
 )
-from strandline._journal.port import Journal
+from strandline._history.waiting import MOST_READ, MOST_RUNS
+from strandline._journal.port import Journal, WaitingQuery
 from strandline._model import (
     Block,
     Claim,
@@ -164,6 +168,18 @@ class LiveAttempt:
         self.touch()
         await self.copy_files(said)
         return said
+
+    async def read_waiting(self, messages: int) -> Waiting:
+        """Return what waits in the session at this moment, as stored; not known once the run has ended."""
+        if self._frozen:
+            return UNKNOWN_WAITING
+        query = WaitingQuery(self.claim.run.key, runs=MOST_RUNS, inputs=messages, most_bytes=MOST_READ)
+        try:
+            found = await self._journal.read(query)
+        except JournalUnavailable as error:
+            _log.warning("run %s is not told what waits: %s", self.context.run_id, error)
+            return UNKNOWN_WAITING
+        return waiting_of(found.count, found.runs, found.inputs, self.context.principal)
 
     def _as_read(self, given: Input, sender: Sender | None) -> Input:
         return as_read(given, effective_sender(sender, self.context.principal), self.sender_template)

@@ -1,0 +1,52 @@
+"""What waits in the session of an attempt, for its agent: told before each model call, read on request.
+
+Knows no framework. `rounds.py` has it told again before each model call of an agent that works for the run.
+"""
+
+import asyncio
+from typing import Any, Final
+
+from msgspec import to_builtins
+
+from strandline._agents.port import Attempt
+from strandline._history import UNKNOWN_WAITING, Waiting
+
+READ_S: Final = 10.0
+"""How long one read may take; the agent goes on then."""
+
+
+class LiveWaiting:
+    """Belongs to the agent loop, on which it is made; `read` and `tell` may be awaited from any."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.told: dict[str, Any] = {}
+        """What the agent was told last: `count`, None if it is not known, and `senders`. Changed in place."""
+        self._attempt = attempt
+        self._loop = asyncio.get_running_loop()
+
+    async def read(self, messages: int) -> Waiting:
+        """Return what waits at this moment, with the first `messages` of it; not known if that takes too long."""
+        try:
+            async with asyncio.timeout(READ_S):
+                if asyncio.get_running_loop() is self._loop:
+                    return await self._attempt.read_waiting(messages)
+                # An agent that a tool calls in a thread has a loop of its own.
+                elsewhere = asyncio.run_coroutine_threadsafe(self._attempt.read_waiting(messages), self._loop)
+                return await asyncio.wrap_future(elsewhere)
+        except TimeoutError:
+            return UNKNOWN_WAITING
+
+    async def tell(self) -> dict[str, Any]:
+        """Bring `told` up to date, and return it."""
+        waiting = await self.read(0)
+        self.told.update(count=waiting.count, senders=to_builtins(waiting.senders))
+        return self.told
+
+
+async def tell_waiting(attempt: Attempt) -> LiveWaiting | None:
+    """Return what waits in the session of an attempt that begins, told; None if its agent is not told."""
+    if not attempt.context.tell_waiting:
+        return None
+    waiting = LiveWaiting(attempt)
+    await waiting.tell()
+    return waiting
