@@ -268,7 +268,7 @@ class ServiceSettings(Struct, frozen=True, kw_only=True, rename=_shown):
     tell_waiting: Annotated[
         bool,
         Meta(
-            description="Whether an agent is told how many messages wait in its session and from whom, and may read"
+            description="Whether an agent knows how many messages wait in its session and from whom, and may read"
             " them with `strandline.tools.waiting_messages`"
         ),
     ] = False

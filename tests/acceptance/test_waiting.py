@@ -68,7 +68,7 @@ def test_an_agent_is_told_who_waits_and_reads_what_they_say_at_that_moment(
         assert server.run(queued["run_id"], wait_s=60)["output"] == "alone: edited", "reading it is not its turn"
 
 
-def test_without_the_setting_the_agent_is_told_nothing_and_its_tool_says_what_turns_it_on(
+def test_without_the_setting_the_agent_knows_nothing_and_its_tool_says_what_turns_it_on(
     at: Checkpoints, tmp_path: Path
 ) -> None:
     with serving(TOLD, folder=tmp_path, variables=at.environment) as server:
@@ -97,7 +97,7 @@ def test_nodes_of_a_graph_and_functions_are_told_too(at: Checkpoints, tmp_path: 
         assert told == {"count": 1, "senders": [ADA]}
 
 
-def test_no_other_session_nor_caller_is_told_of(at: Checkpoints, tmp_path: Path) -> None:
+def test_no_other_session_nor_caller_is_shown(at: Checkpoints, tmp_path: Path) -> None:
     keys = [made(tmp_path, "ada"), made(tmp_path, "bob")]
     with serving(TOLD, *ON, "--api-keys-file", "keys", folder=tmp_path, variables=at.environment) as server:
         at.hold("ada model 0", "bob model 0")

@@ -35,6 +35,7 @@ from strandline._journal.port import (
     RunsQuery,
     SessionQuery,
     SessionsQuery,
+    WaitingQuery,
 )
 from strandline._journal.reader import UNREADABLE_INPUT
 from strandline._journal.sqlite import SqliteJournal
@@ -517,6 +518,22 @@ def test_a_list_shows_all_runs_but_the_damaged_one_and_names_it(tmp_path: Path, 
             assert await listed(journal, "s", limit) == (others, [damaged]), f"in pages of {limit}"
         with pytest.raises(JournalUnavailable, match=f"run {damaged} is damaged"):
             await journal.read(RunQuery(ANONYMOUS, RunId(damaged)))
+        await journal.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("column", ["metadata", "input"])
+def test_a_damaged_run_that_waits_is_counted_and_those_behind_it_are_read(tmp_path: Path, column: str) -> None:
+    path = tmp_path / FILE
+    asyncio.run(_executing(path))
+    spoil(path, f"UPDATE runs SET {column} = zeroblob(9) WHERE run_id = 's.1'")
+
+    async def main() -> None:
+        journal = SqliteJournal(path, SystemClock())
+        await journal.open("test", max_attempts=3)
+        found = await journal.read(WaitingQuery(key(), 10, 10))
+        assert (found.count, [run.run_id for run in found.runs], len(found.inputs)) == (2, ["s.2"], 1)
         await journal.close()
 
     asyncio.run(main())

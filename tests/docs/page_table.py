@@ -251,6 +251,7 @@ PAGES: Final[dict[str, Page]] = {
     "run-control.md": Page(
         says=[f'"{each}"' for each in OnDisconnect if each != OnDisconnect.CONTINUE],
         lists={r"^\| `(\w+)` \|": ["if_busy", *IfBusy]},
+        drawn=["Agent(model=..., tools=[waiting_messages"],
     ),
     "security.md": Page(by={"test_its_commands_make_keys_and_a_server_that_takes_them": ["keys new", "curl"]}),
     "several-servers.md": Page(

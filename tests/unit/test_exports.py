@@ -27,6 +27,7 @@ PUBLIC: Final = (
     "strandline.providers",
     "strandline.testing",
     "strandline.testing.probe",
+    "strandline.tools",
 )
 DEPRECATED: Final = {"strandline.client": {"Wishes"}, "strandline.testing": {"JournalContract"}}
 """Names that can still be imported, with a warning, and are exported no more."""

@@ -22,7 +22,7 @@ class AbnormalExit:
         self.files = files
         """Reads the files that messages name, for models."""
         self.waiting: LiveWaiting | None = None
-        """What waits in the session, if the agent is told."""
+        """What waits in the session, if the agent may know."""
         self.reason: str | None = None
         """What the run's code tried, None if nothing. The first attempt counts."""
 

@@ -17,7 +17,7 @@ import msgspec
 from strandline._agents.abnormal_exit import watch_exits
 from strandline._agents.files import files_of
 from strandline._agents.port import Attempt, Finished, RunContext, SessionAgent
-from strandline._agents.waiting import tell_waiting
+from strandline._agents.waiting import live_waiting
 from strandline._encoding import decoder, encode_messages
 from strandline._history import Progress, answer_text, prompt_message
 from strandline._model import (
@@ -107,8 +107,8 @@ class FunctionAgent:
         session = Session(attempt.context, self._messages, self._state)
         text = prompt if isinstance(prompt, str) else answer_text(question)
         with watch_exits(files_of(attempt.context)) as exits:
-            if (waiting := await tell_waiting(attempt)) is not None:
-                exits.waiting, session.waiting = waiting, waiting.told
+            if (waiting := await live_waiting(attempt)) is not None:
+                exits.waiting, session.waiting = waiting, waiting.shown
             _guard_agents()
             answer = await self._answer(attempt, self._function(text, session))
         reply: Message = {"role": "assistant", "content": [{"text": answer}]}

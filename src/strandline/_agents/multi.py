@@ -27,7 +27,7 @@ from strandline._agents.files import files_of
 from strandline._agents.nodes import NodeProgress
 from strandline._agents.port import Attempt, Finished, Signal
 from strandline._agents.strands import check_agent, invocation_state, kind_of, whole_numbers
-from strandline._agents.waiting import LiveWaiting, tell_waiting
+from strandline._agents.waiting import LiveWaiting, live_waiting
 from strandline._agents.window import PACK_LEVEL
 from strandline._encoding import decoder, encode_messages
 from strandline._history import answer_text, pairing_faults, prompt_message
@@ -69,7 +69,7 @@ class MultiAgent:
 
     async def _run(self, task: Any, attempt: Attempt, exits: AbnormalExit) -> Finished:
         progress = NodeProgress(attempt)
-        exits.waiting = await tell_waiting(attempt)
+        exits.waiting = await live_waiting(attempt)
         watch = asyncio.create_task(self._forward_cancel(attempt.signal))
         try:
             result = await self._stream(task, attempt, progress, exits.waiting)

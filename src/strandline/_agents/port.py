@@ -55,8 +55,8 @@ class RunContext(Struct, frozen=True, kw_only=True):
     """Where the files are that its input names, by their ids: copies in the workspace, which tools may change."""
     files_root: str | None = None
     """The folder that models get files from."""
-    tell_waiting: bool = False
-    """Whether the agent is told what waits in its session."""
+    shows_waiting: bool = False
+    """Whether the agent may know what waits in its session."""
 
     @property
     def said_by(self) -> Sender | None:

@@ -114,14 +114,14 @@ async def _on_message(event: MessageAddedEvent[Any]) -> None:
 
 
 async def _before_model(event: BeforeModelCallEvent) -> None:
-    """Raise if the run cannot succeed any more. A model that is to see files gets them; what waits is told again."""
+    """Raise if the run cannot succeed any more. A model that is to see files gets them; what waits is read again."""
     exits = CURRENT.get()
     if exits is not None and exits.reason is not None:
         raise AgentFailed(exits.reason)
     if exits is not None and has_files(event.agent.messages):
         show_files(event.agent.model)
     if exits is not None and exits.waiting is not None:
-        await exits.waiting.tell()
+        await exits.waiting.refresh()
 
 
 def _missing_results(messages: list[Message], added: Message) -> list[str]:

@@ -29,7 +29,7 @@ from strandline._agents.parameters import Parameters
 from strandline._agents.port import Attempt, Finished, RunContext, RunStopped, SessionAgent
 from strandline._agents.rounds import guard_all
 from strandline._agents.strands_hooks import Reports
-from strandline._agents.waiting import LiveWaiting, tell_waiting
+from strandline._agents.waiting import LiveWaiting, live_waiting
 from strandline._agents.window import Origins, Packed, window_faults
 from strandline._compat.strands import (
     clear_interrupt,
@@ -165,7 +165,7 @@ def invocation_state(context: RunContext, waiting: LiveWaiting | None = None) ->
         "sender": None if (sender := context.said_by) is None else to_builtins(sender),
     }
     if waiting is not None:
-        facts["waiting"] = waiting.told
+        facts["waiting"] = waiting.shown
     return facts
 
 
@@ -206,7 +206,7 @@ class StrandsAgent:
         if self._packed is not None:
             self._agent.messages = cast("list[Any]", self._origins.unpacked(self._packed))
             self._packed = None
-        exits.waiting = await tell_waiting(attempt)
+        exits.waiting = await live_waiting(attempt)
         result = await self._result(attempt, exits.waiting)
         ending = exits.ending(_ending(self._agent, result, cancelled=attempt.signal.is_set()))
         if self._reopened:

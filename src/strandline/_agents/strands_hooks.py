@@ -126,7 +126,7 @@ class Reports:
         if has_files([message]):
             show_files(self._agent.model)
         if (exits := CURRENT.get()) is not None and exits.waiting is not None:
-            await exits.waiting.tell()  # they wait no longer
+            await exits.waiting.refresh()  # they wait no longer
 
     async def _before_tools(self, event: BeforeToolsEvent) -> None:
         if self.attempt is not None:

@@ -1,6 +1,6 @@
-"""What waits in the session of an attempt, for its agent: told before each model call, read on request.
+"""What waits in the session of an attempt, for its agent: shown before each model call, read on request.
 
-Knows no framework. `rounds.py` has it told again before each model call of an agent that works for the run.
+Knows no framework. `rounds.py` refreshes what is shown before each model call of an agent that works for the run.
 """
 
 import asyncio
@@ -12,15 +12,15 @@ from strandline._agents.port import Attempt
 from strandline._history import UNKNOWN_WAITING, Waiting
 
 READ_S: Final = 10.0
-"""How long one read may take; the agent goes on then."""
+"""How long one read may take; the agent continues without it."""
 
 
 class LiveWaiting:
-    """Belongs to the agent loop, on which it is made; `read` and `tell` may be awaited from any."""
+    """Belongs to the agent loop, on which it is made; `read` and `refresh` may be awaited from any."""
 
     def __init__(self, attempt: Attempt) -> None:
-        self.told: dict[str, Any] = {}
-        """What the agent was told last: `count`, None if it is not known, and `senders`. Changed in place."""
+        self.shown: dict[str, Any] = {}
+        """What the agent sees: `count`, None if it is not known, and `senders`. Changed in place."""
         self._attempt = attempt
         self._loop = asyncio.get_running_loop()
 
@@ -36,17 +36,16 @@ class LiveWaiting:
         except TimeoutError:
             return UNKNOWN_WAITING
 
-    async def tell(self) -> dict[str, Any]:
-        """Bring `told` up to date, and return it."""
+    async def refresh(self) -> None:
+        """Bring `shown` up to date."""
         waiting = await self.read(0)
-        self.told.update(count=waiting.count, senders=to_builtins(waiting.senders))
-        return self.told
+        self.shown.update(count=waiting.count, senders=to_builtins(waiting.senders))
 
 
-async def tell_waiting(attempt: Attempt) -> LiveWaiting | None:
-    """Return what waits in the session of an attempt that begins, told; None if its agent is not told."""
-    if not attempt.context.tell_waiting:
+async def live_waiting(attempt: Attempt) -> LiveWaiting | None:
+    """Return what waits in the session of an attempt that begins; None if its agent is not to know."""
+    if not attempt.context.shows_waiting:
         return None
     waiting = LiveWaiting(attempt)
-    await waiting.tell()
+    await waiting.refresh()
     return waiting

@@ -1,4 +1,4 @@
-"""What an agent is told of the messages that wait while it works: how many, from whom, and what they say. Pure."""
+"""What an agent learns of the messages that wait while it works: how many, from whom, and what they say. Pure."""
 
 from collections.abc import Sequence
 from typing import Final, Literal
@@ -49,7 +49,7 @@ UNKNOWN: Final = Waiting()
 
 
 def waiting_of(count: int, runs: Sequence[RunSummary], inputs: Sequence[Input | None], principal: Principal) -> Waiting:
-    """Return what an agent is told of runs that wait, with the messages of those whose inputs are given."""
+    """Return what an agent learns of runs that wait, with the messages of those whose inputs are given."""
     said_by = [effective_sender(run.sender, principal) for run in runs]
     senders = list(dict.fromkeys(each for each in said_by if each is not None))
     messages: list[WaitingMessage] = []

@@ -177,7 +177,7 @@ class LiveAttempt:
         try:
             found = await self._journal.read(query)
         except JournalUnavailable as error:
-            _log.warning("run %s is not told what waits: %s", self.context.run_id, error)
+            _log.warning("run %s cannot know what waits: %s", self.context.run_id, error)
             return UNKNOWN_WAITING
         return waiting_of(found.count, found.runs, found.inputs, self.context.principal)
 

@@ -153,7 +153,7 @@ class Runner(Struct, eq=False):
         )
         attempt.sender_template = options.sender_template
         if options.tell_waiting:
-            attempt.context = replace(attempt.context, tell_waiting=True)
+            attempt.context = replace(attempt.context, shows_waiting=True)
         attempt.has_joins = self._queues.sessions.has_pending(run.run_id)
         started = clock.monotonic()
         execution = Execution(attempt, self._pool, self._loops, traced, started)

@@ -39,6 +39,7 @@ from strandline.testing._contract.queues import QueuesContract
 from strandline.testing._contract.resolutions import ResolutionsContract
 from strandline.testing._contract.rest import RestContract
 from strandline.testing._contract.schedules import SchedulesContract
+from strandline.testing._contract.waiting import WaitingContract
 
 __all__ = ["JournalContract"]
 
@@ -68,6 +69,7 @@ class JournalContract(
     DelaysContract,
     EditsContract,
     OptionsContract,
+    WaitingContract,
     SchedulesContract,
     FilesContract,
     DeliveriesContract,
