@@ -154,7 +154,7 @@ def check_agent(agent: Agent) -> None:
 
 def invocation_state(context: RunContext, waiting: LiveWaiting | None = None) -> dict[str, Any]:
     """Return the facts of a run for tools and hooks, in a new dict that they may write to."""
-    facts = {
+    state: dict[str, Any] = {
         "run_id": context.run_id,
         "session_id": context.session_id,
         "principal": context.principal,
@@ -165,8 +165,8 @@ def invocation_state(context: RunContext, waiting: LiveWaiting | None = None) ->
         "sender": None if (sender := context.said_by) is None else to_builtins(sender),
     }
     if waiting is not None:
-        facts["waiting"] = waiting.shown
-    return facts
+        state["waiting"] = waiting.shown
+    return state
 
 
 class StrandsAgent:
