@@ -12,16 +12,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from soak.desk import POLL_S
 from soak.fleet import Fleet
 from soak.proxy import Proxy
 from soak.records import Records
 from soak.server import NotReady, Server
-from soak.strikes import Strike
+from soak.stored import Unreadable
+from soak.strikes import LEASE_S, Strike
 
 BATCH_S: Final = 2.0
 """How long a batch is waited for that is to be halved: a server that owns nothing sends none."""
 BATCH_BYTES: Final = 400
 """What is larger is a batch with rows; what is smaller renews the lease."""
+TAKEOVER_S: Final = LEASE_S + 1.0
+"""How long the next takeover is waited for."""
 NAMES: Final = {
     "half": "half batch",
     "cut": "cut from the database",
@@ -34,34 +38,84 @@ NAMES: Final = {
 
 
 class Blows:
-    """`done` counts what was done, by name."""
+    """Counts, by name: `done` what was done, `kills` how kills came, `missed` what there was no server for."""
 
     def __init__(self, fleet: Fleet, records: Records, *, patience_s: float) -> None:
         self.done: Counter[str] = Counter()
+        self.kills: Counter[str] = Counter()
+        self.missed: Counter[str] = Counter()
         self._fleet = fleet
         self._records = records
         self._patience_s = patience_s
 
     async def strike(self, strike: Strike, lasting: asyncio.TaskGroup) -> None:
         """Do it, if there is a server for it. What lasts is ended in `lasting`."""
-        self._records.blows.append(time.time())
+        name = NAMES.get(strike.what, strike.what)
         match strike.what:
             case "restart" | "crash":
                 mode = "fast" if strike.what == "restart" else "immediate"
+                self._note()
                 await asyncio.to_thread(self._fleet.database.restart, mode)
             case "deploy":
+                self._note()
                 await self._deploy()
+            case "kill":
+                if not await self._kill(strike):
+                    self.missed[name] += 1
+                    return
             case _:
                 servers = self._fleet.within_reach
-                if not servers or not await self._befall(servers[strike.whom % len(servers)], strike, lasting):
+                first = strike.whom % len(servers) if servers else 0
+                for server in [*servers[first:], *servers[:first]]:
+                    if await self._befall(server, strike, lasting):
+                        break
+                else:
+                    self.missed[name] += 1
                     return
-        self.done[NAMES.get(strike.what, strike.what)] += 1
+        self.done[name] += 1
+
+    def _note(self) -> None:
+        """Write down when something befalls anything."""
+        self._records.blows.append(time.time())
+
+    async def _kill(self, strike: Strike) -> bool:
+        """Kill a server, of those that answer if there is one; return whether one was there."""
+        server = await self._taker() if strike.how == "took over" else None
+        if server is not None:
+            self.kills["right after it took sessions over"] += 1
+        else:
+            reach = self._fleet.within_reach
+            servers = (strike.how != "any" and [each for each in reach if each.phase == "ready"]) or reach
+            if not servers:
+                return False
+            server = servers[strike.whom % len(servers)]
+        if any(each.is_frozen and each is not server for each in self._fleet.alive):
+            self.kills["while another was frozen"] += 1
+        if server.phase != "ready":
+            self.kills["before it was ready"] += 1
+        self._note()
+        server.send("KILL")
+        return True
+
+    async def _taker(self) -> Server | None:
+        """Return the next server that takes over sessions of another, as soon as it does; None if none does soon."""
+        database = self._fleet.database
+        since: int | None = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TAKEOVER_S):
+                while True:
+                    with suppress(Unreadable):  # the database restarts
+                        if since is None:
+                            since = database.newest_owner()
+                        elif (pid := database.taker(since)) is not None:
+                            return next((each for each in self._fleet.within_reach if each.pid == pid), None)
+                    await asyncio.sleep(POLL_S)
+        return None
 
     async def _befall(self, server: Server, strike: Strike, lasting: asyncio.TaskGroup) -> bool:
         """Have it befall a server; return whether it did."""
+        self._note()
         match strike.what:
-            case "kill":
-                server.send("KILL")
             case "stop":
                 server.send("TERM")
                 self._fleet.fill()

@@ -62,6 +62,14 @@ _ACTIVITY: Final[LiteralString] = """
 """
 _OWNERS: Final[LiteralString] = "SELECT p, at_s, pid, by_others FROM soak_owners ORDER BY no"
 
+_NEWEST_OWNER: Final[LiteralString] = "SELECT coalesce(max(no), 0) FROM soak_owners"
+_TAKER: Final[LiteralString] = """
+    SELECT taken.pid FROM soak_owners taken WHERE taken.no > %s AND taken.pid <> 0 AND (
+        SELECT lost.by_others FROM soak_owners lost WHERE lost.p = taken.p AND lost.no < taken.no
+        ORDER BY lost.no DESC LIMIT 1
+    ) ORDER BY taken.no LIMIT 1
+"""
+
 
 class Database:
     """A database of its own, in a cluster of its own. `stored`, `owned` and `ends` are true after `close`, too."""
@@ -132,6 +140,14 @@ class Database:
             Owned(partition=p, at_ns=round((at_s - before_s) * 1e9), pid=pid, over=over)
             for p, at_s, pid, over in self._execute(_OWNERS)
         ]
+
+    def newest_owner(self) -> int:
+        """Return the number of the last change of owner, 0 before the first. Raises `Unreadable`."""
+        return int(self._execute(_NEWEST_OWNER)[0][0])
+
+    def taker(self, since: int) -> int | None:
+        """Return the process that first took over a partition of another after a change of owner, None if none has."""
+        return next((pid for (pid,) in self._execute(_TAKER, (since,))), None)
 
     def ends(self) -> list[StoredEnd]:
         """Return who stored the end of each run, in that order. Raises `Unreadable`."""

@@ -89,6 +89,11 @@ class Server:
         return "KILL" in self.signals or "TERM" in self.signals
 
     @property
+    def pid(self) -> int:
+        """The number of its process; 0: it has none yet."""
+        return self._process.pid if self._process is not None else 0
+
+    @property
     def account(self) -> str:
         """What is known of it, for people: how far it is, what was done to it, and its last log lines."""
         ended = f", ended with {self.code}" if self.code is not None else ""
