@@ -84,8 +84,8 @@ def test_without_the_setting_the_agent_knows_nothing_and_its_tool_says_what_turn
         assert "secret" not in read
 
 
-@pytest.mark.parametrize("name", ["make_graph", "answer"])
-def test_nodes_of_a_graph_and_functions_are_told_too(at: Checkpoints, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["make_graph", "make_swarm", "answer"])
+def test_nodes_and_functions_know_too(at: Checkpoints, tmp_path: Path, name: str) -> None:
     with serving(f"{TOLD}:{name}", *ON, folder=tmp_path, variables=at.environment) as server:
         at.hold("p model 0")
         run = accepted(server, "plan p read told")

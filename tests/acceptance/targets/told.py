@@ -10,7 +10,7 @@ import json
 import re
 
 from strands import Agent, ToolContext, tool
-from strands.multiagent import GraphBuilder
+from strands.multiagent import GraphBuilder, Swarm
 from strands.multiagent.graph import Graph
 from strands.types.content import Messages
 
@@ -58,6 +58,11 @@ def make_graph(session_id: str) -> Graph:
     builder.add_edge("plans", "reads")
     builder.set_execution_timeout(60)
     return builder.build()
+
+
+def make_swarm(session_id: str) -> Swarm:
+    """Build a Swarm of one session, of one agent."""
+    return Swarm([make_agent(session_id)])
 
 
 async def answer(message: str, session: strandline.Session) -> str:
