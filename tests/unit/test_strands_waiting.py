@@ -13,6 +13,7 @@ from strands.session.file_session_manager import FileSessionManager
 import target_support
 from engine_support import Played, key, outcome, send
 from engine_support import serving as serving_virtually
+from strandline._agents.abnormal_exit import CURRENT
 from strandline._agents.factory import FactoryTarget
 from strandline._agents.parameters import SESSION_ID
 from strandline._agents.port import Attempt
@@ -101,15 +102,27 @@ def read_by(result: dict[str, Any]) -> list[str]:
     return [each["text"] for each in result["messages"]]
 
 
+@tool
+async def gather() -> str:
+    """Read twice at once, with one message and with two."""
+    exits = CURRENT.get()
+    assert exits is not None
+    assert exits.waiting is not None
+    both = await asyncio.gather(exits.waiting.read(1), exits.waiting.read(2))
+    return json.dumps([[each.text for each in read.messages] for read in both])
+
+
 ON: dict[str, Any] = {"tell_waiting": True, "trusted_senders": True}
 READ = "waiting_messages"
 
 
 def test_several_reads_of_one_round_are_all_answered(tmp_path: Path) -> None:
     async def main() -> None:
-        world = World([call("work")], [call(READ), call("known"), call(READ)], "end", "a", "b")
+        reads = [call(READ), call("known"), call("gather"), call(READ)]
+        world = World([call("work")], reads, "end", "a", "b", tools=(gather,))
         async with serving(world.agent, tmp_path, **ON) as service:
-            first, known, second = await world.asks(service, "a", "b")
+            first, known, gathered, second = await world.asks(service, "a", "b")
+            assert gathered == [["a"], ["a", "b"]], "each has its own answer"
             assert read_by(first) == read_by(second) == ["a", "b"]
             assert known == {"count": 2, "senders": [{"id": "U1", "name": "Ada"}]}
 

@@ -107,8 +107,9 @@ class FunctionAgent:
         session = Session(attempt.context, self._messages, self._state)
         text = prompt if isinstance(prompt, str) else answer_text(question)
         with watch_exits(files_of(attempt.context)) as exits:
-            if (waiting := await live_waiting(attempt)) is not None:
-                exits.waiting, session.waiting = waiting, waiting.shown
+            if attempt.context.shows_waiting:
+                exits.waiting = waiting = await live_waiting(attempt)
+                session.waiting = waiting.shown
             _guard_agents()
             answer = await self._answer(attempt, self._function(text, session))
         reply: Message = {"role": "assistant", "content": [{"text": answer}]}

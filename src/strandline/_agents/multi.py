@@ -69,7 +69,8 @@ class MultiAgent:
 
     async def _run(self, task: Any, attempt: Attempt, exits: AbnormalExit) -> Finished:
         progress = NodeProgress(attempt)
-        exits.waiting = await live_waiting(attempt)
+        if attempt.context.shows_waiting:
+            exits.waiting = await live_waiting(attempt)
         watch = asyncio.create_task(self._forward_cancel(attempt.signal))
         try:
             result = await self._stream(task, attempt, progress, exits.waiting)

@@ -206,7 +206,8 @@ class StrandsAgent:
         if self._packed is not None:
             self._agent.messages = cast("list[Any]", self._origins.unpacked(self._packed))
             self._packed = None
-        exits.waiting = await live_waiting(attempt)
+        if attempt.context.shows_waiting:
+            exits.waiting = await live_waiting(attempt)
         result = await self._result(attempt, exits.waiting)
         ending = exits.ending(_ending(self._agent, result, cancelled=attempt.signal.is_set()))
         if self._reopened:

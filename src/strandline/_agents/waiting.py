@@ -42,10 +42,8 @@ class LiveWaiting:
         self.shown.update(count=waiting.count, senders=to_builtins(waiting.senders))
 
 
-async def live_waiting(attempt: Attempt) -> LiveWaiting | None:
-    """Return what waits in the session of an attempt that begins; None if its agent is not to know."""
-    if not attempt.context.shows_waiting:
-        return None
+async def live_waiting(attempt: Attempt) -> LiveWaiting:
+    """Return what waits in the session of an attempt that begins."""
     waiting = LiveWaiting(attempt)
     await waiting.refresh()
     return waiting

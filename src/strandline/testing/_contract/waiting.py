@@ -58,6 +58,11 @@ class WaitingContract(Contract):
         await desk.finish(claim, done("hi", "ho"))
         assert (await waiting(desk))[1] == ["first", "j1", "j2", "a"]
         assert (await waiting(desk, runs=2))[:2] == (4, ["first", "j1"])
+        await desk.cancel("first")
+        assert await desk.journal.claim_next(key()) is ClaimResult.CLAIMED
+        claim = await desk.claim(of="j1")
+        assert (await waiting(desk))[:2] == (2, ["j2", "a"]), "it executes"
+        await desk.finish(claim)
         await desk.cancel_all()
 
     @scenario
@@ -71,6 +76,10 @@ class WaitingContract(Contract):
             ["a", "b", "c"],
             ["ask a", None, "ask c"],
         ), "one that is too large is not read, and those behind it are"
+        await desk.journal.change(Edit(ANONYMOUS, RunId("c"), input="y" * 600))
+        await desk.journal.change(Edit(ANONYMOUS, RunId("d"), input="z" * 600))
+        found = await waiting(desk, most_bytes=1_000)
+        assert found[2] == ["ask a", None, "y" * 600, None], "all of them together"
         assert (await waiting(desk, inputs=2))[2] == ["ask a", LARGE]
         assert await waiting(desk, runs=0) == (4, [], [])
         await desk.finish(claim)
