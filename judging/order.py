@@ -27,7 +27,7 @@ def accepted_order(evidence: Evidence) -> Iterator[str]:
 def _class(run: Run) -> tuple[int, bool]:
     if run.request.answers:
         return (-1, False)
-    return (0, False) if run.request.interrupts else (run.request.priority, run.join != "became_next_run")
+    return (0, False) if _goes_first(run) else (run.request.priority, run.join != "became_next_run")
 
 
 def _equals(session: object, runs: list[Run]) -> Iterator[str]:
@@ -73,10 +73,16 @@ def rank(run: Run, at: float) -> Rank | None:
         return None
     if run.request.not_before_s is not None and (at < run.request.not_before_s or run.moves):
         return None  # it is behind all others, or was not any more since it was moved
-    if moves:
+    if moves and not run.request.goes_back:
         priority = moves[0].priority
         return (FRONT, MOVED, 0) if priority is None else (NORMAL, priority, _place(run))
-    return (FRONT, 0, run.sequence) if run.request.interrupts else (NORMAL, run.request.priority, _place(run))
+    return (FRONT, 0, run.sequence) if _goes_first(run) else (NORMAL, run.request.priority, _place(run))
+
+
+def _goes_first(run: Run) -> bool:
+    """Return whether a run goes before those without a policy: none that came later starts before one that goes
+    back."""
+    return run.request.interrupts or run.request.goes_back
 
 
 def _place(run: Run) -> int:

@@ -12,7 +12,7 @@ from simulation.script import draw
 from simulation.server import Gone, Server
 from simulation.town import Town, note_end, reachable, requested
 from strandline._engine.admission import Ticket
-from strandline._engine.requests import Request
+from strandline._engine.requests import Replaced, Request
 from strandline._engine.service import Service
 from strandline._engine.streams import Later
 from strandline._lifecycle import ENDED
@@ -166,7 +166,8 @@ async def _submitted(service: Service, request: Request, replaced: RunId | None)
     """Submit a request; one that replaces a run, if that can be."""
     if replaced is not None:
         await service.repeatable(request.key.principal, replaced)
-    return await service.submit(request, again=replaced)
+    again = None if replaced is None else Replaced(run_id=replaced)
+    return await service.submit(request, again=again)
 
 
 async def _go_back(town: Town, key: SessionKey, run: RunId) -> None:

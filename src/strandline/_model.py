@@ -559,6 +559,8 @@ class NewRun(Struct, frozen=True, kw_only=True):
     resolution: Resolution | None = None
     back: GoBack | None = None
     """Where history continues with it, if not at its end."""
+    expected_joined: int | None = None
+    """With `GoBack.again`: how many runs must have joined that one, since its input has what these said; None: any."""
     webhook: RunWebhook | None = None
 
     @property

@@ -129,6 +129,25 @@ def test_a_session_that_is_not_at_rest_does_not_go_back(at: Checkpoints, tmp_pat
         assert users(server) == ["one", "two ~b"]
 
 
+def test_a_later_run_does_not_start_before_one_that_goes_back(at: Checkpoints, tmp_path: Path) -> None:
+    with serving(AGENT, folder=tmp_path, variables=at.environment, installed=True) as server:
+        first = say(server, "one")
+        say(server, "two")
+        assert server.client.post("/v1/sessions/default/pause").status_code == 200
+        back = say(server, "edited two", wait=0, after=first["run_id"])
+        later = say(server, "urgent", wait=0, priority=1)
+        moved = server.client.patch(f"/v1/runs/{later['run_id']}", json={"priority": 1})
+        assert moved.status_code == 200
+        assert server.client.patch(f"/v1/runs/{back['run_id']}", json={"priority": 5}).json()["priority"] == 5
+        stands = {each: server.client.get(f"/v1/runs/{each}").json() for each in (back["run_id"], later["run_id"])}
+        assert [each["position"] for each in stands.values()] == [1, 2]
+        assert stands[back["run_id"]]["superseded"], "it says beforehand what it will supersede"
+        assert server.client.post("/v1/sessions/default/resume").status_code == 200
+        assert server.run(later["run_id"], wait_s=20)["status"] == "succeeded"
+        assert users(server) == ["one", "edited two", "urgent"]
+        assert superseded(server) == ["two"]
+
+
 def test_where_no_run_goes_back_to(at: Checkpoints, tmp_path: Path) -> None:
     with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
         first = say(server, "one")

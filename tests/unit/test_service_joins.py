@@ -7,11 +7,12 @@ from engine_support import Played, history, key, outcome, play_round, send, serv
 from strandline._agents.port import Attempt
 from strandline._engine.admission import Ticket
 from strandline._engine.events import Reason, RunFinished, RunJoined, RunQueued, RunRestarted, type_of
+from strandline._engine.requests import Request
 from strandline._engine.service import Service
 from strandline._engine.streams import LAST, as_last
 from strandline._history import SAID_MEANWHILE
 from strandline._journal.memory import MemoryJournal
-from strandline._journal.port import AsRead
+from strandline._journal.port import AsRead, RunQuery
 from strandline._journal.rules import as_sent
 from strandline._model import (
     ANONYMOUS,
@@ -293,3 +294,47 @@ def test_what_another_sender_says_joins_only_where_the_setting_lets_it() -> None
         assert await joined(clock, join_senders="any")
 
     run_virtual(main)
+
+
+def test_a_run_is_made_again_with_a_message_that_joined_it_meanwhile() -> None:
+    """Between the read of what is to be said again and the accept of the run that says it."""
+
+    async def main(clock: VirtualClock) -> None:
+        agent = Steered(3)
+        async with serving(clock, agent.target, max_running=1) as service:
+            host = await send(service, "go")
+            await until(agent, 1)
+            await steer(service, "one")
+            agent.let(1)
+            await until(agent, 2)
+            run, replaced = await service.repeatable(ANONYMOUS, host.run_id)
+            await steer(service, "two")
+            agent.let(1)
+            await until(agent, 3)
+            request = Request(key=key(), input=run.input, if_busy=IfBusy.INTERRUPT)
+            interrupting = await service.submit(request, again=replaced)
+            await until(agent, 4)
+            assert await said_by(service, interrupting) == ["go", "one", "two"]
+            agent.let(3)
+            await outcome(interrupting)
+
+            run, replaced = await service.repeatable(ANONYMOUS, interrupting.run_id)
+            third = await service.submit(Request(key=key(), input=run.input), again=replaced)
+            await until(agent, 7)
+            await steer(service, "three")
+            run, replaced = await service.repeatable(ANONYMOUS, third.run_id)
+            agent.let(3)
+            await outcome(third)
+            fourth = await service.submit(Request(key=key(), input=run.input), again=replaced)
+            await until(agent, 10)
+            assert await said_by(service, fourth) == ["go", "one", "two", "three"], "it has ended since"
+            agent.let(3)
+            await outcome(fourth)
+
+    run_virtual(main)
+
+
+async def said_by(service: Service, ticket: Ticket) -> list[str]:
+    run = await service._journal.read(RunQuery(ANONYMOUS, ticket.run_id))
+    assert run is not None
+    return [block["text"] for block in run.input] if isinstance(run.input, list) else [run.input]

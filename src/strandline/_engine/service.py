@@ -33,7 +33,7 @@ from strandline._engine.options import Options
 from strandline._engine.ownership import Ownership
 from strandline._engine.queues import Estimates, SessionQueues
 from strandline._engine.reading import ClusterVitals, Health, Positions, Reading, Reasons, RunStack, Standings, Vitals
-from strandline._engine.requests import ListedMessages, Request, RunBuilder, newer_of
+from strandline._engine.requests import ListedMessages, Replaced, Request, RunBuilder, newer_of
 from strandline._engine.schedules import Schedules, new_schedule_id
 from strandline._engine.streams import Streams, Subscription
 from strandline._engine.webhooks import Outbox, Sender
@@ -309,7 +309,7 @@ class Service:
         run_id: RunId | None = None,
         sent_before_s: float | None = None,
         resolution: Resolution | None = None,
-        again: RunId | None = None,
+        again: Replaced | None = None,
         listed: ListedMessages | None = None,
     ) -> Ticket:
         """Accept a run: durable on return. Raises an `Unavailable`; nothing is stored then.

@@ -20,6 +20,7 @@ from strandline._journal.port import (
     Accepted,
     Attached,
     Bounds,
+    JoinedSince,
     Overlaps,
     Refused,
     Reused,
@@ -167,7 +168,7 @@ class Accepting(GoingBack):
             return Refused("not_running", 0)
         return None
 
-    def _complete(self, arrival: Arrival) -> Unresolvable | Unreachable | Refused | None:
+    def _complete(self, arrival: Arrival) -> Unresolvable | Unreachable | JoinedSince | Refused | None:
         """Give a run the defaults of its session, and find the question that it answers, or the run that it
         continues, or the place that it goes back to."""
         session = arrival.session
@@ -359,7 +360,7 @@ class Accepting(GoingBack):
         located = self._locate_run(resolution.run_id)
         if session is None or located is None or located.key != session.key or located.seq != session.unresolved:
             return Unresolvable("gone")
-        if session.claimed is not None or any(run.has_begun for run in session.queue):
+        if session.claimed is not None or any(run.has_begun or self._goes_back(run) for run in session.queue):
             return Unresolvable("gone")
         ref, row = session.ref, session.end.row
         assert row is not None

@@ -5,12 +5,12 @@ from msgspec.structs import replace
 from strandline._encoding import encode_messages
 from strandline._history import dismissed
 from strandline._journal.changes import Body
-from strandline._journal.port import Busy, Changed, Refused, Restore, Restored, Unreachable
+from strandline._journal.port import Busy, Changed, JoinedSince, Refused, Restore, Restored, Unreachable
 from strandline._journal.records import Turn
 from strandline._journal.rules import branch_of, last_with, without_collecting
 from strandline._journal.state import SessionState
 from strandline._journal.transitions import Transitions
-from strandline._model import INTERRUPTS, NO_AGENT, NewRun, Place, RunId, RunStatus
+from strandline._model import INTERRUPTS, NO_AGENT, Lane, NewRun, Place, RunId, RunStatus
 
 _BEGINNING = Place(0, 0, NO_AGENT)
 
@@ -18,7 +18,7 @@ _BEGINNING = Place(0, 0, NO_AGENT)
 class GoingBack(Transitions):
     """Finds the places in histories that runs go back to, and restores what was superseded."""
 
-    def _place_for(self, session: SessionState | None, new: NewRun) -> Place | Unreachable | Refused:
+    def _place_for(self, session: SessionState | None, new: NewRun) -> Place | Unreachable | Refused | JoinedSince:
         """Return the place from which history is to continue with a new run."""
         back = new.back
         assert back is not None
@@ -33,6 +33,8 @@ class GoingBack(Transitions):
         if located is None or located.key != session.key:
             copied = self._copied_turn(session, named)
             return Unreachable("unknown") if copied is None or back.again is not None else self._after(session, copied)
+        if new.expected_joined is not None and new.expected_joined != self._joined(session, named):
+            return JoinedSince()
         live = self._runs.get(named)
         if live is not None and live.held_since is None:
             live = live.host or live
@@ -65,6 +67,10 @@ class GoingBack(Transitions):
             end += turn.closing
         parent = branch_of(self._branches(session), turn.end - 1)
         return Place(parent, end, self._kept(session, turn.agent))
+
+    def _joined(self, session: SessionState, run_id: RunId) -> int:
+        ref, last = session.ref, session.end.row
+        return self._fetched(("joined", run_id), lambda records: records.joined(ref, last, run_id))
 
     def _end_of(self, session: SessionState) -> Place:
         return Place(session.branch or 0, session.end.length, session.end.agent)
@@ -115,11 +121,12 @@ class GoingBack(Transitions):
 
 
 def at_place(new: NewRun, body: Body, place: Place) -> tuple[NewRun, Body]:
-    """Return a new run that goes back to a place, which was found. It joins no other run."""
+    """Return a new run that goes back to a place, which was found. It joins no other run, and none that comes later
+    starts before it: it would supersede what that says."""
     assert new.back is not None
     back = replace(new.back, at=place)
     if_busy = without_collecting(new.if_busy)
-    return replace(new, back=back, if_busy=if_busy), replace(body, back=encode_messages(back))
+    return replace(new, back=back, if_busy=if_busy, lane=Lane.FRONT), replace(body, back=encode_messages(back))
 
 
 def _is_at_rest(session: SessionState, now: float) -> bool:

@@ -173,6 +173,10 @@ class Stale(Struct, frozen=True):
     """Nothing was stored: the schedule of the run has another next time, or is gone."""
 
 
+class JoinedSince(Struct, frozen=True):
+    """Nothing was stored: other runs have joined the one that it replaces than those whose inputs it has."""
+
+
 class Unresolvable(Struct, frozen=True):
     """Nothing was stored: the run has no tool of unknown outcome, or history has continued, or a run has begun since
     (`gone`); the resolution is about `tools` whose outcome is known (`known`), or not about these (`incomplete`).
@@ -193,7 +197,9 @@ class Unreachable(Struct, frozen=True):
     run: RunId | None = None
 
 
-AcceptAnswer = Accepted | Refused | Attached | Reused | Unanswerable | Unresolvable | Unreachable | Overlaps | Stale
+AcceptAnswer = (
+    Accepted | Refused | Attached | Reused | Unanswerable | Unresolvable | Unreachable | JoinedSince | Overlaps | Stale
+)
 
 
 class ClaimResult(StrEnum):

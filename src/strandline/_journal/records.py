@@ -209,6 +209,10 @@ class Records(Protocol):
         """
         ...
 
+    def joined(self, session: SessionRef, last: int | None, run_id: RunId) -> int:
+        """Return how many runs have joined a run of a session, whether it has ended or not."""
+        ...
+
     def copied_turn(self, session: SessionRef, last: int, run_id: RunId) -> Turn | None:
         """Return what the history of a copied session has of a run of its source; None if it has nothing."""
         ...

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from msgspec.structs import asdict
 
-from strandline._journal import changes, checksums, forks, reader
+from strandline._journal import changes, checksums, forks, reader, superseded
 from strandline._journal.changes import COPIED_QUESTION, COPIED_RUN
 from strandline._journal.database import Database, Rows
 from strandline._journal.driver import is_damage, is_no_text
@@ -690,6 +690,10 @@ class StoredRows(ABC):
         if row is None:
             raise checksums.damaged_record(f"the history of session {session.key.session_id}")
         return self._turn_at(row, seq, status)
+
+    def joined(self, session: changes.SessionRef, last: int | None, run_id: RunId) -> int:
+        """Return how many runs have joined a run of a session."""
+        return superseded.count_joined(self._connection, session, last, run_id)
 
     def copied_turn(self, session: changes.SessionRef, last: int, run_id: RunId) -> Turn | None:
         """Return what the history of a copied session has of a run of its source; None if it has nothing."""

@@ -7,6 +7,7 @@ from typing import Final
 
 from strandline._history import acted
 from strandline._journal import checksums, port, reader
+from strandline._journal.changes import SessionRef
 from strandline._journal.database import Database
 from strandline._journal.rules import Branch, branch_at, clipped, course, without
 from strandline._journal.state import SessionState
@@ -19,6 +20,14 @@ _JOINED: Final = (
 _JOINED_LIVE: Final = (
     f"SELECT {reader.RUN_COLUMNS} FROM runs"
     " WHERE session = ? AND status = 'running' AND joins = 'applied' AND ended_at IS NULL AND host = ? ORDER BY seq"
+)
+_COUNT: Final = (
+    f"{reader.CHAIN} SELECT count(*) FROM chain CROSS JOIN runs WHERE runs.seq = chain.run"
+    " AND host = ? AND joins = 'applied'"
+)
+_COUNT_LIVE: Final = (
+    "SELECT count(*) FROM runs"
+    " WHERE session = ? AND status = 'running' AND joins = 'applied' AND ended_at IS NULL AND host = ?"
 )
 _BEFORE: Final = "SELECT start, was_parent, was_upto, forgotten FROM branches WHERE session = ? AND start = ?"
 _AT_ONCE: Final = 500
@@ -73,6 +82,14 @@ def joined(connection: Database, query: port.JoinedQuery) -> list[Input]:
     rows = connection.execute(_JOINED_LIVE, (session.no, query.run_id)).fetchall()
     rows = rows or connection.execute(_JOINED, (session.end.row, session.no, -1, query.run_id)).fetchall()
     return [reader.intact_run(Run, reader.RunRow(*row), session.ref).input for row in rows]
+
+
+def count_joined(connection: Database, session: SessionRef, last: int | None, run_id: RunId) -> int:
+    """Return how many inputs `joined` would return; `last` is the last row of history."""
+    (count,) = connection.execute(_COUNT_LIVE, (session.no, run_id)).fetchone()
+    if not count:
+        (count,) = connection.execute(_COUNT, (last, session.no, -1, run_id)).fetchone()
+    return int(count)
 
 
 def _run(connection: Database, session: SessionState, run_id: RunId) -> RunSummary | None:

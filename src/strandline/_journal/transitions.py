@@ -669,6 +669,12 @@ class Transitions(LiveSessions):
         ref = session.ref
         return self._fetched(("branches", ref.no), lambda records: records.branches(ref))
 
+    def _goes_back(self, run: RunState) -> bool:
+        """Return whether a waiting run goes back."""
+        if run.lane != Lane.FRONT:
+            return False
+        return (self._stored(run).run.back if run.new is None else run.new.back) is not None
+
     def _look_back(self, session: SessionState, back: GoBack | None) -> None:
         """Read what it needs to go back to a place in a session's history."""
         if back is not None:

@@ -23,6 +23,7 @@ from strandline._engine.requests import (
     Continues,
     Differs,
     ListedMessages,
+    Replaced,
     Request,
     RunBuilder,
     fingerprint_of,
@@ -40,6 +41,7 @@ from strandline._journal.port import (
     Bounds,
     ConversationQuery,
     DeletedQuery,
+    JoinedSince,
     Journal,
     Overlaps,
     Reused,
@@ -126,7 +128,7 @@ class Admission:
         *,
         sent_before_s: float | None = None,
         resolution: Resolution | None = None,
-        again: RunId | None = None,
+        again: Replaced | None = None,
         listed: ListedMessages | None = None,
     ) -> Ticket:
         """Accept a run, as `Service.submit` says; `trace` is stored with it."""
@@ -146,6 +148,12 @@ class Admission:
                 request = await self._as_listed(request, listed)
                 new = self._builder.build(request, trace, new.run_id)
         if answer is None:
+            answer = await self._decided(new, on_disconnect, is_named=run_id is not None)
+        while isinstance(answer, JoinedSince):
+            assert again is not None
+            said, again = await self._reading.repeatable(request.key.principal, again.run_id)
+            request = replace(request, input=said.input)
+            new = self._builder.build(request, trace, new.run_id, None, again)
             answer = await self._decided(new, on_disconnect, is_named=run_id is not None)
         if isinstance(answer, Ticket):
             return answer if listed is None else await self._with_superseded(answer)
@@ -242,7 +250,7 @@ class Admission:
         answer = await to_the_end(self._accept(new, OnDisconnect.CONTINUE), self._under_way)
         if isinstance(answer, Ticket | Overlaps | Stale):
             return answer
-        assert not isinstance(answer, Accepted | Attached)
+        assert not isinstance(answer, Accepted | Attached | JoinedSince)
         raise self._refusals.error(new, answer)
 
     async def _accept(self, new: NewRun, on_disconnect: OnDisconnect) -> Ticket | AcceptAnswer:

@@ -15,7 +15,7 @@ from strandline._engine.ownership import Ownership
 from strandline._engine.reading.answers import RunPage, RunView
 from strandline._engine.reading.reasons import of_others
 from strandline._engine.reading.standings import Standings
-from strandline._engine.requests import not_resolvable
+from strandline._engine.requests import Replaced, not_resolvable
 from strandline._engine.streams import Later, RunStream, Streams
 from strandline._journal.editions import edition, may_edit
 from strandline._journal.port import (
@@ -92,8 +92,10 @@ class Reading(Struct, eq=False):
         superseded = await self._journal.read(SupersededQuery(run.key, run_id=run_id))
         return replace(view, superseded=superseded)
 
-    async def repeatable(self, principal: Principal, run_id: RunId) -> Run:
+    async def repeatable(self, principal: Principal, run_id: RunId) -> tuple[Run, Replaced]:
         """Return a run to replace, with what those said that joined it; the host of one that has joined another.
+
+        The `Replaced` is what `Service.submit` takes for it.
 
         Raises `NotFound`, and `Invalid` for an answer to a question.
         """
@@ -103,9 +105,9 @@ class Reading(Struct, eq=False):
         if answered(run.input):
             raise Invalid(f"run {run.run_id} answers an input request: replace the run that has asked")
         joined = await self._journal.read(JoinedQuery(run.key, run.run_id))
-        if not joined:
-            return run
-        return replace(run, input=[block for said in (run.input, *joined) for block in _blocks(said)])
+        if joined:
+            run = replace(run, input=[block for said in (run.input, *joined) for block in _blocks(said)])
+        return run, Replaced(run_id=run.run_id, joined=len(joined))
 
     async def stored_run(self, principal: Principal, run_id: RunId) -> Run:
         """Return a run as the journal has it. Raises `NotFound`, and `NotOwner` for a run of another server.

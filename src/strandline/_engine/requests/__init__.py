@@ -15,7 +15,15 @@ from strandline._engine.requests.content import (
     NEVER_ALLOWED,
     check_content,
 )
-from strandline._engine.requests.request import END_OF_TIME_S, Request, RunEdit, check_key, is_storable, newer_of
+from strandline._engine.requests.request import (
+    END_OF_TIME_S,
+    Replaced,
+    Request,
+    RunEdit,
+    check_key,
+    is_storable,
+    newer_of,
+)
 from strandline._engine.requests.run_builder import RunBuilder, checked_priority, fingerprint_of
 from strandline._engine.requests.webhook import EVENTS, check_url, check_webhook
 
@@ -32,6 +40,7 @@ __all__ = [
     "Differs",
     "GoesBack",
     "ListedMessages",
+    "Replaced",
     "RunBuilder",
     "Request",
     "RunEdit",

@@ -12,6 +12,7 @@ from strandline._model import (
     Input,
     OnDisconnect,
     OnQuestion,
+    RunId,
     Sender,
     SessionKey,
     Webhook,
@@ -119,6 +120,17 @@ def is_storable(name: object) -> bool:
         return name.isascii() or bool(name.encode())
     except UnicodeEncodeError:
         return False
+
+
+class Replaced(Struct, frozen=True, kw_only=True):
+    """The run that the run of a request replaces.
+
+    `joined`: how many runs have joined it whose inputs are in that of the request, which is made anew if these are not
+    all of them; None: the request has an input of its own.
+    """
+
+    run_id: RunId
+    joined: int | None = None
 
 
 class RunEdit(Struct, frozen=True, kw_only=True):

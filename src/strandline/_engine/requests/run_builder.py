@@ -12,7 +12,7 @@ from strandline._clock import Clock
 from strandline._encoding import encode, encode_messages
 from strandline._engine.options import Options
 from strandline._engine.requests.content import check_content
-from strandline._engine.requests.request import Request, RunEdit
+from strandline._engine.requests.request import Replaced, Request, RunEdit
 from strandline._engine.requests.webhook import DEFAULT_EVENTS, check_webhook
 from strandline._model import (
     HIGHEST_PRIORITY,
@@ -97,7 +97,7 @@ class RunBuilder(Struct, eq=False):
         trace: Carrier | None,
         run_id: RunId | None = None,
         resolution: Resolution | None = None,
-        again: RunId | None = None,
+        again: Replaced | None = None,
     ) -> NewRun:
         """Return the requested run, nothing of it stored yet; with a new id unless one is given.
 
@@ -147,6 +147,7 @@ class RunBuilder(Struct, eq=False):
             own_options=self._own_options(request) if resolution is None else RUN_OPTIONS,
             resolution=resolution,
             back=back,
+            expected_joined=None if again is None else again.joined,
             webhook=self._webhook(request),
         )
 
@@ -170,7 +171,7 @@ class RunBuilder(Struct, eq=False):
                 raise Invalid(f"collect.{name} must be {least:g} to {most:g}")
         return collect_by(given, self._collects)
 
-    def _back(self, request: Request, again: RunId | None) -> GoBack | None:
+    def _back(self, request: Request, again: Replaced | None) -> GoBack | None:
         """Return where history continues with a request's run. Raises `Invalid` if it asks for what excludes that."""
         if again is None and request.after is UNSET:
             return None
@@ -188,7 +189,7 @@ class RunBuilder(Struct, eq=False):
         if request.on_question is OnQuestion.ANSWER:
             raise Invalid("after does not go with on_question answer: an answer continues the run that has asked")
         after = None if request.after is UNSET or request.after is None else RunId(request.after)
-        return GoBack(after=after, again=again)
+        return GoBack(after=after, again=None if again is None else again.run_id)
 
     def check_defaults(self, key: SessionKey, options: RunDefaults) -> None:
         """Check the default options of a session as those of a request. Raises `Invalid`."""

@@ -188,7 +188,7 @@ class RunsAgain(SessionRuns):
         run_id, caller = RunId(request.path_params["run_id"]), principal_of(request)
         wait_s, as_events = preferred_wait_s(request), wants_events(request)
         body, raw = await wire.read_json(request, self._settings.max_body_bytes, self._decode_again, AGAIN_READS)
-        run = await self._service.repeatable(caller, run_id)
+        run, replaced = await self._service.repeatable(caller, run_id)
         options = RunOptions(
             if_busy=body.if_busy,
             priority=body.priority,
@@ -208,14 +208,14 @@ class RunsAgain(SessionRuns):
             as_events=as_events,
             after=resumed_after(request) if as_events else 0,
             wait_s=wait_s,
-            again=run.run_id,
+            again=replaced,
         )
 
     def accepted(self, run: Accepted) -> None:
         """Log which run replaces which."""
         if (again := run.run_request.again) is not None and not run.ticket.attached:
             session_id = run.ticket.key.session_id
-            changed(run.request, f"replaces run {again} of session {session_id} by {run.ticket.run_id}")
+            changed(run.request, f"replaces run {again.run_id} of session {session_id} by {run.ticket.run_id}")
 
 
 def _sender(run: Run, *, trusted: bool) -> SenderBody | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, convert
 
-from strandline._engine.requests import END_OF_TIME_S, ListedMessages, Request
+from strandline._engine.requests import END_OF_TIME_S, ListedMessages, Replaced, Request
 from strandline._http.exchange.idempotency import fingerprint
 from strandline._http.wire import Timestamp
 from strandline._model import (
@@ -17,7 +17,6 @@ from strandline._model import (
     OnDisconnect,
     OnQuestion,
     Resolution,
-    RunId,
     RunWebhook,
     Sender,
     SessionKey,
@@ -178,7 +177,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     """The event after which a stream resumes."""
     resolution: Resolution | None = None
     """What a person found out about a crashed run, which this one continues."""
-    again: RunId | None = None
+    again: Replaced | None = None
     """The run that this one replaces."""
     listed: ListedMessages | None = None
     """What its client lists of the conversation before it, if that counts."""

@@ -15,10 +15,14 @@ from strandline._journal.port import (
     Changed,
     ClaimResult,
     Delete,
+    Edit,
+    Edited,
     Effect,
     HistoryPage,
     HistoryQuery,
     JoinedQuery,
+    JoinedSince,
+    Move,
     Pause,
     Refused,
     Restore,
@@ -464,6 +468,37 @@ class GoingBackContract(Contract):
         assert await restore(desk, "b") == Restored(key(), 6)
 
     @scenario
+    async def test_nothing_that_comes_later_starts_before_one_that_goes_back(self, desk: Desk) -> None:
+        for each in "ab":
+            await turn(desk, each)
+        await desk.accept("delayed", not_before=desk.clock.at + 1.0, priority=1)
+        await desk.journal.change(Pause(key()))
+        assert await go_back(desk, "c", "a", input="x" * 5000) == Accepted(1)
+        assert await desk.accept("first", priority=1) == Accepted(2)
+        assert await desk.accept("stops", lane=Lane.FRONT, if_busy=IfBusy.INTERRUPT) == Accepted(2)
+        await desk.journal.change(Move(ANONYMOUS, RunId("first"), None))
+        desk.clock.at += 2.0
+        await desk.end_overdue()
+        for priority in (None, 5):
+            await desk.journal.change(Move(ANONYMOUS, RunId("c"), priority))
+        assert ((await desk.run("c")).position, (await desk.run("c")).priority) == (1, 5)
+        await desk.restart()
+        assert isinstance(await desk.journal.change(Edit(ANONYMOUS, RunId("c"), priority=4, input="ask c")), Edited)
+        assert ((await desk.run("c")).position, (await desk.run("c")).priority) == (1, 4)
+        await desk.restart()
+        assert ((await desk.run("c")).position, (await desk.run("c")).priority) == (1, 4)
+        await desk.journal.change(Resume(key()))
+        await desk.journal.claim_next(key())
+        order = []
+        for _ in range(4):
+            claim = await desk.claim()
+            order.append(claim.run.run_id)
+            messages = (f"ask {claim.run.run_id}", f"answer {claim.run.run_id}")
+            await desk.finish(claim, done(*messages), claim_next=True)
+        assert order == ["c", "stops", "first", "delayed"]
+        assert await desk.history() == turns("a", *order)
+
+    @scenario
     async def test_where_no_run_goes_back_to(self, desk: Desk) -> None:
         assert await go_back(desk, "x", "a") == Unreachable("unknown")
         for each in "ab":
@@ -571,6 +606,37 @@ class GoingBackContract(Contract):
         assert await desk.history() == turns("a", "f")
         await restore(desk, "c")
         assert await desk.history() == [*turns("a"), *both_said, *turns("e")]
+
+    @scenario
+    async def test_a_run_is_made_again_with_all_that_joined_or_not_at_all(self, desk: Desk) -> None:
+        host = await desk.start("a")
+
+        async def again_if(joined: int, run_id: str, **fields: Any) -> AcceptAnswer:
+            return await again(desk, run_id, "a", expected_joined=joined, **fields)
+
+        front: dict[str, Any] = {"lane": Lane.FRONT, "if_busy": IfBusy.INTERRUPT}
+        assert await again_if(1, "x", **front) == JoinedSince()
+        await desk.accept("b", if_busy=IfBusy.STEER)
+        assert not await desk.exists("x")
+        assert not (await desk.run("a")).cancel_requested
+        await desk.journal.apply_joins(host.token, said("ask a"))
+        assert await again_if(0, "x", **front) == JoinedSince()
+        assert not (await desk.run("a")).cancel_requested, "what is refused changes nothing"
+        await desk.restart()
+        (host,) = desk.orphans
+        assert await again_if(0, "x", **front) == JoinedSince()
+        outcome = Outcome(status=RunStatus.SUCCEEDED)
+        both = Completion(outcome=outcome, messages=said("ask a and b", "answer both"), joined=(RunId("b"),))
+        await desk.finish(host, both)
+        for wrong in (0, 2):
+            assert await again_if(wrong, "x") == JoinedSince()
+        assert await again_if(1, "c") == Accepted(0)
+        await desk.finish(await desk.claim(of="c"), done("ask c", "answer c"))
+        assert await desk.history() == turns("c")
+        assert await again_if(0, "d", keyed=Keyed("k", b"f" * 32, 0.0)) == JoinedSince()
+        assert await again_if(1, "e", keyed=Keyed("k", b"f" * 32, 0.0)) == Accepted(0), "a refusal keeps no key"
+        assert await again_if(0, "f", keyed=Keyed("k", b"f" * 32, 0.0)) == Attached(RunId("e"))
+        await desk.claim(of="e")
 
     @scenario
     async def test_a_question_of_several_runs_is_closed_for_all_of_them(self, desk: Desk) -> None:

@@ -26,6 +26,7 @@ from strandline._model import (
     Checkpoint,
     Completion,
     ErrorCode,
+    GoBack,
     IfBusy,
     Lane,
     Message,
@@ -132,6 +133,16 @@ class ResolutionsContract(Contract):
         await desk.finish(orphan, done("again", "well"))
         assert await desk.history() == said("0", "1", "again", "well")
         assert (await desk.run("a")).outcome == _CRASHED
+
+    @scenario
+    async def test_none_is_resolved_while_one_waits_that_goes_back(self, desk: Desk) -> None:
+        await desk.finish(await desk.start("before"), done("0", "1"))
+        await crashed(desk)
+        await desk.journal.change(Pause(key()))
+        assert await desk.accept("c", back=GoBack(after=RunId("before")), input="x" * 5000) == Accepted(1)
+        assert await resolve(desk, "b") == Unresolvable("gone"), "it would be superseded as soon as it has ended"
+        await desk.restart()
+        assert await resolve(desk, "b") == Unresolvable("gone")
 
     @scenario
     async def test_a_run_is_resolved_once(self, desk: Desk) -> None:
