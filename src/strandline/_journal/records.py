@@ -214,7 +214,10 @@ class Records(Protocol):
         ...
 
     def copied_turn(self, session: SessionRef, last: int, run_id: RunId) -> Turn | None:
-        """Return what the history of a copied session has of a run of its source; None if it has nothing."""
+        """Return what the history of a copied session has of a run of its source, or of the one that it joined.
+
+        None if it has nothing of it.
+        """
         ...
 
     def fork_source(self, key: SessionKey, after: RunId | int | None) -> "ForkSource | Unreachable | None":

@@ -194,6 +194,10 @@ _TURN: Final = (
     "SELECT runs.seq, runs.status, runs.joins, hosts.seq FROM runs LEFT JOIN runs AS hosts"
     " ON hosts.run_id = runs.host WHERE runs.seq = ?"
 )
+_HOST: Final = (
+    "SELECT host FROM runs JOIN sessions ON no = session"
+    " WHERE run_id = ? AND principal = ? AND joins = 'applied' AND host IS NOT NULL"
+)
 _AGENT_AT: Final = (
     f"{reader.CHAIN} SELECT history.agent FROM chain JOIN history USING (no)"
     " WHERE history.first <= ? AND history.first + history.count > ?"
@@ -696,11 +700,19 @@ class StoredRows(ABC):
         return superseded.count_joined(self._connection, session, last, run_id)
 
     def copied_turn(self, session: changes.SessionRef, last: int, run_id: RunId) -> Turn | None:
-        """Return what the history of a copied session has of a run of its source; None if it has nothing."""
+        """Return what the history of a copied session has of a run of its source, or of the one that it joined.
+
+        None if it has nothing of it.
+        """
         if self._execute("SELECT 1 FROM forks WHERE session = ?", (session.no,)).fetchone() is None:
             return None
         row = self._execute(_ROW_OF_COPIED, (last, session.no, run_id, run_id)).fetchone()
-        return None if row is None else self.turn_of_row(row)
+        turn = None if row is None else self.turn_of_row(row)
+        if turn is None or turn.first == turn.end:
+            host = self._execute(_HOST, (run_id, session.key.principal)).fetchone()
+            if host is not None:
+                return self.copied_turn(session, last, RunId(host[0]))
+        return turn
 
     def turn_with(self, session: changes.SessionRef, last: int, index: int) -> Turn | None:
         """Return the turn that has a message; None if history has no such message."""

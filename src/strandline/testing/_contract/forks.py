@@ -4,6 +4,7 @@ from typing import Any
 
 from strandline._history import open_tool_uses
 from strandline._journal.port import (
+    Accepted,
     Changed,
     Delete,
     Fork,
@@ -31,6 +32,7 @@ from strandline._model import (
     Completion,
     ForkedFrom,
     GoBack,
+    IfBusy,
     Inline,
     InputRequest,
     Message,
@@ -279,6 +281,32 @@ class ForksContract(Contract):
         assert await desk.history(key("second")) == turns("a", "b")
         assert await fork(desk, at=key("third"), of="copy") == forked("e", 10, key("third"), "copy")
         assert await desk.history(key("third")) == turns("a", "e")
+
+    @scenario
+    async def test_a_run_that_had_joined_names_the_turn_in_a_copy_as_in_its_source(self, desk: Desk) -> None:
+        await turn(desk, "a")
+        host = await desk.start("b")
+        await desk.accept("c", if_busy=IfBusy.STEER)
+        await desk.journal.apply_joins(host.token, said("ask b"))
+        outcome = Outcome(status=RunStatus.SUCCEEDED)
+        both = said("ask b and c", "answer both")
+        await desk.finish(host, Completion(outcome=outcome, messages=both, joined=(RunId("c"),)))
+        await turn(desk, "silent", completion=done())
+        await turn(desk, "d")
+        await turn(desk, "foreign", key("s", "somebody"))
+        ends, whole_of_it = key("ends there"), key("whole")
+        assert await fork(desk, "c", ends) == forked("b", 4, ends), "naming one is naming all"
+        assert await fork(desk, at=whole_of_it) == forked("d", 6, whole_of_it)
+        for at in (ends, whole_of_it):
+            again = key(f"again {at.session_id}")
+            assert await fork(desk, "c", again, at.session_id) == forked("b", 4, again, at.session_id)
+            assert await desk.history(again) == [*turns("a"), *both]
+        for run_id, at in (("e", key()), ("f", ends), ("g", whole_of_it)):
+            assert await desk.accept(run_id, at, back=GoBack(after=RunId("c"))) == Accepted(0)
+            await desk.finish(await desk.claim(of=run_id), done(f"ask {run_id}", f"answer {run_id}"))
+            assert await desk.history(at) == [*turns("a"), *both, *turns(run_id)]
+        for named, reason in (("silent", "left_nothing"), ("foreign", "unknown")):
+            assert await desk.accept("h", whole_of_it, back=GoBack(after=RunId(named))) == Unreachable(reason)
 
     @scenario
     async def test_branches_are_copied(self, desk: Desk) -> None:
