@@ -62,6 +62,10 @@ def test_what_has_gathered_waits_on_over_a_kill_and_its_host_goes_on_with_all_of
         head = collect(server, "one", collect=three)
         assert (head["position"], head["why"]["code"]) == (1, "collects")
         second = collect(server, "two", collect=three)
+        assert (second["position"], second["why"]["code"]) == (2, "collects"), "it is part of that turn"
+        plain = accepted(server, "plain")
+        assert (plain["position"], plain["why"]["code"]) == (3, "behind")
+        assert server.client.post(f"/v1/runs/{plain['run_id']}/cancel").status_code == 200
         server.kill()
         server.start()
         assert server.run(second["run_id"])["status"] == "queued"
@@ -126,10 +130,24 @@ def test_a_function_gets_the_texts_of_a_turn_as_one(tmp_path: Path) -> None:
             assert [(event.joining, event.joined) for event in joined] == [(second.run_id, first["run_id"])]
 
 
+def test_a_session_that_collects_needs_no_policy_to_say_how(tmp_path: Path, at: Checkpoints) -> None:
+    with serving(TARGET, folder=tmp_path, variables=at.environment) as server:
+        ended(server, accepted(server, "hello"))
+        options = {"options": {"if_busy": "collect"}}
+        assert server.client.patch("/v1/sessions/s", json=options).status_code == 200
+        pair = {"quiet": 60, "max_wait": 60, "max_items": 2}
+        first, second = (accepted(server, text, collect=pair) for text in ("one", "two"))
+        assert [each["output"] for each in ended(server, first, second)] == ["alone: one; two"] * 2
+        refusal = server.client.post("/v1/sessions/s/runs", json={"input": "x", "if_busy": "enqueue", "collect": pair})
+        assert (refusal.status_code, refusal.json()["code"]) == (422, "invalid")
+
+
 def test_what_does_not_go_with_collecting_is_refused(tmp_path: Path, at: Checkpoints) -> None:
     with serving(TARGET, folder=tmp_path, variables=at.environment) as server:
         for more in (
             {"collect": {"quiet": 1}},
+            {"collect": {"quiet": 1}, "after": None},
+            {"collect": {"quiet": 1}, "not_before": "2030-01-01T00:00:00Z"},
             {"if_busy": "steer", "collect": {"quiet": 1}},
             {"if_busy": "collect", "collect": {"quiet": 61}},
             {"if_busy": "collect", "collect": {"max_items": 0}},

@@ -95,6 +95,10 @@ def test_what_is_refused_says_what_to_do(at: Checkpoints, tmp_path: Path) -> Non
             assert why in refusal(server, url=url), url
         assert "events" in refusal(server, url="https://example.com", events=["run.position"])
         assert "events" in refusal(server, url="https://example.com", events=[])
+        assert "`event`" in refusal(server, url="https://example.com", event=["run.started"])
+        misspelt = {"options": {"webhook": {"url": "https://example.com/", "evnts": ["run.started"]}}}
+        refused = server.client.patch("/v1/sessions/s", json=misspelt)
+        assert (refused.status_code, "`evnts`" in refused.json()["detail"]) == (422, True), refused.text
         body = {"options": {"webhook": {"url": "http://example.com/"}}}
         server.chat("hello", "s")
         assert server.client.patch("/v1/sessions/s", json=body).status_code == 422

@@ -175,6 +175,9 @@ class Accepting(GoingBack):
         if session is not None and session.options is not None:
             arrival.defaults = defaults = self._options(session)
             arrival.new, arrival.body = with_defaults(arrival.new, arrival.body, defaults)
+        collects = arrival.new.if_busy is IfBusy.COLLECT or arrival.new.resolution is not None
+        if not collects and "collect" in arrival.new.own_options:
+            return Refused("not_collecting", 0)
         if session is not None and arrival.open_round is not None and arrival.new.may_answer:
             found = self._question(session).question
             if (answer := as_answer(arrival.new, found)) is not None:

@@ -199,14 +199,14 @@ class LiveSessions:
         _, until = self._next_turn(session)
         return until
 
-    def collects_until(self, key: SessionKey, now: float) -> float | None:
-        """Return until when (seconds since the epoch) the next run of a session waits for others of its turn; None if
-        it does not."""
+    def collects_until(self, key: SessionKey, now: float, position: int = 1) -> float | None:
+        """Return until when (seconds since the epoch) the run at a position of a session waits for others of the next
+        turn; None if it does not, or is not part of that."""
         session = self._sessions.get(key)
         if session is None or not session.queue.has_next or session.queue.head.collect is None:
             return None
-        until = self._collects_until(session)
-        return until if now < until else None
+        turn, until = self._next_turn(session)
+        return until if now < until and position <= len(turn) else None
 
     def _would_be_last(self, run: RunState) -> bool:
         return is_last(run.attempt + 1, self._max_attempts)

@@ -130,6 +130,7 @@ class Accepted(Struct, frozen=True):
 class Refused(Struct, frozen=True):
     """Nothing was stored: a queue, the principal's storage or nearly the disk is full, or the run must not wait.
     `position` is the place that it would have had. `not_running`: the run that it was to join does not execute.
+    `not_collecting`: it says how it collects, and neither it nor its session that it does.
     """
 
     reason: Literal[
@@ -138,6 +139,7 @@ class Refused(Struct, frozen=True):
         "server_full",
         "session_busy",
         "not_running",
+        "not_collecting",
         "storage_full",
         "disk_low",
         "webhooks_full",
@@ -1143,9 +1145,9 @@ class Sessions(Protocol):
         """Return when the next run of a session is due if only delayed ones wait in it; None: it waits for a turn."""
         ...
 
-    def collects_until(self, key: SessionKey, now: float) -> float | None:
-        """Return until when (seconds since the epoch) the next run of a session waits for others of its turn; None if
-        it does not."""
+    def collects_until(self, key: SessionKey, now: float, position: int = 1) -> float | None:
+        """Return until when (seconds since the epoch) the run at a position of a session waits for others of the next
+        turn; None if it does not, or is not part of that."""
         ...
 
     def executes(self, key: SessionKey) -> bool:

@@ -69,6 +69,11 @@ class Refusals:
         match answer:
             case Refused("not_running"):
                 return NotRunning(f"run {new.expected_run_id} does not execute (any more) in session {session_id}")
+            case Refused("not_collecting"):
+                return Invalid(
+                    "collect goes with if_busy collect only, of the run or of its session: it says for how long, and"
+                    " for how much"
+                )
             case Refused("session_busy") if new.back is not None:
                 return SessionBusy(
                     f"session {session_id} is not at rest: a run of it executes, waits, asks or locks it; with if_busy"

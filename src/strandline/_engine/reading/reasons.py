@@ -87,10 +87,11 @@ class Reasons:
             return closed
         if delayed_until is not None:
             return self._delayed(delayed_until)
-        ahead = position - 1 + self._queues.sessions.executes(key)
-        if ahead:
+        executes = self._queues.sessions.executes(key)
+        collects = None if executes else self._collects(key, position)
+        if collects is None and (ahead := position - 1 + executes):
             return Why(Reason.BEHIND, f"{_runs(ahead)} ahead of it in its session")
-        return self._collects(key) or self._obstacle(key)
+        return collects or self._obstacle(key)
 
     def of_joining(self, host: RunId) -> Why:
         """Return why a run waits that joins another."""
@@ -136,8 +137,8 @@ class Reasons:
             Reason.WAITS_FOR_INPUT, f"the session waits for an answer to its question, until {self._time(until)}"
         )
 
-    def _collects(self, key: SessionKey) -> Why | None:
-        until = self._queues.sessions.collects_until(key, self._clock.now())
+    def _collects(self, key: SessionKey, position: int = 1) -> Why | None:
+        until = self._queues.sessions.collects_until(key, self._clock.now(), position)
         if until is None:
             return None
         return Why(Reason.COLLECTS, f"its turn waits for further messages, until {self._time(until)} if none comes")

@@ -38,7 +38,8 @@ class Request(Struct, frozen=True, kw_only=True):
     expected_run_id: str | None = None
     """With `IfBusy.STEER`: the run that it is to join; refused if that does not execute."""
     collect: CollectOptions | None = None
-    """With `IfBusy.COLLECT`: for how long it waits for others, and for how many; None: the service's defaults."""
+    """With `IfBusy.COLLECT`, its own or its session's: for how long it waits for others, and for how many; None: the
+    service's defaults."""
     on_question: OnQuestion | None = None
     """What it does to the session's open question; None: the service's default."""
     after: str | UnsetType | None = UNSET
@@ -151,7 +152,7 @@ def newer_of(request: Request, *, is_resolved: bool, replaces: bool) -> Iterator
         ("not_before", request.not_before is not None),
         ("sender", request.sender is not None),
         ("steer", request.if_busy is IfBusy.STEER),
-        ("collect", request.if_busy is IfBusy.COLLECT),
+        ("collect", request.if_busy is IfBusy.COLLECT or request.collect is not None),
         ("resolve", is_resolved),
         ("webhook", request.webhook is not None),
         ("after", replaces or not isinstance(request.after, UnsetType)),

@@ -186,6 +186,8 @@ class RunBuilder(Struct, eq=False):
             raise Invalid(f"{option} does not go with if_busy steer: that joins the run that executes")
         if request.if_busy is IfBusy.COLLECT:
             raise Invalid(f"{option} does not go with if_busy collect: it is a turn of its own")
+        if request.collect is not None:
+            raise Invalid(f"{option} does not go with collect: it is a turn of its own")
         if request.on_question is OnQuestion.ANSWER:
             raise Invalid("after does not go with on_question answer: an answer continues the run that has asked")
         after = None if request.after is UNSET or request.after is None else RunId(request.after)
@@ -338,8 +340,11 @@ def _check_policies(request: Request) -> None:
             raise Invalid(
                 f"on_question cannot be {request.on_question} with not_before: nobody knows what is asked by then"
             )
-    if request.collect is not None and request.if_busy is not IfBusy.COLLECT:
-        raise Invalid("collect goes with if_busy collect only: it says for how long, and for how much")
+    if request.collect is not None:
+        if request.if_busy not in (None, IfBusy.COLLECT):  # (None: its session may say it)
+            raise Invalid("collect goes with if_busy collect only: it says for how long, and for how much")
+        if request.not_before is not None:
+            raise Invalid("collect does not go with not_before: a delayed run queues when it is due")
     if request.expected_run_id is not None and request.if_busy is not IfBusy.STEER:
         raise Invalid("expected_run_id goes with if_busy steer only: it names the run to join")
 

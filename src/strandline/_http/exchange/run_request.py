@@ -44,7 +44,7 @@ class SenderBody(Struct, frozen=True):
         return Sender(self.id, self.name or self.id)
 
 
-class WebhookBody(Struct, frozen=True):
+class WebhookBody(Struct, frozen=True, forbid_unknown_fields=True):
     """Where events are sent, signed as Standard Webhooks says."""
 
     url: Annotated[str, Meta(description="An `https` URL without a user name, password or fragment", max_length=2048)]
@@ -106,7 +106,10 @@ class RunOptions(Struct, frozen=True, kw_only=True):
     ] = None
     collect: Annotated[
         CollectBody | None,
-        Meta(description="With `if_busy` `collect`; default: the settings `collect_quiet`, `collect_max_wait`, ..."),
+        Meta(
+            description="With `if_busy` `collect`, which its session may say; default: the settings `collect_quiet`,"
+            " `collect_max_wait`, ..."
+        ),
     ] = None
     expected_run_id: Annotated[
         str | None,

@@ -208,6 +208,8 @@ class CollectingContract(Contract):
             await collect(desk, run_id)
         await desk.accept("plain", claim_next=False)
         await collect(desk, "c")
+        until = [desk.journal.sessions.collects_until(key(), desk.clock.at, position) for position in range(1, 5)]
+        assert until == [desk.clock.at + 2] * 2 + [None] * 2, "those of the turn wait for it to be whole"
         assert await waits(desk)
         desk.clock.at += 2
         claim = await begins(desk, "a")
@@ -301,6 +303,23 @@ class CollectingContract(Contract):
         assert collected(claim) == ["b"]
         await desk.finish(claim, ended_with(done("hi", "ho"), ["b"]), claim_next=True)
         await desk.finish(await desk.claim(of="plain"))
+
+    @scenario
+    async def test_how_it_collects_counts_where_it_does(self, desk: Desk) -> None:
+        own = frozenset({"collect"})
+        refused = Refused("not_collecting", 0)
+        assert await desk.accept("x", collect=BY, own_options=own) == refused
+        assert not await desk.exists("x")
+        await desk.finish(await desk.start("h"))
+        assert await desk.accept("x", collect=BY, own_options=own) == refused, "its session does not"
+        await desk.journal.change(
+            SetOptions(key(), {"if_busy": IfBusy.COLLECT, "collect": CollectOptions(quiet=5.0)}, None)
+        )
+        assert await desk.accept("x", collect=BY, own_options=own | {"if_busy"}) == refused, "it is to be enqueued"
+        assert isinstance(await desk.accept("a", collect=BY, own_options=own), Accepted)
+        assert desk.journal.sessions.next_due == desk.clock.at + BY.quiet, "its own"
+        desk.clock.at += BY.quiet
+        await desk.finish(await begins(desk, "a"))
 
     # -- while they wait --------------------------------------------------------------------------------
 

@@ -305,8 +305,8 @@ class ForksContract(Contract):
             assert await desk.accept(run_id, at, back=GoBack(after=RunId("c"))) == Accepted(0)
             await desk.finish(await desk.claim(of=run_id), done(f"ask {run_id}", f"answer {run_id}"))
             assert await desk.history(at) == [*turns("a"), *both, *turns(run_id)]
-        for named, reason in (("silent", "left_nothing"), ("foreign", "unknown")):
-            assert await desk.accept("h", whole_of_it, back=GoBack(after=RunId(named))) == Unreachable(reason)
+        for named, refused in (("silent", Unreachable("left_nothing")), ("foreign", Unreachable("unknown"))):
+            assert await desk.accept("h", whole_of_it, back=GoBack(after=RunId(named))) == refused
 
     @scenario
     async def test_branches_are_copied(self, desk: Desk) -> None:
