@@ -403,13 +403,10 @@ class GoingBackContract(Contract):
         desk.clock.at += 100
         await turn(desk, "b")
         assert await desk.journal.prune(desk.clock.at, 10) == 1
-        await desk.journal.change(Pause(key()))
-        await go_back(desk, "c", "b")
-        await desk.accept("x", priority=1)
-        await desk.journal.change(Resume(key()))
-        await desk.journal.claim_next(key())
-        executing = await desk.claim(of="x")
-        completion = done("ask x", "answer x", state={"n": 2})
+        executing = await desk.start("x")
+        await go_back(desk, "c", "b", lane=Lane.FRONT, if_busy=IfBusy.INTERRUPT)
+        ended = Outcome(status=RunStatus.CANCELLED)
+        completion = replace(done("ask x", "answer x", state={"n": 2}), outcome=ended)
         assert await desk.finish(executing, completion, claim_next=True) is ClaimResult.CLAIMED
         claim = await desk.claim(of="c")
         record = await desk.journal.load(key())

@@ -118,7 +118,7 @@ class OptionsContract(Contract):
         await self._set(desk, **{**ALL, "if_busy": IfBusy.INTERRUPT, "on_question": None})
         bob = Sender("U2", "Bob")
         own: dict[str, Any] = {"priority": 4, "timeout_s": 20.0, "metadata": {"of": "run"}, "sender": bob}
-        claim = await desk.start_any("b", own_options=RUN_OPTIONS, **own)
+        claim = await desk.start_any("b", own_options=RUN_OPTIONS - {"collect"}, **own)
         assert (claim.run.priority, claim.run.timeout_s, claim.run.lane) == (4, 20.0, Lane.NORMAL)
         assert (claim.run.if_busy, claim.run.sender) == (IfBusy.ENQUEUE, bob)
         assert claim.run.metadata == {"team": "a", "of": "run"}, "metadata is merged, name by name"
