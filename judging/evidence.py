@@ -323,6 +323,22 @@ class StoredEnd(Struct, frozen=True, kw_only=True):
     place: int
 
 
+class Delivery(Struct, frozen=True, kw_only=True):
+    """An event that a webhook received, each time that it came. `content` is the same for the same body only.
+
+    `status` and `end` are those that it says its run has.
+    """
+
+    id: str
+    kind: str
+    run_id: str
+    session: Session
+    content: bytes
+    status: str = ""
+    end: End | None = None
+    is_signed: bool = True
+
+
 class Evidence(Struct, kw_only=True):
     """All that is known from outside."""
 
@@ -365,6 +381,9 @@ class Evidence(Struct, kw_only=True):
     feeds: list[Feed] = field(default_factory=list)
     stored_ends: list[StoredEnd] = field(default_factory=list)
     """As far as it is known who stored them."""
+    deliveries: list[Delivery] = field(default_factory=list)
+    hooked: frozenset[str] = frozenset()
+    """The ids of runs whose ends a webhook must have received."""
     gone: frozenset[str] = frozenset()
     """The names of requests whose run may have been deleted."""
     by_session: dict[Session, list[Run]] = field(default_factory=dict)
@@ -383,6 +402,10 @@ class Evidence(Struct, kw_only=True):
     def is_gone(self, run_id: str) -> bool:
         """Return whether a run may have been deleted with its session."""
         return self.name_of.get(run_id) in self.gone
+
+    def is_deleted(self, session: Session) -> bool:
+        """Return whether a session may have been deleted."""
+        return any(each.session == session for each in self.deletions)
 
     def answers_to(self, question: Question) -> list[Run]:
         """Return the stored runs that answer any part of a question."""

@@ -92,6 +92,8 @@ def evidence_of(case: Case) -> Evidence:
         interruptions=records.blows,
         streams=[replace(stream, history=_left(case, stream.run_id)) for stream in records.streams],
         feeds=records.feeds,
+        deliveries=records.deliveries,
+        hooked=frozenset(runs) if records.has_webhook else frozenset(),
         stored_ends=records.ends,
         joined=[*_joined(case)],
     )

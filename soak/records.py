@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct, field
 
 import judging.evidence
-from judging.evidence import ENDED, End, Feed, StoredEnd, Stream
+from judging.evidence import ENDED, Delivery, End, Feed, StoredEnd, Stream
 
 DELETED: Final = 204
 
@@ -213,6 +213,10 @@ class Records(Struct, kw_only=True):
     """Which server stored the end of each run, by its id in the database; empty if one server owns all."""
     streams: list[Stream] = field(default_factory=list)
     feeds: list[Feed] = field(default_factory=list)
+    deliveries: list[Delivery] = field(default_factory=list)
+    """What the webhook received, in order."""
+    has_webhook: bool = False
+    """Whether all runs have one."""
     faults: list[str] = field(default_factory=list)
     """What was seen to be wrong at once: a malformed history, a request that a healthy server did not answer, ..."""
     stored: list[Stored] = field(default_factory=list)

@@ -20,10 +20,18 @@ def summary(records: Records) -> str:
             f"{each.phase} by {'+'.join(each.signals)}" for each in records.exits if each.signals
         ),
         "workers struck": _counted(each.how for each in records.struck),
+        "events of the webhook": f"{len(records.deliveries)} received, {_repeated(records)} of them again"
+        if records.deliveries
+        else "",
         "joins": _counted(view.join for view in views if view.join is not None),
         **_requests(records),
     }
     return "\n".join(f"{what}: {counts}" for what, counts in lines.items() if counts)
+
+
+def _repeated(records: Records) -> int:
+    """Return how often an event came that had come before."""
+    return len(records.deliveries) - len({each.id for each in records.deliveries})
 
 
 def _streams(records: Records) -> str:

@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from soak.case import Rules
 from soak.desk import Desk
+from soak.hooks import Hooks
 from soak.judge import judge
 from soak.kills import Kill, has_workers, hits, kills
 from soak.load import Load
@@ -54,6 +55,8 @@ class Abilities(Struct, frozen=True, kw_only=True):
     idempotent: bool = True
     control: bool = True
     """Keys, policies, priorities, cancels, moves, pauses, deletions and input requests."""
+    webhooks: bool = True
+    """A webhook for all runs."""
     workers: bool = sys.platform == "linux"
     """Agents in worker processes, in some of the servers. (Elsewhere it is not seen which processes these are.)"""
 
@@ -115,6 +118,11 @@ class Trial:
             *(("--unknown-tool", "resume") if self._rules.inform else ()),
             *(("--idempotent-tools", ",".join(sorted(AGAIN))) if abilities.idempotent else ()),
         ]
+        self._hooks = Hooks(self._folder, seed=seed) if abilities.webhooks else None
+        if self._hooks is not None:
+            every += self._hooks.flags
+            self._records.has_webhook, self._records.deliveries = True, self._hooks.deliveries
+            self._hooks.faults = self._records.faults
         workers = partial(has_workers, seed) if abilities.workers else lambda number: False
         self._relay = self._servers(target, [*every, *flags], workers)
         self._desk = Desk(self._relay, self._records)
@@ -154,6 +162,15 @@ class Trial:
 
     async def run(self) -> list[str]:
         """Return everything that was wrong."""
+        if self._hooks is None:
+            return await self._run()
+        await self._hooks.start()
+        try:
+            return await self._run()
+        finally:
+            await self._hooks.stop()
+
+    async def _run(self) -> list[str]:
         async with self._relay:
             clients = asyncio.create_task(self._load.run())
             striking = asyncio.create_task(self._strike())
@@ -276,6 +293,9 @@ class Trial:
         """Wait until nothing continues; ask for everything; have another server take over; ask for everything again."""
         server = await self._relay.ready()
         await self._quiet()
+        if self._hooks is not None:
+            self._doing = "waiting for the last events of the webhook"
+            await self._sent()
         self._doing = "asking for all runs"
         await self._ask_for_all(server)
         server.send("TERM")
@@ -296,6 +316,17 @@ class Trial:
         async with asyncio.timeout(self._quiet_s):
             while await self._open():  # noqa: ASYNC110 (servers are other processes)
                 await asyncio.sleep(0.05)
+
+    async def _sent(self) -> None:
+        """Return when no event waits to be sent to the webhook any more; one that is given up is a fault."""
+        async with asyncio.timeout(self._quiet_s):
+            while True:
+                reply, _ = await self._desk.until_answered("GET", "/v1/webhooks?limit=1000")
+                dead = [each for each in reply.body["webhooks"] if each["status"] == "dead"]
+                self._records.faults += [f"event {each['id']} is given up: {each['error']}" for each in dead]
+                if len(dead) == len(reply.body["webhooks"]):
+                    return
+                await asyncio.sleep(0.1)
 
     async def _open(self) -> int:
         """Return how many runs execute, wait or are held."""

@@ -71,6 +71,12 @@ async def head_of(reader: asyncio.StreamReader) -> Head:
     return Head(int(first[9:12]), {line.partition(b":")[0].lower(): line.partition(b":")[2].strip() for line in lines})
 
 
+async def head_of_request(reader: asyncio.StreamReader) -> dict[str, str]:
+    """Read the head of a request; return its headers, with names in lower case."""
+    _, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").rstrip().split("\r\n")
+    return {line.partition(":")[0].lower(): line.partition(":")[2].strip() for line in lines}
+
+
 async def reply_of(reader: asyncio.StreamReader, head: Head, what: str) -> Reply:
     """Read the rest of an answer that is no stream. Raises `Lost` if it says so."""
     answer = await reader.readexactly(int(head.headers.get(b"content-length", 0)))
