@@ -58,6 +58,7 @@ def test_twenty_kills_break_no_promise(tmp_path: Path) -> None:
         "moves",
         "pauses",
         "deletions",
+        "events of the webhook",
     ):
         assert f"\n{played}: " in trial.summary(), "it was played"
 
