@@ -11,6 +11,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from judging.evidence import Limits
+from soak.kept import KEPT
 from soak.ledger import Line
 from soak.message import Message, read, texts_of
 from soak.owned import Owners
@@ -148,7 +149,8 @@ class Case:
         """By message and toolUseId: how often a tool was started."""
         for line in lines:
             if line.kind == "begin":
-                whose = line.run_id if line.label in self.gone else line.label  # (it may have been sent again since)
+                own = line.label in self.gone or line.session.startswith(KEPT)  # (`again` has the same message)
+                whose = line.run_id if own else line.label  # (it may have been sent again since)
                 self.starts[whose, line.tool_use_id].append(line)
         self.acted = {line.run_id for line in lines if line.kind == "begin"}
         """The runs that have started a tool."""
@@ -220,7 +222,9 @@ class Case:
     def parts_of(self, run_id: str) -> int | None:
         """Return how many parts of history are a run's own; None if that of an earlier run has what it left."""
         request = self.request_of(run_id)
-        return None if request is None or request.thread else self._count[request.name]
+        return (
+            None if request is None or request.thread or request.session.startswith(KEPT) else self._count[request.name]
+        )
 
     def has_checkpoints(self, run: Stored) -> bool:
         """Return whether what a run did was stored for sure before it ended, if it was cancelled.

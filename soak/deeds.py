@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from soak.case import NOT_ANSWERED, NOT_STARTED, UNKNOWN, Case, text_of
+from soak.kept import KEPT
 from soak.ledger import Line
 
 
@@ -27,7 +28,7 @@ def _starts(case: Case) -> Iterator[str]:
     all_here: dict[tuple[str, tuple[int, str]], list[str]] = defaultdict(list)
     left_out = case.traceless | case.never_kept
     for line in case.lines:
-        if line.label in case.gone or case.owners.is_late(line):
+        if line.label in case.gone or line.session.startswith(KEPT) or case.owners.is_late(line):
             continue
         if line.kind == "begin":
             _append(tools[line.session], line.label)

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Final
 
+from soak.kept import KEPT
 from soak.ledger import Line, Reader
 from soak.records import Records, Unanswered
 from soak.server import Relay, Server
@@ -34,7 +35,7 @@ class Desk:
         """Take what the tools have written since; a run whose tool works is one that was accepted."""
         for line in self._ledger.new():
             self.lines.append(line)
-            if line.run_id:
+            if line.run_id and not line.session.startswith(KEPT):
                 self.runs[line.run_id] = None
 
     def accepted(self, session: str, label: str) -> str | None:
@@ -48,7 +49,9 @@ class Desk:
         if server.healthy or isinstance(error, Silent):
             self.records.unanswered.append(Unanswered(server=server.number, what=str(error)))
 
-    async def until_answered(self, method: str, path: str, body: object = None) -> tuple[Reply, bool]:
+    async def until_answered(
+        self, method: str, path: str, body: object = None, *, headers: str = ""
+    ) -> tuple[Reply, bool]:
         """Ask one server after the other until one has carried it out; return its answer, and whether others may have.
 
         Raises `NotReady` if there is no server.
@@ -57,7 +60,7 @@ class Desk:
         while True:
             server = await self.relay.ready()
             try:
-                reply = await ask(server.port, method, path, body)
+                reply = await ask(server.port, method, path, body, headers=headers)
                 if reply.status_code != 503:
                     return reply, others
             except (Broken, Silent) as error:

@@ -15,6 +15,7 @@ from soak.case import NOT_GIVEN, Case, Part, Rules, text_of
 from soak.closed import judge_closed
 from soak.deeds import judge_deeds
 from soak.deletions import judge_deletions
+from soak.kept import judge_kept
 from soak.ledger import Line
 from soak.message import LABEL, OUT_OF_ORDER, Message, answer
 from soak.moves import judge_moves
@@ -47,6 +48,7 @@ def judge(records: Records, lines: Sequence[Line], rules: Rules) -> list[str]:
 
 def _seen_at_once(case: Case) -> Iterator[str]:
     yield from case.records.faults
+    yield from judge_kept(case.records.kept)
     if case.records.left:
         yield f"at the end {case.records.left} runs still executed, waited or were held"
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from soak import plan
 from soak.answers import Answers
+from soak.branches import Branches
 from soak.desk import POLL_S, Desk
 from soak.followers import Followers
 from soak.hands import Hands
@@ -42,6 +43,7 @@ class Load:
         self._answers = Answers(desk, self._talk)
         self._followers = Followers(desk, self._talk, seed=seed)
         self._hands = Hands(desk, seed=seed)
+        self.branches = Branches(desk, seed=seed)
 
     async def run(self) -> None:
         """Let all clients do what they do until `stop`; then let each come to the end of what it has begun."""
@@ -58,6 +60,7 @@ class Load:
                 for number in range(plan.DELETERS):
                     group.create_task(self._deleter(number))
                 self._hands.start(group)
+                self.branches.start(group)
 
     def stop(self) -> None:
         """Have nobody begin anything more."""

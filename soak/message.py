@@ -20,12 +20,14 @@ TOOLS: Final = ("work", "awork", "fails", "afails", "again", "stubborn", *ASKING
 AGAIN: Final = frozenset({"again", "asksagain"})
 MEANWHILE: Final = "(Said meanwhile, while you were working:)"
 """Before what another message says that has joined the run."""
+FILE: Final = "[The file "
+"""How what a model reads of a file begins."""
 OUT_OF_ORDER: Final = "the provider is out of order"
 
 
 def texts_of(message: Any) -> tuple[list[str], list[str]]:
     """Return the texts of a user's message: its own, and those of messages that have joined its run."""
-    texts = [block["text"] for block in message["content"] if "text" in block]
+    texts = [block["text"] for block in message["content"] if "text" in block and not block["text"].startswith(FILE)]
     own = texts.index(MEANWHILE) if MEANWHILE in texts else len(texts)
     return texts[:own], [text for text in texts[own:] if text != MEANWHILE]
 

@@ -13,6 +13,7 @@ from msgspec import Struct, field
 
 import judging.evidence
 from judging.evidence import ENDED, Delivery, End, Feed, StoredEnd, Stream
+from soak.kept import Kept
 
 DELETED: Final = 204
 
@@ -204,6 +205,8 @@ class Records(Struct, kw_only=True):
     """The ids of runs that were shown as ended, with a session that waits for a thread of them."""
     most_held: int = 0
     """How many sessions waited so at once, by `/health`."""
+    kept: Kept = field(default_factory=Kept)
+    """What clients saw of the sessions that are theirs alone."""
     exits: list[Exit] = field(default_factory=list)
     unanswered: list[Unanswered] = field(default_factory=list)
     """What servers left without an answer that nobody had stopped."""

@@ -19,6 +19,7 @@ from typing import Final, Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
+from soak.branches import Refused
 from soak.case import Rules
 from soak.desk import Desk
 from soak.hooks import Hooks
@@ -115,6 +116,7 @@ class Trial:
             *("--lock-wait", "3600", "--idle-timeout-minutes", "15"),
             *(("--cancel-grace", str(CANCEL_GRACE_S), "--max-still-working", "64") if abilities.holds else ()),
             *(("--input-timeout", str(INPUT_TIMEOUT_S)) if abilities.control else ()),
+            *("--files", str(self._folder / "files")),
             *(("--unknown-tool", "resume") if self._rules.inform else ()),
             *(("--idempotent-tools", ",".join(sorted(AGAIN))) if abilities.idempotent else ()),
         ]
@@ -158,7 +160,7 @@ class Trial:
 
     def summary(self) -> str:
         """Return, in lines, what was played; true after `run`."""
-        return summary(self._records)
+        return f"{summary(self._records)}\nbranches and files: {_counted(self._load.branches.done)}"
 
     async def run(self) -> list[str]:
         """Return everything that was wrong."""
@@ -192,6 +194,8 @@ class Trial:
                 self._records.faults.append(
                     f"not within {self._quiet_s:g} s: the end of all that runs, while {self._doing}"
                 )
+            except* Refused as several:
+                self._records.faults.append(str(_first(several)))
             except* (Broken, Silent) as several:
                 error = _first(several)
                 self._records.faults.append(f"a server that nobody had stopped left a question unanswered: {error}")
@@ -298,6 +302,8 @@ class Trial:
             await self._sent()
         self._doing = "asking for all runs"
         await self._ask_for_all(server)
+        self._doing = "looking at all branches and files"
+        await self._load.branches.look_at_all()
         server.send("TERM")
         await self._relay.ended(server)
         server = await self._relay.ready()
@@ -353,6 +359,10 @@ def _first(several: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the first error in a group, however deep."""
     first = several.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 async def _each(names: Iterable[str], ask: Callable[[str], Awaitable[T]]) -> list[tuple[str, T]]:

@@ -85,6 +85,34 @@ async def reply_of(reader: asyncio.StreamReader, head: Head, what: str) -> Reply
     return Reply(head.status_code, json.loads(answer) if answer else None)
 
 
+async def transfer(
+    port: int, method: str, path: str, content: bytes | None, *, deadline_s: float = 60.0
+) -> tuple[int, bytes]:
+    """Send bytes, or none, and return the status and the bytes of the answer. Raises `Broken` or `Silent`."""
+    what = f"{method} {path}"
+    length = "" if content is None else f"Content-Length: {len(content)}\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n{length}\r\n"
+    writer = None
+    try:
+        async with asyncio.timeout(deadline_s):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(head.encode() + (content or b""))
+            answer = await head_of(reader)
+            if b"chunked" not in answer.headers.get(b"transfer-encoding", b""):
+                return answer.status_code, await reader.readexactly(int(answer.headers.get(b"content-length", 0)))
+            received = b""
+            while size := int(await reader.readuntil(b"\r\n"), 16):
+                received += (await reader.readexactly(size + 2))[:-2]
+            return answer.status_code, received
+    except TimeoutError:
+        raise Silent(f"{what} was not answered within {deadline_s:g} s") from None
+    except (OSError, ValueError, asyncio.IncompleteReadError) as error:
+        raise Broken(f"{what}: {error}") from error
+    finally:
+        if writer is not None:
+            writer.transport.abort()
+
+
 async def _ask(port: int, method: str, path: str, body: object, headers: str) -> Reply:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
