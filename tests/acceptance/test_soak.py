@@ -59,6 +59,7 @@ def test_twenty_kills_break_no_promise(tmp_path: Path) -> None:
         "pauses",
         "deletions",
         "events of the webhook",
+        "branches and files",
     ):
         assert f"\n{played}: " in trial.summary(), "it was played"
 

@@ -1,0 +1,80 @@
+"""The soak's judge finds what is wrong about conversations that go back, forks and files, and nothing else."""
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from soak.branches import Branch, Branches
+from soak.kept import KEPT, Content, Conversation, conversation_of
+from soak.message import texts_of
+from soak_support import World, assistant, result, use, user
+
+SESSION = f"{KEPT}0.0"
+TRUE = Conversation(
+    session=SESSION, runs=("r1", "r3"), wanted=("r1", "r3"), texts=("k0-0", "k0-2"), wanted_texts=("k0-0", "k0-2")
+)
+FILE = Content(session=SESSION, file_id="file_1", how="a download", digest=b"true", wanted=b"true")
+
+
+def judged(*, conversation: Conversation = TRUE, content: Content = FILE) -> list[str]:
+    world = World()
+    world.records.kept.conversations.append(conversation)
+    world.records.kept.contents.append(content)
+    return world.judged()
+
+
+def test_true_conversations_and_files_are_no_fault() -> None:
+    assert judged() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"runs": ("r1", "r2", "r3")}, "has runs ['r1', 'r2', 'r3'], and should have ['r1', 'r3']"),
+        ({"runs": ("r1",), "texts": ("k0-0",)}, "has runs ['r1']"),
+        ({"runs": ("r3", "r1")}, "should have ['r1', 'r3']"),
+        ({"texts": ("k0-0", "k0-9")}, "has other questions than were asked: [('k0-9', 'k0-2')]"),
+    ],
+)
+def test_a_wrong_conversation_is_found(changes: dict[str, Any], said: str) -> None:
+    (fault,) = judged(conversation=replace(TRUE, **changes))
+    assert said in fault
+
+
+@pytest.mark.parametrize(("digest", "said"), [(None, "is missing"), (b"other", "has another content")])
+def test_a_wrong_file_is_found(digest: bytes | None, said: str) -> None:
+    (fault,) = judged(content=replace(FILE, digest=digest))
+    assert fault == f"file file_1 of {SESSION} {said} (a download)"
+
+
+def test_a_history_is_read_by_its_runs() -> None:
+    file = {"file": {"id": "file_1", "name": "a.bin"}}
+    messages = [
+        {"run_id": "r1", **user(file, {"text": "k0-0 work.1"})},
+        {"run_id": "r1", **assistant(use("work", 1))},
+        {"run_id": "r1", **user(result(1, "did it", "success"))},
+        {"run_id": "r1", **assistant({"text": "k0-0: did it"})},
+        {"run_id": "r2", **user({"text": "k0-0 work.1"})},
+        {"run_id": "r2", **assistant({"text": "done"})},
+    ]
+    assert conversation_of(messages) == (("r1", "r2"), ("k0-0 work.1", "k0-0 work.1"))
+
+
+def test_what_a_model_reads_of_a_file_is_not_its_question() -> None:
+    message = user({"text": "[The file a.bin (application/octet-stream, 11 bytes)]"}, {"text": "k0-0 work.1"})
+    assert texts_of(message) == (["k0-0 work.1"], [])
+
+
+def test_a_client_knows_what_its_conversation_is() -> None:
+    known = Branch(session=SESSION)
+    branches = Branches.__new__(Branches)
+    branches._continue(known, "r1", ())
+    branches._continue(known, "r2", known.now)
+    branches._continue(known, "r3", known.at["r1"])
+    assert known.now == known.at["r3"] == ("r1", "r3")
+    assert known.left == [("r1", "r2")]
+    assert known.at["r2"] == ("r1", "r2")
+    branches._continue(known, "r4", ())
+    assert known.at["r4"] == ("r4",)
+    assert known.left[-1] == ("r1", "r3")
