@@ -130,16 +130,16 @@ class Branches:
         self._records.requests[label] = SentRequest(
             name=label, session=branch.session, sent=time.monotonic_ns(), key=label, **known
         )
-        reply = await self._asked("POST", path, {**body, "metadata": {"label": label}}, key=label, label=label)
+        reply = await self._requested("POST", path, {**body, "metadata": {"label": label}}, key=label, label=label)
         run_id: str = reply.body["run_id"]
         at_ns = time.monotonic_ns()
         self._records.answered.append(Answered(label=label, status_code=202, at_ns=at_ns, run_id=run_id))
         while reply.body["ended_at"] is None:
-            reply = await self._asked("GET", f"/v1/runs/{run_id}", headers="Prefer: wait=5\r\n")
+            reply = await self._requested("GET", f"/v1/runs/{run_id}", headers="Prefer: wait=5\r\n")
         return run_id
 
     async def _restore(self, branch: Branch, run_id: str) -> None:
-        await self._asked("POST", f"/v1/runs/{run_id}/restore")
+        await self._requested("POST", f"/v1/runs/{run_id}/restore")
         if run_id not in branch.now:
             found = next(each for each in reversed(branch.left) if run_id in each)
             branch.left.append(branch.now)
@@ -147,17 +147,17 @@ class Branches:
 
     async def _fork(self, branch: Branch, session: str, key: str, after: str | None) -> Branch:
         body = {"session_id": session, **({} if after is None else {"after": after})}
-        await self._asked("POST", f"/v1/sessions/{branch.session}/fork", body, key=key)
+        await self._requested("POST", f"/v1/sessions/{branch.session}/fork", body, key=key)
         fork = self._new(session)
         fork.now = branch.now if after is None else branch.at[after]
         fork.at = {run_id: branch.at[run_id] for run_id in fork.now}
         fork.texts, fork.files = dict(branch.texts), dict(branch.files)
         return fork
 
-    async def _asked(
+    async def _requested(
         self, method: str, path: str, body: object = None, *, headers: str = "", key: str = "", label: str = ""
     ) -> Reply:
-        """Ask until it is carried out: these sessions are at rest, and have all that is named."""
+        """Send a request until it is carried out: these sessions are at rest, and have all that is named."""
         headers += f"Idempotency-Key: {key}\r\n" if key else ""
         since = time.monotonic()
         while True:
@@ -211,7 +211,7 @@ class Branches:
         """Look what a conversation is."""
         if not branch.at:
             return
-        reply = await self._asked("GET", f"/v1/sessions/{branch.session}/history?limit=1000")
+        reply = await self._requested("GET", f"/v1/sessions/{branch.session}/history?limit=1000")
         runs, texts = conversation_of(reply.body["messages"])
         self._records.kept.conversations.append(
             Conversation(

@@ -23,7 +23,7 @@ class Conversation(Struct, frozen=True, kw_only=True):
 
 
 class Content(Struct, frozen=True, kw_only=True):
-    """The content of a file as it was given back, by its digest; `how` it was asked for. None: it was not there."""
+    """The content of a file as a server sent it, by its digest; `how`: in which answer. None: it was not there."""
 
     session: str
     file_id: str
