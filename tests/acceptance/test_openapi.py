@@ -93,6 +93,7 @@ def test_answers_are_as_described(server: Server, document: Document) -> None:
         (f"{session}/files", get("/v1/sessions/s/files")),
         (f"{session}/files", get("/v1/sessions/s/files", params={"cursor": "x"})),
         (f"{session}/files/{{file_id}}", get("/v1/sessions/s/files/none")),
+        (f"{session}/files/{{file_id}}", get(file.headers["location"], headers={"Range": "bytes=1000000-"})),
         (f"{session}/files/{{file_id}}", server.client.delete(file.headers["location"])),
         (f"{session}/pause", post("/v1/sessions/s/pause")),
         (runs, post("/v1/sessions/s/runs", json={"input": "waits"})),

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import io
 import os
+import threading
 import zipfile
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -19,7 +20,16 @@ from strandline import FileId, Principal, Request, Service, SessionId, SessionKe
 from strandline._files.blocks import LARGEST, FileReader, ids_in, reference
 from strandline._files.kinds import BINARY, TypeProbe
 from strandline._files.names import LONGEST, NAMELESS, safe_name
-from strandline._files.store import COPIES, FileStore, Incoming, copy_for_tools, folder_of, is_file_id, new_file_id
+from strandline._files.store import (
+    COPIES,
+    INCOMING,
+    FileStore,
+    Incoming,
+    copy_for_tools,
+    folder_of,
+    is_file_id,
+    new_file_id,
+)
 from strandline._journal.port import AddFile
 from strandline.errors import DiskLow, FileTooLarge, Invalid, NotFound, StorageFull
 from strandline.testing import ScriptedModel
@@ -195,6 +205,54 @@ def test_nothing_is_left_of_an_upload_that_fails(tmp_path: Path, monkeypatch: py
         assert len(left_in(tmp_path)) == 1
 
     play(scene)
+
+
+def test_nothing_is_left_of_an_upload_whose_caller_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene() -> None:
+        async with serving(tmp_path) as service:
+            arrived = asyncio.Event()
+
+            async def half() -> AsyncIterator[bytes]:
+                yield b"x" * 2_000_000
+                arrived.set()
+                await asyncio.Event().wait()
+
+            upload = asyncio.create_task(service.upload(KEY, half()))
+            await arrived.wait()
+            assert len(left_in(tmp_path)) == 1
+            upload.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await upload
+            assert left_in(tmp_path) == [], "at once"
+
+            begin, begun, go_on = FileStore.begin, threading.Event(), threading.Event()
+
+            def slow(store: FileStore, file_id: FileId) -> Incoming:
+                incoming = begin(store, file_id)
+                begun.set()
+                go_on.wait(20)
+                return incoming
+
+            monkeypatch.setattr(FileStore, "begin", slow)
+            upload = asyncio.create_task(service.upload(KEY, b"x"))
+            assert await asyncio.to_thread(begun.wait, 20)
+            upload.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await upload
+            go_on.set()
+            async with asyncio.timeout(20):
+                while left_in(tmp_path):
+                    await asyncio.sleep(0)
+
+    play(scene)
+
+
+def test_no_clean_up_takes_the_folder_of_uploads_from_one_that_begins(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "files")
+    left = store.begin(new_file_id())
+    left.discard()
+    store.remove(INCOMING, left.file_id)
+    assert (tmp_path / "files" / INCOMING).is_dir()
 
 
 def test_uploads_at_the_same_time_count_together(tmp_path: Path) -> None:

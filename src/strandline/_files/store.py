@@ -156,11 +156,12 @@ class FileStore:
             return 0.0
 
     def remove(self, folder: str, name: str) -> None:
-        """Remove a file, if it is there, and its folder, if that is empty then."""
+        """Remove a file, if it is there, and its session's folder, if that is empty then."""
         with suppress(OSError):
             (self.root / folder / name).unlink(missing_ok=True)
-        with suppress(OSError):
-            (self.root / folder).rmdir()
+        if folder != INCOMING:  # (which the next upload uses, perhaps in this moment)
+            with suppress(OSError):
+                (self.root / folder).rmdir()
 
 
 def path_of(root: str, key: SessionKey, file_id: str) -> Path:

@@ -70,6 +70,7 @@ TITLES: Final = {
     PRECONDITION_FAILED: "Changed meanwhile",
     TOO_LARGE: "Body too large",
     UNSUPPORTED: "Unsupported media type",
+    NOT_IN_RANGE: "Not in range",
     UNPROCESSABLE: "Invalid value",
     TOO_MANY: "Queue full",
     HEAD_TOO_LARGE: "Headers too large",
@@ -99,6 +100,16 @@ class BodyTooLarge(errors.CallerError):
     """The body is larger than `max_body_bytes`, or in OpenAI's format than `max_chat_body_bytes`."""
 
     code = "body_too_large"
+
+
+class NotInRange(errors.CallerError):
+    """The file has no byte of the `Range` that was asked for; `Content-Range` says how many it has."""
+
+    code = "not_in_range"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"the file has {size} bytes, none of them in the range that was asked for")
+        self.size = size
 
 
 class HeadTooLarge(errors.CallerError):
@@ -212,6 +223,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     Unauthorized: UNAUTHORIZED,
     OperatorsOnly: FORBIDDEN,
     BodyTooLarge: TOO_LARGE,
+    NotInRange: NOT_IN_RANGE,
     HeadTooLarge: HEAD_TOO_LARGE,
     TooSlow: TIMED_OUT,
     NoConnectionLeft: UNAVAILABLE,
@@ -261,6 +273,8 @@ def error_response(error: errors.StrandlineError) -> Response:
     if isinstance(error, Unauthorized):
         wrong = ', error="invalid_token"' if error.shown else ""
         headers = {"WWW-Authenticate": f'Bearer realm="strandline"{wrong}'}
+    if isinstance(error, NotInRange):
+        headers = {"Content-Range": f"bytes */{error.size}"}
     if isinstance(error, errors.QueueFull):
         more = {"position": error.position, "estimated_wait_s": rounded(error.estimated_wait_s)}
     return problem(status, error.code, str(error), headers, **more)

@@ -164,7 +164,7 @@ class Files:
         file_id = self._new_id()
         self._note_begun(file_id)
         try:
-            incoming = await asyncio.to_thread(store.begin, file_id)
+            incoming = await self._begin(store, file_id)
             await self._receive(key, incoming, pieces, stored)
         except OSError as error:
             raise self._unwritable(error) from error
@@ -196,6 +196,19 @@ class Files:
             retry_after_s=max(self._options.retry_after_s, STORAGE_FULL_S),
         )
 
+    async def _begin(self, store: FileStore, file_id: FileId) -> Incoming:
+        """Begin a file, unless the caller leaves meanwhile."""
+        beginning = asyncio.create_task(asyncio.to_thread(store.begin, file_id))
+        try:
+            return await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            beginning.add_done_callback(self._discard_begun)
+            raise
+
+    def _discard_begun(self, beginning: "asyncio.Task[Incoming]") -> None:
+        if not beginning.cancelled() and beginning.exception() is None:
+            self._spawn(asyncio.to_thread(beginning.result().discard))
+
     async def _receive(self, key: SessionKey, incoming: Incoming, pieces: AsyncIterator[bytes], stored: int) -> None:
         """Write what comes. If it fails, nothing of it is left."""
         size, buffer, buffered = 0, list[bytes](), 0
@@ -214,7 +227,7 @@ class Files:
                 raise Invalid("the body is the file itself, and it is empty")
             await self._write(incoming, b"".join(buffer))
         except BaseException:
-            self._discard(incoming)
+            await self._discard(incoming)
             raise
         finally:
             self._coming[key.principal] -= size
@@ -245,8 +258,8 @@ class Files:
         _log.error("files cannot be written to %s: %s", self.root, error)
         return JournalUnavailable(f"the file cannot be stored: {error.strerror}")
 
-    def _discard(self, incoming: Incoming) -> None:
-        self._spawn(asyncio.to_thread(incoming.discard))
+    async def _discard(self, incoming: Incoming) -> None:
+        await to_the_end(asyncio.to_thread(incoming.discard), self._under_way)
 
     async def _keep(self, key: SessionKey, incoming: Incoming, name: str) -> File:
         """Bring a file that has come to its place, and store its record."""
@@ -257,7 +270,7 @@ class Files:
             try:
                 await asyncio.to_thread(incoming.keep, key)
             except OSError as error:
-                self._discard(incoming)
+                await self._discard(incoming)
                 raise self._unwritable(error) from error
             most = self._options.max_stored_bytes_per_principal
             try:

@@ -392,6 +392,7 @@ HEADERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "Location": ({"type": "string"}, "The path of the run, or of what was made"),
     "Retry-After": ({"type": "integer", "minimum": 1}, "Seconds after which to try again"),
     "Preference-Applied": ({"type": "string"}, "`wait=N`, if the request preferred to wait"),
+    "Content-Range": ({"type": "string"}, "`bytes */SIZE`: how many bytes the file has"),
     "WWW-Authenticate": ({"type": "string"}, "`Bearer`: a valid API key is required"),
     "Idempotency-Replayed": ({"const": "true"}, "The run had already ended, under the same `Idempotency-Key`"),
 }
@@ -532,7 +533,7 @@ OPERATIONS: Final = (
                        errors.Invalid, wire.AnswerLost, *_READING)),
     Operation(method="GET", path="/v1/sessions/{session_id}/files/{file_id}", tag="files",
               takes=("session", "file_id", "range"), summary="Download a file, or a part of it", downloads=True,
-              answers={}, refused=(errors.NotFound, errors.Invalid, *_READING)),
+              answers={}, refused=(errors.NotFound, errors.Invalid, wire.NotInRange, *_READING)),
     Operation(method="DELETE", path="/v1/sessions/{session_id}/files/{file_id}", tag="files",
               takes=("session", "file_id"), summary="Delete a file", answers={204: None},
               refused=(errors.NotFound, errors.Invalid, errors.Draining, wire.AnswerLost, *_READING)),
@@ -765,8 +766,6 @@ def _responses(operation: Operation) -> dict[str, Any]:
     if operation.downloads:
         for status, what in ((wire.OK, "The file."), (wire.PARTIAL, "A part of it.")):
             responses[str(status)] = {"description": what, "content": {"*/*": {}}}
-        for status, what in ((wire.BAD_REQUEST, "A range that cannot be read."), (wire.NOT_IN_RANGE, "No such part.")):
-            responses[str(status)] = {"description": what, "content": {_TEXT: {"schema": {"type": "string"}}}}
     refusals: dict[int, list[str]] = {}
     for error in operation.refused:
         refusals.setdefault(operation.refusals.status_of(wire.STATUS[error]), []).append(error.code)
@@ -779,6 +778,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
             refused["headers"] = _shown(["Retry-After"])
         if code == wire.UNAUTHORIZED:
             refused["headers"] = _shown(["WWW-Authenticate"])
+        if code == wire.NOT_IN_RANGE:
+            refused["headers"] = _shown(["Content-Range"])
         responses.setdefault(str(code), refused)
     return dict(sorted(responses.items()))
 

@@ -1,12 +1,16 @@
 """The file API: upload, list, read and delete the files of a session."""
 
+import re
 from collections.abc import AsyncIterator
 from email.message import Message as Head
-from typing import Annotated, Final
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
+from starlette.types import Message, Receive, Scope, Send
 
 from strandline._engine.files import File, Files
 from strandline._engine.service import Service
@@ -24,6 +28,7 @@ HEADERS: Final = {
     "Cache-Control": "private, no-store",
 }
 """No browser executes what somebody has uploaded, and no cache on the way keeps it. (`nosniff` is on all answers.)"""
+_PART: Final = re.compile(r"([0-9]{0,18})-([0-9]{0,18})")
 LONGEST_NAME: Final = 4096
 """Characters of a name as it is sent. What is stored of it is short."""
 
@@ -92,7 +97,7 @@ class FileRoutes:
         key = session_of(request, request.path_params["session_id"])
         file, path = await self._files.content(key, _id(request))
         headers = {**HEADERS, "ETag": f'"{file.sha256}"'}
-        return FileResponse(path, headers=headers, media_type=file.media_type, filename=file.name)
+        return Download(path, headers=headers, media_type=file.media_type, filename=file.name, size=file.size)
 
     async def delete(self, request: Request) -> Response:
         """Delete a file. History keeps what names it."""
@@ -101,6 +106,61 @@ class FileRoutes:
         await self._files.delete(key, file_id)
         changed(request, f"deleted file {file_id} of session {key.session_id}")
         return Response(status_code=wire.NO_CONTENT)
+
+
+class Download(FileResponse):
+    """The content of a file. A `Range` that cannot be read is ignored, as RFC 9110 says."""
+
+    def __init__(self, path: Path, *, size: int, **more: Any) -> None:
+        super().__init__(path, **more)
+        self._size = size
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, or those of the asked parts that it has."""
+        asked = Headers(scope=scope).getlist("range")
+        if asked:
+            ranges = ranges_of(asked[0], self._size) if len(asked) == 1 else None
+            headers = [each for each in scope["headers"] if each[0] != b"range"]
+            if ranges is not None:
+                beyond = [(self._size, self._size)]
+                parts = ",".join(f"{first}-{last}" for first, last in ranges or beyond)
+                headers.append((b"range", f"bytes={parts}".encode()))
+            scope = {**scope, "headers": headers}
+        problem: Response | None = None
+
+        async def send_unless_refused(message: Message) -> None:
+            nonlocal problem
+            if message["type"] == "http.response.start" and message["status"] == wire.NOT_IN_RANGE:
+                problem = wire.error_response(wire.NotInRange(self._size))
+            if problem is None:
+                await send(message)
+
+        await super().__call__(scope, receive, send_unless_refused)
+        if problem is not None:
+            await problem(scope, receive, send)
+
+
+def ranges_of(header: str, size: int) -> list[tuple[int, int]] | None:
+    """Return the first and last byte of each part that a `Range` asks for and that is there; None if it cannot be
+    read."""
+    unit, _, asked = header.partition("=")
+    found = []
+    if unit.strip().lower() != "bytes" or not (
+        parts := [each.strip(" \t") for each in asked.split(",") if each.strip()]
+    ):
+        return None
+    for each in parts:
+        if (part := _PART.fullmatch(each)) is None or each == "-":
+            return None
+        first, last = part.groups()
+        if not first:
+            if int(last):
+                found.append((max(0, size - int(last)), size - 1))
+        elif last and int(last) < int(first):
+            return None
+        elif int(first) < size:
+            found.append((int(first), min(int(last or size), size - 1)))
+    return found
 
 
 def _id(request: Request) -> FileId:
