@@ -103,12 +103,12 @@ class BodyTooLarge(errors.CallerError):
 
 
 class NotInRange(errors.CallerError):
-    """The file has no byte of the `Range` that was asked for; `Content-Range` says how many it has."""
+    """The file has no byte of the requested `Range`; `Content-Range` says how many it has."""
 
     code = "not_in_range"
 
     def __init__(self, size: int) -> None:
-        super().__init__(f"the file has {size} bytes, none of them in the range that was asked for")
+        super().__init__(f"the file has {size} bytes, none of them in the requested range")
         self.size = size
 
 

@@ -116,10 +116,10 @@ class Download(FileResponse):
         self._size = size
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, or those of the asked parts that it has."""
-        asked = Headers(scope=scope).getlist("range")
-        if asked:
-            ranges = ranges_of(asked[0], self._size) if len(asked) == 1 else None
+        """Send it, or those of the requested parts that it has."""
+        requested = Headers(scope=scope).getlist("range")
+        if requested:
+            ranges = ranges_of(requested[0], self._size) if len(requested) == 1 else None
             headers = [each for each in scope["headers"] if each[0] != b"range"]
             if ranges is not None:
                 beyond = [(self._size, self._size)]
@@ -143,10 +143,10 @@ class Download(FileResponse):
 def ranges_of(header: str, size: int) -> list[tuple[int, int]] | None:
     """Return the first and last byte of each part that a `Range` asks for and that is there; None if it cannot be
     read."""
-    unit, _, asked = header.partition("=")
+    unit, _, requested = header.partition("=")
     found = []
     if unit.strip().lower() != "bytes" or not (
-        parts := [each.strip(" \t") for each in asked.split(",") if each.strip()]
+        parts := [each.strip(" \t") for each in requested.split(",") if each.strip()]
     ):
         return None
     for each in parts:
