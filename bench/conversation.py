@@ -29,7 +29,7 @@ AGENT = str(ROOT / "bench" / "agents" / "answering.py")
 
 @dataclass
 class Bench:
-    """What the agent and the measurement tell each other; both have one clock."""
+    """What the agent and the measurement share; both have one clock."""
 
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     go: asyncio.Event = field(default_factory=asyncio.Event)
