@@ -72,8 +72,15 @@ class GoingBack(Transitions):
         ref, last = session.ref, session.end.row
         return self._fetched(("joined", run_id), lambda records: records.joined(ref, last, run_id))
 
-    def _end_of(self, session: SessionState) -> Place:
-        return Place(session.branch or 0, session.end.length, session.end.agent)
+    def _end_of(self, session: SessionState) -> Place | Unreachable:
+        """Return the end of history, and after what closes an open question: no turn begins in the middle of a
+        round."""
+        end, open_round = session.end.length, session.round
+        if open_round is not None:
+            if open_round.answer is not None:
+                return Unreachable("left_nothing")
+            end += len(dismissed(self._question(session).question))  # (which this run does)
+        return Place(session.branch or 0, end, session.end.agent)
 
     def _turn(self, session: SessionState, seq: int) -> Turn | None:
         ref, last = session.ref, session.end.row

@@ -317,6 +317,31 @@ class GoingBackContract(Contract):
         assert await go_back(desk, "d", "b") == Unreachable("left_nothing")
 
     @scenario
+    async def test_one_that_left_nothing_behind_a_question_is_made_again_after_what_closes_it(self, desk: Desk) -> None:
+        await desk.finish(await desk.start("a"), asking("q"))
+        await desk.accept("b")
+        await desk.cancel("b")
+        interrupts: dict[str, Any] = {"lane": Lane.FRONT, "if_busy": IfBusy.INTERRUPT}
+        assert await again(desk, "c", "b", **interrupts) == Accepted(0)
+        await desk.finish(await desk.claim(of="c"), done("ask c", "answer c"))
+        shown = await desk.history()
+        assert [each["role"] for each in shown] == ["user", "assistant", "user", "assistant", "user", "assistant"]
+        assert "toolResult" in shown[2]["content"][0]
+        assert shown[4:] == turns("c")
+        assert (await whole(desk)).superseded == []
+
+    @scenario
+    async def test_one_that_left_nothing_is_not_made_again_while_a_question_is_answered(self, desk: Desk) -> None:
+        await desk.finish(await desk.start("a"), asking("q"))
+        await desk.accept("b")
+        await desk.cancel("b")
+        claim = await desk.start_any("c", input=responses({"q": "yes"}), lane=Lane.ANSWER)
+        interrupts: dict[str, Any] = {"lane": Lane.FRONT, "if_busy": IfBusy.INTERRUPT}
+        assert await again(desk, "d", "b", **interrupts) == Unreachable("left_nothing")
+        await desk.finish(claim, left(_RESULT, *said("", "x")[1:]))
+        assert await again(desk, "d", "b", **interrupts) == Unreachable("left_nothing")
+
+    @scenario
     async def test_superseded_runs_are_restored(self, desk: Desk) -> None:
         for each in "abc":
             await turn(desk, each, completion=done(f"ask {each}", f"answer {each}", state={"of": each}))
