@@ -118,6 +118,42 @@ def test_the_model_sees_a_file_and_history_keeps_the_reference(server: Server, p
     assert "has been deleted" in first[0]["text"]
 
 
+def test_a_backup_is_served_elsewhere_with_its_files(provider: Provider, tmp_path: Path) -> None:
+    """It is made beside the server, and is not changed by what that deletes later; the conversation goes on there."""
+    home, elsewhere, copied = (tmp_path / each for each in ("home", "elsewhere", "copied"))
+    for each in (home, elsewhere, copied):
+        each.mkdir()
+    variables = {"PROVIDER_URL": provider.url}
+    with serving(TARGETS / "provider.py", folder=home, variables=variables) as server:
+        file = uploaded(server)
+        assert ran(server, [{"file": file["file_id"]}]).json()["output"] == "seen"
+        late = f"/v1/sessions/s/files/{file['file_id']}"
+        done = typed("journal", "backup", "journal.db", elsewhere / "journal.db", folder=home)
+        assert (done.returncode, "journal.db.files: 1 file, verified and on disk." in done.stdout) == (0, True)
+        assert server.client.delete(late).status_code == 204
+        uploaded(server, b"later", "later.txt")
+    with serving(TARGETS / "provider.py", folder=elsewhere, variables=variables) as server:
+        files = server.client.get("/v1/sessions/s/files").json()["files"]
+        assert [(each["file_id"], each["named"]) for each in files] == [(file["file_id"], True)]
+        assert server.client.get(late).content == PNG
+        assert ran(server, [{"text": "And now?"}]).json()["output"] == "seen"
+        assert any(each["type"] == "image_url" for each in provider.requests[-1].messages[0]["content"])
+
+    done = typed("journal", "copy", "journal.db", copied / "journal.db", folder=elsewhere)
+    assert (done.returncode, "1 file compared with their hashes" in done.stdout) == (0, True)
+    kept = next((copied / "journal.db.files").rglob(file["file_id"]))
+    assert kept.read_bytes() == PNG
+    kept.unlink()
+    done = typed("journal", "verify", "journal.db", "--json", folder=copied)
+    lacks = f"the content of file {file['file_id']} in session s is missing"
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["faults"], found["files"]) == (1, [lacks], 1)
+    done = typed("journal", "verify", "journal.db", "--files", elsewhere / "journal.db.files", folder=copied)
+    assert done.returncode == 0
+    done = typed("journal", "backup", "journal.db", "again.db", folder=copied)
+    assert (done.returncode, lacks in done.stderr, (copied / "again.db").exists()) == (1, True, True)
+
+
 def test_a_session_takes_its_files_along(server: Server) -> None:
     file = uploaded(server, session="gone")
     kept = [each for each in server.folder.rglob(file["file_id"]) if each.is_file()]

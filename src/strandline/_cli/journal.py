@@ -14,12 +14,23 @@ from msgspec.structs import asdict
 
 from strandline._cli import say
 from strandline._cli.journal_copy import copy, migrate
-from strandline._cli.journal_options import AsJson, Config, OptionalPath, Step, progress, size_of
+from strandline._cli.journal_options import (
+    FAULTS,
+    AsJson,
+    Config,
+    FilesFolder,
+    OptionalPath,
+    Step,
+    progress,
+    say_faults,
+    size_of,
+)
 from strandline._cli.locations import (
     Database,
     Location,
     backup_of_database,
     driver_needed,
+    files_of,
     journal_at,
 )
 from strandline._model import ANONYMOUS
@@ -35,7 +46,6 @@ journal_app = typer.Typer(
     rich_markup_mode=None,
 )
 
-FAULTS: Final = 1
 _UNITS: Final = {"": 86_400.0, "d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}
 
 
@@ -45,12 +55,16 @@ def backup(
         list[str],
         typer.Argument(help="The journal [from the settings], and the file to create.", metavar="[PATH] TO"),
     ],
+    folder: FilesFolder = None,
     config: Config = None,
 ) -> None:
     """Copy a consistent snapshot of the journal to a file, even while a server runs.
 
-    Nothing is overwritten. To restore it, stop the server, remove the journal's
-    -wal and -shm files if there are any, and put the copy in the journal's place.
+    Its uploaded files are copied to the folder TO.files (linked, on the same disk),
+    and compared with their hashes. Nothing is overwritten. To restore it, stop the
+    server, remove the journal's -wal and -shm files if there are any, and put the
+    copy and its folder in the places of the journal and its folder. Exit code: 1 if
+    files are missing or changed; all others are in the backup then.
     For a database it says which command of PostgreSQL makes a backup, and exits
     with code 2: it has made none.
 
@@ -64,13 +78,29 @@ def backup(
         journal = journal_at(files[0] if len(files) == 2 else None, config)
         if isinstance(journal, Database):
             raise backup_of_database(journal, files[-1])
-        size = copy_file(journal, Path(files[-1]), step)
-    say.out().print(f"{files[-1]}: {size_of(size)}, verified and on disk.", soft_wrap=True)
+        made = copy_file(
+            journal,
+            Path(files[-1]),
+            step,
+            files=files_of(journal, config, folder),
+            on_file=lambda what, done, total: step(done, total, what),
+        )
+    say.out().print(f"{files[-1]}: {size_of(made.size)}, verified and on disk.", soft_wrap=True)
+    if made.files:
+        count, at_fault = f"{made.files:,} file{'s' * (made.files != 1)}", "verified and on disk."
+        if made.faults:
+            at_fault = "of which some are missing or changed in the journal's folder as well:"
+        say.out().print(f"{files[-1]}.files: {count}, {at_fault}", soft_wrap=True)
+    say_faults(made.faults)
 
 
 @journal_app.command(short_help="Check everything in it, and change nothing.")
-def verify(path: OptionalPath = None, as_json: AsJson = False, config: Config = None) -> None:
+def verify(
+    path: OptionalPath = None, folder: FilesFolder = None, as_json: AsJson = False, config: Config = None
+) -> None:
     """Check everything in the journal, even while a server runs, and change nothing.
+
+    Uploaded files are read, and compared with their hashes.
 
     Exit code: 0 if it is sound, 1 if there are faults, 2 if it cannot be read.
 
@@ -82,7 +112,9 @@ def verify(path: OptionalPath = None, as_json: AsJson = False, config: Config = 
     from strandline._encoding import encode
 
     with say.errors_reported(), driver_needed(), progress("pages") as step:
-        findings = _check(journal_at(path, config), lambda what, done, total: step(done, total, what))
+        journal = journal_at(path, config)
+        files = files_of(journal, config, folder)
+        findings = _check(journal, files, lambda what, done, total: step(done, total, what))
     console = say.out()
     if as_json:
         found = {**asdict(findings), "locked_sessions": findings.held}
@@ -102,6 +134,9 @@ def verify(path: OptionalPath = None, as_json: AsJson = False, config: Config = 
         if findings.discarded_messages:
             hidden += f", in {findings.discarded_in_sessions:,} session{'s' * (findings.discarded_in_sessions != 1)}"
         table.add_row("of discarded runs", hidden)
+        if findings.files:
+            unchecked = " (not read: name their folder with --files)" if findings.unchecked_files else ""
+            table.add_row("files", f"{findings.files:,}{unchecked}")
         count = len(findings.faults) + findings.more_faults
         table.add_row("faults", "[green]none: it is sound[/]" if findings.sound else f"[bold red]{count:,}[/]")
         console.print(table)
@@ -113,14 +148,14 @@ def verify(path: OptionalPath = None, as_json: AsJson = False, config: Config = 
         raise typer.Exit(FAULTS)
 
 
-def _check(journal: Location, on_step: "OnStep") -> "Findings":
+def _check(journal: Location, files: Path | None, on_step: "OnStep") -> "Findings":
     if isinstance(journal, Database):
         from strandline._journal.postgres.verify import verify
 
-        return verify(journal.address, on_step)
+        return verify(journal.address, on_step, files=files)
     from strandline._journal.verify import verify as verify_file
 
-    return verify_file(journal, on_step)
+    return verify_file(journal, on_step, files=files)
 
 
 @journal_app.command()

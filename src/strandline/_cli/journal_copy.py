@@ -3,16 +3,18 @@
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from strandline._cli import say
 from strandline._cli.complete import JOURNALS
-from strandline._cli.journal_options import AsJson, Config, OptionalPath, progress
-from strandline._cli.locations import Database, Location, driver_needed, journal_at
+from strandline._cli.journal_options import AsJson, Config, FilesFolder, OptionalPath, progress, say_faults
+from strandline._cli.locations import Database, Location, driver_needed, files_for, files_of, journal_at
 
 if TYPE_CHECKING:
+    from strandline._journal.contents import Carrier
     from strandline._journal.copying.copy import Destination, Source
 
 
@@ -54,43 +56,76 @@ def copy(
     anew: Annotated[
         bool, typer.Option("--anew", help="Discard an unfinished copy that is there, and start again.")
     ] = False,
+    files: FilesFolder = None,
+    files_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--files-to",
+            help="The folder for its uploaded files [from the settings, or beside it]",
+            metavar="FOLDER",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Copy a journal, whole, from a file or a database into another one.
 
-    No server may use either of them. All rows are compared at the end; until then
-    nothing can use the copy. A copy that was cut off continues with the same
-    command. The source stays as it is: never serve both.
+    No server may use either of them. All rows are compared at the end, and uploaded
+    files with their hashes; until then nothing can use the copy. A copy that was cut
+    off continues with the same command. The source stays as it is: never serve both.
+    Exit code: 1 if files are missing or changed in the source; all else is copied.
 
     Example: strandline journal copy .strandline/journal.db postgresql://db.example/strandline
     """
     from strandline._encoding import encode
 
     with say.errors_reported(), driver_needed(), progress("copying") as step:
-        counts = copied(
-            journal_at(source, None),
-            journal_at(destination, None),
-            lambda what, done, total: step(done, total, what),
-            anew=anew,
-        )
+        ours, theirs = journal_at(source, None), journal_at(destination, None)
+        folder = files_for(theirs, files_to)
+        carrier = carrier_between(files_of(ours, None, files), folder)
+        counts = copied(ours, theirs, lambda what, done, total: step(done, total, what), anew=anew, carrier=carrier)
+    faults = carrier.faults.sentences
     if as_json:
         sys.stdout.write(encode(counts).decode() + "\n")
+        say_faults(faults)
         return
     say.out().print(
         f"{counts['sessions']:,} sessions and {counts['runs']:,} runs copied; both sides were compared, row by row."
         " Serve the copy, and the other one no more.",
         soft_wrap=True,
     )
+    if carrier.files:
+        say.out().print(
+            f"{carrier.files:,} file{'s' * (carrier.files != 1)} compared with their hashes, in {folder}.",
+            soft_wrap=True,
+        )
+    say_faults(faults)
+
+
+def carrier_between(source: Path | None, to: Path | None) -> "Carrier":
+    """Return what brings the contents of files from one folder to another one."""
+    from strandline._files.store import FileStore
+    from strandline._journal.contents import Carrier
+
+    return Carrier(*(None if each is None else FileStore(each) for each in (source, to)))
 
 
 def copied(
-    source: Location, destination: Location, on_step: Callable[[str, int, int], None], *, anew: bool
+    source: Location,
+    destination: Location,
+    on_step: Callable[[str, int, int], None],
+    *,
+    anew: bool,
+    carrier: "Carrier | None" = None,
 ) -> dict[str, int]:
-    """Copy a journal; return how many rows of each table there are. Raises a `JournalError` that says what to do."""
+    """Copy a journal, and with a carrier the contents of its files; return how many rows of each table there are.
+
+    Raises a `JournalError` that says what to do.
+    """
     from strandline._journal.copying.copy import copy as copy_rows
 
     with _source(source) as ours, _destination(destination) as theirs:
-        return copy_rows(ours, theirs, on_step, anew=anew)
+        return copy_rows(ours, theirs, on_step, anew=anew, carrier=carrier)
 
 
 def _source(location: Location) -> "AbstractContextManager[Source]":

@@ -1,20 +1,31 @@
 """What the commands of `strandline journal` share: options, sizes and progress."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from strandline._cli import say
 from strandline._cli.complete import JOURNALS, TOML
 
+FAULTS: Final = 1
+"""The exit code of a command that found faults, or refused something."""
 Step = Callable[..., None]
 
 Config = Annotated[
     Path | None,
     typer.Option("--config", help="TOML file with settings [strandline.toml]", metavar="FILE", autocompletion=TOML),
+]
+FilesFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--files",
+        help="The folder of its uploaded files [beside it, or from the settings]",
+        metavar="FOLDER",
+        show_default=False,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 OptionalPath = Annotated[
@@ -35,6 +46,14 @@ def size_of(count: float) -> str:
             return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
         count /= 1024
     return f"{count:,.1f} GiB"
+
+
+def say_faults(faults: Sequence[str]) -> None:
+    """Print what is wrong with contents of files, and exit with code 1, if anything is."""
+    for fault in faults:
+        say.err().print(f"- {fault}", soft_wrap=True, markup=False, highlight=False)
+    if faults:
+        raise typer.Exit(FAULTS)
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from strandline._config import journal_database, journal_file, resolve
+from strandline._config import files_folder, journal_database, journal_file, resolve
 from strandline._printable import without_passwords
+from strandline._settings import Settings
 from strandline.errors import JournalError, SettingsError
 
 
@@ -41,6 +42,42 @@ def journal_at(named: str | None, config: Path | None) -> Location:
             f"The journal {without_passwords(settings.journal)!r} is not a file. Name a file, or a database."
         )
     return location.expanduser()
+
+
+def files_of(location: Location, config: Path | None, given: Path | None) -> Path | None:
+    """Return the folder that has the contents of a journal's files, None if it is not known.
+
+    It is the given one; else the one beside the journal, unless this is the journal of the settings and they name a
+    folder; else the one that they name.
+    """
+    if given is not None:
+        return given.expanduser()
+    settings = _settings(config)
+    named = None if settings is None or settings.files is None else Path(settings.files)
+    if isinstance(location, Database):
+        return named
+    beside = location.with_name(f"{location.name}.files")
+    ours = None if settings is None else journal_file(settings)
+    is_ours = ours is not None and ours.expanduser().resolve() == location.resolve()
+    return beside if named is None or (beside.is_dir() and not is_ours) else named
+
+
+def files_for(location: Location, given: Path | None) -> Path | None:
+    """Return the folder where a server with these settings looks for the files of a new journal, or the given one."""
+    if given is not None:
+        return given.expanduser()
+    settings = _settings(None)
+    if settings is not None and settings.files is not None:
+        return files_folder(settings)
+    return None if isinstance(location, Database) else location.with_name(f"{location.name}.files")
+
+
+def _settings(config: Path | None) -> Settings | None:
+    """Return the settings, None if they are wrong: a named journal does not need them."""
+    try:
+        return resolve({}, os.environ, toml=config).settings
+    except SettingsError:
+        return None
 
 
 @contextmanager

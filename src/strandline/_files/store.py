@@ -76,16 +76,20 @@ class Incoming:
         """Return the type of what was written."""
         return self._probe.media_type(name)
 
-    def keep(self, key: SessionKey, name: str | None = None) -> None:
-        """Bring it to its place, durably, under its id or another one. Raises `OSError`; `discard` it then."""
+    def keep(self, key: SessionKey) -> None:
+        """Bring it to its place, durably, under its id. Raises `OSError`; `discard` it then."""
+        self.keep_in(folder_of(key), self.file_id)
+
+    def keep_in(self, folder_name: str, name: str) -> None:
+        """Bring it to a folder of a session, durably, under an id. Raises `OSError`; `discard` it then."""
         self._file.flush()
         os.fchmod(self._file.fileno(), READ_ONLY)
         os.fsync(self._file.fileno())
         self._file.close()
-        folder = self._root / folder_of(key)
+        folder = self._root / folder_name
         private.make_folder(folder)
         _sync(self._root)
-        _bring(folder, partial(os.rename, self._path, folder / (name or self.file_id)))
+        _bring(folder, partial(os.rename, self._path, folder / name))
         _sync(folder)
 
     def discard(self) -> None:
@@ -113,40 +117,55 @@ class FileStore:
 
     def share(self, source: SessionKey, to: SessionKey, file_ids: Iterable[str]) -> None:
         """Have another session have files of one as well, as far as they are there. Raises `OSError`."""
-        folder = self.root / folder_of(to)
+        self.bring(folder_of(to), file_ids, self.root / folder_of(source))
+
+    def bring(self, name: str, file_ids: Iterable[str], source: Path) -> None:
+        """Have the folder `name` of a session have files of the folder `source`, as links or copies, durably.
+
+        Those that are in the one already, or not in the other, are left out. Raises `OSError`.
+        """
+        folder = self.root / name
         private.make_folder(folder)
         for file_id in file_ids:
-            kept = path_of(str(self.root), source, file_id)
+            kept = source / file_id
             try:
                 _bring(folder, partial(os.link, kept, folder / file_id))
             except (FileExistsError, FileNotFoundError):
                 continue
-            except OSError:  # (a file system without links, or a file that has as many as it may)
-                self._copy(kept, to, file_id)
+            except OSError:  # (another file system or one without links, or a file that has as many as it may)
+                with suppress(FileNotFoundError):
+                    self._copy(kept, name, file_id)
         _sync(folder)
         _sync(self.root)
 
-    def _copy(self, kept: Path, to: SessionKey, file_id: str) -> None:
-        copy = Incoming(self.root, new_file_id())
-        try:
-            with open(kept, "rb") as source:
+    def _copy(self, kept: Path, name: str, file_id: str) -> None:
+        with open(kept, "rb") as source:
+            copy = Incoming(self.root, new_file_id())
+            try:
                 while piece := source.read(1 << 20):
                     copy.write(piece)
-            copy.keep(to, file_id)
-        finally:
-            copy.discard()
+                copy.keep_in(name, file_id)
+            finally:
+                copy.discard()
+
+    def folders(self) -> list[str]:
+        """Return the names of all sessions' folders that are there now."""
+        return [each for each in _entries(self.root) if _FOLDER.fullmatch(each)]
+
+    def listed_in(self, folder: str) -> list[str]:
+        """Return the ids of the files that a folder has now."""
+        return [each for each in _entries(self.root / folder) if is_file_id(each)]
 
     def listed(self) -> list[tuple[str, str]]:
         """Return all files that are there now, as the names of their folders and their own."""
         found = []
-        for folder in _entries(self.root):
-            if folder == INCOMING or _FOLDER.fullmatch(folder):
-                found += [(folder, each) for each in _entries(self.root / folder) if is_file_id(each)]
+        for folder in (INCOMING, *self.folders()):
+            found += [(folder, each) for each in self.listed_in(folder)]
         return found
 
     def listed_of(self, key: SessionKey) -> list[str]:
         """Return the ids of a session's files that are there now."""
-        return [each for each in _entries(self.root / folder_of(key)) if is_file_id(each)]
+        return self.listed_in(folder_of(key))
 
     def age_s(self, folder: str, name: str, now: float) -> float:
         """Return for how long a file has not been changed; 0 if it is gone."""

@@ -12,16 +12,19 @@ from typing import Any, Final
 
 from msgspec import Struct, field
 
+from strandline._files.store import FileStore
 from strandline._history import history_faults, open_tool_uses, pairing_faults
 from strandline._journal import reader
 from strandline._journal.changes import SessionRef
 from strandline._journal.checksums import damaged_record
+from strandline._journal.contents import fault_of
 from strandline._journal.database import Database
 from strandline._journal.defaults import options_of
 from strandline._journal.deletion import COUNT_STORED_BYTES
 from strandline._journal.files import file_of
 from strandline._journal.forks import decoded_fork
 from strandline._journal.lists import delivery_of, schedule_of
+from strandline._journal.port import StoredFile
 from strandline._journal.rules import Branch, spans
 from strandline._lifecycle import ENDED
 from strandline._model import ANONYMOUS, WHOLE_HISTORY, AgentRecord, Inline, Message, Run, RunStatus, SessionKey
@@ -75,6 +78,9 @@ class Findings(Struct, kw_only=True):
     discarded_messages: int = 0
     discarded_in_sessions: int = 0
     bytes: int = 0
+    files: int = 0
+    unchecked_files: int = 0
+    """Of how many the content was not checked, since its folder is not known."""
 
     def add(self, fault: str) -> None:
         """Add a fault."""
@@ -108,8 +114,11 @@ class _Session(Struct):
 class Check(ABC):
     """A check of a journal: of all its sessions, or of some after others."""
 
-    def __init__(self, connection: Database, findings: Findings) -> None:
+    def __init__(self, connection: Database, findings: Findings, store: FileStore | None = None) -> None:
         self._connection = connection
+        self._store = store
+        self.lacking: list[StoredFile] = []
+        """Files whose contents are not there: as far as they were not deleted since, these are faults as well."""
         self._findings = findings
         self._newest_fence: int | None = None
         """The largest fence that a claim can have; None: not known."""
@@ -373,7 +382,20 @@ class Check(ABC):
             if principal != session.ref.key.principal:
                 self._fault(f"the file {file_id} is of another caller than its session")
             with self._unless_damaged(f"the record of file {file_id}"):
-                file_of((no, file_id, *session.ref.key, size, at, named, record))
+                stored = file_of((no, file_id, *session.ref.key, size, at, named, record))
+                self._content(stored)
+
+    def _content(self, stored: StoredFile) -> None:
+        self._findings.files += 1
+        if self._store is None:
+            self._findings.unchecked_files += 1
+            return
+        try:
+            if (fault := fault_of(self._store, stored)) is not None:
+                self._fault(fault)
+        except FileNotFoundError:
+            if len(self.lacking) <= MOST_FAULTS:
+                self.lacking.append(stored)
 
     def _lost_file(self, file_id: str) -> None:
         self._fault(f"the file {file_id} belongs to no session")

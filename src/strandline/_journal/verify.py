@@ -10,6 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from strandline._files.store import FileStore
+from strandline._journal.contents import missing, still_recorded
 from strandline._journal.driver import code_of, connect_reader
 from strandline._journal.findings import (
     DELIVERY,
@@ -30,6 +32,7 @@ from strandline._journal.findings import (
 from strandline._journal.integrity import check_current, check_pages, check_wal_frames, check_wal_head
 from strandline._journal.numbers import first_fence
 from strandline._journal.ownership import existing, lock_seen
+from strandline._journal.port import StoredFile
 from strandline.errors import JournalDamaged, JournalError
 
 T = TypeVar("T")
@@ -40,17 +43,27 @@ _NO_SHARED_MEMORY: Final = (sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_S
 _REPORT_EVERY: Final = 1000
 
 
-def verify(file: Path, on_step: OnStep = lambda what, done, total: None) -> Findings:
-    """Check everything in the journal at `file`. Raises a `JournalError` if it cannot be read at all."""
-    path = existing(file)
-    return at_one_moment(path, lambda connection: _look(path, connection, on_step))
+def verify(file: Path, on_step: OnStep = lambda what, done, total: None, *, files: Path | None = None) -> Findings:
+    """Check everything in the journal at `file`, and the contents of its files in the folder `files`.
+
+    Raises a `JournalError` if it cannot be read at all.
+    """
+    path, store = existing(file), None if files is None else FileStore(files)
+    findings, lacking = at_one_moment(path, lambda connection: _look(path, connection, on_step, store))
+    if lacking:
+        for each in at_one_moment(path, lambda connection: still_recorded(connection, lacking)):
+            findings.add(missing(each))
+    return findings
 
 
-def _look(path: Path, connection: sqlite3.Connection, on_step: OnStep) -> Findings:
+def _look(
+    path: Path, connection: sqlite3.Connection, on_step: OnStep, store: FileStore | None
+) -> tuple[Findings, list[StoredFile]]:
     findings = Findings(journal=str(path), bytes=path.stat().st_size)
+    check = _FileCheck(path, connection, findings, on_step, store)
     try:
         check_current(path, connection)
-        _FileCheck(path, connection, findings, on_step).everything()
+        check.everything()
     except sqlite3.Error as error:
         no_memory = getattr(error, "sqlite_errorcode", 0) in _NO_SHARED_MEMORY
         if no_memory or code_of(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY):
@@ -59,7 +72,7 @@ def _look(path: Path, connection: sqlite3.Connection, on_step: OnStep) -> Findin
                 " its disk."
             ) from error
         findings.add(f"the file cannot be read any further: {error}")
-    return findings
+    return findings, check.lacking
 
 
 def at_one_moment(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
@@ -98,8 +111,15 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 class _FileCheck(Check):
     """All sessions at once: rows of history lie in the file in the order of their making, not by session."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, findings: Findings, on_step: OnStep) -> None:
-        super().__init__(connection, findings)
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        findings: Findings,
+        on_step: OnStep,
+        store: FileStore | None,
+    ) -> None:
+        super().__init__(connection, findings, store)
         self._path = path
         self._file = connection
         self._on_step = on_step

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
+from strandline._journal.contents import Carrier
 from strandline._journal.database import Database
 from strandline._journal.tables import TABLES, Table, pages
 from strandline.errors import JournalError
@@ -89,8 +90,15 @@ class Destination(Protocol):
         ...
 
 
-def copy(source: Source, destination: Destination, on_step: OnStep, *, anew: bool = False) -> dict[str, int]:
-    """Copy a journal; return how many rows of each table there are. Raises a `JournalError` that says what to do."""
+def copy(
+    source: Source, destination: Destination, on_step: OnStep, *, anew: bool = False, carrier: Carrier | None = None
+) -> dict[str, int]:
+    """Copy a journal, and with a carrier the contents of its files; return how many rows of each table there are.
+
+    Raises a `JournalError` that says what to do.
+    """
+    if carrier is not None:
+        carrier.check(source.database)
     fault: str | None = "nothing was copied"
     if destination.begin(source.identity, anew=anew):
         try:
@@ -109,6 +117,8 @@ def copy(source: Source, destination: Destination, on_step: OnStep, *, anew: boo
             f"{source.name} could not be copied to {destination.name}: {fault}. The copy is unfinished, and nothing can"
             " use it. Look at the source with `strandline journal verify`."
         )
+    if carrier is not None:
+        carrier.bring(source.database, on_step)
     destination.finish(source.numbers())
     return {table.name: _count(source.database, table) for table in TABLES}
 

@@ -6,8 +6,11 @@ database finds by itself.
 """
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
+from strandline._files.store import FileStore
+from strandline._journal.contents import missing, still_recorded
 from strandline._journal.findings import (
     DELIVERY,
     FILE,
@@ -77,16 +80,25 @@ _LOST: Final = {
 """What belongs to no session that is checked, and the fault that it is."""
 
 
-def verify(address: str, on_step: OnStep = lambda what, done, total: None) -> Findings:
-    """Check everything in the journal at this address. Raises a `JournalError` if it cannot be read at all."""
-    with connected(address, "journal verify") as wire, at_one_moment(wire) as database:
-        findings = Findings(journal=without_passwords(address), bytes=size_of(database))
-        try:
-            _DatabaseCheck(database, findings, on_step).everything()
-        except Refused as error:
-            if not error.state.startswith("XX"):
-                raise
-            findings.add(f"the database cannot be read any further: {error}")
+def verify(address: str, on_step: OnStep = lambda what, done, total: None, *, files: Path | None = None) -> Findings:
+    """Check everything in the journal at this address, and the contents of its files in the folder `files`.
+
+    Raises a `JournalError` if it cannot be read at all.
+    """
+    with connected(address, "journal verify") as wire:
+        with at_one_moment(wire) as database:
+            findings = Findings(journal=without_passwords(address), bytes=size_of(database))
+            check = _DatabaseCheck(database, findings, on_step, None if files is None else FileStore(files))
+            try:
+                check.everything()
+            except Refused as error:
+                if not error.state.startswith("XX"):
+                    raise
+                findings.add(f"the database cannot be read any further: {error}")
+        if check.lacking:
+            with at_one_moment(wire) as database:
+                for each in still_recorded(database, check.lacking):
+                    findings.add(missing(each))
     return findings
 
 
@@ -102,8 +114,8 @@ def size_of(database: Batch) -> int:
 class _DatabaseCheck(Check):
     """Some sessions after others, in the order of their numbers: `_first` to `_last`."""
 
-    def __init__(self, database: Batch, findings: Findings, on_step: OnStep) -> None:
-        super().__init__(database, findings)
+    def __init__(self, database: Batch, findings: Findings, on_step: OnStep, store: FileStore | None) -> None:
+        super().__init__(database, findings, store)
         self._on_step = on_step
         self._first = self._last = 0
         self._read: list[tuple[Any, ...]] = []
