@@ -17,6 +17,7 @@ from strandline._files.store import INCOMING, FileStore, folder_of
 from strandline._journal import backup as backups
 from strandline._journal import contents
 from strandline._journal.backup import backup
+from strandline._journal.driver import copy_into
 from strandline._journal.port import AddFile, Changed, DropFile
 from strandline._journal.postgres.journal import PostgresJournal
 from strandline._journal.postgres.verify import verify as verify_database
@@ -137,7 +138,6 @@ def test_a_backup_has_just_the_files_of_its_moment(
 ) -> None:
     """Beside a server some are deleted and others uploaded, before the moment and after it."""
     root = files_of(source)
-    copy_into = backups.copy_into
 
     async def changed(gone: int, new: tuple[int, ...]) -> None:
         journal = journal_at(source)

@@ -56,7 +56,7 @@ def files_of(location: Location, config: Path | None, given: Path | None) -> Pat
     named = None if settings is None or settings.files is None else Path(settings.files)
     if isinstance(location, Database):
         return named
-    beside = location.with_name(f"{location.name}.files")
+    beside = Path(f"{location}.files")
     ours = None if settings is None else journal_file(settings)
     is_ours = ours is not None and ours.expanduser().resolve() == location.resolve()
     return beside if named is None or (beside.is_dir() and not is_ours) else named
@@ -69,7 +69,7 @@ def files_for(location: Location, given: Path | None) -> Path | None:
     settings = _settings(None)
     if settings is not None and settings.files is not None:
         return files_folder(settings)
-    return None if isinstance(location, Database) else location.with_name(f"{location.name}.files")
+    return None if isinstance(location, Database) else Path(f"{location}.files")
 
 
 def _settings(config: Path | None) -> Settings | None:

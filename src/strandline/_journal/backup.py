@@ -31,7 +31,7 @@ class _DeletedMeanwhile(Exception):
 
 def beside(file: Path) -> Path:
     """Return the folder that belongs to the copy `file` of a journal."""
-    return file.with_name(f"{file.name}.files")
+    return Path(f"{file}.files")
 
 
 def backup(
