@@ -73,7 +73,6 @@ def test_the_settings_name_the_journal_unless_the_command_does(tmp_path: Path) -
         (["verify", "."], "is a folder, not a file"),
         (["backup", "none.db", "to.db"], "there is no journal at none.db"),
         (["backup", "a", "b", "c"], "3 files were named"),
-        (["backup", "text.db", "."], ". is a folder"),
         (["prune", "none.db", "--older-than", "30d"], "there is no journal at none.db"),
         (["prune", "none.db", "--older-than", "old"], "which is not an age"),
         (["import", "nowhere", "to.db"], "the folder nowhere cannot be read"),

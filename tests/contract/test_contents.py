@@ -264,6 +264,8 @@ def test_a_backup_that_fails_leaves_nothing(source: Path, tmp_path: Path, monkey
             with pytest.raises(JournalError, match="No space left"):
                 backup(source, tmp_path / "monday.db", files=files_of(source))
         assert sorted(tmp_path.iterdir()) == before
+    with pytest.raises(JournalError, match=r"^\. is a folder"):
+        backup(source, Path("."), files=files_of(source))
     (tmp_path / "monday.db.files").mkdir()
     with pytest.raises(JournalError, match=r"monday\.db\.files is a folder"):
         backup(source, tmp_path / "monday.db", files=files_of(source))
