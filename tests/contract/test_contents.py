@@ -3,7 +3,9 @@
 import asyncio
 import errno
 import os
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -167,40 +169,63 @@ def test_a_backup_has_just_the_files_of_its_moment(
     assert all_of(tmp_path / "monday.db.files") == {IDS[n]: content(n) for n in range(1, 6)}
 
 
+@contextmanager
+def live(source: Path) -> Iterator[sqlite3.Connection]:
+    """Have a journal open as a server has it: its WAL is there, and a snapshot stays as it is."""
+    with closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("UPDATE meta SET value = value WHERE name = 'epoch'")
+        yield connection
+
+
+def deleting_at_the_moment(
+    n: int, server: sqlite3.Connection, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[None]:
+    """Have a file deleted between the first snapshot and the look at its files; return the list of snapshots."""
+    bring = backups._Contents.bring
+    snapshots: list[None] = []
+
+    def bring_after_it(self: backups._Contents, snapshot: sqlite3.Connection) -> None:
+        snapshots.append(None)
+        if len(snapshots) == 1:
+            snapshot.execute("SELECT count(*) FROM files").fetchone()
+            server.execute("DELETE FROM files WHERE id = ?", (IDS[n],))
+            at(root, n).unlink()
+        bring(self, snapshot)
+
+    monkeypatch.setattr(backups._Contents, "bring", bring_after_it)
+    return snapshots
+
+
+def test_what_is_deleted_after_the_moment_of_a_backup_is_in_it(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes until its content is looked for: it was gathered before."""
+    with live(source) as server:
+        snapshots = deleting_at_the_moment(0, server, files_of(source), monkeypatch)
+        made = backup(source, tmp_path / "monday.db", files=files_of(source))
+    assert (made.files, made.faults, len(snapshots)) == (5, (), 1)
+    assert all_of(tmp_path / "monday.db.files") == FIVE
+
+
 def test_a_file_that_comes_and_goes_within_a_backup_makes_it_look_again(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is in the first snapshot, and its content has gone before the backup could have it."""
-    root = files_of(source)
-    gather, bring = backups._Contents.gather, backups._Contents.bring
-    brought: list[None] = []
-
-    def drop() -> None:
-        async def dropped() -> None:
-            journal = journal_at(source)
-            await journal.open("test", max_attempts=3)
-            await journal.change(DropFile(SESSIONS[2], IDS[5]))
-            await journal.close()
-
-        FileStore(root).remove(folder_of(SESSIONS[2]), IDS[5])
-        asyncio.run(dropped())
+    """It comes after the gathering, is in the first snapshot, and goes before the backup could have its content."""
+    root, gather = files_of(source), backups._Contents.gather
+    filled(source, root, (5,))
 
     def gather_before_it(self: backups._Contents) -> None:
+        away = at(root, 5).rename(tmp_path / "away")
         gather(self)
-        filled(source, root, (5,))
-
-    def bring_after_it(self: backups._Contents, connection: object) -> None:
-        brought.append(None)
-        if len(brought) == 1:
-            connection.execute("SELECT count(*) FROM files").fetchone()  # type: ignore[attr-defined]
-            drop()
-        bring(self, connection)  # type: ignore[arg-type]
+        away.rename(at(root, 5))
 
     monkeypatch.setattr(backups._Contents, "gather", gather_before_it)
-    monkeypatch.setattr(backups._Contents, "bring", bring_after_it)
-    made = backup(source, tmp_path / "monday.db", files=root)
-    assert len(brought) > 1
-    assert (made.files, made.faults) == (5, ())
+    with live(source) as server:
+        snapshots = deleting_at_the_moment(5, server, root, monkeypatch)
+        made = backup(source, tmp_path / "monday.db", files=root)
+    assert (made.files, made.faults, len(snapshots)) == (5, (), 2)
+    assert all_of(tmp_path / "monday.db.files") == FIVE
     assert verify(tmp_path / "monday.db", files=tmp_path / "monday.db.files").faults == []
 
 
