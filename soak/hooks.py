@@ -12,6 +12,7 @@ import json
 import random
 import socket
 import time
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -41,6 +42,7 @@ class Hooks:
         self.failed = 0
         """How often it failed."""
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=256)
+        weakref.finalize(self, self._socket.close)  # (of a trial that never runs)
         self._secrets = folder / "webhook-secrets"
         self._chance = random.Random(f"{seed} hooks")
         self._server: asyncio.Server | None = None

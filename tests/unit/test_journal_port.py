@@ -36,6 +36,8 @@ GIVEN: dict[str, Any] = {
     "since": 1.0,
     "listed": ("hello",),
     "now": 1.0,
+    "runs": 10,
+    "inputs": 10,
 }
 
 

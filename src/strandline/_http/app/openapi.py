@@ -274,7 +274,7 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
     "range": (
         "Range",
         "header",
-        {"type": "string", "pattern": "^bytes=[0-9]{1,9}-$"},
+        {"type": "string"},
         "The part to send, such as `bytes=0-1023` (206)",
     ),
     "in_session": ("session_id", "query", _SESSION_ID, "Only those of this session"),
