@@ -15,6 +15,7 @@ from strandline._access.keyring import new_key
 from strandline._agents.port import Attempt
 from strandline._clock import SystemClock
 from strandline._engine.admission import Ticket
+from strandline._engine.reading import RunPage
 from strandline._engine.requests import Request
 from strandline._http.forwarding.client_request import ClientRequest
 from strandline._http.forwarding.envelope import Forward
@@ -349,6 +350,26 @@ def test_an_owner_that_has_lost_the_session_sends_the_request_away() -> None:
             assert answer.json()["response"] == "echo hello"
             assert first.recorder.forwards["moved"] == 1
             assert [owner.recorder.accepts, third.recorder.accepts] == [0, 1]
+
+    run(scene)
+
+
+@pytest.mark.parametrize("through", ["another", "its owner", "its owner, and back"])
+def test_an_export_whose_session_moves_meanwhile_does_not_look_complete(through: str) -> None:
+    async def scene() -> None:
+        async with pair() as (found, _first, owner, client):
+            third = await found.start()
+            await client.post("/chat", json={"session_id": "s", "message": "hello"})
+
+            async def moved(*given: Any, **more: Any) -> RunPage:
+                found.town.give(owner if "back" in through else third, partition("s"))
+                owner.service.runs = real  # type: ignore[method-assign]
+                raise NotOwner("s moves", retry_after_s=1.0, partition=partition("s"))
+
+            real, owner.service.runs = owner.service.runs, moved  # type: ignore[method-assign]
+            url = "" if through == "another" else owner.url
+            with pytest.raises(httpx.RemoteProtocolError, match="closed"):
+                await client.get(f"{url}/v1/sessions/s/export")
 
     run(scene)
 

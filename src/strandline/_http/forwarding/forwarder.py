@@ -171,6 +171,9 @@ class Forwarder:
         pause_s, until, had = FIRST_PAUSE_S, loop.time() + cluster.lease_s + PATIENCE_S, request.passed.last_id
         stale, is_lost = 0, False
         while True:
+            if request.has_begun and not request.passed.resumable:
+                request.cut()
+                return
             peer = cluster.owner(partition)
             try:
                 if peer is None or (peer.id == cluster.me and not cluster.owns(partition)):
@@ -196,9 +199,6 @@ class Forwarder:
                 if isinstance(error, UpstreamLost) and request.passed.once:
                     raise wire.AnswerLost(_ANSWER_LOST) from error
                 is_lost |= isinstance(error, UpstreamLost)
-                if request.has_begun and not request.passed.resumable:
-                    request.cut()
-                    return
             is_leaving = self._is_leaving or self._all_stop
             if is_leaving and await request.ended_here():
                 return

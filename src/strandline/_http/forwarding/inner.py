@@ -193,9 +193,10 @@ class InnerApp:
             self._on_arrival(envelope.headers)
             await self._app(request, received, answer)
         except (StrandlineError, HTTPException) as error:
-            if answer.has_begun:  # (a stream that continues elsewhere: its last id says that it is not over)
-                await answer({"type": "http.response.body", "body": b"", "more_body": False})
-                return
+            if answer.has_begun:
+                if passed.resumable:  # (it continues elsewhere: its last id says that it is not over)
+                    await answer({"type": "http.response.body", "body": b"", "more_body": False})
+                return  # (else it stays incomplete, and the connection is closed)
             response = self._respond(error, request)
             # (The router's 404 and 405: the other server is of a later version, and so may the session's next one be.)
             if passed.passes(error) or isinstance(error, HTTPException):
