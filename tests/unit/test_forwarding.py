@@ -363,10 +363,10 @@ def test_an_export_whose_session_moves_meanwhile_does_not_look_complete(through:
 
             async def moved(*given: Any, **more: Any) -> RunPage:
                 found.town.give(owner if "back" in through else third, partition("s"))
-                owner.service.runs = real  # type: ignore[method-assign]
+                owner.service.runs = real
                 raise NotOwner("s moves", retry_after_s=1.0, partition=partition("s"))
 
-            real, owner.service.runs = owner.service.runs, moved  # type: ignore[method-assign]
+            real, owner.service.runs = owner.service.runs, moved
             url = "" if through == "another" else owner.url
             with pytest.raises(httpx.RemoteProtocolError, match="closed"):
                 await client.get(f"{url}/v1/sessions/s/export")

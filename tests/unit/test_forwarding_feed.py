@@ -12,6 +12,7 @@ from cluster_support import DEADLINE_S, Served, Servers, cut_connections, partit
 from strandline._access.keyring import new_key
 from strandline._http.forwarding.feed import MOST_SERVERS, _MergedResponse, last_numbers
 from strandline._journal.cluster import Peer
+from strandline._model import ANONYMOUS
 from strandline.errors import Invalid
 
 
@@ -149,6 +150,28 @@ def test_a_server_that_joins_is_followed_and_one_that_is_lost_leaves_a_gap() -> 
                 await said(first, "a")
                 await feed.has("a")
                 assert ("", "stream.gap") not in [each[:2] for each in feed.seen]
+
+    run(scene)
+
+
+def test_a_server_whose_feed_ended_once_and_that_is_lost_later_leaves_a_gap() -> None:
+    """Its feed may end while it lives: it drops what nobody has read for long. Then it is followed again."""
+
+    async def scene() -> None:
+        async with servers() as found:
+            first, second = await two(found)
+            async with Feed(first) as feed:
+                await said(second, "b")
+                await feed.has("b")
+                changes = second.service._streams._changes
+                log = changes._logs.pop(ANONYMOUS)
+                changes._last = log.last
+                log.end()
+                await until(lambda: changes.subscribers, "it is followed again")
+                assert ("", "stream.gap") not in [each[:2] for each in feed.seen]
+                await second.kill()
+                await found.take_over(second)
+                await feed.has("", "stream.gap")
 
     run(scene)
 

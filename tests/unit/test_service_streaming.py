@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -39,8 +40,9 @@ from strandline._engine.service import Service
 from strandline._engine.streams import LAST
 from strandline._history import fold
 from strandline._journal.memory import MemoryJournal
+from strandline._journal.port import Change
 from strandline._model import ANONYMOUS, Claim, FencingToken, Lane, Principal, Run, RunId, RunStatus, SessionId
-from strandline.errors import NotFound
+from strandline.errors import Draining, NotFound
 from strandline.testing._virtual import InlineLoops, VirtualClock, VirtualLoop
 
 
@@ -401,6 +403,33 @@ def test_a_client_back_in_time_has_missed_nothing_in_a_feed_and_later_gets_a_gap
             events = [each.event for each in again.ready()]
             assert isinstance(events[0], StreamGap)
             assert kinds(events)[1] == "run.started"
+
+    play(main)
+
+
+def test_no_run_ends_unheard_while_the_service_stops() -> None:
+    """An end that is on its way when the feed is to end is in it, and none comes later."""
+
+    class Slow(MemoryJournal):
+        async def change(self, change: Change) -> Any:
+            await asyncio.sleep(2)
+            return await super().change(change)
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(gated), journal=Slow(clock)) as service:
+            await send(service, "1")
+            await until_idle(service)
+            await service.pause(key())
+            runs = [await send(service, "1") for _ in range(2)]
+            feed = service.changes(ANONYMOUS, types=["run.finished"])
+            under_way = asyncio.ensure_future(service.cancel(ANONYMOUS, runs[0].run_id))
+            await asyncio.sleep(1)
+            await service.drain(close=False)
+            with pytest.raises(Draining):
+                await service.cancel(ANONYMOUS, runs[1].run_id)
+            assert (await under_way).run.status == "cancelled"
+            assert [each.run_id for each in feed.ready()] == [runs[0].run_id]
+            assert (await service.run(ANONYMOUS, runs[1].run_id)).run.status == "queued"
 
     play(main)
 

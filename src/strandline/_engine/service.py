@@ -281,6 +281,7 @@ class Service:
         self._streams.drain()
         self._claims.spawn(self._handover.leave())
         await self._claims.drain(drain_grace_s=self.options.drain_grace_s, stop_grace_s=self.options.stop_grace_s)
+        await self._control.finish(self.options.stop_grace_s)
         self._streams.stop()
         await self._projection.finish(PROJECTION_S)
         if close:

@@ -121,6 +121,16 @@ class Control:
         self._builder = builder
         self._options = options
         self._under_way: set[asyncio.Task[Any]] = set()
+        self._is_over = False
+
+    async def finish(self, patience_s: float) -> None:
+        """End no runs from now on, and return when those changes are done that are under way, or after `patience_s`.
+
+        What ended later would be seen by nobody: the streams of events end before the journal is closed.
+        """
+        self._is_over = True
+        if self._under_way:
+            await asyncio.wait([*self._under_way], timeout=patience_s)
 
     async def cancel(self, principal: Principal, run_id: RunId, *, force: bool = False, again: bool = False) -> RunView:
         """Cancel a run and return it: ended, or ending (its `cancel_requested`), which then survives a crash.
@@ -130,6 +140,8 @@ class Control:
         `AlreadyEnded` if the run has ended otherwise and there is no lock to end.
         """
         run = await self._reading.stored_run(principal, run_id)
+        if run.outcome is None:
+            self._check_over()
         match await self._changed(run.key, Cancel(principal, run_id), force=force):
             case Stopped():
                 pass
@@ -147,6 +159,11 @@ class Control:
                 raise InvariantBroken(f"the journal answered a cancel with {answer}")
         return await self._reading.changed_run(principal, run_id)
 
+    def _check_over(self) -> None:
+        """Raise `Draining` if no run ends here any more."""
+        if self._is_over:
+            self._readiness.admit()
+
     async def _was_cancelled(self, run: Run) -> bool:
         """Return whether an ended run is as a cancel leaves it."""
         if run.status is RunStatus.NEEDS_INPUT:
@@ -161,6 +178,7 @@ class Control:
         """
         self._readiness.note_request()
         self._ownership.check(key)
+        self._check_over()
         answer = await self._changed(key, CancelSession(key, running), force=force)
         if not isinstance(answer, Stopped):
             raise NotFound(f"there is no session {key.session_id}")
@@ -178,7 +196,8 @@ class Control:
             change = Cancel(key.principal, run_id)
         else:
             change = EndWaiting(key, run_id, Outcome(status=RunStatus.CANCELLED))
-        self._claims.spawn(self._cancel_disconnected(run_id, key, change))
+        if not self._is_over:
+            self._claims.spawn(self._cancel_disconnected(run_id, key, change))
 
     async def _cancel_disconnected(self, run_id: RunId, key: SessionKey, change: Cancel | EndWaiting) -> None:
         trouble = "run %s has lost all its clients and cannot be cancelled yet"

@@ -254,6 +254,7 @@ class _MergedResponse(Response):
                 )
                 if upstream.status != wire.OK:
                     return
+                self._left.discard(peer.id)
                 if peer.id not in self._last:
                     self._last[peer.id] = _begins_after(upstream.headers)
                 elif peer.id in self._late:
