@@ -235,7 +235,8 @@ class Branches:
                     found = {name.split("/")[1]: whole.read(name) for name in whole.namelist() if name[:6] == "files/"}
                     lines = whole.read("history.jsonl").splitlines()
             except (BadZipFile, KeyError) as error:
-                raise Refused(f"the export of {branch.session} cannot be read: {error}") from error
+                self._records.faults.append(f"the export of {branch.session} cannot be read: {error}")
+                continue
             shown = {json.loads(line)["run_id"] for line in lines}
             if missing := set(branch.at) - shown:
                 self._records.faults.append(f"the export of {branch.session} has no messages of {sorted(missing)}")

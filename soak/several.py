@@ -17,6 +17,7 @@ from soak.judge import LOST_LEASE
 from soak.server import Relay
 from soak.stored import Unreadable
 from soak.strikes import CLOCK_S, LEASE_S, Strike, clock_s, strikes
+from soak.summary import counted
 from soak.trial import QUIET_S, TARGET, Trial
 
 DRAWN_S: Final = 1.0
@@ -73,13 +74,13 @@ class SeveralTrial(Trial):
             if each.code == LOST_LEASE
         )
         lines = [
-            f"struck: {_counted(self._blows.done)}",
+            f"struck: {counted(self._blows.done)}",
             *(
-                [f"missed, since no server was there for it: {_counted(missed)}"]
+                [f"missed, since no server was there for it: {counted(missed)}"]
                 if (missed := self._blows.missed)
                 else []
             ),
-            *([f"of the kills: {_counted(kills)}"] if (kills := self._blows.kills) else []),
+            *([f"of the kills: {counted(kills)}"] if (kills := self._blows.kills) else []),
             f"takeovers: {over}, {sum(1 for each in owned if each.pid)} times a partition got an owner",
             f"servers: {sum(1 for each in self._records.exits if each.clock_s)} had a clock that is off by a minute",
             "leases lost: " + (", ".join(f"{count} {why}" for why, count in codes.most_common()) or "none"),
@@ -132,7 +133,3 @@ class SeveralTrial(Trial):
                 await self._fleet.ready(QUIET_S)
                 await self._blows.strike(strike, lasting)
                 self._kills += 1
-
-
-def _counted(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {what}" for what, count in counts.most_common())

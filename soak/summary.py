@@ -1,7 +1,7 @@
 """What a soak has played, in a few lines: how runs ended, where servers were when they were ended, what was wished."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from soak.records import Records, input_requests_of
@@ -12,18 +12,16 @@ def summary(records: Records) -> str:
     views = records.views.values()
     again = sum(1 for view in views if view.attempt > 1)
     lines = {
-        "runs": _counted(view.ended.kind for view in views if view.ended is not None),
+        "runs": counted(view.ended.kind for view in views if view.ended is not None),
         "runs besides": f"{again} in more than one attempt, {len(records.held)} seen held (at most {records.most_held}"
         " at once)",
         "streams": _streams(records),
-        "servers ended": _counted(
-            f"{each.phase} by {'+'.join(each.signals)}" for each in records.exits if each.signals
-        ),
-        "workers struck": _counted(each.how for each in records.struck),
+        "servers ended": counted(f"{each.phase} by {'+'.join(each.signals)}" for each in records.exits if each.signals),
+        "workers struck": counted(each.how for each in records.struck),
         "events of the webhook": f"{len(records.deliveries)} received, {_repeated(records)} of them again"
         if records.deliveries
         else "",
-        "joins": _counted(view.join for view in views if view.join is not None),
+        "joins": counted(view.join for view in views if view.join is not None),
         **_requests(records),
     }
     return "\n".join(f"{what}: {counts}" for what, counts in lines.items() if counts)
@@ -70,14 +68,14 @@ def _requests(records: Records) -> dict[str, str]:
     ]
     return {
         "questions": f"{len(requests)} asked, {len(requests & given)} answered" if requests else "",
-        "answers": _counted(_code(each.status_code) for each in records.answered if each.label in answers),
-        "cancels": _counted(_code(each.status_code) for each in records.cancels if not each.force),
-        "forced cancels": _counted(_code(each.status_code) for each in records.cancels if each.force),
-        "cancels of sessions": _counted(_code(each.status_code) for each in records.sweeps),
+        "answers": counted(_code(each.status_code) for each in records.answered if each.label in answers),
+        "cancels": counted(_code(each.status_code) for each in records.cancels if not each.force),
+        "forced cancels": counted(_code(each.status_code) for each in records.cancels if each.force),
+        "cancels of sessions": counted(_code(each.status_code) for each in records.sweeps),
         "cancelled since their clients had left": str(len(alone) or ""),
-        "moves": _counted(_code(each.status_code) for each in records.moves),
+        "moves": counted(_code(each.status_code) for each in records.moves),
         "pauses": str(len(records.pauses) or ""),
-        "deletions": _counted(_code(each.status_code) for each in records.deletions),
+        "deletions": counted(_code(each.status_code) for each in records.deletions),
     }
 
 
@@ -85,5 +83,6 @@ def _code(status_code: int) -> str:
     return str(status_code) if status_code else "lost"
 
 
-def _counted(each: Iterable[Any]) -> str:
+def counted(each: Iterable[Any] | Mapping[Any, int]) -> str:
+    """Return how often each thing is there, or how often a mapping says, the most frequent first."""
     return ", ".join(f"{count} {name}" for name, count in Counter(each).most_common())

@@ -30,7 +30,7 @@ from soak.message import AGAIN
 from soak.records import Records, Struck
 from soak.server import ROOT, NotReady, Relay, Server
 from soak.stored import Unreadable
-from soak.summary import summary
+from soak.summary import counted, summary
 from soak.wire import Broken, Silent
 
 TARGET: Final = str(ROOT / "soak" / "target.py")
@@ -160,7 +160,7 @@ class Trial:
 
     def summary(self) -> str:
         """Return, in lines, what was played; true after `run`."""
-        return f"{summary(self._records)}\nbranches and files: {_counted(self._load.branches.done)}"
+        return f"{summary(self._records)}\nbranches and files: {counted(self._load.branches.done)}"
 
     async def run(self) -> list[str]:
         """Return everything that was wrong."""
@@ -329,8 +329,8 @@ class Trial:
             while True:
                 reply, _ = await self._desk.until_answered("GET", "/v1/webhooks?limit=1000")
                 dead = [each for each in reply.body["webhooks"] if each["status"] == "dead"]
-                self._records.faults += [f"event {each['id']} is given up: {each['error']}" for each in dead]
                 if len(dead) == len(reply.body["webhooks"]):
+                    self._records.faults += [f"event {each['id']} is given up: {each['error']}" for each in dead]
                     return
                 await asyncio.sleep(0.1)
 
@@ -359,10 +359,6 @@ def _first(several: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the first error in a group, however deep."""
     first = several.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-def _counted(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 async def _each(names: Iterable[str], ask: Callable[[str], Awaitable[T]]) -> list[tuple[str, T]]:

@@ -99,7 +99,7 @@ async def transfer(
             writer.write(head.encode() + (content or b""))
             answer = await head_of(reader)
             if b"chunked" not in answer.headers.get(b"transfer-encoding", b""):
-                return answer.status_code, await reader.readexactly(int(answer.headers.get(b"content-length", 0)))
+                return answer.status_code, await reader.readexactly(int(answer.headers.get(b"content-length", b"")))
             received = b""
             while size := int(await reader.readuntil(b"\r\n"), 16):
                 received += (await reader.readexactly(size + 2))[:-2]

@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from strandline._files.store import FileStore
+from strandline._files.store import INCOMING, FileStore
 from strandline._journal.contents import Carrier, OnStep, by_session, each_page, still_recorded
 from strandline._journal.driver import connect_reader, copy_into, damaged, is_damage, make_whole, sync
 from strandline._journal.ownership import existing
@@ -140,7 +140,7 @@ class _Contents:
             carrier.bring(copy, on_file)
         self.count, self.faults = carrier.files, carrier.faults.sentences
         if self.count:
-            shutil.rmtree(self._named.root / "incoming", ignore_errors=True)
+            shutil.rmtree(self._named.root / INCOMING, ignore_errors=True)
             os.rename(self._named.root, self._final)
             self._is_put = True
             sync(self._final.parent)

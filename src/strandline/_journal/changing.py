@@ -217,7 +217,7 @@ class Changing(Forking):
         if not isinstance(run, RunState):
             return run
         if run.lane != Lane.ANSWER:
-            self._place_again(run, change.priority, goes_back=self._goes_back(run))
+            self._place_again(run, change.priority)
         return Changed(existed=True)
 
     def _not_begun(self, principal: Principal, run_id: RunId) -> RunState | Changed | Busy | Ended:
@@ -233,12 +233,12 @@ class Changing(Forking):
             return Changed(existed=False)
         return Busy() if run.fence is not None or run.has_begun else run
 
-    def _place_again(self, run: RunState, priority: int | None, *, goes_back: bool) -> None:
+    def _place_again(self, run: RunState, priority: int | None) -> None:
         """Place a waiting run by another priority, or with None at the end of the front lane.
 
         One that goes back stays where it is, whatever its priority: it would supersede what started before it.
         """
-        if goes_back:
+        if self._goes_back(run):
             if priority is not None and priority != run.moved:
                 run.moved = priority
                 self._change_run(run, was=None)
@@ -292,8 +292,7 @@ class Changing(Forking):
                 kept = body.size <= KEPT_BYTES
                 run.new = replace(run.new, input=edited.input, metadata=edited.metadata) if kept else None
         if "priority" in parts:
-            goes_back = run.lane == Lane.FRONT and found.back is not None
-            self._place_again(run, change.priority, goes_back=goes_back)
+            self._place_again(run, change.priority)
         return Edited(parts)
 
     def _set_options(self, change: SetOptions) -> Changed | Refused:

@@ -22,7 +22,7 @@ OnStep = Callable[[str, int, int], None]
 """Called with what is done, how much of it is done, and how much there is."""
 PAGE: Final = 500
 MOST_FAULTS: Final = 100
-"""How many faults are named at most."""
+"""How many faults of a journal are named at most; the rest is counted."""
 
 
 class _Record(Struct, frozen=True):

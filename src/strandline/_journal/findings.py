@@ -17,7 +17,7 @@ from strandline._history import history_faults, open_tool_uses, pairing_faults
 from strandline._journal import reader
 from strandline._journal.changes import SessionRef
 from strandline._journal.checksums import damaged_record
-from strandline._journal.contents import fault_of
+from strandline._journal.contents import MOST_FAULTS, fault_of
 from strandline._journal.database import Database
 from strandline._journal.defaults import options_of
 from strandline._journal.deletion import COUNT_STORED_BYTES
@@ -29,9 +29,6 @@ from strandline._journal.rules import Branch, spans
 from strandline._lifecycle import ENDED
 from strandline._model import ANONYMOUS, WHOLE_HISTORY, AgentRecord, Inline, Message, Run, RunStatus, SessionKey
 from strandline.errors import JournalUnavailable
-
-MOST_FAULTS: Final = 100
-"""How many faults are reported at most."""
 
 OnStep = Callable[[str, int, int], None]
 """Called with the part that is checked, how much of it is done, and how much there is."""

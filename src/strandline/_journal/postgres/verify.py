@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from strandline._files.store import FileStore
-from strandline._journal.contents import missing, still_recorded
+from strandline._journal.contents import MOST_FAULTS, missing, still_recorded
 from strandline._journal.findings import (
     DELIVERY,
     FILE,
     FORK,
     HISTORY,
     KEPT,
-    MOST_FAULTS,
     QUESTION,
     RUN,
     SCHEDULE,
