@@ -31,7 +31,8 @@ def answer(messages: Messages) -> Answer:
 
 def _packed(messages: Messages) -> int:
     """Return how many boxes were packed since the last question."""
-    last = max(at for at, message in enumerate(messages) if _PACK.search(json.dumps(message)))
+    texts = [" ".join(block.get("text", "") for block in message["content"]) for message in messages]
+    last = max(at for at, text in enumerate(texts) if _PACK.match(text))
     return sum("One box is packed" in json.dumps(message) for message in messages[last:])
 
 

@@ -34,6 +34,23 @@ def test_the_packer_stops_when_somebody_waits_and_says_who(tmp_path: Path) -> No
         ]
 
 
+def test_a_task_that_waits_is_not_taken_for_the_one_that_is_stopped(tmp_path: Path) -> None:
+    folder = SHOWN.copy(tmp_path / "waiting")
+    with serving(*SHOWN.serve, folder=folder, journal=None) as server:
+        assert server.client.post("/chat", json={"session_id": "shop", "message": "pack 1 boxes"}).status_code == 200
+        server.client.post("/v1/sessions/shop/pause").raise_for_status()
+        runs = [
+            server.client.post("/v1/sessions/shop/runs", json={"input": f"pack {count} boxes"}).json()
+            for count in (5, 2)
+        ]
+        server.client.post("/v1/sessions/shop/resume").raise_for_status()
+        assert [server.run(run["run_id"], wait_s=60)["status"] for run in runs] == ["succeeded"] * 2
+        assert texts(server.history("shop"), "assistant")[1:] == [
+            "I stopped packing after 1 of 5 boxes. Somebody: pack 2 boxes",
+            "All 2 boxes are packed.",
+        ]
+
+
 def test_a_real_model_reads_what_waits(tmp_path: Path) -> None:
     folder = SHOWN.copy(tmp_path / "waiting")
     with_real_model(folder, SHOWN)
