@@ -40,6 +40,14 @@ class Limits(Struct, frozen=True, kw_only=True):
     """By how much the time for which a session was closed may be misjudged."""
 
 
+class Gathering(Struct, frozen=True, kw_only=True):
+    """How a run that collects does: for `quiet_s` without a further one, `max_wait_s` at most, `max_items` together."""
+
+    quiet_s: float
+    max_wait_s: float
+    max_items: int
+
+
 class Request(Struct, frozen=True, kw_only=True):
     """A request for a run, as its client sent it, perhaps more than once; `sent` and `sent_s` are before the first."""
 
@@ -52,6 +60,8 @@ class Request(Struct, frozen=True, kw_only=True):
     expected: str | None = None
     """The only run that it may join."""
     sender: str | None = None
+    gathers: Gathering | None = None
+    """How it collects; None if it does not, or nobody knows."""
     priority: int = 3
     on_disconnect: str = "continue"
     on_question: str = "wait"

@@ -40,7 +40,7 @@ def joined(evidence: Evidence) -> Iterator[str]:
 
 def _may_join(evidence: Evidence, run: Run, host: Run) -> Iterator[str]:
     """Yield why a run must not have joined another."""
-    if run.request.if_busy != "steer":
+    if run.request.if_busy not in ("steer", "collect"):
         yield f"run {run.label} has joined run {host.label}, and was to {run.request.if_busy}"
     if (run.session, run.request.sender) != (host.session, host.request.sender):
         yield f"run {run.label} has joined run {host.label}, which is of another session or sender"
@@ -56,7 +56,8 @@ def _may_join(evidence: Evidence, run: Run, host: Run) -> Iterator[str]:
 def in_order_of_acceptance(evidence: Evidence) -> Iterator[str]:
     """Yield the runs that one has been joined by in another order than they were accepted in."""
     for each in evidence.joined:
-        runs = [evidence.runs[run_id] for run_id in each.runs if run_id in evidence.runs]
+        known = [evidence.runs[run_id] for run_id in each.runs if run_id in evidence.runs]
+        runs = [run for run in known if run.request.if_busy != "collect"]  # (else see `judging.collects`)
         for earlier, later in pairwise(runs):
             if earlier.sequence > later.sequence or 0 <= later.accepted < earlier.request.sent:
                 yield f"run {earlier.label} joined {each.host} before {later.label}, which was accepted earlier"

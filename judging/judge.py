@@ -1,6 +1,7 @@
 """Applies every rule to a record of evidence."""
 
 from judging.cancels import cancelled, cancelled_sessions, left_alone
+from judging.collects import collected, collected_all, gathered_in_time
 from judging.delays import in_order_of_time, not_early
 from judging.durability import deleted, lost, one_outcome, one_run, refused, resumed
 from judging.evidence import Evidence
@@ -20,6 +21,7 @@ RULES = (
     *(answered_once, refused_with_reason, waited),
     *(had_its_time, ended_in_time, waited_in_time, acceptable, once, grown),
     *(ended_with_host, joined, in_order_of_acceptance),
+    *(collected, gathered_in_time, collected_all),
     *(not_early, in_order_of_time),
     *(in_order, assembled, fed),
     *(delivered, one_event, true_event),

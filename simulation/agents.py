@@ -92,6 +92,7 @@ def _text_of(attempt: Attempt, *, answers: bool) -> str:
         given = [] if attempt.prompt is None else attempt.prompt
         assert all(each["interruptResponse"]["response"] == named for each in given if isinstance(each, dict))
         return named
-    text = attempt.prompt if attempt.prompt is not None else attempt.messages[0]["content"][0]["text"]
+    given = attempt.prompt if attempt.prompt is not None else attempt.messages[0]["content"]
+    text = given if isinstance(given, str) else given[0]["text"]  # (behind it is what was collected)
     assert text == named, f"{text} was requested as {named}"
     return named

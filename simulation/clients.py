@@ -6,6 +6,7 @@ from collections import deque
 from msgspec import UnsetType
 from msgspec.structs import replace
 
+from judging.evidence import Gathering
 from simulation.loop import EPOCH
 from simulation.operations import cancel, move, pause, restore
 from simulation.script import draw
@@ -125,12 +126,24 @@ def _note_requested(town: Town, request: Request) -> None:
         again=town.replaced.get(_text_of(request)),
         not_before_s=None if request.not_before is None else request.not_before - EPOCH,
         sender=None if request.sender is None else request.sender.name,
+        **_gathering(request),
         limits={
             name: seconds
             for name in ("timeout_s", "queue_timeout_s")
             if (seconds := getattr(request, name)) is not None
         },
     )
+
+
+def _gathering(request: Request) -> dict[str, Gathering]:
+    """Return how a request collects, if it does."""
+    given = request.collect
+    if given is None:
+        return {}
+    assert given.quiet is not None
+    assert given.max_wait is not None
+    assert given.max_items is not None
+    return {"gathers": Gathering(quiet_s=given.quiet, max_wait_s=given.max_wait, max_items=given.max_items)}
 
 
 async def _submit(town: Town, server: Server, request: Request) -> tuple[Server, Ticket] | None:

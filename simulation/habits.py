@@ -12,7 +12,7 @@ from simulation.loop import Chance
 from strandline._engine.requests import Request
 from strandline._engine.schedules.instants import Missed, Overlap
 from strandline._engine.schedules.schedule import ScheduleRequest
-from strandline._model import IfBusy, Sender, SessionKey
+from strandline._model import CollectOptions, IfBusy, Sender, SessionKey
 
 SHARE: Final = 0.4
 """The share of all worlds in which clients steer what executes."""
@@ -22,6 +22,8 @@ SCHEDULED: Final = 0.2
 """The share of all worlds in which there are schedules."""
 GOES_BACK: Final = 0.25
 """The share of all worlds in which people edit what was answered."""
+COLLECTS: Final = 0.25
+"""The share of all worlds in which people send short messages, which are to be collected."""
 SENDERS: Final = (None, None, Sender("1", "Ada"), Sender("2", "Bob"))
 
 
@@ -42,6 +44,10 @@ class Habits:
         self.edits = edits = Chance(f"edits of {seed}")
         """What decides about conversations that go back."""
         self._goes_back = edits.choice((0.4, 0.8)) if edits.random() < GOES_BACK else 0.0
+        self._bits = bits = Chance(f"short messages of {seed}")
+        """What decides about messages that are collected."""
+        self._collects = bits.choice((0.5, 0.9)) if bits.random() < COLLECTS else 0.0
+        self._signs = bits.choice((0.0, 0.0, 0.5))
 
     @property
     def goes_back(self) -> bool:
@@ -82,10 +88,29 @@ class Habits:
         ):
             later_s = self.times.choice((-1.0, 0.5, 2.0, 10.0)) * self.times.random()
             return replace(request, not_before=now + later_s)
+        if (
+            request.if_busy is IfBusy.ENQUEUE
+            and request.on_question is None
+            and self._happens(self._collects, self._bits)
+        ):
+            return self._collecting(request)
         if request.if_busy is IfBusy.ENQUEUE and self._happens(self.steers, self._chance):
             request = replace(request, if_busy=IfBusy.STEER)
             if begun and self._happens(self._expects, self._chance):
                 request = replace(request, expected_run_id=self._chance.choice(begun))
         if self.steers and self._happens(self._names, self._chance):
             request = replace(request, sender=self._chance.choice(SENDERS))
+        return request
+
+    def _collecting(self, request: Request) -> Request:
+        """Return a request as one that is to be collected."""
+        chance = self._bits
+        options = CollectOptions(
+            quiet=chance.choice((0.0, 0.3, 2.0)),
+            max_wait=chance.choice((0.5, 3.0, 20.0)),
+            max_items=chance.choice((2, 3, 20)),
+        )
+        request = replace(request, if_busy=IfBusy.COLLECT, collect=options)
+        if self._happens(self._signs, chance):
+            request = replace(request, sender=chance.choice(SENDERS))
         return request

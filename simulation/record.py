@@ -1,8 +1,8 @@
 """What was seen from outside, in order: what clients received, what user code did, what the operator did."""
 
 import hashlib
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, takewhile
 from typing import Any, Final
 
 from msgspec import Struct
@@ -60,7 +60,19 @@ class Record:
 
 
 def joined_texts(messages: Sequence[Message]) -> list[str]:
-    """Return what runs say that have joined the one with these messages, in order."""
+    """Return what runs say that have joined the one with these messages, in order: first those that were collected."""
+    return [*_collected_texts(messages), *_said_meanwhile(messages)]
+
+
+def _collected_texts(messages: Sequence[Message]) -> Iterator[str]:
+    """Yield what stands in the first message behind the text that its run goes by."""
+    first = messages[0]["content"] if messages and messages[0]["role"] == "user" else []
+    if all("text" in block for block in first):
+        texts = (block["text"] for block in first[1:])
+        yield from takewhile(lambda text: text != MEANWHILE, texts)
+
+
+def _said_meanwhile(messages: Sequence[Message]) -> list[str]:
     texts = [block.get("text", "") for message in messages for block in message["content"]]
     return [said for mark, said in pairwise(texts) if mark == MEANWHILE]
 
