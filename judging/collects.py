@@ -63,7 +63,9 @@ def collected_all(evidence: Evidence) -> Iterator[str]:
             continue  # it may stand between them, and is not overtaken
         soon_s = evidence.limits.soon_s
         for run in others:
+            until_s = run.ended_s if run.started_s is None else run.started_s
             waits = run.accepted_s is not None and run.accepted_s < host.started_s - soon_s
+            waits = waits and until_s is not None and until_s > host.started_s + soon_s
             if waits and run.has_turn and (run.priority, run.sequence) > (host.priority, host.sequence):
                 yield f"run {run.label} waited behind run {host.label}, and was not collected"
 

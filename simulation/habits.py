@@ -22,6 +22,8 @@ SCHEDULED: Final = 0.2
 """The share of all worlds in which there are schedules."""
 GOES_BACK: Final = 0.25
 """The share of all worlds in which people edit what was answered."""
+MOST_EDITS: Final = 100
+"""How often people go back in one world at most: each answer to that, and each question in it, has more follow."""
 COLLECTS: Final = 0.25
 """The share of all worlds in which people send short messages, which are to be collected."""
 SENDERS: Final = (None, None, Sender("1", "Ada"), Sender("2", "Bob"))
@@ -44,6 +46,7 @@ class Habits:
         self.edits = edits = Chance(f"edits of {seed}")
         """What decides about conversations that go back."""
         self._goes_back = edits.choice((0.4, 0.8)) if edits.random() < GOES_BACK else 0.0
+        self._edits_left = MOST_EDITS
         self._bits = bits = Chance(f"short messages of {seed}")
         """What decides about messages that are collected."""
         self._collects = bits.choice((0.5, 0.9)) if bits.random() < COLLECTS else 0.0
@@ -52,7 +55,9 @@ class Habits:
     @property
     def goes_back(self) -> bool:
         """Draw whether somebody has the conversation continue from an earlier place now."""
-        return self._happens(self._goes_back, self.edits)
+        goes_back = self._happens(self._goes_back, self.edits) and self._edits_left > 0
+        self._edits_left -= goes_back
+        return goes_back
 
     @property
     def restores(self) -> bool:

@@ -80,6 +80,10 @@ TRUE: Final[dict[str, list[Change]]] = {
         ONE, ask("one", priority=2), be("one", priority=2), TWO, turn(starts_s=14.0), ask("two", sender="Bob"),
         moved("two", (12.5, 12.6, 1), priority=1), be("two", started_s=12.5, ended_s=12.9),
     ],
+    "one that waited behind it ended at that moment": [
+        ONE, TWO, turn(), ask("two", queue_timeout_s=2.0), cancelled("two", started=False, started_s=None, ended_s=14.0),
+        lambda story: story.end("two", "queue_timeout"),
+    ],
     "they were cancelled together": [
         ONE, TWO, turn("two"), *(cancelled(each) for each in ("one", "two")),
         ask("three", if_busy="interrupt"), be("three", created_s=14.5, accepted_s=14.5),
