@@ -26,16 +26,18 @@ def joined_in(timeline: Timeline, part: Part) -> Iterator[Joined]:
         yield Joined(host=part.run.id, runs=[by_text[each].id if each in by_text else each for each in texts])
 
 
-def heard(life: Life, timeline: Timeline) -> Iterator[str]:
+def heard_all(life: Life, timeline: Timeline) -> Iterator[str]:
     """Yield the messages of runs that joined and came after the last model call, or of which nothing else is known."""
     for part in (part for key in life.history for part in split(life, timeline, key)):
         stored = None if part.run is None else life.runs.get(part.run.id)
         if part.run is None or stored is None or not part.run.attempts:
             continue
-        there, last = joined_texts(part.messages), part.run.attempts[-1]
+        there = joined_texts(part.messages)
+        # (An attempt that resumes in a round may end with a question, without a call.)
+        heard = next((each.heard for each in reversed(part.run.attempts) if each.called), [])
         own_end = stored.status in (RunStatus.SUCCEEDED, RunStatus.NEEDS_INPUT)
-        if own_end and there != last.heard:
-            yield f"at its last model call the agent of run {part.run.id} had heard {last.heard}, not {there}"
+        if own_end and there != heard:
+            yield f"at its last model call the agent of run {part.run.id} had heard {heard}, not {there}"
     for run in timeline.runs.values():
         if run.id not in life.runs:
             continue

@@ -45,6 +45,8 @@ class Attempt:
         self.left_nth = -1
         self.units: set[str] = set()
         """The tools and threads of it that work."""
+        self.called = False
+        """Whether it has called the model."""
         self.heard: list[str] = []
         """What runs had said that joined, when it last called the model."""
         self.said: list[tuple[float, str]] = []

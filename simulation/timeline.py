@@ -318,7 +318,8 @@ class Timeline:
         self.stops.append(nth)
 
     def _model(self, nth: int, event: Event) -> None:
-        self._attempt(event).heard = event.details["heard"]
+        attempt = self._attempt(event)
+        attempt.called, attempt.heard = True, event.details["heard"]
         self._starts("a model call", event)
 
     def _starts(self, what: str, event: Event) -> None:

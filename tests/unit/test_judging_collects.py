@@ -81,8 +81,8 @@ TRUE: Final[dict[str, list[Change]]] = {
         moved("two", (12.5, 12.6, 1), priority=1), be("two", started_s=12.5, ended_s=12.9),
     ],
     "one that waited behind it ended at that moment": [
-        ONE, TWO, turn(), ask("two", queue_timeout_s=2.0), cancelled("two", started=False, started_s=None, ended_s=14.0),
-        lambda story: story.end("two", "queue_timeout"),
+        ONE, TWO, turn(), ask("two", queue_timeout_s=2.0),
+        lambda story: story.end("two", "queue_timeout", started=False, started_s=None, ended_s=14.0),
     ],
     "they were cancelled together": [
         ONE, TWO, turn("two"), *(cancelled(each) for each in ("one", "two")),
