@@ -22,7 +22,17 @@ from soak.wire import Broken, Reply, Silent, transfer
 
 CLIENTS: Final = 2
 PAUSE_MS: Final = 150.0
-DOES: Final = {"say": 8, "file": 3, "after": 3, "anew": 1, "again": 2, "restore": 2, "fork": 2, "download": 2}
+DOES: Final = {
+    "say": 8,
+    "file": 3,
+    "after": 3,
+    "anew": 1,
+    "again": 2,
+    "restore": 2,
+    "fork": 2,
+    "download": 2,
+    "collect": 3,
+}
 LONG: Final = 12
 """So many runs a session has at most, until its client takes a new one."""
 BUSY_S: Final = 60.0
@@ -89,6 +99,10 @@ class Branches:
                     after = chance.choice(list(branch.at)) if chance.random() < 0.7 else None
                     branch = await self._fork(branch, f"{KEPT}{number}.{sessions}", label, after)
                     sessions += 1
+                case "collect":
+                    together = [label, *(f"k{number}-{labels + n}" for n in range(chance.randint(1, 3)))]
+                    labels += len(together) - 1
+                    await self._collect(branch, together, chance)
                 case "download" if branch.files:
                     await self._download(branch, chance.choice(list(branch.files)))
                 case _:
@@ -113,6 +127,25 @@ class Branches:
         branch.texts[run_id] = text
         self._continue(branch, run_id, branch.now if after is None else branch.at.get(after, ()))
 
+    async def _collect(self, branch: Branch, labels: list[str], chance: random.Random) -> None:
+        """Send messages that are to be one turn. They may become several: a server may die between them."""
+        path = f"/v1/sessions/{branch.session}/runs"
+        said: dict[str, str] = {}
+        for label in labels:
+            words = [word for word in plan.message(chance, label).split() if word != "error"]
+            text = f"{' '.join(words)} "
+            body = {"input": text, "if_busy": "collect", "collect": {"quiet": 0.3, "max_wait": 3}}
+            reply = await self._accept(branch, label, path, body, text=text, if_busy="collect")
+            said[reply.body["run_id"]] = text
+        turns: dict[str, str] = {}
+        for run_id, text in said.items():
+            run = await self._end(run_id)
+            host = run["joined"] or run_id
+            turns[host] = turns.get(host, "") + text
+        branch.texts |= turns
+        for host in turns:
+            self._continue(branch, host, branch.now)
+
     async def _again(self, branch: Branch, label: str, run_id: str) -> None:
         text = branch.texts[run_id]
         again = await self._run(branch, label, f"/v1/runs/{run_id}/again", {}, text=text, again=run_id)
@@ -126,7 +159,13 @@ class Branches:
         branch.own.append(run_id)
 
     async def _run(self, branch: Branch, label: str, path: str, body: dict[str, Any], **known: Any) -> str:
-        """Have a run accepted, under a key, wait for its end, and return its id."""
+        """Have a run accepted, wait for its end, and return its id."""
+        run_id: str = (await self._accept(branch, label, path, body, **known)).body["run_id"]
+        await self._end(run_id)
+        return run_id
+
+    async def _accept(self, branch: Branch, label: str, path: str, body: dict[str, Any], **known: Any) -> Reply:
+        """Have a run accepted, under a key, and return the answer."""
         self._records.requests[label] = SentRequest(
             name=label, session=branch.session, sent=time.monotonic_ns(), key=label, **known
         )
@@ -134,9 +173,16 @@ class Branches:
         run_id: str = reply.body["run_id"]
         at_ns = time.monotonic_ns()
         self._records.answered.append(Answered(label=label, status_code=202, at_ns=at_ns, run_id=run_id))
-        while reply.body["ended_at"] is None:
-            reply = await self._requested("GET", f"/v1/runs/{run_id}", headers="Prefer: wait=5\r\n")
-        return run_id
+        return reply
+
+    async def _end(self, run_id: str) -> dict[str, Any]:
+        """Return a run once it has ended."""
+        while True:
+            run: dict[str, Any] = (
+                await self._requested("GET", f"/v1/runs/{run_id}", headers="Prefer: wait=5\r\n")
+            ).body
+            if run["ended_at"] is not None:
+                return run
 
     async def _restore(self, branch: Branch, run_id: str) -> None:
         await self._requested("POST", f"/v1/runs/{run_id}/restore")

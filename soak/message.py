@@ -89,6 +89,8 @@ def read(text: str) -> Message:
     turns: list[Turn] = []
     think_ms = 0
     for word in words:
+        if LABEL.fullmatch(word):
+            continue  # (another message, that was collected into the same turn)
         if word == "error":
             return Message(label, (*turns, Turn(think_ms, error=True)))
         if word.startswith("think."):

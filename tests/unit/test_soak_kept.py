@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from soak.branches import Branch, Branches
 from soak.kept import KEPT, Content, Conversation, conversation_of
-from soak.message import texts_of
+from soak.message import read, texts_of
 from soak_support import World, assistant, result, use, user
 
 SESSION = f"{KEPT}0.0"
@@ -64,6 +64,11 @@ def test_a_history_is_read_by_its_runs() -> None:
 def test_what_a_model_reads_of_a_file_is_not_its_question() -> None:
     message = user({"text": "[The file a.bin (application/octet-stream, 11 bytes)]"}, {"text": "k0-0 work.1"})
     assert texts_of(message) == (["k0-0 work.1"], [])
+
+
+def test_collected_messages_are_read_as_one() -> None:
+    one = read("k0-0 work.1 k0-1 think.2 awork.3 ")
+    assert (one.label, [call.tool for call in one.calls]) == ("k0-0", ["work", "awork"])
 
 
 def test_a_client_knows_what_its_conversation_is() -> None:
