@@ -13,10 +13,29 @@ if TYPE_CHECKING:
     from strandline._engine.events import Reason, Why
     from strandline._engine.files import File, FilePage
     from strandline._engine.loops import WorkerLoad
-    from strandline._engine.reading import Health, RunPage, RunView
-    from strandline._engine.requests import Request, RunEdit
+    from strandline._engine.reading import Health, RestoredView, RunPage, RunView
+    from strandline._engine.requests import CheckedTool, Request, RunEdit, ToolOutcome
+    from strandline._engine.schedules import (
+        Missed,
+        Overlap,
+        ScheduleChange,
+        ScheduleRequest,
+        ScheduleView,
+        ScheduleViews,
+    )
     from strandline._engine.streams import Later
-    from strandline._journal.port import Effect, Forked, SessionPage, SessionTree, Superseded, TreeBranch, TreeFork
+    from strandline._engine.webhooks import DeliveryPage, DeliveryView, SendResult
+    from strandline._journal.port import (
+        Effect,
+        Forked,
+        HistoryPage,
+        OpenTool,
+        SessionPage,
+        SessionTree,
+        Superseded,
+        TreeBranch,
+        TreeFork,
+    )
     from strandline._library import AgentApp, AppKeywords, ServerKeywords, ServiceKeywords, asgi, open_service, serve
     from strandline._logs import JsonFormatter
     from strandline._model import (
@@ -41,6 +60,7 @@ if TYPE_CHECKING:
         RunStatus,
         RunSummary,
         RunWebhook,
+        ScheduleId,
         Sender,
         SessionId,
         SessionKey,
@@ -58,9 +78,12 @@ else:
         "AppKeywords": "_library",
         "AsyncClient": "client",
         "CancelledRuns": "_service",
+        "CheckedTool": "_engine.requests",
         "Client": "client",
         "ClientError": "client",
         "CollectOptions": "_model",
+        "DeliveryPage": "_engine.webhooks",
+        "DeliveryView": "_engine.webhooks",
         "Effect": "_journal.port",
         "ErrorCode": "_model",
         "File": "_engine.files",
@@ -70,19 +93,24 @@ else:
         "ForkedFrom": "_model",
         "GoBack": "_model",
         "Health": "_engine.reading",
+        "HistoryPage": "_journal.port",
         "IfBusy": "_model",
         "InputRequest": "_model",
         "JoinState": "_model",
         "JsonFormatter": "_logs",
         "Later": "_engine.streams",
         "Message": "_model",
+        "Missed": "_engine.schedules",
         "OnDisconnect": "_model",
         "OnQuestion": "_model",
+        "OpenTool": "_journal.port",
         "Outcome": "_model",
+        "Overlap": "_engine.schedules",
         "Place": "_model",
         "Principal": "_model",
         "Reason": "_engine.events",
         "Request": "_engine.requests",
+        "RestoredView": "_engine.reading",
         "RunContext": "_agents.port",
         "RunDefaults": "_model",
         "RunEdit": "_engine.requests",
@@ -92,6 +120,13 @@ else:
         "RunStatus": "_model",
         "RunSummary": "_model",
         "RunView": "_engine.reading",
+        "RunWebhook": "_model",
+        "ScheduleChange": "_engine.schedules",
+        "ScheduleId": "_model",
+        "ScheduleRequest": "_engine.schedules",
+        "ScheduleView": "_engine.schedules",
+        "ScheduleViews": "_engine.schedules",
+        "SendResult": "_engine.webhooks",
         "Sender": "_model",
         "ServerKeywords": "_library",
         "Service": "_service",
@@ -105,11 +140,11 @@ else:
         "StrandlineError": "errors",
         "Superseded": "_journal.port",
         "Ticket": "_service",
-        "RunWebhook": "_model",
-        "Webhook": "_model",
-        "Why": "_engine.events",
+        "ToolOutcome": "_engine.requests",
         "TreeBranch": "_journal.port",
         "TreeFork": "_journal.port",
+        "Webhook": "_model",
+        "Why": "_engine.events",
         "WorkerLoad": "_engine.loops",
         "asgi": "_library",
         "open_service": "_library",
@@ -117,7 +152,7 @@ else:
         "session_key": "_model",
     }
 
-    _MODULES = frozenset({"client", "errors", "providers", "testing"})
+    _MODULES = frozenset({"client", "errors", "events", "providers", "testing"})
 
     def __getattr__(name: str) -> Any:
         from importlib import import_module
@@ -139,9 +174,12 @@ __all__ = [
     "AppKeywords",
     "AsyncClient",
     "CancelledRuns",
+    "CheckedTool",
     "Client",
     "ClientError",
     "CollectOptions",
+    "DeliveryPage",
+    "DeliveryView",
     "Effect",
     "ErrorCode",
     "File",
@@ -151,19 +189,24 @@ __all__ = [
     "ForkedFrom",
     "GoBack",
     "Health",
+    "HistoryPage",
     "IfBusy",
     "InputRequest",
     "JoinState",
     "JsonFormatter",
     "Later",
     "Message",
+    "Missed",
     "OnDisconnect",
     "OnQuestion",
+    "OpenTool",
     "Outcome",
+    "Overlap",
     "Place",
     "Principal",
     "Reason",
     "Request",
+    "RestoredView",
     "RunContext",
     "RunDefaults",
     "RunEdit",
@@ -174,6 +217,12 @@ __all__ = [
     "RunSummary",
     "RunView",
     "RunWebhook",
+    "ScheduleChange",
+    "ScheduleId",
+    "ScheduleRequest",
+    "ScheduleView",
+    "ScheduleViews",
+    "SendResult",
     "Sender",
     "ServerKeywords",
     "Service",
@@ -187,6 +236,7 @@ __all__ = [
     "StrandlineError",
     "Superseded",
     "Ticket",
+    "ToolOutcome",
     "TreeBranch",
     "TreeFork",
     "Webhook",

@@ -6,7 +6,8 @@ nothing, but checks what a program can get wrong: the event loop, and the key of
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,14 +15,41 @@ from msgspec import Struct
 
 from strandline._engine.admission import Ticket as EngineTicket
 from strandline._engine.admission import fork_request
+from strandline._engine.events import Numbered, Why
 from strandline._engine.files import File, FilePage
-from strandline._engine.reading import Health, RunPage, RunView
-from strandline._engine.requests import Request, RunEdit, check_key
+from strandline._engine.reading import Health, RestoredView, RunPage, RunView
+from strandline._engine.requests import (
+    CheckedTool,
+    Request,
+    RunEdit,
+    again_request,
+    check_key,
+    check_webhook,
+    resolution,
+    resolve_request,
+)
+from strandline._engine.schedules import ScheduleChange, ScheduleRequest, ScheduleView, ScheduleViews, view_of
 from strandline._engine.service import Service as EngineService
-from strandline._engine.streams import Later
-from strandline._journal.port import Forked, SessionPage, SessionTree
-from strandline._model import FileId, Message, Outcome, Principal, RunId, SessionKey, SessionView
-from strandline.errors import SetupError
+from strandline._engine.streams import Later, RunStream, as_last
+from strandline._engine.webhooks import DeliveryPage, SendResult
+from strandline._http.routes.export import Export
+from strandline._http.routes.webhooks import OFF
+from strandline._journal.port import Forked, HistoryPage, OpenTool, SessionPage, SessionTree
+from strandline._model import (
+    FileId,
+    IfBusy,
+    Message,
+    Outcome,
+    Principal,
+    RunId,
+    RunStatus,
+    ScheduleId,
+    SessionId,
+    SessionKey,
+    SessionView,
+    Webhook,
+)
+from strandline.errors import NotFound, SetupError
 
 
 class CancelledRuns(Struct, frozen=True, kw_only=True):
@@ -171,6 +199,93 @@ class Service:
         """
         return await self._checked(key).runs(key, cursor=cursor, limit=limit)
 
+    async def runs_of(
+        self, principal: Principal, *, statuses: Collection[RunStatus] = (), cursor: str | None = None, limit: int = 100
+    ) -> RunPage:
+        """Return a page of the runs of all sessions of a caller, of these statuses or of all, the last accepted first.
+
+        `cursor` is the `after` of the page before. Raises `Invalid` for a cursor that no page has given.
+        """
+        return await self._checked().runs_of(principal, statuses=statuses, cursor=cursor, limit=limit)
+
+    async def events(self, principal: Principal, run_id: RunId, *, after: int = 0) -> AsyncGenerator[Numbered, None]:
+        """Return the events of a run, from the one after number `after` up to its end, to iterate over.
+
+        They end without `RunFinished` if the service stops first. To stop iterating changes nothing for the run. Raises
+        `NotFound`.
+        """
+        return _of_run(await self._checked().stream(principal, run_id), after)
+
+    async def again(
+        self,
+        principal: Principal,
+        run_id: RunId,
+        *,
+        if_busy: IfBusy | None = None,
+        priority: int | None = None,
+        timeout_s: float | None = None,
+        queue_timeout_s: float | None = None,
+        metadata: dict[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Ticket:
+        """Replace a run: the conversation continues from where it began, with the same input. Return the new run.
+
+        `metadata` is by default that of the run. Equal calls under one key make one run. Raises `Invalid`, `NotFound`,
+        `SessionBusy` unless the session is at rest or `if_busy` is `INTERRUPT` or `ROLLBACK`, `CannotGoBack`, and as
+        `submit` does.
+        """
+        engine = self._checked()
+        run, replaced = await engine.repeatable(principal, run_id)
+        request = again_request(
+            run,
+            run_id,
+            trusts_senders=engine.options.trusted_senders,
+            if_busy=if_busy,
+            priority=priority,
+            timeout_s=timeout_s,
+            queue_timeout_s=queue_timeout_s,
+            metadata=metadata,
+            idempotency_key=idempotency_key,
+        )
+        return Ticket(await engine.submit(request, again=replaced), self._loop)
+
+    async def restore(self, principal: Principal, run_id: RunId) -> RestoredView:
+        """Have the conversation continue where it ended when a superseded run was last in it.
+
+        Nothing happens if it is in it. Raises `Invalid`, `NotFound`, `SessionBusy` unless the session is at rest,
+        `CannotGoBack` if the run left no messages.
+        """
+        return await self._checked().restore(principal, run_id)
+
+    async def open_tools(self, principal: Principal, run_id: RunId) -> list[OpenTool]:
+        """Return the tool calls of a crashed run whose outcome is unknown. Raises `NotFound`, `NotResolvable`."""
+        return await self._checked().unresolved(principal, run_id)
+
+    async def resolve(
+        self,
+        principal: Principal,
+        run_id: RunId,
+        tools: Sequence[CheckedTool],
+        *,
+        timeout_s: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> Ticket:
+        """Continue a crashed run with what each of its `open_tools` has done; return the run that does.
+
+        Equal calls under one key make one run. Raises `Invalid`, `NotFound`, `NotResolvable`, and as `submit` does.
+        """
+        engine = self._checked()
+        run = await engine.crashed(principal, run_id)
+        request = resolve_request(
+            run,
+            tools,
+            trusts_senders=engine.options.trusted_senders,
+            timeout_s=timeout_s,
+            idempotency_key=idempotency_key,
+        )
+        found = resolution(run_id, tools, by=principal)
+        return Ticket(await engine.submit(request, resolution=found), self._loop)
+
     # -- sessions ----------------------------------------------------------------------------------
 
     async def session(self, key: SessionKey) -> SessionView:
@@ -196,6 +311,32 @@ class Service:
         Messages of tool calls and results are left out unless `include_tool_messages`. An unknown session has none.
         """
         return await self._checked(key).history(key, count=count, include_tool_messages=include_tool_messages)
+
+    async def history_page(
+        self,
+        key: SessionKey,
+        *,
+        before: int | None = None,
+        limit: int = 100,
+        discarded: bool = False,
+        superseded: bool = False,
+    ) -> HistoryPage:
+        """Return the last messages before index `before`, oldest first, each with its index and its run.
+
+        With `discarded` and `superseded` the hidden ones too. `first` is the `before` of the next page; 0 is the end.
+        """
+        return await self._checked(key).history_page(
+            key, before=before, limit=limit, discarded=discarded, superseded=superseded
+        )
+
+    def why(self, session: SessionView) -> Why | None:
+        """Return why a session starts no runs, None if it is idle or only executes."""
+        return self._checked().why(session)
+
+    async def export(self, key: SessionKey) -> AsyncGenerator[bytes, None]:
+        """Return all of a session as a zip, in pieces: history, runs, options and files. Raises `NotFound`."""
+        engine = self._checked(key)
+        return Export(engine).pieces(await engine.session(key))
 
     async def cancel_session(self, key: SessionKey, *, running: bool = False, force: bool = False) -> CancelledRuns:
         """Cancel all waiting runs of a session, with `running` the one that executes too.
@@ -270,11 +411,122 @@ class Service:
         """Delete a file; history keeps what names it. Raises `NotFound`."""
         await self._checked(key).files.delete(key, file_id)
 
+    # -- schedules ---------------------------------------------------------------------------------
+
+    async def create_schedule(self, request: ScheduleRequest) -> ScheduleView:
+        """Make a schedule of a session, which need not exist yet; it is durable on return.
+
+        Raises `Invalid`, `TooManySchedules`, and another `Unavailable`.
+        """
+        return view_of(await self._checked().schedules.create(request))
+
+    async def schedule(self, principal: Principal, schedule_id: ScheduleId) -> ScheduleView:
+        """Return a schedule. Raises `NotFound`."""
+        return view_of(await self._checked().schedules.read(principal, schedule_id))
+
+    async def schedules(
+        self,
+        principal: Principal,
+        *,
+        session_id: SessionId | None = None,
+        after: ScheduleId | None = None,
+        limit: int = 100,
+    ) -> ScheduleViews:
+        """Return a page of the schedules of a caller, of one session or of all. `after` is that of the page before."""
+        page = await self._checked().schedules.page(principal, session=session_id, after=after, limit=limit)
+        shown = list[ScheduleView]()
+        for each in page.schedules:
+            shown.append(view_of(each))
+            await asyncio.sleep(0)  # (times of a cron expression can take milliseconds)
+        return ScheduleViews(schedules=shown, after=page.after, damaged=page.damaged)
+
+    async def change_schedule(
+        self, principal: Principal, schedule_id: ScheduleId, change: ScheduleChange
+    ) -> ScheduleView:
+        """Change what is set of a schedule, and return it; with other times, and resumed, it continues from now.
+
+        Raises `Invalid`, `NotFound`.
+        """
+        return view_of(await self._checked().schedules.change(principal, schedule_id, change))
+
+    async def delete_schedule(self, principal: Principal, schedule_id: ScheduleId) -> None:
+        """Delete a schedule; its runs stay. Raises `NotFound`."""
+        await self._checked().schedules.delete(principal, schedule_id)
+
+    async def run_schedule(self, principal: Principal, schedule_id: ScheduleId) -> RunView:
+        """Accept a run of a schedule now, beside its times; return it. Raises `NotFound`, and as `submit` does."""
+        engine = self._checked()
+        return await engine.run(principal, await engine.schedules.run_now(principal, schedule_id))
+
+    # -- events and webhooks -----------------------------------------------------------------------
+
+    async def changes(
+        self,
+        principal: Principal,
+        *,
+        after: int = 0,
+        sessions: Collection[SessionId] = (),
+        types: Collection[str] = (),
+    ) -> AsyncGenerator[Numbered, None]:
+        """Return the events of all sessions of a caller, or of these, to iterate over: from now on, or after a number.
+
+        `types` are those of `GET /v1/events`, all without; text is in each run's own `events` alone. They end when the
+        service stops.
+        """
+        subscription = self._checked().changes(principal, after, sessions=sessions, types=types)
+
+        async def iterate() -> AsyncGenerator[Numbered, None]:
+            try:
+                async for each in subscription:
+                    yield each
+            finally:
+                subscription.close()
+
+        return iterate()
+
+    async def webhooks(
+        self, principal: Principal, *, dead: bool | None = None, after: str | None = None, limit: int = 100
+    ) -> DeliveryPage:
+        """Return a page of a caller's events that wait to be sent to webhooks, or are `dead`, or (None) both.
+
+        `after` is that of the page before.
+        """
+        outbox = self._checked().webhooks
+        if outbox is None:
+            return DeliveryPage([], None)
+        found = await outbox.page(principal, dead=dead, after=after or "", limit=limit)
+        return DeliveryPage(found, found[-1].id if len(found) == limit else None)
+
+    async def resend(self, principal: Principal, event_id: str) -> None:
+        """Send an event to its webhook again at once, as often as a new one. Raises `NotFound`."""
+        outbox = self._checked().webhooks
+        if outbox is None:
+            raise NotFound(f"there is no event {event_id} that this service sends: it sends nothing to webhooks")
+        await outbox.resend(principal, event_id)
+
+    async def test_webhook(self, principal: Principal, url: str) -> SendResult:
+        """Send a test to a webhook once; return whether it was received, and what it answered. Raises `Invalid`."""
+        engine = self._checked()
+        if engine.webhooks is None:
+            return SendResult(received=False, detail=OFF)
+        allow_private = engine.options.webhook_allow_private
+        check_webhook(Webhook(url), principal, engine.webhooks.can_sign, allow_private=allow_private)
+        return await engine.webhooks.test(principal, f"test_{secrets.token_hex(12)}", url)
+
     # -- the service -------------------------------------------------------------------------------
 
     def health(self) -> Health:
         """Return what the service does now, in numbers: the content of `/health`."""
         return self._engine.health()
+
+
+async def _of_run(stream: RunStream, after: int) -> AsyncGenerator[Numbered, None]:
+    events = stream.subscribe(after)
+    try:
+        async for each in events:
+            yield as_last(each)
+    finally:
+        events.close()
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

@@ -15,6 +15,7 @@ from strandline._engine.requests.content import (
     NEVER_ALLOWED,
     check_content,
 )
+from strandline._engine.requests.derived import again_request, resolve_request
 from strandline._engine.requests.request import (
     END_OF_TIME_S,
     Replaced,
@@ -45,6 +46,7 @@ __all__ = [
     "Request",
     "RunEdit",
     "ToolOutcome",
+    "again_request",
     "check_content",
     "check_key",
     "check_url",
@@ -56,4 +58,5 @@ __all__ = [
     "not_resolvable",
     "place_in",
     "resolution",
+    "resolve_request",
 ]

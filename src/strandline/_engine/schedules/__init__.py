@@ -5,7 +5,15 @@ journal moves a schedule to its next time in the transaction that accepts its ru
 """
 
 from strandline._engine.schedules.instants import Missed, Overlap, When
-from strandline._engine.schedules.schedule import Schedule, ScheduleChange, ScheduleRequest, new_schedule_id
+from strandline._engine.schedules.schedule import (
+    Schedule,
+    ScheduleChange,
+    ScheduleRequest,
+    ScheduleView,
+    ScheduleViews,
+    new_schedule_id,
+    view_of,
+)
 from strandline._engine.schedules.schedules import SchedulePage, Schedules
 
 __all__ = [
@@ -15,7 +23,10 @@ __all__ = [
     "ScheduleChange",
     "SchedulePage",
     "ScheduleRequest",
+    "ScheduleView",
+    "ScheduleViews",
     "Schedules",
     "When",
     "new_schedule_id",
+    "view_of",
 ]

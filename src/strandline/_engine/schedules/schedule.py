@@ -3,6 +3,7 @@
 import secrets
 from typing import Any, Final
 
+import msgspec
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
@@ -82,6 +83,8 @@ class Spec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def of(cls, request: ScheduleRequest, now: float) -> "Spec":
         """Return a new schedule. Raises `Invalid`."""
         check_key(request.key)
+        if not isinstance(request.paused, bool):
+            raise Invalid(f"paused is {request.paused!r}; it must be True or False")
         when = When(since=now, cron=request.cron, every_s=request.every_s, at=request.at, timezone=request.timezone)
         named = {name: getattr(request, name) for name in _SHARED}
         return cls(when=when, **named).checked()
@@ -100,9 +103,14 @@ class Spec(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return replace(self, when=when, **named).checked()
 
     def checked(self) -> "Spec":
-        """Return it. Raises `Invalid` if it never fires, or is too large."""
+        """Return it. Raises `Invalid` if it never fires, is too large, or could be stored and not be read."""
+        encoded = encode_messages(self)
+        try:
+            decode_spec(encoded)
+        except msgspec.ValidationError as error:
+            raise Invalid(f"the schedule cannot be stored: {error}") from None
         self.when.check()
-        if len(encode_messages(self)) > MOST_BYTES:
+        if len(encoded) > MOST_BYTES:
             raise Invalid(f"a schedule may take at most {MOST_BYTES} bytes as JSON, with its input and metadata")
         return self
 
@@ -151,6 +159,44 @@ class Schedule(Struct, frozen=True, kw_only=True):
         return self.spec.when.upcoming(self.next_at, 5)
 
 
+class ScheduleView(Struct, frozen=True, kw_only=True):
+    """A schedule as programs see it. Times are seconds since the epoch.
+
+    `next` are its next five times, none while it is paused, and once none is left. `last_at` is the last time that
+    fired, or passed; `last_error` says why it passed, or why its run is refused.
+    """
+
+    schedule_id: ScheduleId
+    key: SessionKey
+    input: Input
+    cron: str | None
+    every_s: float | None
+    at: float | None
+    timezone: str
+    overlap: Overlap
+    missed: Missed
+    paused: bool
+    next: list[float]
+    last_at: float | None
+    last_run: RunId | None
+    last_error: str | None
+    missed_count: int
+    priority: int | None
+    timeout_s: float | None
+    queue_timeout_s: float | None
+    metadata: dict[str, Any]
+    sender: Sender | None
+    created_at: float
+
+
+class ScheduleViews(Struct, frozen=True, kw_only=True):
+    """A page of schedules, and the id before the next page, None at the end. `damaged` cannot be read."""
+
+    schedules: list[ScheduleView]
+    after: ScheduleId | None
+    damaged: list[ScheduleId] = []
+
+
 decode_spec: Final = decoder(Spec)
 decode_past: Final = decoder(Past)
 
@@ -163,4 +209,32 @@ def schedule_of(stored: StoredSchedule) -> Schedule:
         next_at=stored.next_at,
         spec=decode_spec(stored.spec),
         past=decode_past(stored.state),
+    )
+
+
+def view_of(schedule: Schedule) -> ScheduleView:
+    """Return a schedule as programs see it."""
+    spec, past, when = schedule.spec, schedule.past, schedule.spec.when
+    return ScheduleView(
+        schedule_id=schedule.schedule_id,
+        key=schedule.key,
+        input=spec.input,
+        cron=when.cron,
+        every_s=when.every_s,
+        at=when.at,
+        timezone=when.timezone,
+        overlap=spec.overlap,
+        missed=spec.missed,
+        paused=past.paused,
+        next=schedule.upcoming,
+        last_at=past.last_at,
+        last_run=past.last_run,
+        last_error=past.last_error,
+        missed_count=past.missed,
+        priority=spec.priority,
+        timeout_s=spec.timeout_s,
+        queue_timeout_s=spec.queue_timeout_s,
+        metadata=spec.metadata,
+        sender=spec.sender,
+        created_at=when.since,
     )

@@ -98,6 +98,13 @@ class DeliveryView(Struct, frozen=True):
     error: str | None
 
 
+class DeliveryPage(Struct, frozen=True):
+    """A page of events, and the id before the next page, None at the end."""
+
+    deliveries: list[DeliveryView]
+    after: str | None
+
+
 class WebhookVitals(Struct, frozen=True):
     """What was sent, for metrics: since the start, and what is stored now for all servers."""
 

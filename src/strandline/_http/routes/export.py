@@ -1,7 +1,7 @@
 """All of a session as one file: a zip that is made while it is sent."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack
 from typing import Any, Final
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
@@ -17,7 +17,7 @@ from strandline._http.routes.files import HEADERS, file_body
 from strandline._http.routes.runs import run_body
 from strandline._http.routes.sessions import message_bodies, session_body
 from strandline._journal.port import HistoryPage
-from strandline._model import FileId, SessionKey
+from strandline._model import FileId, SessionKey, SessionView
 from strandline.errors import NotFound, RecordDamaged
 
 PAGE: Final = 100
@@ -40,10 +40,13 @@ class Export:
         headers = {**HEADERS, "Content-Disposition": f'attachment; filename="{name}.zip"'}
         if request.method == "HEAD":
             return Response(headers=headers, media_type=MEDIA_TYPE)
-        body = encode_messages(session_body(session, self._service.why(session)))
-        return StreamingResponse(self._pieces(key, body), headers=headers, media_type=MEDIA_TYPE)
+        return StreamingResponse(self.pieces(session), headers=headers, media_type=MEDIA_TYPE)
 
-    async def _pieces(self, key: SessionKey, session: bytes) -> AsyncIterator[bytes]:
+    def pieces(self, session: SessionView) -> AsyncGenerator[bytes, None]:
+        """Return the zip of a session, in pieces, without more of it in memory than one."""
+        return self._pieces(session.key, encode_messages(session_body(session, self._service.why(session))))
+
+    async def _pieces(self, key: SessionKey, session: bytes) -> AsyncGenerator[bytes, None]:
         """Yield the zip. If it fails, its end is missing, and no program takes it for whole."""
         damaged: dict[str, list[str]] = {"runs": [], "files": []}
         files: list[File] = []
