@@ -61,6 +61,7 @@ TESTED_BY: Final = {
     "_server.py": "tests/acceptance/test_stop.py",
     "_stacks.py": "tests/acceptance/test_timeouts.py",
     "errors.py": "tests/docs/test_reference.py",
+    "events.py": "tests/unit/test_library_service.py",
 }
 """Where modules and packages are tested that have no file of their own in `tests/unit`: by what is made of them."""
 

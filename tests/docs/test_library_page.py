@@ -93,7 +93,7 @@ from typing import Unpack, assert_type
 
 import strandline
 from agent import make_agent
-from strandline import errors, testing
+from strandline import errors, events, testing
 from strandline.client import Run, RunOptions
 from strandline.providers import load_model
 from strandline.testing import probe
@@ -129,6 +129,20 @@ async def use(service: strandline.Service, ada: strandline.SessionKey) -> None:
     assert_type(await service.cancel_session(ada, running=True), strandline.CancelledRuns)
     assert_type(await service.pause(ada), strandline.SessionView)
     assert_type(await service.resume(ada), strandline.SessionView)
+    assert_type(await service.again(me, run_id), strandline.Ticket)
+    assert_type(await service.restore(me, run_id), strandline.RestoredView)
+    (tool,) = await service.open_tools(me, run_id)
+    checked = strandline.CheckedTool(tool.tool_use_id, strandline.ToolOutcome.DONE)
+    assert_type(await service.resolve(me, run_id, [checked]), strandline.Ticket)
+    async for each in await service.events(me, run_id):
+        assert_type(each, events.Numbered)
+    async for piece in await service.export(ada):
+        assert_type(piece, bytes)
+    made = await service.create_schedule(strandline.ScheduleRequest(key=ada, input="x", every_s=60))
+    assert_type(made, strandline.ScheduleView)
+    assert_type(await service.schedules(me), strandline.ScheduleViews)
+    assert_type(await service.run_schedule(me, made.schedule_id), strandline.RunView)
+    assert_type(await service.webhooks(me), strandline.DeliveryPage)
     assert_type(await service.delete(ada), bool)
     assert_type(service.health(), strandline.Health)
     assert_type(service.health().workers, list[strandline.WorkerLoad])

@@ -247,8 +247,10 @@ def test_the_facade_has_what_the_engine_promises_and_no_more() -> None:
     assert facade == {
         "submit", "run", "wait", "cancel", "move", "edit", "runs", "session", "sessions", "history", "cancel_session",
         "pause", "resume", "delete", "health", "set_options", "fork", "tree", "upload", "files", "file", "delete_file",
-        "runs_of", "events", "again", "restore", "open_tools", "resolve", "history_page", "why", "export", "create_schedule",
-        "schedule", "schedules", "change_schedule", "delete_schedule", "run_schedule", "changes", "webhooks", "resend",
+        "runs_of", "events", "again", "restore", "open_tools", "resolve", "history_page", "why", "export",
+        "create_schedule", "schedule", "schedules",
+        "change_schedule", "delete_schedule", "run_schedule",
+        "changes", "webhooks", "resend",
         "test_webhook",
     }  # fmt: skip
     assert all(isinstance(vars(strandline.Service)[name], types.FunctionType) for name in facade)

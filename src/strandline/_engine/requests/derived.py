@@ -16,7 +16,7 @@ from strandline.errors import Invalid
 
 def again_request(
     run: Run,
-    asked_for: str,
+    run_id: str,
     *,
     trusts_senders: bool,
     if_busy: IfBusy | None,
@@ -26,7 +26,7 @@ def again_request(
     metadata: dict[str, Any] | None,
     idempotency_key: str | None,
 ) -> Request:
-    """Return the request to replace a run, which has its input; `asked_for` is the id by which a program named it."""
+    """Return the request to replace a run, which has its input; `run_id` is the id by which a program named it."""
     options = [if_busy, priority, timeout_s, queue_timeout_s, metadata]
     return Request(
         key=run.key,
@@ -39,12 +39,17 @@ def again_request(
         sender=run.sender if trusts_senders else None,
         webhook=_webhook(run),
         idempotency_key=idempotency_key,
-        fingerprint=_fingerprint(idempotency_key, ["again", asked_for, options]),
+        fingerprint=_fingerprint(idempotency_key, ["again", run_id, options]),
     )
 
 
 def resolve_request(
-    run: Run, tools: Sequence[CheckedTool], *, trusts_senders: bool, timeout_s: float | None, idempotency_key: str | None
+    run: Run,
+    tools: Sequence[CheckedTool],
+    *,
+    trusts_senders: bool,
+    timeout_s: float | None,
+    idempotency_key: str | None,
 ) -> Request:
     """Return the request to continue a crashed run. Raises `Invalid`."""
     if not all(isinstance(each, CheckedTool) and isinstance(each.outcome, ToolOutcome) for each in tools):
