@@ -52,7 +52,7 @@ def resolve_request(
     idempotency_key: str | None,
 ) -> Request:
     """Return the request to continue a crashed run. Raises `Invalid`."""
-    if not all(isinstance(each, CheckedTool) and isinstance(each.outcome, ToolOutcome) for each in tools):
+    if not all(isinstance(getattr(each, "outcome", None), ToolOutcome) for each in tools):
         raise Invalid("tools must be a list of strandline.CheckedTool, whose outcome is a strandline.ToolOutcome")
     found = [[each.tool_use_id, each.outcome, *([] if each.result is UNSET else [each.result])] for each in tools]
     return Request(
