@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from strandline._model import InputRequest, Sender, Webhook
 from strandline.client._answers import (
     Branch,
+    CancelledRuns,
     Delivery,
     Effect,
     File,
@@ -21,6 +22,7 @@ from strandline.client._answers import (
     Restored,
     Run,
     Schedule,
+    Session,
     Tree,
     WebhookTest,
     Why,
@@ -56,13 +58,21 @@ from strandline.client._events import (
     Unknown,
     Usage,
 )
-from strandline.client._requests import AgainOptions, CheckedTool, RunOptions, ScheduleOptions
+from strandline.client._requests import (
+    AgainOptions,
+    CheckedTool,
+    RunOptions,
+    ScheduleChanges,
+    ScheduleOptions,
+    SessionOptions,
+)
 from strandline.client._sync_client import Client
 
 __all__ = [
     "AgainOptions",
     "AsyncClient",
     "Branch",
+    "CancelledRuns",
     "CheckedTool",
     "Client",
     "ClientError",
@@ -97,8 +107,11 @@ __all__ = [
     "RunStalled",
     "RunStarted",
     "Schedule",
+    "ScheduleChanges",
     "ScheduleOptions",
     "Sender",
+    "Session",
+    "SessionOptions",
     "StreamGap",
     "TextDelta",
     "TextReset",

@@ -195,6 +195,41 @@ class RunsPage(Struct, frozen=True):
     next_cursor: str | None = None
 
 
+class Session(Struct, frozen=True, kw_only=True):
+    """A session. `queue_depth` is how many runs wait, `running` the run that executes, `locked_by` the ended run of
+    which a tool still executes. `why` it starts no runs is None if it is idle or only executes. `caller` is shown to
+    operators only."""
+
+    session_id: str
+    messages: int
+    queue_depth: int
+    running: str | None = None
+    locked_by: str | None = None
+    paused: bool = False
+    input_requests: list[InputRequest] = []
+    input_until: datetime | None = None
+    why: Why | None = None
+    options: dict[str, Any] = {}
+    forked_from: ForkedFrom | None = None
+    caller: str | None = None
+
+
+class SessionsPage(Struct, frozen=True):
+    """A page of sessions."""
+
+    sessions: list[Session]
+    next_cursor: str | None = None
+
+
+class CancelledRuns(Struct, frozen=True):
+    """What cancelling the runs of a session has done: those that are cancelled, those that were asked to stop, and
+    whether its question was dismissed."""
+
+    cancelled: list[str]
+    cancelling: list[str]
+    dismissed: bool = False
+
+
 class Delivery(Struct, frozen=True, kw_only=True):
     """An event that waits to be sent to a webhook, or is dead: its `status`. `error` is why the last attempt failed."""
 
@@ -321,6 +356,9 @@ _refusal: Final = msgspec.json.Decoder(_Refusal).decode
 _object: Final = msgspec.json.Decoder(dict[str, Any]).decode
 run: Final = decoder(Run)
 runs_page: Final = decoder(RunsPage)
+session: Final = decoder(Session)
+sessions_page: Final = decoder(SessionsPage)
+cancelled_runs: Final = decoder(CancelledRuns)
 restored: Final = decoder(Restored)
 fork: Final = decoder(Fork)
 tree: Final = decoder(Tree)

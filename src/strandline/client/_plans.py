@@ -278,6 +278,68 @@ def runs(statuses: str | Sequence[str], limit: int | None, patience: Patience) -
     return found
 
 
+def get_run(run_id: str, patience: Patience) -> Plan[Run]:
+    """Return a run as it is now. Raises `ClientError`."""
+    return answers.read((yield from ask(requests.run(run_id), patience)), answers.run)
+
+
+def move(run_id: str, priority: int | None, patience: Patience) -> Plan[Run]:
+    """Move a run that waits; return it. Raises `ClientError`: `Conflict` if it has begun."""
+    return answers.read((yield from ask(requests.move(run_id, priority), patience)), answers.run)
+
+
+def session_runs(session: str, limit: int | None, patience: Patience) -> Plan[list[Run]]:
+    """Return the runs of a session. Raises `ClientError`."""
+    found: list[Run] = []
+    cursor: str | None = None
+    while limit is None or len(found) < limit:
+        most = requests.PAGE if limit is None else limit - len(found)
+        page = answers.read((yield from ask(requests.session_runs(session, most, cursor), patience)), answers.runs_page)
+        found += page.runs
+        if (cursor := page.next_cursor) is None:
+            break
+    return found
+
+
+def sessions(limit: int | None, patience: Patience) -> Plan[list[answers.Session]]:
+    """Return sessions. Raises `ClientError`."""
+    found: list[answers.Session] = []
+    cursor: str | None = None
+    while limit is None or len(found) < limit:
+        most = requests.PAGE if limit is None else limit - len(found)
+        page = answers.read((yield from ask(requests.sessions(most, cursor), patience)), answers.sessions_page)
+        found += page.sessions
+        if (cursor := page.next_cursor) is None:
+            break
+    return found
+
+
+def session(request: Request, patience: Patience) -> Plan[answers.Session]:
+    """Return the session that a request reads or changes. Raises `ClientError`."""
+    return answers.read((yield from ask(request, patience)), answers.session)
+
+
+def delete_session(session: str, patience: Patience) -> Plan[None]:
+    """Delete a session. Raises `ClientError`: `Conflict` while a run of it waits or executes."""
+    yield from ask(requests.delete_session(session), patience)
+
+
+def cancel_session(session: str, running: bool, force: bool, patience: Patience) -> Plan[answers.CancelledRuns]:
+    """Cancel the runs of a session. Raises `ClientError`."""
+    request = requests.cancel_session(session, running=running, force=force)
+    return answers.read((yield from ask(request, patience)), answers.cancelled_runs)
+
+
+def one_schedule(request: Request, patience: Patience) -> Plan[answers.Schedule]:
+    """Return the schedule that a request reads or changes. Raises `ClientError`."""
+    return answers.read((yield from ask(request, patience)), answers.schedule)
+
+
+def run_schedule(schedule_id: str, patience: Patience) -> Plan[Run]:
+    """Have a run of a schedule accepted now; return it. Raises `ClientError`."""
+    return answers.read((yield from ask(requests.run_schedule(schedule_id), patience)), answers.run)
+
+
 def schedule(
     given: str | list[Block], session: str, options: ScheduleOptions, patience: Patience
 ) -> Plan[answers.Schedule]:

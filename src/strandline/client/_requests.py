@@ -78,6 +78,30 @@ class ScheduleOptions(TypedDict, total=False):
     paused: bool
 
 
+class ScheduleChanges(ScheduleOptions, total=False):
+    """What to change of a schedule, as keywords of `change_schedule`: its `input`, or an option."""
+
+    input: str | list[Block]
+
+
+class SessionOptions(TypedDict, total=False):
+    """Default options of the runs of a session, as keywords of `set_options`; None removes one.
+
+    docs/reference.md explains each.
+    """
+
+    if_busy: IfBusy | Literal["enqueue", "reject", "interrupt", "rollback", "steer", "collect"] | None
+    collect: Mapping[str, float] | None
+    on_question: OnQuestion | Literal["wait", "answer", "dismiss"] | None
+    priority: int | None
+    timeout: float | None
+    queue_timeout: float | None
+    on_disconnect: OnDisconnect | Literal["continue", "cancel", "cancel_if_queued"] | None
+    metadata: dict[str, Any] | None
+    sender: Sender | Mapping[str, str] | None
+    webhook: Webhook | Mapping[str, Any] | None
+
+
 class CheckedTool(TypedDict):
     """A tool call of a crashed run, and what a person found out: it was done, with this `result` if that is known, or
     not, and starts again."""
@@ -146,6 +170,65 @@ def runs(statuses: str | Sequence[str], limit: int, cursor: str | None) -> Reque
     named = statuses if isinstance(statuses, str) else ",".join(statuses)
     query = {"limit": str(min(limit, PAGE)), **({"status": named} if named else {})}
     return _request("GET", "/v1/runs", query=query if cursor is None else {**query, "cursor": cursor})
+
+
+def session_runs(session: str, limit: int, cursor: str | None) -> Request:
+    """Return the request for a page of the runs of a session."""
+    query = {"limit": str(min(limit, PAGE))}
+    return _request("GET", f"{_session(session)}/runs", query=query if cursor is None else {**query, "cursor": cursor})
+
+
+def move(run_id: str, priority: int | None) -> Request:
+    """Return the request to move a run, with None to the front."""
+    return _request(
+        "POST", f"{_run(run_id)}/move", {"front": True} if priority is None else {"priority": priority}, again=False
+    )
+
+
+def sessions(limit: int, cursor: str | None) -> Request:
+    """Return the request for a page of sessions."""
+    query = {"limit": str(min(limit, PAGE))}
+    return _request("GET", "/v1/sessions", query=query if cursor is None else {**query, "cursor": cursor})
+
+
+def session(session: str) -> Request:
+    """Return the request for a session."""
+    return _request("GET", _session(session))
+
+
+def delete_session(session: str) -> Request:
+    """Return the request to delete a session."""
+    return _request("DELETE", _session(session), again=False)
+
+
+def set_options(session: str, options: Mapping[str, Any] | None) -> Request:
+    """Return the request to change the default options of a session, with None to remove all."""
+    return _request("PATCH", _session(session), {"options": options}, again=False)
+
+
+def of_session(session: str, what: Literal["pause", "resume"]) -> Request:
+    """Return the request to pause or resume a session."""
+    return _request("POST", f"{_session(session)}/{what}", again=False)
+
+
+def cancel_session(session: str, *, running: bool, force: bool) -> Request:
+    """Return the request to cancel the runs of a session."""
+    return _request("POST", f"{_session(session)}/cancel", {"running": running, "force": force}, again=False)
+
+
+def schedule(schedule_id: str) -> Request:
+    """Return the request for a schedule."""
+    return _request("GET", _schedule(schedule_id))
+
+
+def change_schedule(schedule_id: str, changes: ScheduleChanges) -> Request:
+    """Return the request to change a schedule."""
+    return _request("PATCH", _schedule(schedule_id), dict(changes), again=False)
+
+
+def run_schedule(schedule_id: str) -> Request:
+    """Return the request for a run of a schedule now."""
+    return _request("POST", f"{_schedule(schedule_id)}/run", again=False)
 
 
 def cancel(run_id: str, *, force: bool) -> Request:
@@ -293,6 +376,14 @@ def _prefer(wait: bool) -> dict[str, str]:
 
 def _files(session: str) -> str:
     return f"/v1/sessions/{quote(session, safe='')}/files"
+
+
+def _session(session: str) -> str:
+    return f"/v1/sessions/{quote(session, safe='')}"
+
+
+def _schedule(schedule_id: str) -> str:
+    return f"/v1/schedules/{quote(schedule_id, safe='')}"
 
 
 def _run(run_id: str) -> str:

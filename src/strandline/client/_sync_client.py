@@ -17,6 +17,7 @@ from strandline.client import _plans as plans
 from strandline.client import _requests as requests
 from strandline.client import _transport as transport
 from strandline.client._answers import (
+    CancelledRuns,
     Delivery,
     File,
     Fork,
@@ -26,13 +27,21 @@ from strandline.client._answers import (
     Restored,
     Run,
     Schedule,
+    Session,
     Tree,
     WebhookTest,
 )
 from strandline.client._errors import ClientError, NoServer
 from strandline.client._events import Event
 from strandline.client._plans import Ask, Emit, Frame, Next, Open, Patience, Pause, Plan, PlanRunner
-from strandline.client._requests import AgainOptions, CheckedTool, RunOptions, ScheduleOptions
+from strandline.client._requests import (
+    AgainOptions,
+    CheckedTool,
+    RunOptions,
+    ScheduleChanges,
+    ScheduleOptions,
+    SessionOptions,
+)
 
 T = TypeVar("T")
 
@@ -191,6 +200,66 @@ class Client:
     def schedules(self, session_id: str | None = None, limit: int | None = None) -> list[Schedule]:
         """Return up to `limit` schedules of a session, or of all."""
         return self._do(plans.schedules(session_id, limit, self._patience()))
+
+    def get_run(self, run_id: str) -> Run:
+        """Return a run as it is now."""
+        return self._do(plans.get_run(run_id, self._patience()))
+
+    def move(self, run_id: str, priority: int | None = None) -> Run:
+        """Give a run that waits another priority (1 to 5, 1 first), or move it to the front; return it.
+
+        Raises `Conflict` if it has begun.
+        """
+        return self._do(plans.move(run_id, priority, self._patience()))
+
+    def session_runs(self, session_id: str = DEFAULT_SESSION, limit: int | None = None) -> list[Run]:
+        """Return up to `limit` runs of a session: those that wait, last first, then what executes, then the ended."""
+        return self._do(plans.session_runs(session_id, limit, self._patience()))
+
+    def sessions(self, limit: int | None = None) -> list[Session]:
+        """Return up to `limit` sessions, or all; to an operator those of all callers."""
+        return self._do(plans.sessions(limit, self._patience()))
+
+    def session(self, session_id: str = DEFAULT_SESSION) -> Session:
+        """Return a session."""
+        return self._do(plans.session(requests.session(session_id), self._patience()))
+
+    def set_options(
+        self, session_id: str = DEFAULT_SESSION, *, clear: bool = False, **options: Unpack[SessionOptions]
+    ) -> Session:
+        """Set default options of the runs of a session, and return it; `clear` alone removes all."""
+        request = requests.set_options(session_id, None if clear else options)
+        return self._do(plans.session(request, self._patience()))
+
+    def pause(self, session_id: str = DEFAULT_SESSION) -> Session:
+        """Pause a session: its runs are accepted, and none starts. Return it."""
+        return self._do(plans.session(requests.of_session(session_id, "pause"), self._patience()))
+
+    def resume(self, session_id: str = DEFAULT_SESSION) -> Session:
+        """Resume a paused session, and return it."""
+        return self._do(plans.session(requests.of_session(session_id, "resume"), self._patience()))
+
+    def cancel_session(
+        self, session_id: str = DEFAULT_SESSION, *, running: bool = False, force: bool = False
+    ) -> CancelledRuns:
+        """Cancel all waiting runs of a session, with `running` the one that executes too."""
+        return self._do(plans.cancel_session(session_id, running, force, self._patience()))
+
+    def delete_session(self, session_id: str) -> None:
+        """Delete a session with its history. Raises `Conflict` while a run of it waits or executes."""
+        self._do(plans.delete_session(session_id, self._patience()))
+
+    def get_schedule(self, schedule_id: str) -> Schedule:
+        """Return a schedule."""
+        return self._do(plans.one_schedule(requests.schedule(schedule_id), self._patience()))
+
+    def change_schedule(self, schedule_id: str, **changes: Unpack[ScheduleChanges]) -> Schedule:
+        """Change a schedule and return it: its `input`, its times, `paused`, or another option."""
+        return self._do(plans.one_schedule(requests.change_schedule(schedule_id, changes), self._patience()))
+
+    def run_schedule(self, schedule_id: str) -> Run:
+        """Have a run of a schedule accepted now, beside its times; return it."""
+        return self._do(plans.run_schedule(schedule_id, self._patience()))
 
     def delete_schedule(self, schedule_id: str) -> None:
         """Delete a schedule. Its runs stay."""
