@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 from acceptance.server import TARGETS, Server, serving, until
 from acceptance.server import ran as typed
 from fakes.provider import Provider, ReceivedRequest
+from strandline._journal.verify import verify
 from strandline.client import Client, ClientError, NotFound
 
 PNG = base64.b64decode(
@@ -199,6 +201,32 @@ def test_a_kill_while_uploading_leaves_nothing(server: Server) -> None:
     until(lambda: not incoming(), "what is left of it is removed")
     assert server.client.get("/v1/sessions/killed/files").json()["files"] == [kept]
     assert server.client.get(f"/v1/sessions/killed/files/{kept['file_id']}").content == PNG
+
+
+@pytest.mark.parametrize("place", ["renamed", "committed"])
+def test_a_kill_once_a_file_is_at_its_place_leaves_all_of_it_or_nothing(place: str, tmp_path: Path) -> None:
+    """Between the rename and the commit of its record, and between that and the answer."""
+
+    def contents() -> list[bytes]:
+        return [each.read_bytes() for each in sorted(tmp_path.rglob("file_*")) if each.is_file()]
+
+    with serving(TARGETS / "kills_upload.py", folder=tmp_path, variables={"KILLED": place}) as server:
+        with pytest.raises(httpx.TransportError):
+            server.client.post("/v1/sessions/s/files", params={"name": "a.png"}, content=PNG)
+        assert server.ended() == -signal.SIGKILL
+        assert contents() == [PNG], "its content is at its place"
+        server.variables = {}
+        server.start()
+        files = server.client.get("/v1/sessions/s/files").json()["files"]
+        if place == "committed":
+            (file,) = files
+            assert server.client.get(f"/v1/sessions/s/files/{file['file_id']}").content == PNG
+        else:
+            assert files == []
+            until(lambda: contents() == [], "what no record names is removed")
+        server.close()
+        assert contents() == [PNG] * len(files)
+        assert verify(tmp_path / "journal.db").sound
 
 
 def test_the_client_and_the_command_upload_download_and_delete(server: Server, tmp_path: Path) -> None:

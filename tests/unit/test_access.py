@@ -319,6 +319,12 @@ def test_nothing_of_one_principal_is_there_for_another(history: str, tmp_path: P
                         assert (await other.request(method, path)).status_code == 404, path
                     forked = await other.post("/v1/sessions/s/fork", json={"session_id": "mine"})
                     assert forked.status_code == (404 if history == "journal" else 422)
+                    if history == "journal":
+                        await other.post("/chat", json={"message": "m", "session_id": "own"})
+                        after = await other.post("/v1/sessions/own/fork", json={"after": held})
+                        unknown = await other.post("/v1/sessions/own/fork", json={"after": "run_0"})
+                        assert (after.status_code, after.text.replace(held, "run_0")) == (404, unknown.text)
+                        await other.delete("/v1/sessions/own")
                     set_options = await other.patch("/v1/sessions/s", json={"options": {"priority": 2}})
                     assert set_options.status_code == 404
                     for each in (each for each in OPERATIONS if "{schedule_id}" in each.path):
