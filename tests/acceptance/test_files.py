@@ -15,8 +15,10 @@ from zipfile import ZipFile
 import httpx
 import pytest
 
+from acceptance.checkpoints import checkpoints
 from acceptance.server import TARGETS, Server, serving, until
 from acceptance.server import ran as typed
+from acceptance.test_any_server import sessions_of, two
 from fakes.provider import Provider, ReceivedRequest
 from strandline._journal.verify import verify
 from strandline.client import Client, ClientError, NotFound
@@ -334,3 +336,24 @@ def test_what_names_a_deleted_file_already_is_replaced_edited_and_sent_again(ser
     again = server.client.post(f"/v1/runs/{first}/again", headers={"Prefer": "wait=30"}, timeout=40)
     assert (again.status_code, again.json().get("output")) == (200, "seen"), again.text
     assert server.history("gone")[0]["content"][0]["file"]["name"] == "a.txt"
+
+
+def test_any_server_takes_and_sends_the_files_of_any_session(database: str, tmp_path: Path) -> None:
+    """An upload through another server than the session's own, whole and refused; each reads it at both."""
+    flags = ("--files", str(tmp_path / "uploads"), "--max-file-bytes", "300000")
+    data = bytes(range(256)) * 1000
+    with checkpoints() as at, two(at, database, tmp_path, flags=(flags, flags)) as (owner, other):
+        (session,) = sessions_of(owner, other, 1)
+        file = uploaded(other, data, "a.bin", session)
+        assert (file["size"], file["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+        too_large = other.client.post(f"/v1/sessions/{session}/files", content=data * 2)
+        assert (too_large.status_code, too_large.json()["code"]) == (413, "file_too_large")
+        for server in (owner, other):
+            path = f"/v1/sessions/{session}/files"
+            assert server.client.get(path).json()["files"] == [file]
+            assert server.client.get(f"{path}/{file['file_id']}").content == data
+        assert len([each for each in (tmp_path / "uploads").rglob("file_*") if each.is_file()]) == 1
+        owner.kill()
+        assert other.client.get(f"/v1/sessions/{session}/files/{file['file_id']}").content == data
+        assert other.client.delete(f"/v1/sessions/{session}/files/{file['file_id']}").status_code == 204
+        assert other.client.get(f"/v1/sessions/{session}/files").json()["files"] == []
