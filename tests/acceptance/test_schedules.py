@@ -1,6 +1,8 @@
 """Schedules of installed servers: over HTTP, with the client and the command, over kills, and with several servers."""
 
 import itertools
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,18 @@ def test_a_client_and_the_command_make_show_and_delete_schedules(server: Server)
     assert listed[0].split() == ["SCHEDULE", "SESSION", "WHEN", "NEXT", "LAST", "RUN", "WHAT"]
     assert listed[1].startswith(schedule_id)
     assert listed[1].endswith("say hello")
+    changes = ("--text", "say bye", "--cron", "0 9 * * MON", "--overlap", "skip")
+    changed = ran("schedules", "change", schedule_id, *changes, "--url", url, folder=server.folder)
+    assert (changed.returncode, "is changed. It fires next at" in changed.stdout) == (0, True), changed.stderr
+    shown = ran("schedules", "show", schedule_id, "--url", url, folder=server.folder).stdout
+    assert re.search(r"^session +cli$", shown, re.M)
+    assert re.search(r"^when +0 9 \* \* MON UTC$", shown, re.M)
+    assert re.search(r"^overlap +skip$", shown, re.M)
+    assert re.search(r"^what +say bye$", shown, re.M)
+    as_json = ran("schedules", "show", schedule_id, "--json", "--url", url, folder=server.folder).stdout
+    assert json.loads(as_json) == server.client.get(f"/v1/schedules/{schedule_id}").json()
+    nothing = ran("schedules", "change", schedule_id, "--url", url, folder=server.folder)
+    assert (nothing.returncode, "say what to change" in nothing.stderr) == (2, True)
     for verb, answer in (
         ("pause", "is paused."),
         ("resume", "is resumed."),

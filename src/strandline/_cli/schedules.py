@@ -1,4 +1,4 @@
-"""`strandline schedules`: show, make, pause, resume, run and delete the schedules of a server."""
+"""`strandline schedules`: show, make, change, pause, resume, run and delete the schedules of a server."""
 
 from typing import Annotated, Any, Final
 
@@ -84,6 +84,65 @@ def add(
         say.out().print(f"{made['schedule_id']} is made. {first}", markup=False, soft_wrap=True)
 
 
+@schedules_app.command(short_help="Show all about a schedule.")
+def show(schedule: Schedule, url: Url = None, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Show all about a schedule: its next five times, its last run, what it sends.
+
+    Example: strandline schedules show sch_...
+    """
+    with say.errors_reported(), server_of(url, key_file) as server:
+        found = server.schedule(schedule)
+    if as_json:
+        print_json(found)
+        return
+    shown = {
+        "schedule": found["schedule_id"],
+        "session": found["session_id"],
+        "when": _when(found),
+        "next": "paused" if found["paused"] else ", ".join(rows.clock_time(each) for each in found["next"]),
+        "overlap": found["overlap"],
+        "missed": f"{found['missed']}; {found['missed_count']} so far",
+        "last run": found["last_run"] or "",
+        "last time": rows.clock_time(found["last_at"]) if found["last_at"] else "",
+        "error": found["last_error"] or "",
+        "metadata": ", ".join(f"{name}={value}" for name, value in found["metadata"].items()),
+        "what": _text(found),
+    }
+    for name, value in shown.items():
+        if value:
+            say.out().print(f"{name:9}  {rows.clean(str(value))}", markup=False, soft_wrap=True)
+
+
+@schedules_app.command(short_help="Change a schedule.")
+def change(
+    schedule: Schedule,
+    text: Annotated[str | None, typer.Option(help="What each run is sent.", metavar="TEXT")] = None,
+    cron: Annotated[str | None, typer.Option(help="Five fields, such as '0 9 * * MON-FRI'.")] = None,
+    every: Annotated[float | None, typer.Option(help="Seconds from one run to the next.", metavar="SECONDS")] = None,
+    at: Annotated[str | None, typer.Option(help="A single time with its zone, such as 2026-12-24T18:00+01:00.")] = None,
+    timezone: Annotated[str | None, typer.Option(help="The zone of --cron, such as Europe/Berlin.")] = None,
+    overlap: Annotated[
+        str | None, typer.Option(help="While its run before has not ended: enqueue, skip or replace.")
+    ] = None,
+    missed: Annotated[str | None, typer.Option(help="For times without a server: once, skip or all.")] = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Change what is named of a schedule. With other times it continues from now.
+
+    Example: strandline schedules change sch_... --cron "0 10 * * MON-FRI"
+    """
+    named = (
+        ("input", text), ("cron", cron), ("every", every), ("at", at), ("timezone", timezone), ("overlap", overlap),
+        ("missed", missed),
+    )  # fmt: skip
+    body = {name: given for name, given in named if given is not None}
+    if not body:
+        say.fail("say what to change: --text, --cron, --every, --at, --timezone, --overlap or --missed")
+    _change(schedule, body, "is changed", url, key_file, as_json=as_json)
+
+
 @schedules_app.command(short_help="Have a schedule fire nothing.")
 def pause(schedule: Schedule, url: Url = None, key_file: KeyFile = None, as_json: Json = False) -> None:
     """Have a schedule fire nothing until it is resumed. Its runs that wait stay.
@@ -158,8 +217,12 @@ def _when(schedule: dict[str, Any]) -> str:
     return f"at {rows.clock_time(schedule['at'])}"
 
 
-def _what(schedule: dict[str, Any]) -> str:
+def _text(schedule: dict[str, Any]) -> str:
     given = schedule["input"]
-    text = given if isinstance(given, str) else " ".join(str(block.get("text", "...")) for block in given)
+    return given if isinstance(given, str) else " ".join(str(block.get("text", "...")) for block in given)
+
+
+def _what(schedule: dict[str, Any]) -> str:
+    text = _text(schedule)
     shown = text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 1]}…"
     return f"{shown} ({schedule['last_error']})" if schedule["last_error"] else shown

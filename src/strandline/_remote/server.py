@@ -147,6 +147,10 @@ class RemoteServer:
         """Make a schedule, and return it."""
         return self._ask("POST", "/v1/schedules", body)
 
+    def schedule(self, schedule: str) -> Body:
+        """Return a schedule. Raises `UnknownId`."""
+        return self._ask("GET", f"/v1/schedules/{_quoted(schedule)}")
+
     def change_schedule(self, schedule: str, body: Body) -> Body:
         """Change a schedule, and return it. Raises `UnknownId`."""
         return self._ask("PATCH", f"/v1/schedules/{_quoted(schedule)}", body)

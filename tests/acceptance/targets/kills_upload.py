@@ -29,6 +29,6 @@ def dies_when_renamed(incoming: Incoming, folder_name: str, name: str) -> None:
 
 
 if PLACE == "renamed":
-    Incoming.keep_in = dies_when_renamed  # type: ignore[method-assign]
+    Incoming.keep_in = dies_when_renamed  # type: ignore[method-assign, assignment]
 if PLACE == "committed":
     files.changed = dies  # type: ignore[attr-defined, assignment]
