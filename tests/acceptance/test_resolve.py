@@ -86,6 +86,25 @@ def test_a_crashed_run_goes_on_with_what_a_person_found_out(at: Checkpoints, tmp
         assert server.chat("after")["response"] == "after"
 
 
+def test_a_resolved_run_is_made_again_from_where_the_crashed_one_began(at: Checkpoints, tmp_path: Path) -> None:
+    """Both may be named: each time the tools start anew, and what the resolved run had said is superseded."""
+    with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
+        server.chat("before")
+        crashed = crashed_in(server, at, "pay a b+~c d", "pay b")
+        (tool,) = open_tools(server, crashed)
+        resolved = resolve(server, crashed, {"tool_use_id": tool["tool_use_id"], "outcome": "done"}).json()
+        for named in (resolved["run_id"], crashed):
+            again = server.client.post(f"/v1/runs/{named}/again", headers={"Prefer": "wait=20"})
+            assert again.status_code == 200, again.text
+            assert again.json()["output"] == "pay: did a, did b, did ~c, did d"
+            assert texts(server.history(), "user") == ["before", "pay a b+~c d"]
+            assert server.client.get(f"/v1/runs/{crashed}/resolve").status_code == 409
+        assert at.steps.count("pay b") == 3
+        restored = server.client.post(f"/v1/runs/{resolved['run_id']}/restore")
+        assert restored.status_code == 200, restored.text
+        assert SAID in str(server.client.get("/v1/sessions/default/history").json()["messages"])
+
+
 def test_a_run_is_resolved_by_what_the_reference_sends(at: Checkpoints, tmp_path: Path) -> None:
     (block,) = claimed("reference.md", "test_a_run_is_resolved_by_what_the_reference_sends")
     with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
