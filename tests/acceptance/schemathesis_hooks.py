@@ -2,7 +2,7 @@
 
 No run is given so little time that it fails or not as the machine is busy: AgentCore's clients get 500 for that.
 
-What a document allows has to be accepted. Eleven rules are about values that no schema can compare, so that a request
+What a document allows has to be accepted. Twelve rules are about values that no schema can compare, so that a request
 which is otherwise as the document allows is made to keep them, and all else of it stays as it is: see `before_call`.
 """
 
@@ -39,6 +39,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     is_valid = case.meta is not None and case.meta.generation.mode.is_positive
     if is_valid and "Range" in (case.headers or {}):
         case.headers = {**case.headers, "Range": "bytes=0-"}  # (a part has to be within the file)
+    if is_valid and "If-Match" in (case.headers or {}):
+        case.headers = {**case.headers, "If-Match": "*"}  # (an ETag has to be that of the run, should it still wait)
     if not isinstance(case.body, dict):
         return
     _give_time(case.body)
