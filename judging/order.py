@@ -52,7 +52,9 @@ def ranked(evidence: Evidence) -> Iterator[str]:
             for later_s, other in begun:
                 if later_s <= started_s or not _was_accepted(other, run, at):
                     continue
-                if any(abs(move.sent_s - started_s) <= evidence.limits.soon_s for move in (*run.moves, *other.moves)):
+                if "collect" in (run.request.if_busy, other.request.if_busy) and any(
+                    abs(move.sent_s - started_s) <= evidence.limits.soon_s for move in (*run.moves, *other.moves)
+                ):
                     continue  # the move may be why it started: nothing executed, and the turn was being gathered
                 own, others = rank(run, at), rank(other, at)
                 if own is not None and others is not None and _is_before(others, own):
