@@ -97,6 +97,8 @@ def test_a_client_controls_sessions_runs_and_schedules(at: Checkpoints, tmp_path
         assert (session.queue_depth, session.paused, session.why and session.why.code) == (2, True, "paused")
         assert client.set_options("desk", priority=2, timeout=60).options == {"priority": 2, "timeout": 60}
         assert client.set_options("desk", timeout=None).options == {"priority": 2}
+        with pytest.raises(ValueError, match="clear removes all"):
+            client.set_options("desk", clear=True, priority=1)
         assert client.set_options("desk", clear=True).options == {}
         with pytest.raises(Conflict):
             client.delete_session("desk")

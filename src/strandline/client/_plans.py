@@ -8,7 +8,8 @@ A request is sent again only where that is safe: it only reads, has an idempoten
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from functools import partial
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from strandline._model import Block
 from strandline.client import _answers as answers
@@ -20,6 +21,7 @@ from strandline.client._events import Event, RunFinished
 from strandline.client._requests import Request, RunOptions, ScheduleOptions
 
 T = TypeVar("T")
+PageT = TypeVar("PageT", bound="Page")
 
 PATIENCE_S: Final = 60.0
 """How long a client retries without progress, by default."""
@@ -267,15 +269,9 @@ def answer(run_id: str, responses: Mapping[str, Any], key: str, patience: Patien
 
 def runs(statuses: str | Sequence[str], limit: int | None, patience: Patience) -> Plan[list[Run]]:
     """Return runs of all sessions, newest first, of these statuses or of all. Raises `ClientError`."""
-    found: list[Run] = []
-    cursor: str | None = None
-    while limit is None or len(found) < limit:
-        most = requests.PAGE if limit is None else limit - len(found)
-        page = answers.read((yield from ask(requests.runs(statuses, most, cursor), patience)), answers.runs_page)
-        found += page.runs
-        if (cursor := page.next_cursor) is None:
-            break
-    return found
+    return (
+        yield from _all(limit, partial(requests.runs, statuses), answers.runs_page, lambda page: page.runs, patience)
+    )
 
 
 def get_run(run_id: str, patience: Patience) -> Plan[Run]:
@@ -290,28 +286,16 @@ def move(run_id: str, priority: int | None, patience: Patience) -> Plan[Run]:
 
 def session_runs(session: str, limit: int | None, patience: Patience) -> Plan[list[Run]]:
     """Return the runs of a session. Raises `ClientError`."""
-    found: list[Run] = []
-    cursor: str | None = None
-    while limit is None or len(found) < limit:
-        most = requests.PAGE if limit is None else limit - len(found)
-        page = answers.read((yield from ask(requests.session_runs(session, most, cursor), patience)), answers.runs_page)
-        found += page.runs
-        if (cursor := page.next_cursor) is None:
-            break
-    return found
+    return (
+        yield from _all(
+            limit, partial(requests.session_runs, session), answers.runs_page, lambda page: page.runs, patience
+        )
+    )
 
 
 def sessions(limit: int | None, patience: Patience) -> Plan[list[answers.Session]]:
     """Return sessions. Raises `ClientError`."""
-    found: list[answers.Session] = []
-    cursor: str | None = None
-    while limit is None or len(found) < limit:
-        most = requests.PAGE if limit is None else limit - len(found)
-        page = answers.read((yield from ask(requests.sessions(most, cursor), patience)), answers.sessions_page)
-        found += page.sessions
-        if (cursor := page.next_cursor) is None:
-            break
-    return found
+    return (yield from _all(limit, requests.sessions, answers.sessions_page, lambda page: page.sessions, patience))
 
 
 def session(request: Request, patience: Patience) -> Plan[answers.Session]:
@@ -349,16 +333,11 @@ def schedule(
 
 def schedules(session: str | None, limit: int | None, patience: Patience) -> Plan[list[answers.Schedule]]:
     """Return schedules of a session, or of all. Raises `ClientError`."""
-    found: list[answers.Schedule] = []
-    cursor: str | None = None
-    while limit is None or len(found) < limit:
-        most = requests.PAGE if limit is None else limit - len(found)
-        reply = yield from ask(requests.schedules(session, most, cursor), patience)
-        page = answers.read(reply, answers.schedules_page)
-        found += page.schedules
-        if (cursor := page.next_cursor) is None:
-            break
-    return found
+    return (
+        yield from _all(
+            limit, partial(requests.schedules, session), answers.schedules_page, lambda page: page.schedules, patience
+        )
+    )
 
 
 def delete_schedule(schedule_id: str, patience: Patience) -> Plan[None]:
@@ -373,15 +352,9 @@ def upload(data: bytes, name: str, session: str, patience: Patience) -> Plan[ans
 
 def files(session: str, limit: int | None, patience: Patience) -> Plan[list[answers.File]]:
     """Return files of a session. Raises `ClientError`."""
-    found: list[answers.File] = []
-    cursor: str | None = None
-    while limit is None or len(found) < limit:
-        most = requests.PAGE if limit is None else limit - len(found)
-        page = answers.read((yield from ask(requests.files(session, most, cursor), patience)), answers.files_page)
-        found += page.files
-        if (cursor := page.next_cursor) is None:
-            break
-    return found
+    return (
+        yield from _all(limit, partial(requests.files, session), answers.files_page, lambda page: page.files, patience)
+    )
 
 
 def download(file_id: str, session: str, patience: Patience) -> Plan[bytes]:
@@ -401,16 +374,11 @@ def delete_file(file_id: str, session: str, patience: Patience) -> Plan[None]:
 
 def webhooks(status: str | None, limit: int | None, patience: Patience) -> Plan[list[answers.Delivery]]:
     """Return events that wait to be sent, or are dead. Raises `ClientError`."""
-    found: list[answers.Delivery] = []
-    cursor: str | None = None
-    while limit is None or len(found) < limit:
-        most = requests.PAGE if limit is None else limit - len(found)
-        reply = yield from ask(requests.webhooks(status, most, cursor), patience)
-        page = answers.read(reply, answers.deliveries_page)
-        found += page.webhooks
-        if (cursor := page.next_cursor) is None:
-            break
-    return found
+    return (
+        yield from _all(
+            limit, partial(requests.webhooks, status), answers.deliveries_page, lambda page: page.webhooks, patience
+        )
+    )
 
 
 def resend(event_id: str, patience: Patience) -> Plan[None]:
@@ -463,13 +431,36 @@ def history(
     session: str, limit: int | None, discarded: bool, superseded: bool, patience: Patience
 ) -> Plan[list[answers.HistoryMessage]]:
     """Return the last messages of a session, oldest first; all of them without a limit. Raises `ClientError`."""
-    found: list[answers.HistoryMessage] = []
+
+    def request(most: int, cursor: str | None) -> Request:
+        return requests.history(session, most, cursor, discarded=discarded, superseded=superseded)
+
+    found = yield from _all(limit, request, answers.history_page, lambda page: page.messages[::-1], patience)
+    return found[::-1]
+
+
+class Page(Protocol):
+    """A part of a list."""
+
+    @property
+    def next_cursor(self) -> str | None:
+        """Where the next page begins; None at the end of the list."""
+
+
+def _all(
+    limit: int | None,
+    request: Callable[[int, str | None], Request],
+    read: Callable[[bytes], PageT],
+    items: Callable[[PageT], list[T]],
+    patience: Patience,
+) -> Plan[list[T]]:
+    """Return up to `limit` items of a list, or all, page by page. Raises `ClientError`."""
+    found: list[T] = []
     cursor: str | None = None
     while limit is None or len(found) < limit:
         most = requests.PAGE if limit is None else limit - len(found)
-        request = requests.history(session, most, cursor, discarded=discarded, superseded=superseded)
-        page = answers.read((yield from ask(request, patience)), answers.history_page)
-        found = [*page.messages, *found]
+        page = answers.read((yield from ask(request(most, cursor), patience)), read)
+        found += items(page)
         if (cursor := page.next_cursor) is None:
             break
     return found

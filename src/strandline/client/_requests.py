@@ -144,7 +144,7 @@ def new_run(
     if _KEY.fullmatch(key) is None:
         raise ClientError("idempotency_key must be 1 to 255 printable ASCII characters", code="invalid")
     headers = {"Idempotency-Key": f'"{_escaped(key)}"'}
-    path = f"/v1/sessions/{quote(session, safe='')}/runs"
+    path = f"{_session(session)}/runs"
     return _request("POST", path, body, headers=headers | _prefer(wait), read_s=READ_S + (WAIT_S if wait else 0))
 
 
@@ -302,7 +302,7 @@ def download(session: str, file_id: str) -> Request:
 
 def export(session: str) -> Request:
     """Return the request for all of a session."""
-    path = f"/v1/sessions/{quote(session, safe='')}/export"
+    path = f"{_session(session)}/export"
     return _request("GET", path, headers={"Accept": "*/*"}, read_s=WAIT_S)
 
 
@@ -339,12 +339,12 @@ def fork(session: str, to: str | None, after: str | int | None, workspace: str, 
     place = {"message": after} if isinstance(after, int) else after
     named = {"session_id": to, "after": place, "workspace": None if workspace == "empty" else workspace}
     body = {name: given for name, given in named.items() if given is not None}
-    return _request("POST", f"/v1/sessions/{quote(session, safe='')}/fork", body, headers=headers)
+    return _request("POST", f"{_session(session)}/fork", body, headers=headers)
 
 
 def tree(session: str) -> Request:
     """Return the request for the branches of a session and its forks."""
-    return _request("GET", f"/v1/sessions/{quote(session, safe='')}/tree")
+    return _request("GET", f"{_session(session)}/tree")
 
 
 def history(session: str, limit: int, cursor: str | None, *, discarded: bool, superseded: bool) -> Request:
@@ -353,7 +353,7 @@ def history(session: str, limit: int, cursor: str | None, *, discarded: bool, su
     query = {"limit": str(min(limit, PAGE)), **{name: "true" for name, shown in hidden.items() if shown}}
     if cursor is not None:
         query["cursor"] = cursor
-    return _request("GET", f"/v1/sessions/{quote(session, safe='')}/history", query=query)
+    return _request("GET", f"{_session(session)}/history", query=query)
 
 
 def responses(answers: Mapping[str, Any]) -> dict[str, Any]:
@@ -375,7 +375,7 @@ def _prefer(wait: bool) -> dict[str, str]:
 
 
 def _files(session: str) -> str:
-    return f"/v1/sessions/{quote(session, safe='')}/files"
+    return f"{_session(session)}/files"
 
 
 def _session(session: str) -> str:

@@ -227,7 +227,12 @@ class Client:
     def set_options(
         self, session_id: str = DEFAULT_SESSION, *, clear: bool = False, **options: Unpack[SessionOptions]
     ) -> Session:
-        """Set default options of the runs of a session, and return it; `clear` alone removes all."""
+        """Set default options of the runs of a session, and return it; `clear` alone removes all.
+
+        Raises `ValueError` for `clear` with options.
+        """
+        if clear and options:
+            raise ValueError("clear removes all options: call set_options once more to set others")
         request = requests.set_options(session_id, None if clear else options)
         return self._do(plans.session(request, self._patience()))
 
