@@ -105,6 +105,19 @@ def test_a_resolved_run_is_made_again_from_where_the_crashed_one_began(at: Check
         assert SAID in str(server.client.get("/v1/sessions/default/history").json()["messages"])
 
 
+def test_a_run_that_is_cancelled_while_it_waits_ends_no_chance(at: Checkpoints, tmp_path: Path) -> None:
+    with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
+        run_id = crashed_in(server, at, "pay a b+~c d", "pay b")
+        server.client.post("/v1/sessions/default/pause").raise_for_status()
+        waiting = server.client.post("/v1/sessions/default/runs", json={"input": "late"}).raise_for_status().json()
+        server.client.post(f"/v1/runs/{waiting['run_id']}/cancel").raise_for_status()
+        server.client.post("/v1/sessions/default/resume").raise_for_status()
+        (tool,) = open_tools(server, run_id)
+        answer = resolve(server, run_id, {"tool_use_id": tool["tool_use_id"], "outcome": "done"})
+        assert answer.status_code == 200, answer.text
+        assert texts(server.history(), "user") == ["pay a b+~c d"]
+
+
 def test_a_run_is_resolved_by_what_the_reference_sends(at: Checkpoints, tmp_path: Path) -> None:
     (block,) = claimed("reference.md", "test_a_run_is_resolved_by_what_the_reference_sends")
     with serving(AGENT, folder=tmp_path, variables=at.environment) as server:

@@ -36,9 +36,10 @@ Every journal keeps these invariants; `strandline.testing._contract.JournalContr
 * Messages of a discarded run stay in history, are in no window, and are read only on request.
 * The options of a session are defaults: they count for each run that is accepted after them, where its request does not
   set the same option (`own_options`).
-* A run finished as `unresolved` keeps its checkpoints until history continues. Once, and only if no run has begun
-  since, a run with its `resolution` is accepted: it gets these checkpoints and those of the resolution, waits as a
-  requeued run that has begun, and continues where the other began, whose messages are *superseded* from then on.
+* A run finished as `unresolved` keeps its checkpoints until history continues, or a run ends that has begun since.
+  Once, and only if none has, a run with its `resolution` is accepted: it gets these checkpoints and those of the
+  resolution, waits as a requeued run that has begun, and continues where the other began, whose messages are
+  *superseded* from then on.
 * A run with `back` continues history from an earlier place, which is found when it is accepted: only in a session that
   is at rest, unless it interrupts. What came after that place is superseded by its claim, in the same transaction;
   window and state are then what they were at that place, as long as the run is kept that had changed them last by then.

@@ -548,7 +548,7 @@ class Transitions(LiveSessions):
         session = run.session
         self._end(run, outcome.status, encode_messages(outcome), discarded=discard)
         encoded = encode_messages(messages) if messages else None
-        self._append(session, run.seq, encoded, len(messages), discarded=discard)
+        self._append(session, run.seq, encoded, len(messages), discarded=discard, continues=run.has_begun)
         if session.joining:
             shared = encode_messages(joined_outcome(outcome))
             self._end_joins(run, outcome.status, shared, joined, discarded=discard)
@@ -601,9 +601,13 @@ class Transitions(LiveSessions):
         *,
         discarded: bool = False,
         agent: int | None = None,
+        continues: bool = True,
     ) -> None:
-        """Append a run's messages to history; `agent` is the run that has changed window or state, if one has now."""
-        if session.unresolved is not None:
+        """Append a run's messages to history; `agent` is the run that has changed window or state, if one has now.
+
+        With `continues` False and no messages history has not continued: a crashed run at its end can be resolved.
+        """
+        if session.unresolved is not None and (continues or count):
             self._resolved(session)
         end, row = session.end, self.numbers.row(self._partition(session))
         if agent is None:

@@ -12,6 +12,7 @@ from strandline._journal.port import (
     Bounds,
     Changed,
     Delete,
+    EndWaiting,
     HistoryPage,
     HistoryQuery,
     OpenTool,
@@ -46,6 +47,7 @@ from strandline.testing._contract.scenario import Contract, scenario
 from strandline.testing._desk import Desk, done, key, said
 
 _CRASHED = Outcome(status=RunStatus.FAILED, error=RunError(ErrorCode.CRASHED, "the server died"))
+_WITHDRAWN = Outcome(status=RunStatus.CANCELLED)
 _FINISHED = RoundDone(said("ask a", "thought"), {"round": 1})
 _CALL: Message = {
     "role": "assistant",
@@ -237,6 +239,35 @@ class ResolutionsContract(Contract):
             assert await open_tools(desk, "a") == []
             assert await resolve(desk, "b") == Unresolvable("gone")
             assert await desk.waiting() == (["c"] if since == "waits again" else [])
+
+        play(self, tmp_path)
+
+    @pytest.mark.parametrize("how", ["cancelled", "by its session", "overdue", "disconnected"])
+    def test_what_is_withdrawn_before_it_began_leaves_the_crashed_run_resolvable(self, how: str, tmp_path: Any) -> None:
+        """It said nothing: history still ends with the crashed run, whose messages are superseded as ever."""
+
+        @scenario
+        async def play(_: Any, desk: Desk) -> None:
+            await desk.finish(await desk.start("before"), done("0", "1"))
+            await crashed(desk)
+            await desk.accept("c", claim_next=False, queue_deadline=desk.clock.at + 5)
+            match how:
+                case "cancelled":
+                    await desk.cancel("c")
+                case "by its session":
+                    await desk.cancel_all()
+                case "disconnected":
+                    await desk.journal.change(EndWaiting(key(), RunId("c"), _WITHDRAWN))
+                case _:
+                    desk.clock.at += 10
+                    assert await desk.end_overdue() == ["c"]
+            assert await open_tools(desk, "a") == ["t1", "t2"]
+            await desk.restart()
+            assert await open_tools(desk, "a") == ["t1", "t2"]
+            assert await resolve(desk, "b") == Accepted(0)
+            await desk.finish(await desk.claim(of="b"), done("2", "3"))
+            assert await desk.history() == said("0", "1", "2", "3")
+            assert await open_tools(desk, "a") == []
 
         play(self, tmp_path)
 
