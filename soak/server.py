@@ -29,6 +29,8 @@ STANDBYS: Final = 2
 SHOWN_LINES: Final = 3
 """How many of its last log lines are shown of a server that should be ready, or has just ended."""
 SHOWN_ENDED: Final = 3
+MOST_FAILED: Final = 3
+"""How many servers may end by themselves before the first one is ready: then none will ever be."""
 BY_COMMAND: Final = 10
 """Every server of so many is started as an operator does."""
 _URL: Final = re.compile(rb" at http://127\.0\.0\.1:(\d+)$")
@@ -104,6 +106,9 @@ class Server:
         """Start the process, follow its log, and return how it ended."""
         self._process = process = await starting
         try:
+            for early in self.signals:
+                with suppress(ProcessLookupError):
+                    process.send_signal(_SIGNALS[early])
             assert process.stderr is not None
             with self._log.open("wb") as log:
                 async for line in process.stderr:
@@ -127,14 +132,15 @@ class Server:
         )
 
     def send(self, which: Signal) -> None:
-        """Send a signal, if it still runs."""
-        if self._process is None or self._process.returncode is not None:
+        """Send a signal, if it still runs; one that ends it is sent as soon as there is a process."""
+        if which == "STOP" if self._process is None else self._process.returncode is not None:
             return
         if not self.signals:
             self.phase_at_signal = self.phase
         self.signals.append(which)
-        with suppress(ProcessLookupError):
-            self._process.send_signal(_SIGNALS[which])
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(_SIGNALS[which])
         self.is_frozen = which == "STOP"
 
     def thaw(self) -> None:
@@ -218,6 +224,8 @@ class Relay:
         self._changed = Change()
         self._tasks: dict[Server, asyncio.Task[None]] = {}
         self._ended: deque[Server] = deque(maxlen=SHOWN_ENDED)
+        self._failed = 0
+        """How many have ended that were sent no signal."""
         self._has_served = False
         self._ending = False
 
@@ -262,13 +270,13 @@ class Relay:
     async def ready(self, deadline_s: float = 60.0) -> Server:
         """Return the server that serves, once there is one.
 
-        Raises `NotReady` at the deadline, and at once where each of the first servers ended by itself.
+        Raises `NotReady` at the deadline, and at once where so many of the first servers ended that nobody had struck.
         """
         try:
             async with asyncio.timeout(deadline_s):
                 while (owner := self.owner) is None:
-                    if not self._has_served and len(self._ended) == SHOWN_ENDED:
-                        raise self._not_ready(f"before {SHOWN_ENDED} had ended")
+                    if not self._has_served and self._failed >= MOST_FAILED:
+                        raise self._not_ready(f"before {MOST_FAILED} had ended by themselves")
                     await self._changed.wait()
         except TimeoutError:
             raise self._not_ready(f"within {deadline_s:g} s") from None
@@ -316,6 +324,7 @@ class Relay:
         finally:
             del self._tasks[server]
             self._ended.append(server)
+            self._failed += not server.signals
             self._changed.notify()
             self._fill()
 
