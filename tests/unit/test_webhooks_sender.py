@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from importlib import import_module
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from strandline._engine.webhooks import SendResult, ToSend
-from strandline._model import ANONYMOUS
+from strandline._model import ANONYMOUS, Principal
+from strandline._webhooks import sender as sender_module
+from strandline._webhooks.resolver import LookUp
 from strandline._webhooks.secrets import Secrets
 from strandline._webhooks.sender import HttpSender
 from strandline._webhooks.signing import new_secret
@@ -29,6 +32,7 @@ async def sent(
     serve: Serve,
     *,
     host: str = "",
+    look_up: LookUp | None = None,
     returned: asyncio.Event | None = None,
 ) -> SendResult:
     """Send a payload to a receiver once, and return the result when the receiver has ended. `returned` is set when
@@ -46,11 +50,12 @@ async def sent(
 
     server = await asyncio.start_server(serving, "127.0.0.1", 0, limit=1024)
     port = server.sockets[0].getsockname()[1]
-    sending = HttpSender(Secrets(file), allow_private=True)
+    more = {} if look_up is None else {"look_up": look_up}
+    sending = HttpSender(Secrets(file), allow_private=True, **more)
     sending.start()
     try:
         async with asyncio.timeout(DEADLINE_S):
-            url = f"http://{host or '127.0.0.1'}:{port}/hook"
+            url = f"http://{host or ('127.0.0.1' if look_up is None else 'receiver.test')}:{port}/hook"
             result = await sending.send(ToSend("event-1", url, ANONYMOUS, by_server=False, payload=payload))
             if returned is not None:
                 returned.set()
@@ -117,3 +122,71 @@ def test_a_host_that_no_name_can_have_is_not_found(tmp_path: Path, caplog: pytes
     result = asyncio.run(sent(tmp_path, [new_secret()], b"{}", serve, host=f"{'a' * 64}.example"))
     assert (result.received, result.detail) == (False, "its host was not found")
     assert caplog.records == []
+
+
+def test_a_name_server_that_hangs_delays_nobody_else_and_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hosts of one caller whose look-ups hang: another one's event is received, and the sender closes at once."""
+    release = threading.Event()
+
+    def look_up(host: str, port: int) -> list[str]:
+        if host.startswith("slow"):
+            assert release.wait(DEADLINE_S)
+        return ["127.0.0.1"]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(NO_CONTENT)
+        await writer.drain()
+        writer.close()
+
+    async def main() -> None:
+        file = tmp_path / "secrets"
+        file.write_text(f"eve {new_secret()}\nada {new_secret()}\n")
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        sender = HttpSender(Secrets(file), allow_private=True, look_up=look_up)
+        sender.start()
+
+        async def send(principal: str, host: str) -> SendResult:
+            url = f"http://{host}:{port}/"
+            return await sender.send(ToSend("event-1", url, Principal(principal), by_server=False, payload=b"{}"))
+
+        async with asyncio.timeout(DEADLINE_S):
+            hanging = [asyncio.create_task(send("eve", f"slow-{number}.test")) for number in range(200)]
+            assert (await send("ada", "quick.test")).received
+            monkeypatch.setattr(sender_module, "TOTAL_S", 0.05)
+            late = await send("eve", "slow-0.test")
+            assert late == SendResult(False, "its host was not looked up within 0.05 s", is_slow=True)
+            sender.close()
+            server.close()
+        for each in hanging:
+            each.cancel()
+
+    try:
+        asyncio.run(main())
+    finally:
+        release.set()
+
+
+def test_an_address_that_does_not_answer_leaves_time_for_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the first of two addresses of a host, which drops what it gets."""
+    connect = asyncio.open_connection
+
+    async def connecting(address: str, port: int, **more: object) -> object:
+        if address == "192.0.2.1":
+            await asyncio.Event().wait()
+        return await connect(address, port, **more)  # type: ignore[arg-type]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(NO_CONTENT)
+        await writer.drain()
+
+    monkeypatch.setattr(asyncio, "open_connection", connecting)
+    monkeypatch.setattr(sender_module, "CONNECT_S", 0.01)
+    secrets = [new_secret()]
+    assert asyncio.run(sent(tmp_path, secrets, b"{}", serve, look_up=lambda *_: ["192.0.2.1", "127.0.0.1"])).received

@@ -6,13 +6,10 @@ TLS verifies the name. No redirect is followed, no proxy is used, and nothing of
 
 import asyncio
 import logging
-import socket
 import ssl
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from ipaddress import ip_address
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -21,6 +18,8 @@ import h11
 from strandline._engine.webhooks import SendResult, ToSend
 from strandline._model import Principal
 from strandline._webhooks.addresses import is_public
+from strandline._webhooks.failures import NotSent
+from strandline._webhooks.resolver import LookUp, Resolver, look_up
 from strandline._webhooks.secrets import Secrets
 from strandline._webhooks.signing import headers
 
@@ -31,29 +30,32 @@ TOTAL_S: Final = 10.0
 BODY_S: Final = 1.0
 MOST_ANSWER: Final = 64 * 1024
 """How long, and how many bytes, of an answer are read after its status: then its connection is closed."""
-LOOKED_UP_S: Final = 5.0
-"""For how long the addresses of a host are used."""
-LOOK_UPS: Final = 32
+CONNECT_S: Final = 3.0
+"""How long a connection to one of several addresses may take, except to the last one."""
 REFRESH_S: Final = 2.0
 """How often the secrets are read."""
 _PORTS: Final = {"https": 443, "http": 80}
 GONE: Final = 410
 
 
-class NotSent(Exception):
-    """An event could not be sent; the text says why, for people, and has nothing of the URL."""
+class _Progress:
+    """What an attempt has not reached yet, for people."""
+
+    __slots__ = ("missing",)
+
+    def __init__(self) -> None:
+        self.missing = "its host was not looked up"
 
 
 class HttpSender:
     """Implements `strandline._engine.webhooks.Sender`."""
 
-    def __init__(self, secrets: Secrets, *, allow_private: bool) -> None:
+    def __init__(self, secrets: Secrets, *, allow_private: bool, look_up: LookUp = look_up) -> None:
         self._secrets = secrets
         self._allow_private = allow_private
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._work, name="strandline-webhooks", daemon=True)
-        self._resolver = ThreadPoolExecutor(LOOK_UPS, "strandline-webhooks-dns")
-        self._addresses: dict[tuple[str, int], tuple[float, asyncio.Future[list[str]]]] = {}
+        self._resolver = Resolver(look_up)
         self._tls = ssl.create_default_context()
         self._is_closed = False
 
@@ -73,7 +75,6 @@ class HttpSender:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
-        self._resolver.shutdown(wait=False, cancel_futures=True)
         self._loop.close()
 
     async def send(self, event: ToSend) -> SendResult:
@@ -98,7 +99,7 @@ class HttpSender:
         while True:
             await asyncio.sleep(REFRESH_S)
             with suppress(RuntimeError):  # (no thread is available)
-                await self._loop.run_in_executor(self._resolver, self._secrets.refresh)
+                await self._loop.run_in_executor(None, self._secrets.refresh)
 
     async def _send(self, event: ToSend) -> SendResult:
         signed_by = self._secrets.signing(event.principal, by_server=event.by_server)
@@ -106,11 +107,13 @@ class HttpSender:
             return SendResult(
                 received=False, detail="there is no secret to sign it with: add one to the file of webhook_secrets"
             )
+        progress = _Progress()
         try:
             async with asyncio.timeout(TOTAL_S):
-                status = await self._post(event, headers(event.id, int(time.time()), event.payload, signed_by))
+                signed = headers(event.id, int(time.time()), event.payload, signed_by)
+                status = await self._post(event, signed, progress)
         except TimeoutError:
-            return SendResult(received=False, detail=f"no answer within {TOTAL_S:g} s", is_slow=True)
+            return SendResult(received=False, detail=f"{progress.missing} within {TOTAL_S:g} s", is_slow=True)
         except NotSent as error:
             return SendResult(received=False, detail=str(error))
         except ssl.SSLError as error:
@@ -126,13 +129,16 @@ class HttpSender:
         detail = f"the answer was status {status}{moved}"
         return SendResult(received=200 <= status < 300, detail=detail, is_final=status == GONE)
 
-    async def _post(self, event: ToSend, signed: dict[str, str]) -> int:
+    async def _post(self, event: ToSend, signed: dict[str, str], progress: _Progress) -> int:
         """Send an event, and return the status of the answer."""
         url = urlsplit(event.url)
         if url.hostname is None or (url.scheme != "https" and not self._allow_private):
             raise NotSent("the URL may not be used any more (setting webhook_allow_private)")
         port = url.port or _PORTS[url.scheme]
-        reader, writer = await self._connect(url, url.hostname, port)
+        addresses = await self._resolver.addresses(url.hostname, port, event.principal)
+        progress.missing = "no connection"
+        reader, writer = await self._connect(url, addresses, port)
+        progress.missing = "no answer"
         try:
             connection = h11.Connection(h11.CLIENT)
             request = h11.Request(
@@ -159,46 +165,22 @@ class HttpSender:
             writer.transport.abort()
 
     async def _connect(
-        self, url: SplitResult, host: str, port: int
+        self, url: SplitResult, addresses: list[str], port: int
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to one of the addresses of a host, all of which must be public."""
-        addresses = await self._resolved(host, port)
         if not self._allow_private and not all(map(is_public, addresses)):
             raise NotSent("its host has an address that is not public (setting webhook_allow_private)")
         failure: OSError | None = None
-        tls = {"ssl": self._tls, "server_hostname": host} if url.scheme == "https" else {}
+        tls = {"ssl": self._tls, "server_hostname": url.hostname} if url.scheme == "https" else {}
         for address in addresses:
             try:
-                return await asyncio.open_connection(address, port, **tls)  # type: ignore[arg-type]
+                async with asyncio.timeout(None if address is addresses[-1] else CONNECT_S):
+                    return await asyncio.open_connection(address, port, **tls)  # type: ignore[arg-type]
             except ssl.SSLError:
                 raise
-            except OSError as error:
+            except OSError as error:  # (also of the timeout)
                 failure = error
         raise failure or NotSent("its host has no address")
-
-    async def _resolved(self, host: str, port: int) -> list[str]:
-        """Return the addresses of a host. All that ask at the same time share one look-up."""
-        with suppress(ValueError):
-            return [str(ip_address(host))]
-        until, found = self._addresses.get((host, port), (0.0, None))
-        now = self._loop.time()
-        if found is None or (found.done() and until <= now):
-            for name, (old, _) in list(self._addresses.items()):
-                if old <= now and self._addresses[name][1].done():
-                    del self._addresses[name]
-            found = self._loop.run_in_executor(self._resolver, _look_up, host, port)
-            found.add_done_callback(lambda done: done.cancelled() or done.exception())
-            self._addresses[host, port] = (now + LOOKED_UP_S, found)
-        try:
-            return await asyncio.shield(found)
-        except (OSError, UnicodeError):  # (the latter: a label of its name is too long)
-            self._addresses.pop((host, port), None)
-            raise NotSent("its host was not found") from None
-
-
-def _look_up(host: str, port: int) -> list[str]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 async def _answer(connection: h11.Connection, reader: asyncio.StreamReader) -> int:
