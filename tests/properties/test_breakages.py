@@ -33,6 +33,7 @@ from strandline._engine.execution.failures import disclosed
 from strandline._engine.queues.slots import Slots
 from strandline._history import close, fold, resume_point
 from strandline._journal import accepting, lists, reader, table, transitions
+from strandline._journal.accepting import Arrival
 from strandline._journal.changes import AnswerQuestion, Body, DropSession
 from strandline._journal.commits import GroupCommit
 from strandline._journal.deadlines import Deadlines
@@ -243,7 +244,7 @@ def take_any_body_for_a_key(patch: pytest.MonkeyPatch) -> None:
 def interrupt_nothing(patch: pytest.MonkeyPatch) -> None:
     """What interrupts only goes next."""
     patch.setattr(SessionTable, "_begun_and_waiting", lambda table, session, if_busy: [])
-    patch.setattr(SessionTable, "_interrupt", lambda table, session, begun, if_busy: None)
+    patch.setattr(SessionTable, "_interrupt", lambda table, session, arrival: None)
 
 
 def interrupt_the_innocent(patch: pytest.MonkeyPatch) -> None:
@@ -259,8 +260,11 @@ def interrupt_as(patch: pytest.MonkeyPatch, wanted: IfBusy, done: IfBusy) -> Non
     """Have the journal do one thing where another is wanted."""
     interrupt = SessionTable._interrupt
 
-    def otherwise(table: SessionTable, session: SessionState, begun: list[RunState], if_busy: IfBusy) -> Stopped | None:
-        return interrupt(table, session, begun, done if if_busy is wanted else if_busy)
+    def otherwise(table: SessionTable, session: SessionState, arrival: Arrival) -> Stopped | None:
+        new = arrival.new
+        if new.if_busy is wanted:
+            arrival = replace_(arrival, new=replace_(new, if_busy=done))
+        return interrupt(table, session, arrival)
 
     patch.setattr(SessionTable, "_interrupt", otherwise)
 

@@ -426,6 +426,27 @@ def test_a_run_that_cannot_be_closed_ends_as_failed_and_its_session_goes_on(monk
     run_virtual(main)
 
 
+def test_those_that_were_collected_into_a_run_that_cannot_be_closed_end_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def close(messages: list[Message], results: dict[str, ToolResult], ending: Ending) -> list[Message]:
+        if len(messages) > 1:
+            raise TypeError("a defect")
+        return close_run(messages, results, ending)
+
+    monkeypatch.setattr("strandline._engine.execution.completion.close", close)
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(echo)) as service:
+            both = [await send(service, text, if_busy=IfBusy.COLLECT) for text in ("one", "two")]
+            ends = [await outcome(ticket) for ticket in both]
+            assert [end.error is not None and end.error.code for end in ends] == [ErrorCode.AGENT_ERROR] * 2
+            assert texts(await history(service))[:2] == ["one", "two"]
+            assert len(service._streams) == 0
+
+    run_virtual(main)
+
+
 def test_what_is_refused_is_counted() -> None:
     """For want of room, or since the server stops; not what its caller wanted to be refused."""
 

@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from engine_support import Played, history, key, outcome, play_round, send, serving, texts, until_idle
 from strandline._agents.port import Attempt
 from strandline._engine.admission import Ticket
@@ -12,7 +14,7 @@ from strandline._engine.service import Service
 from strandline._engine.streams import LAST, as_last
 from strandline._history import SAID_MEANWHILE
 from strandline._journal.memory import MemoryJournal
-from strandline._journal.port import AsRead, RunQuery
+from strandline._journal.port import AsRead, HistoryQuery, RunQuery
 from strandline._journal.rules import as_sent
 from strandline._model import (
     ANONYMOUS,
@@ -207,6 +209,35 @@ def test_a_host_that_is_ended_while_a_message_is_on_its_way_leaves_it_as_the_nex
             kinds = [type_of(each.event) async for each in watched]
             assert "run.joined" not in kinds
             assert kinds.count("run.started") == 1
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("if_busy", [IfBusy.INTERRUPT, IfBusy.ROLLBACK])
+def test_a_message_on_its_way_to_a_host_that_is_made_again_is_said_once(if_busy: IfBusy) -> None:
+    """It was stored as joined, so the run that replaces the host says it too; the host ends and has not heard of it."""
+
+    async def main(clock: VirtualClock) -> None:
+        agent, journal = Steered(), SlowToJoin(clock)
+        async with serving(clock, agent.target, journal, cancel_grace_s=1.0) as service:
+            host = await send(service, "go")
+            await until(agent, 1)
+            joined = await steer(service, "wait")
+            agent.go_on.release()
+            await journal.applied.wait()
+            run, replaced = await service.repeatable(ANONYMOUS, host.run_id)
+            again = await service.submit(Request(key=key(), input=run.input, if_busy=if_busy), again=replaced)
+            assert (await outcome(joined)).status is (await outcome(host)).status is RunStatus.CANCELLED
+            assert (await stands(service, joined))[:3] == (RunStatus.CANCELLED, JoinState.APPLIED, host.run_id)
+            journal.go_on.set()
+            agent.let(2)
+            assert (await outcome(again)).status is RunStatus.SUCCEEDED
+            assert await said_by(service, again) == ["go", "wait"]
+            assert service.health().queue_depth == 0
+            assert texts(await history(service)).count("wait") == 1
+            query = HistoryQuery(key(), limit=100, discarded=True, superseded=True)
+            page = await service._journal.read(query)
+            assert [block.get("text") for block in page.messages[2]["content"][1:]] == [SAID_MEANWHILE, "wait"]
 
     run_virtual(main)
 

@@ -3,7 +3,7 @@
 `accept` first completes an `Arrival`, one reason to refuse after the other, then stores it, which cannot fail.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -52,6 +52,7 @@ from strandline._model import (
     FencingToken,
     Firing,
     IfBusy,
+    JoinedInput,
     JoinState,
     Lane,
     NewRun,
@@ -61,6 +62,7 @@ from strandline._model import (
     Resolution,
     RunDefaults,
     RunId,
+    RunsJoined,
     answered,
 )
 
@@ -105,6 +107,8 @@ class Arrival(Struct, gc=False):
     """Whether the open question holds it up no longer."""
     leaving: Sequence[RunState] = ()
     """The waiting runs that end with its acceptance."""
+    repeated: Sequence[JoinedInput] = ()
+    """What joined the run that it interrupts and replaces, and is said again with it."""
     at_once: bool = False
     """Whether it is claimed with its acceptance."""
 
@@ -218,6 +222,7 @@ class Accepting(GoingBack):
                 return Refused("session_busy", arrival.ahead + 1)
             arrival.leaving = self._begun_and_waiting(session, new.if_busy)
             self._look_up_waiting(arrival.leaving)
+            arrival.repeated = self._repeated(new, arrival.executing)
             arrival.ahead -= len(arrival.leaving)
         if (replaced := arrival.replaced) is not None:
             arrival.leaving = [replaced]
@@ -321,7 +326,7 @@ class Accepting(GoingBack):
         if open_round is not None:
             dismiss = arrival.at_once or new.dismisses
             self._meet_question(session, open_round, run, arrival.question, dismiss=dismiss)
-        stopped = None if new.if_busy is _ENQUEUE else self._interrupt(session, arrival.leaving, new.if_busy)
+        stopped = None if new.if_busy is _ENQUEUE else self._interrupt(session, arrival)
         if (fires := new.fires) is not None:
             at, state = fires.next_at, fires.state
             self._note(session, MoveSchedule(session.ref, fires.schedule_id, at, None, state))
@@ -429,17 +434,28 @@ class Accepting(GoingBack):
             return []
         return [run for run in session.queue if run.lane == Lane.REQUEUED and run.has_begun]
 
-    def _interrupt(self, session: SessionState, begun: Iterable[RunState], if_busy: IfBusy) -> Stopped | None:
+    def _repeated(self, new: NewRun, executing: RunState | None) -> list[JoinedInput]:
+        """Return what joined the run that executes, if a new one interrupts and replaces that."""
+        again = None if new.back is None or new.if_busy not in INTERRUPTS else new.back.again
+        if executing is None or executing.run_id != again:
+            return []
+        if not any(run.join is JoinState.APPLIED for run in executing.session.joining):
+            return []
+        checkpoints = self._stored(executing).checkpoints
+        return [run for each in checkpoints if isinstance(each, RunsJoined) and not each.ended for run in each.runs]
+
+    def _interrupt(self, session: SessionState, arrival: Arrival) -> Stopped | None:
         """Cancel what has begun in a session, for a run that goes before everything else."""
+        if_busy = arrival.new.if_busy
         if if_busy not in INTERRUPTS:
             return None
         discard = if_busy is IfBusy.ROLLBACK
         ended: dict[RunId, Outcome] = {}
-        for run in begun:
+        for run in arrival.leaving:
             ended |= self._cancel_waiting(run, discard=discard)
         executing = session.executing
         cancelling = [] if executing is None else [self._request_end(executing, discard=discard)]
-        return Stopped(ended, cancelling) if ended or cancelling else None
+        return Stopped(ended, cancelling, repeated=list(arrival.repeated)) if ended or cancelling else None
 
     def _meet_question(
         self, session: SessionState, open_round: OpenRound, run: RunState, question: Question | None, *, dismiss: bool

@@ -506,12 +506,14 @@ class Outdated(Struct, frozen=True):
 class Stopped(Struct, frozen=True):
     """The result of a cancel: the outcomes of runs that waited, and the executing runs that are now `cancelling`.
 
-    `dismissed`: the session's open question was dismissed.
+    `dismissed`: the session's open question was dismissed. `repeated` joined the one that is `cancelling`, and are said
+    again by the run that replaces it: they end with it, whether it had heard of them or not.
     """
 
     ended: dict[RunId, Outcome]
     cancelling: list[RunId]
     dismissed: bool = False
+    repeated: list[JoinedInput] = []
 
 
 class SchedulesFull(Struct, frozen=True):

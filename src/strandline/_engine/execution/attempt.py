@@ -47,6 +47,7 @@ from strandline._model import (
     Block,
     Claim,
     Input,
+    JoinedInput,
     Message,
     RoundDone,
     RoundStarted,
@@ -99,6 +100,8 @@ class LiveAttempt:
         """Whether the run is to end: no further tool is started."""
         self.begun = progress.begun
         """Whether tools may have run; False for an answer whose round has not begun again."""
+        self.repeated: Sequence[JoinedInput] = ()
+        """Runs that joined and are said again by the run that replaces this one: they end with it, heard or not."""
         self.joined = progress.joined
         """The runs that joined and whose messages are among those that it has `closed`."""
         self._steered: list[tuple[Message, tuple[RunId, ...]]] = []
@@ -364,9 +367,12 @@ class LiveAttempt:
         """
         so_far, answers = self.so_far(), self.progress.question_state is not None
         known = so_far[1:] if answers else so_far
-        if self._steered:
-            self.joined = (*self.progress.joined, *self._joined_in(so_far))
-        if finished.closed and len(so_far) == len(self.messages):
+        heard = (*self.progress.joined, *self._joined_in(so_far))
+        unheard = [each for each in self.repeated if each.run_id not in heard]
+        self.joined = (*heard, *(each.run_id for each in unheard))
+        if unheard:
+            so_far = with_joined(so_far, unheard)
+        elif finished.closed and len(so_far) == len(self.messages):
             return known, True
         left = closed(self.claim, so_far, self.results, finished.ending, begun=self.begun)
         return left, left == known

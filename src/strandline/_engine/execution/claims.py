@@ -307,7 +307,7 @@ class Claims:
         for run_id, outcome in stopped.ended.items():
             self.ended(run_id, key, outcome)
         for run_id in filter(self._streams.is_expected, stopped.cancelling):
-            self._runner.cancel(run_id, discard=discard)
+            self._runner.cancel(run_id, discard=discard, repeated=stopped.repeated)
             if force:
                 self._holds.force(run_id)
 

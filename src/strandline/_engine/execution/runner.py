@@ -6,7 +6,7 @@ prompt alone: a defect of the engine must not block a session for good.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from msgspec import Struct
@@ -36,6 +36,7 @@ from strandline._model import (
     Ending,
     Failed,
     Input,
+    JoinedInput,
     Message,
     NeedsInput,
     Outcome,
@@ -261,7 +262,13 @@ class Runner(Struct, eq=False):
             )
         except ClaimLost:
             return ExecutionResult(claim=claim, lost=True)
-        return ExecutionResult(claim=claim, outcome=completion.outcome, claim_result=claim_result, hold=hold)
+        return ExecutionResult(
+            claim=claim,
+            outcome=completion.outcome,
+            claim_result=claim_result,
+            hold=hold,
+            joined=completion.joined,
+        )
 
     async def _keep(
         self, claim: Claim, close: Callable[[Cancelled | None], Completion], hold: Hold | None
@@ -288,10 +295,13 @@ class Runner(Struct, eq=False):
 
     # -- ending runs --------------------------------------------------------------------------------
 
-    def cancel(self, run_id: RunId, *, discard: bool = False) -> None:
-        """End a run as cancelled that executes, or whose claim is on its way; the journal has the cancel already."""
+    def cancel(self, run_id: RunId, *, discard: bool = False, repeated: Sequence[JoinedInput] = ()) -> None:
+        """End a run as cancelled that executes, or whose claim is on its way; the journal has the cancel already.
+
+        `repeated` joined it, and are said again by the run that replaces it: they end with it."""
         execution = self._live.get(run_id)
         if execution is not None:
+            execution.attempt.repeated = repeated
             execution.end(Cancelled(discard=discard), self._options.cancel_grace_s)
         else:
             self._wanted.add(run_id)

@@ -4,6 +4,7 @@ The table in `docs/adr/0098-a-run-that-joins-has-no-turn.md` has every pair of s
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -20,6 +21,7 @@ from strandline._journal.port import (
     ClaimResult,
     Delete,
     HistoryQuery,
+    JoinedSince,
     Move,
     Pause,
     Refused,
@@ -33,6 +35,7 @@ from strandline._model import (
     ANONYMOUS,
     Claim,
     Completion,
+    GoBack,
     IfBusy,
     InputRequest,
     JoinedInput,
@@ -450,6 +453,42 @@ class JoinsContract(Contract):
         assert await desk.drain(await desk.claim(of="i")) == ["i", "p"]
 
     # -- changes --------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("if_busy", [IfBusy.INTERRUPT, IfBusy.ROLLBACK])
+    def test_what_replaces_an_executing_host_names_those_whose_input_it_has(
+        self, if_busy: IfBusy, tmp_path: Any
+    ) -> None:
+        @scenario
+        async def play(_: Any, desk: Desk) -> None:
+            host = await desk.start("h", sender=Sender("ada", "Ada"))
+            await steer(desk, "j1", sender=Sender("ada", "Ada"))
+            await reach(desk, host)
+            await steer(desk, "j2", claim_next=False, sender=Sender("ada", "Ada"))
+            back = {"back": GoBack(again=RunId("h")), "if_busy": if_busy, "lane": Lane.FRONT}
+            assert await desk.accept("r", expected_joined=2, **back) == JoinedSince()  # type: ignore[arg-type]
+            answer = await desk.accept("r", expected_joined=1, **back)  # type: ignore[arg-type]
+            joined = JoinedInput(RunId("j1"), "ask j1", Sender("ada", "Ada"))
+            assert answer == Accepted(1, Stopped({}, [RunId("h")], repeated=[joined]))
+            assert await reach(desk, host) == [], "it is to end"
+            discarded = if_busy is IfBusy.ROLLBACK
+            end = Completion(outcome=CANCELLED, messages=said("h", "j1"), discarded=discarded)
+            await desk.finish(host, with_joined(end, "j1"))
+            assert await stands(desk, "j1") == (RunStatus.CANCELLED, JoinState.APPLIED, "h")
+            assert await stands(desk, "j2") == (RunStatus.QUEUED, NEXT, None)
+            assert await desk.waiting() == ["j2", "r"]
+
+        play(self, tmp_path)
+
+    @scenario
+    async def test_a_run_that_interrupts_and_replaces_none_repeats_nothing(self, desk: Desk) -> None:
+        await desk.finish(await desk.start("before"), done("0", "1"))
+        host = await desk.start("h")
+        await steer(desk, "j1")
+        await reach(desk, host)
+        for back in (None, GoBack(again=RunId("before")), GoBack(after=RunId("before"))):
+            answer = await desk.accept(f"r {back}", back=back, if_busy=IfBusy.INTERRUPT, lane=Lane.FRONT)
+            assert isinstance(answer, Accepted)
+            assert answer.stopped == Stopped({}, [RunId("h")])
 
     @scenario
     async def test_a_pending_one_is_taken_back_and_an_applied_one_is_not(self, desk: Desk) -> None:
