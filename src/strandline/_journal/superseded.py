@@ -56,6 +56,9 @@ def superseded(connection: Database, query: port.SupersededQuery) -> port.Supers
     if made is not None:
         return _gone(connection, session, branches, made, *_began(connection, session, made))
     made = branch_at(branches, session.end.length, at.parent, at.upto)
+    here = branch_at(branches, session.end.length, session.branch or 0, session.end.length)
+    if made == here and at.agent == session.end.agent:
+        return nothing
     replaced = next((each for each in branches if each.start == made.start), None)
     return _gone(connection, session, branches, made, replaced, _is_forgotten(connection, session, at))
 
@@ -120,9 +123,7 @@ def _gone(
     by_run = list(_by_run(connection, session, gone))
     runs = list(dict.fromkeys(run_id for run_id, _ in by_run if run_id is not None))
     effects = [port.Effect(run_id, *each) for run_id, messages in by_run for each in acted(messages)]
-    return port.Superseded(
-        runs, None if _any_unseen(connection, runs) else effects, forgotten=forgotten and bool(by_run)
-    )
+    return port.Superseded(runs, None if _any_unseen(connection, runs) else effects, forgotten=forgotten)
 
 
 def _by_run(

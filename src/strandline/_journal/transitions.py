@@ -700,10 +700,11 @@ class Transitions(LiveSessions):
         """Have history continue from a place, with window and state as they were by then.
 
         A row of history without messages says so, since an agent may have been forgotten. At the end of history nothing
-        happens.
+        happens, unless a run that has left no message has changed the agent since: that begins a branch, too.
         """
         here = branch_at(branches, session.end.length, session.branch or 0, session.end.length)
-        if branch_at(branches, session.end.length, place.parent, place.upto) == here:
+        is_here = branch_at(branches, session.end.length, place.parent, place.upto) == here
+        if is_here and place.agent == session.end.agent:
             return
         agent = NO_AGENT if place.agent is None else place.agent
         if place.agent is None or agent != session.end.agent:

@@ -607,6 +607,41 @@ class GoingBackContract(Contract):
         assert await desk.history() == [*closed, *turns("f")]
 
     @scenario
+    async def test_what_an_answer_that_asked_again_has_changed_is_undone_at_the_end_of_history(self, desk: Desk) -> None:
+        await desk.finish(await desk.start("a"), replace(asking("q"), state={"n": 1}))
+        answer = await desk.start_any("b", input=responses({"q": "yes"}), lane=Lane.ANSWER)
+        await desk.finish(answer, replace(asking("r"), messages=[], state={"n": 2}))
+        await desk.cancel("b")
+        closed = (await desk.journal.load(key())).messages
+        for run_id in "cd":
+            assert await go_back(desk, run_id, "a") == Accepted(0)
+            claim = await desk.claim(of=run_id)
+            record = await desk.journal.load(key())
+            assert (record.messages, record.state) == (closed, {"n": 1})
+            gone = [] if run_id == "c" else [RunId("c")]
+            assert await superseded(desk, run_id) == Superseded(gone, [])
+            await desk.finish(claim, done(f"ask {run_id}", f"answer {run_id}", state={"n": 3}))
+        assert await desk.history() == [*closed, *turns("d")]
+        await desk.restart()
+        assert await restore(desk, "c") == Restored(key(), 8)
+        record = await desk.journal.load(key())
+        assert (record.messages, record.state) == ([*closed, *turns("c")], {"n": 3})
+
+    @scenario
+    async def test_what_is_kept_no_more_is_forgotten_at_the_end_of_history(self, desk: Desk) -> None:
+        await turn(desk, "a", completion=done("ask a", "answer a", state={"n": 1}))
+        await turn(desk, "b")
+        await turn(desk, "c", completion=replace(done(), state={"n": 2}))
+        desk.clock.at += 100
+        assert await desk.journal.prune(desk.clock.at, 1) == 1
+        assert await go_back(desk, "d", "b") == Accepted(0)
+        claim = await desk.claim(of="d")
+        record = await desk.journal.load(key())
+        assert (record.messages, record.state) == (turns("a", "b"), None)
+        assert await superseded(desk, "d") == Superseded([], [], forgotten=True)
+        await desk.finish(claim)
+
+    @scenario
     async def test_a_turn_of_several_runs_goes_whole(self, desk: Desk) -> None:
         await turn(desk, "a")
         host = await desk.start("b")
