@@ -109,6 +109,25 @@ def test_a_checkpoint_whose_commit_lost_its_connection_is_kept_once(
         assert wire.execute("SELECT no FROM staged").fetchall() == [(0,)]
 
 
+def test_a_commit_that_nobody_found_out_about_is_found_as_it_was_when_its_run_is_decided_again(
+    database: str, through: str, relay: Relay
+) -> None:
+    """A server that leaves waits no longer for an outcome. What was accepted is told as such all the same."""
+
+    async def main() -> None:
+        async with opened(through) as journal:
+            await journal.accept(new("a"), WIDE, claim_next=False)
+            assert journal._transactions is not None
+            journal._transactions.give_up()
+            relay.cut("answer")
+            with pytest.raises(RunIdTaken):
+                await journal.accept(new("b"), WIDE, claim_next=False)
+
+    asyncio.run(main())
+    with asking(database) as wire:
+        assert wire.execute("SELECT run_id FROM runs ORDER BY seq").fetchall() == [("a",), ("b",)]
+
+
 def test_a_run_id_that_is_taken_is_an_answer_and_nothing_is_logged(
     database: str, caplog: pytest.LogCaptureFixture
 ) -> None:

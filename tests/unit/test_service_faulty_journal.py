@@ -19,9 +19,10 @@ from strandline._engine.service import Service
 from strandline._engine.streams import Later
 from strandline._http.middleware.guard import Guard
 from strandline._http.routes.health import Probes
+from strandline._journal.errors import RunIdTaken
 from strandline._journal.memory import MemoryJournal
 from strandline._journal.port import EndOverdue
-from strandline._model import ErrorCode, Outcome, RunId
+from strandline._model import ErrorCode, NewRun, Outcome, RunId
 from strandline._settings import AppSettings
 from strandline.errors import JournalUnavailable, RecordDamaged
 from strandline.testing._checker import check_history
@@ -112,6 +113,45 @@ def test_an_accept_that_fails_is_reported_and_leaks_no_slot() -> None:
             end = await (await send(service, "y")).stream.outcome()
             assert isinstance(end, Outcome)
             assert end.output == "echo y"
+
+    run_virtual(main)
+
+
+class Doubtful(MemoryJournal):
+    """Stores the first run, and finds it when that is decided again, as after a commit whose answer was lost."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__(clock)
+        self.is_doubtful = True
+
+    async def accept(self, new: NewRun, bounds: Any, *, claim_next: bool) -> Any:
+        answer = await super().accept(new, bounds, claim_next=claim_next and not self.is_doubtful)
+        if self.is_doubtful:
+            self.is_doubtful = False
+            await asyncio.sleep(1)
+            raise RunIdTaken(new.run_id)
+        return answer
+
+
+def test_a_run_whose_commit_was_made_although_its_answer_was_lost_is_accepted() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(echo), Doubtful(clock), max_running=1) as service:
+            ticket = await send(service, "1")
+            assert not ticket.replayed
+            assert (await outcome(ticket)).output == "echo 1"
+            assert (await outcome(await send(service, "2"))).output == "echo 2"
+            assert texts(await history(service)) == ["1", "echo 1", "2", "echo 2"]
+
+    run_virtual(main)
+
+
+def test_a_run_whose_commit_was_made_as_its_server_stopped_continues_later() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(echo), Doubtful(clock)) as service:
+            sending = asyncio.create_task(send(service, "1"))
+            await asyncio.sleep(0.5)
+            await service.drain()
+            assert isinstance(await (await sending).stream.outcome(), Later)
 
     run_virtual(main)
 

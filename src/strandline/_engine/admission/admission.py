@@ -148,22 +148,22 @@ class Admission:
                 request = await self._as_listed(request, listed)
                 new = self._builder.build(request, trace, new.run_id)
         if answer is None:
-            answer = await self._decided(new, on_disconnect, is_named=run_id is not None)
+            answer = await self._decided(new, on_disconnect)
         while isinstance(answer, JoinedSince):
             assert again is not None
             said, again = await self._reading.repeatable(request.key.principal, again.run_id)
             request = replace(request, input=said.input)
             new = self._builder.build(request, trace, new.run_id, None, again)
-            answer = await self._decided(new, on_disconnect, is_named=run_id is not None)
+            answer = await self._decided(new, on_disconnect)
         if isinstance(answer, Ticket):
             return answer if listed is None else await self._with_superseded(answer)
         if isinstance(answer, Attached):
             ticket = await self._attach(new.key, answer.run_id)
             if listed is not None:
                 ticket = await self._with_superseded(ticket)
-            if answer.run_id != run_id:
+            if answer.run_id != new.run_id:
                 return ticket
-            # The same request of the same client, whose answer was lost.
+            # It was accepted for this request, whose answer, or that of its commit, was lost.
             if request.on_disconnect is None:
                 session = await self._reading.changed_session(new.key)
                 on_disconnect = session.options.on_disconnect or on_disconnect
@@ -228,8 +228,12 @@ class Admission:
                 raise
             return request
 
-    async def _decided(self, new: NewRun, on_disconnect: OnDisconnect, *, is_named: bool) -> Ticket | AcceptAnswer:
-        """Have a run accepted or refused; `is_named`: its id came with it, and may be that of an accepted run."""
+    async def _decided(self, new: NewRun, on_disconnect: OnDisconnect) -> Ticket | AcceptAnswer:
+        """Have a run accepted or refused.
+
+        Its id came with a request that is sent again, or nobody else has it: if it is taken, the run was accepted. A
+        journal that is closing finds that out of a commit whose answer it has lost.
+        """
         try:
             self._refusals.admit(new)
         except (Draining, NoWorker, HoldsFull):
@@ -240,7 +244,7 @@ class Admission:
         try:
             return await to_the_end(self._accept(new, on_disconnect), self._under_way)
         except RunIdTaken:
-            if not is_named or not await self._is_accepted(new):
+            if not await self._is_accepted(new):
                 raise
             return Attached(new.run_id)
 

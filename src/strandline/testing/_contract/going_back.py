@@ -607,7 +607,9 @@ class GoingBackContract(Contract):
         assert await desk.history() == [*closed, *turns("f")]
 
     @scenario
-    async def test_what_an_answer_that_asked_again_has_changed_is_undone_at_the_end_of_history(self, desk: Desk) -> None:
+    async def test_what_an_answer_that_asked_again_has_changed_is_undone_at_the_end_of_history(
+        self, desk: Desk
+    ) -> None:
         await desk.finish(await desk.start("a"), replace(asking("q"), state={"n": 1}))
         answer = await desk.start_any("b", input=responses({"q": "yes"}), lane=Lane.ANSWER)
         await desk.finish(answer, replace(asking("r"), messages=[], state={"n": 2}))
