@@ -49,7 +49,7 @@ run: $(VENV)/.demo ## Serve the demo agent on a small model of this machine
 	@VENV=$(VENV) tools/venv.sh model
 	@exec $(BIN)/python -m strandline._demo
 
-run-scale: $(VENV)/.demo ## Kill one of three servers over a private PostgreSQL, and see its conversations go on
+run-scale: $(VENV)/.demo ## Kill one of three servers over a private PostgreSQL, and see its conversations continue
 	@VENV=$(VENV) tools/venv.sh postgres
 	@exec $(BIN)/python -m tools.run_scale
 

@@ -194,8 +194,8 @@ class ServiceSettings(Struct, frozen=True, kw_only=True, rename=_shown):
     after_crash: Annotated[
         Literal["resume", "fail"],
         Meta(
-            description="What happens to a run that was executing when the server crashed: `resume` at its last"
-            " round, or `fail`"
+            description="What happens to a run that was executing when the server crashed: `resume` from its last"
+            " checkpoint, or `fail`"
         ),
     ] = "resume"
     unknown_tool: Annotated[

@@ -236,7 +236,9 @@ class TooManySchedules(Unavailable):
 
 
 class WebhooksFull(Unavailable):
-    """`max_webhooks_per_caller` events of the caller wait to be sent to webhooks, or are dead; send or forget some."""
+    """`max_webhooks_per_caller` events of the caller wait to be sent to webhooks, or are dead; resend them, or delete
+    their sessions.
+    """
 
     code = "webhooks_full"
 

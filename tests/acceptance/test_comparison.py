@@ -25,6 +25,7 @@ from strandline._history import UNKNOWN_OUTCOME
 from strandline.testing._checker import check_history
 
 PAGE: Final = (TESTS.parent / "docs/comparison.md").read_text()
+NAMES: Final = ("FastAPI and a lock", "SQLite")  # whose figures the page repeats
 MANY: Final = 1000
 BLOCKED_S: Final = 3.0
 PATIENCE_S: Final = 3.0
@@ -340,19 +341,23 @@ def test_without_a_lock_strands_refuses_all_but_one(tmp_path: Path) -> None:
     )
 
 
-def test_figures_are_those_of_the_performance_page() -> None:
-    """The page repeats figures; they stand, measured, in docs/performance.md."""
-    performance = (TESTS.parent / "docs/performance.md").read_text()
-    for ours, lock_, line in (("2.41", "1.42", "p50 ms"), ("604", "653", "answers/s")):
-        assert line in performance
-        assert re.search(rf"\| FastAPI and a lock .*\| {lock_} \|", performance)
-        assert re.search(rf"\| \*\*Strandline, SQLite\*\* .*\*\*{ours}\*\*", performance)
-        assert lock_ in PAGE
-        assert ours in PAGE
-    assert "| an idle session, FastAPI and a lock | 49 |" in performance
-    assert re.search(r"\| an idle session, agent with .* \| 15 \|", performance)
-    assert "49 KB" in PAGE
-    assert "15 KB" in PAGE
+@pytest.mark.parametrize(
+    ("quoted", "measured"),
+    [
+        ("One client: median", "One client: median, ms"),
+        ("64 sessions: answers a second", "64 sessions: answers/s"),
+        ("Memory of a live session", "Memory of a live session: KB"),
+    ],
+)
+def test_figures_are_those_of_the_benchmarks(quoted: str, measured: str) -> None:
+    """The page repeats three rows of `docs/benchmarks.md`, for the lock and for Strandline with SQLite."""
+    lines = (TESTS.parent / "docs/benchmarks.md").read_text().splitlines()
+    subjects = next(line for line in lines if "FastAPI and a lock (" in line).split(" | ")
+    figures = next(line for line in lines if line.startswith(f"| {measured} |")).split(" | ")
+    lock_, ours = (next(each for each in zip(subjects, figures, strict=True) if name in each[0])[1] for name in NAMES)
+    row = re.search(rf"^\| {quoted} \| (\S+)(?: ms| KB)? \| (\S+)(?: ms| KB)? \|$", PAGE, re.MULTILINE)
+    assert row is not None
+    assert row.groups() == (lock_, ours)
 
 
 def test_every_row_of_the_page_is_measured() -> None:
@@ -360,5 +365,5 @@ def test_every_row_of_the_page_is_measured() -> None:
     own, _, others = PAGE.partition("\n## With other servers\n")
     assert others, "what was measured once, by hand, has a section of its own"
     rows = [line.split("|")[1].strip() for line in own.splitlines() if line.startswith("| ")]
-    figures = {"One client, an answer, p50", "64 sessions, answers a second", "An idle session, memory"}
+    figures = {"One client: median", "64 sessions: answers a second", "Memory of a live session"}
     assert set(rows) == measured | figures | {"When this happens", ""}

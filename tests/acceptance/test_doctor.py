@@ -195,7 +195,7 @@ def make_agent(TAKES) -> Agent:
     keys = {"STRANDLINE_API_KEYS": new_key("ada")[1].line(), "STRANDLINE_PORT": "0"}
     (tmp_path / "agent.py").write_text(keeper.replace("TAKES", "session_id"))
     found = problems(doctor(tmp_path, STRANDLINE_HISTORY="session_manager", **keys))
-    assert "does not take the principal" in found["agent"]
+    assert "does not take `principal`" in found["agent"]
     assert problems(doctor(tmp_path, STRANDLINE_HISTORY="session_manager", STRANDLINE_PORT="0")) == {}
     (tmp_path / "agent.py").write_text(keeper.replace("TAKES", "session_id, principal"))
     assert problems(doctor(tmp_path, STRANDLINE_HISTORY="session_manager", **keys)) == {}

@@ -125,7 +125,7 @@ def test_a_request_during_a_reload_waits_and_is_answered_by_the_new_code(at: Che
 
 
 def test_a_run_in_a_chain_of_tools_continues_in_the_new_code(at: Checkpoints, tmp_path: Path) -> None:
-    """It is handed over after its last finished round; no tool starts twice."""
+    """It is handed over after its last checkpoint; no tool starts twice."""
     shutil.copy(TARGETS / "agent.py", tmp_path / "agent.py")
     with reloading("agent.py", "--drain-grace", "0.2", folder=tmp_path, variables=at.environment) as server:
         at.hold("long model 2")
@@ -134,7 +134,7 @@ def test_a_run_in_a_chain_of_tools_continues_in_the_new_code(at: Checkpoints, tm
         edit(tmp_path / "agent.py", 'f"{label}: {', 'f"new {label}: {')
         later = pending.result(DEADLINE_S)
         assert later.status_code == 202
-        said(server, "1 run resumes from its last finished round")
+        said(server, "1 run resumes from its last checkpoint")
         at.release()
         found = httpx.get(
             server.url + later.headers["location"], headers={"Prefer": "wait=30"}, timeout=40, trust_env=False

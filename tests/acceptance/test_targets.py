@@ -169,6 +169,6 @@ def test_with_keys_and_self_managed_history_a_factory_without_principal_is_not_s
     keys = ("--api-keys", new_key("ada")[1].line())
     done = ran("serve", target, "--history", "session_manager", "--port", "0", *keys, *flags, folder=tmp_path)
     assert done.returncode == 2
-    assert "does not take the principal" in done.stderr
+    assert "does not take `principal`" in done.stderr
     assert "def make_agent(session_id, principal):" in done.stderr
     assert "Traceback" not in done.stderr

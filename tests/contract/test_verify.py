@@ -108,7 +108,7 @@ _USE = '{"toolUse":{"toolUseId":"u","name":"t","input":{}}}'
         (_window('{"no":"window"}'), "or its state is damaged"),
         (
             "UPDATE agents_after SET state = x'00' WHERE session = 1",
-            "the window of session s after the run with sequence",
+            "the context window of session s after the run with sequence",
         ),
         ("INSERT INTO forks VALUES (1, 2, x'00')", "the record of where session s was copied from is damaged"),
         ("INSERT INTO forks VALUES (77, 1, x'00')", "a record of a fork belongs to no session (number 77)"),

@@ -105,9 +105,9 @@ def _window(text: str) -> str:
             "the idempotency key of run s.3 is damaged",
         ),
         (f"INSERT INTO questions VALUES ({S}, 3, 1.0, NULL, 'q')", "the question of session s is damaged"),
-        (f"INSERT INTO questions VALUES ({S}, 3, 1.0, NULL, 'q')", "waits for input, and its last round is closed"),
+        (f"INSERT INTO questions VALUES ({S}, 3, 1.0, NULL, 'q')", "waits for input, and its input request is closed"),
         ("INSERT INTO questions VALUES (9, 3, 1.0, NULL, 'q')", "a question belongs to no session (number 9)"),
-        ("INSERT INTO agents VALUES (9, NULL, NULL)", "a window belongs to no session (number 9)"),
+        ("INSERT INTO agents VALUES (9, NULL, NULL)", "a context window belongs to no session (number 9)"),
         (
             f"UPDATE staged SET run = 5 WHERE run = {seq('s.x')}",
             "a run with sequence 5, which does not wait or execute",

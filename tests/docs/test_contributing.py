@@ -162,7 +162,7 @@ def test_a_hook_passes_on_a_file_of_ours(hook: dict[str, Any]) -> None:
 
 
 def test_templates_lead_to_files_of_ours_and_nowhere_else() -> None:
-    assert {path.name for path in TEMPLATES} == {"defect.md", "wish.md", "pull_request_template.md"}
+    assert {path.name for path in TEMPLATES} == {"defect.md", "feature.md", "pull_request_template.md"}
     for path in TEMPLATES:
         text = path.read_text()
         assert "://" not in text

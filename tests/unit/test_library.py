@@ -443,7 +443,7 @@ def test_with_keys_and_self_managed_history_an_app_serves_no_factory_without_pri
     Path("kept.py").write_text("def make_agent(session_id): ...")
     for target in (make_agent, "kept.py"):
         strandline.asgi(target, history="session_manager")
-        with pytest.raises(TargetError, match="does not take the principal"):
+        with pytest.raises(TargetError, match="does not take `principal`"):
             strandline.asgi(target, history="session_manager", api_keys=keys)
 
 

@@ -10,7 +10,7 @@ from strandline._journal.errors import CancelRequested
 from strandline._journal.port import Attached, Reused, Unanswerable, Unresolvable
 from strandline._journal.rules import (
     Branch,
-    Room,
+    PageBudget,
     answers_key,
     as_answer,
     branch_at,
@@ -273,11 +273,11 @@ def test_a_deadline_stands_still_since_the_hold_began_or_the_run_came() -> None:
 
 
 def test_a_page_ends_before_the_message_that_does_not_fit_but_has_one_at_least() -> None:
-    room = Room(10)
+    room = PageBudget(10)
     assert [room.takes(size) for size in (4, 6, 1)] == [True, True, False]
-    room = Room(10)
+    room = PageBudget(10)
     assert [room.takes(size) for size in (11, 1)] == [True, False]
-    room = Room(None)
+    room = PageBudget(None)
     assert all(room.takes(10**9) for _ in range(3))
 
 

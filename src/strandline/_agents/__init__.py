@@ -1,1 +1,1 @@
-"""What can be served, and how a TARGET is found: the port and one room per kind of target."""
+"""What can be served, and how a TARGET is found: the port and one module per kind of target."""

@@ -110,9 +110,10 @@ def target_for(thing: object, description: str, *, history: str = "journal", key
         )
     if keys and self_managed and not takes.principal:
         raise TargetError(
-            f"{description} does not take the principal. There are API keys, and with history=session_manager the"
-            " agents' session managers store what is said: two callers who use the same session id would meet in one"
-            f" conversation. Take the principal, and give each a folder of its own:\n\n{KEEPER_EXAMPLE}"
+            f"{description} does not take `principal`, the caller's name. There are API keys, and with"
+            " history=session_manager the agents' session managers store what is said: two callers who use the same"
+            f" session id would meet in one conversation. Take it, and give each caller"
+            f" a folder of its own:\n\n{KEEPER_EXAMPLE}"
         )
     from strandline._agents.factory import FactoryTarget
 
@@ -149,8 +150,8 @@ def _ungiven(signature: inspect.Signature, description: str) -> str:
         else f"{count} parameters"
     )
     return (
-        f"{description} takes {takes}. A factory takes the session's id, the principal (by its name), both or nothing:"
-        f"\n\n{FACTORY_EXAMPLE}\n\nA function takes two, the message and the session:\n\n{FUNCTION_EXAMPLE}"
+        f"{description} takes {takes}. A factory takes the session's id, `principal` (the caller's name), both or"
+        f" nothing:\n\n{FACTORY_EXAMPLE}\n\nA function takes two, the message and the session:\n\n{FUNCTION_EXAMPLE}"
     )
 
 

@@ -44,7 +44,7 @@ def chat(
 ) -> None:
     """Talk to a server, by default the one at http://127.0.0.1:8080.
 
-    In a pipe, the input is one question: `echo hello | strandline chat` prints the answer.
+    In a pipe, the input is one message: `echo hello | strandline chat` prints the answer.
     """
     with say.errors_reported():
         from strandline._model import session_id

@@ -73,7 +73,7 @@ def history(
     key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
-    """Show the history of a session: questions, tools and answers.
+    """Show the history of a session: messages, tools and answers.
 
     Without SESSION, show the session named default.
 

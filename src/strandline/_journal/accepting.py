@@ -24,7 +24,7 @@ from strandline._journal.port import (
     Overlaps,
     Refused,
     Reused,
-    Stale,
+    ScheduleMoved,
     Stopped,
     Unanswerable,
     Unreachable,
@@ -140,12 +140,12 @@ class Accepting(GoingBack):
 
     # -- what decides ---------------------------------------------------------------------------------
 
-    def _check_schedule(self, arrival: Arrival, fires: Firing) -> Stale | Overlaps | None:
+    def _check_schedule(self, arrival: Arrival, fires: Firing) -> ScheduleMoved | Overlaps | None:
         """Refuse a run that is not for the next time of its schedule, or skips it since the one before has not
         ended."""
         session = arrival.session
         if session is None or not self._is_next_time(session, fires):
-            return Stale()
+            return ScheduleMoved()
         before = self._unended(session, fires.before)
         if before is not None and fires.skipped is not None:
             at, state = fires.next_at, fires.skipped

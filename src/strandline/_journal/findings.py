@@ -308,10 +308,10 @@ class Check(ABC):
             with self._unless_damaged(f"the question of session {session.name}"):
                 reader.question_of(self._connection, session.ref, run, until)
             if not session.open:
-                self._fault(f"session {session.name} waits for input, and its last round is closed")
+                self._fault(f"session {session.name} waits for input, and its input request is closed")
         for no, session in self._sessions.items():
             if session.open and no not in with_question:
-                self._fault(f"the last round of session {session.name} is open, and it waits for no input")
+                self._fault(f"the input request of session {session.name} is open, and it waits for no input")
 
     def _checkpoints(self) -> None:
         for run in self._with_checkpoints():
@@ -330,7 +330,7 @@ class Check(ABC):
             if session is None:
                 self._lost_window(no)
                 continue
-            where = f"the window of session {session.name}"
+            where = f"the context window of session {session.name}"
             with self._unless_damaged(f"{where} or its state"):
                 if reader.decoded_state(session.ref, window, state).window is WHOLE_HISTORY:
                     continue  # (which is checked)
@@ -342,9 +342,11 @@ class Check(ABC):
         for no, run, window, state in self._kept_rows():
             session = self._sessions.get(no)
             if session is None:
-                self._fault(f"a window after the run with sequence {run} belongs to no session (number {no})")
+                self._fault(f"a context window after the run with sequence {run} belongs to no session (number {no})")
                 continue
-            with self._unless_damaged(f"the window of session {session.name} after the run with sequence {run}"):
+            with self._unless_damaged(
+                f"the context window of session {session.name} after the run with sequence {run}"
+            ):
                 reader.decoded_state(session.ref, window, state)
 
     def _forks(self) -> None:
@@ -413,7 +415,7 @@ class Check(ABC):
         self._fault(f"the event {delivery_id} belongs to no session")
 
     def _lost_window(self, no: int) -> None:
-        self._fault(f"a window belongs to no session (number {no})")
+        self._fault(f"a context window belongs to no session (number {no})")
 
     def _stored(self) -> None:
         counted = dict(self._connection.execute(COUNT_STORED_BYTES))

@@ -29,7 +29,7 @@ from strandline._journal.database import Database
 from strandline._journal.defaults import options_of
 from strandline._journal.files import file, files
 from strandline._journal.forks import fork_of
-from strandline._journal.rules import Room
+from strandline._journal.rules import PageBudget
 from strandline._journal.superseded import joined, superseded
 from strandline._journal.tree import tree
 from strandline._journal.waiting import waiting
@@ -121,7 +121,7 @@ class _Listed:
 
     def __init__(self, query: port.RunsQuery | port.RunsOfQuery) -> None:
         self._limit = query.limit
-        self._room = Room(query.most_bytes)
+        self._room = PageBudget(query.most_bytes)
         self._runs: list[RunSummary] = []
         self._damaged: list[RunId] = []
 
@@ -165,7 +165,7 @@ def sessions(connection: Database, query: port.SessionsQuery) -> port.SessionPag
         " ORDER BY principal, session_id LIMIT ?",
         (*begin, *upto, query.limit + 1),
     ).fetchall()
-    room = Room(query.most_bytes)
+    room = PageBudget(query.most_bytes)
     shown: list[SessionView] = []
     damaged: list[SessionKey] = []
     last: SessionKey | None = None

@@ -172,7 +172,7 @@ class Overlaps(Struct, frozen=True):
     """Nothing was stored but the move of its schedule: the run before has not ended."""
 
 
-class Stale(Struct, frozen=True):
+class ScheduleMoved(Struct, frozen=True):
     """Nothing was stored: the schedule of the run has another next time, or is gone."""
 
 
@@ -201,7 +201,16 @@ class Unreachable(Struct, frozen=True):
 
 
 AcceptAnswer = (
-    Accepted | Refused | Attached | Reused | Unanswerable | Unresolvable | Unreachable | JoinedSince | Overlaps | Stale
+    Accepted
+    | Refused
+    | Attached
+    | Reused
+    | Unanswerable
+    | Unresolvable
+    | Unreachable
+    | JoinedSince
+    | Overlaps
+    | ScheduleMoved
 )
 
 
@@ -1313,7 +1322,7 @@ class Journal(Protocol):
         A refusal is not stored. The key of a run is deleted with it.
 
         A run that `fires` a schedule is accepted only if its `at` is still the next time of that schedule, which moves
-        in the same transaction; else `Stale`. So each time fires once.
+        in the same transaction; else `ScheduleMoved`. So each time fires once.
         """
         ...
 

@@ -18,7 +18,7 @@ from strandline._journal.changes import SessionRef
 from strandline._journal.database import Database
 from strandline._journal.port import AgentState, AgentStateQuery, HistoryPage, HistoryQuery, RunQuery
 from strandline._journal.records import StoredRun
-from strandline._journal.rules import BEFORE_ALL, Branch, Rank, Room, course, delayed, is_on, place, rank, spans
+from strandline._journal.rules import BEFORE_ALL, Branch, PageBudget, Rank, course, delayed, is_on, place, rank, spans
 from strandline._journal.state import HistoryEnd, OpenRound, SessionState
 from strandline._lifecycle import ENDED
 from strandline._model import (
@@ -484,7 +484,7 @@ def _agent_state(connection: Database, session: SessionState) -> AgentState:
 
 def decoded_state(session: SessionRef, window: bytes | None, state: bytes | None) -> AgentState:
     """Return the stored window and state of a session. Raises `JournalUnavailable` if one of them is damaged."""
-    what = f"the window or state of session {session.key.session_id}"
+    what = f"the context window or state of session {session.key.session_id}"
     return AgentState(
         WHOLE_HISTORY if window is None else checksums.read_checked(_window, window, what, session.crc),
         None if state is None else checksums.read_checked(_state, state, what, session.crc),
@@ -583,7 +583,7 @@ def history(connection: Database, query: HistoryQuery) -> HistoryPage:
         return HistoryPage([], 0)
     length = session.end.length
     end = length if query.before is None else min(query.before, length)
-    first, room = end, Room(query.most_bytes)
+    first, room = end, PageBudget(query.most_bytes)
     shown: list[Message] = []
     indices: list[int] = []
     runs: list[RunId | None] = []

@@ -260,7 +260,7 @@ class Missing(Exception):
         self.read = read
 
 
-class Room(Protocol):
+class DiskSpace(Protocol):
     """Whether the disk has space for new runs."""
 
     @property

@@ -365,7 +365,7 @@ def is_on(course: Sequence[Range], index: int) -> bool:
     return any(each.start <= index and (each.end is None or index < each.end) for each in course)
 
 
-class Room:
+class PageBudget:
     """The bytes that are left for a page of history (None: no bound). One message always fits."""
 
     __slots__ = ("_is_taken", "_left")

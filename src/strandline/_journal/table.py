@@ -19,7 +19,7 @@ from strandline._journal.live import DUE_AGAIN_S
 from strandline._journal.numbers import Numbers
 from strandline._journal.owning import Owning
 from strandline._journal.port import AsRead, ClaimResult
-from strandline._journal.records import Records, Room
+from strandline._journal.records import DiskSpace, Records
 from strandline._journal.rules import check_cancel, check_end
 from strandline._journal.state import SessionState
 from strandline._model import (
@@ -62,7 +62,7 @@ class SessionTable(Accepting, Changing, Owning):
         *,
         max_attempts: int,
         numbers: Numbers,
-        room: Room | None = None,
+        room: DiskSpace | None = None,
     ) -> "SessionTable":
         """Return a table of the stored sessions, all in one partition. `numbers` continues after theirs.
 

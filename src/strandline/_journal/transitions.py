@@ -41,9 +41,9 @@ from strandline._journal.live import LiveSessions
 from strandline._journal.numbers import Numbers
 from strandline._journal.port import ClaimResult, Refused
 from strandline._journal.records import (
+    DiskSpace,
     Missing,
     Records,
-    Room,
     RunLocation,
     ScheduleTime,
     StoredQuestion,
@@ -118,7 +118,7 @@ class Transitions(LiveSessions):
     def __init__(
         self,
         records: Records | None,
-        room: Room | None,
+        room: DiskSpace | None,
         *,
         max_attempts: int,
         numbers: Numbers,

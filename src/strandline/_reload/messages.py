@@ -29,6 +29,6 @@ def resumed(runs: int) -> str:
         case 0:
             return ""
         case 1:
-            return " 1 run resumes from its last finished round"
+            return " 1 run resumes from its last checkpoint"
         case _:
-            return f" {runs} runs resume, each from its last finished round"
+            return f" {runs} runs resume, each from its last checkpoint"

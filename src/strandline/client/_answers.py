@@ -63,7 +63,7 @@ class Restored(Struct, frozen=True, kw_only=True):
     """A session that continues with what was superseded. `changed`: False if it did before.
 
     `superseded` are the runs that are superseded now; `effects` their tools that have acted, None if they cannot be
-    seen. `agent_state` is `forgotten` if window and state as they were then are not kept any more.
+    seen. `agent_state` is `forgotten` if context window and state as they were then are not kept any more.
     """
 
     session_id: str
@@ -83,8 +83,8 @@ class ForkedFrom(Struct, frozen=True, kw_only=True):
 class Fork(Struct, frozen=True, kw_only=True):
     """A session that begins with the first `messages` messages of another one.
 
-    `agent_state` is `forgotten` if window and state as they were there are not kept any more. `workspace` is `copied`
-    if that was wanted, or `kept` if there was one already for a session of this id.
+    `agent_state` is `forgotten` if context window and state as they were there are not kept any more. `workspace` is
+    `copied` if that was wanted, or `kept` if there was one already for a session of this id.
     """
 
     session_id: str

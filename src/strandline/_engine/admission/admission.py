@@ -46,7 +46,7 @@ from strandline._journal.port import (
     Overlaps,
     Reused,
     RunQuery,
-    Stale,
+    ScheduleMoved,
     SupersededQuery,
 )
 from strandline._model import (
@@ -248,11 +248,11 @@ class Admission:
                 raise
             return Attached(new.run_id)
 
-    async def fire(self, new: NewRun) -> Ticket | Overlaps | Stale:
+    async def fire(self, new: NewRun) -> Ticket | Overlaps | ScheduleMoved:
         """Accept a run of a schedule, for which nobody waits. Raises an `Unavailable`."""
         self._refusals.admit(new)
         answer = await to_the_end(self._accept(new, OnDisconnect.CONTINUE), self._under_way)
-        if isinstance(answer, Ticket | Overlaps | Stale):
+        if isinstance(answer, Ticket | Overlaps | ScheduleMoved):
             return answer
         assert not isinstance(answer, Accepted | Attached | JoinedSince)
         raise self._refusals.error(new, answer)

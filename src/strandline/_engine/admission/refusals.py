@@ -6,7 +6,7 @@ from strandline._engine.maintenance import Readiness
 from strandline._engine.options import Options
 from strandline._engine.queues import Estimates, SessionQueues
 from strandline._engine.requests import not_resolvable
-from strandline._journal.port import Overlaps, Refused, Reused, Stale, Unanswerable, Unreachable, Unresolvable
+from strandline._journal.port import Overlaps, Refused, Reused, ScheduleMoved, Unanswerable, Unreachable, Unresolvable
 from strandline._model import IfBusy, Lane, NewRun, RunId, SessionId, SessionKey
 from strandline.errors import (
     AlreadyAnswered,
@@ -62,7 +62,9 @@ class Refusals:
             raise self._full(new.key, refused)
 
     def error(
-        self, new: NewRun, answer: Refused | Reused | Unanswerable | Unresolvable | Unreachable | Stale | Overlaps
+        self,
+        new: NewRun,
+        answer: Refused | Reused | Unanswerable | Unresolvable | Unreachable | ScheduleMoved | Overlaps,
     ) -> StrandlineError:
         """Return the error for a run that the journal has not accepted."""
         session_id = new.key.session_id
@@ -92,7 +94,7 @@ class Refusals:
                 return _unresolvable(answer, new)
             case Unreachable():
                 return unreachable(answer, _named(new), session_id)
-            case Stale() | Overlaps():
+            case ScheduleMoved() | Overlaps():
                 raise InvariantBroken(f"a run of no schedule was answered with {answer}")
 
     def _full(self, key: SessionKey, refused: Refused) -> Unavailable:

@@ -25,7 +25,7 @@ from strandline._http import wire
 from strandline._http.forwarding.client_request import ClientRequest, part
 from strandline._http.forwarding.envelope import Forward
 from strandline._http.forwarding.inner import ACCEPTED, INTERNAL, MOVED, RESUMABLE
-from strandline._http.forwarding.others import Others, Stale, advice
+from strandline._http.forwarding.others import ClockSkewed, Others, advice
 from strandline._http.forwarding.upstream import Unreached, Upstream, UpstreamLost
 from strandline._http.forwarding.whole_events import WholeEvents
 from strandline._journal.cluster import Cluster, Peer
@@ -188,7 +188,7 @@ class Forwarder:
                 return
             except _ClientGone:
                 return
-            except Stale as error:
+            except ClockSkewed as error:
                 is_lost |= isinstance(error.__cause__, UpstreamLost)
                 if (stale := stale + 1) < MOST_STALE:
                     continue
@@ -257,7 +257,7 @@ class Forwarder:
             self._on_forward("moved")
             raise
         except (Unreached, UpstreamLost) as error:
-            if not isinstance(error, Stale):
+            if not isinstance(error, ClockSkewed):
                 self._on_forward("unreached" if isinstance(error, Unreached) else "lost")
             raise
         finally:

@@ -30,7 +30,7 @@ Make = Callable[[int, int, int, float], Envelope]
 """Makes an envelope for a sender, a receiver, a number and a time."""
 
 
-class Stale(UpstreamLost):
+class ClockSkewed(UpstreamLost):
     """Nothing was done: the connection had been idle and was closed, or our clock was wrong and is right now."""
 
 
@@ -62,7 +62,7 @@ class Others(Generic[M]):
     async def send(self, upstream: Upstream, peer: Peer, make: Make, body: bytes) -> int:
         """Send a request; return its number once the head of its answer is there.
 
-        Raises `Unreached` if the server does not believe us, `Stale`, `UpstreamLost`.
+        Raises `Unreached` if the server does not believe us, `ClockSkewed`, `UpstreamLost`.
         """
         cluster = self.cluster()
         self._number = number = self._number + 1
@@ -72,7 +72,7 @@ class Others(Generic[M]):
             await upstream.head()
         except UpstreamLost as error:
             if not upstream.is_fresh:
-                raise Stale(str(error)) from error
+                raise ClockSkewed(str(error)) from error
             raise
         self._check(peer, upstream, number)
         return number
@@ -97,7 +97,7 @@ class Others(Generic[M]):
             async with asyncio.timeout(REACH_S):
                 try:
                     return await self._greet(peer)
-                except Stale:  # (now it is known how its clock differs from ours)
+                except ClockSkewed:  # (now it is known how its clock differs from ours)
                     return await self._greet(peer)
         except TimeoutError:
             return f"nothing answers within {REACH_S:g} s"
@@ -138,7 +138,7 @@ class Others(Generic[M]):
         if now is None:
             raise Unreached("it does not accept our time, nor say which it is")
         self._ahead[peer.id] = now - self.clock.now()
-        raise Stale("our clock differs from its clock")
+        raise ClockSkewed("our clock differs from its clock")
 
     def _check_proof(self, peer: Peer, upstream: Upstream, number: int) -> None:
         """Raise `Unreached` if something else answers at the address of a server: it is no answer for a client.

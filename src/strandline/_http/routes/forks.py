@@ -49,8 +49,8 @@ class ForkedBody(Struct, frozen=True, kw_only=True):
     agent_state: Annotated[
         Literal["restored", "forgotten"],
         Meta(
-            description="Whether its agent has window and state as they were there (`restored`), or has all of its"
-            " history and no state, since they were not kept"
+            description="Whether its agent has context window and state as they were there (`restored`), or has all of"
+            " its history and no state, since they were not kept"
         ),
     ]
     workspace: Annotated[

@@ -126,8 +126,8 @@ class RunBody(Struct, frozen=True, kw_only=True):
     agent_state: Annotated[
         AgentStateThen | UnsetType,
         Meta(
-            description="Whether the agent's window and state as they were then are there again (`restored`), or were"
-            " not kept (`forgotten`): it has the whole history, and no state"
+            description="Whether the agent's context window and state as they were then are there again (`restored`),"
+            " or were not kept (`forgotten`): it has the whole history, and no state"
         ),
     ] = UNSET
 

@@ -67,7 +67,9 @@ _LOST: Final = {
     f"SELECT id FROM schedules WHERE {_NO_SESSION.format('schedules')}": "the schedule {} belongs to no session",
     f"SELECT id FROM files WHERE {_NO_SESSION.format('files')}": "the file {} belongs to no session",
     f"SELECT id FROM deliveries WHERE {_NO_SESSION.format('deliveries')}": "the event {} belongs to no session",
-    f"SELECT session FROM agents WHERE {_NO_SESSION.format('agents')}": "a window belongs to no session (number {})",
+    f"SELECT session FROM agents WHERE {_NO_SESSION.format('agents')}": (
+        "a context window belongs to no session (number {})"
+    ),
     f"SELECT session FROM forks WHERE {_NO_SESSION.format('forks')}": (
         "a record of a fork belongs to no session (number {})"
     ),

@@ -15,11 +15,11 @@ from strandline._journal.port import (
     Overlaps,
     Refused,
     RestingQuery,
+    ScheduleMoved,
     ScheduleQuery,
     SchedulesFull,
     SchedulesQuery,
     ScheduleTimesQuery,
-    Stale,
     StoredSchedule,
 )
 from strandline._model import ANONYMOUS, Firing, Principal, RunId, RunStatus, ScheduleId, SessionId, SessionKey
@@ -68,9 +68,9 @@ class SchedulesContract(Contract):
         assert await self._fire(desk, "a") == Accepted(0)
         claim = await desk.claim(of="a")
         assert await self._read(desk) == StoredSchedule(ScheduleId("x"), key(), NEXT, SPEC, FIRED)
-        assert await self._fire(desk, "b") == Stale()
+        assert await self._fire(desk, "b") == ScheduleMoved()
         await desk.restart()
-        assert await self._fire(desk, "b") == Stale()
+        assert await self._fire(desk, "b") == ScheduleMoved()
         assert not await desk.exists("b")
         assert await self._read(desk) == StoredSchedule(ScheduleId("x"), key(), NEXT, SPEC, FIRED)
         (claim,) = desk.orphans
@@ -89,11 +89,11 @@ class SchedulesContract(Contract):
     @scenario
     async def test_a_run_of_a_deleted_schedule_or_of_another_session_is_stale(self, desk: Desk) -> None:
         await self._add(desk, of=key("other"))
-        assert await self._fire(desk, "a") == Stale()
+        assert await self._fire(desk, "a") == ScheduleMoved()
         await desk.start("first")
-        assert await self._fire(desk, "a") == Stale()
+        assert await self._fire(desk, "a") == ScheduleMoved()
         await desk.journal.change(DropSchedule(key("other"), ScheduleId("x")))
-        assert await self._fire(desk, "a") == Stale()
+        assert await self._fire(desk, "a") == ScheduleMoved()
         await desk.restart()
         (claim,) = desk.orphans
         await desk.finish(claim)
@@ -165,7 +165,7 @@ class SchedulesContract(Contract):
         assert await desk.journal.change(Delete(key())) == Changed(existed=True)
         assert await self._read(desk) is None
         assert await self._read(desk, "y") is not None
-        assert await self._fire(desk, "b") == Stale()
+        assert await self._fire(desk, "b") == ScheduleMoved()
 
     @scenario
     async def test_schedules_are_listed_by_id(self, desk: Desk) -> None:
