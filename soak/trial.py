@@ -210,6 +210,7 @@ class Trial:
         self._read_journal()
         self._desk.read_ledger()
         (self._folder / "answers.json").write_bytes(msgspec.json.encode(self._records.answered))
+        (self._folder / "feeds.json").write_bytes(msgspec.json.encode([self._records.feeds, self._records.ends]))
         return judge(self._records, self._desk.lines, self._rules)
 
     # -- killing -----------------------------------------------------------------------------------

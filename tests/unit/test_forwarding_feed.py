@@ -358,15 +358,39 @@ def test_a_server_that_came_and_went_unnoticed_is_a_gap(comes_back: bool) -> Non
                 await feed.has("a")
                 assert [each[1] for each in feed.seen].count("stream.gap") == 0
 
-    async def gone(found: Servers) -> None:
-        """Have a server come and go, and another one come after it."""
-        known = found.town.peers
-        second = await found.start()
-        found.town.peers = known
-        await second.kill()
-        third = await found.start()
-        assert second.id not in found.town.peers
-        assert third.id in found.town.peers
+    run(scene)
+
+
+async def gone(found: Servers) -> tuple[Served, Served]:
+    """Have a server come and go, and another one come after it; return both."""
+    known = found.town.peers
+    second = await found.start()
+    found.town.peers = known
+    await second.kill()
+    third = await found.start()
+    assert second.id not in found.town.peers
+    assert third.id in found.town.peers
+    return second, third
+
+
+def test_an_id_names_no_server_after_one_that_is_missing_before_its_gap_is_sent() -> None:
+    """A client that leaves between an event and the gap would come back with that id, and never learn of it."""
+
+    async def scene() -> None:
+        async with servers() as found:
+            first = await found.start()
+            found.town.give(first, partition("a"))
+            async with Feed(first) as feed:
+                await said(first, "a")
+                await feed.has("a")
+            second, third = await gone(found)
+            await said(first, "a")  # (what the client has missed waits when it comes back)
+            async with Feed(first, feed.last) as feed:
+                await feed.has("a")
+            gap = [kind for _, kind, _ in feed.seen].index("stream.gap")
+            named = [last_numbers(number) for _, _, number in feed.seen]
+            assert second.id not in {server for each in named for server in each}
+            assert [third.id in each for each in named] == [place >= gap for place in range(len(named))]
 
     run(scene)
 

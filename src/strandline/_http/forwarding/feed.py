@@ -169,16 +169,22 @@ class _MergedResponse(Response):
         for peer in alive:
             if peer.id not in self._parts:
                 self._follow(peer, request)
-        if not self._pieces.empty():
-            return []
         followed = {self._me, *self._parts, *(peer.id for peer in alive)}
-        over = [server for server in self._last if server not in followed]
-        return [gap for gap in map(self._gap, over) if gap] + self._unnoticed(followed)
+        gaps = self._unnoticed(followed)
+        if self._pieces.empty():
+            over = [server for server in self._last if server not in followed]
+            gaps += filter(None, map(self._gap, over))
+        return gaps
 
     def _unnoticed(self, followed: Collection[int]) -> list[bytes]:
-        """Return the gap of servers that came and went since the last one that is known."""
+        """Return the gap of servers that came and went since the last one that is known.
+
+        It goes before everything else: ids name the servers that came later from now on, and a client that leaves and
+        comes back with one knows of all before them.
+        """
+        known = {*followed, *self._last}
         before, self._newest = self._newest, max(self._newest, *followed)
-        if not (missing := [server for server in range(before + 1, self._newest) if server not in followed]):
+        if not (missing := [server for server in range(before + 1, self._newest) if server not in known]):
             return []
         return [self._framed_gap(missing[0] << RANGE_BITS, missing[-1])]
 
