@@ -29,6 +29,7 @@ from strandline._journal.port import (
     Restored,
     Resume,
     Reused,
+    Stopped,
     Superseded,
     SupersededQuery,
     Unreachable,
@@ -519,6 +520,25 @@ class GoingBackContract(Contract):
             await desk.finish(claim, done(*messages), claim_next=True)
         assert order == ["c", "stops", "first", "delayed"]
         assert await desk.history() == turns("a", *order)
+
+    @scenario
+    async def test_earlier_interrupts_have_their_turns_before_one_that_goes_back(self, desk: Desk) -> None:
+        """Nothing that was accepted is dropped for another: they are answered, and then superseded with all else."""
+        await turn(desk, "a")
+        executing = await desk.start("x")
+        interrupts: dict[str, Any] = {"lane": Lane.FRONT, "if_busy": IfBusy.INTERRUPT}
+        assert await desk.accept("first", **interrupts) == Accepted(1, Stopped({}, [RunId("x")]))
+        await desk.accept("waits", claim_next=False)
+        assert await go_back(desk, "b", "a", **interrupts) == Accepted(2, Stopped({}, [RunId("x")]))
+        cancelled = Completion(outcome=Outcome(status=RunStatus.CANCELLED), messages=said("ask x", "ended"))
+        await desk.finish(executing, cancelled, claim_next=True)
+        first = await desk.claim(of="first")
+        assert (await desk.journal.load(key())).messages == [*turns("a"), *said("ask x", "ended")]
+        await desk.finish(first, done("ask first", "answer first"), claim_next=True)
+        await desk.finish(await desk.claim(of="b"), done("ask b", "answer b"))
+        assert await desk.history() == turns("a", "b")
+        assert (await superseded(desk, "b")).runs == ["x", "first"]
+        assert await desk.waiting() == ["waits"]
 
     @scenario
     async def test_where_no_run_goes_back_to(self, desk: Desk) -> None:
