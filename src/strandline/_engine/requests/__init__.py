@@ -15,7 +15,7 @@ from strandline._engine.requests.content import (
     NEVER_ALLOWED,
     check_content,
 )
-from strandline._engine.requests.derived import again_request, resolve_request
+from strandline._engine.requests.derived import Kept, again_request, kept_of, resolve_request
 from strandline._engine.requests.request import (
     END_OF_TIME_S,
     Replaced,
@@ -40,6 +40,7 @@ __all__ = [
     "Continues",
     "Differs",
     "GoesBack",
+    "Kept",
     "ListedMessages",
     "Replaced",
     "RunBuilder",
@@ -54,6 +55,7 @@ __all__ = [
     "checked_priority",
     "fingerprint_of",
     "is_storable",
+    "kept_of",
     "newer_of",
     "not_resolvable",
     "place_in",

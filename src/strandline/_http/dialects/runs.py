@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline._encoding import decoder, encode
-from strandline._engine.requests import CheckedTool, ToolOutcome, resolution
+from strandline._engine.requests import CheckedTool, ToolOutcome, kept_of, resolution
 from strandline._engine.service import Service
 from strandline._engine.streams import Later
 from strandline._http import wire
@@ -23,12 +23,10 @@ from strandline._http.exchange.run_request import (
     Responses,
     RunOptions,
     RunRequest,
-    SenderBody,
-    WebhookBody,
 )
 from strandline._http.exchange.sse import RunEvents, resumed_after, wants_events
 from strandline._http.routes.runs import preferred_wait_s, run_body
-from strandline._model import Block, IfBusy, OnDisconnect, Outcome, Run, RunId
+from strandline._model import Block, IfBusy, OnDisconnect, Outcome, RunId
 from strandline._settings import AppSettings
 from strandline.errors import JournalUnavailable
 
@@ -148,18 +146,11 @@ class ResolvedRuns(SessionRuns):
         body, raw = await wire.read_json(request, self._settings.max_body_bytes, self._decode_resolve, RESOLVE_READS)
         run = await self._service.crashed(caller, run_id)
         tools = [CheckedTool(each.tool_use_id, each.outcome, each.result) for each in body.tools]
-        by = _sender(run, trusted=self._service.options.trusted_senders)
-        options = RunOptions(
-            timeout=body.timeout,
-            on_disconnect=body.on_disconnect,
-            metadata=run.metadata,
-            sender=by,
-            webhook=WebhookBody.of(run.webhook),
-        )
         return RunRequest(
             key=run.key,
             input=run.input,
-            options=options,
+            options=RunOptions(timeout=body.timeout, on_disconnect=body.on_disconnect),
+            kept=kept_of(run, trusts_senders=self._service.options.trusted_senders),
             runtime=run.metadata.get(OF_AGENTCORE, {}),
             body=b'{"resolves":' + encode(run_id) + b',"body":' + (raw or b"{}") + b"}",
             as_events=as_events,
@@ -195,14 +186,12 @@ class RunsAgain(SessionRuns):
             timeout=body.timeout,
             queue_timeout=body.queue_timeout,
             on_disconnect=body.on_disconnect,
-            metadata=run.metadata if body.metadata is None else body.metadata,
-            sender=_sender(run, trusted=self._service.options.trusted_senders),
-            webhook=WebhookBody.of(run.webhook),
         )
         return RunRequest(
             key=run.key,
             input=run.input,
             options=options,
+            kept=kept_of(run, trusts_senders=self._service.options.trusted_senders, metadata=body.metadata),
             runtime=run.metadata.get(OF_AGENTCORE, {}),
             body=b'{"again":' + encode(run_id) + b',"body":' + (raw or b"{}") + b"}",
             as_events=as_events,
@@ -216,8 +205,3 @@ class RunsAgain(SessionRuns):
         if (again := run.run_request.again) is not None and not run.ticket.attached:
             session_id = run.ticket.key.session_id
             changed(run.request, f"replaces run {again.run_id} of session {session_id} by {run.ticket.run_id}")
-
-
-def _sender(run: Run, *, trusted: bool) -> SenderBody | None:
-    """Return who sent a run, for one that has its input again."""
-    return SenderBody(run.sender.id, run.sender.name) if trusted and run.sender is not None else None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, convert
 
-from strandline._engine.requests import END_OF_TIME_S, ListedMessages, Replaced, Request
+from strandline._engine.requests import END_OF_TIME_S, Kept, ListedMessages, Replaced, Request
 from strandline._http.exchange.idempotency import fingerprint
 from strandline._http.wire import Timestamp
 from strandline._model import (
@@ -182,6 +182,8 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     """What a person found out about a crashed run, which this one continues."""
     again: Replaced | None = None
     """The run that this one replaces."""
+    kept: Kept | None = None
+    """What it has of the run that it replaces or continues, in place of its `options`."""
     listed: ListedMessages | None = None
     """What its client lists of the conversation before it, if that counts."""
     wait_s: float | None = UNTIL_IT_ENDS
@@ -196,7 +198,11 @@ class RunRequest(Struct, frozen=True, kw_only=True):
             if len(answers) < len(prompt.responses):
                 raise Invalid("responses must answer each input request once")
             prompt = ""
-        options = self.options
+        options, kept = self.options, self.kept
+        if kept is None:
+            sender = None if options.sender is None else options.sender.named()
+            webhook = None if options.webhook is None else options.webhook.named()
+            kept = Kept(options.metadata or {}, sender, webhook)
         return Request(
             key=self.key,
             input=prompt,
@@ -211,9 +217,9 @@ class RunRequest(Struct, frozen=True, kw_only=True):
             queue_timeout_s=options.queue_timeout,
             not_before=seconds(options.not_before),
             on_disconnect=options.on_disconnect,
-            metadata=kept_with(options.metadata or {}, self.runtime),
-            sender=None if options.sender is None else options.sender.named(),
-            webhook=None if options.webhook is None else options.webhook.named(),
+            metadata=kept_with(kept.metadata, self.runtime),
+            sender=kept.sender,
+            webhook=kept.webhook,
             idempotency_key=idempotency_key,
             fingerprint=b"" if idempotency_key is None else fingerprint(self.body),
         )
