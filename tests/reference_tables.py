@@ -21,10 +21,10 @@ def settings_table() -> str:
     for name, meaning in descriptions().items():
         variables = [PREFIX + name.upper(), *([ALIASES[name]] if name in ALIASES else [])]
         default = default_of(name)
-        shown = (
-            "none" if default in (None, []) else f"`{default:.12g}`" if isinstance(default, float) else f"`{default}`"
-        )
-        rows.append(f"| `{name}` | {', '.join(f'`{each}`' for each in variables)} | {shown} | {meaning} |")
+        values = default if isinstance(default, list) else [] if default is None else [default]
+        shown = ", ".join(f"{each:.12g}" if isinstance(each, float) else str(each) for each in values)
+        written = f"`{shown}`" if values else "none"
+        rows.append(f"| `{name}` | {', '.join(f'`{each}`' for each in variables)} | {written} | {meaning} |")
     return "\n".join(rows)
 
 

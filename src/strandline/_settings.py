@@ -9,7 +9,7 @@ Durations are seconds. Users write their names without the unit: the field `time
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from strandline._model import OnDisconnect, OnQuestion
 from strandline._older_names import NEWER_SETTINGS
@@ -159,10 +159,10 @@ class ServiceSettings(Struct, frozen=True, kw_only=True, rename=_shown):
     webhook_retries: Annotated[
         list[Annotated[float, Meta(ge=0)]],
         Meta(
-            description="Seconds to wait before each further attempt to send an event; after the last one it is dead;"
-            " default: 5, 300, 1800, 7200, 18000, 36000"
+            description="Seconds to wait before each further attempt to send an event, which is dead after the last"
+            " one; an empty list (`,` as a variable or flag): no further attempt"
         ),
-    ] = []
+    ] = field(default_factory=lambda: [5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0])
     webhook_allow_private: Annotated[
         bool, Meta(description="Whether a webhook may be at `http` URLs, and at addresses that are not public")
     ] = False

@@ -267,3 +267,15 @@ def test_what_may_be_secret_in_the_servers_webhook_is_not_shown(url: str, said: 
         resolve({}, {}, folder=tmp_path)
     assert said in str(refused.value)
     assert "s3cret" not in str(refused.value)
+
+
+def test_no_retries_of_webhooks_are_none_and_not_the_default(tmp_path: Path) -> None:
+    """An empty variable is one that is not set; one comma is a list without entries."""
+    default = [5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0]
+    assert resolve({"webhook_retries": ","}, {}, folder=tmp_path).settings.webhook_retries == []
+    for value, retries in ((",", []), ("", default), ("0", [0.0])):
+        found = resolve({}, {"STRANDLINE_WEBHOOK_RETRIES": value}, folder=tmp_path)
+        assert found.settings.webhook_retries == retries
+    (tmp_path / "strandline.toml").write_text("webhook_retries = []\n")
+    for environ, expected in (({}, []), ({"STRANDLINE_WEBHOOK_RETRIES": "1, 2"}, [1.0, 2.0])):
+        assert resolve({}, environ, folder=tmp_path).settings.webhook_retries == expected

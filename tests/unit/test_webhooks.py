@@ -289,6 +289,21 @@ def test_an_event_that_is_not_received_is_sent_again_at_its_times_and_is_dead_at
     asyncio.run(scene())
 
 
+def test_without_retries_an_event_is_dead_after_its_only_attempt() -> None:
+    async def scene() -> None:
+        async with Scene(retries_s=()) as at:
+            at.sender.answer = lambda _: SendResult(received=False, detail="no")
+            event = f"{await at.run()}_finished"
+            await at.quiet()
+            assert await at.left() == {event: (1, None)}
+            at.clock.at += 1e6
+            at.outbox.tick()
+            await at.quiet()
+            assert len(at.sender.sent) == 1
+
+    asyncio.run(scene())
+
+
 def test_a_receiver_that_says_it_is_gone_gets_nothing_again() -> None:
     async def scene() -> None:
         async with Scene() as at:

@@ -173,7 +173,7 @@ def _shown(default: object) -> str:
         case None:
             return "none"
         case list():
-            return ", ".join(default) or "none"
+            return ", ".join(each if isinstance(each, str) else f"{each:.15g}" for each in default) or "none"
         case _:
             return f"{default:.15g}" if isinstance(default, float) else str(default)
 

@@ -38,8 +38,6 @@ from strandline.errors import NotFound, StrandlineError
 
 _log = logging.getLogger("strandline.webhooks")
 
-RETRIES_S: Final = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0)
-"""How long an event waits before it is sent again, each time, unless the settings say so."""
 AT_ONCE: Final = 256
 """How many events are sent at once, to all receivers."""
 AT_ONCE_EACH: Final = 16
@@ -135,7 +133,7 @@ class Outbox:
         self._ownership = ownership
         self._sender = sender
         self.can_sign = sender.can_sign
-        self._retries_s = tuple(retries_s) or RETRIES_S
+        self._retries_s = tuple(retries_s)
         self._spawn = spawn
         self.sent = 0
         self.failed = 0
